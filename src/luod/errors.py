@@ -1,0 +1,221 @@
+"""The errors of luod, in one tree. Each that a person sees says what was wrong and, in `hint`, what to do.
+
+    LuodError
+    ├── BadInput (ValueError)            an argument that can be refused before any system call
+    ├── KernelRefused (OSError)          the kernel answered with an errno; `errno` is the kernel's own
+    │   ├── NoLiveUpdate                 open: there is no /dev/liveupdate, or it is not for this user
+    │   ├── DeviceBusy                   open: EBUSY, another process has it open
+    │   ├── DeviceBroken                 open: EIO, this kernel could not take over what was carried
+    │   ├── SessionExists                CREATE_SESSION: EEXIST
+    │   ├── NoSuchSession                RETRIEVE_SESSION: ENOENT
+    │   ├── SessionTaken                 RETRIEVE_SESSION: EINVAL, somebody has retrieved it
+    │   ├── TokenInUse                   PRESERVE_FD: EEXIST
+    │   ├── FileAlreadyPreserved         PRESERVE_FD: EBUSY, the same file under any token of any session
+    │   ├── FileNotPreservable           PRESERVE_FD: ENOENT (and EFBIG): this kind of file, or of this size
+    │   ├── NoSuchToken                  RETRIEVE_FD: ENOENT
+    │   ├── RetrieveFailed               RETRIEVE_FD: anything else; final, the file is lost (H1)
+    │   ├── WrongDirection               an incoming verb on an outgoing session, or the other way round
+    │   ├── FinishRefused                FINISH: EBUSY, a file was not retrieved or not restored
+    │   ├── NotAKernelImage              kexec_file_load: ENOEXEC
+    │   ├── ImageDoesNotFit              kexec_file_load: EADDRNOTAVAIL, ENOMEM (H21)
+    │   ├── NoImageLoaded                reboot(KEXEC): EINVAL, nothing is loaded
+    │   └── JumpRefused                  reboot(KEXEC): any other errno; nothing is lost
+    ├── Refused                          luod or the library declines, to keep state from getting lost
+    │   ├── NotEnoughMemory              retrieve: the memory to take the file into is not there (H1)
+    │   ├── NotRetrieved                 finish: files would be dropped
+    │   ├── ContentsUnknown              finish: nobody wrote down what the session holds
+    │   ├── UnpreserveUnavailable        unpreserve: this kernel has no such ioctl
+    │   └── FilesMissing                 replace: tokens that would be lost; `tokens` names them
+    ├── ManifestError                    the manifest of a session is damaged or of a newer format
+    ├── ImageError                       a kernel image that cannot be read
+    └── DaemonError                      talking to luod
+        ├── DaemonUnreachable            nobody listens on the socket, or it closed
+        ├── ProtocolError                an answer that is not Varlink, or not as the interface says
+        └── CallFailed                   luod answered with an error; `name` is the Varlink error's
+
+Imported by every room; imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+
+class LuodError(Exception):
+    """Root of the tree. `hint` says what to do about it; "" where nothing can be said."""
+
+    hint: str = ""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        if hint:
+            self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class BadInput(LuodError, ValueError):
+    """An argument was refused before any system call; nothing was changed."""
+
+
+class KernelRefused(LuodError, OSError):
+    """The kernel answered a call with an errno.
+
+    `errno` is the kernel's, `call` the name of the call as the headers spell it. The same errno means different
+    things per call, so the subclasses are chosen per call, and the message gives the meaning in words.
+    """
+
+    def __init__(self, errno: int, call: str, meaning: str = "", *, hint: str = "") -> None:
+        meaning = meaning or os.strerror(errno)
+        LuodError.__init__(self, f"{call}: {meaning}", hint=hint)
+        self.errno = errno
+        self.strerror = meaning
+        self.call = call
+        self.meaning = meaning
+
+
+class NoLiveUpdate(KernelRefused):
+    hint = "boot a kernel built with CONFIG_LIVEUPDATE with `liveupdate=on kho=on`, as root; or try `luoemu run`"
+
+
+class DeviceBusy(KernelRefused):
+    hint = "one process at a time may have /dev/liveupdate open; on a host with luod ask luod for a session"
+
+
+class DeviceBroken(KernelRefused):
+    hint = "this kernel lacks a handler of something that was carried; it stays so until the next boot"
+
+
+class SessionExists(KernelRefused):
+    hint = "close every fd of the session with this name, duplicates included, or take another name"
+
+
+class NoSuchSession(KernelRefused):
+    hint = "it was never carried into this kernel, or it was retrieved and closed, which ends it"
+
+
+class SessionTaken(KernelRefused):
+    hint = "its fd is still open somewhere; that holder must hand it over"
+
+
+class TokenInUse(KernelRefused):
+    hint = "tokens are unique in a session; take another"
+
+
+class FileAlreadyPreserved(KernelRefused):
+    hint = "a file can be preserved once at a time, whatever fd names it; close the other session first"
+
+
+class FileNotPreservable(KernelRefused):
+    hint = "only memfds (not hugetlb ones) can be preserved on this kernel"
+
+
+class NoSuchToken(KernelRefused):
+    hint = "no file was preserved under this token, or the session is finished"
+
+
+class RetrieveFailed(KernelRefused):
+    hint = "a failed RETRIEVE_FD is final: the kernel has freed the file and repeats the errno"
+
+
+class WrongDirection(KernelRefused):
+    hint = "a created session takes PRESERVE_FD, a retrieved one RETRIEVE_FD and FINISH"
+
+
+class FinishRefused(KernelRefused):
+    hint = "retrieve every file of the session, bind its devices, then finish again; nothing was changed"
+
+
+class NotAKernelImage(KernelRefused):
+    hint = "give a bzImage (or on arm64 an Image) built for this machine"
+
+
+class ImageDoesNotFit(KernelRefused):
+    hint = "image and initrd must fit the scratch memory of kexec handover; see `kho_scratch=`"
+
+
+class NoImageLoaded(KernelRefused):
+    hint = "load one first: luoctl load"
+
+
+class JumpRefused(KernelRefused):
+    hint = "nothing is lost: the image stays loaded and the sessions stay preserved"
+
+
+class Refused(LuodError):
+    """We decline to do what would lose state. Nothing was changed."""
+
+
+class NotEnoughMemory(Refused):
+    """`needed` and `available` are bytes; `limit` names what limits, such as a cgroup's path."""
+
+    hint = "raise the limit first: a RETRIEVE_FD that runs out of memory frees the file for good"
+
+    def __init__(self, message: str, *, needed: int, available: int, limit: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.needed = needed
+        self.available = available
+        self.limit = limit
+
+
+class NotRetrieved(Refused):
+    """`tokens` are those that would be dropped."""
+
+    hint = "retrieve them first, or say finish(discard=True)"
+
+    def __init__(self, message: str, *, tokens: tuple[int, ...], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.tokens = tokens
+
+
+class ContentsUnknown(Refused):
+    hint = "say which tokens it held, finish(tokens=…), or finish(discard=True)"
+
+
+class UnpreserveUnavailable(Refused):
+    hint = "no released kernel has UNPRESERVE_FD; use replace(), which makes the session anew"
+
+
+class FilesMissing(Refused):
+    """`tokens` are preserved and were not handed to replace()."""
+
+    hint = "hand over every file that is to stay, or name those to drop"
+
+    def __init__(self, message: str, *, tokens: tuple[int, ...], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.tokens = tokens
+
+
+class ManifestError(LuodError):
+    hint = "the session was written by something else or by a newer luod; its tokens can still be retrieved by number"
+
+
+class ImageError(LuodError):
+    hint = "give an uncorrupted bzImage, or an ELF vmlinux"
+
+
+class DaemonError(LuodError):
+    """Talking to luod did not go well."""
+
+
+class DaemonUnreachable(DaemonError):
+    hint = "is luod running? start it with `luod keep`, or name its socket"
+
+
+class ProtocolError(DaemonError):
+    hint = "is that luod's socket?"
+
+
+class CallFailed(DaemonError):
+    """luod answered with a Varlink error. `name` is its full name, `parameters` what came with it."""
+
+    def __init__(
+        self, name: str, message: str, parameters: Mapping[str, Any] | None = None, *, hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.name = name
+        self.parameters = dict(parameters or {})

@@ -1,0 +1,157 @@
+"""The system calls and the fd care that Python's standard library lacks.
+
+No policy and no knowledge of live update: that is `luod.liveupdate` and `luod.kexec`. Called by every room that makes
+system calls, the emulator included. ctypes is imported when first needed: it costs milliseconds of start-up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, Self
+
+MFD_CLOEXEC: Final = 0x0001
+MFD_ALLOW_SEALING: Final = 0x0002
+MFD_HUGETLB: Final = 0x0004
+MFD_NOEXEC_SEAL: Final = 0x0008
+MFD_EXEC: Final = 0x0010
+
+F_ADD_SEALS: Final = 1033
+F_GET_SEALS: Final = 1034
+F_SEAL_SEAL: Final = 0x0001
+F_SEAL_SHRINK: Final = 0x0002
+F_SEAL_GROW: Final = 0x0004
+F_SEAL_WRITE: Final = 0x0008
+F_SEAL_FUTURE_WRITE: Final = 0x0010
+F_SEAL_EXEC: Final = 0x0020
+
+SO_PEERPIDFD: Final = 77
+
+_NUMBERS: Final[dict[str, dict[str, int]]] = {
+    "x86_64": {
+        "reboot": 169, "kexec_load": 246, "kexec_file_load": 320, "seccomp": 317, "process_vm_readv": 310,
+        "process_vm_writev": 311, "statx": 332, "pidfd_getfd": 438, "pidfd_open": 434, "setns": 308,
+        "unshare": 272, "mount": 165, "umount2": 166, "pivot_root": 155, "prctl": 157, "prlimit64": 302,
+        "kcmp": 312, "capset": 126, "memfd_create": 319,
+    },
+    "aarch64": {
+        "reboot": 142, "kexec_load": 104, "kexec_file_load": 294, "seccomp": 277, "process_vm_readv": 270,
+        "process_vm_writev": 271, "statx": 291, "pidfd_getfd": 438, "pidfd_open": 434, "setns": 268,
+        "unshare": 97, "mount": 40, "umount2": 39, "pivot_root": 41, "prctl": 167, "prlimit64": 261,
+        "kcmp": 272, "capset": 91, "memfd_create": 279,
+    },
+}  # fmt: skip
+
+
+class Fd:
+    """An fd with one owner: whoever holds this object. Closed by `close()`, by `with`, or handed on by `detach()`.
+
+    It has `fileno()`, so it goes wherever the standard library takes a file. Collected while open it is closed, with
+    a ResourceWarning, which fails a test.
+    """
+
+    __slots__ = ("__weakref__", "_fd")
+
+    def __init__(self, fd: int) -> None:
+        """Takes ownership of `fd`."""
+        if fd < 0:
+            raise ValueError(f"not an fd: {fd}")
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """The fd's number, still owned by this object. ValueError when closed."""
+        if self._fd < 0:
+            raise ValueError("the fd is closed")
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        return self._fd < 0
+
+    def detach(self) -> int:
+        """The fd's number; from now on it is the caller's to close."""
+        fd = self.fileno()
+        self._fd = -1
+        return fd
+
+    def duplicate(self) -> Fd:
+        """A duplicate (same open file description, close-on-exec) with an owner of its own."""
+        return Fd(fcntl.fcntl(self.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
+
+    def close(self) -> None:
+        """Closes the fd; a second call does nothing."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._fd if self._fd >= 0 else 'closed'}>"
+
+
+_libc_syscall: Callable[..., int] | None = None
+
+
+def syscall(name: str, *arguments: Any) -> int:
+    """Makes the system call `name`; arguments are ints, bytes, ctypes objects or None.
+
+    Returns the kernel's result; raises OSError with its errno. The bytes of an argument must outlive the call.
+    """
+    global _libc_syscall
+    import ctypes
+
+    if _libc_syscall is None:
+        _libc_syscall = ctypes.CDLL(None, use_errno=True).syscall
+        _libc_syscall.restype = ctypes.c_long  # type: ignore[attr-defined]  # a ctypes function pointer
+    numbers = _NUMBERS.get(platform.machine())
+    if numbers is None:
+        raise OSError(38, f"no system call numbers for {platform.machine()}")
+    converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    result: int = _libc_syscall(ctypes.c_long(numbers[name]), *converted)
+    if result == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{name}: {os.strerror(code)}")
+    return result
+
+
+def memfd(name: str, size: int, *, executable: bool = True, sealing: bool = True) -> Fd:
+    """A new memfd of `size` bytes, close-on-exec.
+
+    `executable` sets MFD_EXEC, so that `vm.memfd_noexec=1` does not add F_SEAL_EXEC, which a live update turns into
+    all seals (hazard H3 and surprise 6 of the measured facts). Kernels before 6.3 lack the flag and do not seal.
+    Raises OSError.
+    """
+    flags = MFD_CLOEXEC | (MFD_ALLOW_SEALING if sealing else 0)
+    try:
+        fd = Fd(os.memfd_create(name, flags | (MFD_EXEC if executable else 0)))
+    except OSError as error:
+        if error.errno != 22:
+            raise
+        fd = Fd(os.memfd_create(name, flags))
+    try:
+        os.ftruncate(fd.fileno(), size)
+    except OSError:
+        fd.close()
+        raise
+    return fd
+
+
+def pidfd_getfd(pidfd: int, target: int) -> Fd:
+    """A duplicate (close-on-exec) of fd number `target` in the process `pidfd` names. EBADF: not open there."""
+    return Fd(syscall("pidfd_getfd", pidfd, target, 0))
