@@ -213,9 +213,7 @@ class ProtocolError(DaemonError):
 class CallFailed(DaemonError):
     """luod answered with a Varlink error. `name` is its full name, `parameters` what came with it."""
 
-    def __init__(
-        self, name: str, message: str, parameters: Mapping[str, Any] | None = None, *, hint: str = ""
-    ) -> None:
+    def __init__(self, name: str, message: str, parameters: Mapping[str, Any] | None = None, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.name = name
         self.parameters = dict(parameters or {})

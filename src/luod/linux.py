@@ -118,7 +118,7 @@ def syscall(name: str, *arguments: Any) -> int:
 
     if _libc_syscall is None:
         _libc_syscall = ctypes.CDLL(None, use_errno=True).syscall
-        _libc_syscall.restype = ctypes.c_long  # type: ignore[attr-defined]  # a ctypes function pointer
+        _libc_syscall.restype = ctypes.c_long
     numbers = _NUMBERS.get(platform.machine())
     if numbers is None:
         raise OSError(38, f"no system call numbers for {platform.machine()}")

@@ -32,7 +32,7 @@ LIVEUPDATE_SESSION_FINISH: Final = 0xBA42
 LIVEUPDATE_SESSION_GET_NAME: Final = 0xBA43
 
 LIVEUPDATE_SESSION_UNPRESERVE_FD: Final = 0xBA7E
-"""Named by the document, in no kernel. The number is ours, and only a machine that says it has it may be asked (H25)."""
+"""Named by the document, in no kernel. The number is ours; only a machine that says it has it may be asked (H25)."""
 
 CREATE_SESSION: Final = struct.Struct("=Ii64s")
 """`{u32 size; s32 fd (out); u8 name[64]}`, 72 bytes. RETRIEVE_SESSION has the same shape."""
