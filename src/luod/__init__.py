@@ -1,1 +1,117 @@
-"""luod carries the memory and the devices of running programs across a kernel update."""
+"""luod carries the memory and the devices of running programs across a kernel update.
+
+The public names, each loaded from its module when first used (PEP 562), so that `import luod` costs nothing a program
+does not use. `connect` is for programs on a host with luod; `LiveUpdate` is the bare device, for those without; the
+asyncio surface is `luod.aio`. There is no code here beyond that, and nothing in these modules logs: what went wrong
+is in the error.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from luod.client import Client, Session, connect
+    from luod.errors import (
+        BadInput,
+        CallFailed,
+        ContentsUnknown,
+        DaemonError,
+        DaemonUnreachable,
+        DeviceBroken,
+        DeviceBusy,
+        FileAlreadyPreserved,
+        FileNotPreservable,
+        FilesMissing,
+        FinishRefused,
+        ImageDoesNotFit,
+        ImageError,
+        JumpRefused,
+        KernelRefused,
+        LuodError,
+        ManifestError,
+        NoImageLoaded,
+        NoLiveUpdate,
+        NoSuchSession,
+        NoSuchToken,
+        NotAKernelImage,
+        NotEnoughMemory,
+        NotRetrieved,
+        ProtocolError,
+        Refused,
+        RetrieveFailed,
+        SessionExists,
+        SessionTaken,
+        TokenInUse,
+        UnpreserveUnavailable,
+        WrongDirection,
+    )
+    from luod.liveupdate import IncomingSession, LiveUpdate, OutgoingSession
+    from luod.version import __version__
+
+_HOMES: Final = {
+    "connect": "luod.client",
+    "Client": "luod.client",
+    "Session": "luod.client",
+    "OutgoingSession": "luod.liveupdate",
+    "IncomingSession": "luod.liveupdate",
+    "LiveUpdate": "luod.liveupdate",
+    "__version__": "luod.version",
+}
+"""The module each public name lives in; those not here are errors."""
+
+__all__ = [
+    "connect",
+    "OutgoingSession",
+    "IncomingSession",
+    "Client",
+    "Session",
+    "LiveUpdate",
+    "LuodError",
+    "BadInput",
+    "KernelRefused",
+    "NoLiveUpdate",
+    "DeviceBusy",
+    "DeviceBroken",
+    "SessionExists",
+    "NoSuchSession",
+    "SessionTaken",
+    "TokenInUse",
+    "FileAlreadyPreserved",
+    "FileNotPreservable",
+    "NoSuchToken",
+    "RetrieveFailed",
+    "WrongDirection",
+    "FinishRefused",
+    "NotAKernelImage",
+    "ImageDoesNotFit",
+    "NoImageLoaded",
+    "JumpRefused",
+    "Refused",
+    "NotEnoughMemory",
+    "NotRetrieved",
+    "ContentsUnknown",
+    "UnpreserveUnavailable",
+    "FilesMissing",
+    "ManifestError",
+    "ImageError",
+    "DaemonError",
+    "DaemonUnreachable",
+    "ProtocolError",
+    "CallFailed",
+    "__version__",
+]  # from most to least important, the errors in the order of their tree
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOMES.get(name, "luod.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,44 @@
+# What a person runs here. Every target does its own set-up; nothing outside this folder is changed.
+#   make demo          the main job: a live update on an emulated machine
+#   make test          linters, types, import rules, tests
+#   make bench         benchmarks (never part of the tests)
+
+# Debian's own Python, where there is one: other uids can run it, which one under /root they cannot.
+PYTHON ?= $(shell test -x /usr/bin/python3 && echo /usr/bin/python3 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WORKERS ?= 3
+
+.PHONY: demo test lint pytest bench clean setup
+
+demo: $(READY)
+	@$(BIN)/python -m demo
+
+test: lint pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+pytest: $(READY)
+	$(BIN)/pytest -n $(WORKERS)
+
+bench: $(READY)
+	$(BIN)/python -m bench
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "luod needs Python 3.11 or newer with venv: apt install python3 python3-venv (or make PYTHON=…)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "venv is missing: apt install python3-venv"; exit 1; }
+	@echo "setting up $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
