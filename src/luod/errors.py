@@ -25,13 +25,19 @@
     │   ├── NotRetrieved                 finish: files would be dropped
     │   ├── ContentsUnknown              finish: nobody wrote down what the session holds
     │   ├── UnpreserveUnavailable        unpreserve: this kernel has no such ioctl
-    │   └── FilesMissing                 replace: tokens that would be lost; `tokens` names them
+    │   ├── FilesMissing                 replace: tokens that would be lost; `tokens` names them
+    │   └── ComesBackSealed              preserve: the memfd would come back immutable (F_SEAL_EXEC)
     ├── ManifestError                    the manifest of a session is damaged or of a newer format
     ├── ImageError                       a kernel image that cannot be read
-    └── DaemonError                      talking to luod
-        ├── DaemonUnreachable            nobody listens on the socket, or it closed
-        ├── ProtocolError                an answer that is not Varlink, or not as the interface says
-        └── CallFailed                   luod answered with an error; `name` is the Varlink error's
+    ├── DaemonError                      talking to luod
+    │   ├── DaemonUnreachable            nobody listens on the socket, or it closed
+    │   ├── ProtocolError                an answer that is not Varlink, or not as the interface says
+    │   └── CallFailed                   luod answered with an error; `name` is the Varlink error's
+    └── MachineError                     driving a machine under test (luod.testing)
+        ├── MachineUnavailable           this host cannot run such a machine
+        ├── MachineEnded                 it ended, or could not boot
+        ├── MachineJumped                it jumped while an answer was due
+        └── ProgramFailed                a program in it failed, hung or did not answer
 
 Imported by every room; imports nothing but the standard library.
 """
@@ -190,6 +196,10 @@ class FilesMissing(Refused):
         self.tokens = tokens
 
 
+class ComesBackSealed(Refused):
+    hint = "make it with luod.liveupdate.memory() or MFD_EXEC; allow_sealed=True where it need only be read later"
+
+
 class ManifestError(LuodError):
     hint = "the session was written by something else or by a newer luod; its tokens can still be retrieved by number"
 
@@ -217,3 +227,23 @@ class CallFailed(DaemonError):
         super().__init__(message, hint=hint)
         self.name = name
         self.parameters = dict(parameters or {})
+
+
+class MachineError(LuodError):
+    """Driving a machine under test did not go well. The message has the boot, the program and its stderr."""
+
+
+class MachineUnavailable(MachineError):
+    """This host cannot run such a machine; the message says what is missing."""
+
+
+class MachineEnded(MachineError):
+    """The machine ended, or could not boot."""
+
+
+class MachineJumped(MachineError):
+    """The machine jumped while an answer was due; `Machine.expect_jump` is for jumps that are meant."""
+
+
+class ProgramFailed(MachineError):
+    """A program in the machine failed, hung, or did not answer."""

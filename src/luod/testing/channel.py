@@ -1,0 +1,81 @@
+"""The test's end of the line to the agent in a machine: JSON objects, one a line, with deadlines.
+
+Knows nothing of requests or boots: that is `machine`. Nothing here sleeps; every wait is for bytes or the end.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import time
+from collections import deque
+from typing import Any
+
+
+class Channel:
+    """Owns the socket. Not for two threads."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        """Takes ownership of `connection`, a connected stream socket."""
+        connection.setblocking(False)
+        self._socket = connection
+        self._incoming = bytearray()
+        self._messages: deque[dict[str, Any]] = deque()
+
+    @property
+    def closed(self) -> bool:
+        return self._socket.fileno() < 0
+
+    def close(self) -> None:
+        """Closes the socket; a second call does nothing."""
+        self._socket.close()
+
+    def send(self, message: dict[str, Any], *, timeout: float) -> None:
+        """Sends one message, reading meanwhile: neither end may wait for the other to read first.
+
+        TimeoutError after `timeout` seconds, ConnectionError when the other end is gone.
+        """
+        data = memoryview(json.dumps(message).encode() + b"\n")
+        deadline = time.monotonic() + timeout
+        while data:
+            try:
+                data = data[self._socket.send(data) :]
+            except BlockingIOError:
+                self._wait(select.POLLIN | select.POLLOUT, deadline)
+                self._read()
+
+    def receive(self, *, timeout: float) -> dict[str, Any]:
+        """The next message. TimeoutError after `timeout` seconds, ConnectionError when the other end is gone.
+
+        A line that is no JSON object is passed over: a boot that was cut off may have left half of one.
+        """
+        deadline = time.monotonic() + timeout
+        while not self._messages:
+            self._wait(select.POLLIN, deadline)
+            self._read()
+        return self._messages.popleft()
+
+    def _wait(self, events: int, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(self._socket, events)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise TimeoutError
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(1 << 20)
+        except BlockingIOError:
+            return
+        if not data:
+            raise ConnectionResetError("the machine has closed its end")
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            whole, self._incoming = bytes(self._incoming) + line, bytearray()
+            try:
+                message = json.loads(whole)
+            except ValueError:
+                continue
+            if isinstance(message, dict):
+                self._messages.append(message)
+        self._incoming += rest

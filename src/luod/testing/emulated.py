@@ -1,0 +1,136 @@
+"""The emulated machine, `luoemu`, as a `Machine`: started as a child process, driven over a socket pair.
+
+The socket outlives the jump because luoemu hands inheritable fds to init in every boot. Called through the fixtures of
+`luod.testing.plugin`, or directly by who has no pytest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from luod.errors import MachineError, MachineUnavailable
+from luod.testing.channel import Channel
+from luod.testing.interpreter import interpreter_for
+from luod.testing.machine import TIMEOUT, Machine, describe
+
+
+class EmulatedMachine(Machine):
+    """`luoemu run`, with the agent as its init. It has booted when the constructor returns."""
+
+    def __init__(
+        self,
+        *,
+        profile: str = "mainline",
+        user: int | None = None,
+        arguments: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        """Boots a machine of `profile`.
+
+        `user` is the uid that runs luoemu itself (which then needs user namespaces), `arguments` go to `luoemu run`,
+        `env` is added to the environment of luoemu and so of init, `timeout` are the seconds a request may take.
+        MachineUnavailable: no Python that this uid may run. MachineEnded: it did not boot; the message has luoemu's.
+        """
+        python = interpreter_for(user)
+        if python is None:
+            raise MachineUnavailable(
+                f"uid {user} has no Python that can import luod", hint="install it where all can read"
+            )
+        # Its own file, not a pipe: nobody has to read it for the machine to go on. A new one has its owner's uid.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in _shut_down
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fd = str(theirs.fileno())
+            agent = python.module("luod.testing.agent", "--channel", fd)
+            try:
+                self._process = subprocess.Popen(
+                    [*python.module("luod.emulator.machine"), "run", "--profile", profile, *arguments, "--", *agent],
+                    env={**os.environ, **python.environment, **(env or {})},
+                    cwd="/",
+                    user=user,
+                    group=user,
+                    extra_groups=None if user is None else [],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    stderr=self._log,
+                )
+            except BaseException:
+                ours.close()
+                self._log.close()
+                raise
+        self.pid = self._process.pid
+        """luoemu's process id, on the host."""
+        super().__init__(Channel(ours), timeout=timeout)
+        try:
+            self._boot_up()
+        except BaseException:
+            with contextlib.suppress(MachineError):
+                self.close()
+            raise
+
+    @property
+    def returncode(self) -> int | None:
+        """luoemu's exit status, None while it runs."""
+        return self._process.poll()
+
+    def log(self) -> str:
+        if self._log.closed:
+            return ""
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode("utf-8", "replace")
+
+    def _why_ended(self) -> str:
+        # Its end of the socket is closed: it is ending, if it has not.
+        if self._ended_within(self._timeout):
+            return f"luoemu ended with {describe(self._process.wait())}"
+        return "luoemu closed its end of the channel and runs on"
+
+    def _shut_down(self) -> None:
+        try:
+            if not self._ended_within(self._timeout):
+                self._process.kill()
+                self._process.wait()
+                raise MachineError(self._failure("close", f"luoemu did not end within {self._timeout} s"))
+            self._process.wait()
+            if left := processes_in(self.namespaces):
+                for pid in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                raise MachineError(self._failure("close", f"it left processes behind: {left}"))
+        finally:
+            self._log.close()
+
+    def _ended_within(self, seconds: float) -> bool:
+        if self._process.returncode is not None:
+            return True
+        pidfd = os.pidfd_open(self._process.pid)
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            return bool(poll.poll(seconds * 1000))
+        finally:
+            os.close(pidfd)
+
+
+def processes_in(namespaces: set[str]) -> list[int]:
+    """The processes that live in one of `namespaces` ("pid:[4026531836]"), this process's own excepted."""
+    own = {os.readlink(link) for link in Path("/proc/self/ns").iterdir()}
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError):
+            spaces = {os.readlink(process / "ns" / name) for name in ("mnt", "net", "pid")}
+            if spaces & (namespaces - own):
+                found.append(int(process.name))
+    return found

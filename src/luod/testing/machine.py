@@ -1,0 +1,343 @@
+"""A machine under test, seen from outside: programs are run in it, it jumps, and the test goes on in the next boot.
+
+What is the same for the emulated machine and a real kernel in a virtual one. How a machine is started and ended is its
+subclass's: `luod.testing.emulated`. Called by tests, through the fixtures of `luod.testing.plugin`.
+
+Every failure inside is an exception here that says in which boot, of which program, and what it wrote to stderr.
+"""
+
+from __future__ import annotations
+
+import abc
+import base64
+import contextlib
+import json
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from luod.errors import MachineEnded, MachineError, MachineJumped, ProgramFailed
+from luod.testing.channel import Channel
+
+TIMEOUT = 60.0
+"""Seconds a request may take by default. Longer than anything takes; it ends a test that hangs."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a program that ran to its end left. A negative `returncode` is the signal that killed it."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """stdout as text, without the last newline."""
+        return self.stdout.decode("utf-8", "replace").removesuffix("\n")
+
+
+class Machine(abc.ABC):
+    """A booted machine. Close it, or use it in `with`; it belongs to one thread."""
+
+    def __init__(self, channel: Channel, *, timeout: float) -> None:
+        """Takes ownership of `channel`. `boot_up()` has to follow."""
+        self._channel = channel
+        self._timeout = timeout
+        self._boot = 0
+        self._agent = ""
+        self._last_request = 0
+        self._answers: dict[int, dict[str, Any] | None] = {}
+        self._programs: dict[int, Program] = {}
+        self.namespaces: set[str] = set()
+        """The namespaces its boots had, as the links under /proc/PID/ns name them."""
+
+    @property
+    def boot(self) -> int:
+        """1 until the first jump, 2 until the second, and so on."""
+        return self._boot
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str | None] | None = None,
+        user: int | None = None,
+        group: int | None = None,
+        stdin: bytes = b"",
+        timeout: float | None = None,
+        check: bool = True,
+    ) -> Result:
+        """Runs a program in the machine to its end.
+
+        `env` is added to init's environment, None takes a variable away; `group` defaults to `user`. With `check`, an
+        exit status other than 0 is ProgramFailed. It is killed, and ProgramFailed raised, after `timeout` seconds.
+        MachineJumped when it makes the machine jump (see `expect_jump`).
+        """
+        timeout = self._timeout if timeout is None else timeout
+        value = self._request(
+            "run",
+            f"run {' '.join(argv)}",
+            timeout=timeout + self._timeout,
+            parameters={
+                **_start(argv, env, user, group),
+                "stdin": base64.b64encode(stdin).decode(),
+                "timeout": timeout,
+            },
+        )
+        stdout, stderr = base64.b64decode(value["stdout"]), base64.b64decode(value["stderr"])
+        result = Result(tuple(argv), value["returncode"], stdout, stderr)
+        if value["timed_out"]:
+            raise self._program_failed(result, f"was killed after {timeout} s")
+        if check and result.returncode != 0:
+            raise self._program_failed(result, f"ended with {describe(result.returncode)}")
+        return result
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str | None] | None = None,
+        user: int | None = None,
+        group: int | None = None,
+    ) -> Program:
+        """Starts a program in the machine and returns at once; arguments as for `run`."""
+        doing = f"spawn {' '.join(argv)}"
+        value = self._request("spawn", doing, parameters=_start(argv, env, user, group))
+        program = Program(self, value["program"], value["pid"], tuple(argv))
+        self._programs[program.handle] = program
+        return program
+
+    def read(self, path: str) -> bytes:
+        """The contents of a file in the machine. MachineError with the reason when it cannot be read."""
+        return base64.b64decode(self._request("read", f"read {path}", parameters={"path": path}))
+
+    def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        """Writes a file in the machine; what was there before is gone. `mode` is for a new file."""
+        parameters = {"path": path, "data": base64.b64encode(data).decode(), "mode": mode}
+        self._request("write", f"write {path}", parameters=parameters)
+
+    @contextlib.contextmanager
+    def expect_jump(self, *, timeout: float | None = None) -> Iterator[None]:
+        """Whatever is done inside makes the machine jump; afterwards the test is connected to the next boot.
+
+        A request that the jump cuts off inside ends there, quietly. MachineError when there is no next boot within
+        `timeout` seconds after the block.
+        """
+        before = self._boot
+        with contextlib.suppress(MachineJumped):
+            yield
+            while self._boot == before:
+                self._receive("wait for the jump", self._timeout if timeout is None else timeout)
+
+    def close(self) -> None:
+        """Ends the machine and waits for its end. A second call does nothing.
+
+        MachineError when it does not end by itself, or leaves something behind.
+        """
+        with self._channel_closed_afterwards() as open_:
+            if open_:
+                with contextlib.suppress(MachineError):
+                    self._request("exit", "exit", parameters={"status": 0})
+                self._shut_down()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abc.abstractmethod
+    def _shut_down(self) -> None:
+        """Waits until the machine has ended, ends it by force if it must, and checks that nothing is left."""
+
+    @abc.abstractmethod
+    def log(self) -> str:
+        """What the machine itself has written: the supervisor's stderr, or the serial console."""
+
+    @abc.abstractmethod
+    def _why_ended(self) -> str:
+        """In words, how the machine came to its end."""
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def _boot_up(self) -> None:
+        """Waits for the first hello."""
+        with contextlib.suppress(MachineJumped):
+            while True:
+                self._receive("boot", self._timeout)
+
+    def _request(self, verb: str, doing: str, *, parameters: Mapping[str, Any], timeout: float | None = None) -> Any:
+        """Asks the agent and waits for the answer's value. `doing` is for the message of a failure."""
+        return self._wait(self._send(verb, doing, parameters=parameters), doing, timeout=timeout)
+
+    def _send(self, verb: str, doing: str, *, parameters: Mapping[str, Any]) -> int:
+        self._last_request += 1
+        identity = self._last_request
+        message = {**parameters, "id": identity, "agent": self._agent, "do": verb}
+        try:
+            self._channel.send(message, timeout=self._timeout)
+        except TimeoutError:
+            raise MachineError(self._failure(doing, f"not taken within {self._timeout} s")) from None
+        except ConnectionError:
+            raise MachineEnded(self._failure(doing, self._why_ended())) from None
+        self._answers[identity] = None
+        return identity
+
+    def _wait(self, identity: int, doing: str, *, timeout: float | None = None) -> Any:
+        while (answer := self._answers.get(identity)) is None:
+            if identity not in self._answers:
+                raise MachineJumped(self._failure(doing, "the machine jumped before it was answered"))
+            self._receive(doing, self._timeout if timeout is None else timeout)
+        del self._answers[identity]
+        if "error" in answer:
+            raise MachineError(self._failure(doing, f"{answer['error']['kind']}: {answer['error']['text']}"))
+        return answer["value"]
+
+    def _receive(self, doing: str, timeout: float) -> None:
+        """Takes one message from the agent. MachineJumped when it is another boot's hello."""
+        try:
+            message = self._channel.receive(timeout=timeout)
+        except TimeoutError:
+            raise MachineError(self._failure(doing, f"no answer within {timeout} s")) from None
+        except ConnectionError:
+            raise MachineEnded(self._failure(doing, self._why_ended())) from None
+        if "hello" in message:
+            self._hello(message)
+            raise MachineJumped(self._failure(doing, f"the machine is now in boot {self._boot}"))
+        if "program" in message:
+            if program := self._programs.get(message["program"]):
+                program.tell(message)
+        elif message.get("id") in self._answers:
+            self._answers[message["id"]] = message
+
+    def _hello(self, message: Mapping[str, Any]) -> None:
+        expected = self._boot + 1
+        # A real kernel does not know how many came before it, and says 0.
+        if message["hello"] not in (0, expected):
+            raise MachineError(self._failure("boot", f"boot {expected} is due, and it says {message['hello']}"))
+        self._boot = expected
+        self._agent = message["agent"]
+        self.namespaces.update(message["namespaces"].values())
+        self._answers.clear()
+        self._programs.clear()
+
+    def _failure(self, doing: str, what: str, *, program: str = "") -> str:
+        text = f"boot {self._boot}: {doing}: {what}"
+        if program:
+            text += f"\n--- the program's stderr\n{program}"
+        if log := self.log():
+            text += f"\n--- the machine's log\n{log}"
+        return text
+
+    def _program_failed(self, result: Result, what: str) -> ProgramFailed:
+        stderr = result.stderr.decode("utf-8", "replace")
+        return ProgramFailed(self._failure(" ".join(result.argv), what, program=stderr))
+
+    @contextlib.contextmanager
+    def _channel_closed_afterwards(self) -> Iterator[bool]:
+        was_open = not self._channel.closed
+        try:
+            yield was_open
+        finally:
+            self._channel.close()
+
+
+class Program:
+    """A program that runs in a machine. It ends at the latest with its boot.
+
+    `ask` is for programs that answer one JSON line on stdout for one on stdin.
+    """
+
+    def __init__(self, machine: Machine, handle: int, pid: int, argv: tuple[str, ...]) -> None:
+        self.machine = machine
+        self.handle = handle
+        self.pid = pid
+        """Its process id, as the machine counts."""
+        self.argv = argv
+        self.boot = machine.boot
+        """The boot it runs in."""
+        self.stderr = ""
+        """What it has written to stderr, as far as the test has been told: complete when it has ended."""
+        self.returncode: int | None = None
+
+    def ask(self, question: object, *, timeout: float | None = None) -> Any:
+        """Sends `question` as a JSON line and returns the answer. Sent to a boot that is over: MachineError.
+
+        ProgramFailed when it ends without answering, or answers something else than JSON.
+        """
+        return self.answer(self.send(question), timeout=timeout)
+
+    def send(self, question: object) -> int:
+        """Sends `question` and returns at once; `answer` takes what this returns."""
+        self._same_boot("ask")
+        return self.machine._send(
+            "ask", self._doing("ask"), parameters={"program": self.handle, "line": json.dumps(question)}
+        )
+
+    def answer(self, question: int, *, timeout: float | None = None) -> Any:
+        """Waits for the answer to a question that was sent. Errors as for `ask`."""
+        try:
+            line = self.machine._wait(question, self._doing("ask"), timeout=timeout)
+        except (MachineEnded, MachineJumped):
+            raise
+        except MachineError as error:
+            raise ProgramFailed(f"{error}\n--- the program's stderr\n{self.stderr}") from None
+        try:
+            return json.loads(line)
+        except ValueError:
+            what = f"its answer is no JSON: {line!r:.200}"
+            raise ProgramFailed(self.machine._failure(self._doing("ask"), what, program=self.stderr)) from None
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        """Sends it a signal; nothing when it has ended."""
+        self._request("signal", signal=int(number))
+
+    def end_input(self) -> None:
+        """Closes its stdin, once it has read what was sent."""
+        self._request("end_input")
+
+    def wait(self, *, timeout: float | None = None) -> int:
+        """Waits for its end and returns the exit status, or minus the signal that killed it."""
+        status: int = self._request("wait", timeout=timeout)
+        return status
+
+    def kill(self) -> None:
+        """SIGKILL, and waits for the end."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Called by the machine with what the agent says about this program."""
+        self.stderr += message.get("stderr", "")
+        self.returncode = message.get("ended", self.returncode)
+
+    def _request(self, verb: str, *, timeout: float | None = None, **parameters: Any) -> Any:
+        self._same_boot(verb)
+        parameters["program"] = self.handle
+        return self.machine._request(verb, self._doing(verb), parameters=parameters, timeout=timeout)
+
+    def _same_boot(self, verb: str) -> None:
+        if self.boot != self.machine.boot:
+            raise MachineError(self.machine._failure(self._doing(verb), f"it ran in boot {self.boot}, which is over"))
+
+    def _doing(self, verb: str) -> str:
+        return f"{verb} {' '.join(self.argv)}"
+
+
+def describe(returncode: int) -> str:
+    """An exit status in words."""
+    if returncode < 0:
+        return f"signal {signal.Signals(-returncode).name}"
+    return f"status {returncode}"
+
+
+def _start(
+    argv: Sequence[str], env: Mapping[str, str | None] | None, user: int | None, group: int | None
+) -> dict[str, Any]:
+    return {"argv": list(argv), "env": dict(env or {}), "user": user, "group": user if group is None else group}
