@@ -1,0 +1,160 @@
+"""A session of the kernel before: its files are retrieved, then it is finished.
+
+Called by VMMs in their own context and by luod for its registry and its reaper. What can lose data here is refused
+before the kernel is asked: memory that is not there (H1), and files that FINISH would drop.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from luod import manifest, memory
+from luod.errors import BadInput, ContentsUnknown, ManifestError, NoSuchToken, NotRetrieved
+from luod.linux import Fd
+from luod.liveupdate import calls
+from luod.liveupdate.session import Session, check_token
+from luod.manifest import Entry
+from luod.uapi import liveupdate as uapi
+
+
+class IncomingSession(Session):
+    """A session of the kernel before. It dies with its last fd, as if finished (see `close`)."""
+
+    def __init__(self, fd: Fd) -> None:
+        """Takes ownership of `fd`, which came from RETRIEVE_SESSION, here or in luod."""
+        super().__init__(fd)
+        self._retrieved: set[int] = set()
+        self._absent: set[int] = set()
+        self._contents: tuple[Entry, ...] | None = None
+        self._contents_read = False
+        self._finished = False
+
+    @property
+    def contents(self) -> tuple[Entry, ...] | None:
+        """What the session held when the kernel was left, by its manifest; None: it has none, or is finished.
+
+        Read once, by retrieving the manifest, 64 KiB a part. ManifestError: damaged, or of a format we do not know.
+        Errors of `retrieve`.
+        """
+        if not self._contents_read:
+            self._contents = manifest.read(self._manifest_part)
+            self._contents_read = True
+        return self._contents
+
+    @property
+    def finished(self) -> bool:
+        """Whether `finish` was done through this object; see `holds` for others'."""
+        return self._finished
+
+    def retrieve(self, file: int | str, *, size: int | None = None, check_memory: bool = True) -> Fd:
+        """The file with this token, or this name in the manifest: RETRIEVE_FD. The caller owns the fd.
+
+        Again for the same file: another fd of the same open file description, until FINISH. A memfd comes with its
+        contents, size, position and seals; always open for reading and writing, mode 0777, close-on-exec, root's. It
+        can be changed at once. The fd stays good after FINISH and close.
+
+        Memory is checked first, since a RETRIEVE_FD that fails is final and frees the data (H1): NotEnoughMemory when
+        the file's size, by the manifest or by `size` in bytes, is more than the cgroups and strict overcommit leave
+        this process. A size nobody knows cannot be checked; `check_memory=False` goes ahead regardless. Others may
+        take the memory between the check and the call: retrieve before starting anything else in the cgroup.
+
+        BadInput: no such name in the manifest. NoSuchToken: ENOENT, also after FINISH. WrongDirection: EINVAL.
+        RetrieveFailed: the file is lost. KernelRefused: EMFILE, ENFILE; nothing is lost, try again.
+        """
+        entry = self._entry(file)
+        token = entry.token if entry is not None else file
+        assert isinstance(token, int)
+        check_token(token)
+        if check_memory and token not in self._retrieved:
+            needed = max(size or 0, entry.size if entry is not None else 0)
+            memory.require(needed, memory.chargeable(), f"retrieving {file!r}")
+        return self._retrieve(token)
+
+    def unretrieved(self, tokens: Iterable[int] | None = None) -> tuple[int, ...]:
+        """The tokens of the manifest, and of `tokens`, that were not retrieved through this object: what FINISH drops.
+
+        ContentsUnknown: there is no manifest, and no `tokens`. ManifestError: it cannot be read, and no `tokens`.
+        """
+        held: dict[int, None] = dict.fromkeys(tokens or ())
+        try:
+            contents = self.contents
+        except ManifestError:
+            if tokens is None:
+                raise
+            contents = ()
+        if contents is None and tokens is None:
+            raise ContentsUnknown("the session has no manifest, so what finishing it would drop is not known")
+        held |= dict.fromkeys(entry.token for entry in contents or ())
+        return tuple(token for token in held if token not in self._retrieved and token not in self._absent)
+
+    def finish(self, *, discard: bool = False, tokens: Iterable[int] | None = None) -> None:
+        """Ends the session: FINISH. Files not retrieved are dropped, which frees their memory; those retrieved are the
+        caller's alone. The fd stays open and answers GET_NAME; close it too. A second call does nothing.
+
+        Mainline drops an unretrieved memfd without a word, so this refuses to, on every kernel. The manifest says what
+        there is; `tokens` are added to that. NotRetrieved, ContentsUnknown, ManifestError: as of `unretrieved`; nothing
+        was changed. With `discard=True` what is there is not asked.
+        FinishRefused: EBUSY, profile `document` with any file unretrieved, or a device not restored.
+        WrongDirection: EINVAL.
+        """
+        if self._finished:
+            return
+        if not discard:
+            dropped = self.unretrieved(tokens)
+            if dropped:
+                listed = ", ".join(str(token) for token in dropped[:10]) + (", …" if len(dropped) > 10 else "")
+                raise NotRetrieved(f"finishing would drop tokens {listed}", tokens=dropped)
+        calls.FINISH.make(self.fileno(), bytearray(uapi.SESSION_FINISH.pack(uapi.SESSION_FINISH.size, 0)))
+        self._finished = True
+
+    def holds(self, token: int = manifest.MANIFEST_TOKEN) -> bool:
+        """Whether the kernel has the file under `token`. For a token that was preserved, False says that somebody
+        finished the session, which a holder of a duplicate cannot see otherwise (H10).
+
+        It retrieves the file, which its memory is charged for; the manifest is small. Errors of `retrieve`.
+        """
+        try:
+            self.retrieve(token).close()
+        except NoSuchToken:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Closes this fd. When it is the session's last, that is a FINISH: what was not retrieved is lost, and the name
+        is gone for good. `with` does the same on the way out of an exception; hold a duplicate where that matters.
+        """
+        super().close()
+
+    def _entry(self, file: int | str) -> Entry | None:
+        try:
+            entries = self.contents or ()
+        except ManifestError:
+            if isinstance(file, str):
+                raise
+            return None
+        for entry in entries:
+            if file in (entry.name, entry.token):
+                return entry
+        if isinstance(file, str):
+            raise BadInput(f"the manifest names no file {file!r}", hint="see `contents` for what there is")
+        return None
+
+    def _retrieve(self, token: int) -> Fd:
+        argument = bytearray(uapi.SESSION_RETRIEVE_FD.pack(uapi.SESSION_RETRIEVE_FD.size, -1, token))
+        try:
+            calls.RETRIEVE_FD.make(self.fileno(), argument)
+        except NoSuchToken:
+            self._absent.add(token)
+            raise
+        self._retrieved.add(token)
+        return Fd(uapi.SESSION_RETRIEVE_FD.unpack(argument)[1])
+
+    def _manifest_part(self, token: int) -> bytes | None:
+        memory.require(manifest.PART_SIZE, memory.chargeable(), "reading the manifest")
+        try:
+            part = self._retrieve(token)
+        except NoSuchToken:
+            return None
+        with part:
+            return os.pread(part.fileno(), manifest.PART_SIZE, 0)

@@ -1,0 +1,210 @@
+"""A session created in this kernel, and the manifest it keeps of what is preserved in it.
+
+Called by VMMs in their own context (luod is not on the data path) and by luod for its registry. The format of the
+manifest is `luod.manifest`'s; here are the memfds it is stored in.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import threading
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from luod import linux, manifest
+from luod.errors import BadInput, ComesBackSealed, KernelRefused, ManifestError, TokenInUse, UnpreserveUnavailable
+from luod.linux import Fd
+from luod.liveupdate import calls
+from luod.liveupdate.session import Session, check_token
+from luod.manifest import Entry
+from luod.uapi import liveupdate as uapi
+
+_BLOCK: Final = 512
+"""What `st_blocks` counts, in bytes."""
+
+
+class HasFileno(Protocol):
+    """Anything with an fd: a file, a socket, an `Fd`."""
+
+    def fileno(self) -> int: ...
+
+
+def unpreserve_available() -> bool:
+    """Whether this machine says it has UNPRESERVE_FD: an emulated one with profile `document` does, in its environment.
+
+    An ioctl is never tried to find out: numbers get reused between kernels, and another verb would run (H25).
+    """
+    return os.environ.get("LUOEMU_PROFILE") == "document"
+
+
+class OutgoingSession(Session):
+    """A session created in this kernel: files are preserved in it.
+
+    It keeps a manifest (`luod.manifest`) of what was preserved through this object, so that the next kernel's side
+    knows names, sizes and what is still to be retrieved. One object a session keeps it; others say `manifest=False`.
+    """
+
+    def __init__(self, fd: Fd, *, manifest: bool = True) -> None:
+        """Takes ownership of `fd`, which came from CREATE_SESSION, here or in luod."""
+        super().__init__(fd)
+        self._entries: dict[int, Entry] = {}
+        self._manifest = _ManifestWriter(self._preserve) if manifest else None
+        self._lock = threading.Lock()
+
+    @property
+    def contents(self) -> tuple[Entry, ...]:
+        """What was preserved through this object, in that order."""
+        return tuple(self._entries.values())
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The tokens of `contents`."""
+        return tuple(self._entries)
+
+    def preserve(
+        self, file: int | HasFileno, token: int, *, name: str | None = None, allow_sealed: bool = False
+    ) -> None:
+        """Preserves `file` under `token`: PRESERVE_FD. The fd stays the caller's and may be closed; the kernel holds
+        the file. `name`, unique in the session, is for the manifest.
+
+        What is stored into a memfd afterwards is carried too, by any process until the jump; but it can no longer
+        grow, shrink or get holes (EPERM), its holes are filled now, and seals added from now on are not carried. It
+        comes back with mode 0777, open for reading and writing. The ioctl allocates memory for holes, and moves
+        pages: a machine that is short of memory kills the caller (H2).
+
+        BadInput: token or name. ComesBackSealed: a memfd with F_SEAL_EXEC comes back with every seal set, so nobody
+        could write to it; `allow_sealed=True` preserves it all the same. TokenInUse: EEXIST, looked at before the fd.
+        FileAlreadyPreserved: EBUSY. FileNotPreservable: ENOENT, EFBIG. WrongDirection: EINVAL. ManifestError: full.
+        KernelRefused: EBADF, ENOMEM, … After any error the session holds what it held, and the manifest says so.
+        """
+        fd = file if isinstance(file, int) else file.fileno()
+        self._check(token, name)
+        entry = _describe(fd, token, name)
+        if entry.seals & linux.F_SEAL_EXEC and not allow_sealed:
+            raise ComesBackSealed(f"fd {fd} has F_SEAL_EXEC, so it would come back immutable")
+        with self._lock:
+            if self._manifest is not None and token not in self._entries:
+                self._manifest.add(entry)
+            try:
+                self._preserve(fd, token)
+            except KernelRefused:
+                if self._manifest is not None and token not in self._entries:
+                    self._manifest.drop(token)
+                raise
+            self._entries[token] = entry
+
+    def unpreserve(self, token: int) -> None:
+        """Lets go of the file under `token`: UNPRESERVE_FD, which the document names and no released kernel has.
+
+        UnpreserveUnavailable: this machine does not say that it has it (see `unpreserve_available`); elsewhere make the
+        session anew, `luod.client`'s `replace()`. NoSuchToken: ENOENT. WrongDirection: EINVAL.
+        """
+        if not unpreserve_available():
+            raise UnpreserveUnavailable("this kernel has no UNPRESERVE_FD")
+        check_token(token)
+        with self._lock:
+            if self._manifest is not None:
+                self._manifest.make_room()
+            argument = uapi.SESSION_UNPRESERVE_FD.pack(uapi.SESSION_UNPRESERVE_FD.size, 0, token)
+            calls.UNPRESERVE_FD.make(self.fileno(), bytearray(argument))
+            if self._entries.pop(token, None) is not None and self._manifest is not None:
+                self._manifest.drop(token)
+
+    def close(self) -> None:
+        """Closes this fd. When it is the session's last, all it preserved is preserved no longer, memfds can be changed
+        again, and the name is free.
+        """
+        super().close()
+        if self._manifest is not None:
+            self._manifest.close()
+
+    def detach(self) -> Fd:
+        fd = super().detach()
+        if self._manifest is not None:
+            self._manifest.close()
+        return fd
+
+    def _check(self, token: int, name: str | None) -> None:
+        check_token(token)
+        if self._manifest is not None and token in manifest.RESERVED_TOKENS:
+            raise BadInput(f"token {token} is reserved for the manifest", hint="take another, or manifest=False")
+        if name is None:
+            return
+        try:
+            length = len(name.encode())
+        except UnicodeEncodeError:
+            length = 0
+        if not 1 <= length <= manifest.NAME_MAX:
+            raise BadInput(f"a file's name has 1 to {manifest.NAME_MAX} bytes of UTF-8: {name!r}")
+        if any(entry.name == name for entry in self._entries.values()):
+            raise BadInput(f"the session holds a file named {name!r} already", hint="names are unique in a session")
+
+    def _preserve(self, fd: int, token: int) -> None:
+        # Beyond an int's range no fd can be open, and the field could not hold it.
+        fd = fd if -(2**31) <= fd < 2**31 else -1
+        argument = uapi.SESSION_PRESERVE_FD.pack(uapi.SESSION_PRESERVE_FD.size, fd, token)
+        calls.PRESERVE_FD.make(self.fileno(), bytearray(argument))
+
+
+class _ManifestWriter:
+    """Stores the log of `luod.manifest` in memfds that it preserves with `preserve(fd, token)`. Owns those memfds."""
+
+    def __init__(self, preserve: Callable[[int, int], None]) -> None:
+        self._preserve = preserve
+        self._log = manifest.Log()
+        self._parts: dict[int, Fd] = {}
+
+    def add(self, entry: Entry) -> None:
+        self.make_room()
+        self._store(self._log.add(entry))
+
+    def drop(self, token: int) -> None:
+        self._store(self._log.drop(token))
+
+    def close(self) -> None:
+        for part in self._parts.values():
+            part.close()
+
+    def make_room(self) -> None:
+        """Makes sure that a further entry and its `dropped` fit. What can fail is here, so it comes first."""
+        token = self._log.part_wanted()
+        if token is None:
+            return
+        part = linux.memfd("luod-manifest", manifest.PART_SIZE)
+        try:
+            os.pwrite(part.fileno(), manifest.new_part(), 0)
+            self._preserve(part.fileno(), token)
+        except TokenInUse as error:
+            part.close()
+            raise ManifestError(
+                "somebody else keeps the manifest of this session",
+                hint="preserve through the object that made the session, or say manifest=False",
+            ) from error
+        except BaseException:
+            part.close()
+            raise
+        self._parts[token] = part
+        self._store(self._log.part_made(token))
+
+    def _store(self, writes: tuple[manifest.Write, ...]) -> None:
+        for write in writes:
+            os.pwrite(self._parts[write.token].fileno(), write.data, write.offset)
+
+
+def _describe(fd: int, token: int, name: str | None) -> Entry:
+    """The manifest's entry for `fd` as it is now. What is no open file gives an empty one: the kernel will say why."""
+    try:
+        status = os.fstat(fd)
+    except (OSError, OverflowError):
+        return Entry(token, name, "unknown", 0, 0, 0)
+    try:
+        seals = fcntl.fcntl(fd, linux.F_GET_SEALS)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF):
+            raise
+        kind = "device" if stat.S_ISCHR(status.st_mode) else "unknown"
+        return Entry(token, name, kind, status.st_size, status.st_blocks * _BLOCK, 0)
+    return Entry(token, name, "memfd", status.st_size, status.st_blocks * _BLOCK, seals)
