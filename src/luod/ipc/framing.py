@@ -1,0 +1,216 @@
+"""Varlink messages as bytes and fds, for clients: NUL-terminated JSON objects, fds riding with a message's first byte.
+
+Knows no method of luod's, only how its errors become exceptions: what is asked is `luod.ipc.exchange`. It is not the
+server's side, which is `luod.ipc.wire`. Belongs to no event loop: `luod.client` and `luod.aio` both use it. Standard
+library only.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import json
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from luod import errors
+from luod.linux import Fd
+
+SESSIONS: Final = "io.luod.Sessions"
+ADMIN: Final = "io.luod.Admin"
+
+SESSIONS_SOCKET: Final = "/run/luod/luod.sock"
+ADMIN_SOCKET: Final = "/run/luod/admin.sock"
+
+REPLY_LIMIT: Final = 16 * 1024 * 1024
+"""Bytes of the longest reply a client takes."""
+_CHUNK: Final = 64 * 1024
+_FDS_A_MESSAGE: Final = 253
+"""SCM_MAX_FD of the kernel."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply of luod. It owns its fds until `take` hands one out; `close` closes those nobody took."""
+
+    parameters: Mapping[str, Any]
+    error: str | None = None
+    """Full name of the Varlink error, such as `io.luod.Sessions.NoSuchSession`; None for a success."""
+    continues: bool = False
+    fds: tuple[Fd, ...] = ()
+
+    def take(self, member: str) -> Fd:
+        """The fd that the parameter `member` points to; the caller owns it. ProtocolError when there is none."""
+        index = self.parameters.get(member)
+        if type(index) is not int or not 0 <= index < len(self.fds) or self.fds[index].closed:
+            raise errors.ProtocolError(f"the reply's {member} points to no fd")
+        return Fd(self.fds[index].detach())
+
+    def close(self) -> None:
+        for fd in self.fds:
+            fd.close()
+
+    def raise_error(self) -> None:
+        """Raises the error the reply carries, typed; does nothing for a success. The fds are closed first."""
+        if self.error is not None:
+            self.close()
+            raise to_error(self.error, self.parameters)
+
+
+def encode_call(method: str, parameters: Mapping[str, Any] | None = None, *, more: bool = False) -> bytes:
+    """A call as bytes, its NUL included. A parameter that is an fd is its index among the fds sent along."""
+    call: dict[str, Any] = {"method": method}
+    if parameters:
+        call["parameters"] = dict(parameters)
+    if more:
+        call["more"] = True
+    return json.dumps(call, separators=(",", ":")).encode() + b"\0"
+
+
+def decode_reply(message: bytes, fds: tuple[Fd, ...] = ()) -> Reply:
+    """A message, without its NUL, as a Reply that owns `fds`. ProtocolError (and the fds closed) when it is none."""
+    try:
+        reply = json.loads(message)
+        if not isinstance(reply, dict):
+            raise ValueError("it is not an object")
+        parameters = reply.get("parameters") or {}
+        error = reply.get("error")
+        if not isinstance(parameters, dict) or not (error is None or isinstance(error, str)):
+            raise ValueError("its members have the wrong types")
+    except (ValueError, RecursionError) as problem:
+        _close(fds)
+        raise errors.ProtocolError(f"the answer is not a Varlink reply: {problem}") from problem
+    return Reply(parameters, error, reply.get("continues") is True, fds)
+
+
+class Inbox:
+    """Bytes and fds go in as they were received, whole replies come out.
+
+    The kernel ends a read behind the bytes that fds came with, so fds belong to the last message that begins in
+    the bytes they were read with. Owns the fds it was fed until `take` hands them out with their message.
+    """
+
+    def __init__(self, limit: int = REPLY_LIMIT) -> None:
+        """`limit` is the length, in bytes, of the longest message."""
+        self._limit = limit
+        self._rest = bytearray()
+        self._rest_fds: tuple[Fd, ...] = ()
+        self._ready: deque[Reply] = deque()
+
+    def feed(self, data: bytes, fds: tuple[Fd, ...] = ()) -> None:
+        """Takes what one read gave. ProtocolError, after which the connection is of no use; then close() the inbox."""
+        begun = not self._rest
+        *whole, rest = data.split(b"\0")
+        for number, part in enumerate(whole):
+            begins = begun or number > 0
+            last = begins and not rest and number == len(whole) - 1
+            owned, self._rest_fds = self._rest_fds, ()
+            if last:
+                owned, fds = (*owned, *fds), ()
+            message = bytes(self._rest) + part
+            self._rest.clear()
+            try:
+                self._ready.append(decode_reply(message, owned))
+            except errors.ProtocolError:
+                _close(fds)
+                raise
+        if fds and not (rest and (begun or whole)):
+            _close(fds)
+            raise errors.ProtocolError("fds came in the middle of a message")
+        self._rest += rest
+        self._rest_fds = (*self._rest_fds, *fds)
+        if len(self._rest) > self._limit:
+            raise errors.ProtocolError(f"a message is longer than {self._limit} bytes")
+
+    def take(self) -> Reply | None:
+        """The next whole reply, now the caller's; None while there is none."""
+        return self._ready.popleft() if self._ready else None
+
+    def close(self) -> None:
+        """Closes every fd that was not handed out."""
+        _close(self._rest_fds)
+        self._rest_fds = ()
+        while self._ready:
+            self._ready.popleft().close()
+
+
+def _close(fds: Iterable[Fd]) -> None:
+    for fd in fds:
+        fd.close()
+
+
+def control_fds(control: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    """The fd numbers in the ancillary data that `recvmsg` gave; whoever calls owns them."""
+    numbers = array.array("i")
+    for level, kind, data in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+    return list(numbers)
+
+
+def receive(connection: socket.socket) -> tuple[bytes, tuple[Fd, ...]]:
+    """One read: some bytes (none at the end of the stream) and the fds that came with them, close-on-exec.
+
+    Raises OSError (BlockingIOError, TimeoutError among them), and ProtocolError when this process had no room for
+    the fds: the kernel has then closed some of them.
+    """
+    data, control, flags, _ = connection.recvmsg(_CHUNK, socket.CMSG_SPACE(_FDS_A_MESSAGE * 4), socket.MSG_CMSG_CLOEXEC)
+    fds = tuple(Fd(number) for number in control_fds(control))
+    if flags & socket.MSG_CTRUNC:
+        _close(fds)
+        raise errors.ProtocolError("fds were lost on the way", hint="raise RLIMIT_NOFILE of this process")
+    return data, fds
+
+
+def send(connection: socket.socket, message: bytes, fds: Sequence[int] = ()) -> None:
+    """Sends a whole message on a blocking socket, `fds` (which stay the caller's) with its first byte. OSError."""
+    sent = socket.send_fds(connection, [message], list(fds)) if fds else 0
+    if sent < len(message):
+        connection.sendall(memoryview(message)[sent:])
+
+
+def to_error(name: str, parameters: Mapping[str, Any]) -> errors.LuodError:
+    """The typed error for the Varlink error `name`. What has no type of its own is a CallFailed with that name.
+
+    What the bare device would have said has the device's own type, so that a program catches the same with luod and
+    without. Every error of luod's has `message` and `hint`; those of Varlink itself (`org.varlink.service.*`) have not.
+    """
+    short = name.rpartition(".")[2]
+    message = str(parameters.get("message") or name)
+    hint = str(parameters.get("hint") or "")
+    if name.startswith((SESSIONS + ".", ADMIN + ".")):
+        if short == "KernelRefused":
+            return _kernel_refused(parameters, hint)
+        if short in _BY_NAME:
+            kind, code = _BY_NAME[short]
+            return kind(code, "luod", message, hint=hint)
+        if short == "InvalidName":
+            return errors.BadInput(message, hint=hint)
+        if short == "Refused":
+            return errors.Refused(message, hint=hint)
+    elif short == "InvalidParameter":
+        message = f"luod does not take the parameter {parameters.get('parameter')}"
+    elif short == "PermissionDenied":
+        message = "luod does not allow this user to do that"
+    elif short in ("MethodNotFound", "InterfaceNotFound"):
+        message = f"this luod does not know {parameters.get('method') or parameters.get('interface')}"
+        hint = "it may be older, or this socket may not be the admin socket"
+    return errors.CallFailed(name, message, parameters, hint=hint)
+
+
+_BY_NAME: Final[dict[str, tuple[Callable[..., errors.KernelRefused], int]]] = {
+    "NoSuchSession": (errors.NoSuchSession, errno.ENOENT),
+    "SessionExists": (errors.SessionExists, errno.EEXIST),
+    "NotLoaded": (errors.NoImageLoaded, errno.EINVAL),
+    "NotAKernelImage": (errors.NotAKernelImage, errno.ENOEXEC),
+}
+
+
+def _kernel_refused(parameters: Mapping[str, Any], hint: str) -> errors.KernelRefused:
+    code, call, meaning = (parameters.get(member) for member in ("errno", "call", "meaning"))
+    if type(code) is not int or not 0 < code < 4096:
+        code = errno.EIO
+    return errors.KernelRefused(code, str(call or "luod"), str(meaning or ""), hint=hint)

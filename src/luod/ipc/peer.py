@@ -1,0 +1,84 @@
+"""Who is at the other end of a unix socket: SO_PEERCRED, and a pidfd, since a bare pid can be somebody else's by now.
+
+No policy: who may do what is `luod.daemon.sessions`. Called by `luod.ipc.wire` for each connection it accepts.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+from dataclasses import dataclass, field
+from typing import Final
+
+from luod.linux import SO_PEERPIDFD, Fd
+
+_UCRED: Final = struct.Struct("=iII")
+_OVERFLOW_UID: Final = 65534
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A peer as it was when it connected. Owns the pidfd; whoever accepted the connection calls close()."""
+
+    uid: int
+    gid: int
+    pid: int
+    """For logs only."""
+    pidfd: Fd | None = field(compare=False)
+    """None when the process was gone before it could be pinned, or belongs to another PID namespace."""
+
+    @property
+    def root(self) -> bool:
+        return self.uid == 0
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether the user has no uid in our user namespace: many different users look like this one."""
+        return self.uid == overflow_uid()
+
+    def close(self) -> None:
+        if self.pidfd is not None:
+            self.pidfd.close()
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """The peer of a connected unix socket. Raises OSError."""
+    pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return Peer(uid, gid, pid, _pidfd(connection, pid))
+
+
+def _pidfd(connection: socket.socket, pid: int) -> Fd | None:
+    try:
+        return Fd(connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD))
+    except OSError as error:
+        if error.errno not in (errno.ENOPROTOOPT, errno.EINVAL):
+            return None
+    # Linux before 6.5. While the peer has not hung up, its pid has not been given to anybody else.
+    try:
+        pidfd = Fd(os.pidfd_open(pid))
+    except OSError:
+        return None
+    poll = select.poll()
+    poll.register(connection, 0)
+    if poll.poll(0):
+        pidfd.close()
+        return None
+    return pidfd
+
+
+def overflow_uid() -> int:
+    """The uid that stands for every user without one in our user namespace."""
+    global _overflow_uid
+    if _overflow_uid is None:
+        try:
+            with open("/proc/sys/kernel/overflowuid", "rb") as file:
+                _overflow_uid = int(file.read())
+        except OSError:
+            _overflow_uid = _OVERFLOW_UID
+    return _overflow_uid
+
+
+_overflow_uid: int | None = None

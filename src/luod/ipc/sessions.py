@@ -1,0 +1,167 @@
+"""`io.luod.Sessions` as types: what a VMM asks luod for. `io.luod.Sessions.varlink` is generated from this module.
+
+Parameters are converted and replies shaped here; what is done is `Service`, which `luod.daemon` implements. One object
+of `Sessions` serves one connection, and so knows its peer. The annotations are read at run time by asyncvarlink, so
+this module does without `from __future__ import annotations`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from asyncvarlink import FileDescriptor, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
+
+from luod.ipc.framing import SESSIONS
+from luod.ipc.peer import Peer
+from luod.linux import Fd
+
+Direction = Literal["outgoing", "incoming"]
+State = Literal["held", "dropped", "waiting", "retrieved"]
+Outcome = Literal["finished", "given_up"]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A row of List."""
+
+    name: str
+    owner: int
+    direction: Direction
+    state: State
+
+
+class NoSuchSession(TypedVarlinkErrorReply, interface=SESSIONS):
+    """There is none of this name, or it is somebody else's."""
+
+    class Parameters:
+        name: str
+        message: str
+        hint: str
+
+
+class SessionExists(TypedVarlinkErrorReply, interface=SESSIONS):
+    """The name is taken, if only by an fd that is still open somewhere."""
+
+    class Parameters:
+        name: str
+        message: str
+        hint: str
+
+
+class InvalidName(TypedVarlinkErrorReply, interface=SESSIONS):
+    """A name has 1 to 63 of A-Z a-z 0-9 . _ @ / # -, is not `systemd` and does not begin with `luod`."""
+
+    class Parameters:
+        name: str
+        message: str
+        hint: str
+
+
+class NotFinished(TypedVarlinkErrorReply, interface=SESSIONS):
+    """Release said "finished", but the kernel still has the session's files: luod keeps its copy."""
+
+    class Parameters:
+        name: str
+        message: str
+        hint: str
+
+
+class KernelRefused(TypedVarlinkErrorReply, interface=SESSIONS):
+    """The kernel answered `call` with `errno`, which means `meaning` for that call."""
+
+    class Parameters:
+        call: str
+        errno: int
+        meaning: str
+        message: str
+        hint: str
+
+
+class Busy(TypedVarlinkErrorReply, interface=SESSIONS):
+    """Not now: somebody else has /dev/liveupdate open, or an update is under way. Nothing was changed."""
+
+    class Parameters:
+        message: str
+        hint: str
+
+
+class Refused(TypedVarlinkErrorReply, interface=SESSIONS):
+    """luod declines, to keep state from getting lost. Nothing was changed."""
+
+    class Parameters:
+        message: str
+        hint: str
+
+
+class Service(Protocol):
+    """What luod does for a peer. Fds that are returned belong to the caller."""
+
+    async def create(self, peer: Peer, name: str) -> Fd: ...
+    async def retrieve(self, peer: Peer, name: str) -> Fd: ...
+    async def release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None: ...
+    async def replace(self, peer: Peer, name: str) -> Fd: ...
+    async def list(self, peer: Peer) -> list[Session]: ...
+
+
+class Sessions(VarlinkInterface, name=SESSIONS):
+    """Sessions of the Live Update Orchestrator, for programs that want files of theirs to live through a kernel update.
+
+    A session belongs to the user that created it; that user and root may use it. Parameters named ...FileDescriptor
+    are indexes into the fds that come with the message. The caller preserves, retrieves and finishes with the fd
+    itself, by ioctl; luod keeps a copy, so that the session lives until the jump whatever becomes of the caller.
+    Every error says what was wrong (message) and what to do (hint).
+    """
+
+    errors = (NoSuchSession, SessionExists, InvalidName, NotFinished, KernelRefused, Busy, Refused)
+
+    def __init__(self, service: Service, peer: Peer) -> None:
+        self._service = service
+        self._peer = peer
+
+    @varlinkmethod(return_parameter="sessionFileDescriptor")
+    async def Create(self, *, name: str) -> FileDescriptor:
+        """Creates an outgoing session. luod holds a copy of it before this is answered.
+
+        Errors: InvalidName, SessionExists, Busy, Refused, KernelRefused.
+        """
+        return _passed(await self._service.create(self._peer, name))
+
+    @varlinkmethod(return_parameter="sessionFileDescriptor")
+    async def Retrieve(self, *, name: str) -> FileDescriptor:
+        """Gives an incoming session: one that the caller's user had when the machine jumped into this kernel.
+
+        Asked again, by a VMM that was restarted, it gives the same session again. Errors: NoSuchSession, Busy,
+        KernelRefused.
+        """
+        return _passed(await self._service.retrieve(self._peer, name))
+
+    @varlinkmethod
+    async def Release(self, *, name: str, direction: Direction, outcome: Outcome) -> None:
+        """Makes luod drop its copy. "finished": the caller made the FINISH ioctl, which luod checks. "given_up": what
+        the session still holds may be lost. An outgoing session can only be given up.
+
+        Errors: NoSuchSession, NotFinished, Busy, KernelRefused.
+        """
+        await self._service.release(self._peer, name, direction, outcome)
+
+    @varlinkmethod(return_parameter="sessionFileDescriptor")
+    async def Replace(self, *, name: str) -> FileDescriptor:
+        """Creates an outgoing session anew, empty. The caller closes its own copies first, and preserves again after.
+
+        SessionExists: a copy is still open; luod has dropped its own, the session is listed as "dropped", and this
+        can be called again. Errors: NoSuchSession, SessionExists, Busy, KernelRefused.
+        """
+        return _passed(await self._service.replace(self._peer, name))
+
+    @varlinkmethod(return_parameter="sessions")
+    async def List(self) -> list[Session]:
+        """The sessions of the caller's user, in the order of their names; root is shown all.
+
+        held: outgoing, luod has a copy. dropped: outgoing, luod has none, since a Replace did not end. waiting:
+        incoming, still in the kernel. retrieved: incoming, given to its owner.
+        """
+        return await self._service.list(self._peer)
+
+
+def _passed(fd: Fd) -> FileDescriptor:
+    """The fd in the library's wrapping, which closes it when the reply is sent."""
+    return FileDescriptor(fd.detach(), should_close=True)
