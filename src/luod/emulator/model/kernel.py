@@ -7,79 +7,222 @@ The only class `trap` and `machine` drive. It has no threads and never waits: a 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+import errno
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
+from luod.emulator.model import files, image
 from luod.emulator.model.files import DeviceFile, Operation, SessionFile
-from luod.emulator.model.ports import Caller, Host, KexecFiles, KexecSegment
-from luod.emulator.model.results import Blocked, Ending, Jump
+from luod.emulator.model.handler import FileHandler, HandlerTable
+from luod.emulator.model.image import ImageReader
+from luod.emulator.model.kexec import Kexec, enabled, reboot_command
+from luod.emulator.model.luo import Luo
+from luod.emulator.model.memfd import MemfdHandler
+from luod.emulator.model.ports import Caller, Errno, Host, KexecFiles, KexecSegment
+from luod.emulator.model.results import Blocked, Ending, Jump, Panic
+from luod.emulator.model.session import SessionRecord
+from luod.uapi.kexec import LINUX_REBOOT_CMD_KEXEC
 
+LUO_FORMAT = "luo-v5"
+KHO_FORMAT = "kho-v4"
 COMMAND_LINE = "liveupdate=on kho=on"
 """What a machine is booted with when nobody says otherwise."""
 
+HandlerFactory = Callable[[Host], FileHandler[Any, Any]]
+"""Makes a handler anew for each boot whose image carries its format."""
+
 
 class Profile(enum.Enum):
+    """`DOCUMENT` adds what no kernel has: UNPRESERVE_FD, and a FINISH that refuses unretrieved files."""
+
     MAINLINE = "mainline"
     DOCUMENT = "document"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What stays the same over all boots."""
+
+    host: Host
+    profile: Profile
+    handlers: tuple[HandlerFactory, ...]
+    read_formats: ImageReader
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What kexec handover brings into a kernel. `number` counts consecutive live updates; 0: an ordinary boot."""
+
+    number: int = 0
+    sessions: tuple[SessionRecord, ...] = ()
+
+    def drop(self) -> None:
+        for session in self.sessions:
+            session.drop()
 
 
 class Kernel:
     """One boot. `Kernel(host, profile=…)` is the first one; each next comes from `jump()`."""
 
     def __init__(
-        self, host: Host, *, profile: Profile = Profile.MAINLINE, command_line: str = COMMAND_LINE
+        self,
+        host: Host,
+        *,
+        profile: Profile = Profile.MAINLINE,
+        command_line: str = COMMAND_LINE,
+        handlers: Sequence[HandlerFactory] = (MemfdHandler,),
+        read_formats: ImageReader = image.read_formats,
     ) -> None:
-        raise NotImplementedError
+        """The first kernel has every handler, in this order; later ones those whose format is found in the image."""
+        machine = Machine(host, profile, tuple(handlers), read_formats)
+        self._boot_into(machine, 1, command_line, None, Handover())
+
+    def _boot_into(
+        self, machine: Machine, boot: int, command_line: str, formats: frozenset[str] | None, handover: Handover
+    ) -> None:
+        """`formats` None: all that there are. Owns `handover`."""
+        self._machine = machine
+        self._boot = boot
+        self._command_line = command_line
+        self._formats = formats
+        self._kexec = Kexec(machine.read_formats)
+        self._luo: Luo | None = None
+        self._number = 0
+        handover = self._find_handover(handover)
+        if not self._speaks(LUO_FORMAT) or not enabled(command_line, "liveupdate"):
+            handover.drop()
+            return
+        if not self._kho:
+            machine.host.log("luo: Disabling liveupdate because KHO is disabled")
+            return
+        if handover.number:
+            machine.host.log(f"luo: Retrieved live update data, liveupdate number: {handover.number}")
+        self._number = handover.number
+        every = (factory(machine.host) for factory in machine.handlers)
+        table = HandlerTable(handler for handler in every if self._speaks(handler.compatible))
+        self._luo = Luo(machine.host, table, handover.sessions, document=machine.profile is Profile.DOCUMENT)
+
+    def _find_handover(self, handover: Handover) -> Handover:
+        """What this kernel understands of it; the rest is dropped. `Panic` for LUO data of another format (H20)."""
+        if not handover.number:
+            return handover
+        if not self._kho or not self._speaks(KHO_FORMAT):
+            handover.drop()
+            if self._kho:
+                self._machine.host.log("KHO: incompatible kexec handover data, ignored")
+            return Handover()
+        self._machine.host.log("KHO: found kexec handover data.")
+        # Another format, as opposed to no LUO at all, which does not look.
+        others = any(name.startswith("luo-v") for name in self._formats or ())
+        if others and not self._speaks(LUO_FORMAT) and enabled(self._command_line, "liveupdate"):
+            handover.drop()
+            raise Panic(f"luo: the carried data is {LUO_FORMAT}, which this kernel does not read")
+        return handover
+
+    def _speaks(self, name: str) -> bool:
+        return self._formats is None or name in self._formats
+
+    @property
+    def _kho(self) -> bool:
+        """The measured kernel has KHO on by default; here it must be asked for, as luod's preflight asks for it."""
+        has_kho = self._formats is None or any(name.startswith("kho-v") for name in self._formats)
+        return has_kho and enabled(self._command_line, "kho")
 
     @property
     def boot(self) -> int:
         """1, 2, …"""
-        raise NotImplementedError
+        return self._boot
 
     @property
     def command_line(self) -> str:
         """As /proc/cmdline shows it, without newline; undecodable bytes as surrogates (surrogateescape)."""
-        raise NotImplementedError
+        return self._command_line
+
+    @property
+    def liveupdate_number(self) -> int:
+        """How many live updates in a row led here; 0 after an ordinary boot."""
+        return self._number
 
     @property
     def has_device(self) -> bool:
         """Whether there is a node /dev/liveupdate."""
-        raise NotImplementedError
+        return self._luo is not None
 
     @property
     def kexec_loaded(self) -> bool:
         """/sys/kernel/kexec_loaded."""
-        raise NotImplementedError
+        return self._kexec.image is not None
 
     def open_liveupdate(self) -> DeviceFile:
-        """Errno(EBUSY) while it is open, Errno(EIO) when what was carried cannot be taken over (for good), Errno(ENODEV) without device."""
-        raise NotImplementedError
+        """EBUSY while it is open; EIO, for good, when what was carried cannot be taken over; ENODEV without device."""
+        if self._luo is None:
+            raise Errno(errno.ENODEV)
+        return self._luo.open()
 
     def ioctl(self, file: DeviceFile | SessionFile, command: int, argument: int, caller: Caller) -> int | Blocked:
         """0, or an Errno. Installs fds and writes memory through `caller` before it returns."""
-        raise NotImplementedError
+        assert self._luo is not None, "its file is open"
+        return self._luo.ioctl(file, command, argument, caller)
 
     def release(self, file: DeviceFile | SessionFile) -> None:
         """The last reference to the file is gone. Never fails; once, for each file that was opened or installed."""
-        raise NotImplementedError
+        assert self._luo is not None, "its file was open"
+        self._luo.release(file)
 
     def file_operation(self, file: DeviceFile | SessionFile, operation: Operation) -> int:
-        raise NotImplementedError
+        """A system call on the file other than ioctl: an errno for all but poll, which gives its mask."""
+        return files.file_operation(file, operation)
 
-    def kexec_file_load(self, files: KexecFiles, flags: int, caller: Caller) -> int:
-        raise NotImplementedError
+    def kexec_file_load(self, arguments: KexecFiles, flags: int, caller: Caller) -> int:
+        """`Kexec.file_load`."""
+        self._kexec.file_load(arguments, flags, caller)
+        return 0
 
     def kexec_load(self, segments: Sequence[KexecSegment], flags: int, caller: Caller) -> int:
-        """No segments: unload."""
-        raise NotImplementedError
+        """`Kexec.load`. No segments: unload. `segments` may be read when first asked for an item (Errno(EFAULT))."""
+        self._kexec.load(segments, flags, caller)
+        return 0
 
     def reboot(self, magic1: int, magic2: int, command: int, caller: Caller) -> int | Blocked | Jump | Ending:
-        """After `Jump` every ioctl is `Blocked` and `release` changes nothing, so processes may die in any order."""
-        raise NotImplementedError
+        """EPERM, EINVAL magic or command, EINVAL nothing loaded, or what the freeze of a file said; nothing is lost.
 
-    def jump(self) -> Kernel:
-        """The next boot, once `reboot` said `Jump`. This kernel is gone afterwards. `Panic` if the next one stops while it boots."""
-        raise NotImplementedError
+        After `Jump` every ioctl is `Blocked` and `release` changes nothing, so processes may die in any order.
+        """
+        asked = reboot_command(magic1, magic2, command, caller)
+        if self._kexec.jumping:
+            return Blocked()
+        if isinstance(asked, Ending):
+            return asked
+        if asked != LINUX_REBOOT_CMD_KEXEC:
+            return 0
+        if self._kexec.image is None:
+            raise Errno(errno.EINVAL)
+        if self._luo is not None:
+            self._luo.freeze()
+        self._kexec.jumping = True
+        return Jump()
+
+    def jump(self) -> Self:
+        """The next boot, once `reboot` said `Jump`. This kernel is gone afterwards.
+
+        `Panic` if the next one stops while it boots; nothing is held then.
+        """
+        loaded = self._kexec.image
+        assert self._kexec.jumping and loaded is not None, "reboot() said Jump"
+        handover = Handover()
+        if self._luo is not None:
+            if loaded.handover:
+                handover = Handover(self._number + 1, self._luo.carry())
+            self._luo.close()
+        command_line = loaded.command_line
+        if command_line is None:
+            command_line = self._command_line
+        following = type(self).__new__(type(self))
+        following._boot_into(self._machine, self._boot + 1, command_line, loaded.formats, handover)
+        return following
 
     def close(self) -> None:
         """The machine is switched off: drop every reference to files of the host. May be called twice."""
-        raise NotImplementedError
+        if self._luo is not None:
+            self._luo.close()
