@@ -1,0 +1,124 @@
+"""How an ioctl's number and argument become a request, check by check in the kernel's order (luo-measured.md, 2).
+
+Knows sizes and directions, not what a command does: `luo.py` executes the request and answers through it.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from luod.emulator.model.ports import Caller, Errno
+from luod.uapi import liveupdate as uapi
+
+_PAGE = 4096
+_STRETCH = 1 << 20
+
+
+class Direction(enum.Enum):
+    OUTGOING = "outgoing"
+    INCOMING = "incoming"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row of a table. `direction` is the kind of session that takes it; None for both, and for the device."""
+
+    number: int
+    layout: struct.Struct
+    direction: Direction | None = None
+
+
+def _table(*commands: Command) -> dict[int, Command]:
+    return {command.number & 0xFF: command for command in commands}
+
+
+DEVICE_COMMANDS = _table(
+    Command(uapi.LIVEUPDATE_IOCTL_CREATE_SESSION, uapi.CREATE_SESSION),
+    Command(uapi.LIVEUPDATE_IOCTL_RETRIEVE_SESSION, uapi.RETRIEVE_SESSION),
+)
+SESSION_COMMANDS = _table(
+    Command(uapi.LIVEUPDATE_SESSION_PRESERVE_FD, uapi.SESSION_PRESERVE_FD, Direction.OUTGOING),
+    Command(uapi.LIVEUPDATE_SESSION_RETRIEVE_FD, uapi.SESSION_RETRIEVE_FD, Direction.INCOMING),
+    Command(uapi.LIVEUPDATE_SESSION_FINISH, uapi.SESSION_FINISH, Direction.INCOMING),
+    Command(uapi.LIVEUPDATE_SESSION_GET_NAME, uapi.SESSION_GET_NAME),
+)
+DOCUMENT_SESSION_COMMANDS = SESSION_COMMANDS | _table(
+    Command(uapi.LIVEUPDATE_SESSION_UNPRESERVE_FD, uapi.SESSION_UNPRESERVE_FD, Direction.OUTGOING)
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One decoded ioctl. `values` are the structure's fields in order, `size` first."""
+
+    number: int
+    layout: struct.Struct
+    values: tuple[int | bytes, ...]
+    address: int
+    caller: Caller
+
+    def integer(self, index: int) -> int:
+        value = self.values[index]
+        assert isinstance(value, int)
+        return value
+
+    def text(self, index: int) -> bytes:
+        value = self.values[index]
+        assert isinstance(value, bytes)
+        return value
+
+    def answerable(self) -> None:
+        """Errno(EFAULT) unless `answer` would work: asked before an fd is given, which cannot be taken back."""
+        if not self.caller.writable(self.address, self.layout.size):
+            raise Errno(errno.EFAULT)
+
+    def answer(self, changed: Mapping[int, int | bytes] | None = None) -> None:
+        """Copy the structure back, fields in `changed` (by index) replaced. Errno(EFAULT)."""
+        values = list(self.values)
+        for index, value in (changed or {}).items():
+            values[index] = value
+        self.caller.write(self.address, self.layout.pack(*values))
+
+
+def decode(
+    table: Mapping[int, Command], number: int, argument: int, caller: Caller, direction: Direction | None = None
+) -> Request:
+    """The request behind ioctl `number` with pointer `argument`.
+
+    Errno(EINVAL) for an nr the fd does not have, a session of the wrong direction, or a structure that is too short;
+    EFAULT for what cannot be read; ENOTTY where only the nr fits; E2BIG for content behind the known structure.
+    """
+    number &= 0xFFFFFFFF
+    command = table.get(number & 0xFF)
+    if command is None:
+        raise Errno(errno.EINVAL)
+    size = int.from_bytes(caller.read(argument, 4), "little")
+    if number != command.number:
+        raise Errno(errno.ENOTTY)
+    if command.direction is not None and command.direction is not direction:
+        raise Errno(errno.EINVAL)
+    if size < command.layout.size:
+        raise Errno(errno.EINVAL)
+    _refuse_tail(argument + command.layout.size, argument + size, caller)
+    # Read again, as copy_struct_from_user does, tail first.
+    values = command.layout.unpack(caller.read(argument, command.layout.size))
+    return Request(number, command.layout, (size, *values[1:]), argument, caller)
+
+
+def _refuse_tail(address: int, end: int, caller: Caller) -> None:
+    """The bytes that this kernel does not know must be zero. The first that is not, or cannot be read, decides."""
+    while address < end:
+        stretch = min(end - address, _STRETCH)
+        try:
+            data = caller.read(address, stretch)
+        except Errno:
+            # Somewhere in it memory ends; a byte before that place still counts.
+            stretch = min(end - address, _PAGE - address % _PAGE)
+            data = caller.read(address, stretch)
+        if data.strip(b"\0"):
+            raise Errno(errno.E2BIG)
+        address += stretch

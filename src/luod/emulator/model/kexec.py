@@ -1,0 +1,187 @@
+"""kexec_file_load(2), kexec_load(2) and the checks of reboot(2): what is loaded, and whether the call may take place.
+
+The order of checks is kernel/kexec_file.c's, kernel/kexec.c's and kernel/reboot.c's. The jump itself is `kernel.py`'s.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from luod.emulator.model import image
+from luod.emulator.model.image import ImageReader
+from luod.emulator.model.ports import CAP_SYS_BOOT, Caller, Errno, KexecFiles, KexecSegment
+from luod.emulator.model.results import Ending
+from luod.uapi import kexec as uapi
+
+KEXEC_SEGMENT_MAX: Final = 16
+_ARCH_MASK: Final = 0xFFFF0000
+_ARCHITECTURES: Final = (0, 62 << 16)  # KEXEC_ARCH_DEFAULT, KEXEC_ARCH_X86_64
+# KEXEC_PRESERVE_CONTEXT needs CONFIG_KEXEC_JUMP, which the measured kernel has not.
+_LOAD_FLAGS: Final = uapi.KEXEC_ON_CRASH | 0x04 | 0x08
+_PAGE: Final = 4096
+
+_MAGICS2: Final = (
+    uapi.LINUX_REBOOT_MAGIC2,
+    uapi.LINUX_REBOOT_MAGIC2A,
+    uapi.LINUX_REBOOT_MAGIC2B,
+    uapi.LINUX_REBOOT_MAGIC2C,
+)
+_ENDINGS: Final = {
+    uapi.LINUX_REBOOT_CMD_HALT: Ending.HALT,
+    uapi.LINUX_REBOOT_CMD_POWER_OFF: Ending.POWER_OFF,
+    uapi.LINUX_REBOOT_CMD_RESTART: Ending.RESTART,
+    uapi.LINUX_REBOOT_CMD_RESTART2: Ending.RESTART,
+}
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """What the next kernel will be. `handover`: loaded by kexec_file_load, the only way KHO is handed over."""
+
+    formats: frozenset[str]
+    command_line: str | None
+    """None when kexec_load's segments do not show one."""
+    handover: bool
+
+
+class Kexec:
+    """The image slot of one boot."""
+
+    def __init__(self, read_formats: ImageReader) -> None:
+        self._read_formats = read_formats
+        self.image: LoadedImage | None = None
+        self.jumping = False
+
+    def file_load(self, files: KexecFiles, flags: int, caller: Caller) -> None:
+        """EPERM, EINVAL flags, EBUSY, ENOEXEC, EINVAL command line; EADDRNOTAVAIL for a crash kernel: no memory for it.
+
+        A load that fails keeps the image that was there.
+        """
+        if not caller.capable(CAP_SYS_BOOT):
+            raise Errno(errno.EPERM)
+        if flags & ~uapi.KEXEC_FILE_FLAGS:
+            raise Errno(errno.EINVAL)
+        self._lock()
+        crash = bool(flags & uapi.KEXEC_FILE_ON_CRASH)
+        if flags & uapi.KEXEC_FILE_UNLOAD:
+            if not crash:
+                self.image = None
+            return
+        kernel = files.kernel()
+        if not kernel:
+            raise Errno(errno.EINVAL)
+        longest = image.check(kernel)
+        if not flags & uapi.KEXEC_FILE_NO_INITRAMFS and not files.initrd():
+            raise Errno(errno.EINVAL)
+        command_line = files.command_line()
+        if command_line and command_line[-1]:
+            raise Errno(errno.EINVAL)
+        if len(command_line) > min(longest, uapi.COMMAND_LINE_SIZE):
+            raise Errno(errno.EINVAL)
+        if crash:
+            raise Errno(errno.EADDRNOTAVAIL)
+        self.image = LoadedImage(self._read_formats(kernel), _text(command_line), handover=True)
+
+    def load(self, segments: Sequence[KexecSegment], flags: int, caller: Caller) -> None:
+        """EPERM, EINVAL flags, count, architecture, EBUSY, EADDRNOTAVAIL not on pages, EINVAL overlap. None: unload."""
+        if not caller.capable(CAP_SYS_BOOT):
+            raise Errno(errno.EPERM)
+        architecture = flags & _ARCH_MASK
+        if flags & ~_ARCH_MASK & ~_LOAD_FLAGS:
+            raise Errno(errno.EINVAL)
+        if len(segments) > KEXEC_SEGMENT_MAX or architecture not in _ARCHITECTURES:
+            raise Errno(errno.EINVAL)
+        self._lock()
+        crash = bool(flags & uapi.KEXEC_ON_CRASH)
+        if not segments:
+            if not crash:
+                self.image = None
+            return
+        segments = list(segments)
+        if any(segment.address % _PAGE or segment.length % _PAGE for segment in segments) or crash:
+            raise Errno(errno.EADDRNOTAVAIL)
+        ordered = sorted(segments, key=lambda segment: segment.address)
+        for lower, upper in itertools.pairwise(ordered):
+            if lower.address + lower.length > upper.address:
+                raise Errno(errno.EINVAL)
+        buffers = [(segment.address, segment.read()) for segment in ordered]
+        if any(len(data) > segment.length for segment, (_, data) in zip(ordered, buffers, strict=True)):
+            raise Errno(errno.EINVAL)
+        self.image = self._from_segments(buffers)
+
+    def _lock(self) -> None:
+        """The jump holds the kexec lock, and nobody waits for that lock."""
+        if self.jumping:
+            raise Errno(errno.EBUSY)
+
+    def _from_segments(self, buffers: list[tuple[int, bytes]]) -> LoadedImage:
+        """kexec-tools puts boot_params, with the image's header, into one segment and the kernel proper into another."""
+        setup = next(((address, data) for address, data in buffers if image.is_setup(data)), None)
+        if setup is None:
+            formats = frozenset[str]().union(*(self._read_formats(data) for _, data in buffers))
+            return LoadedImage(formats, None, handover=False)
+        header = setup[1]
+        front = header[: image.setup_size(header)].ljust(image.setup_size(header), b"\0")
+        formats = frozenset[str]().union(*(self._read_formats(front + data) for _, data in buffers))
+        pointer: int = struct.unpack_from("<I", header, image.CMD_LINE_PTR)[0]
+        command_line = None
+        for address, data in buffers:
+            if address <= pointer < address + len(data):
+                offset = pointer - address
+                command_line = _text(data[offset : offset + uapi.COMMAND_LINE_SIZE])
+        return LoadedImage(formats, command_line, handover=False)
+
+
+def reboot_command(magic1: int, magic2: int, command: int, caller: Caller) -> Ending | int:
+    """What a valid reboot(2) asks for: an ending, or its command. EPERM, EINVAL magic numbers, EINVAL command."""
+    command &= 0xFFFFFFFF
+    if not caller.capable(CAP_SYS_BOOT):
+        raise Errno(errno.EPERM)
+    if magic1 & 0xFFFFFFFF != uapi.LINUX_REBOOT_MAGIC1 or magic2 & 0xFFFFFFFF not in _MAGICS2:
+        raise Errno(errno.EINVAL)
+    ending = _ENDINGS.get(command)
+    if ending is not None:
+        return ending
+    if command in (uapi.LINUX_REBOOT_CMD_KEXEC, uapi.LINUX_REBOOT_CMD_CAD_ON, uapi.LINUX_REBOOT_CMD_CAD_OFF):
+        return command
+    raise Errno(errno.EINVAL)
+
+
+def enabled(command_line: str, parameter: str) -> bool:
+    """Whether a boolean early parameter is on: the last setting that the kernel understands wins, off without any."""
+    on = False
+    for word in _words(command_line):
+        if word == "--":
+            break
+        name, equals, value = word.partition("=")
+        value = value.strip('"')
+        if name != parameter or not equals:
+            continue
+        if value[:1] in ("y", "Y", "t", "T", "1") or value[:2].lower() == "on":
+            on = True
+        elif value[:1] in ("n", "N", "f", "F", "0") or value[:2].lower() == "of":
+            on = False
+    return on
+
+
+def _words(command_line: str) -> list[str]:
+    """Split at white space that is not between double quotes."""
+    words = [""]
+    quoted = False
+    for character in command_line:
+        quoted ^= character == '"'
+        if character.isspace() and not quoted:
+            words.append("")
+        else:
+            words[-1] += character
+    return [word for word in words if word]
+
+
+def _text(command_line: bytes) -> str:
+    """Up to the first NUL, as the next kernel sees it."""
+    return command_line.partition(b"\0")[0].decode("utf-8", "surrogateescape")

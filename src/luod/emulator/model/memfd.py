@@ -1,0 +1,97 @@
+"""The handler of memfds, format `memfd-v2`: which files it takes, what it keeps of them, what comes back.
+
+luo-vfio-semantics.md A.13 and the tables of sections 5 and 7 of luo-measured.md. That a preserved memfd cannot grow or
+shrink is not modelled here: the host's own memfd decides that (docs/divergences.md).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from luod.emulator.model.handler import FileHandler
+from luod.emulator.model.ports import Errno, Host, HostFile, Kind
+
+F_SEAL_SEAL = 0x01
+F_SEAL_SHRINK = 0x02
+F_SEAL_GROW = 0x04
+F_SEAL_WRITE = 0x08
+F_SEAL_FUTURE_WRITE = 0x10
+F_SEAL_EXEC = 0x20
+ALL_SEALS = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE | F_SEAL_EXEC
+
+PAGE = 4096
+UINT_MAX = 2**32 - 1
+
+
+@dataclass
+class MemfdState:
+    """As of PRESERVE, except `position`, which freeze takes again. Bytes and F_SEAL_* bits."""
+
+    size: int
+    seals: int
+    position: int
+
+
+@dataclass
+class MemfdRecord:
+    """The memory of one memfd on its way. `kept` is owned, and None once the memory is somebody else's or free."""
+
+    kept: HostFile | None
+    size: int
+    seals: int
+    position: int
+
+    def drop(self) -> None:
+        kept, self.kept = self.kept, None
+        if kept is not None:
+            kept.close()
+
+
+class MemfdHandler(FileHandler[MemfdState, MemfdRecord]):
+    """Anything shmem without a name. `host` makes the new memfd of a retrieve."""
+
+    compatible = "memfd-v2"
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def can_preserve(self, file: HostFile) -> bool:
+        return file.kind is Kind.MEMFD
+
+    def identity(self, file: HostFile) -> Hashable:
+        return file.identity
+
+    def preserve(self, file: HostFile) -> MemfdState:
+        """Errno(EOPNOTSUPP) for seals the format does not know, Errno(EFBIG) beyond 2^32-1 pages, Errno(ENOMEM)."""
+        state = MemfdState(size=file.size(), seals=file.seals(), position=file.position())
+        if state.seals & ~ALL_SEALS:
+            raise Errno(errno.EOPNOTSUPP)
+        if -(-state.size // PAGE) > UINT_MAX:
+            raise Errno(errno.EFBIG)
+        file.fill_holes()
+        return state
+
+    def freeze(self, file: HostFile, state: MemfdState) -> None:
+        state.position = file.position()
+
+    def carry(self, file: HostFile, state: MemfdState) -> MemfdRecord:
+        return MemfdRecord(file, state.size, state.seals, state.position)
+
+    def retrieve(self, record: MemfdRecord) -> HostFile:
+        assert record.kept is not None, "retrieved once, before finish"
+        try:
+            return self._host.take_over(
+                record.kept, size=record.size, seals=seals_on_return(record.seals), position=record.position
+            )
+        finally:
+            # Moved to the new file, or freed because the attempt failed (luo-hazards.md H1).
+            record.drop()
+
+
+def seals_on_return(seals: int) -> int:
+    """The seals of the new memfd. Its mode is 0777, and F_SEAL_EXEC on an executable file seals the contents too."""
+    if seals & F_SEAL_EXEC:
+        seals |= F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
+    return seals

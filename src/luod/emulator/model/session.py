@@ -1,0 +1,173 @@
+"""Sessions of both directions and the files in them: what is held, what is taken over, what an end undoes.
+
+Checks here come in the kernel's order (luo-vfio-semantics.md A.7 to A.11). Names and ioctls are `luo.py`'s.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from luod.emulator.model.decode import Direction
+from luod.emulator.model.handler import Carried, FileHandler, HandlerTable
+from luod.emulator.model.ports import Errno, HostFile
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file between two kernels."""
+
+    token: int
+    compatible: str
+    carried: Carried
+
+
+@dataclass(frozen=True)
+class SessionRecord:
+    """One session between two kernels, its files in the order they were preserved."""
+
+    name: bytes
+    files: tuple[FileRecord, ...]
+
+    def drop(self) -> None:
+        for file in self.files:
+            file.carried.drop()
+
+
+@dataclass(frozen=True)
+class PreservedFile:
+    """LUO's own reference to a file, owned until `release`."""
+
+    token: int
+    handler: FileHandler[Any, Any]
+    file: HostFile
+    identity: Hashable
+    # What a handler keeps is its own business, and no two handlers keep the same.
+    state: Any
+
+    def record(self) -> FileRecord:
+        return FileRecord(self.token, self.handler.compatible, self.handler.carry(self.file, self.state))
+
+
+class OutgoingSession:
+    """A session created in this kernel. Its last close undoes it."""
+
+    direction = Direction.OUTGOING
+
+    def __init__(self, name: bytes, handlers: HandlerTable) -> None:
+        self.name = name
+        self._handlers = handlers
+        self._files: dict[int, PreservedFile] = {}
+
+    def __iter__(self) -> Iterator[PreservedFile]:
+        """In the order they were preserved."""
+        return iter(self._files.values())
+
+    def preserve(self, token: int, open_file: Callable[[], HostFile]) -> None:
+        """EEXIST used token; what `open_file` says (EBADF); ENOENT no handler; EBUSY held already; the handler's."""
+        if token in self._files:
+            raise Errno(errno.EEXIST)
+        file = open_file()
+        try:
+            handler = self._handlers.choose(file)
+            identity = handler.identity(file)
+            self._handlers.hold(identity)
+            try:
+                state = handler.preserve(file)
+            except Errno:
+                self._handlers.let_go(identity)
+                raise
+        except Errno:
+            file.close()
+            raise
+        self._files[token] = PreservedFile(token, handler, file, identity, state)
+
+    def unpreserve(self, token: int) -> None:
+        """ENOENT unknown token."""
+        preserved = self._files.pop(token, None)
+        if preserved is None:
+            raise Errno(errno.ENOENT)
+        preserved.handler.unpreserve(preserved.file, preserved.state)
+        self._handlers.let_go(preserved.identity)
+        preserved.file.close()
+
+    def undo(self) -> None:
+        """The last reference is gone: the newest file first."""
+        for token in reversed(tuple(self._files)):
+            self.unpreserve(token)
+
+    def carry(self) -> SessionRecord:
+        """The jump takes place; every file belongs to the record."""
+        record = SessionRecord(self.name, tuple(file.record() for file in self))
+        self._files.clear()
+        return record
+
+
+@dataclass
+class IncomingFile:
+    """A file of the kernel before. At most one of `file` (owned) and `error` is ever set, and then stays."""
+
+    token: int
+    handler: FileHandler[Any, Any]
+    carried: Carried
+    file: HostFile | None = None
+    error: int = 0
+
+
+class IncomingSession:
+    """A session of the kernel before. `retrieved` once its fd has been given out; its last close finishes it."""
+
+    direction = Direction.INCOMING
+
+    def __init__(self, record: SessionRecord, handlers: HandlerTable, *, all_retrieved: bool) -> None:
+        """KeyError: the format this kernel has no handler for. `all_retrieved`: FINISH as the document has it."""
+        self.name = record.name
+        self.retrieved = False
+        self._handlers = handlers
+        self._all_retrieved = all_retrieved
+        self._files: dict[int, IncomingFile] = {}
+        for file in record.files:
+            handler = handlers.compatible(file.compatible)
+            if handler is None:
+                raise KeyError(file.compatible)
+            self._files[file.token] = IncomingFile(file.token, handler, file.carried)
+
+    def retrieve(self, token: int) -> HostFile:
+        """The file, the session's own until `finish`. ENOENT unknown token; a failed attempt's errno for ever."""
+        incoming = self._files.get(token)
+        if incoming is None:
+            raise Errno(errno.ENOENT)
+        if incoming.error:
+            raise Errno(incoming.error)
+        if incoming.file is None:
+            try:
+                incoming.file = incoming.handler.retrieve(incoming.carried)
+            except Errno as failure:
+                incoming.error = failure.code
+                raise
+            self._handlers.hold(incoming.handler.identity(incoming.file))
+        return incoming.file
+
+    def finish(self) -> None:
+        """EBUSY when a file's kind says not yet: nothing was changed. Else every file is let go, the last one first."""
+        for incoming in self._files.values():
+            if self._all_retrieved and incoming.file is None:
+                raise Errno(errno.EBUSY)
+            if not incoming.handler.can_finish(incoming.carried, incoming.file):
+                raise Errno(errno.EBUSY)
+        for token in reversed(tuple(self._files)):
+            incoming = self._files.pop(token)
+            incoming.handler.finish(incoming.carried, incoming.file)
+            if incoming.file is not None:
+                self._handlers.let_go(incoming.handler.identity(incoming.file))
+                incoming.file.close()
+
+    def abandon(self) -> None:
+        """This kernel is gone before the session was finished; nobody asks the handlers any more."""
+        for incoming in self._files.values():
+            incoming.carried.drop()
+            if incoming.file is not None:
+                incoming.file.close()
+        self._files.clear()
