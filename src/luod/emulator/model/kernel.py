@@ -209,7 +209,8 @@ class Kernel:
         `Panic` if the next one stops while it boots; nothing is held then.
         """
         loaded = self._kexec.image
-        assert self._kexec.jumping and loaded is not None, "reboot() said Jump"
+        assert self._kexec.jumping, "reboot() said Jump"
+        assert loaded is not None, "reboot() found an image"
         handover = Handover()
         if self._luo is not None:
             if loaded.handover:
