@@ -1,0 +1,128 @@
+"""The next kernel: load it, ask whether one is loaded, jump into it.
+
+Three system calls and what their errnos mean; what an image contains is `luod.image`, and whether to jump at all is
+`luod.daemon`'s to decide. Called by luod, and by programs on a machine without it. All need CAP_SYS_BOOT.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NoReturn, Protocol
+
+from luod import linux
+from luod.errors import BadInput, ImageDoesNotFit, JumpRefused, KernelRefused, NoImageLoaded, NotAKernelImage
+from luod.uapi import kexec as uapi
+
+_LOADED: Final = Path("/sys/kernel/kexec_loaded")
+
+_Meanings = Mapping[int, tuple[type[KernelRefused], str]]
+_PRIVILEGE: Final = "it takes CAP_SYS_BOOT, and a kernel not locked down (kernel.kexec_load_disabled, lockdown=)"
+_LOAD: Final[_Meanings] = {
+    errno.ENOEXEC: (NotAKernelImage, "the file is no kernel image of this machine's kind"),
+    errno.EADDRNOTAVAIL: (ImageDoesNotFit, "image and initrd do not fit the memory that kexec handover leaves them"),
+    errno.ENOMEM: (ImageDoesNotFit, "there is not enough memory for image and initrd"),
+    errno.EFBIG: (ImageDoesNotFit, "image or initrd is too large"),
+    errno.EPERM: (KernelRefused, _PRIVILEGE),
+    errno.EACCES: (KernelRefused, "the security policy forbids to load this image"),
+    errno.EBUSY: (KernelRefused, "another kexec operation is running"),
+    errno.EBADF: (KernelRefused, "an fd of image or initrd is not open for reading"),
+    errno.ETXTBSY: (KernelRefused, "image or initrd is open for writing somewhere"),
+    errno.EINVAL: (KernelRefused, "image or initrd is no regular file or empty, or the command line is too long"),
+    errno.EKEYREJECTED: (KernelRefused, "the image's signature is not accepted"),
+    errno.ENOKEY: (KernelRefused, "the image is signed with a key this kernel does not know"),
+    errno.EBADMSG: (KernelRefused, "the image's signature is damaged"),
+    errno.ENODATA: (KernelRefused, "the image is not signed, and this kernel asks for that"),
+    errno.ENOSYS: (KernelRefused, "this kernel was built without kexec_file_load"),
+}
+_JUMP: Final[_Meanings] = {
+    errno.EINVAL: (NoImageLoaded, "no image is loaded, or this is not the initial PID namespace"),
+    errno.EBUSY: (JumpRefused, "another kexec operation is running, or a preserved file could not be frozen"),
+    errno.EPERM: (JumpRefused, _PRIVILEGE),
+}
+
+
+class HasFileno(Protocol):
+    """Anything with an fd: a file, a socket, a `luod.linux.Fd`."""
+
+    def fileno(self) -> int: ...
+
+
+def load(kernel: int | HasFileno, initrd: int | HasFileno | None, command_line: str) -> None:
+    """Loads the kernel behind an fd as the next one, in place of any loaded before: kexec_file_load(2).
+
+    The fds stay the caller's; they must be open for reading, and the files open for writing nowhere. `kexec_load(2)`,
+    the older call, is not offered: sessions do not survive it, and nothing in /sys tells afterwards which of the two was
+    used (H19). Put `liveupdate=on kho=on` on the command line, or the next kernel does not take over what is carried.
+    Image and initrd must fit kexec handover's scratch memory (H21): 272 MiB did not take an initrd of 256 MiB. A next
+    kernel that reads other formats loses everything, or panics (H20): `luod.image` tells them beforehand.
+
+    BadInput: the command line has a NUL, or is longer than a kernel takes. NotAKernelImage: ENOEXEC. ImageDoesNotFit:
+    EADDRNOTAVAIL, ENOMEM, EFBIG. KernelRefused: anything else. After any error, what was loaded before is loaded still.
+    """
+    encoded = command_line.encode("utf-8", "surrogateescape") + b"\0"
+    if 0 in encoded[:-1]:
+        raise BadInput("a kernel command line has no NUL")
+    if len(encoded) > uapi.COMMAND_LINE_SIZE:
+        raise BadInput(f"a kernel command line has up to {uapi.COMMAND_LINE_SIZE - 1} bytes: {len(encoded) - 1}")
+    flags = uapi.KEXEC_FILE_NO_INITRAMFS if initrd is None else 0
+    try:
+        linux.syscall(
+            "kexec_file_load", _fd(kernel), -1 if initrd is None else _fd(initrd), len(encoded), encoded, flags
+        )
+    except OSError as error:
+        _refuse("kexec_file_load", error, _LOAD, KernelRefused)
+
+
+def unload() -> None:
+    """Lets go of the image that is loaded, if any. KernelRefused: EPERM, EBUSY, ENOSYS."""
+    try:
+        linux.syscall("kexec_file_load", -1, -1, 0, None, uapi.KEXEC_FILE_UNLOAD)
+    except OSError as error:
+        _refuse("kexec_file_load", error, _LOAD, KernelRefused)
+
+
+def loaded(path: Path = _LOADED) -> bool:
+    """Whether an image is loaded, by whichever call (H19). False on a kernel without kexec. OSError: cannot be read."""
+    try:
+        return path.read_text(encoding="ascii").strip() == "1"
+    except FileNotFoundError:
+        return False
+
+
+def jump() -> NoReturn:
+    """Writes all file systems back and jumps into the loaded image: sync(2), reboot(LINUX_REBOOT_CMD_KEXEC).
+
+    Nobody is told and no process is ended: whatever runs stops where it is, so that is for the caller to have seen to.
+    What to know before:
+
+    * Sessions are carried when an fd of them is open anywhere at this moment; `/dev/liveupdate` need not be.
+    * reboot(2) does not sync: a file not written back was empty or absent afterwards (H16). What others write after
+      the sync here is theirs to fsync.
+    * A process inside a session's ioctl holds the jump, unkillable, until that ioctl is done (H17).
+    * It is refused outside the initial PID namespace (H18): EINVAL, as without an image.
+    * Under systemd ask systemd instead (`systemctl kexec`), so that units are stopped; there, a reboot(2) that fails
+      becomes a cold reboot and everything is lost (H15).
+    * Loaded with kexec_load(2), the image starts, and nothing is carried (H19). Load it with `load`.
+
+    NoImageLoaded: EINVAL. JumpRefused: anything else, such as a device that cannot be frozen. It raises when reboot(2)
+    returns, and then the machine goes on as it was, but for devices that were already frozen (H22).
+    """
+    os.sync()
+    try:
+        linux.syscall("reboot", uapi.LINUX_REBOOT_MAGIC1, uapi.LINUX_REBOOT_MAGIC2, uapi.LINUX_REBOOT_CMD_KEXEC, None)
+    except OSError as error:
+        _refuse("reboot(LINUX_REBOOT_CMD_KEXEC)", error, _JUMP, JumpRefused)
+    raise JumpRefused(0, "reboot(LINUX_REBOOT_CMD_KEXEC)", "it returned without an error and without a jump")
+
+
+def _fd(file: int | HasFileno) -> int:
+    return file if isinstance(file, int) else file.fileno()
+
+
+def _refuse(call: str, error: OSError, meanings: _Meanings, otherwise: type[KernelRefused]) -> NoReturn:
+    code = error.errno or 0
+    kind, meaning = meanings.get(code, (otherwise, ""))
+    raise kind(code, call, meaning) from None
