@@ -1,0 +1,105 @@
+"""Argument memory for raw system calls: it ends where a page that cannot be touched begins, and may be read-only.
+
+Python's own buffers cannot be read-only, cut off in the middle, or followed by nothing. Used by `questions`, inside a
+machine; standard library only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from types import TracebackType
+from typing import Final, Self
+
+PAGE: Final = mmap.PAGESIZE
+PROT_NONE: Final = 0
+MADV_REMOVE: Final = 9
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
+
+
+def _checked(result: int) -> int:
+    if result == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+class Mapping:
+    """A mapping made by mmap(2) itself; Python's own would keep a duplicate of the fd."""
+
+    def __init__(self, fd: int, length: int, protection: int, flags: int) -> None:
+        """OSError with mmap's errno. The fd stays the caller's."""
+        address = _libc.mmap(None, length, protection, flags, fd, 0)
+        if address == ctypes.c_void_p(-1).value:
+            _checked(-1)
+        self.address: int = address
+        self.length = length
+
+    def protect(self, offset: int, length: int, protection: int) -> None:
+        _checked(_libc.mprotect(self.address + offset, length, protection))
+
+    def advise(self, advice: int) -> None:
+        _checked(_libc.madvise(self.address, self.length, advice))
+
+    def read(self, offset: int, length: int) -> bytes:
+        return ctypes.string_at(self.address + offset, length)
+
+    def write(self, offset: int, data: bytes) -> None:
+        ctypes.memmove(self.address + offset, data, len(data))
+
+    def close(self) -> None:
+        if self.length:
+            _checked(_libc.munmap(self.address, self.length))
+            self.length = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Argument(Mapping):
+    """The bytes of a call's argument, up against a page that cannot be touched: a call that goes too far gets EFAULT.
+
+    `mapped` bytes of them are there, the others lie behind the border. With `writable=False` they can only be read.
+    """
+
+    def __init__(self, data: bytes, *, writable: bool = True, mapped: int | None = None) -> None:
+        self.size = len(data) if mapped is None else mapped
+        border = -(-max(self.size, 1) // PAGE) * PAGE
+        super().__init__(-1, border + PAGE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.start = border - self.size
+        self.write(self.start, data[: self.size])
+        self.protect(border, PAGE, PROT_NONE)
+        if not writable:
+            self.protect(0, border, mmap.PROT_READ)
+
+    @property
+    def pointer(self) -> int:
+        return self.address + self.start
+
+    def bytes(self) -> bytes:
+        """What is there now, after the call."""
+        return self.read(self.start, self.size)
+
+
+def ioctl(fd: int, command: int, pointer: int) -> int:
+    """ioctl(2) itself, with any address as its argument."""
+    return _checked(_libc.ioctl(fd, command, pointer))
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2) itself: Python's os.posix_fallocate has no mode."""
+    _checked(_libc.fallocate(fd, mode, offset, length))
