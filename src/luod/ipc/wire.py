@@ -1,0 +1,330 @@
+"""The server's side of the wire: asyncvarlink behind a socket that may face hostile clients.
+
+The stock server of the library trusts its clients. This one bounds a message in bytes, fds and time, serves one
+message of one client a turn of the loop, reads no further call before the reply to the last was taken, and knows who
+is at the other end. It knows no method: the interfaces are handed in, one set of objects for each connection. Nothing
+here is private to the library, so it can be updated. Called by `luod.daemon.serve` only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from asyncvarlink import (
+    AnnotatedResult,
+    FileDescriptorArray,
+    GenericVarlinkErrorReply,
+    VarlinkErrorReply,
+    VarlinkInterface,
+    VarlinkInterfaceRegistry,
+    VarlinkMethodCall,
+    VarlinkMethodReply,
+    VarlinkMethodSignature,
+    VarlinkProtocol,
+    VarlinkTransport,
+)
+from asyncvarlink.conversion import ConversionError, FileDescriptorVarlinkType
+from asyncvarlink.serviceinterface import InvalidParameter, VarlinkServiceInterface
+
+from luod.ipc.accepted import AcceptedSocket, Hangups, one_message
+from luod.ipc.peer import Peer, peer_of
+from luod.version import __version__
+
+INTERNAL_ERROR: Final = "io.luod.InternalError"
+_ACCEPT_AGAIN_SECONDS: Final = 0.1
+_ACCEPTS_A_TURN: Final = 16
+_OUT_OF_ROOM: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class Log(Protocol):
+    """Writes one event with its fields."""
+
+    def __call__(self, event: str, /, **fields: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may take of the server. Beyond it the connection is dropped, or refused."""
+
+    message_bytes: int = 64 * 1024
+    message_fds: int = 4
+    message_seconds: float = 10.0
+    """From the first byte of a message to its last."""
+    silence_seconds: float = 60.0
+    """From connecting to the first byte; once it has called, a client may be silent for as long as it likes."""
+    reply_seconds: float = 30.0
+    """Until the client has taken a reply."""
+    connections: int = 128
+    """Of one user at a time."""
+
+
+Interfaces = Callable[[Peer], Iterable[VarlinkInterface]]
+
+
+class Listener:
+    """Serves varlink on a listening unix socket, which it owns, until close(). Made inside a running loop."""
+
+    def __init__(
+        self, listening: socket.socket, interfaces: Interfaces, log: Log, *, limits: Limits, root_only: bool = False
+    ) -> None:
+        # Its own warnings are about what clients do wrong; we say that ourselves, in our words.
+        library = logging.getLogger("asyncvarlink")
+        library.propagate = False
+        library.addHandler(logging.NullHandler())
+        self._loop = asyncio.get_running_loop()
+        self._listening = listening
+        self._interfaces = interfaces
+        self._root_only = root_only
+        self.log: Final = log
+        self.limits: Final = limits
+        self._hangups = Hangups(self._loop)
+        self._connections: dict[_Connection, VarlinkTransport] = {}
+        self._users: Counter[int] = Counter()
+        self._closed = False
+        listening.setblocking(False)
+        self._resume()
+
+    def _resume(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._listening, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_A_TURN):
+            try:
+                connection, _address = self._listening.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_ROOM:
+                    raise
+                self.log("accept-postponed", reason=os.strerror(error.errno))
+                self._loop.remove_reader(self._listening)
+                self._loop.call_later(_ACCEPT_AGAIN_SECONDS, self._resume)
+                return
+            self._welcome(connection)
+
+    def _welcome(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                peer = peer_of(connection)
+            except OSError as error:
+                self.log("connection-refused", reason=str(error))
+                return
+            if self._root_only and not peer.root:
+                self._refuse(peer, "this socket is for root")
+            elif self._users[peer.uid] >= self.limits.connections:
+                self._refuse(peer, "too many connections of this user")
+            else:
+                self._users[peer.uid] += 1
+                wire = AcceptedSocket(connection.detach(), self._loop, self._hangups, self.limits.message_fds)
+                protocol = _Connection(self, peer, self._registry(peer))
+                self._hangups.watch(wire, protocol.hung_up)
+                self._connections[protocol] = VarlinkTransport(
+                    self._loop, wire, wire, protocol, boundary_predictor=one_message
+                )
+
+    def _refuse(self, peer: Peer, reason: str) -> None:
+        self.log("connection-refused", uid=peer.uid, pid=peer.pid, reason=reason)
+        peer.close()
+
+    def _registry(self, peer: Peer) -> VarlinkInterfaceRegistry:
+        registry = VarlinkInterfaceRegistry()
+        registry.register_interface(VarlinkServiceInterface("luod", "luod", __version__, "https://luod.io", registry))
+        for interface in self._interfaces(peer):
+            registry.register_interface(interface)
+        return registry
+
+    def gone(self, connection: _Connection) -> None:
+        """A connection is lost: nothing of it is kept."""
+        if self._connections.pop(connection, None) is not None:
+            uid = connection.peer.uid
+            self._users[uid] -= 1
+            if not self._users[uid]:
+                del self._users[uid]
+        connection.peer.close()
+
+    async def close(self) -> None:
+        """Stops listening, drops every connection, and returns when their sockets are closed."""
+        self._closed = True
+        self._loop.remove_reader(self._listening)
+        self._listening.close()
+        transports = list(self._connections.values())
+        for transport in transports:
+            transport.abort()
+        for transport in transports:
+            await transport.closed_future
+        self._hangups.close()
+
+
+class _Connection(VarlinkProtocol):
+    """One client. Reading pauses while its call is served, until the reply is sent."""
+
+    def __init__(self, listener: Listener, peer: Peer, registry: VarlinkInterfaceRegistry) -> None:
+        super().__init__()
+        self.peer: Final = peer
+        self._listener = listener
+        self._limits = listener.limits
+        self._registry = registry
+        self._loop = asyncio.get_running_loop()
+        self._wire: VarlinkTransport | None = None
+        self._begun = bytearray()
+        self._begun_fds: FileDescriptorArray | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._patient = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert isinstance(transport, VarlinkTransport)
+        self._wire = transport
+        self._set_deadline(self._limits.silence_seconds, "it said nothing")
+
+    def _set_deadline(self, seconds: float, reason: str) -> None:
+        self._clear_deadline()
+        self._deadline = self._loop.call_later(seconds, self.drop, reason)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def drop(self, reason: str) -> None:
+        """Ends the connection now; what waits to be sent is not."""
+        if self._wire is not None and not self._wire.is_closing():
+            self._listener.log("connection-dropped", uid=self.peer.uid, pid=self.peer.pid, reason=reason)
+            self._wire.abort()
+
+    def eof_received(self) -> None:
+        if self._wire is not None:
+            self._wire.abort()
+
+    def hung_up(self) -> None:
+        """The peer is gone while we do not read. A call it wants no answer to goes on."""
+        if self._serving is not None and not self._patient:
+            self._serving.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._wire is not None:
+            self._wire.abort()  # fails what it still has to send, so that no fd number outlives its fd in there
+            self._wire = None
+        self._clear_deadline()
+        if self._serving is not None:
+            self._serving.cancel()
+        if self._begun_fds is not None:
+            self._begun_fds.release(self)
+            self._begun_fds = None
+        self._listener.gone(self)
+
+    def message_received(self, data: bytes, fds: FileDescriptorArray | None) -> None:
+        """`data` never reaches beyond the end of a message; the array is closed on return unless referenced."""
+        if self._wire is None or self._wire.is_closing():
+            return
+        if fds is not None:
+            if self._begun_fds is not None:
+                self.drop("fds in two pieces of one message")
+                return
+            fds.reference(self)
+            self._begun_fds = fds
+        first = not self._begun
+        self._begun += data
+        if len(self._begun) > self._limits.message_bytes:
+            self.drop(f"a message of more than {self._limits.message_bytes} bytes")
+        elif not data.endswith(b"\0"):
+            if first:
+                self._set_deadline(self._limits.message_seconds, "it took too long over a message")
+        else:
+            self._clear_deadline()
+            message, self._begun = bytes(self._begun[:-1]), bytearray()
+            owned, self._begun_fds = self._begun_fds, None
+            self._wire.pause_reading()
+            self._serving = self._loop.create_task(self._serve(message, owned))
+            self._serving.add_done_callback(lambda task: self._served(task, owned))
+
+    def _served(self, task: asyncio.Task[None], fds: FileDescriptorArray | None) -> None:
+        """Called at the end of every call, also of one that was cancelled before it began."""
+        self._serving = None
+        self._patient = False
+        if fds is not None:
+            fds.release(self)
+        if task.cancelled():
+            self.drop("it hung up during a call")
+        elif (error := task.exception()) is not None:
+            self.drop(str(error) or type(error).__name__)
+            if not isinstance(error, OSError):
+                self._listener.log("bug", error=repr(error))
+        elif self._wire is not None:
+            self._wire.resume_reading()
+
+    async def _serve(self, message: bytes, fds: FileDescriptorArray | None) -> None:
+        try:
+            call = VarlinkMethodCall.fromjson(json.loads(message))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConnectionAbortedError(f"not a Varlink call: {type(error).__name__}") from None
+        self._patient = call.oneway
+        try:
+            await self._call(call, fds)
+        except VarlinkErrorReply as error:
+            await self._send(error.toreply(), FileDescriptorArray(self), call)
+        except (OSError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug in one call must not end everybody's server
+            self._listener.log("bug", method=call.method, error=repr(error))
+            reply = GenericVarlinkErrorReply(INTERNAL_ERROR, {"message": "luod failed", "hint": "see luod's log"})
+            await self._send(reply.toreply(), FileDescriptorArray(self), call)
+
+    async def _call(self, call: VarlinkMethodCall, fds: FileDescriptorArray | None) -> None:
+        method, signature = self._registry.lookup_method(call)
+        try:
+            parameters = signature.parameter_type.fromjson(call.parameters, {FileDescriptorVarlinkType: fds})
+        except ConversionError as error:
+            where = str(error.location[0]) if error.location else "parameters"
+            raise InvalidParameter(parameter=where) from None
+        if signature.more:
+            async with aclosing(method(**parameters)) as results:
+                async for result in results:
+                    await self._reply(signature, result, call)
+        elif signature.asynchronous:
+            await self._reply(signature, await method(**parameters), call)
+        else:
+            await self._reply(signature, method(**parameters), call)
+
+    async def _reply(self, signature: VarlinkMethodSignature, result: AnnotatedResult, call: VarlinkMethodCall) -> None:
+        fds = FileDescriptorArray(self)
+        try:
+            parameters = signature.return_type.tojson(result.parameters, {FileDescriptorVarlinkType: fds})
+        except ConversionError:
+            fds.release(self)
+            raise
+        assert isinstance(parameters, dict)
+        await self._send(VarlinkMethodReply(parameters, result.continues), fds, call)
+
+    async def _send(self, reply: VarlinkMethodReply, fds: FileDescriptorArray, call: VarlinkMethodCall) -> None:
+        """Sends a reply and closes its fds. Returns when it is in the socket; raises OSError when it cannot be."""
+        try:
+            if call.oneway:
+                return
+            sent = self.send_message(reply.tojson(), [fd.fileno() for fd in fds], autoclose=False)
+            try:
+                # Not `await sent`: the library does not expect that future to be cancelled.
+                await asyncio.wait((sent,), timeout=self._limits.reply_seconds)
+            finally:
+                if not sent.done():
+                    # The numbers of the fds must not stay in the queue of a transport once they are closed: this
+                    # fails the future.
+                    self.drop("it did not take the reply")
+                error = sent.exception()
+            if error is not None:
+                raise error
+        finally:
+            fds.release(self)
