@@ -1,0 +1,118 @@
+"""luod.uapi against the kernel's own headers, by way of the C compiler: every constant, every structure, every field.
+
+The headers are those in $LUOD_UAPI_HEADERS, else the machine's own. Ones with linux/liveupdate.h are newer than many a
+distribution; `scripts/fetch-uapi-headers` brings them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from luod.uapi import kexec, liveupdate
+
+HEADERS = Path(os.environ.get("LUOD_UAPI_HEADERS", "/usr/include"))
+
+STRUCTURES = {
+    "liveupdate_ioctl_create_session": liveupdate.CREATE_SESSION,
+    "liveupdate_ioctl_retrieve_session": liveupdate.RETRIEVE_SESSION,
+    "liveupdate_session_preserve_fd": liveupdate.SESSION_PRESERVE_FD,
+    "liveupdate_session_retrieve_fd": liveupdate.SESSION_RETRIEVE_FD,
+    "liveupdate_session_finish": liveupdate.SESSION_FINISH,
+    "liveupdate_session_get_name": liveupdate.SESSION_GET_NAME,
+}
+OURS_ALONE = {"LIVEUPDATE_SESSION_UNPRESERVE_FD"}
+"""Named by the document, in no header; the emulated machine's profile `document` has it."""
+
+
+def header(name: str) -> str:
+    path = HEADERS / name
+    if not path.exists():
+        pytest.skip(f"no {name} in {HEADERS}: set LUOD_UAPI_HEADERS to what scripts/fetch-uapi-headers prints")
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc to read the headers with")
+    return re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def ask_compiler(directory: Path, include: str, expressions: list[str]) -> dict[str, int]:
+    """The values of C expressions with `include` included, as unsigned 64-bit numbers."""
+    lines = [
+        f'    printf("%s\\"%s\\": %llu", "{"," if i else ""}", "{text}", (unsigned long long)({text}));'
+        for i, text in enumerate(expressions)
+    ]
+    source = directory / "ask.c"
+    source.write_text(
+        "\n".join(
+            [
+                "#include <stddef.h>",
+                "#include <stdio.h>",
+                f"#include <{include}>",
+                "int main(void) {",
+                '    printf("{");',
+                *lines,
+                '    printf("}");',
+                "    return 0;",
+                "}",
+            ]
+        ),
+        encoding="utf-8",
+    )
+    program = directory / "ask"
+    subprocess.run(["gcc", "-Wall", "-Werror", "-isystem", str(HEADERS), "-o", program, source], check=True)
+    answer: dict[str, int] = json.loads(subprocess.run([program], check=True, capture_output=True).stdout)
+    return answer
+
+
+def constants_of(module: ModuleType, prefix: str) -> dict[str, int]:
+    return {name: value for name, value in vars(module).items() if name.startswith(prefix) and type(value) is int}
+
+
+def test_every_constant_of_liveupdate_h_is_ours_with_its_value(tmp_path: Path) -> None:
+    text = header("linux/liveupdate.h")
+    names = set(re.findall(r"^#define\s+(LIVEUPDATE_\w+)[\s]", text, re.MULTILINE))
+    names |= set(re.findall(r"^\s+(LIVEUPDATE_CMD_\w+)\s*[=,]", text, re.MULTILINE))
+    assert len(names) >= 16
+    values = ask_compiler(tmp_path, "linux/liveupdate.h", sorted(names))
+    ours = constants_of(liveupdate, "LIVEUPDATE_")
+    assert set(ours) - set(values) == OURS_ALONE
+    assert {name: ours.get(name) for name in values} == values
+
+
+def test_every_structure_of_liveupdate_h_is_ours_field_by_field(tmp_path: Path) -> None:
+    text = header("linux/liveupdate.h")
+    bodies = dict(re.findall(r"^struct (\w+) \{(.*?)^\};", text, re.MULTILINE | re.DOTALL))
+    assert set(bodies) == set(STRUCTURES)
+    expected: dict[str, int] = {}
+    for name, ours in STRUCTURES.items():
+        fields = re.findall(r"(\w+)(?:\[\w+\])?;", bodies[name])
+        codes = re.findall(r"\d*[a-zA-Z]", ours.format)
+        assert len(fields) == len(codes), name
+        expected[f"sizeof(struct {name})"] = ours.size
+        offset = 0
+        for field, code in zip(fields, codes, strict=True):
+            size = struct.calcsize("=" + code)
+            expected[f"offsetof(struct {name}, {field})"] = offset
+            expected[f"sizeof(((struct {name} *)0)->{field})"] = size
+            offset += size
+    assert ask_compiler(tmp_path, "linux/liveupdate.h", list(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "prefix"), [("linux/kexec.h", "KEXEC_"), ("linux/reboot.h", "LINUX_REBOOT_")], ids=["kexec", "reboot"]
+)
+def test_constants_of_kexec_and_reboot_have_the_headers_values(tmp_path: Path, file: str, prefix: str) -> None:
+    text = header(file)
+    ours = constants_of(kexec, prefix)
+    # KEXEC_FILE_DEBUG is newer than some headers; KEXEC_FILE_FLAGS is the kernel's own, all that it knows of.
+    there = {name: value for name, value in ours.items() if re.search(rf"^#define\s+{name}\b", text, re.MULTILINE)}
+    assert set(ours) - set(there) <= {"KEXEC_FILE_DEBUG", "KEXEC_FILE_FLAGS"}
+    answers = ask_compiler(tmp_path, file, sorted(there))
+    assert {name: value & 0xFFFFFFFF for name, value in answers.items()} == there
