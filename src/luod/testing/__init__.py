@@ -14,7 +14,8 @@ init that runs inside, `interpreter` the Python that a given uid can run, `tools
 """
 
 from luod.testing.emulated import EmulatedMachine
+from luod.testing.host import Host
 from luod.testing.machine import Machine, Program, Result
 from luod.testing.tools import require_tool
 
-__all__ = ["EmulatedMachine", "Machine", "Program", "Result", "require_tool"]
+__all__ = ["EmulatedMachine", "Host", "Machine", "Program", "Result", "require_tool"]

@@ -1,0 +1,74 @@
+"""A very small VMM: it owns memory, asks luod for a session, and finds its memory again after a live update.
+
+Runs inside a machine, under any uid, as `python3 -m demo.vmm SOCKET`. One JSON line a request on stdin, one an answer
+on stdout. Driven by `demo.scenario`; also a first example of the library. Standard library and luod only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import sys
+from typing import Any
+
+import luod
+from luod.linux import Fd
+from luod.liveupdate import memory
+
+RAM_TOKEN = 1
+CHUNK = 1 << 20
+
+
+def sha256_of(file: Fd) -> tuple[str, int]:
+    """The digest of every byte of `file`, and its size in bytes."""
+    size = os.fstat(file.fileno()).st_size
+    with mmap.mmap(file.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ) as view:
+        return hashlib.sha256(view).hexdigest(), size
+
+
+class Vmm:
+    """What the requests act on. `ram` is the guest's memory, `session` what carries it."""
+
+    def __init__(self, socket: str) -> None:
+        self._daemon = luod.connect(socket)
+        self._session: luod.OutgoingSession | luod.IncomingSession | None = None
+        self._ram: Fd | None = None
+
+    def start(self, name: str, mebibytes: int) -> dict[str, Any]:
+        """First boot: memory full of random bytes, preserved in a session of this name."""
+        ram = self._ram = memory(mebibytes << 20, name)
+        with mmap.mmap(ram.fileno(), mebibytes << 20) as view:
+            for offset in range(0, mebibytes << 20, CHUNK):
+                view[offset : offset + CHUNK] = os.urandom(CHUNK)
+        session = self._session = self._daemon.create(name)
+        session.preserve(ram, RAM_TOKEN, name="ram")
+        return self.look()
+
+    def resume(self, name: str) -> dict[str, Any]:
+        """Next boot: the session by its name, the memory by the name it was preserved under, and FINISH."""
+        session = self._daemon.retrieve(name)
+        with session:
+            self._ram = session.retrieve("ram")
+            answer = self.look()
+            self._daemon.finish(session)
+        return answer
+
+    def look(self) -> dict[str, Any]:
+        """The memory as it is now: `{sha256, bytes, uid}`."""
+        assert self._ram is not None
+        digest, size = sha256_of(self._ram)
+        return {"sha256": digest, "bytes": size, "uid": os.getuid()}
+
+
+def main() -> None:
+    vmm = Vmm(sys.argv[1])
+    for line in sys.stdin:
+        request = json.loads(line)
+        action = getattr(vmm, request.pop("do"))
+        print(json.dumps(action(**request)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""luod on a machine under test: start it, use luoctl, update. For luod's own tests and any VMM author's.
+
+host = Host(machine, state_directory=tmp_path)
+host.start()
+...
+host.update()          # the machine jumps; luod has to be started again
+host.start()
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from luod.errors import MachineUnavailable
+from luod.testing.interpreter import Interpreter, interpreter_for
+from luod.testing.machine import Machine, Program, Result
+
+SOCKET = "/run/luod/luod.sock"
+ADMIN_SOCKET = "/run/luod/admin.sock"
+
+
+class Host:
+    """A machine as a host of VMMs. `keep` is the keeper of the boot it was started in, None before."""
+
+    def __init__(self, machine: Machine, *, state_directory: str | os.PathLike[str]) -> None:
+        """`state_directory` is a path in the machine that outlives its jumps."""
+        self.machine = machine
+        self._state_directory = os.fspath(state_directory)
+        self.keep: Program | None = None
+
+    def python(self, user: int | None = None) -> Interpreter:
+        """A Python that `user` can run luod's library with, in the machine. MachineUnavailable."""
+        python = interpreter_for(user)
+        if python is None:
+            raise MachineUnavailable(f"uid {user} has no Python that can import luod")
+        return python
+
+    def start(self, *arguments: str) -> Program:
+        """Starts `luod keep` with `arguments` added, and returns when it is ready."""
+        python = self.python()
+        command = python.module(
+            "luod.testing.started",
+            *python.module("luod.daemon.main", "keep", "--state-directory", self._state_directory, *arguments),
+        )
+        self.keep = self.machine.spawn(command, env=python.environment)
+        answer = self.keep.ask({})
+        if not answer.get("ready"):
+            raise MachineUnavailable(f"luod keep ended: {answer}\n{self.keep.stderr}")
+        return self.keep
+
+    def stop(self) -> None:
+        """Ends luod as SIGTERM does, and waits for it."""
+        if self.keep is not None:
+            keep, self.keep = self.keep, None
+            keep.end_input()
+            keep.wait()
+
+    def luoctl(self, *arguments: str, check: bool = True) -> Result:
+        """Runs luoctl in the machine; with `check` an exit status other than 0 is ProgramFailed."""
+        python = self.python()
+        return self.machine.run(python.module("luod.ctl.main", *arguments), env=python.environment, check=check)
+
+    def luoctl_json(self, *arguments: str) -> Any:
+        """What `luoctl --json` prints, read."""
+        return json.loads(self.luoctl("--json", *arguments).stdout)
+
+    def load(self, kernel: str | None = None) -> None:
+        """`luoctl load` of a kernel image in the machine; by default the machine's own, LUOEMU_KERNEL."""
+        image = kernel or self.machine.kernel
+        self.luoctl("load", "--kernel", image, "--reuse-cmdline")
+
+    def update(self) -> None:
+        """`luoctl update`; returns in the next boot, where nothing runs yet. The image must be loaded."""
+        with self.machine.expect_jump():
+            self.luoctl("update")
+        self.keep = None
