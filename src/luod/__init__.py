@@ -60,7 +60,7 @@ _HOMES: Final = {
 }
 """The module each public name lives in; those not here are errors."""
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - from most to least important, the errors in the order of their tree
     "connect",
     "OutgoingSession",
     "IncomingSession",
@@ -100,7 +100,7 @@ __all__ = [
     "ProtocolError",
     "CallFailed",
     "__version__",
-]  # from most to least important, the errors in the order of their tree
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -64,6 +64,11 @@ class OutgoingSession(Session):
         """The tokens of `contents`."""
         return tuple(self._entries)
 
+    @property
+    def has_manifest(self) -> bool:
+        """Whether this object keeps the session's manifest."""
+        return self._manifest is not None
+
     def preserve(
         self, file: int | HasFileno, token: int, *, name: str | None = None, allow_sealed: bool = False
     ) -> None:

@@ -1,0 +1,110 @@
+"""What each of luoctl's commands does: ask luod, print the answer, return the exit status.
+
+Called by `luod.ctl.main`, which has read the command line and catches every LuodError and OSError.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from argparse import Namespace
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
+
+from luod import client
+from luod.ctl import admin
+from luod.ctl.exits import Exit
+from luod.ctl.output import Output, escaped
+from luod.errors import BadInput, DaemonUnreachable, LuodError
+from luod.linux import Fd
+
+COMMAND_LINE = "/proc/cmdline"
+
+
+def status(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl status`"""
+    found = admin.status(arguments.admin_socket)
+    if output.json:
+        members = asdict(found)
+        output.object({"luod": members.pop("version"), **members})
+        return Exit.DONE
+    kernel = "not loaded"
+    if found.kernel_loaded:
+        kernel = "loaded" if found.command_line is None else f"loaded, command line: {escaped(found.command_line)}"
+    output.facts(
+        [
+            ("luod", escaped(found.version)),
+            ("state", escaped(found.state)),
+            ("boot", str(found.boot)),
+            ("kernel", kernel),
+            ("outgoing", f"{found.sessions} held for the next kernel"),
+            ("incoming", f"{found.waiting} waiting, {found.retrieved} retrieved and not finished"),
+        ]
+    )
+    return Exit.DONE
+
+
+def sessions(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl sessions`"""
+    found = client.connect(arguments.socket).sessions()
+    if output.json:
+        output.object({"sessions": [asdict(session) for session in found]})
+        return Exit.DONE
+    rows = [(s.name, str(s.owner), s.direction, s.state) for s in found]
+    output.table(("NAME", "OWNER", "DIRECTION", "STATE"), [[escaped(cell) for cell in row] for row in rows])
+    return Exit.DONE
+
+
+def load(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl load`: the files are opened here, so that luod opens no path for anybody."""
+    command_line = _current_command_line() if arguments.append is None else arguments.append
+    with ExitStack() as stack:
+        kernel = stack.enter_context(_open(arguments.kernel))
+        initrd = None if arguments.initrd is None else stack.enter_context(_open(arguments.initrd))
+        admin.load_kernel(arguments.admin_socket, kernel, initrd, command_line)
+    if output.json:
+        output.object({"kernel": arguments.kernel, "initrd": arguments.initrd, "command_line": command_line})
+    else:
+        output.line(f"loaded {escaped(arguments.kernel)}, command line: {escaped(command_line)}")
+    return Exit.DONE
+
+
+def update(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl update`: prints the states as they are reached. When it goes well the jump ends this process too."""
+    started, state = time.monotonic(), ""
+    try:
+        for state in admin.update(arguments.admin_socket):
+            seconds = time.monotonic() - started
+            if output.json:
+                output.object({"state": state, "seconds": round(seconds, 6)})
+            else:
+                output.line(f"{seconds:8.3f} s  {escaped(state)}")
+    except DaemonUnreachable:
+        # The connection ends with the machine.
+        if state != "jumping":
+            raise
+        return Exit.DONE
+    if state == "cancelled":
+        return Exit.CANCELLED
+    raise LuodError(
+        f"luod ended the update in state {state!r}", hint="nothing is lost; see luoctl status, and luod's log"
+    )
+
+
+def _current_command_line() -> str:
+    """The running kernel's command line, without BOOT_IMAGE, which names its file and not the next one's."""
+    with open(COMMAND_LINE, encoding="utf-8", errors="surrogateescape") as file:
+        words: Iterable[str] = file.read().strip().split(" ")
+    return " ".join(word for word in words if not word.startswith("BOOT_IMAGE="))
+
+
+def _open(path: str) -> Fd:
+    """`path`, which must be a regular file, open for reading. OSError, BadInput."""
+    # O_NONBLOCK: a named pipe must not make us wait for somebody to open its other end.
+    fd = Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    if not stat.S_ISREG(os.fstat(fd.fileno()).st_mode):
+        fd.close()
+        raise BadInput(f"{path} is not a regular file", hint="give the file of a kernel image, such as /boot/vmlinuz")
+    return fd

@@ -1,0 +1,121 @@
+"""The `luoctl` command: reads the command line, runs a command, turns what went wrong into a message and a status.
+
+Start-up counts, so what a command needs is imported when it is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from luod.ctl.exits import Exit, kind, status
+from luod.ctl.output import Output
+from luod.errors import LuodError
+from luod.version import __version__
+
+EPILOG = """\
+exit status: 0 done, 1 failed, 2 usage, 3 luod cannot be reached, 4 refused, 5 cancelled, 6 another update is running"""
+
+
+class _Usage(Exception):
+    """The command line is wrong; `usage` says how it goes."""
+
+    def __init__(self, message: str, usage: str) -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises _Usage where argparse would print and exit. Abbreviated options are not taken: scripts would keep them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        raise _Usage(message, " ".join(self.format_usage().split()))
+
+
+def parser() -> argparse.ArgumentParser:
+    """luoctl's command line; its manual page and completions are made from this."""
+    top = _Parser(prog="luoctl", description="Ask luod, and have it update the kernel.", epilog=EPILOG)
+    top.add_argument("--version", action="version", version=f"luoctl {__version__}")
+    common = _common(top)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    commands.add_parser("status", parents=[common], help="what luod is doing, and what it holds")
+    commands.add_parser("sessions", parents=[common], help="your sessions; root is shown everybody's")
+    load = commands.add_parser(
+        "load", parents=[common], help="load the next kernel", description="Load the kernel that `update` jumps into."
+    )
+    load.add_argument("--kernel", required=True, metavar="FILE", help="its image, such as /boot/vmlinuz-7.3.4")
+    load.add_argument("--initrd", metavar="FILE", help="its initial RAM disk")
+    line = load.add_mutually_exclusive_group()
+    line.add_argument("--append", metavar="STRING", help="its command line")
+    line.add_argument("--reuse-cmdline", action="store_true", help="take the running kernel's (the default)")
+    commands.add_parser(
+        "update",
+        parents=[common],
+        help="jump into the loaded kernel",
+        description="Jump into the loaded kernel with every session kept. This machine restarts.",
+    )
+    return top
+
+
+def _common(top: _Parser) -> _Parser:
+    """The options that may stand before the command as well as behind it."""
+    behind = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    for target in (top, behind):
+        target.add_argument("--socket", metavar="PATH", help="luod's socket (default: /run/luod/luod.sock)")
+        target.add_argument("--admin-socket", metavar="PATH", help="its admin socket (default: /run/luod/admin.sock)")
+        target.add_argument("--json", action="store_true", help="print JSON, one object a line")
+    return behind
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs luoctl with `arguments`, those of the process by default; returns its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    output = Output(json="--json" in arguments)
+    try:
+        given = parser().parse_args(arguments)
+        output = Output(json=given.json)
+        return _run(given, output)
+    except _Usage as error:
+        output.failure("Usage", str(error), error.usage)
+        return Exit.USAGE
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has had enough. Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+
+
+def _run(given: argparse.Namespace, output: Output) -> Exit:
+    from luod.ctl import commands
+
+    run = {
+        "status": commands.status,
+        "sessions": commands.sessions,
+        "load": commands.load,
+        "update": commands.update,
+    }[given.command]
+    try:
+        code = run(given, output)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        raise
+    except LuodError as error:
+        output.failure(kind(error), str(error), error.hint)
+        return status(error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        output.failure(type(error).__name__, f"{where}{error.strerror or error}", "")
+        return Exit.FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""What a program asks luod about sessions, step by step and without I/O: `io.luod.Sessions` from the client's side.
+
+An exchange is a generator: it yields a `Call` and is sent the `Reply`, so that both surfaces, `luod.client` (a blocking
+socket) and `luod.aio` (a loop), run the same one. What a caller may expect, errors and ownership, is documented there.
+The steps between two calls make live-update calls on the caller's own session fds, in the caller's process: luod is
+never on the data path. Answers are input from outside, so what is not as the interface says is a ProtocolError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Collection, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from luod.errors import BadInput, ComesBackSealed, FilesMissing, KernelRefused, LuodError, ProtocolError
+from luod.ipc.framing import SESSIONS, Reply, encode_call
+from luod.linux import F_GET_SEALS, F_SEAL_EXEC
+from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
+from luod.liveupdate.session import check_token
+from luod.manifest import RESERVED_TOKENS, Entry
+
+T = TypeVar("T")
+
+OUTGOING: Final = "outgoing"
+INCOMING: Final = "incoming"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One method call; `method` is its name without the interface."""
+
+    method: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        return encode_call(f"{SESSIONS}.{self.method}", self.parameters)
+
+
+Exchange = Generator[Call, Reply, T]
+"""Whoever runs it closes each Reply when the step it was sent into is done: fds nobody took end there."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session of luod's, as it lists them. `owner` is the uid that created it.
+
+    `direction` is "outgoing" or "incoming". `state` is "held" (outgoing, luod keeps an fd of it), "dropped" (outgoing,
+    luod keeps none, since a replace did not end), "waiting" (incoming, still in the kernel) or "retrieved" (incoming,
+    and handed out); a newer luod may know more.
+    """
+
+    name: str
+    owner: int
+    direction: str
+    state: str
+
+
+def answer(reply: Reply) -> Reply:
+    """`reply`, the one answer to a call. Raises the error it carries (see `framing.to_error`), or ProtocolError."""
+    reply.raise_error()
+    if reply.continues:
+        reply.close()
+        raise ProtocolError("luod announces further answers to a call that has one")
+    return reply
+
+
+def create(name: str, *, manifest: bool) -> Exchange[OutgoingSession]:
+    reply = yield Call("Create", {"name": name})
+    return _outgoing(name, reply, manifest=manifest)
+
+
+def retrieve(name: str) -> Exchange[IncomingSession]:
+    reply = yield Call("Retrieve", {"name": name})
+    return _named(name, IncomingSession(reply.take("sessionFileDescriptor")))
+
+
+def release(session: OutgoingSession | IncomingSession | Session, *, finished: bool) -> Exchange[None]:
+    if isinstance(session, Session):
+        direction = session.direction
+    else:
+        direction = OUTGOING if isinstance(session, OutgoingSession) else INCOMING
+    if finished and direction == OUTGOING:
+        raise BadInput("an outgoing session is not finished but given up", hint="release it without finished=True")
+    yield _release(session.name, direction, finished=finished)
+    if not isinstance(session, Session):
+        session.close()
+
+
+def finish(session: IncomingSession, *, discard: bool, tokens: Iterable[int] | None) -> Exchange[None]:
+    session.finish(discard=discard, tokens=tokens)
+    yield from release(session, finished=True)
+
+
+def replace(
+    session: OutgoingSession, files: Mapping[int, HasFileno], drop: Collection[int]
+) -> Exchange[OutgoingSession]:
+    before = {entry.token: entry for entry in session.contents}
+    _check_replacement(before, files, drop)
+    name, manifest = session.name, session.has_manifest
+    session.close()
+    reply = yield Call("Replace", {"name": name})
+    anew = _outgoing(name, reply, manifest=manifest)
+    try:
+        for token, file in files.items():
+            name_in_manifest = before[token].name if token in before else None
+            anew.preserve(file, token, name=name_in_manifest, allow_sealed=True)
+    except LuodError:
+        anew.close()
+        # Half a session must not be carried, nor keep the name from the caller, who has all the files. When luod
+        # cannot be told, what was refused is still what the caller has to hear.
+        with contextlib.suppress(LuodError):
+            yield _release(name, OUTGOING, finished=False)
+        raise
+    except BaseException:
+        anew.close()
+        raise
+    return anew
+
+
+def sessions() -> Exchange[tuple[Session, ...]]:
+    reply = yield Call("List")
+    entries = reply.parameters.get("sessions")
+    if not isinstance(entries, list):
+        raise ProtocolError("luod's answer has no list `sessions`")
+    return tuple(_session(entry) for entry in entries)
+
+
+def _release(name: str, direction: str, *, finished: bool) -> Call:
+    outcome = "finished" if finished else "given_up"
+    return Call("Release", {"name": name, "direction": direction, "outcome": outcome})
+
+
+def _check_replacement(before: Mapping[int, Entry], files: Mapping[int, HasFileno], drop: Collection[int]) -> None:
+    """Refuses, while nothing has changed yet, whatever can be known to go wrong."""
+    dropped, inodes = set(drop), dict[tuple[int, int], int]()
+    if both := sorted(dropped & files.keys()):
+        raise BadInput(f"tokens both in `files` and in `drop`: {both}")
+    if unknown := sorted(dropped - before.keys()):
+        raise BadInput(f"tokens in `drop` that the session does not hold: {unknown}")
+    if missing := tuple(token for token in before if token not in files and token not in dropped):
+        raise FilesMissing(f"these tokens would be lost: {', '.join(map(str, missing))}", tokens=missing)
+    for token, file in files.items():
+        check_token(token)
+        if token in RESERVED_TOKENS:
+            raise BadInput(f"token {token} is reserved for the manifest", hint="take another")
+        try:
+            status = os.fstat(file.fileno())
+        except (OSError, ValueError) as error:
+            raise BadInput(f"the file for token {token} is not open: {error}") from error
+        if (other := inodes.setdefault((status.st_dev, status.st_ino), token)) != token:
+            raise BadInput(f"tokens {other} and {token} are the same file")
+        # What the caller let come back sealed when it was first preserved is not asked about again.
+        if _seals(file) & ~(before[token].seals if token in before else 0) & F_SEAL_EXEC:
+            raise ComesBackSealed(f"the file for token {token} has F_SEAL_EXEC, so it would come back immutable")
+
+
+def _seals(file: HasFileno) -> int:
+    """The seals of a memfd; 0 for what has none."""
+    try:
+        return fcntl.fcntl(file.fileno(), F_GET_SEALS)
+    except OSError:
+        return 0
+
+
+def _outgoing(name: str, reply: Reply, *, manifest: bool) -> OutgoingSession:
+    return _named(name, OutgoingSession(reply.take("sessionFileDescriptor"), manifest=manifest))
+
+
+S = TypeVar("S", OutgoingSession, IncomingSession)
+
+
+def _named(name: str, session: S) -> S:
+    """`session`, once the kernel has confirmed that the fd is the session asked for."""
+    try:
+        found = session.name
+    except KernelRefused as error:
+        session.close()
+        raise ProtocolError(f"luod sent an fd that is no session: {error}") from error
+    if found != name:
+        session.close()
+        raise ProtocolError(f"luod sent session {found!r} in place of {name!r}")
+    return session
+
+
+def _session(entry: object) -> Session:
+    if isinstance(entry, dict):
+        name, owner = entry.get("name"), entry.get("owner")
+        direction, state = entry.get("direction"), entry.get("state")
+        if isinstance(name, str) and type(owner) is int and isinstance(direction, str) and isinstance(state, str):
+            return Session(name, owner, direction, state)
+    raise ProtocolError(f"luod's list has an entry that is no session: {entry!r:.100}")
