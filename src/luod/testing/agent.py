@@ -3,7 +3,7 @@
     python3 -m luod.testing.agent --channel FD|PATH
 
 FD is a stream socket that every boot inherits (`luoemu` passes inheritable fds to init), PATH a serial port. On the
-channel goes one JSON object a line. At start: {"hello": boot, "agent": id, "pid": pid, "namespaces": {…}}. A request
+channel goes one JSON object a line. At start: {"hello": boot, "agent": id, "kernel": path, "namespaces"}. A request
 is {"id", "agent", "do", …} and has exactly one answer, {"id", "value"} or {"id", "error": {kind, errno, text}}; they
 may be answered in any order. What programs do is told as it happens: {"program", "stderr"} and {"program", "ended"},
 so a jump loses nothing of it. A request for another boot's agent is dropped: it was sent before a jump, too late.
@@ -124,8 +124,14 @@ class Agent:
         # A new line first: a boot that was cut off may have left half a line on the channel.
         self._outgoing += b"\n"
         spaces = {name: os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "net", "pid")}
-        boot = int(os.environ.get("LUOEMU_BOOT", "0"))
-        self._tell({"hello": boot, "agent": self._identity, "pid": os.getpid(), "namespaces": spaces})
+        self._tell(
+            {
+                "hello": int(os.environ.get("LUOEMU_BOOT", "0")),
+                "agent": self._identity,
+                "kernel": os.environ.get("LUOEMU_KERNEL", ""),
+                "namespaces": spaces,
+            }
+        )
         while True:
             self._reap()
             self._expire()

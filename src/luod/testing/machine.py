@@ -48,6 +48,7 @@ class Machine(abc.ABC):
         self._channel = channel
         self._timeout = timeout
         self._boot = 0
+        self._kernel = ""
         self._agent = ""
         self._last_request = 0
         self._answers: dict[int, dict[str, Any] | None] = {}
@@ -59,6 +60,11 @@ class Machine(abc.ABC):
     def boot(self) -> int:
         """1 until the first jump, 2 until the second, and so on."""
         return self._boot
+
+    @property
+    def kernel(self) -> str:
+        """The path, in the machine, of an image that can be loaded and keeps sessions over the jump."""
+        return self._kernel
 
     def run(
         self,
@@ -223,6 +229,7 @@ class Machine(abc.ABC):
             raise MachineError(self._failure("boot", f"boot {expected} is due, and it says {message['hello']}"))
         self._boot = expected
         self._agent = message["agent"]
+        self._kernel = message["kernel"]
         self.namespaces.update(message["namespaces"].values())
         self._answers.clear()
         self._programs.clear()

@@ -1,0 +1,112 @@
+"""One process inside a machine that makes the calls a row asks for: the outside of `tests.programs.questions`.
+
+`caller.ask("create", device="device", name=b"vm", slot="s")` gives the call's value; `caller.says(…)` gives "OK" or the
+name of the errno. Used by every row of `tests/conformance/`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from luod.testing import Machine, Program
+
+Answer = dict[str, Any]
+
+
+class Refusal(AssertionError):
+    """A call that the row needs to succeed gave an errno."""
+
+
+class Caller:
+    """A process of its own, forked for one row; whatever it holds ends with it."""
+
+    def __init__(self, program: Program, path: tuple[str, ...] = (), row: bytes = b"row") -> None:
+        self.program = program
+        self.path = path
+        self.row = row
+        """A session name that no other row uses."""
+
+    def reply(self, verb: str, /, **parameters: Any) -> Answer:
+        """The whole answer."""
+        question = {"do": verb, "in": list(self.path), **{name: _text(value) for name, value in parameters.items()}}
+        answer: Answer = self.program.ask(question)
+        assert "wrong" not in answer, f"{verb}({parameters}): {answer['wrong']}"
+        return answer
+
+    def ask(self, verb: str, /, **parameters: Any) -> Any:
+        """The value of a call that succeeds."""
+        answer = self.reply(verb, **parameters)
+        if "ok" not in answer:
+            raise Refusal(f"{verb}({parameters}): {answer}")
+        return answer["ok"]
+
+    def says(self, verb: str, /, **parameters: Any) -> str:
+        """ "OK", or the errno's name."""
+        return str(self.reply(verb, **parameters).get("errno", "OK"))
+
+    def fork(self, name: str, *, row: bytes | None = None) -> Caller:
+        """A child with duplicates of every fd this process has."""
+        self.ask("fork", kid=name)
+        return Caller(self.program, (*self.path, name), self.row if row is None else row)
+
+    def become_program(self, *argv: str, keep: tuple[str, ...]) -> None:
+        """Execs `argv`, which inherits the fds in `keep`; nothing can be asked afterwards."""
+        assert self.reply("exec", argv=list(argv), keep=list(keep)) == {"gone": None}
+
+    # -- what nearly every row begins with -----------------------------------------------------------------------
+
+    def open_device(self) -> None:
+        self.ask("open", path="/dev/liveupdate", flags=os.O_RDWR, slot="device")
+
+    def create(self, name: bytes | None = None, *, slot: str = "s") -> None:
+        """A new session; the device is opened for it and closed again."""
+        self.open_device()
+        self.ask("create", device="device", name=self.row if name is None else name, slot=slot)
+        self.ask("close", fd="device")
+
+    def retrieve(self, name: bytes | None = None, *, slot: str = "s") -> None:
+        """An incoming session; the device is opened for it and closed again."""
+        self.open_device()
+        self.ask("retrieve", device="device", name=self.row if name is None else name, slot=slot)
+        self.ask("close", fd="device")
+
+    def can_retrieve(self, name: bytes | None = None, *, slot: str = "tried") -> str:
+        """What RETRIEVE_SESSION says; the session stays in `slot` when it worked."""
+        self.open_device()
+        said = self.says("retrieve", device="device", name=self.row if name is None else name, slot=slot)
+        self.ask("close", fd="device")
+        return said
+
+    def preserved_memfd(self, *, token: int = 1, size: int = 4096, slot: str = "m", session: str = "s") -> str:
+        """A new memfd full of data, preserved; returns the sha256 of its contents."""
+        self.ask("memfd", slot=slot, size=size)
+        digest: str = self.ask("fill", fd=slot, length=size, seed=token)
+        self.ask("preserve", session=session, fd=slot, token=token)
+        return digest
+
+
+def start(machine: Machine, program: list[str], *, root: str) -> Caller:
+    """Starts the question program in `machine`; its children are the rows' callers."""
+    source = machine.run(["printenv", "PYTHONPATH"], check=False).text
+    return Caller(machine.spawn(program, env={"PYTHONPATH": os.pathsep.join(filter(None, [source, root]))}))
+
+
+def jump(machine: Machine, caller: Caller) -> None:
+    """reboot(LINUX_REBOOT_CMD_KEXEC) into what is loaded, made by `caller`."""
+    with machine.expect_jump():
+        raise AssertionError(f"reboot came back: {caller.reply('reboot')}")
+
+
+def load(machine: Machine, caller: Caller, *, command_line: bytes | None = None) -> None:
+    """kexec_file_load of the machine's own kernel, with its own command line unless told otherwise."""
+    own = machine.read("/proc/cmdline").rstrip(b"\n")
+    caller.ask("open", path=machine.kernel, flags=os.O_RDONLY, slot="kernel")
+    try:
+        caller.ask("kexec_file_load", kernel="kernel", command_line=own if command_line is None else command_line)
+    finally:
+        caller.ask("close", fd="kernel")
+
+
+def _text(value: Any) -> Any:
+    return value.decode("latin-1") if isinstance(value, bytes) else value

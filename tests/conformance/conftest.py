@@ -1,0 +1,73 @@
+"""Fixtures of the rows: a machine and a question program a module, a process a row.
+
+`pytest.mark.divergence(NAME)` marks a row that the emulated machine cannot meet: there, and only there, a strict expected
+failure, so that the mark has to go when the machine learns it. NAME is a heading of docs/divergences.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from luod.testing import Machine
+from luod.testing.interpreter import Interpreter
+from luod.testing.plugin import booting_machines
+from tests.conformance.caller import Caller, start
+from tests.conformance.voyage import Outcomes, Row, travel
+
+ROOT = Path(__file__).parents[2]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "divergence(name): the emulated machine cannot; see docs/divergences.md")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        marker = item.get_closest_marker("divergence")
+        if marker and isinstance(item, pytest.Function) and item.callspec.params["machine_kind"] == "emulated":
+            reason = f"docs/divergences.md: {marker.args[0]}"
+            item.add_marker(pytest.mark.xfail(strict=True, reason=reason, raises=AssertionError))
+
+
+@pytest.fixture(scope="module")
+def shared_machine(machine_kind: str) -> Iterator[Machine]:
+    """One machine for all rows of a module."""
+    with booting_machines(machine_kind) as boot:
+        yield boot()
+
+
+@pytest.fixture(scope="module")
+def questions(shared_machine: Machine, machine_python: Interpreter) -> Caller:
+    """The question program of `shared_machine`. It holds nothing itself."""
+    return start(shared_machine, machine_python.module("tests.programs.questions"), root=str(ROOT))
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def caller(questions: Caller) -> Iterator[Caller]:
+    """A process of the row's own; it and everything it holds ends with the row."""
+    number = next(_numbers)
+    yield questions.fork(str(number), row=f"row {number}".encode())
+    questions.ask("end", kid=str(number))
+
+
+@pytest.fixture(scope="module")
+def voyages(request: pytest.FixtureRequest, machine_kind: str, machine_python: Interpreter) -> Outcomes:
+    """Takes all selected rows of the module that reach over a jump through it, together."""
+    rows = []
+    for item in request.session.items:
+        if isinstance(item, pytest.Function) and item.module is request.module and hasattr(item.function, "row"):
+            parameters = dict(item.callspec.params)
+            if parameters.pop("machine_kind") == machine_kind:
+                rows.append(Row(item.nodeid, functools.partial(item.function.row, **parameters)))
+    program = machine_python.module("tests.programs.questions")
+    with booting_machines(machine_kind) as boot:
+        machine = boot()
+        return travel(rows, machine, lambda: start(machine, program, root=str(ROOT)))

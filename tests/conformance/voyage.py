@@ -1,0 +1,103 @@
+"""Rows that reach over a jump. All rows of a module share their boots: a jump is dear on a real kernel.
+
+A row is a generator that takes a caller and is given a new one in each boot:
+
+    @across_jumps
+    def test_something(caller: Caller) -> Voyage:
+        caller.create()
+        caller = yield
+        assert caller.can_retrieve() == "OK"
+
+Its first part runs in boot 1, the next in boot 2; each has a process of its own, which lives until the jump, and must
+leave /dev/liveupdate closed. The fixture `voyages` runs the rows of a module that were selected; each test then tells
+how its row went.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from luod.errors import MachineError
+from luod.testing import Machine
+from tests.conformance.caller import Caller, jump, load
+
+Voyage = Generator[None, Caller, None]
+
+
+def across_jumps(row: Callable[..., Voyage]) -> Callable[..., None]:
+    """Makes a test of a row. The row's other parameters are for pytest.mark.parametrize."""
+
+    def test(voyages: Outcomes, request: Any, **parameters: Any) -> None:
+        outcome = voyages.of(request.node.nodeid)
+        if outcome is not None:
+            raise outcome
+
+    own = list(inspect.signature(row).parameters.values())[1:]
+    given = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("voyages", "request")]
+    test.__signature__ = inspect.Signature([*given, *own])  # type: ignore[attr-defined]  # what pytest reads
+    test.__name__ = row.__name__
+    test.__doc__ = row.__doc__
+    test.__module__ = row.__module__
+    test.row = row  # type: ignore[attr-defined]  # what the fixture `voyages` finds
+    return test
+
+
+@dataclass
+class Row:
+    """A row on its way."""
+
+    identity: str
+    begin: Callable[[Caller], Voyage]
+    steps: Voyage | None = None
+    outcome: BaseException | None = None
+    over: bool = False
+
+    def go_on(self, caller: Caller) -> None:
+        """Runs the part for this boot."""
+        try:
+            if self.steps is None:
+                self.steps = self.begin(caller)
+                next(self.steps)
+            else:
+                self.steps.send(caller)
+        except StopIteration:
+            self.over = True
+        except Exception as error:  # noqa: BLE001 - kept, and raised again in the row's own test
+            self.over, self.outcome = True, error
+
+
+@dataclass
+class Outcomes:
+    """How the rows of one module went."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    def of(self, identity: str) -> BaseException | None:
+        (row,) = (row for row in self.rows if row.identity == identity)
+        assert row.over, "the row did not come to its end"
+        return row.outcome
+
+
+def travel(rows: list[Row], machine: Machine, start: Callable[[], Caller]) -> Outcomes:
+    """Takes all rows through as many boots as they need. `start` starts the question program in the present boot."""
+    while under_way := [row for row in rows if not row.over]:
+        try:
+            root = start()
+            # Loaded first: what is created and preserved afterwards has to be carried all the same.
+            load(machine, root)
+            for number, row in enumerate(under_way):
+                caller = root.fork(f"row {number}", row=f"row {rows.index(row)}".encode())
+                row.go_on(caller)
+                # A row that failed may have left it open, and would fail all others.
+                caller.program.ask({"do": "close", "in": list(caller.path), "fd": "device"})
+                if row.over:
+                    root.ask("end", kid=f"row {number}")
+            if any(not row.over for row in rows):
+                jump(machine, root)
+        except MachineError as error:
+            for row in under_way:
+                row.over, row.outcome = True, row.outcome or error
+    return Outcomes(rows)
