@@ -15,9 +15,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from luod.client import TIMEOUT, Session, unreachable
 from luod.errors import BadInput, LuodError
 from luod.ipc import exchange, framing
+from luod.ipc.connection import TIMEOUT, answer, unreachable
+from luod.ipc.exchange import Session
 from luod.linux import Fd
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
 
@@ -121,7 +122,7 @@ class Client:
             raise unreachable(self.path, error) from error
         finally:
             inbox.close()
-        return exchange.answer(reply)
+        return answer(reply)
 
     async def _connect(self) -> socket.socket:
         """A connection to luod, which the caller closes. OSError, ValueError."""

@@ -1,6 +1,6 @@
 """`io.luod.Admin` from luoctl's side: what is asked on the admin socket, and the answers as types.
 
-Called by `luod.ctl.commands`. How bytes and fds travel is `luod.client.Connection`.
+Called by `luod.ctl.commands`. How bytes and fds travel is `luod.ipc.connection`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from luod.client import TIMEOUT, Connection
 from luod.errors import ProtocolError
+from luod.ipc.connection import TIMEOUT, Connection
 from luod.ipc.framing import ADMIN, ADMIN_SOCKET, Reply, encode_call
-from luod.liveupdate import HasFileno
+from luod.linux import Fd
 
 T = TypeVar("T", str, int, bool)
 
@@ -56,7 +56,7 @@ def status(path: str | None) -> Status:
             reply.close()
 
 
-def load_kernel(path: str | None, kernel: HasFileno, initrd: HasFileno | None, command_line: str) -> None:
+def load_kernel(path: str | None, kernel: Fd, initrd: Fd | None, command_line: str) -> None:
     """Has luod load an image. The files stay the caller's."""
     parameters: dict[str, Any] = {"kernelFileDescriptor": 0, "commandLine": command_line}
     fds = [kernel.fileno()]

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
 
-from luod import client
 from luod.ctl import admin
 from luod.ctl.exits import Exit
 from luod.ctl.output import Output, escaped
@@ -48,7 +47,10 @@ def status(arguments: Namespace, output: Output) -> Exit:
 
 def sessions(arguments: Namespace, output: Output) -> Exit:
     """`luoctl sessions`"""
-    found = client.connect(arguments.socket).sessions()
+    # Not above: what sessions are made of need not be there for the other commands, and start-up counts.
+    from luod.client import connect
+
+    found = connect(arguments.socket).sessions()
     if output.json:
         output.object({"sessions": [asdict(session) for session in found]})
         return Exit.DONE

@@ -58,15 +58,6 @@ class Session:
     state: str
 
 
-def answer(reply: Reply) -> Reply:
-    """`reply`, the one answer to a call. Raises the error it carries (see `framing.to_error`), or ProtocolError."""
-    reply.raise_error()
-    if reply.continues:
-        reply.close()
-        raise ProtocolError("luod announces further answers to a call that has one")
-    return reply
-
-
 def create(name: str, *, manifest: bool) -> Exchange[OutgoingSession]:
     reply = yield Call("Create", {"name": name})
     return _outgoing(name, reply, manifest=manifest)

@@ -1,0 +1,142 @@
+"""A blocking connection to one of luod's sockets: a call out, its answers in, with deadlines.
+
+It knows no method: those are `luod.ipc.exchange` for programs and `luod.ctl.admin` for luoctl, its two callers' own.
+Standard library only, no thread. For a loop it is `luod.aio`; the server's side is `luod.ipc.wire`.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from luod.errors import BadInput, DaemonUnreachable, ProtocolError
+from luod.ipc import framing
+
+TIMEOUT: Final = 30.0
+"""Seconds a call may take. luod itself waits for /dev/liveupdate for a while when another process has it open."""
+
+
+class Connection:
+    """One connection to one of luod's sockets. Owns the socket and whatever came over it and was not taken."""
+
+    def __init__(self, path: str, *, timeout: float | None) -> None:
+        """Connects. `timeout`, in seconds, holds for this and then for each `ask`; None waits for ever.
+
+        DaemonUnreachable.
+        """
+        self._path = path
+        self._timeout = timeout
+        self._inbox = framing.Inbox()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # A timeout of Python's makes the socket non-blocking, and a unix socket then refuses to wait for room in
+            # the listener's queue. The kernel's own timeout waits.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _period(timeout))
+            self._socket.connect(path)
+        except (OSError, ValueError) as error:
+            self._socket.close()
+            raise unreachable(path, error) from error
+
+    def ask(self, message: bytes, fds: Sequence[int] = ()) -> framing.Reply:
+        """Sends a call and returns its reply, which the caller closes. `fds` stay the caller's.
+
+        DaemonUnreachable, ProtocolError, and the error the reply carries; see `framing.to_error`.
+        """
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        try:
+            self._wait_until(deadline)
+            framing.send(self._socket, message, fds)
+            reply = self._reply(deadline)
+        except OSError as error:
+            raise unreachable(self._path, error) from error
+        return answer(reply)
+
+    def follow(self, message: bytes) -> Iterator[framing.Reply]:
+        """Sends a call with `more` and yields its replies as they come, for as long as it takes, the last included;
+        each is closed when the next is asked for. Errors as of `ask`.
+        """
+        try:
+            self._socket.settimeout(None)
+            framing.send(self._socket, message)
+            while True:
+                reply = self._reply(None)
+                try:
+                    reply.raise_error()
+                    yield reply
+                finally:
+                    reply.close()
+                if not reply.continues:
+                    return
+        except OSError as error:
+            raise unreachable(self._path, error) from error
+
+    def _reply(self, deadline: float | None) -> framing.Reply:
+        while (reply := self._inbox.take()) is None:
+            self._wait_until(deadline)
+            data, fds = framing.receive(self._socket)
+            if not data:
+                raise ConnectionResetError
+            self._inbox.feed(data, fds)
+        return reply
+
+    def _wait_until(self, deadline: float | None) -> None:
+        if deadline is None:
+            self._socket.settimeout(None)
+            return
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+
+    def close(self) -> None:
+        """Closes the socket, and fds that came and were not taken."""
+        self._inbox.close()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def answer(reply: framing.Reply) -> framing.Reply:
+    """`reply`, the one answer to a call. Raises the error it carries (see `framing.to_error`), or ProtocolError."""
+    reply.raise_error()
+    if reply.continues:
+        reply.close()
+        raise ProtocolError("luod announces further answers to a call that has one")
+    return reply
+
+
+def _period(timeout: float | None) -> bytes:
+    """`timeout` as a struct timeval, in which 0 means for ever. BadInput unless it is positive."""
+    if timeout is None:
+        return struct.pack("@ll", 0, 0)
+    if not 0 < timeout < 2**31:
+        raise BadInput(f"a timeout is a positive number of seconds: {timeout}")
+    seconds, fraction = divmod(timeout, 1)
+    return struct.pack("@ll", int(seconds), max(int(fraction * 1e6), 1))
+
+
+def unreachable(path: str, error: Exception) -> DaemonUnreachable:
+    """What a failed system call on the socket at `path` means for whoever wants to talk to luod."""
+    match error:
+        case FileNotFoundError():
+            return DaemonUnreachable(f"there is no luod at {path}")
+        case ConnectionRefusedError():
+            return DaemonUnreachable(f"nobody listens at {path}")
+        case PermissionError():
+            return DaemonUnreachable(f"this user may not use {path}", hint="the admin socket is for root")
+        case TimeoutError() | BlockingIOError():
+            return DaemonUnreachable(f"luod at {path} did not answer in time", hint="is it stopped, or very busy?")
+        case ConnectionError():
+            return DaemonUnreachable(f"luod at {path} closed the connection without an answer", hint="see luod's log")
+        case _:
+            return DaemonUnreachable(f"{path}: {getattr(error, 'strerror', None) or error}")
