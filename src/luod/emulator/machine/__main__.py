@@ -1,0 +1,10 @@
+"""`python3 -m luod.emulator.machine` is `luoemu`."""
+
+from __future__ import annotations
+
+import sys
+
+from luod.emulator.machine.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Starts the processes of one boot: a keeper that makes the namespaces and waits, and init, which becomes COMMAND.
+
+Both are forked from `luoemu` and talk to it over a channel (`channel.py`): the keeper tells what it could furnish and
+how init ended, init sends the listener of its filter. When `luoemu` dies the kernel kills the keeper, then init, then
+all that init started. Who answers their calls, and what follows, is `machine.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from luod.emulator.machine import channel, namespaces, nodes
+from luod.emulator.trap import bpf
+from luod.linux import Fd, syscall
+
+_ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to boot. Environment is init's whole environment."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    command_line: str
+    root: bool
+    """Whether the machine's root is the host's; else it is the caller in a user namespace of the machine's own."""
+    share_network: bool
+    with_device: bool
+    """Whether this kernel has /dev/liveupdate at all."""
+    trap_opens: bool
+    """Do not try FUSE."""
+    open_files: tuple[int, int]
+    """init's RLIMIT_NOFILE."""
+    signal_mask: frozenset[int]
+    """init's blocked signals."""
+
+
+def start(order: Order) -> tuple[int, socket.socket]:
+    """Forks the keeper; returns its pid, for the caller to wait for, and the channel, for the caller to close."""
+    ours, theirs = channel.pair()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _keeper(order, theirs)
+    theirs.close()
+    return pid, ours
+
+
+def _keeper(order: Order, supervisor: socket.socket) -> NoReturn:
+    """The life of the keeper. Its exit status means nothing; what it has to say it sends."""
+    try:
+        namespaces.die_with_parent()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
+        _close_private_fds(keep=supervisor.fileno())
+        status = _keep(order, supervisor)
+        channel.send(supervisor, {"status": status})
+    except OSError as error:
+        channel.send(supervisor, {"error": _in_words(error)})
+    finally:
+        os._exit(0)
+
+
+def _keep(order: Order, supervisor: socket.socket) -> int:
+    try:
+        namespaces.enter(share_network=order.share_network)
+    except OSError as error:
+        if order.root:
+            raise
+        raise OSError(
+            error.errno,
+            f"this host gives uid {os.getuid()} no user namespace ({error.strerror}): run luoemu as root, or raise "
+            "user.max_user_namespaces and lift what else forbids them",
+        ) from None
+    kexec_loaded = nodes.furnish(order.command_line)
+    device, why_not = _device(order)
+    trap_opens = order.with_device and device is None
+    filter_ = bpf.program(trap_opens=trap_opens)
+    content = {
+        "furnished": True,
+        "device": device.identity if device else None,
+        "trap_opens": trap_opens,
+        "why": why_not,
+    }
+    channel.send(supervisor, content, [kexec_loaded, *([device.fuse] if device else [])])
+    kexec_loaded.close()
+    if device is not None:
+        # A copy of this fd that outlives `luoemu` would leave the node's users waiting for ever.
+        device.fuse.close()
+    return _run_init(order, filter_, supervisor)
+
+
+def _device(order: Order) -> tuple[nodes.DeviceNode | None, str]:
+    if not order.with_device or order.trap_opens:
+        return None, ""
+    try:
+        return nodes.mount_device(), ""
+    except OSError as error:
+        return None, _in_words(error)
+
+
+def _run_init(order: Order, filter_: bytes, supervisor: socket.socket) -> int:
+    """Forks init into the new PID namespace and waits for its end; its status as os.waitpid gives it."""
+    go, tell = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        os.close(tell)
+        _init(order, filter_, supervisor, go)
+    os.close(go)
+    with Fd(syscall("pidfd_open", pid, 0)) as init:
+        channel.send(supervisor, {"init": pid}, [init])
+    os.write(tell, b"\n")
+    os.close(tell)
+    return os.waitpid(pid, 0)[1]
+
+
+def _init(order: Order, filter_: bytes, supervisor: socket.socket, go: int) -> NoReturn:
+    """Becomes COMMAND. Everything is imported by now: after `install` nothing may wait for the supervisor."""
+    try:
+        namespaces.die_with_parent()
+        if not os.read(go, 1):
+            os._exit(0)  # the keeper died before we asked to die with it
+        nodes.mount_proc(root=order.root)
+        resource.setrlimit(resource.RLIMIT_NOFILE, order.open_files)
+        for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):  # those Python changed
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, order.signal_mask)
+        with _install(filter_) as listener:
+            channel.send(supervisor, {"listener": True}, [listener])
+    except OSError as error:
+        channel.send(supervisor, {"error": _in_words(error)})
+        os._exit(125)
+    try:
+        os.execvpe(order.command[0], list(order.command), dict(order.environment))
+    except OSError as error:
+        os.write(2, f"luoemu: {order.command[0]}: {os.strerror(error.errno or 0)}\n".encode())
+        os._exit(127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126)
+
+
+def _install(filter_: bytes) -> Fd:
+    try:
+        return bpf.install(filter_)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise OSError(
+            error.errno,
+            "system calls are under another seccomp listener already, such as another luoemu's or a container "
+            "runtime's: start this machine outside of it",
+        ) from None
+
+
+def _close_private_fds(*, keep: int) -> None:
+    """Closes what `luoemu` opened for itself: kept memory must not live on here when it gives it up."""
+    for number in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if number == keep:
+            continue
+        try:
+            private = fcntl.fcntl(number, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+        except OSError:  # the directory's own
+            continue
+        if private:
+            os.close(number)
+
+
+def _in_words(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)

@@ -1,0 +1,47 @@
+"""What the processes that start a boot tell `luoemu`: one datagram a fact, with the fds that belong to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from luod.linux import Fd
+
+_MAX_MESSAGE: Final = 1 << 16
+_MAX_FDS: Final = 8
+
+
+@dataclass(frozen=True)
+class Message:
+    """`fds` are the receiver's to close."""
+
+    content: dict[str, Any]
+    fds: tuple[Fd, ...]
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a channel."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(channel: socket.socket, content: dict[str, Any], fds: Sequence[Fd] = ()) -> None:
+    """The fds stay the sender's."""
+    socket.send_fds(channel, [json.dumps(content).encode()], [fd.fileno() for fd in fds])
+
+
+def receive(channel: socket.socket) -> Message | None:
+    """The next message; None when every sender has gone."""
+    try:
+        data, numbers, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, _MAX_FDS)
+    except ConnectionResetError:
+        return None
+    fds = tuple(Fd(number) for number in numbers)
+    for fd in fds:
+        os.set_inheritable(fd.fileno(), False)
+    if not data:
+        return None
+    return Message(json.loads(data), fds)

@@ -1,0 +1,235 @@
+"""One emulated machine: boots its init, answers its calls, and follows it over jumps until it ends.
+
+Runs in the `luoemu` process, outside of all the machine's namespaces. `boot` starts the processes, `trap.supervisor`
+answers; called by `main`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from luod.emulator.machine import boot, channel
+from luod.emulator.machine.nodes import KERNEL_IMAGE
+from luod.emulator.machine.signals import Received, SignalFd
+from luod.emulator.model.kernel import Kernel, Profile
+from luod.emulator.model.results import Ending, Panic
+from luod.emulator.trap.memory_files import HostMemory
+from luod.emulator.trap.supervisor import Stopped, Supervisor
+from luod.linux import Fd
+
+FAILED: Final = 125
+"""Exit status when the machine itself cannot go on; init's own statuses are passed through."""
+
+
+class MachineError(Exception):
+    """The machine cannot be started or cannot go on; the message says why and what to do, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    command: Sequence[str]
+    profile: Profile = Profile.MAINLINE
+    share_network: bool = False
+    trap_opens: bool = False
+    """Trap open, openat and openat2 instead of mounting a FUSE node."""
+    log: bool = False
+    """Write the emulated kernel's log to stderr."""
+
+
+class Machine:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._told_why = False
+
+    def run(self) -> int:
+        """Boots until init ends without a kexec; its exit status, 128 + N when signal N ended it. MachineError."""
+        _raise_open_files()
+        signals = SignalFd((signal.SIGINT, signal.SIGTERM))
+        kernel = Kernel(HostMemory(self._log), profile=self._settings.profile)
+        try:
+            while True:
+                with _Boot(self._order(kernel, signals), kernel, self._tell) as running:
+                    end = running.run(signals)
+                if end is not None:
+                    return end
+                try:
+                    kernel = kernel.jump()
+                except Panic as panic:
+                    raise MachineError(f"the kernel of boot {kernel.boot + 1} panics: {panic}") from None
+        finally:
+            kernel.close()
+            signals.close()
+
+    def _order(self, kernel: Kernel, signals: SignalFd) -> boot.Order:
+        environment = dict(os.environ)
+        environment |= {
+            "LUOEMU_BOOT": str(kernel.boot),
+            "LUOEMU_KERNEL": KERNEL_IMAGE,
+            "LUOEMU_PROFILE": self._settings.profile.value,
+        }
+        return boot.Order(
+            command=self._settings.command,
+            environment=environment,
+            command_line=kernel.command_line,
+            root=os.geteuid() == 0,
+            share_network=self._settings.share_network,
+            with_device=kernel.has_device,
+            trap_opens=self._settings.trap_opens,
+            open_files=self._open_files,
+            signal_mask=signals.previous_mask,
+        )
+
+    def _log(self, line: str) -> None:
+        if self._settings.log:
+            print(f"luoemu: kernel: {line}", file=sys.stderr, flush=True)
+
+    def _tell(self, line: str) -> None:
+        """Once a machine, not once a boot."""
+        if not self._told_why:
+            self._told_why = True
+            print(f"luoemu: {line}", file=sys.stderr, flush=True)
+
+
+class _Boot:
+    """One boot's processes and traps; leaving the context ends all of them and waits for it."""
+
+    def __init__(self, order: boot.Order, kernel: Kernel, tell: Callable[[str], None]) -> None:
+        self._kernel = kernel
+        self._tell = tell
+        self._supervisor: Supervisor | None = None
+        self._init: Fd | None = None
+        self._init_pid = 0
+        self._kexec_loaded: Fd | None = None
+        self._fuse: Fd | None = None
+        self._status: int | None = None
+        self._keeper, self._channel = boot.start(order)
+
+    def __enter__(self) -> _Boot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kill()
+        while self._supervisor is not None and self._status is None:
+            # Dying processes still close fds of the node, and wait for the answer.
+            if self._supervisor.run([self._channel]) is Stopped.WATCHED:
+                self._listen()
+        os.waitpid(self._keeper, 0)
+        if self._supervisor is not None:
+            self._supervisor.close()
+        for fd in (self._init, self._kexec_loaded, self._fuse):
+            if fd is not None:
+                fd.close()
+        self._channel.close()
+
+    def run(self, signals: SignalFd) -> int | None:
+        """The machine's exit status, or None for a jump. MachineError."""
+        supervisor = self._await_start()
+        ended_by = 0
+        while True:
+            match supervisor.run([self._channel, signals]):
+                case Stopped.JUMP:
+                    return None
+                case Stopped.ENDING:
+                    assert isinstance(supervisor.ending, Ending)
+                    return 0
+                case Stopped.WATCHED:
+                    for received in signals.received():
+                        if not self._leaves_to_init(received):
+                            ended_by = received.number
+                    if ended_by:
+                        return 128 + ended_by
+                    self._listen(block=False)
+                    if self._status is not None:
+                        code = os.waitstatus_to_exitcode(self._status)
+                        return code if code >= 0 else 128 - code
+
+    def _await_start(self) -> Supervisor:
+        """Until init runs under its filter."""
+        listener: Fd | None = None
+        identity: tuple[int, int] | None = None
+        while listener is None or self._init is None:
+            message = channel.receive(self._channel)
+            if message is None:
+                raise MachineError("a process that starts the machine was killed: is memory short?")
+            content, fds = message.content, message.fds
+            if "error" in content:
+                raise MachineError(content["error"])
+            if "furnished" in content:
+                self._kexec_loaded, *rest = fds
+                if rest:
+                    self._fuse = rest[0]
+                    identity = (content["device"][0], content["device"][1])
+                if content["trap_opens"]:
+                    why = f" ({content['why']})" if content["why"] else ""
+                    self._tell(f"no FUSE node{why}: opening is trapped, only the path /dev/liveupdate itself is seen")
+            elif "init" in content:
+                self._init, self._init_pid = fds[0], content["init"]
+            elif "listener" in content:
+                listener = fds[0]
+            elif "status" in content:
+                raise MachineError("init died before it was started: is memory short?")
+        fuse, self._fuse = self._fuse, None
+        self._supervisor = Supervisor(
+            self._kernel,
+            listener,
+            fuse=fuse,
+            device=identity,
+            user_namespace=os.stat(f"/proc/{self._init_pid}/ns/user").st_ino,
+            kexec_loaded=self._kexec_loaded,
+        )
+        return self._supervisor
+
+    def _listen(self, *, block: bool = True) -> None:
+        """Takes the news of init's end from the channel."""
+        self._channel.setblocking(block)
+        try:
+            message = channel.receive(self._channel)
+        except BlockingIOError:
+            return
+        finally:
+            self._channel.setblocking(True)
+        if message is None:
+            self._status = signal.SIGKILL  # as if init had been killed: its keeper was, and that ends init
+        elif "status" in message.content:
+            self._status = message.content["status"]
+
+    def _leaves_to_init(self, received: Received) -> bool:
+        """^C in a terminal reaches init too; when it handles that, as a shell does, it shall decide."""
+        if received.number != signal.SIGINT or not received.from_terminal:
+            return False
+        try:
+            with open(f"/proc/{self._init_pid}/status", encoding="utf-8", errors="replace") as lines:
+                caught = next(line for line in lines if line.startswith("SigCgt:"))
+        except (OSError, StopIteration):
+            return False
+        return bool(int(caught.split()[1], 16) >> (signal.SIGINT - 1) & 1)
+
+    def _kill(self) -> None:
+        if self._init is not None and self._status is None:
+            _signal(self._init)
+        elif self._init is None:
+            os.kill(self._keeper, signal.SIGKILL)
+
+
+def _signal(process: Fd) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process.fileno(), signal.SIGKILL)
+
+
+def _raise_open_files() -> None:
+    """Every kept file and every unix peer costs an fd here; root may have as many as the kernel allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    del soft
+    wanted = 1 << 20 if os.geteuid() == 0 else hard
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(wanted, hard), max(wanted, hard)))
+    except (OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

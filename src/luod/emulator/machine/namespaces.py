@@ -1,0 +1,97 @@
+"""A machine's own namespaces, and the mounts that furnish them. Runs in a process made for it, never in `luoemu`'s.
+
+Nothing here is undone: it ends with the last process of the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import struct
+from typing import Final
+
+from luod.linux import syscall
+
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWUTS: Final = 0x04000000
+CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWPID: Final = 0x20000000
+CLONE_NEWNET: Final = 0x40000000
+
+MS_RDONLY: Final = 1
+MS_NOSUID: Final = 2
+MS_NODEV: Final = 4
+MS_NOEXEC: Final = 8
+MS_REMOUNT: Final = 32
+MS_BIND: Final = 4096
+MS_MOVE: Final = 8192
+MS_REC: Final = 16384
+MS_PRIVATE: Final = 1 << 18
+
+_PR_SET_PDEATHSIG: Final = 1
+_SIOCGIFFLAGS: Final = 0x8913
+_SIOCSIFFLAGS: Final = 0x8914
+_IFF_UP: Final = 1
+_IFREQ: Final = struct.Struct("=16sh22x")
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
+    """mount(2). OSError names the target."""
+    try:
+        syscall("mount", os.fsencode(source), os.fsencode(target), kind.encode(), flags, options.encode())
+    except OSError as error:
+        raise OSError(error.errno, f"mount {kind or source}", target) from None
+
+
+def bind(source: str, target: str, *, recursive: bool = False) -> None:
+    mount(source, target, flags=MS_BIND | (MS_REC if recursive else 0))
+
+
+def read_only(target: str) -> None:
+    """Makes what is at `target` read-only in this mount namespace, if there is something."""
+    if not os.path.exists(target):
+        return
+    bind(target, target, recursive=True)
+    keep = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    mount("none", target, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | keep)
+
+
+def die_with_parent() -> None:
+    """SIGKILL for this process when the one that started it ends."""
+    syscall("prctl", _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def enter(*, share_network: bool) -> None:
+    """Own mount, PID (for children), UTS, IPC and network namespaces; without root, a user namespace with us as root.
+
+    OSError EPERM, ENOSPC, EUSERS where that cannot be had. `lo` is up afterwards.
+    """
+    flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | (0 if share_network else CLONE_NEWNET)
+    uid, gid = os.geteuid(), os.getegid()
+    if uid == 0:
+        syscall("unshare", flags)
+    else:
+        syscall("unshare", flags | CLONE_NEWUSER)
+        with contextlib.suppress(FileNotFoundError):
+            _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"0 {uid} 1")
+        _write("/proc/self/gid_map", f"0 {gid} 1")
+    mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    if not share_network:
+        _raise_loopback()
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+def _raise_loopback() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = fcntl.ioctl(control, _SIOCGIFFLAGS, _IFREQ.pack(b"lo", 0))
+        name, flags = _IFREQ.unpack(request)
+        fcntl.ioctl(control, _SIOCSIFFLAGS, _IFREQ.pack(name, flags | _IFF_UP))

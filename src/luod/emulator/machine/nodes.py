@@ -1,0 +1,117 @@
+"""What a machine's processes find in /dev, /run, /proc and /sys: a private /dev with the emulated node, fresh tmpfses.
+
+Runs inside the machine's namespaces, before its init is started. The host's own /dev, /run and /sys stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from typing import Final
+
+from luod.emulator.machine import stub
+from luod.emulator.machine.namespaces import MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, bind, mount, read_only
+from luod.emulator.trap.caller import identify
+from luod.emulator.trap.placeholder import Identity
+from luod.linux import Fd
+from luod.uapi import liveupdate
+
+KERNEL_IMAGE: Final = "/run/luoemu/bzImage"
+_COMMAND_LINE: Final = "/run/luoemu/cmdline"
+_KEXEC_LOADED: Final = "/run/luoemu/kexec_loaded"
+_STAGING: Final = "/run/luoemu/staging"
+_NOT_TAKEN_OVER: Final = frozenset({"liveupdate", "shm", "mqueue", "pts", "ptmx"})
+"""Entries of the host's /dev that the machine gets anew."""
+
+
+@dataclass(frozen=True)
+class DeviceNode:
+    """The mounted FUSE node: the fd of /dev/fuse, the holder's to pass on and close, and the node's identity."""
+
+    fuse: Fd
+    identity: Identity
+
+
+def furnish(command_line: str) -> Fd:
+    """A new /run and /dev, and files for /proc/cmdline and /sys/kernel/kexec_loaded; returns an fd of the latter.
+
+    OSError when a mount is refused.
+    """
+    mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+    os.makedirs(_STAGING)
+    _write(KERNEL_IMAGE, stub.bzimage())
+    _write(_COMMAND_LINE, os.fsencode(command_line) + b"\n")
+    _write(_KEXEC_LOADED, b"0\n")
+    _make_dev()
+    if os.path.isdir("/sys/kernel"):
+        if not os.path.exists("/sys/kernel/kexec_loaded"):
+            _rebuild("/sys/kernel", extra=("kexec_loaded",))
+        bind(_KEXEC_LOADED, "/sys/kernel/kexec_loaded")
+    return Fd(os.open(_KEXEC_LOADED, os.O_RDWR | os.O_CLOEXEC))
+
+
+def mount_device() -> DeviceNode:
+    """Mounts a FUSE node on /dev/liveupdate. OSError when this host does not let us."""
+    # Opened inside the user namespace that mounts: the kernel compares.
+    fuse = Fd(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    try:
+        _write(liveupdate.DEVICE, b"")
+        options = f"fd={fuse.fileno()},rootmode=100600,user_id=0,group_id=0,allow_other,default_permissions"
+        mount("luoemu", liveupdate.DEVICE, "fuse", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
+        return DeviceNode(fuse, identify(os.fsencode(liveupdate.DEVICE)))
+    except OSError:
+        fuse.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(liveupdate.DEVICE)
+        raise
+
+
+def mount_proc(*, root: bool) -> None:
+    """The /proc of the caller's PID namespace. `root`: shield the host's settings from the machine's root."""
+    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    bind(_COMMAND_LINE, "/proc/cmdline")
+    if root:
+        # In a user namespace the host's own root owns these; here only a read-only mount stands in the way.
+        for path in ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"):
+            read_only(path)
+
+
+def _make_dev() -> None:
+    _rebuild("/dev", without=_NOT_TAKEN_OVER)
+    os.mkdir("/dev/shm")
+    mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    os.mkdir("/dev/pts")
+    mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620")
+    os.symlink("pts/ptmx", "/dev/ptmx")
+    os.mkdir("/dev/mqueue")
+    with contextlib.suppress(OSError):  # not in every kernel
+        mount("mqueue", "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+
+def _rebuild(directory: str, *, without: frozenset[str] = frozenset(), extra: tuple[str, ...] = ()) -> None:
+    """Puts a tmpfs in place of `directory`, with everything in it bound to its old place, and `extra` empty files."""
+    mount("tmpfs", _STAGING, "tmpfs", MS_NOSUID, "mode=755")
+    for entry in os.scandir(directory):
+        if entry.name in without:
+            continue
+        copy = os.path.join(_STAGING, entry.name)
+        with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if stat.S_ISLNK(mode):
+                os.symlink(os.readlink(entry.path), copy)
+                continue
+            if stat.S_ISDIR(mode):
+                os.mkdir(copy)
+            else:
+                _write(copy, b"")
+            bind(entry.path, copy, recursive=True)
+    for name in extra:
+        _write(os.path.join(_STAGING, name), b"")
+    mount(_STAGING, directory, flags=MS_MOVE)
+
+
+def _write(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)

@@ -1,0 +1,108 @@
+"""Which system calls stop for the supervisor: a seccomp filter, assembled here and put on the calling process.
+
+The filter is run for every system call of the machine, so it is short: one comparison each, by architecture. Built by
+`machine` before it starts an init, which installs it on itself. The answers come from `trap.supervisor`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import errno
+import platform
+from typing import Final
+
+from luod.linux import Fd, syscall
+from luod.uapi import liveupdate
+from luod.uapi import seccomp as uapi
+
+
+class Call(enum.Enum):
+    """A trapped system call, whatever its number is on the caller's architecture."""
+
+    IOCTL = "ioctl"
+    REBOOT = "reboot"
+    KEXEC_LOAD = "kexec_load"
+    KEXEC_FILE_LOAD = "kexec_file_load"
+    OPEN = "open"
+    OPENAT = "openat"
+    OPENAT2 = "openat2"
+
+
+NUMBERS: Final[dict[int, dict[Call, int]]] = {
+    uapi.AUDIT_ARCH_X86_64: {
+        Call.IOCTL: 16, Call.REBOOT: 169, Call.KEXEC_LOAD: 246, Call.KEXEC_FILE_LOAD: 320,
+        Call.OPEN: 2, Call.OPENAT: 257, Call.OPENAT2: 437,
+    },
+    uapi.AUDIT_ARCH_I386: {
+        Call.IOCTL: 54, Call.REBOOT: 88, Call.KEXEC_LOAD: 283,
+        Call.OPEN: 5, Call.OPENAT: 295, Call.OPENAT2: 437,
+    },
+    uapi.AUDIT_ARCH_AARCH64: {
+        Call.IOCTL: 29, Call.REBOOT: 142, Call.KEXEC_LOAD: 104, Call.KEXEC_FILE_LOAD: 294,
+        Call.OPENAT: 56, Call.OPENAT2: 437,
+    },
+}  # fmt: skip
+"""By AUDIT_ARCH_*: every architecture a process of this host can enter the kernel with (x32 is let through)."""
+
+CALLS: Final[dict[tuple[int, int], Call]] = {
+    (architecture, number): call for architecture, calls in NUMBERS.items() for call, number in calls.items()
+}
+
+_HOST_ARCHITECTURES: Final = {
+    "x86_64": (uapi.AUDIT_ARCH_X86_64, uapi.AUDIT_ARCH_I386),
+    "aarch64": (uapi.AUDIT_ARCH_AARCH64,),
+}
+_OPENS: Final = frozenset({Call.OPEN, Call.OPENAT, Call.OPENAT2})
+
+
+def _instruction(code: int, k: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    return uapi.SOCK_FILTER.pack(code, if_true, if_false, k)
+
+
+def program(*, trap_opens: bool, machine: str | None = None) -> bytes:
+    """The filter's instructions. `trap_opens` adds open, openat and openat2, for machines without FUSE.
+
+    `machine` is as platform.machine() says, the host's by default. OSError(ENOSYS) where the numbers are not known.
+    """
+    architectures = _HOST_ARCHITECTURES.get(machine or platform.machine())
+    if architectures is None:
+        raise OSError(errno.ENOSYS, f"no system call numbers for {machine or platform.machine()}")
+    allow = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ALLOW)
+    notify = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_USER_NOTIF)
+    code = [_instruction(uapi.BPF_LD_W_ABS, uapi.DATA_ARCH)]
+    for architecture in architectures:
+        calls = {c: n for c, n in NUMBERS[architecture].items() if trap_opens or c not in _OPENS}
+        ioctl = calls.pop(Call.IOCTL)
+        block = [
+            _instruction(uapi.BPF_LD_W_ABS, uapi.DATA_NR),
+            # Only the type byte of an ioctl's number is looked at: all others never leave the kernel.
+            _instruction(uapi.BPF_JMP_JEQ_K, ioctl, 0, 4),
+            _instruction(uapi.BPF_LD_W_ABS, uapi.DATA_ARGS + 8),
+            _instruction(uapi.BPF_ALU_AND_K, 0xFF00),
+            _instruction(uapi.BPF_JMP_JEQ_K, liveupdate.LIVEUPDATE_IOCTL_TYPE << 8, len(calls) + 2, 0),
+            allow,
+        ]
+        numbers = list(calls.values())
+        for index, number in enumerate(numbers):
+            block.append(_instruction(uapi.BPF_JMP_JEQ_K, number, len(numbers) - index, 0))
+        block += [allow, notify]
+        code.append(_instruction(uapi.BPF_JMP_JEQ_K, architecture, 0, len(block)))
+        code += block
+    code.append(allow)
+    return b"".join(code)
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def install(instructions: bytes) -> Fd:
+    """Puts the filter on the calling thread and all it will start; returns the listener, the caller's to pass on.
+
+    Needs CAP_SYS_ADMIN in the process's user namespace (not no_new_privs: setuid programs go on working).
+    OSError: EBUSY under another filter with a listener, EACCES without the capability, EINVAL where seccomp lacks this.
+    """
+    prog = _SockFprog(len(instructions) // uapi.SOCK_FILTER.size, instructions)
+    flags = uapi.SECCOMP_FILTER_FLAG_NEW_LISTENER | uapi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    return Fd(syscall("seccomp", uapi.SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(prog)))

@@ -1,0 +1,147 @@
+"""Serves one device node over `/dev/fuse`: a FUSE file system whose root is the node itself, mounted on a file.
+
+The kernel routes device inodes of a FUSE file system to the real driver, so the node is a regular file. Opening it is
+answered here, its ioctls arrive with the caller's tid, command and raw pointer; mounting is `machine`'s business.
+Requests are answered at once and in order. Called by `trap.supervisor`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Final, Protocol
+
+from luod.emulator.model.files import Operation
+from luod.emulator.model.ports import Errno
+from luod.linux import Fd
+from luod.uapi import fuse as uapi
+
+_BUFFER_SIZE: Final = 1 << 18
+_SECONDS_ATTRIBUTES_HOLD: Final = 3600
+_OPERATIONS: Final = {
+    uapi.FUSE_READ: Operation.READ,
+    uapi.FUSE_WRITE: Operation.WRITE,
+    uapi.FUSE_FSYNC: Operation.FSYNC,
+}
+
+
+class Device(Protocol):
+    """What stands behind the node. Every method may raise Errno."""
+
+    def open(self) -> int:
+        """A handle for one open file description."""
+        ...
+
+    def release(self, handle: int) -> None:
+        """The last reference to it is gone."""
+        ...
+
+    def operation(self, handle: int, operation: Operation) -> int: ...
+
+    def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int: ...
+
+
+class FuseNode:
+    """One mounted node. Owns the fd of /dev/fuse; when it is closed every use of the node is ENOTCONN."""
+
+    def __init__(self, fd: Fd, device: Device, *, mode: int = 0o600) -> None:
+        self._fd = fd
+        self._device = device
+        self._mode = mode
+        self._owner = (0, 0)
+        os.set_blocking(fd.fileno(), False)
+
+    def fileno(self) -> int:
+        return self._fd.fileno()
+
+    def close(self) -> None:
+        self._fd.close()
+
+    def serve(self) -> bool:
+        """Answers all requests that wait. False when the file system is unmounted."""
+        while True:
+            try:
+                request = os.read(self._fd.fileno(), _BUFFER_SIZE)
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                if error.errno == errno.ENODEV:
+                    return False
+                if error.errno in (errno.ENOENT, errno.EINTR):  # the request was withdrawn while it was read
+                    continue
+                raise
+            self._answer(request)
+
+    def _answer(self, request: bytes) -> None:
+        _, opcode, unique, _, _, _, tid, _ = uapi.IN_HEADER.unpack_from(request)
+        if opcode in (uapi.FUSE_FORGET, uapi.FUSE_BATCH_FORGET, uapi.FUSE_INTERRUPT):
+            return
+        try:
+            payload = self._handle(opcode, tid, request[uapi.IN_HEADER.size :])
+        except Errno as error:
+            self._reply(unique, -error.code, b"")
+        else:
+            self._reply(unique, 0, payload)
+
+    def _reply(self, unique: int, error: int, payload: bytes) -> None:
+        header = uapi.OUT_HEADER.pack(uapi.OUT_HEADER.size + len(payload), error, unique)
+        try:
+            os.write(self._fd.fileno(), header + payload)
+        except OSError as failed:
+            if failed.errno not in (errno.ENOENT, errno.ENODEV):  # nobody waits for it any more
+                raise
+
+    def _handle(self, opcode: int, tid: int, body: bytes) -> bytes:
+        if opcode in _OPERATIONS:
+            self._device.operation(int.from_bytes(body[:8], "little"), _OPERATIONS[opcode])
+            return b""
+        match opcode:
+            case uapi.FUSE_INIT:
+                return self._initialise(body)
+            case uapi.FUSE_GETATTR:
+                return self._attributes()
+            case uapi.FUSE_SETATTR:
+                return self._change(body)
+            case uapi.FUSE_OPEN:
+                flags = uapi.FOPEN_DIRECT_IO | uapi.FOPEN_NONSEEKABLE | uapi.FOPEN_STREAM
+                return uapi.OPEN_OUT.pack(self._device.open(), flags, 0)
+            case uapi.FUSE_RELEASE:
+                self._device.release(uapi.RELEASE_IN.unpack_from(body)[0])
+                return b""
+            case uapi.FUSE_IOCTL:
+                handle, _, command, argument, _, _ = uapi.IOCTL_IN.unpack_from(body)
+                return self._device.ioctl(handle, tid, command, argument).to_bytes(16, "little", signed=True)
+            case uapi.FUSE_STATFS:
+                return uapi.STATFS_OUT.pack(0, 0, 0, 1, 0, 4096, 255, 4096, 0)
+            case uapi.FUSE_DESTROY | uapi.FUSE_FLUSH:
+                return b""
+        raise Errno(errno.ENOSYS)
+
+    def _initialise(self, body: bytes) -> bytes:
+        major, _, readahead, offered = uapi.INIT_IN.unpack_from(body)
+        if major != uapi.KERNEL_VERSION:
+            raise Errno(errno.EPROTO)
+        flags = offered & uapi.FUSE_ATOMIC_O_TRUNC
+        return uapi.INIT_OUT.pack(
+            uapi.KERNEL_VERSION, uapi.KERNEL_MINOR_VERSION, readahead, flags, 0, 0, 1 << 16, 1, 0, 0, 0
+        )
+
+    def _attributes(self) -> bytes:
+        uid, gid = self._owner
+        mode = stat.S_IFREG | self._mode
+        attributes = uapi.ATTR.pack(uapi.ROOT_ID, 0, 0, 0, 0, 0, 0, 0, 0, mode, 1, uid, gid, 0, 4096, 0)
+        return uapi.ATTR_OUT.pack(_SECONDS_ATTRIBUTES_HOLD, 0, 0) + attributes
+
+    def _change(self, body: bytes) -> bytes:
+        """chmod and chown hold until the next boot; truncating is refused as the device refuses it."""
+        valid, _, handle, *_, mode, _, uid, gid, _ = uapi.SETATTR_IN.unpack_from(body)
+        if valid & uapi.FATTR_SIZE:
+            self._device.operation(handle, Operation.FTRUNCATE)
+        if valid & uapi.FATTR_MODE:
+            self._mode = stat.S_IMODE(mode)
+        self._owner = (
+            uid if valid & uapi.FATTR_UID else self._owner[0],
+            gid if valid & uapi.FATTR_GID else self._owner[1],
+        )
+        return self._attributes()

@@ -1,0 +1,177 @@
+"""Files of the machine's processes as the model sees them, and the memory that outlives a jump: `HostFile` and `Host`.
+
+A preserved file is a duplicate of the process's fd in the supervisor, so it lives on whatever its process does. What
+comes back after a jump is a new memfd with the contents: nothing can turn the old inode into what the kernel makes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable
+from typing import Final
+
+from luod import linux
+from luod.emulator.model.ports import Errno, HostFile, Kind
+from luod.linux import Fd
+
+TMPFS_MAGIC: Final = 0x01021994
+HUGETLBFS_MAGIC: Final = 0x958458F6
+_RESERVE: Final = 64 << 20
+"""Bytes of the host's memory that a machine never takes."""
+
+
+def _file_system(fd: int) -> int:
+    buffer = (ctypes.c_long * 32)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fstatfs(fd, buffer) != 0:
+        return 0
+    return buffer[0] & 0xFFFFFFFF
+
+
+def _available_memory() -> int:
+    """Bytes the host could still give out without swapping."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _refuse_what_would_hurt(missing: int) -> None:
+    """A real kernel lets the OOM killer choose; the host's must not be led to that."""
+    if missing > _available_memory() - _RESERVE:
+        raise Errno(errno.ENOMEM)
+
+
+class OpenFile:
+    """`HostFile` over an fd of the supervisor. Owns the fd."""
+
+    def __init__(self, fd: Fd) -> None:
+        self._fd = fd
+        self._status = os.fstat(fd.fileno())
+
+    def fileno(self) -> int:
+        return self._fd.fileno()
+
+    @property
+    def kind(self) -> Kind:
+        if not stat.S_ISREG(self._status.st_mode):
+            return Kind.OTHER
+        magic = _file_system(self.fileno())
+        if magic == HUGETLBFS_MAGIC:
+            return Kind.HUGETLB
+        if magic == TMPFS_MAGIC and os.fstat(self.fileno()).st_nlink == 0:
+            return Kind.MEMFD
+        return Kind.OTHER
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        return (self._status.st_dev, self._status.st_ino)
+
+    def size(self) -> int:
+        return os.fstat(self.fileno()).st_size
+
+    def seals(self) -> int:
+        try:
+            return fcntl.fcntl(self.fileno(), linux.F_GET_SEALS)
+        except OSError:
+            return linux.F_SEAL_SEAL
+
+    def position(self) -> int:
+        return os.lseek(self.fileno(), 0, os.SEEK_CUR)
+
+    def reopen(self, flags: int) -> Fd:
+        """Another open file description of the same file, whatever access the process had. OSError."""
+        return Fd(os.open(f"/proc/self/fd/{self.fileno()}", flags | os.O_CLOEXEC))
+
+    def fill_holes(self) -> None:
+        status = os.fstat(self.fileno())
+        missing = status.st_size - status.st_blocks * 512
+        if status.st_size == 0:
+            return
+        _refuse_what_would_hurt(missing)
+        try:
+            with self.reopen(os.O_RDWR) as writable:
+                os.posix_fallocate(writable.fileno(), 0, status.st_size)
+        except OSError as error:
+            raise Errno(error.errno or errno.ENOMEM) from None
+
+    def close(self) -> None:
+        self._fd.close()
+
+
+class Stand:
+    """`HostFile` for a file of the model's own, a session or the device, seen through an fd of some process."""
+
+    def __init__(self, kind: Kind, identity: tuple[int, int]) -> None:
+        self._kind = kind
+        self._identity = identity
+
+    @property
+    def kind(self) -> Kind:
+        return self._kind
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        return self._identity
+
+    def size(self) -> int:
+        return 0
+
+    def seals(self) -> int:
+        return linux.F_SEAL_SEAL
+
+    def position(self) -> int:
+        return 0
+
+    def fill_holes(self) -> None:
+        """It has none."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class HostMemory:
+    """`Host`: the memory and the log that go from one kernel to the next."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
+
+    def log(self, line: str) -> None:
+        self._log(line)
+
+    def take_over(self, kept: HostFile, *, size: int, seals: int, position: int) -> OpenFile:
+        if not isinstance(kept, OpenFile):
+            raise Errno(errno.ENOENT)
+        _refuse_what_would_hurt(size)
+        try:
+            with kept.reopen(os.O_RDONLY) as source:
+                return _copy(source, size=size, seals=seals, position=position)
+        except OSError as error:
+            raise Errno(error.errno or errno.ENOMEM) from None
+
+
+def _copy(source: Fd, *, size: int, seals: int, position: int) -> OpenFile:
+    """A memfd as the kernel restores one: no name, fully allocated, anyone may do anything with it (mode 0777)."""
+    copy = linux.memfd("", size)
+    try:
+        if size:
+            os.posix_fallocate(copy.fileno(), 0, size)
+        done = 0
+        while done < size:
+            count = os.sendfile(copy.fileno(), source.fileno(), done, min(size - done, 1 << 30))
+            if count == 0:
+                break
+            done += count
+        os.fchmod(copy.fileno(), 0o777)
+        os.lseek(copy.fileno(), position, os.SEEK_SET)
+        if seals:
+            fcntl.fcntl(copy.fileno(), linux.F_ADD_SEALS, seals)
+    except OSError:
+        copy.close()
+        raise
+    return OpenFile(copy)

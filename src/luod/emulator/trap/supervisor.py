@@ -1,0 +1,221 @@
+"""Answers the system calls of one boot: takes them from the listener and FUSE, asks the model, hands back the answers.
+
+It lives outside the machine's namespaces, in one thread with one epoll. Ended files are reported to the model before
+each call, so that `close(session); create(the same name)` never meets its own past. Not here: how a boot is started and
+what follows it, which is `machine.boot`.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+import select
+from typing import Final, Protocol
+
+from luod.emulator.model.files import DeviceFile, Operation, SessionFile
+from luod.emulator.model.kernel import Kernel
+from luod.emulator.model.ports import Errno
+from luod.emulator.model.results import Blocked, Ending, Jump
+from luod.emulator.trap.bpf import CALLS, Call
+from luod.emulator.trap.caller import KexecFiles, Segments, Surroundings, Thread
+from luod.emulator.trap.fuse import FuseNode
+from luod.emulator.trap.notify import Listener, Notification
+from luod.emulator.trap.opening import opens_device
+from luod.emulator.trap.placeholder import Identity, Placeholders
+from luod.linux import Fd
+
+_U32: Final = 0xFFFFFFFF
+
+
+class Stopped(enum.Enum):
+    """Why `Supervisor.run` came back."""
+
+    JUMP = "a process called reboot with LINUX_REBOOT_CMD_KEXEC"
+    ENDING = "a process halted, restarted or powered off the machine"
+    WATCHED = "one of the watched fds became readable"
+
+
+class _Fileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+class LiveUpdateDevice:
+    """/dev/liveupdate behind its FUSE node. One open at a time: the model sees to that."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._open: dict[int, DeviceFile] = {}
+        self._next = 1
+
+    @property
+    def opened(self) -> DeviceFile | None:
+        """The open file, if any."""
+        return next(iter(self._open.values()), None)
+
+    def open(self) -> int:
+        file = self._kernel.open_liveupdate()
+        handle, self._next = self._next, self._next + 1
+        self._open[handle] = file
+        return handle
+
+    def release(self, handle: int) -> None:
+        file = self._open.pop(handle, None)
+        if file is not None:
+            self._kernel.release(file)
+
+    def operation(self, handle: int, operation: Operation) -> int:
+        file = self._open.get(handle)
+        if file is None:  # truncate() by path: no open file to ask
+            raise Errno(errno.EINVAL)
+        return self._kernel.file_operation(file, operation)
+
+    def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int:
+        """Those of its own type are trapped by seccomp and never get here."""
+        raise Errno(errno.ENOTTY)
+
+
+class Supervisor:
+    """One boot's traps. Takes ownership of the listener and, if there is one, the fd of /dev/fuse."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        listener: Fd,
+        *,
+        fuse: Fd | None,
+        device: Identity | None,
+        user_namespace: int,
+        kexec_loaded: Fd | None,
+    ) -> None:
+        """`fuse` is mounted already. `kexec_loaded`, borrowed, is the file behind /sys/kernel/kexec_loaded."""
+        self._kernel = kernel
+        self._listener = Listener(listener)
+        self._placeholders: Placeholders[DeviceFile | SessionFile] = Placeholders()
+        self._device = LiveUpdateDevice(kernel)
+        self._node = FuseNode(fuse, self._device) if fuse is not None else None
+        self._around = Surroundings(self._listener, self._placeholders, device, user_namespace)
+        self._kexec_loaded = kexec_loaded
+        self._stopped: Stopped | None = None
+        self.ending: Ending | None = None
+        self._epoll = select.epoll()
+        self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+        self._epoll.register(self._placeholders.fileno(), select.EPOLLIN)
+        if self._node is not None:
+            # Only now that it is mounted: before, /dev/fuse has no queue that epoll could wait on.
+            self._epoll.register(self._node.fileno(), select.EPOLLIN)
+
+    def run(self, watched: list[_Fileno]) -> Stopped:
+        """Answers calls until the machine stops in one of the ways of `Stopped`."""
+        fds = [file.fileno() for file in watched]
+        for fd in fds:
+            self._epoll.register(fd, select.EPOLLIN)
+        try:
+            self._stopped = None
+            while self._stopped is None:
+                ready = {fd for fd, _ in self._epoll.poll()}
+                self._ended()
+                if self._listener.fileno() in ready:
+                    self._receive()
+                if not ready.isdisjoint(fds):
+                    return self._stopped or Stopped.WATCHED
+            return self._stopped
+        finally:
+            for fd in fds:
+                self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        """Ends the traps; to be called when no process of the boot is left, so that nobody waits for an answer."""
+        self._epoll.close()
+        self._listener.close()
+        self._placeholders.close()
+        if self._node is not None:
+            self._node.close()
+
+    def _ended(self) -> None:
+        if self._node is not None:
+            self._node.serve()
+        for file in self._placeholders.ended():
+            self._kernel.release(file)
+
+    def _receive(self) -> None:
+        notification = self._listener.receive()
+        if notification is None:
+            return
+        # What was closed before this call was made is known by now; between epoll and here more may have been.
+        self._ended()
+        try:
+            self._dispatch(notification)
+        except Errno as error:
+            self._listener.refuse(notification, error.code)
+
+    def _dispatch(self, notification: Notification) -> None:
+        call = CALLS.get((notification.architecture, notification.number))
+        thread = Thread(self._around, notification)
+        match call:
+            case Call.IOCTL:
+                self._ioctl(notification, thread)
+            case Call.REBOOT:
+                self._reboot(notification, thread)
+            case Call.KEXEC_LOAD:
+                _, count, address, flags, *_ = notification.arguments
+                segments = Segments(thread, notification.architecture, count, address)
+                self._listener.answer(notification, self._kernel.kexec_load(segments, flags, thread))
+                self._publish()
+            case Call.KEXEC_FILE_LOAD:
+                files = KexecFiles(thread, notification.arguments)
+                self._listener.answer(
+                    notification, self._kernel.kexec_file_load(files, notification.arguments[4], thread)
+                )
+                self._publish()
+            case Call.OPEN | Call.OPENAT | Call.OPENAT2:
+                self._open(notification, thread, call)
+            case None:
+                self._listener.let_through(notification)
+
+    def _ioctl(self, notification: Notification, thread: Thread) -> None:
+        fd, command, argument, *_ = notification.arguments
+        fd &= _U32
+        identity = thread.identity(fd) if fd < 1 << 31 else None
+        file = None if identity is None else self._file(identity)
+        # Under the tid another process may answer by now, if the caller was killed; then none of this matters.
+        if file is None or thread.only_path(fd) or not self._listener.alive(notification):
+            self._listener.let_through(notification)
+            return
+        result = self._kernel.ioctl(file, command & _U32, argument, thread)
+        if not isinstance(result, Blocked):
+            self._listener.answer(notification, result)
+
+    def _file(self, identity: Identity) -> DeviceFile | SessionFile | None:
+        if identity == self._around.device:
+            return self._device.opened
+        return self._placeholders.find(identity)
+
+    def _reboot(self, notification: Notification, thread: Thread) -> None:
+        magic1, magic2, command, *_ = (argument & _U32 for argument in notification.arguments)
+        match self._kernel.reboot(magic1, magic2, command, thread):
+            case Jump():
+                self._stopped = Stopped.JUMP
+            case Ending() as ending:
+                self.ending = ending
+                self._stopped = Stopped.ENDING
+            case Blocked():
+                pass
+            case int(value):
+                self._listener.answer(notification, value)
+
+    def _open(self, notification: Notification, thread: Thread, call: Call) -> None:
+        flags = opens_device(thread, call, notification.arguments)
+        if flags is None:
+            self._listener.let_through(notification)
+            return
+        file = self._kernel.open_liveupdate()
+        try:
+            thread.install_placeholder(b"[liveupdate]", file, cloexec=bool(flags & os.O_CLOEXEC), send=True)
+        except Errno:
+            self._kernel.release(file)
+            raise
+
+    def _publish(self) -> None:
+        if self._kexec_loaded is not None:
+            os.pwrite(self._kexec_loaded.fileno(), b"1\n" if self._kernel.kexec_loaded else b"0\n", 0)
