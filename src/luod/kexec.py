@@ -54,7 +54,7 @@ def load(kernel: int | HasFileno, initrd: int | HasFileno | None, command_line: 
     """Loads the kernel behind an fd as the next one, in place of any loaded before: kexec_file_load(2).
 
     The fds stay the caller's; they must be open for reading, and the files open for writing nowhere. `kexec_load(2)`,
-    the older call, is not offered: sessions do not survive it, and nothing in /sys tells afterwards which of the two was
+    the older call, is not offered: sessions do not survive it, and nothing in /sys tells which of the two was
     used (H19). Put `liveupdate=on kho=on` on the command line, or the next kernel does not take over what is carried.
     Image and initrd must fit kexec handover's scratch memory (H21): 272 MiB did not take an initrd of 256 MiB. A next
     kernel that reads other formats loses everything, or panics (H20): `luod.image` tells them beforehand.

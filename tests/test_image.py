@@ -1,0 +1,235 @@
+"""luod.image on images built here, whole and damaged, and on payloads the real packers made."""
+
+from __future__ import annotations
+
+import base64
+import bz2
+import contextlib
+import gzip
+import hashlib
+import importlib.util
+import lzma
+import struct
+import tracemalloc
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from luod import image
+from luod.errors import ImageError
+
+KERNEL = (
+    b"\x7fELF Linux version 7.3.4-test (someone@somewhere) #1 SMP\n\0 luo-v5\0kho-v3\0memfd-v2\0kho-v3\0"
+    b"not-luo-v9\0luo-v6x\0luo-v\0kho-v77777777\0\0memfd-v1 is no string of its own"
+)
+
+PACKED_TEXT = (
+    b"".join(b"line %d of a kernel that is not one\0" % (i % 7) for i in range(40))
+    + b"luo-v5\0kho-v3\0memfd-v2\0"
+    + b"a" * 300
+    + hashlib.shake_128(b"x").digest(40)
+)
+LZ4 = base64.b64decode(  # lz4 1.9.4, `lz4 -l -9`
+    "AiFMGJQAAADxFGxpbmUgMCBvZiBhIGtlcm5lbCB0aGF0IGlzIG5vdCBvbmUAIwAfMSMADx8yIwAPHzMjAA8fNCMADx81IwAPHzYjAAoP9QD///"
+    "//df8IdW8tdjUAa2hvLXYzAG1lbWZkLXYyAGEBAP8Z8BnkcsXjlPMP+NXTOAP5WT5j4vOGLUikHvhB5NZIavSZcmQPFTzL8uYM"
+)
+ZSTD = base64.b64decode(  # zstd 1.5.4, `zstd -19`
+    "KLUv/QRoDQQAVAZsaW5lIDAgb2YgYSBrZXJuZWwgdGhhdCBpcyBub3Qgb25lADEyMzQ1NnVvLXY1AGtoMwBtZW1mZC12MgBh5HLF45TzD/jV0z"
+    "gD+Vk+Y+Lzhi1IpB74QeTWSGr0mXJkDxU8y/LmDAoAKDg1qQAOBG/+APcBhwFHgHPAYcDFzKWerMgh4A=="
+)
+
+
+def appended(packed: bytes, unpacked: bytes = KERNEL) -> bytes:
+    """As a kernel's build does it: the unpacked length follows, but for gzip, which ends in it anyway."""
+    return packed + struct.pack("<I", len(unpacked))
+
+
+PACKED = {
+    "none": KERNEL,
+    "gzip": gzip.compress(KERNEL),
+    "xz": appended(lzma.compress(KERNEL)),
+    "lzma": appended(lzma.compress(KERNEL, lzma.FORMAT_ALONE)),
+    "bzip2": appended(bz2.compress(KERNEL)),
+}
+
+
+def bzimage(payload: bytes = PACKED["gzip"], *, setup_sectors: int = 3, **fields: int) -> bytes:
+    """A bzImage as kexec_file_load wants it; `fields` are bytes to put elsewhere, `x1fe=0` the one at 0x1fe."""
+    setup = bytearray(((setup_sectors or 4) + 1) * 512)
+    setup[0x1F1] = setup_sectors
+    setup[0x1FE:0x200] = b"\x55\xaa"
+    setup[0x202:0x206] = b"HdrS"
+    struct.pack_into("<H", setup, 0x206, 0x020F)
+    struct.pack_into("<H", setup, 0x20E, 0x100)
+    setup[0x300:0x320] = b"7.3.4-test (a@b) #1\xff".ljust(32, b"\0")
+    setup[0x211] = 1
+    setup[0x234] = 1
+    struct.pack_into("<H", setup, 0x236, 3)
+    struct.pack_into("<II", setup, 0x248, 64, len(payload))
+    for name, value in fields.items():
+        setup[int(name[1:], 16)] = value
+    return bytes(setup) + bytes(64) + payload
+
+
+def test_the_header_is_described() -> None:
+    found = image.describe(bzimage())
+    assert found == image.Image(
+        protocol=(2, 15),
+        relocatable=True,
+        version="7.3.4-test (a@b) #1\\xff",
+        payload_offset=2048 + 64,
+        payload_length=len(PACKED["gzip"]),
+        compression="gzip",
+    )
+
+
+def test_no_setup_sectors_mean_four() -> None:
+    assert image.describe(bzimage(setup_sectors=0)).payload_offset == 5 * 512 + 64
+
+
+def test_no_version_in_the_header_is_an_empty_one() -> None:
+    assert image.describe(bzimage(x20e=0, x20f=0)).version == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"x202": 0}, "HdrS"),
+        ({"x1fe": 0}, "boot flag"),
+        ({"x206": 0x0B}, r"protocol 2\.11"),
+        ({"x211": 0}, "zImage"),
+        ({"x236": 2}, "64-bit"),
+        ({"x236": 1}, "4 GiB"),
+        ({"x234": 0}, "relocatable"),
+        ({"x24b": 0xFF}, "cut off"),
+        ({"x24f": 0x01}, "cut off"),
+        ({"x24c": 0, "x24d": 0}, "cut off"),
+    ],
+)
+def test_what_kexec_file_load_refuses_is_refused_with_the_reason(fields: dict[str, int], reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        image.describe(bzimage(PACKED["gzip"], **fields))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x7fELF" + bytes(5000), bytes(0x267), b"#!/bin/sh\n"])
+def test_what_is_no_bzimage_is_refused(data: bytes) -> None:
+    with pytest.raises(ImageError, match="no bzImage"):
+        image.describe(data)
+
+
+def test_an_unknown_compression_is_refused() -> None:
+    with pytest.raises(ImageError, match="0011223344556677"):
+        image.describe(bzimage(bytes.fromhex("00112233445566778899")))
+
+
+@pytest.mark.parametrize("compression", list(PACKED))
+def test_each_compression_is_recognised_and_unpacked(compression: str) -> None:
+    data = bzimage(PACKED[compression])
+    found = image.describe(data)
+    assert found.compression == compression
+    assert image.unpack(data, found) == KERNEL
+
+
+def test_lz4_as_the_real_packer_makes_it_is_unpacked() -> None:
+    data = bzimage(appended(LZ4, PACKED_TEXT))
+    found = image.describe(data)
+    assert found.compression == "lz4"
+    assert image.unpack(data, found) == PACKED_TEXT
+
+
+def test_lz4_of_several_blocks_is_unpacked() -> None:
+    data = bzimage(appended(LZ4 + LZ4[4:], PACKED_TEXT * 2))
+    assert image.unpack(data, image.describe(data)) == PACKED_TEXT * 2
+
+
+def test_zstd_is_unpacked_where_python_can_and_else_the_missing_package_is_named() -> None:
+    data = bzimage(appended(ZSTD, PACKED_TEXT))
+    found = image.describe(data)
+    assert found.compression == "zstd"
+    if importlib.util.find_spec("zstandard") or importlib.util.find_spec("compression"):
+        assert image.unpack(data, found) == PACKED_TEXT
+        return
+    with pytest.raises(ImageError, match="zstd") as caught:
+        image.unpack(data, found)
+    assert "python3-zstandard" in caught.value.hint
+
+
+def test_lzo_cannot_be_read() -> None:
+    data = bzimage(b"\x89LZO\0\r\n\x1a\n")
+    with pytest.raises(ImageError, match="lzo"):
+        image.unpack(data, image.describe(data))
+
+
+@pytest.mark.parametrize("compression", ["gzip", "xz", "lzma", "bzip2", "lz4"])
+def test_a_payload_cut_off_is_an_image_error(compression: str) -> None:
+    packed = LZ4 if compression == "lz4" else PACKED[compression]
+    for length in range(10, len(packed) - 12, 7):
+        data = bzimage(packed[:length])
+        found = image.describe(data)
+        with pytest.raises(ImageError):
+            image.unpack(data, found)
+
+
+@pytest.mark.parametrize("compression", ["gzip", "xz", "lzma", "bzip2", "lz4"])
+@given(random=some.data())
+def test_a_damaged_payload_is_an_image_error_or_something_else_unpacked(
+    compression: str, random: some.DataObject
+) -> None:
+    packed = bytearray(LZ4 if compression == "lz4" else PACKED[compression])
+    for _ in range(random.draw(some.integers(1, 4))):
+        packed[random.draw(some.integers(8, len(packed) - 1))] = random.draw(some.integers(0, 255))
+    data = bzimage(bytes(packed))
+    found = image.describe(data)
+    with contextlib.suppress(ImageError):
+        assert len(image.unpack(data, found)) <= image.PAYLOAD_MAX
+
+
+@pytest.mark.parametrize("compression", ["gzip", "xz", "lz4"])
+def test_a_bomb_is_refused_in_bounded_memory(monkeypatch: pytest.MonkeyPatch, compression: str) -> None:
+    monkeypatch.setattr(image, "PAYLOAD_MAX", 32 << 20)
+    zeros = bytes(64 << 20)
+    match compression:
+        case "gzip":
+            packed = gzip.compress(zeros, 1)
+        case "xz":
+            packed = lzma.compress(zeros, preset=0)
+        case _:
+            # One zero, a copy of it over 8 MiB less what ends the block; eight such blocks.
+            more = (8 << 20) - 1 - 4 - 15
+            block = b"\x1f\0\x01\0" + b"\xff" * (more // 255) + bytes([more % 255]) + b"\0"
+            packed = b"\x02\x21\x4c\x18" + (struct.pack("<I", len(block)) + block) * 8
+    del zeros
+    data = bzimage(packed)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match="more than"):
+            image.unpack(data, image.describe(data))
+        assert tracemalloc.get_traced_memory()[1] < 128 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_unpacked_kernel_tells_its_release_and_its_formats() -> None:
+    found = image.contents(KERNEL)
+    assert found == image.Contents(release="7.3.4-test", formats=("kho-v3", "luo-v5", "memfd-v2"))
+    assert image.contents(b"") == image.Contents("", ())
+
+
+@given(data=some.binary(max_size=0x400))
+def test_random_headers_are_described_or_refused(data: bytes) -> None:
+    start = bytearray(bzimage())
+    start[0x1F1 : 0x1F1 + len(data)] = data
+    start[0x202:0x206] = b"HdrS"
+    try:
+        found = image.describe(bytes(start))
+    except ImageError:
+        return
+    assert found.payload_offset + found.payload_length <= len(start)
+
+
+def test_facts_of_one_image_do_not_open_another() -> None:
+    found = replace(image.describe(bzimage()), payload_offset=10**9)
+    with pytest.raises(ImageError):
+        image.unpack(b"short", found)
