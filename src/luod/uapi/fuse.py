@@ -39,6 +39,8 @@ FUSE_ATOMIC_O_TRUNC: Final = 1 << 3
 FOPEN_DIRECT_IO: Final = 1 << 0
 FOPEN_NONSEEKABLE: Final = 1 << 2
 FOPEN_STREAM: Final = 1 << 4
+FOPEN_NOFLUSH: Final = 1 << 5
+"""Linux 5.16: no request at each close(), only FUSE_RELEASE at the last."""
 
 FATTR_MODE: Final = 1 << 0
 FATTR_UID: Final = 1 << 1
@@ -67,5 +69,7 @@ SETATTR_IN: Final = struct.Struct("=IIQQQQQQIIIIIIII")
 unused; 88 bytes."""
 IOCTL_IN: Final = struct.Struct("=QIIQII")
 """fh, flags, cmd, arg (the caller's raw pointer), in_size, out_size."""
+IOCTL_OUT: Final = struct.Struct("=iIII")
+"""result, flags, in_iovs, out_iovs."""
 STATFS_OUT: Final = struct.Struct("=5Q4I24x")
 """blocks, bfree, bavail, files, ffree, bsize, namelen, frsize, padding."""

@@ -49,6 +49,7 @@ def furnish(command_line: str) -> Fd:
         if not os.path.exists("/sys/kernel/kexec_loaded"):
             _rebuild("/sys/kernel", extra=("kexec_loaded",))
         bind(_KEXEC_LOADED, "/sys/kernel/kexec_loaded")
+    os.rmdir(_STAGING)
     return Fd(os.open(_KEXEC_LOADED, os.O_RDWR | os.O_CLOEXEC))
 
 

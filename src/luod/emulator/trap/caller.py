@@ -80,10 +80,11 @@ class Surroundings:
 class Thread:
     """`Caller` over a stopped thread."""
 
-    def __init__(self, surroundings: Surroundings, notification: Notification) -> None:
+    def __init__(self, surroundings: Surroundings, tid: int, notification: Notification | None = None) -> None:
+        """Without a notification, as for a call that came through FUSE, nothing can be installed."""
         self._around = surroundings
         self._notification = notification
-        self.tid = notification.tid
+        self.tid = tid
 
     def identity(self, fd: int) -> Identity | None:
         """Of what `fd` is open on; None when it is not open."""
@@ -158,7 +159,7 @@ class Thread:
             return self.install_placeholder(b"[luo_session] " + file.name, file, cloexec=cloexec)
         if not isinstance(file, OpenFile):
             raise Errno(errno.EBADF)
-        return self._around.listener.add_fd(self._notification, file.fileno(), cloexec=cloexec)
+        return self._add_fd(file.fileno(), cloexec=cloexec)
 
     def install_placeholder(
         self, name: bytes, file: DeviceFile | SessionFile, *, cloexec: bool, send: bool = False
@@ -171,10 +172,15 @@ class Thread:
             raise Errno(errno.ENFILE if code == errno.EMFILE else code) from None
         with fd:
             try:
-                return self._around.listener.add_fd(self._notification, fd.fileno(), cloexec=cloexec, send=send)
+                return self._add_fd(fd.fileno(), cloexec=cloexec, send=send)
             except Errno:
                 self._around.placeholders.forget(identity)
                 raise
+
+    def _add_fd(self, fd: int, *, cloexec: bool, send: bool = False) -> int:
+        if self._notification is None:
+            raise Errno(errno.ENOTTY)
+        return self._around.listener.add_fd(self._notification, fd, cloexec=cloexec, send=send)
 
     def capable(self, capability: int) -> bool:
         try:

@@ -19,6 +19,7 @@ from luod.uapi import fuse as uapi
 
 _BUFFER_SIZE: Final = 1 << 18
 _SECONDS_ATTRIBUTES_HOLD: Final = 3600
+_OPENED: Final = uapi.FOPEN_DIRECT_IO | uapi.FOPEN_NONSEEKABLE | uapi.FOPEN_STREAM | uapi.FOPEN_NOFLUSH
 _OPERATIONS: Final = {
     uapi.FUSE_READ: Operation.READ,
     uapi.FUSE_WRITE: Operation.WRITE,
@@ -104,14 +105,14 @@ class FuseNode:
             case uapi.FUSE_SETATTR:
                 return self._change(body)
             case uapi.FUSE_OPEN:
-                flags = uapi.FOPEN_DIRECT_IO | uapi.FOPEN_NONSEEKABLE | uapi.FOPEN_STREAM
-                return uapi.OPEN_OUT.pack(self._device.open(), flags, 0)
+                return uapi.OPEN_OUT.pack(self._device.open(), _OPENED, 0)
             case uapi.FUSE_RELEASE:
                 self._device.release(uapi.RELEASE_IN.unpack_from(body)[0])
                 return b""
             case uapi.FUSE_IOCTL:
                 handle, _, command, argument, _, _ = uapi.IOCTL_IN.unpack_from(body)
-                return self._device.ioctl(handle, tid, command, argument).to_bytes(16, "little", signed=True)
+                result = self._device.ioctl(handle, tid, command, argument)
+                return uapi.IOCTL_OUT.pack(result, 0, 0, 0)
             case uapi.FUSE_STATFS:
                 return uapi.STATFS_OUT.pack(0, 0, 0, 1, 0, 4096, 255, 4096, 0)
             case uapi.FUSE_DESTROY | uapi.FUSE_FLUSH:

@@ -11,6 +11,7 @@ import enum
 import errno
 import os
 import select
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from luod.emulator.model.files import DeviceFile, Operation, SessionFile
@@ -43,8 +44,10 @@ class _Fileno(Protocol):
 class LiveUpdateDevice:
     """/dev/liveupdate behind its FUSE node. One open at a time: the model sees to that."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, thread: Callable[[int], Thread]) -> None:
+        """`thread` gives the caller of a tid."""
         self._kernel = kernel
+        self._thread = thread
         self._open: dict[int, DeviceFile] = {}
         self._next = 1
 
@@ -71,8 +74,14 @@ class LiveUpdateDevice:
         return self._kernel.file_operation(file, operation)
 
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int:
-        """Those of its own type are trapped by seccomp and never get here."""
-        raise Errno(errno.ENOTTY)
+        """Those of its own type are trapped by seccomp and never get here; the rest gets its errno."""
+        file = self._open.get(handle)
+        if file is None:
+            raise Errno(errno.EBADF)
+        result = self._kernel.ioctl(file, command, argument, self._thread(tid))
+        if isinstance(result, Blocked):  # nothing of another type can be
+            raise Errno(errno.EINTR)
+        return result
 
 
 class Supervisor:
@@ -92,12 +101,10 @@ class Supervisor:
         self._kernel = kernel
         self._listener = Listener(listener)
         self._placeholders: Placeholders[DeviceFile | SessionFile] = Placeholders()
-        self._device = LiveUpdateDevice(kernel)
-        self._node = FuseNode(fuse, self._device) if fuse is not None else None
         self._around = Surroundings(self._listener, self._placeholders, device, user_namespace)
+        self._device = LiveUpdateDevice(kernel, lambda tid: Thread(self._around, tid))
+        self._node = FuseNode(fuse, self._device) if fuse is not None else None
         self._kexec_loaded = kexec_loaded
-        self._stopped: Stopped | None = None
-        self.ending: Ending | None = None
         self._epoll = select.epoll()
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
         self._epoll.register(self._placeholders.fileno(), select.EPOLLIN)
@@ -107,19 +114,18 @@ class Supervisor:
 
     def run(self, watched: list[_Fileno]) -> Stopped:
         """Answers calls until the machine stops in one of the ways of `Stopped`."""
-        fds = [file.fileno() for file in watched]
+        fds = frozenset(file.fileno() for file in watched)
         for fd in fds:
             self._epoll.register(fd, select.EPOLLIN)
         try:
-            self._stopped = None
-            while self._stopped is None:
-                ready = {fd for fd, _ in self._epoll.poll()}
+            while True:
+                ready = dict(self._epoll.poll())
                 self._ended()
-                if self._listener.fileno() in ready:
-                    self._receive()
-                if not ready.isdisjoint(fds):
-                    return self._stopped or Stopped.WATCHED
-            return self._stopped
+                stopped = self._receive(ready.get(self._listener.fileno(), 0))
+                if stopped is not None:
+                    return stopped
+                if not fds.isdisjoint(ready):
+                    return Stopped.WATCHED
         finally:
             for fd in fds:
                 self._epoll.unregister(fd)
@@ -133,30 +139,39 @@ class Supervisor:
             self._node.close()
 
     def _ended(self) -> None:
-        if self._node is not None:
-            self._node.serve()
+        """Tells the model which files are gone by now, and answers what waits at the node."""
+        if self._node is not None and not self._node.serve():
+            self._epoll.unregister(self._node.fileno())
+            self._node.close()
+            self._node = None
         for file in self._placeholders.ended():
             self._kernel.release(file)
 
-    def _receive(self) -> None:
+    def _receive(self, events: int) -> Stopped | None:
+        """Answers the next call, if the listener has one."""
+        if not events & select.EPOLLIN:
+            if events & select.EPOLLHUP:  # every process under the filter is gone
+                self._epoll.unregister(self._listener.fileno())
+            return None
         notification = self._listener.receive()
         if notification is None:
-            return
+            return None
         # What was closed before this call was made is known by now; between epoll and here more may have been.
         self._ended()
         try:
-            self._dispatch(notification)
+            return self._dispatch(notification)
         except Errno as error:
             self._listener.refuse(notification, error.code)
+            return None
 
-    def _dispatch(self, notification: Notification) -> None:
+    def _dispatch(self, notification: Notification) -> Stopped | None:
         call = CALLS.get((notification.architecture, notification.number))
-        thread = Thread(self._around, notification)
+        thread = Thread(self._around, notification.tid, notification)
         match call:
             case Call.IOCTL:
                 self._ioctl(notification, thread)
             case Call.REBOOT:
-                self._reboot(notification, thread)
+                return self._reboot(notification, thread)
             case Call.KEXEC_LOAD:
                 _, count, address, flags, *_ = notification.arguments
                 segments = Segments(thread, notification.architecture, count, address)
@@ -172,6 +187,7 @@ class Supervisor:
                 self._open(notification, thread, call)
             case None:
                 self._listener.let_through(notification)
+        return None
 
     def _ioctl(self, notification: Notification, thread: Thread) -> None:
         fd, command, argument, *_ = notification.arguments
@@ -191,18 +207,16 @@ class Supervisor:
             return self._device.opened
         return self._placeholders.find(identity)
 
-    def _reboot(self, notification: Notification, thread: Thread) -> None:
+    def _reboot(self, notification: Notification, thread: Thread) -> Stopped | None:
         magic1, magic2, command, *_ = (argument & _U32 for argument in notification.arguments)
         match self._kernel.reboot(magic1, magic2, command, thread):
             case Jump():
-                self._stopped = Stopped.JUMP
-            case Ending() as ending:
-                self.ending = ending
-                self._stopped = Stopped.ENDING
-            case Blocked():
-                pass
+                return Stopped.JUMP
+            case Ending():
+                return Stopped.ENDING
             case int(value):
                 self._listener.answer(notification, value)
+        return None
 
     def _open(self, notification: Notification, thread: Thread, call: Call) -> None:
         flags = opens_device(thread, call, notification.arguments)
