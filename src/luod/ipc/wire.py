@@ -182,6 +182,7 @@ class _Connection(VarlinkProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._serving: asyncio.Task[None] | None = None
         self._patient = False
+        self._gone = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -209,7 +210,8 @@ class _Connection(VarlinkProtocol):
             self._wire.abort()
 
     def hung_up(self) -> None:
-        """The peer is gone while we do not read. A call it wants no answer to goes on."""
+        """The peer is gone, which we see even while we do not read. A call it wants no answer to goes on."""
+        self._gone = True
         if self._serving is not None and not self._patient:
             self._serving.cancel()
 
@@ -272,6 +274,8 @@ class _Connection(VarlinkProtocol):
         except (TypeError, ValueError, RecursionError) as error:
             raise ConnectionAbortedError(f"not a Varlink call: {type(error).__name__}") from None
         self._patient = call.oneway
+        if self._gone and not call.oneway:
+            raise ConnectionAbortedError("it hung up before its call was served")
         try:
             await self._call(call, fds)
         except VarlinkErrorReply as error:
