@@ -32,14 +32,20 @@ _STATX_INO: Final = 0x100
 _PIDFD_THREAD: Final = os.O_EXCL
 KEXEC_SEGMENT_MAX: Final = 16
 
+# Every call of the machine comes through here, so the function is looked up and typed once.
+_statx = ctypes.CDLL(None, use_errno=True).statx
+_statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
 _statx_buffer = ctypes.create_string_buffer(256)
+_statx_address: Final = ctypes.addressof(_statx_buffer)
 _STATX_DEVICE: Final = struct.Struct("=32xQ96xII")
 """stx_ino, stx_dev_major, stx_dev_minor at their offsets in `struct statx`."""
 
 
 def identify(path: bytes) -> Identity:
     """(st_dev, st_ino) of the file at `path`, as far as this kernel knows it already. OSError."""
-    linux.syscall("statx", _AT_FDCWD, path, _AT_STATX_DONT_SYNC, _STATX_INO, _statx_buffer)
+    if _statx(_AT_FDCWD, path, _AT_STATX_DONT_SYNC, _STATX_INO, _statx_address) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
     inode, major, minor = _STATX_DEVICE.unpack_from(_statx_buffer)
     return (os.makedev(major, minor), inode)
 

@@ -21,15 +21,19 @@ from luod.linux import Fd
 TMPFS_MAGIC: Final = 0x01021994
 HUGETLBFS_MAGIC: Final = 0x958458F6
 _RESERVE: Final = 64 << 20
-"""Bytes of the host's memory that a machine never takes."""
+"""Bytes of the host's memory that a machine leaves it; files smaller than that are not looked at."""
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _file_system(fd: int) -> int:
+    """The magic number of the file system that `fd` is on."""
     buffer = (ctypes.c_long * 32)()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.fstatfs(fd, buffer) != 0:
+    if _libc.fstatfs(fd, buffer) != 0:
         return 0
-    return buffer[0] & 0xFFFFFFFF
+    magic: int = buffer[0]
+    return magic & 0xFFFFFFFF
 
 
 def _available_memory() -> int:
@@ -43,7 +47,7 @@ def _available_memory() -> int:
 
 def _refuse_what_would_hurt(missing: int) -> None:
     """A real kernel lets the OOM killer choose; the host's must not be led to that."""
-    if missing > _available_memory() - _RESERVE:
+    if missing > _RESERVE and missing > _available_memory() - _RESERVE:
         raise Errno(errno.ENOMEM)
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
+from collections.abc import Callable
 from typing import Final
 
 from luod.emulator.model.ports import Errno
-from luod.linux import syscall
 
 _SCRATCH_SIZE: Final = 16384
 
@@ -24,18 +24,25 @@ _scratch = ctypes.create_string_buffer(_SCRATCH_SIZE)
 _scratch_address: Final = ctypes.addressof(_scratch)
 _local: Final = _Iovec(_scratch_address, 0)
 _remote: Final = _Iovec(0, 0)
-_local_pointer: Final = ctypes.byref(_local)
-_remote_pointer: Final = ctypes.byref(_remote)
+_local_address: Final = ctypes.addressof(_local)
+_remote_address: Final = ctypes.addressof(_remote)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_readv, _writev = _libc.process_vm_readv, _libc.process_vm_writev
+for _function in (_readv, _writev):
+    _function.argtypes = (
+        ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong
+    )  # fmt: skip
+    _function.restype = ctypes.c_ssize_t
 
 
-def _transfer(name: str, tid: int, address: int, length: int) -> None:
+def _transfer(function: Callable[..., int], tid: int, address: int, length: int) -> None:
     _local.length = _remote.length = length
     _remote.base = address
-    try:
-        done = syscall(name, tid, _local_pointer, 1, _remote_pointer, 1, 0)
-    except OSError as error:
-        # ESRCH: killed meanwhile; EPERM: not ours to look into, such as a program that made itself undumpable.
-        raise Errno(error.errno or errno.EFAULT) from None
+    done = function(tid, _local_address, 1, _remote_address, 1, 0)
+    if done == -1:
+        # EFAULT; or ESRCH: killed meanwhile; or EPERM: not ours to look into, such as an undumpable program.
+        raise Errno(ctypes.get_errno())
     if done != length:
         raise Errno(errno.EFAULT)
 
@@ -45,7 +52,7 @@ def read(tid: int, address: int, length: int) -> bytes:
     parts = []
     while length > 0:
         part = min(length, _SCRATCH_SIZE)
-        _transfer("process_vm_readv", tid, address, part)
+        _transfer(_readv, tid, address, part)
         parts.append(ctypes.string_at(_scratch_address, part))
         address += part
         length -= part
@@ -57,7 +64,7 @@ def write(tid: int, address: int, data: bytes) -> None:
     for start in range(0, len(data), _SCRATCH_SIZE):
         part = data[start : start + _SCRATCH_SIZE]
         ctypes.memmove(_scratch_address, part, len(part))
-        _transfer("process_vm_writev", tid, address + start, len(part))
+        _transfer(_writev, tid, address + start, len(part))
 
 
 def writable(tid: int, address: int, length: int) -> bool:

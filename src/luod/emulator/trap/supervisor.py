@@ -11,7 +11,7 @@ import enum
 import errno
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final, Protocol
 
 from luod.emulator.model.files import DeviceFile, Operation, SessionFile
@@ -120,7 +120,7 @@ class Supervisor:
         try:
             while True:
                 ready = dict(self._epoll.poll())
-                self._ended()
+                self._note_ends(ready)
                 stopped = self._receive(ready.get(self._listener.fileno(), 0))
                 if stopped is not None:
                     return stopped
@@ -138,14 +138,15 @@ class Supervisor:
         if self._node is not None:
             self._node.close()
 
-    def _ended(self) -> None:
-        """Tells the model which files are gone by now, and answers what waits at the node."""
-        if self._node is not None and not self._node.serve():
+    def _note_ends(self, ready: Container[int]) -> None:
+        """Answers what waits at the node, and tells the model which files are gone."""
+        if self._node is not None and self._node.fileno() in ready and not self._node.serve():
             self._epoll.unregister(self._node.fileno())
             self._node.close()
             self._node = None
-        for file in self._placeholders.ended():
-            self._kernel.release(file)
+        if self._placeholders.fileno() in ready:
+            for file in self._placeholders.ended():
+                self._kernel.release(file)
 
     def _receive(self, events: int) -> Stopped | None:
         """Answers the next call, if the listener has one."""
@@ -156,8 +157,8 @@ class Supervisor:
         notification = self._listener.receive()
         if notification is None:
             return None
-        # What was closed before this call was made is known by now; between epoll and here more may have been.
-        self._ended()
+        # What was closed before this call was made shows in epoll by now; since the last look more may have been.
+        self._note_ends(dict(self._epoll.poll(0)))
         try:
             return self._dispatch(notification)
         except Errno as error:
