@@ -10,8 +10,6 @@ import re
 import shutil
 from typing import Final, NoReturn
 
-import pytest
-
 _TOOL: Final = "needs {tool}, of the Debian package {package}"
 _TOOL_PATTERN: Final = re.compile(r"needs (?P<tool>\S+), of the Debian package (?P<package>\S+)$")
 _HOST: Final = "cannot run on this host: "
@@ -37,6 +35,8 @@ def package_of(reason: str) -> str | None:
 
 
 def _give_up(reason: str) -> NoReturn:
+    import pytest  # late: the demo, and other uids' Pythons, import this package without it
+
     if os.environ.get("CI") == "true":
         pytest.fail(f"{reason}; with CI=true nothing may be missing", pytrace=False)
     pytest.skip(reason)
