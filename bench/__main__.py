@@ -1,0 +1,102 @@
+"""`make bench`: what the emulated machine costs. Prints tables; every ratio is of figures taken in this run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LUOEMU = (sys.executable, "-m", "luod.emulator.machine", "run", "--")
+PAIRS = 7
+
+
+def inside(*arguments: str) -> dict[str, float]:
+    """What `bench.inside` prints, run as a machine's init."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}"}
+    command = [*LUOEMU, sys.executable, "-m", "bench.inside", *arguments]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+def pingpong() -> float | None:
+    """One round trip between two C processes, in microseconds; None without a compiler."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([compiler, "-O2", "-o", f"{folder}/pingpong", f"{ROOT}/bench/pingpong.c"], check=True)
+        return int(subprocess.run([f"{folder}/pingpong"], stdout=subprocess.PIPE, check=True).stdout) / 1000
+
+
+def table_of_calls() -> None:
+    floor = pingpong()
+    figures = inside("calls")
+    print("\nOne call, p50")
+    print(f"  {'':28}{'us':>9}  {'C ping-pongs':>12}")
+    if floor is None:
+        print("  (no C compiler: apt install gcc libc6-dev brings the ping-pong to compare with)")
+    else:
+        print(f"  {'C ping-pong over two pipes':28}{floor:9.1f}  {1:12.2f}")
+    for name, figure in figures.items():
+        print(f"  {name:28}{figure:9.1f}  {figure / floor if floor else float('nan'):12.2f}")
+
+
+def table_of_the_untouched() -> None:
+    """Programs that use nothing of luod, bare and inside, in turn; the ratio pair by pair."""
+    loop = "i=0; while [ $i -lt 40 ]; do {}; i=$((i+1)); done"
+    programs = {
+        "python3 -c pass, 40 times": loop.format(f"{sys.executable} -S -c pass"),
+        "find /usr/lib": "find /usr/lib -type f >/dev/null",
+        "grep -r /usr/include": "grep -rq no-such-thing-here /usr/include; true",
+    }
+    print(f"\nPrograms that use none of it, {PAIRS} pairs; the loop runs inside, booting is not counted")
+    print(f"  {'':28}{'bare s':>9}{'inside s':>10}{'ratio':>8}")
+    for name, script in programs.items():
+        pairs = [(timed(script, ()), timed(script, LUOEMU)) for _ in range(PAIRS)]
+        bare, machine = (statistics.median(side) for side in zip(*pairs, strict=True))
+        ratio = statistics.median(b / a for a, b in pairs)
+        print(f"  {name:28}{bare:9.3f}{machine:10.3f}{ratio:8.3f}")
+
+
+def timed(script: str, prefix: tuple[str, ...]) -> float:
+    """Seconds the shell script takes by its own clock, so that the machine's boot is not counted."""
+    clock = "date +%s.%N"
+    script = f"{script}; a=$({clock}); {script}; b=$({clock}); echo $a $b"
+    done = subprocess.run([*prefix, "sh", "-c", script], stdout=subprocess.PIPE, check=True, text=True)
+    begun, ended = map(float, done.stdout.split())
+    return ended - begun
+
+
+def table_of_scale() -> None:
+    print("\nSessions and files through a kexec: seconds of each part, and a doubling's factor (2 is linear)")
+    small, large = (measure(count) for count in (1, 2))
+    print(f"  {'':28}{'1000, 250':>10}{'2000, 500':>10}{'factor':>8}")
+    for part in large:
+        factor = large[part] / small[part]
+        print(f"  {part:28}{small[part]:10.3f}{large[part]:10.3f}{factor:8.2f}")
+
+
+def measure(count: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        return inside("scale", str(1000 * count), str(250 * count), f"{folder}/notes.json")
+
+
+def main() -> None:
+    begun = time.monotonic()
+    print(f"{os.uname().release}, {os.cpu_count()} CPUs, Python {sys.version.split()[0]}")
+    table_of_calls()
+    table_of_scale()
+    table_of_the_untouched()
+    print(f"\n{time.monotonic() - begun:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
