@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from luod.errors import (
         BadInput,
         CallFailed,
+        ComesBackSealed,
         ContentsUnknown,
         DaemonError,
         DaemonUnreachable,
@@ -93,6 +94,7 @@ __all__ = [  # noqa: RUF022 - from most to least important, the errors in the or
     "ContentsUnknown",
     "UnpreserveUnavailable",
     "FilesMissing",
+    "ComesBackSealed",
     "ManifestError",
     "ImageError",
     "DaemonError",

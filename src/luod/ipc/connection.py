@@ -26,8 +26,9 @@ class Connection:
     def __init__(self, path: str, *, timeout: float | None) -> None:
         """Connects. `timeout`, in seconds, holds for this and then for each `ask`; None waits for ever.
 
-        DaemonUnreachable.
+        DaemonUnreachable. BadInput: `timeout` is not positive.
         """
+        period = _period(timeout)
         self._path = path
         self._timeout = timeout
         self._inbox = framing.Inbox()
@@ -35,7 +36,7 @@ class Connection:
         try:
             # A timeout of Python's makes the socket non-blocking, and a unix socket then refuses to wait for room in
             # the listener's queue. The kernel's own timeout waits.
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _period(timeout))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, period)
             self._socket.connect(path)
         except (OSError, ValueError) as error:
             self._socket.close()

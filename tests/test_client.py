@@ -1,0 +1,261 @@
+"""What a program gets from `luod.connect()` and `luod.aio.connect()` when the other end is not as it should be.
+
+Both surfaces are the same here, so each test asks both. With a real luod they are tested in test_client_machine.py;
+what only asyncio has is in test_aio.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+import luod
+import luod.aio
+from luod.errors import (
+    BadInput,
+    CallFailed,
+    DaemonUnreachable,
+    KernelRefused,
+    LuodError,
+    NoSuchSession,
+    ProtocolError,
+    Refused,
+    SessionExists,
+)
+from tests.impostor import Answer, Impostor, reply
+
+Ask = Callable[..., Any]
+
+
+def ask_blocking(path: str, method: str, *arguments: Any, timeout: float = 10, **options: Any) -> Any:
+    return getattr(luod.connect(path, timeout=timeout), method)(*arguments, **options)
+
+
+def ask_with_asyncio(path: str, method: str, *arguments: Any, timeout: float = 10, **options: Any) -> Any:
+    async def run() -> Any:
+        client = await luod.aio.connect(path, timeout=timeout)
+        return await getattr(client, method)(*arguments, **options)
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(params=[ask_blocking, ask_with_asyncio], ids=["blocking", "asyncio"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """Connects, calls one method, returns what it returns."""
+    surface: Ask = request.param
+    return surface
+
+
+ENTRY: Final = {"name": "vm", "owner": 1000, "direction": "outgoing", "state": "held"}
+
+NOT_ANSWERS: Final = {
+    "not JSON": b"hello\0",
+    "nothing": b"\0",
+    "not UTF-8": b'{"parameters": {"sessions": ["\xff\xfe"]}}\0',
+    "an array": b"[]\0",
+    "a number": b"17\0",
+    "nested deeply": b"[" * 200_000 + b"\0",
+    "parameters an array": b'{"parameters": [1]}\0',
+    "the error a number": b'{"error": 5}\0',
+    "no sessions": reply({}),
+    "sessions null": reply({"sessions": None}),
+    "sessions an object": reply({"sessions": {}}),
+    "an entry a string": reply({"sessions": ["vm"]}),
+    "an entry without owner": reply({"sessions": [{**ENTRY, "owner": None}]}),
+    "the owner true": reply({"sessions": [{**ENTRY, "owner": True}]}),
+    "the owner a string": reply({"sessions": [{**ENTRY, "owner": "root"}]}),
+    "the name a number": reply({"sessions": [{**ENTRY, "name": 5}]}),
+    "more to come": reply({"sessions": []}, continues=True),
+}
+
+
+@pytest.mark.parametrize("answer", NOT_ANSWERS.values(), ids=NOT_ANSWERS)
+def test_what_is_no_answer_is_a_protocol_error(tmp_path: Path, ask: Ask, answer: bytes) -> None:
+    with Impostor(tmp_path, Answer(answer)) as impostor, pytest.raises(ProtocolError) as caught:
+        ask(impostor.path, "sessions")
+    assert caught.value.hint
+
+
+def test_an_answer_without_end_is_given_up(tmp_path: Path, ask: Ask) -> None:
+    with (
+        Impostor(tmp_path, Answer(*[b"x" * (1 << 20)] * 64, hold=True)) as impostor,
+        pytest.raises(ProtocolError, match="longer than"),
+    ):
+        ask(impostor.path, "sessions")
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 1000])
+def test_an_answer_may_come_in_pieces(tmp_path: Path, ask: Ask, pieces: int) -> None:
+    whole = reply({"sessions": [ENTRY]})
+    size = max(len(whole) // pieces, 1)
+    chunks = [whole[start : start + size] for start in range(0, len(whole), size)]
+    with Impostor(tmp_path, Answer(*chunks)) as impostor:
+        assert ask(impostor.path, "sessions") == (luod.Session("vm", 1000, "outgoing", "held"),)
+    assert impostor.calls == [{"method": "io.luod.Sessions.List"}]
+
+
+def test_members_a_newer_luod_adds_are_no_harm(tmp_path: Path, ask: Ask) -> None:
+    answer = reply({"sessions": [{**ENTRY, "generation": 4, "state": "torn"}], "more": 1}, version=2)
+    with Impostor(tmp_path, Answer(answer)) as impostor:
+        assert [session.state for session in ask(impostor.path, "sessions")] == ["torn"]
+
+
+@pytest.mark.parametrize("method", ["create", "retrieve"])
+@pytest.mark.parametrize("index", [None, 1, -1, 2**70, True, "0", 0.0, [0]])
+def test_an_index_without_fd_is_a_protocol_error(tmp_path: Path, ask: Ask, method: str, index: object) -> None:
+    with open(os.devnull, "rb") as null:
+        answer = Answer(reply({"sessionFileDescriptor": index}), fds=[null.fileno()])
+        with Impostor(tmp_path, answer) as impostor, pytest.raises(ProtocolError):
+            ask(impostor.path, method, "vm")
+
+
+@pytest.mark.parametrize("method", ["create", "retrieve"])
+@pytest.mark.parametrize("target", [os.devnull, "/dev/zero", __file__])
+def test_an_fd_that_is_no_session_is_a_protocol_error(tmp_path: Path, ask: Ask, method: str, target: str) -> None:
+    with open(target, "rb") as file:
+        answer = Answer(reply({"sessionFileDescriptor": 0}), fds=[file.fileno()])
+        with Impostor(tmp_path, answer) as impostor, pytest.raises(ProtocolError, match="no session"):
+            ask(impostor.path, method, "vm")
+
+
+def test_fds_nobody_asked_for_are_closed(tmp_path: Path, ask: Ask) -> None:
+    with open(os.devnull, "rb") as null:
+        crowd = [null.fileno()] * 253
+        answers = [
+            Answer(reply({"sessions": []}), fds=crowd),
+            Answer(reply({"sessions": []}) + reply({"sessions": []}), fds=crowd),
+            Answer(reply(error="io.luod.Sessions.Busy"), fds=crowd),
+            Answer(b"no JSON\0", fds=crowd),
+            Answer(b"half an answer", fds=crowd),
+        ]
+        before = len(os.listdir("/proc/self/fd"))
+        with Impostor(tmp_path, *answers) as impostor:
+            assert ask(impostor.path, "sessions") == ()
+            assert ask(impostor.path, "sessions") == ()
+            for failure in (CallFailed, ProtocolError, DaemonUnreachable):
+                with pytest.raises(failure):
+                    ask(impostor.path, "sessions")
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+ERRORS: Final[list[tuple[str, dict[str, Any], type[LuodError], int | None]]] = [
+    ("io.luod.Sessions.NoSuchSession", {"name": "vm"}, NoSuchSession, 2),
+    ("io.luod.Sessions.SessionExists", {"name": "vm"}, SessionExists, 17),
+    ("io.luod.Sessions.InvalidName", {"name": "vm", "reason": "too odd"}, BadInput, None),
+    ("io.luod.Sessions.KernelRefused", {"call": "open", "errno": 5, "meaning": "broken"}, KernelRefused, 5),
+    ("io.luod.Sessions.KernelRefused", {"call": 7, "errno": "x"}, KernelRefused, 5),
+    ("io.luod.Sessions.Refused", {}, Refused, None),
+    ("io.luod.Sessions.Busy", {}, CallFailed, None),
+    ("io.luod.Sessions.OfTheFuture", {}, CallFailed, None),
+    ("org.varlink.service.PermissionDenied", {}, CallFailed, None),
+    ("org.varlink.service.MethodNotFound", {"method": "io.luod.Sessions.Create"}, CallFailed, None),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters", "kind", "code"), ERRORS)
+def test_luods_errors_are_typed(
+    tmp_path: Path, ask: Ask, name: str, parameters: dict[str, Any], kind: type[LuodError], code: int | None
+) -> None:
+    parameters = {**parameters, "hint": "try again"}
+    with Impostor(tmp_path, Answer(reply(parameters, error=name))) as impostor, pytest.raises(LuodError) as caught:
+        ask(impostor.path, "create", "vm")
+    assert type(caught.value) is kind
+    assert getattr(caught.value, "errno", None) == code
+    assert str(caught.value)
+    if isinstance(caught.value, CallFailed):
+        assert caught.value.name == name
+
+
+@pytest.mark.parametrize("chunks", [(), (b'{"parameters": {}',)], ids=["at once", "in the middle"])
+def test_a_luod_that_dies_is_unreachable(tmp_path: Path, ask: Ask, chunks: tuple[bytes, ...]) -> None:
+    with (
+        Impostor(tmp_path, Answer(*chunks)) as impostor,
+        pytest.raises(DaemonUnreachable, match="closed the connection"),
+    ):
+        ask(impostor.path, "sessions")
+
+
+@pytest.mark.parametrize("chunks", [(), (b'{"parameters": {}',)], ids=["nothing", "half an answer"])
+def test_a_luod_that_says_nothing_is_given_up_in_time(tmp_path: Path, ask: Ask, chunks: tuple[bytes, ...]) -> None:
+    with Impostor(tmp_path, Answer(*chunks, hold=True)) as impostor, pytest.raises(DaemonUnreachable, match="in time"):
+        ask(impostor.path, "sessions", timeout=0.2)
+    assert impostor.hung_up.is_set()
+
+
+def test_a_luod_that_accepts_nobody_is_given_up_in_time(tmp_path: Path, ask: Ask) -> None:
+    path = str(tmp_path / "luod.sock")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
+        listener.bind(path)
+        listener.listen(0)
+        waiting.connect(path)
+        with pytest.raises(DaemonUnreachable, match="in time"):
+            ask(path, "sessions", timeout=0.2)
+
+
+def test_nobody_there_is_said(tmp_path: Path, ask: Ask) -> None:
+    with pytest.raises(DaemonUnreachable, match="there is no luod at") as caught:
+        ask(str(tmp_path / "nothing"), "sessions")
+    assert "luod keep" in caught.value.hint
+    left = str(tmp_path / "left")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(left)
+    with pytest.raises(DaemonUnreachable, match="nobody listens at"):
+        ask(left, "sessions")
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/" + "x" * 200, "/tmp/with\0nul", "/etc/passwd/luod.sock", "/tmp", "/\udcff\ud800"]
+)
+def test_a_path_that_cannot_be_a_socket_is_unreachable(ask: Ask, path: str) -> None:
+    with pytest.raises(DaemonUnreachable):
+        ask(path, "sessions")
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+def test_a_timeout_is_positive(tmp_path: Path, ask: Ask, timeout: float) -> None:
+    with Impostor(tmp_path) as impostor, pytest.raises(BadInput, match="timeout"):
+        ask(impostor.path, "sessions", timeout=timeout)
+
+
+def test_an_outgoing_session_is_not_released_as_finished(tmp_path: Path, ask: Ask) -> None:
+    with Impostor(tmp_path) as impostor, pytest.raises(BadInput):
+        ask(impostor.path, "release", luod.Session("vm", 0, "outgoing", "held"), finished=True)
+    assert impostor.calls == []
+
+
+def test_release_says_which_session_and_how_it_ended(tmp_path: Path, ask: Ask) -> None:
+    with Impostor(tmp_path, Answer(reply()), Answer(reply())) as impostor:
+        ask(impostor.path, "release", luod.Session("a", 0, "outgoing", "held"))
+        ask(impostor.path, "release", luod.Session("b", 0, "incoming", "retrieved"), finished=True)
+    assert [call["parameters"] for call in impostor.calls] == [
+        {"name": "a", "direction": "outgoing", "outcome": "given_up"},
+        {"name": "b", "direction": "incoming", "outcome": "finished"},
+    ]
+
+
+def test_a_client_finds_luod_again_after_it_was_gone(tmp_path: Path) -> None:
+    with Impostor(tmp_path, Answer(reply({"sessions": []}))) as impostor:
+        client = luod.connect(impostor.path)
+        assert client.sessions() == ()
+    with pytest.raises(DaemonUnreachable):
+        client.sessions()
+    with Impostor(tmp_path, Answer(reply({"sessions": [ENTRY]}))):
+        assert len(client.sessions()) == 1
+
+
+def test_a_client_works_on_both_sides_of_a_fork(tmp_path: Path) -> None:
+    answers = [Answer(reply({"sessions": [ENTRY]}))] * 3
+    with Impostor(tmp_path, *answers) as impostor:
+        client = luod.connect(impostor.path)
+        client.sessions()
+        child = os.fork()
+        if not child:
+            os._exit(len(client.sessions()))
+        assert len(client.sessions()) == 1
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
