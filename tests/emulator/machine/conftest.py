@@ -1,0 +1,89 @@
+"""Runs real programs as inits of real machines: `luoemu` as a user starts it, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luod.testing.interpreter import Interpreter, interpreter_for
+
+ROOT = Path(__file__).parents[3]
+PROGRAMS = ROOT / "tests" / "programs"
+PLAIN_USER = 1000
+
+WAYS = ["fuse", "trap"]
+"""How /dev/liveupdate is opened."""
+
+
+def interpreter(user: int | None) -> Interpreter:
+    found = interpreter_for(user)
+    if found is None:
+        pytest.skip(f"no Python that uid {user} can run luod with")
+    return found
+
+
+def luoemu(*options: str, user: int | None = None) -> list[str]:
+    """The argv of `luoemu run OPTIONS --`."""
+    return interpreter(user).module("luod.emulator.machine", "run", *options, "--")
+
+
+def options_for(way: str) -> list[str]:
+    return ["--trap-opens"] if way == "trap" else []
+
+
+def environment(user: int | None = None) -> dict[str, str]:
+    settings = interpreter(user).environment
+    path = os.pathsep.join([settings["PYTHONPATH"], str(PROGRAMS)])
+    return {**os.environ, **settings, "PYTHONPATH": path}
+
+
+def python(source: str, user: int | None = None) -> list[str]:
+    """The argv of a Python program that has everything of tests/programs/raw.py."""
+    prelude = "import os, sys, errno, fcntl, mmap, signal, socket, struct, threading, time\nfrom raw import *\nimport raw\n"
+    return [interpreter(user).executable, "-c", prelude + textwrap.dedent(source)]
+
+
+@pytest.fixture
+def run_machine() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs COMMAND, a list or the source of a Python program, as init, to the machine's end."""
+
+    def run(
+        command: Sequence[str] | str, *options: str, user: int | None = None, **settings: Any
+    ) -> subprocess.CompletedProcess[str]:
+        if os.geteuid() != 0 and user is not None:
+            pytest.skip("only root can start a machine as another user")
+        argv = python(command, user) if isinstance(command, str) else list(command)
+        settings = {"stdin": subprocess.DEVNULL, "env": environment(user), "cwd": "/", "timeout": 60} | settings
+        if user is not None:
+            settings |= {"user": user, "group": user, "extra_groups": []}
+        return subprocess.run(
+            [*luoemu(*options, user=user), *argv], capture_output=True, text=True, check=False, **settings
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def c_compiler() -> str:
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("gcc is missing, which builds the static program")
+    return compiler
+
+
+@pytest.fixture(scope="session")
+def cycle(tmp_path_factory: pytest.TempPathFactory, c_compiler: str) -> str:
+    """tests/programs/cycle.c, statically linked, where every user can run it."""
+    program = tmp_path_factory.mktemp("static") / "cycle"
+    options = ["-static", "-Wall", "-Wextra", "-Werror", "-O1"]
+    subprocess.run([c_compiler, *options, "-o", program, PROGRAMS / "cycle.c"], check=True)
+    for directory in (program.parent, program.parent.parent, program.parent.parent.parent):
+        directory.chmod(0o755)
+    return str(program)

@@ -1,0 +1,227 @@
+"""What reaches the model, from whom, and how the answer comes back: threads, other ABIs, signals, bad memory."""
+
+from __future__ import annotations
+
+import errno
+import platform
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.emulator.machine.conftest import WAYS, options_for
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+pytestmark = pytest.mark.parametrize("way", WAYS)
+
+
+def run(run_machine: Run, way: str, source: str, **settings: object) -> str:
+    done = run_machine(source, *options_for(way), **settings)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_one_open_at_a_time(run_machine: Run, way: str) -> None:
+    source = """
+        first = device()
+        assert errno_of(device) == errno.EBUSY
+        second = os.dup(first)
+        os.close(first)
+        assert errno_of(device) == errno.EBUSY
+        os.close(second)
+        for _ in range(500):
+            os.close(device())
+    """
+    run(run_machine, way, source)
+
+
+def test_threads_create_and_close_at_the_same_time(run_machine: Run, way: str) -> None:
+    source = """
+        fd = device()
+        def work(number):
+            for turn in range(100):
+                name = b"thread %d" % number
+                session = create(fd, name)
+                assert get_name(session) == name
+                os.close(session)
+            done.append(number)
+        done = []
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        assert sorted(done) == list(range(8))
+        assert os.listdir("/proc/self/fd")[-1] and len(os.listdir("/proc/self/fd")) < 10
+    """
+    run(run_machine, way, source)
+
+
+def test_a_thread_that_is_not_the_leader_preserves(run_machine: Run, way: str) -> None:
+    source = """
+        fd = device()
+        session = create(fd, b"s")
+        file = os.memfd_create("m")
+        os.write(file, b"data")
+        result = []
+        def work():
+            result.append(errno_of(preserve, session, file, 1))
+            result.append(errno_of(preserve, session, file, 2))
+        thread = threading.Thread(target=work)
+        thread.start(); thread.join()
+        assert result == [0, errno.EBUSY], result
+    """
+    run(run_machine, way, source)
+
+
+def test_other_descriptors_answer_for_themselves(run_machine: Run, way: str) -> None:
+    source = """
+        pipe, _ = os.pipe()
+        assert errno_of(fcntl.ioctl, pipe, 0xBA40, 0) == errno.ENOTTY
+        assert errno_of(fcntl.ioctl, os.memfd_create("m"), 0xBA43, 0) == errno.ENOTTY
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        for number in (999, -1):
+            assert libc.ioctl(number, 0xBA43, 0) == -1 and ctypes.get_errno() == errno.EBADF
+        fd = device()
+        session = create(fd, b"s")
+        only_path = os.open(f"/proc/self/fd/{session}", os.O_PATH)
+        assert errno_of(get_name, only_path) == errno.EBADF
+        file = os.memfd_create("m")
+        file_path = os.open(f"/proc/self/fd/{file}", os.O_PATH)
+        assert errno_of(preserve, session, file_path, 1) == errno.EBADF
+        assert errno_of(preserve, session, file, 1) == 0
+    """
+    run(run_machine, way, source)
+
+
+def test_memory_that_cannot_be_written_leaks_nothing(run_machine: Run, way: str) -> None:
+    source = """
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+        libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
+        page = libc.mmap(None, 4096, 3, 0x22, -1, 0)
+        fd = device()
+        request = struct.pack("=Ii64s", 72, -1, b"s")
+        ctypes.memmove(page, request, len(request))
+        libc.mprotect(page, 4096, 1)
+        before = sorted(os.listdir("/proc/self/fd"))
+        assert libc.ioctl(fd, 0xBA00, page) == -1 and ctypes.get_errno() == errno.EFAULT
+        assert sorted(os.listdir("/proc/self/fd")) == before
+        assert ctypes.string_at(page, len(request)) == request
+        os.close(create(fd, b"s"))
+        assert libc.ioctl(fd, 0xBA00, 8) == -1 and ctypes.get_errno() == errno.EFAULT
+    """
+    run(run_machine, way, source)
+
+
+def test_no_free_descriptor(run_machine: Run, way: str) -> None:
+    source = """
+        import resource
+        fd = device()
+        file = os.memfd_create("m")
+        keep = create(fd, b"keep")
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 3, highest + 3))
+        fill = []
+        try:
+            while True: fill.append(os.dup(fd))
+        except OSError as error:
+            assert error.errno == errno.EMFILE
+        assert errno_of(create, fd, b"s") == errno.EMFILE
+        assert errno_of(create, fd, b"") == errno.EMFILE
+        os.close(fill.pop())
+        assert errno_of(create, fd, b"") == errno.EINVAL
+        session = create(fd, b"s")
+    """
+    run(run_machine, way, source)
+
+
+def test_limits_of_the_supervisor_are_not_the_programs(run_machine: Run, way: str) -> None:
+    source = """
+        import resource
+        print(resource.getrlimit(resource.RLIMIT_NOFILE))
+    """
+    import resource
+
+    assert run(run_machine, way, source) == f"{resource.getrlimit(resource.RLIMIT_NOFILE)}\n"
+
+
+def test_a_signal_does_not_repeat_a_call(run_machine: Run, way: str) -> None:
+    """A timer fires all the time; a call that was done and reported as interrupted would be EEXIST when repeated."""
+    source = """
+        fd = device()
+        fired = []
+        signal.signal(signal.SIGALRM, lambda *_: fired.append(1))
+        signal.siginterrupt(signal.SIGALRM, False)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        for turn in range(1500):
+            session = create(fd, b"s")
+            assert get_name(session) == b"s"
+            os.close(session)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert fired
+    """
+    run(run_machine, way, source)
+
+
+def test_callers_killed_in_the_middle_leave_nothing_behind(run_machine: Run, way: str) -> None:
+    source = """
+        fd = device()
+        for turn in range(60):
+            child = os.fork()
+            if child == 0:
+                while True:
+                    os.close(create(fd, b"child"))
+            while errno_of(lambda: os.close(create(fd, b"probe"))) != 0:
+                pass
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(create(fd, b"child"))
+    """
+    run(run_machine, way, source)
+
+
+ABI_32 = r"""
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static int call(int number, long a, long b, long c)
+{
+    int result;
+    __asm__ volatile("int $0x80" : "=a"(result) : "a"(number), "b"(a), "c"(b), "d"(c) : "memory", "r8", "r9", "r10", "r11");
+    return result;
+}
+
+int main(void)
+{
+    char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+    struct { unsigned size; int fd; char name[64]; } *request = (void *)(page + 64);
+
+    strcpy(page, "/dev/liveupdate");
+    int device = call(5, (long)page, 2, 0);
+    request->size = 72;
+    strcpy(request->name, "abi");
+    int created = call(54, device, 0xBA00, (long)request);
+    int session = request->fd;
+    memset(request->name, 0x55, 64);
+    request->fd = 0;
+    int named = call(54, session, 0xBA43, (long)request);
+    int wrong = call(88, 1, 2, 0);
+    printf("%d %d %d %s %d\n", device > 2, created, named, request->name, wrong);
+    return 0;
+}
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="int 0x80 is x86's")
+def test_32_bit_calls(run_machine: Run, way: str, tmp_path: Path, c_compiler: str) -> None:
+    source, program = tmp_path / "abi.c", tmp_path / "abi"
+    source.write_text(ABI_32)
+    subprocess.run([c_compiler, "-static", "-o", program, source], check=True)
+    done = run_machine([str(program)], *options_for(way))
+    assert (done.returncode, done.stdout) == (0, f"1 0 0 abi {-errno.EINVAL}\n"), done.stderr
