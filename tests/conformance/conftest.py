@@ -1,7 +1,7 @@
 """Fixtures of the rows: a machine and a question program a module, a process a row.
 
-`pytest.mark.divergence(NAME)` marks a row that the emulated machine cannot meet: there, and only there, a strict expected
-failure, so that the mark has to go when the machine learns it. NAME is a heading of docs/divergences.md.
+`pytest.mark.divergence(NAME)` marks a row that the emulated machine cannot meet: there, and only there, an expected
+failure, strict, so that the mark has to go when the machine learns it. NAME is a heading of docs/divergences.md.
 """
 
 from __future__ import annotations

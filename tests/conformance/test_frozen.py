@@ -1,0 +1,144 @@
+"""Section 5 of docs/kernel.md, "the memfd while preserved": what still works on it, and what of that is carried."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.conformance.caller import Caller
+from tests.conformance.voyage import Voyage, across_jumps
+
+SIZE = 8192
+KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE, INSERT_RANGE = 1, 2, 8, 16, 32
+F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE, F_SEAL_FUTURE_WRITE = 1, 2, 4, 8, 16
+
+# What is refused, as calls on the memfd; the emulated machine has nothing to refuse it with but seals.
+REFUSED = [
+    ("write past the end", "pwrite", {"data": b"x", "offset": SIZE}),
+    ("write across the end", "pwrite", {"data": b"xx", "offset": SIZE - 1}),
+    ("grow", "ftruncate", {"size": SIZE + 1}),
+    ("shrink", "ftruncate", {"size": SIZE - 1}),
+    ("fallocate inside", "fallocate", {"mode": 0, "offset": 0, "length": 4096}),
+    ("fallocate beyond", "fallocate", {"mode": 0, "offset": SIZE, "length": 4096}),
+    ("fallocate, KEEP_SIZE", "fallocate", {"mode": KEEP_SIZE, "offset": 0, "length": 4096}),
+    ("punch a hole", "fallocate", {"mode": PUNCH_HOLE | KEEP_SIZE, "offset": 0, "length": 4096}),
+]
+
+
+@pytest.fixture
+def preserved(caller: Caller) -> Caller:
+    """A caller with the preserved memfd "m", mapped as "before"."""
+    caller.create()
+    caller.ask("memfd", slot="m", size=SIZE)
+    caller.ask("fill", fd="m", length=SIZE, seed=1)
+    caller.ask("map", name="before", fd="m", length=SIZE)
+    caller.ask("preserve", session="s", fd="m", token=1)
+    return caller
+
+
+def test_reads_and_writes_inside_the_size(preserved: Caller) -> None:
+    assert preserved.ask("pwrite", fd="m", data=b"new", offset=SIZE - 3) == 3
+    assert preserved.ask("pread", fd="m", length=10, offset=SIZE - 3) == "new"
+
+
+def test_stores_through_old_and_new_mappings(preserved: Caller) -> None:
+    preserved.ask("map", name="after", fd="m", length=SIZE)
+    preserved.ask("poke", name="before", offset=0, data=b"old map")
+    preserved.ask("poke", name="after", offset=4096, data=b"new map")
+    assert preserved.ask("pread", fd="m", length=7, offset=0) == "old map"
+    assert preserved.ask("pread", fd="m", length=7, offset=4096) == "new map"
+
+
+@pytest.mark.divergence("frozen memfd")
+@pytest.mark.parametrize(("row", "call", "parameters"), REFUSED, ids=[row[0] for row in REFUSED])
+def test_refused(preserved: Caller, row: str, call: str, parameters: dict[str, object]) -> None:
+    before = preserved.ask("digest", fd="m")
+    assert preserved.says(call, fd="m", **parameters) == "EPERM"
+    assert preserved.ask("digest", fd="m") == before
+
+
+@pytest.mark.divergence("frozen memfd")
+def test_refused_madvise_remove(preserved: Caller) -> None:
+    assert preserved.says("madvise_remove", name="before") == "EPERM"
+
+
+def test_ftruncate_to_the_same_size(preserved: Caller) -> None:
+    assert preserved.says("ftruncate", fd="m", size=SIZE) == "OK"
+
+
+@pytest.mark.parametrize("seal", [F_SEAL_GROW, F_SEAL_SHRINK, F_SEAL_FUTURE_WRITE, F_SEAL_SEAL])
+def test_seals_can_be_added(preserved: Caller, seal: int) -> None:
+    assert preserved.says("add_seals", fd="m", seals=seal) == "OK"
+
+
+@pytest.mark.divergence("frozen memfd")
+def test_seal_write_is_busy_even_if_never_mapped(caller: Caller) -> None:
+    caller.create()
+    caller.preserved_memfd()
+    assert caller.says("add_seals", fd="m", seals=F_SEAL_WRITE) == "EBUSY"
+
+
+def test_holes_are_filled(caller: Caller) -> None:
+    caller.create()
+    caller.ask("memfd", slot="m", size=4 << 20)
+    assert caller.ask("stat", fd="m")["blocks"] == 0
+    caller.ask("preserve", session="s", fd="m", token=1)
+    assert caller.ask("stat", fd="m")["blocks"] * 512 == 4 << 20
+
+
+@pytest.mark.parametrize(("row", "call", "parameters"), REFUSED, ids=[row[0] for row in REFUSED])
+def test_allowed_again_after_the_close_of_the_session(
+    preserved: Caller, row: str, call: str, parameters: dict[str, object]
+) -> None:
+    preserved.ask("close", fd="s")
+    assert preserved.says(call, fd="m", **parameters) == "OK"
+
+
+@across_jumps
+def test_the_last_write_is_carried(caller: Caller) -> Voyage:
+    caller.create()
+    caller.ask("memfd", slot="m", size=SIZE)
+    caller.ask("map", name="map", fd="m", length=SIZE)
+    caller.ask("preserve", session="s", fd="m", token=1)
+    caller.ask("pwrite", fd="m", data=b"written", offset=0)
+    caller.ask("poke", name="map", offset=4096, data=b"stored")
+    caller = yield
+    caller.retrieve()
+    caller.ask("retrieve_fd", session="s", token=1, slot="m")
+    assert caller.ask("pread", fd="m", length=7, offset=0) == "written"
+    assert caller.ask("pread", fd="m", length=6, offset=4096) == "stored"
+
+
+@across_jumps
+def test_a_closed_memfd_is_carried(caller: Caller) -> Voyage:
+    caller.create()
+    digest = caller.preserved_memfd()
+    caller.ask("close", fd="m")
+    caller = yield
+    caller.retrieve()
+    caller.ask("retrieve_fd", session="s", token=1, slot="m")
+    assert caller.ask("digest", fd="m") == digest
+
+
+@across_jumps
+def test_lseek_is_carried(caller: Caller) -> Voyage:
+    caller.create()
+    caller.preserved_memfd(size=SIZE)
+    assert caller.ask("lseek", fd="m", offset=1234) == 1234
+    caller = yield
+    caller.retrieve()
+    caller.ask("retrieve_fd", session="s", token=1, slot="m")
+    assert caller.ask("lseek", fd="m", offset=0, whence=os.SEEK_CUR) == 1234
+
+
+@pytest.mark.parametrize("seal", [F_SEAL_GROW, F_SEAL_SHRINK, F_SEAL_FUTURE_WRITE, F_SEAL_SEAL])
+@across_jumps
+def test_seals_added_later_are_not_carried(caller: Caller, seal: int) -> Voyage:
+    caller.create()
+    caller.preserved_memfd()
+    caller.ask("add_seals", fd="m", seals=seal)
+    caller = yield
+    caller.retrieve()
+    caller.ask("retrieve_fd", session="s", token=1, slot="m")
+    assert caller.ask("seals", fd="m") == 0

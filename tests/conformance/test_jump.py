@@ -1,0 +1,187 @@
+"""Section 6 of docs/kernel.md: kexec_file_load, kexec_load and reboot(LINUX_REBOOT_CMD_KEXEC)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from luod.testing import Machine, require_tool
+from luod.testing.interpreter import Interpreter
+from tests.conformance.caller import Caller, jump, load, start
+from tests.conformance.conftest import ROOT
+from tests.conformance.voyage import Voyage, across_jumps
+
+UNLOAD = 1
+
+
+@pytest.fixture
+def fresh(machine: Machine, machine_python: Interpreter) -> Callable[[], Caller]:
+    """Starts a caller in the present boot of a machine of the test's own."""
+    return lambda: start(machine, machine_python.module("tests.programs.questions"), root=str(ROOT))
+
+
+def test_nothing_loaded(caller: Caller, shared_machine: Machine) -> None:
+    caller.create()
+    digest = caller.preserved_memfd()
+    assert shared_machine.read("/sys/kernel/kexec_loaded") == b"0\n"
+    assert caller.says("reboot") == "EINVAL"
+    assert caller.ask("get_name", session="s").startswith(caller.row.decode())
+    caller.preserved_memfd(token=2, slot="another")
+    assert caller.ask("digest", fd="m") == digest
+
+
+@pytest.mark.parametrize(("magic1", "magic2"), [(0, 672274793), (0xFEE1DEAD, 0), (0xFEE1DEAD, 672274794)])
+def test_wrong_magic(caller: Caller, magic1: int, magic2: int) -> None:
+    assert caller.says("reboot", magic1=magic1, magic2=magic2) == "EINVAL"
+
+
+def test_without_the_capability(caller: Caller) -> None:
+    caller.ask("become", uid=1000)
+    assert caller.says("reboot") == "EPERM"
+    assert caller.says("kexec_file_load", kernel=-1) == "EPERM"
+
+
+def test_what_is_no_kernel_image(caller: Caller) -> None:
+    caller.ask("memfd", slot="m", size=65536)
+    caller.ask("fill", fd="m", length=65536, seed=1)
+    assert caller.says("kexec_file_load", kernel="m") == "ENOEXEC"
+    assert caller.says("kexec_file_load", kernel=-1) == "EBADF"
+    assert caller.says("reboot") == "EINVAL"
+
+
+def test_load_and_unload(caller: Caller, shared_machine: Machine) -> None:
+    load(shared_machine, caller)
+    assert shared_machine.read("/sys/kernel/kexec_loaded") == b"1\n"
+    caller.ask("kexec_file_load", kernel=-1, flags=UNLOAD)
+    assert shared_machine.read("/sys/kernel/kexec_loaded") == b"0\n"
+    assert caller.says("reboot") == "EINVAL"
+
+
+def test_command_line_of_the_next_kernel(machine: Machine, fresh: Callable[[], Caller]) -> None:
+    caller = fresh()
+    line = machine.read("/proc/cmdline").rstrip(b"\n") + b" answer=42"
+    load(machine, caller, command_line=line)
+    assert machine.read("/proc/cmdline").rstrip(b"\n") != line
+    jump(machine, caller)
+    assert machine.boot == 2
+    assert machine.read("/proc/cmdline").rstrip(b"\n") == line
+    assert machine.read("/sys/kernel/kexec_loaded") == b"0\n"
+
+
+def test_kexec_tools_by_file(machine: Machine, fresh: Callable[[], Caller]) -> None:
+    kexec = require_tool("kexec", package="kexec-tools")
+    caller = fresh()
+    caller.create(b"vm")
+    digest = caller.preserved_memfd()
+    machine.run([kexec, "-s", "-l", machine.kernel, "--reuse-cmdline"])
+    with machine.expect_jump():
+        machine.run([kexec, "-e"])
+    caller = fresh()
+    caller.retrieve(b"vm")
+    caller.ask("retrieve_fd", session="s", token=1, slot="m")
+    assert caller.ask("digest", fd="m") == digest
+
+
+def test_kexec_load_loses_everything(machine: Machine, fresh: Callable[[], Caller]) -> None:
+    kexec = require_tool("kexec", package="kexec-tools")
+    caller = fresh()
+    caller.create(b"vm")
+    caller.preserved_memfd()
+    machine.run([kexec, "-c", "-l", machine.kernel, "--reuse-cmdline"])
+    with machine.expect_jump():
+        machine.run([kexec, "-e"])
+    assert machine.boot == 2
+    assert fresh().can_retrieve(b"vm") == "ENOENT"
+
+
+def test_device_open_during_the_jump(machine: Machine, fresh: Callable[[], Caller]) -> None:
+    caller = fresh()
+    caller.create(b"vm")
+    load(machine, caller)
+    caller.open_device()
+    jump(machine, caller)
+    assert fresh().can_retrieve(b"vm") == "OK"
+
+
+# -- who holds the session at the jump ---------------------------------------------------------------------------
+
+
+def retrieved(caller: Caller) -> str:
+    caller.retrieve()
+    caller.ask("retrieve_fd", session="s", token=1, slot="m")
+    digest: str = caller.ask("digest", fd="m")
+    return digest
+
+
+@across_jumps
+def test_held_by_a_process_that_does_nothing(caller: Caller) -> Voyage:
+    caller.create()
+    digest = caller.preserved_memfd()
+    caller = yield
+    assert retrieved(caller) == digest
+
+
+@across_jumps
+def test_held_by_a_forked_child(caller: Caller) -> Voyage:
+    caller.create()
+    digest = caller.preserved_memfd()
+    caller.fork("child")
+    caller.ask("close", fd="s")
+    caller = yield
+    assert retrieved(caller) == digest
+
+
+@across_jumps
+def test_held_by_an_executed_program(caller: Caller) -> Voyage:
+    caller.create()
+    digest = caller.preserved_memfd()
+    caller.fork("child").become_program("/bin/sleep", "1000", keep=("s",))
+    caller.ask("close", fd="s")
+    caller = yield
+    assert retrieved(caller) == digest
+
+
+@across_jumps
+def test_held_by_a_message_in_flight(caller: Caller) -> Voyage:
+    caller.create()
+    digest = caller.preserved_memfd()
+    caller.ask("socketpair", slots=["one", "other"])
+    caller.ask("send_fd", over="one", fd="s")
+    caller.ask("close", fd="s")
+    caller = yield
+    assert retrieved(caller) == digest
+
+
+@across_jumps
+def test_closed_before_the_jump(caller: Caller) -> Voyage:
+    caller.create()
+    caller.preserved_memfd()
+    caller.ask("close", fd="s")
+    caller = yield
+    assert caller.can_retrieve() == "ENOENT"
+
+
+@across_jumps
+def test_holder_killed_before_the_jump(caller: Caller) -> Voyage:
+    holder = caller.fork("holder")
+    holder.create()
+    holder.preserved_memfd()
+    caller.ask("end", kid="holder")
+    caller = yield
+    assert caller.can_retrieve() == "ENOENT"
+
+
+def test_a_writer_that_never_stops(machine: Machine, fresh: Callable[[], Caller]) -> None:
+    caller = fresh()
+    caller.create(b"vm")
+    caller.preserved_memfd()
+    caller.fork("writer").ask("scribble", fd="m")
+    load(machine, caller)
+    jump(machine, caller)
+    caller = fresh()
+    caller.retrieve(b"vm")
+    caller.ask("retrieve_fd", session="s", token=1, slot="m")
+    assert caller.ask("pread", fd="m", length=8, offset=0) == "scribble"
+    assert caller.ask("getfl", fd="m") & os.O_ACCMODE == os.O_RDWR
