@@ -38,7 +38,14 @@ _FORMAT: Final = re.compile(rb"(?:luo|kho|memfd|pci|vfio-pci)-v[0-9]{1,4}(?![0-9
 
 def is_setup(data: bytes) -> bool:
     """Whether `data` begins with the boot sector of a Linux kernel for x86."""
-    return data[_HEADER : _HEADER + 4] == b"HdrS" and data[_BOOT_FLAG : _BOOT_FLAG + 2] == b"\x55\xaa"
+    return has_header(data) and data[_BOOT_FLAG : _BOOT_FLAG + 2] == b"\x55\xaa"
+
+
+def has_header(data: bytes) -> bool:
+    """Whether `data` holds the header where a boot sector has it: also boot_params, in which loaders write over the
+    boot flag.
+    """
+    return data[_HEADER : _HEADER + 4] == b"HdrS"
 
 
 def setup_size(image: bytes) -> int:
@@ -68,7 +75,7 @@ def check(image: bytes) -> int:
 def read_formats(image: bytes) -> frozenset[str]:
     """The format strings in the image itself and in its payload if that is packed with gzip."""
     found = set(_FORMAT.findall(image))
-    if is_setup(image) and len(image) >= _PAYLOAD_OFFSET + 8:
+    if has_header(image) and len(image) >= _PAYLOAD_OFFSET + 8:
         start, length = struct.unpack_from("<II", image, _PAYLOAD_OFFSET)
         start += setup_size(image)
         payload = image[start : start + length]

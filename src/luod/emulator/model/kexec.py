@@ -121,7 +121,7 @@ class Kexec:
 
     def _from_segments(self, buffers: list[tuple[int, bytes]]) -> LoadedImage:
         """kexec-tools puts boot_params, with the image's header, into one segment, the kernel proper into another."""
-        setup = next(((address, data) for address, data in buffers if image.is_setup(data)), None)
+        setup = next(((address, data) for address, data in buffers if image.has_header(data)), None)
         if setup is None:
             formats = frozenset[str]().union(*(self._read_formats(data) for _, data in buffers))
             return LoadedImage(formats, None, handover=False)

@@ -117,13 +117,15 @@ class Thread:
 
     def has_free_fd(self) -> bool:
         try:
-            limit, _ = resource.prlimit(self.tid, resource.RLIMIT_NOFILE)
-            count = os.stat(b"/proc/%d/fd" % self.tid).st_size
-            if count == 0:  # before Linux 6.2 the directory does not tell how many it holds
-                count = len(os.listdir(b"/proc/%d/fd" % self.tid))
+            limit = _fd_limit(self.tid)
+            if 0 < os.stat(b"/proc/%d/fd" % self.tid).st_size < limit:
+                return True
+            # Before Linux 6.2 the directory does not tell how many it holds; and a limit that was lowered later says
+            # nothing of the numbers above it.
+            numbers = map(int, os.listdir(b"/proc/%d/fd" % self.tid))
+            return sum(number < limit for number in numbers) < limit
         except OSError as error:
             raise Errno(error.errno or errno.ESRCH) from None
-        return count < limit
 
     def take(self, fd: int) -> OpenFile:
         """A duplicate of the caller's fd. Errno(EBADF), also for O_PATH."""
@@ -272,3 +274,13 @@ class Segments(Sequence[KexecSegment]):
             raise IndexError(index)
         raw = self._thread.read(self._address + index * self._layout.size, self._layout.size)
         return Segment(self._thread, *self._layout.unpack(raw))
+
+
+def _fd_limit(tid: int) -> int:
+    """The soft RLIMIT_NOFILE of a thread. OSError when it is gone."""
+    try:
+        return resource.prlimit(tid, resource.RLIMIT_NOFILE)[0]
+    except PermissionError:
+        # Another uid's is not shown without CAP_SYS_RESOURCE, which containers lack; here it is.
+        with open(f"/proc/{tid}/limits", encoding="ascii") as lines:
+            return next(int(line.split()[3]) for line in lines if line.startswith("Max open files"))
