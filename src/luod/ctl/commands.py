@@ -87,6 +87,7 @@ def update(arguments: Namespace, output: Output) -> Exit:
         # The connection ends with the machine.
         if state != "jumping":
             raise
+    if state == "jumping":
         return Exit.DONE
     if state == "cancelled":
         return Exit.CANCELLED

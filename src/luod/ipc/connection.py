@@ -48,39 +48,40 @@ class Connection:
         DaemonUnreachable, ProtocolError, and the error the reply carries; see `framing.to_error`.
         """
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
-        try:
-            self._wait_until(deadline)
-            framing.send(self._socket, message, fds)
-            reply = self._reply(deadline)
-        except OSError as error:
-            raise unreachable(self._path, error) from error
-        return answer(reply)
+        self._send(message, fds, deadline)
+        return answer(self._reply(deadline))
 
     def follow(self, message: bytes) -> Iterator[framing.Reply]:
         """Sends a call with `more` and yields its replies as they come, for as long as it takes, the last included;
         each is closed when the next is asked for. Errors as of `ask`.
         """
+        self._send(message, (), None)
+        continues = True
+        while continues:
+            reply = self._reply(None)
+            try:
+                reply.raise_error()
+                yield reply
+                continues = reply.continues
+            finally:
+                reply.close()
+
+    def _send(self, message: bytes, fds: Sequence[int], deadline: float | None) -> None:
         try:
-            self._socket.settimeout(None)
-            framing.send(self._socket, message)
-            while True:
-                reply = self._reply(None)
-                try:
-                    reply.raise_error()
-                    yield reply
-                finally:
-                    reply.close()
-                if not reply.continues:
-                    return
+            self._wait_until(deadline)
+            framing.send(self._socket, message, fds)
         except OSError as error:
             raise unreachable(self._path, error) from error
 
     def _reply(self, deadline: float | None) -> framing.Reply:
         while (reply := self._inbox.take()) is None:
-            self._wait_until(deadline)
-            data, fds = framing.receive(self._socket)
+            try:
+                self._wait_until(deadline)
+                data, fds = framing.receive(self._socket)
+            except OSError as error:
+                raise unreachable(self._path, error) from error
             if not data:
-                raise ConnectionResetError
+                raise unreachable(self._path, ConnectionResetError())
             self._inbox.feed(data, fds)
         return reply
 

@@ -1,0 +1,286 @@
+"""luoctl as a user meets it: what it prints and how it ends, with no luod, and with something that is not luod.
+
+With a real luod it is tested in test_luoctl_machine.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.impostor import Answer, Impostor, reply
+
+LUOCTL: Final = [sys.executable, "-m", "luod.ctl.main"]
+NOWHERE: Final = ["--socket", "/nowhere/luod.sock", "--admin-socket", "/nowhere/admin.sock"]
+STATUS: Final = {
+    "version": "9.9",
+    "state": "idle",
+    "boot": 3,
+    "kernelLoaded": True,
+    "commandLine": "liveupdate=on kho=on",
+    "sessions": 2,
+    "waiting": 1,
+    "retrieved": 0,
+}
+
+
+def luoctl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*LUOCTL, *arguments], capture_output=True, text=True, check=False)
+
+
+def asked(impostor: Impostor, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """luoctl with both sockets the impostor's."""
+    return luoctl("--socket", impostor.path, "--admin-socket", impostor.path, *arguments)
+
+
+def error_of(result: subprocess.CompletedProcess[str]) -> Any:
+    """The error object, which must be the last line, with nothing on standard error."""
+    assert result.stderr == ""
+    error = json.loads(result.stdout.splitlines()[-1])
+    assert error.keys() == {"version", "error", "message", "hint"}
+    assert error["version"] == 1
+    return error
+
+
+@pytest.mark.parametrize("command", ["status", "sessions", "load", "update"])
+def test_without_luod_the_status_is_3(command: str, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x")
+    rest = ["--kernel", str(image)] if command == "load" else []
+    result = luoctl(*NOWHERE, command, *rest)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert result.stderr.startswith("luoctl: there is no luod at /nowhere/")
+    assert "hint: is luod running?" in result.stderr
+    result = luoctl(*NOWHERE, command, *rest, "--json")
+    assert result.returncode == 3
+    assert error_of(result)["error"] == "DaemonUnreachable"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["frobnicate"],
+        ["status", "--frobnicate"],
+        ["load"],
+        ["load", "--kernel"],
+        ["load", "--kernel", "k", "--append", "a", "--reuse-cmdline"],
+        ["update", "now"],
+        ["status", "--admin"],
+    ],
+)
+def test_a_wrong_command_line_is_2_and_says_how_it_goes(arguments: list[str]) -> None:
+    result = luoctl(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "usage: luoctl" in result.stderr
+    result = luoctl("--json", *arguments)
+    assert result.returncode == 2
+    assert error_of(result)["error"] == "Usage"
+
+
+def test_help_and_version_need_no_luod() -> None:
+    result = luoctl("--help")
+    assert result.returncode == 0
+    assert "exit status" in result.stdout
+    assert luoctl("load", "--help").returncode == 0
+    assert luoctl("--version").stdout.startswith("luoctl ")
+
+
+def test_what_is_no_file_of_an_image_is_said_before_luod_is_asked(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    image = tmp_path / "image"
+    image.write_bytes(b"x")
+    for kernel, status, text in [
+        (tmp_path / "nothing", 1, "No such file"),
+        (tmp_path, 2, "not a regular file"),
+        (tmp_path / "pipe", 2, "not a regular file"),
+        (Path(os.devnull), 2, "not a regular file"),
+    ]:
+        for files in (["--kernel", str(kernel)], ["--kernel", str(image), "--initrd", str(kernel)]):
+            with Impostor(tmp_path) as impostor:
+                result = asked(impostor, "load", *files)
+                assert (result.returncode, impostor.calls) == (status, [])
+            assert str(kernel) in result.stderr
+            assert text in result.stderr
+
+
+def test_load_passes_the_files_and_the_command_line(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x")
+    with Impostor(tmp_path, *[Answer(reply())] * 3) as impostor:
+        result = asked(impostor, "load", "--kernel", str(image), "--initrd", str(image), "--append", "kho=on", "--json")
+        assert result.returncode == 0, result.stderr
+        assert json.loads(result.stdout) == {
+            "version": 1,
+            "kernel": str(image),
+            "initrd": str(image),
+            "command_line": "kho=on",
+        }
+        assert asked(impostor, "load", "--kernel", str(image), "--append", "").returncode == 0
+        assert asked(impostor, "load", "--kernel", str(image)).returncode == 0
+    both, empty, reused = (call["parameters"] for call in impostor.calls)
+    assert both == {"kernelFileDescriptor": 0, "initrdFileDescriptor": 1, "commandLine": "kho=on"}
+    assert empty == {"kernelFileDescriptor": 0, "commandLine": ""}
+    words = Path("/proc/cmdline").read_text().split()
+    assert reused["commandLine"].split() == [word for word in words if not word.startswith("BOOT_IMAGE=")]
+
+
+def test_status_as_text_and_as_json(tmp_path: Path) -> None:
+    with Impostor(tmp_path, *[Answer(reply(STATUS))] * 2) as impostor:
+        text = asked(impostor, "status")
+        assert (text.returncode, text.stderr) == (0, "")
+        assert [line.split()[0] for line in text.stdout.splitlines()] == [
+            "luod",
+            "state",
+            "boot",
+            "kernel",
+            "outgoing",
+            "incoming",
+        ]
+        assert "liveupdate=on kho=on" in text.stdout
+        assert json.loads(asked(impostor, "status", "--json").stdout) == {
+            "version": 1,
+            "luod": "9.9",
+            "state": "idle",
+            "boot": 3,
+            "kernel_loaded": True,
+            "command_line": "liveupdate=on kho=on",
+            "sessions": 2,
+            "waiting": 1,
+            "retrieved": 0,
+        }
+
+
+@pytest.mark.parametrize("missing", [name for name in STATUS if name != "commandLine"])
+def test_a_status_without_a_member_is_no_answer(tmp_path: Path, missing: str) -> None:
+    odd: object
+    for odd in (None, [], "x" if isinstance(STATUS[missing], int) else 1):
+        with Impostor(tmp_path, Answer(reply({**STATUS, missing: odd}))) as impostor:
+            result = asked(impostor, "--json", "status")
+        assert result.returncode == 1
+        assert error_of(result)["error"] == "ProtocolError"
+
+
+FOREIGN: Final = "\x1b[31mred\x1b[0m\n\u202etext [bold]x[/bold] \\"
+
+
+def test_foreign_names_are_escaped(tmp_path: Path) -> None:
+    entry = {"name": FOREIGN, "owner": 0, "direction": "incoming", "state": "waiting"}
+    with Impostor(tmp_path, *[Answer(reply({"sessions": [entry]}))] * 2) as impostor:
+        text = asked(impostor, "sessions")
+        assert text.returncode == 0
+        lines = text.stdout.splitlines()
+        assert len(lines) == 2
+        assert lines[1].startswith("\\x1b[31mred\\x1b[0m\\n\\u202etext [bold]x[/bold] \\\\  0 ")
+        as_json = asked(impostor, "sessions", "--json")
+        assert json.loads(as_json.stdout)["sessions"] == [entry]
+        assert as_json.stdout.isascii()
+    with Impostor(
+        tmp_path, Answer(reply({"message": FOREIGN, "hint": FOREIGN}, error="io.luod.Admin.Busy"))
+    ) as impostor:
+        result = asked(impostor, "status")
+    assert "\x1b" not in result.stderr
+    assert result.stderr.count("\n") == 2
+
+
+def test_on_a_terminal_the_sessions_are_a_table(tmp_path: Path) -> None:
+    entry = {"name": FOREIGN, "owner": 0, "direction": "incoming", "state": "waiting"}
+    with Impostor(tmp_path, Answer(reply({"sessions": [entry]}))) as impostor:
+        screen, terminal = pty.openpty()
+        try:
+            command = [*LUOCTL, "sessions", "--socket", impostor.path]
+            environment = {**os.environ, "COLUMNS": "200", "TERM": "xterm"}
+            subprocess.run(command, stdout=terminal, stderr=terminal, env=environment, check=True)
+            shown = os.read(screen, 65536).decode()
+        finally:
+            os.close(screen)
+            os.close(terminal)
+    assert "DIRECTION" in shown
+    assert "\\x1b[31mred\\x1b[0m\\n\\u202etext [bold]x[/bold]" in shown
+    assert "\x1b[31m" not in shown
+
+
+def test_no_sessions_is_a_head_alone(tmp_path: Path) -> None:
+    with Impostor(tmp_path, Answer(reply({"sessions": []}))) as impostor:
+        assert asked(impostor, "sessions").stdout.split() == ["NAME", "OWNER", "DIRECTION", "STATE"]
+
+
+ENDINGS: Final[dict[str, tuple[list[bytes], int, str | None]]] = {
+    "it jumps": ([reply({"state": "jumping"}, continues=True)], 0, None),
+    "it jumps, and says so last": ([reply({"state": "jumping"})], 0, None),
+    "luod dies before it jumps": ([reply({"state": "preparing"}, continues=True)], 3, "DaemonUnreachable"),
+    "luod dies at once": ([], 3, "DaemonUnreachable"),
+    "it is cancelled": ([reply({"state": "cancelled"})], 5, None),
+    "it ends, nobody knows why": ([reply({"state": "idle"})], 1, "LuodError"),
+    "nothing is loaded": ([reply(error="io.luod.Admin.NotLoaded")], 4, "NoImageLoaded"),
+    "another one runs": ([reply(error="io.luod.Admin.UpdateRunning")], 6, "UpdateRunning"),
+    "luod declines": ([reply({"message": "no"}, error="io.luod.Admin.Refused")], 4, "Refused"),
+    "this user may not": ([reply(error="org.varlink.service.PermissionDenied")], 4, "PermissionDenied"),
+    "reboot fails": (
+        [
+            reply({"state": "preparing"}, continues=True),
+            reply({"state": "jumping"}, continues=True),
+            reply({"call": "reboot", "errno": 16, "meaning": "busy"}, error="io.luod.Admin.KernelRefused"),
+        ],
+        1,
+        "KernelRefused",
+    ),
+    "a state that is none": ([reply({"state": 5}, continues=True)], 1, "ProtocolError"),
+}
+
+
+@pytest.mark.parametrize(("answers", "status", "error"), ENDINGS.values(), ids=ENDINGS)
+def test_how_an_update_ends(tmp_path: Path, answers: list[bytes], status: int, error: str | None) -> None:
+    with Impostor(tmp_path, *[Answer(*answers)] * 2) as impostor:
+        text = asked(impostor, "update")
+        result = asked(impostor, "update", "--json")
+    assert (text.returncode, result.returncode) == (status, status)
+    assert bool(text.stderr) == (error is not None)
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert all(line["version"] == 1 for line in lines)
+    if error is not None:
+        assert error_of(result)["error"] == error
+    assert impostor.calls[0] == {"method": "io.luod.Admin.Update", "more": True}
+
+
+def test_states_are_printed_as_they_come(tmp_path: Path) -> None:
+    with Impostor(tmp_path, Answer(reply({"state": "preparing"}, continues=True), hold=True)) as impostor:
+        command = [*LUOCTL, "update", "--json", "--admin-socket", impostor.path]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert json.loads(process.stdout.readline())["state"] == "preparing"
+            process.send_signal(signal.SIGINT)
+            assert process.wait() == 130
+            assert process.stderr.read() == ""
+
+
+def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path) -> None:
+    entries = [{"name": "x" * 63, "owner": 0, "direction": "outgoing", "state": "held"}] * 5000
+    with Impostor(tmp_path, *[Answer(reply({"sessions": entries}))] * 2) as impostor:
+        for option in ([], ["--json"]):
+            command = [*LUOCTL, "sessions", *option, "--socket", impostor.path]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+                assert process.stdout is not None
+                assert process.stderr is not None
+                process.stdout.read(10)
+                process.stdout.close()
+                assert process.stderr.read() == ""
+                assert process.wait() == 1
+
+
+def test_output_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
+    with Impostor(tmp_path, Answer(reply(STATUS))) as impostor, open("/dev/full", "wb") as full:
+        command = [*LUOCTL, "status", "--admin-socket", impostor.path]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 1
+    assert "No space left on device" in result.stderr
+    assert "Traceback" not in result.stderr
