@@ -1,0 +1,259 @@
+"""`luod keep`: holds every session fd, and the listening sockets, so that `luod serve` may die at any moment.
+
+It parses nothing a client wrote. It is the only process of luod that opens /dev/liveupdate: open, one ioctl, close.
+It does what `serve` asks in the words of `luod.daemon.words`, and starts `serve` again, with all it holds, whenever it
+ends. It knows neither owners nor the registry. Standard library only, and no asyncio.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from luod.daemon import descriptors, words
+from luod.daemon.listening import Listening
+from luod.daemon.log import Log
+from luod.errors import DeviceBusy, KernelRefused, ProtocolError
+from luod.ipc import framing
+from luod.linux import Fd
+from luod.liveupdate import LiveUpdate
+
+_PATIENCE_SECONDS: Final = 10.0
+"""For how long a request waits while somebody else has /dev/liveupdate open. systemd's PID 1 has it for a moment."""
+_TRY_SECONDS: Final = 0.1
+"""Of it at a stretch, between looks at signals and at serve."""
+_STEADY_SECONDS: Final = 1.0
+"""A serve that lived for less died at once; the next one is started later."""
+_PAUSE_FIRST: Final = 0.1
+_PAUSE_LAST: Final = 5.0
+_STOP_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True)
+class _Serve:
+    """The running serve. Owns both."""
+
+    pid: int
+    pidfd: Fd
+    channel: socket.socket
+    started: float
+
+    def close(self) -> None:
+        self.pidfd.close()
+        self.channel.close()
+
+
+@dataclass(frozen=True)
+class _DeviceRequest:
+    """A CREATE or RETRIEVE that waits for the device until `deadline`."""
+
+    create: bool
+    name: str
+    deadline: float
+
+
+class Keeper:
+    def __init__(self, listening: Listening, arguments: list[str], log: Log) -> None:
+        """`arguments` is the command line of serve. The listening sockets stay the caller's."""
+        self._listening = listening
+        self._arguments = arguments
+        self._log = log
+        self._stored: dict[str, Fd] = {}
+        self._serve: _Serve | None = None
+        self._deaf = False
+        self._request: _DeviceRequest | None = None
+        self._start_at = 0.0
+        self._pause = _PAUSE_FIRST
+        self._stop_by: float | None = None
+
+    def run(self) -> int:
+        """Runs until SIGTERM or SIGINT."""
+        awake, wake = socket.socketpair()
+        with awake, wake:
+            awake.setblocking(False)
+            wake.setblocking(False)
+            signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: None)
+            try:
+                while not (self._stop_by is not None and self._serve is None):
+                    self._turn(awake)
+            finally:
+                signal.set_wakeup_fd(-1)
+        if self._stored:
+            self._log("stopped", fds=len(self._stored))
+        for fd in self._stored.values():
+            fd.close()
+        return 0
+
+    def _turn(self, awake: socket.socket) -> None:
+        now = time.monotonic()
+        if self._serve is None and now >= self._start_at:
+            self._start()
+        poll = select.poll()
+        poll.register(awake, select.POLLIN)
+        if self._serve is not None:
+            poll.register(self._serve.pidfd, select.POLLIN)
+            if self._request is None and not self._deaf:
+                poll.register(self._serve.channel, select.POLLIN)
+        ready = {number for number, _ in poll.poll(self._wait(now))}
+        if awake.fileno() in ready and set(awake.recv(100)) & {signal.SIGTERM, signal.SIGINT}:
+            self._stop()
+        serve = self._serve
+        if serve is None:
+            return
+        if self._stop_by is not None and time.monotonic() > self._stop_by:
+            self._log.warning("serve-killed", pid=serve.pid, reason="it did not end in time")
+            os.kill(serve.pid, signal.SIGKILL)
+            self._stop_by = float("inf")
+        if self._request is not None and serve.pidfd.fileno() in ready:
+            self._request = None
+        elif self._request is not None:
+            self._try_device(self._request)
+        elif serve.channel.fileno() in ready:
+            self._receive()
+        elif serve.pidfd.fileno() in ready:
+            # Only once everything it asked for is done: a request may be in the channel still.
+            self._ended()
+
+    def _wait(self, now: float) -> float | None:
+        """Milliseconds until something is due; None: nothing is."""
+        if self._request is not None:
+            return 0
+        due = self._stop_by if self._serve is not None else self._start_at
+        return None if due is None or due == float("inf") else max(0.0, (due - now) * 1000 + 1)
+
+    def _stop(self) -> None:
+        if self._stop_by is None:
+            self._log("stopping")
+            self._stop_by = time.monotonic() + _STOP_SECONDS
+            if self._serve is not None:
+                os.kill(self._serve.pid, signal.SIGTERM)
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            fds = {words.KEEPER: theirs.fileno(), **self._listening.filenos()}
+            fds |= {name: fd.fileno() for name, fd in self._stored.items()}
+            environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    signal.set_wakeup_fd(-1)
+                    descriptors.execute(self._arguments, fds, environment)
+                except OSError as error:
+                    self._log.error("serve-cannot-start", error=error)
+                finally:
+                    os._exit(127)
+        self._serve = _Serve(pid, Fd(os.pidfd_open(pid)), ours, time.monotonic())
+        self._deaf = False
+        self._log.debug("serve-started", pid=pid, fds=len(fds))
+
+    def _ended(self) -> None:
+        assert self._serve is not None
+        _pid, status = os.waitpid(self._serve.pid, 0)
+        now = time.monotonic()
+        lived = now - self._serve.started
+        if self._stop_by is None:
+            self._pause = _PAUSE_FIRST if lived >= _STEADY_SECONDS else min(self._pause * 2, _PAUSE_LAST)
+            self._start_at = now if lived >= _STEADY_SECONDS else now + self._pause
+            self._log.warning(
+                "serve-ended",
+                pid=self._serve.pid,
+                status=os.waitstatus_to_exitcode(status),
+                again_in=f"{self._start_at - now:.1f}",
+            )
+        self._serve.close()
+        self._serve = None
+
+    def _receive(self) -> None:
+        assert self._serve is not None
+        try:
+            message, fds = framing.receive(self._serve.channel)
+        except OSError as error:  # ECONNRESET: it died with an answer unread; the end of the channel comes next
+            self._log.debug("channel", error=error)
+            return
+        except ProtocolError as error:
+            self._log.error("channel", error=error)
+            self._answer({"ERRNO": errno.EMFILE, "CALL": "recvmsg", "MEANING": "luod keep has no room for more fds"})
+            return
+        if not message:
+            self._deaf = True  # it is ending; its pidfd says when it has ended
+            return
+        request = words.decode(message)
+        self._log.debug("asked", **{key.lower(): value for key, value in request.items()})
+        if "CREATE" in request or "RETRIEVE" in request:
+            create = "CREATE" in request
+            name = request["CREATE" if create else "RETRIEVE"]
+            self._request = _DeviceRequest(create, name, time.monotonic() + _PATIENCE_SECONDS)
+        elif "FDSTORE" in request and len(fds) == 1:
+            self._forget(request["FDNAME"])
+            self._stored[request["FDNAME"]] = Fd(fds[0].detach())
+            self._answer({"ERRNO": 0})
+        elif "FDSTOREREMOVE" in request:
+            self._forget(request["FDNAME"])
+            self._answer({"ERRNO": 0})
+        elif "READY" in request:
+            self._listening.ready()
+            self._pause = _PAUSE_FIRST
+            self._log("ready")
+            self._answer({"ERRNO": 0})
+        else:
+            self._answer({"ERRNO": errno.EINVAL, "CALL": "luod keep", "MEANING": "not understood"})
+        for fd in fds:
+            fd.close()
+
+    def _forget(self, name: str) -> None:
+        if name in self._stored:
+            self._stored.pop(name).close()
+
+    def _try_device(self, request: _DeviceRequest) -> None:
+        """One stretch of waiting for the device, and the call when it is free. The fd is stored before it is given."""
+        try:
+            with LiveUpdate(patience=_TRY_SECONDS) as device:
+                call = device.create_session if request.create else device.retrieve_session
+                with call(request.name) as session:
+                    fd = session.detach()
+        except DeviceBusy as error:
+            if time.monotonic() >= request.deadline or self._stop_by is not None:
+                self._request = None
+                self._answer({"ERRNO": error.errno, "CALL": error.call, "MEANING": error.meaning})
+        except KernelRefused as error:
+            self._request = None
+            self._answer({"ERRNO": error.errno, "CALL": error.call, "MEANING": error.meaning})
+        else:
+            self._request = None
+            prefix = words.OUTGOING if request.create else words.INCOMING
+            self._forget(prefix + request.name)
+            self._stored[prefix + request.name] = fd
+            self._answer({"ERRNO": 0}, fd)
+
+    def _answer(self, answer: Mapping[str, object], fd: Fd | None = None) -> None:
+        assert self._serve is not None
+        try:
+            framing.send(self._serve.channel, words.encode(answer), () if fd is None else (fd.fileno(),))
+        except OSError as error:
+            # It died meanwhile; what was done for it is in the store, and the next serve sees it there.
+            self._log.debug("not-answered", error=error)
+
+
+def run(sessions_socket: str, admin_socket: str, state_directory: str, log_level: str) -> int:
+    """Runs keep. LuodError, before anything was changed, when there is nothing to keep or another luod runs."""
+    log = Log("keep", log_level)
+    descriptors.raise_limit()
+    try:
+        LiveUpdate().close()
+    except DeviceBusy:
+        log.warning("device-busy", hint="another process has /dev/liveupdate open")
+    arguments = [sys.executable, "-P", "-m", "luod.daemon.main", "serve"]
+    arguments += ["--state-directory", state_directory, "--log-level", log_level]
+    with Listening(sessions_socket, admin_socket, state_directory) as listening:
+        return Keeper(listening, arguments, log).run()

@@ -1,0 +1,104 @@
+"""The places of luod that only one luod may have: its two listening sockets, and the lock in its state directory.
+
+Held by `luod keep`, so that a client's connect waits, and does not fail, while `luod serve` is started again.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from luod.daemon import words
+from luod.errors import Refused
+from luod.linux import Fd
+
+_BACKLOG: Final = 128
+
+
+class Listening:
+    """Takes the lock and the sockets, until the end of `with`. Refused: another luod has them, or they cannot be made.
+
+    The sessions' socket is open to everybody, the admin's to root. What a luod that was killed left is replaced.
+    """
+
+    def __init__(self, sessions_socket: str, admin_socket: str, state_directory: str) -> None:
+        self._open = ExitStack()
+        self._sockets: dict[str, socket.socket] = {}
+        try:
+            self._open.enter_context(_lock(Path(state_directory)))
+            for name, path, mode in ((words.SESSIONS, sessions_socket, 0o666), (words.ADMIN, admin_socket, 0o600)):
+                self._sockets[name] = self._open.enter_context(_listen(path, mode))
+                self._open.callback(_remove, path)
+        except OSError as error:
+            self._open.close()
+            raise Refused(f"{error.filename or 'its socket'}: {error.strerror}", hint="luod runs as root") from error
+        except Refused:
+            self._open.close()
+            raise
+
+    def filenos(self) -> dict[str, int]:
+        return {name: listening.fileno() for name, listening in self._sockets.items()}
+
+    def ready(self) -> None:
+        """Tells the one who started us, if $NOTIFY_SOCKET says it wants to know: sd_notify's READY=1."""
+        path = os.environ.pop("NOTIFY_SOCKET", "")
+        if path:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+                notify.connect("\0" + path[1:] if path.startswith("@") else path)
+                notify.sendall(b"READY=1")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+
+def _lock(directory: Path) -> Fd:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = Fd(os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    try:
+        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise Refused(
+            f"another luod keeps its state in {directory}", hint="stop it, or name another --state-directory"
+        ) from None
+    return lock
+
+
+def _listen(path: str, mode: int) -> socket.socket:
+    """A listening socket at `path`. It is made under another name, and moved there when it listens with its mode."""
+    place = Path(path)
+    place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            pass
+        else:
+            raise Refused(f"somebody listens on {path} already", hint="stop it, or name another socket")
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    new = place.with_name(place.name + ".new")
+    _remove(str(new))
+    try:
+        listening.bind(str(new))
+        new.chmod(mode)
+        listening.listen(_BACKLOG)
+        new.rename(place)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _remove(path: str) -> None:
+    Path(path).unlink(missing_ok=True)

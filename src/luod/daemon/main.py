@@ -1,0 +1,70 @@
+"""The command line of luod: `luod keep`, which an operator or systemd starts, and `luod serve`, which keep starts.
+
+Only the options, and errors as sentences; the programs are `luod.daemon.keep` and `luod.daemon.serve`, imported when
+asked for, so that keep does not pay for what serve needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from luod.daemon.log import LEVELS
+from luod.errors import LuodError
+from luod.ipc.framing import ADMIN_SOCKET, SESSIONS_SOCKET
+from luod.version import __version__
+
+STATE_DIRECTORY: Final = "/var/lib/luod"
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="luod",
+        description="Keeps live-update sessions for programs, and jumps into the next kernel with all of them.",
+    )
+    parser.add_argument("--version", action="version", version=f"luod {__version__}")
+    programs = parser.add_subparsers(dest="program", required=True, metavar="PROGRAM")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--state-directory", default=STATE_DIRECTORY, metavar="DIR", help="where the registry's file is (%(default)s)"
+    )
+    common.add_argument("--log-level", default="info", choices=LEVELS, help="what goes to stderr (%(default)s)")
+    keep = programs.add_parser(
+        "keep",
+        parents=[common],
+        help="run luod in the foreground",
+        description="Holds the sessions and runs `luod serve`, again and again. Needs root and /dev/liveupdate.",
+    )
+    keep.add_argument("--socket", default=SESSIONS_SOCKET, metavar="PATH", help="where programs connect (%(default)s)")
+    keep.add_argument(
+        "--admin-socket", default=ADMIN_SOCKET, metavar="PATH", help="where the operator connects (%(default)s)"
+    )
+    programs.add_parser(
+        "serve",
+        parents=[common],
+        help="answer clients; started by `luod keep`, never by hand",
+        description="Answers clients. Gets its sockets and the sessions from `luod keep`, which starts it.",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        if options.program == "keep":
+            from luod.daemon import keep
+
+            return keep.run(options.socket, options.admin_socket, options.state_directory, options.log_level)
+        from luod.daemon import serve
+
+        return serve.run(options.state_directory, options.log_level)
+    except LuodError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        print(f"luod: {error}{hint}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

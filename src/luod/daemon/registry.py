@@ -1,0 +1,190 @@
+"""The registry: what luod must remember, since the kernel cannot list sessions. Names, owners, the image, the boot.
+
+It is kept twice. `RegistryMemory` is a memfd preserved in luod's own session, so it comes along in the jump; it has two
+slots, written in turn, so that one is whole at any moment. The file in the state directory outlives luod itself, and
+is the second copy should the first be damaged. When to write and when to read which is `luod.daemon.takeover`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from luod.daemon.log import Log
+from luod.errors import LuodError
+from luod.linux import Fd, memfd
+
+Direction = Literal["outgoing", "incoming"]
+
+FORMAT: Final = 1
+MOST_SESSIONS: Final = 1024
+"""Of both directions. Their names must fit an environment variable, 128 KiB, with those of keep's other fds."""
+
+_SLOT_SIZE: Final = 512 * 1024
+_HEADER: Final = struct.Struct("<8sIIQ")
+"""Magic, checksum of all that follows it, length of the record, generation."""
+_MAGIC: Final = b"luodreg1"
+
+
+class RegistryDamaged(LuodError):
+    hint = "sessions are still in the kernel; a program that knows its session's name can retrieve it without luod"
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A session and who may use it: the user `owner`, a uid of luod's user namespace, and root."""
+
+    direction: Direction
+    name: str
+    owner: int
+
+
+class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The next kernel, as it was loaded through luod. Its files are stored with keep, under names with `number`."""
+
+    number: int
+    initrd: bool
+    command_line: str
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All of it. `boot` counts the kernels since luod first ran, from 1; `boot_id` is the kernel's own."""
+
+    format: int
+    boot: int
+    boot_id: str
+    rows: tuple[Row, ...] = ()
+    image: Image | None = None
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def _pack(record: Record, generation: int) -> bytes:
+    body = msgspec.json.encode(record)
+    rest = struct.pack("<IQ", len(body), generation) + body
+    if len(rest) > _SLOT_SIZE - 12:
+        raise RegistryDamaged(f"the registry has grown to {len(body)} bytes, more than fit", hint="release sessions")
+    return _MAGIC + struct.pack("<I", zlib.crc32(rest)) + rest
+
+
+def _unpack(data: bytes) -> tuple[int, Record] | None:
+    """The generation and the record; None when the bytes are not a whole one of a format we know."""
+    if len(data) < _HEADER.size:
+        return None
+    magic, checksum, length, generation = _HEADER.unpack_from(data)
+    end = _HEADER.size + length
+    if magic != _MAGIC or end > len(data) or zlib.crc32(data[12:end]) != checksum:
+        return None
+    try:
+        record = msgspec.json.decode(data[_HEADER.size : end], type=Record)
+    except msgspec.DecodeError:
+        return None
+    return (generation, record) if record.format == FORMAT else None
+
+
+class RegistryMemory:
+    """The memfd. Owns it."""
+
+    def __init__(self, file: Fd) -> None:
+        """Takes over a memfd that `new` made, in this kernel or in the one before."""
+        self._file = file
+        self._generation = 0
+
+    @classmethod
+    def new(cls) -> RegistryMemory:
+        """One in which nothing is written; it has its full size, since a preserved memfd cannot grow."""
+        return cls(memfd("luod-registry", 2 * _SLOT_SIZE))
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def read(self) -> Record:
+        """The newest whole record. RegistryDamaged: neither slot holds one."""
+        slots = (_unpack(os.pread(self._file.fileno(), _SLOT_SIZE, slot * _SLOT_SIZE)) for slot in range(2))
+        whole = [slot for slot in slots if slot is not None]
+        if not whole:
+            raise RegistryDamaged("the registry in luod's session cannot be read")
+        self._generation, record = max(whole, key=lambda slot: slot[0])
+        return record
+
+    def write(self, record: Record) -> None:
+        """Writes to the slot that does not hold the newest record."""
+        data = _pack(record, self._generation + 1)
+        os.pwrite(self._file.fileno(), data, (self._generation + 1) % 2 * _SLOT_SIZE)
+        self._generation += 1
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class RegistryFile:
+    """The file `registry` in the state directory, replaced as a whole."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._path = directory / "registry"
+
+    def read(self) -> Record | None:
+        """None: there is none, or it is damaged."""
+        try:
+            unpacked = _unpack(self._path.read_bytes())
+        except OSError:
+            return None
+        return None if unpacked is None else unpacked[1]
+
+    def write(self, record: Record, *, durable: bool) -> None:
+        """OSError: the old file is still there. `durable` waits until the new one is on the disk."""
+        new = self._path.with_suffix(".new")
+        with open(new, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(_pack(record, 1))
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        new.rename(self._path)
+        if durable:
+            with Fd(os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
+                os.fsync(directory.fileno())
+
+
+class Registry:
+    """The record as it is now, and its two copies. Owns the memory."""
+
+    def __init__(self, record: Record, memory: RegistryMemory, file: RegistryFile, log: Log) -> None:
+        self.record = record
+        self._log = log
+        self._memory = memory
+        self._file = file
+
+    def row(self, direction: Direction, name: str) -> Row | None:
+        return next((row for row in self.record.rows if (row.direction, row.name) == (direction, name)), None)
+
+    def add(self, row: Row) -> None:
+        self._change(msgspec.structs.replace(self.record, rows=(*self.record.rows, row)))
+
+    def remove(self, row: Row) -> None:
+        self._change(msgspec.structs.replace(self.record, rows=tuple(r for r in self.record.rows if r != row)))
+
+    def set_image(self, image: Image | None) -> None:
+        self._change(msgspec.structs.replace(self.record, image=image))
+
+    def _change(self, record: Record) -> None:
+        """The memory is what counts; a disk that is full must not keep a VMM from its session."""
+        self._memory.write(record)
+        self.record = record
+        try:
+            self._file.write(record, durable=False)
+        except OSError as error:
+            self._log.warning("registry-file", error=error)
+
+    def sync(self) -> None:
+        """Before a jump: the file is on the disk. OSError."""
+        self._file.write(self.record, durable=True)
+
+    def close(self) -> None:
+        self._memory.close()

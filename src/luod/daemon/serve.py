@@ -1,0 +1,78 @@
+"""`luod serve`: answers clients. It may be killed at any moment: `luod keep`, which starts it, holds what it needs.
+
+Only puts the parts together; what is done is in `luod.daemon.sessions` and `luod.daemon.update`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from asyncvarlink import VarlinkInterface
+
+from luod.daemon import descriptors, words
+from luod.daemon.custody import Custody
+from luod.daemon.log import Log
+from luod.daemon.sessions import SessionKeeper
+from luod.daemon.takeover import take_over
+from luod.daemon.update import Updater
+from luod.errors import Refused
+from luod.ipc.admin import Admin
+from luod.ipc.peer import Peer
+from luod.ipc.sessions import Sessions
+from luod.ipc.wire import Limits, Listener
+from luod.linux import Fd
+
+
+def run(state_directory: str, log_level: str) -> int:
+    """Serves until SIGTERM, SIGINT or the end of keep. LuodError: it cannot."""
+    descriptors.raise_limit()
+    fds = descriptors.inherited()
+    if words.KEEPER not in fds:
+        raise Refused("luod serve has no keeper", hint="it is not started by hand: run `luod keep`")
+    return asyncio.run(_serve(fds, Path(state_directory), Log("serve", log_level)))
+
+
+async def _serve(fds: dict[str, Fd], directory: Path, log: Log) -> int:
+    loop = asyncio.get_running_loop()
+    end: asyncio.Future[int] = loop.create_future()
+
+    def stop(status: int) -> None:
+        if not end.done():
+            end.set_result(status)
+
+    def keeper_lost() -> None:
+        log.error("keeper-lost")
+        stop(1)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, 0)
+
+    channel, for_all, for_root = (
+        socket.socket(fileno=fds.pop(name).detach()) for name in (words.KEEPER, words.SESSIONS, words.ADMIN)
+    )
+    custody = Custody(channel, keeper_lost)
+    holdings = await take_over(custody, fds, directory, log)
+    sessions = SessionKeeper(holdings, custody, log)
+    updater = Updater(holdings, custody, sessions, log)
+
+    def to_all(peer: Peer) -> Iterable[VarlinkInterface]:
+        return [Sessions(sessions, peer)]
+
+    def to_root(peer: Peer) -> Iterable[VarlinkInterface]:
+        return [Sessions(sessions, peer), Admin(updater, peer)]
+
+    listeners = [
+        Listener(for_all, to_all, log, limits=Limits()),
+        Listener(for_root, to_root, log, limits=Limits(), root_only=True),
+    ]
+    await custody.ready()
+    status = await end
+    for listener in listeners:
+        await listener.close()
+    holdings.close()
+    custody.close()
+    return status

@@ -1,0 +1,254 @@
+"""What programs may do with sessions, and how it is done so that a serve killed in between loses nothing.
+
+The order is always: keep has the fd, then the registry has the row, then the client is answered; and backwards the row
+goes first. What the next serve makes of a call that was cut off is `luod.daemon.takeover`. The interface these methods
+answer is `luod.ipc.sessions`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
+from weakref import WeakValueDictionary
+
+from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
+
+from luod import errors
+from luod.daemon.custody import Custody
+from luod.daemon.log import Log
+from luod.daemon.registry import MOST_SESSIONS, Registry, Row
+from luod.daemon.takeover import SESSION, Holdings
+from luod.ipc.peer import Peer
+from luod.ipc.sessions import (
+    Busy,
+    Direction,
+    InvalidName,
+    KernelRefused,
+    NoSuchSession,
+    NotFinished,
+    Outcome,
+    Refused,
+    Session,
+    SessionExists,
+    State,
+)
+from luod.linux import Fd
+from luod.liveupdate import IncomingSession
+
+T = TypeVar("T")
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._@/#-]{1,63}")
+
+
+def check_name(name: str) -> None:
+    """InvalidName unless a program may give a session this name."""
+    if not _NAME.fullmatch(name):
+        raise InvalidName(
+            name=name,
+            message=f"{name!r} is no name for a session",
+            hint="a name has 1 to 63 of the letters A-Z a-z, digits, and . _ @ / # -",
+        )
+    if name == "systemd" or name.startswith(SESSION):
+        raise InvalidName(
+            name=name, message=f"the name {name!r} is reserved", hint="`systemd` and names that begin with `luod` are"
+        )
+
+
+def may_use(peer: Peer, row: Row) -> bool:
+    """Whether a session is the peer's to use, or to know of. A user without a uid here is nobody's owner."""
+    return peer.root or (peer.uid == row.owner and not peer.anonymous)
+
+
+class SessionKeeper:
+    """Implements `luod.ipc.sessions.Service`."""
+
+    def __init__(self, holdings: Holdings, custody: Custody, log: Log) -> None:
+        self._registry: Registry = holdings.registry
+        self._fds = holdings.fds
+        self._custody = custody
+        self._log = log
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._changing = 0
+        self._still = asyncio.Event()
+        self._still.set()
+        self._closed_for_update = False
+
+    def rows(self) -> list[tuple[Row, State]]:
+        """All sessions by name, with what became of them."""
+        return [
+            (row, self._state(row)) for row in sorted(self._registry.record.rows, key=lambda r: (r.name, r.direction))
+        ]
+
+    def _state(self, row: Row) -> State:
+        held = _fd_name(row) in self._fds
+        if row.direction == "outgoing":
+            return "held" if held else "dropped"
+        return "retrieved" if held else "waiting"
+
+    async def close_for_update(self) -> None:
+        """From now on nothing is changed until `open_again`: everybody is told Busy. Returns when changes are over."""
+        self._closed_for_update = True
+        await self._still.wait()
+
+    def open_again(self) -> None:
+        self._closed_for_update = False
+
+    async def list(self, peer: Peer) -> list[Session]:
+        return [Session(row.name, row.owner, row.direction, state) for row, state in self.rows() if may_use(peer, row)]
+
+    async def create(self, peer: Peer, name: str) -> Fd:
+        check_name(name)
+        if peer.anonymous:
+            raise PermissionDenied()
+        return await self._change(name, self._create(peer, name))
+
+    async def retrieve(self, peer: Peer, name: str) -> Fd:
+        return await self._change(name, self._retrieve(peer, name))
+
+    async def release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None:
+        if direction == "outgoing" and outcome == "finished":
+            raise InvalidParameter(parameter="outcome")
+        await self._change(name, self._release(peer, name, direction, outcome))
+
+    async def replace(self, peer: Peer, name: str) -> Fd:
+        return await self._change(name, self._replace(peer, name))
+
+    async def _change(self, name: str, change: Coroutine[Any, Any, T]) -> T:
+        """Makes one change of this name at a time, to its end, also when the client hangs up meanwhile."""
+        if self._closed_for_update:
+            change.close()
+            raise Busy(message="a live update is under way", hint="the session is kept; ask again when it is over")
+        task = asyncio.ensure_future(self._exclusively(name, change))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_nobody_waits)
+            raise
+
+    async def _exclusively(self, name: str, change: Coroutine[Any, Any, T]) -> T:
+        self._changing += 1
+        self._still.clear()
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        try:
+            async with lock:
+                return await change
+        except errors.DeviceBusy as error:
+            raise Busy(message=f"/dev/liveupdate: {error.meaning}", hint="try again") from error
+        except errors.KernelRefused as error:
+            raise KernelRefused(
+                call=error.call, errno=error.errno, meaning=error.meaning, message=error.message, hint=error.hint
+            ) from error
+        finally:
+            self._changing -= 1
+            if not self._changing:
+                self._still.set()
+
+    def _row(self, peer: Peer, direction: Direction, name: str) -> Row:
+        """The row; NoSuchSession, in the same words, when there is none and when it is not this peer's."""
+        row = self._registry.row(direction, name)
+        if row is None or not may_use(peer, row):
+            raise _no_such_session(direction, name)
+        return row
+
+    async def _create(self, peer: Peer, name: str) -> Fd:
+        incoming = self._registry.row("incoming", name)
+        if self._registry.row("outgoing", name) is not None or (incoming is not None and not may_use(peer, incoming)):
+            raise _session_exists(
+                name, "luod holds a session of this name", "release or replace it, or take another name"
+            )
+        if len(self._registry.record.rows) >= MOST_SESSIONS:
+            raise Refused(message=f"luod holds {MOST_SESSIONS} sessions, its most", hint="release some")
+        try:
+            fd = await self._custody.create(name)
+        except errors.SessionExists as error:
+            raise _session_exists(name, error.message, error.hint) from error
+        row = Row("outgoing", name, peer.uid)
+        self._fds[_fd_name(row)] = fd
+        self._registry.add(row)
+        self._log("created", name=name, owner=peer.uid, pid=peer.pid)
+        return fd.duplicate()
+
+    async def _retrieve(self, peer: Peer, name: str) -> Fd:
+        row = self._row(peer, "incoming", name)
+        fd = self._fds.get(_fd_name(row)) or await self._take_from_kernel(row)
+        self._log("retrieved", name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
+        return fd.duplicate()
+
+    async def _take_from_kernel(self, row: Row) -> Fd:
+        try:
+            fd = await self._custody.retrieve(row.name)
+        except errors.NoSuchSession as error:
+            self._registry.remove(row)
+            self._log.warning("session-lost", name=row.name, owner=row.owner, reason=error)
+            raise _no_such_session("incoming", row.name) from error
+        self._fds[_fd_name(row)] = fd
+        return fd
+
+    async def _release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None:
+        row = self._row(peer, direction, name)
+        if direction == "incoming":
+            fd = self._fds.get(_fd_name(row))
+            if outcome == "finished" and (fd is None or _unfinished(fd)):
+                raise NotFinished(
+                    name=name,
+                    message=f"session {name!r} is not finished" if fd else f"session {name!r} was never retrieved",
+                    hint="finish it, or release it as given up, which frees what it still holds",
+                )
+            if fd is None:
+                # Its memory is the kernel's until somebody takes the session and lets go of it.
+                await self._take_from_kernel(row)
+        self._registry.remove(row)
+        await self._let_go(row)
+        self._log("released", name=name, direction=direction, outcome=outcome, uid=peer.uid, pid=peer.pid)
+
+    async def _replace(self, peer: Peer, name: str) -> Fd:
+        row = self._row(peer, "outgoing", name)
+        await self._let_go(row)
+        try:
+            fd = await self._custody.create(name)
+        except errors.SessionExists as error:
+            raise _session_exists(
+                name, "a copy of the session is still open outside luod", "close every copy, then replace it again"
+            ) from error
+        self._fds[_fd_name(row)] = fd
+        self._log("replaced", name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
+        return fd.duplicate()
+
+    async def _let_go(self, row: Row) -> None:
+        """Closes luod's copies, in both processes (H9)."""
+        fd = self._fds.pop(_fd_name(row), None)
+        if fd is not None:
+            fd.close()
+            await self._custody.remove(_fd_name(row))
+
+
+def _fd_name(row: Row) -> str:
+    return f"{row.direction}.{row.name}"
+
+
+def _unfinished(session: Fd) -> bool:
+    """Whether the kernel still has the session's files, told by its manifest (H10); one without looks finished."""
+    with IncomingSession(session.duplicate()) as incoming:
+        return incoming.holds()
+
+
+def _no_such_session(direction: Direction, name: str) -> NoSuchSession:
+    return NoSuchSession(
+        name=name,
+        message=f"there is no {direction} session {name!r} of yours",
+        hint="sessions belong to the user that created them; List shows yours",
+    )
+
+
+def _session_exists(name: str, message: str, hint: str) -> SessionExists:
+    return SessionExists(name=name, message=message, hint=hint)
+
+
+def _nobody_waits(task: asyncio.Task[Any]) -> None:
+    """The client hung up: its fd is closed; luod's own copy is not."""
+    if not task.cancelled() and task.exception() is None:
+        result = task.result()
+        if isinstance(result, Fd):
+            result.close()

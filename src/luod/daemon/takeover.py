@@ -1,0 +1,146 @@
+"""What a `serve` that starts finds: stored fds of the serve before it, or the registry of the kernel before.
+
+After this the registry is current, preserved in luod's own outgoing session, and agrees with the fds keep holds. Every
+step can be repeated: a serve killed in the middle is followed by one that begins here again. Called by
+`luod.daemon.serve` before it answers anybody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from luod.daemon import words
+from luod.daemon.custody import Custody
+from luod.daemon.log import Log
+from luod.daemon.registry import (
+    FORMAT,
+    Image,
+    Record,
+    Registry,
+    RegistryDamaged,
+    RegistryFile,
+    RegistryMemory,
+    Row,
+    boot_id,
+)
+from luod.errors import NoSuchSession
+from luod.linux import Fd
+from luod.liveupdate import IncomingSession, OutgoingSession
+
+SESSION: Final = "luod"
+"""The session that carries the registry. Names that begin so are nobody else's."""
+_TOKEN: Final = 0
+_REGISTRY: Final = "registry"
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What serve has after its start. Owns all of it; the fds' names are those of keep's copies."""
+
+    registry: Registry
+    fds: dict[str, Fd]
+
+    def close(self) -> None:
+        self.registry.close()
+        for fd in self.fds.values():
+            fd.close()
+
+
+def image_names(image: Image) -> tuple[str, ...]:
+    """The names under which keep holds the files of a loaded image: the kernel, then the initrd if it has one."""
+    return (f"kernel.{image.number}", f"initrd.{image.number}")[: 2 if image.initrd else 1]
+
+
+async def take_over(custody: Custody, fds: dict[str, Fd], directory: Path, log: Log) -> Holdings:
+    """Takes over `fds`, those keep had stored. KernelRefused, RegistryDamaged."""
+    file = RegistryFile(directory)
+    if _REGISTRY in fds and words.OUTGOING + SESSION in fds:
+        memory = RegistryMemory(fds.pop(_REGISTRY))
+        registry = Registry(memory.read(), memory, file, log)
+        log.debug("serve-again", boot=registry.record.boot)
+    else:
+        # Stored without the registry, the outgoing session was cut off in its making.
+        await _drop(custody, fds, words.OUTGOING + SESSION)
+        registry = await _begin(custody, fds, file, log)
+    # Only now: until here the old registry could be read again (H11).
+    if words.INCOMING + SESSION in fds:
+        with IncomingSession(fds.pop(words.INCOMING + SESSION)) as old:
+            old.finish(discard=True)
+        await custody.remove(words.INCOMING + SESSION)
+    await _agree(custody, fds, registry, log)
+    return Holdings(registry, fds)
+
+
+async def _begin(custody: Custody, fds: dict[str, Fd], file: RegistryFile, log: Log) -> Registry:
+    """Another kernel, or another keep: makes the registry anew from the old one, in a session of its own."""
+    old = words.INCOMING + SESSION
+    if old not in fds:
+        try:
+            fds[old] = await custody.retrieve(SESSION)
+        except NoSuchSession:
+            log.debug("no-registry")
+    record = _carried(fds[old], file, log) if old in fds else _kept(file, log)
+    session = fds[words.OUTGOING + SESSION] = await custody.create(SESSION)
+    memory = RegistryMemory.new()
+    registry = Registry(record, memory, file, log)
+    registry.set_image(None)
+    with OutgoingSession(session.duplicate(), manifest=False) as outgoing:
+        outgoing.preserve(memory, _TOKEN)
+    await custody.store(_REGISTRY, memory.fileno())
+    log("begun", boot=record.boot, waiting=len(record.rows))
+    return registry
+
+
+def _carried(session: Fd, file: RegistryFile, log: Log) -> Record:
+    """The registry that came along in the jump: what was outgoing is incoming now."""
+    with IncomingSession(session.duplicate()) as incoming:
+        memory = RegistryMemory(incoming.retrieve(_TOKEN))
+    try:
+        old = memory.read()
+    except RegistryDamaged as error:
+        log.error("registry-damaged", error=error, hint=error.hint)
+        found = file.read()
+        if found is None:
+            raise
+        old = found
+    finally:
+        memory.close()
+    for row in old.rows:
+        if row.direction == "incoming":
+            log.warning("session-lost", name=row.name, owner=row.owner, reason="not finished before the jump")
+    rows = tuple(Row("incoming", row.name, row.owner) for row in old.rows if row.direction == "outgoing")
+    return Record(FORMAT, old.boot + 1, boot_id(), rows)
+
+
+def _kept(file: RegistryFile, log: Log) -> Record:
+    """No registry was carried. The file tells of sessions that wait in this very kernel, if luod was started again."""
+    old = file.read()
+    if old is None or old.boot_id != boot_id():
+        return Record(FORMAT, 1, boot_id())
+    for row in old.rows:
+        if row.direction == "outgoing":
+            log.warning("session-lost", name=row.name, owner=row.owner, reason="luod was stopped")
+    return Record(FORMAT, old.boot, old.boot_id, tuple(row for row in old.rows if row.direction == "incoming"))
+
+
+async def _agree(custody: Custody, fds: dict[str, Fd], registry: Registry, log: Log) -> None:
+    """Drops the fds of which the registry does not know: of a call that was cut off, so nobody was told of them."""
+    known = {words.OUTGOING + SESSION, _REGISTRY}
+    known |= {f"{row.direction}.{row.name}" for row in registry.record.rows}
+    image = registry.record.image
+    if image is not None:
+        known |= set(image_names(image))
+        if not set(image_names(image)) <= set(fds):
+            log.warning("image-lost", command_line=image.command_line)
+            registry.set_image(None)
+    for name in set(fds) - known:
+        log.debug("dropped", fd=name)
+        await _drop(custody, fds, name)
+
+
+async def _drop(custody: Custody, fds: dict[str, Fd], name: str) -> None:
+    if name in fds:
+        fds.pop(name).close()
+        await custody.remove(name)

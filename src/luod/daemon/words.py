@@ -1,0 +1,30 @@
+"""What `serve` and `keep` say to each other: messages of KEY=VALUE lines, in sd_notify's words where it has them.
+
+`FDSTORE=1 FDNAME=…` (with an fd), `FDSTOREREMOVE=1 FDNAME=…`, `READY=1`, and two of our own, `CREATE=name` and
+`RETRIEVE=name`. Unlike sd_notify's, each is answered when it is done: `ERRNO=0`, with the session's fd where there is
+one, or the kernel's errno with CALL and MEANING. Messages, not a stream: a SOCK_SEQPACKET socket pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+KEEPER: Final = "keeper"
+SESSIONS: Final = "sessions"
+ADMIN: Final = "admin"
+"""Names, in $LISTEN_FDNAMES, of the channel to keep and of the two listening sockets. Stored fds have others."""
+
+OUTGOING: Final = "outgoing."
+INCOMING: Final = "incoming."
+"""Before a session's name, in the name of its stored fd."""
+
+
+def encode(words: Mapping[str, object]) -> bytes:
+    return "\n".join(f"{key}={value}" for key, value in words.items()).encode()
+
+
+def decode(message: bytes) -> dict[str, str]:
+    """Lines without a `=` are left out."""
+    pairs = (line.partition("=") for line in message.decode("utf-8", "replace").splitlines())
+    return {key: value for key, equals, value in pairs if equals}
