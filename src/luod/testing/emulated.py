@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 from luod.errors import MachineError, MachineUnavailable
 from luod.testing.channel import Channel
 from luod.testing.interpreter import interpreter_for
 from luod.testing.machine import TIMEOUT, Machine, describe
+
+_NAMESPACES: Final = ("mnt", "net", "pid")
 
 
 class EmulatedMachine(Machine):
@@ -70,6 +72,7 @@ class EmulatedMachine(Machine):
                 raise
         self.pid = self._process.pid
         """luoemu's process id, on the host."""
+        self._namespaces = HeldNamespaces()
         super().__init__(Channel(ours), timeout=timeout)
         try:
             self._boot_up()
@@ -102,13 +105,14 @@ class EmulatedMachine(Machine):
                 self._process.wait()
                 raise MachineError(self._failure("close", f"luoemu did not end within {self._timeout} s"))
             self._process.wait()
-            if left := processes_in(self.namespaces):
-                for pid in left:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+            if left := self._namespaces.processes():
                 raise MachineError(self._failure("close", f"it left processes behind: {left}"))
         finally:
+            self._namespaces.close()
             self._log.close()
+
+    def _booted(self, hello: Mapping[str, Any]) -> None:
+        self._namespaces.hold(hello["namespaces"])
 
     def _ended_within(self, seconds: float) -> bool:
         if self._process.returncode is not None:
@@ -122,15 +126,45 @@ class EmulatedMachine(Machine):
             os.close(pidfd)
 
 
-def processes_in(namespaces: set[str]) -> list[int]:
-    """The processes that live in one of `namespaces` ("pid:[4026531836]"), this process's own excepted."""
-    own = {os.readlink(link) for link in Path("/proc/self/ns").iterdir()}
-    found = []
-    for process in Path("/proc").iterdir():
-        if not process.name.isdecimal():
-            continue
-        with contextlib.suppress(OSError):
-            spaces = {os.readlink(process / "ns" / name) for name in ("mnt", "net", "pid")}
-            if spaces & (namespaces - own):
-                found.append(int(process.name))
-    return found
+class HeldNamespaces:
+    """The namespaces of a machine's boots, kept from being reused: only so does a name say whose they are."""
+
+    def __init__(self) -> None:
+        self._fds: dict[str, int] = {}
+
+    def hold(self, names: Mapping[str, str]) -> None:
+        """Takes those of one boot, {"pid": "pid:[4026531836]", …}, while its init is alive."""
+        strange = {kind: name for kind, name in names.items() if name not in self._fds and name != _own(kind)}
+        for process in _processes():
+            if not strange:
+                return
+            for kind, name in list(strange.items()):
+                with contextlib.suppress(OSError):
+                    fd = os.open(process / "ns" / kind, os.O_RDONLY | os.O_CLOEXEC)
+                    # Asked of the fd: the process may have gone meanwhile.
+                    if os.fstat(fd).st_ino == int(name.partition("[")[2].rstrip("]")):
+                        self._fds[name] = fd
+                        del strange[kind]
+                    else:
+                        os.close(fd)
+
+    def processes(self) -> list[int]:
+        """The processes that live in one of them."""
+        found = []
+        for process in _processes():
+            with contextlib.suppress(OSError):
+                if any(os.readlink(process / "ns" / kind) in self._fds for kind in _NAMESPACES):
+                    found.append(int(process.name))
+        return found
+
+    def close(self) -> None:
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+
+def _processes() -> Iterator[Path]:
+    return (entry for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+
+
+def _own(kind: str) -> str:
+    return os.readlink(f"/proc/self/ns/{kind}")

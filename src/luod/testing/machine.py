@@ -53,8 +53,6 @@ class Machine(abc.ABC):
         self._last_request = 0
         self._answers: dict[int, dict[str, Any] | None] = {}
         self._programs: dict[int, Program] = {}
-        self.namespaces: set[str] = set()
-        """The namespaces its boots had, as the links under /proc/PID/ns name them."""
 
     @property
     def boot(self) -> int:
@@ -167,6 +165,10 @@ class Machine(abc.ABC):
         """What the machine itself has written: the supervisor's stderr, or the serial console."""
 
     @abc.abstractmethod
+    def _booted(self, hello: Mapping[str, Any]) -> None:
+        """A boot has said hello; `hello` is its message."""
+
+    @abc.abstractmethod
     def _why_ended(self) -> str:
         """In words, how the machine came to its end."""
 
@@ -230,9 +232,9 @@ class Machine(abc.ABC):
         self._boot = expected
         self._agent = message["agent"]
         self._kernel = message["kernel"]
-        self.namespaces.update(message["namespaces"].values())
         self._answers.clear()
         self._programs.clear()
+        self._booted(message)
 
     def _failure(self, doing: str, what: str, *, program: str = "") -> str:
         text = f"boot {self._boot}: {doing}: {what}"
