@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from luod import image
+from luod.emulator.machine import stub
 from luod.errors import ImageError
 
 KERNEL = (
@@ -227,6 +228,13 @@ def test_random_headers_are_described_or_refused(data: bytes) -> None:
     except ImageError:
         return
     assert found.payload_offset + found.payload_length <= len(start)
+
+
+def test_the_emulated_machines_kernel_is_read_like_any_other() -> None:
+    data = stub.bzimage(release="7.4.0-rc1", formats=("memfd-v3", "kho-v4", "luo-v5"))
+    found = image.describe(data)
+    assert (found.compression, found.version.partition(" ")[0]) == ("gzip", "7.4.0-rc1")
+    assert image.contents(image.unpack(data, found)) == image.Contents("7.4.0-rc1", ("kho-v4", "luo-v5", "memfd-v3"))
 
 
 def test_facts_of_one_image_do_not_open_another() -> None:

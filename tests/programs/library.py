@@ -19,6 +19,7 @@ from luod import kexec
 from luod.errors import KernelRefused, LuodError
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, LiveUpdate, OutgoingSession, memory, unpreserve_available
+from tests.programs.denial import deny
 from tests.programs.questions import Process, Slot
 
 
@@ -38,12 +39,15 @@ class Library(Process):
             details = {"tokens": list(getattr(error, "tokens", ())), "needed": getattr(error, "needed", None)}
             return {"error": type(error).__name__, "errno": code, "message": str(error), "hint": error.hint, **details}
 
+    def do_deny(self, call: str, code: str, argument: int = 0, value: int | None = None) -> None:
+        deny(call, getattr(errno, code), argument=argument, value=value)
+
     # -- the device ------------------------------------------------------------------------------------------------
 
     def call_open(self, patience: float = 0.0) -> None:
         LiveUpdate(patience=patience).close()
 
-    def call_open_for_reading(self, path: str) -> None:
+    def call_open_path(self, path: str) -> None:
         LiveUpdate(path).close()
 
     def call_create(self, name: str, slot: str, manifest: bool = True) -> None:

@@ -85,6 +85,7 @@ PRESERVE_FD: Final = Call(
         errno.EBUSY: (FileAlreadyPreserved, "the file is preserved already, or retrieved and its session not finished"),
         errno.ENOENT: (FileNotPreservable, "this kind of file cannot be preserved"),
         errno.EFBIG: (FileNotPreservable, "the file is too large to be preserved"),
+        errno.EOPNOTSUPP: (FileNotPreservable, "the file has something that this kernel's format cannot carry"),
         errno.EINVAL: (WrongDirection, "this is an incoming session; files are preserved in outgoing ones"),
         errno.ENOMEM: (KernelRefused, "there is not enough memory to preserve the file; it is not preserved"),
     },
