@@ -59,11 +59,13 @@ class Vmm(Caller):
         return Vmm(self.program, (*self.path, name))
 
 
-def start_vmm(machine: Machine, python: Interpreter, **how: Any) -> Vmm:
-    """Starts the program in `machine`; `how` is `Machine.spawn`'s."""
+def start_vmm(
+    machine: Machine, python: Interpreter, program: str = "library", arguments: tuple[str, ...] = (), **how: Any
+) -> Vmm:
+    """Starts a program of tests/programs in `machine`; `how` is `Machine.spawn`'s."""
     source = python.environment["PYTHONPATH"]
     env = {"PYTHONPATH": os.pathsep.join([source, str(ROOT)])}
-    return Vmm(machine.spawn(python.module("tests.programs.library"), env=env, **how))
+    return Vmm(machine.spawn(python.module(f"tests.programs.{program}", *arguments), env=env, **how))
 
 
 def load(machine: Machine, vmm: Vmm) -> None:
@@ -75,3 +77,12 @@ def jump(machine: Machine, vmm: Vmm) -> None:
     """Jumps into what is loaded, with the library."""
     with machine.expect_jump():
         raise AssertionError(f"jump came back: {vmm.reply('library', call='jump')}")
+
+
+def arrive(machine: Machine, python: Interpreter, before: Vmm) -> Vmm:
+    """Jumps, and retrieves session "vm" as "s"."""
+    load(machine, before)
+    jump(machine, before)
+    after = start_vmm(machine, python)
+    after.call("retrieve_session", name="vm", slot="s")
+    return after
