@@ -1,4 +1,4 @@
-"""luod.kexec: what is refused before a call here; the calls themselves only ever inside a machine."""
+"""luod.kexec: what is refused before a call here, and the calls themselves, which are only ever made inside a machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import pytest
 
 from luod import kexec
 from luod.errors import BadInput
+from luod.testing import Machine
+from luod.testing.interpreter import Interpreter
 from luod.uapi.kexec import COMMAND_LINE_SIZE
+from tests.library import Vmm, arrive, jump, load, start_vmm
 
 
 class NoFile:
@@ -36,3 +39,86 @@ def test_loaded_reads_what_sys_says(tmp_path: Path, text: str, loaded: bool) -> 
 
 def test_a_kernel_without_kexec_has_none_loaded(tmp_path: Path) -> None:
     assert kexec.loaded(tmp_path / "kexec_loaded") is False
+
+
+@pytest.fixture
+def vmm(machine: Machine, machine_python: Interpreter) -> Vmm:
+    return start_vmm(machine, machine_python)
+
+
+def test_an_image_is_loaded_and_unloaded(machine: Machine, vmm: Vmm) -> None:
+    assert vmm.call("loaded") is False
+    load(machine, vmm)
+    assert vmm.call("loaded") is True
+    vmm.call("unload")
+    assert vmm.call("loaded") is False
+    vmm.call("unload")
+
+
+def test_the_next_kernel_has_the_command_line_it_was_loaded_with(machine: Machine, vmm: Vmm) -> None:
+    line = "liveupdate=on kho=on answer=42 " + "x" * (COMMAND_LINE_SIZE - 32)
+    assert len(line) == COMMAND_LINE_SIZE - 1
+    machine.write("/run/initrd", b"initrd")
+    vmm.call("load", kernel=machine.kernel, initrd="/run/initrd", command_line=line)
+    jump(machine, vmm)
+    assert machine.boot == 2
+    assert machine.read("/proc/cmdline").rstrip(b"\n") == line.encode()
+
+
+def test_what_is_no_kernel_leaves_what_was_loaded(machine: Machine, vmm: Vmm) -> None:
+    load(machine, vmm)
+    machine.write("/run/text", b"no kernel at all\n" * 1000)
+    error = vmm.refused("load", kernel="/run/text", command_line="")
+    assert (error.kind, error.errno) == ("NotAKernelImage", "ENOEXEC")
+    assert "bzImage" in error.hint
+    assert vmm.call("loaded") is True
+
+
+def test_an_fd_that_is_not_open_is_the_kernels_ebadf(vmm: Vmm) -> None:
+    error = vmm.refused("load_fd", kernel=-1)
+    assert (error.kind, error.errno) == ("KernelRefused", "EBADF")
+
+
+def test_loading_and_jumping_take_a_capability(machine: Machine, vmm: Vmm) -> None:
+    load(machine, vmm)
+    vmm.ask("become", uid=65534)
+    for error, kind in (
+        (vmm.refused("unload"), "KernelRefused"),
+        (vmm.refused("load_fd", kernel=0), "KernelRefused"),
+        (vmm.refused("jump"), "JumpRefused"),
+    ):
+        assert (error.kind, error.errno) == (kind, "EPERM")
+        assert "CAP_SYS_BOOT" in error.message
+
+
+def test_a_jump_without_an_image_is_refused_and_nothing_is_lost(
+    machine: Machine, machine_python: Interpreter, vmm: Vmm
+) -> None:
+    vmm.call("create", name="vm", slot="s")
+    digest = vmm.memfd("ram")
+    vmm.call("preserve", session="s", file="ram", token=1, name="ram")
+    error = vmm.refused("jump")
+    assert (error.kind, error.errno) == ("NoImageLoaded", "EINVAL")
+    assert machine.boot == 1
+    vmm = arrive(machine, machine_python, vmm)
+    vmm.call("retrieve", session="s", file="ram", slot="ram")
+    assert vmm.ask("digest", fd="ram") == digest
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("EADDRNOTAVAIL", "ImageDoesNotFit"), ("ENOMEM", "ImageDoesNotFit"), ("EBUSY", "KernelRefused")]
+)
+def test_h21_an_image_that_does_not_fit_is_typed(machine: Machine, vmm: Vmm, code: str, kind: str) -> None:
+    vmm.ask("deny", call="kexec_file_load", code=code)
+    error = vmm.refused("load", kernel=machine.kernel, command_line="")
+    assert (error.kind, error.errno) == (kind, code)
+
+
+@pytest.mark.parametrize("code", ["EBUSY", "EIO"])
+def test_a_jump_that_fails_otherwise_is_refused(machine: Machine, vmm: Vmm, code: str) -> None:
+    load(machine, vmm)
+    vmm.ask("deny", call="reboot", code=code)
+    error = vmm.refused("jump")
+    assert (error.kind, error.errno) == ("JumpRefused", code)
+    assert "nothing is lost" in error.hint
+    assert vmm.call("loaded") is True
