@@ -1,4 +1,4 @@
-"""luod.kexec: what is refused before a call here, and the calls themselves, which are only ever made inside a machine."""
+"""luod.kexec: what is refused before a call here, and the calls themselves, which are made inside a machine only."""
 
 from __future__ import annotations
 
@@ -56,13 +56,18 @@ def test_an_image_is_loaded_and_unloaded(machine: Machine, vmm: Vmm) -> None:
 
 
 def test_the_next_kernel_has_the_command_line_it_was_loaded_with(machine: Machine, vmm: Vmm) -> None:
-    line = "liveupdate=on kho=on answer=42 " + "x" * (COMMAND_LINE_SIZE - 32)
-    assert len(line) == COMMAND_LINE_SIZE - 1
+    line = "liveupdate=on kho=on answer=42 " + "x" * 1900
     machine.write("/run/initrd", b"initrd")
     vmm.call("load", kernel=machine.kernel, initrd="/run/initrd", command_line=line)
     jump(machine, vmm)
     assert machine.boot == 2
     assert machine.read("/proc/cmdline").rstrip(b"\n") == line.encode()
+
+
+def test_the_image_may_take_a_shorter_command_line_than_kernels_do(machine: Machine, vmm: Vmm) -> None:
+    error = vmm.refused("load", kernel=machine.kernel, command_line="x" * (COMMAND_LINE_SIZE - 1))
+    assert (error.kind, error.errno) == ("KernelRefused", "EINVAL")
+    assert "command line is too long" in error.message
 
 
 def test_what_is_no_kernel_leaves_what_was_loaded(machine: Machine, vmm: Vmm) -> None:

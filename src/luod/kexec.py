@@ -59,7 +59,8 @@ def load(kernel: int | HasFileno, initrd: int | HasFileno | None, command_line: 
     Image and initrd must fit kexec handover's scratch memory (H21): 272 MiB did not take an initrd of 256 MiB. A next
     kernel that reads other formats loses everything, or panics (H20): `luod.image` tells them beforehand.
 
-    BadInput: the command line has a NUL, or is longer than a kernel takes. NotAKernelImage: ENOEXEC. ImageDoesNotFit:
+    BadInput: the command line has a NUL, or is longer than any kernel takes; the image itself may say EINVAL to a
+    shorter one. NotAKernelImage: ENOEXEC. ImageDoesNotFit:
     EADDRNOTAVAIL, ENOMEM, EFBIG. KernelRefused: anything else. After any error, what was loaded before is loaded still.
     """
     encoded = command_line.encode("utf-8", "surrogateescape") + b"\0"
