@@ -29,8 +29,8 @@ from tests.emulator.model.world import (
     land,
 )
 
-NAMES = st.sampled_from([b"", b"a", b"b", b"a\0b", b"long name", b"n" * 63, b"n" * 64])
-TOKENS = st.sampled_from([0, 1, 2, 2**64 - 1])
+NAMES = st.sampled_from([b"a", b"b", b"n" * 63, b"a\0b", b"", b"n" * 64])
+TOKENS = st.sampled_from([0, 1, 2**64 - 1])
 ANY = st.integers(0, 50)
 """Picks one of a list, modulo its length."""
 RARELY = st.sampled_from([False, False, False, False, True])
@@ -191,6 +191,7 @@ class Life(RuleBasedStateMachine):
         self.world = boot(lambda host: Kernel(host, profile=profile))
         self.book = Book(profile is Profile.DOCUMENT)
         self.start(Process(self.world))
+        self.open_device()
 
     def start(self, process: Process) -> None:
         self.process = process
@@ -212,8 +213,10 @@ class Life(RuleBasedStateMachine):
     def limit(self, full: bool) -> None:
         self.process.fd_limit = len(self.process.fds) + (0 if full else 1)
 
-    def session(self, pick: int) -> Session:
-        return self.sessions[pick % len(self.sessions)]
+    def session(self, pick: int, outgoing: bool | None = None) -> Session:
+        """Of that direction if there is one, else any."""
+        fitting = [each for each in self.sessions if each.outgoing is outgoing] or self.sessions
+        return fitting[pick % len(fitting)]
 
     def has_device(self) -> bool:
         return self.device is not None
@@ -246,22 +249,40 @@ class Life(RuleBasedStateMachine):
             inode = self.process.inode(self.memfds[pick % len(self.memfds)])
             inode.data = byte * len(inode.data)
 
+    def give(self, fd: object, expected: int, session: Session) -> None:
+        assert isinstance(fd, int)
+        assert min(fd, 0) == expected
+        if fd >= 0:
+            session.fds.append(fd)
+            self.sessions.append(session)
+
     @precondition(has_device)
-    @rule(name=NAMES, full=RARELY, fault=RARELY, outgoing=st.booleans())
-    def get_session(self, name: bytes, full: bool, fault: bool, outgoing: bool) -> None:
+    @rule(name=NAMES, full=RARELY, fault=RARELY)
+    def create(self, name: bytes, full: bool, fault: bool) -> None:
         assert self.device is not None
         self.limit(full)
-        address = READ_ONLY if fault else SCRATCH
-        call, expect = (
-            (self.process.create, self.book.create)
-            if outgoing
-            else (self.process.retrieve_session, self.book.retrieve_session)
-        )
-        fd = call(self.device, name, address)
-        assert isinstance(fd, int)
-        assert min(fd, 0) == expect(name, full, fault)
-        if fd >= 0:
-            self.sessions.append(Session(name.split(b"\0")[0], outgoing, [fd]))
+        fd = self.process.create(self.device, name, READ_ONLY if fault else SCRATCH)
+        self.give(fd, self.book.create(name, full, fault), Session(name.split(b"\0")[0], True, []))
+
+    @precondition(has_device)
+    @rule(pick=ANY, other=NAMES, unknown=RARELY, full=RARELY, fault=RARELY)
+    def retrieve_session(self, pick: int, other: bytes, unknown: bool, full: bool, fault: bool) -> None:
+        assert self.device is not None
+        known = sorted(self.book.incoming)
+        name = other if unknown or not known else known[pick % len(known)]
+        self.limit(full)
+        fd = self.process.retrieve_session(self.device, name, READ_ONLY if fault else SCRATCH)
+        self.give(fd, self.book.retrieve_session(name, full, fault), Session(name.split(b"\0")[0], False, []))
+
+    @precondition(has_device)
+    @rule(data=st.binary(max_size=3), more=st.binary(max_size=3), name=NAMES)
+    def fill_a_session(self, data: bytes, more: bytes, name: bytes) -> None:
+        """A session with two files, so that jumps have something to carry."""
+        before = len(self.sessions)
+        self.create(name, full=False, fault=False)
+        for token, contents in ((0, data), (1, more)) if len(self.sessions) > before else ():
+            self.memfd(contents)
+            self.preserve(-1, -1, token, wrong=False, bad=False, again=False, fault=False)
 
     @precondition(has_sessions)
     @rule(pick=ANY)
@@ -287,9 +308,9 @@ class Life(RuleBasedStateMachine):
             self.process.close(self.memfds.pop(pick % len(self.memfds)))
 
     @precondition(has_sessions)
-    @rule(pick=ANY, which=ANY, token=TOKENS, bad=RARELY, again=RARELY, fault=RARELY)
-    def preserve(self, pick: int, which: int, token: int, bad: bool, again: bool, fault: bool) -> None:
-        session = self.session(pick)
+    @rule(pick=ANY, which=ANY, token=TOKENS, wrong=RARELY, bad=RARELY, again=RARELY, fault=RARELY)
+    def preserve(self, pick: int, which: int, token: int, wrong: bool, bad: bool, again: bool, fault: bool) -> None:
+        session = self.session(pick, not wrong)
         fd = -1 if bad or not self.memfds else self.memfds[which % len(self.memfds)]
         if again and fd >= 0:
             fd = self.process.reopen(fd)
@@ -299,16 +320,16 @@ class Life(RuleBasedStateMachine):
         assert answer == self.book.preserve(session.name, session.outgoing, token, inode, fault)
 
     @precondition(has_sessions)
-    @rule(pick=ANY, token=TOKENS, fault=RARELY)
-    def unpreserve(self, pick: int, token: int, fault: bool) -> None:
-        session = self.session(pick)
+    @rule(pick=ANY, token=TOKENS, wrong=RARELY, fault=RARELY)
+    def unpreserve(self, pick: int, token: int, wrong: bool, fault: bool) -> None:
+        session = self.session(pick, not wrong)
         answer = self.process.unpreserve(session.fds[-1], token, READ_ONLY if fault else SCRATCH)
         assert answer == self.book.unpreserve(session.name, session.outgoing, token, fault)
 
     @precondition(has_sessions)
-    @rule(pick=ANY, token=TOKENS, full=RARELY, fault=RARELY, no_memory=RARELY)
-    def retrieve(self, pick: int, token: int, full: bool, fault: bool, no_memory: bool) -> None:
-        session = self.session(pick)
+    @rule(pick=ANY, token=TOKENS, wrong=RARELY, full=RARELY, fault=RARELY, no_memory=RARELY)
+    def retrieve(self, pick: int, token: int, wrong: bool, full: bool, fault: bool, no_memory: bool) -> None:
+        session = self.session(pick, wrong)
         self.limit(full)
         self.world.take_over_error = ENOMEM if no_memory else 0
         fd = self.process.retrieve(session.fds[-1], token, READ_ONLY if fault else SCRATCH)
@@ -327,9 +348,9 @@ class Life(RuleBasedStateMachine):
         assert inode is waiting.got[token]
 
     @precondition(has_sessions)
-    @rule(pick=ANY, fault=RARELY)
-    def finish(self, pick: int, fault: bool) -> None:
-        session = self.session(pick)
+    @rule(pick=ANY, wrong=RARELY, fault=RARELY)
+    def finish(self, pick: int, wrong: bool, fault: bool) -> None:
+        session = self.session(pick, wrong)
         answer = self.process.finish(session.fds[-1], READ_ONLY if fault else SCRATCH)
         assert answer == self.book.finish(session.name, session.outgoing, fault)
 
@@ -343,6 +364,7 @@ class Life(RuleBasedStateMachine):
     def reboot_without_image(self) -> None:
         assert self.process.reboot() == -EINVAL
 
+    @precondition(lambda self: bool(self.book.outgoing))
     @rule(handler=st.sampled_from([True, True, True, False]), by_file=st.sampled_from([True, True, True, False]))
     def kexec(self, handler: bool, by_file: bool) -> None:
         image = bzimage(*(name for name in FORMATS if handler or name != "memfd-v2"))
@@ -354,7 +376,8 @@ class Life(RuleBasedStateMachine):
         assert self.process.reboot() == Jump()
         self.book.jump(by_file, handler)
         self.start(land(self.world, self.process))
+        self.open_device()
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestLife.settings = settings(max_examples=400, stateful_step_count=80, deadline=None)
