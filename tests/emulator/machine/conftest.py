@@ -46,7 +46,9 @@ def environment(user: int | None = None) -> dict[str, str]:
 
 def python(source: str, user: int | None = None) -> list[str]:
     """The argv of a Python program that has everything of tests/programs/raw.py."""
-    prelude = "import os, sys, errno, fcntl, mmap, signal, socket, struct, threading, time\nfrom raw import *\nimport raw\n"
+    prelude = (
+        "import os, sys, errno, fcntl, mmap, signal, socket, struct, threading, time\nfrom raw import *\nimport raw\n"
+    )
     return [interpreter(user).executable, "-c", prelude + textwrap.dedent(source)]
 
 

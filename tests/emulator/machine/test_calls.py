@@ -193,7 +193,8 @@ ABI_32 = r"""
 static int call(int number, long a, long b, long c)
 {
     int result;
-    __asm__ volatile("int $0x80" : "=a"(result) : "a"(number), "b"(a), "c"(b), "d"(c) : "memory", "r8", "r9", "r10", "r11");
+    __asm__ volatile("int $0x80" : "=a"(result) : "a"(number), "b"(a), "c"(b), "d"(c) :
+                     "memory", "r8", "r9", "r10", "r11");
     return result;
 }
 

@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
@@ -68,6 +69,8 @@ def _keeper(order: Order, supervisor: socket.socket) -> NoReturn:
         channel.send(supervisor, {"status": status})
     except OSError as error:
         channel.send(supervisor, {"error": _in_words(error)})
+    except BaseException:  # noqa: BLE001 - nobody above may go on: this process is a copy of `luoemu`
+        traceback.print_exc()
     finally:
         os._exit(0)
 
@@ -89,7 +92,7 @@ def _keep(order: Order, supervisor: socket.socket) -> int:
     filter_ = bpf.program(trap_opens=trap_opens)
     content = {
         "furnished": True,
-        "device": device.identity if device else None,
+        "device": device.number if device else None,
         "trap_opens": trap_opens,
         "why": why_not,
     }
@@ -140,6 +143,9 @@ def _init(order: Order, filter_: bytes, supervisor: socket.socket, go: int) -> N
             channel.send(supervisor, {"listener": True}, [listener])
     except OSError as error:
         channel.send(supervisor, {"error": _in_words(error)})
+        os._exit(125)
+    except BaseException:  # noqa: BLE001 - as in the keeper
+        traceback.print_exc()
         os._exit(125)
     try:
         os.execvpe(order.command[0], list(order.command), dict(order.environment))

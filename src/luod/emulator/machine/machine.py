@@ -153,7 +153,7 @@ class _Boot:
     def _await_start(self) -> Supervisor:
         """Until init runs under its filter."""
         listener: Fd | None = None
-        identity: tuple[int, int] | None = None
+        device: int | None = None
         while listener is None or self._init is None:
             message = channel.receive(self._channel)
             if message is None:
@@ -165,7 +165,7 @@ class _Boot:
                 self._kexec_loaded, *rest = fds
                 if rest:
                     self._fuse = rest[0]
-                    identity = (content["device"][0], content["device"][1])
+                    device = content["device"]
                 if content["trap_opens"]:
                     why = f" ({content['why']})" if content["why"] else ""
                     self._tell(f"no FUSE node{why}: opening is trapped, only the path /dev/liveupdate itself is seen")
@@ -180,7 +180,7 @@ class _Boot:
             self._kernel,
             listener,
             fuse=fuse,
-            device=identity,
+            device=device,
             user_namespace=os.stat(f"/proc/{self._init_pid}/ns/user").st_ino,
             kexec_loaded=self._kexec_loaded,
         )

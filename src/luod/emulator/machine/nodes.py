@@ -14,7 +14,6 @@ from typing import Final
 from luod.emulator.machine import stub
 from luod.emulator.machine.namespaces import MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, bind, mount, read_only
 from luod.emulator.trap.caller import identify
-from luod.emulator.trap.placeholder import Identity
 from luod.linux import Fd
 from luod.uapi import liveupdate
 
@@ -28,10 +27,10 @@ _NOT_TAKEN_OVER: Final = frozenset({"liveupdate", "shm", "mqueue", "pts", "ptmx"
 
 @dataclass(frozen=True)
 class DeviceNode:
-    """The mounted FUSE node: the fd of /dev/fuse, the holder's to pass on and close, and the node's identity."""
+    """The mounted FUSE node: the fd of /dev/fuse, the holder's to pass on and close, and the node's st_dev."""
 
     fuse: Fd
-    identity: Identity
+    number: int
 
 
 def furnish(command_line: str) -> Fd:
@@ -61,7 +60,7 @@ def mount_device() -> DeviceNode:
         _write(liveupdate.DEVICE, b"")
         options = f"fd={fuse.fileno()},rootmode=100600,user_id=0,group_id=0,allow_other,default_permissions"
         mount("luoemu", liveupdate.DEVICE, "fuse", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
-        return DeviceNode(fuse, identify(os.fsencode(liveupdate.DEVICE)))
+        return DeviceNode(fuse, identify(os.fsencode(liveupdate.DEVICE))[0])
     except OSError:
         fuse.close()
         with contextlib.suppress(FileNotFoundError):

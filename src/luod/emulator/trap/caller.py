@@ -42,10 +42,15 @@ _STATX_DEVICE: Final = struct.Struct("=32xQ96xII")
 
 
 def identify(path: bytes) -> Identity:
-    """(st_dev, st_ino) of the file at `path`, as far as this kernel knows it already. OSError."""
+    """(st_dev, st_ino) of the file at `path`, as far as this kernel knows it already. OSError.
+
+    A FUSE file system of another user namespace, as a plain user's machine has it, tells only its st_dev: (st_dev, 0).
+    """
     if _statx(_AT_FDCWD, path, _AT_STATX_DONT_SYNC, _STATX_INO, _statx_address) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+        ctypes.memset(_statx_address, 0, len(_statx_buffer))
+        if _statx(_AT_FDCWD, path, _AT_STATX_DONT_SYNC, 0, _statx_address) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
     inode, major, minor = _STATX_DEVICE.unpack_from(_statx_buffer)
     return (os.makedev(major, minor), inode)
 
@@ -74,11 +79,12 @@ def _process_of(tid: int) -> Fd:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a boot's callers have in common. `device` is the FUSE node's identity, None where opening is trapped."""
+    """What a boot's callers have in common. `device` is the st_dev of the FUSE file system that is the node."""
 
     listener: Listener
     placeholders: Placeholders[DeviceFile | SessionFile]
-    device: Identity | None
+    device: int | None
+    """None where opening is trapped."""
     user_namespace: int
     """Inode number of the machine's user namespace: capabilities in another are none in the machine."""
 
@@ -153,7 +159,7 @@ class Thread:
         return Stand(kind, identity)
 
     def _stands_for(self, identity: Identity) -> Kind | None:
-        if identity == self._around.device:
+        if identity[0] == self._around.device:
             return Kind.LIVEUPDATE
         match self._around.placeholders.find(identity):
             case SessionFile():

@@ -93,7 +93,7 @@ class Supervisor:
         listener: Fd,
         *,
         fuse: Fd | None,
-        device: Identity | None,
+        device: int | None,
         user_namespace: int,
         kexec_loaded: Fd | None,
     ) -> None:
@@ -176,14 +176,14 @@ class Supervisor:
             case Call.KEXEC_LOAD:
                 _, count, address, flags, *_ = notification.arguments
                 segments = Segments(thread, notification.architecture, count, address)
-                self._listener.answer(notification, self._kernel.kexec_load(segments, flags, thread))
+                value = self._kernel.kexec_load(segments, flags, thread)
                 self._publish()
+                self._listener.answer(notification, value)
             case Call.KEXEC_FILE_LOAD:
                 files = KexecFiles(thread, notification.arguments)
-                self._listener.answer(
-                    notification, self._kernel.kexec_file_load(files, notification.arguments[4], thread)
-                )
+                value = self._kernel.kexec_file_load(files, notification.arguments[4], thread)
                 self._publish()
+                self._listener.answer(notification, value)
             case Call.OPEN | Call.OPENAT | Call.OPENAT2:
                 self._open(notification, thread, call)
             case None:
@@ -204,7 +204,7 @@ class Supervisor:
             self._listener.answer(notification, result)
 
     def _file(self, identity: Identity) -> DeviceFile | SessionFile | None:
-        if identity == self._around.device:
+        if identity[0] == self._around.device:
             return self._device.opened
         return self._placeholders.find(identity)
 

@@ -1,0 +1,301 @@
+"""`luoemu run` as its user sees it: statuses, streams, what init finds, signals, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from tests.emulator.machine.conftest import PLAIN_USER, WAYS, environment, luoemu, options_for, python
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def test_status_of_init(run_machine: Run) -> None:
+    assert run_machine(["sh", "-c", "exit 7"]).returncode == 7
+    assert run_machine("raw.syscall('reboot', 0, 0, 0, 0)").returncode == 1
+    # As PID 1 it would shrug off a signal it does not handle, even its own; a fault it cannot.
+    assert run_machine("import ctypes; ctypes.string_at(0)").returncode == 128 + signal.SIGSEGV
+
+
+def test_command_that_is_not_there(run_machine: Run) -> None:
+    done = run_machine(["/no/such/program"])
+    assert (done.returncode, done.stdout) == (127, "")
+    assert "/no/such/program: No such file" in done.stderr
+    assert run_machine(["/etc/passwd"]).returncode == 126
+
+
+def test_usage() -> None:
+    command = luoemu()[:-2]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "luoemu" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["RESTART", "HALT", "POWER_OFF"])
+def test_ending_by_reboot(run_machine: Run, command: str) -> None:
+    done = run_machine(f"raw.reboot(raw.kexec_uapi.LINUX_REBOOT_CMD_{command})")
+    assert done.returncode == 0, done.stderr
+
+
+def test_other_reboot_commands(run_machine: Run) -> None:
+    source = """
+        raw.reboot(raw.kexec_uapi.LINUX_REBOOT_CMD_CAD_ON)
+        raw.reboot(raw.kexec_uapi.LINUX_REBOOT_CMD_CAD_OFF)
+        assert errno_of(raw.reboot, raw.kexec_uapi.LINUX_REBOOT_CMD_KEXEC) == errno.EINVAL
+        assert errno_of(raw.reboot, 12345) == errno.EINVAL
+        os.setgroups([]); os.setuid(12345)
+        assert errno_of(raw.reboot, raw.kexec_uapi.LINUX_REBOOT_CMD_POWER_OFF) == errno.EPERM
+        assert errno_of(load) == errno.EPERM
+        os._exit(5)
+    """
+    done = run_machine(source)
+    assert done.returncode == 5, done.stderr
+
+
+def test_streams_and_arguments_go_to_every_boot(run_machine: Run, tmp_path: Path) -> None:
+    source = """
+        print(BOOT, os.getpid(), os.getcwd(), sys.argv[1:], sys.stdin.readline().strip(), flush=True)
+        print("boot", BOOT, file=sys.stderr, flush=True)
+        if BOOT < 3: jump()
+    """
+    command = [*python(source), "--", "one", "two words"]
+    with (tmp_path / "input").open("w+") as lines:
+        lines.write("a\nb\nc\n")
+        lines.seek(0)
+        # One open file that each boot reads on from; unbuffered reading is up to the program.
+        done = run_machine(command, cwd=tmp_path, stdin=lines)
+    assert done.returncode == 0, done.stderr
+    boots = done.stdout.splitlines()
+    assert [line.split()[:3] for line in boots] == [[str(n), "1", str(tmp_path)] for n in (1, 2, 3)]
+    assert all("'one', 'two words'" in line for line in boots)
+    assert boots[0].endswith(" a")
+    assert done.stderr.splitlines()[-3:] == ["boot 1", "boot 2", "boot 3"]
+
+
+def test_descriptors_that_are_inherited(run_machine: Run) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        source = f"""
+            channel = socket.socket(fileno=os.dup({theirs.fileno()}))
+            channel.send(b"boot %d;" % BOOT)
+            assert channel.recv(10) == b"go on"
+            held = {{int(name) for name in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + name)}}
+            assert held == {{0, 1, 2, {theirs.fileno()}, channel.fileno()}}, held
+            if BOOT == 1: jump()
+        """
+        ours.sendall(b"go on")
+        with subprocess.Popen(
+            [*luoemu(), *python(source)], pass_fds=[theirs.fileno()], env=environment(), stdin=subprocess.DEVNULL
+        ) as machine:
+            ours.settimeout(30)
+            assert ours.recv(7) == b"boot 1;"
+            assert ours.recv(7) == b"boot 2;"
+            ours.sendall(b"go on")
+            assert machine.wait(30) == 0
+
+
+def test_environment_and_files(run_machine: Run) -> None:
+    source = """
+        assert os.environ["LUOEMU_PROFILE"] == "document"
+        assert os.path.getsize(os.environ["LUOEMU_KERNEL"]) > 4096
+        assert os.environ["MINE"] == "yes"
+        read = lambda path: open(path).read()
+        assert read("/sys/kernel/kexec_loaded") == "0\\n"
+        if BOOT == 1:
+            assert read("/proc/cmdline") == "liveupdate=on kho=on\\n"
+            open("/run/left", "w").close()
+            load(b"liveupdate=on kho=on second=1")
+            assert read("/sys/kernel/kexec_loaded") == "1\\n"
+            raw.reboot(raw.kexec_uapi.LINUX_REBOOT_CMD_KEXEC)
+        assert read("/proc/cmdline") == "liveupdate=on kho=on second=1\\n"
+        assert not os.path.exists("/run/left")
+        assert os.listdir("/proc/self/task")
+        assert {"null", "zero", "urandom", "shm", "pts", "ptmx", "liveupdate"} <= set(os.listdir("/dev"))
+        import pty
+        pty.openpty()
+    """
+    done = run_machine(source, "--profile", "document", env={**environment(), "MINE": "yes"})
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_device_without_the_parameters(run_machine: Run) -> None:
+    source = """
+        if BOOT == 1:
+            load(b"quiet")
+            raw.reboot(raw.kexec_uapi.LINUX_REBOOT_CMD_KEXEC)
+        assert errno_of(device) == errno.ENOENT
+        print("absent")
+    """
+    for way in WAYS:
+        done = run_machine(source, *options_for(way))
+        assert done.stdout == "absent\n", done.stderr
+
+
+def test_nothing_inside_reaches_the_host(run_machine: Run) -> None:
+    source = """
+        assert [name for _, name in socket.if_nameindex()] == ["lo"]
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname()).close()
+        socket.sethostname("inside")
+        os.makedirs("/run/inside"); open("/dev/inside", "w").close(); open("/dev/shm/inside", "w").close()
+        for name in ("/proc/sys/kernel/printk", "/proc/sysrq-trigger"):
+            assert errno_of(open, name, "r+") in (errno.EROFS, errno.EACCES, errno.ENOENT), name
+    """
+    name = socket.gethostname()
+    done = run_machine(source)
+    assert done.returncode == 0, done.stderr
+    assert socket.gethostname() == name
+    assert not any(Path(directory, "inside").exists() for directory in ("/run", "/dev", "/dev/shm"))
+
+
+@pytest.mark.parametrize("user", [None, PLAIN_USER], ids=["own uid", "uid 1000"])
+def test_init_is_root_in_the_machine(run_machine: Run, user: int | None) -> None:
+    done = run_machine(["id", "-u"], user=user)
+    assert done.stdout == "0\n", done.stderr
+
+
+def test_plain_user_with_fuse(cycle: str) -> None:
+    """Where /dev/fuse is everyone's, as distributions have it. A copy of the node, seen by this machine only."""
+    if os.geteuid() != 0 or not Path("/dev/fuse").exists():
+        pytest.skip("needs root and /dev/fuse to open /dev/fuse to a plain user")
+    if shutil.which("unshare") is None or shutil.which("setpriv") is None:
+        pytest.skip("needs unshare and setpriv of util-linux")
+    script = """
+        set -e
+        mount -t tmpfs tmpfs /run
+        mknod /run/fuse c 10 229
+        chmod 666 /run/fuse
+        mount --bind /run/fuse /dev/fuse
+        exec setpriv --reuid=1000 --regid=1000 --clear-groups "$@"
+    """
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", *luoemu(user=PLAIN_USER), cycle]
+    done = subprocess.run(command, env=environment(PLAIN_USER), cwd="/", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "carried\n", "")
+
+
+def test_fallback_is_announced(run_machine: Run) -> None:
+    done = run_machine(["true"], "--trap-opens")
+    assert done.returncode == 0
+    assert "opening is trapped" in done.stderr
+    assert run_machine(["true"]).stderr == "" or not os.access("/dev/fuse", os.R_OK | os.W_OK)
+
+
+def test_machines_do_not_nest(run_machine: Run) -> None:
+    done = run_machine([*luoemu(), "true"])
+    assert done.returncode == 125
+    assert "another seccomp listener" in done.stderr
+
+
+def test_no_user_namespaces(tmp_path: Path) -> None:
+    """In a chroot the kernel makes none."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and unshare of util-linux")
+    script = 'mount --rbind / "$0" && exec chroot --userspec=1000:1000 --groups= "$0" "$@"'
+    command = ["unshare", "--mount", "sh", "-c", script, str(tmp_path), *luoemu(user=PLAIN_USER), "true"]
+    done = subprocess.run(command, env=environment(PLAIN_USER), cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 125, done.stderr
+    assert "run luoemu as root" in done.stderr
+
+
+# -- signals and sudden ends ---------------------------------------------------------------------------------------
+
+HOLDER = """
+    signal.signal(signal.SIGINT, lambda *_: None)
+    fd = device()
+    session = create(fd, b"s")
+    if os.fork() == 0: os.setsid()
+    if os.fork() == 0: pass
+    os.write(1, b"%d\\n" % os.getpid())
+    while True: signal.pause()
+"""
+
+
+def output(machine: subprocess.Popen[str]) -> IO[str]:
+    assert machine.stdout is not None
+    return machine.stdout
+
+
+@contextmanager
+def started(source: str, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A machine whose four processes have each written a line."""
+    with subprocess.Popen(
+        [*luoemu(*options), *python(source)],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as machine:
+        try:
+            for _ in range(4):
+                assert output(machine).readline()
+            yield machine
+        finally:
+            if machine.poll() is None:
+                machine.kill()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_the_machine(number: int, way: str) -> None:
+    with started(HOLDER, *options_for(way)) as machine:
+        machine.send_signal(number)
+        # The pipe's end: no process of the machine is left that could write to it.
+        assert output(machine).read() == ""
+        assert machine.wait(30) == 128 + number
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_killed_supervisor_takes_the_machine_along(way: str) -> None:
+    before = Path("/proc/self/mountinfo").read_text()
+    with started(HOLDER, *options_for(way)) as machine:
+        machine.kill()
+        assert output(machine).read() == ""
+        assert machine.wait(30) == -signal.SIGKILL
+    assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_interrupt_from_a_terminal_is_left_to_an_init_that_handles_it() -> None:
+    source = """
+        signal.signal(signal.SIGINT, lambda *_: os._exit(9))
+        os.write(1, b"ready\\n")
+        while True: signal.pause()
+    """
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(luoemu()[0], [*luoemu(), *python(source)], environment())
+    try:
+        seen = b""
+        while b"ready" not in seen:
+            seen += os.read(terminal, 1000)
+        os.write(terminal, b"\x03")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    finally:
+        os.close(terminal)
+
+
+def test_interrupt_from_a_terminal_ends_a_machine_whose_init_ignores_it() -> None:
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(luoemu()[0], [*luoemu(), "sh", "-c", "echo ready; sleep 1000"], environment())
+    try:
+        seen = b""
+        while b"ready" not in seen:
+            seen += os.read(terminal, 1000)
+        os.write(terminal, b"\x03")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGINT
+    finally:
+        os.close(terminal)
