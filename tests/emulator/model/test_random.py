@@ -127,6 +127,8 @@ class Book:
             return -ENOENT
         if self.busy(inode):
             return -EBUSY
+        if inode.fill_error:
+            return -inode.fill_error
         self.outgoing[name][token] = inode
         return -EFAULT if fault else 0
 
@@ -242,6 +244,12 @@ class Life(RuleBasedStateMachine):
     def memfd(self, data: bytes) -> None:
         self.memfds.append(self.process.memfd(data))
 
+    @rule(pick=ANY, code=st.sampled_from([0, 0, ENOMEM]))
+    def memory_of_a_memfd(self, pick: int, code: int) -> None:
+        """Whether its holes can be filled from now on."""
+        if self.memfds:
+            self.process.inode(self.memfds[pick % len(self.memfds)]).fill_error = code
+
     @rule(pick=ANY, byte=st.binary(min_size=1, max_size=1))
     def write(self, pick: int, byte: bytes) -> None:
         """Inside the size: what is carried is what was written last."""
@@ -346,6 +354,17 @@ class Life(RuleBasedStateMachine):
             waiting.got[token] = inode
             waiting.unseen.remove(token)
         assert inode is waiting.got[token]
+
+    @precondition(has_device)
+    @rule(pick=ANY, token=TOKENS, fault=st.booleans(), no_memory=RARELY, name=NAMES)
+    def restore_and_preserve(self, pick: int, token: int, fault: bool, no_memory: bool, name: bytes) -> None:
+        """What a VMM does after the jump, and one that died in between repeats; the file is not free before FINISH."""
+        self.retrieve_session(pick, b"", unknown=False, full=False, fault=False)
+        if any(not each.outgoing for each in self.sessions):
+            self.retrieve(pick, token, wrong=False, full=False, fault=fault, no_memory=no_memory)
+            self.retrieve(pick, token, wrong=False, full=False, fault=False, no_memory=False)
+            self.create(name, full=False, fault=False)
+            self.preserve(-1, -1, token, wrong=False, bad=False, again=False, fault=False)
 
     @precondition(has_sessions)
     @rule(pick=ANY, wrong=RARELY, fault=RARELY)
