@@ -21,7 +21,7 @@
     │   ├── NoImageLoaded                reboot(KEXEC): EINVAL, nothing is loaded
     │   └── JumpRefused                  reboot(KEXEC): any other errno; nothing is lost
     ├── Refused                          luod or the library declines, to keep state from getting lost
-    │   ├── NotEnoughMemory              retrieve: the memory to take the file into is not there (H1)
+    │   ├── NotEnoughMemory              retrieve (H1), preserve, memory: what it takes is not there
     │   ├── NotRetrieved                 finish: files would be dropped
     │   ├── ContentsUnknown              finish: nobody wrote down what the session holds
     │   ├── UnpreserveUnavailable        unpreserve: this kernel has no such ioctl

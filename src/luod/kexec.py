@@ -10,10 +10,11 @@ import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn
 
 from luod import linux
 from luod.errors import BadInput, ImageDoesNotFit, JumpRefused, KernelRefused, NoImageLoaded, NotAKernelImage
+from luod.linux import HasFileno
 from luod.uapi import kexec as uapi
 
 _LOADED: Final = Path("/sys/kernel/kexec_loaded")
@@ -44,10 +45,17 @@ _JUMP: Final[_Meanings] = {
 }
 
 
-class HasFileno(Protocol):
-    """Anything with an fd: a file, a socket, a `luod.linux.Fd`."""
-
-    def fileno(self) -> int: ...
+def encode_command_line(command_line: str) -> bytes:
+    """The command line as kexec_file_load takes it, its NUL included. BadInput: no kernel takes it."""
+    try:
+        encoded = command_line.encode() + b"\0"
+    except UnicodeEncodeError as error:
+        raise BadInput(f"the command line is not UTF-8: {command_line!r:.100}") from error
+    if 0 in encoded[:-1]:
+        raise BadInput("a kernel command line has no NUL")
+    if len(encoded) > uapi.COMMAND_LINE_SIZE:
+        raise BadInput(f"a kernel command line has up to {uapi.COMMAND_LINE_SIZE - 1} bytes, not {len(encoded) - 1}")
+    return encoded
 
 
 def load(kernel: int | HasFileno, initrd: int | HasFileno | None, command_line: str) -> None:
@@ -59,15 +67,11 @@ def load(kernel: int | HasFileno, initrd: int | HasFileno | None, command_line: 
     Image and initrd must fit kexec handover's scratch memory (H21): 272 MiB did not take an initrd of 256 MiB. A next
     kernel that reads other formats loses everything, or panics (H20): `luod.image` tells them beforehand.
 
-    BadInput: the command line has a NUL, or is longer than any kernel takes; the image itself may say EINVAL to a
-    shorter one. NotAKernelImage: ENOEXEC. ImageDoesNotFit:
-    EADDRNOTAVAIL, ENOMEM, EFBIG. KernelRefused: anything else. After any error, what was loaded before is loaded still.
+    BadInput: the command line has a NUL, is not UTF-8, or is longer than any kernel takes; the image itself may say
+    EINVAL to a shorter one. NotAKernelImage: ENOEXEC. ImageDoesNotFit: EADDRNOTAVAIL, ENOMEM, EFBIG. KernelRefused:
+    anything else. After any error, what was loaded before is loaded still.
     """
-    encoded = command_line.encode("utf-8", "surrogateescape") + b"\0"
-    if 0 in encoded[:-1]:
-        raise BadInput("a kernel command line has no NUL")
-    if len(encoded) > uapi.COMMAND_LINE_SIZE:
-        raise BadInput(f"a kernel command line has up to {uapi.COMMAND_LINE_SIZE - 1} bytes: {len(encoded) - 1}")
+    encoded = encode_command_line(command_line)
     flags = uapi.KEXEC_FILE_NO_INITRAMFS if initrd is None else 0
     try:
         linux.syscall(

@@ -12,7 +12,7 @@ import platform
 import warnings
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 MFD_CLOEXEC: Final = 0x0001
 MFD_ALLOW_SEALING: Final = 0x0002
@@ -45,6 +45,12 @@ _NUMBERS: Final[dict[str, dict[str, int]]] = {
         "kcmp": 272, "capset": 91, "memfd_create": 279,
     },
 }  # fmt: skip
+
+
+class HasFileno(Protocol):
+    """Anything with an fd: a file, a socket, an `Fd`."""
+
+    def fileno(self) -> int: ...
 
 
 class Fd:

@@ -48,8 +48,11 @@ def free(root: Path = Path("/")) -> Room | None:
     return min(rooms, key=lambda room: room.available, default=None)
 
 
-def require(needed: int, room: Room | None, purpose: str) -> None:
-    """NotEnoughMemory when `room` leaves less than `needed` bytes, rounded up to pages. `purpose`: what takes them."""
+def require(needed: int, room: Room | None, purpose: str, *, hint: str = "") -> None:
+    """NotEnoughMemory when `room` leaves less than `needed` bytes, rounded up to pages.
+
+    `purpose` begins the message; `hint` is for when it is not a RETRIEVE_FD, whose hint the error has by itself.
+    """
     page = os.sysconf("SC_PAGE_SIZE")
     needed = -(-needed // page) * page
     if room is not None and needed > room.available:
@@ -58,6 +61,7 @@ def require(needed: int, room: Room | None, purpose: str) -> None:
             needed=needed,
             available=room.available,
             limit=room.limit,
+            hint=hint,
         )
 
 

@@ -46,7 +46,17 @@ def test_a_kind_of_file_that_cannot_be_preserved_is_not_preservable(session: Vmm
 
 def test_a_file_too_large_is_not_preservable(session: Vmm) -> None:
     session.ask("memfd", slot="n", size=2**45)
-    assert "too large" in assert_preserve_refused(session, "FileNotPreservable", "EFBIG")
+    message = assert_preserve_refused(session, "FileNotPreservable", "EFBIG", check_memory=False)
+    assert "too large" in message
+
+
+def test_holes_that_memory_cannot_fill_are_refused_before_the_kernel_kills_for_them(session: Vmm) -> None:
+    session.ask("memfd", slot="n", size=2**45)
+    message = assert_preserve_refused(session, "NotEnoughMemory", None)
+    assert "filling the holes" in message
+    session.ask("memfd", slot="sparse", size=1 << 20)
+    session.call("preserve", session="s", file="sparse", token=3)
+    assert session.ask("stat", fd="sparse")["blocks"] * 512 == 1 << 20
 
 
 @pytest.mark.parametrize("fd", [-1, 999, 2**31, -(2**40)])

@@ -78,10 +78,8 @@ class Library(Process):
     def call_close(self, session: str) -> None:
         self.session(session).close()
 
-    def call_preserve(
-        self, session: str, file: Slot, token: int, name: str | None = None, allow_sealed: bool = False
-    ) -> None:
-        self.outgoing[session].preserve(self.fd(file), token, name=name, allow_sealed=allow_sealed)
+    def call_preserve(self, session: str, file: Slot, token: int, name: str | None = None, **how: bool) -> None:
+        self.outgoing[session].preserve(self.fd(file), token, name=name, **how)
 
     def call_preserve_many(self, session: str, count: int, size: int = 4096) -> None:
         for token in range(count):

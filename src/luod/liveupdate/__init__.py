@@ -8,9 +8,10 @@ A session is outgoing in the kernel it was created in, where files are preserved
 where they are retrieved. The two share no verb and no name space, so they are two types.
 """
 
+from luod.linux import HasFileno
 from luod.liveupdate.device import LiveUpdate
 from luod.liveupdate.incoming import IncomingSession
-from luod.liveupdate.outgoing import HasFileno, OutgoingSession, unpreserve_available
+from luod.liveupdate.outgoing import OutgoingSession, unpreserve_available
 from luod.liveupdate.ram import memory
 from luod.liveupdate.session import NAME_MAX
 

@@ -1,7 +1,7 @@
 """The ioctls of `/dev/liveupdate` and of sessions, and what each errno of each of them means, in words and as a type.
 
 No object with a life of its own is here; the other modules of `luod.liveupdate` call this, nobody else does. The errnos
-are those measured on Linux 7.3, and where only a kernel of the document's can give one, its comment says so.
+are those measured on Linux 7.3, but for UNPRESERVE_FD's and for EBUSY of FINISH, which the document's rules give.
 """
 
 from __future__ import annotations

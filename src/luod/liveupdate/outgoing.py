@@ -12,11 +12,11 @@ import os
 import stat
 import threading
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
-from luod import linux, manifest
+from luod import linux, manifest, memory
 from luod.errors import BadInput, ComesBackSealed, KernelRefused, ManifestError, TokenInUse, UnpreserveUnavailable
-from luod.linux import Fd
+from luod.linux import Fd, HasFileno
 from luod.liveupdate import calls
 from luod.liveupdate.session import Session, check_token
 from luod.manifest import Entry
@@ -26,18 +26,15 @@ _BLOCK: Final = 512
 """What `st_blocks` counts, in bytes."""
 
 
-class HasFileno(Protocol):
-    """Anything with an fd: a file, a socket, an `Fd`."""
-
-    def fileno(self) -> int: ...
-
-
 def unpreserve_available() -> bool:
     """Whether this machine says it has UNPRESERVE_FD: an emulated one with profile `document` does, in its environment.
 
     An ioctl is never tried to find out: numbers get reused between kernels, and another verb would run (H25).
     """
     return os.environ.get("LUOEMU_PROFILE") == "document"
+
+
+_HOLES_HINT: Final = "preserve a smaller file, or make room: the kernel kills who preserves more than it can fill"
 
 
 class OutgoingSession(Session):
@@ -70,15 +67,24 @@ class OutgoingSession(Session):
         return self._manifest is not None
 
     def preserve(
-        self, file: int | HasFileno, token: int, *, name: str | None = None, allow_sealed: bool = False
+        self,
+        file: int | HasFileno,
+        token: int,
+        *,
+        name: str | None = None,
+        allow_sealed: bool = False,
+        check_memory: bool = True,
     ) -> None:
         """Preserves `file` under `token`: PRESERVE_FD. The fd stays the caller's and may be closed; the kernel holds
         the file. `name`, unique in the session, is for the manifest.
 
         What is stored into a memfd afterwards is carried too, by any process until the jump; but it can no longer
         grow, shrink or get holes (EPERM), its holes are filled now, and seals added from now on are not carried. It
-        comes back with mode 0777, open for reading and writing. The ioctl allocates memory for holes, and moves
-        pages: a machine that is short of memory kills the caller (H2).
+        comes back with mode 0777, open for reading and writing.
+
+        Holes that free memory would not fill are NotEnoughMemory, since the kernel would kill the caller over them;
+        `check_memory=False` tries regardless. The ioctl moves pages too, which takes memory nobody can foresee from
+        here: on a machine that is short of it the caller may be killed all the same (H2).
 
         BadInput: token or name. ComesBackSealed: a memfd with F_SEAL_EXEC comes back with every seal set, so nobody
         could write to it; `allow_sealed=True` preserves it all the same. TokenInUse: EEXIST, looked at before the fd.
@@ -90,6 +96,9 @@ class OutgoingSession(Session):
         entry = _describe(fd, token, name)
         if entry.seals & linux.F_SEAL_EXEC and not allow_sealed:
             raise ComesBackSealed(f"fd {fd} has F_SEAL_EXEC, so it would come back immutable")
+        holes = entry.size - entry.allocated
+        if check_memory and holes > 0:
+            memory.require(holes, memory.free(), f"filling the holes of fd {fd}", hint=_HOLES_HINT)
         with self._lock:
             if self._manifest is not None and token not in self._entries:
                 self._manifest.add(entry)

@@ -36,7 +36,7 @@ def memory(size: int, name: str = "luod", *, populate: bool = True) -> Fd:
     if "\0" in name or len(name.encode("utf-8", "surrogateescape")) > _NAME_MAX:
         raise BadInput(f"a memfd's name has up to {_NAME_MAX} bytes and no NUL: {name!r}")
     if populate:
-        machine.require(size, machine.free(), f"memory of {size} bytes")
+        machine.require(size, machine.free(), f"memory of {size} bytes", hint="free some, or ask for less")
     fd = linux.memfd(name, size)
     if populate:
         try:
