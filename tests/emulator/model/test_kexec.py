@@ -298,8 +298,12 @@ def test_formats_in_a_gzip_payload(world: World, vmm: Process, device: int) -> N
 
 
 def segments(line: bytes = b"liveupdate=on kho=on from=segments\0") -> list[Segment]:
-    """As kexec-tools lays them out: boot_params with the command line behind it, and the kernel proper."""
+    """As kexec-tools lays them out: boot_params with the command line behind it, and the kernel proper.
+
+    boot_params has other things where the boot sector has its flag.
+    """
     setup = bytearray(IMAGE[:1024]) + line
+    setup[0x1FE:0x200] = b"\0\0"
     struct.pack_into("<I", setup, 0x228, 0x90000 + 1024)
     return [Segment(0x100000, 4096, IMAGE[1024:]), Segment(0x90000, 4096, bytes(setup))]
 
