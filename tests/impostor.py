@@ -6,7 +6,6 @@ machines.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -40,7 +39,7 @@ class Impostor:
         self.path = str(folder / "luod.sock")
         self.calls: list[dict[str, Any]] = []
         self.hung_up = threading.Event()
-        """Set when a client has closed a connection that was held."""
+        """Set when a client has closed a connection first."""
         self.asked = threading.Event()
         """Set when the first call has come."""
         self._answers = iter(answers)
@@ -75,7 +74,7 @@ class Impostor:
             thread.start()
 
     def _answer(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(ConnectionError):
+        with connection:
             call = b""
             while not call.endswith(b"\0"):
                 data = connection.recv(65536)
@@ -85,10 +84,12 @@ class Impostor:
             self.calls.append(json.loads(call[:-1]))
             self.asked.set()
             answer = next(self._answers)
-            for number, chunk in enumerate(answer.chunks):
-                sent = socket.send_fds(connection, [chunk], [] if number else list(answer.fds))
-                connection.sendall(chunk[sent:])
-            if answer.hold:
-                with contextlib.suppress(ConnectionResetError):  # it left before it had read everything
-                    assert not connection.recv(1)
+            try:
+                for number, chunk in enumerate(answer.chunks):
+                    sent = socket.send_fds(connection, [chunk], [] if number else list(answer.fds))
+                    connection.sendall(chunk[sent:])
+                left = answer.hold and not connection.recv(1)
+            except ConnectionError:  # before it had taken everything
+                left = True
+            if left:
                 self.hung_up.set()

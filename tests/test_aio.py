@@ -6,11 +6,16 @@ Everything the two surfaces share is in test_client.py.
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 import luod.aio
+from luod.linux import Fd
+from luod.liveupdate import IncomingSession
 from tests.impostor import Answer, Impostor, reply
 
 
@@ -51,3 +56,37 @@ def test_the_callers_own_timeout_works_too(tmp_path: Path) -> None:
 
     with Impostor(tmp_path, Answer(hold=True)) as impostor:
         asyncio.run(run(impostor.path))
+
+
+class SlowSession(IncomingSession):
+    """One whose FINISH takes until the test says so, as freeing hundreds of GiB does."""
+
+    def __init__(self) -> None:
+        super().__init__(Fd(os.open(os.devnull, os.O_RDWR)))
+        self.begun = threading.Event()
+        self.may_end = threading.Event()
+
+    def finish(self, *, discard: bool = False, tokens: Iterable[int] | None = None) -> None:
+        self.begun.set()
+        assert self.may_end.wait(60)
+        assert not self._fd.closed
+
+
+def test_a_kernel_call_stops_neither_the_loop_nor_for_being_cancelled(tmp_path: Path) -> None:
+    async def run(path: str) -> None:
+        client = await luod.aio.connect(path)
+        with SlowSession() as session:
+            call = asyncio.create_task(client.finish(session))
+            await asyncio.to_thread(session.begun.wait)
+            assert await client.sessions() == ()
+            for _ in range(2):
+                call.cancel()
+                await asyncio.sleep(0)
+            assert not call.done()
+            session.may_end.set()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+
+    with Impostor(tmp_path, Answer(reply({"sessions": []}))) as impostor:
+        asyncio.run(run(impostor.path))
+    assert [call["method"] for call in impostor.calls] == ["io.luod.Sessions.List"]

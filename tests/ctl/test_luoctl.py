@@ -112,6 +112,16 @@ def test_what_is_no_file_of_an_image_is_said_before_luod_is_asked(tmp_path: Path
             assert text in result.stderr
 
 
+@pytest.mark.parametrize("line", ["x" * 5000, "x" * 100_000, "a\udcffb"])
+def test_a_command_line_no_kernel_takes_is_usage(tmp_path: Path, line: str) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x")
+    with Impostor(tmp_path) as impostor:
+        result = asked(impostor, "load", "--kernel", str(image), "--append", line, "--json")
+    assert (result.returncode, impostor.calls) == (2, [])
+    assert error_of(result)["error"] == "BadInput"
+
+
 def test_load_passes_the_files_and_the_command_line(tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"x")

@@ -17,6 +17,7 @@ from luod.ctl import admin
 from luod.ctl.exits import Exit
 from luod.ctl.output import Output, escaped
 from luod.errors import BadInput, DaemonUnreachable, LuodError
+from luod.kexec import encode_command_line
 from luod.linux import Fd
 
 COMMAND_LINE = "/proc/cmdline"
@@ -62,6 +63,7 @@ def sessions(arguments: Namespace, output: Output) -> Exit:
 def load(arguments: Namespace, output: Output) -> Exit:
     """`luoctl load`: the files are opened here, so that luod opens no path for anybody."""
     command_line = _current_command_line() if arguments.append is None else arguments.append
+    encode_command_line(command_line)  # so that what no luod would take is said as what it is: usage
     with ExitStack() as stack:
         kernel = stack.enter_context(_open(arguments.kernel))
         initrd = None if arguments.initrd is None else stack.enter_context(_open(arguments.initrd))

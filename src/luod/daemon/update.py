@@ -73,6 +73,8 @@ class Updater:
                 for name in () if old is None else image_names(old):
                     self._fds.pop(name).close()
                     await self._custody.remove(name)
+        except errors.BadInput as error:
+            raise Refused(message=error.message, hint="give a shorter command line, of text") from error
         except errors.KernelRefused as error:
             raise _refused_by_kernel(error) from error
         finally:
