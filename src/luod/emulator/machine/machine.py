@@ -206,10 +206,11 @@ class _Boot:
             return False
         try:
             with open(f"/proc/{self._init_pid}/status", encoding="utf-8", errors="replace") as lines:
-                caught = next(line for line in lines if line.startswith("SigCgt:"))
-        except (OSError, StopIteration):
+                fields = dict(line.split(":", 1) for line in lines)
+        except OSError:
             return False
-        return bool(int(caught.split()[1], 16) >> (signal.SIGINT - 1) & 1)
+        # A zombie shows no handlers any more; it may have ended in one, and its status is what counts then.
+        return "Z" in fields["State"] or bool(int(fields["SigCgt"], 16) >> (signal.SIGINT - 1) & 1)
 
     def _kill(self) -> None:
         if self._init is not None and self._status is None:

@@ -25,6 +25,8 @@ _HEADER: Final = 0x202
 _VERSION: Final = 0x206
 _LOADFLAGS: Final = 0x211
 CMD_LINE_PTR: Final = 0x228
+EXT_CMD_LINE_PTR: Final = 0x0C8
+"""In boot_params only: the upper half of the command line's address."""
 _XLOADFLAGS: Final = 0x236
 _CMDLINE_SIZE: Final = 0x238
 _PAYLOAD_OFFSET: Final = 0x248

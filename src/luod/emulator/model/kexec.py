@@ -128,7 +128,8 @@ class Kexec:
         header = setup[1]
         front = header[: image.setup_size(header)].ljust(image.setup_size(header), b"\0")
         formats = frozenset[str]().union(*(self._read_formats(front + data) for _, data in buffers))
-        pointer: int = struct.unpack_from("<I", header, image.CMD_LINE_PTR)[0]
+        low, high = (struct.unpack_from("<I", header, at)[0] for at in (image.CMD_LINE_PTR, image.EXT_CMD_LINE_PTR))
+        pointer: int = low | high << 32
         command_line = None
         for address, data in buffers:
             if address <= pointer < address + len(data):
