@@ -1,9 +1,9 @@
 """The init of a machine under test: it answers a test that lives outside. Standard library only; it runs as PID 1.
 
-    python3 -m luod.testing.agent --channel FD|PATH
+    python3 -m luod.testing.agent --channel FD|PATH [--power-off]
 
-FD is a stream socket that every boot inherits (`luoemu` passes inheritable fds to init), PATH a serial port. On the
-channel goes one JSON object a line. At start: {"hello": boot, "agent": id, "kernel": path, "namespaces"}. A request
+FD is a stream socket that every boot inherits (`luoemu` passes inheritable fds to init), PATH a virtio-serial port, whose
+far end stays over a jump. On the channel goes one JSON object a line. At start: {"hello": boot, "agent": id, "kernel": path, "namespaces"}. A request
 is {"id", "agent", "do", …} and has exactly one answer, {"id", "value"} or {"id", "error": {kind, errno, text}}; they
 may be answered in any order. What programs do is told as it happens: {"program", "stderr"} and {"program", "ended"},
 so a jump loses nothing of it. A request for another boot's agent is dropped: it was sent before a jump, too late.
@@ -19,6 +19,7 @@ import argparse
 import base64
 import binascii
 import contextlib
+import ctypes
 import json
 import os
 import secrets
@@ -27,10 +28,12 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn, TypeVar
 
+LINUX_REBOOT_CMD_POWER_OFF: Final = 0x4321FEDC
 LONGEST_LINE: Final = 256 << 20
 """Bytes of the longest request; a longer one is refused, and skipped up to its end."""
 CROWDED: Final = 8 << 20
@@ -97,6 +100,9 @@ class Agent:
     def __init__(self, channel: int) -> None:
         self._channel = channel
         os.set_inheritable(channel, False)
+        # A new line first: a boot that was cut off may have left half a line on the channel. It blocks until a serial
+        # port has its other end, which would look closed before.
+        os.write(channel, b"\n")
         os.set_blocking(channel, False)
         self._incoming = bytearray()
         self._skipping = False
@@ -121,8 +127,6 @@ class Agent:
 
     def serve(self) -> NoReturn:
         """Says hello and answers until asked to exit, or until the other end is gone (exit status 1)."""
-        # A new line first: a boot that was cut off may have left half a line on the channel.
-        self._outgoing += b"\n"
         spaces = {name: os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "net", "pid")}
         self._tell(
             {
@@ -314,17 +318,19 @@ class Agent:
     # -- the verbs -----------------------------------------------------------------------------------------------
 
     def _start(self, request: dict[str, Any], *, run: int | None, deadline: float | None) -> Program:
-        argv = member(request, "argv", list)
+        argv = [str(argument) for argument in member(request, "argv", list)]
+        if not argv:
+            raise BadRequest("argv: it is empty")
         environment = dict(os.environ)
         for name, value in member(request, "env", dict, {}).items():
             if value is None:
                 environment.pop(name, None)
             else:
                 environment[name] = str(value)
-        user = request.get("user")
-        group = request.get("group", user)
+        user = None if request.get("user") is None else member(request, "user", int)
+        group = user if request.get("group") is None else member(request, "group", int)
         process = subprocess.Popen(
-            [str(argument) for argument in argv],
+            argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -403,12 +409,25 @@ class Agent:
         sys.exit(status)
 
 
+def power_off() -> None:
+    """Switches the machine off, and does not come back. A real kernel would panic when its init just ended."""
+    traceback.print_exc()  # what happened, for the console; an exit is SystemExit
+    os.sync()
+    ctypes.CDLL(None, use_errno=True).reboot(LINUX_REBOOT_CMD_POWER_OFF)
+
+
 def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="luod.testing.agent", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--channel", required=True, help="number of an inherited fd, or the path of a serial port")
-    channel = parser.parse_args().channel
+    parser.add_argument("--power-off", action="store_true", help="switch the machine off at the end, as init must")
+    arguments = parser.parse_args()
+    channel: str = arguments.channel
     fd = int(channel) if channel.isdecimal() else os.open(channel, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    Agent(fd).serve()
+    try:
+        Agent(fd).serve()
+    finally:
+        if arguments.power_off:
+            power_off()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import select
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,8 @@ from luod.testing.interpreter import interpreter_for
 from luod.testing.machine import TIMEOUT, Machine, describe
 
 _NAMESPACES: Final = ("mnt", "net", "pid")
+_LAST_PROCESSES: Final = 10.0
+"""Seconds within which the last process of a machine has to end once luoemu has."""
 
 
 class EmulatedMachine(Machine):
@@ -105,7 +108,7 @@ class EmulatedMachine(Machine):
                 self._process.wait()
                 raise MachineError(self._failure("close", f"luoemu did not end within {self._timeout} s"))
             self._process.wait()
-            if left := self._namespaces.processes():
+            if left := self._namespaces.outlived_by(_LAST_PROCESSES):
                 raise MachineError(self._failure("close", f"it left processes behind: {left}"))
         finally:
             self._namespaces.close()
@@ -115,15 +118,7 @@ class EmulatedMachine(Machine):
         self._namespaces.hold(hello["namespaces"])
 
     def _ended_within(self, seconds: float) -> bool:
-        if self._process.returncode is not None:
-            return True
-        pidfd = os.pidfd_open(self._process.pid)
-        try:
-            poll = select.poll()
-            poll.register(pidfd, select.POLLIN)
-            return bool(poll.poll(seconds * 1000))
-        finally:
-            os.close(pidfd)
+        return self._process.returncode is not None or _ends_within(self._process.pid, seconds)
 
 
 class HeldNamespaces:
@@ -157,9 +152,31 @@ class HeldNamespaces:
                     found.append(int(process.name))
         return found
 
+    def outlived_by(self, seconds: float) -> list[int]:
+        """The processes that are still there after that time. A supervisor that was killed takes its machine along,
+        but does not wait for it.
+        """
+        deadline = time.monotonic() + seconds
+        while (left := self.processes()) and (remaining := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(ProcessLookupError):
+                _ends_within(left[0], remaining)
+        return left
+
     def close(self) -> None:
+        """Lets go of them; a second call does nothing."""
         while self._fds:
             os.close(self._fds.popitem()[1])
+
+
+def _ends_within(pid: int, seconds: float) -> bool:
+    """Waits for the end of a process. ProcessLookupError when it has been reaped before."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    finally:
+        os.close(pidfd)
 
 
 def _processes() -> Iterator[Path]:

@@ -67,9 +67,9 @@ class Host:
         return json.loads(self.luoctl("--json", *arguments).stdout)
 
     def load(self, kernel: str | None = None) -> None:
-        """`luoctl load` of a kernel image in the machine; by default the machine's own, LUOEMU_KERNEL."""
-        image = kernel or self.machine.kernel
-        self.luoctl("load", "--kernel", image, "--reuse-cmdline")
+        """`luoctl load` of a kernel image in the machine, by default the machine's own, with the machine's initramfs."""
+        initrd = () if self.machine.initrd is None else ("--initrd", self.machine.initrd)
+        self.luoctl("load", "--kernel", kernel or self.machine.kernel, *initrd, "--reuse-cmdline")
 
     def update(self) -> None:
         """`luoctl update`; returns in the next boot, where nothing runs yet. The image must be loaded."""

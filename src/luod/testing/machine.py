@@ -49,6 +49,7 @@ class Machine(abc.ABC):
         self._timeout = timeout
         self._boot = 0
         self._kernel = ""
+        self._initrd: str | None = None
         self._agent = ""
         self._last_request = 0
         self._answers: dict[int, dict[str, Any] | None] = {}
@@ -63,6 +64,11 @@ class Machine(abc.ABC):
     def kernel(self) -> str:
         """The path, in the machine, of an image that can be loaded and keeps sessions over the jump."""
         return self._kernel
+
+    @property
+    def initrd(self) -> str | None:
+        """The path, in the machine, of the initramfs that has to be loaded with `kernel`; None where it needs none."""
+        return self._initrd
 
     def run(
         self,

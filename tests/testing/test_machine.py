@@ -1,0 +1,196 @@
+"""A machine from outside: what its programs do arrives here, over jumps too, and what fails says where."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from luod.errors import MachineEnded, MachineError, MachineJumped, ProgramFailed
+from luod.testing import EmulatedMachine, Machine
+from luod.testing.plugin import BootMachine
+from luod.testing.tools import cannot_run
+
+ECHO = 'while read -r line; do echo "$line"; done'
+LOAD = """
+import os
+from luod import kexec
+with open(os.environ["LUOEMU_KERNEL"], "rb") as kernel:
+    kexec.load(kernel.fileno(), None, "liveupdate=on kho=on")
+"""
+JUMP = """
+import json, sys
+from luod import kexec
+for line in sys.stdin:
+    print("about to jump", file=sys.stderr, flush=True)
+    kexec.jump()
+"""
+
+
+@pytest.fixture
+def load(machine: Machine) -> Callable[[], None]:
+    """Loads the machine's own kernel."""
+
+    def load() -> None:
+        machine.run([sys.executable, "-c", LOAD])
+
+    return load
+
+
+def test_run(machine: Machine) -> None:
+    result = machine.run(["sh", "-c", "cat; echo problems >&2"], stdin=b"\0in\n")
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"\0in\n", b"problems\n")
+
+
+def test_run_as_another_uid(machine: Machine) -> None:
+    if os.geteuid() != 0:
+        cannot_run("only root can map several uids into the machine")
+    assert machine.run(["id", "-u"], user=1000).text == "1000"
+    assert machine.run(["id", "-G"], user=1000, group=12).text == "12"
+
+
+def test_environment(machine: Machine) -> None:
+    script = ["sh", "-c", "echo $LUOEMU_BOOT $ONE $HOME"]
+    assert machine.run(script, env={"ONE": "1", "HOME": None}).text == "1 1"
+
+
+def test_failure_has_boot_program_and_stderr(machine: Machine) -> None:
+    with pytest.raises(ProgramFailed) as caught:
+        machine.run(["sh", "-c", "echo it went wrong >&2; exit 3"])
+    for part in ("boot 1", "sh -c", "status 3", "it went wrong"):
+        assert part in str(caught.value)
+
+
+def test_failure_by_a_signal(machine: Machine) -> None:
+    with pytest.raises(ProgramFailed, match="SIGTERM"):
+        machine.run(["sh", "-c", "kill $$"])
+    assert machine.run(["sh", "-c", "kill $$"], check=False).returncode == -signal.SIGTERM
+
+
+def test_run_that_takes_too_long(machine: Machine) -> None:
+    with pytest.raises(ProgramFailed, match=r"killed after 0\.2 s"):
+        machine.run(["sleep", "1000"], timeout=0.2)
+
+
+def test_no_such_program(machine: Machine) -> None:
+    with pytest.raises(MachineError, match="No such file"):
+        machine.run(["/no/such/program"])
+
+
+def test_files(machine: Machine) -> None:
+    data = os.urandom(1 << 20)
+    machine.write("/run/file", data, mode=0o600)
+    assert machine.read("/run/file") == data
+    assert machine.run(["stat", "-c", "%a", "/run/file"]).text == "600"
+    assert not os.path.exists("/run/file")
+
+
+def test_ask(machine: Machine) -> None:
+    program = machine.spawn(["sh", "-c", ECHO])
+    for question in ({"a": [1, None]}, "text", 3, "x" * 1_000_000):
+        assert program.ask(question) == question
+    program.end_input()
+    assert program.wait() == 0
+    assert program.returncode == 0
+
+
+def test_several_questions_under_way(machine: Machine) -> None:
+    program, other = machine.spawn(["sh", "-c", ECHO]), machine.spawn(["sh", "-c", ECHO])
+    questions = [program.send(number) for number in range(10)]
+    assert other.ask("meanwhile") == "meanwhile"
+    assert [program.answer(question) for question in questions] == list(range(10))
+
+
+def test_program_that_dies_instead_of_answering(machine: Machine) -> None:
+    program = machine.spawn(["sh", "-c", "read line; echo dying >&2; exit 9"])
+    with pytest.raises(ProgramFailed, match="ended with 9") as caught:
+        program.ask({})
+    assert "dying" in str(caught.value)
+    with pytest.raises(ProgramFailed, match="has ended with 9"):
+        program.ask({})
+
+
+def test_program_that_answers_nonsense(machine: Machine) -> None:
+    with pytest.raises(ProgramFailed, match="no JSON: 'nonsense'"):
+        machine.spawn(["sh", "-c", "read line; echo nonsense; read line"]).ask({})
+
+
+def test_program_that_never_answers(machine: Machine) -> None:
+    program = machine.spawn(["sleep", "1000"])
+    with pytest.raises(MachineError, match=r"no answer within 0\.2 s"):
+        program.ask({}, timeout=0.2)
+    program.kill()
+    assert program.returncode == -signal.SIGKILL
+
+
+def test_jump(machine: Machine, load: Callable[[], None]) -> None:
+    echo = machine.spawn(["sh", "-c", ECHO])
+    jumper = machine.spawn([sys.executable, "-c", JUMP])
+    machine.write("/run/file", b"in boot 1")
+    for boot in (2, 3):
+        load()
+        with machine.expect_jump():
+            machine.run([sys.executable, "-c", "from luod import kexec; kexec.jump()"])
+        assert machine.boot == boot
+        assert machine.run(["printenv", "LUOEMU_BOOT"]).text == str(boot)
+    assert machine.run(["test", "-e", "/run/file"], check=False).returncode == 1
+    for program in (echo, jumper):
+        assert program.boot == 1
+        with pytest.raises(MachineError, match="ran in boot 1, which is over"):
+            program.ask({})
+
+
+def test_what_was_written_before_the_jump_is_known_after_it(machine: Machine, load: Callable[[], None]) -> None:
+    load()
+    jumper = machine.spawn([sys.executable, "-c", JUMP])
+    with machine.expect_jump():
+        jumper.ask({})
+    assert jumper.stderr == "about to jump\n"
+
+
+def test_jump_that_nobody_expected(machine: Machine, load: Callable[[], None]) -> None:
+    load()
+    with pytest.raises(MachineJumped, match="boot 2"):
+        machine.run([sys.executable, "-c", "from luod import kexec; kexec.jump()"])
+    assert machine.boot == 2
+
+
+def test_jump_that_does_not_come(machine: Machine) -> None:
+    with (
+        pytest.raises(MachineError, match=r"wait for the jump: no answer within 0\.2 s"),
+        machine.expect_jump(timeout=0.2),
+    ):
+        machine.run(["true"])
+    assert machine.boot == 1
+
+
+def test_machine_that_ends(machine: Machine) -> None:
+    reboot = "import ctypes; ctypes.CDLL(None).reboot(0x4321FEDC); input()"
+    with pytest.raises(MachineEnded, match="luoemu ended with status 0"):
+        machine.run([sys.executable, "-c", reboot])
+    with pytest.raises(MachineEnded):
+        machine.run(["true"])
+
+
+def test_supervisor_that_is_killed(boot_machine: BootMachine) -> None:
+    machine = boot_machine()
+    assert isinstance(machine, EmulatedMachine)
+    program = machine.spawn(["sleep", "1000"])
+    os.kill(machine.pid, signal.SIGKILL)
+    with pytest.raises(MachineEnded, match="SIGKILL"):
+        program.ask({})
+
+
+def test_machine_that_cannot_boot() -> None:
+    with pytest.raises(MachineEnded) as caught:
+        EmulatedMachine(arguments=["--no-such-option"])
+    assert "status 2" in str(caught.value)
+    assert "--no-such-option" in str(caught.value)
+
+
+def test_close_twice(machine: Machine) -> None:
+    machine.close()
+    machine.close()
