@@ -91,6 +91,15 @@ def test_a_retrieve_that_failed_is_said_to_be_final(carried: Vmm, code: str) -> 
     assert "final" in error.hint
 
 
+def test_a_manifest_that_will_not_come_leaves_tokens_and_discard(carried: Vmm) -> None:
+    child = carried.fork_vmm("child")
+    child.ask("deny", call="ioctl", code="ENOMEM", argument=1, value=uapi.LIVEUPDATE_SESSION_RETRIEVE_FD)
+    assert child.refused("contents", session="s").kind == "RetrieveFailed"
+    assert child.refused("finish", session="s").kind == "RetrieveFailed"
+    assert child.refused("finish", session="s", tokens=[1, 2]).tokens == (1, 2)
+    child.call("finish", session="s", tokens=[])
+
+
 def test_a_signal_without_end_does_not_hold_a_call_for_ever(carried: Vmm) -> None:
     carried.call("contents", session="s")
     carried.ask("deny", call="ioctl", code="EINTR", argument=1, value=uapi.LIVEUPDATE_SESSION_RETRIEVE_FD)

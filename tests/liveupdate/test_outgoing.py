@@ -96,6 +96,17 @@ def test_a_session_without_a_manifest_has_every_token(vmm: Vmm) -> None:
     assert vmm.call("tokens", session="s") == [MANIFEST_TOKEN]
 
 
+def test_without_a_free_fd_for_the_manifest_nothing_is_preserved(vmm: Vmm) -> None:
+    vmm.call("create", name="no fd", slot="s")
+    vmm.memfd("m")
+    vmm.ask("no_free_fd")
+    error = vmm.refused("preserve", session="s", file="m", token=1)
+    assert (error.kind, error.errno) == ("KernelRefused", "EMFILE")
+    vmm.ask("free_fds")
+    vmm.call("preserve", session="s", file="m", token=1)
+    assert vmm.call("tokens", session="s") == [1]
+
+
 def test_one_object_a_session_keeps_the_manifest(session: Vmm) -> None:
     session.call("fd", session="s", slot="duplicate")
     session.call("wrap_outgoing", fd="duplicate", slot="other")

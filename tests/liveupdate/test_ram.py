@@ -35,6 +35,12 @@ def test_memory_beyond_what_is_free_is_refused_before_it_is_touched(vmm: Vmm) ->
     assert (error.kind, error.needed) == ("NotEnoughMemory", 1 << 50)
 
 
+def test_memory_the_kernel_gives_no_fd_for_is_typed(vmm: Vmm) -> None:
+    vmm.ask("no_free_fd")
+    error = vmm.refused("memory", slot="ram", size=4096)
+    assert (error.kind, error.errno) == ("KernelRefused", "EMFILE")
+
+
 @pytest.mark.parametrize(("size", "name"), [(0, "x"), (-1, "x"), (1, "x" * 250), (1, "a\0b")])
 def test_memory_needs_a_size_and_a_short_name(vmm: Vmm, size: int, name: str) -> None:
     assert vmm.refused("memory", slot="ram", size=size, name=name).kind == "BadInput"

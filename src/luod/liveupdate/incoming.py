@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Final
 
 from luod import manifest, memory
-from luod.errors import BadInput, ContentsUnknown, ManifestError, NoSuchToken, NotRetrieved
+from luod.errors import BadInput, ContentsUnknown, ManifestError, NoSuchToken, NotRetrieved, RetrieveFailed
 from luod.linux import Fd
 from luod.liveupdate import calls
 from luod.liveupdate.session import Session, check_token
 from luod.manifest import Entry
 from luod.uapi import liveupdate as uapi
+
+_UNREADABLE: Final = (ManifestError, RetrieveFailed)
+"""A manifest that will not come any more. The files beside it still may."""
 
 
 class IncomingSession(Session):
@@ -62,7 +66,8 @@ class IncomingSession(Session):
         BadInput: no such name in the manifest. NoSuchToken: ENOENT, also after FINISH. WrongDirection: EINVAL.
         RetrieveFailed: the file is lost. KernelRefused: EMFILE, ENFILE; nothing is lost, try again.
         """
-        entry = self._entry(file)
+        # A token needs the manifest only for its size.
+        entry = self._entry(file) if isinstance(file, str) or check_memory else None
         token = entry.token if entry is not None else file
         assert isinstance(token, int)
         check_token(token)
@@ -74,12 +79,13 @@ class IncomingSession(Session):
     def unretrieved(self, tokens: Iterable[int] | None = None) -> tuple[int, ...]:
         """The tokens of the manifest, and of `tokens`, that were not retrieved through this object: what FINISH drops.
 
-        ContentsUnknown: there is no manifest, and no `tokens`. ManifestError: it cannot be read, and no `tokens`.
+        ContentsUnknown: there is no manifest, and no `tokens`. ManifestError, RetrieveFailed: it cannot be read, and no
+        `tokens`.
         """
         held: dict[int, None] = dict.fromkeys(tokens or ())
         try:
             contents = self.contents
-        except ManifestError:
+        except _UNREADABLE:
             if tokens is None:
                 raise
             contents = ()
@@ -129,7 +135,7 @@ class IncomingSession(Session):
     def _entry(self, file: int | str) -> Entry | None:
         try:
             entries = self.contents or ()
-        except ManifestError:
+        except _UNREADABLE:
             if isinstance(file, str):
                 raise
             return None

@@ -18,6 +18,7 @@ from luod import linux, manifest, memory
 from luod.errors import BadInput, ComesBackSealed, KernelRefused, ManifestError, TokenInUse, UnpreserveUnavailable
 from luod.linux import Fd, HasFileno
 from luod.liveupdate import calls
+from luod.liveupdate.ram import new_memfd
 from luod.liveupdate.session import Session, check_token
 from luod.manifest import Entry
 from luod.uapi import liveupdate as uapi
@@ -89,7 +90,8 @@ class OutgoingSession(Session):
         BadInput: token or name. ComesBackSealed: a memfd with F_SEAL_EXEC comes back with every seal set, so nobody
         could write to it; `allow_sealed=True` preserves it all the same. TokenInUse: EEXIST, looked at before the fd.
         FileAlreadyPreserved: EBUSY. FileNotPreservable: ENOENT, EFBIG. WrongDirection: EINVAL. ManifestError: full.
-        KernelRefused: EBADF, ENOMEM, … After any error the session holds what it held, and the manifest says so.
+        NotEnoughMemory: as said. KernelRefused: EBADF, ENOMEM, EMFILE, … After any error the session holds what it
+        held, and the manifest says so.
         """
         fd = file if isinstance(file, int) else file.fileno()
         self._check(token, name)
@@ -187,7 +189,8 @@ class _ManifestWriter:
         token = self._log.part_wanted()
         if token is None:
             return
-        part = linux.memfd("luod-manifest", manifest.PART_SIZE)
+        # Only ever read when it is back, so F_SEAL_EXEC does no harm, and `vm.memfd_noexec=2` allows nothing else.
+        part = new_memfd("luod-manifest", manifest.PART_SIZE, executable=False)
         try:
             os.pwrite(part.fileno(), manifest.new_part(), 0)
             self._preserve(part.fileno(), token)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import mmap
+import os
 from typing import Final
 
 from luod import linux
 from luod import memory as machine
-from luod.errors import BadInput
+from luod.errors import BadInput, KernelRefused
 from luod.linux import Fd
 
 _MADV_POPULATE_WRITE: Final = 23
@@ -29,7 +30,7 @@ def memory(size: int, name: str = "luod", *, populate: bool = True) -> Fd:
     allocate it anyway. `populate=False` leaves that to the first touch.
 
     BadInput: size or name. NotEnoughMemory: more than is free; touching it would get the caller killed.
-    OSError: EMFILE, ENOSPC (strict overcommit), EACCES (`vm.memfd_noexec=2`).
+    KernelRefused: EMFILE, ENOMEM (strict overcommit), EACCES (`vm.memfd_noexec=2`), EFBIG (RLIMIT_FSIZE).
     """
     if size <= 0:
         raise BadInput(f"memory has 1 byte or more: {size}")
@@ -37,7 +38,7 @@ def memory(size: int, name: str = "luod", *, populate: bool = True) -> Fd:
         raise BadInput(f"a memfd's name has up to {_NAME_MAX} bytes and no NUL: {name!r}")
     if populate:
         machine.require(size, machine.free(), f"memory of {size} bytes", hint="free some, or ask for less")
-    fd = linux.memfd(name, size)
+    fd = new_memfd(name, size, executable=True)
     if populate:
         try:
             _populate(fd, size)
@@ -45,6 +46,16 @@ def memory(size: int, name: str = "luod", *, populate: bool = True) -> Fd:
             fd.close()
             raise
     return fd
+
+
+def new_memfd(name: str, size: int, *, executable: bool) -> Fd:
+    """`luod.linux.memfd`, with KernelRefused for its OSError."""
+    try:
+        return linux.memfd(name, size, executable=executable)
+    except OSError as error:
+        code = error.errno or 0
+        kind = "a memfd that may be executed" if executable and code == errno.EACCES else "a memfd"
+        raise KernelRefused(code, "memfd_create", f"{kind} of {size} bytes: {os.strerror(code)}") from None
 
 
 def _populate(fd: Fd, size: int) -> None:
