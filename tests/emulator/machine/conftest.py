@@ -57,12 +57,13 @@ def run_machine() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs COMMAND, a list or the source of a Python program, as init, to the machine's end."""
 
     def run(
-        command: Sequence[str] | str, *options: str, user: int | None = None, **settings: Any
+        command: Sequence[str] | str, *options: str, user: int | None = None, **changes: Any
     ) -> subprocess.CompletedProcess[str]:
         if os.geteuid() != 0 and user is not None:
             pytest.skip("only root can start a machine as another user")
         argv = python(command, user) if isinstance(command, str) else list(command)
-        settings = {"stdin": subprocess.DEVNULL, "env": environment(user), "cwd": "/", "timeout": 60} | settings
+        settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": environment(user), "cwd": "/", "timeout": 60}
+        settings |= changes
         if user is not None:
             settings |= {"user": user, "group": user, "extra_groups": []}
         return subprocess.run(
