@@ -31,7 +31,8 @@ class IncomingSession(Session):
         self._retrieved: set[int] = set()
         self._absent: set[int] = set()
         self._contents: tuple[Entry, ...] | None = None
-        self._contents_read = False
+        self._manifest_read = False
+        self._index: dict[int | str, Entry] = {}
         self._finished = False
 
     @property
@@ -41,9 +42,7 @@ class IncomingSession(Session):
         Read once, by retrieving the manifest, 64 KiB a part. ManifestError: damaged, or of a format we do not know.
         Errors of `retrieve`.
         """
-        if not self._contents_read:
-            self._contents = manifest.read(self._manifest_part)
-            self._contents_read = True
+        self._read_manifest()
         return self._contents
 
     @property
@@ -134,17 +133,15 @@ class IncomingSession(Session):
 
     def _entry(self, file: int | str) -> Entry | None:
         try:
-            entries = self.contents or ()
+            self._read_manifest()
         except _UNREADABLE:
             if isinstance(file, str):
                 raise
             return None
-        for entry in entries:
-            if file in (entry.name, entry.token):
-                return entry
-        if isinstance(file, str):
+        entry = self._index.get(file)
+        if entry is None and isinstance(file, str):
             raise BadInput(f"the manifest names no file {file!r}", hint="see `contents` for what there is")
-        return None
+        return entry
 
     def _retrieve(self, token: int) -> Fd:
         argument = bytearray(uapi.SESSION_RETRIEVE_FD.pack(uapi.SESSION_RETRIEVE_FD.size, -1, token))
@@ -155,6 +152,16 @@ class IncomingSession(Session):
             raise
         self._retrieved.add(token)
         return Fd(uapi.SESSION_RETRIEVE_FD.unpack(argument)[1])
+
+    def _read_manifest(self) -> None:
+        if self._manifest_read:
+            return
+        self._contents = manifest.read(self._manifest_part)
+        self._manifest_read = True
+        for entry in self._contents or ():
+            self._index[entry.token] = entry
+            if entry.name is not None:
+                self._index.setdefault(entry.name, entry)
 
     def _manifest_part(self, token: int) -> bytes | None:
         memory.require(manifest.PART_SIZE, memory.chargeable(), "reading the manifest")

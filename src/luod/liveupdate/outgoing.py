@@ -49,6 +49,7 @@ class OutgoingSession(Session):
         """Takes ownership of `fd`, which came from CREATE_SESSION, here or in luod."""
         super().__init__(fd)
         self._entries: dict[int, Entry] = {}
+        self._names: set[str | None] = set()
         self._manifest = _ManifestWriter(self._preserve) if manifest else None
         self._lock = threading.Lock()
 
@@ -111,6 +112,7 @@ class OutgoingSession(Session):
                     self._manifest.drop(token)
                 raise
             self._entries[token] = entry
+            self._names.add(name)
 
     def unpreserve(self, token: int) -> None:
         """Lets go of the file under `token`: UNPRESERVE_FD, which the document names and no released kernel has.
@@ -126,7 +128,11 @@ class OutgoingSession(Session):
                 self._manifest.make_room()
             argument = uapi.SESSION_UNPRESERVE_FD.pack(uapi.SESSION_UNPRESERVE_FD.size, 0, token)
             calls.UNPRESERVE_FD.make(self.fileno(), bytearray(argument))
-            if self._entries.pop(token, None) is not None and self._manifest is not None:
+            entry = self._entries.pop(token, None)
+            if entry is None:
+                return
+            self._names.discard(entry.name)
+            if self._manifest is not None:
                 self._manifest.drop(token)
 
     def close(self) -> None:
@@ -155,7 +161,7 @@ class OutgoingSession(Session):
             length = 0
         if not 1 <= length <= manifest.NAME_MAX:
             raise BadInput(f"a file's name has 1 to {manifest.NAME_MAX} bytes of UTF-8: {name!r}")
-        if any(entry.name == name for entry in self._entries.values()):
+        if name in self._names:
             raise BadInput(f"the session holds a file named {name!r} already", hint="names are unique in a session")
 
     def _preserve(self, fd: int, token: int) -> None:
