@@ -10,9 +10,13 @@ import pytest
 from luod.testing import Machine
 from luod.testing.interpreter import Interpreter
 from luod.testing.plugin import booting_machines
-from tests.library import Vmm, arrive, start_vmm
+from tests.library import Vmm, arrive, jump, load, start_vmm
+
+SESSIONS = 16
+"""More than any module has tests behind a jump: a session is retrieved once."""
 
 _numbers = itertools.count()
+_sessions = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +34,44 @@ def vmm(root_vmm: Vmm) -> Iterator[Vmm]:
     root_vmm.ask("end", kid=name)
 
 
+def preserve_vm(vmm: Vmm, name: str) -> None:
+    """A session with the memfds "ram" (3 MiB, token 1) and "state" (5000 bytes, token 2); nothing else stays open."""
+    child = vmm.fork_vmm(name)
+    child.call("create", name=name, slot="s")
+    for token, (file, size) in enumerate({"ram": 3 << 20, "state": 5000}.items(), start=1):
+        child.memfd(file, size=size, seed=token)
+        child.call("preserve", session="s", file=file, token=token, name=file)
+
+
+@pytest.fixture(scope="module")
+def landed_vmm(machine_kind: str, machine_python: Interpreter) -> Iterator[Vmm]:
+    """The process that those of the tests behind a jump are forked from: one jump, and a session for each of them."""
+    with booting_machines(machine_kind) as boot:
+        machine = boot()
+        before = start_vmm(machine, machine_python)
+        for number in range(SESSIONS):
+            preserve_vm(before, f"vm {number}")
+        load(machine, before)
+        jump(machine, before)
+        yield start_vmm(machine, machine_python)
+
+
 @pytest.fixture
-def carried(machine: Machine, machine_python: Interpreter) -> Vmm:
-    """A process after a jump, with the incoming session "s": "ram" is token 1 in it, "state" is 2."""
+def carried(landed_vmm: Vmm) -> Iterator[Vmm]:
+    """A process of the test's own behind a jump, with the incoming session "s"; see `preserve_vm` for what it holds."""
+    number = next(_sessions) % SESSIONS
+    child = landed_vmm.fork_vmm(f"vm {number}")
+    child.row = f"vm {number}".encode()
+    child.call("retrieve_session", name=f"vm {number}", slot="s")
+    yield child
+    landed_vmm.ask("end", kid=f"vm {number}")
+
+
+@pytest.fixture
+def carried_alone(machine: Machine, machine_python: Interpreter) -> Vmm:
+    """As `carried`, in a machine of the test's own."""
     before = start_vmm(machine, machine_python)
-    before.call("create", name="vm", slot="s")
-    before.memfd("ram", size=3 << 20, seed=1)
-    before.memfd("state", size=5000, seed=2)
-    before.call("preserve", session="s", file="ram", token=1, name="ram")
-    before.call("preserve", session="s", file="state", token=2, name="state")
+    preserve_vm(before, "vm")
     return arrive(machine, machine_python, before)
 
 

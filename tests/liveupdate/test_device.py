@@ -80,10 +80,10 @@ def test_a_session_nobody_carried_is_no_such_session(vmm: Vmm) -> None:
 
 
 def test_a_retrieved_session_is_taken_and_once_closed_gone(carried: Vmm) -> None:
-    error = carried.refused("retrieve_session", name="vm", slot="again")
+    error = carried.refused("retrieve_session", name=carried.row, slot="again")
     assert (error.kind, error.errno) == ("SessionTaken", "EINVAL")
     carried.call("close", session="s")
-    assert carried.refused("retrieve_session", name="vm", slot="again").kind == "NoSuchSession"
+    assert carried.refused("retrieve_session", name=carried.row, slot="again").kind == "NoSuchSession"
 
 
 def test_without_a_free_fd_nothing_is_lost(carried: Vmm) -> None:

@@ -120,10 +120,10 @@ def strict_overcommit(machine: Machine, *, left_kb: int) -> None:
         machine.run(["mount", "--bind", f"/run/{source}", f"/proc/{target}"])
 
 
-def test_h01_a_file_that_memory_would_not_take_is_not_retrieved(machine: Machine, carried: Vmm) -> None:
+def test_h01_a_file_that_memory_would_not_take_is_not_retrieved(machine: Machine, carried_alone: Vmm) -> None:
     strict_overcommit(machine, left_kb=2048)
     # It must not come as far as the ioctl, which would be final.
-    child = carried.fork_vmm("child")
+    child = carried_alone.fork_vmm("child")
     child.call("contents", session="s")
     child.ask("deny", call="ioctl", code="EDOM", argument=1, value=uapi.LIVEUPDATE_SESSION_RETRIEVE_FD)
     for file in (1, "ram"):
@@ -132,16 +132,16 @@ def test_h01_a_file_that_memory_would_not_take_is_not_retrieved(machine: Machine
         assert "strict overcommit" in error.message
     assert child.refused("retrieve", session="s", file=99, slot="x", size=5 << 20).needed == 5 << 20
     # What fits is retrieved, and what was refused is there still, and comes when asked for regardless.
-    carried.call("retrieve", session="s", file="state", slot="state")
-    assert carried.refused("retrieve", session="s", file=1, slot="ram").kind == "NotEnoughMemory"
-    carried.call("retrieve", session="s", file=1, slot="ram", check_memory=False)
-    carried.call("retrieve", session="s", file=1, slot="again")
-    carried.call("finish", session="s")
+    carried_alone.call("retrieve", session="s", file="state", slot="state")
+    assert carried_alone.refused("retrieve", session="s", file=1, slot="ram").kind == "NotEnoughMemory"
+    carried_alone.call("retrieve", session="s", file=1, slot="ram", check_memory=False)
+    carried_alone.call("retrieve", session="s", file=1, slot="again")
+    carried_alone.call("finish", session="s")
 
 
-def test_h01_not_even_the_manifest_is_read_without_memory_for_it(machine: Machine, carried: Vmm) -> None:
+def test_h01_not_even_the_manifest_is_read_without_memory_for_it(machine: Machine, carried_alone: Vmm) -> None:
     strict_overcommit(machine, left_kb=4)
-    error = carried.refused("contents", session="s")
+    error = carried_alone.refused("contents", session="s")
     assert (error.kind, error.needed) == ("NotEnoughMemory", PART_SIZE)
 
 
@@ -255,5 +255,5 @@ def test_closing_the_last_fd_ends_the_session_like_finish(carried: Vmm) -> None:
     carried.call("retrieve", session="holder", file="ram", slot="ram")
     carried.call("close", session="holder")
     carried.ask("close", fd="fd")
-    assert carried.refused("retrieve_session", name="vm", slot="again").kind == "NoSuchSession"
+    assert carried.refused("retrieve_session", name=carried.row, slot="again").kind == "NoSuchSession"
     assert carried.ask("stat", fd="ram")["size"] == 3 << 20
