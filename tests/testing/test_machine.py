@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from luod.errors import MachineEnded, MachineError, MachineJumped, ProgramFailed
 from luod.testing import EmulatedMachine, Machine
+from luod.testing.interpreter import interpreter_for
 from luod.testing.plugin import BootMachine
-from luod.testing.tools import cannot_run
+from luod.testing.tools import cannot_run, require_tool
 
 ECHO = 'while read -r line; do echo "$line"; done'
 LOAD = """
@@ -194,3 +197,29 @@ def test_machine_that_cannot_boot() -> None:
 def test_close_twice(machine: Machine) -> None:
     machine.close()
     machine.close()
+
+
+def test_host_that_allows_no_namespaces(tmp_path: Path) -> None:
+    """In a chroot the kernel makes none for a plain user."""
+    if os.geteuid() != 0:
+        cannot_run("only root can make a host where nobody else may have namespaces")
+    unshare = require_tool("unshare", package="util-linux")
+    boot = """
+from luod.errors import MachineUnavailable
+from luod.testing import EmulatedMachine
+try:
+    EmulatedMachine()
+except MachineUnavailable as error:
+    print(error)
+"""
+    python = interpreter_for(1000) or cannot_run("uid 1000 has no Python that can import luod")
+    script = 'mount --rbind / "$0" && exec chroot --userspec=1000:1000 --groups= "$0" "$@"'
+    done = subprocess.run(
+        [unshare, "--mount", "sh", "-c", script, str(tmp_path), python.executable, "-c", boot],
+        env={**os.environ, **python.environment},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "run luoemu as root" in done.stdout

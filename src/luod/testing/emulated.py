@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from luod.errors import MachineError, MachineUnavailable
+from luod.errors import MachineEnded, MachineError, MachineUnavailable
 from luod.testing.channel import Channel
-from luod.testing.interpreter import interpreter_for
+from luod.testing.interpreter import Interpreter, interpreter_for
 from luod.testing.machine import TIMEOUT, Machine, describe
 
 _NAMESPACES: Final = ("mnt", "net", "pid")
@@ -43,7 +43,8 @@ class EmulatedMachine(Machine):
 
         `user` is the uid that runs luoemu itself (which then needs user namespaces), `arguments` go to `luoemu run`,
         `env` is added to the environment of luoemu and so of init, `timeout` are the seconds a request may take.
-        MachineUnavailable: no Python that this uid may run. MachineEnded: it did not boot; the message has luoemu's.
+        MachineUnavailable: this uid has no Python it may run, or may make no namespaces on this host. MachineEnded: it
+        did not boot for another reason; the message has luoemu's own.
         """
         python = interpreter_for(user)
         if python is None:
@@ -79,9 +80,12 @@ class EmulatedMachine(Machine):
         super().__init__(Channel(ours), timeout=timeout)
         try:
             self._boot_up()
-        except BaseException:
+        except BaseException as error:
+            log = self.log().strip()
             with contextlib.suppress(MachineError):
                 self.close()
+            if isinstance(error, MachineEnded) and not _may_make_namespaces(python, user):
+                raise MachineUnavailable(log) from None
             raise
 
     @property
@@ -166,6 +170,23 @@ class HeldNamespaces:
         """Lets go of them; a second call does nothing."""
         while self._fds:
             os.close(self._fds.popitem()[1])
+
+
+def _may_make_namespaces(python: Interpreter, user: int | None) -> bool:
+    """Whether this host lets `user` have what every machine needs; asked only when one did not boot."""
+    script = "from luod.emulator.machine import namespaces; namespaces.enter(share_network=False)"
+    attempt = subprocess.run(
+        [python.executable, "-c", script],
+        env={**os.environ, **python.environment},
+        cwd="/",
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    return attempt.returncode == 0
 
 
 def _ends_within(pid: int, seconds: float) -> bool:
