@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 from luod.testing import Machine, Program
+from luod.testing.tools import cannot_run
 
 Answer = dict[str, Any]
 
@@ -49,6 +50,11 @@ class Caller:
         """A child with duplicates of every fd this process has."""
         self.ask("fork", kid=name)
         return Caller(self.program, (*self.path, name), self.row if row is None else row)
+
+    def become(self, uid: int) -> None:
+        """Changes to another uid for good. The row is skipped where only one uid is mapped into the machine."""
+        if self.says("become", uid=uid) != "OK":
+            cannot_run("only root can map several uids into the machine")
 
     def become_program(self, *argv: str, keep: tuple[str, ...]) -> None:
         """Execs `argv`, which inherits the fds in `keep`; nothing can be asked afterwards."""

@@ -1,13 +1,15 @@
 """Fixtures of the rows: a machine and a question program a module, a process a row.
 
 `pytest.mark.divergence(NAME)` marks a row that the emulated machine cannot meet: there, and only there, an expected
-failure, strict, so that the mark has to go when the machine learns it. NAME is a heading of docs/divergences.md.
+failure, strict, so that the mark has to go when the machine learns it. NAME is a heading of docs/divergences.md. With
+`when` it holds only where the device is a FUSE node (FUSE), or only where it cannot be one (NO_FUSE).
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,18 +22,24 @@ from tests.conformance.caller import Caller, start
 from tests.conformance.voyage import Outcomes, Row, travel
 
 ROOT = Path(__file__).parents[2]
+FUSE, NO_FUSE = "FUSE", "no FUSE"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "divergence(name): the emulated machine cannot; see docs/divergences.md")
+    config.addinivalue_line("markers", "divergence(name, when=): the emulated machine cannot; see docs/divergences.md")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    way = FUSE if os.access("/dev/fuse", os.R_OK | os.W_OK) else NO_FUSE
     for item in items:
-        marker = item.get_closest_marker("divergence")
-        if marker and isinstance(item, pytest.Function) and item.callspec.params["machine_kind"] == "emulated":
-            reason = f"docs/divergences.md: {marker.args[0]}"
-            item.add_marker(pytest.mark.xfail(strict=True, reason=reason, raises=AssertionError))
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+            continue
+        if item.callspec.params.get("machine_kind") != "emulated":
+            continue
+        for marker in item.iter_markers("divergence"):
+            if marker.kwargs.get("when", way) == way:
+                reason = f"docs/divergences.md: {marker.args[0]}"
+                item.add_marker(pytest.mark.xfail(strict=True, reason=reason, raises=AssertionError))
 
 
 @pytest.fixture(scope="module")

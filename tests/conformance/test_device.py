@@ -12,12 +12,14 @@ from luod.testing import Machine
 from luod.testing.interpreter import Interpreter
 from luod.testing.plugin import BootMachine
 from tests.conformance.caller import Caller, jump, load, start
-from tests.conformance.conftest import ROOT
+from tests.conformance.conftest import FUSE, NO_FUSE, ROOT
 from tests.conformance.voyage import Voyage, across_jumps
 
 DEVICE = "/dev/liveupdate"
+WITHOUT_FUSE = pytest.mark.divergence("opening without FUSE", when=NO_FUSE)
 
 
+@WITHOUT_FUSE
 def test_node_is_for_root_alone(caller: Caller) -> None:
     node = caller.ask("stat_path", path=DEVICE)
     assert (stat.S_IMODE(node["mode"]), node["uid"], node["gid"]) == (0o600, 0, 0)
@@ -57,11 +59,13 @@ def test_second_open_in_a_child_is_busy(caller: Caller) -> None:
     assert caller.fork("child").says("open", path=DEVICE, flags=os.O_RDWR, slot="second") == "EBUSY"
 
 
+@WITHOUT_FUSE
 def test_reopening_through_proc_is_busy(caller: Caller) -> None:
     caller.open_device()
     assert caller.says("reopen", fd="device", flags=os.O_RDWR, slot="second") == "EBUSY"
 
 
+@WITHOUT_FUSE
 def test_second_open_with_o_path(caller: Caller) -> None:
     caller.open_device()
     assert caller.says("open", path=DEVICE, flags=os.O_PATH, slot="second") == "OK"
@@ -84,14 +88,14 @@ def test_free_again_when_its_holder_is_killed(caller: Caller) -> None:
 
 
 def test_open_as_another_uid(caller: Caller) -> None:
-    caller.ask("become", uid=1000)
+    caller.become(1000)
     assert caller.says("open", path=DEVICE, flags=os.O_RDWR, slot="device") == "EACCES"
 
 
 def test_create_through_an_inherited_fd_as_another_uid(caller: Caller) -> None:
     caller.open_device()
     child = caller.fork("child")
-    child.ask("become", uid=1000)
+    child.become(1000)
     assert child.says("create", device="device", name=b"inherited", slot="s") == "OK"
 
 
@@ -114,13 +118,13 @@ def test_close_and_reopen_with_a_session_waiting(caller: Caller) -> Voyage:
 @pytest.mark.parametrize(
     ("call", "parameters", "says"),
     [
-        pytest.param("read", {"length": 1}, "EINVAL", id="read"),
-        pytest.param("write", {"data": b"x"}, "EINVAL", id="write"),
-        pytest.param("fsync", {}, "EINVAL", id="fsync"),
-        pytest.param("ftruncate", {"size": 0}, "EINVAL", id="ftruncate"),
-        pytest.param("lseek", {"offset": 0}, "ESPIPE", id="lseek"),
-        pytest.param("map", {"name": "map", "length": 4096}, "ENODEV", id="mmap"),
-        pytest.param("epoll_add", {}, "EPERM", id="epoll", marks=pytest.mark.divergence("device node")),
+        pytest.param("read", {"length": 1}, "EINVAL", id="read", marks=WITHOUT_FUSE),
+        pytest.param("write", {"data": b"x"}, "EINVAL", id="write", marks=WITHOUT_FUSE),
+        pytest.param("fsync", {}, "EINVAL", id="fsync", marks=WITHOUT_FUSE),
+        pytest.param("ftruncate", {"size": 0}, "EINVAL", id="ftruncate", marks=WITHOUT_FUSE),
+        pytest.param("lseek", {"offset": 0}, "ESPIPE", id="lseek", marks=WITHOUT_FUSE),
+        pytest.param("map", {"name": "map", "length": 4096}, "ENODEV", id="mmap", marks=WITHOUT_FUSE),
+        pytest.param("epoll_add", {}, "EPERM", id="epoll", marks=pytest.mark.divergence("device node", when=FUSE)),
     ],
 )
 def test_other_calls(caller: Caller, call: str, parameters: dict[str, object], says: str) -> None:

@@ -38,7 +38,7 @@ def test_wrong_magic(caller: Caller, magic1: int, magic2: int) -> None:
 
 
 def test_without_the_capability(caller: Caller) -> None:
-    caller.ask("become", uid=1000)
+    caller.become(1000)
     assert caller.says("reboot") == "EPERM"
     assert caller.says("kexec_file_load", kernel=-1) == "EPERM"
 

@@ -133,7 +133,7 @@ def test_name_is_not_kept(caller: Caller) -> Voyage:
 def test_mode_and_owner_are_not_kept(caller: Caller) -> Voyage:
     caller.create()
     child = caller.fork("child")
-    child.ask("become", uid=1000)
+    child.become(1000)
     child.ask("memfd", slot="m", size=4096)
     child.ask("fchmod", fd="m", mode=0o600)
     assert child.ask("stat", fd="m")["uid"] == 1000

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.caller import Caller
+from tests.conformance.conftest import FUSE, NO_FUSE
 from tests.conformance.voyage import Voyage, across_jumps
 
 ZEROS = bytes(80)
@@ -39,27 +40,30 @@ OTHER_TYPES = [
     ("FIONREAD", 0x541B, "EINVAL", "EINVAL"),
     ("TIOCGWINSZ", 0x5413, "EINVAL", "EINVAL"),
 ]
-DIVERGING_ON_THE_DEVICE = {"FIONREAD"}
-DIVERGING_ON_A_SESSION = {"type 0xbb nr 0", "TCGETS", "FIONREAD", "TIOCGWINSZ"}
+DEVICE_NODE = pytest.mark.divergence("device node", when=FUSE)
+WITHOUT_FUSE = pytest.mark.divergence("opening without FUSE", when=NO_FUSE)
+SESSION = pytest.mark.divergence("other ioctls on a session")
+DEVICE_MARKS = {
+    "FIONREAD": [DEVICE_NODE, WITHOUT_FUSE],
+    "TIOCGWINSZ": [WITHOUT_FUSE],
+    "type 0xbb nr 0x40": [WITHOUT_FUSE],
+    "type 0xbb nr 0x43": [WITHOUT_FUSE],
+}
+SESSION_MARKS = {"type 0xbb nr 0": [SESSION], "TCGETS": [SESSION], "FIONREAD": [SESSION], "TIOCGWINSZ": [SESSION]}
 
 
-def rows_of_numbers(diverging: set[str], divergence: str) -> list[Any]:
-    """The rows as parameters, those in `diverging` marked with the entry `divergence`."""
-    return [
-        pytest.param(*row, id=row[0], marks=pytest.mark.divergence(divergence) if row[0] in diverging else [])
-        for row in NUMBERS + OTHER_TYPES
-    ]
+def rows_of_numbers(marks: Mapping[str, list[pytest.MarkDecorator]]) -> list[Any]:
+    """The rows as parameters, with the marks of those that diverge."""
+    return [pytest.param(*row, id=row[0], marks=marks.get(row[0], [])) for row in NUMBERS + OTHER_TYPES]
 
 
-@pytest.mark.parametrize(("row", "command", "says", "_"), rows_of_numbers(DIVERGING_ON_THE_DEVICE, "device node"))
+@pytest.mark.parametrize(("row", "command", "says", "_"), rows_of_numbers(DEVICE_MARKS))
 def test_numbers_on_the_device(caller: Caller, row: str, command: int, says: str, _: str) -> None:
     caller.open_device()
     assert caller.says("ioctl", fd="device", command=command, data=ZEROS) == says
 
 
-@pytest.mark.parametrize(
-    ("row", "command", "_", "says"), rows_of_numbers(DIVERGING_ON_A_SESSION, "other ioctls on a session")
-)
+@pytest.mark.parametrize(("row", "command", "_", "says"), rows_of_numbers(SESSION_MARKS))
 def test_numbers_on_a_session(caller: Caller, row: str, command: int, says: str, _: str) -> None:
     caller.create()
     assert caller.says("ioctl", fd="s", command=command, data=ZEROS) == says

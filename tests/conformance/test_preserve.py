@@ -92,7 +92,7 @@ def test_memfd_with_no_locked_memory_allowed(caller: Caller) -> None:
 
 def test_memfd_of_another_uid(caller: Caller) -> None:
     caller.create()
-    caller.ask("become", uid=1000)
+    caller.become(1000)
     caller.ask("memfd", slot="m", size=4096)
     assert preserve(caller, "m") == "OK"
 
