@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,11 @@ def c_compiler() -> str:
 
 
 @pytest.fixture(scope="session")
-def cycle(tmp_path_factory: pytest.TempPathFactory, c_compiler: str) -> str:
-    """tests/programs/cycle.c, statically linked, where every user can run it."""
-    program = tmp_path_factory.mktemp("static") / "cycle"
-    options = ["-static", "-Wall", "-Wextra", "-Werror", "-O1"]
-    subprocess.run([c_compiler, *options, "-o", program, PROGRAMS / "cycle.c"], check=True)
-    for directory in (program.parent, program.parent.parent, program.parent.parent.parent):
-        directory.chmod(0o755)
-    return str(program)
+def cycle(c_compiler: str) -> Iterator[str]:
+    """tests/programs/cycle.c, statically linked, where every user can run it (pytest's own directories are private)."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        program = Path(directory, "cycle")
+        options = ["-static", "-Wall", "-Wextra", "-Werror", "-O1"]
+        subprocess.run([c_compiler, *options, "-o", program, PROGRAMS / "cycle.c"], check=True)
+        yield str(program)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulator.machine.conftest import WAYS, options_for
+from tests.emulator.machine.conftest import PLAIN_USER, WAYS, options_for
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = pytest.mark.parametrize("way", WAYS)
@@ -180,6 +180,37 @@ def test_callers_killed_in_the_middle_leave_nothing_behind(run_machine: Run, way
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             os.close(create(fd, b"child"))
+    """
+    run(run_machine, way, source)
+
+
+@pytest.mark.parametrize("user", [None, PLAIN_USER], ids=["own uid", "uid 1000"])
+def test_a_program_that_hides_its_memory(run_machine: Run, way: str, user: int | None) -> None:
+    """Undumpable, as programs with secrets make themselves: it may not be traced, and still gets its answers."""
+    source = """
+        import ctypes
+        libc = ctypes.CDLL(None)
+        fd = device()
+        assert libc.prctl(4, 0, 0, 0, 0) == 0
+        session, file = create(fd, b"s"), os.memfd_create("m")
+        assert get_name(session) == b"s"
+        preserve(session, file, 1)
+        assert errno_of(preserve, session, file, 2) == errno.EBUSY
+    """
+    run(run_machine, way, source, user=user)
+
+
+def test_another_uid_in_the_machine(run_machine: Run, way: str) -> None:
+    """No capability is asked for beyond what opening needs."""
+    source = """
+        fd = device()
+        os.setgroups([]); os.setgid(12345); os.setuid(12345)
+        session, file = create(fd, b"s"), os.memfd_create("m")
+        preserve(session, file, 1)
+        assert get_name(session) == b"s"
+        if os.path.exists("/dev/liveupdate"):
+            os.close(fd)
+            assert errno_of(device) == errno.EACCES
     """
     run(run_machine, way, source)
 

@@ -1,4 +1,4 @@
-"""Which references keep a session alive in a real machine, and what a jump carries; and how many of each there may be."""
+"""Which references keep a session alive in a real machine, what a jump carries, and how many there may be."""
 
 from __future__ import annotations
 

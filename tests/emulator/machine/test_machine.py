@@ -103,7 +103,7 @@ def test_descriptors_that_are_inherited(run_machine: Run) -> None:
             assert machine.wait(30) == 0
 
 
-def test_environment_and_files(run_machine: Run) -> None:
+def test_environment_and_files(run_machine: Run, tmp_path: Path) -> None:
     source = """
         assert os.environ["LUOEMU_PROFILE"] == "document"
         assert os.path.getsize(os.environ["LUOEMU_KERNEL"]) > 4096
@@ -113,17 +113,19 @@ def test_environment_and_files(run_machine: Run) -> None:
         if BOOT == 1:
             assert read("/proc/cmdline") == "liveupdate=on kho=on\\n"
             open("/run/left", "w").close()
+            open("boot_id", "w").write(read("/proc/sys/kernel/random/boot_id"))
             load(b"liveupdate=on kho=on second=1")
             assert read("/sys/kernel/kexec_loaded") == "1\\n"
             raw.reboot(raw.kexec_uapi.LINUX_REBOOT_CMD_KEXEC)
         assert read("/proc/cmdline") == "liveupdate=on kho=on second=1\\n"
         assert not os.path.exists("/run/left")
+        assert read("/proc/sys/kernel/random/boot_id") != read("boot_id")
         assert os.listdir("/proc/self/task")
         assert {"null", "zero", "urandom", "shm", "pts", "ptmx", "liveupdate"} <= set(os.listdir("/dev"))
         import pty
         pty.openpty()
     """
-    done = run_machine(source, "--profile", "document", env={**environment(), "MINE": "yes"})
+    done = run_machine(source, "--profile", "document", env={**environment(), "MINE": "yes"}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -155,6 +157,12 @@ def test_nothing_inside_reaches_the_host(run_machine: Run) -> None:
     assert done.returncode == 0, done.stderr
     assert socket.gethostname() == name
     assert not any(Path(directory, "inside").exists() for directory in ("/run", "/dev", "/dev/shm"))
+
+
+def test_network_of_the_host_on_request(run_machine: Run) -> None:
+    names = [name for _, name in socket.if_nameindex()]
+    done = run_machine("print([name for _, name in socket.if_nameindex()])", "--share-network")
+    assert done.stdout == f"{names}\n", done.stderr
 
 
 @pytest.mark.parametrize("user", [None, PLAIN_USER], ids=["own uid", "uid 1000"])
@@ -204,6 +212,47 @@ def test_no_user_namespaces(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment(PLAIN_USER), cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 125, done.stderr
     assert "run luoemu as root" in done.stderr
+
+
+def test_carried_memory_is_given_back(tmp_path: Path) -> None:
+    """After FINISH neither the supervisor nor a process it started holds what was carried."""
+    source = """
+        fd = device()
+        if BOOT == 1:
+            session = create(fd, b"s")
+            for token in range(5):
+                preserve(session, os.memfd_create("carried"), token)
+            os.write(1, b"preserved\\n"); sys.stdin.readline()
+            jump()
+        session = retrieve_session(fd, b"s")
+        files = [retrieve(session, token) for token in range(5)]
+        os.write(1, b"retrieved\\n"); sys.stdin.readline()
+        finish(session)
+        os.close(session)
+        os.write(1, b"finished\\n"); sys.stdin.readline()
+    """
+    with subprocess.Popen(
+        [*luoemu(), *python(source)],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as machine:
+        counts = {}
+        for step in ("preserved", "retrieved", "finished"):
+            assert output(machine).readline() == f"{step}\n"
+            keepers = Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text().split()
+            counts[step] = [memfds(machine.pid), *map(memfds, map(int, keepers))]
+            assert machine.stdin is not None
+            machine.stdin.write("go on\n")
+        assert machine.wait(30) == 0
+    # Kept: while preserved the files themselves, once retrieved what they became.
+    assert counts == {"preserved": [5, 0], "retrieved": [5, 0], "finished": [0, 0]}
+
+
+def memfds(pid: int) -> int:
+    return sum(os.readlink(link).startswith("/memfd:") for link in Path(f"/proc/{pid}/fd").iterdir())
 
 
 # -- signals and sudden ends ---------------------------------------------------------------------------------------

@@ -59,6 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         return Machine(settings).run()
-    except MachineError as error:
+    except (MachineError, OSError) as error:  # an OSError: the host lacks something, such as fds or inotify instances
         print(f"luoemu: {error}", file=sys.stderr)
         return FAILED

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import uuid
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,7 @@ from luod.uapi import liveupdate
 
 KERNEL_IMAGE: Final = "/run/luoemu/bzImage"
 _COMMAND_LINE: Final = "/run/luoemu/cmdline"
+_BOOT_ID: Final = "/run/luoemu/boot_id"
 _KEXEC_LOADED: Final = "/run/luoemu/kexec_loaded"
 _STAGING: Final = "/run/luoemu/staging"
 _NOT_TAKEN_OVER: Final = frozenset({"liveupdate", "shm", "mqueue", "pts", "ptmx"})
@@ -43,6 +45,7 @@ def furnish(command_line: str) -> Fd:
     _write(KERNEL_IMAGE, stub.bzimage())
     _write(_COMMAND_LINE, os.fsencode(command_line) + b"\n")
     _write(_KEXEC_LOADED, b"0\n")
+    _write(_BOOT_ID, f"{uuid.uuid4()}\n".encode())
     _make_dev()
     if os.path.isdir("/sys/kernel"):
         if not os.path.exists("/sys/kernel/kexec_loaded"):
@@ -76,6 +79,8 @@ def mount_proc(*, root: bool) -> None:
         # In a user namespace the host's own root owns these; here only a read-only mount stands in the way.
         for path in ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"):
             read_only(path)
+    # Programs tell one boot from another by it.
+    bind(_BOOT_ID, "/proc/sys/kernel/random/boot_id")
 
 
 def _make_dev() -> None:

@@ -163,7 +163,11 @@ class Supervisor:
             return self._dispatch(notification)
         except Errno as error:
             self._listener.refuse(notification, error.code)
-            return None
+        except OSError:
+            # Of a thread that was killed meanwhile /proc shows nothing.
+            if self._listener.alive(notification):
+                raise
+        return None
 
     def _dispatch(self, notification: Notification) -> Stopped | None:
         call = CALLS.get((notification.architecture, notification.number))

@@ -1,0 +1,175 @@
+"""What is not as on a real kernel: each row of docs/divergences.md, seen. A test that fails here is a shorter list."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.emulator.machine.conftest import PLAIN_USER, ROOT
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def run(run_machine: Run, source: str, *options: str, user: int | None = None) -> str:
+    done = run_machine(source, *options, user=user)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_row_has_its_test() -> None:
+    page = (ROOT / "docs" / "divergences.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", page))
+    here = {name for name in vars(sys.modules[__name__]) if name.startswith("test_")} - {"test_every_row_has_its_test"}
+    assert named == here
+
+
+def test_node_is_a_regular_file(run_machine: Run) -> None:
+    source = """
+        import stat
+        status = os.stat("/dev/liveupdate")
+        assert stat.S_ISREG(status.st_mode) and status.st_rdev == 0
+        assert not os.path.exists("/sys/class/misc/liveupdate")
+    """
+    run(run_machine, source)
+
+
+def test_node_with_epoll_and_fionread(run_machine: Run) -> None:
+    source = """
+        import select, termios
+        fd = device()
+        with select.epoll() as epoll: epoll.register(fd)
+        assert errno_of(fcntl.ioctl, fd, termios.FIONREAD, bytearray(4)) == 0
+    """
+    run(run_machine, source)
+
+
+def test_session_reads_and_seeks(run_machine: Run) -> None:
+    source = """
+        session = create(device(), b"s")
+        assert os.read(session, 10) == b""
+        assert errno_of(os.write, session, b"x") == errno.EPERM
+        assert os.lseek(session, 0, os.SEEK_CUR) == 0
+        os.fsync(session)
+        os.ftruncate(session, 0)
+        assert errno_of(os.ftruncate, session, 1) == errno.EPERM
+        import ctypes
+        libc = ctypes.CDLL(None)
+        libc.mmap.restype = ctypes.c_void_p
+        assert libc.mmap(None, 4096, 1, 1, session, 0) != ctypes.c_void_p(-1).value
+    """
+    run(run_machine, source)
+
+
+def test_session_is_shown_as_a_memfd(run_machine: Run) -> None:
+    source = """
+        import stat, subprocess
+        session = create(device(), b"s")
+        assert os.readlink(f"/proc/self/fd/{session}") == "/memfd:[luo_session] s (deleted)"
+        assert stat.S_ISREG(os.fstat(session).st_mode)
+        assert fcntl.fcntl(session, fcntl.F_GETFL) & 0o100000
+        again = os.open(f"/proc/self/fd/{session}", os.O_RDWR)
+        assert get_name(again) == b"s"
+        file_system = subprocess.check_output(["stat", "-L", "-f", "-c", "%t", "/dev/fd/0"], stdin=session)
+        assert file_system == b"1021994\\n"
+    """
+    run(run_machine, source)
+
+
+def test_session_with_foreign_ioctls(run_machine: Run) -> None:
+    source = """
+        import termios
+        session = create(device(), b"s")
+        assert errno_of(fcntl.ioctl, session, termios.TCGETS, bytearray(64)) == errno.ENOTTY
+        assert errno_of(fcntl.ioctl, session, 0xBB43, bytearray(72)) == errno.ENOTTY
+        assert errno_of(fcntl.ioctl, session, termios.FIONREAD, bytearray(4)) == 0
+    """
+    run(run_machine, source)
+
+
+def test_preserved_memfd_is_not_frozen(run_machine: Run) -> None:
+    source = """
+        fd = device()
+        if BOOT == 1:
+            session, memory = create(fd, b"s"), os.memfd_create("m", os.MFD_ALLOW_SEALING)
+            os.write(memory, b"x" * 8192)
+            preserve(session, memory, 1)
+            os.ftruncate(memory, 4096)
+            os.ftruncate(memory, 16384)
+            os.pwrite(memory, b"y", 16000)
+            assert errno_of(fcntl.fcntl, memory, 1033, 8) == 0
+            jump()
+        session = retrieve_session(fd, b"s")
+        memory = retrieve(session, 1)
+        assert os.pread(memory, 20000, 0) == b"x" * 4096 + bytes(4096)
+    """
+    run(run_machine, source)
+
+
+def test_sparse_memfd_larger_than_memory(run_machine: Run) -> None:
+    source = """
+        session, memory = create(device(), b"s"), os.memfd_create("m")
+        os.ftruncate(memory, 1 << 42)
+        assert errno_of(preserve, session, memory, 1) == errno.ENOMEM
+    """
+    run(run_machine, source)
+
+
+def test_name_of_a_retrieved_file(run_machine: Run) -> None:
+    source = """
+        fd = device()
+        if BOOT == 1:
+            session = create(fd, b"s")
+            preserve(session, os.memfd_create("m"), 1)
+            jump()
+        memory = retrieve(retrieve_session(fd, b"s"), 1)
+        assert os.readlink(f"/proc/self/fd/{memory}") == "/memfd: (deleted)"
+    """
+    run(run_machine, source)
+
+
+def test_kernel_is_the_hosts(run_machine: Run) -> None:
+    source = """
+        print(os.uname().release, time.monotonic_ns(), flush=True)
+        if BOOT == 1: jump()
+    """
+    first, second = (line.split() for line in run(run_machine, source).splitlines())
+    assert first[0] == second[0] == os.uname().release
+    assert int(first[1]) < int(second[1])
+
+
+def test_settings_are_read_only(run_machine: Run) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a plain user's machine may not write them either way")
+    run(run_machine, 'assert errno_of(open, "/proc/sys/kernel/printk", "r+") == errno.EROFS')
+
+
+def test_machine_without_fuse_sees_one_spelling(run_machine: Run) -> None:
+    source = """
+        fd = device()
+        os.close(fd)
+        for spelling in ("/dev/../dev/liveupdate", "//dev/liveupdate"):
+            os.close(os.open(spelling, os.O_RDWR))
+        os.chdir("/dev")
+        os.close(os.open("liveupdate", os.O_RDWR))
+        os.symlink("/dev/liveupdate", "/run/link")
+        assert errno_of(os.open, "/run/link", os.O_RDWR) == errno.ENOENT
+        directory = os.open("/dev", os.O_RDONLY)
+        assert errno_of(lambda: os.open("liveupdate", os.O_RDWR, dir_fd=directory)) == errno.ENOENT
+        assert not os.path.exists("/dev/liveupdate")
+        fd = device()
+        assert os.read(fd, 1) == b""
+    """
+    run(run_machine, source, "--trap-opens")
+
+
+def test_plain_users_machine_has_one_uid(run_machine: Run) -> None:
+    source = """
+        assert os.getuid() == 0
+        assert errno_of(os.setuid, 1) == errno.EINVAL
+    """
+    run(run_machine, source, user=PLAIN_USER)
