@@ -69,8 +69,9 @@ def start_vmm(
 
 
 def load(machine: Machine, vmm: Vmm) -> None:
-    """Loads the machine's own kernel, with the library."""
-    vmm.call("load", kernel=machine.kernel, command_line="liveupdate=on kho=on")
+    """Loads the machine's own kernel with its own command line, with the library."""
+    command_line = machine.read("/proc/cmdline").decode().strip()
+    vmm.call("load", kernel=machine.kernel, initrd=machine.initrd, command_line=command_line)
 
 
 def jump(machine: Machine, vmm: Vmm) -> None:

@@ -107,9 +107,17 @@ def jump(machine: Machine, caller: Caller) -> None:
 def load(machine: Machine, caller: Caller, *, command_line: bytes | None = None) -> None:
     """kexec_file_load of the machine's own kernel, with its own command line unless told otherwise."""
     own = machine.read("/proc/cmdline").rstrip(b"\n")
+    line = own if command_line is None else command_line
     caller.ask("open", path=machine.kernel, flags=os.O_RDONLY, slot="kernel")
     try:
-        caller.ask("kexec_file_load", kernel="kernel", command_line=own if command_line is None else command_line)
+        if machine.initrd is None:
+            caller.ask("kexec_file_load", kernel="kernel", command_line=line)
+            return
+        caller.ask("open", path=machine.initrd, flags=os.O_RDONLY, slot="initrd")
+        try:
+            caller.ask("kexec_file_load", kernel="kernel", initrd="initrd", flags=0, command_line=line)
+        finally:
+            caller.ask("close", fd="initrd")
     finally:
         caller.ask("close", fd="kernel")
 

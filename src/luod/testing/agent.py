@@ -2,12 +2,15 @@
 
     python3 -m luod.testing.agent --channel FD|PATH [--power-off]
 
-FD is a stream socket that every boot inherits (`luoemu` passes inheritable fds to init), PATH a virtio-serial port, whose
-far end stays over a jump. On the channel goes one JSON object a line. At start: {"hello": boot, "agent": id, "kernel": path, "namespaces"}. A request
-is {"id", "agent", "do", …} and has exactly one answer, {"id", "value"} or {"id", "error": {kind, errno, text}}; they
-may be answered in any order. What programs do is told as it happens: {"program", "stderr"} and {"program", "ended"},
-so a jump loses nothing of it. A request for another boot's agent is dropped: it was sent before a jump, too late.
-Bytes travel as base64. A line that is no request is answered with an error without an id.
+FD is a stream socket that every boot inherits (`luoemu` passes inheritable fds to init), PATH a virtio-serial port,
+whose far end stays over a jump. --power-off is for a machine that init's end would not end.
+
+On the channel goes one JSON object a line. At start: {"hello": boot, "agent": id, "kernel": path, "namespaces"}; boot
+is 0 and kernel "" where the machine does not say. A request is {"id", "agent", "do", …} and has exactly one answer,
+{"id", "value"} or {"id", "error": {kind, errno, text}}; they may be answered in any order. What programs do is told as
+it happens: {"program", "stderr"} and {"program", "ended"}, so a jump loses nothing of it. A request for another boot's
+agent is dropped: it was sent before a jump, too late. Bytes travel as base64. A line that is no request is answered
+with an error without an id.
 
 It is no shell and no service manager: it starts programs, talks to them and reaps them. `luod.testing.machine` is
 the other end. It imports nothing of luod, so that it runs for any uid and on a machine that has only Python.
@@ -102,6 +105,7 @@ class Agent:
         os.set_inheritable(channel, False)
         # A new line first: a boot that was cut off may have left half a line on the channel. It blocks until a serial
         # port has its other end, which would look closed before.
+        os.set_blocking(channel, True)
         os.write(channel, b"\n")
         os.set_blocking(channel, False)
         self._incoming = bytearray()
@@ -411,7 +415,8 @@ class Agent:
 
 def power_off() -> None:
     """Switches the machine off, and does not come back. A real kernel would panic when its init just ended."""
-    traceback.print_exc()  # what happened, for the console; an exit is SystemExit
+    if not isinstance(sys.exception(), SystemExit):
+        traceback.print_exc()  # on the console, and so in the test's failure
     os.sync()
     ctypes.CDLL(None, use_errno=True).reboot(LINUX_REBOOT_CMD_POWER_OFF)
 

@@ -67,7 +67,7 @@ class Host:
         return json.loads(self.luoctl("--json", *arguments).stdout)
 
     def load(self, kernel: str | None = None) -> None:
-        """`luoctl load` of a kernel image in the machine, by default the machine's own, with the machine's initramfs."""
+        """`luoctl load` of a kernel image in the machine, by default its own, with the machine's initramfs."""
         initrd = () if self.machine.initrd is None else ("--initrd", self.machine.initrd)
         self.luoctl("load", "--kernel", kernel or self.machine.kernel, *initrd, "--reuse-cmdline")
 

@@ -1,22 +1,28 @@
 """The pytest plugin: fixtures that boot machines, and at the end the list of what was skipped and what brings it.
 
-pytest finds it by itself wherever luod is installed. A machine is closed when its test ends, also when it failed, and
+pytest finds it by itself wherever luod is installed. `--machine kernel` boots a real kernel instead of the emulated
+machine; given for both, every test runs on both. A machine is closed when its test ends, also when it failed, and
 leaving something behind is a failure of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
-from typing import Protocol
+from pathlib import Path
+from typing import Final, Protocol
 
 import pytest
 
 from luod.errors import MachineUnavailable
 from luod.testing.emulated import EmulatedMachine
 from luod.testing.interpreter import Interpreter, interpreter_for
+from luod.testing.kernel import KernelMachine
 from luod.testing.machine import Machine
 from luod.testing.tools import cannot_run, package_of
+
+KINDS: Final = ("emulated", "kernel")
 
 
 class BootMachine(Protocol):
@@ -28,31 +34,61 @@ class BootMachine(Protocol):
 
 
 @contextlib.contextmanager
-def booting_machines(kind: str) -> Iterator[BootMachine]:
-    """Yields a function that boots machines of `kind` ("emulated"), which are closed when the block ends."""
+def booting_machines(kind: str, *, scratch: Path | None = None) -> Iterator[BootMachine]:
+    """Yields a function that boots machines of `kind` (one of KINDS), which are closed when the block ends.
+
+    `scratch` is a directory of the host in which every machine may write, whatever else it may not: pytest's base
+    temporary directory. A real kernel's serial log goes there too.
+    """
     with contextlib.ExitStack() as machines:
 
         def boot(*, profile: str = "mainline", user: int | None = None, arguments: tuple[str, ...] = ()) -> Machine:
+            machine: Machine
             try:
-                machine = EmulatedMachine(profile=profile, user=user, arguments=arguments)
+                if kind == "emulated":
+                    machine = EmulatedMachine(profile=profile, user=user, arguments=arguments)
+                elif profile != "mainline" or user is not None or arguments:
+                    pytest.skip("a real kernel has no profiles, and no luoemu to run as somebody or with arguments")
+                else:
+                    folder = None if scratch is None else tempfile.mkdtemp(prefix="kernel-", dir=scratch)
+                    machine = KernelMachine(folder=folder, writable=[] if scratch is None else [scratch])
             except MachineUnavailable as error:
-                cannot_run(str(error))
+                cannot_run(f"{error} ({error.hint})" if error.hint else str(error))
             return machines.enter_context(machine)
 
         yield boot
 
 
-@pytest.fixture(scope="session", params=["emulated"])
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("luod").addoption(
+        "--machine",
+        action="append",
+        choices=KINDS,
+        help="the kind of machine the fixtures `machine` and `boot_machine` give (default: emulated); repeatable",
+    )
+
+
+def machine_kinds(config: pytest.Config) -> list[str]:
+    """The kinds of machine that this run's tests are to run on."""
+    return list(dict.fromkeys(config.getoption("--machine") or ["emulated"]))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "machine_kind" in metafunc.fixturenames:
+        metafunc.parametrize("machine_kind", machine_kinds(metafunc.config), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def machine_kind(request: pytest.FixtureRequest) -> str:
-    """The kind of machine `machine` and `boot_machine` give."""
+    """The kind of machine `machine` and `boot_machine` give: one of KINDS, by the option --machine."""
     kind: str = request.param
     return kind
 
 
 @pytest.fixture
-def boot_machine(machine_kind: str) -> Iterator[BootMachine]:
+def boot_machine(machine_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BootMachine]:
     """Boots machines, as many as a test wants, each with its own profile, uid and arguments of `luoemu run`."""
-    with booting_machines(machine_kind) as boot:
+    with booting_machines(machine_kind, scratch=tmp_path_factory.getbasetemp()) as boot:
         yield boot
 
 

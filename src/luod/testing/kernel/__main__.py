@@ -1,0 +1,81 @@
+"""`python -m luod.testing.kernel -- COMMAND…`: runs COMMAND on a real kernel with LUO, in a virtual machine.
+
+As `luoemu run` does it on an emulated one: COMMAND is run in every boot until it ends without a jump, and its status is
+this command's. In its environment are LUOD_BOOT (1, 2, …), and LUOD_KERNEL and LUOD_INITRD, what to load for the jump.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from luod.errors import LuodError, MachineJumped
+from luod.testing.kernel.machine import KernelMachine
+
+
+def run_by_hand(machine: KernelMachine, argv: Sequence[str], output: Path, *, timeout: float) -> int:
+    """Runs `argv` in `machine`, in every boot until it ends without a jump; its exit status.
+
+    Its output goes to files in `output`, a directory the machine may write to, since a jump would cut a pipe short; it
+    is printed when it ends or jumps.
+    """
+    while True:
+        files = output / f"boot-{machine.boot}"
+        redirected = f"{shlex.quote(f'{files}.out')} 2>{shlex.quote(f'{files}.err')}"
+        environment = {"LUOD_BOOT": str(machine.boot), "LUOD_KERNEL": machine.kernel, "LUOD_INITRD": machine.initrd}
+        program = machine.spawn(
+            ["sh", "-c", f'cd "$0" && exec "$@" >{redirected}', os.getcwd(), *argv], env=environment
+        )
+        try:
+            return program.wait(timeout=timeout)
+        except MachineJumped:
+            continue
+        finally:
+            sys.stdout.write(files.with_suffix(".out").read_text(errors="replace"))
+            sys.stderr.write(files.with_suffix(".err").read_text(errors="replace"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m luod.testing.kernel",
+        description="Runs COMMAND on a real kernel with LUO, in a virtual machine.",
+    )
+    parser.add_argument("--kernel", metavar="FILE", help="the image to boot (default: what `make kernel` built)")
+    parser.add_argument("--append", metavar="WORDS", default="", help="added to the kernel's command line")
+    parser.add_argument("--memory", metavar="SIZE", default="1G", help="the machine's memory (default: %(default)s)")
+    parser.add_argument("--writable", metavar="DIR", action="append", default=[], help="DIR may be written; repeatable")
+    parser.add_argument("--log", metavar="FILE", help="keep the serial log here")
+    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=3600, help="default: %(default)s")
+    parser.add_argument("command", metavar="COMMAND", nargs="+")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="luod-kernel-") as folder:
+        output = Path(folder, "output")
+        output.mkdir()
+        try:
+            with KernelMachine(
+                kernel=arguments.kernel,
+                folder=folder,
+                writable=[output, *arguments.writable],
+                command_line=arguments.append,
+                memory=arguments.memory,
+            ) as machine:
+                status = run_by_hand(machine, arguments.command, output, timeout=arguments.timeout)
+        except LuodError as error:
+            print(f"{error}\n{error.hint}".rstrip(), file=sys.stderr)
+            return 1
+        finally:
+            if arguments.log and Path(folder, "serial.log").exists():
+                shutil.copyfile(Path(folder, "serial.log"), arguments.log)
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""QEMU's process on the host: waits for its end, and ends it by pidfd, never by number.
+
+Called by `luod.testing.kernel.machine`, which owns what it is given to write to.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+
+
+class Child:
+    """Owns the process and its pidfd: `close` waits for the one and closes the other."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        """Takes ownership of `process`, which has no pipes."""
+        self._process = process
+        self.pid = process.pid
+        self._pidfd = os.pidfd_open(process.pid)
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, None while it runs."""
+        return self._process.poll()
+
+    def ends_within(self, seconds: float) -> bool:
+        """Waits up to `seconds` for its end."""
+        if self._process.returncode is not None:
+            return True
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def wait(self) -> int:
+        """Waits for its end and returns the exit status, or minus the signal that killed it."""
+        return self._process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL, and waits for the end; nothing when it has been waited for."""
+        if self._process.returncode is None:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            self._process.wait()
+
+    def close(self) -> None:
+        """Ends it, if it has not, and lets go of the pidfd. A second call does nothing."""
+        self.kill()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1

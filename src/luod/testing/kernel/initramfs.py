@@ -1,0 +1,140 @@
+"""The initramfs of a real-kernel machine: busybox and an /init that makes the host's root its own and runs the agent.
+
+Two megabytes, built in memory for each machine: what is particular to it (the command, the shares) is in /init, so a
+kernel that is loaded with the same initramfs comes up the same, whatever its command line. Called by
+`luod.testing.kernel.machine`. It carries no Python and no packages: those are the host's, over 9p.
+"""
+
+from __future__ import annotations
+
+import shlex
+import stat
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from luod.errors import MachineUnavailable
+
+HOST_TAG: Final = "host"
+"""The 9p mount tag of the host's root, read-only."""
+BUSYBOX: Final = Path("/bin/busybox")
+PORT: Final = "/dev/vport0p1"
+"""The virtio-serial port the agent talks on: the first of the first controller."""
+
+_PT_INTERP: Final = 3
+_NEW: Final = "/new"
+
+# The root is an overlay: programs may write anywhere, into memory, and the host's files stay as they are.
+_INIT: Final = """\
+#!/bin/busybox sh
+set -e
+/bin/busybox --install /bin
+export PATH=/bin
+mount -t devtmpfs dev /dev
+mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=524288,cache=loose {host} /host
+mount -t tmpfs -o mode=755 memory /memory
+mkdir /memory/upper /memory/work
+mount -t overlay -o lowerdir=/host,upperdir=/memory/upper,workdir=/memory/work root {new}
+cd {new}
+mount -t proc proc proc
+mount -t sysfs sys sys
+mount -t cgroup2 cgroup sys/fs/cgroup
+mount -t debugfs debug sys/kernel/debug
+mount -t devtmpfs dev dev
+mkdir -p dev/pts dev/shm dev/mqueue
+mount -t devpts -o gid=5,mode=620,ptmxmode=666 pts dev/pts
+mount -t tmpfs -o mode=1777 shm dev/shm
+mount -t mqueue mqueue dev/mqueue
+mount -t tmpfs -o mode=755 run run
+{shares}
+ln -sf /proc/self/fd dev/fd
+ifconfig lo up
+hostname luod
+# The port is announced by a message on the device's control queue.
+until [ -c .{port} ]; do :; done
+cd /
+exec env -i {environment} switch_root {new} {command}
+"""
+_SHARE: Final = """\
+mkdir -p .{path}
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288,cache=none {tag} .{path}
+"""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A host directory that the machine may write to, at the same path. `tag` is its 9p mount tag."""
+
+    tag: str
+    path: str
+
+
+def initramfs(
+    command: Sequence[str], *, environment: Mapping[str, str], shares: Sequence[Share] = (), busybox: Path = BUSYBOX
+) -> bytes:
+    """An initramfs (cpio, not compressed) whose /init ends as `command`, with this environment, in the host's root.
+
+    MachineUnavailable: there is no busybox, or one that is not linked statically.
+    """
+    init = _INIT.format(
+        host=HOST_TAG,
+        new=_NEW,
+        port=PORT,
+        shares="".join(_SHARE.format(tag=share.tag, path=shlex.quote(share.path)) for share in shares),
+        environment=shlex.join(f"{name}={value}" for name, value in environment.items()),
+        command=shlex.join(command),
+    )
+    archive = Archive()
+    for folder in ("bin", "dev", "host", "memory", _NEW.strip("/")):
+        archive.add(folder, stat.S_IFDIR | 0o755)
+    # The kernel opens it for init before anything is mounted.
+    archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
+    archive.add("bin/busybox", stat.S_IFREG | 0o755, data=_static_program(busybox))
+    archive.add("init", stat.S_IFREG | 0o755, data=init.encode())
+    return archive.finished()
+
+
+class Archive:
+    """A cpio archive in the newc format, as Documentation/driver-api/early-userspace/buffer-format.rst has it."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._last_inode = 0
+
+    def add(self, name: str, mode: int, *, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> None:
+        """Adds an entry; `mode` has the file type in it, `device` is for a device node."""
+        self._last_inode += 1
+        path = name.encode() + b"\0"
+        # Inode, mode, uid, gid, links, mtime, size, the file system's device, the node's, name's size, checksum.
+        fields = (self._last_inode, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(path), 0)
+        self._data += b"070701" + b"".join(b"%08X" % field for field in fields) + path
+        self._pad()
+        self._data += data
+        self._pad()
+
+    def finished(self) -> bytes:
+        """The archive. Nothing may be added afterwards."""
+        self.add("TRAILER!!!", 0)
+        return bytes(self._data)
+
+    def _pad(self) -> None:
+        self._data += bytes(-len(self._data) % 4)
+
+
+def _static_program(path: Path) -> bytes:
+    try:
+        program = path.read_bytes()
+    except OSError:
+        program = b""
+    if program[:4] != b"\x7fELF" or _has_interpreter(program):
+        raise MachineUnavailable("needs busybox, of the Debian package busybox-static")
+    return program
+
+
+def _has_interpreter(program: bytes) -> bool:
+    """Whether an ELF program of 64 bits asks for a dynamic linker, which the initramfs does not have."""
+    (offset,) = struct.unpack_from("<Q", program, 32)
+    size, count = struct.unpack_from("<HH", program, 54)
+    return any(struct.unpack_from("<I", program, offset + i * size)[0] == _PT_INTERP for i in range(count))

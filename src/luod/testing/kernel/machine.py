@@ -1,0 +1,158 @@
+"""The real kernel as a `Machine`: QEMU started with an initramfs that runs the agent, and driven over a socket pair.
+
+The socket is QEMU's end of a serial port, so it outlives the jump. How a kernel is built is `kernel/build`'s. Called
+through the fixtures of `luod.testing.plugin`, and by `python -m luod.testing.kernel`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from luod.errors import MachineError, MachineUnavailable
+from luod.testing.channel import Channel
+from luod.testing.interpreter import interpreter_for
+from luod.testing.kernel import qemu
+from luod.testing.kernel.child import Child
+from luod.testing.kernel.initramfs import PORT, Share, initramfs
+from luod.testing.machine import Machine, describe
+
+TIMEOUT: Final = 120.0
+"""Seconds a request may take by default; emulated processors are slow, and slower when the host is busy."""
+LOG_TAIL: Final = 6000
+"""Bytes of the serial log that a failure's text carries."""
+
+
+class KernelMachine(Machine):
+    """A Linux in QEMU with the agent as its init. It has booted when the constructor returns.
+
+    `kernel` and `initrd` are the paths, in the machine as on the host, of what it was booted from; load both, and the
+    next boot has an agent again. The serial log is `folder`/serial.log.
+    """
+
+    def __init__(
+        self,
+        *,
+        kernel: str | os.PathLike[str] | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        writable: Sequence[str | os.PathLike[str]] = (),
+        command_line: str = "",
+        memory: str = "1G",
+        arguments: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        """Boots `kernel`, by default what `luod.testing.kernel.qemu.kernel_image` finds.
+
+        `folder` (it exists) takes logs and initramfs and is left alone afterwards; without one they are temporary, and
+        kept only when a `with` of the machine ends in an exception. `writable` are host directories that the machine
+        writes to, at the same paths. `command_line` is added to the kernel's, `arguments` to QEMU's, `env` to init's
+        environment. `timeout` are the seconds a request may take.
+        MachineUnavailable: QEMU, busybox, the image or a Python are missing. MachineEnded: it did not boot.
+        """
+        image = os.fspath(kernel) if kernel is not None else qemu.kernel_image()
+        python = interpreter_for()
+        if python is None:
+            raise MachineUnavailable("there is no Python that can import luod")
+        shares = [Share(f"share{number}", os.path.abspath(path)) for number, path in enumerate(writable)]
+        agent = python.module("luod.testing.agent", "--channel", PORT, "--power-off")
+        ram_disk = initramfs(agent, environment=_environment(python.environment, env), shares=shares)
+        self._temporary = folder is None
+        self.folder = Path(tempfile.mkdtemp(prefix="luod-kernel-") if folder is None else folder).resolve()
+        """Where serial.log, qemu.log and the initramfs are, on the host."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs, open(self.folder / "qemu.log", "wb") as log:
+                (self.folder / "initramfs").write_bytes(ram_disk)
+                command = qemu.command(
+                    kernel=image,
+                    initrd=str(self.folder / "initramfs"),
+                    command_line=f"{qemu.COMMAND_LINE} {command_line}".strip(),
+                    memory=memory,
+                    serial_log=str(self.folder / "serial.log"),
+                    agent_fd=theirs.fileno(),
+                    shares=shares,
+                    arguments=arguments,
+                )
+                self._child = Child(
+                    subprocess.Popen(
+                        command,
+                        cwd="/",
+                        pass_fds=[theirs.fileno()],
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        # Its own group: an interrupt at the terminal is for the test, which then ends it.
+                        start_new_session=True,
+                    )
+                )
+        except BaseException:
+            ours.close()
+            self._clean_up()
+            raise
+        self.pid = self._child.pid
+        """QEMU's process id, on the host."""
+        super().__init__(Channel(ours), timeout=timeout)
+        self._image = image
+        try:
+            self._boot_up()
+        except BaseException:
+            self._temporary = False  # its log says why
+            self._channel.close()
+            self._shut_down()
+            raise
+
+    def log(self) -> str:
+        """The end of the serial log, and what QEMU itself had to say."""
+        text = ""
+        for name in ("qemu.log", "serial.log"):
+            with contextlib.suppress(FileNotFoundError):
+                text += (self.folder / name).read_bytes()[-LOG_TAIL:].decode("utf-8", "replace")
+        return f"{text.rstrip()}\n({self.folder}/serial.log)" if text else ""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._temporary = False
+        super().__exit__(kind, error, trace)
+
+    def _booted(self, hello: Mapping[str, Any]) -> None:
+        self._kernel = self._image
+        self._initrd = str(self.folder / "initramfs")
+
+    def _why_ended(self) -> str:
+        # Its end of the socket is closed: it is ending, if it has not.
+        if self._child.ends_within(self._timeout):
+            return f"QEMU ended with {describe(self._child.wait())}"
+        return "QEMU closed its end of the channel and runs on"
+
+    def _shut_down(self) -> None:
+        try:
+            # After a failure nobody waits for a machine that may hang: it holds nothing that is needed.
+            if self._temporary and not self._child.ends_within(self._timeout):
+                raise MachineError(self._failure("close", f"QEMU did not end within {self._timeout} s"))
+        finally:
+            self._child.close()
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        if self._temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _environment(*additions: Mapping[str, str] | None) -> dict[str, str]:
+    """Init's environment: not the host's, which is about the host."""
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    environment = {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8"}
+    for addition in additions:
+        environment.update(addition or {})
+    return environment

@@ -1,0 +1,76 @@
+"""The command line of a QEMU that runs a real kernel, and where the kernel is. Called by `luod.testing.kernel.machine`.
+
+QEMU without KVM, so that it runs anywhere, also in a virtual machine; half of 1 GiB is kexec handover's scratch memory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from luod.errors import MachineUnavailable
+from luod.testing.kernel.initramfs import HOST_TAG, Share
+
+KERNEL_VARIABLE: Final = "LUOD_KERNEL"
+"""The environment variable with the image, or the folder with `bzImage` in it that `kernel/build` prints."""
+COMMAND_LINE: Final = "console=ttyS0 liveupdate=on kho=on panic=-1"
+"""A panic ends QEMU (with -no-reboot) instead of hanging."""
+
+_PROGRAM: Final = "qemu-system-x86_64"
+
+
+def kernel_image() -> str:
+    """The path of the kernel to boot: $LUOD_KERNEL, or the one `make kernel` built last. MachineUnavailable."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    path = Path(os.environ.get(KERNEL_VARIABLE) or Path(cache, "luod", "kernel", "current"))
+    image = path / "bzImage" if path.is_dir() else path
+    if not image.is_file():
+        raise MachineUnavailable(
+            f"there is no kernel image at {image}",
+            hint=f"make kernel builds one; {KERNEL_VARIABLE} names another",
+        )
+    return str(image.resolve())
+
+
+def command(
+    *,
+    kernel: str,
+    initrd: str,
+    command_line: str,
+    memory: str,
+    serial_log: str,
+    agent_fd: int,
+    shares: Sequence[Share],
+    arguments: Sequence[str],
+) -> list[str]:
+    """The argv that boots `kernel`. `agent_fd`, a connected stream socket to inherit, becomes the agent's port.
+
+    MachineUnavailable: there is no QEMU.
+    """
+    program = shutil.which(_PROGRAM)
+    if program is None:
+        raise MachineUnavailable(f"needs {_PROGRAM}, of the Debian package qemu-system-x86")
+    machine = [program, "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", memory]
+    quiet = ["-nodefaults", "-no-reboot", "-display", "none"]
+    boot = ["-kernel", kernel, "-initrd", initrd, "-append", command_line, "-serial", f"file:{_escaped(serial_log)}"]
+    port = ["-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,fd={agent_fd}"]
+    port += ["-device", "virtserialport,chardev=agent,name=luod.agent"]
+    files = _share(HOST_TAG, "/", "readonly=on,multidevs=remap")
+    for share in shares:
+        files += _share(share.tag, share.path, "multidevs=remap")
+    return [*machine, *quiet, *boot, *port, *files, "-device", "virtio-rng-pci", *arguments]
+
+
+def _share(tag: str, path: str, options: str) -> list[str]:
+    return [
+        *("-fsdev", f"local,id={tag},path={_escaped(path)},security_model=none,{options}"),
+        *("-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"),
+    ]
+
+
+def _escaped(value: str) -> str:
+    """As QEMU's option parser wants a value that may contain commas."""
+    return value.replace(",", ",,")
