@@ -30,7 +30,9 @@ _AT_FDCWD: Final = -100
 _AT_STATX_DONT_SYNC: Final = 0x4000
 _STATX_INO: Final = 0x100
 _PIDFD_THREAD: Final = os.O_EXCL
-KEXEC_SEGMENT_MAX: Final = 16
+_PAGE: Final = 4096
+_WINDOW: Final = 128
+"""Bytes read at once: more than any structure of LUO has."""
 
 # Every call of the machine comes through here, so the function is looked up and typed once.
 _statx = ctypes.CDLL(None, use_errno=True).statx
@@ -96,6 +98,7 @@ class Thread:
         """Without a notification, as for a call that came through FUSE, nothing can be installed."""
         self._around = surroundings
         self._notification = notification
+        self._window = (0, b"")
         self.tid = tid
 
     def identity(self, fd: int) -> Identity | None:
@@ -113,9 +116,21 @@ class Thread:
             return False
 
     def read(self, address: int, length: int) -> bytes:
-        return process_memory.read(self.tid, address, length)
+        """The model reads a structure's size and then the structure: one look at the memory serves both."""
+        start, data = self._window
+        offset = address - start
+        if offset >= 0 and offset + length <= len(data):
+            return data[offset : offset + length]
+        # Not over the end of a page: behind it there may be nothing, which is for the next read to find.
+        ahead = min(_WINDOW, _PAGE - address % _PAGE)
+        if length > ahead:
+            return process_memory.read(self.tid, address, length)
+        data = process_memory.read(self.tid, address, ahead)
+        self._window = (address, data)
+        return data[:length]
 
     def write(self, address: int, data: bytes) -> None:
+        self._window = (0, b"")
         process_memory.write(self.tid, address, data)
 
     def writable(self, address: int, length: int) -> bool:

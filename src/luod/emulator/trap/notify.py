@@ -27,7 +27,8 @@ class Notification:
     tid: int
     number: int
     architecture: int
-    arguments: tuple[int, int, int, int, int, int]
+    arguments: tuple[int, ...]
+    """All six, 64 bits each; what the call does not have is rubbish."""
 
 
 class Listener:
@@ -59,9 +60,8 @@ class Listener:
             if error.errno == errno.ENOENT:
                 return None
             raise
-        id_, tid, _, number, architecture, _, *arguments = uapi.NOTIF.unpack(self._buffer)
-        first, second, third, fourth, fifth, sixth = arguments
-        return Notification(id_, tid, number, architecture, (first, second, third, fourth, fifth, sixth))
+        values = uapi.NOTIF.unpack(self._buffer)
+        return Notification(values[0], values[1], values[3], values[4], values[6:])
 
     def alive(self, notification: Notification) -> bool:
         """Whether the thread is still stopped in this call. If so, what was read by its tid before was its own."""

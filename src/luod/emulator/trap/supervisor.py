@@ -158,7 +158,9 @@ class Supervisor:
         if notification is None:
             return None
         # What was closed before this call was made shows in epoll by now; since the last look more may have been.
-        self._note_ends(dict(self._epoll.poll(0)))
+        others = {fd for fd, _ in self._epoll.poll(0)}
+        if others:
+            self._note_ends(others)
         try:
             return self._dispatch(notification)
         except Errno as error:
