@@ -32,6 +32,11 @@ class Kind(enum.Enum):
     HUGETLB = "hugetlb"
     SESSION = "session"
     LIVEUPDATE = "liveupdate"
+    VFIO_DEVICE = "vfio device"
+    """This and the next three are the model's own files (`vfio.files.ModelFile`), whichever way they were opened."""
+    VFIO_GROUP = "vfio group"
+    VFIO_CONTAINER = "vfio container"
+    IOMMUFD = "iommufd"
     OTHER = "other"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -11,6 +12,17 @@ class Blocked:
     """The caller sleeps and gets no answer. `until` says in words what would wake it; "" means nothing ever does."""
 
     until: str = ""
+
+
+@dataclass(frozen=True)
+class Waiting(Blocked):
+    """`Blocked` until something else happens in the machine.
+
+    `poll` gives the call's result (or raises its Errno) once that is so, and None before; to be asked after each
+    request that was answered and each file that was released, and not again after it gave one.
+    """
+
+    poll: Callable[[], int | None] = lambda: None
 
 
 @dataclass(frozen=True)
