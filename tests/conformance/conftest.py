@@ -1,8 +1,9 @@
 """Fixtures of the rows: a machine and a question program a module, a process a row.
 
 `pytest.mark.divergence(NAME)` marks a row that the emulated machine cannot meet: there, and only there, an expected
-failure, strict, so that the mark has to go when the machine learns it. NAME is a heading of docs/divergences.md. With
-`when` it holds only where the device is a FUSE node (FUSE), or only where it cannot be one (NO_FUSE).
+failure, strict, so that the mark has to go when the machine learns it. NAME is the test that shows the divergence, as
+docs/divergences.md names it. With `when` it holds only where the device is a FUSE node (FUSE), or only where it cannot
+be one (NO_FUSE).
 """
 
 from __future__ import annotations

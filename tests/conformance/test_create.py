@@ -173,19 +173,19 @@ def test_fd_is_close_on_exec_and_read_write(caller: Caller) -> None:
     assert caller.ask("getfl", fd="s") & ~0o100000 == os.O_RDWR
 
 
-@pytest.mark.divergence("session fd")
+@pytest.mark.divergence("test_session_is_shown_as_a_memfd")
 def test_fd_flags_have_no_o_largefile(caller: Caller) -> None:
     caller.create()
     assert caller.ask("getfl", fd="s") == 0o2
 
 
-@pytest.mark.divergence("session fd")
+@pytest.mark.divergence("test_session_is_shown_as_a_memfd")
 def test_fd_leads_to_an_anonymous_inode(caller: Caller) -> None:
     caller.create(b"linked")
     assert caller.ask("link", fd="s") == "anon_inode:[luo_session] linked"
 
 
-@pytest.mark.divergence("session fd")
+@pytest.mark.divergence("test_session_is_shown_as_a_memfd")
 def test_fd_has_no_file_type(caller: Caller) -> None:
     caller.create()
     assert stat.S_IFMT(caller.ask("stat", fd="s")["mode"]) == 0
@@ -197,7 +197,7 @@ def test_fd_stat(caller: Caller) -> None:
     assert (stat.S_IMODE(found["mode"]), found["rdev"], found["size"]) == (0o600, 0, 0)
 
 
-@pytest.mark.divergence("session fd")
+@pytest.mark.divergence("test_session_is_shown_as_a_memfd")
 def test_fd_cannot_be_reopened(caller: Caller) -> None:
     caller.create()
     assert caller.says("reopen", fd="s", flags=os.O_RDWR, slot="again") == "ENXIO"

@@ -16,7 +16,8 @@ from tests.conformance.conftest import FUSE, NO_FUSE, ROOT
 from tests.conformance.voyage import Voyage, across_jumps
 
 DEVICE = "/dev/liveupdate"
-WITHOUT_FUSE = pytest.mark.divergence("opening without FUSE", when=NO_FUSE)
+WITH_FUSE = pytest.mark.divergence("test_node_with_epoll_and_fionread", when=FUSE)
+WITHOUT_FUSE = pytest.mark.divergence("test_machine_without_fuse_sees_one_spelling", when=NO_FUSE)
 
 
 @WITHOUT_FUSE
@@ -25,14 +26,14 @@ def test_node_is_for_root_alone(caller: Caller) -> None:
     assert (stat.S_IMODE(node["mode"]), node["uid"], node["gid"]) == (0o600, 0, 0)
 
 
-@pytest.mark.divergence("device node")
+@pytest.mark.divergence("test_node_is_a_regular_file")
 def test_node_is_a_character_device(caller: Caller) -> None:
     node = caller.ask("stat_path", path=DEVICE)
     assert stat.S_ISCHR(node["mode"])
     assert os.major(node["rdev"]) == 10
 
 
-@pytest.mark.divergence("device node")
+@pytest.mark.divergence("test_node_is_a_regular_file")
 def test_class_in_sysfs(shared_machine: Machine) -> None:
     assert shared_machine.run(["test", "-e", "/sys/class/misc/liveupdate"], check=False).returncode == 0
 
@@ -124,7 +125,7 @@ def test_close_and_reopen_with_a_session_waiting(caller: Caller) -> Voyage:
         pytest.param("ftruncate", {"size": 0}, "EINVAL", id="ftruncate", marks=WITHOUT_FUSE),
         pytest.param("lseek", {"offset": 0}, "ESPIPE", id="lseek", marks=WITHOUT_FUSE),
         pytest.param("map", {"name": "map", "length": 4096}, "ENODEV", id="mmap", marks=WITHOUT_FUSE),
-        pytest.param("epoll_add", {}, "EPERM", id="epoll", marks=pytest.mark.divergence("device node", when=FUSE)),
+        pytest.param("epoll_add", {}, "EPERM", id="epoll", marks=WITH_FUSE),
     ],
 )
 def test_other_calls(caller: Caller, call: str, parameters: dict[str, object], says: str) -> None:

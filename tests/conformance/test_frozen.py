@@ -50,7 +50,7 @@ def test_stores_through_old_and_new_mappings(preserved: Caller) -> None:
     assert preserved.ask("pread", fd="m", length=7, offset=4096) == "new map"
 
 
-@pytest.mark.divergence("frozen memfd")
+@pytest.mark.divergence("test_preserved_memfd_is_not_frozen")
 @pytest.mark.parametrize(("row", "call", "parameters"), REFUSED, ids=[row[0] for row in REFUSED])
 def test_refused(preserved: Caller, row: str, call: str, parameters: dict[str, object]) -> None:
     before = preserved.ask("digest", fd="m")
@@ -58,7 +58,7 @@ def test_refused(preserved: Caller, row: str, call: str, parameters: dict[str, o
     assert preserved.ask("digest", fd="m") == before
 
 
-@pytest.mark.divergence("frozen memfd")
+@pytest.mark.divergence("test_preserved_memfd_is_not_frozen")
 def test_refused_madvise_remove(preserved: Caller) -> None:
     assert preserved.says("madvise_remove", name="before") == "EPERM"
 
@@ -72,7 +72,7 @@ def test_seals_can_be_added(preserved: Caller, seal: int) -> None:
     assert preserved.says("add_seals", fd="m", seals=seal) == "OK"
 
 
-@pytest.mark.divergence("frozen memfd")
+@pytest.mark.divergence("test_preserved_memfd_is_not_frozen")
 def test_seal_write_is_busy_even_if_never_mapped(caller: Caller) -> None:
     caller.create()
     caller.preserved_memfd()

@@ -119,7 +119,7 @@ def test_close_on_exec_is_set(caller: Caller) -> Voyage:
     assert caller.ask("getfd", fd="m") == 1
 
 
-@pytest.mark.divergence("name of a retrieved memfd")
+@pytest.mark.divergence("test_name_of_a_retrieved_file")
 @across_jumps
 def test_name_is_not_kept(caller: Caller) -> Voyage:
     caller.create()

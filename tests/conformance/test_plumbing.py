@@ -40,9 +40,9 @@ OTHER_TYPES = [
     ("FIONREAD", 0x541B, "EINVAL", "EINVAL"),
     ("TIOCGWINSZ", 0x5413, "EINVAL", "EINVAL"),
 ]
-DEVICE_NODE = pytest.mark.divergence("device node", when=FUSE)
-WITHOUT_FUSE = pytest.mark.divergence("opening without FUSE", when=NO_FUSE)
-SESSION = pytest.mark.divergence("other ioctls on a session")
+DEVICE_NODE = pytest.mark.divergence("test_node_with_epoll_and_fionread", when=FUSE)
+WITHOUT_FUSE = pytest.mark.divergence("test_machine_without_fuse_sees_one_spelling", when=NO_FUSE)
+SESSION = pytest.mark.divergence("test_session_with_foreign_ioctls")
 DEVICE_MARKS = {
     "FIONREAD": [DEVICE_NODE, WITHOUT_FUSE],
     "TIOCGWINSZ": [WITHOUT_FUSE],

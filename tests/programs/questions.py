@@ -11,6 +11,7 @@ makes no sense is answered {"wrong": …}; {"gone": status} says that the asked 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -23,15 +24,17 @@ import signal
 import socket
 import sys
 import threading
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from luod.linux import syscall
 from luod.uapi import kexec as kexec_api
-from luod.uapi import liveupdate as api
-from tests.programs.argument import MADV_REMOVE, Argument, Mapping, fallocate, ioctl
+from tests.programs.argument import MADV_REMOVE, Mapping, fallocate
 from tests.programs.descriptors import make
+from tests.programs.session_calls import SessionCalls, Slot
 
-Slot = str | int
+__all__ = ["Process", "Slot"]
+
+PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 class Kid:
@@ -47,11 +50,13 @@ class Kid:
         self.connection.close()
 
 
-class Process:
+class Process(SessionCalls):
     """The calls one process can make, and what it holds: fds by slot, mappings, children."""
 
     def __init__(self) -> None:
-        self.slots: dict[str, int] = {}
+        super().__init__()
+        self.depth = 0
+        """0 in the program itself, 1 in its children, and so on."""
         self.maps: dict[str, Mapping] = {}
         self.kids: dict[str, Kid] = {}
         self.scribbling: dict[str, tuple[threading.Thread, threading.Event]] = {}
@@ -73,83 +78,6 @@ class Process:
             return {"errno": errno.errorcode.get(error.errno or 0, str(error))}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             return {"wrong": f"{type(error).__name__}: {error}"}
-
-    def fd(self, slot: Slot) -> int:
-        return slot if isinstance(slot, int) else self.slots[slot]
-
-    def put(self, slot: str, fd: int) -> int:
-        if slot in self.slots:
-            os.close(fd)
-            raise ValueError(f"slot {slot} is taken")
-        self.slots[slot] = fd
-        return fd
-
-    # -- /dev/liveupdate and sessions ----------------------------------------------------------------------------
-
-    def do_create(self, device: Slot, name: str, slot: str, **how: Any) -> int:
-        return self._named_session(api.LIVEUPDATE_IOCTL_CREATE_SESSION, device, name, slot, how)
-
-    def do_retrieve(self, device: Slot, name: str, slot: str, **how: Any) -> int:
-        return self._named_session(api.LIVEUPDATE_IOCTL_RETRIEVE_SESSION, device, name, slot, how)
-
-    def _named_session(self, command: int, device: Slot, name: str, slot: str, how: dict[str, Any]) -> int:
-        data = api.CREATE_SESSION.pack(api.CREATE_SESSION.size, how.pop("input_fd", -1), name.encode("latin-1"))
-        return self.put(slot, api.CREATE_SESSION.unpack_from(self._call(device, command, data, **how))[1])
-
-    def do_preserve(self, session: Slot, fd: Slot, token: int, **how: Any) -> None:
-        data = api.SESSION_PRESERVE_FD.pack(api.SESSION_PRESERVE_FD.size, self.fd(fd), token)
-        self._call(session, api.LIVEUPDATE_SESSION_PRESERVE_FD, data, **how)
-
-    def do_unpreserve(self, session: Slot, token: int, reserved: int = 0, **how: Any) -> None:
-        data = api.SESSION_UNPRESERVE_FD.pack(api.SESSION_UNPRESERVE_FD.size, reserved, token)
-        self._call(session, api.LIVEUPDATE_SESSION_UNPRESERVE_FD, data, **how)
-
-    def do_retrieve_fd(self, session: Slot, token: int, slot: str, **how: Any) -> int:
-        data = api.SESSION_RETRIEVE_FD.pack(api.SESSION_RETRIEVE_FD.size, how.pop("input_fd", -1), token)
-        answer = self._call(session, api.LIVEUPDATE_SESSION_RETRIEVE_FD, data, **how)
-        return self.put(slot, api.SESSION_RETRIEVE_FD.unpack_from(answer)[1])
-
-    def do_finish(self, session: Slot, reserved: int = 0, **how: Any) -> None:
-        data = api.SESSION_FINISH.pack(api.SESSION_FINISH.size, reserved)
-        self._call(session, api.LIVEUPDATE_SESSION_FINISH, data, **how)
-
-    def do_get_name(self, session: Slot, reserved: int = 0, fill: str = "\0", **how: Any) -> str:
-        field = fill.encode("latin-1") * api.LIVEUPDATE_SESSION_NAME_LENGTH
-        data = api.SESSION_GET_NAME.pack(api.SESSION_GET_NAME.size, reserved, field)
-        answer = self._call(session, api.LIVEUPDATE_SESSION_GET_NAME, data, **how)
-        name: bytes = api.SESSION_GET_NAME.unpack_from(answer)[2]
-        return name.decode("latin-1")
-
-    def _call(
-        self,
-        fd: Slot,
-        command: int,
-        data: bytes,
-        *,
-        size: int | None = None,
-        tail: str = "",
-        memory: str = "writable",
-        mapped: int | None = None,
-    ) -> bytes:
-        """`size` replaces the size field; the argument is cut off or filled up with zeros to it, then comes `tail`."""
-        if size is not None:
-            data = size.to_bytes(4, sys.byteorder) + data[4:]
-            if size < 1 << 20:
-                data = data[: max(size, 4)].ljust(max(size, 4) - len(tail), b"\0")
-        return self._ioctl(self.fd(fd), command, data + tail.encode("latin-1"), memory, mapped)[1]
-
-    def _ioctl(self, fd: int, command: int, data: bytes, memory: str, mapped: int | None) -> tuple[int, bytes]:
-        if memory == "null":
-            return ioctl(fd, command, 0), b""
-        with Argument(data, writable=memory == "writable", mapped=mapped) as argument:
-            return ioctl(fd, command, argument.pointer), argument.bytes()
-
-    def do_ioctl(
-        self, fd: Slot, command: int, data: str = "", memory: str = "writable", mapped: int | None = None
-    ) -> list[Any]:
-        """Any ioctl with any argument: the result and what the memory holds then."""
-        result, after = self._ioctl(self.fd(fd), command, data.encode("latin-1"), memory, mapped)
-        return [result, after.decode("latin-1")]
 
     # -- fds -----------------------------------------------------------------------------------------------------
 
@@ -309,12 +237,15 @@ class Process:
     def do_fork(self, kid: str) -> int:
         ours, theirs = socket.socketpair()
         pid = os.fork()
+        if self.depth == 0:
+            os.setpgid(pid, 0)  # by both, so that neither has to wait for the other
         if pid:
             theirs.close()
             self.kids[kid] = Kid(pid, ours)
             return pid
         status = 1
         try:
+            self.depth += 1
             ours.close()
             for other in self.kids.values():
                 other.close()
@@ -336,11 +267,18 @@ class Process:
         return {"gone": os.waitstatus_to_exitcode(status) if pid else None}
 
     def do_end(self, kid: str, number: int = signal.SIGKILL) -> int:
-        """Kills a child and waits until every reference it held is gone."""
+        """Kills a child and waits until every reference it held is gone; the program itself takes its children too."""
         child = self.kids.pop(kid)
         child.close()
-        os.kill(child.pid, number)
-        return os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+        if self.depth:
+            os.kill(child.pid, number)
+            return os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+        os.killpg(child.pid, number)
+        status = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.waitpid(-child.pid, 0)
+        return status
 
     def do_exec(self, argv: list[str], keep: list[Slot]) -> None:
         """Becomes another program, which inherits the fds in `keep` and no other above 2."""
@@ -412,6 +350,7 @@ class Process:
 
 
 def main() -> None:
+    syscall("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     Process().serve(sys.stdin, sys.stdout)
 
 
