@@ -251,6 +251,30 @@ def test_carried_memory_is_given_back(tmp_path: Path) -> None:
     assert counts == {"preserved": [5, 0], "retrieved": [5, 0], "finished": [0, 0]}
 
 
+def test_boots_leave_nothing_in_the_supervisor() -> None:
+    source = """
+        os.close(create(device(), b"s"))
+        os.write(1, b"%d\\n" % BOOT); sys.stdin.readline()
+        if BOOT < 8: jump()
+    """
+    with subprocess.Popen(
+        [*luoemu(), *python(source)],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as machine:
+        counts = []
+        for boot in range(1, 9):
+            assert output(machine).readline() == f"{boot}\n"
+            counts.append(len(os.listdir(f"/proc/{machine.pid}/fd")))
+            assert machine.stdin is not None
+            machine.stdin.write("go on\n")
+        assert machine.wait(30) == 0
+    assert len(set(counts)) == 1, counts
+
+
 def memfds(pid: int) -> int:
     return sum(os.readlink(link).startswith("/memfd:") for link in Path(f"/proc/{pid}/fd").iterdir())
 
@@ -311,6 +335,15 @@ def test_killed_supervisor_takes_the_machine_along(way: str) -> None:
         assert output(machine).read() == ""
         assert machine.wait(30) == -signal.SIGKILL
     assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_killed_keeper_ends_the_machine() -> None:
+    """The process between `luoemu` and init, as the OOM killer might choose it."""
+    with started(HOLDER) as machine:
+        (keeper,) = Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text().split()
+        os.kill(int(keeper), signal.SIGKILL)
+        assert output(machine).read() == ""
+        assert machine.wait(30) == 128 + signal.SIGKILL
 
 
 def test_interrupt_from_a_terminal_is_left_to_an_init_that_handles_it() -> None:

@@ -154,6 +154,7 @@ class _Boot:
         """Until init runs under its filter."""
         listener: Fd | None = None
         device: int | None = None
+        user_namespace = 0
         while listener is None or self._init is None:
             message = channel.receive(self._channel)
             if message is None:
@@ -163,6 +164,7 @@ class _Boot:
                 raise MachineError(content["error"])
             if "furnished" in content:
                 self._kexec_loaded, *rest = fds
+                user_namespace = content["user_namespace"]
                 if rest:
                     self._fuse = rest[0]
                     device = content["device"]
@@ -181,7 +183,7 @@ class _Boot:
             listener,
             fuse=fuse,
             device=device,
-            user_namespace=os.stat(f"/proc/{self._init_pid}/ns/user").st_ino,
+            user_namespace=user_namespace,
             kexec_loaded=self._kexec_loaded,
         )
         return self._supervisor
