@@ -1,6 +1,8 @@
 # What a person runs here. Every target does its own set-up; nothing outside this folder is changed.
 #   make demo          the main job: a live update on an emulated machine
 #   make test          linters, types, import rules, tests
+#   make kernel        a Linux with LUO, built once into ~/.cache/luod (docs/kernel-machine.md)
+#   make test-kernel   the tests that matter there, on that Linux
 #   make bench         benchmarks (never part of the tests)
 
 # Debian's own Python, where there is one: other uids can run it, which one under /root they cannot.
@@ -9,8 +11,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 3
+KERNEL ?= 7.3
+KERNEL_TESTS ?= tests/kernel tests/test_demo.py tests/test_document.py tests/test_updates.py tests/conformance
 
-.PHONY: demo test lint pytest bench clean setup
+.PHONY: demo test lint pytest kernel test-kernel bench clean setup
 
 demo: $(READY)
 	@$(BIN)/python -m demo
@@ -25,6 +29,14 @@ lint: $(READY)
 
 pytest: $(READY)
 	$(BIN)/pytest -n $(WORKERS)
+
+kernel:
+	@kernel/build $(KERNEL)
+
+# One boot serves a module's tests, so a module stays with one worker.
+test-kernel: $(READY)
+	@kernel=$$(kernel/build $(KERNEL)) && echo "testing on $$kernel" && \
+		LUOD_KERNEL=$$kernel $(BIN)/pytest --machine kernel --timeout 400 -n 2 --dist loadfile $(KERNEL_TESTS)
 
 bench: $(READY)
 	$(BIN)/python -m bench

@@ -59,6 +59,7 @@ class KernelMachine(Machine):
         MachineUnavailable: QEMU, busybox, the image or a Python are missing. MachineEnded: it did not boot.
         """
         image = os.fspath(kernel) if kernel is not None else qemu.kernel_image()
+        program = qemu.program()
         python = interpreter_for()
         if python is None:
             raise MachineUnavailable("there is no Python that can import luod")
@@ -73,6 +74,7 @@ class KernelMachine(Machine):
             with theirs, open(self.folder / "qemu.log", "wb") as log:
                 (self.folder / "initramfs").write_bytes(ram_disk)
                 command = qemu.command(
+                    program,
                     kernel=image,
                     initrd=str(self.folder / "initramfs"),
                     command_line=f"{qemu.COMMAND_LINE} {command_line}".strip(),

@@ -35,7 +35,16 @@ def kernel_image() -> str:
     return str(image.resolve())
 
 
+def program() -> str:
+    """The path of QEMU. MachineUnavailable: there is none."""
+    path = shutil.which(_PROGRAM)
+    if path is None:
+        raise MachineUnavailable(f"needs {_PROGRAM}, of the Debian package qemu-system-x86")
+    return path
+
+
 def command(
+    program: str,
     *,
     kernel: str,
     initrd: str,
@@ -46,13 +55,7 @@ def command(
     shares: Sequence[Share],
     arguments: Sequence[str],
 ) -> list[str]:
-    """The argv that boots `kernel`. `agent_fd`, a connected stream socket to inherit, becomes the agent's port.
-
-    MachineUnavailable: there is no QEMU.
-    """
-    program = shutil.which(_PROGRAM)
-    if program is None:
-        raise MachineUnavailable(f"needs {_PROGRAM}, of the Debian package qemu-system-x86")
+    """The argv that boots `kernel`. `agent_fd`, a connected stream socket to inherit, becomes the agent's port."""
     machine = [program, "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", memory]
     quiet = ["-nodefaults", "-no-reboot", "-display", "none"]
     boot = ["-kernel", kernel, "-initrd", initrd, "-append", command_line, "-serial", f"file:{_escaped(serial_log)}"]
