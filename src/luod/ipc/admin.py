@@ -102,7 +102,7 @@ class Admin(VarlinkInterface, name=ADMIN):
         """Loads a kernel image, and an initial RAM disk, with kexec_file_load. luod keeps the files, and loads them
         again right before the jump.
 
-        Errors: NotAKernelImage, UpdateRunning, KernelRefused.
+        Errors: NotAKernelImage, UpdateRunning, Refused, KernelRefused.
         """
         kernel = _copy(kernelFileDescriptor)
         try:

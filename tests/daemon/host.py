@@ -1,0 +1,58 @@
+"""luod on a machine, seen from outside: its two processes, and programs of several users. Used by tests/daemon/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from luod.testing import Host, Machine
+from luod.testing.host import SOCKET
+from tests.library import Vmm, start_vmm
+
+
+class Luod(Host):
+    """A host on which luod's processes can be told apart and killed."""
+
+    def __init__(self, machine: Machine, state_directory: Path) -> None:
+        super().__init__(machine, state_directory=state_directory)
+        self.state_directory = str(state_directory)
+
+    @property
+    def keep_pid(self) -> int:
+        assert self.keep is not None
+        pid: int = self.keep.ask({})["pid"]
+        return pid
+
+    def serve_pid(self) -> int:
+        """The serve that runs now; waits for it while keep starts one."""
+        while True:
+            children = self.machine.read(f"/proc/{self.keep_pid}/task/{self.keep_pid}/children").split()
+            if children:
+                return int(children[0])
+
+    def kill_serve(self) -> None:
+        """SIGKILL; the next one is started by keep."""
+        self.machine.run(["kill", "-KILL", str(self.serve_pid())])
+
+    def links(self, pid: int) -> list[str]:
+        """What the fds of a process lead to."""
+        names = self.machine.run(["ls", "-l", f"/proc/{pid}/fd"]).text.splitlines()[1:]
+        return [name.partition(" -> ")[2] for name in names]
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = self.luoctl_json("status")
+        return status
+
+    def vmm(self, user: int | None = None) -> Vmm:
+        return start_vmm(self.machine, self.python(user), "client", ("blocking", SOCKET), user=user)
+
+    def jump(self) -> None:
+        """One live update, with luod running again after it."""
+        self.load()
+        self.update()
+        self.start()
+
+
+def states(vmm: Vmm) -> dict[str, str]:
+    """The sessions this user is shown: "outgoing vm" and its state."""
+    return {f"{entry['direction']} {entry['name']}": entry["state"] for entry in vmm.call("sessions")}

@@ -1,0 +1,214 @@
+"""`luod keep` by itself: what it refuses, what it holds, what it passes on. No machine but where one is named."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.host import Luod, states
+
+KEEP = [sys.executable, "-m", "luod.daemon.main", "keep"]
+
+IDLE = ["/bin/sh", "-c", "exec cat <&3"]
+"""A serve that does nothing, and ends with keep: until the channel is at its end."""
+DEAF = [
+    sys.executable,
+    "-c",
+    "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); open(3).read()",
+]
+"""One that does not end when asked to."""
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> dict[str, str]:
+    """Where a keep of the test's own has its things."""
+    return {
+        "socket": str(tmp_path / "run" / "luod.sock"),
+        "admin-socket": str(tmp_path / "run" / "admin.sock"),
+        "state-directory": str(tmp_path / "state"),
+    }
+
+
+@pytest.fixture
+def start(places: dict[str, str]) -> Iterator[Start]:
+    """Runs a Keeper whose serve is another program: `start(program, argument, …)`. No device is needed for that."""
+    started: list[subprocess.Popen[str]] = []
+    source = (
+        "import sys; from luod.daemon.keep import Keeper; from luod.daemon.listening import Listening;"
+        "from luod.daemon.log import Log\n"
+        "with Listening(*sys.argv[1:4]) as listening: Keeper(listening, sys.argv[4:], Log('keep', 'debug')).run()"
+    )
+
+    def run(*serve: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", source, *places.values(), *serve],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def options(places: dict[str, str]) -> list[str]:
+    return [word for name, value in places.items() for word in (f"--{name}", value)]
+
+
+def lines_with(process: subprocess.Popen[str], word: str, count: int) -> list[str]:
+    """The first `count` lines of its log that have `word`."""
+    assert process.stderr is not None
+    found: list[str] = []
+    while len(found) < count:
+        line = process.stderr.readline()
+        assert line, "its log ended"
+        if word in line:
+            found.append(line)
+    return found
+
+
+@pytest.mark.skipif(Path("/dev/liveupdate").exists(), reason="this host has live update")
+def test_without_the_device_it_says_so_in_one_sentence(places: dict[str, str]) -> None:
+    ended = subprocess.run([*KEEP, *options(places)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert re.fullmatch(r"luod: open /dev/liveupdate: .+\(.*luoemu run.*\)\n", ended.stderr)
+    assert not Path(places["socket"]).exists()
+
+
+def test_serve_is_not_started_by_hand() -> None:
+    ended = subprocess.run([*KEEP[:-1], "serve"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "luod: luod serve has no keeper (it is not started by hand: run `luod keep`)\n"
+
+
+def test_keep_imports_nothing_that_clients_could_reach() -> None:
+    source = "import sys, luod.daemon.main, luod.daemon.keep; print(' '.join(sys.modules))"
+    modules = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout.split()
+    assert "luod.daemon.keep" in modules
+    assert not {"asyncio", "asyncvarlink", "msgspec", "logging", "luod.ipc.wire", "luod.daemon.serve"} & set(modules)
+
+
+def test_a_serve_that_dies_at_once_is_started_again_later_and_later(start: Start) -> None:
+    keep = start("/bin/false")
+    pauses = [float(line.rpartition("again_in=")[2]) for line in lines_with(keep, "serve-ended", 3)]
+    assert pauses[0] < pauses[1] < pauses[2]
+
+
+def test_a_serve_that_cannot_be_started_is_tried_again(start: Start) -> None:
+    lines_with(start("/no/such/program"), "serve-cannot-start", 2)
+
+
+def test_serve_gets_its_fds_by_name_and_closed_on_exec(start: Start, places: dict[str, str]) -> None:
+    source = (
+        "import os, stat, sys; from luod.daemon.descriptors import inherited\n"
+        "fds = inherited()\n"
+        "print(*(f'{n}:{stat.S_ISSOCK(os.fstat(f.fileno()).st_mode)}:{os.get_inheritable(f.fileno())}'"
+        " for n, f in fds.items()))\n"
+        "print('again', len(inherited()), [n for n in os.environ if n.startswith(('LISTEN_', 'NOTIFY_'))])\n"
+        "print(len(os.listdir('/proc/self/fd')), flush=True); sys.stdin.read()"
+    )
+    keep = start(sys.executable, "-c", source, environment={"NOTIFY_SOCKET": "/nowhere"})
+    assert keep.stdout is not None
+    assert keep.stdout.readline() == "keeper:True:False sessions:True:False admin:True:False\n"
+    assert keep.stdout.readline() == "again 0 []\n"
+    assert keep.stdout.readline() == "7\n"  # those three, 0 to 2, and the directory
+
+
+def test_the_sockets_are_for_all_and_for_root_and_go_with_keep(start: Start, places: dict[str, str]) -> None:
+    keep = start(*IDLE)
+    lines_with(keep, "serve-started", 1)
+    modes = [oct(Path(places[name]).stat().st_mode & 0o777) for name in ("socket", "admin-socket")]
+    assert modes == ["0o666", "0o600"]
+    keep.send_signal(signal.SIGTERM)
+    assert keep.wait() == 0
+    assert list(Path(places["socket"]).parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("shared", ["socket", "admin-socket", "state-directory"])
+def test_another_luod_in_the_same_place_is_refused(start: Start, places: dict[str, str], shared: str) -> None:
+    first = start(*IDLE)
+    lines_with(first, "serve-started", 1)
+    for name in set(places) - {shared}:
+        places[name] += "-2"
+    second = start(*IDLE)
+    _output, log = second.communicate()
+    assert second.returncode == 1
+    assert "Refused" in log
+    assert places[shared] in log
+    assert first.poll() is None
+
+
+def test_what_a_killed_keep_left_is_replaced(start: Start, places: dict[str, str]) -> None:
+    first = start(*IDLE)
+    lines_with(first, "serve-started", 1)
+    first.kill()
+    first.wait()
+    lines_with(start(*IDLE), "serve-started", 1)
+
+
+def test_a_serve_that_does_not_end_is_killed(start: Start) -> None:
+    """It takes keep ten seconds to lose patience."""
+    keep = start(*DEAF)
+    assert keep.stdout is not None
+    assert keep.stdout.readline() == "deaf\n"
+    keep.send_signal(signal.SIGTERM)
+    lines_with(keep, "serve-killed", 1)
+    assert keep.wait() == 0
+
+
+def test_a_luod_started_again_finds_what_waits_in_the_kernel(luod: Luod) -> None:
+    """Sessions nobody has claimed are the kernel's; what luod must not lose is whose they are."""
+    luod.vmm().call("create", name="vm", slot="s")
+    luod.jump()
+    luod.stop()
+    luod.start()
+    vmm = luod.vmm()
+    assert states(vmm) == {"incoming vm": "waiting"}
+    assert luod.status()["boot"] == 2
+    vmm.call("retrieve_session", name="vm", slot="s")
+
+
+def test_a_session_is_created_once_the_device_is_free(luod: Luod) -> None:
+    holder, vmm = luod.vmm(), luod.vmm()
+    holder.open_device()
+    question = vmm.program.send({"do": "library", "in": [], "call": "create", "name": "vm", "slot": "s"})
+    assert states(luod.vmm()) == {}  # others are served meanwhile
+    holder.ask("close", fd="device")
+    assert "value" in vmm.program.answer(question)["ok"]
+    assert states(vmm) == {"outgoing vm": "held"}
+
+
+def test_a_serve_killed_while_the_device_is_busy_leaves_no_session(luod: Luod) -> None:
+    holder, vmm = luod.vmm(), luod.vmm()
+    holder.open_device()
+    question = vmm.program.send({"do": "library", "in": [], "call": "create", "name": "vm", "slot": "s"})
+    luod.kill_serve()
+    assert "error" in vmm.program.answer(question)["ok"]
+    holder.ask("close", fd="device")
+    vmm.call("create", name="vm", slot="s")
+
+
+def test_while_the_device_stays_busy_the_caller_is_told_so(luod: Luod) -> None:
+    """After keep's patience, ten seconds."""
+    holder, vmm = luod.vmm(), luod.vmm()
+    holder.open_device()
+    refused = vmm.refused("create", name="vm", slot="s")
+    assert "/dev/liveupdate" in refused.message
+    assert refused.hint
+    holder.ask("close", fd="device")
+    vmm.call("create", name="vm", slot="s")
