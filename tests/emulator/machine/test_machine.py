@@ -190,6 +190,15 @@ def test_plain_user_with_fuse(cycle: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "carried\n", "")
 
 
+def test_root_without_capabilities(cycle: str) -> None:
+    """As in many containers: root in name. A user namespace gives what is missing."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("needs root and setpriv of util-linux")
+    command = ["setpriv", "--bounding-set=-sys_admin", *luoemu(), cycle]
+    done = subprocess.run(command, env=environment(), cwd="/", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "carried\n"), done.stderr
+
+
 def test_fallback_is_announced(run_machine: Run) -> None:
     done = run_machine(["true"], "--trap-opens")
     assert done.returncode == 0
@@ -298,15 +307,19 @@ def output(machine: subprocess.Popen[str]) -> IO[str]:
 
 
 @contextmanager
-def started(source: str, *options: str) -> Iterator[subprocess.Popen[str]]:
+def started(source: str, *options: str, user: int | None = None) -> Iterator[subprocess.Popen[str]]:
     """A machine whose four processes have each written a line."""
     with subprocess.Popen(
-        [*luoemu(*options), *python(source)],
-        env=environment(),
+        [*luoemu(*options, user=user), *python(source, user)],
+        env=environment(user),
+        cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
     ) as machine:
         try:
             for _ in range(4):
@@ -327,10 +340,13 @@ def test_signal_ends_the_machine(number: int, way: str) -> None:
         assert machine.wait(30) == 128 + number
 
 
+@pytest.mark.parametrize("user", [None, PLAIN_USER], ids=["own uid", "uid 1000"])
 @pytest.mark.parametrize("way", WAYS)
-def test_killed_supervisor_takes_the_machine_along(way: str) -> None:
+def test_killed_supervisor_takes_the_machine_along(way: str, user: int | None) -> None:
+    if os.geteuid() != 0 and user is not None:
+        pytest.skip("only root can start a machine as another user")
     before = Path("/proc/self/mountinfo").read_text()
-    with started(HOLDER, *options_for(way)) as machine:
+    with started(HOLDER, *options_for(way), user=user) as machine:
         machine.kill()
         assert output(machine).read() == ""
         assert machine.wait(30) == -signal.SIGKILL

@@ -33,8 +33,6 @@ class Order:
     command: Sequence[str]
     environment: Mapping[str, str]
     command_line: str
-    root: bool
-    """Whether the machine's root is the host's; else it is the caller in a user namespace of the machine's own."""
     share_network: bool
     with_device: bool
     """Whether this kernel has /dev/liveupdate at all."""
@@ -76,16 +74,16 @@ def _keeper(order: Order, supervisor: socket.socket) -> NoReturn:
 
 
 def _keep(order: Order, supervisor: socket.socket) -> int:
+    uid = os.getuid()
     try:
-        namespaces.enter(share_network=order.share_network)
+        privileged = namespaces.enter(share_network=order.share_network)
     except OSError as error:
-        if order.root:
-            raise
         raise OSError(
             error.errno,
-            f"this host gives uid {os.getuid()} no user namespace ({error.strerror}): run luoemu as root, or raise "
-            "user.max_user_namespaces and lift what else forbids them",
+            f"this host gives uid {uid} no namespaces ({error.strerror}): run luoemu as root with CAP_SYS_ADMIN, "
+            "or raise user.max_user_namespaces and lift what else forbids user namespaces",
         ) from None
+    namespaces.die_with_parent()  # once more: the kernel forgets it when credentials change
     kexec_loaded = nodes.furnish(order.command_line)
     device, why_not = _device(order)
     trap_opens = order.with_device and device is None
@@ -103,7 +101,7 @@ def _keep(order: Order, supervisor: socket.socket) -> int:
     if device is not None:
         # A copy of this fd that outlives `luoemu` would leave the node's users waiting for ever.
         device.fuse.close()
-    return _run_init(order, filter_, supervisor)
+    return _run_init(order, filter_, supervisor, privileged)
 
 
 def _device(order: Order) -> tuple[nodes.DeviceNode | None, str]:
@@ -115,13 +113,13 @@ def _device(order: Order) -> tuple[nodes.DeviceNode | None, str]:
         return None, _in_words(error)
 
 
-def _run_init(order: Order, filter_: bytes, supervisor: socket.socket) -> int:
+def _run_init(order: Order, filter_: bytes, supervisor: socket.socket, privileged: bool) -> int:
     """Forks init into the new PID namespace and waits for its end; its status as os.waitpid gives it."""
     go, tell = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         os.close(tell)
-        _init(order, filter_, supervisor, go)
+        _init(order, filter_, supervisor, go, privileged)
     os.close(go)
     with Fd(syscall("pidfd_open", pid, 0)) as init:
         channel.send(supervisor, {"init": pid}, [init])
@@ -130,13 +128,16 @@ def _run_init(order: Order, filter_: bytes, supervisor: socket.socket) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def _init(order: Order, filter_: bytes, supervisor: socket.socket, go: int) -> NoReturn:
-    """Becomes COMMAND. Everything is imported by now: after `install` nothing may wait for the supervisor."""
+def _init(order: Order, filter_: bytes, supervisor: socket.socket, go: int, privileged: bool) -> NoReturn:
+    """Becomes COMMAND. `privileged`: its root is the host's.
+
+    Everything is imported by now: after `install` nothing may be trapped before the listener is on its way.
+    """
     try:
         namespaces.die_with_parent()
         if not os.read(go, 1):
             os._exit(0)  # the keeper died before we asked to die with it
-        nodes.mount_proc(root=order.root)
+        nodes.mount_proc(root=privileged)
         resource.setrlimit(resource.RLIMIT_NOFILE, order.open_files)
         for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):  # those Python changed
             signal.signal(number, signal.SIG_DFL)

@@ -79,7 +79,6 @@ class Machine:
             command=self._settings.command,
             environment=environment,
             command_line=kernel.command_line,
-            root=os.geteuid() == 0,
             share_network=self._settings.share_network,
             with_device=kernel.has_device,
             trap_opens=self._settings.trap_opens,

@@ -65,17 +65,19 @@ def die_with_parent() -> None:
     syscall("prctl", _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
-def enter(*, share_network: bool) -> None:
-    """Own mount, PID (for children), UTS, IPC and network namespaces; without root, a user namespace with us as root.
+def enter(*, share_network: bool) -> bool:
+    """Own mount, PID (for children), UTS, IPC and network namespaces; without privilege, also a user namespace.
 
-    OSError EPERM, ENOSPC, EUSERS where that cannot be had. `lo` is up afterwards.
+    True when our root is the host's. OSError EPERM, ENOSPC, EUSERS where neither can be had. `lo` is up afterwards.
     """
     flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | (0 if share_network else CLONE_NEWNET)
     uid, gid = os.geteuid(), os.getegid()
-    if uid == 0:
+    try:
         syscall("unshare", flags)
-    else:
+        privileged = True
+    except PermissionError:
         syscall("unshare", flags | CLONE_NEWUSER)
+        privileged = False
         with contextlib.suppress(FileNotFoundError):
             _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"0 {uid} 1")
@@ -83,6 +85,7 @@ def enter(*, share_network: bool) -> None:
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
     if not share_network:
         _raise_loopback()
+    return privileged
 
 
 def _write(path: str, text: str) -> None:
