@@ -27,8 +27,9 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# A file stays with one worker: its tests may share a machine and its jumps.
 pytest: $(READY)
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 kernel:
 	@kernel/build $(KERNEL)
