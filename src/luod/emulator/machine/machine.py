@@ -209,9 +209,8 @@ class _Boot:
             with open(f"/proc/{self._init_pid}/status", encoding="utf-8", errors="replace") as lines:
                 fields = dict(line.split(":", 1) for line in lines)
         except OSError:
-            return False
-        # A zombie shows no handlers any more; it may have ended in one, and its status is what counts then.
-        return "Z" in fields["State"] or bool(int(fields["SigCgt"], 16) >> (signal.SIGINT - 1) & 1)
+            return True  # it has ended, perhaps in its handler: its status, which is on the way, is what counts
+        return fields["State"].split()[0] in "ZX" or bool(int(fields["SigCgt"], 16) >> (signal.SIGINT - 1) & 1)
 
     def _kill(self) -> None:
         if self._init is not None and self._status is None:
