@@ -1,4 +1,4 @@
-"""LUO's ioctls as plain calls on fd numbers, for programs that run inside a machine. Every OSError is the kernel's own."""
+"""LUO's ioctls as plain calls on fd numbers, for programs inside a machine. Every OSError is the kernel's own."""
 
 from __future__ import annotations
 
