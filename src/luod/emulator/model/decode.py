@@ -30,6 +30,8 @@ class Command:
     number: int
     layout: struct.Struct
     direction: Direction | None = None
+    minimum: int | None = None
+    """Bytes that a caller must know of; None: the whole structure. What it does not know is 0."""
 
 
 def _table(*commands: Command) -> dict[int, Command]:
@@ -77,11 +79,11 @@ class Request:
             raise Errno(errno.EFAULT)
 
     def answer(self, changed: Mapping[int, int | bytes] | None = None) -> None:
-        """Copy the structure back, fields in `changed` (by index) replaced. Errno(EFAULT)."""
+        """Copy back as much as the caller knows of, fields in `changed` (by index) replaced. Errno(EFAULT)."""
         values = list(self.values)
         for index, value in (changed or {}).items():
             values[index] = value
-        self.caller.write(self.address, self.layout.pack(*values))
+        self.caller.write(self.address, self.layout.pack(*values)[: self.integer(0)])
 
 
 def decode(
@@ -101,16 +103,20 @@ def decode(
         raise Errno(errno.ENOTTY)
     if command.direction is not None and command.direction is not direction:
         raise Errno(errno.EINVAL)
-    if size < command.layout.size:
+    if size < (command.layout.size if command.minimum is None else command.minimum):
         raise Errno(errno.EINVAL)
-    _refuse_tail(argument + command.layout.size, argument + size, caller)
+    refuse_tail(argument + command.layout.size, argument + size, caller)
     # Read again, as copy_struct_from_user does, tail first.
-    values = command.layout.unpack(caller.read(argument, command.layout.size))
+    data = caller.read(argument, min(size, command.layout.size))
+    values = command.layout.unpack(data.ljust(command.layout.size, b"\0"))
     return Request(number, command.layout, (size, *values[1:]), argument, caller)
 
 
-def _refuse_tail(address: int, end: int, caller: Caller) -> None:
-    """The bytes that this kernel does not know must be zero. The first that is not, or cannot be read, decides."""
+def refuse_tail(address: int, end: int, caller: Caller) -> None:
+    """The bytes that this kernel does not know must be zero. The first that is not, or cannot be read, decides.
+
+    Errno(E2BIG), Errno(EFAULT).
+    """
     while address < end:
         stretch = min(end - address, _STRETCH)
         try:

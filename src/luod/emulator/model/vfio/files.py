@@ -51,6 +51,7 @@ class ModelFile(ABC):
 
     def fill_holes(self) -> None:
         """It has none."""
+        return
 
     def reference(self) -> Self:
         """One more reference, to be given back with `close`."""

@@ -1,0 +1,159 @@
+"""IO address spaces: what a device's addresses mean. Mappings by address, and the memory behind them.
+
+The IOMMU's page tables, for both interfaces: `type1.py` and `iommufd.py` decide which mappings may be made, and with
+which errno not. Addresses and lengths are bytes.
+"""
+
+from __future__ import annotations
+
+import bisect
+import errno
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from luod.emulator.model.ports import Errno
+from luod.emulator.model.vfio.ports import Memory
+
+PAGE: Final = 4096
+ADDRESS_MAXIMUM: Final = (1 << 64) - 1
+APERTURE_LAST: Final = (1 << 48) - 1
+"""The last address the IOMMU translates: four levels of page tables."""
+MSI_FIRST: Final = 0xFEE00000
+MSI_LAST: Final = 0xFEEFFFFF
+"""Where writes are interrupts and never reach memory, on x86."""
+RESERVED: Final = ((MSI_FIRST, MSI_LAST), (APERTURE_LAST + 1, ADDRESS_MAXIMUM))
+"""Address ranges, both ends included, that no device can use."""
+
+
+@dataclass(frozen=True)
+class FileBacking:
+    """The memfd behind a mapping, and its seals at the time it was mapped."""
+
+    identity: Hashable
+    seals: int
+
+
+class Pages:
+    """Pinned memory that several mappings may share. Made with one reference; the last one unpins it."""
+
+    def __init__(self, memory: Memory, file: FileBacking | None, *, writable: bool) -> None:
+        self.memory = memory
+        self.file = file
+        self.writable = writable
+        self._references = 1
+
+    def reference(self) -> Pages:
+        self._references += 1
+        return self
+
+    def put(self) -> None:
+        self._references -= 1
+        if not self._references:
+            self.memory.close()
+
+
+@dataclass(frozen=True)
+class Area:
+    """One mapping: `length` bytes from `start` on are those of `pages` from `offset` on."""
+
+    start: int
+    length: int
+    pages: Pages
+    offset: int
+    readable: bool
+    writable: bool
+
+    @property
+    def last(self) -> int:
+        return self.start + self.length - 1
+
+
+class AddressSpace:
+    """The mappings of one page table, which never overlap. Owns a reference to the pages of each."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._areas: dict[int, Area] = {}
+
+    def __iter__(self) -> Iterator[Area]:
+        """In the order of their addresses."""
+        return (self._areas[start] for start in self._starts)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def overlapping(self, start: int, last: int) -> Iterator[Area]:
+        """Areas that have a byte in start..last, in order."""
+        position = max(bisect.bisect_right(self._starts, start) - 1, 0)
+        while position < len(self._starts):
+            area = self._areas[self._starts[position]]
+            if area.start > last:
+                return
+            if area.last >= start:
+                yield area
+            position += 1
+
+    def insert(self, area: Area) -> None:
+        """Nothing may be there. Takes over the reference to its pages."""
+        bisect.insort(self._starts, area.start)
+        self._areas[area.start] = area
+
+    def remove(self, area: Area) -> None:
+        self._starts.remove(area.start)
+        del self._areas[area.start]
+        area.pages.put()
+
+    def clear(self) -> int:
+        """How many bytes had been mapped."""
+        areas = tuple(self)
+        for area in areas:
+            self.remove(area)
+        return sum(area.length for area in areas)
+
+    def pieces(self, start: int, length: int) -> Iterator[tuple[Area, int, int]]:
+        """(area, offset in it, bytes) that together are all of the range. Errno(EFAULT) at the first hole."""
+        position, end = start, start + length
+        for area in self.overlapping(start, end - 1) if length else ():
+            if area.start > position:
+                break
+            offset = position - area.start
+            size = min(area.length - offset, end - position)
+            yield area, offset, size
+            position += size
+        if position < end:
+            raise Errno(errno.EFAULT)
+
+    def read(self, address: int, length: int) -> bytes:
+        """`Dma.read`."""
+        data = []
+        for area, offset, size in self.pieces(address, length):
+            if not area.readable:
+                raise Errno(errno.EFAULT)
+            data.append(area.pages.memory.read(area.offset + offset, size))
+        return b"".join(data)
+
+    def write(self, address: int, data: bytes) -> None:
+        """`Dma.write`."""
+        pieces = list(self.pieces(address, len(data)))
+        if not all(area.writable for area, _, _ in pieces):
+            raise Errno(errno.EFAULT)
+        done = 0
+        for area, offset, size in pieces:
+            area.pages.memory.write(area.offset + offset, data[done : done + size])
+            done += size
+
+
+def reserved(start: int, last: int) -> bool:
+    """Whether start..last has a byte that no device can use."""
+    return any(first <= last and start <= end for first, end in RESERVED)
+
+
+def usable() -> tuple[tuple[int, int], ...]:
+    """The ranges between the reserved ones, both ends included."""
+    ranges = []
+    start = 0
+    for first, last in RESERVED:
+        ranges.append((start, first - 1))
+        start = last + 1
+    return tuple(ranges)

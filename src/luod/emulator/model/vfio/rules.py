@@ -1,0 +1,95 @@
+"""How VFIO devices are preserved, as data: two tables of one shape, v2 (the document) and v5 (the newest posting).
+
+luo-vfio-semantics.md B.2, B.4, B.5 and the table B.6. `liveupdate.py` and `pci_core.py` act on them; nothing there asks
+which of the two it has.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from dataclasses import dataclass
+from typing import Final
+
+
+class Trait(enum.Enum):
+    """Something about a device file that a rule may object to."""
+
+    GROUP = "opened through its group"
+    UNBOUND = "no file of the device is bound to an iommufd"
+    VARIANT_DRIVER = "bound to another driver than vfio-pci itself"
+    INTEL_DISPLAY = "an Intel display device"
+    VIRTUAL_FUNCTION = "a virtual function"
+
+
+class Obstacle(enum.Enum):
+    """A state of a device in which a machine may refuse to jump."""
+
+    INTERRUPTS = "Interrupts are still enabled."
+    POWER_STATE = "Device not in D0 state."
+
+
+class Finish(enum.Enum):
+    """What must be true of a retrieved device before FINISH."""
+
+    ENABLED_ONCE = "it has been bound to an iommufd since"
+    BOUND = "it is bound to an iommufd"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """One version of the series."""
+
+    name: str
+    unfit: tuple[Trait, ...]
+    """Files the handler does not take at all: ENOENT, unless another handler does."""
+    refused: tuple[tuple[Trait, int], ...]
+    """Files it takes and then refuses, in the order of the checks."""
+    reports_pci_errors: bool
+    """Whether what PCI says (EBUSY, EINVAL) makes PRESERVE_FD fail."""
+    preserves_bridges: bool
+    refuses_acs_quirks: bool
+    obstacles: tuple[tuple[Obstacle, int], ...]
+    """What makes the freeze, and so reboot(2), fail."""
+    failed_reset_fails: bool
+    """Whether a reset that fails in the freeze makes reboot(2) fail."""
+    dead_after_freeze: bool
+    """Whether a frozen device answers EIO until its driver is bound again."""
+    first_enable_resets: bool
+    """Whether the first bind after the jump resets the device once more."""
+    finish: Finish
+
+
+V2: Final = Rules(
+    name="v2",
+    unfit=(Trait.GROUP, Trait.VARIANT_DRIVER),
+    refused=((Trait.INTEL_DISPLAY, errno.EINVAL),),
+    reports_pci_errors=False,
+    preserves_bridges=False,
+    refuses_acs_quirks=False,
+    obstacles=((Obstacle.INTERRUPTS, errno.EINVAL),),
+    failed_reset_fails=True,
+    dead_after_freeze=False,
+    first_enable_resets=False,
+    finish=Finish.ENABLED_ONCE,
+)
+V5: Final = Rules(
+    name="v5",
+    unfit=(
+        Trait.GROUP,
+        Trait.UNBOUND,
+        Trait.VARIANT_DRIVER,
+        Trait.INTEL_DISPLAY,
+        Trait.VIRTUAL_FUNCTION,
+    ),
+    refused=(),
+    reports_pci_errors=True,
+    preserves_bridges=True,
+    refuses_acs_quirks=True,
+    obstacles=((Obstacle.INTERRUPTS, errno.EINVAL), (Obstacle.POWER_STATE, errno.EINVAL)),
+    failed_reset_fails=False,
+    dead_after_freeze=True,
+    first_enable_resets=True,
+    finish=Finish.BOUND,
+)
+RULES: Final = {rules.name: rules for rules in (V2, V5)}

@@ -1,0 +1,84 @@
+"""linux/iommufd.h: ioctl numbers and structures of /dev/iommu.
+
+Data only: those that a VMM with a plain page table uses. All structures begin with `u32 size`, the length the caller
+knows of; numbers are `_IO(';', nr)`, without size and direction.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+DEVICE: Final = "/dev/iommu"
+
+IOMMUFD_TYPE: Final = ord(";")
+IOMMUFD_CMD_BASE: Final = 0x80
+IOMMUFD_CMD_IOAS_NOIOMMU_GET_PA: Final = 0x95
+"""The last of Linux 7.3."""
+
+IOMMU_DESTROY: Final = 0x3B80
+IOMMU_IOAS_ALLOC: Final = 0x3B81
+IOMMU_IOAS_ALLOW_IOVAS: Final = 0x3B82
+IOMMU_IOAS_COPY: Final = 0x3B83
+IOMMU_IOAS_IOVA_RANGES: Final = 0x3B84
+IOMMU_IOAS_MAP: Final = 0x3B85
+IOMMU_IOAS_UNMAP: Final = 0x3B86
+IOMMU_OPTION: Final = 0x3B87
+IOMMU_VFIO_IOAS: Final = 0x3B88
+IOMMU_HWPT_ALLOC: Final = 0x3B89
+IOMMU_GET_HW_INFO: Final = 0x3B8A
+IOMMU_IOAS_MAP_FILE: Final = 0x3B8F
+IOMMU_IOAS_CHANGE_PROCESS: Final = 0x3B92
+
+IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE: Final = 0x3B96
+"""Posted, in no released kernel: "the number after the last one", which is this one in Linux 7.3's header."""
+
+IOMMU_IOAS_MAP_FIXED_IOVA: Final = 1 << 0
+IOMMU_IOAS_MAP_WRITEABLE: Final = 1 << 1
+IOMMU_IOAS_MAP_READABLE: Final = 1 << 2
+IOMMU_OPTION_RLIMIT_MODE: Final = 0
+IOMMU_OPTION_HUGE_PAGES: Final = 1
+IOMMU_OPTION_OP_SET: Final = 0
+IOMMU_OPTION_OP_GET: Final = 1
+IOMMU_VFIO_IOAS_GET: Final = 0
+IOMMU_VFIO_IOAS_SET: Final = 1
+IOMMU_VFIO_IOAS_CLEAR: Final = 2
+IOMMU_HWPT_DATA_NONE: Final = 0
+IOMMU_HW_INFO_TYPE_NONE: Final = 0
+
+DESTROY: Final = struct.Struct("=II")
+"""`{u32 size; u32 id}`."""
+IOAS_ALLOC: Final = struct.Struct("=III")
+"""`{u32 size; u32 flags; u32 out_ioas_id}`."""
+IOVA_RANGE: Final = struct.Struct("=QQ")
+"""`{u64 start; u64 last}`, both included."""
+IOAS_IOVA_RANGES: Final = struct.Struct("=IIIIQQ")
+"""`{u32 size; u32 ioas_id; u32 num_iovas; u32 reserved; u64 allowed_iovas; u64 out_iova_alignment}`."""
+IOAS_ALLOW_IOVAS: Final = struct.Struct("=IIIIQ")
+"""`{u32 size; u32 ioas_id; u32 num_iovas; u32 reserved; u64 allowed_iovas}`."""
+IOAS_MAP: Final = struct.Struct("=IIIIQQQ")
+"""`{u32 size; u32 flags; u32 ioas_id; u32 reserved; u64 user_va; u64 length; u64 iova}`."""
+IOAS_MAP_FILE: Final = struct.Struct("=IIIiQQQ")
+"""`{u32 size; u32 flags; u32 ioas_id; s32 fd; u64 start; u64 length; u64 iova}`."""
+IOAS_COPY: Final = struct.Struct("=IIIIQQQ")
+"""`{u32 size; u32 flags; u32 dst_ioas_id; u32 src_ioas_id; u64 length; u64 dst_iova; u64 src_iova}`."""
+IOAS_UNMAP: Final = struct.Struct("=IIQQ")
+"""`{u32 size; u32 ioas_id; u64 iova; u64 length}`."""
+OPTION: Final = struct.Struct("=IIHHIQ")
+"""`{u32 size; u32 option_id; u16 op; u16 reserved; u32 object_id; u64 val64}`."""
+VFIO_IOAS: Final = struct.Struct("=IIHH")
+"""`{u32 size; u32 ioas_id; u16 op; u16 reserved}`."""
+HWPT_ALLOC: Final = struct.Struct("=IIIIIIIIQII")
+"""`{u32 size, flags, dev_id, pt_id, out_hwpt_id, reserved, data_type, data_len; u64 data_uptr; u32 fault_id, …}`.
+
+The minimum ends with the first `reserved`, 24 bytes.
+"""
+HW_INFO: Final = struct.Struct("=IIIIQIB3sQ")
+"""`{u32 size, flags, dev_id, data_len; u64 data_uptr; u32 type; u8 out_max_pasid_log2; u8[3]; u64 out_capabilities}`.
+
+The minimum ends with the three reserved bytes, 32 bytes.
+"""
+IOAS_CHANGE_PROCESS: Final = struct.Struct("=II")
+"""`{u32 size; u32 reserved}`."""
+HWPT_LIVEUPDATE_MARK_PRESERVE: Final = struct.Struct("=IIQ")
+"""`{u32 size; u32 hwpt_id; u64 hwpt_token}`."""
