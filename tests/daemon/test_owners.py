@@ -11,14 +11,19 @@ import pytest
 
 from luod.testing.host import ADMIN_SOCKET
 from luod.testing.plugin import BootMachine
+from luod.testing.tools import for_root
 from tests.daemon.host import Luod, states
 from tests.library import start_vmm
 
 ALICE, BOB = 1000, 1001
-several_users = pytest.mark.skipif(os.getuid() != 0, reason="needs root: several users in one machine")
 
 
-@several_users
+@pytest.fixture
+def several_users() -> None:
+    for_root("for several users in one machine")
+
+
+@pytest.mark.usefixtures("several_users")
 def test_somebody_elses_session_and_one_that_does_not_exist_get_the_same_answer(luod: Luod) -> None:
     alice, bob, root = luod.vmm(ALICE), luod.vmm(BOB), luod.vmm()
     alice.call("create", name="alice/vm", slot="s")
@@ -33,7 +38,7 @@ def test_somebody_elses_session_and_one_that_does_not_exist_get_the_same_answer(
     assert states(alice) == {"outgoing alice/vm": "held"}
 
 
-@several_users
+@pytest.mark.usefixtures("several_users")
 def test_an_incoming_session_is_its_owners_and_roots(luod: Luod) -> None:
     alice = luod.vmm(ALICE)
     for name in ("one", "two"):
@@ -50,7 +55,7 @@ def test_an_incoming_session_is_its_owners_and_roots(luod: Luod) -> None:
     assert states(alice) == {"incoming one": "retrieved", "incoming two": "retrieved", "outgoing one": "held"}
 
 
-@several_users
+@pytest.mark.usefixtures("several_users")
 def test_the_user_that_stands_for_many_is_nobodys_owner(luod: Luod) -> None:
     stranger = luod.vmm(65534)
     refused = stranger.refused("create", name="vm", slot="s")
@@ -59,7 +64,7 @@ def test_the_user_that_stands_for_many_is_nobodys_owner(luod: Luod) -> None:
     assert stranger.refused("retrieve_session", name="vm", slot="s").kind == "NoSuchSession"
 
 
-@several_users
+@pytest.mark.usefixtures("several_users")
 def test_the_admin_socket_is_roots(luod: Luod) -> None:
     python = luod.python(ALICE)
     stranger = start_vmm(luod.machine, python, "client", ("blocking", ADMIN_SOCKET), user=ALICE)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -17,6 +16,7 @@ from types import ModuleType
 
 import pytest
 
+from luod.testing.tools import cannot_run, require_tool
 from luod.uapi import kexec, liveupdate
 
 HEADERS = Path(os.environ.get("LUOD_UAPI_HEADERS", "/usr/include"))
@@ -36,9 +36,8 @@ OURS_ALONE = {"LIVEUPDATE_SESSION_UNPRESERVE_FD"}
 def header(name: str) -> str:
     path = HEADERS / name
     if not path.exists():
-        pytest.skip(f"no {name} in {HEADERS}: set LUOD_UAPI_HEADERS to what scripts/fetch-uapi-headers prints")
-    if shutil.which("gcc") is None:
-        pytest.skip("no gcc to read the headers with")
+        cannot_run(f"no {name} in {HEADERS}: set LUOD_UAPI_HEADERS to what scripts/fetch-uapi-headers prints")
+    require_tool("gcc", package="gcc")
     return re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 

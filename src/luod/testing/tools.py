@@ -23,6 +23,12 @@ def require_tool(tool: str, *, package: str) -> str:
     return path
 
 
+def for_root(what_for: str) -> None:
+    """Goes on for root only. A plain user's test is skipped, and says so; CI runs as root, so there it fails."""
+    if os.geteuid() != 0:
+        cannot_run(f"only root may run it, {what_for}")
+
+
 def cannot_run(reason: str) -> NoReturn:
     """Skips the test because this host cannot do what it needs; with CI=true it fails."""
     _give_up(_HOST + reason)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 import textwrap
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from luod.testing.interpreter import Interpreter, interpreter_for
+from luod.testing.tools import cannot_run, for_root, require_tool
 
 ROOT = Path(__file__).parents[3]
 PROGRAMS = ROOT / "tests" / "programs"
@@ -26,7 +26,7 @@ WAYS = ["fuse", "trap"]
 def interpreter(user: int | None) -> Interpreter:
     found = interpreter_for(user)
     if found is None:
-        pytest.skip(f"no Python that uid {user} can run luod with")
+        cannot_run(f"no Python that uid {user} can run luod with")
     return found
 
 
@@ -61,7 +61,7 @@ def run_machine() -> Callable[..., subprocess.CompletedProcess[str]]:
         command: Sequence[str] | str, *options: str, user: int | None = None, **changes: Any
     ) -> subprocess.CompletedProcess[str]:
         if os.geteuid() != 0 and user is not None:
-            pytest.skip("only root can start a machine as another user")
+            for_root("to start a machine as another user")
         argv = python(command, user) if isinstance(command, str) else list(command)
         settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": environment(user), "cwd": "/", "timeout": 60}
         settings |= changes
@@ -76,10 +76,7 @@ def run_machine() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def c_compiler() -> str:
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("gcc is missing, which builds the static program")
-    return compiler
+    return require_tool("gcc", package="gcc")
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-import pytest
-
+from luod.testing.tools import for_root
 from tests.emulator.machine.conftest import PLAIN_USER, ROOT
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -143,8 +142,7 @@ def test_kernel_is_the_hosts(run_machine: Run) -> None:
 
 
 def test_settings_are_read_only(run_machine: Run) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("a plain user's machine may not write them either way")
+    for_root("since a plain user may not write them either way")
     run(run_machine, 'assert errno_of(open, "/proc/sys/kernel/printk", "r+") == errno.EROFS')
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from typing import IO
 
 import pytest
 
+from luod.testing.tools import cannot_run, for_root, require_tool
 from tests.emulator.machine.conftest import PLAIN_USER, WAYS, environment, luoemu, options_for, python
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -173,10 +173,10 @@ def test_init_is_root_in_the_machine(run_machine: Run, user: int | None) -> None
 
 def test_plain_user_with_fuse(cycle: str) -> None:
     """Where /dev/fuse is everyone's, as distributions have it. A copy of the node, seen by this machine only."""
-    if os.geteuid() != 0 or not Path("/dev/fuse").exists():
-        pytest.skip("needs root and /dev/fuse to open /dev/fuse to a plain user")
-    if shutil.which("unshare") is None or shutil.which("setpriv") is None:
-        pytest.skip("needs unshare and setpriv of util-linux")
+    for_root("to open /dev/fuse to a plain user")
+    require_tool("unshare", package="util-linux")
+    if not Path("/dev/fuse").exists():
+        cannot_run("there is no /dev/fuse: modprobe fuse")
     script = """
         set -e
         mount -t tmpfs tmpfs /run
@@ -192,8 +192,8 @@ def test_plain_user_with_fuse(cycle: str) -> None:
 
 def test_root_without_capabilities(cycle: str) -> None:
     """As in many containers: root in name. A user namespace gives what is missing."""
-    if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        pytest.skip("needs root and setpriv of util-linux")
+    for_root("to be root without capabilities")
+    require_tool("setpriv", package="util-linux")
     command = ["setpriv", "--bounding-set=-sys_admin", *luoemu(), cycle]
     done = subprocess.run(command, env=environment(), cwd="/", capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "carried\n"), done.stderr
@@ -214,8 +214,8 @@ def test_machines_do_not_nest(run_machine: Run) -> None:
 
 def test_no_user_namespaces(tmp_path: Path) -> None:
     """In a chroot the kernel makes none."""
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("needs root and unshare of util-linux")
+    for_root("to make a chroot")
+    require_tool("unshare", package="util-linux")
     script = 'mount --rbind / "$0" && exec chroot --userspec=1000:1000 --groups= "$0" "$@"'
     command = ["unshare", "--mount", "sh", "-c", script, str(tmp_path), *luoemu(user=PLAIN_USER), "true"]
     done = subprocess.run(command, env=environment(PLAIN_USER), cwd="/", capture_output=True, text=True, check=False)
@@ -343,8 +343,8 @@ def test_signal_ends_the_machine(number: int, way: str) -> None:
 @pytest.mark.parametrize("user", [None, PLAIN_USER], ids=["own uid", "uid 1000"])
 @pytest.mark.parametrize("way", WAYS)
 def test_killed_supervisor_takes_the_machine_along(way: str, user: int | None) -> None:
-    if os.geteuid() != 0 and user is not None:
-        pytest.skip("only root can start a machine as another user")
+    if user is not None:
+        for_root("to start a machine as another user")
     before = Path("/proc/self/mountinfo").read_text()
     with started(HOLDER, *options_for(way), user=user) as machine:
         machine.kill()

@@ -12,6 +12,7 @@ import pytest
 
 from luod.emulator.trap.placeholder import Placeholders
 from luod.linux import Fd
+from luod.testing.tools import cannot_run
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_more_ends_than_the_queue_takes(placeholders: Placeholders[str]) -> None
         count = int(limit.read()) + 500
     with open("/proc/sys/fs/inotify/max_user_watches", encoding="ascii") as limit:
         if int(limit.read()) < 2 * count or count > 100_000:
-            pytest.skip("this host's inotify limits do not fit")
+            cannot_run("its inotify limits do not fit")
     kept = create(placeholders, "kept")
     expected = set()
     for number in range(count):
