@@ -6,6 +6,7 @@ are bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from luod.emulator.model.ports import Caller, Host, HostFile
@@ -41,8 +42,11 @@ class EventFd(Protocol):
 class DeviceHost(Host, Protocol):
     """The hardware, with what devices are made of."""
 
-    def allocate(self, name: str, size: int) -> Memory:
-        """Zeroed memory that a process can map too: a BAR of a device. `name` is for people."""
+    def allocate(self, name: str, sizes: Sequence[int]) -> tuple[Memory, ...]:
+        """Zeroed memory that a process can map too: the BARs of a device, in their order. `name` is for people.
+
+        Asked for at once, because a file of the device maps them all: the N-th at N << PCI_OFFSET_SHIFT.
+        """
         ...
 
     def pin_file(self, file: HostFile, offset: int, length: int) -> Memory:
