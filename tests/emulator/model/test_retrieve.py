@@ -136,6 +136,14 @@ def test_read_only_argument_of_retrieve_can_be_repeated(late: Process, incoming:
     assert late.inode(number(late.retrieve(incoming, 1))).data == b"ram1"
 
 
+def test_a_file_belongs_to_whoever_asked_for_it_first(world: World, late: Process, incoming: int) -> None:
+    late.uid = 1000
+    assert late.retrieve(incoming, 1, READ_ONLY) == -EFAULT
+    late.uid = 0
+    assert late.inode(number(late.retrieve(incoming, 1))).owner == 1000
+    assert late.inode(number(late.retrieve(incoming, 2))).owner == 0
+
+
 @pytest.mark.parametrize("code", [ENOMEM, ENOSPC])
 def test_failed_retrieve_is_final_and_frees_the_data(world: World, late: Process, incoming: int, code: int) -> None:
     held = len(world.held)

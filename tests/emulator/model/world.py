@@ -36,6 +36,7 @@ class Inode:
     pretended_size: int | None = None
     filled: bool = False
     fill_error: int = 0
+    owner: int | None = None
 
 
 @dataclass(eq=False)
@@ -124,6 +125,7 @@ class Process:
     def __init__(self, world: World, *, fd_limit: int = 1024) -> None:
         self.world = world
         self.fd_limit = fd_limit
+        self.uid = 0
         self.capabilities = {CAP_SYS_BOOT}
         self.fds: dict[int, Description] = {}
         self.cloexec: dict[int, bool] = {}
@@ -175,6 +177,10 @@ class Process:
             fd = self.add(file.description)
         self.cloexec[fd] = cloexec
         return fd
+
+    def adopt(self, file: HostFile) -> None:
+        if isinstance(file, Reference) and isinstance(inode := file.description.target, Inode) and inode.owner is None:
+            inode.owner = self.uid
 
     def capable(self, capability: int) -> bool:
         return capability in self.capabilities

@@ -122,3 +122,36 @@ def test_files_that_allow_no_seals() -> None:
     file = OpenFile(unlinked("/dev/shm"))
     assert file.seals() == linux.F_SEAL_SEAL
     file.close()
+
+
+@pytest.mark.parametrize("seals", [0, linux.F_SEAL_WRITE, 0x10], ids=["none", "write", "future write"])
+def test_holes_become_data(seals: int) -> None:
+    with linux.memfd("m", SIZE) as memory:
+        os.posix_fallocate(memory.fileno(), 4096, 4096)
+        fcntl.fcntl(memory.fileno(), linux.F_ADD_SEALS, seals)
+        kept = OpenFile(Fd(os.dup(memory.fileno())))
+        kept.fill_holes()
+        assert os.lseek(memory.fileno(), 0, os.SEEK_HOLE) == SIZE
+        kept.close()
+
+
+def test_a_file_that_came_back_has_no_owner_until_it_gets_one() -> None:
+    with linux.memfd("m", SIZE) as memory:
+        kept = OpenFile(Fd(os.dup(memory.fileno())))
+        new = HOST.take_over(kept, size=SIZE, seals=0, position=0)
+        new.give_to(os.getuid(), os.getgid())
+        assert not new.ownerless
+        assert os.fstat(new.fileno()).st_uid == os.getuid()
+        new.close()
+        kept.close()
+
+
+def test_open_for_writing() -> None:
+    with linux.memfd("m", SIZE) as memory:
+        reader = OpenFile(Fd(os.dup(memory.fileno())))
+        # The fd memfd_create gives does not count, in the kernel.
+        assert not reader.open_for_writing()
+        with reader.reopen(os.O_RDWR):
+            assert reader.open_for_writing()
+        assert not reader.open_for_writing()
+        reader.close()

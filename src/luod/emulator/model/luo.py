@@ -220,6 +220,7 @@ def _retrieve(request: Request, session: IncomingSession) -> None:
     """EMFILE before all else; on EFAULT the file stays retrieved and can be had again."""
     _need_fd(request.caller)
     file = session.retrieve(request.integer(2))
+    request.caller.adopt(file)
     request.answerable()
     request.answer({1: request.caller.install(file, True)})
 

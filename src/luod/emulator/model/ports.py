@@ -120,6 +120,10 @@ class Caller(Protocol):
         """
         ...
 
+    def adopt(self, file: HostFile) -> None:
+        """A file that `Host.take_over` has just made is the caller's (fsuid, fsgid); one that has an owner keeps it."""
+        ...
+
     def capable(self, capability: int) -> bool:
         """Whether the caller has the capability in the machine (CAP_SYS_BOOT is the only one asked for)."""
         ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import resource
 import stat
@@ -211,6 +212,15 @@ class Thread:
             raise Errno(errno.ENOTTY)
         return self._around.listener.add_fd(self._notification, fd, cloexec=cloexec, send=send)
 
+    def adopt(self, file: HostFile) -> None:
+        if isinstance(file, OpenFile) and file.ownerless:
+            try:
+                # Real, effective, saved, and what counts for a file.
+                uid, gid = (int(_status_field(self.tid, field).split()[3]) for field in ("Uid:", "Gid:"))
+            except OSError as error:
+                raise Errno(error.errno or errno.ESRCH) from None
+            file.give_to(uid, gid)
+
     def capable(self, capability: int) -> bool:
         try:
             if os.stat(f"/proc/{self.tid}/ns/user").st_ino != self._around.user_namespace:
@@ -232,9 +242,16 @@ class KexecFiles:
         if fd < 0:
             raise Errno(errno.EBADF)
         file = self._thread.take(fd)
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        try:
+            if fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+                raise Errno(errno.EBADF)
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Errno(errno.EINVAL)
+            if file.open_for_writing():
+                raise Errno(errno.ETXTBSY)
+        except Errno:
             file.close()
-            raise Errno(errno.EINVAL)
+            raise
         return file
 
     def kernel(self) -> bytes:

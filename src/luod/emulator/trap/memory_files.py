@@ -6,10 +6,13 @@ comes back after a jump is a new memfd with the contents: nothing can turn the o
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
+import signal
 import stat
 from collections.abc import Callable
 from typing import Final
@@ -20,6 +23,7 @@ from luod.linux import Fd
 
 TMPFS_MAGIC: Final = 0x01021994
 HUGETLBFS_MAGIC: Final = 0x958458F6
+_MADV_POPULATE_READ: Final = 22
 _RESERVE: Final = 64 << 20
 """Bytes of the host's memory that a machine leaves it; files smaller than that are not looked at."""
 
@@ -54,7 +58,9 @@ def _refuse_what_would_hurt(missing: int) -> None:
 class OpenFile:
     """`HostFile` over an fd of the supervisor. Owns the fd."""
 
-    def __init__(self, fd: Fd) -> None:
+    def __init__(self, fd: Fd, *, ownerless: bool = False) -> None:
+        self.ownerless = ownerless
+        """Made by `take_over`, and nobody's yet."""
         self._fd = fd
         self._status = os.fstat(fd.fileno())
 
@@ -101,8 +107,28 @@ class OpenFile:
         try:
             with self.reopen(os.O_RDWR) as writable:
                 os.posix_fallocate(writable.fileno(), 0, status.st_size)
+            with self.reopen(os.O_RDONLY) as readable:
+                _touch(readable, status.st_size)
         except OSError as error:
             raise Errno(error.errno or errno.ENOMEM) from None
+
+    def open_for_writing(self) -> bool:
+        """Whether anybody has it open for writing; False where the file system cannot tell (it has no leases)."""
+        try:
+            with self.reopen(os.O_RDONLY) as reader:
+                # Who opens it for writing in this very moment breaks the lease; SIGIO, the default, would kill.
+                fcntl.fcntl(reader.fileno(), fcntl.F_SETSIG, signal.SIGURG)
+                fcntl.fcntl(reader.fileno(), fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except OSError as error:
+            return error.errno == errno.EAGAIN
+        return False
+
+    def give_to(self, uid: int, gid: int) -> None:
+        """The owner of an `ownerless` file, as numbers of this process's user namespace."""
+        self.ownerless = False
+        # Without root there is one uid, which owns it already.
+        with contextlib.suppress(PermissionError):
+            os.fchown(self.fileno(), uid, gid)
 
     def close(self) -> None:
         self._fd.close()
@@ -137,6 +163,16 @@ class Stand:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _touch(file: Fd, size: int) -> None:
+    """Makes data of what is allocated and was never used, as a real PRESERVE_FD does: SEEK_HOLE tells them apart."""
+    with mmap.mmap(file.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ) as pages:
+        try:
+            pages.madvise(_MADV_POPULATE_READ)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # before Linux 5.14
+                raise
 
 
 class HostMemory:
@@ -178,4 +214,4 @@ def _copy(source: Fd, *, size: int, seals: int, position: int) -> OpenFile:
     except OSError:
         copy.close()
         raise
-    return OpenFile(copy)
+    return OpenFile(copy, ownerless=True)
