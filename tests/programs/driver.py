@@ -30,6 +30,7 @@ from tests.programs.questions import Process, Slot
 
 PUNCH_HOLE: Final = 3
 """FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE"""
+HIGH: Final = 900
 SEALS_SIZE: Final = 0x2 | 0x4
 SEALS_CONTENTS: Final = 0x8 | 0x10
 
@@ -39,7 +40,10 @@ class Driver(Process):
 
     def __init__(self, boot: tuple[str, str, str | None]) -> None:
         super().__init__()
-        self.boot = boot
+        self._command_line, kernel, initrd = boot
+        # Now, while this is root, and high up, so that other fds have the same numbers on every machine.
+        self._kernel = _opened(kernel)
+        self._initrd = None if initrd is None else _opened(initrd)
 
     def reply(self, question: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -47,7 +51,7 @@ class Driver(Process):
         except (struct.error, OverflowError, IndexError) as error:
             return {"wrong": f"{type(error).__name__}: {error}"}
 
-    # -- what would block in `questions`, or not be the same twice ---------------------------------------------------------------------------
+    # -- what would block in `questions`, or not be the same twice -------------------------------------------------
 
     def do_send_fd(self, over: Slot, fd: Slot) -> None:
         with socket.socket(fileno=os.dup(self.fd(over))) as connection:
@@ -124,26 +128,15 @@ class Driver(Process):
         ended: bool = True,
     ) -> None:
         """kexec_file_load of this machine's own kernel, or of what is said instead; `longer`: more command line."""
-        command_line, own_kernel, own_initrd = self.boot
-        opened: list[int] = []
-
-        def own(path: str) -> int:
-            opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-            return opened[-1]
-
-        try:
-            kernel_fd = own(own_kernel) if kernel is None else self.fd(kernel)
-            if initrd is not None:
-                initrd_fd = self.fd(initrd)
-            elif own_initrd is not None:
-                initrd_fd = own(own_initrd)
-            else:
-                initrd_fd, flags = -1, flags | kexec_api.KEXEC_FILE_NO_INITRAMFS
-            text = (command_line + " x" * longer).encode() + (b"\0" if ended else b"")
-            syscall("kexec_file_load", kernel_fd, initrd_fd, len(text), text, flags)
-        finally:
-            for fd in opened:
-                os.close(fd)
+        if initrd is not None:
+            initrd_fd = self.fd(initrd)
+        elif self._initrd is not None:
+            initrd_fd = self._initrd
+        else:
+            initrd_fd, flags = -1, flags | kexec_api.KEXEC_FILE_NO_INITRAMFS
+        kernel_fd = self._kernel if kernel is None else self.fd(kernel)
+        text = (self._command_line + " x" * longer).encode() + (b"\0" if ended else b"")
+        syscall("kexec_file_load", kernel_fd, initrd_fd, len(text), text, flags)
 
     def do_refused_reboot(self, command: int, magic1: int, magic2: int) -> str | None:
         """reboot(2) where it cannot succeed; "not tried" where it could."""
@@ -155,6 +148,14 @@ class Driver(Process):
             return "not tried"
         syscall("reboot", magic1, magic2, command, None)
         return None
+
+
+def _opened(path: str) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
+    finally:
+        os.close(fd)
 
 
 def _kind(number: int) -> str:

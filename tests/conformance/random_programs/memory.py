@@ -95,8 +95,8 @@ class MemoryCalls(Writer):
     def seal(self, process: Process) -> None:
         if found := self.memory(process):
             slot, memory = found
-            # Real pages are pinned while they are preserved, which F_SEAL_WRITE alone notices.
-            seals = self.chance.choice(SEALS) & ~(0x8 if memory.attempted else 0)
+            # Real pages are pinned while they are preserved, which F_SEAL_WRITE alone notices; F_SEAL_EXEC brings it.
+            seals = self.chance.choice(SEALS) & ~(0x28 if memory.attempted else 0)
             self.ask(process, "add_seals", fd=slot, seals=seals)
 
     def mapping(self, process: Process) -> None:

@@ -147,7 +147,7 @@ class ProcessCalls(SessionCalls, MemoryCalls):
             wrong: tuple[dict[str, Any], ...] = (
                 {"kernel": fd},
                 {"initrd": -1},
-                {"flags": 0x10},
+                {"flags": 0x40},
                 {"longer": 2000},
                 {"ended": False},
             )
