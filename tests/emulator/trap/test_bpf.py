@@ -39,17 +39,20 @@ def stops(code: bytes, number: int, architecture: int, *arguments: int) -> bool:
     return decision == uapi.SECCOMP_RET_USER_NOTIF
 
 
+@pytest.mark.parametrize("group_devices", [False, True])
 @pytest.mark.parametrize("trap_opens", [False, True])
 @pytest.mark.parametrize(("machine", "architecture"), [("x86_64", X86_64), ("x86_64", I386), ("aarch64", AARCH64)])
-def test_what_stops(machine: str, architecture: int, trap_opens: bool) -> None:
-    code = program(trap_opens=trap_opens, machine=machine)
+def test_what_stops(machine: str, architecture: int, trap_opens: bool, group_devices: bool) -> None:
+    code = program(trap_opens=trap_opens, group_devices=group_devices, machine=machine)
     calls = dict(NUMBERS[architecture])
     ioctl = calls.pop(Call.IOCTL)
     expected = {n for c, n in calls.items() if trap_opens or c not in (Call.OPEN, Call.OPENAT, Call.OPENAT2)}
     assert {number for number in range(600) if number != ioctl and stops(code, number, architecture)} == expected
     for command in (0xBA00, 0xBA43, 0xBAFF, 0xC048BA00, 0xFFFFFFFF_0000BA00):
         assert stops(code, ioctl, architecture, 3, command), hex(command)
-    for command in (0x5401, 0x3B64, 0xBB00, 0x00BA, 0, 0xBA0000):
+    for command in (0x3B6A, 0xFFFFFFFF_00003B6A):
+        assert stops(code, ioctl, architecture, 3, command) == group_devices, hex(command)
+    for command in (0x5401, 0x3B64, 0x3B6B, 0x4004_3B6A, 0xBB00, 0x00BA, 0, 0xBA0000):
         assert not stops(code, ioctl, architecture, 3, command), hex(command)
 
 

@@ -13,7 +13,7 @@ import platform
 from typing import Final
 
 from luod.linux import Fd, syscall
-from luod.uapi import liveupdate
+from luod.uapi import liveupdate, vfio
 from luod.uapi import seccomp as uapi
 
 
@@ -60,8 +60,9 @@ def _instruction(code: int, k: int, if_true: int = 0, if_false: int = 0) -> byte
     return uapi.SOCK_FILTER.pack(code, if_true, if_false, k)
 
 
-def program(*, trap_opens: bool, machine: str | None = None) -> bytes:
-    """The filter's instructions. `trap_opens` adds open, openat and openat2, for machines without FUSE.
+def program(*, trap_opens: bool, group_devices: bool = False, machine: str | None = None) -> bytes:
+    """The filter's instructions. `trap_opens` adds open, openat and openat2, for machines without FUSE;
+    `group_devices` the one ioctl of VFIO that gives an fd, which FUSE cannot.
 
     `machine` is as platform.machine() says, the host's by default. OSError(ENOSYS) where the numbers are not known.
     """
@@ -74,14 +75,20 @@ def program(*, trap_opens: bool, machine: str | None = None) -> bytes:
     for architecture in architectures:
         calls = {c: n for c, n in NUMBERS[architecture].items() if trap_opens or c not in _OPENS}
         ioctl = calls.pop(Call.IOCTL)
-        block = [
-            _instruction(uapi.BPF_LD_W_ABS, uapi.DATA_NR),
-            # Only the type byte of an ioctl's number is looked at: all others never leave the kernel.
-            _instruction(uapi.BPF_JMP_JEQ_K, ioctl, 0, 4),
+        # Only the type byte of an ioctl's number is looked at: all others never leave the kernel.
+        command = [
             _instruction(uapi.BPF_LD_W_ABS, uapi.DATA_ARGS + 8),
             _instruction(uapi.BPF_ALU_AND_K, 0xFF00),
             _instruction(uapi.BPF_JMP_JEQ_K, liveupdate.LIVEUPDATE_IOCTL_TYPE << 8, len(calls) + 2, 0),
             allow,
+        ]
+        if group_devices:
+            to_notify = len(command) - 1 + len(calls) + 1
+            command.insert(1, _instruction(uapi.BPF_JMP_JEQ_K, vfio.VFIO_GROUP_GET_DEVICE_FD, to_notify, 0))
+        block = [
+            _instruction(uapi.BPF_LD_W_ABS, uapi.DATA_NR),
+            _instruction(uapi.BPF_JMP_JEQ_K, ioctl, 0, len(command)),
+            *command,
         ]
         numbers = list(calls.values())
         for index, number in enumerate(numbers):

@@ -1,8 +1,9 @@
-"""Serves one device node over `/dev/fuse`: a FUSE file system whose root is the node itself, mounted on a file.
+"""Speaks FUSE over `/dev/fuse`, and serves one device node with it: a file system whose root is the node itself.
 
 The kernel routes device inodes of a FUSE file system to the real driver, so the node is a regular file. Opening it is
 answered here, its ioctls arrive with the caller's tid, command and raw pointer; mounting is `machine`'s business.
-Requests are answered at once and in order. Called by `trap.supervisor`.
+Requests are answered in order, and at once unless whoever handles one says otherwise. Called by `trap.supervisor`;
+`fuse_tree.py` serves directories over the same protocol.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from abc import ABC, abstractmethod
 from typing import Final, Protocol
 
 from luod.emulator.model.files import Operation
@@ -18,6 +20,8 @@ from luod.linux import Fd
 from luod.uapi import fuse as uapi
 
 _BUFFER_SIZE: Final = 1 << 18
+_BACKGROUND: Final = 1 << 15
+"""Requests that nobody waits for, such as a release, the kernel hands over at once; else a close could come late."""
 _SECONDS_ATTRIBUTES_HOLD: Final = 3600
 _OPENED: Final = uapi.FOPEN_DIRECT_IO | uapi.FOPEN_NONSEEKABLE | uapi.FOPEN_STREAM | uapi.FOPEN_NOFLUSH
 _OPERATIONS: Final = {
@@ -25,6 +29,7 @@ _OPERATIONS: Final = {
     uapi.FUSE_WRITE: Operation.WRITE,
     uapi.FUSE_FSYNC: Operation.FSYNC,
 }
+_UNANSWERED: Final = (uapi.FUSE_FORGET, uapi.FUSE_BATCH_FORGET, uapi.FUSE_INTERRUPT)
 
 
 class Device(Protocol):
@@ -43,14 +48,15 @@ class Device(Protocol):
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int: ...
 
 
-class FuseNode:
-    """One mounted node. Owns the fd of /dev/fuse; when it is closed every use of the node is ENOTCONN."""
+class FuseServer(ABC):
+    """One mounted file system. Owns the fd of /dev/fuse; when it is closed every use of the files is ENOTCONN."""
 
-    def __init__(self, fd: Fd, device: Device, *, mode: int = 0o600) -> None:
+    flags: int = uapi.FUSE_ATOMIC_O_TRUNC
+    """Of `uapi.FUSE_*`, those asked for where the kernel offers them."""
+
+    def __init__(self, fd: Fd) -> None:
         self._fd = fd
-        self._device = device
-        self._mode = mode
-        self._owner = (0, 0)
+        self._buffer = bytearray(_BUFFER_SIZE)
         os.set_blocking(fd.fileno(), False)
 
     def fileno(self) -> int:
@@ -63,7 +69,7 @@ class FuseNode:
         """Answers all requests that wait. False when the file system is unmounted."""
         while True:
             try:
-                request = os.read(self._fd.fileno(), _BUFFER_SIZE)
+                length = os.readv(self._fd.fileno(), [self._buffer])
             except BlockingIOError:
                 return True
             except OSError as error:
@@ -72,18 +78,21 @@ class FuseNode:
                 if error.errno in (errno.ENOENT, errno.EINTR):  # the request was withdrawn while it was read
                     continue
                 raise
-            self._answer(request)
+            self._answer(bytes(memoryview(self._buffer)[:length]))
 
     def _answer(self, request: bytes) -> None:
-        _, opcode, unique, _, _, _, tid, _ = uapi.IN_HEADER.unpack_from(request)
-        if opcode in (uapi.FUSE_FORGET, uapi.FUSE_BATCH_FORGET, uapi.FUSE_INTERRUPT):
-            return
+        _, opcode, unique, node, _, _, tid, _ = uapi.IN_HEADER.unpack_from(request)
+        body = request[uapi.IN_HEADER.size :]
         try:
-            payload = self._handle(opcode, tid, request[uapi.IN_HEADER.size :])
+            payload = (
+                self._initialise(body) if opcode == uapi.FUSE_INIT else self._handle(opcode, unique, node, tid, body)
+            )
         except Errno as error:
-            self._reply(unique, -error.code, b"")
+            if opcode not in _UNANSWERED:
+                self._reply(unique, -error.code, b"")
         else:
-            self._reply(unique, 0, payload)
+            if payload is not None and opcode not in _UNANSWERED:
+                self._reply(unique, 0, payload)
 
     def _reply(self, unique: int, error: int, payload: bytes) -> None:
         header = uapi.OUT_HEADER.pack(uapi.OUT_HEADER.size + len(payload), error, unique)
@@ -93,13 +102,49 @@ class FuseNode:
             if failed.errno not in (errno.ENOENT, errno.ENODEV):  # nobody waits for it any more
                 raise
 
-    def _handle(self, opcode: int, tid: int, body: bytes) -> bytes:
+    @abstractmethod
+    def _handle(self, opcode: int, unique: int, node: int, tid: int, body: bytes) -> bytes | None:
+        """The reply without its header; Errno; None where none is due yet (`_reply` with `unique`, later)."""
+
+    def _initialise(self, body: bytes) -> bytes:
+        major, _, readahead, offered = uapi.INIT_IN.unpack_from(body)
+        if major != uapi.KERNEL_VERSION:
+            raise Errno(errno.EPROTO)
+        if offered & uapi.FUSE_INIT_EXT:
+            offered |= int.from_bytes(body[uapi.INIT_IN_FLAGS2 : uapi.INIT_IN_FLAGS2 + 4], "little") << 32
+        flags = offered & self.flags
+        # Passthrough asks how deep file systems may be stacked: on a memfd, once.
+        depth = 1 if flags & uapi.FUSE_PASSTHROUGH else 0
+        return uapi.INIT_OUT.pack(
+            uapi.KERNEL_VERSION,
+            uapi.KERNEL_MINOR_VERSION,
+            readahead,
+            flags & 0xFFFFFFFF,
+            _BACKGROUND,
+            _BACKGROUND,
+            1 << 16,
+            1,
+            0,
+            0,
+            flags >> 32,
+            depth,
+        )
+
+
+class FuseNode(FuseServer):
+    """One device node."""
+
+    def __init__(self, fd: Fd, device: Device, *, mode: int = 0o600) -> None:
+        super().__init__(fd)
+        self._device = device
+        self._mode = mode
+        self._owner = (0, 0)
+
+    def _handle(self, opcode: int, unique: int, node: int, tid: int, body: bytes) -> bytes | None:
         if opcode in _OPERATIONS:
             self._device.operation(int.from_bytes(body[:8], "little"), _OPERATIONS[opcode])
             return b""
         match opcode:
-            case uapi.FUSE_INIT:
-                return self._initialise(body)
             case uapi.FUSE_GETATTR:
                 return self._attributes()
             case uapi.FUSE_SETATTR:
@@ -118,15 +163,6 @@ class FuseNode:
             case uapi.FUSE_DESTROY | uapi.FUSE_FLUSH:
                 return b""
         raise Errno(errno.ENOSYS)
-
-    def _initialise(self, body: bytes) -> bytes:
-        major, _, readahead, offered = uapi.INIT_IN.unpack_from(body)
-        if major != uapi.KERNEL_VERSION:
-            raise Errno(errno.EPROTO)
-        flags = offered & uapi.FUSE_ATOMIC_O_TRUNC
-        return uapi.INIT_OUT.pack(
-            uapi.KERNEL_VERSION, uapi.KERNEL_MINOR_VERSION, readahead, flags, 0, 0, 1 << 16, 1, 0, 0, 0
-        )
 
     def _attributes(self) -> bytes:
         uid, gid = self._owner
