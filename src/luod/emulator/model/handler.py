@@ -22,6 +22,16 @@ class Carried(Protocol):
         ...
 
 
+class Beside(Protocol):
+    """Another file of the session that a file is about to be preserved in."""
+
+    @property
+    def file(self) -> HostFile: ...
+
+    @property
+    def identity(self) -> Hashable: ...
+
+
 State = TypeVar("State")
 Record = TypeVar("Record", bound=Carried)
 
@@ -42,6 +52,10 @@ class FileHandler(ABC, Generic[State, Record]):
     @abstractmethod
     def preserve(self, file: HostFile) -> State:
         """Errno: nothing is preserved. LUO keeps the reference to `file`."""
+
+    def preserve_beside(self, file: HostFile, others: Iterable[Beside]) -> State:
+        """`preserve`, for a kind that needs some of `others`, which are preserved already, to be there."""
+        return self.preserve(file)
 
     def unpreserve(self, file: HostFile, state: State) -> None:
         """Undo `preserve`; LUO closes `file` afterwards."""

@@ -35,7 +35,7 @@ _XLF_KERNEL_64: Final = 0x01
 _XLF_CAN_BE_LOADED_ABOVE_4G: Final = 0x02
 _SECTOR: Final = 512
 
-_FORMAT: Final = re.compile(rb"(?:luo|kho|memfd|pci|vfio-pci)-v[0-9]{1,4}(?![0-9a-z_-])")
+_FORMAT: Final = re.compile(rb"(?:luo|kho|memfd|pci|vfio-pci|iommufd)-v[0-9]{1,4}(?![0-9a-z_-])")
 
 
 def is_setup(data: bytes) -> bool:

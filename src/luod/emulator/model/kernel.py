@@ -10,7 +10,7 @@ import enum
 import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from luod.emulator.model import files, image
 from luod.emulator.model.files import DeviceFile, Operation, SessionFile
@@ -23,6 +23,10 @@ from luod.emulator.model.ports import Caller, Errno, Host, KexecFiles, KexecSegm
 from luod.emulator.model.results import Blocked, Ending, Jump, Panic
 from luod.emulator.model.session import SessionRecord
 from luod.uapi.kexec import LINUX_REBOOT_CMD_KEXEC
+
+if TYPE_CHECKING:  # a machine without devices does not need to read it
+    from luod.emulator.model.vfio.bus import Bus
+    from luod.emulator.model.vfio.vfio import Vfio
 
 LUO_FORMAT = "luo-v5"
 KHO_FORMAT = "kho-v4"
@@ -48,6 +52,7 @@ class Machine:
     profile: Profile
     handlers: tuple[HandlerFactory, ...]
     read_formats: ImageReader
+    bus: Bus | None
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,13 @@ class Kernel:
         command_line: str = COMMAND_LINE,
         handlers: Sequence[HandlerFactory] = (MemfdHandler,),
         read_formats: ImageReader = image.read_formats,
+        bus: Bus | None = None,
     ) -> None:
-        """The first kernel has every handler, in this order; later ones those whose format is found in the image."""
-        machine = Machine(host, profile, tuple(handlers), read_formats)
+        """The first kernel has every handler, in this order; later ones those whose format is found in the image.
+
+        `bus`, the PCI devices, stays the caller's and is closed after the last kernel; its handlers come last.
+        """
+        machine = Machine(host, profile, tuple(handlers), read_formats, bus)
         self._boot_into(machine, 1, command_line, None, Handover())
 
     def _boot_into(
@@ -90,8 +99,14 @@ class Kernel:
         self._luo: Luo | None = None
         self._number = 0
         handover = self._find_handover(handover)
-        if not self._speaks(LUO_FORMAT) or not enabled(command_line, "liveupdate"):
+        wanted = self._speaks(LUO_FORMAT) and enabled(command_line, "liveupdate")
+        if not wanted:
             handover.drop()
+            handover = Handover()
+        self._vfio: Vfio | None = None
+        if machine.bus is not None:
+            self._vfio = machine.bus.boot(boot, command_line, handover.sessions, self._speaks)
+        if not wanted:
             return
         if not self._kho:
             machine.host.log("luo: Disabling liveupdate because KHO is disabled")
@@ -99,7 +114,9 @@ class Kernel:
         if handover.number:
             machine.host.log(f"luo: Retrieved live update data, liveupdate number: {handover.number}")
         self._number = handover.number
-        every = (factory(machine.host) for factory in machine.handlers)
+        every = [factory(machine.host) for factory in machine.handlers]
+        if self._vfio is not None:
+            every += self._vfio.handlers()
         table = HandlerTable(handler for handler in every if self._speaks(handler.compatible))
         self._luo = Luo(machine.host, table, handover.sessions, document=machine.profile is Profile.DOCUMENT)
 
@@ -154,6 +171,11 @@ class Kernel:
         """/sys/kernel/kexec_loaded."""
         return self._kexec.image is not None
 
+    @property
+    def vfio(self) -> Vfio | None:
+        """The PCI devices of this boot; None for a machine without any."""
+        return self._vfio
+
     def open_liveupdate(self) -> DeviceFile:
         """EBUSY while it is open; EIO, for good, when what was carried cannot be taken over; ENODEV without device."""
         if self._luo is None:
@@ -201,7 +223,8 @@ class Kernel:
         if self._luo is not None:
             self._luo.freeze()
         self._kexec.jumping = True
-        return Jump()
+        stuck = None if self._vfio is None else self._vfio.shutdown()
+        return Jump() if stuck is None else stuck
 
     def jump(self) -> Self:
         """The next boot, once `reboot` said `Jump`. This kernel is gone afterwards.
@@ -216,6 +239,8 @@ class Kernel:
             if loaded.handover:
                 handover = Handover(self._number + 1, self._luo.carry())
             self._luo.close()
+        if self._vfio is not None:
+            self._vfio.close()
         command_line = loaded.command_line
         if command_line is None:
             command_line = self._command_line
@@ -227,3 +252,5 @@ class Kernel:
         """The machine is switched off: drop every reference to files of the host. May be called twice."""
         if self._luo is not None:
             self._luo.close()
+        if self._vfio is not None:
+            self._vfio.close()

@@ -75,7 +75,7 @@ class OutgoingSession:
             identity = handler.identity(file)
             self._handlers.hold(identity)
             try:
-                state = handler.preserve(file)
+                state = handler.preserve_beside(file, self._files.values())
             except Errno:
                 self._handlers.let_go(identity)
                 raise

@@ -66,6 +66,10 @@ class ModelFile(ABC):
         if not self._references:
             self._release()
 
+    def abandon(self) -> None:
+        """The kernel is gone, the file open or not: let go of what it holds of processes. Nothing follows."""
+        return
+
     @abstractmethod
     def _release(self) -> None:
         """Nobody has the file any more."""

@@ -1,0 +1,283 @@
+"""The file handlers of live update for VFIO devices and iommufd contexts, and what PCI keeps of either side of a jump.
+
+They plug into `model.handler`; LUO knows nothing of devices. How strict they are is data (`rules.py`). Preserving an
+iommufd is phase 1 of the posted series (luo-vfio-semantics.md C), of which a user has nothing in the next kernel yet.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from luod.emulator.model.handler import Beside, FileHandler
+from luod.emulator.model.memfd import F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK
+from luod.emulator.model.ports import Errno, HostFile, Kind
+from luod.emulator.model.vfio.cdev import VfioDeviceFile
+from luod.emulator.model.vfio.context import PageTable
+from luod.emulator.model.vfio.driver import VFIO_PCI
+from luod.emulator.model.vfio.function import Carriage, Function
+from luod.emulator.model.vfio.iommufd import IommufdFile
+from luod.emulator.model.vfio.pci import INTEL, Address
+from luod.emulator.model.vfio.rules import Finish, Rules, Trait
+
+DEVICE_FORMAT: Final = "vfio-pci-v1"
+IOMMUFD_FORMAT: Final = "iommufd-v1"
+_SEALS: Final = F_SEAL_SEAL | F_SEAL_GROW | F_SEAL_SHRINK
+
+
+@dataclass(eq=False)
+class DeviceRecord:
+    """One device between two kernels, and until it is finished."""
+
+    address: Address
+    tracked: bool
+    """PCI knows of it: until FINISH it is opened only by retrieving it."""
+    reset_works: bool
+    has_page_table: bool
+    """Its IOMMU domain came along."""
+    enabled: bool = False
+    """The next kernel's user has had access since it was retrieved."""
+
+    def drop(self) -> None:
+        """A device has no memory of its own."""
+
+
+class PciLiveUpdate:
+    """Which functions and bridges of this boot go into a live update, or came out of one."""
+
+    def __init__(self, rules: Rules, functions: Callable[[], Iterable[Function]], log: Callable[[str], None]) -> None:
+        self._rules = rules
+        self._functions = functions
+        self._log = log
+
+    def find(self, address: Address) -> Function | None:
+        return next((function for function in self._functions() if function.address == address), None)
+
+    def _path(self, function: Function) -> list[tuple[Address, Carriage]]:
+        path = function.path()
+        return path if self._rules.preserves_bridges else path[:1]
+
+    def preserve(self, function: Function) -> None:
+        """EINVAL for a virtual function, EBUSY for one that is preserved, EINVAL for what relies on an ACS quirk."""
+        if function.physical is not None:
+            raise Errno(errno.EINVAL)
+        if function.carriage.outgoing:
+            raise Errno(errno.EBUSY)
+        if self._rules.refuses_acs_quirks and function.device.description.acs_quirk:
+            self._log(f"pci {function.address}: Refusing to preserve device that relies on ACS quirks")
+            raise Errno(errno.EINVAL)
+        for address, carriage in self._path(function):
+            carriage.outgoing += 1
+            if carriage.outgoing == 1:
+                self._log(f"pci {address}: Device will be preserved across next Live Update")
+
+    def unpreserve(self, function: Function) -> None:
+        """Also of one that a second file had preserved, where that is not told apart."""
+        if not function.carriage.outgoing:
+            return
+        for address, carriage in self._path(function):
+            carriage.outgoing -= 1
+            if not carriage.outgoing:
+                self._log(f"pci {address}: Device will no longer be preserved across next Live Update")
+
+    def arrived(self, records: Iterable[DeviceRecord]) -> None:
+        """At boot: what the kernel before preserved."""
+        for record in records:
+            function = self.find(record.address)
+            if function is None or not record.tracked:
+                continue
+            for address, carriage in self._path(function):
+                carriage.incoming += 1
+                if carriage.incoming == 1:
+                    self._log(f"pci {address}: Device was preserved by previous kernel across Live Update")
+
+    def finish(self, record: DeviceRecord) -> None:
+        function = self.find(record.address)
+        if function is None or not record.tracked or not function.carriage.incoming:
+            return
+        for address, carriage in self._path(function):
+            carriage.incoming -= 1
+            if not carriage.incoming:
+                self._log(f"pci {address}: Device is finished participating in Live Update")
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """`tracked`: PCI accepted the device."""
+
+    tracked: bool
+
+
+class DeviceHandler(FileHandler[DeviceState, DeviceRecord]):
+    """Files of /dev/vfio/devices/vfioN, while vfio-pci has the device."""
+
+    compatible = DEVICE_FORMAT
+
+    def __init__(self, rules: Rules, pci: PciLiveUpdate, log: Callable[[str], None], *, page_tables_too: bool) -> None:
+        """`page_tables_too`: a device's page table is carried with it, by way of its iommufd."""
+        self._rules = rules
+        self._pci = pci
+        self._log = log
+        self._page_tables_too = page_tables_too
+
+    def can_preserve(self, file: HostFile) -> bool:
+        return isinstance(file, VfioDeviceFile) and not any(_has(file, trait) for trait in self._rules.unfit)
+
+    def identity(self, file: HostFile) -> Hashable:
+        return file.identity
+
+    def preserve(self, file: HostFile) -> DeviceState:
+        """Nothing else in the session."""
+        return self.preserve_beside(file, ())
+
+    def preserve_beside(self, file: HostFile, others: Iterable[Beside]) -> DeviceState:
+        """What the rules refuse, what PCI says where that counts; EINVAL, ENOENT for its page table and iommufd."""
+        device_file = _device_file(file)
+        for trait, code in self._rules.refused:
+            if _has(device_file, trait):
+                raise Errno(code)
+        if self._page_tables_too:
+            self._check_page_table(device_file, others)
+        try:
+            self._pci.preserve(device_file.device.function)
+        except Errno:
+            if self._rules.reports_pci_errors:
+                raise
+            return DeviceState(tracked=False)
+        return DeviceState(tracked=True)
+
+    @staticmethod
+    def _check_page_table(file: VfioDeviceFile, others: Iterable[Beside]) -> None:
+        bound = file.device.bound
+        if bound is None or bound.page_table is None:
+            return
+        if bound.page_table.preserve_token is None:
+            raise Errno(errno.EINVAL)
+        contexts = [other.file.context for other in others if isinstance(other.file, IommufdFile)]
+        if bound.context not in contexts:
+            raise Errno(errno.ENOENT)
+
+    def unpreserve(self, file: HostFile, state: DeviceState) -> None:
+        self._pci.unpreserve(_device_file(file).device.function)
+
+    def freeze(self, file: HostFile, state: DeviceState) -> None:
+        """EINVAL for a device that is not quiet, a failed reset's errno where that counts. Never undone (H22)."""
+        device = _device_file(file).device
+        for obstacle, code in self._rules.obstacles:
+            if device.has(obstacle):
+                self._log(f"vfio-pci {device.function.address}: Freeze failed! {obstacle.value}")
+                raise Errno(code)
+        device.freeze()
+
+    def carry(self, file: HostFile, state: DeviceState) -> DeviceRecord:
+        device = _device_file(file).device
+        bound = device.bound
+        record = DeviceRecord(
+            address=device.function.address,
+            # Not what PRESERVE was told: another file may have taken the device out again.
+            tracked=device.function.carriage.outgoing > 0,
+            reset_works=device.reset_works,
+            has_page_table=self._page_tables_too and bound is not None and bound.page_table is not None,
+        )
+        file.close()
+        return record
+
+    def retrieve(self, record: DeviceRecord) -> HostFile:
+        """Errno(ENODEV) unless a VFIO driver has the device: it must be bound first."""
+        function = self._pci.find(record.address)
+        device = None if function is None else function.usable_vfio
+        if device is None:
+            raise Errno(errno.ENODEV)
+        device.carried = record
+        return VfioDeviceFile(device, link=b"anon_inode:[vfio-device-liveupdate]")
+
+    def can_finish(self, record: DeviceRecord, file: HostFile | None) -> bool:
+        if file is None:
+            return False
+        if self._rules.finish is Finish.BOUND:
+            return _device_file(file).device.cdev_bound
+        return record.enabled
+
+    def finish(self, record: DeviceRecord, file: HostFile | None) -> None:
+        self._pci.finish(record)
+
+
+def _device_file(file: HostFile) -> VfioDeviceFile:
+    assert isinstance(file, VfioDeviceFile), "no other was accepted"
+    return file
+
+
+def _has(file: VfioDeviceFile, trait: Trait) -> bool:
+    function = file.device.function
+    description = function.device.description
+    match trait:
+        case Trait.GROUP:
+            return file.group is not None
+        case Trait.UNBOUND:
+            # Of the device, not of this file: a second, unbound file of a bound device is taken [observed].
+            return not file.device.cdev_bound
+        case Trait.VARIANT_DRIVER:
+            return function.driver is None or function.driver.name != VFIO_PCI
+        case Trait.INTEL_DISPLAY:
+            return description.vendor == INTEL and description.display
+        case Trait.VIRTUAL_FUNCTION:
+            return function.physical is not None
+
+
+@dataclass(frozen=True)
+class IommufdRecord:
+    """The page tables' tokens. Nothing can be had with them yet."""
+
+    tokens: tuple[int, ...]
+
+    def drop(self) -> None:
+        """The memory they map is the memfds'."""
+
+
+class IommufdHandler(FileHandler[tuple[PageTable, ...], IommufdRecord]):
+    """Contexts of /dev/iommu: the page tables marked to be preserved, and with them what they map."""
+
+    compatible = IOMMUFD_FORMAT
+
+    def can_preserve(self, file: HostFile) -> bool:
+        return file.kind is Kind.IOMMUFD
+
+    def identity(self, file: HostFile) -> Hashable:
+        return file.identity
+
+    def preserve(self, file: HostFile) -> tuple[PageTable, ...]:
+        """Nothing else in the session."""
+        return self.preserve_beside(file, ())
+
+    def preserve_beside(self, file: HostFile, others: Iterable[Beside]) -> tuple[PageTable, ...]:
+        """EINVAL unless all that is mapped is sealed memfds, ENOENT unless they are preserved in the same session."""
+        assert isinstance(file, IommufdFile), "no other was accepted"
+        tables = tuple(file.context.marked())
+        preserved = {other.identity for other in others}
+        for table in tables:
+            for area in table.ioas.space:
+                backing = area.pages.file
+                if backing is None or backing.seals & _SEALS != _SEALS:
+                    raise Errno(errno.EINVAL)
+                if backing.identity not in preserved:
+                    raise Errno(errno.ENOENT)
+        for table in tables:
+            table.ioas.frozen_by += 1
+        return tables
+
+    def unpreserve(self, file: HostFile, state: tuple[PageTable, ...]) -> None:
+        for table in state:
+            table.ioas.frozen_by -= 1
+
+    def carry(self, file: HostFile, state: tuple[PageTable, ...]) -> IommufdRecord:
+        file.close()
+        return IommufdRecord(tuple(table.preserve_token or 0 for table in state))
+
+    def retrieve(self, record: IommufdRecord) -> HostFile:
+        """Phase 1 has no way to give one back."""
+        raise Errno(errno.EOPNOTSUPP)
+
+    def can_finish(self, record: IommufdRecord, file: HostFile | None) -> bool:
+        return False

@@ -1,0 +1,293 @@
+"""The part of /sys that shows PCI devices, drivers, iommu groups and VFIO devices, and takes what is written there.
+
+Paths are relative to /sys. The tree is made anew when something has changed; contents are made when they are read. What
+a write does is `driver.py`'s.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from luod.emulator.model.ports import Errno
+from luod.emulator.model.results import Blocked
+from luod.emulator.model.vfio.config import SIZE as CONFIG_SIZE
+from luod.emulator.model.vfio.driver import Driver
+from luod.emulator.model.vfio.function import Function, Port
+from luod.emulator.model.vfio.memory import MSI_FIRST, MSI_LAST
+from luod.emulator.model.vfio.pci import Reset
+from luod.emulator.model.vfio.ports import DeviceCaller
+
+if TYPE_CHECKING:
+    from luod.emulator.model.vfio.vfio import Vfio
+
+_MAJOR: Final = 511
+"""Of vfioN: a number as the kernel gives them out to drivers without one of their own."""
+_BRIDGE_CLASS: Final = 0x060400
+_MEMORY_32_BIT: Final = 0x40200
+
+
+@dataclass(frozen=True)
+class Directory:
+    """`names` of what is in it."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A symbolic link; `target` is relative to the directory it is in."""
+
+    target: str
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A file. `mode` is its permissions."""
+
+    mode: int
+    read: Callable[[], bytes] | None = None
+    write: Callable[[str], int | Blocked] | None = None
+
+
+Node = Directory | Link | Attribute
+
+
+class Sysfs:
+    """Of one boot."""
+
+    def __init__(self, vfio: Vfio) -> None:
+        self._vfio = vfio
+        self._made_for = -1
+        self._nodes: dict[str, Attribute | Link] = {}
+        self._directories: dict[str, dict[str, None]] = {}
+
+    def lookup(self, path: str) -> Node:
+        """What is at `path`, links not followed. Errno(ENOENT)."""
+        self._refresh()
+        if path in self._directories:
+            return Directory(tuple(self._directories[path]))
+        if path not in self._nodes:
+            raise Errno(errno.ENOENT)
+        return self._nodes[path]
+
+    def read(self, path: str) -> bytes:
+        """All of it. ENOENT, EISDIR, and EIO for what cannot be read."""
+        attribute = self._attribute(path)
+        if attribute.read is None:
+            raise Errno(errno.EIO)
+        return attribute.read()
+
+    def write(self, path: str, data: bytes, caller: DeviceCaller) -> int | Blocked:
+        """How many bytes were taken, which is all. ENOENT, EISDIR, EIO, and what they ask for.
+
+        What sleeps is a `Waiting`, whose `poll` gives 0 for success.
+        """
+        attribute = self._attribute(path)
+        if attribute.write is None:
+            raise Errno(errno.EIO)
+        words = data.split(b"\0", 1)[0].decode("latin-1")
+        result = attribute.write(words.removesuffix("\n"))
+        return result if isinstance(result, Blocked) else len(data)
+
+    def _attribute(self, path: str) -> Attribute:
+        node = self.lookup(path)
+        if isinstance(node, Directory):
+            raise Errno(errno.EISDIR)
+        if isinstance(node, Link):
+            raise Errno(errno.EINVAL)
+        return node
+
+    def _refresh(self) -> None:
+        if self._made_for == self._vfio.generation:
+            return
+        self._made_for = self._vfio.generation
+        self._nodes = {}
+        self._directories = {"": {}}
+        drivers = self._vfio.drivers
+        for directory in ("bus/pci/devices", "bus/pci/slots", "kernel/iommu_groups", "class/vfio-dev", "class/vfio"):
+            self._directory(directory)
+        self._add("bus/pci/drivers_probe", _written(drivers.probe))
+        self._add("bus/pci/drivers_autoprobe", _shown("1"))
+        self._add("bus/pci/rescan", _written(lambda words: drivers.rescan() if _is_one(words) else 0))
+        for driver in drivers.all.values():
+            self._add_driver(driver)
+        for port in self._vfio.ports:
+            self._add_port(port)
+        for group in self._vfio.groups.values():
+            top = f"kernel/iommu_groups/{group.number}"
+            self._add(f"{top}/type", _shown("DMA"))
+            self._add(f"{top}/name", _shown(""))
+            self._add(f"{top}/reserved_regions", _shown(f"{MSI_FIRST:#018x} {MSI_LAST:#018x} msi"))
+            self._directory(f"{top}/devices")
+        for function in self._vfio.functions:
+            self._add_function(function)
+
+    def _directory(self, path: str) -> None:
+        parent, _, name = path.rpartition("/")
+        if path and path not in self._directories:
+            self._directories[path] = {}
+            self._directory(parent)
+            self._directories[parent][name] = None
+
+    def _add(self, path: str, node: Attribute | Link) -> None:
+        parent, _, name = path.rpartition("/")
+        self._directory(parent)
+        self._directories[parent][name] = None
+        self._nodes[path] = node
+
+    def _link(self, path: str, target: str) -> None:
+        """`target` from the root of the tree."""
+        self._add(path, Link("../" * path.count("/") + target))
+
+    def _add_driver(self, driver: Driver) -> None:
+        drivers = self._vfio.drivers
+        top = f"bus/pci/drivers/{driver.name}"
+        self._add(f"{top}/bind", _written(lambda words: drivers.bind(driver, words)))
+        self._add(f"{top}/unbind", _written(lambda words: drivers.unbind(driver, words)))
+        self._add(f"{top}/new_id", _written(lambda words: drivers.new_id(driver, words)))
+        self._add(f"{top}/remove_id", _written(lambda words: drivers.remove_id(driver, words)))
+
+    def _add_port(self, port: Port) -> None:
+        top = _port_path(port)
+        self._link(f"bus/pci/devices/{port.address}", top)
+        self._link(f"{top}/subsystem", "bus/pci")
+        self._link(f"{top}/driver", "bus/pci/drivers/pcieport")
+        self._link(f"bus/pci/drivers/pcieport/{port.address}", top)
+        for name, text in (
+            ("vendor", "0x1b36"),
+            ("device", "0x000c"),
+            ("class", f"{_BRIDGE_CLASS:#08x}"),
+            ("secondary_bus_number", str(port.bus)),
+            ("subordinate_bus_number", str(port.bus)),
+        ):
+            self._add(f"{top}/{name}", _shown(text))
+
+    def _add_function(self, function: Function) -> None:
+        drivers = self._vfio.drivers
+        device = function.device
+        description = device.description
+        top = function_path(function)
+        self._link(f"bus/pci/devices/{function.address}", top)
+        self._link(f"{top}/subsystem", "bus/pci")
+        group = f"kernel/iommu_groups/{function.group.number}"
+        self._link(f"{top}/iommu_group", group)
+        self._link(f"{group}/devices/{function.address}", top)
+        for name, text in (
+            ("vendor", f"{description.vendor:#06x}"),
+            ("device", f"{description.device:#06x}"),
+            ("subsystem_vendor", f"{description.vendor:#06x}"),
+            ("subsystem_device", f"{description.device:#06x}"),
+            ("class", f"{description.class_code:#08x}"),
+            ("revision", "0x01"),
+            ("irq", "11" if device.config.has_interrupt_pin else "0"),
+            ("numa_node", "-1"),
+            ("modalias", _modalias(function)),
+        ):
+            self._add(f"{top}/{name}", _shown(text))
+        self._add(f"{top}/config", Attribute(0o644, lambda: device.config.read(0, CONFIG_SIZE)))
+        self._add(f"{top}/resource", Attribute(0o444, lambda: _resources(function)))
+        self._add(f"{top}/enable", Attribute(0o644, lambda: b"%d\n" % bool(device.config.command & 0x3)))
+        self._add(f"{top}/power_state", Attribute(0o444, lambda: b"D3hot\n" if device.config.power_state else b"D0\n"))
+        self._add(f"{top}/uevent", Attribute(0o644, lambda: _uevent(function)))
+        self._add(
+            f"{top}/driver_override",
+            Attribute(
+                0o644,
+                lambda: (function.driver_override or "(null)").encode() + b"\n",
+                lambda words: drivers.override(function, words),
+            ),
+        )
+        self._add(f"{top}/remove", _written(lambda words: drivers.remove(function) if _is_one(words) else 0))
+        if description.reset is not Reset.NONE:
+            self._add(f"{top}/reset", _written(lambda words: _reset(function, words)))
+        if function.driver is not None and not function.unbinding:
+            self._link(f"{top}/driver", f"bus/pci/drivers/{function.driver.name}")
+            self._link(f"bus/pci/drivers/{function.driver.name}/{function.address}", top)
+        if function.virtual:
+            self._add(f"{top}/sriov_totalvfs", _shown(str(len(function.virtual))))
+            self._add(f"{top}/sriov_numvfs", _shown(str(len(function.virtual))))
+            for index, virtual in enumerate(function.virtual):
+                self._link(f"{top}/virtfn{index}", function_path(virtual))
+        if function.physical is not None:
+            self._link(f"{top}/physfn", function_path(function.physical))
+        vfio = function.usable_vfio
+        if vfio is not None:
+            name = f"vfio{vfio.index}"
+            self._add(f"{top}/vfio-dev/{name}/dev", _shown(f"{_MAJOR}:{vfio.index}"))
+            self._link(f"{top}/vfio-dev/{name}/device", top)
+            self._link(f"{top}/vfio-dev/{name}/subsystem", "class/vfio-dev")
+            self._link(f"class/vfio-dev/{name}", f"{top}/vfio-dev/{name}")
+
+
+def _port_path(port: Port) -> str:
+    return f"devices/pci{port.address.domain:04x}:00/{port.address}"
+
+
+def function_path(function: Function) -> str:
+    """Where the device itself is."""
+    if function.port is None:
+        return f"devices/pci{function.address.domain:04x}:00/{function.address}"
+    return f"{_port_path(function.port)}/{function.address}"
+
+
+def _shown(text: str) -> Attribute:
+    return Attribute(0o444, lambda: text.encode() + b"\n")
+
+
+def _written(write: Callable[[str], int | Blocked]) -> Attribute:
+    return Attribute(0o200, None, write)
+
+
+def _is_one(words: str) -> bool:
+    """A number that is not zero. Errno(EINVAL) for none."""
+    try:
+        return int(words, 0) != 0
+    except ValueError:
+        raise Errno(errno.EINVAL) from None
+
+
+def _reset(function: Function, words: str) -> int:
+    """EINVAL for another number than 1, and what the reset says."""
+    if not _is_one(words) or int(words, 0) != 1:
+        raise Errno(errno.EINVAL)
+    function.device.reset()
+    return 0
+
+
+def _modalias(function: Function) -> str:
+    found = function.device.description
+    base, sub, interface = found.class_code >> 16, found.class_code >> 8 & 0xFF, found.class_code & 0xFF
+    return (
+        f"pci:v{found.vendor:08X}d{found.device:08X}sv{found.vendor:08X}sd{found.device:08X}"
+        f"bc{base:02X}sc{sub:02X}i{interface:02X}"
+    )
+
+
+def _resources(function: Function) -> bytes:
+    """13 lines of start, end and flags: 6 BARs, the ROM, and a bridge's windows."""
+    config = function.device.config
+    lines = []
+    for index in range(13):
+        if index < len(function.device.bars):
+            start = int.from_bytes(config.read(0x10 + 4 * index, 4), "little")
+            end = start + function.device.bars[index].size - 1
+            lines.append(f"{start:#018x} {end:#018x} {_MEMORY_32_BIT:#018x}\n")
+        else:
+            lines.append(f"{0:#018x} {0:#018x} {0:#018x}\n")
+    return "".join(lines).encode()
+
+
+def _uevent(function: Function) -> bytes:
+    found = function.device.description
+    lines = [] if function.driver is None or function.unbinding else [f"DRIVER={function.driver.name}"]
+    lines += [
+        f"PCI_CLASS={found.class_code:X}",
+        f"PCI_ID={found.vendor:04X}:{found.device:04X}",
+        f"PCI_SUBSYS_ID={found.vendor:04X}:{found.device:04X}",
+        f"PCI_SLOT_NAME={function.address}",
+        f"MODALIAS={_modalias(function)}",
+    ]
+    return "".join(line + "\n" for line in lines).encode()
