@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
-from typing import Final
+from typing import Any, Final
 
 from luod import errors, kexec
 from luod.daemon.custody import Custody
@@ -17,7 +17,17 @@ from luod.daemon.log import Log
 from luod.daemon.registry import Image
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.takeover import Holdings, image_names
-from luod.ipc.admin import KernelRefused, NotAKernelImage, NotLoaded, Refused, StatusReply, UpdateRunning
+from luod.ipc.admin import (
+    KernelRefused,
+    NotAKernelImage,
+    NotLoaded,
+    NoUpdate,
+    Progress,
+    Refused,
+    StatusReply,
+    UpdateRunning,
+    Wishes,
+)
 from luod.ipc.peer import Peer
 from luod.linux import Fd
 from luod.version import __version__
@@ -50,7 +60,10 @@ class Updater:
             "commandLine": None if image is None else image.command_line,
             "sessions": states["held"] + states["dropped"],
             "waiting": states["waiting"],
-            "retrieved": states["retrieved"],
+            "retrieved": states["retrieved"] + states["resumed"],
+            "torn": states["torn"],
+            "participants": 0,
+            "generation": 0,
         }
 
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None:
@@ -82,7 +95,7 @@ class Updater:
                 fd.close()
         self._log("loaded", command_line=command_line, initrd=initrd is not None)
 
-    async def update(self, peer: Peer) -> AsyncGenerator[str, None]:
+    async def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:
         if self._state != IDLE or self._loading.locked():
             raise _update_running()
         image = self._registry.record.image
@@ -92,7 +105,7 @@ class Updater:
         self._log("update", uid=peer.uid, pid=peer.pid, sessions=len(self._sessions.rows()))
         jump: asyncio.Task[None] | None = None
         try:
-            yield PREPARING
+            yield _progress(PREPARING)
             await self._sessions.close_for_update()
             self._refuse_losses()
             await _load(self._fds[image_names(image)[0]], self._initrd(image), image.command_line)
@@ -103,7 +116,7 @@ class Updater:
                     message=f"the registry cannot be written: {error}", hint="see the state directory of luod"
                 ) from error
             self._state = JUMPING
-            yield JUMPING
+            yield _progress(JUMPING)
             jump = asyncio.ensure_future(asyncio.to_thread(kexec.jump))
             await asyncio.shield(jump)
         except errors.KernelRefused as error:
@@ -114,6 +127,9 @@ class Updater:
                 self._over()
             else:  # the operator hung up; if the kernel refuses the jump, nobody else is left to see it
                 jump.add_done_callback(self._refused_unseen)
+
+    async def abort(self, peer: Peer) -> None:
+        raise NoUpdate(message="no update is under way", hint="")
 
     def _initrd(self, image: Image) -> Fd | None:
         return self._fds[image_names(image)[1]] if image.initrd else None
@@ -135,6 +151,10 @@ class Updater:
         if not jump.cancelled():
             self._log.error("update-failed", error=jump.exception())
         self._over()
+
+
+def _progress(state: Any) -> Progress:
+    return Progress(state=state, update="", generation=0, secondsLeft=None, participants=[], torn=[], reason=None)
 
 
 async def _load(kernel: Fd, initrd: Fd | None, command_line: str) -> None:

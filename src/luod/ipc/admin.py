@@ -6,9 +6,10 @@ Like `luod.ipc.sessions`, only that it is served on the admin socket alone, whic
 import fcntl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Protocol, TypedDict
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypedDict
 
-from asyncvarlink import FileDescriptor, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
+from asyncvarlink import FileDescriptor, LastResult, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
 
 from luod.ipc.framing import ADMIN
 from luod.ipc.peer import Peer
@@ -57,6 +58,61 @@ class KernelRefused(TypedVarlinkErrorReply, interface=ADMIN):
         hint: str
 
 
+class NoUpdate(TypedVarlinkErrorReply, interface=ADMIN):
+    """No update is under way."""
+
+    class Parameters:
+        message: str
+        hint: str
+
+
+class TooLate(TypedVarlinkErrorReply, interface=ADMIN):
+    """reboot(2) is called: nobody can call the update off any more."""
+
+    class Parameters:
+        message: str
+        hint: str
+
+
+Standing = Literal["awaited", "granted", "ready", "vetoed", "lost"]
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One that has a part in an update. `seconds` is how long it took to what it stands at, in this phase."""
+
+    id: int
+    name: str
+    uid: int
+    pid: int
+    sessions: list[str]
+    bytes: int
+    standing: Standing
+    reason: str | None
+    seconds: float
+
+
+class Progress(TypedDict):
+    """One reply of Update."""
+
+    state: Literal["checked", "preparing", "freezing", "jumping", "cancelled"]
+    update: str
+    generation: int
+    secondsLeft: float | None
+    participants: list[Participant]
+    torn: list[str]
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How the operator wants an update. `deadline` is in seconds, of each phase, None for the usual."""
+
+    deadline: float | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
 class StatusReply(TypedDict):
     """What Status answers."""
 
@@ -68,6 +124,9 @@ class StatusReply(TypedDict):
     sessions: int
     waiting: int
     retrieved: int
+    torn: int
+    participants: int
+    generation: int
 
 
 class Service(Protocol):
@@ -75,13 +134,14 @@ class Service(Protocol):
 
     async def status(self) -> StatusReply: ...
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None: ...
-    def update(self, peer: Peer) -> AsyncGenerator[str, None]: ...
+    def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]: ...
+    async def abort(self, peer: Peer) -> None: ...
 
 
 class Admin(VarlinkInterface, name=ADMIN):
     """The operator's side of luod: load the next kernel, then jump into it with every session kept."""
 
-    errors = (NotLoaded, NotAKernelImage, UpdateRunning, Refused, KernelRefused)
+    errors = (NotLoaded, NotAKernelImage, UpdateRunning, Refused, KernelRefused, NoUpdate, TooLate)
 
     def __init__(self, service: Service, peer: Peer) -> None:
         self._service = service
@@ -89,9 +149,10 @@ class Admin(VarlinkInterface, name=ADMIN):
 
     @varlinkmethod
     async def Status(self) -> StatusReply:
-        """version: of luod. state: idle, preparing or jumping. boot: live updates luod has seen, plus one.
-        kernelLoaded, commandLine: what was loaded through luod. sessions: outgoing ones. waiting, retrieved: incoming
-        ones, by state; an update waits for them to be finished.
+        """version: of luod. state: idle, preparing, freezing, jumping, or restoring, which is idle with incoming
+        sessions. boot: live updates luod has seen, plus one. kernelLoaded, commandLine: what was loaded through luod.
+        sessions: outgoing ones. waiting, retrieved (and resumed), torn: incoming ones, by state; an update waits for
+        them to be finished. participants: who follows now. generation: updates that were begun.
         """
         return await self._service.status()
 
@@ -112,16 +173,38 @@ class Admin(VarlinkInterface, name=ADMIN):
             raise
         await self._service.load_kernel(kernel, initrd, commandLine)
 
-    @varlinkmethod(return_parameter="state", delay_generator=False)
-    async def Update(self) -> AsyncIterator[str]:
-        """Jumps into the loaded kernel. Call it with "more": each state is a reply, the last is "jumping", after which
-        the connection ends with the machine, or an error says why it did not jump. No session is lost then.
+    @varlinkmethod(delay_generator=False)
+    async def Update(
+        self, *, deadlineSeconds: float | None, force: bool | None, dryRun: bool | None
+    ) -> AsyncIterator[Progress]:
+        """Jumps into the loaded kernel, with everybody that follows (io.luod.Updates) being ready. Call it with "more".
 
-        Errors: NotLoaded, UpdateRunning, Refused, KernelRefused.
+        Each change is a reply. participants: those of whom something is new, all in the first reply. torn: the sessions
+        that will be lost to the next kernel's guests, as far as known. secondsLeft: until the phase's deadline. After
+        the reply "jumping" the connection ends with the machine. "cancelled", with a reason, is the last reply:
+        everybody resumes, nothing is lost, and a later update works. An error comes before anybody is asked. Closing
+        the connection before "jumping" cancels.
+
+        deadlineSeconds: of each phase, to which time is added for the bytes to preserve. force: those who are late, or
+        gone, or whom nobody follows for, are left behind, and their sessions are torn; a veto still cancels. dryRun:
+        nobody is asked and nothing changed; the one reply is "checked", or an error says what stands in the way.
+
+        Errors: NotLoaded, UpdateRunning, Refused, NotAKernelImage, KernelRefused.
         """
-        async with aclosing(self._service.update(self._peer)) as states:
-            async for state in states:
-                yield state
+        wishes = Wishes(deadlineSeconds, bool(force), bool(dryRun))
+        async with aclosing(self._service.update(self._peer, wishes)) as replies:
+            async for progress in replies:
+                if progress["state"] in ("checked", "cancelled"):
+                    raise LastResult(progress)
+                yield progress
+
+    @varlinkmethod
+    async def Abort(self) -> None:
+        """Cancels the update that is under way. Answered when everybody has been told to resume.
+
+        Errors: NoUpdate, TooLate.
+        """
+        await self._service.abort(self._peer)
 
 
 def _copy(passed: FileDescriptor) -> Fd:

@@ -20,6 +20,7 @@ from luod import errors
 from luod.linux import Fd
 
 SESSIONS: Final = "io.luod.Sessions"
+UPDATES: Final = "io.luod.Updates"
 ADMIN: Final = "io.luod.Admin"
 
 SESSIONS_SOCKET: Final = "/run/luod/luod.sock"
@@ -181,7 +182,7 @@ def to_error(name: str, parameters: Mapping[str, Any]) -> errors.LuodError:
     short = name.rpartition(".")[2]
     message = str(parameters.get("message") or name)
     hint = str(parameters.get("hint") or "")
-    if name.startswith((SESSIONS + ".", ADMIN + ".")):
+    if name.startswith((SESSIONS + ".", UPDATES + ".", ADMIN + ".")):
         if short == "KernelRefused":
             return _kernel_refused(parameters, hint)
         if short in _BY_NAME:

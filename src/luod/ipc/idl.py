@@ -9,11 +9,13 @@ from pathlib import Path
 
 from luod.ipc.admin import Admin
 from luod.ipc.sessions import Sessions
+from luod.ipc.updates import Updates
 
 
 def files() -> dict[str, str]:
     """What each file must hold, by file name."""
-    return {f"{interface.name}.varlink": interface.render_interface_description() for interface in (Sessions, Admin)}
+    interfaces = (Sessions, Updates, Admin)
+    return {f"{interface.name}.varlink": interface.render_interface_description() for interface in interfaces}
 
 
 def main() -> None:

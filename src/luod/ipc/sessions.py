@@ -15,7 +15,7 @@ from luod.ipc.peer import Peer
 from luod.linux import Fd
 
 Direction = Literal["outgoing", "incoming"]
-State = Literal["held", "dropped", "waiting", "retrieved"]
+State = Literal["held", "dropped", "waiting", "retrieved", "torn", "resumed"]
 Outcome = Literal["finished", "given_up"]
 
 
@@ -92,6 +92,30 @@ class Refused(TypedVarlinkErrorReply, interface=SESSIONS):
         hint: str
 
 
+class Torn(TypedVarlinkErrorReply, interface=SESSIONS):
+    """The session was carried by a jump for which its participant was not `ready`: no guest may be resumed from it.
+
+    It can be released, as given up.
+    """
+
+    class Parameters:
+        name: str
+        message: str
+        hint: str
+
+
+class Resumed(TypedVarlinkErrorReply, interface=SESSIONS):
+    """Its guest was said to be resuming, and so has changed what it was resumed from: there is no second try.
+
+    It can be released.
+    """
+
+    class Parameters:
+        name: str
+        message: str
+        hint: str
+
+
 class Service(Protocol):
     """What luod does for a peer. Fds that are returned belong to the caller."""
 
@@ -111,7 +135,7 @@ class Sessions(VarlinkInterface, name=SESSIONS):
     Every error says what was wrong (message) and what to do (hint).
     """
 
-    errors = (NoSuchSession, SessionExists, InvalidName, NotFinished, KernelRefused, Busy, Refused)
+    errors = (NoSuchSession, SessionExists, InvalidName, NotFinished, KernelRefused, Busy, Refused, Torn, Resumed)
 
     def __init__(self, service: Service, peer: Peer) -> None:
         self._service = service
@@ -129,8 +153,8 @@ class Sessions(VarlinkInterface, name=SESSIONS):
     async def Retrieve(self, *, name: str) -> FileDescriptor:
         """Gives an incoming session: one that the caller's user had when the machine jumped into this kernel.
 
-        Asked again, by a VMM that was restarted, it gives the same session again. Errors: NoSuchSession, Busy,
-        KernelRefused.
+        Asked again, by a VMM that was restarted, it gives the same session again, until io.luod.Updates.Resuming.
+        Errors: NoSuchSession, Torn, Resumed, Busy, KernelRefused.
         """
         return _passed(await self._service.retrieve(self._peer, name))
 
@@ -157,7 +181,8 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         """The sessions of the caller's user, in the order of their names; root is shown all.
 
         held: outgoing, luod has a copy. dropped: outgoing, luod has none, since a Replace did not end. waiting:
-        incoming, still in the kernel. retrieved: incoming, given to its owner.
+        incoming, still in the kernel. retrieved: incoming, given to its owner. torn: incoming, not to be resumed from,
+        so not handed out. resumed: incoming, its guest runs, so not handed out again.
         """
         return await self._service.list(self._peer)
 
