@@ -8,7 +8,6 @@ be one (NO_FUSE).
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from luod.testing import Machine
 from luod.testing.interpreter import Interpreter
 from luod.testing.plugin import booting_machines
 from tests.conformance.caller import Caller, start
-from tests.conformance.voyage import Outcomes, Row, travel
+from tests.conformance.voyage import Outcomes, rows_of, travel
 
 ROOT = Path(__file__).parents[2]
 FUSE, NO_FUSE = "FUSE", "no FUSE"
@@ -70,13 +69,8 @@ def caller(questions: Caller) -> Iterator[Caller]:
 @pytest.fixture(scope="module")
 def voyages(request: pytest.FixtureRequest, machine_kind: str, machine_python: Interpreter) -> Outcomes:
     """Takes all selected rows of the module that reach over a jump through it, together."""
-    rows = []
-    for item in request.session.items:
-        if isinstance(item, pytest.Function) and item.module is request.module and hasattr(item.function, "row"):
-            parameters = dict(item.callspec.params)
-            if parameters.pop("machine_kind") == machine_kind:
-                rows.append(Row(item.nodeid, functools.partial(item.function.row, **parameters)))
     program = machine_python.module("tests.programs.questions")
+    rows = rows_of(request, machine_kind=machine_kind)
     with booting_machines(machine_kind) as boot:
         machine = boot()
         return travel(rows, machine, lambda: start(machine, program, root=str(ROOT)))

@@ -15,6 +15,7 @@ how its row went.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -81,6 +82,17 @@ class Outcomes:
         (row,) = (row for row in self.rows if row.identity == identity)
         assert row.over, "the row did not come to its end"
         return row.outcome
+
+
+def rows_of(request: pytest.FixtureRequest, **chosen: str) -> list[Row]:
+    """The rows of the module that asks, as far as they were selected; only those with the parameters in `chosen`."""
+    rows = []
+    for item in request.session.items:
+        if isinstance(item, pytest.Function) and item.module is request.module and hasattr(item.function, "row"):
+            parameters = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+            if all(parameters.pop(name) == value for name, value in chosen.items()):
+                rows.append(Row(item.nodeid, functools.partial(item.function.row, **parameters)))
+    return rows
 
 
 def travel(rows: list[Row], machine: Machine, start: Callable[[], Caller]) -> Outcomes:
