@@ -33,7 +33,7 @@ set -e
 /bin/busybox --install /bin
 export PATH=/bin
 mount -t devtmpfs dev /dev
-mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=524288,cache=loose {host} /host
+mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=512000,cache=loose {host} /host
 mount -t tmpfs -o mode=755 memory /memory
 mkdir /memory/upper /memory/work
 mount -t overlay -o lowerdir=/host,upperdir=/memory/upper,workdir=/memory/work root {new}
@@ -59,7 +59,7 @@ exec env -i {environment} switch_root {new} {command}
 """
 _SHARE: Final = """\
 mkdir -p .{path}
-mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288,cache=none {tag} .{path}
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=none {tag} .{path}
 """
 
 

@@ -56,7 +56,10 @@ def command(
     arguments: Sequence[str],
 ) -> list[str]:
     """The argv that boots `kernel`. `agent_fd`, a connected stream socket to inherit, becomes the agent's port."""
-    machine = [program, "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", memory]
+    # QEMU would go on without whoever started it, with a machine that hangs.
+    setpriv = shutil.which("setpriv")
+    bound = [] if setpriv is None else [setpriv, "--pdeathsig", "KILL"]
+    machine = [*bound, program, "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", memory]
     quiet = ["-nodefaults", "-no-reboot", "-display", "none"]
     boot = ["-kernel", kernel, "-initrd", initrd, "-append", command_line, "-serial", f"file:{_escaped(serial_log)}"]
     port = ["-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,fd={agent_fd}"]
