@@ -34,6 +34,8 @@ class Order:
     environment: Mapping[str, str]
     command_line: str
     share_network: bool
+    images: Mapping[str, tuple[str, ...]]
+    """Kernel images that init finds: paths, and the formats of the kernel in each."""
     with_device: bool
     """Whether this kernel has /dev/liveupdate at all."""
     trap_opens: bool
@@ -42,6 +44,8 @@ class Order:
     """init's RLIMIT_NOFILE."""
     signal_mask: frozenset[int]
     """init's blocked signals."""
+    device_places: tuple[str, ...] = ()
+    """What of /sys shows the machine's devices, relative to /sys; () for a machine without any."""
 
 
 def start(order: Order) -> tuple[int, socket.socket]:
@@ -84,10 +88,10 @@ def _keep(order: Order, supervisor: socket.socket) -> int:
             "or raise user.max_user_namespaces and lift what else forbids user namespaces",
         ) from None
     namespaces.die_with_parent()  # once more: the kernel forgets it when credentials change
-    kexec_loaded = nodes.furnish(order.command_line)
+    kexec_loaded = nodes.furnish(order.command_line, order.images)
     device, why_not = _device(order)
     trap_opens = order.with_device and device is None
-    filter_ = bpf.program(trap_opens=trap_opens)
+    filter_ = bpf.program(trap_opens=trap_opens, group_devices=bool(order.device_places))
     content = {
         "furnished": True,
         "device": device.number if device else None,
@@ -96,12 +100,37 @@ def _keep(order: Order, supervisor: socket.socket) -> int:
         # Not to be asked of init: that may be gone before anybody looks.
         "user_namespace": os.stat("/proc/self/ns/user").st_ino,
     }
+    opening = _mount_devices(order.device_places, supervisor) if order.device_places else None
     channel.send(supervisor, content, [kexec_loaded, *([device.fuse] if device else [])])
     kexec_loaded.close()
     if device is not None:
         # A copy of this fd that outlives `luoemu` would leave the node's users waiting for ever.
         device.fuse.close()
-    return _run_init(order, filter_, supervisor, privileged)
+    return _run_init(order, filter_, supervisor, privileged, opening)
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """Where `trap.opener` gets requests, and the directory that it opens files in."""
+
+    requests: socket.socket
+    directory: Fd
+
+
+def _mount_devices(places: Sequence[str], supervisor: socket.socket) -> _Opening:
+    from luod.emulator.machine import devices  # late: most machines have none
+
+    try:
+        mounts, directory = devices.mount_all(places)
+    except OSError as error:
+        raise OSError(error.errno, f"devices need FUSE, and a /sys to show them in ({_in_words(error)})") from None
+    theirs, ours = channel.pair()
+    described = [[mounted.place, mounted.number] for mounted in mounts]
+    channel.send(supervisor, {"devices": described}, [theirs, *(mounted.fuse for mounted in mounts)])
+    theirs.close()
+    for mounted in mounts:
+        mounted.fuse.close()
+    return _Opening(ours, directory)
 
 
 def _device(order: Order) -> tuple[nodes.DeviceNode | None, str]:
@@ -113,7 +142,9 @@ def _device(order: Order) -> tuple[nodes.DeviceNode | None, str]:
         return None, _in_words(error)
 
 
-def _run_init(order: Order, filter_: bytes, supervisor: socket.socket, privileged: bool) -> int:
+def _run_init(
+    order: Order, filter_: bytes, supervisor: socket.socket, privileged: bool, opening: _Opening | None
+) -> int:
     """Forks init into the new PID namespace and waits for its end; its status as os.waitpid gives it."""
     go, tell = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
@@ -123,8 +154,12 @@ def _run_init(order: Order, filter_: bytes, supervisor: socket.socket, privilege
     os.close(go)
     with Fd(syscall("pidfd_open", pid, 0)) as init:
         channel.send(supervisor, {"init": pid}, [init])
-    os.write(tell, b"\n")
-    os.close(tell)
+        os.write(tell, b"\n")
+        os.close(tell)
+        if opening is not None:
+            from luod.emulator.trap import opener
+
+            opener.serve(opening.requests, opening.directory, init)
     return os.waitpid(pid, 0)[1]
 
 
@@ -184,4 +219,5 @@ def _close_private_fds(*, keep: int) -> None:
 
 
 def _in_words(error: OSError) -> str:
+    """What went wrong, and with which file."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from luod.linux import Fd
+from luod.linux import Fd, HasFileno
 
 _MAX_MESSAGE: Final = 1 << 16
-_MAX_FDS: Final = 8
+_MAX_FDS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-def send(channel: socket.socket, content: dict[str, Any], fds: Sequence[Fd] = ()) -> None:
+def send(channel: socket.socket, content: dict[str, Any], fds: Sequence[HasFileno] = ()) -> None:
     """The fds stay the sender's."""
     socket.send_fds(channel, [json.dumps(content).encode()], [fd.fileno() for fd in fds])
 

@@ -10,13 +10,14 @@ import contextlib
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from luod.emulator.machine import boot, channel
-from luod.emulator.machine.nodes import KERNEL_IMAGE
+from luod.emulator.machine import boot, channel, stub
+from luod.emulator.machine.nodes import KERNEL_IMAGE, KERNEL_IMAGE_NO_VFIO
 from luod.emulator.machine.signals import Received, SignalFd
 from luod.emulator.model.kernel import Kernel, Profile
 from luod.emulator.model.results import Panic
@@ -24,12 +25,25 @@ from luod.emulator.trap.memory_files import HostMemory
 from luod.emulator.trap.supervisor import Stopped, Supervisor
 from luod.linux import Fd
 
+if TYPE_CHECKING:
+    from luod.emulator.model.vfio.pci import DeviceDescription
+    from luod.emulator.model.vfio.rules import Rules
+    from luod.emulator.trap.devices import DeviceSide
+
 FAILED: Final = 125
 """Exit status when the machine itself cannot go on; init's own statuses are passed through."""
 
 
 class MachineError(Exception):
     """The machine cannot be started or cannot go on; the message says why and what to do, in one sentence."""
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    descriptions: Sequence[DeviceDescription]
+    rules: Rules
+    iommufd_preservation: bool = False
+    """What the posted iommufd series adds, of which the two rule tables know nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,7 @@ class Settings:
     """Trap open, openat and openat2 instead of mounting a FUSE node."""
     log: bool = False
     """Write the emulated kernel's log to stderr."""
+    devices: DeviceSettings | None = None
 
 
 class Machine:
@@ -53,10 +68,12 @@ class Machine:
         """Boots until init ends without a kexec; its exit status, 128 + N when signal N ended it. MachineError."""
         _raise_open_files()
         signals = SignalFd((signal.SIGINT, signal.SIGTERM))
-        kernel = Kernel(HostMemory(self._log), profile=self._settings.profile)
+        hardware = None if self._settings.devices is None else _Hardware(self._settings.devices, self._log)
+        host, bus = (hardware.memory, hardware.bus) if hardware else (HostMemory(self._log), None)
+        kernel = Kernel(host, profile=self._settings.profile, bus=bus)
         try:
             while True:
-                with _Boot(self._order(kernel, signals), kernel, self._tell) as running:
+                with _Boot(self._order(kernel, signals), kernel, hardware, self._tell) as running:
                     end = running.run(signals)
                 if end is not None:
                     return end
@@ -66,6 +83,8 @@ class Machine:
                     raise MachineError(f"the kernel of boot {kernel.boot + 1} panics: {panic}") from None
         finally:
             kernel.close()
+            if bus is not None:
+                bus.close()
             signals.close()
 
     def _order(self, kernel: Kernel, signals: SignalFd) -> boot.Order:
@@ -75,15 +94,24 @@ class Machine:
             "LUOEMU_KERNEL": KERNEL_IMAGE,
             "LUOEMU_PROFILE": self._settings.profile.value,
         }
+        images: dict[str, tuple[str, ...]] = {KERNEL_IMAGE: stub.FORMATS}
+        places: tuple[str, ...] = ()
+        if kernel.vfio is not None:
+            from luod.emulator.machine import devices
+
+            images = {KERNEL_IMAGE: stub.FORMATS + stub.DEVICE_FORMATS, KERNEL_IMAGE_NO_VFIO: stub.FORMATS}
+            places = devices.places(kernel.vfio.sysfs)
         return boot.Order(
             command=self._settings.command,
             environment=environment,
             command_line=kernel.command_line,
+            images=images,
             share_network=self._settings.share_network,
             with_device=kernel.has_device,
             trap_opens=self._settings.trap_opens,
             open_files=self._open_files,
             signal_mask=signals.previous_mask,
+            device_places=places,
         )
 
     def _log(self, line: str) -> None:
@@ -97,17 +125,43 @@ class Machine:
             print(f"luoemu: {line}", file=sys.stderr, flush=True)
 
 
+class _Hardware:
+    """The devices of a machine, which outlive its jumps."""
+
+    def __init__(self, settings: DeviceSettings, log: Callable[[str], None]) -> None:
+        """MachineError for devices that cannot be in one machine."""
+        from luod.emulator.machine import devices
+        from luod.emulator.model.vfio.bus import Bus
+        from luod.emulator.trap.device_memory import DeviceMemory
+
+        self.memory = DeviceMemory(log)
+        try:
+            self.bus = Bus(
+                self.memory,
+                settings.descriptions,
+                rules=settings.rules,
+                iommufd_preservation=settings.iommufd_preservation,
+            )
+        except ValueError as error:
+            raise MachineError(str(error)) from None
+        self.bus.can_map = devices.can_map()
+
+
 class _Boot:
     """One boot's processes and traps; leaving the context ends all of them and waits for it."""
 
-    def __init__(self, order: boot.Order, kernel: Kernel, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, order: boot.Order, kernel: Kernel, hardware: _Hardware | None, tell: Callable[[str], None]
+    ) -> None:
         self._kernel = kernel
+        self._hardware = hardware
         self._tell = tell
         self._supervisor: Supervisor | None = None
         self._init: Fd | None = None
         self._init_pid = 0
         self._kexec_loaded: Fd | None = None
         self._fuse: Fd | None = None
+        self._devices: DeviceSide | None = None
         self._status: int | None = None
         self._keeper, self._channel = boot.start(order)
 
@@ -116,6 +170,8 @@ class _Boot:
 
     def __exit__(self, *_: object) -> None:
         self._kill()
+        if self._supervisor is not None:
+            self._supervisor.give_up()
         while self._supervisor is not None and self._status is None:
             # Dying processes still close fds of the node, and wait for the answer.
             if self._supervisor.run([self._channel]) is Stopped.WATCHED:
@@ -126,6 +182,8 @@ class _Boot:
         for fd in (self._init, self._kexec_loaded, self._fuse):
             if fd is not None:
                 fd.close()
+        if self._devices is not None:
+            self._devices.close()
         self._channel.close()
 
     def run(self, signals: SignalFd) -> int | None:
@@ -161,7 +219,9 @@ class _Boot:
             content, fds = message.content, message.fds
             if "error" in content:
                 raise MachineError(content["error"])
-            if "furnished" in content:
+            if "devices" in content:
+                self._devices = self._device_side(content["devices"], fds)
+            elif "furnished" in content:
                 self._kexec_loaded, *rest = fds
                 user_namespace = content["user_namespace"]
                 if rest:
@@ -177,6 +237,7 @@ class _Boot:
             elif "status" in content:
                 raise MachineError("init died before it was started: is memory short?")
         fuse, self._fuse = self._fuse, None
+        devices, self._devices = self._devices, None
         self._supervisor = Supervisor(
             self._kernel,
             listener,
@@ -184,8 +245,20 @@ class _Boot:
             device=device,
             user_namespace=user_namespace,
             kexec_loaded=self._kexec_loaded,
+            devices=devices,
         )
         return self._supervisor
+
+    def _device_side(self, described: list[tuple[str, int]], fds: tuple[Fd, ...]) -> DeviceSide:
+        from luod.emulator.trap.devices import DeviceSide, Mount
+
+        hardware, vfio = self._hardware, self._kernel.vfio
+        assert hardware is not None, "it was asked for them"
+        assert vfio is not None, "there is hardware"
+        opener, *fuses = fds
+        mounts = [Mount(place, fuse, number) for (place, number), fuse in zip(described, fuses, strict=True)]
+        requests = socket.socket(fileno=opener.detach())
+        return DeviceSide(vfio, hardware.memory, mounts, requests, can_map=hardware.bus.can_map)
 
     def _listen(self, *, block: bool = True) -> None:
         """Takes the news of init's end from the channel."""

@@ -9,13 +9,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from luod.emulator.machine.machine import FAILED, Machine, MachineError, Settings
+from luod.emulator.machine.machine import FAILED, DeviceSettings, Machine, MachineError, Settings
 from luod.emulator.model.kernel import Profile
 from luod.version import __version__
 
 _EPILOG = """\
 COMMAND is the machine's init. It runs again after every kexec, with LUOEMU_BOOT=2, 3, ... in its environment;
-LUOEMU_KERNEL names a kernel image to load, LUOEMU_PROFILE the profile. The machine ends when init exits, with init's
+LUOEMU_KERNEL names a kernel image to load, LUOEMU_PROFILE the profile; with devices, the image that it names with
+-no-vfio appended is a kernel that cannot take them over. The machine ends when init exits, with init's
 status (128+N after signal N), or with 0 when something in it halts, restarts or powers off; 125: the machine failed.
 """
 
@@ -44,18 +45,61 @@ def _parser() -> argparse.ArgumentParser:
         "--trap-opens", action="store_true", help="see the device opened by trapping open(2), without FUSE"
     )
     run.add_argument("--kernel-log", action="store_true", help="write the emulated kernel's log to stderr")
+    devices = run.add_argument_group("devices", "PCI devices of the machine; they need FUSE")
+    devices.add_argument(
+        "--vfio",
+        action="append",
+        default=[],
+        metavar="ADDRESS[,OPTION…]",
+        help="a device, such as 0000:01:00.0,msix=8; may be repeated. Options: vendor=, device=, class=, bars=16K+1M, "
+        "msix=, group=, display, vf-of=ADDRESS, driver=NAME, reset=works|none|fails-later, acs-quirk",
+    )
+    devices.add_argument(
+        "--devices", metavar="FILE.toml", help="more of them: a table for each address, with the same options"
+    )
+    devices.add_argument(
+        "--vfio-rules",
+        choices=["v2", "v5"],
+        default="v2",
+        help="how devices are preserved: as the kernel document says (v2), or as its newest posting does (default: v2)",
+    )
+    devices.add_argument(
+        "--iommufd-preservation", action="store_true", help="what the posted iommufd series adds to either"
+    )
     run.add_argument("command", nargs="+", metavar="COMMAND", help="init and its arguments, after --")
     return parser
 
 
+def _devices(options: argparse.Namespace) -> DeviceSettings | None:
+    """ValueError, in words, for what is no device."""
+    if not options.vfio and not options.devices:
+        return None
+    from luod.emulator.machine import device_file
+    from luod.emulator.model.vfio.pci import parse_device
+    from luod.emulator.model.vfio.rules import RULES
+
+    descriptions = [parse_device(text) for text in options.vfio]
+    if options.devices:
+        descriptions += device_file.read(options.devices)
+    return DeviceSettings(descriptions, RULES[options.vfio_rules], options.iommufd_preservation)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.vfio or options.devices) and options.trap_opens:
+        parser.error("devices need FUSE: leave out --trap-opens")
+    try:
+        devices = _devices(options)
+    except ValueError as error:
+        parser.error(str(error))
     settings = Settings(
         command=options.command,
         profile=Profile(options.profile),
         share_network=options.share_network,
         trap_opens=options.trap_opens,
         log=options.kernel_log,
+        devices=devices,
     )
     try:
         return Machine(settings).run()

@@ -9,6 +9,7 @@ import contextlib
 import os
 import stat
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,12 +20,14 @@ from luod.linux import Fd
 from luod.uapi import liveupdate
 
 KERNEL_IMAGE: Final = "/run/luoemu/bzImage"
+KERNEL_IMAGE_NO_VFIO: Final = "/run/luoemu/bzImage-no-vfio"
+"""In machines with devices: a kernel that has no handler for them."""
 _COMMAND_LINE: Final = "/run/luoemu/cmdline"
 _BOOT_ID: Final = "/run/luoemu/boot_id"
 _KEXEC_LOADED: Final = "/run/luoemu/kexec_loaded"
 _STAGING: Final = "/run/luoemu/staging"
-_NOT_TAKEN_OVER: Final = frozenset({"liveupdate", "shm", "mqueue", "pts", "ptmx"})
-"""Entries of the host's /dev that the machine gets anew."""
+_NOT_TAKEN_OVER: Final = frozenset({"liveupdate", "shm", "mqueue", "pts", "ptmx", "vfio", "iommu"})
+"""Entries of the host's /dev that the machine gets anew, or, as the last two, only if it has devices."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +38,24 @@ class DeviceNode:
     number: int
 
 
-def furnish(command_line: str) -> Fd:
+def furnish(command_line: str, images: Mapping[str, tuple[str, ...]]) -> Fd:
     """A new /run and /dev, and files for /proc/cmdline and /sys/kernel/kexec_loaded; returns an fd of the latter.
 
-    OSError when a mount is refused.
+    `images` are kernel images to write, each path with the formats that the kernel in it speaks. OSError when a mount
+    is refused.
     """
     mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
-    os.makedirs(_STAGING)
-    _write(KERNEL_IMAGE, stub.bzimage())
+    os.makedirs(os.path.dirname(KERNEL_IMAGE))
+    for path, formats in images.items():
+        _write(path, stub.bzimage(formats=formats))
     _write(_COMMAND_LINE, os.fsencode(command_line) + b"\n")
     _write(_KEXEC_LOADED, b"0\n")
     _write(_BOOT_ID, f"{uuid.uuid4()}\n".encode())
     _make_dev()
     if os.path.isdir("/sys/kernel"):
         if not os.path.exists("/sys/kernel/kexec_loaded"):
-            _rebuild("/sys/kernel", extra=("kexec_loaded",))
+            rebuild("/sys/kernel", extra=("kexec_loaded",))
         bind(_KEXEC_LOADED, "/sys/kernel/kexec_loaded")
-    os.rmdir(_STAGING)
     return Fd(os.open(_KEXEC_LOADED, os.O_RDWR | os.O_CLOEXEC))
 
 
@@ -84,7 +88,7 @@ def mount_proc(*, root: bool) -> None:
 
 
 def _make_dev() -> None:
-    _rebuild("/dev", without=_NOT_TAKEN_OVER)
+    rebuild("/dev", without=_NOT_TAKEN_OVER)
     os.mkdir("/dev/shm")
     mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
     os.mkdir("/dev/pts")
@@ -95,8 +99,9 @@ def _make_dev() -> None:
         mount("mqueue", "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 
-def _rebuild(directory: str, *, without: frozenset[str] = frozenset(), extra: tuple[str, ...] = ()) -> None:
+def rebuild(directory: str, *, without: frozenset[str] = frozenset(), extra: tuple[str, ...] = ()) -> None:
     """Puts a tmpfs in place of `directory`, with everything in it bound to its old place, and `extra` empty files."""
+    os.mkdir(_STAGING)
     mount("tmpfs", _STAGING, "tmpfs", MS_NOSUID, "mode=755")
     for entry in os.scandir(directory):
         if entry.name in without:
@@ -115,6 +120,7 @@ def _rebuild(directory: str, *, without: frozenset[str] = frozenset(), extra: tu
     for name in extra:
         _write(os.path.join(_STAGING, name), b"")
     mount(_STAGING, directory, flags=MS_MOVE)
+    os.rmdir(_STAGING)
 
 
 def _write(path: str, content: bytes) -> None:

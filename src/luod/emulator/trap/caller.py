@@ -58,7 +58,8 @@ def identify(path: bytes) -> Identity:
     return (os.makedev(major, minor), inode)
 
 
-def _status_field(tid: int, field: str) -> str:
+def status_field(tid: int, field: str) -> str:
+    """What /proc says of the thread behind `field`, such as "Tgid:". Errno(ESRCH), OSError when it is gone."""
     with open(f"/proc/{tid}/status", encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if line.startswith(field):
@@ -75,7 +76,7 @@ def _process_of(tid: int) -> Fd:
             raise Errno(error.errno or errno.ESRCH) from None
     # Before Linux 6.9 only a thread group's leader can be named.
     try:
-        return Fd(linux.syscall("pidfd_open", int(_status_field(tid, "Tgid:")), 0))
+        return Fd(linux.syscall("pidfd_open", int(status_field(tid, "Tgid:")), 0))
     except OSError as error:
         raise Errno(error.errno or errno.ESRCH) from None
 
@@ -216,7 +217,7 @@ class Thread:
         if isinstance(file, OpenFile) and file.ownerless:
             try:
                 # Real, effective, saved, and what counts for a file.
-                uid, gid = (int(_status_field(self.tid, field).split()[3]) for field in ("Uid:", "Gid:"))
+                uid, gid = (int(status_field(self.tid, field).split()[3]) for field in ("Uid:", "Gid:"))
             except OSError as error:
                 raise Errno(error.errno or errno.ESRCH) from None
             file.give_to(uid, gid)
@@ -227,7 +228,7 @@ class Thread:
                 return False
         except OSError as error:
             raise Errno(error.errno or errno.ESRCH) from None
-        return bool(int(_status_field(self.tid, "CapEff:"), 16) >> capability & 1)
+        return bool(int(status_field(self.tid, "CapEff:"), 16) >> capability & 1)
 
 
 class KexecFiles:

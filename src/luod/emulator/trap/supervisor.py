@@ -12,7 +12,7 @@ import errno
 import os
 import select
 from collections.abc import Callable, Container
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from luod.emulator.model.files import DeviceFile, Operation, SessionFile
 from luod.emulator.model.kernel import Kernel
@@ -25,6 +25,9 @@ from luod.emulator.trap.notify import Listener, Notification
 from luod.emulator.trap.opening import opens_device
 from luod.emulator.trap.placeholder import Identity, Placeholders
 from luod.linux import Fd
+
+if TYPE_CHECKING:
+    from luod.emulator.trap.devices import Devices, DeviceSide
 
 _U32: Final = 0xFFFFFFFF
 
@@ -96,13 +99,19 @@ class Supervisor:
         device: int | None,
         user_namespace: int,
         kexec_loaded: Fd | None,
+        devices: DeviceSide | None = None,
     ) -> None:
         """`fuse` is mounted already. `kexec_loaded`, borrowed, is the file behind /sys/kernel/kexec_loaded."""
         self._kernel = kernel
         self._listener = Listener(listener)
         self._placeholders: Placeholders[DeviceFile | SessionFile] = Placeholders()
         self._around = Surroundings(self._listener, self._placeholders, device, user_namespace)
-        self._device = LiveUpdateDevice(kernel, lambda tid: Thread(self._around, tid))
+        self._devices: Devices | None = None
+        if devices is not None:
+            from luod.emulator.trap.devices import Devices  # late: most machines have none
+
+            self._devices = Devices(devices, self._around)
+        self._device = LiveUpdateDevice(kernel, self._thread)
         self._node = FuseNode(fuse, self._device) if fuse is not None else None
         self._kexec_loaded = kexec_loaded
         self._epoll = select.epoll()
@@ -111,6 +120,14 @@ class Supervisor:
         if self._node is not None:
             # Only now that it is mounted: before, /dev/fuse has no queue that epoll could wait on.
             self._epoll.register(self._node.fileno(), select.EPOLLIN)
+        self._device_fds = self._devices.filenos() if self._devices is not None else ()
+        for fd in self._device_fds:
+            self._epoll.register(fd, select.EPOLLIN)
+
+    def _thread(self, tid: int, notification: Notification | None = None) -> Thread:
+        if self._devices is not None:
+            return self._devices.thread(tid, notification)
+        return Thread(self._around, tid, notification)
 
     def run(self, watched: list[_Fileno]) -> Stopped:
         """Answers calls until the machine stops in one of the ways of `Stopped`."""
@@ -119,9 +136,11 @@ class Supervisor:
             self._epoll.register(fd, select.EPOLLIN)
         try:
             while True:
-                ready = dict(self._epoll.poll())
+                ready = dict(self._epoll.poll(None if self._devices is None else self._devices.timeout()))
                 self._note_ends(ready)
                 stopped = self._receive(ready.get(self._listener.fileno(), 0))
+                if self._devices is not None:
+                    self._devices.settle()
                 if stopped is not None:
                     return stopped
                 if not fds.isdisjoint(ready):
@@ -130,6 +149,11 @@ class Supervisor:
             for fd in fds:
                 self._epoll.unregister(fd)
 
+    def give_up(self) -> None:
+        """Answers all who sleep in a call that only its answer ends: every process is being killed."""
+        if self._devices is not None:
+            self._devices.give_up()
+
     def close(self) -> None:
         """Ends the traps; to be called when no process of the boot is left, so that nobody waits for an answer."""
         self._epoll.close()
@@ -137,9 +161,11 @@ class Supervisor:
         self._placeholders.close()
         if self._node is not None:
             self._node.close()
+        if self._devices is not None:
+            self._devices.close()
 
     def _note_ends(self, ready: Container[int]) -> None:
-        """Answers what waits at the node, and tells the model which files are gone."""
+        """Answers what waits at the nodes, and tells the model which files are gone."""
         if self._node is not None and self._node.fileno() in ready and not self._node.serve():
             self._epoll.unregister(self._node.fileno())
             self._node.close()
@@ -147,6 +173,15 @@ class Supervisor:
         if self._placeholders.fileno() in ready:
             for file in self._placeholders.ended():
                 self._kernel.release(file)
+        for fd in self._device_fds:
+            if fd in ready:
+                self._serve_devices(fd)
+
+    def _serve_devices(self, fd: int) -> None:
+        assert self._devices is not None, "its fds are waited for"
+        if not self._devices.serve(fd):
+            # Closed by now, and so out of the epoll.
+            self._device_fds = self._devices.filenos()
 
     def _receive(self, events: int) -> Stopped | None:
         """Answers the next call, if the listener has one."""
@@ -173,7 +208,7 @@ class Supervisor:
 
     def _dispatch(self, notification: Notification) -> Stopped | None:
         call = CALLS.get((notification.architecture, notification.number))
-        thread = Thread(self._around, notification.tid, notification)
+        thread = self._thread(notification.tid, notification)
         match call:
             case Call.IOCTL:
                 self._ioctl(notification, thread)
@@ -200,19 +235,23 @@ class Supervisor:
         fd, command, argument, *_ = notification.arguments
         fd &= _U32
         identity = thread.identity(fd) if fd < 1 << 31 else None
-        file = None if identity is None else self._file(identity)
+        ask = None if identity is None else self._ioctl_of(identity, thread)
         # Under the tid another process may answer by now, if the caller was killed; then none of this matters.
-        if file is None or thread.only_path(fd) or not self._listener.alive(notification):
+        if ask is None or thread.only_path(fd) or not self._listener.alive(notification):
             self._listener.let_through(notification)
             return
-        result = self._kernel.ioctl(file, command & _U32, argument, thread)
+        result = ask(command & _U32, argument)
         if not isinstance(result, Blocked):
             self._listener.answer(notification, result)
 
-    def _file(self, identity: Identity) -> DeviceFile | SessionFile | None:
-        if identity[0] == self._around.device:
-            return self._device.opened
-        return self._placeholders.find(identity)
+    def _ioctl_of(self, identity: Identity, thread: Thread) -> Callable[[int, int], int | Blocked] | None:
+        """What answers an ioctl, from its number and argument; None where that is the host."""
+        file = self._device.opened if identity[0] == self._around.device else self._placeholders.find(identity)
+        if file is not None:
+            return lambda command, argument: self._kernel.ioctl(file, command, argument, thread)
+        if self._devices is not None:
+            return self._devices.ioctl_of(identity, thread)
+        return None
 
     def _reboot(self, notification: Notification, thread: Thread) -> Stopped | None:
         magic1, magic2, command, *_ = (argument & _U32 for argument in notification.arguments)

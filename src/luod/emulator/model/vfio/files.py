@@ -53,6 +53,11 @@ class ModelFile(ABC):
         """It has none."""
         return
 
+    @property
+    def held_elsewhere(self) -> bool:
+        """Whether anybody but the users' processes has the file."""
+        return self._references > 1
+
     def reference(self) -> Self:
         """One more reference, to be given back with `close`."""
         assert self._references, "not after the release"
