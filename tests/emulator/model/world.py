@@ -14,6 +14,7 @@ from luod.emulator.model.files import DeviceFile, SessionFile
 from luod.emulator.model.kernel import Kernel
 from luod.emulator.model.ports import CAP_SYS_BOOT, Errno, HostFile, Kind
 from luod.emulator.model.results import Blocked, Ending, Jump
+from luod.emulator.model.vfio.files import ModelFile
 from luod.uapi import kexec, liveupdate
 
 PAGE = 4096
@@ -40,10 +41,20 @@ class Inode:
 
 
 @dataclass(eq=False)
+class Counter:
+    """An eventfd."""
+
+    value: int = 0
+
+
+Target = Inode | Counter | SessionFile | DeviceFile | ModelFile
+
+
+@dataclass(eq=False)
 class Description:
     """An open file; `references` are fds and what the model holds."""
 
-    target: Inode | SessionFile | DeviceFile
+    target: Target
     position: int = 0
     references: int = 0
 
@@ -115,7 +126,7 @@ class World:
 
     def put(self, description: Description) -> None:
         description.references -= 1
-        if description.references == 0 and not isinstance(description.target, Inode):
+        if description.references == 0 and isinstance(description.target, SessionFile | DeviceFile):
             self.kernel.release(description.target)
 
 

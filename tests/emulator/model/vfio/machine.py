@@ -1,0 +1,476 @@
+"""A modelled machine with devices, made of dictionaries, and programs that use them as a VMM does.
+
+Calls are answered as system calls are: a number, or a negative errno.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from luod.emulator.model.kernel import Kernel, Profile
+from luod.emulator.model.ports import Errno, HostFile
+from luod.emulator.model.results import Blocked, Jump, Waiting
+from luod.emulator.model.vfio.bus import Bus
+from luod.emulator.model.vfio.files import Mapping, ModelFile
+from luod.emulator.model.vfio.pci import DeviceDescription, parse_device
+from luod.emulator.model.vfio.ports import EventFd, Memory
+from luod.emulator.model.vfio.rules import RULES
+from luod.emulator.model.vfio.sysfs import Directory, Link
+from luod.emulator.model.vfio.vfio import Vfio
+from luod.uapi import iommufd, vfio
+from luod.uapi.kexec import LINUX_REBOOT_CMD_KEXEC
+from tests.emulator.model.world import (
+    COMMAND_LINE,
+    FORMATS,
+    PAGE,
+    SCRATCH,
+    Counter,
+    Description,
+    Inode,
+    Process,
+    Reference,
+    World,
+    bzimage,
+    number,
+)
+
+IMAGE = bzimage(*FORMATS, "vfio-pci-v1", "iommufd-v1")
+RAM = 0x100000
+"""Where `Vmm.ram` puts pages."""
+A, B = "0000:01:00.0", "0000:02:00.0"
+
+
+class Bytes:
+    """`Memory` of a device."""
+
+    def __init__(self, size: int) -> None:
+        self.data = bytearray(size)
+        self.closed = False
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        assert not self.closed
+        assert offset + length <= self.size
+        return bytes(self.data[offset : offset + length])
+
+    def write(self, offset: int, data: bytes) -> None:
+        assert not self.closed
+        assert offset + len(data) <= self.size
+        self.data[offset : offset + len(data)] = data
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+
+class Pinned:
+    """`Memory` of a process, which goes with it."""
+
+    def __init__(self, world: DeviceWorld, process: Process, address: int, length: int) -> None:
+        self._world = world
+        self._process = process
+        self._address = address
+        self.size = length
+        world.pinned.append(self)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._process.read(self._address + offset, length)
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._process.write(self._address + offset, data)
+
+    def close(self) -> None:
+        self._world.pinned.remove(self)
+
+
+class PinnedFile:
+    """`Memory` of a memfd."""
+
+    def __init__(self, world: DeviceWorld, inode: Inode, start: int, length: int) -> None:
+        self._world = world
+        self._inode = inode
+        self._start = start
+        self.size = length
+        world.pinned.append(self)
+
+    def read(self, offset: int, length: int) -> bytes:
+        start = self._start + offset
+        return self._inode.data[start : start + length]
+
+    def write(self, offset: int, data: bytes) -> None:
+        start = self._start + offset
+        self._inode.data = self._inode.data[:start] + data + self._inode.data[start + len(data) :]
+
+    def close(self) -> None:
+        self._world.pinned.remove(self)
+
+
+class Event:
+    """`EventFd`."""
+
+    def __init__(self, world: DeviceWorld, counter: Counter) -> None:
+        self._world = world
+        self._counter = counter
+        world.events.append(self)
+
+    def signal(self) -> None:
+        self._counter.value += 1
+
+    def close(self) -> None:
+        self._world.events.remove(self)
+
+
+@dataclass
+class DeviceWorld(World):
+    """`pinned` and `events` are what the model has not given back, `bars` every device's memory."""
+
+    bus: Bus = field(init=False)
+    pinned: list[Memory] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    bars: list[Bytes] = field(default_factory=list)
+    installed: dict[ModelFile, Description] = field(default_factory=dict)
+
+    @property
+    def vfio(self) -> Vfio:
+        assert self.kernel.vfio is not None
+        return self.kernel.vfio
+
+    def allocate(self, name: str, sizes: Sequence[int]) -> tuple[Memory, ...]:
+        bars = tuple(Bytes(size) for size in sizes)
+        self.bars += bars
+        return bars
+
+    def pin_file(self, file: HostFile, offset: int, length: int) -> Memory:
+        assert isinstance(file, Reference)
+        assert isinstance(file.description.target, Inode)
+        if offset + length > len(file.description.target.data):
+            raise Errno(errno.EINVAL)
+        return PinnedFile(self, file.description.target, offset, length)
+
+    def put(self, description: Description) -> None:
+        super().put(description)
+        target = description.target
+        if description.references == 0 and isinstance(target, ModelFile):
+            del self.installed[target]
+            self.vfio.release(target)
+
+    def switch_off(self) -> None:
+        """Everything that was held is given back."""
+        self.kernel.close()
+        self.bus.close()
+        assert self.held == []
+        assert self.pinned == []
+        assert self.events == []
+        assert all(bar.closed for bar in self.bars)
+
+    def load(self, image: bytes = IMAGE, command_line: bytes = COMMAND_LINE) -> Vmm:
+        """The operator's process, with an image loaded."""
+        operator = Vmm(self)
+        assert operator.kexec_file_load(image, command_line) == 0
+        return operator
+
+    def jump(self, *processes: Process, image: bytes = IMAGE, command_line: bytes = COMMAND_LINE) -> Vmm:
+        """The next kernel's first process."""
+        assert self.load(image, command_line).reboot(LINUX_REBOOT_CMD_KEXEC) == Jump()
+        for process in processes:
+            process.die()
+        self.installed.clear()
+        self.kernel = self.kernel.jump()
+        return Vmm(self)
+
+    def bar(self, address: str, index: int = 0) -> Bytes:
+        """The hardware's own view."""
+        place = next(place for place in self.bus.places if str(place.address) == address)
+        bar = place.device.bars[index]
+        assert isinstance(bar, Bytes)
+        return bar
+
+    def logged(self, words: str) -> int:
+        return sum(words in line for line in self.lines)
+
+
+def power_on(
+    *devices: str | DeviceDescription,
+    rules: str = "v2",
+    profile: Profile = Profile.MAINLINE,
+    command_line: str = "liveupdate=on kho=on",
+    iommufd_preservation: bool = False,
+    without_handler: frozenset[int] = frozenset(),
+    can_map: bool = True,
+) -> DeviceWorld:
+    world = DeviceWorld()
+    world.bus = Bus(
+        world,
+        [parse_device(device) if isinstance(device, str) else device for device in devices or (A, B)],
+        rules=RULES[rules],
+        iommufd_preservation=iommufd_preservation,
+        without_handler=without_handler,
+    )
+    world.bus.can_map = can_map
+    world.kernel = Kernel(world, profile=profile, command_line=command_line, bus=world.bus)
+    return world
+
+
+class Vmm(Process):
+    """A process, and the `DeviceCaller` of its calls."""
+
+    world: DeviceWorld
+
+    # The port.
+
+    def file(self, fd: int) -> HostFile:
+        if fd in self.fds and isinstance(target := self.fds[fd].target, ModelFile):
+            return target.reference()
+        return super().file(fd)
+
+    def install(self, file: object, cloexec: bool) -> int:
+        if not isinstance(file, ModelFile):
+            return super().install(file, cloexec)  # type: ignore[arg-type]  # what the port says it can be
+        if not self.has_free_fd():
+            raise Errno(errno.EMFILE)
+        if file not in self.world.installed:
+            self.world.installed[file] = Description(file.reference())
+        fd = self.add(self.world.installed[file])
+        self.cloexec[fd] = cloexec
+        return fd
+
+    def adopt(self, file: HostFile) -> None:
+        if not isinstance(file, ModelFile):
+            super().adopt(file)
+
+    def eventfd(self, fd: int) -> EventFd:
+        if fd not in self.fds:
+            raise Errno(errno.EBADF)
+        target = self.fds[fd].target
+        if not isinstance(target, Counter):
+            raise Errno(errno.EINVAL)
+        return Event(self.world, target)
+
+    def pin(self, address: int, length: int, *, writable: bool) -> Memory:
+        self.read(address, length)
+        if writable and not self.writable(address, length):
+            raise Errno(errno.EFAULT)
+        return Pinned(self.world, self, address, length)
+
+    # The program.
+
+    def ram(self, pages: int, address: int = RAM) -> int:
+        """Fresh pages there."""
+        self.pages |= {address // PAGE + index: bytearray(PAGE) for index in range(pages)}
+        return address
+
+    def open(self, path: str) -> int:
+        try:
+            file = self.world.vfio.open(path, self)
+        except Errno as failure:
+            return -failure.code
+        self.world.installed[file] = Description(file)
+        return self.add(self.world.installed[file])
+
+    def open_cdev(self, address: str) -> int:
+        """By way of sysfs, as programs find it."""
+        names = self.listing(f"bus/pci/devices/{address}/vfio-dev")
+        return self.open(f"/dev/vfio/devices/{names[0]}")
+
+    def new_eventfd(self) -> int:
+        return self.add(Description(Counter()))
+
+    def count(self, fd: int) -> int:
+        """What an eventfd has heard, which then is 0 again."""
+        target = self.fds[fd].target
+        assert isinstance(target, Counter)
+        value, target.value = target.value, 0
+        return value
+
+    def model_file(self, fd: int) -> ModelFile:
+        target = self.fds[fd].target
+        assert isinstance(target, ModelFile)
+        return target
+
+    def ioctl(self, fd: int, command: int, argument: int = 0) -> int | Blocked:
+        target = self.fds[fd].target
+        if not isinstance(target, ModelFile):
+            return super().ioctl(fd, command, argument)
+        try:
+            return self.world.vfio.ioctl(target, command, argument, self)
+        except Errno as failure:
+            return -failure.code
+
+    def pread(self, fd: int, offset: int, length: int) -> bytes | int:
+        try:
+            return self.world.vfio.pread(self.model_file(fd), offset, length)
+        except Errno as failure:
+            return -failure.code
+
+    def pwrite(self, fd: int, offset: int, data: bytes) -> int:
+        try:
+            return self.world.vfio.pwrite(self.model_file(fd), offset, data)
+        except Errno as failure:
+            return -failure.code
+
+    def mmap(self, fd: int, offset: int, length: int) -> Mapping | int:
+        try:
+            return self.world.vfio.mmap(self.model_file(fd), offset, length, writable=True)
+        except Errno as failure:
+            return -failure.code
+
+    # sysfs.
+
+    def resolve(self, path: str) -> str:
+        """`path` with links followed."""
+        done: list[str] = []
+        parts = path.split("/")
+        while parts:
+            part = parts.pop(0)
+            if part == "..":
+                done.pop()
+                continue
+            done.append(part)
+            node = self.world.vfio.sysfs.lookup("/".join(done))
+            if isinstance(node, Link):
+                done.pop()
+                parts = node.target.split("/") + parts
+        return "/".join(done)
+
+    def listing(self, path: str) -> tuple[str, ...]:
+        node = self.world.vfio.sysfs.lookup(self.resolve(path))
+        assert isinstance(node, Directory)
+        return node.names
+
+    def exists(self, path: str) -> bool:
+        try:
+            self.resolve(path)
+        except Errno:
+            return False
+        return True
+
+    def show(self, path: str) -> str:
+        return self.world.vfio.sysfs.read(self.resolve(path)).decode()
+
+    def echo(self, words: str, path: str) -> int | Blocked:
+        try:
+            return self.world.vfio.sysfs.write(self.resolve(path), words.encode() + b"\n", self)
+        except Errno as failure:
+            return -failure.code
+
+    def take(self, *addresses: str) -> None:
+        """Bind to vfio-pci, as every script does."""
+        for address in addresses or (A, B):
+            device = f"bus/pci/devices/{address}"
+            number(self.echo("vfio-pci", f"{device}/driver_override"))
+            if self.exists(f"{device}/driver"):
+                number(self.echo(address, f"{device}/driver/unbind"))
+            number(self.echo(address, "bus/pci/drivers/vfio-pci/bind"))
+
+    # VFIO and iommufd.
+
+    def bind(self, device: int, iommu: int, flags: int = 0, token: int = 0, size: int = 24) -> int | Blocked:
+        """The device's number in the iommufd."""
+        result = self.call(
+            device, vfio.VFIO_DEVICE_BIND_IOMMUFD, vfio.DEVICE_BIND_IOMMUFD.pack(size, flags, iommu, 0, token)
+        )
+        return result if result != 0 else self._u32(12)
+
+    def attach(self, device: int, table: int) -> int | Blocked:
+        """The page table's number."""
+        result = self.call(
+            device, vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, vfio.DEVICE_ATTACH_IOMMUFD_PT.pack(16, 0, table, 0)
+        )
+        return result if result != 0 else self._u32(8)
+
+    def detach(self, device: int) -> int | Blocked:
+        return self.call(device, vfio.VFIO_DEVICE_DETACH_IOMMUFD_PT, vfio.DEVICE_DETACH_IOMMUFD_PT.pack(12, 0, 0))
+
+    def ioas(self, iommu: int) -> int:
+        number(self.call(iommu, iommufd.IOMMU_IOAS_ALLOC, iommufd.IOAS_ALLOC.pack(12, 0, 0)))
+        return self._u32(8)
+
+    def map(self, iommu: int, ioas: int, address: int, length: int, iova: int | None, flags: int = 6) -> int | Blocked:
+        """The address, which is `iova` unless that is None."""
+        flags |= 0 if iova is None else iommufd.IOMMU_IOAS_MAP_FIXED_IOVA
+        result = self.call(
+            iommu, iommufd.IOMMU_IOAS_MAP, iommufd.IOAS_MAP.pack(40, flags, ioas, 0, address, length, iova or 0)
+        )
+        return result if result != 0 else self._u64(32)
+
+    def map_file(self, iommu: int, ioas: int, fd: int, start: int, length: int, iova: int) -> int | Blocked:
+        argument = iommufd.IOAS_MAP_FILE.pack(40, 7, ioas, fd, start, length, iova)
+        return self.call(iommu, iommufd.IOMMU_IOAS_MAP_FILE, argument)
+
+    def unmap(self, iommu: int, ioas: int, iova: int, length: int) -> int | Blocked:
+        """Bytes."""
+        argument = iommufd.IOAS_UNMAP.pack(24, ioas, iova, length)
+        result = self.call(iommu, iommufd.IOMMU_IOAS_UNMAP, argument)
+        return result if result != 0 else self._u64(16)
+
+    def hwpt(self, iommu: int, device: int, ioas: int) -> int | Blocked:
+        argument = iommufd.HWPT_ALLOC.pack(48, 0, device, ioas, 0, 0, 0, 0, 0, 0, 0)
+        result = self.call(iommu, iommufd.IOMMU_HWPT_ALLOC, argument)
+        return result if result != 0 else self._u32(16)
+
+    def destroy(self, iommu: int, thing: int) -> int | Blocked:
+        return self.call(iommu, iommufd.IOMMU_DESTROY, iommufd.DESTROY.pack(8, thing))
+
+    def get_info(self, device: int) -> int | Blocked:
+        return self.call(device, vfio.VFIO_DEVICE_GET_INFO, vfio.DEVICE_INFO.pack(24, 0, 0, 0, 0, 0))
+
+    def set_irqs(
+        self, device: int, index: int, flags: int, start: int, count: int, data: bytes = b"", size: int | None = None
+    ) -> int | Blocked:
+        argument = vfio.IRQ_SET.pack(20 + len(data) if size is None else size, flags, index, start, count) + data
+        return self.call(device, vfio.VFIO_DEVICE_SET_IRQS, argument)
+
+    def msix(self, device: int, *fds: int, start: int = 0) -> int | Blocked:
+        """Vectors from `start` on get these eventfds; without any, MSI-X is off."""
+        kind = vfio.VFIO_IRQ_SET_DATA_EVENTFD if fds else vfio.VFIO_IRQ_SET_DATA_NONE
+        data = b"".join(fd.to_bytes(4, "little", signed=True) for fd in fds)
+        flags = kind | vfio.VFIO_IRQ_SET_ACTION_TRIGGER
+        return self.set_irqs(device, vfio.VFIO_PCI_MSIX_IRQ_INDEX, flags, start, len(fds), data)
+
+    def get_device(self, group: int, name: str) -> int | Blocked:
+        return self.call(group, vfio.VFIO_GROUP_GET_DEVICE_FD, name.encode() + b"\0")
+
+    def set_container(self, group: int, container: int) -> int | Blocked:
+        return self.call(group, vfio.VFIO_GROUP_SET_CONTAINER, container.to_bytes(4, "little", signed=True))
+
+    def config(self, device: int, offset: int, size: int = 2) -> int:
+        data = self.pread(device, vfio.VFIO_PCI_CONFIG_REGION_INDEX << 40 | offset, size)
+        assert isinstance(data, bytes)
+        return int.from_bytes(data, "little")
+
+    def set_config(self, device: int, offset: int, value: int, size: int = 2) -> int:
+        return self.pwrite(device, vfio.VFIO_PCI_CONFIG_REGION_INDEX << 40 | offset, value.to_bytes(size, "little"))
+
+    def opened(self, address: str = A) -> tuple[int, int]:
+        """(device, iommufd): a cdev that is bound."""
+        device, iommu = number(self.open_cdev(address)), number(self.open("/dev/iommu"))
+        number(self.bind(device, iommu))
+        return device, iommu
+
+    def through_group(self, address: str = A) -> tuple[int, int, int]:
+        """(device, group, container): a device had the older way."""
+        name = self.resolve(f"bus/pci/devices/{address}/iommu_group").rpartition("/")[2]
+        group, container = number(self.open(f"/dev/vfio/{name}")), number(self.open("/dev/vfio/vfio"))
+        assert self.set_container(group, container) == 0
+        assert self.ioctl(container, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1v2_IOMMU) == 0
+        return number(self.get_device(group, address)), group, container
+
+    def _u32(self, offset: int) -> int:
+        return int.from_bytes(self.read(SCRATCH + offset, 4), "little")
+
+    def _u64(self, offset: int) -> int:
+        return int.from_bytes(self.read(SCRATCH + offset, 8), "little")
+
+
+def done(result: int | Blocked) -> int | None:
+    """What a call that had to wait gives by now, None while it still waits."""
+    assert isinstance(result, Waiting)
+    try:
+        return result.poll()
+    except Errno as failure:
+        return -failure.code
