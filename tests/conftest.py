@@ -1,12 +1,19 @@
-"""What holds for all of luod's own tests: none may leave an fd open."""
+"""What holds for all of luod's own tests: none may leave an fd open, and ^C means ^C."""
 
 from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """A shell's background job, such as CI may be, ignores SIGINT, and so would every program that a test starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def open_fds() -> dict[int, str]:
