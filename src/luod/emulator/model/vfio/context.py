@@ -109,7 +109,7 @@ class Context:
     def get(self, number: int, kind: type[Some]) -> Some:
         """Errno(ENOENT)."""
         found = self._objects.get(number)
-        if not isinstance(found, kind):
+        if found is None or not isinstance(found, kind):
             raise Errno(errno.ENOENT)
         return found
 
