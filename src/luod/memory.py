@@ -28,20 +28,20 @@ class Room:
     limit: str
 
 
-def chargeable(root: Path = Path("/")) -> Room | None:
+def chargeable(root: Path = Path("/"), process: int | None = None) -> Room | None:
     """The tightest limit on memory that exists and would be charged to this process; None when nothing limits it.
 
     Limits: `memory.max` (v1: `memory.limit_in_bytes`) of each cgroup from this process's up to the root, and
     CommitLimit under `vm.overcommit_memory=2`. Clean inactive page cache counts as available, since the kernel drops it
     before it fails a charge. Limits of cgroups outside this process's cgroup namespace cannot be seen. `root` is where
-    /proc and /sys are found.
+    /proc and /sys are found; `process` is the pid of another process to ask about, as far as this one can see.
     """
-    return min(_limits(root), key=lambda room: room.available, default=None)
+    return min(_limits(root, process), key=lambda room: room.available, default=None)
 
 
-def free(root: Path = Path("/")) -> Room | None:
+def free(root: Path = Path("/"), process: int | None = None) -> Room | None:
     """As `chargeable`, and no more than MemAvailable: for memory that has yet to be allocated."""
-    rooms = list(_limits(root))
+    rooms = list(_limits(root, process))
     meminfo = _numbers(root / "proc/meminfo")
     if "MemAvailable" in meminfo:
         rooms.append(Room(meminfo["MemAvailable"] * 1024, "the machine's free memory (MemAvailable)"))
@@ -65,8 +65,8 @@ def require(needed: int, room: Room | None, purpose: str, *, hint: str = "") -> 
         )
 
 
-def _limits(root: Path) -> Iterator[Room]:
-    for cgroup in _cgroups(root):
+def _limits(root: Path, process: int | None) -> Iterator[Room]:
+    for cgroup in _cgroups(root, process):
         room = _cgroup_room(cgroup, "/" + str(cgroup.relative_to(root)))
         if room is not None:
             yield room
@@ -75,9 +75,9 @@ def _limits(root: Path) -> Iterator[Room]:
         yield room
 
 
-def _cgroups(root: Path) -> Iterator[Path]:
-    """The directories of this process's memory cgroups, innermost first, as far up as they are mounted."""
-    for line in _lines(root / "proc/self/cgroup"):
+def _cgroups(root: Path, process: int | None) -> Iterator[Path]:
+    """The directories of a process's memory cgroups, innermost first, as far up as they are mounted here."""
+    for line in _lines(root / "proc" / str(process or "self") / "cgroup"):
         hierarchy, controllers, path = line.split(":", 2)
         unified = hierarchy == "0" and not controllers
         if not unified and "memory" not in controllers.split(","):

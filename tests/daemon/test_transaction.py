@@ -209,6 +209,17 @@ class Anything(RuleBasedStateMachine):
         if late:
             assert self.update.settled
 
+    @rule(target=members)
+    def join(self) -> object:
+        member = len(self.update.members)
+        try:
+            changed = self.update.join(member, f"vm-{member}", self.now)
+        except NotAwaited:
+            assert self.update.phase != "preparing"
+            return multiple()
+        self.go(changed)
+        return member
+
     @rule()
     def freeze(self) -> None:
         try:

@@ -245,7 +245,7 @@ class Keeper:
             self._log.debug("not-answered", error=error)
 
 
-def run(sessions_socket: str, admin_socket: str, state_directory: str, log_level: str) -> int:
+def run(sessions_socket: str, admin_socket: str, state_directory: str, log_level: str, stuck_seconds: float) -> int:
     """Runs keep. LuodError, before anything was changed, when there is nothing to keep or another luod runs."""
     log = Log("keep", log_level)
     descriptors.raise_limit()
@@ -255,5 +255,6 @@ def run(sessions_socket: str, admin_socket: str, state_directory: str, log_level
         log.warning("device-busy", hint="another process has /dev/liveupdate open")
     arguments = [sys.executable, "-P", "-m", "luod.daemon.main", "serve"]
     arguments += ["--state-directory", state_directory, "--log-level", log_level]
+    arguments += ["--end-stuck-after", str(stuck_seconds)]
     with Listening(sessions_socket, admin_socket, state_directory) as listening:
         return Keeper(listening, arguments, log).run()

@@ -17,6 +17,14 @@ from luod.ipc.framing import ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.version import __version__
 
 STATE_DIRECTORY: Final = "/var/lib/luod"
+STUCK_SECONDS: Final = 10.0
+
+
+def _seconds(word: str) -> float:
+    seconds = float(word)
+    if not 0 < seconds < float("inf"):
+        raise ValueError(word)
+    return seconds
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,6 +39,13 @@ def parser() -> argparse.ArgumentParser:
         "--state-directory", default=STATE_DIRECTORY, metavar="DIR", help="where the registry's file is (%(default)s)"
     )
     common.add_argument("--log-level", default="info", choices=LEVELS, help="what goes to stderr (%(default)s)")
+    common.add_argument(
+        "--end-stuck-after",
+        type=_seconds,
+        default=STUCK_SECONDS,
+        metavar="SECONDS",
+        help="how long reboot(2) may take before luod kills participants that hold it in an ioctl (%(default)s)",
+    )
     keep = programs.add_parser(
         "keep",
         parents=[common],
@@ -56,10 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.program == "keep":
             from luod.daemon import keep
 
-            return keep.run(options.socket, options.admin_socket, options.state_directory, options.log_level)
+            return keep.run(
+                options.socket,
+                options.admin_socket,
+                options.state_directory,
+                options.log_level,
+                options.end_stuck_after,
+            )
         from luod.daemon import serve
 
-        return serve.run(options.state_directory, options.log_level)
+        return serve.run(options.state_directory, options.log_level, options.end_stuck_after)
     except LuodError as error:
         hint = f" ({error.hint})" if error.hint else ""
         print(f"luod: {error}{hint}", file=sys.stderr)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
@@ -35,12 +36,26 @@ class RegistryDamaged(LuodError):
     hint = "sessions are still in the kernel; a program that knows its session's name can retrieve it without luod"
 
 
-class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A session and who may use it: the user `owner`, a uid of luod's user namespace, and root."""
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A session and who may use it: the user `owner`, a uid of luod's user namespace, and root.
+
+    `judged`, outgoing: a participant declared it, so it is torn unless `ready`. `ready`, outgoing: its participant was,
+    in freezing of the update that jumps now; set right before the jump and at no other time. `generation`: of the
+    update in which it was created, for what is frozen then. `torn`, `resumed`: incoming, not to be handed out. `bytes`
+    and the seconds it took its participant to be ready in each phase: as they were in the update.
+    """
 
     direction: Direction
     name: str
     owner: int
+    judged: bool = False
+    ready: bool = False
+    generation: int | None = None
+    torn: bool = False
+    resumed: bool = False
+    bytes: int = 0
+    preparing_seconds: float = 0.0
+    freezing_seconds: float = 0.0
 
 
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,14 +66,31 @@ class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     command_line: str
 
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All of it. `boot` counts the kernels since luod first ran, from 1; `boot_id` is the kernel's own."""
+class Departure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The update that jumps: it is in the registry from right before reboot(2), and goes when that returns."""
+
+    update: str
+    generation: int
+    forced: bool
+    preparing_seconds: float
+    freezing_seconds: float
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """All of it. `boot` counts the kernels since luod first ran, from 1; `boot_id` is the kernel's own.
+
+    `generation` counts the updates that were begun. `departure` is the one that jumps now, `arrival` the one that
+    brought the incoming sessions; None when a jump came about without luod.
+    """
 
     format: int
     boot: int
     boot_id: str
     rows: tuple[Row, ...] = ()
     image: Image | None = None
+    generation: int = 0
+    departure: Departure | None = None
+    arrival: Departure | None = None
 
 
 def boot_id() -> str:
@@ -168,7 +200,37 @@ class Registry:
         self._change(msgspec.structs.replace(self.record, rows=(*self.record.rows, row)))
 
     def remove(self, row: Row) -> None:
-        self._change(msgspec.structs.replace(self.record, rows=tuple(r for r in self.record.rows if r != row)))
+        self.change(lambda other: None if (other.direction, other.name) == (row.direction, row.name) else other)
+
+    def change(self, change: Callable[[Row], Row | None]) -> None:
+        """Every row as `change` gives it; None removes it. One write, and none where nothing changes."""
+        rows = tuple(row for row in map(change, self.record.rows) if row is not None)
+        if rows != self.record.rows:
+            self._change(msgspec.structs.replace(self.record, rows=rows))
+
+    def begin_generation(self) -> int:
+        generation = self.record.generation + 1
+        self._change(msgspec.structs.replace(self.record, generation=generation))
+        return generation
+
+    def depart(self, departure: Departure, change: Callable[[Row], Row]) -> None:
+        """The jump comes next. `change` marks the outgoing rows whose participants are ready."""
+        rows = tuple(change(row) if row.direction == "outgoing" else row for row in self.record.rows)
+        self._change(msgspec.structs.replace(self.record, rows=rows, departure=departure))
+
+    def stay(self) -> tuple[Row, ...]:
+        """The update is over and this kernel goes on: nothing is `ready` any more, and what was made while frozen is
+        forgotten (H14). In one write, before anybody may resume (H13). The rows that are gone; their fds are not.
+        """
+        frozen = tuple(row for row in self.record.rows if row.direction == "outgoing" and row.generation is not None)
+        rows = tuple(
+            row if row.direction == "incoming" else msgspec.structs.replace(row, ready=False)
+            for row in self.record.rows
+            if row not in frozen
+        )
+        if self.record.departure is not None or rows != self.record.rows:
+            self._change(msgspec.structs.replace(self.record, rows=rows, departure=None))
+        return frozen
 
     def set_image(self, image: Image | None) -> None:
         self._change(msgspec.structs.replace(self.record, image=image))

@@ -16,6 +16,7 @@ from asyncvarlink import VarlinkInterface
 from luod.daemon import descriptors, words
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
+from luod.daemon.participants import Participants
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.takeover import take_over
 from luod.daemon.update import Updater
@@ -23,20 +24,21 @@ from luod.errors import Refused
 from luod.ipc.admin import Admin
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import Sessions
+from luod.ipc.updates import Updates
 from luod.ipc.wire import Limits, Listener
 from luod.linux import Fd
 
 
-def run(state_directory: str, log_level: str) -> int:
+def run(state_directory: str, log_level: str, stuck_seconds: float) -> int:
     """Serves until SIGTERM, SIGINT or the end of keep. LuodError: it cannot."""
     descriptors.raise_limit()
     fds = descriptors.inherited()
     if words.KEEPER not in fds:
         raise Refused("luod serve has no keeper", hint="it is not started by hand: run `luod keep`")
-    return asyncio.run(_serve(fds, Path(state_directory), Log("serve", log_level)))
+    return asyncio.run(_serve(fds, Path(state_directory), Log("serve", log_level), stuck_seconds))
 
 
-async def _serve(fds: dict[str, Fd], directory: Path, log: Log) -> int:
+async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: float) -> int:
     loop = asyncio.get_running_loop()
     end: asyncio.Future[int] = loop.create_future()
 
@@ -57,13 +59,15 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log) -> int:
     custody = Custody(channel, keeper_lost)
     holdings = await take_over(custody, fds, directory, log)
     sessions = SessionKeeper(holdings, custody, log)
-    updater = Updater(holdings, custody, sessions, log)
+    sessions.participation = participants = Participants(holdings, log)
+    updater = Updater(holdings, custody, sessions, participants, log, stuck_seconds=stuck_seconds)
+    updater.take_over()
 
     def to_all(peer: Peer) -> Iterable[VarlinkInterface]:
-        return [Sessions(sessions, peer)]
+        return [Sessions(sessions, peer), Updates(participants, peer)]
 
     def to_root(peer: Peer) -> Iterable[VarlinkInterface]:
-        return [Sessions(sessions, peer), Admin(updater, peer)]
+        return [*to_all(peer), Admin(updater, peer)]
 
     listeners = [
         Listener(for_all, to_all, log, limits=Limits()),

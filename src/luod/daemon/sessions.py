@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
@@ -19,7 +20,7 @@ from luod import errors
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
 from luod.daemon.registry import MOST_SESSIONS, Registry, Row
-from luod.daemon.takeover import SESSION, Holdings
+from luod.daemon.takeover import SESSION, Holdings, fd_name
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import (
     Busy,
@@ -30,21 +31,26 @@ from luod.ipc.sessions import (
     NotFinished,
     Outcome,
     Refused,
+    Resumed,
     Session,
     SessionExists,
     State,
+    Torn,
 )
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession
 
 T = TypeVar("T")
 
-_NAME: Final = re.compile(r"[A-Za-z0-9._@/#-]{1,63}")
+Closing = Literal["open", "frozen", "shut"]
+"""Who may change sessions: everybody; participants, each to create what its NAME#GENERATION takes; nobody."""
+
+NAME: Final = re.compile(r"[A-Za-z0-9._@/#-]{1,63}")
 
 
 def check_name(name: str) -> None:
     """InvalidName unless a program may give a session this name."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise InvalidName(
             name=name,
             message=f"{name!r} is no name for a session",
@@ -61,8 +67,24 @@ def may_use(peer: Peer, row: Row) -> bool:
     return peer.root or (peer.uid == row.owner and not peer.anonymous)
 
 
+@dataclass(frozen=True)
+class Belonging:
+    """What a new session is to those who take part in updates; see `luod.daemon.registry.Row`."""
+
+    judged: bool = False
+    generation: int | None = None
+
+
+class Participation(Protocol):
+    """Says what a name would be; `luod.daemon.participants` does."""
+
+    def belonging(self, peer: Peer, name: str) -> Belonging: ...
+
+
 class SessionKeeper:
     """Implements `luod.ipc.sessions.Service`."""
+
+    participation: Participation | None = None
 
     def __init__(self, holdings: Holdings, custody: Custody, log: Log) -> None:
         self._registry: Registry = holdings.registry
@@ -73,7 +95,7 @@ class SessionKeeper:
         self._changing = 0
         self._still = asyncio.Event()
         self._still.set()
-        self._closed_for_update = False
+        self._closing: Closing = "open"
 
     def rows(self) -> list[tuple[Row, State]]:
         """All sessions by name, with what became of them."""
@@ -82,18 +104,26 @@ class SessionKeeper:
         ]
 
     def _state(self, row: Row) -> State:
-        held = _fd_name(row) in self._fds
+        held = fd_name(row) in self._fds
         if row.direction == "outgoing":
             return "held" if held else "dropped"
+        if row.torn or row.resumed:
+            return "torn" if row.torn else "resumed"
         return "retrieved" if held else "waiting"
 
-    async def close_for_update(self) -> None:
-        """From now on nothing is changed until `open_again`: everybody is told Busy. Returns when changes are over."""
-        self._closed_for_update = True
+    async def close_for_update(self, closing: Closing = "shut") -> None:
+        """Until `open_again` nothing else is changed: everybody is told Busy. Returns when changes are over."""
+        self._closing = closing
         await self._still.wait()
 
     def open_again(self) -> None:
-        self._closed_for_update = False
+        self._closing = "open"
+
+    async def forget(self, rows: Iterable[Row]) -> None:
+        """Drops luod's copies of sessions of which the registry says nothing any more."""
+        for row in rows:
+            await self._let_go(row)
+            self._log("closed", name=row.name, reason="the update it was made for is cancelled")
 
     async def list(self, peer: Peer) -> list[Session]:
         return [Session(row.name, row.owner, row.direction, state) for row, state in self.rows() if may_use(peer, row)]
@@ -102,7 +132,9 @@ class SessionKeeper:
         check_name(name)
         if peer.anonymous:
             raise PermissionDenied()
-        return await self._change(name, self._create(peer, name))
+        belonging = Belonging() if self.participation is None else self.participation.belonging(peer, name)
+        frozen = belonging.generation is not None
+        return await self._change(name, self._create(peer, name, belonging), frozen=frozen)
 
     async def retrieve(self, peer: Peer, name: str) -> Fd:
         return await self._change(name, self._retrieve(peer, name))
@@ -115,9 +147,9 @@ class SessionKeeper:
     async def replace(self, peer: Peer, name: str) -> Fd:
         return await self._change(name, self._replace(peer, name))
 
-    async def _change(self, name: str, change: Coroutine[Any, Any, T]) -> T:
+    async def _change(self, name: str, change: Coroutine[Any, Any, T], *, frozen: bool = False) -> T:
         """Makes one change of this name at a time, to its end, also when the client hangs up meanwhile."""
-        if self._closed_for_update:
+        if self._closing == "shut" or (self._closing == "frozen" and not frozen):
             change.close()
             raise Busy(message="a live update is under way", hint="the session is kept; ask again when it is over")
         task = asyncio.ensure_future(self._exclusively(name, change))
@@ -152,7 +184,7 @@ class SessionKeeper:
             raise _no_such_session(direction, name)
         return row
 
-    async def _create(self, peer: Peer, name: str) -> Fd:
+    async def _create(self, peer: Peer, name: str, belonging: Belonging) -> Fd:
         incoming = self._registry.row("incoming", name)
         if self._registry.row("outgoing", name) is not None or (incoming is not None and not may_use(peer, incoming)):
             raise _session_exists(
@@ -164,15 +196,23 @@ class SessionKeeper:
             fd = await self._custody.create(name)
         except errors.SessionExists as error:
             raise _session_exists(name, error.message, error.hint) from error
-        row = Row("outgoing", name, peer.uid)
-        self._fds[_fd_name(row)] = fd
+        row = Row("outgoing", name, peer.uid, judged=belonging.judged, generation=belonging.generation)
+        self._fds[fd_name(row)] = fd
         self._registry.add(row)
         self._log("created", name=name, owner=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
     async def _retrieve(self, peer: Peer, name: str) -> Fd:
         row = self._row(peer, "incoming", name)
-        fd = self._fds.get(_fd_name(row)) or await self._take_from_kernel(row)
+        if row.torn:
+            raise _torn(name)
+        if row.resumed:
+            raise Resumed(
+                name=name,
+                message=f"the guest of session {name!r} was resumed already, and has changed what it was resumed from",
+                hint="release the session, and start the guest anew",
+            )
+        fd = self._fds.get(fd_name(row)) or await self._take_from_kernel(row)
         self._log("retrieved", name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
@@ -183,13 +223,13 @@ class SessionKeeper:
             self._registry.remove(row)
             self._log.warning("session-lost", name=row.name, owner=row.owner, reason=error)
             raise _no_such_session("incoming", row.name) from error
-        self._fds[_fd_name(row)] = fd
+        self._fds[fd_name(row)] = fd
         return fd
 
     async def _release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None:
         row = self._row(peer, direction, name)
         if direction == "incoming":
-            fd = self._fds.get(_fd_name(row))
+            fd = self._fds.get(fd_name(row))
             if outcome == "finished" and (fd is None or _unfinished(fd)):
                 raise NotFinished(
                     name=name,
@@ -212,26 +252,30 @@ class SessionKeeper:
             raise _session_exists(
                 name, "a copy of the session is still open outside luod", "close every copy, then replace it again"
             ) from error
-        self._fds[_fd_name(row)] = fd
+        self._fds[fd_name(row)] = fd
         self._log("replaced", name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
     async def _let_go(self, row: Row) -> None:
         """Closes luod's copies, in both processes (H9)."""
-        fd = self._fds.pop(_fd_name(row), None)
+        fd = self._fds.pop(fd_name(row), None)
         if fd is not None:
             fd.close()
-            await self._custody.remove(_fd_name(row))
-
-
-def _fd_name(row: Row) -> str:
-    return f"{row.direction}.{row.name}"
+            await self._custody.remove(fd_name(row))
 
 
 def _unfinished(session: Fd) -> bool:
     """Whether the kernel still has the session's files, told by its manifest (H10); one without looks finished."""
     with IncomingSession(session.duplicate()) as incoming:
         return incoming.holds()
+
+
+def _torn(name: str) -> Torn:
+    return Torn(
+        name=name,
+        message=f"session {name!r} is torn: the machine jumped without its participant being ready",
+        hint="nothing can be resumed from it; release it as given up",
+    )
 
 
 def _no_such_session(direction: Direction, name: str) -> NoSuchSession:

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from luod.daemon import words
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
 from luod.daemon.registry import (
     FORMAT,
+    Departure,
     Image,
     Record,
     Registry,
@@ -48,6 +51,15 @@ class Holdings:
             fd.close()
 
 
+JUMP: Final = "jump"
+"""The name under which keep holds a pidfd of the process that calls reboot(2), while it does."""
+
+
+def fd_name(row: Row) -> str:
+    """The name under which keep holds a session."""
+    return f"{row.direction}.{row.name}"
+
+
 def image_names(image: Image) -> tuple[str, ...]:
     """The names under which keep holds the files of a loaded image: the kernel, then the initrd if it has one."""
     return (f"kernel.{image.number}", f"initrd.{image.number}")[: 2 if image.initrd else 1]
@@ -60,6 +72,9 @@ async def take_over(custody: Custody, fds: dict[str, Fd], directory: Path, log: 
         memory = RegistryMemory(fds.pop(_REGISTRY))
         registry = Registry(memory.read(), memory, file, log)
         log.debug("serve-again", boot=registry.record.boot)
+        if JUMP not in fds:
+            # A serve that died in an update has cancelled it: nobody is frozen for it any more.
+            registry.stay()
     else:
         # Stored without the registry, the outgoing session was cut off in its making.
         await _drop(custody, fds, words.OUTGOING + SESSION)
@@ -107,11 +122,28 @@ def _carried(session: Fd, file: RegistryFile, log: Log) -> Record:
         old = found
     finally:
         memory.close()
+    rows = []
     for row in old.rows:
         if row.direction == "incoming":
             log.warning("session-lost", name=row.name, owner=row.owner, reason="not finished before the jump")
-    rows = tuple(Row("incoming", row.name, row.owner) for row in old.rows if row.direction == "outgoing")
-    return Record(FORMAT, old.boot + 1, boot_id(), rows)
+        else:
+            rows.append(_arrived(row, old.departure))
+    torn = [row.name for row in rows if row.torn]
+    if old.departure is None:
+        log.warning("arrived-without-luod", sessions=len(rows), torn=len(torn))
+    else:
+        log("arrived", update=old.departure.update, sessions=len(rows), torn=len(torn))
+    for name in torn:
+        log.warning("session-torn", name=name, reason="its participant was not ready for the jump")
+    return Record(FORMAT, old.boot + 1, boot_id(), tuple(rows), generation=old.generation, arrival=old.departure)
+
+
+def _arrived(row: Row, departure: Departure | None) -> Row:
+    """What was outgoing, as it is incoming: torn when a participant answers for it and was not ready for this jump, be
+    it one that luod did not make (H13). For a session nobody ever declared nobody answers, so it is not judged.
+    """
+    torn = row.judged and not (departure is not None and row.ready and row.generation in (None, departure.generation))
+    return msgspec.structs.replace(row, direction="incoming", judged=False, ready=False, torn=torn)
 
 
 def _kept(file: RegistryFile, log: Log) -> Record:
@@ -122,13 +154,14 @@ def _kept(file: RegistryFile, log: Log) -> Record:
     for row in old.rows:
         if row.direction == "outgoing":
             log.warning("session-lost", name=row.name, owner=row.owner, reason="luod was stopped")
-    return Record(FORMAT, old.boot, old.boot_id, tuple(row for row in old.rows if row.direction == "incoming"))
+    rows = tuple(row for row in old.rows if row.direction == "incoming")
+    return Record(FORMAT, old.boot, old.boot_id, rows, generation=old.generation, arrival=old.arrival)
 
 
 async def _agree(custody: Custody, fds: dict[str, Fd], registry: Registry, log: Log) -> None:
     """Drops the fds of which the registry does not know: of a call that was cut off, so nobody was told of them."""
-    known = {words.OUTGOING + SESSION, _REGISTRY}
-    known |= {f"{row.direction}.{row.name}" for row in registry.record.rows}
+    known = {words.OUTGOING + SESSION, _REGISTRY, JUMP}
+    known |= {fd_name(row) for row in registry.record.rows}
     image = registry.record.image
     if image is not None:
         known |= set(image_names(image))

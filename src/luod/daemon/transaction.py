@@ -72,6 +72,12 @@ class Transaction:
         members = {id: Member(id, name, now) for id, name in names}
         return cls(MappingProxyType(members), patience, now, force)
 
+    def join(self, id: int, name: str, now: float) -> Transaction:
+        """One more member, which began to follow while the others prepare. NotAwaited: it is another phase."""
+        if self.phase != "preparing":
+            raise NotAwaited(f"it is {self.phase}, not preparing")
+        return self._with(Member(id, name, now))
+
     @property
     def awaited(self) -> tuple[Member, ...]:
         return tuple(member for member in self.members.values() if member.open)

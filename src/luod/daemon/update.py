@@ -1,22 +1,34 @@
 """The operator's side: load the next kernel, and jump into it with every session that luod holds.
 
-One update at a time, and a way back until reboot(2) does not return. luod jumps only into an image it loaded itself
-(H19): it keeps the files, and loads them again right before. The interface these methods answer is `luod.ipc.admin`.
+One update at a time, and a way back until reboot(2) does not return. This is the order of things: participants are
+asked by `luod.daemon.barrier`, sessions closed to changes, the registry marked (H13), reboot(2) called in a process of
+its own; and whatever fails, all of it is taken back before anybody is told to resume. luod jumps only into an image it
+loaded itself (H19): it keeps the files, and loads them again right before. The interface is `luod.ipc.admin`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
 from collections import Counter
 from collections.abc import AsyncGenerator
-from typing import Any, Final
+from time import monotonic
+from typing import Final
+
+from asyncvarlink.serviceinterface import InvalidParameter
 
 from luod import errors, kexec
+from luod.daemon import stuck
+from luod.daemon.barrier import Barrier
 from luod.daemon.custody import Custody
+from luod.daemon.jump import Jump, ended
 from luod.daemon.log import Log
-from luod.daemon.registry import Image
+from luod.daemon.participants import Participants, ready_rows
+from luod.daemon.registry import Departure, Image
 from luod.daemon.sessions import SessionKeeper
-from luod.daemon.takeover import Holdings, image_names
+from luod.daemon.takeover import JUMP, Holdings, image_names
+from luod.daemon.transaction import NotAwaited
 from luod.ipc.admin import (
     KernelRefused,
     NotAKernelImage,
@@ -25,6 +37,7 @@ from luod.ipc.admin import (
     Progress,
     Refused,
     StatusReply,
+    TooLate,
     UpdateRunning,
     Wishes,
 )
@@ -32,29 +45,41 @@ from luod.ipc.peer import Peer
 from luod.linux import Fd
 from luod.version import __version__
 
-IDLE: Final = "idle"
-PREPARING: Final = "preparing"
-JUMPING: Final = "jumping"
+_PATIENCE_SECONDS: Final = 30.0
+"""Of each phase, unless the operator says otherwise; time for the bytes to preserve comes on top."""
+_MOST_PATIENCE_SECONDS: Final = 86400.0
 
 
 class Updater:
-    """Implements `luod.ipc.admin.Service`."""
+    """Implements `luod.ipc.admin.Service`. Made inside a running loop."""
 
-    def __init__(self, holdings: Holdings, custody: Custody, sessions: SessionKeeper, log: Log) -> None:
+    def __init__(
+        self,
+        holdings: Holdings,
+        custody: Custody,
+        sessions: SessionKeeper,
+        participants: Participants,
+        log: Log,
+        *,
+        stuck_seconds: float,
+    ) -> None:
+        """`stuck_seconds`: how long reboot(2) may take before participants that hold it are ended."""
         self._registry = holdings.registry
         self._fds = holdings.fds
         self._custody = custody
         self._sessions = sessions
+        self._participants = participants
         self._log = log
-        self._state = IDLE
+        self._stuck_seconds = stuck_seconds
         self._loading = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
 
     async def status(self) -> StatusReply:
         states = Counter(state for _row, state in self._sessions.rows())
         image = self._registry.record.image
         return {
             "version": __version__,
-            "state": self._state,
+            "state": self._participants.state,
             "boot": self._registry.record.boot,
             "kernelLoaded": image is not None,
             "commandLine": None if image is None else image.command_line,
@@ -62,9 +87,13 @@ class Updater:
             "waiting": states["waiting"],
             "retrieved": states["retrieved"] + states["resumed"],
             "torn": states["torn"],
-            "participants": 0,
-            "generation": 0,
+            "participants": len(self._participants.followers),
+            "generation": self._registry.record.generation,
         }
+
+    @property
+    def _busy(self) -> bool:
+        return self._participants.barrier is not None or self._participants.leaving
 
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None:
         # To its end even when the operator hangs up: kernel, keep and registry must tell the same.
@@ -74,9 +103,9 @@ class Updater:
         new = [fd for fd in (kernel, initrd) if fd is not None]
         try:
             async with self._loading:
-                if self._state != IDLE:
+                if self._busy:
                     raise _update_running()
-                await _load(kernel, initrd, command_line)
+                await asyncio.to_thread(kexec.load, kernel, initrd, command_line)
                 old = self._registry.record.image
                 image = Image(0 if old is None else old.number + 1, initrd is not None, command_line)
                 for name, fd in zip(image_names(image), new, strict=True):
@@ -96,70 +125,219 @@ class Updater:
         self._log("loaded", command_line=command_line, initrd=initrd is not None)
 
     async def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:
-        if self._state != IDLE or self._loading.locked():
+        if self._busy or self._loading.locked():
             raise _update_running()
+        patience = _PATIENCE_SECONDS if wishes.deadline is None else wishes.deadline
+        if not 0 < patience <= _MOST_PATIENCE_SECONDS:
+            raise InvalidParameter(parameter="deadlineSeconds")
         image = self._registry.record.image
         if image is None:
             raise NotLoaded(message="no kernel was loaded through luod", hint="load one first: luoctl load")
-        self._state = PREPARING
-        self._log("update", uid=peer.uid, pid=peer.pid, sessions=len(self._sessions.rows()))
-        jump: asyncio.Task[None] | None = None
+        self._refuse_losses()
+        orphans = self._participants.orphans()
+        if wishes.dry_run:
+            yield self._checked(orphans)
+        if orphans and not wishes.force:
+            raise _nobody_follows(orphans)
+        barrier = Barrier(secrets.token_hex(4), patience, wishes.force, orphans, self._log)
+        self._participants.barrier = barrier
+        self._log("update", update=barrier.id, uid=peer.uid, pid=peer.pid, sessions=len(self._sessions.rows()))
+        self._task = asyncio.ensure_future(self._run(barrier, image))
+        self._task.add_done_callback(self._ran)
         try:
-            yield _progress(PREPARING)
-            await self._sessions.close_for_update()
-            self._refuse_losses()
-            await _load(self._fds[image_names(image)[0]], self._initrd(image), image.command_line)
-            try:
-                await asyncio.to_thread(self._registry.sync)
-            except OSError as error:
-                raise Refused(
-                    message=f"the registry cannot be written: {error}", hint="see the state directory of luod"
-                ) from error
-            self._state = JUMPING
-            yield _progress(JUMPING)
-            jump = asyncio.ensure_future(asyncio.to_thread(kexec.jump))
-            await asyncio.shield(jump)
-        except errors.KernelRefused as error:
-            self._log.error("update-failed", error=error)
-            raise _refused_by_kernel(error) from error
+            while True:
+                progress = await barrier.news()
+                if barrier.cancelled:
+                    # Told when all is as it was, so that the next update can be asked for at once.
+                    await asyncio.shield(self._task)
+                if barrier.error is not None:
+                    raise barrier.error
+                yield progress
+                barrier.operator_has(progress)
         finally:
-            if jump is None or jump.done():
-                self._over()
-            else:  # the operator hung up; if the kernel refuses the jump, nobody else is left to see it
-                jump.add_done_callback(self._refused_unseen)
+            # Nobody would be told how it ends, and what an operator interrupts must not go on.
+            _cancel(barrier, "the connection of luoctl update was closed")
+
+    def _checked(self, orphans: list[str]) -> Progress:
+        """What --dry-run has to say: who would be asked, and what nobody follows for."""
+        barrier = Barrier("", _PATIENCE_SECONDS, False, orphans, self._log)
+        barrier.rehearse(self._participants.followers)
+        return barrier.progress() | {"state": "checked", "generation": self._registry.record.generation + 1}
 
     async def abort(self, peer: Peer) -> None:
-        raise NoUpdate(message="no update is under way", hint="")
+        barrier, task = self._participants.barrier, self._task
+        if self._participants.leaving:
+            raise _too_late()
+        if barrier is None or task is None:
+            raise NoUpdate(message="no update is under way", hint="luoctl status shows what luod is doing")
+        if not _cancel(barrier, "the operator aborted it"):
+            raise _too_late()
+        self._log("abort", update=barrier.id, uid=peer.uid, pid=peer.pid)
+        await asyncio.shield(task)
 
-    def _initrd(self, image: Image) -> Fd | None:
-        return self._fds[image_names(image)[1]] if image.initrd else None
+    async def _run(self, barrier: Barrier, image: Image) -> None:
+        """The update, from the first check to the end of this kernel, or to everything as it was."""
+        jump: Jump | None = None
+        try:
+            try:
+                await self._load(image)
+            except errors.KernelRefused as error:
+                barrier.error = _refused_by_kernel(error)
+                raise
+            if not barrier.cancelled:
+                barrier.begin(self._participants.followers, self._registry.begin_generation())
+                await barrier.settle()
+            if not barrier.cancelled:
+                # The bulk of it, while guests run; the little that comes after is written right before the jump (H16).
+                await barrier.unless_cancelled(asyncio.to_thread(os.sync))
+            if not barrier.cancelled:
+                await self._sessions.close_for_update("frozen")
+            if not barrier.cancelled:
+                barrier.freeze()
+                jump = Jump()
+                # Beside the freezing, so that it costs no blackout; somebody may have loaded another since (H19).
+                loading = asyncio.ensure_future(self._load(image))
+                loading.add_done_callback(lambda done: _cancel_if_failed(barrier, done))
+                await barrier.settle()
+                await barrier.unless_cancelled(loading)
+            if not barrier.cancelled:
+                await self._sessions.close_for_update("shut")
+                await barrier.announce()
+            if not barrier.cancelled and jump is not None:
+                barrier.jump()
+                await self._leave(barrier, jump)
+        except asyncio.CancelledError:
+            if jump is not None and jump.gone:
+                # luod is being stopped, and the machine jumps meanwhile: the marks are true.
+                raise
+            barrier.end("luod was stopped")
+        except (errors.LuodError, OSError) as error:
+            barrier.end(str(error))
+        finally:
+            if not (jump is not None and jump.gone and barrier.jumping):
+                barrier.end("luod failed; its log says more")
+                await self._stay(barrier, jump)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("bug", method="update", error=repr(error))
+
+    async def _load(self, image: Image) -> None:
+        """Off the loop: an initrd of hundreds of MiB takes the kernel its time."""
+        names = image_names(image)
+        initrd = self._fds[names[1]] if image.initrd else None
+        async with self._loading:
+            await asyncio.to_thread(kexec.load, self._fds[names[0]], initrd, image.command_line)
+
+    async def _leave(self, barrier: Barrier, jump: Jump) -> None:
+        """Nobody can call it off any more. Returns, with the reason in `barrier`, when the kernel refuses."""
+        await self._custody.store(JUMP, jump.pidfd.fileno())
+        self._fds[JUMP] = jump.pidfd.duplicate()
+        ready = ready_rows(barrier, self._registry.record.rows)
+        departure = Departure(
+            barrier.id,
+            barrier.generation,
+            barrier.transaction.force,
+            round(barrier.preparing_seconds, 6),
+            round(monotonic() - barrier.frozen, 6),
+        )
+        self._registry.depart(departure, lambda row: ready.get(row.name, row))
+        await asyncio.to_thread(self._registry.sync)
+        await barrier.told()
+        self._log("jumping", update=barrier.id, ready=len(ready), frozen_seconds=departure.freezing_seconds)
+        jump.go()
+        while not await ended(jump.pidfd, self._stuck_seconds):
+            self._end_stuck(barrier)
+        refusal = jump.refusal()
+        barrier.end(str(refusal))
+
+    def _end_stuck(self, barrier: Barrier | None) -> None:
+        """Frees the jump from whoever is in a session's ioctl, although it said that it would not be (H17)."""
+        followers = {f.peer.pid: f.peer.pidfd for f in self._participants.followers if f.peer.pidfd is not None}
+        for found in stuck.end(followers):
+            self._log.warning("jump-held", pid=found.pid, command=found.command, ended=found.ended)
+            done = "was ended" if found.ended else "follows no update, so luod may not end it"
+            if barrier is not None:
+                barrier.note(f"the jump is held by {found.command} ({found.pid}), in a session's ioctl: it {done}")
+
+    async def _stay(self, barrier: Barrier, jump: Jump | None) -> None:
+        """Takes everything back, and then, and not before, tells everybody to resume (H13)."""
+        if jump is not None:
+            jump.close()
+        try:
+            await self._forget_departure()
+        finally:
+            self._sessions.open_again()
+            reason = barrier.transaction.reason
+            self._log.warning("cancelled", update=barrier.id, reason=reason)
+            if self._participants.barrier is barrier:
+                self._participants.barrier = None
+            barrier.tell("cancelled", state=self._participants.state)
+
+    async def _forget_departure(self) -> None:
+        frozen = self._registry.stay()
+        await self._sessions.forget(frozen)
+        pidfd = self._fds.pop(JUMP, None)
+        if pidfd is not None:
+            pidfd.close()
+            await self._custody.remove(JUMP)
+
+    def take_over(self) -> None:
+        """A serve before this one may have called reboot(2): then it is waited for, as that one would have done."""
+        if JUMP in self._fds:
+            self._participants.leaving = True
+            self._task = asyncio.ensure_future(self._await_jump())
+
+    async def _await_jump(self) -> None:
+        departure = self._registry.record.departure
+        update = None if departure is None else departure.update
+        self._log.warning("jumping-still", update=update)
+        await self._sessions.close_for_update("shut")
+        while not await ended(self._fds[JUMP], self._stuck_seconds):
+            self._end_stuck(None)
+        await self._forget_departure()
+        self._sessions.open_again()
+        self._participants.leaving = False
+        reason = "reboot(2) returned, or was never called, and the luod that knew why is gone"
+        self._log.warning("cancelled", update=update, reason=reason)
+        self._participants.tell_cancelled(update, reason)
 
     def _refuse_losses(self) -> None:
         left = [row.name for row, _state in self._sessions.rows() if row.direction == "incoming"]
         if left:
-            listed = ", ".join(left[:5]) + (", …" if len(left) > 5 else "")
             raise Refused(
-                message=f"incoming sessions are not finished, and no kernel carries them on: {listed}",
+                message=f"incoming sessions are not finished, and no kernel carries them on: {_listed(left)}",
                 hint="have them finished and released by their owners, or release them as given up",
             )
 
-    def _over(self) -> None:
-        self._state = IDLE
-        self._sessions.open_again()
 
-    def _refused_unseen(self, jump: asyncio.Task[None]) -> None:
-        if not jump.cancelled():
-            self._log.error("update-failed", error=jump.exception())
-        self._over()
-
-
-def _progress(state: Any) -> Progress:
-    return Progress(state=state, update="", generation=0, secondsLeft=None, participants=[], torn=[], reason=None)
+def _cancel(barrier: Barrier, reason: str) -> bool:
+    """Whether it is cancelled now, by this or before."""
+    try:
+        barrier.cancel(reason)
+    except NotAwaited:
+        return False
+    return True
 
 
-async def _load(kernel: Fd, initrd: Fd | None, command_line: str) -> None:
-    """Off the loop: an initrd of hundreds of MiB takes the kernel its time."""
-    await asyncio.to_thread(kexec.load, kernel, initrd, command_line)
+def _cancel_if_failed(barrier: Barrier, task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _cancel(barrier, str(error))
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
+def _nobody_follows(names: list[str]) -> Refused:
+    return Refused(
+        message=f"nobody follows for sessions that were declared, so they would come back torn: {_listed(names)}",
+        hint="start their workloads, or release the sessions; --force gives them up",
+    )
+
+
+def _too_late() -> TooLate:
+    return TooLate(message="reboot(2) is called: the machine jumps", hint="if the kernel refuses, luod says so")
 
 
 def _update_running() -> UpdateRunning:

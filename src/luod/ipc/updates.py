@@ -137,7 +137,8 @@ class Updates(VarlinkInterface, name=UPDATES):
 
         state, in every event, is luod's state. The events:
 
-        following: the first. token: for Declare and Vote. Who follows while an update is under way has no part in it.
+        following: the first. token: for Declare and Vote. Who begins to follow while others prepare is told preparing
+        next; who does so later has no part in that update.
 
         preparing: an update began. Within deadlineSeconds: Declare if there are files still to be preserved, wait for
         granted, preserve them; then Vote. Guests run on. generation: of this update.
@@ -181,7 +182,8 @@ class Updates(VarlinkInterface, name=UPDATES):
         "memfd", "vfio" or another word. seals: F_SEAL_* bits.
 
         Answers the seconds left to Vote, which are more the more bytes there are to preserve; null when no update waits
-        for this participant. Can be called at any time but from one's "ready" in preparing until the update is over.
+        for this participant. Can be called at any time but from granted, or one's "ready" in preparing, until the
+        update is over; by one that has no part in it, not until then.
 
         Errors: NotFollowing, WrongPhase, NoSuchSession, DeclaredByAnother, Refused.
         """

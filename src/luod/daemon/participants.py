@@ -1,0 +1,249 @@
+"""Who takes part in updates: follows, declares, votes, and in the next kernel says that its guest resumes.
+
+A participant is a connection that follows; it is tied to its user and to sessions that user may use. What a running
+update makes of what it says is `luod.daemon.barrier`. The interface these methods answer is `luod.ipc.updates`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Iterable
+from itertools import count
+from typing import Final
+
+import msgspec
+from asyncvarlink.serviceinterface import PermissionDenied
+
+from luod.daemon.barrier import Barrier, Follower, event
+from luod.daemon.log import Log
+from luod.daemon.registry import Registry, Row
+from luod.daemon.sessions import NAME, Belonging, may_use
+from luod.daemon.takeover import Holdings, fd_name
+from luod.daemon.transaction import NotAwaited
+from luod.ipc.peer import Peer
+from luod.ipc.updates import (
+    Ballot,
+    DeclaredByAnother,
+    DeclaredSession,
+    Event,
+    NoSuchSession,
+    NotFollowing,
+    Phase,
+    Refused,
+    State,
+    Torn,
+    WrongPhase,
+)
+
+_MOST_BYTES: Final = 2**63
+
+
+class Participants:
+    """Implements `luod.ipc.updates.Service` and `luod.daemon.sessions.Participation`.
+
+    `barrier` is the update that is under way. `leaving`: a serve before this one called reboot(2), which may yet jump.
+    """
+
+    def __init__(self, holdings: Holdings, log: Log) -> None:
+        self._registry: Registry = holdings.registry
+        self._fds = holdings.fds
+        self._log = log
+        self._followers: dict[str, Follower] = {}
+        self._numbers = count(1)
+        self.barrier: Barrier | None = None
+        self.leaving = False
+
+    @property
+    def state(self) -> State:
+        if self.barrier is not None:
+            return self.barrier.state
+        if self.leaving:
+            return "jumping"
+        incoming = any(row.direction == "incoming" for row in self._registry.record.rows)
+        return "restoring" if incoming else "idle"
+
+    @property
+    def followers(self) -> list[Follower]:
+        return list(self._followers.values())
+
+    def orphans(self) -> list[str]:
+        """Judged sessions that nobody follows for: a jump would tear them."""
+        followed = {name for follower in self._followers.values() for name in follower.names}
+        rows = self._registry.record.rows
+        return sorted(row.name for row in rows if row.judged and row.name not in followed)
+
+    # What participants ask.
+
+    async def follow(self, peer: Peer, name: str) -> AsyncGenerator[Event, None]:
+        if peer.anonymous:
+            raise PermissionDenied()
+        if not NAME.fullmatch(name):
+            raise Refused(
+                message=f"{name!r} is no name for a participant",
+                hint="a name has 1 to 63 of the letters A-Z a-z, digits, and . _ @ / # -",
+            )
+        follower = Follower(next(self._numbers), secrets.token_hex(16), name, peer)
+        follower.events.put(event("following", self.state, token=follower.token))
+        self._followers[follower.token] = follower
+        self._log.debug("follows", participant=name, uid=peer.uid, pid=peer.pid)
+        if self.barrier is not None and self.barrier.begun_preparing:
+            self.barrier.join(follower)
+        try:
+            while True:
+                yield await follower.events.next()
+                follower.events.sent()
+        finally:
+            del self._followers[follower.token]
+            follower.events.close()
+            if self.barrier is not None:
+                self.barrier.gone(follower)
+            self._log.debug("follows-no-more", participant=name, uid=peer.uid, pid=peer.pid)
+
+    async def declare(self, peer: Peer, token: str, sessions: list[DeclaredSession]) -> float | None:
+        follower = self._follower(peer, token)
+        self._check(follower, sessions)
+        barrier, before = self.barrier, follower.sessions
+        follower.sessions = tuple(sessions)
+        left = None
+        if barrier is not None:
+            try:
+                left = barrier.declared(follower)
+            except NotAwaited as error:
+                follower.sessions = before
+                raise self._wrong_phase(error) from error
+        elif self.leaving:
+            follower.sessions = before
+            raise self._wrong_phase(NotAwaited("the machine is about to jump"))
+        self._judge({session.name for session in before}, sessions)
+        return left
+
+    def _check(self, follower: Follower, sessions: list[DeclaredSession]) -> None:
+        others = {name for other in self._followers.values() if other is not follower for name in other.names}
+        seen = set()
+        for session in sessions:
+            row = self._registry.row("outgoing", session.name)
+            if row is None or not may_use(follower.peer, row):
+                raise _no_such_session("outgoing", session.name)
+            if session.name in others:
+                raise DeclaredByAnother(
+                    name=session.name,
+                    message=f"another participant has declared session {session.name!r}, and follows",
+                    hint="one participant answers for a session; end the other's connection first",
+                )
+            if session.name in seen:
+                raise Refused(message=f"session {session.name!r} is declared twice", hint="declare all files at once")
+            seen.add(session.name)
+            for file in session.files:
+                numbers = (file.token, file.size, file.allocated, file.seals)
+                if min(numbers) < 0 or file.token >= 2**64 or max(numbers[1:]) >= _MOST_BYTES:
+                    raise Refused(
+                        message=f"file {file.token} of session {session.name!r} has numbers that no file has",
+                        hint="sizes are bytes, as fstat gives them",
+                    )
+
+    def _judge(self, before: set[str], sessions: list[DeclaredSession]) -> None:
+        sizes = {session.name: sum(file.size for file in session.files) for session in sessions}
+
+        def judged(row: Row) -> Row:
+            if row.direction == "outgoing" and row.name in sizes:
+                return msgspec.structs.replace(row, judged=True, bytes=min(sizes[row.name], _MOST_BYTES))
+            if row.direction == "outgoing" and row.name in before:
+                return msgspec.structs.replace(row, judged=False, bytes=0)
+            return row
+
+        self._registry.change(judged)
+
+    async def vote(self, peer: Peer, token: str, phase: Phase, vote: Ballot, reason: str | None) -> None:
+        follower = self._follower(peer, token)
+        if self.barrier is None:
+            raise self._wrong_phase(NotAwaited("no update waits for a vote"))
+        try:
+            self.barrier.vote(follower, phase, vote, reason)
+        except NotAwaited as error:
+            raise self._wrong_phase(error) from error
+
+    async def resuming(self, peer: Peer, names: list[str]) -> None:
+        for name in names:
+            row = self._registry.row("incoming", name)
+            if row is None or not may_use(peer, row):
+                raise _no_such_session("incoming", name)
+            if row.torn:
+                raise Torn(
+                    name=name,
+                    message=f"session {name!r} is torn: the machine jumped without its participant being ready",
+                    hint="nothing can be resumed from it; release it as given up",
+                )
+            if row.resumed:
+                raise self._wrong_phase(NotAwaited(f"the guest of session {name!r} was resumed already"))
+            if fd_name(row) not in self._fds:
+                raise Refused(message=f"session {name!r} was never retrieved", hint="retrieve it first")
+        chosen = set(names)
+
+        def resumed(row: Row) -> Row:
+            base = row.name.rpartition("#")[0] if row.generation is not None else row.name
+            if row.direction == "incoming" and chosen & {base, row.name} and may_use(peer, row):
+                return msgspec.structs.replace(row, resumed=True)
+            return row
+
+        self._registry.change(resumed)
+        self._log("resuming", sessions=",".join(names), uid=peer.uid, pid=peer.pid)
+
+    # What the rest of serve asks.
+
+    def belonging(self, peer: Peer, name: str) -> Belonging:
+        """What a session created now under `name` would be; see `luod.daemon.sessions`."""
+        base, _, suffix = name.rpartition("#")
+        for follower in self._followers.values():
+            if not (peer.root or peer.uid == follower.peer.uid):
+                continue
+            if name in follower.names:
+                return Belonging(judged=True)
+            barrier = self.barrier
+            if barrier is None or suffix != str(barrier.generation) or base not in follower.names:
+                continue
+            if barrier.takes_part(follower) and barrier.state in ("preparing", "freezing"):
+                return Belonging(judged=True, generation=barrier.generation)
+        return Belonging()
+
+    def tell_cancelled(self, update: str | None, reason: str) -> None:
+        """Of an update whose serve is gone: everybody who follows now."""
+        for follower in self._followers.values():
+            follower.events.put(event("cancelled", self.state, update=update, reason=reason))
+
+    def _follower(self, peer: Peer, token: str) -> Follower:
+        follower = self._followers.get(token)
+        if follower is None or not (peer.root or (peer.uid == follower.peer.uid and not peer.anonymous)):
+            raise NotFollowing(
+                message="nobody follows with this token",
+                hint="call Follow on a connection of its own, keep that open, and take the token of its first reply",
+            )
+        return follower
+
+    def _wrong_phase(self, error: NotAwaited) -> WrongPhase:
+        return WrongPhase(state=self.state, message=error.message, hint=error.hint or "wait for the next event")
+
+
+def ready_rows(barrier: Barrier, rows: Iterable[Row]) -> dict[str, Row]:
+    """The outgoing rows, by name, of those who are ready in freezing, as the registry carries them over the jump."""
+    members = [barrier.members[m.id] for m in barrier.transaction.members.values() if m.standing == "ready"]
+    owners = {name: follower for follower in members for name in follower.names}
+    found = {}
+    for row in rows:
+        base = row.name.rpartition("#")[0] if row.generation is not None else row.name
+        follower = owners.get(base)
+        if row.direction == "outgoing" and row.judged and follower is not None:
+            found[row.name] = msgspec.structs.replace(
+                row,
+                ready=True,
+                preparing_seconds=round(barrier.preparing.get(follower.id, 0.0), 6),
+                freezing_seconds=round(barrier.transaction.members[follower.id].since - barrier.frozen, 6),
+            )
+    return found
+
+
+def _no_such_session(direction: str, name: str) -> NoSuchSession:
+    return NoSuchSession(
+        name=name,
+        message=f"there is no {direction} session {name!r} of yours",
+        hint="sessions belong to the user that created them; List shows yours",
+    )
