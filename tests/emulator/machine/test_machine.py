@@ -31,6 +31,9 @@ def test_command_that_is_not_there(run_machine: Run) -> None:
     assert (done.returncode, done.stdout) == (127, "")
     assert "/no/such/program: No such file" in done.stderr
     assert run_machine(["/etc/passwd"]).returncode == 126
+    for name in ("", "no\udcffsuch"):
+        done = run_machine([name], errors="surrogateescape")
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (127, f"luoemu: {name}: No such file or directory")
 
 
 def test_usage() -> None:

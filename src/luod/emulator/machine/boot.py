@@ -186,9 +186,11 @@ def _init(order: Order, filter_: bytes, supervisor: socket.socket, go: int, priv
         traceback.print_exc()
         os._exit(125)
     try:
+        if not order.command[0]:  # Python has a ValueError for it
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         os.execvpe(order.command[0], list(order.command), dict(order.environment))
     except OSError as error:
-        os.write(2, f"luoemu: {order.command[0]}: {os.strerror(error.errno or 0)}\n".encode())
+        os.write(2, os.fsencode(f"luoemu: {order.command[0]}: {os.strerror(error.errno or 0)}\n"))
         os._exit(127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126)
 
 
