@@ -287,10 +287,36 @@ def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path) -> None:
                 assert process.wait() == 1
 
 
-def test_output_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
+FULL: Final[dict[str, tuple[list[str], int]]] = {
+    "text": (["status"], 1),
+    "JSON": (["--json", "status"], 1),
+    "an error as JSON": (["--json", "--admin-socket", "/nowhere", "status"], 1),
+    "an error as text": (["--admin-socket", "/nowhere", "status"], 3),
+    "help": (["--help"], 1),
+}
+
+
+@pytest.mark.parametrize(("arguments", "status"), FULL.values(), ids=FULL)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_a_failure(
+    tmp_path: Path, arguments: list[str], status: int, unbuffered: str
+) -> None:
     with Impostor(tmp_path, Answer(reply(STATUS))) as impostor, open("/dev/full", "wb") as full:
-        command = [*LUOCTL, "status", "--admin-socket", impostor.path]
-        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert result.returncode == 1
-    assert "No space left on device" in result.stderr
+        result = subprocess.run(
+            [*LUOCTL, "--admin-socket", impostor.path, *arguments],
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == status
+    assert result.stderr.count("No space left on device") == (status == 1)
     assert "Traceback" not in result.stderr
+
+
+def test_without_standard_output_only_the_status_is_told(tmp_path: Path) -> None:
+    with Impostor(tmp_path, Answer(reply(STATUS))) as impostor:
+        command = ["sh", "-c", 'exec "$@" >&-', "sh", *LUOCTL, "status", "--admin-socket", impostor.path]
+        result = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")

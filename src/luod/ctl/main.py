@@ -76,7 +76,23 @@ def _common(top: _Parser) -> _Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs luoctl with `arguments`, those of the process by default; returns its exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    code: int | None = None
+    try:
+        code = _main(sys.argv[1:] if arguments is None else arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except OSError as error:
+        # Whoever read our output has had enough, or the disk it goes to is full.
+        if not isinstance(error, BrokenPipeError) and code in (None, Exit.DONE):
+            print(f"luoctl: standard output: {error.strerror}", file=sys.stderr)
+        # It would be tried once more at exit, and Python would complain, with a status of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+
+
+def _main(arguments: Sequence[str]) -> int:
+    """OSError: standard output cannot be written."""
     output = Output(json="--json" in arguments)
     try:
         given = parser().parse_args(arguments)
@@ -87,10 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.USAGE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has had enough. Python would complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.FAILED
+    except SystemExit as end:  # argparse, after --help and --version
+        return int(end.code or 0)
 
 
 def _run(given: argparse.Namespace, output: Output) -> Exit:
@@ -103,9 +117,7 @@ def _run(given: argparse.Namespace, output: Output) -> Exit:
         "update": commands.update,
     }[given.command]
     try:
-        code = run(given, output)
-        sys.stdout.flush()
-        return code
+        return run(given, output)
     except BrokenPipeError:
         raise
     except LuodError as error:
