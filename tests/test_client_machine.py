@@ -13,6 +13,7 @@ import pytest
 from luod.testing import Host, Machine
 from luod.testing.host import SOCKET
 from luod.testing.plugin import BootMachine
+from luod.testing.tools import for_root
 from tests.library import Vmm, start_vmm
 
 Start = Callable[..., Vmm]
@@ -169,6 +170,7 @@ def test_names_luod_does_not_take_are_bad_input(host: Host, start: Start) -> Non
 
 
 def test_somebody_elses_session_is_no_session(host: Host, start: Start) -> None:
+    for_root("for several users in one machine")
     vmm = start(host)
     vmm.call("create", name="vm", slot="s")
     other = start(host, user=1000)

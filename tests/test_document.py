@@ -42,7 +42,7 @@ def fork_vmm(luod: Vmm, name: str = "vmm") -> Vmm:
     luod.ask("socketpair", slots=["ours", "theirs"])
     vmm = luod.fork_vmm(name)
     vmm.ask("close", fd="ours")
-    vmm.ask("become", uid=VMM_UID)
+    vmm.become(VMM_UID)
     luod.ask("close", fd="theirs")
     luod.open_device()
     return vmm

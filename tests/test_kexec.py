@@ -86,7 +86,7 @@ def test_an_fd_that_is_not_open_is_the_kernels_ebadf(vmm: Vmm) -> None:
 
 def test_loading_and_jumping_take_a_capability(machine: Machine, vmm: Vmm) -> None:
     load(machine, vmm)
-    vmm.ask("become", uid=65534)
+    vmm.become(65534)
     for error, kind in (
         (vmm.refused("unload"), "KernelRefused"),
         (vmm.refused("load_fd", kernel=0), "KernelRefused"),

@@ -10,6 +10,7 @@ import pytest
 
 from luod.testing import Host, Machine, Result
 from luod.testing.host import ADMIN_SOCKET, SOCKET
+from luod.testing.tools import for_root
 from tests.library import Vmm, start_vmm
 
 OTHER = 1000
@@ -116,6 +117,7 @@ def test_an_update_that_would_lose_a_session_is_refused(host: Host) -> None:
 
 
 def test_another_user_sees_its_own_sessions_and_commands_nothing(host: Host) -> None:
+    for_root("for several users in one machine")
     start_client(host).call("create", name="roots", slot="s")
     start_client(host, OTHER).call("create", name="theirs", slot="s")
     mine = luoctl_as(host, OTHER, "sessions", "--json")

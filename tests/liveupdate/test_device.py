@@ -17,7 +17,7 @@ def test_a_machine_without_the_device_says_what_to_boot(vmm: Vmm) -> None:
 
 
 def test_the_device_is_for_root(vmm: Vmm) -> None:
-    vmm.ask("become", uid=65534)
+    vmm.become(65534)
     error = vmm.refused("open")
     assert (error.kind, error.errno) == ("NoLiveUpdate", "EACCES")
 

@@ -181,7 +181,8 @@ def test_machine_that_ends(machine: Machine) -> None:
 def test_supervisor_that_is_killed(boot_machine: BootMachine) -> None:
     machine = boot_machine()
     assert isinstance(machine, EmulatedMachine)
-    program = machine.spawn(["sleep", "1000"])
+    program = machine.spawn(["cat"])
+    assert program.ask({}) == {}
     os.kill(machine.pid, signal.SIGKILL)
     with pytest.raises(MachineEnded, match="SIGKILL"):
         program.ask({})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from luod.testing.tools import for_root
 from tests.emulator.machine.conftest import PLAIN_USER, WAYS, options_for
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -202,6 +203,7 @@ def test_a_program_that_hides_its_memory(run_machine: Run, way: str, user: int |
 
 def test_another_uid_in_the_machine(run_machine: Run, way: str) -> None:
     """No capability is asked for beyond what opening needs."""
+    for_root("for several users in one machine")
     source = """
         fd = device()
         os.setgroups([]); os.setgid(12345); os.setuid(12345)

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from luod.testing.tools import for_root
+import pytest
+
+from luod.testing.tools import cannot_run, for_root
 from tests.emulator.machine.conftest import PLAIN_USER, ROOT
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -27,6 +29,14 @@ def test_every_row_has_its_test() -> None:
     assert named == here
 
 
+@pytest.fixture
+def node() -> None:
+    """For tests of what a machine shows whose device is a node."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        cannot_run("no /dev/fuse that this uid may use: modprobe fuse, as root")
+
+
+@pytest.mark.usefixtures("node")
 def test_node_is_a_regular_file(run_machine: Run) -> None:
     source = """
         import stat
@@ -37,6 +47,7 @@ def test_node_is_a_regular_file(run_machine: Run) -> None:
     run(run_machine, source)
 
 
+@pytest.mark.usefixtures("node")
 def test_node_with_epoll_and_fionread(run_machine: Run) -> None:
     source = """
         import select, termios
