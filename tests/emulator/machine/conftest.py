@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from luod.emulator.machine import devices
 from luod.testing.interpreter import Interpreter, interpreter_for
 from luod.testing.tools import cannot_run, for_root, require_tool
 
@@ -72,6 +73,55 @@ def run_machine() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+DEVICE = ("--vfio", "0000:01:00.0")
+
+RunDevices = Callable[..., str]
+
+
+@pytest.fixture
+def run_devices(run_machine: Callable[..., subprocess.CompletedProcess[str]]) -> RunDevices:
+    """Runs the source of a program that has tests/programs/raw_vfio.py; what it printed. It must end well.
+
+    The machine has one device unless options say otherwise.
+    """
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        cannot_run("no /dev/fuse that this uid may use, and devices need it: modprobe fuse, as root")
+
+    def run(source: str, *options: str, **changes: Any) -> str:
+        program = "from raw_vfio import *\n" + textwrap.dedent(source)
+        done = run_machine(program, *(options or DEVICE), **changes)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mapping() -> None:
+    """For tests that map a BAR."""
+    if not devices.can_map():
+        cannot_run("BARs are mapped only as root of the host, by Linux 6.9 or newer")
+
+
+OPEN_FUSE = """
+    set -e
+    mount -t tmpfs tmpfs /run
+    mknod /run/fuse c 10 229
+    chmod 666 /run/fuse
+    mount --bind /run/fuse /dev/fuse
+    exec setpriv --reuid=1000 --regid=1000 --clear-groups "$@"
+"""
+
+
+def as_plain_user(*command: str) -> list[str]:
+    """`command` as uid 1000 where /dev/fuse is everyone's, as distributions have it: a copy of it, for that one."""
+    for_root("to open /dev/fuse to a plain user")
+    require_tool("unshare", package="util-linux")
+    if not Path("/dev/fuse").exists():
+        cannot_run("there is no /dev/fuse: modprobe fuse")
+    return ["unshare", "--mount", "sh", "-c", OPEN_FUSE, "sh", *command]
 
 
 @pytest.fixture(scope="session")

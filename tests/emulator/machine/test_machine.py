@@ -13,8 +13,8 @@ from typing import IO
 
 import pytest
 
-from luod.testing.tools import cannot_run, for_root, require_tool
-from tests.emulator.machine.conftest import PLAIN_USER, WAYS, environment, luoemu, options_for, python
+from luod.testing.tools import for_root, require_tool
+from tests.emulator.machine.conftest import PLAIN_USER, WAYS, as_plain_user, environment, luoemu, options_for, python
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -178,19 +178,7 @@ def test_init_is_root_in_the_machine(run_machine: Run, user: int | None) -> None
 
 def test_plain_user_with_fuse(cycle: str) -> None:
     """Where /dev/fuse is everyone's, as distributions have it. A copy of the node, seen by this machine only."""
-    for_root("to open /dev/fuse to a plain user")
-    require_tool("unshare", package="util-linux")
-    if not Path("/dev/fuse").exists():
-        cannot_run("there is no /dev/fuse: modprobe fuse")
-    script = """
-        set -e
-        mount -t tmpfs tmpfs /run
-        mknod /run/fuse c 10 229
-        chmod 666 /run/fuse
-        mount --bind /run/fuse /dev/fuse
-        exec setpriv --reuid=1000 --regid=1000 --clear-groups "$@"
-    """
-    command = ["unshare", "--mount", "sh", "-c", script, "sh", *luoemu(user=PLAIN_USER), cycle]
+    command = as_plain_user(*luoemu(user=PLAIN_USER), cycle)
     done = subprocess.run(command, env=environment(PLAIN_USER), cwd="/", capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "carried\n", "")
 

@@ -34,6 +34,8 @@ A file that is itself a mount has one inode for all who open it.
 """
 _MODES: Final = {iommufd.DEVICE: 0o660, vfio.CONTAINER: 0o666}
 _PAGE: Final = 4096
+_SIZE: Final = vfio.VFIO_PCI_NUM_REGIONS << vfio.PCI_OFFSET_SHIFT
+"""A device has no size. Here careful programs, such as Python, map nothing behind the end of a regular file."""
 
 
 @dataclass
@@ -122,7 +124,7 @@ class DeviceFiles:
         nodes = self.files.model.nodes()
         full = _full(path)
         if full in nodes:
-            return Node(stat.S_IFREG | _MODES.get(full, 0o600), unique=True)
+            return Node(stat.S_IFREG | _MODES.get(full, 0o600), unique=True, size=_SIZE)
         if not path or any(node.startswith(full + "/") for node in nodes):
             return Node(stat.S_IFDIR | 0o755)
         raise Errno(errno.ENOENT)
@@ -177,7 +179,7 @@ class HandedOut(DeviceFiles):
     next_file: ModelFile | None = None
 
     def look(self, path: str) -> Node:
-        return Node(stat.S_IFREG | 0o600, unique=True) if path else Node(stat.S_IFDIR | 0o700)
+        return Node(stat.S_IFREG | 0o600, unique=True, size=_SIZE) if path else Node(stat.S_IFDIR | 0o700)
 
     def open(self, path: str, inode: int, tid: int) -> Opened:
         if self.next_file is None:

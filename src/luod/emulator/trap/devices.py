@@ -73,6 +73,8 @@ class Devices:
         self._numbers = frozenset(mount.number for mount in side.mounts)
         self._files = OpenFiles(side.model, self.thread, self._look_from_now_on)
         self._trees: dict[int, FuseTree] = {}
+        self._with_files: list[FuseTree] = []
+        """Those whose files are the model's."""
         self._kept: dict[ModelFile, Fd] = {}
         self._sleeping: list[tuple[Blocked, Answer]] = []
         self._ending = False
@@ -91,6 +93,8 @@ class Devices:
                 files = SysfsFiles(side.model, mount.place, self.thread, self._wait)
             tree = FuseTree(mount.fuse, files)
             self._trees[tree.fileno()] = tree
+            if isinstance(files, DeviceFiles):
+                self._with_files.append(tree)
             if mount.place == HANDED_OUT:
                 self._hidden = tree
 
@@ -100,8 +104,17 @@ class Devices:
 
     def serve(self, fd: int) -> bool:
         """Answers what waits there. False when it is unmounted, and has been closed."""
-        if self._trees[fd].serve():
+        tree = self._trees[fd]
+        others = [other for other in self._with_files if other is not tree]
+
+        def note_closed() -> None:
+            """What was closed before a call was made is in the queues by now; which queue comes first is chance."""
+            for other in others:
+                other.serve()
+
+        if tree.serve(note_closed):
             return True
+        self._with_files = others
         self._trees.pop(fd).close()
         return False
 

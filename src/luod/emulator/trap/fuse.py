@@ -12,6 +12,7 @@ import errno
 import os
 import stat
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from luod.emulator.model.files import Operation
@@ -65,8 +66,11 @@ class FuseServer(ABC):
     def close(self) -> None:
         self._fd.close()
 
-    def serve(self) -> bool:
-        """Answers all requests that wait. False when the file system is unmounted."""
+    def serve(self, before_each: Callable[[], None] | None = None) -> bool:
+        """Answers all requests that wait, `before_each` called between reading one and answering it.
+
+        False when the file system is unmounted.
+        """
         while True:
             try:
                 length = os.readv(self._fd.fileno(), [self._buffer])
@@ -78,7 +82,10 @@ class FuseServer(ABC):
                 if error.errno in (errno.ENOENT, errno.EINTR):  # the request was withdrawn while it was read
                     continue
                 raise
-            self._answer(bytes(memoryview(self._buffer)[:length]))
+            request = bytes(memoryview(self._buffer)[:length])
+            if before_each is not None:
+                before_each()
+            self._answer(request)
 
     def _answer(self, request: bytes) -> None:
         _, opcode, unique, node, _, _, tid, _ = uapi.IN_HEADER.unpack_from(request)

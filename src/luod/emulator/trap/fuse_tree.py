@@ -18,8 +18,6 @@ from luod.emulator.trap.fuse import FuseServer
 from luod.linux import Fd
 from luod.uapi import fuse as uapi
 
-_SIZE: Final = 4096
-"""Of every file, as in sysfs; a device's file is written far behind it."""
 _CHANGES: Final = frozenset(
     {uapi.FUSE_SYMLINK, uapi.FUSE_MKNOD, uapi.FUSE_MKDIR, uapi.FUSE_UNLINK, uapi.FUSE_RMDIR}
     | {uapi.FUSE_RENAME, uapi.FUSE_LINK, uapi.FUSE_RENAME2}
@@ -31,10 +29,11 @@ Answer = Callable[[int | Errno], None]
 
 @dataclass(frozen=True)
 class Node:
-    """What stands at a path. `mode` has the file type too."""
+    """What stands at a path. `mode` has the file type too, `size` is a file's in bytes."""
 
     mode: int
     unique: bool = False
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -201,9 +200,8 @@ class FuseTree(FuseServer):
         inode = self._inodes[number]
         mode, uid, gid = self._changed.get(inode.path, (stat.S_IMODE(inode.node.mode), 0, 0))
         kind = stat.S_IFMT(inode.node.mode)
-        size = _SIZE if kind == stat.S_IFREG else 0
         links = 2 if kind == stat.S_IFDIR else 1
-        return uapi.ATTR.pack(number, size, 0, 0, 0, 0, 0, 0, 0, kind | mode, links, uid, gid, 0, 4096, 0)
+        return uapi.ATTR.pack(number, inode.node.size, 0, 0, 0, 0, 0, 0, 0, kind | mode, links, uid, gid, 0, 4096, 0)
 
     def _change(self, number: int, body: bytes) -> bytes:
         """chmod and chown hold until the next boot, for the path; a size is not for anybody to set."""

@@ -6,7 +6,7 @@ import errno
 import itertools
 import stat
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked, Waiting
@@ -16,6 +16,9 @@ from luod.emulator.trap.fuse_tree import Answer, Node, Opened
 if TYPE_CHECKING:
     from luod.emulator.model.vfio.vfio import Vfio
     from luod.emulator.trap.device_caller import DeviceThread
+
+_SIZE: Final = 4096
+"""Of every attribute: less than a page comes out of it."""
 
 Wait = Callable[[Blocked, Answer], None]
 
@@ -41,7 +44,7 @@ class SysfsFiles:
             case Link():
                 return Node(stat.S_IFLNK | 0o777)
             case Attribute(mode=mode):
-                return Node(stat.S_IFREG | mode)
+                return Node(stat.S_IFREG | mode, size=_SIZE)
 
     def names(self, path: str) -> Sequence[str]:
         node = self._sysfs.lookup(self._full(path))
