@@ -83,10 +83,10 @@ class PciLiveUpdate:
                 self._log(f"pci {address}: Device will no longer be preserved across next Live Update")
 
     def arrived(self, records: Iterable[DeviceRecord]) -> None:
-        """At boot: what the kernel before preserved."""
+        """At boot: what the kernel before preserved. A device counts once, however many of its files were."""
         for record in records:
             function = self.find(record.address)
-            if function is None or not record.tracked:
+            if function is None or not record.tracked or function.carriage.incoming:
                 continue
             for address, carriage in self._path(function):
                 carriage.incoming += 1
