@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 FAILED: Final = 125
 """Exit status when the machine itself cannot go on; init's own statuses are passed through."""
+_PF_EXITING: Final = 0x4
+"""Of a process's flags in /proc/PID/stat."""
 
 
 class MachineError(Exception):
@@ -258,7 +260,18 @@ class _Boot:
         opener, *fuses = fds
         mounts = [Mount(place, fuse, number) for (place, number), fuse in zip(described, fuses, strict=True)]
         requests = socket.socket(fileno=opener.detach())
-        return DeviceSide(vfio, hardware.memory, mounts, requests, can_map=hardware.bus.can_map)
+        return DeviceSide(
+            vfio, hardware.memory, mounts, requests, can_map=hardware.bus.can_map, ending=self._init_is_ending
+        )
+
+    def _init_is_ending(self) -> bool:
+        """Whether init is dead but for its children."""
+        try:
+            with open(f"/proc/{self._init_pid}/stat", encoding="utf-8", errors="replace") as line:
+                flags = int(line.read().rpartition(")")[2].split()[6])
+        except OSError:
+            return True
+        return bool(flags & _PF_EXITING)
 
     def _listen(self, *, block: bool = True) -> None:
         """Takes the news of init's end from the channel."""

@@ -33,6 +33,8 @@ _LOOK_SOON: Final = 0.001
 _LOOK_LATE: Final = 0.01
 _SLOWING: Final = 1.25
 """Seconds from one look at mapped registers to the next: soon after a device had work, later and later since."""
+_CHECK: Final = 0.1
+"""Seconds between two questions whether init ends, while somebody sleeps: no fd tells."""
 
 DEVICES: Final = "dev/vfio"
 HANDED_OUT: Final = ""
@@ -57,6 +59,8 @@ class DeviceSide:
     opener: socket.socket
     """Leads to `opener.serve`, whose directory is the mount HANDED_OUT."""
     can_map: bool
+    ending: Callable[[], bool]
+    """Whether init ends. It waits for all its processes, and those that sleep here wait for us."""
 
     def close(self) -> None:
         for mount in self.mounts:
@@ -77,6 +81,8 @@ class Devices:
         """Those whose files are the model's."""
         self._kept: dict[ModelFile, Fd] = {}
         self._sleeping: list[tuple[Blocked, Answer]] = []
+        self._is_ending = side.ending
+        self._next_check = 0.0
         self._ending = False
         self._looking = False
         self._interval = _LOOK_SOON
@@ -179,6 +185,10 @@ class Devices:
         """After anything has happened, and at `timeout`: wakes who can go on, lets go what nobody shares any more."""
         for file in [file for file in self._kept if not file.held_elsewhere]:
             self._kept.pop(file).close()
+        if self._sleeping and time.monotonic() >= self._next_check:
+            self._next_check = time.monotonic() + _CHECK
+            if self._is_ending():
+                self.give_up()
         if self._sleeping:
             self._sleeping = [sleeper for sleeper in self._sleeping if not self._wake(*sleeper)]
         if self._looking and time.monotonic() >= self._next_look:
@@ -200,7 +210,10 @@ class Devices:
 
     def timeout(self) -> float | None:
         """Seconds after which `settle` is to be called though nothing happened; None: never."""
-        return max(self._next_look - time.monotonic(), 0) if self._looking else None
+        due = [self._next_look] if self._looking else []
+        if self._sleeping:
+            due.append(self._next_check)
+        return max(min(due) - time.monotonic(), 0) if due else None
 
     def _look_from_now_on(self) -> None:
         self._looking = True

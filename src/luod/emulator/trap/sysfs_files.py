@@ -44,7 +44,8 @@ class SysfsFiles:
             case Link():
                 return Node(stat.S_IFLNK | 0o777)
             case Attribute(mode=mode):
-                return Node(stat.S_IFREG | mode, size=_SIZE)
+                # An inode each: while one writer sleeps, the kernel keeps the inode's lock.
+                return Node(stat.S_IFREG | mode, unique=True, size=_SIZE)
 
     def names(self, path: str) -> Sequence[str]:
         node = self._sysfs.lookup(self._full(path))

@@ -1,0 +1,107 @@
+"""`luoemu run --vfio` and its company: what it takes, what it refuses in which words; what others do not pay."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.emulator.machine.conftest import RunDevices, environment
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--vfio", "01:00.0"], "'01:00.0' is no PCI address"),
+        (["--vfio", "0000:01:00.0,speed=3"], "no 'speed'"),
+        (["--vfio", "0000:01:00.0,msix=many"], "msix is a number"),
+        (["--vfio", "0000:01:00.0,msix=4000"], "0 to 256 MSI-X vectors"),
+        (["--vfio", "0000:01:00.0,bars=16G"], "bars are sizes"),
+        (["--vfio", "0000:01:00.0,bars=4K"], "the first BAR"),
+        (["--vfio", "0000:01:00.0,display=yes"], "display is said or left out"),
+        (["--vfio", "0000:01:00.0,msix=1,msix=2"], "given twice"),
+        (["--vfio", "0000:01:00.0", "--trap-opens"], "devices need FUSE"),
+        (["--vfio", "0000:01:00.0", "--vfio-rules", "v3"], "invalid choice: 'v3'"),
+        (["--devices", "/no/such/file"], "/no/such/file: No such file"),
+    ],
+)
+def test_refused_by_the_command_line(run_machine: Run, options: list[str], words: str) -> None:
+    done = run_machine(["true"], *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[", "no TOML"),
+        ("address = 1", "address is to be a table"),
+        ('["0000:01:00.0"]\nmsix = "x"', "0000:01:00.0: msix is a number"),
+        ('["0000:01:00.0"]\nmsix = true', "0000:01:00.0: msix is a number"),
+        ('["01"]', "'01' is no PCI address"),
+        ('["0000:01:00.0"]\nbars = [1.5]', "bars are sizes"),
+    ],
+)
+def test_refused_in_a_file(run_machine: Run, tmp_path: Path, content: str, words: str) -> None:
+    file = tmp_path / "devices.toml"
+    file.write_text(content)
+    done = run_machine(["true"], "--devices", str(file))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{file}: " in done.stderr
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["0000:01:00.0", "0000:01:00.0"], "0000:01:00.0 is described twice"),
+        (["0000:01:00.1,vf-of=0000:01:00.0"], "virtual function of 0000:01:00.0, which is not described"),
+    ],
+)
+def test_devices_that_do_not_fit_together(run_machine: Run, options: list[str], words: str) -> None:
+    done = run_machine(["true"], *[word for option in options for word in ("--vfio", option)])
+    assert done.returncode == 125
+    assert words in done.stderr
+
+
+def test_file_of_devices(run_devices: RunDevices, tmp_path: Path) -> None:
+    file = tmp_path / "devices.toml"
+    file.write_text(
+        """
+        ["0000:01:00.0"]
+        vendor = 0x8086
+        display = true
+        bars = ["16K", 4096]
+        ["0000:02:00.0"]
+        driver = "nvme"
+        """
+    )
+    source = """
+        assert len(os.listdir("/sys/bus/pci/devices")) == 6
+        assert sysfs(DEVICE, "class").read_text() == "0x030000\\n"
+        assert sysfs("0000:02:00.0", "driver").exists() and sysfs("0000:03:00.0", "vendor").exists()
+    """
+    run_devices(source, "--devices", str(file), "--vfio", "0000:03:00.0")
+
+
+def test_machine_without_devices_knows_nothing_of_them(run_machine: Run) -> None:
+    source = """
+        for path in ("/dev/iommu", "/dev/vfio", "/run/luoemu/bzImage-no-vfio"):
+            assert not os.path.exists(path)
+    """
+    done = run_machine(source)
+    assert done.returncode == 0, done.stderr
+    program = """
+import sys
+from luod.emulator.machine.main import main
+main(["run", "--", "true"])
+words = ("vfio", "device", "fuse_tree", "tomllib")
+loaded = [name for name in sys.modules if any(word in name for word in words)]
+assert loaded == ["luod.uapi.vfio"], loaded
+"""
+    subprocess.run([sys.executable, "-S", "-c", program], env=environment(), check=True)
