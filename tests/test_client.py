@@ -223,6 +223,15 @@ def test_a_timeout_is_positive(tmp_path: Path, ask: Ask, timeout: float) -> None
         ask(impostor.path, "sessions", timeout=timeout)
 
 
+@pytest.mark.parametrize("name", ["", "x" * 64, "x" * 100_000, "a\0", "\ud800", b"x", 5, None])
+@pytest.mark.parametrize("method", ["create", "retrieve"])
+def test_what_is_no_name_is_refused_before_luod_is_asked(tmp_path: Path, ask: Ask, method: str, name: Any) -> None:
+    with Impostor(tmp_path) as impostor, pytest.raises(BadInput) as caught:
+        ask(impostor.path, method, name)
+    assert len(str(caught.value)) < 200
+    assert impostor.calls == []
+
+
 def test_an_outgoing_session_is_not_released_as_finished(tmp_path: Path, ask: Ask) -> None:
     with Impostor(tmp_path) as impostor, pytest.raises(BadInput):
         ask(impostor.path, "release", luod.Session("vm", 0, "outgoing", "held"), finished=True)

@@ -62,7 +62,8 @@ class Client:
         """The session `name` as it came over the last jump; the caller owns it. Asked again, by a VMM that was started
         again, luod gives the same session, from which everything can be retrieved once more until it is finished.
 
-        NoSuchSession (ENOENT): it was not carried, or is finished, or is another user's. KernelRefused.
+        BadInput: no session can have this name. NoSuchSession (ENOENT): it was not carried, or is finished, or is
+        another user's. KernelRefused.
         """
         return self._run(exchange.retrieve(name))
 

@@ -49,9 +49,9 @@ def test_a_kernel_that_lacks_a_handler_is_a_broken_device(machine: Machine, mach
     assert (error.kind, error.errno) == ("DeviceBroken", "EIO")
 
 
-@pytest.mark.parametrize("name", ["", "x" * 64, "ü" * 32, "a\0b", "\0", "\ud800"])
+@pytest.mark.parametrize("name", ["", "x" * 64, "ü" * 32, "a\0b", "\0", "\ud800", 5, None])
 @pytest.mark.parametrize("call", ["create", "retrieve_session"])
-def test_names_no_session_can_have_are_refused_before_the_call(vmm: Vmm, call: str, name: str) -> None:
+def test_names_no_session_can_have_are_refused_before_the_call(vmm: Vmm, call: str, name: object) -> None:
     error = vmm.refused(call, name=name, slot="s")
     assert (error.kind, error.errno) == ("BadInput", None)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from luod.linux import MFD_ALLOW_SEALING, MFD_CLOEXEC, MFD_NOEXEC_SEAL
@@ -70,6 +72,12 @@ def test_tokens_out_of_range_or_reserved_are_refused_before_the_call(session: Vm
     assert_preserve_refused(session, "BadInput", None, token=token)
 
 
+@pytest.mark.parametrize("token", [1.5, True, "1", None, [2]])
+def test_tokens_that_are_no_numbers_never_reach_the_manifest(session: Vmm, token: Any) -> None:
+    session.memfd("n")
+    assert_preserve_refused(session, "BadInput", None, token=token)
+
+
 @pytest.mark.parametrize("token", [0, 2**64 - 1, RESERVED_TOKENS[0] - 1])
 def test_all_other_tokens_are_the_callers(session: Vmm, token: int) -> None:
     session.memfd("n")
@@ -77,8 +85,8 @@ def test_all_other_tokens_are_the_callers(session: Vmm, token: int) -> None:
     assert session.call("tokens", session="s") == [1, token]
 
 
-@pytest.mark.parametrize("name", ["", "x" * 256, "\ud800", "ram"])
-def test_names_of_files_are_short_text_and_unique(session: Vmm, name: str) -> None:
+@pytest.mark.parametrize("name", ["", "x" * 256, "\ud800", "ram", 5])
+def test_names_of_files_are_short_text_and_unique(session: Vmm, name: Any) -> None:
     session.memfd("n")
     assert_preserve_refused(session, "BadInput", None, name=name)
 

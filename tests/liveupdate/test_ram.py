@@ -41,6 +41,8 @@ def test_memory_the_kernel_gives_no_fd_for_is_typed(vmm: Vmm) -> None:
     assert (error.kind, error.errno) == ("KernelRefused", "EMFILE")
 
 
-@pytest.mark.parametrize(("size", "name"), [(0, "x"), (-1, "x"), (1, "x" * 250), (1, "a\0b")])
-def test_memory_needs_a_size_and_a_short_name(vmm: Vmm, size: int, name: str) -> None:
+@pytest.mark.parametrize(
+    ("size", "name"), [(0, "x"), (-1, "x"), (1, "x" * 250), (1, "a\0b"), (1.5, "x"), ("1", "x"), (1, 2)]
+)
+def test_memory_needs_a_size_and_a_short_name(vmm: Vmm, size: object, name: object) -> None:
     assert vmm.refused("memory", slot="ram", size=size, name=name).kind == "BadInput"

@@ -19,7 +19,7 @@ from luod.errors import BadInput, ComesBackSealed, FilesMissing, KernelRefused, 
 from luod.ipc.framing import SESSIONS, Reply, encode_call
 from luod.linux import F_GET_SEALS, F_SEAL_EXEC
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
-from luod.liveupdate.session import check_token
+from luod.liveupdate.session import check_token, encode_name
 from luod.manifest import RESERVED_TOKENS, Entry
 
 T = TypeVar("T")
@@ -59,11 +59,13 @@ class Session:
 
 
 def create(name: str, *, manifest: bool) -> Exchange[OutgoingSession]:
+    encode_name(name)  # luod's own rules are stricter; of what is no name at all it would only drop the connection
     reply = yield Call("Create", {"name": name})
     return _outgoing(name, reply, manifest=manifest)
 
 
 def retrieve(name: str) -> Exchange[IncomingSession]:
+    encode_name(name)
     reply = yield Call("Retrieve", {"name": name})
     return _named(name, IncomingSession(reply.take("sessionFileDescriptor")))
 

@@ -65,11 +65,12 @@ class IncomingSession(Session):
         BadInput: no such name in the manifest. NoSuchToken: ENOENT, also after FINISH. WrongDirection: EINVAL.
         RetrieveFailed: the file is lost. KernelRefused: EMFILE, ENFILE; nothing is lost, try again.
         """
+        if not isinstance(file, str):
+            check_token(file)
         # A token needs the manifest only for its size.
         entry = self._entry(file) if isinstance(file, str) or check_memory else None
         token = entry.token if entry is not None else file
         assert isinstance(token, int)
-        check_token(token)
         if check_memory and token not in self._retrieved:
             needed = max(size or 0, entry.size if entry is not None else 0)
             memory.require(needed, memory.chargeable(), f"retrieving {file!r}")

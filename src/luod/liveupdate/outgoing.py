@@ -19,7 +19,7 @@ from luod.errors import BadInput, ComesBackSealed, KernelRefused, ManifestError,
 from luod.linux import Fd, HasFileno
 from luod.liveupdate import calls
 from luod.liveupdate.ram import new_memfd
-from luod.liveupdate.session import Session, check_token
+from luod.liveupdate.session import Session, check_text, check_token
 from luod.manifest import Entry
 from luod.uapi import liveupdate as uapi
 
@@ -155,12 +155,13 @@ class OutgoingSession(Session):
             raise BadInput(f"token {token} is reserved for the manifest", hint="take another, or manifest=False")
         if name is None:
             return
+        check_text(name, "a file's name")
         try:
             length = len(name.encode())
         except UnicodeEncodeError:
             length = 0
         if not 1 <= length <= manifest.NAME_MAX:
-            raise BadInput(f"a file's name has 1 to {manifest.NAME_MAX} bytes of UTF-8: {name!r}")
+            raise BadInput(f"a file's name has 1 to {manifest.NAME_MAX} bytes of UTF-8: {name!r:.100}")
         if name in self._names:
             raise BadInput(f"the session holds a file named {name!r} already", hint="names are unique in a session")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from typing import Final
+from typing import Final, cast
 
 from luod import linux
 from luod import memory as machine
 from luod.errors import BadInput, KernelRefused
 from luod.linux import Fd
+from luod.liveupdate.session import check_text
 
 _MADV_POPULATE_WRITE: Final = 23
 _MADV_COLLAPSE: Final = 25
@@ -32,10 +33,11 @@ def memory(size: int, name: str = "luod", *, populate: bool = True) -> Fd:
     BadInput: size or name. NotEnoughMemory: more than is free; touching it would get the caller killed.
     KernelRefused: EMFILE, ENOMEM (strict overcommit), EACCES (`vm.memfd_noexec=2`), EFBIG (RLIMIT_FSIZE).
     """
-    if size <= 0:
-        raise BadInput(f"memory has 1 byte or more: {size}")
+    if not isinstance(cast(object, size), int) or size <= 0:
+        raise BadInput(f"memory has 1 byte or more, a whole number: {size!r:.100}")
+    check_text(name, "a memfd's name")
     if "\0" in name or len(name.encode("utf-8", "surrogateescape")) > _NAME_MAX:
-        raise BadInput(f"a memfd's name has up to {_NAME_MAX} bytes and no NUL: {name!r}")
+        raise BadInput(f"a memfd's name has up to {_NAME_MAX} bytes and no NUL: {name!r:.100}")
     if populate:
         machine.require(size, machine.free(), f"memory of {size} bytes", hint="free some, or ask for less")
     fd = new_memfd(name, size, executable=True)

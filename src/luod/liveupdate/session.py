@@ -20,19 +20,29 @@ NAME_MAX: Final = uapi.LIVEUPDATE_SESSION_NAME_LENGTH - 1
 
 def encode_name(name: str) -> bytes:
     """A session's name as the kernel takes it: UTF-8, lone surrogates as the bytes they stand for. BadInput."""
+    check_text(name, "a session's name")
     try:
         encoded = name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        raise BadInput(f"a session's name cannot be encoded: {name!r}") from error
+        raise BadInput(f"a session's name cannot be encoded: {name!r:.100}") from error
     if not 1 <= len(encoded) <= NAME_MAX or 0 in encoded:
-        raise BadInput(f"a session's name has 1 to {NAME_MAX} bytes and no NUL: {name!r}")
+        raise BadInput(f"a session's name has 1 to {NAME_MAX} bytes and no NUL: {name!r:.100}")
     return encoded
 
 
-def check_token(token: int) -> None:
-    """BadInput unless `token` fits 64 bits without a sign."""
-    if not 0 <= token <= uapi.TOKEN_MAX:
-        raise BadInput(f"a token is a number from 0 to 2^64-1: {token}")
+def check_text(text: object, what: str) -> None:
+    """BadInput unless `text`, which is `what`, is a str."""
+    if not isinstance(text, str):
+        raise BadInput(f"{what} is text, a str: {text!r:.100}")
+
+
+def check_token(token: object) -> None:
+    """BadInput unless `token` is a number that fits 64 bits without a sign.
+
+    What no kernel could be asked for must not get into the manifest either: whoever reads it would find it damaged.
+    """
+    if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token <= uapi.TOKEN_MAX:
+        raise BadInput(f"a token is a number from 0 to 2^64-1: {token!r:.100}")
 
 
 class Owner:
