@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import stat
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -31,14 +32,11 @@ class Listening:
         self._open = ExitStack()
         self._sockets: dict[str, socket.socket] = {}
         try:
-            self._open.enter_context(_lock(Path(state_directory)))
+            self._open.enter_context(_lock(state_directory))
             for name, path, mode in ((words.SESSIONS, sessions_socket, 0o666), (words.ADMIN, admin_socket, 0o600)):
                 self._sockets[name] = self._open.enter_context(_listen(path, mode))
                 self._open.callback(_remove, path)
-        except OSError as error:
-            self._open.close()
-            raise Refused(f"{error.filename or 'its socket'}: {error.strerror}", hint="luod runs as root") from error
-        except Refused:
+        except BaseException:
             self._open.close()
             raise
 
@@ -62,9 +60,15 @@ class Listening:
         self._open.close()
 
 
-def _lock(directory: Path) -> Fd:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = Fd(os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+def _lock(state_directory: str) -> Fd:
+    if not state_directory:
+        raise Refused("an empty --state-directory", hint="name a directory")
+    directory = Path(state_directory)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = Fd(os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise _refused("state directory", state_directory, error) from error
     try:
         fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -77,28 +81,37 @@ def _lock(directory: Path) -> Fd:
 
 def _listen(path: str, mode: int) -> socket.socket:
     """A listening socket at `path`. It is made under another name, and moved there when it listens with its mode."""
-    place = Path(path)
-    place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            pass
-        else:
-            raise Refused(f"somebody listens on {path} already", hint="stop it, or name another socket")
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    new = place.with_name(place.name + ".new")
-    _remove(str(new))
     try:
-        listening.bind(str(new))
-        new.chmod(mode)
-        listening.listen(_BACKLOG)
-        new.rename(place)
-    except OSError:
-        listening.close()
-        raise
-    return listening
+        place, new = Path(path), Path(path + ".new")
+        place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for taken in (place, new):
+            if os.path.lexists(taken) and not stat.S_ISSOCK(taken.lstat().st_mode):
+                raise Refused(f"{taken} is there and is no socket", hint="name another socket, or move that away")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(path)
+            except (ConnectionRefusedError, FileNotFoundError):
+                pass
+            else:
+                raise Refused(f"somebody listens on {path} already", hint="stop it, or name another socket")
+        _remove(new)
+        with ExitStack() as undo:
+            listening = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            listening.bind(str(new))
+            undo.callback(_remove, new)
+            new.chmod(mode)
+            listening.listen(_BACKLOG)
+            new.rename(place)
+            undo.pop_all()
+        return listening
+    except OSError as error:
+        raise _refused("socket", path, error) from error
 
 
-def _remove(path: str) -> None:
+def _remove(path: str | Path) -> None:
     Path(path).unlink(missing_ok=True)
+
+
+def _refused(what: str, path: str, error: OSError) -> Refused:
+    hint = "luod runs as root" if isinstance(error, PermissionError) else "name another"
+    return Refused(f"{what} {path!r}: {error.strerror or error}", hint=hint)
