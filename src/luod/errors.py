@@ -19,14 +19,18 @@
     │   ├── NotAKernelImage              kexec_file_load: ENOEXEC
     │   ├── ImageDoesNotFit              kexec_file_load: EADDRNOTAVAIL, ENOMEM (H21)
     │   ├── NoImageLoaded                reboot(KEXEC): EINVAL, nothing is loaded
-    │   └── JumpRefused                  reboot(KEXEC): any other errno; nothing is lost
+    │   ├── JumpRefused                  reboot(KEXEC): any other errno; nothing is lost
+    │   │   └── DeviceNotQuiet           reboot(KEXEC): EINVAL, a preserved device has its interrupts on, or sleeps
+    │   └── DeviceFrozen                 any call on a VFIO device: EIO, an update that did not happen froze it (H22)
     ├── Refused                          luod or the library declines, to keep state from getting lost
     │   ├── NotEnoughMemory              retrieve (H1), preserve, memory: what it takes is not there
     │   ├── NotRetrieved                 finish: files would be dropped
     │   ├── ContentsUnknown              finish: nobody wrote down what the session holds
     │   ├── UnpreserveUnavailable        unpreserve: this kernel has no such ioctl
     │   ├── FilesMissing                 replace: tokens that would be lost; `tokens` names them
-    │   └── ComesBackSealed              preserve: the memfd would come back immutable (F_SEAL_EXEC)
+    │   ├── ComesBackSealed              preserve: the memfd would come back immutable (F_SEAL_EXEC)
+    │   ├── Torn                         luod's retrieve: its participant was not ready when the machine jumped (H13)
+    │   └── AlreadyResumed               luod's retrieve: its guest has run since, there is no second try (H12)
     ├── ManifestError                    the manifest of a session is damaged or of a newer format
     ├── ImageError                       a kernel image that cannot be read
     ├── DaemonError                      talking to luod
@@ -93,7 +97,10 @@ class DeviceBusy(KernelRefused):
 
 
 class DeviceBroken(KernelRefused):
-    hint = "this kernel lacks a handler of something that was carried; it stays so until the next boot"
+    hint = (
+        "this kernel lacks a handler of something that was carried, such as vfio-pci's, so nothing that was carried can "
+        "be had in it, and no session created; it stays so until the next boot"
+    )
 
 
 class SessionExists(KernelRefused):
@@ -117,7 +124,7 @@ class FileAlreadyPreserved(KernelRefused):
 
 
 class FileNotPreservable(KernelRefused):
-    hint = "only memfds (not hugetlb ones) can be preserved on this kernel"
+    hint = "only memfds (not hugetlb ones) can be preserved, and VFIO device files where the kernel has their handler"
 
 
 class NoSuchToken(KernelRefused):
@@ -150,6 +157,17 @@ class NoImageLoaded(KernelRefused):
 
 class JumpRefused(KernelRefused):
     hint = "nothing is lost: the image stays loaded and the sessions stay preserved"
+
+
+class DeviceNotQuiet(JumpRefused):
+    hint = (
+        "turn the interrupts of every preserved device off (luod.vfio.quiesce) and wake it, then jump again; devices "
+        "preserved before the one in the way were reset, or answer EIO until their driver is bound again"
+    )
+
+
+class DeviceFrozen(KernelRefused):
+    hint = "close its files and its session, bind its driver again (luod.vfio.revive), then open it anew"
 
 
 class Refused(LuodError):
@@ -198,6 +216,24 @@ class FilesMissing(Refused):
 
 class ComesBackSealed(Refused):
     hint = "make it with luod.liveupdate.memory() or MFD_EXEC; allow_sealed=True where it need only be read later"
+
+
+class Torn(Refused):
+    hint = "nothing can be resumed from it; release it as given up"
+
+
+class AlreadyResumed(Refused):
+    hint = "release the session, and start the guest anew"
+
+
+class DeviceNotBound(Refused):
+    """`address` is the device's, as 0000:01:00.0."""
+
+    hint = "bind it to vfio-pci first (luod.vfio.bind_driver): a RETRIEVE_FD without its driver is final"
+
+    def __init__(self, message: str, *, address: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.address = address
 
 
 class ManifestError(LuodError):

@@ -5,6 +5,7 @@ With a real luod it is tested in test_luoctl_machine.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -29,6 +30,9 @@ STATUS: Final = {
     "sessions": 2,
     "waiting": 1,
     "retrieved": 0,
+    "torn": 4,
+    "participants": 5,
+    "generation": 6,
 }
 
 
@@ -154,6 +158,7 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "kernel",
             "outgoing",
             "incoming",
+            "following",
         ]
         assert "liveupdate=on kho=on" in text.stdout
         assert json.loads(asked(impostor, "status", "--json").stdout) == {
@@ -166,6 +171,9 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "sessions": 2,
             "waiting": 1,
             "retrieved": 0,
+            "torn": 4,
+            "participants": 5,
+            "generation": 6,
         }
 
 
@@ -259,6 +267,84 @@ def test_how_an_update_ends(tmp_path: Path, answers: list[bytes], status: int, e
     if error is not None:
         assert error_of(result)["error"] == error
     assert impostor.calls[0] == {"method": "io.luod.Admin.Update", "more": True}
+
+
+PARTICIPANT: Final = {
+    "id": 1,
+    "name": "vm",
+    "uid": 0,
+    "pid": 7,
+    "sessions": ["vm"],
+    "bytes": 4096,
+    "standing": "awaited",
+    "reason": None,
+    "seconds": 0.5,
+}
+
+
+def progress(state: str, *standings: str, **members: Any) -> bytes:
+    """A reply of Update, in which each participant of those that are numbered has a standing."""
+    participants = [
+        {**PARTICIPANT, "id": number, "name": f"vm-{number}", "standing": standing}
+        for number, standing in enumerate(standings)
+    ]
+    rest = {"update": "u", "generation": 2, "secondsLeft": None, "torn": [], "reason": None}
+    return reply({"state": state, "participants": participants, **rest, **members}, continues=state != "cancelled")
+
+
+def test_without_a_terminal_each_change_is_a_line(tmp_path: Path) -> None:
+    answers = [
+        progress("preparing", "awaited", "awaited", secondsLeft=29.6),
+        progress("preparing", "ready", secondsLeft=29.0),
+        progress("preparing", "ready", "lost", torn=["vm-1"]),
+        progress("freezing", "awaited", secondsLeft=30.0, torn=["vm-1"]),
+        progress("freezing", "ready", torn=["vm-1"]),
+        progress("cancelled", "vetoed", reason="vm-0 vetoes: \x1b no"),
+    ]
+    with Impostor(tmp_path, Answer(*answers)) as impostor:
+        result = asked(impostor, "update", "--deadline", "30", "--force")
+    assert result.returncode == 5
+    assert [line[12:] for line in result.stdout.splitlines()] == [
+        "preparing: 2 participants, 30 s",
+        "vm-0 ready",
+        "vm-1 lost",
+        "will be torn: vm-1",
+        "freezing: 2 participants, 30 s",
+        "vm-0 ready",
+        "cancelled: vm-0 vetoes: \\x1b no",
+    ]
+    wishes = {"deadlineSeconds": 30.0, "force": True}
+    assert impostor.calls == [{"method": "io.luod.Admin.Update", "parameters": wishes, "more": True}]
+
+
+def test_on_a_terminal_a_table_says_who_is_awaited(tmp_path: Path) -> None:
+    answers = [
+        progress("preparing", "ready", "awaited", secondsLeft=29.6),
+        progress("cancelled", "ready", "vetoed", reason="vm-1 vetoes: [red]no[/red]"),
+    ]
+    primary, terminal = os.openpty()
+    with Impostor(tmp_path, Answer(*answers)) as impostor, open(primary, "rb", buffering=0) as screen:
+        command = [*LUOCTL, "--admin-socket", impostor.path, "update"]
+        environment = {**os.environ, "COLUMNS": "120", "TERM": "xterm"}
+        done = subprocess.run(command, stdout=terminal, stderr=subprocess.PIPE, env=environment, check=False)
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: the terminal's other end is closed, and everything was read
+            while chunk := screen.read(65536):
+                shown += chunk
+    assert (done.returncode, done.stderr) == (5, b"")
+    text = shown.decode()
+    assert "PARTICIPANT" in text
+    assert "[red]no[/red]" in text
+    last = text[text.rindex("PARTICIPANT") :]
+    assert last.index("vm-1") < last.index("vm-0")
+
+
+def test_abort(tmp_path: Path) -> None:
+    with Impostor(tmp_path, Answer(reply({})), Answer(reply(error="io.luod.Admin.NoUpdate"))) as impostor:
+        assert asked(impostor, "abort").returncode == 0
+        assert asked(impostor, "abort").returncode == 4
+    assert impostor.calls[0] == {"method": "io.luod.Admin.Abort"}
 
 
 def test_states_are_printed_as_they_come(tmp_path: Path) -> None:

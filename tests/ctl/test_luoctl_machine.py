@@ -50,6 +50,9 @@ def test_from_the_first_status_to_the_other_side_of_a_jump(host: Host) -> None:
         "sessions": 0,
         "waiting": 0,
         "retrieved": 0,
+        "torn": 0,
+        "participants": 0,
+        "generation": 0,
     }
     start_client(host).call("create", name="vm", slot="s")
     (entry,) = host.luoctl_json("sessions")["sessions"]

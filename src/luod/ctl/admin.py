@@ -24,7 +24,8 @@ LOAD_TIMEOUT = 120.0
 class Status:
     """What luod says of itself. `boot` is the live updates it has seen plus one; `command_line` the loaded kernel's.
 
-    `sessions` counts the outgoing sessions, `waiting` and `retrieved` the incoming ones by state.
+    `sessions` counts the outgoing sessions, `waiting`, `retrieved` and `torn` the incoming ones by state;
+    `participants` who follows now; `generation` the updates that were begun.
     """
 
     version: str
@@ -35,6 +36,41 @@ class Status:
     sessions: int
     waiting: int
     retrieved: int
+    torn: int
+    participants: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One that has a part in an update. `standing` is awaited, granted, ready, vetoed or lost, reached after `seconds`
+    of the phase; `bytes` are those of all files it declared.
+    """
+
+    id: int
+    name: str
+    uid: int
+    pid: int
+    sessions: tuple[str, ...]
+    bytes: int
+    standing: str
+    reason: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What luod says of an update: `participants` are those of whom something is new. `torn` are sessions that will
+    not be handed out in the next kernel. `seconds_left` until the deadline of the phase, None where there is none.
+    """
+
+    state: str
+    update: str = ""
+    generation: int = 0
+    seconds_left: float | None = None
+    participants: tuple[Participant, ...] = ()
+    torn: tuple[str, ...] = ()
+    reason: str | None = None
 
 
 def status(path: str | None) -> Status:
@@ -51,6 +87,9 @@ def status(path: str | None) -> Status:
                 sessions=_member(reply, "sessions", int),
                 waiting=_member(reply, "waiting", int),
                 retrieved=_member(reply, "retrieved", int),
+                torn=_member(reply, "torn", int),
+                participants=_member(reply, "participants", int),
+                generation=_member(reply, "generation", int),
             )
         finally:
             reply.close()
@@ -67,13 +106,62 @@ def load_kernel(path: str | None, kernel: Fd, initrd: Fd | None, command_line: s
         connection.ask(encode_call(f"{ADMIN}.LoadKernel", parameters), fds).close()
 
 
-def update(path: str | None) -> Iterator[str]:
-    """Has luod jump, and yields the states of the update as they are reached. It takes as long as it takes: luod keeps
-    the deadlines.
+def update(path: str | None, *, deadline: float | None, force: bool, dry_run: bool) -> Iterator[Progress]:
+    """Has luod jump, and yields what it says of the update as it goes on. It takes as long as it takes: luod keeps the
+    deadlines. Closing the iterator before the jump cancels the update.
     """
+    wishes: dict[str, Any] = {}
+    if deadline is not None:
+        wishes["deadlineSeconds"] = deadline
+    if force:
+        wishes["force"] = True
+    if dry_run:
+        wishes["dryRun"] = True
     with _connect(path, TIMEOUT) as connection:
-        for reply in connection.follow(encode_call(f"{ADMIN}.Update", more=True)):
-            yield _member(reply, "state", str)
+        for reply in connection.follow(encode_call(f"{ADMIN}.Update", wishes, more=True)):
+            yield _progress(reply)
+
+
+def abort(path: str | None) -> None:
+    """Cancels the update that is under way, and returns when everybody was told to resume."""
+    with _connect(path, TIMEOUT) as connection:
+        connection.ask(encode_call(f"{ADMIN}.Abort")).close()
+
+
+def _progress(reply: Reply) -> Progress:
+    left = reply.parameters.get("secondsLeft")
+    participants = reply.parameters.get("participants") or []
+    torn = reply.parameters.get("torn") or []
+    if not isinstance(participants, list) or not isinstance(torn, list):
+        raise ProtocolError("luod's answer has no lists `participants` and `torn`")
+    return Progress(
+        state=_member(reply, "state", str),
+        update=_optional(reply, "update", str) or "",
+        generation=_optional(reply, "generation", int) or 0,
+        seconds_left=float(left) if isinstance(left, int | float) else None,
+        participants=tuple(_participant(entry) for entry in participants),
+        torn=tuple(str(name) for name in torn),
+        reason=_optional(reply, "reason", str),
+    )
+
+
+def _participant(entry: object) -> Participant:
+    try:
+        if not isinstance(entry, dict):
+            raise TypeError
+        return Participant(
+            id=int(entry["id"]),
+            name=str(entry["name"]),
+            uid=int(entry["uid"]),
+            pid=int(entry["pid"]),
+            sessions=tuple(str(name) for name in entry["sessions"]),
+            bytes=int(entry["bytes"]),
+            standing=str(entry["standing"]),
+            reason=None if entry.get("reason") is None else str(entry["reason"]),
+            seconds=float(entry["seconds"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"luod names a participant that is none: {entry!r:.100}") from error
 
 
 def _connect(path: str | None, timeout: float) -> Connection:

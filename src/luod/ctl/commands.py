@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from argparse import Namespace
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -40,7 +39,8 @@ def status(arguments: Namespace, output: Output) -> Exit:
             ("boot", str(found.boot)),
             ("kernel", kernel),
             ("outgoing", f"{found.sessions} held for the next kernel"),
-            ("incoming", f"{found.waiting} waiting, {found.retrieved} retrieved and not finished"),
+            ("incoming", f"{found.waiting} waiting, {found.retrieved} retrieved and not finished, {found.torn} torn"),
+            ("following", f"{found.participants} participants"),
         ]
     )
     return Exit.DONE
@@ -76,26 +76,39 @@ def load(arguments: Namespace, output: Output) -> Exit:
 
 
 def update(arguments: Namespace, output: Output) -> Exit:
-    """`luoctl update`: prints the states as they are reached. When it goes well the jump ends this process too."""
-    started, state = time.monotonic(), ""
-    try:
-        for state in admin.update(arguments.admin_socket):
-            seconds = time.monotonic() - started
-            if output.json:
-                output.object({"state": state, "seconds": round(seconds, 6)})
-            else:
-                output.line(f"{seconds:8.3f} s  {escaped(state)}")
-    except DaemonUnreachable:
-        # The connection ends with the machine.
-        if state != "jumping":
-            raise
-    if state == "jumping":
+    """`luoctl update`: shows how it goes on. When it goes well the jump ends this process too."""
+    from luod.ctl.progress import view
+
+    state = ""
+    with view(output) as shown:
+        replies = admin.update(
+            arguments.admin_socket, deadline=arguments.deadline, force=arguments.force, dry_run=arguments.dry_run
+        )
+        try:
+            for progress in replies:
+                state = progress.state
+                shown.show(progress)
+        except DaemonUnreachable:
+            # The connection ends with the machine.
+            if state != "jumping":
+                raise
+    if state in ("jumping", "checked"):
         return Exit.DONE
     if state == "cancelled":
         return Exit.CANCELLED
     raise LuodError(
         f"luod ended the update in state {state!r}", hint="nothing is lost; see luoctl status, and luod's log"
     )
+
+
+def abort(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl abort`"""
+    admin.abort(arguments.admin_socket)
+    if output.json:
+        output.object({"aborted": True})
+    else:
+        output.line("the update is cancelled, and everybody resumes")
+    return Exit.DONE
 
 
 def _current_command_line() -> str:

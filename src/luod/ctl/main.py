@@ -20,6 +20,9 @@ EPILOG = """\
 exit status: 0 done, 1 failed, 2 usage, 3 luod cannot be reached, 4 refused, 5 cancelled, 6 another update is running"""
 
 
+MOST_SECONDS = 86400.0
+
+
 class _Usage(Exception):
     """The command line is wrong; `usage` says how it goes."""
 
@@ -55,13 +58,32 @@ def parser() -> argparse.ArgumentParser:
     line = load.add_mutually_exclusive_group()
     line.add_argument("--append", metavar="STRING", help="its command line")
     line.add_argument("--reuse-cmdline", action="store_true", help="take the running kernel's (the default)")
-    commands.add_parser(
+    update = commands.add_parser(
         "update",
         parents=[common],
         help="jump into the loaded kernel",
-        description="Jump into the loaded kernel with every session kept. This machine restarts.",
+        description="Jump into the loaded kernel with every session kept, once every workload that takes part is "
+        "ready. This machine restarts. ^C cancels, as `luoctl abort` does.",
     )
+    update.add_argument(
+        "--deadline",
+        type=_seconds,
+        metavar="SECONDS",
+        help="how long workloads may take in each phase, on top of the time their bytes take (30)",
+    )
+    update.add_argument("--dry-run", action="store_true", help="say who would be asked and what would be lost, no more")
+    update.add_argument(
+        "--force", action="store_true", help="leave behind those who are late or gone: their sessions come back torn"
+    )
+    commands.add_parser("abort", parents=[common], help="cancel the update that is under way: everybody resumes")
     return top
+
+
+def _seconds(word: str) -> float:
+    seconds = float(word)
+    if not 0 < seconds <= MOST_SECONDS:
+        raise ValueError(word)
+    return seconds
 
 
 def _common(top: _Parser) -> _Parser:
@@ -115,6 +137,7 @@ def _run(given: argparse.Namespace, output: Output) -> Exit:
         "sessions": commands.sessions,
         "load": commands.load,
         "update": commands.update,
+        "abort": commands.abort,
     }[given.command]
     try:
         return run(given, output)

@@ -190,8 +190,8 @@ def to_error(name: str, parameters: Mapping[str, Any]) -> errors.LuodError:
             return kind(code, "luod", message, hint=hint)
         if short == "InvalidName":
             return errors.BadInput(message, hint=hint)
-        if short == "Refused":
-            return errors.Refused(message, hint=hint)
+        if short in _REFUSALS:
+            return _REFUSALS[short](message, hint=hint)
     elif short == "InvalidParameter":
         message = f"luod does not take the parameter {parameters.get('parameter')}"
     elif short == "PermissionDenied":
@@ -207,6 +207,13 @@ _BY_NAME: Final[dict[str, tuple[Callable[..., errors.KernelRefused], int]]] = {
     "SessionExists": (errors.SessionExists, errno.EEXIST),
     "NotLoaded": (errors.NoImageLoaded, errno.EINVAL),
     "NotAKernelImage": (errors.NotAKernelImage, errno.ENOEXEC),
+}
+
+
+_REFUSALS: Final[dict[str, type[errors.Refused]]] = {
+    "Refused": errors.Refused,
+    "Torn": errors.Torn,
+    "Resumed": errors.AlreadyResumed,
 }
 
 

@@ -1,0 +1,143 @@
+"""How `luoctl update` shows an update: a table that lives on a terminal, a line for each change elsewhere, or JSON.
+
+Called by `luod.ctl.commands`. What luod says comes as `luod.ctl.admin.Progress`, of which each tells what is new.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final, Protocol
+
+from luod.ctl.admin import Participant, Progress
+from luod.ctl.output import Output, escaped
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.live import Live
+
+_ROWS: Final = 15
+"""Participants in the table: those who are awaited come first, the rest is counted."""
+
+
+class View(Protocol):
+    def show(self, progress: Progress) -> None: ...
+
+
+@contextmanager
+def view(output: Output) -> Iterator[View]:
+    """What suits the place the output goes to."""
+    if output.json or not sys.stdout.isatty():
+        yield _Stream(output)
+        return
+    from rich.live import Live
+
+    table = _Table()
+    # Twice a second, so that the time that is left runs on while nothing happens.
+    with Live(get_renderable=table.draw, refresh_per_second=2, transient=False) as live:
+        table.live = live
+        yield table
+
+
+class _Stream:
+    """JSON objects, or lines for people."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._started = time.monotonic()
+        self._state = ""
+        self._known: dict[int, Participant] = {}
+        self._torn: tuple[str, ...] = ()
+        self._reason: str | None = None
+
+    def show(self, progress: Progress) -> None:
+        seconds = time.monotonic() - self._started
+        if self._output.json:
+            self._output.object({"seconds": round(seconds, 6), **asdict(progress)})
+            return
+        for line in self._lines(progress):
+            self._output.line(f"{seconds:8.3f} s  {line}")
+
+    def _lines(self, progress: Progress) -> Iterator[str]:
+        if progress.state == "cancelled":
+            yield f"cancelled: {escaped(progress.reason or 'luod gives no reason')}"
+            return
+        before = self._known if progress.state == self._state else {}
+        for participant in progress.participants:
+            old = before.get(participant.id)
+            self._known[participant.id] = participant
+            if participant.standing != "awaited" and (old is None or old.standing != participant.standing):
+                yield _sentence(participant)
+        if progress.state != self._state:
+            self._state = progress.state
+            left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s"
+            count = f": {len(self._known)} participants{left}" if self._known and progress.state != "jumping" else ""
+            yield escaped(progress.state) + count
+        if progress.torn != self._torn:
+            self._torn = progress.torn
+            yield f"will be torn: {', '.join(map(escaped, progress.torn))}"
+        if progress.reason not in (None, self._reason):
+            self._reason = progress.reason
+            yield escaped(progress.reason or "")
+
+
+class _Table:
+    """Who voted, who is awaited, how much time is left."""
+
+    def __init__(self) -> None:
+        self.live: Live | None = None
+        self._started = time.monotonic()
+        self._known: dict[int, Participant] = {}
+        self._progress: Progress | None = None
+        self._until: float | None = None
+
+    def show(self, progress: Progress) -> None:
+        self._known.update({participant.id: participant for participant in progress.participants})
+        self._progress = progress
+        left = progress.seconds_left
+        self._until = None if left is None else time.monotonic() + left
+        if self.live is not None:
+            self.live.refresh()
+
+    def draw(self) -> Group:
+        from rich import box
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        progress = self._progress
+        if progress is None:
+            return Group(Text("asking luod"))
+        seconds = time.monotonic() - self._started
+        head = Text(f"{escaped(progress.state)}  {seconds:.1f} s", style="bold")
+        if self._until is not None:
+            head.append(f"  {max(0.0, self._until - time.monotonic()):.0f} s left", style="dim")
+        parts: list[Text | Table] = [head]
+        if self._known:
+            table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+            for title in ("PARTICIPANT", "STANDING", "SECONDS", "SESSIONS", "MIB", "WHY"):
+                table.add_column(title)
+            order = ("granted", "awaited", "vetoed", "lost", "ready")
+            rows = sorted(
+                self._known.values(), key=lambda p: (order.index(p.standing) if p.standing in order else -1, p.id)
+            )
+            for row in rows[:_ROWS]:
+                cells = (row.name, row.standing, f"{row.seconds:.3f}", str(len(row.sessions)), f"{row.bytes >> 20}")
+                # Text, not str: rich would read a name such as "[red]" as markup.
+                table.add_row(*(Text(escaped(cell)) for cell in (*cells, row.reason or "")))
+            parts.append(table)
+            if len(rows) > _ROWS:
+                parts.append(Text(f"and {len(rows) - _ROWS} more", style="dim"))
+        if progress.torn:
+            parts.append(Text(f"will be torn: {', '.join(map(escaped, progress.torn))}", style="red"))
+        if progress.reason:
+            parts.append(Text(escaped(progress.reason), style="red"))
+        return Group(*parts)
+
+
+def _sentence(participant: Participant) -> str:
+    why = f": {escaped(participant.reason)}" if participant.reason else ""
+    return f"{escaped(participant.name)} {escaped(participant.standing)}{why}"

@@ -1,0 +1,110 @@
+"""Participants and operators of updates, seen from outside their machine. Used by tests of updates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luod.testing.host import ADMIN_SOCKET, SOCKET
+from tests.daemon.host import Luod
+from tests.library import Error, Vmm, start_vmm
+
+UPDATES = "io.luod.Updates."
+ADMIN = "io.luod.Admin."
+
+
+def start(luod: Luod, user: int | None = None) -> Vmm:
+    return start_vmm(luod.machine, luod.python(user), "participant", (SOCKET, ADMIN_SOCKET), user=user)
+
+
+class Participant:
+    """A workload with one session, named as itself, in which 4096 bytes of memory are preserved under token 1."""
+
+    def __init__(self, luod: Luod, name: str, user: int | None = None, *, declare: bool = True) -> None:
+        self.name = name
+        self.vmm = start(luod, user)
+        self.vmm.call("create", name=name, slot=name)
+        self.digest = self.vmm.memfd("ram", seed=len(name))
+        self.vmm.call("preserve", session=name, file="ram", token=1)
+        self.token = ""
+        self.follow()
+        if declare:
+            self.declare()
+
+    def follow(self) -> dict[str, Any]:
+        self.vmm.call("more", slot="follow", method=UPDATES + "Follow", parameters={"name": self.name})
+        following = self.event()
+        assert following["event"] == "following"
+        self.token = following["token"]
+        return following
+
+    def event(self) -> dict[str, Any]:
+        event: dict[str, Any] = self.vmm.call("next", slot="follow")
+        return event
+
+    def expect(self, *kinds: str) -> dict[str, Any]:
+        """The next events are of these kinds; the last of them."""
+        event: dict[str, Any] = {}
+        for kind in kinds:
+            event = self.event()
+            assert event["event"] == kind, event
+        return event
+
+    def declare(self, *files: dict[str, Any], sessions: list[dict[str, Any]] | None = None) -> float | None:
+        held = sessions if sessions is not None else [{"name": self.name, "files": list(files) or [file(1)]}]
+        reply = self.vmm.call("method", method=UPDATES + "Declare", parameters={"token": self.token, "sessions": held})
+        left: float | None = reply.get("deadlineSeconds")
+        return left
+
+    def vote(self, phase: str, vote: str = "ready", reason: str | None = None) -> None:
+        self.vmm.call("method", method=UPDATES + "Vote", parameters=self._ballot(phase, vote, reason))
+
+    def refused_vote(self, phase: str, vote: str = "ready") -> Error:
+        return self.vmm.refused("method", method=UPDATES + "Vote", parameters=self._ballot(phase, vote, None))
+
+    def _ballot(self, phase: str, vote: str, reason: str | None) -> dict[str, Any]:
+        return {"token": self.token, "phase": phase, "vote": vote, "reason": reason}
+
+    def freeze(self, generation: int, seed: int = 9) -> str:
+        """Writes what is written while frozen, into a session of this generation; its digest."""
+        name = f"{self.name}#{generation}"
+        self.vmm.call("create", name=name, slot=name)
+        digest = self.vmm.memfd(f"state {generation}", seed=seed)
+        self.vmm.call("preserve", session=name, file=f"state {generation}", token=1)
+        return digest
+
+
+def file(token: int, *, size: int = 4096, allocated: int = 4096, when: str = "preserved") -> dict[str, Any]:
+    facts = {"token": token, "name": None, "kind": "memfd", "size": size, "allocated": allocated, "seals": 0}
+    return {**facts, "when": when}
+
+
+class Operator:
+    """Who runs updates over the admin socket, and reads what comes."""
+
+    def __init__(self, luod: Luod) -> None:
+        self.vmm = start(luod)
+
+    def update(self, *, deadline: float | None = None, force: bool = False, dry_run: bool = False) -> None:
+        wishes = {"deadlineSeconds": deadline, "force": force, "dryRun": dry_run}
+        self.vmm.call("more", slot="update", method=ADMIN + "Update", parameters=wishes)
+
+    def next(self) -> dict[str, Any] | None:
+        progress: dict[str, Any] | None = self.vmm.call("next", slot="update")
+        return progress
+
+    def until(self, state: str) -> dict[str, Any]:
+        """The first reply with this state. Others come before, and the stream goes on."""
+        while True:
+            progress = self.next()
+            assert progress is not None, f"it ended, and never was {state}"
+            if progress["state"] == state:
+                return progress
+
+    def refused(self) -> Error:
+        return self.vmm.refused("next", slot="update")
+
+    def abort(self) -> None:
+        self.vmm.call("method", method=ADMIN + "Abort", parameters={})
+
+    def refused_abort(self) -> Error:
+        return self.vmm.refused("method", method=ADMIN + "Abort", parameters={})

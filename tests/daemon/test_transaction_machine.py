@@ -1,0 +1,319 @@
+"""An update as one transaction, with real processes that take part in it."""
+
+from __future__ import annotations
+
+from luod.testing import Machine
+from tests.daemon.host import Luod, states
+from tests.daemon.participant import Operator, Participant, file, start
+
+
+def resumable(luod: Luod, name: str, digest: str) -> None:
+    vmm = start(luod)
+    vmm.call("retrieve_session", name=name, slot="s")
+    vmm.call("retrieve", session="s", file=1, slot="file")
+    assert vmm.ask("digest", fd="file") == digest
+
+
+def test_everybody_is_ready_and_everything_is_carried(luod: Luod) -> None:
+    one, two = Participant(luod, "one"), Participant(luod, "two")
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    for participant in (one, two):
+        event = participant.expect("preparing")
+        assert (event["state"], event["generation"]) == ("preparing", 1)
+        assert 0 < event["deadlineSeconds"] <= 31
+        participant.vote("preparing")
+    digests = {}
+    for participant in (one, two):
+        participant.expect("freezing")
+        digests[participant.name] = participant.freeze(1)
+    with luod.machine.expect_jump():
+        one.vote("freezing")
+        two.vote("freezing")
+    luod.start()
+    assert luod.status()["state"] == "restoring"
+    for participant in (one, two):
+        resumable(luod, participant.name, participant.digest)
+        resumable(luod, f"{participant.name}#1", digests[participant.name])
+
+
+def test_the_operator_sees_who_is_awaited_and_how_it_goes_on(luod: Luod) -> None:
+    one, two = Participant(luod, "one"), Participant(luod, "two")
+    luod.load()
+    operator = Operator(luod)
+    operator.update(deadline=60)
+    first = operator.until("preparing")
+    while not first["participants"]:
+        first = operator.until("preparing")
+    assert {entry["name"]: entry["standing"] for entry in first["participants"]} == {"one": "awaited", "two": "awaited"}
+    assert first["participants"][0]["sessions"] == ["one"]
+    assert 0 < first["secondsLeft"] <= 60
+    one.expect("preparing")
+    one.vote("preparing")
+    (entry,) = operator.until("preparing")["participants"]
+    assert (entry["name"], entry["standing"]) == ("one", "ready")
+    two.expect("preparing")
+    two.vote("preparing", "veto", "a backup is running")
+    last = operator.until("cancelled")
+    assert last["reason"] == "two vetoes: a backup is running"
+    assert operator.next() is None
+
+
+def test_a_veto_cancels_everybody_resumes_and_a_later_update_works(luod: Luod) -> None:
+    """Also H14: what was written while frozen is closed, and longer state of the next update finds room."""
+    one, two = Participant(luod, "one"), Participant(luod, "two")
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    for participant in (one, two):
+        participant.expect("preparing")
+        participant.vote("preparing")
+    one.expect("freezing")
+    one.freeze(1)
+    one.vote("freezing")
+    two.expect("freezing")
+    assert states(one.vmm)["outgoing one#1"] == "held"
+    two.vote("freezing", "veto", "a device would not stop")
+    for participant in (one, two):
+        event = participant.expect("cancelled")
+        assert event["reason"] == "two vetoes: a device would not stop"
+    assert operator.until("cancelled")["state"] == "cancelled"
+    assert set(states(one.vmm)) == {"outgoing one", "outgoing two"}
+    assert luod.status()["state"] == "idle"
+    one.vmm.ask("close", fd="state 1")
+
+    operator.update()
+    for participant in (one, two):
+        assert participant.expect("preparing")["generation"] == 2
+        participant.vote("preparing")
+    for participant in (one, two):
+        participant.expect("freezing")
+        participant.freeze(2)
+    with luod.machine.expect_jump():
+        one.vote("freezing")
+        two.vote("freezing")
+    luod.start()
+    assert set(states(start(luod)).values()) == {"waiting"}
+    assert len(states(start(luod))) == 4
+
+
+def test_silence_past_the_deadline_is_a_veto(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    luod.load()
+    operator = Operator(luod)
+    operator.update(deadline=0.2)
+    assert operator.until("cancelled")["reason"] == "no vote in preparing in time from one"
+    one.expect("preparing", "cancelled")
+    assert one.refused_vote("preparing").kind == "CallFailed"
+
+
+def test_force_goes_on_without_the_late_and_says_whom_it_loses(luod: Luod) -> None:
+    good, late = Participant(luod, "good"), Participant(luod, "late")
+    luod.load()
+    operator = Operator(luod)
+    operator.update(deadline=0.5, force=True)
+    good.expect("preparing")
+    good.vote("preparing")
+    assert late.expect("preparing", "lost")["reason"] == "it did not vote in time"
+    good.expect("freezing")
+    with luod.machine.expect_jump():
+        assert operator.until("freezing")["torn"] == ["late"]
+        good.vote("freezing")
+    luod.start()
+    vmm = start(luod)
+    assert states(vmm) == {"incoming good": "waiting", "incoming late": "torn"}
+    assert vmm.refused("retrieve_session", name="late", slot="s").kind == "Torn"
+    resumable(luod, "good", good.digest)
+    vmm.call("release_named", name="late", direction="incoming")
+    assert states(vmm) == {"incoming good": "retrieved"}
+
+
+def test_the_death_of_a_participant_cancels(luod: Luod) -> None:
+    one, two = Participant(luod, "one"), Participant(luod, "two")
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    for participant in (one, two):
+        participant.expect("preparing")
+        participant.vote("preparing")
+    one.expect("freezing")
+    one.vote("freezing")
+    one.vmm.program.kill()
+    assert operator.until("cancelled")["reason"] == "one is gone"
+    two.expect("freezing", "cancelled")
+    # Its session is still there, and nobody answers for it: no update is begun that would tear it.
+    operator.update()
+    refused = operator.refused()
+    assert refused.kind == "Refused"
+    assert "one" in refused.message
+
+
+def test_one_that_was_started_again_takes_its_session_over(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    one.vmm.program.kill()
+    again = Participant.__new__(Participant)
+    again.name, again.vmm = "one", start(luod)
+    again.follow()
+    again.declare()
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    again.expect("preparing")
+    again.vote("preparing")
+    again.expect("freezing")
+    with luod.machine.expect_jump():
+        again.vote("freezing")
+    luod.start()
+    resumable(luod, "one", one.digest)
+
+
+def test_abort_and_who_may_not(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    luod.load()
+    operator, other = Operator(luod), Operator(luod)
+    assert other.refused_abort().kind == "CallFailed"
+    operator.update()
+    one.expect("preparing")
+    second = Operator(luod)
+    second.update()
+    assert "under way" in second.refused().message
+    other.abort()
+    assert one.expect("cancelled")["reason"] == "the operator aborted it"
+    assert operator.until("cancelled")["reason"] == "the operator aborted it"
+    second.update()
+    one.expect("preparing")
+
+
+def test_an_operator_who_hangs_up_cancels(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    one.expect("preparing")
+    operator.vmm.call("hang_up", slot="update")
+    assert "closed" in one.expect("cancelled")["reason"]
+
+
+def test_preserving_is_granted_to_one_at_a_time(luod: Luod) -> None:
+    """H2."""
+    one, two = Participant(luod, "one"), Participant(luod, "two")
+    luod.load()
+    operator = Operator(luod)
+    operator.update(deadline=50)
+    for participant in (one, two):
+        participant.expect("preparing")
+        left = participant.declare(file(1), file(2, size=200 << 20, allocated=200 << 20, when="preparing"))
+        assert left is not None
+        assert left > 51
+    assert two.refused_vote("preparing").kind == "CallFailed"
+    one.expect("granted")
+    one.vmm.memfd("more", seed=7)
+    one.vmm.call("preserve", session="one", file="more", token=2)
+    standings: dict[str, str] = {}
+    while standings.get("two") != "granted":
+        progress = operator.until("preparing")
+        standings |= {entry["name"]: entry["standing"] for entry in progress["participants"]}
+        assert list(standings.values()).count("granted") <= 1
+        if standings.get("one") == "granted":
+            one.vote("preparing")
+            standings["one"] = "voting"
+    two.expect("granted")
+    two.vote("preparing")
+    one.expect("freezing")
+
+
+def test_what_memory_does_not_allow_cancels_before_anybody_is_killed(luod: Luod) -> None:
+    """H1, H2: a memfd full of holes, which PRESERVE would fill."""
+    one = Participant(luod, "one")
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    one.expect("preparing")
+    one.declare(file(1), file(2, size=1 << 50, allocated=0, when="preparing"))
+    reason = operator.until("cancelled")["reason"]
+    assert "PRESERVE for one" in reason
+    one.expect("cancelled")
+    one.declare(file(1), file(2, size=1 << 50, allocated=0, when="freezing"))
+    operator.update()
+    one.expect("preparing")
+    one.vote("preparing")
+    one.expect("cancelled")
+
+
+def test_a_dry_run_asks_nobody(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    operator = Operator(luod)
+    operator.update(dry_run=True)
+    assert operator.refused().kind == "NoImageLoaded"
+    luod.load()
+    operator.update(dry_run=True)
+    checked = operator.until("checked")
+    assert [entry["name"] for entry in checked["participants"]] == ["one"]
+    assert luod.status()["generation"] == 0
+    operator.update()
+    assert one.expect("preparing")["generation"] == 1
+
+
+def test_while_it_freezes_only_participants_create_and_only_what_is_theirs(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    stranger = start(luod)
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    one.expect("preparing")
+    stranger.call("create", name="early", slot="early")
+    one.vote("preparing")
+    one.expect("freezing")
+    for name in ("late", "one#2", "early#1", "one#"):
+        assert one.vmm.refused("create", name=name, slot="x").kind == "CallFailed", name
+    one.vmm.call("create", name="one#1", slot="one#1")
+    operator.abort()
+    one.expect("cancelled")
+    stranger.call("create", name="late", slot="late")
+
+
+def test_a_jump_behind_luods_back_tears_what_was_declared(luod: Luod, machine: Machine) -> None:
+    """H13. A session for which nobody ever followed is not judged: luod cannot know when it would be whole."""
+    one = Participant(luod, "one")
+    plain = luod.vmm()
+    plain.call("create", name="plain", slot="s")
+    luod.load()
+    with machine.expect_jump():
+        one.vmm.ask("library", call="jump")
+    luod.start()
+    vmm = start(luod)
+    assert states(vmm) == {"incoming one": "torn", "incoming plain": "waiting"}
+    assert vmm.refused("retrieve_session", name="one", slot="s").kind == "Torn"
+    assert luod.status()["torn"] == 1
+
+
+def test_after_a_cancelled_update_a_jump_behind_luods_back_tears(luod: Luod, machine: Machine) -> None:
+    """H13: that it was ready once says nothing about now."""
+    one = Participant(luod, "one")
+    two = Participant(luod, "two")
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    for participant in (one, two):
+        participant.expect("preparing")
+        participant.vote("preparing")
+    one.expect("freezing")
+    one.vote("freezing")
+    two.expect("freezing")
+    two.vote("freezing", "veto")
+    one.expect("cancelled")
+    with machine.expect_jump():
+        one.vmm.ask("library", call="jump")
+    luod.start()
+    assert set(states(start(luod)).values()) == {"torn"}
+
+
+def test_what_is_withdrawn_is_judged_no_more(luod: Luod, machine: Machine) -> None:
+    one = Participant(luod, "one")
+    one.declare(sessions=[])
+    luod.load()
+    with machine.expect_jump():
+        one.vmm.ask("library", call="jump")
+    luod.start()
+    assert states(start(luod)) == {"incoming one": "waiting"}
