@@ -179,6 +179,34 @@ def test_hot_unplug_and_rescan(world: DeviceWorld, root: Vmm) -> None:
     assert number(root.opened()[0])
 
 
+def test_the_tree_changes_with_the_drivers(world: DeviceWorld, root: Vmm) -> None:
+    def paths(directory: str = "") -> set[str]:
+        node = world.vfio.sysfs.lookup(directory)
+        if not isinstance(node, Directory):
+            return {directory}
+        found = (paths(f"{directory}/{name}".lstrip("/")) for name in node.names)
+        return {directory}.union(*found)
+
+    before = paths()
+    root.take(A)
+    top = root.resolve(f"{DEVICES}/{A}")
+    vfio = f"{top}/vfio-dev"
+    assert paths() - before == {
+        vfio,
+        f"{vfio}/vfio0",
+        *(f"{vfio}/vfio0/{name}" for name in ("dev", "device", "subsystem")),
+        "class/vfio-dev/vfio0",
+        f"{top}/driver",
+        f"{VFIO_PCI}/{A}",
+    }
+    assert root.echo(A, f"{VFIO_PCI}/unbind") == 13
+    assert paths() == before
+    assert root.echo("1", f"{DEVICES}/{A}/remove") == 2
+    assert {path for path in paths() if A in path} == set()
+    assert root.echo("1", "bus/pci/rescan") == 2
+    assert paths() == before
+
+
 def test_what_cannot_be_read_or_written(world: DeviceWorld, root: Vmm) -> None:
     sysfs = world.vfio.sysfs
     for path, code in ((f"{VFIO_PCI}/bind", EIO), ("bus/pci", EISDIR), (f"{DEVICES}/{A}", EINVAL), ("nothing", ENOENT)):

@@ -165,12 +165,18 @@ class Drivers:
     def rescan(self) -> int | Blocked:
         """What was removed is found again."""
         found, self._removed = self._removed, []
+        for function in found:
+            if function.port is not None:
+                function.port.functions.append(function)
         self.add(found)
         self._changed()
         return 0
 
     def _pull(self, function: Function) -> None:
         self.functions.remove(function)
+        if function.port is not None:
+            function.port.functions.remove(function)
+        function.driver_override = None
         self._removed.append(function)
         self._changed()
 

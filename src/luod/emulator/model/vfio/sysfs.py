@@ -1,7 +1,7 @@
 """The part of /sys that shows PCI devices, drivers, iommu groups and VFIO devices, and takes what is written there.
 
-Paths are relative to /sys. The tree is made anew when something has changed; contents are made when they are read. What
-a write does is `driver.py`'s.
+Paths are relative to /sys. What a device has in the tree is made anew when its driver changes, contents when they are
+read. What a write does is `driver.py`'s.
 """
 
 from __future__ import annotations
@@ -62,7 +62,13 @@ class Sysfs:
         self._vfio = vfio
         self._made_for = -1
         self._nodes: dict[str, Attribute | Link] = {}
-        self._directories: dict[str, dict[str, None]] = {}
+        self._directories: dict[str, dict[str, None]] = {"": {}}
+        self._made: dict[Function, tuple[object, list[str]]] = {}
+        """For each device what its nodes depend on, and their paths."""
+        self._paths: list[str] = []
+        """What `_add` has added."""
+        self._add_permanent()
+        self._permanent = frozenset(self._directories)
 
     def lookup(self, path: str) -> Node:
         """What is at `path`, links not followed. Errno(ENOENT)."""
@@ -101,11 +107,31 @@ class Sysfs:
         return node
 
     def _refresh(self) -> None:
+        """Devices that changed are taken out and put in again."""
         if self._made_for == self._vfio.generation:
             return
         self._made_for = self._vfio.generation
-        self._nodes = {}
-        self._directories = {"": {}}
+        wanted = {function: (function.driver, function.unbinding, function.vfio) for function in self._vfio.functions}
+        for function, (dependencies, paths) in tuple(self._made.items()):
+            if wanted.get(function) != dependencies:
+                del self._made[function]
+                for path in paths:
+                    self._remove(path)
+        for function, dependencies in wanted.items():
+            if function not in self._made:
+                self._paths = []
+                self._add_function(function)
+                self._made[function] = (dependencies, self._paths)
+
+    def _remove(self, path: str) -> None:
+        """Also the directories that are empty then."""
+        del self._nodes[path]
+        while path not in self._permanent and not self._directories.get(path):
+            self._directories.pop(path, None)
+            path, _, name = path.rpartition("/")
+            del self._directories[path][name]
+
+    def _add_permanent(self) -> None:
         drivers = self._vfio.drivers
         for directory in ("bus/pci/devices", "bus/pci/slots", "kernel/iommu_groups", "class/vfio-dev", "class/vfio"):
             self._directory(directory)
@@ -122,8 +148,6 @@ class Sysfs:
             self._add(f"{top}/name", _shown(""))
             self._add(f"{top}/reserved_regions", _shown(f"{MSI_FIRST:#018x} {MSI_LAST:#018x} msi"))
             self._directory(f"{top}/devices")
-        for function in self._vfio.functions:
-            self._add_function(function)
 
     def _directory(self, path: str) -> None:
         parent, _, name = path.rpartition("/")
@@ -137,6 +161,7 @@ class Sysfs:
         self._directory(parent)
         self._directories[parent][name] = None
         self._nodes[path] = node
+        self._paths.append(path)
 
     def _link(self, path: str, target: str) -> None:
         """`target` from the root of the tree."""
