@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,11 @@ class Server:
 
     def fds(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def log(self) -> list[dict[str, Any]]:
+        """Its whole log; the server is ended."""
+        self.process.terminate()
+        return [json.loads(line) for line in self.process.communicate()[1].splitlines()]
 
     def memory(self) -> int:
         """Bytes of resident memory."""
@@ -83,6 +89,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield run
     logs = []
     for process in processes:
+        if process.returncode is not None:
+            continue
         process.terminate()
         logs.append(process.communicate()[1].decode())
     for log in logs:

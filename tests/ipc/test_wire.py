@@ -102,6 +102,16 @@ def test_a_call_that_wants_no_answer_gets_none(start: Any, befriend: Any) -> Non
     friend.is_served()
 
 
+def test_a_client_that_leaves_with_its_answer_is_nothing_to_log(start: Any, befriend: Any) -> None:
+    server = start()
+    for _ in range(300):
+        with server.connect() as connection:
+            connection.sendall(ECHO % b"x")
+            assert connection.recv(1000)
+    befriend(server).is_served()
+    assert server.log() == []
+
+
 def test_the_server_knows_who_calls(start: Any, befriend: Any) -> None:
     reply = befriend(start()).call("WhoAmI")
     assert reply.parameters == {"who": f"{os.getuid()} {os.getpid()} True"}

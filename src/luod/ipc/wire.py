@@ -182,6 +182,7 @@ class _Connection(VarlinkProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._serving: asyncio.Task[None] | None = None
         self._patient = False
+        self._last_reply: asyncio.Future[None] | None = None
         self._gone = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -210,9 +211,12 @@ class _Connection(VarlinkProtocol):
             self._wire.abort()
 
     def hung_up(self) -> None:
-        """The peer is gone, which we see even while we do not read. A call it wants no answer to goes on."""
+        """The peer is gone, which we see even while we do not read. A call it wants no answer to goes on, and one that
+        has its answer ends by itself.
+        """
         self._gone = True
-        if self._serving is not None and not self._patient:
+        answered = self._last_reply is not None and self._last_reply.done()
+        if self._serving is not None and not self._patient and not answered:
             self._serving.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -257,6 +261,7 @@ class _Connection(VarlinkProtocol):
         """Called at the end of every call, also of one that was cancelled before it began."""
         self._serving = None
         self._patient = False
+        self._last_reply = None
         if fds is not None:
             fds.release(self)
         if task.cancelled():
@@ -319,6 +324,8 @@ class _Connection(VarlinkProtocol):
             if call.oneway:
                 return
             sent = self.send_message(reply.tojson(), [fd.fileno() for fd in fds], autoclose=False)
+            if not reply.continues:
+                self._last_reply = sent
             try:
                 # Not `await sent`: the library does not expect that future to be cancelled.
                 await asyncio.wait((sent,), timeout=self._limits.reply_seconds)
