@@ -36,13 +36,13 @@ _NUMBERS: Final[dict[str, dict[str, int]]] = {
         "reboot": 169, "kexec_load": 246, "kexec_file_load": 320, "seccomp": 317, "process_vm_readv": 310,
         "process_vm_writev": 311, "statx": 332, "pidfd_getfd": 438, "pidfd_open": 434, "setns": 308,
         "unshare": 272, "mount": 165, "umount2": 166, "pivot_root": 155, "prctl": 157, "prlimit64": 302,
-        "kcmp": 312, "capset": 126, "memfd_create": 319,
+        "kcmp": 312, "capset": 126, "memfd_create": 319, "mmap": 9, "munmap": 11, "madvise": 28,
     },
     "aarch64": {
         "reboot": 142, "kexec_load": 104, "kexec_file_load": 294, "seccomp": 277, "process_vm_readv": 270,
         "process_vm_writev": 271, "statx": 291, "pidfd_getfd": 438, "pidfd_open": 434, "setns": 268,
         "unshare": 97, "mount": 40, "umount2": 39, "pivot_root": 41, "prctl": 167, "prlimit64": 261,
-        "kcmp": 272, "capset": 91, "memfd_create": 279,
+        "kcmp": 272, "capset": 91, "memfd_create": 279, "mmap": 222, "munmap": 215, "madvise": 233,
     },
 }  # fmt: skip
 

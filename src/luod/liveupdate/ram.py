@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Final, cast
 
 from luod import linux
@@ -15,6 +18,9 @@ from luod.liveupdate.session import check_text
 
 _MADV_POPULATE_WRITE: Final = 23
 _MADV_COLLAPSE: Final = 25
+_MAP_FIXED: Final = 0x10
+_HUGE_PAGE: Final = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+_HUGE_PAGE_OF_X86: Final = 2 << 20
 _UNSUPPORTED: Final = (errno.EINVAL, errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.EPERM)
 
 
@@ -61,11 +67,40 @@ def new_memfd(name: str, size: int, *, executable: bool) -> Fd:
 
 
 def _populate(fd: Fd, size: int) -> None:
-    with mmap.mmap(fd.fileno(), size) as mapping:
+    with _mapped(fd, size) as address:
         # Each is a wish: a kernel before 5.14, without huge pages, or short of them, still gives the memory.
         for advice in (mmap.MADV_HUGEPAGE, _MADV_POPULATE_WRITE, _MADV_COLLAPSE):
             try:
-                mapping.madvise(advice)
+                linux.syscall("madvise", address, size, advice)
             except OSError as error:
                 if error.errno not in _UNSUPPORTED:
                     raise
+
+
+@contextlib.contextmanager
+def _mapped(fd: Fd, size: int) -> Iterator[int]:
+    """Maps the memfd where a huge page may begin, which Python's own mmap cannot ask for; its address.
+
+    Elsewhere MADV_COLLAPSE is EINVAL and all pages are small, unless `shmem_enabled` allows memfds huge pages, and it
+    is `never` by default: seen on Linux 7.3.
+    """
+    huge = _huge_page()
+    try:
+        base = linux.syscall("mmap", 0, size + huge, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    except OSError as error:
+        raise KernelRefused(error.errno or 0, "mmap", f"no room to map {size} bytes") from None
+    try:
+        address = -(-base // huge) * huge
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        linux.syscall("mmap", address, size, access, mmap.MAP_SHARED | _MAP_FIXED, fd.fileno(), 0)
+        yield address
+    finally:
+        linux.syscall("munmap", base, size + huge)
+
+
+def _huge_page() -> int:
+    """Bytes of a huge page; where there are none, any."""
+    try:
+        return int(_HUGE_PAGE.read_text(encoding="ascii"))
+    except OSError:
+        return _HUGE_PAGE_OF_X86
