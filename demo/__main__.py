@@ -17,6 +17,10 @@ def main() -> int:
     print("A live update on an emulated machine: two VMMs, 64 MiB each, one kexec.")
     try:
         with tempfile.TemporaryDirectory(prefix="luod-demo-") as state, EmulatedMachine() as machine:
+            for (
+                line
+            ) in machine.log().splitlines():  # such as which way the device is opened, where FUSE is not to be had
+                print(line)
             other = OTHER_UID if can_become(machine, OTHER_UID) else None
             if other is None:
                 print("Only one uid can be mapped here, so both VMMs run under it.")
