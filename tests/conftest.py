@@ -9,11 +9,29 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.conformance.random_programs.report import collected
+
 
 def pytest_configure() -> None:
     """A shell's background job, such as CI may be, ignores SIGINT, and so would every program that a test starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("random programs")
+    group.addoption("--random-programs", type=int, default=3, help="how many tests/kernel plays (default: %(default)s)")
+    group.addoption("--random-seed", type=int, default=1, help="the first one's seed (default: %(default)s)")
+    group.addoption("--random-program", metavar="FILE", help="this one instead: JSON, as a failure prints it")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The conformance report."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    if (tally := collected(reports)).programs:
+        terminalreporter.section("conformance of the emulated machine with the real kernel")
+        for line in tally.lines():
+            terminalreporter.line(line)
 
 
 def open_fds() -> dict[int, str]:

@@ -8,6 +8,7 @@ which puts back what its call changed, so that one difference is not the cause o
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -26,11 +27,12 @@ from luod.linux import syscall
 from luod.uapi import kexec as kexec_api
 from luod.uapi import liveupdate as api
 from tests.programs.argument import Mapping, fallocate, ioctl
-from tests.programs.questions import Process, Slot
+from tests.programs.questions import PR_SET_CHILD_SUBREAPER, Process, Slot
 
 PUNCH_HOLE: Final = 3
 """FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE"""
 HIGH: Final = 900
+_INT: Final = struct.Struct("=i")
 SEALS_SIZE: Final = 0x2 | 0x4
 SEALS_CONTENTS: Final = 0x8 | 0x10
 
@@ -53,20 +55,34 @@ class Driver(Process):
 
     # -- what would block in `questions`, or not be the same twice -------------------------------------------------
 
+    # Not socket.send_fds and recv_fds, which forget their flags.
+
     def do_send_fd(self, over: Slot, fd: Slot) -> None:
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, _INT.pack(self.fd(fd)))
         with socket.socket(fileno=os.dup(self.fd(over))) as connection:
-            socket.send_fds(connection, [b"x"], [self.fd(fd)], socket.MSG_DONTWAIT)
+            connection.sendmsg([b"x"], [rights], socket.MSG_DONTWAIT)
 
     def do_receive_fd(self, over: Slot, slot: str) -> int:
         """IndexError: a message without an fd, or the other end is closed."""
         with socket.socket(fileno=os.dup(self.fd(over))) as connection:
-            fds = socket.recv_fds(connection, 1, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)[1]
-        return self.put(slot, fds[0])
+            flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            rights = connection.recvmsg(1, socket.CMSG_SPACE(_INT.size), flags)[1]
+        return self.put(slot, _INT.unpack(rights[0][2])[0])
 
     def do_fork(self, kid: str) -> int:
         """Not its pid, which is the machine's: always 0."""
         super().do_fork(kid)
         return 0
+
+    def do_leave(self) -> None:
+        """Closes /dev/liveupdate in this process and its children."""
+        for slot, number in list(self.slots.items()):
+            with contextlib.suppress(OSError):
+                if _kind(number) == "device":
+                    self.do_close(slot)
+        for kid in self.kids:
+            with contextlib.suppress(OSError):
+                self._relay(kid, {"do": "leave"})
 
     def do_end(self, kid: str, number: int = signal.SIGKILL) -> int:
         """Not its status, always 0: it may have seen its channel closed before it was killed."""
@@ -139,9 +155,9 @@ class Driver(Process):
         syscall("kexec_file_load", kernel_fd, initrd_fd, len(text), text, flags)
 
     def do_refused_reboot(self, command: int, magic1: int, magic2: int) -> str | None:
-        """reboot(2) where it cannot succeed; "not tried" where it could."""
+        """reboot(2) where it cannot succeed; "not tried" where it could. Of the second numbers 1 alone is wrong."""
         harmless = command in (kexec_api.LINUX_REBOOT_CMD_CAD_ON, kexec_api.LINUX_REBOOT_CMD_CAD_OFF)
-        magic = magic1 == kexec_api.LINUX_REBOOT_MAGIC1 and magic2 == kexec_api.LINUX_REBOOT_MAGIC2
+        magic = magic1 == kexec_api.LINUX_REBOOT_MAGIC1 and magic2 != 1
         jumps = command == kexec_api.LINUX_REBOOT_CMD_KEXEC and self.do_loaded() != "0\n"
         ends = command not in (kexec_api.LINUX_REBOOT_CMD_KEXEC, 0x12345) and not harmless
         if os.geteuid() == 0 and magic and (jumps or ends):
@@ -198,6 +214,12 @@ def _ioctl(command: int) -> Callable[[int], int]:
     return call
 
 
+def _link(number: int) -> str:
+    """Files of a tmpfs have names that are made up anew each time."""
+    link = os.readlink(f"/proc/self/fd/{number}")
+    return "/run/…" if link.startswith("/run/") else link
+
+
 def _format(number: int) -> int:
     return stat.S_IFMT(os.fstat(number).st_mode)
 
@@ -214,7 +236,7 @@ _ANY: Final[dict[str, Callable[[int], object]]] = {
     "epoll": _epoll,
     "reopen": _reopen,
     "format": _format,
-    "link": lambda number: os.readlink(f"/proc/self/fd/{number}"),
+    "link": _link,
     "getfl": lambda number: fcntl.fcntl(number, fcntl.F_GETFL),
     "getfd": lambda number: fcntl.fcntl(number, fcntl.F_GETFD),
     "TCGETS": _ioctl(0x5401),
@@ -297,6 +319,7 @@ _MEMORY: Final[dict[str, Callable[[int], object]]] = {
 
 def main() -> None:
     command_line, kernel, *initrd = sys.argv[1:]
+    syscall("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     Driver((command_line, kernel, initrd[0] if initrd else None)).serve(sys.stdin, sys.stdout)
 
 

@@ -36,11 +36,10 @@ class SessionCalls(Writer):
         if device is None:
             return
         name, slot = garble.name(self.chance), self.slot("s")
-        how = garble.argument(self.chance, 72)
-        self.ask(process, "create", device=device, name=name, slot=slot, **how)
+        how, again = self.ask_garbled(process, "create", 72, device=device, name=name, slot=slot)
         known = name.partition("\0")[0]
         open_ = {file.name for file in self.everywhere() if isinstance(file, Session) and file.outgoing}
-        works = device in process.files and not process.full and garble.succeeds(how, 72)
+        works = device in process.files and not process.full and (again or garble.succeeds(how, 72))
         if works and 0 < len(known) < 64 and known not in open_:
             process.files[slot] = Session(known, True)
 
@@ -55,14 +54,13 @@ class SessionCalls(Writer):
             name = self.chance.choice(known)
         else:
             name = self.chance.choice(self.lost) if self.lost and self.rarely(2) else garble.name(self.chance)
-        slot, how = self.slot("s"), garble.argument(self.chance, 72)
-        field = name + ("\0garbage" if len(name) < 50 and self.rarely(10) else "")
-        self.ask(process, "retrieve", device=device, name=field, slot=slot, **how)
+        slot, field = self.slot("s"), name + ("\0garbage" if len(name) < 50 and self.rarely(10) else "")
+        how, again = self.ask_garbled(process, "retrieve", 72, device=device, name=field, slot=slot)
         if device in process.files and name in self.arrived and not process.full:
-            if garble.succeeds(how, 72):
-                process.files[slot] = self.arrived.pop(name)
-            elif how.get("memory") == "read-only":
+            if how.get("memory") == "read-only":
                 del self.arrived[name]
+            elif again or garble.succeeds(how, 72):
+                process.files[slot] = self.arrived.pop(name)
 
     def session(self, process: Process, *, outgoing: bool) -> str | None:
         right, wrong = process.sessions(outgoing=outgoing), process.sessions(outgoing=not outgoing)
@@ -87,10 +85,10 @@ class SessionCalls(Writer):
         assert isinstance(belief, Session)
         used = list(belief.tokens)
         token = self.chance.choice(used) if used and self.rarely(10) else garble.token(self.chance)
-        how = garble.argument(self.chance, 16)
-        self.ask(process, "preserve", session=session, fd=fd, token=token, **how)
+        how, again = self.ask_garbled(process, "preserve", 16, session=session, fd=fd, token=token)
         if isinstance(memory, Memory):
-            if belief.outgoing and not memory.attempted and not memory.enormous and garble.takes_place(how, 16):
+            works = again or garble.takes_place(how, 16)
+            if works and belief.outgoing and not memory.attempted and not memory.enormous:
                 belief.tokens.setdefault(token, memory)
             memory.attempted = True
 
@@ -104,9 +102,9 @@ class SessionCalls(Writer):
         if not known and not self.rarely(4):
             return
         token = self.chance.choice(known) if known and not self.rarely(10) else garble.token(self.chance)
-        slot, how = self.slot("r"), garble.argument(self.chance, 16)
-        self.ask(process, "retrieve_fd", session=session, token=token, slot=slot, **how)
-        if garble.succeeds(how, 16) and token in belief.tokens and not belief.outgoing and not process.full:
+        slot = self.slot("r")
+        how, again = self.ask_garbled(process, "retrieve_fd", 16, session=session, token=token, slot=slot)
+        if (again or garble.succeeds(how, 16)) and token in belief.tokens and not belief.outgoing and not process.full:
             process.files[slot] = belief.tokens[token]
             self.look_at(process, slot)
 
@@ -124,7 +122,11 @@ class SessionCalls(Writer):
         reserved = {"reserved": self.chance.choice((1, 1 << 31))} if self.rarely(12) else {}
         self.ask(process, "finish", session=session, **reserved, **how)
         belief = process.files[session]
-        if isinstance(belief, Session) and not belief.outgoing and garble.takes_place(how, 8) and not reserved:
+        assert isinstance(belief, Session)
+        if belief.tokens and not self.rarely(3):  # did it take place?
+            token = self.chance.choice(list(belief.tokens))
+            self.ask(process, "retrieve_fd", session=session, token=token, slot=self.slot("r"))
+        if not belief.outgoing and garble.takes_place(how, 8) and not reserved:
             belief.tokens = {}
 
     def get_name(self, process: Process) -> None:

@@ -9,6 +9,7 @@ import itertools
 import random
 from typing import Any
 
+from tests.conformance.random_programs import garble
 from tests.conformance.random_programs.beliefs import File, Process, Session, reachable
 from tests.conformance.random_programs.program import Question
 
@@ -49,6 +50,15 @@ class Writer:
     def ask(self, process: Process, verb: str, **parameters: Any) -> None:
         path = {"in": list(process.path)} if process.path else {}
         self.questions.append({"do": verb, **path, **parameters})
+
+    def ask_garbled(self, process: Process, verb: str, length: int, **parameters: Any) -> tuple[dict[str, Any], bool]:
+        """An ioctl whose argument of `length` bytes may be garbled: how it was, and whether it was then asked again."""
+        how = garble.argument(self.chance, length)
+        self.ask(process, verb, **parameters, **how)
+        again = bool(how) and not self.rarely(3)
+        if again:
+            self.ask(process, verb, **parameters)
+        return how, again
 
     def close_slot(self, process: Process, slot: str) -> None:
         self.ask(process, "close", fd=slot)
