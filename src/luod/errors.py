@@ -98,8 +98,8 @@ class DeviceBusy(KernelRefused):
 
 class DeviceBroken(KernelRefused):
     hint = (
-        "this kernel lacks a handler of something that was carried, such as vfio-pci's, so nothing that was carried can "
-        "be had in it, and no session created; it stays so until the next boot"
+        "this kernel lacks a handler of something that was carried, such as vfio-pci's, so nothing that was carried "
+        "can be had in it, and no session created; it stays so until the next boot"
     )
 
 

@@ -12,8 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NoReturn
 
-from luod import linux
-from luod.errors import BadInput, ImageDoesNotFit, JumpRefused, KernelRefused, NoImageLoaded, NotAKernelImage
+from luod import linux, pci
+from luod.errors import (
+    BadInput,
+    DeviceNotQuiet,
+    ImageDoesNotFit,
+    JumpRefused,
+    KernelRefused,
+    NoImageLoaded,
+    NotAKernelImage,
+)
 from luod.linux import HasFileno
 from luod.uapi import kexec as uapi
 
@@ -43,6 +51,12 @@ _JUMP: Final[_Meanings] = {
     errno.EBUSY: (JumpRefused, "another kexec operation is running, or a preserved file could not be frozen"),
     errno.EPERM: (JumpRefused, _PRIVILEGE),
 }
+
+
+_NOT_QUIET: Final = (
+    "an image is loaded, so a preserved VFIO device has its interrupts on or is not in D0 (or this is not the initial "
+    "PID namespace); devices before it were frozen: reset, or dead until their driver is bound again"
+)
 
 
 def encode_command_line(command_line: str) -> bytes:
@@ -112,14 +126,18 @@ def jump() -> NoReturn:
       becomes a cold reboot and everything is lost (H15).
     * Loaded with kexec_load(2), the image starts, and nothing is carried (H19). Load it with `load`.
 
-    NoImageLoaded: EINVAL. JumpRefused: anything else, such as a device that cannot be frozen. It raises when reboot(2)
+    NoImageLoaded: EINVAL. DeviceNotQuiet: EINVAL too, where an image is loaded and VFIO has devices. JumpRefused:
+    anything else, such as a device whose reset fails. It raises when reboot(2)
     returns, and then the machine goes on as it was, but for devices that were already frozen (H22).
     """
     os.sync()
     try:
         linux.syscall("reboot", uapi.LINUX_REBOOT_MAGIC1, uapi.LINUX_REBOOT_MAGIC2, uapi.LINUX_REBOOT_CMD_KEXEC, None)
     except OSError as error:
-        _refuse("reboot(LINUX_REBOOT_CMD_KEXEC)", error, _JUMP, JumpRefused)
+        meanings = _JUMP
+        if error.errno == errno.EINVAL and pci.any_vfio_device() and loaded():
+            meanings = {errno.EINVAL: (DeviceNotQuiet, _NOT_QUIET)}
+        _refuse("reboot(LINUX_REBOOT_CMD_KEXEC)", error, meanings, JumpRefused)
     raise JumpRefused(0, "reboot(LINUX_REBOOT_CMD_KEXEC)", "it returned without an error and without a jump")
 
 

@@ -11,6 +11,7 @@ may jump between any two stores to it:
     record  u32 length of the body in bytes, u32 crc32 of the body, body; little-endian; length 0 ends the log
     body    JSON in UTF-8, one of
             {"token": 7, "name": "ram" or null, "kind": "memfd", "size": B, "allocated": B, "seals": F_SEAL_* bits}
+                (and "device": "0000:01:00.0", the PCI address, for the kind "vfio")
             {"dropped": 7}        the token is preserved no longer, or never was
             {"continues": N}      the log goes on in the part under token N
 
@@ -58,6 +59,8 @@ class Entry:
     size: int
     allocated: int
     seals: int
+    device: str | None = None
+    """The PCI address of a VFIO device, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,10 @@ class Log:
 
     def add(self, entry: Entry) -> tuple[Write, ...]:
         """The writes that record `entry`, to be made before its file is preserved."""
-        return self._append(asdict(entry))
+        record = asdict(entry)
+        if entry.device is None:
+            del record["device"]
+        return self._append(record)
 
     def drop(self, token: int) -> tuple[Write, ...]:
         """The writes that take `token` out again, to be made after it is preserved no longer."""
@@ -173,9 +179,9 @@ def _records(data: bytes) -> Iterable[dict[str, Any]]:
 
 
 def _entry(record: dict[str, Any]) -> Entry:
-    name, kind = record.get("name"), record.get("kind")
-    if not isinstance(kind, str) or not (name is None or isinstance(name, str)):
-        raise ManifestError("an entry of the manifest has no kind, or a name that is no text")
+    name, kind, device = record.get("name"), record.get("kind"), record.get("device")
+    if not isinstance(kind, str) or not isinstance(name, str | None) or not isinstance(device, str | None):
+        raise ManifestError("an entry of the manifest has no kind, or a name or device that is no text")
     return Entry(
         token=_integer(record, "token"),
         name=name,
@@ -183,6 +189,7 @@ def _entry(record: dict[str, Any]) -> Entry:
         size=_integer(record, "size"),
         allocated=_integer(record, "allocated"),
         seals=_integer(record, "seals"),
+        device=device,
     )
 
 

@@ -15,8 +15,16 @@ from tests.library import Vmm, arrive, start_vmm
 
 
 def test_the_manifest_names_what_was_preserved(carried: Vmm) -> None:
-    ram = {"token": 1, "name": "ram", "kind": "memfd", "size": 3 << 20, "allocated": 3 << 20, "seals": 0}
-    state = {"token": 2, "name": "state", "kind": "memfd", "size": 5000, "allocated": 8192, "seals": 0}
+    ram = {
+        "token": 1,
+        "name": "ram",
+        "kind": "memfd",
+        "size": 3 << 20,
+        "allocated": 3 << 20,
+        "seals": 0,
+        "device": None,
+    }
+    state = {"token": 2, "name": "state", "kind": "memfd", "size": 5000, "allocated": 8192, "seals": 0, "device": None}
     assert carried.call("contents", session="s") == [ram, state]
 
 

@@ -102,6 +102,7 @@ RETRIEVE_FD: Final = Call(
     "LIVEUPDATE_SESSION_RETRIEVE_FD",
     uapi.LIVEUPDATE_SESSION_RETRIEVE_FD,
     {
+        errno.ENODEV: (RetrieveFailed, "no VFIO driver had the device when it was first tried, and that is final"),
         errno.ENOENT: (NoSuchToken, "the session holds no file under this token, or is finished"),
         errno.EINVAL: (WrongDirection, "this is an outgoing session; files are retrieved from incoming ones"),
     },

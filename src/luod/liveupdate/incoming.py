@@ -10,10 +10,20 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
-from luod import manifest, memory
-from luod.errors import BadInput, ContentsUnknown, ManifestError, NoSuchToken, NotRetrieved, RetrieveFailed
+from luod import manifest, memory, pci
+from luod.errors import (
+    BadInput,
+    ContentsUnknown,
+    DeviceNotBound,
+    FinishRefused,
+    KernelRefused,
+    ManifestError,
+    NoSuchToken,
+    NotRetrieved,
+    RetrieveFailed,
+)
 from luod.linux import Fd
-from luod.liveupdate import calls
+from luod.liveupdate import calls, devices
 from luod.liveupdate.session import Session, check_token
 from luod.manifest import Entry
 from luod.uapi import liveupdate as uapi
@@ -50,7 +60,9 @@ class IncomingSession(Session):
         """Whether `finish` was done through this object; see `holds` for others'."""
         return self._finished
 
-    def retrieve(self, file: int | str, *, size: int | None = None, check_memory: bool = True) -> Fd:
+    def retrieve(
+        self, file: int | str, *, size: int | None = None, check_memory: bool = True, check_driver: bool = True
+    ) -> Fd:
         """The file with this token, or this name in the manifest: RETRIEVE_FD. The caller owns the fd.
 
         Again for the same file: another fd of the same open file description, until FINISH. A memfd comes with its
@@ -62,18 +74,27 @@ class IncomingSession(Session):
         this process. A size nobody knows cannot be checked; `check_memory=False` goes ahead regardless. Others may
         take the memory between the check and the call: retrieve before starting anything else in the cgroup.
 
+        A VFIO device's driver must have it before: else the ioctl fails, for good, and the session can never be
+        finished. So the manifest's devices are looked for in /sys first: DeviceNotBound, and nothing is lost.
+        `check_driver=False` goes ahead regardless, and so it is where /sys shows no devices at all. The fd answers
+        after `luod.vfio.bind`; until FINISH the device cannot be opened otherwise.
+
         BadInput: no such name in the manifest. NoSuchToken: ENOENT, also after FINISH. WrongDirection: EINVAL.
         RetrieveFailed: the file is lost. KernelRefused: EMFILE, ENFILE; nothing is lost, try again.
         """
         if not isinstance(file, str):
             check_token(file)
         # A token needs the manifest only for its size.
-        entry = self._entry(file) if isinstance(file, str) or check_memory else None
+        entry = self._entry(file) if isinstance(file, str) or check_memory or check_driver else None
         token = entry.token if entry is not None else file
         assert isinstance(token, int)
         if check_memory and token not in self._retrieved:
             needed = max(size or 0, entry.size if entry is not None else 0)
             memory.require(needed, memory.chargeable(), f"retrieving {file!r}")
+        if check_driver and token not in self._retrieved:
+            address = entry.device if entry is not None else None
+            if address is not None and pci.visible() and not devices.has_driver(address):
+                raise DeviceNotBound(f"no VFIO driver has the device {address} of {file!r}", address=address)
         return self._retrieve(token)
 
     def unretrieved(self, tokens: Iterable[int] | None = None) -> tuple[int, ...]:
@@ -101,7 +122,8 @@ class IncomingSession(Session):
         Mainline drops an unretrieved memfd without a word, so this refuses to, on every kernel. The manifest says what
         there is; `tokens` are added to that. NotRetrieved, ContentsUnknown, ManifestError: as of `unretrieved`; nothing
         was changed. With `discard=True` what is there is not asked.
-        FinishRefused: EBUSY, profile `document` with any file unretrieved, or a device not restored.
+        FinishRefused: EBUSY, profile `document` with any file unretrieved, or a device that was not retrieved, or not
+        bound to an iommufd since; the message says which. It is all or nothing: then nothing was finished.
         WrongDirection: EINVAL.
         """
         if self._finished:
@@ -111,8 +133,33 @@ class IncomingSession(Session):
             if dropped:
                 listed = ", ".join(str(token) for token in dropped[:10]) + (", …" if len(dropped) > 10 else "")
                 raise NotRetrieved(f"finishing would drop tokens {listed}", tokens=dropped)
-        calls.FINISH.make(self.fileno(), bytearray(uapi.SESSION_FINISH.pack(uapi.SESSION_FINISH.size, 0)))
+        try:
+            calls.FINISH.make(self.fileno(), bytearray(uapi.SESSION_FINISH.pack(uapi.SESSION_FINISH.size, 0)))
+        except FinishRefused as error:
+            raise self._explained(error) from None
         self._finished = True
+
+    def _explained(self, error: FinishRefused) -> FinishRefused:
+        """`error` of a FINISH, naming the devices that it waits for, as far as the manifest knows of them."""
+        waiting = [said for entry in self._index_of_devices() if (said := self._waits_for(entry))]
+        if not waiting:
+            return error
+        return FinishRefused(error.errno or 0, error.call, "; ".join(waiting))
+
+    def _index_of_devices(self) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self._contents or () if entry.kind == devices.KIND)
+
+    def _waits_for(self, entry: Entry) -> str:
+        """Why FINISH waits for a device, in words; "" where it does not, or nobody knows."""
+        named = f"the device {entry.device or 'of unknown address'} (token {entry.token})"
+        if entry.token not in self._retrieved:
+            return f"{named} is not retrieved"
+        try:
+            again = self._retrieve(entry.token)  # another fd of the same file
+        except KernelRefused:
+            return ""
+        with again:
+            return "" if devices.is_bound(again.fileno()) else f"{named} is not bound to an iommufd"
 
     def holds(self, token: int = manifest.MANIFEST_TOKEN) -> bool:
         """Whether the kernel has the file under `token`. For a token that was preserved, False says that somebody

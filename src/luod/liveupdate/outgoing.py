@@ -14,10 +14,19 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from luod import linux, manifest, memory
-from luod.errors import BadInput, ComesBackSealed, KernelRefused, ManifestError, TokenInUse, UnpreserveUnavailable
+from luod import linux, manifest, memory, pci
+from luod.errors import (
+    BadInput,
+    ComesBackSealed,
+    FileNotPreservable,
+    KernelRefused,
+    ManifestError,
+    TokenInUse,
+    UnpreserveUnavailable,
+    WrongDirection,
+)
 from luod.linux import Fd, HasFileno
-from luod.liveupdate import calls
+from luod.liveupdate import calls, devices
 from luod.liveupdate.ram import new_memfd
 from luod.liveupdate.session import Session, check_text, check_token
 from luod.manifest import Entry
@@ -76,6 +85,7 @@ class OutgoingSession(Session):
         name: str | None = None,
         allow_sealed: bool = False,
         check_memory: bool = True,
+        device: str | None = None,
     ) -> None:
         """Preserves `file` under `token`: PRESERVE_FD. The fd stays the caller's and may be closed; the kernel holds
         the file. `name`, unique in the session, is for the manifest.
@@ -88,15 +98,21 @@ class OutgoingSession(Session):
         `check_memory=False` tries regardless. The ioctl moves pages too, which takes memory nobody can foresee from
         here: on a machine that is short of it the caller may be killed all the same (H2).
 
-        BadInput: token or name. ComesBackSealed: a memfd with F_SEAL_EXEC comes back with every seal set, so nobody
-        could write to it; `allow_sealed=True` preserves it all the same. TokenInUse: EEXIST, looked at before the fd.
-        FileAlreadyPreserved: EBUSY. FileNotPreservable: ENOENT, EFBIG. WrongDirection: EINVAL. ManifestError: full.
+        A VFIO device file is the device's: from /dev/vfio/devices, bound to an iommufd (`luod.vfio`), after the memory
+        it reaches. It comes back reset, with nothing mapped. Its interrupts must be off when the machine jumps. The
+        manifest keeps its PCI address, so that the next kernel's side can look for its driver; `device` says it where
+        /proc does not, as of a file that was itself retrieved.
+
+        BadInput: token, name or device. ComesBackSealed: a memfd with F_SEAL_EXEC comes back with every seal set, so
+        nobody could write to it; `allow_sealed=True` preserves it all the same. TokenInUse: EEXIST, looked at before
+        the fd. FileAlreadyPreserved: EBUSY. FileNotPreservable: ENOENT, EFBIG, and EINVAL of a device; its hint names
+        the rule. WrongDirection: EINVAL. ManifestError: full.
         NotEnoughMemory: as said. KernelRefused: EBADF, ENOMEM, EMFILE, … After any error the session holds what it
         held, and the manifest says so.
         """
         fd = file if isinstance(file, int) else file.fileno()
         self._check(token, name)
-        entry = _describe(fd, token, name)
+        entry = _describe(fd, token, name, None if device is None else pci.check_address(device))
         if entry.seals & linux.F_SEAL_EXEC and not allow_sealed:
             raise ComesBackSealed(f"fd {fd} has F_SEAL_EXEC, so it would come back immutable")
         holes = entry.size - entry.allocated
@@ -107,10 +123,10 @@ class OutgoingSession(Session):
                 self._manifest.add(entry)
             try:
                 self._preserve(fd, token)
-            except KernelRefused:
+            except KernelRefused as error:
                 if self._manifest is not None and token not in self._entries:
                     self._manifest.drop(token)
-                raise
+                raise self._explained(error, fd, token) from None
             self._entries[token] = entry
             self._names.add(name)
 
@@ -165,6 +181,25 @@ class OutgoingSession(Session):
         if name in self._names:
             raise BadInput(f"the session holds a file named {name!r} already", hint="names are unique in a session")
 
+    def _explained(self, error: KernelRefused, fd: int, token: int) -> KernelRefused:
+        """`error` of a PRESERVE_FD, with the rule that a device breaks as its hint."""
+        if not isinstance(error, FileNotPreservable | WrongDirection):
+            return error
+        hint = devices.why_refused(fd, error.errno or 0)
+        if not hint or (isinstance(error, WrongDirection) and self._is_incoming(token)):
+            return error
+        return FileNotPreservable(error.errno or 0, error.call, "this VFIO file cannot be preserved", hint=hint)
+
+    def _is_incoming(self, token: int) -> bool:
+        """EINVAL of PRESERVE_FD is the direction's or the device's. The direction is looked at before the fd."""
+        try:
+            self._preserve(-1, token)
+        except WrongDirection:
+            return True
+        except KernelRefused:
+            return False
+        raise AssertionError("fd -1 cannot have been preserved")
+
     def _preserve(self, fd: int, token: int) -> None:
         # Beyond an int's range no fd can be open, and the field could not hold it.
         fd = fd if -(2**31) <= fd < 2**31 else -1
@@ -218,7 +253,7 @@ class _ManifestWriter:
             os.pwrite(self._parts[write.token].fileno(), write.data, write.offset)
 
 
-def _describe(fd: int, token: int, name: str | None) -> Entry:
+def _describe(fd: int, token: int, name: str | None, device: str | None) -> Entry:
     """The manifest's entry for `fd` as it is now. What is no open file gives an empty one: the kernel will say why."""
     try:
         status = os.fstat(fd)
@@ -229,6 +264,8 @@ def _describe(fd: int, token: int, name: str | None) -> Entry:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EBADF):
             raise
+        if devices.is_device(fd):
+            return Entry(token, name, devices.KIND, 0, 0, 0, device or pci.address_of(fd))
         kind = "device" if stat.S_ISCHR(status.st_mode) else "unknown"
         return Entry(token, name, kind, status.st_size, status.st_blocks * _BLOCK, 0)
     return Entry(token, name, "memfd", status.st_size, status.st_blocks * _BLOCK, seals)

@@ -1,0 +1,86 @@
+"""What a session knows of the VFIO devices in it: which they are, why one is refused, which one FINISH waits for.
+
+Called by `outgoing` and `incoming`. How a VMM uses a device is `luod.vfio`'s. The rules in words are those of both
+posted versions, v2 and v5; where a kernel does not say which it has, the hint names what either would ask.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from typing import Final
+
+from luod import pci
+from luod.uapi import iommufd as iommufd_uapi
+from luod.uapi import vfio as uapi
+
+KIND: Final = "vfio"
+"""The kind of a manifest's entry that is a VFIO device file."""
+
+_GROUP: Final = "anon_inode:[vfio-device]"
+_RETRIEVED: Final = "anon_inode:[vfio-device-liveupdate]"
+_CDEV: Final = "open the device itself, luod.vfio.open_device, and preserve that"
+
+
+def is_device(fd: int) -> bool:
+    """Whether `fd` is a VFIO device file, however it was had."""
+    link = pci.link_of(fd)
+    return link.endswith((_GROUP, _RETRIEVED)) or os.path.dirname(link) == uapi.DEVICES
+
+
+def why_refused(fd: int, code: int) -> str:
+    """What to do about a PRESERVE_FD of `fd` that failed with `code`; "" for what has nothing to do with devices."""
+    link = pci.link_of(fd)
+    if os.path.basename(link).lstrip(".") == os.path.basename(iommufd_uapi.DEVICE):
+        return (
+            "no kernel preserves an iommufd, but one with the posted iommufd series, and then after all the memory "
+            "that it maps; bind the retrieved device to a new one"
+        )
+    if os.path.dirname(link) == uapi.GROUPS:
+        return f"VFIO's groups and containers cannot be preserved; {_CDEV}"
+    if link.endswith(_GROUP):
+        return f"a device had from VFIO_GROUP_GET_DEVICE_FD cannot be preserved; {_CDEV}"
+    if not is_device(fd):
+        return ""
+    address = pci.address_of(fd)
+    return (address and _why_not(address)) or _why_not_now(fd, code)
+
+
+def _why_not(address: str) -> str:
+    """What makes the device one that is never preserved."""
+    driver = pci.driver_of(address)
+    if driver != pci.VFIO_PCI:
+        return f"{address} has the driver {driver}; only vfio-pci's own devices can be preserved, not its variants'"
+    if pci.is_virtual_function(address):
+        return f"{address} is a virtual function, and those are not preserved; preserve its physical function"
+    if pci.is_intel_display(address):
+        return f"{address} is an Intel display device, and those are not preserved"
+    return ""
+
+
+def _why_not_now(fd: int, code: int) -> str:
+    if code == errno.EINVAL:
+        return (
+            "the device relies on an ACS quirk, or on a kernel with the posted iommufd series its page table is not "
+            "marked with IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE"
+        )
+    handler = "this kernel has no handler for VFIO devices, as no released one has; try `luoemu run --vfio`"
+    if not is_bound(fd):
+        return f"bind it to an iommufd first (luod.vfio.bind), as v5 of the series asks; or {handler}"
+    return f"{handler}; or its page table is preserved too, and its iommufd must be preserved before it"
+
+
+def is_bound(fd: int) -> bool:
+    """Whether the device file answers: bound to an iommufd, or had from a group."""
+    argument = bytearray(uapi.DEVICE_INFO.pack(uapi.DEVICE_INFO.size, 0, 0, 0, 0, 0))
+    try:
+        fcntl.ioctl(fd, uapi.VFIO_DEVICE_GET_INFO, argument)
+    except OSError as error:
+        return error.errno != errno.EINVAL
+    return True
+
+
+def has_driver(address: str) -> bool:
+    """Whether a VFIO driver has the device: only then can it be retrieved."""
+    return pci.vfio_node(address) is not None

@@ -1,0 +1,110 @@
+"""What sysfs says of PCI devices and their drivers, and of the device behind an open VFIO file. Reads only.
+
+For `luod.vfio`, which uses devices, and for `luod.liveupdate` and `luod.kexec`, which only need to know of them. No
+ioctl is made here. A device is named by its address, such as 0000:01:00.0: that is all a live update keeps of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from luod.errors import BadInput
+
+DEVICES: Final = Path("/sys/bus/pci/devices")
+DRIVERS: Final = Path("/sys/bus/pci/drivers")
+VFIO_CLASS: Final = Path("/sys/class/vfio-dev")
+VFIO_PCI: Final = "vfio-pci"
+"""The one driver whose devices a live update takes; its variants for single devices are refused."""
+
+INTEL: Final = 0x8086
+_DISPLAY: Final = 0x03
+_ADDRESS: Final = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+_NODE: Final = re.compile(r"vfio[0-9]+")
+_SYSPATH: Final = "vfio-device-syspath:"
+"""The line of fdinfo in which kernels name the device of any VFIO device file, where they do."""
+
+
+def check_address(address: str) -> str:
+    """`address`, lower case. BadInput: it is no domain:bus:device.function."""
+    address = address.lower()
+    if not _ADDRESS.fullmatch(address):
+        raise BadInput(f"not a PCI address: {address!r}", hint="write it as lspci -D does, such as 0000:01:00.0")
+    return address
+
+
+def driver_of(address: str) -> str | None:
+    """The name of the driver that has the device; None: none has, or there is no such device."""
+    return _link(DEVICES / address / "driver")
+
+
+def vfio_node(address: str) -> str | None:
+    """The name below /dev/vfio/devices of the device's file, such as vfio0; None while no VFIO driver has it."""
+    try:
+        names = os.listdir(DEVICES / address / "vfio-dev")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return min(names, default=None)
+
+
+def any_vfio_device() -> bool:
+    """Whether a VFIO driver has any device of this machine."""
+    try:
+        return bool(os.listdir(VFIO_CLASS))
+    except OSError:
+        return False
+
+
+def visible() -> bool:
+    """Whether this process sees the devices of its machine: a sandbox may hide /sys."""
+    return DEVICES.is_dir()
+
+
+def is_virtual_function(address: str) -> bool:
+    return (DEVICES / address / "physfn").is_symlink()
+
+
+def is_intel_display(address: str) -> bool:
+    return _number(address, "vendor") == INTEL and (_number(address, "class") or 0) >> 16 == _DISPLAY
+
+
+def address_of(fd: int) -> str | None:
+    """The address of the device behind an open VFIO device file; None where the system does not tell.
+
+    It tells of files opened in /dev/vfio/devices. Of those from a group and of retrieved ones only the kernels tell
+    that name the device in /proc/self/fdinfo.
+    """
+    name = os.path.basename(link_of(fd))
+    if _NODE.fullmatch(name):
+        return _link(VFIO_CLASS / name / "device")
+    try:
+        lines = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    paths = [line.partition(":")[2].strip() for line in lines if line.startswith(_SYSPATH)]
+    found = os.path.basename(paths[0]) if paths else ""
+    return found if _ADDRESS.fullmatch(found) else None
+
+
+def link_of(fd: int) -> str:
+    """What /proc says `fd` is: a path, or "anon_inode:[…]"; "" where it says nothing."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+
+
+def _link(path: Path) -> str | None:
+    try:
+        return os.path.basename(os.readlink(path))
+    except OSError:
+        return None
+
+
+def _number(address: str, name: str) -> int | None:
+    try:
+        return int((DEVICES / address / name).read_text(encoding="ascii"), 16)
+    except (OSError, ValueError):
+        return None
