@@ -10,6 +10,8 @@ import re
 import shutil
 from typing import Final, NoReturn
 
+_SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
+"""Debian leaves these out of a plain user's PATH."""
 _TOOL: Final = "needs {tool}, of the Debian package {package}"
 _TOOL_PATTERN: Final = re.compile(r"needs (?P<tool>\S+), of the Debian package (?P<package>\S+)$")
 _HOST: Final = "cannot run on this host: "
@@ -17,7 +19,7 @@ _HOST: Final = "cannot run on this host: "
 
 def require_tool(tool: str, *, package: str) -> str:
     """The path of the program `tool`. Where it is missing the test is skipped; with CI=true it fails."""
-    path = shutil.which(tool)
+    path = shutil.which(tool) or shutil.which(tool, path=_SBIN)
     if path is None:
         _give_up(_TOOL.format(tool=tool, package=package))
     return path
