@@ -29,7 +29,7 @@ from luod.emulator.model.vfio.sysfs import Directory, Sysfs
 from luod.emulator.trap.caller import identify
 from luod.emulator.trap.device_files import IOMMU_NAME
 from luod.emulator.trap.devices import DEVICES, HANDED_OUT, Mount
-from luod.emulator.trap.fuse import FuseServer
+from luod.emulator.trap.fuse import FuseServer, Request
 from luod.linux import Fd, syscall
 from luod.uapi import fuse as uapi
 from luod.uapi import iommufd
@@ -114,7 +114,7 @@ class _Greeting(FuseServer):
 
     flags = uapi.FUSE_INIT_EXT | uapi.FUSE_PASSTHROUGH
 
-    def _handle(self, opcode: int, unique: int, node: int, tid: int, body: bytes) -> bytes | None:
+    def _handle(self, request: Request) -> bytes | None:
         raise Errno(errno.ENOSYS)
 
 

@@ -261,7 +261,13 @@ class _Boot:
         mounts = [Mount(place, fuse, number) for (place, number), fuse in zip(described, fuses, strict=True)]
         requests = socket.socket(fileno=opener.detach())
         return DeviceSide(
-            vfio, hardware.memory, mounts, requests, can_map=hardware.bus.can_map, ending=self._init_is_ending
+            vfio,
+            hardware.memory,
+            mounts,
+            requests,
+            opener_tid=self._keeper,
+            can_map=hardware.bus.can_map,
+            ending=self._init_is_ending,
         )
 
     def _init_is_ending(self) -> bool:

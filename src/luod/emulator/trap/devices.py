@@ -7,9 +7,11 @@ it is the same open file the next time.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +25,7 @@ from luod.emulator.trap.caller import Surroundings, Thread
 from luod.emulator.trap.device_caller import DeviceThread
 from luod.emulator.trap.device_files import DeviceFiles, HandedOut, OpenFiles
 from luod.emulator.trap.device_memory import DeviceMemory
+from luod.emulator.trap.fuse import Request, Unmounted
 from luod.emulator.trap.fuse_tree import Answer, FileSystem, FuseTree
 from luod.emulator.trap.notify import Notification
 from luod.emulator.trap.placeholder import Identity
@@ -58,6 +61,7 @@ class DeviceSide:
     mounts: Sequence[Mount]
     opener: socket.socket
     """Leads to `opener.serve`, whose directory is the mount HANDED_OUT."""
+    opener_tid: int
     can_map: bool
     ending: Callable[[], bool]
     """Whether init ends. It waits for all its processes, and those that sleep here wait for us."""
@@ -74,11 +78,14 @@ class Devices:
         self._model = side.model
         self._memory = side.memory
         self._opener = side.opener
+        self._opener_tid = side.opener_tid
         self._numbers = frozenset(mount.number for mount in side.mounts)
         self._files = OpenFiles(side.model, self.thread, self._look_from_now_on)
         self._trees: dict[int, FuseTree] = {}
         self._with_files: list[FuseTree] = []
         """Those whose files are the model's."""
+        self._accepted: deque[tuple[FuseTree, Request]] = deque()
+        """Read, not answered."""
         self._kept: dict[ModelFile, Fd] = {}
         self._sleeping: list[tuple[Blocked, Answer]] = []
         self._is_ending = side.ending
@@ -110,19 +117,47 @@ class Devices:
 
     def serve(self, fd: int) -> bool:
         """Answers what waits there. False when it is unmounted, and has been closed."""
-        tree = self._trees[fd]
-        others = [other for other in self._with_files if other is not tree]
+        try:
+            request = self._trees[fd].read()
+        except Unmounted:
+            tree = self._trees.pop(fd)
+            self._with_files = [other for other in self._with_files if other is not tree]
+            tree.close()
+            return False
+        if request is not None:
+            self._accept(self._trees[fd], request)
+        self._answer_accepted()
+        return True
 
-        def note_closed() -> None:
-            """What was closed before a call was made is in the queues by now; which queue comes first is chance."""
-            for other in others:
-                other.serve()
+    def _accept(self, tree: FuseTree, request: Request) -> None:
+        if request.is_release:
+            tree.answer(request)
+        else:
+            self._accepted.append((tree, request))
 
-        if tree.serve(note_closed):
-            return True
-        self._with_files = others
-        self._trees.pop(fd).close()
-        return False
+    def _answer_accepted(self) -> None:
+        """What was closed before a call was made is in the queues by now, though perhaps in another: it comes first."""
+        self._drain()
+        while self._accepted:
+            tree, request = self._accepted.popleft()
+            tree.answer(request)
+            if self._accepted:
+                self._drain()
+
+    def _drain(self) -> None:
+        for tree in self._with_files:
+            with contextlib.suppress(Unmounted):
+                while (request := tree.read()) is not None:
+                    self._accept(tree, request)
+
+    def _answer_opener(self) -> None:
+        """In the middle of somebody's call: all but the opener, who works for that, have to wait for its end."""
+        with contextlib.suppress(Unmounted):
+            while (request := self._hidden.read()) is not None:
+                if request.tid == self._opener_tid:
+                    self._hidden.answer(request)
+                else:
+                    self._accepted.append((self._hidden, request))
 
     def close(self) -> None:
         """To be called when no process of the boot is left."""
@@ -160,7 +195,9 @@ class Devices:
         if kept is None:
             self._handed_out.next_file = file
             try:
-                kept = opener.open_file(self._opener, file.link.replace(b"/", b"\\"), self._hidden)
+                kept = opener.open_file(
+                    self._opener, file.link.replace(b"/", b"\\"), self._hidden.fileno(), self._answer_opener
+                )
             finally:
                 self._handed_out.next_file = None
             self._kept[file] = kept
@@ -183,6 +220,8 @@ class Devices:
 
     def settle(self) -> None:
         """After anything has happened, and at `timeout`: wakes who can go on, lets go what nobody shares any more."""
+        if self._accepted:
+            self._answer_accepted()
         for file in [file for file in self._kept if not file.held_elsewhere]:
             self._kept.pop(file).close()
         if self._sleeping and time.monotonic() >= self._next_check:

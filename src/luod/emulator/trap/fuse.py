@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from luod.emulator.model.files import Operation
@@ -49,6 +49,25 @@ class Device(Protocol):
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`unique` names it in the reply, `node` is the inode, `tid` the caller's, 0 where the kernel itself asks."""
+
+    opcode: int
+    unique: int
+    node: int
+    tid: int
+    body: bytes
+
+    @property
+    def is_release(self) -> bool:
+        return self.opcode == uapi.FUSE_RELEASE
+
+
+class Unmounted(Exception):
+    """There will be no more requests."""
+
+
 class FuseServer(ABC):
     """One mounted file system. Owns the fd of /dev/fuse; when it is closed every use of the files is ENOTCONN."""
 
@@ -66,40 +85,40 @@ class FuseServer(ABC):
     def close(self) -> None:
         self._fd.close()
 
-    def serve(self, before_each: Callable[[], None] | None = None) -> bool:
-        """Answers all requests that wait, `before_each` called between reading one and answering it.
+    def serve(self) -> bool:
+        """Answers all requests that wait. False when the file system is unmounted."""
+        try:
+            while (request := self.read()) is not None:
+                self.answer(request)
+        except Unmounted:
+            return False
+        return True
 
-        False when the file system is unmounted.
-        """
+    def read(self) -> Request | None:
+        """The next request, if one waits. Unmounted."""
         while True:
             try:
                 length = os.readv(self._fd.fileno(), [self._buffer])
             except BlockingIOError:
-                return True
+                return None
             except OSError as error:
                 if error.errno == errno.ENODEV:
-                    return False
+                    raise Unmounted from None
                 if error.errno in (errno.ENOENT, errno.EINTR):  # the request was withdrawn while it was read
                     continue
                 raise
-            request = bytes(memoryview(self._buffer)[:length])
-            if before_each is not None:
-                before_each()
-            self._answer(request)
+            _, opcode, unique, node, _, _, tid, _ = uapi.IN_HEADER.unpack_from(self._buffer)
+            return Request(opcode, unique, node, tid, bytes(memoryview(self._buffer)[uapi.IN_HEADER.size : length]))
 
-    def _answer(self, request: bytes) -> None:
-        _, opcode, unique, node, _, _, tid, _ = uapi.IN_HEADER.unpack_from(request)
-        body = request[uapi.IN_HEADER.size :]
+    def answer(self, request: Request) -> None:
         try:
-            payload = (
-                self._initialise(body) if opcode == uapi.FUSE_INIT else self._handle(opcode, unique, node, tid, body)
-            )
+            payload = self._initialise(request.body) if request.opcode == uapi.FUSE_INIT else self._handle(request)
         except Errno as error:
-            if opcode not in _UNANSWERED:
-                self._reply(unique, -error.code, b"")
+            if request.opcode not in _UNANSWERED:
+                self._reply(request.unique, -error.code, b"")
         else:
-            if payload is not None and opcode not in _UNANSWERED:
-                self._reply(unique, 0, payload)
+            if payload is not None and request.opcode not in _UNANSWERED:
+                self._reply(request.unique, 0, payload)
 
     def _reply(self, unique: int, error: int, payload: bytes) -> None:
         header = uapi.OUT_HEADER.pack(uapi.OUT_HEADER.size + len(payload), error, unique)
@@ -110,8 +129,8 @@ class FuseServer(ABC):
                 raise
 
     @abstractmethod
-    def _handle(self, opcode: int, unique: int, node: int, tid: int, body: bytes) -> bytes | None:
-        """The reply without its header; Errno; None where none is due yet (`_reply` with `unique`, later)."""
+    def _handle(self, request: Request) -> bytes | None:
+        """The reply without its header; Errno; None where none is due yet (`_reply` with its `unique`, later)."""
 
     def _initialise(self, body: bytes) -> bytes:
         major, _, readahead, offered = uapi.INIT_IN.unpack_from(body)
@@ -147,7 +166,8 @@ class FuseNode(FuseServer):
         self._mode = mode
         self._owner = (0, 0)
 
-    def _handle(self, opcode: int, unique: int, node: int, tid: int, body: bytes) -> bytes | None:
+    def _handle(self, request: Request) -> bytes | None:
+        opcode, body = request.opcode, request.body
         if opcode in _OPERATIONS:
             self._device.operation(int.from_bytes(body[:8], "little"), _OPERATIONS[opcode])
             return b""
@@ -163,7 +183,7 @@ class FuseNode(FuseServer):
                 return b""
             case uapi.FUSE_IOCTL:
                 handle, _, command, argument, _, _ = uapi.IOCTL_IN.unpack_from(body)
-                result = self._device.ioctl(handle, tid, command, argument)
+                result = self._device.ioctl(handle, request.tid, command, argument)
                 return uapi.IOCTL_OUT.pack(result, 0, 0, 0)
             case uapi.FUSE_STATFS:
                 return uapi.STATFS_OUT.pack(0, 0, 0, 1, 0, 4096, 255, 4096, 0)

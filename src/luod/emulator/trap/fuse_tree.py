@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked
-from luod.emulator.trap.fuse import FuseServer
+from luod.emulator.trap.fuse import FuseServer, Request
 from luod.linux import Fd
 from luod.uapi import fuse as uapi
 
@@ -93,8 +93,9 @@ class FuseTree(FuseServer):
         self._changed: dict[str, tuple[int, int, int]] = {}
         """What chmod and chown made of a path: mode, uid, gid."""
 
-    def _handle(self, opcode: int, unique: int, node: int, tid: int, body: bytes) -> bytes | None:
-        match opcode:
+    def _handle(self, request: Request) -> bytes | None:
+        node, tid, body = request.node, request.tid, request.body
+        match request.opcode:
             case uapi.FUSE_LOOKUP:
                 return self._look_up(self._path(node), body)
             case uapi.FUSE_GETATTR:
@@ -106,11 +107,11 @@ class FuseTree(FuseServer):
                 handle, offset, length, *_ = uapi.WRITE_IN.unpack_from(body)
                 data = body[uapi.WRITE_IN.size : uapi.WRITE_IN.size + length]
                 result = self._files.write(handle, offset, data, tid)
-                return self._later(unique, result, lambda count: uapi.WRITE_OUT.pack(count, 0))
+                return self._later(request.unique, result, lambda count: uapi.WRITE_OUT.pack(count, 0))
             case uapi.FUSE_IOCTL:
                 handle, _, command, argument, _, _ = uapi.IOCTL_IN.unpack_from(body)
                 result = self._files.ioctl(handle, tid, command, argument)
-                return self._later(unique, result, lambda value: uapi.IOCTL_OUT.pack(value, 0, 0, 0))
+                return self._later(request.unique, result, lambda value: uapi.IOCTL_OUT.pack(value, 0, 0, 0))
             case uapi.FUSE_OPEN:
                 return self._open(node, tid)
             case uapi.FUSE_RELEASE:
@@ -143,7 +144,7 @@ class FuseTree(FuseServer):
                 raise Errno(errno.EINVAL)
             case uapi.FUSE_CREATE:
                 raise Errno(errno.EACCES)
-        raise Errno(errno.EPERM if opcode in _CHANGES else errno.ENOSYS)
+        raise Errno(errno.EPERM if request.opcode in _CHANGES else errno.ENOSYS)
 
     def _path(self, node: int) -> str:
         inode = self._inodes.get(node)

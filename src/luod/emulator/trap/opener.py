@@ -10,12 +10,13 @@ import errno
 import os
 import select
 import socket
+from collections.abc import Callable
 
 from luod.emulator.model.ports import Errno
-from luod.emulator.trap.fuse import FuseServer
 from luod.linux import Fd
 
 _MAX_NAME = 255
+_CLOSED = b"closed"
 
 
 def serve(requests: socket.socket, directory: Fd, until: Fd) -> None:
@@ -37,19 +38,23 @@ def serve(requests: socket.socket, directory: Fd, until: Fd) -> None:
             continue
         with file:
             socket.send_fds(requests, [bytes(4)], [file.fileno()])
+        requests.send(_CLOSED)
 
 
-def open_file(requests: socket.socket, name: bytes, server: FuseServer) -> Fd:
-    """An open file of `server`'s, which answers the opening meanwhile. Errno."""
+def open_file(requests: socket.socket, name: bytes, fuse: int, answer: Callable[[], None]) -> Fd:
+    """An open file of the file system behind `fuse`; `answer` is called when it asks something meanwhile. Errno."""
     requests.send(name)
     poll = select.poll()
     poll.register(requests, select.POLLIN)
-    poll.register(server.fileno(), select.POLLIN)
+    poll.register(fuse, select.POLLIN)
     while requests.fileno() not in dict(poll.poll()):
-        server.serve()
+        answer()
     code, numbers, _, _ = socket.recv_fds(requests, 4, 1)
     if not numbers:
         # Nothing at all: the process is gone, and the machine with it.
         raise Errno(int.from_bytes(code, "little") or errno.ENFILE)
     os.set_inheritable(numbers[0], False)
-    return Fd(numbers[0])
+    file = Fd(numbers[0])
+    # Until the other fd is closed, whoever gets this one could close it and find the file still open.
+    requests.recv(len(_CLOSED))
+    return file
