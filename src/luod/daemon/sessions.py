@@ -186,7 +186,10 @@ class SessionKeeper:
 
     async def _create(self, peer: Peer, name: str, belonging: Belonging) -> Fd:
         incoming = self._registry.row("incoming", name)
-        if self._registry.row("outgoing", name) is not None or (incoming is not None and not may_use(peer, incoming)):
+        # NAME#GENERATION is for who has NAME: nobody else may keep it from them.
+        base = self._registry.row("outgoing", name.rpartition("#")[0])
+        others = any(row is not None and not may_use(peer, row) for row in (incoming, base))
+        if self._registry.row("outgoing", name) is not None or others:
             raise _session_exists(
                 name, "luod holds a session of this name", "release or replace it, or take another name"
             )

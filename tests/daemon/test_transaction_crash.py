@@ -1,0 +1,228 @@
+"""An update in which luod, or the kernel, does not go on: the way back is whole (H13), or the jump is."""
+
+from __future__ import annotations
+
+import json
+
+from luod.testing.host import SOCKET
+from tests.daemon.host import Luod, states
+from tests.daemon.participant import Operator, Participant, start
+from tests.library import start_vmm
+
+
+def frozen(luod: Luod, *participants: Participant) -> Operator:
+    """An update in which all of them were told to freeze, and have written their state."""
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    for participant in participants:
+        participant.expect("preparing")
+        participant.vote("preparing")
+    for participant in participants:
+        generation = participant.expect("freezing")["generation"]
+        participant.freeze(generation)
+    return operator
+
+
+def broken_off(participant: Participant) -> None:
+    assert participant.vmm.refused("next", slot="follow").kind == "DaemonUnreachable"
+
+
+def follow_again(participant: Participant) -> str:
+    """What luod says it is doing."""
+    participant.vmm.call("hang_up", slot="follow")
+    state: str = participant.follow()["state"]
+    return state
+
+
+def children(luod: Luod, pid: int) -> list[int]:
+    return [int(word) for word in luod.machine.read(f"/proc/{pid}/task/{pid}/children").split()]
+
+
+def signal(luod: Luod, name: str, pid: int) -> None:
+    luod.machine.run(["kill", f"-{name}", str(pid)])
+
+
+def test_serve_killed_while_it_prepares(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    one.expect("preparing")
+    one.vote("preparing")
+    luod.kill_serve()
+    broken_off(one)
+    assert follow_again(one) == "idle"
+    assert luod.status()["state"] == "idle"
+    assert states(one.vmm) == {"outgoing one": "held"}
+    one.declare()
+    carries(luod, one, generation=2)
+
+
+def carries(luod: Luod, one: Participant, generation: int) -> None:
+    """A whole update, and what it carried."""
+    operator = Operator(luod)
+    operator.update()
+    assert one.expect("preparing")["generation"] == generation
+    one.vote("preparing")
+    one.expect("freezing")
+    one.freeze(generation)
+    with luod.machine.expect_jump():
+        one.vote("freezing")
+    luod.start()
+    assert states(start(luod)) == {f"incoming {one.name}": "waiting", f"incoming {one.name}#{generation}": "waiting"}
+
+
+def test_serve_killed_while_it_freezes(luod: Luod) -> None:
+    """What was frozen is closed, and nothing is marked as ready."""
+    one, two = Participant(luod, "one"), Participant(luod, "two")
+    frozen(luod, one, two)
+    one.vote("freezing")
+    luod.kill_serve()
+    broken_off(one)
+    assert follow_again(one) == "idle"
+    assert states(one.vmm) == {"outgoing one": "held", "outgoing two": "held"}
+    two.vmm.program.kill()
+    operator = Operator(luod)
+    operator.update()
+    assert "one, two" in operator.refused().message
+    one.vmm.call("release_named", name="two")
+    one.declare()
+    carries(luod, one, generation=2)
+
+
+def test_after_serve_was_killed_a_jump_behind_luods_back_tears(luod: Luod) -> None:
+    one, two = Participant(luod, "one"), Participant(luod, "two")
+    frozen(luod, one, two)
+    one.vote("freezing")
+    luod.kill_serve()
+    assert luod.status()["state"] == "idle"
+    with luod.machine.expect_jump():
+        one.vmm.ask("library", call="jump")
+    luod.start()
+    listed = states(start(luod))
+    assert (listed["incoming one"], listed["incoming two"]) == ("torn", "torn")
+
+
+def stopped_jump(luod: Luod, one: Participant) -> int:
+    """The update has reached reboot(2), but the process that calls it is stopped; its pid."""
+    operator = frozen(luod, one)
+    (jump,) = (pid for pid in children(luod, luod.serve_pid()))
+    signal(luod, "STOP", jump)
+    one.vote("freezing")
+    one.expect("jumping")
+    operator.until("jumping")
+    return jump
+
+
+def test_from_the_jump_on_abort_is_refused(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    jump = stopped_jump(luod, one)
+    refused = Operator(luod).refused_abort()
+    assert refused.kind == "CallFailed"
+    assert "reboot(2)" in refused.message
+    assert one.vmm.refused("create", name="new", slot="n").kind == "CallFailed"
+    with luod.machine.expect_jump():
+        signal(luod, "CONT", jump)
+    luod.start()
+    assert states(start(luod)) == {"incoming one": "waiting", "incoming one#1": "waiting"}
+
+
+def test_serve_killed_while_it_jumps_waits_for_the_jump(luod: Luod) -> None:
+    """reboot(2) may still go through, so nobody is told to resume before its process has ended."""
+    one = Participant(luod, "one")
+    jump = stopped_jump(luod, one)
+    luod.kill_serve()
+    broken_off(one)
+    assert follow_again(one) == "jumping"
+    assert luod.status()["state"] == "jumping"
+    assert "reboot(2)" in Operator(luod).refused_abort().message
+    operator = Operator(luod)
+    operator.update()
+    assert "under way" in operator.refused().message
+    with luod.machine.expect_jump():
+        signal(luod, "CONT", jump)
+    luod.start()
+    assert states(start(luod)) == {"incoming one": "waiting", "incoming one#1": "waiting"}
+
+
+def test_serve_killed_while_it_jumps_cancels_when_the_jump_is_over(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    jump = stopped_jump(luod, one)
+    luod.kill_serve()
+    broken_off(one)
+    assert follow_again(one) == "jumping"
+    signal(luod, "KILL", jump)
+    one.expect("cancelled")
+    assert states(one.vmm) == {"outgoing one": "held"}
+    assert luod.status()["state"] == "idle"
+    one.declare()
+    carries(luod, one, generation=2)
+
+
+def test_the_process_that_jumps_is_killed_before_it_did(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    jump = stopped_jump(luod, one)
+    signal(luod, "KILL", jump)
+    assert "ended with" in one.expect("cancelled")["reason"]
+    assert states(one.vmm) == {"outgoing one": "held"}
+    carries(luod, one, generation=2)
+
+
+def test_reboot_returns(luod: Luod) -> None:
+    """Here since somebody unloads the image that luod loaded: everybody resumes, and nothing is marked as ready."""
+    one = Participant(luod, "one")
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    one.expect("preparing")
+    one.vmm.call("unload")
+    one.vote("preparing")
+    one.expect("freezing")
+    while luod.machine.read("/sys/kernel/kexec_loaded").strip() != b"1":
+        pass
+    one.vmm.call("unload")
+    one.vote("freezing")
+    one.expect("jumping")
+    assert "no image is loaded" in one.expect("cancelled")["reason"]
+    assert operator.until("cancelled")["reason"]
+    assert luod.status()["state"] == "idle"
+    carries(luod, one, generation=2)
+
+
+def test_one_in_a_sessions_ioctl_is_ended_when_it_holds_the_jump(luod: Luod) -> None:
+    """H17. It said ready, and then made an ioctl; here a tracer keeps it inside."""
+    luod.stop()
+    luod.start("--end-stuck-after", "0.2")
+    liar = start_vmm(luod.machine, luod.python(), "stuck", (SOCKET,))
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    jump = 0
+    while not jump:
+        found = children(luod, luod.serve_pid())
+        jump = found[0] if found else 0
+    signal(luod, "STOP", jump)
+    pid = liar.program.ask({})["stuck"]
+    progress = operator.until("jumping")
+    while not progress["reason"]:
+        progress = operator.until("jumping")
+    assert f"({pid})" in progress["reason"]
+    assert "was ended" in progress["reason"]
+    with luod.machine.expect_jump():
+        signal(luod, "CONT", jump)
+
+
+def test_luoctl_aborts_and_says_it_in_its_status(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    luod.load()
+    program = luod.machine.spawn(
+        luod.python().module("luod.ctl.main", "--json", "update"), env=luod.python().environment
+    )
+    one.expect("preparing")
+    other = luod.luoctl("--json", "update", check=False)
+    assert (other.returncode, json.loads(other.stdout)["error"]) == (6, "UpdateRunning")
+    luod.luoctl("abort")
+    one.expect("cancelled")
+    assert program.wait() == 5
+    assert luod.luoctl("abort", check=False).returncode == 4

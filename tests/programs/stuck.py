@@ -1,0 +1,70 @@
+"""A participant that says it is ready and then makes an ioctl on a session, in which its tracer keeps it.
+
+`python3 -m tests.programs.stuck SOCKET`, inside a machine. At a line it votes ready for freezing, and answers with
+{"stuck": PID} once it is so. Standard library and luod only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import sys
+
+from luod.daemon.stuck import in_session_ioctl
+from luod.ipc.connection import Connection
+from luod.ipc.framing import UPDATES, encode_call
+
+PTRACE_TRACEME, PTRACE_SYSCALL = 0, 24
+GET_NAME = 0xBA44
+
+
+def ptrace(request: int, pid: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    if libc.ptrace(request, pid, None, None):
+        raise OSError(ctypes.get_errno(), "ptrace")
+
+
+def take_part(socket: str, go: int) -> None:
+    """Follows, and votes ready in both phases, in the second when there is a byte in `go`; then comes the ioctl."""
+    follow = Connection(socket, timeout=30.0)
+    token = ""
+    for reply in follow.follow(encode_call(f"{UPDATES}.Follow", {"name": "liar"}, more=True)):
+        event = reply.parameters
+        token = event["token"] or token
+        if event["event"] == "freezing":
+            os.read(go, 1)
+        if event["event"] in ("preparing", "freezing"):
+            ballot = {"token": token, "phase": event["event"], "vote": "ready", "reason": None}
+            with Connection(socket, timeout=30.0) as vote:
+                vote.ask(encode_call(f"{UPDATES}.Vote", ballot)).close()
+        if event["event"] == "jumping":
+            break
+    ptrace(PTRACE_TRACEME, 0)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    fcntl.ioctl(0, GET_NAME)
+
+
+def main() -> None:
+    wait, go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        take_part(sys.argv[1], wait)
+        os._exit(1)
+    sys.stdin.readline()
+    os.write(go, b"g")
+    while not in_session_ioctl(child):
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSTOPPED(status):
+            sys.exit(f"the child ended: {status}")
+        if not in_session_ioctl(child):
+            ptrace(PTRACE_SYSCALL, child)
+    print(json.dumps({"stuck": child}), flush=True)
+    sys.stdin.readline()
+
+
+if __name__ == "__main__":
+    main()
