@@ -10,17 +10,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from bench import vfio
+
 ROOT = Path(__file__).resolve().parent.parent
-LUOEMU = (sys.executable, "-m", "luod.emulator.machine", "run", "--")
+RUN = (sys.executable, "-m", "luod.emulator.machine", "run")
+LUOEMU = (*RUN, "--")
 PAIRS = 7
 
 
-def inside(*arguments: str) -> dict[str, float]:
-    """What `bench.inside` prints, run as a machine's init."""
+def inside(*arguments: str, module: str = "bench.inside", options: Sequence[str] = ()) -> dict[str, float]:
+    """What `module` prints, run as the init of a machine with such options."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}"}
-    command = [*LUOEMU, sys.executable, "-m", "bench.inside", *arguments]
+    command = [*RUN, *options, "--", sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
@@ -94,6 +98,7 @@ def main() -> None:
     print(f"{os.uname().release}, {os.cpu_count()} CPUs, Python {sys.version.split()[0]}")
     table_of_calls()
     table_of_scale()
+    vfio.table(inside)
     table_of_the_untouched()
     print(f"\n{time.monotonic() - begun:.0f} s")
 

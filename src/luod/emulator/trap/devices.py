@@ -32,10 +32,14 @@ from luod.emulator.trap.placeholder import Identity
 from luod.emulator.trap.sysfs_files import SysfsFiles
 from luod.linux import Fd
 
+_AT_ONCE: Final = 20
 _LOOK_SOON: Final = 0.001
 _LOOK_LATE: Final = 0.01
 _SLOWING: Final = 1.25
-"""Seconds from one look at mapped registers to the next: soon after a device had work, later and later since."""
+"""How often mapped registers are looked at: after a device had work some times at once, since then later and later.
+
+Seconds between two looks, and their growth.
+"""
 _CHECK: Final = 0.1
 """Seconds between two questions whether init ends, while somebody sleeps: no fd tells."""
 
@@ -92,7 +96,7 @@ class Devices:
         self._next_check = 0.0
         self._ending = False
         self._looking = False
-        self._interval = _LOOK_SOON
+        self._idle_looks = _AT_ONCE
         self._next_look = 0.0
         for mount in side.mounts:
             files: FileSystem
@@ -256,12 +260,11 @@ class Devices:
 
     def _look_from_now_on(self) -> None:
         self._looking = True
-        self._interval = _LOOK_SOON
-        self._next_look = time.monotonic() + self._interval
+        self._next_look = time.monotonic()
 
     def _look(self) -> None:
         stores = self._memory.stores
         self._looking = self._model.poll()
-        idle = stores == self._memory.stores
-        self._interval = min(self._interval * _SLOWING, _LOOK_LATE) if idle else _LOOK_SOON
-        self._next_look = time.monotonic() + self._interval
+        self._idle_looks = self._idle_looks + 1 if stores == self._memory.stores else 0
+        pause = min(_LOOK_SOON * _SLOWING ** min(self._idle_looks - _AT_ONCE, 100), _LOOK_LATE)
+        self._next_look = time.monotonic() + (0 if self._idle_looks < _AT_ONCE else pause)
