@@ -15,6 +15,7 @@ from luod.daemon.log import Log
 from luod.daemon.registry import (
     FORMAT,
     MOST_SESSIONS,
+    Departure,
     Image,
     Record,
     Registry,
@@ -23,6 +24,7 @@ from luod.daemon.registry import (
     RegistryMemory,
     Row,
 )
+from luod.daemon.takeover import arrived as arrived_row
 from luod.linux import Fd
 
 
@@ -89,8 +91,10 @@ def test_nothing_whole_is_an_error(memory: RegistryMemory) -> None:
 
 
 def test_the_most_sessions_fit(memory: RegistryMemory) -> None:
-    rows = tuple(Row("outgoing", f"{number:063}", 2**32 - 2) for number in range(MOST_SESSIONS))
-    full = Record(FORMAT, 2**31, "x" * 36, rows, Image(2**31, True, "y" * 2048))
+    row = Row("incoming", "", 2**32 - 2, True, True, 2**31, True, True, 2**63, 99999.999999, 99999.999999)
+    rows = tuple(msgspec.structs.replace(row, name=f"{number:063}") for number in range(MOST_SESSIONS))
+    update = Departure("f" * 8, 2**31, True, 99999.999999, 99999.999999)
+    full = Record(FORMAT, 2**31, "x" * 36, rows, Image(2**31, True, "y" * 2048), 2**31, update, update)
     memory.write(full)
     memory.write(full)
     assert memory.read() == full
@@ -127,3 +131,49 @@ def test_a_file_that_cannot_be_written_keeps_nobody_from_a_session(
     assert "registry-file" in capfd.readouterr().err
     with pytest.raises(OSError, match="gone"):
         registry.sync()
+
+
+DEPARTURE = Departure("some-update", 3, False, 1.5, 0.25)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, memory: RegistryMemory) -> Registry:
+    rows = (
+        Row("outgoing", "vm", 1000, judged=True),
+        Row("outgoing", "vm#3", 1000, judged=True, generation=3),
+        Row("outgoing", "plain", 1000),
+        Row("incoming", "old", 1000, resumed=True),
+    )
+    return Registry(Record(FORMAT, 2, "some-boot", rows), memory, RegistryFile(tmp_path), Log("test", "error"))
+
+
+def marked(row: Row) -> Row:
+    return msgspec.structs.replace(row, ready=row.judged)
+
+
+def test_what_departs_is_marked_in_the_memory_that_jumps(registry: Registry, memory: RegistryMemory) -> None:
+    registry.depart(DEPARTURE, marked)
+    assert memory.read() == registry.record
+    assert {row.name for row in registry.record.rows if row.ready} == {"vm", "vm#3"}
+    arrived = {row.name: arrived_row(row, DEPARTURE) for row in registry.record.rows if row.direction == "outgoing"}
+    assert {name: row.torn for name, row in arrived.items()} == {"vm": False, "vm#3": False, "plain": False}
+    assert {(row.direction, row.ready, row.judged) for row in arrived.values()} == {("incoming", False, False)}
+
+
+def test_who_stays_takes_every_mark_back_and_forgets_what_was_frozen(registry: Registry) -> None:
+    registry.depart(DEPARTURE, marked)
+    assert [row.name for row in registry.stay()] == ["vm#3"]
+    assert registry.record.departure is None
+    assert [row.name for row in registry.record.rows] == ["vm", "plain", "old"]
+    assert not any(row.ready for row in registry.record.rows)
+    assert registry.stay() == ()
+    assert registry.row("incoming", "old") == Row("incoming", "old", 1000, resumed=True)
+
+
+def test_without_the_mark_of_this_very_update_what_is_judged_is_torn() -> None:
+    ready = Row("outgoing", "vm", 1000, judged=True, ready=True)
+    assert arrived_row(ready, None).torn
+    assert arrived_row(msgspec.structs.replace(ready, ready=False), DEPARTURE).torn
+    assert arrived_row(msgspec.structs.replace(ready, generation=2), DEPARTURE).torn
+    assert not arrived_row(msgspec.structs.replace(ready, generation=3), DEPARTURE).torn
+    assert not arrived_row(Row("outgoing", "plain", 1000), None).torn

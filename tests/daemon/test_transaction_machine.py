@@ -149,6 +149,25 @@ def test_the_death_of_a_participant_cancels(luod: Luod) -> None:
     assert "one" in refused.message
 
 
+def test_force_gives_up_what_nobody_follows_for(luod: Luod) -> None:
+    one, two = Participant(luod, "one"), Participant(luod, "two")
+    two.vmm.program.kill()
+    luod.load()
+    operator = Operator(luod)
+    operator.update(dry_run=True)
+    assert "torn: two" in operator.refused().message
+    operator.update(dry_run=True, force=True)
+    assert operator.until("checked")["torn"] == ["two"]
+    operator.update(force=True)
+    one.expect("preparing")
+    one.vote("preparing")
+    one.expect("freezing")
+    with luod.machine.expect_jump():
+        one.vote("freezing")
+    luod.start()
+    assert states(start(luod)) == {"incoming one": "waiting", "incoming two": "torn"}
+
+
 def test_one_that_was_started_again_takes_its_session_over(luod: Luod) -> None:
     one = Participant(luod, "one")
     one.vmm.program.kill()

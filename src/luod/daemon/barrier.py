@@ -293,7 +293,7 @@ class Barrier:
             return
         for id, member in changed.members.items():
             old = before.members.get(id)
-            if old != member:
+            if old is not member:
                 self._changed_members.add(id)
                 if member.standing == "lost" and not changed.reason and self.members[id].events.open:
                     self._tell(self.members[id], "lost")

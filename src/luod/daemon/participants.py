@@ -6,7 +6,7 @@ update makes of what it says is `luod.daemon.barrier`. The interface these metho
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import AsyncGenerator, Iterable
 from itertools import count
 from typing import Final
@@ -82,7 +82,7 @@ class Participants:
                 message=f"{name!r} is no name for a participant",
                 hint="a name has 1 to 63 of the letters A-Z a-z, digits, and . _ @ / # -",
             )
-        follower = Follower(next(self._numbers), secrets.token_hex(16), name, peer)
+        follower = Follower(next(self._numbers), os.urandom(16).hex(), name, peer)
         follower.events.put(event("following", self.state, token=follower.token))
         self._followers[follower.token] = follower
         self._log.debug("follows", participant=name, uid=peer.uid, pid=peer.pid)

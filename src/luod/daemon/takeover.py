@@ -127,7 +127,7 @@ def _carried(session: Fd, file: RegistryFile, log: Log) -> Record:
         if row.direction == "incoming":
             log.warning("session-lost", name=row.name, owner=row.owner, reason="not finished before the jump")
         else:
-            rows.append(_arrived(row, old.departure))
+            rows.append(arrived(row, old.departure))
     torn = [row.name for row in rows if row.torn]
     if old.departure is None:
         log.warning("arrived-without-luod", sessions=len(rows), torn=len(torn))
@@ -138,7 +138,7 @@ def _carried(session: Fd, file: RegistryFile, log: Log) -> Record:
     return Record(FORMAT, old.boot + 1, boot_id(), tuple(rows), generation=old.generation, arrival=old.departure)
 
 
-def _arrived(row: Row, departure: Departure | None) -> Row:
+def arrived(row: Row, departure: Departure | None) -> Row:
     """What was outgoing, as it is incoming: torn when a participant answers for it and was not ready for this jump, be
     it one that luod did not make (H13). For a session nobody ever declared nobody answers, so it is not judged.
     """

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 from collections import Counter
 from collections.abc import AsyncGenerator
 from time import monotonic
@@ -135,11 +134,13 @@ class Updater:
             raise NotLoaded(message="no kernel was loaded through luod", hint="load one first: luoctl load")
         self._refuse_losses()
         orphans = self._participants.orphans()
-        if wishes.dry_run:
-            yield self._checked(orphans)
         if orphans and not wishes.force:
             raise _nobody_follows(orphans)
-        barrier = Barrier(secrets.token_hex(4), patience, wishes.force, orphans, self._log)
+        if wishes.dry_run:
+            # The last reply: it is not asked for more.
+            yield self._checked(orphans)
+            return
+        barrier = Barrier(os.urandom(4).hex(), patience, wishes.force, orphans, self._log)
         self._participants.barrier = barrier
         self._log("update", update=barrier.id, uid=peer.uid, pid=peer.pid, sessions=len(self._sessions.rows()))
         self._task = asyncio.ensure_future(self._run(barrier, image))
