@@ -124,13 +124,12 @@ class Updater:
         self._log("loaded", command_line=command_line, initrd=initrd is not None)
 
     async def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:
-        if self._busy or self._loading.locked():
+        if self._busy:
             raise _update_running()
         patience = _PATIENCE_SECONDS if wishes.deadline is None else wishes.deadline
         if not 0 < patience <= _MOST_PATIENCE_SECONDS:
             raise InvalidParameter(parameter="deadlineSeconds")
-        image = self._registry.record.image
-        if image is None:
+        if self._registry.record.image is None:
             raise NotLoaded(message="no kernel was loaded through luod", hint="load one first: luoctl load")
         self._refuse_losses()
         orphans = self._participants.orphans()
@@ -143,7 +142,7 @@ class Updater:
         barrier = Barrier(os.urandom(4).hex(), patience, wishes.force, orphans, self._log)
         self._participants.barrier = barrier
         self._log("update", update=barrier.id, uid=peer.uid, pid=peer.pid, sessions=len(self._sessions.rows()))
-        self._task = asyncio.ensure_future(self._run(barrier, image))
+        self._task = asyncio.ensure_future(self._run(barrier))
         self._task.add_done_callback(self._ran)
         try:
             while True:
@@ -176,12 +175,12 @@ class Updater:
         self._log("abort", update=barrier.id, uid=peer.uid, pid=peer.pid)
         await asyncio.shield(task)
 
-    async def _run(self, barrier: Barrier, image: Image) -> None:
+    async def _run(self, barrier: Barrier) -> None:
         """The update, from the first check to the end of this kernel, or to everything as it was."""
         jump: Jump | None = None
         try:
             try:
-                await self._load(image)
+                await self._load()
             except errors.KernelRefused as error:
                 barrier.error = _refused_by_kernel(error)
                 raise
@@ -197,7 +196,7 @@ class Updater:
                 barrier.freeze()
                 jump = Jump()
                 # Beside the freezing, so that it costs no blackout; somebody may have loaded another since (H19).
-                loading = asyncio.ensure_future(self._load(image))
+                loading = asyncio.ensure_future(self._load())
                 loading.add_done_callback(lambda done: _cancel_if_failed(barrier, done))
                 await barrier.settle()
                 await barrier.unless_cancelled(loading)
@@ -223,11 +222,15 @@ class Updater:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("bug", method="update", error=repr(error))
 
-    async def _load(self, image: Image) -> None:
-        """Off the loop: an initrd of hundreds of MiB takes the kernel its time."""
-        names = image_names(image)
-        initrd = self._fds[names[1]] if image.initrd else None
+    async def _load(self) -> None:
+        """Off the loop: an initrd of hundreds of MiB takes the kernel its time. The image there is when it is its turn:
+        a LoadKernel that came before the update is waited for.
+        """
         async with self._loading:
+            image = self._registry.record.image
+            assert image is not None
+            names = image_names(image)
+            initrd = self._fds[names[1]] if image.initrd else None
             await asyncio.to_thread(kexec.load, self._fds[names[0]], initrd, image.command_line)
 
     async def _leave(self, barrier: Barrier, jump: Jump) -> None:
