@@ -43,8 +43,8 @@ class Tally:
 
 
 def record(record_property: Callable[[str, object], None], tally: Tally) -> None:
-    """Leaves `tally` in the report of the present test."""
-    record_property(PROPERTY, asdict(tally))
+    """Leaves `tally` in the report of the present test, as plain types: reports cross processes."""
+    record_property(PROPERTY, {**asdict(tally), "allowed": dict(tally.allowed)})
 
 
 def collected(reports: Iterable[pytest.TestReport]) -> Tally:
