@@ -178,6 +178,8 @@ def test_attach_and_detach(vmm: Vmm, cdev: int, iommu: int) -> None:
     detach = uapi.VFIO_DEVICE_DETACH_IOMMUFD_PT
     assert vmm.call(cdev, detach, uapi.DEVICE_DETACH_IOMMUFD_PT.pack(7, 0, 0)) == -EINVAL
     assert vmm.call(cdev, detach, uapi.DEVICE_DETACH_IOMMUFD_PT.pack(8, 2, 0)) == -EINVAL
+    assert vmm.call(cdev, detach, uapi.DEVICE_DETACH_IOMMUFD_PT.pack(12, 1, 0)) == -EOPNOTSUPP
+    assert vmm.ioctl(cdev, detach, END) == -EFAULT
 
 
 def test_attach_to_another_table_replaces_the_first(world: DeviceWorld, vmm: Vmm, cdev: int, iommu: int) -> None:

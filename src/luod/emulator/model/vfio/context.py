@@ -144,7 +144,7 @@ class Context:
 
     def bind(self, function: Function, file: ModelFile) -> BoundDevice:
         """Errno(EPERM) when somebody else has the device's group. `file` is the one whose context this is."""
-        function.group.claim(self, shared=True)
+        function.group.claim(self)
         bound = BoundDevice(self, function, file.reference())
         bound.number = self.add(bound)
         return bound

@@ -98,9 +98,9 @@ class IommuGroup:
         """None while nobody, or only the kernel, has it."""
         return self._owner
 
-    def claim(self, owner: object, *, shared: bool) -> None:
-        """Errno(EPERM) when it is somebody else's. `shared`: the same owner may claim it once for each device."""
-        if self._in_use_by_kernel or (self._claims and not (shared and self._owner is owner)):
+    def claim(self, owner: object) -> None:
+        """Errno(EPERM) when it is somebody else's. The same owner may claim it again, as for each of its devices."""
+        if self._in_use_by_kernel or (self._claims and self._owner is not owner):
             raise Errno(errno.EPERM)
         self._owner = owner
         self._claims += 1

@@ -134,7 +134,7 @@ class GroupFile(ModelFile):
             if self._container is not None or self._iommufd is not None:
                 raise Errno(errno.EINVAL)
             if isinstance(file, ContainerFile):
-                self._group.claim(self, shared=False)
+                self._group.claim(self)
                 file.add(self._group)
                 self._container = file
             elif isinstance(file, IommufdFile):

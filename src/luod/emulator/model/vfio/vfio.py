@@ -106,8 +106,8 @@ class Vfio:
     def _claim_restored(functions: list[Function], records: list[DeviceRecord]) -> None:
         with_page_table = {record.address for record in records if record.has_page_table}
         for function in functions:
-            if function.address in with_page_table and function.group.owner is None:
-                function.group.claim(_RESTORED, shared=False)
+            if function.address in with_page_table:
+                function.group.claim(_RESTORED)
 
     def handlers(self) -> list[FileHandler[Any, Any]]:
         """To be registered with LUO, after that of memfds."""
