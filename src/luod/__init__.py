@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from luod.client import Client, Session, connect
     from luod.errors import (
+        AlreadyResumed,
         BadInput,
         CallFailed,
         ComesBackSealed,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         SessionExists,
         SessionTaken,
         TokenInUse,
+        Torn,
         UnpreserveUnavailable,
         WrongDirection,
     )
@@ -101,6 +103,8 @@ __all__ = [  # noqa: RUF022 - from most to least important, the errors in the or
     "FilesMissing",
     "ComesBackSealed",
     "DeviceNotBound",
+    "Torn",
+    "AlreadyResumed",
     "ManifestError",
     "ImageError",
     "DaemonError",

@@ -32,6 +32,8 @@ from luod.liveupdate.session import Session, check_text, check_token
 from luod.manifest import Entry
 from luod.uapi import liveupdate as uapi
 
+MEMFD: Final = "memfd"
+"""The kind of a manifest's entry that is memory: the only one that has holes to fill."""
 _BLOCK: Final = 512
 """What `st_blocks` counts, in bytes."""
 
@@ -115,7 +117,7 @@ class OutgoingSession(Session):
         entry = _describe(fd, token, name, None if device is None else pci.check_address(device))
         if entry.seals & linux.F_SEAL_EXEC and not allow_sealed:
             raise ComesBackSealed(f"fd {fd} has F_SEAL_EXEC, so it would come back immutable")
-        holes = entry.size - entry.allocated
+        holes = entry.size - entry.allocated if entry.kind == MEMFD else 0
         if check_memory and holes > 0:
             memory.require(holes, memory.free(), f"filling the holes of fd {fd}", hint=_HOLES_HINT)
         with self._lock:
@@ -268,4 +270,4 @@ def _describe(fd: int, token: int, name: str | None, device: str | None) -> Entr
             return Entry(token, name, devices.KIND, 0, 0, 0, device or pci.address_of(fd))
         kind = "device" if stat.S_ISCHR(status.st_mode) else "unknown"
         return Entry(token, name, kind, status.st_size, status.st_blocks * _BLOCK, 0)
-    return Entry(token, name, "memfd", status.st_size, status.st_blocks * _BLOCK, seals)
+    return Entry(token, name, MEMFD, status.st_size, status.st_blocks * _BLOCK, seals)
