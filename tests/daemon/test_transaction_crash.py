@@ -105,13 +105,15 @@ def test_after_serve_was_killed_a_jump_behind_luods_back_tears(luod: Luod) -> No
 
 
 def stopped_jump(luod: Luod, one: Participant) -> int:
-    """The update has reached reboot(2), but the process that calls it is stopped; its pid."""
+    """The update has reached reboot(2), but the process that calls it is stopped, its order in its pipe; its pid."""
     operator = frozen(luod, one)
     (jump,) = (pid for pid in children(luod, luod.serve_pid()))
     signal(luod, "STOP", jump)
     one.vote("freezing")
     one.expect("jumping")
     operator.until("jumping")
+    wait = "import os, select, sys; p = select.poll(); p.register(os.open(sys.argv[1], os.O_RDONLY), 1); p.poll()"
+    luod.machine.run([luod.python().executable, "-c", wait, f"/proc/{jump}/fd/0"])
     return jump
 
 
