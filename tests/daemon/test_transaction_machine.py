@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from luod.testing import Machine
 from tests.daemon.host import Luod, states
 from tests.daemon.participant import Operator, Participant, file, start
@@ -290,6 +292,28 @@ def test_while_it_freezes_only_participants_create_and_only_what_is_theirs(luod:
     operator.abort()
     one.expect("cancelled")
     stranger.call("create", name="late", slot="late")
+
+
+def test_a_session_that_is_being_made_when_it_is_cancelled_is_closed_too(luod: Luod) -> None:
+    one, two = Participant(luod, "one"), Participant(luod, "two")
+    stranger = start(luod)
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    for participant in (one, two):
+        participant.expect("preparing")
+        participant.vote("preparing")
+    two.expect("freezing")
+    stranger.ask("open", path="/dev/liveupdate", flags=os.O_RDWR, slot="device")
+    call = {"do": "library", "in": [], "call": "create", "name": "one#1", "slot": "made"}
+    question = one.vmm.program.send(call)
+    two.vote("freezing", "veto")
+    stranger.ask("close", fd="device")
+    one.vmm.program.answer(question)
+    two.expect("cancelled")
+    operator.until("cancelled")
+    assert set(states(two.vmm)) == {"outgoing one", "outgoing two"}
+    assert luod.status()["state"] == "idle"
 
 
 def test_a_jump_behind_luods_back_tears_what_was_declared(luod: Luod, machine: Machine) -> None:

@@ -295,7 +295,7 @@ class Barrier:
             old = before.members.get(id)
             if old is not member:
                 self._changed_members.add(id)
-                if member.standing == "lost" and not changed.reason and self.members[id].events.open:
+                if member.standing == "lost" and not changed.reason:
                     self._tell(self.members[id], "lost")
                     self._log.warning("lost", update=self.id, participant=member.name, reason=member.reason)
         self._changed.set()

@@ -38,9 +38,12 @@ class Jump:
         """Whether it was told to go."""
 
     def go(self) -> None:
-        """No way back from here on. OSError: the process is gone, and nothing happened."""
+        """No way back from here on. JumpRefused: the process is gone, and nothing happened."""
         assert self._process.stdin is not None
-        os.write(self._process.stdin.fileno(), _GO)
+        try:
+            os.write(self._process.stdin.fileno(), _GO)
+        except BrokenPipeError as error:
+            raise self.refusal() from error
         self.gone = True
 
     def refusal(self) -> KernelRefused:

@@ -20,7 +20,7 @@ from asyncvarlink.serviceinterface import InvalidParameter
 from luod import errors, kexec
 from luod.daemon import stuck
 from luod.daemon.barrier import Barrier
-from luod.daemon.custody import Custody
+from luod.daemon.custody import Custody, KeeperGone
 from luod.daemon.jump import Jump, ended
 from luod.daemon.log import Log
 from luod.daemon.participants import Participants, ready_rows
@@ -219,7 +219,8 @@ class Updater:
                 await self._stay(barrier, jump)
 
     def _ran(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, KeeperGone):  # of which serve dies, and says so
             self._log.error("bug", method="update", error=repr(error))
 
     async def _load(self) -> None:
@@ -269,6 +270,8 @@ class Updater:
         if jump is not None:
             jump.close()
         try:
+            # A session that is being made for this update right now is to be forgotten with the rest.
+            await self._sessions.close_for_update("shut")
             await self._forget_departure()
         finally:
             self._sessions.open_again()
