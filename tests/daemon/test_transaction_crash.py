@@ -197,6 +197,7 @@ def test_one_in_a_sessions_ioctl_is_ended_when_it_holds_the_jump(luod: Luod) -> 
     luod.stop()
     luod.start("--end-stuck-after", "0.2")
     liar = start_vmm(luod.machine, luod.python(), "stuck", (SOCKET,))
+    assert liar.program.ask({}) == {"following": True}
     luod.load()
     operator = Operator(luod)
     operator.update()

@@ -1,7 +1,8 @@
 """A participant that says it is ready and then makes an ioctl on a session, in which its tracer keeps it.
 
-`python3 -m tests.programs.stuck SOCKET`, inside a machine. At a line it votes ready for freezing, and answers with
-{"stuck": PID} once it is so. Standard library and luod only.
+`python3 -m tests.programs.stuck SOCKET`, inside a machine. A first line it answers with {"following": true} once luod
+knows of it; at a second it votes ready for freezing, and answers with {"stuck": PID} once it is so. Standard library and
+luod only.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ def ptrace(request: int, pid: int) -> None:
         raise OSError(ctypes.get_errno(), "ptrace")
 
 
-def take_part(socket: str, go: int) -> None:
-    """Follows, and votes ready in both phases, in the second when there is a byte in `go`; then comes the ioctl."""
+def take_part(socket: str, following: int, go: int) -> None:
+    """Follows, which a byte in `following` tells, and votes ready in both phases, in the second when there is a byte in
+    `go`; then comes the ioctl.
+    """
     follow = Connection(socket, timeout=30.0)
     token = ""
     for reply in follow.follow(encode_call(f"{UPDATES}.Follow", {"name": "liar"}, more=True)):
         event = reply.parameters
+        if not token:
+            os.write(following, b"f")
         token = event["token"] or token
         if event["event"] == "freezing":
             os.read(go, 1)
@@ -50,10 +55,14 @@ def take_part(socket: str, go: int) -> None:
 
 def main() -> None:
     wait, go = os.pipe()
+    followed, following = os.pipe()
     child = os.fork()
     if child == 0:
-        take_part(sys.argv[1], wait)
+        take_part(sys.argv[1], following, wait)
         os._exit(1)
+    sys.stdin.readline()
+    os.read(followed, 1)
+    print(json.dumps({"following": True}), flush=True)
     sys.stdin.readline()
     os.write(go, b"g")
     while not in_session_ioctl(child):
