@@ -1,8 +1,8 @@
 """A participant that says it is ready and then makes an ioctl on a session, in which its tracer keeps it.
 
-`python3 -m tests.programs.stuck SOCKET`, inside a machine. A first line it answers with {"following": true} once luod
-knows of it; at a second it votes ready for freezing, and answers with {"stuck": PID} once it is so. Standard library and
-luod only.
+`python3 -m tests.programs.stuck SOCKET`, inside a machine. A first line it answers with {"following": true} when luod
+knows of it; at a second it votes ready for freezing, and answers with {"stuck": PID} once it is so. Standard library
+and luod only.
 """
 
 from __future__ import annotations
