@@ -70,12 +70,17 @@ def test_command_line_of_the_next_kernel(machine: Machine, fresh: Callable[[], C
     assert machine.read("/sys/kernel/kexec_loaded") == b"0\n"
 
 
+def initrd(machine: Machine) -> tuple[str, ...]:
+    """What a real kernel needs beside itself to boot."""
+    return () if machine.initrd is None else ("--initrd", machine.initrd)
+
+
 def test_kexec_tools_by_file(machine: Machine, fresh: Callable[[], Caller]) -> None:
     kexec = require_tool("kexec", package="kexec-tools")
     caller = fresh()
     caller.create(b"vm")
     digest = caller.preserved_memfd()
-    machine.run([kexec, "-s", "-l", machine.kernel, "--reuse-cmdline"])
+    machine.run([kexec, "-s", "-l", machine.kernel, *initrd(machine), "--reuse-cmdline"])
     with machine.expect_jump():
         machine.run([kexec, "-e"])
     caller = fresh()
@@ -89,7 +94,7 @@ def test_kexec_load_loses_everything(machine: Machine, fresh: Callable[[], Calle
     caller = fresh()
     caller.create(b"vm")
     caller.preserved_memfd()
-    machine.run([kexec, "-c", "-l", machine.kernel, "--reuse-cmdline"])
+    machine.run([kexec, "-c", "-l", machine.kernel, *initrd(machine), "--reuse-cmdline"])
     with machine.expect_jump():
         machine.run([kexec, "-e"])
     assert machine.boot == 2

@@ -306,7 +306,8 @@ class Process(SessionCalls):
 
     def do_limit(self, name: str, soft: int) -> None:
         number = getattr(resource, f"RLIMIT_{name}")
-        resource.setrlimit(number, (soft, resource.getrlimit(number)[1]))
+        # A kernel that has just booted allows 4096 fds; root may have more.
+        resource.setrlimit(number, (soft, max(soft, resource.getrlimit(number)[1])))
 
     def do_race(self, questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Asks all of them at the same time, each in a thread."""
