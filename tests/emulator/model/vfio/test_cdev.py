@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from errno import E2BIG, EBADF, EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOSPC, ENOTTY, EOPNOTSUPP, EPERM
+from errno import E2BIG, EACCES, EBADF, EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOSPC, ENOTTY, EOPNOTSUPP, EPERM
 
 import pytest
 
@@ -277,6 +277,66 @@ def test_features_there_are_none_but_are_probed(vmm: Vmm, cdev: int, iommu: int)
         assert vmm.call(cdev, command, layout.pack(8, probe | feature)) == -ENOTTY
 
 
+VF = "0000:01:00.1"
+TOKEN, OTHER_TOKEN = bytes(range(16)), bytes(range(1, 17))
+
+
+@pytest.fixture
+def physical() -> Iterator[Vmm]:
+    """A machine in which A has a virtual function; both tokens stand in memory, TOKEN at 0x11000."""
+    world = power_on(A, f"{VF},vf-of={A}")
+    vmm = Vmm(world)
+    vmm.poke(SCRATCH + 4096, TOKEN + OTHER_TOKEN)
+    yield vmm
+    world.switch_off()
+
+
+def test_the_token_of_a_physical_function_is_set_by_who_binds_it_first(physical: Vmm) -> None:
+    physical.take(A, VF)
+    cdev, iommu = number(physical.open_cdev(A)), number(physical.open("/dev/iommu"))
+    number(physical.bind(cdev, iommu, flags=1, token=SCRATCH + 4096))
+    virtual = number(physical.open_cdev(VF))
+    assert physical.bind(virtual, iommu, flags=1, token=SCRATCH + 4112) == -EACCES
+    number(physical.bind(virtual, iommu, flags=1, token=SCRATCH + 4096))
+    # While a virtual function is in use the physical one needs it too.
+    physical.close(cdev)
+    cdev = number(physical.open_cdev(A))
+    assert physical.bind(cdev, iommu) == -EACCES
+    assert physical.bind(cdev, iommu, flags=1, token=SCRATCH + 4112) == -EACCES
+    number(physical.bind(cdev, iommu, flags=1, token=SCRATCH + 4096))
+
+
+def test_a_token_is_wrong_where_the_physical_function_is_nobodys(physical: Vmm) -> None:
+    physical.take(VF)
+    cdev, iommu = number(physical.open_cdev(VF)), number(physical.open("/dev/iommu"))
+    assert physical.bind(cdev, iommu, flags=1, token=SCRATCH + 4096) == -EINVAL
+    number(physical.bind(cdev, iommu))
+
+
+def test_the_feature_that_sets_the_token(physical: Vmm) -> None:
+    physical.take(A)
+    cdev, _ = physical.opened(A)
+    get, put, probe = 1 << 16, 1 << 17, 1 << 18
+
+    def feature(flags: int, size: int = 24) -> object:
+        return physical.call(cdev, uapi.VFIO_DEVICE_FEATURE, uapi.DEVICE_FEATURE.pack(size, flags) + TOKEN)
+
+    assert feature(probe | put) == 0
+    assert feature(probe) == 0
+    assert feature(probe | get) == -EINVAL
+    assert feature(get) == -EINVAL
+    assert feature(0) == -EINVAL
+    assert feature(put, 23) == -EINVAL
+    assert feature(put) == 0
+
+
+def test_a_physical_function_says_how_many_virtual_ones_it_has(physical: Vmm) -> None:
+    physical.take(A)
+    cdev, _ = physical.opened(A)
+    assert physical.config(cdev, 0x100) == 0x10
+    assert [physical.config(cdev, 0x100 + offset) for offset in (0x0A, 0x0C, 0x0E, 0x10, 0x12)] == [0, 1, 1, 1, 0]
+
+
 def test_hot_reset_of_a_bus() -> None:
     neighbour = "0000:01:01.0"
     world = power_on(A, neighbour, "0000:00:03.0")
@@ -301,6 +361,8 @@ def test_hot_reset_of_a_bus() -> None:
     assert layout.unpack(vmm.read(SCRATCH, 12)) == (28, 3, 2)
     for each in (device, other):
         vmm.pwrite(each, 0x38, b"12345678")
+    assert vmm.call(device, uapi.VFIO_DEVICE_PCI_HOT_RESET, reset.pack(12, 1, 0)) == -EINVAL
+    assert vmm.pread(device, 0x38, 8) == b"12345678"
     assert vmm.call(device, uapi.VFIO_DEVICE_PCI_HOT_RESET, reset.pack(12, 0, 0)) == 0
     assert [vmm.pread(each, 0x38, 8) for each in (device, other)] == [bytes(8)] * 2
     root, _ = vmm.opened("0000:00:03.0")

@@ -226,6 +226,20 @@ def test_the_last_close_resets_it_and_ends_its_dma(world: DeviceWorld, vmm: Vmm,
     assert vmm.config(device, 4) == 0x0002
 
 
+def test_configuration_space_is_as_new_after_the_last_close(vmm: Vmm) -> None:
+    device, iommu = vmm.opened()
+    layout = ((0x04, 2), (0x10, 4), (0x44, 2), (0x50, 4), (0x60, 4), (0x64, 4), (0x68, 2))
+    before = [vmm.config(device, offset, size) for offset, size in layout]
+    for offset, size in layout:
+        vmm.set_config(device, offset, 0x6FFF, size)
+    assert [vmm.config(device, offset, size) for offset, size in layout] != before
+    vmm.close(device)
+    device = number(vmm.open_cdev(A))
+    number(vmm.bind(device, iommu))
+    assert [vmm.config(device, offset, size) for offset, size in layout] == before
+    assert before[5] == 0x10008000, "payloads, and that it can be reset"
+
+
 def test_other_bars_are_memory_that_a_reset_leaves_alone() -> None:
     world = power_on("0000:01:00.0,bars=16K+64K")
     vmm = Vmm(world)

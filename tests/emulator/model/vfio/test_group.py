@@ -66,7 +66,7 @@ def test_commands_it_has_not(vmm: Vmm, group: int, container: int) -> None:
     for fd in (group, container):
         assert vmm.pread(fd, 0, 1) == -EINVAL
         assert vmm.pwrite(fd, 0, b"1") == -EINVAL
-        assert isinstance(vmm.mmap(fd, 0, 4096), int)
+        assert vmm.mmap(fd, 0, 4096) == -ENODEV
 
 
 def test_a_container_before_it_has_an_iommu(vmm: Vmm, group: int, container: int) -> None:
@@ -128,6 +128,10 @@ def test_devices_had_through_a_group(world: DeviceWorld, vmm: Vmm, group: int, c
     assert vmm.get_device(group, A + "0") == -ENODEV
     assert vmm.get_device(group, A + " token") == -EINVAL
     assert vmm.get_device(group, A + " vf_token=1") == -EINVAL
+    uuid = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"
+    assert vmm.get_device(group, f"{A} vf_toke={uuid}") == -EINVAL
+    assert vmm.get_device(group, f"{A} vf_token={'x' * 36}") == -EINVAL
+    assert vmm.get_device(group, f"{A} vf_token={uuid} vf_token={uuid}") == -EINVAL
     assert vmm.get_device(group, A + " vf_token=bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3") == -EINVAL, "it has no VFs"
     first, second = number(vmm.get_device(group, A)), number(vmm.get_device(group, A))
     assert vmm.model_file(first) is not vmm.model_file(second)
@@ -187,6 +191,7 @@ def test_map_checks(vmm: Vmm, mapped: tuple[int, int]) -> None:
     assert map_dma(vmm, container, 0, 0) == -EINVAL
     assert map_dma(vmm, container, (1 << 64) - 4096, 8192) == -EOVERFLOW
     assert map_dma(vmm, container, 0, 8192, address=(1 << 64) - 4096) == -EOVERFLOW
+    assert map_dma(vmm, container, (1 << 64) - 4096, 4096) == -EINVAL, "reserved, and no overflow"
     assert map_dma(vmm, container, 0, 4096, flags=0) == -EINVAL
     assert map_dma(vmm, container, 0, 4096, flags=7) == -EINVAL
     assert map_dma(vmm, container, 0, 4096, flags=4) == -ENOENT

@@ -124,6 +124,8 @@ def test_map_checks(vmm: Vmm, iommu: int, ioas: int) -> None:
     assert vmm.map(iommu, ioas, READ_ONLY, 4096, 0, flags=4) == 0
     assert vmm.map(iommu, ioas, RAM, 4096, 0) == -EEXIST
     assert vmm.map(iommu, ioas, RAM, 8192, 1 << 63) == 1 << 63
+    assert vmm.map(iommu, ioas, RAM, 4096, BIG - 4095) == BIG - 4095
+    assert vmm.unmap(iommu, ioas, BIG - 4095, 4096) == 4096
 
 
 def test_anywhere_is_the_first_aligned_hole(vmm: Vmm, iommu: int, ioas: int) -> None:
@@ -356,6 +358,7 @@ def test_an_iommufd_poses_as_a_container(world: DeviceWorld, vmm: Vmm, iommu: in
     assert vmm.call(iommu, vfio.VFIO_IOMMU_MAP_DMA, layout.pack(32, 4, RAM, 0, 4096)) == -EINVAL
     assert vmm.call(iommu, vfio.VFIO_IOMMU_MAP_DMA, layout.pack(32, 3, RAM, 4096, 8192)) == 0
     assert vmm.call(iommu, vfio.VFIO_IOMMU_MAP_DMA, layout.pack(32, 3, RAM, 8192, 4096)) == -EEXIST
+    assert vmm.call(iommu, vfio.VFIO_IOMMU_MAP_DMA, layout.pack(32, 3, BIG - 4095, 0, 8192)) == -EOVERFLOW
     vmm.set_config(device, 4, 6)
     vmm.pwrite(device, 0x18, (4096).to_bytes(8, "little") + (4).to_bytes(8, "little") + b"\x42")
     vmm.pwrite(device, 0x08, b"\3")

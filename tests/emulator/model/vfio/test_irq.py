@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from errno import EBADF, EFAULT, EINVAL, ENOTTY
+from errno import EBADF, EFAULT, EINVAL, ENOTTY, ERANGE
 
 import pytest
 
@@ -69,6 +69,7 @@ def test_irq_info_of_what_there_is_not(vmm: Vmm, device: int) -> None:
         (MSIX, NONE | MASK | TRIGGER, 0, 1, b"", -ENOTTY),
         (MSIX, NONE | TRIGGER, 0, 1, b"", -EINVAL),
         (MSIX, EVENTFD | TRIGGER, 0, 1, ints(99), -EBADF),
+        (MSIX, EVENTFD | TRIGGER, 0, 0, b"", -ERANGE),
         (INTX, NONE | MASK, 0, 1, b"", -EINVAL),
         (INTX, NONE | UNMASK, 0, 1, b"", -EINVAL),
         (INTX, NONE | TRIGGER, 0, 1, b"", -EINVAL),

@@ -75,7 +75,7 @@ def test_a_device_from_a_file() -> None:
         ("driver=a/b", "driver is a name"),
         ("driver", "driver is a name"),
         ("display=yes", "display is said or left out"),
-        ("reset=maybe", "reset is one of works, none, fails-later"),
+        ("reset=maybe", "reset is one of works, none, fails-later, and not 'maybe'"),
         ("vf-of=1", "is no PCI address"),
         ("vf-of=0000:01:00.0", "cannot be its own virtual function"),
         ("msix=1,msix=2", "'msix' is given twice"),

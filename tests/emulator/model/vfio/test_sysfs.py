@@ -8,7 +8,7 @@ import pytest
 
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.vfio.sysfs import Attribute, Directory, Link
-from tests.emulator.model.vfio.machine import A, B, DeviceWorld, Vmm, power_on
+from tests.emulator.model.vfio.machine import A, B, DeviceWorld, Vmm, done, power_on
 from tests.emulator.model.world import number
 
 DEVICES = "bus/pci/devices"
@@ -140,6 +140,25 @@ def test_ids_on_the_command_line() -> None:
     assert world.logged('invalid id string "bad"') == 1
     assert number(root.opened()[0])
     world.switch_off()
+
+
+def test_the_first_driver_that_wants_a_device_keeps_it() -> None:
+    world = power_on(f"{A},driver=nvme", command_line="vfio-pci.ids=1af4:10f0")
+    root = Vmm(world)
+    assert root.resolve(f"{DEVICES}/{A}/driver") == VFIO_PCI
+    assert number(root.opened()[0])
+    world.switch_off()
+
+
+def test_uevent_names_the_driver_while_there_is_one(vmm: Vmm) -> None:
+    device = number(vmm.open_cdev(A))
+    uevent = f"{DEVICES}/{A}/uevent"
+    assert "DRIVER=" in vmm.show(uevent)
+    waiting = vmm.echo(A, f"{VFIO_PCI}/unbind")
+    assert "DRIVER=" not in vmm.show(uevent)
+    vmm.close(device)
+    assert done(waiting) == 0
+    assert "DRIVER=" not in vmm.show(uevent)
 
 
 def test_indices_are_given_again(world: DeviceWorld, vmm: Vmm) -> None:
