@@ -21,6 +21,7 @@ from luod.emulator.model.vfio.sysfs import Directory, Link
 from luod.emulator.model.vfio.vfio import Vfio
 from luod.uapi import iommufd, vfio
 from luod.uapi.kexec import LINUX_REBOOT_CMD_KEXEC
+from tests.emulator.model.vfio.parts import Bytes, Event, Pinned, PinnedFile
 from tests.emulator.model.world import (
     COMMAND_LINE,
     FORMATS,
@@ -40,89 +41,6 @@ IMAGE = bzimage(*FORMATS, "vfio-pci-v1", "iommufd-v1")
 RAM = 0x100000
 """Where `Vmm.ram` puts pages."""
 A, B = "0000:01:00.0", "0000:02:00.0"
-
-
-class Bytes:
-    """`Memory` of a device."""
-
-    def __init__(self, size: int) -> None:
-        self.data = bytearray(size)
-        self.closed = False
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    def read(self, offset: int, length: int) -> bytes:
-        assert not self.closed
-        assert offset + length <= self.size
-        return bytes(self.data[offset : offset + length])
-
-    def write(self, offset: int, data: bytes) -> None:
-        assert not self.closed
-        assert offset + len(data) <= self.size
-        self.data[offset : offset + len(data)] = data
-
-    def close(self) -> None:
-        assert not self.closed
-        self.closed = True
-
-
-class Pinned:
-    """`Memory` of a process, which goes with it."""
-
-    def __init__(self, world: DeviceWorld, process: Process, address: int, length: int) -> None:
-        self._world = world
-        self._process = process
-        self._address = address
-        self.size = length
-        world.pinned.append(self)
-
-    def read(self, offset: int, length: int) -> bytes:
-        return self._process.read(self._address + offset, length)
-
-    def write(self, offset: int, data: bytes) -> None:
-        self._process.write(self._address + offset, data)
-
-    def close(self) -> None:
-        self._world.pinned.remove(self)
-
-
-class PinnedFile:
-    """`Memory` of a memfd."""
-
-    def __init__(self, world: DeviceWorld, inode: Inode, start: int, length: int) -> None:
-        self._world = world
-        self._inode = inode
-        self._start = start
-        self.size = length
-        world.pinned.append(self)
-
-    def read(self, offset: int, length: int) -> bytes:
-        start = self._start + offset
-        return self._inode.data[start : start + length]
-
-    def write(self, offset: int, data: bytes) -> None:
-        start = self._start + offset
-        self._inode.data = self._inode.data[:start] + data + self._inode.data[start + len(data) :]
-
-    def close(self) -> None:
-        self._world.pinned.remove(self)
-
-
-class Event:
-    """`EventFd`."""
-
-    def __init__(self, world: DeviceWorld, counter: Counter) -> None:
-        self._world = world
-        self._counter = counter
-        world.events.append(self)
-
-    def signal(self) -> None:
-        self._counter.value += 1
-
-    def close(self) -> None:
-        self._world.events.remove(self)
 
 
 @dataclass
@@ -150,7 +68,7 @@ class DeviceWorld(World):
         assert isinstance(file.description.target, Inode)
         if offset + length > len(file.description.target.data):
             raise Errno(errno.EINVAL)
-        return PinnedFile(self, file.description.target, offset, length)
+        return PinnedFile(self.pinned, file.description.target, offset, length)
 
     def put(self, description: Description) -> None:
         super().put(description)
@@ -249,13 +167,13 @@ class Vmm(Process):
         target = self.fds[fd].target
         if not isinstance(target, Counter):
             raise Errno(errno.EINVAL)
-        return Event(self.world, target)
+        return Event(self.world.events, target)
 
     def pin(self, address: int, length: int, *, writable: bool) -> Memory:
         self.read(address, length)
         if writable and not self.writable(address, length):
             raise Errno(errno.EFAULT)
-        return Pinned(self.world, self, address, length)
+        return Pinned(self.world.pinned, self, address, length)
 
     # The program.
 
