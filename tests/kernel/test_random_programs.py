@@ -37,7 +37,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("program", programs, ids=[f"seed {program.seed}" for program in programs])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def both(machine_python: Interpreter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Contest]:
     with contest("kernel", machine_python, scratch=tmp_path_factory.getbasetemp()) as machines:
         yield machines
