@@ -1,0 +1,143 @@
+"""What is not as on a real kernel with devices: the second table of docs/divergences.md, row by row."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.emulator.machine.conftest import PLAIN_USER, RunDevices, as_plain_user, environment, luoemu, python
+
+
+def test_device_nodes_are_regular_files(run_devices: RunDevices) -> None:
+    source = """
+        import stat
+        for path in (take(), "/dev/vfio/1", "/dev/vfio/vfio", "/dev/iommu"):
+            first, second = os.stat(path), os.stat(path)
+            assert stat.S_ISREG(first.st_mode) and first.st_rdev == 0 and first.st_size > 0
+            assert first.st_ino != second.st_ino
+        assert os.readlink("/dev/iommu") == "vfio/.iommu"
+        assert errno_of(os.open, "/dev/iommu", os.O_RDWR | os.O_NOFOLLOW) == errno.ELOOP
+    """
+    run_devices(source)
+
+
+def test_handed_out_device_is_a_regular_file(run_devices: RunDevices) -> None:
+    source = """
+        import stat
+        take()
+        group, container = os.open("/dev/vfio/1", os.O_RDWR), os.open("/dev/vfio/vfio", os.O_RDWR)
+        fcntl.ioctl(group, vfio.VFIO_GROUP_SET_CONTAINER, struct.pack("i", container))
+        fcntl.ioctl(container, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1v2_IOMMU)
+        file = fcntl.ioctl(group, vfio.VFIO_GROUP_GET_DEVICE_FD, bytearray(DEVICE.encode() + b"\\0"))
+        assert os.readlink(f"/proc/self/fd/{file}") == "/anon_inode:[vfio-device]"
+        assert stat.S_ISREG(os.fstat(file).st_mode)
+    """
+    run_devices(source)
+
+
+def test_device_with_epoll(run_devices: RunDevices) -> None:
+    source = """
+        import select
+        file = os.open(take(), os.O_RDWR)
+        with select.epoll() as epoll:
+            epoll.register(file, select.EPOLLIN)
+            assert epoll.poll(0) == [(file, select.EPOLLIN)]
+    """
+    run_devices(source)
+
+
+@pytest.mark.usefixtures("mapping")
+def test_mapping_is_never_refused(run_devices: RunDevices) -> None:
+    source = """
+        file = os.open(take(), os.O_RDWR)
+        assert mmap.mmap(file, 4096)[:4] == b"LUOD"
+        beyond = mmap.mmap(file, 4096, offset=5 << 40)
+        if (child := os.fork()) == 0:
+            beyond[0]
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGBUS
+    """
+    run_devices(source)
+
+
+@pytest.mark.usefixtures("mapping")
+def test_mapping_outlives_the_freeze(run_devices: RunDevices) -> None:
+    source = """
+        other = "0000:02:00.0"
+        take(); take(other)
+        file, loud, context = open_device(), open_device(other), open_iommufd()
+        bind(file, context); bind(loud, context)
+        bar = mmap.mmap(file, 4096)
+        session = create(device(), b"s")
+        preserve(session, file, 1); preserve(session, loud, 2)
+        listen(loud, [os.eventfd(0)])
+        assert errno_of(jump) == errno.EINVAL
+        assert errno_of(get_info, file) == errno.EIO
+        assert bar[:4] == b"LUOD"
+    """
+    run_devices(source, "--vfio", "0000:01:00.0", "--vfio", "0000:02:00.0", "--vfio-rules", "v5")
+
+
+def test_no_mapping_for_a_plain_user() -> None:
+    source = """
+        from raw_vfio import *
+        file = os.open(take(), os.O_RDWR)
+        bind(file, open_iommufd())
+        assert region(file, 0)[0] == vfio.VFIO_REGION_INFO_FLAG_READ | vfio.VFIO_REGION_INFO_FLAG_WRITE
+        assert errno_of(mmap.mmap, file, 4096) == errno.ENODEV
+    """
+    command = as_plain_user(*luoemu("--vfio", "0000:01:00.0", user=PLAIN_USER), *python(source, PLAIN_USER))
+    done = subprocess.run(command, env=environment(PLAIN_USER), cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_memory_by_address_is_not_pinned(run_devices: RunDevices) -> None:
+    source = """
+        import ctypes
+        file, context = os.open(take(), os.O_RDWR), open_iommufd()
+        bind(file, context)
+        space = ioas(context)
+        attach(file, space)
+        become_master(file)
+        memory = os.memfd_create("guest")
+        os.ftruncate(memory, MEMORY)
+        shared = mmap.mmap(memory, MEMORY)
+        holder = ctypes.c_char.from_buffer(shared)
+        map_memory(context, space, ctypes.addressof(holder), MEMORY)
+        map_file(context, space, memory, iova=1 << 30)
+        command(file, FILL, 0, 0, 8, 7)
+        del holder
+        shared.close()
+        def fill(address):
+            os.pwrite(file, program(0, address, 8, 9), SOURCE)
+            os.pwrite(file, struct.pack("<I", FILL), DOORBELL)
+            return os.pread(file, 1, STATUS)[0]
+        assert fill(MAPPED_AT) == 2 and os.pread(memory, 8, 0) == b"\\x07" * 8
+        assert fill(1 << 30) == 1 and os.pread(memory, 8, 0) == b"\\x09" * 8
+    """
+    run_devices(source)
+
+
+def test_reopened_context_is_taken_for_the_first(run_devices: RunDevices) -> None:
+    source = """
+        file, first = os.open(take(), os.O_RDWR), open_iommufd()
+        second = os.open(f"/proc/self/fd/{first}", os.O_RDWR)
+        assert [ioas(first), ioas(first), ioas(second)] == [1, 2, 1]
+        bind(file, second)
+        attach(file, 2)
+    """
+    run_devices(source)
+
+
+def test_sys_shows_emulated_devices_only(run_devices: RunDevices) -> None:
+    source = """
+        assert os.listdir("/sys/kernel/iommu_groups") == ["1"]
+        real = {name for name in os.listdir("/sys/devices/pci0000:00") if name.startswith("0000:")}
+        assert real == {"0000:00:01.0"} and len(os.listdir("/sys/bus/pci/devices")) == 2
+        uevents = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 15)
+        uevents.bind((0, 1))
+        uevents.setblocking(False)
+        take()
+        assert errno_of(uevents.recv, 4096) == errno.EAGAIN
+    """
+    run_devices(source)
