@@ -192,6 +192,14 @@ def test_reboot_returns(luod: Luod) -> None:
     carries(luod, one, generation=2)
 
 
+def started_jump(luod: Luod) -> int:
+    """The process that will call reboot(2), once it runs: serve waits for its exec, so nobody may stop it before."""
+    while True:
+        for child in children(luod, luod.serve_pid()):
+            if b"luod.daemon.jump" in luod.machine.read(f"/proc/{child}/cmdline"):
+                return child
+
+
 def test_one_in_a_sessions_ioctl_is_ended_when_it_holds_the_jump(luod: Luod) -> None:
     """H17. It said ready, and then made an ioctl; here a tracer keeps it inside."""
     luod.stop()
@@ -201,11 +209,7 @@ def test_one_in_a_sessions_ioctl_is_ended_when_it_holds_the_jump(luod: Luod) -> 
     luod.load()
     operator = Operator(luod)
     operator.update()
-    jump = 0
-    while not jump:
-        found = children(luod, luod.serve_pid())
-        jump = found[0] if found else 0
-    signal(luod, "STOP", jump)
+    signal(luod, "STOP", jump := started_jump(luod))
     pid = liar.program.ask({})["stuck"]
     progress = operator.until("jumping")
     while not progress["reason"]:
