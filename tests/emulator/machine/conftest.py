@@ -129,12 +129,23 @@ def c_compiler() -> str:
     return require_tool("gcc", package="gcc")
 
 
-@pytest.fixture(scope="session")
-def cycle(c_compiler: str) -> Iterator[str]:
-    """tests/programs/cycle.c, statically linked, where every user can run it (pytest's own directories are private)."""
+def compiled(compiler: str, name: str) -> Iterator[str]:
+    """tests/programs/NAME.c, statically linked, where every user can run it (pytest's own directories are private)."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
-        program = Path(directory, "cycle")
+        program = Path(directory, name)
         options = ["-static", "-Wall", "-Wextra", "-Werror", "-O1"]
-        subprocess.run([c_compiler, *options, "-o", program, PROGRAMS / "cycle.c"], check=True)
+        subprocess.run([compiler, *options, "-o", program, PROGRAMS / f"{name}.c"], check=True)
         yield str(program)
+
+
+@pytest.fixture(scope="session")
+def cycle(c_compiler: str) -> Iterator[str]:
+    """A program that carries a memfd over a kexec."""
+    yield from compiled(c_compiler, "cycle")
+
+
+@pytest.fixture(scope="session")
+def vmm(c_compiler: str) -> Iterator[str]:
+    """A program that carries a device over a kexec, and memory that it reaches."""
+    yield from compiled(c_compiler, "vmm")

@@ -106,6 +106,14 @@ def test_commands_that_do_not_exist_say_so(vmm: Vmm, running: tuple[int, int, in
     assert register(vmm, device, registers.COUNT) == 1
 
 
+def test_it_counts_by_itself(vmm: Vmm, running: tuple[int, int, int]) -> None:
+    device, _, _ = running
+    for _ in range(2):
+        assert vmm.pwrite(device, registers.COUNT, bytes(4)) == 4
+        assert command(vmm, device, 4) == registers.STATUS_DONE
+    assert register(vmm, device, registers.COUNT) == 2
+
+
 def test_a_store_through_a_mapping_is_seen_when_the_device_is_polled(
     world: DeviceWorld, vmm: Vmm, running: tuple[int, int, int]
 ) -> None:

@@ -34,7 +34,7 @@ LENGTH: Final = 0x20
 VALUE: Final = 0x28
 """u64: what SUM gave, and what FILL writes (its lowest byte)."""
 COUNT: Final = 0x30
-"""u32, read only: commands carried out since the last reset."""
+"""u32: commands carried out since the last reset. What is stored there lasts until the next one."""
 SCRATCH: Final = 0x38
 """u64: for whatever a program wants to find there again."""
 
@@ -109,6 +109,7 @@ class Device:
         self._clear()
 
     def _clear(self) -> None:
+        self._count = 0
         registers = self.bars[0]
         registers.write(0, bytes(_REGISTER_PAGE))
         registers.write(MSIX_TABLE, bytes(16 * self.description.msix))
@@ -121,7 +122,7 @@ class Device:
         registers = self.bars[0]
         if registers.read(DOORBELL, 4) == b"\0\0\0\0":
             return
-        _, _, command, vector, source, destination, length, value, count = _REGISTERS.unpack(
+        _, _, command, vector, source, destination, length, value, _ = _REGISTERS.unpack(
             registers.read(0, _REGISTERS.size)
         )
         try:
@@ -131,9 +132,9 @@ class Device:
             status = STATUS_DMA_FAULT
         except ValueError:
             status = STATUS_BAD_COMMAND
-        count = count + 1 & 0xFFFFFFFF
+        self._count = self._count + 1 & 0xFFFFFFFF
         # The doorbell last: who sees it cleared finds the rest written.
-        registers.write(VALUE, struct.pack("<QI", value, count))
+        registers.write(VALUE, struct.pack("<QI", value, self._count))
         registers.write(IDENTITY, struct.pack("<II", IDENTITY_VALUE, status))
         registers.write(DOORBELL, bytes(4))
         if vector and self.interrupt is not None:
