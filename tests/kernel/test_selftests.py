@@ -1,0 +1,63 @@
+"""The kernel's own selftests of live update, compiled here from the sources of that kernel: both machines pass them.
+
+`kernel/build` keeps tools/testing/selftests/liveupdate of its source package, and the headers, beside the image.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from luod.testing import Machine
+from luod.testing.interpreter import Interpreter
+from luod.testing.kernel import qemu
+from luod.testing.plugin import KINDS, booting_machines
+from luod.testing.tools import require_tool
+from tests.library import jump, load, start_vmm
+
+OVER_A_KEXEC = ("luo_kexec_simple", "luo_multi_session", "luo_stress_files", "luo_stress_sessions")
+
+
+@pytest.fixture(scope="module")
+def selftests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the programs, statically linked."""
+    gcc = require_tool("gcc", package="gcc")
+    folder = tmp_path_factory.mktemp("selftests")
+    built = Path(qemu.kernel_image()).parent
+    sources = built / "tools/testing/selftests/liveupdate"
+    for program in ("liveupdate", *OVER_A_KEXEC):
+        command = [gcc, "-static", "-O2", "-Wall", "-Wno-unused-function", "-isystem", built / "usr/include"]
+        command += ["-I", sources / "lib/include", sources / f"{program}.c", sources / "lib/lu_utils.c"]
+        subprocess.run([*command, "-o", folder / program], check=True, timeout=60)
+    return folder
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def after_the_jump(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    selftests: Path,
+    machine_python: Interpreter,
+) -> Iterator[Machine]:
+    """A machine of each kind, in its second boot. Each program had its stage 1, and a child held its sessions."""
+    with booting_machines(request.param, scratch=tmp_path_factory.getbasetemp()) as boot:
+        machine = boot()
+        for program in OVER_A_KEXEC:
+            machine.run([str(selftests / program), "-s", "1"])
+        vmm = start_vmm(machine, machine_python)
+        load(machine, vmm)
+        jump(machine, vmm)
+        yield machine
+
+
+@pytest.mark.parametrize("program", OVER_A_KEXEC)
+def test_over_a_kexec(after_the_jump: Machine, selftests: Path, program: str) -> None:
+    assert "TEST PASSED" in after_the_jump.run([str(selftests / program), "-s", "2"]).text
+
+
+def test_the_cases_of_one_boot(after_the_jump: Machine, selftests: Path) -> None:
+    report = after_the_jump.run([str(selftests / "liveupdate")]).text
+    assert "pass:15 fail:0 xfail:0 xpass:0 skip:0 error:0" in report
