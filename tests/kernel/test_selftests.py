@@ -29,7 +29,15 @@ def selftests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = Path(qemu.kernel_image()).parent
     sources = built / "tools/testing/selftests/liveupdate"
     for program in ("liveupdate", *OVER_A_KEXEC):
-        command = [gcc, "-static", "-O2", "-Wall", "-Wno-unused-function", "-isystem", built / "usr/include"]
+        command: list[str | Path] = [
+            gcc,
+            "-static",
+            "-O2",
+            "-Wall",
+            "-Wno-unused-function",
+            "-isystem",
+            built / "usr/include",
+        ]
         command += ["-I", sources / "lib/include", sources / f"{program}.c", sources / "lib/lu_utils.c"]
         subprocess.run([*command, "-o", folder / program], check=True, timeout=60)
     return folder
