@@ -286,7 +286,7 @@ def test_formats_are_whole_words() -> None:
 
 
 def test_formats_in_a_gzip_payload(world: World, vmm: Process, device: int) -> None:
-    packed = gzip.compress(b"\0".join(name.encode() for name in FORMATS))
+    packed = gzip.compress(b"".join(name.encode() + b"\0" for name in FORMATS))
     image = bytearray(bzimage(payload=packed))
     struct.pack_into("<II", image, 0x248, 1, len(packed))
     assert read_formats(bytes(image)) == set(FORMATS)

@@ -16,6 +16,7 @@ from luod.emulator.model import image
 from luod.emulator.model.image import ImageReader
 from luod.emulator.model.ports import CAP_SYS_BOOT, Caller, Errno, KexecFiles, KexecSegment
 from luod.emulator.model.results import Ending
+from luod.image import bzimage
 from luod.uapi import kexec as uapi
 
 KEXEC_SEGMENT_MAX: Final = 16
@@ -121,14 +122,14 @@ class Kexec:
 
     def _from_segments(self, buffers: list[tuple[int, bytes]]) -> LoadedImage:
         """kexec-tools puts boot_params, with the image's header, into one segment, the kernel proper into another."""
-        setup = next(((address, data) for address, data in buffers if image.has_header(data)), None)
+        setup = next(((address, data) for address, data in buffers if bzimage.has_header(data)), None)
         if setup is None:
             formats = frozenset[str]().union(*(self._read_formats(data) for _, data in buffers))
             return LoadedImage(formats, None, handover=False)
         header = setup[1]
-        front = header[: image.setup_size(header)].ljust(image.setup_size(header), b"\0")
+        front = header[: bzimage.setup_size(header)].ljust(bzimage.setup_size(header), b"\0")
         formats = frozenset[str]().union(*(self._read_formats(front + data) for _, data in buffers))
-        low, high = (struct.unpack_from("<I", header, at)[0] for at in (image.CMD_LINE_PTR, image.EXT_CMD_LINE_PTR))
+        low, high = (struct.unpack_from("<I", header, at)[0] for at in (bzimage.CMD_LINE_PTR, bzimage.EXT_CMD_LINE_PTR))
         pointer: int = low | high << 32
         command_line = None
         for address, data in buffers:

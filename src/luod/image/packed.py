@@ -1,0 +1,212 @@
+"""What kernels, initial RAM disks and modules are packed with, unpacked piece by piece in bounded memory.
+
+The standard library unpacks gzip, xz, lzma and bzip2; `lz4` and `zstandard` are imported when they are needed, since
+other users and the emulated machine use this room with the standard library alone. The decompressors under lib/ of the
+kernel say what is accepted.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+from luod.errors import ImageError
+
+PAYLOAD_MAX: Final = 512 * 1024 * 1024
+"""Bytes an unpacked kernel may have: several times what any has."""
+
+_MAGICS: Final = {
+    b"\x1f\x8b": "gzip",
+    b"\xfd7zXZ\0": "xz",
+    b"\x5d\0\0": "lzma",
+    b"BZh": "bzip2",
+    b"\x02\x21\x4c\x18": "lz4",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x89LZO": "lzo",
+    b"\x7fELF": "none",
+}
+_CHUNK: Final = 1024 * 1024
+_LZ4_MAGIC: Final = 0x184C2102
+_LZ4_BLOCK_MAX: Final = 8 * 1024 * 1024
+_LZ4_PACKED_MAX: Final = _LZ4_BLOCK_MAX + _LZ4_BLOCK_MAX // 255 + 16
+_ZSTD_WINDOW_MAX: Final = 256 * 1024 * 1024
+_DICTIONARY_MAX: Final = 256 * 1024 * 1024
+"""Memory for xz and lzma: kernels are packed with dictionaries of up to 128 MiB."""
+
+
+def compression(start: bytes) -> str:
+    """The name of what begins with `start`, of 6 bytes or more; an ELF file is packed with "none". ImageError."""
+    for magic, name in _MAGICS.items():
+        if start.startswith(magic):
+            return name
+    raise ImageError(f"the payload begins with {start[:8].hex()}, which is no compression a kernel uses")
+
+
+def unpack(data: bytes, compression: str, start: int = 0, end: int | None = None, most: int | None = None) -> bytes:
+    """What is packed in `data` from `start` to `end`. ImageError: damaged, or more than `most` (PAYLOAD_MAX) bytes."""
+    if compression == "none":
+        return data[start:end]
+    out = bytearray()
+    most = PAYLOAD_MAX if most is None else most
+    for piece in Stream(data, compression, start, end):
+        out += piece
+        if len(out) > most:
+            raise ImageError(f"the payload unpacks to more than {most} bytes")
+    return bytes(out)
+
+
+class Stream:
+    """One packed stream inside `data`: iterate, once, over its pieces, each of a few MiB at most.
+
+    When that is done `end` is where the stream ended, so that what follows it can be looked at. ImageError, while
+    iterating: it is damaged, cut off, or cannot be read.
+    """
+
+    def __init__(self, data: bytes, compression: str, start: int = 0, end: int | None = None) -> None:
+        self._data = data
+        self._compression = compression
+        self._limit = len(data) if end is None else min(end, len(data))
+        self.end = start
+
+    def __iter__(self) -> Iterator[bytes]:
+        unpacker = _UNPACKERS.get(self._compression)
+        if unpacker is None:
+            hint = "build with gzip, xz, lz4 or zstd"
+            raise ImageError(f"what is packed with {self._compression} cannot be read", hint=hint)
+        try:
+            yield from unpacker(self)
+        except (OSError, EOFError, ValueError, MemoryError, zlib.error, lzma.LZMAError) as error:
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, why: str) -> ImageError:
+        return ImageError(f"the payload is no {self._compression}: {why}")
+
+    def _packed(self) -> Iterator[bytes]:
+        """What is still packed, in pieces; `end` goes along."""
+        while self.end < self._limit:
+            piece = self._data[self.end : min(self.end + _CHUNK, self._limit)]
+            self.end += len(piece)
+            yield piece
+        raise ImageError("the payload is cut off")
+
+    def _by(self, decompressor: _Decompressor) -> Iterator[bytes]:
+        for packed in self._packed():
+            piece = decompressor.decompress(packed, _CHUNK)
+            yield piece
+            while not decompressor.eof and not decompressor.needs_input:
+                yield decompressor.decompress(b"", _CHUNK)
+            if decompressor.eof:
+                self.end -= len(decompressor.unused_data)
+                return
+
+    def xz(self) -> Iterator[bytes]:
+        return self._by(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_DICTIONARY_MAX))
+
+    def lzma(self) -> Iterator[bytes]:
+        return self._by(lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_DICTIONARY_MAX))
+
+    def bzip2(self) -> Iterator[bytes]:
+        return self._by(bz2.BZ2Decompressor())
+
+    def gzip(self) -> Iterator[bytes]:
+        decompressor = zlib.decompressobj(wbits=31)
+        for packed in self._packed():
+            while packed and not decompressor.eof:
+                yield decompressor.decompress(packed, _CHUNK)
+                packed = decompressor.unconsumed_tail
+            while not decompressor.eof and (rest := decompressor.decompress(b"", _CHUNK)):
+                yield rest
+            if decompressor.eof:
+                self.end -= len(decompressor.unused_data)
+                return
+
+    def zstd(self) -> Iterator[bytes]:
+        try:
+            import zstandard
+        except ImportError:
+            raise ImageError("this is packed with zstd", hint="install zstandard to look inside") from None
+        start, self.end = self.end, self._end_of_zstd()
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_MAX)
+        try:
+            # Not fed by hand: that would unpack as much as there is, and 128 KiB can be packed in 4 bytes.
+            with decompressor.stream_reader(memoryview(self._data)[start : self.end], read_size=_CHUNK) as reader:
+                while piece := reader.read(_CHUNK):
+                    yield piece
+        except zstandard.ZstdError as error:
+            raise self._damaged(str(error)) from error
+
+    def _end_of_zstd(self) -> int:
+        """Where the frame at `end` ends: RFC 8878, 3.1.1. Its blocks tell their lengths."""
+        at = self.end + 4
+        descriptor = self._byte(at)
+        single, size = descriptor & 0x20, descriptor >> 6
+        at += 1 + (0 if single else 1) + (0, 1, 2, 4)[descriptor & 3] + ((1 if single else 0), 2, 4, 8)[size]
+        last = False
+        while not last:
+            header = self._byte(at) | self._byte(at + 1) << 8 | self._byte(at + 2) << 16
+            last = bool(header & 1)
+            repeated = header >> 1 & 3 == 1
+            at += 3 + (1 if repeated else header >> 3)
+        at += 4 if descriptor & 4 else 0
+        if at > self._limit:
+            raise ImageError("the payload is cut off")
+        return at
+
+    def _byte(self, at: int) -> int:
+        if at >= self._limit:
+            raise ImageError("the payload is cut off")
+        return self._data[at]
+
+    def lz4(self) -> Iterator[bytes]:
+        """LZ4's legacy frames, as `lz4 -l` makes them: a magic, then blocks of up to 8 MiB, each with its length.
+
+        Such a frame has no end of its own. A kernel's is followed by its unpacked length, so that is where it ends.
+        """
+        try:
+            from lz4 import block
+        except ImportError:
+            raise ImageError("this is packed with lz4", hint="install lz4 to look inside") from None
+        # What it begins with has been looked at, and there may be several in a row.
+        self.end += 4
+        while self.end + 4 < self._limit:
+            (length,) = struct.unpack_from("<I", self._data, self.end)
+            if length == _LZ4_MAGIC:
+                self.end += 4
+                continue
+            if length == 0 or length > _LZ4_PACKED_MAX:
+                # What a boot loader or a kernel's build puts behind it.
+                return
+            start = self.end + 4
+            if start + length > self._limit:
+                raise self._damaged(f"a block of {length} bytes at {start}")
+            try:
+                yield block.decompress(self._data[start : start + length], uncompressed_size=_LZ4_BLOCK_MAX)
+            except block.LZ4BlockError as error:
+                raise self._damaged(str(error)) from error
+            self.end = start + length
+
+
+class _Decompressor(Protocol):
+    """What bz2 and lzma have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+_UNPACKERS: Final[dict[str, Callable[[Stream], Iterator[bytes]]]] = {
+    "gzip": Stream.gzip,
+    "xz": Stream.xz,
+    "lzma": Stream.lzma,
+    "bzip2": Stream.bzip2,
+    "zstd": Stream.zstd,
+    "lz4": Stream.lz4,
+}
