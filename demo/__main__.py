@@ -1,7 +1,8 @@
-"""`make demo`: boots an emulated machine and tells, with times, how two VMMs live through a kernel update."""
+"""`make demo`: boots an emulated machine and tells, with times, how three VMMs live through a kernel update."""
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 
@@ -11,20 +12,28 @@ from luod.testing import EmulatedMachine, Host
 
 MEBIBYTES = 64
 OTHER_UID = 1000
+DEVICE = "0000:01:00.0"
+
+
+def boot() -> EmulatedMachine:
+    """A machine with a device, or without one where there is no FUSE to show it with."""
+    if os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return EmulatedMachine(arguments=("--vfio", DEVICE))
+    print("This uid may not use /dev/fuse, so the machine has no devices.")
+    return EmulatedMachine()
 
 
 def main() -> int:
-    print("A live update on an emulated machine: two VMMs, 64 MiB each, one kexec.")
+    print(f"A live update on an emulated machine: three VMMs, {MEBIBYTES} MiB each, one with a device, one kexec.")
     try:
-        with tempfile.TemporaryDirectory(prefix="luod-demo-") as state, EmulatedMachine() as machine:
-            for (
-                line
-            ) in machine.log().splitlines():  # such as which way the device is opened, where FUSE is not to be had
+        with tempfile.TemporaryDirectory(prefix="luod-demo-") as state, boot() as machine:
+            # Such as which way the device is opened, where FUSE is not to be had.
+            for line in machine.log().splitlines():
                 print(line)
             other = OTHER_UID if can_become(machine, OTHER_UID) else None
             if other is None:
-                print("Only one uid can be mapped here, so both VMMs run under it.")
-            guests = (Guest("vm-alice", None), Guest("vm-bob", other))
+                print("Only one uid can be mapped here, so all VMMs run under it.")
+            guests = (Guest("vm-alice", None), Guest("vm-bob", other), Guest("vm-carol", None, DEVICE))
             outcome = run(Host(machine, state_directory=state), guests, mebibytes=MEBIBYTES, updates=1, tell=print)
     except LuodError as error:
         print(f"the demo failed: {error}\n  {error.hint}", file=sys.stderr)

@@ -1,5 +1,7 @@
 """A very small VMM: it owns memory, asks luod for a session, and finds its memory again after a live update.
 
+It may have a device too (`demo.device`), which it opens by its address and finds again in the same session.
+
 Runs inside a machine, under any uid, as `python3 -m demo.vmm SOCKET`. One JSON line a request on stdin, one an answer
 on stdout. Driven by `demo.scenario`; also a first example of the library. Standard library and luod only.
 """
@@ -14,10 +16,12 @@ import sys
 from typing import Any
 
 import luod
+from demo.device import Adder
+from luod import vfio
 from luod.linux import Fd
 from luod.liveupdate import memory
 
-RAM_TOKEN = 1
+RAM_TOKEN, DEVICE_TOKEN = 1, 2
 CHUNK = 1 << 20
 
 
@@ -35,23 +39,34 @@ class Vmm:
         self._daemon = luod.connect(socket)
         self._session: luod.OutgoingSession | luod.IncomingSession | None = None
         self._ram: Fd | None = None
+        self._device: Fd | None = None
+        self._adder: Adder | None = None
 
-    def start(self, name: str, mebibytes: int) -> dict[str, Any]:
-        """First boot: memory full of random bytes, preserved in a session of this name."""
+    def start(self, name: str, mebibytes: int, device: str | None) -> dict[str, Any]:
+        """First boot: memory full of random bytes, preserved in a session of this name, with the device if any."""
         ram = self._ram = memory(mebibytes << 20, name)
         with mmap.mmap(ram.fileno(), mebibytes << 20) as view:
             for offset in range(0, mebibytes << 20, CHUNK):
                 view[offset : offset + CHUNK] = os.urandom(CHUNK)
         session = self._session = self._daemon.create(name)
         session.preserve(ram, RAM_TOKEN, name="ram")
-        return self.look()
+        answer = {}
+        if device is not None:
+            file = self._device = vfio.open_device(device)
+            # The sum is in the memory that is carried, too.
+            answer = self._add_up(file)
+            session.preserve(file, DEVICE_TOKEN, name="adder")
+        return self.look() | answer
 
     def resume(self, name: str) -> dict[str, Any]:
-        """Next boot: the session by its name, the memory by the name it was preserved under, and FINISH."""
+        """Next boot: the session by its name, its files by the names they were preserved under, and FINISH."""
         session = self._daemon.retrieve(name)
         with session:
             self._ram = session.retrieve("ram")
             answer = self.look()
+            if any(entry.name == "adder" for entry in session.contents or ()):
+                self._device = session.retrieve("adder")
+                answer |= self._add_up(self._device)
             self._daemon.finish(session)
         return answer
 
@@ -60,6 +75,12 @@ class Vmm:
         assert self._ram is not None
         digest, size = sha256_of(self._ram)
         return {"sha256": digest, "bytes": size, "uid": os.getuid()}
+
+    def _add_up(self, device: Fd) -> dict[str, Any]:
+        """What the device does with the memory: `{sum, commands}`, with how many it had done in this boot before."""
+        assert self._ram is not None
+        self._adder = Adder(device, self._ram)
+        return {"sum": self._adder.add_up(CHUNK), "commands": self._adder.commands}
 
 
 def main() -> None:
