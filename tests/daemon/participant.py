@@ -12,16 +12,18 @@ UPDATES = "io.luod.Updates."
 ADMIN = "io.luod.Admin."
 
 
-def start(luod: Luod, user: int | None = None) -> Vmm:
-    return start_vmm(luod.machine, luod.python(user), "participant", (SOCKET, ADMIN_SOCKET), user=user)
+def start(luod: Luod, user: int | None = None, *, program: str = "participant") -> Vmm:
+    return start_vmm(luod.machine, luod.python(user), program, (SOCKET, ADMIN_SOCKET), user=user)
 
 
 class Participant:
     """A workload with one session, named as itself, in which 4096 bytes of memory are preserved under token 1."""
 
-    def __init__(self, luod: Luod, name: str, user: int | None = None, *, declare: bool = True) -> None:
+    def __init__(
+        self, luod: Luod, name: str, user: int | None = None, *, declare: bool = True, program: str = "participant"
+    ) -> None:
         self.name = name
-        self.vmm = start(luod, user)
+        self.vmm = start(luod, user, program=program)
         self.vmm.call("create", name=name, slot=name)
         self.digest = self.vmm.memfd("ram", seed=len(name))
         self.vmm.call("preserve", session=name, file="ram", token=1)
@@ -73,8 +75,10 @@ class Participant:
         return digest
 
 
-def file(token: int, *, size: int = 4096, allocated: int = 4096, when: str = "preserved") -> dict[str, Any]:
-    facts = {"token": token, "name": None, "kind": "memfd", "size": size, "allocated": allocated, "seals": 0}
+def file(
+    token: int, *, size: int = 4096, allocated: int = 4096, when: str = "preserved", kind: str = "memfd"
+) -> dict[str, Any]:
+    facts = {"token": token, "name": None, "kind": kind, "size": size, "allocated": allocated, "seals": 0}
     return {**facts, "when": when}
 
 

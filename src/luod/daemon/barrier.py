@@ -22,10 +22,14 @@ from luod.daemon.transaction import Member, Transaction, VotePhase
 from luod.errors import NotEnoughMemory
 from luod.ipc.admin import Participant, Progress
 from luod.ipc.peer import Peer
-from luod.ipc.updates import Ballot, DeclaredFile, DeclaredSession, Event, EventKind, State, When
+from luod.ipc.updates import Ballot, DeclaredFile, DeclaredSession, Event, EventKind, FrozenDevice, State, When
 
 _DELIVERY_SECONDS: Final = 5.0
 """For everybody to take an event, and for the operator to take the news, before the jump."""
+_DEVICE: Final = "vfio"
+"""A declared file's kind that the kernel freezes."""
+_DEVICES_NAMED: Final = 5
+"""To the operator; each participant is told all of its own."""
 _INIT: Final = 1
 """In its cgroup nobody is limited but by the machine."""
 
@@ -48,6 +52,15 @@ class Follower:
     def names(self) -> list[str]:
         return [session.name for session in self.sessions]
 
+    @property
+    def devices(self) -> list[FrozenDevice]:
+        return [
+            FrozenDevice(session.name, file.token, file.name)
+            for session in self.sessions
+            for file in session.files
+            if file.kind == _DEVICE
+        ]
+
 
 def event(
     kind: EventKind,
@@ -58,6 +71,7 @@ def event(
     generation: int | None = None,
     deadline: float | None = None,
     reason: str | None = None,
+    frozen_devices: list[FrozenDevice] | None = None,
 ) -> Event:
     return Event(
         event=kind,
@@ -67,6 +81,7 @@ def event(
         generation=generation,
         deadlineSeconds=deadline,
         reason=reason,
+        frozenDevices=frozen_devices,
     )
 
 
@@ -94,6 +109,7 @@ class Barrier:
         self._told = asyncio.Event()
         self._changed_members: set[int] = set()
         self._note: str | None = None
+        self._came_back = False
 
     @property
     def cancelled(self) -> bool:
@@ -238,6 +254,16 @@ class Barrier:
         """Cancels in whatever phase: reboot(2) is not, or no longer, under way."""
         self._change(self.transaction.returned(reason) if self.jumping else self.transaction.cancel(reason))
 
+    def came_back(self, reason: str) -> None:
+        """reboot(2) has returned. Devices that were frozen before what failed are not as they were (H22)."""
+        self._came_back = True
+        devices = [f"{d.session}/{d.name or d.token}" for f in self.members.values() for d in f.devices]
+        if devices:
+            more = ", …" if len(devices) > _DEVICES_NAMED else ""
+            named = ", ".join(devices[:_DEVICES_NAMED]) + more
+            reason += f"; it may have reset these devices, or left them dead until their driver is bound again: {named}"
+        self.end(reason)
+
     # What participants do.
 
     def declared(self, follower: Follower) -> float:
@@ -274,6 +300,7 @@ class Barrier:
     def _tell(self, follower: Follower, kind: EventKind, state: State | None = None) -> None:
         deadline = self.left() if kind in ("preparing", "granted", "freezing") else None
         reason = self.transaction.reason if kind == "cancelled" else None
+        frozen = None if kind != "cancelled" else follower.devices if self._came_back else []
         if kind == "lost":
             reason = self.transaction.members[follower.id].reason
         follower.events.put(
@@ -284,6 +311,7 @@ class Barrier:
                 generation=self.generation,
                 deadline=deadline,
                 reason=reason,
+                frozen_devices=frozen,
             )
         )
 

@@ -253,8 +253,7 @@ class Updater:
         jump.go()
         while not await ended(jump.pidfd, self._stuck_seconds):
             self._end_stuck(barrier)
-        refusal = jump.refusal()
-        barrier.end(str(refusal))
+        barrier.came_back(str(jump.refusal()))
 
     def _end_stuck(self, barrier: Barrier | None) -> None:
         """Frees the jump from whoever is in a session's ioctl, although it said that it would not be (H17)."""

@@ -22,6 +22,15 @@ Ballot = Literal["ready", "veto"]
 When = Literal["preserved", "preparing", "freezing"]
 
 
+@dataclass(frozen=True)
+class FrozenDevice:
+    """A VFIO device file that the participant declared: its session, and token and name there."""
+
+    session: str
+    token: int
+    name: str | None
+
+
 class Event(TypedDict):
     """One reply of Follow. Members that say nothing about this kind of event are null."""
 
@@ -32,6 +41,7 @@ class Event(TypedDict):
     generation: int | None
     deadlineSeconds: float | None
     reason: str | None
+    frozenDevices: list[FrozenDevice] | None
 
 
 @dataclass(frozen=True)
@@ -155,6 +165,9 @@ class Updates(VarlinkInterface, name=UPDATES):
 
         cancelled: the update is over and this machine goes on. Close every fd of the session NAME#GENERATION (luod has
         dropped its own), resume the guest. reason: for people. What was preserved in NAME stays preserved.
+        frozenDevices: of the files declared as "vfio", those that the kernel may have frozen, which it does not undo.
+        Each was reset, and is to be set up anew, or answers EIO until its driver is bound again, for which the session
+        has to be released. null: a luod that was started again cannot tell; look at each.
 
         lost: the operator goes on without this participant (--force): its sessions are carried, and torn. It may go on
         as it likes; cancelled may still follow.
