@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from luod.testing.plugin import BootMachine
-from tests.daemon.host import Luod
+from tests.daemon.host import Luod, states
 from tests.daemon.participant import Operator, Participant, file, start
 from tests.devices import FIRST, RULES, SECOND, boot, computes, set_up
 
@@ -143,3 +143,37 @@ def test_h22_no_device_is_named_when_the_jump_was_not_tried(luod: Luod) -> None:
     first.vote("freezing", "veto", "not now")
     assert first.expect("cancelled")["frozenDevices"] == []
     assert first.scratch() == 5
+
+
+@pytest.mark.parametrize("rules", ["v2"])
+def test_h20_in_a_kernel_without_the_handler_luod_says_what_that_means(luod: Luod) -> None:
+    first = Workload(luod, "first", FIRST)
+    luod.load(f"{luod.machine.kernel}-no-vfio")
+    operator = Operator(luod)
+    operator.update()
+    go_through_preparing(first)
+    with luod.machine.expect_jump():
+        first.vote("freezing")
+    keep = luod.start()
+
+    assert "device-broken" in keep.stderr
+    assert "session-lost name=first" in keep.stderr
+    status = luod.status()
+    assert (status["state"], status["boot"]) == ("broken", 2)
+    assert "lacks a handler" in luod.luoctl("status").text
+    vmm = start(luod)
+    assert states(vmm) == {"incoming first": "lost"}
+    for call in ("create", "retrieve_session"):
+        name = {"create": "new", "retrieve_session": "first"}[call]
+        error = vmm.refused(call, name=name, slot="s")
+        assert (error.kind, error.errno) == ("DeviceBroken", "EIO")
+        assert "vfio-pci" in error.hint
+    operator = Operator(luod)
+    operator.update()
+    assert operator.refused().kind == "Refused"
+
+    # So it is for a luod that is started again, and until nobody wants to know any more.
+    luod.kill_serve()
+    assert states(vmm) == {"incoming first": "lost"}
+    vmm.call("release_named", name="first", direction="incoming")
+    assert states(vmm) == {}

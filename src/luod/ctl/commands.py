@@ -15,7 +15,7 @@ from dataclasses import asdict
 from luod.ctl import admin
 from luod.ctl.exits import Exit
 from luod.ctl.output import Output, escaped
-from luod.errors import BadInput, DaemonUnreachable, LuodError
+from luod.errors import BadInput, DaemonUnreachable, DeviceBroken, LuodError
 from luod.kexec import encode_command_line
 from luod.linux import Fd
 
@@ -35,7 +35,7 @@ def status(arguments: Namespace, output: Output) -> Exit:
     output.facts(
         [
             ("luod", escaped(found.version)),
-            ("state", escaped(found.state)),
+            ("state", escaped(found.state) if found.state != "broken" else f"broken: {DeviceBroken.hint}"),
             ("boot", str(found.boot)),
             ("kernel", kernel),
             ("outgoing", f"{found.sessions} held for the next kernel"),

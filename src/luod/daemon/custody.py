@@ -12,15 +12,29 @@ import socket
 from collections.abc import Callable
 
 from luod.daemon import words
-from luod.errors import DeviceBusy, KernelRefused, LuodError, NoSuchSession, ProtocolError, SessionExists, SessionTaken
+from luod.errors import (
+    DeviceBroken,
+    DeviceBusy,
+    KernelRefused,
+    LuodError,
+    NoSuchSession,
+    ProtocolError,
+    SessionExists,
+    SessionTaken,
+)
 from luod.ipc import framing
 from luod.linux import Fd
 
-_CREATE_REFUSALS: dict[int, type[KernelRefused]] = {errno.EEXIST: SessionExists, errno.EBUSY: DeviceBusy}
+_CREATE_REFUSALS: dict[int, type[KernelRefused]] = {
+    errno.EEXIST: SessionExists,
+    errno.EBUSY: DeviceBusy,
+    errno.EIO: DeviceBroken,
+}
 _RETRIEVE_REFUSALS: dict[int, type[KernelRefused]] = {
     errno.ENOENT: NoSuchSession,
     errno.EINVAL: SessionTaken,
     errno.EBUSY: DeviceBusy,
+    errno.EIO: DeviceBroken,
 }
 
 
@@ -79,7 +93,8 @@ class Custody:
     async def create(self, name: str) -> Fd:
         """CREATE_SESSION; keep holds a copy. The fd is the caller's.
 
-        SessionExists: EEXIST. DeviceBusy: somebody else had /dev/liveupdate open all the time. KernelRefused.
+        SessionExists: EEXIST. DeviceBusy: somebody else had /dev/liveupdate open all the time. DeviceBroken: EIO, the
+        kernel could not take over what was carried (H20). KernelRefused.
         """
         (fd,) = await self._ask({"CREATE": name}, _CREATE_REFUSALS)
         return fd
@@ -87,7 +102,7 @@ class Custody:
     async def retrieve(self, name: str) -> Fd:
         """RETRIEVE_SESSION; keep holds a copy. The fd is the caller's.
 
-        NoSuchSession: ENOENT. SessionTaken: EINVAL. DeviceBusy as above. KernelRefused.
+        NoSuchSession: ENOENT. SessionTaken: EINVAL. DeviceBusy, DeviceBroken as above. KernelRefused.
         """
         (fd,) = await self._ask({"RETRIEVE": name}, _RETRIEVE_REFUSALS)
         return fd

@@ -21,7 +21,7 @@ from typing import Final
 from luod.daemon import descriptors, words
 from luod.daemon.listening import Listening
 from luod.daemon.log import Log
-from luod.errors import DeviceBusy, KernelRefused, ProtocolError
+from luod.errors import DeviceBroken, DeviceBusy, KernelRefused, ProtocolError
 from luod.ipc import framing
 from luod.linux import Fd
 from luod.liveupdate import LiveUpdate
@@ -253,6 +253,9 @@ def run(sessions_socket: str, admin_socket: str, state_directory: str, log_level
         LiveUpdate().close()
     except DeviceBusy:
         log.warning("device-busy", hint="another process has /dev/liveupdate open")
+    except DeviceBroken as error:
+        # Somebody has to tell clients and the operator what that means (H20).
+        log.error("device-broken", error=error, hint=error.hint)
     arguments = [sys.executable, "-P", "-m", "luod.daemon.main", "serve"]
     arguments += ["--state-directory", state_directory, "--log-level", log_level]
     arguments += ["--end-stuck-after", str(stuck_seconds)]

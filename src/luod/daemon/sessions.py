@@ -24,6 +24,7 @@ from luod.daemon.takeover import SESSION, Holdings, fd_name
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import (
     Busy,
+    DeviceBroken,
     Direction,
     InvalidName,
     KernelRefused,
@@ -89,6 +90,7 @@ class SessionKeeper:
     def __init__(self, holdings: Holdings, custody: Custody, log: Log) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
+        self._broken = holdings.broken is not None
         self._custody = custody
         self._log = log
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -107,6 +109,8 @@ class SessionKeeper:
         held = fd_name(row) in self._fds
         if row.direction == "outgoing":
             return "held" if held else "dropped"
+        if self._broken:
+            return "lost"
         if row.torn or row.resumed:
             return "torn" if row.torn else "resumed"
         return "retrieved" if held else "waiting"
@@ -168,6 +172,8 @@ class SessionKeeper:
                 return await change
         except errors.DeviceBusy as error:
             raise Busy(message=f"/dev/liveupdate: {error.meaning}", hint="try again") from error
+        except errors.DeviceBroken as error:
+            raise DeviceBroken(message=error.message, hint=error.hint) from error
         except errors.KernelRefused as error:
             raise KernelRefused(
                 call=error.call, errno=error.errno, meaning=error.meaning, message=error.message, hint=error.hint
@@ -239,7 +245,7 @@ class SessionKeeper:
                     message=f"session {name!r} is not finished" if fd else f"session {name!r} was never retrieved",
                     hint="finish it, or release it as given up, which frees what it still holds",
                 )
-            if fd is None:
+            if fd is None and not self._broken:
                 # Its memory is the kernel's until somebody takes the session and lets go of it.
                 await self._take_from_kernel(row)
         self._registry.remove(row)

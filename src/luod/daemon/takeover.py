@@ -28,7 +28,7 @@ from luod.daemon.registry import (
     Row,
     boot_id,
 )
-from luod.errors import NoSuchSession
+from luod.errors import DeviceBroken, NoSuchSession
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
 
@@ -44,6 +44,8 @@ class Holdings:
 
     registry: Registry
     fds: dict[str, Fd]
+    broken: DeviceBroken | None = None
+    """This kernel could not take over what was carried, and takes nothing on (H20)."""
 
     def close(self) -> None:
         self.registry.close()
@@ -68,6 +70,7 @@ def image_names(image: Image) -> tuple[str, ...]:
 async def take_over(custody: Custody, fds: dict[str, Fd], directory: Path, log: Log) -> Holdings:
     """Takes over `fds`, those keep had stored. KernelRefused, RegistryDamaged."""
     file = RegistryFile(directory)
+    broken = None
     if _REGISTRY in fds and words.OUTGOING + SESSION in fds:
         memory = RegistryMemory(fds.pop(_REGISTRY))
         registry = Registry(memory.read(), memory, file, log)
@@ -78,14 +81,17 @@ async def take_over(custody: Custody, fds: dict[str, Fd], directory: Path, log: 
     else:
         # Stored without the registry, the outgoing session was cut off in its making.
         await _drop(custody, fds, words.OUTGOING + SESSION)
-        registry = await _begin(custody, fds, file, log)
+        try:
+            registry = await _begin(custody, fds, file, log)
+        except DeviceBroken as error:
+            registry, broken = _strand(file, log), error
     # Only now: until here the old registry could be read again (H11).
     if words.INCOMING + SESSION in fds:
         with IncomingSession(fds.pop(words.INCOMING + SESSION)) as old:
             old.finish(discard=True)
         await custody.remove(words.INCOMING + SESSION)
     await _agree(custody, fds, registry, log)
-    return Holdings(registry, fds)
+    return Holdings(registry, fds, broken)
 
 
 async def _begin(custody: Custody, fds: dict[str, Fd], file: RegistryFile, log: Log) -> Registry:
@@ -156,6 +162,22 @@ def _kept(file: RegistryFile, log: Log) -> Record:
             log.warning("session-lost", name=row.name, owner=row.owner, reason="luod was stopped")
     rows = tuple(row for row in old.rows if row.direction == "incoming")
     return Record(FORMAT, old.boot, old.boot_id, rows, generation=old.generation, arrival=old.arrival)
+
+
+def _strand(file: RegistryFile, log: Log) -> Registry:
+    """This kernel answers EIO, so only the file tells what was carried into it. The registry is carried no further."""
+    old, record = file.read(), Record(FORMAT, 1, boot_id())
+    if old is not None and old.boot_id == record.boot_id:
+        rows = tuple(row for row in old.rows if row.direction == "incoming")
+        record = Record(FORMAT, old.boot, old.boot_id, rows, generation=old.generation, arrival=old.arrival)
+    elif old is not None:
+        rows = tuple(arrived(row, old.departure) for row in old.rows if row.direction == "outgoing")
+        record = Record(FORMAT, old.boot + 1, record.boot_id, rows, generation=old.generation, arrival=old.departure)
+    for row in record.rows:
+        log.error("session-lost", name=row.name, owner=row.owner, reason="this kernel could not take it over")
+    registry = Registry(record, RegistryMemory.new(), file, log)
+    registry.set_image(None)
+    return registry
 
 
 async def _agree(custody: Custody, fds: dict[str, Fd], registry: Registry, log: Log) -> None:

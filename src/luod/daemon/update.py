@@ -64,6 +64,7 @@ class Updater:
     ) -> None:
         """`stuck_seconds`: how long reboot(2) may take before participants that hold it are ended."""
         self._registry = holdings.registry
+        self._broken = holdings.broken
         self._fds = holdings.fds
         self._custody = custody
         self._sessions = sessions
@@ -78,7 +79,7 @@ class Updater:
         image = self._registry.record.image
         return {
             "version": __version__,
-            "state": self._participants.state,
+            "state": self._participants.state if self._broken is None else "broken",
             "boot": self._registry.record.boot,
             "kernelLoaded": image is not None,
             "commandLine": None if image is None else image.command_line,
@@ -129,6 +130,8 @@ class Updater:
         patience = _PATIENCE_SECONDS if wishes.deadline is None else wishes.deadline
         if not 0 < patience <= _MOST_PATIENCE_SECONDS:
             raise InvalidParameter(parameter="deadlineSeconds")
+        if self._broken is not None:
+            raise Refused(message=self._broken.message, hint=self._broken.hint)
         if self._registry.record.image is None:
             raise NotLoaded(message="no kernel was loaded through luod", hint="load one first: luoctl load")
         self._refuse_losses()

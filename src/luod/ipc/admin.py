@@ -150,9 +150,10 @@ class Admin(VarlinkInterface, name=ADMIN):
     @varlinkmethod
     async def Status(self) -> StatusReply:
         """version: of luod. state: idle, preparing, freezing, jumping, or restoring, which is idle with incoming
-        sessions. boot: live updates luod has seen, plus one. kernelLoaded, commandLine: what was loaded through luod.
-        sessions: outgoing ones. waiting, retrieved (and resumed), torn: incoming ones, by state; an update waits for
-        them to be finished. participants: who follows now. generation: updates that were begun.
+        sessions; broken: no session works in this kernel (io.luod.Sessions.DeviceBroken). boot: live updates luod has
+        seen, plus one. kernelLoaded, commandLine: what was loaded through luod. sessions: outgoing ones. waiting,
+        retrieved (and resumed), torn: incoming ones, by state; an update waits for them to be finished. participants:
+        who follows now. generation: updates that were begun.
         """
         return await self._service.status()
 

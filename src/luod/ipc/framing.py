@@ -205,6 +205,7 @@ def to_error(name: str, parameters: Mapping[str, Any]) -> errors.LuodError:
 _BY_NAME: Final[dict[str, tuple[Callable[..., errors.KernelRefused], int]]] = {
     "NoSuchSession": (errors.NoSuchSession, errno.ENOENT),
     "SessionExists": (errors.SessionExists, errno.EEXIST),
+    "DeviceBroken": (errors.DeviceBroken, errno.EIO),
     "NotLoaded": (errors.NoImageLoaded, errno.EINVAL),
     "NotAKernelImage": (errors.NotAKernelImage, errno.ENOEXEC),
 }

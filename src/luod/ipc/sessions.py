@@ -15,7 +15,7 @@ from luod.ipc.peer import Peer
 from luod.linux import Fd
 
 Direction = Literal["outgoing", "incoming"]
-State = Literal["held", "dropped", "waiting", "retrieved", "torn", "resumed"]
+State = Literal["held", "dropped", "waiting", "retrieved", "torn", "resumed", "lost"]
 Outcome = Literal["finished", "given_up"]
 
 
@@ -116,6 +116,16 @@ class Resumed(TypedVarlinkErrorReply, interface=SESSIONS):
         hint: str
 
 
+class DeviceBroken(TypedVarlinkErrorReply, interface=SESSIONS):
+    """This kernel could not take over what was carried into it, since it lacks a handler of something: every open of
+    /dev/liveupdate fails. Until the next boot nothing of it can be had, and no session be created.
+    """
+
+    class Parameters:
+        message: str
+        hint: str
+
+
 class Service(Protocol):
     """What luod does for a peer. Fds that are returned belong to the caller."""
 
@@ -135,7 +145,18 @@ class Sessions(VarlinkInterface, name=SESSIONS):
     Every error says what was wrong (message) and what to do (hint).
     """
 
-    errors = (NoSuchSession, SessionExists, InvalidName, NotFinished, KernelRefused, Busy, Refused, Torn, Resumed)
+    errors = (
+        NoSuchSession,
+        SessionExists,
+        InvalidName,
+        NotFinished,
+        KernelRefused,
+        Busy,
+        Refused,
+        Torn,
+        Resumed,
+        DeviceBroken,
+    )
 
     def __init__(self, service: Service, peer: Peer) -> None:
         self._service = service
@@ -145,7 +166,7 @@ class Sessions(VarlinkInterface, name=SESSIONS):
     async def Create(self, *, name: str) -> FileDescriptor:
         """Creates an outgoing session. luod holds a copy of it before this is answered.
 
-        Errors: InvalidName, SessionExists, Busy, Refused, KernelRefused.
+        Errors: InvalidName, SessionExists, Busy, Refused, DeviceBroken, KernelRefused.
         """
         return _passed(await self._service.create(self._peer, name))
 
@@ -154,7 +175,7 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         """Gives an incoming session: one that the caller's user had when the machine jumped into this kernel.
 
         Asked again, by a VMM that was restarted, it gives the same session again, until io.luod.Updates.Resuming.
-        Errors: NoSuchSession, Torn, Resumed, Busy, KernelRefused.
+        Errors: NoSuchSession, Torn, Resumed, Busy, DeviceBroken, KernelRefused.
         """
         return _passed(await self._service.retrieve(self._peer, name))
 
@@ -182,7 +203,8 @@ class Sessions(VarlinkInterface, name=SESSIONS):
 
         held: outgoing, luod has a copy. dropped: outgoing, luod has none, since a Replace did not end. waiting:
         incoming, still in the kernel. retrieved: incoming, given to its owner. torn: incoming, not to be resumed from,
-        so not handed out. resumed: incoming, its guest runs, so not handed out again.
+        so not handed out. resumed: incoming, its guest runs, so not handed out again. lost: incoming, and this kernel
+        could not take it over (DeviceBroken); it can be released, as given up.
         """
         return await self._service.list(self._peer)
 
