@@ -8,7 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from luod.testing import Host, Machine
+from luod.testing.interpreter import Interpreter
+from luod.testing.plugin import BootMachine
+from tests import devices
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,15 +23,18 @@ def blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
-def test_the_test_of_a_vmm_author_passes(machine: Machine, tmp_path: Path) -> None:
-    """With nothing of this checkout but the installed package. `machine`: where there can be none, this is skipped."""
-    test, vmm = blocks("docs/vmm.md")
-    (tmp_path / "test_my_vmm.py").write_text(test)
-    (tmp_path / "my_vmm.py").write_text(vmm)
+@pytest.fixture
+def emulated_machines_only(boot_machine: BootMachine) -> None:
+    """Skips where no machine with devices can be."""
+    devices.boot(boot_machine).close()
+
+
+def run_pytest(folder: Path) -> None:
+    """As a VMM's author would: with nothing of this checkout but the installed package."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", tmp_path],
-        cwd=tmp_path,
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", folder],
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
@@ -34,6 +42,37 @@ def test_the_test_of_a_vmm_author_passes(machine: Machine, tmp_path: Path) -> No
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+def test_the_test_of_a_vmm_author_passes(machine: Machine, tmp_path: Path) -> None:
+    """`machine`: where there can be none, this is skipped."""
+    test, vmm = blocks("docs/vmm.md")
+    (tmp_path / "test_my_vmm.py").write_text(test)
+    (tmp_path / "my_vmm.py").write_text(vmm)
+    run_pytest(tmp_path)
+
+
+def test_the_test_of_a_vmm_with_a_device_passes(emulated_machines_only: None, tmp_path: Path) -> None:
+    vmm, test, _ = blocks("docs/vfio.md")
+    (tmp_path / "my_vmm.py").write_text(vmm)
+    (tmp_path / "test_my_vmm.py").write_text(test)
+    run_pytest(tmp_path)
+
+
+def test_the_program_that_plays_all_parts_brings_its_device_back(
+    emulated_machines_only: None, machine_python: Interpreter
+) -> None:
+    _, _, life = blocks("docs/vfio.md")
+    luoemu = machine_python.module("luod.emulator.machine", "run", "--vfio", devices.FIRST, "--")
+    done = subprocess.run(
+        [*luoemu, machine_python.executable, "-c", life],
+        env={**os.environ, **machine_python.environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == f"back: {devices.FIRST} State.READY\n", done.stderr
 
 
 def test_the_two_halves_of_the_readme_meet(machine: Machine, tmp_path: Path) -> None:
