@@ -33,6 +33,7 @@
     │   └── AlreadyResumed               luod's retrieve: its guest has run since, there is no second try (H12)
     ├── ManifestError                    the manifest of a session is damaged or of a newer format
     ├── ImageError                       a kernel image that cannot be read
+    ├── PolicyError                      luod's policy file is wrong; `member` says where
     ├── DaemonError                      talking to luod
     │   ├── DaemonUnreachable            nobody listens on the socket, or it closed
     │   ├── ProtocolError                an answer that is not Varlink, or not as the interface says
@@ -242,6 +243,17 @@ class ManifestError(LuodError):
 
 class ImageError(LuodError):
     hint = "give an uncorrupted bzImage, or an ELF vmlinux"
+
+
+class PolicyError(LuodError):
+    """`path` is the file, `member` what is wrong in it: as `rules[1].uid`, or a line and column; "" for all of it."""
+
+    hint = "docs/operate.md tells what a policy file holds"
+
+    def __init__(self, path: str, member: str, message: str, *, hint: str = "") -> None:
+        super().__init__(": ".join(part for part in (path, member) if part) + f": {message}", hint=hint)
+        self.path = path
+        self.member = member
 
 
 class DaemonError(LuodError):

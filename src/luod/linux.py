@@ -29,6 +29,7 @@ F_SEAL_WRITE: Final = 0x0008
 F_SEAL_FUTURE_WRITE: Final = 0x0010
 F_SEAL_EXEC: Final = 0x0020
 
+SO_PEERGROUPS: Final = 59
 SO_PEERPIDFD: Final = 77
 
 _NUMBERS: Final[dict[str, dict[str, int]]] = {

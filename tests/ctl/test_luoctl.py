@@ -33,6 +33,8 @@ STATUS: Final = {
     "torn": 4,
     "participants": 5,
     "generation": 6,
+    "policyFile": "/etc/luod/luod.toml",
+    "policyError": None,
 }
 
 
@@ -159,6 +161,7 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "outgoing",
             "incoming",
             "following",
+            "policy",
         ]
         assert "liveupdate=on kho=on" in text.stdout
         assert json.loads(asked(impostor, "status", "--json").stdout) == {
@@ -174,10 +177,15 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "torn": 4,
             "participants": 5,
             "generation": 6,
+            "policy_file": "/etc/luod/luod.toml",
+            "policy_error": None,
         }
 
 
-@pytest.mark.parametrize("missing", [name for name in STATUS if name != "commandLine"])
+CAN_BE_NULL: Final = {"commandLine", "policyFile", "policyError"}
+
+
+@pytest.mark.parametrize("missing", [name for name in STATUS if name not in CAN_BE_NULL])
 def test_a_status_without_a_member_is_no_answer(tmp_path: Path, missing: str) -> None:
     odd: object
     for odd in (None, [], "x" if isinstance(STATUS[missing], int) else 1):

@@ -5,13 +5,15 @@ Called by `luod.ctl.commands`. How bytes and fds travel is `luod.ipc.connection`
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from luod.errors import ProtocolError
+from luod.errors import CallFailed, ProtocolError
 from luod.ipc.connection import TIMEOUT, Connection
-from luod.ipc.framing import ADMIN, ADMIN_SOCKET, Reply, encode_call
+from luod.ipc.framing import ADMIN, ADMIN_SOCKET, SESSIONS_SOCKET, Reply, encode_call
 from luod.linux import Fd
 
 T = TypeVar("T", str, int, bool)
@@ -25,7 +27,8 @@ class Status:
     """What luod says of itself. `boot` is the live updates it has seen plus one; `command_line` the loaded kernel's.
 
     `sessions` counts the outgoing sessions, `waiting`, `retrieved` and `torn` the incoming ones by state;
-    `participants` who follows now; `generation` the updates that were begun.
+    `participants` who follows now; `generation` the updates that were begun. `policy_error` says what is wrong with
+    `policy_file`, so that an older one is in force; None where all is well.
     """
 
     version: str
@@ -39,6 +42,8 @@ class Status:
     torn: int
     participants: int
     generation: int
+    policy_file: str | None
+    policy_error: str | None
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ def status(path: str | None) -> Status:
                 torn=_member(reply, "torn", int),
                 participants=_member(reply, "participants", int),
                 generation=_member(reply, "generation", int),
+                policy_file=_optional(reply, "policyFile", str),
+                policy_error=_optional(reply, "policyError", str),
             )
         finally:
             reply.close()
@@ -164,8 +171,21 @@ def _participant(entry: object) -> Participant:
         raise ProtocolError(f"luod names a participant that is none: {entry!r:.100}") from error
 
 
-def _connect(path: str | None, timeout: float) -> Connection:
-    return Connection(ADMIN_SOCKET if path is None else path, timeout=timeout)
+@contextmanager
+def _connect(path: str | None, timeout: float) -> Iterator[Connection]:
+    """Who is not root, and may update by luod's policy, is answered on everybody's socket."""
+    usual = ADMIN_SOCKET if os.geteuid() == 0 else SESSIONS_SOCKET
+    with Connection(usual if path is None else path, timeout=timeout) as connection:
+        try:
+            yield connection
+        except CallFailed as error:
+            if error.name != "org.varlink.service.InterfaceNotFound" or os.geteuid() == 0:
+                raise
+            raise CallFailed(
+                "org.varlink.service.PermissionDenied",
+                "luod's policy does not let this user do that",
+                hint="ask as root; `may-update` in the policy lets others update",
+            ) from error
 
 
 def _member(reply: Reply, name: str, kind: type[T]) -> T:

@@ -41,9 +41,16 @@ def status(arguments: Namespace, output: Output) -> Exit:
             ("outgoing", f"{found.sessions} held for the next kernel"),
             ("incoming", f"{found.waiting} waiting, {found.retrieved} retrieved and not finished, {found.torn} torn"),
             ("following", f"{found.participants} participants"),
+            ("policy", _policy(found)),
         ]
     )
     return Exit.DONE
+
+
+def _policy(found: admin.Status) -> str:
+    if found.policy_error is not None:
+        return f"BAD, not in force: {escaped(found.policy_error)}"
+    return "the defaults" if found.policy_file is None else escaped(found.policy_file)
 
 
 def sessions(arguments: Namespace, output: Output) -> Exit:

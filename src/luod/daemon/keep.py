@@ -75,13 +75,13 @@ class Keeper:
         self._stop_by: float | None = None
 
     def run(self) -> int:
-        """Runs until SIGTERM or SIGINT."""
+        """Runs until SIGTERM or SIGINT. SIGHUP is passed on to serve."""
         awake, wake = socket.socketpair()
         with awake, wake:
             awake.setblocking(False)
             wake.setblocking(False)
             signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, lambda *_: None)
             try:
                 while not (self._stop_by is not None and self._serve is None):
@@ -105,11 +105,14 @@ class Keeper:
             if self._request is None and not self._deaf:
                 poll.register(self._serve.channel, select.POLLIN)
         ready = {number for number, _ in poll.poll(self._wait(now))}
-        if awake.fileno() in ready and set(awake.recv(100)) & {signal.SIGTERM, signal.SIGINT}:
+        signals = set(awake.recv(100)) if awake.fileno() in ready else set()
+        if signals & {signal.SIGTERM, signal.SIGINT}:
             self._stop()
         serve = self._serve
         if serve is None:
             return
+        if signal.SIGHUP in signals:
+            os.kill(serve.pid, signal.SIGHUP)
         if self._stop_by is not None and time.monotonic() > self._stop_by:
             self._log.warning("serve-killed", pid=serve.pid, reason="it did not end in time")
             os.kill(serve.pid, signal.SIGKILL)
@@ -148,6 +151,8 @@ class Keeper:
             if pid == 0:
                 try:
                     signal.set_wakeup_fd(-1)
+                    # Ignored until serve has a handler: it reads the policy after that anyway.
+                    signal.signal(signal.SIGHUP, signal.SIG_IGN)
                     descriptors.execute(self._arguments, fds, environment)
                 except OSError as error:
                     self._log.error("serve-cannot-start", error=error)
@@ -245,7 +250,14 @@ class Keeper:
             self._log.debug("not-answered", error=error)
 
 
-def run(sessions_socket: str, admin_socket: str, state_directory: str, log_level: str, stuck_seconds: float) -> int:
+def run(
+    sessions_socket: str,
+    admin_socket: str,
+    state_directory: str,
+    log_level: str,
+    stuck_seconds: float,
+    config: str | None,
+) -> int:
     """Runs keep. LuodError, before anything was changed, when there is nothing to keep or another luod runs."""
     log = Log("keep", log_level)
     descriptors.raise_limit()
@@ -259,5 +271,7 @@ def run(sessions_socket: str, admin_socket: str, state_directory: str, log_level
     arguments = [sys.executable, "-P", "-m", "luod.daemon.main", "serve"]
     arguments += ["--state-directory", state_directory, "--log-level", log_level]
     arguments += ["--end-stuck-after", str(stuck_seconds)]
+    if config is not None:
+        arguments += ["--config", os.path.abspath(config)]
     with Listening(sessions_socket, admin_socket, state_directory) as listening:
         return Keeper(listening, arguments, log).run()

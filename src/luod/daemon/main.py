@@ -1,4 +1,5 @@
-"""The command line of luod: `luod keep`, which an operator or systemd starts, and `luod serve`, which keep starts.
+"""The command line of luod: `luod keep`, which an operator or systemd starts, `luod serve`, which keep starts, and
+`luod check-config`.
 
 Only the options, and errors as sentences; the programs are `luod.daemon.keep` and `luod.daemon.serve`, imported when
 asked for, so that keep does not pay for what serve needs.
@@ -9,10 +10,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from luod.daemon.log import LEVELS
-from luod.errors import LuodError
+from luod.errors import LuodError, PolicyError
 from luod.ipc.framing import ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.version import __version__
 
@@ -46,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long reboot(2) may take before luod kills participants that hold it in an ioctl (%(default)s)",
     )
+    common.add_argument(
+        "--config", metavar="FILE", help="the policy (/etc/luod/luod.toml, where there is one); SIGHUP reads it again"
+    )
     keep = programs.add_parser(
         "keep",
         parents=[common],
@@ -62,12 +67,31 @@ def parser() -> argparse.ArgumentParser:
         help="answer clients; started by `luod keep`, never by hand",
         description="Answers clients. Gets its sockets and the sessions from `luod keep`, which starts it.",
     )
+    check = programs.add_parser(
+        "check-config", help="say what is wrong with a policy file", description="Reads a policy, and changes nothing."
+    )
+    check.add_argument("file", nargs="?", metavar="FILE", help="the policy (/etc/luod/luod.toml)")
     return parser
+
+
+def check_config(name: str | None) -> int:
+    """`luod check-config`. PolicyError says what is wrong."""
+    from luod.daemon.policy import file
+
+    path = file.DEFAULT_PATH if name is None else Path(name)
+    try:
+        settings = file.parse(file.read(path), path)
+    except FileNotFoundError:
+        raise PolicyError(str(path), "", "is not there", hint="without it luod goes by its defaults") from None
+    print(f"{path}: good, {len(settings.rules)} rules")
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
+        if options.program == "check-config":
+            return check_config(options.file)
         if options.program == "keep":
             from luod.daemon import keep
 
@@ -77,10 +101,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.state_directory,
                 options.log_level,
                 options.end_stuck_after,
+                options.config,
             )
         from luod.daemon import serve
 
-        return serve.run(options.state_directory, options.log_level, options.end_stuck_after)
+        return serve.run(options.state_directory, options.log_level, options.end_stuck_after, options.config)
     except LuodError as error:
         hint = f" ({error.hint})" if error.hint else ""
         print(f"luod: {error}{hint}", file=sys.stderr)

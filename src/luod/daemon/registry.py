@@ -42,7 +42,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     `judged`, outgoing: a participant declared it, so it is torn unless `ready`. `ready`, outgoing: its participant was,
     in freezing of the update that jumps now; set right before the jump and at no other time. `generation`: of the
     update in which it was created, for what is frozen then. `torn`, `resumed`: incoming, not to be handed out. `bytes`
-    and the seconds it took its participant to be ready in each phase: as they were in the update.
+    and the seconds it took its participant to be ready in each phase: as they were in the update. `discard`, outgoing:
+    it goes when the process that created it does.
     """
 
     direction: Direction
@@ -56,6 +57,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     bytes: int = 0
     preparing_seconds: float = 0.0
     freezing_seconds: float = 0.0
+    discard: bool = False
 
 
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

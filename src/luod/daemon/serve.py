@@ -17,6 +17,7 @@ from luod.daemon import descriptors, words
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
 from luod.daemon.participants import Participants
+from luod.daemon.policy.current import Policy
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.takeover import take_over
 from luod.daemon.update import Updater
@@ -29,16 +30,17 @@ from luod.ipc.wire import Limits, Listener
 from luod.linux import Fd
 
 
-def run(state_directory: str, log_level: str, stuck_seconds: float) -> int:
+def run(state_directory: str, log_level: str, stuck_seconds: float, config: str | None) -> int:
     """Serves until SIGTERM, SIGINT or the end of keep. LuodError: it cannot."""
     descriptors.raise_limit()
     fds = descriptors.inherited()
     if words.KEEPER not in fds:
         raise Refused("luod serve has no keeper", hint="it is not started by hand: run `luod keep`")
-    return asyncio.run(_serve(fds, Path(state_directory), Log("serve", log_level), stuck_seconds))
+    path = None if config is None else Path(config)
+    return asyncio.run(_serve(fds, Path(state_directory), Log("serve", log_level), stuck_seconds, path))
 
 
-async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: float) -> int:
+async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: float, config: Path | None) -> int:
     loop = asyncio.get_running_loop()
     end: asyncio.Future[int] = loop.create_future()
 
@@ -53,30 +55,51 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, 0)
 
+    # Before the file is read: from here on no SIGHUP is missed.
+    hangup = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    policy = Policy(config, directory, log)
+
     channel, for_all, for_root = (
         socket.socket(fileno=fds.pop(name).detach()) for name in (words.KEEPER, words.SESSIONS, words.ADMIN)
     )
     custody = Custody(channel, keeper_lost)
     holdings = await take_over(custody, fds, directory, log)
-    sessions = SessionKeeper(holdings, custody, log)
+    sessions = SessionKeeper(holdings, custody, policy, log)
     sessions.participation = participants = Participants(holdings, log)
-    updater = Updater(holdings, custody, sessions, participants, log, stuck_seconds=stuck_seconds)
+    updater = Updater(holdings, custody, sessions, participants, policy, log, stuck_seconds=stuck_seconds)
     updater.take_over()
+    sessions.take_over()
 
     def to_all(peer: Peer) -> Iterable[VarlinkInterface]:
-        return [Sessions(sessions, peer), Updates(participants, peer)]
+        found: list[VarlinkInterface] = [Sessions(sessions, peer), Updates(participants, peer)]
+        if not peer.root and policy.granted(peer).may_update:
+            found.append(Admin(updater, peer, lambda: policy.granted(peer).may_update))
+        return found
 
     def to_root(peer: Peer) -> Iterable[VarlinkInterface]:
         return [*to_all(peer), Admin(updater, peer)]
 
+    def connections(peer: Peer) -> int:
+        return policy.granted(peer).connections
+
     listeners = [
-        Listener(for_all, to_all, log, limits=Limits()),
+        Listener(for_all, to_all, log, limits=Limits(), connections=connections),
         Listener(for_root, to_root, log, limits=Limits(), root_only=True),
     ]
+    reloading = asyncio.ensure_future(_reload(policy, hangup))
     await custody.ready()
     status = await end
+    reloading.cancel()
     for listener in listeners:
         await listener.close()
     holdings.close()
     custody.close()
     return status
+
+
+async def _reload(policy: Policy, hangup: asyncio.Event) -> None:
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        policy.reload()

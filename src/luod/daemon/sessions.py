@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
+from msgspec.structs import replace
 
 from luod import errors
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
+from luod.daemon.owners import Owners
+from luod.daemon.policy.current import Policy
+from luod.daemon.policy.rules import Granted
 from luod.daemon.registry import MOST_SESSIONS, Registry, Row
 from luod.daemon.takeover import SESSION, Holdings, fd_name
 from luod.ipc.peer import Peer
@@ -87,17 +92,27 @@ class SessionKeeper:
 
     participation: Participation | None = None
 
-    def __init__(self, holdings: Holdings, custody: Custody, log: Log) -> None:
+    def __init__(self, holdings: Holdings, custody: Custody, policy: Policy, log: Log) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
         self._broken = holdings.broken is not None
         self._custody = custody
+        self._policy = policy
+        self._owners = Owners(holdings, custody, self._owner_died)
         self._log = log
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._changing = 0
         self._still = asyncio.Event()
         self._still.set()
         self._closing: Closing = "open"
+        self._opened = asyncio.Event()
+        self._opened.set()
+        self._creating: Counter[int] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def take_over(self) -> None:
+        """Watches whom the serve before this one watched."""
+        self._owners.take_over(row for row in self._registry.record.rows if row.discard)
 
     def rows(self) -> list[tuple[Row, State]]:
         """All sessions by name, with what became of them."""
@@ -118,10 +133,12 @@ class SessionKeeper:
     async def close_for_update(self, closing: Closing = "shut") -> None:
         """Until `open_again` nothing else is changed: everybody is told Busy. Returns when changes are over."""
         self._closing = closing
+        self._opened.clear()
         await self._still.wait()
 
     def open_again(self) -> None:
         self._closing = "open"
+        self._opened.set()
 
     async def forget(self, rows: Iterable[Row]) -> None:
         """Drops luod's copies of sessions of which the registry says nothing any more."""
@@ -138,7 +155,29 @@ class SessionKeeper:
             raise PermissionDenied()
         belonging = Belonging() if self.participation is None else self.participation.belonging(peer, name)
         frozen = belonging.generation is not None
-        return await self._change(name, self._create(peer, name, belonging), frozen=frozen)
+        granted = self._policy.granted(peer)
+        self._check_policy(peer, name, granted, frozen=frozen)
+        self._creating[peer.uid] += 1
+        try:
+            return await self._change(name, self._create(peer, name, belonging, granted), frozen=frozen)
+        finally:
+            self._creating[peer.uid] -= 1
+
+    def _check_policy(self, peer: Peer, name: str, granted: Granted, *, frozen: bool) -> None:
+        """Before anything is said of the name: who may not have it does not learn whether somebody has."""
+        if not granted.allows(name):
+            raise Refused(
+                message=f"luod's policy gives you no session {name!r}",
+                hint=f"names for you: {', '.join(granted.shown) or 'none'}",
+            )
+        rows = self._registry.record.rows
+        # What is frozen in an update is as many as were declared, and must not fail for having come last.
+        held = sum(r.owner == peer.uid and r.direction == "outgoing" and r.generation is None for r in rows)
+        if not frozen and held + self._creating[peer.uid] >= granted.sessions:
+            raise Refused(
+                message=f"luod's policy gives you {granted.sessions} sessions, and you have them",
+                hint="release some, or have your share made larger",
+            )
 
     async def retrieve(self, peer: Peer, name: str) -> Fd:
         return await self._change(name, self._retrieve(peer, name))
@@ -190,7 +229,7 @@ class SessionKeeper:
             raise _no_such_session(direction, name)
         return row
 
-    async def _create(self, peer: Peer, name: str, belonging: Belonging) -> Fd:
+    async def _create(self, peer: Peer, name: str, belonging: Belonging, granted: Granted) -> Fd:
         incoming = self._registry.row("incoming", name)
         # NAME#GENERATION is for who has NAME: nobody else may keep it from them.
         base = self._registry.row("outgoing", name.rpartition("#")[0])
@@ -201,11 +240,18 @@ class SessionKeeper:
             )
         if len(self._registry.record.rows) >= MOST_SESSIONS:
             raise Refused(message=f"luod holds {MOST_SESSIONS} sessions, its most", hint="release some")
+        row = Row("outgoing", name, peer.uid, judged=belonging.judged, generation=belonging.generation)
+        if granted.on_owner_death == "discard":
+            row = replace(row, discard=True)
+            await self._owners.pin(row, peer)
         try:
             fd = await self._custody.create(name)
         except errors.SessionExists as error:
+            await self._owners.forget(row)
             raise _session_exists(name, error.message, error.hint) from error
-        row = Row("outgoing", name, peer.uid, judged=belonging.judged, generation=belonging.generation)
+        except errors.KernelRefused:
+            await self._owners.forget(row)
+            raise
         self._fds[fd_name(row)] = fd
         self._registry.add(row)
         self._log("created", name=name, owner=peer.uid, pid=peer.pid)
@@ -255,6 +301,8 @@ class SessionKeeper:
     async def _replace(self, peer: Peer, name: str) -> Fd:
         row = self._row(peer, "outgoing", name)
         await self._let_go(row)
+        if row.discard:
+            await self._owners.pin(row, peer)
         try:
             fd = await self._custody.create(name)
         except errors.SessionExists as error:
@@ -265,8 +313,31 @@ class SessionKeeper:
         self._log("replaced", name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
+    def _owner_died(self, row: Row) -> None:
+        task = asyncio.ensure_future(self._discard(row))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _discard(self, row: Row) -> None:
+        """Not while an update is under way: what jumps is held until the restore deadline."""
+        while True:
+            await self._opened.wait()
+            try:
+                await self._change(row.name, self._discard_now(row.name))
+            except Busy:
+                continue
+            return
+
+    async def _discard_now(self, name: str) -> None:
+        row = self._registry.row("outgoing", name)
+        if row is not None and row.discard and self._owners.alive(row) is False:
+            self._registry.remove(row)
+            await self._let_go(row)
+            self._log("discarded", name=name, owner=row.owner, reason="the process that created it ended")
+
     async def _let_go(self, row: Row) -> None:
         """Closes luod's copies, in both processes (H9)."""
+        await self._owners.forget(row)
         fd = self._fds.pop(fd_name(row), None)
         if fd is not None:
             fd.close()

@@ -62,6 +62,11 @@ def fd_name(row: Row) -> str:
     return f"{row.direction}.{row.name}"
 
 
+def process_name(row: Row) -> str:
+    """The name under which keep holds a pidfd of the process whose the session is, where that matters."""
+    return f"process.{fd_name(row)}"
+
+
 def image_names(image: Image) -> tuple[str, ...]:
     """The names under which keep holds the files of a loaded image: the kernel, then the initrd if it has one."""
     return (f"kernel.{image.number}", f"initrd.{image.number}")[: 2 if image.initrd else 1]
@@ -149,7 +154,7 @@ def arrived(row: Row, departure: Departure | None) -> Row:
     it one that luod did not make (H13). For a session nobody ever declared nobody answers, so it is not judged.
     """
     torn = row.judged and not (departure is not None and row.ready and row.generation in (None, departure.generation))
-    return msgspec.structs.replace(row, direction="incoming", judged=False, ready=False, torn=torn)
+    return msgspec.structs.replace(row, direction="incoming", judged=False, ready=False, torn=torn, discard=False)
 
 
 def _kept(file: RegistryFile, log: Log) -> Record:
@@ -184,6 +189,7 @@ async def _agree(custody: Custody, fds: dict[str, Fd], registry: Registry, log: 
     """Drops the fds of which the registry does not know: of a call that was cut off, so nobody was told of them."""
     known = {words.OUTGOING + SESSION, _REGISTRY, JUMP}
     known |= {fd_name(row) for row in registry.record.rows}
+    known |= {process_name(row) for row in registry.record.rows}
     image = registry.record.image
     if image is not None:
         known |= set(image_names(image))

@@ -24,6 +24,7 @@ from luod.daemon.custody import Custody, KeeperGone
 from luod.daemon.jump import Jump, ended
 from luod.daemon.log import Log
 from luod.daemon.participants import Participants, ready_rows
+from luod.daemon.policy.current import Policy
 from luod.daemon.registry import Departure, Image
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.takeover import JUMP, Holdings, image_names
@@ -58,6 +59,7 @@ class Updater:
         custody: Custody,
         sessions: SessionKeeper,
         participants: Participants,
+        policy: Policy,
         log: Log,
         *,
         stuck_seconds: float,
@@ -69,6 +71,7 @@ class Updater:
         self._custody = custody
         self._sessions = sessions
         self._participants = participants
+        self._policy = policy
         self._log = log
         self._stuck_seconds = stuck_seconds
         self._loading = asyncio.Lock()
@@ -89,6 +92,8 @@ class Updater:
             "torn": states["torn"],
             "participants": len(self._participants.followers),
             "generation": self._registry.record.generation,
+            "policyFile": str(self._policy.path) if self._policy.present or self._policy.error else None,
+            "policyError": None if self._policy.error is None else str(self._policy.error),
         }
 
     @property

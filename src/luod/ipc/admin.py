@@ -1,15 +1,17 @@
 """`io.luod.Admin` as types: what an operator asks luod for. `io.luod.Admin.varlink` is generated from this module.
 
-Like `luod.ipc.sessions`, only that it is served on the admin socket alone, which is root's.
+Like `luod.ipc.sessions`, only that it is served on the admin socket, which is root's, and to those whom the policy lets
+update; they get PermissionDenied of what is root's alone.
 """
 
 import fcntl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypedDict
 
 from asyncvarlink import FileDescriptor, LastResult, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
+from asyncvarlink.serviceinterface import PermissionDenied
 
 from luod.ipc.framing import ADMIN
 from luod.ipc.peer import Peer
@@ -127,6 +129,8 @@ class StatusReply(TypedDict):
     torn: int
     participants: int
     generation: int
+    policyFile: str | None
+    policyError: str | None
 
 
 class Service(Protocol):
@@ -143,9 +147,15 @@ class Admin(VarlinkInterface, name=ADMIN):
 
     errors = (NotLoaded, NotAKernelImage, UpdateRunning, Refused, KernelRefused, NoUpdate, TooLate)
 
-    def __init__(self, service: Service, peer: Peer) -> None:
+    def __init__(self, service: Service, peer: Peer, may_update: Callable[[], bool] = lambda: False) -> None:
+        """`may_update` is asked at each call, of a peer that is not root."""
         self._service = service
         self._peer = peer
+        self._may_update = may_update
+
+    def _permit(self, *, root_only: bool = False) -> None:
+        if not self._peer.root and (root_only or not self._may_update()):
+            raise PermissionDenied()
 
     @varlinkmethod
     async def Status(self) -> StatusReply:
@@ -153,8 +163,10 @@ class Admin(VarlinkInterface, name=ADMIN):
         sessions; broken: no session works in this kernel (io.luod.Sessions.DeviceBroken). boot: live updates luod has
         seen, plus one. kernelLoaded, commandLine: what was loaded through luod. sessions: outgoing ones. waiting,
         retrieved (and resumed), torn: incoming ones, by state; an update waits for them to be finished. participants:
-        who follows now. generation: updates that were begun.
+        who follows now. generation: updates that were begun. policyFile: null where there is none. policyError: what is
+        wrong with it, so that an older one is in force.
         """
+        self._permit()
         return await self._service.status()
 
     @varlinkmethod
@@ -162,10 +174,11 @@ class Admin(VarlinkInterface, name=ADMIN):
         self, *, kernelFileDescriptor: FileDescriptor, initrdFileDescriptor: FileDescriptor | None, commandLine: str
     ) -> None:
         """Loads a kernel image, and an initial RAM disk, with kexec_file_load. luod keeps the files, and loads them
-        again right before the jump.
+        again right before the jump. Root's alone.
 
         Errors: NotAKernelImage, UpdateRunning, Refused, KernelRefused.
         """
+        self._permit(root_only=True)
         kernel = _copy(kernelFileDescriptor)
         try:
             initrd = None if initrdFileDescriptor is None else _copy(initrdFileDescriptor)
@@ -187,11 +200,13 @@ class Admin(VarlinkInterface, name=ADMIN):
         the connection before "jumping" cancels.
 
         deadlineSeconds: of each phase, to which time is added for the bytes to preserve. force: those who are late, or
-        gone, or whom nobody follows for, are left behind, and their sessions are torn; a veto still cancels. dryRun:
-        nobody is asked and nothing changed; the one reply is "checked", or an error says what stands in the way.
+        gone, or whom nobody follows for, are left behind, and their sessions are torn; a veto still cancels; root's
+        alone. dryRun: nobody is asked and nothing changed; the one reply is "checked", or an error says what stands in
+        the way.
 
         Errors: NotLoaded, UpdateRunning, Refused, NotAKernelImage, KernelRefused.
         """
+        self._permit(root_only=bool(force))
         wishes = Wishes(deadlineSeconds, bool(force), bool(dryRun))
         async with aclosing(self._service.update(self._peer, wishes)) as replies:
             async for progress in replies:
@@ -205,6 +220,7 @@ class Admin(VarlinkInterface, name=ADMIN):
 
         Errors: NoUpdate, TooLate.
         """
+        self._permit()
         await self._service.abort(self._peer)
 
 

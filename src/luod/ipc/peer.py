@@ -13,10 +13,12 @@ import struct
 from dataclasses import dataclass, field
 from typing import Final
 
-from luod.linux import SO_PEERPIDFD, Fd
+from luod.linux import SO_PEERGROUPS, SO_PEERPIDFD, Fd
 
 _UCRED: Final = struct.Struct("=iII")
 _OVERFLOW_UID: Final = 65534
+_GROUPS_BYTES: Final = 1024
+_MOST_GROUPS_BYTES: Final = 4 * 65536
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Peer:
     """For logs only."""
     pidfd: Fd | None = field(compare=False)
     """None when the process was gone before it could be pinned, or belongs to another PID namespace."""
+    groups: tuple[int, ...] = ()
+    """Its supplementary groups."""
 
     @property
     def root(self) -> bool:
@@ -47,7 +51,22 @@ class Peer:
 def peer_of(connection: socket.socket) -> Peer:
     """The peer of a connected unix socket. Raises OSError."""
     pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return Peer(uid, gid, pid, _pidfd(connection, pid))
+    groups = _groups(connection)
+    return Peer(uid, gid, pid, _pidfd(connection, pid), groups)
+
+
+def _groups(connection: socket.socket) -> tuple[int, ...]:
+    size = _GROUPS_BYTES
+    while size <= _MOST_GROUPS_BYTES:
+        try:
+            data = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, size)
+        except OSError as error:
+            if error.errno != errno.ERANGE:
+                return ()
+            size *= 16
+        else:
+            return struct.unpack(f"={len(data) // 4}I", data)
+    return ()
 
 
 def _pidfd(connection: socket.socket, pid: int) -> Fd | None:

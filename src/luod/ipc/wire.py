@@ -65,7 +65,7 @@ class Limits:
     reply_seconds: float = 30.0
     """Until the client has taken a reply."""
     connections: int = 128
-    """Of one user at a time."""
+    """Of one user at a time, unless the listener is told otherwise."""
 
 
 Interfaces = Callable[[Peer], Iterable[VarlinkInterface]]
@@ -75,8 +75,16 @@ class Listener:
     """Serves varlink on a listening unix socket, which it owns, until close(). Made inside a running loop."""
 
     def __init__(
-        self, listening: socket.socket, interfaces: Interfaces, log: Log, *, limits: Limits, root_only: bool = False
+        self,
+        listening: socket.socket,
+        interfaces: Interfaces,
+        log: Log,
+        *,
+        limits: Limits,
+        root_only: bool = False,
+        connections: Callable[[Peer], int] | None = None,
     ) -> None:
+        """`connections`: how many the peer's user may have, in place of what `limits` says."""
         # Its own warnings are about what clients do wrong; we say that ourselves, in our words.
         library = logging.getLogger("asyncvarlink")
         library.propagate = False
@@ -85,6 +93,7 @@ class Listener:
         self._listening = listening
         self._interfaces = interfaces
         self._root_only = root_only
+        self._most = connections
         self.log: Final = log
         self.limits: Final = limits
         self._hangups = Hangups(self._loop)
@@ -122,7 +131,7 @@ class Listener:
                 return
             if self._root_only and not peer.root:
                 self._refuse(peer, "this socket is for root")
-            elif self._users[peer.uid] >= self.limits.connections:
+            elif self._users[peer.uid] >= (self.limits.connections if self._most is None else self._most(peer)):
                 self._refuse(peer, "too many connections of this user")
             else:
                 self._users[peer.uid] += 1

@@ -1,0 +1,73 @@
+"""Whose processes live: a pidfd for each session for which that matters, held by keep too, so that no serve forgets.
+
+A session's process is the one that created it, or that replaced or retrieved it since: the one at the other end of that
+call's connection. What follows from its end is up to `luod.daemon.sessions`, the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Callable, Iterable
+
+from luod.daemon.custody import Custody
+from luod.daemon.registry import Row
+from luod.daemon.takeover import Holdings, process_name
+from luod.ipc.peer import Peer
+from luod.ipc.sessions import Refused
+from luod.linux import Fd
+
+
+class Owners:
+    """Owns nothing: the pidfds are with the holdings. `died` is called once for each that ends. In a running loop."""
+
+    def __init__(self, holdings: Holdings, custody: Custody, died: Callable[[Row], None]) -> None:
+        self._fds = holdings.fds
+        self._custody = custody
+        self._died = died
+        self._loop = asyncio.get_running_loop()
+
+    def take_over(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            if process_name(row) in self._fds:
+                self._watch(row)
+
+    async def pin(self, row: Row, peer: Peer) -> None:
+        """Refused: the process cannot be told from others, so its end would not be seen."""
+        if peer.pidfd is None:
+            raise Refused(
+                message="luod cannot pin the calling process, whose end is to end the session",
+                hint="call from a process that lives, in luod's PID namespace or on Linux 6.5 or newer",
+            )
+        pidfd = peer.pidfd.duplicate()
+        await self.forget(row)
+        self._fds[process_name(row)] = pidfd
+        await self._custody.store(process_name(row), pidfd.fileno())
+        self._watch(row)
+
+    def alive(self, row: Row) -> bool | None:
+        """None: nobody is pinned."""
+        pidfd = self._fds.get(process_name(row))
+        return None if pidfd is None else not _ended(pidfd)
+
+    async def forget(self, row: Row) -> None:
+        pidfd = self._fds.pop(process_name(row), None)
+        if pidfd is not None:
+            self._loop.remove_reader(pidfd)
+            pidfd.close()
+            await self._custody.remove(process_name(row))
+
+    def _watch(self, row: Row) -> None:
+        pidfd = self._fds[process_name(row)]
+
+        def tell() -> None:
+            self._loop.remove_reader(pidfd)
+            self._died(row)
+
+        self._loop.add_reader(pidfd, tell)
+
+
+def _ended(pidfd: Fd) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,104 @@
+"""The policy in force: read at the start and at each SIGHUP; a bad new file changes nothing but the log and the status.
+
+A copy of the last good file is kept in the state directory, so that a luod started over a bad one (in the next kernel,
+say) goes on with that. Where there is none either it serves what is held, and takes nothing new on. Called by
+`luod.daemon.serve`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from luod.daemon.log import Log
+from luod.daemon.policy import file, membership, rules
+from luod.daemon.policy.rules import CLOSED, Granted, Settings
+from luod.errors import PolicyError
+from luod.ipc.peer import Peer
+
+
+class Policy:
+    """`settings` is in force; `error` says what is wrong with the file since, None: nothing is."""
+
+    def __init__(self, path: Path | None, directory: Path, log: Log) -> None:
+        """`path` None: the usual file, which need not be there. `directory` is the state directory."""
+        self.path = file.DEFAULT_PATH if path is None else path
+        self._required = path is not None
+        self._good = directory / "policy.toml"
+        self._log = log
+        self._users: dict[int, str] = {}
+        self.settings = Settings()
+        self.error: PolicyError | None = None
+        self.present = False
+        self.changed: Callable[[], None] | None = None
+        """Called after a reload that took."""
+        self._start()
+
+    def granted(self, peer: Peer) -> Granted:
+        return rules.granted(self.settings, peer, membership.of, self._user)
+
+    def reload(self) -> None:
+        """SIGHUP."""
+        try:
+            self._take()
+        except PolicyError as error:
+            self.error = error
+            self._log.error("policy-bad", error=error, hint=error.hint, kept="the policy of before")
+            return
+        self._log("policy", file=self.path if self.present else "none", rules=len(self.settings.rules))
+        if self.changed is not None:
+            self.changed()
+
+    def _start(self) -> None:
+        try:
+            self._take()
+        except PolicyError as error:
+            self.error = error
+            try:
+                self.settings = file.parse(file.read(self._good), self._good)
+                kept = "the last good one"
+            except (FileNotFoundError, PolicyError):
+                self.settings = CLOSED
+                kept = "none: nothing new is taken on"
+            self._log.error("policy-bad", error=error, hint=error.hint, kept=kept)
+
+    def _take(self) -> None:
+        try:
+            data = file.read(self.path)
+        except FileNotFoundError:
+            if self._required:
+                raise PolicyError(str(self.path), "", "is not there", hint="luod was told to read it") from None
+            self.settings, self.present, self.error = Settings(), False, None
+            self._forget()
+            return
+        self.settings = file.parse(data, self.path)
+        self.present, self.error = True, None
+        self._users.clear()
+        self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        new = self._good.with_suffix(".new")
+        try:
+            with open(new, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as copy:
+                copy.write(data)
+            new.rename(self._good)
+        except OSError as error:
+            self._log.warning("policy-copy", error=error)
+
+    def _forget(self) -> None:
+        try:
+            self._good.unlink(missing_ok=True)
+        except OSError as error:
+            self._log.warning("policy-copy", error=error)
+
+    def _user(self, uid: int) -> str:
+        """The user's name, or its number where it has none. Asked once a reload: it may be on the network."""
+        if uid not in self._users:
+            import pwd
+
+            try:
+                self._users[uid] = pwd.getpwuid(uid).pw_name
+            except KeyError:
+                self._users[uid] = str(uid)
+        return self._users[uid]

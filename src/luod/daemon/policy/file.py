@@ -1,0 +1,148 @@
+"""Reads the policy file, and says what is wrong with it: file, member or position, and what was meant.
+
+A pure judgement of a text; what is in force is `luod.daemon.policy.current`. `luod check-config` calls this too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from luod.daemon.policy.rules import Rule, Settings, Terms
+from luod.daemon.registry import MOST_SESSIONS
+from luod.errors import PolicyError
+
+DEFAULT_PATH: Final = Path("/etc/luod/luod.toml")
+_MOST_BYTES: Final = 1 << 20
+_MOST_SECONDS: Final = 366 * 86400.0
+_NAME: Final = re.compile(r"(?:\{user\}|\{unit\}|[A-Za-z0-9._@/#*?-])+")
+_WORDS: Final = {
+    "int": "a number",
+    "float": "a number of seconds",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
+
+
+def read(path: Path) -> bytes:
+    """The file's bytes. FileNotFoundError; PolicyError: it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise PolicyError(str(path), "", f"cannot be read: {error.strerror}") from error
+    if len(data) > _MOST_BYTES:
+        raise PolicyError(str(path), "", "is no policy: it has more than a MiB")
+    return data
+
+
+def parse(data: bytes, path: Path) -> Settings:
+    """PolicyError says what is wrong."""
+    import tomllib  # here: most hosts have no such file, and luod's start is in the blackout
+
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        where = _position(data[: error.start].decode())
+        raise PolicyError(str(path), where, "is not UTF-8", hint="save the file as UTF-8") from error
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        said = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", str(error), re.DOTALL)
+        if said is None:
+            raise PolicyError(str(path), "", str(error), hint=_SYNTAX) from error
+        where = f"line {said[2]}, column {said[3]}" if said[2] else _position(text)
+        raise PolicyError(str(path), where, said[1][0].lower() + said[1][1:], hint=_SYNTAX) from error
+    except RecursionError as error:
+        raise PolicyError(str(path), "", "is nested too deeply") from error
+    try:
+        settings = msgspec.convert(table, Settings)
+    except msgspec.ValidationError as error:
+        raise _wrong(str(error), table, path) from error
+    for member, message, hint in _faults(settings):
+        raise PolicyError(str(path), member, message, hint=hint)
+    return settings
+
+
+_SYNTAX: Final = "the file is TOML: `member = value` a line, text in quotes, rules under [[rules]]"
+
+
+def _position(text: str) -> str:
+    return f"line {text.count(chr(10)) + 1}, column {len(text) - (text.rfind(chr(10)) + 1) + 1}"
+
+
+def _wrong(said: str, table: dict[str, Any], path: Path) -> PolicyError:
+    """What msgspec found, in our words."""
+    message, _, where = said.partition(" - at `")
+    member = where.rstrip("`").removeprefix("$").removeprefix(".")
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL)
+    if unknown is not None:
+        full = f"{member}.{unknown[1]}" if member else unknown[1]
+        kind: type[msgspec.Struct] = Rule if member.startswith("rules") else Terms if member == "default" else Settings
+        return PolicyError(str(path), full, "is unknown", hint=_meant(unknown[1], _members(kind)))
+    expected = re.fullmatch(r"Expected `([^`]*)`, got `([^`]*)`", message)
+    if expected is not None:
+        wanted = " or ".join(_WORDS.get(w, w) for w in expected[1].split(" | ") if w != "null")
+        hint = 'write [[rules]] before each rule, and lists as ["a", "b"]' if "array" in expected[1] else ""
+        if member.endswith((".uid", ".gid")):
+            hint = "`id NAME` prints a user's numbers"
+        return PolicyError(str(path), member, f"is {_WORDS.get(expected[2], expected[2])}, not {wanted}", hint=hint)
+    value = re.fullmatch(r"Invalid enum value '(.*)'", message, re.DOTALL)
+    if value is not None:
+        return PolicyError(str(path), member, f"cannot be {value[1]!r}", hint=_meant(value[1], ["hold", "discard"]))
+    return PolicyError(str(path), member, message)
+
+
+def _members(kind: type[msgspec.Struct]) -> list[str]:
+    return list(kind.__struct_encode_fields__)
+
+
+def _meant(word: str, known: list[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(word.lower().replace("_", "-"), known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"it can be {', '.join(known)}"
+
+
+def _faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Member, message and hint of what has the right type and makes no sense."""
+    if settings.restore_deadline is not None and not 0 < settings.restore_deadline <= _MOST_SECONDS:
+        yield "restore-deadline", "is no time to wait", "seconds, more than 0; leave it out to wait for ever"
+    if not 0 < settings.reaper_timeout <= _MOST_SECONDS:
+        yield "reaper-timeout", "is no time to wait", "seconds, more than 0"
+    if settings.reaper and not settings.reaper[0].startswith("/"):
+        yield "reaper[0]", "is no absolute path", "luod looks for no program in $PATH"
+    if any("\0" in word for word in settings.reaper):
+        yield "reaper", "has a NUL", ""
+    yield from _faults_of("default", settings.default)
+    for number, rule in enumerate(settings.rules):
+        member = f"rules[{number}]"
+        if all(condition is None for condition in rule.conditions):
+            yield member, "matches nobody in particular", "give uid, gid, unit or cgroup; for all the others: [default]"
+        for name in ("uid", "gid"):
+            if not 0 <= (getattr(rule, name) or 0) < 2**32 - 1:
+                yield f"{member}.{name}", f"is no {name}", ""
+        if rule.unit is not None and not rule.unit.endswith((".service", ".scope", "*")):
+            yield f"{member}.unit", "is no unit with processes", f"did you mean {rule.unit + '.service'!r}?"
+        if rule.cgroup is not None and not (rule.cgroup.startswith("/") and len(rule.cgroup) > 1):
+            yield f"{member}.cgroup", "does not begin at the root", "as in /proc/PID/cgroup: /machine.slice"
+        yield from _faults_of(member, rule)
+
+
+def _faults_of(member: str, terms: Terms) -> Iterator[tuple[str, str, str]]:
+    for number, name in enumerate(terms.names or ()):
+        if not _NAME.fullmatch(name):
+            hint = "names have A-Z a-z 0-9 . _ @ / # -, patterns also * ? {user} {unit}"
+            yield f"{member}.names[{number}]", f"{name!r} is no pattern", hint
+    if not 0 <= (terms.sessions or 0) <= MOST_SESSIONS:
+        yield f"{member}.sessions", "is no number of sessions", f"0 to {MOST_SESSIONS}, the most that luod holds"
+    if terms.connections is not None and not 0 < terms.connections <= 65536:
+        yield f"{member}.connections", "is no number of connections", "1 to 65536"

@@ -1,0 +1,133 @@
+"""What the policy's text means: which rule is a peer's, which names it may give, how much it may have.
+
+The first rule of which every condition holds is the peer's; who has none gets `[default]`, but root, who is bound only
+by a rule that is written for it. No system call but those of `membership`. Called by `luod.daemon.policy.current`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final, Literal
+
+import msgspec
+
+from luod.daemon.policy.membership import NOWHERE, Membership
+from luod.daemon.registry import MOST_SESSIONS
+from luod.ipc.peer import Peer
+
+OnOwnerDeath = Literal["hold", "discard"]
+
+SESSIONS: Final = 64
+CONNECTIONS: Final = 128
+
+
+class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
+    """What is allowed, None where `[default]` says it. `sessions` and `connections` are of one uid at a time."""
+
+    names: tuple[str, ...] | None = None
+    sessions: int | None = None
+    connections: int | None = None
+    may_update: bool | None = None
+    on_owner_death: OnOwnerDeath | None = None
+
+
+class Rule(Terms, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
+    """All that is given of `uid`, `gid`, `unit` and `cgroup` must hold."""
+
+    uid: int | None = None
+    gid: int | None = None
+    unit: str | None = None
+    cgroup: str | None = None
+
+    @property
+    def conditions(self) -> tuple[int | str | None, ...]:
+        return self.uid, self.gid, self.unit, self.cgroup
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
+    """The file. Times are seconds; `reaper` is a command, () the one that is built in."""
+
+    default: Terms = Terms()
+    rules: tuple[Rule, ...] = ()
+    restore_deadline: float | None = None
+    reaper: tuple[str, ...] = ()
+    reaper_timeout: float = 60.0
+
+
+class Granted(msgspec.Struct, frozen=True):
+    """The terms of one peer, all of them known. `shown` are the patterns as the operator wrote them."""
+
+    names: tuple[re.Pattern[str], ...]
+    shown: tuple[str, ...]
+    sessions: int
+    connections: int
+    may_update: bool
+    on_owner_death: OnOwnerDeath
+
+    def allows(self, name: str) -> bool:
+        """NAME#GENERATION, what is frozen in an update, is allowed where NAME is."""
+        base, mark, number = name.rpartition("#")
+        wanted = base if mark and number.isdigit() else name
+        return any(pattern.fullmatch(wanted) for pattern in self.names)
+
+
+CLOSED: Final = Settings(default=Terms(names=()))
+"""For when there was a policy and it cannot be read: what is held is served, and nothing new is taken on."""
+
+
+def granted(
+    settings: Settings, peer: Peer, membership: Callable[[Peer], Membership], user: Callable[[int], str]
+) -> Granted:
+    """`membership` and `user`, the name of a uid, are asked only where a rule or a name depends on it."""
+    where = NOWHERE
+    if any(rule.unit is not None or rule.cgroup is not None for rule in settings.rules):
+        where = membership(peer)
+    rule = None
+    if not peer.anonymous:
+        rule = next((rule for rule in settings.rules if _holds(rule, peer, where)), None)
+    if rule is None and peer.root:
+        return Granted((_compiled("*", "", ""),), ("*",), MOST_SESSIONS, CONNECTIONS, True, "hold")
+    terms = [terms for terms in (rule, settings.default) if terms is not None]
+    names: tuple[str, ...] = next((t.names for t in terms if t.names is not None), ("*",))
+    if any("{unit}" in name for name in names) and where is NOWHERE:
+        where = membership(peer)
+    called = user(peer.uid) if any("{user}" in name for name in names) else ""
+    own = (where.unit or "").rpartition(".")[0]
+    return Granted(
+        tuple(_compiled(name, called, own) for name in names if own or "{unit}" not in name),
+        names,
+        next((t.sessions for t in terms if t.sessions is not None), SESSIONS),
+        next((t.connections for t in terms if t.connections is not None), CONNECTIONS),
+        next((t.may_update for t in terms if t.may_update is not None), False),
+        next((t.on_owner_death for t in terms if t.on_owner_death is not None), "hold"),
+    )
+
+
+def _holds(rule: Rule, peer: Peer, where: Membership) -> bool:
+    if rule.uid is not None and rule.uid != peer.uid:
+        return False
+    if rule.gid is not None and rule.gid != peer.gid and rule.gid not in peer.groups:
+        return False
+    if rule.unit is not None and (where.unit is None or not _glob(rule.unit, ".*").fullmatch(where.unit)):
+        return False
+    if rule.cgroup is None:
+        return True
+    # A cgroup and all below it.
+    return where.cgroup is not None and bool(_glob(rule.cgroup.rstrip("/"), "[^/]*").match(where.cgroup + "/"))
+
+
+@lru_cache(maxsize=1024)
+def _compiled(pattern: str, user: str, unit: str) -> re.Pattern[str]:
+    """What stands for a user or a unit is taken as it is: a `*` in it is no wildcard."""
+    values = {"{user}": re.escape(user), "{unit}": re.escape(unit), "*": ".*", "?": "."}
+    parts = re.split(r"(\{user\}|\{unit\}|\*|\?)", pattern)
+    return re.compile("".join(values.get(part) or re.escape(part) for part in parts), re.DOTALL)
+
+
+@lru_cache(maxsize=1024)
+def _glob(pattern: str, star: str) -> re.Pattern[str]:
+    """Of a path, where `star` stops at its parts, a pattern for the path and a slash after it."""
+    body = "".join({"*": star, "?": "[^/]"}.get(part) or re.escape(part) for part in re.split(r"(\*|\?)", pattern))
+    return re.compile(body + ("/" if star != ".*" else ""), re.DOTALL)

@@ -1,0 +1,121 @@
+"""A policy file that is wrong is refused, with the file, the member or position, and a hint."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from luod.daemon.main import main
+from luod.daemon.policy.file import parse
+from luod.daemon.policy.rules import Rule, Settings
+from luod.errors import PolicyError
+
+PATH = Path("/etc/luod/luod.toml")
+
+
+def wrong(text: str | bytes) -> PolicyError:
+    with pytest.raises(PolicyError) as caught:
+        parse(text if isinstance(text, bytes) else text.encode(), PATH)
+    assert str(caught.value).startswith(f"{PATH}: ")
+    return caught.value
+
+
+def test_all_of_it() -> None:
+    settings = parse(
+        b"""
+        restore-deadline = 600
+        reaper = ["/usr/libexec/reap", "--fast"]
+        reaper-timeout = 5.5
+        [default]
+        names = []
+        [[rules]]
+        uid = 1000
+        gid = 36
+        unit = "qemu@*.service"
+        cgroup = "/machine.slice"
+        names = ["{user}/*", "{unit}"]
+        sessions = 4
+        connections = 8
+        may-update = true
+        on-owner-death = "discard"
+        """,
+        PATH,
+    )
+    assert (settings.restore_deadline, settings.reaper, settings.reaper_timeout) == (
+        600.0,
+        ("/usr/libexec/reap", "--fast"),
+        5.5,
+    )
+    assert settings.default.names == ()
+    (rule,) = settings.rules
+    assert rule == Rule(
+        uid=1000,
+        gid=36,
+        unit="qemu@*.service",
+        cgroup="/machine.slice",
+        names=("{user}/*", "{unit}"),
+        sessions=4,
+        connections=8,
+        may_update=True,
+        on_owner_death="discard",
+    )
+
+
+def test_an_empty_file_is_the_defaults() -> None:
+    assert parse(b"", PATH) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "member", "says", "hint"),
+    [
+        ("[[rules]]\nuid = 1\n[[rules]]\nuid = 'x'\n", "rules[1].uid", "is text, not a number", "id NAME"),
+        ("[[rules]]\nuid = 1\nsesions = 4\n", "rules[0].sesions", "is unknown", "did you mean 'sessions'?"),
+        ("[default]\nmay_update = true\n", "default.may_update", "is unknown", "did you mean 'may-update'?"),
+        ("restore-dedline = 4\n", "restore-dedline", "is unknown", "did you mean 'restore-deadline'?"),
+        ("[rules]\nuid = 1\n", "rules", "is a table, not a list", "[[rules]]"),
+        ("[[rules]]\nuid = 1\nnames = 'a'\n", "rules[0].names", "is text, not a list", '["a", "b"]'),
+        ("[[rules]]\nuid = 1\nnames = ['a', 'b c']\n", "rules[0].names[1]", "is no pattern", "{user}"),
+        ("[[rules]]\nuid = 1\nnames = ['{usr}']\n", "rules[0].names[0]", "is no pattern", "{user}"),
+        ("[default]\non-owner-death = 'drop'\n", "default.on-owner-death", "cannot be 'drop'", "hold, discard"),
+        ("[default]\non-owner-death = 'Hold'\n", "default.on-owner-death", "cannot be 'Hold'", "did you mean 'hold'?"),
+        ("[[rules]]\nsessions = 3\n", "rules[0]", "nobody in particular", "[default]"),
+        ("[[rules]]\nuid = -1\n", "rules[0].uid", "is no uid", ""),
+        ("[[rules]]\nunit = 'vm'\n", "rules[0].unit", "is no unit", "did you mean 'vm.service'?"),
+        ("[[rules]]\ncgroup = 'a'\n", "rules[0].cgroup", "root", "/machine.slice"),
+        ("[default]\nsessions = 5000\n", "default.sessions", "is no number of sessions", "1024"),
+        ("[default]\nconnections = 0\n", "default.connections", "is no number of connections", "65536"),
+        ("restore-deadline = '10m'\n", "restore-deadline", "is text, not a number of seconds", ""),
+        ("restore-deadline = 0\n", "restore-deadline", "is no time", "for ever"),
+        ("restore-deadline = nan\n", "restore-deadline", "is no time", "for ever"),
+        ("reaper = ['reap']\n", "reaper[0]", "is no absolute path", "$PATH"),
+        ("a = 1\nb == 2\n", "line 2, column 4", "invalid value", "TOML"),
+        ("a = [1,\n", "line 2, column 1", "invalid value", "TOML"),
+        (b"a = 1\nb = '\xff'\n", "line 2, column 6", "is not UTF-8", "UTF-8"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str | bytes, member: str, says: str, hint: str) -> None:
+    error = wrong(text)
+    assert error.member == member
+    assert str(error).startswith(f"{PATH}: {member}: ")
+    assert says in error.message
+    assert hint in error.hint
+
+
+def test_check_config_says_good_or_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "luod.toml"
+    file.write_text("[[rules]]\nuid = 3\n")
+    assert main(["check-config", str(file)]) == 0
+    assert "good, 1 rules" in capsys.readouterr().out
+    file.write_text("[[rules]]\nuid = true\n")
+    assert main(["check-config", str(file)]) == 1
+    assert f"{file}: rules[0].uid: is true or false, not a number" in capsys.readouterr().err
+    assert main(["check-config", str(tmp_path / "none")]) == 1
+    assert "is not there" in capsys.readouterr().err
+
+
+def test_the_policy_of_the_manual_is_good() -> None:
+    page = (Path(__file__).parents[3] / "docs/operate.md").read_text()
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert len(parse(text.encode(), PATH).rules) == 2

@@ -1,0 +1,182 @@
+"""The policy in force: what luod refuses by it, and how it changes without losing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luod.testing import Machine
+from luod.testing.host import SOCKET
+from luod.testing.tools import for_root
+from tests.daemon.host import Luod, states
+from tests.daemon.participant import Operator, Participant, start
+from tests.library import start_vmm
+
+ALICE, BOB = 1000, 1001
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    return tmp_path / "luod.toml"
+
+
+@pytest.fixture
+def with_policy(machine: Machine, tmp_path: Path, policy: Path) -> Callable[[str], Luod]:
+    def begin(text: str) -> Luod:
+        policy.write_text(text)
+        luod = Luod(machine, state_directory=tmp_path / "state")
+        luod.start("--config", str(policy))
+        return luod
+
+    return begin
+
+
+@pytest.fixture
+def several_users() -> None:
+    for_root("for several users in one machine")
+
+
+def reload(luod: Luod, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """SIGHUP to keep, as systemd sends it; the status once it is done."""
+    luod.machine.run(["kill", "-HUP", str(luod.keep_pid)])
+    while True:
+        status = luod.status()
+        if done(status):
+            return status
+
+
+@pytest.mark.usefixtures("several_users")
+def test_names_and_quota_of_a_user(with_policy: Callable[[str], Luod]) -> None:
+    luod = with_policy(f'[default]\nnames = []\n[[rules]]\nuid = {ALICE}\nnames = ["mine/*"]\nsessions = 2\n')
+    alice, bob, root = luod.vmm(ALICE), luod.vmm(BOB), luod.vmm()
+    root.call("create", name="mine/roots", slot="r")
+    refused = alice.refused("create", name="other", slot="s")
+    assert "gives you no session 'other'" in refused.message
+    assert "mine/*" in refused.hint
+    alice.call("create", name="mine/1", slot="1")
+    alice.call("create", name="mine/2", slot="2")
+    assert "2 sessions, and you have them" in alice.refused("create", name="mine/3", slot="3").message
+    alice.call("release", session="2")
+    alice.call("create", name="mine/3", slot="3")
+    # One whom the policy gives no name learns nothing of a name: taken or not, the answer is the same.
+    taken, free = bob.refused("create", name="mine/1", slot="s"), bob.refused("create", name="mine/9", slot="s")
+    assert taken.message.replace("/1", "/9") == free.message
+    assert taken.kind == free.kind
+
+
+@pytest.mark.usefixtures("several_users")
+def test_connections_of_a_user(with_policy: Callable[[str], Luod]) -> None:
+    luod = with_policy(f"[[rules]]\nuid = {ALICE}\nconnections = 1\n")
+    alice = start(luod, ALICE)
+    alice.call("more", slot="one", method="io.luod.Updates.Follow", parameters={"name": "one"})
+    other = start_vmm(luod.machine, luod.python(ALICE), "client", ("blocking", SOCKET), user=ALICE)
+    assert other.refused("sessions").kind == "DaemonUnreachable"
+    assert luod.vmm(BOB).call("sessions") == []
+
+
+@pytest.mark.usefixtures("several_users")
+def test_who_may_update_does_so_on_everybodys_socket(with_policy: Callable[[str], Luod]) -> None:
+    luod = with_policy(f"[[rules]]\nuid = {ALICE}\nmay-update = true\n")
+    luod.load()
+    luoctl = [luod.python(ALICE).executable, "-m", "luod.ctl.main"]
+    environment = luod.python(ALICE).environment
+
+    def run(user: int, *arguments: str) -> int:
+        return luod.machine.run([*luoctl, *arguments], env=environment, user=user, check=False).returncode
+
+    assert run(BOB, "status") == 4
+    assert run(ALICE, "status") == 0
+    assert run(ALICE, "load", "--kernel", luod.machine.kernel) == 4
+    assert run(ALICE, "update", "--force") == 4
+    assert run(ALICE, "update", "--dry-run") == 0
+    with luod.machine.expect_jump():
+        run(ALICE, "update")
+
+
+def test_a_reload_takes_at_once_and_loses_nothing(with_policy: Callable[[str], Luod], policy: Path) -> None:
+    luod = with_policy("")
+    vmm = luod.vmm()
+    vmm.call("create", name="vm", slot="s")
+    participant = Participant(luod, "one")
+    serve = luod.serve_pid()
+    policy.write_text("[[rules]]\nuid = 0\nsessions = 2\n")
+    luod.machine.run(["kill", "-HUP", str(luod.keep_pid)])
+    while "error" not in vmm.ask("library", call="create", name="other", slot="o"):
+        vmm.call("release_named", name="other")
+    assert luod.serve_pid() == serve
+    assert states(vmm) == {"outgoing vm": "held", "outgoing one": "held"}
+    luod.load()
+    Operator(luod).update()
+    participant.expect("preparing")
+
+
+def test_a_bad_new_file_keeps_the_old_one_and_says_so(with_policy: Callable[[str], Luod], policy: Path) -> None:
+    luod = with_policy("[[rules]]\nuid = 0\nsessions = 1\n")
+    vmm = luod.vmm()
+    vmm.call("create", name="vm", slot="s")
+    assert luod.status()["policy_error"] is None
+    policy.write_text("[[rules]]\nuid = 'root'\n")
+    status = reload(luod, lambda status: status["policy_error"] is not None)
+    assert status["policy_error"] == f"{policy}: rules[0].uid: is text, not a number"
+    assert "2 sessions" not in vmm.refused("create", name="other", slot="o").message
+    # Nor does a serve that starts over it forget the one that was good.
+    luod.kill_serve()
+    assert luod.status()["policy_error"] is not None
+    assert "1 sessions" in vmm.refused("create", name="other", slot="o").message
+    policy.write_text("")
+    reload(luod, lambda status: status["policy_error"] is None)
+    vmm.call("create", name="other", slot="o")
+
+
+def test_a_start_with_a_bad_file_serves_what_is_held_and_says_so(
+    with_policy: Callable[[str], Luod], policy: Path
+) -> None:
+    luod = with_policy("oops")
+    status = luod.status()
+    assert status["policy_file"] == str(policy)
+    assert "line 1, column 5" in status["policy_error"]
+    assert b"BAD, not in force" in luod.luoctl("status").stdout
+
+
+def test_discard_when_the_process_that_created_it_ends(with_policy: Callable[[str], Luod], machine: Machine) -> None:
+    luod = with_policy("[[rules]]\nuid = 0\non-owner-death = 'discard'\n")
+    watcher = luod.vmm()
+    held = len(luod.links(luod.keep_pid))
+    for kill in (False, True):
+        vmm = luod.vmm()
+        vmm.call("create", name="vm", slot="s")
+        vmm.memfd("ram")
+        vmm.call("preserve", session="s", file="ram", token=1)
+        if kill:  # nor does it matter which serve it was that knew
+            luod.kill_serve()
+            assert states(watcher) == {"outgoing vm": "held"}
+        vmm.program.kill()
+        while states(watcher):
+            pass
+    assert len(luod.links(luod.keep_pid)) == held
+    watcher.call("create", name="vm", slot="s")
+
+
+def test_what_was_carried_is_held_whatever_becomes_of_its_owner(with_policy: Callable[[str], Luod]) -> None:
+    luod = with_policy("[[rules]]\nuid = 0\non-owner-death = 'discard'\n")
+    vmm = luod.vmm()
+    vmm.call("create", name="vm", slot="s")
+    luod.jump()
+    assert states(luod.vmm()) == {"incoming vm": "waiting"}
+
+
+def test_who_replaced_it_is_its_owner(with_policy: Callable[[str], Luod]) -> None:
+    luod = with_policy("[[rules]]\nuid = 0\non-owner-death = 'discard'\n")
+    one, two = luod.vmm(), start(luod)
+    one.call("create", name="vm", slot="s")
+    one.ask("library", call="close", session="s")
+    two.call("method", method="io.luod.Sessions.Replace", parameters={"name": "vm"})
+    one.program.kill()
+    assert states(two) == {"outgoing vm": "held"}
+    watcher = luod.vmm()
+    two.program.kill()
+    while states(watcher):
+        pass
