@@ -56,6 +56,27 @@ def test_memory_of_the_process(run_devices: RunDevices) -> None:
     run_devices(source)
 
 
+@pytest.mark.usefixtures("mapping")
+def test_a_mapped_bar_is_no_memory_to_iommufd_and_some_to_type1(run_devices: RunDevices) -> None:
+    source = """
+        import ctypes
+        group, container = (take(), os.open("/dev/vfio/1", os.O_RDWR))[1], os.open("/dev/vfio/vfio", os.O_RDWR)
+        fcntl.ioctl(group, vfio.VFIO_GROUP_SET_CONTAINER, struct.pack("i", container))
+        fcntl.ioctl(container, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1v2_IOMMU)
+        file = fcntl.ioctl(group, vfio.VFIO_GROUP_GET_DEVICE_FD, bytearray(DEVICE.encode() + bytes(1)))
+        bar = mmap.mmap(file, 16384)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(bar))
+        layout = vfio.IOMMU_TYPE1_DMA_MAP
+        fcntl.ioctl(container, vfio.VFIO_IOMMU_MAP_DMA, layout.pack(layout.size, 3, address, MAPPED_AT, 16384))
+        context = open_iommufd()
+        space = ioas(context)
+        assert errno_of(map_memory, context, space, address, 16384) == errno.EFAULT
+        around = mmap.mmap(-1, 16384)
+        map_memory(context, space, ctypes.addressof(ctypes.c_char.from_buffer(around)), 16384)
+    """
+    run_devices(source)
+
+
 def test_memory_of_a_process_that_ended(run_devices: RunDevices) -> None:
     source = """
         import ctypes

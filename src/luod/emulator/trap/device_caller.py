@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from luod import linux
@@ -75,9 +76,10 @@ class DeviceThread(Thread):
             raise Errno(errno.EINVAL)
         return EventFd(taken)
 
-    def pin(self, address: int, length: int, *, writable: bool) -> ProcessMemory:
+    def pin(self, address: int, length: int, *, writable: bool, bars_too: bool = False) -> ProcessMemory:
         pid = int(status_field(self.tid, "Tgid:"))
-        if not _mapped(pid, address, address + length, writable=writable):
+        refused = None if bars_too else self._devices.is_ours
+        if not _mapped(pid, address, address + length, writable=writable, refused=refused):
             raise Errno(errno.EFAULT)
         try:
             process = Fd(linux.syscall("pidfd_open", pid, 0))
@@ -86,17 +88,25 @@ class DeviceThread(Thread):
         return ProcessMemory(process, pid, address, length)
 
 
-def _mapped(pid: int, start: int, end: int, *, writable: bool) -> bool:
-    """Whether the process has memory everywhere from `start` to `end`, of which it may write every byte, or read."""
+def _mapped(
+    pid: int, start: int, end: int, *, writable: bool, refused: Callable[[Identity], bool] | None = None
+) -> bool:
+    """Whether the process has memory everywhere from `start` to `end`, of which it may write every byte, or read.
+
+    Memory of files that are `refused` is none.
+    """
     wanted = "w" if writable else "r"
     try:
         with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                addresses, permissions, _ = line.split(" ", 2)
+                addresses, permissions, _, device, inode, *_ = line.split(maxsplit=5)
                 first, last = (int(number, 16) for number in addresses.split("-"))
                 if last <= start:
                     continue
                 if first > start or wanted not in permissions:
+                    return False
+                major, _, minor = device.partition(":")
+                if refused is not None and refused((os.makedev(int(major, 16), int(minor, 16)), int(inode))):
                     return False
                 start = last
                 if start >= end:

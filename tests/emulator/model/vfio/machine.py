@@ -169,7 +169,7 @@ class Vmm(Process):
             raise Errno(errno.EINVAL)
         return Event(self.world.events, target)
 
-    def pin(self, address: int, length: int, *, writable: bool) -> Memory:
+    def pin(self, address: int, length: int, *, writable: bool, bars_too: bool = False) -> Memory:
         self.read(address, length)
         if writable and not self.writable(address, length):
             raise Errno(errno.EFAULT)

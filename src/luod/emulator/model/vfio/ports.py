@@ -69,9 +69,10 @@ class DeviceCaller(Caller, Protocol):
         """Errno(EBADF) not open, Errno(EINVAL) no eventfd."""
         ...
 
-    def pin(self, address: int, length: int, *, writable: bool) -> Memory:
+    def pin(self, address: int, length: int, *, writable: bool, bars_too: bool = False) -> Memory:
         """The caller's memory as DMA reaches it. Errno(EFAULT) where it has none, or `writable` and it is read-only.
 
+        `bars_too`: a device's BAR that is mapped there will do, as it does for type1 and never for iommufd.
         The memory stays reachable while the caller lives.
         """
         ...

@@ -96,7 +96,7 @@ class Type1:
         if reserved(start, start + length - 1):
             raise Errno(errno.EINVAL)
         writable = bool(flags & uapi.VFIO_DMA_MAP_FLAG_WRITE)
-        pages = Pages(caller.pin(address, length, writable=writable), None, writable=writable)
+        pages = Pages(caller.pin(address, length, writable=writable, bars_too=True), None, writable=writable)
         self.space.insert(Area(start, length, pages, 0, bool(flags & uapi.VFIO_DMA_MAP_FLAG_READ), writable))
         return 0
 
