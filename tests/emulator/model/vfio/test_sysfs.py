@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from errno import EBUSY, EEXIST, EINVAL, EIO, EISDIR, ENODEV, ENOENT, ENOTTY, EPERM
+from errno import EBUSY, EEXIST, EINVAL, EIO, EISDIR, ENODEV, ENOENT, ENOTTY, EPERM, ERANGE
 
 import pytest
 
 from luod.emulator.model.ports import Errno
+from luod.emulator.model.results import Waiting
 from luod.emulator.model.vfio.sysfs import Attribute, Directory, Link
 from tests.emulator.model.vfio.machine import A, B, DeviceWorld, Vmm, done, power_on
 from tests.emulator.model.world import number
@@ -253,6 +254,49 @@ def test_virtual_functions() -> None:
     assert root.resolve(f"{DEVICES}/{A}/virtfn0") == root.resolve(f"{DEVICES}/{virtual}")
     assert root.show(f"{DEVICES}/{A}/sriov_numvfs") == "1\n"
     assert not root.exists(f"{DEVICES}/{virtual}/sriov_numvfs")
+    world.switch_off()
+
+
+def test_virtual_functions_come_and_go() -> None:
+    first, second = "0000:01:00.1", "0000:01:00.2"
+    world = power_on(A, f"{first},vf-of={A}", f"{second},vf-of={A}")
+    root = Vmm(world)
+    count = f"{DEVICES}/{A}/sriov_numvfs"
+    assert root.echo("2", count) == 2, "as it is: no driver is asked"
+    assert root.echo("0", count) == -ENOENT, "no driver, or one that cannot"
+    root.take(A)
+    assert root.echo("1", count) == -EBUSY
+    assert root.echo("3", count) == -ERANGE
+    assert root.echo("many", count) == -EINVAL
+    assert root.echo("0", count) == 2
+    assert root.show(count) == "0\n"
+    assert not root.exists(f"{DEVICES}/{first}")
+    assert not root.exists(f"{DEVICES}/{A}/virtfn0")
+    assert root.echo("1", "bus/pci/rescan") == 2
+    assert not root.exists(f"{DEVICES}/{first}")
+    assert root.echo("1", count) == 2
+    assert root.resolve(f"{DEVICES}/{A}/virtfn0") == root.resolve(f"{DEVICES}/{first}")
+    assert not root.exists(f"{DEVICES}/{second}")
+    assert root.show(f"{DEVICES}/{A}/sriov_totalvfs") == "2\n"
+    assert root.resolve(f"{DEVICES}/{first}/driver") == VFIO_PCI, "its physical function's"
+    world.switch_off()
+
+
+def test_virtual_functions_go_when_nobody_has_them_open() -> None:
+    first, second = "0000:01:00.1", "0000:01:00.2"
+    world = power_on(A, f"{first},vf-of={A}", f"{second},vf-of={A}")
+    root = Vmm(world)
+    count = f"{DEVICES}/{A}/sriov_numvfs"
+    root.take(A)
+    assert (root.echo("0", count), root.echo("2", count)) == (2, 2)
+    files = [number(root.open_cdev(address)) for address in (first, second)]
+    waiting = root.echo("0", count)
+    assert isinstance(waiting, Waiting)
+    for file in files:
+        assert waiting.poll() is None
+        root.close(file)
+    assert waiting.poll() == 0
+    assert root.show(count) == "0\n"
     world.switch_off()
 
 

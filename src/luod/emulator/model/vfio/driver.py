@@ -162,8 +162,52 @@ class Drivers:
 
         return self._with(str(function.address), pull)
 
+    def virtual(self, physical: Function) -> list[Function]:
+        """The virtual functions of it that are there."""
+        return [function for function in physical.virtual if function in self.functions]
+
+    def set_virtual(self, physical: Function, number: int) -> int | Blocked:
+        """sriov_numvfs: ERANGE, ENOENT without a driver that can do it, EBUSY unless there are none yet.
+
+        With 0 they go, each as if unplugged. New ones of a device that vfio-pci has are vfio-pci's.
+        """
+        there = self.virtual(physical)
+        if number > len(physical.virtual):
+            raise Errno(errno.ERANGE)
+        if number == len(there):
+            return 0
+        if physical.driver is None or not physical.driver.is_vfio:
+            raise Errno(errno.ENOENT)
+        if there and number:
+            raise Errno(errno.EBUSY)
+        if number:
+            for function in physical.virtual[:number]:
+                function.driver_override = physical.driver.name
+                if function.port is not None:
+                    function.port.functions.append(function)
+            self.add(physical.virtual[:number])
+            self._changed()
+            return 0
+        waited: Waiting | None = None
+
+        def pull_all() -> int | None:
+            nonlocal waited
+            while True:
+                if waited is not None and waited.poll() is None:
+                    return None
+                waited = None
+                if not there:
+                    return 0
+                result = self.remove(there.pop())
+                if isinstance(result, Waiting):
+                    waited = result
+
+        if pull_all() is None:
+            return Waiting("every file of the virtual functions is closed", pull_all)
+        return 0
+
     def rescan(self) -> int | Blocked:
-        """What was removed is found again."""
+        """What was removed is found again, but for virtual functions, which are made in another way."""
         found, self._removed = self._removed, []
         for function in found:
             if function.port is not None:
@@ -177,7 +221,8 @@ class Drivers:
         if function.port is not None:
             function.port.functions.remove(function)
         function.driver_override = None
-        self._removed.append(function)
+        if function.physical is None:
+            self._removed.append(function)
         self._changed()
 
     def _with(self, name: str, action: Callable[[Function], int | Blocked]) -> int | Blocked:

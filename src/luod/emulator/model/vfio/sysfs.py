@@ -111,7 +111,11 @@ class Sysfs:
         if self._made_for == self._vfio.generation:
             return
         self._made_for = self._vfio.generation
-        wanted = {function: (function.driver, function.unbinding, function.vfio) for function in self._vfio.functions}
+        virtual = self._vfio.drivers.virtual
+        wanted = {
+            function: (function.driver, function.unbinding, function.vfio, virtual(function))
+            for function in self._vfio.functions
+        }
         for function, (dependencies, paths) in tuple(self._made.items()):
             if wanted.get(function) != dependencies:
                 del self._made[function]
@@ -233,8 +237,16 @@ class Sysfs:
             self._link(f"bus/pci/drivers/{function.driver.name}/{function.address}", top)
         if function.virtual:
             self._add(f"{top}/sriov_totalvfs", _shown(str(len(function.virtual))))
-            self._add(f"{top}/sriov_numvfs", _shown(str(len(function.virtual))))
-            for index, virtual in enumerate(function.virtual):
+            there = drivers.virtual(function)
+            self._add(
+                f"{top}/sriov_numvfs",
+                Attribute(
+                    0o644,
+                    lambda: b"%d\n" % len(drivers.virtual(function)),
+                    lambda words: drivers.set_virtual(function, _u16(words)),
+                ),
+            )
+            for index, virtual in enumerate(there):
                 self._link(f"{top}/virtfn{index}", function_path(virtual))
         if function.physical is not None:
             self._link(f"{top}/physfn", function_path(function.physical))
@@ -264,6 +276,17 @@ def _shown(text: str) -> Attribute:
 
 def _written(write: Callable[[str], int | Blocked]) -> Attribute:
     return Attribute(0o200, None, write)
+
+
+def _u16(words: str) -> int:
+    """Errno(EINVAL), Errno(ERANGE)."""
+    try:
+        number = int(words, 0)
+    except ValueError:
+        raise Errno(errno.EINVAL) from None
+    if not 0 <= number < 1 << 16:
+        raise Errno(errno.ERANGE)
+    return number
 
 
 def _is_one(words: str) -> bool:
