@@ -141,3 +141,71 @@ def test_sys_shows_emulated_devices_only(run_devices: RunDevices) -> None:
         assert errno_of(uevents.recv, 4096) == errno.EAGAIN
     """
     run_devices(source)
+
+
+def test_what_a_device_has_not(run_devices: RunDevices) -> None:
+    source = """
+        file, context = os.open(take(), os.O_RDWR), open_iommufd()
+        bind(file, context)
+        assert region(file, vfio.VFIO_PCI_ROM_REGION_INDEX)[1] == 0
+        assert errno_of(region, file, vfio.VFIO_PCI_VGA_REGION_INDEX) == errno.EINVAL
+        assert call(file, vfio.VFIO_DEVICE_GET_IRQ_INFO, vfio.IRQ_INFO, 0, vfio.VFIO_PCI_MSI_IRQ_INDEX, 0)[3] == 0
+        features = vfio.VFIO_DEVICE_FEATURE_MASK
+        for number in range(features + 1)[:16]:
+            probe = vfio.VFIO_DEVICE_FEATURE_PROBE | number
+            assert errno_of(call, file, vfio.VFIO_DEVICE_FEATURE, vfio.DEVICE_FEATURE, probe) == errno.ENOTTY
+        listen(file, [os.eventfd(0)], vfio.VFIO_PCI_INTX_IRQ_INDEX)
+        data = vfio.VFIO_IRQ_SET_DATA_EVENTFD | vfio.VFIO_IRQ_SET_ACTION_UNMASK
+        unmask = vfio.IRQ_SET.pack(vfio.IRQ_SET.size + 4, data, vfio.VFIO_PCI_INTX_IRQ_INDEX, 0, 1)
+        unmask += struct.pack("=i", os.eventfd(0))
+        assert errno_of(fcntl.ioctl, file, vfio.VFIO_DEVICE_SET_IRQS, unmask) == errno.ENOTTY
+    """
+    run_devices(source)
+
+
+def test_what_the_iommu_has_not(run_devices: RunDevices) -> None:
+    source = """
+        from luod.uapi import iommufd
+        file, context = os.open(take(), os.O_RDWR), open_iommufd()
+        number = bind(file, context)
+        space = ioas(context)
+        def allocate(flags):
+            call(context, iommufd.IOMMU_HWPT_ALLOC, iommufd.HWPT_ALLOC, flags, number, space, 0, 0, 0, 0, 0, 0, 0)
+        allocate(0)
+        for nest_parent, dirty_tracking in ((1, 0), (0, 2)):
+            assert errno_of(allocate, nest_parent | dirty_tracking) == errno.EOPNOTSUPP
+        info = call(context, iommufd.IOMMU_GET_HW_INFO, iommufd.HW_INFO, 0, number, 0, 0, 0, 0, bytes(3), 0)
+        assert info[5] == iommufd.IOMMU_HW_INFO_TYPE_NONE
+        fault_queue, viommu = 0x3B8E, 0x3B90
+        for command in (fault_queue, viommu):
+            assert errno_of(fcntl.ioctl, context, command, struct.pack("=II", 8, 0)) == errno.ENOTTY
+    """
+    run_devices(source)
+
+
+def test_type1_has_no_dirty_tracking_and_no_change_of_addresses(run_devices: RunDevices) -> None:
+    source = """
+        take()
+        group, container = os.open("/dev/vfio/1", os.O_RDWR), os.open("/dev/vfio/vfio", os.O_RDWR)
+        fcntl.ioctl(group, vfio.VFIO_GROUP_SET_CONTAINER, struct.pack("i", container))
+        fcntl.ioctl(container, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1v2_IOMMU)
+        assert fcntl.ioctl(container, vfio.VFIO_CHECK_EXTENSION, vfio.VFIO_UPDATE_VADDR) == 0
+        assert errno_of(fcntl.ioctl, container, vfio.VFIO_IOMMU_DIRTY_PAGES, bytes(8)) == errno.ENOTTY
+        unmap = vfio.IOMMU_TYPE1_DMA_UNMAP
+        for flag in (vfio.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP, vfio.VFIO_DMA_UNMAP_FLAG_VADDR):
+            request = unmap.pack(unmap.size, flag, 0, 4096)
+            assert errno_of(fcntl.ioctl, container, vfio.VFIO_IOMMU_UNMAP_DMA, request) == errno.EINVAL
+    """
+    run_devices(source)
+
+
+def test_virtual_functions_are_there_from_the_start(run_devices: RunDevices) -> None:
+    source = """
+        if BOOT == 1:
+            take()
+            sysfs(DEVICE, "sriov_numvfs").write_text("0")
+            assert not sysfs(DEVICE, "virtfn0").exists()
+            jump()
+        assert sysfs(DEVICE, "sriov_numvfs").read_text() == "1\\n"
+    """
+    run_devices(source, "--vfio", "0000:01:00.0", "--vfio", "0000:01:00.1,vf-of=0000:01:00.0")
