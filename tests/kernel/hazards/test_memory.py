@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,11 +12,12 @@ from luod.testing import Machine
 from luod.testing.interpreter import Interpreter
 from tests.conformance.caller import Caller
 from tests.conformance.voyage import Voyage, across_jumps
+from tests.daemon.host import Luod
+from tests.daemon.participant import Operator, Participant, file
 from tests.kernel.hazards.cgroup import limited
 from tests.library import Vmm, start_vmm
 
 MIB = 1 << 20
-TRANSACTION = "issue: luod as operators run it: the update as one transaction"
 
 
 def number(machine: Machine, path: str, name: str) -> int:
@@ -53,10 +55,21 @@ def test_h02_preserving_memory_that_is_there_already_gets_the_vmm_killed(expenda
     assert number(shared, "/proc/vmstat", "pgmigrate_success") > moved
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason=TRANSACTION)
-def test_h02_the_library_refuses_what_would_get_it_killed(expendable: Vmm) -> None:
-    expendable.call("wrap_outgoing", fd="s", slot="o")
-    assert expendable.refused("preserve", session="o", file="ram", token=1).kind == "NotEnoughMemory"
+def test_h02_luod_grants_no_preserve_that_would_get_its_caller_killed(machine: Machine, tmp_path: Path) -> None:
+    luod = Luod(machine, tmp_path / "state")
+    luod.start()
+    luod.load()
+    big = Participant(luod, "big")
+    size = 700 * MIB
+    big.vmm.ask("memfd", slot="guest", size=size)
+    big.vmm.ask("fallocate", fd="guest", mode=0, offset=0, length=size)
+    operator = Operator(luod)
+    operator.update()
+    big.expect("preparing")
+    big.declare(file(1), file(2, size=size, allocated=size, when="preparing"))
+    assert "PRESERVE for big takes" in operator.until("cancelled")["reason"]
+    assert luod.status()["state"] == "idle"
+    assert number(machine, "/proc/vmstat", "oom_kill") == 0
 
 
 # -- H1: a RETRIEVE_FD that fails is final ------------------------------------------------------------------------
