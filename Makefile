@@ -37,7 +37,7 @@ kernel:
 # One boot serves a module's tests, so a module stays with one worker.
 test-kernel: $(READY)
 	@kernel=$$(kernel/build $(KERNEL)) && echo "testing on $$kernel" && \
-		LUOD_KERNEL=$$kernel $(BIN)/pytest --machine kernel --timeout 400 -n 2 --dist loadfile $(KERNEL_TESTS)
+		LUOD_KERNEL=$$kernel $(BIN)/pytest --machine kernel -n 2 --dist loadfile $(KERNEL_TESTS)
 
 bench: $(READY)
 	$(BIN)/python -m bench

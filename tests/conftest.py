@@ -20,7 +20,7 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("random programs")
-    group.addoption("--random-programs", type=int, default=3, help="how many tests/kernel plays (default: %(default)s)")
+    group.addoption("--random-programs", type=int, default=11, help="how many, in tests/kernel (default: %(default)s)")
     group.addoption("--random-seed", type=int, default=1, help="the first one's seed (default: %(default)s)")
     group.addoption("--random-program", metavar="FILE", help="this one instead: JSON, as a failure prints it")
 

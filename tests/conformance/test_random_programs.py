@@ -89,7 +89,8 @@ def test_a_planted_mistake_is_found_and_cut_down(
     (folder / "sitecustomize.py").write_text(dedent(mistake))
     scratch = tmp_path_factory.getbasetemp()
     with contest(machine_kind, machine_python, scratch=scratch, planted=folder) as both:
-        found = (both.hold(generate(seed, boots=boots, questions=300), seconds=40) for seed in range(1, 6))
+        seconds = 40 if machine_kind == "emulated" else 10
+        found = (both.hold(generate(seed, boots=boots, questions=300), seconds=seconds) for seed in range(1, 6))
         verdict = next(verdict for verdict in found if verdict.shrunk is not None)
     assert verdict.shrunk is not None
     assert (verdict.shrunk.difference.kind) == (last, real, planted)

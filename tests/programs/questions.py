@@ -269,12 +269,14 @@ class Process(SessionCalls):
     def do_end(self, kid: str, number: int = signal.SIGKILL) -> int:
         """Kills a child and waits until every reference it held is gone; the program itself takes its children too."""
         child = self.kids.pop(kid)
-        child.close()
         if self.depth:
             os.kill(child.pid, number)
-            return os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+            status = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+            child.close()  # not before: at the end of its input it would end by itself
+            return status
         os.killpg(child.pid, number)
         status = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+        child.close()
         with contextlib.suppress(ChildProcessError):
             while True:
                 os.waitpid(-child.pid, 0)
