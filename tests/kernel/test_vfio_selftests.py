@@ -1,0 +1,89 @@
+"""The kernel's own selftests of VFIO, compiled here from the sources of that kernel: the emulated machine passes them.
+
+`kernel/build` keeps tools/testing/selftests/vfio, and what it includes, beside its source package. A real kernel has no
+device for them here; those of devices that have a driver in the selftests have none on the emulated machine.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from luod.errors import MachineUnavailable
+from luod.testing import Machine
+from luod.testing.kernel import qemu
+from luod.testing.plugin import booting_machines
+from luod.testing.tools import cannot_run, require_tool
+from tests import devices
+
+VIRTUAL = "0000:01:00.1"
+NUMBER_OF_VIRTUAL = f"/sys/bus/pci/devices/{devices.FIRST}/sriov_numvfs"
+
+
+@pytest.fixture(scope="module")
+def built() -> Path:
+    """The folder with the kernel and its headers."""
+    try:
+        return Path(qemu.kernel_image()).parent
+    except MachineUnavailable as error:
+        cannot_run(f"{error} ({error.hint})")
+
+
+@pytest.fixture(scope="module")
+def selftests(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the programs, statically linked."""
+    gcc = require_tool("gcc", package="gcc")
+    if not Path("/usr/include/uuid/uuid.h").exists():
+        cannot_run("needs uuid/uuid.h, of the Debian package uuid-dev")
+    sources = sorted(built.parent.glob("source-*/vfio"))
+    if not sources:
+        cannot_run(f"there are no sources at {built.parent}/source-*/vfio: make kernel unpacks them")
+    tree = sources[-1]
+    selftests = tree / "tools/testing/selftests"
+    folder = tmp_path_factory.mktemp("selftests")
+    options: list[str | Path] = ["-O1", "-pthread", "-D_GNU_SOURCE=", "-isystem", built / "usr/include"]
+    for include in (selftests / "vfio/lib/include", tree / "tools/include", tree / "tools/arch/x86/include", selftests):
+        options += ["-I", include]
+    library = sorted((selftests / "vfio/lib").rglob("*.c"))
+    subprocess.run([gcc, *options, "-c", *library], cwd=folder, check=True, timeout=100)
+    objects = sorted(folder.glob("*.o"))
+    for program in sorted((selftests / "vfio").glob("vfio_*_test.c")):
+        command = [gcc, *options, "-static", "-o", folder / program.stem, program, *objects, "-luuid"]
+        subprocess.run(command, check=True, timeout=60)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """With a device that has a virtual function, which is not there yet."""
+    with booting_machines("emulated", scratch=tmp_path_factory.getbasetemp()) as boot_machine:
+        virtual = f"{VIRTUAL},vf-of={devices.FIRST}"
+        machine = devices.boot(boot_machine, devices=(f"{devices.FIRST},msix=8,bars=16K+1M", virtual))
+        machine.write(f"/sys/bus/pci/devices/{devices.FIRST}/driver_override", b"vfio-pci")
+        machine.write("/sys/bus/pci/drivers_probe", devices.FIRST.encode())
+        machine.write(NUMBER_OF_VIRTUAL, b"0")
+        yield machine
+
+
+@pytest.mark.parametrize(
+    ("program", "skipped"),
+    [
+        ("vfio_iommufd_setup_test", 0),
+        # MSI, which the device has not.
+        ("vfio_pci_device_test", 1),
+        ("vfio_pci_device_init_perf_test", 0),
+        ("vfio_dma_mapping_mmio_test", 0),
+        # Huge pages, which this host need not have.
+        ("vfio_dma_mapping_test", 10),
+        ("vfio_pci_sriov_uapi_test", 0),
+    ],
+)
+def test_passes(machine: Machine, selftests: Path, program: str, skipped: int) -> None:
+    done = machine.run([str(selftests / program), devices.FIRST], check=False)
+    report = done.text.splitlines()[-1]
+    assert "fail:0" in report, done.text
+    assert int(report.partition("skip:")[2].split()[0]) <= skipped
+    assert done.returncode == 0
