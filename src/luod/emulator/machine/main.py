@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="ADDRESS[,OPTION…]",
         help="a device, such as 0000:01:00.0,msix=8; may be repeated. Options: vendor=, device=, class=, bars=16K+1M, "
-        "msix=, group=, display, vf-of=ADDRESS, driver=NAME, reset=works|none|fails-later, acs-quirk",
+        "msix=, msi=, group=, display, vf-of=ADDRESS, driver=NAME, reset=works|none|fails-later, acs-quirk",
     )
     devices.add_argument(
         "--devices", metavar="FILE.toml", help="more of them: a table for each address, with the same options"

@@ -217,3 +217,43 @@ def test_a_virtual_function_has_no_intx() -> None:
         assert vmm.set_irqs(device, index, NONE | TRIGGER, 0, 0) == -EINVAL
     assert number(vmm.open("/dev/iommu"))
     world.switch_off()
+
+
+def test_msi_has_as_many_vectors_as_were_first_asked_for() -> None:
+    world = power_on(f"{A},msi=8", rules="v2")
+    vmm = Vmm(world)
+    vmm.take(A)
+    device, _ = vmm.opened()
+    layout = uapi.IRQ_INFO
+    assert vmm.call(device, uapi.VFIO_DEVICE_GET_IRQ_INFO, layout.pack(16, 0, MSI, 0)) == 0
+    assert layout.unpack(vmm.read(SCRATCH, 16))[3] == 8
+    first, second = vmm.new_eventfd(), vmm.new_eventfd()
+
+    def msi(start: int, *fds: int) -> int | Blocked:
+        return vmm.set_irqs(device, MSI, EVENTFD | TRIGGER, start, len(fds), ints(*fds))
+
+    assert msi(0, first, second) == 0
+    assert msi(2, first) == -EINVAL
+    assert vmm.msix(device, first) == -EINVAL, "one kind at a time"
+    vmm.set_config(device, 4, 0x0006)
+    interrupt(vmm, device, 1)
+    assert (vmm.count(first), vmm.count(second)) == (0, 1)
+    assert vmm.set_irqs(device, MSI, NONE | TRIGGER, 0, 0, b"") == 0
+    assert vmm.msix(device, first) == 0
+    world.switch_off()
+
+
+def test_the_msi_capability_is_found_before_that_of_msix() -> None:
+    world = power_on(f"{A},msi=8", rules="v2")
+    vmm = Vmm(world)
+    vmm.take(A)
+    device, _ = vmm.opened()
+    found, at = [], vmm.config(device, 0x34, 1)
+    while at:
+        found.append(vmm.config(device, at, 1))
+        at = vmm.config(device, at + 1, 1)
+    assert found == [0x01, 0x05, 0x11, 0x10]
+    vmm.set_config(device, 0xA2, 0xFFFF)
+    assert vmm.config(device, 0xA2, 2) == 0x00F7
+    assert vmm.ioctl(device, uapi.VFIO_DEVICE_RESET) == 0
+    world.switch_off()

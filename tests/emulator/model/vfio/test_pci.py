@@ -67,6 +67,7 @@ def test_a_device_from_a_file() -> None:
         ("vendor=intel", "vendor is a number, such as 4 or 0x10f0, and not 'intel'"),
         ("vendor", "vendor is a number"),
         ("msix=257", "0 to 256 MSI-X vectors, and not 257"),
+        ("msi=3", "0, 1, 2, 4, 8, 16 or 32 MSI vectors, and not 3"),
         ("bars=8K", "the first BAR has the registers and cannot be smaller than 16K"),
         ("bars=20K", "a BAR's size is a power of two, 4K to 256M, and not 20480"),
         ("bars=512M", "a power of two"),

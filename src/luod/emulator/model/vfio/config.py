@@ -24,6 +24,7 @@ _POWER_CONTROL: Final = _POWER + 4
 _MSIX: Final = 0x50
 _EXPRESS: Final = 0x60
 _DEVICE_CONTROL: Final = _EXPRESS + 8
+_MSI: Final = 0xA0
 _SRIOV: Final = 0x100
 
 COMMAND_MEMORY: Final = 0x0002
@@ -58,8 +59,15 @@ class ConfigSpace:
             put(_INTERRUPT_PIN, 1, 1)
         put(_INTERRUPT_LINE, 1, 11, writable=0xFF)
         # Power management 1.2: D0 and D3hot, no soft reset.
-        put(_POWER, 4, 0x0003_0001 | (_MSIX if description.msix else _EXPRESS) << 8)
+        message = _MSIX if description.msix else _EXPRESS
+        put(_POWER, 4, 0x0003_0001 | (_MSI if description.msi else message) << 8)
         put(_POWER_CONTROL, 2, 0x0008, writable=0x0003)
+        if description.msi:
+            put(_MSI, 2, 0x0005 | message << 8)
+            # 64-bit addresses; how many vectors it has, and how many of them are on, as powers of two.
+            put(_MSI + 2, 2, 0x0080 | description.msi.bit_length() - 1 << 1, writable=0x0071)
+            put(_MSI + 4, 8, 0, writable=0xFFFFFFFF_FFFFFFFC)
+            put(_MSI + 12, 2, 0, writable=0xFFFF)
         if description.msix:
             put(_MSIX, 2, 0x0011 | _EXPRESS << 8)
             put(_MSIX + 2, 2, description.msix - 1, writable=0xC000)
@@ -146,6 +154,7 @@ class ConfigSpace:
         for index, address in enumerate(self._bar_addresses):
             offset = _BAR0 + 4 * index
             self._data[offset : offset + 4] = address.to_bytes(4, "little")
-        # MSI-X off, device control as it came.
+        # MSI and MSI-X off, device control as it came.
         self._data[_MSIX + 3] &= 0x3F
+        self._data[_MSI + 2] &= 0x8E
         self._data[_DEVICE_CONTROL : _DEVICE_CONTROL + 2] = (0x2810).to_bytes(2, "little")

@@ -1,7 +1,7 @@
 """Interrupts of one enabled device: which eventfd hears which vector. SET_IRQS in vfio-pci's order of checks.
 
-One kind at a time (INTx, MSI-X), besides the two that are no interrupts of the device: errors, and the kernel's request
-to let the device go. Made when a device is enabled, closed when it is disabled; used by `pci_core.py`.
+One kind at a time (INTx, MSI, MSI-X), besides the two that are no interrupts of the device: errors, and the kernel's
+request to let the device go. Made when a device is enabled, closed when it is disabled; used by `pci_core.py`.
 """
 
 from __future__ import annotations
@@ -51,10 +51,12 @@ class Interrupts:
         self._vectors: dict[int, EventFd] = {}
         self._alone: dict[int, EventFd] = {}
         self._masked = False
+        self._allocated = 0
+        """MSI vectors: fixed when the first is turned on."""
 
     @property
     def enabled(self) -> bool:
-        """Whether the user has INTx or MSI-X on: a device that is, cannot be frozen."""
+        """Whether the user has INTx, MSI or MSI-X on: a device that is, cannot be frozen."""
         return self._kind is not None
 
     def close(self) -> None:
@@ -67,6 +69,8 @@ class Interrupts:
         """How many the device has of a kind (VFIO_PCI_*_IRQ_INDEX)."""
         if index == uapi.VFIO_PCI_INTX_IRQ_INDEX:
             return int(self._device.config.has_interrupt_pin)
+        if index == uapi.VFIO_PCI_MSI_IRQ_INDEX:
+            return self._device.description.msi
         if index == uapi.VFIO_PCI_MSIX_IRQ_INDEX:
             return self._device.description.msix
         return int(index in _ALONE)
@@ -131,8 +135,8 @@ class Interrupts:
             raise Errno(errno.ENOTTY)
         elif index == uapi.VFIO_PCI_INTX_IRQ_INDEX:
             self._trigger_intx(order, caller)
-        elif index == uapi.VFIO_PCI_MSIX_IRQ_INDEX:
-            self._trigger_msix(order, caller)
+        elif index in (uapi.VFIO_PCI_MSI_IRQ_INDEX, uapi.VFIO_PCI_MSIX_IRQ_INDEX):
+            self._trigger_messages(index, order, caller)
         else:
             self._trigger_alone(index, order, caller)
         return 0
@@ -162,17 +166,23 @@ class Interrupts:
         elif order.wanted[0]:
             self._signal(0)
 
-    def _trigger_msix(self, order: _Order, caller: DeviceCaller) -> None:
-        is_msix = self._kind == uapi.VFIO_PCI_MSIX_IRQ_INDEX
-        if is_msix and order.turns_off:
+    def _trigger_messages(self, index: int, order: _Order, caller: DeviceCaller) -> None:
+        """MSI-X vectors can be added later, MSI's cannot: EINVAL."""
+        is_on = self._kind == index
+        if is_on and order.turns_off:
             self._disable()
             return
-        if not (is_msix or self._kind is None):
+        if not (is_on or self._kind is None):
             raise Errno(errno.EINVAL)
         if order.data == uapi.VFIO_IRQ_SET_DATA_EVENTFD:
-            if not is_msix and not order.start + order.count:
+            last = order.start + order.count
+            if not is_on and not last:
                 raise Errno(errno.ERANGE)
-            self._kind = uapi.VFIO_PCI_MSIX_IRQ_INDEX
+            if not is_on:
+                self._allocated = last if index == uapi.VFIO_PCI_MSI_IRQ_INDEX else self.count(index)
+            elif last > self._allocated:
+                raise Errno(errno.EINVAL)
+            self._kind = index
             try:
                 for vector, fd in enumerate(order.fds, order.start):
                     self._set(self._vectors, vector, None)
@@ -181,10 +191,10 @@ class Interrupts:
             except Errno:
                 for given in range(order.start, vector):
                     self._set(self._vectors, given, None)
-                if not is_msix:
+                if not is_on:
                     self._disable()
                 raise
-        elif not is_msix:
+        elif not is_on:
             raise Errno(errno.EINVAL)
         else:
             for vector, asked in enumerate(order.wanted, order.start):

@@ -24,6 +24,7 @@ REGISTER_BAR_MINIMUM: Final = 0x4000
 _BAR_MAXIMUM: Final = 256 << 20
 _BARS: Final = 6
 _MSIX_MAXIMUM: Final = 256
+_MSI: Final = (1, 2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True, order=True)
@@ -78,6 +79,8 @@ class DeviceDescription:
     """Bytes, a power of two each. The first has the registers, the others are plain memory."""
     msix: int = 4
     """Vectors; 0: the device has no MSI-X."""
+    msi: int = 0
+    """Vectors, a power of two; 0: the device has no MSI."""
     group: int | None = None
     """Number of its iommu group; None: one of its own."""
     vf_of: Address | None = None
@@ -98,6 +101,8 @@ class DeviceDescription:
             raise ValueError(f"{self.address}: the first BAR has the registers and cannot be smaller than 16K")
         if not 0 <= self.msix <= _MSIX_MAXIMUM:
             raise ValueError(f"{self.address}: a device has 0 to {_MSIX_MAXIMUM} MSI-X vectors, and not {self.msix}")
+        if self.msi and self.msi not in _MSI:
+            raise ValueError(f"{self.address}: a device has 0, 1, 2, 4, 8, 16 or 32 MSI vectors, and not {self.msi}")
         if self.vf_of == self.address:
             raise ValueError(f"{self.address} cannot be its own virtual function")
 
@@ -118,7 +123,7 @@ def describe(address: str, options: Mapping[str, Option]) -> DeviceDescription:
     fields: dict[str, object] = {}
     for name, value in options.items():
         match name:
-            case "vendor" | "device" | "msix" | "group":
+            case "vendor" | "device" | "msix" | "msi" | "group":
                 fields[name] = _number(name, value)
             case "class":
                 fields["class_code"] = _number(name, value)
