@@ -20,7 +20,6 @@ from luod.testing.tools import cannot_run, require_tool
 from tests import devices
 
 VIRTUAL = "0000:01:00.1"
-NUMBER_OF_VIRTUAL = f"/sys/bus/pci/devices/{devices.FIRST}/sriov_numvfs"
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +32,20 @@ def built() -> Path:
 
 
 @pytest.fixture(scope="module")
-def selftests(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(built: Path) -> Path:
+    """The sources."""
+    sources = sorted(built.parent.glob("source-*/vfio"))
+    if not sources:
+        cannot_run(f"there are no sources at {built.parent}/source-*/vfio: make kernel unpacks them")
+    return sources[-1]
+
+
+@pytest.fixture(scope="module")
+def selftests(built: Path, tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the programs, statically linked."""
     gcc = require_tool("gcc", package="gcc")
     if not Path("/usr/include/uuid/uuid.h").exists():
         cannot_run("needs uuid/uuid.h, of the Debian package uuid-dev")
-    sources = sorted(built.parent.glob("source-*/vfio"))
-    if not sources:
-        cannot_run(f"there are no sources at {built.parent}/source-*/vfio: make kernel unpacks them")
-    tree = sources[-1]
     selftests = tree / "tools/testing/selftests"
     folder = tmp_path_factory.mktemp("selftests")
     options: list[str | Path] = ["-O1", "-pthread", "-D_GNU_SOURCE=", "-isystem", built / "usr/include"]
@@ -57,14 +61,13 @@ def selftests(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """With a device that has a virtual function, which is not there yet."""
+def machine(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """With a device that can have a virtual function, set up by the selftests' own script."""
     with booting_machines("emulated", scratch=tmp_path_factory.getbasetemp()) as boot_machine:
         virtual = f"{VIRTUAL},vf-of={devices.FIRST}"
         machine = devices.boot(boot_machine, devices=(f"{devices.FIRST},msi=4,msix=8,bars=16K+1M", virtual))
-        machine.write(f"/sys/bus/pci/devices/{devices.FIRST}/driver_override", b"vfio-pci")
-        machine.write("/sys/bus/pci/drivers_probe", devices.FIRST.encode())
-        machine.write(NUMBER_OF_VIRTUAL, b"0")
+        script = tree / "tools/testing/selftests/vfio/scripts/setup.sh"
+        machine.run(["bash", str(script), devices.FIRST], env={"TMPDIR": "/run"})
         yield machine
 
 

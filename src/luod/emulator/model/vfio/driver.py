@@ -167,22 +167,24 @@ class Drivers:
         return [function for function in physical.virtual if function in self.functions]
 
     def set_virtual(self, physical: Function, number: int) -> int | Blocked:
-        """sriov_numvfs: ERANGE, ENOENT without a driver that can do it, EBUSY unless there are none yet.
+        """sriov_numvfs: ERANGE, ENOENT without a driver, EBUSY unless there are none yet.
 
-        With 0 they go, each as if unplugged. New ones of a device that vfio-pci has are vfio-pci's.
+        With 0 they go, each as if unplugged; that needs no driver here, since none made those of the beginning. New
+        ones of a device that vfio-pci has are vfio-pci's.
         """
         there = self.virtual(physical)
         if number > len(physical.virtual):
             raise Errno(errno.ERANGE)
         if number == len(there):
             return 0
-        if physical.driver is None or not physical.driver.is_vfio:
+        if physical.driver is None and number:
             raise Errno(errno.ENOENT)
         if there and number:
             raise Errno(errno.EBUSY)
         if number:
             for function in physical.virtual[:number]:
-                function.driver_override = physical.driver.name
+                if physical.driver is not None and physical.driver.is_vfio:
+                    function.driver_override = physical.driver.name
                 if function.port is not None:
                     function.port.functions.append(function)
             self.add(physical.virtual[:number])
