@@ -33,6 +33,8 @@ STATUS: Final = {
     "torn": 4,
     "participants": 5,
     "generation": 6,
+    "stuck": [{"name": "vm", "reason": "it hung"}],
+    "restoreSecondsLeft": 7.5,
     "policyFile": "/etc/luod/luod.toml",
     "policyError": None,
 }
@@ -161,6 +163,8 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "outgoing",
             "incoming",
             "following",
+            "reaped",
+            "stuck",
             "policy",
         ]
         assert "liveupdate=on kho=on" in text.stdout
@@ -177,12 +181,14 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "torn": 4,
             "participants": 5,
             "generation": 6,
+            "stuck": [{"name": "vm", "reason": "it hung"}],
+            "restore_seconds_left": 7.5,
             "policy_file": "/etc/luod/luod.toml",
             "policy_error": None,
         }
 
 
-CAN_BE_NULL: Final = {"commandLine", "policyFile", "policyError"}
+CAN_BE_NULL: Final = {"commandLine", "restoreSecondsLeft", "policyFile", "policyError"}
 
 
 @pytest.mark.parametrize("missing", [name for name in STATUS if name not in CAN_BE_NULL])

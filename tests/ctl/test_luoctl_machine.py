@@ -53,6 +53,8 @@ def test_from_the_first_status_to_the_other_side_of_a_jump(host: Host) -> None:
         "torn": 0,
         "participants": 0,
         "generation": 0,
+        "stuck": [],
+        "restore_seconds_left": None,
         "policy_file": None,
         "policy_error": None,
     }

@@ -23,12 +23,21 @@ LOAD_TIMEOUT = 120.0
 
 
 @dataclass(frozen=True)
+class Stuck:
+    """A session whose reaper failed, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Status:
     """What luod says of itself. `boot` is the live updates it has seen plus one; `command_line` the loaded kernel's.
 
-    `sessions` counts the outgoing sessions, `waiting`, `retrieved` and `torn` the incoming ones by state;
-    `participants` who follows now; `generation` the updates that were begun. `policy_error` says what is wrong with
-    `policy_file`, so that an older one is in force; None where all is well.
+    `sessions` counts the outgoing sessions, `waiting`, `retrieved` and `torn` the incoming ones by state; `stuck` are
+    those whose reaper failed; `restore_seconds_left` is the time until what nobody claimed is reaped, None where it
+    never is; `participants` who follows now; `generation` the updates that were begun. `policy_error` says what is
+    wrong with `policy_file`, so that an older one is in force; None where all is well.
     """
 
     version: str
@@ -42,6 +51,8 @@ class Status:
     torn: int
     participants: int
     generation: int
+    stuck: tuple[Stuck, ...]
+    restore_seconds_left: float | None
     policy_file: str | None
     policy_error: str | None
 
@@ -95,6 +106,8 @@ def status(path: str | None) -> Status:
                 torn=_member(reply, "torn", int),
                 participants=_member(reply, "participants", int),
                 generation=_member(reply, "generation", int),
+                stuck=_stuck(reply),
+                restore_seconds_left=_seconds(reply, "restoreSecondsLeft"),
                 policy_file=_optional(reply, "policyFile", str),
                 policy_error=_optional(reply, "policyError", str),
             )
@@ -135,6 +148,31 @@ def abort(path: str | None) -> None:
         connection.ask(encode_call(f"{ADMIN}.Abort")).close()
 
 
+def reap(path: str | None, name: str, *, force: bool) -> str:
+    """Has luod reap the incoming session `name`; what the reaper said. It takes as long as the policy lets it."""
+    with _connect(path, None) as connection:
+        reply = connection.ask(encode_call(f"{ADMIN}.Reap", {"name": name, **({"force": True} if force else {})}))
+        reply.close()
+        return _member(reply, "report", str)
+
+
+def _stuck(reply: Reply) -> tuple[Stuck, ...]:
+    entries = reply.parameters.get("stuck")
+    try:
+        if not isinstance(entries, list):
+            raise TypeError
+        return tuple(Stuck(str(entry["name"]), str(entry["reason"])) for entry in entries)
+    except (KeyError, TypeError) as error:
+        raise ProtocolError("luod's answer has no list 'stuck'") from error
+
+
+def _seconds(reply: Reply, name: str) -> float | None:
+    value = reply.parameters.get(name)
+    if value is not None and type(value) not in (int, float):
+        raise ProtocolError(f"luod's answer has no number {name!r}")
+    return value
+
+
 def _progress(reply: Reply) -> Progress:
     left = reply.parameters.get("secondsLeft")
     participants = reply.parameters.get("participants") or []
@@ -172,7 +210,7 @@ def _participant(entry: object) -> Participant:
 
 
 @contextmanager
-def _connect(path: str | None, timeout: float) -> Iterator[Connection]:
+def _connect(path: str | None, timeout: float | None) -> Iterator[Connection]:
     """Who is not root, and may update by luod's policy, is answered on everybody's socket."""
     usual = ADMIN_SOCKET if os.geteuid() == 0 else SESSIONS_SOCKET
     with Connection(usual if path is None else path, timeout=timeout) as connection:

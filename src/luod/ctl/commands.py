@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 
 from luod.ctl import admin
-from luod.ctl.exits import Exit
+from luod.ctl.exits import Exit, kind
 from luod.ctl.output import Output, escaped
 from luod.errors import BadInput, DaemonUnreachable, DeviceBroken, LuodError
 from luod.kexec import encode_command_line
@@ -32,6 +32,9 @@ def status(arguments: Namespace, output: Output) -> Exit:
     kernel = "not loaded"
     if found.kernel_loaded:
         kernel = "loaded" if found.command_line is None else f"loaded, command line: {escaped(found.command_line)}"
+    stuck = [("stuck", f"{escaped(entry.name)}: {escaped(entry.reason)}") for entry in found.stuck]
+    left = found.restore_seconds_left
+    deadline = [] if left is None else [("reaped", f"in {left:.0f} s, what nobody has claimed by then")]
     output.facts(
         [
             ("luod", escaped(found.version)),
@@ -41,6 +44,8 @@ def status(arguments: Namespace, output: Output) -> Exit:
             ("outgoing", f"{found.sessions} held for the next kernel"),
             ("incoming", f"{found.waiting} waiting, {found.retrieved} retrieved and not finished, {found.torn} torn"),
             ("following", f"{found.participants} participants"),
+            *deadline,
+            *stuck,
             ("policy", _policy(found)),
         ]
     )
@@ -115,6 +120,26 @@ def abort(arguments: Namespace, output: Output) -> Exit:
         output.object({"aborted": True})
     else:
         output.line("the update is cancelled, and everybody resumes")
+    return Exit.DONE
+
+
+def reap(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl reap`: each session is tried, also after one that is stuck."""
+    failure: LuodError | None = None
+    for name in arguments.session:
+        try:
+            report = admin.reap(arguments.admin_socket, name, force=arguments.force)
+        except LuodError as error:
+            if failure is not None:
+                output.failure(kind(failure), str(failure), failure.hint)
+            failure = error
+            continue
+        if output.json:
+            output.object({"session": name, "report": report})
+        else:
+            output.line(f"{escaped(name)}: {escaped(report) or 'reaped'}")
+    if failure is not None:
+        raise failure
     return Exit.DONE
 
 

@@ -76,6 +76,14 @@ def parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="leave behind those who are late or gone: their sessions come back torn"
     )
     commands.add_parser("abort", parents=[common], help="cancel the update that is under way: everybody resumes")
+    reap = commands.add_parser(
+        "reap",
+        parents=[common],
+        help="clean incoming sessions up that nobody will resume from",
+        description="Have the reaper free what incoming sessions hold. Nothing can be resumed from them afterwards.",
+    )
+    reap.add_argument("session", nargs="+", metavar="SESSION", help="its name")
+    reap.add_argument("--force", action="store_true", help="also one that was given to a process which may live")
     return top
 
 
@@ -138,6 +146,7 @@ def _run(given: argparse.Namespace, output: Output) -> Exit:
         "load": commands.load,
         "update": commands.update,
         "abort": commands.abort,
+        "reap": commands.reap,
     }[given.command]
     try:
         return run(given, output)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from luod.daemon.custody import Custody
 from luod.daemon.registry import Row
-from luod.daemon.takeover import Holdings, process_name
+from luod.daemon.takeover import PROCESS, Holdings, process_name
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import Refused
 from luod.linux import Fd
@@ -26,14 +26,15 @@ class Owners:
         self._custody = custody
         self._died = died
         self._loop = asyncio.get_running_loop()
+        self._stored = {name for name in self._fds if name.startswith(PROCESS)}
 
     def take_over(self, rows: Iterable[Row]) -> None:
         for row in rows:
             if process_name(row) in self._fds:
                 self._watch(row)
 
-    async def pin(self, row: Row, peer: Peer) -> None:
-        """Refused: the process cannot be told from others, so its end would not be seen."""
+    async def pin(self, row: Row, peer: Peer, *, stored: bool = True) -> None:
+        """`stored`: keep holds it too. Refused: the process cannot be told from others, so nobody would see it end."""
         if peer.pidfd is None:
             raise Refused(
                 message="luod cannot pin the calling process, whose end is to end the session",
@@ -42,7 +43,9 @@ class Owners:
         pidfd = peer.pidfd.duplicate()
         await self.forget(row)
         self._fds[process_name(row)] = pidfd
-        await self._custody.store(process_name(row), pidfd.fileno())
+        if stored:
+            self._stored.add(process_name(row))
+            await self._custody.store(process_name(row), pidfd.fileno())
         self._watch(row)
 
     def alive(self, row: Row) -> bool | None:
@@ -55,7 +58,9 @@ class Owners:
         if pidfd is not None:
             self._loop.remove_reader(pidfd)
             pidfd.close()
-            await self._custody.remove(process_name(row))
+            if process_name(row) in self._stored:
+                self._stored.discard(process_name(row))
+                await self._custody.remove(process_name(row))
 
     def _watch(self, row: Row) -> None:
         pidfd = self._fds[process_name(row)]

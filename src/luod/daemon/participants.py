@@ -167,7 +167,7 @@ class Participants:
             row = self._registry.row("incoming", name)
             if row is None or not may_use(peer, row):
                 raise _no_such_session("incoming", name)
-            if row.torn:
+            if row.torn or row.reaped:
                 raise Torn(
                     name=name,
                     message=f"session {name!r} is torn: the machine jumped without its participant being ready",

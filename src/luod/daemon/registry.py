@@ -43,7 +43,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     in freezing of the update that jumps now; set right before the jump and at no other time. `generation`: of the
     update in which it was created, for what is frozen then. `torn`, `resumed`: incoming, not to be handed out. `bytes`
     and the seconds it took its participant to be ready in each phase: as they were in the update. `discard`, outgoing:
-    it goes when the process that created it does.
+    it goes when the process that created it does. `reaped`, incoming: a reaper has begun with it.
     """
 
     direction: Direction
@@ -58,6 +58,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     preparing_seconds: float = 0.0
     freezing_seconds: float = 0.0
     discard: bool = False
+    reaped: bool = False
 
 
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +83,8 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """All of it. `boot` counts the kernels since luod first ran, from 1; `boot_id` is the kernel's own.
 
     `generation` counts the updates that were begun. `departure` is the one that jumps now, `arrival` the one that
-    brought the incoming sessions; None when a jump came about without luod.
+    brought the incoming sessions; None when a jump came about without luod. `arrived` is when luod found them in this
+    kernel, by CLOCK_BOOTTIME.
     """
 
     format: int
@@ -93,6 +95,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     generation: int = 0
     departure: Departure | None = None
     arrival: Departure | None = None
+    arrived: float | None = None
 
 
 def boot_id() -> str:

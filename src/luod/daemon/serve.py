@@ -18,9 +18,11 @@ from luod.daemon.custody import Custody
 from luod.daemon.log import Log
 from luod.daemon.participants import Participants
 from luod.daemon.policy.current import Policy
+from luod.daemon.reaping import Reaping
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.takeover import take_over
 from luod.daemon.update import Updater
+from luod.daemon.worker import Workers
 from luod.errors import Refused
 from luod.ipc.admin import Admin
 from luod.ipc.peer import Peer
@@ -67,9 +69,11 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     holdings = await take_over(custody, fds, directory, log)
     sessions = SessionKeeper(holdings, custody, policy, log)
     sessions.participation = participants = Participants(holdings, log)
-    updater = Updater(holdings, custody, sessions, participants, policy, log, stuck_seconds=stuck_seconds)
+    reaping = Reaping(holdings, sessions, policy, Workers(holdings, custody), log)
+    updater = Updater(holdings, custody, sessions, participants, policy, reaping, log, stuck_seconds=stuck_seconds)
     updater.take_over()
     sessions.take_over()
+    reaping.take_over()
 
     def to_all(peer: Peer) -> Iterable[VarlinkInterface]:
         found: list[VarlinkInterface] = [Sessions(sessions, peer), Updates(participants, peer)]

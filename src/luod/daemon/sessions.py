@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -19,6 +19,7 @@ from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
 from msgspec.structs import replace
 
 from luod import errors
+from luod.daemon.answers import no_such_session, reaped, resumed, session_exists, torn, unfinished
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
 from luod.daemon.owners import Owners
@@ -33,18 +34,13 @@ from luod.ipc.sessions import (
     Direction,
     InvalidName,
     KernelRefused,
-    NoSuchSession,
     NotFinished,
     Outcome,
     Refused,
-    Resumed,
     Session,
-    SessionExists,
     State,
-    Torn,
 )
 from luod.linux import Fd
-from luod.liveupdate import IncomingSession
 
 T = TypeVar("T")
 
@@ -109,10 +105,14 @@ class SessionKeeper:
         self._opened.set()
         self._creating: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._working: set[str] = set()
+        self._unclaimed: set[str] = set()
+        self.claimant_died: Callable[[Row], None] | None = None
+        """Called when the process ended to which an incoming session was given last."""
 
     def take_over(self) -> None:
         """Watches whom the serve before this one watched."""
-        self._owners.take_over(row for row in self._registry.record.rows if row.discard)
+        self._owners.take_over(self._registry.record.rows)
 
     def rows(self) -> list[tuple[Row, State]]:
         """All sessions by name, with what became of them."""
@@ -126,6 +126,8 @@ class SessionKeeper:
             return "held" if held else "dropped"
         if self._broken:
             return "lost"
+        if row.reaped:
+            return "reaping" if row.name in self._working else "stuck"
         if row.torn or row.resumed:
             return "torn" if row.torn else "resumed"
         return "retrieved" if held else "waiting"
@@ -226,7 +228,7 @@ class SessionKeeper:
         """The row; NoSuchSession, in the same words, when there is none and when it is not this peer's."""
         row = self._registry.row(direction, name)
         if row is None or not may_use(peer, row):
-            raise _no_such_session(direction, name)
+            raise no_such_session(direction, name)
         return row
 
     async def _create(self, peer: Peer, name: str, belonging: Belonging, granted: Granted) -> Fd:
@@ -235,7 +237,7 @@ class SessionKeeper:
         base = self._registry.row("outgoing", name.rpartition("#")[0])
         others = any(row is not None and not may_use(peer, row) for row in (incoming, base))
         if self._registry.row("outgoing", name) is not None or others:
-            raise _session_exists(
+            raise session_exists(
                 name, "luod holds a session of this name", "release or replace it, or take another name"
             )
         if len(self._registry.record.rows) >= MOST_SESSIONS:
@@ -248,7 +250,7 @@ class SessionKeeper:
             fd = await self._custody.create(name)
         except errors.SessionExists as error:
             await self._owners.forget(row)
-            raise _session_exists(name, error.message, error.hint) from error
+            raise session_exists(name, error.message, error.hint) from error
         except errors.KernelRefused:
             await self._owners.forget(row)
             raise
@@ -259,15 +261,17 @@ class SessionKeeper:
 
     async def _retrieve(self, peer: Peer, name: str) -> Fd:
         row = self._row(peer, "incoming", name)
+        if row.reaped:
+            raise reaped(name)
         if row.torn:
-            raise _torn(name)
+            raise torn(name)
         if row.resumed:
-            raise Resumed(
-                name=name,
-                message=f"the guest of session {name!r} was resumed already, and has changed what it was resumed from",
-                hint="release the session, and start the guest anew",
-            )
+            raise resumed(name)
         fd = self._fds.get(fd_name(row)) or await self._take_from_kernel(row)
+        self._unclaimed.discard(name)
+        if peer.pidfd is not None:
+            # Whom the restore deadline waits for must be known to the next serve too.
+            await self._owners.pin(row, peer, stored=self._policy.settings.restore_deadline is not None)
         self._log("retrieved", name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
@@ -277,15 +281,17 @@ class SessionKeeper:
         except errors.NoSuchSession as error:
             self._registry.remove(row)
             self._log.warning("session-lost", name=row.name, owner=row.owner, reason=error)
-            raise _no_such_session("incoming", row.name) from error
+            raise no_such_session("incoming", row.name) from error
         self._fds[fd_name(row)] = fd
         return fd
 
     async def _release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None:
         row = self._row(peer, direction, name)
         if direction == "incoming":
+            if name in self._working:
+                raise Busy(message=f"session {name!r} is being worked on by luod", hint="ask again when that is over")
             fd = self._fds.get(fd_name(row))
-            if outcome == "finished" and (fd is None or _unfinished(fd)):
+            if outcome == "finished" and (fd is None or unfinished(fd)):
                 raise NotFinished(
                     name=name,
                     message=f"session {name!r} is not finished" if fd else f"session {name!r} was never retrieved",
@@ -306,14 +312,58 @@ class SessionKeeper:
         try:
             fd = await self._custody.create(name)
         except errors.SessionExists as error:
-            raise _session_exists(
+            raise session_exists(
                 name, "a copy of the session is still open outside luod", "close every copy, then replace it again"
             ) from error
         self._fds[fd_name(row)] = fd
         self._log("replaced", name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
+    # What `luod.daemon.reaping` asks.
+
+    def claimed(self, row: Row) -> bool:
+        """Whether an incoming session was given to a process that lives, as far as anybody knows."""
+        if fd_name(row) not in self._fds or row.name in self._unclaimed:
+            return False
+        return self._owners.alive(row) is not False
+
+    async def begin_work(self, name: str, change: Callable[[Row], Row]) -> tuple[Row, Fd]:
+        """Takes the incoming session from the kernel if need be, and changes its row: luod itself works on it until
+        `end_work`, and the row must be such that it is not handed out meanwhile. The fd stays luod's. Busy,
+        NoSuchSession.
+        """
+        return await self._change(name, self._begin_work(name, change))
+
+    async def _begin_work(self, name: str, change: Callable[[Row], Row]) -> tuple[Row, Fd]:
+        row = self._registry.row("incoming", name)
+        if row is None:
+            raise no_such_session("incoming", name)
+        if name in self._working:
+            raise Busy(message=f"luod is at work on session {name!r} already", hint="see luoctl sessions")
+        fd = self._fds.get(fd_name(row))
+        if fd is None:
+            fd = await self._take_from_kernel(row)
+            self._unclaimed.add(name)
+        row = change(row)
+        self._registry.change(lambda other: row if (other.direction, other.name) == ("incoming", name) else other)
+        self._working.add(name)
+        return row, fd
+
+    async def end_work(self, row: Row, *, remove: bool) -> None:
+        """`remove`: nothing is left of the incoming session, and luod drops its copies."""
+        self._working.discard(row.name)
+        if remove:
+            await self._exclusively(row.name, self._remove(row))
+
+    async def _remove(self, row: Row) -> None:
+        self._registry.remove(row)
+        await self._let_go(row)
+
     def _owner_died(self, row: Row) -> None:
+        if row.direction == "incoming":
+            if self.claimant_died is not None:
+                self.claimant_died(row)
+            return
         task = asyncio.ensure_future(self._discard(row))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -338,36 +388,12 @@ class SessionKeeper:
     async def _let_go(self, row: Row) -> None:
         """Closes luod's copies, in both processes (H9)."""
         await self._owners.forget(row)
+        if row.direction == "incoming":
+            self._unclaimed.discard(row.name)
         fd = self._fds.pop(fd_name(row), None)
         if fd is not None:
             fd.close()
             await self._custody.remove(fd_name(row))
-
-
-def _unfinished(session: Fd) -> bool:
-    """Whether the kernel still has the session's files, told by its manifest (H10); one without looks finished."""
-    with IncomingSession(session.duplicate()) as incoming:
-        return incoming.holds()
-
-
-def _torn(name: str) -> Torn:
-    return Torn(
-        name=name,
-        message=f"session {name!r} is torn: the machine jumped without its participant being ready",
-        hint="nothing can be resumed from it; release it as given up",
-    )
-
-
-def _no_such_session(direction: Direction, name: str) -> NoSuchSession:
-    return NoSuchSession(
-        name=name,
-        message=f"there is no {direction} session {name!r} of yours",
-        hint="sessions belong to the user that created them; List shows yours",
-    )
-
-
-def _session_exists(name: str, message: str, hint: str) -> SessionExists:
-    return SessionExists(name=name, message=message, hint=hint)
 
 
 def _nobody_waits(task: asyncio.Task[Any]) -> None:

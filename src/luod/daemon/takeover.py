@@ -7,6 +7,7 @@ step can be repeated: a serve killed in the middle is followed by one that begin
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -64,7 +65,15 @@ def fd_name(row: Row) -> str:
 
 def process_name(row: Row) -> str:
     """The name under which keep holds a pidfd of the process whose the session is, where that matters."""
-    return f"process.{fd_name(row)}"
+    return f"{PROCESS}{fd_name(row)}"
+
+
+PROCESS: Final = "process."
+
+
+def worker_name(row: Row) -> str:
+    """The name under which keep holds a pidfd of the process that works on the session for luod, while it does."""
+    return f"worker.{fd_name(row)}"
 
 
 def image_names(image: Image) -> tuple[str, ...]:
@@ -146,7 +155,10 @@ def _carried(session: Fd, file: RegistryFile, log: Log) -> Record:
         log("arrived", update=old.departure.update, sessions=len(rows), torn=len(torn))
     for name in torn:
         log.warning("session-torn", name=name, reason="its participant was not ready for the jump")
-    return Record(FORMAT, old.boot + 1, boot_id(), tuple(rows), generation=old.generation, arrival=old.departure)
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return Record(
+        FORMAT, old.boot + 1, boot_id(), tuple(rows), generation=old.generation, arrival=old.departure, arrived=now
+    )
 
 
 def arrived(row: Row, departure: Departure | None) -> Row:
@@ -166,7 +178,9 @@ def _kept(file: RegistryFile, log: Log) -> Record:
         if row.direction == "outgoing":
             log.warning("session-lost", name=row.name, owner=row.owner, reason="luod was stopped")
     rows = tuple(row for row in old.rows if row.direction == "incoming")
-    return Record(FORMAT, old.boot, old.boot_id, rows, generation=old.generation, arrival=old.arrival)
+    return Record(
+        FORMAT, old.boot, old.boot_id, rows, generation=old.generation, arrival=old.arrival, arrived=old.arrived
+    )
 
 
 def _strand(file: RegistryFile, log: Log) -> Registry:
@@ -189,7 +203,7 @@ async def _agree(custody: Custody, fds: dict[str, Fd], registry: Registry, log: 
     """Drops the fds of which the registry does not know: of a call that was cut off, so nobody was told of them."""
     known = {words.OUTGOING + SESSION, _REGISTRY, JUMP}
     known |= {fd_name(row) for row in registry.record.rows}
-    known |= {process_name(row) for row in registry.record.rows}
+    known |= {process_name(row) for row in registry.record.rows} | {worker_name(row) for row in registry.record.rows}
     image = registry.record.image
     if image is not None:
         known |= set(image_names(image))

@@ -25,6 +25,7 @@ from luod.daemon.jump import Jump, ended
 from luod.daemon.log import Log
 from luod.daemon.participants import Participants, ready_rows
 from luod.daemon.policy.current import Policy
+from luod.daemon.reaping import Reaping
 from luod.daemon.registry import Departure, Image
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.takeover import JUMP, Holdings, image_names
@@ -60,6 +61,7 @@ class Updater:
         sessions: SessionKeeper,
         participants: Participants,
         policy: Policy,
+        reaping: Reaping,
         log: Log,
         *,
         stuck_seconds: float,
@@ -72,6 +74,7 @@ class Updater:
         self._sessions = sessions
         self._participants = participants
         self._policy = policy
+        self._reaping = reaping
         self._log = log
         self._stuck_seconds = stuck_seconds
         self._loading = asyncio.Lock()
@@ -92,6 +95,8 @@ class Updater:
             "torn": states["torn"],
             "participants": len(self._participants.followers),
             "generation": self._registry.record.generation,
+            "stuck": self._reaping.stuck(),
+            "restoreSecondsLeft": self._reaping.seconds_left,
             "policyFile": str(self._policy.path) if self._policy.present or self._policy.error else None,
             "policyError": None if self._policy.error is None else str(self._policy.error),
         }
@@ -182,6 +187,9 @@ class Updater:
             raise _too_late()
         self._log("abort", update=barrier.id, uid=peer.uid, pid=peer.pid)
         await asyncio.shield(task)
+
+    async def reap(self, peer: Peer, name: str, force: bool) -> str:
+        return await self._reaping.reap(peer, name, force=force)
 
     async def _run(self, barrier: Barrier) -> None:
         """The update, from the first check to the end of this kernel, or to everything as it was."""
@@ -317,7 +325,7 @@ class Updater:
         self._participants.tell_cancelled(update, reason)
 
     def _refuse_losses(self) -> None:
-        left = [row.name for row, _state in self._sessions.rows() if row.direction == "incoming"]
+        left = [row.name for row, state in self._sessions.rows() if row.direction == "incoming" and state != "stuck"]
         if left:
             raise Refused(
                 message=f"incoming sessions are not finished, and no kernel carries them on: {_listed(left)}",

@@ -76,6 +76,15 @@ class TooLate(TypedVarlinkErrorReply, interface=ADMIN):
         hint: str
 
 
+class ReapFailed(TypedVarlinkErrorReply, interface=ADMIN):
+    """The reaper failed, or was ended. The session is stuck: it is handed to nobody, and in nobody's way."""
+
+    class Parameters:
+        name: str
+        message: str
+        hint: str
+
+
 Standing = Literal["awaited", "granted", "ready", "vetoed", "lost"]
 
 
@@ -92,6 +101,14 @@ class Participant:
     standing: Standing
     reason: str | None
     seconds: float
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """A session whose reaper failed, and why."""
+
+    name: str
+    reason: str
 
 
 class Progress(TypedDict):
@@ -129,6 +146,8 @@ class StatusReply(TypedDict):
     torn: int
     participants: int
     generation: int
+    stuck: list[Stuck]
+    restoreSecondsLeft: float | None
     policyFile: str | None
     policyError: str | None
 
@@ -140,12 +159,13 @@ class Service(Protocol):
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None: ...
     def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]: ...
     async def abort(self, peer: Peer) -> None: ...
+    async def reap(self, peer: Peer, name: str, force: bool) -> str: ...
 
 
 class Admin(VarlinkInterface, name=ADMIN):
     """The operator's side of luod: load the next kernel, then jump into it with every session kept."""
 
-    errors = (NotLoaded, NotAKernelImage, UpdateRunning, Refused, KernelRefused, NoUpdate, TooLate)
+    errors = (NotLoaded, NotAKernelImage, UpdateRunning, Refused, KernelRefused, NoUpdate, TooLate, ReapFailed)
 
     def __init__(self, service: Service, peer: Peer, may_update: Callable[[], bool] = lambda: False) -> None:
         """`may_update` is asked at each call, of a peer that is not root."""
@@ -163,7 +183,8 @@ class Admin(VarlinkInterface, name=ADMIN):
         sessions; broken: no session works in this kernel (io.luod.Sessions.DeviceBroken). boot: live updates luod has
         seen, plus one. kernelLoaded, commandLine: what was loaded through luod. sessions: outgoing ones. waiting,
         retrieved (and resumed), torn: incoming ones, by state; an update waits for them to be finished. participants:
-        who follows now. generation: updates that were begun. policyFile: null where there is none. policyError: what is
+        who follows now. generation: updates that were begun. stuck: sessions whose reaper failed. restoreSecondsLeft:
+        until what nobody claimed is reaped; null: never. policyFile: null where there is none. policyError: what is
         wrong with it, so that an older one is in force.
         """
         self._permit()
@@ -222,6 +243,16 @@ class Admin(VarlinkInterface, name=ADMIN):
         """
         self._permit()
         await self._service.abort(self._peer)
+
+    @varlinkmethod(return_parameter="report")
+    async def Reap(self, *, name: str, force: bool | None) -> str:
+        """Has an incoming session cleaned up by the reaper, and answers what that reported. From its begin on nothing
+        can be resumed from the session. Root's alone. force: also one that a process has which may live.
+
+        Errors: ReapFailed, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Refused, io.luod.Sessions.Busy.
+        """
+        self._permit(root_only=True)
+        return await self._service.reap(self._peer, name, bool(force))
 
 
 def _copy(passed: FileDescriptor) -> Fd:

@@ -1,0 +1,53 @@
+"""Errors that more than one part of serve answers with, in the same words wherever they come from.
+
+Same words matter: somebody else's session and one that does not exist must not be told apart. Called by
+`luod.daemon.sessions` and `.reaping`.
+"""
+
+from __future__ import annotations
+
+from luod.ipc.sessions import Direction, NoSuchSession, Resumed, SessionExists, Torn
+from luod.linux import Fd
+from luod.liveupdate import IncomingSession
+
+
+def unfinished(session: Fd) -> bool:
+    """Whether the kernel still has the session's files, told by its manifest (H10); one without looks finished."""
+    with IncomingSession(session.duplicate()) as incoming:
+        return incoming.holds()
+
+
+def torn(name: str) -> Torn:
+    return Torn(
+        name=name,
+        message=f"session {name!r} is torn: the machine jumped without its participant being ready",
+        hint="nothing can be resumed from it; release it as given up",
+    )
+
+
+def no_such_session(direction: Direction, name: str) -> NoSuchSession:
+    return NoSuchSession(
+        name=name,
+        message=f"there is no {direction} session {name!r} of yours",
+        hint="sessions belong to the user that created them; List shows yours",
+    )
+
+
+def session_exists(name: str, message: str, hint: str) -> SessionExists:
+    return SessionExists(name=name, message=message, hint=hint)
+
+
+def reaped(name: str) -> Torn:
+    return Torn(
+        name=name,
+        message=f"session {name!r} is being reaped, so nothing can be resumed from it",
+        hint="start the guest anew; if the reaper fails, release the session as given up",
+    )
+
+
+def resumed(name: str) -> Resumed:
+    return Resumed(
+        name=name,
+        message=f"the guest of session {name!r} was resumed already, and has changed what it was resumed from",
+        hint="release the session, and start the guest anew",
+    )

@@ -1,0 +1,65 @@
+"""The reaper that is built in: `python -m luod.daemon.reaper`, a command like any other that cleans a session up.
+
+Memory is not retrieved: FINISH frees it, charged to nobody, while a RETRIEVE_FD would charge it to us (H1). What FINISH
+waits for is: a device is retrieved, bound, and so reset. A kernel that wants every file retrieved first (profile
+`document`) gets that, as far as the memory is there. Started by `luod.daemon.reaper_start`, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+
+from luod import vfio
+from luod.daemon.worker import SESSION_FD
+from luod.errors import FinishRefused, LuodError, ManifestError, RetrieveFailed
+from luod.linux import Fd
+from luod.liveupdate import IncomingSession
+from luod.manifest import Entry
+
+_DEVICE = "vfio"
+
+
+def reap(session: IncomingSession) -> str:
+    """Finishes the session; what was done, in words. LuodError: it is not finished."""
+    try:
+        contents = session.contents or ()
+    except (ManifestError, RetrieveFailed):
+        contents = ()
+    devices = [entry for entry in contents if entry.kind == _DEVICE]
+    with ExitStack() as held:
+        for entry in devices:
+            _revive(session, entry, held)
+        try:
+            session.finish(discard=True)
+        except FinishRefused:
+            others = [entry for entry in contents if entry.kind != _DEVICE]
+            if not others:
+                raise
+            for entry in others:
+                session.retrieve(entry.token).close()
+            session.finish(discard=True)
+    return f"finished: {len(contents) - len(devices)} files discarded, {len(devices)} devices reset"
+
+
+def _revive(session: IncomingSession, entry: Entry, held: ExitStack) -> None:
+    """A device that answers: FINISH waits for no less, and nobody else could use it before."""
+    if entry.device is not None:
+        vfio.bind_driver(entry.device)
+    device = held.enter_context(session.retrieve(entry.token))
+    vfio.bind(device, held.enter_context(vfio.open_iommufd()))
+
+
+def main() -> int:
+    try:
+        with IncomingSession(Fd(int(os.environ[SESSION_FD]))) as session:
+            print(reap(session))
+    except LuodError as error:
+        print(f"{error} ({error.hint})" if error.hint else error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

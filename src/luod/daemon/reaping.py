@@ -1,0 +1,175 @@
+"""Reaping: sessions nobody will resume from are cleaned up by a command, which luod starts and watches.
+
+On the operator's word, and by itself past the policy's restore deadline, for what was never claimed, is torn, or whose
+claimant ended; never under a process that lives, and never what was resumed. Once begun with, a session is handed out
+no more. One whose reaper fails is *stuck*: it is shown, can be reaped again or released, and is in nobody's way. The
+reaper's own work is `luod.daemon.reaper`, or the operator's command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Final
+
+import msgspec
+from asyncvarlink import VarlinkErrorReply
+
+from luod.daemon.answers import no_such_session
+from luod.daemon.log import Log
+from luod.daemon.policy.current import Policy
+from luod.daemon.registry import Registry, Row
+from luod.daemon.sessions import SessionKeeper
+from luod.daemon.takeover import Holdings
+from luod.daemon.worker import SESSION_FD, SESSION_NAME, Outcome, Workers
+from luod.ipc.admin import ReapFailed, Stuck
+from luod.ipc.peer import Peer
+from luod.ipc.sessions import Busy, NoSuchSession, Refused
+from luod.linux import Fd
+
+_AT_ONCE: Final = 4
+"""Reapers at a time, of those the deadline starts."""
+_AGAIN_SECONDS: Final = 1.0
+
+
+class Reaping:
+    """Made inside a running loop; `take_over` before anybody is answered."""
+
+    def __init__(self, holdings: Holdings, sessions: SessionKeeper, policy: Policy, workers: Workers, log: Log) -> None:
+        self._registry: Registry = holdings.registry
+        self._sessions = sessions
+        self._policy = policy
+        self._workers = workers
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._failures: dict[str, str] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._few = asyncio.Semaphore(_AT_ONCE)
+        sessions.claimant_died = self._claimant_died
+        policy.changed = self._schedule
+
+    def take_over(self) -> None:
+        for row in self._registry.record.rows:
+            if row.reaped and self._workers.left(row):
+                self._start(row.name)
+        self._schedule()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the restore deadline; None: there is none, or nothing waits for it."""
+        deadline, arrived = self._policy.settings.restore_deadline, self._registry.record.arrived
+        if deadline is None or arrived is None or not self._waiting():
+            return None
+        return max(0.0, round(arrived + deadline - time.clock_gettime(time.CLOCK_BOOTTIME), 3))
+
+    def stuck(self) -> list[Stuck]:
+        return [
+            Stuck(row.name, self._failures.get(row.name, "its reaper failed; luod's log says how"))
+            for row, state in self._sessions.rows()
+            if state == "stuck"
+        ]
+
+    async def reap(self, peer: Peer, name: str, *, force: bool) -> str:
+        """What the reaper said. NoSuchSession, Refused, Busy, ReapFailed."""
+        row = self._registry.row("incoming", name)
+        if row is None:
+            raise no_such_session("incoming", name)
+        if not force and not row.reaped and (row.resumed or self._sessions.claimed(row)):
+            state = "its guest was resumed" if row.resumed else "it was given to a process that may live"
+            raise Refused(
+                message=f"session {name!r} is in use: {state}",
+                hint="end its VMM, or have it finish and release the session; --force reaps it regardless",
+            )
+        self._log("reap", name=name, uid=peer.uid, pid=peer.pid, force=force)
+        # To its end also when the operator hangs up.
+        return await asyncio.shield(self._loop.create_task(self._reap(name)))
+
+    async def _reap(self, name: str) -> str:
+        row, fd = await self._sessions.begin_work(name, lambda row: msgspec.structs.replace(row, reaped=True))
+        reaped = False
+        try:
+            await self._workers.end_left(row)
+            outcome, command = await self._run(row, fd)
+            reaped = outcome.failure is None
+        finally:
+            await self._sessions.end_work(row, remove=reaped)
+        if outcome.failure is not None:
+            reason = ": ".join(part for part in (f"{command}: {outcome.failure}", outcome.said) if part)
+            self._failures[name] = reason
+            self._log.error("reaper-failed", name=name, owner=row.owner, reason=reason)
+            raise ReapFailed(
+                name=name,
+                message=f"session {name!r} is stuck: {reason}",
+                hint="reap it again when what is in the way is gone, or release it; nobody else is kept waiting",
+            )
+        self._failures.pop(name, None)
+        self._log("reaped", name=name, owner=row.owner, said=outcome.said)
+        return outcome.said
+
+    async def _run(self, row: Row, fd: Fd) -> tuple[Outcome, str]:
+        """With what is being run, in words."""
+        given = self._policy.settings.reaper
+        with fd.duplicate() as session:
+            outcome = await self._workers.run(
+                row,
+                "luod.daemon.reaper_start",
+                given or (sys.executable, "-P", "-m", "luod.daemon.reaper"),
+                {SESSION_FD: session.fileno()},
+                {SESSION_NAME: row.name, "LUOD_OWNER": str(row.owner)},
+                self._policy.settings.reaper_timeout,
+            )
+        return outcome, given[0] if given else "the reaper"
+
+    # The restore deadline.
+
+    def _waiting(self) -> list[Row]:
+        """What the deadline is for."""
+        return [row for row, state in self._sessions.rows() if state in ("waiting", "retrieved", "torn")]
+
+    def _schedule(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        left = self.seconds_left
+        if left is not None:
+            self._timer = self._loop.call_later(left, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        for row in self._waiting():
+            if not self._sessions.claimed(row):
+                self._log.warning("restore-deadline", name=row.name, owner=row.owner)
+                self._start(row.name)
+
+    def _claimant_died(self, row: Row) -> None:
+        if self.seconds_left == 0.0 and row.name in {waiting.name for waiting in self._waiting()}:
+            self._log.warning(
+                "restore-deadline", name=row.name, owner=row.owner, reason="the process that had it ended"
+            )
+            self._start(row.name)
+
+    def _start(self, name: str) -> None:
+        task = self._loop.create_task(self._by_itself(name))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _by_itself(self, name: str) -> None:
+        """Also once what keeps it waiting, such as an update that is cancelled, is over."""
+        async with self._few:
+            while True:
+                try:
+                    await self._reap(name)
+                except (ReapFailed, NoSuchSession):
+                    return
+                except Busy:
+                    await asyncio.sleep(_AGAIN_SECONDS)
+                    row = self._registry.row("incoming", name)
+                    if row is None or row.resumed or (not row.reaped and self._sessions.claimed(row)):
+                        return
+                except VarlinkErrorReply as error:
+                    self._log.error("reaper-failed", name=name, reason=error)
+                    return
+                else:
+                    return

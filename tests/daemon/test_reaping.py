@@ -1,0 +1,234 @@
+"""What nobody resumes from is cleaned up: on the operator's word, and by itself past the restore deadline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luod.testing import Machine
+from tests.daemon.host import Luod, states
+from tests.daemon.participant import ADMIN, Participant, start
+from tests.library import Vmm
+
+BeginWith = Callable[[str], Luod]
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    return tmp_path / "luod.toml"
+
+
+@pytest.fixture
+def begin(machine: Machine, tmp_path: Path, policy: Path) -> BeginWith:
+    """luod with this policy, on the other side of a jump that carried the sessions "vm" and "other"."""
+
+    def begin(text: str) -> Luod:
+        policy.write_text("")
+        luod = Luod(machine, state_directory=tmp_path / "state")
+        luod.start("--config", str(policy))
+        vmm = luod.vmm()
+        for name in ("vm", "other"):
+            vmm.call("create", name=name, slot=name)
+            vmm.memfd(f"ram {name}", seed=len(name))
+            vmm.call("preserve", session=name, file=f"ram {name}", token=1, name="ram")
+        luod.load()
+        luod.update()
+        policy.write_text(text)
+        luod.start("--config", str(policy))
+        return luod
+
+    return begin
+
+
+def reap(luod: Luod, *arguments: str) -> dict[str, Any]:
+    result = luod.luoctl("--json", "reap", *arguments, check=False)
+    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return {"status": result.returncode, **answer}
+
+
+def gone(watcher: Vmm, key: str) -> None:
+    while key in states(watcher):
+        pass
+
+
+@pytest.fixture
+def reaper(tmp_path: Path) -> Callable[..., str]:
+    """A policy whose reaper is this shell script."""
+
+    def write(script: str, more: str = "") -> str:
+        file = tmp_path / "reaper"
+        file.write_text(f"#!/bin/sh\n{script}\n")
+        file.chmod(0o755)
+        return f'reaper = ["{file}", "an argument"]\n{more}\n'
+
+    return write
+
+
+def test_reaped_on_the_operators_word_it_is_gone_and_the_others_are_as_they_were(begin: BeginWith) -> None:
+    luod = begin("")
+    watcher = luod.vmm()
+    answer = reap(luod, "vm")
+    assert (answer["status"], answer["session"]) == (0, "vm")
+    assert answer["report"] == "finished: 1 files discarded, 0 devices reset"
+    assert states(watcher) == {"incoming other": "waiting"}
+    assert watcher.refused("retrieve_session", name="vm", slot="s").kind == "NoSuchSession"
+    assert watcher.can_retrieve(b"vm") == "ENOENT"
+    watcher.call("retrieve_session", name="other", slot="other")
+    watcher.call("create", name="vm", slot="new")
+
+
+def test_what_is_in_use_is_reaped_only_by_force(begin: BeginWith) -> None:
+    luod = begin("")
+    vmm = luod.vmm()
+    vmm.call("retrieve_session", name="vm", slot="s")
+    answer = reap(luod, "vm")
+    assert (answer["status"], answer["error"]) == (4, "Refused")
+    assert "in use" in answer["message"]
+    # A serve that starts again does not know whether the process lives, and so does not touch it either.
+    luod.kill_serve()
+    assert reap(luod, "vm")["status"] == 4
+    assert reap(luod, "--force", "vm")["status"] == 0
+    vmm.call("retrieve_session", name="other", slot="other")
+    vmm.program.kill()
+    while reap(luod, "other")["status"] == 4:
+        pass
+    assert states(luod.vmm()) == {}
+
+
+def test_what_is_torn_can_be_reaped(begin: BeginWith, machine: Machine, policy: Path) -> None:
+    luod = begin("")
+    for name in ("vm", "other"):
+        reap(luod, name)
+    one = Participant(luod, "one")
+    luod.load()
+    with machine.expect_jump():
+        one.vmm.ask("library", call="jump")
+    luod.start()
+    watcher = luod.vmm()
+    assert states(watcher) == {"incoming one": "torn"}
+    assert reap(luod, "one")["status"] == 0
+    assert states(watcher) == {}
+
+
+def test_what_is_not_there_cannot_be_reaped(begin: BeginWith) -> None:
+    luod = begin("")
+    luod.vmm().call("create", name="new", slot="s")
+    for name in ("none", "new"):
+        assert reap(luod, name)["error"] == "NoSuchSession"
+    # All that are named are tried.
+    answer = reap(luod, "none", "vm")
+    assert (answer["status"], answer["error"]) == (1, "NoSuchSession")
+    assert set(states(luod.vmm())) == {"incoming other", "outgoing new"}
+
+
+def test_the_operators_reaper_gets_the_session_its_name_and_its_manifest(
+    begin: BeginWith, reaper: Callable[..., str], tmp_path: Path
+) -> None:
+    luod = begin(
+        reaper(
+            f'echo "$1 $LUOD_SESSION $LUOD_OWNER" >{tmp_path}/got\n'
+            f'echo "$LUOD_MANIFEST" >{tmp_path}/manifest\n'
+            f"test -e /proc/self/fd/$LUOD_SESSION_FD && echo did it"
+        )
+    )
+    assert reap(luod, "vm")["report"] == "did it"
+    assert luod.machine.read(f"{tmp_path}/got") == b"an argument vm 0\n"
+    (entry,) = json.loads(luod.machine.read(f"{tmp_path}/manifest"))
+    assert (entry["token"], entry["name"], entry["kind"], entry["size"]) == (1, "ram", "memfd", 4096)
+    assert states(luod.vmm()) == {"incoming other": "waiting"}
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("echo no hands; exit 3", "ended with status 3: no hands"),
+        ("kill -9 $$", "ended by signal 9"),
+        ("exec sleep 1000", "hung, and was ended after 0.5 s"),
+    ],
+)
+def test_a_reaper_that_fails_leaves_a_session_stuck_seen_and_in_nobodys_way(
+    begin: BeginWith, reaper: Callable[..., str], policy: Path, script: str, why: str
+) -> None:
+    luod = begin(reaper(script, "reaper-timeout = 0.5"))
+    answer = reap(luod, "vm")
+    assert (answer["status"], answer["error"]) == (1, "ReapFailed")
+    assert why in answer["message"]
+    vmm = luod.vmm()
+    assert states(vmm) == {"incoming other": "waiting", "incoming vm": "stuck"}
+    (stuck,) = luod.status()["stuck"]
+    assert stuck["name"] == "vm"
+    assert why in stuck["reason"]
+    assert vmm.refused("retrieve_session", name="vm", slot="s").kind == "Torn"
+    # The others go on: theirs is retrieved and finished, and the next update takes place.
+    vmm.call("retrieve_session", name="other", slot="other")
+    vmm.call("finish", session="other", discard=True)
+    luod.load()
+    luod.update()
+
+
+def test_what_is_stuck_can_be_reaped_again_or_released(
+    begin: BeginWith, reaper: Callable[..., str], policy: Path
+) -> None:
+    luod = begin(reaper("exit 1"))
+    assert [reap(luod, name)["status"] for name in ("vm", "other")] == [1, 1]
+    luod.kill_serve()
+    vmm = luod.vmm()
+    assert states(vmm) == {"incoming other": "stuck", "incoming vm": "stuck"}
+    vmm.call("release_named", name="other", direction="incoming")
+    policy.write_text("")
+    luod.kill_serve()
+    assert reap(luod, "vm")["status"] == 0
+    assert states(vmm) == {}
+
+
+def test_past_the_restore_deadline_what_nobody_claimed_is_reaped(begin: BeginWith) -> None:
+    luod = begin("restore-deadline = 0.5\n")
+    watcher = luod.vmm()
+    gone(watcher, "incoming vm")
+    gone(watcher, "incoming other")
+    assert watcher.can_retrieve(b"vm") == "ENOENT"
+    assert luod.status()["state"] == "idle"
+
+
+def test_past_the_restore_deadline_what_a_living_process_has_is_left_until_that_ends(
+    begin: BeginWith, policy: Path
+) -> None:
+    luod = begin("restore-deadline = 1000\n")
+    vmm = luod.vmm()
+    vmm.call("retrieve_session", name="vm", slot="s")
+    assert 900 < luod.status()["restore_seconds_left"] <= 1000
+    policy.write_text("restore-deadline = 0.001\n")
+    luod.machine.run(["kill", "-HUP", str(luod.keep_pid)])
+    watcher = luod.vmm()
+    gone(watcher, "incoming other")
+    luod.kill_serve()
+    assert states(watcher) == {"incoming vm": "retrieved"}
+    vmm.call("retrieve", session="s", file=1, slot="ram")
+    vmm.program.kill()
+    gone(watcher, "incoming vm")
+
+
+def test_without_a_deadline_nothing_is_reaped_by_itself(begin: BeginWith) -> None:
+    luod = begin("")
+    assert luod.status()["restore_seconds_left"] is None
+    assert luod.status()["stuck"] == []
+
+
+def test_a_serve_that_dies_while_a_reaper_works_is_followed_by_one_that_begins_again(
+    begin: BeginWith, reaper: Callable[..., str], policy: Path, tmp_path: Path
+) -> None:
+    luod = begin(reaper(f"echo $$ >{tmp_path}/began\nexec sleep 1000"))
+    operator, watcher = start(luod), luod.vmm()
+    operator.program.send({"do": "library", "in": [], "call": "method", "method": ADMIN + "Reap",
+                           "parameters": {"name": "vm", "force": False}})  # fmt: skip
+    while states(watcher)["incoming vm"] != "reaping" or not (tmp_path / "began").exists():
+        pass
+    policy.write_text("")
+    luod.kill_serve()
+    gone(watcher, "incoming vm")
+    pid = (tmp_path / "began").read_text().strip()
+    assert luod.machine.run(["test", "-e", f"/proc/{pid}/cwd"], check=False).returncode

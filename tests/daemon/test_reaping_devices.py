@@ -1,0 +1,56 @@
+"""The built-in reaper where FINISH wants more than memory does: devices, and a kernel as the document has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from luod.testing.plugin import BootMachine
+from tests.daemon.host import Luod, states
+from tests.daemon.participant import start
+from tests.devices import FIRST, RULES, boot, computes, set_up
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_a_device_is_bound_and_reset_and_the_next_guest_has_it(
+    boot_machine: BootMachine, tmp_path: Path, rules: str
+) -> None:
+    luod = Luod(boot(boot_machine, rules=rules), tmp_path / "state")
+    luod.start()
+    vmm = start(luod, program="workload")
+    vmm.call("create", name="vm", slot="s")
+    vmm.memfd("ram")
+    vmm.call("preserve", session="s", file="ram", token=1)
+    vmm.call("bind_driver", address=FIRST)
+    vmm.call("open_device", address=FIRST, slot="vfio")
+    set_up(vmm)
+    vmm.ask("scratch", device="vfio", value=5)
+    vmm.call("preserve", session="s", file="vfio", token=2, name="nic")
+    vmm.call("quiesce", device="vfio")
+    luod.load()
+    luod.update()
+    luod.start()
+
+    report = luod.luoctl("reap", "vm").text
+    assert report == "vm: finished: 1 files discarded, 1 devices reset"
+    vmm = start(luod, program="workload")
+    assert states(vmm) == {}
+    vmm.call("bind_driver", address=FIRST)
+    vmm.call("open_device", address=FIRST, slot="vfio")
+    set_up(vmm)
+    assert vmm.ask("registers", device="vfio")["scratch"] == 0
+    assert computes(vmm)
+
+
+def test_a_kernel_that_wants_every_file_retrieved_gets_that(boot_machine: BootMachine, tmp_path: Path) -> None:
+    luod = Luod(boot_machine(arguments=("--profile", "document")), tmp_path / "state")
+    luod.start()
+    vmm = luod.vmm()
+    vmm.call("create", name="vm", slot="s")
+    for token in (1, 2):
+        vmm.memfd(f"ram {token}")
+        vmm.call("preserve", session="s", file=f"ram {token}", token=token)
+    luod.jump()
+    assert luod.luoctl("reap", "vm").text == "vm: finished: 2 files discarded, 0 devices reset"
+    assert states(luod.vmm()) == {}
