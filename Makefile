@@ -36,7 +36,7 @@ kernel:
 
 # One boot serves a module's tests, so a module stays with one worker.
 test-kernel: $(READY)
-	@kernel=$$(kernel/build $(KERNEL)) && echo "testing on $$kernel" && \
+	@kernel=$$(kernel/build --variants $(KERNEL)) && echo "testing on $$kernel" && \
 		LUOD_KERNEL=$$kernel $(BIN)/pytest --machine kernel -n 2 --dist loadfile $(KERNEL_TESTS)
 
 bench: $(READY)

@@ -48,6 +48,18 @@ def free(root: Path = Path("/"), process: int | None = None) -> Room | None:
     return min(rooms, key=lambda room: room.available, default=None)
 
 
+def ceilings(root: Path = Path("/"), process: int | None = None) -> Iterator[Room]:
+    """The limits of `chargeable`, each as a whole: what it would leave if nothing were used yet."""
+    for cgroup in _cgroups(root, process):
+        limit = _cgroup_limit(cgroup)
+        if limit is not None:
+            yield Room(limit, f"the memory limit of cgroup /{cgroup.relative_to(root)}")
+    if _number(root / "proc/sys/vm/overcommit_memory") == _STRICT_OVERCOMMIT:
+        limit = _numbers(root / "proc/meminfo").get("CommitLimit")
+        if limit is not None:
+            yield Room(limit * 1024, "strict overcommit (CommitLimit)")
+
+
 def require(needed: int, room: Room | None, purpose: str, *, hint: str = "") -> None:
     """NotEnoughMemory when `room` leaves less than `needed` bytes, rounded up to pages.
 
@@ -114,14 +126,19 @@ def _unescape(path: str) -> str:
     return head + "".join(chr(int(piece[:3], 8)) + piece[3:] for piece in rest)
 
 
-def _cgroup_room(directory: Path, name: str) -> Room | None:
+def _cgroup_limit(directory: Path) -> int | None:
     limit = _number(directory / "memory.max")
-    used, cache = "memory.current", "inactive_file"
     if limit is None:
         limit = _number(directory / "memory.limit_in_bytes")
+    return None if limit is None or limit >= _UNLIMITED_V1 else limit
+
+
+def _cgroup_room(directory: Path, name: str) -> Room | None:
+    used, cache = "memory.current", "inactive_file"
+    if _number(directory / "memory.max") is None:
         used, cache = "memory.usage_in_bytes", "total_inactive_file"
-    current = _number(directory / used)
-    if limit is None or current is None or limit >= _UNLIMITED_V1:
+    limit, current = _cgroup_limit(directory), _number(directory / used)
+    if limit is None or current is None:
         return None
     stat = _numbers(directory / "memory.stat")
     prefix = "total_" if cache.startswith("total_") else ""

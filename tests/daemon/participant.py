@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from luod.testing.host import ADMIN_SOCKET, SOCKET
@@ -88,8 +89,11 @@ class Operator:
     def __init__(self, luod: Luod) -> None:
         self.vmm = start(luod)
 
-    def update(self, *, deadline: float | None = None, force: bool = False, dry_run: bool = False) -> None:
-        wishes = {"deadlineSeconds": deadline, "force": force, "dryRun": dry_run}
+    def update(
+        self, *, deadline: float | None = None, force: bool = False, dry_run: bool = False, findings: Sequence[str] = ()
+    ) -> None:
+        """`findings` are forced."""
+        wishes = {"deadlineSeconds": deadline, "force": force, "dryRun": dry_run, "forceFindings": list(findings)}
         self.vmm.call("more", slot="update", method=ADMIN + "Update", parameters=wishes)
 
     def next(self) -> dict[str, Any] | None:

@@ -151,6 +151,9 @@ def test_h20_in_a_kernel_without_the_handler_luod_says_what_that_means(luod: Luo
     luod.load(f"{luod.machine.kernel}-no-vfio")
     operator = Operator(luod)
     operator.update()
+    error = operator.refused()
+    assert error.message.startswith("handler-missing: the next kernel has no handler for vfio-pci files")
+    operator.update(findings=["handler-missing"])
     go_through_preparing(first)
     with luod.machine.expect_jump():
         first.vote("freezing")

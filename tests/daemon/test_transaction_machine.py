@@ -156,7 +156,7 @@ def test_force_gives_up_what_nobody_follows_for(luod: Luod) -> None:
     two.vmm.program.kill()
     luod.load()
     operator = Operator(luod)
-    operator.update(dry_run=True)
+    operator.update()
     assert "torn: two" in operator.refused().message
     operator.update(dry_run=True, force=True)
     assert operator.until("checked")["torn"] == ["two"]
@@ -255,9 +255,10 @@ def test_what_memory_does_not_allow_cancels_before_anybody_is_killed(luod: Luod)
     reason = operator.until("cancelled")["reason"]
     assert "PRESERVE for one" in reason
     one.expect("cancelled")
-    one.declare(file(1), file(2, size=1 << 50, allocated=0, when="freezing"))
+    one.declare()
     operator.update()
     one.expect("preparing")
+    one.declare(file(1), file(2, size=1 << 50, allocated=0, when="freezing"))
     one.vote("preparing")
     one.expect("cancelled")
 
@@ -306,7 +307,11 @@ def test_a_session_that_is_being_made_when_it_is_cancelled_is_closed_too(luod: L
     two.expect("freezing")
     stranger.ask("open", path="/dev/liveupdate", flags=os.O_RDWR, slot="device")
     call = {"do": "library", "in": [], "call": "create", "name": "one#1", "slot": "made"}
+    serve = luod.serve_pid()
+    connections = len(luod.links(serve))
     question = one.vmm.program.send(call)
+    while len(luod.links(serve)) == connections:
+        """Until serve has the call: one that came after the end would be about any other session."""
     two.vote("freezing", "veto")
     stranger.ask("close", fd="device")
     one.vmm.program.answer(question)

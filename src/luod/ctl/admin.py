@@ -6,7 +6,7 @@ Called by `luod.ctl.commands`. How bytes and fds travel is `luod.ipc.connection`
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -75,9 +75,35 @@ class Participant:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What luod found before an update. `severity` is "refusal" or "warning"; a refusal that is `forced` is none."""
+
+    name: str
+    severity: str
+    what: str
+    why: str
+    remedy: str
+    forced: bool = False
+
+    @property
+    def refuses(self) -> bool:
+        return self.severity == "refusal" and not self.forced
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found. `release` is the next kernel's, None where its image cannot be read."""
+
+    refused: bool
+    release: str | None
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
 class Progress:
     """What luod says of an update: `participants` are those of whom something is new. `torn` are sessions that will
     not be handed out in the next kernel. `seconds_left` until the deadline of the phase, None where there is none.
+    `findings`: in the first, what luod found before it began.
     """
 
     state: str
@@ -87,6 +113,7 @@ class Progress:
     participants: tuple[Participant, ...] = ()
     torn: tuple[str, ...] = ()
     reason: str | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 def status(path: str | None) -> Status:
@@ -117,16 +144,35 @@ def status(path: str | None) -> Status:
 
 def load_kernel(path: str | None, kernel: Fd, initrd: Fd | None, command_line: str) -> None:
     """Has luod load an image. The files stay the caller's."""
-    parameters: dict[str, Any] = {"kernelFileDescriptor": 0, "commandLine": command_line}
-    fds = [kernel.fileno()]
-    if initrd is not None:
-        parameters["initrdFileDescriptor"] = len(fds)
-        fds.append(initrd.fileno())
+    parameters, fds = _image(kernel, initrd, command_line)
     with _connect(path, LOAD_TIMEOUT) as connection:
         connection.ask(encode_call(f"{ADMIN}.LoadKernel", parameters), fds).close()
 
 
-def update(path: str | None, *, deadline: float | None, force: bool, dry_run: bool) -> Iterator[Progress]:
+def check(path: str | None, kernel: Fd | None, initrd: Fd | None, command_line: str) -> Checked:
+    """Has luod say what an update into this kernel would lose; without one, into the kernel that is loaded. The files
+    stay the caller's.
+    """
+    parameters, fds = ({}, []) if kernel is None else _image(kernel, initrd, command_line)
+    with _connect(path, LOAD_TIMEOUT) as connection:
+        reply = connection.ask(encode_call(f"{ADMIN}.Check", parameters), fds)
+        try:
+            return Checked(_member(reply, "refused", bool), _optional(reply, "release", str), _findings(reply))
+        finally:
+            reply.close()
+
+
+def _image(kernel: Fd, initrd: Fd | None, command_line: str) -> tuple[dict[str, Any], list[int]]:
+    """Parameters, and the fds that go with them."""
+    parameters: dict[str, Any] = {"kernelFileDescriptor": 0, "commandLine": command_line}
+    if initrd is None:
+        return parameters, [kernel.fileno()]
+    return {**parameters, "initrdFileDescriptor": 1}, [kernel.fileno(), initrd.fileno()]
+
+
+def update(
+    path: str | None, *, deadline: float | None, force: bool, dry_run: bool, force_findings: Sequence[str] = ()
+) -> Iterator[Progress]:
     """Has luod jump, and yields what it says of the update as it goes on. It takes as long as it takes: luod keeps the
     deadlines. Closing the iterator before the jump cancels the update.
     """
@@ -137,6 +183,8 @@ def update(path: str | None, *, deadline: float | None, force: bool, dry_run: bo
         wishes["force"] = True
     if dry_run:
         wishes["dryRun"] = True
+    if force_findings:
+        wishes["forceFindings"] = list(force_findings)
     with _connect(path, TIMEOUT) as connection:
         for reply in connection.follow(encode_call(f"{ADMIN}.Update", wishes, more=True)):
             yield _progress(reply)
@@ -187,7 +235,25 @@ def _progress(reply: Reply) -> Progress:
         participants=tuple(_participant(entry) for entry in participants),
         torn=tuple(str(name) for name in torn),
         reason=_optional(reply, "reason", str),
+        findings=_findings(reply),
     )
+
+
+def _findings(reply: Reply) -> tuple[Finding, ...]:
+    entries = reply.parameters.get("findings") or []
+    if not isinstance(entries, list):
+        raise ProtocolError("luod's answer has no list `findings`")
+    return tuple(_finding(entry) for entry in entries)
+
+
+def _finding(entry: object) -> Finding:
+    try:
+        if not isinstance(entry, dict):
+            raise TypeError
+        name, severity, what, why, remedy = (str(entry[key]) for key in ("name", "severity", "what", "why", "remedy"))
+        return Finding(name, severity, what, why, remedy, bool(entry.get("forced")))
+    except (KeyError, TypeError) as error:
+        raise ProtocolError(f"luod names a finding that is none: {entry!r:.100}") from error
 
 
 def _participant(entry: object) -> Participant:

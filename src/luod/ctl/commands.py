@@ -87,23 +87,55 @@ def load(arguments: Namespace, output: Output) -> Exit:
     return Exit.DONE
 
 
+def check(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl check`: of the files that are given, or of what is loaded."""
+    from luod.ctl.findings import show
+
+    if arguments.kernel is None and (arguments.initrd is not None or arguments.append is not None):
+        raise BadInput("--initrd and --append belong to a kernel", hint="give --kernel as well, or neither")
+    with ExitStack() as stack:
+        kernel = initrd = None
+        command_line = ""
+        if arguments.kernel is not None:
+            command_line = _current_command_line() if arguments.append is None else arguments.append
+            encode_command_line(command_line)
+            kernel = stack.enter_context(_open(arguments.kernel))
+            initrd = None if arguments.initrd is None else stack.enter_context(_open(arguments.initrd))
+        checked = admin.check(arguments.admin_socket, kernel, initrd, command_line)
+    if output.json:
+        output.object(asdict(checked))
+    else:
+        show(output, checked.findings)
+        what = "the next kernel" if checked.release is None else f"Linux {escaped(checked.release)}"
+        output.line(f"an update into {what} is refused" if checked.refused else f"nothing keeps luod from {what}")
+    return Exit.REFUSED if checked.refused else Exit.DONE
+
+
 def update(arguments: Namespace, output: Output) -> Exit:
     """`luoctl update`: shows how it goes on. When it goes well the jump ends this process too."""
     from luod.ctl.progress import view
 
     state = ""
+    refused = False
     with view(output) as shown:
         replies = admin.update(
-            arguments.admin_socket, deadline=arguments.deadline, force=arguments.force, dry_run=arguments.dry_run
+            arguments.admin_socket,
+            deadline=arguments.deadline,
+            force=arguments.force,
+            dry_run=arguments.dry_run,
+            force_findings=arguments.force_finding,
         )
         try:
             for progress in replies:
                 state = progress.state
+                refused = refused or any(finding.refuses for finding in progress.findings)
                 shown.show(progress)
         except DaemonUnreachable:
             # The connection ends with the machine.
             if state != "jumping":
                 raise
+    if state == "checked" and refused:
+        return Exit.REFUSED
     if state in ("jumping", "checked"):
         return Exit.DONE
     if state == "cancelled":

@@ -53,11 +53,15 @@ def parser() -> argparse.ArgumentParser:
     load = commands.add_parser(
         "load", parents=[common], help="load the next kernel", description="Load the kernel that `update` jumps into."
     )
-    load.add_argument("--kernel", required=True, metavar="FILE", help="its image, such as /boot/vmlinuz-7.3.4")
-    load.add_argument("--initrd", metavar="FILE", help="its initial RAM disk")
-    line = load.add_mutually_exclusive_group()
-    line.add_argument("--append", metavar="STRING", help="its command line")
-    line.add_argument("--reuse-cmdline", action="store_true", help="take the running kernel's (the default)")
+    _image(load, required=True)
+    check = commands.add_parser(
+        "check",
+        parents=[common],
+        help="what an update would lose",
+        description="Say what stands in the way of an update, or may spoil it: into the kernel that is given, or else "
+        "into the one that is loaded. Nothing is changed. `update` makes the same checks.",
+    )
+    _image(check, required=False)
     update = commands.add_parser(
         "update",
         parents=[common],
@@ -75,6 +79,13 @@ def parser() -> argparse.ArgumentParser:
     update.add_argument(
         "--force", action="store_true", help="leave behind those who are late or gone: their sessions come back torn"
     )
+    update.add_argument(
+        "--force-finding",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="go on although `check` found this, and lose what it says; repeatable",
+    )
     commands.add_parser("abort", parents=[common], help="cancel the update that is under way: everybody resumes")
     reap = commands.add_parser(
         "reap",
@@ -85,6 +96,14 @@ def parser() -> argparse.ArgumentParser:
     reap.add_argument("session", nargs="+", metavar="SESSION", help="its name")
     reap.add_argument("--force", action="store_true", help="also one that was given to a process which may live")
     return top
+
+
+def _image(command: argparse.ArgumentParser, *, required: bool) -> None:
+    command.add_argument("--kernel", required=required, metavar="FILE", help="its image, such as /boot/vmlinuz-7.3.4")
+    command.add_argument("--initrd", metavar="FILE", help="its initial RAM disk")
+    line = command.add_mutually_exclusive_group()
+    line.add_argument("--append", metavar="STRING", help="its command line")
+    line.add_argument("--reuse-cmdline", action="store_true", help="take the running kernel's (the default)")
 
 
 def _seconds(word: str) -> float:
@@ -144,6 +163,7 @@ def _run(given: argparse.Namespace, output: Output) -> Exit:
         "status": commands.status,
         "sessions": commands.sessions,
         "load": commands.load,
+        "check": commands.check,
         "update": commands.update,
         "abort": commands.abort,
         "reap": commands.reap,

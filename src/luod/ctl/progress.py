@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final, Protocol
 
 from luod.ctl.admin import Participant, Progress
+from luod.ctl.findings import lines
 from luod.ctl.output import Output, escaped
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class _Stream:
         if progress.state == "cancelled":
             yield f"cancelled: {escaped(progress.reason or 'luod gives no reason')}"
             return
+        yield from lines(progress.findings)
         before = self._known if progress.state == self._state else {}
         for participant in progress.participants:
             old = before.get(participant.id)
@@ -97,6 +99,11 @@ class _Table:
     def show(self, progress: Progress) -> None:
         self._known.update({participant.id: participant for participant in progress.participants})
         self._progress = progress
+        if self.live is not None and progress.findings:
+            from rich.text import Text
+
+            # Above the table, where they stay.
+            self.live.console.print(Text("\n".join(lines(progress.findings))))
         left = progress.seconds_left
         self._until = None if left is None else time.monotonic() + left
         if self.live is not None:

@@ -351,6 +351,7 @@ class Barrier:
             participants=[self._participant(transaction.members[id]) for id in changed],
             torn=torn,
             reason=transaction.reason or self._note,
+            findings=[],
         )
 
     def operator_has(self, progress: Progress) -> None:

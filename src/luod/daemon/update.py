@@ -25,12 +25,16 @@ from luod.daemon.jump import Jump, ended
 from luod.daemon.log import Log
 from luod.daemon.participants import Participants, ready_rows
 from luod.daemon.policy.current import Policy
+from luod.daemon.preflight.check import Preflight, Subject
+from luod.daemon.preflight.findings import forced, refuse, refusing, require_names
 from luod.daemon.reaping import Reaping
 from luod.daemon.registry import Departure, Image
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.takeover import JUMP, Holdings, image_names
 from luod.daemon.transaction import NotAwaited
 from luod.ipc.admin import (
+    CheckReply,
+    Finding,
     KernelRefused,
     NotAKernelImage,
     NotLoaded,
@@ -77,7 +81,10 @@ class Updater:
         self._reaping = reaping
         self._log = log
         self._stuck_seconds = stuck_seconds
+        self._preflight = Preflight(sessions, participants)
         self._loading = asyncio.Lock()
+        self._checking = False
+        """An update is asked for, and nobody was told yet."""
         self._task: asyncio.Task[None] | None = None
 
     async def status(self) -> StatusReply:
@@ -103,7 +110,7 @@ class Updater:
 
     @property
     def _busy(self) -> bool:
-        return self._participants.barrier is not None or self._participants.leaving
+        return self._participants.barrier is not None or self._participants.leaving or self._checking
 
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None:
         # To its end even when the operator hangs up: kernel, keep and registry must tell the same.
@@ -134,6 +141,42 @@ class Updater:
                 fd.close()
         self._log("loaded", command_line=command_line, initrd=initrd is not None)
 
+    async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None) -> CheckReply:
+        try:
+            if self._participants.leaving:
+                raise _update_running()
+            if kernel is not None:
+                findings, release = await self._preflight.check(Subject(kernel, initrd, command_line or ""))
+            else:
+                async with self._loading:
+                    findings, release = await self._preflight.check(self._loaded())
+        finally:
+            for fd in (kernel, initrd):
+                if fd is not None:
+                    fd.close()
+        return {"refused": bool(refusing(findings)), "release": release, "findings": forced(findings, ())}
+
+    def _loaded(self) -> Subject:
+        image = self._registry.record.image
+        if image is None:
+            raise NotLoaded(message="no kernel was loaded through luod", hint="load one first: luoctl load")
+        names = image_names(image)
+        return Subject(self._fds[names[0]], self._fds[names[1]] if image.initrd else None, image.command_line)
+
+    async def _find(self, wishes: Wishes) -> list[Finding]:
+        """What stands in the way of an update into what is loaded. Nobody else's can begin meanwhile, and nothing else
+        be loaded, so that what was looked at is what is jumped into (H19).
+        """
+        require_names(wishes.force_findings)
+        self._checking = True
+        try:
+            async with self._loading:
+                findings, _release = await self._preflight.check(self._loaded(), remember=True)
+        finally:
+            self._checking = False
+        given_up = ("nobody-follows",) if wishes.force else ()
+        return forced(findings, (*wishes.force_findings, *given_up))
+
     async def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:
         if self._busy:
             raise _update_running()
@@ -142,16 +185,13 @@ class Updater:
             raise InvalidParameter(parameter="deadlineSeconds")
         if self._broken is not None:
             raise Refused(message=self._broken.message, hint=self._broken.hint)
-        if self._registry.record.image is None:
-            raise NotLoaded(message="no kernel was loaded through luod", hint="load one first: luoctl load")
-        self._refuse_losses()
+        findings = await self._find(wishes)
         orphans = self._participants.orphans()
-        if orphans and not wishes.force:
-            raise _nobody_follows(orphans)
         if wishes.dry_run:
             # The last reply: it is not asked for more.
-            yield self._checked(orphans)
+            yield self._checked(orphans) | {"findings": findings}
             return
+        refuse(findings)
         barrier = Barrier(os.urandom(4).hex(), patience, wishes.force, orphans, self._log)
         self._participants.barrier = barrier
         self._log("update", update=barrier.id, uid=peer.uid, pid=peer.pid, sessions=len(self._sessions.rows()))
@@ -165,8 +205,9 @@ class Updater:
                     await asyncio.shield(self._task)
                 if barrier.error is not None:
                     raise barrier.error
-                yield progress
+                yield progress | {"findings": findings}
                 barrier.operator_has(progress)
+                findings = []
         finally:
             # Nobody would be told how it ends, and what an operator interrupts must not go on.
             _cancel(barrier, "the connection of luoctl update was closed")
@@ -249,6 +290,7 @@ class Updater:
             names = image_names(image)
             initrd = self._fds[names[1]] if image.initrd else None
             await asyncio.to_thread(kexec.load, self._fds[names[0]], initrd, image.command_line)
+            self._preflight.still_the_same(self._loaded())
 
     async def _leave(self, barrier: Barrier, jump: Jump) -> None:
         """Nobody can call it off any more. Returns, with the reason in `barrier`, when the kernel refuses."""
@@ -324,14 +366,6 @@ class Updater:
         self._log.warning("cancelled", update=update, reason=reason)
         self._participants.tell_cancelled(update, reason)
 
-    def _refuse_losses(self) -> None:
-        left = [row.name for row, state in self._sessions.rows() if row.direction == "incoming" and state != "stuck"]
-        if left:
-            raise Refused(
-                message=f"incoming sessions are not finished, and no kernel carries them on: {_listed(left)}",
-                hint="have them finished and released by their owners, or release them as given up",
-            )
-
 
 def _cancel(barrier: Barrier, reason: str) -> bool:
     """Whether it is cancelled now, by this or before."""
@@ -345,17 +379,6 @@ def _cancel(barrier: Barrier, reason: str) -> bool:
 def _cancel_if_failed(barrier: Barrier, task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _cancel(barrier, str(error))
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-
-
-def _nobody_follows(names: list[str]) -> Refused:
-    return Refused(
-        message=f"nobody follows for sessions that were declared, so they would come back torn: {_listed(names)}",
-        hint="start their workloads, or release the sessions; --force gives them up",
-    )
 
 
 def _too_late() -> TooLate:

@@ -111,6 +111,28 @@ class Stuck:
     reason: str
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What luod found before an update. `name` is stable; `what`, `why` and `remedy` are for people. A refusal stands
+    in the way unless it is `forced`.
+    """
+
+    name: str
+    severity: Literal["refusal", "warning"]
+    what: str
+    why: str
+    remedy: str
+    forced: bool = False
+
+
+class CheckReply(TypedDict):
+    """What Check answers. `release` is the next kernel's, null where its image cannot be read."""
+
+    refused: bool
+    release: str | None
+    findings: list[Finding]
+
+
 class Progress(TypedDict):
     """One reply of Update."""
 
@@ -121,15 +143,19 @@ class Progress(TypedDict):
     participants: list[Participant]
     torn: list[str]
     reason: str | None
+    findings: list[Finding]
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """How the operator wants an update. `deadline` is in seconds, of each phase, None for the usual."""
+    """How the operator wants an update. `deadline` is in seconds, of each phase, None for the usual. `force_findings`
+    are the names of findings that shall not stand in the way.
+    """
 
     deadline: float | None = None
     force: bool = False
     dry_run: bool = False
+    force_findings: tuple[str, ...] = ()
 
 
 class StatusReply(TypedDict):
@@ -157,6 +183,7 @@ class Service(Protocol):
 
     async def status(self) -> StatusReply: ...
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None: ...
+    async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None) -> CheckReply: ...
     def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]: ...
     async def abort(self, peer: Peer) -> None: ...
     async def reap(self, peer: Peer, name: str, force: bool) -> str: ...
@@ -208,9 +235,36 @@ class Admin(VarlinkInterface, name=ADMIN):
             raise
         await self._service.load_kernel(kernel, initrd, commandLine)
 
+    @varlinkmethod
+    async def Check(
+        self,
+        *,
+        kernelFileDescriptor: FileDescriptor | None,
+        initrdFileDescriptor: FileDescriptor | None,
+        commandLine: str | None,
+    ) -> CheckReply:
+        """Says what an update into a kernel would lose, or may. Nothing is changed and nobody is asked. Without a
+        kernel it is about the one that was loaded. release: the next kernel's.
+
+        findings: each has a stable name; severity "refusal" (Update refuses, unless it is forced by that name) or
+        "warning"; what was found; why it matters; the remedy. refused: whether there is a refusal. To give a kernel is
+        root's alone.
+
+        Errors: NotLoaded, UpdateRunning.
+        """
+        self._permit(root_only=kernelFileDescriptor is not None or initrdFileDescriptor is not None)
+        kernel = None if kernelFileDescriptor is None else _copy(kernelFileDescriptor)
+        try:
+            initrd = None if initrdFileDescriptor is None else _copy(initrdFileDescriptor)
+        except OSError:
+            if kernel is not None:
+                kernel.close()
+            raise
+        return await self._service.check(kernel, initrd, commandLine)
+
     @varlinkmethod(delay_generator=False)
     async def Update(
-        self, *, deadlineSeconds: float | None, force: bool | None, dryRun: bool | None
+        self, *, deadlineSeconds: float | None, force: bool | None, dryRun: bool | None, forceFindings: list[str] | None
     ) -> AsyncIterator[Progress]:
         """Jumps into the loaded kernel, with everybody that follows (io.luod.Updates) being ready. Call it with "more".
 
@@ -222,13 +276,14 @@ class Admin(VarlinkInterface, name=ADMIN):
 
         deadlineSeconds: of each phase, to which time is added for the bytes to preserve. force: those who are late, or
         gone, or whom nobody follows for, are left behind, and their sessions are torn; a veto still cancels; root's
-        alone. dryRun: nobody is asked and nothing changed; the one reply is "checked", or an error says what stands in
-        the way.
+        alone, as is forceFindings. dryRun: nobody is asked and nothing changed; the one reply is "checked". findings,
+        in the first reply: what Check would find. One that is a refusal, and whose name is not in forceFindings, ends
+        an update with the error Refused.
 
         Errors: NotLoaded, UpdateRunning, Refused, NotAKernelImage, KernelRefused.
         """
-        self._permit(root_only=bool(force))
-        wishes = Wishes(deadlineSeconds, bool(force), bool(dryRun))
+        self._permit(root_only=bool(force or forceFindings))
+        wishes = Wishes(deadlineSeconds, bool(force), bool(dryRun), tuple(forceFindings or ()))
         async with aclosing(self._service.update(self._peer, wishes)) as replies:
             async for progress in replies:
                 if progress["state"] in ("checked", "cancelled"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from luod.errors import MachineUnavailable
@@ -71,8 +72,12 @@ class Host:
         initrd = () if self.machine.initrd is None else ("--initrd", self.machine.initrd)
         self.luoctl("load", "--kernel", kernel or self.machine.kernel, *initrd, "--reuse-cmdline")
 
-    def update(self) -> None:
-        """`luoctl update`; returns in the next boot, where nothing runs yet. The image must be loaded."""
+    def update(self, *, force: Sequence[str] = ("contents-undeclared",)) -> None:
+        """`luoctl update`; returns in the next boot, where nothing runs yet. The image must be loaded.
+
+        `force` are findings of `luoctl check` that shall not stand in the way. By default sessions are carried whose
+        workloads do not take part in updates, which an operator would have to say.
+        """
         with self.machine.expect_jump():
-            self.luoctl("update")
+            self.luoctl("update", *(f"--force-finding={name}" for name in force))
         self.keep = None

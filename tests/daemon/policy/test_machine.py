@@ -109,7 +109,7 @@ def test_a_reload_takes_at_once_and_loses_nothing(with_policy: Callable[[str], L
     assert luod.serve_pid() == serve
     assert states(vmm) == {"outgoing vm": "held", "outgoing one": "held"}
     luod.load()
-    Operator(luod).update()
+    Operator(luod).update(findings=["contents-undeclared"])
     participant.expect("preparing")
 
 

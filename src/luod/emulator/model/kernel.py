@@ -16,12 +16,13 @@ from luod.emulator.model import files, image
 from luod.emulator.model.files import DeviceFile, Operation, SessionFile
 from luod.emulator.model.handler import FileHandler, HandlerTable
 from luod.emulator.model.image import ImageReader
-from luod.emulator.model.kexec import Kexec, enabled, reboot_command
+from luod.emulator.model.kexec import Kexec, reboot_command
 from luod.emulator.model.luo import Luo
 from luod.emulator.model.memfd import MemfdHandler
 from luod.emulator.model.ports import Caller, Errno, Host, KexecFiles, KexecSegment
 from luod.emulator.model.results import Blocked, Ending, Jump, Panic
 from luod.emulator.model.session import SessionRecord
+from luod.image.command_line import enabled
 from luod.uapi.kexec import LINUX_REBOOT_CMD_KEXEC
 
 if TYPE_CHECKING:  # a machine without devices does not need to read it

@@ -154,36 +154,6 @@ def reboot_command(magic1: int, magic2: int, command: int, caller: Caller) -> En
     raise Errno(errno.EINVAL)
 
 
-def enabled(command_line: str, parameter: str) -> bool:
-    """Whether a boolean early parameter is on: the last setting that the kernel understands wins, off without any."""
-    on = False
-    for word in _words(command_line):
-        if word == "--":
-            break
-        name, equals, value = word.partition("=")
-        value = value.strip('"')
-        if name != parameter or not equals:
-            continue
-        if value[:1] in ("y", "Y", "t", "T", "1") or value[:2].lower() == "on":
-            on = True
-        elif value[:1] in ("n", "N", "f", "F", "0") or value[:2].lower() == "of":
-            on = False
-    return on
-
-
-def _words(command_line: str) -> list[str]:
-    """Split at white space that is not between double quotes."""
-    words = [""]
-    quoted = False
-    for character in command_line:
-        quoted ^= character == '"'
-        if character.isspace() and not quoted:
-            words.append("")
-        else:
-            words[-1] += character
-    return [word for word in words if word]
-
-
 def _text(command_line: bytes) -> str:
     """Up to the first NUL, as the next kernel sees it."""
     return command_line.partition(b"\0")[0].decode("utf-8", "surrogateescape")

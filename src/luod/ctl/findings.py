@@ -1,0 +1,27 @@
+"""How `luoctl check` and `luoctl update` show what luod found before an update. JSON is the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from luod.ctl.admin import Finding
+from luod.ctl.output import Output, escaped
+
+
+def show(output: Output, findings: Iterable[Finding]) -> None:
+    """A paragraph for each, for people."""
+    for line in lines(findings):
+        output.line(line)
+
+
+def lines(findings: Iterable[Finding]) -> list[str]:
+    """What was found, why it matters, and what to do."""
+    found = []
+    for finding in findings:
+        kind = "forced" if finding.forced else "REFUSED" if finding.refuses else "warning"
+        found += [
+            f"{kind:<8} {escaped(finding.name)}: {escaped(finding.what)}",
+            f"         why: {escaped(finding.why)}",
+            f"         do:  {escaped(finding.remedy)}",
+        ]
+    return found

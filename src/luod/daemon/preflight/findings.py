@@ -1,0 +1,80 @@
+"""The findings of preflight: their names, which scripts and operators rely on, and how severe each is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from typing import Final, Literal
+
+from luod.ipc.admin import Finding, Refused
+
+REFUSALS: Final = frozenset(
+    {
+        "image-unreadable",
+        "image-not-loadable",
+        "luo-missing",
+        "luo-format",
+        "kho-missing",
+        "kho-format",
+        "handler-missing",
+        "handler-format",
+        "handler-not-loaded",
+        "scratch-too-small",
+        "liveupdate-off",
+        "kho-off",
+        "incoming-unfinished",
+        "nobody-follows",
+        "contents-undeclared",
+        "memory-preserve",
+        "memory-retrieve",
+        "sealed-memory",
+    }
+)
+WARNINGS: Final = frozenset(
+    {"formats-assumed", "scratch-unknown", "kind-unknown", "initrd-unreadable", "no-panic", "no-watchdog"}
+)
+NAMES: Final = REFUSALS | WARNINGS
+
+
+def finding(name: str, what: str, why: str, remedy: str) -> Finding:
+    """A finding of this name, which tells its severity."""
+    severity: Literal["refusal", "warning"] = "refusal" if name in REFUSALS else "warning"
+    assert name in NAMES, name
+    return Finding(name, severity, what, why, remedy)
+
+
+def forced(findings: Iterable[Finding], names: Collection[str]) -> list[Finding]:
+    """The findings, refusals first, with those marked that the operator has forced."""
+    marked = [replace(each, forced=each.severity == "refusal" and each.name in names) for each in findings]
+    return sorted(marked, key=lambda each: each.severity != "refusal")
+
+
+def refusing(findings: Iterable[Finding]) -> list[Finding]:
+    """Those that stand in the way."""
+    return [each for each in findings if each.severity == "refusal" and not each.forced]
+
+
+def refuse(findings: Iterable[Finding]) -> None:
+    """Refused (of io.luod.Admin), when something stands in the way: with the first of it, and the names of the rest."""
+    refusals = refusing(findings)
+    if not refusals:
+        return
+    first, *others = refusals
+    more = f"; and {listed([each.name for each in others])}" if others else ""
+    raise Refused(
+        message=f"{first.name}: {first.what}{more}",
+        hint=f"{first.remedy}; luoctl check tells all, --force-finding {first.name} goes on all the same",
+    )
+
+
+def require_names(names: Iterable[str]) -> None:
+    """Refused, when one is no finding's name."""
+    unknown = set(names) - NAMES
+    if unknown:
+        raise Refused(message=f"there is no finding {listed(unknown)}", hint="luoctl check names them")
+
+
+def listed(names: Collection[str]) -> str:
+    """The first five, for a sentence."""
+    some = sorted(names)
+    return ", ".join(some[:5]) + (", …" if len(some) > 5 else "")

@@ -1,0 +1,243 @@
+"""Whether the next kernel takes over what this one carries to it: its image, its initial RAM disk, its command line.
+
+Pure: facts in, findings out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from luod import image
+from luod.daemon.preflight.findings import finding, listed
+from luod.daemon.preflight.running import Running
+from luod.image.command_line import enabled, parameters
+from luod.image.initrd import Initrd
+from luod.ipc.admin import Finding
+
+KINDS: Final[Mapping[str, str]] = {
+    "memfd": "memfd",
+    "vfio": "vfio-pci",
+    "vfio-pci": "vfio-pci",
+    "iommufd": "iommufd",
+}
+"""The kinds that participants declare, and the handler each takes."""
+
+_PAGE: Final = 4096
+_ALIGNMENT: Final = 2 * 1024 * 1024
+_SMALL_CHANGE: Final = 256 * 1024
+"""For boot parameters, command line and purgatory, which are loaded as well."""
+
+
+@dataclass(frozen=True)
+class NextKernel:
+    """`initrd_size` in bytes, 0 without one. `initrd` is None where it was not looked into."""
+
+    kernel: image.Kernel
+    command_line: str
+    initrd_size: int = 0
+    initrd: Initrd | None = None
+
+    def builds_in(self, family: str) -> frozenset[str]:
+        """The formats of this family that the kernel itself knows."""
+        return frozenset(name for name in self.kernel.contents.formats if name.rpartition("-v")[0] == family)
+
+    def option(self, name: str) -> str | None:
+        """Of its configuration; None where that is not known."""
+        options = self.kernel.contents.options
+        return None if options is None else options.get(name, "n")
+
+
+def lacks_handlers(kernel: image.Kernel, kinds: Collection[str]) -> bool:
+    """Whether the initial RAM disk must be looked into: not every handler is built in."""
+    following = NextKernel(kernel, "")
+    return any(not following.builds_in(family) for family in _families(kinds))
+
+
+def judge(following: NextKernel, now: Running, kinds: Collection[str]) -> Iterator[Finding]:
+    """Everything about it. `kinds` are those of the files that were declared."""
+    if following.kernel.image is None:
+        yield finding(
+            "image-not-loadable",
+            "the image is an ELF file",
+            "kexec_file_load(2) of x86_64 takes a bzImage only",
+            "give the bzImage that was built from it, arch/x86/boot/bzImage or /boot/vmlinuz-…",
+        )
+    yield from _formats(following, now, kinds)
+    yield from _command_line(following)
+    yield from _scratch(following, now)
+
+
+def _formats(following: NextKernel, now: Running, kinds: Collection[str]) -> Iterator[Finding]:
+    if now.assumed:
+        yield finding(
+            "formats-assumed",
+            "luod cannot read which formats the running kernel writes, and takes them to be those of Linux 7.3",
+            "a next kernel that reads other formats loses everything",
+            "mount debugfs on /sys/kernel/debug, and keep the running kernel's image as /boot/vmlinuz-RELEASE",
+        )
+    release = following.kernel.contents.release
+    yield from _layer(
+        following,
+        now,
+        "luo",
+        "live update",
+        "CONFIG_LIVEUPDATE",
+        f"with Linux {release} every session, and the memory in it, is gone",
+        "a kernel that finds live update data of another format panics while it boots",
+    )
+    yield from _layer(
+        following,
+        now,
+        "kho",
+        "kexec handover",
+        "CONFIG_KEXEC_HANDOVER",
+        f"Linux {release} would overwrite the memory that is carried to it",
+        "a kernel that finds handover data of another format ignores it: everything is lost, with a warning in its log",
+    )
+    for family in sorted(_families(kinds)):
+        yield from _handler(following, now, family)
+    unknown = {kind for kind in kinds if kind not in KINDS}
+    if unknown:
+        yield finding(
+            "kind-unknown",
+            f"files were declared of kinds luod does not know: {listed(unknown)}",
+            "luod cannot tell which handler the next kernel needs for them",
+            f"declare one of {', '.join(sorted(KINDS))}, or make sure of the handler yourself",
+        )
+
+
+def _layer(
+    following: NextKernel, now: Running, family: str, title: str, option: str, missing: str, other: str
+) -> Iterator[Finding]:
+    has, writes = following.builds_in(family), now.formats.get(family)
+    if not has:
+        off = f": it was built without {option}" if following.option(option) == "n" else f" (no {family}-v… in it)"
+        yield finding(
+            f"{family}-missing",
+            f"the next kernel has no {title}{off}",
+            missing,
+            f"load a kernel built with {option}=y",
+        )
+    elif writes and not has & writes:
+        yield finding(
+            f"{family}-format",
+            f"the next kernel reads {listed(has)}, the running one writes {listed(writes)}",
+            other,
+            "load a kernel that reads what this one writes, or finish every session and reboot",
+        )
+
+
+def _handler(following: NextKernel, now: Running, family: str) -> Iterator[Finding]:
+    why = (
+        "one file without its handler makes every open of /dev/liveupdate fail with EIO for that kernel's life: all "
+        "sessions are lost, not only those that hold such files"
+    )
+    writes = now.formats.get(family)
+    has = following.builds_in(family)
+    if not has:
+        modules = {} if following.initrd is None else following.initrd.formats
+        bringing = {
+            name: frozenset(each for each in its if each.rpartition("-v")[0] == family) for name, its in modules.items()
+        }
+        bringing = {name: its for name, its in bringing.items() if its}
+        loaded = {} if following.initrd is None else {n: f for n, f in bringing.items() if n in following.initrd.loaded}
+        if not bringing:
+            where = " and neither has its initial RAM disk" if following.initrd else ""
+            yield finding(
+                "handler-missing",
+                f"the next kernel has no handler for {family} files{where}",
+                why,
+                "load a kernel with that handler built in, or an initial RAM disk that has and loads its module",
+            )
+            return
+        if not loaded:
+            yield finding(
+                "handler-not-loaded",
+                f"the handler for {family} files is in module {listed(bringing)}, which the initial RAM disk has and "
+                "does not load",
+                why + "; a module that comes after somebody has opened the device is too late",
+                "put the module on the initial RAM disk's list (conf/modules, modules-load.d), or build it in",
+            )
+            return
+        has = frozenset[str]().union(*loaded.values())
+    if writes and not has & writes:
+        yield finding(
+            "handler-format",
+            f"for {family} files the next kernel reads {listed(has)}, the running one writes {listed(writes)}",
+            why,
+            "load a kernel that reads what this one writes",
+        )
+
+
+def _command_line(following: NextKernel) -> Iterator[Finding]:
+    line = following.command_line
+    if not enabled(line, "liveupdate"):
+        yield finding(
+            "liveupdate-off",
+            "the next kernel's command line has no liveupdate=on",
+            "without it that kernel has no /dev/liveupdate, and every session is lost",
+            "add liveupdate=on: luoctl load --append",
+        )
+    if not enabled(line, "kho", default=following.option("CONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT") == "y"):
+        yield finding(
+            "kho-off",
+            "the next kernel's command line has no kho=on",
+            "without it that kernel takes nothing over, and every session is lost",
+            "add kho=on: luoctl load --append",
+        )
+    timeouts = [value for name, value in parameters(line) if name == "panic"]
+    timeout = timeouts[-1] if timeouts else following.option("CONFIG_PANIC_TIMEOUT")
+    if timeout in (None, "", "0", "n"):
+        yield finding(
+            "no-panic",
+            "the next kernel's command line has no panic=",
+            "if it panics it stands still until somebody comes",
+            "add panic=10, or panic=-1 to reboot at once",
+        )
+
+
+def _scratch(following: NextKernel, now: Running) -> Iterator[Finding]:
+    if now.scratch is None:
+        yield finding(
+            "scratch-unknown",
+            "luod cannot read how much memory is kept for the next kernel",
+            "image and initial RAM disk must fit it; when they do not, the kernel refuses to load them",
+            "mount debugfs on /sys/kernel/debug",
+        )
+        return
+    header = following.kernel.image
+    wanted = [
+        _rounded(header.init_size if header else 0, _ALIGNMENT),
+        _rounded(following.initrd_size, _PAGE),
+        _SMALL_CHANGE,
+    ]
+    # Each is loaded in one piece. The largest first, and each where there is most room.
+    room = [region.size for region in now.scratch]
+    for size in sorted(wanted, reverse=True):
+        largest = max(range(len(room)), key=room.__getitem__, default=None)
+        if size and (largest is None or room[largest] < size):
+            yield finding(
+                "scratch-too-small",
+                f"image ({_mib(wanted[0])}) and initial RAM disk ({_mib(wanted[1])}) do not fit the memory that is "
+                f"kept for them: {', '.join(_mib(region.size) for region in now.scratch) or 'none'}",
+                "the kernel will not load them (EADDRNOTAVAIL)",
+                "make the initial RAM disk smaller, or boot with a larger kho_scratch=",
+            )
+            return
+        if largest is not None:
+            room[largest] -= size
+
+
+def _rounded(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"
+
+
+def _families(kinds: Collection[str]) -> set[str]:
+    """The handlers that are needed; luod's own registry is in a memfd."""
+    return {"memfd"} | {KINDS[kind] for kind in kinds if kind in KINDS}

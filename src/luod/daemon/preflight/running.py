@@ -1,0 +1,101 @@
+"""What the running kernel writes for the next one, and the memory it keeps for that one's image (scratch).
+
+The formats of KHO and of the orchestrator are in debugfs. Those of the handlers are nowhere but in the kernel's image:
+they are read from the one in /boot (or /lib/modules) whose banner is /proc/version. Where there is none luod goes by
+what kernels with the same orchestrator are known to write. Paths are fixed; nothing here comes from a client.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from luod import image
+from luod.errors import ImageError
+from luod.image.contents import FAMILIES, formats
+
+IMAGE_MAX: Final = 1024 * 1024 * 1024
+_DEBUGFS: Final = "sys/kernel/debug/kho/out"
+_KNOWN: Final = ("luo-v5", "kho-v4", "memfd-v2", "vfio-pci-v1", "iommufd-v1")
+"""Of Linux 7.3, and for devices of what was posted for it."""
+_RELEASE: Final = re.compile(r"Linux version ([\w.+~-]+) ")
+
+
+@dataclass(frozen=True)
+class Region:
+    """One of the pieces scratch consists of: bytes."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class Running:
+    """`formats`: by family ("luo", "kho", "memfd", …) what this kernel writes; a family that is missing is not known.
+    `assumed`: they are nowhere to be read. `scratch`: None where it is nowhere to be read.
+    """
+
+    formats: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    assumed: bool = True
+    scratch: tuple[Region, ...] | None = None
+
+
+def running(root: Path = Path("/")) -> Running:
+    """Asks the kernel that runs. Reads and unpacks an image, so it takes a while. `root`: where /proc and /sys are."""
+    found = _by_family(_from_debugfs(root / _DEBUGFS))
+    in_image = _by_family(_from_image(root))
+    known = _by_family(_KNOWN)
+    assumed = not found and not in_image
+    if "luo" in in_image:
+        # debugfs tells what is written; an image may know how to read more.
+        found = in_image | found
+    elif found.get("luo", known["luo"]) == known["luo"]:
+        found = known | found
+    return Running(found, assumed, _scratch(root / _DEBUGFS))
+
+
+def _by_family(names: Iterable[str]) -> dict[str, frozenset[str]]:
+    names = list(names)
+    found = {each: frozenset(name for name in names if name.rpartition("-v")[0] == each) for each in FAMILIES}
+    return {each: its for each, its in found.items() if its}
+
+
+def _from_debugfs(directory: Path) -> list[str]:
+    """KHO's device tree has its format as `compatible`; what the orchestrator wrote begins with its own."""
+    found: list[str] = []
+    for name in ("fdt", "sub_fdts/LUO"):
+        try:
+            found += formats((directory / name).read_bytes())
+        except OSError:
+            continue
+    return found
+
+
+def _from_image(root: Path) -> tuple[str, ...]:
+    try:
+        version = (root / "proc/version").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ()
+    release = _RELEASE.match(version)
+    if not release:
+        return ()
+    for path in (f"boot/vmlinuz-{release.group(1)}", f"lib/modules/{release.group(1)}/vmlinuz"):
+        try:
+            if (root / path).stat().st_size > IMAGE_MAX:
+                continue
+            found = image.read((root / path).read_bytes()).contents
+        except (OSError, ImageError):
+            continue
+        if found.banner.strip() == version:
+            return found.formats
+    return ()
+
+
+def _scratch(directory: Path) -> tuple[Region, ...] | None:
+    try:
+        sizes = [int(word, 0) for word in (directory / "scratch_len").read_text(encoding="ascii").split()]
+    except (OSError, ValueError):
+        return None
+    return tuple(Region(size) for size in sizes if size)

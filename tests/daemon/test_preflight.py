@@ -1,0 +1,252 @@
+"""Preflight on an emulated machine: what `luoctl check` finds, and what `luoctl update` refuses, forced or not.
+
+The rules themselves, on facts made up: test_preflight_rules.py. Real images: tests/kernel/test_preflight.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from luod.emulator.machine.stub import FORMATS, bzimage
+from luod.testing.plugin import booting_machines
+from tests.daemon.host import Luod
+from tests.daemon.participant import Operator, Participant, file
+from tests.image.test_initrd import cpio
+
+GOOD = "liveupdate=on kho=on panic=-1"
+KERNEL = "/run/next-kernel"
+F_SEAL_EXEC = 0x20
+
+
+def check(luod: Luod, kernel: bytes, *, append: str = GOOD, initrd: bytes | None = None) -> dict[str, Any]:
+    """`luoctl check` of a kernel: its JSON, and the names of what it found."""
+    luod.machine.write(KERNEL, kernel)
+    arguments = ["--kernel", KERNEL, "--append", append]
+    if initrd is not None:
+        luod.machine.write("/run/initrd", initrd)
+        arguments += ["--initrd", "/run/initrd"]
+    result = luod.luoctl("--json", "check", *arguments, check=False)
+    found: dict[str, Any] = json.loads(result.stdout)
+    assert result.returncode == (4 if found["refused"] else 0)
+    return found
+
+
+def refusals(found: dict[str, Any]) -> list[str]:
+    return [each["name"] for each in found["findings"] if each["severity"] == "refusal" and not each["forced"]]
+
+
+def warnings(found: dict[str, Any]) -> set[str]:
+    return {each["name"] for each in found["findings"] if each["severity"] == "warning"}
+
+
+def other(what: str) -> bytes:
+    """A kernel that reads another version of one format."""
+    return bzimage(formats=tuple(name[:-1] + "9" if name.startswith(what) else name for name in FORMATS))
+
+
+def without(*families: str) -> bytes:
+    return bzimage(formats=tuple(name for name in FORMATS if name.rpartition("-v")[0] not in families))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, machine_kind: str) -> Iterator[Luod]:
+    """The module's luod, with nothing to carry. Checks change nothing."""
+    with booting_machines(machine_kind) as boot:
+        luod = Luod(boot(), tmp_path_factory.mktemp("state"))
+        luod.start()
+        yield luod
+
+
+# -- The next kernel ----------------------------------------------------------------------------------------------
+
+
+def test_a_kernel_that_takes_everything_over_is_not_refused(shared: Luod) -> None:
+    found = check(shared, bzimage(release="7.3.9-next"))
+    assert (refusals(found), found["release"]) == ([], "7.3.9-next")
+    assert shared.status()["kernel_loaded"] is False
+
+
+@pytest.mark.parametrize(
+    ("kernel", "names"),
+    [
+        (without("luo"), ["luo-missing"]),
+        (without("kho"), ["kho-missing"]),
+        (without("memfd"), ["handler-missing"]),
+        (without("luo", "kho", "memfd"), ["luo-missing", "kho-missing", "handler-missing"]),
+        (other("luo"), ["luo-format"]),
+        (other("kho"), ["kho-format"]),
+        (other("memfd"), ["handler-format"]),
+    ],
+    ids=["no LUO", "no KHO", "no memfd handler", "nothing", "another LUO", "another KHO", "another memfd handler"],
+)
+def test_h20_a_kernel_that_does_not_is(shared: Luod, kernel: bytes, names: list[str]) -> None:
+    found = check(shared, kernel)
+    assert refusals(found) == names
+    assert all(each["what"] and each["why"] and each["remedy"] for each in found["findings"])
+
+
+@pytest.mark.parametrize("kernel", [b"#!/bin/sh\n", bzimage()[:3100], b"\x7fELF", bzimage()[:700]])
+def test_what_is_no_kernel_is_refused(shared: Luod, kernel: bytes) -> None:
+    found = check(shared, kernel)
+    assert (refusals(found), found["release"]) == (["image-unreadable"], None)
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("", ["liveupdate-off", "kho-off"]),
+        ("kho=on panic=1", ["liveupdate-off"]),
+        ("liveupdate=on", ["kho-off"]),
+        ("liveupdate=on kho=on kho=off", ["kho-off"]),
+        ("liveupdate=1 kho=y", []),
+    ],
+)
+def test_the_command_line_must_switch_both_on(shared: Luod, line: str, names: list[str]) -> None:
+    assert refusals(check(shared, bzimage(), append=line)) == names
+
+
+def test_a_command_line_without_panic_is_warned_of(shared: Luod) -> None:
+    assert "no-panic" in warnings(check(shared, bzimage(), append="liveupdate=on kho=on"))
+    assert "no-panic" not in warnings(check(shared, bzimage()))
+
+
+def test_nothing_is_checked_that_is_not_there(shared: Luod) -> None:
+    result = shared.luoctl("check", check=False)
+    assert (result.returncode, "no kernel was loaded" in result.stderr.decode()) == (4, True)
+    assert shared.luoctl("check", "--append", "x", check=False).returncode == 2
+    assert shared.luoctl("check", "--kernel", "/dev/null", check=False).returncode == 2
+
+
+def test_people_read_what_was_found_why_and_what_to_do(shared: Luod) -> None:
+    shared.machine.write(KERNEL, without("luo"))
+    result = shared.luoctl("check", "--kernel", KERNEL, "--append", GOOD, check=False)
+    assert "REFUSED  luo-missing: the next kernel has no live update" in result.text
+    assert "why: " in result.text
+    assert "do:  load a kernel built with CONFIG_LIVEUPDATE=y" in result.text
+    assert "is refused" in result.text
+
+
+# -- What is held ------------------------------------------------------------------------------------------------
+
+
+def test_a_session_that_nobody_declared_is_refused_unless_forced(luod: Luod) -> None:
+    vmm = luod.vmm()
+    vmm.call("create", name="plain", slot="s")
+    luod.load()
+    result = luod.luoctl("update", check=False)
+    assert (result.returncode, "contents-undeclared" in result.stderr.decode()) == (4, True)
+    assert "--force-finding contents-undeclared" in result.stderr.decode()
+    assert luod.status()["generation"] == 0
+    luod.update(force=["contents-undeclared"])
+    luod.start()
+    assert luod.status()["waiting"] == 1
+
+
+def test_memory_that_would_come_back_sealed_is_refused(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    assert refusals(check(luod, bzimage())) == []
+    one.declare(file(1) | {"seals": F_SEAL_EXEC, "name": "ram"})
+    found = check(luod, bzimage())
+    assert refusals(found) == ["sealed-memory"]
+    assert "one (ram)" in found["findings"][0]["what"]
+
+
+def test_memory_that_is_not_there_is_refused(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    one.declare(file(1, size=1 << 50, allocated=0, when="freezing"))
+    assert "memory-preserve" in refusals(check(luod, bzimage()))
+
+
+def test_a_kind_of_file_that_luod_does_not_know_is_warned_of(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    one.declare(file(1, kind="gpu"))
+    found = check(luod, bzimage())
+    assert (refusals(found), "kind-unknown" in warnings(found)) == ([], True)
+
+
+def test_a_handler_may_be_in_a_module_that_the_initrd_loads(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    one.declare(file(1), file(2, size=0, allocated=0, kind="vfio"))
+    module = {"lib/modules/7.3.4/kernel/vfio-pci.ko": b"\x7fELF\0vfio-pci-v1\0"}
+    assert refusals(check(luod, bzimage())) == ["handler-missing"]
+    assert refusals(check(luod, bzimage(), initrd=cpio({}))) == ["handler-missing"]
+    assert refusals(check(luod, bzimage(), initrd=cpio(module))) == ["handler-not-loaded"]
+    assert refusals(check(luod, bzimage(), initrd=cpio(module), append=GOOD + " modules_load=vfio-pci")) == []
+    assert refusals(check(luod, bzimage(), initrd=cpio({**module, "conf/modules": b"vfio-pci\n"}))) == []
+    found = check(luod, bzimage(), initrd=b"nonsense")
+    assert (refusals(found), "initrd-unreadable" in warnings(found)) == (["handler-missing"], True)
+
+
+# -- Updates -----------------------------------------------------------------------------------------------------
+
+
+def test_an_update_into_a_kernel_that_loses_everything_is_refused_unless_forced(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    luod.machine.write(KERNEL, without("luo"))
+    luod.load(KERNEL)
+    operator = Operator(luod)
+    operator.update()
+    error = operator.refused()
+    assert (error.kind, error.message) == ("Refused", error.message)
+    assert error.message.startswith("luo-missing: ")
+    operator.update(findings=["kho-missing"])
+    assert operator.refused().message.startswith("luo-missing: ")
+    operator.update(findings=["luo-missing"])
+    first = operator.next()
+    assert first is not None
+    assert [each["name"] for each in first["findings"] if each["forced"]] == ["luo-missing"]
+    one.expect("preparing")
+    one.vote("preparing", "veto")
+    operator.until("cancelled")
+
+
+def test_a_name_that_is_no_findings_is_refused(luod: Luod) -> None:
+    luod.load()
+    result = luod.luoctl("update", "--force-finding", "everything", check=False)
+    assert (result.returncode, "everything" in result.stderr.decode()) == (4, True)
+
+
+def test_a_dry_run_shows_all_of_it(luod: Luod) -> None:
+    Participant(luod, "one")
+    luod.vmm().call("create", name="plain", slot="s")
+    luod.machine.write(KERNEL, without("luo"))
+    luod.load(KERNEL)
+    result = luod.luoctl("--json", "update", "--dry-run", check=False)
+    shown = json.loads(result.stdout)
+    assert (result.returncode, shown["state"]) == (4, "checked")
+    assert refusals(shown) == ["luo-missing", "contents-undeclared"]
+    assert "no-panic" in warnings(shown)
+    forced = [f"--force-finding={name}" for name in refusals(shown)]
+    assert luod.luoctl("update", "--dry-run", *forced).returncode == 0
+    text = luod.luoctl("update", "--dry-run", check=False).text
+    assert "REFUSED  luo-missing" in text
+    assert "warning  no-panic" in text
+
+
+def test_h19_an_image_that_was_written_to_after_its_check_is_not_jumped_into(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    luod.machine.write(KERNEL, bzimage())
+    luod.load(KERNEL)
+    operator = Operator(luod)
+    operator.update()
+    one.expect("preparing")
+    # In place, as cp does it: luod has this very file open.
+    luod.machine.write(KERNEL, without("luo"))
+    one.vote("preparing")
+    one.expect("freezing", "cancelled")
+    assert "written to after it was checked" in operator.until("cancelled")["reason"]
+
+
+@pytest.fixture
+def test_fds_that_are_no_files_are_unreadable_images_and_are_closed(luod: Luod) -> None:
+    pid = luod.serve_pid()
+    before = sorted(luod.links(pid))
+    result = luod.luoctl("--json", "check", "--kernel", "/proc/self/mem", "--append", GOOD, check=False)
+    found = json.loads(result.stdout)
+    assert refusals(found) == ["image-unreadable"], os.fsdecode(result.stdout)
+    assert sorted(luod.links(pid)) == before
