@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from luod.client import Client, Session, connect
+    from luod.client import Arrival, Client, Session, connect
     from luod.errors import (
         AlreadyResumed,
         BadInput,
@@ -53,12 +53,17 @@ if TYPE_CHECKING:
         WrongDirection,
     )
     from luod.liveupdate import IncomingSession, LiveUpdate, OutgoingSession
+    from luod.participant import Participant, Phase, Planned
     from luod.version import __version__
 
 _HOMES: Final = {
     "connect": "luod.client",
     "Client": "luod.client",
     "Session": "luod.client",
+    "Arrival": "luod.client",
+    "Participant": "luod.participant",
+    "Phase": "luod.participant",
+    "Planned": "luod.participant",
     "OutgoingSession": "luod.liveupdate",
     "IncomingSession": "luod.liveupdate",
     "LiveUpdate": "luod.liveupdate",
@@ -70,6 +75,10 @@ __all__ = [  # noqa: RUF022 - from most to least important, the errors in the or
     "connect",
     "OutgoingSession",
     "IncomingSession",
+    "Participant",
+    "Phase",
+    "Planned",
+    "Arrival",
     "Client",
     "Session",
     "LiveUpdate",

@@ -10,29 +10,44 @@ process.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Iterable, Mapping
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from luod.errors import LuodError
-from luod.ipc import exchange
-from luod.ipc.connection import TIMEOUT, Connection
+from luod.errors import DaemonUnreachable
+from luod.ipc import arrival, exchange
+from luod.ipc.arrival import Arrival
+from luod.ipc.connection import TIMEOUT, Connection, perform
 from luod.ipc.exchange import Session
 from luod.ipc.framing import SESSIONS_SOCKET
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
 
-__all__ = ["connect", "Client", "Session"]  # noqa: RUF022 - most important first
+__all__ = ["connect", "Client", "Session", "Arrival"]  # noqa: RUF022 - most important first
 
 T = TypeVar("T")
 
 
-def connect(path: str | os.PathLike[str] | None = None, *, timeout: float = TIMEOUT) -> Client:
+_LOOK_SECONDS: Final = 0.1
+"""Between two looks for a luod that is not there yet."""
+
+
+def connect(path: str | os.PathLike[str] | None = None, *, timeout: float = TIMEOUT, patience: float = 0.0) -> Client:
     """luod, as a program sees it whose sessions it keeps; DaemonUnreachable when nobody listens.
 
-    `path` is luod's socket, None the usual one, /run/luod/luod.sock. `timeout` is in seconds and holds for each call.
+    `path` is luod's socket, None the usual one, /run/luod/luod.sock. `timeout` is in seconds and holds for each call;
+    `patience`, in seconds too, is how long to wait for a luod that is started later than this program.
     """
     client = Client(SESSIONS_SOCKET if path is None else os.fspath(path), timeout=timeout)
-    Connection(client.path, timeout=timeout).close()
-    return client
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            Connection(client.path, timeout=timeout).close()
+        except DaemonUnreachable:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return client
 
 
 class Client:
@@ -67,14 +82,39 @@ class Client:
         """
         return self._run(exchange.retrieve(name))
 
-    def finish(self, session: IncomingSession, *, discard: bool = False, tokens: Iterable[int] | None = None) -> None:
+    def arrive(self, name: str) -> Arrival:
+        """What the workload `name` took over the last jump: its session, and the one it wrote while frozen, if it took
+        part in the update (`luod.Participant`). The caller owns it. Asked again before `resuming`, it is there again.
+
+        Errors of `retrieve`, and: Torn: it was not ready when the machine jumped, so nothing can be resumed from it.
+        AlreadyResumed: its guest has run since. After either, `give_up` and start the guest anew.
+        """
+        return self._run(arrival.arrive(name))
+
+    def resuming(self, arrived: Arrival) -> None:
+        """To be called before the guest's first instruction: from here on there is no second try, since the guest
+        changes the memory that its frozen state belongs to. luod hands the sessions out no more.
+
+        AlreadyResumed: somebody said so before. Torn. NoSuchSession: they are not luod's any more.
+        """
+        self._run(arrival.resuming(arrived))
+
+    def give_up(self, name: str) -> tuple[str, ...]:
+        """Releases all that the workload `name` took over the jump: what was not retrieved is lost. The names of the
+        sessions there were.
+        """
+        return self._run(arrival.give_up(name))
+
+    def finish(
+        self, session: IncomingSession | Arrival, *, discard: bool = False, tokens: Iterable[int] | None = None
+    ) -> None:
         """Ends a session of luod's: `session.finish(discard=discard, tokens=tokens)` with all its checks and errors,
-        then tells luod to drop its fd, and closes the session.
+        then tells luod to drop its fd, and closes the session. Of an Arrival both sessions; `tokens` is for one alone.
 
         When luod cannot be told, the session is finished in the kernel and stays open here: ask again. A program that
         called `session.finish()` itself says `release(session, finished=True)`.
         """
-        self._run(exchange.finish(session, discard=discard, tokens=tokens))
+        self._run(arrival.finish_any(session, discard=discard, tokens=tokens))
 
     def release(self, session: OutgoingSession | IncomingSession | Session, *, finished: bool = False) -> None:
         """Makes luod drop its fd of the session, and closes `session`, unless it is an entry of `sessions()`.
@@ -111,24 +151,7 @@ class Client:
         return self._run(exchange.sessions())
 
     def _run(self, steps: exchange.Exchange[T]) -> T:
-        try:
-            call = next(steps)
-            while True:
-                try:
-                    with Connection(self.path, timeout=self.timeout) as connection:
-                        reply = connection.ask(call.encode())
-                except LuodError as error:
-                    call = steps.throw(error)
-                    continue
-                try:
-                    call = steps.send(reply)
-                finally:
-                    reply.close()
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        finally:
-            steps.close()
+        return perform(steps, self.path, self.timeout)
 
     def __repr__(self) -> str:
         return f"<Client {self.path}>"

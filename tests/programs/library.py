@@ -78,8 +78,10 @@ class Library(Process):
     def call_close(self, session: str) -> None:
         self.session(session).close()
 
-    def call_preserve(self, session: str, file: Slot, token: int, name: str | None = None, **how: Any) -> None:
-        self.outgoing[session].preserve(self.fd(file), token, name=name, **how)
+    def call_preserve(
+        self, session: str, file: Slot, token: int | None = None, name: str | None = None, **how: Any
+    ) -> int:
+        return self.outgoing[session].preserve(self.fd(file), token, name=name, **how)
 
     def call_preserve_many(self, session: str, count: int, size: int = 4096) -> None:
         for token in range(count):

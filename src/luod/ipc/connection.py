@@ -1,6 +1,6 @@
 """A blocking connection to one of luod's sockets: a call out, its answers in, with deadlines.
 
-It knows no method: those are `luod.ipc.exchange` for programs and `luod.ctl.admin` for luoctl, its two callers' own.
+It knows no method: those are `luod.ipc.exchange` for programs and `luod.ctl.admin` for luoctl.
 Standard library only, no thread. For a loop it is `luod.aio`; the server's side is `luod.ipc.wire`.
 """
 
@@ -9,15 +9,28 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self, TypeVar
 
-from luod.errors import BadInput, DaemonUnreachable, ProtocolError
+from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import framing
+from luod.linux import HasFileno
 
 TIMEOUT: Final = 30.0
 """Seconds a call may take. luod itself waits for /dev/liveupdate for a while when another process has it open."""
+
+
+T = TypeVar("T")
+
+
+class Encoded(Protocol):
+    """A call of an exchange. `fds` go along with it, and stay their owner's."""
+
+    @property
+    def fds(self) -> Sequence[HasFileno]: ...
+
+    def encode(self) -> bytes: ...
 
 
 class Connection:
@@ -66,6 +79,31 @@ class Connection:
             finally:
                 reply.close()
 
+    def begin(self, message: bytes) -> None:
+        """Sends a call with `more`, whose replies `next` gives. DaemonUnreachable."""
+        self._send(message, (), None if self._timeout is None else time.monotonic() + self._timeout)
+
+    def next(self, seconds: float | None) -> framing.Reply | None:
+        """The next reply, the caller's to close; None: none came in `seconds` (None: for ever). Errors as of `ask`."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while (reply := self._inbox.take()) is None:
+            self._socket.settimeout(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+            try:
+                data, fds = framing.receive(self._socket)
+            except (TimeoutError, BlockingIOError):
+                return None
+            except OSError as error:
+                raise unreachable(self._path, error) from error
+            if not data:
+                raise unreachable(self._path, ConnectionResetError())
+            self._inbox.feed(data, fds)
+        reply.raise_error()
+        return reply
+
+    def fileno(self) -> int:
+        """The socket's fd, still owned by this object; -1 when it is closed."""
+        return self._socket.fileno()
+
     def _send(self, message: bytes, fds: Sequence[int], deadline: float | None) -> None:
         try:
             self._wait_until(deadline)
@@ -106,6 +144,28 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def perform(steps: Generator[Encoded, framing.Reply, T], path: str, timeout: float) -> T:
+    """Runs a `luod.ipc.exchange` with luod at `path`, a connection a call. Errors as of `ask`, or its own."""
+    try:
+        call = next(steps)
+        while True:
+            try:
+                with Connection(path, timeout=timeout) as connection:
+                    reply = connection.ask(call.encode(), [fd.fileno() for fd in call.fds])
+            except LuodError as error:
+                call = steps.throw(error)
+                continue
+            try:
+                call = steps.send(reply)
+            finally:
+                reply.close()
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        steps.close()
 
 
 def answer(reply: framing.Reply) -> framing.Reply:

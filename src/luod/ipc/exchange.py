@@ -15,7 +15,7 @@ from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from luod.errors import BadInput, ComesBackSealed, FilesMissing, KernelRefused, LuodError, ProtocolError
+from luod.errors import BadInput, ComesBackSealed, FilesMissing, KernelRefused, LuodError, NotRetrieved, ProtocolError
 from luod.ipc.framing import SESSIONS, Reply, encode_call
 from luod.linux import F_GET_SEALS, F_SEAL_EXEC
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
@@ -30,13 +30,15 @@ INCOMING: Final = "incoming"
 
 @dataclass(frozen=True)
 class Call:
-    """One method call; `method` is its name without the interface."""
+    """One method call; `method` is its name without the interface. `fds`, which go along, stay their owner's."""
 
     method: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    interface: str = SESSIONS
+    fds: tuple[HasFileno, ...] = ()
 
     def encode(self) -> bytes:
-        return encode_call(f"{SESSIONS}.{self.method}", self.parameters)
+        return encode_call(f"{self.interface}.{self.method}", self.parameters)
 
 
 Exchange = Generator[Call, Reply, T]
@@ -48,8 +50,8 @@ class Session:
     """A session of luod's, as it lists them. `owner` is the uid that created it.
 
     `direction` is "outgoing" or "incoming". `state` is "held" (outgoing, luod keeps an fd of it), "dropped" (outgoing,
-    luod keeps none, since a replace did not end), "waiting" (incoming, still in the kernel) or "retrieved" (incoming,
-    and handed out); a newer luod may know more.
+    luod keeps none, since a replace did not end), "waiting" (incoming, still in the kernel), "retrieved" (incoming, and
+    handed out), "torn" or "resumed" (incoming, and handed out no more); a newer luod may know more.
     """
 
     name: str
@@ -80,6 +82,13 @@ def release(session: OutgoingSession | IncomingSession | Session, *, finished: b
     yield _release(session.name, direction, finished=finished)
     if not isinstance(session, Session):
         session.close()
+
+
+def refuse_losses(session: IncomingSession) -> None:
+    """NotRetrieved, ContentsUnknown, ManifestError: finishing the session would drop something."""
+    if dropped := session.unretrieved():
+        listed = ", ".join(map(str, dropped[:10]))
+        raise NotRetrieved(f"finishing session {session.name!r} would drop tokens {listed}", tokens=dropped)
 
 
 def finish(session: IncomingSession, *, discard: bool, tokens: Iterable[int] | None) -> Exchange[None]:

@@ -61,9 +61,16 @@ class IncomingSession(Session):
         return self._finished
 
     def retrieve(
-        self, file: int | str, *, size: int | None = None, check_memory: bool = True, check_driver: bool = True
+        self,
+        file: int | str | None = None,
+        *,
+        name: str | None = None,
+        size: int | None = None,
+        check_memory: bool = True,
+        check_driver: bool = True,
     ) -> Fd:
-        """The file with this token, or this name in the manifest: RETRIEVE_FD. The caller owns the fd.
+        """The file with this token, or this name in the manifest: RETRIEVE_FD. The caller owns the fd. A name can be
+        said as `name`, too.
 
         Again for the same file: another fd of the same open file description, until FINISH. A memfd comes with its
         contents, size, position and seals; always open for reading and writing, mode 0777, close-on-exec, root's. It
@@ -82,6 +89,10 @@ class IncomingSession(Session):
         BadInput: no such name in the manifest. NoSuchToken: ENOENT, also after FINISH. WrongDirection: EINVAL.
         RetrieveFailed: the file is lost. KernelRefused: EMFILE, ENFILE; nothing is lost, try again.
         """
+        if (file is None) == (name is None):
+            raise BadInput("retrieve takes a token or a name", hint="retrieve(7), or retrieve(name='ram')")
+        file = name if file is None else file
+        assert file is not None
         if not isinstance(file, str):
             check_token(file)
         # A token needs the manifest only for its size.

@@ -12,6 +12,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from itertools import count
 from typing import Final
 
 from luod import linux, manifest, memory, pci
@@ -82,15 +83,16 @@ class OutgoingSession(Session):
     def preserve(
         self,
         file: int | HasFileno,
-        token: int,
+        token: int | None = None,
         *,
         name: str | None = None,
         allow_sealed: bool = False,
         check_memory: bool = True,
         device: str | None = None,
-    ) -> None:
+    ) -> int:
         """Preserves `file` under `token`: PRESERVE_FD. The fd stays the caller's and may be closed; the kernel holds
-        the file. `name`, unique in the session, is for the manifest.
+        the file. `name`, unique in the session, is for the manifest, and enough to retrieve by: without a token, the
+        first free one is taken. Returns the token.
 
         What is stored into a memfd afterwards is carried too, by any process until the jump; but it can no longer
         grow, shrink or get holes (EPERM), its holes are filled now, and seals added from now on are not carried. It
@@ -113,6 +115,10 @@ class OutgoingSession(Session):
         held, and the manifest says so.
         """
         fd = file if isinstance(file, int) else file.fileno()
+        if token is None:
+            if self._manifest is None or name is None:
+                raise BadInput("a file without a token", hint="say a token, or a name, which goes to the manifest")
+            token = next(free for free in count() if free not in self._entries)
         self._check(token, name)
         entry = _describe(fd, token, name, None if device is None else pci.check_address(device))
         if entry.seals & linux.F_SEAL_EXEC and not allow_sealed:
@@ -131,6 +137,7 @@ class OutgoingSession(Session):
                 raise self._explained(error, fd, token) from None
             self._entries[token] = entry
             self._names.add(name)
+        return token
 
     def unpreserve(self, token: int) -> None:
         """Lets go of the file under `token`: UNPRESERVE_FD, which the document names and no released kernel has.

@@ -1,0 +1,114 @@
+"""Sessions from asyncio: `await luod.aio.connect()`.
+
+The same surface as `luod.client`, which documents it, with the same session objects. Only talking to luod differs:
+nothing here stops the loop, the kernel's calls of `finish` and `replace` included, which run in a thread. Those of the
+session objects do stop it, for as long as PRESERVE_FD and RETRIEVE_FD of large files take: use `asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, TypeVar
+
+from luod.aio.running import connected, perform
+from luod.errors import BadInput, DaemonUnreachable
+from luod.ipc import arrival, exchange
+from luod.ipc.arrival import Arrival
+from luod.ipc.connection import TIMEOUT, unreachable
+from luod.ipc.exchange import Session
+from luod.ipc.framing import SESSIONS_SOCKET
+from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
+
+__all__ = ["connect", "Client", "Session"]  # noqa: RUF022 - most important first
+
+T = TypeVar("T")
+
+_LOOK_SECONDS: Final = 0.1
+"""Between two looks for a luod that is not there yet."""
+
+
+async def connect(
+    path: str | os.PathLike[str] | None = None, *, timeout: float = TIMEOUT, patience: float = 0.0
+) -> Client:
+    """Like `luod.client.connect`."""
+    client = Client(SESSIONS_SOCKET if path is None else os.fspath(path), timeout=timeout)
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            await client._check()
+        except DaemonUnreachable:
+            if time.monotonic() >= deadline:
+                raise
+            await asyncio.sleep(_LOOK_SECONDS)
+        else:
+            return client
+
+
+class Client:
+    """luod at `path`, as `luod.client.Client`, with coroutines. Calls may run at the same time.
+
+    Cancelling a call drops its connection; whether luod did what was asked is then not known. A kernel call that has
+    begun is waited for first. Cancelling `replace` loses the session, as a death in between does.
+    """
+
+    def __init__(self, path: str, *, timeout: float = TIMEOUT) -> None:
+        if not timeout > 0:
+            raise BadInput(f"a timeout is a positive number of seconds: {timeout}")
+        self.path = path
+        self.timeout = timeout
+
+    async def create(self, name: str, *, manifest: bool = True) -> OutgoingSession:
+        """See `luod.client.Client.create`."""
+        return await self._run(exchange.create(name, manifest=manifest))
+
+    async def retrieve(self, name: str) -> IncomingSession:
+        """See `luod.client.Client.retrieve`."""
+        return await self._run(exchange.retrieve(name))
+
+    async def arrive(self, name: str) -> Arrival:
+        """See `luod.client.Client.arrive`."""
+        return await self._run(arrival.arrive(name))
+
+    async def resuming(self, arrived: Arrival) -> None:
+        """See `luod.client.Client.resuming`."""
+        await self._run(arrival.resuming(arrived))
+
+    async def give_up(self, name: str) -> tuple[str, ...]:
+        """See `luod.client.Client.give_up`."""
+        return await self._run(arrival.give_up(name))
+
+    async def finish(
+        self, session: IncomingSession | Arrival, *, discard: bool = False, tokens: Iterable[int] | None = None
+    ) -> None:
+        """See `luod.client.Client.finish`."""
+        await self._run(arrival.finish_any(session, discard=discard, tokens=tokens))
+
+    async def release(self, session: OutgoingSession | IncomingSession | Session, *, finished: bool = False) -> None:
+        """See `luod.client.Client.release`."""
+        await self._run(exchange.release(session, finished=finished))
+
+    async def replace(
+        self, session: OutgoingSession, files: Mapping[int, HasFileno], *, drop: Collection[int] = ()
+    ) -> OutgoingSession:
+        """See `luod.client.Client.replace`."""
+        return await self._run(exchange.replace(session, files, drop))
+
+    async def sessions(self) -> tuple[Session, ...]:
+        """See `luod.client.Client.sessions`."""
+        return await self._run(exchange.sessions())
+
+    async def _run(self, steps: exchange.Exchange[T]) -> T:
+        return await perform(steps, self.path, self.timeout)
+
+    async def _check(self) -> None:
+        try:
+            async with asyncio.timeout(self.timeout):
+                (await connected(self.path)).close()
+        except (OSError, ValueError) as error:
+            raise unreachable(self.path, error) from error
+
+    def __repr__(self) -> str:
+        return f"<Client {self.path}>"

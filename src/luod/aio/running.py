@@ -1,0 +1,147 @@
+"""How an exchange is run beside a loop: a connection a call, kernel calls in a thread.
+
+Called by `luod.aio.client` and `luod.aio.participant`. What an exchange is is told in `luod.ipc.exchange`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from luod.errors import LuodError
+from luod.ipc import exchange, framing
+from luod.ipc.arrival import Arrival
+from luod.ipc.connection import answer, unreachable
+from luod.linux import Fd
+from luod.liveupdate import IncomingSession, OutgoingSession
+
+T = TypeVar("T")
+
+_QUEUE_FULL_PAUSE: Final = 0.01
+"""Seconds between two attempts to connect while luod's queue is full: the kernel tells nobody when it has room."""
+
+
+async def perform(steps: exchange.Exchange[T], path: str, timeout: float) -> T:
+    """Runs an exchange with luod at `path`; `timeout`, in seconds, is of each call. Errors of luod's, or its own."""
+    try:
+        step = await _in_thread(lambda: next(steps))
+        while isinstance(step, exchange.Call):
+            step = await _exchange(step, steps, path, timeout)
+        result: T = step.value
+        return result
+    finally:
+        steps.close()
+
+
+async def _exchange(
+    call: exchange.Call, steps: exchange.Exchange[T], path: str, timeout: float
+) -> exchange.Call | _Result[T]:
+    try:
+        reply = await _ask(call, path, timeout)
+    except LuodError as error:
+        failure = error
+        return await _in_thread(lambda: steps.throw(failure))
+    try:
+        return await _in_thread(lambda: steps.send(reply))
+    finally:
+        reply.close()
+
+
+async def _ask(call: exchange.Call, path: str, timeout: float) -> framing.Reply:
+    inbox = framing.Inbox()
+    try:
+        async with asyncio.timeout(timeout):
+            with await connected(path) as connection:
+                await send(connection, call.encode(), [fd.fileno() for fd in call.fds])
+                reply = await received(connection, inbox)
+    except OSError as error:
+        raise unreachable(path, error) from error
+    finally:
+        inbox.close()
+    return answer(reply)
+
+
+async def connected(path: str) -> socket.socket:
+    """A connection to luod, which the caller closes. OSError, ValueError."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.setblocking(False)
+    try:
+        while True:
+            try:
+                connection.connect(path)
+                return connection
+            except BlockingIOError:
+                await asyncio.sleep(_QUEUE_FULL_PAUSE)
+    except BaseException:
+        connection.close()
+        raise
+
+
+async def send(connection: socket.socket, message: bytes, fds: list[int]) -> None:
+    """Sends a whole message, `fds` (which stay the caller's) with its first byte. OSError."""
+    # A connection that was just made has room for a first byte.
+    sent = socket.send_fds(connection, [message], fds) if fds else 0
+    await asyncio.get_running_loop().sock_sendall(connection, message[sent:])
+
+
+async def received(connection: socket.socket, inbox: framing.Inbox) -> framing.Reply:
+    """The next reply, which the caller closes. What was read beyond it, or before this is cancelled, is in `inbox`.
+
+    OSError, ProtocolError.
+    """
+    while (reply := inbox.take()) is None:
+        data, fds = await _receive(connection)
+        if not data:
+            raise ConnectionResetError
+        inbox.feed(data, fds)
+    return reply
+
+
+async def _receive(connection: socket.socket) -> tuple[bytes, tuple[Fd, ...]]:
+    """`framing.receive` when there is something."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return framing.receive(connection)
+        except BlockingIOError:
+            readable = asyncio.Event()
+            loop.add_reader(connection, readable.set)
+            try:
+                await readable.wait()
+            finally:
+                loop.remove_reader(connection)
+
+
+@dataclass(frozen=True)
+class _Result(Generic[T]):
+    """What an exchange returned: a StopIteration cannot come out of a coroutine."""
+
+    value: T
+
+
+async def _in_thread(advance: Callable[[], exchange.Call]) -> exchange.Call | _Result[Any]:
+    """Runs one step of an exchange, which may make kernel calls, beside the loop. It always runs to its end: closing
+    fds under a thread that uses them would hit whatever fd gets the number next.
+    """
+
+    def step() -> exchange.Call | _Result[Any]:
+        try:
+            return advance()
+        except StopIteration as end:
+            return _Result(end.value)
+
+    running = asyncio.ensure_future(asyncio.to_thread(step))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
+        outcome = None if running.exception() else running.result()
+        if isinstance(outcome, _Result) and isinstance(outcome.value, OutgoingSession | IncomingSession | Arrival):
+            outcome.value.close()  # nobody will get the session that was made
+        raise

@@ -1,0 +1,186 @@
+"""A VMM's part in updates with either surface of the library, on a machine, jumps and killed luods included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from luod.testing import Machine
+from luod.testing.host import SOCKET
+from tests.daemon.host import Luod, states
+from tests.daemon.participant import Operator
+from tests.library import Vmm, start_vmm
+
+Start = Callable[[], Vmm]
+
+
+@pytest.fixture
+def luod(machine: Machine, tmp_path: Path) -> Luod:
+    luod = Luod(machine, state_directory=tmp_path / "state")
+    luod.start()
+    return luod
+
+
+def guest(luod: Luod, surface: str) -> Vmm:
+    return start_vmm(luod.machine, luod.python(), "guest", (surface, SOCKET))
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def start(request: pytest.FixtureRequest, luod: Luod) -> Start:
+    return lambda: guest(luod, request.param)
+
+
+def with_memory(vmm: Vmm) -> str:
+    """A session "vm" with memory in it; its digest."""
+    vmm.call("create", name="vm", slot="s")
+    digest = vmm.memfd("ram", size=1 << 20, seed=1)
+    vmm.call("preserve", session="s", file="ram", name="ram")
+    return digest
+
+
+def expect(vmm: Vmm, *kinds: str) -> None:
+    assert [vmm.call("next")["kind"] for _ in kinds] == list(kinds)
+
+
+def freeze(vmm: Vmm, seed: int) -> str:
+    vmm.call("create_frozen", slot="frozen")
+    digest = vmm.memfd(f"state {seed}", seed=seed)
+    vmm.call("preserve", session="frozen", file=f"state {seed}", token=1, name="state")
+    return digest
+
+
+def test_a_veto_by_exception_then_an_update_and_the_other_side_of_it(luod: Luod, start: Start) -> None:
+    vmm = start()
+    ram = with_memory(vmm)
+    vmm.call("participate", name="vm", sessions=["s"])
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    expect(vmm, "preparing")
+    assert vmm.call("with_phase") is None
+    expect(vmm, "freezing")
+    freeze(vmm, 2)
+    assert vmm.call("with_phase", error="the device would not stop") == "the device would not stop"
+    phase = vmm.call("next")
+    assert (phase["kind"], phase["reason"]) == ("cancelled", "vm vetoes: OSError: the device would not stop")
+    assert vmm.call("closed", session="frozen")
+    assert operator.until("cancelled")["reason"] == phase["reason"]
+    assert states(vmm) == {"outgoing vm": "held"}
+
+    operator.update()
+    phase = vmm.call("next")
+    assert (phase["kind"], phase["generation"]) == ("preparing", 2)
+    assert 0 < phase["left"] <= 31
+    assert vmm.call("ready")
+    expect(vmm, "freezing")
+    state = freeze(vmm, 3)
+    with luod.machine.expect_jump():
+        vmm.call("ready")
+    luod.start()
+
+    vmm = start()
+    assert vmm.call("arrive", name="vm") == 2
+    for name, digest in (("ram", ram), ("state", state)):
+        vmm.call("retrieve_arrived", name=name, slot=name)
+        assert vmm.ask("digest", fd=name) == digest
+    assert vmm.refused("retrieve_arrived", name="nothing", slot="n").kind == "BadInput"
+    vmm.call("resuming")
+    assert vmm.refused("resuming").kind == "AlreadyResumed"
+    vmm.call("finish_arrival")
+    assert states(vmm) == {}
+    assert luod.status()["state"] == "idle"
+
+
+def test_who_was_not_ready_gives_up_and_starts_anew(luod: Luod, start: Start) -> None:
+    vmm = start()
+    with_memory(vmm)
+    vmm.call("participate", name="vm", sessions=["s"])
+    vmm.program.kill()
+    luod.load()
+    with luod.machine.expect_jump():
+        luod.luoctl("update", "--force")
+    luod.start()
+    vmm = start()
+    assert vmm.refused("arrive", name="vm").kind == "Torn"
+    assert vmm.call("give_up", name="vm") == ["vm"]
+    assert vmm.refused("arrive", name="vm").kind == "NoSuchSession"
+
+
+def test_a_luod_killed_while_the_guest_is_frozen_is_followed_again(luod: Luod, start: Start) -> None:
+    vmm = start()
+    with_memory(vmm)
+    vmm.call("participate", name="vm", sessions=["s"])
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    expect(vmm, "preparing")
+    assert vmm.call("ready")
+    expect(vmm, "freezing")
+    freeze(vmm, 2)
+    luod.kill_serve()
+    phase = vmm.call("next")
+    assert (phase["kind"], phase["reason"]) == ("cancelled", "the connection to luod broke")
+    assert vmm.call("closed", session="frozen")
+    # It follows, and has declared, when it is asked for what comes next.
+    question = vmm.program.send({"do": "library", "in": [], "call": "next"})
+    while luod.status()["participants"] != 1:
+        pass
+    Operator(luod).update()
+    assert vmm.program.answer(question)["ok"]["value"]["kind"] == "preparing"
+    assert vmm.call("ready")
+    expect(vmm, "freezing")
+    with luod.machine.expect_jump():
+        vmm.call("ready")
+    luod.start()
+    assert start().call("arrive", name="vm") is None
+
+
+def test_what_is_planned_is_granted_first(luod: Luod, start: Start) -> None:
+    vmm = start()
+    with_memory(vmm)
+    planned = [{"session": "vm", "size": 8192, "when": "preparing"}, {"session": "vm", "size": 4096}]
+    vmm.call("participate", name="vm", sessions=["s"], planned=planned)
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    expect(vmm, "preparing")
+    vmm.call("with_phase")
+    expect(vmm, "granted")
+    vmm.call("with_phase")
+    expect(vmm, "freezing")
+    assert vmm.call("veto", reason="enough")
+    expect(vmm, "cancelled")
+    assert vmm.refused("ready").kind == "BadInput"
+
+
+def test_callbacks_are_called_and_what_they_raise_is_a_veto(luod: Luod, start: Start) -> None:
+    vmm = start()
+    with_memory(vmm)
+    vmm.call("participate", name="vm", sessions=["s"])
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    called = vmm.call("run", fail_in="freezing")
+    assert called == ["preparing", "freezing", "failed freezing: no freezing today", "cancelled"]
+    assert operator.until("cancelled")["reason"] == "vm vetoes: RuntimeError: no freezing today"
+    assert luod.status()["participants"] == 0
+
+
+def test_a_forked_child_is_no_participant(luod: Luod) -> None:
+    vmm = guest(luod, "blocking")
+    with_memory(vmm)
+    vmm.call("participate", name="vm", sessions=["s"])
+    assert not vmm.call("child_has_the_connection")
+    assert luod.status()["participants"] == 1
+    assert vmm.call("within", seconds=0.0) is None
+
+
+def test_a_luod_that_comes_later_is_waited_for(machine: Machine, tmp_path: Path) -> None:
+    luod = Luod(machine, state_directory=tmp_path / "state")
+    python = luod.python()
+    code = f"import luod; print(len(luod.connect({SOCKET!r}, patience=60).sessions()), flush=True)"
+    program = machine.spawn([python.executable, "-c", code], env=python.environment)
+    luod.start()
+    assert program.wait() == 0, program.stderr
