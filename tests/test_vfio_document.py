@@ -313,12 +313,16 @@ def test_d21_the_first_phase_of_iommufd_behind_its_switch(
     space, _ = vmm.ask("share", device="vfio", memory="ram of vfio", slot="iommufd")
     assert computes(vmm)
     vmm.ask("map_more", iommufd="iommufd", space=space, memory="ram of vfio", iova=4 << 30)
-    create(vmm)
-    assert preserve(vmm) == "ENOENT", "the iommufd has to be preserved before it"
-    assert preserve(vmm, fd="iommufd", token=2) == "ENOENT", "and the memory before that"
-    assert preserve(vmm, fd="ram of vfio", token=3) == "OK"
-    assert preserve(vmm, fd="iommufd", token=2) == "OK"
-    assert preserve(vmm) == "OK"
+    for again in (False, True):
+        create(vmm)
+        assert preserve(vmm) == "ENOENT", "the iommufd has to be preserved before it"
+        assert preserve(vmm, fd="iommufd", token=2) == "ENOENT", "and the memory before that"
+        assert preserve(vmm, fd="ram of vfio", token=3) == "OK"
+        assert preserve(vmm, fd="iommufd", token=2) == "OK"
+        assert preserve(vmm) == "OK"
+        if not again:
+            vmm.ask("close", fd="s")
+            vmm.ask("map_more", iommufd="iommufd", space=space, memory="ram of vfio", iova=6 << 30)
     assert vmm.says("map_more", iommufd="iommufd", space=space, memory="ram of vfio", iova=8 << 30) != "OK"
     assert computes(vmm)
     vmm = next_boot(machine, machine_python, vmm)
