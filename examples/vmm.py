@@ -1,0 +1,94 @@
+"""A toy VMM that lives through kernel updates, with luod's library: `python3 vmm.py NAME`, as any user.
+
+Its guest counts in its memory. What a real VMM would do is where `Guest` is: stop the vCPUs, write down the devices.
+The same by hand, in C: vmm.c.
+"""
+
+import mmap
+import struct
+import sys
+
+import luod
+from luod.liveupdate import memory
+
+COUNT = struct.Struct("<Q")
+
+
+class Guest:
+    def __init__(self, ram, state=b""):
+        """`ram` is its memory, an fd; `state` what `pause` wrote down."""
+        self.ram = ram
+        self.memory = mmap.mmap(ram.fileno(), 0)
+        self.runs = True
+        if state and COUNT.unpack(state)[0] != self.count:
+            raise SystemExit("the guest's memory and its state are not of the same moment")
+
+    @property
+    def count(self):
+        return COUNT.unpack_from(self.memory)[0]
+
+    def step(self):
+        COUNT.pack_into(self.memory, 0, self.count + 1)
+
+    def pause(self):
+        self.runs = False
+        return COUNT.pack(self.count)
+
+
+def come_back(client, name):
+    """The guest as it was when the last kernel was left; None: there was none, or nothing can be resumed from it."""
+    try:
+        arrived = client.arrive(name)
+    except luod.NoSuchSession:
+        return None
+    except (luod.Torn, luod.AlreadyResumed) as error:
+        print(f"{name}: lost: {error}", flush=True)
+        client.give_up(name)
+        return None
+    state = b""
+    if arrived.frozen is not None:
+        with arrived.retrieve("state") as file, open(file.detach(), "rb") as opened:
+            state = opened.read(COUNT.size)
+    guest = Guest(arrived.retrieve("ram"), state)
+    client.resuming(arrived)  # before its first instruction: from here on there is no second try
+    print(f"{name}: resumes at {guest.count}", flush=True)
+    guest.step()
+    client.finish(arrived)
+    return guest
+
+
+def freeze(phase, name, guest):
+    state = guest.pause()
+    print(f"{name}: frozen at {guest.count}", flush=True)
+    with phase.create() as frozen, memory(COUNT.size, "state") as file:
+        with open(file.fileno(), "wb", closefd=False) as opened:
+            opened.write(state)
+        frozen.preserve(file, name="state")
+
+
+def main(name):
+    client = luod.connect(patience=60)
+    guest = come_back(client, name) or Guest(memory(1 << 20, "ram"))
+    for left in client.sessions():  # of a VMM before this one, which ended without an update
+        if left.name == name and left.direction == "outgoing":
+            client.release(left)
+    session = client.create(name)
+    session.preserve(guest.ram, 1, name="ram")
+    with luod.Participant(name, [session], client=client) as participant:
+        print(f"{name}: takes part", flush=True)
+        while True:
+            if guest.runs:
+                guest.step()
+            phase = participant.next(timeout=0.001 if guest.runs else None)
+            if phase is None:
+                continue
+            with phase:  # leaving it votes `ready`; an exception in it is a veto
+                if phase.kind == "freezing":
+                    freeze(phase, name, guest)
+                elif phase.kind in ("cancelled", "lost"):
+                    print(f"{name}: goes on at {guest.count}: {phase.reason}", flush=True)
+                    guest.runs = True
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

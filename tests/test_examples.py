@@ -1,0 +1,92 @@
+"""The programs in examples/ do what they say: a guest that counts on over kernel updates, and over one that is not."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from luod.testing import Machine
+from luod.testing.tools import require_tool
+from tests.daemon.host import Luod
+from tests.daemon.participant import Operator, Participant
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def luod(machine: Machine, tmp_path: Path) -> Luod:
+    luod = Luod(machine, state_directory=tmp_path / "state")
+    luod.start()
+    return luod
+
+
+@pytest.fixture(params=["Python", "C"])
+def vmm(request: pytest.FixtureRequest, luod: Luod, tmp_path: Path) -> list[str]:
+    """The command of an example, but for the guest's name."""
+    if request.param == "Python":
+        return luod.python().script(EXAMPLES / "vmm.py")
+    compiler = require_tool("gcc", package="gcc")
+    program = tmp_path / "vmm"
+    options = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1"]
+    subprocess.run([compiler, *options, "-o", program, EXAMPLES / "vmm.c"], check=True)
+    return [str(program)]
+
+
+class Log:
+    """What the example says, in a file that outlives the machine's boots."""
+
+    def __init__(self, luod: Luod, vmm: list[str], path: Path) -> None:
+        self._luod = luod
+        self._command = ["sh", "-c", 'log=$1; shift; exec "$@" >>"$log" 2>&1', "sh", str(path), *vmm, "vm"]
+        self._path = path
+
+    def start(self) -> None:
+        self._luod.machine.spawn(self._command, env=self._luod.python().environment)
+
+    def expect(self, line: str) -> str:
+        """Waits until the last line is like this; the number in it, if there is one."""
+        while True:
+            lines = self._path.read_text().splitlines() if self._path.exists() else []
+            if lines and (match := re.fullmatch(line, lines[-1])):
+                return match[1] if match.groups() else ""
+
+
+def test_a_guest_counts_on(luod: Luod, vmm: list[str], tmp_path: Path) -> None:
+    log = Log(luod, vmm, tmp_path / "log")
+    log.start()
+    log.expect("vm: takes part")
+    for boot in (2, 3):
+        luod.jump()
+        assert luod.machine.boot == boot
+        frozen = log.expect(r"vm: frozen at (\d+)")
+        log.start()
+        log.expect("vm: takes part")
+        assert f"vm: resumes at {frozen}\n" in (tmp_path / "log").read_text()
+    assert "not of the same moment" not in (tmp_path / "log").read_text()
+
+
+def test_a_guest_goes_on_when_luod_is_killed_while_it_is_frozen(luod: Luod, vmm: list[str], tmp_path: Path) -> None:
+    log = Log(luod, vmm, tmp_path / "log")
+    log.start()
+    log.expect("vm: takes part")
+    # One that never votes in freezing keeps the update there.
+    other = Participant(luod, "other")
+    luod.load()
+    Operator(luod).update()
+    other.expect("preparing")
+    other.vote("preparing")
+    frozen = log.expect(r"vm: frozen at (\d+)")
+    luod.kill_serve()
+    assert log.expect(r"vm: goes on at (\d+): .*") == frozen
+    other.vmm.call("hang_up", slot="follow")
+    other.vmm.call("release", session="other")
+    while luod.status()["participants"] != 1:
+        pass
+    luod.jump()
+    log.start()
+    log.expect("vm: takes part")
+    assert len(re.findall(r"frozen at", (tmp_path / "log").read_text())) == 2
+    assert len(re.findall(r"resumes at", (tmp_path / "log").read_text())) == 1
