@@ -246,6 +246,15 @@ def test_bridges_have_the_driver_that_bridges_have(root: Vmm) -> None:
     assert root.show(f"{DEVICES}/0000:00:02.0/secondary_bus_number") == "2\n"
 
 
+def test_bridges_have_a_configuration_space_as_lspci_reads_it(world: DeviceWorld, root: Vmm) -> None:
+    config = world.vfio.sysfs.read(root.resolve(f"{DEVICES}/0000:00:02.0/config"))
+    assert config[0:4] == bytes.fromhex("361b0c00")
+    assert config[0x09:0x0F] == bytes.fromhex("000406000001")
+    assert tuple(config[0x18:0x1B]) == (0, 2, 2), "buses"
+    assert config[config[0x34]] == 0x10, "PCI Express"
+    assert root.show(f"{DEVICES}/0000:00:02.0/resource").count("\n") == 17
+
+
 def test_virtual_functions() -> None:
     virtual = "0000:01:00.1"
     world = power_on(A, f"{virtual},vf-of={A}")

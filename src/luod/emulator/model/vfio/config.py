@@ -77,6 +77,9 @@ class ConfigSpace:
         put(_EXPRESS, 4, 0x0002_0010)
         put(_EXPRESS + 4, 4, 0x1000_8000)
         put(_DEVICE_CONTROL, 2, 0x2810, writable=0x7FFF)
+        # One lane of 2.5 GT/s, and that is what it runs at.
+        put(_EXPRESS + 0x0C, 4, 0x0000_0011)
+        put(_EXPRESS + 0x12, 2, 0x0011)
         if virtual_functions:
             put(_SRIOV, 4, 0x0001_0010)
             put(_SRIOV + 0x0C, 2, virtual_functions)

@@ -7,12 +7,14 @@ read. What a write does is `driver.py`'s.
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked
+from luod.emulator.model.vfio.config import COMMAND_MASTER, COMMAND_MEMORY
 from luod.emulator.model.vfio.config import SIZE as CONFIG_SIZE
 from luod.emulator.model.vfio.driver import Driver
 from luod.emulator.model.vfio.function import Function, Port
@@ -25,7 +27,12 @@ if TYPE_CHECKING:
 
 _MAJOR: Final = 511
 """Of vfioN: a number as the kernel gives them out to drivers without one of their own."""
+_BRIDGE_VENDOR: Final = 0x1B36
+_BRIDGE_DEVICE: Final = 0x000C
 _BRIDGE_CLASS: Final = 0x060400
+_BRIDGE_CONFIG: Final = struct.Struct("<HHHHIBBBB8xBBB25xB11x")
+"""A bridge's header: up to its bus numbers, and where its capabilities begin."""
+_BRIDGE_EXPRESS: Final = struct.Struct("<BBH")
 _MEMORY_32_BIT: Final = 0x40200
 
 
@@ -186,13 +193,20 @@ class Sysfs:
         self._link(f"{top}/driver", "bus/pci/drivers/pcieport")
         self._link(f"bus/pci/drivers/pcieport/{port.address}", top)
         for name, text in (
-            ("vendor", "0x1b36"),
-            ("device", "0x000c"),
+            ("vendor", f"{_BRIDGE_VENDOR:#06x}"),
+            ("device", f"{_BRIDGE_DEVICE:#06x}"),
+            ("subsystem_vendor", "0x0000"),
+            ("subsystem_device", "0x0000"),
             ("class", f"{_BRIDGE_CLASS:#08x}"),
+            ("revision", "0x00"),
+            ("irq", "0"),
+            ("numa_node", "-1"),
             ("secondary_bus_number", str(port.bus)),
             ("subordinate_bus_number", str(port.bus)),
         ):
             self._add(f"{top}/{name}", _shown(text))
+        self._add(f"{top}/config", Attribute(0o644, lambda: _bridge_config(port)))
+        self._add(f"{top}/resource", _shown("\n".join(["0x0000000000000000 " * 2 + "0x0000000000000000"] * 17)))
 
     def _add_function(self, function: Function) -> None:
         drivers = self._vfio.drivers
@@ -261,6 +275,26 @@ class Sysfs:
 
 def _port_path(port: Port) -> str:
     return f"devices/pci{port.address.domain:04x}:00/{port.address}"
+
+
+def _bridge_config(port: Port) -> bytes:
+    """A root port of PCI Express that forwards memory and DMA."""
+    header = _BRIDGE_CONFIG.pack(
+        _BRIDGE_VENDOR,
+        _BRIDGE_DEVICE,
+        COMMAND_MEMORY | COMMAND_MASTER,
+        0x0010,  # it has capabilities
+        _BRIDGE_CLASS << 8,
+        0,
+        0,
+        1,  # the header is a bridge's
+        0,
+        port.address.bus,
+        port.bus,
+        port.bus,
+        _BRIDGE_CONFIG.size,
+    )
+    return (header + _BRIDGE_EXPRESS.pack(0x10, 0, 0x0042)).ljust(CONFIG_SIZE, b"\0")
 
 
 def function_path(function: Function) -> str:
