@@ -98,7 +98,8 @@ class Barrier:
         self.transaction = Transaction.begin([], patience=patience, force=force, now=monotonic())
         self.begun = monotonic()
         self.frozen = 0.0
-        """When freezing began; as `begun`, seconds of the monotonic clock."""
+        """When freezing began; as `begun`, seconds of the monotonic clock. 0: it did not."""
+        self.jumped = 0.0
         self.preparing_seconds = 0.0
         self.preparing: dict[int, float] = {}
         """Seconds that each member took to be ready in preparing."""
@@ -232,7 +233,8 @@ class Barrier:
                 self.gone(follower)
 
     def jump(self) -> None:
-        self._change(self.transaction.jump(monotonic()))
+        self.jumped = monotonic()
+        self._change(self.transaction.jump(self.jumped))
 
     async def told(self) -> None:
         """Returns when the operator knows that it jumps, or takes too long to."""

@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from luod.daemon.clock import Crossing, Moment, Pace
 from luod.daemon.log import Log
 from luod.errors import LuodError
 from luod.linux import Fd, memfd
@@ -69,14 +70,19 @@ class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     command_line: str
 
 
-class Departure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The update that jumps: it is in the registry from right before reboot(2), and goes when that returns."""
+class Departure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The update that jumps: it is in the registry from right before reboot(2), and goes when that returns. The next
+    kernel keeps it, with what the jump took, `crossing`; `left` is when this one was left.
+    """
 
     update: str
     generation: int
     forced: bool
     preparing_seconds: float
     freezing_seconds: float
+    left: Moment | None = None
+    pace: Pace | None = None
+    crossing: Crossing | None = None
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -194,6 +200,8 @@ class Registry:
 
     def __init__(self, record: Record, memory: RegistryMemory, file: RegistryFile, log: Log) -> None:
         self.record = record
+        self.watcher: Callable[[Record, Record], None] | None = None
+        """Told of each change, what was and what is."""
         self._log = log
         self._memory = memory
         self._file = file
@@ -243,11 +251,13 @@ class Registry:
     def _change(self, record: Record) -> None:
         """The memory is what counts; a disk that is full must not keep a VMM from its session."""
         self._memory.write(record)
-        self.record = record
+        before, self.record = self.record, record
         try:
             self._file.write(record, durable=False)
         except OSError as error:
             self._log.warning("registry-file", error=error)
+        if self.watcher is not None:
+            self.watcher(before, record)
 
     def sync(self) -> None:
         """Before a jump: the file is on the disk. OSError."""

@@ -14,13 +14,14 @@ from pathlib import Path
 from asyncvarlink import VarlinkInterface
 
 from luod.daemon import descriptors, words
+from luod.daemon.chronicle import Chronicle
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
 from luod.daemon.participants import Participants
 from luod.daemon.policy.current import Policy
 from luod.daemon.reaping import Reaping
 from luod.daemon.sessions import SessionKeeper
-from luod.daemon.takeover import take_over
+from luod.daemon.takeover import JUMP, take_over
 from luod.daemon.update import Updater
 from luod.daemon.worker import Workers
 from luod.errors import Refused
@@ -70,7 +71,10 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     sessions = SessionKeeper(holdings, custody, policy, log)
     sessions.participation = participants = Participants(holdings, log)
     reaping = Reaping(holdings, sessions, policy, Workers(holdings, custody), log)
-    updater = Updater(holdings, custody, sessions, participants, policy, reaping, log, stuck_seconds=stuck_seconds)
+    sessions.chronicle = chronicle = Chronicle(holdings.registry, directory, log, jumping=JUMP in fds)
+    updater = Updater(
+        holdings, custody, sessions, participants, policy, reaping, chronicle, log, stuck_seconds=stuck_seconds
+    )
     updater.take_over()
     sessions.take_over()
     reaping.take_over()
@@ -97,6 +101,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     reloading.cancel()
     for listener in listeners:
         await listener.close()
+    chronicle.close()
     holdings.close()
     custody.close()
     return status

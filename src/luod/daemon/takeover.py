@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from luod.daemon import words
+from luod.daemon import clock, words
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
 from luod.daemon.registry import (
@@ -149,16 +149,34 @@ def _carried(session: Fd, file: RegistryFile, log: Log) -> Record:
         else:
             rows.append(arrived(row, old.departure))
     torn = [row.name for row in rows if row.torn]
-    if old.departure is None:
+    departure = old.departure
+    if departure is None:
         log.warning("arrived-without-luod", sessions=len(rows), torn=len(torn))
     else:
-        log("arrived", update=old.departure.update, sessions=len(rows), torn=len(torn))
+        departure = _timed(departure)
+        took = departure.crossing
+        log(
+            "arrived",
+            update=departure.update,
+            sessions=len(rows),
+            torn=len(torn),
+            jump_seconds="?" if took is None else f"{took.seconds:.3f}",
+            give_or_take="?" if took is None else f"{took.error_seconds:.6f}",
+            clock="?" if took is None else took.clock,
+        )
     for name in torn:
         log.warning("session-torn", name=name, reason="its participant was not ready for the jump")
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     return Record(
-        FORMAT, old.boot + 1, boot_id(), tuple(rows), generation=old.generation, arrival=old.departure, arrived=now
+        FORMAT, old.boot + 1, boot_id(), tuple(rows), generation=old.generation, arrival=departure, arrived=now
     )
+
+
+def _timed(departure: Departure) -> Departure:
+    """With what the jump took: from right before reboot(2) to this moment."""
+    if departure.left is None:
+        return departure
+    return msgspec.structs.replace(departure, crossing=clock.crossing(departure.left, departure.pace, clock.now()))
 
 
 def arrived(row: Row, departure: Departure | None) -> Row:
@@ -191,7 +209,8 @@ def _strand(file: RegistryFile, log: Log) -> Registry:
         record = Record(FORMAT, old.boot, old.boot_id, rows, generation=old.generation, arrival=old.arrival)
     elif old is not None:
         rows = tuple(arrived(row, old.departure) for row in old.rows if row.direction == "outgoing")
-        record = Record(FORMAT, old.boot + 1, record.boot_id, rows, generation=old.generation, arrival=old.departure)
+        departure = None if old.departure is None else _timed(old.departure)
+        record = Record(FORMAT, old.boot + 1, record.boot_id, rows, generation=old.generation, arrival=departure)
     for row in record.rows:
         log.error("session-lost", name=row.name, owner=row.owner, reason="this kernel could not take it over")
     registry = Registry(record, RegistryMemory.new(), file, log)

@@ -12,14 +12,14 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator
-from time import monotonic
 from typing import Final
 
 from asyncvarlink.serviceinterface import InvalidParameter
 
 from luod import errors, kexec
-from luod.daemon import stuck
+from luod.daemon import clock, stuck
 from luod.daemon.barrier import Barrier
+from luod.daemon.chronicle import Chronicle
 from luod.daemon.custody import Custody, KeeperGone
 from luod.daemon.jump import Jump, ended
 from luod.daemon.log import Log
@@ -47,6 +47,7 @@ from luod.ipc.admin import (
     Wishes,
 )
 from luod.ipc.peer import Peer
+from luod.ipc.timeline import TimelineReply
 from luod.linux import Fd
 from luod.version import __version__
 
@@ -66,6 +67,7 @@ class Updater:
         participants: Participants,
         policy: Policy,
         reaping: Reaping,
+        chronicle: Chronicle,
         log: Log,
         *,
         stuck_seconds: float,
@@ -79,6 +81,8 @@ class Updater:
         self._participants = participants
         self._policy = policy
         self._reaping = reaping
+        self._chronicle = chronicle
+        self._started = clock.now()
         self._log = log
         self._stuck_seconds = stuck_seconds
         self._preflight = Preflight(sessions, participants)
@@ -107,6 +111,9 @@ class Updater:
             "policyFile": str(self._policy.path) if self._policy.present or self._policy.error else None,
             "policyError": None if self._policy.error is None else str(self._policy.error),
         }
+
+    async def timeline(self) -> TimelineReply:
+        return {"timeline": self._chronicle.report(self._participants.barrier)}
 
     @property
     def _busy(self) -> bool:
@@ -243,6 +250,7 @@ class Updater:
                 raise
             if not barrier.cancelled:
                 barrier.begin(self._participants.followers, self._registry.begin_generation())
+                self._chronicle.begun(barrier)
                 await barrier.settle()
             if not barrier.cancelled:
                 # The bulk of it, while guests run; the little that comes after is written right before the jump (H16).
@@ -297,12 +305,15 @@ class Updater:
         await self._custody.store(JUMP, jump.pidfd.fileno())
         self._fds[JUMP] = jump.pidfd.duplicate()
         ready = ready_rows(barrier, self._registry.record.rows)
+        left = clock.now()
         departure = Departure(
             barrier.id,
             barrier.generation,
             barrier.transaction.force,
             round(barrier.preparing_seconds, 6),
-            round(monotonic() - barrier.frozen, 6),
+            round(left.monotonic - barrier.frozen, 6),
+            left,
+            clock.pace(self._started, left),
         )
         self._registry.depart(departure, lambda row: ready.get(row.name, row))
         await asyncio.to_thread(self._registry.sync)
@@ -332,8 +343,10 @@ class Updater:
             await self._forget_departure()
         finally:
             self._sessions.open_again()
-            reason = barrier.transaction.reason
-            self._log.warning("cancelled", update=barrier.id, reason=reason)
+            told = self._chronicle.cancelled(barrier)
+            self._log.warning(
+                "cancelled", update=barrier.id, reason=told.reason, blackout_seconds=f"{told.blackout or 0.0:.3f}"
+            )
             if self._participants.barrier is barrier:
                 self._participants.barrier = None
             barrier.tell("cancelled", state=self._participants.state)
@@ -363,6 +376,7 @@ class Updater:
         self._sessions.open_again()
         self._participants.leaving = False
         reason = "reboot(2) returned, or was never called, and the luod that knew why is gone"
+        self._chronicle.not_jumped(reason)
         self._log.warning("cancelled", update=update, reason=reason)
         self._participants.tell_cancelled(update, reason)
 

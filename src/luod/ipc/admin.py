@@ -15,6 +15,7 @@ from asyncvarlink.serviceinterface import PermissionDenied
 
 from luod.ipc.framing import ADMIN
 from luod.ipc.peer import Peer
+from luod.ipc.timeline import TimelineReply
 from luod.linux import Fd
 
 
@@ -187,6 +188,7 @@ class Service(Protocol):
     def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]: ...
     async def abort(self, peer: Peer) -> None: ...
     async def reap(self, peer: Peer, name: str, force: bool) -> str: ...
+    async def timeline(self) -> TimelineReply: ...
 
 
 class Admin(VarlinkInterface, name=ADMIN):
@@ -308,6 +310,14 @@ class Admin(VarlinkInterface, name=ADMIN):
         """
         self._permit(root_only=True)
         return await self._service.reap(self._peer, name, bool(force))
+
+    @varlinkmethod
+    async def Timeline(self) -> TimelineReply:
+        """The update that is under way, or the last one: when each session was in which phase, in seconds since it was
+        asked for, through the jump.
+        """
+        self._permit()
+        return await self._service.timeline()
 
 
 def _copy(passed: FileDescriptor) -> Fd:

@@ -1,0 +1,267 @@
+"""The story of the last update, kept so that it outlives luod and, with what the registry carries, the jump.
+
+The file `timeline` in the state directory begins with the story and goes on with a line for each event, so that a luod
+that is killed loses nothing that was written, and a thousand sessions cost a thousand lines. Nothing depends on it:
+what cannot be written is said and goes on in memory. Asked by `luoctl timeline` through `luod.daemon.update`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from time import monotonic, time
+from typing import Final
+
+import msgspec
+
+from luod.daemon import story
+from luod.daemon.barrier import Barrier
+from luod.daemon.log import Log
+from luod.daemon.registry import Record, Registry, Row
+from luod.daemon.story import Event, Happening, Passage, Story
+from luod.ipc.timeline import SessionTimes, UpdateTimes
+from luod.linux import Fd
+
+_MOST_BYTES: Final = 4 << 20
+
+
+class _Head(msgspec.Struct, frozen=True):
+    """The first line. `origin` is CLOCK_MONOTONIC, in the kernel `boot_id`, of the story's second 0."""
+
+    boot_id: str
+    origin: float
+    story: Story
+
+
+class Chronicle:
+    """Owns the file while it is open."""
+
+    def __init__(self, registry: Registry, directory: Path, log: Log, *, jumping: bool) -> None:
+        """Goes on with what is on the disk, or begins with what the registry carried over a jump. `jumping`: a serve
+        before this one called reboot(2), so its update is not over.
+        """
+        self._registry = registry
+        self._path = directory / "timeline"
+        self._log = log
+        self._file: Fd | None = None
+        self._origin = 0.0
+        self._story: Story | None = None
+        self._outcomes: dict[str, str] = {}
+        record = registry.record
+        head, events = self._read()
+        if head is not None and head.boot_id == record.boot_id:
+            self._origin, self._story = head.origin, head.story
+            for event in events:
+                self._story = story.told(self._story, event)
+            self._open(new=False)
+            if self._story.state in ("preparing", "freezing", "jumping") and not jumping:
+                self._tell("cancelled", note="luod ended while it was under way")
+            elif self._story.state == "restoring":
+                # What was done while nobody wrote: the end of a session that came with the end of luod.
+                left = {story.base_of(row) for row in record.rows if row.direction == "incoming"}
+                for passage in self._story.sessions.values():
+                    if passage.gone is None and passage.name not in left:
+                        self._tell("gone", passage.name)
+                self._end_restoring(record)
+        elif record.arrival is not None and record.arrival.crossing is not None:
+            told = story.after(record.arrival, record.rows)
+            self._begin(told, record.arrival.crossing.arrived - (told.arrived or 0.0))
+            self._end_restoring(record)
+        elif head is not None:
+            self._story = head.story
+            for event in events:
+                self._story = story.told(self._story, event)
+        registry.watcher = self._changed
+
+    def story(self, barrier: Barrier | None) -> Story | None:
+        """Of the update that is under way, or else of the last one. None: there was none."""
+        if barrier is None:
+            return self._story
+        return self._now(barrier, None)
+
+    def report(self, barrier: Barrier | None) -> UpdateTimes | None:
+        """The story as luoctl is told it."""
+        told = self.story(barrier)
+        if told is None:
+            return None
+        over = told.state in ("done", "cancelled")
+        origin = self._origin if barrier is None else barrier.begun
+        return UpdateTimes(
+            update=told.update,
+            generation=told.generation,
+            forced=told.forced,
+            asked=told.asked,
+            state=told.state,
+            reason=told.reason,
+            freezingAt=told.freezing,
+            jumpingAt=told.jumping,
+            arrivedAt=told.arrived,
+            endedAt=told.ended,
+            nowAt=None if over else round(monotonic() - origin, 6),
+            clock=told.clock,
+            errorSeconds=told.error,
+            blackoutSeconds=told.blackout,
+            sessions=[_times(told, passage) for passage in told.sessions.values()],
+        )
+
+    def begun(self, barrier: Barrier) -> None:
+        """An update is asked for."""
+        self._begin(self._now(barrier, None), barrier.begun)
+
+    def cancelled(self, barrier: Barrier) -> Story:
+        """Kept if anybody had been asked; what is refused before that is no update."""
+        told = self._now(barrier, round(monotonic() - barrier.begun, 6))
+        if barrier.generation:
+            self._begin(told, barrier.begun)
+        return told
+
+    def not_jumped(self, reason: str) -> None:
+        """reboot(2), which a serve before this one called, came back."""
+        if self._story is not None and self._story.state in ("preparing", "freezing", "jumping"):
+            self._tell("cancelled", note=reason)
+
+    def retrieved(self, row: Row) -> None:
+        """An incoming session was handed out."""
+        if self._story is not None and self._story.state == "restoring":
+            passage = self._story.sessions.get(story.base_of(row))
+            if passage is not None and passage.retrieved is None:
+                self._tell("retrieved", passage.name)
+
+    def outcome(self, name: str, outcome: str) -> None:
+        """What the row that goes next became."""
+        self._outcomes = {name: outcome}
+
+    def _now(self, barrier: Barrier, ended: float | None) -> Story:
+        asked = time() - (monotonic() - barrier.begun)
+        return story.before(barrier, self._registry.record.rows, asked, ended)
+
+    def _changed(self, before: Record, after: Record) -> None:
+        """Of the registry."""
+        if self._story is None or self._story.state != "restoring":
+            return
+        kept = set(map(id, after.rows))  # rows that do not change stay the same objects
+        changed = [row for row in before.rows if id(row) not in kept and row.direction == "incoming"]
+        if not changed:
+            return
+        now = {row.name: row for row in after.rows if row.direction == "incoming"}
+        left = {story.base_of(row) for row in now.values()}
+        resumed = False
+        for row in changed:
+            name = story.base_of(row)
+            if row.name in now and now[row.name].resumed and not row.resumed:
+                resumed = True
+                if self._story.sessions[name].resumed is None:
+                    self._tell("resumed", name)
+            elif name not in left:
+                left.add(name)
+                self._tell("gone", name, note=self._outcomes.get(row.name))
+        if resumed and self._story.all_resumed:
+            self._log_blackout()
+        self._end_restoring(after)
+
+    def _log_blackout(self) -> None:
+        assert self._story is not None
+        longest = max(
+            (p for p in self._story.sessions.values() if p.resumed is not None),
+            key=lambda p: p.resumed or 0.0,
+            default=None,
+        )
+        if longest is not None:
+            self._log(
+                "resumed",
+                update=self._story.update,
+                sessions=sum(p.resumed is not None for p in self._story.sessions.values()),
+                blackout_seconds=f"{self._story.blackout or 0.0:.3f}",
+                longest=longest.name,
+            )
+
+    def _end_restoring(self, record: Record) -> None:
+        if self._story is None or any(row.direction == "incoming" for row in record.rows):
+            return
+        self._tell("done")
+        self._log(
+            "restored",
+            update=self._story.update,
+            sessions=len(self._story.sessions),
+            after_seconds=f"{self._story.ended or 0.0:.3f}",
+        )
+
+    def _tell(self, what: Happening, session: str = "", *, note: str | None = None) -> None:
+        assert self._story is not None
+        event = Event(what, round(monotonic() - self._origin, 6), session, note)
+        self._story = story.told(self._story, event)
+        if self._file is not None:
+            self._append(event)
+
+    # The file.
+
+    def _begin(self, told: Story, origin: float) -> None:
+        """A story from its beginning, in place of the one that was there."""
+        self._story, self._origin = told, origin
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        new = self._path.with_suffix(".new")
+        try:
+            with open(new, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+                file.write(msgspec.json.encode(_Head(self._registry.record.boot_id, origin, told)) + b"\n")
+            new.rename(self._path)
+        except OSError as error:
+            self._log.warning("timeline-file", error=error)
+            return
+        self._open(new=True)
+
+    def _open(self, *, new: bool) -> None:
+        try:
+            self._file = Fd(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
+            if not new:
+                os.write(self._file.fileno(), b"\n")  # after a line that was cut off
+        except OSError as error:
+            self._log.warning("timeline-file", error=error)
+
+    def _append(self, event: Event) -> None:
+        assert self._file is not None
+        try:
+            os.write(self._file.fileno(), msgspec.json.encode(event) + b"\n")
+        except OSError as error:
+            self._log.warning("timeline-file", error=error)
+            self.close()
+
+    def _read(self) -> tuple[_Head | None, list[Event]]:
+        """What the file tells; lines that were cut off are left out."""
+        try:
+            with open(self._path, "rb") as file:
+                lines = file.read(_MOST_BYTES).splitlines()
+            head = msgspec.json.decode(lines[0], type=_Head)
+        except (OSError, IndexError, msgspec.DecodeError):
+            return None, []
+        events = []
+        for line in lines[1:]:
+            try:
+                events.append(msgspec.json.decode(line, type=Event))
+            except msgspec.DecodeError:
+                continue
+        return head, events
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _times(told: Story, passage: Passage) -> SessionTimes:
+    blackout = told.blackout_of(passage)
+    return SessionTimes(
+        name=passage.name,
+        owner=passage.owner,
+        bytes=passage.bytes,
+        standing=passage.standing,
+        reason=passage.reason,
+        preparedAt=passage.prepared,
+        frozenAt=passage.frozen,
+        retrievedAt=passage.retrieved,
+        resumedAt=passage.resumed,
+        goneAt=passage.gone,
+        outcome=passage.outcome,
+        blackoutSeconds=None if blackout is None else round(blackout, 6),
+    )

@@ -1,0 +1,133 @@
+"""What time it is in a way that can be compared with the next kernel's, and how long a jump took (H23).
+
+CLOCK_MONOTONIC begins anew with each kernel, and CLOCK_REALTIME loses up to a second, since it is read from a clock of
+whole seconds. The processor's own counter (TSC; CNTVCT on arm64) runs through a kexec, so it is what counts wherever
+the kernel itself trusts it. Its pace is measured against CLOCK_MONOTONIC before the jump. Called by `luod.daemon.update`,
+`.takeover` and `.chronicle`.
+"""
+
+from __future__ import annotations
+
+import mmap
+import platform
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from luod import linux
+
+_CODE: Final = {
+    "x86_64": bytes.fromhex("0f31 48c1e220 4809d0 c3"),  # rdtsc; shl rdx, 32; or rax, rdx; ret
+    "aarch64": bytes.fromhex("40e03bd5 c0035fd6"),  # mrs x0, cntvct_el0; ret
+}
+_CLOCKSOURCE: Final = {"x86_64": "tsc", "aarch64": "arch_sys_counter"}
+_RUNS_EVENLY: Final = {"constant_tsc", "nonstop_tsc"}
+_READINGS: Final = 5
+WALL_ERROR_SECONDS: Final = 1.0
+"""Of a time over a jump that the wall clock tells: it was set from whole seconds."""
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """One moment by all clocks. `wall` and `monotonic` in seconds, `ticks` of the counter where there is one to trust.
+    The ticks were read within `slack` seconds of the others.
+    """
+
+    wall: float
+    monotonic: float
+    ticks: int | None
+    slack: float
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """Ticks a second, and the share by which that may be wrong."""
+
+    ticks: float
+    error: float
+
+
+class Crossing(msgspec.Struct, frozen=True):
+    """How long the jump took, by which clock. `arrived` is CLOCK_MONOTONIC, of the new kernel, at its end."""
+
+    clock: Literal["tsc", "wall"]
+    seconds: float
+    error_seconds: float
+    arrived: float
+
+
+def now() -> Moment:
+    counter = _counter()
+    monotonic, ticks, slack = time.monotonic_ns(), None, 0
+    if counter is not None:
+        # A process may be put aside between two readings: the closest of some counts.
+        readings = [(time.monotonic_ns(), counter(), time.monotonic_ns()) for _ in range(_READINGS)]
+        before, ticks, after = min(readings, key=lambda reading: reading[2] - reading[0])
+        monotonic, slack = (before + after) // 2, after - before
+    wall = time.time_ns() - (time.monotonic_ns() - monotonic)
+    return Moment(wall / 1e9, monotonic / 1e9, ticks, slack / 1e9)
+
+
+def pace(first: Moment, last: Moment) -> Pace | None:
+    """How fast the counter ran between two moments of one kernel. None: there is none, or the moments are one."""
+    seconds = last.monotonic - first.monotonic
+    if first.ticks is None or last.ticks is None or seconds <= 0 or last.ticks <= first.ticks:
+        return None
+    return Pace((last.ticks - first.ticks) / seconds, (first.slack + last.slack) / seconds)
+
+
+def crossing(left: Moment, measured: Pace | None, arrived: Moment) -> Crossing:
+    """The time between two moments of two kernels: by the counter, unless it was set back or is clearly off."""
+    by_wall = arrived.wall - left.wall
+    by_ticks = None
+    if left.ticks is not None and arrived.ticks is not None and measured is not None:
+        by_ticks = (arrived.ticks - left.ticks) / measured.ticks
+        error = by_ticks * measured.error + left.slack + arrived.slack
+        # Without a clock of its own a machine wakes up in 1970: then there is nothing to compare with.
+        off = 0.0 if by_wall <= 0 else abs(by_ticks - by_wall) - error - 2 * WALL_ERROR_SECONDS
+        if by_ticks > 0 and off <= max(0.0, by_ticks * 0.01):
+            return Crossing("tsc", by_ticks, error, arrived.monotonic)
+    apart = 0.0 if by_ticks is None or by_ticks <= 0 else abs(by_ticks - by_wall)
+    return Crossing("wall", max(0.0, by_wall), max(WALL_ERROR_SECONDS, apart), arrived.monotonic)
+
+
+@cache
+def _counter() -> Callable[[], int] | None:
+    """Reads the counter; None where this kernel does not trust it, or forbids code of our own."""
+    machine = platform.machine()
+    if machine not in _CODE or not trusted(Path("/"), _CLOCKSOURCE[machine]):
+        return None
+    import ctypes
+
+    try:
+        # A file, not anonymous memory: nothing that can be written is ever executable.
+        with linux.memfd("luod-counter", 0) as file:
+            with open(file.fileno(), "wb", closefd=False) as code:
+                code.write(_CODE[machine])
+            address = linux.syscall(
+                "mmap", 0, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_PRIVATE, file.fileno(), 0
+            )
+    except OSError:
+        return None
+    return ctypes.CFUNCTYPE(ctypes.c_uint64)(address)
+
+
+def trusted(root: Path, name: str) -> bool:
+    """Whether the kernel offers the counter as a clock, which it does not once it saw it err; or the processor says
+    that it runs evenly.
+    """
+    try:
+        offered = (root / "sys/devices/system/clocksource/clocksource0/available_clocksource").read_text("ascii")
+        return name in offered.split()
+    except OSError:
+        pass
+    try:
+        # The beginning only: of some hundred processors the file takes a tenth of a second.
+        with open(root / "proc/cpuinfo", "rb", buffering=0) as file:
+            lines = file.read(4096).decode("ascii", "replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return set(flags.split()) >= _RUNS_EVENLY
