@@ -6,7 +6,7 @@ Called by `luod.ctl.commands`. How bytes and fds travel is `luod.ipc.connection`
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -188,6 +188,14 @@ def update(
     with _connect(path, TIMEOUT) as connection:
         for reply in connection.follow(encode_call(f"{ADMIN}.Update", wishes, more=True)):
             yield _progress(reply)
+
+
+def ask(path: str | None, method: str) -> Mapping[str, Any]:
+    """What luod answers to a call without parameters. Errors as of `status`."""
+    with _connect(path, TIMEOUT) as connection:
+        reply = connection.ask(encode_call(f"{ADMIN}.{method}"))
+        reply.close()
+        return reply.parameters
 
 
 def abort(path: str | None) -> None:

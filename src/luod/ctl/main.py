@@ -95,6 +95,11 @@ def parser() -> argparse.ArgumentParser:
     )
     reap.add_argument("session", nargs="+", metavar="SESSION", help="its name")
     reap.add_argument("--force", action="store_true", help="also one that was given to a process which may live")
+    commands.add_parser(
+        "timeline",
+        parents=[common],
+        help="the last update: when each session was in which phase, and for how long its guest stood still",
+    )
     return top
 
 
@@ -157,7 +162,7 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _run(given: argparse.Namespace, output: Output) -> Exit:
-    from luod.ctl import commands
+    from luod.ctl import commands, reports
 
     run = {
         "status": commands.status,
@@ -167,6 +172,7 @@ def _run(given: argparse.Namespace, output: Output) -> Exit:
         "update": commands.update,
         "abort": commands.abort,
         "reap": commands.reap,
+        "timeline": reports.timeline,
     }[given.command]
     try:
         return run(given, output)

@@ -71,7 +71,7 @@ class Chronicle:
             self._story = head.story
             for event in events:
                 self._story = story.told(self._story, event)
-        registry.watcher = self._changed
+        registry.watcher, registry.noted = self._changed, self._noted
 
     def story(self, barrier: Barrier | None) -> Story | None:
         """Of the update that is under way, or else of the last one. None: there was none."""
@@ -120,16 +120,15 @@ class Chronicle:
         if self._story is not None and self._story.state in ("preparing", "freezing", "jumping"):
             self._tell("cancelled", note=reason)
 
-    def retrieved(self, row: Row) -> None:
-        """An incoming session was handed out."""
-        if self._story is not None and self._story.state == "restoring":
-            passage = self._story.sessions.get(story.base_of(row))
-            if passage is not None and passage.retrieved is None:
-                self._tell("retrieved", passage.name)
-
-    def outcome(self, name: str, outcome: str) -> None:
-        """What the row that goes next became."""
-        self._outcomes = {name: outcome}
+    def _noted(self, row: Row, what: str) -> None:
+        """An incoming session was handed out, or is about to go as `what`."""
+        if self._story is None or self._story.state != "restoring" or row.direction != "incoming":
+            return
+        passage = self._story.sessions.get(story.base_of(row))
+        if what != "retrieved":
+            self._outcomes = {row.name: what}
+        elif passage is not None and passage.retrieved is None:
+            self._tell("retrieved", passage.name)
 
     def _now(self, barrier: Barrier, ended: float | None) -> Story:
         asked = time() - (monotonic() - barrier.begun)
@@ -250,7 +249,6 @@ class Chronicle:
 
 
 def _times(told: Story, passage: Passage) -> SessionTimes:
-    blackout = told.blackout_of(passage)
     return SessionTimes(
         name=passage.name,
         owner=passage.owner,
@@ -263,5 +261,5 @@ def _times(told: Story, passage: Passage) -> SessionTimes:
         resumedAt=passage.resumed,
         goneAt=passage.gone,
         outcome=passage.outcome,
-        blackoutSeconds=None if blackout is None else round(blackout, 6),
+        blackoutSeconds=told.blackout_of(passage),
     )

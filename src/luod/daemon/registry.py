@@ -202,6 +202,7 @@ class Registry:
         self.record = record
         self.watcher: Callable[[Record, Record], None] | None = None
         """Told of each change, what was and what is."""
+        self.noted: Callable[[Row, str], None] | None = None
         self._log = log
         self._memory = memory
         self._file = file
@@ -220,6 +221,11 @@ class Registry:
         rows = tuple(row for row in map(change, self.record.rows) if row is not None)
         if rows != self.record.rows:
             self._change(msgspec.structs.replace(self.record, rows=rows))
+
+    def note(self, row: Row, what: str) -> None:
+        """Passes on what is in no record: that the session was "retrieved", or as what it is about to end."""
+        if self.noted is not None:
+            self.noted(row, what)
 
     def begin_generation(self) -> int:
         generation = self.record.generation + 1

@@ -71,7 +71,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     sessions = SessionKeeper(holdings, custody, policy, log)
     sessions.participation = participants = Participants(holdings, log)
     reaping = Reaping(holdings, sessions, policy, Workers(holdings, custody), log)
-    sessions.chronicle = chronicle = Chronicle(holdings.registry, directory, log, jumping=JUMP in fds)
+    chronicle = Chronicle(holdings.registry, directory, log, jumping=JUMP in fds)
     updater = Updater(
         holdings, custody, sessions, participants, policy, reaping, chronicle, log, stuck_seconds=stuck_seconds
     )

@@ -20,7 +20,6 @@ from msgspec.structs import replace
 
 from luod import errors
 from luod.daemon.answers import no_such_session, reaped, resumed, session_exists, torn, unfinished
-from luod.daemon.chronicle import Chronicle
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
 from luod.daemon.owners import Owners
@@ -88,7 +87,6 @@ class SessionKeeper:
     """Implements `luod.ipc.sessions.Service`."""
 
     participation: Participation | None = None
-    chronicle: Chronicle | None = None
 
     def __init__(self, holdings: Holdings, custody: Custody, policy: Policy, log: Log) -> None:
         self._registry: Registry = holdings.registry
@@ -274,8 +272,7 @@ class SessionKeeper:
         if peer.pidfd is not None:
             # Whom the restore deadline waits for must be known to the next serve too.
             await self._owners.pin(row, peer, stored=self._policy.settings.restore_deadline is not None)
-        if self.chronicle is not None:
-            self.chronicle.retrieved(row)
+        self._registry.note(row, "retrieved")
         self._log("retrieved", name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
@@ -304,8 +301,7 @@ class SessionKeeper:
             if fd is None and not self._broken:
                 # Its memory is the kernel's until somebody takes the session and lets go of it.
                 await self._take_from_kernel(row)
-        if self.chronicle is not None:
-            self.chronicle.outcome(name, outcome)
+        self._registry.note(row, outcome)
         self._registry.remove(row)
         await self._let_go(row)
         self._log("released", name=name, direction=direction, outcome=outcome, uid=peer.uid, pid=peer.pid)

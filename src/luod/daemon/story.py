@@ -77,7 +77,7 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
         resumed = passage.resumed
         if self.state == "cancelled" and self.arrived is None and passage.standing not in ("unasked", "lost"):
             resumed = self.ended
-        return None if resumed is None or self.freezing is None else resumed - self.freezing
+        return None if resumed is None or self.freezing is None else round(resumed - self.freezing, 6)
 
     @property
     def all_resumed(self) -> bool:

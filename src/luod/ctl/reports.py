@@ -1,0 +1,40 @@
+"""What `luoctl timeline` and `luoctl metrics` do. Called by `luod.ctl.main`, like `luod.ctl.commands`."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from luod.ctl import timeline as times
+from luod.ctl.exits import Exit
+from luod.ctl.output import Output
+
+
+def timeline(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl timeline`"""
+    told = times.ask(arguments.admin_socket)
+    if output.json:
+        output.object({"timeline": None if told is None else asdict(told)})
+    elif told is None:
+        output.line("there was no update yet")
+    else:
+        for line in times.lines(told):
+            output.line(line)
+    return Exit.DONE
+
+
+def write(path: str, data: bytes) -> None:
+    """In place of what is there, as a whole, for everybody to read. OSError."""
+    target = Path(path)
+    # Hidden and with another ending, so that nobody who reads a directory of such files takes it for one.
+    new = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        with open(new, "xb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), 0o644)
+        new.replace(target)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
