@@ -21,11 +21,11 @@ def session(told: dict[str, Any], name: str) -> dict[str, Any]:
     return dict(found)
 
 
-def update(luod: Luod, *participants: Participant) -> None:
+def update(luod: Luod, *participants: Participant, findings: tuple[str, ...] = ()) -> None:
     """To the next kernel, with everybody ready and frozen state of the first."""
     luod.load()
     operator = Operator(luod)
-    operator.update()
+    operator.update(findings=findings)
     for participant in participants:
         participant.expect("preparing")
         participant.vote("preparing")
@@ -55,7 +55,7 @@ def test_before_any_update_there_is_nothing_to_tell(luod: Luod) -> None:
 def test_an_update_is_told_through_the_jump_and_to_its_end(luod: Luod) -> None:
     one, two = Participant(luod, "one"), Participant(luod, "two")
     start(luod).call("create", name="other", slot="s")
-    update(luod, one, two)
+    update(luod, one, two, findings=("contents-undeclared",))
     told = timeline(luod)
     assert (told["state"], told["generation"], told["ended"], told["blackout"]) == ("restoring", 1, None, None)
     assert 0 < told["freezing"] < told["jumping"] < told["arrived"] <= told["now"]

@@ -1,11 +1,13 @@
 """Errors that more than one part of serve answers with, in the same words wherever they come from.
 
 Same words matter: somebody else's session and one that does not exist must not be told apart. Called by
-`luod.daemon.sessions` and `.reaping`.
+`luod.daemon.sessions`, `.update` and `.reaping`.
 """
 
 from __future__ import annotations
 
+from luod import errors
+from luod.ipc import admin
 from luod.ipc.sessions import Direction, NoSuchSession, Resumed, SessionExists, Torn
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession
@@ -50,4 +52,20 @@ def resumed(name: str) -> Resumed:
         name=name,
         message=f"the guest of session {name!r} was resumed already, and has changed what it was resumed from",
         hint="release the session, and start the guest anew",
+    )
+
+
+def too_late() -> admin.TooLate:
+    return admin.TooLate(message="reboot(2) is called: the machine jumps", hint="if the kernel refuses, luod says so")
+
+
+def update_running() -> admin.UpdateRunning:
+    return admin.UpdateRunning(message="a live update is under way", hint="wait for it to end")
+
+
+def refused_by_kernel(error: errors.KernelRefused) -> admin.NotAKernelImage | admin.KernelRefused:
+    if isinstance(error, errors.NotAKernelImage):
+        return admin.NotAKernelImage(message=error.message, hint=error.hint)
+    return admin.KernelRefused(
+        call=error.call, errno=error.errno, meaning=error.meaning, message=error.message, hint=error.hint
     )

@@ -18,6 +18,7 @@ from asyncvarlink.serviceinterface import InvalidParameter
 
 from luod import errors, kexec
 from luod.daemon import clock, stuck
+from luod.daemon.answers import refused_by_kernel, too_late, update_running
 from luod.daemon.barrier import Barrier
 from luod.daemon.chronicle import Chronicle
 from luod.daemon.custody import Custody, KeeperGone
@@ -35,15 +36,11 @@ from luod.daemon.transaction import NotAwaited
 from luod.ipc.admin import (
     CheckReply,
     Finding,
-    KernelRefused,
-    NotAKernelImage,
     NotLoaded,
     NoUpdate,
     Progress,
     Refused,
     StatusReply,
-    TooLate,
-    UpdateRunning,
     Wishes,
 )
 from luod.ipc.peer import Peer
@@ -128,7 +125,7 @@ class Updater:
         try:
             async with self._loading:
                 if self._busy:
-                    raise _update_running()
+                    raise update_running()
                 await asyncio.to_thread(kexec.load, kernel, initrd, command_line)
                 old = self._registry.record.image
                 image = Image(0 if old is None else old.number + 1, initrd is not None, command_line)
@@ -142,7 +139,7 @@ class Updater:
         except errors.BadInput as error:
             raise Refused(message=error.message, hint="give a shorter command line, of text") from error
         except errors.KernelRefused as error:
-            raise _refused_by_kernel(error) from error
+            raise refused_by_kernel(error) from error
         finally:
             for fd in new:
                 fd.close()
@@ -151,7 +148,7 @@ class Updater:
     async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None) -> CheckReply:
         try:
             if self._participants.leaving:
-                raise _update_running()
+                raise update_running()
             if kernel is not None:
                 findings, release = await self._preflight.check(Subject(kernel, initrd, command_line or ""))
             else:
@@ -186,7 +183,7 @@ class Updater:
 
     async def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:
         if self._busy:
-            raise _update_running()
+            raise update_running()
         patience = _PATIENCE_SECONDS if wishes.deadline is None else wishes.deadline
         if not 0 < patience <= _MOST_PATIENCE_SECONDS:
             raise InvalidParameter(parameter="deadlineSeconds")
@@ -228,11 +225,11 @@ class Updater:
     async def abort(self, peer: Peer) -> None:
         barrier, task = self._participants.barrier, self._task
         if self._participants.leaving:
-            raise _too_late()
+            raise too_late()
         if barrier is None or task is None:
             raise NoUpdate(message="no update is under way", hint="luoctl status shows what luod is doing")
         if not _cancel(barrier, "the operator aborted it"):
-            raise _too_late()
+            raise too_late()
         self._log("abort", update=barrier.id, uid=peer.uid, pid=peer.pid)
         await asyncio.shield(task)
 
@@ -246,7 +243,7 @@ class Updater:
             try:
                 await self._load()
             except errors.KernelRefused as error:
-                barrier.error = _refused_by_kernel(error)
+                barrier.error = refused_by_kernel(error)
                 raise
             if not barrier.cancelled:
                 barrier.begin(self._participants.followers, self._registry.begin_generation())
@@ -393,19 +390,3 @@ def _cancel(barrier: Barrier, reason: str) -> bool:
 def _cancel_if_failed(barrier: Barrier, task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _cancel(barrier, str(error))
-
-
-def _too_late() -> TooLate:
-    return TooLate(message="reboot(2) is called: the machine jumps", hint="if the kernel refuses, luod says so")
-
-
-def _update_running() -> UpdateRunning:
-    return UpdateRunning(message="a live update is under way", hint="wait for it to end")
-
-
-def _refused_by_kernel(error: errors.KernelRefused) -> NotAKernelImage | KernelRefused:
-    if isinstance(error, errors.NotAKernelImage):
-        return NotAKernelImage(message=error.message, hint=error.hint)
-    return KernelRefused(
-        call=error.call, errno=error.errno, meaning=error.meaning, message=error.message, hint=error.hint
-    )
