@@ -65,10 +65,12 @@ def parser() -> argparse.ArgumentParser:
     update = commands.add_parser(
         "update",
         parents=[common],
-        help="jump into the loaded kernel",
-        description="Jump into the loaded kernel with every session kept, once every workload that takes part is "
-        "ready. This machine restarts. ^C cancels, as `luoctl abort` does.",
+        help="jump into the next kernel",
+        description="Jump into the next kernel, the one that is given or else the one that is loaded, with every "
+        "session kept, once every workload that takes part is ready. This machine restarts. ^C cancels, as "
+        "`luoctl abort` does.",
     )
+    _image(update, required=False)
     update.add_argument(
         "--deadline",
         type=_seconds,
