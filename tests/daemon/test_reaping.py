@@ -143,17 +143,17 @@ def test_the_operators_reaper_gets_the_session_its_name_and_its_manifest(
 
 
 @pytest.mark.parametrize(
-    ("script", "why"),
+    ("script", "seconds", "why"),
     [
-        ("echo no hands; exit 3", "ended with status 3: no hands"),
-        ("kill -9 $$", "ended by signal 9"),
-        ("exec sleep 1000", "hung, and was ended after 0.5 s"),
+        ("echo no hands; exit 3", 60, "ended with status 3: no hands"),
+        ("kill -9 $$", 60, "ended by signal 9"),
+        ("exec sleep 1000", 0.5, "hung, and was ended after 0.5 s"),
     ],
 )
 def test_a_reaper_that_fails_leaves_a_session_stuck_seen_and_in_nobodys_way(
-    begin: BeginWith, reaper: Callable[..., str], policy: Path, script: str, why: str
+    begin: BeginWith, reaper: Callable[..., str], script: str, seconds: float, why: str
 ) -> None:
-    luod = begin(reaper(script, "reaper-timeout = 0.5"))
+    luod = begin(reaper(script, f"reaper-timeout = {seconds}"))
     answer = reap(luod, "vm")
     assert (answer["status"], answer["error"]) == (1, "ReapFailed")
     assert why in answer["message"]

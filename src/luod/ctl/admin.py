@@ -212,6 +212,16 @@ def reap(path: str | None, name: str, *, force: bool) -> str:
         return _member(reply, "report", str)
 
 
+def forward(path: str | None, name: str) -> str:
+    """Has luod make the incoming session `name` an outgoing one; what there was to say of it. It takes as long as its
+    bytes take.
+    """
+    with _connect(path, None) as connection:
+        reply = connection.ask(encode_call(f"{ADMIN}.Forward", {"name": name}))
+        reply.close()
+        return _member(reply, "report", str)
+
+
 def _stuck(reply: Reply) -> tuple[Stuck, ...]:
     entries = reply.parameters.get("stuck")
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -174,11 +174,30 @@ def abort(arguments: Namespace, output: Output) -> Exit:
 
 
 def reap(arguments: Namespace, output: Output) -> Exit:
-    """`luoctl reap`: each session is tried, also after one that is stuck."""
+    """`luoctl reap`"""
+    path, force = arguments.admin_socket, arguments.force
+    return _each(arguments.session, lambda name: admin.reap(path, name, force=force), output)
+
+
+def forward(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl forward`"""
+    names = arguments.session
+    if arguments.all:
+        from luod.client import connect
+
+        found = connect(arguments.socket).sessions()
+        states = ("waiting", "forwarding")
+        names = [s.name for s in found if s.direction == "incoming" and s.state in states and s.name not in names]
+        names = [*arguments.session, *names]
+    return _each(names, lambda name: admin.forward(arguments.admin_socket, name), output)
+
+
+def _each(names: Iterable[str], do: Callable[[str], str], output: Output) -> Exit:
+    """Prints what there is to say of each session; also after one for which it fails."""
     failure: LuodError | None = None
-    for name in arguments.session:
+    for name in names:
         try:
-            report = admin.reap(arguments.admin_socket, name, force=arguments.force)
+            report = do(name)
         except LuodError as error:
             if failure is not None:
                 output.failure(kind(failure), str(failure), failure.hint)
@@ -187,7 +206,7 @@ def reap(arguments: Namespace, output: Output) -> Exit:
         if output.json:
             output.object({"session": name, "report": report})
         else:
-            output.line(f"{escaped(name)}: {escaped(report) or 'reaped'}")
+            output.line(f"{escaped(name)}: {escaped(report) or 'done'}")
     if failure is not None:
         raise failure
     return Exit.DONE

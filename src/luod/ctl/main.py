@@ -102,6 +102,15 @@ def parser() -> argparse.ArgumentParser:
         parents=[common],
         help="the last update: when each session was in which phase, and for how long its guest stood still",
     )
+    forward = commands.add_parser(
+        "forward",
+        parents=[common],
+        help="carry incoming sessions once more that nobody claimed",
+        description="Make incoming sessions outgoing ones, so that the next update carries them on: the way back from "
+        "a kernel that turned out bad. Their owners can retrieve them there, and no longer here.",
+    )
+    forward.add_argument("session", nargs="*", metavar="SESSION", help="its name")
+    forward.add_argument("--all", action="store_true", help="all that wait in the kernel")
     return top
 
 
@@ -175,6 +184,7 @@ def _run(given: argparse.Namespace, output: Output) -> Exit:
         "abort": commands.abort,
         "reap": commands.reap,
         "timeline": reports.timeline,
+        "forward": commands.forward,
     }[given.command]
     try:
         return run(given, output)

@@ -45,6 +45,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     update in which it was created, for what is frozen then. `torn`, `resumed`: incoming, not to be handed out. `bytes`
     and the seconds it took its participant to be ready in each phase: as they were in the update. `discard`, outgoing:
     it goes when the process that created it does. `reaped`, incoming: a reaper has begun with it.
+    `forwarding`, incoming: keep holds its files, from which it is made anew; maybe it is finished already. `forwarded`,
+    outgoing: luod made it so.
     """
 
     direction: Direction
@@ -60,6 +62,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     freezing_seconds: float = 0.0
     discard: bool = False
     reaped: bool = False
+    forwarding: bool = False
+    forwarded: bool = False
 
 
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -241,7 +245,11 @@ class Registry:
         """The update is over and this kernel goes on: nothing is `ready` any more, and what was made while frozen is
         forgotten (H14). In one write, before anybody may resume (H13). The rows that are gone; their fds are not.
         """
-        frozen = tuple(row for row in self.record.rows if row.direction == "outgoing" and row.generation is not None)
+        frozen = tuple(
+            row
+            for row in self.record.rows
+            if row.direction == "outgoing" and row.generation is not None and not row.forwarded
+        )
         rows = tuple(
             row if row.direction == "incoming" else msgspec.structs.replace(row, ready=False)
             for row in self.record.rows

@@ -8,6 +8,7 @@ step can be repeated: a serve killed in the middle is followed by one that begin
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -74,6 +75,17 @@ PROCESS: Final = "process."
 def worker_name(row: Row) -> str:
     """The name under which keep holds a pidfd of the process that works on the session for luod, while it does."""
     return f"worker.{fd_name(row)}"
+
+
+def carried_name(row: Row, number: int) -> str:
+    """The name under which keep holds files of a session that is forwarded, while they are preserved nowhere."""
+    return f"carried.{number}.{row.name}"
+
+
+def carried_names(fds: Iterable[str], row: Row) -> list[str]:
+    """Those that are there, in their order."""
+    found = [parts for name in fds if (parts := name.split(".", 2))[0] == "carried" and parts[2] == row.name]
+    return [carried_name(row, number) for number in sorted(int(parts[1]) for parts in found)]
 
 
 def image_names(image: Image) -> tuple[str, ...]:
@@ -184,7 +196,9 @@ def arrived(row: Row, departure: Departure | None) -> Row:
     it one that luod did not make (H13). For a session nobody ever declared nobody answers, so it is not judged.
     """
     torn = row.judged and not (departure is not None and row.ready and row.generation in (None, departure.generation))
-    return msgspec.structs.replace(row, direction="incoming", judged=False, ready=False, torn=torn, discard=False)
+    return msgspec.structs.replace(
+        row, direction="incoming", judged=False, ready=False, torn=torn, discard=False, forwarded=False
+    )
 
 
 def _kept(file: RegistryFile, log: Log) -> Record:
@@ -223,6 +237,9 @@ async def _agree(custody: Custody, fds: dict[str, Fd], registry: Registry, log: 
     known = {words.OUTGOING + SESSION, _REGISTRY, JUMP}
     known |= {fd_name(row) for row in registry.record.rows}
     known |= {process_name(row) for row in registry.record.rows} | {worker_name(row) for row in registry.record.rows}
+    for row in registry.record.rows:
+        if row.forwarding:
+            known |= set(carried_names(fds, row))
     image = registry.record.image
     if image is not None:
         known |= set(image_names(image))

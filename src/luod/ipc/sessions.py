@@ -15,7 +15,7 @@ from luod.ipc.peer import Peer
 from luod.linux import Fd
 
 Direction = Literal["outgoing", "incoming"]
-State = Literal["held", "dropped", "waiting", "retrieved", "torn", "resumed", "lost", "reaping", "stuck"]
+State = Literal["held", "dropped", "waiting", "retrieved", "torn", "resumed", "lost", "reaping", "stuck", "forwarding"]
 Outcome = Literal["finished", "given_up"]
 
 
@@ -205,7 +205,8 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         incoming, still in the kernel. retrieved: incoming, given to its owner. torn: incoming, not to be resumed from,
         so not handed out. resumed: incoming, its guest runs, so not handed out again. lost: incoming, and this kernel
         could not take it over (DeviceBroken); it can be released, as given up. reaping: incoming, luod's reaper is
-        at work on it. stuck: incoming, a reaper failed; it can be released, too.
+        at work on it. stuck: incoming, a reaper failed; it can be released, too. forwarding:
+        incoming, luod makes it ready for the next kernel.
         """
         return await self._service.list(self._peer)
 

@@ -40,7 +40,7 @@ def _sessions(rows: list[tuple[Row, str]], orphans: list[str]) -> Iterator[Findi
             "incoming-unfinished",
             f"incoming sessions are not finished, and no kernel carries them on: {listed(incoming)}",
             "whatever they still hold is lost in the jump",
-            "have them finished and released by their owners, or release them as given up",
+            "have their owners finish them; luoctl forward carries on what nobody claimed, luoctl reap frees it",
         )
     if orphans:
         yield finding(
@@ -49,7 +49,9 @@ def _sessions(rows: list[tuple[Row, str]], orphans: list[str]) -> Iterator[Findi
             "luod cannot tell whether what they hold fits together, and will not hand them out",
             "start their workloads, or release the sessions; --force gives them up",
         )
-    undeclared = [row.name for row, _state in rows if row.direction == "outgoing" and not row.judged]
+    # What luod forwarded it knows, and nobody is there to declare it.
+    outgoing = [row for row, _state in rows if row.direction == "outgoing"]
+    undeclared = [row.name for row in outgoing if not (row.judged or row.forwarded)]
     if undeclared:
         yield finding(
             "contents-undeclared",
