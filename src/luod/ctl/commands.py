@@ -40,6 +40,7 @@ def status(arguments: Namespace, output: Output) -> Exit:
     if found.kernel_loaded:
         kernel = "loaded" if found.command_line is None else f"loaded, command line: {escaped(found.command_line)}"
     stuck = [("stuck", f"{escaped(entry.name)}: {escaped(entry.reason)}") for entry in found.stuck]
+    held = [("held", f"{found.held_files} files, which an update would lose")] if found.held_files else []
     left = found.restore_seconds_left
     deadline = [] if left is None else [("reaped", f"in {left:.0f} s, what nobody has claimed by then")]
     output.facts(
@@ -51,6 +52,7 @@ def status(arguments: Namespace, output: Output) -> Exit:
             ("outgoing", f"{found.sessions} held for the next kernel"),
             ("incoming", f"{found.waiting} waiting, {found.retrieved} retrieved and not finished, {found.torn} torn"),
             ("following", f"{found.participants} participants"),
+            *held,
             *deadline,
             *stuck,
             ("policy", _policy(found)),
@@ -77,6 +79,13 @@ def sessions(arguments: Namespace, output: Output) -> Exit:
     rows = [(s.name, str(s.owner), s.direction, s.state) for s in found]
     output.table(("NAME", "OWNER", "DIRECTION", "STATE"), [[escaped(cell) for cell in row] for row in rows])
     return Exit.DONE
+
+
+def inspect(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl inspect`"""
+    from luod.ctl.inspect import inspect
+
+    return inspect(arguments, output)
 
 
 def load(arguments: Namespace, output: Output) -> Exit:

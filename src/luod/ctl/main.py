@@ -50,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
 
     commands.add_parser("status", parents=[common], help="what luod is doing, and what it holds")
     commands.add_parser("sessions", parents=[common], help="your sessions; root is shown everybody's")
+    inspect = commands.add_parser("inspect", parents=[common], help="what a session carries")
+    inspect.add_argument("session", metavar="SESSION", help="its name")
     load = commands.add_parser(
         "load", parents=[common], help="load the next kernel", description="Load the kernel that `update` jumps into."
     )
@@ -178,6 +180,7 @@ def _run(given: argparse.Namespace, output: Output) -> Exit:
     run = {
         "status": commands.status,
         "sessions": commands.sessions,
+        "inspect": commands.inspect,
         "load": commands.load,
         "check": commands.check,
         "update": commands.update,

@@ -61,6 +61,7 @@ class Operations:
             "retrieved": states["retrieved"] + states["resumed"],
             "torn": states["torn"],
             "participants": len(self._participants.followers),
+            "heldFiles": sum(len(held.files) for held in record.held),
             "generation": record.generation,
             "stuck": self._reaping.stuck(),
             "restoreSecondsLeft": self._reaping.seconds_left,

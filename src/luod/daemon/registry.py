@@ -74,6 +74,21 @@ class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     command_line: str
 
 
+class HeldFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file that luod holds for a program; keep has it under a name with `number`."""
+
+    number: int
+    name: str
+
+
+class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A set of files that the user `owner` has handed over, see `luod.daemon.held`. No kernel carries them on."""
+
+    owner: int
+    name: str
+    files: tuple[HeldFile, ...]
+
+
 class Departure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The update that jumps: it is in the registry from right before reboot(2), and goes when that returns. The next
     kernel keeps it, with what the jump took, `crossing`; `left` is when this one was left.
@@ -106,6 +121,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     departure: Departure | None = None
     arrival: Departure | None = None
     arrived: float | None = None
+    held: tuple[Held, ...] = ()
 
 
 def boot_id() -> str:
@@ -258,6 +274,9 @@ class Registry:
         if self.record.departure is not None or rows != self.record.rows:
             self._change(msgspec.structs.replace(self.record, rows=rows, departure=None))
         return frozen
+
+    def set_held(self, held: tuple[Held, ...]) -> None:
+        self._change(msgspec.structs.replace(self.record, held=held))
 
     def set_image(self, image: Image | None) -> None:
         self._change(msgspec.structs.replace(self.record, image=image))

@@ -17,6 +17,7 @@ from luod.daemon import descriptors, words
 from luod.daemon.chronicle import Chronicle
 from luod.daemon.custody import Custody
 from luod.daemon.forwarding import Forwarding
+from luod.daemon.held import HeldFiles
 from luod.daemon.log import Log
 from luod.daemon.operations import Operations
 from luod.daemon.participants import Participants
@@ -78,13 +79,14 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     chronicle = Chronicle(holdings.registry, directory, log, jumping=JUMP in fds)
     updater = Updater(holdings, custody, sessions, participants, chronicle, log, stuck_seconds=stuck_seconds)
     operations = Operations(holdings, sessions, participants, policy, updater, reaping, forwarding, chronicle)
+    held = HeldFiles(holdings, custody, lambda: participants.barrier is not None or participants.leaving, log)
     updater.take_over()
     sessions.take_over()
     reaping.take_over()
     forwarding.take_over()
 
     def to_all(peer: Peer) -> Iterable[VarlinkInterface]:
-        found: list[VarlinkInterface] = [Sessions(sessions, peer), Updates(participants, peer)]
+        found: list[VarlinkInterface] = [Sessions(sessions, held, peer), Updates(participants, peer)]
         if not peer.root and policy.granted(peer).may_update:
             found.append(Admin(operations, peer, lambda: policy.granted(peer).may_update))
         return found

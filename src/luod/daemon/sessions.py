@@ -20,6 +20,8 @@ from luod import errors
 from luod.daemon.answers import forwarding, no_such_session, reaped, resumed, session_exists, torn, unfinished
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
+from luod.daemon.manifests import Manifests
+from luod.daemon.manifests import check as check_manifest
 from luod.daemon.names import Belonging, Participation, check_name, may_use
 from luod.daemon.owners import Owners
 from luod.daemon.policy.current import Policy
@@ -60,6 +62,7 @@ class SessionKeeper:
         self._owners = Owners(holdings, custody, self._owner_died)
         self._log = log
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.manifests = Manifests(holdings.fds, custody, log)
         self._changing = 0
         self._still = asyncio.Event()
         self._still.set()
@@ -77,6 +80,11 @@ class SessionKeeper:
     def take_over(self) -> None:
         """Watches whom the serve before this one watched."""
         self._owners.take_over(self._registry.record.rows)
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The names of the sets of files that luod holds, which no kernel carries on."""
+        return tuple(held.name for held in self._registry.record.held)
 
     def rows(self) -> list[tuple[Row, State]]:
         """All sessions by name, with what became of them."""
@@ -117,8 +125,12 @@ class SessionKeeper:
     async def list(self, peer: Peer) -> list[Session]:
         return [Session(row.name, row.owner, row.direction, state) for row, state in self.rows() if may_use(peer, row)]
 
-    async def create(self, peer: Peer, name: str) -> Fd:
+    async def manifest(self, peer: Peer, name: str) -> Fd | None:
+        return self.manifests.of(self._row(peer, "outgoing", name))
+
+    async def create(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd:
         check_name(name)
+        check_manifest(manifest)
         if peer.anonymous:
             raise PermissionDenied()
         belonging = Belonging() if self.participation is None else self.participation.belonging(peer, name)
@@ -131,7 +143,7 @@ class SessionKeeper:
             self._policy.check_create(granted, name, held + self._creating[peer.uid])
         self._creating[peer.uid] += 1
         try:
-            return await self._change(name, self._create(peer, name, belonging, granted), frozen=frozen)
+            return await self._change(name, self._create(peer, name, belonging, granted, manifest), frozen=frozen)
         finally:
             self._creating[peer.uid] -= 1
 
@@ -143,8 +155,9 @@ class SessionKeeper:
             raise InvalidParameter(parameter="outcome")
         await self._change(name, self._release(peer, name, direction, outcome))
 
-    async def replace(self, peer: Peer, name: str) -> Fd:
-        return await self._change(name, self._replace(peer, name))
+    async def replace(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd:
+        check_manifest(manifest)
+        return await self._change(name, self._replace(peer, name, manifest))
 
     async def _change(self, name: str, change: Coroutine[Any, Any, T], *, frozen: bool = False) -> T:
         """Makes one change of this name at a time, to its end, also when the client hangs up meanwhile."""
@@ -183,7 +196,7 @@ class SessionKeeper:
             raise no_such_session(direction, name)
         return row
 
-    async def _create(self, peer: Peer, name: str, belonging: Belonging, granted: Granted) -> Fd:
+    async def _create(self, peer: Peer, name: str, belonging: Belonging, granted: Granted, manifest: Fd | None) -> Fd:
         if name in self._forwarding:
             raise forwarding(name)
         incoming = self._registry.row("incoming", name)
@@ -210,6 +223,7 @@ class SessionKeeper:
             raise
         self._fds[fd_name(row)] = fd
         self._registry.add(row)
+        self.manifests.keep(row, manifest)
         self._log("created", name=name, owner=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
@@ -264,7 +278,7 @@ class SessionKeeper:
         await self._let_go(row)
         self._log("released", name=name, direction=direction, outcome=outcome, uid=peer.uid, pid=peer.pid)
 
-    async def _replace(self, peer: Peer, name: str) -> Fd:
+    async def _replace(self, peer: Peer, name: str, manifest: Fd | None) -> Fd:
         row = self._row(peer, "outgoing", name)
         await self._let_go(row)
         if row.discard:
@@ -276,6 +290,7 @@ class SessionKeeper:
                 name, "a copy of the session is still open outside luod", "close every copy, then replace it again"
             ) from error
         self._fds[fd_name(row)] = fd
+        self.manifests.keep(row, manifest)
         self._log("replaced", name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
@@ -360,6 +375,7 @@ class SessionKeeper:
     async def _let_go(self, row: Row) -> None:
         """Closes luod's copies, in both processes (H9)."""
         await self._owners.forget(row)
+        await self.manifests.drop(row)
         if row.direction == "incoming":
             self._unclaimed.discard(row.name)
             for carried in carried_names(self._fds, row):

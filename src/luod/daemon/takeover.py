@@ -21,6 +21,7 @@ from luod.daemon.log import Log
 from luod.daemon.registry import (
     FORMAT,
     Departure,
+    HeldFile,
     Image,
     Record,
     Registry,
@@ -86,6 +87,16 @@ def carried_names(fds: Iterable[str], row: Row) -> list[str]:
     """Those that are there, in their order."""
     found = [parts for name in fds if (parts := name.split(".", 2))[0] == "carried" and parts[2] == row.name]
     return [carried_name(row, number) for number in sorted(int(parts[1]) for parts in found)]
+
+
+def manifest_name(row: Row) -> str:
+    """The name under which keep holds the manifest that the maker of an outgoing session gave luod."""
+    return f"manifest.{row.name}"
+
+
+def held_name(file: HeldFile) -> str:
+    """The name under which keep holds a file that was handed over."""
+    return f"held.{file.number}"
 
 
 def image_names(image: Image) -> tuple[str, ...]:
@@ -155,6 +166,8 @@ def _carried(session: Fd, file: RegistryFile, log: Log) -> Record:
     finally:
         memory.close()
     rows = []
+    for held in old.held:
+        log.warning("files-lost", name=held.name, owner=held.owner, reason="no kernel carries them on")
     for row in old.rows:
         if row.direction == "incoming":
             log.warning("session-lost", name=row.name, owner=row.owner, reason="not finished before the jump")
@@ -206,6 +219,8 @@ def _kept(file: RegistryFile, log: Log) -> Record:
     old = file.read()
     if old is None or old.boot_id != boot_id():
         return Record(FORMAT, 1, boot_id())
+    for held in old.held:
+        log.warning("files-lost", name=held.name, owner=held.owner, reason="luod was stopped")
     for row in old.rows:
         if row.direction == "outgoing":
             log.warning("session-lost", name=row.name, owner=row.owner, reason="luod was stopped")
@@ -240,6 +255,8 @@ async def _agree(custody: Custody, fds: dict[str, Fd], registry: Registry, log: 
     for row in registry.record.rows:
         if row.forwarding:
             known |= set(carried_names(fds, row))
+    known |= {manifest_name(row) for row in registry.record.rows if row.direction == "outgoing"}
+    known |= {held_name(file) for held in registry.record.held for file in held.files}
     image = registry.record.image
     if image is not None:
         known |= set(image_names(image))

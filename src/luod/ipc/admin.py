@@ -193,6 +193,7 @@ class StatusReply(TypedDict):
     retrieved: int
     torn: int
     participants: int
+    heldFiles: int
     generation: int
     stuck: list[Stuck]
     restoreSecondsLeft: float | None
@@ -245,9 +246,9 @@ class Admin(VarlinkInterface, name=ADMIN):
         sessions; broken: no session works in this kernel (io.luod.Sessions.DeviceBroken). boot: live updates luod has
         seen, plus one. kernelLoaded, commandLine: what was loaded through luod. sessions: outgoing ones. waiting,
         retrieved (and resumed), torn: incoming ones, by state; an update waits for them to be finished. participants:
-        who follows now. generation: updates that were begun. stuck: sessions whose reaper failed. restoreSecondsLeft:
-        until what nobody claimed is reaped; null: never. policyFile: null where there is none. policyError: what is
-        wrong with it, so that an older one is in force.
+        who follows now. heldFiles: handed over, and lost to an update. generation: updates that were begun. stuck:
+        sessions whose reaper failed. restoreSecondsLeft: until what nobody claimed is reaped; null: never. policyFile:
+        null where there is none. policyError: what is wrong with it, so that an older one is in force.
         """
         self._permit()
         return await self._service.status()

@@ -89,10 +89,11 @@ class Preflight:
         followers = self._participants.followers
         kinds = {file.kind for follower in followers for session in follower.sessions for file in session.files}
         rows, orphans = list(self._sessions.rows()), self._participants.orphans()
+        held = self._sessions.held
         try:
             async with self._lock:
                 findings, release, read = await asyncio.to_thread(self._about_image, subject, kinds)
-                findings += await asyncio.to_thread(lambda: list(state.judge(rows, followers, orphans)))
+                findings += await asyncio.to_thread(lambda: list(state.judge(rows, followers, orphans, held=held)))
                 if remember:
                     self._remembered = read
         finally:

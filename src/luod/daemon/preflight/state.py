@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -21,10 +21,24 @@ _INIT: Final = 1
 
 
 def judge(
-    rows: Iterable[tuple[Row, str]], followers: Iterable[Follower], orphans: list[str], root: Path = Path("/")
+    rows: Iterable[tuple[Row, str]],
+    followers: Iterable[Follower],
+    orphans: list[str],
+    root: Path = Path("/"),
+    *,
+    held: Collection[str] = (),
 ) -> Iterator[Finding]:
-    """Everything about it. `rows` come with their states; `orphans` are judged sessions that nobody follows for."""
+    """Everything about it. `rows` come with their states; `orphans` are judged sessions that nobody follows for; `held`
+    names what was handed over.
+    """
     rows, followers = list(rows), list(followers)
+    if held:
+        yield finding(
+            "files-held",
+            f"luod holds files for programs that are being started again: {listed(held)}",
+            "no kernel carries them on: they would be lost in the jump",
+            "have their owners take them back",
+        )
     yield from _sessions(rows, orphans)
     yield from _seals(followers)
     yield from _preserve(followers, root)
