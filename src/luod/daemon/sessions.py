@@ -83,8 +83,7 @@ class SessionKeeper:
 
     @property
     def held(self) -> tuple[str, ...]:
-        """The names of the sets of files that luod holds, which no kernel carries on."""
-        return tuple(held.name for held in self._registry.record.held)
+        return tuple(held.name for held in self._registry.record.held)  # sets of files, which no kernel carries on
 
     def rows(self) -> list[tuple[Row, State]]:
         """All sessions by name, with what became of them."""
@@ -396,7 +395,5 @@ def counts(row: Row) -> bool:
 
 def _nobody_waits(task: asyncio.Task[Any]) -> None:
     """The client hung up: its fd is closed; luod's own copy is not."""
-    if not task.cancelled() and task.exception() is None:
-        result = task.result()
-        if isinstance(result, Fd):
-            result.close()
+    if not task.cancelled() and task.exception() is None and isinstance(result := task.result(), Fd):
+        result.close()
