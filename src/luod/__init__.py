@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from luod.client import Arrival, Client, Session, connect
     from luod.errors import (
-        AlreadyHeld,
         AlreadyResumed,
         BadInput,
         CallFailed,
@@ -38,12 +37,10 @@ if TYPE_CHECKING:
         ManifestError,
         NoImageLoaded,
         NoLiveUpdate,
-        NoManifest,
         NoSuchSession,
         NoSuchToken,
         NotAKernelImage,
         NotEnoughMemory,
-        NotHeld,
         NotRetrieved,
         ProtocolError,
         Refused,
@@ -117,9 +114,6 @@ __all__ = [  # noqa: RUF022 - from most to least important, the errors in the or
     "DeviceNotBound",
     "Torn",
     "AlreadyResumed",
-    "NoManifest",
-    "AlreadyHeld",
-    "NotHeld",
     "ManifestError",
     "ImageError",
     "DaemonError",

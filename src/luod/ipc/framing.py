@@ -215,9 +215,6 @@ _REFUSALS: Final[dict[str, type[errors.Refused]]] = {
     "Refused": errors.Refused,
     "Torn": errors.Torn,
     "Resumed": errors.AlreadyResumed,
-    "NoManifest": errors.NoManifest,
-    "AlreadyHeld": errors.AlreadyHeld,
-    "NotHeld": errors.NotHeld,
 }
 
 

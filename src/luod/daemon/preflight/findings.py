@@ -24,7 +24,6 @@ REFUSALS: Final = frozenset(
         "kho-off",
         "incoming-unfinished",
         "nobody-follows",
-        "files-held",
         "contents-undeclared",
         "memory-preserve",
         "memory-retrieve",
