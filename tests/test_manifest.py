@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from luod import manifest
@@ -96,6 +100,7 @@ entries = some.builds(
 )
 
 
+@settings(deadline=None)  # a busy machine is no fault of the log's
 @given(steps=some.lists(some.tuples(some.booleans(), entries), max_size=20))
 def test_a_jump_between_any_two_stores_carries_the_steps_done_so_far(steps: list[tuple[bool, Entry]]) -> None:
     parts, held = Parts(), dict[int, Entry]()
@@ -211,3 +216,28 @@ def test_random_bytes_give_entries_or_a_manifest_error(data: bytes) -> None:
     except ManifestError:
         return
     assert found == ()
+
+
+def test_the_example_of_the_page_is_what_the_log_writes_and_what_its_reader_reads() -> None:
+    page = (Path(__file__).parents[1] / "docs/manifest.md").read_text(encoding="utf-8")
+    dump = re.findall(r"^    [0-9a-f]{4}  ((?:[0-9a-f]{2} ){16})", page, re.MULTILINE)
+    shown = bytes.fromhex("".join(dump)).ljust(PART_SIZE, b"\0")
+    parts = Parts()
+    parts.add(Entry(0, "ram", "memfd", 1 << 30, 1 << 30, 0))
+    parts.add(Entry(1, "scratch", "memfd", 4096, 0, 0))
+    parts.drop(1)
+    assert parts.data == {MANIFEST_TOKEN: shown}
+    scope: dict[str, Any] = {}
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, scope)
+    (ram,) = parts.read() or ()
+    assert scope["read"](shown) == {0: {k: v for k, v in asdict(ram).items() if k != "device"}}
+
+
+def test_the_first_part_alone_says_whether_there_are_more() -> None:
+    parts = Parts()
+    parts.add(RAM)
+    assert manifest.read_first(parts.data[MANIFEST_TOKEN]) == ((RAM,), True)
+    while len(parts.data) == 1:
+        parts.add(LONGEST)
+    assert manifest.read_first(parts.data[MANIFEST_TOKEN])[1] is False

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from luod.client import Arrival, Client, Session, connect
     from luod.errors import (
+        AlreadyHeld,
         AlreadyResumed,
         BadInput,
         CallFailed,
@@ -37,10 +38,12 @@ if TYPE_CHECKING:
         ManifestError,
         NoImageLoaded,
         NoLiveUpdate,
+        NoManifest,
         NoSuchSession,
         NoSuchToken,
         NotAKernelImage,
         NotEnoughMemory,
+        NotHeld,
         NotRetrieved,
         ProtocolError,
         Refused,
@@ -114,6 +117,9 @@ __all__ = [  # noqa: RUF022 - from most to least important, the errors in the or
     "DeviceNotBound",
     "Torn",
     "AlreadyResumed",
+    "NoManifest",
+    "AlreadyHeld",
+    "NotHeld",
     "ManifestError",
     "ImageError",
     "DaemonError",

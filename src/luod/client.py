@@ -15,12 +15,14 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final, TypeVar
 
 from luod.errors import DaemonUnreachable
-from luod.ipc import arrival, exchange
+from luod.ipc import arrival, exchange, holding
 from luod.ipc.arrival import Arrival
 from luod.ipc.connection import TIMEOUT, Connection, perform
 from luod.ipc.exchange import Session
 from luod.ipc.framing import SESSIONS_SOCKET
+from luod.linux import Fd
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
+from luod.manifest import Entry
 
 __all__ = ["connect", "Client", "Session", "Arrival"]  # noqa: RUF022 - most important first
 
@@ -149,6 +151,31 @@ class Client:
     def sessions(self) -> tuple[Session, ...]:
         """This user's sessions, by name; for root everybody's."""
         return self._run(exchange.sessions())
+
+    def manifest(self, name: str) -> tuple[tuple[Entry, ...], bool]:
+        """What the outgoing session `name` holds, by the manifest of whoever made it, as it is now; and whether that is
+        all: beyond some 600 files only its maker knows. NoManifest. NoSuchSession. ManifestError.
+        """
+        return self._run(exchange.manifest(name))
+
+    def hand_over(self, name: str, files: Mapping[str, HasFileno]) -> None:
+        """Has luod hold files, by names of their own, for this program to be started again without a kexec: memfds and
+        devices, up to 16. They stay open here too, the caller's to close. A session cannot do this, since an outgoing
+        one gives nothing back. No kernel carries them on; an update is refused while there are any.
+
+        AlreadyHeld. Refused: too many of this user, or neither memory nor a device. BadInput. CallFailed (Busy).
+        """
+        self._run(holding.hand_over(name, files))
+
+    def take_back(self, name: str, *, keep: bool = False) -> dict[str, Fd]:
+        """The files handed over under `name`, by anybody of this user; the caller owns them. luod closes its own when
+        they are here. With `keep` it holds on to them, for whoever comes after a crash, until `let_go`. NotHeld.
+        """
+        return self._run(holding.take_back(name, keep=keep))
+
+    def let_go(self, name: str) -> None:
+        """Makes luod close the files it holds under `name`. NotHeld."""
+        self._run(holding.let_go(name))
 
     def _run(self, steps: exchange.Exchange[T]) -> T:
         return perform(steps, self.path, self.timeout)

@@ -30,7 +30,10 @@
     │   ├── FilesMissing                 replace: tokens that would be lost; `tokens` names them
     │   ├── ComesBackSealed              preserve: the memfd would come back immutable (F_SEAL_EXEC)
     │   ├── Torn                         luod's retrieve: its participant was not ready when the machine jumped (H13)
-    │   └── AlreadyResumed               luod's retrieve: its guest has run since, there is no second try (H12)
+    │   ├── AlreadyResumed               luod's retrieve: its guest has run since, there is no second try (H12)
+    │   ├── NoManifest                   luod's manifest: nobody gave luod a duplicate of it
+    │   ├── AlreadyHeld                  hand_over: luod holds files of this name for this user
+    │   └── NotHeld                      take_back, let_go: it holds none
     ├── ManifestError                    the manifest of a session is damaged or of a newer format
     ├── ImageError                       a kernel image that cannot be read
     ├── PolicyError                      luod's policy file is wrong; `member` says where
@@ -225,6 +228,18 @@ class Torn(Refused):
 
 class AlreadyResumed(Refused):
     hint = "release the session, and start the guest anew"
+
+
+class NoManifest(Refused):
+    hint = "its maker keeps none; what the session carries shows when it is retrieved"
+
+
+class AlreadyHeld(Refused):
+    hint = "take them back, let go of them, or take another name"
+
+
+class NotHeld(Refused):
+    hint = "files are for the user that handed them over, until a kexec"
 
 
 class DeviceNotBound(Refused):

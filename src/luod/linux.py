@@ -137,6 +137,18 @@ def syscall(name: str, *arguments: Any) -> int:
     return result
 
 
+def map_large_allocations() -> None:
+    """From now on memory of 1 MiB or more is the kernel's again as soon as it is freed, where the C library is glibc.
+
+    glibc keeps up to 64 MiB otherwise, the more the larger what was freed before.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-3, 1024 * 1024)  # M_MMAP_THRESHOLD
+
+
 def memfd(name: str, size: int, *, executable: bool = True, sealing: bool = True) -> Fd:
     """A new memfd of `size` bytes, close-on-exec.
 

@@ -140,6 +140,16 @@ def read(part: Read) -> tuple[Entry, ...] | None:
     return tuple(entries.values())
 
 
+def read_first(data: bytes) -> tuple[tuple[Entry, ...], bool]:
+    """What the first part alone names, and whether that is all: False when the log goes on in another part.
+
+    ManifestError: damaged, or of another format.
+    """
+    entries: dict[int, Entry] = {}
+    following = _apply(_records(data), entries, MANIFEST_TOKEN)
+    return tuple(entries.values()), following is None
+
+
 def _apply(records: Iterable[dict[str, Any]], entries: dict[int, Entry], part: int) -> int | None:
     """Plays the records of one part onto `entries`; gives the token of the part that follows, None when none does."""
     for record in records:

@@ -31,7 +31,7 @@ from luod.errors import DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import exchange, participation
 from luod.ipc.connection import Connection, perform
 from luod.ipc.framing import SESSIONS_SOCKET
-from luod.ipc.participation import Event, Kind, Participation, Planned
+from luod.ipc.participation import Event, FrozenDevice, Kind, Participation, Planned
 from luod.liveupdate import OutgoingSession
 
 __all__ = ["Participant", "Phase", "Planned"]
@@ -70,6 +70,14 @@ class Phase:
     def reason(self) -> str | None:
         """Of cancelled and lost, for people."""
         return self.event.reason
+
+    @property
+    def frozen_devices(self) -> tuple[FrozenDevice, ...] | None:
+        """Of cancelled: the declared devices that are not as they were, since a jump was tried that froze them (H22).
+        Each was reset, and is to be set up anew, or is dead until its driver is bound again: `luod.vfio.state` tells
+        which, and `luod.vfio.revive` mends it once the session is released. None: nobody can tell; look at each.
+        """
+        return self.event.frozen_devices
 
     @property
     def seconds_left(self) -> float | None:

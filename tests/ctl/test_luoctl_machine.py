@@ -52,6 +52,7 @@ def test_from_the_first_status_to_the_other_side_of_a_jump(host: Host) -> None:
         "retrieved": 0,
         "torn": 0,
         "participants": 0,
+        "held_files": 0,
         "generation": 0,
         "stuck": [],
         "restore_seconds_left": None,

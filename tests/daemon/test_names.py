@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from asyncvarlink import TypedVarlinkErrorReply
 
-from luod.daemon.sessions import check_name
+from luod.daemon.names import check_name
 
 
 @pytest.mark.parametrize("name", ["a", "vm-1", "A.b_c@d/e#2", "x" * 63, "-", ".", "/", "systemd.vm", "my-luod"])

@@ -228,6 +228,24 @@ def test_a_dry_run_shows_all_of_it(luod: Luod) -> None:
     assert "warning  no-panic" in text
 
 
+def test_an_update_may_bring_its_kernel(luod: Luod) -> None:
+    Participant(luod, "one").vmm.program.kill()
+    given = ("--kernel", KERNEL, "--append", GOOD + " second=1")
+    luod.machine.write(KERNEL, without("luo"))
+    refused = luod.luoctl("--json", "update", *given, check=False)
+    error = json.loads(refused.stdout)
+    assert (refused.returncode, error["error"]) == (4, "Refused")
+    assert error["message"].startswith("luo-missing, nobody-follows: ")
+    assert luod.luoctl("update", *given, "--dry-run", check=False).returncode == 4
+    luod.machine.write(KERNEL, bzimage())
+    dry = luod.luoctl("update", *given, "--dry-run", "--force")
+    assert "forced   nobody-follows" in dry.text
+    assert luod.status()["kernel_loaded"] is False
+    with luod.machine.expect_jump():
+        luod.luoctl("update", *given, "--force")
+    assert b"second=1" in luod.machine.read("/proc/cmdline")
+
+
 def test_h19_an_image_that_was_written_to_after_its_check_is_not_jumped_into(luod: Luod) -> None:
     one = Participant(luod, "one")
     luod.machine.write(KERNEL, bzimage())

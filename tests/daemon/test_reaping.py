@@ -143,17 +143,17 @@ def test_the_operators_reaper_gets_the_session_its_name_and_its_manifest(
 
 
 @pytest.mark.parametrize(
-    ("script", "why"),
+    ("script", "seconds", "why"),
     [
-        ("echo no hands; exit 3", "ended with status 3: no hands"),
-        ("kill -9 $$", "ended by signal 9"),
-        ("exec sleep 1000", "hung, and was ended after 0.5 s"),
+        ("echo no hands; exit 3", 60, "ended with status 3: no hands"),
+        ("kill -9 $$", 60, "ended by signal 9"),
+        ("exec sleep 1000", 0.5, "hung, and was ended after 0.5 s"),
     ],
 )
 def test_a_reaper_that_fails_leaves_a_session_stuck_seen_and_in_nobodys_way(
-    begin: BeginWith, reaper: Callable[..., str], policy: Path, script: str, why: str
+    begin: BeginWith, reaper: Callable[..., str], script: str, seconds: float, why: str
 ) -> None:
-    luod = begin(reaper(script, "reaper-timeout = 0.5"))
+    luod = begin(reaper(script, f"reaper-timeout = {seconds}"))
     answer = reap(luod, "vm")
     assert (answer["status"], answer["error"]) == (1, "ReapFailed")
     assert why in answer["message"]
@@ -210,6 +210,49 @@ def test_past_the_restore_deadline_what_a_living_process_has_is_left_until_that_
     vmm.call("retrieve", session="s", file=1, slot="ram")
     vmm.program.kill()
     gone(watcher, "incoming vm")
+
+
+def test_what_is_claimed_while_it_waits_for_its_reaper_is_not_reaped(
+    machine: Machine, reaper: Callable[..., str], policy: Path, tmp_path: Path
+) -> None:
+    """Four reapers work at a time, and may take their time. A VMM that comes meanwhile must find its guest."""
+    luod = Luod(machine, state_directory=tmp_path / "state")
+    policy.write_text("")
+    luod.start("--config", str(policy))
+    vmm, names = luod.vmm(), ("a", "b", "c", "d", "vm")
+    for name in names:
+        vmm.call("create", name=name, slot=name)
+        vmm.memfd(f"ram {name}")
+        vmm.call("preserve", session=name, file=f"ram {name}", token=1)
+    luod.load()
+    luod.update()
+    policy.write_text(
+        reaper(f"while ! test -e {tmp_path}/enough; do sleep 0.05; done; exit 1", "restore-deadline = 0.1")
+    )
+    luod.start("--config", str(policy))
+    watcher, vmm = luod.vmm(), luod.vmm()
+    while list(states(watcher).values()).count("reaping") < 4:
+        pass
+    vmm.call("retrieve_session", name="vm", slot="vm")
+    (tmp_path / "enough").touch()
+    while (seen := states(watcher)).pop("incoming vm") == "retrieved" and set(seen.values()) != {"stuck"}:
+        pass
+    assert states(watcher)["incoming vm"] == "retrieved"
+    vmm.call("retrieve", session="vm", file=1, slot="ram")
+
+
+def test_a_serve_that_starts_past_the_deadline_gives_time_to_claim(begin: BeginWith, policy: Path) -> None:
+    """While there was none, nobody could."""
+    luod = begin("restore-deadline = 1000\n")
+    while luod.status()["restore_seconds_left"] > 999:
+        pass
+    policy.write_text("restore-deadline = 1\n")
+    luod.kill_serve()
+    vmm = luod.vmm()
+    assert luod.status()["restore_seconds_left"] > 0
+    vmm.call("retrieve_session", name="vm", slot="s")
+    gone(luod.vmm(), "incoming other")
+    assert states(vmm) == {"incoming vm": "retrieved"}
 
 
 def test_without_a_deadline_nothing_is_reaped_by_itself(begin: BeginWith) -> None:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from luod.ipc.framing import Reply
-from luod.ipc.participation import Event, Participation, declare, vote
+from luod.ipc.participation import Event, FrozenDevice, Participation, declare, vote
 
 
 def following(part: Participation, state: str = "idle") -> Event | None:
@@ -53,6 +53,27 @@ def test_after_jumping_any_other_state_says_that_it_does_not_jump() -> None:
     event = following(part, "idle")
     assert event is not None
     assert event.kind == "cancelled"
+
+
+def test_a_cancelled_update_names_the_devices_that_a_failed_jump_froze() -> None:
+    part = Participation("vm", (), ())
+    following(part)
+    told(part, "preparing")
+    event = part.told(Reply({"event": "cancelled", "frozenDevices": [{"session": "vm", "token": 2, "name": "nic"}]}))
+    assert event is not None
+    assert event.frozen_devices == (FrozenDevice("vm", 2, "nic"),)
+
+
+def test_when_luod_ends_nobody_knows_of_devices_but_before_jumping() -> None:
+    frozen = []
+    for kind in ("freezing", "jumping"):
+        part = Participation("vm", (), ())
+        following(part)
+        told(part, kind)
+        event = part.broken() or following(part, "idle")
+        assert event is not None
+        frozen.append(event.frozen_devices)
+    assert frozen == [(), None]
 
 
 def test_outside_of_an_update_a_broken_connection_is_nothing_to_tell() -> None:

@@ -60,6 +60,23 @@ class Client(Library):
     def call_sessions(self) -> list[dict[str, Any]]:
         return [asdict(entry) for entry in self._ask("sessions")]
 
+    def call_manifest(self, name: str) -> list[Any]:
+        files, all_of_it = self._ask("manifest", name)
+        return [[asdict(file) for file in files], all_of_it]
+
+    def call_hand_over(self, name: str, files: dict[str, Slot]) -> None:
+        self._ask("hand_over", name, {label: Borrowed(self.fd(slot)) for label, slot in files.items()})
+
+    def call_take_back(self, name: str, keep: bool = False) -> list[str]:
+        """The files come to slots of their names."""
+        taken = self._ask("take_back", name, keep=keep)
+        for label, fd in taken.items():
+            self.put(label, fd.detach())
+        return list(taken)
+
+    def call_let_go(self, name: str) -> None:
+        self._ask("let_go", name)
+
     def call_closed(self, session: str) -> bool:
         try:
             self.session(session).fileno()

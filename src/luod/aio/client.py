@@ -15,12 +15,14 @@ from typing import Final, TypeVar
 
 from luod.aio.running import connected, perform
 from luod.errors import BadInput, DaemonUnreachable
-from luod.ipc import arrival, exchange
+from luod.ipc import arrival, exchange, holding
 from luod.ipc.arrival import Arrival
 from luod.ipc.connection import TIMEOUT, unreachable
 from luod.ipc.exchange import Session
 from luod.ipc.framing import SESSIONS_SOCKET
+from luod.linux import Fd
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
+from luod.manifest import Entry
 
 __all__ = ["connect", "Client", "Session"]  # noqa: RUF022 - most important first
 
@@ -99,6 +101,22 @@ class Client:
     async def sessions(self) -> tuple[Session, ...]:
         """See `luod.client.Client.sessions`."""
         return await self._run(exchange.sessions())
+
+    async def manifest(self, name: str) -> tuple[tuple[Entry, ...], bool]:
+        """See `luod.client.Client.manifest`."""
+        return await self._run(exchange.manifest(name))
+
+    async def hand_over(self, name: str, files: Mapping[str, HasFileno]) -> None:
+        """See `luod.client.Client.hand_over`."""
+        await self._run(holding.hand_over(name, files))
+
+    async def take_back(self, name: str, *, keep: bool = False) -> dict[str, Fd]:
+        """See `luod.client.Client.take_back`."""
+        return await self._run(holding.take_back(name, keep=keep))
+
+    async def let_go(self, name: str) -> None:
+        """See `luod.client.Client.let_go`."""
+        await self._run(holding.let_go(name))
 
     async def _run(self, steps: exchange.Exchange[T]) -> T:
         return await perform(steps, self.path, self.timeout)

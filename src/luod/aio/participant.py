@@ -22,7 +22,7 @@ from luod.aio.running import connected, perform, received, send
 from luod.errors import DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import exchange, framing, participation
 from luod.ipc.connection import unreachable
-from luod.ipc.participation import Event, Kind, Participation, Planned
+from luod.ipc.participation import Event, FrozenDevice, Kind, Participation, Planned
 from luod.liveupdate import OutgoingSession
 
 _AGAIN_FIRST: Final = 0.05
@@ -52,6 +52,10 @@ class Phase:
     @property
     def reason(self) -> str | None:
         return self.event.reason
+
+    @property
+    def frozen_devices(self) -> tuple[FrozenDevice, ...] | None:
+        return self.event.frozen_devices
 
     @property
     def seconds_left(self) -> float | None:

@@ -85,7 +85,8 @@ async def send(connection: socket.socket, message: bytes, fds: list[int]) -> Non
     """Sends a whole message, `fds` (which stay the caller's) with its first byte. OSError."""
     # A connection that was just made has room for a first byte.
     sent = socket.send_fds(connection, [message], fds) if fds else 0
-    await asyncio.get_running_loop().sock_sendall(connection, message[sent:])
+    if sent < len(message):  # an answer may be here already, and the connection closed
+        await asyncio.get_running_loop().sock_sendall(connection, message[sent:])
 
 
 async def received(connection: socket.socket, inbox: framing.Inbox) -> framing.Reply:

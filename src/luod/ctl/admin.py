@@ -36,8 +36,9 @@ class Status:
 
     `sessions` counts the outgoing sessions, `waiting`, `retrieved` and `torn` the incoming ones by state; `stuck` are
     those whose reaper failed; `restore_seconds_left` is the time until what nobody claimed is reaped, None where it
-    never is; `participants` who follows now; `generation` the updates that were begun. `policy_error` says what is
-    wrong with `policy_file`, so that an older one is in force; None where all is well.
+    never is; `participants` who follows now; `held_files` were handed over, and an update would lose them;
+    `generation` the updates that were begun. `policy_error` says what is wrong with `policy_file`, so that an older one
+    is in force; None where all is well.
     """
 
     version: str
@@ -50,6 +51,7 @@ class Status:
     retrieved: int
     torn: int
     participants: int
+    held_files: int
     generation: int
     stuck: tuple[Stuck, ...]
     restore_seconds_left: float | None
@@ -132,6 +134,7 @@ def status(path: str | None) -> Status:
                 retrieved=_member(reply, "retrieved", int),
                 torn=_member(reply, "torn", int),
                 participants=_member(reply, "participants", int),
+                held_files=_member(reply, "heldFiles", int),
                 generation=_member(reply, "generation", int),
                 stuck=_stuck(reply),
                 restore_seconds_left=_seconds(reply, "restoreSecondsLeft"),
@@ -208,6 +211,16 @@ def reap(path: str | None, name: str, *, force: bool) -> str:
     """Has luod reap the incoming session `name`; what the reaper said. It takes as long as the policy lets it."""
     with _connect(path, None) as connection:
         reply = connection.ask(encode_call(f"{ADMIN}.Reap", {"name": name, **({"force": True} if force else {})}))
+        reply.close()
+        return _member(reply, "report", str)
+
+
+def forward(path: str | None, name: str) -> str:
+    """Has luod make the incoming session `name` an outgoing one; what there was to say of it. It takes as long as its
+    bytes take.
+    """
+    with _connect(path, None) as connection:
+        reply = connection.ask(encode_call(f"{ADMIN}.Forward", {"name": name}))
         reply.close()
         return _member(reply, "report", str)
 

@@ -8,18 +8,25 @@ from __future__ import annotations
 import os
 import stat
 from argparse import Namespace
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from luod.ctl import admin
 from luod.ctl.exits import Exit, kind
 from luod.ctl.output import Output, escaped
-from luod.errors import BadInput, DaemonUnreachable, DeviceBroken, LuodError
+from luod.errors import BadInput, DaemonUnreachable, DeviceBroken, LuodError, Refused
 from luod.kexec import encode_command_line
 from luod.linux import Fd
 
+if TYPE_CHECKING:
+    from luod.ctl.progress import View
+
 COMMAND_LINE = "/proc/cmdline"
+
+_Image = tuple[Fd, Fd | None, str]
+"""Kernel, initial RAM disk, command line."""
 
 
 def status(arguments: Namespace, output: Output) -> Exit:
@@ -33,6 +40,7 @@ def status(arguments: Namespace, output: Output) -> Exit:
     if found.kernel_loaded:
         kernel = "loaded" if found.command_line is None else f"loaded, command line: {escaped(found.command_line)}"
     stuck = [("stuck", f"{escaped(entry.name)}: {escaped(entry.reason)}") for entry in found.stuck]
+    held = [("held", f"{found.held_files} files, which an update would lose")] if found.held_files else []
     left = found.restore_seconds_left
     deadline = [] if left is None else [("reaped", f"in {left:.0f} s, what nobody has claimed by then")]
     output.facts(
@@ -44,6 +52,7 @@ def status(arguments: Namespace, output: Output) -> Exit:
             ("outgoing", f"{found.sessions} held for the next kernel"),
             ("incoming", f"{found.waiting} waiting, {found.retrieved} retrieved and not finished, {found.torn} torn"),
             ("following", f"{found.participants} participants"),
+            *held,
             *deadline,
             *stuck,
             ("policy", _policy(found)),
@@ -72,14 +81,19 @@ def sessions(arguments: Namespace, output: Output) -> Exit:
     return Exit.DONE
 
 
+def inspect(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl inspect`"""
+    from luod.ctl.inspect import inspect
+
+    return inspect(arguments, output)
+
+
 def load(arguments: Namespace, output: Output) -> Exit:
     """`luoctl load`: the files are opened here, so that luod opens no path for anybody."""
-    command_line = _current_command_line() if arguments.append is None else arguments.append
-    encode_command_line(command_line)  # so that what no luod would take is said as what it is: usage
-    with ExitStack() as stack:
-        kernel = stack.enter_context(_open(arguments.kernel))
-        initrd = None if arguments.initrd is None else stack.enter_context(_open(arguments.initrd))
-        admin.load_kernel(arguments.admin_socket, kernel, initrd, command_line)
+    with _image(arguments) as image:
+        assert image is not None
+        admin.load_kernel(arguments.admin_socket, *image)
+        command_line = image[2]
     if output.json:
         output.object({"kernel": arguments.kernel, "initrd": arguments.initrd, "command_line": command_line})
     else:
@@ -91,17 +105,8 @@ def check(arguments: Namespace, output: Output) -> Exit:
     """`luoctl check`: of the files that are given, or of what is loaded."""
     from luod.ctl.findings import show
 
-    if arguments.kernel is None and (arguments.initrd is not None or arguments.append is not None):
-        raise BadInput("--initrd and --append belong to a kernel", hint="give --kernel as well, or neither")
-    with ExitStack() as stack:
-        kernel = initrd = None
-        command_line = ""
-        if arguments.kernel is not None:
-            command_line = _current_command_line() if arguments.append is None else arguments.append
-            encode_command_line(command_line)
-            kernel = stack.enter_context(_open(arguments.kernel))
-            initrd = None if arguments.initrd is None else stack.enter_context(_open(arguments.initrd))
-        checked = admin.check(arguments.admin_socket, kernel, initrd, command_line)
+    with _image(arguments) as image:
+        checked = admin.check(arguments.admin_socket, *(image or (None, None, "")))
     if output.json:
         output.object(asdict(checked))
     else:
@@ -115,25 +120,47 @@ def update(arguments: Namespace, output: Output) -> Exit:
     """`luoctl update`: shows how it goes on. When it goes well the jump ends this process too."""
     from luod.ctl.progress import view
 
+    with _image(arguments) as image, view(output) as shown:
+        if image is not None:
+            # Before it is loaded, so that a kernel that is refused takes no other's place.
+            checked = _check_for(arguments, image)
+            refusals = [finding for finding in checked if finding.refuses]
+            if arguments.dry_run:
+                shown.show(admin.Progress("checked", findings=checked))
+                return Exit.REFUSED if refusals else Exit.DONE
+            if refusals:
+                names = ", ".join(finding.name for finding in refusals)
+                raise Refused(f"{names}: {refusals[0].what}", hint=f"{refusals[0].remedy}; luoctl check tells all")
+            admin.load_kernel(arguments.admin_socket, *image)
+        return _follow(arguments, shown)
+
+
+def _check_for(arguments: Namespace, image: _Image) -> tuple[admin.Finding, ...]:
+    from luod.ctl.findings import forced
+
+    names = {*arguments.force_finding, *(("nobody-follows",) if arguments.force else ())}
+    return forced(admin.check(arguments.admin_socket, *image).findings, names)
+
+
+def _follow(arguments: Namespace, shown: View) -> Exit:
     state = ""
     refused = False
-    with view(output) as shown:
-        replies = admin.update(
-            arguments.admin_socket,
-            deadline=arguments.deadline,
-            force=arguments.force,
-            dry_run=arguments.dry_run,
-            force_findings=arguments.force_finding,
-        )
-        try:
-            for progress in replies:
-                state = progress.state
-                refused = refused or any(finding.refuses for finding in progress.findings)
-                shown.show(progress)
-        except DaemonUnreachable:
-            # The connection ends with the machine.
-            if state != "jumping":
-                raise
+    replies = admin.update(
+        arguments.admin_socket,
+        deadline=arguments.deadline,
+        force=arguments.force,
+        dry_run=arguments.dry_run,
+        force_findings=arguments.force_finding,
+    )
+    try:
+        for progress in replies:
+            state = progress.state
+            refused = refused or any(finding.refuses for finding in progress.findings)
+            shown.show(progress)
+    except DaemonUnreachable:
+        # The connection ends with the machine.
+        if state != "jumping":
+            raise
     if state == "checked" and refused:
         return Exit.REFUSED
     if state in ("jumping", "checked"):
@@ -156,11 +183,30 @@ def abort(arguments: Namespace, output: Output) -> Exit:
 
 
 def reap(arguments: Namespace, output: Output) -> Exit:
-    """`luoctl reap`: each session is tried, also after one that is stuck."""
+    """`luoctl reap`"""
+    path, force = arguments.admin_socket, arguments.force
+    return _each(arguments.session, lambda name: admin.reap(path, name, force=force), output)
+
+
+def forward(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl forward`"""
+    names = arguments.session
+    if arguments.all:
+        from luod.client import connect
+
+        found = connect(arguments.socket).sessions()
+        states = ("waiting", "forwarding")
+        names = [s.name for s in found if s.direction == "incoming" and s.state in states and s.name not in names]
+        names = [*arguments.session, *names]
+    return _each(names, lambda name: admin.forward(arguments.admin_socket, name), output)
+
+
+def _each(names: Iterable[str], do: Callable[[str], str], output: Output) -> Exit:
+    """Prints what there is to say of each session; also after one for which it fails."""
     failure: LuodError | None = None
-    for name in arguments.session:
+    for name in names:
         try:
-            report = admin.reap(arguments.admin_socket, name, force=arguments.force)
+            report = do(name)
         except LuodError as error:
             if failure is not None:
                 output.failure(kind(failure), str(failure), failure.hint)
@@ -169,10 +215,30 @@ def reap(arguments: Namespace, output: Output) -> Exit:
         if output.json:
             output.object({"session": name, "report": report})
         else:
-            output.line(f"{escaped(name)}: {escaped(report) or 'reaped'}")
+            output.line(f"{escaped(name)}: {escaped(report) or 'done'}")
     if failure is not None:
         raise failure
     return Exit.DONE
+
+
+@contextmanager
+def _image(arguments: Namespace) -> Iterator[_Image | None]:
+    """The kernel, the initial RAM disk and the command line that were given; None where no kernel was. BadInput,
+    OSError.
+    """
+    if arguments.kernel is None:
+        if arguments.initrd is not None or arguments.append is not None or arguments.reuse_cmdline:
+            raise BadInput(
+                "an initial RAM disk and a command line belong to a kernel", hint="give --kernel as well, or neither"
+            )
+        yield None
+        return
+    command_line = _current_command_line() if arguments.append is None else arguments.append
+    encode_command_line(command_line)  # so that what no luod would take is said as what it is: usage
+    with ExitStack() as stack:
+        kernel = stack.enter_context(_open(arguments.kernel))
+        initrd = None if arguments.initrd is None else stack.enter_context(_open(arguments.initrd))
+        yield kernel, initrd, command_line
 
 
 def _current_command_line() -> str:

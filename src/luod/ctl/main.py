@@ -50,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
 
     commands.add_parser("status", parents=[common], help="what luod is doing, and what it holds")
     commands.add_parser("sessions", parents=[common], help="your sessions; root is shown everybody's")
+    inspect = commands.add_parser("inspect", parents=[common], help="what a session carries")
+    inspect.add_argument("session", metavar="SESSION", help="its name")
     load = commands.add_parser(
         "load", parents=[common], help="load the next kernel", description="Load the kernel that `update` jumps into."
     )
@@ -65,10 +67,12 @@ def parser() -> argparse.ArgumentParser:
     update = commands.add_parser(
         "update",
         parents=[common],
-        help="jump into the loaded kernel",
-        description="Jump into the loaded kernel with every session kept, once every workload that takes part is "
-        "ready. This machine restarts. ^C cancels, as `luoctl abort` does.",
+        help="jump into the next kernel",
+        description="Jump into the next kernel, the one that is given or else the one that is loaded, with every "
+        "session kept, once every workload that takes part is ready. This machine restarts. ^C cancels, as "
+        "`luoctl abort` does.",
     )
+    _image(update, required=False)
     update.add_argument(
         "--deadline",
         type=_seconds,
@@ -100,6 +104,15 @@ def parser() -> argparse.ArgumentParser:
         parents=[common],
         help="the last update: when each session was in which phase, and for how long its guest stood still",
     )
+    forward = commands.add_parser(
+        "forward",
+        parents=[common],
+        help="carry incoming sessions once more that nobody claimed",
+        description="Make incoming sessions outgoing ones, so that the next update carries them on: the way back from "
+        "a kernel that turned out bad. Their owners can retrieve them there, and no longer here.",
+    )
+    forward.add_argument("session", nargs="*", metavar="SESSION", help="its name")
+    forward.add_argument("--all", action="store_true", help="all that wait in the kernel")
     return top
 
 
@@ -167,12 +180,14 @@ def _run(given: argparse.Namespace, output: Output) -> Exit:
     run = {
         "status": commands.status,
         "sessions": commands.sessions,
+        "inspect": commands.inspect,
         "load": commands.load,
         "check": commands.check,
         "update": commands.update,
         "abort": commands.abort,
         "reap": commands.reap,
         "timeline": reports.timeline,
+        "forward": commands.forward,
     }[given.command]
     try:
         return run(given, output)

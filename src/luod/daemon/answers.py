@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from luod import errors
 from luod.ipc import admin
-from luod.ipc.sessions import Direction, NoSuchSession, Resumed, SessionExists, Torn
+from luod.ipc.sessions import Busy, Direction, NoSuchSession, Resumed, SessionExists, Torn
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession
 
@@ -37,6 +37,13 @@ def no_such_session(direction: Direction, name: str) -> NoSuchSession:
 
 def session_exists(name: str, message: str, hint: str) -> SessionExists:
     return SessionExists(name=name, message=message, hint=hint)
+
+
+def forwarding(name: str) -> Busy:
+    return Busy(
+        message=f"luod makes session {name!r} ready for the next kernel",
+        hint="it can be retrieved there; luoctl sessions shows how it stands",
+    )
 
 
 def reaped(name: str) -> Torn:

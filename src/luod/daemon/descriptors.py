@@ -9,11 +9,15 @@ import fcntl
 import os
 import resource
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Final, NoReturn
 
 from luod.linux import Fd
 
 FIRST: Final = 3
+_NAMES: Final = 1000
+"""How many of our names one variable surely holds, of which the kernel takes 128 KiB. The rest are in variables of our
+own, LISTEN_FDNAMES_1 and so on."""
 
 
 def inherited() -> dict[str, Fd]:
@@ -26,6 +30,10 @@ def inherited() -> dict[str, Fd]:
         return {}
     names = environment["LISTEN_FDNAMES"].split(":")
     fds = {}
+    for further in count(1):
+        if not (more := os.environ.pop(f"LISTEN_FDNAMES_{further}", "")):
+            break
+        names += more.split(":")
     for number, name in zip(range(FIRST, FIRST + int(environment["LISTEN_FDS"])), names, strict=True):
         os.set_inheritable(number, False)
         fds[name] = Fd(number)
@@ -41,7 +49,12 @@ def execute(arguments: Sequence[str], fds: Mapping[str, int], environment: Mappi
     copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, beyond) for fd in fds.values()]
     for number, copy in enumerate(copies, FIRST):
         os.dup2(copy, number, inheritable=True)
-    passed = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(fds)), "LISTEN_FDNAMES": ":".join(fds)}
+    passed = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(fds))}
+    names = list(fds)
+    for number, begin in enumerate(range(0, max(len(names), 1), _NAMES)):
+        passed["LISTEN_FDNAMES" if number == 0 else f"LISTEN_FDNAMES_{number}"] = ":".join(
+            names[begin : begin + _NAMES]
+        )
     os.execve(arguments[0], list(arguments), {**environment, **passed})
 
 

@@ -81,7 +81,9 @@ async def ended(pidfd: Fd, seconds: float) -> bool:
     try:
         await asyncio.wait_for(over, seconds)
     except TimeoutError:
-        return bool(select.select([pidfd], [], [], 0)[0])
+        poll = select.poll()  # select() takes no fd above 1023
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(0))
     finally:
         loop.remove_reader(pidfd)
     return True

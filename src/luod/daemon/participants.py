@@ -16,9 +16,9 @@ from asyncvarlink.serviceinterface import PermissionDenied
 
 from luod.daemon.barrier import Barrier, Follower, event
 from luod.daemon.log import Log
-from luod.daemon.registry import Registry, Row, fd_name
-from luod.daemon.sessions import NAME, Belonging, may_use
-from luod.daemon.takeover import Holdings
+from luod.daemon.names import NAME, Belonging, may_use
+from luod.daemon.registry import Registry, Row
+from luod.daemon.takeover import Holdings, fd_name
 from luod.daemon.transaction import NotAwaited
 from luod.ipc.peer import Peer
 from luod.ipc.updates import (
@@ -39,7 +39,7 @@ _MOST_BYTES: Final = 2**63
 
 
 class Participants:
-    """Implements `luod.ipc.updates.Service` and `luod.daemon.sessions.Participation`.
+    """Implements `luod.ipc.updates.Service` and `luod.daemon.names.Participation`.
 
     `barrier` is the update that is under way. `leaving`: a serve before this one called reboot(2), which may yet jump.
     """
@@ -167,7 +167,7 @@ class Participants:
             row = self._registry.row("incoming", name)
             if row is None or not may_use(peer, row):
                 raise _no_such_session("incoming", name)
-            if row.torn or row.reaped:
+            if row.torn or row.reaped or row.forwarding:
                 raise Torn(
                     name=name,
                     message=f"session {name!r} is torn: the machine jumped without its participant being ready",
@@ -175,7 +175,7 @@ class Participants:
                 )
             if row.resumed:
                 raise self._wrong_phase(NotAwaited(f"the guest of session {name!r} was resumed already"))
-            if fd_name(row) not in self._fds and not row.retrieved:
+            if fd_name(row) not in self._fds:
                 raise Refused(message=f"session {name!r} was never retrieved", hint="retrieve it first")
         chosen = set(names)
 

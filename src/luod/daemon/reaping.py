@@ -31,6 +31,8 @@ from luod.linux import Fd
 _AT_ONCE: Final = 4
 """Reapers at a time, of those the deadline starts."""
 _AGAIN_SECONDS: Final = 1.0
+_GRACE_SECONDS: Final = 10.0
+"""From the start of a serve: while none ran nobody could claim anything. Never longer than the deadline itself."""
 
 
 class Reaping:
@@ -43,6 +45,7 @@ class Reaping:
         self._workers = workers
         self._log = log
         self._loop = asyncio.get_running_loop()
+        self._began = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._failures: dict[str, str] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,7 +65,8 @@ class Reaping:
         deadline, arrived = self._policy.settings.restore_deadline, self._registry.record.arrived
         if deadline is None or arrived is None or not self._waiting():
             return None
-        return max(0.0, round(arrived + deadline - time.clock_gettime(time.CLOCK_BOOTTIME), 3))
+        due = max(arrived + deadline, self._began + min(deadline, _GRACE_SECONDS))
+        return max(0.0, round(due - time.clock_gettime(time.CLOCK_BOOTTIME), 3))
 
     def stuck(self) -> list[Stuck]:
         return [
@@ -76,18 +80,24 @@ class Reaping:
         row = self._registry.row("incoming", name)
         if row is None:
             raise no_such_session("incoming", name)
+        self._begun(row, force=force)
+        self._log("reap", name=name, uid=peer.uid, pid=peer.pid, force=force)
+        # To its end also when the operator hangs up.
+        return await asyncio.shield(self._loop.create_task(self._reap(name, force=force)))
+
+    def _begun(self, row: Row, *, force: bool) -> Row:
+        """The row of a session that is begun with. Refused: it is in use."""
         if not force and not row.reaped and (row.resumed or self._sessions.claimed(row)):
             state = "its guest was resumed" if row.resumed else "it was given to a process that may live"
             raise Refused(
-                message=f"session {name!r} is in use: {state}",
+                message=f"session {row.name!r} is in use: {state}",
                 hint="end its VMM, or have it finish and release the session; --force reaps it regardless",
             )
-        self._log("reap", name=name, uid=peer.uid, pid=peer.pid, force=force)
-        # To its end also when the operator hangs up.
-        return await asyncio.shield(self._loop.create_task(self._reap(name)))
+        return msgspec.structs.replace(row, reaped=True)
 
-    async def _reap(self, name: str) -> str:
-        row, fd = await self._sessions.begin_work(name, lambda row: msgspec.structs.replace(row, reaped=True))
+    async def _reap(self, name: str, *, force: bool = False) -> str:
+        # Asked when it is this one's turn: the reaper may have waited, and the session be claimed meanwhile.
+        row, fd = await self._sessions.begin_work(name, lambda row: self._begun(row, force=force))
         reaped = False
         try:
             await self._workers.end_left(row)
@@ -161,13 +171,10 @@ class Reaping:
             while True:
                 try:
                     await self._reap(name)
-                except (ReapFailed, NoSuchSession):
+                except (ReapFailed, NoSuchSession, Refused):
                     return
                 except Busy:
                     await asyncio.sleep(_AGAIN_SECONDS)
-                    row = self._registry.row("incoming", name)
-                    if row is None or row.resumed or (not row.reaped and self._sessions.claimed(row)):
-                        return
                 except VarlinkErrorReply as error:
                     self._log.error("reaper-failed", name=name, reason=error)
                     return

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -45,8 +44,9 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     in freezing of the update that jumps now; set right before the jump and at no other time. `generation`: of the
     update in which it was created, for what is frozen then. `torn`, `resumed`: incoming, not to be handed out. `bytes`
     and the seconds it took its participant to be ready in each phase: as they were in the update. `discard`, outgoing:
-    it goes when the process that created it does. `reaped`, incoming: a reaper has begun with it. `retrieved`,
-    incoming: luod has asked the kernel for it in this boot, so it may be with a client even where luod has it not.
+    it goes when the process that created it does. `reaped`, incoming: a reaper has begun with it.
+    `forwarding`, incoming: keep holds its files, from which it is made anew; maybe it is finished already. `forwarded`,
+    outgoing: luod made it so.
     """
 
     direction: Direction
@@ -62,7 +62,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     freezing_seconds: float = 0.0
     discard: bool = False
     reaped: bool = False
-    retrieved: bool = False
+    forwarding: bool = False
+    forwarded: bool = False
 
 
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,6 +72,21 @@ class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     number: int
     initrd: bool
     command_line: str
+
+
+class HeldFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file that luod holds for a program; keep has it under a name with `number`."""
+
+    number: int
+    name: str
+
+
+class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A set of files that the user `owner` has handed over, see `luod.daemon.held`. No kernel carries them on."""
+
+    owner: int
+    name: str
+    files: tuple[HeldFile, ...]
 
 
 class Departure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -105,21 +121,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     departure: Departure | None = None
     arrival: Departure | None = None
     arrived: float | None = None
-
-
-def fd_name(row: Row) -> str:
-    """The name under which keep holds a session."""
-    return f"{row.direction}.{row.name}"
-
-
-def workload(row: Row) -> str:
-    """Whose the session is: NAME, of both NAME and NAME#GENERATION."""
-    return row.name if row.generation is None else row.name.rpartition("#")[0]
-
-
-def now() -> float:
-    """As `Record.arrived` counts."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    held: tuple[Held, ...] = ()
 
 
 def boot_id() -> str:
@@ -245,18 +247,6 @@ class Registry:
         if self.noted is not None:
             self.noted(row, what)
 
-    def lose(self, row: Row) -> None:
-        """An incoming session is not there: what else its workload had is torn, since half of it is no whole (H12)."""
-
-        def without(other: Row) -> Row | None:
-            if fd_name(other) == fd_name(row):
-                return None
-            if other.direction == row.direction == "incoming" and workload(other) == workload(row):
-                return msgspec.structs.replace(other, torn=True)
-            return other
-
-        self.change(without)
-
     def begin_generation(self) -> int:
         generation = self.record.generation + 1
         self._change(msgspec.structs.replace(self.record, generation=generation))
@@ -271,7 +261,11 @@ class Registry:
         """The update is over and this kernel goes on: nothing is `ready` any more, and what was made while frozen is
         forgotten (H14). In one write, before anybody may resume (H13). The rows that are gone; their fds are not.
         """
-        frozen = tuple(row for row in self.record.rows if row.direction == "outgoing" and row.generation is not None)
+        frozen = tuple(
+            row
+            for row in self.record.rows
+            if row.direction == "outgoing" and row.generation is not None and not row.forwarded
+        )
         rows = tuple(
             row if row.direction == "incoming" else msgspec.structs.replace(row, ready=False)
             for row in self.record.rows
@@ -280,6 +274,9 @@ class Registry:
         if self.record.departure is not None or rows != self.record.rows:
             self._change(msgspec.structs.replace(self.record, rows=rows, departure=None))
         return frozen
+
+    def set_held(self, held: tuple[Held, ...]) -> None:
+        self._change(msgspec.structs.replace(self.record, held=held))
 
     def set_image(self, image: Image | None) -> None:
         self._change(msgspec.structs.replace(self.record, image=image))

@@ -16,7 +16,10 @@ from asyncvarlink import VarlinkInterface
 from luod.daemon import descriptors, words
 from luod.daemon.chronicle import Chronicle
 from luod.daemon.custody import Custody
+from luod.daemon.forwarding import Forwarding
+from luod.daemon.held import HeldFiles
 from luod.daemon.log import Log
+from luod.daemon.operations import Operations
 from luod.daemon.participants import Participants
 from luod.daemon.policy.current import Policy
 from luod.daemon.reaping import Reaping
@@ -70,23 +73,26 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     holdings = await take_over(custody, fds, directory, log)
     sessions = SessionKeeper(holdings, custody, policy, log)
     sessions.participation = participants = Participants(holdings, log)
-    reaping = Reaping(holdings, sessions, policy, Workers(holdings, custody), log)
+    workers = Workers(holdings, custody)
+    reaping = Reaping(holdings, sessions, policy, workers, log)
+    forwarding = Forwarding(holdings, custody, sessions, workers, log)
     chronicle = Chronicle(holdings.registry, directory, log, jumping=JUMP in fds)
-    updater = Updater(
-        holdings, custody, sessions, participants, policy, reaping, chronicle, log, stuck_seconds=stuck_seconds
-    )
+    updater = Updater(holdings, custody, sessions, participants, chronicle, log, stuck_seconds=stuck_seconds)
+    operations = Operations(holdings, sessions, participants, policy, updater, reaping, forwarding, chronicle)
+    held = HeldFiles(holdings, custody, lambda: participants.barrier is not None or participants.leaving, log)
     updater.take_over()
     sessions.take_over()
     reaping.take_over()
+    forwarding.take_over()
 
     def to_all(peer: Peer) -> Iterable[VarlinkInterface]:
-        found: list[VarlinkInterface] = [Sessions(sessions, peer), Updates(participants, peer)]
+        found: list[VarlinkInterface] = [Sessions(sessions, held, peer), Updates(participants, peer)]
         if not peer.root and policy.granted(peer).may_update:
-            found.append(Admin(updater, peer, lambda: policy.granted(peer).may_update))
+            found.append(Admin(operations, peer, lambda: policy.granted(peer).may_update))
         return found
 
     def to_root(peer: Peer) -> Iterable[VarlinkInterface]:
-        return [*to_all(peer), Admin(updater, peer)]
+        return [*to_all(peer), Admin(operations, peer)]
 
     def connections(peer: Peer) -> int:
         return policy.granted(peer).connections

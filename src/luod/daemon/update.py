@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import Final
 
@@ -25,10 +24,8 @@ from luod.daemon.custody import Custody, KeeperGone
 from luod.daemon.jump import Jump, ended
 from luod.daemon.log import Log
 from luod.daemon.participants import Participants, ready_rows
-from luod.daemon.policy.current import Policy
 from luod.daemon.preflight.check import Preflight, Subject
 from luod.daemon.preflight.findings import forced, refuse, refusing, require_names
-from luod.daemon.reaping import Reaping
 from luod.daemon.registry import Departure, Image
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.takeover import JUMP, Holdings, image_names
@@ -40,13 +37,10 @@ from luod.ipc.admin import (
     NoUpdate,
     Progress,
     Refused,
-    StatusReply,
     Wishes,
 )
 from luod.ipc.peer import Peer
-from luod.ipc.timeline import TimelineReply
 from luod.linux import Fd
-from luod.version import __version__
 
 _PATIENCE_SECONDS: Final = 30.0
 """Of each phase, unless the operator says otherwise; time for the bytes to preserve comes on top."""
@@ -54,7 +48,7 @@ _MOST_PATIENCE_SECONDS: Final = 86400.0
 
 
 class Updater:
-    """Implements `luod.ipc.admin.Service`. Made inside a running loop."""
+    """What `luod.daemon.operations` asks for an update. Made inside a running loop."""
 
     def __init__(
         self,
@@ -62,8 +56,6 @@ class Updater:
         custody: Custody,
         sessions: SessionKeeper,
         participants: Participants,
-        policy: Policy,
-        reaping: Reaping,
         chronicle: Chronicle,
         log: Log,
         *,
@@ -76,8 +68,6 @@ class Updater:
         self._custody = custody
         self._sessions = sessions
         self._participants = participants
-        self._policy = policy
-        self._reaping = reaping
         self._chronicle = chronicle
         self._started = clock.now()
         self._log = log
@@ -87,30 +77,6 @@ class Updater:
         self._checking = False
         """An update is asked for, and nobody was told yet."""
         self._task: asyncio.Task[None] | None = None
-
-    async def status(self) -> StatusReply:
-        states = Counter(state for _row, state in self._sessions.rows())
-        image = self._registry.record.image
-        return {
-            "version": __version__,
-            "state": self._participants.state if self._broken is None else "broken",
-            "boot": self._registry.record.boot,
-            "kernelLoaded": image is not None,
-            "commandLine": None if image is None else image.command_line,
-            "sessions": states["held"] + states["dropped"],
-            "waiting": states["waiting"],
-            "retrieved": states["retrieved"] + states["resumed"],
-            "torn": states["torn"],
-            "participants": len(self._participants.followers),
-            "generation": self._registry.record.generation,
-            "stuck": self._reaping.stuck(),
-            "restoreSecondsLeft": self._reaping.seconds_left,
-            "policyFile": str(self._policy.path) if self._policy.present or self._policy.error else None,
-            "policyError": None if self._policy.error is None else str(self._policy.error),
-        }
-
-    async def timeline(self) -> TimelineReply:
-        return {"timeline": self._chronicle.report(self._participants.barrier)}
 
     @property
     def _busy(self) -> bool:
@@ -232,9 +198,6 @@ class Updater:
             raise too_late()
         self._log("abort", update=barrier.id, uid=peer.uid, pid=peer.pid)
         await asyncio.shield(task)
-
-    async def reap(self, peer: Peer, name: str, force: bool) -> str:
-        return await self._reaping.reap(peer, name, force=force)
 
     async def _run(self, barrier: Barrier) -> None:
         """The update, from the first check to the end of this kernel, or to everything as it was."""

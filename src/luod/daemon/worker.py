@@ -20,19 +20,24 @@ from luod.daemon.custody import Custody
 from luod.daemon.jump import ended
 from luod.daemon.registry import Row
 from luod.daemon.takeover import Holdings, worker_name
+from luod.errors import LuodError
 from luod.linux import Fd, memfd
 
 _REPORT_BYTES: Final = 4096
 _DYING_SECONDS: Final = 5.0
 """For a killed process to end. One that is in an ioctl may take longer, and is left alone."""
 
+REFUSED: Final = "it declined"
+_REFUSED_STATUS: Final = 64
 SESSION_FD: Final = "LUOD_SESSION_FD"
 SESSION_NAME: Final = "LUOD_SESSION"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`failure` is None when the process ended with status 0. `said` is the begin of what it wrote."""
+    """`failure` is None when the process ended with status 0, otherwise why not, in words; REFUSED when it declined to
+    begin. `said` is the begin of what it wrote.
+    """
 
     failure: str | None
     said: str
@@ -111,6 +116,8 @@ async def _work(process: subprocess.Popen[bytes], pidfd: Fd, seconds: float) -> 
         process.wait()
         return f"it hung, and was ended after {seconds:g} s"
     status = process.wait()
+    if status == _REFUSED_STATUS:
+        return REFUSED
     if status < 0:
         return f"it was ended by signal {-status}"
     return f"it ended with status {status}" if status else None
@@ -121,6 +128,12 @@ def _kill(pidfd: Fd) -> None:
         signal.pidfd_send_signal(pidfd.fileno(), signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+def refuse(error: LuodError) -> int:
+    """Of a process that has changed nothing: says why, and gives the status to end with."""
+    print(f"{error} ({error.hint})" if error.hint else error)
+    return _REFUSED_STATUS
 
 
 def gate() -> bool:

@@ -86,6 +86,27 @@ class ReapFailed(TypedVarlinkErrorReply, interface=ADMIN):
         hint: str
 
 
+class NotForwardable(TypedVarlinkErrorReply, interface=ADMIN):
+    """The session holds a device or what nobody wrote down, is not as its guest left it, or does not fit the memory.
+
+    Nothing was changed.
+    """
+
+    class Parameters:
+        name: str
+        message: str
+        hint: str
+
+
+class ForwardFailed(TypedVarlinkErrorReply, interface=ADMIN):
+    """It was begun, and not ended. Nothing that was there is lost: luod holds it, and this can be called again."""
+
+    class Parameters:
+        name: str
+        message: str
+        hint: str
+
+
 Standing = Literal["awaited", "granted", "ready", "vetoed", "lost"]
 
 
@@ -172,6 +193,7 @@ class StatusReply(TypedDict):
     retrieved: int
     torn: int
     participants: int
+    heldFiles: int
     generation: int
     stuck: list[Stuck]
     restoreSecondsLeft: float | None
@@ -189,12 +211,24 @@ class Service(Protocol):
     async def abort(self, peer: Peer) -> None: ...
     async def reap(self, peer: Peer, name: str, force: bool) -> str: ...
     async def timeline(self) -> TimelineReply: ...
+    async def forward(self, peer: Peer, name: str) -> str: ...
 
 
 class Admin(VarlinkInterface, name=ADMIN):
     """The operator's side of luod: load the next kernel, then jump into it with every session kept."""
 
-    errors = (NotLoaded, NotAKernelImage, UpdateRunning, Refused, KernelRefused, NoUpdate, TooLate, ReapFailed)
+    errors = (
+        NotLoaded,
+        NotAKernelImage,
+        UpdateRunning,
+        Refused,
+        KernelRefused,
+        NoUpdate,
+        TooLate,
+        ReapFailed,
+        NotForwardable,
+        ForwardFailed,
+    )
 
     def __init__(self, service: Service, peer: Peer, may_update: Callable[[], bool] = lambda: False) -> None:
         """`may_update` is asked at each call, of a peer that is not root."""
@@ -212,9 +246,9 @@ class Admin(VarlinkInterface, name=ADMIN):
         sessions; broken: no session works in this kernel (io.luod.Sessions.DeviceBroken). boot: live updates luod has
         seen, plus one. kernelLoaded, commandLine: what was loaded through luod. sessions: outgoing ones. waiting,
         retrieved (and resumed), torn: incoming ones, by state; an update waits for them to be finished. participants:
-        who follows now. generation: updates that were begun. stuck: sessions whose reaper failed. restoreSecondsLeft:
-        until what nobody claimed is reaped; null: never. policyFile: null where there is none. policyError: what is
-        wrong with it, so that an older one is in force.
+        who follows now. heldFiles: handed over, and lost to an update. generation: updates that were begun. stuck:
+        sessions whose reaper failed. restoreSecondsLeft: until what nobody claimed is reaped; null: never. policyFile:
+        null where there is none. policyError: what is wrong with it, so that an older one is in force.
         """
         self._permit()
         return await self._service.status()
@@ -318,6 +352,17 @@ class Admin(VarlinkInterface, name=ADMIN):
         """
         self._permit()
         return await self._service.timeline()
+
+    @varlinkmethod(return_parameter="report")
+    async def Forward(self, *, name: str) -> str:
+        """Makes an incoming session that nobody claimed an outgoing one: the same files under the same tokens and
+        names, for the next kernel. The owner is who it was, and can retrieve it there and not here. Root's alone.
+
+        Errors: NotForwardable, ForwardFailed, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Refused (somebody has
+        it, or an outgoing one of the name is there), io.luod.Sessions.Busy.
+        """
+        self._permit(root_only=True)
+        return await self._service.forward(self._peer, name)
 
 
 def _copy(passed: FileDescriptor) -> Fd:

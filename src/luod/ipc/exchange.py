@@ -15,12 +15,22 @@ from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from luod.errors import BadInput, ComesBackSealed, FilesMissing, KernelRefused, LuodError, NotRetrieved, ProtocolError
+from luod.errors import (
+    BadInput,
+    ComesBackSealed,
+    FilesMissing,
+    KernelRefused,
+    LuodError,
+    ManifestError,
+    NotRetrieved,
+    ProtocolError,
+)
 from luod.ipc.framing import SESSIONS, Reply, encode_call
 from luod.linux import F_GET_SEALS, F_SEAL_EXEC
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
+from luod.liveupdate.outgoing import new_manifest
 from luod.liveupdate.session import check_token, encode_name
-from luod.manifest import RESERVED_TOKENS, Entry
+from luod.manifest import PART_SIZE, RESERVED_TOKENS, Entry, read_first
 
 T = TypeVar("T")
 
@@ -62,8 +72,7 @@ class Session:
 
 def create(name: str, *, manifest: bool) -> Exchange[OutgoingSession]:
     encode_name(name)  # luod's own rules are stricter; of what is no name at all it would only drop the connection
-    reply = yield Call("Create", {"name": name})
-    return _outgoing(name, reply, manifest=manifest)
+    return (yield from _made("Create", name, manifest=manifest))
 
 
 def retrieve(name: str) -> Exchange[IncomingSession]:
@@ -103,8 +112,7 @@ def replace(
     _check_replacement(before, files, drop)
     name, manifest = session.name, session.has_manifest
     session.close()
-    reply = yield Call("Replace", {"name": name})
-    anew = _outgoing(name, reply, manifest=manifest)
+    anew = yield from _made("Replace", name, manifest=manifest)
     try:
         for token, file in files.items():
             name_in_manifest = before[token].name if token in before else None
@@ -120,6 +128,16 @@ def replace(
         anew.close()
         raise
     return anew
+
+
+def manifest(name: str) -> Exchange[tuple[tuple[Entry, ...], bool]]:
+    encode_name(name)
+    reply = yield Call("Manifest", {"name": name})
+    with reply.take("manifestFileDescriptor") as part:
+        # Its maker may have given anything: a pipe would keep us waiting.
+        if _seals(part) is None or os.fstat(part.fileno()).st_size != PART_SIZE:
+            raise ManifestError("what luod was given as the manifest is none")
+        return read_first(os.pread(part.fileno(), PART_SIZE, 0))
 
 
 def sessions() -> Exchange[tuple[Session, ...]]:
@@ -155,20 +173,31 @@ def _check_replacement(before: Mapping[int, Entry], files: Mapping[int, HasFilen
         if (other := inodes.setdefault((status.st_dev, status.st_ino), token)) != token:
             raise BadInput(f"tokens {other} and {token} are the same file")
         # What the caller let come back sealed when it was first preserved is not asked about again.
-        if _seals(file) & ~(before[token].seals if token in before else 0) & F_SEAL_EXEC:
+        if (_seals(file) or 0) & ~(before[token].seals if token in before else 0) & F_SEAL_EXEC:
             raise ComesBackSealed(f"the file for token {token} has F_SEAL_EXEC, so it would come back immutable")
 
 
-def _seals(file: HasFileno) -> int:
-    """The seals of a memfd; 0 for what has none."""
+def _seals(file: HasFileno) -> int | None:
+    """The seals of a memfd; None for what can have none."""
     try:
         return fcntl.fcntl(file.fileno(), F_GET_SEALS)
     except OSError:
-        return 0
+        return None
 
 
-def _outgoing(name: str, reply: Reply, *, manifest: bool) -> OutgoingSession:
-    return _named(name, OutgoingSession(reply.take("sessionFileDescriptor"), manifest=manifest))
+def _made(method: str, name: str, *, manifest: bool) -> Exchange[OutgoingSession]:
+    """An outgoing session, of whose manifest luod gets a duplicate: the session itself gives nothing back."""
+    if not manifest:
+        reply = yield Call(method, {"name": name})
+        return _named(name, OutgoingSession(reply.take("sessionFileDescriptor"), manifest=False))
+    first = new_manifest()
+    try:
+        reply = yield Call(method, {"name": name, "manifestFileDescriptor": 0}, fds=(first,))
+        session = OutgoingSession(reply.take("sessionFileDescriptor"), manifest=first)
+    except BaseException:
+        first.close()
+        raise
+    return _named(name, session)
 
 
 S = TypeVar("S", OutgoingSession, IncomingSession)

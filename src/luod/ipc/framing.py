@@ -215,6 +215,9 @@ _REFUSALS: Final[dict[str, type[errors.Refused]]] = {
     "Refused": errors.Refused,
     "Torn": errors.Torn,
     "Resumed": errors.AlreadyResumed,
+    "NoManifest": errors.NoManifest,
+    "AlreadyHeld": errors.AlreadyHeld,
+    "NotHeld": errors.NotHeld,
 }
 
 

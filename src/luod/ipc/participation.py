@@ -49,14 +49,26 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class FrozenDevice:
+    """A VFIO device file that was declared: its session, and token and name there."""
+
+    session: str
+    token: int
+    name: str | None
+
+
+@dataclass(frozen=True)
 class Event:
-    """What luod tells a participant. `deadline`: seconds, as they were when luod said so."""
+    """What luod tells a participant. `deadline`: seconds, as they were when luod said so. `frozen_devices`, of
+    cancelled: as `luod.Phase` tells them.
+    """
 
     kind: Kind
     update: str | None = None
     generation: int | None = None
     deadline: float | None = None
     reason: str | None = None
+    frozen_devices: tuple[FrozenDevice, ...] | None = ()
 
     @property
     def votes_in(self) -> str | None:
@@ -103,7 +115,7 @@ class Participation:
             raise ProtocolError("luod's first answer to Follow is not `following`")
         self.token, self.undeclared, self._told = token, True, None
         if self._standing == "jumping" and state != "jumping":
-            return self._cancelled("luod was started again, and the machine has not jumped")
+            return self._cancelled("luod was started again, and the machine has not jumped", frozen=None)
         return None
 
     def told(self, reply: Reply) -> Event | None:
@@ -118,6 +130,7 @@ class Participation:
             generation if type(generation) is int else None,
             float(deadline) if isinstance(deadline, int | float) else None,
             _text(given.get("reason")),
+            _frozen(given.get("frozenDevices")) if kind == "cancelled" else (),
         )
         if kind == "cancelled":
             # After a broken connection it was told already.
@@ -141,8 +154,8 @@ class Participation:
             session.close()
         self._frozen.clear()
 
-    def _cancelled(self, reason: str) -> Event:
-        return self._ended(Event("cancelled", reason=reason))
+    def _cancelled(self, reason: str, frozen: tuple[FrozenDevice, ...] | None = ()) -> Event:
+        return self._ended(Event("cancelled", reason=reason, frozen_devices=frozen))
 
     def _ended(self, event: Event) -> Event:
         self._standing = "out"
@@ -211,6 +224,22 @@ def vote(token: str, event: Event, reason: str | None) -> Exchange[bool]:
             raise
         return False
     return True
+
+
+def _frozen(given: object) -> tuple[FrozenDevice, ...] | None:
+    """None where luod cannot tell, or says what we do not understand."""
+    if not isinstance(given, list):
+        return None
+    found = []
+    for entry in given:
+        if (
+            not isinstance(entry, dict)
+            or type(entry.get("token")) is not int
+            or not isinstance(entry.get("session"), str)
+        ):
+            return None
+        found.append(FrozenDevice(entry["session"], entry["token"], _text(entry.get("name"))))
+    return tuple(found)
 
 
 def said_of(error: BaseException) -> str:

@@ -5,6 +5,9 @@ of `Sessions` serves one connection, and so knows its peer. The annotations are 
 this module does without `from __future__ import annotations`.
 """
 
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -15,7 +18,7 @@ from luod.ipc.peer import Peer
 from luod.linux import Fd
 
 Direction = Literal["outgoing", "incoming"]
-State = Literal["held", "dropped", "waiting", "retrieved", "torn", "resumed", "lost", "reaping", "stuck"]
+State = Literal["held", "dropped", "waiting", "retrieved", "torn", "resumed", "lost", "reaping", "stuck", "forwarding"]
 Outcome = Literal["finished", "given_up"]
 
 
@@ -126,13 +129,57 @@ class DeviceBroken(TypedVarlinkErrorReply, interface=SESSIONS):
         hint: str
 
 
+class NoManifest(TypedVarlinkErrorReply, interface=SESSIONS):
+    """The session's maker gave luod no duplicate of its manifest."""
+
+    class Parameters:
+        name: str
+        message: str
+        hint: str
+
+
+class AlreadyHeld(TypedVarlinkErrorReply, interface=SESSIONS):
+    """luod holds a set of files of this name for the caller's user."""
+
+    class Parameters:
+        name: str
+        message: str
+        hint: str
+
+
+class NotHeld(TypedVarlinkErrorReply, interface=SESSIONS):
+    """luod holds no files of this name for the caller's user, or holds them for somebody else."""
+
+    class Parameters:
+        name: str
+        message: str
+        hint: str
+
+
+@dataclass(frozen=True)
+class HeldFile:
+    """A memfd or a device, with a name that is its owner's own, 1 to 255 characters."""
+
+    name: str
+    fileFileDescriptor: FileDescriptor
+
+
+class FilesService(Protocol):
+    """What luod does with files that are handed over. Fds that are passed in are the service's to close."""
+
+    async def hand_over(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd]]) -> None: ...
+    async def take_back(self, peer: Peer, name: str) -> list[tuple[str, Fd]]: ...
+    async def let_go(self, peer: Peer, name: str) -> None: ...
+
+
 class Service(Protocol):
     """What luod does for a peer. Fds that are returned belong to the caller."""
 
-    async def create(self, peer: Peer, name: str) -> Fd: ...
+    async def create(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd: ...
     async def retrieve(self, peer: Peer, name: str) -> Fd: ...
     async def release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None: ...
-    async def replace(self, peer: Peer, name: str) -> Fd: ...
+    async def replace(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd: ...
+    async def manifest(self, peer: Peer, name: str) -> Fd | None: ...
     async def list(self, peer: Peer) -> list[Session]: ...
 
 
@@ -156,19 +203,27 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         Torn,
         Resumed,
         DeviceBroken,
+        NoManifest,
+        AlreadyHeld,
+        NotHeld,
     )
 
-    def __init__(self, service: Service, peer: Peer) -> None:
+    def __init__(self, service: Service, files: FilesService, peer: Peer) -> None:
         self._service = service
+        self._files = files
         self._peer = peer
 
     @varlinkmethod(return_parameter="sessionFileDescriptor")
-    async def Create(self, *, name: str) -> FileDescriptor:
+    async def Create(self, *, name: str, manifestFileDescriptor: FileDescriptor | None) -> FileDescriptor:
         """Creates an outgoing session. luod holds a copy of it before this is answered.
+
+        manifestFileDescriptor: the memfd that the caller will preserve as its manifest (docs/manifest.md), of which
+        luod keeps a duplicate for Manifest. luod does not read it.
 
         Errors: InvalidName, SessionExists, Busy, Refused, DeviceBroken, KernelRefused.
         """
-        return _passed(await self._service.create(self._peer, name))
+        with _borrowed(manifestFileDescriptor) as manifest:
+            return _passed(await self._service.create(self._peer, name, manifest))
 
     @varlinkmethod(return_parameter="sessionFileDescriptor")
     async def Retrieve(self, *, name: str) -> FileDescriptor:
@@ -189,13 +244,55 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         await self._service.release(self._peer, name, direction, outcome)
 
     @varlinkmethod(return_parameter="sessionFileDescriptor")
-    async def Replace(self, *, name: str) -> FileDescriptor:
+    async def Replace(self, *, name: str, manifestFileDescriptor: FileDescriptor | None) -> FileDescriptor:
         """Creates an outgoing session anew, empty. The caller closes its own copies first, and preserves again after.
+        manifestFileDescriptor as of Create.
 
         SessionExists: a copy is still open; luod has dropped its own, the session is listed as "dropped", and this
         can be called again. Errors: NoSuchSession, SessionExists, Busy, KernelRefused.
         """
-        return _passed(await self._service.replace(self._peer, name))
+        with _borrowed(manifestFileDescriptor) as manifest:
+            return _passed(await self._service.replace(self._peer, name, manifest))
+
+    @varlinkmethod(return_parameter="manifestFileDescriptor")
+    async def Manifest(self, *, name: str) -> FileDescriptor:
+        """The manifest of an outgoing session, as it is while the session goes on: a memfd, which is the maker's word.
+
+        It lists what the first part of a manifest does (docs/manifest.md). An incoming session gives its own to whoever
+        retrieves it. Errors: NoSuchSession, NoManifest.
+        """
+        manifest = await self._service.manifest(self._peer, name)
+        if manifest is None:
+            raise NoManifest(
+                name=name,
+                message=f"luod was given no manifest of session {name!r}",
+                hint="its maker keeps none, or luod was started again; the session is as good as any",
+            )
+        return _passed(manifest)
+
+    @varlinkmethod
+    async def HandOver(self, *, name: str, files: list[HeldFile]) -> None:
+        """Has luod hold files, up to 16 at a time, for a program that ends and is started again in this kernel: memfds
+        and devices. When this is answered luod has them, and the caller may close its own. They are for the caller's
+        user alone, and no kernel carries them on: an update is refused while there are any.
+
+        Errors: InvalidName, AlreadyHeld, Busy (an update is under way), Refused (too many; no memory and no device),
+        KernelRefused.
+        """
+        await self._files.hand_over(self._peer, name, [(f.name, _copy(f.fileFileDescriptor)) for f in files])
+
+    @varlinkmethod(return_parameter="files")
+    async def TakeBack(self, *, name: str) -> list[HeldFile]:
+        """The files, as they were handed over. luod goes on holding them until LetGo, so that who dies right now can
+        be started again once more. Errors: NotHeld.
+        """
+        taken = await self._files.take_back(self._peer, name)
+        return [HeldFile(label, _passed(fd)) for label, fd in taken]
+
+    @varlinkmethod
+    async def LetGo(self, *, name: str) -> None:
+        """Makes luod close its files of this name. Errors: NotHeld."""
+        await self._files.let_go(self._peer, name)
 
     @varlinkmethod(return_parameter="sessions")
     async def List(self) -> list[Session]:
@@ -205,7 +302,8 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         incoming, still in the kernel. retrieved: incoming, given to its owner. torn: incoming, not to be resumed from,
         so not handed out. resumed: incoming, its guest runs, so not handed out again. lost: incoming, and this kernel
         could not take it over (DeviceBroken); it can be released, as given up. reaping: incoming, luod's reaper is
-        at work on it. stuck: incoming, a reaper failed; it can be released, too.
+        at work on it. stuck: incoming, a reaper failed; it can be released, too. forwarding:
+        incoming, luod makes it ready for the next kernel.
         """
         return await self._service.list(self._peer)
 
@@ -213,3 +311,19 @@ class Sessions(VarlinkInterface, name=SESSIONS):
 def _passed(fd: Fd) -> FileDescriptor:
     """The fd in the library's wrapping, which closes it when the reply is sent."""
     return FileDescriptor(fd.detach(), should_close=True)
+
+
+def _copy(passed: FileDescriptor) -> Fd:
+    """A duplicate: the library closes what was passed after the call."""
+    return Fd(fcntl.fcntl(passed.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
+
+
+@contextmanager
+def _borrowed(passed: FileDescriptor | None) -> Iterator[Fd | None]:
+    """A duplicate for as long as the call lasts, also when what it began goes on behind it."""
+    copy = None if passed is None else _copy(passed)
+    try:
+        yield copy
+    finally:
+        if copy is not None:
+            copy.close()

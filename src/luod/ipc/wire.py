@@ -57,7 +57,7 @@ class Limits:
     """What one client may take of the server. Beyond it the connection is dropped, or refused."""
 
     message_bytes: int = 64 * 1024
-    message_fds: int = 4
+    message_fds: int = 16
     message_seconds: float = 10.0
     """From the first byte of a message to its last."""
     silence_seconds: float = 60.0

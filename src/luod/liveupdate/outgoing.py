@@ -57,12 +57,16 @@ class OutgoingSession(Session):
     knows names, sizes and what is still to be retrieved. One object a session keeps it; others say `manifest=False`.
     """
 
-    def __init__(self, fd: Fd, *, manifest: bool = True) -> None:
-        """Takes ownership of `fd`, which came from CREATE_SESSION, here or in luod."""
+    def __init__(self, fd: Fd, *, manifest: bool | Fd = True) -> None:
+        """Takes ownership of `fd`, which came from CREATE_SESSION, here or in luod, and of `manifest`, when that is a
+        `new_manifest` that somebody else has a duplicate of.
+        """
         super().__init__(fd)
         self._entries: dict[int, Entry] = {}
         self._names: set[str | None] = set()
-        self._manifest = _ManifestWriter(self._preserve) if manifest else None
+        self._manifest: _ManifestWriter | None = None
+        if manifest is not False:
+            self._manifest = _ManifestWriter(self._preserve, None if manifest is True else manifest)
         self._lock = threading.Lock()
 
     @property
@@ -216,11 +220,24 @@ class OutgoingSession(Session):
         calls.PRESERVE_FD.make(self.fileno(), bytearray(argument))
 
 
+def new_manifest() -> Fd:
+    """A memfd that will be the first part of a session's manifest; the caller owns it. KernelRefused."""
+    # Only ever read when it is back, so F_SEAL_EXEC does no harm, and `vm.memfd_noexec=2` allows nothing else.
+    part = new_memfd("luod-manifest", manifest.PART_SIZE, executable=False)
+    try:
+        os.pwrite(part.fileno(), manifest.new_part(), 0)
+    except BaseException:
+        part.close()
+        raise
+    return part
+
+
 class _ManifestWriter:
     """Stores the log of `luod.manifest` in memfds that it preserves with `preserve(fd, token)`. Owns those memfds."""
 
-    def __init__(self, preserve: Callable[[int, int], None]) -> None:
+    def __init__(self, preserve: Callable[[int, int], None], first: Fd | None) -> None:
         self._preserve = preserve
+        self._first = first
         self._log = manifest.Log()
         self._parts: dict[int, Fd] = {}
 
@@ -234,16 +251,16 @@ class _ManifestWriter:
     def close(self) -> None:
         for part in self._parts.values():
             part.close()
+        if self._first is not None:
+            self._first.close()
 
     def make_room(self) -> None:
         """Makes sure that a further entry and its `dropped` fit. What can fail is here, so it comes first."""
         token = self._log.part_wanted()
         if token is None:
             return
-        # Only ever read when it is back, so F_SEAL_EXEC does no harm, and `vm.memfd_noexec=2` allows nothing else.
-        part = new_memfd("luod-manifest", manifest.PART_SIZE, executable=False)
+        part = new_manifest() if self._first is None else self._first.duplicate()
         try:
-            os.pwrite(part.fileno(), manifest.new_part(), 0)
             self._preserve(part.fileno(), token)
         except TokenInUse as error:
             part.close()
@@ -255,6 +272,9 @@ class _ManifestWriter:
             part.close()
             raise
         self._parts[token] = part
+        if self._first is not None:
+            self._first.close()
+            self._first = None
         self._store(self._log.part_made(token))
 
     def _store(self, writes: tuple[manifest.Write, ...]) -> None:

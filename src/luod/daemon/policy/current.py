@@ -16,6 +16,7 @@ from luod.daemon.policy import file, membership, rules
 from luod.daemon.policy.rules import CLOSED, Granted, Settings
 from luod.errors import PolicyError
 from luod.ipc.peer import Peer
+from luod.ipc.sessions import Refused
 
 
 class Policy:
@@ -37,6 +38,22 @@ class Policy:
 
     def granted(self, peer: Peer) -> Granted:
         return rules.granted(self.settings, peer, membership.of, self._user)
+
+    @staticmethod
+    def check_create(granted: Granted, name: str, held: int) -> None:
+        """Refused: not this name, or not one more than the `held` they have. Asked before anything is said of the
+        name: who may not have it does not learn whether somebody has.
+        """
+        if not granted.allows(name):
+            raise Refused(
+                message=f"luod's policy gives you no session {name!r}",
+                hint=f"names for you: {', '.join(granted.shown) or 'none'}",
+            )
+        if (held and held >= granted.sessions) or not granted.sessions:
+            raise Refused(
+                message=f"luod's policy gives you {granted.sessions} sessions, and you have them",
+                hint="release some, or have your share made larger",
+            )
 
     def reload(self) -> None:
         """SIGHUP."""

@@ -11,7 +11,6 @@ import os
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Final
 
 from luod import image
 from luod.daemon.participants import Participants
@@ -23,16 +22,14 @@ from luod.daemon.sessions import SessionKeeper
 from luod.errors import ImageError, Refused
 from luod.image import initrd
 from luod.ipc.admin import Finding
-from luod.linux import Fd
-
-_PIECE: Final = 16 * 1024 * 1024
+from luod.linux import Fd, map_large_allocations
 
 Fingerprint = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked at. The fds stay their owner's."""
+    """What is looked at. Whose the fds are is said where one is made."""
 
     kernel: Fd
     initrd: Fd | None
@@ -41,6 +38,21 @@ class Subject:
     def fingerprint(self) -> tuple[Fingerprint, ...]:
         """Another one when a file was written to, or is another file. OSError."""
         return tuple(_fingerprint(fd) for fd in (self.kernel, self.initrd) if fd is not None)
+
+    def duplicate(self) -> Subject:
+        """The same with fds of its own, the caller's to close. OSError."""
+        kernel = self.kernel.duplicate()
+        try:
+            initrd = None if self.initrd is None else self.initrd.duplicate()
+        except OSError:
+            kernel.close()
+            raise
+        return Subject(kernel, initrd, self.command_line)
+
+    def close(self) -> None:
+        for fd in (self.kernel, self.initrd):
+            if fd is not None:
+                fd.close()
 
 
 @dataclass
@@ -68,14 +80,24 @@ class Preflight:
         """The findings, and the release of the next kernel where that can be read. `remember` the files for
         `still_the_same`.
         """
+        # To its end, with fds of its own, also when the caller hangs up: a thread cannot be called off.
+        task = asyncio.ensure_future(self._check(subject.duplicate(), remember))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    async def _check(self, subject: Subject, remember: bool) -> tuple[list[Finding], str | None]:
         followers = self._participants.followers
         kinds = {file.kind for follower in followers for session in follower.sessions for file in session.files}
         rows, orphans = list(self._sessions.rows()), self._participants.orphans()
-        async with self._lock:
-            findings, release, read = await asyncio.to_thread(self._about_image, subject, kinds)
-            findings += await asyncio.to_thread(lambda: list(state.judge(rows, followers, orphans)))
-            if remember:
-                self._remembered = read
+        held = self._sessions.held
+        try:
+            async with self._lock:
+                findings, release, read = await asyncio.to_thread(self._about_image, subject, kinds)
+                findings += await asyncio.to_thread(lambda: list(state.judge(rows, followers, orphans, held=held)))
+                if remember:
+                    self._remembered = read
+        finally:
+            subject.close()
         return findings, release
 
     def still_the_same(self, subject: Subject) -> None:
@@ -90,6 +112,8 @@ class Preflight:
         self, subject: Subject, kinds: Collection[str]
     ) -> tuple[list[Finding], str | None, tuple[Fingerprint, ...]]:
         """In a thread; one at a time."""
+        # Images are unpacked here, and what that takes is not to stay luod's.
+        map_large_allocations()
         if self._running is None:
             # It does not change while it runs, except that debugfs may be mounted.
             now = running()
@@ -150,14 +174,11 @@ def _content(fd: Fd) -> bytes:
         raise ImageError("this is not a regular file")
     if found.st_size > IMAGE_MAX:
         raise ImageError(f"the file has {found.st_size} bytes, more than any there is")
-    pieces = []
-    at = 0
-    while piece := os.pread(fd.fileno(), _PIECE, at):
-        pieces.append(piece)
-        at += len(piece)
-        if at > IMAGE_MAX:
-            raise ImageError("the file grows while it is read")
-    return b"".join(pieces)
+    # At once, as regular files can be: there is one copy of it.
+    content = os.pread(fd.fileno(), found.st_size, 0)
+    if len(content) != found.st_size:
+        raise ImageError("the file changes while it is read")
+    return content
 
 
 def _words(error: ImageError | OSError) -> str:

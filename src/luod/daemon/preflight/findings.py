@@ -24,6 +24,7 @@ REFUSALS: Final = frozenset(
         "kho-off",
         "incoming-unfinished",
         "nobody-follows",
+        "files-held",
         "contents-undeclared",
         "memory-preserve",
         "memory-retrieve",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -21,10 +21,24 @@ _INIT: Final = 1
 
 
 def judge(
-    rows: Iterable[tuple[Row, str]], followers: Iterable[Follower], orphans: list[str], root: Path = Path("/")
+    rows: Iterable[tuple[Row, str]],
+    followers: Iterable[Follower],
+    orphans: list[str],
+    root: Path = Path("/"),
+    *,
+    held: Collection[str] = (),
 ) -> Iterator[Finding]:
-    """Everything about it. `rows` come with their states; `orphans` are judged sessions that nobody follows for."""
+    """Everything about it. `rows` come with their states; `orphans` are judged sessions that nobody follows for; `held`
+    names what was handed over.
+    """
     rows, followers = list(rows), list(followers)
+    if held:
+        yield finding(
+            "files-held",
+            f"luod holds files for programs that are being started again: {listed(held)}",
+            "no kernel carries them on: they would be lost in the jump",
+            "have their owners take them back",
+        )
     yield from _sessions(rows, orphans)
     yield from _seals(followers)
     yield from _preserve(followers, root)
@@ -40,7 +54,7 @@ def _sessions(rows: list[tuple[Row, str]], orphans: list[str]) -> Iterator[Findi
             "incoming-unfinished",
             f"incoming sessions are not finished, and no kernel carries them on: {listed(incoming)}",
             "whatever they still hold is lost in the jump",
-            "have them finished and released by their owners, or release them as given up",
+            "have their owners finish them; luoctl forward carries on what nobody claimed, luoctl reap frees it",
         )
     if orphans:
         yield finding(
@@ -49,7 +63,9 @@ def _sessions(rows: list[tuple[Row, str]], orphans: list[str]) -> Iterator[Findi
             "luod cannot tell whether what they hold fits together, and will not hand them out",
             "start their workloads, or release the sessions; --force gives them up",
         )
-    undeclared = [row.name for row, _state in rows if row.direction == "outgoing" and not row.judged]
+    # What luod forwarded it knows, and nobody is there to declare it.
+    outgoing = [row for row, _state in rows if row.direction == "outgoing"]
+    undeclared = [row.name for row in outgoing if not (row.judged or row.forwarded)]
     if undeclared:
         yield finding(
             "contents-undeclared",

@@ -69,7 +69,7 @@ class SysfsFiles:
         return self._sysfs.read(self._open[handle])[offset : offset + length]
 
     def write(self, handle: int, offset: int, data: bytes, tid: int) -> int | Blocked:
-        result = self._sysfs.write(self._open[handle], data, self._thread(tid))
+        result = self._sysfs.write(self._open[handle], data, self._thread(tid), offset)
         if not isinstance(result, Waiting):
             return result
         poll = result.poll

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EBUSY, EEXIST, EINVAL, EIO, EISDIR, ENODEV, ENOENT, ENOTTY, EPERM, ERANGE
+from errno import EBUSY, EEXIST, EFBIG, EINVAL, EIO, EISDIR, ENODEV, ENOENT, ENOTTY, EPERM, ERANGE
 
 import pytest
 
@@ -244,6 +244,23 @@ def test_bridges_have_the_driver_that_bridges_have(root: Vmm) -> None:
     assert root.listing(DEVICES) == ("0000:00:01.0", "0000:00:02.0", A, B)
     assert root.resolve(f"{DEVICES}/0000:00:02.0/driver") == "bus/pci/drivers/pcieport"
     assert root.show(f"{DEVICES}/0000:00:02.0/secondary_bus_number") == "2\n"
+
+
+def test_configuration_space_is_written_as_setpci_does(world: DeviceWorld, root: Vmm) -> None:
+    root.take(A)
+    device, _ = root.opened()
+    config = root.resolve(f"{DEVICES}/{A}/config")
+    assert world.vfio.sysfs.write(config, b"\x06\x00", root, 4) == 2
+    assert root.config(device, 4) == 0x0006
+    assert world.vfio.sysfs.write(config, b"\xff\xff", root, 4095) == 1, "as far as it goes"
+    assert world.vfio.sysfs.write(config, b"\xff", root) == 1
+    assert root.config(device, 0) == 0x1AF4, "what is read only stays"
+    with pytest.raises(Errno) as failure:
+        world.vfio.sysfs.write(config, b"\xff", root, 4097)
+    assert failure.value.code == EFBIG
+    root.pwrite(device, 0x38, b"\5")
+    world.vfio.sysfs.write(config, b"\x10\xa8", root, 0x68)
+    assert root.pread(device, 0x38, 1) == b"\0", "the bit that resets it"
 
 
 def test_bridges_have_a_configuration_space_as_lspci_reads_it(world: DeviceWorld, root: Vmm) -> None:

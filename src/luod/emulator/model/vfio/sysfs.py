@@ -7,14 +7,13 @@ read. What a write does is `driver.py`'s.
 from __future__ import annotations
 
 import errno
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked
-from luod.emulator.model.vfio.config import COMMAND_MASTER, COMMAND_MEMORY
+from luod.emulator.model.vfio import contents
 from luod.emulator.model.vfio.config import SIZE as CONFIG_SIZE
 from luod.emulator.model.vfio.driver import Driver
 from luod.emulator.model.vfio.function import Function, Port
@@ -27,13 +26,6 @@ if TYPE_CHECKING:
 
 _MAJOR: Final = 511
 """Of vfioN: a number as the kernel gives them out to drivers without one of their own."""
-_BRIDGE_VENDOR: Final = 0x1B36
-_BRIDGE_DEVICE: Final = 0x000C
-_BRIDGE_CLASS: Final = 0x060400
-_BRIDGE_CONFIG: Final = struct.Struct("<HHHHIBBBB8xBBB25xB11x")
-"""A bridge's header: up to its bus numbers, and where its capabilities begin."""
-_BRIDGE_EXPRESS: Final = struct.Struct("<BBH")
-_MEMORY_32_BIT: Final = 0x40200
 
 
 @dataclass(frozen=True)
@@ -57,6 +49,9 @@ class Attribute:
     mode: int
     read: Callable[[], bytes] | None = None
     write: Callable[[str], int | Blocked] | None = None
+    """Takes all that was written, as words."""
+    write_at: Callable[[int, bytes], int] | None = None
+    """For files of bytes: offset and data; how many were taken."""
 
 
 Node = Directory | Link | Attribute
@@ -93,12 +88,14 @@ class Sysfs:
             raise Errno(errno.EIO)
         return attribute.read()
 
-    def write(self, path: str, data: bytes, caller: DeviceCaller) -> int | Blocked:
-        """How many bytes were taken, which is all. ENOENT, EISDIR, EIO, and what they ask for.
+    def write(self, path: str, data: bytes, caller: DeviceCaller, offset: int = 0) -> int | Blocked:
+        """How many bytes were taken, of words all. ENOENT, EISDIR, EIO, and what they ask for.
 
         What sleeps is a `Waiting`, whose `poll` gives 0 for success.
         """
         attribute = self._attribute(path)
+        if attribute.write_at is not None:
+            return attribute.write_at(offset, data)
         if attribute.write is None:
             raise Errno(errno.EIO)
         words = data.split(b"\0", 1)[0].decode("latin-1")
@@ -148,7 +145,7 @@ class Sysfs:
             self._directory(directory)
         self._add("bus/pci/drivers_probe", _written(drivers.probe))
         self._add("bus/pci/drivers_autoprobe", _shown("1"))
-        self._add("bus/pci/rescan", _written(lambda words: drivers.rescan() if _is_one(words) else 0))
+        self._add("bus/pci/rescan", _written(lambda words: drivers.rescan() if contents.is_one(words) else 0))
         for driver in drivers.all.values():
             self._add_driver(driver)
         for port in self._vfio.ports:
@@ -193,11 +190,11 @@ class Sysfs:
         self._link(f"{top}/driver", "bus/pci/drivers/pcieport")
         self._link(f"bus/pci/drivers/pcieport/{port.address}", top)
         for name, text in (
-            ("vendor", f"{_BRIDGE_VENDOR:#06x}"),
-            ("device", f"{_BRIDGE_DEVICE:#06x}"),
+            ("vendor", f"{contents.BRIDGE_VENDOR:#06x}"),
+            ("device", f"{contents.BRIDGE_DEVICE:#06x}"),
             ("subsystem_vendor", "0x0000"),
             ("subsystem_device", "0x0000"),
-            ("class", f"{_BRIDGE_CLASS:#08x}"),
+            ("class", f"{contents.BRIDGE_CLASS:#08x}"),
             ("revision", "0x00"),
             ("irq", "0"),
             ("numa_node", "-1"),
@@ -205,7 +202,7 @@ class Sysfs:
             ("subordinate_bus_number", str(port.bus)),
         ):
             self._add(f"{top}/{name}", _shown(text))
-        self._add(f"{top}/config", Attribute(0o644, lambda: _bridge_config(port)))
+        self._add(f"{top}/config", Attribute(0o644, lambda: contents.bridge_config(port)))
         self._add(f"{top}/resource", _shown("\n".join(["0x0000000000000000 " * 2 + "0x0000000000000000"] * 17)))
 
     def _add_function(self, function: Function) -> None:
@@ -227,14 +224,19 @@ class Sysfs:
             ("revision", "0x01"),
             ("irq", "11" if device.config.has_interrupt_pin else "0"),
             ("numa_node", "-1"),
-            ("modalias", _modalias(function)),
+            ("modalias", contents.modalias(function)),
         ):
             self._add(f"{top}/{name}", _shown(text))
-        self._add(f"{top}/config", Attribute(0o644, lambda: device.config.read(0, CONFIG_SIZE)))
-        self._add(f"{top}/resource", Attribute(0o444, lambda: _resources(function)))
+        config = Attribute(
+            0o644,
+            lambda: device.config.read(0, CONFIG_SIZE),
+            write_at=lambda offset, data: contents.configure(device, offset, data),
+        )
+        self._add(f"{top}/config", config)
+        self._add(f"{top}/resource", Attribute(0o444, lambda: contents.resources(function)))
         self._add(f"{top}/enable", Attribute(0o644, lambda: b"%d\n" % bool(device.config.command & 0x3)))
         self._add(f"{top}/power_state", Attribute(0o444, lambda: b"D3hot\n" if device.config.power_state else b"D0\n"))
-        self._add(f"{top}/uevent", Attribute(0o644, lambda: _uevent(function)))
+        self._add(f"{top}/uevent", Attribute(0o644, lambda: contents.uevent(function)))
         self._add(
             f"{top}/driver_override",
             Attribute(
@@ -243,9 +245,9 @@ class Sysfs:
                 lambda words: drivers.override(function, words),
             ),
         )
-        self._add(f"{top}/remove", _written(lambda words: drivers.remove(function) if _is_one(words) else 0))
+        self._add(f"{top}/remove", _written(lambda words: drivers.remove(function) if contents.is_one(words) else 0))
         if description.reset is not Reset.NONE:
-            self._add(f"{top}/reset", _written(lambda words: _reset(function, words)))
+            self._add(f"{top}/reset", _written(lambda words: contents.reset(function, words)))
         if function.driver is not None and not function.unbinding:
             self._link(f"{top}/driver", f"bus/pci/drivers/{function.driver.name}")
             self._link(f"bus/pci/drivers/{function.driver.name}/{function.address}", top)
@@ -257,7 +259,7 @@ class Sysfs:
                 Attribute(
                     0o644,
                     lambda: b"%d\n" % len(drivers.virtual(function)),
-                    lambda words: drivers.set_virtual(function, _u16(words)),
+                    lambda words: drivers.set_virtual(function, contents.u16(words)),
                 ),
             )
             for index, virtual in enumerate(there):
@@ -277,26 +279,6 @@ def _port_path(port: Port) -> str:
     return f"devices/pci{port.address.domain:04x}:00/{port.address}"
 
 
-def _bridge_config(port: Port) -> bytes:
-    """A root port of PCI Express that forwards memory and DMA."""
-    header = _BRIDGE_CONFIG.pack(
-        _BRIDGE_VENDOR,
-        _BRIDGE_DEVICE,
-        COMMAND_MEMORY | COMMAND_MASTER,
-        0x0010,  # it has capabilities
-        _BRIDGE_CLASS << 8,
-        0,
-        0,
-        1,  # the header is a bridge's
-        0,
-        port.address.bus,
-        port.bus,
-        port.bus,
-        _BRIDGE_CONFIG.size,
-    )
-    return (header + _BRIDGE_EXPRESS.pack(0x10, 0, 0x0042)).ljust(CONFIG_SIZE, b"\0")
-
-
 def function_path(function: Function) -> str:
     """Where the device itself is."""
     if function.port is None:
@@ -310,66 +292,3 @@ def _shown(text: str) -> Attribute:
 
 def _written(write: Callable[[str], int | Blocked]) -> Attribute:
     return Attribute(0o200, None, write)
-
-
-def _u16(words: str) -> int:
-    """Errno(EINVAL), Errno(ERANGE)."""
-    try:
-        number = int(words, 0)
-    except ValueError:
-        raise Errno(errno.EINVAL) from None
-    if not 0 <= number < 1 << 16:
-        raise Errno(errno.ERANGE)
-    return number
-
-
-def _is_one(words: str) -> bool:
-    """A number that is not zero. Errno(EINVAL) for none."""
-    try:
-        return int(words, 0) != 0
-    except ValueError:
-        raise Errno(errno.EINVAL) from None
-
-
-def _reset(function: Function, words: str) -> int:
-    """EINVAL for another number than 1, and what the reset says."""
-    if not _is_one(words) or int(words, 0) != 1:
-        raise Errno(errno.EINVAL)
-    function.device.reset()
-    return 0
-
-
-def _modalias(function: Function) -> str:
-    found = function.device.description
-    base, sub, interface = found.class_code >> 16, found.class_code >> 8 & 0xFF, found.class_code & 0xFF
-    return (
-        f"pci:v{found.vendor:08X}d{found.device:08X}sv{found.vendor:08X}sd{found.device:08X}"
-        f"bc{base:02X}sc{sub:02X}i{interface:02X}"
-    )
-
-
-def _resources(function: Function) -> bytes:
-    """13 lines of start, end and flags: 6 BARs, the ROM, and a bridge's windows."""
-    config = function.device.config
-    lines = []
-    for index in range(13):
-        if index < len(function.device.bars):
-            start = int.from_bytes(config.read(0x10 + 4 * index, 4), "little")
-            end = start + function.device.bars[index].size - 1
-            lines.append(f"{start:#018x} {end:#018x} {_MEMORY_32_BIT:#018x}\n")
-        else:
-            lines.append(f"{0:#018x} {0:#018x} {0:#018x}\n")
-    return "".join(lines).encode()
-
-
-def _uevent(function: Function) -> bytes:
-    found = function.device.description
-    lines = [] if function.driver is None or function.unbinding else [f"DRIVER={function.driver.name}"]
-    lines += [
-        f"PCI_CLASS={found.class_code:X}",
-        f"PCI_ID={found.vendor:04X}:{found.device:04X}",
-        f"PCI_SUBSYS_ID={found.vendor:04X}:{found.device:04X}",
-        f"PCI_SLOT_NAME={function.address}",
-        f"MODALIAS={_modalias(function)}",
-    ]
-    return "".join(line + "\n" for line in lines).encode()

@@ -1,0 +1,150 @@
+"""Files that luod holds for a program that is started again, without a kexec: memory and devices, by sets with a name.
+
+A session cannot do this: an outgoing session gives nothing back. Nobody but the user that handed a set over gets it,
+not root either; somebody else's and none get the same answer. keep has the files, then the registry the set, then the
+client is answered; backwards the registry goes first. No kernel carries them on: `luod.daemon.preflight` refuses an
+update while there are any. The interface is `io.luod.Sessions`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
+
+from asyncvarlink.serviceinterface import PermissionDenied
+
+from luod.daemon.custody import Custody
+from luod.daemon.log import Log
+from luod.daemon.names import check_name
+from luod.daemon.passed import kind_of
+from luod.daemon.registry import Held, HeldFile, Registry
+from luod.daemon.takeover import Holdings, held_name
+from luod.errors import KernelRefused as Kernel
+from luod.ipc.peer import Peer
+from luod.ipc.sessions import AlreadyHeld, Busy, KernelRefused, NotHeld, Refused
+from luod.linux import Fd
+
+T = TypeVar("T")
+
+FILES_OF_A_USER: Final = 64
+"""The most that are held for one uid, in all its sets."""
+FILES: Final = 512
+"""The most that are held at all."""
+
+
+class HeldFiles:
+    """Implements `luod.ipc.sessions.FilesService`. `updating` says whether an update is under way."""
+
+    def __init__(self, holdings: Holdings, custody: Custody, updating: Callable[[], bool], log: Log) -> None:
+        self._registry: Registry = holdings.registry
+        self._fds = holdings.fds
+        self._custody = custody
+        self._updating = updating
+        self._log = log
+        self._lock = asyncio.Lock()
+
+    async def hand_over(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd]]) -> None:
+        await self._whole(self._hand_over(peer, name, list(files)))
+
+    async def take_back(self, peer: Peer, name: str) -> list[tuple[str, Fd]]:
+        held = self._set(peer, name)
+        self._log("lent", name=name, files=len(held.files), uid=peer.uid, pid=peer.pid)
+        return [(file.name, self._fds[held_name(file)].duplicate()) for file in held.files]
+
+    async def let_go(self, peer: Peer, name: str) -> None:
+        await self._whole(self._let_go(peer, name))
+
+    async def _whole(self, change: Coroutine[Any, Any, T]) -> T:
+        """To its end, also when the client hangs up meanwhile: keep and the registry must tell the same."""
+        task = asyncio.ensure_future(self._in_turn(change))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    async def _in_turn(self, change: Coroutine[Any, Any, T]) -> T:
+        async with self._lock:
+            try:
+                return await change
+            except Kernel as error:
+                raise KernelRefused(
+                    call=error.call, errno=error.errno, meaning=error.meaning, message=error.message, hint=error.hint
+                ) from error
+
+    async def _hand_over(self, peer: Peer, name: str, files: list[tuple[str, Fd]]) -> None:
+        try:
+            self._check(peer, name, files)
+            sets = self._registry.record.held
+            first = max((file.number for held in sets for file in held.files), default=0) + 1
+            held = Held(peer.uid, name, tuple(HeldFile(first + n, label) for n, (label, _) in enumerate(files)))
+            try:
+                for file, (_label, fd) in zip(held.files, files, strict=True):
+                    await self._custody.store(held_name(file), fd.fileno())
+                if self._updating():
+                    raise _updating()
+            except BaseException:
+                for file in held.files:
+                    await self._custody.remove(held_name(file))
+                raise
+            self._fds |= {held_name(file): fd.duplicate() for file, (_, fd) in zip(held.files, files, strict=True)}
+            self._registry.set_held((*self._registry.record.held, held))
+            self._log("handed-over", name=name, files=len(files), uid=peer.uid, pid=peer.pid)
+        finally:
+            for _, fd in files:
+                fd.close()
+
+    def _check(self, peer: Peer, name: str, files: list[tuple[str, Fd]]) -> None:
+        check_name(name)
+        if peer.anonymous:
+            raise PermissionDenied()
+        if self._updating():
+            raise _updating()
+        sets = self._registry.record.held
+        if self._find(peer, name) is not None:
+            raise AlreadyHeld(
+                name=name,
+                message=f"luod holds files {name!r} of yours already",
+                hint="take them back, or let go of them, or take another name",
+            )
+        labels = [label for label, _ in files]
+        if not files or len(set(labels)) != len(labels) or not all(1 <= len(label) <= 255 for label in labels):
+            raise Refused(
+                message="a set has files with names of 1 to 255 characters, each once", hint="see docs/vmm.md"
+            )
+        for label, fd in files:
+            if kind_of(fd) is None:
+                raise Refused(
+                    message=f"the file {label!r} is neither memory nor a device",
+                    hint="luod holds memfds and devices only",
+                )
+        mine = sum(len(held.files) for held in sets if held.owner == peer.uid)
+        everybodys = sum(len(held.files) for held in sets)
+        if mine + len(files) > FILES_OF_A_USER or everybodys + len(files) > FILES:
+            raise Refused(
+                message=f"luod holds {FILES_OF_A_USER} files of a user, {FILES} of all, and has {mine} of yours",
+                hint="take some back",
+            )
+
+    async def _let_go(self, peer: Peer, name: str) -> None:
+        held = self._set(peer, name)
+        self._registry.set_held(tuple(other for other in self._registry.record.held if other is not held))
+        for file in held.files:
+            self._fds.pop(held_name(file)).close()
+            await self._custody.remove(held_name(file))
+        self._log("let-go", name=name, files=len(held.files), uid=peer.uid, pid=peer.pid)
+
+    def _find(self, peer: Peer, name: str) -> Held | None:
+        return next((h for h in self._registry.record.held if (h.owner, h.name) == (peer.uid, name)), None)
+
+    def _set(self, peer: Peer, name: str) -> Held:
+        held = None if peer.anonymous else self._find(peer, name)
+        if held is None:
+            raise NotHeld(
+                name=name,
+                message=f"luod holds no files {name!r} of yours",
+                hint="files belong to the user that handed them over, until a kexec",
+            )
+        return held
+
+
+def _updating() -> Busy:
+    return Busy(message="a live update is under way, which would lose the files", hint="ask again when it is over")

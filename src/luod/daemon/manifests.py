@@ -1,0 +1,68 @@
+"""Duplicates of the manifests of outgoing sessions, which give nothing back: who made one gives luod a duplicate.
+
+luod never reads them: whoever may use the session gets the memfd, and reads it itself. Kept with keep too, so that they
+outlive serve; one that is lost costs no session anything. Called by `luod.daemon.sessions`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from asyncvarlink.serviceinterface import InvalidParameter
+
+from luod.daemon.custody import Custody, KeeperGone
+from luod.daemon.log import Log
+from luod.daemon.passed import kind_of
+from luod.daemon.registry import Row
+from luod.daemon.takeover import manifest_name
+from luod.errors import KernelRefused
+from luod.linux import Fd
+from luod.manifest import PART_SIZE
+
+
+def check(file: Fd | None) -> None:
+    """InvalidParameter unless it can be a manifest, or is none."""
+    if file is None:
+        return
+    if kind_of(file) != "memory" or os.fstat(file.fileno()).st_size != PART_SIZE:
+        raise InvalidParameter(parameter="manifestFileDescriptor")
+
+
+class Manifests:
+    def __init__(self, fds: dict[str, Fd], custody: Custody, log: Log) -> None:
+        """`fds` are luod's, by the names that keep has for them."""
+        self._fds = fds
+        self._custody = custody
+        self._log = log
+        self._storing: set[asyncio.Task[None]] = set()
+
+    def keep(self, row: Row, file: Fd | None) -> None:
+        """Takes a duplicate, if there is one. Who waits for the session is not kept waiting until keep has it."""
+        if file is None or file.closed:
+            return  # closed: its client hung up before there was a session
+        name = manifest_name(row)
+        self._fds[name] = file.duplicate()
+        task = asyncio.ensure_future(self._store(name))
+        self._storing.add(task)
+        task.add_done_callback(self._storing.discard)
+
+    async def _store(self, name: str) -> None:
+        try:
+            if name in self._fds:
+                await self._custody.store(name, self._fds[name].fileno())
+                if name not in self._fds:  # dropped meanwhile, when keep had nothing to drop yet
+                    await self._custody.remove(name)
+        except (KernelRefused, KeeperGone) as error:
+            self._log.debug("manifest-not-stored", name=name, error=error)
+
+    def of(self, row: Row) -> Fd | None:
+        """The caller's own duplicate; None: nobody gave one."""
+        file = self._fds.get(manifest_name(row))
+        return None if file is None or row.direction != "outgoing" else file.duplicate()
+
+    async def drop(self, row: Row) -> None:
+        file = self._fds.pop(manifest_name(row), None) if row.direction == "outgoing" else None
+        if file is not None:
+            file.close()
+            await self._custody.remove(manifest_name(row))

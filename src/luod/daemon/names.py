@@ -1,0 +1,47 @@
+"""What a session may be called, whose it is, and what it is to an update. Asked by all parts of serve; no changes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from luod.daemon.registry import Row
+from luod.daemon.takeover import SESSION
+from luod.ipc.peer import Peer
+from luod.ipc.sessions import InvalidName
+
+NAME: Final = re.compile(r"[A-Za-z0-9._@/#-]{1,63}")
+
+
+def check_name(name: str) -> None:
+    """InvalidName unless a program may give a session this name."""
+    if not NAME.fullmatch(name):
+        raise InvalidName(
+            name=name,
+            message=f"{name!r} is no name for a session",
+            hint="a name has 1 to 63 of the letters A-Z a-z, digits, and . _ @ / # -",
+        )
+    if name == "systemd" or name.startswith(SESSION):
+        raise InvalidName(
+            name=name, message=f"the name {name!r} is reserved", hint="`systemd` and names that begin with `luod` are"
+        )
+
+
+def may_use(peer: Peer, row: Row) -> bool:
+    """Whether a session is the peer's to use, or to know of. A user without a uid here is nobody's owner."""
+    return peer.root or (peer.uid == row.owner and not peer.anonymous)
+
+
+@dataclass(frozen=True)
+class Belonging:
+    """What a new session is to those who take part in updates; see `luod.daemon.registry.Row`."""
+
+    judged: bool = False
+    generation: int | None = None
+
+
+class Participation(Protocol):
+    """Says what a name would be; `luod.daemon.participants` does."""
+
+    def belonging(self, peer: Peer, name: str) -> Belonging: ...

@@ -1,0 +1,91 @@
+"""All that an operator asks of luod, from the one part of serve that does it; and what there is to say of luod itself.
+
+Decides nothing. The interface is `luod.ipc.admin`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator
+
+from luod.daemon.chronicle import Chronicle
+from luod.daemon.forwarding import Forwarding
+from luod.daemon.participants import Participants
+from luod.daemon.policy.current import Policy
+from luod.daemon.reaping import Reaping
+from luod.daemon.sessions import SessionKeeper
+from luod.daemon.takeover import Holdings
+from luod.daemon.update import Updater
+from luod.ipc.admin import CheckReply, Progress, StatusReply, Wishes
+from luod.ipc.peer import Peer
+from luod.ipc.timeline import TimelineReply
+from luod.linux import Fd
+from luod.version import __version__
+
+
+class Operations:
+    """Implements `luod.ipc.admin.Service`."""
+
+    def __init__(
+        self,
+        holdings: Holdings,
+        sessions: SessionKeeper,
+        participants: Participants,
+        policy: Policy,
+        updater: Updater,
+        reaping: Reaping,
+        forwarding: Forwarding,
+        chronicle: Chronicle,
+    ) -> None:
+        self._holdings = holdings
+        self._sessions = sessions
+        self._participants = participants
+        self._policy = policy
+        self._updater = updater
+        self._reaping = reaping
+        self._forwarding = forwarding
+        self._chronicle = chronicle
+
+    async def status(self) -> StatusReply:
+        states = Counter(state for _row, state in self._sessions.rows())
+        record = self._holdings.registry.record
+        image = record.image
+        return {
+            "version": __version__,
+            "state": self._participants.state if self._holdings.broken is None else "broken",
+            "boot": record.boot,
+            "kernelLoaded": image is not None,
+            "commandLine": None if image is None else image.command_line,
+            "sessions": states["held"] + states["dropped"],
+            "waiting": states["waiting"],
+            "retrieved": states["retrieved"] + states["resumed"],
+            "torn": states["torn"],
+            "participants": len(self._participants.followers),
+            "heldFiles": sum(len(held.files) for held in record.held),
+            "generation": record.generation,
+            "stuck": self._reaping.stuck(),
+            "restoreSecondsLeft": self._reaping.seconds_left,
+            "policyFile": str(self._policy.path) if self._policy.present or self._policy.error else None,
+            "policyError": None if self._policy.error is None else str(self._policy.error),
+        }
+
+    async def timeline(self) -> TimelineReply:
+        return {"timeline": self._chronicle.report(self._participants.barrier)}
+
+    async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None:
+        await self._updater.load_kernel(kernel, initrd, command_line)
+
+    async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None) -> CheckReply:
+        return await self._updater.check(kernel, initrd, command_line)
+
+    def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:
+        return self._updater.update(peer, wishes)
+
+    async def abort(self, peer: Peer) -> None:
+        await self._updater.abort(peer)
+
+    async def reap(self, peer: Peer, name: str, force: bool) -> str:
+        return await self._reaping.reap(peer, name, force=force)
+
+    async def forward(self, peer: Peer, name: str) -> str:
+        return await self._forwarding.forward(peer, name)

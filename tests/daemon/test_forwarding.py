@@ -1,0 +1,141 @@
+"""A bad kernel is left again: what nobody claimed in it is carried once more."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luod.testing.plugin import BootMachine
+from tests.daemon.host import Luod, states
+from tests.daemon.participant import Operator, Participant, start
+from tests.devices import FIRST, boot, set_up
+from tests.library import Vmm
+
+
+@pytest.fixture
+def arrived(luod: Luod) -> dict[str, str]:
+    """Three sessions on the other side of a jump: "vm" of two files, "vm#1" of one, "other" of one. Their digests."""
+    one = Participant(luod, "vm")
+    digests = {"ram": one.vmm.memfd("more", size=1 << 20, seed=77), "1": one.digest}
+    one.vmm.call("preserve", session="vm", file="more", token=2**64 - 1, name="ram")
+    one.vmm.call("create", name="other", slot="other")
+    one.vmm.memfd("others")
+    one.vmm.call("preserve", session="other", file="others", token=1)
+    luod.load()
+    operator = Operator(luod)
+    operator.update(findings=["contents-undeclared"])
+    operator.until("preparing")
+    one.expect("preparing")
+    one.vote("preparing")
+    one.expect("freezing")
+    digests["state"] = one.freeze(1)
+    with luod.machine.expect_jump():
+        one.vote("freezing")
+    luod.start()
+    return digests
+
+
+def forward(luod: Luod, *arguments: str) -> list[dict[str, Any]]:
+    result = luod.luoctl("--json", "forward", *arguments, check=False)
+    return [{"status": result.returncode, **json.loads(line)} for line in result.stdout.splitlines()]
+
+
+def is_whole(vmm: Vmm, digests: dict[str, str]) -> None:
+    vmm.call("retrieve_session", name="vm", slot="s")
+    for file, digest in (("ram", digests["ram"]), (1, digests["1"])):
+        vmm.call("retrieve", session="s", file=file, slot=f"file {file}")
+        assert vmm.ask("digest", fd=f"file {file}") == digest
+    assert [(entry["token"], entry["name"]) for entry in vmm.call("contents", session="s")] == [
+        (1, None),
+        (2**64 - 1, "ram"),
+    ]
+
+
+def test_back_to_the_old_kernel_with_everything_nobody_claimed(luod: Luod, arrived: dict[str, str]) -> None:
+    """Kernel A to B, nobody claims, and back to A: the VMM finds its memory."""
+    answers = forward(luod, "--all")
+    assert {answer["session"]: answer["status"] for answer in answers} == {"vm": 0, "vm#1": 0, "other": 0}
+    watcher = luod.vmm()
+    assert set(states(watcher)) == {"outgoing vm", "outgoing vm#1", "outgoing other"}
+    assert watcher.refused("retrieve_session", name="vm", slot="s").kind == "NoSuchSession"
+    assert luod.status()["state"] == "idle"
+    luod.kill_serve()
+    luod.jump()
+
+    vmm = luod.vmm()
+    assert states(vmm) == {"incoming vm": "waiting", "incoming vm#1": "waiting", "incoming other": "waiting"}
+    is_whole(vmm, arrived)
+    vmm.call("retrieve_session", name="vm#1", slot="frozen")
+    vmm.call("retrieve", session="frozen", file=1, slot="state")
+    assert vmm.ask("digest", fd="state") == arrived["state"]
+    for slot in ("s", "frozen"):
+        vmm.call("finish", session=slot)
+    assert states(vmm) == {"incoming other": "waiting"}
+
+
+def test_what_is_forwarded_lives_through_an_update_that_is_cancelled(luod: Luod, arrived: dict[str, str]) -> None:
+    """H14 is about what is frozen for an update that did not happen; this is of another."""
+    forward(luod, "--all")
+    one = Participant(luod, "one")
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    operator.until("preparing")
+    one.expect("preparing")
+    one.vote("preparing", "veto")
+    operator.until("cancelled")
+    assert states(luod.vmm())["outgoing vm#1"] == "held"
+
+
+def test_what_somebody_has_is_theirs_to_carry_on(luod: Luod, arrived: dict[str, str]) -> None:
+    vmm = luod.vmm()
+    vmm.call("retrieve_session", name="vm", slot="s")
+    (answer,) = forward(luod, "vm")
+    assert (answer["status"], answer["error"]) == (4, "Refused")
+    assert states(vmm)["incoming vm"] == "retrieved"
+    vmm.program.kill()
+    while forward(luod, "vm")[0]["status"] == 4:
+        pass
+    luod.luoctl("reap", "vm#1", "other")
+    luod.jump()
+    is_whole(luod.vmm(), arrived)
+
+
+def test_what_nobody_could_make_anew_is_refused_and_stays(luod: Luod) -> None:
+    vmm = luod.vmm()
+    vmm.call("create", name="unknown", slot="s", manifest=False)
+    digest = vmm.memfd("ram", seed=3)
+    vmm.call("preserve", session="s", file="ram", token=1)
+    luod.jump()
+    vmm = luod.vmm()
+    vmm.call("create", name="unknown", slot="new")
+    (answer,) = forward(luod, "unknown")
+    assert answer["error"] == "SessionExists"
+    vmm.call("release", session="new")
+    (answer,) = forward(luod, "unknown")
+    assert (answer["status"], answer["error"]) == (4, "NotForwardable")
+    assert "no manifest" in answer["message"]
+    assert forward(luod, "none")[0]["error"] == "NoSuchSession"
+    vmm.call("retrieve_session", name="unknown", slot="s")
+    vmm.call("retrieve", session="s", file=1, slot="ram", check_memory=False)
+    assert vmm.ask("digest", fd="ram") == digest
+
+
+def test_a_device_is_refused(boot_machine: BootMachine, tmp_path: Path) -> None:
+    luod = Luod(boot(boot_machine), tmp_path / "state")
+    luod.start()
+    vmm = start(luod, program="workload")
+    vmm.call("create", name="vm", slot="s")
+    vmm.call("bind_driver", address=FIRST)
+    vmm.call("open_device", address=FIRST, slot="vfio")
+    set_up(vmm)
+    vmm.call("preserve", session="s", file="vfio", token=2, name="nic")
+    vmm.call("quiesce", device="vfio")
+    luod.jump()
+    (answer,) = forward(luod, "vm")
+    assert (answer["status"], answer["error"]) == (4, "NotForwardable")
+    assert "holds a vfio under token 2" in answer["message"]
+    assert luod.luoctl("reap", "vm").returncode == 0

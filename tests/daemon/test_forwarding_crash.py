@@ -1,0 +1,87 @@
+"""Whoever is killed while a session is forwarded, luod's serve or the process at work: nothing is lost.
+
+strace kills from outside, at each ioctl of the forwarder on a session, RETRIEVE_FD, FINISH and PRESERVE_FD, which
+a first one that is not killed tells; and serve where it writes its registry's file, once keep has the files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from luod.testing.tools import require_tool
+from tests.daemon.host import Luod, states
+
+MOST: Final = 12
+"""More than the forwarder has ioctls on sessions to make, for one file and a manifest."""
+
+
+@pytest.fixture
+def strace() -> str:
+    return require_tool("strace", package="strace")
+
+
+def forward(luod: Luod, strace: str, name: str, *how: str) -> str:
+    """Forwards with strace about. Who was killed of it."""
+    serve = luod.serve_pid()
+    luod.status()  # it answers, so it is not on its way any more
+    tracer = luod.machine.spawn([strace, "-f", "-qq", *how, "-p", str(serve)])
+    while b"TracerPid:\t0\n" in luod.machine.read(f"/proc/{serve}/status"):
+        pass
+    done = luod.luoctl("forward", name, check=False)
+    who = "nobody" if done.returncode == 0 else "forwarder" if luod.serve_pid() == serve else "serve"
+    luod.machine.run(["kill", "-TERM", str(tracer.pid)], check=False)
+    tracer.wait()
+    return who
+
+
+def killing_at(number: int) -> tuple[str, ...]:
+    return "-o", "/dev/null", "-e", f"inject=ioctl:signal=KILL:when={number}"
+
+
+def session_ioctls(trace: str) -> list[int]:
+    """Which of its ioctls, from 1 on, a process made on sessions; Python has many of its own."""
+    processes: dict[str, list[str]] = {}
+    for line in trace.splitlines():
+        pid, _, call = line.partition(" ")
+        if call.lstrip().startswith("ioctl("):
+            processes.setdefault(pid, []).append(call)
+    found = [[n for n, call in enumerate(calls, 1) if "0xba" in call.lower()] for calls in processes.values()]
+    (points,) = filter(None, found)
+    return points
+
+
+def test_killed_at_any_ioctl_of_the_work_nothing_is_lost(luod: Luod, strace: str, tmp_path: Path) -> None:
+    vmm = luod.vmm()
+    digests = {}
+    for number in range(MOST):
+        name = f"vm{number}"
+        vmm.call("create", name=name, slot=name)
+        digests[name] = vmm.memfd(f"ram {name}", seed=number)
+        vmm.call("preserve", session=name, file=f"ram {name}", token=number, name="ram")
+    luod.jump()
+
+    watcher = luod.vmm()
+    assert forward(luod, strace, "vm0", "-e", "trace=ioctl", "-o", str(tmp_path / "trace")) == "nobody"
+    points = session_ioctls(luod.machine.read(str(tmp_path / "trace")).decode())
+    killed = {"vm0": "nobody", "vm1": forward(luod, strace, "vm1", *killing_at(1))}
+    for number, point in enumerate(points, 2):
+        killed[f"vm{number}"] = forward(luod, strace, f"vm{number}", *killing_at(point))
+    for name in killed:
+        while f"outgoing {name}" not in states(watcher):
+            luod.luoctl("forward", name, check=False)
+    assert len(points) >= 5, points
+    assert list(killed.values()) == ["nobody", "serve"] + ["forwarder"] * len(points)
+    for number in range(len(killed), MOST):
+        watcher.call("release_named", name=f"vm{number}", direction="incoming")
+
+    luod.jump()
+    vmm = luod.vmm()
+    for name in killed:
+        vmm.call("retrieve_session", name=name, slot=name)
+        vmm.call("retrieve", session=name, file="ram", slot=f"ram {name}")
+        assert vmm.ask("digest", fd=f"ram {name}") == digests[name], (name, killed)
+        vmm.call("finish", session=name)
+    assert states(vmm) == {}

@@ -1,0 +1,113 @@
+"""Files that luod holds while a VMM is started again without a kexec: whose they are, and when they are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from luod.testing import Machine
+from luod.testing.host import SOCKET
+from luod.testing.tools import for_root
+from tests.daemon.host import Luod
+from tests.library import Vmm, start_vmm
+
+Start = Callable[..., Vmm]
+
+
+@pytest.fixture
+def luod(machine: Machine, tmp_path: Path) -> Luod:
+    luod = Luod(machine, state_directory=tmp_path / "state")
+    luod.start()
+    return luod
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def start(request: pytest.FixtureRequest, luod: Luod) -> Start:
+    def start(user: int | None = None) -> Vmm:
+        return start_vmm(luod.machine, luod.python(user), "client", (request.param, SOCKET), user=user)
+
+    return start
+
+
+def test_a_vmm_started_again_gets_its_files_back(luod: Luod, start: Start) -> None:
+    vmm = start()
+    digests = {label: vmm.memfd(label, size=1 << 20, seed=seed) for seed, label in enumerate(("ram", "state"))}
+    vmm.ask("make", kind="/dev/null", slot="device")
+    vmm.call("hand_over", name="vm", files={"ram": "ram", "state": "state", "device": "device"})
+    vmm.program.kill()
+    for keep in (True, False):
+        luod.kill_serve()
+        vmm = start()
+        assert vmm.call("take_back", name="vm", keep=keep) == ["ram", "state", "device"]
+        for label, digest in digests.items():
+            assert vmm.ask("digest", fd=label) == digest
+        vmm.program.kill()
+    luod.kill_serve()
+    assert start().refused("take_back", name="vm").kind == "NotHeld"
+    assert not [link for link in luod.links(luod.keep_pid) if "ram" in link]
+
+
+def test_what_is_held_is_let_go_of_without_taking_it(luod: Luod, start: Start) -> None:
+    vmm = start()
+    vmm.memfd("ram", seed=1)
+    vmm.call("hand_over", name="vm", files={"ram": "ram"})
+    assert vmm.refused("hand_over", name="vm", files={"ram": "ram"}).kind == "AlreadyHeld"
+    vmm.call("let_go", name="vm")
+    assert vmm.refused("let_go", name="vm").kind == "NotHeld"
+    vmm.call("hand_over", name="vm", files={"ram": "ram"})
+
+
+def test_nobody_else_gets_them_and_nobody_else_knows_of_them(luod: Luod) -> None:
+    for_root("for several users in one machine")
+    alice, bob, root = luod.vmm(1000), luod.vmm(1001), luod.vmm()
+    digest = alice.memfd("ram", seed=1)
+    alice.call("hand_over", name="vm", files={"ram": "ram"})
+    unknown = bob.refused("take_back", name="vm")
+    for other in (bob, root):
+        for call in ("take_back", "let_go"):
+            error = other.refused(call, name="vm")
+            assert (error.kind, error.message) == ("NotHeld", unknown.message)
+    bob.memfd("ram", seed=2)
+    bob.call("hand_over", name="vm", files={"ram": "ram"})
+    alice.ask("close", fd="ram")
+    alice.call("take_back", name="vm")
+    assert alice.ask("digest", fd="ram") == digest
+
+
+def test_only_memory_and_devices_are_held_and_not_too_many(luod: Luod) -> None:
+    vmm = luod.vmm()
+    vmm.memfd("ram", seed=1)
+    vmm.call("create", name="vm", slot="s")
+    vmm.call("fd", session="s", slot="session")
+    for kind in ("eventfd", "pidfd", "directory", "/proc/self/status"):
+        vmm.ask("make", kind=kind, slot=kind)
+    vmm.ask("socketpair", slots=["socket", "other end"])
+    for slot in ("session", "socket", "eventfd", "pidfd", "directory", "/proc/self/status"):
+        error = vmm.refused("hand_over", name="vm", files={"ram": "ram", "other": slot})
+        assert (error.kind, "memory nor a device" in error.message) == ("Refused", True), slot
+    assert vmm.refused("hand_over", name="vm", files={}).kind == "BadInput"
+    assert vmm.refused("hand_over", name="a b", files={"ram": "ram"}).kind == "BadInput"
+    assert vmm.refused("hand_over", name="vm", files={str(n): "ram" for n in range(17)}).kind == "BadInput"
+    for number in range(4):
+        vmm.call("hand_over", name=f"vm-{number}", files={str(n): "ram" for n in range(16)})
+    assert vmm.refused("hand_over", name="vm", files={"ram": "ram"}).kind == "Refused"
+    vmm.call("let_go", name="vm-0")
+    vmm.call("hand_over", name="vm", files={"ram": "ram"})
+
+
+def test_an_update_is_refused_while_files_are_held(luod: Luod) -> None:
+    vmm = luod.vmm()
+    vmm.memfd("ram", seed=1)
+    vmm.call("hand_over", name="vm", files={"ram": "ram"})
+    luod.load()
+    assert luod.status()["held_files"] == 1
+    refused = luod.luoctl("update", "--dry-run", check=False)
+    assert refused.returncode == 4
+    assert "files-held" in refused.text
+    with luod.machine.expect_jump():
+        luod.luoctl("update", "--force-finding", "files-held")
+    luod.start()
+    assert luod.vmm().refused("take_back", name="vm").kind == "NotHeld"
+    assert luod.status()["held_files"] == 0
