@@ -1,6 +1,7 @@
 # What a person runs here. Every target does its own set-up; nothing outside this folder is changed.
 #   make demo          the main job: a live update on an emulated machine
 #   make test          linters, types, import rules, tests
+#   make test-crash    luod and its clients, killed at every call that changes state
 #   make kernel        a Linux with LUO, built once into ~/.cache/luod (docs/kernel-machine.md)
 #   make test-kernel   the tests that matter there, on that Linux
 #   make bench         benchmarks (never part of the tests)
@@ -14,7 +15,7 @@ WORKERS ?= 3
 KERNEL ?= 7.3
 KERNEL_TESTS ?= tests/kernel tests/test_demo.py tests/test_document.py tests/test_updates.py tests/conformance
 
-.PHONY: demo test lint pytest kernel test-kernel bench clean setup
+.PHONY: demo test lint pytest test-crash kernel test-kernel bench clean setup
 
 demo: $(READY)
 	@$(BIN)/python -m demo
@@ -30,6 +31,10 @@ lint: $(READY)
 # A file stays with one worker: its tests may share a machine and its jumps.
 pytest: $(READY)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+# One machine serves a test's boots, each with another call.
+test-crash: $(READY)
+	$(BIN)/pytest -n 2 tests/crash
 
 kernel:
 	@kernel/build $(KERNEL)

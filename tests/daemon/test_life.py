@@ -28,7 +28,7 @@ def test_two_updates_in_a_row_with_the_same_name_and_new_memory(luod: Luod) -> N
 def test_a_session_waits_in_the_kernel_until_it_is_claimed(luod: Luod) -> None:
     vmm = luod.vmm()
     for name in ("a", "b"):
-        vmm.call("create", name=name, slot=name)
+        vmm.call("create", name=name, slot=name, manifest=False)
     held = len(luod.links(luod.keep_pid))
     luod.jump()
     assert len(luod.links(luod.keep_pid)) == held - 2

@@ -24,7 +24,7 @@ from luod.daemon.registry import (
     RegistryMemory,
     Row,
 )
-from luod.daemon.takeover import arrived as arrived_row
+from luod.daemon.remains import arrived as arrived_row
 from luod.linux import Fd
 
 

@@ -17,8 +17,8 @@ from asyncvarlink.serviceinterface import PermissionDenied
 from luod.daemon.barrier import Barrier, Follower, event
 from luod.daemon.log import Log
 from luod.daemon.names import NAME, Belonging, may_use
-from luod.daemon.registry import Registry, Row
-from luod.daemon.takeover import Holdings, fd_name
+from luod.daemon.registry import Registry, Row, fd_name
+from luod.daemon.takeover import Holdings
 from luod.daemon.transaction import NotAwaited
 from luod.ipc.peer import Peer
 from luod.ipc.updates import (
@@ -175,7 +175,7 @@ class Participants:
                 )
             if row.resumed:
                 raise self._wrong_phase(NotAwaited(f"the guest of session {name!r} was resumed already"))
-            if fd_name(row) not in self._fds:
+            if fd_name(row) not in self._fds and not row.retrieved:
                 raise Refused(message=f"session {name!r} was never retrieved", hint="retrieve it first")
         chosen = set(names)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     and the seconds it took its participant to be ready in each phase: as they were in the update. `discard`, outgoing:
     it goes when the process that created it does. `reaped`, incoming: a reaper has begun with it.
     `forwarding`, incoming: keep holds its files, from which it is made anew; maybe it is finished already. `forwarded`,
-    outgoing: luod made it so.
+    outgoing: luod made it so. `retrieved`, incoming: luod has asked the kernel for it in this boot, so it may be with a
+    client even where luod has it not.
     """
 
     direction: Direction
@@ -64,6 +66,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     reaped: bool = False
     forwarding: bool = False
     forwarded: bool = False
+    retrieved: bool = False
 
 
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,6 +125,21 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     arrival: Departure | None = None
     arrived: float | None = None
     held: tuple[Held, ...] = ()
+
+
+def fd_name(row: Row) -> str:
+    """The name under which keep holds a session."""
+    return f"{row.direction}.{row.name}"
+
+
+def workload(row: Row) -> str:
+    """Whose the session is: NAME, of both NAME and NAME#GENERATION."""
+    return row.name if row.generation is None else row.name.rpartition("#")[0]
+
+
+def now() -> float:
+    """As `Record.arrived` counts."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def boot_id() -> str:
@@ -246,6 +264,18 @@ class Registry:
         """Passes on what is in no record: that the session was "retrieved", or as what it is about to end."""
         if self.noted is not None:
             self.noted(row, what)
+
+    def lose(self, row: Row) -> None:
+        """An incoming session is not there: what else its workload had is torn, since half of it is no whole (H12)."""
+
+        def without(other: Row) -> Row | None:
+            if fd_name(other) == fd_name(row):
+                return None
+            if other.direction == row.direction == "incoming" and workload(other) == workload(row):
+                return msgspec.structs.replace(other, torn=True)
+            return other
+
+        self.change(without)
 
     def begin_generation(self) -> int:
         generation = self.record.generation + 1

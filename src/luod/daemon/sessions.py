@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from luod import errors
 from luod.daemon.answers import forwarding, no_such_session, reaped, resumed, session_exists, torn, unfinished
+from luod.daemon.claims import Claims
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
 from luod.daemon.manifests import Manifests
@@ -26,8 +27,8 @@ from luod.daemon.names import Belonging, Participation, check_name, may_use
 from luod.daemon.owners import Owners
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
-from luod.daemon.registry import MOST_SESSIONS, Registry, Row
-from luod.daemon.takeover import Holdings, carried_names, fd_name
+from luod.daemon.registry import MOST_SESSIONS, Registry, Row, fd_name
+from luod.daemon.takeover import Holdings, carried_names
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import (
     Busy,
@@ -59,6 +60,7 @@ class SessionKeeper:
         self._broken = holdings.broken is not None
         self._custody = custody
         self._policy = policy
+        self._claims = Claims(holdings.registry, holdings.fds, custody, log)
         self._owners = Owners(holdings, custody, self._owner_died)
         self._log = log
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -73,7 +75,7 @@ class SessionKeeper:
         self._tasks: set[asyncio.Task[None]] = set()
         self._working: set[str] = set()
         self._forwarding: set[str] = set()
-        self._unclaimed: set[str] = set()
+        self._unclaimed: set[str] = set(holdings.unclaimed)
         self.claimant_died: Callable[[Row], None] | None = None
         """Called when the process ended to which an incoming session was given last."""
 
@@ -103,7 +105,7 @@ class SessionKeeper:
             return "reaping" if row.name in self._working else "stuck"
         if row.torn or row.resumed:
             return "torn" if row.torn else "resumed"
-        return "retrieved" if held else "waiting"
+        return "retrieved" if held or row.retrieved else "waiting"
 
     async def close_for_update(self, closing: Closing = "shut") -> None:
         """Until `open_again` nothing else is changed: everybody is told Busy. Returns when changes are over."""
@@ -236,7 +238,7 @@ class SessionKeeper:
             raise torn(name)
         if row.resumed:
             raise resumed(name)
-        fd = self._fds.get(fd_name(row)) or await self._take_from_kernel(row)
+        fd = self._fds.get(fd_name(row)) or await self._claims.take(row)
         self._unclaimed.discard(name)
         if peer.pidfd is not None:
             # Whom the restore deadline waits for must be known to the next serve too.
@@ -244,16 +246,6 @@ class SessionKeeper:
         self._registry.note(row, "retrieved")
         self._log("retrieved", name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
-
-    async def _take_from_kernel(self, row: Row) -> Fd:
-        try:
-            fd = await self._custody.retrieve(row.name)
-        except errors.NoSuchSession as error:
-            self._registry.remove(row)
-            self._log.warning("session-lost", name=row.name, owner=row.owner, reason=error)
-            raise no_such_session("incoming", row.name) from error
-        self._fds[fd_name(row)] = fd
-        return fd
 
     async def _release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None:
         row = self._row(peer, direction, name)
@@ -263,15 +255,15 @@ class SessionKeeper:
             if outcome == "finished" and row.forwarding:
                 raise forwarding(name)  # it is, and luod holds the files
             fd = self._fds.get(fd_name(row))
-            if outcome == "finished" and (fd is None or unfinished(fd)):
+            if fd is None and not self._broken and (row.retrieved or outcome == "given_up"):
+                # Its memory is the kernel's until somebody takes the session and lets go of it.
+                fd = await self._claims.take_if_left(row)
+            if outcome == "finished" and (unfinished(fd) if fd else not row.retrieved):
                 raise NotFinished(
                     name=name,
                     message=f"session {name!r} is not finished" if fd else f"session {name!r} was never retrieved",
                     hint="finish it, or release it as given up, which frees what it still holds",
                 )
-            if fd is None and not self._broken:
-                # Its memory is the kernel's until somebody takes the session and lets go of it.
-                await self._take_from_kernel(row)
         self._registry.note(row, outcome)
         self._registry.remove(row)
         await self._let_go(row)
@@ -297,7 +289,7 @@ class SessionKeeper:
 
     def claimed(self, row: Row) -> bool:
         """Whether an incoming session was given to a process that lives, as far as anybody knows."""
-        if fd_name(row) not in self._fds or row.name in self._unclaimed or row.forwarding:
+        if not (fd_name(row) in self._fds or row.retrieved) or row.name in self._unclaimed or row.forwarding:
             return False
         return self._owners.alive(row) is not False
 
@@ -317,7 +309,8 @@ class SessionKeeper:
         changed = change(row)
         fd = self._fds.get(fd_name(row))
         if fd is None:
-            fd = await self._take_from_kernel(row)
+            fd = await self._claims.take(row)
+            row, changed = replace(row, retrieved=True), replace(changed, retrieved=True)
             self._unclaimed.add(name)
         self._registry.change(lambda other: changed if other == row else other)
         self._working.add(name)

@@ -7,20 +7,16 @@ step can be repeated: a serve killed in the middle is followed by one that begin
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from luod.daemon import clock, words
+from luod.daemon import words
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
 from luod.daemon.registry import (
     FORMAT,
-    Departure,
     HeldFile,
     Image,
     Record,
@@ -30,7 +26,10 @@ from luod.daemon.registry import (
     RegistryMemory,
     Row,
     boot_id,
+    fd_name,
+    now,
 )
+from luod.daemon.remains import arrived, recall, timed, verify
 from luod.errors import DeviceBroken, NoSuchSession
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
@@ -49,6 +48,8 @@ class Holdings:
     fds: dict[str, Fd]
     broken: DeviceBroken | None = None
     """This kernel could not take over what was carried, and takes nothing on (H20)."""
+    unclaimed: frozenset[str] = frozenset()
+    """Incoming sessions that luod retrieved by itself."""
 
     def close(self) -> None:
         self.registry.close()
@@ -58,11 +59,6 @@ class Holdings:
 
 JUMP: Final = "jump"
 """The name under which keep holds a pidfd of the process that calls reboot(2), while it does."""
-
-
-def fd_name(row: Row) -> str:
-    """The name under which keep holds a session."""
-    return f"{row.direction}.{row.name}"
 
 
 def process_name(row: Row) -> str:
@@ -108,6 +104,7 @@ async def take_over(custody: Custody, fds: dict[str, Fd], directory: Path, log: 
     """Takes over `fds`, those keep had stored. KernelRefused, RegistryDamaged."""
     file = RegistryFile(directory)
     broken = None
+    unclaimed = frozenset[str]()
     if _REGISTRY in fds and words.OUTGOING + SESSION in fds:
         memory = RegistryMemory(fds.pop(_REGISTRY))
         registry = Registry(memory.read(), memory, file, log)
@@ -119,7 +116,7 @@ async def take_over(custody: Custody, fds: dict[str, Fd], directory: Path, log: 
         # Stored without the registry, the outgoing session was cut off in its making.
         await _drop(custody, fds, words.OUTGOING + SESSION)
         try:
-            registry = await _begin(custody, fds, file, log)
+            registry, unclaimed = await _begin(custody, fds, file, log)
         except DeviceBroken as error:
             registry, broken = _strand(file, log), error
     # Only now: until here the old registry could be read again (H11).
@@ -128,27 +125,30 @@ async def take_over(custody: Custody, fds: dict[str, Fd], directory: Path, log: 
             old.finish(discard=True)
         await custody.remove(words.INCOMING + SESSION)
     await _agree(custody, fds, registry, log)
-    return Holdings(registry, fds, broken)
+    return Holdings(registry, fds, broken, unclaimed)
 
 
-async def _begin(custody: Custody, fds: dict[str, Fd], file: RegistryFile, log: Log) -> Registry:
-    """Another kernel, or another keep: makes the registry anew from the old one, in a session of its own."""
+async def _begin(custody: Custody, fds: dict[str, Fd], file: RegistryFile, log: Log) -> tuple[Registry, frozenset[str]]:
+    """Another kernel, or another keep: makes the registry anew from the old one, in a session of its own. With the
+    sessions that had to be retrieved for that.
+    """
     old = words.INCOMING + SESSION
     if old not in fds:
         try:
             fds[old] = await custody.retrieve(SESSION)
         except NoSuchSession:
             log.debug("no-registry")
-    record = _carried(fds[old], file, log) if old in fds else _kept(file, log)
+    record = _carried(fds[old], file, log) if old in fds else recall(file, log)
     session = fds[words.OUTGOING + SESSION] = await custody.create(SESSION)
     memory = RegistryMemory.new()
     registry = Registry(record, memory, file, log)
     registry.set_image(None)
     with OutgoingSession(session.duplicate(), manifest=False) as outgoing:
         outgoing.preserve(memory, _TOKEN)
+    unclaimed = frozenset[str]() if old in fds else await verify(custody, fds, registry, log)
     await custody.store(_REGISTRY, memory.fileno())
-    log("begun", boot=record.boot, waiting=len(record.rows))
-    return registry
+    log("begun", boot=record.boot, waiting=len(registry.record.rows))
+    return registry, unclaimed
 
 
 def _carried(session: Fd, file: RegistryFile, log: Log) -> Record:
@@ -178,7 +178,7 @@ def _carried(session: Fd, file: RegistryFile, log: Log) -> Record:
     if departure is None:
         log.warning("arrived-without-luod", sessions=len(rows), torn=len(torn))
     else:
-        departure = _timed(departure)
+        departure = timed(departure)
         took = departure.crossing
         log(
             "arrived",
@@ -191,42 +191,8 @@ def _carried(session: Fd, file: RegistryFile, log: Log) -> Record:
         )
     for name in torn:
         log.warning("session-torn", name=name, reason="its participant was not ready for the jump")
-    now = time.clock_gettime(time.CLOCK_BOOTTIME)
     return Record(
-        FORMAT, old.boot + 1, boot_id(), tuple(rows), generation=old.generation, arrival=departure, arrived=now
-    )
-
-
-def _timed(departure: Departure) -> Departure:
-    """With what the jump took: from right before reboot(2) to this moment."""
-    if departure.left is None:
-        return departure
-    return msgspec.structs.replace(departure, crossing=clock.crossing(departure.left, departure.pace, clock.now()))
-
-
-def arrived(row: Row, departure: Departure | None) -> Row:
-    """What was outgoing, as it is incoming: torn when a participant answers for it and was not ready for this jump, be
-    it one that luod did not make (H13). For a session nobody ever declared nobody answers, so it is not judged.
-    """
-    torn = row.judged and not (departure is not None and row.ready and row.generation in (None, departure.generation))
-    return msgspec.structs.replace(
-        row, direction="incoming", judged=False, ready=False, torn=torn, discard=False, forwarded=False
-    )
-
-
-def _kept(file: RegistryFile, log: Log) -> Record:
-    """No registry was carried. The file tells of sessions that wait in this very kernel, if luod was started again."""
-    old = file.read()
-    if old is None or old.boot_id != boot_id():
-        return Record(FORMAT, 1, boot_id())
-    for held in old.held:
-        log.warning("files-lost", name=held.name, owner=held.owner, reason="luod was stopped")
-    for row in old.rows:
-        if row.direction == "outgoing":
-            log.warning("session-lost", name=row.name, owner=row.owner, reason="luod was stopped")
-    rows = tuple(row for row in old.rows if row.direction == "incoming")
-    return Record(
-        FORMAT, old.boot, old.boot_id, rows, generation=old.generation, arrival=old.arrival, arrived=old.arrived
+        FORMAT, old.boot + 1, boot_id(), tuple(rows), generation=old.generation, arrival=departure, arrived=now()
     )
 
 
@@ -238,7 +204,7 @@ def _strand(file: RegistryFile, log: Log) -> Registry:
         record = Record(FORMAT, old.boot, old.boot_id, rows, generation=old.generation, arrival=old.arrival)
     elif old is not None:
         rows = tuple(arrived(row, old.departure) for row in old.rows if row.direction == "outgoing")
-        departure = None if old.departure is None else _timed(old.departure)
+        departure = None if old.departure is None else timed(old.departure)
         record = Record(FORMAT, old.boot + 1, record.boot_id, rows, generation=old.generation, arrival=departure)
     for row in record.rows:
         log.error("session-lost", name=row.name, owner=row.owner, reason="this kernel could not take it over")

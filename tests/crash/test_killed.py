@@ -1,0 +1,93 @@
+"""luod and its clients are killed with SIGKILL at every call that changes state, one boot for each, before the jump and
+after it: whatever a living party still wanted is there afterwards, and nothing torn is ever taken for whole.
+
+Each test takes every Nth call, up to the first boot in which there was none to kill at; together they miss none. What
+is lost by nature, since only the dead had it, is named in `excused`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from luod.testing import Machine
+from tests.crash.endurance import JUMP, KEEP, SERVE, VMM, Endurance, Killing, Lived, build_killer
+
+
+@dataclass(frozen=True)
+class Row:
+    """`shares`: how many tests share the calls of `who`; each of them kills someone in `least` boots or more."""
+
+    who: str
+    victims: tuple[str, ...]
+    shares: int
+    excused: Callable[[Lived], bool] = lambda lived: False
+    least: int = 1
+
+
+def in_flight(lived: Lived) -> bool:
+    """keep dies with the kernel's answer in its hands: the session was nobody else's yet (H6)."""
+    return ": sendmsg" in lived.killed and bool(lived.notes("retrieving"))
+
+
+def was_retrieved(lived: Lived) -> bool:
+    """All who had the session are dead."""
+    return lived.before_death("retrieving")
+
+
+def was_resumed(lived: Lived) -> bool:
+    """The guest may have run, so it must not be resumed once more (H12)."""
+    return lived.before_death("resuming")
+
+
+ROWS = {
+    "serve": Row(SERVE, (SERVE,), 8),
+    "keep": Row(KEEP, (KEEP,), 4, in_flight),
+    "keep and serve": Row(KEEP, (KEEP, SERVE), 4, in_flight),
+    "the process that jumps": Row(JUMP, (JUMP,), 1),
+    "keep and serve, in the jump": Row(JUMP, (KEEP, SERVE), 1),
+    "VMM": Row(VMM, (VMM,), 4, was_resumed),
+    "VMM and serve": Row(VMM, (VMM, SERVE), 4, was_resumed),
+    "serve and VMM": Row(SERVE, (SERVE, VMM), 8, was_resumed),
+    "all at once": Row(SERVE, (SERVE, KEEP, VMM), 8, was_retrieved),
+}
+
+
+@pytest.fixture(scope="session")
+def killer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return build_killer(tmp_path_factory.mktemp("killer"))
+
+
+@pytest.mark.parametrize(("case", "share"), [(case, share) for case in ROWS for share in range(ROWS[case].shares)])
+def test_a_guest_lives_on(machine: Machine, tmp_path: Path, killer: str, case: str, share: int) -> None:
+    row = ROWS[case]
+    endurance = Endurance(machine, tmp_path, killer)
+    before, call, killed = endurance.live(), 1 + share, 0
+    while True:
+        lived = endurance.live(Killing(row.who, call, row.victims))
+        check(row, before, lived, f"{case}, killed at {lived.killed or 'no call'}")
+        before = lived
+        if not lived.killed:
+            break
+        killed += 1
+        call += row.shares
+    assert killed >= row.least
+    # The registry came along all the way.
+    assert endurance.boots() == machine.boot
+
+
+def check(row: Row, before: Lived, lived: Lived, when: str) -> None:
+    """The guest of the boot before goes on, and no more than once."""
+    resumed = lived.notes("resumed")
+    assert len(resumed) <= 1, f"{when}: it was resumed twice: {lived.diary}"
+    if not resumed:
+        assert lived.notes("anew"), f"{when}: it was forgotten: {lived.diary}"
+        assert row.excused(lived), f"{when}: it is lost: {lived.diary}"
+        return
+    (contents,) = resumed
+    assert len(contents) == 2, f"{when}: it was resumed from a half: {lived.diary}"
+    assert contents[0] == contents[1], f"{when}: it was resumed from a mix: {lived.diary}"
+    assert contents[0]["id"] == before.guest, f"{when}: another guest was resumed: {before.diary}, {lived.diary}"

@@ -1,0 +1,137 @@
+"""`luod keep` is killed, and every fd goes that only luod had. What is left is found, and nothing else is shown."""
+
+from __future__ import annotations
+
+from luod.testing.host import SOCKET
+from tests.daemon.host import Luod, states
+from tests.daemon.participant import Operator, Participant, start
+from tests.library import start_vmm
+
+
+def killed_and_started_again(luod: Luod) -> None:
+    luod.machine.run(["kill", "-KILL", str(luod.keep_pid), str(luod.serve_pid())])
+    luod.stop()
+    luod.start()
+
+
+def carried(luod: Luod) -> tuple[Participant, str]:
+    """A workload that took part, in the next kernel; and the digest of what it wrote while frozen."""
+    one = Participant(luod, "one")
+    luod.load()
+    Operator(luod).update()
+    one.expect("preparing")
+    one.vote("preparing")
+    digest = one.freeze(one.expect("freezing")["generation"])
+    with luod.machine.expect_jump():
+        one.vote("freezing")
+    return one, digest
+
+
+def test_an_outgoing_session_that_its_client_has_is_carried_by_the_client(luod: Luod) -> None:
+    vmm, other = luod.vmm(), luod.vmm()
+    vmm.call("create", name="vm", slot="s")
+    digest = vmm.memfd("ram")
+    vmm.call("preserve", session="s", file="ram", token=1)
+    other.call("create", name="other", slot="s")
+    other.program.kill()
+    killed_and_started_again(luod)
+    assert states(vmm) == {"outgoing vm": "dropped"}
+    luod.jump()
+    after = luod.vmm()
+    after.call("retrieve_session", name="vm", slot="s")
+    after.call("retrieve", session="s", file=1, slot="ram")
+    assert after.ask("digest", fd="ram") == digest
+
+
+def test_a_client_that_has_the_session_puts_it_into_luods_hands_again(luod: Luod) -> None:
+    vmm = luod.vmm()
+    vmm.call("create", name="vm", slot="s")
+    vmm.memfd("ram")
+    vmm.call("preserve", session="s", file="ram", token=1)
+    killed_and_started_again(luod)
+    vmm.call("replace", session="s", files={"1": "ram"})
+    assert states(vmm) == {"outgoing vm": "held"}
+
+
+def test_what_was_frozen_is_forgotten_with_its_update(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    luod.load()
+    Operator(luod).update()
+    one.expect("preparing")
+    one.vote("preparing")
+    one.freeze(one.expect("freezing")["generation"])
+    killed_and_started_again(luod)
+    assert states(one.vmm) == {"outgoing one": "dropped"}
+    assert luod.status()["state"] == "idle"
+
+
+def test_a_client_finishes_what_it_had_retrieved(luod: Luod) -> None:
+    luod.vmm().call("create", name="vm", slot="s")
+    luod.jump()
+    vmm = luod.vmm()
+    vmm.call("retrieve_session", name="vm", slot="s")
+    killed_and_started_again(luod)
+    assert states(vmm) == {"incoming vm": "retrieved"}
+    vmm.call("finish", session="s", discard=True)
+    assert states(vmm) == {}
+
+
+def test_a_client_gives_up_what_it_had_retrieved(luod: Luod) -> None:
+    luod.vmm().call("create", name="vm", slot="s")
+    luod.jump()
+    vmm = luod.vmm()
+    vmm.call("retrieve_session", name="vm", slot="s")
+    killed_and_started_again(luod)
+    vmm.call("release_named", name="vm", direction="incoming")
+    assert states(vmm) == {}
+
+
+def test_a_guest_is_resumed_from_what_its_vmm_had_retrieved(luod: Luod) -> None:
+    carried(luod)
+    luod.start()
+    vmm = start(luod)
+    vmm.call("retrieve_session", name="one", slot="s")
+    vmm.call("retrieve_session", name="one#1", slot="f")
+    killed_and_started_again(luod)
+    vmm.call("method", method="io.luod.Updates.Resuming", parameters={"names": ["one"]})
+    assert states(vmm) == {"incoming one": "resumed", "incoming one#1": "resumed"}
+
+
+def test_half_of_what_a_workload_had_is_torn(luod: Luod) -> None:
+    """Only luod had it, since the process it was given to is dead. The other half still waits in the kernel."""
+    carried(luod)
+    luod.start()
+    first, vmm = luod.vmm(), luod.vmm()
+    first.call("retrieve_session", name="one#1", slot="s")
+    first.program.kill()
+    killed_and_started_again(luod)
+    assert states(vmm) == {"incoming one": "torn"}
+    assert vmm.refused("retrieve_session", name="one", slot="s").kind == "Torn"
+
+
+def test_without_its_registry_it_finds_what_the_file_tells_of(luod: Luod) -> None:
+    """As when luod was killed in the jump, or with the registry just retrieved."""
+    _one, digest = carried(luod)
+    thief = start_vmm(luod.machine, luod.python())
+    thief.call("retrieve_session", name="luod", slot="s")
+    thief.program.kill()
+    luod.start()
+    vmm = luod.vmm()
+    assert states(vmm) == {"incoming one": "retrieved", "incoming one#1": "retrieved"}
+    assert luod.status()["boot"] == 2
+    vmm.call("retrieve_session", name="one#1", slot="s")
+    vmm.call("retrieve", session="s", file=1, slot="state")
+    assert vmm.ask("digest", fd="state") == digest
+
+
+def test_what_the_file_tells_of_and_the_kernel_has_not_is_lost(luod: Luod) -> None:
+    """As after a jump that ended in a reset: another boot, with nothing carried."""
+    carried(luod)
+    thief = start_vmm(luod.machine, luod.python())
+    for name in ("luod", "one", "one#1"):
+        thief.call("retrieve_session", name=name, slot=name)
+    thief.program.kill()
+    luod.start()
+    vmm = start_vmm(luod.machine, luod.python(), "client", ("blocking", SOCKET))
+    assert states(vmm) == {}
+    assert luod.status()["state"] == "idle"

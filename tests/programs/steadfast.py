@@ -1,0 +1,159 @@
+"""A VMM that wants its guest to live, whatever dies: it does what docs/updates.md asks of it, with `luod.Participant`.
+
+`python3 -m tests.programs.steadfast SOCKET DIARY`, inside a machine. What came over the last jump it takes up again,
+then it has a guest carried by the next. The guest is 4096 bytes that say who it is and how often it was paused; what
+is written while it is frozen says the same, so that a mix of two states shows. DIARY is a file of JSON lines:
+`guest`, the one it would start anew, `retrieving`, `resuming`, then `resumed` with both, or `anew` with the reason why
+no guest could go on. Started again it goes on as the next VMM would. Standard library and luod only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import luod
+from luod.errors import AlreadyResumed, CallFailed, DaemonUnreachable, NoSuchSession, Torn
+from luod.ipc.arrival import Arrival
+from luod.linux import Fd, memfd
+from luod.liveupdate import IncomingSession, OutgoingSession
+from luod.participant import Participant
+
+NAME = "vm"
+SIZE = 4096
+PAUSE = 0.02
+LATER = ("Busy", "DeclaredByAnother", "WrongPhase")
+"""An update is about to end, or luod has not seen yet that the VMM before this one is gone."""
+
+
+def memory(contents: dict[str, Any]) -> Fd:
+    file = memfd("guest", SIZE)
+    write(file, contents)
+    return file
+
+
+def write(file: Fd, contents: dict[str, Any]) -> None:
+    os.pwrite(file.fileno(), json.dumps(contents).encode().ljust(SIZE), 0)
+
+
+def read(file: Fd) -> dict[str, Any]:
+    contents: dict[str, Any] = json.loads(os.pread(file.fileno(), SIZE, 0))
+    return contents
+
+
+class Steadfast:
+    def __init__(self, socket: str, diary: str) -> None:
+        self._diary = os.open(diary, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
+        self._luod = luod.Client(socket)
+        self._came: dict[str, IncomingSession] = {}
+        self._resuming = False
+        self._resumed = False
+        self._session: OutgoingSession | None = None
+        self._participant: Participant | None = None
+        self._frozen: Fd | None = None
+        self._guest: dict[str, Any] = {"id": os.urandom(4).hex(), "paused": 0}
+        self._ram = memory(self._guest)
+
+    def run(self) -> None:
+        self._note(guest=self._guest["id"])
+        self._insist(self._restore)
+        self._insist(self._carry)
+
+    def _note(self, **what: Any) -> None:
+        os.write(self._diary, json.dumps(what).encode() + b"\n")
+
+    def _insist(self, step: Callable[[], None]) -> None:
+        """Does a step until luod has answered all of it."""
+        while True:
+            try:
+                step()
+                return
+            except DaemonUnreachable:
+                time.sleep(PAUSE)
+            except CallFailed as error:
+                if error.name.rpartition(".")[2] not in LATER:
+                    raise
+                time.sleep(PAUSE)
+
+    # -- after the jump --------------------------------------------------------------------------------------------
+
+    def _restore(self) -> None:
+        try:
+            if not self._resumed:
+                self._retrieve()
+                self._resume()
+        except (Torn, AlreadyResumed, NoSuchSession) as error:
+            if self._luod.give_up(NAME):
+                self._note(anew=type(error).__name__)
+        else:
+            for name in sorted(self._came):
+                try:
+                    self._luod.finish(self._came[name])
+                except NoSuchSession:  # luod did so before, and could not answer
+                    self._came[name].close()
+                del self._came[name]
+        for session in self._came.values():
+            session.close()
+        self._came.clear()
+
+    def _retrieve(self) -> None:
+        """Takes all that came, and keeps what it has: it may be nobody else's any more."""
+        for entry in self._luod.sessions():
+            if entry.direction == "incoming" and entry.name not in self._came:
+                self._note(retrieving=entry.name)
+                self._came[entry.name] = self._luod.retrieve(entry.name)
+        if NAME not in self._came:
+            raise NoSuchSession(2, "retrieve", NAME)
+
+    def _resume(self) -> None:
+        contents = []
+        for name in sorted(self._came):
+            with self._came[name].retrieve("guest") as file:
+                contents.append(read(file))
+        asked_before = self._resuming
+        if not asked_before:
+            self._note(resuming=True)
+        try:
+            self._resuming = True
+            self._luod.resuming(Arrival(NAME, self._came[NAME]))
+        except AlreadyResumed:
+            # Asked before, it was done and the answer lost. Otherwise a VMM before this one asked, and its guest ran.
+            if not asked_before:
+                raise
+        self._note(resumed=contents)
+        self._resumed = True
+
+    # -- before the jump -------------------------------------------------------------------------------------------
+
+    def _carry(self) -> None:
+        """Takes part in updates until the machine jumps."""
+        if self._session is None:
+            for entry in self._luod.sessions():
+                if entry.direction == "outgoing" and entry.name == NAME:
+                    self._luod.release(entry)
+            session = self._luod.create(NAME)
+            session.preserve(self._ram, 1, name="guest")
+            self._session = session
+        if self._participant is None:
+            self._participant = Participant(NAME, [self._session], client=self._luod)
+        self._participant.run(freezing=self._freeze, cancelled=self._go_on)
+
+    def _freeze(self, phase: Any) -> None:
+        self._frozen = memory(self._guest)
+        phase.create().preserve(self._frozen, 1, name="guest")
+
+    def _go_on(self, phase: Any) -> None:
+        """The guest runs, so it is not any more as it was frozen."""
+        if self._frozen is not None:
+            self._frozen.close()
+            self._frozen = None
+        self._guest["paused"] += 1
+        write(self._ram, self._guest)
+
+
+if __name__ == "__main__":
+    Steadfast(*sys.argv[1:]).run()

@@ -1,0 +1,40 @@
+"""An operator who wants an update, whatever dies: loads the kernel and asks luod for it, again and again.
+
+`python3 -m tests.programs.updating ADMIN_SOCKET KERNEL`, inside a machine: it never ends but with the machine. It waits
+for what came over the last jump to be finished, and for a participant. Standard library and luod only.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from luod.ctl import admin
+from luod.errors import LuodError
+from luod.linux import Fd
+
+PAUSE = 0.02
+
+
+def main(socket: str, kernel: str) -> None:
+    command_line = Path("/proc/cmdline").read_text(encoding="ascii").strip()
+    while True:
+        try:
+            status = admin.status(socket)
+            if status.participants and not status.waiting + status.retrieved + status.torn and status.state == "idle":
+                if not status.kernel_loaded:
+                    with open(kernel, "rb") as file, Fd(file.fileno()) as fd:
+                        try:
+                            admin.load_kernel(socket, fd, None, command_line)
+                        finally:
+                            fd.detach()
+                for progress in admin.update(socket, deadline=None, force=False, dry_run=False):
+                    print(progress.state, progress.reason or "", file=sys.stderr)
+        except LuodError as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        time.sleep(PAUSE)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
