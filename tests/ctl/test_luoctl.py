@@ -83,6 +83,7 @@ def test_without_luod_the_status_is_3(command: str, tmp_path: Path) -> None:
         ["load", "--kernel"],
         ["load", "--kernel", "k", "--append", "a", "--reuse-cmdline"],
         ["update", "now"],
+        ["forward"],
         ["status", "--admin"],
     ],
 )
@@ -93,6 +94,13 @@ def test_a_wrong_command_line_is_2_and_says_how_it_goes(arguments: list[str]) ->
     result = luoctl("--json", *arguments)
     assert result.returncode == 2
     assert error_of(result)["error"] == "Usage"
+
+
+@pytest.mark.parametrize("word", ["soon", "0", "-1", "nan", "inf", "86401"])
+def test_a_deadline_that_is_none_is_said_in_words(word: str) -> None:
+    result = luoctl("update", f"--deadline={word}")
+    assert result.returncode == 2
+    assert f"'{word}' is no number of seconds, more than 0 and at most 86400" in result.stderr
 
 
 def test_help_and_version_need_no_luod() -> None:
@@ -119,6 +127,7 @@ def test_what_is_no_file_of_an_image_is_said_before_luod_is_asked(tmp_path: Path
                 assert (result.returncode, impostor.calls) == (status, [])
             assert str(kernel) in result.stderr
             assert text in result.stderr
+            assert "hint: " in result.stderr
 
 
 @pytest.mark.parametrize("line", ["x" * 5000, "x" * 100_000, "a\udcffb"])

@@ -138,6 +138,13 @@ def test_another_user_sees_its_own_sessions_and_commands_nothing(host: Host) -> 
         assert b"root" in result.stderr
 
 
+def test_who_is_not_root_needs_one_socket_only(host: Host) -> None:
+    for_root("for several users in one machine")
+    result = luoctl_as(host, OTHER, "--socket", "/nowhere/luod.sock", "status")
+    assert result.returncode == 3
+    assert b"/nowhere/luod.sock" in result.stderr
+
+
 def test_the_wrong_socket_is_said(host: Host) -> None:
     result = host.luoctl("--admin-socket", SOCKET, "status", "--json", check=False)
     assert result.returncode == 1

@@ -212,3 +212,9 @@ def test_while_the_device_stays_busy_the_caller_is_told_so(luod: Luod) -> None:
     assert refused.hint
     holder.ask("close", fd="device")
     vmm.call("create", name="vm", slot="s")
+
+
+def test_seconds_that_are_none_are_said_in_words() -> None:
+    done = subprocess.run([*KEEP, "--end-stuck-after", "soon"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "'soon' is no number of seconds, more than 0" in done.stderr

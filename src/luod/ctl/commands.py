@@ -198,6 +198,8 @@ def forward(arguments: Namespace, output: Output) -> Exit:
         states = ("waiting", "forwarding")
         names = [s.name for s in found if s.direction == "incoming" and s.state in states and s.name not in names]
         names = [*arguments.session, *names]
+        if not names and not output.json:
+            output.line("no incoming session waits")
     return _each(names, lambda name: admin.forward(arguments.admin_socket, name), output)
 
 

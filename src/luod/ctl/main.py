@@ -6,6 +6,7 @@ Start-up counts, so what a command needs is imported when it is run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -125,10 +126,10 @@ def _image(command: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def _seconds(word: str) -> float:
-    seconds = float(word)
-    if not 0 < seconds <= MOST_SECONDS:
-        raise ValueError(word)
-    return seconds
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(word)) <= MOST_SECONDS:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds, more than 0 and at most {MOST_SECONDS:.0f}")
 
 
 def _common(top: _Parser) -> _Parser:
@@ -164,6 +165,11 @@ def _main(arguments: Sequence[str]) -> int:
     try:
         given = parser().parse_args(arguments)
         output = Output(json=given.json)
+        if given.command == "forward" and not (given.session or given.all):
+            raise _Usage("which sessions?", "usage: luoctl forward SESSION... | --all")
+        if given.admin_socket is None and os.geteuid() != 0:
+            # There luod answers those who may update, and are not root.
+            given.admin_socket = given.socket
         return _run(given, output)
     except _Usage as error:
         output.failure("Usage", str(error), error.usage)
@@ -198,7 +204,8 @@ def _run(given: argparse.Namespace, output: Output) -> Exit:
         return status(error)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        output.failure(type(error).__name__, f"{where}{error.strerror or error}", "")
+        hint = "is the path right, and may you read it?" if where else ""
+        output.failure(type(error).__name__, f"{where}{error.strerror or error}", hint)
         return Exit.FAILED
 
 

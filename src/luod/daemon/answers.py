@@ -31,7 +31,7 @@ def no_such_session(direction: Direction, name: str) -> NoSuchSession:
     return NoSuchSession(
         name=name,
         message=f"there is no {direction} session {name!r} of yours",
-        hint="sessions belong to the user that created them; List shows yours",
+        hint="sessions belong to the user that created them; luoctl sessions shows yours",
     )
 
 

@@ -8,6 +8,7 @@ asked for, so that keep does not pay for what serve needs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +24,10 @@ STUCK_SECONDS: Final = 10.0
 
 
 def _seconds(word: str) -> float:
-    seconds = float(word)
-    if not 0 < seconds < float("inf"):
-        raise ValueError(word)
-    return seconds
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(word)) < float("inf"):
+            return seconds
+    raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds, more than 0")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -129,7 +129,10 @@ class Updater:
     def _loaded(self) -> Subject:
         image = self._registry.record.image
         if image is None:
-            raise NotLoaded(message="no kernel was loaded through luod", hint="load one first: luoctl load")
+            raise NotLoaded(
+                message="no kernel was loaded through luod",
+                hint="load one first: luoctl load; or name one: --kernel FILE",
+            )
         names = image_names(image)
         return Subject(self._fds[names[0]], self._fds[names[1]] if image.initrd else None, image.command_line)
 
