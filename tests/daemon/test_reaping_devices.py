@@ -43,6 +43,29 @@ def test_a_device_is_bound_and_reset_and_the_next_guest_has_it(
     assert computes(vmm)
 
 
+def test_a_device_that_the_host_has_stays_with_the_host(boot_machine: BootMachine, tmp_path: Path) -> None:
+    """The manifest is its owner's word, and may name a disk."""
+    luod = Luod(boot(boot_machine, devices=(f"{FIRST},driver=nvme",)), tmp_path / "state")
+    luod.start()
+    vmm = start(luod, program="workload")
+    vmm.call("create", name="vm", slot="s")
+    vmm.memfd("ram")
+    vmm.call("preserve", session="s", file="ram", token=1)
+    vmm.call("bind_driver", address=FIRST)
+    vmm.call("open_device", address=FIRST, slot="vfio")
+    set_up(vmm)
+    vmm.call("preserve", session="s", file="vfio", token=2, name="nic")
+    vmm.call("quiesce", device="vfio")
+    luod.load()
+    luod.update()
+    luod.start()
+
+    assert "is with the driver nvme, and stays there" in luod.luoctl("reap", "vm", check=False).stderr.decode()
+    assert states(luod.vmm()) == {"incoming vm": "stuck"}
+    driver = luod.machine.run(["readlink", f"/sys/bus/pci/devices/{FIRST}/driver"]).text
+    assert driver.rpartition("/")[2].strip() == "nvme"
+
+
 def test_a_kernel_that_wants_every_file_retrieved_gets_that(boot_machine: BootMachine, tmp_path: Path) -> None:
     luod = Luod(boot_machine(arguments=("--profile", "document")), tmp_path / "state")
     luod.start()

@@ -95,6 +95,29 @@ def test_the_deadline_grows_with_the_bytes_of_all() -> None:
     assert update.freeze(100.0).deadline == 112.0
 
 
+def test_the_deadline_does_not_grow_beyond_what_the_machine_has() -> None:
+    update = Transaction.begin([(0, "vm")], patience=10.0, force=False, now=0.0, most_bytes=3 * BYTES_A_SECOND)
+    assert update.declared(0, preparing_bytes=2**62, freezing_bytes=2**62).deadline == 13.0
+
+
+def test_a_bystander_cancels_nothing() -> None:
+    def begun() -> Transaction:
+        return Transaction.begin([(0, "vm"), (1, "idle")], patience=10.0, force=False, now=0.0, bystanders=[1])
+
+    with pytest.raises(NotAwaited, match="no session"):
+        begun().veto(1, "preparing", "not today", 1.0)
+    for update in (begun().gone(1, 1.0), begun().ready(1, "preparing", 1.0)):
+        frozen = update.ready(0, "preparing", 1.0).freeze(2.0)
+        assert [member.id for member in frozen.awaited] == [0]
+        assert frozen.members[1].standing == "lost"
+    late = begun().ready(0, "preparing", 1.0).tick(10.0)
+    assert (late.phase, late.settled) == ("preparing", True)
+    assert begun().tick(10.0).reason == "no vote in preparing in time from vm"
+    # Who declares is heard.
+    declared = begun().declared(1, preparing_bytes=0, freezing_bytes=0)
+    assert declared.veto(1, "preparing", "not today", 1.0).phase == "cancelled"
+
+
 def test_one_grant_at_a_time_in_the_order_of_asking() -> None:
     update = begin(3)
     for id in (2, 0, 1):

@@ -6,7 +6,9 @@ import os
 
 from luod.testing import Machine
 from tests.daemon.host import Luod, states
-from tests.daemon.participant import Operator, Participant, file, start
+from tests.daemon.participant import UPDATES, Operator, Participant, file, start
+
+BOB = 1001
 
 
 def resumable(luod: Luod, name: str, digest: str) -> None:
@@ -277,12 +279,44 @@ def test_a_dry_run_asks_nobody(luod: Luod) -> None:
     assert one.expect("preparing")["generation"] == 1
 
 
+def test_what_is_made_while_it_prepares_and_not_declared_is_not_carried_as_if_whole(luod: Luod) -> None:
+    """The check before the update could not see it, and its guest runs."""
+    one, stranger = Participant(luod, "one"), start(luod)
+    luod.load()
+    operator = Operator(luod)
+    operator.update()
+    one.expect("preparing")
+    stranger.call("create", name="early", slot="early")
+    one.vote("preparing")
+    assert one.expect("cancelled")["reason"] == ("contents-undeclared: nobody declared what these sessions hold: early")
+    operator.until("cancelled")
+
+
+def test_who_follows_without_a_session_cannot_stop_an_update(luod: Luod) -> None:
+    one, idle = Participant(luod, "one"), start(luod, BOB)
+    idle.call("more", slot="follow", method=UPDATES + "Follow", parameters={"name": "idle"})
+    token = idle.call("next", slot="follow")["token"]
+    luod.load()
+    operator = Operator(luod)
+    operator.update(deadline=1)
+    assert idle.call("next", slot="follow")["event"] == "preparing"
+    ballot = {"token": token, "phase": "preparing", "vote": "veto", "reason": "no"}
+    assert "declared no session" in idle.refused("method", method=UPDATES + "Vote", parameters=ballot).message
+    one.expect("preparing")
+    one.vote("preparing")
+    # Silent past the deadline it is not waited for, and while guests are frozen it is not asked.
+    one.expect("freezing")
+    assert idle.call("next", slot="follow")["event"] == "lost"
+    with luod.machine.expect_jump():
+        one.vote("freezing")
+
+
 def test_while_it_freezes_only_participants_create_and_only_what_is_theirs(luod: Luod) -> None:
     one = Participant(luod, "one")
     stranger = start(luod)
     luod.load()
     operator = Operator(luod)
-    operator.update()
+    operator.update(findings=["contents-undeclared"])
     one.expect("preparing")
     stranger.call("create", name="early", slot="early")
     one.vote("preparing")

@@ -95,7 +95,9 @@ class Barrier:
         self.error: VarlinkErrorReply | None = None
         """Why it was cancelled before anybody was asked; for the operator."""
         self.members: dict[int, Follower] = {}
-        self.transaction = Transaction.begin([], patience=patience, force=force, now=monotonic())
+        self.transaction = Transaction.begin(
+            [], patience=patience, force=force, now=monotonic(), most_bytes=grants.machine()
+        )
         self.begun = monotonic()
         self.frozen = 0.0
         """When freezing began; as `begun`, seconds of the monotonic clock. 0: it did not."""
@@ -135,12 +137,19 @@ class Barrier:
     def begin(self, followers: Iterable[Follower], generation: int) -> None:
         """Everybody who follows now has a part, and is told that it is preparing."""
         self.generation = generation
-        names = []
+        names, bystanders = [], set()
         for follower in followers:
             self.members[follower.id] = follower
             names.append((follower.id, follower.name))
+            if not follower.sessions:
+                bystanders.add(follower.id)
         began = Transaction.begin(
-            names, patience=self.transaction.patience, force=self.transaction.force, now=monotonic()
+            names,
+            patience=self.transaction.patience,
+            force=self.transaction.force,
+            now=monotonic(),
+            bystanders=bystanders,
+            most_bytes=self.transaction.most_bytes,
         )
         if not self.cancelled:
             self._change(began)
@@ -151,13 +160,17 @@ class Barrier:
         """Counts everybody in, and tells nobody."""
         for follower in followers:
             self.members[follower.id] = follower
-            self._change(self.transaction.join(follower.id, follower.name, monotonic()))
+            self._join(follower)
 
     def join(self, follower: Follower) -> None:
         """One who began to follow while it is preparing, and was told so."""
         self.members[follower.id] = follower
-        self._change(self.transaction.join(follower.id, follower.name, monotonic()))
+        self._join(follower)
         self._tell(follower, "preparing")
+
+    def _join(self, follower: Follower) -> None:
+        bystander = not follower.sessions
+        self._change(self.transaction.join(follower.id, follower.name, monotonic(), bystander=bystander))
 
     async def settle(self) -> None:
         """Returns when nobody is awaited in this phase, or it is cancelled. Keeps the deadline, gives grants."""
@@ -271,7 +284,14 @@ class Barrier:
     def declared(self, follower: Follower) -> float:
         """A member has declared. The seconds it has left. NotAwaited."""
         preparing, freezing = (sum(file.size for file in follower.files(when)) for when in ("preparing", "freezing"))
-        self._change(self.transaction.declared(follower.id, preparing_bytes=preparing, freezing_bytes=freezing))
+        self._change(
+            self.transaction.declared(
+                follower.id,
+                preparing_bytes=preparing,
+                freezing_bytes=freezing,
+                bystander=not follower.sessions,
+            )
+        )
         return self.left()
 
     def vote(self, follower: Follower, phase: VotePhase, vote: Ballot, reason: str | None) -> None:

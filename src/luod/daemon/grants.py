@@ -45,10 +45,11 @@ def scratch(root: Path = Path("/")) -> int:
     try:
         return sum(int(word, 0) for word in (root / _SCRATCH).read_text(encoding="ascii").split())
     except (OSError, ValueError):
-        return int(_total(root) * _UNKNOWN_SCRATCH)
+        return int(machine(root) * _UNKNOWN_SCRATCH)
 
 
-def _total(root: Path) -> int:
+def machine(root: Path = Path("/")) -> int:
+    """Bytes of memory that the machine has."""
     for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) * 1024

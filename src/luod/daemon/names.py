@@ -12,6 +12,7 @@ from luod.ipc.peer import Peer
 from luod.ipc.sessions import InvalidName
 
 NAME: Final = re.compile(r"[A-Za-z0-9._@/#-]{1,63}")
+NUMBERED: Final = re.compile(r".+#[0-9]+")
 
 
 def check_name(name: str) -> None:
@@ -25,6 +26,18 @@ def check_name(name: str) -> None:
     if name == "systemd" or name.startswith(SESSION):
         raise InvalidName(
             name=name, message=f"the name {name!r} is reserved", hint="`systemd` and names that begin with `luod` are"
+        )
+
+
+def check_base(name: str, base: Row | None) -> None:
+    """InvalidName for NAME#NUMBER of somebody who has no NAME, whose session is `base`: it would be in the way of who
+    has NAME in some update to come, and in the next kernel look like what that wrote while frozen.
+    """
+    if base is None and NUMBERED.fullmatch(name):
+        raise InvalidName(
+            name=name,
+            message=f"{name!r} is a name for what is written while frozen for session {name.rpartition('#')[0]!r}",
+            hint="create that one first, or take a name that does not end in # and a number",
         )
 
 

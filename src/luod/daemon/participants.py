@@ -70,7 +70,7 @@ class Participants:
         """Judged sessions that nobody follows for: a jump would tear them."""
         followed = {name for follower in self._followers.values() for name in follower.names}
         rows = self._registry.record.rows
-        return sorted(row.name for row in rows if row.judged and row.name not in followed)
+        return sorted(row.name for row in rows if row.judged and row.generation is None and row.name not in followed)
 
     # What participants ask.
 

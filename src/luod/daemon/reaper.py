@@ -11,9 +11,9 @@ import os
 import sys
 from contextlib import ExitStack
 
-from luod import vfio
+from luod import pci, vfio
 from luod.daemon.worker import SESSION_FD
-from luod.errors import FinishRefused, LuodError, ManifestError, RetrieveFailed
+from luod.errors import FinishRefused, LuodError, ManifestError, Refused, RetrieveFailed
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession
 from luod.manifest import Entry
@@ -25,7 +25,7 @@ def reap(session: IncomingSession) -> str:
     """Finishes the session; what was done, in words. LuodError: it is not finished."""
     try:
         contents = session.contents or ()
-    except (ManifestError, RetrieveFailed):
+    except (ManifestError, Refused, RetrieveFailed):
         contents = ()
     devices = [entry for entry in contents if entry.kind == _DEVICE]
     with ExitStack() as held:
@@ -46,6 +46,13 @@ def reap(session: IncomingSession) -> str:
 def _revive(session: IncomingSession, entry: Entry, held: ExitStack) -> None:
     """A device that answers: FINISH waits for no less, and nobody else could use it before."""
     if entry.device is not None:
+        # The manifest is its owner's word. Who could name a disk of the host there must not have root unbind it.
+        driver = pci.driver_of(pci.check_address(entry.device))
+        if driver not in (None, pci.VFIO_PCI):
+            raise Refused(
+                f"device {entry.device} of token {entry.token} is with the driver {driver}, and stays there",
+                hint="if it is the session's, unbind it, and reap the session again",
+            )
         vfio.bind_driver(entry.device)
     device = held.enter_context(session.retrieve(entry.token))
     vfio.bind(device, held.enter_context(vfio.open_iommufd()))

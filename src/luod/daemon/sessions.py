@@ -23,7 +23,7 @@ from luod.daemon.custody import Custody
 from luod.daemon.log import Log
 from luod.daemon.manifests import Manifests
 from luod.daemon.manifests import check as check_manifest
-from luod.daemon.names import Belonging, Participation, check_name, may_use
+from luod.daemon.names import Belonging, Participation, check_base, check_name, may_use
 from luod.daemon.owners import Owners
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
@@ -208,6 +208,7 @@ class SessionKeeper:
             raise session_exists(
                 name, "luod holds a session of this name", "release or replace it, or take another name"
             )
+        check_base(name, base)
         if len(self._registry.record.rows) >= MOST_SESSIONS:
             raise Refused(message=f"luod holds {MOST_SESSIONS} sessions, its most", hint="release some")
         row = Row("outgoing", name, peer.uid, judged=belonging.judged, generation=belonging.generation)

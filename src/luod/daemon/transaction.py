@@ -9,12 +9,13 @@ the old one as it was. What is done about each state is `luod.daemon.barrier` (t
         └── veto, silence, death, abort, a failure ─────┴─ reboot(2) returned ──> cancelled
 
 With `force`, silence and death do not cancel: the member is lost, which means that its sessions will be torn. A veto
-and an abort always cancel.
+and an abort always cancel. A bystander, who declared no session, has nothing to lose, and so cancels nothing: anybody
+may follow, and must not be able to keep the machine from its updates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Literal
@@ -48,6 +49,8 @@ class Member:
     asked: int | None = None
     """Its place in the queue for a grant; None: it asks for none."""
     reason: str | None = None
+    bystander: bool = False
+    """It has declared no session."""
 
     @property
     def open(self) -> bool:
@@ -56,7 +59,9 @@ class Member:
 
 @dataclass(frozen=True)
 class Transaction:
-    """`patience` is the seconds of each phase, to which the bytes add. `began` is when this phase did."""
+    """`patience` is the seconds of each phase, to which the bytes add, but no more than `most_bytes`, which is what the
+    machine has: what is declared is what somebody says. `began` is when this phase did.
+    """
 
     members: Mapping[int, Member]
     patience: float
@@ -66,17 +71,27 @@ class Transaction:
     reason: str | None = None
     """Why it was cancelled, for people."""
     asks: int = field(default=0, repr=False)
+    most_bytes: int = 2**63
 
     @classmethod
-    def begin(cls, names: Iterable[tuple[int, str]], *, patience: float, force: bool, now: float) -> Transaction:
-        members = {id: Member(id, name, now) for id, name in names}
-        return cls(MappingProxyType(members), patience, now, force)
+    def begin(
+        cls,
+        names: Iterable[tuple[int, str]],
+        *,
+        patience: float,
+        force: bool,
+        now: float,
+        bystanders: Collection[int] = (),
+        most_bytes: int = 2**63,
+    ) -> Transaction:
+        members = {id: Member(id, name, now, bystander=id in bystanders) for id, name in names}
+        return cls(MappingProxyType(members), patience, now, force, most_bytes=most_bytes)
 
-    def join(self, id: int, name: str, now: float) -> Transaction:
+    def join(self, id: int, name: str, now: float, *, bystander: bool = False) -> Transaction:
         """One more member, which began to follow while the others prepare. NotAwaited: it is another phase."""
         if self.phase != "preparing":
             raise NotAwaited(f"it is {self.phase}, not preparing")
-        return self._with(Member(id, name, now))
+        return self._with(Member(id, name, now, bystander=bystander))
 
     @property
     def awaited(self) -> tuple[Member, ...]:
@@ -95,9 +110,9 @@ class Transaction:
     def deadline(self) -> float:
         frozen = self.phase != "preparing"
         to_preserve = sum(m.freezing_bytes if frozen else m.preparing_bytes for m in self.members.values())
-        return self.began + self.patience + to_preserve / BYTES_A_SECOND
+        return self.began + self.patience + min(to_preserve, self.most_bytes) / BYTES_A_SECOND
 
-    def declared(self, id: int, *, preparing_bytes: int, freezing_bytes: int) -> Transaction:
+    def declared(self, id: int, *, preparing_bytes: int, freezing_bytes: int, bystander: bool = False) -> Transaction:
         """A member says what it has to preserve; with bytes to preserve now it queues for a grant.
 
         NotAwaited: in another phase, after its vote, and while it has the grant.
@@ -111,7 +126,9 @@ class Transaction:
             asked = asks = self.asks + 1
         else:
             asked, asks = member.asked, self.asks
-        changed = replace(member, preparing_bytes=preparing_bytes, freezing_bytes=freezing_bytes, asked=asked)
+        changed = replace(
+            member, preparing_bytes=preparing_bytes, freezing_bytes=freezing_bytes, asked=asked, bystander=bystander
+        )
         return replace(self._with(changed), asks=asks)
 
     def turn(self) -> Member | None:
@@ -136,8 +153,10 @@ class Transaction:
         return self._with(replace(member, standing="ready", since=now))
 
     def veto(self, id: int, phase: VotePhase, reason: str, now: float) -> Transaction:
-        """Cancels. While freezing it is heard after `ready`, too. NotAwaited: another phase, or it is lost."""
+        """Cancels. While freezing it is heard after `ready`, too. NotAwaited: another phase; lost, or a bystander."""
         member = self._member(phase, id)
+        if member.bystander:
+            raise NotAwaited("it has declared no session, so it cannot call the update off", hint="declare one first")
         if not member.open and not (phase == "freezing" and member.standing == "ready"):
             raise NotAwaited("it has voted already" if member.standing == "ready" else "the update goes on without it")
         changed = self._with(replace(member, standing="vetoed", since=now, reason=reason))
@@ -149,7 +168,7 @@ class Transaction:
         if member is None or member.standing == "lost" or self.phase in ("jumping", "cancelled"):
             return self
         changed = self._with(replace(member, standing="lost", since=now, reason="it is gone"))
-        return changed if self.force else changed.cancel(f"{member.name} is gone")
+        return changed if self.force or member.bystander else changed.cancel(f"{member.name} is gone")
 
     def tick(self, now: float) -> Transaction:
         """The clock says `now`: silence past the deadline is a veto, or with `force` a loss."""
@@ -159,18 +178,24 @@ class Transaction:
         changed = self
         for member in late:
             changed = changed._with(replace(member, standing="lost", since=now, reason="it did not vote in time"))
-        if self.force:
+        late = tuple(member for member in late if not member.bystander)
+        if self.force or not late:
             return changed
         names = ", ".join(member.name for member in late[:5]) + (", …" if len(late) > 5 else "")
         return changed.cancel(f"no vote in {self.phase} in time from {names}")
 
     def freeze(self, now: float) -> Transaction:
-        """From preparing to freezing. NotAwaited: somebody has not voted, or it is another phase."""
+        """From preparing to freezing, without bystanders. NotAwaited: somebody has not voted; another phase."""
         self._settled("preparing")
-        members = {
-            id: member if member.standing == "lost" else replace(member, standing="awaited", since=now)
-            for id, member in self.members.items()
-        }
+
+        def next_of(member: Member) -> Member:
+            if member.standing == "lost":
+                return member
+            if member.bystander:
+                return replace(member, standing="lost", since=now, reason="it has declared no session")
+            return replace(member, standing="awaited", since=now)
+
+        members = {id: next_of(member) for id, member in self.members.items()}
         return replace(self, phase="freezing", began=now, members=MappingProxyType(members))
 
     def jump(self, now: float) -> Transaction:

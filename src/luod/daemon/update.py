@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from typing import Final
 
 from asyncvarlink.serviceinterface import InvalidParameter
@@ -24,6 +24,7 @@ from luod.daemon.custody import Custody, KeeperGone
 from luod.daemon.jump import Jump, ended
 from luod.daemon.log import Log
 from luod.daemon.participants import Participants, ready_rows
+from luod.daemon.preflight import state
 from luod.daemon.preflight.check import Preflight, Subject
 from luod.daemon.preflight.findings import forced, refuse, refusing, require_names
 from luod.daemon.registry import Departure, Image
@@ -147,8 +148,7 @@ class Updater:
                 findings, _release = await self._preflight.check(self._loaded(), remember=True)
         finally:
             self._checking = False
-        given_up = ("nobody-follows",) if wishes.force else ()
-        return forced(findings, (*wishes.force_findings, *given_up))
+        return forced(findings, _given_up(wishes))
 
     async def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:
         if self._busy:
@@ -168,7 +168,7 @@ class Updater:
         barrier = Barrier(os.urandom(4).hex(), patience, wishes.force, orphans, self._log)
         self._participants.barrier = barrier
         self._log("update", update=barrier.id, uid=peer.uid, pid=peer.pid, sessions=len(self._sessions.rows()))
-        self._task = asyncio.ensure_future(self._run(barrier))
+        self._task = asyncio.ensure_future(self._run(barrier, _given_up(wishes)))
         self._task.add_done_callback(self._ran)
         try:
             while True:
@@ -202,7 +202,7 @@ class Updater:
         self._log("abort", update=barrier.id, uid=peer.uid, pid=peer.pid)
         await asyncio.shield(task)
 
-    async def _run(self, barrier: Barrier) -> None:
+    async def _run(self, barrier: Barrier, given_up: Collection[str]) -> None:
         """The update, from the first check to the end of this kernel, or to everything as it was."""
         jump: Jump | None = None
         try:
@@ -219,7 +219,11 @@ class Updater:
                 # The bulk of it, while guests run; the little that comes after is written right before the jump (H16).
                 await barrier.unless_cancelled(asyncio.to_thread(os.sync))
             if not barrier.cancelled:
-                await self._sessions.close_for_update("frozen")
+                await barrier.unless_cancelled(self._sessions.close_for_update("frozen"))
+                # Those who began to follow since are waited for like the others.
+                await barrier.settle()
+            if not barrier.cancelled:
+                self._look_again(barrier, given_up)
             if not barrier.cancelled:
                 barrier.freeze()
                 jump = Jump()
@@ -245,6 +249,13 @@ class Updater:
             if not (jump is not None and jump.gone and barrier.jumping):
                 barrier.end("luod failed; its log says more")
                 await self._stay(barrier, jump)
+
+    def _look_again(self, barrier: Barrier, given_up: Collection[str]) -> None:
+        """Guests ran on since the check, and who made a session and declared nothing would be carried as if whole."""
+        found = state.sessions(self._sessions.rows(), self._participants.orphans(), self._sessions.held)
+        in_the_way = refusing(forced(found, given_up))
+        if in_the_way:
+            barrier.cancel(f"{in_the_way[0].name}: {in_the_way[0].what}")
 
     def _ran(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -342,6 +353,11 @@ class Updater:
         self._chronicle.not_jumped(reason)
         self._log.warning("cancelled", update=update, reason=reason)
         self._participants.tell_cancelled(update, reason)
+
+
+def _given_up(wishes: Wishes) -> tuple[str, ...]:
+    """Names of findings that shall not stand in the way."""
+    return (*wishes.force_findings, *(("nobody-follows",) if wishes.force else ()))
 
 
 def _cancel(barrier: Barrier, reason: str) -> bool:

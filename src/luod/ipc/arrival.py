@@ -111,7 +111,11 @@ def give_up(name: str) -> Exchange[tuple[str, ...]]:
 
 
 def _of_workload(name: str) -> Exchange[Sequence[Session]]:
-    """The incoming sessions NAME and NAME#GENERATION, the newest last."""
+    """The incoming sessions NAME and NAME#GENERATION, the newest last.
+
+    Those of NAME's owner, or root's: root is shown everybody's, and must not resume from what somebody else has named
+    so.
+    """
     listed = yield from exchange.sessions()
     found = []
     for session in listed:
@@ -120,4 +124,7 @@ def _of_workload(name: str) -> Exchange[Sequence[Session]]:
             found.append((-1, session))
         elif session.direction == INCOMING and base == name and generation.isdecimal():
             found.append((int(generation), session))
+    owner = next((session.owner for generation, session in found if generation < 0), None)
+    if owner is not None:
+        found = [(generation, session) for generation, session in found if session.owner in (owner, 0)]
     return [session for _generation, session in sorted(found, key=lambda pair: pair[0])]

@@ -51,7 +51,9 @@ class SessionExists(TypedVarlinkErrorReply, interface=SESSIONS):
 
 
 class InvalidName(TypedVarlinkErrorReply, interface=SESSIONS):
-    """A name has 1 to 63 of A-Z a-z 0-9 . _ @ / # -, is not `systemd` and does not begin with `luod`."""
+    """A name has 1 to 63 of A-Z a-z 0-9 . _ @ / # -, is not `systemd` and does not begin with `luod`. NAME#NUMBER is
+    only for who has a session NAME.
+    """
 
     class Parameters:
         name: str

@@ -170,7 +170,7 @@ class Updates(VarlinkInterface, name=UPDATES):
         has to be released. null: a luod that was started again cannot tell; look at each.
 
         lost: the operator goes on without this participant (--force): its sessions are carried, and torn. It may go on
-        as it likes; cancelled may still follow.
+        as it likes; cancelled may still follow. Who has declared no session by the end of preparing is told so, too.
 
         When the connection breaks: before jumping has come, the update is cancelled, as far as this participant is
         concerned: resume. After jumping has come: stay paused and Follow again, until luod answers. state "jumping":
@@ -206,11 +206,12 @@ class Updates(VarlinkInterface, name=UPDATES):
     async def Vote(self, *, token: str, phase: Phase, vote: Ballot, reason: str | None) -> None:
         """Says "ready": this phase is done; or "veto": the update must not happen now. reason says why, for people.
 
-        One veto, a deadline that passes and a participant that goes away each cancel the update. A vote cannot be
-        taken back, but in freezing "veto" is heard after "ready" until jumping.
+        One veto, a deadline that passes and a participant that goes away each cancel the update, unless that
+        participant has declared no session. A vote cannot be taken back, but in freezing "veto" is heard after "ready"
+        until jumping.
 
         Errors: NotFollowing, WrongPhase (another phase, has voted, is lost, files to preserve were declared and not
-        granted yet).
+        granted yet, a veto without a session).
         """
         await self._service.vote(self._peer, token, phase, vote, reason)
 

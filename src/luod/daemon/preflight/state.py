@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,15 @@ def judge(
     names what was handed over.
     """
     rows, followers = list(rows), list(followers)
+    yield from sessions(rows, orphans, held)
+    yield from _seals(followers)
+    yield from _preserve(followers, root)
+    yield from _retrieve(followers, root)
+    yield from _watchdog(root)
+
+
+def sessions(rows: Sequence[tuple[Row, str]], orphans: list[str], held: Collection[str]) -> Iterator[Finding]:
+    """What takes no time to tell, and may have come about since an update was asked for."""
     if held:
         yield finding(
             "files-held",
@@ -39,14 +48,6 @@ def judge(
             "no kernel carries them on: they would be lost in the jump",
             "have their owners take them back",
         )
-    yield from _sessions(rows, orphans)
-    yield from _seals(followers)
-    yield from _preserve(followers, root)
-    yield from _retrieve(followers, root)
-    yield from _watchdog(root)
-
-
-def _sessions(rows: list[tuple[Row, str]], orphans: list[str]) -> Iterator[Finding]:
     # What a reaper could not finish must not keep the others from the next kernel.
     incoming = [row.name for row, state in rows if row.direction == "incoming" and state != "stuck"]
     if incoming:
