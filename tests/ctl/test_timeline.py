@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Final
+from xml.etree import ElementTree
 
 import pytest
 
@@ -134,6 +135,33 @@ def test_as_json(tmp_path: Path) -> None:
         "blackout": 3.5,
     }
     assert (told["timeline"]["arrived"], told["timeline"]["error"]) == (4.0, 0.0000021)
+
+
+SVG: Final = "{http://www.w3.org/2000/svg}"
+
+
+def test_a_picture_with_a_bar_a_session_and_its_blackout_framed(tmp_path: Path) -> None:
+    evil = {**SESSION, "name": '</text><b>&"\x1b\udcff'}
+    path = tmp_path / "update.svg"
+    path.write_text("the one of before")
+    done = luoctl(tmp_path, {**TOLD, "sessions": [evil, LOST], "reason": "<&\x00>"}, "timeline", "--svg", str(path))
+    assert (done.returncode, done.stderr) == (0, "")
+    root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+    first, second = root.findall(f"{SVG}g")
+    kinds = [rect.get("class") for rect in first.findall(f"{SVG}rect")]
+    assert kinds == ["preparing", "freezing", "jumping", "restoring", "blackout"]
+    *bars, frame = ((float(r.get("x", "")), float(r.get("width", ""))) for r in first.findall(f"{SVG}rect"))
+    assert sum(width for _, width in bars) == pytest.approx(810 - 190, abs=0.1)
+    assert frame == pytest.approx((bars[1][0], sum(width for _, width in bars[1:])), abs=0.1)
+    assert "".join(first.itertext()).strip().startswith('</text><b>&"\\x1b\\udcff: preparing 1 s, freezing 1 s')
+    assert "torn" in "".join(second.itertext())
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["luod.sock", "update.svg"]
+
+
+def test_no_update_is_no_picture(tmp_path: Path) -> None:
+    assert luoctl(tmp_path, None, "timeline", "--svg", str(tmp_path / "update.svg")).returncode == 0
+    assert not (tmp_path / "update.svg").exists()
 
 
 @pytest.mark.parametrize("member", ["update", "asked", "sessions", "freezingAt"])

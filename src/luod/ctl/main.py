@@ -100,11 +100,12 @@ def parser() -> argparse.ArgumentParser:
     )
     reap.add_argument("session", nargs="+", metavar="SESSION", help="its name")
     reap.add_argument("--force", action="store_true", help="also one that was given to a process which may live")
-    commands.add_parser(
+    timeline = commands.add_parser(
         "timeline",
         parents=[common],
         help="the last update: when each session was in which phase, and for how long its guest stood still",
     )
+    timeline.add_argument("--svg", metavar="FILE", help="draw it into this file, too, as an SVG picture")
     forward = commands.add_parser(
         "forward",
         parents=[common],

@@ -15,6 +15,10 @@ from luod.ctl.output import Output
 def timeline(arguments: Namespace, output: Output) -> Exit:
     """`luoctl timeline`"""
     told = times.ask(arguments.admin_socket)
+    if told is not None and arguments.svg is not None:
+        from luod.ctl import picture
+
+        write(arguments.svg, picture.svg(told).encode())
     if output.json:
         output.object({"timeline": None if told is None else asdict(told)})
     elif told is None:
