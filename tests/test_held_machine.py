@@ -89,12 +89,28 @@ def test_only_memory_and_devices_are_held_and_not_too_many(luod: Luod) -> None:
         assert (error.kind, "memory nor a device" in error.message) == ("Refused", True), slot
     assert vmm.refused("hand_over", name="vm", files={}).kind == "BadInput"
     assert vmm.refused("hand_over", name="a b", files={"ram": "ram"}).kind == "BadInput"
+    # What JSON has for it must not fill the registry.
+    for label in ("x" * 128, "\1" * 22, "\U00010000" * 32):
+        assert vmm.refused("hand_over", name="vm", files={label: "ram"}).kind == "Refused"
     assert vmm.refused("hand_over", name="vm", files={str(n): "ram" for n in range(17)}).kind == "BadInput"
     for number in range(4):
         vmm.call("hand_over", name=f"vm-{number}", files={str(n): "ram" for n in range(16)})
     assert vmm.refused("hand_over", name="vm", files={"ram": "ram"}).kind == "Refused"
     vmm.call("let_go", name="vm-0")
     vmm.call("hand_over", name="vm", files={"ram": "ram"})
+
+
+@pytest.mark.parametrize("policy", ['names = ["{user}/*"]', "sessions = 0"])
+def test_who_may_have_no_session_of_the_name_has_no_files_held(machine: Machine, tmp_path: Path, policy: str) -> None:
+    """They would keep every update from beginning."""
+    for_root("for several users in one machine")
+    (tmp_path / "luod.toml").write_text(f"[default]\n{policy}\n")
+    luod = Luod(machine, state_directory=tmp_path / "state")
+    luod.start("--config", str(tmp_path / "luod.toml"))
+    vmm = luod.vmm(1000)
+    vmm.memfd("ram", seed=1)
+    error = vmm.refused("hand_over", name="vm", files={"ram": "ram"})
+    assert (error.kind, "policy" in error.message) == ("Refused", True)
 
 
 def test_an_update_is_refused_while_files_are_held(luod: Luod) -> None:

@@ -11,11 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luod.daemon.held import FILES, LABEL_BYTES
 from luod.daemon.log import Log
 from luod.daemon.registry import (
     FORMAT,
     MOST_SESSIONS,
     Departure,
+    Held,
+    HeldFile,
     Image,
     Record,
     Registry,
@@ -177,3 +180,18 @@ def test_without_the_mark_of_this_very_update_what_is_judged_is_torn() -> None:
     assert arrived_row(msgspec.structs.replace(ready, generation=2), DEPARTURE).torn
     assert not arrived_row(msgspec.structs.replace(ready, generation=3), DEPARTURE).torn
     assert not arrived_row(Row("outgoing", "plain", 1000), None).torn
+
+
+def test_the_fullest_registry_has_room(memory: RegistryMemory) -> None:
+    """Where it had not, nobody could change anything any more."""
+    uid = 2**32 - 2
+    rows = tuple(
+        Row("incoming", f"{number:063d}", uid, torn=True, reaped=True, retrieved=True, bytes=2**63, generation=10**9,
+            preparing_seconds=86400.123456, freezing_seconds=86400.123456)
+        for number in range(MOST_SESSIONS)
+    )  # fmt: skip
+    held = tuple(Held(uid, "n" * 63, (HeldFile(10**9 + n, "x" * LABEL_BYTES),)) for n in range(FILES))
+    image = Image(10**9, True, "\\" * 2047)
+    full = Record(FORMAT, 10**9, "b" * 36, rows, image, generation=10**9, held=held)
+    memory.write(full)
+    assert memory.read() == full

@@ -12,12 +12,14 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
+import msgspec
 from asyncvarlink.serviceinterface import PermissionDenied
 
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
 from luod.daemon.names import check_name
 from luod.daemon.passed import kind_of
+from luod.daemon.policy.current import Policy
 from luod.daemon.registry import Held, HeldFile, Registry
 from luod.daemon.takeover import Holdings, held_name
 from luod.errors import KernelRefused as Kernel
@@ -31,15 +33,20 @@ FILES_OF_A_USER: Final = 64
 """The most that are held for one uid, in all its sets."""
 FILES: Final = 512
 """The most that are held at all."""
+LABEL_BYTES: Final = 127
+"""Of a file's name, as JSON has it: nobody may fill the registry, without which nobody else could do anything."""
 
 
 class HeldFiles:
     """Implements `luod.ipc.sessions.FilesService`. `updating` says whether an update is under way."""
 
-    def __init__(self, holdings: Holdings, custody: Custody, updating: Callable[[], bool], log: Log) -> None:
+    def __init__(
+        self, holdings: Holdings, custody: Custody, policy: Policy, updating: Callable[[], bool], log: Log
+    ) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
         self._custody = custody
+        self._policy = policy
         self._updating = updating
         self._log = log
         self._lock = asyncio.Lock()
@@ -96,6 +103,13 @@ class HeldFiles:
         check_name(name)
         if peer.anonymous:
             raise PermissionDenied()
+        granted = self._policy.granted(peer)
+        if not (granted.sessions and granted.allows(name)):
+            # While files are held an update is refused, so not everybody may have some held.
+            raise Refused(
+                message=f"luod's policy has no files {name!r} held for you",
+                hint=f"names for you: {', '.join(granted.shown if granted.sessions else ()) or 'none'}",
+            )
         if self._updating():
             raise _updating()
         sets = self._registry.record.held
@@ -106,9 +120,11 @@ class HeldFiles:
                 hint="take them back, or let go of them, or take another name",
             )
         labels = [label for label, _ in files]
-        if not files or len(set(labels)) != len(labels) or not all(1 <= len(label) <= 255 for label in labels):
+        fit = all(label and len(msgspec.json.encode(label)) - 2 <= LABEL_BYTES for label in labels)
+        if not files or len(set(labels)) != len(labels) or not fit:
             raise Refused(
-                message="a set has files with names of 1 to 255 characters, each once", hint="see docs/vmm.md"
+                message=f"a set has files with names of 1 to {LABEL_BYTES} bytes in JSON, each once",
+                hint="see docs/vmm.md",
             )
         for label, fd in files:
             if kind_of(fd) is None:

@@ -79,7 +79,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     chronicle = Chronicle(holdings.registry, directory, log, jumping=JUMP in fds)
     updater = Updater(holdings, custody, sessions, participants, chronicle, log, stuck_seconds=stuck_seconds)
     operations = Operations(holdings, sessions, participants, policy, updater, reaping, forwarding, chronicle)
-    held = HeldFiles(holdings, custody, lambda: participants.barrier is not None or participants.leaving, log)
+    held = HeldFiles(holdings, custody, policy, lambda: participants.barrier is not None or participants.leaving, log)
     updater.take_over()
     sessions.take_over()
     reaping.take_over()

@@ -160,7 +160,7 @@ class NotHeld(TypedVarlinkErrorReply, interface=SESSIONS):
 
 @dataclass(frozen=True)
 class HeldFile:
-    """A memfd or a device, with a name that is its owner's own, 1 to 255 characters."""
+    """A memfd or a device, with a name that is its owner's own, 1 to 127 bytes in JSON."""
 
     name: str
     fileFileDescriptor: FileDescriptor
