@@ -1,4 +1,4 @@
-"""What `luoctl timeline` and `luoctl metrics` do. Called by `luod.ctl.main`, like `luod.ctl.commands`."""
+"""What `luoctl timeline` does, and how a file is written that others read. Called by `luod.ctl.main`."""
 
 from __future__ import annotations
 
