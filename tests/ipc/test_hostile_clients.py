@@ -83,6 +83,17 @@ def never_reads_an_endless_answer(connection: socket.socket) -> None:
     poll.poll()
 
 
+def trickles(connection: socket.socket) -> None:
+    """A byte at a time, each before anybody could lose patience with it alone."""
+    poll = select.poll()
+    poll.register(connection, 0)
+    for byte in LARGE_ECHO:
+        if poll.poll(50):
+            return
+        connection.send(bytes([byte]))
+    raise AssertionError("it was never hung up on")
+
+
 def hangs_up_in_a_call(connection: socket.socket) -> None:
     connection.sendall(b'{"method":"org.example.Talk.Hang"}\0')
     connection.close()
@@ -111,6 +122,7 @@ HOSTILE: dict[str, Callable[[socket.socket], None]] = {
     "never reads an endless answer": never_reads_an_endless_answer,
     "never reads large answers": says_for_ever(LARGE_ECHO, 1000 * MIB),
     "says nothing": dropped,
+    "a byte at a time": trickles,
     "half a message": says(ECHO[:20]),
     "100 fds": sends_fds(100, ECHO),
     "fds with garbage": sends_fds(2, b"garbage\0"),

@@ -300,7 +300,7 @@ class Sessions(VarlinkInterface, name=SESSIONS):
     async def List(self) -> list[Session]:
         """The sessions of the caller's user, in the order of their names; root is shown all.
 
-        held: outgoing, luod has a copy. dropped: outgoing, luod has none, since a Replace did not end. waiting:
+        held: outgoing, luod has a copy. dropped: outgoing, luod has none, since a Replace, or luod, ended. waiting:
         incoming, still in the kernel. retrieved: incoming, given to its owner. torn: incoming, not to be resumed from,
         so not handed out. resumed: incoming, its guest runs, so not handed out again. lost: incoming, and this kernel
         could not take it over (DeviceBroken); it can be released, as given up. reaping: incoming, luod's reaper is
