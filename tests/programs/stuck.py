@@ -13,10 +13,11 @@ import json
 import os
 import signal
 import sys
+from typing import Any
 
 from luod.daemon.stuck import in_session_ioctl
 from luod.ipc.connection import Connection
-from luod.ipc.framing import UPDATES, encode_call
+from luod.ipc.framing import SESSIONS, UPDATES, encode_call
 
 PTRACE_TRACEME, PTRACE_SYSCALL = 0, 24
 GET_NAME = 0xBA44
@@ -29,23 +30,29 @@ def ptrace(request: int, pid: int) -> None:
         raise OSError(ctypes.get_errno(), "ptrace")
 
 
+def call(socket: str, method: str, parameters: dict[str, Any]) -> None:
+    with Connection(socket, timeout=30.0) as connection:
+        connection.ask(encode_call(method, parameters)).close()
+
+
 def take_part(socket: str, following: int, go: int) -> None:
-    """Follows, which a byte in `following` tells, and votes ready in both phases, in the second when there is a byte in
-    `go`; then comes the ioctl.
+    """Follows for a session, which a byte in `following` tells, and votes ready in both phases, in the second when
+    there is a byte in `go`; then comes the ioctl.
     """
+    call(socket, f"{SESSIONS}.Create", {"name": "liar"})
     follow = Connection(socket, timeout=30.0)
     token = ""
     for reply in follow.follow(encode_call(f"{UPDATES}.Follow", {"name": "liar"}, more=True)):
         event = reply.parameters
         if not token:
+            token = event["token"]
+            call(socket, f"{UPDATES}.Declare", {"token": token, "sessions": [{"name": "liar", "files": []}]})
             os.write(following, b"f")
-        token = event["token"] or token
         if event["event"] == "freezing":
             os.read(go, 1)
         if event["event"] in ("preparing", "freezing"):
             ballot = {"token": token, "phase": event["event"], "vote": "ready", "reason": None}
-            with Connection(socket, timeout=30.0) as vote:
-                vote.ask(encode_call(f"{UPDATES}.Vote", ballot)).close()
+            call(socket, f"{UPDATES}.Vote", ballot)
         if event["event"] == "jumping":
             break
     ptrace(PTRACE_TRACEME, 0)
