@@ -106,6 +106,8 @@ def parser() -> argparse.ArgumentParser:
         help="the last update: when each session was in which phase, and for how long its guest stood still",
     )
     timeline.add_argument("--svg", metavar="FILE", help="draw it into this file, too, as an SVG picture")
+    metrics = commands.add_parser("metrics", parents=[common], help="what luod does, as Prometheus reads it")
+    metrics.add_argument("--output", metavar="FILE", help="into this file, which is replaced as a whole")
     forward = commands.add_parser(
         "forward",
         parents=[common],
@@ -194,6 +196,7 @@ def _run(given: argparse.Namespace, output: Output) -> Exit:
         "abort": commands.abort,
         "reap": commands.reap,
         "timeline": reports.timeline,
+        "metrics": reports.metrics,
         "forward": commands.forward,
     }[given.command]
     try:

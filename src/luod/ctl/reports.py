@@ -1,4 +1,4 @@
-"""What `luoctl timeline` does, and how a file is written that others read. Called by `luod.ctl.main`."""
+"""What `luoctl timeline` and `luoctl metrics` do, and how files are written that others read. By `luod.ctl.main`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
+from luod.ctl import admin
 from luod.ctl import timeline as times
 from luod.ctl.exits import Exit
 from luod.ctl.output import Output
+from luod.errors import BadInput, DaemonUnreachable
 
 
 def timeline(arguments: Namespace, output: Output) -> Exit:
@@ -26,6 +28,29 @@ def timeline(arguments: Namespace, output: Output) -> Exit:
     else:
         for line in times.lines(told):
             output.line(line)
+    return Exit.DONE
+
+
+def metrics(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl metrics`. Where luod cannot be reached that is told as a metric too, before it is an error."""
+    if output.json:
+        hint = "luoctl --json status and luoctl --json timeline tell the same"
+        raise BadInput("metrics have a format of their own", hint=hint)
+    from luod.ctl.metrics import text
+
+    unreachable = None
+    try:
+        found = text(admin.status(arguments.admin_socket), times.ask(arguments.admin_socket))
+    except DaemonUnreachable as error:
+        unreachable = error
+        found = text(None, None)
+    if arguments.output is None:
+        for line in found.decode().splitlines():
+            output.line(line)
+    else:
+        write(arguments.output, found)
+    if unreachable is not None:
+        raise unreachable
     return Exit.DONE
 
 
