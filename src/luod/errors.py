@@ -257,7 +257,7 @@ class ManifestError(LuodError):
 
 
 class ImageError(LuodError):
-    hint = "give an uncorrupted bzImage, or an ELF vmlinux"
+    hint = "give an uncorrupted bzImage"
 
 
 class PolicyError(LuodError):

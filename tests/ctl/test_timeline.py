@@ -117,6 +117,14 @@ def test_a_cancelled_update_says_why(tmp_path: Path) -> None:
     assert lines[-3].endswith("500 ms, vetoed: \\x1b no")
 
 
+def test_where_nobody_froze_there_was_no_blackout(tmp_path: Path) -> None:
+    times = {"freezingAt": None, "jumpingAt": None, "arrivedAt": None, "clock": None, "errorSeconds": None}
+    session = {**SESSION, **NEVER, "goneAt": None, "frozenAt": None, "blackoutSeconds": None, "outcome": None}
+    told = {**TOLD, **times, "blackoutSeconds": None, "sessions": [session]}
+    for state in ({"state": "preparing", "endedAt": None, "nowAt": 1.0}, {"state": "cancelled"}):
+        assert shown(tmp_path, {**told, **state})[-3].endswith("p  none")
+
+
 def test_as_json(tmp_path: Path) -> None:
     told = json.loads(luoctl(tmp_path, TOLD, "--json", "timeline").stdout)
     assert told["version"] == 1

@@ -130,7 +130,9 @@ def update(arguments: Namespace, output: Output) -> Exit:
                 return Exit.REFUSED if refusals else Exit.DONE
             if refusals:
                 names = ", ".join(finding.name for finding in refusals)
-                raise Refused(f"{names}: {refusals[0].what}", hint=f"{refusals[0].remedy}; luoctl check tells all")
+                forcing = f"--force-finding {refusals[0].name} goes on all the same"
+                hint = f"{refusals[0].remedy}; luoctl check tells all, {forcing}"
+                raise Refused(f"{names}: {refusals[0].what}", hint=hint)
             admin.load_kernel(arguments.admin_socket, *image)
         return _follow(arguments, shown)
 

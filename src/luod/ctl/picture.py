@@ -108,7 +108,7 @@ def _row(told: Timeline, passage: Passage, y: int) -> Iterator[str]:
         start, stop = _x(told, dark[0].start), _x(told, dark[-1].stop)
         width = max(stop - start, 0.75)
         yield f'<rect class="blackout" x="{start:.2f}" y="{y - 2}" width="{width:.2f}" height="{_BAR + 4}"/>'
-    yield _text(_RIGHT + 10, y + 12, remark(passage))
+    yield _text(_RIGHT + 10, y + 12, remark(told, passage))
     yield "</g>"
 
 

@@ -189,7 +189,7 @@ def lines(told: Timeline) -> Iterator[str]:
     yield ""
     yield f"{'SESSION':<{width}}  {_scale(told.end)}  BLACKOUT"
     for passage in told.sessions:
-        yield f"{escaped(passage.name):<{width}}  {bar(told, passage)}  {remark(passage)}".rstrip()
+        yield f"{escaped(passage.name):<{width}}  {bar(told, passage)}  {remark(told, passage)}".rstrip()
     yield ""
     yield "p preparing  f freezing  j jumping  r restoring  . the guest runs; capitals: blackout"
 
@@ -211,7 +211,7 @@ def bar(told: Timeline, passage: Passage) -> str:
     return f"{text:<{_BAR}}"
 
 
-def remark(passage: Passage) -> str:
+def remark(told: Timeline, passage: Passage) -> str:
     """A session's blackout, and what is not as it should be."""
     words = [] if passage.blackout is None else [duration(passage.blackout)]
     if passage.standing != "ready":
@@ -219,6 +219,8 @@ def remark(passage: Passage) -> str:
             {"unasked": "takes no part"}.get(passage.standing, escaped(passage.standing))
             + (f": {escaped(passage.reason)}" if passage.reason else "")
         )
+    elif told.freezing is None:
+        words.append("none")
     elif passage.blackout is None:
         words.append("released without being resumed" if passage.gone is not None else "not resumed yet")
     if passage.outcome == "given_up":

@@ -141,7 +141,7 @@ def describe(address: str, options: Mapping[str, Option]) -> DeviceDescription:
             case "acs-quirk":
                 fields["acs_quirk"] = _flag(name, value)
             case _:
-                raise ValueError(f"{address}: a device has no {name!r}")
+                raise ValueError(f"{address}: a device has no {name!r}; luoemu run --help lists what it has")
     # Not dataclasses.replace, which has no types: the fields were typed one by one above.
     return type(device)(**{"address": device.address, **fields})  # type: ignore[arg-type]
 
