@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ from tests.library import Error, Vmm
 ALICE, BOB = 1000, 1001
 
 
-def carried(luod: Luod, user: int | None = None) -> Participant:
-    """One participant, on the other side of an update."""
+def carried(luod: Luod, user: int | None = None, *options: str) -> Participant:
+    """One participant, on the other side of an update, where luod has these options."""
     one = Participant(luod, "one", user)
     luod.load()
     operator = Operator(luod)
@@ -26,7 +27,7 @@ def carried(luod: Luod, user: int | None = None) -> Participant:
     one.freeze(1)
     with luod.machine.expect_jump():
         one.vote("freezing")
-    luod.start()
+    luod.start(*options)
     return one
 
 
@@ -47,6 +48,24 @@ def test_before_resuming_a_vmm_that_died_is_followed_by_one_that_tries_again(luo
             vmm.call("retrieve", session=name, file=1, slot=f"file {name}")
         assert vmm.ask("digest", fd="file one") == one.digest
         vmm.program.kill()
+
+
+def test_who_asked_before_it_resumed_and_is_answered_after_gets_nothing(luod: Luod, tmp_path: Path) -> None:
+    (tmp_path / "luod.toml").write_text("restore-deadline = 1000\n")
+    carried(luod, None, "--config", str(tmp_path / "luod.toml"))
+    first, second, keep, serve = start(luod), start(luod), luod.keep_pid, luod.serve_pid()
+    first.call("retrieve_session", name="one", slot="s")
+    luod.machine.run(["kill", "-STOP", str(keep)])
+    call = {"call": "retrieve_session", "name": "one", "slot": "s"}
+    connections = len(luod.links(serve))
+    question = second.program.send({"do": "library", "in": [], **call})
+    while len(luod.links(serve)) == connections:
+        """Until serve has the connection. With the call it then waits for keep to know whose the session is now."""
+    for _ in range(3):
+        assert states(first)["incoming one"] == "retrieved"
+    resuming(first, "one")
+    luod.machine.run(["kill", "-CONT", str(keep)])
+    assert second.program.answer(question)["ok"].get("error") == "AlreadyResumed"
 
 
 def test_after_resuming_there_is_no_second_try(luod: Luod) -> None:

@@ -149,7 +149,8 @@ class Chronicle:
             name = story.base_of(row)
             if row.name in now and now[row.name].resumed and not row.resumed:
                 resumed = True
-                if self._story.sessions[name].resumed is None:
+                passage = self._story.sessions.get(name)
+                if passage is not None and passage.resumed is None:
                     self._tell("resumed", name)
             elif name not in left:
                 left.add(name)

@@ -221,7 +221,8 @@ class RegistryFile:
 
     def write(self, record: Record, *, durable: bool) -> None:
         """OSError: the old file is still there. `durable` waits until the new one is on the disk."""
-        new = self._path.with_suffix(".new")
+        # Each its own: a durable one is written by a thread, and the loop may write another meanwhile.
+        new = self._path.with_suffix(".durable" if durable else ".new")
         with open(new, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(_pack(record, 1))
             if durable:

@@ -244,6 +244,10 @@ class SessionKeeper:
         if peer.pidfd is not None:
             # Whom the restore deadline waits for must be known to the next serve too.
             await self._owners.pin(row, peer, stored=self._policy.settings.restore_deadline is not None)
+        now = self._registry.row("incoming", name)
+        if now is None or now.resumed:
+            # Whoever had it before said so while keep was asked: there is no second guest (H12).
+            raise resumed(name)
         self._registry.note(row, "retrieved")
         self._log("retrieved", name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
@@ -259,7 +263,7 @@ class SessionKeeper:
             if fd is None and not self._broken and (row.retrieved or outcome == "given_up"):
                 # Its memory is the kernel's until somebody takes the session and lets go of it.
                 fd = await self._claims.take_if_left(row)
-            if outcome == "finished" and (unfinished(fd) if fd else not row.retrieved):
+            if outcome == "finished" and (await unfinished(fd) if fd else not row.retrieved):
                 raise NotFinished(
                     name=name,
                     message=f"session {name!r} is not finished" if fd else f"session {name!r} was never retrieved",
