@@ -84,7 +84,6 @@ def check(row: Row, before: Lived, lived: Lived, when: str) -> None:
     resumed = lived.notes("resumed")
     assert len(resumed) <= 1, f"{when}: it was resumed twice: {lived.diary}"
     if not resumed:
-        assert lived.notes("anew"), f"{when}: it was forgotten: {lived.diary}"
         assert row.excused(lived), f"{when}: it is lost: {lived.diary}"
         return
     (contents,) = resumed
