@@ -71,7 +71,8 @@ class Chronicle:
             self._story = head.story
             for event in events:
                 self._story = story.told(self._story, event)
-        registry.watcher, registry.noted = self._changed, self._noted
+        registry.watchers.append(self._changed)
+        registry.noted = self._noted
 
     def story(self, barrier: Barrier | None) -> Story | None:
         """Of the update that is under way, or else of the last one. None: there was none."""

@@ -51,7 +51,7 @@ class Reaping:
         self._tasks: set[asyncio.Task[None]] = set()
         self._few = asyncio.Semaphore(_AT_ONCE)
         sessions.claimant_died = self._claimant_died
-        policy.changed = self._schedule
+        policy.changed.append(self._schedule)
 
     def take_over(self) -> None:
         for row in self._registry.record.rows:
@@ -62,8 +62,12 @@ class Reaping:
     @property
     def seconds_left(self) -> float | None:
         """Until the restore deadline; None: there is none, or nothing waits for it."""
+        return self.deadline_left() if self._waiting() else None
+
+    def deadline_left(self) -> float | None:
+        """Seconds, whether or not anything waits; None: there is none."""
         deadline, arrived = self._policy.settings.restore_deadline, self._registry.record.arrived
-        if deadline is None or arrived is None or not self._waiting():
+        if deadline is None or arrived is None:
             return None
         due = max(arrived + deadline, self._began + min(deadline, _GRACE_SECONDS))
         return max(0.0, round(due - time.clock_gettime(time.CLOCK_BOOTTIME), 3))

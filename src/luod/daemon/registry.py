@@ -107,6 +107,14 @@ class Departure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     crossing: Crossing | None = None
 
 
+class Owed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An update whose hook after-update is still to run; `jumped`: its jump has taken place."""
+
+    update: str
+    generation: int
+    jumped: bool = False
+
+
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """All of it. `boot` counts the kernels since luod first ran, from 1; `boot_id` is the kernel's own.
 
@@ -125,6 +133,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     arrival: Departure | None = None
     arrived: float | None = None
     held: tuple[Held, ...] = ()
+    owed: Owed | None = None
 
 
 def fd_name(row: Row) -> str:
@@ -239,7 +248,7 @@ class Registry:
 
     def __init__(self, record: Record, memory: RegistryMemory, file: RegistryFile, log: Log) -> None:
         self.record = record
-        self.watcher: Callable[[Record, Record], None] | None = None
+        self.watchers: list[Callable[[Record, Record], None]] = []
         """Told of each change, what was and what is."""
         self.noted: Callable[[Row, str], None] | None = None
         self._log = log
@@ -309,6 +318,9 @@ class Registry:
     def set_held(self, held: tuple[Held, ...]) -> None:
         self._change(msgspec.structs.replace(self.record, held=held))
 
+    def set_owed(self, owed: Owed | None) -> None:
+        self._change(msgspec.structs.replace(self.record, owed=owed))
+
     def set_image(self, image: Image | None) -> None:
         self._change(msgspec.structs.replace(self.record, image=image))
 
@@ -320,8 +332,8 @@ class Registry:
             self._file.write(record, durable=False)
         except OSError as error:
             self._log.warning("registry-file", error=error)
-        if self.watcher is not None:
-            self.watcher(before, record)
+        for watcher in self.watchers:
+            watcher(before, record)
 
     def sync(self) -> None:
         """Before a jump: the file is on the disk. OSError."""

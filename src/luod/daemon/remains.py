@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from luod.daemon import clock
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
-from luod.daemon.registry import FORMAT, Departure, Record, Registry, RegistryFile, Row, boot_id, fd_name, now
+from luod.daemon.registry import FORMAT, Departure, Owed, Record, Registry, RegistryFile, Row, boot_id, fd_name, now
 from luod.errors import KernelRefused, NoSuchSession, SessionExists, SessionTaken
 from luod.linux import Fd
 
@@ -34,6 +34,14 @@ def timed(departure: Departure) -> Departure:
     return replace(departure, crossing=clock.crossing(departure.left, departure.pace, clock.now()))
 
 
+def owed(old: Record | None, *, other_kernel: bool) -> Owed | None:
+    """What the record of before owes, in this kernel."""
+    if old is None or old.owed is None or not other_kernel:
+        return None if old is None else old.owed
+    departure = old.departure
+    return replace(old.owed, jumped=old.owed.jumped or (departure is not None and departure.update == old.owed.update))
+
+
 def recall(file: RegistryFile, log: Log) -> Record:
     """The record as the file has it, all but what `verify` has to find out."""
     old, boot = file.read(), boot_id()
@@ -49,9 +57,18 @@ def recall(file: RegistryFile, log: Log) -> Record:
             for row in old.rows
             if row.direction == "incoming" or row.generation is None
         )
-        return Record(FORMAT, old.boot, boot, rows, generation=old.generation, arrival=old.arrival, arrived=old.arrived)
+        return Record(
+            FORMAT,
+            old.boot,
+            boot,
+            rows,
+            generation=old.generation,
+            arrival=old.arrival,
+            arrived=old.arrived,
+            owed=old.owed,
+        )
     if old is None or old.departure is None:
-        return Record(FORMAT, 1, boot)
+        return Record(FORMAT, 1, boot, owed=owed(old, other_kernel=True))
     # luod died in the jump, or right after it with the registry in its hands. Or this boot is no kexec's: `verify`
     # finds nothing then.
     log.warning("registry-lost", update=old.departure.update)
@@ -59,7 +76,14 @@ def recall(file: RegistryFile, log: Log) -> Record:
         replace(arrived(row, old.departure), retrieved=True) for row in old.rows if row.direction == "outgoing"
     )
     return Record(
-        FORMAT, old.boot + 1, boot, rows, generation=old.generation, arrival=timed(old.departure), arrived=now()
+        FORMAT,
+        old.boot + 1,
+        boot,
+        rows,
+        generation=old.generation,
+        arrival=timed(old.departure),
+        arrived=now(),
+        owed=owed(old, other_kernel=True),
     )
 
 

@@ -18,6 +18,7 @@ from luod.daemon.chronicle import Chronicle
 from luod.daemon.custody import Custody
 from luod.daemon.forwarding import Forwarding
 from luod.daemon.held import HeldFiles
+from luod.daemon.hooks import Hooks
 from luod.daemon.log import Log
 from luod.daemon.operations import Operations
 from luod.daemon.participants import Participants
@@ -77,13 +78,15 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     reaping = Reaping(holdings, sessions, policy, workers, log)
     forwarding = Forwarding(holdings, custody, sessions, workers, log)
     chronicle = Chronicle(holdings.registry, directory, log, jumping=JUMP in fds)
-    updater = Updater(holdings, custody, sessions, participants, chronicle, log, stuck_seconds=stuck_seconds)
+    hooks = Hooks(holdings, custody, policy, reaping.deadline_left, log)
+    updater = Updater(holdings, custody, sessions, participants, chronicle, hooks, log, stuck_seconds=stuck_seconds)
     operations = Operations(holdings, sessions, participants, policy, updater, reaping, forwarding, chronicle)
     held = HeldFiles(holdings, custody, policy, lambda: participants.barrier is not None or participants.leaving, log)
     updater.take_over()
     sessions.take_over()
     reaping.take_over()
     forwarding.take_over()
+    hooks.take_over(jumping=JUMP in fds)
 
     def to_all(peer: Peer) -> Iterable[VarlinkInterface]:
         found: list[VarlinkInterface] = [Sessions(sessions, held, peer), Updates(participants, peer)]
@@ -105,6 +108,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     await custody.ready()
     status = await end
     reloading.cancel()
+    hooks.close()
     for listener in listeners:
         await listener.close()
     chronicle.close()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from luod.daemon import words
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
@@ -29,7 +31,7 @@ from luod.daemon.registry import (
     fd_name,
     now,
 )
-from luod.daemon.remains import arrived, recall, timed, verify
+from luod.daemon.remains import arrived, owed, recall, timed, verify
 from luod.errors import DeviceBroken, NoSuchSession
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
@@ -59,6 +61,9 @@ class Holdings:
 
 JUMP: Final = "jump"
 """The name under which keep holds a pidfd of the process that calls reboot(2), while it does."""
+
+HOOK: Final = "hook"
+"""The name under which keep holds a pidfd of the operator's hook, while one runs."""
 
 
 def process_name(row: Row) -> str:
@@ -192,7 +197,14 @@ def _carried(session: Fd, file: RegistryFile, log: Log) -> Record:
     for name in torn:
         log.warning("session-torn", name=name, reason="its participant was not ready for the jump")
     return Record(
-        FORMAT, old.boot + 1, boot_id(), tuple(rows), generation=old.generation, arrival=departure, arrived=now()
+        FORMAT,
+        old.boot + 1,
+        boot_id(),
+        tuple(rows),
+        generation=old.generation,
+        arrival=departure,
+        arrived=now(),
+        owed=owed(old, other_kernel=True),
     )
 
 
@@ -206,6 +218,7 @@ def _strand(file: RegistryFile, log: Log) -> Registry:
         rows = tuple(arrived(row, old.departure) for row in old.rows if row.direction == "outgoing")
         departure = None if old.departure is None else timed(old.departure)
         record = Record(FORMAT, old.boot + 1, record.boot_id, rows, generation=old.generation, arrival=departure)
+    record = replace(record, owed=owed(old, other_kernel=old is not None and old.boot_id != record.boot_id))
     for row in record.rows:
         log.error("session-lost", name=row.name, owner=row.owner, reason="this kernel could not take it over")
     registry = Registry(record, RegistryMemory.new(), file, log)
@@ -215,7 +228,7 @@ def _strand(file: RegistryFile, log: Log) -> Registry:
 
 async def _agree(custody: Custody, fds: dict[str, Fd], registry: Registry, log: Log) -> None:
     """Drops the fds of which the registry does not know: of a call that was cut off, so nobody was told of them."""
-    known = {words.OUTGOING + SESSION, _REGISTRY, JUMP}
+    known = {words.OUTGOING + SESSION, _REGISTRY, JUMP, HOOK}
     known |= {fd_name(row) for row in registry.record.rows}
     known |= {process_name(row) for row in registry.record.rows} | {worker_name(row) for row in registry.record.rows}
     for row in registry.record.rows:

@@ -21,6 +21,7 @@ from luod.daemon.answers import refused_by_kernel, too_late, update_running
 from luod.daemon.barrier import Barrier
 from luod.daemon.chronicle import Chronicle
 from luod.daemon.custody import Custody, KeeperGone
+from luod.daemon.hooks import Hooks
 from luod.daemon.jump import Jump, ended
 from luod.daemon.log import Log
 from luod.daemon.participants import Participants, ready_rows
@@ -58,6 +59,7 @@ class Updater:
         sessions: SessionKeeper,
         participants: Participants,
         chronicle: Chronicle,
+        hooks: Hooks,
         log: Log,
         *,
         stuck_seconds: float,
@@ -70,6 +72,7 @@ class Updater:
         self._sessions = sessions
         self._participants = participants
         self._chronicle = chronicle
+        self._hooks = hooks
         self._started = clock.now()
         self._log = log
         self._stuck_seconds = stuck_seconds
@@ -211,6 +214,7 @@ class Updater:
             except errors.KernelRefused as error:
                 barrier.error = refused_by_kernel(error)
                 raise
+            await self._ask_hook(barrier)
             if not barrier.cancelled:
                 barrier.begin(self._participants.followers, self._registry.begin_generation())
                 self._chronicle.begun(barrier)
@@ -249,6 +253,21 @@ class Updater:
             if not (jump is not None and jump.gone and barrier.jumping):
                 barrier.end("luod failed; its log says more")
                 await self._stay(barrier, jump)
+
+    async def _ask_hook(self, barrier: Barrier) -> None:
+        """The operator's command goes before everything that anybody notices."""
+        await barrier.unless_cancelled(self._hooks.settle())
+        if barrier.cancelled:
+            return
+        asked = asyncio.ensure_future(self._hooks.before(barrier.id, self._registry.record.generation + 1))
+        try:
+            await barrier.unless_cancelled(asked)
+        except errors.Refused as error:
+            barrier.error = Refused(message=error.message, hint=error.hint)
+            raise
+        if not asked.done():
+            self._hooks.call_off()
+            await asyncio.wait((asked,))
 
     def _look_again(self, barrier: Barrier, given_up: Collection[str]) -> None:
         """Guests ran on since the check, and who made a session and declared nothing would be carried as if whole."""
@@ -324,6 +343,7 @@ class Updater:
             if self._participants.barrier is barrier:
                 self._participants.barrier = None
             barrier.tell("cancelled", state=self._participants.state)
+            self._hooks.over()
 
     async def _forget_departure(self) -> None:
         frozen = self._registry.stay()
@@ -353,6 +373,7 @@ class Updater:
         self._chronicle.not_jumped(reason)
         self._log.warning("cancelled", update=update, reason=reason)
         self._participants.tell_cancelled(update, reason)
+        self._hooks.over()
 
 
 def _given_up(wishes: Wishes) -> tuple[str, ...]:

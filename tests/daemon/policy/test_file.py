@@ -9,7 +9,7 @@ import pytest
 
 from luod.daemon.main import main
 from luod.daemon.policy.file import parse
-from luod.daemon.policy.rules import Rule, Settings
+from luod.daemon.policy.rules import HookCommands, Rule, Settings
 from luod.errors import PolicyError
 
 PATH = Path("/etc/luod/luod.toml")
@@ -28,6 +28,10 @@ def test_all_of_it() -> None:
         restore-deadline = 600
         reaper = ["/usr/libexec/reap", "--fast"]
         reaper-timeout = 5.5
+        [hooks]
+        before-update = ["/usr/bin/lock", "take"]
+        after-update = ["/usr/bin/lock", "give"]
+        timeout = 9
         [default]
         names = []
         [[rules]]
@@ -47,6 +51,9 @@ def test_all_of_it() -> None:
         600.0,
         ("/usr/libexec/reap", "--fast"),
         5.5,
+    )
+    assert settings.hooks == HookCommands(
+        before_update=("/usr/bin/lock", "take"), after_update=("/usr/bin/lock", "give"), timeout=9.0
     )
     assert settings.default.names == ()
     (rule,) = settings.rules
@@ -90,6 +97,13 @@ def test_an_empty_file_is_the_defaults() -> None:
         ("restore-deadline = 0\n", "restore-deadline", "is no time", "for ever"),
         ("restore-deadline = nan\n", "restore-deadline", "is no time", "for ever"),
         ("reaper = ['reap']\n", "reaper[0]", "is no absolute path", "$PATH"),
+        ("reaper = ['/a', \"\\u0000\"]\n", "reaper", "has a NUL", ""),
+        ("[hooks]\nbefore = ['/a']\n", "hooks.before", "is unknown", "did you mean 'before-update'?"),
+        ("[hooks]\nafter_update = ['/a']\n", "hooks.after_update", "is unknown", "did you mean 'after-update'?"),
+        ("[hooks]\nbefore-update = 'a'\n", "hooks.before-update", "is text, not a list", '["a", "b"]'),
+        ("[hooks]\nbefore-update = ['a']\n", "hooks.before-update[0]", "is no absolute path", "$PATH"),
+        ("[hooks]\nafter-update = ['/a', \"\\u0000\"]\n", "hooks.after-update", "has a NUL", ""),
+        ("[hooks]\ntimeout = 0\n", "hooks.timeout", "is no time", "more than 0"),
         ("a = 1\nb == 2\n", "line 2, column 4", "invalid value", "TOML"),
         ("a = [1,\n", "line 2, column 1", "invalid value", "TOML"),
         (b"a = 1\nb = '\xff'\n", "line 2, column 6", "is not UTF-8", "UTF-8"),

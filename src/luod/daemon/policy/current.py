@@ -32,7 +32,7 @@ class Policy:
         self.settings = Settings()
         self.error: PolicyError | None = None
         self.present = False
-        self.changed: Callable[[], None] | None = None
+        self.changed: list[Callable[[], None]] = []
         """Called after a reload that took."""
         self._start()
 
@@ -64,8 +64,8 @@ class Policy:
             self._log.error("policy-bad", error=error, hint=error.hint, kept="the policy of before")
             return
         self._log("policy", file=self.path if self.present else "none", rules=len(self.settings.rules))
-        if self.changed is not None:
-            self.changed()
+        for changed in self.changed:
+            changed()
 
     def _start(self) -> None:
         try:

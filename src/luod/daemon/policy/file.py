@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from luod.daemon.policy.rules import Rule, Settings, Terms
+from luod.daemon.policy.rules import HookCommands, Rule, Settings, Terms
 from luod.daemon.registry import MOST_SESSIONS
 from luod.errors import PolicyError
 
@@ -86,7 +86,8 @@ def _wrong(said: str, table: dict[str, Any], path: Path) -> PolicyError:
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL)
     if unknown is not None:
         full = f"{member}.{unknown[1]}" if member else unknown[1]
-        kind: type[msgspec.Struct] = Rule if member.startswith("rules") else Terms if member == "default" else Settings
+        tables: dict[str, type[msgspec.Struct]] = {"default": Terms, "hooks": HookCommands}
+        kind = Rule if member.startswith("rules") else tables.get(member, Settings)
         return PolicyError(str(path), full, "is unknown", hint=_meant(unknown[1], _members(kind)))
     expected = re.fullmatch(r"Expected `([^`]*)`, got `([^`]*)`", message)
     if expected is not None:
@@ -118,10 +119,11 @@ def _faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
         yield "restore-deadline", "is no time to wait", "seconds, more than 0; leave it out to wait for ever"
     if not 0 < settings.reaper_timeout <= _MOST_SECONDS:
         yield "reaper-timeout", "is no time to wait", "seconds, more than 0"
-    if settings.reaper and not settings.reaper[0].startswith("/"):
-        yield "reaper[0]", "is no absolute path", "luod looks for no program in $PATH"
-    if any("\0" in word for word in settings.reaper):
-        yield "reaper", "has a NUL", ""
+    if not 0 < settings.hooks.timeout <= _MOST_SECONDS:
+        yield "hooks.timeout", "is no time to wait", "seconds, more than 0"
+    yield from _faults_of_command("reaper", settings.reaper)
+    yield from _faults_of_command("hooks.before-update", settings.hooks.before_update)
+    yield from _faults_of_command("hooks.after-update", settings.hooks.after_update)
     yield from _faults_of("default", settings.default)
     for number, rule in enumerate(settings.rules):
         member = f"rules[{number}]"
@@ -135,6 +137,13 @@ def _faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
         if rule.cgroup is not None and not (rule.cgroup.startswith("/") and len(rule.cgroup) > 1):
             yield f"{member}.cgroup", "does not begin at the root", "as in /proc/PID/cgroup: /machine.slice"
         yield from _faults_of(member, rule)
+
+
+def _faults_of_command(member: str, command: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+    if command and not command[0].startswith("/"):
+        yield f"{member}[0]", "is no absolute path", "luod looks for no program in $PATH"
+    if any("\0" in word for word in command):
+        yield member, "has a NUL", ""
 
 
 def _faults_of(member: str, terms: Terms) -> Iterator[tuple[str, str, str]]:

@@ -46,6 +46,14 @@ class Rule(Terms, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_on
         return self.uid, self.gid, self.unit, self.cgroup
 
 
+class HookCommands(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
+    """Commands around an update, () for none; each has `timeout` seconds."""
+
+    before_update: tuple[str, ...] = ()
+    after_update: tuple[str, ...] = ()
+    timeout: float = 60.0
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
     """The file. Times are seconds; `reaper` is a command, () the one that is built in."""
 
@@ -54,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     restore_deadline: float | None = None
     reaper: tuple[str, ...] = ()
     reaper_timeout: float = 60.0
+    hooks: HookCommands = HookCommands()
 
 
 class Granted(msgspec.Struct, frozen=True):
