@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -111,6 +112,18 @@ def test_a_serve_that_dies_at_once_is_started_again_later_and_later(start: Start
 
 def test_a_serve_that_cannot_be_started_is_tried_again(start: Start) -> None:
     lines_with(start("/no/such/program"), "serve-cannot-start", 2)
+
+
+def test_a_host_without_room_for_serve_does_not_end_keep(start: Start) -> None:
+    """It would end every session that only keep holds."""
+    keep = start(*IDLE)
+    (started,) = lines_with(keep, "serve-started", 1)
+    limits = resource.prlimit(keep.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(keep.pid, resource.RLIMIT_NOFILE, (4, limits[1]))
+    os.kill(int(started.rpartition("pid=")[2].split()[0]), signal.SIGKILL)
+    lines_with(keep, "serve-not-started", 2)
+    resource.prlimit(keep.pid, resource.RLIMIT_NOFILE, limits)
+    lines_with(keep, "serve-started", 1)
 
 
 def test_serve_gets_its_fds_by_name_and_closed_on_exec(start: Start, places: dict[str, str]) -> None:

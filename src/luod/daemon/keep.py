@@ -142,25 +142,45 @@ class Keeper:
                 os.kill(self._serve.pid, signal.SIGTERM)
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            fds = {words.KEEPER: theirs.fileno(), **self._listening.filenos()}
-            fds |= {name: fd.fileno() for name, fd in self._stored.items()}
-            environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    signal.set_wakeup_fd(-1)
-                    # Ignored until serve has a handler: it reads the policy after that anyway.
-                    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-                    descriptors.execute(self._arguments, fds, environment)
-                except OSError as error:
-                    self._log.error("serve-cannot-start", error=error)
-                finally:
-                    os._exit(127)
-        self._serve = _Serve(pid, Fd(os.pidfd_open(pid)), ours, time.monotonic())
+        """Starts serve. What the host has no room for now is tried again: sessions that only keep holds end with it."""
+        try:
+            self._serve = self._fork()
+        except OSError as error:
+            self._pause = min(self._pause * 2, _PAUSE_LAST)
+            self._start_at = time.monotonic() + self._pause
+            self._log.error("serve-not-started", error=error, again_in=f"{self._pause:.1f}")
+            return
         self._deaf = False
-        self._log.debug("serve-started", pid=pid, fds=len(fds))
+        self._log.debug("serve-started", pid=self._serve.pid)
+
+    def _fork(self) -> _Serve:
+        """OSError: EMFILE, ENFILE, EAGAIN, ENOMEM; nothing is left behind."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                fds = {words.KEEPER: theirs.fileno(), **self._listening.filenos()}
+                fds |= {name: fd.fileno() for name, fd in self._stored.items()}
+                environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
+                pid = os.fork()
+                if pid == 0:
+                    try:
+                        signal.set_wakeup_fd(-1)
+                        # Ignored until serve has a handler: it reads the policy after that anyway.
+                        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+                        descriptors.execute(self._arguments, fds, environment)
+                    except OSError as error:
+                        self._log.error("serve-cannot-start", error=error)
+                    finally:
+                        os._exit(127)
+            try:
+                return _Serve(pid, Fd(os.pidfd_open(pid)), ours, time.monotonic())
+            except OSError:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
+        except OSError:
+            ours.close()
+            raise
 
     def _ended(self) -> None:
         assert self._serve is not None
