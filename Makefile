@@ -39,8 +39,10 @@ test-crash: $(READY)
 kernel:
 	@kernel/build $(KERNEL)
 
-# One boot serves a module's tests, so a module stays with one worker.
+# One boot serves a module's tests, so a module stays with one worker. Compiled beforehand, since a machine whose disk is
+# read-only would do it at every start of a program, on a processor that is emulated.
 test-kernel: $(READY)
+	@$(BIN)/python -m compileall -q src tests demo
 	@kernel=$$(kernel/build --variants $(KERNEL)) && echo "testing on $$kernel" && \
 		LUOD_KERNEL=$$kernel $(BIN)/pytest --machine kernel -n 2 --dist loadfile $(KERNEL_TESTS)
 

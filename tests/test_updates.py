@@ -15,20 +15,34 @@ MEBIBYTES = 64
 UPDATES = 3
 
 
-def test_three_updates_with_luod_killed_in_between(machine: Machine, tmp_path: Path) -> None:
-    luod = Luod(machine, tmp_path / "state")
+def begun(machine: Machine, directory: Path) -> tuple[Luod, Story]:
+    luod = Luod(machine, directory / "state")
     guests = (Guest("vm-alice", None), Guest("vm-bob", 1000 if can_become(machine, 1000) else None))
     story = Story(luod, guests, MEBIBYTES, print)
     story.start_luod()
+    return luod, story
+
+
+def test_three_updates_in_a_row(machine: Machine, tmp_path: Path) -> None:
+    _, story = begun(machine, tmp_path)
     for boot in range(1, UPDATES + 1):
         digests = story.fill()
-        luod.kill_serve()
-        assert story.names() == sorted(digests)
         story.update()
         assert machine.boot == boot + 1
         story.start_luod()
-        luod.kill_serve()
         story.check(digests)
+    assert story.names() == []
+
+
+def test_an_update_with_luod_killed_on_both_sides_of_it(machine: Machine, tmp_path: Path) -> None:
+    luod, story = begun(machine, tmp_path)
+    digests = story.fill()
+    luod.kill_serve()
+    assert story.names() == sorted(digests)
+    story.update()
+    story.start_luod()
+    luod.kill_serve()
+    story.check(digests)
     assert story.names() == []
 
 
