@@ -1,4 +1,4 @@
-"""`make bench`: what the emulated machine costs. Prints tables; every ratio is of figures taken in this run."""
+"""`make bench`: what the emulated machine costs, and luod. Prints tables; ratios are of figures taken in this run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import vfio
+from bench import custody, vfio
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = (sys.executable, "-m", "luod.emulator.machine", "run")
@@ -98,6 +98,7 @@ def main() -> None:
     print(f"{os.uname().release}, {os.cpu_count()} CPUs, Python {sys.version.split()[0]}")
     table_of_calls()
     table_of_scale()
+    custody.table(inside)
     vfio.table(inside)
     table_of_the_untouched()
     print(f"\n{time.monotonic() - begun:.0f} s")
