@@ -1,7 +1,7 @@
 """Errors that more than one part of serve answers with, in the same words wherever they come from.
 
 Same words matter: somebody else's session and one that does not exist must not be told apart. Called by
-`luod.daemon.sessions`, `.update` and `.reaping`.
+`luod.daemon.sessions`, `.held`, `.update` and `.reaping`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,16 @@ from typing import Final
 
 from luod import errors
 from luod.ipc import admin
-from luod.ipc.sessions import Busy, Direction, NoSuchSession, Resumed, SessionExists, Torn
+from luod.ipc.sessions import (
+    Busy,
+    DeviceBroken,
+    Direction,
+    KernelRefused,
+    NoSuchSession,
+    Resumed,
+    SessionExists,
+    Torn,
+)
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession
 
@@ -88,7 +97,19 @@ def update_running() -> admin.UpdateRunning:
     return admin.UpdateRunning(message="a live update is under way", hint="wait for it to end")
 
 
+def kernel_refused(error: errors.KernelRefused) -> Busy | DeviceBroken | KernelRefused:
+    """What a program is told."""
+    if isinstance(error, errors.DeviceBusy):
+        return Busy(message=f"/dev/liveupdate: {error.meaning}", hint="try again")
+    if isinstance(error, errors.DeviceBroken):
+        return DeviceBroken(message=error.message, hint=error.hint)
+    return KernelRefused(
+        call=error.call, errno=error.errno, meaning=error.meaning, message=error.message, hint=error.hint
+    )
+
+
 def refused_by_kernel(error: errors.KernelRefused) -> admin.NotAKernelImage | admin.KernelRefused:
+    """What an operator is told."""
     if isinstance(error, errors.NotAKernelImage):
         return admin.NotAKernelImage(message=error.message, hint=error.hint)
     return admin.KernelRefused(

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from asyncvarlink.serviceinterface import PermissionDenied
 
+from luod.daemon.answers import kernel_refused
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
 from luod.daemon.names import check_name
@@ -22,9 +23,9 @@ from luod.daemon.passed import kind_of
 from luod.daemon.policy.current import Policy
 from luod.daemon.registry import Held, HeldFile, Registry
 from luod.daemon.takeover import Holdings, held_name
-from luod.errors import KernelRefused as Kernel
+from luod.errors import KernelRefused
 from luod.ipc.peer import Peer
-from luod.ipc.sessions import AlreadyHeld, Busy, KernelRefused, NotHeld, Refused
+from luod.ipc.sessions import AlreadyHeld, Busy, NotHeld, Refused
 from luod.linux import Fd
 
 T = TypeVar("T")
@@ -72,10 +73,8 @@ class HeldFiles:
         async with self._lock:
             try:
                 return await change
-            except Kernel as error:
-                raise KernelRefused(
-                    call=error.call, errno=error.errno, meaning=error.meaning, message=error.message, hint=error.hint
-                ) from error
+            except KernelRefused as error:
+                raise kernel_refused(error) from error
 
     async def _hand_over(self, peer: Peer, name: str, files: list[tuple[str, Fd]]) -> None:
         try:

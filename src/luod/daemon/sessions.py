@@ -17,7 +17,16 @@ from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
 from msgspec.structs import replace
 
 from luod import errors
-from luod.daemon.answers import forwarding, no_such_session, reaped, resumed, session_exists, torn, unfinished
+from luod.daemon.answers import (
+    forwarding,
+    kernel_refused,
+    no_such_session,
+    reaped,
+    resumed,
+    session_exists,
+    torn,
+    unfinished,
+)
 from luod.daemon.claims import Claims
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
@@ -32,9 +41,7 @@ from luod.daemon.takeover import Holdings, carried_names
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import (
     Busy,
-    DeviceBroken,
     Direction,
-    KernelRefused,
     NotFinished,
     Outcome,
     Refused,
@@ -179,14 +186,8 @@ class SessionKeeper:
         try:
             async with lock:
                 return await change
-        except errors.DeviceBusy as error:
-            raise Busy(message=f"/dev/liveupdate: {error.meaning}", hint="try again") from error
-        except errors.DeviceBroken as error:
-            raise DeviceBroken(message=error.message, hint=error.hint) from error
         except errors.KernelRefused as error:
-            raise KernelRefused(
-                call=error.call, errno=error.errno, meaning=error.meaning, message=error.message, hint=error.hint
-            ) from error
+            raise kernel_refused(error) from error
         finally:
             self._changed()
 

@@ -52,11 +52,12 @@ class Refused(TypedVarlinkErrorReply, interface=ADMIN):
 
 
 class KernelRefused(TypedVarlinkErrorReply, interface=ADMIN):
-    """The kernel answered `call` with `errno`; `message` is its meaning for that call. No session is lost."""
+    """The kernel answered `call` with `errno`, which means `meaning` for that call. No session is lost."""
 
     class Parameters:
         call: str
         errno: int
+        meaning: str
         message: str
         hint: str
 
