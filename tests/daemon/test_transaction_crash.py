@@ -200,24 +200,47 @@ def started_jump(luod: Luod) -> int:
                 return child
 
 
-def test_one_in_a_sessions_ioctl_is_ended_when_it_holds_the_jump(luod: Luod) -> None:
-    """H17. It said ready, and then made an ioctl; here a tracer keeps it inside."""
+def held_jump(luod: Luod, *arguments: str, user: int | None = None) -> str:
+    """H17: somebody gets into a session's ioctl, here kept there by a tracer, as the machine is to jump. What luod
+    tells the operator of it. It jumps when this was told, and when who "was ended" is dead.
+    """
     luod.stop()
     luod.start("--end-stuck-after", "0.2")
-    liar = start_vmm(luod.machine, luod.python(), "stuck", (SOCKET,))
-    assert liar.program.ask({}) == {"following": True}
+    one = Participant(luod, "one")
+    holder = start_vmm(luod.machine, luod.python(user), "stuck", (SOCKET, *arguments), user=user)
+    assert holder.program.ask({}) == {"following": True}
     luod.load()
     operator = Operator(luod)
-    operator.update()
+    operator.update(findings=["contents-undeclared"])
+    one.expect("preparing")
+    one.vote("preparing")
+    one.expect("freezing")
     signal(luod, "STOP", jump := started_jump(luod))
-    pid = liar.program.ask({})["stuck"]
+    one.vote("freezing")
+    pid = holder.program.ask({})["stuck"]
     progress = operator.until("jumping")
     while not progress["reason"]:
         progress = operator.until("jumping")
-    assert f"({pid})" in progress["reason"]
-    assert "was ended" in progress["reason"]
+    told: str = progress["reason"]
+    assert f"({pid})" in told
+    while "was ended" in told and b") Z " not in luod.machine.read(f"/proc/{pid}/stat"):
+        pass
     with luod.machine.expect_jump():
         signal(luod, "CONT", jump)
+    return told
+
+
+def test_who_said_ready_and_is_in_a_sessions_ioctl_is_ended_when_it_holds_the_jump(luod: Luod) -> None:
+    assert "was ended" in held_jump(luod)
+
+
+def test_a_user_that_takes_no_part_is_ended_when_it_holds_the_jump(luod: Luod) -> None:
+    """However it came by the fd: else it would keep the machine between two kernels, with every guest paused."""
+    assert "was ended" in held_jump(luod, "bystander", user=1000)
+
+
+def test_roots_process_that_takes_no_part_is_named_when_it_holds_the_jump(luod: Luod) -> None:
+    assert "is root's" in held_jump(luod, "bystander")
 
 
 def test_luoctl_aborts_and_says_it_in_its_status(luod: Luod) -> None:

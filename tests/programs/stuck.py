@@ -1,8 +1,8 @@
-"""A participant that says it is ready and then makes an ioctl on a session, in which its tracer keeps it.
+"""A process that makes an ioctl on a session while the machine is to jump, in which its tracer keeps it.
 
-`python3 -m tests.programs.stuck SOCKET`, inside a machine. A first line it answers with {"following": true} when luod
-knows of it; at a second it votes ready for freezing, and answers with {"stuck": PID} once it is so. Standard library
-and luod only.
+`python3 -m tests.programs.stuck SOCKET [bystander]`, inside a machine. It is a participant, which says that it is ready
+before; a bystander only has a session. A first line it answers with {"following": true} when luod knows of it; at a
+second it votes ready for freezing, and answers with {"stuck": PID} once it is so. Standard library and luod only.
 """
 
 from __future__ import annotations
@@ -55,6 +55,18 @@ def take_part(socket: str, following: int, go: int) -> None:
             call(socket, f"{UPDATES}.Vote", ballot)
         if event["event"] == "jumping":
             break
+    get_stuck()
+
+
+def stand_by(socket: str, ready: int, go: int) -> None:
+    """Has a session, and follows nothing."""
+    call(socket, f"{SESSIONS}.Create", {"name": "bystander"})
+    os.write(ready, b"f")
+    os.read(go, 1)
+    get_stuck()
+
+
+def get_stuck() -> None:
     ptrace(PTRACE_TRACEME, 0)
     os.kill(os.getpid(), signal.SIGSTOP)
     fcntl.ioctl(0, GET_NAME)
@@ -65,7 +77,7 @@ def main() -> None:
     followed, following = os.pipe()
     child = os.fork()
     if child == 0:
-        take_part(sys.argv[1], following, wait)
+        (stand_by if sys.argv[2:] == ["bystander"] else take_part)(sys.argv[1], following, wait)
         os._exit(1)
     sys.stdin.readline()
     os.read(followed, 1)

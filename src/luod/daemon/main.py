@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         type=_seconds,
         default=STUCK_SECONDS,
         metavar="SECONDS",
-        help="how long reboot(2) may take before luod kills participants that hold it in an ioctl (%(default)s)",
+        help="how long reboot(2) may take before luod kills who holds it in an ioctl (%(default)s)",
     )
     common.add_argument(
         "--config", metavar="FILE", help="the policy (/etc/luod/luod.toml, where there is one); SIGHUP reads it again"

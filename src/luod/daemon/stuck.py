@@ -1,8 +1,10 @@
 """Who is inside an ioctl on a session: such a process holds reboot(2), which then cannot even be killed (H17).
 
 The kernel says so in /proc/PID/task/TID/syscall. Called by `luod.daemon.update` when a jump takes too long; ends those
-that take part in updates, and names the others. Whoever is ended loses nothing that the next kernel would have had: its
-guest does not run, and what is preserved is the session's.
+that take part in updates, and every process of another user than root: whoever came by a session's fd could else keep
+the machine between two kernels, with every guest paused. Root's other processes are named, no more. Whoever is ended
+loses nothing that the next kernel would have had: all processes end with this one, and what is preserved is the
+session's, of which luod has an fd.
 """
 
 from __future__ import annotations
@@ -48,20 +50,47 @@ def in_session_ioctl(pid: int, proc: Path = Path("/proc")) -> bool:
     return False
 
 
-def end(may_end: Mapping[int, Fd], proc: Path = Path("/proc")) -> Iterator[Stuck]:
-    """Ends each stuck process of `may_end`, pidfds by pid, and yields it, and those it may not end."""
+def end(participants: Mapping[int, Fd], proc: Path = Path("/proc")) -> Iterator[Stuck]:
+    """Ends each stuck process that is one of `participants`, pidfds by pid, or whose real uid is not 0; yields it, and
+    the others that are stuck.
+    """
     for entry in os.listdir(proc):
-        if not entry.isdigit() or int(entry) == os.getpid() or not in_session_ioctl(int(entry), proc):
+        if not entry.isdigit() or int(entry) == os.getpid():
             continue
         pid = int(entry)
-        ended = False
-        if pid in may_end:
-            try:
-                signal.pidfd_send_signal(may_end[pid].fileno(), signal.SIGKILL)
-                ended = True
-            except ProcessLookupError:
+        try:
+            # First, so that all that is read is of the process that is ended: if its pid went to another, this is dead.
+            pidfd = Fd(os.pidfd_open(pid))
+        except OSError:
+            continue
+        with pidfd:
+            if not in_session_ioctl(pid, proc):
                 continue
-        yield Stuck(pid, _command(pid, proc), ended)
+            command = _command(pid, proc)
+            may_end = _signal(participants.get(pid), 0) or _real_uid(pid, proc) != 0
+            if not _signal(pidfd, signal.SIGKILL if may_end else 0):
+                continue
+        yield Stuck(pid, command, may_end)
+
+
+def _signal(pidfd: Fd | None, number: int) -> bool:
+    """False: there is no such process any more."""
+    if pidfd is None:
+        return False
+    try:
+        signal.pidfd_send_signal(pidfd.fileno(), number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _real_uid(pid: int, proc: Path) -> int:
+    """0 where it cannot be read: it is gone."""
+    try:
+        with open(proc / str(pid) / "status", encoding="utf-8", errors="replace") as status:
+            return next((int(line.split()[1]) for line in status if line.startswith("Uid:")), 0)
+    except OSError:
+        return 0
 
 
 def _command(pid: int, proc: Path) -> str:

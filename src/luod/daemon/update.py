@@ -64,7 +64,7 @@ class Updater:
         *,
         stuck_seconds: float,
     ) -> None:
-        """`stuck_seconds`: how long reboot(2) may take before participants that hold it are ended."""
+        """`stuck_seconds`: how long reboot(2) may take before who holds it is ended."""
         self._registry = holdings.registry
         self._broken = holdings.broken
         self._fds = holdings.fds
@@ -322,7 +322,7 @@ class Updater:
         followers = {f.peer.pid: f.peer.pidfd for f in self._participants.followers if f.peer.pidfd is not None}
         for found in stuck.end(followers):
             self._log.warning("jump-held", pid=found.pid, command=found.command, ended=found.ended)
-            done = "was ended" if found.ended else "follows no update, so luod may not end it"
+            done = "was ended" if found.ended else "is root's and takes part in no update, so end it"
             if barrier is not None:
                 barrier.note(f"the jump is held by {found.command} ({found.pid}), in a session's ioctl: it {done}")
 
