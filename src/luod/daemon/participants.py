@@ -54,6 +54,11 @@ class Participants:
         self.leaving = False
 
     @property
+    def updating(self) -> bool:
+        """Whether an update is under way."""
+        return self.barrier is not None or self.leaving
+
+    @property
     def state(self) -> State:
         if self.barrier is not None:
             return self.barrier.state

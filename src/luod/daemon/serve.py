@@ -81,7 +81,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     hooks = Hooks(holdings, custody, policy, reaping.deadline_left, log)
     updater = Updater(holdings, custody, sessions, participants, chronicle, hooks, log, stuck_seconds=stuck_seconds)
     operations = Operations(holdings, sessions, participants, policy, updater, reaping, forwarding, chronicle)
-    held = HeldFiles(holdings, custody, policy, lambda: participants.barrier is not None or participants.leaving, log)
+    held = HeldFiles(holdings, custody, policy, lambda: participants.updating, log)
     updater.take_over()
     sessions.take_over()
     reaping.take_over()

@@ -84,7 +84,7 @@ class Updater:
 
     @property
     def _busy(self) -> bool:
-        return self._participants.barrier is not None or self._participants.leaving or self._checking
+        return self._participants.updating or self._checking
 
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None:
         # To its end even when the operator hangs up: kernel, keep and registry must tell the same.
