@@ -8,6 +8,7 @@ annotations`: asyncvarlink reads the annotations.
 import asyncio
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -84,9 +85,12 @@ async def serve(path: str, limits: Limits) -> None:
     listening.bind(path)
     listening.listen(64)
     os.chmod(path, 0o666)
-    Listener(listening, lambda peer: [Talk(peer)], log, limits=limits)
+    listener = Listener(listening, lambda peer: [Talk(peer)], log, limits=limits)
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     print("ready", flush=True)
-    await asyncio.Event().wait()
+    await over.wait()
+    await listener.close()
 
 
 if __name__ == "__main__":

@@ -210,6 +210,25 @@ def test_many_that_say_nothing_leave_room_for_others_up_to_the_limit(start: Any,
         friend.is_served(1)
 
 
+def test_one_beyond_the_limit_is_told_so_and_the_log_is_not_filled(start: Any, befriend: Any) -> None:
+    server = start(connections=1)
+    friend = befriend(server)
+    friend.is_served()
+    for _ in range(50):
+        with server.connect() as connection:
+            answer = b""
+            while data := connection.recv(MIB):
+                answer += data
+        reply = json.loads(answer.removesuffix(b"\0"))
+        assert reply["error"] == "io.luod.TooManyConnections"
+        assert set(reply["parameters"]) == {"message", "hint"}
+    friend.call("Echo", {"text": "x"})
+    refusals = [line for line in server.log() if line["event"] == "connection-refused"]
+    told = [line for line in refusals if "reason" in line]
+    assert len(told) + sum(line.get("more", 0) for line in refusals) == 50
+    assert 5 <= len(told) < 50
+
+
 def test_a_client_that_has_called_may_be_silent(start: Any, befriend: Any) -> None:
     server = start(silence_seconds=0.2)
     friend = befriend(server)

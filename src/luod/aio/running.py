@@ -56,7 +56,8 @@ async def _ask(call: exchange.Call, path: str, timeout: float) -> framing.Reply:
     try:
         async with asyncio.timeout(timeout):
             with await connected(path) as connection:
-                await send(connection, call.encode(), [fd.fileno() for fd in call.fds])
+                with contextlib.suppress(BrokenPipeError):  # it may have said why before it hung up
+                    await send(connection, call.encode(), [fd.fileno() for fd in call.fds])
                 reply = await received(connection, inbox)
     except OSError as error:
         raise unreachable(path, error) from error

@@ -30,6 +30,7 @@ from luod.daemon.update import Updater
 from luod.daemon.worker import Workers
 from luod.errors import Refused
 from luod.ipc.admin import Admin
+from luod.ipc.admission import Room
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import Sessions
 from luod.ipc.updates import Updates
@@ -97,11 +98,12 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     def to_root(peer: Peer) -> Iterable[VarlinkInterface]:
         return [*to_all(peer), Admin(operations, peer)]
 
-    def connections(peer: Peer) -> int:
-        return policy.granted(peer).connections
+    def room(peer: Peer) -> Room:
+        granted = policy.granted(peer)
+        return Room(granted.connections, policy.settings.all_connections, granted.named)
 
     listeners = [
-        Listener(for_all, to_all, log, limits=Limits(), connections=connections),
+        Listener(for_all, to_all, log, limits=Limits(), room=room),
         Listener(for_root, to_root, log, limits=Limits(), root_only=True),
     ]
     reloading = asyncio.ensure_future(_reload(policy, hangup))

@@ -108,6 +108,8 @@ class Connection:
         try:
             self._wait_until(deadline)
             framing.send(self._socket, message, fds)
+        except BrokenPipeError:
+            return  # it may have said why before it hung up
         except OSError as error:
             raise unreachable(self._path, error) from error
 

@@ -14,11 +14,10 @@ import json
 import logging
 import os
 import socket
-from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from asyncvarlink import (
     AnnotatedResult,
@@ -37,6 +36,7 @@ from asyncvarlink.conversion import ConversionError, FileDescriptorVarlinkType
 from asyncvarlink.serviceinterface import InvalidParameter, VarlinkServiceInterface
 
 from luod.ipc.accepted import AcceptedSocket, Hangups, one_message
+from luod.ipc.admission import Admission, Log, Room, Sparing
 from luod.ipc.peer import Peer, peer_of
 from luod.version import __version__
 
@@ -44,12 +44,6 @@ INTERNAL_ERROR: Final = "io.luod.InternalError"
 _ACCEPT_AGAIN_SECONDS: Final = 0.1
 _ACCEPTS_A_TURN: Final = 16
 _OUT_OF_ROOM: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-
-
-class Log(Protocol):
-    """Writes one event with its fields."""
-
-    def __call__(self, event: str, /, **fields: object) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -66,6 +60,8 @@ class Limits:
     """Until the client has taken a reply."""
     connections: int = 128
     """Of one user at a time, unless the listener is told otherwise."""
+    all_connections: int = 1024
+    """Of all users but root at a time, likewise."""
 
 
 Interfaces = Callable[[Peer], Iterable[VarlinkInterface]]
@@ -82,9 +78,9 @@ class Listener:
         *,
         limits: Limits,
         root_only: bool = False,
-        connections: Callable[[Peer], int] | None = None,
+        room: Callable[[Peer], Room] | None = None,
     ) -> None:
-        """`connections`: how many the peer's user may have, in place of what `limits` says."""
+        """`room`: how many connections there may be, in place of what `limits` says."""
         # Its own warnings are about what clients do wrong; we say that ourselves, in our words.
         library = logging.getLogger("asyncvarlink")
         library.propagate = False
@@ -92,13 +88,13 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._listening = listening
         self._interfaces = interfaces
-        self._root_only = root_only
-        self._most = connections
+        self._room = room or (lambda _peer: Room(limits.connections, limits.all_connections))
         self.log: Final = log
+        self.sparing: Final = Sparing(log)
+        self._admission = Admission(self.sparing, root_only=root_only)
         self.limits: Final = limits
         self._hangups = Hangups(self._loop)
         self._connections: dict[_Connection, VarlinkTransport] = {}
-        self._users: Counter[int] = Counter()
         self._closed = False
         listening.setblocking(False)
         self._resume()
@@ -116,7 +112,7 @@ class Listener:
             except OSError as error:
                 if error.errno not in _OUT_OF_ROOM:
                     raise
-                self.log("accept-postponed", reason=os.strerror(error.errno))
+                self.sparing("accept-postponed", reason=os.strerror(error.errno))
                 self._loop.remove_reader(self._listening)
                 self._loop.call_later(_ACCEPT_AGAIN_SECONDS, self._resume)
                 return
@@ -127,24 +123,17 @@ class Listener:
             try:
                 peer = peer_of(connection)
             except OSError as error:
-                self.log("connection-refused", reason=str(error))
+                self.sparing("connection-refused", reason=str(error))
                 return
-            if self._root_only and not peer.root:
-                self._refuse(peer, "this socket is for root")
-            elif self._users[peer.uid] >= (self.limits.connections if self._most is None else self._most(peer)):
-                self._refuse(peer, "too many connections of this user")
-            else:
-                self._users[peer.uid] += 1
-                wire = AcceptedSocket(connection.detach(), self._loop, self._hangups, self.limits.message_fds)
-                protocol = _Connection(self, peer, self._registry(peer))
-                self._hangups.watch(wire, protocol.hung_up)
-                self._connections[protocol] = VarlinkTransport(
-                    self._loop, wire, wire, protocol, boundary_predictor=one_message
-                )
-
-    def _refuse(self, peer: Peer, reason: str) -> None:
-        self.log("connection-refused", uid=peer.uid, pid=peer.pid, reason=reason)
-        peer.close()
+            if not self._admission.admits(connection, peer, self._room(peer)):
+                peer.close()
+                return
+            wire = AcceptedSocket(connection.detach(), self._loop, self._hangups, self.limits.message_fds)
+            protocol = _Connection(self, peer, self._registry(peer))
+            self._hangups.watch(wire, protocol.hung_up)
+            self._connections[protocol] = VarlinkTransport(
+                self._loop, wire, wire, protocol, boundary_predictor=one_message
+            )
 
     def _registry(self, peer: Peer) -> VarlinkInterfaceRegistry:
         registry = VarlinkInterfaceRegistry()
@@ -156,10 +145,7 @@ class Listener:
     def gone(self, connection: _Connection) -> None:
         """A connection is lost: nothing of it is kept."""
         if self._connections.pop(connection, None) is not None:
-            uid = connection.peer.uid
-            self._users[uid] -= 1
-            if not self._users[uid]:
-                del self._users[uid]
+            self._admission.left(connection.peer)
         connection.peer.close()
 
     async def close(self) -> None:
@@ -173,6 +159,7 @@ class Listener:
         for transport in transports:
             await transport.closed_future
         self._hangups.close()
+        self.sparing.close()
 
 
 class _Connection(VarlinkProtocol):
@@ -212,7 +199,7 @@ class _Connection(VarlinkProtocol):
     def drop(self, reason: str) -> None:
         """Ends the connection now; what waits to be sent is not."""
         if self._wire is not None and not self._wire.is_closing():
-            self._listener.log("connection-dropped", uid=self.peer.uid, pid=self.peer.pid, reason=reason)
+            self._listener.sparing("connection-dropped", uid=self.peer.uid, pid=self.peer.pid, reason=reason)
             self._wire.abort()
 
     def eof_received(self) -> None:

@@ -28,6 +28,7 @@ def test_all_of_it() -> None:
         restore-deadline = 600
         reaper = ["/usr/libexec/reap", "--fast"]
         reaper-timeout = 5.5
+        all-connections = 100
         [hooks]
         before-update = ["/usr/bin/lock", "take"]
         after-update = ["/usr/bin/lock", "give"]
@@ -52,6 +53,7 @@ def test_all_of_it() -> None:
         ("/usr/libexec/reap", "--fast"),
         5.5,
     )
+    assert settings.all_connections == 100
     assert settings.hooks == HookCommands(
         before_update=("/usr/bin/lock", "take"), after_update=("/usr/bin/lock", "give"), timeout=9.0
     )
@@ -92,6 +94,7 @@ def test_an_empty_file_is_the_defaults() -> None:
         ("[[rules]]\nunit = 'vm'\n", "rules[0].unit", "is no unit", "did you mean 'vm.service'?"),
         ("[[rules]]\ncgroup = 'a'\n", "rules[0].cgroup", "root", "/machine.slice"),
         ("[default]\nsessions = 5000\n", "default.sessions", "is no number of sessions", "1024"),
+        ("all-connections = 0\n", "all-connections", "is no number of connections", "65536"),
         ("[default]\nconnections = 0\n", "default.connections", "is no number of connections", "65536"),
         ("restore-deadline = '10m'\n", "restore-deadline", "is text, not a number of seconds", ""),
         ("restore-deadline = 0\n", "restore-deadline", "is no time", "for ever"),

@@ -15,7 +15,7 @@ from tests.daemon.host import Luod, states
 from tests.daemon.participant import Operator, Participant, start
 from tests.library import start_vmm
 
-ALICE, BOB = 1000, 1001
+ALICE, BOB, CAROL = 1000, 1001, 1002
 
 
 @pytest.fixture
@@ -73,8 +73,30 @@ def test_connections_of_a_user(with_policy: Callable[[str], Luod]) -> None:
     alice = start(luod, ALICE)
     alice.call("more", slot="one", method="io.luod.Updates.Follow", parameters={"name": "one"})
     other = start_vmm(luod.machine, luod.python(ALICE), "client", ("blocking", SOCKET), user=ALICE)
-    assert other.refused("sessions").kind == "DaemonUnreachable"
+    assert "has 1 connections to luod, its most" in other.refused("sessions").message
     assert luod.vmm(BOB).call("sessions") == []
+
+
+@pytest.mark.usefixtures("several_users")
+def test_connections_of_all_users_but_root(with_policy: Callable[[str], Luod]) -> None:
+    """One user may have many uids. Who has a rule has room when the others have theirs, and root always."""
+    luod = with_policy(f"all-connections = 4\n[[rules]]\nuid = {ALICE}\nsessions = 1\n")
+    bob = start(luod, BOB)
+    for number in range(3):
+        bob.call("more", slot=str(number), method="io.luod.Updates.Follow", parameters={"name": "one"})
+    refused = luod.vmm(CAROL).refused("sessions")
+    assert "3 connections of users that are not root" in refused.message
+    assert "all-connections" in refused.hint
+    alice = start(luod, ALICE)
+    alice.call("more", slot="one", method="io.luod.Updates.Follow", parameters={"name": "one"})
+    assert "4 connections" in luod.vmm(CAROL).refused("sessions").message
+    assert luod.vmm().call("sessions") == []
+    assert luod.status()["participants"] == 4
+    bob.program.kill()
+    alice.program.kill()
+    while luod.status()["participants"]:
+        pass
+    assert luod.vmm(CAROL).call("sessions") == []
 
 
 @pytest.mark.usefixtures("several_users")

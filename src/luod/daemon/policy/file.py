@@ -121,6 +121,8 @@ def _faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
         yield "reaper-timeout", "is no time to wait", "seconds, more than 0"
     if not 0 < settings.hooks.timeout <= _MOST_SECONDS:
         yield "hooks.timeout", "is no time to wait", "seconds, more than 0"
+    if not 0 < settings.all_connections <= 65536:
+        yield "all-connections", "is no number of connections", "1 to 65536"
     yield from _faults_of_command("reaper", settings.reaper)
     yield from _faults_of_command("hooks.before-update", settings.hooks.before_update)
     yield from _faults_of_command("hooks.after-update", settings.hooks.after_update)

@@ -21,6 +21,7 @@ OnOwnerDeath = Literal["hold", "discard"]
 
 SESSIONS: Final = 64
 CONNECTIONS: Final = 128
+ALL_CONNECTIONS: Final = 1024
 
 
 class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
@@ -55,7 +56,9 @@ class HookCommands(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
-    """The file. Times are seconds; `reaper` is a command, () the one that is built in."""
+    """The file. Times are seconds; `reaper` is a command, () the one that is built in. `all_connections` are those of
+    all users but root.
+    """
 
     default: Terms = Terms()
     rules: tuple[Rule, ...] = ()
@@ -63,10 +66,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     reaper: tuple[str, ...] = ()
     reaper_timeout: float = 60.0
     hooks: HookCommands = HookCommands()
+    all_connections: int = ALL_CONNECTIONS
 
 
 class Granted(msgspec.Struct, frozen=True):
-    """The terms of one peer, all of them known. `shown` are the patterns as the operator wrote them."""
+    """The terms of one peer, all of them known. `shown` are the patterns as the operator wrote them. `named`: they are
+    those of a rule.
+    """
 
     names: tuple[re.Pattern[str], ...]
     shown: tuple[str, ...]
@@ -74,6 +80,7 @@ class Granted(msgspec.Struct, frozen=True):
     connections: int
     may_update: bool
     on_owner_death: OnOwnerDeath
+    named: bool = False
 
     def allows(self, name: str) -> bool:
         """NAME#GENERATION, what is frozen in an update, is allowed where NAME is."""
@@ -111,6 +118,7 @@ def granted(
         next((t.connections for t in terms if t.connections is not None), CONNECTIONS),
         next((t.may_update for t in terms if t.may_update is not None), False),
         next((t.on_owner_death for t in terms if t.on_owner_death is not None), "hold"),
+        rule is not None,
     )
 
 

@@ -1,0 +1,126 @@
+"""Who is let in at a socket, and what is said of those who are not: to them in an error, and sparingly in the log.
+
+How many connections a user may have is asked of whoever listens. All users but root have a number together, too, since
+one user may have many uids (subuids); those whom nobody named leave the last quarter of it to those whom somebody did.
+Called by `luod.ipc.wire` only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from luod.ipc.peer import Peer
+
+TOO_MANY: Final = "io.luod.TooManyConnections"
+NOT_FOR_YOU: Final = "io.luod.RootOnly"
+_LINES_A_SECOND: Final = 5
+_SECOND: Final = 1.0
+
+
+class Log(Protocol):
+    """Writes one event with its fields."""
+
+    def __call__(self, event: str, /, **fields: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many connections there may be at a time: of one user, and of all but root. `named`: somebody wrote a rule
+    for the user.
+    """
+
+    of_user: int
+    of_all: int
+    named: bool = False
+
+
+class Admission:
+    """Counts connections, from `admits` to `left`."""
+
+    def __init__(self, log: Sparing, *, root_only: bool) -> None:
+        self._log = log
+        self._root_only = root_only
+        self._users: Counter[int] = Counter()
+        self._not_root = 0
+
+    def admits(self, connection: socket.socket, peer: Peer, room: Room) -> bool:
+        """Whether it is let in, and counted. If not it was told why; whoever calls closes it."""
+        if self._root_only and not peer.root:
+            refusal = NOT_FOR_YOU, "this socket is for root", "use luod's other socket"
+        elif self._users[peer.uid] >= room.of_user:
+            refusal = (
+                TOO_MANY,
+                f"uid {peer.uid} has {room.of_user} connections to luod, its most",
+                "close some, or have `connections` in luod's policy made larger",
+            )
+        elif not peer.root and self._not_root >= (room.of_all if room.named else room.of_all - room.of_all // 4):
+            refusal = (
+                TOO_MANY,
+                f"luod has {self._not_root} connections of users that are not root, its most",
+                "try again later, or have `all-connections` in luod's policy made larger",
+            )
+        else:
+            self._users[peer.uid] += 1
+            self._not_root += not peer.root
+            return True
+        name, message, hint = refusal
+        self._log("connection-refused", uid=peer.uid, pid=peer.pid, reason=message)
+        reply = {"error": name, "parameters": {"message": message, "hint": hint}}
+        try:
+            # It has asked nothing yet, or nothing that was read: this is the answer to whatever it asks first.
+            connection.send(json.dumps(reply).encode() + b"\0", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return False
+
+    def left(self, peer: Peer) -> None:
+        self._users[peer.uid] -= 1
+        if not self._users[peer.uid]:
+            del self._users[peer.uid]
+        self._not_root -= not peer.root
+
+
+@dataclass
+class _Second:
+    """What there was of one event in a second: lines, and what there was beyond them."""
+
+    written: int = 0
+    more: int = 0
+    end: asyncio.TimerHandle | None = field(default=None, repr=False)
+
+
+class Sparing:
+    """A log of what clients cause, so that none of them fills it: a few lines a second of each event, and at the end of
+    the second how many more there were. In a running loop.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._seconds: dict[str, _Second] = {}
+
+    def __call__(self, event: str, /, **fields: object) -> None:
+        second = self._seconds.setdefault(event, _Second())
+        if second.end is None:
+            second.end = asyncio.get_running_loop().call_later(_SECOND, self._over, event)
+        if second.written < _LINES_A_SECOND:
+            second.written += 1
+            self._log(event, **fields)
+        else:
+            second.more += 1
+
+    def _over(self, event: str) -> None:
+        second = self._seconds.pop(event)
+        if second.end is not None:
+            second.end.cancel()
+        if second.more:
+            self._log(event, more=second.more)
+
+    def close(self) -> None:
+        """Says what there is to say still."""
+        for event in list(self._seconds):
+            self._over(event)
