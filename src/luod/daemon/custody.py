@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable
 
@@ -51,14 +52,34 @@ class Custody:
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
         self._answer: asyncio.Future[tuple[dict[str, str], tuple[Fd, ...]]] | None = None
+        self._spare: Fd | None = None
         channel.setblocking(False)
         self._loop.add_reader(channel, self._readable)
 
     def close(self) -> None:
         self._loop.remove_reader(self._channel)
         self._channel.close()
+        if self._spare is not None:
+            self._spare.close()
+
+    def _reserve(self) -> None:
+        """Keeps an fd number free for the session that keep is asked for: one that does not fit would be lost on the
+        way, and with it what serve knows of keep. KernelRefused: EMFILE, and keep was not asked.
+        """
+        try:
+            self._spare = Fd(os.dup(self._channel.fileno()))
+        except OSError as error:
+            raise KernelRefused(
+                error.errno or errno.EMFILE,
+                "luod serve",
+                "luod has no room for one more file",
+                hint="close connections to luod, or give it more: LimitNOFILE= of its unit, or `ulimit -Hn`",
+            ) from error
 
     def _readable(self) -> None:
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
         try:
             message, fds = framing.receive(self._channel)
         except (OSError, ProtocolError):
@@ -73,10 +94,19 @@ class Custody:
             answer.set_result((words.decode(message), fds))
 
     async def _ask(
-        self, request: dict[str, object], refusals: dict[int, type[KernelRefused]], fds: tuple[int, ...] = ()
+        self,
+        request: dict[str, object],
+        refusals: dict[int, type[KernelRefused]],
+        fds: tuple[int, ...] = (),
+        *,
+        session: bool = False,
     ) -> tuple[Fd, ...]:
-        """Asks and waits for the answer. Not to be cancelled: the next to ask would get this one's answer."""
+        """Asks and waits for the answer, with a `session` in it. Not to be cancelled: the next to ask would get this
+        one's answer.
+        """
         async with self._turn:
+            if session:
+                self._reserve()
             answer: asyncio.Future[tuple[dict[str, str], tuple[Fd, ...]]] = self._loop.create_future()
             self._answer = answer
             try:
@@ -94,9 +124,9 @@ class Custody:
         """CREATE_SESSION; keep holds a copy. The fd is the caller's.
 
         SessionExists: EEXIST. DeviceBusy: somebody else had /dev/liveupdate open all the time. DeviceBroken: EIO, the
-        kernel could not take over what was carried (H20). KernelRefused.
+        kernel could not take over what was carried (H20). KernelRefused, of serve itself with EMFILE.
         """
-        (fd,) = await self._ask({"CREATE": name}, _CREATE_REFUSALS)
+        (fd,) = await self._ask({"CREATE": name}, _CREATE_REFUSALS, session=True)
         return fd
 
     async def retrieve(self, name: str) -> Fd:
@@ -104,7 +134,7 @@ class Custody:
 
         NoSuchSession: ENOENT. SessionTaken: EINVAL. DeviceBusy, DeviceBroken as above. KernelRefused.
         """
-        (fd,) = await self._ask({"RETRIEVE": name}, _RETRIEVE_REFUSALS)
+        (fd,) = await self._ask({"RETRIEVE": name}, _RETRIEVE_REFUSALS, session=True)
         return fd
 
     async def store(self, name: str, fd: int) -> None:
