@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import select
 import warnings
 from collections.abc import Callable
 from types import TracebackType
@@ -174,3 +175,10 @@ def memfd(name: str, size: int, *, executable: bool = True, sealing: bool = True
 def pidfd_getfd(pidfd: int, target: int) -> Fd:
     """A duplicate (close-on-exec) of fd number `target` in the process `pidfd` names. EBADF: not open there."""
     return Fd(syscall("pidfd_getfd", pidfd, target, 0))
+
+
+def has_ended(pidfd: HasFileno, *, within: float = 0.0) -> bool:
+    """Whether the process that `pidfd` names has ended, reaped or not. Waits up to `within` seconds for it."""
+    poll = select.poll()  # select() takes no fd above 1023
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(within * 1000))

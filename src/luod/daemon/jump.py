@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import select
 import subprocess
 import sys
 
 from luod import kexec
 from luod.errors import JumpRefused, KernelRefused
-from luod.linux import Fd
+from luod.linux import Fd, has_ended
 
 _GO = b"j"
 
@@ -81,9 +80,7 @@ async def ended(pidfd: Fd, seconds: float) -> bool:
     try:
         await asyncio.wait_for(over, seconds)
     except TimeoutError:
-        poll = select.poll()  # select() takes no fd above 1023
-        poll.register(pidfd, select.POLLIN)
-        return bool(poll.poll(0))
+        return has_ended(pidfd)
     finally:
         loop.remove_reader(pidfd)
     return True

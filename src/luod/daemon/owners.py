@@ -7,7 +7,6 @@ call's connection. What follows from its end is up to `luod.daemon.sessions`, th
 from __future__ import annotations
 
 import asyncio
-import select
 from collections.abc import Callable, Iterable
 
 from luod.daemon.custody import Custody
@@ -15,7 +14,7 @@ from luod.daemon.registry import Row
 from luod.daemon.takeover import PROCESS, Holdings, process_name
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import Refused
-from luod.linux import Fd
+from luod.linux import has_ended
 
 
 class Owners:
@@ -51,7 +50,7 @@ class Owners:
     def alive(self, row: Row) -> bool | None:
         """None: nobody is pinned."""
         pidfd = self._fds.get(process_name(row))
-        return None if pidfd is None else not _ended(pidfd)
+        return None if pidfd is None else not has_ended(pidfd)
 
     async def forget(self, row: Row) -> None:
         pidfd = self._fds.pop(process_name(row), None)
@@ -70,9 +69,3 @@ class Owners:
             self._died(row)
 
         self._loop.add_reader(pidfd, tell)
-
-
-def _ended(pidfd: Fd) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))

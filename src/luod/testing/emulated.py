@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import subprocess
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luod.errors import MachineEnded, MachineError, MachineUnavailable
+from luod.linux import Fd, has_ended
 from luod.testing.channel import Channel
 from luod.testing.interpreter import Interpreter, interpreter_for
 from luod.testing.machine import TIMEOUT, Machine, describe
@@ -191,13 +191,8 @@ def _may_make_namespaces(python: Interpreter, user: int | None) -> bool:
 
 def _ends_within(pid: int, seconds: float) -> bool:
     """Waits for the end of a process. ProcessLookupError when it has been reaped before."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
-    finally:
-        os.close(pidfd)
+    with Fd(os.pidfd_open(pid)) as pidfd:
+        return has_ended(pidfd, within=seconds)
 
 
 def _processes() -> Iterator[Path]:

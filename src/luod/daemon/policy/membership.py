@@ -7,11 +7,11 @@ a container) anybody may make cgroups of any name. Called by `luod.daemon.policy
 
 from __future__ import annotations
 
-import select
 from dataclasses import dataclass
 from pathlib import Path
 
 from luod.ipc.peer import Peer
+from luod.linux import has_ended
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,7 @@ def of(peer: Peer, proc: Path = Path("/proc")) -> Membership:
         lines = (proc / str(peer.pid) / "cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return NOWHERE
-    poll = select.poll()
-    poll.register(peer.pidfd, select.POLLIN)
-    if poll.poll(0):
+    if has_ended(peer.pidfd):
         return NOWHERE
     path = _path(lines)
     return NOWHERE if path is None else Membership(path, unit(path))

@@ -6,9 +6,10 @@ Called by `luod.testing.kernel.machine`, which owns what it is given to write to
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
+
+from luod.linux import Fd, has_ended
 
 
 class Child:
@@ -18,7 +19,7 @@ class Child:
         """Takes ownership of `process`, which has no pipes."""
         self._process = process
         self.pid = process.pid
-        self._pidfd = os.pidfd_open(process.pid)
+        self._pidfd = Fd(os.pidfd_open(process.pid))
 
     @property
     def returncode(self) -> int | None:
@@ -27,11 +28,7 @@ class Child:
 
     def ends_within(self, seconds: float) -> bool:
         """Waits up to `seconds` for its end."""
-        if self._process.returncode is not None:
-            return True
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        return self._process.returncode is not None or has_ended(self._pidfd, within=seconds)
 
     def wait(self) -> int:
         """Waits for its end and returns the exit status, or minus the signal that killed it."""
@@ -40,12 +37,10 @@ class Child:
     def kill(self) -> None:
         """SIGKILL, and waits for the end; nothing when it has been waited for."""
         if self._process.returncode is None:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(self._pidfd.fileno(), signal.SIGKILL)
             self._process.wait()
 
     def close(self) -> None:
         """Ends it, if it has not, and lets go of the pidfd. A second call does nothing."""
         self.kill()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+        self._pidfd.close()
