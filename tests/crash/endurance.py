@@ -87,7 +87,8 @@ class Endurance:
         self._spawn(KEEP, python.module("luod.daemon.main", "keep", "--state-directory", state), killing, report)
         self._spawn(VMM, python.module(VMM, SOCKET, str(self._diary)), killing, report)
         with self.machine.expect_jump(timeout=30):
-            self._spawn("", python.module("tests.programs.updating", ADMIN_SOCKET, self.machine.kernel), None, report)
+            words = (ADMIN_SOCKET, self.machine.kernel, str(self._diary), str(before))
+            self._spawn("", python.module("tests.programs.updating", *words), None, report)
         lines = self._diary.read_bytes()[before:].splitlines()
         return Lived(report.read_text() if report.exists() else "", [json.loads(line) for line in lines])
 

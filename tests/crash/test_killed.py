@@ -44,15 +44,15 @@ def was_resumed(lived: Lived) -> bool:
 
 
 ROWS = {
-    "serve": Row(SERVE, (SERVE,), 8),
-    "keep": Row(KEEP, (KEEP,), 4, in_flight),
-    "keep and serve": Row(KEEP, (KEEP, SERVE), 4, in_flight),
+    "serve": Row(SERVE, (SERVE,), 12),
+    "keep": Row(KEEP, (KEEP,), 5, in_flight),
+    "keep and serve": Row(KEEP, (KEEP, SERVE), 5, in_flight),
     "the process that jumps": Row(JUMP, (JUMP,), 1),
     "keep and serve, in the jump": Row(JUMP, (KEEP, SERVE), 1),
-    "VMM": Row(VMM, (VMM,), 4, was_resumed),
-    "VMM and serve": Row(VMM, (VMM, SERVE), 4, was_resumed),
-    "serve and VMM": Row(SERVE, (SERVE, VMM), 8, was_resumed),
-    "all at once": Row(SERVE, (SERVE, KEEP, VMM), 8, was_retrieved),
+    "VMM": Row(VMM, (VMM,), 6, was_resumed),
+    "VMM and serve": Row(VMM, (VMM, SERVE), 6, was_resumed),
+    "serve and VMM": Row(SERVE, (SERVE, VMM), 12, was_resumed),
+    "all at once": Row(SERVE, (SERVE, KEEP, VMM), 12, was_retrieved),
 }
 
 

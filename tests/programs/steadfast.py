@@ -4,7 +4,8 @@
 then it has a guest carried by the next. The guest is 4096 bytes that say who it is and how often it was paused; what
 is written while it is frozen says the same, so that a mix of two states shows. DIARY is a file of JSON lines:
 `guest`, the one it would start anew, `retrieving`, `resuming`, then `resumed` with both, or `anew` with the reason why
-no guest could go on. Started again it goes on as the next VMM would. Standard library and luod only.
+no guest could go on, and `carrying`, when it is about to take part in updates. Started again it goes on as the next VMM
+would. Standard library and luod only.
 """
 
 from __future__ import annotations
@@ -138,6 +139,7 @@ class Steadfast:
             session = self._luod.create(NAME)
             session.preserve(self._ram, 1, name="guest")
             self._session = session
+        self._note(carrying=NAME)
         if self._participant is None:
             self._participant = Participant(NAME, [self._session], client=self._luod)
         self._participant.run(freezing=self._freeze, cancelled=self._go_on)

@@ -1,7 +1,9 @@
 """An operator who wants an update, whatever dies: loads the kernel and asks luod for it, again and again.
 
-`python3 -m tests.programs.updating ADMIN_SOCKET KERNEL`, inside a machine: it never ends but with the machine. It waits
-for what came over the last jump to be finished, and for a participant. Standard library and luod only.
+`python3 -m tests.programs.updating ADMIN_SOCKET KERNEL DIARY BEGIN`, inside a machine: it never ends but with the
+machine. It waits for what came over the last jump to be finished, and for a participant. It asks luod only once DIARY,
+from byte BEGIN on, says that a VMM is `carrying`: each answer is a call more to be killed at. Standard library and luod
+only.
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ from luod.ctl import admin
 from luod.errors import LuodError
 from luod.linux import Fd
 
-PAUSE = 0.02
+PAUSE = 0.1
+LOOK = 0.01
 
 
-def main(socket: str, kernel: str) -> None:
+def main(socket: str, kernel: str, diary: str, begin: str) -> None:
     command_line = Path("/proc/cmdline").read_text(encoding="ascii").strip()
+    while b'"carrying"' not in Path(diary).read_bytes()[int(begin) :]:
+        time.sleep(LOOK)
     while True:
         try:
             status = admin.status(socket)
