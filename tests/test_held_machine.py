@@ -113,6 +113,31 @@ def test_who_may_have_no_session_of_the_name_has_no_files_held(machine: Machine,
     assert (error.kind, "policy" in error.message) == ("Refused", True)
 
 
+def test_nothing_is_taken_while_an_update_is_being_checked(luod: Luod) -> None:
+    """The checks say what it would lose, so nothing may come after them."""
+    vmm = luod.vmm()
+    vmm.memfd("ram")
+    luod.load()
+    vmm.call("unload")
+    keep = luod.keep_pid
+    luod.machine.run(["kill", "-STOP", str(keep)])
+    # It waits for keep then, and the checks wait for it.
+    load = luod.machine.spawn(luoctl(luod, "load", "--kernel", luod.machine.kernel, "--reuse-cmdline"))
+    while luod.machine.read("/sys/kernel/kexec_loaded").strip() != b"1":
+        pass
+    update = luod.machine.spawn(luoctl(luod, "update", "--dry-run"))
+    while "a live update is under way" not in luod.luoctl("forward", "none", check=False).stderr.decode():
+        pass
+    assert "a live update is under way" in vmm.refused("hand_over", name="vm", files={"ram": "ram"}).message
+    luod.machine.run(["kill", "-CONT", str(keep)])
+    assert (load.wait(), update.wait()) == (0, 0)
+    vmm.call("hand_over", name="vm", files={"ram": "ram"})
+
+
+def luoctl(luod: Luod, *arguments: str) -> list[str]:
+    return luod.python().module("luod.ctl.main", *arguments)
+
+
 def test_an_update_is_refused_while_files_are_held(luod: Luod) -> None:
     vmm = luod.vmm()
     vmm.memfd("ram", seed=1)

@@ -124,6 +124,35 @@ def test_what_nobody_could_make_anew_is_refused_and_stays(luod: Luod) -> None:
     assert vmm.ask("digest", fd="ram") == digest
 
 
+def test_nothing_is_forwarded_while_an_update_prepares(luod: Luod, arrived: dict[str, str]) -> None:
+    """The abort would wait for it, for minutes."""
+    one = Participant(luod, "one")
+    luod.load()
+    operator = Operator(luod)
+    operator.update(findings=["incoming-unfinished"])
+    one.expect("preparing")
+    (answer,) = forward(luod, "other")
+    assert (answer["status"], answer["error"]) == (4, "Busy")
+    Operator(luod).abort()
+    one.expect("cancelled")
+    assert forward(luod, "other")[0]["status"] == 0
+
+
+def test_no_update_begins_while_something_is_forwarded(luod: Luod, arrived: dict[str, str]) -> None:
+    luod.load()
+    watcher, keep = luod.vmm(), luod.keep_pid
+    luod.machine.run(["kill", "-STOP", str(keep)])  # which is asked for the session first
+    work = luod.machine.spawn(luod.python().module("luod.ctl.main", "forward", "other"), env=luod.python().environment)
+    while states(watcher)["incoming other"] != "forwarding":
+        pass
+    operator = Operator(luod)
+    operator.update(findings=["incoming-unfinished"])
+    assert "luod forwards sessions: other" in operator.refused().message
+    luod.machine.run(["kill", "-CONT", str(keep)])
+    assert work.wait() == 0
+    assert states(watcher)["outgoing other"] == "held"
+
+
 def test_a_device_is_refused(boot_machine: BootMachine, tmp_path: Path) -> None:
     luod = Luod(boot(boot_machine), tmp_path / "state")
     luod.start()

@@ -46,6 +46,13 @@ def may_use(peer: Peer, row: Row) -> bool:
     return peer.root or (peer.uid == row.owner and not peer.anonymous)
 
 
+def counts(row: Row) -> bool:
+    """Towards its owner's share. What is frozen in an update is as many as were declared, and must not fail for having
+    come last; what luod forwarded nobody asked for.
+    """
+    return row.generation is None and not row.forwarded
+
+
 @dataclass(frozen=True)
 class Belonging:
     """What a new session is to those who take part in updates; see `luod.daemon.registry.Row`."""
@@ -55,6 +62,8 @@ class Belonging:
 
 
 class Participation(Protocol):
-    """Says what a name would be; `luod.daemon.participants` does."""
+    """Says what a name would be, and whether an update is under way; `luod.daemon.participants` does."""
 
+    @property
+    def updating(self) -> bool: ...
     def belonging(self, peer: Peer, name: str) -> Belonging: ...

@@ -42,6 +42,7 @@ class Participants:
     """Implements `luod.ipc.updates.Service` and `luod.daemon.names.Participation`.
 
     `barrier` is the update that is under way. `leaving`: a serve before this one called reboot(2), which may yet jump.
+    `checking`: an update was asked for, and nobody told yet.
     """
 
     def __init__(self, holdings: Holdings, log: Log) -> None:
@@ -52,11 +53,12 @@ class Participants:
         self._numbers = count(1)
         self.barrier: Barrier | None = None
         self.leaving = False
+        self.checking = False
 
     @property
     def updating(self) -> bool:
-        """Whether an update is under way."""
-        return self.barrier is not None or self.leaving
+        """Whether an update is under way. What its checks were about must not change after them."""
+        return self.checking or self.barrier is not None or self.leaving
 
     @property
     def state(self) -> State:

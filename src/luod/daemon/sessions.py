@@ -32,7 +32,7 @@ from luod.daemon.custody import Custody
 from luod.daemon.log import Log
 from luod.daemon.manifests import Manifests
 from luod.daemon.manifests import check as check_manifest
-from luod.daemon.names import Belonging, Participation, check_base, check_name, may_use
+from luod.daemon.names import Belonging, Participation, check_base, check_name, counts, may_use
 from luod.daemon.owners import Owners
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
@@ -81,7 +81,7 @@ class SessionKeeper:
         self._creating: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._working: set[str] = set()
-        self._forwarding: set[str] = set()
+        self.being_forwarded: set[str] = set()
         self._unclaimed: set[str] = set(holdings.unclaimed)
         self.claimant_died: Callable[[Row], None] | None = None
         """Called when the process ended to which an incoming session was given last."""
@@ -106,7 +106,7 @@ class SessionKeeper:
             return "held" if held else "dropped"
         if self._broken:
             return "lost"
-        if row.forwarding or row.name in self._forwarding:
+        if row.forwarding or row.name in self.being_forwarded:
             return "forwarding"
         if row.reaped:
             return "reaping" if row.name in self._working else "stuck"
@@ -199,7 +199,7 @@ class SessionKeeper:
         return row
 
     async def _create(self, peer: Peer, name: str, belonging: Belonging, granted: Granted, manifest: Fd | None) -> Fd:
-        if name in self._forwarding:
+        if name in self.being_forwarded:
             raise forwarding(name)
         incoming = self._registry.row("incoming", name)
         # NAME#GENERATION is for who has NAME: nobody else may keep it from them.
@@ -232,7 +232,7 @@ class SessionKeeper:
 
     async def _retrieve(self, peer: Peer, name: str) -> Fd:
         row = self._row(peer, "incoming", name)
-        if row.forwarding or name in self._forwarding:
+        if row.forwarding or name in self.being_forwarded:
             raise forwarding(name)
         if row.reaped:
             raise reaped(name)
@@ -301,10 +301,20 @@ class SessionKeeper:
 
     async def begin_work(self, name: str, change: Callable[[Row], Row], *, forward: bool = False) -> tuple[Row, Fd]:
         """Takes the incoming session from the kernel if need be, and changes its row: luod itself works on it until
-        `end_work`, and the row must be such that it is not handed out meanwhile, unless it is to `forward`: then its
-        name is nobody's, and no update begins. The fd stays luod's. Busy, NoSuchSession, what `change` raises.
+        `end_work`, and the row must be such that it is not handed out meanwhile. The fd stays luod's. Busy,
+        NoSuchSession, what `change` raises.
+
+        With `forward` its name is nobody's, and no update begins, nor may be under way: it would wait for minutes.
         """
-        return await self._change(name, self._begin_work(name, change, forward))
+        if forward:
+            if self.participation is not None and self.participation.updating:
+                raise Busy(message="a live update is under way", hint="call it off (luoctl abort), or wait for its end")
+            self.being_forwarded.add(name)
+        try:
+            return await self._change(name, self._begin_work(name, change, forward))
+        except BaseException:
+            self.being_forwarded.discard(name)
+            raise
 
     async def _begin_work(self, name: str, change: Callable[[Row], Row], forward: bool) -> tuple[Row, Fd]:
         row = self._registry.row("incoming", name)
@@ -321,7 +331,6 @@ class SessionKeeper:
         self._registry.change(lambda other: changed if other == row else other)
         self._working.add(name)
         if forward:
-            self._forwarding.add(name)
             self._changing += 1
             self._still.clear()
         return changed, fd
@@ -331,8 +340,8 @@ class SessionKeeper:
         if remove:
             await self._exclusively(row.name, self._remove(row))
         self._working.discard(row.name)
-        if row.name in self._forwarding:
-            self._forwarding.discard(row.name)
+        if row.name in self.being_forwarded:
+            self.being_forwarded.discard(row.name)
             self._changed()
 
     def _changed(self) -> None:
@@ -383,13 +392,6 @@ class SessionKeeper:
         if fd is not None:
             fd.close()
             await self._custody.remove(fd_name(row))
-
-
-def counts(row: Row) -> bool:
-    """Towards its owner's share. What is frozen in an update is as many as were declared, and must not fail for having
-    come last; what luod forwarded nobody asked for.
-    """
-    return row.generation is None and not row.forwarded
 
 
 def _nobody_waits(task: asyncio.Task[Any]) -> None:

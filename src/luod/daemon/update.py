@@ -27,7 +27,7 @@ from luod.daemon.log import Log
 from luod.daemon.participants import Participants, ready_rows
 from luod.daemon.preflight import state
 from luod.daemon.preflight.check import Preflight, Subject
-from luod.daemon.preflight.findings import forced, refuse, refusing, require_names
+from luod.daemon.preflight.findings import forced, listed, refuse, refusing, require_names
 from luod.daemon.registry import Departure, Image
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.takeover import JUMP, Holdings, image_names
@@ -78,13 +78,7 @@ class Updater:
         self._stuck_seconds = stuck_seconds
         self._preflight = Preflight(sessions, participants)
         self._loading = asyncio.Lock()
-        self._checking = False
-        """An update is asked for, and nobody was told yet."""
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def _busy(self) -> bool:
-        return self._participants.updating or self._checking
 
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None:
         # To its end even when the operator hangs up: kernel, keep and registry must tell the same.
@@ -94,7 +88,7 @@ class Updater:
         new = [fd for fd in (kernel, initrd) if fd is not None]
         try:
             async with self._loading:
-                if self._busy:
+                if self._participants.updating:
                     raise update_running()
                 await asyncio.to_thread(kexec.load, kernel, initrd, command_line)
                 old = self._registry.record.image
@@ -145,22 +139,29 @@ class Updater:
         be loaded, so that what was looked at is what is jumped into (H19).
         """
         require_names(wishes.force_findings)
-        self._checking = True
+        self._participants.checking = True
         try:
             async with self._loading:
                 findings, _release = await self._preflight.check(self._loaded(), remember=True)
         finally:
-            self._checking = False
+            self._participants.checking = False
         return forced(findings, _given_up(wishes))
 
     async def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:
-        if self._busy:
+        if self._participants.updating:
             raise update_running()
         patience = _PATIENCE_SECONDS if wishes.deadline is None else wishes.deadline
         if not 0 < patience <= _MOST_PATIENCE_SECONDS:
             raise InvalidParameter(parameter="deadlineSeconds")
         if self._broken is not None:
             raise Refused(message=self._broken.message, hint=self._broken.hint)
+        carried = self._sessions.being_forwarded
+        if carried and not wishes.dry_run:
+            # It takes minutes, and nobody could call the update off before its end.
+            raise Refused(
+                message=f"luod forwards sessions: {listed(carried)}",
+                hint="ask again when they are `held`: luoctl sessions",
+            )
         findings = await self._find(wishes)
         orphans = self._participants.orphans()
         if wishes.dry_run:
