@@ -2,7 +2,7 @@
 
 The file `timeline` in the state directory begins with the story and goes on with a line for each event, so that a luod
 that is killed loses nothing that was written, and a thousand sessions cost a thousand lines. Nothing depends on it:
-what cannot be written is said and goes on in memory. Asked by `luoctl timeline` through `luod.daemon.update`.
+what cannot be written is said and goes on in memory. Asked by `luoctl timeline` through `luod.daemon.operations`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from time import monotonic, time
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
-from luod.daemon import story
+from luod.daemon import state_file, story
 from luod.daemon.barrier import Barrier
 from luod.daemon.log import Log
 from luod.daemon.registry import Record, Registry, Row
@@ -48,11 +49,9 @@ class Chronicle:
         self._story: Story | None = None
         self._outcomes: dict[str, str] = {}
         record = registry.record
-        head, events = self._read()
+        head = self._read()
         if head is not None and head.boot_id == record.boot_id:
             self._origin, self._story = head.origin, head.story
-            for event in events:
-                self._story = story.told(self._story, event)
             self._open(new=False)
             if self._story.state in ("preparing", "freezing", "jumping") and not jumping:
                 self._tell("cancelled", note="luod ended while it was under way")
@@ -69,8 +68,6 @@ class Chronicle:
             self._end_restoring(record)
         elif head is not None:
             self._story = head.story
-            for event in events:
-                self._story = story.told(self._story, event)
         registry.watchers.append(self._changed)
         registry.noted = self._noted
 
@@ -202,11 +199,9 @@ class Chronicle:
         if self._file is not None:
             self._file.close()
             self._file = None
-        new = self._path.with_suffix(".new")
+        head = _Head(self._registry.record.boot_id, origin, told)
         try:
-            with open(new, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-                file.write(msgspec.json.encode(_Head(self._registry.record.boot_id, origin, told)) + b"\n")
-            new.rename(self._path)
+            state_file.replace(self._path, msgspec.json.encode(head) + b"\n")
         except OSError as error:
             self._log.warning("timeline-file", error=error)
             return
@@ -228,21 +223,21 @@ class Chronicle:
             self._log.warning("timeline-file", error=error)
             self.close()
 
-    def _read(self) -> tuple[_Head | None, list[Event]]:
-        """What the file tells; lines that were cut off are left out."""
+    def _read(self) -> _Head | None:
+        """What the file tells, with the story as it went on; lines that were cut off are left out. None: no story."""
         try:
             with open(self._path, "rb") as file:
                 lines = file.read(_MOST_BYTES).splitlines()
             head = msgspec.json.decode(lines[0], type=_Head)
         except (OSError, IndexError, msgspec.DecodeError):
-            return None, []
-        events = []
+            return None
+        told = head.story
         for line in lines[1:]:
             try:
-                events.append(msgspec.json.decode(line, type=Event))
+                told = story.told(told, msgspec.json.decode(line, type=Event))
             except msgspec.DecodeError:
                 continue
-        return head, events
+        return replace(head, story=told)
 
     def close(self) -> None:
         if self._file is not None:

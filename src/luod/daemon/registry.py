@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from luod.daemon import state_file
 from luod.daemon.clock import Crossing, Moment, Pace
 from luod.daemon.log import Log
 from luod.errors import LuodError
@@ -217,7 +218,6 @@ class RegistryFile:
     """The file `registry` in the state directory, replaced as a whole."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
         self._path = directory / "registry"
 
     def read(self) -> Record | None:
@@ -230,17 +230,7 @@ class RegistryFile:
 
     def write(self, record: Record, *, durable: bool) -> None:
         """OSError: the old file is still there. `durable` waits until the new one is on the disk."""
-        # Each its own: a durable one is written by a thread, and the loop may write another meanwhile.
-        new = self._path.with_suffix(".durable" if durable else ".new")
-        with open(new, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-            file.write(_pack(record, 1))
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        new.rename(self._path)
-        if durable:
-            with Fd(os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
-                os.fsync(directory.fileno())
+        state_file.replace(self._path, _pack(record, 1), durable=durable)
 
 
 class Registry:

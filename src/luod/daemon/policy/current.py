@@ -7,10 +7,10 @@ say) goes on with that. Where there is none either it serves what is held, and t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
+from luod.daemon import state_file
 from luod.daemon.log import Log
 from luod.daemon.policy import file, membership, rules
 from luod.daemon.policy.rules import CLOSED, Granted, Settings
@@ -95,11 +95,8 @@ class Policy:
         self._keep(data)
 
     def _keep(self, data: bytes) -> None:
-        new = self._good.with_suffix(".new")
         try:
-            with open(new, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as copy:
-                copy.write(data)
-            new.rename(self._good)
+            state_file.replace(self._good, data)
         except OSError as error:
             self._log.warning("policy-copy", error=error)
 
