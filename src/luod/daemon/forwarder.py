@@ -20,7 +20,7 @@ from typing import Final
 
 from luod import memory
 from luod.daemon import grants
-from luod.daemon.worker import SESSION_FD, SESSION_NAME, gate, refuse
+from luod.daemon.worker import SESSION_FD, SESSION_NAME, admitted, refuse
 from luod.errors import ContentsUnknown, LuodError, NoSuchToken, Refused
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
@@ -117,7 +117,7 @@ def _fd(name: str) -> int:
 
 
 def main() -> int:
-    if not gate():
+    if not admitted():
         return 1
     name = os.environ[SESSION_NAME]
     packed: list[socket.socket] = []

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Literal
 
+from luod.daemon import gate
 from luod.daemon.custody import Custody
 from luod.daemon.jump import ended
 from luod.daemon.log import Log
@@ -193,10 +194,10 @@ class Hooks:
 
     async def _wait(self, process: subprocess.Popen[bytes], pidfd: Fd, seconds: float) -> tuple[str | None, bool]:
         assert process.stdin is not None
-        if not (self._off or self._closed):
-            with contextlib.suppress(BrokenPipeError):  # it ended at once; its status says how
-                os.write(process.stdin.fileno(), b"h")
-        process.stdin.close()
+        if self._off or self._closed:
+            process.stdin.close()
+        else:
+            gate.lift(process.stdin)
         if not await ended(pidfd, seconds):
             _kill_group(process.pid)
             if await ended(pidfd, _DYING_SECONDS):

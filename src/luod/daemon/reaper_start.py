@@ -13,7 +13,8 @@ import sys
 from dataclasses import asdict
 from typing import Final
 
-from luod.daemon.worker import SESSION_FD, gate
+from luod.daemon import gate
+from luod.daemon.worker import SESSION_FD, admitted
 from luod.errors import LuodError
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession
@@ -22,7 +23,7 @@ _MOST_BYTES: Final = 96 * 1024
 
 
 def main() -> int:
-    if not gate():
+    if not admitted():
         return 1
     number = int(os.environ[SESSION_FD])
     os.set_inheritable(number, True)
@@ -36,11 +37,7 @@ def main() -> int:
         manifest = json.dumps([asdict(entry) for entry in contents], separators=(",", ":"))
         if len(manifest) <= _MOST_BYTES:
             os.environ["LUOD_MANIFEST"] = manifest
-    try:
-        os.execv(sys.argv[1], sys.argv[1:])
-    except OSError as error:
-        print(f"{sys.argv[1]}: {error.strerror}")
-    return 127
+    return gate.become(sys.argv[1:], sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Processes of luod's own that work on one session: they retrieve, finish and preserve, so that serve never does.
 
-Such a process waits for a byte on its standard input before it does anything, and keep has its pidfd by then: a serve
-that dies so leaves either nothing behind, or a process that the next serve can end. What it writes to standard output
-is its report. Used by `luod.daemon.reaping` and `.forwarding`; `gate` is the process's side.
+Such a process waits at its gate (`luod.daemon.gate`) before it does anything, and keep has its pidfd by then. What it
+writes to standard output is its report. Used by `luod.daemon.reaping` and `.forwarding`; `admitted` is the process's
+side.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from luod.daemon import gate
 from luod.daemon.custody import Custody
 from luod.daemon.jump import ended
 from luod.daemon.registry import Row
@@ -106,9 +106,7 @@ class Workers:
 async def _work(process: subprocess.Popen[bytes], pidfd: Fd, seconds: float) -> str | None:
     """Why it failed, in words."""
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it ended at once; its status says how
-        os.write(process.stdin.fileno(), b"w")
-    process.stdin.close()
+    gate.lift(process.stdin)
     if not await ended(pidfd, seconds):
         _kill(pidfd)
         if not await ended(pidfd, _DYING_SECONDS):
@@ -136,12 +134,9 @@ def refuse(error: LuodError) -> int:
     return _REFUSED_STATUS
 
 
-def gate() -> bool:
+def admitted() -> bool:
     """Waits until the work may begin. False: it may not, since the serve that asked for it is gone."""
-    go = os.read(0, 1) == b"w"
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    go = gate.wait()
     # What is retrieved is charged to luod's cgroup: when that is too much, this process is to go and not luod.
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
