@@ -145,6 +145,13 @@ class Custody:
         """Keep's copy under `name`, if any, is closed when this returns."""
         await self._ask({"FDSTOREREMOVE": 1, "FDNAME": name}, {})
 
+    async def drop(self, fds: dict[str, Fd], name: str) -> None:
+        """Where serve has a copy under `name`, among its own `fds`, that one is closed, and then keep's."""
+        fd = fds.pop(name, None)
+        if fd is not None:
+            fd.close()
+            await self.remove(name)
+
     async def ready(self) -> None:
         """Tells keep, and through it whoever started keep, that clients are answered."""
         await self._ask({"READY": 1}, {})

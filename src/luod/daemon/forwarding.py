@@ -129,8 +129,7 @@ class Forwarding:
                 if row.forwarding:
                     fds[f"{CARRIED_FD}{number}"] = self._fds[carried].fileno()
                 else:  # not all of them came to be held
-                    self._fds.pop(carried).close()
-                    await self._custody.remove(carried)
+                    await self._custody.drop(self._fds, carried)
             holding = self._loop.create_task(self._hold(row, ours, theirs))
             try:
                 return await self._workers.run(
@@ -190,10 +189,7 @@ class Forwarding:
         self._registry.change(lambda other: turned if _same(other, row) else other)
 
     async def _drop_outgoing(self, row: Row) -> None:
-        fd = self._fds.pop(_outgoing(row), None)
-        if fd is not None:
-            fd.close()
-            await self._custody.remove(_outgoing(row))
+        await self._custody.drop(self._fds, _outgoing(row))
 
 
 def _same(one: Row, other: Row) -> bool:

@@ -143,8 +143,7 @@ class HeldFiles:
         held = self._set(peer, name)
         self._registry.set_held(tuple(other for other in self._registry.record.held if other is not held))
         for file in held.files:
-            self._fds.pop(held_name(file)).close()
-            await self._custody.remove(held_name(file))
+            await self._custody.drop(self._fds, held_name(file))
         self._log("let-go", name=name, files=len(held.files), uid=peer.uid, pid=peer.pid)
 
     def _find(self, peer: Peer, name: str) -> Held | None:

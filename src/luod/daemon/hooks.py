@@ -182,7 +182,7 @@ class Hooks:
                 self._process = None
                 if process.stdin is not None:
                     process.stdin.close()
-            await self._forget()
+            await self._custody.drop(self._fds, HOOK)
             said = os.pread(words.fileno(), _WORDS_BYTES, 0).decode("utf-8", "replace").strip().splitlines()
         seconds = f"{time.monotonic() - began:.3f}"
         if failure is None:
@@ -219,13 +219,7 @@ class Hooks:
         if pid > 0:
             _kill_group(pid)
             await ended(pidfd, _DYING_SECONDS)
-        await self._forget()
-
-    async def _forget(self) -> None:
-        pidfd = self._fds.pop(HOOK, None)
-        if pidfd is not None:
-            pidfd.close()
-            await self._custody.remove(HOOK)
+        await self._custody.drop(self._fds, HOOK)
 
 
 def _kill_group(pid: int, *, unless: bool = False) -> None:

@@ -62,7 +62,5 @@ class Manifests:
         return None if file is None or row.direction != "outgoing" else file.duplicate()
 
     async def drop(self, row: Row) -> None:
-        file = self._fds.pop(manifest_name(row), None) if row.direction == "outgoing" else None
-        if file is not None:
-            file.close()
-            await self._custody.remove(manifest_name(row))
+        if row.direction == "outgoing":
+            await self._custody.drop(self._fds, manifest_name(row))

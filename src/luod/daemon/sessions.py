@@ -386,12 +386,8 @@ class SessionKeeper:
         if row.direction == "incoming":
             self._unclaimed.discard(row.name)
             for carried in carried_names(self._fds, row):
-                self._fds.pop(carried).close()
-                await self._custody.remove(carried)
-        fd = self._fds.pop(fd_name(row), None)
-        if fd is not None:
-            fd.close()
-            await self._custody.remove(fd_name(row))
+                await self._custody.drop(self._fds, carried)
+        await self._custody.drop(self._fds, fd_name(row))
 
 
 def _nobody_waits(task: asyncio.Task[Any]) -> None:

@@ -119,7 +119,7 @@ async def take_over(custody: Custody, fds: dict[str, Fd], directory: Path, log: 
             registry.stay()
     else:
         # Stored without the registry, the outgoing session was cut off in its making.
-        await _drop(custody, fds, words.OUTGOING + SESSION)
+        await custody.drop(fds, words.OUTGOING + SESSION)
         try:
             registry, unclaimed = await _begin(custody, fds, file, log)
         except DeviceBroken as error:
@@ -244,10 +244,4 @@ async def _agree(custody: Custody, fds: dict[str, Fd], registry: Registry, log: 
             registry.set_image(None)
     for name in set(fds) - known:
         log.debug("dropped", fd=name)
-        await _drop(custody, fds, name)
-
-
-async def _drop(custody: Custody, fds: dict[str, Fd], name: str) -> None:
-    if name in fds:
-        fds.pop(name).close()
-        await custody.remove(name)
+        await custody.drop(fds, name)

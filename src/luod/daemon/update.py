@@ -98,8 +98,7 @@ class Updater:
                 self._registry.set_image(image)
                 self._fds |= {name: fd.duplicate() for name, fd in zip(image_names(image), new, strict=True)}
                 for name in () if old is None else image_names(old):
-                    self._fds.pop(name).close()
-                    await self._custody.remove(name)
+                    await self._custody.drop(self._fds, name)
         except errors.BadInput as error:
             raise Refused(message=error.message, hint="give a shorter command line, of text") from error
         except errors.KernelRefused as error:
@@ -349,10 +348,7 @@ class Updater:
     async def _forget_departure(self) -> None:
         frozen = self._registry.stay()
         await self._sessions.forget(frozen)
-        pidfd = self._fds.pop(JUMP, None)
-        if pidfd is not None:
-            pidfd.close()
-            await self._custody.remove(JUMP)
+        await self._custody.drop(self._fds, JUMP)
 
     def take_over(self) -> None:
         """A serve before this one may have called reboot(2): then it is waited for, as that one would have done."""

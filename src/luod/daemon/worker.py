@@ -61,7 +61,7 @@ class Workers:
             _kill(pidfd)
             while not await ended(pidfd, _DYING_SECONDS):
                 pass
-            await self._forget(row)
+            await self._custody.drop(self._fds, worker_name(row))
 
     async def run(
         self,
@@ -93,14 +93,8 @@ class Workers:
             finally:
                 # Without its byte it ends by itself.
                 process.stdin.close()
-                await self._forget(row)
+                await self._custody.drop(self._fds, worker_name(row))
             return Outcome(failure, os.pread(report.fileno(), _REPORT_BYTES, 0).decode("utf-8", "replace").strip())
-
-    async def _forget(self, row: Row) -> None:
-        pidfd = self._fds.pop(worker_name(row), None)
-        if pidfd is not None:
-            pidfd.close()
-            await self._custody.remove(worker_name(row))
 
 
 async def _work(process: subprocess.Popen[bytes], pidfd: Fd, seconds: float) -> str | None:
