@@ -15,8 +15,9 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
 from luod.daemon import descriptors, words
 from luod.daemon.listening import Listening
@@ -155,32 +156,32 @@ class Keeper:
 
     def _fork(self) -> _Serve:
         """OSError: EMFILE, ENFILE, EAGAIN, ENOMEM; nothing is left behind."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
+        with ExitStack() as undoing:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undoing.callback(ours.close)
             with theirs:
                 fds = {words.KEEPER: theirs.fileno(), **self._listening.filenos()}
                 fds |= {name: fd.fileno() for name, fd in self._stored.items()}
-                environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
                 pid = os.fork()
                 if pid == 0:
-                    try:
-                        signal.set_wakeup_fd(-1)
-                        # Ignored until serve has a handler: it reads the policy after that anyway.
-                        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-                        descriptors.execute(self._arguments, fds, environment)
-                    except OSError as error:
-                        self._log.error("serve-cannot-start", error=error)
-                    finally:
-                        os._exit(127)
-            try:
-                return _Serve(pid, Fd(os.pidfd_open(pid)), ours, time.monotonic())
-            except OSError:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                raise
-        except OSError:
-            ours.close()
-            raise
+                    self._become_serve(fds)
+            undoing.callback(_end, pid)
+            serve = _Serve(pid, Fd(os.pidfd_open(pid)), ours, time.monotonic())
+            undoing.pop_all()
+            return serve
+
+    def _become_serve(self, fds: Mapping[str, int]) -> NoReturn:
+        """In the child."""
+        try:
+            environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
+            signal.set_wakeup_fd(-1)
+            # Ignored until serve has a handler: it reads the policy after that anyway.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            descriptors.execute(self._arguments, fds, environment)
+        except OSError as error:
+            self._log.error("serve-cannot-start", error=error)
+        finally:
+            os._exit(127)
 
     def _ended(self) -> None:
         assert self._serve is not None
@@ -268,6 +269,12 @@ class Keeper:
         except OSError as error:
             # It died meanwhile; what was done for it is in the store, and the next serve sees it there.
             self._log.debug("not-answered", error=error)
+
+
+def _end(pid: int) -> None:
+    """Kills a child, and reaps it."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def run(
