@@ -24,65 +24,29 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from luod.client import Client
 from luod.errors import DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import exchange, participation
 from luod.ipc.connection import Connection, perform
 from luod.ipc.framing import SESSIONS_SOCKET
-from luod.ipc.participation import Event, FrozenDevice, Kind, Participation, Planned
+from luod.ipc.participation import Event, Participation, Planned
+from luod.ipc.phase import Told
 from luod.liveupdate import OutgoingSession
 
 __all__ = ["Participant", "Phase", "Planned"]
 
-_AGAIN_FIRST: Final = 0.05
-_AGAIN_LAST: Final = 1.0
-"""Seconds between two attempts to follow a luod that is gone, or to declare what it does not want to hear now."""
 
-
-class Phase:
+class Phase(Told):
     """What luod tells, and what can be said to it. In `with`: left normally it votes `ready`, left by an exception it
     vetoes with the exception's text, and the exception (`failure`) ends there: the guest goes on. So it is where votes
     are waited for, unless one was given by hand, or `granted` is to come first; elsewhere `with` does nothing.
     """
 
-    def __init__(self, participant: Participant, event: Event, token: str) -> None:
-        self.event = event
-        self.failure: Exception | None = None
-        """What the body of `with` raised."""
-        self.voted = False
+    def __init__(self, participant: Participant, event: Event) -> None:
+        super().__init__(participant._part, event)
         self._participant = participant
-        self._token = token
-        self._ends = None if event.deadline is None else time.monotonic() + event.deadline
-
-    @property
-    def kind(self) -> Kind:
-        """preparing, granted, freezing, jumping, cancelled or lost, as docs/updates.md tells them."""
-        return self.event.kind
-
-    @property
-    def generation(self) -> int | None:
-        """The update's number. None: it is over, and luod is not there to say."""
-        return self.event.generation
-
-    @property
-    def reason(self) -> str | None:
-        """Of cancelled and lost, for people."""
-        return self.event.reason
-
-    @property
-    def frozen_devices(self) -> tuple[FrozenDevice, ...] | None:
-        """Of cancelled: the declared devices that are not as they were, since a jump was tried that froze them (H22).
-        Each was reset, and is to be set up anew, or is dead until its driver is bound again: `luod.vfio.state` tells
-        which, and `luod.vfio.revive` mends it once the session is released. None: nobody can tell; look at each.
-        """
-        return self.event.frozen_devices
-
-    @property
-    def seconds_left(self) -> float | None:
-        """To vote; None where no vote is awaited."""
-        return None if self._ends is None else max(0.0, self._ends - time.monotonic())
 
     def ready(self) -> bool:
         """Votes: this phase is done. In freezing it says that nothing of the guest runs, and that no thread is, or will
@@ -98,17 +62,15 @@ class Phase:
         return self._vote(reason)
 
     def _vote(self, reason: str | None) -> bool:
-        self.voted = True
-        return self._participant._perform(participation.vote(self._token, self.event, reason))
+        return self._participant._perform(self._ballot(reason))
 
     def create(self, of: str | None = None) -> OutgoingSession:
         """In freezing: the session NAME#GENERATION for what is written now, beside the declared session `of`, not to
         be named when it is the only one. The caller may close it when all is preserved; when the update is
         cancelled it is closed, and luod has let go of it. Errors of `Client.create`; BadInput.
         """
-        name = self._participant._part.frozen_name(self.event, of)
-        session = self._participant._perform(exchange.create(name, manifest=True))
-        self._participant._part.froze(session)
+        session = self._participant._perform(exchange.create(self._frozen_name(of), manifest=True))
+        self._part.froze(session)
         return session
 
     def __enter__(self) -> Self:
@@ -117,22 +79,16 @@ class Phase:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if self.event.votes_in is None:
-            return False
         if error is None:
-            if not self.voted and not participation.awaits_grant(self.event, self._participant._part.planned):
+            if self._votes_ready:
                 self.ready()
+            return False
+        if self.event.votes_in is None:
             return False
         # Also for an exception that goes on, such as KeyboardInterrupt: nobody is to wait for who will not vote.
         with contextlib.suppress(LuodError):
             self.veto(participation.said_of(error))
-        if isinstance(error, Exception):
-            self.failure = error
-            return True
-        return False
-
-    def __repr__(self) -> str:
-        return f"<Phase {self.kind} of {self._participant.name}>"
+        return self._failed(error)
 
 
 class Participant:
@@ -199,12 +155,12 @@ class Participant:
                 self._pause = 0.0
             except (DaemonUnreachable, ProtocolError):
                 self._broken()
-                self._pause = min(max(self._pause * 2, _AGAIN_FIRST), _AGAIN_LAST)
+                self._pause = participation.pause_after(self._pause)
                 if not self._pending:
                     time.sleep(_left(end, self._pause) or 0.0)
             if not self._pending and end is not None and time.monotonic() >= end:
                 return None
-        return Phase(self, self._pending.popleft(), self._part.token)
+        return Phase(self, self._pending.popleft())
 
     def run(
         self,

@@ -11,55 +11,27 @@ import asyncio
 import contextlib
 import inspect
 import socket
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from luod.aio.client import Client
 from luod.aio.running import connected, perform, received, send
 from luod.errors import DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import exchange, framing, participation
 from luod.ipc.connection import unreachable
-from luod.ipc.participation import Event, FrozenDevice, Kind, Participation, Planned
+from luod.ipc.participation import Event, Participation, Planned
+from luod.ipc.phase import Told
 from luod.liveupdate import OutgoingSession
 
-_AGAIN_FIRST: Final = 0.05
-_AGAIN_LAST: Final = 1.0
-"""Seconds between two attempts to follow a luod that is gone, or to declare what it does not want to hear now."""
 
-
-class Phase:
+class Phase(Told):
     """See `luod.participant.Phase`."""
 
-    def __init__(self, participant: Participant, event: Event, token: str) -> None:
-        self.event = event
-        self.failure: Exception | None = None
-        self.voted = False
+    def __init__(self, participant: Participant, event: Event) -> None:
+        super().__init__(participant._part, event)
         self._participant = participant
-        self._token = token
-        self._ends = None if event.deadline is None else time.monotonic() + event.deadline
-
-    @property
-    def kind(self) -> Kind:
-        return self.event.kind
-
-    @property
-    def generation(self) -> int | None:
-        return self.event.generation
-
-    @property
-    def reason(self) -> str | None:
-        return self.event.reason
-
-    @property
-    def frozen_devices(self) -> tuple[FrozenDevice, ...] | None:
-        return self.event.frozen_devices
-
-    @property
-    def seconds_left(self) -> float | None:
-        return None if self._ends is None else max(0.0, self._ends - time.monotonic())
 
     async def ready(self) -> bool:
         return await self._vote(None)
@@ -68,13 +40,11 @@ class Phase:
         return await self._vote(reason)
 
     async def _vote(self, reason: str | None) -> bool:
-        self.voted = True
-        return await self._participant._perform(participation.vote(self._token, self.event, reason))
+        return await self._participant._perform(self._ballot(reason))
 
     async def create(self, of: str | None = None) -> OutgoingSession:
-        name = self._participant._part.frozen_name(self.event, of)
-        session = await self._participant._perform(exchange.create(name, manifest=True))
-        self._participant._part.froze(session)
+        session = await self._participant._perform(exchange.create(self._frozen_name(of), manifest=True))
+        self._part.froze(session)
         return session
 
     async def __aenter__(self) -> Self:
@@ -83,21 +53,15 @@ class Phase:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if self.event.votes_in is None:
-            return False
         if error is None:
-            if not self.voted and not participation.awaits_grant(self.event, self._participant._part.planned):
+            if self._votes_ready:
                 await self.ready()
+            return False
+        if self.event.votes_in is None:
             return False
         with contextlib.suppress(LuodError):
             await self.veto(participation.said_of(error))
-        if isinstance(error, Exception):
-            self.failure = error
-            return True
-        return False
-
-    def __repr__(self) -> str:
-        return f"<Phase {self.kind} of {self._participant.name}>"
+        return self._failed(error)
 
 
 class Participant:
@@ -156,10 +120,10 @@ class Participant:
                 except (DaemonUnreachable, ProtocolError):
                     self._drop()
                     self._put(self._part.broken())
-                    self._pause = min(max(self._pause * 2, _AGAIN_FIRST), _AGAIN_LAST)
+                    self._pause = participation.pause_after(self._pause)
                     if not self._pending:
                         await asyncio.sleep(self._pause)
-            return Phase(self, self._pending.popleft(), self._part.token)
+            return Phase(self, self._pending.popleft())
 
     async def run(
         self,

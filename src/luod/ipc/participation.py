@@ -26,6 +26,8 @@ _UNCOUNTED: Final = (f"{UPDATES}.WrongPhase", f"{UPDATES}.NotFollowing")
 _MOST_FILES: Final = 120
 _NAME: Final = 63
 """Files of one Declare, and characters of their names: a message has up to 64 KiB. Further files are summed up."""
+_AGAIN_FIRST: Final = 0.05
+_AGAIN_LAST: Final = 1.0
 REASON_MAX: Final = 500
 """Characters of a veto's reason."""
 
@@ -240,6 +242,13 @@ def _frozen(given: object) -> tuple[FrozenDevice, ...] | None:
             return None
         found.append(FrozenDevice(entry["session"], entry["token"], _text(entry.get("name"))))
     return tuple(found)
+
+
+def pause_after(pause: float) -> float:
+    """Seconds until the next attempt to follow a luod that is gone, or to declare what it does not want to hear now;
+    `pause` is what was waited for before the last one, 0 when that was the first.
+    """
+    return min(max(pause * 2, _AGAIN_FIRST), _AGAIN_LAST)
 
 
 def said_of(error: BaseException) -> str:
