@@ -39,7 +39,7 @@ def interpreter_for(user: int | None = None) -> Interpreter | None:
     for executable in (sys.executable, "/usr/bin/python3"):
         try:
             attempt = subprocess.run(
-                [executable, "-c", "import luod.testing.agent"],
+                [executable, "-c", "import luod.testing.agent.__main__"],
                 env={**os.environ, **environment},
                 cwd="/",
                 user=user,

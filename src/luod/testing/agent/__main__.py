@@ -1,0 +1,42 @@
+"""The agent's command line, and its end. The package says what it is."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import sys
+import traceback
+from typing import Final, NoReturn
+
+from luod.testing import agent
+from luod.testing.agent.channel import Channel
+from luod.testing.agent.loop import Agent
+
+LINUX_REBOOT_CMD_POWER_OFF: Final = 0x4321FEDC
+
+
+def power_off() -> None:
+    """Switches the machine off, and does not come back. A real kernel would panic when its init just ended."""
+    if not isinstance(sys.exception(), SystemExit):
+        traceback.print_exc()  # on the console, and so in the test's failure
+    os.sync()
+    ctypes.CDLL(None, use_errno=True).reboot(LINUX_REBOOT_CMD_POWER_OFF)
+
+
+def main() -> NoReturn:
+    parser = argparse.ArgumentParser(prog="luod.testing.agent", description=(agent.__doc__ or "").splitlines()[0])
+    parser.add_argument("--channel", required=True, help="number of an inherited fd, or the path of a serial port")
+    parser.add_argument("--power-off", action="store_true", help="switch the machine off at the end, as init must")
+    arguments = parser.parse_args()
+    channel: str = arguments.channel
+    fd = int(channel) if channel.isdecimal() else os.open(channel, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        Agent(Channel(fd)).serve()
+    finally:
+        if arguments.power_off:
+            power_off()
+
+
+if __name__ == "__main__":
+    main()

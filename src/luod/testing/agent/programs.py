@@ -1,0 +1,205 @@
+"""The programs that the test started: their pipes, what it asked them, and their ends, told as they happen.
+
+Which verb does what is `loop`, which calls it.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import IO, Any
+
+from luod.testing.agent.channel import Channel
+from luod.testing.agent.requests import BadRequest, member
+
+
+class Program:
+    """One of them. Owns the three pipes; the process is reaped by `Programs`."""
+
+    def __init__(self, handle: int, process: subprocess.Popen[bytes], *, run: int | None, deadline: float | None):
+        self.handle = handle
+        self.process = process
+        self.run = run  # the id of the `run` request it answers, None for `spawn`
+        self.deadline = deadline
+        self.timed_out = False
+        self.ended: int | None = None
+        self.input = bytearray()
+        self.close_input = run is not None
+        self.output = bytearray()
+        self.errors = bytearray()
+        self.asks: deque[int] = deque()
+        self.waits: list[int] = []
+        for stream in self._open(process.stdin, process.stdout, process.stderr):
+            os.set_blocking(stream.fileno(), False)
+
+    @staticmethod
+    def _open(*streams: IO[bytes] | None) -> list[IO[bytes]]:
+        return [stream for stream in streams if stream is not None and not stream.closed]
+
+    def wants_input(self) -> int | None:
+        """The pipe that there is something to do with when it can be written to; None: there is nothing."""
+        streams = self._open(self.process.stdin)
+        return streams[0].fileno() if streams and (self.input or self.close_input) else None
+
+    def outputs(self) -> list[int]:
+        """The pipes that it writes to."""
+        return [stream.fileno() for stream in self._open(self.process.stdout, self.process.stderr)]
+
+    def feed(self) -> None:
+        """Gives it what it can take of its input."""
+        stdin = self.process.stdin
+        assert stdin is not None
+        try:
+            if self.input:
+                del self.input[: os.write(stdin.fileno(), self.input[: 1 << 16])]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self.input.clear()
+            self.close_input = True
+        if self.close_input and not self.input:
+            stdin.close()
+
+    def read(self, *, once: bool) -> None:
+        """Takes what it wrote: all of it, or as much as one read of each pipe gives."""
+        for stream, buffer in ((self.process.stdout, self.output), (self.process.stderr, self.errors)):
+            while stream is not None and not stream.closed:
+                try:
+                    data = os.read(stream.fileno(), 1 << 16)
+                except BlockingIOError:
+                    break
+                if not data:
+                    stream.close()
+                    break
+                buffer += data
+                if once:
+                    break
+
+    def close(self) -> None:
+        for stream in self._open(self.process.stdin, self.process.stdout, self.process.stderr):
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+class Programs:
+    """All of them. Nothing in it blocks."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._programs: dict[int, Program] = {}
+        self._last_handle = 0
+
+    def start(self, request: Mapping[str, Any], *, run: int | None = None, deadline: float | None = None) -> Program:
+        """`run` is the request that its end answers, with all it wrote; None: it is talked to. `deadline`: by
+        time.monotonic(); it is killed then.
+        """
+        argv = [str(argument) for argument in member(request, "argv", list)]
+        if not argv:
+            raise BadRequest("argv: it is empty")
+        environment = dict(os.environ)
+        for name, value in member(request, "env", dict, {}).items():
+            if value is None:
+                environment.pop(name, None)
+            else:
+                environment[name] = str(value)
+        user = None if request.get("user") is None else member(request, "user", int)
+        group = user if request.get("group") is None else member(request, "group", int)
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+            user=user,
+            group=group,
+            extra_groups=[] if user is not None else None,
+            start_new_session=True,
+        )
+        self._last_handle += 1
+        program = Program(self._last_handle, process, run=run, deadline=deadline)
+        self._programs[program.handle] = program
+        return program
+
+    def find(self, request: Mapping[str, Any]) -> Program:
+        program = self._programs.get(member(request, "program", int))
+        if program is None:
+            raise BadRequest(f"program {request['program']} is not known")
+        return program
+
+    def inputs(self) -> dict[int, Program]:
+        """By the pipes that are waited for until they can be written to."""
+        wanted = ((program.wants_input(), program) for program in self._programs.values())
+        return {fd: program for fd, program in wanted if fd is not None}
+
+    def outputs(self) -> dict[int, Program]:
+        """By the pipes that are waited for until they can be read."""
+        return {fd: program for program in self._programs.values() for fd in program.outputs()}
+
+    def seconds_left(self) -> float | None:
+        """Until `expire` has something to do; None: it has not."""
+        deadlines = [program.deadline for program in self._programs.values() if program.deadline is not None]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def expire(self) -> None:
+        """Kills those whose time is over."""
+        for program in self._programs.values():
+            if program.deadline is not None and program.deadline <= time.monotonic():
+                program.deadline = None
+                program.timed_out = True
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(program.process.pid, signal.SIGKILL)
+
+    def reap(self) -> None:
+        """Everybody that has ended: as init, whose parent is gone is ours."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for program in [p for p in self._programs.values() if p.process.pid == pid and p.ended is None]:
+                program.ended = program.process.returncode = os.waitstatus_to_exitcode(status)
+                self.drain(program)
+                self._ended(program, program.ended)
+
+    def drain(self, program: Program, *, once: bool = False) -> None:
+        """Reads, see `Program.read`, and tells what is for the test right away."""
+        program.read(once=once)
+        if program.run is not None:
+            return
+        if program.errors:
+            self._channel.tell({"program": program.handle, "stderr": program.errors.decode("utf-8", "replace")})
+            program.errors.clear()
+        while program.asks and (end := program.output.find(b"\n")) >= 0:
+            line = program.output[:end].decode("utf-8", "replace")
+            del program.output[: end + 1]
+            self._channel.answer(program.asks.popleft(), line)
+
+    def _ended(self, program: Program, status: int) -> None:
+        # What its children write later is not waited for: a daemon would hold the pipes for ever.
+        if program.run is not None:
+            value = {
+                "returncode": status,
+                "timed_out": program.timed_out,
+                "stdout": base64.b64encode(program.output).decode(),
+                "stderr": base64.b64encode(program.errors).decode(),
+            }
+            program.close()
+            del self._programs[program.handle]
+            self._channel.answer(program.run, value)
+            return
+        self._channel.tell({"program": program.handle, "ended": status})
+        for identity in program.asks:
+            self._channel.fail(identity, "Ended", f"it ended with {status} and did not answer")
+        program.asks.clear()
+        for identity in program.waits:
+            self._channel.answer(identity, status)
+        program.waits.clear()
