@@ -11,7 +11,7 @@ import pytest
 from luod.testing import Machine
 from luod.testing.tools import require_tool
 from tests.daemon.host import Luod
-from tests.daemon.participant import Operator, Participant
+from tests.daemon.participant import Participant, begin, prepare
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -74,10 +74,8 @@ def test_a_guest_goes_on_when_luod_is_killed_while_it_is_frozen(luod: Luod, vmm:
     log.expect("vm: takes part")
     # One that never votes in freezing keeps the update there.
     other = Participant(luod, "other")
-    luod.load()
-    Operator(luod).update()
-    other.expect("preparing")
-    other.vote("preparing")
+    begin(luod)
+    prepare(other)
     frozen = log.expect(r"vm: frozen at (\d+)")
     luod.kill_serve()
     assert log.expect(r"vm: goes on at (\d+): .*") == frozen

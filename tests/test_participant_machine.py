@@ -10,7 +10,7 @@ import pytest
 from luod.testing import Machine
 from luod.testing.host import SOCKET
 from tests.daemon.host import Luod, states
-from tests.daemon.participant import Operator
+from tests.daemon.participant import Operator, begin
 from tests.library import Vmm, start_vmm
 
 Start = Callable[[], Vmm]
@@ -55,9 +55,7 @@ def test_a_veto_by_exception_then_an_update_and_the_other_side_of_it(luod: Luod,
     vmm = start()
     ram = with_memory(vmm)
     vmm.call("participate", name="vm", sessions=["s"])
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
+    operator = begin(luod)
     expect(vmm, "preparing")
     assert vmm.call("with_phase") is None
     expect(vmm, "freezing")
@@ -112,9 +110,7 @@ def test_a_luod_killed_while_the_guest_is_frozen_is_followed_again(luod: Luod, s
     vmm = start()
     with_memory(vmm)
     vmm.call("participate", name="vm", sessions=["s"])
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
+    begin(luod)
     expect(vmm, "preparing")
     assert vmm.call("ready")
     expect(vmm, "freezing")
@@ -142,9 +138,7 @@ def test_what_is_planned_is_granted_first(luod: Luod, start: Start) -> None:
     with_memory(vmm)
     planned = [{"session": "vm", "size": 8192, "when": "preparing"}, {"session": "vm", "size": 4096}]
     vmm.call("participate", name="vm", sessions=["s"], planned=planned)
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
+    begin(luod)
     expect(vmm, "preparing")
     vmm.call("with_phase")
     expect(vmm, "granted")
@@ -159,9 +153,7 @@ def test_callbacks_are_called_and_what_they_raise_is_a_veto(luod: Luod, start: S
     vmm = start()
     with_memory(vmm)
     vmm.call("participate", name="vm", sessions=["s"])
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
+    operator = begin(luod)
     called = vmm.call("run", fail_in="freezing")
     assert called == ["preparing", "freezing", "failed freezing: no freezing today", "cancelled"]
     assert operator.until("cancelled")["reason"] == "vm vetoes: RuntimeError: no freezing today"

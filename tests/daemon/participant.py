@@ -116,3 +116,33 @@ class Operator:
 
     def refused_abort(self) -> Error:
         return self.vmm.refused("method", method=ADMIN + "Abort", parameters={})
+
+
+def begin(
+    luod: Luod,
+    *,
+    deadline: float | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    findings: Sequence[str] = (),
+) -> Operator:
+    """A kernel is loaded, and an update into it asked for, with these arguments of `Operator.update`."""
+    luod.load()
+    operator = Operator(luod)
+    operator.update(deadline=deadline, force=force, dry_run=dry_run, findings=findings)
+    return operator
+
+
+def prepare(*participants: Participant) -> None:
+    """They are asked to, and are ready."""
+    for participant in participants:
+        participant.expect("preparing")
+        participant.vote("preparing")
+
+
+def jump_with(luod: Luod, *participants: Participant) -> None:
+    """They are ready in freezing, so the machine jumps; luod runs in the next kernel."""
+    with luod.machine.expect_jump():
+        for participant in participants:
+            participant.vote("freezing")
+    luod.start()

@@ -9,7 +9,7 @@ import pytest
 
 from luod.testing.plugin import BootMachine
 from tests.daemon.host import Luod, states
-from tests.daemon.participant import Operator, Participant, file, start
+from tests.daemon.participant import Operator, Participant, begin, file, prepare, start
 from tests.devices import FIRST, RULES, SECOND, boot, computes, set_up
 
 DEVICE = 2
@@ -62,8 +62,7 @@ class Workload(Participant):
 
 def go_through_preparing(*workloads: Workload) -> None:
     for workload in workloads:
-        workload.expect("preparing")
-        workload.vote("preparing")
+        prepare(workload)
     for workload in workloads:
         workload.expect("freezing")
 
@@ -72,11 +71,8 @@ def test_h22_who_has_a_device_is_told_that_a_failed_jump_may_have_frozen_it(luod
     first, second = Workload(luod, "first", FIRST), Workload(luod, "second", SECOND)
     third = Participant(luod, "third")
     second.vmm.ask("listen", device="vfio", slot="heard")
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
-    third.expect("preparing")
-    third.vote("preparing")
+    operator = begin(luod)
+    prepare(third)
     go_through_preparing(first, second)
     third.expect("freezing")
     first.vmm.call("quiesce", device="vfio")
@@ -109,8 +105,7 @@ def test_h22_who_has_a_device_is_told_that_a_failed_jump_may_have_frozen_it(luod
         first.preserve()
 
     operator.update()
-    third.expect("preparing")
-    third.vote("preparing")
+    prepare(third)
     go_through_preparing(first, second)
     third.expect("freezing")
     for workload in (first, second):
@@ -136,9 +131,7 @@ def test_h22_who_has_a_device_is_told_that_a_failed_jump_may_have_frozen_it(luod
 @pytest.mark.parametrize("rules", ["v2"])
 def test_h22_no_device_is_named_when_the_jump_was_not_tried(luod: Luod) -> None:
     first = Workload(luod, "first", FIRST)
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
+    begin(luod)
     go_through_preparing(first)
     first.vote("freezing", "veto", "not now")
     assert first.expect("cancelled")["frozenDevices"] == []

@@ -10,7 +10,7 @@ import pytest
 
 from luod.testing.plugin import BootMachine
 from tests.daemon.host import Luod, states
-from tests.daemon.participant import Operator, Participant, start
+from tests.daemon.participant import Operator, Participant, begin, jump_with, prepare, start
 from tests.devices import FIRST, boot, set_up
 from tests.library import Vmm
 
@@ -24,17 +24,12 @@ def arrived(luod: Luod) -> dict[str, str]:
     one.vmm.call("create", name="other", slot="other")
     one.vmm.memfd("others")
     one.vmm.call("preserve", session="other", file="others", token=1)
-    luod.load()
-    operator = Operator(luod)
-    operator.update(findings=["contents-undeclared"])
+    operator = begin(luod, findings=["contents-undeclared"])
     operator.until("preparing")
-    one.expect("preparing")
-    one.vote("preparing")
+    prepare(one)
     one.expect("freezing")
     digests["state"] = one.freeze(1)
-    with luod.machine.expect_jump():
-        one.vote("freezing")
-    luod.start()
+    jump_with(luod, one)
     return digests
 
 
@@ -80,9 +75,7 @@ def test_what_is_forwarded_lives_through_an_update_that_is_cancelled(luod: Luod,
     """H14 is about what is frozen for an update that did not happen; this is of another."""
     forward(luod, "--all")
     one = Participant(luod, "one")
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
+    operator = begin(luod)
     operator.until("preparing")
     one.expect("preparing")
     one.vote("preparing", "veto")
@@ -127,13 +120,11 @@ def test_what_nobody_could_make_anew_is_refused_and_stays(luod: Luod) -> None:
 def test_nothing_is_forwarded_while_an_update_prepares(luod: Luod, arrived: dict[str, str]) -> None:
     """The abort would wait for it, for minutes."""
     one = Participant(luod, "one")
-    luod.load()
-    operator = Operator(luod)
-    operator.update(findings=["incoming-unfinished"])
+    operator = begin(luod, findings=["incoming-unfinished"])
     one.expect("preparing")
     (answer,) = forward(luod, "other")
     assert (answer["status"], answer["error"]) == (4, "Busy")
-    Operator(luod).abort()
+    operator.abort()
     one.expect("cancelled")
     assert forward(luod, "other")[0]["status"] == 0
 

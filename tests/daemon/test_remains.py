@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from luod.testing.host import SOCKET
 from tests.daemon.host import Luod, states
-from tests.daemon.participant import Operator, Participant, start
+from tests.daemon.participant import Participant, begin, prepare, start
 from tests.library import start_vmm
 
 
@@ -17,10 +17,8 @@ def killed_and_started_again(luod: Luod) -> None:
 def carried(luod: Luod) -> tuple[Participant, str]:
     """A workload that took part, in the next kernel; and the digest of what it wrote while frozen."""
     one = Participant(luod, "one")
-    luod.load()
-    Operator(luod).update()
-    one.expect("preparing")
-    one.vote("preparing")
+    begin(luod)
+    prepare(one)
     digest = one.freeze(one.expect("freezing")["generation"])
     with luod.machine.expect_jump():
         one.vote("freezing")
@@ -55,10 +53,8 @@ def test_a_client_that_has_the_session_puts_it_into_luods_hands_again(luod: Luod
 
 def test_what_was_frozen_is_forgotten_with_its_update(luod: Luod) -> None:
     one = Participant(luod, "one")
-    luod.load()
-    Operator(luod).update()
-    one.expect("preparing")
-    one.vote("preparing")
+    begin(luod)
+    prepare(one)
     one.freeze(one.expect("freezing")["generation"])
     killed_and_started_again(luod)
     assert states(one.vmm) == {"outgoing one": "dropped"}

@@ -9,7 +9,7 @@ import pytest
 
 from luod.testing.tools import for_root
 from tests.daemon.host import Luod, states
-from tests.daemon.participant import UPDATES, Operator, Participant, file, start
+from tests.daemon.participant import UPDATES, Participant, begin, file, jump_with, prepare, start
 from tests.library import Error, Vmm
 
 ALICE, BOB = 1000, 1001
@@ -18,11 +18,8 @@ ALICE, BOB = 1000, 1001
 def carried(luod: Luod, user: int | None = None, *options: str) -> Participant:
     """One participant, on the other side of an update, where luod has these options."""
     one = Participant(luod, "one", user)
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
-    one.expect("preparing")
-    one.vote("preparing")
+    begin(luod)
+    prepare(one)
     one.expect("freezing")
     one.freeze(1)
     with luod.machine.expect_jump():
@@ -165,9 +162,7 @@ def test_nobody_speaks_for_another_user(luod: Luod) -> None:
     assert hers.message.replace("one", "two") == nobodys.message
     # Nor takes a name that another's update will need.
     assert mine.vmm.refused("create", name="one#1", slot="x").kind == "SessionExists"
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
+    begin(luod)
     one.expect("preparing")
     # While it freezes, names of a participant's are that user's to create.
     assert mine.expect("preparing")
@@ -177,10 +172,7 @@ def test_nobody_speaks_for_another_user(luod: Luod) -> None:
     assert mine.vmm.refused("create", name="one#1", slot="x").kind == "CallFailed"
     one.freeze(1)
     mine.expect("freezing")
-    with luod.machine.expect_jump():
-        one.vote("freezing")
-        mine.vote("freezing")
-    luod.start()
+    jump_with(luod, one, mine)
     stranger = start(luod, BOB)
     assert refused(stranger, "Resuming", names=["one"]).kind == "NoSuchSession"
     assert states(stranger) == {"incoming mine": "waiting"}
@@ -189,9 +181,7 @@ def test_nobody_speaks_for_another_user(luod: Luod) -> None:
 @pytest.mark.parametrize("when", ["preparing", "freezing"])
 def test_who_begins_to_follow_while_others_prepare_is_asked_too(luod: Luod, when: str) -> None:
     one = Participant(luod, "one")
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
+    begin(luod)
     one.expect("preparing")
     if when == "preparing":
         late = Participant(luod, "late", declare=False)
@@ -208,8 +198,6 @@ def test_who_begins_to_follow_while_others_prepare_is_asked_too(luod: Luod, when
         vmm = start(luod)
         vmm.call("more", slot="follow", method=UPDATES + "Follow", parameters={"name": "late"})
         assert vmm.call("next", slot="follow")["state"] == "freezing"
-    with luod.machine.expect_jump():
-        one.vote("freezing")
-    luod.start()
+    jump_with(luod, one)
     expected = {"incoming one": "waiting"} | ({"incoming late": "waiting"} if when == "preparing" else {})
     assert states(start(luod)) == expected

@@ -8,7 +8,7 @@ from typing import Any
 
 from luod.testing import Machine, Program
 from tests.daemon.host import Luod
-from tests.daemon.participant import UPDATES, Operator, Participant, start
+from tests.daemon.participant import UPDATES, Participant, begin, jump_with, prepare, start
 
 
 def timeline(luod: Luod) -> dict[str, Any]:
@@ -23,19 +23,12 @@ def session(told: dict[str, Any], name: str) -> dict[str, Any]:
 
 def update(luod: Luod, *participants: Participant, findings: tuple[str, ...] = ()) -> None:
     """To the next kernel, with everybody ready and frozen state of the first."""
-    luod.load()
-    operator = Operator(luod)
-    operator.update(findings=findings)
-    for participant in participants:
-        participant.expect("preparing")
-        participant.vote("preparing")
+    begin(luod, findings=findings)
+    prepare(*participants)
     for participant in participants:
         participant.expect("freezing")
     participants[0].freeze(1)
-    with luod.machine.expect_jump():
-        for participant in participants:
-            participant.vote("freezing")
-    luod.start()
+    jump_with(luod, *participants)
 
 
 def resume(luod: Luod, *names: str) -> None:
@@ -116,12 +109,8 @@ def test_the_log_tells_an_update_in_ten_lines_on_both_sides_of_the_jump(machine:
 
 def test_a_cancelled_update_is_told_with_its_reason_and_its_blackout(luod: Luod) -> None:
     one, two = Participant(luod, "one"), Participant(luod, "two")
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
-    for participant in (one, two):
-        participant.expect("preparing")
-        participant.vote("preparing")
+    begin(luod)
+    prepare(one, two)
     one.expect("freezing")
     told = timeline(luod)
     assert (told["state"], session(told, "one")["standing"]) == ("freezing", "awaited")
@@ -139,8 +128,7 @@ def test_a_cancelled_update_is_told_with_its_reason_and_its_blackout(luod: Luod)
 
 def test_an_update_in_which_luod_is_killed_is_told_as_cancelled(luod: Luod) -> None:
     one = Participant(luod, "one")
-    luod.load()
-    Operator(luod).update()
+    begin(luod)
     one.expect("preparing")
     luod.kill_serve()
     told = timeline(luod)

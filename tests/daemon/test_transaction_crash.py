@@ -6,18 +6,14 @@ import json
 
 from luod.testing.host import SOCKET
 from tests.daemon.host import Luod, states
-from tests.daemon.participant import Operator, Participant, start
+from tests.daemon.participant import Operator, Participant, begin, jump_with, prepare, start
 from tests.library import start_vmm
 
 
 def frozen(luod: Luod, *participants: Participant) -> Operator:
     """An update in which all of them were told to freeze, and have written their state."""
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
-    for participant in participants:
-        participant.expect("preparing")
-        participant.vote("preparing")
+    operator = begin(luod)
+    prepare(*participants)
     for participant in participants:
         generation = participant.expect("freezing")["generation"]
         participant.freeze(generation)
@@ -45,9 +41,7 @@ def signal(luod: Luod, name: str, pid: int) -> None:
 
 def test_serve_killed_while_it_prepares(luod: Luod) -> None:
     one = Participant(luod, "one")
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
+    begin(luod)
     # It does not vote: it would be freezing at once.
     one.expect("preparing")
     luod.kill_serve()
@@ -67,9 +61,7 @@ def carries(luod: Luod, one: Participant, generation: int) -> None:
     one.vote("preparing")
     one.expect("freezing")
     one.freeze(generation)
-    with luod.machine.expect_jump():
-        one.vote("freezing")
-    luod.start()
+    jump_with(luod, one)
     assert states(start(luod)) == {f"incoming {one.name}": "waiting", f"incoming {one.name}#{generation}": "waiting"}
 
 
@@ -174,9 +166,7 @@ def test_the_process_that_jumps_is_killed_before_it_did(luod: Luod) -> None:
 def test_reboot_returns(luod: Luod) -> None:
     """Here since somebody unloads the image that luod loaded: everybody resumes, and nothing is marked as ready."""
     one = Participant(luod, "one")
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
+    operator = begin(luod)
     one.expect("preparing")
     one.vmm.call("unload")
     one.vote("preparing")
@@ -209,11 +199,8 @@ def held_jump(luod: Luod, *arguments: str, user: int | None = None) -> str:
     one = Participant(luod, "one")
     holder = start_vmm(luod.machine, luod.python(user), "stuck", (SOCKET, *arguments), user=user)
     assert holder.program.ask({}) == {"following": True}
-    luod.load()
-    operator = Operator(luod)
-    operator.update(findings=["contents-undeclared"])
-    one.expect("preparing")
-    one.vote("preparing")
+    operator = begin(luod, findings=["contents-undeclared"])
+    prepare(one)
     one.expect("freezing")
     signal(luod, "STOP", jump := started_jump(luod))
     one.vote("freezing")

@@ -6,7 +6,7 @@ import os
 
 from luod.testing import Machine
 from tests.daemon.host import Luod, states
-from tests.daemon.participant import UPDATES, Operator, Participant, file, start
+from tests.daemon.participant import UPDATES, Operator, Participant, begin, file, jump_with, prepare, start
 
 BOB = 1001
 
@@ -20,9 +20,7 @@ def resumable(luod: Luod, name: str, digest: str) -> None:
 
 def test_everybody_is_ready_and_everything_is_carried(luod: Luod) -> None:
     one, two = Participant(luod, "one"), Participant(luod, "two")
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
+    begin(luod)
     for participant in (one, two):
         event = participant.expect("preparing")
         assert (event["state"], event["generation"]) == ("preparing", 1)
@@ -32,10 +30,7 @@ def test_everybody_is_ready_and_everything_is_carried(luod: Luod) -> None:
     for participant in (one, two):
         participant.expect("freezing")
         digests[participant.name] = participant.freeze(1)
-    with luod.machine.expect_jump():
-        one.vote("freezing")
-        two.vote("freezing")
-    luod.start()
+    jump_with(luod, one, two)
     assert luod.status()["state"] == "restoring"
     for participant in (one, two):
         resumable(luod, participant.name, participant.digest)
@@ -44,17 +39,14 @@ def test_everybody_is_ready_and_everything_is_carried(luod: Luod) -> None:
 
 def test_the_operator_sees_who_is_awaited_and_how_it_goes_on(luod: Luod) -> None:
     one, two = Participant(luod, "one"), Participant(luod, "two")
-    luod.load()
-    operator = Operator(luod)
-    operator.update(deadline=60)
+    operator = begin(luod, deadline=60)
     first = operator.until("preparing")
     while not first["participants"]:
         first = operator.until("preparing")
     assert {entry["name"]: entry["standing"] for entry in first["participants"]} == {"one": "awaited", "two": "awaited"}
     assert first["participants"][0]["sessions"] == ["one"]
     assert 0 < first["secondsLeft"] <= 60
-    one.expect("preparing")
-    one.vote("preparing")
+    prepare(one)
     (entry,) = operator.until("preparing")["participants"]
     assert (entry["name"], entry["standing"]) == ("one", "ready")
     two.expect("preparing")
@@ -67,12 +59,8 @@ def test_the_operator_sees_who_is_awaited_and_how_it_goes_on(luod: Luod) -> None
 def test_a_veto_cancels_everybody_resumes_and_a_later_update_works(luod: Luod) -> None:
     """Also H14: what was written while frozen is closed, and longer state of the next update finds room."""
     one, two = Participant(luod, "one"), Participant(luod, "two")
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
-    for participant in (one, two):
-        participant.expect("preparing")
-        participant.vote("preparing")
+    operator = begin(luod)
+    prepare(one, two)
     one.expect("freezing")
     one.freeze(1)
     one.vote("freezing")
@@ -94,19 +82,14 @@ def test_a_veto_cancels_everybody_resumes_and_a_later_update_works(luod: Luod) -
     for participant in (one, two):
         participant.expect("freezing")
         participant.freeze(2)
-    with luod.machine.expect_jump():
-        one.vote("freezing")
-        two.vote("freezing")
-    luod.start()
+    jump_with(luod, one, two)
     assert set(states(start(luod)).values()) == {"waiting"}
     assert len(states(start(luod))) == 4
 
 
 def test_silence_past_the_deadline_is_a_veto(luod: Luod) -> None:
     one = Participant(luod, "one")
-    luod.load()
-    operator = Operator(luod)
-    operator.update(deadline=0.2)
+    operator = begin(luod, deadline=0.2)
     assert operator.until("cancelled")["reason"] == "no vote in preparing in time from one"
     one.expect("preparing", "cancelled")
     assert one.refused_vote("preparing").kind == "CallFailed"
@@ -114,11 +97,8 @@ def test_silence_past_the_deadline_is_a_veto(luod: Luod) -> None:
 
 def test_force_goes_on_without_the_late_and_says_whom_it_loses(luod: Luod) -> None:
     good, late = Participant(luod, "good"), Participant(luod, "late")
-    luod.load()
-    operator = Operator(luod)
-    operator.update(deadline=0.5, force=True)
-    good.expect("preparing")
-    good.vote("preparing")
+    operator = begin(luod, deadline=0.5, force=True)
+    prepare(good)
     assert late.expect("preparing", "lost")["reason"] == "it did not vote in time"
     good.expect("freezing")
     with luod.machine.expect_jump():
@@ -135,12 +115,8 @@ def test_force_goes_on_without_the_late_and_says_whom_it_loses(luod: Luod) -> No
 
 def test_the_death_of_a_participant_cancels(luod: Luod) -> None:
     one, two = Participant(luod, "one"), Participant(luod, "two")
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
-    for participant in (one, two):
-        participant.expect("preparing")
-        participant.vote("preparing")
+    operator = begin(luod)
+    prepare(one, two)
     one.expect("freezing")
     one.vote("freezing")
     one.vmm.program.kill()
@@ -156,19 +132,14 @@ def test_the_death_of_a_participant_cancels(luod: Luod) -> None:
 def test_force_gives_up_what_nobody_follows_for(luod: Luod) -> None:
     one, two = Participant(luod, "one"), Participant(luod, "two")
     two.vmm.program.kill()
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
+    operator = begin(luod)
     assert "torn: two" in operator.refused().message
     operator.update(dry_run=True, force=True)
     assert operator.until("checked")["torn"] == ["two"]
     operator.update(force=True)
-    one.expect("preparing")
-    one.vote("preparing")
+    prepare(one)
     one.expect("freezing")
-    with luod.machine.expect_jump():
-        one.vote("freezing")
-    luod.start()
+    jump_with(luod, one)
     assert states(start(luod)) == {"incoming one": "waiting", "incoming two": "torn"}
 
 
@@ -179,15 +150,10 @@ def test_one_that_was_started_again_takes_its_session_over(luod: Luod) -> None:
     again.name, again.vmm = "one", start(luod)
     again.follow()
     again.declare()
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
-    again.expect("preparing")
-    again.vote("preparing")
+    begin(luod)
+    prepare(again)
     again.expect("freezing")
-    with luod.machine.expect_jump():
-        again.vote("freezing")
-    luod.start()
+    jump_with(luod, again)
     resumable(luod, "one", one.digest)
 
 
@@ -210,9 +176,7 @@ def test_abort_and_who_may_not(luod: Luod) -> None:
 
 def test_an_operator_who_hangs_up_cancels(luod: Luod) -> None:
     one = Participant(luod, "one")
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
+    operator = begin(luod)
     one.expect("preparing")
     operator.vmm.call("hang_up", slot="update")
     assert "closed" in one.expect("cancelled")["reason"]
@@ -221,9 +185,7 @@ def test_an_operator_who_hangs_up_cancels(luod: Luod) -> None:
 def test_preserving_is_granted_to_one_at_a_time(luod: Luod) -> None:
     """H2."""
     one, two = Participant(luod, "one"), Participant(luod, "two")
-    luod.load()
-    operator = Operator(luod)
-    operator.update(deadline=50)
+    operator = begin(luod, deadline=50)
     for participant in (one, two):
         participant.expect("preparing")
         left = participant.declare(file(1), file(2, size=200 << 20, allocated=200 << 20, when="preparing"))
@@ -249,9 +211,7 @@ def test_preserving_is_granted_to_one_at_a_time(luod: Luod) -> None:
 def test_what_memory_does_not_allow_cancels_before_anybody_is_killed(luod: Luod) -> None:
     """H1, H2: a memfd full of holes, which PRESERVE would fill."""
     one = Participant(luod, "one")
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
+    operator = begin(luod)
     one.expect("preparing")
     one.declare(file(1), file(2, size=1 << 50, allocated=0, when="preparing"))
     reason = operator.until("cancelled")["reason"]
@@ -282,9 +242,7 @@ def test_a_dry_run_asks_nobody(luod: Luod) -> None:
 def test_what_is_made_while_it_prepares_and_not_declared_is_not_carried_as_if_whole(luod: Luod) -> None:
     """The check before the update could not see it, and its guest runs."""
     one, stranger = Participant(luod, "one"), start(luod)
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
+    operator = begin(luod)
     one.expect("preparing")
     stranger.call("create", name="early", slot="early")
     one.vote("preparing")
@@ -296,14 +254,11 @@ def test_who_follows_without_a_session_cannot_stop_an_update(luod: Luod) -> None
     one, idle = Participant(luod, "one"), start(luod, BOB)
     idle.call("more", slot="follow", method=UPDATES + "Follow", parameters={"name": "idle"})
     token = idle.call("next", slot="follow")["token"]
-    luod.load()
-    operator = Operator(luod)
-    operator.update(deadline=1)
+    begin(luod, deadline=1)
     assert idle.call("next", slot="follow")["event"] == "preparing"
     ballot = {"token": token, "phase": "preparing", "vote": "veto", "reason": "no"}
     assert "declared no session" in idle.refused("method", method=UPDATES + "Vote", parameters=ballot).message
-    one.expect("preparing")
-    one.vote("preparing")
+    prepare(one)
     # Silent past the deadline it is not waited for, and while guests are frozen it is not asked.
     one.expect("freezing")
     assert idle.call("next", slot="follow")["event"] == "lost"
@@ -314,9 +269,7 @@ def test_who_follows_without_a_session_cannot_stop_an_update(luod: Luod) -> None
 def test_while_it_freezes_only_participants_create_and_only_what_is_theirs(luod: Luod) -> None:
     one = Participant(luod, "one")
     stranger = start(luod)
-    luod.load()
-    operator = Operator(luod)
-    operator.update(findings=["contents-undeclared"])
+    operator = begin(luod, findings=["contents-undeclared"])
     one.expect("preparing")
     stranger.call("create", name="early", slot="early")
     one.vote("preparing")
@@ -332,12 +285,8 @@ def test_while_it_freezes_only_participants_create_and_only_what_is_theirs(luod:
 def test_a_session_that_is_being_made_when_it_is_cancelled_is_closed_too(luod: Luod) -> None:
     one, two = Participant(luod, "one"), Participant(luod, "two")
     stranger = start(luod)
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
-    for participant in (one, two):
-        participant.expect("preparing")
-        participant.vote("preparing")
+    operator = begin(luod)
+    prepare(one, two)
     two.expect("freezing")
     stranger.ask("open", path="/dev/liveupdate", flags=os.O_RDWR, slot="device")
     call = {"do": "library", "in": [], "call": "create", "name": "one#1", "slot": "made"}
@@ -374,12 +323,8 @@ def test_after_a_cancelled_update_a_jump_behind_luods_back_tears(luod: Luod, mac
     """H13: that it was ready once says nothing about now."""
     one = Participant(luod, "one")
     two = Participant(luod, "two")
-    luod.load()
-    operator = Operator(luod)
-    operator.update()
-    for participant in (one, two):
-        participant.expect("preparing")
-        participant.vote("preparing")
+    begin(luod)
+    prepare(one, two)
     one.expect("freezing")
     one.vote("freezing")
     two.expect("freezing")

@@ -12,7 +12,7 @@ from luod.testing import Machine
 from luod.testing.host import SOCKET
 from luod.testing.tools import for_root
 from tests.daemon.host import Luod, states
-from tests.daemon.participant import Operator, Participant, start
+from tests.daemon.participant import Participant, begin, start
 from tests.library import start_vmm
 
 ALICE, BOB, CAROL = 1000, 1001, 1002
@@ -134,8 +134,7 @@ def test_a_reload_takes_at_once_and_loses_nothing(with_policy: Callable[[str], L
         vmm.call("release_named", name="other")
     assert luod.serve_pid() == serve
     assert states(vmm) == {"outgoing vm": "held", "outgoing one": "held"}
-    luod.load()
-    Operator(luod).update(findings=["contents-undeclared"])
+    begin(luod, findings=["contents-undeclared"])
     participant.expect("preparing")
 
 

@@ -16,7 +16,7 @@ from luod.testing import Machine, require_tool
 from luod.testing.interpreter import Interpreter
 from tests.conformance import caller as raw
 from tests.daemon.host import Luod
-from tests.daemon.participant import Operator, Participant
+from tests.daemon.participant import Participant, begin, prepare
 from tests.kernel.booting import booted
 from tests.library import ROOT, Vmm, jump, load, start_vmm
 
@@ -236,10 +236,8 @@ def test_h23_luoctl_tells_the_time_over_a_jump(machine: Machine, machine_python:
     luod.start()
     first = clocks(machine, machine_python)
     vm = Participant(luod, "vm-1")
-    luod.load()
-    Operator(luod).update()
-    vm.expect("preparing")
-    vm.vote("preparing")
+    begin(luod)
+    prepare(vm)
     vm.expect("freezing")
     frozen = clocks(machine, machine_python)
     with machine.expect_jump():
