@@ -28,6 +28,15 @@ def carried(luod: Luod, user: int | None = None, *options: str) -> Participant:
     return one
 
 
+def restored(luod: Luod) -> Vmm:
+    """A VMM that has retrieved all that was carried."""
+    vmm = start(luod)
+    for name in ("one", "one#1"):
+        vmm.call("retrieve_session", name=name, slot=name)
+        vmm.call("retrieve", session=name, file=1, slot=f"file {name}")
+    return vmm
+
+
 def resuming(vmm: Vmm, *names: str) -> None:
     vmm.call("method", method=UPDATES + "Resuming", parameters={"names": list(names)})
 
@@ -39,10 +48,7 @@ def refused(vmm: Vmm, method: str, **parameters: Any) -> Error:
 def test_before_resuming_a_vmm_that_died_is_followed_by_one_that_tries_again(luod: Luod) -> None:
     one = carried(luod)
     for _ in range(2):
-        vmm = start(luod)
-        for name in ("one", "one#1"):
-            vmm.call("retrieve_session", name=name, slot=name)
-            vmm.call("retrieve", session=name, file=1, slot=f"file {name}")
+        vmm = restored(luod)
         assert vmm.ask("digest", fd="file one") == one.digest
         vmm.program.kill()
 
@@ -67,10 +73,7 @@ def test_who_asked_before_it_resumed_and_is_answered_after_gets_nothing(luod: Lu
 
 def test_after_resuming_there_is_no_second_try(luod: Luod) -> None:
     carried(luod)
-    vmm = start(luod)
-    for name in ("one", "one#1"):
-        vmm.call("retrieve_session", name=name, slot=name)
-        vmm.call("retrieve", session=name, file=1, slot=f"file {name}")
+    vmm = restored(luod)
     resuming(vmm, "one")
     vmm.program.kill()
     luod.kill_serve()
@@ -86,10 +89,7 @@ def test_after_resuming_there_is_no_second_try(luod: Luod) -> None:
 
 def test_who_resumed_finishes_as_ever(luod: Luod) -> None:
     carried(luod)
-    vmm = start(luod)
-    for name in ("one", "one#1"):
-        vmm.call("retrieve_session", name=name, slot=name)
-        vmm.call("retrieve", session=name, file=1, slot=f"file {name}")
+    vmm = restored(luod)
     resuming(vmm, "one")
     for name in ("one#1", "one"):
         vmm.call("finish", session=name)

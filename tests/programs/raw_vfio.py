@@ -92,15 +92,33 @@ def map_memory(context: int, space: int, address: int, length: int, iova: int = 
     call(context, iommufd.IOMMU_IOAS_MAP, iommufd.IOAS_MAP, _MAP, space, 0, address, length, iova)
 
 
-def set_up(file: int, memory: int) -> int:
-    """A new iommufd that has the device, and through which it reaches the memfd at MAPPED_AT. The device is master."""
+def attached(file: int) -> tuple[int, int]:
+    """A new iommufd that has the device, and the address space in it that the device sees. The device is master."""
     context = open_iommufd()
     bind(file, context)
     space = ioas(context)
     attach(file, space)
-    map_file(context, space, memory)
     become_master(file)
+    return context, space
+
+
+def set_up(file: int, memory: int) -> int:
+    """As `attached`, with the memfd at MAPPED_AT; the iommufd."""
+    context, space = attached(file)
+    map_file(context, space, memory)
     return context
+
+
+def open_type1(group: int = 1) -> tuple[int, int]:
+    """The group's file, and a new container that it is in and that has an IOMMU."""
+    file, container = os.open(f"/dev/vfio/{group}", os.O_RDWR), os.open("/dev/vfio/vfio", os.O_RDWR)
+    fcntl.ioctl(file, vfio.VFIO_GROUP_SET_CONTAINER, struct.pack("i", container))
+    fcntl.ioctl(container, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1v2_IOMMU)
+    return file, container
+
+
+def device_of(group: int, device: str = DEVICE) -> int:
+    return int(fcntl.ioctl(group, vfio.VFIO_GROUP_GET_DEVICE_FD, bytearray(device.encode() + b"\0")))
 
 
 def become_master(file: int) -> None:

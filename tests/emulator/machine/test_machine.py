@@ -355,44 +355,37 @@ def test_killed_keeper_ends_the_machine() -> None:
         assert machine.wait(30) == 128 + signal.SIGKILL
 
 
+def interrupted(source: str) -> int:
+    """How a machine ends to whose terminal ^C is sent, once its init has said that it is ready."""
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(luoemu()[0], [*luoemu(), *python(source)], environment())
+    try:
+        seen = b""
+        while b"ready" not in seen:
+            seen += os.read(terminal, 1000)
+        os.write(terminal, b"\x03")
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    finally:
+        os.close(terminal)
+
+
 def test_interrupt_from_a_terminal_is_left_to_an_init_that_handles_it() -> None:
     source = """
         signal.signal(signal.SIGINT, lambda *_: os._exit(9))
         os.write(1, b"ready\\n")
         while True: signal.pause()
     """
-    import pty
-
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execvpe(luoemu()[0], [*luoemu(), *python(source)], environment())
-    try:
-        seen = b""
-        while b"ready" not in seen:
-            seen += os.read(terminal, 1000)
-        os.write(terminal, b"\x03")
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
-    finally:
-        os.close(terminal)
+    assert interrupted(source) == 9
 
 
 def test_interrupt_from_a_terminal_ends_a_machine_whose_init_does_not_handle_it() -> None:
+    # Not a shell: many handle SIGINT while they wait for a command.
     source = """
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.write(1, b"ready\\n")
         while True: signal.pause()
     """
-    import pty
-
-    pid, terminal = pty.fork()
-    if pid == 0:
-        # Not a shell: many handle SIGINT while they wait for a command.
-        os.execvpe(luoemu()[0], [*luoemu(), *python(source)], environment())
-    try:
-        seen = b""
-        while b"ready" not in seen:
-            seen += os.read(terminal, 1000)
-        os.write(terminal, b"\x03")
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGINT
-    finally:
-        os.close(terminal)
+    assert interrupted(source) == 128 + signal.SIGINT

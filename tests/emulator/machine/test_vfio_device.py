@@ -36,11 +36,8 @@ def test_what_the_vmm_of_the_document_does(run_devices: RunDevices) -> None:
 def test_memory_of_the_process(run_devices: RunDevices) -> None:
     source = """
         import ctypes
-        file, context = os.open(take(), os.O_RDWR), open_iommufd()
-        bind(file, context)
-        space = ioas(context)
-        attach(file, space)
-        become_master(file)
+        file = os.open(take(), os.O_RDWR)
+        context, space = attached(file)
         private = mmap.mmap(-1, MEMORY, flags=mmap.MAP_PRIVATE)
         address = ctypes.addressof(ctypes.c_char.from_buffer(private))
         map_memory(context, space, address, MEMORY)
@@ -60,10 +57,9 @@ def test_memory_of_the_process(run_devices: RunDevices) -> None:
 def test_a_mapped_bar_is_no_memory_to_iommufd_and_some_to_type1(run_devices: RunDevices) -> None:
     source = """
         import ctypes
-        group, container = (take(), os.open("/dev/vfio/1", os.O_RDWR))[1], os.open("/dev/vfio/vfio", os.O_RDWR)
-        fcntl.ioctl(group, vfio.VFIO_GROUP_SET_CONTAINER, struct.pack("i", container))
-        fcntl.ioctl(container, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1v2_IOMMU)
-        file = fcntl.ioctl(group, vfio.VFIO_GROUP_GET_DEVICE_FD, bytearray(DEVICE.encode() + bytes(1)))
+        take()
+        group, container = open_type1()
+        file = device_of(group)
         bar = mmap.mmap(file, 16384)
         address = ctypes.addressof(ctypes.c_char.from_buffer(bar))
         layout = vfio.IOMMU_TYPE1_DMA_MAP
@@ -80,11 +76,8 @@ def test_a_mapped_bar_is_no_memory_to_iommufd_and_some_to_type1(run_devices: Run
 def test_memory_of_a_process_that_ended(run_devices: RunDevices) -> None:
     source = """
         import ctypes
-        file, context = os.open(take(), os.O_RDWR), open_iommufd()
-        bind(file, context)
-        space = ioas(context)
-        attach(file, space)
-        become_master(file)
+        file = os.open(take(), os.O_RDWR)
+        context, space = attached(file)
         if (child := os.fork()) == 0:
             private = mmap.mmap(-1, MEMORY, flags=mmap.MAP_PRIVATE)
             map_memory(context, space, ctypes.addressof(ctypes.c_char.from_buffer(private)), MEMORY)
@@ -242,11 +235,9 @@ def test_descriptor_limit_of_get_device_fd(run_devices: RunDevices) -> None:
     source = """
         import resource
         take()
-        group, container = os.open("/dev/vfio/1", os.O_RDWR), os.open("/dev/vfio/vfio", os.O_RDWR)
-        fcntl.ioctl(group, vfio.VFIO_GROUP_SET_CONTAINER, struct.pack("i", container))
-        fcntl.ioctl(container, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1v2_IOMMU)
+        group, container = open_type1()
         resource.setrlimit(resource.RLIMIT_NOFILE, (container + 1, container + 1))
-        get_device = lambda: fcntl.ioctl(group, vfio.VFIO_GROUP_GET_DEVICE_FD, bytearray(DEVICE.encode() + b"\\0"))
+        get_device = lambda: device_of(group)
         assert errno_of(get_device) == errno.EMFILE
         os.close(container)
         file = get_device()

@@ -26,10 +26,8 @@ def test_handed_out_device_is_a_regular_file(run_devices: RunDevices) -> None:
     source = """
         import stat
         take()
-        group, container = os.open("/dev/vfio/1", os.O_RDWR), os.open("/dev/vfio/vfio", os.O_RDWR)
-        fcntl.ioctl(group, vfio.VFIO_GROUP_SET_CONTAINER, struct.pack("i", container))
-        fcntl.ioctl(container, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1v2_IOMMU)
-        file = fcntl.ioctl(group, vfio.VFIO_GROUP_GET_DEVICE_FD, bytearray(DEVICE.encode() + b"\\0"))
+        group, container = open_type1()
+        file = device_of(group)
         assert os.readlink(f"/proc/self/fd/{file}") == "/anon_inode:[vfio-device]"
         assert stat.S_ISREG(os.fstat(file).st_mode)
     """
@@ -94,11 +92,8 @@ def test_no_mapping_for_a_plain_user() -> None:
 def test_memory_by_address_is_not_pinned(run_devices: RunDevices) -> None:
     source = """
         import ctypes
-        file, context = os.open(take(), os.O_RDWR), open_iommufd()
-        bind(file, context)
-        space = ioas(context)
-        attach(file, space)
-        become_master(file)
+        file = os.open(take(), os.O_RDWR)
+        context, space = attached(file)
         memory = os.memfd_create("guest")
         os.ftruncate(memory, MEMORY)
         shared = mmap.mmap(memory, MEMORY)
@@ -185,9 +180,7 @@ def test_what_the_iommu_has_not(run_devices: RunDevices) -> None:
 def test_type1_has_no_dirty_tracking_and_no_change_of_addresses(run_devices: RunDevices) -> None:
     source = """
         take()
-        group, container = os.open("/dev/vfio/1", os.O_RDWR), os.open("/dev/vfio/vfio", os.O_RDWR)
-        fcntl.ioctl(group, vfio.VFIO_GROUP_SET_CONTAINER, struct.pack("i", container))
-        fcntl.ioctl(container, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1v2_IOMMU)
+        group, container = open_type1()
         assert fcntl.ioctl(container, vfio.VFIO_CHECK_EXTENSION, vfio.VFIO_UPDATE_VADDR) == 0
         assert errno_of(fcntl.ioctl, container, vfio.VFIO_IOMMU_DIRTY_PAGES, bytes(8)) == errno.ENOTTY
         unmap = vfio.IOMMU_TYPE1_DMA_UNMAP

@@ -204,10 +204,8 @@ def test_what_is_no_device_of_its_own(run_devices: RunDevices) -> None:
     source = """
         take()
         session = create(device(), b"vm")
-        group, container = os.open("/dev/vfio/1", os.O_RDWR), os.open("/dev/vfio/vfio", os.O_RDWR)
-        fcntl.ioctl(group, vfio.VFIO_GROUP_SET_CONTAINER, struct.pack("i", container))
-        fcntl.ioctl(container, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1v2_IOMMU)
-        of_group = fcntl.ioctl(group, vfio.VFIO_GROUP_GET_DEVICE_FD, bytearray(DEVICE.encode() + b"\\0"))
+        group, container = open_type1()
+        of_group = device_of(group)
         for token, fd in enumerate((group, container, of_group, open_iommufd())):
             assert errno_of(preserve, session, fd, token) == errno.ENOENT, token
         assert errno_of(preserve, session, os.open("/dev/vfio/vfio", os.O_PATH), 9) == errno.EBADF
