@@ -1,4 +1,4 @@
-"""What holds for all of luod's own tests: none may leave an fd open, and ^C means ^C."""
+"""What holds for all of luod's own tests: none may leave an fd open, and ^C means ^C. And the fixture `luod`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from luod.testing import Machine
 from tests.conformance.random_programs.report import collected
+from tests.daemon.host import Luod
 
 
 def pytest_configure() -> None:
@@ -53,3 +56,11 @@ def _leaves_no_fd_open() -> Iterator[None]:
     if open_fds() != before:
         gc.collect()  # a cycle may still hold one; with filterwarnings=error its ResourceWarning fails the test
         assert open_fds() == before
+
+
+@pytest.fixture
+def luod(machine: Machine, tmp_path: Path) -> Luod:
+    """A machine with luod running."""
+    luod = Luod(machine, state_directory=tmp_path / "state")
+    luod.start()
+    return luod

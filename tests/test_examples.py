@@ -8,19 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from luod.testing import Machine
 from luod.testing.tools import require_tool
 from tests.daemon.host import Luod
 from tests.daemon.participant import Participant, begin, prepare
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-@pytest.fixture
-def luod(machine: Machine, tmp_path: Path) -> Luod:
-    luod = Luod(machine, state_directory=tmp_path / "state")
-    luod.start()
-    return luod
 
 
 @pytest.fixture(params=["Python", "C"])

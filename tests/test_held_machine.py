@@ -16,13 +16,6 @@ from tests.library import Vmm, start_vmm
 Start = Callable[..., Vmm]
 
 
-@pytest.fixture
-def luod(machine: Machine, tmp_path: Path) -> Luod:
-    luod = Luod(machine, state_directory=tmp_path / "state")
-    luod.start()
-    return luod
-
-
 @pytest.fixture(params=["blocking", "asyncio"])
 def start(request: pytest.FixtureRequest, luod: Luod) -> Start:
     def start(user: int | None = None) -> Vmm:

@@ -16,13 +16,6 @@ from tests.library import Vmm, start_vmm
 Start = Callable[[], Vmm]
 
 
-@pytest.fixture
-def luod(machine: Machine, tmp_path: Path) -> Luod:
-    luod = Luod(machine, state_directory=tmp_path / "state")
-    luod.start()
-    return luod
-
-
 def guest(luod: Luod, surface: str) -> Vmm:
     return start_vmm(luod.machine, luod.python(), "guest", (surface, SOCKET))
 

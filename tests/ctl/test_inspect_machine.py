@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from luod.testing import Machine
 from luod.testing.tools import for_root
 from tests.daemon.host import Luod, states
-
-
-@pytest.fixture
-def luod(machine: Machine, tmp_path: Path) -> Luod:
-    luod = Luod(machine, state_directory=tmp_path / "state")
-    luod.start()
-    return luod
 
 
 def inspect(luod: Luod, name: str = "vm") -> dict[str, Any]:
