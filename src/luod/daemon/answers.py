@@ -6,9 +6,6 @@ Same words matter: somebody else's session and one that does not exist must not 
 
 from __future__ import annotations
 
-import asyncio
-from typing import Final
-
 from luod import errors
 from luod.ipc import admin
 from luod.ipc.sessions import (
@@ -21,29 +18,6 @@ from luod.ipc.sessions import (
     SessionExists,
     Torn,
 )
-from luod.linux import Fd
-from luod.liveupdate import IncomingSession
-
-_PATIENCE_SECONDS: Final = 5.0
-
-
-async def unfinished(session: Fd) -> bool:
-    """Whether the kernel still has the session's files, told by its manifest (H10); one without looks finished.
-
-    It takes an ioctl, which waits for whoever else is in one of this session, and so is none for the loop. Busy: it
-    waits still.
-    """
-    asked = asyncio.ensure_future(asyncio.to_thread(_holds, session.duplicate()))
-    asked.add_done_callback(lambda done: done.cancelled() or done.exception())
-    try:
-        return await asyncio.wait_for(asyncio.shield(asked), _PATIENCE_SECONDS)
-    except TimeoutError:
-        raise Busy(message="somebody is in an ioctl of this session", hint="ask again when that is over") from None
-
-
-def _holds(session: Fd) -> bool:
-    with IncomingSession(session) as incoming:
-        return incoming.holds()
 
 
 def torn(name: str) -> Torn:

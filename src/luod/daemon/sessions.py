@@ -17,18 +17,10 @@ from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
 from msgspec.structs import replace
 
 from luod import errors
-from luod.daemon.answers import (
-    forwarding,
-    kernel_refused,
-    no_such_session,
-    reaped,
-    resumed,
-    session_exists,
-    torn,
-    unfinished,
-)
+from luod.daemon.answers import forwarding, kernel_refused, no_such_session, reaped, resumed, session_exists, torn
 from luod.daemon.claims import Claims
 from luod.daemon.custody import Custody
+from luod.daemon.finished import Checks
 from luod.daemon.log import Log
 from luod.daemon.manifests import Manifests
 from luod.daemon.manifests import check as check_manifest
@@ -69,6 +61,7 @@ class SessionKeeper:
         self._policy = policy
         self._claims = Claims(holdings.registry, holdings.fds, custody, log)
         self._owners = Owners(holdings, custody, self._owner_died)
+        self._checks = Checks()
         self._log = log
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.manifests = Manifests(holdings.fds, custody, log)
@@ -264,7 +257,7 @@ class SessionKeeper:
             if fd is None and not self._broken and (row.retrieved or outcome == "given_up"):
                 # Its memory is the kernel's until somebody takes the session and lets go of it.
                 fd = await self._claims.take_if_left(row)
-            if outcome == "finished" and (await unfinished(fd) if fd else not row.retrieved):
+            if outcome == "finished" and (await self._checks.unfinished(row.owner, fd) if fd else not row.retrieved):
                 raise NotFinished(
                     name=name,
                     message=f"session {name!r} is not finished" if fd else f"session {name!r} was never retrieved",

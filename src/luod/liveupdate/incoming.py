@@ -176,10 +176,11 @@ class IncomingSession(Session):
         """Whether the kernel has the file under `token`. For a token that was preserved, False says that somebody
         finished the session, which a holder of a duplicate cannot see otherwise (H10).
 
-        It retrieves the file, which its memory is charged for; the manifest is small. Errors of `retrieve`.
+        It retrieves the file, which its memory is charged for; a manifest is small. It reads nothing. KernelRefused,
+        and for another file than a manifest the errors of `retrieve`.
         """
         try:
-            self.retrieve(token).close()
+            (self._retrieve if token in manifest.RESERVED_TOKENS else self.retrieve)(token).close()
         except NoSuchToken:
             return False
         return True
