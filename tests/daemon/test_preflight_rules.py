@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from luod import image, memory
-from luod.daemon.barrier import Follower
+from luod.daemon.follower import Follower
 from luod.daemon.preflight import next_kernel, state
 from luod.daemon.preflight.findings import NAMES, forced, refusing
 from luod.daemon.preflight.next_kernel import NextKernel

@@ -36,6 +36,12 @@ def test_nobody_is_everybody() -> None:
     assert begin(0).freeze(0.0).jump(0.0).phase == "jumping"
 
 
+def test_for_whom_memory_is_short_cancels_and_with_force_is_left_behind() -> None:
+    assert begin(2).short(1, "no room", 1.0).reason == "no room"
+    update = begin(2, force=True).short(1, "no room", 1.0)
+    assert (update.phase, update.members[1].standing, update.members[1].reason) == ("preparing", "lost", "no room")
+
+
 def test_one_veto_cancels_and_says_whose_and_why() -> None:
     update = begin(2, force=True).veto(1, "preparing", "disk full", 1.0)
     assert (update.phase, update.reason) == ("cancelled", "vm-1 vetoes: disk full")

@@ -225,6 +225,48 @@ def test_what_memory_does_not_allow_cancels_before_anybody_is_killed(luod: Luod)
     one.expect("cancelled")
 
 
+def test_force_leaves_behind_for_whom_memory_is_short(luod: Luod) -> None:
+    """They take none of it, so the others have what they need."""
+    one, two, three, four = (Participant(luod, name) for name in ("one", "two", "three", "four"))
+    operator = begin(luod, force=True)
+    two.expect("preparing")
+    two.declare(file(1), file(2, size=1 << 50, allocated=0, when="preparing"))
+    assert "PRESERVE for two" in two.expect("lost")["reason"]
+    three.expect("preparing")
+    three.declare(file(1), file(2, size=1 << 50, allocated=0, when="freezing"))
+    four.expect("preparing")
+    four.declare(file(1), file(2, when="preparing"))
+    four.expect("granted")
+    for participant in (three, four):
+        participant.vote("preparing")
+    prepare(one)
+    assert "PRESERVE for three" in three.expect("lost")["reason"]
+    one.expect("freezing")
+    four.expect("freezing")
+    assert operator.until("freezing")["torn"] == ["two", "three"]
+    jump_with(luod, one, four)
+    states_then = {
+        "incoming one": "waiting",
+        "incoming two": "torn",
+        "incoming three": "torn",
+        "incoming four": "waiting",
+    }
+    assert states(start(luod)) == states_then
+
+
+def test_what_fits_alone_and_not_together_is_left_behind_from_the_first_that_does_not(luod: Luod) -> None:
+    participants = [Participant(luod, name) for name in ("one", "two")]
+    free = next(line for line in luod.machine.read("/proc/meminfo").decode().splitlines() if "MemAvailable" in line)
+    size = int(free.split()[1]) * 1024 * 6 // 10
+    begin(luod, force=True)
+    for participant in participants:
+        participant.expect("preparing")
+        participant.declare(file(1), file(2, size=size, allocated=0, when="freezing"))
+        participant.vote("preparing")
+    participants[0].expect("freezing")
+    assert "two and those before it" in participants[1].expect("lost")["reason"]
+
+
 def test_a_dry_run_asks_nobody(luod: Luod) -> None:
     one = Participant(luod, "one")
     operator = Operator(luod)

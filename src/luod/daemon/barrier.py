@@ -9,80 +9,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
 from asyncvarlink import VarlinkErrorReply
 
 from luod.daemon import grants
+from luod.daemon.follower import Follower, event
 from luod.daemon.log import Log
-from luod.daemon.mailbox import Mailbox
 from luod.daemon.transaction import Member, Transaction, VotePhase
 from luod.errors import NotEnoughMemory
 from luod.ipc.admin import Participant, Progress
-from luod.ipc.peer import Peer
-from luod.ipc.updates import Ballot, DeclaredFile, DeclaredSession, Event, EventKind, FrozenDevice, State, When
+from luod.ipc.updates import Ballot, DeclaredFile, EventKind, State
 
 _DELIVERY_SECONDS: Final = 5.0
 """For everybody to take an event, and for the operator to take the news, before the jump."""
-_DEVICE: Final = "vfio"
-"""A declared file's kind that the kernel freezes."""
 _DEVICES_NAMED: Final = 5
 """To the operator; each participant is told all of its own."""
 _INIT: Final = 1
 """In its cgroup nobody is limited but by the machine."""
-
-
-@dataclass
-class Follower:
-    """A connection that follows. `peer` is its; it lives as long as the connection."""
-
-    id: int
-    token: str
-    name: str
-    peer: Peer
-    sessions: tuple[DeclaredSession, ...] = ()
-    events: Mailbox[Event] = field(default_factory=Mailbox)
-
-    def files(self, when: When) -> list[DeclaredFile]:
-        return [file for session in self.sessions for file in session.files if file.when == when]
-
-    @property
-    def names(self) -> list[str]:
-        return [session.name for session in self.sessions]
-
-    @property
-    def devices(self) -> list[FrozenDevice]:
-        return [
-            FrozenDevice(session.name, file.token, file.name)
-            for session in self.sessions
-            for file in session.files
-            if file.kind == _DEVICE
-        ]
-
-
-def event(
-    kind: EventKind,
-    state: State,
-    *,
-    token: str | None = None,
-    update: str | None = None,
-    generation: int | None = None,
-    deadline: float | None = None,
-    reason: str | None = None,
-    frozen_devices: list[FrozenDevice] | None = None,
-) -> Event:
-    return Event(
-        event=kind,
-        state=state,
-        token=token,
-        update=update,
-        generation=generation,
-        deadlineSeconds=deadline,
-        reason=reason,
-        frozenDevices=frozen_devices,
-    )
 
 
 class Barrier:
@@ -200,28 +145,46 @@ class Barrier:
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _grant(self) -> None:
-        member = self.transaction.turn()
-        if member is None:
-            return
-        follower = self.members[member.id]
+        while (member := self.transaction.turn()) is not None:
+            follower = self.members[member.id]
+            if self._fits(follower.files("preparing"), follower, follower.peer.pid, follower.name):
+                self._change(self.transaction.grant(monotonic()))
+                self._tell(follower, "granted")
+
+    def _fits(self, files: list[DeclaredFile], follower: Follower, process: int, name: str) -> bool:
+        """Whether there is memory to preserve `files`. If not it is cancelled, or with force the follower is lost."""
         try:
-            grants.require(follower.files("preparing"), follower.peer.pid, follower.name)
+            grants.require(files, process, name)
         except NotEnoughMemory as error:
-            self._change(self.transaction.cancel(error.message))
-            return
-        self._change(self.transaction.grant(monotonic()))
-        self._tell(follower, "granted")
+            self._change(self.transaction.short(follower.id, error.message, monotonic()))
+            return False
+        return True
+
+    def _fit_together(self, wanted: list[tuple[Follower, list[DeclaredFile]]]) -> None:
+        try:
+            everything = [file for _follower, files in wanted for file in files]
+            grants.require(everything, _INIT, "all that is written while frozen")
+        except NotEnoughMemory as error:
+            if not self.transaction.force:
+                self._change(self.transaction.cancel(error.message))
+                return
+            everything = []
+            for follower, files in wanted:
+                more = [*everything, *files]
+                if files and self._fits(more, follower, _INIT, f"{follower.name} and those before it"):
+                    everything = more
 
     def freeze(self) -> None:
-        """Everybody is told to pause; it is the blackout from here on. NotEnoughMemory: nobody was told."""
-        everything = []
-        for member in self.transaction.members.values():
-            if member.standing == "ready":
-                follower = self.members[member.id]
-                files = follower.files("freezing")
-                grants.require(files, follower.peer.pid, follower.name)
-                everything += files
-        grants.require(everything, _INIT, "all that is written while frozen")
+        """Everybody is told to pause, and it is the blackout from here on, unless memory is short: then it may be
+        cancelled, and nobody was told.
+        """
+        ready = [self.members[m.id] for m in self.transaction.members.values() if m.standing == "ready"]
+        wanted = [(f, f.files("freezing")) for f in ready]
+        fitting = [(f, files) for f, files in wanted if self._fits(files, f, f.peer.pid, f.name)]
+        if not self.cancelled:
+            self._fit_together(fitting)
+        if self.cancelled:
+            return
         self.preparing = {id: member.since - self.begun for id, member in self.transaction.members.items()}
         now = monotonic()
         self.frozen = now

@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 from asyncvarlink.serviceinterface import PermissionDenied
 
-from luod.daemon.barrier import Barrier, Follower, event
+from luod.daemon.barrier import Barrier
+from luod.daemon.follower import Follower, event
 from luod.daemon.log import Log
 from luod.daemon.names import NAME, Belonging, may_use
 from luod.daemon.registry import Registry, Row, fd_name

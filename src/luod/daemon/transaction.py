@@ -8,9 +8,9 @@ the old one as it was. What is done about each state is `luod.daemon.barrier` (t
         │                        │                      │
         └── veto, silence, death, abort, a failure ─────┴─ reboot(2) returned ──> cancelled
 
-With `force`, silence and death do not cancel: the member is lost, which means that its sessions will be torn. A veto
-and an abort always cancel. A bystander, who declared no session, has nothing to lose, and so cancels nothing: anybody
-may follow, and must not be able to keep the machine from its updates.
+With `force`, silence, death and a lack of memory do not cancel: the member is lost, which means that its sessions will
+be torn. A veto and an abort always cancel. A bystander, who declared no session, has nothing to lose, and so cancels
+nothing: anybody may follow, and must not be able to keep the machine from its updates.
 """
 
 from __future__ import annotations
@@ -169,6 +169,12 @@ class Transaction:
             return self
         changed = self._with(replace(member, standing="lost", since=now, reason="it is gone"))
         return changed if self.force or member.bystander else changed.cancel(f"{member.name} is gone")
+
+    def short(self, id: int, reason: str, now: float) -> Transaction:
+        """There is no memory for what a member would preserve: the end, or with `force` a loss."""
+        if not self.force:
+            return self.cancel(reason)
+        return self._with(replace(self.members[id], standing="lost", since=now, reason=reason))
 
     def tick(self, now: float) -> Transaction:
         """The clock says `now`: silence past the deadline is a veto, or with `force` a loss."""

@@ -230,6 +230,7 @@ class Updater:
                 self._look_again(barrier, given_up)
             if not barrier.cancelled:
                 barrier.freeze()
+            if not barrier.cancelled:
                 jump = Jump()
                 # Beside the freezing, so that it costs no blackout; somebody may have loaded another since (H19).
                 loading = asyncio.ensure_future(self._load())

@@ -312,10 +312,10 @@ class Admin(VarlinkInterface, name=ADMIN):
         the connection before "jumping" cancels.
 
         deadlineSeconds: of each phase, to which time is added for the bytes to preserve. force: those who are late, or
-        gone, or whom nobody follows for, are left behind, and their sessions are torn; a veto still cancels; root's
-        alone, as is forceFindings. dryRun: nobody is asked and nothing changed; the one reply is "checked". findings,
-        in the first reply: what Check would find. One that is a refusal, and whose name is not in forceFindings, ends
-        an update with the error Refused.
+        gone, or for whose PRESERVE memory is short, or whom nobody follows for, are left behind, and their sessions are
+        torn; a veto still cancels; root's alone, as is forceFindings. dryRun: nobody is asked and nothing changed; the
+        one reply is "checked". findings, in the first reply: what Check would find. One that is a refusal, and whose
+        name is not in forceFindings, ends an update with the error Refused.
 
         Errors: NotLoaded, UpdateRunning, Refused, NotAKernelImage, KernelRefused.
         """

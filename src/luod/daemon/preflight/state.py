@@ -8,7 +8,7 @@ from typing import Final
 
 from luod import memory
 from luod.daemon import grants
-from luod.daemon.barrier import Follower
+from luod.daemon.follower import Follower
 from luod.daemon.preflight.findings import finding, listed
 from luod.daemon.registry import Row
 from luod.errors import NotEnoughMemory
