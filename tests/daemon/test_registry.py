@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luod.daemon.held import FILES, LABEL_BYTES
+from luod.daemon.journal import SLOT_SIZE, Journal, Slots, pack
 from luod.daemon.log import Log
 from luod.daemon.registry import (
     FORMAT,
@@ -23,9 +27,9 @@ from luod.daemon.registry import (
     Record,
     Registry,
     RegistryDamaged,
-    RegistryFile,
-    RegistryMemory,
     Row,
+    read,
+    replay,
 )
 from luod.daemon.remains import arrived as arrived_row
 from luod.linux import Fd
@@ -36,72 +40,154 @@ def record(boot: int, *names: str) -> Record:
 
 
 @pytest.fixture
-def memory() -> Iterator[RegistryMemory]:
-    memory = RegistryMemory.new()
+def memory() -> Iterator[Slots]:
+    memory = Slots.new()
     yield memory
     memory.close()
 
 
-def other(memory: RegistryMemory) -> RegistryMemory:
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Journal]:
+    file = Journal(tmp_path)
+    yield file
+    file.close()
+
+
+def other(memory: Slots) -> Slots:
     """The same memory, as the next process or kernel finds it."""
-    return RegistryMemory(Fd(os.dup(memory.fileno())))
+    return Slots(Fd(os.dup(memory.fileno())))
 
 
-def test_the_newest_record_is_read(memory: RegistryMemory) -> None:
-    for boot in range(1, 6):
-        memory.write(record(boot, "a" * boot))
-        found = other(memory)
-        assert found.read() == record(boot, "a" * boot)
-        found.close()
+def found(memory: Slots) -> Record | None:
+    with closing(other(memory)) as next_one:
+        return replay(next_one.read())
 
 
-def test_who_read_it_writes_on_behind_the_newest(memory: RegistryMemory) -> None:
-    memory.write(record(1))
-    memory.write(record(2))
-    second = other(memory)
-    second.read()
-    second.write(record(3))
-    assert memory.read() == record(3)
-    second.close()
+def names(record: Record | None) -> list[str]:
+    assert record is not None
+    return [row.name for row in record.rows]
 
 
-@given(at=st.integers(0, 2**20 - 1), garbage=st.binary(min_size=1, max_size=64))
-def test_damage_costs_at_most_the_newest_record(at: int, garbage: bytes) -> None:
-    memory = RegistryMemory.new()
-    memory.write(record(1, "a"))
-    memory.write(record(2, "a", "b"))
-    os.pwrite(memory.fileno(), garbage[: 2**20 - at], at)
-    assert memory.read() in (record(1, "a"), record(2, "a", "b"))
-    memory.close()
+def row(name: str) -> Row:
+    return Row("outgoing", name, 1000)
 
 
-def test_a_write_that_was_cut_off_leaves_the_record_before(memory: RegistryMemory) -> None:
-    memory.write(record(1, "a"))
-    whole = os.pread(memory.fileno(), 2**20, 0)
-    memory.write(record(2, "b" * 60))
-    after = os.pread(memory.fileno(), 2**20, 0)
-    changed = [number for number in range(len(whole)) if whole[number] != after[number]]
-    for cut in changed:
-        os.pwrite(memory.fileno(), after[:cut] + whole[cut:], 0)
-        assert memory.read() == record(1, "a")
-    os.pwrite(memory.fileno(), after, 0)
-    assert memory.read() == record(2, "b" * 60)
+def test_both_copies_tell_every_change(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1, "a"), memory, file, Log("test"))
+    for step in (
+        lambda: registry.add(row("b")),
+        lambda: registry.set_image(Image(1, False, "panic=1")),
+        lambda: registry.remove(row("a")),
+        lambda: registry.replace(row("b"), Row("incoming", "b", 1000)),
+        lambda: registry.add(row("c")),
+        lambda: registry.change(lambda each: msgspec.structs.replace(each, bytes=4096)),
+        registry.begin_generation,
+    ):
+        step()
+        assert found(memory) == registry.record
+        assert replay(Journal(file.directory).read()) == registry.record
 
 
-def test_nothing_whole_is_an_error(memory: RegistryMemory) -> None:
+def test_a_change_costs_the_same_among_many(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1, *(f"s{number}" for number in range(1000))), memory, file, Log("test"))
+    registry.add(row("first"))
+    before = (file.directory / "registry").stat().st_size
+    registry.add(row("other"))
+    assert (file.directory / "registry").stat().st_size - before < 200
+
+
+def test_a_full_log_begins_anew(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1), memory, file, Log("test"))
+    for _ in range(5000):
+        registry.add(row("n" * 60))
+        registry.remove(row("n" * 60))
+    registry.add(row("last"))
+    assert names(found(memory)) == names(replay(Journal(file.directory).read())) == ["last"]
+    assert (file.directory / "registry").stat().st_size <= SLOT_SIZE
+
+
+def test_who_read_it_writes_on(memory: Slots, file: Journal) -> None:
+    first = Registry(record(1, "a"), memory, file, Log("test"))
+    first.add(row("b"))
+    with closing(other(memory)) as again, closing(Journal(file.directory)) as its_file:
+        begun, number = read(again, its_file, "some-boot", Log("test"))
+        second = Registry(begun, again, its_file, Log("test"), number=number)
+        second.add(row("c"))
+        second.remove(row("a"))
+    assert names(found(memory)) == names(replay(Journal(file.directory).read())) == ["b", "c"]
+
+
+@given(at=st.integers(0, 2 * SLOT_SIZE - 1), garbage=st.binary(min_size=1, max_size=64))
+def test_the_file_makes_good_what_is_damaged_in_the_memory(at: int, garbage: bytes) -> None:
+    with TemporaryDirectory() as folder, closing(Journal(Path(folder))) as file, closing(Slots.new()) as memory:
+        registry = Registry(record(1, "a"), memory, file, Log("test", "error"))
+        registry.set_image(None)
+        registry.begin_generation()
+        registry.add(row("b"))
+        os.pwrite(memory.fileno(), garbage[: 2 * SLOT_SIZE - at], at)
+        with closing(other(memory)) as again:
+            begun, number = read(again, Journal(Path(folder)), "some-boot", Log("test", "error"))
+            assert begun == registry.record
+            Registry(begun, again, file, Log("test"), number=number).add(row("c"))
+        assert names(found(memory)) == ["a", "b", "c"]
+
+
+def test_a_write_that_was_cut_off_leaves_the_record_before(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1, "a"), memory, file, Log("test"))
+    registry.set_image(None)
+    changes: list[Callable[[], None]] = [
+        lambda: registry.add(row("b" * 60)),
+        lambda: registry.set_image(Image(1, False, "")),
+    ]
+    for change in changes:
+        before, whole = registry.record, os.pread(memory.fileno(), 2 * SLOT_SIZE, 0)
+        change()
+        after = os.pread(memory.fileno(), 2 * SLOT_SIZE, 0)
+        changed = [number for number in range(len(whole)) if whole[number] != after[number]]
+        for cut in changed:
+            os.pwrite(memory.fileno(), after[:cut] + whole[cut:], 0)
+            assert found(memory) == before
+        os.pwrite(memory.fileno(), after, 0)
+        assert found(memory) == registry.record
+
+
+def test_what_an_older_log_left_behind_is_not_read_on(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1, "a"), memory, file, Log("test"))
+    for round in range(3):
+        registry.set_image(None)
+        for number in range(10 - 3 * round):
+            registry.add(row(f"{round}.{number}"))
+        assert found(memory) == registry.record
+
+
+def test_nothing_whole_is_an_error(memory: Slots, file: Journal) -> None:
     with pytest.raises(RegistryDamaged):
-        memory.read()
+        read(memory, file, None, Log("test"))
 
 
-def test_the_most_sessions_fit(memory: RegistryMemory) -> None:
-    row = Row("incoming", "", 2**32 - 2, True, True, 2**31, True, True, 2**63, 99999.999999, 99999.999999)
-    rows = tuple(msgspec.structs.replace(row, name=f"{number:063}") for number in range(MOST_SESSIONS))
+def test_a_file_of_another_boot_does_not_stand_in_for_this_one(memory: Slots, file: Journal) -> None:
+    with closing(Slots.new()) as elsewhere:
+        Registry(record(1), elsewhere, file, Log("test")).add(row("a"))
+    with pytest.raises(RegistryDamaged):
+        read(memory, file, "other-boot", Log("test"))
+
+
+def test_the_fullest_registry_has_room(memory: Slots, file: Journal) -> None:
+    """Where it had not, nobody could change anything any more."""
+    uid = 2**32 - 2
+    rows = tuple(
+        Row("incoming", f"{number:063d}", uid, True, True, 2**31, True, True, 2**63, 86400.123456, 86400.123456, True,
+            True, True, True, True)
+        for number in range(MOST_SESSIONS)
+    )  # fmt: skip
     update = Departure("f" * 8, 2**31, True, 99999.999999, 99999.999999)
-    full = Record(FORMAT, 2**31, "x" * 36, rows, Image(2**31, True, "y" * 2048), 2**31, update, update)
-    memory.write(full)
-    memory.write(full)
-    assert memory.read() == full
-    assert os.fstat(memory.fileno()).st_size == 2**20
+    held = tuple(Held(uid, "n" * 63, (HeldFile(10**9 + n, "x" * LABEL_BYTES),)) for n in range(FILES))
+    full = Record(FORMAT, 2**31, "x" * 36, rows, Image(2**31, True, "\\" * 2047), 2**31, update, update, held=held)
+    registry = Registry(full, memory, file, Log("test"))
+    for _ in range(2):
+        registry.begin_generation()
+        assert found(memory) == registry.record
+    assert os.fstat(memory.fileno()).st_size == 2 * SLOT_SIZE
 
 
 def test_unknown_fields_are_not_taken() -> None:
@@ -109,54 +195,76 @@ def test_unknown_fields_are_not_taken() -> None:
         msgspec.json.decode(b'{"direction":"outgoing","name":"a","owner":0,"more":1}', type=Row)
 
 
-def test_the_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    file = RegistryFile(tmp_path)
-    assert file.read() is None
-    file.write(record(1, "a"), durable=False)
-    file.write(record(2, "b"), durable=True)
-    assert file.read() == record(2, "b")
-    assert [path.name for path in tmp_path.iterdir()] == ["registry"]
-    assert (tmp_path / "registry").stat().st_mode & 0o777 == 0o600
+def test_the_file_is_for_nobody_else(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1), memory, file, Log("test"))
+    registry.add(row("a"))
+    asyncio.run(registry.sync())
+    assert [path.name for path in file.directory.iterdir()] == ["registry"]
+    assert (file.directory / "registry").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("contents", [b"", b"{}", b"luodreg1" + bytes(100)])
+def test_a_file_that_broke_off_tells_what_was_before(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1, "a"), memory, file, Log("test"))
+    registry.set_image(None)
+    before = (file.directory / "registry").stat().st_size
+    registry.add(row("b"))
+    whole = (file.directory / "registry").read_bytes()
+    for end in range(before, len(whole)):
+        (file.directory / "registry").write_bytes(whole[:end])
+        assert names(replay(Journal(file.directory).read())) == ["a"]
+
+
+@pytest.mark.parametrize("contents", [b"", b"{}", b"luodreg1" + bytes(100), pack(1, b"{}", whole=True)])
 def test_a_damaged_file_is_none(tmp_path: Path, contents: bytes) -> None:
     (tmp_path / "registry").write_bytes(contents)
-    assert RegistryFile(tmp_path).read() is None
+    assert replay(Journal(tmp_path).read()) is None
 
 
 def test_a_file_that_cannot_be_written_keeps_nobody_from_a_session(
-    tmp_path: Path, memory: RegistryMemory, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, memory: Slots, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    registry = Registry(record(1), memory, RegistryFile(tmp_path / "gone"), Log("test"))
-    registry.add(Row("outgoing", "a", 1000))
-    assert memory.read() == record(1, "a")
+    registry = Registry(record(1), memory, Journal(tmp_path / "gone"), Log("test"))
+    registry.add(row("a"))
+    assert names(found(memory)) == ["a"]
     assert "registry-file" in capfd.readouterr().err
     with pytest.raises(OSError, match="gone"):
-        registry.sync()
+        asyncio.run(registry.sync())
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing_afterwards(memory: Slots, tmp_path: Path) -> None:
+    """The file begins anew, with what could not be written."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    registry = Registry(record(1), memory, Journal(folder), Log("test", "error"))
+    folder.rename(tmp_path / "away")
+    registry.add(row("a"))
+    (tmp_path / "away").rename(folder)
+    registry.add(row("b"))
+    assert names(replay(Journal(folder).read())) == ["a", "b"]
+    registry.close()
 
 
 DEPARTURE = Departure("some-update", 3, False, 1.5, 0.25)
 
 
 @pytest.fixture
-def registry(tmp_path: Path, memory: RegistryMemory) -> Registry:
+def registry(memory: Slots, file: Journal) -> Registry:
     rows = (
         Row("outgoing", "vm", 1000, judged=True),
         Row("outgoing", "vm#3", 1000, judged=True, generation=3),
         Row("outgoing", "plain", 1000),
         Row("incoming", "old", 1000, resumed=True),
     )
-    return Registry(Record(FORMAT, 2, "some-boot", rows), memory, RegistryFile(tmp_path), Log("test", "error"))
+    return Registry(Record(FORMAT, 2, "some-boot", rows), memory, file, Log("test", "error"))
 
 
 def marked(row: Row) -> Row:
     return msgspec.structs.replace(row, ready=row.judged)
 
 
-def test_what_departs_is_marked_in_the_memory_that_jumps(registry: Registry, memory: RegistryMemory) -> None:
+def test_what_departs_is_marked_in_the_memory_that_jumps(registry: Registry, memory: Slots) -> None:
     registry.depart(DEPARTURE, marked)
-    assert memory.read() == registry.record
+    assert found(memory) == registry.record
     assert {row.name for row in registry.record.rows if row.ready} == {"vm", "vm#3"}
     arrived = {row.name: arrived_row(row, DEPARTURE) for row in registry.record.rows if row.direction == "outgoing"}
     assert {name: row.torn for name, row in arrived.items()} == {"vm": False, "vm#3": False, "plain": False}
@@ -180,18 +288,3 @@ def test_without_the_mark_of_this_very_update_what_is_judged_is_torn() -> None:
     assert arrived_row(msgspec.structs.replace(ready, generation=2), DEPARTURE).torn
     assert not arrived_row(msgspec.structs.replace(ready, generation=3), DEPARTURE).torn
     assert not arrived_row(Row("outgoing", "plain", 1000), None).torn
-
-
-def test_the_fullest_registry_has_room(memory: RegistryMemory) -> None:
-    """Where it had not, nobody could change anything any more."""
-    uid = 2**32 - 2
-    rows = tuple(
-        Row("incoming", f"{number:063d}", uid, torn=True, reaped=True, retrieved=True, bytes=2**63, generation=10**9,
-            preparing_seconds=86400.123456, freezing_seconds=86400.123456)
-        for number in range(MOST_SESSIONS)
-    )  # fmt: skip
-    held = tuple(Held(uid, "n" * 63, (HeldFile(10**9 + n, "x" * LABEL_BYTES),)) for n in range(FILES))
-    image = Image(10**9, True, "\\" * 2047)
-    full = Record(FORMAT, 10**9, "b" * 36, rows, image, generation=10**9, held=held)
-    memory.write(full)
-    assert memory.read() == full

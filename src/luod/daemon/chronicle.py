@@ -8,6 +8,7 @@ what cannot be written is said and goes on in memory. Asked by `luoctl timeline`
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from time import monotonic, time
 from typing import Final
@@ -18,7 +19,7 @@ from msgspec.structs import replace
 from luod.daemon import state_file, story
 from luod.daemon.barrier import Barrier
 from luod.daemon.log import Log
-from luod.daemon.registry import Record, Registry, Row
+from luod.daemon.registry import Change, Registry, Row
 from luod.daemon.story import Event, Happening, Passage, Story
 from luod.ipc.timeline import SessionTimes, UpdateTimes
 from luod.linux import Fd
@@ -49,6 +50,7 @@ class Chronicle:
         self._story: Story | None = None
         self._outcomes: dict[str, str] = {}
         record = registry.record
+        self._left = Counter(story.base_of(row) for row in record.rows if row.direction == "incoming")
         head = self._read()
         if head is not None and head.boot_id == record.boot_id:
             self._origin, self._story = head.origin, head.story
@@ -57,15 +59,16 @@ class Chronicle:
                 self._tell("cancelled", note="luod ended while it was under way")
             elif self._story.state == "restoring":
                 # What was done while nobody wrote: the end of a session that came with the end of luod.
-                left = {story.base_of(row) for row in record.rows if row.direction == "incoming"}
                 for passage in self._story.sessions.values():
-                    if passage.gone is None and passage.name not in left:
+                    if passage.gone is None and not self._left[passage.name]:
                         self._tell("gone", passage.name)
-                self._end_restoring(record)
+                if not self._left.total():
+                    self._end_restoring()
         elif record.arrival is not None and record.arrival.crossing is not None:
             told = story.after(record.arrival, record.rows)
             self._begin(told, record.arrival.crossing.arrived - (told.arrived or 0.0))
-            self._end_restoring(record)
+            if not self._left.total():
+                self._end_restoring()
         elif head is not None:
             self._story = head.story
         registry.watchers.append(self._changed)
@@ -132,30 +135,29 @@ class Chronicle:
         asked = time() - (monotonic() - barrier.begun)
         return story.before(barrier, self._registry.record.rows, asked, ended)
 
-    def _changed(self, before: Record, after: Record) -> None:
+    def _changed(self, changes: tuple[Change, ...]) -> None:
         """Of the registry."""
+        for row, now in changes:
+            if row is not None and row.direction == "incoming":
+                self._incoming_changed(row, now)
+
+    def _incoming_changed(self, row: Row, now: Row | None) -> None:
+        name = story.base_of(row)
+        gone = now is None or now.direction != "incoming"
+        if gone:
+            self._left[name] -= 1
         if self._story is None or self._story.state != "restoring":
             return
-        kept = set(map(id, after.rows))  # rows that do not change stay the same objects
-        changed = [row for row in before.rows if id(row) not in kept and row.direction == "incoming"]
-        if not changed:
-            return
-        now = {row.name: row for row in after.rows if row.direction == "incoming"}
-        left = {story.base_of(row) for row in now.values()}
-        resumed = False
-        for row in changed:
-            name = story.base_of(row)
-            if row.name in now and now[row.name].resumed and not row.resumed:
-                resumed = True
-                passage = self._story.sessions.get(name)
-                if passage is not None and passage.resumed is None:
-                    self._tell("resumed", name)
-            elif name not in left:
-                left.add(name)
-                self._tell("gone", name, note=self._outcomes.get(row.name))
-        if resumed and self._story.all_resumed:
-            self._log_blackout()
-        self._end_restoring(after)
+        if gone and not self._left[name]:
+            self._tell("gone", name, note=self._outcomes.get(row.name))
+        elif now is not None and now.resumed and not row.resumed:
+            passage = self._story.sessions.get(name)
+            if passage is not None and passage.resumed is None:
+                self._tell("resumed", name)
+                if self._story.all_resumed:
+                    self._log_blackout()
+        if not self._left.total():
+            self._end_restoring()
 
     def _log_blackout(self) -> None:
         assert self._story is not None
@@ -173,9 +175,8 @@ class Chronicle:
                 longest=longest.name,
             )
 
-    def _end_restoring(self, record: Record) -> None:
-        if self._story is None or any(row.direction == "incoming" for row in record.rows):
-            return
+    def _end_restoring(self) -> None:
+        assert self._story is not None
         self._tell("done")
         self._log(
             "restored",

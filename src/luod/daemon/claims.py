@@ -47,6 +47,6 @@ class Claims:
             return None
 
     def _mark(self, row: Row, retrieved: bool) -> None:
-        self._registry.change(
-            lambda other: replace(other, retrieved=retrieved) if fd_name(other) == fd_name(row) else other
-        )
+        now = self._registry.row(row.direction, row.name)
+        if now is not None:
+            self._registry.replace(now, replace(now, retrieved=retrieved))

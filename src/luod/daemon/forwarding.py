@@ -180,20 +180,15 @@ class Forwarding:
         self._mark(row)
 
     def _mark(self, row: Row) -> None:
-        marked = msgspec.structs.replace(row, forwarding=True)
-        self._registry.change(lambda other: marked if _same(other, row) else other)
+        self._registry.replace(row, msgspec.structs.replace(row, forwarding=True))
 
     def _turn(self, row: Row) -> None:
         """In one write: the incoming session is no more, the outgoing one is there."""
         turned = msgspec.structs.replace(row, direction="outgoing", forwarding=False, forwarded=True)
-        self._registry.change(lambda other: turned if _same(other, row) else other)
+        self._registry.replace(row, turned)
 
     async def _drop_outgoing(self, row: Row) -> None:
         await self._custody.drop(self._fds, _outgoing(row))
-
-
-def _same(one: Row, other: Row) -> bool:
-    return (one.direction, one.name) == (other.direction, other.name)
 
 
 def _outgoing(row: Row) -> str:

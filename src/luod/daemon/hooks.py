@@ -57,7 +57,7 @@ class Hooks:
         self._process: subprocess.Popen[bytes] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        holdings.registry.watchers.append(lambda _before, _after: self._check())
+        holdings.registry.watchers.append(lambda _changes: self._check())
         policy.changed.append(self._check)
 
     def take_over(self, *, jumping: bool) -> None:

@@ -1,38 +1,32 @@
 """The registry: what luod must remember, since the kernel cannot list sessions. Names, owners, the image, the boot.
 
-It is kept twice. `RegistryMemory` is a memfd preserved in luod's own session, so it comes along in the jump; it has two
-slots, written in turn, so that one is whole at any moment. The file in the state directory outlives luod itself, and
-is the second copy should the first be damaged. When to write and when to read which is `luod.daemon.takeover`.
+It is kept twice, each a log (`luod.daemon.journal`), so that a change of one session costs the same among a thousand.
+One is in a memfd preserved in luod's own session, so it comes along in the jump. The file in the state directory
+outlives luod itself, and is the second copy should the first be damaged. Who begins with which is
+`luod.daemon.takeover`.
 """
 
 from __future__ import annotations
 
-import os
-import struct
+import asyncio
 import time
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
-from luod.daemon import state_file
+from luod.daemon import journal
 from luod.daemon.clock import Crossing, Moment, Pace
+from luod.daemon.journal import Journal, Slots
 from luod.daemon.log import Log
 from luod.errors import LuodError
-from luod.linux import Fd, memfd
 
 Direction = Literal["outgoing", "incoming"]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MOST_SESSIONS: Final = 1024
 """Of both directions. Their names must fit an environment variable, 128 KiB, with those of keep's other fds."""
-
-_SLOT_SIZE: Final = 512 * 1024
-_HEADER: Final = struct.Struct("<8sIIQ")
-"""Magic, checksum of all that follows it, length of the record, generation."""
-_MAGIC: Final = b"luodreg1"
 
 
 class RegistryDamaged(LuodError):
@@ -156,109 +150,102 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def _pack(record: Record, generation: int) -> bytes:
-    body = msgspec.json.encode(record)
-    rest = struct.pack("<IQ", len(body), generation) + body
-    if len(rest) > _SLOT_SIZE - 12:
-        raise RegistryDamaged(f"the registry has grown to {len(body)} bytes, more than fit", hint="release sessions")
-    return _MAGIC + struct.pack("<I", zlib.crc32(rest)) + rest
+class _Changes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An entry of the log: rows that are gone, by direction and name, and those that are new or other than before."""
+
+    gone: tuple[tuple[Direction, str], ...] = ()
+    rows: tuple[Row, ...] = ()
 
 
-def _unpack(data: bytes) -> tuple[int, Record] | None:
-    """The generation and the record; None when the bytes are not a whole one of a format we know."""
-    if len(data) < _HEADER.size:
-        return None
-    magic, checksum, length, generation = _HEADER.unpack_from(data)
-    end = _HEADER.size + length
-    if magic != _MAGIC or end > len(data) or zlib.crc32(data[12:end]) != checksum:
+def replay(log: journal.Log | None) -> Record | None:
+    """What a log tells; None when nothing, or in a format we do not know."""
+    if log is None:
         return None
     try:
-        record = msgspec.json.decode(data[_HEADER.size : end], type=Record)
+        record = msgspec.json.decode(log.whole, type=Record)
+        if record.format != FORMAT:
+            return None
+        rows = {_key(row): row for row in record.rows}
+        for body in log.changes:
+            changes = msgspec.json.decode(body, type=_Changes)
+            for key in changes.gone:
+                rows.pop(key, None)
+            rows |= {_key(row): row for row in changes.rows}
     except msgspec.DecodeError:
         return None
-    return (generation, record) if record.format == FORMAT else None
+    return msgspec.structs.replace(record, rows=tuple(rows.values()))
 
 
-class RegistryMemory:
-    """The memfd. Owns it."""
-
-    def __init__(self, file: Fd) -> None:
-        """Takes over a memfd that `new` made, in this kernel or in the one before."""
-        self._file = file
-        self._generation = 0
-
-    @classmethod
-    def new(cls) -> RegistryMemory:
-        """One in which nothing is written; it has its full size, since a preserved memfd cannot grow."""
-        return cls(memfd("luod-registry", 2 * _SLOT_SIZE))
-
-    def fileno(self) -> int:
-        return self._file.fileno()
-
-    def read(self) -> Record:
-        """The newest whole record. RegistryDamaged: neither slot holds one."""
-        slots = (_unpack(os.pread(self._file.fileno(), _SLOT_SIZE, slot * _SLOT_SIZE)) for slot in range(2))
-        whole = [slot for slot in slots if slot is not None]
-        if not whole:
-            raise RegistryDamaged("the registry in luod's session cannot be read")
-        self._generation, record = max(whole, key=lambda slot: slot[0])
-        return record
-
-    def write(self, record: Record) -> None:
-        """Writes to the slot that does not hold the newest record."""
-        data = _pack(record, self._generation + 1)
-        os.pwrite(self._file.fileno(), data, (self._generation + 1) % 2 * _SLOT_SIZE)
-        self._generation += 1
-
-    def close(self) -> None:
-        self._file.close()
+def _key(row: Row) -> tuple[Direction, str]:
+    return row.direction, row.name
 
 
-class RegistryFile:
-    """The file `registry` in the state directory, replaced as a whole."""
+def read(memory: Slots, file: Journal, boot: str | None, log: Log) -> tuple[Record, int]:
+    """The record and the number of its entry: what the memory holds, or the file, where that knows more, which is where
+    the memory is damaged. `boot`, a boot_id: of which boot the file must tell where the memory tells nothing.
+    RegistryDamaged.
+    """
+    held, kept = memory.read(), file.read()
+    here, there = replay(held), replay(kept)
+    if held is not None and here is not None:
+        boot = here.boot_id
+        if kept is None or there is None or there.boot_id != boot or kept.number <= held.number:
+            return here, held.number
+    if kept is None or there is None or (boot is not None and there.boot_id != boot):
+        raise RegistryDamaged("the registry in luod's session cannot be read")
+    log.error("registry-damaged", reason="the memory is damaged", instead="the file")
+    memory.forget()
+    return there, kept.number
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "registry"
 
-    def read(self) -> Record | None:
-        """None: there is none, or it is damaged."""
-        try:
-            unpacked = _unpack(self._path.read_bytes())
-        except OSError:
-            return None
-        return None if unpacked is None else unpacked[1]
-
-    def write(self, record: Record, *, durable: bool) -> None:
-        """OSError: the old file is still there. `durable` waits until the new one is on the disk."""
-        state_file.replace(self._path, _pack(record, 1), durable=durable)
+Change = tuple[Row | None, Row | None]
+"""What a row was and what it is; None: it is new, or gone."""
 
 
 class Registry:
-    """The record as it is now, and its two copies. Owns the memory."""
+    """The record as it is now, and its two copies. Owns them."""
 
-    def __init__(self, record: Record, memory: RegistryMemory, file: RegistryFile, log: Log) -> None:
-        self.record = record
-        self.watchers: list[Callable[[Record, Record], None]] = []
-        """Told of each change, what was and what is."""
+    def __init__(self, record: Record, memory: Slots, file: Journal, log: Log, *, number: int = 0) -> None:
+        """`record` stands in both copies as their entry `number`, or, without one, will with the first change."""
+        self.watchers: list[Callable[[tuple[Change, ...]], None]] = []
+        """Told of each change, with the rows it is about."""
         self.noted: Callable[[Row, str], None] | None = None
+        self._record: Record | None = record
+        self._rest = msgspec.structs.replace(record, rows=())
+        self._rows = {_key(row): row for row in record.rows}
+        self._number = number
         self._log = log
         self._memory = memory
         self._file = file
 
+    @property
+    def record(self) -> Record:
+        if self._record is None:
+            self._record = msgspec.structs.replace(self._rest, rows=tuple(self._rows.values()))
+        return self._record
+
     def row(self, direction: Direction, name: str) -> Row | None:
-        return next((row for row in self.record.rows if (row.direction, row.name) == (direction, name)), None)
+        return self._rows.get((direction, name))
 
     def add(self, row: Row) -> None:
-        self._change(msgspec.structs.replace(self.record, rows=(*self.record.rows, row)))
+        self._change([(None, row)])
 
     def remove(self, row: Row) -> None:
-        self.change(lambda other: None if (other.direction, other.name) == (row.direction, row.name) else other)
+        self.replace(row, None)
+
+    def replace(self, row: Row, other: Row | None) -> None:
+        """`other` in the place of the row that is there under `row`'s name; None removes it."""
+        found = self._rows.get(_key(row))
+        if found is not None and found != other:
+            self._change([(found, other)])
 
     def change(self, change: Callable[[Row], Row | None]) -> None:
         """Every row as `change` gives it; None removes it. One write, and none where nothing changes."""
-        rows = tuple(row for row in map(change, self.record.rows) if row is not None)
-        if rows != self.record.rows:
-            self._change(msgspec.structs.replace(self.record, rows=rows))
+        if changes := self._changes(change):
+            self._change(changes)
+
+    def _changes(self, change: Callable[[Row], Row | None]) -> list[Change]:
+        return [(row, other) for row in self._rows.values() if (other := change(row)) != row]
 
     def note(self, row: Row, what: str) -> None:
         """Passes on what is in no record: that the session was "retrieved", or as what it is about to end."""
@@ -269,7 +256,7 @@ class Registry:
         """An incoming session is not there: what else its workload had is torn, since half of it is no whole (H12)."""
 
         def without(other: Row) -> Row | None:
-            if fd_name(other) == fd_name(row):
+            if _key(other) == _key(row):
                 return None
             if other.direction == row.direction == "incoming" and workload(other) == workload(row):
                 return msgspec.structs.replace(other, torn=True)
@@ -278,56 +265,114 @@ class Registry:
         self.change(without)
 
     def begin_generation(self) -> int:
-        generation = self.record.generation + 1
-        self._change(msgspec.structs.replace(self.record, generation=generation))
+        generation = self._rest.generation + 1
+        self._set(generation=generation)
         return generation
 
     def depart(self, departure: Departure, change: Callable[[Row], Row]) -> None:
         """The jump comes next. `change` marks the outgoing rows whose participants are ready."""
-        rows = tuple(change(row) if row.direction == "outgoing" else row for row in self.record.rows)
-        self._change(msgspec.structs.replace(self.record, rows=rows, departure=departure))
+        changes = self._changes(lambda row: change(row) if row.direction == "outgoing" else row)
+        self._set(changes, departure=departure)
 
     def stay(self) -> tuple[Row, ...]:
         """The update is over and this kernel goes on: nothing is `ready` any more, and what was made while frozen is
         forgotten (H14). In one write, before anybody may resume (H13). The rows that are gone; their fds are not.
         """
-        frozen = tuple(
-            row
-            for row in self.record.rows
-            if row.direction == "outgoing" and row.generation is not None and not row.forwarded
-        )
-        rows = tuple(
-            row if row.direction == "incoming" else msgspec.structs.replace(row, ready=False)
-            for row in self.record.rows
-            if row not in frozen
-        )
-        if self.record.departure is not None or rows != self.record.rows:
-            self._change(msgspec.structs.replace(self.record, rows=rows, departure=None))
-        return frozen
+
+        def without(row: Row) -> Row | None:
+            if row.direction == "incoming":
+                return row
+            if row.generation is not None and not row.forwarded:
+                return None
+            return msgspec.structs.replace(row, ready=False)
+
+        changes = self._changes(without)
+        if self._rest.departure is not None or changes:
+            self._set(changes, departure=None)
+        return tuple(row for row, other in changes if row is not None and other is None)
 
     def set_held(self, held: tuple[Held, ...]) -> None:
-        self._change(msgspec.structs.replace(self.record, held=held))
+        self._set(held=held)
 
     def set_owed(self, owed: Owed | None) -> None:
-        self._change(msgspec.structs.replace(self.record, owed=owed))
+        self._set(owed=owed)
 
     def set_image(self, image: Image | None) -> None:
-        self._change(msgspec.structs.replace(self.record, image=image))
+        self._set(image=image)
 
-    def _change(self, record: Record) -> None:
-        """The memory is what counts; a disk that is full must not keep a VMM from its session."""
-        self._memory.write(record)
-        before, self.record = self.record, record
+    def _set(self, changes: Iterable[Change] = (), **fields: Any) -> None:
+        """Changes what is seldom changed: logs begin anew, with all of it."""
+        changes = tuple(changes)
+        rows = self._with(changes)
+        rest = msgspec.structs.replace(self._rest, **fields)
+        whole = self._pack(rest, rows, self._number + 1)
+        if not self._memory.begin(whole):
+            raise _full(len(whole))
+        self._write(lambda: self._file.begin(whole))
+        self._become(rest, rows, changes)
+
+    def _change(self, changes: list[Change]) -> None:
+        """Changes rows only."""
+        rows = self._with(changes)
+        number = self._number + 1
+        entry = journal.pack(number, msgspec.json.encode(_entry(changes)), whole=False)
+        if not self._memory.append(entry):
+            whole = self._pack(self._rest, rows, number)
+            if not self._memory.begin(whole):
+                raise _full(len(whole))
+
+        def write() -> None:
+            if not self._file.append(entry):
+                self._file.begin(self._pack(self._rest, rows, number))
+
+        self._write(write)
+        self._become(self._rest, rows, tuple(changes))
+
+    def _with(self, changes: Iterable[Change]) -> dict[tuple[Direction, str], Row]:
+        rows = dict(self._rows)
+        for row, other in changes:
+            if row is not None and (other is None or _key(other) != _key(row)):
+                del rows[_key(row)]
+            if other is not None:
+                rows[_key(other)] = other
+        return rows
+
+    @staticmethod
+    def _pack(rest: Record, rows: dict[tuple[Direction, str], Row], number: int) -> bytes:
+        record = msgspec.structs.replace(rest, rows=tuple(rows.values()))
+        return journal.pack(number, msgspec.json.encode(record), whole=True)
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """To the file. The memory is what counts; a disk that is full must not keep a VMM from its session."""
         try:
-            self._file.write(record, durable=False)
+            write()
         except OSError as error:
             self._log.warning("registry-file", error=error)
-        for watcher in self.watchers:
-            watcher(before, record)
 
-    def sync(self) -> None:
+    def _become(self, rest: Record, rows: dict[tuple[Direction, str], Row], changes: tuple[Change, ...]) -> None:
+        self._rest, self._rows, self._record = rest, rows, None
+        self._number += 1
+        for watcher in self.watchers:
+            watcher(changes)
+
+    async def sync(self) -> None:
         """Before a jump: the file is on the disk. OSError."""
-        self._file.write(self.record, durable=True)
+        begun = None
+        while begun != self._file.begun or not self._file.open:
+            if not self._file.open:
+                self._file.begin(self._pack(self._rest, self._rows, self._number))
+            begun = self._file.begun
+            await asyncio.to_thread(self._file.syncing())
 
     def close(self) -> None:
         self._memory.close()
+        self._file.close()
+
+
+def _entry(changes: Iterable[Change]) -> _Changes:
+    gone = tuple(_key(row) for row, other in changes if row is not None and (other is None or _key(other) != _key(row)))
+    return _Changes(gone, tuple(other for _row, other in changes if other is not None))
+
+
+def _full(size: int) -> RegistryDamaged:
+    return RegistryDamaged(f"the registry has grown to {size} bytes, more than fit", hint="release sessions")

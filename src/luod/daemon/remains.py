@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from luod.daemon import clock
 from luod.daemon.custody import Custody
+from luod.daemon.journal import Journal
 from luod.daemon.log import Log
-from luod.daemon.registry import FORMAT, Departure, Owed, Record, Registry, RegistryFile, Row, boot_id, fd_name, now
+from luod.daemon.registry import FORMAT, Departure, Owed, Record, Registry, Row, boot_id, fd_name, now, replay
 from luod.errors import KernelRefused, NoSuchSession, SessionExists, SessionTaken
 from luod.linux import Fd
 
@@ -42,9 +43,9 @@ def owed(old: Record | None, *, other_kernel: bool) -> Owed | None:
     return replace(old.owed, jumped=old.owed.jumped or (departure is not None and departure.update == old.owed.update))
 
 
-def recall(file: RegistryFile, log: Log) -> Record:
+def recall(file: Journal, log: Log) -> Record:
     """The record as the file has it, all but what `verify` has to find out."""
-    old, boot = file.read(), boot_id()
+    old, boot = replay(file.read()), boot_id()
     if old is not None and old.boot_id == boot:
         for held in old.held:
             log.warning("files-lost", name=held.name, owner=held.owner, reason="luod ended")

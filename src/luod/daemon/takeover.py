@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from luod.daemon import words
 from luod.daemon.custody import Custody
+from luod.daemon.journal import Journal, Slots
 from luod.daemon.log import Log
 from luod.daemon.registry import (
     FORMAT,
@@ -23,13 +24,12 @@ from luod.daemon.registry import (
     Image,
     Record,
     Registry,
-    RegistryDamaged,
-    RegistryFile,
-    RegistryMemory,
     Row,
     boot_id,
     fd_name,
     now,
+    read,
+    replay,
 )
 from luod.daemon.remains import arrived, owed, recall, timed, verify
 from luod.errors import DeviceBroken, NoSuchSession
@@ -107,12 +107,13 @@ def image_names(image: Image) -> tuple[str, ...]:
 
 async def take_over(custody: Custody, fds: dict[str, Fd], directory: Path, log: Log) -> Holdings:
     """Takes over `fds`, those keep had stored. KernelRefused, RegistryDamaged."""
-    file = RegistryFile(directory)
+    file = Journal(directory)
     broken = None
     unclaimed = frozenset[str]()
     if _REGISTRY in fds and words.OUTGOING + SESSION in fds:
-        memory = RegistryMemory(fds.pop(_REGISTRY))
-        registry = Registry(memory.read(), memory, file, log)
+        memory = Slots(fds.pop(_REGISTRY))
+        record, number = read(memory, file, boot_id(), log)
+        registry = Registry(record, memory, file, log, number=number)
         log.debug("serve-again", boot=registry.record.boot)
         if JUMP not in fds:
             # A serve that died in an update has cancelled it: nobody is frozen for it any more.
@@ -133,7 +134,7 @@ async def take_over(custody: Custody, fds: dict[str, Fd], directory: Path, log: 
     return Holdings(registry, fds, broken, unclaimed)
 
 
-async def _begin(custody: Custody, fds: dict[str, Fd], file: RegistryFile, log: Log) -> tuple[Registry, frozenset[str]]:
+async def _begin(custody: Custody, fds: dict[str, Fd], file: Journal, log: Log) -> tuple[Registry, frozenset[str]]:
     """Another kernel, or another keep: makes the registry anew from the old one, in a session of its own. With the
     sessions that had to be retrieved for that.
     """
@@ -145,7 +146,7 @@ async def _begin(custody: Custody, fds: dict[str, Fd], file: RegistryFile, log: 
             log.debug("no-registry")
     record = _carried(fds[old], file, log) if old in fds else recall(file, log)
     session = fds[words.OUTGOING + SESSION] = await custody.create(SESSION)
-    memory = RegistryMemory.new()
+    memory = Slots.new()
     registry = Registry(record, memory, file, log)
     registry.set_image(None)
     with OutgoingSession(session.duplicate(), manifest=False) as outgoing:
@@ -156,18 +157,12 @@ async def _begin(custody: Custody, fds: dict[str, Fd], file: RegistryFile, log: 
     return registry, unclaimed
 
 
-def _carried(session: Fd, file: RegistryFile, log: Log) -> Record:
+def _carried(session: Fd, file: Journal, log: Log) -> Record:
     """The registry that came along in the jump: what was outgoing is incoming now."""
     with IncomingSession(session.duplicate()) as incoming:
-        memory = RegistryMemory(incoming.retrieve(_TOKEN))
+        memory = Slots(incoming.retrieve(_TOKEN))
     try:
-        old = memory.read()
-    except RegistryDamaged as error:
-        log.error("registry-damaged", error=error, hint=error.hint)
-        found = file.read()
-        if found is None:
-            raise
-        old = found
+        old, _number = read(memory, file, None, log)
     finally:
         memory.close()
     rows = []
@@ -208,9 +203,9 @@ def _carried(session: Fd, file: RegistryFile, log: Log) -> Record:
     )
 
 
-def _strand(file: RegistryFile, log: Log) -> Registry:
+def _strand(file: Journal, log: Log) -> Registry:
     """This kernel answers EIO, so only the file tells what was carried into it. The registry is carried no further."""
-    old, record = file.read(), Record(FORMAT, 1, boot_id())
+    old, record = replay(file.read()), Record(FORMAT, 1, boot_id())
     if old is not None and old.boot_id == record.boot_id:
         rows = tuple(row for row in old.rows if row.direction == "incoming")
         record = Record(FORMAT, old.boot, old.boot_id, rows, generation=old.generation, arrival=old.arrival)
@@ -221,7 +216,7 @@ def _strand(file: RegistryFile, log: Log) -> Registry:
     record = replace(record, owed=owed(old, other_kernel=old is not None and old.boot_id != record.boot_id))
     for row in record.rows:
         log.error("session-lost", name=row.name, owner=row.owner, reason="this kernel could not take it over")
-    registry = Registry(record, RegistryMemory.new(), file, log)
+    registry = Registry(record, Slots.new(), file, log)
     registry.set_image(None)
     return registry
 

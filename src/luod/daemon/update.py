@@ -310,7 +310,7 @@ class Updater:
             clock.pace(self._started, left),
         )
         self._registry.depart(departure, lambda row: ready.get(row.name, row))
-        await asyncio.to_thread(self._registry.sync)
+        await self._registry.sync()
         await barrier.told()
         self._log("jumping", update=barrier.id, ready=len(ready), frozen_seconds=departure.freezing_seconds)
         jump.go()
