@@ -211,6 +211,14 @@ def test_a_name_that_is_no_findings_is_refused(luod: Luod) -> None:
     assert (result.returncode, "everything" in result.stderr.decode()) == (4, True)
 
 
+def test_a_name_that_is_no_findings_is_refused_before_its_kernel_is_loaded(luod: Luod) -> None:
+    given = ("--kernel", luod.machine.kernel, "--reuse-cmdline", "--force-finding", "everything")
+    for more in ((), ("--dry-run",)):
+        result = luod.luoctl("update", *given, *more, check=False)
+        assert (result.returncode, "everything" in result.stderr.decode()) == (4, True)
+    assert luod.status()["kernel_loaded"] is False
+
+
 def test_a_dry_run_shows_all_of_it(luod: Luod) -> None:
     Participant(luod, "one")
     luod.vmm().call("create", name="plain", slot="s")
@@ -260,7 +268,6 @@ def test_h19_an_image_that_was_written_to_after_its_check_is_not_jumped_into(luo
     assert "written to after it was checked" in operator.until("cancelled")["reason"]
 
 
-@pytest.fixture
 def test_fds_that_are_no_files_are_unreadable_images_and_are_closed(luod: Luod) -> None:
     pid = luod.serve_pid()
     before = sorted(luod.links(pid))

@@ -152,11 +152,23 @@ def load_kernel(path: str | None, kernel: Fd, initrd: Fd | None, command_line: s
         connection.ask(encode_call(f"{ADMIN}.LoadKernel", parameters), fds).close()
 
 
-def check(path: str | None, kernel: Fd | None, initrd: Fd | None, command_line: str) -> Checked:
-    """Has luod say what an update into this kernel would lose; without one, into the kernel that is loaded. The files
-    stay the caller's.
+def check(
+    path: str | None,
+    kernel: Fd | None,
+    initrd: Fd | None,
+    command_line: str,
+    *,
+    force: bool = False,
+    force_findings: Sequence[str] = (),
+) -> Checked:
+    """Has luod say what an update into this kernel would lose, asked for with `force` and `force_findings`; without a
+    kernel, into the one that is loaded. The files stay the caller's.
     """
     parameters, fds = ({}, []) if kernel is None else _image(kernel, initrd, command_line)
+    if force:
+        parameters["force"] = True
+    if force_findings:
+        parameters["forceFindings"] = list(force_findings)
     with _connect(path, LOAD_TIMEOUT) as connection:
         reply = connection.ask(encode_call(f"{ADMIN}.Check", parameters), fds)
         try:

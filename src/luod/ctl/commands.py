@@ -123,7 +123,8 @@ def update(arguments: Namespace, output: Output) -> Exit:
     with _image(arguments) as image, view(output) as shown:
         if image is not None:
             # Before it is loaded, so that a kernel that is refused takes no other's place.
-            checked = _check_for(arguments, image)
+            force, names = arguments.force, arguments.force_finding
+            checked = admin.check(arguments.admin_socket, *image, force=force, force_findings=names).findings
             refusals = [finding for finding in checked if finding.refuses]
             if arguments.dry_run:
                 shown.show(admin.Progress("checked", findings=checked))
@@ -135,13 +136,6 @@ def update(arguments: Namespace, output: Output) -> Exit:
                 raise Refused(f"{names}: {refusals[0].what}", hint=hint)
             admin.load_kernel(arguments.admin_socket, *image)
         return _follow(arguments, shown)
-
-
-def _check_for(arguments: Namespace, image: _Image) -> tuple[admin.Finding, ...]:
-    from luod.ctl.findings import forced
-
-    names = {*arguments.force_finding, *(("nobody-follows",) if arguments.force else ())}
-    return forced(admin.check(arguments.admin_socket, *image).findings, names)
 
 
 def _follow(arguments: Namespace, shown: View) -> Exit:

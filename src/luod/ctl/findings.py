@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import replace
+from collections.abc import Iterable
 
 from luod.ctl.admin import Finding
 from luod.ctl.output import Output, escaped
-
-
-def forced(findings: Iterable[Finding], names: Collection[str]) -> tuple[Finding, ...]:
-    """The findings, with those marked that the operator forces."""
-    return tuple(replace(each, forced=each.severity == "refusal" and each.name in names) for each in findings)
 
 
 def show(output: Output, findings: Iterable[Finding]) -> None:

@@ -75,8 +75,8 @@ class Operations:
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None:
         await self._updater.load_kernel(kernel, initrd, command_line)
 
-    async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None) -> CheckReply:
-        return await self._updater.check(kernel, initrd, command_line)
+    async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> CheckReply:
+        return await self._updater.check(kernel, initrd, command_line, wishes)
 
     def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:
         return self._updater.update(peer, wishes)

@@ -108,8 +108,9 @@ class Updater:
                 fd.close()
         self._log("loaded", command_line=command_line, initrd=initrd is not None)
 
-    async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None) -> CheckReply:
+    async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> CheckReply:
         try:
+            require_names(wishes.force_findings)
             if self._participants.leaving:
                 raise update_running()
             if kernel is not None:
@@ -121,7 +122,8 @@ class Updater:
             for fd in (kernel, initrd):
                 if fd is not None:
                     fd.close()
-        return {"refused": bool(refusing(findings)), "release": release, "findings": forced(findings, ())}
+        findings = forced(findings, _given_up(wishes))
+        return {"refused": bool(refusing(findings)), "release": release, "findings": findings}
 
     def _loaded(self) -> Subject:
         image = self._registry.record.image

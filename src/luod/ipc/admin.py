@@ -207,7 +207,9 @@ class Service(Protocol):
 
     async def status(self) -> StatusReply: ...
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None: ...
-    async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None) -> CheckReply: ...
+    async def check(
+        self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes
+    ) -> CheckReply: ...
     def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]: ...
     async def abort(self, peer: Peer) -> None: ...
     async def reap(self, peer: Peer, name: str, force: bool) -> str: ...
@@ -279,15 +281,17 @@ class Admin(VarlinkInterface, name=ADMIN):
         kernelFileDescriptor: FileDescriptor | None,
         initrdFileDescriptor: FileDescriptor | None,
         commandLine: str | None,
+        force: bool | None,
+        forceFindings: list[str] | None,
     ) -> CheckReply:
         """Says what an update into a kernel would lose, or may. Nothing is changed and nobody is asked. Without a
         kernel it is about the one that was loaded. release: the next kernel's.
 
         findings: each has a stable name; severity "refusal" (Update refuses, unless it is forced by that name) or
-        "warning"; what was found; why it matters; the remedy. refused: whether there is a refusal. To give a kernel is
-        root's alone.
+        "warning"; what was found; why it matters; the remedy. refused: whether there is a refusal that is not forced:
+        force, forceFindings are those an Update would be called with. To give a kernel is root's alone.
 
-        Errors: NotLoaded, UpdateRunning.
+        Errors: NotLoaded, UpdateRunning, Refused (forceFindings names one that there is not).
         """
         self._permit(root_only=kernelFileDescriptor is not None or initrdFileDescriptor is not None)
         kernel = None if kernelFileDescriptor is None else _copy(kernelFileDescriptor)
@@ -297,7 +301,8 @@ class Admin(VarlinkInterface, name=ADMIN):
             if kernel is not None:
                 kernel.close()
             raise
-        return await self._service.check(kernel, initrd, commandLine)
+        wishes = Wishes(force=bool(force), force_findings=tuple(forceFindings or ()))
+        return await self._service.check(kernel, initrd, commandLine, wishes)
 
     @varlinkmethod(delay_generator=False)
     async def Update(
