@@ -84,6 +84,38 @@ def test_a_veto_by_exception_then_an_update_and_the_other_side_of_it(luod: Luod,
     assert luod.status()["state"] == "idle"
 
 
+def test_what_arrived_is_kept_when_luod_is_gone_before_the_rest(luod: Luod, start: Start) -> None:
+    """It is the last fd of its session then."""
+    vmm = start()
+    ram = with_memory(vmm)
+    vmm.call("participate", name="vm", sessions=["s"])
+    begin(luod)
+    expect(vmm, "preparing")
+    assert vmm.call("ready")
+    expect(vmm, "freezing")
+    state = freeze(vmm, 2)
+    with luod.machine.expect_jump():
+        vmm.call("ready")
+    luod.start()
+
+    first, vmm, keep = start(), start(), luod.keep_pid
+    first.call("retrieve_session", name="vm", slot="s")
+    first.program.kill()
+    # Who is asked for the other session.
+    luod.machine.run(["kill", "-STOP", str(keep)])
+    assert vmm.refused("arrive", name="vm", timeout=1.0).kind == "DaemonUnreachable"
+    luod.machine.run(["kill", "-KILL", str(keep), str(luod.serve_pid())])
+    luod.stop()
+    luod.start()
+    assert vmm.call("arrive", name="vm") == 1
+    for name, digest in (("ram", ram), ("state", state)):
+        vmm.call("retrieve_arrived", name=name, slot=name)
+        assert vmm.ask("digest", fd=name) == digest
+    vmm.call("resuming")
+    vmm.call("finish_arrival")
+    assert states(vmm) == {}
+
+
 def test_who_was_not_ready_gives_up_and_starts_anew(luod: Luod, start: Start) -> None:
     vmm = start()
     with_memory(vmm)

@@ -64,6 +64,7 @@ class Client:
     def __init__(self, path: str, *, timeout: float = TIMEOUT) -> None:
         self.path = path
         self.timeout = timeout
+        self._begun: dict[str, IncomingSession] = {}
 
     def create(self, name: str, *, manifest: bool = True) -> OutgoingSession:
         """A new session for files to be carried; the caller owns it. luod keeps an fd of its own until `release`, so
@@ -90,8 +91,11 @@ class Client:
 
         Errors of `retrieve`, and: Torn: it was not ready when the machine jumped, so nothing can be resumed from it.
         AlreadyResumed: its guest has run since. After either, `give_up` and start the guest anew.
+
+        When the first of the two is there and the second is not to be had, this object keeps the first, and a further
+        call of it goes on with that: keep the client until then. Luod may be gone, and the first be lost with its fd.
         """
-        return self._run(arrival.arrive(name))
+        return self._run(arrival.arrive(name, self._begun))
 
     def resuming(self, arrived: Arrival) -> None:
         """To be called before the guest's first instruction: from here on there is no second try, since the guest
@@ -105,7 +109,7 @@ class Client:
         """Releases all that the workload `name` took over the jump: what was not retrieved is lost. The names of the
         sessions there were.
         """
-        return self._run(arrival.give_up(name))
+        return self._run(arrival.give_up(name, self._begun))
 
     def finish(
         self, session: IncomingSession | Arrival, *, discard: bool = False, tokens: Iterable[int] | None = None

@@ -12,7 +12,7 @@ def given_up(*listed: tuple[str, int]) -> list[str]:
     """What `give_up("vm")` releases of the sessions that luod lists, by name and owner."""
     sessions = [{"name": n, "owner": owner, "direction": "incoming", "state": "waiting"} for n, owner in listed]
     released: list[str] = []
-    steps = arrival.give_up("vm")
+    steps = arrival.give_up("vm", {})
     call = next(steps)
     reply = Reply({"sessions": sessions})
     while True:

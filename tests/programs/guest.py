@@ -23,6 +23,7 @@ class Guest(Client):
         self._participant: Any = None
         self._phase: Any = None
         self._arrival: Any = None
+        self._client: Any = None
 
     def _wait(self, value: Any) -> Any:
         return value if self._loop is None else self._loop.run_until_complete(value)
@@ -116,8 +117,13 @@ class Guest(Client):
         os.close(write)
         return answer == b"y"
 
-    def call_arrive(self, name: str) -> int | None:
-        self._arrival = self._ask("arrive", name)
+    def call_arrive(self, name: str, timeout: float = 30.0) -> int | None:
+        """With one client, however often it is called."""
+        if self._client is None:
+            connect = luod.connect if self._loop is None else luod.aio.connect
+            self._client = self._wait(connect(self._socket))
+        self._client.timeout = timeout
+        self._arrival = self._wait(self._client.arrive(name))
         return None if self._arrival.generation is None else int(self._arrival.generation)
 
     def call_retrieve_arrived(self, name: str, slot: str) -> None:

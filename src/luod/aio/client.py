@@ -61,6 +61,7 @@ class Client:
             raise BadInput(f"a timeout is a positive number of seconds: {timeout}")
         self.path = path
         self.timeout = timeout
+        self._begun: dict[str, IncomingSession] = {}
 
     async def create(self, name: str, *, manifest: bool = True) -> OutgoingSession:
         """See `luod.client.Client.create`."""
@@ -72,7 +73,7 @@ class Client:
 
     async def arrive(self, name: str) -> Arrival:
         """See `luod.client.Client.arrive`."""
-        return await self._run(arrival.arrive(name))
+        return await self._run(arrival.arrive(name, self._begun))
 
     async def resuming(self, arrived: Arrival) -> None:
         """See `luod.client.Client.resuming`."""
@@ -80,7 +81,7 @@ class Client:
 
     async def give_up(self, name: str) -> tuple[str, ...]:
         """See `luod.client.Client.give_up`."""
-        return await self._run(arrival.give_up(name))
+        return await self._run(arrival.give_up(name, self._begun))
 
     async def finish(
         self, session: IncomingSession | Arrival, *, discard: bool = False, tokens: Iterable[int] | None = None

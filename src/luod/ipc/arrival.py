@@ -63,18 +63,34 @@ class Arrival:
         self.close()
 
 
-def arrive(name: str) -> Exchange[Arrival]:
+def arrive(name: str, begun: dict[str, IncomingSession]) -> Exchange[Arrival]:
+    """`begun` are sessions by name of which the workload's other one could not be had. It keeps them: should luod be
+    gone, they may be the last fds of theirs, and closing one would lose what it carries.
+    """
     found = yield from _of_workload(name)
-    running = yield from exchange.retrieve(name)
-    written = [session for session in found if session.name != name and session.state != "torn"]
-    if not written:
-        return Arrival(name, running)
+    had = any(session.name == name and session.state == "retrieved" for session in found)
+    running = begun.pop(name, None) if had else None
+    if running is None:
+        running = yield from exchange.retrieve(name)
     try:
-        frozen = yield from exchange.retrieve(written[-1].name)
+        written = [session for session in found if session.name != name and session.state != "torn"]
+        frozen = (yield from exchange.retrieve(written[-1].name)) if written else None
     except BaseException:
-        running.close()
+        _keep(begun, name, running)
         raise
+    _drop(begun, name)
     return Arrival(name, running, frozen)
+
+
+def _keep(begun: dict[str, IncomingSession], name: str, session: IncomingSession) -> None:
+    _drop(begun, name)
+    begun[name] = session
+
+
+def _drop(begun: dict[str, IncomingSession], name: str) -> None:
+    """Closes what is kept, once it is had otherwise, or given up."""
+    if (kept := begun.pop(name, None)) is not None:
+        kept.close()
 
 
 def resuming(arrived: Arrival) -> Exchange[None]:
@@ -100,13 +116,14 @@ def finish_any(arrived: IncomingSession | Arrival, *, discard: bool, tokens: Ite
         yield from exchange.finish(session, discard=discard, tokens=None)
 
 
-def give_up(name: str) -> Exchange[tuple[str, ...]]:
+def give_up(name: str, begun: dict[str, IncomingSession]) -> Exchange[tuple[str, ...]]:
     found = yield from _of_workload(name)
     for session in found:
         try:
             yield from exchange.release(session, finished=False)
         except NoSuchSession:
             continue
+    _drop(begun, name)
     return tuple(session.name for session in found)
 
 
