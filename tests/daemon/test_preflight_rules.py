@@ -75,6 +75,11 @@ def test_assumed_formats_are_compared_and_said_to_be_assumed() -> None:
     assert judged("kho-v4", "luo-v6", "memfd-v2", now=now) == ["formats-assumed", "luo-format"]
 
 
+def test_what_debugfs_would_tell_is_missed_once() -> None:
+    assert judged(now=Running(writes(*FORMATS).formats, assumed=True, scratch=None)) == ["debugfs-missing"]
+    assert judged(now=Running(writes(*FORMATS).formats, assumed=False, scratch=None)) == ["scratch-unknown"]
+
+
 def test_devices_need_their_handlers_too() -> None:
     kinds = ("memfd", "vfio", "iommufd")
     assert judged(kinds=kinds) == ["handler-missing", "handler-missing"]

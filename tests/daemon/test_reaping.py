@@ -73,7 +73,7 @@ def test_reaped_on_the_operators_word_it_is_gone_and_the_others_are_as_they_were
     watcher = luod.vmm()
     answer = reap(luod, "vm")
     assert (answer["status"], answer["session"]) == (0, "vm")
-    assert answer["report"] == "finished: 1 files discarded, 0 devices reset"
+    assert answer["report"] == "finished; files discarded: 1, devices reset: 0"
     assert states(watcher) == {"incoming other": "waiting"}
     assert watcher.refused("retrieve_session", name="vm", slot="s").kind == "NoSuchSession"
     assert watcher.can_retrieve(b"vm") == "ENOENT"
@@ -253,6 +253,21 @@ def test_a_serve_that_starts_past_the_deadline_gives_time_to_claim(begin: BeginW
     vmm.call("retrieve_session", name="vm", slot="s")
     gone(luod.vmm(), "incoming other")
     assert states(vmm) == {"incoming vm": "retrieved"}
+
+
+def test_a_deadline_that_a_reload_brings_counts_from_then_on_also_for_the_next_serve(
+    begin: BeginWith, policy: Path
+) -> None:
+    luod = begin("restore-deadline = 1000\n")
+    while luod.status()["restore_seconds_left"] > 997:
+        pass
+    policy.write_text("restore-deadline = 2000\n")
+    luod.machine.run(["kill", "-HUP", str(luod.keep_pid)])
+    while (left := luod.status()["restore_seconds_left"]) < 1000:
+        pass
+    assert left > 1998
+    luod.kill_serve()
+    assert 1998 - 60 < luod.status()["restore_seconds_left"] < left
 
 
 def test_without_a_deadline_nothing_is_reaped_by_itself(begin: BeginWith) -> None:

@@ -35,7 +35,7 @@ def test_a_device_is_bound_and_reset_and_the_next_guest_has_it(
     luod = Luod(boot(boot_machine, rules=rules), tmp_path / "state")
     leave(luod)
     report = luod.luoctl("reap", "vm").text
-    assert report == "vm: finished: 1 files discarded, 1 devices reset"
+    assert report == "vm: finished; files discarded: 1, devices reset: 1"
     vmm = start(luod, program="workload")
     assert states(vmm) == {}
     vmm.call("bind_driver", address=FIRST)
@@ -64,5 +64,5 @@ def test_a_kernel_that_wants_every_file_retrieved_gets_that(boot_machine: BootMa
         vmm.memfd(f"ram {token}")
         vmm.call("preserve", session="s", file=f"ram {token}", token=token)
     luod.jump()
-    assert luod.luoctl("reap", "vm").text == "vm: finished: 2 files discarded, 0 devices reset"
+    assert luod.luoctl("reap", "vm").text == "vm: finished; files discarded: 2, devices reset: 0"
     assert states(luod.vmm()) == {}

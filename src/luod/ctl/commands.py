@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from luod.ctl import admin
 from luod.ctl.exits import Exit, kind
-from luod.ctl.output import Output, escaped
+from luod.ctl.output import Output, counted, escaped
 from luod.errors import BadInput, DaemonUnreachable, DeviceBroken, LuodError, Refused
 from luod.kexec import encode_command_line
 from luod.linux import Fd
@@ -40,7 +40,7 @@ def status(arguments: Namespace, output: Output) -> Exit:
     if found.kernel_loaded:
         kernel = "loaded" if found.command_line is None else f"loaded, command line: {escaped(found.command_line)}"
     stuck = [("stuck", f"{escaped(entry.name)}: {escaped(entry.reason)}") for entry in found.stuck]
-    held = [("held", f"{found.held_files} files, which an update would lose")] if found.held_files else []
+    held = [("held", f"{counted(found.held_files, 'file')}, which an update would lose")] if found.held_files else []
     left = found.restore_seconds_left
     deadline = [] if left is None else [("reaped", f"in {left:.0f} s, what nobody has claimed by then")]
     output.facts(
@@ -51,7 +51,7 @@ def status(arguments: Namespace, output: Output) -> Exit:
             ("kernel", kernel),
             ("outgoing", f"{found.sessions} held for the next kernel"),
             ("incoming", f"{found.waiting} waiting, {found.retrieved} retrieved and not finished, {found.torn} torn"),
-            ("following", f"{found.participants} participants"),
+            ("following", counted(found.participants, "participant")),
             *held,
             *deadline,
             *stuck,

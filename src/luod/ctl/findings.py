@@ -14,14 +14,12 @@ def show(output: Output, findings: Iterable[Finding]) -> None:
         output.line(line)
 
 
-def lines(findings: Iterable[Finding]) -> list[str]:
-    """What was found, why it matters, and what to do."""
+def lines(findings: Iterable[Finding], *, brief: bool = False) -> list[str]:
+    """What was found, why it matters, and what to do; in `brief` of warnings the first only."""
     found = []
     for finding in findings:
         kind = "forced" if finding.forced else "REFUSED" if finding.refuses else "warning"
-        found += [
-            f"{kind:<8} {escaped(finding.name)}: {escaped(finding.what)}",
-            f"         why: {escaped(finding.why)}",
-            f"         do:  {escaped(finding.remedy)}",
-        ]
+        found.append(f"{kind:<8} {escaped(finding.name)}: {escaped(finding.what)}")
+        if not (brief and kind == "warning"):
+            found += [f"         why: {escaped(finding.why)}", f"         do:  {escaped(finding.remedy)}"]
     return found

@@ -14,6 +14,11 @@ FORMAT: Final = 1
 """`version` in every JSON object: it goes up when a member changes its meaning or goes away."""
 
 
+def counted(number: int, thing: str) -> str:
+    """1 file, 2 files."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def escaped(text: str) -> str:
     """`text` with everything a terminal might act on, or that cannot be seen, written as an escape (H24)."""
     return "".join(

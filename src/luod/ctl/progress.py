@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from luod.ctl.admin import Participant, Progress
 from luod.ctl.findings import lines
-from luod.ctl.output import Output, escaped
+from luod.ctl.output import Output, counted, escaped
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -66,7 +66,7 @@ class _Stream:
         if progress.state == "cancelled":
             yield f"cancelled: {escaped(progress.reason or 'luod gives no reason')}"
             return
-        yield from lines(progress.findings)
+        yield from lines(progress.findings, brief=progress.state != "checked")
         before = self._known if progress.state == self._state else {}
         for participant in progress.participants:
             old = before.get(participant.id)
@@ -76,7 +76,8 @@ class _Stream:
         if progress.state != self._state:
             self._state = progress.state
             left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s"
-            count = f": {len(self._known)} participants{left}" if self._known and progress.state != "jumping" else ""
+            known = counted(len(self._known), "participant")
+            count = f": {known}{left}" if self._known and progress.state != "jumping" else ""
             yield escaped(progress.state) + count
         if progress.torn != self._torn:
             self._torn = progress.torn
@@ -103,7 +104,7 @@ class _Table:
             from rich.text import Text
 
             # Above the table, where they stay.
-            self.live.console.print(Text("\n".join(lines(progress.findings))))
+            self.live.console.print(Text("\n".join(lines(progress.findings, brief=progress.state != "checked"))))
         left = progress.seconds_left
         self._until = None if left is None else time.monotonic() + left
         if self.live is not None:

@@ -145,7 +145,7 @@ def main() -> int:
         except LuodError as error:
             print(error)
             return 1
-    print(f"{len(files)} files go on")
+    print(f"files that go on: {len(files)}")
     return 0
 
 

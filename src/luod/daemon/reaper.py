@@ -40,7 +40,7 @@ def reap(session: IncomingSession) -> str:
             for entry in others:
                 session.retrieve(entry.token).close()
             session.finish(discard=True)
-    return f"finished: {len(contents) - len(devices)} files discarded, {len(devices)} devices reset"
+    return f"finished; files discarded: {len(contents) - len(devices)}, devices reset: {len(devices)}"
 
 
 def _revive(session: IncomingSession, entry: Entry, held: ExitStack) -> None:

@@ -19,7 +19,7 @@ from asyncvarlink import VarlinkErrorReply
 from luod.daemon.answers import no_such_session
 from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
-from luod.daemon.registry import Registry, Row
+from luod.daemon.registry import Registry, Row, now
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.takeover import Holdings
 from luod.daemon.worker import SESSION_FD, SESSION_NAME, Outcome, Workers
@@ -51,7 +51,8 @@ class Reaping:
         self._tasks: set[asyncio.Task[None]] = set()
         self._few = asyncio.Semaphore(_AT_ONCE)
         sessions.claimant_died = self._claimant_died
-        policy.changed.append(self._schedule)
+        self._deadline = policy.settings.restore_deadline
+        policy.changed.append(self._reloaded)
 
     def take_over(self) -> None:
         for row in self._registry.record.rows:
@@ -141,6 +142,14 @@ class Reaping:
     def _waiting(self) -> list[Row]:
         """What the deadline is for."""
         return [row for row, state in self._sessions.rows() if state in ("waiting", "retrieved", "torn")]
+
+    def _reloaded(self) -> None:
+        """A new deadline counts from when it is set: who sets one does not mean what has waited for longer."""
+        if self._policy.settings.restore_deadline != self._deadline:
+            self._deadline = self._policy.settings.restore_deadline
+            if self._registry.record.arrived is not None:
+                self._registry.set_arrived(now())
+        self._schedule()
 
     def _schedule(self) -> None:
         if self._timer is not None:

@@ -115,7 +115,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     `generation` counts the updates that were begun. `departure` is the one that jumps now, `arrival` the one that
     brought the incoming sessions; None when a jump came about without luod. `arrived` is when luod found them in this
-    kernel, by CLOCK_BOOTTIME.
+    kernel, by CLOCK_BOOTTIME, or when the restore deadline was changed since: that counts from then on.
     """
 
     format: int
@@ -293,6 +293,9 @@ class Registry:
 
     def set_held(self, held: tuple[Held, ...]) -> None:
         self._set(held=held)
+
+    def set_arrived(self, arrived: float) -> None:
+        self._set(arrived=arrived)
 
     def set_owed(self, owed: Owed | None) -> None:
         self._set(owed=owed)

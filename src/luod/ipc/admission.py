@@ -55,13 +55,13 @@ class Admission:
         elif self._users[peer.uid] >= room.of_user:
             refusal = (
                 TOO_MANY,
-                f"uid {peer.uid} has {room.of_user} connections to luod, its most",
+                f"uid {peer.uid} has as many connections to luod as it may: {room.of_user}",
                 "close some, or have `connections` in luod's policy made larger",
             )
         elif not peer.root and self._not_root >= (room.of_all if room.named else room.of_all - room.of_all // 4):
             refusal = (
                 TOO_MANY,
-                f"luod has {self._not_root} connections of users that are not root, its most",
+                f"luod has as many connections of users that are not root as it may: {self._not_root}",
                 "try again later, or have `all-connections` in luod's policy made larger",
             )
         else:

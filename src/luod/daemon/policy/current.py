@@ -51,7 +51,7 @@ class Policy:
             )
         if (held and held >= granted.sessions) or not granted.sessions:
             raise Refused(
-                message=f"luod's policy gives you {granted.sessions} sessions, and you have them",
+                message=f"luod's policy gives you no more sessions than {granted.sessions}, and you have as many",
                 hint="release some, or have your share made larger",
             )
 

@@ -32,7 +32,15 @@ REFUSALS: Final = frozenset(
     }
 )
 WARNINGS: Final = frozenset(
-    {"formats-assumed", "scratch-unknown", "kind-unknown", "initrd-unreadable", "no-panic", "no-watchdog"}
+    {
+        "debugfs-missing",
+        "formats-assumed",
+        "scratch-unknown",
+        "kind-unknown",
+        "initrd-unreadable",
+        "no-panic",
+        "no-watchdog",
+    }
 )
 NAMES: Final = REFUSALS | WARNINGS
 

@@ -64,19 +64,34 @@ def judge(following: NextKernel, now: Running, kinds: Collection[str]) -> Iterat
             "kexec_file_load(2) of x86_64 takes a bzImage only",
             "give the bzImage that was built from it, arch/x86/boot/bzImage or /boot/vmlinuz-…",
         )
+    if now.assumed and now.scratch is None:
+        yield finding(
+            "debugfs-missing",
+            "debugfs is not mounted, so luod can read neither which formats the running kernel writes, and takes them "
+            "to be those of Linux 7.3, nor how much memory is kept for the next one's image",
+            "a next kernel that reads other formats loses everything; an image that does not fit the kernel refuses",
+            "mount debugfs on /sys/kernel/debug",
+        )
+    elif now.assumed:
+        yield finding(
+            "formats-assumed",
+            "luod cannot read which formats the running kernel writes, and takes them to be those of Linux 7.3",
+            "a next kernel that reads other formats loses everything",
+            "keep the running kernel's image as /boot/vmlinuz-RELEASE",
+        )
+    elif now.scratch is None:
+        yield finding(
+            "scratch-unknown",
+            "luod cannot read how much memory is kept for the next kernel",
+            "image and initial RAM disk must fit it; when they do not, the kernel refuses to load them",
+            "mount debugfs on /sys/kernel/debug",
+        )
     yield from _formats(following, now, kinds)
     yield from _command_line(following)
     yield from _scratch(following, now)
 
 
 def _formats(following: NextKernel, now: Running, kinds: Collection[str]) -> Iterator[Finding]:
-    if now.assumed:
-        yield finding(
-            "formats-assumed",
-            "luod cannot read which formats the running kernel writes, and takes them to be those of Linux 7.3",
-            "a next kernel that reads other formats loses everything",
-            "mount debugfs on /sys/kernel/debug, and keep the running kernel's image as /boot/vmlinuz-RELEASE",
-        )
     release = following.kernel.contents.release
     yield from _layer(
         following,
@@ -200,12 +215,6 @@ def _command_line(following: NextKernel) -> Iterator[Finding]:
 
 def _scratch(following: NextKernel, now: Running) -> Iterator[Finding]:
     if now.scratch is None:
-        yield finding(
-            "scratch-unknown",
-            "luod cannot read how much memory is kept for the next kernel",
-            "image and initial RAM disk must fit it; when they do not, the kernel refuses to load them",
-            "mount debugfs on /sys/kernel/debug",
-        )
         return
     header = following.kernel.image
     wanted = [
