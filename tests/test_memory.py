@@ -163,3 +163,30 @@ def test_h01_require_refuses_more_than_is_left_and_says_how_much_and_why() -> No
     assert (caught.value.needed, caught.value.available) == (32 * MIB + 4096, 32 * MIB)
     assert caught.value.limit == "the memory limit of cgroup /box"
     assert "frees the file for good" in caught.value.hint
+
+
+def test_where_enough_is_left_page_cache_is_not_looked_for(tree: Tree) -> None:
+    tree.unified("/one.service")
+    tree.limit("/sys/fs/cgroup/one.service", 32 * MIB, 30 * MIB, stat=f"inactive_file {20 * MIB}")
+    assert memory.chargeable(tree.root, enough=2 * MIB) == Room(
+        2 * MIB, "the memory limit of cgroup /sys/fs/cgroup/one.service"
+    )
+    assert memory.chargeable(tree.root, enough=2 * MIB + 1) == memory.chargeable(tree.root)
+
+
+def test_a_limit_of_nothing_is_a_limit(tree: Tree) -> None:
+    tree.unified("/one.service")
+    tree.limit("/sys/fs/cgroup/one.service", 0, 0)
+    assert chargeable(tree) == 0
+    assert [room.available for room in memory.ceilings(tree.root)] == [0]
+
+
+def test_a_cgroup_hierarchy_that_moved_is_found_again(tree: Tree) -> None:
+    (tree.root / "proc/self/ns").mkdir(parents=True)
+    tree.write("proc/self/ns/mnt", "")
+    tree.unified("/one.service")
+    tree.limit("/sys/fs/cgroup/one.service", 32 * MIB, 5 * MIB)
+    assert chargeable(tree) == 27 * MIB
+    (tree.root / "sys/fs/cgroup").rename(tree.root / "elsewhere")
+    tree.unified("/one.service", at="/elsewhere")
+    assert chargeable(tree) == 27 * MIB

@@ -7,6 +7,7 @@ above the process and, under strict overcommit, to the machine. What is new must
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Final
 from luod.errors import NotEnoughMemory
 
 _STRICT_OVERCOMMIT: Final = 2
+_CHUNK: Final = 64 * 1024
 _UNLIMITED_V1: Final = 2**60
 """cgroup v1 says "no limit" with the largest multiple of a page; anything from here on is that."""
 
@@ -28,21 +30,23 @@ class Room:
     limit: str
 
 
-def chargeable(root: Path = Path("/"), process: int | None = None) -> Room | None:
+def chargeable(root: Path = Path("/"), process: int | None = None, *, enough: int | None = None) -> Room | None:
     """The tightest limit on memory that exists and would be charged to this process; None when nothing limits it.
 
     Limits: `memory.max` (v1: `memory.limit_in_bytes`) of each cgroup from this process's up to the root, and
     CommitLimit under `vm.overcommit_memory=2`. Clean inactive page cache counts as available, since the kernel drops it
     before it fails a charge. Limits of cgroups outside this process's cgroup namespace cannot be seen. `root` is where
     /proc and /sys are found; `process` is the pid of another process to ask about, as far as this one can see.
+    `enough` bytes are all that is asked for: where they are left, page cache is not looked for, which is dear.
     """
-    return min(_limits(root, process), key=lambda room: room.available, default=None)
+    return min(_limits(_under(root), process, enough), key=lambda room: room.available, default=None)
 
 
-def free(root: Path = Path("/"), process: int | None = None) -> Room | None:
+def free(root: Path = Path("/"), process: int | None = None, *, enough: int | None = None) -> Room | None:
     """As `chargeable`, and no more than MemAvailable: for memory that has yet to be allocated."""
-    rooms = list(_limits(root, process))
-    meminfo = _numbers(root / "proc/meminfo")
+    under = _under(root)
+    rooms = list(_limits(under, process, enough))
+    meminfo = _numbers(f"{under}/proc/meminfo")
     if "MemAvailable" in meminfo:
         rooms.append(Room(meminfo["MemAvailable"] * 1024, "the machine's free memory (MemAvailable)"))
     return min(rooms, key=lambda room: room.available, default=None)
@@ -50,12 +54,13 @@ def free(root: Path = Path("/"), process: int | None = None) -> Room | None:
 
 def ceilings(root: Path = Path("/"), process: int | None = None) -> Iterator[Room]:
     """The limits of `chargeable`, each as a whole: what it would leave if nothing were used yet."""
-    for cgroup in _cgroups(root, process):
-        limit = _cgroup_limit(cgroup)
+    under = _under(root)
+    for cgroup in _cgroups(under, process):
+        limit, _v1 = _limit(under + cgroup)
         if limit is not None:
-            yield Room(limit, f"the memory limit of cgroup /{cgroup.relative_to(root)}")
-    if _number(root / "proc/sys/vm/overcommit_memory") == _STRICT_OVERCOMMIT:
-        limit = _numbers(root / "proc/meminfo").get("CommitLimit")
+            yield Room(limit, f"the memory limit of cgroup {cgroup}")
+    if _number(f"{under}/proc/sys/vm/overcommit_memory") == _STRICT_OVERCOMMIT:
+        limit = _numbers(f"{under}/proc/meminfo").get("CommitLimit")
         if limit is not None:
             yield Room(limit * 1024, "strict overcommit (CommitLimit)")
 
@@ -77,46 +82,79 @@ def require(needed: int, room: Room | None, purpose: str, *, hint: str = "") -> 
         )
 
 
-def _limits(root: Path, process: int | None) -> Iterator[Room]:
-    for cgroup in _cgroups(root, process):
-        room = _cgroup_room(cgroup, "/" + str(cgroup.relative_to(root)))
+def _under(root: Path) -> str:
+    """What goes before an absolute path. These files are read before every single PRESERVE_FD and RETRIEVE_FD, so there
+    is no more between us and the kernel than there has to be.
+    """
+    return os.fspath(root).rstrip("/")
+
+
+def _limits(under: str, process: int | None, enough: int | None) -> Iterator[Room]:
+    for cgroup in _cgroups(under, process):
+        room = _cgroup_room(under, cgroup, enough)
         if room is not None:
             yield room
-    room = _commit_room(root)
+    room = _commit_room(under)
     if room is not None:
         yield room
 
 
-def _cgroups(root: Path, process: int | None) -> Iterator[Path]:
+def _cgroups(under: str, process: int | None) -> Iterator[str]:
     """The directories of a process's memory cgroups, innermost first, as far up as they are mounted here."""
-    for line in _lines(root / "proc" / str(process or "self") / "cgroup"):
+    for line in _lines(f"{under}/proc/{process or 'self'}/cgroup"):
         hierarchy, controllers, path = line.split(":", 2)
         unified = hierarchy == "0" and not controllers
         if not unified and "memory" not in controllers.split(","):
             continue
-        mount = _mount(root, unified)
+        mount = _mount(under, unified)
         if mount is None:
             continue
-        mounted, point = mount
         # A path outside what is mounted here (another cgroup namespace's) leaves only the mount's own top to look at.
-        inside = path[len(mounted.rstrip("/")) :] if (path + "/").startswith(mounted.rstrip("/") + "/") else ""
-        parts = [part for part in inside.split("/") if part]
-        top = root / point.lstrip("/")
+        part = mount.part.rstrip("/")
+        inside = path[len(part) :] if (path + "/").startswith(part + "/") else ""
+        parts = [name for name in inside.split("/") if name]
         if ".." in parts:
             parts = []
         for count in range(len(parts), -1, -1):
-            yield top.joinpath(*parts[:count])
+            yield "/".join((mount.point.rstrip("/"), *parts[:count]))
 
 
-def _mount(root: Path, unified: bool) -> tuple[str, str] | None:
-    """(what of the hierarchy is mounted, where) of the unified or of the memory hierarchy, from mountinfo."""
-    for line in _lines(root / "proc/self/mountinfo"):
+@dataclass(frozen=True)
+class _Mount:
+    """Where a hierarchy is mounted, and what `part` of it."""
+
+    part: str
+    point: str
+
+
+_mounts: dict[tuple[str, bool, int, int], _Mount] = {}
+"""Those that were found, by root, kind, mount namespace, and the device at the mount point: so long they are there."""
+
+
+def _mount(under: str, unified: bool) -> _Mount | None:
+    """Of the unified or of the memory hierarchy, from mountinfo, which is as long as the host has mounts."""
+    try:
+        namespace = os.stat(f"{under}/proc/self/ns/mnt").st_ino
+        for (*known, device), mount in _mounts.items():
+            if known == [under, unified, namespace] and os.stat(under + mount.point).st_dev == device:
+                return mount
+    except OSError:
+        namespace = 0
+    found = _find_mount(under, unified)
+    if found is not None and namespace:
+        with contextlib.suppress(OSError):
+            _mounts[under, unified, namespace, os.stat(under + found.point).st_dev] = found
+    return found
+
+
+def _find_mount(under: str, unified: bool) -> _Mount | None:
+    for line in _lines(f"{under}/proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
         fields, kind = before.split(" "), after.split(" ")
         if len(fields) < 5 or len(kind) < 3:
             continue
         if kind[0] == ("cgroup2" if unified else "cgroup") and (unified or "memory" in kind[2].split(",")):
-            return _unescape(fields[3]), _unescape(fields[4])
+            return _Mount(_unescape(fields[3]), _unescape(fields[4]))
     return None
 
 
@@ -126,49 +164,50 @@ def _unescape(path: str) -> str:
     return head + "".join(chr(int(piece[:3], 8)) + piece[3:] for piece in rest)
 
 
-def _cgroup_limit(directory: Path) -> int | None:
-    limit = _number(directory / "memory.max")
+def _limit(directory: str) -> tuple[int | None, bool]:
+    """A cgroup's own, and whether it is one of cgroup v1."""
+    limit, v1 = _number(f"{directory}/memory.max"), False
     if limit is None:
-        limit = _number(directory / "memory.limit_in_bytes")
-    return None if limit is None or limit >= _UNLIMITED_V1 else limit
+        limit, v1 = _number(f"{directory}/memory.limit_in_bytes"), True
+    return (None if limit is None or limit >= _UNLIMITED_V1 else limit), v1
 
 
-def _cgroup_room(directory: Path, name: str) -> Room | None:
-    used, cache = "memory.current", "inactive_file"
-    if _number(directory / "memory.max") is None:
-        used, cache = "memory.usage_in_bytes", "total_inactive_file"
-    limit, current = _cgroup_limit(directory), _number(directory / used)
-    if limit is None or current is None:
+def _cgroup_room(under: str, cgroup: str, enough: int | None) -> Room | None:
+    directory = under + cgroup
+    limit, v1 = _limit(directory)
+    used, prefix = ("memory.usage_in_bytes", "total_") if v1 else ("memory.current", "")
+    if limit is None or (current := _number(f"{directory}/{used}")) is None:
         return None
-    stat = _numbers(directory / "memory.stat")
-    prefix = "total_" if cache.startswith("total_") else ""
-    unclean = sum(stat.get(prefix + key, 0) for key in ("file_dirty", "dirty", "file_writeback", "writeback"))
-    clean = max(0, stat.get(cache, 0) - unclean)
-    return Room(max(0, limit - current + clean), f"the memory limit of cgroup {name}")
+    left = limit - current
+    if enough is None or left < enough:
+        stat = _numbers(f"{directory}/memory.stat")
+        unclean = sum(stat.get(prefix + key, 0) for key in ("file_dirty", "dirty", "file_writeback", "writeback"))
+        left += max(0, stat.get(f"{prefix}inactive_file", 0) - unclean)
+    return Room(max(0, left), f"the memory limit of cgroup {cgroup}")
 
 
-def _commit_room(root: Path) -> Room | None:
+def _commit_room(under: str) -> Room | None:
     """What strict overcommit leaves, as the kernel's __vm_enough_memory() counts it for a process without privilege."""
-    if _number(root / "proc/sys/vm/overcommit_memory") != _STRICT_OVERCOMMIT:
+    if _number(f"{under}/proc/sys/vm/overcommit_memory") != _STRICT_OVERCOMMIT:
         return None
-    meminfo = _numbers(root / "proc/meminfo")
+    meminfo = _numbers(f"{under}/proc/meminfo")
     if "CommitLimit" not in meminfo or "Committed_AS" not in meminfo:
         return None
-    reserved = (_number(root / "proc/sys/vm/admin_reserve_kbytes") or 0) * 1024
-    statm = _lines(root / "proc/self/statm")
+    reserved = (_number(f"{under}/proc/sys/vm/admin_reserve_kbytes") or 0) * 1024
+    statm = _lines(f"{under}/proc/self/statm")
     own = int(statm[0].split()[0]) * os.sysconf("SC_PAGE_SIZE") if statm else 0
-    reserved += min(own // 32, (_number(root / "proc/sys/vm/user_reserve_kbytes") or 0) * 1024)
+    reserved += min(own // 32, (_number(f"{under}/proc/sys/vm/user_reserve_kbytes") or 0) * 1024)
     left = (meminfo["CommitLimit"] - meminfo["Committed_AS"]) * 1024 - reserved
     return Room(max(0, left), "strict overcommit (CommitLimit)")
 
 
-def _number(path: Path) -> int | None:
+def _number(path: str) -> int | None:
     """The number in a file; None when the file is missing or says something else, such as `max`."""
     lines = _lines(path)
     return int(lines[0]) if lines and lines[0].strip().isdigit() else None
 
 
-def _numbers(path: Path) -> dict[str, int]:
+def _numbers(path: str) -> dict[str, int]:
     """The numbers of a file of lines `name value` or `name: value kB`."""
     found = {}
     for line in _lines(path):
@@ -178,9 +217,16 @@ def _numbers(path: Path) -> dict[str, int]:
     return found
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: str) -> list[str]:
     """A file's lines; none when it is not there or not for us: then it limits nothing that we can see."""
     try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return []
+    try:
+        content = b"".join(iter(lambda: os.read(file, _CHUNK), b""))
+    except OSError:
+        return []
+    finally:
+        os.close(file)
+    return content.decode("utf-8", "surrogateescape").splitlines()

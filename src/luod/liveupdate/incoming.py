@@ -101,7 +101,8 @@ class IncomingSession(Session):
         assert isinstance(token, int)
         if check_memory and token not in self._retrieved:
             needed = max(size or 0, entry.size if entry is not None else 0)
-            memory.require(needed, memory.chargeable(), f"retrieving {file!r}")
+            if needed:
+                memory.require(needed, memory.chargeable(enough=needed), f"retrieving {file!r}")
         if check_driver and token not in self._retrieved:
             address = entry.device if entry is not None else None
             if address is not None and pci.visible() and not devices.has_driver(address):
@@ -224,7 +225,7 @@ class IncomingSession(Session):
                 self._index.setdefault(entry.name, entry)
 
     def _manifest_part(self, token: int) -> bytes | None:
-        memory.require(manifest.PART_SIZE, memory.chargeable(), "reading the manifest")
+        memory.require(manifest.PART_SIZE, memory.chargeable(enough=manifest.PART_SIZE), "reading the manifest")
         try:
             part = self._retrieve(token)
         except NoSuchToken:

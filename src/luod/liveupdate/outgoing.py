@@ -129,7 +129,7 @@ class OutgoingSession(Session):
             raise ComesBackSealed(f"fd {fd} has F_SEAL_EXEC, so it would come back immutable")
         holes = entry.size - entry.allocated if entry.kind == MEMFD else 0
         if check_memory and holes > 0:
-            memory.require(holes, memory.free(), f"filling the holes of fd {fd}", hint=_HOLES_HINT)
+            memory.require(holes, memory.free(enough=holes), f"filling the holes of fd {fd}", hint=_HOLES_HINT)
         with self._lock:
             if self._manifest is not None and token not in self._entries:
                 self._manifest.add(entry)
