@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
 import select
 import warnings
 from collections.abc import Callable
@@ -127,9 +126,9 @@ def syscall(name: str, *arguments: Any) -> int:
     if _libc_syscall is None:
         _libc_syscall = ctypes.CDLL(None, use_errno=True).syscall
         _libc_syscall.restype = ctypes.c_long
-    numbers = _NUMBERS.get(platform.machine())
+    numbers = _NUMBERS.get(os.uname().machine)
     if numbers is None:
-        raise OSError(38, f"no system call numbers for {platform.machine()}")
+        raise OSError(38, f"no system call numbers for {os.uname().machine}")
     converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     result: int = _libc_syscall(ctypes.c_long(numbers[name]), *converted)
     if result == -1:

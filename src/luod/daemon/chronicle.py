@@ -11,18 +11,20 @@ import os
 from collections import Counter
 from pathlib import Path
 from time import monotonic, time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec.structs import replace
 
 from luod.daemon import state_file, story
-from luod.daemon.barrier import Barrier
 from luod.daemon.log import Log
 from luod.daemon.registry import Change, Registry, Row
 from luod.daemon.story import Event, Happening, Passage, Story
 from luod.ipc.timeline import SessionTimes, UpdateTimes
 from luod.linux import Fd
+
+if TYPE_CHECKING:
+    from luod.daemon.barrier import Barrier
 
 _MOST_BYTES: Final = 4 << 20
 

@@ -25,7 +25,7 @@ from luod.daemon.log import Log
 from luod.errors import DeviceBroken, DeviceBusy, KernelRefused, ProtocolError
 from luod.ipc import framing
 from luod.linux import Fd
-from luod.liveupdate import LiveUpdate
+from luod.liveupdate.device import LiveUpdate
 
 _PATIENCE_SECONDS: Final = 10.0
 """For how long a request waits while somebody else has /dev/liveupdate open. systemd's PID 1 has it for a moment."""
@@ -245,9 +245,7 @@ class Keeper:
         """One stretch of waiting for the device, and the call when it is free. The fd is stored before it is given."""
         try:
             with LiveUpdate(patience=_TRY_SECONDS) as device:
-                call = device.create_session if request.create else device.retrieve_session
-                with call(request.name) as session:
-                    fd = session.detach()
+                fd = (device.create if request.create else device.retrieve)(request.name)
         except DeviceBusy as error:
             if time.monotonic() >= request.deadline or self._stop_by is not None:
                 self._request = None

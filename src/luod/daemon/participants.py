@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Iterable
 from itertools import count
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from asyncvarlink.serviceinterface import PermissionDenied
 
-from luod.daemon.barrier import Barrier
 from luod.daemon.follower import Follower, event
 from luod.daemon.log import Log
 from luod.daemon.names import NAME, Belonging, may_use
@@ -35,6 +34,9 @@ from luod.ipc.updates import (
     Torn,
     WrongPhase,
 )
+
+if TYPE_CHECKING:
+    from luod.daemon.barrier import Barrier
 
 _MOST_BYTES: Final = 2**63
 

@@ -8,13 +8,15 @@ registry, in the next kernel from what the registry carried, and then event by e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec.structs import replace
 
-from luod.daemon.barrier import Barrier
 from luod.daemon.registry import Departure, Row
+
+if TYPE_CHECKING:
+    from luod.daemon.barrier import Barrier
 
 State = Literal["preparing", "freezing", "jumping", "restoring", "done", "cancelled"]
 Standing = Literal["awaited", "granted", "ready", "vetoed", "lost", "unasked", "torn"]

@@ -11,23 +11,22 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Collection
-from typing import Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 
 from asyncvarlink.serviceinterface import InvalidParameter
 
 from luod import errors, kexec
 from luod.daemon import clock, stuck
 from luod.daemon.answers import refused_by_kernel, too_late, update_running
-from luod.daemon.barrier import Barrier
 from luod.daemon.chronicle import Chronicle
 from luod.daemon.custody import Custody, KeeperGone
 from luod.daemon.hooks import Hooks
 from luod.daemon.jump import Jump, ended
 from luod.daemon.log import Log
 from luod.daemon.participants import Participants, ready_rows
-from luod.daemon.preflight import state
-from luod.daemon.preflight.check import Preflight, Subject
 from luod.daemon.preflight.findings import forced, listed, refuse, refusing, require_names
+from luod.daemon.preflight.subject import Subject
 from luod.daemon.registry import Departure, Image
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.takeover import JUMP, Holdings, image_names
@@ -43,6 +42,10 @@ from luod.ipc.admin import (
 )
 from luod.ipc.peer import Peer
 from luod.linux import Fd
+
+if TYPE_CHECKING:
+    from luod.daemon.barrier import Barrier
+    from luod.daemon.preflight.check import Preflight
 
 _PATIENCE_SECONDS: Final = 30.0
 """Of each phase, unless the operator says otherwise; time for the bytes to preserve comes on top."""
@@ -76,7 +79,6 @@ class Updater:
         self._started = clock.now()
         self._log = log
         self._stuck_seconds = stuck_seconds
-        self._preflight = Preflight(sessions, participants)
         self._loading = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -170,7 +172,7 @@ class Updater:
             yield self._checked(orphans) | {"findings": findings}
             return
         refuse(findings)
-        barrier = Barrier(os.urandom(4).hex(), patience, wishes.force, orphans, self._log)
+        barrier = _barrier(os.urandom(4).hex(), patience, wishes.force, orphans, self._log)
         self._participants.barrier = barrier
         self._log("update", update=barrier.id, uid=peer.uid, pid=peer.pid, sessions=len(self._sessions.rows()))
         self._task = asyncio.ensure_future(self._run(barrier, _given_up(wishes)))
@@ -192,7 +194,7 @@ class Updater:
 
     def _checked(self, orphans: list[str]) -> Progress:
         """What --dry-run has to say: who would be asked, and what nobody follows for."""
-        barrier = Barrier("", _PATIENCE_SECONDS, False, orphans, self._log)
+        barrier = _barrier("", _PATIENCE_SECONDS, False, orphans, self._log)
         barrier.rehearse(self._participants.followers)
         return barrier.progress() | {"state": "checked", "generation": self._registry.record.generation + 1}
 
@@ -274,6 +276,8 @@ class Updater:
 
     def _look_again(self, barrier: Barrier, given_up: Collection[str]) -> None:
         """Guests ran on since the check, and who made a session and declared nothing would be carried as if whole."""
+        from luod.daemon.preflight import state  # late, as above
+
         found = state.sessions(self._sessions.rows(), self._participants.orphans(), self._sessions.held)
         in_the_way = refusing(forced(found, given_up))
         if in_the_way:
@@ -353,6 +357,13 @@ class Updater:
         await self._sessions.forget(frozen)
         await self._custody.drop(self._fds, JUMP)
 
+    @cached_property
+    def _preflight(self) -> Preflight:
+        # Its readers of images are nothing that serve's start needs, and that lies in the blackout.
+        from luod.daemon.preflight.check import Preflight
+
+        return Preflight(self._sessions, self._participants)
+
     def take_over(self) -> None:
         """A serve before this one may have called reboot(2): then it is waited for, as that one would have done."""
         if JUMP in self._fds:
@@ -379,6 +390,12 @@ class Updater:
 def _given_up(wishes: Wishes) -> tuple[str, ...]:
     """Names of findings that shall not stand in the way."""
     return (*wishes.force_findings, *(("nobody-follows",) if wishes.force else ()))
+
+
+def _barrier(update: str, patience: float, force: bool, orphans: list[str], log: Log) -> Barrier:
+    from luod.daemon.barrier import Barrier  # late, as above
+
+    return Barrier(update, patience, force, orphans, log)
 
 
 def _cancel(barrier: Barrier, reason: str) -> bool:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import errno
 import os
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from luod.errors import DeviceBroken, DeviceBusy, KernelRefused, NoLiveUpdate
 from luod.linux import Fd
 from luod.liveupdate import calls
-from luod.liveupdate.incoming import IncomingSession
-from luod.liveupdate.outgoing import OutgoingSession
 from luod.liveupdate.session import Owner, encode_name
 from luod.uapi import liveupdate as uapi
+
+if TYPE_CHECKING:
+    from luod.liveupdate.incoming import IncomingSession
+    from luod.liveupdate.outgoing import OutgoingSession
 
 _BACKOFF_FIRST: Final = 0.001
 _BACKOFF_LAST: Final = 0.05
@@ -52,7 +54,9 @@ class LiveUpdate(Owner):
 
         BadInput: the name is not 1 to 63 bytes without NUL. SessionExists: EEXIST. KernelRefused: anything else.
         """
-        return OutgoingSession(self._session(calls.CREATE_SESSION, name))
+        from luod.liveupdate.outgoing import OutgoingSession  # late, for luod's keeper, which has no use for it
+
+        return OutgoingSession(self.create(name))
 
     def retrieve_session(self, name: str) -> IncomingSession:
         """The session `name` of the kernel before; the caller owns it, and from here on it dies with its last fd, as
@@ -61,7 +65,17 @@ class LiveUpdate(Owner):
         Sessions that nobody retrieves wait in the kernel, but are not carried over a further kexec.
         BadInput as above. NoSuchSession: ENOENT. SessionTaken: EINVAL. KernelRefused: anything else.
         """
-        return IncomingSession(self._session(calls.RETRIEVE_SESSION, name))
+        from luod.liveupdate.incoming import IncomingSession  # late, as above
+
+        return IncomingSession(self.retrieve(name))
+
+    def create(self, name: str) -> Fd:
+        """As `create_session`, the bare fd: for who hands it on and does nothing with it."""
+        return self._session(calls.CREATE_SESSION, name)
+
+    def retrieve(self, name: str) -> Fd:
+        """As `retrieve_session`, the bare fd."""
+        return self._session(calls.RETRIEVE_SESSION, name)
 
     def _session(self, call: calls.Call, name: str) -> Fd:
         argument = bytearray(uapi.CREATE_SESSION.pack(uapi.CREATE_SESSION.size, -1, encode_name(name)))

@@ -18,41 +18,12 @@ from luod.daemon.preflight import next_kernel, state
 from luod.daemon.preflight.findings import finding
 from luod.daemon.preflight.next_kernel import NextKernel
 from luod.daemon.preflight.running import IMAGE_MAX, Running, running
+from luod.daemon.preflight.subject import Fingerprint, Subject
 from luod.daemon.sessions import SessionKeeper
 from luod.errors import ImageError, Refused
 from luod.image import initrd
 from luod.ipc.admin import Finding
 from luod.linux import Fd, map_large_allocations
-
-Fingerprint = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is looked at. Whose the fds are is said where one is made."""
-
-    kernel: Fd
-    initrd: Fd | None
-    command_line: str
-
-    def fingerprint(self) -> tuple[Fingerprint, ...]:
-        """Another one when a file was written to, or is another file. OSError."""
-        return tuple(_fingerprint(fd) for fd in (self.kernel, self.initrd) if fd is not None)
-
-    def duplicate(self) -> Subject:
-        """The same with fds of its own, the caller's to close. OSError."""
-        kernel = self.kernel.duplicate()
-        try:
-            initrd = None if self.initrd is None else self.initrd.duplicate()
-        except OSError:
-            kernel.close()
-            raise
-        return Subject(kernel, initrd, self.command_line)
-
-    def close(self) -> None:
-        for fd in (self.kernel, self.initrd):
-            if fd is not None:
-                fd.close()
 
 
 @dataclass
@@ -160,11 +131,6 @@ class Preflight:
         if command_line not in disks:
             disks[command_line] = initrd.read(_content(fd), command_line)
         return disks[command_line]
-
-
-def _fingerprint(fd: Fd) -> Fingerprint:
-    found = os.fstat(fd.fileno())
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _content(fd: Fd) -> bytes:
