@@ -83,6 +83,10 @@ class AcceptedSocket(socket.socket):
             raise ConnectionAbortedError(errno.ECONNABORTED, "more fds than a message may have")
         return data, control, got, address
 
+    def __repr__(self) -> str:
+        # asyncio of Python 3.11 writes it into errors nobody sees, several times a call; the stock one asks the kernel.
+        return f"<AcceptedSocket {self.fileno()}>"
+
     def close(self) -> None:
         self._hangups.forget(self)
         super().close()
