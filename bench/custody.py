@@ -1,11 +1,14 @@
 """What luod adds to the bare ioctls: its start in the new boot, and each session that it hands out.
 
 `table` is for `bench.__main__`; the rest runs inside the machine, `python3 -m bench.custody luod|bare SESSIONS FOLDER`,
-in both boots, and jumps by itself. What is compared is measured in one run. One client makes all calls, one by one.
+in both boots, and jumps by itself. What is compared is measured in one run. With luod, participants take part for the
+sessions, and in the new boot they are handed out over connections that stay open; all calls are made one by one.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import resource
@@ -16,28 +19,38 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import luod
 from luod import kexec
+from luod.aio import Participant
+from luod.ctl import timeline
 from luod.errors import LuodError
+from luod.ipc import arrival, exchange
+from luod.ipc.connection import Connection
+from luod.ipc.framing import ADMIN_SOCKET
 from luod.linux import memfd
-from luod.liveupdate import IncomingSession, LiveUpdate, OutgoingSession
+from luod.liveupdate import LiveUpdate, OutgoingSession
+
+T = TypeVar("T")
 
 FILES = 8
 STARTS = 5
+PARTICIPANTS = 100
+"""Each for as many sessions as the others; and so many connections are open at once."""
 KEEP = (sys.executable, "-P", "-m", "luod.daemon.main", "keep", "--log-level", "error", "--state-directory")
 
 
-def table(inside: Callable[..., dict[str, float]], counts: tuple[int, int] = (250, 1000)) -> None:
+def table(inside: Callable[..., dict[str, float]], counts: tuple[int, ...] = (200, 1000)) -> None:
     print(f"\nluod and the bare ioctls: sessions of {FILES} files, each created, carried, handed out, finished")
-    print(f"  {'sessions':>10}{'bare ms each':>14}{'luod ms each':>14}{'luod adds ms':>14}{'MiB of luod':>13}")
+    print(f"  {'sessions':>10}{'bare ms each':>14}{'luod adds ms':>14}{'s to freeze':>14}{'MiB of luod':>13}")
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:
             bare = inside("bare", str(count), folder, module="bench.custody")
             kept = inside("luod", str(count), folder, module="bench.custody")
         each, with_luod = (1000 * figures["seconds"] / count for figures in (bare, kept))
-        print(f"  {count:10}{each:14.3f}{with_luod:14.3f}{with_luod - each:14.3f}{kept['mib']:13.1f}")
+        print(f"  {count:10}{each:14.3f}{with_luod - each:14.3f}{kept['freezing']:14.3f}{kept['mib']:13.1f}")
+    print(f"  to freeze: {PARTICIPANTS} participants in one process prepare, and are ready, from the call to the jump")
     print(f"  first session after exec: {kept['first']:.3f} s, {kept['first'] / kept['asyncio']:.2f} times", end=" ")
     print(f"python3 -c 'import asyncio' ({kept['asyncio']:.3f} s)")
 
@@ -59,7 +72,7 @@ def before(client: luod.Client | LiveUpdate, count: int, notes: Path) -> None:
     held: list[OutgoingSession] = []
     for number in range(count):
         if isinstance(client, LiveUpdate):
-            session = OutgoingSession(client.create_session(f"s{number}").detach(), manifest=False)
+            session = OutgoingSession(client.create(f"s{number}"), manifest=False)
         else:
             session = client.create(f"s{number}", manifest=False)
         for token in range(FILES):
@@ -72,31 +85,55 @@ def before(client: luod.Client | LiveUpdate, count: int, notes: Path) -> None:
         with open(os.environ["LUOEMU_KERNEL"], "rb") as image:
             kexec.load(image.fileno(), None, Path("/proc/cmdline").read_text().strip())
         kexec.jump()
-    luoctl = (sys.executable, "-P", "-m", "luod.ctl.main")
-    subprocess.run(
-        [*luoctl, "load", "--kernel", os.environ["LUOEMU_KERNEL"], "--reuse-cmdline"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    subprocess.run([*luoctl, "update", "--force-finding", "contents-undeclared"], check=True, stdout=subprocess.DEVNULL)
-    time.sleep(60)  # the jump ends this process
+    asyncio.run(take_part(held))
 
 
-def after(client: luod.Client | LiveUpdate, count: int) -> float:
+async def take_part(held: list[OutgoingSession]) -> None:
+    """All of them ready at once; the jump ends this process."""
+    share = max(1, len(held) // PARTICIPANTS)
+    shares = [held[at : at + share] for at in range(0, len(held), share)]
+    participants = [await Participant.follow(f"p{number}", theirs) for number, theirs in enumerate(shares)]
+    running = [asyncio.ensure_future(participant.run()) for participant in participants]
+    luoctl = (sys.executable, "-P", "-m", "luod.ctl.main", "update", "--kernel", os.environ["LUOEMU_KERNEL"])
+    await asyncio.create_subprocess_exec(*luoctl, "--reuse-cmdline", stdout=subprocess.DEVNULL)
+    await asyncio.gather(*running)
+
+
+def after_bare(device: LiveUpdate, count: int) -> float:
     begun = time.perf_counter()
     for number in range(count):
-        session: Any = (
-            client.retrieve_session(f"s{number}") if isinstance(client, LiveUpdate) else client.retrieve(f"s{number}")
-        )
-        assert isinstance(session, IncomingSession)
+        with device.retrieve_session(f"s{number}") as session:
+            for token in range(FILES):
+                session.retrieve(token).close()
+            session.finish(discard=True)
+    return time.perf_counter() - begun
+
+
+def after_luod(path: str, count: int) -> float:
+    connections = [Connection(path, timeout=30) for _ in range(min(count, PARTICIPANTS))]
+    begun = time.perf_counter()
+    for number in range(count):
+        connection = connections[number % len(connections)]
+        session = over(connection, exchange.retrieve(f"s{number}"))
         for token in range(FILES):
             session.retrieve(token).close()
-        if isinstance(client, LiveUpdate):
-            with session:
-                session.finish(discard=True)
-        else:
-            client.finish(session, discard=True)
-    return time.perf_counter() - begun
+        over(connection, arrival.finish_any(session, discard=True, tokens=None))
+    taken = time.perf_counter() - begun
+    for connection in connections:
+        connection.close()
+    return taken
+
+
+def over(connection: Connection, steps: exchange.Exchange[T]) -> T:
+    """Runs an exchange on a connection that stays open."""
+    call = next(steps)
+    while True:
+        with contextlib.closing(connection.ask(call.encode(), [fd.fileno() for fd in call.fds])) as reply:
+            try:
+                call = steps.send(reply)
+            except StopIteration as end:
+                result: T = end.value
+                return result
 
 
 def median_of_starts() -> float:
@@ -124,10 +161,10 @@ def main(kind: str, count: int, folder: Path) -> None:
         device = LiveUpdate()
         if os.environ["LUOEMU_BOOT"] == "1":
             before(device, count, notes)
-        taken = after(device, count)
+        taken = after_bare(device, count)
     else:
         policy = folder / "policy.toml"
-        policy.write_text("[[rules]]\nuid = 0\nsessions = 1024\n")
+        policy.write_text("[[rules]]\nuid = 0\nsessions = 1024\nconnections = 512\n")
         if os.environ["LUOEMU_BOOT"] == "1":
             start(folder)
             before(connected(), count, notes)
@@ -137,7 +174,9 @@ def main(kind: str, count: int, folder: Path) -> None:
         client = connected()
         client.retrieve("s0").close()
         figures["first"] = time.perf_counter() - begun
-        taken = after(client, count)
+        told = timeline.ask(ADMIN_SOCKET)
+        figures["freezing"] = (told and told.jumping) or 0.0
+        taken = after_luod(client.path, count)
         figures["mib"] = mib(keep.pid)
         keep.terminate()
         keep.wait()

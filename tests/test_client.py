@@ -181,6 +181,20 @@ def test_a_luod_that_dies_is_unreachable(tmp_path: Path, ask: Ask, chunks: tuple
         ask(impostor.path, "sessions")
 
 
+CROWDED: Final = reply({"message": "uid 0 has as many as it may: 1", "hint": ""}, error="io.luod.TooManyConnections")
+
+
+def test_who_is_not_let_in_tries_again(tmp_path: Path, ask: Ask) -> None:
+    with Impostor(tmp_path, Answer(CROWDED), Answer(CROWDED), Answer(reply({"sessions": []}))) as impostor:
+        assert ask(impostor.path, "sessions") == ()
+    assert len(impostor.calls) == 3
+
+
+def test_who_is_not_let_in_for_long_is_told(tmp_path: Path, ask: Ask) -> None:
+    with Impostor(tmp_path, *[Answer(CROWDED)] * 100) as impostor, pytest.raises(CallFailed, match="as many as it may"):
+        ask(impostor.path, "sessions", timeout=0.2)
+
+
 @pytest.mark.parametrize("chunks", [(), (b'{"parameters": {}',)], ids=["nothing", "half an answer"])
 def test_a_luod_that_says_nothing_is_given_up_in_time(tmp_path: Path, ask: Ask, chunks: tuple[bytes, ...]) -> None:
     with Impostor(tmp_path, Answer(*chunks, hold=True)) as impostor, pytest.raises(DaemonUnreachable, match="in time"):

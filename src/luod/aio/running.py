@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from luod.errors import LuodError
+from luod.errors import CallFailed, LuodError
 from luod.ipc import exchange, framing
 from luod.ipc.arrival import Arrival
-from luod.ipc.connection import answer, unreachable
+from luod.ipc.connection import ROOM_PAUSE, ROOM_SECONDS, answer, is_crowded, unreachable
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
 
@@ -52,6 +53,17 @@ async def _exchange(
 
 
 async def _ask(call: exchange.Call, path: str, timeout: float) -> framing.Reply:
+    until = time.monotonic() + min(timeout, ROOM_SECONDS)
+    while True:
+        try:
+            return await _ask_once(call, path, timeout)
+        except CallFailed as error:
+            if not is_crowded(error) or time.monotonic() >= until:
+                raise
+        await asyncio.sleep(ROOM_PAUSE)
+
+
+async def _ask_once(call: exchange.Call, path: str, timeout: float) -> framing.Reply:
     inbox = framing.Inbox()
     try:
         async with asyncio.timeout(timeout):

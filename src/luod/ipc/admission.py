@@ -14,9 +14,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from luod.ipc.framing import TOO_MANY_CONNECTIONS
 from luod.ipc.peer import Peer
 
-TOO_MANY: Final = "io.luod.TooManyConnections"
 NOT_FOR_YOU: Final = "io.luod.RootOnly"
 _LINES_A_SECOND: Final = 5
 _SECOND: Final = 1.0
@@ -54,13 +54,13 @@ class Admission:
             refusal = NOT_FOR_YOU, "this socket is for root", "use luod's other socket"
         elif self._users[peer.uid] >= room.of_user:
             refusal = (
-                TOO_MANY,
+                TOO_MANY_CONNECTIONS,
                 f"uid {peer.uid} has as many connections to luod as it may: {room.of_user}",
                 "close some, or have `connections` in luod's policy made larger",
             )
         elif not peer.root and self._not_root >= (room.of_all if room.named else room.of_all - room.of_all // 4):
             refusal = (
-                TOO_MANY,
+                TOO_MANY_CONNECTIONS,
                 f"luod has as many connections of users that are not root as it may: {self._not_root}",
                 "try again later, or have `all-connections` in luod's policy made larger",
             )

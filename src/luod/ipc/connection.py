@@ -13,9 +13,13 @@ from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
 
-from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
+from luod.errors import BadInput, CallFailed, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import framing
 from luod.linux import HasFileno
+
+ROOM_SECONDS: Final = 2.0
+"""For how long it is tried to be let in, where there are too many connections."""
+ROOM_PAUSE: Final = 0.02
 
 TIMEOUT: Final = 30.0
 """Seconds a call may take. luod itself waits for /dev/liveupdate for a while when another process has it open."""
@@ -154,8 +158,7 @@ def perform(steps: Generator[Encoded, framing.Reply, T], path: str, timeout: flo
         call = next(steps)
         while True:
             try:
-                with Connection(path, timeout=timeout) as connection:
-                    reply = connection.ask(call.encode(), [fd.fileno() for fd in call.fds])
+                reply = _ask(call, path, timeout)
             except LuodError as error:
                 call = steps.throw(error)
                 continue
@@ -168,6 +171,25 @@ def perform(steps: Generator[Encoded, framing.Reply, T], path: str, timeout: flo
         return result
     finally:
         steps.close()
+
+
+def _ask(call: Encoded, path: str, timeout: float) -> framing.Reply:
+    until = time.monotonic() + min(timeout, ROOM_SECONDS)
+    while True:
+        try:
+            with Connection(path, timeout=timeout) as connection:
+                return connection.ask(call.encode(), [fd.fileno() for fd in call.fds])
+        except CallFailed as error:
+            if not is_crowded(error) or time.monotonic() >= until:
+                raise
+        time.sleep(ROOM_PAUSE)
+
+
+def is_crowded(error: CallFailed) -> bool:
+    """Whether the call was not even looked at, since there are as many connections as may be. All VMMs of
+    a user vote at the same time, each over a connection of its own, so there may be room in a moment.
+    """
+    return error.name == framing.TOO_MANY_CONNECTIONS
 
 
 def answer(reply: framing.Reply) -> framing.Reply:

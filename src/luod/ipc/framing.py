@@ -23,6 +23,9 @@ SESSIONS: Final = "io.luod.Sessions"
 UPDATES: Final = "io.luod.Updates"
 ADMIN: Final = "io.luod.Admin"
 
+TOO_MANY_CONNECTIONS: Final = "io.luod.TooManyConnections"
+"""The error of a connection that was not let in, whatever it asks. Nothing of it was done."""
+
 SESSIONS_SOCKET: Final = "/run/luod/luod.sock"
 ADMIN_SOCKET: Final = "/run/luod/admin.sock"
 
