@@ -21,6 +21,7 @@ from luod.daemon.log import Log
 from luod.daemon.names import check_name
 from luod.daemon.passed import kind_of
 from luod.daemon.policy.current import Policy
+from luod.daemon.policy.rules import Granted
 from luod.daemon.registry import Held, HeldFile, Registry
 from luod.daemon.takeover import Holdings, held_name
 from luod.errors import KernelRefused
@@ -78,7 +79,7 @@ class HeldFiles:
 
     async def _hand_over(self, peer: Peer, name: str, files: list[tuple[str, Fd]]) -> None:
         try:
-            self._check(peer, name, files)
+            self._check(peer, name, files, await self._policy.granted(peer))
             sets = self._registry.record.held
             first = max((file.number for held in sets for file in held.files), default=0) + 1
             held = Held(peer.uid, name, tuple(HeldFile(first + n, label) for n, (label, _) in enumerate(files)))
@@ -98,11 +99,10 @@ class HeldFiles:
             for _, fd in files:
                 fd.close()
 
-    def _check(self, peer: Peer, name: str, files: list[tuple[str, Fd]]) -> None:
+    def _check(self, peer: Peer, name: str, files: list[tuple[str, Fd]], granted: Granted) -> None:
         check_name(name)
         if peer.anonymous:
             raise PermissionDenied()
-        granted = self._policy.granted(peer)
         if not (granted.sessions and granted.allows(name)):
             # While files are held an update is refused, so not everybody may have some held.
             raise Refused(

@@ -18,6 +18,7 @@ from luod.errors import JumpRefused, KernelRefused
 from luod.linux import Fd, has_ended
 
 _GO = b"j"
+_DYING_SECONDS = 5.0
 
 
 class Jump:
@@ -56,14 +57,17 @@ class Jump:
             status = self._process.wait()
             return JumpRefused(0, "reboot(LINUX_REBOOT_CMD_KEXEC)", f"the process that calls it ended with {status}")
 
-    def close(self) -> None:
-        """Ends the process, unless it was told to go: then it must have ended."""
+    async def close(self) -> None:
+        """Ends the process, unless it was told to go: then it must have ended. One that does not die is let be: it
+        ends at the end of its input, and never jumps.
+        """
         if not self.gone:
             self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
-        self._process.wait()
+        if await ended(self.pidfd, _DYING_SECONDS):
+            self._process.wait()
         self.pidfd.close()
 
 

@@ -91,15 +91,15 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
 
     def to_all(peer: Peer) -> Iterable[VarlinkInterface]:
         found: list[VarlinkInterface] = [Sessions(sessions, held, peer), Updates(participants, peer)]
-        if not peer.root and policy.granted(peer).may_update:
-            found.append(Admin(operations, peer, lambda: policy.granted(peer).may_update))
+        if not peer.root and policy.terms(peer).may_update:
+            found.append(Admin(operations, peer, lambda: policy.terms(peer).may_update))
         return found
 
     def to_root(peer: Peer) -> Iterable[VarlinkInterface]:
         return [*to_all(peer), Admin(operations, peer)]
 
     def room(peer: Peer) -> Room:
-        granted = policy.granted(peer)
+        granted = policy.terms(peer)
         return Room(granted.connections, policy.settings.all_connections, granted.named)
 
     listeners = [

@@ -134,12 +134,12 @@ class SessionKeeper:
         check_manifest(manifest)
         if peer.anonymous:
             raise PermissionDenied()
+        granted = await self._policy.granted(peer)
         belonging = Belonging() if self.participation is None else self.participation.belonging(peer, name)
         frozen = belonging.generation is not None
         rows = self._registry.record.rows
         held = sum(r.owner == peer.uid and r.direction == "outgoing" and counts(r) for r in rows)
         # Whoever is asked to freeze must be able to, whatever the policy has become.
-        granted = self._policy.granted(peer)
         if not frozen:
             self._policy.check_create(granted, name, held + self._creating[peer.uid])
         self._creating[peer.uid] += 1

@@ -336,7 +336,7 @@ class Updater:
     async def _stay(self, barrier: Barrier, jump: Jump | None) -> None:
         """Takes everything back, and then, and not before, tells everybody to resume (H13)."""
         if jump is not None:
-            jump.close()
+            await jump.close()
         try:
             # A session that is being made for this update right now is to be forgotten with the rest.
             await self._sessions.close_for_update("shut")

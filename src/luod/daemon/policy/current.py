@@ -7,8 +7,10 @@ say) goes on with that. Where there is none either it serves what is held, and t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from luod.daemon import state_file
 from luod.daemon.log import Log
@@ -17,6 +19,11 @@ from luod.daemon.policy.rules import CLOSED, Granted, Settings
 from luod.errors import PolicyError
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import Refused
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+_THREADS: Final = 2
 
 
 class Policy:
@@ -29,6 +36,8 @@ class Policy:
         self._good = directory / "policy.toml"
         self._log = log
         self._users: dict[int, str] = {}
+        """Names, each asked once a reload."""
+        self._executor: Executor | None = None
         self.settings = Settings()
         self.error: PolicyError | None = None
         self.present = False
@@ -36,8 +45,26 @@ class Policy:
         """Called after a reload that took."""
         self._start()
 
-    def granted(self, peer: Peer) -> Granted:
-        return rules.granted(self.settings, peer, membership.of, self._user)
+    def terms(self, peer: Peer) -> Granted:
+        """As `granted`, at once, and without names."""
+        return rules.granted(self.settings, peer, membership.of, None)
+
+    async def granted(self, peer: Peer) -> Granted:
+        while True:
+            users = self._users
+            try:
+                return rules.granted(self.settings, peer, membership.of, users.__getitem__)
+            except KeyError:
+                # Off the loop, and in few threads: it may be asked of the network, which may not answer.
+                loop = asyncio.get_running_loop()
+                users[peer.uid] = await loop.run_in_executor(self._asking(), _name_of, peer.uid)
+
+    def _asking(self) -> Executor:
+        if self._executor is None:
+            from concurrent.futures import ThreadPoolExecutor  # here: few policies have names with {user}
+
+            self._executor = ThreadPoolExecutor(_THREADS)
+        return self._executor
 
     @staticmethod
     def check_create(granted: Granted, name: str, held: int) -> None:
@@ -91,7 +118,7 @@ class Policy:
             return
         self.settings = file.parse(data, self.path)
         self.present, self.error = True, None
-        self._users.clear()
+        self._users = {}
         self._keep(data)
 
     def _keep(self, data: bytes) -> None:
@@ -106,13 +133,12 @@ class Policy:
         except OSError as error:
             self._log.warning("policy-copy", error=error)
 
-    def _user(self, uid: int) -> str:
-        """The user's name, or its number where it has none. Asked once a reload: it may be on the network."""
-        if uid not in self._users:
-            import pwd
 
-            try:
-                self._users[uid] = pwd.getpwuid(uid).pw_name
-            except KeyError:
-                self._users[uid] = str(uid)
-        return self._users[uid]
+def _name_of(uid: int) -> str:
+    """The user's name, or its number where it has none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

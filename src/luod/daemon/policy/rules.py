@@ -94,9 +94,11 @@ CLOSED: Final = Settings(default=Terms(names=()))
 
 
 def granted(
-    settings: Settings, peer: Peer, membership: Callable[[Peer], Membership], user: Callable[[int], str]
+    settings: Settings, peer: Peer, membership: Callable[[Peer], Membership], user: Callable[[int], str] | None
 ) -> Granted:
-    """`membership` and `user`, the name of a uid, are asked only where a rule or a name depends on it."""
+    """`membership` and `user`, the name of a uid, are asked only where a rule or a name depends on it. Without `user`
+    no names are granted.
+    """
     where = NOWHERE
     if any(rule.unit is not None or rule.cgroup is not None for rule in settings.rules):
         where = membership(peer)
@@ -106,10 +108,10 @@ def granted(
     if rule is None and peer.root:
         return Granted((_compiled("*", "", ""),), ("*",), MOST_SESSIONS, CONNECTIONS, True, "hold")
     terms = [terms for terms in (rule, settings.default) if terms is not None]
-    names: tuple[str, ...] = next((t.names for t in terms if t.names is not None), ("*",))
+    names: tuple[str, ...] = next((t.names for t in terms if t.names is not None), ("*",)) if user else ()
     if any("{unit}" in name for name in names) and where is NOWHERE:
         where = membership(peer)
-    called = user(peer.uid) if any("{user}" in name for name in names) else ""
+    called = user(peer.uid) if user and any("{user}" in name for name in names) else ""
     own = (where.unit or "").rpartition(".")[0]
     return Granted(
         tuple(_compiled(name, called, own) for name in names if own or "{unit}" not in name),
