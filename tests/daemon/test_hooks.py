@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from luod.testing import Machine
+from luod.testing.plugin import BootMachine
+from luod.testing.tools import require_tool
 from tests.daemon.host import Luod
-from tests.daemon.participant import Operator, Participant
-from tests.library import Vmm
+from tests.daemon.participant import Operator, Participant, start
+from tests.devices import FIRST, boot, set_up
+from tests.library import Vmm, start_vmm
 
 Start = Callable[..., Luod]
 
@@ -24,7 +27,9 @@ TELL = 'echo "$LUOD_HOOK ${LUOD_OUTCOME-none} $LUOD_GENERATION $LUOD_UPDATE $1" 
 def begin(machine: Machine, tmp_path: Path) -> Start:
     """luod with these shell scripts as hooks, "" for none, and a kernel loaded."""
 
-    def begin(before: str = TELL, after: str = TELL, *, more: str = "", timeout: float = 60) -> Luod:
+    def begin(
+        before: str = TELL, after: str = TELL, *, more: str = "", timeout: float = 60, on: Machine = machine
+    ) -> Luod:
         hooks = []
         for name, script in (("before-update", before), ("after-update", after)):
             if script:
@@ -34,7 +39,7 @@ def begin(machine: Machine, tmp_path: Path) -> Start:
                 hooks.append(f'{name} = ["{file}", "argument"]')
         policy = tmp_path / "luod.toml"
         policy.write_text("\n".join([more, "[hooks]", *hooks, f"timeout = {timeout}", ""]))
-        luod = Luod(machine, state_directory=tmp_path / "state")
+        luod = Luod(on, state_directory=tmp_path / "state")
         luod.start("--config", str(policy))
         luod.load()
         return luod
@@ -76,6 +81,7 @@ def vm(luod: Luod) -> None:
 
 
 def restore(vmm: Vmm) -> None:
+    """What `vm` made, on the other side of a jump."""
     vmm.call("retrieve_session", name="vm", slot="s")
     vmm.call("retrieve", session="s", file=1, slot="ram")
     vmm.call("finish", session="s")
@@ -232,3 +238,86 @@ def test_a_second_that_fails_is_in_the_log_and_in_nobodys_way(begin: Start, tmp_
     luod.load()
     luod.update()
     assert [line[0] for line in ran(tmp_path)] == ["before-update", "after-update", "before-update"]
+
+
+def test_what_is_owed_is_on_the_disk_before_the_first_begins(begin: Start, tmp_path: Path) -> None:
+    luod = begin(before="exit 1")
+    strace, serve = require_tool("strace", package="strace"), luod.serve_pid()
+    trace = tmp_path / "trace"
+    tracer = luod.machine.spawn([strace, "-f", "-qq", "-e", "trace=fsync,execve", "-o", str(trace), "-p", str(serve)])
+    while b"TracerPid:\t0\n" in luod.machine.read(f"/proc/{serve}/status"):
+        pass
+    assert update(luod)["status"] == 4
+    luod.machine.run(["kill", "-TERM", str(tracer.pid)])
+    tracer.wait()
+    before, hook, _after = trace.read_text().partition("luod.daemon.hook_start")
+    assert hook
+    # The file, and the directory that it is in.
+    assert before.count("fsync(") >= 2, before
+
+
+def test_killed_altogether_after_the_jump_it_is_owed_still(begin: Start, tmp_path: Path) -> None:
+    luod = begin()
+    vm(luod)
+    luod.update()
+    again(luod, tmp_path)
+    luod.machine.run(["kill", "-KILL", str(luod.keep_pid), str(luod.serve_pid())])
+    luod.stop()
+    again(luod, tmp_path)
+    assert len(ran(tmp_path)) == 1
+    restore(luod.vmm())
+    assert wait_for(luod, tmp_path, 2)[1][:3] == ["after-update", "done", "1"]
+
+
+def test_killed_with_the_registry_in_its_hands_it_is_owed_by_the_file(begin: Start, tmp_path: Path) -> None:
+    luod = begin()
+    vm(luod)
+    luod.update()
+    thief = start_vmm(luod.machine, luod.python())
+    thief.call("retrieve_session", name="luod", slot="s")
+    thief.program.kill()
+    again(luod, tmp_path)
+    assert len(ran(tmp_path)) == 1
+    restore(luod.vmm())
+    assert wait_for(luod, tmp_path, 2)[1][:3] == ["after-update", "done", "1"]
+
+
+def test_a_jump_that_luod_did_not_make_ends_the_update_as_cancelled(begin: Start, tmp_path: Path) -> None:
+    luod = begin()
+    one = Participant(luod, "one")
+    Operator(luod).update()
+    one.expect("preparing")
+    with luod.machine.expect_jump():
+        one.vmm.ask("library", call="jump")
+    again(luod, tmp_path)
+    assert wait_for(luod, tmp_path, 2)[1][:3] == ["after-update", "cancelled", "1"]
+
+
+def test_a_power_cut_while_the_first_runs_ends_the_update_as_cancelled(
+    begin: Start, boot_machine: BootMachine, tmp_path: Path
+) -> None:
+    luod = begin(before=TELL + "\nexec sleep 1000")
+    Operator(luod).update()
+    wait_for(luod, tmp_path, 1)
+    luod.machine.close()
+    luod = Luod(boot_machine(), state_directory=tmp_path / "state")
+    again(luod, tmp_path)
+    assert wait_for(luod, tmp_path, 2)[1][:3] == ["after-update", "cancelled", "1"]
+
+
+def test_a_kernel_that_could_take_nothing_over_is_broken_and_keeps_nobody_waiting(
+    begin: Start, boot_machine: BootMachine, tmp_path: Path
+) -> None:
+    luod = begin(on=boot(boot_machine))
+    vmm = start(luod, program="workload")
+    vmm.call("create", name="vm", slot="s")
+    vmm.call("bind_driver", address=FIRST)
+    vmm.call("open_device", address=FIRST, slot="vfio")
+    set_up(vmm)
+    vmm.call("preserve", session="s", file="vfio", token=2, name="nic")
+    vmm.call("quiesce", device="vfio")
+    luod.load(f"{luod.machine.kernel}-no-vfio")
+    luod.update()
+    again(luod, tmp_path)
+    assert luod.status()["state"] == "broken"
+    assert wait_for(luod, tmp_path, 2)[1][:3] == ["after-update", "broken", "1"]

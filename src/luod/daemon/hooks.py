@@ -81,15 +81,18 @@ class Hooks:
             await asyncio.wait((self._task,))
 
     async def before(self, update: str, generation: int) -> None:
-        """The first command. Refused: it said no, could not be started, or was killed; its words are the message."""
+        """The first command. Refused: it said no, could not be started, or was killed; its words are the message.
+        OSError: what is owed could not be written down.
+        """
         hooks = self._policy.settings.hooks
         self._off = False
         if not (hooks.before_update or hooks.after_update):
             return
         self._under_way = True
         owed = Owed(update, generation)
-        # First, so that no lock is held of which nobody knows any more.
+        # First, and on the disk, so that no lock is held of which nobody knows any more, be it after a power cut.
         self._registry.set_owed(owed)
+        await self._registry.sync()
         if not hooks.before_update:
             return
         failure, killed = await self._run("before-update", hooks.before_update, owed, {})

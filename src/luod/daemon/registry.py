@@ -359,7 +359,7 @@ class Registry:
             watcher(changes)
 
     async def sync(self) -> None:
-        """Before a jump: the file is on the disk. OSError."""
+        """Before a jump, and before something is owed: the file is on the disk. OSError."""
         begun = None
         while begun != self._file.begun or not self._file.open:
             if not self._file.open:
