@@ -134,8 +134,10 @@ class SessionKeeper:
         check_manifest(manifest)
         if peer.anonymous:
             raise PermissionDenied()
-        granted = await self._policy.granted(peer)
-        belonging = Belonging() if self.participation is None else self.participation.belonging(peer, name)
+        granted = self._policy.terms(peer)
+        if self._belonging(peer, name).generation is None:
+            granted = await self._policy.granted(peer)  # which may ask the network: no guest is to stand still for it
+        belonging = self._belonging(peer, name)
         frozen = belonging.generation is not None
         rows = self._registry.record.rows
         held = sum(r.owner == peer.uid and r.direction == "outgoing" and counts(r) for r in rows)
@@ -147,6 +149,9 @@ class SessionKeeper:
             return await self._change(name, self._create(peer, name, belonging, granted, manifest), frozen=frozen)
         finally:
             self._creating[peer.uid] -= 1
+
+    def _belonging(self, peer: Peer, name: str) -> Belonging:
+        return Belonging() if self.participation is None else self.participation.belonging(peer, name)
 
     async def retrieve(self, peer: Peer, name: str) -> Fd:
         return await self._change(name, self._retrieve(peer, name))
