@@ -13,6 +13,7 @@ SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 1 << 3
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: Final = 1 << 5
 """Linux 5.19. Once the listener has received a call, only a fatal signal ends the caller's wait."""
 
+SECCOMP_RET_ERRNO: Final = 0x00050000
 SECCOMP_RET_USER_NOTIF: Final = 0x7FC00000
 SECCOMP_RET_ALLOW: Final = 0x7FFF0000
 

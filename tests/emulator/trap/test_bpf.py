@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from luod.emulator.trap.bpf import CALLS, NUMBERS, Call, program
+from luod.emulator.trap.bpf import CALLS, NUMBERS, SYNC, Call, program
 from luod.uapi import seccomp as uapi
 
 X86_64, I386, AARCH64 = uapi.AUDIT_ARCH_X86_64, uapi.AUDIT_ARCH_I386, uapi.AUDIT_ARCH_AARCH64
@@ -35,7 +35,7 @@ def decide(code: bytes, number: int, architecture: int, *arguments: int) -> int:
 
 def stops(code: bytes, number: int, architecture: int, *arguments: int) -> bool:
     decision = decide(code, number, architecture, *arguments)
-    assert decision in (uapi.SECCOMP_RET_ALLOW, uapi.SECCOMP_RET_USER_NOTIF)
+    assert decision in (uapi.SECCOMP_RET_ALLOW, uapi.SECCOMP_RET_USER_NOTIF, uapi.SECCOMP_RET_ERRNO)
     return decision == uapi.SECCOMP_RET_USER_NOTIF
 
 
@@ -54,6 +54,14 @@ def test_what_stops(machine: str, architecture: int, trap_opens: bool, group_dev
         assert stops(code, ioctl, architecture, 3, command) == group_devices, hex(command)
     for command in (0x5401, 0x3B64, 0x3B6B, 0x4004_3B6A, 0xBB00, 0x00BA, 0, 0xBA0000):
         assert not stops(code, ioctl, architecture, 3, command), hex(command)
+
+
+@pytest.mark.parametrize(("machine", "architecture"), [("x86_64", X86_64), ("x86_64", I386), ("aarch64", AARCH64)])
+def test_sync_succeeds_and_does_nothing(machine: str, architecture: int) -> None:
+    """It would have all of the host's disks written at every jump of a machine."""
+    code = program(trap_opens=True, group_devices=True, machine=machine)
+    answered = [n for n in range(600) if decide(code, n, architecture) == uapi.SECCOMP_RET_ERRNO]
+    assert answered == [SYNC[architecture]]
 
 
 def test_other_architectures_are_let_through() -> None:

@@ -45,6 +45,11 @@ NUMBERS: Final[dict[int, dict[Call, int]]] = {
 }  # fmt: skip
 """By AUDIT_ARCH_*: every architecture a process of this host can enter the kernel with (x32 is let through)."""
 
+SYNC: Final = {uapi.AUDIT_ARCH_X86_64: 162, uapi.AUDIT_ARCH_I386: 36, uapi.AUDIT_ARCH_AARCH64: 81}
+"""sync(2), which precedes every kexec. It would have all the host's disks written, and wait for that, over a jump in
+which the host loses nothing: it is answered with success, and not done. fsync(2) and its like are.
+"""
+
 CALLS: Final[dict[tuple[int, int], Call]] = {
     (architecture, number): call for architecture, calls in NUMBERS.items() for call, number in calls.items()
 }
@@ -71,6 +76,7 @@ def program(*, trap_opens: bool, group_devices: bool = False, machine: str | Non
         raise OSError(errno.ENOSYS, f"no system call numbers for {machine or platform.machine()}")
     allow = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ALLOW)
     notify = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_USER_NOTIF)
+    done = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ERRNO)  # of 0, which is a success
     code = [_instruction(uapi.BPF_LD_W_ABS, uapi.DATA_ARCH)]
     for architecture in architectures:
         calls = {c: n for c, n in NUMBERS[architecture].items() if trap_opens or c not in _OPENS}
@@ -79,11 +85,11 @@ def program(*, trap_opens: bool, group_devices: bool = False, machine: str | Non
         command = [
             _instruction(uapi.BPF_LD_W_ABS, uapi.DATA_ARGS + 8),
             _instruction(uapi.BPF_ALU_AND_K, 0xFF00),
-            _instruction(uapi.BPF_JMP_JEQ_K, liveupdate.LIVEUPDATE_IOCTL_TYPE << 8, len(calls) + 2, 0),
+            _instruction(uapi.BPF_JMP_JEQ_K, liveupdate.LIVEUPDATE_IOCTL_TYPE << 8, len(calls) + 3, 0),
             allow,
         ]
         if group_devices:
-            to_notify = len(command) - 1 + len(calls) + 1
+            to_notify = len(command) - 1 + len(calls) + 2
             command.insert(1, _instruction(uapi.BPF_JMP_JEQ_K, vfio.VFIO_GROUP_GET_DEVICE_FD, to_notify, 0))
         block = [
             _instruction(uapi.BPF_LD_W_ABS, uapi.DATA_NR),
@@ -92,8 +98,8 @@ def program(*, trap_opens: bool, group_devices: bool = False, machine: str | Non
         ]
         numbers = list(calls.values())
         for index, number in enumerate(numbers):
-            block.append(_instruction(uapi.BPF_JMP_JEQ_K, number, len(numbers) - index, 0))
-        block += [allow, notify]
+            block.append(_instruction(uapi.BPF_JMP_JEQ_K, number, len(numbers) - index + 1, 0))
+        block += [_instruction(uapi.BPF_JMP_JEQ_K, SYNC[architecture], 2, 0), allow, notify, done]
         code.append(_instruction(uapi.BPF_JMP_JEQ_K, architecture, 0, len(block)))
         code += block
     code.append(allow)
