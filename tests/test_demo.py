@@ -11,6 +11,8 @@ from luod.testing import Host, Machine
 from luod.testing.plugin import BootMachine
 from tests import devices
 
+pytestmark = pytest.mark.processors(2)  # as hosts have
+
 
 def guests(machine: Machine) -> tuple[Guest, ...]:
     other = 1000 if can_become(machine, 1000) else None

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from demo.scenario import Guest, Story, can_become
 from luod.testing import Machine, require_tool
 from tests.daemon.host import Luod
+
+pytestmark = pytest.mark.processors(2)  # as hosts have
 
 MEBIBYTES = 64
 UPDATES = 3

@@ -34,8 +34,10 @@ class BootMachine(Protocol):
 
 
 @contextlib.contextmanager
-def booting_machines(kind: str, *, scratch: Path | None = None) -> Iterator[BootMachine]:
+def booting_machines(kind: str, *, scratch: Path | None = None, processors: int = 1) -> Iterator[BootMachine]:
     """Yields a function that boots machines of `kind` (one of KINDS), which are closed when the block ends.
+
+    `processors` are a real kernel's: emulated, each takes one of the host's, most of it for nothing.
 
     `scratch` is a directory of the host in which every machine may write, whatever else it may not: pytest's base
     temporary directory. A real kernel's serial log goes there too.
@@ -51,7 +53,8 @@ def booting_machines(kind: str, *, scratch: Path | None = None) -> Iterator[Boot
                     pytest.skip("a real kernel has no profiles, and no luoemu to run as somebody or with arguments")
                 else:
                     folder = None if scratch is None else tempfile.mkdtemp(prefix="kernel-", dir=scratch)
-                    machine = KernelMachine(folder=folder, writable=[] if scratch is None else [scratch])
+                    shared = [] if scratch is None else [scratch]
+                    machine = KernelMachine(folder=folder, writable=shared, processors=processors)
             except MachineUnavailable as error:
                 cannot_run(f"{error} ({error.hint})" if error.hint else str(error))
             return machines.enter_context(machine)
@@ -66,6 +69,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=KINDS,
         help="the kind of machine the fixtures `machine` and `boot_machine` give (default: emulated); repeatable",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "processors(number): how many a real kernel's machine has (1)")
 
 
 def machine_kinds(config: pytest.Config) -> list[str]:
@@ -86,9 +93,15 @@ def machine_kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def boot_machine(machine_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BootMachine]:
-    """Boots machines, as many as a test wants, each with its own profile, uid and arguments of `luoemu run`."""
-    with booting_machines(machine_kind, scratch=tmp_path_factory.getbasetemp()) as boot:
+def boot_machine(
+    machine_kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BootMachine]:
+    """Boots machines, as many as a test wants, each with its own profile, uid and arguments of `luoemu run`; a real
+    kernel with one processor, or as many as the marker `processors` says.
+    """
+    marker = request.node.get_closest_marker("processors")
+    processors = 1 if marker is None else int(marker.args[0])
+    with booting_machines(machine_kind, scratch=tmp_path_factory.getbasetemp(), processors=processors) as boot:
         yield boot
 
 

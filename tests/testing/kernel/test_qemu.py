@@ -48,6 +48,7 @@ def test_paths_with_commas_are_one_value() -> None:
         initrd="/i",
         command_line="quiet",
         memory="1G",
+        processors=2,
         serial_log="/a,b/log",
         agent_fd=5,
         shares=[Share("share0", "/a,b")],

@@ -46,6 +46,7 @@ class KernelMachine(Machine):
         writable: Sequence[str | os.PathLike[str]] = (),
         command_line: str = "",
         memory: str = "1G",
+        processors: int = 2,
         arguments: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         timeout: float = TIMEOUT,
@@ -55,7 +56,8 @@ class KernelMachine(Machine):
         `folder` (it exists) takes logs and initramfs and is left alone afterwards; without one they are temporary, and
         kept only when a `with` of the machine ends in an exception. `writable` are host directories that the machine
         writes to, at the same paths. `command_line` is added to the kernel's, `arguments` to QEMU's, `env` to init's
-        environment. `timeout` are the seconds a request may take.
+        environment. Without KVM two `processors` take as much of the host as two machines. `timeout` are the seconds a
+        request may take.
         MachineUnavailable: QEMU, busybox, the image or a Python are missing. MachineEnded: it did not boot.
         """
         image = os.fspath(kernel) if kernel is not None else qemu.kernel_image()
@@ -79,6 +81,7 @@ class KernelMachine(Machine):
                     initrd=str(self.folder / "initramfs"),
                     command_line=f"{qemu.COMMAND_LINE} {command_line}".strip(),
                     memory=memory,
+                    processors=processors,
                     serial_log=str(self.folder / "serial.log"),
                     agent_fd=theirs.fileno(),
                     shares=shares,
