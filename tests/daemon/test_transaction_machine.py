@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from luod.testing import Machine
+from luod.testing import Machine, require_tool
 from tests.daemon.host import Luod, states
 from tests.daemon.participant import UPDATES, Operator, Participant, begin, file, jump_with, prepare, start
 
@@ -382,3 +382,26 @@ def test_what_is_withdrawn_is_judged_no_more(luod: Luod, machine: Machine) -> No
         one.vmm.ask("library", call="jump")
     luod.start()
     assert states(start(luod)) == {"incoming one": "waiting"}
+
+
+def test_a_disk_that_hangs_cancels_the_update_and_everybody_resumes(luod: Luod) -> None:
+    """Guests are frozen while the registry is written to it."""
+    one = Participant(luod, "one")
+    operator = begin(luod)
+    strace, serve = require_tool("strace", package="strace"), luod.serve_pid()
+    hang = ["-e", "trace=fsync", "-e", "inject=fsync:delay_enter=8s", "-p", str(serve)]
+    tracer = luod.machine.spawn([strace, "-f", "-qq", *hang])
+    while b"TracerPid:\t0\n" in luod.machine.read(f"/proc/{serve}/status"):
+        pass
+    prepare(one)
+    one.expect("freezing")
+    one.freeze(1)
+    one.vote("freezing")
+    assert "the disk of luod's state directory" in one.expect("jumping", "cancelled")["reason"]
+    assert "the disk of luod's state directory" in operator.until("cancelled")["reason"]
+    luod.machine.run(["kill", "-TERM", str(tracer.pid)])
+    tracer.wait()
+    begin(luod)
+    prepare(one)
+    one.expect("freezing")
+    jump_with(luod, one)

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 _PATIENCE_SECONDS: Final = 30.0
 """Of each phase, unless the operator says otherwise; time for the bytes to preserve comes on top."""
 _MOST_PATIENCE_SECONDS: Final = 86400.0
+_DISK_SECONDS: Final = 5.0
+"""For the registry to be on the disk, while guests are frozen."""
 
 
 class Updater:
@@ -316,13 +318,24 @@ class Updater:
             clock.pace(self._started, left),
         )
         self._registry.depart(departure, lambda row: ready.get(row.name, row))
-        await self._registry.sync()
+        await self._registry_on_disk()
         await barrier.told()
         self._log("jumping", update=barrier.id, ready=len(ready), frozen_seconds=departure.freezing_seconds)
         jump.go()
         while not await ended(jump.pidfd, self._stuck_seconds):
             self._end_stuck(barrier)
         barrier.came_back(str(jump.refusal()))
+
+    async def _registry_on_disk(self) -> None:
+        """Refused: it takes too long."""
+        try:
+            async with asyncio.timeout(_DISK_SECONDS):
+                await self._registry.sync()
+        except TimeoutError:
+            raise errors.Refused(
+                f"the disk of luod's state directory did not take the registry within {_DISK_SECONDS:.0f} s",
+                hint="see what keeps the disk busy, and update again",
+            ) from None
 
     def _end_stuck(self, barrier: Barrier | None) -> None:
         """Frees the jump from whoever is in a session's ioctl, although it said that it would not be (H17)."""
