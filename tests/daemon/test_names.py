@@ -6,7 +6,7 @@ import pytest
 from asyncvarlink import TypedVarlinkErrorReply
 
 from luod.daemon.names import check_base, check_name
-from luod.daemon.registry import Row
+from luod.daemon.record import Row
 
 
 @pytest.mark.parametrize("name", ["a", "vm-1", "A.b_c@d/e#2", "x" * 63, "-", ".", "/", "systemd.vm", "my-luod"])

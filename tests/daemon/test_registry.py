@@ -11,26 +11,14 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luod.daemon.held import FILES, LABEL_BYTES
 from luod.daemon.journal import SLOT_SIZE, Journal, Slots, pack
 from luod.daemon.log import Log
-from luod.daemon.registry import (
-    FORMAT,
-    MOST_SESSIONS,
-    Departure,
-    Held,
-    HeldFile,
-    Image,
-    Record,
-    Registry,
-    RegistryDamaged,
-    Row,
-    read,
-    replay,
-)
+from luod.daemon.record import FORMAT, MOST_SESSIONS, Departure, Held, HeldFile, Image, Record, Row
+from luod.daemon.registry import Registry, RegistryDamaged, read, replay
 from luod.daemon.remains import arrived as arrived_row
 from luod.linux import Fd
 
@@ -117,6 +105,7 @@ def test_who_read_it_writes_on(memory: Slots, file: Journal) -> None:
     assert names(found(memory)) == names(replay(Journal(file.directory).read())) == ["b", "c"]
 
 
+@settings(deadline=None)
 @given(at=st.integers(0, 2 * SLOT_SIZE - 1), garbage=st.binary(min_size=1, max_size=64))
 def test_the_file_makes_good_what_is_damaged_in_the_memory(at: int, garbage: bytes) -> None:
     with TemporaryDirectory() as folder, closing(Journal(Path(folder))) as file, closing(Slots.new()) as memory:

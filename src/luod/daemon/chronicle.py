@@ -18,7 +18,8 @@ from msgspec.structs import replace
 
 from luod.daemon import state_file, story
 from luod.daemon.log import Log
-from luod.daemon.registry import Change, Registry, Row
+from luod.daemon.record import Row
+from luod.daemon.registry import Change, Registry
 from luod.daemon.story import Event, Happening, Passage, Story
 from luod.ipc.timeline import SessionTimes, UpdateTimes
 from luod.linux import Fd

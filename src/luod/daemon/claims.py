@@ -8,7 +8,8 @@ from luod import errors
 from luod.daemon.answers import no_such_session
 from luod.daemon.custody import Custody
 from luod.daemon.log import Log
-from luod.daemon.registry import Registry, Row, fd_name
+from luod.daemon.record import Row, fd_name
+from luod.daemon.registry import Registry
 from luod.linux import Fd
 
 

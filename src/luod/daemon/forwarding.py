@@ -18,7 +18,8 @@ from luod.daemon.answers import session_exists
 from luod.daemon.custody import Custody
 from luod.daemon.forwarder import CARRIED_FD, CONTROL_FD, GO, HELD, MOST_SOCKETS, OUTGOING_FD
 from luod.daemon.log import Log
-from luod.daemon.registry import Registry, Row, fd_name
+from luod.daemon.record import Row, fd_name
+from luod.daemon.registry import Registry
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.takeover import Holdings, carried_name, carried_names
 from luod.daemon.worker import REFUSED, SESSION_FD, SESSION_NAME, Outcome, Workers

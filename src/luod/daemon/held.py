@@ -22,7 +22,8 @@ from luod.daemon.names import check_name
 from luod.daemon.passed import kind_of
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
-from luod.daemon.registry import Held, HeldFile, Registry
+from luod.daemon.record import Held, HeldFile
+from luod.daemon.registry import Registry
 from luod.daemon.takeover import Holdings, held_name
 from luod.errors import KernelRefused
 from luod.ipc.peer import Peer

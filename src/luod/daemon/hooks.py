@@ -24,7 +24,7 @@ from luod.daemon.jump import ended
 from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import CLOSED
-from luod.daemon.registry import Owed
+from luod.daemon.record import Owed
 from luod.daemon.takeover import HOOK, Holdings
 from luod.errors import Refused
 from luod.linux import Fd, memfd

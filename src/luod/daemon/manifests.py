@@ -14,7 +14,7 @@ from asyncvarlink.serviceinterface import InvalidParameter
 from luod.daemon.custody import Custody, KeeperGone
 from luod.daemon.log import Log
 from luod.daemon.passed import kind_of
-from luod.daemon.registry import Row
+from luod.daemon.record import Row
 from luod.daemon.takeover import manifest_name
 from luod.errors import KernelRefused
 from luod.linux import Fd

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from luod.daemon.registry import Row
+from luod.daemon.record import Row
 from luod.daemon.takeover import SESSION
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import InvalidName
@@ -55,7 +55,7 @@ def counts(row: Row) -> bool:
 
 @dataclass(frozen=True)
 class Belonging:
-    """What a new session is to those who take part in updates; see `luod.daemon.registry.Row`."""
+    """What a new session is to those who take part in updates; see `luod.daemon.record.Row`."""
 
     judged: bool = False
     generation: int | None = None

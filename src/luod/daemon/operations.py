@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 
 from luod.daemon.chronicle import Chronicle
 from luod.daemon.forwarding import Forwarding
+from luod.daemon.next_image import NextImage
 from luod.daemon.participants import Participants
 from luod.daemon.policy.current import Policy
 from luod.daemon.reaping import Reaping
@@ -32,6 +33,7 @@ class Operations:
         sessions: SessionKeeper,
         participants: Participants,
         policy: Policy,
+        image: NextImage,
         updater: Updater,
         reaping: Reaping,
         forwarding: Forwarding,
@@ -41,6 +43,7 @@ class Operations:
         self._sessions = sessions
         self._participants = participants
         self._policy = policy
+        self._image = image
         self._updater = updater
         self._reaping = reaping
         self._forwarding = forwarding
@@ -73,7 +76,7 @@ class Operations:
         return {"timeline": self._chronicle.report(self._participants.barrier)}
 
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None:
-        await self._updater.load_kernel(kernel, initrd, command_line)
+        await self._image.load(kernel, initrd, command_line)
 
     async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> CheckReply:
         return await self._updater.check(kernel, initrd, command_line, wishes)

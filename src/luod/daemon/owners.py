@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from luod.daemon.custody import Custody
-from luod.daemon.registry import Row
+from luod.daemon.record import Row
 from luod.daemon.takeover import PROCESS, Holdings, process_name
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import Refused

@@ -17,7 +17,8 @@ from asyncvarlink.serviceinterface import PermissionDenied
 from luod.daemon.follower import Follower, event
 from luod.daemon.log import Log
 from luod.daemon.names import NAME, Belonging, may_use
-from luod.daemon.registry import Registry, Row, fd_name
+from luod.daemon.record import Row, fd_name
+from luod.daemon.registry import Registry
 from luod.daemon.takeover import Holdings
 from luod.daemon.transaction import NotAwaited
 from luod.ipc.peer import Peer

@@ -19,7 +19,8 @@ from asyncvarlink import VarlinkErrorReply
 from luod.daemon.answers import no_such_session
 from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
-from luod.daemon.registry import Registry, Row, now
+from luod.daemon.record import Row, now
+from luod.daemon.registry import Registry
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.takeover import Holdings
 from luod.daemon.worker import SESSION_FD, SESSION_NAME, Outcome, Workers

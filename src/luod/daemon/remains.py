@@ -13,7 +13,8 @@ from luod.daemon import clock
 from luod.daemon.custody import Custody
 from luod.daemon.journal import Journal
 from luod.daemon.log import Log
-from luod.daemon.registry import FORMAT, Departure, Owed, Record, Registry, Row, boot_id, fd_name, now, replay
+from luod.daemon.record import FORMAT, Departure, Owed, Record, Row, boot_id, fd_name, now
+from luod.daemon.registry import Registry, replay
 from luod.errors import KernelRefused, NoSuchSession, SessionExists, SessionTaken
 from luod.linux import Fd
 

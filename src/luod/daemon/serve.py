@@ -20,6 +20,7 @@ from luod.daemon.forwarding import Forwarding
 from luod.daemon.held import HeldFiles
 from luod.daemon.hooks import Hooks
 from luod.daemon.log import Log
+from luod.daemon.next_image import NextImage
 from luod.daemon.operations import Operations
 from luod.daemon.participants import Participants
 from luod.daemon.policy.current import Policy
@@ -80,8 +81,11 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     forwarding = Forwarding(holdings, custody, sessions, workers, log)
     chronicle = Chronicle(holdings.registry, directory, log, jumping=JUMP in fds)
     hooks = Hooks(holdings, custody, policy, reaping.deadline_left, log)
-    updater = Updater(holdings, custody, sessions, participants, chronicle, hooks, log, stuck_seconds=stuck_seconds)
-    operations = Operations(holdings, sessions, participants, policy, updater, reaping, forwarding, chronicle)
+    image = NextImage(holdings, custody, sessions, participants, log)
+    updater = Updater(
+        holdings, custody, image, sessions, participants, chronicle, hooks, log, stuck_seconds=stuck_seconds
+    )
+    operations = Operations(holdings, sessions, participants, policy, image, updater, reaping, forwarding, chronicle)
     held = HeldFiles(holdings, custody, policy, lambda: participants.updating, log)
     updater.take_over()
     sessions.take_over()

@@ -28,7 +28,8 @@ from luod.daemon.names import Belonging, Participation, check_base, check_name, 
 from luod.daemon.owners import Owners
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
-from luod.daemon.registry import MOST_SESSIONS, Registry, Row, fd_name
+from luod.daemon.record import MOST_SESSIONS, Row, fd_name
+from luod.daemon.registry import Registry
 from luod.daemon.takeover import Holdings, carried_names
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import (

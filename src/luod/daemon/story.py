@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from msgspec.structs import replace
 
-from luod.daemon.registry import Departure, Row
+from luod.daemon.record import Departure, Row
 
 if TYPE_CHECKING:
     from luod.daemon.barrier import Barrier

@@ -18,19 +18,8 @@ from luod.daemon import words
 from luod.daemon.custody import Custody
 from luod.daemon.journal import Journal, Slots
 from luod.daemon.log import Log
-from luod.daemon.registry import (
-    FORMAT,
-    HeldFile,
-    Image,
-    Record,
-    Registry,
-    Row,
-    boot_id,
-    fd_name,
-    now,
-    read,
-    replay,
-)
+from luod.daemon.record import FORMAT, HeldFile, Image, Record, Row, boot_id, fd_name, now
+from luod.daemon.registry import Registry, read, replay
 from luod.daemon.remains import arrived, owed, recall, timed, verify
 from luod.errors import DeviceBroken, NoSuchSession
 from luod.linux import Fd

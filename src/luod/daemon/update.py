@@ -1,9 +1,9 @@
-"""The operator's side: load the next kernel, and jump into it with every session that luod holds.
+"""An update: the jump into the next kernel with every session that luod holds.
 
 One update at a time, and a way back until reboot(2) does not return. This is the order of things: participants are
 asked by `luod.daemon.barrier`, sessions closed to changes, the registry marked (H13), reboot(2) called in a process of
-its own; and whatever fails, all of it is taken back before anybody is told to resume. luod jumps only into an image it
-loaded itself (H19): it keeps the files, and loads them again right before. The interface is `luod.ipc.admin`.
+its own; and whatever fails, all of it is taken back before anybody is told to resume. What is jumped into is
+`luod.daemon.next_image`'s. The interface is `luod.ipc.admin`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Collection
-from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from asyncvarlink.serviceinterface import InvalidParameter
 
-from luod import errors, kexec
+from luod import errors
 from luod.daemon import clock, stuck
 from luod.daemon.answers import refused_by_kernel, too_late, update_running
 from luod.daemon.chronicle import Chronicle
@@ -24,17 +23,16 @@ from luod.daemon.custody import Custody, KeeperGone
 from luod.daemon.hooks import Hooks
 from luod.daemon.jump import Jump, ended
 from luod.daemon.log import Log
+from luod.daemon.next_image import NextImage
 from luod.daemon.participants import Participants, ready_rows
 from luod.daemon.preflight.findings import forced, listed, refuse, refusing, require_names
-from luod.daemon.preflight.subject import Subject
-from luod.daemon.registry import Departure, Image
+from luod.daemon.record import Departure
 from luod.daemon.sessions import SessionKeeper
-from luod.daemon.takeover import JUMP, Holdings, image_names
+from luod.daemon.takeover import JUMP, Holdings
 from luod.daemon.transaction import NotAwaited
 from luod.ipc.admin import (
     CheckReply,
     Finding,
-    NotLoaded,
     NoUpdate,
     Progress,
     Refused,
@@ -45,7 +43,6 @@ from luod.linux import Fd
 
 if TYPE_CHECKING:
     from luod.daemon.barrier import Barrier
-    from luod.daemon.preflight.check import Preflight
 
 _PATIENCE_SECONDS: Final = 30.0
 """Of each phase, unless the operator says otherwise; time for the bytes to preserve comes on top."""
@@ -61,6 +58,7 @@ class Updater:
         self,
         holdings: Holdings,
         custody: Custody,
+        image: NextImage,
         sessions: SessionKeeper,
         participants: Participants,
         chronicle: Chronicle,
@@ -74,6 +72,7 @@ class Updater:
         self._broken = holdings.broken
         self._fds = holdings.fds
         self._custody = custody
+        self._image = image
         self._sessions = sessions
         self._participants = participants
         self._chronicle = chronicle
@@ -81,47 +80,14 @@ class Updater:
         self._started = clock.now()
         self._log = log
         self._stuck_seconds = stuck_seconds
-        self._loading = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
-
-    async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None:
-        # To its end even when the operator hangs up: kernel, keep and registry must tell the same.
-        await asyncio.shield(self._load_kernel(kernel, initrd, command_line))
-
-    async def _load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None:
-        new = [fd for fd in (kernel, initrd) if fd is not None]
-        try:
-            async with self._loading:
-                if self._participants.updating:
-                    raise update_running()
-                await asyncio.to_thread(kexec.load, kernel, initrd, command_line)
-                old = self._registry.record.image
-                image = Image(0 if old is None else old.number + 1, initrd is not None, command_line)
-                for name, fd in zip(image_names(image), new, strict=True):
-                    await self._custody.store(name, fd.fileno())
-                self._registry.set_image(image)
-                self._fds |= {name: fd.duplicate() for name, fd in zip(image_names(image), new, strict=True)}
-                for name in () if old is None else image_names(old):
-                    await self._custody.drop(self._fds, name)
-        except errors.BadInput as error:
-            raise Refused(message=error.message, hint="give a shorter command line, of text") from error
-        except errors.KernelRefused as error:
-            raise refused_by_kernel(error) from error
-        finally:
-            for fd in new:
-                fd.close()
-        self._log("loaded", command_line=command_line, initrd=initrd is not None)
 
     async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> CheckReply:
         try:
             require_names(wishes.force_findings)
             if self._participants.leaving:
                 raise update_running()
-            if kernel is not None:
-                findings, release = await self._preflight.check(Subject(kernel, initrd, command_line or ""))
-            else:
-                async with self._loading:
-                    findings, release = await self._preflight.check(self._loaded())
+            findings, release = await self._image.check(kernel, initrd, command_line)
         finally:
             for fd in (kernel, initrd):
                 if fd is not None:
@@ -129,28 +95,14 @@ class Updater:
         findings = forced(findings, _given_up(wishes))
         return {"refused": bool(refusing(findings)), "release": release, "findings": findings}
 
-    def _loaded(self) -> Subject:
-        image = self._registry.record.image
-        if image is None:
-            raise NotLoaded(
-                message="no kernel was loaded through luod",
-                hint="load one first: luoctl load; or name one: --kernel FILE",
-            )
-        names = image_names(image)
-        return Subject(self._fds[names[0]], self._fds[names[1]] if image.initrd else None, image.command_line)
-
     async def _find(self, wishes: Wishes) -> list[Finding]:
-        """What stands in the way of an update into what is loaded. Nobody else's can begin meanwhile, and nothing else
-        be loaded, so that what was looked at is what is jumped into (H19).
-        """
+        """What stands in the way of an update into what is loaded. Nobody else's can begin meanwhile."""
         require_names(wishes.force_findings)
         self._participants.checking = True
         try:
-            async with self._loading:
-                findings, _release = await self._preflight.check(self._loaded(), remember=True)
+            return forced(await self._image.look(), _given_up(wishes))
         finally:
             self._participants.checking = False
-        return forced(findings, _given_up(wishes))
 
     async def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:
         if self._participants.updating:
@@ -216,7 +168,7 @@ class Updater:
         jump: Jump | None = None
         try:
             try:
-                await self._load()
+                await self._image.load_again()
             except errors.KernelRefused as error:
                 barrier.error = refused_by_kernel(error)
                 raise
@@ -239,7 +191,7 @@ class Updater:
             if not barrier.cancelled:
                 jump = Jump()
                 # Beside the freezing, so that it costs no blackout; somebody may have loaded another since (H19).
-                loading = asyncio.ensure_future(self._load())
+                loading = asyncio.ensure_future(self._image.load_again())
                 loading.add_done_callback(lambda done: _cancel_if_failed(barrier, done))
                 await barrier.settle()
                 await barrier.unless_cancelled(loading)
@@ -289,18 +241,6 @@ class Updater:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, KeeperGone):  # of which serve dies, and says so
             self._log.error("bug", method="update", error=repr(error))
-
-    async def _load(self) -> None:
-        """Off the loop: an initrd of hundreds of MiB takes the kernel its time. The image there is when it is its turn:
-        a LoadKernel that came before the update is waited for.
-        """
-        async with self._loading:
-            image = self._registry.record.image
-            assert image is not None
-            names = image_names(image)
-            initrd = self._fds[names[1]] if image.initrd else None
-            await asyncio.to_thread(kexec.load, self._fds[names[0]], initrd, image.command_line)
-            self._preflight.still_the_same(self._loaded())
 
     async def _leave(self, barrier: Barrier, jump: Jump) -> None:
         """Nobody can call it off any more. Returns, with the reason in `barrier`, when the kernel refuses."""
@@ -369,13 +309,6 @@ class Updater:
         frozen = self._registry.stay()
         await self._sessions.forget(frozen)
         await self._custody.drop(self._fds, JUMP)
-
-    @cached_property
-    def _preflight(self) -> Preflight:
-        # Its readers of images are nothing that serve's start needs, and that lies in the blackout.
-        from luod.daemon.preflight.check import Preflight
-
-        return Preflight(self._sessions, self._participants)
 
     def take_over(self) -> None:
         """A serve before this one may have called reboot(2): then it is waited for, as that one would have done."""

@@ -18,7 +18,7 @@ from typing import Final
 from luod.daemon import gate
 from luod.daemon.custody import Custody
 from luod.daemon.jump import ended
-from luod.daemon.registry import Row
+from luod.daemon.record import Row
 from luod.daemon.takeover import Holdings, worker_name
 from luod.errors import LuodError
 from luod.linux import Fd, memfd

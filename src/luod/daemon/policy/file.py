@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from luod.daemon.policy.rules import HookCommands, Rule, Settings, Terms
-from luod.daemon.registry import MOST_SESSIONS
+from luod.daemon.record import MOST_SESSIONS
 from luod.errors import PolicyError
 
 DEFAULT_PATH: Final = Path("/etc/luod/luod.toml")

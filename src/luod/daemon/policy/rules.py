@@ -14,7 +14,7 @@ from typing import Final, Literal
 import msgspec
 
 from luod.daemon.policy.membership import NOWHERE, Membership
-from luod.daemon.registry import MOST_SESSIONS
+from luod.daemon.record import MOST_SESSIONS
 from luod.ipc.peer import Peer
 
 OnOwnerDeath = Literal["hold", "discard"]

@@ -10,7 +10,7 @@ from luod import memory
 from luod.daemon import grants
 from luod.daemon.follower import Follower
 from luod.daemon.preflight.findings import finding, listed
-from luod.daemon.registry import Row
+from luod.daemon.record import Row
 from luod.errors import NotEnoughMemory
 from luod.ipc.admin import Finding
 from luod.ipc.updates import DeclaredFile
