@@ -13,7 +13,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 3
 KERNEL ?= 7.3
-KERNEL_TESTS ?= tests/kernel tests/test_demo.py tests/test_document.py tests/test_updates.py tests/conformance
+# What takes longest first, so that no worker is left with it at the end.
+KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
 .PHONY: demo test lint pytest test-crash kernel test-kernel bench clean setup
 
