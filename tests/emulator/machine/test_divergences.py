@@ -25,12 +25,12 @@ def run(run_machine: Run, source: str, *options: str, user: int | None = None) -
 def test_every_row_has_its_test() -> None:
     page = (ROOT / "docs" / "divergences.md").read_text()
     named = set(re.findall(r"`(test_\w+)`", page))
-    here = tests_of(Path(__file__)) | tests_of(Path(__file__).with_name("test_vfio_divergences.py"))
-    elsewhere = tests_of(ROOT / "tests/emulator/trap/test_bpf.py")
+    here = named_in(Path(__file__)) | named_in(Path(__file__).with_name("test_vfio_divergences.py"))
+    elsewhere = named_in(ROOT / "tests/emulator/trap/test_bpf.py")
     assert named - elsewhere == here - {"test_every_row_has_its_test"}
 
 
-def tests_of(module: Path) -> set[str]:
+def named_in(module: Path) -> set[str]:
     return set(re.findall(r"^def (test_\w+)", module.read_text(), re.MULTILINE))
 
 
