@@ -26,6 +26,7 @@ ROOT_USER = os.geteuid() == 0
 
 WRONG_ERRNO = """
     import errno
+    import os
     from luod.emulator.model import ports, session
 
     right = session.OutgoingSession.preserve
@@ -98,6 +99,21 @@ def test_a_planted_mistake_is_found_and_cut_down(
     assert len(verdict.shrunk.program) < 60 or (machine_kind == "kernel" and boots > 1)
     assert f"{last} " in verdict.text
     print(verdict.text)
+
+
+def test_a_mistake_made_but_once_is_told_and_is_no_difference(
+    machine_python: Interpreter, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("planted")
+    first = f"error.code == errno.EEXIST and not (os.path.exists('{folder}/made') or os.mkdir('{folder}/made'))"
+    mistake = dedent(WRONG_ERRNO).replace("error.code == errno.EEXIST", first)
+    (folder / "sitecustomize.py").write_text(mistake)
+    with contest("emulated", machine_python, planted=folder) as both:
+        verdicts = [both.hold(generate(seed, boots=1, questions=300), seconds=10) for seed in range(1, 4)]
+    assert [(verdict.text, verdict.tally.differences) for verdict in verdicts] == [("", 0)] * 3
+    told = [line for verdict in verdicts for line in verdict.tally.lines() if line.startswith("seen once")]
+    assert len(told) == 1
+    assert "EEXIST" in told[0]
 
 
 # -- the comparison and the shrinker themselves ------------------------------------------------------------------

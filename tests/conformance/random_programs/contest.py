@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from luod.errors import MachineError
@@ -40,7 +40,11 @@ class Contest:
     other: Stage
 
     def hold(self, program: Program, *, seconds: float) -> Verdict:
-        """Plays `program`; a difference is shrunk for about `seconds`. MachineError with the seed in its notes."""
+        """Plays `program`; a difference is shrunk for about `seconds`. MachineError with the seed in its notes.
+
+        One that does not show when all is played again is told in the report and is none: it hung on which of two
+        processes came first. A file ends some time after its last fd, where that is in flight or in an exec.
+        """
         before = self.one.questions, self.one.jumps
         comparison = self._compare(program)
         tally = Tally(
@@ -52,6 +56,10 @@ class Contest:
         )
         if not comparison.differences:
             return Verdict(tally)
+        fleeting = f"seed {program.seed}: {comparison.differences[0]}"
+        comparison = self._compare(program)
+        if not comparison.differences:
+            return Verdict(replace(tally, differences=0, fleeting=(fleeting,)))
         shrunk = shrink(program, comparison.differences[0], self._differs, seconds=seconds)
         return Verdict(tally, self._text(program, comparison, shrunk), shrunk)
 

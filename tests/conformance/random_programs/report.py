@@ -17,13 +17,14 @@ PROPERTY = "conformance"
 
 @dataclass(frozen=True)
 class Tally:
-    """`allowed` is by row of docs/divergences.md."""
+    """`allowed` is by row of docs/divergences.md; `fleeting` were seen once and not again, and count as none."""
 
     programs: int = 0
     questions: int = 0
     jumps: int = 0
     differences: int = 0
     allowed: Counter[str] = field(default_factory=Counter)
+    fleeting: tuple[str, ...] = ()
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -32,6 +33,7 @@ class Tally:
             self.jumps + other.jumps,
             self.differences + other.differences,
             self.allowed + other.allowed,
+            self.fleeting + other.fleeting,
         )
 
     def lines(self) -> list[str]:
@@ -39,7 +41,8 @@ class Tally:
             f"{self.questions} operations in {self.programs} random programs over {self.jumps} kexecs, asked of both",
             f"{self.differences} differences found, {sum(self.allowed.values())} allowed by docs/divergences.md",
         ]
-        return found + [f"{count:8}  {row}" for row, count in self.allowed.most_common()]
+        found += [f"{count:8}  {row}" for row, count in self.allowed.most_common()]
+        return found + [f"seen once, and not when played again: {what}" for what in self.fleeting]
 
 
 def record(record_property: Callable[[str, object], None], tally: Tally) -> None:
@@ -58,4 +61,4 @@ def collected(reports: Iterable[pytest.TestReport]) -> Tally:
 
 
 def _tally(value: dict[str, Any]) -> Tally:
-    return Tally(**{**value, "allowed": Counter(value["allowed"])})
+    return Tally(**{**value, "allowed": Counter(value["allowed"]), "fleeting": tuple(value["fleeting"])})
