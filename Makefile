@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 3
 KERNEL ?= 7.3
-# What takes longest first, so that no worker is left with it at the end.
+# What takes longest first, so that no worker is left with it at the end: xdist would begin with the most tests.
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
 .PHONY: demo test lint pytest test-crash kernel test-kernel bench clean setup
@@ -45,7 +45,7 @@ kernel:
 test-kernel: $(READY)
 	@$(BIN)/python -m compileall -q src tests demo
 	@kernel=$$(kernel/build --variants $(KERNEL)) && echo "testing on $$kernel" && \
-		LUOD_KERNEL=$$kernel $(BIN)/pytest --machine kernel -n 2 --dist loadfile $(KERNEL_TESTS)
+		LUOD_KERNEL=$$kernel $(BIN)/pytest --machine kernel -n 2 --dist loadfile --no-loadscope-reorder $(KERNEL_TESTS)
 
 bench: $(READY)
 	$(BIN)/python -m bench
