@@ -100,12 +100,9 @@ class NextImage:
         a LoadKernel that came before the update is waited for. KernelRefused. Refused: a file was changed.
         """
         async with self._loading:
-            image = self._registry.record.image
-            assert image is not None
-            names = image_names(image)
-            initrd = self._fds[names[1]] if image.initrd else None
-            await asyncio.to_thread(kexec.load, self._fds[names[0]], initrd, image.command_line)
-            self._preflight.still_the_same(self._loaded())
+            loaded = self._loaded()
+            await asyncio.to_thread(kexec.load, loaded.kernel, loaded.initrd, loaded.command_line)
+            self._preflight.still_the_same(loaded)
 
     def _loaded(self) -> Subject:
         image = self._registry.record.image
