@@ -2,8 +2,10 @@
 #   make demo          the main job: a live update on an emulated machine
 #   make test          linters, types, import rules, tests
 #   make test-crash    luod and its clients, killed at every call that changes state
+#   make test-hostile  what one user can try against everybody else, as attacks
 #   make kernel        a Linux with LUO, built once into ~/.cache/luod (docs/kernel-machine.md)
 #   make test-kernel   the tests that matter there, on that Linux
+#   make test-all      all of the above, and what needs minutes and the network: test-minimal
 #   make bench         benchmarks (never part of the tests)
 
 # Debian's own Python, where there is one: other uids can run it, which one under /root they cannot.
@@ -16,7 +18,7 @@ KERNEL ?= 7.3
 # What takes longest first, so that no worker is left with it at the end: xdist would begin with the most tests.
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
-.PHONY: demo test lint pytest test-crash kernel test-kernel bench clean setup
+.PHONY: demo test lint pytest test-crash test-hostile kernel test-kernel test-all bench clean setup
 
 demo: $(READY)
 	@$(BIN)/python -m demo
@@ -36,6 +38,12 @@ pytest: $(READY)
 # One machine serves a test's boots, each with another call.
 test-crash: $(READY)
 	$(BIN)/pytest -n 2 tests/crash
+
+# One worker: the figures of a well-behaved client are taken beside each attack.
+test-hostile: $(READY)
+	$(BIN)/pytest tests/hostile
+
+test-all: test demo test-hostile test-crash test-kernel
 
 kernel:
 	@kernel/build $(KERNEL)
