@@ -11,15 +11,13 @@ import os
 import select
 import socket
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from luod.ipc.framing import control_fds
 
-
-def one_message(peeked: bytes) -> list[int]:
-    """How many of the peeked bytes to receive: never beyond the end of a message, so that fds stay with theirs."""
-    end = peeked.find(b"\0")
-    return [end + 1 if end >= 0 else len(peeked)] if peeked else []
+_PIECE: Final = 4096
+"""Bytes of one receive."""
 
 
 class Hangups:
@@ -51,32 +49,30 @@ class Hangups:
 
 
 class AcceptedSocket(socket.socket):
-    """A connection's socket as the library's transport gets it: one receive a turn of the loop, fds close-on-exec,
-    and a message whose fds did not all arrive is an error. Without the first, a client that writes without pause
-    would keep the loop for itself.
+    """A connection's socket as the library's transport gets it.
+
+    The transport makes one receive for each time the socket is readable, and takes what it gives: never beyond the end
+    of a message, so that fds stay with their message, close-on-exec, and a message whose fds did not all arrive is an
+    error. One receive a turn of the loop keeps a client that writes without pause from having the loop for itself.
     """
 
-    def __init__(self, number: int, loop: asyncio.AbstractEventLoop, hangups: Hangups, most_fds: int) -> None:
+    def __init__(self, number: int, hangups: Hangups, most_fds: int) -> None:
         super().__init__(fileno=number)
-        self._loop = loop
         self._hangups = hangups
         self._room = socket.CMSG_LEN(most_fds * 4)
-        self._spent = False
 
-    def _renew(self) -> None:
-        self._spent = False
+    def recvmsg(self, _size: int, _room: int = 0, _flags: int = 0, /) -> tuple[bytes, list[Any], int, Any]:
+        ahead = self._peek(_PIECE)
+        return self._take(_end_of_message(ahead.data))
 
-    def recv(self, size: int, flags: int = 0, /) -> bytes:
-        if self._spent:
-            raise BlockingIOError(errno.EAGAIN, "enough for this turn")
-        return super().recv(size, flags)
+    def _peek(self, size: int) -> _Ahead:
+        """Looks at what comes next, and takes nothing."""
+        data, _control, got, _address = super().recvmsg(size, 0, socket.MSG_PEEK)
+        return _Ahead(data, bool(got & socket.MSG_CTRUNC))
 
-    def recvmsg(self, size: int, _room: int = 0, flags: int = 0, /) -> tuple[bytes, list[Any], int, Any]:
-        if self._spent:
-            raise BlockingIOError(errno.EAGAIN, "enough for this turn")
-        self._spent = True
-        self._loop.call_soon(self._renew)
-        data, control, got, address = super().recvmsg(size, self._room, flags | socket.MSG_CMSG_CLOEXEC)
+    def _take(self, size: int) -> tuple[bytes, list[Any], int, Any]:
+        """Receives up to `size` bytes, and the fds that came with them."""
+        data, control, got, address = super().recvmsg(size, self._room, socket.MSG_CMSG_CLOEXEC)
         if got & socket.MSG_CTRUNC:
             for number in control_fds(control):
                 os.close(number)
@@ -90,3 +86,17 @@ class AcceptedSocket(socket.socket):
     def close(self) -> None:
         self._hangups.forget(self)
         super().close()
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """What a peek gave. `fds`: some ride with the last of these bytes."""
+
+    data: bytes
+    fds: bool
+
+
+def _end_of_message(data: bytes) -> int:
+    """How many of these bytes, which are the next, to receive: up to the end of a message; at least 1."""
+    end = data.find(b"\0")
+    return end + 1 if end >= 0 else max(len(data), 1)

@@ -35,7 +35,7 @@ from asyncvarlink import (
 from asyncvarlink.conversion import ConversionError, FileDescriptorVarlinkType
 from asyncvarlink.serviceinterface import InvalidParameter, VarlinkServiceInterface
 
-from luod.ipc.accepted import AcceptedSocket, Hangups, one_message
+from luod.ipc.accepted import AcceptedSocket, Hangups
 from luod.ipc.admission import Admission, Log, Room, Sparing
 from luod.ipc.peer import Peer, peer_of
 from luod.version import __version__
@@ -128,12 +128,10 @@ class Listener:
             if not self._admission.admits(connection, peer, self._room(peer)):
                 peer.close()
                 return
-            wire = AcceptedSocket(connection.detach(), self._loop, self._hangups, self.limits.message_fds)
+            wire = AcceptedSocket(connection.detach(), self._hangups, self.limits.message_fds)
             protocol = _Connection(self, peer, self._registry(peer))
             self._hangups.watch(wire, protocol.hung_up)
-            self._connections[protocol] = VarlinkTransport(
-                self._loop, wire, wire, protocol, boundary_predictor=one_message
-            )
+            self._connections[protocol] = VarlinkTransport(self._loop, wire, wire, protocol, boundary_predictor=None)
 
     def _registry(self, peer: Peer) -> VarlinkInterfaceRegistry:
         registry = VarlinkInterfaceRegistry()
