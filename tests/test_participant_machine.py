@@ -131,6 +131,21 @@ def test_who_was_not_ready_gives_up_and_starts_anew(luod: Luod, start: Start) ->
     assert vmm.refused("arrive", name="vm").kind == "NoSuchSession"
 
 
+def test_an_update_that_is_over_when_the_guest_is_paused_is_no_failure_of_the_guest(luod: Luod, start: Start) -> None:
+    vmm = start()
+    with_memory(vmm)
+    vmm.call("participate", name="vm", sessions=["s"])
+    operator = begin(luod)
+    expect(vmm, "preparing")
+    vmm.call("with_phase")
+    expect(vmm, "freezing")
+    operator.abort()
+    assert vmm.call("with_phase", create=True) is None
+    phase = vmm.call("next")
+    assert (phase["kind"], phase["reason"]) == ("cancelled", "the operator aborted it")
+    assert states(vmm) == {"outgoing vm": "held"}
+
+
 def test_a_luod_killed_while_the_guest_is_frozen_is_followed_again(luod: Luod, start: Start) -> None:
     vmm = start()
     with_memory(vmm)

@@ -31,6 +31,7 @@
     │   ├── ComesBackSealed              preserve: the memfd would come back immutable (F_SEAL_EXEC)
     │   ├── Torn                         luod's retrieve: its participant was not ready when the machine jumped (H13)
     │   ├── AlreadyResumed               luod's retrieve: its guest has run since, there is no second try (H12)
+    │   ├── WrongPhase                   luod's create of NAME#GENERATION: its update does not freeze (any more)
     │   ├── NoManifest                   luod's manifest: nobody gave luod a duplicate of it
     │   ├── AlreadyHeld                  hand_over: luod holds files of this name for this user
     │   └── NotHeld                      take_back, let_go: it holds none
@@ -228,6 +229,10 @@ class Torn(Refused):
 
 class AlreadyResumed(Refused):
     hint = "release the session, and start the guest anew"
+
+
+class WrongPhase(Refused):
+    hint = "the update is over: resume the guest; the event cancelled is on its way"
 
 
 class NoManifest(Refused):

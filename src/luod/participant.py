@@ -68,6 +68,9 @@ class Phase(Told):
         """In freezing: the session NAME#GENERATION for what is written now, beside the declared session `of`, not to
         be named when it is the only one. The caller may close it when all is preserved; when the update is
         cancelled it is closed, and luod has let go of it. Errors of `Client.create`; BadInput.
+
+        WrongPhase: the update is over, and no session was created. In `with` this is no failure: `cancelled` comes
+        next, and there the guest resumes.
         """
         session = self._participant._perform(exchange.create(self._frozen_name(of), manifest=True))
         self._part.froze(session)
@@ -86,9 +89,10 @@ class Phase(Told):
         if self.event.votes_in is None:
             return False
         # Also for an exception that goes on, such as KeyboardInterrupt: nobody is to wait for who will not vote.
+        counted = False
         with contextlib.suppress(LuodError):
-            self.veto(participation.said_of(error))
-        return self._failed(error)
+            counted = self.veto(participation.said_of(error))
+        return self._failed(error, counted)
 
 
 class Participant:

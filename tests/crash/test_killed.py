@@ -80,7 +80,8 @@ def test_a_guest_lives_on(machine: Machine, tmp_path: Path, killer: str, case: s
 
 
 def check(row: Row, before: Lived, lived: Lived, when: str) -> None:
-    """The guest of the boot before goes on, and no more than once."""
+    """The guest of the boot before goes on, and no more than once; no NAME#GENERATION outlived its update."""
+    assert not lived.notes("outlived"), f"{when}: it outlived its update: {lived.notes('outlived')}"
     resumed = lived.notes("resumed")
     assert len(resumed) <= 1, f"{when}: it was resumed twice: {lived.diary}"
     if not resumed:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from asyncvarlink import TypedVarlinkErrorReply
 
-from luod.daemon.names import check_base, check_name
-from luod.daemon.record import Row
+from luod.daemon.names import check_generation, check_name
 
 
 @pytest.mark.parametrize("name", ["a", "vm-1", "A.b_c@d/e#2", "x" * 63, "-", ".", "/", "systemd.vm", "my-luod"])
@@ -25,10 +24,17 @@ def test_a_name_that_is_not(name: str) -> None:
     assert raised.value.parameters["hint"]
 
 
-def test_what_is_written_while_frozen_has_the_name_of_one_that_is_there() -> None:
-    check_base("vm#7", Row("outgoing", "vm", 1000))
-    for name in ("vm", "vm#", "#7", "vm#7a"):
-        check_base(name, None)
+@pytest.mark.parametrize("name", ["vm", "vm#", "#7", "vm#7a", "vm#7/x"])
+def test_a_name_that_is_no_updates_is_taken_at_any_time(name: str) -> None:
+    check_generation(name, has_base=False, state="idle")
+
+
+@pytest.mark.parametrize("name", ["vm#7", "vm#007", "a#b#0", "##1"])
+@pytest.mark.parametrize(("has_base", "error"), [(True, "WrongPhase"), (False, "InvalidName")])
+def test_a_name_of_an_update_that_does_not_freeze_is_refused_with_the_remedy(
+    name: str, has_base: bool, error: str
+) -> None:
     with pytest.raises(TypedVarlinkErrorReply) as raised:
-        check_base("vm#7", None)
-    assert raised.value.name == "io.luod.Sessions.InvalidName"
+        check_generation(name, has_base=has_base, state="idle")
+    assert raised.value.name == f"io.luod.Sessions.{error}"
+    assert "does not end in # and a number" in raised.value.parameters["hint"]

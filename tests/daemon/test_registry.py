@@ -270,6 +270,20 @@ def test_who_stays_takes_every_mark_back_and_forgets_what_was_frozen(registry: R
     assert registry.row("incoming", "old") == Row("incoming", "old", 1000, resumed=True)
 
 
+def test_what_an_earlier_luod_left_of_a_cancelled_update_goes_at_the_next_end_of_one(registry: Registry) -> None:
+    left = Row("outgoing", "vm#2", 1000)
+    forwarded = Row("outgoing", "old#1", 1000, generation=1, forwarded=True)
+    registry.add(left)
+    registry.add(forwarded)
+    assert {row.name for row in registry.stay()} == {"vm#2", "vm#3"}
+    assert registry.row("outgoing", "old#1") == forwarded
+
+
+def test_what_an_earlier_luod_carried_of_a_cancelled_update_is_torn() -> None:
+    assert arrived_row(Row("outgoing", "vm#2", 1000), DEPARTURE).torn
+    assert not arrived_row(Row("outgoing", "vm#2", 1000, generation=2, forwarded=True), DEPARTURE).torn
+
+
 def test_without_the_mark_of_this_very_update_what_is_judged_is_torn() -> None:
     ready = Row("outgoing", "vm", 1000, judged=True, ready=True)
     assert arrived_row(ready, None).torn

@@ -161,7 +161,7 @@ def test_nobody_speaks_for_another_user(luod: Luod) -> None:
     nobodys = refused(mine.vmm, "Declare", token=mine.token, sessions=[{"name": "two", "files": []}])
     assert hers.message.replace("one", "two") == nobodys.message
     # Nor takes a name that another's update will need.
-    assert mine.vmm.refused("create", name="one#1", slot="x").kind == "SessionExists"
+    assert mine.vmm.refused("create", name="one#1", slot="x").kind == "BadInput"
     begin(luod)
     one.expect("preparing")
     # While it freezes, names of a participant's are that user's to create.
@@ -169,7 +169,7 @@ def test_nobody_speaks_for_another_user(luod: Luod) -> None:
     one.vote("preparing")
     mine.vote("preparing")
     one.expect("freezing")
-    assert mine.vmm.refused("create", name="one#1", slot="x").kind == "CallFailed"
+    assert mine.vmm.refused("create", name="one#1", slot="x").kind == "BadInput"
     one.freeze(1)
     mine.expect("freezing")
     jump_with(luod, one, mine)

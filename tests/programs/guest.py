@@ -57,8 +57,8 @@ class Guest(Client):
     def call_create_frozen(self, slot: str) -> None:
         self.outgoing[slot] = self._wait(self._phase.create())
 
-    def call_with_phase(self, error: str | None = None) -> str | None:
-        """Goes through `with phase`, and raises in it; what `failure` is after it."""
+    def call_with_phase(self, error: str | None = None, create: bool = False) -> str | None:
+        """Goes through `with phase`, and raises in it, or creates a frozen session; what `failure` is after it."""
 
         def body() -> None:
             if error is not None:
@@ -66,10 +66,14 @@ class Guest(Client):
 
         async def enter() -> None:
             async with self._phase:
+                if create:
+                    await self._phase.create()
                 body()
 
         if self._loop is None:
             with self._phase:
+                if create:
+                    self._phase.create()
                 body()
         else:
             self._wait(enter())

@@ -8,16 +8,24 @@ only.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
 
+from luod.client import connect
 from luod.ctl import admin
 from luod.errors import LuodError
 from luod.linux import Fd
 
 PAUSE = 0.1
 LOOK = 0.01
+
+
+def numbered(socket: str) -> list[str]:
+    """Returns the outgoing sessions NAME#GENERATION. No update is under way, so there must be none."""
+    listed = connect(socket).sessions()
+    return [session.name for session in listed if session.direction == "outgoing" and "#" in session.name]
 
 
 def main(socket: str, kernel: str, diary: str, begin: str) -> None:
@@ -28,6 +36,9 @@ def main(socket: str, kernel: str, diary: str, begin: str) -> None:
         try:
             status = admin.status(socket)
             if status.participants and not status.waiting + status.retrieved + status.torn and status.state == "idle":
+                if outlived := numbered(socket):
+                    with open(diary, "ab") as notes:
+                        notes.write(json.dumps({"outlived": outlived}).encode() + b"\n")
                 if not status.kernel_loaded:
                     with open(kernel, "rb") as file, Fd(file.fileno()) as fd:
                         try:

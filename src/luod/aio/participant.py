@@ -59,9 +59,10 @@ class Phase(Told):
             return False
         if self.event.votes_in is None:
             return False
+        counted = False
         with contextlib.suppress(LuodError):
-            await self.veto(participation.said_of(error))
-        return self._failed(error)
+            counted = await self.veto(participation.said_of(error))
+        return self._failed(error, counted)
 
 
 class Participant:

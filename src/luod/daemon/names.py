@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from luod.daemon.record import Row
+from luod.daemon.record import NUMBERED, Row
 from luod.daemon.takeover import SESSION
 from luod.ipc.peer import Peer
-from luod.ipc.sessions import InvalidName
+from luod.ipc.sessions import InvalidName, WrongPhase
+from luod.ipc.updates import State
 
 NAME: Final = re.compile(r"[A-Za-z0-9._@/#-]{1,63}")
-NUMBERED: Final = re.compile(r".+#[0-9]+")
 
 
 def check_name(name: str) -> None:
@@ -29,16 +29,29 @@ def check_name(name: str) -> None:
         )
 
 
-def check_base(name: str, base: Row | None) -> None:
-    """InvalidName for NAME#NUMBER of somebody who has no NAME, whose session is `base`: it would be in the way of who
-    has NAME in some update to come, and in the next kernel look like what that wrote while frozen.
+def check_generation(name: str, *, has_base: bool, state: str) -> None:
+    """Raises for NAME#NUMBER, of which no update under way lets the caller create a session now.
+
+    `has_base`: the caller may use an outgoing session NAME. `state` is luod's. Raises InvalidName without NAME: the
+    session would be in the way of its owner in an update to come. Raises WrongPhase with NAME: the session would look
+    like the state of update NUMBER, and nothing would remove it.
     """
-    if base is None and NUMBERED.fullmatch(name):
+    if not NUMBERED.fullmatch(name):
+        return
+    base, _, number = name.rpartition("#")
+    if not has_base:
         raise InvalidName(
             name=name,
-            message=f"{name!r} is a name for what is written while frozen for session {name.rpartition('#')[0]!r}",
-            hint="create that one first, or take a name that does not end in # and a number",
+            message=f"{name!r} is a name for what is written while frozen for session {base!r}, and you have no such",
+            hint="take a name that does not end in # and a number",
         )
+    raise WrongPhase(
+        state=state,
+        message=f"session {name!r} can be created only by a participant of update {number} that has declared {base!r}, "
+        f"after the event freezing; luod is {state}",
+        hint="if it was for an update, that is over: resume the guest as at cancelled, which is on its way; "
+        "otherwise take a name that does not end in # and a number",
+    )
 
 
 def may_use(peer: Peer, row: Row) -> bool:
@@ -66,4 +79,6 @@ class Participation(Protocol):
 
     @property
     def updating(self) -> bool: ...
+    @property
+    def state(self) -> State: ...
     def belonging(self, peer: Peer, name: str) -> Belonging: ...

@@ -204,15 +204,15 @@ class Participants:
     def belonging(self, peer: Peer, name: str) -> Belonging:
         """What a session created now under `name` would be; see `luod.daemon.sessions`."""
         base, _, suffix = name.rpartition("#")
+        barrier = self.barrier
         for follower in self._followers.values():
             if not (peer.root or peer.uid == follower.peer.uid):
                 continue
             if name in follower.names:
                 return Belonging(judged=True)
-            barrier = self.barrier
             if barrier is None or suffix != str(barrier.generation) or base not in follower.names:
                 continue
-            if barrier.takes_part(follower) and barrier.state in ("preparing", "freezing"):
+            if barrier.takes_part(follower) and barrier.state == "freezing":
                 return Belonging(judged=True, generation=barrier.generation)
         return Belonging()
 

@@ -5,6 +5,7 @@ Only the words; where they are kept is `luod.daemon.registry`. Read and written 
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Final, Literal
@@ -18,6 +19,8 @@ Direction = Literal["outgoing", "incoming"]
 FORMAT: Final = 2
 MOST_SESSIONS: Final = 1024
 """Of both directions. Their names must fit an environment variable, 128 KiB, with those of keep's other fds."""
+NUMBERED: Final = re.compile(r".+#[0-9]+")
+"""NAME#GENERATION: an outgoing session has such a name while update GENERATION freezes, or after luod forwarded it."""
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -126,6 +129,16 @@ def fd_name(row: Row) -> str:
 def workload(row: Row) -> str:
     """Whose the session is: NAME, of both NAME and NAME#GENERATION."""
     return row.name if row.generation is None else row.name.rpartition("#")[0]
+
+
+def ends_with_update(row: Row) -> bool:
+    """Returns whether an outgoing session belongs to one update and must not outlive it in this kernel (H14).
+
+    An earlier luod made sessions NAME#GENERATION without a generation when the update was cancelled already.
+    """
+    if row.direction == "incoming" or row.forwarded:
+        return False
+    return row.generation is not None or NUMBERED.fullmatch(row.name) is not None
 
 
 def now() -> float:

@@ -17,7 +17,18 @@ import msgspec
 from luod.daemon import journal
 from luod.daemon.journal import Journal, Slots
 from luod.daemon.log import Log
-from luod.daemon.record import FORMAT, Departure, Direction, Held, Image, Owed, Record, Row, workload
+from luod.daemon.record import (
+    FORMAT,
+    Departure,
+    Direction,
+    Held,
+    Image,
+    Owed,
+    Record,
+    Row,
+    ends_with_update,
+    workload,
+)
 from luod.errors import LuodError
 
 
@@ -157,7 +168,7 @@ class Registry:
         def without(row: Row) -> Row | None:
             if row.direction == "incoming":
                 return row
-            if row.generation is not None and not row.forwarded:
+            if ends_with_update(row):
                 return None
             return msgspec.structs.replace(row, ready=False)
 

@@ -13,7 +13,7 @@ from luod.daemon import clock
 from luod.daemon.custody import Custody
 from luod.daemon.journal import Journal
 from luod.daemon.log import Log
-from luod.daemon.record import FORMAT, Departure, Owed, Record, Row, boot_id, fd_name, now
+from luod.daemon.record import FORMAT, Departure, Owed, Record, Row, boot_id, ends_with_update, fd_name, now
 from luod.daemon.registry import Registry, replay
 from luod.errors import KernelRefused, NoSuchSession, SessionExists, SessionTaken
 from luod.linux import Fd
@@ -22,8 +22,12 @@ from luod.linux import Fd
 def arrived(row: Row, departure: Departure | None) -> Row:
     """What was outgoing, as it is incoming: torn when a participant answers for it and was not ready for this jump, be
     it one that luod did not make (H13). For a session nobody ever declared nobody answers, so it is not judged.
+
+    A session NAME#GENERATION without a generation is of an earlier luod, which made it after its update was cancelled.
+    It is torn: the client library would take it for the state of this update.
     """
     torn = row.judged and not (departure is not None and row.ready and row.generation in (None, departure.generation))
+    torn = torn or (row.generation is None and ends_with_update(row))
     return replace(
         row, direction="incoming", judged=False, ready=False, torn=torn, discard=False, forwarded=False, retrieved=False
     )
@@ -51,14 +55,10 @@ def recall(file: Journal, log: Log) -> Record:
         for held in old.held:
             log.warning("files-lost", name=held.name, owner=held.owner, reason="luod ended")
         for row in old.rows:
-            if row.generation is not None and row.direction == "outgoing":
+            if ends_with_update(row):
                 log.warning("session-lost", name=row.name, owner=row.owner, reason="the update it was made for is over")
         # What was made while frozen goes with its update (H14).
-        rows = tuple(
-            replace(row, ready=False, forwarding=False)
-            for row in old.rows
-            if row.direction == "incoming" or row.generation is None
-        )
+        rows = tuple(replace(row, ready=False, forwarding=False) for row in old.rows if not ends_with_update(row))
         return Record(
             FORMAT,
             old.boot,

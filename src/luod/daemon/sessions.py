@@ -24,7 +24,7 @@ from luod.daemon.finished import Checks
 from luod.daemon.log import Log
 from luod.daemon.manifests import Manifests
 from luod.daemon.manifests import check as check_manifest
-from luod.daemon.names import Belonging, Participation, check_base, check_name, counts, may_use
+from luod.daemon.names import Belonging, Participation, check_generation, check_name, counts, may_use
 from luod.daemon.owners import Owners
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
@@ -35,11 +35,13 @@ from luod.ipc.peer import Peer
 from luod.ipc.sessions import (
     Busy,
     Direction,
+    InvalidName,
     NotFinished,
     Outcome,
     Refused,
     Session,
     State,
+    WrongPhase,
 )
 from luod.linux import Fd
 
@@ -152,7 +154,14 @@ class SessionKeeper:
             self._creating[peer.uid] -= 1
 
     def _belonging(self, peer: Peer, name: str) -> Belonging:
-        return Belonging() if self.participation is None else self.participation.belonging(peer, name)
+        """Returns what a session created now would be to the updates. Raises what `check_generation` does."""
+        participation = self.participation
+        belonging = Belonging() if participation is None else participation.belonging(peer, name)
+        if belonging.generation is None:
+            base = self._registry.row("outgoing", name.rpartition("#")[0])
+            has_base = base is not None and may_use(peer, base)
+            check_generation(name, has_base=has_base, state="idle" if participation is None else participation.state)
+        return belonging
 
     async def retrieve(self, peer: Peer, name: str) -> Fd:
         return await self._change(name, self._retrieve(peer, name))
@@ -178,9 +187,13 @@ class SessionKeeper:
             task.add_done_callback(_nobody_waits)
             raise
 
-    async def _exclusively(self, name: str, change: Coroutine[Any, Any, T]) -> T:
+    def _exclusively(self, name: str, change: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """Counts the change at once: a task begins later, and `close_for_update` must not return in between."""
         self._changing += 1
         self._still.clear()
+        return self._counted(name, change)
+
+    async def _counted(self, name: str, change: Coroutine[Any, Any, T]) -> T:
         lock = self._locks.setdefault(name, asyncio.Lock())
         try:
             async with lock:
@@ -200,18 +213,20 @@ class SessionKeeper:
     async def _create(self, peer: Peer, name: str, belonging: Belonging, granted: Granted, manifest: Fd | None) -> Fd:
         if name in self.being_forwarded:
             raise forwarding(name)
+        if belonging.generation is not None:
+            self._belonging(peer, name)  # the update may be over since the call came; from here on its end waits for us
         incoming = self._registry.row("incoming", name)
-        # NAME#GENERATION is for who has NAME: nobody else may keep it from them.
-        base = self._registry.row("outgoing", name.rpartition("#")[0])
-        others = any(row is not None and not may_use(peer, row) for row in (incoming, base))
+        others = incoming is not None and not may_use(peer, incoming)
         if self._registry.row("outgoing", name) is not None or others:
             raise session_exists(
                 name, "luod holds a session of this name", "release or replace it, or take another name"
             )
-        check_base(name, base)
         if len(self._registry.record.rows) >= MOST_SESSIONS:
             raise Refused(message=f"luod holds {MOST_SESSIONS} sessions, its most", hint="release some")
-        row = Row("outgoing", name, peer.uid, judged=belonging.judged, generation=belonging.generation)
+        # NAME#GENERATION belongs to the owner of NAME, also when root creates it: half a workload is of no use.
+        base = None if belonging.generation is None else self._registry.row("outgoing", name.rpartition("#")[0])
+        owner = peer.uid if base is None else base.owner
+        row = Row("outgoing", name, owner, judged=belonging.judged, generation=belonging.generation)
         if granted.on_owner_death == "discard":
             row = replace(row, discard=True)
             await self._owners.pin(row, peer)
@@ -224,9 +239,15 @@ class SessionKeeper:
             await self._owners.forget(row)
             raise
         self._fds[fd_name(row)] = fd
+        if belonging.generation is not None:
+            try:
+                self._belonging(peer, name)
+            except (InvalidName, WrongPhase):
+                await self._let_go(row)
+                raise
         self._registry.add(row)
         self.manifests.keep(row, manifest)
-        self._log("created", name=name, owner=peer.uid, pid=peer.pid)
+        self._log("created", name=name, owner=owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
     async def _retrieve(self, peer: Peer, name: str) -> Fd:

@@ -193,6 +193,8 @@ def to_error(name: str, parameters: Mapping[str, Any]) -> errors.LuodError:
             return kind(code, "luod", message, hint=hint)
         if short == "InvalidName":
             return errors.BadInput(message, hint=hint)
+        if short == "WrongPhase" and name.startswith(SESSIONS):
+            return errors.WrongPhase(message, hint=hint)
         if short in _REFUSALS:
             return _REFUSALS[short](message, hint=hint)
     elif short == "InvalidParameter":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 
+from luod.errors import WrongPhase
 from luod.ipc import participation
 from luod.ipc.exchange import Exchange
 from luod.ipc.participation import Event, FrozenDevice, Kind, Participation
@@ -18,7 +19,7 @@ class Told:
     def __init__(self, part: Participation, event: Event) -> None:
         self.event = event
         self.failure: Exception | None = None
-        """What the body of `with` raised."""
+        """What the body of `with` raised; None where it only raised that the update is over (WrongPhase)."""
         self.voted = False
         self._part = part
         self._token = part.token
@@ -65,8 +66,13 @@ class Told:
         waits = self.event.votes_in is not None and not participation.awaits_grant(self.event, self._part.planned)
         return waits and not self.voted
 
-    def _failed(self, error: BaseException) -> bool:
-        """Whether an exception ends at `with`, which has vetoed with it. Those that end a program go on."""
+    def _failed(self, error: BaseException, counted: bool) -> bool:
+        """Whether an exception ends at `with`, which has vetoed with it. Those that end a program go on.
+
+        `counted`: luod took the veto. Otherwise WrongPhase only says that the update is over, as the next phase does.
+        """
+        if isinstance(error, WrongPhase) and not counted:
+            return True
         if isinstance(error, Exception):
             self.failure = error
             return True

@@ -51,12 +51,23 @@ class SessionExists(TypedVarlinkErrorReply, interface=SESSIONS):
 
 
 class InvalidName(TypedVarlinkErrorReply, interface=SESSIONS):
-    """A name has 1 to 63 of A-Z a-z 0-9 . _ @ / # -, is not `systemd` and does not begin with `luod`. NAME#NUMBER is
-    only for who has a session NAME.
+    """A name has 1 to 63 of A-Z a-z 0-9 . _ @ / # -, is not `systemd` and does not begin with `luod`. NAME#NUMBER
+    needs a session NAME of the caller's user, and an update (WrongPhase).
     """
 
     class Parameters:
         name: str
+        message: str
+        hint: str
+
+
+class WrongPhase(TypedVarlinkErrorReply, interface=SESSIONS):
+    """NAME#NUMBER is created only while update NUMBER freezes, by a participant that has declared NAME. Of an update
+    that is over it says that the event cancelled is on its way. Nothing was changed. `state` is what luod is doing.
+    """
+
+    class Parameters:
+        state: str
         message: str
         hint: str
 
@@ -198,6 +209,7 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         NoSuchSession,
         SessionExists,
         InvalidName,
+        WrongPhase,
         NotFinished,
         KernelRefused,
         Busy,
@@ -222,7 +234,9 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         manifestFileDescriptor: the memfd that the caller will preserve as its manifest (docs/manifest.md), of which
         luod keeps a duplicate for Manifest. luod does not read it.
 
-        Errors: InvalidName, SessionExists, Busy, Refused, DeviceBroken, KernelRefused.
+        A session NAME#NUMBER is created while update NUMBER freezes, and belongs to the owner of NAME.
+
+        Errors: InvalidName, WrongPhase, SessionExists, Busy, Refused, DeviceBroken, KernelRefused.
         """
         with _borrowed(manifestFileDescriptor) as manifest:
             return _passed(await self._service.create(self._peer, name, manifest))
