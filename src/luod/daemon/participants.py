@@ -77,6 +77,13 @@ class Participants:
     def followers(self) -> list[Follower]:
         return list(self._followers.values())
 
+    @property
+    def users_in_update(self) -> frozenset[int]:
+        """The users with a session that was declared for the update that is under way."""
+        if self.barrier is None:
+            return frozenset()
+        return frozenset(follower.peer.uid for follower in self._followers.values() if follower.sessions)
+
     def orphans(self) -> list[str]:
         """Judged sessions that nobody follows for: a jump would tear them."""
         followed = {name for follower in self._followers.values() for name in follower.names}

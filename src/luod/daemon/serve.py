@@ -34,6 +34,7 @@ from luod.ipc.admin import Admin
 from luod.ipc.admission import Room
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import Sessions
+from luod.ipc.turns import Turns, Turnstile
 from luod.ipc.updates import Updates
 from luod.ipc.wire import Limits, Listener
 from luod.linux import Fd
@@ -106,9 +107,10 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
         granted = policy.terms(peer)
         return Room(granted.connections, policy.settings.all_connections, granted.named)
 
+    turnstile = Turnstile(Turns(lambda: participants.users_in_update))
     listeners = [
-        Listener(for_all, to_all, log, limits=Limits(), room=room),
-        Listener(for_root, to_root, log, limits=Limits(), root_only=True),
+        Listener(for_all, to_all, log, limits=Limits(), room=room, turnstile=turnstile),
+        Listener(for_root, to_root, log, limits=Limits(), root_only=True, turnstile=turnstile),
     ]
     reloading = asyncio.ensure_future(_reload(policy, hangup))
     await custody.ready()
@@ -117,6 +119,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     hooks.close()
     for listener in listeners:
         await listener.close()
+    turnstile.close()
     chronicle.close()
     holdings.close()
     custody.close()

@@ -12,12 +12,12 @@ import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from luod.ipc.framing import control_fds
 
-_PIECE: Final = 4096
-"""Bytes of one receive."""
+_PIECE: Final = 64 * 1024
+"""Bytes of one receive: as many as a message may have, so that most cost one turn."""
 
 
 class Hangups:
@@ -48,22 +48,43 @@ class Hangups:
         self._epoll.close()
 
 
+class Reader(Protocol):
+    """Decides when a socket is read."""
+
+    def may_read(self) -> bool:
+        """Whether it may be now. If not, reading is paused until it may, or something else is read before."""
+        ...
+
+    def has_read(self, *, some: bool) -> None:
+        """It was read once; `some`: the protocol is told next what came. Else the read failed."""
+        ...
+
+
 class AcceptedSocket(socket.socket):
-    """A connection's socket as the library's transport gets it.
+    """A connection's socket as the library's transport gets it. It is read only when `reader` says so.
 
     The transport makes one receive for each time the socket is readable, and takes what it gives: never beyond the end
     of a message, so that fds stay with their message, close-on-exec, and a message whose fds did not all arrive is an
     error. One receive a turn of the loop keeps a client that writes without pause from having the loop for itself.
     """
 
-    def __init__(self, number: int, hangups: Hangups, most_fds: int) -> None:
+    def __init__(self, number: int, hangups: Hangups, most_fds: int, reader: Reader) -> None:
         super().__init__(fileno=number)
         self._hangups = hangups
+        self._reader = reader
         self._room = socket.CMSG_LEN(most_fds * 4)
 
     def recvmsg(self, _size: int, _room: int = 0, _flags: int = 0, /) -> tuple[bytes, list[Any], int, Any]:
-        ahead = self._peek(_PIECE)
-        return self._take(_end_of_message(ahead.data))
+        if not self._reader.may_read():
+            raise BlockingIOError(errno.EAGAIN, "it is another's turn")
+        some = False
+        try:
+            ahead = self._peek(_PIECE)
+            received = self._take(_end_of_message(ahead.data))
+            some = True
+        finally:
+            self._reader.has_read(some=some)
+        return received
 
     def _peek(self, size: int) -> _Ahead:
         """Looks at what comes next, and takes nothing."""

@@ -1,9 +1,9 @@
 """The server's side of the wire: asyncvarlink behind a socket that may face hostile clients.
 
-The stock server of the library trusts its clients. This one bounds a message in bytes, fds and time, serves one
-message of one client a turn of the loop, reads no further call before the reply to the last was taken, and knows who
-is at the other end. It knows no method: the interfaces are handed in, one set of objects for each connection. Nothing
-here is private to the library, so it can be updated. Called by `luod.daemon.serve` only.
+The stock server of the library trusts its clients. This one bounds a message in bytes, fds and time, reads one message
+of one client at a time in the order of `luod.ipc.turns`, reads no further call before the reply to the last was taken,
+and knows who is at the other end. It knows no method: the interfaces are handed in, one set of objects for each
+connection. Nothing here is private to the library, so it can be updated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import socket
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from asyncvarlink import (
     AnnotatedResult,
@@ -38,6 +38,7 @@ from asyncvarlink.serviceinterface import InvalidParameter, VarlinkServiceInterf
 from luod.ipc.accepted import AcceptedSocket, Hangups
 from luod.ipc.admission import Admission, Log, Room, Sparing
 from luod.ipc.peer import Peer, peer_of
+from luod.ipc.turns import Turnstile, timed
 from luod.version import __version__
 
 INTERNAL_ERROR: Final = "io.luod.InternalError"
@@ -79,8 +80,11 @@ class Listener:
         limits: Limits,
         root_only: bool = False,
         room: Callable[[Peer], Room] | None = None,
+        turnstile: Turnstile | None = None,
     ) -> None:
-        """`room`: how many connections there may be, in place of what `limits` says."""
+        """`room`: how many connections there may be, in place of what `limits` says. `turnstile`: the order in which
+        connections are read, shared by listeners of one loop; the caller closes it.
+        """
         # Its own warnings are about what clients do wrong; we say that ourselves, in our words.
         library = logging.getLogger("asyncvarlink")
         library.propagate = False
@@ -93,6 +97,7 @@ class Listener:
         self.sparing: Final = Sparing(log)
         self._admission = Admission(self.sparing, root_only=root_only)
         self.limits: Final = limits
+        self.turnstile: Final = Turnstile() if turnstile is None else turnstile
         self._hangups = Hangups(self._loop)
         self._connections: dict[_Connection, VarlinkTransport] = {}
         self._closed = False
@@ -128,12 +133,13 @@ class Listener:
             if not self._admission.admits(connection, peer, self._room(peer)):
                 peer.close()
                 return
-            wire = AcceptedSocket(connection.detach(), self._hangups, self.limits.message_fds)
-            protocol = _Connection(self, peer, self._registry(peer))
+            protocol = _Connection(self, peer)
+            wire = AcceptedSocket(connection.detach(), self._hangups, self.limits.message_fds, protocol)
             self._hangups.watch(wire, protocol.hung_up)
             self._connections[protocol] = VarlinkTransport(self._loop, wire, wire, protocol, boundary_predictor=None)
 
-    def _registry(self, peer: Peer) -> VarlinkInterfaceRegistry:
+    def registry(self, peer: Peer) -> VarlinkInterfaceRegistry:
+        """What the peer can call. Not made before its first call, whose user is charged for it."""
         registry = VarlinkInterfaceRegistry()
         registry.register_interface(VarlinkServiceInterface("luod", "luod", __version__, "https://luod.io", registry))
         for interface in self._interfaces(peer):
@@ -160,24 +166,36 @@ class Listener:
         self.sparing.close()
 
 
-class _Connection(VarlinkProtocol):
-    """One client. Reading pauses while its call is served, until the reply is sent."""
+Turn = Literal["none", "awaited", "had", "used"]
 
-    def __init__(self, listener: Listener, peer: Peer, registry: VarlinkInterfaceRegistry) -> None:
+
+class _Connection(VarlinkProtocol):
+    """One client. It is read when it has the turn, which ends with the first step of serving its call; then reading
+    pauses until the reply is sent.
+    """
+
+    def __init__(self, listener: Listener, peer: Peer) -> None:
         super().__init__()
         self.peer: Final = peer
         self._listener = listener
         self._limits = listener.limits
-        self._registry = registry
+        self._registry: VarlinkInterfaceRegistry | None = None
         self._loop = asyncio.get_running_loop()
         self._wire: VarlinkTransport | None = None
         self._begun = bytearray()
         self._begun_fds: FileDescriptorArray | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._deadline_reason = ""
+        self._deadline_left: float | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._turn: Turn = "none"
         self._patient = False
         self._last_reply: asyncio.Future[None] | None = None
         self._gone = False
+
+    @property
+    def uid(self) -> int:
+        return self.peer.uid
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -185,14 +203,66 @@ class _Connection(VarlinkProtocol):
         self._wire = transport
         self._set_deadline(self._limits.silence_seconds, "it said nothing")
 
+    # When it is read: `luod.ipc.accepted.Reader` and `luod.ipc.turns.Holder`.
+
+    def may_read(self) -> bool:
+        if self._turn == "had":
+            return True
+        if self._turn == "none" and self._serving is None and self._wire is not None:
+            if self._listener.turnstile.take(self):
+                self._turn = "had"
+                return True
+            self._turn = "awaited"
+            self._wire.pause_reading()
+            self._hold_deadline()
+            self._listener.turnstile.ask(self)
+        return False
+
+    def granted(self) -> bool:
+        self._turn = "none"
+        if self._wire is None or self._wire.is_closing():
+            return False
+        self._turn = "had"
+        self._continue_deadline()
+        self._wire.resume_reading()
+        return True
+
+    def has_read(self, *, some: bool) -> None:
+        if some:
+            self._turn = "used"
+        else:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        if self._turn in ("had", "used"):
+            self._turn = "none"
+            self._listener.turnstile.over(self)
+
+    def _charge(self, seconds: float) -> None:
+        self._listener.turnstile.charge(self.peer.uid, seconds)
+        self._end_turn()
+
     def _set_deadline(self, seconds: float, reason: str) -> None:
         self._clear_deadline()
         self._deadline = self._loop.call_later(seconds, self.drop, reason)
+        self._deadline_reason = reason
 
     def _clear_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        self._deadline_left = None
+
+    def _hold_deadline(self) -> None:
+        """It waits for its turn: that time is not its own."""
+        if self._deadline is not None:
+            left = max(self._deadline.when() - self._loop.time(), 0.0)
+            self._clear_deadline()
+            self._deadline_left = left
+
+    def _continue_deadline(self) -> None:
+        if self._deadline_left is not None:
+            self._set_deadline(self._deadline_left, self._deadline_reason)
 
     def drop(self, reason: str) -> None:
         """Ends the connection now; what waits to be sent is not."""
@@ -219,6 +289,8 @@ class _Connection(VarlinkProtocol):
             self._wire.abort()  # fails what it still has to send, so that no fd number outlives its fd in there
             self._wire = None
         self._clear_deadline()
+        self._turn = "none"
+        self._listener.turnstile.gone(self)
         if self._serving is not None:
             self._serving.cancel()
         if self._begun_fds is not None:
@@ -241,6 +313,7 @@ class _Connection(VarlinkProtocol):
         if len(self._begun) > self._limits.message_bytes:
             self.drop(f"a message of more than {self._limits.message_bytes} bytes")
         elif not data.endswith(b"\0"):
+            self._end_turn()
             if first:
                 self._set_deadline(self._limits.message_seconds, "it took too long over a message")
         else:
@@ -248,12 +321,13 @@ class _Connection(VarlinkProtocol):
             message, self._begun = bytes(self._begun[:-1]), bytearray()
             owned, self._begun_fds = self._begun_fds, None
             self._wire.pause_reading()
-            self._serving = self._loop.create_task(self._serve(message, owned))
+            self._serving = self._loop.create_task(timed(lambda: self._serve(message, owned), self._charge))
             self._serving.add_done_callback(lambda task: self._served(task, owned))
 
     def _served(self, task: asyncio.Task[None], fds: FileDescriptorArray | None) -> None:
         """Called at the end of every call, also of one that was cancelled before it began."""
         self._serving = None
+        self._end_turn()
         self._patient = False
         self._last_reply = None
         if fds is not None:
@@ -287,6 +361,8 @@ class _Connection(VarlinkProtocol):
             await self._send(reply.toreply(), FileDescriptorArray(self), call)
 
     async def _call(self, call: VarlinkMethodCall, fds: FileDescriptorArray | None) -> None:
+        if self._registry is None:
+            self._registry = self._listener.registry(self.peer)
         method, signature = self._registry.lookup_method(call)
         try:
             parameters = signature.parameter_type.fromjson(call.parameters, {FileDescriptorVarlinkType: fds})
