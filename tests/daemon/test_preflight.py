@@ -264,7 +264,7 @@ def test_h19_an_image_that_was_written_to_after_its_check_is_not_jumped_into(luo
     # In place, as cp does it: luod has this very file open.
     luod.machine.write(KERNEL, without("luo"))
     one.vote("preparing")
-    one.expect("freezing", "cancelled")
+    one.expect("cancelled")
     assert "written to after it was checked" in operator.until("cancelled")["reason"]
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from luod import image, memory
-from luod.daemon.follower import Follower
-from luod.daemon.preflight import next_kernel, state
+from luod.daemon.preflight import state
+from luod.daemon.preflight.check import host
+from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, KernelFile, Memory
 from luod.daemon.preflight.findings import NAMES, forced, refusing
-from luod.daemon.preflight.next_kernel import NextKernel
+from luod.daemon.preflight.rules import judge
 from luod.daemon.preflight.running import Region, Running, running
 from luod.image.bzimage import Image
 from luod.image.contents import Contents
 from luod.image.initrd import Initrd
 from luod.ipc.admin import Finding
-from luod.ipc.peer import Peer
 from luod.ipc.updates import DeclaredFile, DeclaredSession
 from tests.image.test_image import bzimage
 
@@ -51,8 +51,19 @@ def judged(
     header: Image | None = HEADER,
 ) -> list[str]:
     kernel = image.Kernel(header, Contents("7.3.4", formats or FORMATS, "", options))
-    following = NextKernel(kernel, line, initrd_size, initrd)
-    return names(next_kernel.judge(following, now or writes(*FORMATS), set(kinds)))
+    files = [DeclaredFile(token, None, kind, 0, 0, 0, "preserved") for token, kind in enumerate(kinds)]
+    facts = Facts(
+        kernel=KernelFile((1,), kernel),
+        initrd=InitrdFile((2,), initrd_size, initrd),
+        command_line=line,
+        running=now or writes(*FORMATS),
+        sessions=(),
+        declarations=(Declaration("vm", 1, (DeclaredSession("vm", files),)),),
+        stashed=(),
+        memory=Memory(Path("/nonexistent")),
+        host=Host(("active",)),
+    )
+    return names(judge(facts).findings)
 
 
 # -- The next kernel ---------------------------------------------------------------------------------------------
@@ -207,16 +218,16 @@ def test_a_damaged_image_tells_nothing(root: Path) -> None:
 # -- What is held ------------------------------------------------------------------------------------------------
 
 
-def follower(name: str, *files: DeclaredFile, pid: int = 7) -> Follower:
-    return Follower(1, "", name, Peer(0, 0, pid, None), (DeclaredSession(name, list(files)),))
+def declares(name: str, *files: DeclaredFile, pid: int = 7) -> Declaration:
+    return Declaration(name, pid, (DeclaredSession(name, list(files)),))
 
 
 def memfd(size: int, *, when: str = "preserved", seals: int = 0) -> DeclaredFile:
     return DeclaredFile(1, "ram", "memfd", size, size, seals, when)  # type: ignore[arg-type]
 
 
-def found_in(root: Path, *followers: Follower) -> list[str]:
-    return [name for name in names(state.judge([], followers, [], root)) if name != "no-watchdog"]
+def found_in(root: Path, *declarations: Declaration) -> list[str]:
+    return names([*state.preserve(declarations, root), *state.retrieve(declarations, root)])
 
 
 @pytest.fixture
@@ -238,25 +249,25 @@ def limited(root: Path) -> Path:
 
 def test_h1_what_is_retrieved_must_fit_the_limits_as_a_whole(limited: Path) -> None:
     """The memory is charged already: that nothing is left of the limit now says nothing about the next kernel."""
-    assert found_in(limited, follower("vm", memfd(100 * MIB))) == []
-    assert found_in(limited, follower("vm", memfd(101 * MIB))) == ["memory-retrieve"]
+    assert found_in(limited, declares("vm", memfd(100 * MIB))) == []
+    assert found_in(limited, declares("vm", memfd(101 * MIB))) == ["memory-retrieve"]
 
 
 def test_h1_participants_of_one_cgroup_share_its_limit(limited: Path) -> None:
-    two = follower("a", memfd(60 * MIB)), follower("b", memfd(60 * MIB), pid=8)
+    two = declares("a", memfd(60 * MIB)), declares("b", memfd(60 * MIB), pid=8)
     assert found_in(limited, two[0]) == found_in(limited, two[1]) == []
     assert found_in(limited, *two) == ["memory-retrieve"]
 
 
 def test_h2_what_is_to_be_preserved_must_find_memory(limited: Path) -> None:
     (limited / "sys/fs/cgroup/vms/memory.max").write_text("max\n")
-    assert found_in(limited, follower("vm", memfd(200 * MIB, when="preparing"))) == []
-    full = follower("a", memfd(900 * MIB, when="preparing")), follower("b", memfd(900 * MIB, when="freezing"), pid=8)
+    assert found_in(limited, declares("vm", memfd(200 * MIB, when="preparing"))) == []
+    full = declares("a", memfd(900 * MIB, when="preparing")), declares("b", memfd(900 * MIB, when="freezing"), pid=8)
     assert found_in(limited, full[0]) == []
     holes = DeclaredFile(2, None, "memfd", 600 * MIB, 0, 0, "preparing")
-    assert found_in(limited, follower("a", holes)) == []
+    assert found_in(limited, declares("a", holes)) == []
     # Each alone fits, both do not.
-    assert found_in(limited, follower("a", holes), follower("b", holes, pid=8)) == ["memory-preserve"]
+    assert found_in(limited, declares("a", holes), declares("b", holes, pid=8)) == ["memory-preserve"]
 
 
 def test_strict_overcommit_limits_what_can_be_retrieved(root: Path) -> None:
@@ -277,11 +288,11 @@ def watchdogs(root: Path) -> Path:
 def test_a_watchdog_must_run(watchdogs: Path, root: Path, shown: str | None, found: list[str]) -> None:
     if shown is not None:
         (watchdogs / "state").write_text(shown)
-    assert names(state.judge([], [], [], root)) == found
+    assert names(state.watchdog(host(root).watchdogs)) == found
 
 
 def test_no_watchdog_at_all_is_warned_of(root: Path) -> None:
-    assert names(state.judge([], [], [], root)) == ["no-watchdog"]
+    assert names(state.watchdog(host(root).watchdogs)) == ["no-watchdog"]
 
 
 def test_a_warning_cannot_be_forced_and_refuses_nothing() -> None:

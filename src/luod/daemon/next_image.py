@@ -25,6 +25,7 @@ from luod.linux import Fd
 
 if TYPE_CHECKING:
     from luod.daemon.preflight.check import Preflight
+    from luod.daemon.preflight.rules import Moment
 
 
 class NextImage:
@@ -97,12 +98,17 @@ class NextImage:
 
     async def load_again(self) -> None:
         """Off the loop: an initrd of hundreds of MiB takes the kernel its time. The image there is when it is its turn:
-        a LoadKernel that came before the update is waited for. KernelRefused. Refused: a file was changed.
+        a LoadKernel that came before the update is waited for. KernelRefused.
         """
         async with self._loading:
             loaded = self._loaded()
             await asyncio.to_thread(kexec.load, loaded.kernel, loaded.initrd, loaded.command_line)
-            self._preflight.still_the_same(loaded)
+
+    def certain(self, moment: Moment) -> list[Finding]:
+        """Returns the findings about what `look` looked at, from facts as they are now, at this moment of an update.
+        Refused: a file was changed since.
+        """
+        return self._preflight.certain(self._loaded(), moment)
 
     def _loaded(self) -> Subject:
         image = self._registry.record.image

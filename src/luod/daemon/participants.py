@@ -17,6 +17,7 @@ from asyncvarlink.serviceinterface import PermissionDenied
 from luod.daemon.follower import Follower, event
 from luod.daemon.log import Log
 from luod.daemon.names import NAME, Belonging, may_use
+from luod.daemon.preflight.kinds import known
 from luod.daemon.record import Row, fd_name
 from luod.daemon.registry import Registry
 from luod.daemon.takeover import Holdings
@@ -160,13 +161,16 @@ class Participants:
                     )
 
     def _judge(self, before: set[str], sessions: list[DeclaredSession]) -> None:
-        sizes = {session.name: sum(file.size for file in session.files) for session in sessions}
+        declared = {session.name: session for session in sessions}
 
         def judged(row: Row) -> Row:
-            if row.direction == "outgoing" and row.name in sizes:
-                return msgspec.structs.replace(row, judged=True, bytes=min(sizes[row.name], _MOST_BYTES))
+            if row.direction == "outgoing" and row.name in declared:
+                files = declared[row.name].files
+                size = min(sum(file.size for file in files), _MOST_BYTES)
+                kinds = known(file.kind for file in files)
+                return msgspec.structs.replace(row, judged=True, bytes=size, kinds=kinds)
             if row.direction == "outgoing" and row.name in before:
-                return msgspec.structs.replace(row, judged=False, bytes=0)
+                return msgspec.structs.replace(row, judged=False, bytes=0, kinds=())
             return row
 
         self._registry.change(judged)

@@ -33,7 +33,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     it goes when the process that created it does. `reaped`, incoming: a reaper has begun with it.
     `forwarding`, incoming: keep holds its files, from which it is made anew; maybe it is finished already. `forwarded`,
     outgoing: luod made it so. `retrieved`, incoming: luod has asked the kernel for it in this boot, so it may be with a
-    client even where luod has it not.
+    client even where luod has it not. `kinds`: of the files in it, as its participant declared them last; they count
+    for the next kernel also when that participant is gone.
     """
 
     direction: Direction
@@ -52,6 +53,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     forwarding: bool = False
     forwarded: bool = False
     retrieved: bool = False
+    kinds: tuple[str, ...] = ()
 
 
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

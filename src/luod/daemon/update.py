@@ -43,6 +43,7 @@ from luod.linux import Fd
 
 if TYPE_CHECKING:
     from luod.daemon.barrier import Barrier
+    from luod.daemon.preflight.rules import Moment
 
 _PATIENCE_SECONDS: Final = 30.0
 """Of each phase, unless the operator says otherwise; time for the bytes to preserve comes on top."""
@@ -185,7 +186,7 @@ class Updater:
                 # Those who began to follow since are waited for like the others.
                 await barrier.settle()
             if not barrier.cancelled:
-                self._look_again(barrier, given_up)
+                self._require_certain(barrier, "freezing", given_up)
             if not barrier.cancelled:
                 barrier.freeze()
             if not barrier.cancelled:
@@ -198,6 +199,8 @@ class Updater:
             if not barrier.cancelled:
                 await self._sessions.close_for_update("shut")
                 await barrier.announce()
+            if not barrier.cancelled:
+                self._require_certain(barrier, "jumping", given_up)
             if not barrier.cancelled and jump is not None:
                 barrier.jump()
                 await self._leave(barrier, jump)
@@ -228,14 +231,19 @@ class Updater:
             self._hooks.call_off()
             await asyncio.wait((asked,))
 
-    def _look_again(self, barrier: Barrier, given_up: Collection[str]) -> None:
-        """Guests ran on since the check, and who made a session and declared nothing would be carried as if whole."""
-        from luod.daemon.preflight import state  # late, as above
-
-        found = state.sessions(self._sessions.rows(), self._participants.orphans(), self._sessions.held)
-        in_the_way = refusing(forced(found, given_up))
+    def _require_certain(self, barrier: Barrier, moment: Moment, given_up: Collection[str]) -> None:
+        """Cancels the update unless all facts, as they are at this moment, allow it: they may have changed since the
+        check, by a declaration, a new session or another process on this host. What follows must be done in the same
+        turn of the loop.
+        """
+        try:
+            findings = self._image.certain(moment)
+        except (errors.Refused, OSError) as error:
+            barrier.cancel(str(error))
+            return
+        in_the_way = refusing(forced(findings, given_up))
         if in_the_way:
-            barrier.cancel(f"{in_the_way[0].name}: {in_the_way[0].what}")
+            barrier.cancel(f"{in_the_way[0].name}: {in_the_way[0].what}; {in_the_way[0].remedy}")
 
     def _ran(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

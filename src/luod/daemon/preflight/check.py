@@ -1,39 +1,27 @@
-"""Preflight: reads what is to be loaded, off the event loop, and gathers every finding.
+"""Preflight: observes the facts about what is to be loaded and what is held, and has the rules judge them.
 
-What was read is known by the file's identity, size and times of change, so that a second look is cheap and a file that
-was written to after it was read is noticed (H19). Called by `luod.daemon.update`.
+`check` reads the next kernel's files, which takes seconds, off the event loop; what was read is kept by the files'
+fingerprints. `certain` reads no file's content and returns in the same turn of the loop, so that an update can go on
+before any fact changes once more.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
-from luod import image
 from luod.daemon.participants import Participants
-from luod.daemon.preflight import next_kernel, state
-from luod.daemon.preflight.findings import finding
-from luod.daemon.preflight.next_kernel import NextKernel
-from luod.daemon.preflight.running import IMAGE_MAX, Running, running
-from luod.daemon.preflight.subject import Fingerprint, Subject
+from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, KernelFile, Memory
+from luod.daemon.preflight.reading import Reader
+from luod.daemon.preflight.rules import Judgement, Moment, judge
+from luod.daemon.preflight.subject import Subject
 from luod.daemon.sessions import SessionKeeper
-from luod.errors import ImageError, Refused
-from luod.image import initrd
+from luod.errors import Refused
 from luod.ipc.admin import Finding
-from luod.linux import Fd, map_large_allocations
 
-
-@dataclass
-class _Read:
-    """What was read of one subject's files."""
-
-    fingerprint: tuple[Fingerprint, ...] = ()
-    kernel: image.Kernel | None = None
-    disks: dict[str, initrd.Initrd] = field(default_factory=dict)
-    """By command line."""
+_ROOT: Final = Path("/")
 
 
 class Preflight:
@@ -42,14 +30,13 @@ class Preflight:
     def __init__(self, sessions: SessionKeeper, participants: Participants) -> None:
         self._sessions = sessions
         self._participants = participants
+        self._reader = Reader()
         self._lock = asyncio.Lock()
-        self._read = _Read()
-        self._running: Running | None = None
-        self._remembered: tuple[Fingerprint, ...] = ()
+        self._remembered: Judgement | None = None
 
     async def check(self, subject: Subject, *, remember: bool = False) -> tuple[list[Finding], str | None]:
-        """The findings, and the release of the next kernel where that can be read. `remember` the files for
-        `still_the_same`.
+        """Returns the findings, and the release of the next kernel where that can be read. `remember` them for
+        `certain`.
         """
         # To its end, with fds of its own, also when the caller hangs up: a thread cannot be called off.
         task = asyncio.ensure_future(self._check(subject.duplicate(), remember))
@@ -57,95 +44,65 @@ class Preflight:
         return await asyncio.shield(task)
 
     async def _check(self, subject: Subject, remember: bool) -> tuple[list[Finding], str | None]:
-        followers = self._participants.followers
-        kinds = {file.kind for follower in followers for session in follower.sessions for file in session.files}
-        rows, orphans = list(self._sessions.rows()), self._participants.orphans()
-        held = self._sessions.held
         try:
             async with self._lock:
-                findings, release, read = await asyncio.to_thread(self._about_image, subject, kinds)
-                findings += await asyncio.to_thread(lambda: list(state.judge(rows, followers, orphans, held=held)))
+                read = await asyncio.to_thread(self._reader.read, subject)
+                facts = self._observe(
+                    Facts(
+                        read.kernel, read.initrd, subject.command_line, read.running, (), (), (), Memory(_ROOT), Host()
+                    )
+                )
+                judgement = await asyncio.to_thread(judge, facts)
                 if remember:
-                    self._remembered = read
+                    self._remembered = judgement
         finally:
             subject.close()
-        return findings, release
+        content = read.kernel.content
+        return judgement.findings, None if content is None else content.contents.release
 
-    def still_the_same(self, subject: Subject) -> None:
-        """Refused: a file is not as it was when it was remembered."""
-        if subject.fingerprint() != self._remembered:
+    def certain(self, subject: Subject, moment: Moment) -> list[Finding]:
+        """Returns the findings about what `check` remembered, from facts as they are at this moment of an update.
+
+        Refused: a file of `subject` is not as it was when it was read.
+        """
+        remembered = self._remembered
+        assert remembered is not None, "an update begins with a check"
+        read = [file.fingerprint for file in _files(remembered.facts)]
+        if list(subject.fingerprint()) != read:
             raise Refused(
                 "the image or the initial RAM disk was written to after it was checked",
                 hint="load it again: luoctl load",
             )
+        return remembered.again(self._observe(remembered.facts), moment).findings
 
-    def _about_image(
-        self, subject: Subject, kinds: Collection[str]
-    ) -> tuple[list[Finding], str | None, tuple[Fingerprint, ...]]:
-        """In a thread; one at a time."""
-        # Images are unpacked here, and what that takes is not to stay luod's.
-        map_large_allocations()
-        if self._running is None:
-            # It does not change while it runs, except that debugfs may be mounted.
-            now = running()
-            self._running = None if now.assumed or now.scratch is None else now
-        else:
-            now = self._running
-        findings: list[Finding] = []
-        fingerprint: tuple[Fingerprint, ...] = ()
-        try:
-            fingerprint = subject.fingerprint()
-            if fingerprint != self._read.fingerprint:
-                self._read = _Read(fingerprint, image.read(_content(subject.kernel)))
-            kernel = self._read.kernel
-            assert kernel is not None
-        except (ImageError, OSError) as error:
-            self._read = _Read()
-            unreadable = finding(
-                "image-unreadable",
-                f"the next kernel's image cannot be read: {_words(error)}",
-                "nothing tells whether it takes over what is carried",
-                error.hint if isinstance(error, ImageError) else "load another one",
-            )
-            return [unreadable], None, fingerprint
-        disk = None
-        if subject.initrd is not None and next_kernel.lacks_handlers(kernel, kinds):
-            try:
-                disk = self._disk(subject.initrd, subject.command_line)
-            except (ImageError, OSError) as error:
-                findings.append(
-                    finding(
-                        "initrd-unreadable",
-                        f"the initial RAM disk cannot be looked into: {_words(error)}",
-                        "a handler that is not built into the kernel may be in it",
-                        "give the file that the boot loader would load",
-                    )
-                )
-        size = 0 if subject.initrd is None else os.fstat(subject.initrd.fileno()).st_size
-        following = NextKernel(kernel, subject.command_line, size, disk)
-        findings += next_kernel.judge(following, now, kinds)
-        return findings, kernel.contents.release, fingerprint
-
-    def _disk(self, fd: Fd, command_line: str) -> initrd.Initrd:
-        disks = self._read.disks
-        if command_line not in disks:
-            disks[command_line] = initrd.read(_content(fd), command_line)
-        return disks[command_line]
+    def _observe(self, facts: Facts) -> Facts:
+        """The facts as they are now, with the files and the running kernel of `facts`. In the loop: it waits for
+        nothing.
+        """
+        followers = self._participants.followers
+        return replace(
+            facts,
+            sessions=tuple(self._sessions.rows()),
+            declarations=tuple(Declaration(each.name, each.peer.pid, each.sessions) for each in followers),
+            stashed=self._sessions.held,
+            memory=Memory(_ROOT),
+            host=host(_ROOT),
+        )
 
 
-def _content(fd: Fd) -> bytes:
-    """The whole file, wherever its position is. ImageError, OSError."""
-    found = os.fstat(fd.fileno())
-    if not stat.S_ISREG(found.st_mode):
-        raise ImageError("this is not a regular file")
-    if found.st_size > IMAGE_MAX:
-        raise ImageError(f"the file has {found.st_size} bytes, more than any there is")
-    # At once, as regular files can be: there is one copy of it.
-    content = os.pread(fd.fileno(), found.st_size, 0)
-    if len(content) != found.st_size:
-        raise ImageError("the file changes while it is read")
-    return content
+def host(root: Path) -> Host:
+    """Observes the running machine; /sys is below `root`."""
+    devices = sorted((root / "sys/class/watchdog").glob("watchdog*"))
+    return Host(tuple(_text(device / "state") for device in devices))
 
 
-def _words(error: ImageError | OSError) -> str:
-    return error.message if isinstance(error, ImageError) else error.strerror or str(error)
+def _text(path: Path) -> str | None:
+    """None where it cannot be read: kernels without CONFIG_WATCHDOG_SYSFS have no such file."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+def _files(facts: Facts) -> list[KernelFile | InitrdFile]:
+    return [facts.kernel] if facts.initrd is None else [facts.kernel, facts.initrd]

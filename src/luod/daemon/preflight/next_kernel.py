@@ -5,24 +5,17 @@ Pure: facts in, findings out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from luod import image
 from luod.daemon.preflight.findings import finding, listed
+from luod.daemon.preflight.kinds import KINDS
 from luod.daemon.preflight.running import Running
 from luod.image.command_line import enabled, parameters
 from luod.image.initrd import Initrd
 from luod.ipc.admin import Finding
-
-KINDS: Final[Mapping[str, str]] = {
-    "memfd": "memfd",
-    "vfio": "vfio-pci",
-    "vfio-pci": "vfio-pci",
-    "iommufd": "iommufd",
-}
-"""The kinds that participants declare, and the handler each takes."""
 
 _PAGE: Final = 4096
 _ALIGNMENT: Final = 2 * 1024 * 1024
@@ -55,15 +48,18 @@ def lacks_handlers(kernel: image.Kernel, kinds: Collection[str]) -> bool:
     return any(not following.builds_in(family) for family in _families(kinds))
 
 
-def judge(following: NextKernel, now: Running, kinds: Collection[str]) -> Iterator[Finding]:
-    """Everything about it. `kinds` are those of the files that were declared."""
-    if following.kernel.image is None:
+def loadable(kernel: image.Kernel) -> Iterator[Finding]:
+    if kernel.image is None:
         yield finding(
             "image-not-loadable",
             "the image is an ELF file",
             "kexec_file_load(2) of x86_64 takes a bzImage only",
             "give the bzImage that was built from it, arch/x86/boot/bzImage or /boot/vmlinuz-…",
         )
+
+
+def visible(now: Running) -> Iterator[Finding]:
+    """What luod cannot see of the running kernel."""
     if now.assumed and now.scratch is None:
         yield finding(
             "debugfs-missing",
@@ -86,12 +82,10 @@ def judge(following: NextKernel, now: Running, kinds: Collection[str]) -> Iterat
             "image and initial RAM disk must fit it; when they do not, the kernel refuses to load them",
             "mount debugfs on /sys/kernel/debug",
         )
-    yield from _formats(following, now, kinds)
-    yield from _command_line(following)
-    yield from _scratch(following, now)
 
 
-def _formats(following: NextKernel, now: Running, kinds: Collection[str]) -> Iterator[Finding]:
+def formats(following: NextKernel, now: Running, kinds: Collection[str]) -> Iterator[Finding]:
+    """`kinds` are those of the files that the next kernel is handed."""
     release = following.kernel.contents.release
     yield from _layer(
         following,
@@ -186,7 +180,7 @@ def _handler(following: NextKernel, now: Running, family: str) -> Iterator[Findi
         )
 
 
-def _command_line(following: NextKernel) -> Iterator[Finding]:
+def command_line(following: NextKernel) -> Iterator[Finding]:
     line = following.command_line
     if not enabled(line, "liveupdate"):
         yield finding(
@@ -213,7 +207,7 @@ def _command_line(following: NextKernel) -> Iterator[Finding]:
         )
 
 
-def _scratch(following: NextKernel, now: Running) -> Iterator[Finding]:
+def scratch(following: NextKernel, now: Running) -> Iterator[Finding]:
     if now.scratch is None:
         return
     header = following.kernel.image

@@ -1,4 +1,7 @@
-"""Whether what is held now comes over: sessions that nobody answers for, memory, seals; and this machine's watchdog."""
+"""Whether what is held now comes over: sessions without a participant, memory, seals; and the watchdog.
+
+Each function turns facts into findings, and reads nothing but memory and its limits.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Final
 
 from luod import memory
 from luod.daemon import grants
-from luod.daemon.follower import Follower
+from luod.daemon.preflight.facts import Declaration
 from luod.daemon.preflight.findings import finding, listed
 from luod.daemon.record import Row
 from luod.errors import NotEnoughMemory
@@ -20,68 +23,60 @@ _INIT: Final = 1
 """In its cgroup nobody is limited but by the machine."""
 
 
-def judge(
-    rows: Iterable[tuple[Row, str]],
-    followers: Iterable[Follower],
-    orphans: list[str],
-    root: Path = Path("/"),
-    *,
-    held: Collection[str] = (),
-) -> Iterator[Finding]:
-    """Everything about it. `rows` come with their states; `orphans` are judged sessions that nobody follows for; `held`
-    names what was handed over.
-    """
-    rows, followers = list(rows), list(followers)
-    yield from sessions(rows, orphans, held)
-    yield from _seals(followers)
-    yield from _preserve(followers, root)
-    yield from _retrieve(followers, root)
-    yield from _watchdog(root)
-
-
-def sessions(rows: Sequence[tuple[Row, str]], orphans: list[str], held: Collection[str]) -> Iterator[Finding]:
-    """What takes no time to tell, and may have come about since an update was asked for."""
-    if held:
+def stashed(names: Collection[str]) -> Iterator[Finding]:
+    """`names` are those of the sets of files that luod holds for programs that are started again."""
+    if names:
         yield finding(
             "files-held",
-            f"luod holds files for programs that are being started again: {listed(held)}",
-            "no kernel carries them on: they would be lost in the jump",
+            f"luod holds files for programs that are being started again: {listed(names)}",
+            "no kernel carries them on: they would be lost in the kexec",
             "have their owners take them back",
         )
+
+
+def incoming(rows: Iterable[tuple[Row, str]]) -> Iterator[Finding]:
+    """Sessions of the last update that are still there. `rows` come with their states."""
     # What a reaper could not finish must not keep the others from the next kernel.
-    incoming = [row.name for row, state in rows if row.direction == "incoming" and state != "stuck"]
-    if incoming:
+    unfinished = [row.name for row, state in rows if row.direction == "incoming" and state != "stuck"]
+    if unfinished:
         yield finding(
             "incoming-unfinished",
-            f"incoming sessions are not finished, and no kernel carries them on: {listed(incoming)}",
-            "whatever they still hold is lost in the jump",
+            f"incoming sessions are not finished, and no kernel carries them on: {listed(unfinished)}",
+            "whatever they still hold is lost in the kexec",
             "have their owners finish them; luoctl forward carries on what nobody claimed, luoctl reap frees it",
         )
-    if orphans:
+
+
+def unattended(names: Collection[str]) -> Iterator[Finding]:
+    """`names` are those of sessions that were declared and have no participant now."""
+    if names:
         yield finding(
             "nobody-follows",
-            f"nobody follows for sessions that were declared, so they would come back torn: {listed(orphans)}",
+            f"sessions were declared and have no participant now, so they would come back torn: {listed(names)}",
             "luod cannot tell whether what they hold fits together, and will not hand them out",
             "start their workloads, or release the sessions; --force gives them up",
         )
-    # What luod forwarded it knows, and nobody is there to declare it.
+
+
+def undeclared(rows: Iterable[tuple[Row, str]]) -> Iterator[Finding]:
+    """Outgoing sessions of which luod does not know what they hold. It knows what it forwarded itself."""
     outgoing = [row for row, _state in rows if row.direction == "outgoing"]
-    undeclared = [row.name for row in outgoing if not (row.judged or row.forwarded)]
-    if undeclared:
+    names = [row.name for row in outgoing if not (row.judged or row.forwarded)]
+    if names:
         yield finding(
             "contents-undeclared",
-            f"nobody declared what these sessions hold: {listed(undeclared)}",
+            f"no participant declared what these sessions hold: {listed(names)}",
             "luod knows neither whether the next kernel can take them over, nor whether their memory is at rest: what "
             "is written until the last moment is carried, and would look valid",
             "have their workloads follow and declare (docs/updates.md), or release the sessions",
         )
 
 
-def _seals(followers: list[Follower]) -> Iterator[Finding]:
+def seals(declarations: Iterable[Declaration]) -> Iterator[Finding]:
     sealed = {
         f"{session.name} ({file.name or file.token})"
-        for follower in followers
-        for session in follower.sessions
+        for declaration in declarations
+        for session in declaration.sessions
         for file in session.files
         if file.kind == "memfd" and file.seals & F_SEAL_EXEC
     }
@@ -94,13 +89,13 @@ def _seals(followers: list[Follower]) -> Iterator[Finding]:
         )
 
 
-def _preserve(followers: list[Follower], root: Path) -> Iterator[Finding]:
+def preserve(declarations: Iterable[Declaration], root: Path) -> Iterator[Finding]:
     """H2. Asked again before each grant, since memory comes and goes."""
     everything: list[DeclaredFile] = []
     try:
-        for follower in followers:
-            files = follower.files("preparing") + follower.files("freezing")
-            grants.require(files, follower.peer.pid, follower.name, root)
+        for declaration in declarations:
+            files = declaration.files("preparing") + declaration.files("freezing")
+            grants.require(files, declaration.process, declaration.name, root)
             everything += files
         grants.require(everything, _INIT, "all participants together", root)
     except NotEnoughMemory as error:
@@ -112,15 +107,15 @@ def _preserve(followers: list[Follower], root: Path) -> Iterator[Finding]:
         )
 
 
-def _retrieve(followers: list[Follower], root: Path) -> Iterator[Finding]:
+def retrieve(declarations: Iterable[Declaration], root: Path) -> Iterator[Finding]:
     """H1. What is retrieved is charged to the limits of who retrieves it, as they will be in the next kernel: the same,
     with nothing used yet.
     """
     charged: dict[str, int] = {}
     limits: dict[str, memory.Room] = {}
-    for follower in followers:
-        size = sum(file.size for session in follower.sessions for file in session.files if file.kind == "memfd")
-        for room in memory.ceilings(root, follower.peer.pid):
+    for declaration in declarations:
+        size = sum(file.size for session in declaration.sessions for file in session.files if file.kind == "memfd")
+        for room in memory.ceilings(root, declaration.process):
             charged[room.limit] = charged.get(room.limit, 0) + size
             limits[room.limit] = room
     for name, size in charged.items():
@@ -133,21 +128,12 @@ def _retrieve(followers: list[Follower], root: Path) -> Iterator[Finding]:
             )
 
 
-def _watchdog(root: Path) -> Iterator[Finding]:
-    devices = sorted((root / "sys/class/watchdog").glob("watchdog*"))
-    states = [_text(device / "state") for device in devices]
+def watchdog(states: Sequence[str | None]) -> Iterator[Finding]:
+    """`states` are those of the machine's watchdogs; None for one of which the kernel does not tell it."""
     if not any(state in ("active", None) for state in states):
         yield finding(
             "no-watchdog",
-            "no watchdog is running" if devices else "this machine has no watchdog",
-            "if the next kernel hangs before it can do anything, nobody starts the machine again",
+            "no watchdog is running" if states else "this machine has no watchdog",
+            "if the next kernel hangs before it can do anything, nothing starts the machine again",
             "run a watchdog, such as systemd's RuntimeWatchdogSec= and KExecWatchdogSec=",
         )
-
-
-def _text(path: Path) -> str | None:
-    """None where it cannot be read: kernels without CONFIG_WATCHDOG_SYSFS do not tell."""
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except OSError:
-        return None

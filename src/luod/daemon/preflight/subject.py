@@ -24,7 +24,7 @@ class Subject:
 
     def fingerprint(self) -> tuple[Fingerprint, ...]:
         """Another one when a file was written to, or is another file. OSError."""
-        return tuple(_fingerprint(fd) for fd in (self.kernel, self.initrd) if fd is not None)
+        return tuple(fingerprint(fd) for fd in (self.kernel, self.initrd) if fd is not None)
 
     def duplicate(self) -> Subject:
         """The same with fds of its own, the caller's to close. OSError."""
@@ -42,6 +42,6 @@ class Subject:
                 fd.close()
 
 
-def _fingerprint(fd: Fd) -> Fingerprint:
+def fingerprint(fd: Fd) -> Fingerprint:
     found = os.fstat(fd.fileno())
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

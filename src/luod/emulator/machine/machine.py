@@ -96,12 +96,12 @@ class Machine:
             "LUOEMU_KERNEL": KERNEL_IMAGE,
             "LUOEMU_PROFILE": self._settings.profile.value,
         }
-        images: dict[str, tuple[str, ...]] = {KERNEL_IMAGE: stub.FORMATS}
+        images: dict[str, tuple[str, ...]] = {KERNEL_IMAGE: stub.FORMATS, KERNEL_IMAGE_NO_VFIO: stub.FORMATS}
         places: tuple[str, ...] = ()
         if kernel.vfio is not None:
             from luod.emulator.machine import devices
 
-            images = {KERNEL_IMAGE: stub.FORMATS + stub.DEVICE_FORMATS, KERNEL_IMAGE_NO_VFIO: stub.FORMATS}
+            images[KERNEL_IMAGE] = stub.FORMATS + stub.DEVICE_FORMATS
             places = devices.places(kernel.vfio.sysfs)
         return boot.Order(
             command=self._settings.command,

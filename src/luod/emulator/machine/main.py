@@ -15,8 +15,8 @@ from luod.version import __version__
 
 _EPILOG = """\
 COMMAND is the machine's init. It runs again after every kexec, with LUOEMU_BOOT=2, 3, ... in its environment;
-LUOEMU_KERNEL names a kernel image to load, LUOEMU_PROFILE the profile; with devices, the image that it names with
--no-vfio appended is a kernel that cannot take them over. The machine ends when init exits, with init's
+LUOEMU_KERNEL names a kernel image to load, LUOEMU_PROFILE the profile; the image that it names with -no-vfio appended
+is a kernel that cannot take devices over. The machine ends when init exits, with init's
 status (128+N after signal N), or with 0 when something in it halts, restarts or powers off; 125: the machine failed.
 """
 

@@ -1,0 +1,124 @@
+"""The facts that findings depend on, as observed at one moment. A fact's version is its value.
+
+Two observations of a fact that compare equal are one version of it. What is too large to compare is represented by what
+identifies it: a file by device, inode, size and times. `Memory` has no version that lasts, since any process may take
+memory at any moment: two observations of it are never equal.
+
+Only data. The rules that turn facts into findings are `luod.daemon.preflight.rules`; `luod.daemon.preflight.check`
+observes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from luod import image
+from luod.daemon.preflight.next_kernel import NextKernel
+from luod.daemon.preflight.running import Running
+from luod.daemon.preflight.subject import Fingerprint
+from luod.daemon.record import Row
+from luod.image.initrd import Initrd
+from luod.ipc.sessions import State
+from luod.ipc.updates import DeclaredFile, DeclaredSession, When
+
+FactName = Literal[
+    "kernel", "initrd", "command_line", "running", "sessions", "declarations", "stashed", "memory", "host"
+]
+
+
+@dataclass(frozen=True)
+class KernelFile:
+    """The next kernel's image. `content` is None where the file cannot be read, for the reason `unreadable`."""
+
+    fingerprint: Fingerprint
+    content: image.Kernel | None = field(default=None, compare=False)
+    unreadable: tuple[str, str] = field(default=("", ""), compare=False)
+    """What is wrong, and what to do."""
+
+
+@dataclass(frozen=True)
+class InitrdFile:
+    """The initial RAM disk. `size` in bytes; `content` and `unreadable` as of `KernelFile`."""
+
+    fingerprint: Fingerprint
+    size: int
+    content: Initrd | None = field(default=None, compare=False)
+    unreadable: tuple[str, str] = field(default=("", ""), compare=False)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What one participant has declared. `process` is its pid."""
+
+    name: str
+    process: int
+    sessions: tuple[DeclaredSession, ...]
+
+    def files(self, when: When) -> list[DeclaredFile]:
+        return [file for session in self.sessions for file in session.files if file.when == when]
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """The machine's memory and the limits on it; /proc and /sys are below `root`."""
+
+    root: Path
+
+
+@dataclass(frozen=True)
+class Host:
+    """What else the running machine is like. `watchdogs`: the state of each, None where the kernel does not say."""
+
+    watchdogs: tuple[str | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Every fact, each in a field with its name."""
+
+    kernel: KernelFile
+    initrd: InitrdFile | None
+    command_line: str
+    running: Running
+    sessions: tuple[tuple[Row, State], ...]
+    declarations: tuple[Declaration, ...]
+    stashed: tuple[str, ...]
+    """Names of the sets of files that luod holds for programs that are started again."""
+    memory: Memory
+    host: Host
+
+    def version(self, name: FactName) -> object:
+        return getattr(self, name)
+
+
+def next_kernel(facts: Facts) -> NextKernel | None:
+    """What the next kernel is judged by; None where its image cannot be read."""
+    if facts.kernel.content is None:
+        return None
+    disk = facts.initrd
+    size, content = (0, None) if disk is None else (disk.size, disk.content)
+    return NextKernel(facts.kernel.content, facts.command_line, size, content)
+
+
+def kinds(facts: Facts) -> set[str]:
+    """The kinds of files that the next kernel is handed: as declared by participants, and, for a session whose
+    participant is gone, as declared last.
+    """
+    return set(_declared(facts)) | {kind for row, _state in facts.sessions for kind in row.kinds}
+
+
+def _declared(facts: Facts) -> Iterator[str]:
+    for declaration in facts.declarations:
+        for session in declaration.sessions:
+            for file in session.files:
+                yield file.kind
+
+
+def unattended(facts: Facts) -> list[str]:
+    """Sessions that were declared and have no participant now: a kexec would tear them."""
+    declared = {session.name for declaration in facts.declarations for session in declaration.sessions}
+    rows = (row for row, _state in facts.sessions)
+    return sorted(row.name for row in rows if row.judged and row.generation is None and row.name not in declared)

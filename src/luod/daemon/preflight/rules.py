@@ -1,0 +1,175 @@
+"""The rules of preflight: which findings each gives, which facts it depends on, and when it is applied last.
+
+A rule is a function of its facts, and is applied to them again as soon as one of them has another version. So findings
+that were reused are equal to findings that are made from all facts as they are now. docs/design.md shows this table.
+
+Only the rules. Facts are observed, and rules applied, by `luod.daemon.preflight.check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from luod.daemon.preflight import next_kernel, state
+from luod.daemon.preflight.facts import FactName, Facts, kinds, unattended
+from luod.daemon.preflight.facts import next_kernel as following
+from luod.daemon.preflight.findings import finding
+from luod.ipc.admin import Finding
+
+Moment = Literal["request", "freezing", "jumping"]
+"""Of an update: when it is asked for, right before guests are frozen, right before reboot(2)."""
+_MOMENTS: Final[tuple[Moment, ...]] = ("request", "freezing", "jumping")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`last` is the last moment of an update at which the rule is applied."""
+
+    findings: tuple[str, ...]
+    facts: tuple[FactName, ...]
+    last: Moment
+    apply: Callable[[Facts], Iterator[Finding]]
+
+
+def _command_line(facts: Facts) -> Iterator[Finding]:
+    found = following(facts)
+    if found is not None:
+        yield from next_kernel.command_line(found)
+
+
+def _formats(facts: Facts) -> Iterator[Finding]:
+    found = following(facts)
+    if found is not None:
+        yield from next_kernel.formats(found, facts.running, kinds(facts))
+
+
+def _scratch(facts: Facts) -> Iterator[Finding]:
+    found = following(facts)
+    if found is not None:
+        yield from next_kernel.scratch(found, facts.running)
+
+
+def _kernel(facts: Facts) -> Iterator[Finding]:
+    if facts.kernel.content is not None:
+        yield from next_kernel.loadable(facts.kernel.content)
+    else:
+        what, remedy = facts.kernel.unreadable
+        yield finding(
+            "image-unreadable",
+            f"the next kernel's image cannot be read: {what}",
+            "nothing tells whether it takes over what is carried",
+            remedy,
+        )
+
+
+def _initrd_unreadable(facts: Facts) -> Iterator[Finding]:
+    disk = facts.initrd
+    if disk is not None and disk.unreadable[0]:
+        yield finding(
+            "initrd-unreadable",
+            f"the initial RAM disk cannot be looked into: {disk.unreadable[0]}",
+            "a handler that is not built into the kernel may be in it",
+            disk.unreadable[1],
+        )
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    Rule(("image-unreadable", "image-not-loadable"), ("kernel",), "jumping", _kernel),
+    Rule(("initrd-unreadable",), ("initrd",), "jumping", _initrd_unreadable),
+    Rule(
+        ("debugfs-missing", "formats-assumed", "scratch-unknown"),
+        ("running",),
+        "request",
+        lambda facts: next_kernel.visible(facts.running),
+    ),
+    Rule(
+        (
+            "luo-missing",
+            "luo-format",
+            "kho-missing",
+            "kho-format",
+            "handler-missing",
+            "handler-format",
+            "handler-not-loaded",
+            "kind-unknown",
+        ),
+        ("kernel", "initrd", "command_line", "running", "sessions", "declarations"),
+        "jumping",
+        _formats,
+    ),
+    Rule(
+        ("liveupdate-off", "kho-off", "no-panic"),
+        ("kernel", "initrd", "command_line"),
+        "jumping",
+        _command_line,
+    ),
+    Rule(("scratch-too-small",), ("kernel", "initrd", "command_line", "running"), "jumping", _scratch),
+    Rule(("files-held",), ("stashed",), "jumping", lambda facts: state.stashed(facts.stashed)),
+    Rule(("incoming-unfinished",), ("sessions",), "jumping", lambda facts: state.incoming(facts.sessions)),
+    Rule(
+        ("nobody-follows",), ("sessions", "declarations"), "jumping", lambda facts: state.unattended(unattended(facts))
+    ),
+    Rule(("contents-undeclared",), ("sessions",), "jumping", lambda facts: state.undeclared(facts.sessions)),
+    Rule(("sealed-memory",), ("declarations",), "jumping", lambda facts: state.seals(facts.declarations)),
+    # Applied until the request only: later a part is preserved already. The rest is looked for before each grant, and
+    # before guests are frozen, by luod.daemon.barrier.
+    Rule(
+        ("memory-preserve",),
+        ("declarations", "memory"),
+        "request",
+        lambda facts: state.preserve(facts.declarations, facts.memory.root),
+    ),
+    Rule(
+        ("memory-retrieve",),
+        ("declarations", "memory"),
+        "freezing",
+        lambda facts: state.retrieve(facts.declarations, facts.memory.root),
+    ),
+    Rule(("no-watchdog",), ("host",), "request", lambda facts: state.watchdog(facts.host.watchdogs)),
+)
+
+
+@dataclass(frozen=True)
+class _Applied:
+    """The findings of one rule, and the versions of its facts that they were made from."""
+
+    versions: tuple[object, ...]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the rules find in `facts`."""
+
+    facts: Facts
+    _applied: Mapping[Rule, _Applied] = field(repr=False)
+
+    @property
+    def findings(self) -> list[Finding]:
+        return [each for applied in self._applied.values() for each in applied.findings]
+
+    def again(self, facts: Facts, moment: Moment = "request") -> Judgement:
+        """The judgement of `facts` by the rules that are applied at this moment. A rule is applied only where one of
+        its facts has another version than before.
+        """
+        return _judge(facts, moment, self._applied)
+
+
+def judge(facts: Facts) -> Judgement:
+    """Applies every rule to `facts`."""
+    return _judge(facts, "request", {})
+
+
+def _judge(facts: Facts, moment: Moment, before: Mapping[Rule, _Applied]) -> Judgement:
+    now: dict[Rule, _Applied] = {}
+    for rule in RULES:
+        if _MOMENTS.index(rule.last) < _MOMENTS.index(moment):
+            continue
+        versions = tuple(facts.version(name) for name in rule.facts)
+        applied = before.get(rule)
+        if applied is None or applied.versions != versions:
+            applied = _Applied(versions, tuple(rule.apply(facts)))
+        now[rule] = applied
+    return Judgement(facts, now)
