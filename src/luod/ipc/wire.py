@@ -37,6 +37,7 @@ from asyncvarlink.serviceinterface import InvalidParameter, VarlinkServiceInterf
 
 from luod.ipc.accepted import AcceptedSocket, Hangups
 from luod.ipc.admission import Admission, Log, Room, Sparing
+from luod.ipc.arguments import arguments
 from luod.ipc.peer import Peer, peer_of
 from luod.ipc.turns import Turnstile, timed
 from luod.version import __version__
@@ -365,7 +366,7 @@ class _Connection(VarlinkProtocol):
             self._registry = self._listener.registry(self.peer)
         method, signature = self._registry.lookup_method(call)
         try:
-            parameters = signature.parameter_type.fromjson(call.parameters, {FileDescriptorVarlinkType: fds})
+            parameters = arguments(signature, call.parameters, fds)
         except ConversionError as error:
             where = str(error.location[0]) if error.location else "parameters"
             raise InvalidParameter(parameter=where) from None
