@@ -18,13 +18,13 @@ from luod.errors import DaemonUnreachable
 from luod.ipc import arrival, exchange, holding
 from luod.ipc.arrival import Arrival
 from luod.ipc.connection import TIMEOUT, Connection, perform
-from luod.ipc.exchange import Session
+from luod.ipc.exchange import Description, Session
 from luod.ipc.framing import SESSIONS_SOCKET
 from luod.linux import Fd
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
 from luod.manifest import Entry
 
-__all__ = ["connect", "Client", "Session", "Arrival"]  # noqa: RUF022 - most important first
+__all__ = ["connect", "Client", "Session", "Description", "Arrival"]  # noqa: RUF022 - most important first
 
 T = TypeVar("T")
 
@@ -156,11 +156,17 @@ class Client:
         """This user's sessions, by name; for root everybody's."""
         return self._run(exchange.sessions())
 
-    def manifest(self, name: str) -> tuple[tuple[Entry, ...], bool]:
-        """What the outgoing session `name` holds, by the manifest of whoever made it, as it is now; and whether that is
-        all: beyond some 600 files only its maker knows. NoManifest. NoSuchSession. ManifestError.
+    def manifest(self, name: str, *, direction: str = "outgoing") -> tuple[tuple[Entry, ...], bool]:
+        """What the session `name` holds, by the manifest of whoever made it, as it is now; and whether that is all:
+        beyond some 600 files only its maker knows. Nothing is changed, and nothing retrieved: this process does not
+        become the one that has the session. NoManifest, also of an incoming session that waits in the kernel.
+        NoSuchSession. ManifestError.
         """
-        return self._run(exchange.manifest(name))
+        return self._run(exchange.manifest(name, direction))
+
+    def describe(self, name: str) -> tuple[Description, ...]:
+        """What luod knows of the outgoing session `name` and of the incoming one; nothing is changed. NoSuchSession."""
+        return self._run(exchange.describe(name))
 
     def hand_over(self, name: str, files: Mapping[str, HasFileno]) -> None:
         """Has luod hold files, by names of their own, for this program to be started again without a kexec: memfds and

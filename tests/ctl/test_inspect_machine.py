@@ -32,7 +32,7 @@ def test_what_a_session_carries_on_both_sides_of_the_jump(luod: Luod) -> None:
 
     waiting = inspect(luod)
     assert (waiting["state"], waiting["files"]) == ("waiting", None)
-    assert "does not take it out" in waiting["note"]
+    assert "waits in the kernel" in waiting["note"]
     vmm = luod.vmm()
     assert states(vmm) == {"incoming vm": "waiting"}
     vmm.call("retrieve_session", name="vm", slot="s")
@@ -58,7 +58,7 @@ def test_a_session_without_a_manifest_says_so(luod: Luod) -> None:
     vmm = luod.vmm()
     vmm.call("create", name="vm", slot="s", manifest=False)
     assert vmm.refused("manifest", name="vm").kind == "NoManifest"
-    assert inspect(luod)["note"] == "luod was given no manifest of session 'vm'"
+    assert inspect(luod)["note"].startswith("luod was given no manifest of session 'vm'")
 
 
 def test_more_files_than_one_part_names(luod: Luod) -> None:

@@ -60,8 +60,8 @@ class Client(Library):
     def call_sessions(self) -> list[dict[str, Any]]:
         return [asdict(entry) for entry in self._ask("sessions")]
 
-    def call_manifest(self, name: str) -> list[Any]:
-        files, all_of_it = self._ask("manifest", name)
+    def call_manifest(self, name: str, direction: str = "outgoing") -> list[Any]:
+        files, all_of_it = self._ask("manifest", name, direction=direction)
         return [[asdict(file) for file in files], all_of_it]
 
     def call_hand_over(self, name: str, files: dict[str, Slot]) -> None:

@@ -18,7 +18,7 @@ from luod.errors import BadInput, DaemonUnreachable
 from luod.ipc import arrival, exchange, holding
 from luod.ipc.arrival import Arrival
 from luod.ipc.connection import TIMEOUT, unreachable
-from luod.ipc.exchange import Session
+from luod.ipc.exchange import Description, Session
 from luod.ipc.framing import SESSIONS_SOCKET
 from luod.linux import Fd
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
@@ -103,9 +103,13 @@ class Client:
         """See `luod.client.Client.sessions`."""
         return await self._run(exchange.sessions())
 
-    async def manifest(self, name: str) -> tuple[tuple[Entry, ...], bool]:
+    async def manifest(self, name: str, *, direction: str = "outgoing") -> tuple[tuple[Entry, ...], bool]:
         """See `luod.client.Client.manifest`."""
-        return await self._run(exchange.manifest(name))
+        return await self._run(exchange.manifest(name, direction))
+
+    async def describe(self, name: str) -> tuple[Description, ...]:
+        """See `luod.client.Client.describe`."""
+        return await self._run(exchange.describe(name))
 
     async def hand_over(self, name: str, files: Mapping[str, HasFileno]) -> None:
         """See `luod.client.Client.hand_over`."""

@@ -1,7 +1,8 @@
 """`luoctl inspect`: what sessions carry, read here and not in luod, which is off the data path.
 
-An outgoing session's manifest is what its maker gave luod. An incoming one's is read from the session, if somebody has
-it already: one that waits in the kernel is safe there, and would not be once it is taken out to be looked at (H6).
+Nothing is changed by looking: the manifest of an outgoing session is what its maker gave luod, that of an incoming one
+is read from luod's copy of the session. A session that waits in the kernel stays there, where it is safe (H6), so of
+that only what luod knows is shown.
 """
 
 from __future__ import annotations
@@ -9,24 +10,18 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import asdict, dataclass
 
-from luod.client import Client, Session, connect
+from luod.client import Client, Description, connect
 from luod.ctl.exits import Exit
 from luod.ctl.output import Output, escaped
-from luod.errors import LuodError, NoManifest, NoSuchSession
+from luod.errors import LuodError, NoManifest
 from luod.manifest import Entry
-
-_NOTES = {
-    "waiting": "it waits in the kernel, safe; luod does not take it out to look",
-    "torn": "it is not handed out, so nobody looks into it",
-    "resumed": "its guest runs, and it is handed out no more",
-}
 
 
 @dataclass(frozen=True)
 class Carried:
     """A session, and its files; `files` None where they are not known, and `note` says why, or what is missing."""
 
-    session: Session
+    session: Description
     files: tuple[Entry, ...] | None
     note: str | None = None
 
@@ -34,10 +29,7 @@ class Carried:
 def inspect(arguments: Namespace, output: Output) -> Exit:
     """`luoctl inspect`: root's every session, a user's own."""
     client = connect(arguments.socket)
-    found = [session for session in client.sessions() if session.name == arguments.session]
-    if not found:
-        raise NoSuchSession(2, "luod", f"there is no session {arguments.session!r} of yours")
-    for session in found:
+    for session in client.describe(arguments.session):
         carried = _carried(client, session)
         if output.json:
             files = None if carried.files is None else [asdict(file) for file in carried.files]
@@ -47,18 +39,12 @@ def inspect(arguments: Namespace, output: Output) -> Exit:
     return Exit.DONE
 
 
-def _carried(client: Client, session: Session) -> Carried:
+def _carried(client: Client, session: Description) -> Carried:
     try:
-        if session.direction == "outgoing":
-            files, all_of_it = client.manifest(session.name)
-            return Carried(session, files, None if all_of_it else "there are more, which only its maker knows")
-        if session.state != "retrieved":
-            return Carried(session, None, _NOTES.get(session.state, f"it is {session.state}"))
-        with client.retrieve(session.name) as incoming:
-            contents = incoming.contents
-        return Carried(session, contents, None if contents is not None else "it is finished, or has no manifest")
+        files, all_of_it = client.manifest(session.name, direction=session.direction)
+        return Carried(session, files, None if all_of_it else "there are more, which only its maker knows")
     except NoManifest as error:
-        return Carried(session, None, error.message)
+        return Carried(session, None, f"{error.message}; {error.hint}")
     except LuodError as error:
         return Carried(session, None, f"its manifest cannot be read: {error.message}")
 
@@ -66,7 +52,15 @@ def _carried(client: Client, session: Session) -> Carried:
 def _show(carried: Carried, output: Output) -> None:
     session = carried.session
     facts = [("session", session.name), ("owner", str(session.owner)), ("direction", session.direction)]
-    facts += [("state", session.state), *([("note", carried.note)] if carried.note else [])]
+    facts += [("state", session.state)]
+    if session.process is not None:
+        facts += [("process", str(session.process))]
+    if session.update is not None:
+        facts += [("update", session.update)]
+    if session.bytes:
+        phases = f"preparing {session.preparing_seconds:.3f} s, freezing {session.freezing_seconds:.3f} s"
+        facts += [("declared", f"{session.bytes} bytes"), *([("ready", phases)] if session.update else [])]
+    facts += [("note", carried.note)] if carried.note else []
     output.facts([(name, escaped(value)) for name, value in facts])
     if carried.files is not None:
         rows = [

@@ -13,6 +13,7 @@ from luod.ipc.sessions import (
     DeviceBroken,
     Direction,
     KernelRefused,
+    NoManifest,
     NoSuchSession,
     Resumed,
     SessionExists,
@@ -28,11 +29,33 @@ def torn(name: str) -> Torn:
     )
 
 
-def no_such_session(direction: Direction, name: str) -> NoSuchSession:
+def no_such_session(direction: Direction | None, name: str) -> NoSuchSession:
     return NoSuchSession(
         name=name,
-        message=f"there is no {direction} session {name!r} of yours",
+        message=f"there is no {direction + ' ' if direction else ''}session {name!r} of yours",
         hint="sessions belong to the user that created them; luoctl sessions shows yours",
+    )
+
+
+def no_manifest(name: str) -> NoManifest:
+    return NoManifest(
+        name=name,
+        message=f"incoming session {name!r} is finished, or its maker wrote no manifest",
+        hint="its tokens can be retrieved by number, by its owner",
+    )
+
+
+def not_looked_at(name: str, *, retrieved: bool) -> NoManifest:
+    if retrieved:
+        return NoManifest(
+            name=name,
+            message=f"luod does not hold incoming session {name!r}: a client has it from a luod that ended",
+            hint="ask that client",
+        )
+    return NoManifest(
+        name=name,
+        message=f"incoming session {name!r} waits in the kernel, and its manifest with it",
+        hint="its contents cannot be shown before its owner retrieves it; Describe says what luod knows of it",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from luod.daemon.custody import Custody
 from luod.daemon.record import Row
@@ -51,6 +52,17 @@ class Owners:
         """None: nobody is pinned."""
         pidfd = self._fds.get(process_name(row))
         return None if pidfd is None else not has_ended(pidfd)
+
+    def pid(self, row: Row) -> int | None:
+        """Returns the process id of the session's process; None: it has ended, or nobody is pinned."""
+        pidfd = self._fds.get(process_name(row))
+        if pidfd is None:
+            return None
+        for line in Path(f"/proc/self/fdinfo/{pidfd.fileno()}").read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(":")
+            if name == "Pid" and int(value) > 0:
+                return int(value)
+        return None
 
     async def forget(self, row: Row) -> None:
         pidfd = self._fds.pop(process_name(row), None)

@@ -17,7 +17,17 @@ from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
 from msgspec.structs import replace
 
 from luod import errors
-from luod.daemon.answers import forwarding, kernel_refused, no_such_session, reaped, resumed, session_exists, torn
+from luod.daemon.answers import (
+    forwarding,
+    kernel_refused,
+    no_manifest,
+    no_such_session,
+    not_looked_at,
+    reaped,
+    resumed,
+    session_exists,
+    torn,
+)
 from luod.daemon.claims import Claims
 from luod.daemon.custody import Custody
 from luod.daemon.finished import Checks
@@ -34,6 +44,7 @@ from luod.daemon.takeover import Holdings, carried_names
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import (
     Busy,
+    Description,
     Direction,
     InvalidName,
     NotFinished,
@@ -126,11 +137,46 @@ class SessionKeeper:
             await self._let_go(row)
             self._log("closed", name=row.name, reason="the update it was made for is cancelled")
 
+    async def manifest(self, peer: Peer, name: str, direction: Direction) -> Fd | None:
+        row = self._row(peer, direction, name)
+        if direction == "outgoing":
+            return self.manifests.of(row)
+        fd = self._fds.get(fd_name(row))
+        if fd is None:
+            raise not_looked_at(name, retrieved=row.retrieved)
+        try:
+            found = await self._checks.manifest(row.owner, fd)
+        except errors.KernelRefused as error:
+            raise kernel_refused(error) from error
+        except errors.NotEnoughMemory as error:
+            raise Refused(message=error.message, hint="the session is as it was; look again later") from error
+        if found is None:
+            raise no_manifest(name)
+        return found
+
+    async def describe(self, peer: Peer, name: str) -> list[Description]:
+        found = [(row, state) for row, state in self.rows() if row.name == name and may_use(peer, row)]
+        if not found:
+            raise no_such_session(None, name)
+        return [self._described(row, state) for row, state in found]
+
+    def _described(self, row: Row, state: State) -> Description:
+        arrival = self._registry.record.arrival
+        return Description(
+            name=row.name,
+            owner=row.owner,
+            direction=row.direction,
+            state=state,
+            bytes=row.bytes,
+            generation=row.generation,
+            update=arrival.update if row.direction == "incoming" and arrival is not None else None,
+            preparingSeconds=row.preparing_seconds,
+            freezingSeconds=row.freezing_seconds,
+            process=self._owners.pid(row),
+        )
+
     async def list(self, peer: Peer) -> list[Session]:
         return [Session(row.name, row.owner, row.direction, state) for row, state in self.rows() if may_use(peer, row)]
-
-    async def manifest(self, peer: Peer, name: str) -> Fd | None:
-        return self.manifests.of(self._row(peer, "outgoing", name))
 
     async def create(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd:
         check_name(name)
@@ -260,9 +306,11 @@ class SessionKeeper:
             raise torn(name)
         if row.resumed:
             raise resumed(name)
+        # Root may look after a session, or restore it for its owner; a process that has it already stays the claimant.
+        claims = peer.uid == row.owner or not self.claimed(row)
         fd = self._fds.get(fd_name(row)) or await self._claims.take(row)
         self._unclaimed.discard(name)
-        if peer.pidfd is not None:
+        if peer.pidfd is not None and claims:
             # Whom the restore deadline waits for must be known to the next serve too.
             await self._owners.pin(row, peer, stored=self._policy.settings.restore_deadline is not None)
         now = self._registry.row("incoming", name)
@@ -297,8 +345,8 @@ class SessionKeeper:
 
     async def _replace(self, peer: Peer, name: str, manifest: Fd | None) -> Fd:
         row = self._row(peer, "outgoing", name)
-        await self._let_go(row)
-        if row.discard:
+        await self._close(row)
+        if row.discard and (peer.uid == row.owner or not self._owners.alive(row)):
             await self._owners.pin(row, peer)
         try:
             fd = await self._custody.create(name)
@@ -400,8 +448,11 @@ class SessionKeeper:
             self._log("discarded", name=name, owner=row.owner, reason="the process that created it ended")
 
     async def _let_go(self, row: Row) -> None:
-        """Closes luod's copies, in both processes (H9)."""
+        """Closes luod's copies, in both processes (H9), and forgets its process."""
         await self._owners.forget(row)
+        await self._close(row)
+
+    async def _close(self, row: Row) -> None:
         await self.manifests.drop(row)
         if row.direction == "incoming":
             self._unclaimed.discard(row.name)

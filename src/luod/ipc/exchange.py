@@ -70,6 +70,24 @@ class Session:
     state: str
 
 
+@dataclass(frozen=True)
+class Description(Session):
+    """What luod knows of a session without its contents.
+
+    `bytes` are those of the files its participant declared. `generation`, of NAME#GENERATION, is the update it was
+    written in. `update` is the one that carried an incoming session, None for a kexec without luod. The seconds are
+    until its participant was ready in each phase of that. `process` is the process whose end luod waits for before it
+    reaps or discards the session; None: it waits for none, or that has ended.
+    """
+
+    bytes: int
+    generation: int | None
+    update: str | None
+    preparing_seconds: float
+    freezing_seconds: float
+    process: int | None
+
+
 def create(name: str, *, manifest: bool) -> Exchange[OutgoingSession]:
     encode_name(name)  # luod's own rules are stricter; of what is no name at all it would only drop the connection
     return (yield from _made("Create", name, manifest=manifest))
@@ -130,9 +148,9 @@ def replace(
     return anew
 
 
-def manifest(name: str) -> Exchange[tuple[tuple[Entry, ...], bool]]:
+def manifest(name: str, direction: str) -> Exchange[tuple[tuple[Entry, ...], bool]]:
     encode_name(name)
-    reply = yield Call("Manifest", {"name": name})
+    reply = yield Call("Manifest", {"name": name} if direction == OUTGOING else {"name": name, "direction": direction})
     with reply.take("manifestFileDescriptor") as part:
         # Its maker may have given anything: a pipe would keep us waiting.
         if _seals(part) is None or os.fstat(part.fileno()).st_size != PART_SIZE:
@@ -146,6 +164,35 @@ def sessions() -> Exchange[tuple[Session, ...]]:
     if not isinstance(entries, list):
         raise ProtocolError("luod's answer has no list `sessions`")
     return tuple(_session(entry) for entry in entries)
+
+
+def describe(name: str) -> Exchange[tuple[Description, ...]]:
+    encode_name(name)
+    reply = yield Call("Describe", {"name": name})
+    entries = reply.parameters.get("sessions")
+    if not isinstance(entries, list):
+        raise ProtocolError("luod's answer has no list `sessions`")
+    return tuple(_description(entry) for entry in entries)
+
+
+def _description(entry: object) -> Description:
+    session = _session(entry)
+    assert isinstance(entry, dict)
+    try:
+        return Description(
+            session.name,
+            session.owner,
+            session.direction,
+            session.state,
+            int(entry["bytes"]),
+            None if entry.get("generation") is None else int(entry["generation"]),
+            None if entry.get("update") is None else str(entry["update"]),
+            float(entry["preparingSeconds"]),
+            float(entry["freezingSeconds"]),
+            None if entry.get("process") is None else int(entry["process"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"luod's answer describes no session: {entry!r:.100}") from error
 
 
 def _release(name: str, direction: str, *, finished: bool) -> Call:

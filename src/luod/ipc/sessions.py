@@ -32,6 +32,27 @@ class Session:
     state: State
 
 
+@dataclass(frozen=True)
+class Description:
+    """What luod knows of a session without its contents. bytes: of the files that its participant declared, 0 without
+    one. generation: of NAME#GENERATION, the update it was written in. update: of an incoming session, the update that
+    carried it; null when luod did not run it. preparingSeconds, freezingSeconds: until its participant was ready in
+    each phase of that update. process: the process that the restore deadline, or on-owner-death, waits for; null where
+    luod waits for none, or it has ended.
+    """
+
+    name: str
+    owner: int
+    direction: Direction
+    state: State
+    bytes: int
+    generation: int | None
+    update: str | None
+    preparingSeconds: float
+    freezingSeconds: float
+    process: int | None
+
+
 class NoSuchSession(TypedVarlinkErrorReply, interface=SESSIONS):
     """There is none of this name, or it is somebody else's."""
 
@@ -143,7 +164,9 @@ class DeviceBroken(TypedVarlinkErrorReply, interface=SESSIONS):
 
 
 class NoManifest(TypedVarlinkErrorReply, interface=SESSIONS):
-    """The session's maker gave luod no duplicate of its manifest."""
+    """The session's maker gave luod no duplicate of its manifest, or keeps none. Or the session is incoming, and luod
+    does not hold it: a session that waits in the kernel is not retrieved to be looked at.
+    """
 
     class Parameters:
         name: str
@@ -192,7 +215,8 @@ class Service(Protocol):
     async def retrieve(self, peer: Peer, name: str) -> Fd: ...
     async def release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None: ...
     async def replace(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd: ...
-    async def manifest(self, peer: Peer, name: str) -> Fd | None: ...
+    async def manifest(self, peer: Peer, name: str, direction: Direction) -> Fd | None: ...
+    async def describe(self, peer: Peer, name: str) -> list[Description]: ...
     async def list(self, peer: Peer) -> list[Session]: ...
 
 
@@ -271,13 +295,14 @@ class Sessions(VarlinkInterface, name=SESSIONS):
             return _passed(await self._service.replace(self._peer, name, manifest))
 
     @varlinkmethod(return_parameter="manifestFileDescriptor")
-    async def Manifest(self, *, name: str) -> FileDescriptor:
-        """The manifest of an outgoing session, as it is while the session goes on: a memfd, which is the maker's word.
+    async def Manifest(self, *, name: str, direction: Direction | None) -> FileDescriptor:
+        """The manifest of a session, outgoing unless direction says otherwise, as it is while the session goes on: a
+        memfd, which is the maker's word. It lists what the first part of a manifest does (docs/manifest.md).
 
-        It lists what the first part of a manifest does (docs/manifest.md). An incoming session gives its own to whoever
-        retrieves it. Errors: NoSuchSession, NoManifest.
+        Nothing is changed: the caller does not become the one that has the session, and a session that waits in the
+        kernel stays there (NoManifest). Errors: NoSuchSession, NoManifest, Busy, Refused, KernelRefused.
         """
-        manifest = await self._service.manifest(self._peer, name)
+        manifest = await self._service.manifest(self._peer, name, direction or "outgoing")
         if manifest is None:
             raise NoManifest(
                 name=name,
@@ -285,6 +310,13 @@ class Sessions(VarlinkInterface, name=SESSIONS):
                 hint="its maker keeps none, or luod was started again; the session is as good as any",
             )
         return _passed(manifest)
+
+    @varlinkmethod(return_parameter="sessions")
+    async def Describe(self, *, name: str) -> list[Description]:
+        """What luod knows of the outgoing session of this name and of the incoming one; nothing is retrieved or
+        changed. Errors: NoSuchSession.
+        """
+        return await self._service.describe(self._peer, name)
 
     @varlinkmethod
     async def HandOver(self, *, name: str, files: list[HeldFile]) -> None:
