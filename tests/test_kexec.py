@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from luod import kexec
 from luod.errors import BadInput
+from luod.kexec import LoadLimits
 from luod.testing import Machine
 from luod.testing.interpreter import Interpreter
 from luod.uapi.kexec import COMMAND_LINE_SIZE
@@ -39,6 +41,46 @@ def test_loaded_reads_what_sys_says(tmp_path: Path, text: str, loaded: bool) -> 
 
 def test_a_kernel_without_kexec_has_none_loaded(tmp_path: Path) -> None:
     assert kexec.loaded(tmp_path / "kexec_loaded") is False
+
+
+@pytest.mark.parametrize(
+    ("files", "limits", "words", "remedy"),
+    [
+        ({}, LoadLimits(), "CAP_SYS_BOOT", "root of the host"),
+        ({"proc/sys/kernel/kexec_load_limit_reboot": "-1"}, LoadLimits(), "CAP_SYS_BOOT", "root of the host"),
+        (
+            {"proc/sys/kernel/kexec_load_disabled": "1"},
+            LoadLimits(disabled=True),
+            "kernel.kexec_load_disabled is 1",
+            "/etc/sysctl.d",
+        ),
+        (
+            {"proc/sys/kernel/kexec_load_disabled": "0", "proc/sys/kernel/kexec_load_limit_reboot": "0"},
+            LoadLimits(loads_left=0),
+            "kernel.kexec_load_limit_reboot is 0",
+            "/etc/sysctl.d",
+        ),
+        (
+            {"sys/kernel/security/lockdown": "none [integrity] confidentiality"},
+            LoadLimits(lockdown="integrity"),
+            "locked down (integrity)",
+            "signed",
+        ),
+        ({"sys/kernel/security/lockdown": "[none] integrity confidentiality"}, LoadLimits(), "CAP_SYS_BOOT", "root"),
+    ],
+)
+def test_eperm_of_a_load_names_its_cause(
+    tmp_path: Path, files: dict[str, str], limits: LoadLimits, words: str, remedy: str
+) -> None:
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n", encoding="ascii")
+    assert kexec.load_limits(tmp_path) == limits
+    error = kexec.not_permitted(limits)
+    assert error.errno == errno.EPERM
+    assert words in str(error)
+    assert remedy in error.hint
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -26,16 +27,17 @@ from luod.linux import HasFileno
 from luod.uapi import kexec as uapi
 
 _LOADED: Final = Path("/sys/kernel/kexec_loaded")
+_ROOT: Final = Path("/")
 
 _Meanings = Mapping[int, tuple[type[KernelRefused], str]]
-_PRIVILEGE: Final = "it takes CAP_SYS_BOOT, and a kernel not locked down (kernel.kexec_load_disabled, lockdown=)"
+_PRIVILEGE: Final = "the process lacks CAP_SYS_BOOT, or the kernel is locked down"
 _LOAD: Final[_Meanings] = {
     errno.ENOEXEC: (NotAKernelImage, "the file is no kernel image of this machine's kind"),
     errno.EADDRNOTAVAIL: (ImageDoesNotFit, "image and initrd do not fit the memory that kexec handover leaves them"),
     errno.ENOMEM: (ImageDoesNotFit, "there is not enough memory for image and initrd"),
     errno.EFBIG: (ImageDoesNotFit, "image or initrd is too large"),
     errno.EPERM: (KernelRefused, _PRIVILEGE),
-    errno.EACCES: (KernelRefused, "the security policy forbids to load this image"),
+    errno.EACCES: (KernelRefused, "a security module (SELinux, IMA) does not allow this image"),
     errno.EBUSY: (KernelRefused, "another kexec operation is running"),
     errno.EBADF: (KernelRefused, "an fd of image or initrd is not open for reading"),
     errno.ETXTBSY: (KernelRefused, "image or initrd is open for writing somewhere"),
@@ -51,6 +53,18 @@ _JUMP: Final[_Meanings] = {
     errno.EBUSY: (JumpRefused, "another kexec operation is running, or a preserved file could not be frozen"),
     errno.EPERM: (JumpRefused, _PRIVILEGE),
 }
+
+
+@dataclass(frozen=True)
+class LoadLimits:
+    """What this kernel allows of loading images, which only a reboot takes back."""
+
+    disabled: bool = False
+    """kernel.kexec_load_disabled"""
+    loads_left: int | None = None
+    """kernel.kexec_load_limit_reboot: calls that this kernel still allows, failed ones included; None: no limit."""
+    lockdown: str = "none"
+    """`integrity` and `confidentiality` allow signed images only."""
 
 
 _NOT_QUIET: Final = (
@@ -92,7 +106,44 @@ def load(kernel: int | HasFileno, initrd: int | HasFileno | None, command_line: 
             "kexec_file_load", _fd(kernel), -1 if initrd is None else _fd(initrd), len(encoded), encoded, flags
         )
     except OSError as error:
+        if error.errno == errno.EPERM:
+            raise not_permitted(load_limits()) from None
         _refuse("kexec_file_load", error, _LOAD, KernelRefused)
+
+
+def load_limits(root: Path = _ROOT) -> LoadLimits:
+    """Reads what this kernel allows. What a kernel does not tell counts as allowed. `root` has /proc and /sys."""
+    left = _text(root / "proc/sys/kernel/kexec_load_limit_reboot")
+    lockdown = _text(root / "sys/kernel/security/lockdown")
+    return LoadLimits(
+        disabled=_text(root / "proc/sys/kernel/kexec_load_disabled") == "1",
+        loads_left=int(left) if left.isdecimal() else None,
+        lockdown=lockdown.partition("[")[2].partition("]")[0] or "none",
+    )
+
+
+def _text(path: Path) -> str:
+    """Returns the content of a small file; "" if it cannot be read."""
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def not_permitted(limits: LoadLimits) -> KernelRefused:
+    """Returns the error of a load that was answered with EPERM."""
+    sysctl = "remove it from /etc/sysctl.conf and /etc/sysctl.d and reboot; a running kernel does not take it back"
+    if limits.disabled:
+        meaning, hint = "kernel.kexec_load_disabled is 1: this kernel loads no image", sysctl
+    elif limits.loads_left == 0:
+        meaning = "kernel.kexec_load_limit_reboot is 0: this kernel has used up the loads it allows"
+        hint = sysctl
+    elif limits.lockdown != "none":
+        meaning = f"the kernel is locked down ({limits.lockdown}) and loads signed images only"
+        hint = "load an image that is signed with a key this kernel trusts, or boot without lockdown="
+    else:
+        meaning, hint = "the process lacks CAP_SYS_BOOT in the initial user namespace", "run luod as root of the host"
+    return KernelRefused(errno.EPERM, "kexec_file_load", meaning, hint=hint)
 
 
 def unload() -> None:

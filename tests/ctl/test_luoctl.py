@@ -81,7 +81,6 @@ def test_without_luod_the_status_is_3(command: str, tmp_path: Path) -> None:
         ["status", "--frobnicate"],
         ["load"],
         ["load", "--kernel"],
-        ["load", "--kernel", "k", "--append", "a", "--reuse-cmdline"],
         ["update", "now"],
         ["forward"],
         ["status", "--admin"],
@@ -135,7 +134,7 @@ def test_a_command_line_no_kernel_takes_is_usage(tmp_path: Path, line: str) -> N
     image = tmp_path / "image"
     image.write_bytes(b"x")
     with Impostor(tmp_path) as impostor:
-        result = asked(impostor, "load", "--kernel", str(image), "--append", line, "--json")
+        result = asked(impostor, "load", "--kernel", str(image), "--cmdline", line, "--json")
     assert (result.returncode, impostor.calls) == (2, [])
     assert error_of(result)["error"] == "BadInput"
 
@@ -143,22 +142,47 @@ def test_a_command_line_no_kernel_takes_is_usage(tmp_path: Path, line: str) -> N
 def test_load_passes_the_files_and_the_command_line(tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"x")
-    with Impostor(tmp_path, *[Answer(reply())] * 3) as impostor:
-        result = asked(impostor, "load", "--kernel", str(image), "--initrd", str(image), "--append", "kho=on", "--json")
+    given = ["--kernel", str(image)]
+    with Impostor(tmp_path, *[Answer(reply())] * 4) as impostor:
+        result = asked(impostor, "load", *given, "--initrd", str(image), "--cmdline", "kho=on", "--json")
         assert result.returncode == 0, result.stderr
         assert json.loads(result.stdout) == {
             "version": 1,
             "kernel": str(image),
             "initrd": str(image),
+            "initrds": [str(image)],
             "command_line": "kho=on",
         }
-        assert asked(impostor, "load", "--kernel", str(image), "--append", "").returncode == 0
-        assert asked(impostor, "load", "--kernel", str(image)).returncode == 0
-    both, empty, reused = (call["parameters"] for call in impostor.calls)
+        assert asked(impostor, "load", *given, "--cmdline", "").returncode == 0
+        assert asked(impostor, "load", *given).returncode == 0
+        assert asked(impostor, "load", *given, "--append", "luod.test=1", "--append", "second=2").returncode == 0
+    both, empty, reused, appended = (call["parameters"] for call in impostor.calls)
     assert both == {"kernelFileDescriptor": 0, "initrdFileDescriptor": 1, "commandLine": "kho=on"}
     assert empty == {"kernelFileDescriptor": 0, "commandLine": ""}
-    words = Path("/proc/cmdline").read_text().split()
-    assert reused["commandLine"].split() == [word for word in words if not word.startswith("BOOT_IMAGE=")]
+    words = [word for word in Path("/proc/cmdline").read_text().split() if not word.startswith("BOOT_IMAGE=")]
+    assert reused["commandLine"].split() == words
+    end = words.index("--") if "--" in words else len(words)
+    assert appended["commandLine"].split() == [*words[:end], "luod.test=1", "second=2", *words[end:]]
+
+
+@pytest.mark.parametrize("option", [["--append", "quiet"], ["--reuse-cmdline"]])
+def test_a_whole_command_line_and_the_running_one_contradict_each_other(tmp_path: Path, option: list[str]) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x")
+    for command in ("load", "check", "update"):
+        with Impostor(tmp_path) as impostor:
+            result = asked(impostor, command, "--kernel", str(image), "--cmdline", "a", *option)
+        assert (result.returncode, impostor.calls) == (2, [])
+        assert option[0] in result.stderr
+        assert "hint: " in result.stderr
+
+
+@pytest.mark.parametrize("option", [["--cmdline", ""], ["--append", "a"], ["--reuse-cmdline"], ["--initrd", "/x"]])
+def test_a_command_line_without_a_kernel_is_usage(tmp_path: Path, option: list[str]) -> None:
+    with Impostor(tmp_path) as impostor:
+        result = asked(impostor, "check", *option)
+    assert (result.returncode, impostor.calls) == (2, [])
+    assert "--kernel" in result.stderr
 
 
 def test_status_as_text_and_as_json(tmp_path: Path) -> None:

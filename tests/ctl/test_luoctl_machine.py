@@ -63,7 +63,7 @@ def test_from_the_first_status_to_the_other_side_of_a_jump(host: Host) -> None:
     (entry,) = host.luoctl_json("sessions")["sessions"]
     assert entry | {"owner": 0} == {"name": "vm", "owner": 0, "direction": "outgoing", "state": "held"}
     line = "liveupdate=on kho=on quiet"
-    loaded = host.luoctl("--json", "load", "--kernel", host.machine.kernel, "--append", line)
+    loaded = host.luoctl("--json", "load", "--kernel", host.machine.kernel, "--cmdline", line)
     assert json.loads(loaded.stdout)["command_line"] == line
     status = host.luoctl_json("status")
     assert (status["kernel_loaded"], status["command_line"], status["sessions"]) == (True, line, 1)
@@ -84,6 +84,29 @@ def test_the_running_kernels_command_line_is_the_default(host: Host) -> None:
     for option in ([], ["--reuse-cmdline"]):
         host.luoctl("load", "--kernel", host.machine.kernel, *option)
         assert host.luoctl_json("status")["command_line"] == line
+
+
+def test_the_remedy_of_a_finding_keeps_the_running_line_over_the_jump(host: Host) -> None:
+    host.luoctl("load", "--kernel", host.machine.kernel, "--cmdline", "liveupdate=on kho=on root=/dev/vda1")
+    host.update()
+    host.start()
+    host.machine.write("/run/first", b"one")
+    host.machine.write("/run/second", b"two")
+    disks = ("--initrd", "/run/first", "--initrd", "/run/second")
+    given = ("--kernel", host.machine.kernel, *disks)
+    bare = host.luoctl("--json", "check", *given, "--cmdline", "liveupdate=on kho=on panic=1", check=False)
+    assert "root-missing" in [each["name"] for each in json.loads(bare.stdout)["findings"]]
+    result = host.luoctl("--json", "load", *given, "--append", "panic=10")
+    assert json.loads(result.stdout)["initrds"] == ["/run/first", "/run/second"]
+    checked = host.luoctl("--json", "check", check=False)
+    assert not {"root-missing", "no-panic"} & {each["name"] for each in json.loads(checked.stdout)["findings"]}
+    host.update()
+    assert host.machine.read("/proc/cmdline").decode().split() == [
+        "liveupdate=on",
+        "kho=on",
+        "root=/dev/vda1",
+        "panic=10",
+    ]
 
 
 def test_without_a_loaded_kernel_an_update_is_refused(host: Host) -> None:

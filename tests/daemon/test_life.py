@@ -107,7 +107,7 @@ def test_no_update_without_an_image_loaded_through_luod(luod: Luod) -> None:
 
 
 def test_luod_jumps_into_the_image_it_loaded_whatever_was_loaded_since(luod: Luod) -> None:
-    luod.luoctl("load", "--kernel", luod.machine.kernel, "--append", "liveupdate=on kho=on luod=1")
+    luod.luoctl("load", "--kernel", luod.machine.kernel, "--cmdline", "liveupdate=on kho=on luod=1")
     luod.vmm().call("load", kernel=luod.machine.kernel, command_line="liveupdate=on kho=on other=1")
     luod.update()
     assert b"luod=1" in luod.machine.read("/proc/cmdline")
@@ -116,7 +116,7 @@ def test_luod_jumps_into_the_image_it_loaded_whatever_was_loaded_since(luod: Luo
 def test_what_is_no_kernel_leaves_the_one_that_is_loaded(luod: Luod) -> None:
     luod.load()
     before = luod.status()
-    refused = luod.luoctl("load", "--kernel", "/bin/sh", "--append", "", check=False)
+    refused = luod.luoctl("load", "--kernel", "/bin/sh", "--cmdline", "", check=False)
     assert refused.returncode != 0
     assert luod.status() == before
     luod.update()

@@ -26,7 +26,7 @@ F_SEAL_EXEC = 0x20
 def check(luod: Luod, kernel: bytes, *, append: str = GOOD, initrd: bytes | None = None) -> dict[str, Any]:
     """`luoctl check` of a kernel: its JSON, and the names of what it found."""
     luod.machine.write(KERNEL, kernel)
-    arguments = ["--kernel", KERNEL, "--append", append]
+    arguments = ["--kernel", KERNEL, "--cmdline", append]
     if initrd is not None:
         luod.machine.write("/run/initrd", initrd)
         arguments += ["--initrd", "/run/initrd"]
@@ -124,7 +124,7 @@ def test_nothing_is_checked_that_is_not_there(shared: Luod) -> None:
 
 def test_people_read_what_was_found_why_and_what_to_do(shared: Luod) -> None:
     shared.machine.write(KERNEL, without("luo"))
-    result = shared.luoctl("check", "--kernel", KERNEL, "--append", GOOD, check=False)
+    result = shared.luoctl("check", "--kernel", KERNEL, "--cmdline", GOOD, check=False)
     assert "REFUSED  luo-missing: the next kernel has no live update" in result.text
     assert "why: " in result.text
     assert "do:  load a kernel built with CONFIG_LIVEUPDATE=y" in result.text
@@ -238,7 +238,7 @@ def test_a_dry_run_shows_all_of_it(luod: Luod) -> None:
 
 def test_an_update_may_bring_its_kernel(luod: Luod) -> None:
     Participant(luod, "one").vmm.program.kill()
-    given = ("--kernel", KERNEL, "--append", GOOD + " second=1")
+    given = ("--kernel", KERNEL, "--cmdline", GOOD + " second=1")
     luod.machine.write(KERNEL, without("luo"))
     refused = luod.luoctl("--json", "update", *given, check=False)
     error = json.loads(refused.stdout)
@@ -271,7 +271,7 @@ def test_h19_an_image_that_was_written_to_after_its_check_is_not_jumped_into(luo
 def test_fds_that_are_no_files_are_unreadable_images_and_are_closed(luod: Luod) -> None:
     pid = luod.serve_pid()
     before = sorted(luod.links(pid))
-    result = luod.luoctl("--json", "check", "--kernel", "/proc/self/mem", "--append", GOOD, check=False)
+    result = luod.luoctl("--json", "check", "--kernel", "/proc/self/mem", "--cmdline", GOOD, check=False)
     found = json.loads(result.stdout)
     assert refusals(found) == ["image-unreadable"], os.fsdecode(result.stdout)
     assert sorted(luod.links(pid)) == before

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from luod import image
-from luod.daemon.preflight.facts import Declaration, FactName, Facts, Host, InitrdFile, KernelFile, Memory
+from luod.daemon.preflight.facts import Declaration, FactName, Facts, Host, InitrdFile, KernelFile, Loading, Memory
 from luod.daemon.preflight.findings import NAMES, REFUSALS
 from luod.daemon.preflight.rules import RULES, Judgement, Moment, Rule, judge
 from luod.daemon.preflight.running import Region, Running
@@ -21,6 +21,7 @@ from luod.image.bzimage import Image
 from luod.image.contents import Contents
 from luod.image.initrd import Initrd
 from luod.ipc.updates import DeclaredFile, DeclaredSession
+from luod.kexec import LoadLimits
 
 MIB = 1 << 20
 HEADER = Image((2, 15), True, "", 0, 0, "none", 16 * MIB)
@@ -37,9 +38,9 @@ def declaration(name: str, *kinds: str, seals: int = 0) -> Declaration:
     return Declaration(name, 1, (DeclaredSession(name, files),))
 
 
-def running(*formats: str, scratch: int = 200) -> Running:
+def running(*formats: str, scratch: int = 200, line: str = "") -> Running:
     by_family = {name.rpartition("-v")[0]: frozenset({name}) for name in formats}
-    return Running(by_family, assumed=False, scratch=(Region(scratch * MIB),))
+    return Running(by_family, assumed=False, scratch=(Region(scratch * MIB),), command_line=line)
 
 
 VALUES: dict[FactName, list[Any]] = {
@@ -58,7 +59,8 @@ VALUES: dict[FactName, list[Any]] = {
         InitrdFile((5,), 300 * MIB, Initrd({}, frozenset())),
     ],
     "command_line": ["liveupdate=on kho=on panic=1", "kho=on", ""],
-    "running": [running(*ALL), running(*ALL, scratch=10), Running()],
+    "running": [running(*ALL), running(*ALL, scratch=10), running(*ALL, line="root=/dev/vda"), Running()],
+    "loading": [Loading(), Loading(LoadLimits(loads_left=1), 1), Loading(LoadLimits(loads_left=1), 2)],
     "sessions": [
         (),
         ((Row("outgoing", "vm", 0, judged=True, kinds=("memfd",)), "held"),),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import gzip
 import struct
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from luod import image, memory
-from luod.daemon.preflight import state
+from luod.daemon.preflight import limits, state
 from luod.daemon.preflight.check import host
-from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, KernelFile, Memory
+from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, KernelFile, Loading, Memory
 from luod.daemon.preflight.findings import NAMES, forced, refusing
 from luod.daemon.preflight.rules import judge
 from luod.daemon.preflight.running import Region, Running, running
@@ -21,6 +22,7 @@ from luod.image.contents import Contents
 from luod.image.initrd import Initrd
 from luod.ipc.admin import Finding
 from luod.ipc.updates import DeclaredFile, DeclaredSession
+from luod.kexec import LoadLimits
 from tests.image.test_image import bzimage
 
 MIB = 1 << 20
@@ -57,6 +59,7 @@ def judged(
         initrd=InitrdFile((2,), initrd_size, initrd),
         command_line=line,
         running=now or writes(*FORMATS),
+        loading=Loading(),
         sessions=(),
         declarations=(Declaration("vm", 1, (DeclaredSession("vm", files),)),),
         stashed=(),
@@ -127,6 +130,46 @@ def test_a_panic_must_end(line: str, found: list[str]) -> None:
 def test_a_panic_may_end_by_the_kernels_configuration() -> None:
     assert judged(line="liveupdate=on kho=on", options={"CONFIG_PANIC_TIMEOUT": "-1"}) == []
     assert judged(line="liveupdate=on kho=on", options={"CONFIG_PANIC_TIMEOUT": "0"}) == ["no-panic"]
+
+
+@pytest.mark.parametrize(
+    ("running_line", "line", "found"),
+    [
+        ("root=/dev/vda ro", "", ["root-missing"]),
+        ("root=/dev/vda ro", "root=", ["root-missing"]),
+        ("root=/dev/vda ro", "-- root=/dev/vda", ["root-missing"]),
+        ("root=/dev/vda ro", "root=UUID=1", []),
+        ("rootwait", "", []),
+        ("root=", "", []),
+        ("", "", []),
+    ],
+)
+def test_a_root_file_system_that_the_running_line_names_is_missed(
+    running_line: str, line: str, found: list[str]
+) -> None:
+    now = replace(writes(*FORMATS), command_line=running_line)
+    assert judged(now=now, line=f"liveupdate=on kho=on panic=1 {line}") == found
+
+
+def test_the_running_line_is_read(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cmdline").write_bytes(b"root=/dev/vda\n")
+    assert running(tmp_path).command_line == "root=/dev/vda"
+
+
+@pytest.mark.parametrize(
+    ("now", "loads", "found"),
+    [
+        (LoadLimits(), 3, []),
+        (LoadLimits(disabled=True), 1, ["kexec-disabled"]),
+        (LoadLimits(loads_left=3), 3, []),
+        (LoadLimits(loads_left=2), 3, ["kexec-load-limit"]),
+        (LoadLimits(loads_left=1), 1, []),
+        (LoadLimits(loads_left=0), 1, ["kexec-load-limit"]),
+    ],
+)
+def test_the_kernel_must_allow_every_load_until_the_jump(now: LoadLimits, loads: int, found: list[str]) -> None:
+    assert names(limits.judge(now, loads=loads)) == found
 
 
 def test_an_elf_file_cannot_be_loaded() -> None:

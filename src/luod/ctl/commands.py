@@ -5,28 +5,18 @@ Called by `luod.ctl.main`, which has read the command line and catches every Luo
 
 from __future__ import annotations
 
-import os
-import stat
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from luod.ctl import admin
+from luod.ctl import admin, next_kernel
 from luod.ctl.exits import Exit, kind
 from luod.ctl.output import Output, counted, escaped
-from luod.errors import BadInput, DaemonUnreachable, DeviceBroken, LuodError, Refused
-from luod.kexec import encode_command_line
-from luod.linux import Fd
+from luod.errors import DaemonUnreachable, DeviceBroken, LuodError, Refused
 
 if TYPE_CHECKING:
     from luod.ctl.progress import View
-
-COMMAND_LINE = "/proc/cmdline"
-
-_Image = tuple[Fd, Fd | None, str]
-"""Kernel, initial RAM disk, command line."""
 
 
 def status(arguments: Namespace, output: Output) -> Exit:
@@ -89,13 +79,21 @@ def inspect(arguments: Namespace, output: Output) -> Exit:
 
 
 def load(arguments: Namespace, output: Output) -> Exit:
-    """`luoctl load`: the files are opened here, so that luod opens no path for anybody."""
-    with _image(arguments) as image:
+    """`luoctl load`"""
+    with next_kernel.given(arguments) as image:
         assert image is not None
-        admin.load_kernel(arguments.admin_socket, *image)
-        command_line = image[2]
+        admin.load_kernel(arguments.admin_socket, image.kernel, image.initrd, image.command_line)
+        command_line = image.command_line
     if output.json:
-        output.object({"kernel": arguments.kernel, "initrd": arguments.initrd, "command_line": command_line})
+        initrds = arguments.initrd or []
+        output.object(
+            {
+                "kernel": arguments.kernel,
+                "initrd": initrds[0] if initrds else None,
+                "initrds": initrds,
+                "command_line": command_line,
+            }
+        )
     else:
         output.line(f"loaded {escaped(arguments.kernel)}, command line: {escaped(command_line)}")
     return Exit.DONE
@@ -105,8 +103,12 @@ def check(arguments: Namespace, output: Output) -> Exit:
     """`luoctl check`: of the files that are given, or of what is loaded."""
     from luod.ctl.findings import show
 
-    with _image(arguments) as image:
-        checked = admin.check(arguments.admin_socket, *(image or (None, None, "")))
+    path = arguments.admin_socket
+    with next_kernel.given(arguments) as image:
+        if image is None:
+            checked = admin.check(path, None, None, "")
+        else:
+            checked = admin.check(path, image.kernel, image.initrd, image.command_line)
     if output.json:
         output.object(asdict(checked))
     else:
@@ -120,11 +122,17 @@ def update(arguments: Namespace, output: Output) -> Exit:
     """`luoctl update`: shows how it goes on. When it goes well the jump ends this process too."""
     from luod.ctl.progress import view
 
-    with _image(arguments) as image, view(output) as shown:
+    with next_kernel.given(arguments) as image, view(output) as shown:
         if image is not None:
             # Before it is loaded, so that a kernel that is refused takes no other's place.
-            force, names = arguments.force, arguments.force_finding
-            checked = admin.check(arguments.admin_socket, *image, force=force, force_findings=names).findings
+            checked = admin.check(
+                arguments.admin_socket,
+                image.kernel,
+                image.initrd,
+                image.command_line,
+                force=arguments.force,
+                force_findings=arguments.force_finding,
+            ).findings
             refusals = [finding for finding in checked if finding.refuses]
             if arguments.dry_run:
                 shown.show(admin.Progress("checked", findings=checked))
@@ -134,7 +142,7 @@ def update(arguments: Namespace, output: Output) -> Exit:
                 forcing = f"--force-finding {refusals[0].name} goes on all the same"
                 hint = f"{refusals[0].remedy}; luoctl check tells all, {forcing}"
                 raise Refused(f"{names}: {refusals[0].what}", hint=hint)
-            admin.load_kernel(arguments.admin_socket, *image)
+            admin.load_kernel(arguments.admin_socket, image.kernel, image.initrd, image.command_line)
         return _follow(arguments, shown)
 
 
@@ -217,40 +225,3 @@ def _each(names: Iterable[str], do: Callable[[str], str], output: Output) -> Exi
     if failure is not None:
         raise failure
     return Exit.DONE
-
-
-@contextmanager
-def _image(arguments: Namespace) -> Iterator[_Image | None]:
-    """The kernel, the initial RAM disk and the command line that were given; None where no kernel was. BadInput,
-    OSError.
-    """
-    if arguments.kernel is None:
-        if arguments.initrd is not None or arguments.append is not None or arguments.reuse_cmdline:
-            raise BadInput(
-                "an initial RAM disk and a command line belong to a kernel", hint="give --kernel as well, or neither"
-            )
-        yield None
-        return
-    command_line = _current_command_line() if arguments.append is None else arguments.append
-    encode_command_line(command_line)  # so that what no luod would take is said as what it is: usage
-    with ExitStack() as stack:
-        kernel = stack.enter_context(_open(arguments.kernel))
-        initrd = None if arguments.initrd is None else stack.enter_context(_open(arguments.initrd))
-        yield kernel, initrd, command_line
-
-
-def _current_command_line() -> str:
-    """The running kernel's command line, without BOOT_IMAGE, which names its file and not the next one's."""
-    with open(COMMAND_LINE, encoding="utf-8", errors="surrogateescape") as file:
-        words: Iterable[str] = file.read().strip().split(" ")
-    return " ".join(word for word in words if not word.startswith("BOOT_IMAGE="))
-
-
-def _open(path: str) -> Fd:
-    """`path`, which must be a regular file, open for reading. OSError, BadInput."""
-    # O_NONBLOCK: a named pipe must not make us wait for somebody to open its other end.
-    fd = Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
-    if not stat.S_ISREG(os.fstat(fd.fileno()).st_mode):
-        fd.close()
-        raise BadInput(f"{path} is not a regular file", hint="give the file of a kernel image, such as /boot/vmlinuz")
-    return fd

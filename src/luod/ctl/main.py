@@ -122,10 +122,23 @@ def parser() -> argparse.ArgumentParser:
 
 def _image(command: argparse.ArgumentParser, *, required: bool) -> None:
     command.add_argument("--kernel", required=required, metavar="FILE", help="its image, such as /boot/vmlinuz-7.3.4")
-    command.add_argument("--initrd", metavar="FILE", help="its initial RAM disk")
-    line = command.add_mutually_exclusive_group()
-    line.add_argument("--append", metavar="STRING", help="its command line")
-    line.add_argument("--reuse-cmdline", action="store_true", help="take the running kernel's (the default)")
+    command.add_argument(
+        "--initrd",
+        action="append",
+        metavar="FILE",
+        help="its initial RAM disk; may be repeated: the files are concatenated in this order",
+    )
+    command.add_argument(
+        "--append",
+        action="append",
+        metavar="TEXT",
+        help="add TEXT to the running kernel's command line; may be repeated. Of several settings of one parameter "
+        "the last one counts",
+    )
+    command.add_argument("--cmdline", metavar="TEXT", help="the whole command line, in place of the running kernel's")
+    command.add_argument(
+        "--reuse-cmdline", action="store_true", help="use the running kernel's command line (the default)"
+    )
 
 
 def _seconds(word: str) -> float:

@@ -86,14 +86,14 @@ class NextImage:
         if kernel is not None:
             return await self._preflight.check(Subject(kernel, initrd, command_line or ""))
         async with self._loading:
-            return await self._preflight.check(self._loaded())
+            return await self._preflight.check(self._loaded(loads=2))
 
     async def look(self) -> list[Finding]:
         """The findings about what is loaded, before an update into it. Nothing else is loaded meanwhile, and
         `load_again` takes nothing else, so that what was looked at is what is jumped into (H19). NotLoaded.
         """
         async with self._loading:
-            findings, _release = await self._preflight.check(self._loaded(), remember=True)
+            findings, _release = await self._preflight.check(self._loaded(loads=2), remember=True)
         return findings
 
     async def load_again(self) -> None:
@@ -108,9 +108,9 @@ class NextImage:
         """Returns the findings about what `look` looked at, from facts as they are now, at this moment of an update.
         Refused: a file was changed since.
         """
-        return self._preflight.certain(self._loaded(), moment)
+        return self._preflight.certain(self._loaded(loads=1), moment)
 
-    def _loaded(self) -> Subject:
+    def _loaded(self, *, loads: int = 1) -> Subject:
         image = self._registry.record.image
         if image is None:
             raise NotLoaded(
@@ -118,4 +118,5 @@ class NextImage:
                 hint="load one first: luoctl load; or name one: --kernel FILE",
             )
         names = image_names(image)
-        return Subject(self._fds[names[0]], self._fds[names[1]] if image.initrd else None, image.command_line)
+        initrd = self._fds[names[1]] if image.initrd else None
+        return Subject(self._fds[names[0]], initrd, image.command_line, loads)

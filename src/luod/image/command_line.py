@@ -21,7 +21,7 @@ def enabled(command_line: str, parameter: str, *, default: bool = False) -> bool
 def parameters(command_line: str) -> list[tuple[str, str | None]]:
     """The kernel's own parameters in their order, up to `--`; None for one without `=`."""
     found: list[tuple[str, str | None]] = []
-    for word in _words(command_line):
+    for word in words(command_line):
         if word == "--":
             break
         name, equals, value = word.partition("=")
@@ -29,14 +29,14 @@ def parameters(command_line: str) -> list[tuple[str, str | None]]:
     return found
 
 
-def _words(command_line: str) -> list[str]:
-    """Split at white space that is not between double quotes."""
-    words = [""]
+def words(command_line: str) -> list[str]:
+    """Returns the words: the text is split at white space that is not between double quotes."""
+    found = [""]
     quoted = False
     for character in command_line:
         quoted ^= character == '"'
         if character.isspace() and not quoted:
-            words.append("")
+            found.append("")
         else:
-            words[-1] += character
-    return [word for word in words if word]
+            found[-1] += character
+    return [word for word in found if word]

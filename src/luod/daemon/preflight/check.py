@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from luod.daemon.participants import Participants
-from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, KernelFile, Memory
+from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, KernelFile, Loading, Memory
 from luod.daemon.preflight.reading import Reader
 from luod.daemon.preflight.rules import Judgement, Moment, judge
 from luod.daemon.preflight.subject import Subject
 from luod.daemon.sessions import SessionKeeper
 from luod.errors import Refused
 from luod.ipc.admin import Finding
+from luod.kexec import load_limits
 
 _ROOT: Final = Path("/")
 
@@ -47,11 +48,19 @@ class Preflight:
         try:
             async with self._lock:
                 read = await asyncio.to_thread(self._reader.read, subject)
-                facts = self._observe(
-                    Facts(
-                        read.kernel, read.initrd, subject.command_line, read.running, (), (), (), Memory(_ROOT), Host()
-                    )
+                known = Facts(
+                    kernel=read.kernel,
+                    initrd=read.initrd,
+                    command_line=subject.command_line,
+                    running=read.running,
+                    loading=Loading(),
+                    sessions=(),
+                    declarations=(),
+                    stashed=(),
+                    memory=Memory(_ROOT),
+                    host=Host(),
                 )
+                facts = self._observe(known, subject.loads)
                 judgement = await asyncio.to_thread(judge, facts)
                 if remember:
                     self._remembered = judgement
@@ -73,15 +82,16 @@ class Preflight:
                 "the image or the initial RAM disk was written to after it was checked",
                 hint="load it again: luoctl load",
             )
-        return remembered.again(self._observe(remembered.facts), moment).findings
+        return remembered.again(self._observe(remembered.facts, subject.loads), moment).findings
 
-    def _observe(self, facts: Facts) -> Facts:
-        """The facts as they are now, with the files and the running kernel of `facts`. In the loop: it waits for
-        nothing.
+    def _observe(self, facts: Facts, loads: int) -> Facts:
+        """Returns the facts as they are now, with the files and the running kernel of `facts`. `loads` are to be made
+        until the jump. In the loop: it waits for nothing.
         """
         followers = self._participants.followers
         return replace(
             facts,
+            loading=Loading(load_limits(), loads),
             sessions=tuple(self._sessions.rows()),
             declarations=tuple(Declaration(each.name, each.peer.pid, each.sessions) for each in followers),
             stashed=self._sessions.held,

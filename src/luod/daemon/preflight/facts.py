@@ -23,9 +23,10 @@ from luod.daemon.record import Row
 from luod.image.initrd import Initrd
 from luod.ipc.sessions import State
 from luod.ipc.updates import DeclaredFile, DeclaredSession, When
+from luod.kexec import LoadLimits
 
 FactName = Literal[
-    "kernel", "initrd", "command_line", "running", "sessions", "declarations", "stashed", "memory", "host"
+    "kernel", "initrd", "command_line", "running", "loading", "sessions", "declarations", "stashed", "memory", "host"
 ]
 
 
@@ -61,6 +62,14 @@ class Declaration:
         return [file for session in self.sessions for file in session.files if file.when == when]
 
 
+@dataclass(frozen=True)
+class Loading:
+    """What the running kernel allows of loading images. `loads` are still to be made until the jump."""
+
+    limits: LoadLimits = field(default_factory=LoadLimits)
+    loads: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Memory:
     """The machine's memory and the limits on it; /proc and /sys are below `root`."""
@@ -83,6 +92,7 @@ class Facts:
     initrd: InitrdFile | None
     command_line: str
     running: Running
+    loading: Loading
     sessions: tuple[tuple[Row, State], ...]
     declarations: tuple[Declaration, ...]
     stashed: tuple[str, ...]

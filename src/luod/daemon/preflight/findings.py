@@ -22,6 +22,8 @@ REFUSALS: Final = frozenset(
         "scratch-too-small",
         "liveupdate-off",
         "kho-off",
+        "kexec-disabled",
+        "kexec-load-limit",
         "incoming-unfinished",
         "nobody-follows",
         "files-held",
@@ -38,6 +40,7 @@ WARNINGS: Final = frozenset(
         "scratch-unknown",
         "kind-unknown",
         "initrd-unreadable",
+        "root-missing",
         "no-panic",
         "no-watchdog",
     }

@@ -187,14 +187,14 @@ def command_line(following: NextKernel) -> Iterator[Finding]:
             "liveupdate-off",
             "the next kernel's command line has no liveupdate=on",
             "without it that kernel has no /dev/liveupdate, and every session is lost",
-            "add liveupdate=on: luoctl load --append",
+            "add it: luoctl load --append liveupdate=on …",
         )
     if not enabled(line, "kho", default=following.option("CONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT") == "y"):
         yield finding(
             "kho-off",
             "the next kernel's command line has no kho=on",
             "without it that kernel takes nothing over, and every session is lost",
-            "add kho=on: luoctl load --append",
+            "add it: luoctl load --append kho=on …",
         )
     timeouts = [value for name, value in parameters(line) if name == "panic"]
     timeout = timeouts[-1] if timeouts else following.option("CONFIG_PANIC_TIMEOUT")
@@ -203,7 +203,19 @@ def command_line(following: NextKernel) -> Iterator[Finding]:
             "no-panic",
             "the next kernel's command line has no panic=",
             "if it panics it stands still until somebody comes",
-            "add panic=10, or panic=-1 to reboot at once",
+            "add panic=10, or panic=-1 to reboot at once: luoctl load --append panic=10 …",
+        )
+
+
+def root(line: str, running_line: str) -> Iterator[Finding]:
+    """Yields a finding if `line` names no root file system, and the running kernel's command line does."""
+    named = [value for name, value in parameters(running_line) if name == "root" and value]
+    if named and not any(name == "root" and value for name, value in parameters(line)):
+        yield finding(
+            "root-missing",
+            f"the next kernel's command line has no root=; the running kernel's has root={named[-1]}",
+            "without it the next kernel may find no root file system, unless its initial RAM disk knows it",
+            "add it, or use the running kernel's command line: luoctl load --append TEXT adds to that",
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from luod.daemon.preflight import next_kernel, state
+from luod.daemon.preflight import limits, next_kernel, state
 from luod.daemon.preflight.facts import FactName, Facts, kinds, unattended
 from luod.daemon.preflight.facts import next_kernel as following
 from luod.daemon.preflight.findings import finding
@@ -104,6 +104,19 @@ RULES: Final[tuple[Rule, ...]] = (
         ("kernel", "initrd", "command_line"),
         "jumping",
         _command_line,
+    ),
+    Rule(
+        ("root-missing",),
+        ("command_line", "running"),
+        "jumping",
+        lambda facts: next_kernel.root(facts.command_line, facts.running.command_line),
+    ),
+    # Not when the machine jumps: by then nothing is left to load.
+    Rule(
+        ("kexec-disabled", "kexec-load-limit"),
+        ("loading",),
+        "freezing",
+        lambda facts: limits.judge(facts.loading.limits, loads=facts.loading.loads),
     ),
     Rule(("scratch-too-small",), ("kernel", "initrd", "command_line", "running"), "jumping", _scratch),
     Rule(("files-held",), ("stashed",), "jumping", lambda facts: state.stashed(facts.stashed)),

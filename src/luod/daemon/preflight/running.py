@@ -40,6 +40,8 @@ class Running:
     formats: Mapping[str, frozenset[str]] = field(default_factory=dict)
     assumed: bool = True
     scratch: tuple[Region, ...] | None = None
+    command_line: str = ""
+    """Of the running kernel; "" where it cannot be read."""
 
 
 def running(root: Path = Path("/")) -> Running:
@@ -53,7 +55,7 @@ def running(root: Path = Path("/")) -> Running:
         found = in_image | found
     elif found.get("luo", known["luo"]) == known["luo"]:
         found = known | found
-    return Running(found, assumed, _scratch(root / _DEBUGFS))
+    return Running(found, assumed, _scratch(root / _DEBUGFS), _command_line(root))
 
 
 def _by_family(names: Iterable[str]) -> dict[str, frozenset[str]]:
@@ -91,6 +93,13 @@ def _from_image(root: Path) -> tuple[str, ...]:
         if found.banner.strip() == version:
             return found.formats
     return ()
+
+
+def _command_line(root: Path) -> str:
+    try:
+        return (root / "proc/cmdline").read_text(encoding="utf-8", errors="surrogateescape").strip()
+    except OSError:
+        return ""
 
 
 def _scratch(directory: Path) -> tuple[Region, ...] | None:

@@ -21,6 +21,10 @@ class Subject:
     kernel: Fd
     initrd: Fd | None
     command_line: str
+    loads: int = 3
+    """How often kexec_file_load(2) is still called until the jump: by LoadKernel, when the update begins, and while
+    guests freeze.
+    """
 
     def fingerprint(self) -> tuple[Fingerprint, ...]:
         """Another one when a file was written to, or is another file. OSError."""
@@ -34,7 +38,7 @@ class Subject:
         except OSError:
             kernel.close()
             raise
-        return Subject(kernel, initrd, self.command_line)
+        return Subject(kernel, initrd, self.command_line, self.loads)
 
     def close(self) -> None:
         for fd in (self.kernel, self.initrd):

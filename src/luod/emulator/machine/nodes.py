@@ -25,6 +25,8 @@ KERNEL_IMAGE_NO_VFIO: Final = "/run/luoemu/bzImage-no-vfio"
 _COMMAND_LINE: Final = "/run/luoemu/cmdline"
 _BOOT_ID: Final = "/run/luoemu/boot_id"
 _KEXEC_LOADED: Final = "/run/luoemu/kexec_loaded"
+_SYSCTLS: Final = {"kexec_load_disabled": b"0\n", "kexec_load_limit_panic": b"-1\n", "kexec_load_limit_reboot": b"-1\n"}
+"""Settings of /proc/sys/kernel that restrict the host's kernel, and not the emulated one."""
 _STAGING: Final = "/run/luoemu/staging"
 _NOT_TAKEN_OVER: Final = frozenset({"liveupdate", "shm", "mqueue", "pts", "ptmx", "vfio", "iommu"})
 """Entries of the host's /dev that the machine gets anew, or, as the last two, only if it has devices."""
@@ -51,6 +53,8 @@ def furnish(command_line: str, images: Mapping[str, tuple[str, ...]]) -> Fd:
     _write(_COMMAND_LINE, os.fsencode(command_line) + b"\n")
     _write(_KEXEC_LOADED, b"0\n")
     _write(_BOOT_ID, f"{uuid.uuid4()}\n".encode())
+    for name, content in _SYSCTLS.items():
+        _write(f"/run/luoemu/{name}", content)
     _make_dev()
     if os.path.isdir("/sys/kernel"):
         if not os.path.exists("/sys/kernel/kexec_loaded"):
@@ -83,6 +87,9 @@ def mount_proc(*, root: bool) -> None:
         # In a user namespace the host's own root owns these; here only a read-only mount stands in the way.
         for path in ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"):
             read_only(path)
+    for name in _SYSCTLS:
+        if os.path.exists(f"/proc/sys/kernel/{name}"):
+            bind(f"/run/luoemu/{name}", f"/proc/sys/kernel/{name}")
     # Programs tell one boot from another by it.
     bind(_BOOT_ID, "/proc/sys/kernel/random/boot_id")
 

@@ -1,0 +1,73 @@
+"""The next kernel's command line, from what the operator gives and the command line of the running kernel. Pure.
+
+Not what a kernel makes of it, which is `luod.image.command_line`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from luod.errors import BadInput
+from luod.image.command_line import words
+
+_ADDED_BY_LOADERS: Final = frozenset({"BOOT_IMAGE", "elfcorehdr", "initrd", "kexec_jump_back_entry"})
+"""Boot loaders and kexec-tools add these parameters. They name files and addresses of the kernel that they started."""
+
+
+def next_line(
+    running: str, *, cmdline: str | None = None, append: Sequence[str] = (), reuse_cmdline: bool = False
+) -> str:
+    """Returns the command line. `running` is the text of /proc/cmdline.
+
+    `cmdline` is the whole line. `append` is added to the running kernel's line, in the order given. With neither, the
+    line is the running kernel's; `reuse_cmdline` says so explicitly. BadInput for a contradiction.
+    """
+    if cmdline is None:
+        line = reused(running)
+        for text in append:
+            line = added(line, text)
+        return line
+    if append:
+        raise BadInput(
+            "--cmdline gives the whole command line, and --append adds to the running kernel's",
+            hint="put the words of --append into --cmdline, or leave --cmdline out",
+        )
+    if reuse_cmdline:
+        raise BadInput(
+            "--cmdline gives the whole command line, and --reuse-cmdline takes the running kernel's",
+            hint="give one of them; --append TEXT adds to the running kernel's command line",
+        )
+    return cmdline
+
+
+def reused(running: str) -> str:
+    """Returns the running kernel's command line without the parameters that a boot loader added for that kernel."""
+    return " ".join(word for word in words(running) if word.partition("=")[0] not in _ADDED_BY_LOADERS)
+
+
+def added(line: str, text: str) -> str:
+    """Returns `line` with the words of `text` behind its own.
+
+    A kernel obeys the last of several settings of one parameter. A word of `line` that `text` repeats is left out of
+    its earlier place. The words behind `--`, which are for init, stay behind those for the kernel.
+    """
+    kernel, init = _parts(words(line))
+    more, more_init = _parts(_once(words(text)))
+    both = [*(word for word in kernel if word not in more), *more]
+    arguments = [*init, *more_init]
+    return " ".join([*both, "--", *arguments] if arguments else both)
+
+
+def _parts(found: list[str]) -> tuple[list[str], list[str]]:
+    if "--" not in found:
+        return found, []
+    end = found.index("--")
+    return found[:end], found[end + 1 :]
+
+
+def _once(found: list[str]) -> list[str]:
+    """Returns the words without repetition, each in its last place; those behind `--` as they are."""
+    kernel, init = _parts(found)
+    once = [word for place, word in enumerate(kernel) if word not in kernel[place + 1 :]]
+    return [*once, "--", *init] if init else once

@@ -1,0 +1,30 @@
+"""Whether the running kernel still loads an image, as often as an update needs. Pure: facts in, findings out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from luod.daemon.preflight.findings import finding
+from luod.ipc.admin import Finding
+from luod.kexec import LoadLimits
+
+_REMEDY: Final = "remove it from /etc/sysctl.conf and /etc/sysctl.d and reboot; a running kernel does not take it back"
+
+
+def judge(limits: LoadLimits, *, loads: int) -> Iterator[Finding]:
+    """Yields what stands in the way of loading an image `loads` times."""
+    if limits.disabled:
+        yield finding(
+            "kexec-disabled",
+            "kernel.kexec_load_disabled is 1",
+            "this kernel loads no image (EPERM), and luod loads the image again right before the jump",
+            _REMEDY,
+        )
+    if limits.loads_left is not None and limits.loads_left < loads:
+        yield finding(
+            "kexec-load-limit",
+            f"kernel.kexec_load_limit_reboot is {limits.loads_left}, and an update needs {loads}",
+            "every load counts, failed ones too; with 0 left the kernel refuses to load (EPERM)",
+            _REMEDY,
+        )
