@@ -370,7 +370,7 @@ def test_without_a_terminal_each_change_is_a_line(tmp_path: Path) -> None:
 def test_on_a_terminal_a_table_says_who_is_awaited(tmp_path: Path) -> None:
     answers = [
         progress("preparing", "ready", "awaited", secondsLeft=29.6),
-        progress("cancelled", "ready", "vetoed", reason="vm-1 vetoes: [red]no[/red]"),
+        progress("cancelled", "ready", "vetoed", reason="vm-1 vetoes: [red]no[/red]", torn=["vm-9"]),
     ]
     primary, terminal = os.openpty()
     with Impostor(tmp_path, Answer(*answers)) as impostor, open(primary, "rb", buffering=0) as screen:
@@ -386,6 +386,7 @@ def test_on_a_terminal_a_table_says_who_is_awaited(tmp_path: Path) -> None:
     text = shown.decode()
     assert "PARTICIPANT" in text
     assert "[red]no[/red]" in text
+    assert "will be torn" not in text
     last = text[text.rindex("PARTICIPANT") :]
     assert last.index("vm-1") < last.index("vm-0")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from luod.version import __version__
 from tests.daemon.host import Luod, states
 
 KEEP = [sys.executable, "-m", "luod.daemon.main", "keep"]
@@ -108,6 +109,15 @@ def test_a_serve_that_dies_at_once_is_started_again_later_and_later(start: Start
     keep = start("/bin/false")
     pauses = [float(line.rpartition("again_in=")[2]) for line in lines_with(keep, "serve-ended", 3)]
     assert pauses[0] < pauses[1] < pauses[2]
+
+
+def test_the_first_line_of_the_log_says_which_luod_it_is(start: Start) -> None:
+    keep = start(*IDLE)
+    assert keep.stderr is not None
+    line = keep.stderr.readline()
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert f" started version={__version__} keep={keep.pid} serve=" in line
+    assert line.endswith(f" boot_id={boot_id}\n")
 
 
 def test_a_serve_that_cannot_be_started_is_tried_again(start: Start) -> None:

@@ -62,7 +62,7 @@ class Status:
 @dataclass(frozen=True)
 class Participant:
     """One that has a part in an update. `standing` is awaited, granted, ready, vetoed or lost, reached after `seconds`
-    of the phase; `bytes` are those of all files it declared.
+    of the phase; `awaited` it has been for `seconds`. `bytes` are those of all files it declared.
     """
 
     id: int

@@ -94,11 +94,13 @@ class _Table:
         self.live: Live | None = None
         self._started = time.monotonic()
         self._known: dict[int, Participant] = {}
+        self._heard: dict[int, float] = {}
         self._progress: Progress | None = None
         self._until: float | None = None
 
     def show(self, progress: Progress) -> None:
         self._known.update({participant.id: participant for participant in progress.participants})
+        self._heard.update({participant.id: time.monotonic() for participant in progress.participants})
         self._progress = progress
         if self.live is not None and progress.findings:
             from rich.text import Text
@@ -133,17 +135,23 @@ class _Table:
                 self._known.values(), key=lambda p: (order.index(p.standing) if p.standing in order else -1, p.id)
             )
             for row in rows[:_ROWS]:
-                cells = (row.name, row.standing, f"{row.seconds:.3f}", str(len(row.sessions)), f"{row.bytes >> 20}")
+                took = f"{self._seconds(row):.3f}"
+                cells = (row.name, row.standing, took, str(len(row.sessions)), f"{row.bytes >> 20}")
                 # Text, not str: rich would read a name such as "[red]" as markup.
                 table.add_row(*(Text(escaped(cell)) for cell in (*cells, row.reason or "")))
             parts.append(table)
             if len(rows) > _ROWS:
                 parts.append(Text(f"and {len(rows) - _ROWS} more", style="dim"))
-        if progress.torn:
+        if progress.torn and progress.state != "cancelled":
             parts.append(Text(f"will be torn: {', '.join(map(escaped, progress.torn))}", style="red"))
         if progress.reason:
             parts.append(Text(escaped(progress.reason), style="red"))
         return Group(*parts)
+
+    def _seconds(self, participant: Participant) -> float:
+        """Returns how long it took, or for one that is awaited, how long it has been awaited until now."""
+        runs = participant.standing == "awaited" and self._progress is not None and self._progress.state != "cancelled"
+        return participant.seconds + (time.monotonic() - self._heard[participant.id] if runs else 0.0)
 
 
 def _sentence(participant: Participant) -> str:

@@ -327,7 +327,8 @@ class Barrier:
         transaction = self.transaction
         changed, self._changed_members = sorted(self._changed_members), set()
         lost = [m.id for m in transaction.members.values() if m.standing == "lost"]
-        torn = self.orphans + [name for id in lost for name in self.members[id].names]
+        # After a cancelled update nothing is torn: no jump came.
+        torn = [] if self.cancelled else self.orphans + [name for id in lost for name in self.members[id].names]
         return Progress(
             state=transaction.phase,
             update=self.id,
@@ -346,6 +347,9 @@ class Barrier:
 
     def _participant(self, member: Member) -> Participant:
         follower = self.members[member.id]
+        since = self.transaction.began
+        # A member that is awaited has reached nothing yet: its time runs on, from when it was first awaited.
+        seconds = monotonic() - max(member.since, since) if member.standing == "awaited" else member.since - since
         return Participant(
             id=member.id,
             name=member.name,
@@ -355,5 +359,5 @@ class Barrier:
             bytes=sum(file.size for session in follower.sessions for file in session.files),
             standing=member.standing,
             reason=member.reason,
-            seconds=round(max(0.0, member.since - self.transaction.began), 6),
+            seconds=round(max(0.0, seconds), 6),
         )

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NoReturn
 
 from luod.daemon import descriptors, words
@@ -26,6 +27,7 @@ from luod.errors import DeviceBroken, DeviceBusy, KernelRefused, ProtocolError
 from luod.ipc import framing
 from luod.linux import Fd
 from luod.liveupdate.device import LiveUpdate
+from luod.version import __version__
 
 _PATIENCE_SECONDS: Final = 10.0
 """For how long a request waits while somebody else has /dev/liveupdate open. systemd's PID 1 has it for a moment."""
@@ -62,8 +64,17 @@ class _DeviceRequest:
 
 
 class Keeper:
-    def __init__(self, listening: Listening, arguments: list[str], log: Log) -> None:
-        """`arguments` is the command line of serve. The listening sockets stay the caller's."""
+    def __init__(
+        self,
+        listening: Listening,
+        arguments: list[str],
+        log: Log,
+        *,
+        device: DeviceBusy | DeviceBroken | None = None,
+    ) -> None:
+        """`arguments` is the command line of serve. The listening sockets stay the caller's. `device`: how it answered
+        when it was tried.
+        """
         self._listening = listening
         self._arguments = arguments
         self._log = log
@@ -74,6 +85,8 @@ class Keeper:
         self._start_at = 0.0
         self._pause = _PAUSE_FIRST
         self._stop_by: float | None = None
+        self._device = device
+        self._introduced = False
 
     def run(self) -> int:
         """Runs until SIGTERM or SIGINT. SIGHUP is passed on to serve."""
@@ -152,7 +165,23 @@ class Keeper:
             self._log.error("serve-not-started", error=error, again_in=f"{self._pause:.1f}")
             return
         self._deaf = False
+        if not self._introduced:
+            self._introduce(self._serve.pid)
         self._log.debug("serve-started", pid=self._serve.pid)
+
+    def _introduce(self, serve: int) -> None:
+        """Writes the first lines of the log."""
+        self._introduced = True
+        try:
+            boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        except OSError as error:
+            boot_id = f"unknown: {error.strerror}"
+        self._log("started", version=__version__, keep=os.getpid(), serve=serve, boot_id=boot_id)
+        if isinstance(self._device, DeviceBusy):
+            self._log.warning("device-busy", hint="another process has /dev/liveupdate open")
+        elif self._device is not None:
+            # Somebody has to tell clients and the operator what that means (H20).
+            self._log.error("device-broken", error=self._device, hint=self._device.hint)
 
     def _fork(self) -> _Serve:
         """OSError: EMFILE, ENFILE, EAGAIN, ENOMEM; nothing is left behind."""
@@ -286,17 +315,15 @@ def run(
     """Runs keep. LuodError, before anything was changed, when there is nothing to keep or another luod runs."""
     log = Log("keep", log_level)
     descriptors.raise_limit()
+    device: DeviceBusy | DeviceBroken | None = None
     try:
         LiveUpdate().close()
-    except DeviceBusy:
-        log.warning("device-busy", hint="another process has /dev/liveupdate open")
-    except DeviceBroken as error:
-        # Somebody has to tell clients and the operator what that means (H20).
-        log.error("device-broken", error=error, hint=error.hint)
+    except (DeviceBusy, DeviceBroken) as error:
+        device = error
     arguments = [sys.executable, "-P", "-m", "luod.daemon.main", "serve"]
     arguments += ["--state-directory", state_directory, "--log-level", log_level]
     arguments += ["--end-stuck-after", str(stuck_seconds)]
     if config is not None:
         arguments += ["--config", os.path.abspath(config)]
     with Listening(sessions_socket, admin_socket, state_directory) as listening:
-        return Keeper(listening, arguments, log).run()
+        return Keeper(listening, arguments, log, device=device).run()

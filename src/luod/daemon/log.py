@@ -1,4 +1,5 @@
-"""The log of both programs: one line an event on stderr, `time level event key=value …`.
+"""The log of both programs: one line an event on stderr, `time level event key=value …`. Where stderr is systemd's
+journal a line begins with its priority, such as `<4>`.
 
 Not the `logging` package, whose import costs more than the rest of `luod keep`. Values that are not plain words are
 quoted as JSON strings, so that a line stays a line whatever a client sent.
@@ -13,6 +14,8 @@ from json.encoder import encode_basestring_ascii
 from typing import Final
 
 LEVELS: Final = ("debug", "info", "warning", "error")
+_PRIORITIES: Final = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>"}
+"""As sd-daemon(3) and syslog(3) number them."""
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._@/#:+-]+")
 
 
@@ -21,6 +24,7 @@ class Log:
 
     def __init__(self, program: str, level: str = "info") -> None:
         self._program = program
+        self._journal = to_journal()
         self._least = LEVELS.index(level)
 
     def __call__(self, event: str, /, **fields: object) -> None:
@@ -42,11 +46,22 @@ class Log:
         clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
         words = [f"{clock}.{int(now % 1 * 1000):03d}Z", level, self._program, event]
         words += [f"{key}={_word(value)}" for key, value in fields.items()]
+        if self._journal:
+            words[0] = _PRIORITIES[level] + words[0]
         try:
             os.write(2, (" ".join(words) + "\n").encode())
         except OSError:
             # Nobody reads any more; there is no other place to say so, and sessions matter more than the log.
             return
+
+
+def to_journal() -> bool:
+    """Returns whether stderr is the journal, which takes a priority at the beginning of a line: sd-daemon(3)."""
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def _word(value: object) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from luod.daemon.log import LEVELS
+from luod.daemon.log import LEVELS, to_journal
 from luod.errors import LuodError, PolicyError
 from luod.ipc.framing import ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.version import __version__
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return serve.run(options.state_directory, options.log_level, options.end_stuck_after, options.config)
     except LuodError as error:
         hint = f" ({error.hint})" if error.hint else ""
-        print(f"luod: {error}{hint}", file=sys.stderr)
+        print(f"{'<3>' if to_journal() else ''}luod: {error}{hint}", file=sys.stderr)
         return 1
 
 

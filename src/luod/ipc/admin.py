@@ -113,7 +113,9 @@ Standing = Literal["awaited", "granted", "ready", "vetoed", "lost"]
 
 @dataclass(frozen=True)
 class Participant:
-    """One that has a part in an update. `seconds` is how long it took to what it stands at, in this phase."""
+    """One that has a part in an update. `seconds` is how long it took to what it stands at, in this phase; of
+    one that is awaited, how long it has been until now.
+    """
 
     id: int
     name: str
