@@ -36,7 +36,8 @@
     │   ├── AlreadyHeld                  hand_over: luod holds files of this name for this user
     │   └── NotHeld                      take_back, let_go: it holds none
     ├── ManifestError                    the manifest of a session is damaged or of a newer format
-    ├── ImageError                       a kernel image that cannot be read
+    ├── ImageError                       a kernel image, or an initial RAM disk, that is damaged or is none
+    │   └── ImageUnreadable              one that may be sound, and luod cannot look into it here
     ├── PolicyError                      luod's policy file is wrong; `member` says where
     ├── DaemonError                      talking to luod
     │   ├── DaemonUnreachable            nobody listens on the socket, or it closed
@@ -263,6 +264,10 @@ class ManifestError(LuodError):
 
 class ImageError(LuodError):
     hint = "give an uncorrupted bzImage"
+
+
+class ImageUnreadable(ImageError):
+    hint = "use a packing that luod can read: gzip, xz, lz4 or zstd"
 
 
 class PolicyError(LuodError):

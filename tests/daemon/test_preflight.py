@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from luod.emulator.machine.stub import FORMATS, bzimage
+from luod.emulator.machine.stub import FORMATS, RELEASE, bzimage
 from luod.testing.plugin import booting_machines
 from tests.daemon.host import Luod
 from tests.daemon.participant import Operator, Participant, file
-from tests.image.test_initrd import cpio
+from tests.image.archives import cpio
 
 GOOD = "liveupdate=on kho=on panic=-1"
 KERNEL = "/run/next-kernel"
@@ -172,14 +172,45 @@ def test_a_kind_of_file_that_luod_does_not_know_is_warned_of(luod: Luod) -> None
 def test_a_handler_may_be_in_a_module_that_the_initrd_loads(luod: Luod) -> None:
     one = Participant(luod, "one")
     one.declare(file(1), file(2, size=0, allocated=0, kind="vfio"))
-    module = {"lib/modules/7.3.4/kernel/vfio-pci.ko": b"\x7fELF\0vfio-pci-v1\0"}
+    module = {"init": b"#!/bin/sh\n", f"lib/modules/{RELEASE}/kernel/vfio-pci.ko": b"\x7fELF\0vfio-pci-v1\0"}
+    listed = cpio({**module, "conf/modules": b"vfio-pci\n"})
     assert refusals(check(luod, bzimage())) == ["handler-missing"]
-    assert refusals(check(luod, bzimage(), initrd=cpio({}))) == ["handler-missing"]
+    assert refusals(check(luod, bzimage(), initrd=cpio({"init": b""}))) == ["handler-missing"]
     assert refusals(check(luod, bzimage(), initrd=cpio(module))) == ["handler-not-loaded"]
     assert refusals(check(luod, bzimage(), initrd=cpio(module), append=GOOD + " modules_load=vfio-pci")) == []
-    assert refusals(check(luod, bzimage(), initrd=cpio({**module, "conf/modules": b"vfio-pci\n"}))) == []
-    found = check(luod, bzimage(), initrd=b"nonsense")
-    assert (refusals(found), "initrd-unreadable" in warnings(found)) == (["handler-missing"], True)
+    found = check(luod, bzimage(), initrd=listed)
+    assert (refusals(found), "initrd-doubtful" in warnings(found)) == ([], False)
+    found = check(luod, bzimage(), initrd=listed, append=GOOD + " module_blacklist=vfio_pci")
+    assert refusals(found) == ["handler-not-loaded"]
+    assert "module_blacklist=vfio_pci" in next(
+        each["what"] for each in found["findings"] if each["name"] == "handler-not-loaded"
+    )
+    assert refusals(check(luod, bzimage("6.1.0"), initrd=listed)) == ["handler-missing"]
+
+
+@pytest.mark.parametrize(
+    ("disk", "what"),
+    [
+        (b"", "empty"),
+        (b"<html>404 Not Found</html>", "web page"),
+        (cpio({"init": bytes(2000)})[:1500], "cut off"),
+        (bzimage(), "Linux kernel"),
+    ],
+)
+def test_an_initrd_that_no_kernel_can_use_is_refused_whatever_is_declared(shared: Luod, disk: bytes, what: str) -> None:
+    found = check(shared, bzimage(), initrd=disk)
+    assert refusals(found) == ["initrd-unusable"]
+    assert what in next(each["what"] for each in found["findings"] if each["name"] == "initrd-unusable")
+
+
+def test_an_initrd_that_luod_cannot_look_into_is_warned_of(shared: Luod) -> None:
+    found = check(shared, bzimage(), initrd=b"\x89LZO\0\r\n\x1a\n" + bytes(100))
+    assert (refusals(found), "initrd-unreadable" in warnings(found)) == ([], True)
+
+
+def test_an_initrd_that_is_odd_is_warned_of(shared: Luod) -> None:
+    found = check(shared, bzimage(), initrd=cpio({"init": b""}) + b"junk")
+    assert (refusals(found), "initrd-doubtful" in warnings(found)) == ([], True)
 
 
 # -- Updates -----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from luod.daemon.preflight.running import Region, Running
 from luod.daemon.record import Row
 from luod.image.bzimage import Image
 from luod.image.contents import Contents
-from luod.image.initrd import Initrd
+from luod.image.initrd import Modules
 from luod.ipc.updates import DeclaredFile, DeclaredSession
 from luod.kexec import LoadLimits
 
@@ -52,11 +52,13 @@ VALUES: dict[FactName, list[Any]] = {
     ],
     "initrd": [
         None,
-        InitrdFile((1,), 4096, Initrd({}, frozenset())),
-        InitrdFile((2,), 4096, Initrd({"vfio_pci": ("vfio-pci-v1",)}, frozenset({"vfio_pci"}))),
-        InitrdFile((3,), 4096, Initrd({"vfio_pci": ("vfio-pci-v2",)}, frozenset({"vfio_pci"}))),
-        InitrdFile((4,), 4096, None, ("it is cut off", "give another one")),
-        InitrdFile((5,), 300 * MIB, Initrd({}, frozenset())),
+        InitrdFile((1,), 4096, Modules()),
+        InitrdFile((2,), 4096, Modules({"vfio_pci": ("vfio-pci-v1",)}, {"vfio_pci": "conf/modules"})),
+        InitrdFile((3,), 4096, Modules({"vfio_pci": ("vfio-pci-v2",)}, {"vfio_pci": "conf/modules"})),
+        InitrdFile((4,), 4096, unusable=("it is cut off", "give another one")),
+        InitrdFile((5,), 300 * MIB, Modules()),
+        InitrdFile((6,), 4096, unreadable=("it is packed with lzo", "pack it with zstd")),
+        InitrdFile((7,), 4096, Modules(remarks=("odd",)), ("panic=1 liveupdate=on", "")),
     ],
     "command_line": ["liveupdate=on kho=on panic=1", "kho=on", ""],
     "running": [running(*ALL), running(*ALL, scratch=10), running(*ALL, line="root=/dev/vda"), Running()],

@@ -13,7 +13,7 @@ import pytest
 from luod.emulator.machine.stub import FORMATS, bzimage
 from tests.daemon.host import Luod
 from tests.daemon.participant import Operator, Participant, file
-from tests.image.test_initrd import cpio
+from tests.image.archives import cpio
 
 KERNEL = "/run/next-kernel"
 COMMAND_LINE = "liveupdate=on kho=on panic=-1"

@@ -19,7 +19,7 @@ from luod.daemon.preflight.rules import judge
 from luod.daemon.preflight.running import Region, Running, running
 from luod.image.bzimage import Image
 from luod.image.contents import Contents
-from luod.image.initrd import Initrd
+from luod.image.initrd import Modules
 from luod.ipc.admin import Finding
 from luod.ipc.updates import DeclaredFile, DeclaredSession
 from luod.kexec import LoadLimits
@@ -48,15 +48,39 @@ def judged(
     line: str = "liveupdate=on kho=on panic=1",
     kinds: Iterable[str] = ("memfd",),
     options: dict[str, str] | None = None,
-    initrd: Initrd | None = None,
+    modules: Modules | None = None,
     initrd_size: int = 0,
     header: Image | None = HEADER,
 ) -> list[str]:
+    return names(
+        found(
+            *formats,
+            now=now,
+            line=line,
+            kinds=kinds,
+            options=options,
+            modules=modules,
+            initrd_size=initrd_size,
+            header=header,
+        )
+    )
+
+
+def found(
+    *formats: str,
+    now: Running | None = None,
+    line: str = "liveupdate=on kho=on panic=1",
+    kinds: Iterable[str] = ("memfd",),
+    options: dict[str, str] | None = None,
+    modules: Modules | None = None,
+    initrd_size: int = 0,
+    header: Image | None = HEADER,
+) -> list[Finding]:
     kernel = image.Kernel(header, Contents("7.3.4", formats or FORMATS, "", options))
     files = [DeclaredFile(token, None, kind, 0, 0, 0, "preserved") for token, kind in enumerate(kinds)]
     facts = Facts(
         kernel=KernelFile((1,), kernel),
-        initrd=InitrdFile((2,), initrd_size, initrd),
+        initrd=InitrdFile((2,), initrd_size, modules),
         command_line=line,
         running=now or writes(*FORMATS),
         loading=Loading(),
@@ -66,7 +90,7 @@ def judged(
         memory=Memory(Path("/nonexistent")),
         host=Host(("active",)),
     )
-    return names(judge(facts).findings)
+    return judge(facts).findings
 
 
 # -- The next kernel ---------------------------------------------------------------------------------------------
@@ -107,8 +131,50 @@ def test_a_module_must_be_loaded_and_of_the_same_format() -> None:
         (True, "v2", ["handler-format"]),
         (False, "v1", ["handler-not-loaded"]),
     ):
-        initrd = Initrd({"vfio_pci": (f"vfio-pci-{version}",)}, frozenset({"vfio_pci"} if loaded else ()))
-        assert judged(now=now, kinds=("vfio",), initrd=initrd) == found
+        modules = Modules({"vfio_pci": (f"vfio-pci-{version}",)}, {"vfio_pci": "conf/modules"} if loaded else {})
+        assert judged(now=now, kinds=("vfio",), modules=modules) == found
+
+
+def said(name: str, modules: Modules | None, options: dict[str, str] | None = None) -> str:
+    """What the finding of this name says when a VFIO file was declared."""
+    findings = found(kinds=("vfio",), modules=modules, options=options, initrd_size=4096)
+    return next(each.what for each in findings if each.name == name)
+
+
+def test_a_module_that_is_not_loaded_comes_with_what_luod_knows_of_it() -> None:
+    named = {"vfio_pci": ("vfio-pci-v1",)}
+    assert said("handler-not-loaded", Modules(named)).endswith("that loads it")
+    assert "(vfio_pci: it is blacklisted)" in said(
+        "handler-not-loaded", Modules(named, {}, {"vfio_pci": "it is blacklisted"})
+    )
+    assert "init, a/b" in said("handler-not-loaded", Modules(named, scripts={"vfio_pci": ("init", "a/b")})).replace(
+        "a/b, init", "init, a/b"
+    )
+
+
+def test_a_missing_handler_comes_with_where_luod_looked() -> None:
+    assert "neither has its initial RAM disk" in said("handler-missing", Modules())
+    assert "for Linux 6.1 only" in said("handler-missing", Modules(elsewhere={"6.1": {"vfio_pci": ("vfio-pci-v1",)}}))
+    assert "cannot look into its initial RAM disk" in said("handler-missing", None)
+    built_in = {"CONFIG_INITRAMFS_SOURCE": "usr/list"}
+    assert "CONFIG_INITRAMFS_SOURCE" in said("handler-missing", Modules(), built_in)
+
+
+def test_a_disk_that_this_kernel_cannot_unpack_is_refused_and_an_odd_one_warned_of() -> None:
+    assert judged(modules=Modules(unpackable="it is packed with zstd", remarks=("odd",))) == [
+        "initrd-unusable",
+        "initrd-doubtful",
+    ]
+
+
+def test_the_command_line_that_is_built_in_counts() -> None:
+    options = {"CONFIG_CMDLINE_BOOL": "y", "CONFIG_CMDLINE": "panic=1 liveupdate=on kho=on"}
+    assert judged(line="quiet", options=options) == []
+    assert judged(options={**options, "CONFIG_CMDLINE": "quiet", "CONFIG_CMDLINE_OVERRIDE": "y"}) == [
+        "liveupdate-off",
+        "kho-off",
+        "no-panic",
+    ]
 
 
 def test_kho_may_be_on_by_the_kernels_configuration() -> None:

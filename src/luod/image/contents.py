@@ -83,5 +83,10 @@ def _options(payload: bytes) -> dict[str, str] | None:
     found = {}
     for match in _OPTION.finditer(text):
         name, value, unset = match.groups()
-        found[(name or unset).decode("ascii")] = "n" if unset else value.decode("utf-8", "replace").strip('"')
+        found[(name or unset).decode("ascii")] = "n" if unset else _value(value.decode("utf-8", "replace"))
     return found
+
+
+def _value(text: str) -> str:
+    """An option's value; strings are quoted, with backslashes before quotes and backslashes."""
+    return re.sub(r"\\(.)", r"\1", text[1:-1]) if len(text) > 1 and text[0] == text[-1] == '"' else text

@@ -1,229 +1,175 @@
-"""An initial RAM disk as far as live update goes: which modules in it bring formats, and which of them it loads.
+"""An initial RAM disk as far as live update goes: which modules in it bring formats, and which of them are loaded.
 
 A handler that is in a module must be there before anybody opens /dev/liveupdate (H20), so it counts only when the RAM
-disk loads the module: by a list (initramfs-tools' `conf/modules`, `modules-load.d` of systemd and dracut, mkinitcpio's
-`config`), by the kernel's command line, or because such a module depends on it.
-
-An initial RAM disk is one or more cpio archives ("newc") in a row, each packed or not, with zeros in between:
-Documentation/driver-api/early-userspace/buffer-format.rst. It is read piece by piece, and may be hostile.
+disk loads the module. `read` unpacks a RAM disk once; `judge` says what a kernel of one release, configuration and
+command line loads from it, as far as lists, configuration and command line tell.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from luod.errors import ImageError
-from luod.image import packed
-from luod.image.contents import formats
+from luod.image import boot_config, cpio, kmod, loaders
+from luod.image.command_line import Line, parameters, same
+from luod.image.tree import Tree
 
-UNPACKED_MAX: Final = 4 * 1024 * 1024 * 1024
-MODULE_MAX: Final = 64 * 1024 * 1024
-_LIST_MAX: Final = 4 * 1024 * 1024
-_NAME_MAX: Final = 4096
-_FILES_MAX: Final = 500_000
-
-_MAGICS: Final = (b"070701", b"070702")
-_HEADER_SIZE: Final = 110
-_TRAILER: Final = "TRAILER!!!"
-
-_MODULE: Final = re.compile(r"(?:^|/)([^/]+)\.ko(?:\.(xz|zst|gz))?$")
-_LIST: Final = re.compile(r"^(?:conf/modules|(?:usr/|usr/local/)?(?:lib|etc|run)/modules-load\.d/[^/]+\.conf)$")
-_DEPENDENCIES: Final = re.compile(r"(?:^|/)lib/modules/[^/]+/modules\.dep$")
-_MKINITCPIO: Final = re.compile(r"^(?:EARLY)?MODULES=(?:\"([^\"\n]*)\"|\(([^)\n]*)\))", re.MULTILINE)
-_ON_THE_COMMAND_LINE: Final = ("modules_load", "modules-load", "rd.modules_load", "rd.modules-load", "rd.driver.pre")
+_SCRIPT_MAX: Final = 5
+_FIRST: Final = "/init"
+_INTERPRETED: Final = b"#!"
 
 
 @dataclass(frozen=True)
 class Initrd:
-    """Modules by name, with "_" for "-", as the kernel counts them: those that name formats, and those it loads."""
-
-    formats: Mapping[str, tuple[str, ...]]
-    loaded: frozenset[str]
-
-
-def read(data: bytes, command_line: str = "") -> Initrd:
-    """What is in an initial RAM disk, which `command_line` may have load more modules. It takes as long as unpacking
-    it does. ImageError: damaged, or of hostile size.
+    """`boot_config`: the parameters for the kernel and for init in the configuration behind it; None without one.
+    `packing`: what its archives are packed with. `remarks`: what is odd about it.
     """
-    found: dict[str, tuple[str, ...]] = {}
-    needs: dict[str, set[str]] = {}
-    wanted = set(_from_command_line(command_line))
-    for name, content in files(data):
-        module = _MODULE.search(name)
-        if module:
-            named = formats(_unpacked(content, module.group(2)))
-            if named:
-                found[_canonical(module.group(1))] = named
-        elif _DEPENDENCIES.search(name):
-            needs |= _dependencies(content)
-        elif name == "config":
-            for match in _MKINITCPIO.finditer(content.decode("utf-8", "replace")):
-                wanted.update(map(_canonical, (match.group(1) or match.group(2) or "").split()))
-        else:
-            wanted.update(_listed(content))
-    loaded: set[str] = set()
-    while wanted:
-        name = wanted.pop()
-        if name not in loaded:
-            loaded.add(name)
-            wanted |= needs.get(name, set())
-    return Initrd(found, frozenset(loaded))
+
+    tree: Tree
+    boot_config: tuple[str, str] | None = None
+    packing: frozenset[str] = frozenset()
+    remarks: tuple[str, ...] = ()
 
 
-def files(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """The modules and lists in an initial RAM disk: name, without a leading slash, and content. ImageError."""
-    at, total = 0, 0
-    while at < len(data):
-        if data[at] == 0:
-            at = _past_zeros(data, at)
-            continue
-        if data[at : at + 6] in _MAGICS:
-            reader = _Reader(_pieces(data, at), total)
-            yield from _archive(reader)
-            at += reader.taken
-            total = reader.total
-            continue
-        stream = packed.Stream(data, packed.compression(data[at : at + 8]), at)
-        reader = _Reader(iter(stream), total)
-        while reader.more():
-            # An archive may be followed by another in the same stream.
-            yield from _archive(reader)
-            reader.skip_zeros()
-        at, total = stream.end, reader.total
+@dataclass(frozen=True)
+class Modules:
+    """What a kernel loads from an initial RAM disk. Modules have "_" for "-", as the kernel names them."""
+
+    formats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The modules of this kernel's release that name formats of live update, and those formats."""
+    loaded: Mapping[str, str] = field(default_factory=dict)
+    """The modules that are loaded, and what asks for each."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Modules that are asked for and not loaded, or that something forbids, and why."""
+    elsewhere: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    """By release, the modules for other kernels that name formats."""
+    scripts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Scripts that name a module of `formats` which is not loaded: whether they load it is not known."""
+    unpackable: str = ""
+    """Why this kernel cannot unpack the RAM disk."""
+    remarks: tuple[str, ...] = ()
 
 
-def _archive(reader: _Reader) -> Iterator[tuple[str, bytes]]:
-    for _ in range(_FILES_MAX):
-        header = reader.take(_HEADER_SIZE)
-        if header[:6] not in _MAGICS:
-            raise ImageError("the initial RAM disk is damaged: a file in it has no header")
+def read(data: bytes) -> Initrd:
+    """Unpacks an initial RAM disk, which takes its time. ImageError: no kernel can use it. ImageUnreadable: luod cannot
+    look into it.
+    """
+    end, appended = boot_config.tail(data)
+    unpacked = cpio.unpack(data, end)
+    remarks = []
+    if unpacked.stopped:
+        remarks.append(f"the kernel stops unpacking it ({unpacked.stopped}), and what follows is not there")
+    elif not unpacked.ended:
+        remarks.append("its last archive has no end mark (TRAILER!!!), so it may be cut off")
+    if unpacked.tree.implied:
+        remarks.append(
+            f"{unpacked.tree.implied} of its directories have no entry, and the kernel leaves out files in directories "
+            "that are not there"
+        )
+    configuration = None
+    if appended is not None:
         try:
-            fields = [int(header[start : start + 8], 16) for start in range(6, _HEADER_SIZE, 8)]
-        except ValueError:
-            raise ImageError("the initial RAM disk is damaged: a file's header is no number") from None
-        size, name_size = fields[6], fields[11]
-        if not 0 < name_size <= _NAME_MAX:
-            raise ImageError(f"the initial RAM disk is damaged: a file's name has {name_size} bytes")
-        name = reader.take(name_size)[:-1].decode("utf-8", "replace")
-        reader.pass_over(-(_HEADER_SIZE + name_size) % 4)
-        if name == _TRAILER:
-            return
-        name = name.removeprefix("./").removeprefix("/")
-        regular = fields[1] & 0o170000 == 0o100000
-        if regular and size and size <= _most(name):
-            yield name, reader.take(size)
-        else:
-            reader.pass_over(size)
-        reader.pass_over(-size % 4)
-    raise ImageError(f"the initial RAM disk has more than {_FILES_MAX} files")
+            configuration = boot_config.parse(appended)
+        except ImageError as error:
+            remarks.append(error.message)
+    return Initrd(unpacked.tree, configuration, unpacked.packing, tuple(remarks))
 
 
-def _most(name: str) -> int:
-    """Bytes of the file of this name that are worth reading."""
-    if _MODULE.search(name):
-        return MODULE_MAX
-    return _LIST_MAX if name == "config" or _LIST.search(name) or _DEPENDENCIES.search(name) else 0
+def judge(disk: Initrd, release: str, line: Line, options: Mapping[str, str] | None = None) -> Modules:
+    """What a kernel of this release, command line and configuration (None: not known) loads from the RAM disk."""
+    known = {} if options is None else options
+    by_release = kmod.releases(disk.tree)
+    named = by_release.pop(release, {})
+    remarks = list(_remarks(disk, line))
+    idle = _idle(disk, line, known)
+    if idle:
+        reasons = dict.fromkeys(named, idle)
+        return Modules(named, {}, reasons, by_release, {}, _unpackable(disk, known), (*remarks, idle))
+    probe = _probe(disk.tree, release, line, known)
+    refused = {name: why for name, why in probe.refused.items() if name not in probe.loaded}
+    missing = [name for name in named if name not in probe.loaded]
+    scripts = _scripts(disk.tree, missing)
+    return Modules(named, probe.loaded, refused, by_release, scripts, _unpackable(disk, known), tuple(remarks))
 
 
-class _Reader:
-    """Takes bytes from pieces. `taken` counts them; `total` counts what has been unpacked of the whole disk."""
-
-    def __init__(self, pieces: Iterator[bytes], total: int) -> None:
-        self._pieces = pieces
-        self._rest = b""
-        self._at = 0
-        self.taken = 0
-        self.total = total
-
-    def _fill(self) -> bool:
-        """Whether there is something to take."""
-        while self._at == len(self._rest):
-            piece = next(self._pieces, None)
-            if piece is None:
-                return False
-            self._rest, self._at = piece, 0
-            self.total += len(piece)
-            if self.total > UNPACKED_MAX:
-                raise ImageError(f"the initial RAM disk unpacks to more than {UNPACKED_MAX} bytes")
-        return True
-
-    def more(self) -> bool:
-        return self._fill()
-
-    def take(self, size: int) -> bytes:
-        parts = []
-        while size:
-            if not self._fill():
-                raise ImageError("the initial RAM disk is cut off")
-            part = self._rest[self._at : self._at + size]
-            parts.append(part)
-            self._advance(len(part))
-            size -= len(part)
-        return b"".join(parts)
-
-    def pass_over(self, size: int) -> None:
-        while size:
-            if not self._fill():
-                raise ImageError("the initial RAM disk is cut off")
-            step = min(size, len(self._rest) - self._at)
-            self._advance(step)
-            size -= step
-
-    def skip_zeros(self) -> None:
-        while self._fill() and self._rest[self._at] == 0:
-            self._advance(_past_zeros(self._rest, self._at) - self._at)
-
-    def _advance(self, size: int) -> None:
-        self._at += size
-        self.taken += size
+def _probe(tree: Tree, release: str, line: Line, options: Mapping[str, str]) -> kmod.Probe:
+    plan = loaders.plan(tree, line)
+    modules = kmod.Modules(tree, release)
+    configuration = kmod.configuration(tree, modules.base)
+    for name, where in plan.blacklist.items():
+        configuration.blacklist.setdefault(name, where)
+    for name in plan.disabled:
+        configuration.install.append((name, "/bin/false"))
+    probe = kmod.Probe(modules, configuration, _forbidden(line, options))
+    for request in plan.requests:
+        probe.ask(request.name, request.by, blacklist=request.blacklist)
+    return probe
 
 
-def _pieces(data: bytes, at: int) -> Iterator[bytes]:
-    for start in range(at, len(data), 1024 * 1024):
-        yield data[start : start + 1024 * 1024]
+def _forbidden(line: Line, options: Mapping[str, str]) -> dict[str, str]:
+    """The modules that the kernel refuses, "" for all of them."""
+    found = {}
+    if options and options.get("CONFIG_MODULES", "n") != "y":
+        found[""] = "the kernel is built without CONFIG_MODULES"
+    value = line.last("nomodule")
+    if value is not None and value[:1] not in ("0", "n", "N"):
+        found[""] = "nomodule is on the command line"
+    blacklist = line.last("module_blacklist")
+    for name in (blacklist or "").split(","):
+        found.setdefault(name or " ", f"module_blacklist={blacklist} is on the command line")
+    return found
 
 
-_NOT_ZERO: Final = re.compile(rb"[^\0]")
+def _idle(disk: Initrd, line: Line, options: Mapping[str, str]) -> str:
+    """Why the kernel runs none of the programs in the RAM disk that load modules; "" where it does."""
+    if options and options.get("CONFIG_BLK_DEV_INITRD", "n") != "y":
+        return "the kernel is built without CONFIG_BLK_DEV_INITRD, so it ignores its initial RAM disk"
+    if options.get("CONFIG_INITRAMFS_FORCE") == "y":
+        return "the kernel is built with CONFIG_INITRAMFS_FORCE, so it ignores its initial RAM disk"
+    first = line.last("rdinit")
+    if not first or first == _FIRST:
+        return ""
+    started = disk.tree.find(first)
+    if started is None:
+        return f"rdinit={first} is not in the initial RAM disk, so the kernel runs no program of it"
+    if started is disk.tree.find(_FIRST):
+        return ""
+    return f"rdinit={first} starts another program than {_FIRST}, and luod does not know what that loads"
 
 
-def _past_zeros(data: bytes, at: int) -> int:
-    match = _NOT_ZERO.search(data, at)
-    return match.start() if match else len(data)
+def _remarks(disk: Initrd, line: Line) -> Iterator[str]:
+    yield from disk.remarks
+    tree, first = disk.tree, line.last("rdinit") or _FIRST
+    if (tree.names("/lib/modules") or tree.names("/usr/lib/modules")) and tree.find(first) is None:
+        yield f"it has no {first}, so the kernel runs no program of it"
+    if any(same(name, "noinitrd") for name, _value in parameters(line.whole)):
+        yield "noinitrd is on the command line, which does not keep the kernel from unpacking it"
+    for name in (line.last("module_blacklist") or "").split(","):
+        if "-" in name:
+            yield f"module_blacklist={name} forbids nothing: the kernel's name is {kmod.canonical(name)}"
+    if disk.boot_config is not None and any(disk.boot_config) and line.whole == line.early:
+        yield "its boot configuration is not used: bootconfig is not on the command line, or not built in"
 
 
-def _unpacked(module: bytes, suffix: str | None) -> bytes:
-    if suffix is None:
-        return module
-    return packed.unpack(module, {"xz": "xz", "zst": "zstd", "gz": "gzip"}[suffix], most=MODULE_MAX)
+def _unpackable(disk: Initrd, options: Mapping[str, str]) -> str:
+    """Why the kernel cannot unpack it; only where its configuration says so."""
+    for name in sorted(disk.packing):
+        option = name.upper()
+        if options.get(f"CONFIG_RD_{option}") == "n" and options.get(f"CONFIG_DECOMPRESS_{option}") != "y":
+            return f"it is packed with {name}, and the kernel is built without CONFIG_RD_{option}"
+    return ""
 
 
-def _canonical(name: str) -> str:
-    return name.replace("-", "_")
-
-
-def _listed(content: bytes) -> set[str]:
-    """The first word of each line; the rest are parameters."""
-    lines = content.decode("utf-8", "replace").splitlines()
-    return {_canonical(line.split()[0]) for line in lines if line.strip() and line.strip()[0] not in "#;"}
-
-
-def _from_command_line(command_line: str) -> Iterable[str]:
-    for word in command_line.split():
-        name, _, value = word.partition("=")
-        if name in _ON_THE_COMMAND_LINE:
-            yield from (_canonical(module) for module in value.split(",") if module)
-
-
-def _dependencies(content: bytes) -> dict[str, set[str]]:
-    """modules.dep: `path: path…`, a module and what it needs, all of it."""
-    needs = {}
-    for line in content.decode("utf-8", "replace").splitlines():
-        path, colon, others = line.partition(":")
-        module = _MODULE.search(path)
-        if colon and module:
-            names = [_MODULE.search(other) for other in others.split()]
-            needs[_canonical(module.group(1))] = {_canonical(name.group(1)) for name in names if name}
-    return needs
+def _scripts(tree: Tree, modules: list[str]) -> dict[str, tuple[str, ...]]:
+    """By module the scripts that name it."""
+    spellings = {name: (name.encode(), name.replace("_", "-").encode()) for name in modules}
+    found: dict[str, tuple[str, ...]] = {}
+    for path, inode in tree.files() if spellings else ():
+        if inode.content is None or not inode.content.startswith(_INTERPRETED):
+            continue
+        for name, spelled in spellings.items():
+            if len(found.get(name, ())) < _SCRIPT_MAX and any(each in inode.content for each in spelled):
+                found[name] = (*found.get(name, ()), path)
+    return found

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
-from luod.errors import ImageError
+from luod.errors import ImageError, ImageUnreadable
 
 PAYLOAD_MAX: Final = 512 * 1024 * 1024
 """Bytes an unpacked kernel may have: several times what any has."""
@@ -29,13 +30,25 @@ _MAGICS: Final = {
     b"\x89LZO": "lzo",
     b"\x7fELF": "none",
 }
+CPIO_MAGICS: Final = (b"070701", b"070702")
 _CHUNK: Final = 1024 * 1024
+_NOT_ZERO: Final = re.compile(rb"[^\0]")
 _LZ4_MAGIC: Final = 0x184C2102
 _LZ4_BLOCK_MAX: Final = 8 * 1024 * 1024
 _LZ4_PACKED_MAX: Final = _LZ4_BLOCK_MAX + _LZ4_BLOCK_MAX // 255 + 16
 _ZSTD_WINDOW_MAX: Final = 256 * 1024 * 1024
 _DICTIONARY_MAX: Final = 256 * 1024 * 1024
 """Memory for xz and lzma: kernels are packed with dictionaries of up to 128 MiB."""
+
+
+class PackingError(ImageError):
+    """What is packed is damaged or cut off."""
+
+
+def past_zeros(data: bytes, at: int) -> int:
+    """Where the zeros end that begin at `at`."""
+    match = _NOT_ZERO.search(data, at)
+    return match.start() if match else len(data)
 
 
 def compression(start: bytes) -> str:
@@ -76,14 +89,14 @@ class Stream:
         unpacker = _UNPACKERS.get(self._compression)
         if unpacker is None:
             hint = "build with gzip, xz, lz4 or zstd"
-            raise ImageError(f"what is packed with {self._compression} cannot be read", hint=hint)
+            raise ImageUnreadable(f"what is packed with {self._compression} cannot be read", hint=hint)
         try:
             yield from unpacker(self)
         except (OSError, EOFError, ValueError, MemoryError, zlib.error, lzma.LZMAError) as error:
             raise self._damaged(str(error)) from error
 
-    def _damaged(self, why: str) -> ImageError:
-        return ImageError(f"the payload is no {self._compression}: {why}")
+    def _damaged(self, why: str) -> PackingError:
+        return PackingError(f"the payload is no {self._compression}: {why}")
 
     def _packed(self) -> Iterator[bytes]:
         """What is still packed, in pieces; `end` goes along."""
@@ -91,7 +104,7 @@ class Stream:
             piece = self._data[self.end : min(self.end + _CHUNK, self._limit)]
             self.end += len(piece)
             yield piece
-        raise ImageError("the payload is cut off")
+        raise PackingError("the payload is cut off")
 
     def _by(self, decompressor: _Decompressor) -> Iterator[bytes]:
         for packed in self._packed():
@@ -128,7 +141,7 @@ class Stream:
         try:
             import zstandard
         except ImportError:
-            raise ImageError("this is packed with zstd", hint="install zstandard to look inside") from None
+            raise ImageUnreadable("this is packed with zstd", hint="install zstandard to look inside") from None
         start, self.end = self.end, self._end_of_zstd()
         decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_MAX)
         try:
@@ -153,12 +166,12 @@ class Stream:
             at += 3 + (1 if repeated else header >> 3)
         at += 4 if descriptor & 4 else 0
         if at > self._limit:
-            raise ImageError("the payload is cut off")
+            raise PackingError("the payload is cut off")
         return at
 
     def _byte(self, at: int) -> int:
         if at >= self._limit:
-            raise ImageError("the payload is cut off")
+            raise PackingError("the payload is cut off")
         return self._data[at]
 
     def lz4(self) -> Iterator[bytes]:
@@ -169,7 +182,7 @@ class Stream:
         try:
             from lz4 import block
         except ImportError:
-            raise ImageError("this is packed with lz4", hint="install lz4 to look inside") from None
+            raise ImageUnreadable("this is packed with lz4", hint="install lz4 to look inside") from None
         # What it begins with has been looked at, and there may be several in a row.
         self.end += 4
         while self.end + 4 < self._limit:

@@ -20,7 +20,8 @@ from luod.daemon.preflight.next_kernel import NextKernel
 from luod.daemon.preflight.running import Running
 from luod.daemon.preflight.subject import Fingerprint
 from luod.daemon.record import Row
-from luod.image.initrd import Initrd
+from luod.image.command_line import line
+from luod.image.initrd import Modules
 from luod.ipc.sessions import State
 from luod.ipc.updates import DeclaredFile, DeclaredSession, When
 from luod.kexec import LoadLimits
@@ -42,11 +43,16 @@ class KernelFile:
 
 @dataclass(frozen=True)
 class InitrdFile:
-    """The initial RAM disk. `size` in bytes; `content` and `unreadable` as of `KernelFile`."""
+    """The initial RAM disk. `size` in bytes; `content`: what the next kernel loads from it. Without any either no
+    kernel can use it (`unusable`), or luod cannot look into it (`unreadable`): what is wrong, and what to do.
+    """
 
     fingerprint: Fingerprint
     size: int
-    content: Initrd | None = field(default=None, compare=False)
+    content: Modules | None = field(default=None, compare=False)
+    boot_config: tuple[str, str] | None = field(default=None, compare=False)
+    """The parameters for the kernel and for init that are in a boot configuration behind it."""
+    unusable: tuple[str, str] = field(default=("", ""), compare=False)
     unreadable: tuple[str, str] = field(default=("", ""), compare=False)
 
 
@@ -108,9 +114,11 @@ def next_kernel(facts: Facts) -> NextKernel | None:
     """What the next kernel is judged by; None where its image cannot be read."""
     if facts.kernel.content is None:
         return None
-    disk = facts.initrd
-    size, content = (0, None) if disk is None else (disk.size, disk.content)
-    return NextKernel(facts.kernel.content, facts.command_line, size, content)
+    kernel, disk = facts.kernel.content, facts.initrd
+    if disk is None:
+        return NextKernel(kernel, line(facts.command_line, kernel.contents.options))
+    whole = line(facts.command_line, kernel.contents.options, disk.boot_config)
+    return NextKernel(kernel, whole, disk.size, disk.content)
 
 
 def kinds(facts: Facts) -> set[str]:

@@ -12,6 +12,7 @@ REFUSALS: Final = frozenset(
     {
         "image-unreadable",
         "image-not-loadable",
+        "initrd-unusable",
         "luo-missing",
         "luo-format",
         "kho-missing",
@@ -40,6 +41,7 @@ WARNINGS: Final = frozenset(
         "scratch-unknown",
         "kind-unknown",
         "initrd-unreadable",
+        "initrd-doubtful",
         "root-missing",
         "no-panic",
         "no-watchdog",

@@ -5,7 +5,7 @@ Pure: facts in, findings out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,8 +13,8 @@ from luod import image
 from luod.daemon.preflight.findings import finding, listed
 from luod.daemon.preflight.kinds import KINDS
 from luod.daemon.preflight.running import Running
-from luod.image.command_line import enabled, parameters
-from luod.image.initrd import Initrd
+from luod.image.command_line import Line, enabled, parameters
+from luod.image.initrd import Modules
 from luod.ipc.admin import Finding
 
 _PAGE: Final = 4096
@@ -25,12 +25,14 @@ _SMALL_CHANGE: Final = 256 * 1024
 
 @dataclass(frozen=True)
 class NextKernel:
-    """`initrd_size` in bytes, 0 without one. `initrd` is None where it was not looked into."""
+    """`initrd_size` in bytes, 0 without one. `modules` in the initial RAM disk: None where luod could not look into it,
+    or where there is none.
+    """
 
     kernel: image.Kernel
-    command_line: str
+    command_line: Line
     initrd_size: int = 0
-    initrd: Initrd | None = None
+    modules: Modules | None = None
 
     def builds_in(self, family: str) -> frozenset[str]:
         """The formats of this family that the kernel itself knows."""
@@ -40,12 +42,6 @@ class NextKernel:
         """Of its configuration; None where that is not known."""
         options = self.kernel.contents.options
         return None if options is None else options.get(name, "n")
-
-
-def lacks_handlers(kernel: image.Kernel, kinds: Collection[str]) -> bool:
-    """Whether the initial RAM disk must be looked into: not every handler is built in."""
-    following = NextKernel(kernel, "")
-    return any(not following.builds_in(family) for family in _families(kinds))
 
 
 def loadable(kernel: image.Kernel) -> Iterator[Finding]:
@@ -146,31 +142,28 @@ def _handler(following: NextKernel, now: Running, family: str) -> Iterator[Findi
     writes = now.formats.get(family)
     has = following.builds_in(family)
     if not has:
-        modules = {} if following.initrd is None else following.initrd.formats
-        bringing = {
-            name: frozenset(each for each in its if each.rpartition("-v")[0] == family) for name, its in modules.items()
-        }
-        bringing = {name: its for name, its in bringing.items() if its}
-        loaded = {} if following.initrd is None else {n: f for n, f in bringing.items() if n in following.initrd.loaded}
+        bringing = _of_family({} if following.modules is None else following.modules.formats, family)
+        loaded = {} if following.modules is None else following.modules.loaded
         if not bringing:
-            where = " and neither has its initial RAM disk" if following.initrd else ""
             yield finding(
                 "handler-missing",
-                f"the next kernel has no handler for {family} files{where}",
+                f"the next kernel has no handler for {family} files{_where_else(following, family)}",
                 why,
                 "load a kernel with that handler built in, or an initial RAM disk that has and loads its module",
             )
             return
-        if not loaded:
+        if not bringing.keys() & loaded.keys():
             yield finding(
                 "handler-not-loaded",
-                f"the handler for {family} files is in module {listed(bringing)}, which the initial RAM disk has and "
-                "does not load",
-                why + "; a module that comes after somebody has opened the device is too late",
+                f"the handler for {family} files is in module {listed(bringing)}, and luod sees nothing in the initial "
+                f"RAM disk that loads it{_why_not(following, bringing)}",
+                why + "; a module that comes after the device was opened is too late. luod reads the lists of "
+                "initramfs-tools, dracut, systemd, mkinitcpio and mkinitfs, modprobe.d and the command line; it does "
+                "not see which modules scripts and udev rules load",
                 "put the module on the initial RAM disk's list (conf/modules, modules-load.d), or build it in",
             )
             return
-        has = frozenset[str]().union(*loaded.values())
+        has = frozenset[str]().union(*(bringing[name] for name in bringing.keys() & loaded.keys()))
     if writes and not has & writes:
         yield finding(
             "handler-format",
@@ -180,8 +173,63 @@ def _handler(following: NextKernel, now: Running, family: str) -> Iterator[Findi
         )
 
 
+def _of_family(modules: Mapping[str, Collection[str]], family: str) -> dict[str, frozenset[str]]:
+    """The modules that name formats of this family, with those."""
+    found = {
+        name: frozenset(each for each in its if each.rpartition("-v")[0] == family) for name, its in modules.items()
+    }
+    return {name: its for name, its in found.items() if its}
+
+
+def _where_else(following: NextKernel, family: str) -> str:
+    """What is to be said of other places than the kernel."""
+    said = ""
+    if following.modules is not None:
+        others = [name for name, its in following.modules.elsewhere.items() if _of_family(its, family)]
+        said = (
+            f"; its initial RAM disk has one for Linux {listed(others)} only"
+            if others
+            else " and neither has its initial RAM disk"
+        )
+    elif following.initrd_size:
+        said = ", and luod cannot look into its initial RAM disk"
+    if following.option("CONFIG_INITRAMFS_SOURCE") not in (None, "n", ""):
+        said += "; luod does not look into the initramfs that is built into it (CONFIG_INITRAMFS_SOURCE)"
+    return said
+
+
+def _why_not(following: NextKernel, modules: Collection[str]) -> str:
+    """What is known of modules that are not loaded."""
+    assert following.modules is not None
+    said = [f"{name}: {following.modules.refused[name]}" for name in modules if name in following.modules.refused]
+    scripts = {path for name in modules for path in following.modules.scripts.get(name, ())}
+    if scripts:
+        said.append(f"scripts name it, and luod does not follow them: {listed(scripts)}")
+    return f" ({'; '.join(said)})" if said else ""
+
+
+def initial_ram_disk(following: NextKernel) -> Iterator[Finding]:
+    modules = following.modules
+    if modules is None:
+        return
+    if modules.unpackable:
+        yield finding(
+            "initrd-unusable",
+            f"the next kernel cannot unpack its initial RAM disk: {modules.unpackable}",
+            "it boots without it, which most systems cannot",
+            "pack the initial RAM disk in another way, or load a kernel with that option",
+        )
+    if modules.remarks:
+        yield finding(
+            "initrd-doubtful",
+            f"the initial RAM disk may not do what it is for: {'; '.join(modules.remarks)}",
+            "the next kernel takes from it what it can, and boots with that",
+            "make the initial RAM disk with the tool of the distribution, and look at the command line",
+        )
+
+
 def command_line(following: NextKernel) -> Iterator[Finding]:
-    line = following.command_line
+    line = following.command_line.early
     if not enabled(line, "liveupdate"):
         yield finding(
             "liveupdate-off",
@@ -196,8 +244,9 @@ def command_line(following: NextKernel) -> Iterator[Finding]:
             "without it that kernel takes nothing over, and every session is lost",
             "add it: luoctl load --append kho=on …",
         )
-    timeouts = [value for name, value in parameters(line) if name == "panic"]
-    timeout = timeouts[-1] if timeouts else following.option("CONFIG_PANIC_TIMEOUT")
+    timeout = following.command_line.last("panic")
+    if timeout is None:
+        timeout = following.option("CONFIG_PANIC_TIMEOUT")
     if timeout in (None, "", "0", "n"):
         yield finding(
             "no-panic",

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from luod import image
 from luod.daemon.preflight.facts import InitrdFile, KernelFile
 from luod.daemon.preflight.running import IMAGE_MAX, Running, running
 from luod.daemon.preflight.subject import Fingerprint, Subject, fingerprint
-from luod.errors import ImageError
-from luod.image import initrd
+from luod.errors import ImageError, ImageUnreadable
+from luod.image import command_line, initrd
+from luod.image.initrd import Initrd
 from luod.linux import Fd, map_large_allocations
 
 
@@ -34,14 +35,14 @@ class Reader:
 
     _running: Running | None = None
     _kernel: KernelFile | None = None
-    _initrd: dict[tuple[Fingerprint, str], InitrdFile] = field(default_factory=dict)
-    """At most one, by fingerprint and command line."""
+    _initrd: tuple[Fingerprint, Initrd] | None = None
 
     def read(self, subject: Subject) -> Read:
         # Images are unpacked here, and what that takes is not to stay luod's.
         map_large_allocations()
-        disk = None if subject.initrd is None else self._disk(subject.initrd, subject.command_line)
-        return Read(self._image(subject.kernel), disk, self._running_kernel())
+        kernel = self._image(subject.kernel)
+        disk = None if subject.initrd is None else self._disk(subject.initrd, subject.command_line, kernel)
+        return Read(kernel, disk, self._running_kernel())
 
     def _running_kernel(self) -> Running:
         """It does not change while it runs, except that debugfs may be mounted."""
@@ -60,19 +61,24 @@ class Reader:
             return KernelFile(_fingerprint_or_none(fd), None, _unreadable(error, "load another one"))
         return self._kernel
 
-    def _disk(self, fd: Fd, command_line: str) -> InitrdFile:
+    def _disk(self, fd: Fd, given: str, kernel: KernelFile) -> InitrdFile:
         size = 0
         try:
             found, size = fingerprint(fd), os.fstat(fd.fileno()).st_size
-            known = self._initrd.get((found, command_line))
-            if known is not None:
-                return known
-            disk = InitrdFile(found, size, initrd.read(_content(fd), command_line))
+            if self._initrd is None or self._initrd[0] != found:
+                self._initrd = found, initrd.read(_content(fd))
+        except ImageUnreadable as error:
+            return InitrdFile(_fingerprint_or_none(fd), size, unreadable=(error.message, error.hint))
         except (ImageError, OSError) as error:
-            reason = _unreadable(error, "give the file that the boot loader would load")
-            return InitrdFile(_fingerprint_or_none(fd), size, None, reason)
-        self._initrd = {(found, command_line): disk}
-        return disk
+            remedy = "make it again (update-initramfs -u, dracut --force, mkinitcpio -P), or give the right file"
+            return InitrdFile(_fingerprint_or_none(fd), size, unusable=_unreadable(error, remedy))
+        disk = self._initrd[1]
+        if kernel.content is None:
+            return InitrdFile(found, size, None, disk.boot_config)
+        contents = kernel.content.contents
+        line = command_line.line(given, contents.options, disk.boot_config)
+        modules = initrd.judge(disk, contents.release, line, contents.options)
+        return InitrdFile(found, size, modules, disk.boot_config)
 
 
 def _fingerprint_or_none(fd: Fd) -> Fingerprint:
@@ -98,5 +104,5 @@ def _content(fd: Fd) -> bytes:
 
 def _unreadable(error: ImageError | OSError, remedy: str) -> tuple[str, str]:
     if isinstance(error, ImageError):
-        return error.message, error.hint or remedy
+        return error.message, remedy if error.hint == ImageError.hint else error.hint
     return error.strerror or str(error), remedy

@@ -64,20 +64,40 @@ def _kernel(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _initrd_unreadable(facts: Facts) -> Iterator[Finding]:
-    disk = facts.initrd
+def _initrd(facts: Facts) -> Iterator[Finding]:
+    disk, found = facts.initrd, following(facts)
+    if disk is not None and disk.unusable[0]:
+        yield finding(
+            "initrd-unusable",
+            disk.unusable[0],
+            "the next kernel would boot without it, or with a part of it, which most systems cannot",
+            disk.unusable[1],
+        )
     if disk is not None and disk.unreadable[0]:
         yield finding(
             "initrd-unreadable",
-            f"the initial RAM disk cannot be looked into: {disk.unreadable[0]}",
-            "a handler that is not built into the kernel may be in it",
+            f"luod cannot look into the initial RAM disk: {disk.unreadable[0]}",
+            "luod knows neither whether it is damaged, nor whether it loads the handlers that are in modules",
             disk.unreadable[1],
         )
+    if found is not None:
+        yield from next_kernel.initial_ram_disk(found)
+
+
+def _root(facts: Facts) -> Iterator[Finding]:
+    found = following(facts)
+    line = facts.command_line if found is None else found.command_line.whole
+    yield from next_kernel.root(line, facts.running.command_line)
 
 
 RULES: Final[tuple[Rule, ...]] = (
     Rule(("image-unreadable", "image-not-loadable"), ("kernel",), "jumping", _kernel),
-    Rule(("initrd-unreadable",), ("initrd",), "jumping", _initrd_unreadable),
+    Rule(
+        ("initrd-unusable", "initrd-unreadable", "initrd-doubtful"),
+        ("kernel", "initrd", "command_line"),
+        "jumping",
+        _initrd,
+    ),
     Rule(
         ("debugfs-missing", "formats-assumed", "scratch-unknown"),
         ("running",),
@@ -107,9 +127,9 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         ("root-missing",),
-        ("command_line", "running"),
+        ("kernel", "initrd", "command_line", "running"),
         "jumping",
-        lambda facts: next_kernel.root(facts.command_line, facts.running.command_line),
+        _root,
     ),
     # Not when the machine jumps: by then nothing is left to load.
     Rule(

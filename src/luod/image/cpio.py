@@ -1,0 +1,410 @@
+"""Unpacks an initial RAM disk into a tree, as init/initramfs.c of the kernel does.
+
+An initial RAM disk is a row of cpio archives ("newc", with or without checksums), each packed or not, with zeros in
+between: Documentation/driver-api/early-userspace/buffer-format.rst. It is read piece by piece, and may be hostile:
+sizes, counts and what is kept are bounded. It differs from the kernel in three ways, all of which the caller is told:
+an archive that is cut off is an error also where the kernel unpacks what there is, directories that no entry makes are
+made, and what is packed with lzo cannot be read.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from luod.errors import ImageError, ImageUnreadable
+from luod.image import foreign, packed
+from luod.image.contents import formats
+from luod.image.tree import Inode, Kind, Tree
+
+UNPACKED_MAX: Final = 4 * 1024 * 1024 * 1024
+MODULE_MAX: Final = 64 * 1024 * 1024
+NAMES_MAX: Final = 64 * 1024 * 1024
+"""Bytes of all names and link targets together."""
+KEPT_MAX: Final = 64 * 1024 * 1024
+"""Bytes of all files together whose content is kept."""
+_LIST_MAX: Final = 16 * 1024 * 1024
+_SMALL: Final = 64 * 1024
+_ENTRIES_MAX: Final = 500_000
+_PATH_MAX: Final = 4096
+_HEADER: Final = 110
+_CHUNK: Final = 1024 * 1024
+_CHECKED: Final = b"070702"
+_TRAILER: Final = "TRAILER!!!"
+
+# The kernel looks at two bytes: lib/decompress.c.
+_MAGICS: Final = {
+    b"\x1f\x8b": "gzip",
+    b"\x1f\x9e": "gzip",
+    b"BZ": "bzip2",
+    b"\x5d\0": "lzma",
+    b"\xfd7": "xz",
+    b"\x89L": "lzo",
+    b"\x02\x21": "lz4",
+    b"\x28\xb5": "zstd",
+}
+_SUFFIXES: Final = {"xz": "xz", "zst": "zstd", "gz": "gzip"}
+_KINDS: Final[dict[int, Kind]] = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
+_EARLY: Final = {"kernel", "early_cpio"}
+"""What archives for the kernel alone hold: microcode and ACPI tables."""
+_NODES: Final = (stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK)
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """What became of an initial RAM disk. `stopped`: what the kernel says where it stops, "" when it comes to the end;
+    `ended`: the last archive has an end mark; `packing`: what the archives are packed with.
+    """
+
+    tree: Tree
+    stopped: str
+    ended: bool
+    packing: frozenset[str]
+
+
+def module_name(path: str) -> str | None:
+    """The name of the kernel module in a file of this name, with "_" for "-"; None for another file."""
+    name, dot, suffix = path.rpartition("/")[2].rpartition(".")
+    if suffix in _SUFFIXES and dot:
+        name, dot, suffix = name.rpartition(".")
+    return name.replace("-", "_") if suffix == "ko" and name else None
+
+
+def unpack(data: bytes, end: int | None = None) -> Unpacked:
+    """Unpacks `data` up to `end`. ImageError: a kernel cannot use it, or it is of hostile size. ImageUnreadable: luod
+    cannot look into it, which says nothing about the kernel.
+    """
+    return _Unpacker(data, len(data) if end is None else end).run()
+
+
+class _Stop(Exception):
+    """The kernel stops here, between two entries, with everything before unpacked."""
+
+
+class _Unpacker:
+    def __init__(self, data: bytes, end: int) -> None:
+        self._data = data
+        self._end = end
+        self._tree = Tree()
+        self._links: dict[tuple[int, int, int, int], str] = {}
+        self._between = False
+        """Whether an entry has ended and none has begun: the kernel's state Reset."""
+        self._ended = False
+        self._packing: set[str] = set()
+        self._entries = 0
+        self._names = 0
+        self._kept = 0
+        self._total = _Total()
+
+    def run(self) -> Unpacked:
+        stopped = ""
+        try:
+            self._segments()
+        except _Stop as stop:
+            if not self._ended or set(self._tree.names("/")) <= _EARLY:
+                raise ImageError(_unusable(self._what(str(stop)))) from None
+            stopped = str(stop)
+        if not self._entries:
+            raise ImageError(_unusable("there is no archive in it, only zeros" if self._end else "the file is empty"))
+        return Unpacked(self._tree, stopped, self._ended, frozenset(self._packing))
+
+    def _what(self, why: str) -> str:
+        known = foreign.name(self._data)
+        return f"it is {known} ({why})" if known else why
+
+    def _segments(self) -> None:
+        data, at, position = self._data, 0, 0
+        while at < self._end:
+            if data[at] == ord("0") and not position & 3:
+                reader = _Reader(_pieces(data, at, self._end), self._total, position)
+                self._between = False
+                while True:
+                    self._entry(reader)
+                    if not self._next(reader) or reader.peek() != ord("0"):
+                        break
+                at += reader.position - position
+                position = reader.position
+            elif data[at] == 0:
+                past = min(packed.past_zeros(data, at), self._end)
+                position, at = position + past - at, past
+            else:
+                start = at
+                at = self._packed(at)
+                position += at - start
+
+    def _packed(self, at: int) -> int:
+        """Unpacks one packed segment, and returns where it ends."""
+        data = self._data
+        name = _MAGICS.get(data[at : at + 2])
+        if name is None:
+            raise _Stop(f"invalid magic at start of compressed archive, at byte {at}")
+        if name == "lzo":
+            raise ImageUnreadable("the initial RAM disk is packed with lzo, which luod cannot unpack")
+        if name == "xz" and data[at + 7 : at + 8] > b"\x01":
+            raise ImageError(
+                _unusable("it is packed with xz and a checksum that the kernel does not know"),
+                hint="pack it with xz --check=crc32",
+            )
+        self._packing.add(name)
+        stream = packed.Stream(data, name, at, self._end)
+        reader = _Reader(iter(stream), self._total)
+        try:
+            if self._between:
+                self._next(reader)
+            else:
+                self._begin(reader)
+            while reader.more():
+                if reader.peek() != ord("0"):
+                    raise _Stop(f"junk within compressed archive, which begins at byte {at}")
+                self._begin(reader)
+        except ImageUnreadable:
+            raise
+        except packed.PackingError as error:
+            raise ImageError(_unusable(error.message), hint=error.hint) from error
+        if not self._between or reader.cut:
+            raise ImageError(_unusable(f"an archive in it, packed with {name}, is cut off"))
+        following = int.from_bytes(data[stream.end : min(stream.end + 4, self._end)], "little")
+        if name == "lz4" and following and self._end - stream.end >= 4:
+            raise ImageError(
+                _unusable(f"what follows the archive that is packed with lz4, at byte {stream.end}, is taken for it"),
+                hint="put four zero bytes in between",
+            )
+        return stream.end
+
+    def _begin(self, reader: _Reader) -> None:
+        self._between = False
+        self._entry(reader)
+        self._next(reader)
+
+    def _next(self, reader: _Reader) -> bool:
+        """Goes past the zeros behind an entry, and returns whether there is anything else."""
+        reader.skip_zeros()
+        if reader.more() and reader.position & 3:
+            raise _Stop("broken padding")
+        return reader.more()
+
+    # -- One entry ---------------------------------------------------------------------------------------------------
+
+    def _entry(self, reader: _Reader) -> None:
+        header = reader.take(_HEADER)
+        if header[:6] not in packed.CPIO_MAGICS:
+            if self._ended:
+                raise _Stop("no cpio magic")
+            old = "incorrect cpio method used: use -H newc option"
+            raise ImageError(_unusable(self._inside(old if header[:6] == b"070707" else "no cpio magic", reader)))
+        try:
+            fields = [int(header[start : start + 8], 16) for start in range(6, _HEADER, 8)]
+        except ValueError:
+            raise ImageError(_unusable("damaged header")) from None
+        ino, mode, links, size = fields[0], fields[1], fields[4], fields[6]
+        name_size = fields[11]
+        checksum = fields[12] if header[:6] == _CHECKED else None
+        self._ended = False
+        self._entries += 1
+        if self._entries > _ENTRIES_MAX:
+            raise ImageError(f"the initial RAM disk has more than {_ENTRIES_MAX} files")
+        kind = stat.S_IFMT(mode)
+        padded = ((name_size + 1) & ~3) + 2
+        file = kind == stat.S_IFREG
+        if (
+            not 0 < name_size <= _PATH_MAX
+            or (kind != stat.S_IFLNK and size and not file)
+            or (kind == stat.S_IFLNK and size > _PATH_MAX)
+        ):
+            reader.pass_over(padded + size)
+        else:
+            raw = reader.take(padded)
+            if raw[name_size - 1]:
+                raise ImageError(_unusable("malformed archive: a name has no end"))
+            name = _text(raw[:name_size])
+            self._names += len(name) + (0 if file else size)
+            if self._names > NAMES_MAX:
+                raise ImageError(f"the initial RAM disk has names of more than {NAMES_MAX} bytes")
+            if kind == stat.S_IFLNK:
+                target = _text(reader.take(size))
+                self._tree.clear(name, None)
+                self._tree.link(name, target)
+            else:
+                self._make(reader, name, kind, size, links, (ino, fields[7], fields[8], kind), checksum)
+        reader.align()
+        self._between = True
+
+    def _make(
+        self,
+        reader: _Reader,
+        name: str,
+        kind: int,
+        size: int,
+        links: int,
+        identity: tuple[int, int, int, int],
+        checksum: int | None,
+    ) -> None:
+        self._ended = name == _TRAILER
+        if self._ended:
+            self._links.clear()
+            reader.pass_over(size)
+            return
+        tree = self._tree
+        tree.clear(name, _KINDS.get(kind, "node"))
+        inode: Inode | None = None
+        if kind == stat.S_IFDIR:
+            tree.directory(name)
+        elif kind in _NODES or kind == stat.S_IFREG:
+            linked = self._linked(name, links, identity)
+            if kind == stat.S_IFREG and linked is not None:
+                inode = tree.file(name)
+                if inode is not None and not linked:
+                    inode.content, inode.formats, inode.damage = b"", (), ""
+            elif kind != stat.S_IFREG and linked is False:
+                tree.node(name)
+        if inode is None:
+            reader.pass_over(size)
+            return
+        found = self._fill(inode, name, reader, size, linked=links > 1, summed=checksum is not None)
+        if checksum is not None and found != checksum:
+            raise ImageError(_unusable("bad data checksum"))
+
+    def _linked(self, name: str, links: int, identity: tuple[int, int, int, int]) -> bool | None:
+        """Whether the name is a hard link now; None where it should be and cannot."""
+        if links < 2:
+            return False
+        old = self._links.setdefault(identity, name)
+        if old is name:
+            return False
+        self._tree.clear(name, None)
+        return True if self._tree.hard_link(old, name) else None
+
+    def _fill(self, inode: Inode, name: str, reader: _Reader, size: int, *, linked: bool, summed: bool) -> int:
+        """Reads a file's content, and returns its checksum where that is asked for."""
+        if not size:
+            return 0
+        inode.content, inode.formats, inode.damage = None, (), ""
+        module = module_name(name) is not None
+        # The other names of a linked file may be those of a module.
+        if size > (MODULE_MAX if module or linked else _most(name)):
+            inode.damage = f"it has more than {MODULE_MAX} bytes" if module else ""
+            return reader.pass_over(size, summed=summed)
+        content = reader.take(size)
+        if module or content.startswith(b"\x7fELF"):
+            if module or linked:
+                inode.formats, inode.damage = _formats(content, name)
+        elif size <= _most(name) and self._kept + size <= KEPT_MAX:
+            inode.content = content
+            self._kept += size
+        return sum(content) & 0xFFFFFFFF if summed else 0
+
+    def _inside(self, why: str, reader: _Reader) -> str:
+        known = foreign.name(reader.begin)
+        return f"what is in it is {known} ({why})" if known else why
+
+
+def _unusable(why: str) -> str:
+    return f"the initial RAM disk cannot be used: {why}"
+
+
+def _text(raw: bytes) -> str:
+    return raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def _most(name: str) -> int:
+    """Bytes up to which a file's content is kept."""
+    if "firmware/" in name:
+        return 0
+    return _LIST_MAX if name.rpartition("/")[2].startswith("modules.") else _SMALL
+
+
+def _formats(module: bytes, name: str) -> tuple[tuple[str, ...], str]:
+    """The formats that a module names, and why it cannot be unpacked."""
+    packing = _SUFFIXES.get(name.rpartition(".")[2])
+    if packing is None:
+        return formats(module), ""
+    try:
+        return formats(packed.unpack(module, packing, most=MODULE_MAX)), ""
+    except ImageError as error:
+        return (), error.message
+
+
+def _pieces(data: bytes, at: int, end: int) -> Iterator[bytes]:
+    for start in range(at, end, _CHUNK):
+        yield data[start : min(start + _CHUNK, end)]
+
+
+class _Total:
+    """Counts what has been unpacked of the whole RAM disk."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def add(self, count: int) -> None:
+        self._bytes += count
+        if self._bytes > UNPACKED_MAX:
+            raise ImageError(f"the initial RAM disk unpacks to more than {UNPACKED_MAX} bytes")
+
+
+class _Reader:
+    """Takes bytes from pieces. `position` counts them, and alignment goes by it; `begin`: the first of them."""
+
+    def __init__(self, pieces: Iterator[bytes], total: _Total, position: int = 0) -> None:
+        self._pieces = pieces
+        self._total = total
+        self._rest = b""
+        self._at = 0
+        self.position = position
+        self.begin = b""
+        self.cut = False
+        """Whether padding was missing at the end."""
+
+    def more(self) -> bool:
+        """Whether there is something to take."""
+        while self._at == len(self._rest):
+            piece = next(self._pieces, None)
+            if piece is None:
+                return False
+            self._rest, self._at = piece, 0
+            self.begin = self.begin or piece[: foreign.LOOKED_AT]
+            self._total.add(len(piece))
+        return True
+
+    def peek(self) -> int:
+        """The next byte, of those there are."""
+        return self._rest[self._at]
+
+    def take(self, size: int) -> bytes:
+        parts = []
+        while size:
+            part = self._part(size)
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def pass_over(self, size: int, *, summed: bool = False) -> int:
+        """Leaves bytes out, and returns their sum where that is asked for."""
+        total = 0
+        while size:
+            part = self._part(size)
+            size -= len(part)
+            total += sum(part) if summed else 0
+        return total & 0xFFFFFFFF
+
+    def align(self) -> None:
+        """Goes to a multiple of four bytes."""
+        missing = -self.position % 4
+        while missing and self.more():
+            missing -= len(self._part(missing))
+        self.cut = missing > 0
+
+    def skip_zeros(self) -> None:
+        while self.more() and not self._rest[self._at]:
+            past = packed.past_zeros(self._rest, self._at)
+            self.position += past - self._at
+            self._at = past
+
+    def _part(self, size: int) -> bytes:
+        if not self.more():
+            raise ImageError(_unusable("it is cut off"))
+        part = self._rest[self._at : self._at + size]
+        self._at += len(part)
+        self.position += len(part)
+        return part
