@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from asyncvarlink import FileDescriptor, VarlinkInterface, varlinkmethod
 
 from luod.ipc.peer import Peer
+from luod.ipc.sparing import Sparing
 from luod.ipc.wire import Limits, Listener
 
 
@@ -85,12 +86,14 @@ async def serve(path: str, limits: Limits) -> None:
     listening.bind(path)
     listening.listen(64)
     os.chmod(path, 0o666)
-    listener = Listener(listening, lambda peer: [Talk(peer)], log, limits=limits)
+    sparing = Sparing(log)
+    listener = Listener(listening, lambda peer: [Talk(peer)], sparing, limits=limits)
     over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     print("ready", flush=True)
     await over.wait()
     await listener.close()
+    sparing.close()
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ def test_one_beyond_the_limit_is_told_so_and_the_log_is_not_filled(start: Any, b
     server = start(connections=1)
     friend = befriend(server)
     friend.is_served()
-    for _ in range(50):
+    for _ in range(100):
         with server.connect() as connection:
             answer = b""
             while data := connection.recv(MIB):
@@ -225,8 +225,8 @@ def test_one_beyond_the_limit_is_told_so_and_the_log_is_not_filled(start: Any, b
     friend.call("Echo", {"text": "x"})
     refusals = [line for line in server.log() if line["event"] == "connection-refused"]
     told = [line for line in refusals if "reason" in line]
-    assert len(told) + sum(line.get("more", 0) for line in refusals) == 50
-    assert 5 <= len(told) < 50
+    assert len(told) + sum(line.get("more", 0) for line in refusals) == 100
+    assert 5 <= len(told) < 100
 
 
 def test_a_client_that_has_called_may_be_silent(start: Any, befriend: Any) -> None:

@@ -10,17 +10,19 @@ from luod.daemon.custody import Custody
 from luod.daemon.log import Log
 from luod.daemon.record import Row, fd_name
 from luod.daemon.registry import Registry
+from luod.ipc.sparing import Sparing
 from luod.linux import Fd
 
 
 class Claims:
     """Owns nothing: what is taken goes to `fds`."""
 
-    def __init__(self, registry: Registry, fds: dict[str, Fd], custody: Custody, log: Log) -> None:
+    def __init__(self, registry: Registry, fds: dict[str, Fd], custody: Custody, log: Log, sparing: Sparing) -> None:
         self._registry = registry
         self._fds = fds
         self._custody = custody
         self._log = log
+        self._sparing = sparing
 
     async def take(self, row: Row) -> Fd:
         """SessionTaken: somebody else has it. NoSuchSession, luod's answer, and the row is gone. KernelRefused."""
@@ -30,7 +32,9 @@ class Claims:
             fd = await self._custody.retrieve(row.name)
         except errors.NoSuchSession as error:
             self._registry.lose(row)
-            self._log.warning("session-lost", name=row.name, owner=row.owner, reason=error)
+            self._sparing(
+                "session-lost", of=row.owner, write=self._log.warning, name=row.name, owner=row.owner, reason=error
+            )
             raise no_such_session("incoming", row.name) from error
         except errors.SessionTaken:
             raise

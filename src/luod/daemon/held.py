@@ -17,7 +17,6 @@ from asyncvarlink.serviceinterface import PermissionDenied
 
 from luod.daemon.answers import kernel_refused
 from luod.daemon.custody import Custody
-from luod.daemon.log import Log
 from luod.daemon.names import check_name
 from luod.daemon.passed import kind_of
 from luod.daemon.policy.current import Policy
@@ -28,6 +27,7 @@ from luod.daemon.takeover import Holdings, held_name
 from luod.errors import KernelRefused
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import AlreadyHeld, Busy, NotHeld, Refused
+from luod.ipc.sparing import Sparing
 from luod.linux import Fd
 
 T = TypeVar("T")
@@ -44,14 +44,14 @@ class HeldFiles:
     """Implements `luod.ipc.sessions.FilesService`. `updating` says whether an update is under way."""
 
     def __init__(
-        self, holdings: Holdings, custody: Custody, policy: Policy, updating: Callable[[], bool], log: Log
+        self, holdings: Holdings, custody: Custody, policy: Policy, updating: Callable[[], bool], sparing: Sparing
     ) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
         self._custody = custody
         self._policy = policy
         self._updating = updating
-        self._log = log
+        self._sparing = sparing
         self._lock = asyncio.Lock()
 
     async def hand_over(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd]]) -> None:
@@ -59,7 +59,7 @@ class HeldFiles:
 
     async def take_back(self, peer: Peer, name: str) -> list[tuple[str, Fd]]:
         held = self._set(peer, name)
-        self._log("lent", name=name, files=len(held.files), uid=peer.uid, pid=peer.pid)
+        self._sparing("lent", of=peer.uid, name=name, files=len(held.files), uid=peer.uid, pid=peer.pid)
         return [(file.name, self._fds[held_name(file)].duplicate()) for file in held.files]
 
     async def let_go(self, peer: Peer, name: str) -> None:
@@ -95,7 +95,7 @@ class HeldFiles:
                 raise
             self._fds |= {held_name(file): fd.duplicate() for file, (_, fd) in zip(held.files, files, strict=True)}
             self._registry.set_held((*self._registry.record.held, held))
-            self._log("handed-over", name=name, files=len(files), uid=peer.uid, pid=peer.pid)
+            self._sparing("handed-over", of=peer.uid, name=name, files=len(files), uid=peer.uid, pid=peer.pid)
         finally:
             for _, fd in files:
                 fd.close()
@@ -145,7 +145,7 @@ class HeldFiles:
         self._registry.set_held(tuple(other for other in self._registry.record.held if other is not held))
         for file in held.files:
             await self._custody.drop(self._fds, held_name(file))
-        self._log("let-go", name=name, files=len(held.files), uid=peer.uid, pid=peer.pid)
+        self._sparing("let-go", of=peer.uid, name=name, files=len(held.files), uid=peer.uid, pid=peer.pid)
 
     def _find(self, peer: Peer, name: str) -> Held | None:
         return next((h for h in self._registry.record.held if (h.owner, h.name) == (peer.uid, name)), None)

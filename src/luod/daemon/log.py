@@ -16,6 +16,8 @@ from typing import Final
 LEVELS: Final = ("debug", "info", "warning", "error")
 _PRIORITIES: Final = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>"}
 """As sd-daemon(3) and syslog(3) number them."""
+_MOST_CHARACTERS: Final = 4096
+"""Of a value: what a client sent may be longer than any line should be."""
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._@/#:+-]+")
 
 
@@ -66,4 +68,6 @@ def to_journal() -> bool:
 
 def _word(value: object) -> str:
     text = str(value)
+    if len(text) > _MOST_CHARACTERS:
+        text = f"{text[:_MOST_CHARACTERS]}… ({len(text)} characters)"
     return text if _PLAIN.fullmatch(text) else str(encode_basestring_ascii(text))

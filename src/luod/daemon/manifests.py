@@ -17,6 +17,7 @@ from luod.daemon.passed import kind_of
 from luod.daemon.record import Row
 from luod.daemon.takeover import manifest_name
 from luod.errors import KernelRefused
+from luod.ipc.sparing import Sparing
 from luod.linux import Fd
 from luod.manifest import PART_SIZE
 
@@ -30,11 +31,12 @@ def check(file: Fd | None) -> None:
 
 
 class Manifests:
-    def __init__(self, fds: dict[str, Fd], custody: Custody, log: Log) -> None:
+    def __init__(self, fds: dict[str, Fd], custody: Custody, log: Log, sparing: Sparing) -> None:
         """`fds` are luod's, by the names that keep has for them."""
         self._fds = fds
         self._custody = custody
         self._log = log
+        self._sparing = sparing
         self._storing: set[asyncio.Task[None]] = set()
 
     def keep(self, row: Row, file: Fd | None) -> None:
@@ -43,18 +45,18 @@ class Manifests:
             return  # closed: its client hung up before there was a session
         name = manifest_name(row)
         self._fds[name] = file.duplicate()
-        task = asyncio.ensure_future(self._store(name))
+        task = asyncio.ensure_future(self._store(name, row.owner))
         self._storing.add(task)
         task.add_done_callback(self._storing.discard)
 
-    async def _store(self, name: str) -> None:
+    async def _store(self, name: str, owner: int) -> None:
         try:
             if name in self._fds:
                 await self._custody.store(name, self._fds[name].fileno())
                 if name not in self._fds:  # dropped meanwhile, when keep had nothing to drop yet
                     await self._custody.remove(name)
         except (KernelRefused, KeeperGone) as error:
-            self._log.debug("manifest-not-stored", name=name, error=error)
+            self._sparing("manifest-not-stored", of=owner, write=self._log.debug, name=name, error=error)
 
     def of(self, row: Row) -> Fd | None:
         """The caller's own duplicate; None: nobody gave one."""

@@ -23,6 +23,7 @@ from luod.daemon.registry import Registry
 from luod.daemon.takeover import Holdings
 from luod.daemon.transaction import NotAwaited
 from luod.ipc.peer import Peer
+from luod.ipc.sparing import Sparing
 from luod.ipc.updates import (
     Ballot,
     DeclaredByAnother,
@@ -50,10 +51,11 @@ class Participants:
     `checking`: an update was asked for, and nobody told yet.
     """
 
-    def __init__(self, holdings: Holdings, log: Log) -> None:
+    def __init__(self, holdings: Holdings, log: Log, sparing: Sparing) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
         self._log = log
+        self._sparing = sparing
         self._followers: dict[str, Follower] = {}
         self._numbers = count(1)
         self.barrier: Barrier | None = None
@@ -104,7 +106,7 @@ class Participants:
         follower = Follower(next(self._numbers), os.urandom(16).hex(), name, peer)
         follower.events.put(event("following", self.state, token=follower.token))
         self._followers[follower.token] = follower
-        self._log.debug("follows", participant=name, uid=peer.uid, pid=peer.pid)
+        self._sparing("follows", of=peer.uid, write=self._log.debug, participant=name, uid=peer.uid, pid=peer.pid)
         if self.barrier is not None and self.barrier.begun_preparing:
             self.barrier.join(follower)
         try:
@@ -116,7 +118,9 @@ class Participants:
             follower.events.close()
             if self.barrier is not None:
                 self.barrier.gone(follower)
-            self._log.debug("follows-no-more", participant=name, uid=peer.uid, pid=peer.pid)
+            self._sparing(
+                "follows-no-more", of=peer.uid, write=self._log.debug, participant=name, uid=peer.uid, pid=peer.pid
+            )
 
     async def declare(self, peer: Peer, token: str, sessions: list[DeclaredSession]) -> float | None:
         follower = self._follower(peer, token)
@@ -208,7 +212,7 @@ class Participants:
             return row
 
         self._registry.change(resumed)
-        self._log("resuming", sessions=",".join(names), uid=peer.uid, pid=peer.pid)
+        self._sparing("resuming", of=peer.uid, sessions=",".join(sorted(chosen)), uid=peer.uid, pid=peer.pid)
 
     # What the rest of serve asks.
 

@@ -34,6 +34,7 @@ from luod.ipc.admin import Admin
 from luod.ipc.admission import Room
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import Sessions
+from luod.ipc.sparing import Sparing
 from luod.ipc.turns import Turns, Turnstile
 from luod.ipc.updates import Updates
 from luod.ipc.wire import Limits, Listener
@@ -73,10 +74,11 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     channel, for_all, for_root = (
         socket.socket(fileno=fds.pop(name).detach()) for name in (words.KEEPER, words.SESSIONS, words.ADMIN)
     )
+    sparing = Sparing(log)
     custody = Custody(channel, keeper_lost)
     holdings = await take_over(custody, fds, directory, log)
-    sessions = SessionKeeper(holdings, custody, policy, log)
-    sessions.participation = participants = Participants(holdings, log)
+    sessions = SessionKeeper(holdings, custody, policy, log, sparing)
+    sessions.participation = participants = Participants(holdings, log, sparing)
     workers = Workers(holdings, custody)
     reaping = Reaping(holdings, sessions, policy, workers, log)
     forwarding = Forwarding(holdings, custody, sessions, workers, log)
@@ -87,7 +89,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
         holdings, custody, image, sessions, participants, chronicle, hooks, log, stuck_seconds=stuck_seconds
     )
     operations = Operations(holdings, sessions, participants, policy, image, updater, reaping, forwarding, chronicle)
-    held = HeldFiles(holdings, custody, policy, lambda: participants.updating, log)
+    held = HeldFiles(holdings, custody, policy, lambda: participants.updating, sparing)
     updater.take_over()
     sessions.take_over()
     reaping.take_over()
@@ -109,8 +111,8 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
 
     turnstile = Turnstile(Turns(lambda: participants.users_in_update))
     listeners = [
-        Listener(for_all, to_all, log, limits=Limits(), room=room, turnstile=turnstile),
-        Listener(for_root, to_root, log, limits=Limits(), root_only=True, turnstile=turnstile),
+        Listener(for_all, to_all, sparing, limits=Limits(), room=room, turnstile=turnstile),
+        Listener(for_root, to_root, sparing, limits=Limits(), root_only=True, turnstile=turnstile),
     ]
     reloading = asyncio.ensure_future(_reload(policy, hangup))
     await custody.ready()
@@ -120,6 +122,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     for listener in listeners:
         await listener.close()
     turnstile.close()
+    sparing.close()
     chronicle.close()
     holdings.close()
     custody.close()

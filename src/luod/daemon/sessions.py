@@ -54,6 +54,7 @@ from luod.ipc.sessions import (
     State,
     WrongPhase,
 )
+from luod.ipc.sparing import Sparing
 from luod.linux import Fd
 
 T = TypeVar("T")
@@ -67,18 +68,19 @@ class SessionKeeper:
 
     participation: Participation | None = None
 
-    def __init__(self, holdings: Holdings, custody: Custody, policy: Policy, log: Log) -> None:
+    def __init__(self, holdings: Holdings, custody: Custody, policy: Policy, log: Log, sparing: Sparing) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
         self._broken = holdings.broken is not None
         self._custody = custody
         self._policy = policy
-        self._claims = Claims(holdings.registry, holdings.fds, custody, log)
+        self._claims = Claims(holdings.registry, holdings.fds, custody, log, sparing)
         self._owners = Owners(holdings, custody, self._owner_died)
         self._checks = Checks()
         self._log = log
+        self._sparing = sparing
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self.manifests = Manifests(holdings.fds, custody, log)
+        self.manifests = Manifests(holdings.fds, custody, log, sparing)
         self._changing = 0
         self._still = asyncio.Event()
         self._still.set()
@@ -293,7 +295,7 @@ class SessionKeeper:
                 raise
         self._registry.add(row)
         self.manifests.keep(row, manifest)
-        self._log("created", name=name, owner=owner, uid=peer.uid, pid=peer.pid)
+        self._sparing("created", of=peer.uid, name=name, owner=owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
     async def _retrieve(self, peer: Peer, name: str) -> Fd:
@@ -318,7 +320,7 @@ class SessionKeeper:
             # Whoever had it before said so while keep was asked: there is no second guest (H12).
             raise resumed(name)
         self._registry.note(row, "retrieved")
-        self._log("retrieved", name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
+        self._sparing("retrieved", of=peer.uid, name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
     async def _release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None:
@@ -341,7 +343,9 @@ class SessionKeeper:
         self._registry.note(row, outcome)
         self._registry.remove(row)
         await self._let_go(row)
-        self._log("released", name=name, direction=direction, outcome=outcome, uid=peer.uid, pid=peer.pid)
+        self._sparing(
+            "released", of=peer.uid, name=name, direction=direction, outcome=outcome, uid=peer.uid, pid=peer.pid
+        )
 
     async def _replace(self, peer: Peer, name: str, manifest: Fd | None) -> Fd:
         row = self._row(peer, "outgoing", name)
@@ -356,7 +360,7 @@ class SessionKeeper:
             ) from error
         self._fds[fd_name(row)] = fd
         self.manifests.keep(row, manifest)
-        self._log("replaced", name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
+        self._sparing("replaced", of=peer.uid, name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
     # What `luod.daemon.reaping` and `.forwarding` ask.
@@ -445,7 +449,9 @@ class SessionKeeper:
         if row is not None and row.discard and self._owners.alive(row) is False:
             self._registry.remove(row)
             await self._let_go(row)
-            self._log("discarded", name=name, owner=row.owner, reason="the process that created it ended")
+            self._sparing(
+                "discarded", of=row.owner, name=name, owner=row.owner, reason="the process that created it ended"
+            )
 
     async def _let_go(self, row: Row) -> None:
         """Closes luod's copies, in both processes (H9), and forgets its process."""

@@ -1,31 +1,22 @@
-"""Who is let in at a socket, and what is said of those who are not: to them in an error, and sparingly in the log.
+"""Who is let in at a socket, and what is said of those who are not: to them in an error, and in the log.
 
 How many connections a user may have is asked of whoever listens. All users but root have a number together, too, since
 one user may have many uids (subuids); those whom nobody named leave the last quarter of it to those whom somebody did.
-Called by `luod.ipc.wire` only.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final
 
 from luod.ipc.framing import TOO_MANY_CONNECTIONS
 from luod.ipc.peer import Peer
+from luod.ipc.sparing import Sparing
 
 NOT_FOR_YOU: Final = "io.luod.RootOnly"
-_LINES_A_SECOND: Final = 5
-_SECOND: Final = 1.0
-
-
-class Log(Protocol):
-    """Writes one event with its fields."""
-
-    def __call__(self, event: str, /, **fields: object) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,7 @@ class Admission:
             self._not_root += not peer.root
             return True
         name, message, hint = refusal
-        self._log("connection-refused", uid=peer.uid, pid=peer.pid, reason=message)
+        self._log("connection-refused", of=peer.uid, uid=peer.uid, pid=peer.pid, reason=message)
         reply = {"error": name, "parameters": {"message": message, "hint": hint}}
         try:
             # It has asked nothing yet, or nothing that was read: this is the answer to whatever it asks first.
@@ -83,44 +74,3 @@ class Admission:
         if not self._users[peer.uid]:
             del self._users[peer.uid]
         self._not_root -= not peer.root
-
-
-@dataclass
-class _Second:
-    """What there was of one event in a second: lines, and what there was beyond them."""
-
-    written: int = 0
-    more: int = 0
-    end: asyncio.TimerHandle | None = field(default=None, repr=False)
-
-
-class Sparing:
-    """A log of what clients cause, so that none of them fills it: a few lines a second of each event, and at the end of
-    the second how many more there were. In a running loop.
-    """
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-        self._seconds: dict[str, _Second] = {}
-
-    def __call__(self, event: str, /, **fields: object) -> None:
-        second = self._seconds.setdefault(event, _Second())
-        if second.end is None:
-            second.end = asyncio.get_running_loop().call_later(_SECOND, self._over, event)
-        if second.written < _LINES_A_SECOND:
-            second.written += 1
-            self._log(event, **fields)
-        else:
-            second.more += 1
-
-    def _over(self, event: str) -> None:
-        second = self._seconds.pop(event)
-        if second.end is not None:
-            second.end.cancel()
-        if second.more:
-            self._log(event, more=second.more)
-
-    def close(self) -> None:
-        """Says what there is to say still."""
-        for event in list(self._seconds):
-            self._over(event)

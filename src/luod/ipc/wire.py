@@ -36,9 +36,10 @@ from asyncvarlink.conversion import ConversionError, FileDescriptorVarlinkType
 from asyncvarlink.serviceinterface import InvalidParameter, VarlinkServiceInterface
 
 from luod.ipc.accepted import AcceptedSocket, Hangups
-from luod.ipc.admission import Admission, Log, Room, Sparing
+from luod.ipc.admission import Admission, Room
 from luod.ipc.arguments import arguments
 from luod.ipc.peer import Peer, peer_of
+from luod.ipc.sparing import Sparing
 from luod.ipc.turns import Turnstile, timed
 from luod.version import __version__
 
@@ -76,15 +77,16 @@ class Listener:
         self,
         listening: socket.socket,
         interfaces: Interfaces,
-        log: Log,
+        sparing: Sparing,
         *,
         limits: Limits,
         root_only: bool = False,
         room: Callable[[Peer], Room] | None = None,
         turnstile: Turnstile | None = None,
     ) -> None:
-        """`room`: how many connections there may be, in place of what `limits` says. `turnstile`: the order in which
-        connections are read, shared by listeners of one loop; the caller closes it.
+        """`sparing` is the log of what clients cause. `room`: how many connections there may be, in place of what
+        `limits` says. `turnstile`: the order in which connections are read, shared by the listeners of a loop. The
+        caller closes both.
         """
         # Its own warnings are about what clients do wrong; we say that ourselves, in our words.
         library = logging.getLogger("asyncvarlink")
@@ -94,9 +96,8 @@ class Listener:
         self._listening = listening
         self._interfaces = interfaces
         self._room = room or (lambda _peer: Room(limits.connections, limits.all_connections))
-        self.log: Final = log
-        self.sparing: Final = Sparing(log)
-        self._admission = Admission(self.sparing, root_only=root_only)
+        self.sparing: Final = sparing
+        self._admission = Admission(sparing, root_only=root_only)
         self.limits: Final = limits
         self.turnstile: Final = Turnstile() if turnstile is None else turnstile
         self._hangups = Hangups(self._loop)
@@ -118,7 +119,7 @@ class Listener:
             except OSError as error:
                 if error.errno not in _OUT_OF_ROOM:
                     raise
-                self.sparing("accept-postponed", reason=os.strerror(error.errno))
+                self.sparing("accept-postponed", of=None, reason=os.strerror(error.errno))
                 self._loop.remove_reader(self._listening)
                 self._loop.call_later(_ACCEPT_AGAIN_SECONDS, self._resume)
                 return
@@ -129,7 +130,7 @@ class Listener:
             try:
                 peer = peer_of(connection)
             except OSError as error:
-                self.sparing("connection-refused", reason=str(error))
+                self.sparing("connection-refused", of=None, reason=str(error))
                 return
             if not self._admission.admits(connection, peer, self._room(peer)):
                 peer.close()
@@ -164,7 +165,6 @@ class Listener:
         for transport in transports:
             await transport.closed_future
         self._hangups.close()
-        self.sparing.close()
 
 
 Turn = Literal["none", "awaited", "had", "used"]
@@ -268,7 +268,9 @@ class _Connection(VarlinkProtocol):
     def drop(self, reason: str) -> None:
         """Ends the connection now; what waits to be sent is not."""
         if self._wire is not None and not self._wire.is_closing():
-            self._listener.sparing("connection-dropped", uid=self.peer.uid, pid=self.peer.pid, reason=reason)
+            self._listener.sparing(
+                "connection-dropped", of=self.peer.uid, uid=self.peer.uid, pid=self.peer.pid, reason=reason
+            )
             self._wire.abort()
 
     def eof_received(self) -> None:
@@ -338,7 +340,7 @@ class _Connection(VarlinkProtocol):
         elif (error := task.exception()) is not None:
             self.drop(str(error) or type(error).__name__)
             if not isinstance(error, OSError):
-                self._listener.log("bug", error=repr(error))
+                self._listener.sparing("bug", of=self.peer.uid, uid=self.peer.uid, error=repr(error))
         elif self._wire is not None:
             self._wire.resume_reading()
 
@@ -357,7 +359,7 @@ class _Connection(VarlinkProtocol):
         except (OSError, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001 - a bug in one call must not end everybody's server
-            self._listener.log("bug", method=call.method, error=repr(error))
+            self._listener.sparing("bug", of=self.peer.uid, uid=self.peer.uid, method=call.method, error=repr(error))
             reply = GenericVarlinkErrorReply(INTERNAL_ERROR, {"message": "luod failed", "hint": "see luod's log"})
             await self._send(reply.toreply(), FileDescriptorArray(self), call)
 

@@ -1,0 +1,169 @@
+"""A bound on the log lines that clients cause: per user and event, and a count of what was left out.
+
+`Lines` decides, and is pure; `Sparing` writes, in a running loop. Lines of the operator and of updates do not come
+here: the log itself writes them, always.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+BURST: Final = 64
+"""Lines of one event that a user may cause at once."""
+SECONDS_A_LINE: Final = 10.0
+"""After which one more may be written."""
+USERS: Final = 512
+"""Users that have accounts of their own at a time; any others share one."""
+RESERVED: Final = 8
+"""Lines a user may cause at once when users together have caused too many."""
+SECONDS_A_RESERVED_LINE: Final = 60.0
+BURST_OF_ALL: Final = 2048
+"""Lines that all users but root may cause at once."""
+LINES_A_SECOND_OF_ALL: Final = 5.0
+SUMMARY_SECONDS: Final = 60.0
+"""From the first line that is left out to the lines that count those."""
+SUMMARIES: Final = 64
+"""Users and events that are counted in lines of their own, those with most; the rest by event."""
+
+
+class Log(Protocol):
+    """Writes one event with its fields."""
+
+    def __call__(self, event: str, /, **fields: object) -> None: ...
+
+
+class _Allowance:
+    """Lines that may be written: `burst` at once, and one more in each `seconds`. It begins full."""
+
+    def __init__(self, burst: int, seconds: float, now: float) -> None:
+        self._burst = burst
+        self._seconds = seconds
+        self._left = float(burst)
+        self._then = now
+
+    def _refill(self, now: float) -> None:
+        self._left = min(self._left + (now - self._then) / self._seconds, self._burst)
+        self._then = now
+
+    def take(self, now: float) -> bool:
+        self._refill(now)
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    def full(self, now: float) -> bool:
+        self._refill(now)
+        return self._left >= self._burst
+
+
+class _Account:
+    """What one user may cause still."""
+
+    def __init__(self, now: float) -> None:
+        self.reserved = _Allowance(RESERVED, SECONDS_A_RESERVED_LINE, now)
+        self.events: dict[str, _Allowance] = {}
+
+    def untouched(self, now: float) -> bool:
+        """Whether it is as a new one would be."""
+        return self.reserved.full(now) and all(allowance.full(now) for allowance in self.events.values())
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Lines of one event that were not written. `uid` None: those of `users` users."""
+
+    event: str
+    uid: int | None
+    users: int
+    lines: int
+
+
+class Lines:
+    """Decides which lines are written. A user cannot use up what another may cause, and all together are bounded.
+
+    A line needs one of its user's for that event, and one of all users', or in place of that one that is reserved for
+    its user. `uid` None stands for whatever no user can be named for.
+    """
+
+    def __init__(self) -> None:
+        self._accounts: dict[int | None, _Account] = {}
+        self._sweep_at = 0.0
+        self._all: _Allowance | None = None
+        self._left_out: Counter[tuple[str, int | None]] = Counter()
+
+    def admits(self, uid: int | None, event: str, now: float) -> bool:
+        """Whether the line may be written. If not it is counted."""
+        account = self._account(uid, now)
+        allowance = account.events.get(event)
+        if allowance is None:
+            allowance = account.events[event] = _Allowance(BURST, SECONDS_A_LINE, now)
+        if allowance.take(now) and (uid == 0 or self._of_all(now).take(now) or account.reserved.take(now)):
+            return True
+        known = uid if uid in self._accounts else None
+        self._left_out[event, known] += 1
+        return False
+
+    def _of_all(self, now: float) -> _Allowance:
+        if self._all is None:
+            self._all = _Allowance(BURST_OF_ALL, 1 / LINES_A_SECOND_OF_ALL, now)
+        return self._all
+
+    def _account(self, uid: int | None, now: float) -> _Account:
+        account = self._accounts.get(uid)
+        if account is None:
+            if len(self._accounts) >= USERS and uid is not None and uid != 0:
+                if now >= self._sweep_at:
+                    self._sweep_at = now + SECONDS_A_LINE
+                    self._accounts = {other: it for other, it in self._accounts.items() if not it.untouched(now)}
+                if len(self._accounts) >= USERS:
+                    return self._account(None, now)
+            account = self._accounts[uid] = _Account(now)
+        return account
+
+    def left_out(self) -> list[LeftOut]:
+        """What was left out since this was called last."""
+        most = self._left_out.most_common(SUMMARIES)
+        rest = self._left_out - Counter(dict(most))
+        self._left_out = Counter()
+        found = [LeftOut(event, uid, 1, lines) for (event, uid), lines in most]
+        for event in sorted({event for event, _uid in rest}):
+            counts = [lines for (other, _uid), lines in rest.items() if other == event]
+            found.append(LeftOut(event, None, len(counts), sum(counts)))
+        return found
+
+
+class Sparing:
+    """A log of what clients cause, within the bounds of `Lines`. What was left out is said a minute later, and by
+    `close`: `more=` lines of an event of a user, or of several users.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._lines = Lines()
+        self._writes: dict[str, Log] = {}
+        self._end: asyncio.TimerHandle | None = None
+
+    def __call__(self, event: str, /, *, of: int | None, write: Log | None = None, **fields: object) -> None:
+        """One line, caused by the user `of`; None: by nobody that could be named. `write` is another level's."""
+        loop = asyncio.get_running_loop()
+        write = self._writes.setdefault(event, write or self._log)
+        if self._lines.admits(of, event, loop.time()):
+            write(event, **fields)
+        elif self._end is None:
+            self._end = loop.call_later(SUMMARY_SECONDS, self._summarize)
+
+    def _summarize(self) -> None:
+        self._end = None
+        for left in self._lines.left_out():
+            whose = {"users": left.users} if left.uid is None else {"uid": left.uid}
+            self._writes[left.event](left.event, **whose, more=left.lines)
+
+    def close(self) -> None:
+        """Says what there is to say still."""
+        if self._end is not None:
+            self._end.cancel()
+            self._summarize()
