@@ -11,6 +11,7 @@ import pytest
 from luod.testing import Host, Machine, Result
 from luod.testing.host import ADMIN_SOCKET, SOCKET
 from luod.testing.tools import for_root
+from tests.image.archives import cpio
 from tests.library import Vmm, start_vmm
 
 OTHER = 1000
@@ -90,8 +91,8 @@ def test_the_remedy_of_a_finding_keeps_the_running_line_over_the_jump(host: Host
     host.luoctl("load", "--kernel", host.machine.kernel, "--cmdline", "liveupdate=on kho=on root=/dev/vda1")
     host.update()
     host.start()
-    host.machine.write("/run/first", b"one")
-    host.machine.write("/run/second", b"two")
+    host.machine.write("/run/first", cpio({"init": b""}))
+    host.machine.write("/run/second", cpio({"etc/modules": b""}))
     disks = ("--initrd", "/run/first", "--initrd", "/run/second")
     given = ("--kernel", host.machine.kernel, *disks)
     bare = host.luoctl("--json", "check", *given, "--cmdline", "liveupdate=on kho=on panic=1", check=False)
