@@ -28,7 +28,7 @@ from luod.ctl import timeline
 from luod.errors import LuodError
 from luod.ipc import arrival, exchange
 from luod.ipc.connection import Connection
-from luod.ipc.framing import ADMIN_SOCKET
+from luod.ipc.framing import ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.linux import memfd
 from luod.liveupdate import LiveUpdate, OutgoingSession
 
@@ -114,7 +114,7 @@ def after_luod(path: str, count: int) -> float:
     begun = time.perf_counter()
     for number in range(count):
         connection = connections[number % len(connections)]
-        session = over(connection, exchange.retrieve(f"s{number}"))
+        session = over(connection, exchange.retrieve(f"s{number}", SESSIONS_SOCKET))
         for token in range(FILES):
             session.retrieve(token).close()
         over(connection, arrival.finish_any(session, discard=True, tokens=None))

@@ -74,7 +74,7 @@ class Client:
         BadInput: luod takes names of 1 to 63 of `A-Z a-z 0-9 . _ @ / # -`, not those it keeps for itself.
         SessionExists (EEXIST): some fd of an outgoing session with this name is open. KernelRefused: the kernel's own.
         """
-        return self._run(exchange.create(name, manifest=manifest))
+        return self._run(exchange.create(name, self.path, manifest=manifest))
 
     def retrieve(self, name: str) -> IncomingSession:
         """The session `name` as it came over the last jump; the caller owns it. Asked again, by a VMM that was started
@@ -83,7 +83,7 @@ class Client:
         BadInput: no session can have this name. NoSuchSession (ENOENT): it was not carried, or is finished, or is
         another user's. KernelRefused.
         """
-        return self._run(exchange.retrieve(name))
+        return self._run(exchange.retrieve(name, self.path))
 
     def arrive(self, name: str) -> Arrival:
         """What the workload `name` took over the last jump: its session, and the one it wrote while frozen, if it took
@@ -95,7 +95,7 @@ class Client:
         When the first of the two is there and the second is not to be had, this object keeps the first, and a further
         call of it goes on with that: keep the client until then. Luod may be gone, and the first be lost with its fd.
         """
-        return self._run(arrival.arrive(name, self._begun))
+        return self._run(arrival.arrive(name, self._begun, self.path))
 
     def resuming(self, arrived: Arrival) -> None:
         """To be called before the guest's first instruction: from here on there is no second try, since the guest
@@ -150,7 +150,7 @@ class Client:
         session. SessionExists (EEXIST): another fd of the old session is open somewhere; close it, then `release` the
         entry of `sessions()`, which is "dropped", and create.
         """
-        return self._run(exchange.replace(session, files, drop))
+        return self._run(exchange.replace(session, files, drop, self.path))
 
     def sessions(self) -> tuple[Session, ...]:
         """This user's sessions, by name; for root everybody's."""

@@ -24,6 +24,7 @@
     │   └── DeviceFrozen                 any call on a VFIO device: EIO, an update that did not happen froze it (H22)
     ├── Refused                          luod or the library declines, to keep state from getting lost
     │   ├── NotEnoughMemory              retrieve (H1), preserve, memory: what it takes is not there
+    │   ├── MemoryUnknown                retrieve, preserve: a limit on memory cannot be read, so it may not be there
     │   ├── NotRetrieved                 finish: files would be dropped
     │   ├── ContentsUnknown              finish: nobody wrote down what the session holds
     │   ├── UnpreserveUnavailable        unpreserve: this kernel has no such ioctl
@@ -190,6 +191,20 @@ class NotEnoughMemory(Refused):
         self.needed = needed
         self.available = available
         self.limit = limit
+
+
+class MemoryUnknown(Refused):
+    """`needed` is bytes; `why` says what cannot be read. Nothing was changed."""
+
+    hint = (
+        "mount /proc and the cgroup file system where this process can read them, or put luod's socket there, or say "
+        "check_memory=False: then a RETRIEVE_FD that runs out of memory frees the file for good"
+    )
+
+    def __init__(self, message: str, *, needed: int, why: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.needed = needed
+        self.why = why
 
 
 class NotRetrieved(Refused):

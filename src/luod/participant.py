@@ -72,7 +72,8 @@ class Phase(Told):
         WrongPhase: the update is over, and no session was created. In `with` this is no failure: `cancelled` comes
         next, and there the guest resumes.
         """
-        session = self._participant._perform(exchange.create(self._frozen_name(of), manifest=True))
+        path = self._participant._client.path
+        session = self._participant._perform(exchange.create(self._frozen_name(of), path, manifest=True))
         self._part.froze(session)
         return session
 

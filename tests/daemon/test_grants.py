@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +28,19 @@ def machine(root: Path, *, available: int, scratch: str | None = None, limit: in
     (root / "proc/meminfo").write_text(f"MemTotal: {64 * 1024} kB\nMemAvailable: {available // 1024} kB\n")
     (root / "proc/7/cgroup").write_text("0::/vm\n")
     (root / "proc/self/cgroup").write_text("0::/\n")
-    (root / "proc/self/mountinfo").write_text("1 1 0:1 / /cg rw - cgroup2 cgroup2 rw\n")
+    number = root.stat().st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    (root / "proc/self/mountinfo").write_text(f"1 1 {device} / /cg rw - cgroup2 cgroup2 rw\n")
+    (root / "proc/sys/vm").mkdir(parents=True)
+    (root / "proc/sys/vm/overcommit_memory").write_text("0\n")
+    (root / "cg/vm").mkdir(parents=True)
+    for cgroup in ("cg", "cg/vm"):
+        (root / cgroup / "cgroup.procs").write_text("")
     if scratch is not None:
         (root / "sys/kernel/debug/kho/out").mkdir(parents=True)
         (root / "sys/kernel/debug/kho/out/scratch_len").write_text(scratch)
     if limit is not None:
-        (root / "cg/vm").mkdir(parents=True)
+        (root / "cg/vm/memory.stat").write_text("inactive_file 0\n")
         (root / "cg/vm/memory.max").write_text(f"{limit}\n")
         (root / "cg/vm/memory.current").write_text("0\n")
     return root
@@ -61,6 +69,22 @@ def test_the_machines_memory_and_the_callers_cgroup_both_count(tmp_path: Path) -
     grants.require([File(5 * MIB, 0)], 7, "vm", other)
     with pytest.raises(NotEnoughMemory, match="MemAvailable"):
         grants.require([File(9 * MIB, 0)], 7, "vm", other)
+
+
+def test_a5_a_limit_that_cannot_be_read_is_told_and_those_that_can_still_refuse(tmp_path: Path) -> None:
+    root = machine(tmp_path, available=8 * MIB, scratch="0\n", limit=4 * MIB)
+    assert grants.require([File(3 * MIB, 0)], 7, "vm", root) is None
+    assert grants.require([File(3 * MIB, 0)], None, "vm", root) == grants.UNSEEN
+    (root / "cg/vm/memory.current").unlink()
+    answer = grants.require([File(3 * MIB, 0)], 7, "vm", root)
+    assert answer is not None
+    assert "memory.current" in answer.why
+    with pytest.raises(NotEnoughMemory, match="MemAvailable"):
+        grants.require([File(9 * MIB, 0)], 7, "vm", root)
+
+
+def test_without_proc_the_size_of_the_machine_is_asked_of_the_kernel(tmp_path: Path) -> None:
+    assert grants.machine(tmp_path) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_nothing_to_preserve_asks_for_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 from collections.abc import Iterable
 from dataclasses import replace
@@ -327,7 +328,7 @@ def test_a_damaged_image_tells_nothing(root: Path) -> None:
 # -- What is held ------------------------------------------------------------------------------------------------
 
 
-def declares(name: str, *files: DeclaredFile, pid: int = 7) -> Declaration:
+def declares(name: str, *files: DeclaredFile, pid: int | None = 7) -> Declaration:
     return Declaration(name, pid, (DeclaredSession(name, list(files)),))
 
 
@@ -336,7 +337,8 @@ def memfd(size: int, *, when: str = "preserved", seals: int = 0) -> DeclaredFile
 
 
 def found_in(root: Path, *declarations: Declaration) -> list[str]:
-    return names([*state.preserve(declarations, root), *state.retrieve(declarations, root)])
+    findings = [*state.preserve(declarations, root), *state.retrieve(declarations, root)]
+    return names([*findings, *state.unknown(declarations, root)])
 
 
 @pytest.fixture
@@ -344,7 +346,11 @@ def limited(root: Path) -> Path:
     """A machine with 1000 MiB free, and a process 7 in a cgroup of 100 MiB, of which nothing is left."""
     (root / "proc/meminfo").write_text(f"MemTotal: {2000 * 1024} kB\nMemAvailable: {1000 * 1024} kB\n")
     (root / "proc/self").mkdir()
-    (root / "proc/self/mountinfo").write_text("30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    number = root.stat().st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    (root / "proc/self/mountinfo").write_text(f"30 24 {device} / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    (root / "proc/sys/vm").mkdir(parents=True)
+    (root / "proc/sys/vm/overcommit_memory").write_text("0\n")
     for pid in (1, 7, 8):
         (root / f"proc/{pid}").mkdir()
         (root / f"proc/{pid}/cgroup").write_text("0::/\n" if pid == 1 else "0::/vms\n")
@@ -352,6 +358,8 @@ def limited(root: Path) -> Path:
     group.mkdir(parents=True)
     (group / "memory.max").write_text(f"{100 * MIB}\n")
     (group / "memory.current").write_text(f"{100 * MIB}\n")
+    (group / "memory.stat").write_text("inactive_file 0\n")
+    (group.parent / "cgroup.procs").write_text("")
     show_in_debugfs(root)
     return root
 
@@ -379,11 +387,23 @@ def test_h2_what_is_to_be_preserved_must_find_memory(limited: Path) -> None:
     assert found_in(limited, declares("a", holes), declares("b", holes, pid=8)) == ["memory-preserve"]
 
 
+def test_a5_what_luod_cannot_read_of_a_participants_limits_is_a_refusal(limited: Path) -> None:
+    (found,) = state.unknown([declares("vm", memfd(MIB), pid=None), declares("other", pid=None)], limited)
+    assert (found.name, found.severity) == ("memory-unknown", "refusal")
+    assert "take: vm (" in found.what
+    assert found_in(limited, declares("vm", memfd(MIB, when="preparing"), pid=99)) == ["memory-unknown"]
+    (limited / "sys/fs/cgroup/vms/memory.current").unlink()
+    assert found_in(limited, declares("vm", memfd(100 * MIB, when="preparing"))) == ["memory-unknown"]
+    # What is too much for a limit that is known stays that.
+    too_much = declares("vm", memfd(101 * MIB, when="preparing"))
+    assert found_in(limited, too_much) == ["memory-retrieve", "memory-unknown"]
+
+
 def test_strict_overcommit_limits_what_can_be_retrieved(root: Path) -> None:
     (root / "proc/sys/vm").mkdir(parents=True)
     (root / "proc/sys/vm/overcommit_memory").write_text("2\n")
     (root / "proc/meminfo").write_text("CommitLimit: 1000 kB\nCommitted_AS: 900 kB\n")
-    assert [room.available for room in memory.ceilings(root, 7)] == [1000 * 1024]
+    assert [room.available for room in memory.ceilings(root, 7)[0]] == [1000 * 1024]
 
 
 @pytest.fixture

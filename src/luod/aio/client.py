@@ -65,15 +65,15 @@ class Client:
 
     async def create(self, name: str, *, manifest: bool = True) -> OutgoingSession:
         """See `luod.client.Client.create`."""
-        return await self._run(exchange.create(name, manifest=manifest))
+        return await self._run(exchange.create(name, self.path, manifest=manifest))
 
     async def retrieve(self, name: str) -> IncomingSession:
         """See `luod.client.Client.retrieve`."""
-        return await self._run(exchange.retrieve(name))
+        return await self._run(exchange.retrieve(name, self.path))
 
     async def arrive(self, name: str) -> Arrival:
         """See `luod.client.Client.arrive`."""
-        return await self._run(arrival.arrive(name, self._begun))
+        return await self._run(arrival.arrive(name, self._begun, self.path))
 
     async def resuming(self, arrived: Arrival) -> None:
         """See `luod.client.Client.resuming`."""
@@ -97,7 +97,7 @@ class Client:
         self, session: OutgoingSession, files: Mapping[int, HasFileno], *, drop: Collection[int] = ()
     ) -> OutgoingSession:
         """See `luod.client.Client.replace`."""
-        return await self._run(exchange.replace(session, files, drop))
+        return await self._run(exchange.replace(session, files, drop, self.path))
 
     async def sessions(self) -> tuple[Session, ...]:
         """See `luod.client.Client.sessions`."""

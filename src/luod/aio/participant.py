@@ -43,7 +43,8 @@ class Phase(Told):
         return await self._participant._perform(self._ballot(reason))
 
     async def create(self, of: str | None = None) -> OutgoingSession:
-        session = await self._participant._perform(exchange.create(self._frozen_name(of), manifest=True))
+        path = self._participant._client.path
+        session = await self._participant._perform(exchange.create(self._frozen_name(of), path, manifest=True))
         self._part.froze(session)
         return session
 

@@ -147,11 +147,11 @@ class Barrier:
     def _grant(self) -> None:
         while (member := self.transaction.turn()) is not None:
             follower = self.members[member.id]
-            if self._fits(follower.files("preparing"), follower, follower.peer.pid, follower.name):
+            if self._fits(follower.files("preparing"), follower, follower.peer.process, follower.name):
                 self._change(self.transaction.grant(monotonic()))
                 self._tell(follower, "granted")
 
-    def _fits(self, files: list[DeclaredFile], follower: Follower, process: int, name: str) -> bool:
+    def _fits(self, files: list[DeclaredFile], follower: Follower, process: int | None, name: str) -> bool:
         """Whether there is memory to preserve `files`. If not it is cancelled, or with force the follower is lost."""
         try:
             grants.require(files, process, name)
@@ -180,7 +180,7 @@ class Barrier:
         """
         ready = [self.members[m.id] for m in self.transaction.members.values() if m.standing == "ready"]
         wanted = [(f, f.files("freezing")) for f in ready]
-        fitting = [(f, files) for f, files in wanted if self._fits(files, f, f.peer.pid, f.name)]
+        fitting = [(f, files) for f, files in wanted if self._fits(files, f, f.peer.process, f.name)]
         if not self.cancelled:
             self._fit_together(fitting)
         if self.cancelled:

@@ -21,7 +21,7 @@ from typing import Final
 from luod import memory
 from luod.daemon import grants
 from luod.daemon.worker import SESSION_FD, SESSION_NAME, admitted, refuse
-from luod.errors import ContentsUnknown, LuodError, NoSuchToken, Refused
+from luod.errors import ContentsUnknown, LuodError, MemoryUnknown, NoSuchToken, Refused
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
 from luod.manifest import Entry
@@ -38,6 +38,7 @@ MOST_SOCKETS: Final = 250
 """In one message the kernel takes 253 fds."""
 _MESSAGE_BYTES: Final = 128 * 1024
 _MEMFD: Final = "memfd"
+_READABLE: Final = "mount /proc and the cgroup file system where luod can read them; the session is kept"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,10 @@ def _forwardable(contents: tuple[Entry, ...] | None, name: str) -> tuple[Entry, 
             )
     if len(contents) > _FILES_A_SOCKET * MOST_SOCKETS:
         raise Refused(f"session {name!r} holds {len(contents)} files, more than are carried twice")
-    memory.require(sum(entry.size for entry in contents), memory.chargeable(), f"retrieving session {name!r}")
+    try:
+        memory.require(sum(entry.size for entry in contents), memory.chargeable(), f"retrieving session {name!r}")
+    except MemoryUnknown as error:
+        raise MemoryUnknown(error.message, needed=error.needed, why=error.why, hint=_READABLE) from None
     grants.require(contents, os.getpid(), name)
     return contents
 

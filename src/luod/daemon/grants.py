@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from luod import memory
+from luod.ipc.sessions import Limit, MemoryRoom
+from luod.memory import Unknown
 
 _SCRATCH: Final = "sys/kernel/debug/kho/out/scratch_len"
 _UNKNOWN_SCRATCH: Final = 3 / 8
 """Of all memory, where debugfs does not say: no more was ever measured."""
 _LIST_BYTES_A_PAGE: Final = 32
+UNSEEN: Final = Unknown("the process cannot be seen in luod's /proc, or has ended")
 
 
 class File(Protocol):
@@ -49,18 +52,41 @@ def scratch(root: Path = Path("/")) -> int:
 
 
 def machine(root: Path = Path("/")) -> int:
-    """Bytes of memory that the machine has."""
-    for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    """Returns how many bytes of memory the machine has."""
+    try:
+        for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemTotal:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def require(files: Iterable[File], process: int, name: str, root: Path = Path("/")) -> None:
-    """NotEnoughMemory when the process `process`, shown as `name`, could be killed over preserving `files`."""
+def require(files: Iterable[File], process: int | None, name: str, root: Path = Path("/")) -> Unknown | None:
+    """Raises NotEnoughMemory when the process `process`, shown as `name`, could be killed over preserving `files`.
+
+    `process` is a pid in this process's /proc; None: it cannot be seen there. Returns the answer where not every limit
+    could be read; those that could are large enough. Preflight makes that a finding, so it is not refused here.
+    """
     files = list(files)
-    if files:
-        hint = "free memory, or have the workload fill its memory beforehand"
-        if not (root / _SCRATCH).exists():
-            hint += "; with debugfs mounted luod knows how much may have to be moved, and asks for no more"
-        memory.require(needed(files, root), memory.free(root, process), f"PRESERVE for {name}", hint=hint)
+    if not files:
+        return None
+    hint = "free memory, or have the workload fill its memory beforehand"
+    if not (root / _SCRATCH).exists():
+        hint += "; with debugfs mounted luod knows how much may have to be moved, and asks for no more"
+    left = UNSEEN if process is None else memory.free(root, process)
+    memory.require(needed(files, root), memory.known(left), f"PRESERVE for {name}", hint=hint)
+    return left if isinstance(left, Unknown) else None
+
+
+def room(process: int | None) -> MemoryRoom:
+    """Returns what `process` can still take, for itself. `process` as of `require`."""
+    chargeable = UNSEEN if process is None else memory.chargeable(process=process)
+    free = UNSEEN if process is None else memory.free(process=process)
+    whys = [answer.why for answer in (chargeable, free) if isinstance(answer, Unknown)]
+    return MemoryRoom(chargeable=_limit(chargeable), free=_limit(free), unknown=whys[0] if whys else None)
+
+
+def _limit(answer: memory.Answer) -> Limit | None:
+    left = memory.known(answer)
+    return None if left is None else Limit(left.available, left.limit)

@@ -17,6 +17,7 @@ from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
 from msgspec.structs import replace
 
 from luod import errors
+from luod.daemon import grants
 from luod.daemon.answers import (
     forwarding,
     kernel_refused,
@@ -47,6 +48,7 @@ from luod.ipc.sessions import (
     Description,
     Direction,
     InvalidName,
+    MemoryRoom,
     NotFinished,
     Outcome,
     Refused,
@@ -179,6 +181,9 @@ class SessionKeeper:
 
     async def list(self, peer: Peer) -> list[Session]:
         return [Session(row.name, row.owner, row.direction, state) for row, state in self.rows() if may_use(peer, row)]
+
+    async def room(self, peer: Peer) -> MemoryRoom:
+        return grants.room(peer.process)
 
     async def create(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd:
         check_name(name)

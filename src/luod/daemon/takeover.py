@@ -21,7 +21,7 @@ from luod.daemon.log import Log
 from luod.daemon.record import FORMAT, HeldFile, Image, Record, Row, boot_id, fd_name, now
 from luod.daemon.registry import Registry, read, replay
 from luod.daemon.remains import arrived, owed, recall, timed, verify
-from luod.errors import DeviceBroken, NoSuchSession
+from luod.errors import DeviceBroken, MemoryUnknown, NoSuchSession
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
 
@@ -139,7 +139,11 @@ async def _begin(custody: Custody, fds: dict[str, Fd], file: Journal, log: Log) 
     registry = Registry(record, memory, file, log)
     registry.set_image(None)
     with OutgoingSession(session.duplicate(), manifest=False) as outgoing:
-        outgoing.preserve(memory, _TOKEN)
+        try:
+            outgoing.preserve(memory, _TOKEN)
+        except MemoryUnknown:
+            # Without the registry no session is kept at all.
+            outgoing.preserve(memory, _TOKEN, check_memory=False)
     unclaimed = frozenset[str]() if old in fds else await verify(custody, fds, registry, log)
     await custody.store(_REGISTRY, memory.fileno())
     log("begun", boot=record.boot, waiting=len(registry.record.rows))

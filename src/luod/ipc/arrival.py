@@ -39,14 +39,14 @@ class Arrival:
         """Of the update that jumped; None: no session was written while frozen."""
         return None if self.frozen is None else int(self.frozen.name.rpartition("#")[2])
 
-    def retrieve(self, name: str) -> Fd:
+    def retrieve(self, name: str, *, check_memory: bool = True) -> Fd:
         """The file that has this name in a manifest of either, the frozen one first: see IncomingSession.retrieve.
 
         BadInput: there is none of this name.
         """
         for session in self.sessions:
             if any(entry.name == name for entry in session.contents or ()):
-                return session.retrieve(name)
+                return session.retrieve(name, check_memory=check_memory)
         raise BadInput(f"no manifest of {self.name!r} names a file {name!r}", hint="see `contents` of its sessions")
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class Arrival:
         self.close()
 
 
-def arrive(name: str, begun: dict[str, IncomingSession]) -> Exchange[Arrival]:
+def arrive(name: str, begun: dict[str, IncomingSession], path: str) -> Exchange[Arrival]:
     """`begun` are sessions by name of which the workload's other one could not be had. It keeps them: should luod be
     gone, they may be the last fds of theirs, and closing one would lose what it carries.
     """
@@ -71,10 +71,10 @@ def arrive(name: str, begun: dict[str, IncomingSession]) -> Exchange[Arrival]:
     had = any(session.name == name and session.state == "retrieved" for session in found)
     running = begun.pop(name, None) if had else None
     if running is None:
-        running = yield from exchange.retrieve(name)
+        running = yield from exchange.retrieve(name, path)
     try:
         written = [session for session in found if session.name != name and session.state != "torn"]
-        frozen = (yield from exchange.retrieve(written[-1].name)) if written else None
+        frozen = (yield from exchange.retrieve(written[-1].name, path)) if written else None
     except BaseException:
         _keep(begun, name, running)
         raise

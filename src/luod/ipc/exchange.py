@@ -26,6 +26,7 @@ from luod.errors import (
     ProtocolError,
 )
 from luod.ipc.framing import SESSIONS, Reply, encode_call
+from luod.ipc.limits import Limits
 from luod.linux import F_GET_SEALS, F_SEAL_EXEC
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
 from luod.liveupdate.outgoing import new_manifest
@@ -88,15 +89,17 @@ class Description(Session):
     process: int | None
 
 
-def create(name: str, *, manifest: bool) -> Exchange[OutgoingSession]:
+def create(name: str, path: str, *, manifest: bool) -> Exchange[OutgoingSession]:
+    """`path` is luod's socket, which the session asks for the limits of memory where this process cannot read them."""
     encode_name(name)  # luod's own rules are stricter; of what is no name at all it would only drop the connection
-    return (yield from _made("Create", name, manifest=manifest))
+    return (yield from _made("Create", name, path, manifest=manifest))
 
 
-def retrieve(name: str) -> Exchange[IncomingSession]:
+def retrieve(name: str, path: str) -> Exchange[IncomingSession]:
+    """`path` as of `create`."""
     encode_name(name)
     reply = yield Call("Retrieve", {"name": name})
-    return _named(name, IncomingSession(reply.take("sessionFileDescriptor")))
+    return _named(name, IncomingSession(reply.take("sessionFileDescriptor"), limits=Limits(path)))
 
 
 def release(session: OutgoingSession | IncomingSession | Session, *, finished: bool) -> Exchange[None]:
@@ -124,13 +127,13 @@ def finish(session: IncomingSession, *, discard: bool, tokens: Iterable[int] | N
 
 
 def replace(
-    session: OutgoingSession, files: Mapping[int, HasFileno], drop: Collection[int]
+    session: OutgoingSession, files: Mapping[int, HasFileno], drop: Collection[int], path: str
 ) -> Exchange[OutgoingSession]:
     before = {entry.token: entry for entry in session.contents}
     _check_replacement(before, files, drop)
     name, manifest = session.name, session.has_manifest
     session.close()
-    anew = yield from _made("Replace", name, manifest=manifest)
+    anew = yield from _made("Replace", name, path, manifest=manifest)
     try:
         for token, file in files.items():
             name_in_manifest = before[token].name if token in before else None
@@ -232,15 +235,15 @@ def _seals(file: HasFileno) -> int | None:
         return None
 
 
-def _made(method: str, name: str, *, manifest: bool) -> Exchange[OutgoingSession]:
+def _made(method: str, name: str, path: str, *, manifest: bool) -> Exchange[OutgoingSession]:
     """An outgoing session, of whose manifest luod gets a duplicate: the session itself gives nothing back."""
     if not manifest:
         reply = yield Call(method, {"name": name})
-        return _named(name, OutgoingSession(reply.take("sessionFileDescriptor"), manifest=False))
+        return _named(name, OutgoingSession(reply.take("sessionFileDescriptor"), manifest=False, limits=Limits(path)))
     first = new_manifest()
     try:
         reply = yield Call(method, {"name": name, "manifestFileDescriptor": 0}, fds=(first,))
-        session = OutgoingSession(reply.take("sessionFileDescriptor"), manifest=first)
+        session = OutgoingSession(reply.take("sessionFileDescriptor"), manifest=first, limits=Limits(path))
     except BaseException:
         first.close()
         raise

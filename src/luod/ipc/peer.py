@@ -35,6 +35,19 @@ class Peer:
     """Its supplementary groups."""
 
     @property
+    def process(self) -> int | None:
+        """Its pid in this process's /proc; None: the process has ended, or cannot be seen there."""
+        if self.pidfd is None:
+            return None
+        try:
+            with open(f"/proc/self/fdinfo/{self.pidfd.fileno()}", encoding="ascii") as file:
+                pids = [line.split()[1] for line in file if line.startswith("Pid:")]
+        except (OSError, ValueError, IndexError):
+            return None
+        # -1 when it has ended, 0 when it is in no PID namespace of this /proc.
+        return int(pids[0]) if pids and pids[0].isdigit() and int(pids[0]) > 0 else None
+
+    @property
     def root(self) -> bool:
         return self.uid == 0
 

@@ -9,7 +9,7 @@ import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypedDict
 
 from asyncvarlink import FileDescriptor, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
 
@@ -193,6 +193,22 @@ class NotHeld(TypedVarlinkErrorReply, interface=SESSIONS):
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A limit on memory: the bytes it leaves, and its name, such as a cgroup's path."""
+
+    available: int
+    limit: str
+
+
+class MemoryRoom(TypedDict):
+    """The answer to Room."""
+
+    chargeable: Limit | None
+    free: Limit | None
+    unknown: str | None
+
+
+@dataclass(frozen=True)
 class HeldFile:
     """A memfd or a device, with a name that is its owner's own, 1 to 127 bytes in JSON."""
 
@@ -218,6 +234,7 @@ class Service(Protocol):
     async def manifest(self, peer: Peer, name: str, direction: Direction) -> Fd | None: ...
     async def describe(self, peer: Peer, name: str) -> list[Description]: ...
     async def list(self, peer: Peer) -> list[Session]: ...
+    async def room(self, peer: Peer) -> MemoryRoom: ...
 
 
 class Sessions(VarlinkInterface, name=SESSIONS):
@@ -341,6 +358,17 @@ class Sessions(VarlinkInterface, name=SESSIONS):
     async def LetGo(self, *, name: str) -> None:
         """Makes luod close its files of this name. Errors: NotHeld."""
         await self._files.let_go(self._peer, name)
+
+    @varlinkmethod
+    async def Room(self) -> MemoryRoom:
+        """How much memory the calling process can still take, for one that cannot read its own limits, as in a chroot
+        without /proc: a RETRIEVE_FD that runs out of memory frees the file for good.
+
+        chargeable: the tightest limit for RETRIEVE_FD; null: there is none. free: the tightest for new memory, which
+        PRESERVE_FD of a file with holes takes. unknown: what luod cannot read of the caller's limits; null: nothing.
+        With it, the true limits may be tighter. The process is the one that made the connection. Errors: none.
+        """
+        return await self._service.room(self._peer)
 
     @varlinkmethod(return_parameter="sessions")
     async def List(self) -> list[Session]:

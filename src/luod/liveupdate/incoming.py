@@ -35,9 +35,11 @@ _UNREADABLE: Final = (ManifestError, RetrieveFailed)
 class IncomingSession(Session):
     """A session of the kernel before. It dies with its last fd, as if finished (see `close`)."""
 
-    def __init__(self, fd: Fd) -> None:
-        """Takes ownership of `fd`, which came from RETRIEVE_SESSION, here or in luod."""
-        super().__init__(fd)
+    def __init__(self, fd: Fd, *, limits: memory.Limits | None = None) -> None:
+        """Takes ownership of `fd`, which came from RETRIEVE_SESSION, here or in luod, and of `limits`, which is asked
+        how much memory is left where this process cannot read its own limits.
+        """
+        super().__init__(fd, limits)
         self._retrieved: set[int] = set()
         self._absent: set[int] = set()
         self._contents: tuple[Entry, ...] | None = None
@@ -78,8 +80,10 @@ class IncomingSession(Session):
 
         Memory is checked first, since a RETRIEVE_FD that fails is final and frees the data (H1): NotEnoughMemory when
         the file's size, by the manifest or by `size` in bytes, is more than the cgroups and strict overcommit leave
-        this process. A size nobody knows cannot be checked; `check_memory=False` goes ahead regardless. Others may
-        take the memory between the check and the call: retrieve before starting anything else in the cgroup.
+        this process. MemoryUnknown when those limits cannot be read, as in a chroot without /proc or without the cgroup
+        file system; a session that luod gave asks luod then. A file of unknown size is not checked.
+        `check_memory=False` retrieves the file without the check. Others may take the memory between the check and the
+        call: retrieve before starting anything else in the cgroup.
 
         A VFIO device's driver must have it before: else the ioctl fails, for good, and the session can never be
         finished. So the manifest's devices are looked for in /sys first: DeviceNotBound, and nothing is lost.
@@ -102,7 +106,8 @@ class IncomingSession(Session):
         if check_memory and token not in self._retrieved:
             needed = max(size or 0, entry.size if entry is not None else 0)
             if needed:
-                memory.require(needed, memory.chargeable(enough=needed), f"retrieving {file!r}")
+                left = memory.chargeable(enough=needed, limits=self._limits)
+                memory.require(needed, left, f"retrieving {file!r}")
         if check_driver and token not in self._retrieved:
             address = entry.device if entry is not None else None
             if address is not None and pci.visible() and not devices.has_driver(address):
@@ -225,7 +230,9 @@ class IncomingSession(Session):
                 self._index.setdefault(entry.name, entry)
 
     def _manifest_part(self, token: int) -> bytes | None:
-        memory.require(manifest.PART_SIZE, memory.chargeable(enough=manifest.PART_SIZE), "reading the manifest")
+        # Where a limit is not known the manifest is read all the same: it is small, and no file of the session.
+        left = memory.known(memory.chargeable(enough=manifest.PART_SIZE))
+        memory.require(manifest.PART_SIZE, left, "reading the manifest")
         try:
             part = self._retrieve(token)
         except NoSuchToken:

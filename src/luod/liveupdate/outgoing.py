@@ -57,11 +57,12 @@ class OutgoingSession(Session):
     knows names, sizes and what is still to be retrieved. One object a session keeps it; others say `manifest=False`.
     """
 
-    def __init__(self, fd: Fd, *, manifest: bool | Fd = True) -> None:
-        """Takes ownership of `fd`, which came from CREATE_SESSION, here or in luod, and of `manifest`, when that is a
-        `new_manifest` that somebody else has a duplicate of.
+    def __init__(self, fd: Fd, *, manifest: bool | Fd = True, limits: memory.Limits | None = None) -> None:
+        """Takes ownership of `fd`, which came from CREATE_SESSION, here or in luod; of `manifest`, when that is a
+        `new_manifest` that somebody else has a duplicate of; and of `limits`, which is asked how much memory is left
+        where this process cannot read its own limits.
         """
-        super().__init__(fd)
+        super().__init__(fd, limits)
         self._entries: dict[int, Entry] = {}
         self._names: set[str | None] = set()
         self._manifest: _ManifestWriter | None = None
@@ -103,8 +104,9 @@ class OutgoingSession(Session):
         comes back with mode 0777, open for reading and writing.
 
         Holes that free memory would not fill are NotEnoughMemory, since the kernel would kill the caller over them;
-        `check_memory=False` tries regardless. The ioctl moves pages too, which takes memory nobody can foresee from
-        here: on a machine that is short of it the caller may be killed all the same (H2).
+        MemoryUnknown where the limits on memory cannot be read (see `IncomingSession.retrieve`).
+        `check_memory=False` preserves the file without the check. The ioctl moves pages too, which takes an amount of
+        memory that cannot be foreseen here: on a machine that is short of it the caller may still be killed (H2).
 
         A VFIO device file is the device's: from /dev/vfio/devices, bound to an iommufd (`luod.vfio`), after the memory
         it reaches. It comes back reset, with nothing mapped. Its interrupts must be off when the machine jumps. The
@@ -129,7 +131,8 @@ class OutgoingSession(Session):
             raise ComesBackSealed(f"fd {fd} has F_SEAL_EXEC, so it would come back immutable")
         holes = entry.size - entry.allocated if entry.kind == MEMFD else 0
         if check_memory and holes > 0:
-            memory.require(holes, memory.free(enough=holes), f"filling the holes of fd {fd}", hint=_HOLES_HINT)
+            left = memory.free(enough=holes, limits=self._limits)
+            memory.require(holes, left, f"filling the holes of fd {fd}", hint=_HOLES_HINT)
         with self._lock:
             if self._manifest is not None and token not in self._entries:
                 self._manifest.add(entry)

@@ -45,7 +45,10 @@ def memory(size: int, name: str = "luod", *, populate: bool = True) -> Fd:
     if "\0" in name or len(name.encode("utf-8", "surrogateescape")) > _NAME_MAX:
         raise BadInput(f"a memfd's name has up to {_NAME_MAX} bytes and no NUL: {name!r:.100}")
     if populate:
-        machine.require(size, machine.free(), f"memory of {size} bytes", hint="free some, or ask for less")
+        # Nothing is lost where this fails, so a limit that cannot be read is no reason to refuse.
+        machine.require(
+            size, machine.known(machine.free()), f"memory of {size} bytes", hint="free some, or ask for less"
+        )
     fd = new_memfd(name, size, executable=True)
     if populate:
         try:

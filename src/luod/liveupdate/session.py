@@ -6,12 +6,15 @@ Called by the rest of `luod.liveupdate`; a program sees these classes only as `L
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
 from luod.errors import BadInput
 from luod.linux import Fd
 from luod.liveupdate import calls
+from luod.memory import Limits
 from luod.uapi import liveupdate as uapi
 
 NAME_MAX: Final = uapi.LIVEUPDATE_SESSION_NAME_LENGTH - 1
@@ -69,6 +72,18 @@ class Owner:
 
 
 class Session(Owner):
+    def __init__(self, fd: Fd, limits: Limits | None = None) -> None:
+        """Takes ownership of `fd`, and of `limits`, which is asked where the limits of memory cannot be read here."""
+        super().__init__(fd)
+        self._limits = limits
+        self._forget_limits: Callable[[], object] = _nothing
+        if limits is not None:
+            self._forget_limits = weakref.finalize(self, limits.close)
+
+    def close(self) -> None:
+        super().close()
+        self._forget_limits()
+
     @property
     def name(self) -> str:
         """The session's name, asked of the kernel (GET_NAME), also after FINISH. Bytes that are no UTF-8 come as
@@ -86,4 +101,10 @@ class Session(Owner):
 
     def detach(self) -> Fd:
         """The session's fd; the caller owns it, and this object is closed."""
-        return Fd(self._fd.detach())
+        fd = Fd(self._fd.detach())
+        self._forget_limits()
+        return fd
+
+
+def _nothing() -> None:
+    pass

@@ -93,7 +93,7 @@ class Preflight:
             facts,
             loading=Loading(load_limits(), loads),
             sessions=tuple(self._sessions.rows()),
-            declarations=tuple(Declaration(each.name, each.peer.pid, each.sessions) for each in followers),
+            declarations=tuple(Declaration(each.name, each.peer.process, each.sessions) for each in followers),
             stashed=self._sessions.held,
             memory=Memory(_ROOT),
             host=host(_ROOT),

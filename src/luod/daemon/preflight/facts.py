@@ -58,10 +58,10 @@ class InitrdFile:
 
 @dataclass(frozen=True)
 class Declaration:
-    """What one participant has declared. `process` is its pid."""
+    """What one participant has declared. `process` is its pid in luod's /proc; None: it cannot be seen there."""
 
     name: str
-    process: int
+    process: int | None
     sessions: tuple[DeclaredSession, ...]
 
     def files(self, when: When) -> list[DeclaredFile]:

@@ -30,6 +30,7 @@ REFUSALS: Final = frozenset(
         "files-held",
         "contents-undeclared",
         "memory-preserve",
+        "memory-unknown",
         "memory-retrieve",
         "sealed-memory",
     }

@@ -160,6 +160,12 @@ RULES: Final[tuple[Rule, ...]] = (
         "freezing",
         lambda facts: state.retrieve(facts.declarations, facts.memory.root),
     ),
+    Rule(
+        ("memory-unknown",),
+        ("declarations", "memory"),
+        "freezing",
+        lambda facts: state.unknown(facts.declarations, facts.memory.root),
+    ),
     Rule(("no-watchdog",), ("host",), "request", lambda facts: state.watchdog(facts.host.watchdogs)),
 )
 

@@ -107,6 +107,24 @@ def preserve(declarations: Iterable[Declaration], root: Path) -> Iterator[Findin
         )
 
 
+def unknown(declarations: Iterable[Declaration], root: Path) -> Iterator[Finding]:
+    """Participants whose memory limits luod cannot read. The other rules judge the limits that it can read."""
+    whys: dict[str, list[str]] = {}
+    for declaration in declarations:
+        if not any(file.size for session in declaration.sessions for file in session.files):
+            continue
+        left = grants.UNSEEN if declaration.process is None else memory.free(root, declaration.process)
+        if isinstance(left, memory.Unknown):
+            whys.setdefault(left.why, []).append(declaration.name)
+    for why, names in whys.items():
+        yield finding(
+            "memory-unknown",
+            f"luod cannot read how much memory these participants may take: {listed(names)} ({why})",
+            "a PRESERVE_FD without memory kills its caller, and a RETRIEVE_FD without memory frees the file for good",
+            "run luod where /proc shows these processes and the cgroup file system is mounted",
+        )
+
+
 def retrieve(declarations: Iterable[Declaration], root: Path) -> Iterator[Finding]:
     """H1. What is retrieved is charged to the limits of who retrieves it, as they will be in the next kernel: the same,
     with nothing used yet.
@@ -115,7 +133,8 @@ def retrieve(declarations: Iterable[Declaration], root: Path) -> Iterator[Findin
     limits: dict[str, memory.Room] = {}
     for declaration in declarations:
         size = sum(file.size for session in declaration.sessions for file in session.files if file.kind == "memfd")
-        for room in memory.ceilings(root, declaration.process):
+        found, _why = ([], "") if declaration.process is None else memory.ceilings(root, declaration.process)
+        for room in found:
             charged[room.limit] = charged.get(room.limit, 0) + size
             limits[room.limit] = room
     for name, size in charged.items():

@@ -1,0 +1,344 @@
+"""How much memory a process can still take, and which limit says so. Reads /proc and the cgroup file system only.
+
+A RETRIEVE_FD that runs out of memory frees the file for good (hazard H1), and a PRESERVE_FD that does gets its caller
+killed (H2), so `luod.liveupdate` asks here first. What is retrieved exists already and is only charged: to the cgroups
+above the process and, under strict overcommit, to the machine. What is new must also be free.
+
+There are three answers: a `Room`; None, when nothing limits; and `Unknown`, when something that could limit cannot be
+read, such as in a chroot without /proc. luod can answer for such a process (`luod.ipc.limits`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+from luod.errors import KernelRefused, MemoryUnknown, NotEnoughMemory
+from luod.memory import cgroup
+from luod.memory.source import Keeping, Live, Source
+
+_STRICT_OVERCOMMIT: Final = 2
+_NO_FD: Final = (errno.EMFILE, errno.ENFILE)
+_UNLIMITED_V1: Final = 2**60
+"""cgroup v1 says "no limit" with the largest multiple of a page; anything from here on is that."""
+_WHYS_MAX: Final = 3
+_OVERCOMMIT: Final = "/proc/sys/vm/overcommit_memory"
+_MEMINFO: Final = "/proc/meminfo"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Room:
+    """What one limit leaves: `available` bytes (0 or more); `limit` says which, in words or as a cgroup's path."""
+
+    available: int
+    limit: str
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Not every limit could be read. `why` says which; `room` is the tightest of those that could. `errno` is EMFILE or
+    ENFILE where the reason is that there was no free fd.
+    """
+
+    why: str
+    room: Room | None = None
+    errno: int | None = None
+
+
+Answer = Room | Unknown | None
+"""None: nothing limits."""
+
+
+class Limits(Protocol):
+    """Another way to read the limits of this process, for where it cannot read them itself."""
+
+    def chargeable(self, enough: int) -> Answer: ...
+    def free(self, enough: int) -> Answer: ...
+    def close(self) -> None: ...
+
+
+def chargeable(
+    root: Path = Path("/"), process: int | None = None, *, enough: int | None = None, limits: Limits | None = None
+) -> Answer:
+    """Returns the tightest limit on memory that exists and would be charged to this process.
+
+    Limits: `memory.max` (v1: `memory.limit_in_bytes`) of each cgroup from this process's up to the root, and
+    CommitLimit under `vm.overcommit_memory=2`. Clean inactive page cache counts as available, since the kernel drops it
+    before it fails a charge. Limits of cgroups outside this process's cgroup namespace cannot be seen. `root` is where
+    /proc and /sys are found; `process` is the pid, in that /proc, of another process to ask about.
+    `enough` bytes are all that is asked for: where they are left, page cache is not looked for, which is dear.
+    `limits` is asked where the answer is Unknown.
+    """
+    answer = _answer(Live(root), process, enough, new=False)
+    if isinstance(answer, Unknown) and limits is not None:
+        return _better(answer, limits.chargeable(enough or 0))
+    return answer
+
+
+def free(
+    root: Path = Path("/"), process: int | None = None, *, enough: int | None = None, limits: Limits | None = None
+) -> Answer:
+    """Returns as `chargeable`, and no more than MemAvailable: for memory that has yet to be allocated."""
+    answer = _answer(Live(root), process, enough, new=True)
+    if isinstance(answer, Unknown) and limits is not None:
+        return _better(answer, limits.free(enough or 0))
+    return answer
+
+
+def ceilings(root: Path = Path("/"), process: int | None = None) -> tuple[list[Room], str]:
+    """Returns the limits of `chargeable`, each as a whole: what it would leave if nothing were used yet. The text says
+    what could not be read; "" when everything could.
+    """
+    source, whys, found = Live(root), _Whys(), list[Room]()
+    for directory, v1 in whys.of(_cgroups, source, process) or ():
+        limit = whys.of(_limit, source, directory, v1)
+        if limit is not None:
+            found.append(Room(limit, f"the memory limit of cgroup {directory}"))
+    if whys.of(_number, source, _OVERCOMMIT) == _STRICT_OVERCOMMIT:
+        commit = whys.of(_member, source, _MEMINFO, "CommitLimit")
+        if commit is not None:
+            found.append(Room(commit * 1024, "strict overcommit (CommitLimit)"))
+    return found, whys.text
+
+
+def require(needed: int, answer: Answer, purpose: str, *, hint: str = "") -> None:
+    """Raises NotEnoughMemory when `answer` leaves less than `needed` bytes, rounded up to pages, and MemoryUnknown when
+    it does not tell; KernelRefused (EMFILE, ENFILE) when there was no free fd.
+
+    `purpose` begins the message; `hint` is for when it is not a RETRIEVE_FD, whose hint the errors have by themselves.
+    """
+    page = os.sysconf("SC_PAGE_SIZE")
+    needed = -(-needed // page) * page
+    room = known(answer)
+    if room is not None and needed > room.available:
+        raise NotEnoughMemory(
+            f"{purpose} takes {needed} bytes and {room.limit} leaves {room.available}",
+            needed=needed,
+            available=room.available,
+            limit=room.limit,
+            hint=hint,
+        )
+    if isinstance(answer, Unknown) and answer.errno is not None:
+        raise KernelRefused(answer.errno, "open", "there is no free fd to read the memory limits; nothing was changed")
+    if isinstance(answer, Unknown):
+        raise MemoryUnknown(
+            f"{purpose} takes {needed} bytes, and it is not known whether they are left: {answer.why}",
+            needed=needed,
+            why=answer.why,
+        )
+
+
+def known(answer: Answer) -> Room | None:
+    """Returns the limit that is known, for a caller that goes ahead where others are not."""
+    return answer.room if isinstance(answer, Unknown) else answer
+
+
+class Kept:
+    """The files with this process's limits, open: for after chroot(2). `keep` makes one, and the caller closes it."""
+
+    def __init__(self, source: Keeping) -> None:
+        self._source = source
+        self._process = os.getpid()
+        self._users = 1
+
+    def chargeable(self, enough: int) -> Answer:
+        return self._answer(enough, new=False)
+
+    def free(self, enough: int) -> Answer:
+        return self._answer(enough, new=True)
+
+    def close(self) -> None:
+        """Gives it back. The files are closed when no caller has it any more."""
+        with _lock:
+            self._users -= 1
+            if not self._users:
+                self._source.close()
+
+    def share(self) -> Kept:
+        """Returns this object for one more caller."""
+        self._users += 1
+        return self
+
+    @property
+    def current(self) -> bool:
+        """Whether it is open, and its files are those of this process's cgroup."""
+        if not self._users or os.getpid() != self._process:
+            return False
+        return _Whys().of(_cgroups, self._source, None) is not None
+
+    def _answer(self, enough: int | None, *, new: bool) -> Answer:
+        if os.getpid() != self._process:
+            return Unknown("the files that were kept open are those of the process before fork(2)")
+        return _answer(self._source, None, enough, new=new)
+
+
+_kept: Kept | None = None
+_lock = threading.RLock()
+"""Sessions are closed in any thread, and by the garbage collector, at any point of this one."""
+
+
+def keep() -> Kept | None:
+    """Keeps the files with this process's limits open, for all callers in it. None: they cannot be read."""
+    global _kept
+    with _lock:
+        if _kept is None or not _kept.current:
+            _kept = _opened()
+            return _kept
+        return _kept.share()
+
+
+def _opened() -> Kept | None:
+    source = Keeping()
+    if isinstance(_answer(source, None, None, new=True), Unknown):
+        source.close()
+        return None
+    for directory, v1 in _cgroups(source, None):
+        # For a cgroup that is given a limit later.
+        for name in ("memory.usage_in_bytes" if v1 else "memory.current", "memory.stat"):
+            with contextlib.suppress(OSError):
+                source.text(f"{directory}/{name}")
+    source.seal()
+    return Kept(source)
+
+
+def _better(own: Unknown, other: Answer) -> Answer:
+    """Returns the answer of two, the second of which knows more."""
+    rooms = [room for room in (known(own), known(other)) if room is not None]
+    room = min(rooms, key=lambda each: each.available, default=None)
+    return Unknown(f"{own.why}; {other.why}", room, own.errno) if isinstance(other, Unknown) else room
+
+
+def _answer(source: Source, process: int | None, enough: int | None, *, new: bool) -> Answer:
+    whys, rooms = _Whys(), list[Room | None]()
+    for directory, v1 in whys.of(_cgroups, source, process) or ():
+        rooms.append(whys.of(_cgroup_room, source, directory, v1, enough))
+    rooms.append(whys.of(_commit_room, source))
+    if new:
+        rooms.append(whys.of(_machine_room, source))
+    tightest = min((room for room in rooms if room is not None), key=lambda room: room.available, default=None)
+    return Unknown(whys.text, tightest, whys.errno) if whys.text else tightest
+
+
+class _Whys:
+    """Collects what could not be read."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+        self.errno: int | None = None
+
+    @property
+    def text(self) -> str:
+        more = "; and more" if len(self._found) > _WHYS_MAX else ""
+        return "; ".join(self._found[:_WHYS_MAX]) + more
+
+    def of(self, read: Callable[..., T], *arguments: object) -> T | None:
+        try:
+            return read(*arguments)
+        except OSError as error:
+            if error.errno in _NO_FD:
+                self.errno = error.errno
+            self._found.append(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        except ValueError as error:
+            self._found.append(str(error))
+        return None
+
+
+# Each of these raises OSError or ValueError for what cannot be read, or is not as a kernel writes it.
+
+
+def _cgroups(source: Source, process: int | None) -> list[tuple[str, bool]]:
+    """Returns the directories of the process's memory cgroups, innermost first, each with whether it is one of v1."""
+    path = f"/proc/{'self' if process is None else process}/cgroup"
+    try:
+        text = source.text(path)
+    except FileNotFoundError:
+        # A kernel without cgroups has neither file; a /proc mounted with subset=pid lacks the second only.
+        if source.exists("/proc/self/stat") and source.exists(_MEMINFO) and not source.exists("/proc/cgroups"):
+            return []
+        raise
+    if not text:
+        if source.really_empty(path):
+            return []
+        raise ValueError(f"{path}: it is empty, so something is mounted over it")
+    member = cgroup.membership_of(text)
+    v1 = member is not None and member[0] == cgroup.V1
+    return [(directory, v1) for directory in source.directories(text)]
+
+
+def _limit(source: Source, directory: str, v1: bool) -> int | None:
+    """Returns a cgroup's own limit; None: it has none."""
+    path = f"{directory}/{'memory.limit_in_bytes' if v1 else 'memory.max'}"
+    try:
+        text = source.text(path).strip()
+    except FileNotFoundError:
+        # A cgroup of v2 lacks the file where the memory controller is not enabled for it, and in the root cgroup.
+        if not v1 and source.exists(f"{directory}/cgroup.procs"):
+            return None
+        raise
+    if text == "max":
+        return None
+    limit = _parsed(path, text)
+    return None if v1 and limit >= _UNLIMITED_V1 else limit
+
+
+def _cgroup_room(source: Source, directory: str, v1: bool, enough: int | None) -> Room | None:
+    limit = _limit(source, directory, v1)
+    used, prefix = ("memory.usage_in_bytes", "total_") if v1 else ("memory.current", "")
+    if limit is None:
+        return None
+    left = limit - _number(source, f"{directory}/{used}")
+    if enough is None or left < enough:
+        stat = _numbers(source, f"{directory}/memory.stat")
+        unclean = sum(stat.get(prefix + key, 0) for key in ("file_dirty", "dirty", "file_writeback", "writeback"))
+        left += max(0, stat.get(f"{prefix}inactive_file", 0) - unclean)
+    return Room(max(0, left), f"the memory limit of cgroup {directory}")
+
+
+def _commit_room(source: Source) -> Room | None:
+    """Returns what strict overcommit leaves, as __vm_enough_memory() counts it for a process without privilege."""
+    if _number(source, _OVERCOMMIT) != _STRICT_OVERCOMMIT:
+        return None
+    limit, committed = _member(source, _MEMINFO, "CommitLimit"), _member(source, _MEMINFO, "Committed_AS")
+    own = int(source.text("/proc/self/statm").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    reserved = _number(source, "/proc/sys/vm/admin_reserve_kbytes") * 1024
+    reserved += min(own // 32, _number(source, "/proc/sys/vm/user_reserve_kbytes") * 1024)
+    return Room(max(0, (limit - committed) * 1024 - reserved), "strict overcommit (CommitLimit)")
+
+
+def _machine_room(source: Source) -> Room:
+    return Room(_member(source, _MEMINFO, "MemAvailable") * 1024, "the machine's free memory (MemAvailable)")
+
+
+def _parsed(path: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(f"{path}: it says {text!r:.40}, which is no number")
+    return int(text)
+
+
+def _number(source: Source, path: str) -> int:
+    return _parsed(path, source.text(path).strip())
+
+
+def _numbers(source: Source, path: str) -> dict[str, int]:
+    """Returns the numbers of a file of lines `name value` or `name: value kB`."""
+    found = {}
+    for line in source.text(path).splitlines():
+        fields = line.replace(":", " ").split()
+        if len(fields) >= 2 and fields[1].isdigit():
+            found[fields[0]] = int(fields[1])
+    return found
+
+
+def _member(source: Source, path: str, name: str) -> int:
+    numbers = _numbers(source, path)
+    if name not in numbers:
+        raise ValueError(f"{path}: it has no {name}")
+    return numbers[name]

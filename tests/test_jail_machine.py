@@ -1,0 +1,143 @@
+"""A VMM in a chroot without /proc, as Firecracker's jailer makes it: nothing is retrieved while limits are unknown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from luod.testing import Host, Machine
+from luod.testing.host import SOCKET
+from luod.testing.tools import cannot_run
+from tests.library import Vmm, start_vmm
+
+MIB = 1 << 20
+JAIL = "/run/jail"
+
+
+@pytest.fixture
+def host(machine: Machine, tmp_path: Path) -> Host:
+    """A host in whose session "vm", created in the boot before, are 8 MiB under the name `ram` and token 0."""
+    host = Host(machine, state_directory=tmp_path / "state")
+    host.start()
+    vmm = start(host)
+    vmm.call("create", name="vm", slot="vm")
+    vmm.memfd("ram", size=8 * MIB)
+    vmm.call("preserve", session="vm", file="ram", name="ram")
+    host.load()
+    host.update()
+    host.start()
+    machine.run(["mkdir", JAIL])
+    return host
+
+
+@pytest.fixture
+def cgroup() -> Iterator[tuple[str, str]]:
+    """A place for a memory cgroup, and the name of its file for the limit; removed afterwards."""
+    name = f"luod-test-{os.getpid()}"
+    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        place, file = f"/sys/fs/cgroup/{name}", "memory.max"
+    else:
+        place, file = f"/sys/fs/cgroup/memory/{name}", "memory.limit_in_bytes"
+    try:
+        os.mkdir(place)
+        if not os.path.exists(f"{place}/{file}"):
+            raise FileNotFoundError(file)
+    except OSError as error:
+        with suppress(OSError):
+            os.rmdir(place)
+        cannot_run(f"no memory cgroup can be made here: {error}")
+    yield place, file
+    for pid in Path(place, "cgroup.procs").read_text(encoding="ascii").split():
+        Path(os.path.dirname(place), "cgroup.procs").write_text(pid, encoding="ascii")
+    os.rmdir(place)
+
+
+def start(host: Host) -> Vmm:
+    return start_vmm(host.machine, host.python(), "client", ("blocking", SOCKET))
+
+
+def link_socket(host: Host) -> None:
+    """Puts luod's socket into the jail."""
+    host.machine.run(["mkdir", "-p", JAIL + os.path.dirname(SOCKET)])
+    host.machine.run(["ln", SOCKET, JAIL + SOCKET])
+
+
+def test_h1_where_the_limits_cannot_be_read_nothing_is_retrieved_unless_asked_for(host: Host) -> None:
+    vmm = start(host)
+    vmm.call("retrieve_session", name="vm", slot="vm")
+    vmm.call("fd", session="vm", slot="fd")
+    vmm.call("jail", directory=JAIL)
+    # A session that luod gave to another process, which handed it on.
+    vmm.call("wrap_incoming", fd="fd", slot="handed on")
+    refused = vmm.refused("retrieve", session="handed on", file="ram", slot="ram")
+    assert refused.kind == "MemoryUnknown"
+    assert "/proc/self/cgroup" in refused.message
+    assert refused.needed == 8 * MIB
+    assert "check_memory=False" in refused.hint
+    vmm.call("retrieve", session="handed on", file="ram", slot="ram", check_memory=False)
+
+
+def test_a_session_that_luod_gave_knows_the_limits_after_chroot(host: Host) -> None:
+    vmm = start(host)
+    vmm.call("retrieve_session", name="vm", slot="vm")
+    vmm.call("jail", directory=JAIL)
+    vmm.call("retrieve", session="vm", file="ram", slot="ram")
+
+
+def test_luod_is_asked_where_its_socket_is_in_the_jail(host: Host) -> None:
+    link_socket(host)
+    vmm = start(host)
+    vmm.call("jail", directory=JAIL)
+    vmm.call("retrieve_session", name="vm", slot="vm")
+    vmm.call("retrieve", session="vm", file="ram", slot="ram")
+
+
+def test_holes_are_not_filled_in_a_jail_while_memory_is_unknown(host: Host) -> None:
+    link_socket(host)
+    vmm = start(host)
+    vmm.call("jail", directory=JAIL)
+    vmm.call("create", name="next", slot="next")
+    vmm.call("fd", session="next", slot="fd")
+    vmm.call("wrap_outgoing", fd="fd", slot="handed on", manifest=False)
+    vmm.call("memory", slot="sparse", size=MIB, populate=False)
+    refused = vmm.refused("preserve", session="handed on", file="sparse", token=7)
+    assert refused.kind == "MemoryUnknown"
+    vmm.call("preserve", session="next", file="sparse", name="sparse")
+
+
+@pytest.mark.parametrize("socket", [False, True])
+def test_h1_the_limit_of_its_cgroup_holds_in_a_jail_too(host: Host, cgroup: tuple[str, str], socket: bool) -> None:
+    place, file = cgroup
+    vmm = start(host)
+    if socket:
+        link_socket(host)
+        vmm.call("limit", cgroup=place, file=file, most=200 * MIB)
+        vmm.call("jail", directory=JAIL)
+        vmm.call("retrieve_session", name="vm", slot="vm")
+    else:
+        vmm.call("limit", cgroup=place, file=file, most=200 * MIB)
+        vmm.call("retrieve_session", name="vm", slot="vm")
+        vmm.call("jail", directory=JAIL)
+    refused = vmm.refused("retrieve", session="vm", file="ram", slot="ram", size=300 * MIB)
+    assert refused.kind == "NotEnoughMemory"
+    assert os.path.basename(place) in refused.message
+    # The limit as it is at the time of the call.
+    Path(place, file).write_text("max" if file == "memory.max" else "-1", encoding="ascii")
+    vmm.call("retrieve", session="vm", file="ram", slot="ram", size=300 * MIB)
+
+
+def test_a_process_that_moved_to_another_cgroup_is_not_told_the_old_ones_limit(
+    host: Host, cgroup: tuple[str, str]
+) -> None:
+    place, file = cgroup
+    vmm = start(host)
+    vmm.call("retrieve_session", name="vm", slot="vm")
+    vmm.call("limit", cgroup=place, file=file, most=200 * MIB)
+    vmm.call("jail", directory=JAIL)
+    refused = vmm.refused("retrieve", session="vm", file="ram", slot="ram")
+    assert refused.kind == "MemoryUnknown"
+    assert "moved to another cgroup" in refused.message
