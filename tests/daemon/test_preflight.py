@@ -203,6 +203,19 @@ def test_an_initrd_that_no_kernel_can_use_is_refused_whatever_is_declared(shared
     assert what in next(each["what"] for each in found["findings"] if each["name"] == "initrd-unusable")
 
 
+def test_an_initrd_that_no_kernel_can_use_is_not_loaded_unless_forced(luod: Luod) -> None:
+    """kexec_file_load takes any file for one."""
+    luod.machine.write(KERNEL, bzimage())
+    luod.machine.write("/run/initrd", b"\x80garbage")
+    given = ("load", "--kernel", KERNEL, "--initrd", "/run/initrd", "--cmdline", GOOD)
+    refused = luod.luoctl(*given, check=False)
+    assert (refused.returncode, b"initrd-unusable" in refused.stderr) == (4, True)
+    assert luod.luoctl_json("status")["kernel_loaded"] is False
+    assert luod.luoctl(*given, "--force-finding", "no-such", check=False).returncode == 4
+    luod.luoctl(*given, "--force-finding", "initrd-unusable")
+    assert luod.luoctl_json("status")["kernel_loaded"] is True
+
+
 def test_an_initrd_that_luod_cannot_look_into_is_warned_of(shared: Luod) -> None:
     found = check(shared, bzimage(), initrd=b"\x89LZO\0\r\n\x1a\n" + bytes(100))
     assert (refusals(found), "initrd-unreadable" in warnings(found)) == ([], True)

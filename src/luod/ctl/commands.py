@@ -82,7 +82,7 @@ def load(arguments: Namespace, output: Output) -> Exit:
     """`luoctl load`"""
     with next_kernel.given(arguments) as image:
         assert image is not None
-        admin.load_kernel(arguments.admin_socket, image.kernel, image.initrd, image.command_line)
+        _load(arguments, image)
         command_line = image.command_line
     if output.json:
         initrds = arguments.initrd or []
@@ -97,6 +97,16 @@ def load(arguments: Namespace, output: Output) -> Exit:
     else:
         output.line(f"loaded {escaped(arguments.kernel)}, command line: {escaped(command_line)}")
     return Exit.DONE
+
+
+def _load(arguments: Namespace, image: next_kernel.NextKernel) -> None:
+    admin.load_kernel(
+        arguments.admin_socket,
+        image.kernel,
+        image.initrd,
+        image.command_line,
+        force_findings=arguments.force_finding,
+    )
 
 
 def check(arguments: Namespace, output: Output) -> Exit:
@@ -142,7 +152,7 @@ def update(arguments: Namespace, output: Output) -> Exit:
                 forcing = f"--force-finding {refusals[0].name} goes on all the same"
                 hint = f"{refusals[0].remedy}; luoctl check tells all, {forcing}"
                 raise Refused(f"{names}: {refusals[0].what}", hint=hint)
-            admin.load_kernel(arguments.admin_socket, image.kernel, image.initrd, image.command_line)
+            _load(arguments, image)
         return _follow(arguments, shown)
 
 

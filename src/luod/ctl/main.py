@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
         "load", parents=[common], help="load the next kernel", description="Load the kernel that `update` jumps into."
     )
     _image(load, required=True)
+    _force_finding(load)
     check = commands.add_parser(
         "check",
         parents=[common],
@@ -84,13 +85,7 @@ def parser() -> argparse.ArgumentParser:
     update.add_argument(
         "--force", action="store_true", help="leave behind those who are late or gone: their sessions come back torn"
     )
-    update.add_argument(
-        "--force-finding",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="go on although `check` found this, and lose what it says; repeatable",
-    )
+    _force_finding(update)
     commands.add_parser("abort", parents=[common], help="cancel the update that is under way: everybody resumes")
     reap = commands.add_parser(
         "reap",
@@ -118,6 +113,16 @@ def parser() -> argparse.ArgumentParser:
     forward.add_argument("session", nargs="*", metavar="SESSION", help="its name")
     forward.add_argument("--all", action="store_true", help="all that wait in the kernel")
     return top
+
+
+def _force_finding(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--force-finding",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="go on although `check` found this, and lose what it says; repeatable",
+    )
 
 
 def _image(command: argparse.ArgumentParser, *, required: bool) -> None:

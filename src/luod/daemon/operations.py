@@ -75,8 +75,8 @@ class Operations:
     async def timeline(self) -> TimelineReply:
         return {"timeline": self._chronicle.report(self._participants.barrier)}
 
-    async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None:
-        await self._image.load(kernel, initrd, command_line)
+    async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str, force_findings: list[str]) -> None:
+        await self._image.load(kernel, initrd, command_line, force_findings=force_findings)
 
     async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> CheckReply:
         return await self._updater.check(kernel, initrd, command_line, wishes)

@@ -208,7 +208,9 @@ class Service(Protocol):
     """What luod does for root. Fds in parameters belong to the service, those it does not keep it closes."""
 
     async def status(self) -> StatusReply: ...
-    async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str) -> None: ...
+    async def load_kernel(
+        self, kernel: Fd, initrd: Fd | None, command_line: str, force_findings: list[str]
+    ) -> None: ...
     async def check(
         self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes
     ) -> CheckReply: ...
@@ -260,10 +262,16 @@ class Admin(VarlinkInterface, name=ADMIN):
 
     @varlinkmethod
     async def LoadKernel(
-        self, *, kernelFileDescriptor: FileDescriptor, initrdFileDescriptor: FileDescriptor | None, commandLine: str
+        self,
+        *,
+        kernelFileDescriptor: FileDescriptor,
+        initrdFileDescriptor: FileDescriptor | None,
+        commandLine: str,
+        forceFindings: list[str] | None,
     ) -> None:
         """Loads a kernel image, and an initial RAM disk, with kexec_file_load. luod keeps the files, and loads them
-        again right before the jump. Root's alone.
+        again right before the jump. An initial RAM disk that no kernel can use is refused, unless forceFindings has
+        initrd-unusable. Root's alone.
 
         Errors: NotAKernelImage, UpdateRunning, Refused, KernelRefused.
         """
@@ -274,7 +282,7 @@ class Admin(VarlinkInterface, name=ADMIN):
         except OSError:
             kernel.close()
             raise
-        await self._service.load_kernel(kernel, initrd, commandLine)
+        await self._service.load_kernel(kernel, initrd, commandLine, forceFindings or [])
 
     @varlinkmethod
     async def Check(
