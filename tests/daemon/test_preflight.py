@@ -172,20 +172,34 @@ def test_a_kind_of_file_that_luod_does_not_know_is_warned_of(luod: Luod) -> None
 def test_a_handler_may_be_in_a_module_that_the_initrd_loads(luod: Luod) -> None:
     one = Participant(luod, "one")
     one.declare(file(1), file(2, size=0, allocated=0, kind="vfio"))
+    plain = bzimage(formats=(*FORMATS, "pci-v2"))
     module = {"init": b"#!/bin/sh\n", f"lib/modules/{RELEASE}/kernel/vfio-pci.ko": b"\x7fELF\0vfio-pci-v1\0"}
     listed = cpio({**module, "conf/modules": b"vfio-pci\n"})
-    assert refusals(check(luod, bzimage())) == ["handler-missing"]
-    assert refusals(check(luod, bzimage(), initrd=cpio({"init": b""}))) == ["handler-missing"]
-    assert refusals(check(luod, bzimage(), initrd=cpio(module))) == ["handler-not-loaded"]
-    assert refusals(check(luod, bzimage(), initrd=cpio(module), append=GOOD + " modules_load=vfio-pci")) == []
-    found = check(luod, bzimage(), initrd=listed)
+    assert refusals(check(luod, plain)) == ["handler-missing"]
+    assert refusals(check(luod, plain, initrd=cpio({"init": b""}))) == ["handler-missing"]
+    assert refusals(check(luod, plain, initrd=cpio(module))) == ["handler-not-loaded"]
+    assert refusals(check(luod, plain, initrd=cpio(module), append=GOOD + " modules_load=vfio-pci")) == []
+    found = check(luod, plain, initrd=listed)
     assert (refusals(found), "initrd-doubtful" in warnings(found)) == ([], False)
-    found = check(luod, bzimage(), initrd=listed, append=GOOD + " module_blacklist=vfio_pci")
+    found = check(luod, plain, initrd=listed, append=GOOD + " module_blacklist=vfio_pci")
     assert refusals(found) == ["handler-not-loaded"]
     assert "module_blacklist=vfio_pci" in next(
         each["what"] for each in found["findings"] if each["name"] == "handler-not-loaded"
     )
-    assert refusals(check(luod, bzimage("6.1.0"), initrd=listed)) == ["handler-missing"]
+    assert refusals(check(luod, bzimage("6.1.0", (*FORMATS, "pci-v2")), initrd=listed)) == ["handler-missing"]
+
+
+@pytest.mark.parametrize("formats", [(), ("pci-v3",), ("pci-v1", "pci-v10")])
+def test_h26_a_kernel_that_does_not_read_what_the_pci_core_writes_is_refused(
+    luod: Luod, formats: tuple[str, ...]
+) -> None:
+    one = Participant(luod, "one")
+    handlers = (*FORMATS, "vfio-pci-v1")
+    one.declare(file(1))
+    assert refusals(check(luod, bzimage(formats=(*handlers, *formats)))) == []
+    one.declare(file(1), file(2, size=0, allocated=0, kind="vfio"))
+    assert refusals(check(luod, bzimage(formats=(*handlers, *formats)))) == ["flb-format"]
+    assert refusals(check(luod, bzimage(formats=(*handlers, *formats, "pci-v2")))) == []
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from luod.daemon.preflight.findings import NAMES, forced, refusing
 from luod.daemon.preflight.rules import judge
 from luod.daemon.preflight.running import Region, Running, running
 from luod.image.bzimage import Image
-from luod.image.contents import Contents
+from luod.image.contents import Contents, family_of
 from luod.image.initrd import Modules
 from luod.ipc.admin import Finding
 from luod.ipc.updates import DeclaredFile, DeclaredSession
@@ -39,7 +39,7 @@ def names(findings: Iterable[Finding]) -> list[str]:
 
 
 def writes(*formats: str, scratch: tuple[int, ...] = (68 * MIB, 204 * MIB)) -> Running:
-    by_family = {name.rpartition("-v")[0]: frozenset({name}) for name in formats}
+    by_family = {family_of(name): frozenset({name}) for name in formats}
     return Running(by_family, assumed=False, scratch=tuple(Region(size) for size in scratch))
 
 
@@ -176,6 +176,21 @@ def test_the_command_line_that_is_built_in_counts() -> None:
         "kho-off",
         "no-panic",
     ]
+
+
+def test_h26_what_is_written_with_device_files_must_be_read_too() -> None:
+    devices = (*FORMATS, "vfio-pci-v1")
+    now = writes(*devices, "pci-v2")
+    assert judged(*devices, kinds=("vfio",), now=now) == ["flb-format"]
+    assert judged(*devices, "pci-v3", kinds=("vfio",), now=now) == ["flb-format"]
+    assert judged(*devices, "pci-v3", "pci-v2", kinds=("vfio",), now=now) == []
+    assert judged(*devices, kinds=("memfd",), now=now) == []
+    # A kernel whose PCI core writes nothing with a number.
+    assert judged(*devices, kinds=("vfio",), now=writes(*devices)) == []
+    both = writes(*devices, "iommufd-v1", "pci-v2", "iommu-liveupdate-v1")
+    known = (*devices, "iommufd-v1", "pci-v2")
+    assert judged(*known, kinds=("vfio", "iommufd"), now=both) == ["flb-format"]
+    assert judged(*known, "iommu-liveupdate-v1", kinds=("vfio", "iommufd"), now=both) == []
 
 
 def test_kho_may_be_on_by_the_kernels_configuration() -> None:

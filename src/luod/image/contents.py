@@ -14,11 +14,23 @@ from typing import Final
 from luod.errors import ImageError
 from luod.image import packed
 
-FAMILIES: Final = ("luo", "kho", "memfd", "vfio-pci", "iommufd")
-"""What formats are of: the orchestrator, kexec handover, and the kinds of files that have a handler."""
+FAMILIES: Final = (
+    "luo",
+    "kho",
+    "memfd",
+    "vfio-pci",
+    "iommufd",
+    "pci",
+    "iommu-liveupdate",
+    "kvm_vm_luo",
+    "kvm_vcpu_luo_x86",
+)
+"""Names of formats without their numbers: of the orchestrator, of kexec handover, of the kinds of files that have a
+handler, and of what subsystems write beside such files (file-lifecycle-bound data, FLB).
+"""
 
-_FORMAT: Final = re.compile(rb"(?<![0-9A-Za-z_-])((?:%s)-v[0-9]{1,5})(?=\0)" % "|".join(FAMILIES).encode())
-_LONGEST: Final = 24
+_FORMAT: Final = re.compile(rb"(?<![0-9A-Za-z_-])((?:%s)[-_]v[0-9]{1,5})(?=\0)" % "|".join(FAMILIES).encode())
+_LONGEST: Final = 32
 _BANNER: Final = re.compile(rb"Linux version ([0-9][!-~]{0,127}) \([ -~]{1,512}")
 _OPTION: Final = re.compile(rb"^(?:(CONFIG_\w+)=(.*)|# (CONFIG_\w+) is not set)$", re.MULTILINE)
 _CONFIGURATION_MAX: Final = 4 * 1024 * 1024
@@ -46,12 +58,17 @@ def contents(payload: bytes) -> Contents:
     return Contents(release, formats(payload), text, _options(payload))
 
 
+def family_of(name: str) -> str:
+    """Returns the family of a format: `vfio-pci` of `vfio-pci-v1`."""
+    return re.sub(r"[-_]v[0-9]+$", "", name)
+
+
 def formats(data: bytes) -> tuple[str, ...]:
     """The formats of live update that `data` names as strings of their own; sorted, each once."""
     found = set()
     for family in FAMILIES:
         # bytes.find: many times faster than the pattern, and tens of MiB are looked through.
-        start = b"%s-v" % family.encode()
+        start = b"%s%sv" % (family.encode(), b"_" if "_" in family else b"-")
         at = data.find(start)
         while at >= 0:
             match = _FORMAT.match(data[max(at - 1, 0) : at + _LONGEST], min(at, 1))

@@ -20,6 +20,7 @@ REFUSALS: Final = frozenset(
         "handler-missing",
         "handler-format",
         "handler-not-loaded",
+        "flb-format",
         "scratch-too-small",
         "liveupdate-off",
         "kho-off",

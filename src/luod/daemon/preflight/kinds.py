@@ -1,4 +1,4 @@
-"""The kinds of files that participants declare, and the handler that the next kernel needs for each."""
+"""The kinds of files that participants declare, and what the next kernel must know for each: a handler, and formats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,21 @@ KINDS: Final[Mapping[str, str]] = {
     "vfio": "vfio-pci",
     "vfio-pci": "vfio-pci",
     "iommufd": "iommufd",
+    "kvm-vm": "kvm_vm_luo",
+    "kvm-vcpu": "kvm_vcpu_luo_x86",
 }
+
+BESIDE: Final[Mapping[str, tuple[str, ...]]] = {
+    "vfio-pci": ("pci", "iommu-liveupdate"),
+    "iommufd": ("iommu-liveupdate",),
+}
+"""By handler, the formats of what other parts of the kernel write beside its files (H26)."""
+
+
+def beside(kinds: Iterable[str]) -> tuple[str, ...]:
+    """Returns the families of what is written beside files of these kinds, sorted, each once."""
+    handlers = {KINDS[kind] for kind in kinds if kind in KINDS}
+    return tuple(sorted({family for handler in handlers for family in BESIDE.get(handler, ())}))
 
 
 def known(kinds: Iterable[str]) -> tuple[str, ...]:

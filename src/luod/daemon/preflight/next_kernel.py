@@ -11,9 +11,10 @@ from typing import Final
 
 from luod import image
 from luod.daemon.preflight.findings import finding, listed
-from luod.daemon.preflight.kinds import KINDS
+from luod.daemon.preflight.kinds import KINDS, beside
 from luod.daemon.preflight.running import Running
 from luod.image.command_line import Line, enabled, parameters
+from luod.image.contents import family_of
 from luod.image.initrd import Modules
 from luod.ipc.admin import Finding
 
@@ -36,7 +37,7 @@ class NextKernel:
 
     def builds_in(self, family: str) -> frozenset[str]:
         """The formats of this family that the kernel itself knows."""
-        return frozenset(name for name in self.kernel.contents.formats if name.rpartition("-v")[0] == family)
+        return frozenset(name for name in self.kernel.contents.formats if family_of(name) == family)
 
     def option(self, name: str) -> str | None:
         """Of its configuration; None where that is not known."""
@@ -103,6 +104,8 @@ def formats(following: NextKernel, now: Running, kinds: Collection[str]) -> Iter
     )
     for family in sorted(_families(kinds)):
         yield from _handler(following, now, family)
+    for family in beside(kinds):
+        yield from _beside(following, now, family)
     unknown = {kind for kind in kinds if kind not in KINDS}
     if unknown:
         yield finding(
@@ -173,11 +176,28 @@ def _handler(following: NextKernel, now: Running, family: str) -> Iterator[Findi
         )
 
 
+def _beside(following: NextKernel, now: Running, family: str) -> Iterator[Finding]:
+    """H26. What is not known to be written is not asked for."""
+    writes, has = now.formats.get(family), following.builds_in(family)
+    if not has and following.modules is not None:
+        brought = _of_family(following.modules.formats, family)
+        has = frozenset[str]().union(*(its for name, its in brought.items() if name in following.modules.loaded))
+    if not writes or has & writes:
+        return
+    reads = f"reads {listed(has)}" if has else f"knows no {family}-v… at all"
+    yield finding(
+        "flb-format",
+        f"with device files the running kernel writes data of the format {listed(writes)} (file-lifecycle-bound data), "
+        f"and the next kernel {reads}",
+        "the kernel takes the sessions over and ignores what belongs to the devices: any process can open them before "
+        "FINISH, buses are numbered anew, and FINISH damages a reference count",
+        "load a kernel that reads what this one writes",
+    )
+
+
 def _of_family(modules: Mapping[str, Collection[str]], family: str) -> dict[str, frozenset[str]]:
     """The modules that name formats of this family, with those."""
-    found = {
-        name: frozenset(each for each in its if each.rpartition("-v")[0] == family) for name, its in modules.items()
-    }
+    found = {name: frozenset(each for each in its if family_of(each) == family) for name, its in modules.items()}
     return {name: its for name, its in found.items() if its}
 
 

@@ -113,6 +113,7 @@ RULES: Final[tuple[Rule, ...]] = (
             "handler-missing",
             "handler-format",
             "handler-not-loaded",
+            "flb-format",
             "kind-unknown",
         ),
         ("kernel", "initrd", "command_line", "running", "sessions", "declarations"),

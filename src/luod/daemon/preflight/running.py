@@ -15,11 +15,11 @@ from typing import Final
 
 from luod import image
 from luod.errors import ImageError
-from luod.image.contents import FAMILIES, formats
+from luod.image.contents import FAMILIES, family_of, formats
 
 IMAGE_MAX: Final = 1024 * 1024 * 1024
 _DEBUGFS: Final = "sys/kernel/debug/kho/out"
-_KNOWN: Final = ("luo-v5", "kho-v4", "memfd-v2", "vfio-pci-v1", "iommufd-v1")
+_KNOWN: Final = ("luo-v5", "kho-v4", "memfd-v2", "vfio-pci-v1", "iommufd-v1", "pci-v2")
 """Of Linux 7.3, and for devices of what was posted for it."""
 _RELEASE: Final = re.compile(r"Linux version ([\w.+~-]+) ")
 
@@ -60,7 +60,7 @@ def running(root: Path = Path("/")) -> Running:
 
 def _by_family(names: Iterable[str]) -> dict[str, frozenset[str]]:
     names = list(names)
-    found = {each: frozenset(name for name in names if name.rpartition("-v")[0] == each) for each in FAMILIES}
+    found = {each: frozenset(name for name in names if family_of(name) == each) for each in FAMILIES}
     return {each: its for each, its in found.items() if its}
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 RELEASE: Final = "7.3.4-luoemu"
 FORMATS: Final = ("luo-v5", "kho-v4", "memfd-v2")
-DEVICE_FORMATS: Final = ("vfio-pci-v1", "iommufd-v1")
+DEVICE_FORMATS: Final = ("vfio-pci-v1", "iommufd-v1", "pci-v2")
 _SETUP_SECTORS: Final = 4
 _SECTOR: Final = 512
 _VERSION_OFFSET: Final = 0x400
