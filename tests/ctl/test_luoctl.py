@@ -38,6 +38,8 @@ STATUS: Final = {
     "restoreSecondsLeft": 7.5,
     "policyFile": "/etc/luod/luod.toml",
     "policyError": None,
+    "stateDirectory": [{"path": "/state", "what": "it is read-only", "remedy": "remount it"}],
+    "registry": [{"path": "", "what": "it is of another boot", "remedy": "nothing"}],
 }
 
 
@@ -201,8 +203,12 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "reaped",
             "stuck",
             "policy",
+            "state",
+            "registry",
         ]
         assert "liveupdate=on kho=on" in text.stdout
+        assert "/state: it is read-only; remount it" in text.stdout
+        assert "it is of another boot; nothing" in text.stdout
         assert json.loads(asked(impostor, "status", "--json").stdout) == {
             "version": 1,
             "luod": "9.9",
@@ -221,10 +227,20 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "restore_seconds_left": 7.5,
             "policy_file": "/etc/luod/luod.toml",
             "policy_error": None,
+            "state_directory": [{"path": "/state", "what": "it is read-only", "remedy": "remount it"}],
+            "registry": [{"path": "", "what": "it is of another boot", "remedy": "nothing"}],
         }
 
 
-EMPTY_IS_FINE: Final = {"commandLine", "stuck", "restoreSecondsLeft", "policyFile", "policyError"}
+EMPTY_IS_FINE: Final = {
+    "commandLine",
+    "stuck",
+    "restoreSecondsLeft",
+    "policyFile",
+    "policyError",
+    "stateDirectory",
+    "registry",
+}
 
 
 @pytest.mark.parametrize("missing", [name for name in STATUS if name not in EMPTY_IS_FINE])

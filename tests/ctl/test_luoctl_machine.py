@@ -59,6 +59,8 @@ def test_from_the_first_status_to_the_other_side_of_a_jump(host: Host) -> None:
         "restore_seconds_left": None,
         "policy_file": None,
         "policy_error": None,
+        "state_directory": [],
+        "registry": [],
     }
     start_client(host).call("create", name="vm", slot="s")
     (entry,) = host.luoctl_json("sessions")["sessions"]

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from luod.ctl import metrics
-from luod.ctl.admin import Status, Stuck
+from luod.ctl.admin import Problem, Status, Stuck
 from luod.ctl.timeline import Passage, Timeline
 
 STATUS: Final = Status(
@@ -33,6 +33,8 @@ STATUS: Final = Status(
     restore_seconds_left=12.5,
     policy_file="/etc/luod/luod.toml",
     policy_error="rules[0]: is unknown",
+    state_directory=(Problem("/state", "it is read-only", "remount it"),),
+    registry=(),
 )
 SESSION: Final = Passage("vm", 0, 4096, "ready", None, 0.5, 1.5, 4.0, 4.5, None, None, 3.5)
 TIMELINE: Final = Timeline(
@@ -58,6 +60,8 @@ def test_what_luod_holds_and_does() -> None:
     assert found['luod_state{state="idle"}'] == 0
     assert found['luod_sessions{direction="incoming",state="waiting"}'] == 2
     assert found["luod_stuck_sessions"] == 1
+    assert found['luod_problems{of="state_directory"}'] == 1
+    assert found['luod_problems{of="registry"}'] == 0
     assert found["luod_updates_begun_total"] == 7
     assert found["luod_policy_good"] == 0
     assert found["luod_restore_seconds_left"] == 12.5

@@ -12,14 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from luod import image
-from luod.daemon.preflight.facts import Declaration, FactName, Facts, Host, InitrdFile, KernelFile, Loading, Memory
+from luod.daemon.preflight.facts import (
+    Declaration,
+    FactName,
+    Facts,
+    Host,
+    InitrdFile,
+    KernelFile,
+    Loading,
+    Memory,
+    Storage,
+)
 from luod.daemon.preflight.findings import NAMES, REFUSALS
 from luod.daemon.preflight.rules import RULES, Judgement, Moment, Rule, judge
 from luod.daemon.preflight.running import Region, Running
-from luod.daemon.record import Row
+from luod.daemon.record import Doubt, Row
 from luod.image.bzimage import Image
 from luod.image.contents import Contents
 from luod.image.initrd import Modules
+from luod.ipc.admin import Problem
 from luod.ipc.updates import DeclaredFile, DeclaredSession
 from luod.kexec import LoadLimits
 
@@ -79,6 +90,12 @@ VALUES: dict[FactName, list[Any]] = {
     "stashed": [(), ("a",), ("a", "b")],
     "memory": [Memory(Path("/nonexistent"))],
     "host": [Host(), Host(("active",)), Host(("inactive",))],
+    "storage": [
+        Storage(),
+        Storage((Problem("/state", "it is read-only", "remount it"),)),
+        Storage(file_error="No space left on device"),
+        Storage(doubts=(Doubt("it is damaged", refuses=True), Doubt("it is of another boot"))),
+    ],
 }
 assert set(VALUES) == set(get_args(FactName)) == {field.name for field in fields(Facts)}
 

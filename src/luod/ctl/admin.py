@@ -31,6 +31,15 @@ class Stuck:
 
 
 @dataclass(frozen=True)
+class Problem:
+    """What is wrong at `path`, and what to do about it."""
+
+    path: str
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
 class Status:
     """What luod says of itself. `boot` is the live updates it has seen plus one; `command_line` the loaded kernel's.
 
@@ -38,7 +47,8 @@ class Status:
     those whose reaper failed; `restore_seconds_left` is the time until what nobody claimed is reaped, None where it
     never is; `participants` who follows now; `held_files` were handed over, and an update would lose them;
     `generation` the updates that were begun. `policy_error` says what is wrong with `policy_file`, so that an older one
-    is in force; None where all is well.
+    is in force; None where all is well. `state_directory` is what is wrong with it; `registry` are the copies of the
+    registry that luod did not go by.
     """
 
     version: str
@@ -57,6 +67,8 @@ class Status:
     restore_seconds_left: float | None
     policy_file: str | None
     policy_error: str | None
+    state_directory: tuple[Problem, ...]
+    registry: tuple[Problem, ...]
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,8 @@ def status(path: str | None) -> Status:
                 restore_seconds_left=_seconds(reply, "restoreSecondsLeft"),
                 policy_file=_optional(reply, "policyFile", str),
                 policy_error=_optional(reply, "policyError", str),
+                state_directory=_problems(reply, "stateDirectory"),
+                registry=_problems(reply, "registry"),
             )
         finally:
             reply.close()
@@ -249,6 +263,16 @@ def _stuck(reply: Reply) -> tuple[Stuck, ...]:
         return tuple(Stuck(str(entry["name"]), str(entry["reason"])) for entry in entries)
     except (KeyError, TypeError) as error:
         raise ProtocolError("luod's answer has no list 'stuck'") from error
+
+
+def _problems(reply: Reply, name: str) -> tuple[Problem, ...]:
+    entries = reply.parameters.get(name)
+    try:
+        if not isinstance(entries, list):
+            raise TypeError
+        return tuple(Problem(*(str(entry[member]) for member in ("path", "what", "remedy"))) for entry in entries)
+    except (KeyError, TypeError) as error:
+        raise ProtocolError(f"luod's answer has no list {name!r}") from error
 
 
 def _seconds(reply: Reply, name: str) -> float | None:

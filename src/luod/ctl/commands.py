@@ -46,9 +46,21 @@ def status(arguments: Namespace, output: Output) -> Exit:
             *deadline,
             *stuck,
             ("policy", _policy(found)),
+            *_problems(found),
         ]
     )
     return Exit.DONE
+
+
+def _problems(found: admin.Status) -> list[tuple[str, str]]:
+    lines = [
+        ("state dir", f"{escaped(each.path)}: {escaped(each.what)}; {escaped(each.remedy)}")
+        for each in found.state_directory
+    ]
+    for each in found.registry:
+        kept = f" (kept: {escaped(each.path)})" if each.path else ""
+        lines.append(("registry", f"{escaped(each.what)}{kept}; {escaped(each.remedy)}"))
+    return lines
 
 
 def _policy(found: admin.Status) -> str:

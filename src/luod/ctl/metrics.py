@@ -55,6 +55,10 @@ def _now(status: Status) -> Iterator[Metric]:
     yield GaugeMetricFamily("luod_participants", "Workloads that take part in updates.", value=status.participants)
     yield GaugeMetricFamily("luod_held_files", "Files handed over, lost in an update.", value=status.held_files)
     yield CounterMetricFamily("luod_updates_begun", "Updates that were begun.", value=status.generation)
+    problems = GaugeMetricFamily("luod_problems", "What is wrong with luod's own files, by place.", labels=("of",))
+    problems.add_metric(("state_directory",), len(status.state_directory))
+    problems.add_metric(("registry",), len(status.registry))
+    yield problems
     good = status.policy_error is None
     yield GaugeMetricFamily("luod_policy_good", "Whether the policy file on disk is in force.", value=good)
     if status.restore_seconds_left is not None:

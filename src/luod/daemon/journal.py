@@ -1,8 +1,8 @@
 """The registry's bytes: a log in which a whole record is followed by what changed since, each entry with a checksum.
 
-`Slots` is such a log in a memfd of fixed size, twice, so that one is whole while the other is begun anew; `Journal` is
-one in a file. What is cut off or damaged ends a log before it. What the bodies of the entries say is for
-`luod.daemon.registry`, the only caller, to know.
+`Slots` is such a log in a memfd of fixed size, twice, so that one is whole while the other is begun anew. The log in a
+file is `luod.daemon.journal_file`. A cut or damaged entry ends a log before it. The bodies of the entries are
+decoded by `luod.daemon.copies`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from luod.daemon import state_file
 from luod.linux import Fd, memfd
 
 SLOT_SIZE: Final = 512 * 1024
@@ -35,6 +33,8 @@ class Log:
     end: int
     whole: bytes
     changes: tuple[bytes, ...]
+    rest: bool = False
+    """Bytes other than zeros follow the last entry that is whole."""
 
 
 def pack(number: int, body: bytes, *, whole: bool) -> bytes:
@@ -50,7 +50,8 @@ def unpack(data: bytes) -> Log | None:
     (number, end, whole), *changes = entries
     if changes:
         number, end, _body = changes[-1]
-    return Log(number, end, whole, tuple(body for _number, _end, body in changes))
+    rest = data.count(0, end) != len(data) - end
+    return Log(number, end, whole, tuple(body for _number, _end, body in changes), rest)
 
 
 def _entries(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -98,8 +99,17 @@ class Slots:
         return newest
 
     def forget(self) -> None:
-        """Another log begins anew, whatever this one holds."""
+        """Makes the next entry begin a log, whatever this one holds."""
         self._slot, self._end = 0, SLOT_SIZE
+
+    def clear(self) -> None:
+        """Overwrites both logs with zeros: the next entry begins a log that nothing old is compared with."""
+        os.pwrite(self._file.fileno(), bytes(2 * SLOT_SIZE), 0)
+        self.forget()
+
+    def contents(self) -> bytes:
+        """Returns all bytes, for a copy of a memory that cannot be understood."""
+        return os.pread(self._file.fileno(), 2 * SLOT_SIZE, 0)
 
     def append(self, entry: bytes) -> bool:
         """Whether there was room for it."""
@@ -120,70 +130,3 @@ class Slots:
 
     def close(self) -> None:
         self._file.close()
-
-
-class Journal:
-    """The file `registry` in the state directory. Owns it while it is open."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._path = directory / "registry"
-        self._file: Fd | None = None
-        self._size = 0
-        self.begun = 0
-        """How often this process began a new one."""
-
-    def read(self) -> Log | None:
-        """None: there is none, or it does not begin with a whole record."""
-        try:
-            return unpack(self._path.read_bytes())
-        except OSError:
-            return None
-
-    def append(self, entry: bytes) -> bool:
-        """False: a new one has to begin, since this one is full, was left by another process, or broke off. OSError:
-        nothing was written that counts, and a new one has to begin.
-        """
-        if self._file is None or self._size + len(entry) > SLOT_SIZE:
-            return False
-        try:
-            written = os.write(self._file.fileno(), entry)
-        except OSError:
-            self.close()
-            raise
-        if written < len(entry):
-            self.close()
-            return False
-        self._size += written
-        return True
-
-    def begin(self, entry: bytes) -> None:
-        """OSError: the old one is still there."""
-        self.close()
-        state_file.replace(self._path, entry)
-        self._file = Fd(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
-        self._size = len(entry)
-        self.begun += 1
-
-    @property
-    def open(self) -> bool:
-        """Whether there is one to append to; otherwise one has to begin."""
-        return self._file is not None
-
-    def syncing(self) -> Callable[[], None]:
-        """What waits until all that is written by now is on the disk. To be called once, by any thread. OSError."""
-        assert self._file is not None
-        file, folder = self._file.duplicate(), self.directory
-
-        def sync() -> None:
-            with file:
-                os.fsync(file.fileno())
-            with Fd(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
-                os.fsync(directory.fileno())
-
-        return sync
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None

@@ -6,6 +6,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -60,23 +61,32 @@ class Listening:
         self._open.close()
 
 
-def _lock(state_directory: str) -> Fd:
+def _lock(state_directory: str) -> ExitStack:
+    """Locks the directory, and the file `lock` in it, which a luod of before locked alone. On a file system that takes
+    no writes, the directory suffices.
+    """
     if not state_directory:
         raise Refused("an empty --state-directory", hint="name a directory")
     directory = Path(state_directory)
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = Fd(os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise _refused("state directory", state_directory, error) from error
-    try:
-        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise Refused(
-            f"another luod keeps its state in {directory}", hint="stop it, or name another --state-directory"
-        ) from None
-    return lock
+    with ExitStack() as locks:
+        try:
+            if not directory.is_dir():
+                directory.mkdir(mode=0o700, parents=True)
+                directory.chmod(0o700)
+            opened = [os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+            locks.enter_context(Fd(opened[0]))
+            with contextlib.suppress(OSError):
+                opened.append(os.open(directory / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                locks.enter_context(Fd(opened[1]))
+            for fd in opened:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(
+                f"another luod keeps its state in {directory}", hint="stop it, or name another --state-directory"
+            ) from None
+        except OSError as error:
+            raise _refused("state directory", state_directory, error) from error
+        return locks.pop_all()
 
 
 def _listen(path: str, mode: int) -> socket.socket:

@@ -48,7 +48,7 @@ class NextImage:
         # Its readers of images are nothing that serve's start needs, and that lies in the blackout.
         from luod.daemon.preflight.check import Preflight
 
-        return Preflight(self._sessions, self._participants)
+        return Preflight(self._sessions, self._participants, self._registry)
 
     async def load(
         self, kernel: Fd, initrd: Fd | None, command_line: str, *, force_findings: Collection[str] = ()

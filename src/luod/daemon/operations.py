@@ -5,10 +5,13 @@ Decides nothing. The interface is `luod.ipc.admin`.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
 
+from luod.daemon import state_directory
 from luod.daemon.chronicle import Chronicle
+from luod.daemon.doubts import remedy
 from luod.daemon.forwarding import Forwarding
 from luod.daemon.next_image import NextImage
 from luod.daemon.participants import Participants
@@ -17,7 +20,7 @@ from luod.daemon.reaping import Reaping
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.takeover import Holdings
 from luod.daemon.update import Updater
-from luod.ipc.admin import CheckReply, Progress, StatusReply, Wishes
+from luod.ipc.admin import CheckReply, Problem, Progress, StatusReply, Wishes
 from luod.ipc.peer import Peer
 from luod.ipc.timeline import TimelineReply
 from luod.linux import Fd
@@ -50,6 +53,8 @@ class Operations:
         self._chronicle = chronicle
 
     async def status(self) -> StatusReply:
+        registry = self._holdings.registry
+        problems = await asyncio.to_thread(state_directory.problems, registry.file, registry.file_error)
         states = Counter(state for _row, state in self._sessions.rows())
         record = self._holdings.registry.record
         image = record.image
@@ -70,6 +75,8 @@ class Operations:
             "restoreSecondsLeft": self._reaping.seconds_left,
             "policyFile": str(self._policy.path) if self._policy.present or self._policy.error else None,
             "policyError": None if self._policy.error is None else str(self._policy.error),
+            "stateDirectory": problems,
+            "registry": [Problem(doubt.kept, doubt.what, remedy(doubt)) for doubt in record.doubts],
         }
 
     async def timeline(self) -> TimelineReply:

@@ -6,9 +6,10 @@ Only the words; where they are kept is `luod.daemon.registry`. Read and written 
 from __future__ import annotations
 
 import re
+import secrets
 import time
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -16,7 +17,9 @@ from luod.daemon.clock import Crossing, Moment, Pace
 
 Direction = Literal["outgoing", "incoming"]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
+FORMATS: Final = (2, FORMAT)
+"""Those that are read. A record of format 2 has no instance and no machine."""
 MOST_SESSIONS: Final = 1024
 """Of both directions. Their names must fit an environment variable, 128 KiB, with those of keep's other fds."""
 NUMBERED: Final = re.compile(r".+#[0-9]+")
@@ -102,12 +105,25 @@ class Owed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     jumped: bool = False
 
 
+class Doubt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A copy of the registry that luod did not go by when this one was begun. `kept` is where its bytes are now.
+
+    `refuses`: there may be sessions that luod does not know of, and that an update would lose.
+    """
+
+    what: str
+    kept: str = ""
+    refuses: bool = False
+
+
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """All of it. `boot` counts the kernels since luod first ran, from 1; `boot_id` is the kernel's own.
 
     `generation` counts the updates that were begun. `departure` is the one that jumps now, `arrival` the one that
     brought the incoming sessions; None when a jump came about without luod. `arrived` is when luod found them in this
-    kernel, by CLOCK_BOOTTIME, or when the restore deadline was changed since: that counts from then on.
+    kernel, by CLOCK_BOOTTIME, or when the restore deadline was changed since: that counts from then on. `instance` is
+    random: each registry that begins has another, and numbers are compared within one instance only. `machine` is its
+    machine-id(5), "" where it has none. `doubts` are the copies that were not believed.
     """
 
     format: int
@@ -121,6 +137,14 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     arrived: float | None = None
     held: tuple[Held, ...] = ()
     owed: Owed | None = None
+    instance: str = ""
+    machine: str = ""
+    doubts: tuple[Doubt, ...] = ()
+
+
+def begun_record(boot: int, rows: tuple[Row, ...] = (), **fields: Any) -> Record:
+    """Returns the record of a registry that begins in this boot of this machine, as an instance of its own."""
+    return Record(FORMAT, boot, boot_id(), rows, instance=secrets.token_hex(8), machine=machine_id(), **fields)
 
 
 def fd_name(row: Row) -> str:
@@ -150,3 +174,12 @@ def now() -> float:
 
 def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def machine_id() -> str:
+    """Returns the machine-id(5); "" where there is none, or none yet."""
+    try:
+        text = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return text if re.fullmatch(r"[0-9a-f]{32}", text) else ""

@@ -2,8 +2,8 @@
 
 It is kept twice, each a log (`luod.daemon.journal`), so that a change of one session costs the same among a thousand.
 One is in a memfd preserved in luod's own session, so it comes along in the jump. The file in the state directory
-outlives luod itself, and is the second copy should the first be damaged. Who begins with which is
-`luod.daemon.takeover`.
+outlives luod itself, and is the second copy should the first be damaged. What a copy tells, and which is believed,
+is `luod.daemon.copies`; serve begins with one of them in `luod.daemon.takeover`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import Any
 import msgspec
 
 from luod.daemon import journal
-from luod.daemon.journal import Journal, Slots
+from luod.daemon.copies import Changes, key
+from luod.daemon.journal import Slots
+from luod.daemon.journal_file import Journal
 from luod.daemon.log import Log
 from luod.daemon.record import (
-    FORMAT,
     Departure,
     Direction,
+    Doubt,
     Held,
     Image,
     Owed,
@@ -34,54 +36,6 @@ from luod.errors import LuodError
 
 class RegistryDamaged(LuodError):
     hint = "sessions are still in the kernel; a program that knows its session's name can retrieve it without luod"
-
-
-class _Changes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An entry of the log: rows that are gone, by direction and name, and those that are new or other than before."""
-
-    gone: tuple[tuple[Direction, str], ...] = ()
-    rows: tuple[Row, ...] = ()
-
-
-def replay(log: journal.Log | None) -> Record | None:
-    """What a log tells; None when nothing, or in a format we do not know."""
-    if log is None:
-        return None
-    try:
-        record = msgspec.json.decode(log.whole, type=Record)
-        if record.format != FORMAT:
-            return None
-        rows = {_key(row): row for row in record.rows}
-        for body in log.changes:
-            changes = msgspec.json.decode(body, type=_Changes)
-            for key in changes.gone:
-                rows.pop(key, None)
-            rows |= {_key(row): row for row in changes.rows}
-    except msgspec.DecodeError:
-        return None
-    return msgspec.structs.replace(record, rows=tuple(rows.values()))
-
-
-def _key(row: Row) -> tuple[Direction, str]:
-    return row.direction, row.name
-
-
-def read(memory: Slots, file: Journal, boot: str | None, log: Log) -> tuple[Record, int]:
-    """The record and the number of its entry: what the memory holds, or the file, where that knows more, which is where
-    the memory is damaged. `boot`, a boot_id: of which boot the file must tell where the memory tells nothing.
-    RegistryDamaged.
-    """
-    held, kept = memory.read(), file.read()
-    here, there = replay(held), replay(kept)
-    if held is not None and here is not None:
-        boot = here.boot_id
-        if kept is None or there is None or there.boot_id != boot or kept.number <= held.number:
-            return here, held.number
-    if kept is None or there is None or (boot is not None and there.boot_id != boot):
-        raise RegistryDamaged("the registry in luod's session cannot be read")
-    log.error("registry-damaged", reason="the memory is damaged", instead="the file")
-    memory.forget()
-    return there, kept.number
 
 
 Change = tuple[Row | None, Row | None]
@@ -98,11 +52,13 @@ class Registry:
         self.noted: Callable[[Row, str], None] | None = None
         self._record: Record | None = record
         self._rest = msgspec.structs.replace(record, rows=())
-        self._rows = {_key(row): row for row in record.rows}
+        self._rows = {key(row): row for row in record.rows}
         self._number = number
         self._log = log
         self._memory = memory
         self._file = file
+        self._file_error = ""
+        """The last failure to write the file; "" where it has all that the memory has."""
 
     @property
     def record(self) -> Record:
@@ -121,7 +77,7 @@ class Registry:
 
     def replace(self, row: Row, other: Row | None) -> None:
         """`other` in the place of the row that is there under `row`'s name; None removes it."""
-        found = self._rows.get(_key(row))
+        found = self._rows.get(key(row))
         if found is not None and found != other:
             self._change([(found, other)])
 
@@ -142,7 +98,7 @@ class Registry:
         """An incoming session is not there: what else its workload had is torn, since half of it is no whole (H12)."""
 
         def without(other: Row) -> Row | None:
-            if _key(other) == _key(row):
+            if key(other) == key(row):
                 return None
             if other.direction == row.direction == "incoming" and workload(other) == workload(row):
                 return msgspec.structs.replace(other, torn=True)
@@ -176,6 +132,9 @@ class Registry:
         if self._rest.departure is not None or changes:
             self._set(changes, departure=None)
         return tuple(row for row, other in changes if row is not None and other is None)
+
+    def set_doubts(self, doubts: tuple[Doubt, ...]) -> None:
+        self._set(doubts=doubts)
 
     def set_held(self, held: tuple[Held, ...]) -> None:
         self._set(held=held)
@@ -220,10 +179,10 @@ class Registry:
     def _with(self, changes: Iterable[Change]) -> dict[tuple[Direction, str], Row]:
         rows = dict(self._rows)
         for row, other in changes:
-            if row is not None and (other is None or _key(other) != _key(row)):
-                del rows[_key(row)]
+            if row is not None and (other is None or key(other) != key(row)):
+                del rows[key(row)]
             if other is not None:
-                rows[_key(other)] = other
+                rows[key(other)] = other
         return rows
 
     @staticmethod
@@ -232,11 +191,24 @@ class Registry:
         return journal.pack(number, msgspec.json.encode(record), whole=True)
 
     def _write(self, write: Callable[[], None]) -> None:
-        """To the file. The memory is what counts; a disk that is full must not keep a VMM from its session."""
+        """Writes to the file. A failure is logged and not raised: the memory has the change, and a full disk must not
+        keep a VMM from its session. The log has a line for each change of the reason, not for each failure.
+        """
+        reason = ""
         try:
             write()
         except OSError as error:
-            self._log.warning("registry-file", error=error)
+            reason = error.strerror or str(error)
+        if reason and reason != self._file_error:
+            self._log.error(
+                "registry-file",
+                path=self._file.path,
+                error=reason,
+                meaning="the file is behind: what changes now is lost if luod keep dies before the file can be written",
+            )
+        elif self._file_error and not reason:
+            self._log("registry-file-again", path=self._file.path)
+        self._file_error = reason
 
     def _become(self, rest: Record, rows: dict[tuple[Direction, str], Row], changes: tuple[Change, ...]) -> None:
         self._rest, self._rows, self._record = rest, rows, None
@@ -253,14 +225,29 @@ class Registry:
             begun = self._file.begun
             await asyncio.to_thread(self._file.syncing())
 
+    def write_file(self) -> None:
+        """Begins the file's log with all of the record, as the memory has it: a serve that starts does not know the
+        file to be up to date.
+        """
+        self._write(lambda: self._file.begin(self._pack(self._rest, self._rows, self._number)))
+
+    @property
+    def file(self) -> Journal:
+        return self._file
+
+    @property
+    def file_error(self) -> str:
+        """Why the file is behind the memory; "" where it is not."""
+        return self._file_error
+
     def close(self) -> None:
         self._memory.close()
         self._file.close()
 
 
-def _entry(changes: Iterable[Change]) -> _Changes:
-    gone = tuple(_key(row) for row, other in changes if row is not None and (other is None or _key(other) != _key(row)))
-    return _Changes(gone, tuple(other for _row, other in changes if other is not None))
+def _entry(changes: Iterable[Change]) -> Changes:
+    gone = tuple(key(row) for row, other in changes if row is not None and (other is None or key(other) != key(row)))
+    return Changes(gone, tuple(other for _row, other in changes if other is not None))
 
 
 def _full(size: int) -> RegistryDamaged:

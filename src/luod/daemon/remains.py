@@ -1,8 +1,8 @@
 """What is left when a keep ended that held sessions: the registry went with it, and only the file tells of them.
 
 A session is there still as long as its client holds it, or as the kernel does, where it was never retrieved. `recall`
-reads the file, `verify` asks the kernel about the sessions of which the file cannot know; both are for
-`luod.daemon.takeover`. A keep that was stopped is the same as one that was killed.
+goes by the file, `verify` asks the kernel about the sessions of which the file cannot know. A keep that was stopped is
+the same as one that was killed. A file that tells nothing is kept aside, and the registry has a doubt.
 """
 
 from __future__ import annotations
@@ -10,11 +10,23 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from luod.daemon import clock
+from luod.daemon.copies import Told
 from luod.daemon.custody import Custody
-from luod.daemon.journal import Journal
+from luod.daemon.doubts import doubted
 from luod.daemon.log import Log
-from luod.daemon.record import FORMAT, Departure, Owed, Record, Row, boot_id, ends_with_update, fd_name, now
-from luod.daemon.registry import Registry, replay
+from luod.daemon.record import (
+    Departure,
+    Doubt,
+    Owed,
+    Record,
+    Row,
+    begun_record,
+    boot_id,
+    ends_with_update,
+    fd_name,
+    now,
+)
+from luod.daemon.registry import Registry
 from luod.errors import KernelRefused, NoSuchSession, SessionExists, SessionTaken
 from luod.linux import Fd
 
@@ -48,9 +60,10 @@ def owed(old: Record | None, *, other_kernel: bool) -> Owed | None:
     return replace(old.owed, jumped=old.owed.jumped or (departure is not None and departure.update == old.owed.update))
 
 
-def recall(file: Journal, log: Log) -> Record:
-    """The record as the file has it, all but what `verify` has to find out."""
-    old, boot = replay(file.read()), boot_id()
+def recall(told: Told, log: Log) -> Record:
+    """Returns the record as the file has it, except for what `verify` has to find out."""
+    old, boot = told.record, boot_id()
+    doubts: tuple[Doubt, ...]
     if old is not None and old.boot_id == boot:
         for held in old.held:
             log.warning("files-lost", name=held.name, owner=held.owner, reason="luod ended")
@@ -59,28 +72,38 @@ def recall(file: Journal, log: Log) -> Record:
                 log.warning("session-lost", name=row.name, owner=row.owner, reason="the update it was made for is over")
         # What was made while frozen goes with its update (H14).
         rows = tuple(replace(row, ready=False, forwarding=False) for row in old.rows if not ends_with_update(row))
-        return Record(
-            FORMAT,
+        doubts = old.doubts
+        if told.rest:
+            what = "the registry's file breaks off in an entry: it may be behind what luod knew when it ended"
+            doubts += (doubted(log, what, refuses=True),)
+        return begun_record(
             old.boot,
-            boot,
             rows,
             generation=old.generation,
             arrival=old.arrival,
             arrived=old.arrived,
             owed=old.owed,
+            doubts=doubts,
         )
     if old is None or old.departure is None:
-        return Record(FORMAT, 1, boot, owed=owed(old, other_kernel=True))
+        ended = () if old is None else old.rows
+        for row in ended:
+            log.warning("session-lost", name=row.name, owner=row.owner, reason="its kernel ended without an update")
+        doubts = ()
+        if ended:
+            what = (
+                f"the registry's file is of another boot, which ended with {len(ended)} sessions and without an update"
+            )
+            doubts = (doubted(log, what, refuses=False),)
+        return begun_record(1, owed=owed(old, other_kernel=True), doubts=doubts)
     # luod died in the jump, or right after it with the registry in its hands. Or this boot is no kexec's: `verify`
     # finds nothing then.
     log.warning("registry-lost", update=old.departure.update)
     rows = tuple(
         replace(arrived(row, old.departure), retrieved=True) for row in old.rows if row.direction == "outgoing"
     )
-    return Record(
-        FORMAT,
+    return begun_record(
         old.boot + 1,
-        boot,
         rows,
         generation=old.generation,
         arrival=timed(old.departure),

@@ -15,20 +15,24 @@ from typing import Final
 from msgspec.structs import replace
 
 from luod.daemon import words
+from luod.daemon.copies import Fault, Told, believed, understand
 from luod.daemon.custody import Custody
-from luod.daemon.journal import Journal, Slots
+from luod.daemon.doubts import ASIDE, aside, doubted, keep_memory, read_file, unknown
+from luod.daemon.inherited import BEHIND, MEMORY, TOKEN, inherited, strand
+from luod.daemon.journal import Slots
+from luod.daemon.journal_file import Journal
 from luod.daemon.log import Log
-from luod.daemon.record import FORMAT, HeldFile, Image, Record, Row, boot_id, fd_name, now
-from luod.daemon.registry import Registry, read, replay
-from luod.daemon.remains import arrived, owed, recall, timed, verify
-from luod.errors import DeviceBroken, MemoryUnknown, NoSuchSession
+from luod.daemon.record import FORMAT, Doubt, HeldFile, Image, Row, begun_record, boot_id, fd_name, machine_id
+from luod.daemon.registry import Registry
+from luod.daemon.remains import recall, verify
+from luod.errors import DeviceBroken, KernelRefused, MemoryUnknown, NoSuchSession
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
 
-SESSION: Final = "luod"
+SESSION: Final = words.REGISTRY_SESSION
 """The session that carries the registry. Names that begin so are nobody else's."""
-_TOKEN: Final = 0
 _REGISTRY: Final = "registry"
+"""What the name under which keep holds the registry's memory begins with; a dot and the instance follow."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +99,13 @@ def image_names(image: Image) -> tuple[str, ...]:
 
 
 async def take_over(custody: Custody, fds: dict[str, Fd], directory: Path, log: Log) -> Holdings:
-    """Takes over `fds`, those keep had stored. KernelRefused, RegistryDamaged."""
+    """Takes over `fds`, those keep had stored. KernelRefused."""
     file = Journal(directory)
     broken = None
     unclaimed = frozenset[str]()
-    if _REGISTRY in fds and words.OUTGOING + SESSION in fds:
-        memory = Slots(fds.pop(_REGISTRY))
-        record, number = read(memory, file, boot_id(), log)
-        registry = Registry(record, memory, file, log, number=number)
+    stored = next((name for name in fds if name.partition(".")[0] == _REGISTRY), None)
+    if stored is not None and words.OUTGOING + SESSION in fds:
+        registry = await _again(custody, fds, stored, file, log)
         log.debug("serve-again", boot=registry.record.boot)
         if JUMP not in fds:
             # A serve that died in an update has cancelled it: nobody is frozen for it any more.
@@ -113,19 +116,99 @@ async def take_over(custody: Custody, fds: dict[str, Fd], directory: Path, log: 
         try:
             registry, unclaimed = await _begin(custody, fds, file, log)
         except DeviceBroken as error:
-            registry, broken = _strand(file, log), error
+            registry, broken = strand(file, log), error
     # Only now: until here the old registry could be read again (H11).
     if words.INCOMING + SESSION in fds:
         with IncomingSession(fds.pop(words.INCOMING + SESSION)) as old:
-            old.finish(discard=True)
+            try:
+                old.finish(discard=True)
+            except KernelRefused as error:
+                log.error(
+                    "registry-session", error=error, meaning="the old registry's memory stays until the next boot"
+                )
         await custody.remove(words.INCOMING + SESSION)
     await _agree(custody, fds, registry, log)
     return Holdings(registry, fds, broken, unclaimed)
 
 
+async def _again(custody: Custody, fds: dict[str, Fd], stored: str, file: Journal, log: Log) -> Registry:
+    """Returns the registry of the serve before, whose memory keep holds under the name `stored`."""
+    memory = Slots(fds.pop(stored))
+    held, kept = understand(memory.read(), MEMORY), read_file(file)
+    if held.record is None:
+        return await _doubtful(custody, fds, stored, memory, (held, kept), file, log)
+    doubts = aside(file, kept, log, refuses=False)
+    source = believed(held, kept, boot_id(), "")
+    record, number = source.record, source.number
+    assert record is not None
+    if source is kept:
+        memory.forget()
+        doubts += (doubted(log, BEHIND, refuses=False),)
+    if not record.instance:  # Of format 2.
+        record = replace(record, format=FORMAT, instance=begun_record(1).instance, machine=machine_id())
+    registry = Registry(record, memory, file, log, number=number)
+    await _store(custody, registry, memory, stored)
+    if doubts or record.format != held.record.format:
+        registry.set_doubts(record.doubts + doubts)
+    else:
+        registry.write_file()
+    return registry
+
+
+async def _doubtful(
+    custody: Custody, fds: dict[str, Fd], stored: str, memory: Slots, tell: tuple[Told, Told], file: Journal, log: Log
+) -> Registry:
+    """Returns a registry where the memory of this kernel's cannot be understood: with what the file tells, where it is
+    of the same registry, and with the sessions that keep holds and the file does not know. Those are root's, and torn.
+    """
+    held, kept = tell
+    assert held.fault is not None
+    place = await keep_memory(custody, memory, held.fault.kind, file, log)
+    others: tuple[Doubt, ...] = ()
+    old = believed(held, kept, boot_id(), stored.partition(".")[2]).record
+    if old is None:
+        if kept.record is not None:
+            kept = Told(fault=Fault("older", f"the registry's file {file.path} is of an older registry than {MEMORY}"))
+        old, others = begun_record(1), aside(file, kept, log, refuses=True)
+    rows = old.rows + tuple(unknown(fds, old.rows))
+    for row in rows[len(old.rows) :]:
+        log.error(
+            "session-adopted", name=row.name, direction=row.direction, reason="nothing tells whose it is; it is root's"
+        )
+    refuses = kept.rest or rows != old.rows or bool(others)
+    what = held.fault.what + ("" if others or kept.record is None else "; its file was believed")
+    doubts = (doubted(log, what, place, refuses=refuses), *others)
+    generation = max([old.generation, *(row.generation or 0 for row in rows)])
+    record = replace(
+        old,
+        format=FORMAT,
+        rows=rows,
+        generation=generation,
+        instance=begun_record(1).instance,
+        machine=machine_id(),
+        doubts=old.doubts + doubts,
+    )
+    memory.clear()
+    registry = Registry(record, memory, file, log)
+    registry.set_doubts(record.doubts)
+    await _store(custody, registry, memory, stored)
+    return registry
+
+
+async def _store(custody: Custody, registry: Registry, memory: Slots, stored: str = "") -> None:
+    """Has keep hold the memory under a name with its instance, which is known then where the contents are damaged.
+    `stored` is the name under which keep has it already.
+    """
+    name = f"{_REGISTRY}.{registry.record.instance}"
+    if name != stored:
+        await custody.store(name, memory.fileno())
+        if stored:
+            await custody.remove(stored)
+
+
 async def _begin(custody: Custody, fds: dict[str, Fd], file: Journal, log: Log) -> tuple[Registry, frozenset[str]]:
-    """Another kernel, or another keep: makes the registry anew from the old one, in a session of its own. With the
-    sessions that had to be retrieved for that.
+    """Another kernel, or another keep: begins a registry with what the old one tells, in a session of its own. Returns
+    it with the sessions that had to be retrieved for that.
     """
     old = words.INCOMING + SESSION
     if old not in fds:
@@ -133,90 +216,32 @@ async def _begin(custody: Custody, fds: dict[str, Fd], file: Journal, log: Log) 
             fds[old] = await custody.retrieve(SESSION)
         except NoSuchSession:
             log.debug("no-registry")
-    record = _carried(fds[old], file, log) if old in fds else recall(file, log)
+    kept = read_file(file)
+    if old in fds:
+        record = await inherited(custody, fds[old], kept, file, log)
+    else:
+        doubts = aside(file, kept, log, refuses=kept.fault is not None and kept.fault.risk)
+        record = recall(kept, log)
+        record = replace(record, doubts=record.doubts + doubts)
     session = fds[words.OUTGOING + SESSION] = await custody.create(SESSION)
     memory = Slots.new()
     registry = Registry(record, memory, file, log)
     registry.set_image(None)
     with OutgoingSession(session.duplicate(), manifest=False) as outgoing:
         try:
-            outgoing.preserve(memory, _TOKEN)
+            outgoing.preserve(memory, TOKEN)
         except MemoryUnknown:
             # Without the registry no session is kept at all.
-            outgoing.preserve(memory, _TOKEN, check_memory=False)
+            outgoing.preserve(memory, TOKEN, check_memory=False)
     unclaimed = frozenset[str]() if old in fds else await verify(custody, fds, registry, log)
-    await custody.store(_REGISTRY, memory.fileno())
+    await _store(custody, registry, memory)
     log("begun", boot=record.boot, waiting=len(registry.record.rows))
     return registry, unclaimed
 
 
-def _carried(session: Fd, file: Journal, log: Log) -> Record:
-    """The registry that came along in the jump: what was outgoing is incoming now."""
-    with IncomingSession(session.duplicate()) as incoming:
-        memory = Slots(incoming.retrieve(_TOKEN))
-    try:
-        old, _number = read(memory, file, None, log)
-    finally:
-        memory.close()
-    rows = []
-    for held in old.held:
-        log.warning("files-lost", name=held.name, owner=held.owner, reason="no kernel carries them on")
-    for row in old.rows:
-        if row.direction == "incoming":
-            log.warning("session-lost", name=row.name, owner=row.owner, reason="not finished before the jump")
-        else:
-            rows.append(arrived(row, old.departure))
-    torn = [row.name for row in rows if row.torn]
-    departure = old.departure
-    if departure is None:
-        log.warning("arrived-without-luod", sessions=len(rows), torn=len(torn))
-    else:
-        departure = timed(departure)
-        took = departure.crossing
-        log(
-            "arrived",
-            update=departure.update,
-            sessions=len(rows),
-            torn=len(torn),
-            jump_seconds="?" if took is None else f"{took.seconds:.3f}",
-            give_or_take="?" if took is None else f"{took.error_seconds:.6f}",
-            clock="?" if took is None else took.clock,
-        )
-    for name in torn:
-        log.warning("session-torn", name=name, reason="its participant was not ready for the jump")
-    return Record(
-        FORMAT,
-        old.boot + 1,
-        boot_id(),
-        tuple(rows),
-        generation=old.generation,
-        arrival=departure,
-        arrived=now(),
-        owed=owed(old, other_kernel=True),
-    )
-
-
-def _strand(file: Journal, log: Log) -> Registry:
-    """This kernel answers EIO, so only the file tells what was carried into it. The registry is carried no further."""
-    old, record = replay(file.read()), Record(FORMAT, 1, boot_id())
-    if old is not None and old.boot_id == record.boot_id:
-        rows = tuple(row for row in old.rows if row.direction == "incoming")
-        record = Record(FORMAT, old.boot, old.boot_id, rows, generation=old.generation, arrival=old.arrival)
-    elif old is not None:
-        rows = tuple(arrived(row, old.departure) for row in old.rows if row.direction == "outgoing")
-        departure = None if old.departure is None else timed(old.departure)
-        record = Record(FORMAT, old.boot + 1, record.boot_id, rows, generation=old.generation, arrival=departure)
-    record = replace(record, owed=owed(old, other_kernel=old is not None and old.boot_id != record.boot_id))
-    for row in record.rows:
-        log.error("session-lost", name=row.name, owner=row.owner, reason="this kernel could not take it over")
-    registry = Registry(record, Slots.new(), file, log)
-    registry.set_image(None)
-    return registry
-
-
 async def _agree(custody: Custody, fds: dict[str, Fd], registry: Registry, log: Log) -> None:
     """Drops the fds of which the registry does not know: of a call that was cut off, so nobody was told of them."""
-    known = {words.OUTGOING + SESSION, _REGISTRY, JUMP, HOOK}
+    known = {words.OUTGOING + SESSION, f"{_REGISTRY}.{registry.record.instance}", ASIDE, JUMP, HOOK}
     known |= {fd_name(row) for row in registry.record.rows}
     known |= {process_name(row) for row in registry.record.rows} | {worker_name(row) for row in registry.record.rows}
     for row in registry.record.rows:

@@ -19,6 +19,9 @@ OUTGOING: Final = "outgoing."
 INCOMING: Final = "incoming."
 """Before a session's name, in the name of its stored fd."""
 
+REGISTRY_SESSION: Final = "luod"
+"""The session that carries the registry. Names that begin so are not for clients."""
+
 
 def encode(words: Mapping[str, object]) -> bytes:
     return "\n".join(f"{key}={value}" for key, value in words.items()).encode()

@@ -150,6 +150,17 @@ class Finding:
     forced: bool = False
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a file or directory of luod's own, or where a copy of the registry is that luod did not go by
+    ("" where nowhere); and what to do. For people.
+    """
+
+    path: str
+    what: str
+    remedy: str
+
+
 class CheckReply(TypedDict):
     """What Check answers. `release` is the next kernel's, null where its image cannot be read."""
 
@@ -202,6 +213,8 @@ class StatusReply(TypedDict):
     restoreSecondsLeft: float | None
     policyFile: str | None
     policyError: str | None
+    stateDirectory: list[Problem]
+    registry: list[Problem]
 
 
 class Service(Protocol):
@@ -256,6 +269,8 @@ class Admin(VarlinkInterface, name=ADMIN):
         who follows now. heldFiles: handed over, and lost to an update. generation: updates that were begun. stuck:
         sessions whose reaper failed. restoreSecondsLeft: until what nobody claimed is reaped; null: never. policyFile:
         null where there is none. policyError: what is wrong with it, so that an older one is in force.
+        stateDirectory: what is wrong with it; an update is refused meanwhile. registry: copies of it that luod did not
+        go by when it began: of another machine, boot or format, or damaged.
         """
         self._permit()
         return await self._service.status()

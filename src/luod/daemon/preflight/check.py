@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from luod.daemon import state_directory
 from luod.daemon.participants import Participants
-from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, KernelFile, Loading, Memory
+from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, KernelFile, Loading, Memory, Storage
 from luod.daemon.preflight.reading import Reader
 from luod.daemon.preflight.rules import Judgement, Moment, judge
 from luod.daemon.preflight.subject import Subject
+from luod.daemon.registry import Registry
 from luod.daemon.sessions import SessionKeeper
 from luod.errors import Refused
 from luod.ipc.admin import Finding
@@ -28,7 +30,8 @@ _ROOT: Final = Path("/")
 class Preflight:
     """Made inside a running loop."""
 
-    def __init__(self, sessions: SessionKeeper, participants: Participants) -> None:
+    def __init__(self, sessions: SessionKeeper, participants: Participants, registry: Registry) -> None:
+        self._registry = registry
         self._sessions = sessions
         self._participants = participants
         self._reader = Reader()
@@ -48,6 +51,9 @@ class Preflight:
         try:
             async with self._lock:
                 read = await asyncio.to_thread(self._reader.read, subject)
+                problems = await asyncio.to_thread(
+                    state_directory.problems, self._registry.file, self._registry.file_error
+                )
                 known = Facts(
                     kernel=read.kernel,
                     initrd=read.initrd,
@@ -59,6 +65,7 @@ class Preflight:
                     stashed=(),
                     memory=Memory(_ROOT),
                     host=Host(),
+                    storage=Storage(tuple(problems)),
                 )
                 facts = self._observe(known, subject.loads)
                 judgement = await asyncio.to_thread(judge, facts)
@@ -97,6 +104,7 @@ class Preflight:
             stashed=self._sessions.held,
             memory=Memory(_ROOT),
             host=host(_ROOT),
+            storage=replace(facts.storage, file_error=self._registry.file_error, doubts=self._registry.record.doubts),
         )
 
 

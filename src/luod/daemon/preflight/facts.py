@@ -19,15 +19,26 @@ from luod import image
 from luod.daemon.preflight.next_kernel import NextKernel
 from luod.daemon.preflight.running import Running
 from luod.daemon.preflight.subject import Fingerprint
-from luod.daemon.record import Row
+from luod.daemon.record import Doubt, Row
 from luod.image.command_line import line
 from luod.image.initrd import Modules
+from luod.ipc.admin import Problem
 from luod.ipc.sessions import State
 from luod.ipc.updates import DeclaredFile, DeclaredSession, When
 from luod.kexec import LoadLimits
 
 FactName = Literal[
-    "kernel", "initrd", "command_line", "running", "loading", "sessions", "declarations", "stashed", "memory", "host"
+    "kernel",
+    "initrd",
+    "command_line",
+    "running",
+    "loading",
+    "sessions",
+    "declarations",
+    "stashed",
+    "memory",
+    "host",
+    "storage",
 ]
 
 
@@ -91,6 +102,17 @@ class Host:
 
 
 @dataclass(frozen=True)
+class Storage:
+    """What luod writes its registry to. `problems` of the state directory are as they were when it was looked at last,
+    which may wait for a disk. `file_error`: why the last write failed. `doubts` are the registry's.
+    """
+
+    problems: tuple[Problem, ...] = ()
+    file_error: str = ""
+    doubts: tuple[Doubt, ...] = ()
+
+
+@dataclass(frozen=True)
 class Facts:
     """Every fact, each in a field with its name."""
 
@@ -105,6 +127,7 @@ class Facts:
     """Names of the sets of files that luod holds for programs that are started again."""
     memory: Memory
     host: Host
+    storage: Storage = field(default_factory=Storage)
 
     def version(self, name: FactName) -> object:
         return getattr(self, name)

@@ -34,6 +34,8 @@ REFUSALS: Final = frozenset(
         "memory-unknown",
         "memory-retrieve",
         "sealed-memory",
+        "state-directory",
+        "registry-incomplete",
     }
 )
 WARNINGS: Final = frozenset(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from luod.daemon.preflight import limits, next_kernel, state
+from luod.daemon.preflight import limits, next_kernel, state, storage
 from luod.daemon.preflight.facts import FactName, Facts, kinds, unattended
 from luod.daemon.preflight.facts import next_kernel as following
 from luod.daemon.preflight.findings import finding
@@ -166,6 +166,12 @@ RULES: Final[tuple[Rule, ...]] = (
         ("declarations", "memory"),
         "freezing",
         lambda facts: state.unknown(facts.declarations, facts.memory.root),
+    ),
+    Rule(
+        ("state-directory", "registry-incomplete"),
+        ("storage",),
+        "jumping",
+        lambda facts: storage.findings(facts.storage.problems, facts.storage.file_error, facts.storage.doubts),
     ),
     Rule(("no-watchdog",), ("host",), "request", lambda facts: state.watchdog(facts.host.watchdogs)),
 )
