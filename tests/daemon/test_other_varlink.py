@@ -1,12 +1,16 @@
-"""luod spoken to by a Varlink implementation that shares nothing with ours: the reference one, `varlink` on PyPI.
+"""luod spoken to by Varlink implementations that share nothing with ours.
 
-It runs inside the machine, as its command line tool. It passes no fds; what does is spoken by hand in examples/vmm.c.
+`varlink` on PyPI is the reference one, `varlinkctl` is systemd's; it came with systemd 255, and where there is none its
+tests are skipped. Both run inside the machine, as command line tools. They pass no fds; examples/vmm.c does.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+
+import pytest
 
 from luod.testing.host import ADMIN_SOCKET, SOCKET
 from luod.testing.machine import Result
@@ -47,3 +51,45 @@ def test_it_reads_a_stream(luod: Luod) -> None:
     luod.load()
     lines = varlink(luod, "call", "-m", f"unix:{ADMIN_SOCKET}/io.luod.Admin.Update", '{"dryRun": true}').text
     assert '"state": "checked"' in lines
+
+
+def varlinkctl(luod: Luod, *arguments: str, check: bool = True) -> Result:
+    program = shutil.which("varlinkctl")
+    if program is None:
+        pytest.skip("needs varlinkctl, of systemd 255 or newer")
+    return luod.machine.run([program, *arguments], check=check)
+
+
+def test_systemds_client_reads_every_interface(luod: Luod) -> None:
+    assert "Product: luod" in varlinkctl(luod, "info", SOCKET).text
+    for socket, interface in ((SOCKET, "Sessions"), (SOCKET, "Updates"), (ADMIN_SOCKET, "Admin")):
+        described = varlinkctl(luod, "introspect", socket, f"io.luod.{interface}").text
+        assert f"interface io.luod.{interface}" in described
+
+
+def test_systemds_client_calls_a_method(luod: Luod) -> None:
+    luod.vmm().call("create", name="vm", slot="s")
+    for parameters in ((), ("{}",)):
+        reply = json.loads(varlinkctl(luod, "call", "-j", SOCKET, "io.luod.Sessions.List", *parameters).text)
+        assert [session["name"] for session in reply["sessions"]] == ["vm"]
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "error"),
+    [
+        ("io.luod.Sessions.Nope", "{}", "org.varlink.service.MethodNotFound"),
+        ("io.luod.Sessions.List", '{"nope": 1}', "org.varlink.service.InvalidParameter"),
+        ("io.luod.Updates.Follow", '{"name": "me"}', "org.varlink.service.ExpectedMore"),
+        ("io.luod.Sessions.Retrieve", '{"name": "none"}', "io.luod.Sessions.NoSuchSession"),
+    ],
+)
+def test_systemds_client_gets_the_error(luod: Luod, method: str, parameters: str, error: str) -> None:
+    refused = varlinkctl(luod, "call", SOCKET, method, parameters, check=False)
+    assert refused.returncode != 0
+    assert error in refused.stderr.decode()
+
+
+def test_systemds_client_reads_a_stream(luod: Luod) -> None:
+    luod.load()
+    lines = varlinkctl(luod, "call", "--more", ADMIN_SOCKET, "io.luod.Admin.Update", '{"dryRun": true}').text
+    assert '"state":"checked"' in lines

@@ -69,7 +69,19 @@ def test_fds_in_the_middle_of_a_message_are_closed() -> None:
     inbox.close()
 
 
-@pytest.mark.parametrize("text", [b"x\0", b"[]\0", b"\xff\0", b"[" * 100_000 + b"\0", b'{"error":7}\0', b"\0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"x\0",
+        b"[]\0",
+        b"\xff\0",
+        b"[" * 100_000 + b"\0",
+        b'{"error":7}\0',
+        b"\0",
+        b'{"parameters":[]}\0',
+        b'{"continues":1}\0',
+    ],
+)
 def test_what_is_no_reply_is_a_protocol_error_and_its_fds_are_closed(text: bytes) -> None:
     inbox = Inbox()
     fd = memfd("fd", 1)
@@ -77,6 +89,21 @@ def test_what_is_no_reply_is_a_protocol_error_and_its_fds_are_closed(text: bytes
         inbox.feed(text, (fd,))
     assert fd.closed
     inbox.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{}",
+        b'{"parameters":null}',
+        b'{"parameters":{},"continues":false}',
+        b'{"parameters":null,"continues":null,"error":null}',
+        b'{"com.example.trace":{}}',
+    ],
+)
+def test_a_reply_without_parameters_or_with_null_is_an_empty_one(text: bytes) -> None:
+    reply = decode_reply(text)
+    assert (reply.parameters, reply.error, reply.continues) == ({}, None, False)
 
 
 def test_a_reply_longer_than_the_limit_is_a_protocol_error() -> None:

@@ -38,6 +38,23 @@ def says(text: bytes) -> Callable[[socket.socket], None]:
     return attack
 
 
+def is_told(text: bytes, error: bytes) -> Callable[[socket.socket], None]:
+    """Sends what is no call, and gets an error reply; the connection stays."""
+
+    def attack(connection: socket.socket) -> None:
+        connection.sendall(text)
+        answer = b""
+        while not answer.endswith(b"\0"):
+            data = connection.recv(MIB)
+            assert data, "hung up without an answer"
+            answer += data
+        assert error in answer
+        connection.sendall(ECHO)
+        assert connection.recv(MIB) == b'{"parameters":{"text":"x"}}\0'
+
+    return attack
+
+
 def writes_until_hangup(connection: socket.socket, text: bytes, most: int) -> int:
     """How many bytes it could write."""
     written = 0
@@ -109,9 +126,12 @@ HOSTILE: dict[str, Callable[[socket.socket], None]] = {
     "no JSON": says(b"hello\0"),
     "nothing but NUL": says(b"\0" * 1000),
     "JSON that is no object": says(b"[1]\0"),
-    "an object that is no call": says(b'{"no":"method"}\0'),
-    "a method that is no name": says(b'{"method":"../../etc/passwd"}\0'),
-    "parameters that are no object": says(b'{"method":"org.example.Talk.Echo","parameters":7}\0'),
+    "an object that is no call": is_told(b'{"no":"method"}\0', b"InvalidParameter"),
+    "a method that is no name": is_told(b'{"method":"../../etc/passwd"}\0', b"MethodNotFound"),
+    "a method of 60000 letters": is_told(b'{"method":"a.' + b"B" * 60_000 + b'"}\0', b"MethodNotFound"),
+    "parameters that are no object": is_told(
+        b'{"method":"org.example.Talk.Echo","parameters":7}\0', b"InvalidParameter"
+    ),
     "bytes that are no UTF-8": says(b'{"method":"\xff\xfe"}\0'),
     "deep JSON": says(b"[" * 60_000 + b"\0"),
     "deep JSON in a member": says(b'{"method":' + b'{"a":' * 10_000 + b"\0"),

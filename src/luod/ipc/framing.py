@@ -80,14 +80,16 @@ def decode_reply(message: bytes, fds: tuple[Fd, ...] = ()) -> Reply:
         reply = json.loads(message)
         if not isinstance(reply, dict):
             raise ValueError("it is not an object")
-        parameters = reply.get("parameters") or {}
-        error = reply.get("error")
-        if not isinstance(parameters, dict) or not (error is None or isinstance(error, str)):
+        # The specification lets each member be null, which says the same as leaving it out.
+        parameters, error, continues = (reply.get(member) for member in ("parameters", "error", "continues"))
+        parameters = {} if parameters is None else parameters
+        right = isinstance(parameters, dict) and isinstance(error, str | None) and isinstance(continues, bool | None)
+        if not right:
             raise ValueError("its members have the wrong types")
     except (ValueError, RecursionError) as problem:
         _close(fds)
         raise errors.ProtocolError(f"the answer is not a Varlink reply: {problem}") from problem
-    return Reply(parameters, error, reply.get("continues") is True, fds)
+    return Reply(parameters, error, continues is True, fds)
 
 
 class Inbox:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import logging
 import os
 import socket
@@ -33,11 +32,13 @@ from asyncvarlink import (
     VarlinkTransport,
 )
 from asyncvarlink.conversion import ConversionError, FileDescriptorVarlinkType
-from asyncvarlink.serviceinterface import InvalidParameter, VarlinkServiceInterface
+from asyncvarlink.serviceinterface import InvalidParameter, MethodNotFound, VarlinkServiceInterface
+from asyncvarlink.types import JSONObject
 
 from luod.ipc.accepted import AcceptedSocket, Hangups
 from luod.ipc.admission import Admission, Room
 from luod.ipc.arguments import arguments
+from luod.ipc.calls import Malformed, parse
 from luod.ipc.peer import Peer, peer_of
 from luod.ipc.sparing import Sparing
 from luod.ipc.turns import Turnstile, timed
@@ -346,27 +347,33 @@ class _Connection(VarlinkProtocol):
 
     async def _serve(self, message: bytes, fds: FileDescriptorArray | None) -> None:
         try:
-            call = VarlinkMethodCall.fromjson(json.loads(message))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ConnectionAbortedError(f"not a Varlink call: {type(error).__name__}") from None
+            call = parse(message)
+        except Malformed as malformed:
+            await self._send(malformed.error.toreply(), FileDescriptorArray(self), oneway=malformed.oneway)
+            if malformed.fatal:
+                raise ConnectionAbortedError("it sent what is no JSON object") from None
+            return
         self._patient = call.oneway
         if self._gone and not call.oneway:
             raise ConnectionAbortedError("it hung up before its call was served")
         try:
             await self._call(call, fds)
         except VarlinkErrorReply as error:
-            await self._send(error.toreply(), FileDescriptorArray(self), call)
+            await self._send(error.toreply(), FileDescriptorArray(self), oneway=call.oneway)
         except (OSError, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001 - a bug in one call must not end everybody's server
             self._listener.sparing("bug", of=self.peer.uid, uid=self.peer.uid, method=call.method, error=repr(error))
             reply = GenericVarlinkErrorReply(INTERNAL_ERROR, {"message": "luod failed", "hint": "see luod's log"})
-            await self._send(reply.toreply(), FileDescriptorArray(self), call)
+            await self._send(reply.toreply(), FileDescriptorArray(self), oneway=call.oneway)
 
     async def _call(self, call: VarlinkMethodCall, fds: FileDescriptorArray | None) -> None:
         if self._registry is None:
             self._registry = self._listener.registry(self.peer)
-        method, signature = self._registry.lookup_method(call)
+        try:
+            method, signature = self._registry.lookup_method(call)
+        except MethodNotFound:
+            raise MethodNotFound(method=call.method) from None
         try:
             parameters = arguments(signature, call.parameters, fds)
         except ConversionError as error:
@@ -389,14 +396,16 @@ class _Connection(VarlinkProtocol):
             fds.release(self)
             raise
         assert isinstance(parameters, dict)
-        await self._send(VarlinkMethodReply(parameters, result.continues), fds, call)
+        await self._send(VarlinkMethodReply(parameters, result.continues), fds, oneway=call.oneway)
 
-    async def _send(self, reply: VarlinkMethodReply, fds: FileDescriptorArray, call: VarlinkMethodCall) -> None:
+    async def _send(self, reply: VarlinkMethodReply, fds: FileDescriptorArray, *, oneway: bool) -> None:
         """Sends a reply and closes its fds. Returns when it is in the socket; raises OSError when it cannot be."""
         try:
-            if call.oneway:
+            if oneway:
                 return
-            sent = self.send_message(reply.tojson(), [fd.fileno() for fd in fds], autoclose=False)
+            # Always with parameters, which not every client takes for granted.
+            message: JSONObject = {"parameters": {}, **reply.tojson()}
+            sent = self.send_message(message, [fd.fileno() for fd in fds], autoclose=False)
             if not reply.continues:
                 self._last_reply = sent
             try:

@@ -1,0 +1,80 @@
+"""One message as a call, and the error reply for a message that is none.
+
+The Varlink specification leaves some of it open. Here a member of a call that is null counts as absent. A member that
+the specification does not know is ignored, since vendors may add some. A method without an interface is not found. A
+message that is no JSON object gets an error reply, and then the connection is closed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final, NoReturn
+
+from asyncvarlink import VarlinkErrorReply, VarlinkMethodCall
+from asyncvarlink.serviceinterface import InvalidParameter, MethodNotFound, MethodNotImplemented
+
+_METHOD: Final = re.compile(
+    r"[A-Za-z](?:-*[A-Za-z0-9])*(?:\.[A-Za-z0-9](?:-*[A-Za-z0-9])*)+\.[A-Z][A-Za-z0-9]*", re.ASCII
+)
+_MOST_CHARACTERS: Final = 512
+"""Of a method's name."""
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+_FLAGS: Final = ("oneway", "more", "upgrade")
+
+
+class Malformed(Exception):
+    """A message that is no call. `error` is its reply; `fatal`: after that the connection is closed; `oneway`: it
+    wants no reply.
+    """
+
+    def __init__(self, error: VarlinkErrorReply, *, fatal: bool = False, oneway: bool = False) -> None:
+        super().__init__(type(error).__name__)
+        self.error = error
+        self.fatal = fatal
+        self.oneway = oneway
+
+
+def parse(message: bytes) -> VarlinkMethodCall:
+    """The call in `message`, which comes without its NUL. Malformed."""
+    call = _object(message)
+    oneway = call.get("oneway") is True
+    flags = {}
+    for flag in _FLAGS:
+        value = call.get(flag)
+        if value is not None and not isinstance(value, bool):
+            raise Malformed(InvalidParameter(parameter=flag), oneway=oneway)
+        flags[flag] = value is True
+    method, parameters = call.get("method"), call.get("parameters")
+    if not isinstance(method, str):
+        raise Malformed(InvalidParameter(parameter="method"), oneway=oneway)
+    if parameters is not None and not isinstance(parameters, dict):
+        raise Malformed(InvalidParameter(parameter="parameters"), oneway=oneway)
+    if flags["oneway"] and flags["more"]:
+        raise Malformed(InvalidParameter(parameter="more"), oneway=oneway)
+    if len(method) > _MOST_CHARACTERS or not _METHOD.fullmatch(method):
+        raise Malformed(MethodNotFound(method=method), oneway=oneway)
+    if flags["upgrade"]:
+        raise Malformed(MethodNotImplemented(method=method), oneway=oneway)
+    try:
+        return VarlinkMethodCall(method, parameters or {}, oneway=flags["oneway"], more=flags["more"])
+    except ValueError:
+        raise Malformed(MethodNotFound(method=method), oneway=oneway) from None
+
+
+def _object(message: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(message.decode(), parse_constant=_no_json)
+        if _SURROGATE.search(message):
+            # Half of a pair is no character: it could be written to no file.
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise Malformed(InvalidParameter(parameter="message"), fatal=True) from error
+    if not isinstance(value, dict):
+        raise Malformed(InvalidParameter(parameter="message"), fatal=True)
+    return value
+
+
+def _no_json(word: str) -> NoReturn:
+    """NaN and Infinity, which Python's reader takes."""
+    raise ValueError(f"{word} is no JSON")
