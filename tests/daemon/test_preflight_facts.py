@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from luod import image
+from luod.daemon.preflight.devices import Device, Devices
 from luod.daemon.preflight.facts import (
     Declaration,
     FactName,
@@ -89,6 +90,12 @@ VALUES: dict[FactName, list[Any]] = {
     ],
     "stashed": [(), ("a",), ("a", "b")],
     "memory": [Memory(Path("/nonexistent"))],
+    "devices": [
+        Devices(),
+        Devices((Device("0000:01:00.0", True),)),
+        Devices((Device("0000:01:00.0", False),), ("sh (pid 7)",)),
+        Devices((Device(None, None),), ("sh (pid 7)",)),
+    ],
     "host": [Host(), Host(("active",)), Host(("inactive",))],
     "storage": [
         Storage(),

@@ -14,6 +14,7 @@ import pytest
 from luod import image, memory
 from luod.daemon.preflight import limits, state
 from luod.daemon.preflight.check import host
+from luod.daemon.preflight.devices import Devices
 from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, KernelFile, Loading, Memory
 from luod.daemon.preflight.findings import NAMES, forced, refusing
 from luod.daemon.preflight.rules import judge
@@ -89,6 +90,7 @@ def found(
         declarations=(Declaration("vm", 1, (DeclaredSession("vm", files),)),),
         stashed=(),
         memory=Memory(Path("/nonexistent")),
+        devices=Devices(),
         host=Host(("active",)),
     )
     return judge(facts).findings

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from luod.ipc.framing import Reply
-from luod.ipc.participation import Event, FrozenDevice, Participation, declare, vote
+from luod.ipc.participation import Event, FrozenDevice, Participation, Planned, declare, vote
+from luod.liveupdate import OutgoingSession
+from luod.manifest import Entry
 
 
 def following(part: Participation, state: str = "idle") -> Event | None:
@@ -96,6 +98,22 @@ def test_luod_is_told_what_there_is_once_a_connection() -> None:
         (call,) = list(declare(part))
         assert call.method == "Declare"
         assert list(declare(part)) == []
+
+
+class Session:
+    """A session with a device, as a Participation sees it."""
+
+    name = "vm"
+    contents = (Entry(1, "ram", "memfd", 4096, 4096, 0), Entry(2, "nic", "vfio", 0, 0, 0, "0000:01:00.0"))
+
+
+def test_h27_luod_is_told_the_address_of_each_device() -> None:
+    part = Participation(
+        "vm", [cast(OutgoingSession, Session())], [Planned("vm", 0, kind="vfio", device="0000:02:00.0")]
+    )
+    said = part.news()
+    assert said is not None
+    assert [file.get("device", "none") for file in said[0]["files"]] == ["none", "0000:01:00.0", "0000:02:00.0"]
 
 
 def test_a_vetos_reason_is_cut_to_what_luod_takes() -> None:

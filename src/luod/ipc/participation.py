@@ -38,7 +38,7 @@ class Planned:
 
     `session` is the name of a session it has declared. `when`: "freezing", with `size` an upper bound, whatever session
     the file will be in then; or "preparing", to be preserved at the event `granted`. `allocated` are the bytes that are
-    no hole.
+    no hole. `device` is the PCI address of a VFIO device.
     """
 
     session: str
@@ -48,6 +48,7 @@ class Planned:
     token: int = 0
     name: str | None = None
     kind: str = "memfd"
+    device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -182,12 +183,14 @@ class Participation:
 
     def _declaration(self) -> list[dict[str, Any]]:
         files = [
-            (name, _file(e.token, e.name, e.kind, e.size, e.allocated, e.seals, "preserved"))
+            (name, _file(e.token, e.name, e.kind, e.size, e.allocated, e.seals, "preserved", e.device))
             for name, session in self.sessions
             for e in session.contents
         ]
         files, rest = files[:_MOST_FILES], files[_MOST_FILES:]
-        files += [(p.session, _file(p.token, p.name, p.kind, p.size, p.allocated, 0, p.when)) for p in self.planned]
+        files += [
+            (p.session, _file(p.token, p.name, p.kind, p.size, p.allocated, 0, p.when, p.device)) for p in self.planned
+        ]
         for name in dict.fromkeys(name for name, _ in rest):
             summed = [file for other, file in rest if other == name]
             size, allocated = (sum(file[member] for file in summed) for member in ("size", "allocated"))
@@ -256,11 +259,22 @@ def said_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _file(token: int, name: str | None, kind: str, size: int, allocated: int, seals: int, when: str) -> dict[str, Any]:
+def _file(
+    token: int,
+    name: str | None,
+    kind: str,
+    size: int,
+    allocated: int,
+    seals: int,
+    when: str,
+    device: str | None = None,
+) -> dict[str, Any]:
     name = None if name is None else name[:_NAME]
-    return {
+    said: dict[str, Any] = {
         "token": token, "name": name, "kind": kind, "size": size, "allocated": allocated, "seals": seals, "when": when
     }  # fmt: skip
+    # An older luod refuses a member that it does not know.
+    return said if device is None else {**said, "device": device}
 
 
 def _text(value: object) -> str | None:

@@ -46,7 +46,9 @@ class Event(TypedDict):
 
 @dataclass(frozen=True)
 class DeclaredFile:
-    """A file that a session holds, or will. Sizes are bytes, as fstat gives them (allocated: st_blocks * 512)."""
+    """A file that a session holds, or will. Sizes are bytes, as fstat gives them (allocated: st_blocks * 512). device:
+    the PCI address of a VFIO device, such as 0000:01:00.0.
+    """
 
     token: int
     name: str | None
@@ -55,6 +57,7 @@ class DeclaredFile:
     allocated: int
     seals: int
     when: When
+    device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,8 @@ class Updates(VarlinkInterface, name=UPDATES):
 
         when, of a file: "preserved" already; to be preserved in "preparing", after granted; in "freezing" (an upper
         bound of its size; it needs no grant, since luod sees to the memory before it lets anybody freeze). kind:
-        "memfd", "vfio" or another word. seals: F_SEAL_* bits.
+        "memfd", "vfio" or another word. seals: F_SEAL_* bits. device, of a "vfio": its PCI address, so that luod does
+        not jump while its driver is being taken from it, which reboot(2) would wait for without end.
 
         Answers the seconds left to Vote, which are more the more bytes there are to preserve; null when no update waits
         for this participant. Can be called at any time but from granted, or one's "ready" in preparing, until the

@@ -14,6 +14,8 @@ from typing import Final
 
 from luod.daemon import state_directory
 from luod.daemon.participants import Participants
+from luod.daemon.preflight import devices
+from luod.daemon.preflight.devices import Devices
 from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, KernelFile, Loading, Memory, Storage
 from luod.daemon.preflight.reading import Reader
 from luod.daemon.preflight.rules import Judgement, Moment, judge
@@ -64,6 +66,7 @@ class Preflight:
                     declarations=(),
                     stashed=(),
                     memory=Memory(_ROOT),
+                    devices=Devices(),
                     host=Host(),
                     storage=Storage(tuple(problems)),
                 )
@@ -96,6 +99,7 @@ class Preflight:
         until the jump. In the loop: it waits for nothing.
         """
         followers = self._participants.followers
+        files = [file for each in followers for session in each.sessions for file in session.files]
         return replace(
             facts,
             loading=Loading(load_limits(), loads),
@@ -103,6 +107,7 @@ class Preflight:
             declarations=tuple(Declaration(each.name, each.peer.process, each.sessions) for each in followers),
             stashed=self._sessions.held,
             memory=Memory(_ROOT),
+            devices=devices.observe(files, _ROOT),
             host=host(_ROOT),
             storage=replace(facts.storage, file_error=self._registry.file_error, doubts=self._registry.record.doubts),
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from luod import image
+from luod.daemon.preflight.devices import Devices
 from luod.daemon.preflight.next_kernel import NextKernel
 from luod.daemon.preflight.running import Running
 from luod.daemon.preflight.subject import Fingerprint
@@ -37,6 +38,7 @@ FactName = Literal[
     "declarations",
     "stashed",
     "memory",
+    "devices",
     "host",
     "storage",
 ]
@@ -126,6 +128,7 @@ class Facts:
     stashed: tuple[str, ...]
     """Names of the sets of files that luod holds for programs that are started again."""
     memory: Memory
+    devices: Devices
     host: Host
     storage: Storage = field(default_factory=Storage)
 

@@ -36,6 +36,7 @@ REFUSALS: Final = frozenset(
         "sealed-memory",
         "state-directory",
         "registry-incomplete",
+        "unbind-pending",
     }
 )
 WARNINGS: Final = frozenset(

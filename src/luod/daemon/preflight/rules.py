@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from luod.daemon.preflight import limits, next_kernel, state, storage
+from luod.daemon.preflight import devices, limits, next_kernel, state, storage
 from luod.daemon.preflight.facts import FactName, Facts, kinds, unattended
 from luod.daemon.preflight.facts import next_kernel as following
 from luod.daemon.preflight.findings import finding
@@ -173,6 +173,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "jumping",
         lambda facts: storage.findings(facts.storage.problems, facts.storage.file_error, facts.storage.doubts),
     ),
+    Rule(("unbind-pending",), ("devices",), "jumping", lambda facts: devices.judge(facts.devices)),
     Rule(("no-watchdog",), ("host",), "request", lambda facts: state.watchdog(facts.host.watchdogs)),
 )
 

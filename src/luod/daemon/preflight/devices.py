@@ -1,0 +1,132 @@
+"""Devices that sessions hold, as sysfs shows them, and an unbind of one that has not ended (H27).
+
+An unbind of a preserved device waits until its session is finished, and reboot(2) then waits for the unbind: it neither
+returns nor jumps. While it waits, the device's driver and its VFIO file are gone from sysfs. `observe` reads, `judge`
+is pure.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from luod import pci
+from luod.daemon.preflight.findings import finding, listed
+from luod.errors import BadInput
+from luod.ipc.admin import Finding
+from luod.ipc.updates import DeclaredFile
+
+KINDS: Final = ("vfio", "vfio-pci")
+_DEVICES: Final = "sys/bus/pci/devices"
+_DELETE_MODULE: Final = {"x86_64": 176, "aarch64": 106}
+_UNBINDING: Final = ("/unbind", "/remove")
+"""Files of sysfs to which a write takes a device from its driver."""
+_MOST_FILES: Final = 4096
+"""Of a process, of which one is looked for."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device by its address, None where nothing tells it. `bound`: vfio-pci has it, and its file is there; None where
+    this machine shows no devices.
+    """
+
+    address: str | None
+    bound: bool | None
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The devices that sessions hold. `unbinding`: processes that take a device from a driver now, as people read them;
+    they are looked for where a device is not bound, or is not known.
+    """
+
+    held: tuple[Device, ...] = ()
+    unbinding: tuple[str, ...] = ()
+
+
+def observe(files: Iterable[DeclaredFile], root: Path = Path("/")) -> Devices:
+    """Observes the devices among `files` that are preserved; /proc and /sys are below `root`."""
+    addresses = {_address(file) for file in files if file.kind in KINDS and file.when == "preserved"}
+    held = tuple(Device(each, _bound(each, root)) for each in sorted(addresses, key=str))
+    if all(device.address is not None and device.bound is not False for device in held):
+        return Devices(held)
+    return Devices(held, tuple(_unbinding(root)))
+
+
+def judge(devices: Devices) -> Iterator[Finding]:
+    pending = [device.address for device in devices.held if device.address is not None and device.bound is False]
+    # Of a device that is not known it cannot be told whether it is the one.
+    if not pending and not (devices.unbinding and any(device.address is None for device in devices.held)):
+        return
+    what = "a driver is being taken from a device, and luod does not know the addresses of all devices in sessions"
+    if pending:
+        what = f"vfio-pci is being taken from devices that sessions hold: {listed(pending)}"
+    doing = f"by {listed(devices.unbinding)}" if devices.unbinding else "by no process that luod sees"
+    yield finding(
+        "unbind-pending",
+        f"{what}; {doing}",
+        "an unbind of a preserved device ends when its session does, and reboot(2) waits for the unbind: it would "
+        "neither jump nor return",
+        "release the sessions that hold the device, which ends the unbind; then bind vfio-pci to it and preserve again",
+    )
+
+
+def _address(file: DeclaredFile) -> str | None:
+    """Returns the file's address; None for what is none: it comes from a participant, and becomes part of a path."""
+    try:
+        return None if file.device is None else pci.check_address(file.device)
+    except BadInput:
+        return None
+
+
+def _bound(address: str | None, root: Path) -> bool | None:
+    folder = root / _DEVICES
+    if address is None or not folder.is_dir():
+        return None
+    try:
+        return (folder / address / "driver").exists() and bool(os.listdir(folder / address / "vfio-dev"))
+    except OSError:
+        return False
+
+
+def _unbinding(root: Path) -> Iterator[str]:
+    """Yields the processes that have a file open for an unbind, or unload a module."""
+    try:
+        pids = sorted(int(name) for name in os.listdir(root / "proc") if name.isdigit())
+    except OSError:
+        return
+    for pid in pids:
+        folder = root / "proc" / str(pid)
+        if _writes_unbind(folder) or _unloads(folder):
+            yield f"{_text(folder / 'comm') or '?'} (pid {pid})"
+
+
+def _writes_unbind(folder: Path) -> bool:
+    try:
+        numbers = os.listdir(folder / "fd")[:_MOST_FILES]
+    except OSError:
+        return False
+    for number in numbers:
+        try:
+            path = os.readlink(folder / "fd" / number)
+        except OSError:
+            continue
+        if path.endswith(_UNBINDING) and "/sys/" in f"{path}/":
+            return True
+    return False
+
+
+def _unloads(folder: Path) -> bool:
+    return _text(folder / "syscall").split(" ")[0] == str(_DELETE_MODULE.get(platform.machine()))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
