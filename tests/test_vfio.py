@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 
+from luod import vfio
 from luod.errors import BadInput
+from luod.liveupdate import devices
 from luod.pci import check_address
 from luod.testing import Machine
 from luod.testing.interpreter import Interpreter
@@ -105,6 +109,27 @@ def test_tried_without_its_driver_it_is_lost_and_the_error_says_so(
     assert after.refused("retrieve", session="s", file="nic", slot="vfio").kind == "RetrieveFailed"
 
 
+def test_h29_a_session_whose_device_is_lost_gives_its_other_files_and_says_that_it_cannot_be_finished(
+    machine: Machine, machine_python: Interpreter, vmm: Vmm
+) -> None:
+    use(vmm)
+    vmm.call("create", name="vm", slot="s")
+    vmm.call("preserve", session="s", file="ram of vfio", token=1, name="ram")
+    vmm.call("preserve", session="s", file="vfio", token=2, name="nic")
+    after = next_boot(machine, machine_python, vmm)
+    error = after.refused("retrieve", session="s", file="nic", slot="vfio", check_driver=False)
+    assert "cannot be finished" in error.hint
+    assert "other files" in error.hint
+    after.call("retrieve", session="s", file="ram", slot="ram")
+    refused = after.refused("finish", session="s")
+    assert (refused.kind, refused.tokens) == ("NotRetrieved", (2,))
+    assert "cannot be finished" in refused.hint
+    refused = after.refused("finish", session="s", discard=True)
+    assert refused.kind == "FinishRefused"
+    assert f"{FIRST} (token 2) could not be retrieved (ENODEV)" in refused.message
+    assert "release it as given up" in refused.hint
+
+
 def test_files_of_groups_are_refused_with_what_to_preserve_instead(vmm: Vmm) -> None:
     vmm.call("bind_driver", address=FIRST)
     vmm.ask("open_group", number=1, group="group", container="container")
@@ -148,7 +173,10 @@ def test_a_virtual_function_is_refused_by_name(boot_machine: BootMachine, machin
     vmm.call("bind_driver", address=SECOND)
     vmm.call("open_device", address=SECOND, slot="vfio")
     vmm.call("create", name="vm", slot="s")
-    assert "virtual function" in refuses(vmm, "vfio").hint
+    hint = refuses(vmm, "vfio").hint
+    assert "virtual function" in hint
+    # H28
+    assert "comes back without virtual functions" in hint
 
 
 def test_a_wrong_direction_is_not_taken_for_the_devices_fault(
@@ -190,6 +218,32 @@ def test_what_is_not_there(vmm: Vmm) -> None:
     assert vmm.refused("attach", device="vfio", page_table=999).errno == "ENOENT"
     space = vmm.call("new_address_space", iommufd="iommufd")
     vmm.call("attach", device="vfio", page_table=space)
+
+
+@pytest.mark.parametrize(
+    ("symbols", "has"),
+    [
+        (None, None),
+        ("", None),
+        ("0 t vfio_pci_core_enable\t[vfio_pci_core]\n", False),
+        ("0 t do_one\n0 t vfio_pci_liveupdate_preserve\t[vfio_pci]\n", True),
+    ],
+)
+def test_whether_this_kernel_has_a_handler_for_devices_is_told_by_its_symbols(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, symbols: str | None, has: bool | None
+) -> None:
+    if symbols is not None:
+        (tmp_path / "kallsyms").write_text(symbols)
+    monkeypatch.delenv("LUOEMU_PROFILE", raising=False)
+    assert devices.has_handler(tmp_path / "kallsyms") is has
+    monkeypatch.setenv("LUOEMU_PROFILE", "mainline")
+    assert devices.has_handler(tmp_path / "kallsyms") is None
+
+
+def test_h27_a_call_on_a_device_while_its_driver_is_taken_away_says_so() -> None:
+    error = vfio.refusal("VFIO_DEVICE_BIND_IOMMUFD", errno.EAGAIN)
+    assert "vfio-pci is being taken from the device" in error.message
+    assert (error.errno, "never return" in error.hint) == (errno.EAGAIN, True)
 
 
 @pytest.mark.parametrize("address", ["", "01:00.0", "0000:01:00", "0000:01:00.8", "/etc/passwd", "0000:01:00.0\n"])

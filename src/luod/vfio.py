@@ -106,7 +106,8 @@ def bind(device: int | HasFileno, iommufd: int | HasFileno) -> int:
     It stays bound until its file is closed for the last time, the session's reference included. After a live update
     this is what FINISH waits for. The device is reset here, but for the first time after a jump under v2's rules.
     KernelRefused: EINVAL (bound already, by this or another file, or had from a group), EBUSY (its group is open),
-    EBADFD (no iommufd), EACCES (a VF without its token), EPERM (a driver has another device of its group).
+    EBADFD (no iommufd), EACCES (a VF without its token), EPERM (a driver has another device of its group), EAGAIN (an
+    unbind of it has begun, and waits for its files; the device cannot be bound again, nor its session finished).
     """
     layout = uapi.DEVICE_BIND_IOMMUFD
     values = _call("VFIO_DEVICE_BIND_IOMMUFD", device, layout, 0, _fd(iommufd), 0, 0)
@@ -208,6 +209,13 @@ _NUMBERS: Final = {
 }
 
 
+_UNBINDING: Final = (
+    "a process writes to `unbind`, or unloads the module, and waits until every file of the device is closed. A "
+    "session with the device cannot be finished then: retrieve its other files, release it as given up, and close the "
+    "device; do not kexec before the unbind has ended, since reboot(2) would never return (H27)"
+)
+
+
 def _call(name: str, file: int | HasFileno, layout: struct.Struct, *values: int) -> tuple[int, ...]:
     """The ioctl with a structure that begins with its own size; the structure as it is afterwards."""
     argument = bytearray(layout.pack(layout.size, *values))
@@ -215,10 +223,17 @@ def _call(name: str, file: int | HasFileno, layout: struct.Struct, *values: int)
         fcntl.ioctl(_fd(file), _NUMBERS[name], argument)
     except OSError as error:
         code = error.errno or 0
-        if code == errno.EIO and name.startswith("VFIO_DEVICE"):
-            raise DeviceFrozen(code, name, "the device was frozen by an update that did not happen") from None
-        raise KernelRefused(code, name) from None
+        raise refusal(name, code) from None
     return tuple(layout.unpack(argument))
+
+
+def refusal(name: str, code: int) -> KernelRefused:
+    """Returns what the errno `code` of the ioctl `name` means."""
+    if code == errno.EIO and name.startswith("VFIO_DEVICE"):
+        return DeviceFrozen(code, name, "the device was frozen by an update that did not happen")
+    if code == errno.EAGAIN and name.startswith("VFIO_DEVICE"):
+        return KernelRefused(code, name, "vfio-pci is being taken from the device", hint=_UNBINDING)
+    return KernelRefused(code, name)
 
 
 def _open(path: str, meanings: dict[int, str]) -> Fd:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from pathlib import Path
 from typing import Final
 
 from luod import pci
@@ -20,6 +21,7 @@ KIND: Final = "vfio"
 
 _GROUP: Final = "anon_inode:[vfio-device]"
 _RETRIEVED: Final = "anon_inode:[vfio-device-liveupdate]"
+_SYMBOLS: Final = Path("/proc/kallsyms")
 _CDEV: Final = "open the device itself, luod.vfio.open_device, and preserve that"
 
 
@@ -53,7 +55,10 @@ def _why_not(address: str) -> str:
     if driver != pci.VFIO_PCI:
         return f"{address} has the driver {driver}; only vfio-pci's own devices can be preserved, not its variants'"
     if pci.is_virtual_function(address):
-        return f"{address} is a virtual function, and those are not preserved; preserve its physical function"
+        return (
+            f"{address} is a virtual function, and those are not preserved: take it from the guest before the update. "
+            "Its physical function can be preserved, and comes back without virtual functions (sriov_numvfs 0)"
+        )
     if pci.is_intel_display(address):
         return f"{address} is an Intel display device, and those are not preserved"
     return ""
@@ -65,10 +70,45 @@ def _why_not_now(fd: int, code: int) -> str:
             "the device relies on an ACS quirk, or on a kernel with the posted iommufd series its page table is not "
             "marked with IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE"
         )
-    handler = "this kernel has no handler for VFIO devices, as no released one has; try `luoemu run --vfio`"
+    lacking = "this kernel has no handler for VFIO devices, as no released one has; try `luoemu run --vfio`"
+    has = has_handler()
+    if has is False:
+        return lacking
+    rule = "its page table is preserved too, and its iommufd must be preserved before it"
     if not is_bound(fd):
-        return f"bind it to an iommufd first (luod.vfio.bind), as v5 of the series asks; or {handler}"
-    return f"{handler}; or its page table is preserved too, and its iommufd must be preserved before it"
+        rule = "bind it to an iommufd first (luod.vfio.bind), as v5 of the series asks"
+    return f"{rule}; or it is of a kind that this kernel does not preserve" if has else f"{rule}; or {lacking}"
+
+
+def has_handler(symbols: Path = _SYMBOLS) -> bool | None:
+    """Whether this kernel has a handler for VFIO devices, by its symbols, which take long to read; None: not known.
+
+    An emulated machine shows the symbols of the host's kernel.
+    """
+    if "LUOEMU_PROFILE" in os.environ:
+        return None
+    found = False
+    try:
+        with open(symbols, "rb") as lines:
+            for line in lines:
+                if b"vfio" in line and (b"liveupdate" in line or b"_luo_" in line):
+                    return True
+                # Without kallsyms the file is missing or empty.
+                found = True
+    except OSError:
+        return None
+    return False if found else None
+
+
+def lost(code: int) -> str:
+    """Returns what to do after a RETRIEVE_FD of a device that failed with `code`: the kernel repeats it for good."""
+    if code != errno.ENODEV:
+        return ""
+    return (
+        "that is final (H29): the device cannot be retrieved in this boot, and the session cannot be finished. Its "
+        "other files can still be retrieved: do that, then release it as given up. Bind vfio-pci before RETRIEVE_FD "
+        "next time (luod.vfio.bind_driver)"
+    )
 
 
 def is_bound(fd: int) -> bool:

@@ -6,6 +6,7 @@ before the kernel is asked: memory that is not there (H1), and files that FINISH
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from typing import Final
@@ -41,6 +42,8 @@ class IncomingSession(Session):
         """
         super().__init__(fd, limits)
         self._retrieved: set[int] = set()
+        self._lost: dict[int, int] = {}
+        """Tokens of which RETRIEVE_FD failed for good, with the errno."""
         self._absent: set[int] = set()
         self._contents: tuple[Entry, ...] | None = None
         self._manifest_read = False
@@ -149,7 +152,8 @@ class IncomingSession(Session):
             dropped = self.unretrieved(tokens)
             if dropped:
                 listed = ", ".join(str(token) for token in dropped[:10]) + (", …" if len(dropped) > 10 else "")
-                raise NotRetrieved(f"finishing would drop tokens {listed}", tokens=dropped)
+                hint = next((devices.lost(self._lost[token]) for token in dropped if token in self._lost), "")
+                raise NotRetrieved(f"finishing would drop tokens {listed}", tokens=dropped, hint=hint)
         try:
             calls.FINISH.make(self.fileno(), bytearray(uapi.SESSION_FINISH.pack(uapi.SESSION_FINISH.size, 0)))
         except FinishRefused as error:
@@ -159,9 +163,10 @@ class IncomingSession(Session):
     def _explained(self, error: FinishRefused) -> FinishRefused:
         """`error` of a FINISH, naming the devices that it waits for, as far as the manifest knows of them."""
         waiting = [said for entry in self._index_of_devices() if (said := self._waits_for(entry))]
+        hint = next(map(devices.lost, self._lost.values()), "")
         if not waiting:
-            return error
-        return FinishRefused(error.errno or 0, error.call, "; ".join(waiting))
+            return FinishRefused(error.errno or 0, error.call, error.meaning, hint=hint)
+        return FinishRefused(error.errno or 0, error.call, "; ".join(waiting), hint=hint)
 
     def _index_of_devices(self) -> tuple[Entry, ...]:
         return tuple(entry for entry in self._contents or () if entry.kind == devices.KIND)
@@ -169,6 +174,8 @@ class IncomingSession(Session):
     def _waits_for(self, entry: Entry) -> str:
         """Why FINISH waits for a device, in words; "" where it does not, or nobody knows."""
         named = f"the device {entry.device or 'of unknown address'} (token {entry.token})"
+        if entry.token in self._lost:
+            return f"{named} could not be retrieved ({errno.errorcode.get(self._lost[entry.token], 'error')})"
         if entry.token not in self._retrieved:
             return f"{named} is not retrieved"
         try:
@@ -216,6 +223,10 @@ class IncomingSession(Session):
         except NoSuchToken:
             self._absent.add(token)
             raise
+        except RetrieveFailed as error:
+            code = error.errno or 0
+            self._lost[token] = code
+            raise RetrieveFailed(code, error.call, error.meaning, hint=devices.lost(code)) from None
         self._retrieved.add(token)
         return Fd(uapi.SESSION_RETRIEVE_FD.unpack(argument)[1])
 
