@@ -21,8 +21,8 @@ Tell = Callable[[str], None]
 Answer = dict[str, Any]
 """Of `demo.vmm`."""
 DEVICES = "/sys/bus/pci/devices"
-ROOT = Path(__file__).resolve().parent.parent
-"""Where the package `demo` is, for the interpreters in the machine."""
+PACKAGE = Path(__file__).resolve().parent
+"""For the interpreters in the machine."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Story:
 
     def spawn(self, guest: Guest) -> Program:
         python = self._host.python(guest.uid)
-        path = f"{python.environment['PYTHONPATH']}:{ROOT}"
+        path = f"{python.environment['PYTHONPATH']}:{python.readable(PACKAGE).parent}"
         environment = {**python.environment, "PYTHONPATH": path}
         return self._host.machine.spawn(python.module("demo.vmm", SOCKET), env=environment, user=guest.uid)
 

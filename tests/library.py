@@ -63,8 +63,8 @@ def start_vmm(
     machine: Machine, python: Interpreter, program: str = "library", arguments: tuple[str, ...] = (), **how: Any
 ) -> Vmm:
     """Starts a program of tests/programs in `machine`; `how` is `Machine.spawn`'s."""
-    source = python.environment["PYTHONPATH"]
-    env = {"PYTHONPATH": os.pathsep.join([source, str(ROOT)])}
+    source, programs = python.environment["PYTHONPATH"], python.readable(ROOT / "tests").parent
+    env = {"PYTHONPATH": os.pathsep.join([source, str(programs)])}
     return Vmm(machine.spawn(python.module(f"tests.programs.{program}", *arguments), env=env, **how))
 
 

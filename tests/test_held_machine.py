@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def test_nothing_is_taken_while_an_update_is_being_checked(luod: Luod) -> None:
     luod.load()
     vmm.call("unload")
     keep = luod.keep_pid
-    luod.machine.run(["kill", "-STOP", str(keep)])
+    luod.machine.signal(keep, signal.SIGSTOP)
     # It waits for keep then, and the checks wait for it.
     load = luod.machine.spawn(luoctl(luod, "load", "--kernel", luod.machine.kernel, "--reuse-cmdline"))
     while luod.machine.read("/sys/kernel/kexec_loaded").strip() != b"1":
@@ -122,7 +123,7 @@ def test_nothing_is_taken_while_an_update_is_being_checked(luod: Luod) -> None:
     while "a live update is under way" not in luod.luoctl("forward", "none", check=False).stderr.decode():
         pass
     assert "a live update is under way" in vmm.refused("hand_over", name="vm", files={"ram": "ram"}).message
-    luod.machine.run(["kill", "-CONT", str(keep)])
+    luod.machine.signal(keep, signal.SIGCONT)
     assert (load.wait(), update.wait()) == (0, 0)
     vmm.call("hand_over", name="vm", files={"ram": "ram"})
 

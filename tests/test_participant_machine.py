@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,9 +103,9 @@ def test_what_arrived_is_kept_when_luod_is_gone_before_the_rest(luod: Luod, star
     first.call("retrieve_session", name="vm", slot="s")
     first.program.kill()
     # Who is asked for the other session.
-    luod.machine.run(["kill", "-STOP", str(keep)])
+    luod.machine.signal(keep, signal.SIGSTOP)
     assert vmm.refused("arrive", name="vm", timeout=1.0).kind == "DaemonUnreachable"
-    luod.machine.run(["kill", "-KILL", str(keep), str(luod.serve_pid())])
+    luod.kill_both()
     luod.stop()
     luod.start()
     assert vmm.call("arrive", name="vm") == 1

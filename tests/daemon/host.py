@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,13 @@ class Luod(Host):
 
     def kill_serve(self) -> None:
         """SIGKILL; the next one is started by keep."""
-        self.machine.run(["kill", "-KILL", str(self.serve_pid())])
+        self.machine.signal(self.serve_pid(), signal.SIGKILL)
+
+    def kill_both(self) -> None:
+        """SIGKILL to keep and to serve."""
+        keep, serve = self.keep_pid, self.serve_pid()
+        for pid in (keep, serve):
+            self.machine.signal(pid, signal.SIGKILL)
 
     def links(self, pid: int) -> list[str]:
         """What the fds of a process lead to."""

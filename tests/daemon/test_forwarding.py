@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -132,14 +133,14 @@ def test_nothing_is_forwarded_while_an_update_prepares(luod: Luod, arrived: dict
 def test_no_update_begins_while_something_is_forwarded(luod: Luod, arrived: dict[str, str]) -> None:
     luod.load()
     watcher, keep = luod.vmm(), luod.keep_pid
-    luod.machine.run(["kill", "-STOP", str(keep)])  # which is asked for the session first
+    luod.machine.signal(keep, signal.SIGSTOP)  # which is asked for the session first
     work = luod.machine.spawn(luod.python().module("luod.ctl.main", "forward", "other"), env=luod.python().environment)
     while states(watcher)["incoming other"] != "forwarding":
         pass
     operator = Operator(luod)
     operator.update(findings=["incoming-unfinished"])
     assert "luod forwards sessions: other" in operator.refused().message
-    luod.machine.run(["kill", "-CONT", str(keep)])
+    luod.machine.signal(keep, signal.SIGCONT)
     assert work.wait() == 0
     assert states(watcher)["outgoing other"] == "held"
 

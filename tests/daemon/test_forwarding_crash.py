@@ -6,6 +6,7 @@ a first one that is not killed tells; and serve where it writes its registry's f
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,7 @@ def forward(luod: Luod, strace: str, name: str, *how: str) -> str:
         pass
     done = luod.luoctl("forward", name, check=False)
     who = "nobody" if done.returncode == 0 else "forwarder" if luod.serve_pid() == serve else "serve"
-    luod.machine.run(["kill", "-TERM", str(tracer.pid)], check=False)
+    luod.machine.signal(tracer.pid, signal.SIGTERM)
     tracer.wait()
     return who
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def update(luod: Luod) -> dict[str, Any]:
 
 
 def until_gone(luod: Luod, pid: str) -> None:
-    while luod.machine.run(["kill", "-0", pid], check=False).returncode == 0:
+    while luod.machine.signal(int(pid), 0):
         pass
 
 
@@ -248,7 +249,7 @@ def test_what_is_owed_is_on_the_disk_before_the_first_begins(begin: Start, tmp_p
     while b"TracerPid:\t0\n" in luod.machine.read(f"/proc/{serve}/status"):
         pass
     assert update(luod)["status"] == 4
-    luod.machine.run(["kill", "-TERM", str(tracer.pid)])
+    luod.machine.signal(tracer.pid, signal.SIGTERM)
     tracer.wait()
     before, hook, _after = trace.read_text().partition("luod.daemon.hook_start")
     assert hook
@@ -261,7 +262,7 @@ def test_killed_altogether_after_the_jump_it_is_owed_still(begin: Start, tmp_pat
     vm(luod)
     luod.update()
     again(luod, tmp_path)
-    luod.machine.run(["kill", "-KILL", str(luod.keep_pid), str(luod.serve_pid())])
+    luod.kill_both()
     luod.stop()
     again(luod, tmp_path)
     assert len(ran(tmp_path)) == 1

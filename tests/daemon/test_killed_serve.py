@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from luod.testing.host import SOCKET
 from tests.daemon.host import Luod, states
 from tests.library import start_vmm
@@ -57,7 +59,7 @@ def test_killed_while_it_starts_it_begins_again(luod: Luod) -> None:
     killed: set[int] = set()
     while len(killed) < 10:
         for child in luod.machine.read(f"/proc/{keep.pid}/task/{keep.pid}/children").split():
-            luod.machine.run(["kill", "-KILL", child.decode()], check=False)
+            luod.machine.signal(int(child), signal.SIGKILL)
             killed.add(int(child))
     vmm = start_vmm(luod.machine, luod.python(), "client", ("blocking", SOCKET))
     assert states(vmm) == {"incoming vm": "waiting"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def luod(machine: Machine, tmp_path: Path) -> Luod:
 def pass_the_deadline(luod: Luod, tmp_path: Path) -> None:
     """Returns when the restore deadline is over, and what nobody has is reaped."""
     (tmp_path / "luod.toml").write_text("restore-deadline = 0.001\n")
-    luod.machine.run(["kill", "-HUP", str(luod.keep_pid)])
+    luod.machine.signal(luod.keep_pid, signal.SIGHUP)
     gone(luod.vmm(), "incoming other")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,7 @@ def test_past_the_restore_deadline_what_a_living_process_has_is_left_until_that_
     vmm.call("retrieve_session", name="vm", slot="s")
     assert 900 < luod.status()["restore_seconds_left"] <= 1000
     policy.write_text("restore-deadline = 0.001\n")
-    luod.machine.run(["kill", "-HUP", str(luod.keep_pid)])
+    luod.machine.signal(luod.keep_pid, signal.SIGHUP)
     watcher = luod.vmm()
     gone(watcher, "incoming other")
     luod.kill_serve()
@@ -262,7 +263,7 @@ def test_a_deadline_that_a_reload_brings_counts_from_then_on_also_for_the_next_s
     while luod.status()["restore_seconds_left"] > 997:
         pass
     policy.write_text("restore-deadline = 2000\n")
-    luod.machine.run(["kill", "-HUP", str(luod.keep_pid)])
+    luod.machine.signal(luod.keep_pid, signal.SIGHUP)
     while (left := luod.status()["restore_seconds_left"]) < 1000:
         pass
     assert left > 1998

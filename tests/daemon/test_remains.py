@@ -9,7 +9,7 @@ from tests.library import start_vmm
 
 
 def killed_and_started_again(luod: Luod) -> None:
-    luod.machine.run(["kill", "-KILL", str(luod.keep_pid), str(luod.serve_pid())])
+    luod.kill_both()
     luod.stop()
     luod.start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_who_asked_before_it_resumed_and_is_answered_after_gets_nothing(luod: Lu
     carried(luod, None, "--config", str(tmp_path / "luod.toml"))
     first, second, keep, serve = start(luod), start(luod), luod.keep_pid, luod.serve_pid()
     first.call("retrieve_session", name="one", slot="s")
-    luod.machine.run(["kill", "-STOP", str(keep)])
+    luod.machine.signal(keep, signal.SIGSTOP)
     call = {"call": "retrieve_session", "name": "one", "slot": "s"}
     connections = len(luod.links(serve))
     question = second.program.send({"do": "library", "in": [], **call})
@@ -67,7 +68,7 @@ def test_who_asked_before_it_resumed_and_is_answered_after_gets_nothing(luod: Lu
     for _ in range(3):
         assert states(first)["incoming one"] == "retrieved"
     resuming(first, "one")
-    luod.machine.run(["kill", "-CONT", str(keep)])
+    luod.machine.signal(keep, signal.SIGCONT)
     assert second.program.answer(question)["ok"].get("error") == "AlreadyResumed"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 from luod.testing.host import SOCKET
 from tests.daemon.host import Luod, states
@@ -33,10 +34,6 @@ def follow_again(participant: Participant) -> str:
 
 def children(luod: Luod, pid: int) -> list[int]:
     return [int(word) for word in luod.machine.read(f"/proc/{pid}/task/{pid}/children").split()]
-
-
-def signal(luod: Luod, name: str, pid: int) -> None:
-    luod.machine.run(["kill", f"-{name}", str(pid)])
 
 
 def test_serve_killed_while_it_prepares(luod: Luod) -> None:
@@ -100,7 +97,7 @@ def stopped_jump(luod: Luod, one: Participant) -> int:
     """The update has reached reboot(2), but the process that calls it is stopped, its order in its pipe; its pid."""
     operator = frozen(luod, one)
     (jump,) = (pid for pid in children(luod, luod.serve_pid()))
-    signal(luod, "STOP", jump)
+    luod.machine.signal(jump, signal.SIGSTOP)
     one.vote("freezing")
     one.expect("jumping")
     operator.until("jumping")
@@ -117,7 +114,7 @@ def test_from_the_jump_on_abort_is_refused(luod: Luod) -> None:
     assert "reboot(2)" in refused.message
     assert one.vmm.refused("create", name="new", slot="n").kind == "CallFailed"
     with luod.machine.expect_jump():
-        signal(luod, "CONT", jump)
+        luod.machine.signal(jump, signal.SIGCONT)
     luod.start()
     assert states(start(luod)) == {"incoming one": "waiting", "incoming one#1": "waiting"}
 
@@ -135,7 +132,7 @@ def test_serve_killed_while_it_jumps_waits_for_the_jump(luod: Luod) -> None:
     operator.update()
     assert "under way" in operator.refused().message
     with luod.machine.expect_jump():
-        signal(luod, "CONT", jump)
+        luod.machine.signal(jump, signal.SIGCONT)
     luod.start()
     assert states(start(luod)) == {"incoming one": "waiting", "incoming one#1": "waiting"}
 
@@ -146,7 +143,7 @@ def test_serve_killed_while_it_jumps_cancels_when_the_jump_is_over(luod: Luod) -
     luod.kill_serve()
     broken_off(one)
     assert follow_again(one) == "jumping"
-    signal(luod, "KILL", jump)
+    luod.machine.signal(jump, signal.SIGKILL)
     one.expect("cancelled")
     assert states(one.vmm) == {"outgoing one": "held"}
     assert luod.status()["state"] == "idle"
@@ -157,7 +154,7 @@ def test_serve_killed_while_it_jumps_cancels_when_the_jump_is_over(luod: Luod) -
 def test_the_process_that_jumps_is_killed_before_it_did(luod: Luod) -> None:
     one = Participant(luod, "one")
     jump = stopped_jump(luod, one)
-    signal(luod, "KILL", jump)
+    luod.machine.signal(jump, signal.SIGKILL)
     assert "ended with" in one.expect("cancelled")["reason"]
     assert states(one.vmm) == {"outgoing one": "held"}
     carries(luod, one, generation=2)
@@ -202,7 +199,7 @@ def held_jump(luod: Luod, *arguments: str, user: int | None = None) -> str:
     operator = begin(luod, findings=["contents-undeclared"])
     prepare(one)
     one.expect("freezing")
-    signal(luod, "STOP", jump := started_jump(luod))
+    luod.machine.signal(jump := started_jump(luod), signal.SIGSTOP)
     one.vote("freezing")
     pid = holder.program.ask({})["stuck"]
     progress = operator.until("jumping")
@@ -213,7 +210,7 @@ def held_jump(luod: Luod, *arguments: str, user: int | None = None) -> str:
     while "was ended" in told and b") Z " not in luod.machine.read(f"/proc/{pid}/stat"):
         pass
     with luod.machine.expect_jump():
-        signal(luod, "CONT", jump)
+        luod.machine.signal(jump, signal.SIGCONT)
     return told
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from luod.testing import Machine, require_tool
 from tests.daemon.host import Luod, states
@@ -407,7 +408,7 @@ def test_a_disk_that_hangs_cancels_the_update_and_everybody_resumes(luod: Luod) 
     one.vote("freezing")
     assert "the disk of luod's state directory" in one.expect("jumping", "cancelled")["reason"]
     assert "the disk of luod's state directory" in operator.until("cancelled")["reason"]
-    luod.machine.run(["kill", "-TERM", str(tracer.pid)])
+    luod.machine.signal(tracer.pid, signal.SIGTERM)
     tracer.wait()
     begin(luod)
     prepare(one)

@@ -126,7 +126,7 @@ def strict_overcommit(machine: Machine, *, left_kb: int) -> None:
         ("zero", "sys/vm/admin_reserve_kbytes"),
         ("zero", "sys/vm/user_reserve_kbytes"),
     ):
-        machine.run(["mount", "--bind", f"/run/{source}", f"/proc/{target}"])
+        machine.bind(f"/run/{source}", f"/proc/{target}")
 
 
 def test_h01_a_file_that_memory_would_not_take_is_not_retrieved(machine: Machine, carried_alone: Vmm) -> None:

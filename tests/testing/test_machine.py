@@ -15,7 +15,7 @@ from luod.errors import MachineEnded, MachineError, MachineJumped, ProgramFailed
 from luod.testing import EmulatedMachine, Machine
 from luod.testing.interpreter import interpreter_for
 from luod.testing.plugin import BootMachine
-from luod.testing.tools import cannot_run, require_tool
+from luod.testing.tools import cannot_run
 
 ECHO = 'while read -r line; do echo "$line"; done'
 LOAD = """
@@ -91,6 +91,27 @@ def test_files(machine: Machine) -> None:
     assert not os.path.exists("/run/file")
 
 
+def test_a_signal_to_a_process_by_its_id(machine: Machine) -> None:
+    program = machine.spawn(["sleep", "1000"])
+    assert machine.signal(program.pid, 0)
+    assert machine.signal(program.pid, signal.SIGKILL)
+    assert program.wait() == -signal.SIGKILL
+    assert not machine.signal(program.pid, 0)
+
+
+def test_a_file_is_bound_over_another_until_the_jump(machine: Machine, load: Callable[[], None]) -> None:
+    load()
+    machine.write("/run/meminfo", b"MemFree: 1 kB\n")
+    machine.bind("/run/meminfo", "/proc/meminfo")
+    assert machine.read("/proc/meminfo") == b"MemFree: 1 kB\n"
+    with pytest.raises(MachineError, match=r"bind /run/nothing on /proc/meminfo: .*No such file"):
+        machine.bind("/run/nothing", "/proc/meminfo")
+    jumper = machine.spawn([sys.executable, "-c", JUMP])
+    with machine.expect_jump():
+        jumper.ask({})
+    assert machine.read("/proc/meminfo") != b"MemFree: 1 kB\n"
+
+
 def test_ask(machine: Machine) -> None:
     program = machine.spawn(["sh", "-c", ECHO])
     for question in ({"a": [1, None]}, "text", 3, "x" * 1_000_000):
@@ -154,6 +175,26 @@ def test_what_was_written_before_the_jump_is_known_after_it(machine: Machine, lo
     assert jumper.stderr == "about to jump\n"
 
 
+def test_nothing_is_missing_of_what_was_written_right_before_the_jump(
+    machine: Machine, load: Callable[[], None]
+) -> None:
+    load()
+    source = """
+import os, sys
+from luod import linux
+from luod.uapi import kexec
+sys.stdin.readline()
+for number in range(3000):
+    os.write(2, b"%080d\\n" % number)
+magic = kexec.LINUX_REBOOT_MAGIC1, kexec.LINUX_REBOOT_MAGIC2
+linux.syscall("reboot", *magic, kexec.LINUX_REBOOT_CMD_KEXEC, None)
+"""
+    jumper = machine.spawn([sys.executable, "-c", source])
+    with machine.expect_jump():
+        jumper.ask({})
+    assert [int(line) for line in jumper.stderr.splitlines()] == list(range(3000))
+
+
 def test_jump_that_nobody_expected(machine: Machine, load: Callable[[], None]) -> None:
     load()
     with pytest.raises(MachineJumped, match="boot 2"):
@@ -205,7 +246,6 @@ def test_host_that_allows_no_namespaces(tmp_path: Path) -> None:
     """In a chroot the kernel makes none for a plain user."""
     if os.geteuid() != 0:
         cannot_run("only root can make a host where nobody else may have namespaces")
-    unshare = require_tool("unshare", package="util-linux")
     boot = """
 from luod.errors import MachineUnavailable
 from luod.testing import EmulatedMachine
@@ -215,9 +255,9 @@ except MachineUnavailable as error:
     print(error)
 """
     python = interpreter_for(1000) or cannot_run("uid 1000 has no Python that can import luod")
-    script = 'mount --rbind / "$0" && exec chroot --userspec=1000:1000 --groups= "$0" "$@"'
+    program = Path(__file__).parents[1] / "programs" / "chroot_as.py"
     done = subprocess.run(
-        [unshare, "--mount", "sh", "-c", script, str(tmp_path), python.executable, "-c", boot],
+        [sys.executable, program, tmp_path, "1000", python.executable, "-c", boot],
         env={**os.environ, **python.environment},
         cwd="/",
         capture_output=True,

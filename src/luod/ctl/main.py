@@ -41,6 +41,11 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise _Usage(message, " ".join(self.format_usage().split()))
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Raises OSError; that of argparse passes over it since Python 3.12."""
+        if message:
+            (file or sys.stderr).write(message)
+
 
 def parser() -> argparse.ArgumentParser:
     """luoctl's command line; its manual page and completions are made from this."""

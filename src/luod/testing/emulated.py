@@ -53,10 +53,13 @@ class EmulatedMachine(Machine):
             )
         # Its own file, not a pipe: nobody has to read it for the machine to go on. A new one has its owner's uid.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in _shut_down
+        self._outputs = tempfile.TemporaryDirectory(prefix="luod-machine-")
+        if user is not None:
+            os.chown(self._outputs.name, user, user)
         ours, theirs = socket.socketpair()
         with theirs:
             fd = str(theirs.fileno())
-            agent = python.module("luod.testing.agent", "--channel", fd)
+            agent = python.module("luod.testing.agent", "--channel", fd, "--outputs", self._outputs.name)
             try:
                 self._process = subprocess.Popen(
                     [*python.module("luod.emulator.machine"), "run", "--profile", profile, *arguments, "--", *agent],
@@ -73,6 +76,7 @@ class EmulatedMachine(Machine):
             except BaseException:
                 ours.close()
                 self._log.close()
+                self._outputs.cleanup()
                 raise
         self.pid = self._process.pid
         """luoemu's process id, on the host."""
@@ -104,6 +108,12 @@ class EmulatedMachine(Machine):
         if self._ended_within(self._timeout):
             return f"luoemu ended with {describe(self._process.wait())}"
         return "luoemu closed its end of the channel and runs on"
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self._outputs.cleanup()
 
     def _shut_down(self) -> None:
         try:

@@ -117,7 +117,7 @@ class Machine(abc.ABC):
         """Starts a program in the machine and returns at once; arguments as for `run`."""
         doing = f"spawn {' '.join(argv)}"
         value = self._request("spawn", doing, parameters=_start(argv, env, user, group))
-        program = Program(self, value["program"], value["pid"], tuple(argv))
+        program = Program(self, value["program"], value["pid"], tuple(argv), errors_file=value["stderr"])
         self._programs[program.handle] = program
         return program
 
@@ -129,6 +129,19 @@ class Machine(abc.ABC):
         """Writes a file in the machine; what was there before is gone. `mode` is for a new file."""
         parameters = {"path": path, "data": base64.b64encode(data).decode(), "mode": mode}
         self._request("write", f"write {path}", parameters=parameters)
+
+    def signal(self, pid: int, number: int) -> bool:
+        """Sends a signal to a process, by its id in the machine. Returns False if there is no such process.
+
+        The signal 0 only asks. A process that has ended and was not waited for is there.
+        """
+        doing = f"signal {number} to process {pid}"
+        there: bool = self._request("signal_process", doing, parameters={"pid": pid, "signal": int(number)})
+        return there
+
+    def bind(self, source: str, target: str) -> None:
+        """Bind-mounts `source` on `target`, until the next jump. MachineError with the reason when it is refused."""
+        self._request("bind", f"bind {source} on {target}", parameters={"source": source, "target": target})
 
     @contextlib.contextmanager
     def expect_jump(self, *, timeout: float | None = None) -> Iterator[None]:
@@ -239,8 +252,13 @@ class Machine(abc.ABC):
         self._agent = message["agent"]
         self._kernel = message["kernel"]
         self._answers.clear()
-        self._programs.clear()
+        self._forget_programs()
         self._booted(message)
+
+    def _forget_programs(self) -> None:
+        for program in self._programs.values():
+            program.read_last()
+        self._programs.clear()
 
     def _failure(self, doing: str, what: str, *, program: str = "") -> str:
         text = f"boot {self._boot}: {doing}: {what}"
@@ -261,6 +279,7 @@ class Machine(abc.ABC):
             yield was_open
         finally:
             self._channel.close()
+            self._forget_programs()
 
 
 class Program:
@@ -269,7 +288,10 @@ class Program:
     `ask` is for programs that answer one JSON line on stdout for one on stdin.
     """
 
-    def __init__(self, machine: Machine, handle: int, pid: int, argv: tuple[str, ...]) -> None:
+    def __init__(
+        self, machine: Machine, handle: int, pid: int, argv: tuple[str, ...], *, errors_file: str | None = None
+    ) -> None:
+        """`errors_file` is the path, outside the machine, of what it writes to stderr; None: `tell` says it."""
         self.machine = machine
         self.handle = handle
         self.pid = pid
@@ -277,9 +299,23 @@ class Program:
         self.argv = argv
         self.boot = machine.boot
         """The boot it runs in."""
-        self.stderr = ""
-        """What it has written to stderr, as far as the test has been told: complete when it has ended."""
+        self._errors = ""
+        self._errors_file = errors_file
         self.returncode: int | None = None
+
+    @property
+    def stderr(self) -> str:
+        """What it has written to stderr: in the emulated machine all of it, also after a jump; in a virtual one as far
+        as the test has been told, and complete when it has ended.
+        """
+        if self._errors_file is None:
+            return self._errors
+        with open(self._errors_file, encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+    def read_last(self) -> None:
+        """Reads what it has written, since its boot is over or its machine ends."""
+        self._errors, self._errors_file = self.stderr, None
 
     def ask(self, question: object, *, timeout: float | None = None) -> Any:
         """Sends `question` as a JSON line and returns the answer. Sent to a boot that is over: MachineError.
@@ -329,7 +365,7 @@ class Program:
 
     def tell(self, message: Mapping[str, Any]) -> None:
         """Called by the machine with what the agent says about this program."""
-        self.stderr += message.get("stderr", "")
+        self._errors += message.get("stderr", "")
         self.returncode = message.get("ended", self.returncode)
 
     def _request(self, verb: str, *, timeout: float | None = None, **parameters: Any) -> Any:

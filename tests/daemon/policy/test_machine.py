@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def several_users() -> None:
 
 def reload(luod: Luod, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """SIGHUP to keep, as systemd sends it; the status once it is done."""
-    luod.machine.run(["kill", "-HUP", str(luod.keep_pid)])
+    luod.machine.signal(luod.keep_pid, signal.SIGHUP)
     while True:
         status = luod.status()
         if done(status):
@@ -129,7 +130,7 @@ def test_a_reload_takes_at_once_and_loses_nothing(with_policy: Callable[[str], L
     participant = Participant(luod, "one")
     serve = luod.serve_pid()
     policy.write_text("[[rules]]\nuid = 0\nsessions = 2\n")
-    luod.machine.run(["kill", "-HUP", str(luod.keep_pid)])
+    luod.machine.signal(luod.keep_pid, signal.SIGHUP)
     while "error" not in vmm.ask("library", call="create", name="other", slot="o"):
         vmm.call("release_named", name="other")
     assert luod.serve_pid() == serve

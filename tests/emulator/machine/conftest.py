@@ -41,8 +41,9 @@ def options_for(way: str) -> list[str]:
 
 
 def environment(user: int | None = None) -> dict[str, str]:
-    settings = interpreter(user).environment
-    path = os.pathsep.join([settings["PYTHONPATH"], str(PROGRAMS)])
+    found = interpreter(user)
+    settings = found.environment
+    path = os.pathsep.join([settings["PYTHONPATH"], str(found.readable(PROGRAMS))])
     return {**os.environ, **settings, "PYTHONPATH": path}
 
 
@@ -105,23 +106,12 @@ def mapping() -> None:
         cannot_run("BARs are mapped only as root of the host, by Linux 6.9 or newer")
 
 
-OPEN_FUSE = """
-    set -e
-    mount -t tmpfs tmpfs /run
-    mknod /run/fuse c 10 229
-    chmod 666 /run/fuse
-    mount --bind /run/fuse /dev/fuse
-    exec setpriv --reuid=1000 --regid=1000 --clear-groups "$@"
-"""
-
-
 def as_plain_user(*command: str) -> list[str]:
     """`command` as uid 1000 where /dev/fuse is everyone's, as distributions have it: a copy of it, for that one."""
     for_root("to open /dev/fuse to a plain user")
-    require_tool("unshare", package="util-linux")
     if not Path("/dev/fuse").exists():
         cannot_run("there is no /dev/fuse: modprobe fuse")
-    return ["unshare", "--mount", "sh", "-c", OPEN_FUSE, "sh", *command]
+    return interpreter(None).script(PROGRAMS / "open_fuse.py", *command)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,17 @@ from typing import IO
 import pytest
 
 from luod.testing.tools import for_root, require_tool
-from tests.emulator.machine.conftest import PLAIN_USER, WAYS, as_plain_user, environment, luoemu, options_for, python
+from tests.emulator.machine.conftest import (
+    PLAIN_USER,
+    PROGRAMS,
+    WAYS,
+    as_plain_user,
+    environment,
+    interpreter,
+    luoemu,
+    options_for,
+    python,
+)
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -208,12 +218,20 @@ def test_machines_do_not_nest(run_machine: Run) -> None:
 def test_no_user_namespaces(tmp_path: Path) -> None:
     """In a chroot the kernel makes none."""
     for_root("to make a chroot")
-    require_tool("unshare", package="util-linux")
-    script = 'mount --rbind / "$0" && exec chroot --userspec=1000:1000 --groups= "$0" "$@"'
-    command = ["unshare", "--mount", "sh", "-c", script, str(tmp_path), *luoemu(user=PLAIN_USER), "true"]
+    command = [*luoemu(user=PLAIN_USER), "true"]
+    command = interpreter(None).script(PROGRAMS / "chroot_as.py", str(tmp_path), str(PLAIN_USER), *command)
     done = subprocess.run(command, env=environment(PLAIN_USER), cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 125, done.stderr
     assert "run luoemu as root" in done.stderr
+
+
+def test_a_chroot_whose_root_directory_is_no_mount_point(tmp_path: Path) -> None:
+    """As after chroot(8) into a directory. luoemu changes nothing outside."""
+    for_root("to make a chroot")
+    inner = python("print(os.getcwd(), BOOT, flush=True)\nos.close(device())\nif BOOT == 1: jump()")
+    command = interpreter(None).script(PROGRAMS / "plain_chroot.py", str(tmp_path), *luoemu(), *inner)
+    done = subprocess.run(command, env=environment(), cwd="/usr", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "/ 1\n/ 2\n"), done.stderr
 
 
 def test_carried_memory_is_given_back(tmp_path: Path) -> None:

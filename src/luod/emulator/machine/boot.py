@@ -85,7 +85,7 @@ def _keep(order: Order, supervisor: socket.socket) -> int:
         raise OSError(
             error.errno,
             f"this host gives uid {uid} no namespaces ({error.strerror}): run luoemu as root with CAP_SYS_ADMIN, "
-            "or raise user.max_user_namespaces and lift what else forbids user namespaces",
+            "or raise user.max_user_namespaces and lift what else forbids user namespaces, such as a chroot",
         ) from None
     namespaces.die_with_parent()  # once more: the kernel forgets it when credentials change
     kexec_loaded = nodes.furnish(order.command_line, order.images)

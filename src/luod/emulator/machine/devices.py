@@ -19,8 +19,7 @@ from luod.emulator.machine.namespaces import (
     MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
-    MS_PRIVATE,
-    MS_REC,
+    make_private,
     mount,
 )
 from luod.emulator.machine.nodes import rebuild
@@ -130,7 +129,7 @@ def can_map() -> bool:
         status = 1
         try:
             syscall("unshare", CLONE_NEWNS)
-            mount("none", "/", flags=MS_REC | MS_PRIVATE)
+            make_private()
             server = _Greeting(_mount_fuse("/proc"))
             server.serve()
             memory = linux.memfd("probe", 4096)

@@ -6,6 +6,7 @@ Nothing here is undone: it ends with the last process of the machine.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -13,7 +14,7 @@ import socket
 import struct
 from typing import Final
 
-from luod.linux import syscall
+from luod.linux import MS_BIND, Fd, syscall
 
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUTS: Final = 0x04000000
@@ -27,7 +28,6 @@ MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
 MS_NOEXEC: Final = 8
 MS_REMOUNT: Final = 32
-MS_BIND: Final = 4096
 MS_MOVE: Final = 8192
 MS_REC: Final = 16384
 MS_PRIVATE: Final = 1 << 18
@@ -82,10 +82,39 @@ def enter(*, share_network: bool) -> bool:
             _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"0 {uid} 1")
         _write("/proc/self/gid_map", f"0 {gid} 1")
-    mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    make_private()
     if not share_network:
         _raise_loopback()
     return privileged
+
+
+def make_private() -> None:
+    """Keeps mounts made from now on to this mount namespace."""
+    try:
+        mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        _make_root_a_mount()
+
+
+def _make_root_a_mount() -> None:
+    """Makes the root directory, which is a plain directory after chroot(2), the root of a mount of its own.
+
+    It cannot be bound to itself in the chroot: the mount that it lies in may be shared with the host, and cannot be
+    named from here to make it private. setns(2) leads to the root of the mount namespace. That is where the bind mount
+    goes: the chroot becomes what a container has.
+    """
+    here = os.getcwd()
+    directory = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    with Fd(os.open("/", directory)) as root, Fd(os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as own:
+        syscall("setns", own.fileno(), CLONE_NEWNS)
+        mount("none", "/", flags=MS_REC | MS_PRIVATE)
+        os.fchdir(root.fileno())
+        bind(".", "/", recursive=True)
+        # Once more: from under the mount that now covers the root to its top.
+        syscall("setns", own.fileno(), CLONE_NEWNS)
+    os.chdir(here)
 
 
 def _write(path: str, text: str) -> None:

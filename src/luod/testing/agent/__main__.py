@@ -27,12 +27,13 @@ def power_off() -> None:
 def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="luod.testing.agent", description=(agent.__doc__ or "").splitlines()[0])
     parser.add_argument("--channel", required=True, help="number of an inherited fd, or the path of a serial port")
+    parser.add_argument("--outputs", default="", help="a directory for what spawned programs write to stderr")
     parser.add_argument("--power-off", action="store_true", help="switch the machine off at the end, as init must")
     arguments = parser.parse_args()
     channel: str = arguments.channel
     fd = int(channel) if channel.isdecimal() else os.open(channel, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        Agent(Channel(fd)).serve()
+        Agent(Channel(fd), outputs=arguments.outputs).serve()
     finally:
         if arguments.power_off:
             power_off()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from luod.linux import MS_BIND, syscall
 from luod.testing.agent.channel import Channel
 from luod.testing.agent.programs import Programs
 from luod.testing.agent.requests import BadRequest, member, member_bytes
@@ -22,10 +23,10 @@ from luod.testing.agent.requests import BadRequest, member, member_bytes
 class Agent:
     """One thread, one poll, nothing in it blocks."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, *, outputs: str = "") -> None:
         self._channel = channel
-        self._programs = Programs(channel)
         self._identity = secrets.token_hex(8)
+        self._programs = Programs(channel, f"{outputs}/{self._identity}" if os.path.isdir(outputs) else None)
         self._woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
@@ -35,6 +36,8 @@ class Agent:
             "ask": self._ask,
             "end_input": self._end_input,
             "signal": self._signal,
+            "signal_process": self._signal_process,
+            "bind": self._bind,
             "wait": self._wait,
             "read": self._read,
             "write": self._write,
@@ -109,7 +112,9 @@ class Agent:
 
     def _spawn(self, identity: int, request: dict[str, Any]) -> None:
         program = self._programs.start(request)
-        self._channel.answer(identity, {"program": program.handle, "pid": program.process.pid})
+        self._channel.answer(
+            identity, {"program": program.handle, "pid": program.process.pid, "stderr": program.errors_file}
+        )
 
     def _ask(self, identity: int, request: dict[str, Any]) -> None:
         program = self._programs.find(request)
@@ -150,6 +155,21 @@ class Agent:
         fd = os.open(member(request, "path", str), flags, mode)
         with open(fd, "wb") as file:
             file.write(data)
+        self._channel.answer(identity, None)
+
+    def _signal_process(self, identity: int, request: dict[str, Any]) -> None:
+        """The machine may lack kill(1)."""
+        try:
+            os.kill(member(request, "pid", int), member(request, "signal", int))
+        except ProcessLookupError:
+            self._channel.answer(identity, False)
+        else:
+            self._channel.answer(identity, True)
+
+    def _bind(self, identity: int, request: dict[str, Any]) -> None:
+        """The machine may lack mount(8)."""
+        source, target = member(request, "source", str), member(request, "target", str)
+        syscall("mount", os.fsencode(source), os.fsencode(target), None, MS_BIND, None)
         self._channel.answer(identity, None)
 
     def _exit(self, identity: int, request: dict[str, Any]) -> NoReturn:

@@ -22,8 +22,18 @@ from luod.testing.agent.requests import BadRequest, member
 class Program:
     """One of them. Owns the three pipes; the process is reaped by `Programs`."""
 
-    def __init__(self, handle: int, process: subprocess.Popen[bytes], *, run: int | None, deadline: float | None):
+    def __init__(
+        self,
+        handle: int,
+        process: subprocess.Popen[bytes],
+        *,
+        run: int | None,
+        deadline: float | None,
+        errors_file: str | None,
+    ):
         self.handle = handle
+        self.errors_file = errors_file
+        """Where it writes its stderr to; None: to a pipe."""
         self.process = process
         self.run = run  # the id of the `run` request it answers, None for `spawn`
         self.deadline = deadline
@@ -90,8 +100,14 @@ class Program:
 class Programs:
     """All of them. Nothing in it blocks."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, outputs: str | None = None) -> None:
+        """`outputs` begins the paths of files for what programs that are talked to write to stderr.
+
+        A file is complete after a jump, which ends this process and with it everything that it has only read. None:
+        the test is told instead.
+        """
         self._channel = channel
+        self._outputs = outputs
         self._programs: dict[int, Program] = {}
         self._last_handle = 0
 
@@ -110,20 +126,27 @@ class Programs:
                 environment[name] = str(value)
         user = None if request.get("user") is None else member(request, "user", int)
         group = user if request.get("group") is None else member(request, "group", int)
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env=environment,
-            user=user,
-            group=group,
-            extra_groups=[] if user is not None else None,
-            start_new_session=True,
-        )
-        self._last_handle += 1
-        program = Program(self._last_handle, process, run=run, deadline=deadline)
+        handle = self._last_handle + 1
+        path = None if run is not None or self._outputs is None else f"{self._outputs}-{handle}"
+        errors = subprocess.PIPE if path is None else _create(path)
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                bufsize=0,
+                env=environment,
+                user=user,
+                group=group,
+                extra_groups=[] if user is not None else None,
+                start_new_session=True,
+            )
+        finally:
+            if errors != subprocess.PIPE:
+                os.close(errors)
+        self._last_handle = handle
+        program = Program(handle, process, run=run, deadline=deadline, errors_file=path)
         self._programs[program.handle] = program
         return program
 
@@ -203,3 +226,11 @@ class Programs:
         for identity in program.waits:
             self._channel.answer(identity, status)
         program.waits.clear()
+
+
+def _create(path: str) -> int:
+    """Opens a file that processes of every uid may append to."""
+    # A program that did not start leaves one behind.
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC)
+    os.fchmod(fd, 0o666)
+    return fd

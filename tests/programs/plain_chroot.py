@@ -1,0 +1,47 @@
+"""Runs a command where the root directory is no mount point: `plain_chroot.py DIRECTORY COMMAND…`, as root.
+
+As after chroot(8) into a directory of a file system. Everything of the host is bound into the root directory, in a
+mount namespace whose mounts are shared, as systemd sets them. The status is that of the command, or 99 if the command
+changed the mounts of this namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from luod.linux import MS_BIND, syscall
+
+CLONE_NEWNS = 0x00020000
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MS_SHARED = 1 << 20
+
+
+def mount(source: str, target: Path, kind: str, flags: int) -> None:
+    syscall("mount", os.fsencode(source), os.fsencode(target), kind.encode(), flags, None)
+
+
+def main() -> int:
+    directory, command = Path(sys.argv[1]), sys.argv[2:]
+    syscall("unshare", CLONE_NEWNS)
+    mount("none", Path("/"), "", MS_REC | MS_PRIVATE)
+    mount("tmpfs", directory, "tmpfs", 0)
+    root = directory / "root"
+    root.mkdir()
+    for entry in os.scandir("/"):
+        if entry.is_symlink():
+            (root / entry.name).symlink_to(os.readlink(entry.path))
+        elif entry.is_dir() and not directory.is_relative_to(entry.path):
+            (root / entry.name).mkdir()
+            mount(entry.path, root / entry.name, "", MS_BIND | MS_REC)
+    (root / "tmp").mkdir(exist_ok=True)
+    mount("none", Path("/"), "", MS_REC | MS_SHARED)
+    before = Path("/proc/self/mountinfo").read_bytes()
+    status = subprocess.call(["chroot", str(root), *command])
+    return status if Path("/proc/self/mountinfo").read_bytes() == before else 99
+
+
+sys.exit(main())
