@@ -52,6 +52,43 @@ def test_a_place_that_can_have_no_state(here: Path, path: str) -> None:
     assert {found.name for found in here.iterdir()} == {"file"}
 
 
+def test_directories_are_made_with_modes_of_luods_own(here: Path) -> None:
+    before = os.umask(0)
+    try:
+        with Listening("a/b/luod.sock", "a/b/admin.sock", "s/t/state"):
+            modes = {name: (here / name).stat().st_mode & 0o7777 for name in ("a", "a/b", "s", "s/t", "s/t/state")}
+    finally:
+        os.umask(before)
+    assert modes == {"a": 0o755, "a/b": 0o755, "s": 0o755, "s/t": 0o755, "s/t/state": 0o700}
+
+
+@pytest.mark.parametrize(("mode", "whom"), [(0o777, "every user"), (0o770, "its group"), (0o1777, "every user")])
+def test_a_state_directory_that_others_can_write_is_refused(here: Path, mode: int, whom: str) -> None:
+    (here / "state").mkdir()
+    (here / "state").chmod(mode)
+    with pytest.raises(Refused, match=f"state directory 'state': it can be written by {whom}") as caught:
+        Listening("luod.sock", "admin.sock", "state")
+    assert caught.value.hint == f"chmod go-w {here}/state"
+    assert os.listdir(here) == ["state"]
+    assert os.listdir(here / "state") == []
+
+
+def test_a_directory_above_that_others_can_write_is_refused(here: Path) -> None:
+    (here / "open").mkdir()
+    (here / "open").chmod(0o777)
+    for places in ({"state": "open/state"}, {"sessions": "open/run/luod.sock"}):
+        assert f"{here}/open can be written by every user" in refusal(**places)
+
+
+def test_a_socket_may_lie_in_a_directory_with_the_sticky_bit(here: Path) -> None:
+    (here / "tmp").mkdir()
+    (here / "tmp").chmod(0o777)
+    assert "can be written by every user" in refusal(sessions="tmp/luod.sock")
+    (here / "tmp").chmod(0o1777)
+    with Listening("tmp/luod.sock", "admin.sock", "state"):
+        pass
+
+
 def test_one_place_for_both_sockets(here: Path) -> None:
     assert "./luod.sock" in refusal(admin="./luod.sock")
 

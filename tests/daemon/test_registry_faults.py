@@ -69,7 +69,7 @@ def fail(luod: Luod, how: str) -> None:
 
 
 def kill_keep(luod: Luod) -> None:
-    luod.machine.run(["kill", "-KILL", str(luod.keep_pid), str(luod.serve_pid())])
+    luod.kill_both()
     luod.stop()
 
 

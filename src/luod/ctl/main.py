@@ -107,7 +107,11 @@ def parser() -> argparse.ArgumentParser:
     )
     timeline.add_argument("--svg", metavar="FILE", help="draw it into this file, too, as an SVG picture")
     metrics = commands.add_parser("metrics", parents=[common], help="what luod does, as Prometheus reads it")
-    metrics.add_argument("--output", metavar="FILE", help="into this file, which is replaced as a whole")
+    metrics.add_argument(
+        "--output",
+        metavar="FILE",
+        help="into this file, which is replaced as a whole; a device or pipe is written to",
+    )
     forward = commands.add_parser(
         "forward",
         parents=[common],
@@ -230,7 +234,7 @@ def _run(given: argparse.Namespace, output: Output) -> Exit:
         output.failure(kind(error), str(error), error.hint)
         return status(error)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        where = "" if error.filename is None else f"{error.filename or repr('')}: "
         hint = "is the path right, and may you read it?" if where else ""
         output.failure(type(error).__name__, f"{where}{error.strerror or error}", hint)
         return Exit.FAILED

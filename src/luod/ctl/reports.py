@@ -1,15 +1,14 @@
-"""What `luoctl timeline` and `luoctl metrics` do, and how files are written that others read. By `luod.ctl.main`."""
+"""What `luoctl timeline` and `luoctl metrics` do."""
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from dataclasses import asdict
-from pathlib import Path
 
 from luod.ctl import admin
 from luod.ctl import timeline as times
 from luod.ctl.exits import Exit
+from luod.ctl.files import write
 from luod.ctl.output import Output
 from luod.errors import BadInput, DaemonUnreachable
 
@@ -52,18 +51,3 @@ def metrics(arguments: Namespace, output: Output) -> Exit:
     if unreachable is not None:
         raise unreachable
     return Exit.DONE
-
-
-def write(path: str, data: bytes) -> None:
-    """In place of what is there, as a whole, for everybody to read. OSError."""
-    target = Path(path)
-    # Hidden and with another ending, so that nobody who reads a directory of such files takes it for one.
-    new = target.with_name(f".{target.name}.{os.getpid()}.new")
-    try:
-        with open(new, "xb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), 0o644)
-        new.replace(target)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from luod.daemon import words
+from luod.daemon import trust, words
 from luod.errors import Refused
 from luod.linux import Fd
 
@@ -70,9 +70,8 @@ def _lock(state_directory: str) -> ExitStack:
     directory = Path(state_directory)
     with ExitStack() as locks:
         try:
-            if not directory.is_dir():
-                directory.mkdir(mode=0o700, parents=True)
-                directory.chmod(0o700)
+            _make(directory, 0o700)
+            _require_ours(directory, "state directory")
             opened = [os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
             locks.enter_context(Fd(opened[0]))
             with contextlib.suppress(OSError):
@@ -93,7 +92,9 @@ def _listen(path: str, mode: int) -> socket.socket:
     """A listening socket at `path`. It is made under another name, and moved there when it listens with its mode."""
     try:
         place, new = Path(path), Path(path + ".new")
-        place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _make(place.parent, 0o755)
+        # In a directory such as /tmp nobody replaces luod's socket.
+        _require_ours(place.parent, "socket's directory", sticky=True)
         for taken in (place, new):
             if os.path.lexists(taken) and not stat.S_ISSOCK(taken.lstat().st_mode):
                 raise Refused(f"{taken} is there and is no socket", hint="name another socket, or move that away")
@@ -116,6 +117,24 @@ def _listen(path: str, mode: int) -> socket.socket:
         return listening
     except OSError as error:
         raise _refused("socket", path, error) from error
+
+
+def _make(directory: Path, mode: int) -> None:
+    """Makes the directory, with this mode whatever the umask, and those above it."""
+    if directory.is_dir():
+        return
+    if not directory.parent.exists():
+        _make(directory.parent, 0o755)
+    directory.mkdir(exist_ok=True)
+    directory.chmod(mode)
+
+
+def _require_ours(directory: Path, what: str, *, sticky: bool = False) -> None:
+    """Refused: users other than root can change what is in the directory."""
+    fault = trust.fault(directory, sticky=sticky)
+    if fault is not None:
+        where = "it" if fault.path == os.path.abspath(directory) else fault.path
+        raise Refused(f"{what} {str(directory)!r}: {where} {fault.what}", hint=fault.remedy)
 
 
 def _remove(path: str | Path) -> None:

@@ -77,11 +77,12 @@ def parser() -> argparse.ArgumentParser:
 
 def check_config(name: str | None) -> int:
     """`luod check-config`. PolicyError says what is wrong."""
-    from luod.daemon.policy import file
+    from luod.daemon.policy import commands, file
 
     path = file.DEFAULT_PATH if name is None else Path(name)
     try:
         settings = file.parse(file.read(path), path)
+        commands.require(settings, path)
     except FileNotFoundError:
         raise PolicyError(str(path), "", "is not there", hint="without it luod goes by its defaults") from None
     print(f"{path}: good, {len(settings.rules)} rules")

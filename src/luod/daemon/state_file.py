@@ -1,6 +1,6 @@
 """Files of the state directory, replaced as a whole: the registry's, the timeline, the copy of the policy.
 
-Used by `luod.daemon.journal`, `.chronicle` and `.policy.current`. What others are to read, `luod.ctl.reports` writes.
+Used by `luod.daemon.journal`, `.chronicle` and `.policy.current`. What others are to read, `luod.ctl.files` writes.
 """
 
 from __future__ import annotations

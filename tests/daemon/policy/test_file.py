@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luod.daemon.main import main
-from luod.daemon.policy.file import parse
+from luod.daemon.policy.file import parse, read
 from luod.daemon.policy.rules import HookCommands, Rule, Settings
 from luod.errors import PolicyError
 
@@ -130,6 +130,45 @@ def test_check_config_says_good_or_what_is_wrong(tmp_path: Path, capsys: pytest.
     assert f"{file}: rules[0].uid: is true or false, not a number" in capsys.readouterr().err
     assert main(["check-config", str(tmp_path / "none")]) == 1
     assert "is not there" in capsys.readouterr().err
+
+
+def test_a_policy_that_others_can_write_is_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "luod.toml"
+    path.write_text("")
+    path.chmod(0o666)
+    assert main(["check-config", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert f"{path}: is not taken: it can be written by every user" in said
+    assert f"chmod go-w {path}" in said
+    path.chmod(0o644)
+    tmp_path.chmod(0o777)
+    with pytest.raises(PolicyError, match=f"is not taken: {tmp_path} can be written"):
+        read(path)
+
+
+@pytest.mark.parametrize("member", ["reaper", "hooks.before-update", "hooks.after-update"])
+def test_check_config_looks_at_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], member: str) -> None:
+    path, command = tmp_path / "luod.toml", tmp_path / "command"
+    table, _, name = member.rpartition(".")
+    path.write_text((f"[{table}]\n" if table else "") + f'{name} = ["{command}", "--now"]\n')
+
+    def said() -> str:
+        assert main(["check-config", str(path)]) == 1
+        return capsys.readouterr().err
+
+    assert f"{member}[0]: {command}: No such file or directory" in said()
+    command.mkdir()
+    assert f"{member}[0]: {command} is not a regular file" in said()
+    command.rmdir()
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o644)
+    assert f"{member}[0]: {command} cannot be executed" in said()
+    command.chmod(0o777)
+    found = said()
+    assert f"{member}[0]: {command} can be written by every user" in found
+    assert f"chmod go-w {command}" in found
+    command.chmod(0o755)
+    assert main(["check-config", str(path)]) == 0
 
 
 def test_the_policy_of_the_manual_is_good() -> None:

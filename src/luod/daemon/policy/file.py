@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from luod.daemon import trust
 from luod.daemon.policy.rules import HookCommands, Rule, Settings, Terms
 from luod.daemon.record import MOST_SESSIONS
 from luod.errors import PolicyError
@@ -31,14 +32,18 @@ _WORDS: Final = {
 
 
 def read(path: Path) -> bytes:
-    """The file's bytes. FileNotFoundError; PolicyError: it cannot be read."""
+    """The file's bytes. FileNotFoundError; PolicyError: it cannot be read, or other users can write to it."""
     try:
         with open(path, "rb") as file:
+            fault = trust.fault(path)
             data = file.read(_MOST_BYTES + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise PolicyError(str(path), "", f"cannot be read: {error.strerror}") from error
+    if fault is not None:
+        where = "" if fault.path == str(path) else f"{fault.path} "
+        raise PolicyError(str(path), "", f"is not taken: {where or 'it '}{fault.what}", hint=fault.remedy)
     if len(data) > _MOST_BYTES:
         raise PolicyError(str(path), "", "is no policy: it has more than a MiB")
     return data

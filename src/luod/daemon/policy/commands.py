@@ -1,0 +1,46 @@
+"""Looks at the commands that a policy names: whether they are there, can be run, and are changed by root alone.
+
+For `luod check-config`. A policy comes into force without this look, since a command may be installed later.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from luod.daemon import trust
+from luod.daemon.policy.rules import Settings
+from luod.errors import PolicyError
+
+
+def require(settings: Settings, path: Path) -> None:
+    """Raises PolicyError for the first command of the policy at `path` that cannot be run or that others can change."""
+    for member, message, hint in _faults(settings):
+        raise PolicyError(str(path), f"{member}[0]", message, hint=hint)
+
+
+def _faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    commands = {
+        "reaper": settings.reaper,
+        "hooks.before-update": settings.hooks.before_update,
+        "hooks.after-update": settings.hooks.after_update,
+    }
+    for member, command in commands.items():
+        if command:
+            yield from ((member, message, hint) for message, hint in _fault_of(command[0]))
+
+
+def _fault_of(program: str) -> Iterator[tuple[str, str]]:
+    try:
+        mode = os.stat(program).st_mode
+    except OSError as error:
+        yield f"{program}: {error.strerror}", "install the command, or name another"
+        return
+    if not stat.S_ISREG(mode):
+        yield f"{program} is not a regular file", "name a program"
+    elif not os.access(program, os.X_OK):
+        yield f"{program} cannot be executed", f"chmod a+x {program}; a file system mounted noexec runs nothing"
+    elif fault := trust.fault(program):
+        yield f"{fault}, and luod runs {program} as root", fault.remedy

@@ -1,0 +1,83 @@
+"""Whether users other than root and luod's own could change a file or directory that luod relies on.
+
+Whoever can write to a directory can put something else in the place of what is in it, so every directory above counts,
+as do those of symbolic links on the way.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_MOST_LINKS: Final = 40
+"""As many as the kernel follows."""
+_OVERFLOW: Final = Path("/proc/sys/kernel/overflowuid")
+_UID_MAP: Final = Path("/proc/self/uid_map")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with `path`, and the command that mends it."""
+
+    path: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.what}"
+
+
+def fault(path: str | Path, *, sticky: bool = False) -> Fault | None:
+    """Returns the first that others could change: `path` itself, or what it lies in. None also where `path` ends.
+
+    In a directory with the sticky bit, such as /tmp, users cannot replace what is not theirs. `sticky` allows `path`
+    itself to be one. OSError: it cannot be looked at.
+    """
+    trusted = {0, os.geteuid()} | _unknown_owner()
+    above_is_sticky = False
+    for place, found, last in _way(os.path.abspath(path)):
+        link = stat.S_ISLNK(found.st_mode)
+        if found.st_uid not in trusted and (not link or above_is_sticky):
+            return Fault(place, f"is owned by uid {found.st_uid}", f"chown {'-h ' if link else ''}root {place}")
+        if link:
+            continue
+        above_is_sticky = bool(found.st_mode & stat.S_ISVTX)
+        others = found.st_mode & 0o022
+        if others and not (above_is_sticky and stat.S_ISDIR(found.st_mode) and (sticky or not last)):
+            whom = "every user" if others & 0o002 else f"its group (gid {found.st_gid})"
+            return Fault(place, f"can be written by {whom}", f"chmod go-w {place}")
+    return None
+
+
+def _way(path: str) -> Iterator[tuple[str, os.stat_result, bool]]:
+    """Yields what the kernel passes on its way to `path`: each with its status, and whether it is the end."""
+    for _ in range(_MOST_LINKS):
+        parts = Path(path).parts
+        for number in range(1, len(parts) + 1):
+            place = os.path.join(*parts[:number])
+            try:
+                found = os.lstat(place)
+            except FileNotFoundError:
+                return
+            yield place, found, number == len(parts)
+            if stat.S_ISLNK(found.st_mode):
+                target = os.path.join(os.path.dirname(place), os.readlink(place))
+                path = os.path.normpath(os.path.join(target, *parts[number:]))
+                break
+        else:
+            return
+
+
+def _unknown_owner() -> set[int]:
+    """Returns the uid that stands for the users a user namespace does not know, the host's root among them."""
+    try:
+        first, outside, count = _UID_MAP.read_text(encoding="ascii").split()[:3]
+        if (first, outside) == ("0", "0") and int(count) == 2**32 - 1:
+            return set()
+        return {int(_OVERFLOW.read_text(encoding="ascii"))}
+    except (OSError, ValueError):
+        return set()
