@@ -46,6 +46,13 @@ class Luod(Host):
         names = self.machine.run(["ls", "-l", f"/proc/{pid}/fd"]).text.splitlines()[1:]
         return [name.partition(" -> ")[2] for name in names]
 
+    def terminate(self) -> str:
+        """Ends luod as SIGTERM does; its log."""
+        keep = self.keep
+        assert keep is not None
+        self.stop()
+        return keep.stderr
+
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = self.luoctl_json("status")
         return status

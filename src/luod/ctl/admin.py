@@ -6,18 +6,21 @@ Called by `luod.ctl.commands`. How bytes and fds travel is `luod.ipc.connection`
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from luod.errors import CallFailed, ProtocolError
+from luod.errors import CallFailed, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc.connection import TIMEOUT, Connection
 from luod.ipc.framing import ADMIN, ADMIN_SOCKET, SESSIONS_SOCKET, Reply, encode_call
 from luod.linux import Fd
 
 T = TypeVar("T", str, int, bool)
 
+STOP_TIMEOUT = 30.0
+_LOOK_SECONDS = 0.05
 LOAD_TIMEOUT = 120.0
 """Seconds LoadKernel may take: the kernel copies image and initrd, and checks a signature where it must."""
 
@@ -253,6 +256,24 @@ def forward(path: str | None, name: str) -> str:
         reply = connection.ask(encode_call(f"{ADMIN}.Forward", {"name": name}))
         reply.close()
         return _member(reply, "report", str)
+
+
+def stop(path: str | None, *, drop: bool) -> tuple[str, ...]:
+    """Has luod end, and returns what is lost with it when nobody listens any more. DaemonUnreachable: nobody did."""
+    with _connect(path, LOAD_TIMEOUT) as connection:
+        reply = connection.ask(encode_call(f"{ADMIN}.Stop", {"drop": True} if drop else {}))
+        reply.close()
+    lost = reply.parameters.get("lost")
+    if not isinstance(lost, list):
+        raise ProtocolError("luod's answer has no list `lost`")
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while time.monotonic() < deadline:
+        try:
+            with _connect(path, TIMEOUT):
+                time.sleep(_LOOK_SECONDS)
+        except DaemonUnreachable:
+            return tuple(map(str, lost))
+    raise LuodError(f"luod did not end within {STOP_TIMEOUT:.0f} s", hint="see its log")
 
 
 def _stuck(reply: Reply) -> tuple[Stuck, ...]:

@@ -211,7 +211,7 @@ def abort(arguments: Namespace, output: Output) -> Exit:
 def reap(arguments: Namespace, output: Output) -> Exit:
     """`luoctl reap`"""
     path, force = arguments.admin_socket, arguments.force
-    return _each(arguments.session, lambda name: admin.reap(path, name, force=force), output)
+    return _each(_workloads(arguments.session), lambda name: admin.reap(path, name, force=force), output)
 
 
 def forward(arguments: Namespace, output: Output) -> Exit:
@@ -226,7 +226,45 @@ def forward(arguments: Namespace, output: Output) -> Exit:
         names = [*arguments.session, *names]
         if not names and not output.json:
             output.line("no incoming session waits")
-    return _each(names, lambda name: admin.forward(arguments.admin_socket, name), output)
+    return _each(_workloads(names), lambda name: admin.forward(arguments.admin_socket, name), output)
+
+
+def release(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl release`"""
+    from luod.ipc import exchange
+    from luod.ipc.connection import TIMEOUT, perform
+    from luod.ipc.framing import SESSIONS_SOCKET
+
+    path = arguments.socket or SESSIONS_SOCKET
+
+    def give_up(name: str) -> str:
+        released, still_open = perform(
+            exchange.give_up(name, arguments.direction, force=arguments.force), path, TIMEOUT
+        )
+        report = f"released {', '.join(released)}"
+        if still_open:
+            report += f"; another process has {', '.join(still_open)} open: end it, or the kernel carries that on"
+        return report
+
+    return _each(_workloads(arguments.session), give_up, output)
+
+
+def stop(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl stop`"""
+    lost = admin.stop(arguments.admin_socket, drop=arguments.drop)
+    if output.json:
+        output.object({"stopped": True, "lost": list(lost)})
+    else:
+        for what in lost:
+            output.line(f"lost: {escaped(what)}")
+        output.line("luod is stopped")
+    return Exit.DONE
+
+
+def _workloads(names: Iterable[str]) -> list[str]:
+    """`names`, each once, and without the parts NAME#GENERATION of a workload NAME that is among them."""
+    given = list(dict.fromkeys(names))
+    return [name for name in given if not (name.rpartition("#")[2].isdecimal() and name.rpartition("#")[0] in given)]
 
 
 def _each(names: Iterable[str], do: Callable[[str], str], output: Output) -> Exit:

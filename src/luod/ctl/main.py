@@ -95,11 +95,35 @@ def parser() -> argparse.ArgumentParser:
     reap = commands.add_parser(
         "reap",
         parents=[common],
-        help="clean incoming sessions up that nobody will resume from",
+        help="discard abandoned incoming sessions",
         description="Have the reaper free what incoming sessions hold. Nothing can be resumed from them afterwards.",
     )
-    reap.add_argument("session", nargs="+", metavar="SESSION", help="its name")
-    reap.add_argument("--force", action="store_true", help="also one that was given to a process which may live")
+    reap.add_argument("session", nargs="+", metavar="NAME", help="a workload: its sessions NAME and NAME#GENERATION")
+    reap.add_argument("--force", action="store_true", help="even if a running process may still use it")
+    release = commands.add_parser(
+        "release",
+        parents=[common],
+        help="drop sessions whose VMM is gone",
+        description="Release the sessions NAME and NAME#GENERATION as given up. What only luod has open is lost. "
+        "For outgoing sessions of a VMM that will not come back, and for incoming ones without running the reaper.",
+    )
+    release.add_argument("session", nargs="+", metavar="NAME", help="a workload: its sessions NAME and NAME#GENERATION")
+    which = release.add_mutually_exclusive_group()
+    which.add_argument(
+        "--outgoing", dest="direction", action="store_const", const="outgoing", help="those for the next update"
+    )
+    which.add_argument(
+        "--incoming", dest="direction", action="store_const", const="incoming", help="those the last update carried"
+    )
+    release.add_argument("--force", action="store_true", help="even if a running process may still use them")
+    stop = commands.add_parser(
+        "stop",
+        parents=[common],
+        help="stop luod",
+        description="Stop luod, unless sessions or files would be lost because no other process has them open. "
+        "Sessions that wait in the kernel wait on.",
+    )
+    stop.add_argument("--drop", action="store_true", help="stop it regardless, and lose them")
     timeline = commands.add_parser(
         "timeline",
         parents=[common],
@@ -115,11 +139,11 @@ def parser() -> argparse.ArgumentParser:
     forward = commands.add_parser(
         "forward",
         parents=[common],
-        help="carry incoming sessions once more that nobody claimed",
+        help="preserve unclaimed incoming sessions again for the next kexec",
         description="Make incoming sessions outgoing ones, so that the next update carries them on: the way back from "
         "a kernel that turned out bad. Their owners can retrieve them there, and no longer here.",
     )
-    forward.add_argument("session", nargs="*", metavar="SESSION", help="its name")
+    forward.add_argument("session", nargs="*", metavar="NAME", help="a workload: its sessions NAME and NAME#GENERATION")
     forward.add_argument("--all", action="store_true", help="all that wait in the kernel")
     return top
 
@@ -222,6 +246,8 @@ def _run(given: argparse.Namespace, output: Output) -> Exit:
         "update": commands.update,
         "abort": commands.abort,
         "reap": commands.reap,
+        "release": commands.release,
+        "stop": commands.stop,
         "timeline": reports.timeline,
         "metrics": reports.metrics,
         "forward": commands.forward,

@@ -76,7 +76,7 @@ class Forwarding:
 
     async def _forward(self, name: str) -> str:
         async with self._one:
-            row, incoming = await self._sessions.begin_work(name, self._check, forward=True)
+            row, incoming = await self._sessions.begin_work(name, self.check, forward=True)
             done = False
             try:
                 outcome = await self._carry(row, incoming)
@@ -86,7 +86,7 @@ class Forwarding:
             finally:
                 if not done:
                     await self._drop_outgoing(row)
-                await self._sessions.end_work(row, remove=done)
+                await self._sessions.end_work(row, remove=done, forwarded=True)
         if outcome.failure == REFUSED:
             raise NotForwardable(name=name, message=outcome.said, hint="nothing was changed")
         if outcome.failure is not None:
@@ -100,7 +100,7 @@ class Forwarding:
         self._log("forwarded", name=name, owner=row.owner, said=outcome.said)
         return outcome.said
 
-    def _check(self, row: Row) -> Row:
+    def check(self, row: Row) -> Row:
         """The row as it is. NotForwardable, Refused."""
         if self._registry.row("outgoing", row.name) is not None:
             raise session_exists(row.name, "there is an outgoing session of this name", "release that one first")

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,15 @@ from typing import Final, NoReturn
 from luod.daemon import descriptors, words
 from luod.daemon.listening import Listening
 from luod.daemon.log import Log
-from luod.errors import DeviceBroken, DeviceBusy, KernelRefused, ProtocolError
+from luod.errors import (
+    DeviceBroken,
+    DeviceBusy,
+    KernelRefused,
+    NoSuchSession,
+    ProtocolError,
+    SessionExists,
+    SessionTaken,
+)
 from luod.ipc import framing
 from luod.linux import Fd
 from luod.liveupdate.device import LiveUpdate
@@ -38,6 +46,8 @@ _STEADY_SECONDS: Final = 1.0
 _PAUSE_FIRST: Final = 0.1
 _PAUSE_LAST: Final = 5.0
 _STOP_SECONDS: Final = 10.0
+_ENDING_LOOKS: Final = 4
+_ENDING_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -102,11 +112,31 @@ class Keeper:
                     self._turn(awake)
             finally:
                 signal.set_wakeup_fd(-1)
+        self._let_go()
+        return 0
+
+    def _let_go(self) -> None:
+        """Closes all that is held, and says which sessions have ended with that: no other process had them open."""
         if self._stored:
             self._log("stopped", fds=len(self._stored))
+        sessions = [name for name in self._stored if name.startswith((words.OUTGOING, words.INCOMING))]
+        files = [name for name in self._stored if name.startswith(words.HELD)]
         for fd in self._stored.values():
             fd.close()
-        return 0
+        self._stored.clear()
+        if files:
+            self._log.warning(
+                "files-closed", files=len(files), reason="luod held them for their owners, and is stopped"
+            )
+        ended, error = _ended([name for name in sessions if name != words.OUTGOING + words.REGISTRY_SESSION])
+        for name in ended:
+            direction, _, session = name.partition(".")
+            reason = "only luod had it open, and luod is stopped"
+            if name.startswith(words.INCOMING):
+                reason += "; unless it was finished, what it held is freed"
+            self._log.warning("session-lost", name=session, direction=direction, reason=reason)
+        if error is not None:
+            self._log.warning("sessions-closed", reason=f"which of them others have open is not known: {error}")
 
     def _turn(self, awake: socket.socket) -> None:
         now = time.monotonic()
@@ -296,6 +326,37 @@ class Keeper:
         except OSError as error:
             # It died meanwhile; what was done for it is in the store, and the next serve sees it there.
             self._log.debug("not-answered", error=error)
+
+
+def _ended(sessions: Sequence[str]) -> tuple[list[str], KernelRefused | None]:
+    """Returns those sessions, by the names of their fds, that no process has open; and the error that cut it short."""
+    left = list(sessions)
+    try:
+        for look in range(_ENDING_LOOKS if left else 0):
+            if look:
+                # The last fd of a process that is being killed is closed a moment after its death.
+                time.sleep(_ENDING_SECONDS)
+            with LiveUpdate(patience=_TRY_SECONDS * 10) as device:
+                for name in list(left):
+                    if _is_gone(device, name):
+                        left.remove(name)
+            if not left:
+                break
+    except KernelRefused as error:
+        return [name for name in sessions if name not in left], error
+    return [name for name in sessions if name not in left], None
+
+
+def _is_gone(device: LiveUpdate, name: str) -> bool:
+    """Asks the kernel by the name, which is taken as long as the session exists (H9)."""
+    direction, _, session = name.partition(".")
+    try:
+        (device.create if direction + "." == words.OUTGOING else device.retrieve)(session).close()
+    except (SessionExists, SessionTaken):
+        return False
+    except NoSuchSession:
+        return True
+    return True
 
 
 def _end(pid: int) -> None:

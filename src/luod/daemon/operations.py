@@ -12,14 +12,15 @@ from collections.abc import AsyncGenerator
 from luod.daemon import state_directory
 from luod.daemon.chronicle import Chronicle
 from luod.daemon.doubts import remedy
-from luod.daemon.forwarding import Forwarding
 from luod.daemon.next_image import NextImage
 from luod.daemon.participants import Participants
 from luod.daemon.policy.current import Policy
 from luod.daemon.reaping import Reaping
 from luod.daemon.sessions import SessionKeeper
+from luod.daemon.stopping import Stopping
 from luod.daemon.takeover import Holdings
 from luod.daemon.update import Updater
+from luod.daemon.workloads import Workloads
 from luod.ipc.admin import CheckReply, Problem, Progress, StatusReply, Wishes
 from luod.ipc.peer import Peer
 from luod.ipc.timeline import TimelineReply
@@ -39,7 +40,8 @@ class Operations:
         image: NextImage,
         updater: Updater,
         reaping: Reaping,
-        forwarding: Forwarding,
+        workloads: Workloads,
+        stopping: Stopping,
         chronicle: Chronicle,
     ) -> None:
         self._holdings = holdings
@@ -49,7 +51,8 @@ class Operations:
         self._image = image
         self._updater = updater
         self._reaping = reaping
-        self._forwarding = forwarding
+        self._workloads = workloads
+        self._stopping = stopping
         self._chronicle = chronicle
 
     async def status(self) -> StatusReply:
@@ -95,7 +98,10 @@ class Operations:
         await self._updater.abort(peer)
 
     async def reap(self, peer: Peer, name: str, force: bool) -> str:
-        return await self._reaping.reap(peer, name, force=force)
+        return await self._workloads.reap(peer, name, force=force)
+
+    async def stop(self, peer: Peer, drop: bool) -> list[str]:
+        return await self._stopping.stop(peer, drop=drop)
 
     async def forward(self, peer: Peer, name: str) -> str:
-        return await self._forwarding.forward(peer, name)
+        return await self._workloads.forward(peer, name)

@@ -16,11 +16,10 @@ from typing import Final
 import msgspec
 from asyncvarlink import VarlinkErrorReply
 
-from luod.daemon.answers import no_such_session
 from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
-from luod.daemon.record import Row, now
-from luod.daemon.registry import Registry
+from luod.daemon.record import Row, now, workload
+from luod.daemon.registry import Change, Registry
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.takeover import Holdings
 from luod.daemon.worker import SESSION_FD, SESSION_NAME, Outcome, Workers
@@ -50,7 +49,9 @@ class Reaping:
         self._failures: dict[str, str] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._started: set[str] = set()
         self._few = asyncio.Semaphore(_AT_ONCE)
+        self._registry.watchers.append(self._rows_changed)
         sessions.claimant_died = self._claimant_died
         self._deadline = policy.settings.restore_deadline
         policy.changed.append(self._reloaded)
@@ -83,22 +84,37 @@ class Reaping:
 
     async def reap(self, peer: Peer, name: str, *, force: bool) -> str:
         """What the reaper said. NoSuchSession, Refused, Busy, ReapFailed."""
-        row = self._registry.row("incoming", name)
-        if row is None:
-            raise no_such_session("incoming", name)
-        self._begun(row, force=force)
         self._log("reap", name=name, uid=peer.uid, pid=peer.pid, force=force)
         # To its end also when the operator hangs up.
         return await asyncio.shield(self._loop.create_task(self._reap(name, force=force)))
 
-    def _begun(self, row: Row, *, force: bool) -> Row:
-        """The row of a session that is begun with. Refused: it is in use."""
-        if not force and not row.reaped and (row.resumed or self._sessions.claimed(row)):
-            state = "its guest was resumed" if row.resumed else "it was given to a process that may live"
+    def in_use(self, row: Row) -> str | None:
+        """Returns why an incoming session is in use; None: it is not. Who has one session of a workload has all."""
+        parts = [other for other in self._registry.record.rows if other.direction == "incoming"]
+        parts = [other for other in parts if workload(other) == workload(row)]
+        if any(other.resumed for other in parts):
+            return "its guest was resumed"
+        claimed = next((other for other in parts if self._sessions.claimed(other)), None)
+        if claimed is None:
+            return None
+        return ("it" if claimed.name == row.name else f"session {claimed.name!r}") + (
+            " was given to a process that may live"
+        )
+
+    def check(self, row: Row, *, force: bool) -> None:
+        """Refused: the session is in use."""
+        if force or row.reaped:
+            return
+        reason = self.in_use(row)
+        if reason is not None:
             raise Refused(
-                message=f"session {row.name!r} is in use: {state}",
+                message=f"session {row.name!r} is in use: {reason}",
                 hint="end its VMM, or have it finish and release the session; --force reaps it regardless",
             )
+
+    def _begun(self, row: Row, *, force: bool) -> Row:
+        """The row of a session that is begun with. Refused: it is in use."""
+        self.check(row, force=force)
         return msgspec.structs.replace(row, reaped=True)
 
     async def _reap(self, name: str, *, force: bool = False) -> str:
@@ -163,21 +179,36 @@ class Reaping:
     def _due(self) -> None:
         self._timer = None
         for row in self._waiting():
-            if not self._sessions.claimed(row):
+            if self.in_use(row) is None:
                 self._log.warning("restore-deadline", name=row.name, owner=row.owner)
                 self._start(row.name)
 
     def _claimant_died(self, row: Row) -> None:
-        if self.seconds_left == 0.0 and row.name in {waiting.name for waiting in self._waiting()}:
-            self._log.warning(
-                "restore-deadline", name=row.name, owner=row.owner, reason="the process that had it ended"
-            )
-            self._start(row.name)
+        self._reap_rest(row, "the process that had it ended")
+
+    def _rows_changed(self, changes: tuple[Change, ...]) -> None:
+        """What was left alone because another session of its workload was in use is due when that is gone."""
+        for row, other in changes:
+            if row is not None and row.direction == "incoming" and other is None:
+                self._loop.call_soon(self._reap_rest, row, f"session {row.name} of its workload ended")
+
+    def _reap_rest(self, row: Row, reason: str) -> None:
+        """Past the deadline: reaps what is left of the workload of `row`, unless it is in use."""
+        if self.seconds_left != 0.0:
+            return
+        for waiting in self._waiting():
+            if workload(waiting) == workload(row) and self.in_use(waiting) is None:
+                self._log.warning("restore-deadline", name=waiting.name, owner=waiting.owner, reason=reason)
+                self._start(waiting.name)
 
     def _start(self, name: str) -> None:
+        if name in self._started:
+            return
+        self._started.add(name)
         task = self._loop.create_task(self._by_itself(name))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _task: self._started.discard(name))
 
     async def _by_itself(self, name: str) -> None:
         """Also once what keeps it waiting, such as an update that is cancelled, is over."""

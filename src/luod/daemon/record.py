@@ -154,7 +154,8 @@ def fd_name(row: Row) -> str:
 
 def workload(row: Row) -> str:
     """Whose the session is: NAME, of both NAME and NAME#GENERATION."""
-    return row.name if row.generation is None else row.name.rpartition("#")[0]
+    written_frozen = row.generation is not None or NUMBERED.fullmatch(row.name)
+    return row.name.rpartition("#")[0] if written_frozen else row.name
 
 
 def ends_with_update(row: Row) -> bool:

@@ -122,7 +122,7 @@ async def verify(custody: Custody, fds: dict[str, Fd], registry: Registry, log: 
     retrieved = set()
     for row in registry.record.rows:
         if row.direction == "outgoing":
-            there = fd_name(row) not in fds and await _is_open(custody, row)
+            there = fd_name(row) not in fds and await is_open(custody, row)
         elif row.retrieved:
             there = True
             try:
@@ -141,7 +141,7 @@ async def verify(custody: Custody, fds: dict[str, Fd], registry: Registry, log: 
     return frozenset(retrieved)
 
 
-async def _is_open(custody: Custody, row: Row) -> bool:
+async def is_open(custody: Custody, row: Row) -> bool:
     """Whether some process has an fd of an outgoing session; told by its name, which is taken then (H9)."""
     try:
         (await custody.create(row.name)).close()

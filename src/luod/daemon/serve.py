@@ -26,9 +26,11 @@ from luod.daemon.participants import Participants
 from luod.daemon.policy.current import Policy
 from luod.daemon.reaping import Reaping
 from luod.daemon.sessions import SessionKeeper
+from luod.daemon.stopping import Stopping
 from luod.daemon.takeover import JUMP, take_over
 from luod.daemon.update import Updater
 from luod.daemon.worker import Workers
+from luod.daemon.workloads import Workloads
 from luod.errors import Refused
 from luod.ipc.admin import Admin
 from luod.ipc.admission import Room
@@ -88,7 +90,11 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     updater = Updater(
         holdings, custody, image, sessions, participants, chronicle, hooks, log, stuck_seconds=stuck_seconds
     )
-    operations = Operations(holdings, sessions, participants, policy, image, updater, reaping, forwarding, chronicle)
+    workloads = Workloads(holdings, custody, sessions, participants, reaping, forwarding, log)
+    stopping = Stopping(holdings, sessions, participants, log)
+    operations = Operations(
+        holdings, sessions, participants, policy, image, updater, reaping, workloads, stopping, chronicle
+    )
     held = HeldFiles(holdings, custody, policy, lambda: participants.updating, sparing)
     updater.take_over()
     sessions.take_over()
@@ -97,7 +103,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     hooks.take_over(jumping=JUMP in fds)
 
     def to_all(peer: Peer) -> Iterable[VarlinkInterface]:
-        found: list[VarlinkInterface] = [Sessions(sessions, held, peer), Updates(participants, peer)]
+        found: list[VarlinkInterface] = [Sessions(sessions, held, workloads, peer), Updates(participants, peer)]
         if not peer.root and policy.terms(peer).may_update:
             found.append(Admin(operations, peer, lambda: policy.terms(peer).may_update))
         return found

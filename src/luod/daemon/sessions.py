@@ -370,6 +370,10 @@ class SessionKeeper:
 
     # What `luod.daemon.reaping` and `.forwarding` ask.
 
+    def process_lives(self, row: Row) -> bool:
+        """Whether the process lives whose end ends the session."""
+        return self._owners.alive(row) is True
+
     def claimed(self, row: Row) -> bool:
         """Whether an incoming session was given to a process that lives, as far as anybody knows."""
         if not (fd_name(row) in self._fds or row.retrieved) or row.name in self._unclaimed or row.forwarding:
@@ -397,7 +401,7 @@ class SessionKeeper:
         row = self._registry.row("incoming", name)
         if row is None:
             raise no_such_session("incoming", name)
-        if name in self._working:
+        if name in self._working or (name in self.being_forwarded and not forward):
             raise Busy(message=f"luod is at work on session {name!r} already", hint="see luoctl sessions")
         changed = change(row)
         fd = self._fds.get(fd_name(row))
@@ -412,12 +416,12 @@ class SessionKeeper:
             self._still.clear()
         return changed, fd
 
-    async def end_work(self, row: Row, *, remove: bool) -> None:
-        """`remove`: nothing is left of the incoming session, and luod drops its copies."""
+    async def end_work(self, row: Row, *, remove: bool, forwarded: bool = False) -> None:
+        """`remove`: nothing is left of the incoming session, and luod drops its copies. `forwarded`: as it began."""
         if remove:
             await self._exclusively(row.name, self._remove(row))
         self._working.discard(row.name)
-        if row.name in self.being_forwarded:
+        if forwarded:
             self.being_forwarded.discard(row.name)
             self._changed()
 

@@ -90,7 +90,7 @@ def manifest_name(row: Row) -> str:
 
 def held_name(file: HeldFile) -> str:
     """The name under which keep holds a file that was handed over."""
-    return f"held.{file.number}"
+    return f"{words.HELD}{file.number}"
 
 
 def image_names(image: Image) -> tuple[str, ...]:

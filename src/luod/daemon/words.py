@@ -18,6 +18,8 @@ ADMIN: Final = "admin"
 OUTGOING: Final = "outgoing."
 INCOMING: Final = "incoming."
 """Before a session's name, in the name of its stored fd."""
+HELD: Final = "held."
+"""Before the number of a file that luod holds for a program."""
 
 REGISTRY_SESSION: Final = "luod"
 """The session that carries the registry. Names that begin so are not for clients."""

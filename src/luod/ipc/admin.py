@@ -232,6 +232,7 @@ class Service(Protocol):
     async def reap(self, peer: Peer, name: str, force: bool) -> str: ...
     async def timeline(self) -> TimelineReply: ...
     async def forward(self, peer: Peer, name: str) -> str: ...
+    async def stop(self, peer: Peer, drop: bool) -> list[str]: ...
 
 
 class Admin(VarlinkInterface, name=ADMIN):
@@ -368,8 +369,9 @@ class Admin(VarlinkInterface, name=ADMIN):
 
     @varlinkmethod(return_parameter="report")
     async def Reap(self, *, name: str, force: bool | None) -> str:
-        """Has an incoming session cleaned up by the reaper, and answers what that reported. From its begin on nothing
-        can be resumed from the session. Root's alone. force: also one that a process has which may live.
+        """Has the incoming sessions NAME and NAME#NUMBER of a workload cleaned up by the reaper, and answers what that
+        reported. From its begin on nothing can be resumed from them. Root's alone. force: also when a process that may
+        live has one of them.
 
         Errors: ReapFailed, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Refused, io.luod.Sessions.Busy.
         """
@@ -386,14 +388,25 @@ class Admin(VarlinkInterface, name=ADMIN):
 
     @varlinkmethod(return_parameter="report")
     async def Forward(self, *, name: str) -> str:
-        """Makes an incoming session that nobody claimed an outgoing one: the same files under the same tokens and
-        names, for the next kernel. The owner is who it was, and can retrieve it there and not here. Root's alone.
+        """Makes the incoming sessions NAME and NAME#NUMBER of a workload that nobody claimed outgoing ones: the same
+        files under the same tokens and names, for the next kernel. The owner is who it was, and can retrieve them there
+        and not here. Root's alone.
 
         Errors: NotForwardable, ForwardFailed, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Refused (somebody has
         it, or an outgoing one of the name is there), io.luod.Sessions.Busy.
         """
         self._permit(root_only=True)
         return await self._service.forward(self._peer, name)
+
+    @varlinkmethod(return_parameter="lost")
+    async def Stop(self, *, drop: bool | None) -> list[str]:
+        """Ends luod, both processes, right after the answer. Refused while only luod has sessions or files open, since
+        they are lost with it; with drop it ends regardless. lost: what is, for people. Root's alone.
+
+        Errors: Refused, UpdateRunning.
+        """
+        self._permit(root_only=True)
+        return await self._service.stop(self._peer, bool(drop))
 
 
 def _copy(passed: FileDescriptor) -> Fd:

@@ -169,6 +169,21 @@ def sessions() -> Exchange[tuple[Session, ...]]:
     return tuple(_session(entry) for entry in entries)
 
 
+def give_up(name: str, direction: str | None, *, force: bool) -> Exchange[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Releases a workload; the sessions that were, and those of them that another process has open."""
+    encode_name(name)
+    parameters: dict[str, Any] = {"name": name}
+    if direction is not None:
+        parameters["direction"] = direction
+    if force:
+        parameters["force"] = True
+    reply = yield Call("GiveUp", parameters)
+    released, still_open = reply.parameters.get("released"), reply.parameters.get("open")
+    if not isinstance(released, list) or not isinstance(still_open, list):
+        raise ProtocolError("luod's answer has no lists `released` and `open`")
+    return tuple(map(str, released)), tuple(map(str, still_open))
+
+
 def describe(name: str) -> Exchange[tuple[Description, ...]]:
     encode_name(name)
     reply = yield Call("Describe", {"name": name})

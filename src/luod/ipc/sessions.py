@@ -216,6 +216,19 @@ class HeldFile:
     fileFileDescriptor: FileDescriptor
 
 
+class GivenUp(TypedDict):
+    """What GiveUp answers."""
+
+    released: list[str]
+    open: list[str]
+
+
+class WorkloadService(Protocol):
+    """What luod does with all sessions of a workload."""
+
+    async def give_up(self, peer: Peer, name: str, direction: Direction | None, force: bool) -> GivenUp: ...
+
+
 class FilesService(Protocol):
     """What luod does with files that are handed over. Fds that are passed in are the service's to close."""
 
@@ -263,9 +276,10 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         NotHeld,
     )
 
-    def __init__(self, service: Service, files: FilesService, peer: Peer) -> None:
+    def __init__(self, service: Service, files: FilesService, workloads: WorkloadService, peer: Peer) -> None:
         self._service = service
         self._files = files
+        self._workloads = workloads
         self._peer = peer
 
     @varlinkmethod(return_parameter="sessionFileDescriptor")
@@ -299,6 +313,18 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         Errors: NoSuchSession, NotFinished, Busy, KernelRefused.
         """
         await self._service.release(self._peer, name, direction, outcome)
+
+    @varlinkmethod
+    async def GiveUp(self, *, name: str, direction: Direction | None, force: bool | None) -> GivenUp:
+        """Releases a workload, its sessions NAME and NAME#NUMBER together, as given up: what only luod has of them is
+        lost. For operators, and for whoever started a VMM that is dead. direction: needed where there are both.
+
+        Refused while they are in use: a participant answers for them, their guest was resumed, or a process that may
+        live has retrieved one; with force they are released regardless. open: outgoing sessions that another process
+        still has open, whose files the kernel carries on for as long as that process lives. Errors: NoSuchSession,
+        Refused, Busy, KernelRefused.
+        """
+        return await self._workloads.give_up(self._peer, name, direction, bool(force))
 
     @varlinkmethod(return_parameter="sessionFileDescriptor")
     async def Replace(self, *, name: str, manifestFileDescriptor: FileDescriptor | None) -> FileDescriptor:

@@ -1,0 +1,80 @@
+"""Stopping luod on the operator's word, and what ends with it: the sessions and files that only luod has open.
+
+What waits in the kernel waits on, and what another process has open stays that process's. SIGTERM to `luod keep` asks
+nothing, and says in the log what was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import Final
+
+from luod.daemon.answers import update_running
+from luod.daemon.holders import open_elsewhere
+from luod.daemon.log import Log
+from luod.daemon.participants import Participants
+from luod.daemon.record import fd_name
+from luod.daemon.sessions import SessionKeeper
+from luod.daemon.takeover import Holdings, held_name
+from luod.ipc.admin import Refused
+from luod.ipc.peer import Peer
+
+_REPLY_SECONDS: Final = 0.2
+"""For the answer to reach the operator."""
+_NAMED: Final = 20
+
+
+class Stopping:
+    """Made inside a running loop."""
+
+    def __init__(self, holdings: Holdings, sessions: SessionKeeper, participants: Participants, log: Log) -> None:
+        self._holdings = holdings
+        self._sessions = sessions
+        self._participants = participants
+        self._log = log
+
+    async def stop(self, peer: Peer, *, drop: bool) -> list[str]:
+        """Ends luod a moment later; returns what is lost. UpdateRunning. Refused: something is, without `drop`."""
+        if self._participants.updating:
+            raise update_running()
+        if self._sessions.being_forwarded:
+            raise Refused(message="luod forwards sessions", hint="ask again when they are `held`: luoctl sessions")
+        self._participants.checking = True
+        stopped = False
+        try:
+            # Nothing is created or retrieved any more, so what is found is what is lost.
+            await self._sessions.close_for_update("shut")
+            alone, doubt = await self._alone()
+            if alone and not drop:
+                more = f" and {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
+                what = ", ".join(alone[:_NAMED]) + more
+                raise Refused(
+                    message=f"{doubt or 'only luod has these open, and stopping it loses them'}: {what}",
+                    hint="start their VMMs, or update; --drop stops luod and loses them",
+                )
+            stopped = True
+        finally:
+            if not stopped:
+                self._sessions.open_again()
+                self._participants.checking = False
+        self._log.warning("stop", uid=peer.uid, pid=peer.pid, drop=drop, lost=", ".join(alone))
+        asyncio.get_running_loop().call_later(_REPLY_SECONDS, os.kill, os.getppid(), signal.SIGTERM)
+        return alone
+
+    async def _alone(self) -> tuple[list[str], str]:
+        """Returns what nobody but luod has open, in words; and why that is in doubt, or ""."""
+        record, fds = self._holdings.registry.record, self._holdings.fds
+        words = {fd_name(row): f"{row.direction} session {row.name}" for row in record.rows}
+        words |= {held_name(file): f"file {file.name} of {held.name}" for held in record.held for file in held.files}
+        copies = {name: fds[name].duplicate() for name in words if name in fds}
+        try:
+            elsewhere = await asyncio.to_thread(open_elsewhere, copies, os.getppid())
+            doubt = ""
+        except OSError as error:
+            elsewhere, doubt = set(), f"luod cannot tell whether others have these open ({error})"
+        finally:
+            for copy in copies.values():
+                copy.close()
+        return [words[name] for name in sorted(copies) if name not in elsewhere], doubt

@@ -1,0 +1,73 @@
+"""What ends with luod is said beforehand by `luoctl stop`, and by the log of a luod that gets SIGTERM."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.daemon.host import Luod, states
+
+
+def stop(luod: Luod, *arguments: str) -> dict[str, Any]:
+    result = luod.luoctl("--json", "stop", *arguments, check=False)
+    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return {"status": result.returncode, **answer}
+
+
+def test_a_stop_is_refused_while_only_luod_has_sessions_or_files_and_names_them(luod: Luod) -> None:
+    vmm, dead = luod.vmm(), luod.vmm()
+    vmm.call("create", name="its-own", slot="s")
+    vmm.memfd("ram")
+    vmm.call("hand_over", name="set", files={"ram": "ram"})
+    dead.call("create", name="left", slot="s")
+    dead.memfd("more")
+    dead.call("hand_over", name="handed", files={"ram": "more"})
+    dead.program.kill()
+    while (answer := stop(luod))["message"].count("session") > 1:
+        """Until the last fds of the dead are closed."""
+    assert (answer["status"], answer["error"]) == (4, "Refused")
+    assert "outgoing session left" in answer["message"]
+    assert "file ram of handed" in answer["message"]
+    assert "its-own" not in answer["message"]
+    assert "file ram of set" not in answer["message"]
+    assert "--drop" in answer["hint"]
+    # Nothing has changed, and luod goes on.
+    assert states(vmm) == {"outgoing its-own": "held", "outgoing left": "held"}
+    vmm.call("create", name="more", slot="more")
+    answer = stop(luod, "--drop")
+    assert (answer["status"], sorted(answer["lost"])) == (0, ["file ram of handed", "outgoing session left"])
+    assert luod.luoctl("status", check=False).returncode == 3
+
+
+def test_a_stop_loses_nothing_of_what_waits_and_of_what_clients_have(luod: Luod) -> None:
+    before = luod.vmm()
+    for name in ("waits", "had"):
+        before.call("create", name=name, slot=name)
+        before.memfd(f"ram {name}")
+        before.call("preserve", session=name, file=f"ram {name}", token=1)
+    luod.jump()
+    vmm = luod.vmm()
+    vmm.call("retrieve_session", name="had", slot="had")
+    answer = stop(luod)
+    assert (answer["status"], answer["lost"]) == (0, [])
+    luod.stop()
+    luod.start()
+    assert states(vmm) == {"incoming had": "retrieved", "incoming waits": "waiting"}
+    vmm.call("retrieve", session="had", file=1, slot="ram")
+
+
+def test_a_luod_that_is_terminated_names_each_session_that_is_lost_with_it(luod: Luod) -> None:
+    before = luod.vmm()
+    for name in ("waits", "had", "left"):
+        before.call("create", name=name, slot=name)
+    luod.jump()
+    vmm, dead = luod.vmm(), luod.vmm()
+    vmm.call("retrieve_session", name="had", slot="had")
+    dead.call("retrieve_session", name="left", slot="left")
+    vmm.call("create", name="new-had", slot="new-had")
+    dead.call("create", name="new-left", slot="new-left")
+    dead.program.kill()
+    log = luod.terminate()
+    lost = [line for line in log.splitlines() if " session-lost " in line]
+    assert all(" warning keep " in line for line in lost)
+    assert sorted(line.partition("name=")[2].split()[0] for line in lost) == ["left", "new-left"]

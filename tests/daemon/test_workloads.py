@@ -1,0 +1,152 @@
+"""Verbs act on a workload: on its sessions NAME and NAME#GENERATION together, or on none of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luod.testing.tools import for_root
+from tests.daemon.host import Luod, states
+from tests.daemon.participant import Participant, begin, jump_with, prepare
+
+ALICE = 1000
+BOB = 1001
+BOTH = {"incoming vm": "waiting", "incoming vm#1": "waiting"}
+
+
+@pytest.fixture
+def arrived(luod: Luod) -> Luod:
+    """luod on the other side of a jump that carried the workload "vm", in two sessions."""
+    one = Participant(luod, "vm")
+    begin(luod)
+    prepare(one)
+    one.expect("freezing")
+    one.freeze(1)
+    jump_with(luod, one)
+    return luod
+
+
+def asked(luod: Luod, *arguments: str) -> dict[str, Any]:
+    """What luoctl says last, and its exit status."""
+    result = luod.luoctl("--json", *arguments, check=False)
+    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return {"status": result.returncode, **answer}
+
+
+def test_reap_takes_all_of_a_workload(arrived: Luod) -> None:
+    answer = asked(arrived, "reap", "vm")
+    assert (answer["status"], answer["session"]) == (0, "vm")
+    said = "finished; files discarded: 1, devices reset: 0"
+    assert answer["report"] == f"vm#1: {said} / vm: {said}"
+    assert states(arrived.vmm()) == {}
+
+
+@pytest.mark.parametrize("verb", ["reap", "forward", "release"])
+def test_a_part_of_a_workload_is_refused_with_the_name_to_use(arrived: Luod, verb: str) -> None:
+    answer = asked(arrived, verb, "vm#1")
+    assert (answer["status"], answer["error"]) == (4, "Refused")
+    assert "'vm'" in answer["hint"]
+    assert states(arrived.vmm()) == BOTH
+    # Beside the workload itself it is a part of that.
+    assert asked(arrived, verb, "vm", "vm#1")["status"] == 0
+
+
+@pytest.mark.parametrize("verb", ["reap", "forward", "release"])
+@pytest.mark.parametrize("part", ["vm", "vm#1"])
+def test_who_has_one_session_of_a_workload_has_all_of_it(arrived: Luod, verb: str, part: str) -> None:
+    vmm = arrived.vmm()
+    vmm.call("retrieve_session", name=part, slot="s")
+    answer = asked(arrived, verb, "vm")
+    assert (answer["status"], answer["error"]) == (4, "Refused")
+    assert states(vmm) == BOTH | {f"incoming {part}": "retrieved"}
+
+
+def test_past_the_restore_deadline_no_part_is_reaped_under_a_vmm_and_all_are_when_it_ends(
+    arrived: Luod, tmp_path: Path
+) -> None:
+    policy = tmp_path / "luod.toml"
+    policy.write_text("restore-deadline = 1000\n")
+    arrived.stop()
+    arrived.start("--config", str(policy))
+    watcher, vmm = arrived.vmm(), arrived.vmm()
+    vmm.call("retrieve_session", name="vm", slot="s")
+    policy.write_text("restore-deadline = 0.001\n")
+    arrived.machine.run(["kill", "-HUP", str(arrived.keep_pid)])
+    while arrived.status()["restore_seconds_left"] != 0.0:
+        pass
+    assert states(watcher) == BOTH | {"incoming vm": "retrieved"}
+    vmm.call("retrieve_session", name="vm#1", slot="frozen")
+    vmm.program.kill()
+    while states(watcher):
+        pass
+
+
+def test_what_a_vmm_leaves_of_its_workload_past_the_deadline_is_reaped(arrived: Luod, tmp_path: Path) -> None:
+    policy = tmp_path / "luod.toml"
+    policy.write_text("restore-deadline = 1000\n")
+    arrived.stop()
+    arrived.start("--config", str(policy))
+    vmm = arrived.vmm()
+    vmm.call("retrieve_session", name="vm", slot="s")
+    policy.write_text("restore-deadline = 0.001\n")
+    arrived.machine.run(["kill", "-HUP", str(arrived.keep_pid)])
+    while arrived.status()["restore_seconds_left"] != 0.0:
+        pass
+    vmm.call("finish", session="s", discard=True)
+    while states(vmm):
+        pass
+
+
+def test_an_outgoing_session_of_a_dead_vmm_is_released_by_luoctl(luod: Luod) -> None:
+    one = Participant(luod, "vm")
+    answer = asked(luod, "release", "vm")
+    assert (answer["status"], answer["error"]) == (4, "Refused")
+    assert "answers for it" in answer["message"]
+    one.vmm.program.kill()
+    for verb in ("reap", "forward"):
+        answer = asked(luod, verb, "vm")
+        assert answer["error"] == "NoSuchSession"
+        assert "luoctl release" in answer["hint"]
+    while (answer := asked(luod, "release", "vm"))["status"] == 4:
+        pass
+    assert (answer["status"], answer["report"]) == (0, "released vm")
+    assert states(luod.vmm()) == {}
+    assert asked(luod, "release", "vm")["error"] == "NoSuchSession"
+
+
+def test_a_release_says_that_another_process_has_the_session_open(luod: Luod) -> None:
+    vmm = luod.vmm()
+    vmm.call("create", name="vm", slot="s")
+    answer = asked(luod, "release", "vm")
+    assert "another process has vm open" in answer["report"]
+
+
+def test_where_there_are_both_directions_a_release_wants_to_know_which(arrived: Luod) -> None:
+    vmm = arrived.vmm()
+    vmm.call("create", name="vm", slot="new")
+    answer = asked(arrived, "release", "vm")
+    assert (answer["status"], answer["error"]) == (4, "Refused")
+    assert asked(arrived, "release", "--incoming", "vm")["report"] == "released vm#1, vm"
+    assert states(vmm) == {"outgoing vm": "held"}
+    vmm.program.kill()
+    assert asked(arrived, "release", "vm")["status"] == 0
+    assert states(arrived.vmm()) == {}
+
+
+def test_a_user_releases_its_own_and_learns_of_no_others(luod: Luod) -> None:
+    for_root("for several users in one machine")
+    alice = luod.vmm(ALICE)
+    alice.call("create", name="vm", slot="s")
+    alice.program.kill()
+    answers = []
+    for user, name in ((BOB, "vm"), (BOB, "nobodys"), (ALICE, "vm")):
+        python = luod.python(user)
+        command = python.module("luod.ctl.main", "--json", "release", name)
+        result = luod.machine.run(command, env=python.environment, user=user, check=False)
+        answers.append(json.loads(result.stdout.splitlines()[-1]))
+    assert answers[0]["error"] == answers[1]["error"] == "NoSuchSession"
+    assert answers[0]["message"] == answers[1]["message"].replace("nobodys", "vm")
+    assert answers[2]["report"] == "released vm"
