@@ -25,6 +25,7 @@ from luod.daemon.operations import Operations
 from luod.daemon.participants import Participants
 from luod.daemon.policy.current import Policy
 from luod.daemon.reaping import Reaping
+from luod.daemon.refusals import Refusals
 from luod.daemon.sessions import SessionKeeper
 from luod.daemon.stopping import Stopping
 from luod.daemon.takeover import JUMP, take_over
@@ -116,9 +117,10 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
         return Room(granted.connections, policy.settings.all_connections, granted.named)
 
     turnstile = Turnstile(Turns(lambda: participants.users_in_update))
+    refusals = Refusals(sparing, log)
     listeners = [
-        Listener(for_all, to_all, sparing, limits=Limits(), room=room, turnstile=turnstile),
-        Listener(for_root, to_root, sparing, limits=Limits(), root_only=True, turnstile=turnstile),
+        Listener(for_all, to_all, sparing, limits=Limits(), room=room, turnstile=turnstile, refused=refusals),
+        Listener(for_root, to_root, sparing, limits=Limits(), root_only=True, turnstile=turnstile, refused=refusals),
     ]
     reloading = asyncio.ensure_future(_reload(policy, hangup))
     await custody.ready()

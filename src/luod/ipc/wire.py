@@ -84,10 +84,11 @@ class Listener:
         root_only: bool = False,
         room: Callable[[Peer], Room] | None = None,
         turnstile: Turnstile | None = None,
+        refused: Callable[[Peer, str, VarlinkErrorReply], None] = lambda _peer, _method, _error: None,
     ) -> None:
         """`sparing` is the log of what clients cause. `room`: how many connections there may be, in place of what
         `limits` says. `turnstile`: the order in which connections are read, shared by the listeners of a loop. The
-        caller closes both.
+        caller closes both. `refused` is told of each call that was answered with an error.
         """
         # Its own warnings are about what clients do wrong; we say that ourselves, in our words.
         library = logging.getLogger("asyncvarlink")
@@ -100,6 +101,7 @@ class Listener:
         self.sparing: Final = sparing
         self._admission = Admission(sparing, root_only=root_only)
         self.limits: Final = limits
+        self.refused: Final = refused
         self.turnstile: Final = Turnstile() if turnstile is None else turnstile
         self._hangups = Hangups(self._loop)
         self._connections: dict[_Connection, VarlinkTransport] = {}
@@ -359,6 +361,7 @@ class _Connection(VarlinkProtocol):
         try:
             await self._call(call, fds)
         except VarlinkErrorReply as error:
+            self._listener.refused(self.peer, call.method, error)
             await self._send(error.toreply(), FileDescriptorArray(self), oneway=call.oneway)
         except (OSError, asyncio.CancelledError):
             raise

@@ -1,0 +1,46 @@
+"""Failed calls in the log: all of operators, and what luod declined of anybody, with uid and reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from asyncvarlink import VarlinkErrorReply
+
+from luod.daemon.log import Log
+from luod.ipc.framing import ADMIN
+from luod.ipc.peer import Peer
+from luod.ipc.sparing import Sparing
+
+_DECLINED: Final = frozenset(("Refused", "PermissionDenied"))
+_METHOD_CHARACTERS: Final = 64
+"""Of a method's name, which is whatever the client wrote."""
+_REASONS: Final = {
+    "PermissionDenied": "it is not for this user",
+    "InterfaceNotFound": "the policy does not let this user update",
+    "MethodNotFound": "there is no such method",
+}
+
+
+class Refusals:
+    def __init__(self, sparing: Sparing, log: Log) -> None:
+        self._sparing = sparing
+        self._log = log
+
+    def __call__(self, peer: Peer, method: str, error: VarlinkErrorReply) -> None:
+        """`method` of `peer` was answered with `error`."""
+        interface, _, name = method.rpartition(".")
+        kind = error.name.rpartition(".")[2]
+        if interface != ADMIN and kind not in _DECLINED:
+            return
+        parameters = error.paramstojson()
+        reason = parameters.get("message") or _REASONS.get(kind, "")
+        self._sparing(
+            "refused",
+            of=peer.uid,
+            write=self._log.warning,
+            method=f"{interface.rpartition('.')[2]}.{name}"[:_METHOD_CHARACTERS],
+            uid=peer.uid,
+            pid=peer.pid,
+            error=kind,
+            reason=reason or parameters.get("parameter", ""),
+        )
