@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import custody, vfio
+from bench import custody, fairness, vfio
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = (sys.executable, "-m", "luod.emulator.machine", "run")
@@ -99,6 +99,7 @@ def main() -> None:
     table_of_calls()
     table_of_scale()
     custody.table(inside)
+    fairness.table(inside)
     vfio.table(inside)
     table_of_the_untouched()
     print(f"\n{time.monotonic() - begun:.0f} s")

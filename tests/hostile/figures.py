@@ -24,7 +24,7 @@ from tests.daemon.host import Luod
 from tests.library import start_vmm
 
 MIB = 1024 * 1024
-WAITS = 30
+WAITS = 200
 """How often serve is looked at again until it has closed what the attacker left."""
 
 
@@ -93,11 +93,21 @@ class Client:
 
 @contextlib.contextmanager
 def attack(
-    luod: Luod, user: int, *, connections: int, messages: Sequence[str], hang_up: bool = False, socket: str = SOCKET
+    luod: Luod,
+    user: int | None,
+    *,
+    connections: int,
+    messages: Sequence[str],
+    hang_up: bool = False,
+    users: Sequence[int] = (),
+    socket: str = SOCKET,
 ) -> Iterator[None]:
-    """A user's connections that send these messages, each without its NUL, without end. See `tests.programs.flood`."""
+    """A user's connections that send these messages, each without its NUL, without end. See `tests.programs.flood`.
+
+    `users`, with root as `user`: the connections are theirs in turn.
+    """
     program = _start(luod, "flood", user, socket)
-    order = {"connections": connections, "messages": list(messages), "hang_up": hang_up}
+    order = {"connections": connections, "messages": list(messages), "hang_up": hang_up, "users": list(users)}
     program.ask(order)
     yield
     stopped = program.ask({"stop": True})

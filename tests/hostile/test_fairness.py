@@ -1,11 +1,16 @@
-"""One user's load is that user's own: root and participants of an update are answered before it.
+"""The load of one user, or of many, is their own: root and participants of an update are answered before it.
 
 The aim is a p99 of 20 ms for a participant's vote; what is asserted leaves room for a machine with other work.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from luod.testing.host import ADMIN_SOCKET
+from luod.testing.tools import for_root
 from tests.daemon.host import Luod
 from tests.daemon.participant import Participant, begin
 from tests.hostile.figures import MIB, Client, Figures, attack, call, footprint, settled
@@ -14,12 +19,26 @@ LIST = "io.luod.Sessions.List"
 VOTE = "io.luod.Updates.Vote"
 MOST_MS = 200.0
 """Ten times the aim."""
+MOST_MS_TO_CONNECT = 2000.0
+"""Where others wait with it for their connections to be accepted: a listening socket has one queue for all."""
+TIMES_IDLE = 20
+"""Or so many times what it takes without load, on a machine that is slow by itself."""
 ATTACKER, OWNER, OTHER = 1000, 1001, 1002
+SUBUIDS = range(100_000, 100_600)
 LARGE = call("io.luod.Sessions.Create", {"name": "x" * 60_000})
 MANY_VALUES = call("io.luod.Updates.Resuming", {"names": ["a"] * 15_000})
+SMALL = call(LIST, {})
+
+LOADS: dict[str, dict[str, Any]] = {
+    "large calls of one user": {"user": ATTACKER, "connections": 128, "messages": [LARGE, MANY_VALUES]},
+    "large calls of 600 users": {"user": None, "users": SUBUIDS, "connections": 600, "messages": [LARGE, MANY_VALUES]},
+    "connections that hang up": {"user": ATTACKER, "connections": 64, "messages": [SMALL], "hang_up": True},
+}
 
 
-def test_root_and_a_vote_go_before_the_load_of_one_user(luod: Luod, figures: Figures) -> None:
+@pytest.mark.parametrize("name", LOADS)
+def test_root_and_a_vote_go_before_the_load_of_others(name: str, luod: Luod, figures: Figures) -> None:
+    for_root("since it has several users")
     root, owner = Client(luod), Client(luod, OWNER)
     voter, awaited = Participant(luod, "voter", OWNER), Participant(luod, "awaited", OTHER)
     operator = begin(luod, deadline=300)
@@ -31,7 +50,7 @@ def test_root_and_a_vote_go_before_the_load_of_one_user(luod: Luod, figures: Fig
     idle_list, idle_vote = root.times(LIST, 100), owner.times(VOTE, 100, ballot)
     before = footprint(luod)
 
-    with attack(luod, ATTACKER, connections=128, messages=[LARGE, MANY_VALUES]):
+    with attack(luod, **LOADS[name]):
         attacked_list, attacked_vote = root.times(LIST, 100), owner.times(VOTE, 100, ballot)
         admin = Client(luod, socket=ADMIN_SOCKET).times("io.luod.Admin.Status", 20)
 
@@ -42,8 +61,9 @@ def test_root_and_a_vote_go_before_the_load_of_one_user(luod: Luod, figures: Fig
     figures.serve(before, after)
     awaited.vote("preparing", "veto", "enough")
     operator.until("cancelled")
-    assert attacked_vote.p99 < MOST_MS
-    assert attacked_list.p99 < MOST_MS
+    most = MOST_MS_TO_CONNECT if LOADS[name].get("hang_up") else MOST_MS
+    assert attacked_vote.p99 < max(most, TIMES_IDLE * idle_vote.p99)
+    assert attacked_list.p99 < max(most, TIMES_IDLE * idle_list.p99)
     assert after.pid == before.pid
     assert after.fds <= before.fds
-    assert after.memory - before.memory < 8 * MIB
+    assert after.memory - before.memory < 16 * MIB

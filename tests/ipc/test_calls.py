@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luod.ipc.calls import Malformed, parse
+from luod.ipc.calls import Malformed, may_be_oneway, parse
 
 GET_INFO = "org.varlink.service.GetInfo"
 
@@ -113,6 +113,12 @@ def test_a_malformed_call_that_wants_no_reply_gets_none() -> None:
     with pytest.raises(Malformed) as raised:
         parse(b'{"method":"List","oneway":true}')
     assert raised.value.oneway
+
+
+def test_only_what_may_want_no_reply_is_served_to_one_that_hung_up() -> None:
+    assert may_be_oneway(b'{"method":"a.b.C","oneway":true}')
+    assert may_be_oneway(b'{"method":"a.b.C","\\u006fneway":true}')
+    assert not may_be_oneway(b'{"method":"a.b.C","parameters":{}}')
 
 
 def answers(server: Any, *texts: bytes) -> list[dict[str, Any]]:

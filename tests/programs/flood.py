@@ -3,7 +3,8 @@
     {"connections": 128, "messages": ["…"]}   ->   {"connected": 128}
     {"stop": true}                            ->   {"answered": 5310, "hung_up": 0}
 
-From the first answer to the second question each connection sends one of the messages after the other, without end; the
+With "users", a list of uids, the connections are theirs in turn, which only root can do. From the first answer to the
+second question each connection sends one of the messages after the other, without end; the
 next when the last was answered. With "hang_up" it does that over a new connection for each message, and does not wait
 for the answer. Standard library only.
 """
@@ -11,11 +12,12 @@ for the answer. Standard library only.
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import sys
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, cycle
 from typing import Any
 
 CHUNK = 1 << 16
@@ -30,8 +32,9 @@ class Attacker:
 
 
 class Flood:
-    def __init__(self, path: str, messages: list[bytes], *, hang_up: bool) -> None:
+    def __init__(self, path: str, messages: list[bytes], *, hang_up: bool, users: list[int]) -> None:
         self._path = path
+        self._users = cycle(users or [os.geteuid()])
         self._messages = messages
         self._hang_up = hang_up
         self._numbers = count()
@@ -42,7 +45,10 @@ class Flood:
 
     def connect(self) -> None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        own, user = os.geteuid(), next(self._users)
+        os.seteuid(user)
         connection.connect(self._path)
+        os.seteuid(own)
         connection.setblocking(False)
         self._attackers[connection.fileno()] = Attacker(connection, self._next())
         self._poll.register(connection, select.EPOLLOUT)
@@ -95,7 +101,7 @@ class Flood:
 
 def attack(path: str, order: dict[str, Any]) -> dict[str, int]:
     messages = [message.encode() + b"\0" for message in order["messages"]]
-    flood = Flood(path, messages, hang_up=order.get("hang_up", False))
+    flood = Flood(path, messages, hang_up=order.get("hang_up", False), users=order.get("users", []))
     for _ in range(order["connections"]):
         flood.connect()
     print(json.dumps({"connected": order["connections"]}), flush=True)

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import sys
 import time
 from typing import Any
 
-SECONDS = 60.0
-"""The longest that a call may take."""
+PERIOD = struct.pack("@ll", 60, 0)
+"""The longest that a system call may take, as a struct timeval."""
 
 
 def connect(path: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(SECONDS)
+    # Not settimeout: a socket of Python's that has one does not wait for room in the listener's queue.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, PERIOD)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, PERIOD)
     connection.connect(path)
     return connection
 

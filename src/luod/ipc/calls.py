@@ -62,6 +62,11 @@ def parse(message: bytes) -> VarlinkMethodCall:
         raise Malformed(MethodNotFound(method=method), oneway=oneway) from None
 
 
+def may_be_oneway(message: bytes) -> bool:
+    """Whether the call might want no reply. It is cheaper than `parse`, for callers that hung up."""
+    return b'"oneway"' in message or b"\\u" in message
+
+
 def _object(message: bytes) -> dict[str, Any]:
     try:
         value = json.loads(message.decode(), parse_constant=_no_json)

@@ -38,7 +38,7 @@ from asyncvarlink.types import JSONObject
 from luod.ipc.accepted import AcceptedSocket, Hangups
 from luod.ipc.admission import Admission, Room
 from luod.ipc.arguments import arguments
-from luod.ipc.calls import Malformed, parse
+from luod.ipc.calls import Malformed, may_be_oneway, parse
 from luod.ipc.peer import Peer, peer_of
 from luod.ipc.sparing import Sparing
 from luod.ipc.turns import Turnstile, timed
@@ -46,7 +46,7 @@ from luod.version import __version__
 
 INTERNAL_ERROR: Final = "io.luod.InternalError"
 _ACCEPT_AGAIN_SECONDS: Final = 0.1
-_ACCEPTS_A_TURN: Final = 16
+_ACCEPTS_A_TURN: Final = 64
 _OUT_OF_ROOM: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -348,6 +348,8 @@ class _Connection(VarlinkProtocol):
             self._wire.resume_reading()
 
     async def _serve(self, message: bytes, fds: FileDescriptorArray | None) -> None:
+        if self._gone and not may_be_oneway(message):
+            raise ConnectionAbortedError("it hung up before its call was served")
         try:
             call = parse(message)
         except Malformed as malformed:
