@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from luod.emulator.machine.stub import RELEASE, bzimage
 from luod.testing import Host, Machine, Result
 from luod.testing.host import ADMIN_SOCKET, SOCKET
 from luod.testing.tools import for_root
 from tests.image.archives import cpio
+from tests.image.pe import program
 from tests.library import Vmm, start_vmm
 
 OTHER = 1000
@@ -199,3 +202,33 @@ def test_a_luod_that_was_ended_is_3(host: Host) -> None:
         result = host.luoctl(command, check=False)
         assert result.returncode == 3
         assert b"is luod running?" in result.stderr
+
+
+def test_a16_a_unified_kernel_image_is_checked_loaded_and_jumped_into(host: Host) -> None:
+    line = "liveupdate=on kho=on panic=1 unified"
+    disk = cpio({"init": b"#!/bin/sh\n"})
+    parts = ((".linux", bzimage()), (".initrd", disk), (".cmdline", line.encode()))
+    host.machine.write("/run/linux.efi", program(*parts))
+    checked = host.luoctl_json("check", "--kernel", "/run/linux.efi")
+    assert [each["name"] for each in checked["findings"] if each["severity"] == "refusal"] == []
+    assert checked["release"] == RELEASE
+    assert host.luoctl_json("load", "--kernel", "/run/linux.efi")["command_line"] == line
+    host.update(force=())
+    assert host.machine.read("/proc/cmdline").decode().strip() == line
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (gzip.compress(bzimage()), "packed with gzip, with a bzImage in it"),
+        (program((".text", b"code")), "an EFI program for x86_64 that is no Linux kernel"),
+    ],
+    ids=["gzip", "EFI"],
+)
+def test_a16_a_file_that_cannot_be_loaded_is_named_by_load_and_by_check(host: Host, data: bytes, what: str) -> None:
+    host.machine.write("/run/kernel", data)
+    loaded = host.luoctl("load", "--kernel", "/run/kernel", check=False).stderr.decode()
+    assert what in loaded
+    checked = json.loads(host.luoctl("--json", "check", "--kernel", "/run/kernel", check=False).stdout)
+    (found,) = [each for each in checked["findings"] if each["name"] == "image-unreadable"]
+    assert what in found["what"]

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from luod.ctl.next_kernel import given
-from luod.errors import BadInput
+from luod.ctl.next_line import next_line
+from luod.errors import BadInput, ImageError
+from tests.image.pe import program
 
 
 def options(kernel: Path, *initrds: Path) -> Namespace:
@@ -59,3 +61,62 @@ def test_an_empty_part_is_refused_by_its_name(tmp_path: Path) -> None:
     kernel, first, empty = files(tmp_path, b"kernel", b"1", b"")
     with pytest.raises(BadInput, match=str(empty)):
         initrd_of(options(kernel, first, empty))
+
+
+# -- Unified kernel images ----------------------------------------------------------------------------------------
+
+RUNNING = next_line(Path("/proc/cmdline").read_text(encoding="utf-8", errors="surrogateescape").strip())
+
+
+def unified(directory: Path, *more: tuple[str, bytes]) -> Path:
+    path = directory / "linux.efi"
+    path.write_bytes(program((".linux", b"the kernel"), (".initrd", b"disk."), (".ucode", b"ucode"), *more))
+    return path
+
+
+def taken(arguments: Namespace) -> tuple[bytes, bytes | None, str]:
+    with given(arguments) as image:
+        assert image is not None
+        disk = None if image.initrd is None else os.pread(image.initrd.fileno(), 1 << 20, 0)
+        return os.pread(image.kernel.fileno(), 1 << 20, 0), disk, image.command_line
+
+
+def uses(kernel: Path, *initrds: Path, **more: object) -> Namespace:
+    return Namespace(**{**vars(options(kernel, *initrds)), "cmdline": None, **more})
+
+
+def test_a16_a_unified_kernel_image_is_taken_apart(tmp_path: Path) -> None:
+    kernel = unified(tmp_path, (".cmdline", b"root=/dev/vda quiet\n"))
+    assert taken(uses(kernel)) == (b"the kernel", b"ucode\0\0\0disk.", "root=/dev/vda quiet")
+
+
+def test_a16_options_take_the_place_of_what_is_in_a_unified_kernel_image(tmp_path: Path) -> None:
+    kernel = unified(tmp_path, (".cmdline", b"root=/dev/vda quiet"))
+    (other,) = files(tmp_path, b"other disk")
+    assert taken(uses(kernel, other))[1] == b"other disk"
+    assert taken(uses(kernel, other, other))[1] == b"other disk\0\0other disk"
+    assert taken(uses(kernel, append=["kho=on"]))[2] == "root=/dev/vda quiet kho=on"
+    assert taken(uses(kernel, cmdline="panic=1"))[2] == "panic=1"
+    assert taken(uses(kernel, reuse_cmdline=True))[2] == RUNNING
+
+
+def test_a16_a_unified_kernel_image_without_line_or_disk_takes_them_from_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "linux.efi"
+    path.write_bytes(program((".linux", b"the kernel")))
+    assert taken(uses(path)) == (b"the kernel", None, RUNNING)
+
+
+def test_a16_what_is_taken_from_a_unified_kernel_image_cannot_be_changed(tmp_path: Path) -> None:
+    with given(uses(unified(tmp_path))) as image:
+        assert image is not None
+        for file in (image.kernel, image.initrd):
+            assert file is not None
+            with pytest.raises(PermissionError):
+                os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDWR | os.O_TRUNC)
+
+
+def test_a16_a_unified_kernel_image_that_is_cut_off_is_an_image_error(tmp_path: Path) -> None:
+    kernel = unified(tmp_path)
+    kernel.write_bytes(kernel.read_bytes()[:-700])
+    with pytest.raises(ImageError, match="cut off"):
+        taken(uses(kernel))

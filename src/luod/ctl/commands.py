@@ -95,7 +95,7 @@ def load(arguments: Namespace, output: Output) -> Exit:
     with next_kernel.given(arguments) as image:
         assert image is not None
         _load(arguments, image)
-        command_line = image.command_line
+        command_line, unified = image.command_line, image.unified
     if output.json:
         initrds = arguments.initrd or []
         output.object(
@@ -107,7 +107,8 @@ def load(arguments: Namespace, output: Output) -> Exit:
             }
         )
     else:
-        output.line(f"loaded {escaped(arguments.kernel)}, command line: {escaped(command_line)}")
+        what = f"the kernel in {escaped(arguments.kernel)}" if unified else escaped(arguments.kernel)
+        output.line(f"loaded {what}, command line: {escaped(command_line)}")
     return Exit.DONE
 
 

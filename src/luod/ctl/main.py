@@ -159,7 +159,12 @@ def _force_finding(command: argparse.ArgumentParser) -> None:
 
 
 def _image(command: argparse.ArgumentParser, *, required: bool) -> None:
-    command.add_argument("--kernel", required=required, metavar="FILE", help="its image, such as /boot/vmlinuz-7.3.4")
+    command.add_argument(
+        "--kernel",
+        required=required,
+        metavar="FILE",
+        help="its image, such as /boot/vmlinuz-7.3.4, or a unified kernel image (UKI) with all three in it",
+    )
     command.add_argument(
         "--initrd",
         action="append",

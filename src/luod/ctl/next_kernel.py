@@ -1,6 +1,7 @@
 """The next kernel's files and command line, as the options of `load`, `check` and `update` name them.
 
-luoctl opens the files, so that luod opens no path on behalf of a client. What is in them is not read here.
+luoctl opens the files, so that luod opens no path on behalf of a client. What is in them is not read here, but for a
+unified kernel image, which is taken apart: kexec_file_load(2) takes a kernel and an initial RAM disk, not that.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from luod.ctl.next_line import next_line
-from luod.errors import BadInput
+from luod.errors import BadInput, ImageError
+from luod.image.bzimage import has_header
+from luod.image.uki import Part, Uki, describe
 from luod.kexec import encode_command_line
 from luod.linux import (
     F_ADD_SEALS,
@@ -31,6 +34,8 @@ from luod.linux import (
 )
 
 _RUNNING: Final = "/proc/cmdline"
+_HEADER: Final = 0x206
+"""Bytes of a file that show whether it is a bzImage."""
 _ALIGNMENT: Final = 4
 """Bytes. The kernel looks for an archive that is not compressed at such addresses only."""
 
@@ -42,11 +47,18 @@ class NextKernel:
     kernel: Fd
     initrd: Fd | None
     command_line: str
+    unified: bool = False
+    """Whether the kernel was taken from a unified kernel image."""
 
 
 @contextmanager
 def given(arguments: Namespace) -> Iterator[NextKernel | None]:
-    """Opens what the options name; None without --kernel. BadInput, OSError."""
+    """Opens what the options name; None without --kernel. BadInput, ImageError, OSError.
+
+    Of a unified kernel image, --initrd replaces the initial RAM disk with the microcode, and its command line is used
+    as the running kernel's otherwise is: --append adds to it, --cmdline replaces it, --reuse-cmdline takes the running
+    kernel's instead.
+    """
     initrds: list[str] = arguments.initrd or []
     if arguments.kernel is None:
         if initrds or arguments.append or arguments.cmdline is not None or arguments.reuse_cmdline:
@@ -55,19 +67,34 @@ def given(arguments: Namespace) -> Iterator[NextKernel | None]:
             )
         yield None
         return
-    command_line = next_line(
-        _running_line(),
-        cmdline=arguments.cmdline,
-        append=arguments.append or (),
-        reuse_cmdline=arguments.reuse_cmdline,
-    )
-    encode_command_line(command_line)  # luod would refuse it, but that is an error of usage
     with ExitStack() as stack:
         kernel = stack.enter_context(_open(arguments.kernel))
+        unified = _unified(kernel)
+        own_line = None if unified is None else unified.command_line
+        command_line = next_line(
+            _running_line() if own_line is None or arguments.reuse_cmdline else own_line,
+            cmdline=arguments.cmdline,
+            append=arguments.append or (),
+            reuse_cmdline=arguments.reuse_cmdline,
+        )
+        encode_command_line(command_line)  # luod would refuse it, but that is an error of usage
         disks = [stack.enter_context(_open(path)) for path in initrds]
-        if len(disks) > 1:
-            disks = [stack.enter_context(_concatenated(initrds, disks))]
-        yield NextKernel(kernel, disks[0] if disks else None, command_line)
+        parts = [(disk, _whole(path, disk)) for path, disk in zip(initrds, disks, strict=True)] if disks[1:] else []
+        if unified is not None:
+            if not disks:
+                parts = [(kernel, part) for part in unified.initrds]
+            kernel = stack.enter_context(_copied("kernel", [(kernel, unified.kernel)]))
+        if parts:
+            disks = [stack.enter_context(_copied("initrd", parts))]
+        yield NextKernel(kernel, disks[0] if disks else None, command_line, unified is not None)
+
+
+def _unified(kernel: Fd) -> Uki | None:
+    """Returns what the file is made of if it is a unified kernel image. ImageError, OSError."""
+    number = kernel.fileno()
+    if has_header(os.pread(number, _HEADER, 0)):
+        return None  # a bzImage, which is an EFI program too
+    return describe(lambda offset, length: os.pread(number, length, offset), os.fstat(number).st_size)
 
 
 def _running_line() -> str:
@@ -85,20 +112,26 @@ def _open(path: str) -> Fd:
     return fd
 
 
-def _concatenated(paths: Sequence[str], disks: Sequence[Fd]) -> Fd:
-    """Copies the files behind each other into a sealed memfd, as boot loaders do: kexec_file_load(2) takes one file.
+def _whole(path: str, disk: Fd) -> Part:
+    """Returns all of the file. BadInput for an empty one: that it is empty would be seen by nothing afterwards."""
+    size = os.fstat(disk.fileno()).st_size
+    if not size:
+        raise BadInput(f"{path} is empty", hint="give the files that the boot loader would load")
+    return Part(0, size)
+
+
+def _copied(name: str, parts: Sequence[tuple[Fd, Part]]) -> Fd:
+    """Copies the parts behind each other into a sealed memfd, as boot loaders do: kexec_file_load(2) takes one file.
 
     Each but the first begins at a multiple of 4 bytes. Behind the last nothing is added: a bootconfig must be at the
-    end. BadInput for an empty file: that it is empty would be seen by nothing afterwards. OSError.
+    end. OSError.
     """
-    whole = _memfd("initrd")
+    whole = _memfd(name)
     try:
-        for path, disk in zip(paths, disks, strict=True):
-            if not os.fstat(disk.fileno()).st_size:
-                raise BadInput(f"{path} is empty", hint="give the files that the boot loader would load")
+        for source, part in parts:
             end = os.lseek(whole.fileno(), 0, os.SEEK_END)
             os.lseek(whole.fileno(), -end % _ALIGNMENT, os.SEEK_END)
-            _copy(disk, whole)
+            _copy(source, part, whole)
         fcntl.fcntl(whole.fileno(), F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
         # kexec_file_load refuses a file that is open for writing.
         return Fd(os.open(f"/proc/self/fd/{whole.fileno()}", os.O_RDONLY | os.O_CLOEXEC))
@@ -115,7 +148,9 @@ def _memfd(name: str) -> Fd:
         return Fd(os.memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING))  # Linux before 6.3
 
 
-def _copy(source: Fd, target: Fd) -> None:
-    offset = 0
-    while sent := os.sendfile(target.fileno(), source.fileno(), offset, 1 << 30):
+def _copy(source: Fd, part: Part, target: Fd) -> None:
+    offset, end = part.offset, part.offset + part.size
+    while offset < end and (sent := os.sendfile(target.fileno(), source.fileno(), offset, min(end - offset, 1 << 30))):
         offset += sent
+    if offset < end:
+        raise ImageError("the file became shorter while it was read", hint="try again")

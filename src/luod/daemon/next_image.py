@@ -8,6 +8,7 @@ right before the jump. Not what is wrong with it, which is `luod.daemon.prefligh
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Collection
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -78,6 +79,8 @@ class NextImage:
                     await self._custody.drop(self._fds, name)
         except errors.BadInput as error:
             raise Refused(message=error.message, hint="give a shorter command line, of text") from error
+        except errors.NotAKernelImage as error:
+            raise refused_by_kernel(await asyncio.to_thread(_named, error, kernel)) from error
         except errors.KernelRefused as error:
             raise refused_by_kernel(error) from error
         finally:
@@ -136,3 +139,17 @@ class NextImage:
         names = image_names(image)
         initrd = self._fds[names[1]] if image.initrd else None
         return Subject(self._fds[names[0]], initrd, image.command_line, loads)
+
+
+def _named(error: errors.NotAKernelImage, kernel: Fd) -> errors.NotAKernelImage:
+    """Returns `error` with what the file is, where that is known."""
+    from luod.image import bzimage, other_kernels
+
+    try:
+        found = os.pread(kernel.fileno(), other_kernels.LOOKED_AT, 0)
+    except OSError:
+        return error
+    what, remedy = ("", "") if bzimage.has_header(found) else other_kernels.describe(found, whole=False)
+    if not what:
+        return error
+    return errors.NotAKernelImage(error.errno or 0, error.call, f"{error.meaning}: it is {what}", hint=remedy)

@@ -1,11 +1,14 @@
-"""A kernel image in whichever wrapping: a bzImage, or an ELF vmlinux, which kexec_file_load(2) of x86_64 refuses."""
+"""A kernel image: a bzImage, or an ELF vmlinux, which kexec_file_load(2) of x86_64 refuses.
+
+Other files with a kernel in them are named as what they are by `luod.image.other_kernels`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from luod.errors import ImageError
-from luod.image import bzimage
+from luod.image import bzimage, other_kernels
 from luod.image.contents import Contents, contents
 
 _ELF = b"\x7fELF"
@@ -26,8 +29,10 @@ def read(data: bytes) -> Kernel:
     if data.startswith(_ELF):
         found = contents(data)
         if not found.release:
-            raise ImageError("this ELF file is no kernel: it says nowhere which Linux version it is")
+            raise other_kernels.refusal(data)
         return Kernel(None, found)
+    if not bzimage.has_header(data):
+        raise other_kernels.refusal(data)
     image = bzimage.describe(data)
     found = contents(bzimage.unpack(data, image))
     if not found.release:
