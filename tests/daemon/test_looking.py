@@ -109,6 +109,23 @@ def test_root_restores_for_a_user_until_a_process_of_that_user_has_the_session(l
     restores(vmm)
 
 
+def test_a_session_is_left_to_the_vmm_that_has_it_when_the_process_that_retrieved_it_last_ends(
+    luod: Luod, tmp_path: Path
+) -> None:
+    vmm, passing = luod.vmm(ALICE), luod.vmm(ALICE)
+    vmm.call("retrieve_session", name="vm", slot="s")
+    passing.call("retrieve_session", name="vm", slot="s")
+    pass_the_deadline(luod, tmp_path)
+    passing.program.kill()
+    while luod.luoctl_json("inspect", "vm")["process"] is not None:
+        pass
+    assert "has it open" in luod.luoctl("reap", "vm", check=False).stderr.decode()
+    assert luod.luoctl_json("inspect", "vm")["state"] == "retrieved"
+    vmm.call("retrieve", session="s", file="ram", slot="ram")
+    vmm.program.kill()
+    gone(luod.vmm(), "incoming vm")
+
+
 def test_the_manifest_that_is_shown_cannot_be_written_to(luod: Luod) -> None:
     vmm = luod.vmm(ALICE)
     vmm.call("retrieve_session", name="vm", slot="s")

@@ -212,16 +212,27 @@ class Reaping:
 
     async def _by_itself(self, name: str) -> None:
         """Also once what keeps it waiting, such as an update that is cancelled, is over."""
-        async with self._few:
-            while True:
-                try:
-                    await self._reap(name)
-                except (ReapFailed, NoSuchSession, Refused):
+        told = False
+        while True:
+            async with self._few:
+                row = self._registry.row("incoming", name)
+                if row is None:
                     return
-                except Busy:
-                    await asyncio.sleep(_AGAIN_SECONDS)
-                except VarlinkErrorReply as error:
-                    self._log.error("reaper-failed", name=name, reason=error)
-                    return
-                else:
-                    return
+                if row.reaped or not await self._sessions.open_elsewhere(row):
+                    try:
+                        await self._reap(name)
+                    except Busy:
+                        pass
+                    except (ReapFailed, NoSuchSession, Refused):
+                        return
+                    except VarlinkErrorReply as error:
+                        self._log.error("reaper-failed", name=name, reason=error)
+                        return
+                    else:
+                        return
+                elif not told:
+                    told = True
+                    reason = "another process than the one that retrieved it last has it open"
+                    self._log.warning("left-alone", name=name, owner=row.owner, reason=reason)
+            # Not in the turn of another.
+            await asyncio.sleep(_AGAIN_SECONDS)

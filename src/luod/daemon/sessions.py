@@ -8,6 +8,7 @@ answer is `luod.ipc.sessions`.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Literal, TypeVar
@@ -32,6 +33,7 @@ from luod.daemon.answers import (
 from luod.daemon.claims import Claims
 from luod.daemon.custody import Custody
 from luod.daemon.finished import Checks
+from luod.daemon.holders import open_elsewhere
 from luod.daemon.log import Log
 from luod.daemon.manifests import Manifests
 from luod.daemon.manifests import check as check_manifest
@@ -369,6 +371,17 @@ class SessionKeeper:
         return fd.duplicate()
 
     # What `luod.daemon.reaping` and `.forwarding` ask.
+
+    async def open_elsewhere(self, row: Row) -> bool:
+        """Whether a process that is not luod's was seen to have the session open. False also where nobody can tell."""
+        fd = self._fds.get(fd_name(row))
+        if fd is None:
+            return False
+        with fd.duplicate() as copy:
+            try:
+                return bool(await asyncio.to_thread(open_elsewhere, {row.name: copy}, os.getppid()))
+            except OSError:
+                return False
 
     def process_lives(self, row: Row) -> bool:
         """Whether the process lives whose end ends the session."""

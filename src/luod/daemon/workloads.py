@@ -7,6 +7,7 @@ is `luod.daemon.reaping`, `.forwarding` and `.sessions`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from asyncvarlink import VarlinkErrorReply
 
@@ -24,11 +25,14 @@ from luod.daemon.takeover import Holdings
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import Direction, GivenUp, NoSuchSession, Refused
 
-_OTHER: dict[Direction, Direction] = {"outgoing": "incoming", "incoming": "outgoing"}
-_INSTEAD: dict[Direction, str] = {
+_OTHER: Final[dict[Direction, Direction]] = {"outgoing": "incoming", "incoming": "outgoing"}
+_INSTEAD: Final[dict[Direction, str]] = {
     "outgoing": "an outgoing session of this name is there: `luoctl release` drops it, the next update carries it",
     "incoming": "an incoming session of this name is there: see luoctl sessions",
 }
+_RELEASE_FORCED: Final = "--force releases it regardless"
+_REAP_FORCED: Final = "--force reaps it regardless"
+_FORWARD_INSTEAD: Final = "or let the VMM carry it on itself, once it has finished it"
 
 
 class Workloads:
@@ -55,6 +59,8 @@ class Workloads:
         rows = self._rows(peer, "incoming", name)
         for row in rows:
             self._reaping.check(row, force=force)
+            if not force and not row.reaped:
+                await self._require_closed(row, _REAP_FORCED)
         return await self._each(rows, lambda row: self._reaping.reap(peer, row.name, force=force))
 
     async def forward(self, peer: Peer, name: str) -> str:
@@ -62,7 +68,8 @@ class Workloads:
         rows = self._rows(peer, "incoming", name)
         for row in rows:
             self._forwarding.check(row)
-            self._require_idle(row, "forwarded")
+            self._require_idle(row, _FORWARD_INSTEAD)
+            await self._require_closed(row, _FORWARD_INSTEAD)
         names = {row.name for row in rows}
         # All at once: a VMM that retrieves one while another is forwarded would have half of its workload.
         self._sessions.being_forwarded |= names
@@ -84,7 +91,8 @@ class Workloads:
         rows = self._rows(peer, direction, name)
         for row in rows:
             if not force:
-                self._require_idle(row, "released")
+                self._require_idle(row, _RELEASE_FORCED)
+                await self._require_closed(row, _RELEASE_FORCED)
         for row in rows:
             await self._sessions.release(peer, row.name, row.direction, "given_up")
         open_still = []
@@ -115,8 +123,8 @@ class Workloads:
             )
         return sorted(rows, key=lambda row: (row.name == base, row.name))
 
-    def _require_idle(self, row: Row, done: str) -> None:
-        """Raises Refused when a process may live that uses the session."""
+    def _require_idle(self, row: Row, instead: str) -> None:
+        """Raises Refused when a process uses the session that may live, as far as luod was told."""
         if row.direction == "incoming":
             reason = self._reaping.in_use(row)
         else:
@@ -125,12 +133,12 @@ class Workloads:
             if reason is None and row.discard and self._sessions.process_lives(row):
                 reason = "the process that created it lives"
         if reason is not None:
-            raise Refused(
-                message=f"session {row.name!r} is in use: {reason}",
-                hint=f"end its VMM first; with --force it is {done} regardless, under the VMM"
-                if done == "released"
-                else "its VMM carries it on itself, once it has finished it",
-            )
+            raise _in_use(row, reason, instead)
+
+    async def _require_closed(self, row: Row, instead: str) -> None:
+        """Raises Refused when a process is seen to have the session open."""
+        if await self._sessions.open_elsewhere(row):
+            raise _in_use(row, "a process has it open", instead)
 
     async def _each(self, rows: list[Row], act: Callable[[Row], Awaitable[str]]) -> str:
         """Goes on to the next session also after one that failed, whose error is raised at the end."""
@@ -144,3 +152,7 @@ class Workloads:
         if failure is not None:
             raise failure
         return reports[0][1] if len(reports) == 1 else " / ".join(f"{name}: {report}" for name, report in reports)
+
+
+def _in_use(row: Row, reason: str, instead: str) -> Refused:
+    return Refused(message=f"session {row.name!r} is in use: {reason}", hint=f"end its VMM first; {instead}")
