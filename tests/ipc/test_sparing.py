@@ -9,6 +9,7 @@ from typing import Any
 from luod.ipc.sparing import (
     BURST,
     BURST_OF_ALL,
+    CHARACTERS,
     LINES_A_SECOND_OF_ALL,
     RESERVED,
     SECONDS_A_LINE,
@@ -100,6 +101,17 @@ def test_very_many_users_are_counted_in_few_lines() -> None:
     assert found[-1].users == 400 - SUMMARIES
     written = BURST_OF_ALL + sum(RESERVED for _ in range(400 - BURST_OF_ALL // BURST))
     assert sum(left.lines for left in found) == 400 * 2 * BURST - written
+
+
+def test_a_line_is_short_whatever_the_client_sent() -> None:
+    said: list[dict[str, Any]] = []
+
+    async def run() -> None:
+        Sparing(lambda _event, /, **fields: said.append(fields))("refused", of=ALICE, uid=ALICE, reason="x" * 60_000)
+
+    asyncio.run(run())
+    assert len(said[0]["reason"]) <= CHARACTERS + 1
+    assert said[0]["uid"] == ALICE
 
 
 def test_a_summary_has_the_user_and_the_level_of_what_it_counts() -> None:

@@ -28,6 +28,7 @@ from luod.errors import KernelRefused
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import AlreadyHeld, Busy, NotHeld, Refused
 from luod.ipc.sparing import Sparing
+from luod.ipc.turns import charged
 from luod.linux import Fd
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ class HeldFiles:
 
     async def _whole(self, change: Coroutine[Any, Any, T]) -> T:
         """To its end, also when the client hangs up meanwhile: keep and the registry must tell the same."""
-        task = asyncio.ensure_future(self._in_turn(change))
+        task = asyncio.ensure_future(charged(self._in_turn(change)))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(task)
 

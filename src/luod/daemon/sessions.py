@@ -59,6 +59,7 @@ from luod.ipc.sessions import (
     WrongPhase,
 )
 from luod.ipc.sparing import Sparing
+from luod.ipc.turns import charged
 from luod.linux import Fd
 
 T = TypeVar("T")
@@ -235,7 +236,7 @@ class SessionKeeper:
         if self._closing == "shut" or (self._closing == "frozen" and not frozen):
             change.close()
             raise Busy(message="a live update is under way", hint="the session is kept; ask again when it is over")
-        task = asyncio.ensure_future(self._exclusively(name, change))
+        task = asyncio.ensure_future(charged(self._exclusively(name, change)))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:

@@ -23,6 +23,8 @@ SECONDS_A_RESERVED_LINE: Final = 60.0
 BURST_OF_ALL: Final = 2048
 """Lines that all users but root may cause at once."""
 LINES_A_SECOND_OF_ALL: Final = 5.0
+CHARACTERS: Final = 512
+"""Of each value in a line."""
 SUMMARY_SECONDS: Final = 60.0
 """From the first line that is left out to the lines that count those."""
 SUMMARIES: Final = 64
@@ -136,6 +138,11 @@ class Lines:
         return found
 
 
+def _short(value: object) -> object:
+    text = str(value)
+    return value if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}…"
+
+
 class Sparing:
     """A log of what clients cause, within the bounds of `Lines`. What was left out is said a minute later, and by
     `close`: `more=` lines of an event of a user, or of several users.
@@ -152,7 +159,7 @@ class Sparing:
         loop = asyncio.get_running_loop()
         write = self._writes.setdefault(event, write or self._log)
         if self._lines.admits(of, event, loop.time()):
-            write(event, **fields)
+            write(event, **{name: _short(value) for name, value in fields.items()})
         elif self._end is None:
             self._end = loop.call_later(SUMMARY_SECONDS, self._summarize)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Generator
+from contextvars import ContextVar
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -180,9 +181,21 @@ class Turnstile:
                 self._release()
 
 
+_charge: ContextVar[Callable[[float], None] | None] = ContextVar("charge", default=None)
+
+
 async def timed(begin: Callable[[], Awaitable[T]], charge: Callable[[float], None]) -> T:
     """Runs what `begin` makes. `charge` is told the seconds of each of its steps, from one suspension to the next."""
+    _charge.set(charge)
     return await _Timed(begin(), charge)
+
+
+async def charged(awaitable: Awaitable[T]) -> T:
+    """Runs a part of a call that is a task of its own, and charges its steps as the call's; outside of a call it
+    charges nothing.
+    """
+    charge = _charge.get()
+    return await (awaitable if charge is None else _Timed(awaitable, charge))
 
 
 class _Timed(Awaitable[T]):
