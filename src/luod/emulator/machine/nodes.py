@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from luod.emulator.machine import stub
+from luod.emulator.machine import cgroups, stub
 from luod.emulator.machine.namespaces import MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, bind, mount, read_only
 from luod.emulator.trap.caller import identify
 from luod.linux import Fd
@@ -55,6 +55,7 @@ def furnish(command_line: str, images: Mapping[str, tuple[str, ...]]) -> Fd:
     _write(_BOOT_ID, f"{uuid.uuid4()}\n".encode())
     for name, content in _SYSCTLS.items():
         _write(f"/run/luoemu/{name}", content)
+    cgroups.show()
     _make_dev()
     if os.path.isdir("/sys/kernel"):
         if not os.path.exists("/sys/kernel/kexec_loaded"):
