@@ -124,6 +124,12 @@ def test_an_fd_is_taken_once_and_the_rest_is_closed() -> None:
     assert files[0].closed
 
 
+def test_text_that_json_cannot_carry_is_bad_input_and_not_sent() -> None:
+    with pytest.raises(errors.BadInput, match="surrogate"):
+        encode_call("a.b.C", {"name": "vm\udcff"})
+    assert "vm-é-🖥".encode() in encode_call("a.b.C", {"name": "vm-é-🖥"})
+
+
 def test_a_long_message_and_its_fds_go_through_a_socket() -> None:
     ours, theirs = socket.socketpair()
     message = encode_call("a.b.C", {"text": "x" * 100_000}, more=True)

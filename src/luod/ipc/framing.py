@@ -65,13 +65,22 @@ class Reply:
 
 
 def encode_call(method: str, parameters: Mapping[str, Any] | None = None, *, more: bool = False) -> bytes:
-    """A call as bytes, its NUL included. A parameter that is an fd is its index among the fds sent along."""
+    """Returns a call as bytes, its NUL included. A parameter that is an fd is its index among the fds sent along.
+
+    BadInput: some text cannot be encoded as UTF-8.
+    """
     call: dict[str, Any] = {"method": method}
     if parameters:
         call["parameters"] = dict(parameters)
     if more:
         call["more"] = True
-    return json.dumps(call, separators=(",", ":")).encode() + b"\0"
+    try:
+        return json.dumps(call, separators=(",", ":"), ensure_ascii=False).encode() + b"\0"
+    except UnicodeEncodeError as error:
+        raise errors.BadInput(
+            f"{error.object[error.start : error.end]!r} is half of a surrogate pair, which JSON cannot carry",
+            hint="give text that can be encoded as UTF-8",
+        ) from None
 
 
 def decode_reply(message: bytes, fds: tuple[Fd, ...] = ()) -> Reply:
