@@ -12,7 +12,7 @@ from luod.daemon.preflight.devices import Device, Devices, judge, observe
 from luod.ipc.updates import DeclaredFile
 from luod.testing.plugin import BootMachine
 from tests.daemon.host import Luod
-from tests.daemon.participant import Participant, file
+from tests.daemon.participant import Participant, begin, file, prepare
 from tests.devices import FIRST, SECOND, boot, set_up
 
 DELETE_MODULE = {"x86_64": 176, "aarch64": 106}.get(platform.machine(), 0)
@@ -90,29 +90,54 @@ def test_a_machine_that_shows_no_devices_is_no_finding(tmp_path: Path) -> None:
     assert found(tmp_path, vfio(FIRST)) == []
 
 
-def test_h27_an_update_is_refused_while_an_unbind_waits_for_the_session(
-    boot_machine: BootMachine, tmp_path: Path
-) -> None:
+@pytest.fixture
+def luod(boot_machine: BootMachine, tmp_path: Path) -> Luod:
     luod = Luod(boot(boot_machine, rules="v5", devices=(FIRST, SECOND)), tmp_path / "state")
     luod.start()
+    return luod
+
+
+def with_device(luod: Luod) -> Participant:
+    """A participant whose session "one" holds a device."""
     one = Participant(luod, "one", declare=False, program="workload")
     one.vmm.call("bind_driver", address=FIRST)
     one.vmm.call("open_device", address=FIRST, slot="vfio")
     set_up(one.vmm)
     one.vmm.call("preserve", session="one", file="vfio", token=2, name="nic")
     one.declare(file(1), file(2, size=0, allocated=0, kind="vfio") | {"name": "nic", "device": FIRST})
-    luod.load()
-    assert "unbind-pending" not in refused(luod)
+    return one
 
+
+def begin_unbind(luod: Luod) -> None:
     luod.machine.spawn(["sh", "-c", f"echo {FIRST} > /sys/bus/pci/drivers/vfio-pci/unbind"])
     driver = f"/sys/bus/pci/devices/{FIRST}/driver"
     tries = (luod.machine.run(["test", "-e", driver], check=False).returncode for _ in range(1000))
     assert 1 in tries
+
+
+def test_h27_an_update_is_refused_while_an_unbind_waits_for_the_session(luod: Luod) -> None:
+    with_device(luod)
+    luod.load()
+    assert "unbind-pending" not in refused(luod)
+    begin_unbind(luod)
     findings = refused(luod)
     assert FIRST in findings["unbind-pending"]
     assert "by sh (pid " in findings["unbind-pending"]
     result = luod.luoctl("update", check=False)
     assert (result.returncode, b"unbind-pending" in result.stderr) == (4, True)
+
+
+def test_h27_an_unbind_that_begins_while_guests_are_frozen_cancels_the_update(luod: Luod) -> None:
+    one = with_device(luod)
+    operator = begin(luod)
+    prepare(one)
+    one.expect("freezing")
+    begin_unbind(luod)
+    one.vote("freezing")
+    reason = one.expect("jumping", "cancelled")["reason"]
+    assert "unbind-pending" in reason
+    assert FIRST in reason
+    operator.until("cancelled")
 
 
 def refused(luod: Luod) -> dict[str, str]:
