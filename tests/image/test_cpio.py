@@ -176,6 +176,11 @@ def test_several_archives_may_be_in_one_packed_stream() -> None:
     assert (found.tree.read("a"), found.tree.read("b"), found.stopped) == (b"1", b"2", "")
 
 
+def test_a_packed_stream_behind_an_archive_may_be_empty() -> None:
+    found = unpack(archive({"a": b"1"}) + gzip.compress(b"") + gzip.compress(archive({"b": b"2"})))
+    assert (found.tree.names("/"), found.stopped) == (["a", "b"], "")
+
+
 def test_an_archive_needs_no_end_mark() -> None:
     found = unpack(entry("a", b"1") + entry("b", b"2"))
     assert (found.tree.read("b"), found.ended) == (b"2", False)
