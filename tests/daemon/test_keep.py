@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from luod.version import __version__
+from luod.testing.tools import for_root
 from tests.daemon.host import Luod, states
 
 KEEP = [sys.executable, "-m", "luod.daemon.main", "keep"]
@@ -26,6 +27,22 @@ DEAF = [
     "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); open(3).read()",
 ]
 """One that does not end when asked to."""
+
+_UNDYING = """
+import sys
+from pathlib import Path
+from tests.programs.foreign import silent_file
+place = Path(sys.argv[1])
+if not place.exists():
+    place.mkdir()
+    print(silent_file(Path("/dev/fuse"), place)[1], flush=True)
+print("waits", flush=True)
+open(3).read()
+"""
+UNDYING = [sys.executable, "-c", _UNDYING]
+"""One that cannot be killed, since it would have to close a file that cannot be closed, until the process ends whose
+pid it prints. The second one only waits.
+"""
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -134,6 +151,29 @@ def test_a_host_without_room_for_serve_does_not_end_keep(start: Start) -> None:
     lines_with(keep, "serve-not-started", 2)
     resource.prlimit(keep.pid, resource.RLIMIT_NOFILE, limits)
     lines_with(keep, "serve-started", 1)
+
+
+def test_a_serve_that_cannot_be_killed_is_left_and_another_started(start: Start, tmp_path: Path) -> None:
+    for_root("to mount FUSE in a process that keep starts")
+    keep = start(*UNDYING, str(tmp_path / "place"), environment={"PYTHONPATH": str(Path(__file__).parents[2])})
+    (started,) = lines_with(keep, "serve-started", 1)
+    undying = int(started.rpartition("pid=")[2].split()[0])
+    assert keep.stdout is not None
+    server = int(keep.stdout.readline())
+    try:
+        assert keep.stdout.readline() == "waits\n"
+        os.kill(undying, signal.SIGKILL)
+        lines_with(keep, "serve-does-not-end", 1)
+        lines_with(keep, "serve-started", 1)
+        assert keep.stdout.readline() == "waits\n"
+        assert Path(f"/proc/{undying}").exists()
+        # Nor does it keep the next luod from its place.
+        keep.kill()
+        keep.wait()
+        again = start(*IDLE)
+        lines_with(again, "serve-started", 1)
+    finally:
+        os.kill(server, signal.SIGKILL)
 
 
 def test_serve_gets_its_fds_by_name_and_closed_on_exec(start: Start, places: dict[str, str]) -> None:

@@ -48,6 +48,9 @@ _PAUSE_LAST: Final = 5.0
 _STOP_SECONDS: Final = 10.0
 _ENDING_LOOKS: Final = 4
 _ENDING_SECONDS: Final = 0.05
+_LOOK_SECONDS: Final = 5.0
+"""Between looks at whether serve was killed and does not end. One that is still there at the second look is left."""
+_PF_EXITING: Final = 0x4
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ class Keeper:
         self._stop_by: float | None = None
         self._device = device
         self._introduced = False
+        self._look_at = 0.0
+        self._ending = False
+        """Whether serve was found to be ending at the last look."""
+        self._left: list[int] = []
+        """Processes of serve that were killed and do not end."""
 
     def run(self) -> int:
         """Runs until SIGTERM or SIGINT. SIGHUP is passed on to serve."""
@@ -161,7 +169,9 @@ class Keeper:
             self._log.warning("serve-killed", pid=serve.pid, reason="it did not end in time")
             os.kill(serve.pid, signal.SIGKILL)
             self._stop_by = float("inf")
-        if self._request is not None and serve.pidfd.fileno() in ready:
+        if serve.pidfd.fileno() not in ready and time.monotonic() >= self._look_at and self._is_stuck(serve):
+            self._leave(serve)
+        elif self._request is not None and serve.pidfd.fileno() in ready:
             self._request = None
         elif self._request is not None:
             self._try_device(self._request)
@@ -175,8 +185,27 @@ class Keeper:
         """Milliseconds until something is due; None: nothing is."""
         if self._request is not None:
             return 0
-        due = self._stop_by if self._serve is not None else self._start_at
-        return None if due is None or due == float("inf") else max(0.0, (due - now) * 1000 + 1)
+        if self._serve is None:
+            due = self._start_at
+        else:
+            due = self._look_at if self._stop_by is None else min(self._stop_by, self._look_at)
+        return max(0.0, (due - now) * 1000 + 1)
+
+    def _is_stuck(self, serve: _Serve) -> bool:
+        """Returns whether serve is ending since the last look, such as in an uninterruptible call of the kernel."""
+        before, self._ending = self._ending, _is_ending(serve.pid)
+        self._look_at = time.monotonic() + _LOOK_SECONDS
+        self._left = [pid for pid in self._left if os.waitpid(pid, os.WNOHANG) == (0, 0)]
+        return before and self._ending
+
+    def _leave(self, serve: _Serve) -> None:
+        """Goes on without this serve. It holds its copies of the sessions until it ends."""
+        self._log.error("serve-does-not-end", pid=serve.pid, hint="it waits in the kernel; see /proc/PID/stack")
+        self._left.append(serve.pid)
+        self._request = None
+        self._start_at = time.monotonic()
+        serve.close()
+        self._serve = None
 
     def _stop(self) -> None:
         if self._stop_by is None:
@@ -194,7 +223,8 @@ class Keeper:
             self._start_at = time.monotonic() + self._pause
             self._log.error("serve-not-started", error=error, again_in=f"{self._pause:.1f}")
             return
-        self._deaf = False
+        self._deaf = self._ending = False
+        self._look_at = time.monotonic() + _LOOK_SECONDS
         if not self._introduced:
             self._introduce(self._serve.pid)
         self._log.debug("serve-started", pid=self._serve.pid)
@@ -359,6 +389,18 @@ def _is_gone(device: LiveUpdate, name: str) -> bool:
     return True
 
 
+def _is_ending(pid: int) -> bool:
+    """Returns whether a process was killed, or has begun to end."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+            flags = int(stat.read().rpartition(")")[2].split()[6])
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+            pending = [int(line.split()[1], 16) for line in status if line.startswith(("SigPnd:", "ShdPnd:"))]
+    except (OSError, ValueError, IndexError):
+        return False
+    return bool(flags & _PF_EXITING) or any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)
+
+
 def _end(pid: int) -> None:
     """Kills a child, and reaps it."""
     os.kill(pid, signal.SIGKILL)
@@ -387,4 +429,8 @@ def run(
     if config is not None:
         arguments += ["--config", os.path.abspath(config)]
     with Listening(sessions_socket, admin_socket, state_directory) as listening:
-        return Keeper(listening, arguments, log, device=device).run()
+        status = Keeper(listening, arguments, log, device=device).run()
+        listening.withdraw()
+        # The sockets stay open until the process has ended: closing them closes what clients sent that nobody accepted,
+        # which may be sockets that linger, and a process that ends does not wait for those.
+        os._exit(status)

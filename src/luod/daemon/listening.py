@@ -11,6 +11,7 @@ import fcntl
 import os
 import socket
 import stat
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -26,17 +27,25 @@ _BACKLOG: Final = 128
 class Listening:
     """Takes the lock and the sockets, until the end of `with`. Refused: another luod has them, or they cannot be made.
 
-    The sessions' socket is open to everybody, the admin's to root. What a luod that was killed left is replaced.
+    The sessions' socket is open to everybody, the admin's to root. What a luod that was killed left is replaced, also
+    while a process of that luod that does not end still listens there: the file with the lock says which sockets the
+    last holder of the lock made.
     """
 
     def __init__(self, sessions_socket: str, admin_socket: str, state_directory: str) -> None:
         self._open = ExitStack()
         self._sockets: dict[str, socket.socket] = {}
+        self._paths: list[str] = []
         try:
             self._open.enter_context(_lock(state_directory))
+            record = Path(state_directory, "lock")
+            left = record.read_text("ascii", "replace").splitlines() if record.is_file() else []
             for name, path, mode in ((words.SESSIONS, sessions_socket, 0o666), (words.ADMIN, admin_socket, 0o600)):
-                self._sockets[name] = self._open.enter_context(_listen(path, mode))
+                self._sockets[name] = self._open.enter_context(_listen(path, mode, left))
                 self._open.callback(_remove, path)
+                self._paths.append(path)
+            with contextlib.suppress(OSError):  # such as ENOSPC: then the next luod goes by who listens
+                record.write_text("\n".join(map(_identity, self._paths)), "ascii")
         except BaseException:
             self._open.close()
             raise
@@ -51,6 +60,11 @@ class Listening:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
                 notify.connect("\0" + path[1:] if path.startswith("@") else path)
                 notify.sendall(b"READY=1")
+
+    def withdraw(self) -> None:
+        """Removes the sockets from the file system, and leaves them open."""
+        for path in self._paths:
+            _remove(path)
 
     def __enter__(self) -> Self:
         return self
@@ -88,8 +102,11 @@ def _lock(state_directory: str) -> ExitStack:
         return locks.pop_all()
 
 
-def _listen(path: str, mode: int) -> socket.socket:
-    """A listening socket at `path`. It is made under another name, and moved there when it listens with its mode."""
+def _listen(path: str, mode: int, left: Collection[str]) -> socket.socket:
+    """A listening socket at `path`. It is made under another name, and moved there when it listens with its mode.
+
+    A socket whose identity is in `left` is replaced, whatever listens on it.
+    """
     try:
         place, new = Path(path), Path(path + ".new")
         _make(place.parent, 0o755)
@@ -98,13 +115,8 @@ def _listen(path: str, mode: int) -> socket.socket:
         for taken in (place, new):
             if os.path.lexists(taken) and not stat.S_ISSOCK(taken.lstat().st_mode):
                 raise Refused(f"{taken} is there and is no socket", hint="name another socket, or move that away")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            try:
-                probe.connect(path)
-            except (ConnectionRefusedError, FileNotFoundError):
-                pass
-            else:
-                raise Refused(f"somebody listens on {path} already", hint="stop it, or name another socket")
+        if not (os.path.lexists(place) and _identity(place) in left) and _is_listened_on(path):
+            raise Refused(f"somebody listens on {path} already", hint="stop it, or name another socket")
         _remove(new)
         with ExitStack() as undo:
             listening = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -135,6 +147,24 @@ def _require_ours(directory: Path, what: str, *, sticky: bool = False) -> None:
     if fault is not None:
         where = "it" if fault.path == os.path.abspath(directory) else fault.path
         raise Refused(f"{what} {str(directory)!r}: {where} {fault.what}", hint=fault.remedy)
+
+
+def _is_listened_on(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except BlockingIOError:  # more clients wait than may
+            return True
+        return True
+
+
+def _identity(path: str | Path) -> str:
+    """Tells a socket from every other that was ever at this path. The time is that of its move there."""
+    found = os.lstat(path)
+    return f"{found.st_dev} {found.st_ino} {found.st_ctime_ns}"
 
 
 def _remove(path: str | Path) -> None:
