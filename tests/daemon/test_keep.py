@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from luod.version import __version__
 from luod.testing.tools import for_root
+from luod.version import __version__
 from tests.daemon.host import Luod, states
 
 KEEP = [sys.executable, "-m", "luod.daemon.main", "keep"]

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 
 from asyncvarlink import FileDescriptor, VarlinkInterface, varlinkmethod
 
+from luod.ipc.foreign_files import ForeignFiles
 from luod.ipc.peer import Peer
 from luod.ipc.sparing import Sparing
 from luod.ipc.wire import Limits, Listener
@@ -87,11 +88,13 @@ async def serve(path: str, limits: Limits) -> None:
     listening.listen(64)
     os.chmod(path, 0o666)
     sparing = Sparing(log)
-    listener = Listener(listening, lambda peer: [Talk(peer)], sparing, limits=limits)
+    foreign = ForeignFiles(sparing)
+    listener = Listener(listening, lambda peer: [Talk(peer)], sparing, limits=limits, foreign=foreign)
     over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     print("ready", flush=True)
     await over.wait()
+    foreign.close()
     await listener.close()
     sparing.close()
 

@@ -145,12 +145,21 @@ class Custody:
         """Keep's copy under `name`, if any, is closed when this returns."""
         await self._ask({"FDSTOREREMOVE": 1, "FDNAME": name}, {})
 
-    async def drop(self, fds: dict[str, Fd], name: str) -> None:
-        """Where serve has a copy under `name`, among its own `fds`, that one is closed, and then keep's."""
+    async def drop(self, fds: dict[str, Fd], name: str, discard: Callable[[Fd], None] | None = None) -> None:
+        """Where serve has a copy under `name`, among its own `fds`, that one is closed, and then keep's.
+
+        `discard` is for a file whose last close can take long: it gets serve's copy after keep's is closed.
+        """
         fd = fds.pop(name, None)
-        if fd is not None:
+        if fd is None:
+            return
+        if discard is None:
             fd.close()
+        try:
             await self.remove(name)
+        finally:
+            if discard is not None:
+                discard(fd)
 
     async def ready(self) -> None:
         """Tells keep, and through it whoever started keep, that clients are answered."""

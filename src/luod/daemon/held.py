@@ -18,7 +18,7 @@ from asyncvarlink.serviceinterface import PermissionDenied
 from luod.daemon.answers import kernel_refused
 from luod.daemon.custody import Custody
 from luod.daemon.names import check_name
-from luod.daemon.passed import kind_of
+from luod.daemon.passed import Discard, kind_of
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
 from luod.daemon.record import Held, HeldFile
@@ -45,17 +45,24 @@ class HeldFiles:
     """Implements `luod.ipc.sessions.FilesService`. `updating` says whether an update is under way."""
 
     def __init__(
-        self, holdings: Holdings, custody: Custody, policy: Policy, updating: Callable[[], bool], sparing: Sparing
+        self,
+        holdings: Holdings,
+        custody: Custody,
+        policy: Policy,
+        updating: Callable[[], bool],
+        discard: Discard,
+        sparing: Sparing,
     ) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
         self._custody = custody
         self._policy = policy
         self._updating = updating
+        self._discard = discard
         self._sparing = sparing
         self._lock = asyncio.Lock()
 
-    async def hand_over(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd]]) -> None:
+    async def hand_over(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd | None]]) -> None:
         await self._whole(self._hand_over(peer, name, list(files)))
 
     async def take_back(self, peer: Peer, name: str) -> list[tuple[str, Fd]]:
@@ -79,9 +86,9 @@ class HeldFiles:
             except KernelRefused as error:
                 raise kernel_refused(error) from error
 
-    async def _hand_over(self, peer: Peer, name: str, files: list[tuple[str, Fd]]) -> None:
+    async def _hand_over(self, peer: Peer, name: str, passed: list[tuple[str, Fd | None]]) -> None:
         try:
-            self._check(peer, name, files, await self._policy.granted(peer))
+            files = self._check(peer, name, passed, await self._policy.granted(peer))
             sets = self._registry.record.held
             first = max((file.number for held in sets for file in held.files), default=0) + 1
             held = Held(peer.uid, name, tuple(HeldFile(first + n, label) for n, (label, _) in enumerate(files)))
@@ -98,10 +105,14 @@ class HeldFiles:
             self._registry.set_held((*self._registry.record.held, held))
             self._sparing("handed-over", of=peer.uid, name=name, files=len(files), uid=peer.uid, pid=peer.pid)
         finally:
-            for _, fd in files:
-                fd.close()
+            for _, passed_fd in passed:
+                if passed_fd is not None:
+                    self._discard(passed_fd)
 
-    def _check(self, peer: Peer, name: str, files: list[tuple[str, Fd]], granted: Granted) -> None:
+    def _check(
+        self, peer: Peer, name: str, files: list[tuple[str, Fd | None]], granted: Granted
+    ) -> list[tuple[str, Fd]]:
+        """Returns the files, which luod can hold all. Refused, AlreadyHeld, Busy, PermissionDenied."""
         check_name(name)
         if peer.anonymous:
             raise PermissionDenied()
@@ -127,12 +138,14 @@ class HeldFiles:
                 message=f"a set has files with names of 1 to {LABEL_BYTES} bytes in JSON, each once",
                 hint="see docs/vmm.md",
             )
+        taken = []
         for label, fd in files:
-            if kind_of(fd) is None:
+            if fd is None or kind_of(fd) is None:
                 raise Refused(
                     message=f"the file {label!r} is neither memory nor a device",
-                    hint="luod holds memfds and devices only",
+                    hint="luod holds memfds and devices of VFIO and iommufd only",
                 )
+            taken.append((label, fd))
         mine = sum(len(held.files) for held in sets if held.owner == peer.uid)
         everybodys = sum(len(held.files) for held in sets)
         if mine + len(files) > FILES_OF_A_USER or everybodys + len(files) > FILES:
@@ -140,12 +153,13 @@ class HeldFiles:
                 message=f"luod holds {FILES_OF_A_USER} files of a user, {FILES} of all, and has {mine} of yours",
                 hint="take some back",
             )
+        return taken
 
     async def _let_go(self, peer: Peer, name: str) -> None:
         held = self._set(peer, name)
         self._registry.set_held(tuple(other for other in self._registry.record.held if other is not held))
         for file in held.files:
-            await self._custody.drop(self._fds, held_name(file))
+            await self._custody.drop(self._fds, held_name(file), self._discard)
         self._sparing("let-go", of=peer.uid, name=name, files=len(held.files), uid=peer.uid, pid=peer.pid)
 
     def _find(self, peer: Peer, name: str) -> Held | None:

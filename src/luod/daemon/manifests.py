@@ -13,7 +13,7 @@ from asyncvarlink.serviceinterface import InvalidParameter
 
 from luod.daemon.custody import Custody, KeeperGone
 from luod.daemon.log import Log
-from luod.daemon.passed import kind_of
+from luod.daemon.passed import Discard, kind_of
 from luod.daemon.record import Row
 from luod.daemon.takeover import manifest_name
 from luod.errors import KernelRefused
@@ -31,10 +31,11 @@ def check(file: Fd | None) -> None:
 
 
 class Manifests:
-    def __init__(self, fds: dict[str, Fd], custody: Custody, log: Log, sparing: Sparing) -> None:
+    def __init__(self, fds: dict[str, Fd], custody: Custody, discard: Discard, log: Log, sparing: Sparing) -> None:
         """`fds` are luod's, by the names that keep has for them."""
         self._fds = fds
         self._custody = custody
+        self._discard = discard
         self._log = log
         self._sparing = sparing
         self._storing: set[asyncio.Task[None]] = set()
@@ -44,6 +45,8 @@ class Manifests:
         if file is None or file.closed:
             return  # closed: its client hung up before there was a session
         name = manifest_name(row)
+        if name in self._fds:
+            self._discard(self._fds.pop(name))
         self._fds[name] = file.duplicate()
         task = asyncio.ensure_future(self._store(name, row.owner))
         self._storing.add(task)
@@ -65,4 +68,4 @@ class Manifests:
 
     async def drop(self, row: Row) -> None:
         if row.direction == "outgoing":
-            await self._custody.drop(self._fds, manifest_name(row))
+            await self._custody.drop(self._fds, manifest_name(row), self._discard)

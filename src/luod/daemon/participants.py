@@ -7,7 +7,7 @@ update makes of what it says is `luod.daemon.barrier`. The interface these metho
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -61,6 +61,8 @@ class Participants:
         self.barrier: Barrier | None = None
         self.leaving = False
         self.checking = False
+        self.followed: Callable[[Peer], None] | None = None
+        """Called when a workload begins to take part."""
 
     @property
     def updating(self) -> bool:
@@ -106,6 +108,8 @@ class Participants:
         follower = Follower(next(self._numbers), os.urandom(16).hex(), name, peer)
         follower.events.put(event("following", self.state, token=follower.token))
         self._followers[follower.token] = follower
+        if self.followed is not None:
+            self.followed(peer)
         self._sparing("follows", of=peer.uid, write=self._log.debug, participant=name, uid=peer.uid, pid=peer.pid)
         if self.barrier is not None and self.barrier.begun_preparing:
             self.barrier.join(follower)

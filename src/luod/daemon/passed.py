@@ -1,42 +1,23 @@
-"""What a file is that a client passed in, told without calling any method of it that could wait or do something.
+"""What a file is that a client passed in, and how luod lets go of it.
 
 luod holds such files for others, so it takes memory and devices only: an fd of a socket, a pipe or a session that luod
-held would keep alive what its owner believes closed. Called by `luod.daemon.manifests` and `luod.daemon.held`.
+held would keep alive what its owner believes closed. All others are closed before they reach serve, by
+`luod.ipc.receiver`; regular files of root's are not, since kernel images are passed so.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import stat
-from typing import Final, Literal
+from collections.abc import Callable
+from typing import Literal
 
-from luod.linux import F_GET_SEALS, Fd
-from luod.uapi.liveupdate import DEVICE
+from luod.ipc import receiver
+from luod.linux import Fd
 
-SESSION: Final = "[luo_session]"
-"""In the link of every session, a real kernel's or an emulated machine's."""
+Discard = Callable[[Fd], None]
+"""Takes an fd that may be the last of a client's file, and has it closed where nobody waits. Freeing a guest's memory
+takes seconds, and closing a device may reset it."""
 
 
 def kind_of(file: Fd) -> Literal["memory", "device"] | None:
-    """None: it is neither, or it is /dev/liveupdate, which nobody may hold open for long."""
-    link = os.readlink(f"/proc/self/fd/{file.fileno()}")
-    if SESSION in link:
-        return None
-    if link.startswith("/memfd:"):
-        try:
-            fcntl.fcntl(file.fileno(), F_GET_SEALS)
-        except OSError:
-            return None
-        return "memory"
-    if link.startswith("anon_inode:") and "vfio-device" in link:
-        return "device"
-    found = os.fstat(file.fileno())
-    if not stat.S_ISCHR(found.st_mode) or link == DEVICE:
-        return None
-    try:
-        kernels = os.stat(DEVICE)
-    except OSError:
-        return "device"
-    same = (found.st_dev, found.st_ino) == (kernels.st_dev, kernels.st_ino)
-    return None if same or found.st_rdev == kernels.st_rdev else "device"
+    """Returns None for what is neither. Calls no method of the file that can block."""
+    return receiver.kind_of(file.fileno())

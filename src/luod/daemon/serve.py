@@ -6,6 +6,7 @@ Only puts the parts together; what is done is in `luod.daemon.sessions` and `luo
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Iterable
@@ -35,6 +36,7 @@ from luod.daemon.workloads import Workloads
 from luod.errors import Refused
 from luod.ipc.admin import Admin
 from luod.ipc.admission import Room
+from luod.ipc.foreign_files import ForeignFiles
 from luod.ipc.peer import Peer
 from luod.ipc.sessions import Sessions
 from luod.ipc.sparing import Sparing
@@ -51,7 +53,10 @@ def run(state_directory: str, log_level: str, stuck_seconds: float, config: str 
     if words.KEEPER not in fds:
         raise Refused("luod serve has no keeper", hint="it is not started by hand: run `luod keep`")
     path = None if config is None else Path(config)
-    return asyncio.run(_serve(fds, Path(state_directory), Log("serve", log_level), stuck_seconds, path))
+    status = asyncio.run(_serve(fds, Path(state_directory), Log("serve", log_level), stuck_seconds, path))
+    # Not by way of the interpreter's end, which would close what clients left unread, and could wait for it. The kernel
+    # closes the files of a process that ends without lingering.
+    os._exit(status)
 
 
 async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: float, config: Path | None) -> int:
@@ -80,8 +85,11 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     sparing = Sparing(log)
     custody = Custody(channel, keeper_lost)
     holdings = await take_over(custody, fds, directory, log)
-    sessions = SessionKeeper(holdings, custody, policy, log, sparing)
+    foreign = ForeignFiles(sparing, stays=lambda uid: any(f.peer.uid == uid for f in participants.followers))
+    sessions = SessionKeeper(holdings, custody, policy, foreign.discard, log, sparing)
     sessions.participation = participants = Participants(holdings, log, sparing)
+    # While guests are frozen they pass manifests, and no guest is to wait for a process to start.
+    participants.followed = lambda peer: foreign.warm(peer.uid, named=policy.terms(peer).named)
     workers = Workers(holdings, custody)
     reaping = Reaping(holdings, sessions, policy, workers, log)
     forwarding = Forwarding(holdings, custody, sessions, workers, log)
@@ -96,7 +104,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     operations = Operations(
         holdings, sessions, participants, policy, image, updater, reaping, workloads, stopping, chronicle
     )
-    held = HeldFiles(holdings, custody, policy, lambda: participants.updating, sparing)
+    held = HeldFiles(holdings, custody, policy, lambda: participants.updating, foreign.discard, sparing)
     updater.take_over()
     sessions.take_over()
     reaping.take_over()
@@ -119,14 +127,25 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     turnstile = Turnstile(Turns(lambda: participants.users_in_update))
     refusals = Refusals(sparing, log)
     listeners = [
-        Listener(for_all, to_all, sparing, limits=Limits(), room=room, turnstile=turnstile, refused=refusals),
-        Listener(for_root, to_root, sparing, limits=Limits(), root_only=True, turnstile=turnstile, refused=refusals),
+        Listener(
+            listening,
+            interfaces,
+            sparing,
+            limits=Limits(),
+            foreign=foreign,
+            root_only=root_only,
+            room=None if root_only else room,
+            turnstile=turnstile,
+            refused=refusals,
+        )
+        for listening, interfaces, root_only in ((for_all, to_all, False), (for_root, to_root, True))
     ]
     reloading = asyncio.ensure_future(_reload(policy, hangup))
     await custody.ready()
     status = await end
     reloading.cancel()
     hooks.close()
+    foreign.close()
     for listener in listeners:
         await listener.close()
     turnstile.close()

@@ -39,6 +39,7 @@ from luod.daemon.manifests import Manifests
 from luod.daemon.manifests import check as check_manifest
 from luod.daemon.names import Belonging, Participation, check_generation, check_name, counts, may_use
 from luod.daemon.owners import Owners
+from luod.daemon.passed import Discard
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
 from luod.daemon.record import MOST_SESSIONS, Row, fd_name
@@ -73,7 +74,9 @@ class SessionKeeper:
 
     participation: Participation | None = None
 
-    def __init__(self, holdings: Holdings, custody: Custody, policy: Policy, log: Log, sparing: Sparing) -> None:
+    def __init__(
+        self, holdings: Holdings, custody: Custody, policy: Policy, discard: Discard, log: Log, sparing: Sparing
+    ) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
         self._broken = holdings.broken is not None
@@ -85,7 +88,7 @@ class SessionKeeper:
         self._log = log
         self._sparing = sparing
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self.manifests = Manifests(holdings.fds, custody, log, sparing)
+        self.manifests = Manifests(holdings.fds, custody, discard, log, sparing)
         self._changing = 0
         self._still = asyncio.Event()
         self._still.set()

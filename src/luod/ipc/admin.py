@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypedDict
 
 from asyncvarlink import FileDescriptor, LastResult, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
-from asyncvarlink.serviceinterface import PermissionDenied
+from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
 
 from luod.ipc.framing import ADMIN
 from luod.ipc.peer import Peer
@@ -292,10 +292,10 @@ class Admin(VarlinkInterface, name=ADMIN):
         Errors: NotAKernelImage, UpdateRunning, Refused, KernelRefused.
         """
         self._permit(root_only=True)
-        kernel = _copy(kernelFileDescriptor)
+        kernel = _copy(kernelFileDescriptor, "kernelFileDescriptor")
         try:
-            initrd = None if initrdFileDescriptor is None else _copy(initrdFileDescriptor)
-        except OSError:
+            initrd = None if initrdFileDescriptor is None else _copy(initrdFileDescriptor, "initrdFileDescriptor")
+        except (OSError, InvalidParameter):
             kernel.close()
             raise
         await self._service.load_kernel(kernel, initrd, commandLine, forceFindings or [])
@@ -320,10 +320,10 @@ class Admin(VarlinkInterface, name=ADMIN):
         Errors: NotLoaded, UpdateRunning, Refused (forceFindings names one that there is not).
         """
         self._permit(root_only=kernelFileDescriptor is not None or initrdFileDescriptor is not None)
-        kernel = None if kernelFileDescriptor is None else _copy(kernelFileDescriptor)
+        kernel = None if kernelFileDescriptor is None else _copy(kernelFileDescriptor, "kernelFileDescriptor")
         try:
-            initrd = None if initrdFileDescriptor is None else _copy(initrdFileDescriptor)
-        except OSError:
+            initrd = None if initrdFileDescriptor is None else _copy(initrdFileDescriptor, "initrdFileDescriptor")
+        except (OSError, InvalidParameter):
             if kernel is not None:
                 kernel.close()
             raise
@@ -409,6 +409,8 @@ class Admin(VarlinkInterface, name=ADMIN):
         return await self._service.stop(self._peer, bool(drop))
 
 
-def _copy(passed: FileDescriptor) -> Fd:
+def _copy(passed: FileDescriptor, parameter: str) -> Fd:
     """A duplicate: two parameters may point to one fd, and the library closes it after the call."""
+    if not passed:
+        raise InvalidParameter(parameter=parameter)  # neither a regular file nor memory, so luod did not receive it
     return Fd(fcntl.fcntl(passed.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))

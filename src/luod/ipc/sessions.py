@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypedDict
 
 from asyncvarlink import FileDescriptor, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
+from asyncvarlink.serviceinterface import InvalidParameter
 
 from luod.ipc.framing import SESSIONS
 from luod.ipc.peer import Peer
@@ -232,7 +233,10 @@ class WorkloadService(Protocol):
 class FilesService(Protocol):
     """What luod does with files that are handed over. Fds that are passed in are the service's to close."""
 
-    async def hand_over(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd]]) -> None: ...
+    async def hand_over(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd | None]]) -> None:
+        """None stands for a file that is neither memory nor a device."""
+        ...
+
     async def take_back(self, peer: Peer, name: str) -> list[tuple[str, Fd]]: ...
     async def let_go(self, peer: Peer, name: str) -> None: ...
 
@@ -370,7 +374,9 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         Errors: InvalidName, AlreadyHeld, Busy (an update is under way), Refused (too many; no memory and no device),
         KernelRefused.
         """
-        await self._files.hand_over(self._peer, name, [(f.name, _copy(f.fileFileDescriptor)) for f in files])
+        await self._files.hand_over(
+            self._peer, name, [(f.name, _copy(f.fileFileDescriptor) if f.fileFileDescriptor else None) for f in files]
+        )
 
     @varlinkmethod(return_parameter="files")
     async def TakeBack(self, *, name: str) -> list[HeldFile]:
@@ -423,6 +429,8 @@ def _copy(passed: FileDescriptor) -> Fd:
 @contextmanager
 def _borrowed(passed: FileDescriptor | None) -> Iterator[Fd | None]:
     """A duplicate for as long as the call lasts, also when what it began goes on behind it."""
+    if passed is not None and not passed:
+        raise InvalidParameter(parameter="manifestFileDescriptor")  # a file of a kind that luod does not receive
     copy = None if passed is None else _copy(passed)
     try:
         yield copy

@@ -39,12 +39,16 @@ from luod.ipc.accepted import AcceptedSocket, Hangups
 from luod.ipc.admission import Admission, Room
 from luod.ipc.arguments import arguments
 from luod.ipc.calls import Malformed, may_be_oneway, parse
+from luod.ipc.foreign_files import Arrived, Failed, ForeignFiles, Request
 from luod.ipc.peer import Peer, peer_of
 from luod.ipc.sparing import Sparing
 from luod.ipc.turns import Turnstile, timed
+from luod.linux import Fd
 from luod.version import __version__
 
 INTERNAL_ERROR: Final = "io.luod.InternalError"
+FILES_NOT_RECEIVED: Final = "io.luod.FilesNotReceived"
+"""The error of a message whose fds luod does not receive now. Nothing of it was done, and the connection ends."""
 _ACCEPT_AGAIN_SECONDS: Final = 0.1
 _ACCEPTS_A_TURN: Final = 64
 _OUT_OF_ROOM: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
@@ -81,6 +85,7 @@ class Listener:
         sparing: Sparing,
         *,
         limits: Limits,
+        foreign: ForeignFiles,
         root_only: bool = False,
         room: Callable[[Peer], Room] | None = None,
         turnstile: Turnstile | None = None,
@@ -88,7 +93,7 @@ class Listener:
     ) -> None:
         """`sparing` is the log of what clients cause. `room`: how many connections there may be, in place of what
         `limits` says. `turnstile`: the order in which connections are read, shared by the listeners of a loop. The
-        caller closes both. `refused` is told of each call that was answered with an error.
+        caller closes them, and `foreign`. `refused` is told of each call that was answered with an error.
         """
         # Its own warnings are about what clients do wrong; we say that ourselves, in our words.
         library = logging.getLogger("asyncvarlink")
@@ -100,6 +105,7 @@ class Listener:
         self._room = room or (lambda _peer: Room(limits.connections, limits.all_connections))
         self.sparing: Final = sparing
         self._admission = Admission(sparing, root_only=root_only)
+        self.foreign: Final = foreign
         self.limits: Final = limits
         self.refused: Final = refused
         self.turnstile: Final = Turnstile() if turnstile is None else turnstile
@@ -129,19 +135,21 @@ class Listener:
             self._welcome(connection)
 
     def _welcome(self, connection: socket.socket) -> None:
-        with connection:
-            try:
-                peer = peer_of(connection)
-            except OSError as error:
-                self.sparing("connection-refused", of=None, reason=str(error))
-                return
-            if not self._admission.admits(connection, peer, self._room(peer)):
-                peer.close()
-                return
-            protocol = _Connection(self, peer)
-            wire = AcceptedSocket(connection.detach(), self._hangups, self.limits.message_fds, protocol)
-            self._hangups.watch(wire, protocol.hung_up)
-            self._connections[protocol] = VarlinkTransport(self._loop, wire, wire, protocol, boundary_predictor=None)
+        try:
+            peer = peer_of(connection)
+        except OSError as error:
+            self.sparing("connection-refused", of=None, reason=str(error))
+            self.foreign.finish(connection)
+            return
+        room = self._room(peer)
+        if not self._admission.admits(connection, peer, room):
+            peer.close()
+            self.foreign.finish(connection)
+            return
+        protocol = _Connection(self, peer, named=room.named)
+        wire = protocol.accepted = AcceptedSocket(connection.detach(), self._hangups, protocol, self.foreign.finish)
+        self._hangups.watch(wire, protocol.hung_up)
+        self._connections[protocol] = VarlinkTransport(self._loop, wire, wire, protocol, boundary_predictor=None)
 
     def registry(self, peer: Peer) -> VarlinkInterfaceRegistry:
         """What the peer can call. Not made before its first call, whose user is charged for it."""
@@ -158,16 +166,33 @@ class Listener:
         connection.peer.close()
 
     async def close(self) -> None:
-        """Stops listening, drops every connection, and returns when their sockets are closed."""
+        """Stops listening, drops every connection, and returns when they are gone.
+
+        The listening socket stays open until the process ends: connections that wait in it may hold fds.
+        """
         self._closed = True
         self._loop.remove_reader(self._listening)
-        self._listening.close()
+        self._listening.detach()
         transports = list(self._connections.values())
         for transport in transports:
             transport.abort()
         for transport in transports:
             await transport.closed_future
         self._hangups.close()
+
+
+class _Passed:
+    """A file that a client passed, as the library gets it."""
+
+    def __init__(self, file: Fd, discard: Callable[[Fd], None]) -> None:
+        self._file = file
+        self._discard = discard
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def close(self) -> None:
+        self._discard(self._file)
 
 
 Turn = Literal["none", "awaited", "had", "used"]
@@ -178,9 +203,12 @@ class _Connection(VarlinkProtocol):
     pauses until the reply is sent.
     """
 
-    def __init__(self, listener: Listener, peer: Peer) -> None:
+    accepted: AcceptedSocket
+
+    def __init__(self, listener: Listener, peer: Peer, *, named: bool) -> None:
         super().__init__()
         self.peer: Final = peer
+        self._named = named
         self._listener = listener
         self._limits = listener.limits
         self._registry: VarlinkInterfaceRegistry | None = None
@@ -188,6 +216,10 @@ class _Connection(VarlinkProtocol):
         self._wire: VarlinkTransport | None = None
         self._begun = bytearray()
         self._begun_fds: FileDescriptorArray | None = None
+        self._request: Request | None = None
+        """Of a piece of a message that carries fds."""
+        self._arrival: Arrived | None = None
+        """Such a piece, while it waits for its turn."""
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_reason = ""
         self._deadline_left: float | None = None
@@ -226,6 +258,11 @@ class _Connection(VarlinkProtocol):
         self._turn = "none"
         if self._wire is None or self._wire.is_closing():
             return False
+        if (arrival := self._arrival) is not None:
+            self._turn, self._arrival = "used", None
+            self._continue_deadline()
+            self._deliver(arrival)
+            return True
         self._turn = "had"
         self._continue_deadline()
         self._wire.resume_reading()
@@ -236,6 +273,53 @@ class _Connection(VarlinkProtocol):
             self._turn = "used"
         else:
             self._end_turn()
+
+    def fds_ahead(self, size: int) -> None:
+        if self._wire is not None and not self._wire.is_closing():
+            self._wire.pause_reading()
+            self._hold_deadline()
+            self._request = self._listener.foreign.receive(
+                self.accepted,
+                self.peer.uid,
+                named=self._named,
+                size=size,
+                most_fds=self._limits.message_fds,
+                done=self._arrived,
+            )
+
+    def _arrived(self, outcome: Arrived | Failed) -> None:
+        self._request = None
+        if isinstance(outcome, Arrived):
+            self._arrival = outcome
+            if not self._listener.turnstile.take(self):
+                self._turn = "awaited"
+                self._listener.turnstile.ask(self)
+            elif not self.granted():
+                self._listener.turnstile.over(self)
+        elif outcome.refused:
+            self._serving = self._loop.create_task(self._refuse(outcome.reason))
+            self._serving.add_done_callback(lambda task: self._served(task, None))
+        else:
+            self.drop(outcome.reason)
+
+    def _deliver(self, arrival: Arrived) -> None:
+        """Does what the transport does with bytes that it received."""
+        # Closed by way of these objects, since the copies here may be the last.
+        files = [None if fd is None else _Passed(fd, self._listener.foreign.discard) for fd in arrival.fds]
+        fds = FileDescriptorArray(arrival, files)
+        try:
+            self.message_received(arrival.data, fds)
+        finally:
+            fds.release(arrival)
+        if self._serving is None and self._wire is not None:
+            self._wire.resume_reading()
+
+    async def _refuse(self, reason: str) -> None:
+        """Tells the client why its files are not received, before the connection ends."""
+        hint = "end the processes that hold or serve these files; calls without fds are answered"
+        reply = GenericVarlinkErrorReply(FILES_NOT_RECEIVED, {"message": reason, "hint": hint})
+        await self._send(reply.toreply(), FileDescriptorArray(self), oneway=False)
+        raise ConnectionAbortedError(reason)
 
     def _end_turn(self) -> None:
         if self._turn in ("had", "used"):
@@ -297,6 +381,13 @@ class _Connection(VarlinkProtocol):
         self._clear_deadline()
         self._turn = "none"
         self._listener.turnstile.gone(self)
+        if self._request is not None:
+            self._request.cancel()
+        if self._arrival is not None:
+            for fd in self._arrival.fds:
+                if fd is not None:
+                    self._listener.foreign.discard(fd)
+            self._arrival = None
         if self._serving is not None:
             self._serving.cancel()
         if self._begun_fds is not None:

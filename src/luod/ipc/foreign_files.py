@@ -1,0 +1,517 @@
+"""Files of clients, kept out of serve: disposable processes receive them, and make every last close that can block.
+
+`ForeignFiles` has one `luod.ipc.receiver` for each user that passes files, started when first needed, and one for all
+users that only closes what serve hands it. A receiver that does not answer is killed and replaced. One that cannot be
+killed is counted against its user, and beyond a few, messages of that user that carry fds are refused. Messages without
+fds never come here. What is on the channel between the two is described in `luod.ipc.receiver`.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from luod.ipc import receiver
+from luod.ipc.framing import control_fds
+from luod.ipc.sparing import Sparing
+from luod.linux import Fd
+
+START_SECONDS: Final = 15.0
+"""For a receiver that was just started to answer."""
+ANSWER_SECONDS: Final = 5.0
+"""For one that runs: receiving does not block, so this is for a machine that is slow."""
+CLOSE_SECONDS: Final = 2.0
+"""For the files to be closed, which can block."""
+IDLE_SECONDS: Final = 5.0
+OF_USER: Final = 2
+"""Receivers of one user that cannot be killed."""
+OF_ALL: Final = 32
+"""Receivers of all users but root, those that cannot be killed included. A quarter is reserved, as for connections."""
+_CHUNK: Final = 128 * 1024
+"""More than a receiver is asked for."""
+_INT: Final = struct.Struct("=i")
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What was received: bytes, and the fds that came with them. None stands for a file that luod does not take."""
+
+    data: bytes
+    fds: tuple[Fd | None, ...]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Nothing was received. `refused`: nothing was tried, and the client is to be told why."""
+
+    reason: str
+    refused: bool = False
+
+
+@dataclass
+class Request:
+    """A connection that waits for its receiver. `done` is called once, unless `cancel` was called before."""
+
+    connection: socket.socket
+    message: bytes
+    done: Callable[[Arrived | Failed], None] | None
+
+    def cancel(self) -> None:
+        self.done = None
+
+    def finish(self, outcome: Arrived | Failed) -> bool:
+        """Returns False when nobody takes the outcome."""
+        done, self.done = self.done, None
+        if done is not None:
+            done(outcome)
+        return done is not None
+
+
+class _Process:
+    """A running receiver, and serve's end of its channel."""
+
+    def __init__(
+        self, heard: Callable[[_Process, bytes, list[int]], None], ended: Callable[[_Process], None], *, last: int = -1
+    ) -> None:
+        """OSError: it cannot be started. `last` is an fd that the process inherits, and closes when it ends."""
+        self._loop = asyncio.get_running_loop()
+        self._heard = heard
+        self._ended = ended
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", receiver.__file__, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    pass_fds=(theirs.fileno(),) if last < 0 else (theirs.fileno(), last),
+                    start_new_session=True,
+                )
+                self._pidfd = Fd(os.pidfd_open(self._process.pid))
+            except BaseException:
+                ours.close()
+                raise
+        self.pid = self._process.pid
+        self.answered = False
+        """Whether it ever did."""
+        self._channel: socket.socket | None = ours
+        ours.setblocking(False)
+        self._loop.add_reader(ours, self._readable)
+        self._loop.add_reader(self._pidfd, self._dead)
+
+    def send(self, message: bytes, fds: Sequence[int] = ()) -> None:
+        """Raises OSError."""
+        if self._channel is None:
+            raise BrokenPipeError
+        self._channel.sendmsg(
+            [message],
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [],
+            socket.MSG_DONTWAIT,
+        )
+
+    def _readable(self) -> None:
+        assert self._channel is not None
+        try:
+            message, control, flags, _ = self._channel.recvmsg(
+                _CHUNK, socket.CMSG_SPACE(receiver.MOST_FDS * 4), socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError:
+            message, control, flags = b"", [], 0
+        numbers = control_fds(control)
+        self.answered = True
+        if not message:
+            self.close()  # its pidfd says when it has ended
+        elif flags & socket.MSG_CTRUNC:
+            for number in numbers:
+                os.close(number)
+            self._heard(self, b"T", [])
+        else:
+            self._heard(self, message, numbers)
+
+    def _dead(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        self._pidfd.close()
+        self.close()
+        self._process.wait()
+        self._ended(self)
+
+    def close(self) -> None:
+        """Closes the channel, after which the process ends by itself."""
+        if self._channel is not None:
+            self._loop.remove_reader(self._channel)
+            self._channel.close()
+            self._channel = None
+
+    def kill(self) -> None:
+        self.close()
+        if not self._pidfd.closed:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd.fileno(), signal.SIGKILL)
+
+    def abandon(self) -> None:
+        """serve ends: nobody waits for the process."""
+        self.close()
+        if not self._pidfd.closed:
+            self._loop.remove_reader(self._pidfd)
+            self._pidfd.close()
+        if self._process.returncode is None:
+            self._process.returncode = 0  # or subprocess would warn that it still runs
+
+
+@dataclass
+class _User:
+    uid: int
+    named: bool = False
+    process: _Process | None = None
+    waiting: deque[Request] = field(default_factory=deque)
+    request: Request | None = None
+    """The one that the process has not answered."""
+    busy: bool = False
+    """The process has not said that it closed the files of its last request."""
+    timer: asyncio.TimerHandle | None = None
+    hung: set[_Process] = field(default_factory=set)
+    """Killed, and not dead."""
+
+    def set_timer(self, timer: asyncio.TimerHandle | None) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = timer
+
+
+class ForeignFiles:
+    """All receivers. Made inside a running loop."""
+
+    def __init__(self, sparing: Sparing, *, stays: Callable[[int], bool] = lambda uid: False) -> None:
+        """`stays` returns whether the receiver of a uid shall go on though it is idle."""
+        self._sparing = sparing
+        self._stays = stays
+        self._loop = asyncio.get_running_loop()
+        self._users: dict[int, _User] = {}
+        """Those with a process or a request. In the order in which they were last used."""
+        self._closer: _Process | None = None
+        self._closing = 0
+        """How often the closer was told to close, and has not said that it did."""
+        self._closer_timer: asyncio.TimerHandle | None = None
+        self._ending: set[_Process] = set()
+        self._left: list[int] = []
+        self._closed = False
+        self._start_closer()
+
+    # Receiving.
+
+    def receive(
+        self,
+        connection: socket.socket,
+        uid: int,
+        *,
+        named: bool,
+        size: int,
+        most_fds: int,
+        done: Callable[[Arrived | Failed], None],
+    ) -> Request:
+        """Has up to `size` bytes of a connection received, whose head carries fds. Nothing may read it until `done`."""
+        message = receiver.REQUEST.pack(b"R", size, most_fds, uid == 0)
+        request = Request(connection, message, done)
+        user = self._user(uid, named)
+        user.waiting.append(request)
+        self._loop.call_soon(self._serve, user)
+        return request
+
+    def warm(self, uid: int, *, named: bool) -> None:
+        """Starts the receiver of a user that will pass files when there is no time for it."""
+        user = self._user(uid, named)
+        if user.process is None and self._refusal(user) is None and self._room(user):
+            self._start(user)
+        self._forget(user)
+
+    def _user(self, uid: int, named: bool) -> _User:
+        user = self._users.pop(uid, None) or _User(uid)
+        self._users[uid] = user
+        user.named = named
+        return user
+
+    def _serve(self, user: _User) -> None:
+        """Gives the user's process the next request, if it can take one."""
+        self._give(user)
+        self._forget(user)
+
+    def _give(self, user: _User) -> None:
+        while user.waiting and not user.busy and not self._closed:
+            if user.process is None:
+                if (refusal := self._refusal(user)) is not None:
+                    self._fail_waiting(user, Failed(refusal, refused=True))
+                    return
+                if not self._room(user):
+                    return  # until another receiver ends, or is idle
+                if not self._start(user):
+                    self._fail_waiting(user, Failed("luod could not start a process for its files", refused=True))
+                    return
+            assert user.process is not None
+            request = user.waiting.popleft()
+            if request.done is None:
+                continue
+            try:
+                user.process.send(request.message, (request.connection.fileno(),))
+            except OSError as error:
+                # ETOOMANYREFS: sockets in sockets in sockets. EPIPE: it has just ended.
+                request.finish(Failed(f"its files cannot be received: {os.strerror(error.errno or 0)}"))
+                continue
+            user.request, user.busy = request, True
+            seconds = ANSWER_SECONDS if user.process.answered else START_SECONDS
+            user.set_timer(self._loop.call_later(seconds, self._late, user))
+
+    @staticmethod
+    def _fail_waiting(user: _User, failed: Failed) -> None:
+        waiting, user.waiting = user.waiting, deque()
+        for request in waiting:
+            request.finish(failed)
+
+    def _refusal(self, user: _User) -> str | None:
+        """Returns why no receiver is started for the user, in words."""
+        if user.uid == 0:
+            return None
+        if len(user.hung) >= OF_USER:
+            return f"{len(user.hung)} processes of luod cannot end because of files that uid {user.uid} passed"
+        if sum(len(other.hung) for other in self._users.values() if other.uid) >= self._most(user):
+            return "too many processes of luod cannot end because of files that users passed"
+        return None
+
+    @staticmethod
+    def _most(user: _User) -> int:
+        return OF_ALL if user.named else OF_ALL - OF_ALL // 4
+
+    def _room(self, user: _User) -> bool:
+        """Returns whether there may be one more receiver; ends one that is idle, if that helps."""
+        if user.uid == 0:
+            return True
+        others = [other for other in self._users.values() if other.uid]
+        count = sum(len(other.hung) + (other.process is not None) for other in others)
+        if count < self._most(user):
+            return True
+        idle = [other for other in others if other.process is not None and not other.busy]
+        idle.sort(key=lambda other: self._stays(other.uid))
+        if not idle:
+            return False
+        self._end(idle[0])
+        return True
+
+    def _start(self, user: _User) -> bool:
+        try:
+            user.process = _Process(lambda p, m, fds: self._heard(user, p, m, fds), lambda p: self._ended(user, p))
+        except OSError as error:
+            self._sparing("receiver-not-started", of=user.uid, uid=user.uid, reason=os.strerror(error.errno or 0))
+            return False
+        self._rest(user)
+        return True
+
+    def _rest(self, user: _User) -> None:
+        """The user's process has nothing to do."""
+        user.busy = False
+        user.set_timer(self._loop.call_later(IDLE_SECONDS, self._idle, user))
+
+    def _idle(self, user: _User) -> None:
+        if self._stays(user.uid):
+            self._rest(user)
+        else:
+            self._end(user)
+
+    def _end(self, user: _User) -> None:
+        """Ends an idle process."""
+        user.set_timer(None)
+        if user.process is not None:
+            self._ending.add(user.process)
+            user.process.close()
+            user.process = None
+        self._forget(user)
+
+    def _forget(self, user: _User) -> None:
+        if user.process is None and not user.waiting and not user.hung and self._users.get(user.uid) is user:
+            del self._users[user.uid]
+
+    def _heard(self, user: _User, process: _Process, message: bytes, numbers: list[int]) -> None:
+        if process is not user.process:
+            self._drop(Fd(number) for number in numbers)
+            return
+        if message == b"D":
+            self._rest(user)
+            self._serve_all(user)
+            return
+        request, user.request = user.request, None
+        user.set_timer(self._loop.call_later(CLOSE_SECONDS, self._late, user))
+        outcome = _outcome(message, numbers)
+        if request is None or not request.finish(outcome):
+            self._drop(fd for fd in (outcome.fds if isinstance(outcome, Arrived) else ()) if fd is not None)
+
+    def _serve_all(self, first: _User) -> None:
+        self._serve(first)
+        for user in list(self._users.values()):
+            if user.waiting:
+                self._serve(user)
+
+    def _late(self, user: _User) -> None:
+        """The process did not answer, or does not come back from a close."""
+        process, user.process, user.busy = user.process, None, False
+        request, user.request = user.request, None
+        user.set_timer(None)
+        if process is not None:
+            user.hung.add(process)
+            self._sparing("receiver-killed", of=user.uid, uid=user.uid, pid=process.pid, hung=len(user.hung))
+            process.kill()
+        if request is not None:
+            request.finish(Failed("its files could not be received in time"))
+        self._serve_all(user)
+
+    def _ended(self, user: _User, process: _Process) -> None:
+        self._ending.discard(process)
+        if process is user.process:
+            user.process, user.busy = None, False
+            user.set_timer(None)
+            request, user.request = user.request, None
+            if request is not None:
+                request.finish(Failed("the process that received its files ended"))
+        user.hung.discard(process)
+        self._serve_all(user)
+        self._forget(user)
+
+    # Closing.
+
+    def finish(self, connection: socket.socket) -> None:
+        """Closes a client's connection. Files in messages that were not read are closed elsewhere."""
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)  # from here on nothing is added to what was not read
+        try:
+            (unread,) = _INT.unpack(fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(_INT.size)))
+        except OSError:
+            unread = 1
+        file = Fd(connection.detach())
+        if unread:
+            self.discard(file)
+        else:
+            file.close()
+
+    def discard(self, file: Fd) -> None:
+        """Closes an fd that may be the last of its file, in another process. Takes it."""
+        if file.closed:
+            return
+        if self._closed:
+            self._left.append(file.detach())  # open until serve has ended: a process that ends does not linger
+        elif self._hand_to_closer(file) or self._hand_to_closer(file) or self._give_to_new(file):
+            return
+        else:
+            self._sparing("file-left-open", of=None)
+            self._left.append(file.detach())
+
+    def _drop(self, files: Iterable[Fd]) -> None:
+        for file in files:
+            self.discard(file)
+
+    def _hand_to_closer(self, file: Fd) -> bool:
+        if self._closer is None:
+            self._start_closer()
+        if self._closer is None:
+            return False
+        try:
+            self._closer.send(b"C", (file.fileno(),))
+        except OSError:
+            # EAGAIN: it is in a close that does not return. ETOOMANYREFS: sockets in sockets in sockets.
+            self._replace_closer()
+            return False
+        # Only after this may the other process close it, or this close could be the last.
+        file.close()
+        self._closing += 1
+        if self._closing == 1:
+            seconds = CLOSE_SECONDS if self._closer.answered else START_SECONDS
+            self._closer_timer = self._loop.call_later(seconds, self._replace_closer)
+        try:
+            self._closer.send(b"G")
+        except OSError:
+            self._replace_closer()
+        return True
+
+    def _start_closer(self) -> None:
+        try:
+            self._closer = _Process(lambda p, m, fds: self._closer_done(p), self._closer_ended)
+        except OSError as error:
+            self._sparing("receiver-not-started", of=None, reason=os.strerror(error.errno or 0))
+
+    def _closer_done(self, process: _Process) -> None:
+        if process is not self._closer:
+            return
+        self._closing -= 1
+        if self._closer_timer is not None:
+            self._closer_timer.cancel()
+        if self._closing:
+            self._closer_timer = self._loop.call_later(CLOSE_SECONDS, self._replace_closer)
+
+    def _replace_closer(self) -> None:
+        """Kills it; what it holds, and was sent, is closed as it ends, without lingering."""
+        if self._closer_timer is not None:
+            self._closer_timer.cancel()
+        if self._closer is not None:
+            self._ending.add(self._closer)
+            self._closer.kill()
+            self._loop.call_soon(self._renew_closer)
+        self._closer, self._closing = None, 0
+
+    def _renew_closer(self) -> None:
+        if self._closer is None and not self._closed:
+            self._start_closer()
+
+    def _closer_ended(self, process: _Process) -> None:
+        self._ending.discard(process)
+        if process is self._closer:
+            self._replace_closer()
+            self._ending.discard(process)
+
+    def _give_to_new(self, file: Fd) -> bool:
+        """Has a process inherit the fd, and end."""
+        try:
+            process = _Process(lambda p, m, fds: None, self._ending.discard, last=file.fileno())
+        except OSError:
+            return False
+        self._ending.add(process)
+        file.close()
+        process.close()
+        return True
+
+    def close(self) -> None:
+        """serve ends. From here on nothing is closed, and nobody waits for processes, which end by themselves."""
+        self._closed = True
+        for user in self._users.values():
+            user.set_timer(None)
+            self._fail_waiting(user, Failed("luod is ending"))
+            self._ending |= user.hung
+            if user.process is not None:
+                self._ending.add(user.process)
+        if self._closer is not None:
+            self._ending.add(self._closer)
+        if self._closer_timer is not None:
+            self._closer_timer.cancel()
+        for process in self._ending:
+            process.abandon()
+
+
+def _outcome(message: bytes, numbers: list[int]) -> Arrived | Failed:
+    if message[:1] != b"A":
+        reason = "more fds than a message may have" if message[:1] == b"T" else "its files could not be received"
+        return Failed(reason)
+    count = message[1]
+    letters, data = message[2 : 2 + count], message[2 + count :]
+    taken = iter(numbers)
+    fds = tuple(None if bytes((letter,)) == receiver.NOT_TAKEN else Fd(next(taken)) for letter in letters)
+    return Arrived(data, fds)
