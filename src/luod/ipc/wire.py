@@ -50,7 +50,8 @@ INTERNAL_ERROR: Final = "io.luod.InternalError"
 FILES_NOT_RECEIVED: Final = "io.luod.FilesNotReceived"
 """The error of a message whose fds luod does not receive now. Nothing of it was done, and the connection ends."""
 _ACCEPT_AGAIN_SECONDS: Final = 0.1
-_ACCEPTS_A_TURN: Final = 64
+_ACCEPT_SECONDS: Final = 0.001
+"""How long connections are accepted in one turn of the loop; other sockets, root's among them, wait meanwhile."""
 _OUT_OF_ROOM: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -120,7 +121,8 @@ class Listener:
             self._loop.add_reader(self._listening, self._accept)
 
     def _accept(self) -> None:
-        for _ in range(_ACCEPTS_A_TURN):
+        end = self._loop.time() + _ACCEPT_SECONDS
+        while self._loop.time() < end:
             try:
                 connection, _address = self._listening.accept()
             except (BlockingIOError, ConnectionAbortedError):
