@@ -5,17 +5,58 @@ Compares open file descriptions with kcmp(2). It does not see a file that is in 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from functools import cmp_to_key
 from pathlib import Path
 from typing import Final
 
+from luod.daemon import words
 from luod.linux import Fd, syscall
 
 _KCMP_FILE: Final = 0
 _ORDER: Final = {0: 0, 1: -1, 2: 1}
 """What kcmp returns, as a comparison."""
+
+
+class Holders:
+    """Looks for all of luod's sessions at once, one look at a time: it costs processor time. In a running loop."""
+
+    def __init__(self, fds: Mapping[str, Fd]) -> None:
+        """`fds` are luod's, by the names that keep has for them."""
+        self._fds = fds
+        self._loop = asyncio.get_running_loop()
+        self._turn = asyncio.Lock()
+        self._began = float("-inf")
+        self._looked: frozenset[str] = frozenset()
+        self._found: set[str] = set()
+
+    async def open_elsewhere(self, name: str) -> bool:
+        """Returns whether a process that is not luod's was seen to have the session open, whose fd has this name.
+
+        A look that begins while this waits is enough. False also where nobody can tell, or luod does not have it.
+        """
+        asked = self._loop.time()
+        async with self._turn:
+            if name not in self._fds:
+                return False
+            if self._began < asked or name not in self._looked:
+                await self._look()
+        return name in self._found
+
+    async def _look(self) -> None:
+        self._began = self._loop.time()
+        sessions = [name for name in self._fds if name.startswith((words.OUTGOING, words.INCOMING))]
+        copies = {name: self._fds[name].duplicate() for name in sessions}
+        try:
+            self._found = await asyncio.to_thread(open_elsewhere, copies, os.getppid())
+        except OSError:
+            self._found = set()
+        finally:
+            self._looked = frozenset(copies)
+            for copy in copies.values():
+                copy.close()
 
 
 def open_elsewhere(fds: Mapping[str, Fd], own: int, proc: Path = Path("/proc")) -> set[str]:

@@ -31,6 +31,8 @@ from luod.linux import Fd
 _AT_ONCE: Final = 4
 """Reapers at a time, of those the deadline starts."""
 _AGAIN_SECONDS: Final = 1.0
+_LEFT_SECONDS: Final = 5.0
+"""Between two looks whether a session is still open in a process."""
 _GRACE_SECONDS: Final = 10.0
 """From the start of a serve: while none ran nobody could claim anything. Never longer than the deadline itself."""
 
@@ -235,4 +237,4 @@ class Reaping:
                     reason = "another process than the one that retrieved it last has it open"
                     self._log.warning("left-alone", name=name, owner=row.owner, reason=reason)
             # Not in the turn of another.
-            await asyncio.sleep(_AGAIN_SECONDS)
+            await asyncio.sleep(_LEFT_SECONDS if told else _AGAIN_SECONDS)

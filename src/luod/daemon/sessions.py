@@ -8,7 +8,6 @@ answer is `luod.ipc.sessions`.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Literal, TypeVar
@@ -33,7 +32,7 @@ from luod.daemon.answers import (
 from luod.daemon.claims import Claims
 from luod.daemon.custody import Custody
 from luod.daemon.finished import Checks
-from luod.daemon.holders import open_elsewhere
+from luod.daemon.holders import Holders
 from luod.daemon.log import Log
 from luod.daemon.manifests import Manifests
 from luod.daemon.manifests import check as check_manifest
@@ -85,6 +84,7 @@ class SessionKeeper:
         self._claims = Claims(holdings.registry, holdings.fds, custody, log, sparing)
         self._owners = Owners(holdings, custody, self._owner_died)
         self._checks = Checks()
+        self._holders = Holders(holdings.fds)
         self._log = log
         self._sparing = sparing
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -378,14 +378,7 @@ class SessionKeeper:
 
     async def open_elsewhere(self, row: Row) -> bool:
         """Whether a process that is not luod's was seen to have the session open. False also where nobody can tell."""
-        fd = self._fds.get(fd_name(row))
-        if fd is None:
-            return False
-        with fd.duplicate() as copy:
-            try:
-                return bool(await asyncio.to_thread(open_elsewhere, {row.name: copy}, os.getppid()))
-            except OSError:
-                return False
+        return await self._holders.open_elsewhere(fd_name(row))
 
     def process_lives(self, row: Row) -> bool:
         """Whether the process lives whose end ends the session."""

@@ -92,6 +92,8 @@ class Workloads:
         for row in rows:
             if not force:
                 self._require_idle(row, _RELEASE_FORCED)
+            if peer.root and not force:
+                # Not for others: it costs processor time, and what they release is their own.
                 await self._require_closed(row, _RELEASE_FORCED)
         for row in rows:
             await self._sessions.release(peer, row.name, row.direction, "given_up")

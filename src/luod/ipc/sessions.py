@@ -324,9 +324,9 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         lost. For operators, and for whoever started a VMM that is dead. direction: needed where there are both.
 
         Refused while they are in use: a participant answers for them, their guest was resumed, or a process that may
-        live has retrieved one; with force they are released regardless. open: outgoing sessions that another process
-        still has open, whose files the kernel carries on for as long as that process lives. Errors: NoSuchSession,
-        Refused, Busy, KernelRefused.
+        live has retrieved one. For root also while a process is seen to have one open. With force they are released
+        regardless. open: outgoing sessions that another process still has open, whose files the kernel carries on for
+        as long as that process lives. Errors: NoSuchSession, Refused, Busy, KernelRefused.
         """
         return await self._workloads.give_up(self._peer, name, direction, bool(force))
 
