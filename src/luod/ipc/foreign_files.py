@@ -8,41 +8,29 @@ fds never come here. What is on the channel between the two is described in `luo
 
 from __future__ import annotations
 
-import array
 import asyncio
-import contextlib
-import fcntl
 import os
-import signal
 import socket
-import struct
-import subprocess
-import sys
-import termios
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from luod.ipc import receiver
-from luod.ipc.framing import control_fds
+from luod.ipc.closer import Closer
+from luod.ipc.receiver_process import CLOSE_SECONDS, START_SECONDS, Process
 from luod.ipc.sparing import Sparing
 from luod.linux import Fd
 
-START_SECONDS: Final = 15.0
-"""For a receiver that was just started to answer."""
 ANSWER_SECONDS: Final = 5.0
 """For one that runs: receiving does not block, so this is for a machine that is slow."""
-CLOSE_SECONDS: Final = 2.0
-"""For the files to be closed, which can block."""
 IDLE_SECONDS: Final = 5.0
+EVICTED_SECONDS: Final = 2.0
+"""After which an idle receiver ends because another user needs one; starting them costs processor time."""
 OF_USER: Final = 2
 """Receivers of one user that cannot be killed."""
 OF_ALL: Final = 32
 """Receivers of all users but root, those that cannot be killed included. A quarter is reserved, as for connections."""
-_CHUNK: Final = 128 * 1024
-"""More than a receiver is asked for."""
-_INT: Final = struct.Struct("=i")
 
 
 @dataclass(frozen=True)
@@ -80,111 +68,19 @@ class Request:
         return done is not None
 
 
-class _Process:
-    """A running receiver, and serve's end of its channel."""
-
-    def __init__(
-        self, heard: Callable[[_Process, bytes, list[int]], None], ended: Callable[[_Process], None], *, last: int = -1
-    ) -> None:
-        """OSError: it cannot be started. `last` is an fd that the process inherits, and closes when it ends."""
-        self._loop = asyncio.get_running_loop()
-        self._heard = heard
-        self._ended = ended
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", receiver.__file__, str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    cwd="/",
-                    pass_fds=(theirs.fileno(),) if last < 0 else (theirs.fileno(), last),
-                    start_new_session=True,
-                )
-                self._pidfd = Fd(os.pidfd_open(self._process.pid))
-            except BaseException:
-                ours.close()
-                raise
-        self.pid = self._process.pid
-        self.answered = False
-        """Whether it ever did."""
-        self._channel: socket.socket | None = ours
-        ours.setblocking(False)
-        self._loop.add_reader(ours, self._readable)
-        self._loop.add_reader(self._pidfd, self._dead)
-
-    def send(self, message: bytes, fds: Sequence[int] = ()) -> None:
-        """Raises OSError."""
-        if self._channel is None:
-            raise BrokenPipeError
-        self._channel.sendmsg(
-            [message],
-            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [],
-            socket.MSG_DONTWAIT,
-        )
-
-    def _readable(self) -> None:
-        assert self._channel is not None
-        try:
-            message, control, flags, _ = self._channel.recvmsg(
-                _CHUNK, socket.CMSG_SPACE(receiver.MOST_FDS * 4), socket.MSG_CMSG_CLOEXEC
-            )
-        except OSError:
-            message, control, flags = b"", [], 0
-        numbers = control_fds(control)
-        self.answered = True
-        if not message:
-            self.close()  # its pidfd says when it has ended
-        elif flags & socket.MSG_CTRUNC:
-            for number in numbers:
-                os.close(number)
-            self._heard(self, b"T", [])
-        else:
-            self._heard(self, message, numbers)
-
-    def _dead(self) -> None:
-        self._loop.remove_reader(self._pidfd)
-        self._pidfd.close()
-        self.close()
-        self._process.wait()
-        self._ended(self)
-
-    def close(self) -> None:
-        """Closes the channel, after which the process ends by itself."""
-        if self._channel is not None:
-            self._loop.remove_reader(self._channel)
-            self._channel.close()
-            self._channel = None
-
-    def kill(self) -> None:
-        self.close()
-        if not self._pidfd.closed:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd.fileno(), signal.SIGKILL)
-
-    def abandon(self) -> None:
-        """serve ends: nobody waits for the process."""
-        self.close()
-        if not self._pidfd.closed:
-            self._loop.remove_reader(self._pidfd)
-            self._pidfd.close()
-        if self._process.returncode is None:
-            self._process.returncode = 0  # or subprocess would warn that it still runs
-
-
 @dataclass
 class _User:
     uid: int
     named: bool = False
-    process: _Process | None = None
+    process: Process | None = None
     waiting: deque[Request] = field(default_factory=deque)
     request: Request | None = None
     """The one that the process has not answered."""
     busy: bool = False
     """The process has not said that it closed the files of its last request."""
+    rests_since: float = 0.0
     timer: asyncio.TimerHandle | None = None
-    hung: set[_Process] = field(default_factory=set)
+    hung: set[Process] = field(default_factory=set)
     """Killed, and not dead."""
 
     def set_timer(self, timer: asyncio.TimerHandle | None) -> None:
@@ -203,14 +99,12 @@ class ForeignFiles:
         self._loop = asyncio.get_running_loop()
         self._users: dict[int, _User] = {}
         """Those with a process or a request. In the order in which they were last used."""
-        self._closer: _Process | None = None
-        self._closing = 0
-        """How often the closer was told to close, and has not said that it did."""
-        self._closer_timer: asyncio.TimerHandle | None = None
-        self._ending: set[_Process] = set()
-        self._left: list[int] = []
+        self._closer = Closer(sparing)
+        self.finish: Final = self._closer.finish
+        self.discard: Final = self._closer.discard
+        self._ending: set[Process] = set()
+        self._retry: asyncio.TimerHandle | None = None
         self._closed = False
-        self._start_closer()
 
     # Receiving.
 
@@ -257,7 +151,9 @@ class ForeignFiles:
                     self._fail_waiting(user, Failed(refusal, refused=True))
                     return
                 if not self._room(user):
-                    return  # until another receiver ends, or is idle
+                    if self._retry is None:
+                        self._retry = self._loop.call_later(EVICTED_SECONDS, self._try_again)
+                    return
                 if not self._start(user):
                     self._fail_waiting(user, Failed("luod could not start a process for its files", refused=True))
                     return
@@ -274,6 +170,10 @@ class ForeignFiles:
             user.request, user.busy = request, True
             seconds = ANSWER_SECONDS if user.process.answered else START_SECONDS
             user.set_timer(self._loop.call_later(seconds, self._late, user))
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._serve_all()
 
     @staticmethod
     def _fail_waiting(user: _User, failed: Failed) -> None:
@@ -303,7 +203,12 @@ class ForeignFiles:
         count = sum(len(other.hung) + (other.process is not None) for other in others)
         if count < self._most(user):
             return True
-        idle = [other for other in others if other.process is not None and not other.busy]
+        now = self._loop.time()
+        idle = [
+            other
+            for other in others
+            if other.process is not None and not other.busy and now - other.rests_since >= EVICTED_SECONDS
+        ]
         idle.sort(key=lambda other: self._stays(other.uid))
         if not idle:
             return False
@@ -312,7 +217,7 @@ class ForeignFiles:
 
     def _start(self, user: _User) -> bool:
         try:
-            user.process = _Process(lambda p, m, fds: self._heard(user, p, m, fds), lambda p: self._ended(user, p))
+            user.process = Process(lambda p, m, fds: self._heard(user, p, m, fds), lambda p: self._ended(user, p))
         except OSError as error:
             self._sparing("receiver-not-started", of=user.uid, uid=user.uid, reason=os.strerror(error.errno or 0))
             return False
@@ -321,7 +226,7 @@ class ForeignFiles:
 
     def _rest(self, user: _User) -> None:
         """The user's process has nothing to do."""
-        user.busy = False
+        user.busy, user.rests_since = False, self._loop.time()
         user.set_timer(self._loop.call_later(IDLE_SECONDS, self._idle, user))
 
     def _idle(self, user: _User) -> None:
@@ -343,22 +248,23 @@ class ForeignFiles:
         if user.process is None and not user.waiting and not user.hung and self._users.get(user.uid) is user:
             del self._users[user.uid]
 
-    def _heard(self, user: _User, process: _Process, message: bytes, numbers: list[int]) -> None:
+    def _heard(self, user: _User, process: Process, message: bytes, numbers: list[int]) -> None:
         if process is not user.process:
-            self._drop(Fd(number) for number in numbers)
+            self._closer.discard_all(Fd(number) for number in numbers)
             return
         if message == b"D":
             self._rest(user)
-            self._serve_all(user)
+            self._serve_all()
             return
         request, user.request = user.request, None
         user.set_timer(self._loop.call_later(CLOSE_SECONDS, self._late, user))
         outcome = _outcome(message, numbers)
         if request is None or not request.finish(outcome):
-            self._drop(fd for fd in (outcome.fds if isinstance(outcome, Arrived) else ()) if fd is not None)
+            self._closer.discard_all(
+                fd for fd in (outcome.fds if isinstance(outcome, Arrived) else ()) if fd is not None
+            )
 
-    def _serve_all(self, first: _User) -> None:
-        self._serve(first)
+    def _serve_all(self) -> None:
         for user in list(self._users.values()):
             if user.waiting:
                 self._serve(user)
@@ -374,9 +280,9 @@ class ForeignFiles:
             process.kill()
         if request is not None:
             request.finish(Failed("its files could not be received in time"))
-        self._serve_all(user)
+        self._serve_all()
 
-    def _ended(self, user: _User, process: _Process) -> None:
+    def _ended(self, user: _User, process: Process) -> None:
         self._ending.discard(process)
         if process is user.process:
             user.process, user.busy = None, False
@@ -385,109 +291,8 @@ class ForeignFiles:
             if request is not None:
                 request.finish(Failed("the process that received its files ended"))
         user.hung.discard(process)
-        self._serve_all(user)
+        self._serve_all()
         self._forget(user)
-
-    # Closing.
-
-    def finish(self, connection: socket.socket) -> None:
-        """Closes a client's connection. Files in messages that were not read are closed elsewhere."""
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)  # from here on nothing is added to what was not read
-        try:
-            (unread,) = _INT.unpack(fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(_INT.size)))
-        except OSError:
-            unread = 1
-        file = Fd(connection.detach())
-        if unread:
-            self.discard(file)
-        else:
-            file.close()
-
-    def discard(self, file: Fd) -> None:
-        """Closes an fd that may be the last of its file, in another process. Takes it."""
-        if file.closed:
-            return
-        if self._closed:
-            self._left.append(file.detach())  # open until serve has ended: a process that ends does not linger
-        elif self._hand_to_closer(file) or self._hand_to_closer(file) or self._give_to_new(file):
-            return
-        else:
-            self._sparing("file-left-open", of=None)
-            self._left.append(file.detach())
-
-    def _drop(self, files: Iterable[Fd]) -> None:
-        for file in files:
-            self.discard(file)
-
-    def _hand_to_closer(self, file: Fd) -> bool:
-        if self._closer is None:
-            self._start_closer()
-        if self._closer is None:
-            return False
-        try:
-            self._closer.send(b"C", (file.fileno(),))
-        except OSError:
-            # EAGAIN: it is in a close that does not return. ETOOMANYREFS: sockets in sockets in sockets.
-            self._replace_closer()
-            return False
-        # Only after this may the other process close it, or this close could be the last.
-        file.close()
-        self._closing += 1
-        if self._closing == 1:
-            seconds = CLOSE_SECONDS if self._closer.answered else START_SECONDS
-            self._closer_timer = self._loop.call_later(seconds, self._replace_closer)
-        try:
-            self._closer.send(b"G")
-        except OSError:
-            self._replace_closer()
-        return True
-
-    def _start_closer(self) -> None:
-        try:
-            self._closer = _Process(lambda p, m, fds: self._closer_done(p), self._closer_ended)
-        except OSError as error:
-            self._sparing("receiver-not-started", of=None, reason=os.strerror(error.errno or 0))
-
-    def _closer_done(self, process: _Process) -> None:
-        if process is not self._closer:
-            return
-        self._closing -= 1
-        if self._closer_timer is not None:
-            self._closer_timer.cancel()
-        if self._closing:
-            self._closer_timer = self._loop.call_later(CLOSE_SECONDS, self._replace_closer)
-
-    def _replace_closer(self) -> None:
-        """Kills it; what it holds, and was sent, is closed as it ends, without lingering."""
-        if self._closer_timer is not None:
-            self._closer_timer.cancel()
-        if self._closer is not None:
-            self._ending.add(self._closer)
-            self._closer.kill()
-            self._loop.call_soon(self._renew_closer)
-        self._closer, self._closing = None, 0
-
-    def _renew_closer(self) -> None:
-        if self._closer is None and not self._closed:
-            self._start_closer()
-
-    def _closer_ended(self, process: _Process) -> None:
-        self._ending.discard(process)
-        if process is self._closer:
-            self._replace_closer()
-            self._ending.discard(process)
-
-    def _give_to_new(self, file: Fd) -> bool:
-        """Has a process inherit the fd, and end."""
-        try:
-            process = _Process(lambda p, m, fds: None, self._ending.discard, last=file.fileno())
-        except OSError:
-            return False
-        self._ending.add(process)
-        file.close()
-        process.close()
-        return True
 
     def close(self) -> None:
         """serve ends. From here on nothing is closed, and nobody waits for processes, which end by themselves."""
@@ -498,10 +303,9 @@ class ForeignFiles:
             self._ending |= user.hung
             if user.process is not None:
                 self._ending.add(user.process)
-        if self._closer is not None:
-            self._ending.add(self._closer)
-        if self._closer_timer is not None:
-            self._closer_timer.cancel()
+        if self._retry is not None:
+            self._retry.cancel()
+        self._closer.close()
         for process in self._ending:
             process.abandon()
 
