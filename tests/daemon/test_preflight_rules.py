@@ -187,6 +187,8 @@ def test_h26_what_is_written_with_device_files_must_be_read_too() -> None:
     assert judged(*devices, "pci-v3", kinds=("vfio",), now=now) == ["flb-format"]
     assert judged(*devices, "pci-v3", "pci-v2", kinds=("vfio",), now=now) == []
     assert judged(*devices, kinds=("memfd",), now=now) == []
+    # Without its handler nothing else of a device matters.
+    assert judged(*FORMATS, kinds=("vfio",), now=now) == ["handler-missing"]
     # A kernel whose PCI core writes nothing with a number.
     assert judged(*devices, kinds=("vfio",), now=writes(*devices)) == []
     both = writes(*devices, "iommufd-v1", "pci-v2", "iommu-liveupdate-v1")

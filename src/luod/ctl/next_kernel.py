@@ -92,7 +92,11 @@ def given(arguments: Namespace) -> Iterator[NextKernel | None]:
 def _unified(kernel: Fd) -> Uki | None:
     """Returns what the file is made of if it is a unified kernel image. ImageError, OSError."""
     number = kernel.fileno()
-    if has_header(os.pread(number, _HEADER, 0)):
+    try:
+        beginning = os.pread(number, _HEADER, 0)
+    except OSError:
+        return None  # luod says what is wrong with it
+    if has_header(beginning):
         return None  # a bzImage, which is an EFI program too
     return describe(lambda offset, length: os.pread(number, length, offset), os.fstat(number).st_size)
 

@@ -102,9 +102,13 @@ def formats(following: NextKernel, now: Running, kinds: Collection[str]) -> Iter
         f"Linux {release} would overwrite the memory that is carried to it",
         "a kernel that finds handover data of another format ignores it: everything is lost, with a warning in its log",
     )
+    missing = set()
     for family in sorted(_families(kinds)):
-        yield from _handler(following, now, family)
-    for family in beside(kinds):
+        for found in _handler(following, now, family):
+            yield found
+            missing |= {family} if found.name != "handler-format" else set()
+    # Without the handler all sessions are lost, and nothing else of theirs matters.
+    for family in beside(kind for kind in kinds if KINDS.get(kind) not in missing):
         yield from _beside(following, now, family)
     unknown = {kind for kind in kinds if kind not in KINDS}
     if unknown:
