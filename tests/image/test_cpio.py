@@ -258,6 +258,8 @@ def ext2() -> bytes:
         (gzip.compress(tar(), mtime=0), "tar"),
         (gzip.compress(b"", mtime=0), "cut off"),
         (b"070701" + b"z" * 104, "damaged header"),
+        (entry("a").replace(b"00000001", b"0000_001", 1), "damaged header"),
+        (entry("a").replace(b"00000001", b" +000001", 1), "damaged header"),
         (b"070701" + b"F" * 104, "cut off"),
         (bytes(range(128, 256)), "invalid magic"),
     ],

@@ -318,6 +318,8 @@ def test_another_first_program_loads_what_luod_does_not_know() -> None:
 def test_the_first_program_may_have_another_name() -> None:
     disk = link("init", "usr/lib/systemd/systemd") + cpio({"usr/lib/systemd/systemd": b"\x7fELF", PATH: MODULE, **LIST})
     assert "vfio_pci" in judged(disk, "rdinit=/usr/lib/systemd/systemd").loaded
+    other = cpio({**INIT, "usr/lib/systemd/systemd": b"\x7fELF", PATH: MODULE, **LIST})
+    assert "vfio_pci" in judged(other, "rdinit=/usr/lib/systemd/systemd").loaded
 
 
 def test_noinitrd_is_about_other_disks_and_is_said() -> None:

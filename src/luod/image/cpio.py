@@ -9,7 +9,9 @@ made, and what is packed with lzo cannot be read.
 
 from __future__ import annotations
 
+import binascii
 import stat
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -195,7 +197,8 @@ class _Unpacker:
             old = "incorrect cpio method used: use -H newc option"
             raise ImageError(_unusable(self._inside(old if header[:6] == b"070707" else "no cpio magic", reader)))
         try:
-            fields = [int(header[start : start + 8], 16) for start in range(6, _HEADER, 8)]
+            # Not int(): it takes signs, blanks and "_", which the kernel does not.
+            fields = struct.unpack(">13I", binascii.unhexlify(header[6:]))
         except ValueError:
             raise ImageError(_unusable("damaged header")) from None
         ino, mode, links, size = fields[0], fields[1], fields[4], fields[6]

@@ -18,6 +18,7 @@ from luod.image.tree import Tree
 
 _SCRIPT_MAX: Final = 5
 _FIRST: Final = "/init"
+_SYSTEMD: Final = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd")
 _INTERPRETED: Final = b"#!"
 
 
@@ -134,7 +135,7 @@ def _idle(disk: Initrd, line: Line, options: Mapping[str, str]) -> str:
     started = disk.tree.find(first)
     if started is None:
         return f"rdinit={first} is not in the initial RAM disk, so the kernel runs no program of it"
-    if started is disk.tree.find(_FIRST):
+    if any(started is disk.tree.find(known) for known in (_FIRST, *_SYSTEMD)):
         return ""
     return f"rdinit={first} starts another program than {_FIRST}, and luod does not know what that loads"
 
