@@ -16,6 +16,7 @@ import pytest
 
 from luod.testing.kernel import qemu
 from tests.daemon.host import Luod
+from tests.image.archives import cpio
 from tests.kernel.booting import booted
 
 MIB = 1 << 20
@@ -81,6 +82,6 @@ def test_h21_what_does_not_fit_the_memory_kept_for_it_is_refused(
 ) -> None:
     """As the kernel itself refuses to load it: tests/kernel/hazards/test_jump.py."""
     initrd = tmp_path / "initrd"
-    initrd.touch()
+    initrd.write_bytes(cpio({"init": b""}))
     os.truncate(initrd, size)
     assert refusals(check(luod, qemu.kernel_image(), initrd)) == names
