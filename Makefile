@@ -5,7 +5,9 @@
 #   make test-hostile  what one user can try against everybody else, as attacks
 #   make kernel        a Linux with LUO, built once into ~/.cache/luod (docs/kernel-machine.md)
 #   make test-kernel   the tests that matter there, on that Linux
-#   make test-all      all of the above, and what needs minutes and the network: test-minimal
+#   make test-minimal  demo and test in minimal Debian 12, 13 and sid, as root and as an ordinary user: as root, with
+#                      mmdebstrap and the network, up to two hours; MINIMAL='trixie/root/*' is one part of it
+#   make test-all      all of the above
 #   make bench         benchmarks (never part of the tests)
 
 # Debian's own Python, where there is one: other uids can run it, which one under /root they cannot.
@@ -15,10 +17,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 3
 KERNEL ?= 7.3
+# Names or patterns of runs of scripts/test-minimal, all of them by default.
+MINIMAL ?=
 # What takes longest first, so that no worker is left with it at the end: xdist would begin with the most tests.
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
-.PHONY: demo test lint pytest test-crash test-hostile kernel test-kernel test-all bench clean setup
+.PHONY: demo test lint pytest test-crash test-hostile kernel test-kernel test-minimal test-all bench clean setup
 
 demo: $(READY)
 	@$(BIN)/python -m demo
@@ -43,7 +47,7 @@ test-crash: $(READY)
 test-hostile: $(READY)
 	$(BIN)/pytest tests/hostile
 
-test-all: test demo test-hostile test-crash test-kernel
+test-all: test demo test-hostile test-crash test-kernel test-minimal
 
 kernel:
 	@kernel/build $(KERNEL)
@@ -54,6 +58,9 @@ test-kernel: $(READY)
 	@$(BIN)/python -m compileall -q src tests demo
 	@kernel=$$(kernel/build --variants $(KERNEL)) && echo "testing on $$kernel" && \
 		LUOD_KERNEL=$$kernel $(BIN)/pytest --machine kernel -n 2 --dist loadfile --no-loadscope-reorder $(KERNEL_TESTS)
+
+test-minimal:
+	@set -f; scripts/test-minimal $(MINIMAL)
 
 bench: $(READY)
 	$(BIN)/python -m bench

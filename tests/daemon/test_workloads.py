@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import json
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def test_past_the_restore_deadline_no_part_is_reaped_under_a_vmm_and_all_are_whe
     watcher, vmm = arrived.vmm(), arrived.vmm()
     vmm.call("retrieve_session", name="vm", slot="s")
     policy.write_text("restore-deadline = 0.001\n")
-    arrived.machine.run(["kill", "-HUP", str(arrived.keep_pid)])
+    arrived.machine.signal(arrived.keep_pid, signal.SIGHUP)
     while arrived.status()["restore_seconds_left"] != 0.0:
         pass
     assert states(watcher) == BOTH | {"incoming vm": "retrieved"}
@@ -92,7 +93,7 @@ def test_what_a_vmm_leaves_of_its_workload_past_the_deadline_is_reaped(arrived: 
     vmm = arrived.vmm()
     vmm.call("retrieve_session", name="vm", slot="s")
     policy.write_text("restore-deadline = 0.001\n")
-    arrived.machine.run(["kill", "-HUP", str(arrived.keep_pid)])
+    arrived.machine.signal(arrived.keep_pid, signal.SIGHUP)
     while arrived.status()["restore_seconds_left"] != 0.0:
         pass
     vmm.call("finish", session="s", discard=True)

@@ -6,6 +6,7 @@ not answer: a process that closes it can neither go on nor be killed.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -124,7 +125,7 @@ def test_sockets_that_linger_again_and_again_delay_nobody(luod: Luod, place: str
 def test_luod_ends_at_once_though_sockets_that_linger_were_never_accepted(luod: Luod, place: str) -> None:
     attacker = Attacker(luod, place)
     attacker.linger("behind a call")
-    luod.machine.run(["kill", "-STOP", str(luod.serve_pid())])
+    luod.machine.signal(luod.serve_pid(), signal.SIGSTOP)
     attacker.linger("not accepted")
     begun = time.monotonic()
 

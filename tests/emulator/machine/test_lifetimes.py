@@ -41,9 +41,8 @@ def test_a_name_is_free_when_the_last_reference_is_gone(run_machine: Run, way: s
         child = os.fork()
         if child == 0:
             os.close(tell)
-            os.set_inheritable(session, True)
+            os.set_inheritable(session, True); os.set_inheritable(go, True)
             os.execvp("sh", ["sh", "-c", "read line <&%d" % go])
-        os.set_inheritable(go, True)
         os.close(session)
         assert taken(); os.kill(child, signal.SIGKILL); os.waitpid(child, 0); assert not taken()
 
