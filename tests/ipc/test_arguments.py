@@ -65,7 +65,7 @@ def test_wrong_parameters_are_named(name: str) -> None:
 
 
 def test_a_message_full_of_values_takes_a_fraction_of_the_librarys_time() -> None:
-    parameters = {"names": ["a"] * 15_000}
+    parameters: dict[str, Any] = {"names": ["a"] * 15_000}
 
     def least(convert: Any) -> float:
         taken = []
