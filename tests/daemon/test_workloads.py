@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
