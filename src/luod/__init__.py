@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from luod.client import Arrival, Client, Session, connect
+    from luod.client import Arrival, Client, Description, Session, connect
     from luod.errors import (
         AlreadyHeld,
         AlreadyResumed,
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Torn,
         UnpreserveUnavailable,
         WrongDirection,
+        WrongPhase,
     )
     from luod.liveupdate import IncomingSession, LiveUpdate, OutgoingSession
     from luod.participant import Participant, Phase, Planned
@@ -64,6 +65,7 @@ _HOMES: Final = {
     "connect": "luod.client",
     "Client": "luod.client",
     "Session": "luod.client",
+    "Description": "luod.client",
     "Arrival": "luod.client",
     "Participant": "luod.participant",
     "Phase": "luod.participant",
@@ -85,6 +87,7 @@ __all__ = [  # noqa: RUF022 - from most to least important, the errors in the or
     "Arrival",
     "Client",
     "Session",
+    "Description",
     "LiveUpdate",
     "LuodError",
     "BadInput",
@@ -119,6 +122,7 @@ __all__ = [  # noqa: RUF022 - from most to least important, the errors in the or
     "DeviceNotBound",
     "Torn",
     "AlreadyResumed",
+    "WrongPhase",
     "NoManifest",
     "AlreadyHeld",
     "NotHeld",
