@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bz2
 import lzma
-import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -32,7 +31,6 @@ _MAGICS: Final = {
 }
 CPIO_MAGICS: Final = (b"070701", b"070702")
 _CHUNK: Final = 1024 * 1024
-_NOT_ZERO: Final = re.compile(rb"[^\0]")
 _LZ4_MAGIC: Final = 0x184C2102
 _LZ4_BLOCK_MAX: Final = 8 * 1024 * 1024
 _LZ4_PACKED_MAX: Final = _LZ4_BLOCK_MAX + _LZ4_BLOCK_MAX // 255 + 16
@@ -47,8 +45,14 @@ class PackingError(ImageError):
 
 def past_zeros(data: bytes, at: int) -> int:
     """Where the zeros end that begin at `at`."""
-    match = _NOT_ZERO.search(data, at)
-    return match.start() if match else len(data)
+    step = 64
+    while piece := data[at : at + step]:
+        rest = len(piece.lstrip(b"\0"))
+        if rest:
+            return at + len(piece) - rest
+        at += len(piece)
+        step = min(step * 4, _CHUNK)
+    return at
 
 
 def compression(start: bytes) -> str:
