@@ -6,6 +6,7 @@ system calls, the emulator included. ctypes is imported when first needed: it co
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -152,25 +153,38 @@ def map_large_allocations() -> None:
 
 
 def memfd(name: str, size: int, *, executable: bool = True, sealing: bool = True) -> Fd:
-    """A new memfd of `size` bytes, close-on-exec.
+    """Returns a new memfd of `size` bytes, close-on-exec. OSError.
 
-    `executable` sets MFD_EXEC, so that `vm.memfd_noexec=1` does not add F_SEAL_EXEC, which a live update turns into
-    all seals (hazard H3 and surprise 6 of the measured facts). Kernels before 6.3 lack the flag and do not seal.
-    Raises OSError.
+    `executable` sets MFD_EXEC, so that `vm.memfd_noexec=1` does not add F_SEAL_EXEC. A live update turns that seal into
+    all seals: such a memfd comes back read-only. Where `vm.memfd_noexec=2` forbids it, EACCES. Without `executable` the
+    sysctl decides about the seal, and no value of it fails the call. Kernels before 6.3 have neither the flags nor the
+    seal.
     """
     flags = MFD_CLOEXEC | (MFD_ALLOW_SEALING if sealing else 0)
     try:
         fd = Fd(os.memfd_create(name, flags | (MFD_EXEC if executable else 0)))
     except OSError as error:
-        if error.errno != 22:
+        if error.errno == errno.EACCES and not executable:
+            # Linux 6.3 to 6.5 do not imply the flag where the sysctl demands it.
+            fd = Fd(os.memfd_create(name, flags | MFD_NOEXEC_SEAL))
+        elif error.errno == errno.EINVAL:
+            fd = Fd(os.memfd_create(name, flags))
+        else:
             raise
-        fd = Fd(os.memfd_create(name, flags))
     try:
         os.ftruncate(fd.fileno(), size)
+        if not sealing:
+            _forbid_seals(fd)
     except OSError:
         fd.close()
         raise
     return fd
+
+
+def _forbid_seals(fd: Fd) -> None:
+    """Adds F_SEAL_SEAL where it is not there: a memfd that the sysctl made MFD_NOEXEC_SEAL takes seals."""
+    if not fcntl.fcntl(fd.fileno(), F_GET_SEALS) & F_SEAL_SEAL:
+        fcntl.fcntl(fd.fileno(), F_ADD_SEALS, F_SEAL_SEAL)
 
 
 def pidfd_getfd(pidfd: int, target: int) -> Fd:

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from luod.testing import Machine
 from luod.testing.tools import for_root
 from luod.version import __version__
 from tests.daemon.host import Luod, states
 
 KEEP = [sys.executable, "-m", "luod.daemon.main", "keep"]
+
+_CAP_SYS_RESOURCE = 24
 
 IDLE = ["/bin/sh", "-c", "exec cat <&3"]
 """A serve that does nothing, and ends with keep: until the channel is at its end."""
@@ -64,7 +67,8 @@ def start(places: dict[str, str]) -> Iterator[Start]:
     source = (
         "import sys; from luod.daemon.keep import Keeper; from luod.daemon.listening import Listening;"
         "from luod.daemon.log import Log\n"
-        "with Listening(*sys.argv[1:4]) as listening: Keeper(listening, sys.argv[4:], Log('keep', 'debug')).run()"
+        "log = Log('keep', 'debug')\n"
+        "with Listening(*sys.argv[1:4], log) as listening: Keeper(listening, sys.argv[4:], log).run()"
     )
 
     def run(*serve: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
@@ -281,3 +285,206 @@ def test_seconds_that_are_none_are_said_in_words() -> None:
     done = subprocess.run([*KEEP, "--end-stuck-after", "soon"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "'soon' is no number of seconds, more than 0" in done.stderr
+
+
+def test_fds_that_it_was_started_without_are_not_its_sockets(places: dict[str, str]) -> None:
+    """stderr would be one of them, and the log be written to it."""
+    closing = "import os, sys; os.closerange(0, 3); os.execv(sys.argv[1], sys.argv[1:])"
+    inside = (
+        "import os, sys; from luod.daemon import main; sys.argv[1:] = sys.argv[2:]\n"
+        "try: main.main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "open(os.environ['OUT'], 'w').write(' '.join(os.readlink(f'/proc/self/fd/{n}') for n in range(3)))"
+    )
+    out = Path(places["state-directory"] + ".out")
+    words = [sys.executable, "-c", closing, sys.executable, "-c", inside, "luod", "check-config", "/dev/null"]
+    subprocess.run(words, check=True, env={**os.environ, "OUT": str(out)})
+    assert out.read_text() == "/dev/null /dev/null /dev/null"
+
+
+def test_a_limit_of_files_that_is_too_low_is_said_before_anything_is_held(places: dict[str, str]) -> None:
+    """Where it cannot be raised: here, by a user."""
+    source = (
+        "import resource, sys; from luod.daemon import descriptors, keep\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)); import os; os.geteuid() or os.setuid(65534)\n"
+        "from luod.errors import LuodError\n"
+        "try: keep.run(*sys.argv[1:4], 'info', 10.0, None)\n"
+        "except LuodError as error: print(error, error.hint)"
+    )
+    done = subprocess.run([sys.executable, "-c", source, *places.values()], capture_output=True, text=True, check=False)
+    assert "20 files open (RLIMIT_NOFILE), and needs 64 or more" in done.stdout, done.stderr
+    assert "LimitNOFILE=" in done.stdout
+
+
+def test_a_low_limit_that_root_may_raise_is_raised(places: dict[str, str]) -> None:
+    source = (
+        "import resource; from luod.daemon import descriptors\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)); print(descriptors.raise_limit())"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    capabilities = int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16)
+    assert int(done.stdout) == (1024 if capabilities & 1 << _CAP_SYS_RESOURCE else 20)
+
+
+def test_modes_are_set_whatever_the_umask(start: Start, places: dict[str, str], tmp_path: Path) -> None:
+    for name in places:
+        places[name] = places[name].replace(str(tmp_path), str(tmp_path / "deep" / "er"))
+    before = os.umask(0o077)
+    try:
+        keep = start(*IDLE)
+    finally:
+        os.umask(before)
+    lines_with(keep, "serve-started", 1)
+    modes = {
+        str(path.relative_to(tmp_path)): oct(path.stat().st_mode & 0o777)
+        for path in (tmp_path / "deep", tmp_path / "deep/er/run", *map(Path, places.values()))
+    }
+    assert modes == {
+        "deep": "0o755",
+        "deep/er/run": "0o755",
+        "deep/er/run/luod.sock": "0o666",
+        "deep/er/run/admin.sock": "0o600",
+        "deep/er/state": "0o700",
+    }
+
+
+def test_children_that_the_kernel_reaps_do_not_end_keep(start: Start) -> None:
+    """Started with SIGCHLD ignored, as some supervisors and shells do."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        keep = start(*IDLE)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    (started,) = lines_with(keep, "serve-started", 1)
+    os.kill(int(started.rpartition("pid=")[2].split()[0]), signal.SIGKILL)
+    lines_with(keep, "serve-ended", 1)
+    lines_with(keep, "serve-started", 1)
+
+
+def test_signals_that_were_blocked_arrive(start: Start) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        keep = start(*IDLE)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    lines_with(keep, "serve-started", 1)
+    keep.send_signal(signal.SIGTERM)
+    assert keep.wait() == 0
+
+
+LINGERING = [
+    sys.executable,
+    "-c",
+    "import os, time; print('listening', flush=True); os.read(3, 1); time.sleep(float(os.environ['LINGER']))",
+]
+"""A serve that outlives its keeper for $LINGER seconds, with the sockets."""
+
+
+def test_the_serve_of_a_killed_keeper_is_waited_for(start: Start) -> None:
+    first = start(*LINGERING, environment={"LINGER": "60"})
+    assert first.stdout is not None
+    assert first.stdout.readline() == "listening\n"
+    (started,) = lines_with(first, "serve-started", 1)
+    first.kill()
+    first.wait()
+    second = start(*IDLE)
+    lines_with(second, "orphan-awaited", 1)
+    os.kill(int(started.rpartition("pid=")[2].split()[0]), signal.SIGKILL)
+    lines_with(second, "serve-started", 1)
+
+
+def test_a_keeper_starts_beside_a_serve_that_cannot_end(start: Start, places: dict[str, str]) -> None:
+    """It waits five seconds for it."""
+    first = start(*LINGERING, environment={"LINGER": "60"})
+    assert first.stdout is not None
+    assert first.stdout.readline() == "listening\n"
+    (started,) = lines_with(first, "serve-started", 1)
+    first.kill()
+    first.wait()
+    try:
+        second = start(*IDLE)
+        lines_with(second, "orphan-left", 1)
+        lines_with(second, "serve-started", 1)
+    finally:
+        os.kill(int(started.rpartition("pid=")[2].split()[0]), signal.SIGKILL)
+
+
+def test_a_reader_of_the_log_that_stops_does_not_stop_keep(places: dict[str, str]) -> None:
+    """Its pipe is full; serve is started all the same."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        while True:
+            os.write(writer, b"x" * 4096)
+    except BlockingIOError:
+        os.set_blocking(writer, True)
+    source = (
+        "import sys; from luod.daemon.keep import Keeper; from luod.daemon.listening import Listening;"
+        "from luod.daemon.log import Log\n"
+        "log = Log('keep', 'debug')\n"
+        "with Listening(*sys.argv[1:4], log) as listening: Keeper(listening, sys.argv[4:], log).run()"
+    )
+    words = [sys.executable, "-c", source, *places.values(), "/bin/sh", "-c", "echo started; exec cat <&3"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=writer, text=True) as keep:
+        os.close(writer)
+        assert keep.stdout is not None
+        assert keep.stdout.readline() == "started\n"
+        keep.send_signal(signal.SIGTERM)
+        assert keep.wait() == 0
+    os.close(reader)
+
+
+def test_a_second_luod_in_other_places_is_told_of_the_first(luod: Luod) -> None:
+    """It waits five seconds, since the first might be about to end."""
+    vmm = luod.vmm()
+    vmm.call("create", name="vm", slot="s")
+    python = luod.python()
+    places = ["--socket", "/run/other/luod.sock", "--admin-socket", "/run/other/admin.sock"]
+    command = python.module("luod.daemon.main", "keep", "--state-directory", luod.state_directory + "-2", *places)
+    second = luod.machine.run(command, env=python.environment, check=False)
+    assert second.returncode == 1
+    assert b"another luod runs on this machine" in second.stderr
+    assert states(vmm) == {"outgoing vm": "held"}
+
+
+def test_luod_runs_without_assertions_and_docstrings(machine: Machine, tmp_path: Path) -> None:
+    luod = Luod(machine, state_directory=tmp_path / "state")
+    python = luod.python()
+    environment = {**python.environment, "PYTHONOPTIMIZE": "2"}
+    command = python.module("luod.daemon.main", "keep", "--state-directory", luod.state_directory)
+    luod.keep = machine.spawn(python.module("luod.testing.started", *command), env=environment)
+    assert luod.keep.ask({})["ready"]
+    vmm = luod.vmm()
+    vmm.call("create", name="vm", slot="s")
+    luod.kill_serve()
+    assert states(vmm) == {"outgoing vm": "held"}
+    luod.jump()
+    assert states(luod.vmm()) == {"incoming vm": "waiting"}
+
+
+def test_luod_carries_sessions_where_memory_may_not_be_executable(machine: Machine, tmp_path: Path) -> None:
+    """vm.memfd_noexec=2, of the machine's PID namespace."""
+    luod = Luod(machine, state_directory=tmp_path / "state")
+    for boot in (1, 2):
+        # Where the machine's own /proc/sys is read-only.
+        source = (
+            "import os; from luod.linux import syscall; os.makedirs('/run/proc', exist_ok=True)\n"
+            "syscall('mount', b'proc', b'/run/proc', b'proc', 0, None)\n"
+            "open('/run/proc/sys/vm/memfd_noexec', 'w').write('2')"
+        )
+        python = luod.python()
+        command = [python.module("this")[0], "-c", source]
+        if machine.run(command, env=python.environment, check=False).returncode:
+            pytest.skip("this kernel has no vm.memfd_noexec, or this user may not set it")
+        keep = luod.start()
+        vmm = luod.vmm()
+        if boot == 1:
+            vmm.call("create", name="vm", slot="s")
+            refused = vmm.refused("memory", size=4096, slot="m")
+            assert refused.errno == "EACCES"
+            assert "vm.memfd_noexec" in refused.hint
+            luod.load()
+            luod.update()
+            assert "serve-ended" not in keep.stderr
+    assert states(vmm) == {"incoming vm": "waiting"}
+    assert luod.status()["registry"] == []

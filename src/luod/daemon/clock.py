@@ -103,7 +103,7 @@ def _counter() -> Callable[[], int] | None:
 
     try:
         # A file, not anonymous memory: nothing that can be written is ever executable.
-        with linux.memfd("luod-counter", 0) as file:
+        with linux.memfd("luod-counter", 0, executable=False) as file:
             with open(file.fileno(), "wb", closefd=False) as code:
                 code.write(_CODE[machine])
             address = linux.syscall(

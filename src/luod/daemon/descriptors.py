@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import resource
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Final, NoReturn
@@ -15,6 +17,9 @@ from typing import Final, NoReturn
 from luod.linux import Fd
 
 FIRST: Final = 3
+LEAST: Final = 64
+"""How many fds luod must be allowed, to hold a few sessions and answer a few clients."""
+_ENOUGH: Final = 1024
 _NAMES: Final = 1000
 """How many of our names one variable surely holds, of which the kernel takes 128 KiB. The rest are in variables of our
 own, LISTEN_FDNAMES_1 and so on."""
@@ -45,10 +50,7 @@ def execute(arguments: Sequence[str], fds: Mapping[str, int], environment: Mappi
 
     Raises OSError when it cannot.
     """
-    beyond = FIRST + len(fds)
-    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, beyond) for fd in fds.values()]
-    for number, copy in enumerate(copies, FIRST):
-        os.dup2(copy, number, inheritable=True)
+    _place(list(fds.values()))
     passed = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(fds))}
     names = list(fds)
     for number, begin in enumerate(range(0, max(len(names), 1), _NAMES)):
@@ -58,7 +60,60 @@ def execute(arguments: Sequence[str], fds: Mapping[str, int], environment: Mappi
     os.execve(arguments[0], list(arguments), {**environment, **passed})
 
 
-def raise_limit() -> None:
-    """Lets this process have as many fds as root allows: a session is one in each of our processes."""
+def _place(sources: Sequence[int]) -> None:
+    """Moves the fds to the numbers from FIRST on, in their order, inheritable. It takes one number more than there are
+    fds, so that a process at its limit can still be started again. OSError.
+    """
+    waiting = dict(enumerate(sources, FIRST))
+    """The fds that still have to be moved, by the number they go to."""
+    needed = {source: target for target, source in waiting.items()}
+
+    def move(target: int) -> None:
+        """Moves an fd to a number that no other is at, and then those for which that makes room."""
+        while target in waiting:
+            source = waiting.pop(target)
+            del needed[source]
+            os.dup2(source, target, inheritable=True)
+            os.close(source)
+            target = source
+
+    for target in [target for target in waiting if target not in needed]:
+        move(target)
+    for target in list(waiting):
+        # Only cycles are left.
+        if target in waiting and waiting[target] != target:
+            copy, goal = fcntl.fcntl(target, fcntl.F_DUPFD_CLOEXEC, FIRST), needed.pop(target)
+            waiting[goal], needed[copy] = copy, goal
+            move(target)
+        elif waiting.pop(target, None) is not None:
+            os.set_inheritable(target, True)
+
+
+def open_standard() -> None:
+    """Opens /dev/null as each of stdin, stdout and stderr that this process was started without: what is opened next
+    would take its number, and be written to as if it were the log.
+    """
+    for number in range(FIRST):
+        try:
+            os.fstat(number)
+        except OSError:
+            try:
+                os.open(os.devnull, os.O_RDWR)
+            except OSError:
+                os.open("/", os.O_RDONLY)
+
+
+def raise_limit() -> int:
+    """Lets this process have as many fds as root allows: a session is one in each of our processes. Returns how many.
+
+    Where that is fewer than luod needs for a hundred sessions, the hard limit is raised too, if this process may.
+    """
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if 0 <= hard < _ENOUGH:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_ENOUGH, _ENOUGH))
+    with contextlib.suppress(OSError, ValueError):
+        _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft >= 0 else sys.maxsize

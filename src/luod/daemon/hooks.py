@@ -167,7 +167,7 @@ class Hooks:
         """Why it failed, in words, None: it did not; and whether it was killed."""
         began = time.monotonic()
         own = {"LUOD_HOOK": hook, "LUOD_UPDATE": owed.update, "LUOD_GENERATION": str(owed.generation)}
-        with memfd("luod-hook", 0) as words:
+        with memfd("luod-hook", 0, executable=False) as words:
             process = self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "luod.daemon.hook_start", *command],
                 stdin=subprocess.PIPE,

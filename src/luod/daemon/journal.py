@@ -79,8 +79,11 @@ class Slots:
 
     @classmethod
     def new(cls) -> Slots:
-        """One in which nothing is written; it has its full size, since a preserved memfd cannot grow."""
-        return cls(memfd("luod-registry", 2 * SLOT_SIZE))
+        """Returns one in which nothing is written; it has its full size, since a preserved memfd cannot grow.
+
+        It may come back sealed (`vm.memfd_noexec`): the next kernel's luod only reads it, and makes its own.
+        """
+        return cls(memfd("luod-registry", 2 * SLOT_SIZE, executable=False))
 
     def fileno(self) -> int:
         return self._file.fileno()

@@ -7,6 +7,7 @@ ends. It knows neither owners nor the registry. Standard library only, and no as
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -14,23 +15,25 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-from luod.daemon import descriptors, words
+from luod.daemon import descriptors, notify, words
+from luod.daemon.children import end, has_been_reaped, is_ending, reap, send
+from luod.daemon.ending import ended_sessions
 from luod.daemon.listening import Listening
 from luod.daemon.log import Log
+from luod.daemon.other import require_no_other
 from luod.errors import (
     DeviceBroken,
     DeviceBusy,
     KernelRefused,
-    NoSuchSession,
+    LuodError,
     ProtocolError,
-    SessionExists,
-    SessionTaken,
+    Refused,
 )
 from luod.ipc import framing
 from luod.linux import Fd
@@ -46,11 +49,13 @@ _STEADY_SECONDS: Final = 1.0
 _PAUSE_FIRST: Final = 0.1
 _PAUSE_LAST: Final = 5.0
 _STOP_SECONDS: Final = 10.0
-_ENDING_LOOKS: Final = 4
-_ENDING_SECONDS: Final = 0.05
 _LOOK_SECONDS: Final = 5.0
 """Between looks at whether serve was killed and does not end. One that is still there at the second look is left."""
-_PF_EXITING: Final = 0x4
+_SPARE_FDS: Final = 32
+"""Of the limit, what keep and serve need for themselves."""
+_NO_ROOM: Final = "luod keep has no room for more fds"
+_SEND_TRIES: Final = 5
+_SEND_PAUSE: Final = 0.02
 
 
 @dataclass(frozen=True)
@@ -84,10 +89,12 @@ class Keeper:
         log: Log,
         *,
         device: DeviceBusy | DeviceBroken | None = None,
+        limit: int = sys.maxsize,
     ) -> None:
         """`arguments` is the command line of serve. The listening sockets stay the caller's. `device`: how it answered
-        when it was tried.
+        when it was tried. `limit`: how many fds a process of luod may have.
         """
+        self._limit = limit
         self._listening = listening
         self._arguments = arguments
         self._log = log
@@ -112,12 +119,15 @@ class Keeper:
         with awake, wake:
             awake.setblocking(False)
             wake.setblocking(False)
+            # Of whoever started this process: children that are reaped by the kernel, signals that never arrive.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
             signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, lambda *_: None)
             try:
                 while not (self._stop_by is not None and self._serve is None):
-                    self._turn(awake)
+                    self._survive(awake)
             finally:
                 signal.set_wakeup_fd(-1)
         self._let_go()
@@ -130,13 +140,13 @@ class Keeper:
         sessions = [name for name in self._stored if name.startswith((words.OUTGOING, words.INCOMING))]
         files = [name for name in self._stored if name.startswith(words.HELD)]
         for fd in self._stored.values():
-            fd.close()
+            _close(fd)
         self._stored.clear()
         if files:
             self._log.warning(
                 "files-closed", files=len(files), reason="luod held them for their owners, and is stopped"
             )
-        ended, error = _ended([name for name in sessions if name != words.OUTGOING + words.REGISTRY_SESSION])
+        ended, error = ended_sessions([name for name in sessions if name != words.OUTGOING + words.REGISTRY_SESSION])
         for name in ended:
             direction, _, session = name.partition(".")
             reason = "only luod had it open, and luod is stopped"
@@ -145,6 +155,16 @@ class Keeper:
             self._log.warning("session-lost", name=session, direction=direction, reason=reason)
         if error is not None:
             self._log.warning("sessions-closed", reason=f"which of them others have open is not known: {error}")
+
+    def _survive(self, awake: socket.socket) -> None:
+        """Makes a turn that cannot end this process: every session ends with it."""
+        try:
+            self._turn(awake)
+        except Exception as error:  # noqa: BLE001 - a defect must not end every session; known failures are handled below
+            try:
+                self._log.error("turn-failed", error=repr(error))
+            finally:
+                time.sleep(_TRY_SECONDS)
 
     def _turn(self, awake: socket.socket) -> None:
         now = time.monotonic()
@@ -157,17 +177,17 @@ class Keeper:
             if self._request is None and not self._deaf:
                 poll.register(self._serve.channel, select.POLLIN)
         ready = {number for number, _ in poll.poll(self._wait(now))}
-        signals = set(awake.recv(100)) if awake.fileno() in ready else set()
+        signals = _received(awake) if awake.fileno() in ready else set()
         if signals & {signal.SIGTERM, signal.SIGINT}:
             self._stop()
         serve = self._serve
         if serve is None:
             return
         if signal.SIGHUP in signals:
-            os.kill(serve.pid, signal.SIGHUP)
+            send(serve.pid, signal.SIGHUP)
         if self._stop_by is not None and time.monotonic() > self._stop_by:
             self._log.warning("serve-killed", pid=serve.pid, reason="it did not end in time")
-            os.kill(serve.pid, signal.SIGKILL)
+            send(serve.pid, signal.SIGKILL)
             self._stop_by = float("inf")
         if serve.pidfd.fileno() not in ready and time.monotonic() >= self._look_at and self._is_stuck(serve):
             self._leave(serve)
@@ -193,9 +213,9 @@ class Keeper:
 
     def _is_stuck(self, serve: _Serve) -> bool:
         """Returns whether serve is ending since the last look, such as in an uninterruptible call of the kernel."""
-        before, self._ending = self._ending, _is_ending(serve.pid)
+        before, self._ending = self._ending, is_ending(serve.pid)
         self._look_at = time.monotonic() + _LOOK_SECONDS
-        self._left = [pid for pid in self._left if os.waitpid(pid, os.WNOHANG) == (0, 0)]
+        self._left = [pid for pid in self._left if not has_been_reaped(pid)]
         return before and self._ending
 
     def _leave(self, serve: _Serve) -> None:
@@ -212,13 +232,13 @@ class Keeper:
             self._log("stopping")
             self._stop_by = time.monotonic() + _STOP_SECONDS
             if self._serve is not None:
-                os.kill(self._serve.pid, signal.SIGTERM)
+                send(self._serve.pid, signal.SIGTERM)
 
     def _start(self) -> None:
         """Starts serve. What the host has no room for now is tried again: sessions that only keep holds end with it."""
         try:
             self._serve = self._fork()
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             self._pause = min(self._pause * 2, _PAUSE_LAST)
             self._start_at = time.monotonic() + self._pause
             self._log.error("serve-not-started", error=error, again_in=f"{self._pause:.1f}")
@@ -254,7 +274,7 @@ class Keeper:
                 pid = os.fork()
                 if pid == 0:
                     self._become_serve(fds)
-            undoing.callback(_end, pid)
+            undoing.callback(end, pid)
             serve = _Serve(pid, Fd(os.pidfd_open(pid)), ours, time.monotonic())
             undoing.pop_all()
             return serve
@@ -267,14 +287,14 @@ class Keeper:
             # Ignored until serve has a handler: it reads the policy after that anyway.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             descriptors.execute(self._arguments, fds, environment)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - in the child, which must not go on as a second keeper
             self._log.error("serve-cannot-start", error=error)
         finally:
             os._exit(127)
 
     def _ended(self) -> None:
         assert self._serve is not None
-        _pid, status = os.waitpid(self._serve.pid, 0)
+        status = reap(self._serve.pid)
         now = time.monotonic()
         lived = now - self._serve.started
         if self._stop_by is None:
@@ -283,7 +303,7 @@ class Keeper:
             self._log.warning(
                 "serve-ended",
                 pid=self._serve.pid,
-                status=os.waitstatus_to_exitcode(status),
+                status="?" if status is None else status,
                 again_in=f"{self._start_at - now:.1f}",
             )
         self._serve.close()
@@ -298,7 +318,7 @@ class Keeper:
             return
         except ProtocolError as error:
             self._log.error("channel", error=error)
-            self._answer({"ERRNO": errno.EMFILE, "CALL": "recvmsg", "MEANING": "luod keep has no room for more fds"})
+            self._answer({"ERRNO": errno.EMFILE, "CALL": "recvmsg", "MEANING": _NO_ROOM})
             return
         if not message:
             self._deaf = True  # it is ending; its pidfd says when it has ended
@@ -309,6 +329,8 @@ class Keeper:
             create = "CREATE" in request
             name = request["CREATE" if create else "RETRIEVE"]
             self._request = _DeviceRequest(create, name, time.monotonic() + _PATIENCE_SECONDS)
+        elif "FDSTORE" in request and len(fds) == 1 and not self._has_room():
+            self._answer({"ERRNO": errno.EMFILE, "CALL": "luod keep", "MEANING": _NO_ROOM})
         elif "FDSTORE" in request and len(fds) == 1:
             self._forget(request["FDNAME"])
             self._stored[request["FDNAME"]] = Fd(fds[0].detach())
@@ -317,21 +339,30 @@ class Keeper:
             self._forget(request["FDNAME"])
             self._answer({"ERRNO": 0})
         elif "READY" in request:
-            self._listening.ready()
             self._pause = _PAUSE_FIRST
             self._log("ready")
             self._answer({"ERRNO": 0})
+            if reason := notify.ready():
+                self._log.warning("not-notified", reason=reason, variable="NOTIFY_SOCKET")
         else:
             self._answer({"ERRNO": errno.EINVAL, "CALL": "luod keep", "MEANING": "not understood"})
         for fd in fds:
-            fd.close()
+            _close(fd)
 
     def _forget(self, name: str) -> None:
         if name in self._stored:
-            self._stored.pop(name).close()
+            _close(self._stored.pop(name))
+
+    def _has_room(self) -> bool:
+        """Returns whether one more fd leaves what it takes to start serve again, which needs each of them too."""
+        return len(self._stored) + _SPARE_FDS < self._limit
 
     def _try_device(self, request: _DeviceRequest) -> None:
         """One stretch of waiting for the device, and the call when it is free. The fd is stored before it is given."""
+        if not self._has_room():
+            self._request = None
+            self._answer({"ERRNO": errno.EMFILE, "CALL": "luod keep", "MEANING": _NO_ROOM})
+            return
         try:
             with LiveUpdate(patience=_TRY_SECONDS) as device:
                 fd = (device.create if request.create else device.retrieve)(request.name)
@@ -342,6 +373,10 @@ class Keeper:
         except KernelRefused as error:
             self._request = None
             self._answer({"ERRNO": error.errno, "CALL": error.call, "MEANING": error.meaning})
+        except (LuodError, OSError, MemoryError) as error:
+            self._request = None
+            code = (error.errno if isinstance(error, OSError) else None) or errno.EINVAL
+            self._answer({"ERRNO": code, "CALL": "luod keep", "MEANING": str(error) or repr(error)})
         else:
             self._request = None
             prefix = words.OUTGOING if request.create else words.INCOMING
@@ -351,60 +386,36 @@ class Keeper:
 
     def _answer(self, answer: Mapping[str, object], fd: Fd | None = None) -> None:
         assert self._serve is not None
-        try:
-            framing.send(self._serve.channel, words.encode(answer), () if fd is None else (fd.fileno(),))
-        except OSError as error:
-            # It died meanwhile; what was done for it is in the store, and the next serve sees it there.
-            self._log.debug("not-answered", error=error)
+        message = words.encode(answer)
+        for _ in range(_SEND_TRIES):
+            try:
+                framing.send(self._serve.channel, message, () if fd is None else (fd.fileno(),))
+            except OSError as error:
+                failed = error
+                if error.errno in (errno.EPIPE, errno.ECONNRESET):
+                    # It died meanwhile; what was done for it is in the store, and the next serve sees it there.
+                    self._log.debug("not-answered", error=error)
+                    return
+                time.sleep(_SEND_PAUSE)
+            else:
+                return
+        # It waits for the answer. Ended, it is followed by one that finds what was done for it in the store.
+        self._log.error("not-answered", error=failed, meaning="luod serve is ended, and started again")
+        send(self._serve.pid, signal.SIGKILL)
 
 
-def _ended(sessions: Sequence[str]) -> tuple[list[str], KernelRefused | None]:
-    """Returns those sessions, by the names of their fds, that no process has open; and the error that cut it short."""
-    left = list(sessions)
+def _close(fd: Fd) -> None:
+    """Closes an fd, which is closed also where the file has an error to report: a file system that is full or gone."""
+    with contextlib.suppress(OSError):
+        fd.close()
+
+
+def _received(awake: socket.socket) -> set[int]:
+    """Returns the signals that arrived."""
     try:
-        for look in range(_ENDING_LOOKS if left else 0):
-            if look:
-                # The last fd of a process that is being killed is closed a moment after its death.
-                time.sleep(_ENDING_SECONDS)
-            with LiveUpdate(patience=_TRY_SECONDS * 10) as device:
-                for name in list(left):
-                    if _is_gone(device, name):
-                        left.remove(name)
-            if not left:
-                break
-    except KernelRefused as error:
-        return [name for name in sessions if name not in left], error
-    return [name for name in sessions if name not in left], None
-
-
-def _is_gone(device: LiveUpdate, name: str) -> bool:
-    """Asks the kernel by the name, which is taken as long as the session exists (H9)."""
-    direction, _, session = name.partition(".")
-    try:
-        (device.create if direction + "." == words.OUTGOING else device.retrieve)(session).close()
-    except (SessionExists, SessionTaken):
-        return False
-    except NoSuchSession:
-        return True
-    return True
-
-
-def _is_ending(pid: int) -> bool:
-    """Returns whether a process was killed, or has begun to end."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
-            flags = int(stat.read().rpartition(")")[2].split()[6])
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
-            pending = [int(line.split()[1], 16) for line in status if line.startswith(("SigPnd:", "ShdPnd:"))]
-    except (OSError, ValueError, IndexError):
-        return False
-    return bool(flags & _PF_EXITING) or any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)
-
-
-def _end(pid: int) -> None:
-    """Kills a child, and reaps it."""
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+        return set(awake.recv(100))
+    except OSError:
+        return set()
 
 
 def run(
@@ -417,7 +428,12 @@ def run(
 ) -> int:
     """Runs keep. LuodError, before anything was changed, when there is nothing to keep or another luod runs."""
     log = Log("keep", log_level)
-    descriptors.raise_limit()
+    limit = descriptors.raise_limit()
+    if limit < descriptors.LEAST:
+        raise Refused(
+            f"luod may have {limit} files open (RLIMIT_NOFILE), and needs {descriptors.LEAST} or more",
+            hint="LimitNOFILE= of its unit, or `ulimit -Hn`; every session that is held takes one",
+        )
     device: DeviceBusy | DeviceBroken | None = None
     try:
         LiveUpdate().close()
@@ -427,10 +443,21 @@ def run(
     arguments += ["--state-directory", state_directory, "--log-level", log_level]
     arguments += ["--end-stuck-after", str(stuck_seconds)]
     if config is not None:
-        arguments += ["--config", os.path.abspath(config)]
-    with Listening(sessions_socket, admin_socket, state_directory) as listening:
-        status = Keeper(listening, arguments, log, device=device).run()
+        arguments += ["--config", _absolute(config)]
+    with Listening(sessions_socket, admin_socket, state_directory, log) as listening:
+        if device is None:
+            require_no_other(log, orphan=listening.orphan)
+        status = Keeper(listening, arguments, log, device=device, limit=limit).run()
         listening.withdraw()
         # The sockets stay open until the process has ended: closing them closes what clients sent that nobody accepted,
         # which may be sockets that linger, and a process that ends does not wait for those.
         os._exit(status)
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except OSError as error:
+        raise Refused(
+            f"--config {path!r}: there is no current directory: {error}", hint="give the whole path"
+        ) from error

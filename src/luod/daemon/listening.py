@@ -11,37 +11,50 @@ import fcntl
 import os
 import socket
 import stat
-from collections.abc import Collection
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from luod.daemon import trust, words
+from luod.daemon.log import Log
+from luod.daemon.other import wait_for_orphan
 from luod.errors import Refused
 from luod.linux import Fd
 
 _BACKLOG: Final = 128
+_LOCK_SECONDS: Final = 1.0
+_ORPHAN_SECONDS: Final = 5.0
+"""How long the serve of a keeper that died is waited for."""
+_PAUSE_SECONDS: Final = 0.05
 
 
 class Listening:
-    """Takes the lock and the sockets, until the end of `with`. Refused: another luod has them, or they cannot be made.
+    """Takes the locks and the sockets, until the end of `with`. Refused: another luod has them, or they cannot be made.
 
-    The sessions' socket is open to everybody, the admin's to root. What a luod that was killed left is replaced, also
-    while a process of that luod that does not end still listens there: the file with the lock says which sockets the
-    last holder of the lock made.
+    The sessions' socket is open to everybody, the admin's to root. What a luod that was killed left is replaced: the
+    file with the lock says which sockets the last holder of the lock made. A process of that luod that still listens is
+    waited for, since it usually ends by itself; then its place is taken.
     """
 
-    def __init__(self, sessions_socket: str, admin_socket: str, state_directory: str) -> None:
+    def __init__(self, sessions_socket: str, admin_socket: str, state_directory: str, log: Log | None = None) -> None:
         self._open = ExitStack()
         self._sockets: dict[str, socket.socket] = {}
         self._paths: list[str] = []
+        self.orphan = False
+        """Whether a process of a luod that was killed still listened at the deadline."""
+        deadline = time.monotonic() + _ORPHAN_SECONDS
         try:
-            self._open.enter_context(_lock(state_directory))
+            self._open.enter_context(_lock_directory(state_directory))
             record = Path(state_directory, "lock")
             left = record.read_text("ascii", "replace").splitlines() if record.is_file() else []
             for name, path, mode in ((words.SESSIONS, sessions_socket, 0o666), (words.ADMIN, admin_socket, 0o600)):
-                self._sockets[name] = self._open.enter_context(_listen(path, mode, left))
+                _spare_others(path)
+                _make_place(path)
+                ours = os.path.lexists(path) and _identity(path) in left
+                self.orphan |= not _wait(path, deadline, log, ours=ours)
+                self._sockets[name] = self._open.enter_context(_listen(path, mode))
                 self._open.callback(_remove, path)
                 self._paths.append(path)
             with contextlib.suppress(OSError):  # such as ENOSPC: then the next luod goes by who listens
@@ -52,14 +65,6 @@ class Listening:
 
     def filenos(self) -> dict[str, int]:
         return {name: listening.fileno() for name, listening in self._sockets.items()}
-
-    def ready(self) -> None:
-        """Tells the one who started us, if $NOTIFY_SOCKET says it wants to know: sd_notify's READY=1."""
-        path = os.environ.pop("NOTIFY_SOCKET", "")
-        if path:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-                notify.connect("\0" + path[1:] if path.startswith("@") else path)
-                notify.sendall(b"READY=1")
 
     def withdraw(self) -> None:
         """Removes the sockets from the file system, and leaves them open."""
@@ -75,7 +80,7 @@ class Listening:
         self._open.close()
 
 
-def _lock(state_directory: str) -> ExitStack:
+def _lock_directory(state_directory: str) -> ExitStack:
     """Locks the directory, and the file `lock` in it, which a luod of before locked alone. On a file system that takes
     no writes, the directory suffices.
     """
@@ -92,31 +97,66 @@ def _lock(state_directory: str) -> ExitStack:
                 opened.append(os.open(directory / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
                 locks.enter_context(Fd(opened[1]))
             for fd in opened:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(fd)
         except BlockingIOError:
             raise Refused(
-                f"another luod keeps its state in {directory}", hint="stop it, or name another --state-directory"
+                f"another luod runs: it keeps its state in {directory}",
+                hint="stop it, or name another --state-directory",
             ) from None
         except OSError as error:
             raise _refused("state directory", state_directory, error) from error
         return locks.pop_all()
 
 
-def _listen(path: str, mode: int, left: Collection[str]) -> socket.socket:
-    """A listening socket at `path`. It is made under another name, and moved there when it listens with its mode.
+def _spare_others(path: str) -> None:
+    """Refused: something other than a socket is where one is to be."""
+    for taken in (Path(path), Path(path + ".new")):
+        try:
+            foreign = not stat.S_ISSOCK(taken.lstat().st_mode)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _refused("socket", path, error) from error
+        if foreign:
+            raise Refused(f"{taken} is there and is no socket", hint="name another socket, or move that away")
 
-    A socket whose identity is in `left` is replaced, whatever listens on it.
-    """
+
+def _lock(fd: int) -> None:
+    """Takes the lock within a second: a luod that was killed lets go of it in a moment. BlockingIOError, OSError."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
+
+
+def _make_place(path: str) -> None:
+    """Makes the directory of a socket. Refused: it cannot be made, or others can change what is in it."""
+    try:
+        _make(Path(path).parent, 0o755)
+        # In a directory such as /tmp nobody replaces luod's socket.
+        _require_ours(Path(path).parent, "socket's directory", sticky=True)
+    except OSError as error:
+        raise _refused("socket", path, error) from error
+
+
+def _wait(path: str, deadline: float, log: Log | None, *, ours: bool) -> bool:
+    """As `wait_for_orphan`, with Refused for its OSError."""
+    try:
+        return wait_for_orphan(path, deadline, log, ours=ours)
+    except OSError as error:
+        raise _refused("socket", path, error) from error
+
+
+def _listen(path: str, mode: int) -> socket.socket:
+    """A listening socket at `path`. It is made under another name, and moved there when it listens with its mode."""
     try:
         place, new = Path(path), Path(path + ".new")
-        _make(place.parent, 0o755)
-        # In a directory such as /tmp nobody replaces luod's socket.
-        _require_ours(place.parent, "socket's directory", sticky=True)
-        for taken in (place, new):
-            if os.path.lexists(taken) and not stat.S_ISSOCK(taken.lstat().st_mode):
-                raise Refused(f"{taken} is there and is no socket", hint="name another socket, or move that away")
-        if not (os.path.lexists(place) and _identity(place) in left) and _is_listened_on(path):
-            raise Refused(f"somebody listens on {path} already", hint="stop it, or name another socket")
         _remove(new)
         with ExitStack() as undo:
             listening = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -149,18 +189,6 @@ def _require_ours(directory: Path, what: str, *, sticky: bool = False) -> None:
         raise Refused(f"{what} {str(directory)!r}: {where} {fault.what}", hint=fault.remedy)
 
 
-def _is_listened_on(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except BlockingIOError:  # more clients wait than may
-            return True
-        return True
-
-
 def _identity(path: str | Path) -> str:
     """Tells a socket from every other that was ever at this path. The time is that of its move there."""
     found = os.lstat(path)
@@ -168,7 +196,9 @@ def _identity(path: str | Path) -> str:
 
 
 def _remove(path: str | Path) -> None:
-    Path(path).unlink(missing_ok=True)
+    """Removes what luod made. That it stays is no reason not to end: the next luod replaces it."""
+    with contextlib.suppress(OSError):
+        Path(path).unlink(missing_ok=True)
 
 
 def _refused(what: str, path: str, error: OSError) -> Refused:

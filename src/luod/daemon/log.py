@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import time
 from json.encoder import encode_basestring_ascii
 from typing import Final
@@ -18,6 +19,8 @@ _PRIORITIES: Final = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": 
 """As sd-daemon(3) and syslog(3) number them."""
 _MOST_CHARACTERS: Final = 4096
 """Of a value: what a client sent may be longer than any line should be."""
+_STALL_SECONDS: Final = 1.0
+"""How long a line waits for a reader of stderr that has stopped."""
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._@/#:+-]+")
 
 
@@ -27,6 +30,7 @@ class Log:
     def __init__(self, program: str, level: str = "info") -> None:
         self._program = program
         self._journal = to_journal()
+        self._missed = 0
         self._least = LEVELS.index(level)
 
     def __call__(self, event: str, /, **fields: object) -> None:
@@ -50,11 +54,29 @@ class Log:
         words += [f"{key}={_word(value)}" for key, value in fields.items()]
         if self._journal:
             words[0] = _PRIORITIES[level] + words[0]
+        self._put((" ".join(words) + "\n").encode())
+
+    def _put(self, line: bytes) -> None:
+        """Writes a line. A reader that has stopped is waited for once, not for each line: sessions matter more than the
+        log. The lines it missed are counted, and the count is written when it reads again.
+        """
         try:
-            os.write(2, (" ".join(words) + "\n").encode())
+            if not _takes_more(0.0 if self._missed else _STALL_SECONDS):
+                self._missed += 1
+                return
+            if self._missed:
+                line, self._missed = b"log-resumed missed=%d\n%b" % (self._missed, line), 0
+            os.write(2, line)
         except OSError:
-            # Nobody reads any more; there is no other place to say so, and sessions matter more than the log.
+            # It is closed, or its disk is full, and there is no other place to say so.
             return
+
+
+def _takes_more(seconds: float) -> bool:
+    """Returns whether stderr takes a line within `seconds`: a pipe has room for PIPE_BUF bytes then."""
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
+    return bool(poll.poll(seconds * 1000))
 
 
 def to_journal() -> bool:

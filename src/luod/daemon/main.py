@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from luod.daemon import descriptors
 from luod.daemon.log import LEVELS, to_journal
 from luod.errors import LuodError, PolicyError
 from luod.ipc.framing import ADMIN_SOCKET, SESSIONS_SOCKET
@@ -90,6 +91,7 @@ def check_config(name: str | None) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    descriptors.open_standard()
     options = parser().parse_args(arguments)
     try:
         if options.program == "check-config":

@@ -229,10 +229,10 @@ async def _begin(custody: Custody, fds: dict[str, Fd], file: Journal, log: Log) 
     registry.set_image(None)
     with OutgoingSession(session.duplicate(), manifest=False) as outgoing:
         try:
-            outgoing.preserve(memory, TOKEN)
+            outgoing.preserve(memory, TOKEN, allow_sealed=True)
         except MemoryUnknown:
             # Without the registry no session is kept at all.
-            outgoing.preserve(memory, TOKEN, check_memory=False)
+            outgoing.preserve(memory, TOKEN, allow_sealed=True, check_memory=False)
     unclaimed = frozenset[str]() if old in fds else await verify(custody, fds, registry, log)
     await _store(custody, registry, memory)
     log("begun", boot=record.boot, waiting=len(registry.record.rows))

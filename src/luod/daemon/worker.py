@@ -75,7 +75,7 @@ class Workers:
         """Runs `python -m module arguments…` with `fds`, whose numbers it finds in its environment by these names. It
         is killed after `seconds`.
         """
-        with memfd("luod-report", 0) as report:
+        with memfd("luod-report", 0, executable=False) as report:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, *arguments],
                 stdin=subprocess.PIPE,

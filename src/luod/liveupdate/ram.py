@@ -24,6 +24,11 @@ _HUGE_PAGE_OF_X86: Final = 2 << 20
 _UNSUPPORTED: Final = (errno.EINVAL, errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.EPERM)
 
 
+_NOEXEC_HINT: Final = (
+    "the sysctl vm.memfd_noexec is 2, which forbids it; a memfd that may not be executed (F_SEAL_EXEC) would come back "
+    "read-only after a live update. Set the sysctl to 1 in this PID namespace and in those above it"
+)
+
 _NAME_MAX: Final = 249
 """Bytes of a memfd's name."""
 
@@ -65,8 +70,14 @@ def new_memfd(name: str, size: int, *, executable: bool) -> Fd:
         return linux.memfd(name, size, executable=executable)
     except OSError as error:
         code = error.errno or 0
-        kind = "a memfd that may be executed" if executable and code == errno.EACCES else "a memfd"
-        raise KernelRefused(code, "memfd_create", f"{kind} of {size} bytes: {os.strerror(code)}") from None
+        forbidden = executable and code == errno.EACCES
+        kind = "a memfd that may be executed" if forbidden else "a memfd"
+        raise KernelRefused(
+            code,
+            "memfd_create",
+            f"{kind} of {size} bytes: {os.strerror(code)}",
+            hint=_NOEXEC_HINT if forbidden else "",
+        ) from None
 
 
 def _populate(fd: Fd, size: int) -> None:

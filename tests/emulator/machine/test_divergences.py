@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from luod.linux import F_SEAL_SEAL
 from luod.testing.tools import cannot_run, for_root
 from tests.emulator.machine.conftest import PLAIN_USER, ROOT
 
@@ -187,3 +189,18 @@ def test_plain_users_machine_has_one_uid(run_machine: Run) -> None:
         assert errno_of(os.setuid, 1) == errno.EINVAL
     """
     run(run_machine, source, user=PLAIN_USER)
+
+
+def test_memory_retrieved_where_it_may_not_be_executable() -> None:
+    """vm.memfd_noexec=2 holds for luoemu, which makes the file."""
+    if os.geteuid() != 0 or not Path("/proc/sys/vm/memfd_noexec").exists():
+        pytest.skip("the sysctl is not there, or not to be set by this user")
+    luoemu = [sys.executable, "-m", "luod.emulator.machine", "run", "--"]
+    program = [sys.executable, "-m", "tests.programs.carried_again"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    words = [sys.executable, "-m", "tests.programs.noexec", "2", *luoemu, *program]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    hint, *boots = done.stdout.splitlines()
+    assert "vm.memfd_noexec" in hint
+    # F_SEAL_SEAL is the divergence. It can be written to, in each boot, as on a real kernel.
+    assert boots == [f"{F_SEAL_SEAL} whole"] * 3, done.stderr

@@ -132,7 +132,7 @@ def can_map() -> bool:
             make_private()
             server = _Greeting(_mount_fuse("/proc"))
             server.serve()
-            memory = linux.memfd("probe", 4096)
+            memory = linux.memfd("probe", 4096, executable=False)
             request = bytearray(uapi.BACKING_MAP.pack(memory.fileno(), 0, 0))
             status = 0 if fcntl.ioctl(server.fileno(), uapi.FUSE_DEV_IOC_BACKING_OPEN, request) > 0 else 1
         except OSError:

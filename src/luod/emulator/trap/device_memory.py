@@ -28,7 +28,7 @@ class Bars:
         """OSError when the host does not allow a file of that length."""
         self.host = host
         last = len(sizes) - 1
-        self.file = linux.memfd(name, (last << vfio.PCI_OFFSET_SHIFT) + sizes[last], sealing=False)
+        self.file = linux.memfd(name, (last << vfio.PCI_OFFSET_SHIFT) + sizes[last], executable=False, sealing=False)
         self._open = len(sizes)
         self.each = tuple(Bar(self, index << vfio.PCI_OFFSET_SHIFT, size) for index, size in enumerate(sizes))
 

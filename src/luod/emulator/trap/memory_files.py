@@ -24,6 +24,8 @@ from luod.linux import Fd
 TMPFS_MAGIC: Final = 0x01021994
 HUGETLBFS_MAGIC: Final = 0x958458F6
 _MADV_POPULATE_READ: Final = 22
+_TMPFS: Final = ("/dev/shm", "/run", "/tmp", "/dev")
+"""Where a tmpfs may be mounted that this process can write to."""
 _RESERVE: Final = 64 << 20
 """Bytes of the host's memory that a machine leaves it; files smaller than that are not looked at."""
 
@@ -195,9 +197,29 @@ class HostMemory:
             raise Errno(error.errno or errno.ENOMEM) from None
 
 
+def _restored(size: int, seals: int) -> Fd:
+    """Returns an empty file for a copy. The kernel restores a memfd whatever `vm.memfd_noexec` says; where that is 2
+    here, a file of a tmpfs stands in, which is the same to its users except that it takes no seals. OSError.
+    """
+    try:
+        return linux.memfd("", size)
+    except OSError as error:
+        if error.errno != errno.EACCES:
+            raise
+    if seals & ~linux.F_SEAL_SEAL == 0:
+        for folder in _TMPFS:
+            with contextlib.suppress(OSError):
+                copy = Fd(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
+                if _file_system(copy.fileno()) == TMPFS_MAGIC:
+                    os.ftruncate(copy.fileno(), size)
+                    return copy
+                copy.close()
+    return linux.memfd("", size, executable=False)
+
+
 def _copy(source: Fd, *, size: int, seals: int, position: int) -> OpenFile:
     """A memfd as the kernel restores one: no name, fully allocated, anyone may do anything with it (mode 0777)."""
-    copy = linux.memfd("", size)
+    copy = _restored(size, seals)
     try:
         if size:
             os.posix_fallocate(copy.fileno(), 0, size)
@@ -207,10 +229,11 @@ def _copy(source: Fd, *, size: int, seals: int, position: int) -> OpenFile:
             if count == 0:
                 break
             done += count
-        os.fchmod(copy.fileno(), 0o777)
+        if not fcntl.fcntl(copy.fileno(), linux.F_GET_SEALS) & linux.F_SEAL_EXEC:
+            os.fchmod(copy.fileno(), 0o777)
         os.lseek(copy.fileno(), position, os.SEEK_SET)
-        if seals:
-            fcntl.fcntl(copy.fileno(), linux.F_ADD_SEALS, seals)
+        if missing := seals & ~fcntl.fcntl(copy.fileno(), linux.F_GET_SEALS):
+            fcntl.fcntl(copy.fileno(), linux.F_ADD_SEALS, missing)
     except OSError:
         copy.close()
         raise

@@ -53,7 +53,7 @@ class Placeholders(Generic[File]):
 
         The file counts as open from now on. OSError: EMFILE, ENOSPC (the user's inotify watches are used up), ENOMEM.
         """
-        fd = Fd(os.memfd_create(os.fsdecode(name[:249]), linux.MFD_CLOEXEC | linux.MFD_ALLOW_SEALING))
+        fd = linux.memfd(os.fsdecode(name[:249]), 0, executable=False)
         try:
             os.fchmod(fd.fileno(), 0o600)
             fcntl.fcntl(fd.fileno(), linux.F_ADD_SEALS, _SEALS)
