@@ -67,8 +67,13 @@ def _is_special(path: str) -> bool:
 
 
 def _open_special(path: str) -> int:
-    # O_NONBLOCK: a named pipe that nobody reads is an error (ENXIO), and not a wait without end.
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    # O_NONBLOCK: a named pipe without a reader is an error, and not a wait without end.
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(path).st_mode):
+            raise OSError(error.errno, "no process reads from this pipe") from None
+        raise
     os.set_blocking(fd, True)
     return fd
 
