@@ -68,8 +68,8 @@ class _Serve:
     started: float
 
     def close(self) -> None:
-        self.pidfd.close()
-        self.channel.close()
+        _close(self.pidfd)
+        _close(self.channel)
 
 
 @dataclass(frozen=True)
@@ -267,13 +267,15 @@ class Keeper:
         """OSError: EMFILE, ENFILE, EAGAIN, ENOMEM; nothing is left behind."""
         with ExitStack() as undoing:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            undoing.callback(ours.close)
-            with theirs:
+            undoing.callback(_close, ours)
+            try:
                 fds = {words.KEEPER: theirs.fileno(), **self._listening.filenos()}
                 fds |= {name: fd.fileno() for name, fd in self._stored.items()}
                 pid = os.fork()
                 if pid == 0:
                     self._become_serve(fds)
+            finally:
+                _close(theirs)
             undoing.callback(end, pid)
             serve = _Serve(pid, Fd(os.pidfd_open(pid)), ours, time.monotonic())
             undoing.pop_all()
@@ -364,8 +366,11 @@ class Keeper:
             self._answer({"ERRNO": errno.EMFILE, "CALL": "luod keep", "MEANING": _NO_ROOM})
             return
         try:
-            with LiveUpdate(patience=_TRY_SECONDS) as device:
+            device = LiveUpdate(patience=_TRY_SECONDS)
+            try:
                 fd = (device.create if request.create else device.retrieve)(request.name)
+            finally:
+                _close(device)  # An error of it must not cost the session.
         except DeviceBusy as error:
             if time.monotonic() >= request.deadline or self._stop_by is not None:
                 self._request = None
@@ -404,7 +409,7 @@ class Keeper:
         send(self._serve.pid, signal.SIGKILL)
 
 
-def _close(fd: Fd) -> None:
+def _close(fd: Fd | socket.socket | LiveUpdate) -> None:
     """Closes an fd, which is closed also where the file has an error to report: a file system that is full or gone."""
     with contextlib.suppress(OSError):
         fd.close()
