@@ -1,17 +1,17 @@
 """luod spoken to by Varlink implementations that share nothing with ours.
 
-`varlink` on PyPI is the reference one, `varlinkctl` is systemd's; it came with systemd 255, and where there is none its
-tests are skipped. Both run inside the machine, as command line tools. They pass no fds; examples/vmm.c does.
+`varlink` on PyPI is the reference one, `varlinkctl` is systemd's; it came with systemd 255, and Debian 12 gets it by
+scripts/fetch-varlinkctl. Both run inside the machine, as command line tools. They pass no fds; examples/vmm.c does.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 
 import pytest
 
+from luod.testing import require_tool
 from luod.testing.host import ADMIN_SOCKET, SOCKET
 from luod.testing.machine import Result
 from tests.daemon.host import Luod
@@ -54,9 +54,7 @@ def test_it_reads_a_stream(luod: Luod) -> None:
 
 
 def varlinkctl(luod: Luod, *arguments: str, check: bool = True) -> Result:
-    program = shutil.which("varlinkctl")
-    if program is None:
-        pytest.skip("needs varlinkctl, of systemd 255 or newer")
+    program = require_tool("varlinkctl", package="systemd")
     return luod.machine.run([program, *arguments], check=check)
 
 
