@@ -19,6 +19,7 @@ import luod
 import luod.aio
 from luod.errors import (
     BadInput,
+    Busy,
     CallFailed,
     DaemonUnreachable,
     KernelRefused,
@@ -151,7 +152,7 @@ ERRORS: Final[list[tuple[str, dict[str, Any], type[LuodError], int | None]]] = [
     ("io.luod.Sessions.KernelRefused", {"call": "open", "errno": 5, "meaning": "broken"}, KernelRefused, 5),
     ("io.luod.Sessions.KernelRefused", {"call": 7, "errno": "x"}, KernelRefused, 5),
     ("io.luod.Sessions.Refused", {}, Refused, None),
-    ("io.luod.Sessions.Busy", {}, CallFailed, None),
+    ("io.luod.Sessions.Busy", {}, Busy, None),
     ("io.luod.Sessions.OfTheFuture", {}, CallFailed, None),
     ("org.varlink.service.PermissionDenied", {}, CallFailed, None),
     ("org.varlink.service.MethodNotFound", {"method": "io.luod.Sessions.Create"}, CallFailed, None),

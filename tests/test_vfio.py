@@ -71,7 +71,7 @@ def test_a_device_over_an_update(machine: Machine, machine_python: Interpreter, 
 
     # Without its driver it would be lost for good, so it is not tried.
     error = after.refused("retrieve", session="s", file="nic", slot="vfio")
-    assert error.kind == "DeviceNotBound"
+    assert error.kind == "VfioDeviceNotBound"
     assert FIRST in error.message
     assert after.refused("open_device", address=FIRST, slot="none").errno == "ENODEV"
     assert after.call("bind_driver", address=FIRST) == "/dev/vfio/devices/vfio0"

@@ -347,7 +347,7 @@ def test_h20_a_next_kernel_without_the_handler_answers_eio_to_every_open(
     for _ in range(2):
         assert vmm.says("open", path=uapi.DEVICE, flags=os.O_RDWR, slot="device") == "EIO"
     error = vmm.refused("open")
-    assert (error.kind, error.errno) == ("DeviceBroken", "EIO")
+    assert (error.kind, error.errno) == ("LiveUpdateBroken", "EIO")
     assert "could not take over what was carried" in error.message
     assert "vfio-pci" in error.hint
 
@@ -367,7 +367,7 @@ def test_h22_a_device_frozen_before_the_one_that_fails_the_kexec(
     vmm.ask("listen", device="second", slot="heard")
     load(machine, vmm)
     error = vmm.refused("jump")
-    assert (error.kind, error.errno) == ("DeviceNotQuiet", "EINVAL")
+    assert (error.kind, error.errno) == ("VfioDeviceNotQuiet", "EINVAL")
     assert "interrupts" in error.message
     assert "were reset, or answer EIO" in error.hint
     # The one in the way is as it was.
@@ -385,7 +385,7 @@ def test_h22_a_device_frozen_before_the_one_that_fails_the_kexec(
     vmm.call("open_device", address=FIRST, slot="first")
     vmm.call("open_iommufd", slot="iommufd of first")
     vmm.call("bind", device="first", iommufd="iommufd of first")
-    assert vmm.refused("quiesce", device="first").kind == "DeviceFrozen"
+    assert vmm.refused("quiesce", device="first").kind == "VfioDeviceFrozen"
     vmm.ask("close", fd="first")
     vmm.call("revive", address=FIRST)
     use(vmm, FIRST, slot="anew")

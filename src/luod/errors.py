@@ -1,11 +1,11 @@
-"""The errors of luod, in one tree. Each that a person sees says what was wrong and, in `hint`, what to do.
+"""The errors of luod, in one tree. Each says what was wrong and, in `hint`, what to do; tracebacks show the hint, too.
 
     LuodError
     ├── BadInput (ValueError)            an argument that can be refused before any system call
     ├── KernelRefused (OSError)          the kernel answered with an errno; `errno` is the kernel's own
     │   ├── NoLiveUpdate                 open: there is no /dev/liveupdate, or it is not for this user
-    │   ├── DeviceBusy                   open: EBUSY, another process has it open
-    │   ├── DeviceBroken                 open: EIO, this kernel could not take over what was carried
+    │   ├── LiveUpdateBusy               open: EBUSY, another process has it open
+    │   ├── LiveUpdateBroken             open: EIO, this kernel could not take over what was carried
     │   ├── SessionExists                CREATE_SESSION: EEXIST
     │   ├── NoSuchSession                RETRIEVE_SESSION: ENOENT
     │   ├── SessionTaken                 RETRIEVE_SESSION: EINVAL, somebody has retrieved it
@@ -20,8 +20,8 @@
     │   ├── ImageDoesNotFit              kexec_file_load: EADDRNOTAVAIL, ENOMEM (H21)
     │   ├── NoImageLoaded                reboot(KEXEC): EINVAL, nothing is loaded
     │   ├── JumpRefused                  reboot(KEXEC): any other errno; nothing is lost
-    │   │   └── DeviceNotQuiet           reboot(KEXEC): EINVAL, a preserved device has its interrupts on, or sleeps
-    │   └── DeviceFrozen                 any call on a VFIO device: EIO, an update that did not happen froze it (H22)
+    │   │   └── VfioDeviceNotQuiet       reboot(KEXEC): EINVAL, a preserved device has its interrupts on, or sleeps
+    │   └── VfioDeviceFrozen             any call on a VFIO device: EIO, an update that did not happen froze it (H22)
     ├── Refused                          luod or the library declines, to keep state from getting lost
     │   ├── NotEnoughMemory              retrieve (H1), preserve, memory: what it takes is not there
     │   ├── MemoryUnknown                retrieve, preserve: a limit on memory cannot be read, so it may not be there
@@ -30,6 +30,7 @@
     │   ├── UnpreserveUnavailable        unpreserve: this kernel has no such ioctl
     │   ├── FilesMissing                 replace: tokens that would be lost; `tokens` names them
     │   ├── ComesBackSealed              preserve: the memfd would come back immutable (F_SEAL_EXEC)
+    │   ├── VfioDeviceNotBound           retrieve: no VFIO driver has the device
     │   ├── Torn                         luod's retrieve: its participant was not ready when the machine jumped (H13)
     │   ├── AlreadyResumed               luod's retrieve: its guest has run since, there is no second try (H12)
     │   ├── WrongPhase                   luod's create of NAME#GENERATION: its update does not freeze (any more)
@@ -44,6 +45,7 @@
     │   ├── DaemonUnreachable            nobody listens on the socket, or it closed
     │   ├── ProtocolError                an answer that is not Varlink, or not as the interface says
     │   └── CallFailed                   luod answered with an error; `name` is the Varlink error's
+    │       └── Busy                     not now, such as during an update; nothing was changed, try again later
     └── MachineError                     driving a machine under test (luod.testing)
         ├── MachineUnavailable           this host cannot run such a machine
         ├── MachineEnded                 it ended, or could not boot
@@ -70,6 +72,8 @@ class LuodError(Exception):
         self.message = message
         if hint:
             self.hint = hint
+        if self.hint:
+            self.add_note(f"hint: {self.hint}")
 
     def __str__(self) -> str:
         return self.message
@@ -99,14 +103,14 @@ class NoLiveUpdate(KernelRefused):
     hint = "boot a kernel built with CONFIG_LIVEUPDATE with `liveupdate=on kho=on`, as root; or try `luoemu run`"
 
 
-class DeviceBusy(KernelRefused):
+class LiveUpdateBusy(KernelRefused):
     hint = "one process at a time may have /dev/liveupdate open; on a host with luod ask luod for a session"
 
 
-class DeviceBroken(KernelRefused):
+class LiveUpdateBroken(KernelRefused):
     hint = (
         "this kernel lacks a handler of something that was carried, such as vfio-pci's, so nothing that was carried "
-        "can be had in it, and no session created; it stays so until the next boot"
+        "can be retrieved in it, and no session can be created, until the next boot"
     )
 
 
@@ -166,14 +170,14 @@ class JumpRefused(KernelRefused):
     hint = "nothing is lost: the image stays loaded and the sessions stay preserved"
 
 
-class DeviceNotQuiet(JumpRefused):
+class VfioDeviceNotQuiet(JumpRefused):
     hint = (
         "turn the interrupts of every preserved device off (luod.vfio.quiesce) and wake it, then jump again; devices "
         "preserved before the one in the way were reset, or answer EIO until their driver is bound again"
     )
 
 
-class DeviceFrozen(KernelRefused):
+class VfioDeviceFrozen(KernelRefused):
     hint = "close its files and its session, bind its driver again (luod.vfio.revive), then open it anew"
 
 
@@ -263,7 +267,7 @@ class NotHeld(Refused):
     hint = "files are for the user that handed them over, until a kexec"
 
 
-class DeviceNotBound(Refused):
+class VfioDeviceNotBound(Refused):
     """`address` is the device's, as 0000:01:00.0."""
 
     hint = "bind it to vfio-pci first (luod.vfio.bind_driver): a RETRIEVE_FD without its driver is final"
@@ -315,6 +319,14 @@ class CallFailed(DaemonError):
         super().__init__(message, hint=hint)
         self.name = name
         self.parameters = dict(parameters or {})
+
+
+class Busy(CallFailed):
+    """luod cannot do this now: an update is under way, /dev/liveupdate is open elsewhere, or there are too many
+    connections. Nothing was changed.
+    """
+
+    hint = "try again later"
 
 
 class MachineError(LuodError):

@@ -16,12 +16,12 @@ from typing import Final, NoReturn
 from luod import linux, pci
 from luod.errors import (
     BadInput,
-    DeviceNotQuiet,
     ImageDoesNotFit,
     JumpRefused,
     KernelRefused,
     NoImageLoaded,
     NotAKernelImage,
+    VfioDeviceNotQuiet,
 )
 from luod.linux import HasFileno
 from luod.uapi import kexec as uapi
@@ -177,7 +177,7 @@ def jump() -> NoReturn:
       becomes a cold reboot and everything is lost (H15).
     * Loaded with kexec_load(2), the image starts, and nothing is carried (H19). Load it with `load`.
 
-    NoImageLoaded: EINVAL. DeviceNotQuiet: EINVAL too, where an image is loaded and VFIO has devices. JumpRefused:
+    NoImageLoaded: EINVAL. VfioDeviceNotQuiet: EINVAL too, where an image is loaded and VFIO has devices. JumpRefused:
     anything else, such as a device whose reset fails. It raises when reboot(2)
     returns, and then the machine goes on as it was, but for devices that were already frozen (H22).
     """
@@ -187,7 +187,7 @@ def jump() -> NoReturn:
     except OSError as error:
         meanings = _JUMP
         if error.errno == errno.EINVAL and pci.any_vfio_device() and loaded():
-            meanings = {errno.EINVAL: (DeviceNotQuiet, _NOT_QUIET)}
+            meanings = {errno.EINVAL: (VfioDeviceNotQuiet, _NOT_QUIET)}
         _refuse("reboot(LINUX_REBOOT_CMD_KEXEC)", error, meanings, JumpRefused)
     raise JumpRefused(0, "reboot(LINUX_REBOOT_CMD_KEXEC)", "it returned without an error and without a jump")
 

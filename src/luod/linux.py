@@ -15,6 +15,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
+from luod.errors import BadInput, KernelRefused
+
 MFD_CLOEXEC: Final = 0x0001
 MFD_ALLOW_SEALING: Final = 0x0002
 MFD_HUGETLB: Final = 0x0004
@@ -69,13 +71,13 @@ class Fd:
     def __init__(self, fd: int) -> None:
         """Takes ownership of `fd`."""
         if fd < 0:
-            raise ValueError(f"not an fd: {fd}")
+            raise BadInput(f"not an fd: {fd}")
         self._fd = fd
 
     def fileno(self) -> int:
-        """The fd's number, still owned by this object. ValueError when closed."""
+        """The fd's number, still owned by this object. BadInput: it is closed."""
         if self._fd < 0:
-            raise ValueError("the fd is closed")
+            raise BadInput("the fd is closed")
         return self._fd
 
     @property
@@ -89,8 +91,15 @@ class Fd:
         return fd
 
     def duplicate(self) -> Fd:
-        """A duplicate (same open file description, close-on-exec) with an owner of its own."""
-        return Fd(fcntl.fcntl(self.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
+        """Returns a duplicate (same open file description, close-on-exec) with an owner of its own.
+
+        KernelRefused: EMFILE.
+        """
+        number = self.fileno()
+        try:
+            return Fd(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 0))
+        except OSError as error:
+            raise KernelRefused(error.errno or 0, "fcntl(F_DUPFD_CLOEXEC)") from None
 
     def close(self) -> None:
         """Closes the fd; a second call does nothing."""

@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Self
 
 from luod.client import Client
-from luod.errors import DaemonUnreachable, LuodError, ProtocolError
+from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import exchange, participation
 from luod.ipc.connection import Connection, perform
 from luod.ipc.framing import SESSIONS_SOCKET
@@ -145,12 +145,12 @@ class Participant:
         this looks for it.
 
         Errors of `declare`, when a luod that was started again knows nothing of a session any more; the participant
-        goes on, and the next call tries once more. ValueError: it is closed.
+        goes on, and the next call tries once more. BadInput: it is closed.
         """
         end = None if timeout is None else time.monotonic() + timeout
         while not self._pending:
             if self._closed:
-                raise ValueError("the participant is closed")
+                raise BadInput("the participant is closed", hint="make another one")
             try:
                 if self._connection is None:
                     self._follow()

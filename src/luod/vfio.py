@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from luod import pci
-from luod.errors import DeviceFrozen, KernelRefused
+from luod.errors import KernelRefused, VfioDeviceFrozen
 from luod.linux import Fd, HasFileno
 from luod.uapi import iommufd as iommufd_uapi
 from luod.uapi import vfio as uapi
@@ -144,7 +144,7 @@ def quiesce(device: int | HasFileno) -> tuple[int, ...]:
 
     To be called after the guest's vCPUs have stopped and right before the jump: with interrupts on, reboot(2) fails
     with EINVAL. The device must be in D0 too (v5); writing its PM registers is the VMM's. What was raised before stays
-    readable in the eventfds. DeviceFrozen: EIO. KernelRefused: EINVAL, not bound to an iommufd.
+    readable in the eventfds. VfioDeviceFrozen: EIO. KernelRefused: EINVAL, not bound to an iommufd.
     """
     found = []
     for index in _INTERRUPTS:
@@ -177,7 +177,7 @@ def state(device: int | HasFileno) -> State:
     """
     try:
         _call("VFIO_DEVICE_GET_INFO", device, uapi.DEVICE_INFO, 0, 0, 0, 0, 0)
-    except DeviceFrozen:
+    except VfioDeviceFrozen:
         return State.FROZEN
     except KernelRefused as error:
         if error.errno == errno.EINVAL:
@@ -230,7 +230,7 @@ def _call(name: str, file: int | HasFileno, layout: struct.Struct, *values: int)
 def refusal(name: str, code: int) -> KernelRefused:
     """Returns what the errno `code` of the ioctl `name` means."""
     if code == errno.EIO and name.startswith("VFIO_DEVICE"):
-        return DeviceFrozen(code, name, "the device was frozen by an update that did not happen")
+        return VfioDeviceFrozen(code, name, "the device was frozen by an update that did not happen")
     if code == errno.EAGAIN and name.startswith("VFIO_DEVICE"):
         return KernelRefused(code, name, "vfio-pci is being taken from the device", hint=_UNBINDING)
     return KernelRefused(code, name)

@@ -94,7 +94,7 @@ def test_h22_who_has_a_device_is_told_that_a_failed_jump_may_have_frozen_it(luod
         assert first.scratch() == 0
     else:
         assert first.vmm.call("state", device="vfio") == "FROZEN"
-        # As the hint of DeviceFrozen has it: nobody may have the device, luod's copy of the session included.
+        # As the hint of VfioDeviceFrozen has it: nobody may have the device, luod's copy of the session included.
         first.vmm.call("release", session="first")
         for slot in ("vfio", "iommufd of vfio", "ram of vfio"):
             first.vmm.ask("close", fd=slot)
@@ -160,7 +160,7 @@ def test_h20_in_a_kernel_without_the_handler_luod_says_what_that_means(luod: Luo
     for call in ("create", "retrieve_session"):
         name = {"create": "new", "retrieve_session": "first"}[call]
         error = vmm.refused(call, name=name, slot="s")
-        assert (error.kind, error.errno) == ("DeviceBroken", "EIO")
+        assert (error.kind, error.errno) == ("LiveUpdateBroken", "EIO")
         assert "vfio-pci" in error.hint
     operator = Operator(luod)
     operator.update()

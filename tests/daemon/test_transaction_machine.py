@@ -317,8 +317,8 @@ def test_while_it_freezes_only_participants_create_and_only_what_is_theirs(luod:
     one.vote("preparing")
     one.expect("freezing")
     for name, kind in {
-        "late": "CallFailed",
-        "one#": "CallFailed",
+        "late": "Busy",
+        "one#": "Busy",
         "one#2": "WrongPhase",
         "early#1": "WrongPhase",
     }.items():

@@ -26,7 +26,7 @@ def test_a_second_open_is_busy_also_after_some_patience(vmm: Vmm) -> None:
     vmm.open_device()
     for patience in (0.0, 0.05):
         error = vmm.refused("open", patience=patience)
-        assert (error.kind, error.errno) == ("DeviceBusy", "EBUSY")
+        assert (error.kind, error.errno) == ("LiveUpdateBusy", "EBUSY")
 
 
 def test_patience_outlasts_another_who_has_it_open(machine: Machine, machine_python: Interpreter) -> None:
@@ -46,7 +46,7 @@ def test_a_kernel_that_lacks_a_handler_is_a_broken_device(machine: Machine, mach
     vmm.call("load", kernel="/run/other-kernel", command_line="liveupdate=on kho=on")
     jump(machine, vmm)
     error = start_vmm(machine, machine_python).refused("open")
-    assert (error.kind, error.errno) == ("DeviceBroken", "EIO")
+    assert (error.kind, error.errno) == ("LiveUpdateBroken", "EIO")
 
 
 @pytest.mark.parametrize("name", ["", "x" * 64, "ü" * 32, "a\0b", "\0", "\ud800", 5, None])

@@ -18,7 +18,7 @@ from typing import Self
 
 from luod.aio.client import Client
 from luod.aio.running import connected, perform, received, send
-from luod.errors import DaemonUnreachable, LuodError, ProtocolError
+from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import exchange, framing, participation
 from luod.ipc.connection import unreachable
 from luod.ipc.participation import Event, Participation, Planned
@@ -111,7 +111,7 @@ class Participant:
         async with self._taking:
             while not self._pending:
                 if self._closed:
-                    raise ValueError("the participant is closed")
+                    raise BadInput("the participant is closed", hint="make another one")
                 try:
                     if self._connection is None:
                         await self._follow()

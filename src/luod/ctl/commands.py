@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from luod.ctl import admin, next_kernel
 from luod.ctl.exits import Exit, kind
 from luod.ctl.output import Output, counted, escaped
-from luod.errors import DaemonUnreachable, DeviceBroken, LuodError, Refused
+from luod.errors import DaemonUnreachable, LiveUpdateBroken, LuodError, Refused
 
 if TYPE_CHECKING:
     from luod.ctl.progress import View
@@ -36,7 +36,7 @@ def status(arguments: Namespace, output: Output) -> Exit:
     output.facts(
         [
             ("luod", escaped(found.version)),
-            ("state", escaped(found.state) if found.state != "broken" else f"broken: {DeviceBroken.hint}"),
+            ("state", escaped(found.state) if found.state != "broken" else f"broken: {LiveUpdateBroken.hint}"),
             ("boot", str(found.boot)),
             ("kernel", kernel),
             ("outgoing", f"{found.sessions} held for the next kernel"),

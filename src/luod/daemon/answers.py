@@ -10,9 +10,9 @@ from luod import errors
 from luod.ipc import admin
 from luod.ipc.sessions import (
     Busy,
-    DeviceBroken,
     Direction,
     KernelRefused,
+    LiveUpdateBroken,
     NoManifest,
     NoSuchSession,
     Resumed,
@@ -94,12 +94,12 @@ def update_running() -> admin.UpdateRunning:
     return admin.UpdateRunning(message="a live update is under way", hint="wait for it to end")
 
 
-def kernel_refused(error: errors.KernelRefused) -> Busy | DeviceBroken | KernelRefused:
+def kernel_refused(error: errors.KernelRefused) -> Busy | LiveUpdateBroken | KernelRefused:
     """What a program is told."""
-    if isinstance(error, errors.DeviceBusy):
+    if isinstance(error, errors.LiveUpdateBusy):
         return Busy(message=f"/dev/liveupdate: {error.meaning}", hint="try again")
-    if isinstance(error, errors.DeviceBroken):
-        return DeviceBroken(message=error.message, hint=error.hint)
+    if isinstance(error, errors.LiveUpdateBroken):
+        return LiveUpdateBroken(message=error.message, hint=error.hint)
     return KernelRefused(
         call=error.call, errno=error.errno, meaning=error.meaning, message=error.message, hint=error.hint
     )

@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 from luod.daemon import words
 from luod.errors import (
-    DeviceBroken,
-    DeviceBusy,
     KernelRefused,
+    LiveUpdateBroken,
+    LiveUpdateBusy,
     LuodError,
     NoSuchSession,
     ProtocolError,
@@ -28,14 +28,14 @@ from luod.linux import Fd
 
 _CREATE_REFUSALS: dict[int, type[KernelRefused]] = {
     errno.EEXIST: SessionExists,
-    errno.EBUSY: DeviceBusy,
-    errno.EIO: DeviceBroken,
+    errno.EBUSY: LiveUpdateBusy,
+    errno.EIO: LiveUpdateBroken,
 }
 _RETRIEVE_REFUSALS: dict[int, type[KernelRefused]] = {
     errno.ENOENT: NoSuchSession,
     errno.EINVAL: SessionTaken,
-    errno.EBUSY: DeviceBusy,
-    errno.EIO: DeviceBroken,
+    errno.EBUSY: LiveUpdateBusy,
+    errno.EIO: LiveUpdateBroken,
 }
 
 
@@ -123,8 +123,8 @@ class Custody:
     async def create(self, name: str) -> Fd:
         """CREATE_SESSION; keep holds a copy. The fd is the caller's.
 
-        SessionExists: EEXIST. DeviceBusy: somebody else had /dev/liveupdate open all the time. DeviceBroken: EIO, the
-        kernel could not take over what was carried (H20). KernelRefused, of serve itself with EMFILE.
+        SessionExists: EEXIST. LiveUpdateBusy: somebody else had /dev/liveupdate open all the time. LiveUpdateBroken:
+        EIO, the kernel could not take over what was carried (H20). KernelRefused, of serve itself with EMFILE.
         """
         (fd,) = await self._ask({"CREATE": name}, _CREATE_REFUSALS, session=True)
         return fd
@@ -132,7 +132,7 @@ class Custody:
     async def retrieve(self, name: str) -> Fd:
         """RETRIEVE_SESSION; keep holds a copy. The fd is the caller's.
 
-        NoSuchSession: ENOENT. SessionTaken: EINVAL. DeviceBusy, DeviceBroken as above. KernelRefused.
+        NoSuchSession: ENOENT. SessionTaken: EINVAL. LiveUpdateBusy, LiveUpdateBroken as above. KernelRefused.
         """
         (fd,) = await self._ask({"RETRIEVE": name}, _RETRIEVE_REFUSALS, session=True)
         return fd

@@ -28,9 +28,9 @@ from luod.daemon.listening import Listening
 from luod.daemon.log import Log
 from luod.daemon.other import require_no_other
 from luod.errors import (
-    DeviceBroken,
-    DeviceBusy,
     KernelRefused,
+    LiveUpdateBroken,
+    LiveUpdateBusy,
     LuodError,
     ProtocolError,
     Refused,
@@ -88,7 +88,7 @@ class Keeper:
         arguments: list[str],
         log: Log,
         *,
-        device: DeviceBusy | DeviceBroken | None = None,
+        device: LiveUpdateBusy | LiveUpdateBroken | None = None,
         limit: int = sys.maxsize,
     ) -> None:
         """`arguments` is the command line of serve. The listening sockets stay the caller's. `device`: how it answered
@@ -257,7 +257,7 @@ class Keeper:
         except OSError as error:
             boot_id = f"unknown: {error.strerror}"
         self._log("started", version=__version__, keep=os.getpid(), serve=serve, boot_id=boot_id)
-        if isinstance(self._device, DeviceBusy):
+        if isinstance(self._device, LiveUpdateBusy):
             self._log.warning("device-busy", hint="another process has /dev/liveupdate open")
         elif self._device is not None:
             # Somebody has to tell clients and the operator what that means (H20).
@@ -371,7 +371,7 @@ class Keeper:
                 fd = (device.create if request.create else device.retrieve)(request.name)
             finally:
                 _close(device)  # An error of it must not cost the session.
-        except DeviceBusy as error:
+        except LiveUpdateBusy as error:
             if time.monotonic() >= request.deadline or self._stop_by is not None:
                 self._request = None
                 self._answer({"ERRNO": error.errno, "CALL": error.call, "MEANING": error.meaning})
@@ -439,10 +439,10 @@ def run(
             f"luod may have {limit} files open (RLIMIT_NOFILE), and needs {descriptors.LEAST} or more",
             hint="LimitNOFILE= of its unit, or `ulimit -Hn`; every session that is held takes one",
         )
-    device: DeviceBusy | DeviceBroken | None = None
+    device: LiveUpdateBusy | LiveUpdateBroken | None = None
     try:
         LiveUpdate().close()
-    except (DeviceBusy, DeviceBroken) as error:
+    except (LiveUpdateBusy, LiveUpdateBroken) as error:
         device = error
     arguments = [sys.executable, "-P", "-m", "luod.daemon.main", "serve"]
     arguments += ["--state-directory", state_directory, "--log-level", log_level]

@@ -25,7 +25,7 @@ from luod.daemon.log import Log
 from luod.daemon.record import FORMAT, Doubt, HeldFile, Image, Row, begun_record, boot_id, fd_name, machine_id
 from luod.daemon.registry import Registry
 from luod.daemon.remains import recall, verify
-from luod.errors import DeviceBroken, KernelRefused, MemoryUnknown, NoSuchSession
+from luod.errors import KernelRefused, LiveUpdateBroken, MemoryUnknown, NoSuchSession
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
 
@@ -41,7 +41,7 @@ class Holdings:
 
     registry: Registry
     fds: dict[str, Fd]
-    broken: DeviceBroken | None = None
+    broken: LiveUpdateBroken | None = None
     """This kernel could not take over what was carried, and takes nothing on (H20)."""
     unclaimed: frozenset[str] = frozenset()
     """Incoming sessions that luod retrieved by itself."""
@@ -115,7 +115,7 @@ async def take_over(custody: Custody, fds: dict[str, Fd], directory: Path, log: 
         await custody.drop(fds, words.OUTGOING + SESSION)
         try:
             registry, unclaimed = await _begin(custody, fds, file, log)
-        except DeviceBroken as error:
+        except LiveUpdateBroken as error:
             registry, broken = strand(file, log), error
     # Only now: until here the old registry could be read again (H11).
     if words.INCOMING + SESSION in fds:

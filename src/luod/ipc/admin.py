@@ -264,8 +264,8 @@ class Admin(VarlinkInterface, name=ADMIN):
     @varlinkmethod
     async def Status(self) -> StatusReply:
         """version: of luod. state: idle, preparing, freezing, jumping, or restoring, which is idle with incoming
-        sessions; broken: no session works in this kernel (io.luod.Sessions.DeviceBroken). boot: live updates luod has
-        seen, plus one. kernelLoaded, commandLine: what was loaded through luod. sessions: outgoing ones. waiting,
+        sessions; broken: no session works in this kernel (io.luod.Sessions.LiveUpdateBroken). boot: live updates luod
+        has seen, plus one. kernelLoaded, commandLine: what was loaded through luod. sessions: outgoing ones. waiting,
         retrieved (and resumed), torn: incoming ones, by state; an update waits for them to be finished. participants:
         who follows now. heldFiles: handed over, and lost to an update. generation: updates that were begun. stuck:
         sessions whose reaper failed. restoreSecondsLeft: until what nobody claimed is reaped; null: never. policyFile:

@@ -215,13 +215,17 @@ def to_error(name: str, parameters: Mapping[str, Any]) -> errors.LuodError:
     elif short in ("MethodNotFound", "InterfaceNotFound"):
         message = f"this luod does not know {parameters.get('method') or parameters.get('interface')}"
         hint = "it may be older, or this socket may not be the admin socket"
-    return errors.CallFailed(name, message, parameters, hint=hint)
+    failed = errors.Busy if name in _BUSY else errors.CallFailed
+    return failed(name, message, parameters, hint=hint)
+
+
+_BUSY: Final = (f"{SESSIONS}.Busy", f"{ADMIN}.UpdateRunning", TOO_MANY_CONNECTIONS)
 
 
 _BY_NAME: Final[dict[str, tuple[Callable[..., errors.KernelRefused], int]]] = {
     "NoSuchSession": (errors.NoSuchSession, errno.ENOENT),
     "SessionExists": (errors.SessionExists, errno.EEXIST),
-    "DeviceBroken": (errors.DeviceBroken, errno.EIO),
+    "LiveUpdateBroken": (errors.LiveUpdateBroken, errno.EIO),
     "NotLoaded": (errors.NoImageLoaded, errno.EINVAL),
     "NotAKernelImage": (errors.NotAKernelImage, errno.ENOEXEC),
 }

@@ -154,7 +154,7 @@ class Resumed(TypedVarlinkErrorReply, interface=SESSIONS):
         hint: str
 
 
-class DeviceBroken(TypedVarlinkErrorReply, interface=SESSIONS):
+class LiveUpdateBroken(TypedVarlinkErrorReply, interface=SESSIONS):
     """This kernel could not take over what was carried into it, since it lacks a handler of something: every open of
     /dev/liveupdate fails. Until the next boot nothing of it can be had, and no session be created.
     """
@@ -274,7 +274,7 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         Refused,
         Torn,
         Resumed,
-        DeviceBroken,
+        LiveUpdateBroken,
         NoManifest,
         AlreadyHeld,
         NotHeld,
@@ -295,7 +295,7 @@ class Sessions(VarlinkInterface, name=SESSIONS):
 
         A session NAME#NUMBER is created while update NUMBER freezes, and belongs to the owner of NAME.
 
-        Errors: InvalidName, WrongPhase, SessionExists, Busy, Refused, DeviceBroken, KernelRefused.
+        Errors: InvalidName, WrongPhase, SessionExists, Busy, Refused, LiveUpdateBroken, KernelRefused.
         """
         with _borrowed(manifestFileDescriptor) as manifest:
             return _passed(await self._service.create(self._peer, name, manifest))
@@ -305,7 +305,7 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         """Gives an incoming session: one that the caller's user had when the machine jumped into this kernel.
 
         Asked again, by a VMM that was restarted, it gives the same session again, until io.luod.Updates.Resuming.
-        Errors: NoSuchSession, Torn, Resumed, Busy, DeviceBroken, KernelRefused.
+        Errors: NoSuchSession, Torn, Resumed, Busy, LiveUpdateBroken, KernelRefused.
         """
         return _passed(await self._service.retrieve(self._peer, name))
 
@@ -409,7 +409,7 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         held: outgoing, luod has a copy. dropped: outgoing, luod has none, since a Replace, or luod, ended. waiting:
         incoming, still in the kernel. retrieved: incoming, given to its owner. torn: incoming, not to be resumed from,
         so not handed out. resumed: incoming, its guest runs, so not handed out again. lost: incoming, and this kernel
-        could not take it over (DeviceBroken); it can be released, as given up. reaping: incoming, luod's reaper is
+        could not take it over (LiveUpdateBroken); it can be released, as given up. reaping: incoming, luod's reaper is
         at work on it. stuck: incoming, a reaper failed; it can be released, too. forwarding:
         incoming, luod makes it ready for the next kernel.
         """

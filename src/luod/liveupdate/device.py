@@ -11,7 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from luod.errors import DeviceBroken, DeviceBusy, KernelRefused, NoLiveUpdate
+from luod.errors import KernelRefused, LiveUpdateBroken, LiveUpdateBusy, NoLiveUpdate
 from luod.linux import Fd
 from luod.liveupdate import calls
 from luod.liveupdate.session import Owner, encode_name
@@ -29,8 +29,8 @@ _OPEN_REFUSALS: Final[dict[int, tuple[type[KernelRefused], str]]] = {
     errno.ENXIO: (NoLiveUpdate, "the device node has no driver; live update is off in this kernel"),
     errno.EACCES: (NoLiveUpdate, "the device is for root only"),
     errno.EPERM: (NoLiveUpdate, "the device is not for this process"),
-    errno.EBUSY: (DeviceBusy, "another process has the device open"),
-    errno.EIO: (DeviceBroken, "this kernel could not take over what was carried into it"),
+    errno.EBUSY: (LiveUpdateBusy, "another process has the device open"),
+    errno.EIO: (LiveUpdateBroken, "this kernel could not take over what was carried into it"),
 }
 
 
@@ -43,8 +43,8 @@ class LiveUpdate(Owner):
     def __init__(self, path: str = uapi.DEVICE, *, patience: float = 0.0) -> None:
         """Opens `path`; with `patience`, in seconds, it is tried again for so long while another process has it open.
 
-        NoLiveUpdate (ENOENT, ENODEV, ENXIO, EACCES, EPERM), DeviceBusy (EBUSY), DeviceBroken (EIO: this kernel has no
-        handler for a file that was carried; it stays so until the next boot), KernelRefused.
+        NoLiveUpdate (ENOENT, ENODEV, ENXIO, EACCES, EPERM), LiveUpdateBusy (EBUSY), LiveUpdateBroken (EIO: this kernel
+        has no handler for a file that was carried; it stays so until the next boot), KernelRefused.
         """
         super().__init__(_open(path, patience))
 

@@ -15,13 +15,13 @@ from luod import manifest, memory, pci
 from luod.errors import (
     BadInput,
     ContentsUnknown,
-    DeviceNotBound,
     FinishRefused,
     KernelRefused,
     ManifestError,
     NoSuchToken,
     NotRetrieved,
     RetrieveFailed,
+    VfioDeviceNotBound,
 )
 from luod.linux import Fd
 from luod.liveupdate import calls, devices
@@ -89,7 +89,7 @@ class IncomingSession(Session):
         call: retrieve before starting anything else in the cgroup.
 
         A VFIO device's driver must have it before: else the ioctl fails, for good, and the session can never be
-        finished. So the manifest's devices are looked for in /sys first: DeviceNotBound, and nothing is lost.
+        finished. So the manifest's devices are looked for in /sys first: VfioDeviceNotBound, and nothing is lost.
         `check_driver=False` goes ahead regardless, and so it is where /sys shows no devices at all. The fd answers
         after `luod.vfio.bind`; until FINISH the device cannot be opened otherwise.
 
@@ -114,7 +114,7 @@ class IncomingSession(Session):
         if check_driver and token not in self._retrieved:
             address = entry.device if entry is not None else None
             if address is not None and pci.visible() and not devices.has_driver(address):
-                raise DeviceNotBound(f"no VFIO driver has the device {address} of {file!r}", address=address)
+                raise VfioDeviceNotBound(f"no VFIO driver has the device {address} of {file!r}", address=address)
         return self._retrieve(token)
 
     def unretrieved(self, tokens: Iterable[int] | None = None) -> tuple[int, ...]:

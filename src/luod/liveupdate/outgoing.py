@@ -120,7 +120,7 @@ class OutgoingSession(Session):
         NotEnoughMemory: as said. KernelRefused: EBADF, ENOMEM, EMFILE, … After any error the session holds what it
         held, and the manifest says so.
         """
-        fd = file if isinstance(file, int) else file.fileno()
+        fd = file if isinstance(file, int) else _number(file)
         if token is None:
             if self._manifest is None or name is None:
                 raise BadInput("a file without a token", hint="say a token, or a name, which goes to the manifest")
@@ -283,6 +283,14 @@ class _ManifestWriter:
     def _store(self, writes: tuple[manifest.Write, ...]) -> None:
         for write in writes:
             os.pwrite(self._parts[write.token].fileno(), write.data, write.offset)
+
+
+def _number(file: HasFileno) -> int:
+    """The fd of `file`. BadInput: it is closed."""
+    try:
+        return file.fileno()
+    except ValueError as error:
+        raise BadInput(f"the file is not open: {error}") from error
 
 
 def _describe(fd: int, token: int, name: str | None, device: str | None) -> Entry:

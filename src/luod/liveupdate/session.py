@@ -55,7 +55,7 @@ class Owner:
         self._fd = fd
 
     def fileno(self) -> int:
-        """The fd's number, still owned by this object. ValueError when closed."""
+        """The fd's number, still owned by this object. BadInput: it is closed."""
         return self._fd.fileno()
 
     def close(self) -> None:

@@ -129,7 +129,7 @@ def test_h20_a_missing_handler_breaks_the_device_for_that_kernels_life(
     for _ in range(2):
         assert vmm.says("open", path="/dev/liveupdate", flags=0, slot="device") == "EIO"
         error = vmm.refused("retrieve_session", name="empty", slot="s")
-        assert (error.kind, error.errno) == ("DeviceBroken", "EIO")
+        assert (error.kind, error.errno) == ("LiveUpdateBroken", "EIO")
     assert "luo: No registered handler for compatible" in log_of(machine)
 
 
