@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from luod.testing import Machine
+from luod.testing import Machine, eventually
 from luod.testing.host import SOCKET
 from luod.testing.tools import for_root
 from tests.daemon.host import Luod
@@ -119,12 +120,15 @@ def test_nothing_is_taken_while_an_update_is_being_checked(luod: Luod) -> None:
     load = luod.machine.spawn(luoctl(luod, "load", "--kernel", luod.machine.kernel, "--reuse-cmdline"))
     while luod.machine.read("/sys/kernel/kexec_loaded").strip() != b"1":
         pass
-    update = luod.machine.spawn(luoctl(luod, "update", "--dry-run"))
-    while "a live update is under way" not in luod.luoctl("forward", "none", check=False).stderr.decode():
-        pass
+    # Of two updates one is refused, as soon as the checks of the other have begun.
+    ask = f"{shlex.join(luoctl(luod, 'update', '--dry-run'))}; echo $? >"
+    updates = [luod.machine.spawn(["sh", "-c", f"{ask} /run/status-{number}"]) for number in (1, 2)]
+    statuses = ["sh", "-c", "cat /run/status-* 2>/dev/null; true"]
+    eventually(lambda: "6" in luod.machine.run(statuses).text, describe="an update is being checked")
     assert "a live update is under way" in vmm.refused("hand_over", name="vm", files={"ram": "ram"}).message
     luod.machine.signal(keep, signal.SIGCONT)
-    assert (load.wait(), update.wait()) == (0, 0)
+    assert [each.wait() for each in (load, *updates)] == [0, 0, 0]
+    assert sorted(luod.machine.run(statuses).text.split()) == ["0", "6"]
     vmm.call("hand_over", name="vm", files={"ram": "ram"})
 
 

@@ -327,9 +327,7 @@ def test_h19_an_image_that_was_written_to_after_its_check_is_not_jumped_into(luo
 
 
 def test_fds_that_are_no_files_are_unreadable_images_and_are_closed(luod: Luod) -> None:
-    pid = luod.serve_pid()
-    before = sorted(luod.links(pid))
     result = luod.luoctl("--json", "check", "--kernel", "/proc/self/mem", "--cmdline", GOOD, check=False)
     found = json.loads(result.stdout)
     assert refusals(found) == ["image-unreadable"], os.fsdecode(result.stdout)
-    assert sorted(luod.links(pid)) == before
+    assert [link for link in luod.links(luod.serve_pid()) if link.endswith("/mem")] == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -17,7 +16,7 @@ from hypothesis import strategies as some
 from luod import image
 from luod.errors import ImageError
 from luod.image import other_kernels, uki
-from luod.testing.tools import cannot_run
+from luod.testing.tools import cannot_run, require_tool
 from tests.image.pe import ARM64, program
 from tests.image.test_image import KERNEL, bzimage
 
@@ -154,16 +153,17 @@ def test_a_damaged_program_is_described_or_refused(random: some.DataObject) -> N
 
 
 def test_a_unified_kernel_image_that_the_real_tools_made_is_read(tmp_path: Path) -> None:
+    objcopy = require_tool("objcopy", package="binutils")
     stub = next((path for path in STUBS if Path(path).exists()), None)
-    if stub is None or shutil.which("objcopy") is None:
-        cannot_run("no systemd-stub and objcopy: apt-get install systemd-boot-efi binutils")
+    if stub is None:
+        cannot_run("there is no systemd-stub, of the Debian package systemd-boot-efi")
     sections = []
     for place, (name, stored) in enumerate(PARTS):
         (tmp_path / name[1:]).write_bytes(stored)
         sections += ["--add-section", f"{name}={tmp_path / name[1:]}"]
         sections += ["--change-section-vma", f"{name}={0x20000000 + place * 0x1000000:#x}"]
     made = tmp_path / "linux.efi"
-    subprocess.run(["objcopy", *sections, stub, str(made)], check=True)
+    subprocess.run([objcopy, *sections, stub, str(made)], check=True)
     data = made.read_bytes()
     found = described(data)
     assert found is not None

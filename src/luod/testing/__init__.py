@@ -10,12 +10,14 @@ has the fixtures `machine` and `boot_machine`. A test reads in order from before
         assert machine.boot == 2
 
 `machine` is what every machine can do, `emulated` the one of `luoemu`, `channel` the line to the agent, `agent` the
-init that runs inside, `interpreter` the Python that a given uid can run, `tools` what a test needs of the host.
+init that runs inside, `interpreter` the Python that a given uid can run, `tools` what a test needs of the
+host, `waiting` how a test waits.
 """
 
 from luod.testing.emulated import EmulatedMachine
 from luod.testing.host import Host
 from luod.testing.machine import Machine, Program, Result
 from luod.testing.tools import require_tool
+from luod.testing.waiting import eventually
 
-__all__ = ["EmulatedMachine", "Host", "Machine", "Program", "Result", "require_tool"]
+__all__ = ["EmulatedMachine", "Host", "Machine", "Program", "Result", "eventually", "require_tool"]

@@ -1,0 +1,24 @@
+"""Waiting in tests: until something is so, with a deadline and a description for the failure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+_PAUSE_SECONDS: Final = 0.02
+
+
+def eventually(check: Callable[[], T], *, within: float = 60.0, describe: str) -> T:
+    """Calls `check` until it returns something true, and returns that.
+
+    Raises AssertionError with `describe` and what `check` returned last, when `within` seconds have passed.
+    """
+    deadline = time.monotonic() + within
+    while not (found := check()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within:g} s: {describe}; last seen: {found!r}")
+        time.sleep(_PAUSE_SECONDS)
+    return found
