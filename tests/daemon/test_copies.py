@@ -311,3 +311,11 @@ def test_a_serve_killed_while_the_files_take_turns_is_followed_by_another(tmp_pa
     assert told.record is not None
     assert told.record.generation == 8
     assert sorted(path.name for path in tmp_path.iterdir()) == ["registry", "registry.reserve"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_of_another_user_is_not_read(tmp_path: Path) -> None:
+    written(tmp_path, record())
+    os.chown(tmp_path / "registry", 1000, 1000)
+    with pytest.raises(PermissionError, match="it belongs to uid 1000"):
+        Journal(tmp_path).read()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from luod.daemon import state_directory
+from luod.daemon.journal_file import Journal
 from luod.daemon.listening import Listening
 from luod.errors import Refused
 
@@ -62,7 +64,7 @@ def test_directories_are_made_with_modes_of_luods_own(here: Path) -> None:
     assert modes == {"a": 0o755, "a/b": 0o755, "s": 0o755, "s/t": 0o755, "s/t/state": 0o700}
 
 
-@pytest.mark.parametrize(("mode", "whom"), [(0o777, "every user"), (0o770, "its group"), (0o1777, "every user")])
+@pytest.mark.parametrize(("mode", "whom"), [(0o777, "every user"), (0o770, "its group")])
 def test_a_state_directory_that_others_can_write_is_refused(here: Path, mode: int, whom: str) -> None:
     (here / "state").mkdir()
     (here / "state").chmod(mode)
@@ -71,6 +73,16 @@ def test_a_state_directory_that_others_can_write_is_refused(here: Path, mode: in
     assert caught.value.hint == f"chmod go-w {here}/state"
     assert os.listdir(here) == ["state"]
     assert os.listdir(here / "state") == []
+
+
+def test_a_state_directory_with_the_sticky_bit_is_a_problem_and_no_refusal(here: Path) -> None:
+    """As a new tmpfs has it: nobody can replace what luod writes there, and luod has to start. Updates are refused."""
+    (here / "state").mkdir()
+    (here / "state").chmod(0o1777)
+    with Listening("luod.sock", "admin.sock", "state"):
+        (problem,) = state_directory.problems(Journal(here / "state"))
+    assert "others can write to it" in problem.what
+    assert problem.remedy == f"chmod 0700 {here}/state"
 
 
 def test_a_directory_above_that_others_can_write_is_refused(here: Path) -> None:

@@ -59,8 +59,11 @@ class Journal:
         try:
             # A pipe or a device in its place must not hold up who reads it.
             with open(self.path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode):
                     raise OSError(errno.EINVAL, "it is not a regular file")
+                if found.st_uid not in (0, os.geteuid()):
+                    raise OSError(errno.EPERM, f"it belongs to uid {found.st_uid}")
                 return file.read()
         except FileNotFoundError:
             return None
@@ -175,7 +178,7 @@ class Journal:
                 self._old_path.rename(self._reserve_path)
         with contextlib.suppress(FileNotFoundError):
             found = self._reserve_path.lstat()
-            if found.st_nlink > 1 or not stat.S_ISREG(found.st_mode):
+            if found.st_nlink > 1 or not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
                 self._reserve_path.unlink()
 
     @property

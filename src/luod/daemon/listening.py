@@ -90,7 +90,8 @@ def _lock_directory(state_directory: str) -> ExitStack:
     with ExitStack() as locks:
         try:
             _make(directory, 0o700)
-            _require_ours(directory, "state directory")
+            # In a directory such as a new tmpfs nobody replaces luod's files. Updates are refused meanwhile.
+            _require_ours(directory, "state directory", sticky=True)
             opened = [os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
             locks.enter_context(Fd(opened[0]))
             with contextlib.suppress(OSError):

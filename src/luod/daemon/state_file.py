@@ -16,6 +16,7 @@ def replace(path: Path, data: bytes) -> None:
     warning, before both the file and its directory were synced. OSError: the old file is still there.
     """
     new = path.with_suffix(".new")
-    with open(new, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+    new.unlink(missing_ok=True)
+    with open(new, "xb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600)) as file:
         file.write(data)
     new.rename(path)
