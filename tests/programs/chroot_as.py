@@ -8,15 +8,12 @@ from __future__ import annotations
 import os
 import sys
 
+from luod.emulator.machine.namespaces import CLONE_NEWNS, MS_REC, make_private
 from luod.linux import MS_BIND, syscall
-
-CLONE_NEWNS = 0x00020000
-MS_REC = 16384
-MS_PRIVATE = 1 << 18
 
 directory, uid = sys.argv[1], int(sys.argv[2])
 syscall("unshare", CLONE_NEWNS)
-syscall("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+make_private()
 syscall("mount", b"/", os.fsencode(directory), None, MS_BIND | MS_REC, None)
 os.chroot(directory)
 os.chdir("/")

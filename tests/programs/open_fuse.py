@@ -9,15 +9,13 @@ import os
 import stat
 import sys
 
+from luod.emulator.machine.namespaces import CLONE_NEWNS, make_private
 from luod.linux import MS_BIND, syscall
 
-CLONE_NEWNS = 0x00020000
-MS_REC = 16384
-MS_PRIVATE = 1 << 18
 USER = 1000
 
 syscall("unshare", CLONE_NEWNS)
-syscall("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+make_private()
 syscall("mount", b"tmpfs", b"/run", b"tmpfs", 0, None)
 os.mknod("/run/fuse", stat.S_IFCHR | 0o600, os.makedev(10, 229))
 os.chmod("/run/fuse", 0o666)

@@ -12,11 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from luod.emulator.machine.namespaces import CLONE_NEWNS, MS_REC, make_private
 from luod.linux import MS_BIND, syscall
 
-CLONE_NEWNS = 0x00020000
-MS_REC = 16384
-MS_PRIVATE = 1 << 18
 MS_SHARED = 1 << 20
 
 
@@ -27,7 +25,7 @@ def mount(source: str, target: Path, kind: str, flags: int) -> None:
 def main() -> int:
     directory, command = Path(sys.argv[1]), sys.argv[2:]
     syscall("unshare", CLONE_NEWNS)
-    mount("none", Path("/"), "", MS_REC | MS_PRIVATE)
+    make_private()
     mount("tmpfs", directory, "tmpfs", 0)
     root = directory / "root"
     root.mkdir()

@@ -88,7 +88,7 @@ class EmulatedMachine(Machine):
             log = self.log().strip()
             with contextlib.suppress(MachineError):
                 self.close()
-            if isinstance(error, MachineEnded) and not _may_make_namespaces(python, user):
+            if isinstance(error, MachineEnded) and not may_make_namespaces(python, user):
                 raise MachineUnavailable(log) from None
             raise
 
@@ -182,8 +182,8 @@ class HeldNamespaces:
             os.close(self._fds.popitem()[1])
 
 
-def _may_make_namespaces(python: Interpreter, user: int | None) -> bool:
-    """Whether this host lets `user` have what every machine needs; asked only when one did not boot."""
+def may_make_namespaces(python: Interpreter, user: int | None) -> bool:
+    """Whether this host lets `user` have the namespaces that every machine needs."""
     script = "from luod.emulator.machine import namespaces; namespaces.enter(share_network=False)"
     attempt = subprocess.run(
         [python.executable, "-c", script],

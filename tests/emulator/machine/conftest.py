@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from luod.emulator.machine import devices
+from luod.testing.emulated import may_make_namespaces
 from luod.testing.interpreter import Interpreter, interpreter_for
 from luod.testing.tools import cannot_run, for_root, require_tool
 
@@ -29,6 +31,17 @@ def interpreter(user: int | None) -> Interpreter:
     if found is None:
         cannot_run(f"no Python that uid {user} can run luod with")
     return found
+
+
+@functools.cache
+def _has_namespaces(user: int) -> bool:
+    return may_make_namespaces(interpreter(user), user)
+
+
+def require_namespaces(user: int | None) -> None:
+    """Goes on if uid `user` can start a machine here."""
+    if user is not None and not _has_namespaces(user):
+        cannot_run(f"uid {user} gets no user namespaces, such as in a chroot")
 
 
 def luoemu(*options: str, user: int | None = None) -> list[str]:
@@ -68,6 +81,7 @@ def run_machine() -> Callable[..., subprocess.CompletedProcess[str]]:
         settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": environment(user), "cwd": "/", "timeout": 60}
         settings |= changes
         if user is not None:
+            require_namespaces(user)
             settings |= {"user": user, "group": user, "extra_groups": []}
         return subprocess.run(
             [*luoemu(*options, user=user), *argv], capture_output=True, text=True, check=False, **settings
@@ -109,6 +123,7 @@ def mapping() -> None:
 def as_plain_user(*command: str) -> list[str]:
     """`command` as uid 1000 where /dev/fuse is everyone's, as distributions have it: a copy of it, for that one."""
     for_root("to open /dev/fuse to a plain user")
+    require_namespaces(PLAIN_USER)
     if not Path("/dev/fuse").exists():
         cannot_run("there is no /dev/fuse: modprobe fuse")
     return interpreter(None).script(PROGRAMS / "open_fuse.py", *command)

@@ -24,6 +24,7 @@ from tests.emulator.machine.conftest import (
     luoemu,
     options_for,
     python,
+    require_namespaces,
 )
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -320,6 +321,7 @@ def output(machine: subprocess.Popen[str]) -> IO[str]:
 @contextmanager
 def started(source: str, *options: str, user: int | None = None) -> Iterator[subprocess.Popen[str]]:
     """A machine whose four processes have each written a line."""
+    require_namespaces(user)
     with subprocess.Popen(
         [*luoemu(*options, user=user), *python(source, user)],
         env=environment(user),
