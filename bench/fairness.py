@@ -104,16 +104,16 @@ def call(method: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def take_part(name: str, told: socket.socket) -> None:
-    """A participant. It says its token when it is asked to prepare, and measures votes each time it is told to."""
+    """A participant. It says its secret when it is asked to prepare, and measures votes each time it is told to."""
     with Connection(SESSIONS_SOCKET, timeout=30) as holder:
         holder.ask(encode_call("io.luod.Sessions.Create", {"name": name})).close()
         with Connection(SESSIONS_SOCKET, timeout=30) as connection:
             events = connection.follow(encode_call("io.luod.Updates.Follow", {"name": name}, more=True))
-            token = next(events).parameters["token"]
-            call("io.luod.Updates.Declare", {"token": token, "sessions": [{"name": name, "files": []}]})
+            secret = next(events).parameters["participant"]
+            call("io.luod.Updates.Declare", {"participant": secret, "sessions": [{"name": name, "files": []}]})
             told.sendall(b"!")
             assert next(events).parameters["event"] == "preparing"
-            ballot = {"token": token, "phase": "preparing", "vote": "ready", "reason": None}
+            ballot = {"participant": secret, "phase": "preparing", "vote": "ready", "reason": None}
             while told.recv(1):
                 told.sendall(json.dumps(timed("io.luod.Updates.Vote", ballot)).encode() + b"\n")
 

@@ -345,7 +345,7 @@ static int come_back(void)
 
 /* ---- its part in updates ---- */
 
-static char token[64];
+static char participant[64];
 
 /* Makes `follow_wire` the participant, and says what its session holds. luod's state, "" while it is gone. */
 static const char *follow(char *state, size_t size)
@@ -361,12 +361,12 @@ static const char *follow(char *state, size_t size)
 		hang_up(&follow_wire);
 		return state;
 	}
-	text(member(member(answer, "parameters"), "token"), token, sizeof(token));
+	text(member(member(answer, "parameters"), "participant"), participant, sizeof(participant));
 	text(member(member(answer, "parameters"), "state"), state, size);
 	snprintf(declared, sizeof(declared),
-		 "{\"token\":\"%s\",\"sessions\":[{\"name\":\"%s\",\"files\":[{\"token\":%d,\"name\":\"ram\","
+		 "{\"participant\":\"%s\",\"sessions\":[{\"name\":\"%s\",\"files\":[{\"token\":%d,\"name\":\"ram\","
 		 "\"kind\":\"memfd\",\"size\":%d,\"allocated\":%d,\"seals\":0,\"when\":\"preserved\"}]}]}",
-		 token, name, TOKEN, RAM_SIZE, RAM_SIZE);
+		 participant, name, TOKEN, RAM_SIZE, RAM_SIZE);
 	if (!call("Updates.Declare", declared, NULL, error))
 		fprintf(stderr, "%s: luod takes no declaration now: %s\n", name, error);
 	return state;
@@ -377,7 +377,7 @@ static void vote(const char *phase, const char *veto)
 	char parameters[512], error[ERROR_MAX];
 
 	snprintf(parameters, sizeof(parameters),
-		 "{\"token\":\"%s\",\"phase\":\"%s\",\"vote\":\"%s\",\"reason\":\"%s\"}", token, phase,
+		 "{\"participant\":\"%s\",\"phase\":\"%s\",\"vote\":\"%s\",\"reason\":\"%s\"}", participant, phase,
 		 *veto ? "veto" : "ready", veto);
 	call("Updates.Vote", parameters, NULL, error); /* one that came too late is followed by `cancelled` */
 }

@@ -97,7 +97,7 @@ def test_an_answer_may_come_in_pieces(tmp_path: Path, ask: Ask, pieces: int) -> 
     size = max(len(whole) // pieces, 1)
     chunks = [whole[start : start + size] for start in range(0, len(whole), size)]
     with Impostor(tmp_path, Answer(*chunks)) as impostor:
-        assert ask(impostor.path, "sessions") == (luod.Session("vm", 1000, "outgoing", "held"),)
+        assert ask(impostor.path, "sessions") == (luod.SessionInfo("vm", 1000, "outgoing", "held"),)
     assert impostor.calls == [{"method": "io.luod.Sessions.List"}]
 
 
@@ -249,14 +249,14 @@ def test_what_is_no_name_is_refused_before_luod_is_asked(tmp_path: Path, ask: As
 
 def test_an_outgoing_session_is_not_released_as_finished(tmp_path: Path, ask: Ask) -> None:
     with Impostor(tmp_path) as impostor, pytest.raises(BadInput):
-        ask(impostor.path, "release", luod.Session("vm", 0, "outgoing", "held"), finished=True)
+        ask(impostor.path, "release", luod.SessionInfo("vm", 0, "outgoing", "held"), finished=True)
     assert impostor.calls == []
 
 
 def test_release_says_which_session_and_how_it_ended(tmp_path: Path, ask: Ask) -> None:
     with Impostor(tmp_path, Answer(reply()), Answer(reply())) as impostor:
-        ask(impostor.path, "release", luod.Session("a", 0, "outgoing", "held"))
-        ask(impostor.path, "release", luod.Session("b", 0, "incoming", "retrieved"), finished=True)
+        ask(impostor.path, "release", luod.SessionInfo("a", 0, "outgoing", "held"))
+        ask(impostor.path, "release", luod.SessionInfo("b", 0, "incoming", "retrieved"), finished=True)
     assert [call["parameters"] for call in impostor.calls] == [
         {"name": "a", "direction": "outgoing", "outcome": "given_up"},
         {"name": "b", "direction": "incoming", "outcome": "finished"},

@@ -30,44 +30,44 @@ def test_a_vmm_started_again_gets_its_files_back(luod: Luod, start: Start) -> No
     vmm = start()
     digests = {label: vmm.memfd(label, size=1 << 20, seed=seed) for seed, label in enumerate(("ram", "state"))}
     vmm.ask("make", kind="/dev/null", slot="device")
-    vmm.call("hand_over", name="vm", files={"ram": "ram", "state": "state", "device": "device"})
+    vmm.call("stash", name="vm", files={"ram": "ram", "state": "state", "device": "device"})
     vmm.program.kill()
     for keep in (True, False):
         luod.kill_serve()
         vmm = start()
-        assert vmm.call("take_back", name="vm", keep=keep) == ["ram", "state", "device"]
+        assert vmm.call("unstash", name="vm", keep=keep) == ["ram", "state", "device"]
         for label, digest in digests.items():
             assert vmm.ask("digest", fd=label) == digest
         vmm.program.kill()
     luod.kill_serve()
-    assert start().refused("take_back", name="vm").kind == "NotHeld"
+    assert start().refused("unstash", name="vm").kind == "NotStashed"
     assert not [link for link in luod.links(luod.keep_pid) if "ram" in link]
 
 
 def test_what_is_held_is_let_go_of_without_taking_it(luod: Luod, start: Start) -> None:
     vmm = start()
     vmm.memfd("ram", seed=1)
-    vmm.call("hand_over", name="vm", files={"ram": "ram"})
-    assert vmm.refused("hand_over", name="vm", files={"ram": "ram"}).kind == "AlreadyHeld"
-    vmm.call("let_go", name="vm")
-    assert vmm.refused("let_go", name="vm").kind == "NotHeld"
-    vmm.call("hand_over", name="vm", files={"ram": "ram"})
+    vmm.call("stash", name="vm", files={"ram": "ram"})
+    assert vmm.refused("stash", name="vm", files={"ram": "ram"}).kind == "AlreadyStashed"
+    vmm.call("drop_stash", name="vm")
+    assert vmm.refused("drop_stash", name="vm").kind == "NotStashed"
+    vmm.call("stash", name="vm", files={"ram": "ram"})
 
 
 def test_nobody_else_gets_them_and_nobody_else_knows_of_them(luod: Luod) -> None:
     for_root("for several users in one machine")
     alice, bob, root = luod.vmm(1000), luod.vmm(1001), luod.vmm()
     digest = alice.memfd("ram", seed=1)
-    alice.call("hand_over", name="vm", files={"ram": "ram"})
-    unknown = bob.refused("take_back", name="vm")
+    alice.call("stash", name="vm", files={"ram": "ram"})
+    unknown = bob.refused("unstash", name="vm")
     for other in (bob, root):
-        for call in ("take_back", "let_go"):
+        for call in ("unstash", "drop_stash"):
             error = other.refused(call, name="vm")
-            assert (error.kind, error.message) == ("NotHeld", unknown.message)
+            assert (error.kind, error.message) == ("NotStashed", unknown.message)
     bob.memfd("ram", seed=2)
-    bob.call("hand_over", name="vm", files={"ram": "ram"})
+    bob.call("stash", name="vm", files={"ram": "ram"})
     alice.ask("close", fd="ram")
-    alice.call("take_back", name="vm")
+    alice.call("unstash", name="vm")
     assert alice.ask("digest", fd="ram") == digest
 
 
@@ -80,19 +80,19 @@ def test_only_memory_and_devices_are_held_and_not_too_many(luod: Luod) -> None:
         vmm.ask("make", kind=kind, slot=kind)
     vmm.ask("socketpair", slots=["socket", "other end"])
     for slot in ("session", "socket", "eventfd", "pidfd", "directory", "/proc/self/status"):
-        error = vmm.refused("hand_over", name="vm", files={"ram": "ram", "other": slot})
+        error = vmm.refused("stash", name="vm", files={"ram": "ram", "other": slot})
         assert (error.kind, "memory nor a device" in error.message) == ("Refused", True), slot
-    assert vmm.refused("hand_over", name="vm", files={}).kind == "BadInput"
-    assert vmm.refused("hand_over", name="a b", files={"ram": "ram"}).kind == "BadInput"
+    assert vmm.refused("stash", name="vm", files={}).kind == "BadInput"
+    assert vmm.refused("stash", name="a b", files={"ram": "ram"}).kind == "BadInput"
     # What JSON has for it must not fill the registry.
     for label in ("x" * 128, "\1" * 22, "\U00010000" * 32):
-        assert vmm.refused("hand_over", name="vm", files={label: "ram"}).kind == "Refused"
-    assert vmm.refused("hand_over", name="vm", files={str(n): "ram" for n in range(17)}).kind == "BadInput"
+        assert vmm.refused("stash", name="vm", files={label: "ram"}).kind == "Refused"
+    assert vmm.refused("stash", name="vm", files={str(n): "ram" for n in range(17)}).kind == "BadInput"
     for number in range(4):
-        vmm.call("hand_over", name=f"vm-{number}", files={str(n): "ram" for n in range(16)})
-    assert vmm.refused("hand_over", name="vm", files={"ram": "ram"}).kind == "Refused"
-    vmm.call("let_go", name="vm-0")
-    vmm.call("hand_over", name="vm", files={"ram": "ram"})
+        vmm.call("stash", name=f"vm-{number}", files={str(n): "ram" for n in range(16)})
+    assert vmm.refused("stash", name="vm", files={"ram": "ram"}).kind == "Refused"
+    vmm.call("drop_stash", name="vm-0")
+    vmm.call("stash", name="vm", files={"ram": "ram"})
 
 
 @pytest.mark.parametrize("policy", ['names = ["{user}/*"]', "sessions = 0"])
@@ -104,7 +104,7 @@ def test_who_may_have_no_session_of_the_name_has_no_files_held(machine: Machine,
     luod.start("--config", str(tmp_path / "luod.toml"))
     vmm = luod.vmm(1000)
     vmm.memfd("ram", seed=1)
-    error = vmm.refused("hand_over", name="vm", files={"ram": "ram"})
+    error = vmm.refused("stash", name="vm", files={"ram": "ram"})
     assert (error.kind, "policy" in error.message) == ("Refused", True)
 
 
@@ -125,11 +125,11 @@ def test_nothing_is_taken_while_an_update_is_being_checked(luod: Luod) -> None:
     updates = [luod.machine.spawn(["sh", "-c", f"{ask} /run/status-{number}"]) for number in (1, 2)]
     statuses = ["sh", "-c", "cat /run/status-* 2>/dev/null; true"]
     eventually(lambda: "6" in luod.machine.run(statuses).text, describe="an update is being checked")
-    assert "a live update is under way" in vmm.refused("hand_over", name="vm", files={"ram": "ram"}).message
+    assert "a live update is under way" in vmm.refused("stash", name="vm", files={"ram": "ram"}).message
     luod.machine.signal(keep, signal.SIGCONT)
     assert [each.wait() for each in (load, *updates)] == [0, 0, 0]
     assert sorted(luod.machine.run(statuses).text.split()) == ["0", "6"]
-    vmm.call("hand_over", name="vm", files={"ram": "ram"})
+    vmm.call("stash", name="vm", files={"ram": "ram"})
 
 
 def luoctl(luod: Luod, *arguments: str) -> list[str]:
@@ -139,7 +139,7 @@ def luoctl(luod: Luod, *arguments: str) -> list[str]:
 def test_an_update_is_refused_while_files_are_held(luod: Luod) -> None:
     vmm = luod.vmm()
     vmm.memfd("ram", seed=1)
-    vmm.call("hand_over", name="vm", files={"ram": "ram"})
+    vmm.call("stash", name="vm", files={"ram": "ram"})
     luod.load()
     assert luod.status()["held_files"] == 1
     refused = luod.luoctl("update", "--dry-run", check=False)
@@ -148,5 +148,5 @@ def test_an_update_is_refused_while_files_are_held(luod: Luod) -> None:
     with luod.machine.expect_jump():
         luod.luoctl("update", "--force-finding", "files-held")
     luod.start()
-    assert luod.vmm().refused("take_back", name="vm").kind == "NotHeld"
+    assert luod.vmm().refused("unstash", name="vm").kind == "NotStashed"
     assert luod.status()["held_files"] == 0

@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from luod.client import Arrival, Client, Description, Session, connect
+    from luod.client import Arrival, Client, Description, SessionInfo, connect
     from luod.errors import (
-        AlreadyHeld,
         AlreadyResumed,
+        AlreadyStashed,
         BadInput,
         Busy,
         CallFailed,
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
         NoSuchToken,
         NotAKernelImage,
         NotEnoughMemory,
-        NotHeld,
         NotRetrieved,
+        NotStashed,
         ProtocolError,
         Refused,
         RetrieveFailed,
@@ -60,18 +60,18 @@ if TYPE_CHECKING:
         WrongPhase,
     )
     from luod.liveupdate import IncomingSession, LiveUpdate, OutgoingSession
-    from luod.participant import Participant, Phase, Planned
+    from luod.participant import Participant, Phase, PlannedFile
     from luod.version import __version__
 
 _HOMES: Final = {
     "connect": "luod.client",
     "Client": "luod.client",
-    "Session": "luod.client",
+    "SessionInfo": "luod.client",
     "Description": "luod.client",
     "Arrival": "luod.client",
     "Participant": "luod.participant",
     "Phase": "luod.participant",
-    "Planned": "luod.participant",
+    "PlannedFile": "luod.participant",
     "OutgoingSession": "luod.liveupdate",
     "IncomingSession": "luod.liveupdate",
     "LiveUpdate": "luod.liveupdate",
@@ -85,10 +85,10 @@ __all__ = [  # noqa: RUF022 - from most to least important, the errors in the or
     "IncomingSession",
     "Participant",
     "Phase",
-    "Planned",
+    "PlannedFile",
     "Arrival",
     "Client",
-    "Session",
+    "SessionInfo",
     "Description",
     "LiveUpdate",
     "LuodError",
@@ -126,8 +126,8 @@ __all__ = [  # noqa: RUF022 - from most to least important, the errors in the or
     "AlreadyResumed",
     "WrongPhase",
     "NoManifest",
-    "AlreadyHeld",
-    "NotHeld",
+    "AlreadyStashed",
+    "NotStashed",
     "ManifestError",
     "ImageError",
     "ImageUnreadable",

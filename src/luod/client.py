@@ -18,13 +18,13 @@ from luod.errors import DaemonUnreachable
 from luod.ipc import arrival, exchange, holding
 from luod.ipc.arrival import Arrival
 from luod.ipc.connection import TIMEOUT, Connection, perform
-from luod.ipc.exchange import Description, Session
+from luod.ipc.exchange import Description, SessionInfo
 from luod.ipc.framing import SESSIONS_SOCKET
 from luod.linux import Fd
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
 from luod.manifest import Entry
 
-__all__ = ["connect", "Client", "Session", "Description", "Arrival"]  # noqa: RUF022 - most important first
+__all__ = ["connect", "Client", "SessionInfo", "Description", "Arrival"]  # noqa: RUF022 - most important first
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ class Client:
         """
         self._run(arrival.finish_any(session, discard=discard, tokens=tokens))
 
-    def release(self, session: OutgoingSession | IncomingSession | Session, *, finished: bool = False) -> None:
+    def release(self, session: OutgoingSession | IncomingSession | SessionInfo, *, finished: bool = False) -> None:
         """Makes luod drop its fd of the session, and closes `session`, unless it is an entry of `sessions()`.
 
         As the last fd goes, an outgoing session's files are preserved no longer, and an incoming session's files that
@@ -152,7 +152,7 @@ class Client:
         """
         return self._run(exchange.replace(session, files, drop, self.path))
 
-    def sessions(self) -> tuple[Session, ...]:
+    def sessions(self) -> tuple[SessionInfo, ...]:
         """This user's sessions, by name; for root everybody's."""
         return self._run(exchange.sessions())
 
@@ -168,24 +168,24 @@ class Client:
         """What luod knows of the outgoing session `name` and of the incoming one; nothing is changed. NoSuchSession."""
         return self._run(exchange.describe(name))
 
-    def hand_over(self, name: str, files: Mapping[str, HasFileno]) -> None:
+    def stash(self, name: str, files: Mapping[str, HasFileno]) -> None:
         """Has luod hold files, by names of their own, for this program to be started again without a kexec: memfds and
         devices, up to 16. They stay open here too, the caller's to close. A session cannot do this, since an outgoing
         one gives nothing back. No kernel carries them on; an update is refused while there are any.
 
-        AlreadyHeld. Refused: too many of this user, or neither memory nor a device. BadInput. CallFailed (Busy).
+        AlreadyStashed. Refused: too many of this user, or neither memory nor a device. BadInput. CallFailed (Busy).
         """
-        self._run(holding.hand_over(name, files))
+        self._run(holding.stash(name, files))
 
-    def take_back(self, name: str, *, keep: bool = False) -> dict[str, Fd]:
+    def unstash(self, name: str, *, keep: bool = False) -> dict[str, Fd]:
         """The files handed over under `name`, by anybody of this user; the caller owns them. luod closes its own when
-        they are here. With `keep` it holds on to them, for whoever comes after a crash, until `let_go`. NotHeld.
+        they are here. With `keep` it holds on to them, for whoever comes after a crash, until `drop_stash`. NotStashed.
         """
-        return self._run(holding.take_back(name, keep=keep))
+        return self._run(holding.unstash(name, keep=keep))
 
-    def let_go(self, name: str) -> None:
-        """Makes luod close the files it holds under `name`. NotHeld."""
-        self._run(holding.let_go(name))
+    def drop_stash(self, name: str) -> None:
+        """Makes luod close the files it holds under `name`. NotStashed."""
+        self._run(holding.drop_stash(name))
 
     def _run(self, steps: exchange.Exchange[T]) -> T:
         return perform(steps, self.path, self.timeout)

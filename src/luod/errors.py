@@ -35,8 +35,8 @@
     │   ├── AlreadyResumed               luod's retrieve: its guest has run since, there is no second try (H12)
     │   ├── WrongPhase                   luod's create of NAME#GENERATION: its update does not freeze (any more)
     │   ├── NoManifest                   luod's manifest: nobody gave luod a duplicate of it
-    │   ├── AlreadyHeld                  hand_over: luod holds files of this name for this user
-    │   └── NotHeld                      take_back, let_go: it holds none
+    │   ├── AlreadyStashed                  stash: luod holds files of this name for this user
+    │   └── NotStashed                      unstash, drop_stash: it holds none
     ├── ManifestError                    the manifest of a session is damaged or of a newer format
     ├── ImageError                       a kernel image, or an initial RAM disk, that is damaged or is none
     │   └── ImageUnreadable              one that may be sound, and luod cannot look into it here
@@ -259,12 +259,12 @@ class NoManifest(Refused):
     hint = "its maker keeps none; what the session carries shows when it is retrieved"
 
 
-class AlreadyHeld(Refused):
-    hint = "take them back, let go of them, or take another name"
+class AlreadyStashed(Refused):
+    hint = "unstash them, drop the stash, or take another name"
 
 
-class NotHeld(Refused):
-    hint = "files are for the user that handed them over, until a kexec"
+class NotStashed(Refused):
+    hint = "files are kept for the user that stashed them, until a kexec"
 
 
 class VfioDeviceNotBound(Refused):

@@ -31,11 +31,11 @@ from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import exchange, participation
 from luod.ipc.connection import Connection, perform
 from luod.ipc.framing import SESSIONS_SOCKET
-from luod.ipc.participation import Event, Participation, Planned
+from luod.ipc.participation import Event, Participation, PlannedFile
 from luod.ipc.phase import Told
 from luod.liveupdate import OutgoingSession
 
-__all__ = ["Participant", "Phase", "Planned"]
+__all__ = ["Participant", "Phase", "PlannedFile"]
 
 
 class Phase(Told):
@@ -108,12 +108,12 @@ class Participant:
         name: str,
         sessions: Iterable[OutgoingSession],
         *,
-        planned: Iterable[Planned] = (),
+        planned: Iterable[PlannedFile] = (),
         client: Client | None = None,
     ) -> None:
         """`name` is what the operator is shown. `sessions`, the caller's, are those it answers for, with all that is
         preserved in them: carried over a jump that it was not ready for, they are torn. `planned` are files it will
-        preserve in an update, see `Planned`. `client` is luod's, None the one at the usual socket.
+        preserve in an update, see `PlannedFile`. `client` is luod's, None the one at the usual socket.
 
         DaemonUnreachable, Refused (the name), NoSuchSession, CallFailed (DeclaredByAnother by name, …), BadInput.
         """
@@ -131,7 +131,7 @@ class Participant:
             raise
         _living.add(self)
 
-    def declare(self, sessions: Iterable[OutgoingSession], *, planned: Iterable[Planned] = ()) -> None:
+    def declare(self, sessions: Iterable[OutgoingSession], *, planned: Iterable[PlannedFile] = ()) -> None:
         """Answers for these sessions from now on, and for no others. What is preserved in them later is told to luod by
         itself, at `preparing`. Errors as of the constructor; unreachable, luod is told when it is back.
         """

@@ -28,7 +28,7 @@ class Participant:
         self.vmm.call("create", name=name, slot=name)
         self.digest = self.vmm.memfd("ram", seed=len(name))
         self.vmm.call("preserve", session=name, file="ram", token=1)
-        self.token = ""
+        self.secret = ""
         self.follow()
         if declare:
             self.declare()
@@ -37,7 +37,7 @@ class Participant:
         self.vmm.call("more", slot="follow", method=UPDATES + "Follow", parameters={"name": self.name})
         following = self.event()
         assert following["event"] == "following"
-        self.token = following["token"]
+        self.secret = following["participant"]
         return following
 
     def event(self) -> dict[str, Any]:
@@ -54,7 +54,9 @@ class Participant:
 
     def declare(self, *files: dict[str, Any], sessions: list[dict[str, Any]] | None = None) -> float | None:
         held = sessions if sessions is not None else [{"name": self.name, "files": list(files) or [file(1)]}]
-        reply = self.vmm.call("method", method=UPDATES + "Declare", parameters={"token": self.token, "sessions": held})
+        reply = self.vmm.call(
+            "method", method=UPDATES + "Declare", parameters={"participant": self.secret, "sessions": held}
+        )
         left: float | None = reply.get("deadlineSeconds")
         return left
 
@@ -65,7 +67,7 @@ class Participant:
         return self.vmm.refused("method", method=UPDATES + "Vote", parameters=self._ballot(phase, vote, None))
 
     def _ballot(self, phase: str, vote: str, reason: str | None) -> dict[str, Any]:
-        return {"token": self.token, "phase": phase, "vote": vote, "reason": reason}
+        return {"participant": self.secret, "phase": phase, "vote": vote, "reason": reason}
 
     def freeze(self, generation: int, seed: int = 9) -> str:
         """Writes what is written while frozen, into a session of this generation; its digest."""

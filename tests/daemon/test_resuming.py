@@ -125,19 +125,19 @@ def test_an_update_waits_for_what_is_torn_to_be_released(luod: Luod) -> None:
 def test_what_a_participant_may_declare(luod: Luod) -> None:
     one, two = Participant(luod, "one"), Participant(luod, "two")
 
-    def declare(token: str, *sessions: dict[str, Any]) -> Error:
-        return refused(one.vmm, "Declare", token=token, sessions=list(sessions))
+    def declare(secret: str, *sessions: dict[str, Any]) -> Error:
+        return refused(one.vmm, "Declare", participant=secret, sessions=list(sessions))
 
     held: dict[str, Any] = {"name": "one", "files": []}
-    assert "no outgoing session" in declare(one.token, {"name": "three", "files": []}).message
-    assert "another participant" in declare(one.token, {"name": "two", "files": []}).message
-    assert "twice" in declare(one.token, held, held).message
+    assert "no outgoing session" in declare(one.secret, {"name": "three", "files": []}).message
+    assert "another participant" in declare(one.secret, {"name": "two", "files": []}).message
+    assert "twice" in declare(one.secret, held, held).message
     for wrong in (file(-1), file(1, size=-1), file(2**64), file(1, size=2**63)):
-        assert declare(one.token, {"name": "one", "files": [wrong]}).kind in ("Refused", "CallFailed")
-    assert "token" in declare("", held).message
+        assert declare(one.secret, {"name": "one", "files": [wrong]}).kind in ("Refused", "CallFailed")
+    assert "participant" in declare("", held).message
     assert one.refused_vote("preparing").kind == "CallFailed"
     two.vmm.call("hang_up", slot="follow")
-    assert "token" in refused(two.vmm, "Declare", token=two.token, sessions=[]).message
+    assert "participant" in refused(two.vmm, "Declare", participant=two.secret, sessions=[]).message
     one.declare(sessions=[held, {"name": "two", "files": []}])
 
 
@@ -156,10 +156,10 @@ def test_nobody_speaks_for_another_user(luod: Luod) -> None:
         ("Declare", {"sessions": []}),
         ("Vote", {"phase": "preparing", "vote": "veto", "reason": None}),
     ):
-        assert "token" in refused(stranger, method, token=one.token, **parameters).message
+        assert "participant" in refused(stranger, method, participant=one.secret, **parameters).message
     mine = Participant(luod, "mine", BOB)
-    hers = refused(mine.vmm, "Declare", token=mine.token, sessions=[{"name": "one", "files": []}])
-    nobodys = refused(mine.vmm, "Declare", token=mine.token, sessions=[{"name": "two", "files": []}])
+    hers = refused(mine.vmm, "Declare", participant=mine.secret, sessions=[{"name": "one", "files": []}])
+    nobodys = refused(mine.vmm, "Declare", participant=mine.secret, sessions=[{"name": "two", "files": []}])
     assert hers.message.replace("one", "two") == nobodys.message
     # Nor takes a name that another's update will need.
     assert mine.vmm.refused("create", name="one#1", slot="x").kind == "BadInput"

@@ -18,10 +18,10 @@ def test_a_stop_is_refused_while_only_luod_has_sessions_or_files_and_names_them(
     vmm, dead = luod.vmm(), luod.vmm()
     vmm.call("create", name="its-own", slot="s")
     vmm.memfd("ram")
-    vmm.call("hand_over", name="set", files={"ram": "ram"})
+    vmm.call("stash", name="set", files={"ram": "ram"})
     dead.call("create", name="left", slot="s")
     dead.memfd("more")
-    dead.call("hand_over", name="handed", files={"ram": "more"})
+    dead.call("stash", name="handed", files={"ram": "more"})
     dead.program.kill()
     while (answer := stop(luod))["message"].count("session") > 1:
         """Until the last fds of the dead are closed."""

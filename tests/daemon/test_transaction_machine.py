@@ -295,10 +295,10 @@ def test_what_is_made_while_it_prepares_and_not_declared_is_not_carried_as_if_wh
 def test_who_follows_without_a_session_cannot_stop_an_update(luod: Luod) -> None:
     one, idle = Participant(luod, "one"), start(luod, BOB)
     idle.call("more", slot="follow", method=UPDATES + "Follow", parameters={"name": "idle"})
-    token = idle.call("next", slot="follow")["token"]
+    secret = idle.call("next", slot="follow")["participant"]
     begin(luod, deadline=1)
     assert idle.call("next", slot="follow")["event"] == "preparing"
-    ballot = {"token": token, "phase": "preparing", "vote": "veto", "reason": "no"}
+    ballot = {"participant": secret, "phase": "preparing", "vote": "veto", "reason": "no"}
     assert "declared no session" in idle.refused("method", method=UPDATES + "Vote", parameters=ballot).message
     prepare(one)
     # Silent past the deadline it is not waited for, and while guests are frozen it is not asked.

@@ -46,7 +46,7 @@ def test_root_and_a_vote_go_before_the_load_of_others(name: str, luod: Luod, fig
         participant.expect("preparing")
     voter.vote("preparing")
     # It has voted: what comes now is refused, and costs luod what a vote that counts does.
-    ballot = {"token": voter.token, "phase": "preparing", "vote": "ready", "reason": None}
+    ballot = {"participant": voter.secret, "phase": "preparing", "vote": "ready", "reason": None}
     idle_list, idle_vote = root.times(LIST, 100), owner.times(VOTE, 100, ballot)
     before = footprint(luod)
 

@@ -23,7 +23,7 @@ def signature(method: str) -> VarlinkMethodSignature:
 
 
 def declared(**changes: Any) -> dict[str, Any]:
-    return {"token": "t", "sessions": [{"name": "s", "files": [{**FILE, **changes}, FILE]}]}
+    return {"participant": "t", "sessions": [{"name": "s", "files": [{**FILE, **changes}, FILE]}]}
 
 
 RIGHT: dict[str, tuple[str, dict[str, Any]]] = {
@@ -31,8 +31,8 @@ RIGHT: dict[str, tuple[str, dict[str, Any]]] = {
     "no names": ("Resuming", {"names": []}),
     "a session": ("Declare", declared()),
     "a file with a name": ("Declare", declared(name="ram")),
-    "a vote with a null": ("Vote", {"token": "t", "phase": "preparing", "vote": "ready", "reason": None}),
-    "a vote without its optional member": ("Vote", {"token": "t", "phase": "preparing", "vote": "ready"}),
+    "a vote with a null": ("Vote", {"participant": "t", "phase": "preparing", "vote": "ready", "reason": None}),
+    "a vote without its optional member": ("Vote", {"participant": "t", "phase": "preparing", "vote": "ready"}),
 }
 
 
@@ -51,8 +51,12 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "a member too many": ("Declare", declared(more=1), "sessions"),
     "a truth for a number": ("Declare", declared(token=True), "sessions"),
     "another word": ("Declare", declared(when="later"), "sessions"),
-    "a file that is no object": ("Declare", {"token": "t", "sessions": [{"name": "s", "files": [1]}]}, "sessions"),
-    "a session without files": ("Declare", {"token": "t", "sessions": [{"name": "s"}]}, "sessions"),
+    "a file that is no object": (
+        "Declare",
+        {"participant": "t", "sessions": [{"name": "s", "files": [1]}]},
+        "sessions",
+    ),
+    "a session without files": ("Declare", {"participant": "t", "sessions": [{"name": "s"}]}, "sessions"),
 }
 
 

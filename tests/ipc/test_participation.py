@@ -6,13 +6,13 @@ import json
 from typing import Any, cast
 
 from luod.ipc.framing import Reply
-from luod.ipc.participation import Event, FrozenDevice, Participation, Planned, declare, vote
+from luod.ipc.participation import Event, FrozenDevice, Participation, PlannedFile, declare, vote
 from luod.liveupdate import OutgoingSession
 from luod.manifest import Entry
 
 
 def following(part: Participation, state: str = "idle") -> Event | None:
-    return part.begun(Reply({"event": "following", "token": "t", "state": state}))
+    return part.begun(Reply({"event": "following", "participant": "t", "state": state}))
 
 
 def told(part: Participation, kind: str, **members: Any) -> str | None:
@@ -109,7 +109,7 @@ class Session:
 
 def test_h27_luod_is_told_the_address_of_each_device() -> None:
     part = Participation(
-        "vm", [cast(OutgoingSession, Session())], [Planned("vm", 0, kind="vfio", device="0000:02:00.0")]
+        "vm", [cast(OutgoingSession, Session())], [PlannedFile("vm", 0, kind="vfio", device="0000:02:00.0")]
     )
     said = part.news()
     assert said is not None

@@ -22,7 +22,7 @@ from luod.ipc.sparing import (
 
 ALICE, BOB = 1000, 1001
 DAY = 86400
-EVENTS = ("created", "released", "lent", "retrieved", "handed-over", "let-go", "resuming", "connection-dropped")
+EVENTS = ("created", "released", "lent", "retrieved", "stashed", "stash-dropped", "resuming", "connection-dropped")
 
 
 def test_a_burst_is_written_whole() -> None:

@@ -51,7 +51,7 @@ class Client(Library):
 
     def call_release_named(self, name: str, direction: str = "outgoing") -> None:
         """Releases a session of which this process has no fd, as `sessions` would list it."""
-        self._ask("release", luod.Session(name, os.getuid(), direction, "held"))
+        self._ask("release", luod.SessionInfo(name, os.getuid(), direction, "held"))
 
     def call_replace(self, session: str, files: dict[str, Slot], drop: list[int] | None = None) -> None:
         given = {int(token): Borrowed(self.fd(slot)) for token, slot in files.items()}
@@ -64,18 +64,18 @@ class Client(Library):
         files, all_of_it = self._ask("manifest", name, direction=direction)
         return [[asdict(file) for file in files], all_of_it]
 
-    def call_hand_over(self, name: str, files: dict[str, Slot]) -> None:
-        self._ask("hand_over", name, {label: Borrowed(self.fd(slot)) for label, slot in files.items()})
+    def call_stash(self, name: str, files: dict[str, Slot]) -> None:
+        self._ask("stash", name, {label: Borrowed(self.fd(slot)) for label, slot in files.items()})
 
-    def call_take_back(self, name: str, keep: bool = False) -> list[str]:
+    def call_unstash(self, name: str, keep: bool = False) -> list[str]:
         """The files come to slots of their names."""
-        taken = self._ask("take_back", name, keep=keep)
+        taken = self._ask("unstash", name, keep=keep)
         for label, fd in taken.items():
             self.put(label, fd.detach())
         return list(taken)
 
-    def call_let_go(self, name: str) -> None:
-        self._ask("let_go", name)
+    def call_drop_stash(self, name: str) -> None:
+        self._ask("drop_stash", name)
 
     def call_jail(self, directory: str) -> None:
         """Enters `directory` with chroot(2), as Firecracker's jailer has its VMM do."""

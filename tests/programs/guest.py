@@ -30,7 +30,7 @@ class Guest(Client):
 
     def call_participate(self, name: str, sessions: list[str], planned: list[dict[str, Any]] | None = None) -> None:
         held = [self.outgoing[slot] for slot in sessions]
-        plans = [luod.Planned(**plan) for plan in planned or ()]
+        plans = [luod.PlannedFile(**plan) for plan in planned or ()]
         if self._loop is None:
             client = luod.connect(self._socket)
             self._participant = luod.Participant(name, held, planned=plans, client=client)

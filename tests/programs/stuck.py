@@ -41,17 +41,17 @@ def take_part(socket: str, following: int, go: int) -> None:
     """
     call(socket, f"{SESSIONS}.Create", {"name": "liar"})
     follow = Connection(socket, timeout=30.0)
-    token = ""
+    secret = ""
     for reply in follow.follow(encode_call(f"{UPDATES}.Follow", {"name": "liar"}, more=True)):
         event = reply.parameters
-        if not token:
-            token = event["token"]
-            call(socket, f"{UPDATES}.Declare", {"token": token, "sessions": [{"name": "liar", "files": []}]})
+        if not secret:
+            secret = event["participant"]
+            call(socket, f"{UPDATES}.Declare", {"participant": secret, "sessions": [{"name": "liar", "files": []}]})
             os.write(following, b"f")
         if event["event"] == "freezing":
             os.read(go, 1)
         if event["event"] in ("preparing", "freezing"):
-            ballot = {"token": token, "phase": event["event"], "vote": "ready", "reason": None}
+            ballot = {"participant": secret, "phase": event["event"], "vote": "ready", "reason": None}
             call(socket, f"{UPDATES}.Vote", ballot)
         if event["event"] == "jumping":
             break

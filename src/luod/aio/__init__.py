@@ -6,7 +6,7 @@ to luod differs.
 
 from __future__ import annotations
 
-from luod.aio.client import Client, Session, connect
+from luod.aio.client import Client, SessionInfo, connect
 from luod.aio.participant import Participant, Phase
 
-__all__ = ["connect", "Client", "Session", "Participant", "Phase"]  # noqa: RUF022 - most important first
+__all__ = ["connect", "Client", "SessionInfo", "Participant", "Phase"]  # noqa: RUF022 - most important first

@@ -18,13 +18,13 @@ from luod.errors import BadInput, DaemonUnreachable
 from luod.ipc import arrival, exchange, holding
 from luod.ipc.arrival import Arrival
 from luod.ipc.connection import TIMEOUT, unreachable
-from luod.ipc.exchange import Description, Session
+from luod.ipc.exchange import Description, SessionInfo
 from luod.ipc.framing import SESSIONS_SOCKET
 from luod.linux import Fd
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
 from luod.manifest import Entry
 
-__all__ = ["connect", "Client", "Session"]  # noqa: RUF022 - most important first
+__all__ = ["connect", "Client", "SessionInfo"]  # noqa: RUF022 - most important first
 
 T = TypeVar("T")
 
@@ -89,7 +89,9 @@ class Client:
         """See `luod.client.Client.finish`."""
         await self._run(arrival.finish_any(session, discard=discard, tokens=tokens))
 
-    async def release(self, session: OutgoingSession | IncomingSession | Session, *, finished: bool = False) -> None:
+    async def release(
+        self, session: OutgoingSession | IncomingSession | SessionInfo, *, finished: bool = False
+    ) -> None:
         """See `luod.client.Client.release`."""
         await self._run(exchange.release(session, finished=finished))
 
@@ -99,7 +101,7 @@ class Client:
         """See `luod.client.Client.replace`."""
         return await self._run(exchange.replace(session, files, drop, self.path))
 
-    async def sessions(self) -> tuple[Session, ...]:
+    async def sessions(self) -> tuple[SessionInfo, ...]:
         """See `luod.client.Client.sessions`."""
         return await self._run(exchange.sessions())
 
@@ -111,17 +113,17 @@ class Client:
         """See `luod.client.Client.describe`."""
         return await self._run(exchange.describe(name))
 
-    async def hand_over(self, name: str, files: Mapping[str, HasFileno]) -> None:
-        """See `luod.client.Client.hand_over`."""
-        await self._run(holding.hand_over(name, files))
+    async def stash(self, name: str, files: Mapping[str, HasFileno]) -> None:
+        """See `luod.client.Client.stash`."""
+        await self._run(holding.stash(name, files))
 
-    async def take_back(self, name: str, *, keep: bool = False) -> dict[str, Fd]:
-        """See `luod.client.Client.take_back`."""
-        return await self._run(holding.take_back(name, keep=keep))
+    async def unstash(self, name: str, *, keep: bool = False) -> dict[str, Fd]:
+        """See `luod.client.Client.unstash`."""
+        return await self._run(holding.unstash(name, keep=keep))
 
-    async def let_go(self, name: str) -> None:
-        """See `luod.client.Client.let_go`."""
-        await self._run(holding.let_go(name))
+    async def drop_stash(self, name: str) -> None:
+        """See `luod.client.Client.drop_stash`."""
+        await self._run(holding.drop_stash(name))
 
     async def _run(self, steps: exchange.Exchange[T]) -> T:
         return await perform(steps, self.path, self.timeout)

@@ -21,7 +21,7 @@ from luod.aio.running import connected, perform, received, send
 from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import exchange, framing, participation
 from luod.ipc.connection import unreachable
-from luod.ipc.participation import Event, Participation, Planned
+from luod.ipc.participation import Event, Participation, PlannedFile
 from luod.ipc.phase import Told
 from luod.liveupdate import OutgoingSession
 
@@ -86,7 +86,7 @@ class Participant:
         name: str,
         sessions: Iterable[OutgoingSession],
         *,
-        planned: Iterable[Planned] = (),
+        planned: Iterable[PlannedFile] = (),
         client: Client | None = None,
     ) -> Self:
         """Arguments and errors as of `luod.participant.Participant`."""
@@ -100,7 +100,7 @@ class Participant:
             raise
         return made
 
-    async def declare(self, sessions: Iterable[OutgoingSession], *, planned: Iterable[Planned] = ()) -> None:
+    async def declare(self, sessions: Iterable[OutgoingSession], *, planned: Iterable[PlannedFile] = ()) -> None:
         self._part.carry(sessions, planned)
         if self._connection is not None:
             with contextlib.suppress(DaemonUnreachable):

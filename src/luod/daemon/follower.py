@@ -21,7 +21,7 @@ class Follower:
     """A connection that follows. `peer` is its; it lives as long as the connection."""
 
     id: int
-    token: str
+    secret: str
     name: str
     peer: Peer
     sessions: tuple[DeclaredSession, ...] = ()
@@ -48,7 +48,7 @@ def event(
     kind: EventKind,
     state: State,
     *,
-    token: str | None = None,
+    participant: str | None = None,
     update: str | None = None,
     generation: int | None = None,
     deadline: float | None = None,
@@ -58,7 +58,7 @@ def event(
     return Event(
         event=kind,
         state=state,
-        token=token,
+        participant=participant,
         update=update,
         generation=generation,
         deadlineSeconds=deadline,

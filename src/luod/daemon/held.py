@@ -26,7 +26,7 @@ from luod.daemon.registry import Registry
 from luod.daemon.takeover import Holdings, held_name
 from luod.errors import KernelRefused
 from luod.ipc.peer import Peer
-from luod.ipc.sessions import AlreadyHeld, Busy, NotHeld, Refused
+from luod.ipc.sessions import AlreadyStashed, Busy, NotStashed, Refused
 from luod.ipc.sparing import Sparing
 from luod.ipc.turns import charged
 from luod.linux import Fd
@@ -62,16 +62,16 @@ class HeldFiles:
         self._sparing = sparing
         self._lock = asyncio.Lock()
 
-    async def hand_over(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd | None]]) -> None:
-        await self._whole(self._hand_over(peer, name, list(files)))
+    async def stash(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd | None]]) -> None:
+        await self._whole(self._stash(peer, name, list(files)))
 
-    async def take_back(self, peer: Peer, name: str) -> list[tuple[str, Fd]]:
+    async def unstash(self, peer: Peer, name: str) -> list[tuple[str, Fd]]:
         held = self._set(peer, name)
         self._sparing("lent", of=peer.uid, name=name, files=len(held.files), uid=peer.uid, pid=peer.pid)
         return [(file.name, self._fds[held_name(file)].duplicate()) for file in held.files]
 
-    async def let_go(self, peer: Peer, name: str) -> None:
-        await self._whole(self._let_go(peer, name))
+    async def drop_stash(self, peer: Peer, name: str) -> None:
+        await self._whole(self._drop_stash(peer, name))
 
     async def _whole(self, change: Coroutine[Any, Any, T]) -> T:
         """To its end, also when the client hangs up meanwhile: keep and the registry must tell the same."""
@@ -86,7 +86,7 @@ class HeldFiles:
             except KernelRefused as error:
                 raise kernel_refused(error) from error
 
-    async def _hand_over(self, peer: Peer, name: str, passed: list[tuple[str, Fd | None]]) -> None:
+    async def _stash(self, peer: Peer, name: str, passed: list[tuple[str, Fd | None]]) -> None:
         try:
             files = self._check(peer, name, passed, await self._policy.granted(peer))
             sets = self._registry.record.held
@@ -103,7 +103,7 @@ class HeldFiles:
                 raise
             self._fds |= {held_name(file): fd.duplicate() for file, (_, fd) in zip(held.files, files, strict=True)}
             self._registry.set_held((*self._registry.record.held, held))
-            self._sparing("handed-over", of=peer.uid, name=name, files=len(files), uid=peer.uid, pid=peer.pid)
+            self._sparing("stashed", of=peer.uid, name=name, files=len(files), uid=peer.uid, pid=peer.pid)
         finally:
             for _, passed_fd in passed:
                 if passed_fd is not None:
@@ -112,7 +112,7 @@ class HeldFiles:
     def _check(
         self, peer: Peer, name: str, files: list[tuple[str, Fd | None]], granted: Granted
     ) -> list[tuple[str, Fd]]:
-        """Returns the files, which luod can hold all. Refused, AlreadyHeld, Busy, PermissionDenied."""
+        """Returns the files, which luod can hold all. Refused, AlreadyStashed, Busy, PermissionDenied."""
         check_name(name)
         if peer.anonymous:
             raise PermissionDenied()
@@ -126,7 +126,7 @@ class HeldFiles:
             raise _updating()
         sets = self._registry.record.held
         if self._find(peer, name) is not None:
-            raise AlreadyHeld(
+            raise AlreadyStashed(
                 name=name,
                 message=f"luod holds files {name!r} of yours already",
                 hint="take them back, or let go of them, or take another name",
@@ -155,12 +155,12 @@ class HeldFiles:
             )
         return taken
 
-    async def _let_go(self, peer: Peer, name: str) -> None:
+    async def _drop_stash(self, peer: Peer, name: str) -> None:
         held = self._set(peer, name)
         self._registry.set_held(tuple(other for other in self._registry.record.held if other is not held))
         for file in held.files:
             await self._custody.drop(self._fds, held_name(file), self._discard)
-        self._sparing("let-go", of=peer.uid, name=name, files=len(held.files), uid=peer.uid, pid=peer.pid)
+        self._sparing("stash-dropped", of=peer.uid, name=name, files=len(held.files), uid=peer.uid, pid=peer.pid)
 
     def _find(self, peer: Peer, name: str) -> Held | None:
         return next((h for h in self._registry.record.held if (h.owner, h.name) == (peer.uid, name)), None)
@@ -168,7 +168,7 @@ class HeldFiles:
     def _set(self, peer: Peer, name: str) -> Held:
         held = None if peer.anonymous else self._find(peer, name)
         if held is None:
-            raise NotHeld(
+            raise NotStashed(
                 name=name,
                 message=f"luod holds no files {name!r} of yours",
                 hint="files belong to the user that handed them over, until a kexec",

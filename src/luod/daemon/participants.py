@@ -106,8 +106,8 @@ class Participants:
                 hint="a name has 1 to 63 of the letters A-Z a-z, digits, and . _ @ / # -",
             )
         follower = Follower(next(self._numbers), os.urandom(16).hex(), name, peer)
-        follower.events.put(event("following", self.state, token=follower.token))
-        self._followers[follower.token] = follower
+        follower.events.put(event("following", self.state, participant=follower.secret))
+        self._followers[follower.secret] = follower
         if self.followed is not None:
             self.followed(peer)
         self._sparing("follows", of=peer.uid, write=self._log.debug, participant=name, uid=peer.uid, pid=peer.pid)
@@ -118,7 +118,7 @@ class Participants:
                 yield await follower.events.next()
                 follower.events.sent()
         finally:
-            del self._followers[follower.token]
+            del self._followers[follower.secret]
             follower.events.close()
             if self.barrier is not None:
                 self.barrier.gone(follower)
@@ -126,8 +126,8 @@ class Participants:
                 "follows-no-more", of=peer.uid, write=self._log.debug, participant=name, uid=peer.uid, pid=peer.pid
             )
 
-    async def declare(self, peer: Peer, token: str, sessions: list[DeclaredSession]) -> float | None:
-        follower = self._follower(peer, token)
+    async def declare(self, peer: Peer, participant: str, sessions: list[DeclaredSession]) -> float | None:
+        follower = self._follower(peer, participant)
         self._check(follower, sessions)
         barrier, before = self.barrier, follower.sessions
         follower.sessions = tuple(sessions)
@@ -183,8 +183,8 @@ class Participants:
 
         self._registry.change(judged)
 
-    async def vote(self, peer: Peer, token: str, phase: Phase, vote: Ballot, reason: str | None) -> None:
-        follower = self._follower(peer, token)
+    async def vote(self, peer: Peer, participant: str, phase: Phase, vote: Ballot, reason: str | None) -> None:
+        follower = self._follower(peer, participant)
         if self.barrier is None:
             raise self._wrong_phase(NotAwaited("no update waits for a vote"))
         try:
@@ -240,12 +240,12 @@ class Participants:
         for follower in self._followers.values():
             follower.events.put(event("cancelled", self.state, update=update, reason=reason))
 
-    def _follower(self, peer: Peer, token: str) -> Follower:
-        follower = self._followers.get(token)
+    def _follower(self, peer: Peer, participant: str) -> Follower:
+        follower = self._followers.get(participant)
         if follower is None or not (peer.root or (peer.uid == follower.peer.uid and not peer.anonymous)):
             raise NotFollowing(
-                message="nobody follows with this token",
-                hint="call Follow on a connection of its own, keep that open, and take the token of its first reply",
+                message="no open connection of yours follows as this participant",
+                hint="call Follow on a connection of its own, keep it open, give the participant of its first reply",
             )
         return follower
 

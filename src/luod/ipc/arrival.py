@@ -12,7 +12,7 @@ from typing import Self
 
 from luod.errors import AlreadyResumed, BadInput, CallFailed, NoSuchSession
 from luod.ipc import exchange
-from luod.ipc.exchange import INCOMING, Call, Exchange, Session
+from luod.ipc.exchange import INCOMING, Call, Exchange, SessionInfo
 from luod.ipc.framing import UPDATES
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession
@@ -127,7 +127,7 @@ def give_up(name: str, begun: dict[str, IncomingSession]) -> Exchange[tuple[str,
     return tuple(session.name for session in found)
 
 
-def _of_workload(name: str) -> Exchange[Sequence[Session]]:
+def _of_workload(name: str) -> Exchange[Sequence[SessionInfo]]:
     """The incoming sessions NAME and NAME#GENERATION, the newest last.
 
     Those of NAME's owner, or root's: root is shown everybody's, and must not resume from what somebody else has named

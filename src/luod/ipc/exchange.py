@@ -57,7 +57,7 @@ Exchange = Generator[Call, Reply, T]
 
 
 @dataclass(frozen=True)
-class Session:
+class SessionInfo:
     """A session of luod's, as it lists them. `owner` is the uid that created it.
 
     `direction` is "outgoing" or "incoming". `state` is "held" (outgoing, luod keeps an fd of it), "dropped" (outgoing,
@@ -72,7 +72,7 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Description(Session):
+class Description(SessionInfo):
     """What luod knows of a session without its contents.
 
     `bytes` are those of the files its participant declared. `generation`, of NAME#GENERATION, is the update it was
@@ -102,15 +102,15 @@ def retrieve(name: str, path: str) -> Exchange[IncomingSession]:
     return _named(name, IncomingSession(reply.take("sessionFileDescriptor"), limits=Limits(path)))
 
 
-def release(session: OutgoingSession | IncomingSession | Session, *, finished: bool) -> Exchange[None]:
-    if isinstance(session, Session):
+def release(session: OutgoingSession | IncomingSession | SessionInfo, *, finished: bool) -> Exchange[None]:
+    if isinstance(session, SessionInfo):
         direction = session.direction
     else:
         direction = OUTGOING if isinstance(session, OutgoingSession) else INCOMING
     if finished and direction == OUTGOING:
         raise BadInput("an outgoing session is not finished but given up", hint="release it without finished=True")
     yield _release(session.name, direction, finished=finished)
-    if not isinstance(session, Session):
+    if not isinstance(session, SessionInfo):
         session.close()
 
 
@@ -161,7 +161,7 @@ def manifest(name: str, direction: str) -> Exchange[tuple[tuple[Entry, ...], boo
         return read_first(os.pread(part.fileno(), PART_SIZE, 0))
 
 
-def sessions() -> Exchange[tuple[Session, ...]]:
+def sessions() -> Exchange[tuple[SessionInfo, ...]]:
     reply = yield Call("List")
     entries = reply.parameters.get("sessions")
     if not isinstance(entries, list):
@@ -281,10 +281,10 @@ def _named(name: str, session: S) -> S:
     return session
 
 
-def _session(entry: object) -> Session:
+def _session(entry: object) -> SessionInfo:
     if isinstance(entry, dict):
         name, owner = entry.get("name"), entry.get("owner")
         direction, state = entry.get("direction"), entry.get("state")
         if isinstance(name, str) and type(owner) is int and isinstance(direction, str) and isinstance(state, str):
-            return Session(name, owner, direction, state)
+            return SessionInfo(name, owner, direction, state)
     raise ProtocolError(f"luod's list has an entry that is no session: {entry!r:.100}")

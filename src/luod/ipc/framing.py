@@ -236,8 +236,8 @@ _REFUSALS: Final[dict[str, type[errors.Refused]]] = {
     "Torn": errors.Torn,
     "Resumed": errors.AlreadyResumed,
     "NoManifest": errors.NoManifest,
-    "AlreadyHeld": errors.AlreadyHeld,
-    "NotHeld": errors.NotHeld,
+    "AlreadyStashed": errors.AlreadyStashed,
+    "NotStashed": errors.NotStashed,
 }
 
 

@@ -1,4 +1,4 @@
-"""Files that luod holds for a program that is started again, step by step and without I/O: HandOver, TakeBack, LetGo.
+"""Files that luod holds for a program that is started again, step by step and without I/O: Stash, Unstash, DropStash.
 
 Exchanges like those of `luod.ipc.exchange`, run by `luod.client` and `luod.aio`, which document them.
 """
@@ -15,10 +15,10 @@ from luod.linux import Fd, HasFileno
 from luod.liveupdate.session import check_text, encode_name
 
 AT_ONCE: Final = 16
-"""Files of one HandOver: what one message of luod's carries."""
+"""Files of one Stash: what one message of luod's carries."""
 
 
-def hand_over(name: str, files: Mapping[str, HasFileno]) -> Exchange[None]:
+def stash(name: str, files: Mapping[str, HasFileno]) -> Exchange[None]:
     encode_name(name)
     if not 1 <= len(files) <= AT_ONCE:
         raise BadInput(f"{len(files)} files at once", hint=f"1 to {AT_ONCE} go under one name")
@@ -30,25 +30,25 @@ def hand_over(name: str, files: Mapping[str, HasFileno]) -> Exchange[None]:
         except ValueError as error:
             raise BadInput(f"the file {label!r} is not open: {error}") from error
     passed = [{"name": label, "fileFileDescriptor": index} for index, label in enumerate(files)]
-    yield Call("HandOver", {"name": name, "files": passed}, fds=tuple(files.values()))
+    yield Call("Stash", {"name": name, "files": passed}, fds=tuple(files.values()))
 
 
-def take_back(name: str, *, keep: bool) -> Exchange[dict[str, Fd]]:
+def unstash(name: str, *, keep: bool) -> Exchange[dict[str, Fd]]:
     encode_name(name)
-    reply = yield Call("TakeBack", {"name": name})
+    reply = yield Call("Unstash", {"name": name})
     taken = _files(reply)
     try:
         if not keep:
-            yield Call("LetGo", {"name": name})  # only now that they are here
+            yield Call("DropStash", {"name": name})  # only now that they are here
     except BaseException:
         _close(taken)
         raise
     return taken
 
 
-def let_go(name: str) -> Exchange[None]:
+def drop_stash(name: str) -> Exchange[None]:
     encode_name(name)
-    yield Call("LetGo", {"name": name})
+    yield Call("DropStash", {"name": name})
 
 
 def _files(reply: Reply) -> dict[str, Fd]:

@@ -33,7 +33,7 @@ REASON_MAX: Final = 500
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedFile:
     """A file that a participant will preserve, for luod to see to the memory first. Sizes are bytes.
 
     `session` is the name of a session it has declared. `when`: "freezing", with `size` an upper bound, whatever session
@@ -82,20 +82,20 @@ class Event:
 class Participation:
     """One participant over all its connections. Owns the sessions it was told are written while frozen."""
 
-    def __init__(self, name: str, sessions: Iterable[OutgoingSession], planned: Iterable[Planned]) -> None:
+    def __init__(self, name: str, sessions: Iterable[OutgoingSession], planned: Iterable[PlannedFile]) -> None:
         self.name = name
-        self.token = ""
-        """Of the connection that follows now."""
+        self.secret = ""
+        """Names this participant to luod, for as long as the connection that follows now."""
         self.undeclared = True
         """Whether luod has yet to be told what there is to carry."""
         self.sessions: tuple[tuple[str, OutgoingSession], ...] = ()
-        self.planned: tuple[Planned, ...] = ()
+        self.planned: tuple[PlannedFile, ...] = ()
         self._standing: Literal["out", "in", "jumping"] = "out"
         self._told: list[dict[str, Any]] | None = None
         self._frozen: list[OutgoingSession] = []
         self.carry(sessions, planned)
 
-    def carry(self, sessions: Iterable[OutgoingSession], planned: Iterable[Planned]) -> None:
+    def carry(self, sessions: Iterable[OutgoingSession], planned: Iterable[PlannedFile]) -> None:
         """From the next Declare on this is what there is. KernelRefused, ValueError: a session that is closed."""
         named = tuple((session.name, session) for session in sessions)
         plans = tuple(planned)
@@ -113,10 +113,10 @@ class Participation:
 
     def begun(self, reply: Reply) -> Event | None:
         """The first reply of a connection. What the one before leaves to be told, if anything."""
-        token, state = reply.parameters.get("token"), reply.parameters.get("state")
-        if reply.parameters.get("event") != "following" or not isinstance(token, str) or not isinstance(state, str):
+        event, secret, state = (reply.parameters.get(member) for member in ("event", "participant", "state"))
+        if event != "following" or not isinstance(secret, str) or not isinstance(state, str):
             raise ProtocolError("luod's first answer to Follow is not `following`")
-        self.token, self.undeclared, self._told = token, True, None
+        self.secret, self.undeclared, self._told = secret, True, None
         if self._standing == "jumping" and state != "jumping":
             return self._cancelled("luod was started again, and the machine has not jumped", frozen=None)
         return None
@@ -145,7 +145,7 @@ class Participation:
 
     def broken(self) -> Event | None:
         """The connection is gone. Before `jumping` that is the end of the update; after it, one has to ask again."""
-        self.token = ""
+        self.secret = ""
         return self._cancelled("the connection to luod broke") if self._standing == "in" else None
 
     def froze(self, session: OutgoingSession) -> None:
@@ -204,7 +204,7 @@ def declare(participation: Participation) -> Exchange[bool]:
     if said is None:
         return True
     try:
-        yield Call("Declare", {"token": participation.token, "sessions": said}, UPDATES)
+        yield Call("Declare", {"participant": participation.secret, "sessions": said}, UPDATES)
     except CallFailed as error:
         if error.name not in _UNCOUNTED:
             raise
@@ -213,11 +213,11 @@ def declare(participation: Participation) -> Exchange[bool]:
     return True
 
 
-def vote(token: str, event: Event, reason: str | None) -> Exchange[bool]:
+def vote(secret: str, event: Event, reason: str | None) -> Exchange[bool]:
     """`reason` None is "ready", anything else a veto. False: it did not count, and an event is on its way."""
     if event.votes_in is None:
         raise BadInput(f"nobody waits for a vote at {event.kind}", hint="preparing, granted and freezing are voted on")
-    ballot = {"token": token, "phase": event.votes_in, "vote": "ready" if reason is None else "veto"}
+    ballot = {"participant": secret, "phase": event.votes_in, "vote": "ready" if reason is None else "veto"}
     if reason is not None:
         ballot["reason"] = reason[:REASON_MAX]
     try:
@@ -281,6 +281,6 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def awaits_grant(event: Event, planned: Sequence[Planned]) -> bool:
+def awaits_grant(event: Event, planned: Sequence[PlannedFile]) -> bool:
     """Whether files are to be preserved in this phase, so that the vote comes after `granted`."""
     return event.kind == "preparing" and any(plan.when == "preparing" for plan in planned)

@@ -22,7 +22,7 @@ class Told:
         """What the body of `with` raised; None where it only raised that the update is over (WrongPhase)."""
         self.voted = False
         self._part = part
-        self._token = part.token
+        self._secret = part.secret
         self._ends = None if event.deadline is None else time.monotonic() + event.deadline
 
     @property
@@ -55,7 +55,7 @@ class Told:
 
     def _ballot(self, reason: str | None) -> Exchange[bool]:
         self.voted = True
-        return participation.vote(self._token, self.event, reason)
+        return participation.vote(self._secret, self.event, reason)
 
     def _frozen_name(self, of: str | None) -> str:
         return self._part.frozen_name(self.event, of)

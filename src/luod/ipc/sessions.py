@@ -175,7 +175,7 @@ class NoManifest(TypedVarlinkErrorReply, interface=SESSIONS):
         hint: str
 
 
-class AlreadyHeld(TypedVarlinkErrorReply, interface=SESSIONS):
+class AlreadyStashed(TypedVarlinkErrorReply, interface=SESSIONS):
     """luod holds a set of files of this name for the caller's user."""
 
     class Parameters:
@@ -184,7 +184,7 @@ class AlreadyHeld(TypedVarlinkErrorReply, interface=SESSIONS):
         hint: str
 
 
-class NotHeld(TypedVarlinkErrorReply, interface=SESSIONS):
+class NotStashed(TypedVarlinkErrorReply, interface=SESSIONS):
     """luod holds no files of this name for the caller's user, or holds them for somebody else."""
 
     class Parameters:
@@ -210,7 +210,7 @@ class MemoryRoom(TypedDict):
 
 
 @dataclass(frozen=True)
-class HeldFile:
+class StashedFile:
     """A memfd or a device, with a name that is its owner's own, 1 to 127 bytes in JSON."""
 
     name: str
@@ -233,12 +233,12 @@ class WorkloadService(Protocol):
 class FilesService(Protocol):
     """What luod does with files that are handed over. Fds that are passed in are the service's to close."""
 
-    async def hand_over(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd | None]]) -> None:
+    async def stash(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd | None]]) -> None:
         """None stands for a file that is neither memory nor a device."""
         ...
 
-    async def take_back(self, peer: Peer, name: str) -> list[tuple[str, Fd]]: ...
-    async def let_go(self, peer: Peer, name: str) -> None: ...
+    async def unstash(self, peer: Peer, name: str) -> list[tuple[str, Fd]]: ...
+    async def drop_stash(self, peer: Peer, name: str) -> None: ...
 
 
 class Service(Protocol):
@@ -276,8 +276,8 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         Resumed,
         LiveUpdateBroken,
         NoManifest,
-        AlreadyHeld,
-        NotHeld,
+        AlreadyStashed,
+        NotStashed,
     )
 
     def __init__(self, service: Service, files: FilesService, workloads: WorkloadService, peer: Peer) -> None:
@@ -366,30 +366,30 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         return await self._service.describe(self._peer, name)
 
     @varlinkmethod
-    async def HandOver(self, *, name: str, files: list[HeldFile]) -> None:
+    async def Stash(self, *, name: str, files: list[StashedFile]) -> None:
         """Has luod hold files, up to 16 at a time, for a program that ends and is started again in this kernel: memfds
         and devices. When this is answered luod has them, and the caller may close its own. They are for the caller's
         user alone, and no kernel carries them on: an update is refused while there are any.
 
-        Errors: InvalidName, AlreadyHeld, Busy (an update is under way), Refused (too many; no memory and no device),
+        Errors: InvalidName, AlreadyStashed, Busy (an update is under way), Refused (too many; no memory and no device),
         KernelRefused.
         """
-        await self._files.hand_over(
+        await self._files.stash(
             self._peer, name, [(f.name, _copy(f.fileFileDescriptor) if f.fileFileDescriptor else None) for f in files]
         )
 
     @varlinkmethod(return_parameter="files")
-    async def TakeBack(self, *, name: str) -> list[HeldFile]:
-        """The files, as they were handed over. luod goes on holding them until LetGo, so that who dies right now can
-        be started again once more. Errors: NotHeld.
+    async def Unstash(self, *, name: str) -> list[StashedFile]:
+        """Gives the files of this name. luod holds on to them until DropStash, so that a program that dies right after
+        this gets them again. Errors: NotStashed.
         """
-        taken = await self._files.take_back(self._peer, name)
-        return [HeldFile(label, _passed(fd)) for label, fd in taken]
+        taken = await self._files.unstash(self._peer, name)
+        return [StashedFile(label, _passed(fd)) for label, fd in taken]
 
     @varlinkmethod
-    async def LetGo(self, *, name: str) -> None:
-        """Makes luod close its files of this name. Errors: NotHeld."""
-        await self._files.let_go(self._peer, name)
+    async def DropStash(self, *, name: str) -> None:
+        """Makes luod close its files of this name. Errors: NotStashed."""
+        await self._files.drop_stash(self._peer, name)
 
     @varlinkmethod
     async def Room(self) -> MemoryRoom:

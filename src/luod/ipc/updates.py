@@ -36,7 +36,7 @@ class Event(TypedDict):
 
     event: EventKind
     state: State
-    token: str | None
+    participant: str | None
     update: str | None
     generation: int | None
     deadlineSeconds: float | None
@@ -69,7 +69,7 @@ class DeclaredSession:
 
 
 class NotFollowing(TypedVarlinkErrorReply, interface=UPDATES):
-    """The token is not, or no longer, that of a connection that follows, or it is another user's."""
+    """`participant` names no connection that follows, or follows no more, or it is another user's."""
 
     class Parameters:
         message: str
@@ -124,8 +124,8 @@ class Service(Protocol):
     """What luod does for a participant. The generator of `follow` is closed when the connection is."""
 
     def follow(self, peer: Peer, name: str) -> AsyncGenerator[Event, None]: ...
-    async def declare(self, peer: Peer, token: str, sessions: list[DeclaredSession]) -> float | None: ...
-    async def vote(self, peer: Peer, token: str, phase: Phase, vote: Ballot, reason: str | None) -> None: ...
+    async def declare(self, peer: Peer, participant: str, sessions: list[DeclaredSession]) -> float | None: ...
+    async def vote(self, peer: Peer, participant: str, phase: Phase, vote: Ballot, reason: str | None) -> None: ...
     async def resuming(self, peer: Peer, names: list[str]) -> None: ...
 
 
@@ -146,12 +146,12 @@ class Updates(VarlinkInterface, name=UPDATES):
     @varlinkmethod(delay_generator=False)
     async def Follow(self, *, name: str) -> AsyncIterator[Event]:
         """Makes this connection a participant, until it is closed. Call it with "more"; the other calls go over other
-        connections, with the token. `name` is what the operator is shown: 1 to 63 of A-Z a-z 0-9 . _ @ / # -
+        connections, with `participant`. `name` is what the operator is shown: 1 to 63 of A-Z a-z 0-9 . _ @ / # -
 
         state, in every event, is luod's state. The events:
 
-        following: the first. token: for Declare and Vote. Who begins to follow while others prepare is told preparing
-        next; who does so later has no part in that update.
+        following: the first. participant: a secret, for Declare and Vote. Who begins to follow while others prepare is
+        told preparing next; who does so later has no part in that update.
 
         preparing: an update began. Within deadlineSeconds: Declare if there are files still to be preserved, wait for
         granted, preserve them; then Vote. Guests run on. generation: of this update.
@@ -186,7 +186,7 @@ class Updates(VarlinkInterface, name=UPDATES):
                 yield event
 
     @varlinkmethod(return_parameter="deadlineSeconds")
-    async def Declare(self, *, token: str, sessions: list[DeclaredSession]) -> float | None:
+    async def Declare(self, *, participant: str, sessions: list[DeclaredSession]) -> float | None:
         """Says which outgoing sessions are this participant's, and what is in them; replaces what it declared before.
 
         From then on a session is judged: carried over a jump without a "ready" in freezing of the update that jumped,
@@ -204,10 +204,10 @@ class Updates(VarlinkInterface, name=UPDATES):
 
         Errors: NotFollowing, WrongPhase, NoSuchSession, DeclaredByAnother, Refused.
         """
-        return await self._service.declare(self._peer, token, sessions)
+        return await self._service.declare(self._peer, participant, sessions)
 
     @varlinkmethod
-    async def Vote(self, *, token: str, phase: Phase, vote: Ballot, reason: str | None) -> None:
+    async def Vote(self, *, participant: str, phase: Phase, vote: Ballot, reason: str | None) -> None:
         """Says "ready": this phase is done; or "veto": the update must not happen now. reason says why, for people.
 
         One veto, a deadline that passes and a participant that goes away each cancel the update, unless that
@@ -217,7 +217,7 @@ class Updates(VarlinkInterface, name=UPDATES):
         Errors: NotFollowing, WrongPhase (another phase, has voted, is lost, files to preserve were declared and not
         granted yet, a veto without a session).
         """
-        await self._service.vote(self._peer, token, phase, vote, reason)
+        await self._service.vote(self._peer, participant, phase, vote, reason)
 
     @varlinkmethod
     async def Resuming(self, *, names: list[str]) -> None:
