@@ -1,6 +1,7 @@
 """VFIO's and iommufd's ioctls as plain calls on fd numbers, for programs in a machine. Every OSError is the kernel's.
 
-What the emulated device does with its registers is luod.emulator.model.vfio.device's; here it is spelled out again.
+What the emulated device does with its registers is luod.emulator.model.vfio.hardware.device's; here it is spelled out
+again.
 """
 
 from __future__ import annotations

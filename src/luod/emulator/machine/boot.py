@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from luod.emulator.machine import channel, namespaces, nodes
-from luod.emulator.trap import bpf
+from luod.emulator.trap.seccomp import bpf
 from luod.linux import Fd, syscall
 
 _ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
@@ -157,7 +157,7 @@ def _run_init(
         os.write(tell, b"\n")
         os.close(tell)
         if opening is not None:
-            from luod.emulator.trap import opener
+            from luod.emulator.trap.devices import opener
 
             opener.serve(opening.requests, opening.directory, init)
     return os.waitpid(pid, 0)[1]

@@ -21,14 +21,14 @@ from luod.emulator.machine.nodes import KERNEL_IMAGE, KERNEL_IMAGE_NO_VFIO
 from luod.emulator.machine.signals import Received, SignalFd
 from luod.emulator.model.kernel import Kernel, Profile
 from luod.emulator.model.results import Panic
-from luod.emulator.trap.memory_files import HostMemory
+from luod.emulator.trap.process.memory_files import HostMemory
 from luod.emulator.trap.supervisor import Stopped, Supervisor
 from luod.linux import Fd
 
 if TYPE_CHECKING:
-    from luod.emulator.model.vfio.pci import DeviceDescription
+    from luod.emulator.model.vfio.hardware.description import DeviceDescription
     from luod.emulator.model.vfio.rules import Rules
-    from luod.emulator.trap.devices import DeviceSide
+    from luod.emulator.trap.devices.devices import DeviceSide
 
 FAILED: Final = 125
 """Exit status when the machine itself cannot go on; init's own statuses are passed through."""
@@ -134,7 +134,7 @@ class _Hardware:
         """MachineError for devices that cannot be in one machine."""
         from luod.emulator.machine import devices
         from luod.emulator.model.vfio.bus import Bus
-        from luod.emulator.trap.device_memory import DeviceMemory
+        from luod.emulator.trap.devices.memory import DeviceMemory
 
         self.memory = DeviceMemory(log)
         try:
@@ -252,7 +252,7 @@ class _Boot:
         return self._supervisor
 
     def _device_side(self, described: list[tuple[str, int]], fds: tuple[Fd, ...]) -> DeviceSide:
-        from luod.emulator.trap.devices import DeviceSide, Mount
+        from luod.emulator.trap.devices.devices import DeviceSide, Mount
 
         hardware, vfio = self._hardware, self._kernel.vfio
         assert hardware is not None, "it was asked for them"

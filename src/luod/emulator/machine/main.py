@@ -74,13 +74,13 @@ def _devices(options: argparse.Namespace) -> DeviceSettings | None:
     """ValueError, in words, for what is no device."""
     if not options.vfio and not options.devices:
         return None
-    from luod.emulator.machine import device_file
-    from luod.emulator.model.vfio.pci import parse_device
+    from luod.emulator.machine import device_config
+    from luod.emulator.model.vfio.hardware.description import parse_device
     from luod.emulator.model.vfio.rules import RULES
 
     descriptions = [parse_device(text) for text in options.vfio]
     if options.devices:
-        descriptions += device_file.read(options.devices)
+        descriptions += device_config.read(options.devices)
     return DeviceSettings(descriptions, RULES[options.vfio_rules], options.iommufd_preservation)
 
 

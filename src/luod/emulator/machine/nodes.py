@@ -15,7 +15,7 @@ from typing import Final
 
 from luod.emulator.machine import cgroups, stub
 from luod.emulator.machine.namespaces import MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, bind, mount, read_only
-from luod.emulator.trap.caller import identify
+from luod.emulator.trap.process.caller import identify
 from luod.linux import Fd
 from luod.uapi import liveupdate
 

@@ -18,16 +18,16 @@ from luod.emulator.model.files import DeviceFile, Operation, SessionFile
 from luod.emulator.model.kernel import Kernel
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked, Ending, Jump
-from luod.emulator.trap.bpf import CALLS, Call
-from luod.emulator.trap.caller import KexecFiles, Segments, Surroundings, Thread
-from luod.emulator.trap.fuse import FuseNode
-from luod.emulator.trap.notify import Listener, Notification
-from luod.emulator.trap.opening import opens_device
-from luod.emulator.trap.placeholder import Identity, Placeholders
+from luod.emulator.trap.fuse.server import FuseNode
+from luod.emulator.trap.process.caller import KexecFiles, Segments, Surroundings, Thread
+from luod.emulator.trap.process.placeholder import Identity, Placeholders
+from luod.emulator.trap.seccomp.bpf import CALLS, Call
+from luod.emulator.trap.seccomp.notify import Listener, Notification
+from luod.emulator.trap.seccomp.opening import opens_device
 from luod.linux import Fd
 
 if TYPE_CHECKING:
-    from luod.emulator.trap.devices import Devices, DeviceSide
+    from luod.emulator.trap.devices.devices import Devices, DeviceSide
 
 _U32: Final = 0xFFFFFFFF
 
@@ -108,7 +108,7 @@ class Supervisor:
         self._around = Surroundings(self._listener, self._placeholders, device, user_namespace)
         self._devices: Devices | None = None
         if devices is not None:
-            from luod.emulator.trap.devices import Devices  # late: most machines have none
+            from luod.emulator.trap.devices.devices import Devices  # late: most machines have none
 
             self._devices = Devices(devices, self._around)
         self._device = LiveUpdateDevice(kernel, self._thread)

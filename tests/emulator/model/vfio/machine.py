@@ -14,10 +14,10 @@ from luod.emulator.model.ports import Errno, HostFile
 from luod.emulator.model.results import Blocked, Jump, Waiting
 from luod.emulator.model.vfio.bus import Bus
 from luod.emulator.model.vfio.files import Mapping, ModelFile
-from luod.emulator.model.vfio.pci import DeviceDescription, parse_device
+from luod.emulator.model.vfio.hardware.description import DeviceDescription, parse_device
 from luod.emulator.model.vfio.ports import EventFd, Memory
 from luod.emulator.model.vfio.rules import RULES
-from luod.emulator.model.vfio.sysfs import Directory, Link
+from luod.emulator.model.vfio.sysfs.sysfs import Directory, Link
 from luod.emulator.model.vfio.vfio import Vfio
 from luod.uapi import iommufd, vfio
 from luod.uapi.kexec import LINUX_REBOOT_CMD_KEXEC

@@ -11,7 +11,7 @@ from errno import EACCES, EBUSY, EINVAL, EIO, ENOENT, ETIMEDOUT
 import pytest
 
 from luod.emulator.model.results import Blocked, Jump
-from luod.emulator.model.vfio import device as registers
+from luod.emulator.model.vfio.hardware import device as registers
 from luod.uapi import vfio as uapi
 from tests.emulator.model.vfio.machine import A, B, DeviceWorld, Vmm, done, power_on
 from tests.emulator.model.world import number

@@ -8,7 +8,7 @@ import pytest
 
 from luod.emulator.model.kernel import Profile
 from luod.emulator.model.results import Jump
-from luod.emulator.model.vfio import device as registers
+from luod.emulator.model.vfio.hardware import device as registers
 from luod.uapi import vfio as uapi
 from tests.emulator.model.vfio.machine import IMAGE, A, B, DeviceWorld, Vmm, done, power_on
 from tests.emulator.model.vfio.test_preserve import session_for

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from luod.emulator.model.session import SessionRecord
-from luod.emulator.model.vfio.config import ConfigSpace
-from luod.emulator.model.vfio.device import Device
+from luod.emulator.model.vfio.hardware.config_space import ConfigSpace
+from luod.emulator.model.vfio.hardware.description import Address, DeviceDescription
+from luod.emulator.model.vfio.hardware.device import Device
 from luod.emulator.model.vfio.liveupdate import DEVICE_FORMAT
-from luod.emulator.model.vfio.pci import Address, DeviceDescription
 from luod.emulator.model.vfio.ports import DeviceHost
 from luod.emulator.model.vfio.rules import V2, Rules
 from luod.emulator.model.vfio.vfio import Vfio

@@ -15,7 +15,7 @@ from typing import Final
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked, Waiting
 from luod.emulator.model.vfio.function import Function
-from luod.emulator.model.vfio.pci_core import Surroundings, VfioDevice
+from luod.emulator.model.vfio.vfio_pci.pci_core import Surroundings, VfioDevice
 
 VFIO_PCI: Final = "vfio-pci"
 _OVERRIDE_MAXIMUM: Final = 4095

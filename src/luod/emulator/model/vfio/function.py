@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from luod.emulator.model.ports import Errno
-from luod.emulator.model.vfio.device import Device
-from luod.emulator.model.vfio.pci import Address
+from luod.emulator.model.vfio.hardware.description import Address
+from luod.emulator.model.vfio.hardware.device import Device
 
 if TYPE_CHECKING:
     from luod.emulator.model.vfio.driver import Driver
-    from luod.emulator.model.vfio.group import GroupFile
-    from luod.emulator.model.vfio.pci_core import VfioDevice
+    from luod.emulator.model.vfio.legacy.group import GroupFile
+    from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevice
 
 
 @dataclass(eq=False)

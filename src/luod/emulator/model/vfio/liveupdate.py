@@ -14,13 +14,13 @@ from typing import Final
 from luod.emulator.model.handler import Beside, FileHandler
 from luod.emulator.model.memfd import F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK
 from luod.emulator.model.ports import Errno, HostFile, Kind
-from luod.emulator.model.vfio.cdev import VfioDeviceFile
-from luod.emulator.model.vfio.context import PageTable
 from luod.emulator.model.vfio.driver import VFIO_PCI
 from luod.emulator.model.vfio.function import Carriage, Function
-from luod.emulator.model.vfio.iommufd import IommufdFile
-from luod.emulator.model.vfio.pci import INTEL, Address
+from luod.emulator.model.vfio.hardware.description import INTEL, Address
+from luod.emulator.model.vfio.iommu.context import PageTable
+from luod.emulator.model.vfio.iommu.iommufd import IommufdFile
 from luod.emulator.model.vfio.rules import Finish, Rules, Trait
+from luod.emulator.model.vfio.vfio_pci.cdev import VfioDeviceFile
 
 DEVICE_FORMAT: Final = "vfio-pci-v1"
 IOMMUFD_FORMAT: Final = "iommufd-v1"

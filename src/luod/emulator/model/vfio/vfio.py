@@ -15,18 +15,18 @@ from luod.emulator.model.handler import FileHandler
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked
 from luod.emulator.model.session import SessionRecord
-from luod.emulator.model.vfio import pci_core
-from luod.emulator.model.vfio.cdev import VfioDeviceFile
-from luod.emulator.model.vfio.config import COMMAND_MASTER
 from luod.emulator.model.vfio.driver import Drivers
 from luod.emulator.model.vfio.files import Mapping, ModelFile
 from luod.emulator.model.vfio.function import Function, IommuGroup, Port
-from luod.emulator.model.vfio.group import ContainerFile, GroupFile
-from luod.emulator.model.vfio.iommufd import IommufdFile
+from luod.emulator.model.vfio.hardware.config_space import COMMAND_MASTER
+from luod.emulator.model.vfio.hardware.description import Address
+from luod.emulator.model.vfio.iommu.iommufd import IommufdFile
+from luod.emulator.model.vfio.legacy.group import ContainerFile, GroupFile
 from luod.emulator.model.vfio.liveupdate import DeviceHandler, DeviceRecord, IommufdHandler, PciLiveUpdate
-from luod.emulator.model.vfio.pci import Address
 from luod.emulator.model.vfio.ports import DeviceCaller
-from luod.emulator.model.vfio.sysfs import Sysfs
+from luod.emulator.model.vfio.sysfs.sysfs import Sysfs
+from luod.emulator.model.vfio.vfio_pci import pci_core
+from luod.emulator.model.vfio.vfio_pci.cdev import VfioDeviceFile
 from luod.uapi import iommufd as iommufd_uapi
 from luod.uapi import vfio as uapi
 

@@ -1,0 +1,1 @@
+"""Devices as hardware: how one is described, its configuration space, and what its registers do."""

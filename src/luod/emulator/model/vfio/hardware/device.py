@@ -1,0 +1,161 @@
+"""The device itself: registers in its first BAR, memory, and an engine that computes over DMA. It outlives every jump.
+
+A program writes a command into DOORBELL, by pwrite or through a mapping; the device carries it out when it is next
+looked at (`step`), clears DOORBELL and counts up COUNT. After a reset every register is 0 again but IDENTITY. It knows
+nothing of drivers or VFIO: whoever enables it gives it the address space of its DMA and a sink for its interrupts.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from luod.emulator.model.ports import Errno
+from luod.emulator.model.vfio.hardware.config_space import COMMAND_MASTER, MSIX_TABLE, ConfigSpace
+from luod.emulator.model.vfio.hardware.description import DeviceDescription, Reset
+from luod.emulator.model.vfio.ports import Memory
+
+IDENTITY: Final = 0x00
+"""u32, read only: "LUOD"."""
+STATUS: Final = 0x04
+"""u32: one of the STATUS_ values, about the last command."""
+DOORBELL: Final = 0x08
+"""u32: one of the COMMAND_ values; 0 when the device has nothing to do."""
+VECTOR: Final = 0x0C
+"""u32: 1 more than the interrupt vector raised when a command is done; 0 for none."""
+SOURCE: Final = 0x10
+"""u64: address of the input, as the IOMMU translates it."""
+DESTINATION: Final = 0x18
+"""u64: address of the output."""
+LENGTH: Final = 0x20
+"""u64: bytes of the input, at most LENGTH_MAXIMUM."""
+VALUE: Final = 0x28
+"""u64: what SUM gave, and what FILL writes (its lowest byte)."""
+COUNT: Final = 0x30
+"""u32: commands carried out since the last reset. What is stored there lasts until the next one."""
+SCRATCH: Final = 0x38
+"""u64: for whatever a program wants to find there again."""
+
+COMMAND_SUM: Final = 1
+"""Add up the bytes at SOURCE onto VALUE, write the 8 bytes of VALUE to DESTINATION."""
+COMMAND_COPY: Final = 2
+"""SOURCE to DESTINATION."""
+COMMAND_FILL: Final = 3
+"""LENGTH bytes at DESTINATION."""
+COMMAND_INTERRUPT: Final = 4
+"""Nothing but the interrupt."""
+
+STATUS_IDLE: Final = 0
+STATUS_DONE: Final = 1
+STATUS_DMA_FAULT: Final = 2
+"""The IOMMU does not let the device there, or it is no bus master."""
+STATUS_BAD_COMMAND: Final = 3
+
+LENGTH_MAXIMUM: Final = 16 << 20
+IDENTITY_VALUE: Final = int.from_bytes(b"LUOD", "little")
+
+_REGISTERS: Final = struct.Struct("<IIIIQQQQI")
+_REGISTER_PAGE: Final = 4096
+_U64: Final = (1 << 64) - 1
+
+
+class Dma(Protocol):
+    """What the IOMMU lets a device reach. Addresses are the device's."""
+
+    def read(self, address: int, length: int) -> bytes:
+        """Errno(EFAULT): not mapped, or not readable."""
+        ...
+
+    def write(self, address: int, data: bytes) -> None:
+        """Errno(EFAULT): not mapped, or not writable; nothing was written."""
+        ...
+
+
+class Device:
+    """One function of the hardware. `dma` and `interrupt` are None while nobody has it enabled."""
+
+    def __init__(self, description: DeviceDescription, config: ConfigSpace, bars: tuple[Memory, ...]) -> None:
+        """Owns the memory of its BARs until `close`."""
+        self.description = description
+        self.config = config
+        self.bars = bars
+        self.dma: Dma | None = None
+        self.interrupt: Callable[[int], None] | None = None
+        self._clear()
+
+    def close(self) -> None:
+        self.isolate()
+        for bar in self.bars:
+            bar.close()
+
+    def isolate(self) -> None:
+        """No DMA and no interrupts from now on."""
+        self.dma = None
+        self.interrupt = None
+
+    def reset(self, *, first: bool = False) -> None:
+        """A function level reset; `first` when the device is being enabled. Errno(ENOTTY), Errno(ETIMEDOUT).
+
+        Registers and MSI-X table are as after power on. Configuration space, which the kernel saves and writes back,
+        is the caller's business, and so is what stands in other BARs: memory keeps its contents.
+        """
+        match self.description.reset:
+            case Reset.NONE:
+                raise Errno(errno.ENOTTY)
+            case Reset.FAILS_LATER if not first:
+                raise Errno(errno.ETIMEDOUT)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._count = 0
+        registers = self.bars[0]
+        registers.write(0, bytes(_REGISTER_PAGE))
+        registers.write(MSIX_TABLE, bytes(16 * self.description.msix))
+        registers.write(IDENTITY, IDENTITY_VALUE.to_bytes(4, "little"))
+
+    def step(self) -> None:
+        """Do what DOORBELL says."""
+        if not self.config.memory_enabled:
+            return
+        registers = self.bars[0]
+        if registers.read(DOORBELL, 4) == b"\0\0\0\0":
+            return
+        _, _, command, vector, source, destination, length, value, _ = _REGISTERS.unpack(
+            registers.read(0, _REGISTERS.size)
+        )
+        try:
+            value = self._carry_out(command, source, destination, length, value)
+            status = STATUS_DONE
+        except Errno:
+            status = STATUS_DMA_FAULT
+        except ValueError:
+            status = STATUS_BAD_COMMAND
+        self._count = self._count + 1 & 0xFFFFFFFF
+        # The doorbell last: who sees it cleared finds the rest written.
+        registers.write(VALUE, struct.pack("<QI", value, self._count))
+        registers.write(IDENTITY, struct.pack("<II", IDENTITY_VALUE, status))
+        registers.write(DOORBELL, bytes(4))
+        if vector and self.interrupt is not None:
+            self.interrupt(vector - 1)
+
+    def _carry_out(self, command: int, source: int, destination: int, length: int, value: int) -> int:
+        """VALUE afterwards. Errno(EFAULT) for DMA that goes wrong, ValueError for a command that does not exist."""
+        if length > LENGTH_MAXIMUM:
+            raise ValueError(length)
+        if command == COMMAND_SUM:
+            value = value + sum(self._bus().read(source, length)) & _U64
+            self._bus().write(destination, value.to_bytes(8, "little"))
+        elif command == COMMAND_COPY:
+            self._bus().write(destination, self._bus().read(source, length))
+        elif command == COMMAND_FILL:
+            self._bus().write(destination, bytes([value & 0xFF]) * length)
+        elif command != COMMAND_INTERRUPT:
+            raise ValueError(command)
+        return value
+
+    def _bus(self) -> Dma:
+        if self.dma is None or not self.config.command & COMMAND_MASTER:
+            raise Errno(errno.EFAULT)
+        return self.dma

@@ -1,0 +1,1 @@
+"""The IOMMU: I/O address spaces, what is mapped in them, and the objects of one iommufd."""

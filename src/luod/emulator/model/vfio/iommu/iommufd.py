@@ -1,0 +1,301 @@
+"""/dev/iommu: the ioctls of an open file and their structures. What they make is in `context.py` and `ioas.py`.
+
+drivers/iommu/iommufd of Linux 7.3, without nested page tables, faults and dirty tracking (ENOTTY, EOPNOTSUPP).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Final
+
+from luod.emulator.model.decode import Command, Request, decode
+from luod.emulator.model.ports import Errno, Kind
+from luod.emulator.model.vfio.files import ModelFile
+from luod.emulator.model.vfio.iommu.context import BoundDevice, Context, PageTable
+from luod.emulator.model.vfio.iommu.ioas import Ioas
+from luod.emulator.model.vfio.iommu.memory import ADDRESS_MAXIMUM, FileBacking
+from luod.emulator.model.vfio.legacy import compatible
+from luod.emulator.model.vfio.ports import DeviceCaller, DeviceHost
+from luod.uapi import iommufd as uapi
+
+CAP_SYS_RESOURCE: Final = 24
+
+_ACCESS: Final = uapi.IOMMU_IOAS_MAP_READABLE | uapi.IOMMU_IOAS_MAP_WRITEABLE
+_HWPT_ALLOC_MINIMUM: Final = 24
+_HW_INFO_MINIMUM: Final = 32
+_NUMBERS: Final = range(uapi.IOMMUFD_CMD_BASE, uapi.IOMMUFD_CMD_IOAS_NOIOMMU_GET_PA + 1)
+
+_TABLE: Final = {
+    command.number & 0xFF: command
+    for command in (
+        Command(uapi.IOMMU_DESTROY, uapi.DESTROY),
+        Command(uapi.IOMMU_IOAS_ALLOC, uapi.IOAS_ALLOC),
+        Command(uapi.IOMMU_IOAS_ALLOW_IOVAS, uapi.IOAS_ALLOW_IOVAS),
+        Command(uapi.IOMMU_IOAS_COPY, uapi.IOAS_COPY),
+        Command(uapi.IOMMU_IOAS_IOVA_RANGES, uapi.IOAS_IOVA_RANGES),
+        Command(uapi.IOMMU_IOAS_MAP, uapi.IOAS_MAP),
+        Command(uapi.IOMMU_IOAS_UNMAP, uapi.IOAS_UNMAP),
+        Command(uapi.IOMMU_OPTION, uapi.OPTION),
+        Command(uapi.IOMMU_VFIO_IOAS, uapi.VFIO_IOAS),
+        Command(uapi.IOMMU_HWPT_ALLOC, uapi.HWPT_ALLOC, minimum=_HWPT_ALLOC_MINIMUM),
+        Command(uapi.IOMMU_GET_HW_INFO, uapi.HW_INFO, minimum=_HW_INFO_MINIMUM),
+        Command(uapi.IOMMU_IOAS_MAP_FILE, uapi.IOAS_MAP_FILE),
+        Command(uapi.IOMMU_IOAS_CHANGE_PROCESS, uapi.IOAS_CHANGE_PROCESS),
+    )
+}
+_MARK: Final = Command(uapi.IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE, uapi.HWPT_LIVEUPDATE_MARK_PRESERVE)
+
+
+class IommufdFile(ModelFile):
+    """One context. Each bound device holds a reference to the file."""
+
+    kind = Kind.IOMMUFD
+    link = b"/dev/iommu"
+
+    def __init__(self, host: DeviceHost, *, can_mark: bool) -> None:
+        """`can_mark`: with IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE."""
+        super().__init__()
+        self._host = host
+        self.context = Context()
+        self._counts_by_process = False
+        self._commands = _TABLE | ({_MARK.number & 0xFF: _MARK} if can_mark else {})
+        self._execute: dict[int, Callable[[Request, DeviceCaller], None]] = {
+            uapi.IOMMU_DESTROY: self._destroy,
+            uapi.IOMMU_IOAS_ALLOC: self._ioas_alloc,
+            uapi.IOMMU_IOAS_ALLOW_IOVAS: self._allow,
+            uapi.IOMMU_IOAS_COPY: self._copy,
+            uapi.IOMMU_IOAS_IOVA_RANGES: self._ranges,
+            uapi.IOMMU_IOAS_MAP: self._map,
+            uapi.IOMMU_IOAS_MAP_FILE: self._map_file,
+            uapi.IOMMU_IOAS_UNMAP: self._unmap,
+            uapi.IOMMU_OPTION: self._option,
+            uapi.IOMMU_VFIO_IOAS: self._vfio_ioas,
+            uapi.IOMMU_HWPT_ALLOC: self._hwpt_alloc,
+            uapi.IOMMU_GET_HW_INFO: self._hw_info,
+            uapi.IOMMU_IOAS_CHANGE_PROCESS: self._change_process,
+            uapi.IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE: self._mark,
+        }
+
+    def _release(self) -> None:
+        self.context.close()
+
+    def abandon(self) -> None:
+        self.context.close()
+
+    def ioctl(self, command: int, argument: int, caller: DeviceCaller) -> int:
+        number = command & 0xFF
+        if number not in _NUMBERS and number not in self._commands:
+            return compatible.ioctl(self.context, command, argument, caller)
+        if number not in self._commands:
+            caller.read(argument, 4)
+            raise Errno(errno.ENOTTY)
+        request = decode(self._commands, command, argument, caller)
+        self._execute[request.number](request, caller)
+        return 0
+
+    # One method a command; `request` is its decoded structure.
+
+    def _destroy(self, request: Request, caller: DeviceCaller) -> None:
+        self.context.destroy(request.integer(1))
+
+    def _ioas_alloc(self, request: Request, caller: DeviceCaller) -> None:
+        _none(request.integer(1))
+        number = self.context.add(Ioas())
+        try:
+            request.answer({2: number})
+        except Errno:
+            self.context.remove(number)
+            raise
+
+    def _allow(self, request: Request, caller: DeviceCaller) -> None:
+        """EFAULT, EINVAL for ranges that are empty or overlap, EADDRINUSE."""
+        _none(request.integer(3))
+        ioas = self.context.get(request.integer(1), Ioas)
+        ranges: list[tuple[int, int]] = []
+        for index in range(request.integer(2)):
+            address = request.integer(4) + index * uapi.IOVA_RANGE.size
+            first, last = uapi.IOVA_RANGE.unpack(caller.read(address, uapi.IOVA_RANGE.size))
+            if first >= last or any(first <= end and start <= last for start, end in ranges):
+                raise Errno(errno.EINVAL)
+            ranges.append((first, last))
+        ioas.allow(tuple(sorted(ranges)))
+
+    def _ranges(self, request: Request, caller: DeviceCaller) -> None:
+        """EMSGSIZE with the right number when the array is too short."""
+        _none(request.integer(3))
+        ioas = self.context.get(request.integer(1), Ioas)
+        ranges, room = ioas.ranges(), request.integer(2)
+        for index, each in enumerate(ranges[:room]):
+            caller.write(request.integer(4) + index * uapi.IOVA_RANGE.size, uapi.IOVA_RANGE.pack(*each))
+        request.answer({2: len(ranges), 5: ioas.alignment})
+        if len(ranges) > room:
+            raise Errno(errno.EMSGSIZE)
+
+    def _map(self, request: Request, caller: DeviceCaller) -> None:
+        _, flags, number, reserved, address, length, start = (request.integer(index) for index in range(7))
+        if reserved:
+            raise Errno(errno.EOPNOTSUPP)
+        ioas, fixed, writable = self._mapping(flags, number, start, length)
+        if address + length > ADDRESS_MAXIMUM:
+            raise Errno(errno.EOVERFLOW)
+        start = ioas.place(start if fixed else None, length, address)
+        memory = caller.pin(address, length, writable=writable)
+        readable = bool(flags & uapi.IOMMU_IOAS_MAP_READABLE)
+        ioas.map(start, length, memory, None, readable=readable, writable=writable)
+        request.answer({6: start})
+
+    def _map_file(self, request: Request, caller: DeviceCaller) -> None:
+        """As MAP, and EBADF, EINVAL for what is no memfd."""
+        _, flags, number, fd, offset, length, start = (request.integer(index) for index in range(7))
+        ioas, fixed, writable = self._mapping(flags, number, start, length)
+        if not length:
+            raise Errno(errno.EINVAL)
+        if offset + length - 1 > ADDRESS_MAXIMUM:
+            raise Errno(errno.EOVERFLOW)
+        file = caller.file(fd)
+        try:
+            start = ioas.place(start if fixed else None, length, offset)
+            if file.kind not in (Kind.MEMFD, Kind.HUGETLB):
+                raise Errno(errno.EINVAL)
+            memory = self._host.pin_file(file, offset, length)
+            backing = FileBacking(file.identity, file.seals())
+        finally:
+            file.close()
+        readable = bool(flags & uapi.IOMMU_IOAS_MAP_READABLE)
+        ioas.map(start, length, memory, backing, readable=readable, writable=writable)
+        request.answer({6: start})
+
+    def _mapping(self, flags: int, number: int, start: int, length: int) -> tuple[Ioas, bool, bool]:
+        """(IOAS, at a fixed address, writable), in the order in which all maps check."""
+        if flags & ~(uapi.IOMMU_IOAS_MAP_FIXED_IOVA | _ACCESS):
+            raise Errno(errno.EOPNOTSUPP)
+        if start >= ADDRESS_MAXIMUM or length >= ADDRESS_MAXIMUM:
+            raise Errno(errno.EOVERFLOW)
+        if not flags & _ACCESS:
+            raise Errno(errno.EINVAL)
+        ioas = self.context.get(number, Ioas)
+        return ioas, bool(flags & uapi.IOMMU_IOAS_MAP_FIXED_IOVA), bool(flags & uapi.IOMMU_IOAS_MAP_WRITEABLE)
+
+    def _copy(self, request: Request, caller: DeviceCaller) -> None:
+        _, flags, number, source_number, length, start, source_start = (request.integer(index) for index in range(7))
+        if source_start >= ADDRESS_MAXIMUM and not flags & ~(uapi.IOMMU_IOAS_MAP_FIXED_IOVA | _ACCESS):
+            raise Errno(errno.EOVERFLOW)
+        ioas, fixed, writable = self._mapping(flags, number, start, length)
+        source = self.context.get(source_number, Ioas)
+        start = ioas.copy_from(
+            source,
+            source_start,
+            length,
+            start if fixed else None,
+            readable=bool(flags & uapi.IOMMU_IOAS_MAP_READABLE),
+            writable=writable,
+        )
+        request.answer({5: start})
+
+    def _unmap(self, request: Request, caller: DeviceCaller) -> None:
+        """ENOENT where nothing is mapped; address 0 and length 2^64-1 for everything."""
+        _, number, start, length = (request.integer(index) for index in range(4))
+        ioas = self.context.get(number, Ioas)
+        if (start, length) == (0, ADDRESS_MAXIMUM):
+            done = ioas.unmap_all()
+        elif start >= ADDRESS_MAXIMUM or length >= ADDRESS_MAXIMUM:
+            raise Errno(errno.EOVERFLOW)
+        else:
+            done = ioas.unmap(start, length)
+            if not done:
+                raise Errno(errno.ENOENT)
+        request.answer({3: done})
+
+    def _option(self, request: Request, caller: DeviceCaller) -> None:
+        _, option, operation, reserved, number, value = (request.integer(index) for index in range(6))
+        sets = operation == uapi.IOMMU_OPTION_OP_SET
+        if reserved or operation not in (uapi.IOMMU_OPTION_OP_SET, uapi.IOMMU_OPTION_OP_GET):
+            raise Errno(errno.EOPNOTSUPP)
+        if option == uapi.IOMMU_OPTION_RLIMIT_MODE:
+            _none(number)
+            if not sets:
+                value = int(self._counts_by_process)
+            elif not caller.capable(CAP_SYS_RESOURCE):
+                raise Errno(errno.EPERM)
+            elif len(self.context):
+                raise Errno(errno.EBUSY)
+            elif value > 1:
+                raise Errno(errno.EINVAL)
+            else:
+                self._counts_by_process = bool(value)
+        elif option == uapi.IOMMU_OPTION_HUGE_PAGES:
+            ioas = self.context.get(number, Ioas)
+            if not sets:
+                value = int(ioas.large_pages)
+            elif value > 1:
+                raise Errno(errno.EINVAL)
+            elif value:
+                ioas.large_pages = True
+            else:
+                ioas.disable_large_pages()
+        else:
+            raise Errno(errno.EOPNOTSUPP)
+        request.answer({5: value})
+
+    def _vfio_ioas(self, request: Request, caller: DeviceCaller) -> None:
+        _none(request.integer(3))
+        match request.integer(2):
+            case uapi.IOMMU_VFIO_IOAS_GET:
+                request.answer({1: self.context.number_of(self.context.compatible)})
+            case uapi.IOMMU_VFIO_IOAS_SET:
+                self.context.compatible = self.context.get(request.integer(1), Ioas)
+            case uapi.IOMMU_VFIO_IOAS_CLEAR:
+                self.context.compatible = None
+            case _:
+                raise Errno(errno.EOPNOTSUPP)
+
+    def _hwpt_alloc(self, request: Request, caller: DeviceCaller) -> None:
+        """EOPNOTSUPP, EINVAL, ENOENT (the device), EADDRINUSE."""
+        _, flags, device, number, _, reserved, data_type, data_length = (request.integer(index) for index in range(8))
+        _none(reserved)
+        if (data_type == uapi.IOMMU_HWPT_DATA_NONE) != (not data_length):
+            raise Errno(errno.EINVAL)
+        self.context.get(device, BoundDevice)
+        try:
+            ioas = self.context.get(number, Ioas)
+        except Errno:
+            raise Errno(errno.EINVAL) from None
+        _none(flags or data_length)
+        table = PageTable(ioas, automatic=False)
+        added = self.context.add(table)
+        try:
+            request.answer({4: added})
+        except Errno:
+            ioas.page_tables -= 1
+            self.context.remove(added)
+            raise
+
+    def _hw_info(self, request: Request, caller: DeviceCaller) -> None:
+        """An IOMMU that says nothing of itself; the caller's buffer is zeroed."""
+        _none(request.integer(1) or any(request.text(7)))
+        self.context.get(request.integer(2), BoundDevice)
+        if request.integer(3):
+            caller.write(request.integer(4), bytes(request.integer(3)))
+        request.answer({3: 0, 5: uapi.IOMMU_HW_INFO_TYPE_NONE, 6: 0, 8: 0})
+
+    def _change_process(self, request: Request, caller: DeviceCaller) -> None:
+        """EINVAL with a mapping that is of a process's memory, not of a file."""
+        _none(request.integer(1))
+        for ioas in self.context.all(Ioas):
+            if any(area.pages.file is None for area in ioas.space):
+                raise Errno(errno.EINVAL)
+
+    def _mark(self, request: Request, caller: DeviceCaller) -> None:
+        """ENOENT, EADDRINUSE for a token that another page table of this context has. There is no way back."""
+        table = self.context.get(request.integer(1), PageTable)
+        token = request.integer(2)
+        if any(other is not table and other.preserve_token == token for other in self.context.marked()):
+            raise Errno(errno.EADDRINUSE)
+        table.preserve_token = token
+
+
+def _none(value: int | bool) -> None:
+    """Reserved fields and flags that nothing has: Errno(EOPNOTSUPP)."""
+    if value:
+        raise Errno(errno.EOPNOTSUPP)

@@ -1,0 +1,1 @@
+"""VFIO as it was before iommufd: groups, the type1 container, and iommufd's emulation of it."""

@@ -1,0 +1,89 @@
+"""VFIO's container ioctls on an iommufd, for programs that were written before it. `iommufd.py` passes them on.
+
+drivers/iommu/iommufd/vfio_compat.c of Linux 7.3. They work on the context's compatible IOAS, which a group makes when
+it is put into the context, or IOMMU_VFIO_IOAS names.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from luod.emulator.model.ports import Errno
+from luod.emulator.model.vfio import argsz
+from luod.emulator.model.vfio.iommu.context import Context
+from luod.emulator.model.vfio.iommu.memory import ADDRESS_MAXIMUM
+from luod.emulator.model.vfio.legacy.type1 import EXTENSIONS, get_info
+from luod.emulator.model.vfio.ports import DeviceCaller
+from luod.uapi import vfio as uapi
+
+_AVAILABLE: Final = 0xFFFFFFFF
+"""Mappings: iommufd has no limit of its own."""
+
+
+def ioctl(context: Context, command: int, argument: int, caller: DeviceCaller) -> int:
+    match command:
+        case uapi.VFIO_GET_API_VERSION:
+            return uapi.VFIO_API_VERSION
+        case uapi.VFIO_CHECK_EXTENSION:
+            return _check_extension(context, argument)
+        case uapi.VFIO_SET_IOMMU:
+            return _set_iommu(context, argument)
+        case uapi.VFIO_IOMMU_GET_INFO:
+            return get_info(context.compatible.ranges(), _AVAILABLE, argument, caller)
+        case uapi.VFIO_IOMMU_MAP_DMA:
+            return _map(context, argument, caller)
+        case uapi.VFIO_IOMMU_UNMAP_DMA:
+            return _unmap(context, argument, caller)
+    raise Errno(errno.ENOTTY)
+
+
+def _check_extension(context: Context, extension: int) -> int:
+    """ENODEV when it is one that depends on the IOAS, and there is none."""
+    if extension == uapi.VFIO_DMA_CC_IOMMU:
+        context.compatible.ranges()
+        return 1
+    return int(extension in EXTENSIONS)
+
+
+def _set_iommu(context: Context, kind: int) -> int:
+    """EINVAL, ENODEV without a group."""
+    if kind not in (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU):
+        raise Errno(errno.EINVAL)
+    ioas = context.compatible
+    if kind == uapi.VFIO_TYPE1_IOMMU:
+        ioas.disable_large_pages()
+    return 0
+
+
+def _map(context: Context, argument: int, caller: DeviceCaller) -> int:
+    """EINVAL, ENODEV, and as IOMMU_IOAS_MAP at a fixed address."""
+    _, flags, address, start, length = argsz.read(caller, argument, uapi.IOMMU_TYPE1_DMA_MAP)
+    if flags & ~(uapi.VFIO_DMA_MAP_FLAG_READ | uapi.VFIO_DMA_MAP_FLAG_WRITE):
+        raise Errno(errno.EINVAL)
+    ioas = context.compatible
+    if address + length > ADDRESS_MAXIMUM:
+        raise Errno(errno.EOVERFLOW)
+    start = ioas.place(start, length, address)
+    writable = bool(flags & uapi.VFIO_DMA_MAP_FLAG_WRITE)
+    memory = caller.pin(address, length, writable=writable)
+    readable = bool(flags & uapi.VFIO_DMA_MAP_FLAG_READ)
+    ioas.map(start, length, memory, None, readable=readable, writable=writable)
+    return 0
+
+
+def _unmap(context: Context, argument: int, caller: DeviceCaller) -> int:
+    """EINVAL, ENODEV, ENOENT for half a mapping; none at all is no error."""
+    layout = uapi.IOMMU_TYPE1_DMA_UNMAP
+    size, flags, start, length = argsz.read(caller, argument, layout)
+    if flags & ~uapi.VFIO_DMA_UNMAP_FLAG_ALL:
+        raise Errno(errno.EINVAL)
+    ioas = context.compatible
+    if flags:
+        if start or length:
+            raise Errno(errno.EINVAL)
+        done = ioas.unmap_all()
+    else:
+        done = ioas.unmap(start, length)
+    argsz.write(caller, argument, layout, (size, flags, start, done), layout.size)
+    return 0

@@ -1,0 +1,248 @@
+"""/dev/vfio/N and /dev/vfio/vfio: groups, the containers they are put into, and devices had through them.
+
+The older interface: a group is opened by one file, gets a container (or an iommufd, which poses as one), and gives out
+its devices. drivers/vfio/group.c and container.c. What a container's mappings are is `type1.py`'s.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Final
+
+from luod.emulator.model.ports import Errno, Kind
+from luod.emulator.model.vfio import argsz
+from luod.emulator.model.vfio.files import ModelFile
+from luod.emulator.model.vfio.function import IommuGroup
+from luod.emulator.model.vfio.iommu.iommufd import IommufdFile
+from luod.emulator.model.vfio.legacy.type1 import EXTENSIONS, Type1
+from luod.emulator.model.vfio.ports import DeviceCaller
+from luod.emulator.model.vfio.vfio_pci.cdev import VfioDeviceFile
+from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevice
+from luod.uapi import vfio as uapi
+
+_PAGE: Final = 4096
+_I32: Final = 4
+_TOKEN: Final = b"vf_token="
+_UUID_TEXT: Final = 36
+
+
+class ContainerFile(ModelFile):
+    """/dev/vfio/vfio. Lives on while a group is in it, without its file too."""
+
+    kind = Kind.VFIO_CONTAINER
+    link = b"/dev/vfio/vfio"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups: list[IommuGroup] = []
+        self.iommu: Type1 | None = None
+
+    def _release(self) -> None:
+        """No group is in it: each holds a reference."""
+
+    def abandon(self) -> None:
+        if self.iommu is not None:
+            self.iommu.close()
+
+    def ioctl(self, command: int, argument: int, caller: DeviceCaller) -> int:
+        match command:
+            case uapi.VFIO_GET_API_VERSION:
+                return uapi.VFIO_API_VERSION
+            case uapi.VFIO_CHECK_EXTENSION:
+                return int(argument in EXTENSIONS or (argument == uapi.VFIO_DMA_CC_IOMMU and self.iommu is not None))
+            case uapi.VFIO_SET_IOMMU:
+                return self._set_iommu(argument)
+        if self.iommu is None:
+            raise Errno(errno.EINVAL)
+        return self.iommu.ioctl(command, argument, caller)
+
+    def _set_iommu(self, kind: int) -> int:
+        """EINVAL without a group, or when it is set; ENODEV for a kind that there is not."""
+        if not self.groups or self.iommu is not None:
+            raise Errno(errno.EINVAL)
+        if kind not in EXTENSIONS:
+            raise Errno(errno.ENODEV)
+        if kind not in (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU):
+            raise Errno(errno.EINVAL)
+        self.iommu = Type1(exact_unmaps=kind == uapi.VFIO_TYPE1v2_IOMMU)
+        return 0
+
+    def add(self, group: IommuGroup) -> None:
+        self.reference()
+        self.groups.append(group)
+
+    def remove(self, group: IommuGroup) -> None:
+        """The last group takes the mappings with it."""
+        self.groups.remove(group)
+        if not self.groups and self.iommu is not None:
+            self.iommu.close()
+            self.iommu = None
+        self.close()
+
+
+class GroupFile(ModelFile):
+    """The one open file of /dev/vfio/N. A device had through a container keeps it open."""
+
+    kind = Kind.VFIO_GROUP
+
+    def __init__(self, group: IommuGroup, incoming: Callable[[VfioDevice], bool]) -> None:
+        """`incoming`: whether a live update has not given the device back yet. EBUSY while it is open, or a cdev is."""
+        if group.cdevs_bound or group.file is not None:
+            raise Errno(errno.EBUSY)
+        super().__init__()
+        self.link = b"/dev/vfio/%d" % group.number
+        self._group = group
+        self._incoming = incoming
+        self._container: ContainerFile | None = None
+        self._iommufd: IommufdFile | None = None
+        self._devices_open = 0
+        group.file = self
+
+    def _release(self) -> None:
+        self._leave()
+        self._group.file = None
+
+    def ioctl(self, command: int, argument: int, caller: DeviceCaller) -> int:
+        match command:
+            case uapi.VFIO_GROUP_GET_DEVICE_FD:
+                return self._get_device(argument, caller)
+            case uapi.VFIO_GROUP_GET_STATUS:
+                return self._get_status(argument, caller)
+            case uapi.VFIO_GROUP_SET_CONTAINER:
+                return self._set_container(argument, caller)
+            case uapi.VFIO_GROUP_UNSET_CONTAINER:
+                return self._unset_container()
+        raise Errno(errno.ENOTTY)
+
+    def _get_status(self, argument: int, caller: DeviceCaller) -> int:
+        layout = uapi.GROUP_STATUS
+        size, _ = argsz.read(caller, argument, layout)
+        flags = 0
+        if self._container is not None or self._iommufd is not None:
+            flags = uapi.VFIO_GROUP_FLAGS_CONTAINER_SET | uapi.VFIO_GROUP_FLAGS_VIABLE
+        elif not self._group.claimed:
+            flags = uapi.VFIO_GROUP_FLAGS_VIABLE
+        argsz.write(caller, argument, layout, (size, flags), layout.size)
+        return 0
+
+    def _set_container(self, argument: int, caller: DeviceCaller) -> int:
+        """EFAULT, EBADF, EINVAL (it has one), EPERM (the group is not viable), EBADFD (the fd is no container)."""
+        fd = int.from_bytes(caller.read(argument, _I32), "little", signed=True)
+        file = caller.file(fd)
+        try:
+            if self._container is not None or self._iommufd is not None:
+                raise Errno(errno.EINVAL)
+            if isinstance(file, ContainerFile):
+                self._group.claim(self)
+                file.add(self._group)
+                self._container = file
+            elif isinstance(file, IommufdFile):
+                file.context.make_compatible()
+                self._iommufd = file.reference()
+            else:
+                raise Errno(errno.EBADFD)
+        finally:
+            file.close()
+        return 0
+
+    def _unset_container(self) -> int:
+        """EINVAL without one, EBUSY while a device had through it is open."""
+        if self._container is None and self._iommufd is None:
+            raise Errno(errno.EINVAL)
+        if self._container is not None and self._devices_open:
+            raise Errno(errno.EBUSY)
+        self._leave()
+        return 0
+
+    def _leave(self) -> None:
+        if self._container is not None:
+            self._group.unclaim()
+            self._container.remove(self._group)
+            self._container = None
+        if self._iommufd is not None:
+            self._iommufd.close()
+            self._iommufd = None
+
+    def _get_device(self, argument: int, caller: DeviceCaller) -> int:
+        """EFAULT, ENODEV (no such device here), EBUSY (to be retrieved), EINVAL (no container), EMFILE."""
+        name, token = _split(_read_name(argument, caller))
+        device = next((each for each in self._group.vfio_devices if str(each.function.address) == name), None)
+        if device is None:
+            raise Errno(errno.ENODEV)
+        device.check_token(token)
+        if not caller.has_free_fd():
+            raise Errno(errno.EMFILE)
+        if self._incoming(device):
+            raise Errno(errno.EBUSY)
+        file = VfioDeviceFile(device, link=b"anon_inode:[vfio-device]", group=self)
+        try:
+            file.open_from_group()
+            return caller.install(file, True)
+        finally:
+            file.close()
+
+    def use(self, device: VfioDevice) -> None:
+        """A file of `device` gets access. Errno(EINVAL) without container or iommufd, EPERM, ENODEV."""
+        if self._container is not None:
+            if self._container.iommu is None:
+                raise Errno(errno.EINVAL)
+        elif self._iommufd is None:
+            raise Errno(errno.EINVAL)
+        if not device.opens:
+            if self._container is not None and self._container.iommu is not None:
+                device.enable()
+                device.function.device.dma = self._container.iommu.space
+            elif self._iommufd is not None:
+                context = self._iommufd.context
+                bound = context.bind(device.function, self._iommufd)
+                try:
+                    bound.attach(context.number_of(context.compatible))
+                except Errno:
+                    bound.unbind()
+                    raise
+                device.bound = bound
+                device.enable()
+        device.opens += 1
+        self._devices_open += 1
+        self.reference()
+
+    def unuse(self, device: VfioDevice) -> None:
+        device.opens -= 1
+        self._devices_open -= 1
+        if not device.opens:
+            device.disable()
+            if device.bound is not None:
+                device.bound.unbind()
+                device.bound = None
+        self.close()
+
+
+def _read_name(address: int, caller: DeviceCaller) -> bytes:
+    """As strndup_user: Errno(EINVAL) when a page has no NUL."""
+    name = b""
+    while len(name) < _PAGE:
+        # A string may end right before memory does.
+        chunk = caller.read(address + len(name), min(32, _PAGE - (address + len(name)) % _PAGE))
+        end = chunk.find(b"\0")
+        if end >= 0:
+            return name + chunk[:end]
+        name += chunk
+    raise Errno(errno.EINVAL)
+
+
+def _split(words: bytes) -> tuple[str, bytes | None]:
+    """`0000:01:00.0 vf_token=UUID`. Errno(EINVAL) for other words."""
+    name, *options = words.decode("latin-1").split(" ")
+    token: bytes | None = None
+    for option in options:
+        if not option:
+            continue
+        text = option.removeprefix(_TOKEN.decode())
+        if token is not None or text == option or len(text) != _UUID_TEXT:
+            raise Errno(errno.EINVAL)
+        try:
+            token = bytes.fromhex(text.replace("-", ""))
+        except ValueError:
+            raise Errno(errno.EINVAL) from None
+    return name, token

@@ -1,0 +1,1 @@
+"""What /sys shows of the devices, and what writing to it does."""

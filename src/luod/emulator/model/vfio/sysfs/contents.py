@@ -1,0 +1,119 @@
+"""What the files of the model's sysfs say of a function or a bridge, and what is done with what is written there.
+
+Contents only: which files there are, and where, is `sysfs.py`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import struct
+from typing import Final
+
+from luod.emulator.model.ports import Errno
+from luod.emulator.model.vfio.function import Function, Port
+from luod.emulator.model.vfio.hardware.config_space import COMMAND_MASTER, COMMAND_MEMORY
+from luod.emulator.model.vfio.hardware.config_space import SIZE as CONFIG_SIZE
+from luod.emulator.model.vfio.hardware.device import Device
+
+BRIDGE_VENDOR: Final = 0x1B36
+BRIDGE_DEVICE: Final = 0x000C
+BRIDGE_CLASS: Final = 0x060400
+_BRIDGE_CONFIG: Final = struct.Struct("<HHHHIBBBB8xBBB25xB11x")
+"""A bridge's header: up to its bus numbers, and where its capabilities begin."""
+_BRIDGE_EXPRESS: Final = struct.Struct("<BBH")
+_MEMORY_32_BIT: Final = 0x40200
+
+
+def bridge_config(port: Port) -> bytes:
+    """A root port of PCI Express that forwards memory and DMA."""
+    header = _BRIDGE_CONFIG.pack(
+        BRIDGE_VENDOR,
+        BRIDGE_DEVICE,
+        COMMAND_MEMORY | COMMAND_MASTER,
+        0x0010,  # it has capabilities
+        BRIDGE_CLASS << 8,
+        0,
+        0,
+        1,  # the header is a bridge's
+        0,
+        port.address.bus,
+        port.bus,
+        port.bus,
+        _BRIDGE_CONFIG.size,
+    )
+    return (header + _BRIDGE_EXPRESS.pack(0x10, 0, 0x0042)).ljust(CONFIG_SIZE, b"\0")
+
+
+def u16(words: str) -> int:
+    """Errno(EINVAL), Errno(ERANGE)."""
+    try:
+        number = int(words, 0)
+    except ValueError:
+        raise Errno(errno.EINVAL) from None
+    if not 0 <= number < 1 << 16:
+        raise Errno(errno.ERANGE)
+    return number
+
+
+def is_one(words: str) -> bool:
+    """A number that is not zero. Errno(EINVAL) for none."""
+    try:
+        return int(words, 0) != 0
+    except ValueError:
+        raise Errno(errno.EINVAL) from None
+
+
+def configure(device: Device, offset: int, data: bytes) -> int:
+    """As setpci does it, past whoever has the device open. EFBIG behind the end."""
+    if offset > CONFIG_SIZE:
+        raise Errno(errno.EFBIG)
+    data = data[: CONFIG_SIZE - offset]
+    if device.config.write(offset, data):
+        with contextlib.suppress(Errno):
+            device.reset()
+    return len(data)
+
+
+def reset(function: Function, words: str) -> int:
+    """EINVAL for another number than 1, and what the reset says."""
+    if not is_one(words) or int(words, 0) != 1:
+        raise Errno(errno.EINVAL)
+    function.device.reset()
+    return 0
+
+
+def modalias(function: Function) -> str:
+    found = function.device.description
+    base, sub, interface = found.class_code >> 16, found.class_code >> 8 & 0xFF, found.class_code & 0xFF
+    return (
+        f"pci:v{found.vendor:08X}d{found.device:08X}sv{found.vendor:08X}sd{found.device:08X}"
+        f"bc{base:02X}sc{sub:02X}i{interface:02X}"
+    )
+
+
+def resources(function: Function) -> bytes:
+    """13 lines of start, end and flags: 6 BARs, the ROM, and a bridge's windows."""
+    config = function.device.config
+    lines = []
+    for index in range(13):
+        if index < len(function.device.bars):
+            start = int.from_bytes(config.read(0x10 + 4 * index, 4), "little")
+            end = start + function.device.bars[index].size - 1
+            lines.append(f"{start:#018x} {end:#018x} {_MEMORY_32_BIT:#018x}\n")
+        else:
+            lines.append(f"{0:#018x} {0:#018x} {0:#018x}\n")
+    return "".join(lines).encode()
+
+
+def uevent(function: Function) -> bytes:
+    found = function.device.description
+    lines = [] if function.driver is None or function.unbinding else [f"DRIVER={function.driver.name}"]
+    lines += [
+        f"PCI_CLASS={found.class_code:X}",
+        f"PCI_ID={found.vendor:04X}:{found.device:04X}",
+        f"PCI_SUBSYS_ID={found.vendor:04X}:{found.device:04X}",
+        f"PCI_SLOT_NAME={function.address}",
+        f"MODALIAS={modalias(function)}",
+    ]
+    return "".join(line + "\n" for line in lines).encode()

@@ -1,0 +1,98 @@
+"""Reset of a whole bus: VFIO_DEVICE_GET_PCI_HOT_RESET_INFO and VFIO_DEVICE_PCI_HOT_RESET.
+
+A user may reset what it owns, and must own all that is reset along. Called by `pci_core.py` alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING, Final
+
+from luod.emulator.model.ports import Errno, Kind
+from luod.emulator.model.vfio import argsz
+from luod.emulator.model.vfio.function import Function
+from luod.emulator.model.vfio.ports import DeviceCaller
+from luod.uapi import vfio as uapi
+
+if TYPE_CHECKING:
+    from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevice
+
+_FD: Final = struct.Struct("=i")
+
+
+def _bus(device: VfioDevice) -> list[Function]:
+    """Every function on the device's bus. Errno(ENODEV) on the root bus, which cannot be reset."""
+    function = device.function
+    if function.port is None:
+        raise Errno(errno.ENODEV)
+    return function.port.functions
+
+
+def _number(function: Function, device: VfioDevice) -> int:
+    """What `function` is to the iommufd that `device` is bound to: an id, owned along with its group, or not owned."""
+    assert device.bound is not None, "a bound character device asks"
+    if function.vfio is None:
+        return uapi.VFIO_PCI_DEVID_NOT_OWNED
+    bound = function.vfio.bound
+    if bound is not None and bound.context is device.bound.context:
+        return bound.number
+    owned = function.group.owner is device.bound.context
+    return uapi.VFIO_PCI_DEVID_OWNED if owned else uapi.VFIO_PCI_DEVID_NOT_OWNED
+
+
+def get_info(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
+    """ENOSPC with the count when the array is too short."""
+    layout, entry = uapi.PCI_HOT_RESET_INFO, uapi.PCI_DEPENDENT_DEVICE
+    size, _, _ = argsz.read(caller, argument, layout)
+    functions = _bus(device)
+    if len(functions) > (size - layout.size) // entry.size:
+        argsz.write(caller, argument, layout, (size, 0, len(functions)), layout.size)
+        raise Errno(errno.ENOSPC)
+    flags = 0
+    numbers = [function.group.number for function in functions]
+    if device.cdev_bound:
+        flags = uapi.VFIO_PCI_HOT_RESET_FLAG_DEV_ID
+        numbers = [_number(function, device) for function in functions]
+        if uapi.VFIO_PCI_DEVID_NOT_OWNED not in numbers:
+            flags |= uapi.VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED
+    content = b"".join(
+        entry.pack(number, function.address.domain, function.address.bus, function.address.devfn)
+        for number, function in zip(numbers, functions, strict=True)
+    )
+    caller.write(argument + layout.size, content)
+    argsz.write(caller, argument, layout, (size, flags, len(functions)), layout.size)
+    return 0
+
+
+def reset(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
+    """EINVAL for a device on the bus that is not the caller's; EBADF, EINVAL for what is no group's fd."""
+    layout = uapi.PCI_HOT_RESET
+    _, flags, count = argsz.read(caller, argument, layout)
+    if flags or bool(count) == device.cdev_bound:
+        raise Errno(errno.EINVAL)
+    functions = _bus(device)
+    if count > len(functions):
+        raise Errno(errno.EINVAL)
+    groups: list[object] = []
+    for (fd,) in _FD.iter_unpack(caller.read(argument + layout.size, count * _FD.size)):
+        file = caller.file(fd)
+        groups.append(file.identity)
+        is_group = file.kind is Kind.VFIO_GROUP
+        file.close()
+        if not is_group:
+            raise Errno(errno.EINVAL)
+    for function in functions:
+        if function.vfio is None:
+            raise Errno(errno.EINVAL)  # with another driver, or none: nobody vouches for it
+        owned = (
+            _number(function, device) != uapi.VFIO_PCI_DEVID_NOT_OWNED
+            if device.cdev_bound
+            else function.group.file in groups
+        )
+        if not owned:
+            raise Errno(errno.EINVAL)
+    for function in functions:
+        assert function.vfio is not None, "looked at above"
+        function.vfio.try_reset()
+    return 0

@@ -1,0 +1,116 @@
+"""`DeviceCaller` over a stopped thread: `Thread`, and what a call on a device file asks of its caller besides.
+
+Its fds of device files are known by their inode numbers, which no two open files share (`fuse_tree`). Made anew for
+each call, as `Thread` is, by `trap.devices`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from luod import linux
+from luod.emulator.model.files import SessionFile
+from luod.emulator.model.ports import Errno, HostFile, Kind
+from luod.emulator.model.vfio.files import ModelFile
+from luod.emulator.trap.devices.memory import EventFd, ProcessMemory
+from luod.emulator.trap.process.caller import Surroundings, Thread, status_field
+from luod.emulator.trap.process.memory_files import OpenFile, Stand
+from luod.emulator.trap.process.placeholder import Identity
+from luod.emulator.trap.seccomp.notify import Notification
+from luod.linux import Fd
+
+if TYPE_CHECKING:
+    from luod.emulator.trap.devices.devices import Devices
+
+_EVENTFD: Final = "anon_inode:[eventfd]"
+
+
+class DeviceThread(Thread):
+    """`Caller` in a machine that has devices."""
+
+    def __init__(
+        self, surroundings: Surroundings, devices: Devices, tid: int, notification: Notification | None = None
+    ) -> None:
+        super().__init__(surroundings, tid, notification)
+        self._devices = devices
+
+    def identity(self, fd: int) -> Identity | None:
+        found = super().identity(fd)
+        if found is None or found[1] or not self._devices.is_ours(found):
+            return found
+        # A file system of another user namespace: its inode numbers are shown here all the same.
+        try:
+            with open(f"/proc/{self.tid}/fdinfo/{fd}", encoding="ascii") as lines:
+                return (found[0], next(int(line.split()[1]) for line in lines if line.startswith("ino:")))
+        except OSError:
+            return None
+
+    def take(self, fd: int) -> OpenFile:
+        identity = self.identity(fd) if fd >= 0 else None
+        if identity is not None and self._devices.is_ours(identity):
+            # Whatever is wanted of it, we would ask ourselves, and wait for our own answer.
+            raise Errno(errno.EINVAL)
+        return super().take(fd)
+
+    def file(self, fd: int) -> HostFile:
+        identity = self.identity(fd) if fd >= 0 else None
+        if identity is None or not self._devices.is_ours(identity):
+            return super().file(fd)
+        if self.only_path(fd):
+            raise Errno(errno.EBADF)
+        file = self._devices.file_of(identity)
+        return Stand(Kind.OTHER, identity) if file is None else file.reference()
+
+    def install(self, file: SessionFile | HostFile, cloexec: bool) -> int:
+        if isinstance(file, ModelFile):
+            return self._devices.install(file, lambda fd: self._add_fd(fd, cloexec=cloexec))
+        return super().install(file, cloexec)
+
+    def eventfd(self, fd: int) -> EventFd:
+        taken = self.take(fd)
+        if os.readlink(f"/proc/self/fd/{taken.fileno()}") != _EVENTFD:
+            taken.close()
+            raise Errno(errno.EINVAL)
+        return EventFd(taken)
+
+    def pin(self, address: int, length: int, *, writable: bool, bars_too: bool = False) -> ProcessMemory:
+        pid = int(status_field(self.tid, "Tgid:"))
+        refused = None if bars_too else self._devices.is_ours
+        if not _mapped(pid, address, address + length, writable=writable, refused=refused):
+            raise Errno(errno.EFAULT)
+        try:
+            process = Fd(linux.syscall("pidfd_open", pid, 0))
+        except OSError as error:
+            raise Errno(error.errno or errno.ESRCH) from None
+        return ProcessMemory(process, pid, address, length)
+
+
+def _mapped(
+    pid: int, start: int, end: int, *, writable: bool, refused: Callable[[Identity], bool] | None = None
+) -> bool:
+    """Whether the process has memory everywhere from `start` to `end`, of which it may write every byte, or read.
+
+    Memory of files that are `refused` is none.
+    """
+    wanted = "w" if writable else "r"
+    try:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                addresses, permissions, _, device, inode, *_ = line.split(maxsplit=5)
+                first, last = (int(number, 16) for number in addresses.split("-"))
+                if last <= start:
+                    continue
+                if first > start or wanted not in permissions:
+                    return False
+                major, _, minor = device.partition(":")
+                if refused is not None and refused((os.makedev(int(major, 16), int(minor, 16)), int(inode))):
+                    return False
+                start = last
+                if start >= end:
+                    return True
+    except OSError as error:
+        raise Errno(error.errno or errno.ESRCH) from None
+    return False

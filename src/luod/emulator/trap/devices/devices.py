@@ -1,0 +1,270 @@
+"""The devices of one boot, as `trap.supervisor` drives them: their mounts, who waits, when to look at registers.
+
+Only made for a machine that has devices. A file that the model hands out itself (a group's device, a retrieved one)
+is opened by way of `opener.py` and put into the caller; while the model holds it too, an fd of it stays here, so that
+it is the same open file the next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from luod.emulator.model.ports import Errno
+from luod.emulator.model.results import Blocked, Waiting
+from luod.emulator.model.vfio.files import ModelFile
+from luod.emulator.model.vfio.vfio import Vfio
+from luod.emulator.trap.devices import opener
+from luod.emulator.trap.devices.caller import DeviceThread
+from luod.emulator.trap.devices.files import DeviceFiles, HandedOut, OpenFiles
+from luod.emulator.trap.devices.memory import DeviceMemory
+from luod.emulator.trap.devices.sysfs_files import SysfsFiles
+from luod.emulator.trap.fuse.server import Request, Unmounted
+from luod.emulator.trap.fuse.tree import Answer, FileSystem, FuseTree
+from luod.emulator.trap.process.caller import Surroundings, Thread
+from luod.emulator.trap.process.placeholder import Identity
+from luod.emulator.trap.seccomp.notify import Notification
+from luod.linux import Fd
+
+_AT_ONCE: Final = 20
+_LOOK_SOON: Final = 0.001
+_LOOK_LATE: Final = 0.01
+_SLOWING: Final = 1.25
+"""How often mapped registers are looked at: after a device had work some times at once, since then later and later.
+
+Seconds between two looks, and their growth.
+"""
+_CHECK: Final = 0.1
+"""Seconds between two questions whether init ends, while somebody sleeps: no fd tells."""
+
+DEVICES: Final = "dev/vfio"
+HANDED_OUT: Final = ""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A mounted FUSE file system. `place` is DEVICES, HANDED_OUT, or a path below /sys; `number` its st_dev."""
+
+    place: str
+    fuse: Fd
+    number: int
+
+
+@dataclass(frozen=True)
+class DeviceSide:
+    """What a boot's devices consist of. The fds of the mounts and the socket become the owner's: `Devices`."""
+
+    model: Vfio
+    memory: DeviceMemory
+    mounts: Sequence[Mount]
+    opener: socket.socket
+    """Leads to `opener.serve`, whose directory is the mount HANDED_OUT."""
+    opener_tid: int
+    can_map: bool
+    ending: Callable[[], bool]
+    """Whether init ends. It waits for all its processes, and those that sleep here wait for us."""
+
+    def close(self) -> None:
+        for mount in self.mounts:
+            mount.fuse.close()
+        self.opener.close()
+
+
+class Devices:
+    def __init__(self, side: DeviceSide, surroundings: Surroundings) -> None:
+        self._around = surroundings
+        self._model = side.model
+        self._memory = side.memory
+        self._opener = side.opener
+        self._opener_tid = side.opener_tid
+        self._numbers = frozenset(mount.number for mount in side.mounts)
+        self._files = OpenFiles(side.model, self.thread, self._look_from_now_on)
+        self._trees: dict[int, FuseTree] = {}
+        self._with_files: list[FuseTree] = []
+        """Those whose files are the model's."""
+        self._accepted: deque[tuple[FuseTree, Request]] = deque()
+        """Read, not answered."""
+        self._kept: dict[ModelFile, Fd] = {}
+        self._sleeping: list[tuple[Blocked, Answer]] = []
+        self._is_ending = side.ending
+        self._next_check = 0.0
+        self._ending = False
+        self._looking = False
+        self._idle_looks = _AT_ONCE
+        self._next_look = 0.0
+        for mount in side.mounts:
+            files: FileSystem
+            if mount.place == DEVICES:
+                files = device_files = DeviceFiles(self._files, mount.number, self._wait)
+                device_files.fuse = mount.fuse.fileno() if side.can_map else None
+            elif mount.place == HANDED_OUT:
+                files = self._handed_out = HandedOut(self._files, mount.number, self._wait)
+                self._handed_out.fuse = mount.fuse.fileno() if side.can_map else None
+            else:
+                files = SysfsFiles(side.model, mount.place, self.thread, self._wait)
+            tree = FuseTree(mount.fuse, files)
+            self._trees[tree.fileno()] = tree
+            if isinstance(files, DeviceFiles):
+                self._with_files.append(tree)
+            if mount.place == HANDED_OUT:
+                self._hidden = tree
+
+    def filenos(self) -> Sequence[int]:
+        """The fds that `serve` is for."""
+        return tuple(self._trees)
+
+    def serve(self, fd: int) -> bool:
+        """Answers what waits there. False when it is unmounted, and has been closed."""
+        try:
+            request = self._trees[fd].read()
+        except Unmounted:
+            tree = self._trees.pop(fd)
+            self._with_files = [other for other in self._with_files if other is not tree]
+            tree.close()
+            return False
+        if request is not None:
+            self._accept(self._trees[fd], request)
+        self._answer_accepted()
+        return True
+
+    def _accept(self, tree: FuseTree, request: Request) -> None:
+        if request.is_release:
+            tree.answer(request)
+        else:
+            self._accepted.append((tree, request))
+
+    def _answer_accepted(self) -> None:
+        """What was closed before a call was made is in the queues by now, though perhaps in another: it comes first."""
+        self._drain()
+        while self._accepted:
+            tree, request = self._accepted.popleft()
+            tree.answer(request)
+            if self._accepted:
+                self._drain()
+
+    def _drain(self) -> None:
+        for tree in self._with_files:
+            with contextlib.suppress(Unmounted):
+                while (request := tree.read()) is not None:
+                    self._accept(tree, request)
+
+    def _answer_opener(self) -> None:
+        """In the middle of somebody's call: all but the opener, who works for that, have to wait for its end."""
+        with contextlib.suppress(Unmounted):
+            while (request := self._hidden.read()) is not None:
+                if request.tid == self._opener_tid:
+                    self._hidden.answer(request)
+                else:
+                    self._accepted.append((self._hidden, request))
+
+    def close(self) -> None:
+        """To be called when no process of the boot is left."""
+        for kept in self._kept.values():
+            kept.close()
+        self._kept.clear()
+        self._opener.close()
+        for tree in self._trees.values():
+            tree.close()
+
+    # -- what callers have open -------------------------------------------------------------------------------------
+
+    def thread(self, tid: int, notification: Notification | None = None) -> DeviceThread:
+        return DeviceThread(self._around, self, tid, notification)
+
+    def is_ours(self, identity: Identity) -> bool:
+        """Whether it is a file of any of the mounts: to ask the kernel about it would be to ask ourselves."""
+        return identity[0] in self._numbers
+
+    def file_of(self, identity: Identity) -> ModelFile | None:
+        """The model's file behind it; nobody has more of a reference than before."""
+        return self._files.find(identity)
+
+    def ioctl_of(self, identity: Identity, thread: Thread) -> Callable[[int, int], int | Blocked] | None:
+        """What answers an ioctl that seccomp stopped, if the file is the model's."""
+        file = self.file_of(identity)
+        if file is None:
+            return None
+        assert isinstance(thread, DeviceThread), "made by `thread`"
+        return lambda command, argument: self._model.ioctl(file, command, argument, thread)
+
+    def install(self, file: ModelFile, add: Callable[[int], int]) -> int:
+        """`add` puts a duplicate of an fd into the caller, and its number is the result. Errno."""
+        kept = self._kept.get(file)
+        if kept is None:
+            self._handed_out.next_file = file
+            try:
+                kept = opener.open_file(
+                    self._opener, file.link.replace(b"/", b"\\"), self._hidden.fileno(), self._answer_opener
+                )
+            finally:
+                self._handed_out.next_file = None
+            self._kept[file] = kept
+        return add(kept.fileno())
+
+    # -- who waits --------------------------------------------------------------------------------------------------
+
+    def _wait(self, blocked: Blocked, answer: Answer) -> None:
+        if self._ending:
+            answer(Errno(errno.EINTR))
+        else:
+            self._sleeping.append((blocked, answer))
+
+    def give_up(self) -> None:
+        """Every process is being killed: who sleeps here would not die before it has its answer."""
+        self._ending = True
+        sleeping, self._sleeping = self._sleeping, []
+        for _, answer in sleeping:
+            answer(Errno(errno.EINTR))
+
+    def settle(self) -> None:
+        """After anything has happened, and at `timeout`: wakes who can go on, lets go what nobody shares any more."""
+        if self._accepted:
+            self._answer_accepted()
+        for file in [file for file in self._kept if not file.held_elsewhere]:
+            self._kept.pop(file).close()
+        if self._sleeping and time.monotonic() >= self._next_check:
+            self._next_check = time.monotonic() + _CHECK
+            if self._is_ending():
+                self.give_up()
+        if self._sleeping:
+            self._sleeping = [sleeper for sleeper in self._sleeping if not self._wake(*sleeper)]
+        if self._looking and time.monotonic() >= self._next_look:
+            self._look()
+
+    def _wake(self, blocked: Blocked, answer: Answer) -> bool:
+        if not isinstance(blocked, Waiting):
+            return False
+        try:
+            result = blocked.poll()
+        except Errno as error:
+            answer(error)
+            return True
+        if result is not None:
+            answer(result)
+        return result is not None
+
+    # -- registers that are stored to through a mapping -------------------------------------------------------------
+
+    def timeout(self) -> float | None:
+        """Seconds after which `settle` is to be called though nothing happened; None: never."""
+        due = [self._next_look] if self._looking else []
+        if self._sleeping:
+            due.append(self._next_check)
+        return max(min(due) - time.monotonic(), 0) if due else None
+
+    def _look_from_now_on(self) -> None:
+        self._looking = True
+        self._next_look = time.monotonic()
+
+    def _look(self) -> None:
+        stores = self._memory.stores
+        self._looking = self._model.poll()
+        self._idle_looks = self._idle_looks + 1 if stores == self._memory.stores else 0
+        pause = min(_LOOK_SOON * _SLOWING ** min(self._idle_looks - _AT_ONCE, 100), _LOOK_LATE)
+        self._next_look = time.monotonic() + (0 if self._idle_looks < _AT_ONCE else pause)

@@ -1,0 +1,191 @@
+"""/dev/vfio, with /dev/iommu, as FUSE file systems: which files of the model processes have open, and by which inodes.
+
+`trap.devices` mounts two of them: the one that programs see, and one that nobody sees, from which files come that the
+model hands out itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from luod.emulator.model.ports import Errno
+from luod.emulator.model.results import Blocked
+from luod.emulator.model.vfio.files import ModelFile
+from luod.emulator.model.vfio.vfio_pci.cdev import VfioDeviceFile
+from luod.emulator.trap.devices.memory import Bar
+from luod.emulator.trap.fuse.tree import Answer, Node, Opened
+from luod.emulator.trap.process.placeholder import Identity
+from luod.uapi import fuse, iommufd, vfio
+
+if TYPE_CHECKING:
+    from luod.emulator.model.vfio.vfio import Vfio
+    from luod.emulator.trap.devices.caller import DeviceThread
+
+IOMMU_NAME: Final = ".iommu"
+"""Where /dev/iommu, a symbolic link, leads: a file of the directory /dev/vfio that is not listed there.
+
+A file that is itself a mount has one inode for all who open it.
+"""
+_MODES: Final = {iommufd.DEVICE: 0o660, vfio.CONTAINER: 0o666}
+_PAGE: Final = 4096
+_SIZE: Final = vfio.VFIO_PCI_NUM_REGIONS << vfio.PCI_OFFSET_SHIFT
+"""A device has no size. Here careful programs, such as Python, map nothing behind the end of a regular file."""
+
+
+@dataclass
+class _Open:
+    file: ModelFile
+    identity: Identity
+    can_be_mapped: bool
+    mapped: bool = False
+
+
+class OpenFiles:
+    """Every device file of a boot that a process has open, of whichever file system."""
+
+    def __init__(self, model: Vfio, thread: Callable[[int], DeviceThread], mapped: Callable[[], None]) -> None:
+        """`mapped` is called when from now on somebody may store into a device without a call."""
+        self.model = model
+        self._thread = thread
+        self._mapped = mapped
+        self._handles = itertools.count(1)
+        self._open: dict[int, _Open] = {}
+        self._by_identity: dict[Identity, list[_Open]] = {}
+
+    def find(self, identity: Identity) -> ModelFile | None:
+        """The file that was opened first, should one look-up have served several opens (by way of /proc/self/fd)."""
+        opened = self._by_identity.get(identity)
+        return opened[0].file if opened else None
+
+    def open(self, path: str, tid: int) -> ModelFile:
+        return self.model.open(path, self._thread(tid))
+
+    def add(self, file: ModelFile, identity: Identity, *, can_be_mapped: bool) -> int:
+        """Takes over a reference, that of all processes together."""
+        opened = _Open(file, identity, can_be_mapped)
+        handle = next(self._handles)
+        self._open[handle] = opened
+        self._by_identity.setdefault(identity, []).append(opened)
+        return handle
+
+    def release(self, handle: int) -> None:
+        opened = self._open.pop(handle)
+        others = self._by_identity[opened.identity]
+        others.remove(opened)
+        if not others:
+            del self._by_identity[opened.identity]
+        self.model.release(opened.file)
+
+    def read(self, handle: int, offset: int, length: int) -> bytes:
+        return self.model.pread(self._open[handle].file, offset, length)
+
+    def write(self, handle: int, offset: int, data: bytes) -> int:
+        return self.model.pwrite(self._open[handle].file, offset, data)
+
+    def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int | Blocked:
+        opened = self._open[handle]
+        try:
+            result = self.model.ioctl(opened.file, command, argument, self._thread(tid))
+        except OSError as error:  # of a thread that was killed meanwhile /proc shows nothing
+            raise Errno(error.errno or errno.ESRCH) from None
+        if opened.can_be_mapped and not opened.mapped:
+            self._note_mapping(opened)
+        return result
+
+    def _note_mapping(self, opened: _Open) -> None:
+        """The kernel maps what is behind a file without telling: whoever may map a device is taken to have done so."""
+        try:
+            self.model.mmap(opened.file, 0, _PAGE, writable=True)
+        except Errno:
+            return
+        opened.mapped = True
+        self._mapped()
+
+
+class DeviceFiles:
+    """`FileSystem` of a mount whose files are devices. `number` is its st_dev."""
+
+    def __init__(self, files: OpenFiles, number: int, wait: Callable[[Blocked, Answer], None]) -> None:
+        self.files = files
+        self.wait = wait
+        self.number = number
+        self.fuse: int | None = None
+        """The fd of /dev/fuse, borrowed, where files can be mapped."""
+        self._backing: dict[int, int] = {}
+
+    def look(self, path: str) -> Node:
+        """The files of the model are in one directory here, with the names that they have below /dev/vfio."""
+        nodes = self.files.model.nodes()
+        full = _full(path)
+        if full in nodes:
+            return Node(stat.S_IFREG | _MODES.get(full, 0o600), unique=True, size=_SIZE)
+        if not path or any(node.startswith(full + "/") for node in nodes):
+            return Node(stat.S_IFDIR | 0o755)
+        raise Errno(errno.ENOENT)
+
+    def names(self, path: str) -> Sequence[str]:
+        inside = _full(path) + "/"
+        found = (node[len(inside) :].partition("/")[0] for node in self.files.model.nodes() if node.startswith(inside))
+        return tuple(dict.fromkeys(found))
+
+    def target(self, path: str) -> str:
+        raise Errno(errno.EINVAL)
+
+    def open(self, path: str, inode: int, tid: int) -> Opened:
+        return self._opened(self.files.open(_full(path), tid), inode)
+
+    def _opened(self, file: ModelFile, inode: int) -> Opened:
+        backing = self._back(file)
+        handle = self.files.add(file, (self.number, inode), can_be_mapped=bool(backing))
+        return Opened(handle, backing)
+
+    def _back(self, file: ModelFile) -> int:
+        """A backing id of the memfd that holds the device's BARs; 0 for none."""
+        if self.fuse is None or not isinstance(file, VfioDeviceFile):
+            return 0
+        bar = file.device.function.device.bars[0]
+        assert isinstance(bar, Bar), "memory comes from `DeviceMemory`"
+        memory = bar.bars.file.fileno()
+        if memory not in self._backing:
+            request = bytearray(fuse.BACKING_MAP.pack(memory, 0, 0))
+            try:
+                self._backing[memory] = fcntl.ioctl(self.fuse, fuse.FUSE_DEV_IOC_BACKING_OPEN, request)
+            except OSError:  # short of memory: this file cannot be mapped, all else works
+                return 0
+        return self._backing[memory]
+
+    def read(self, handle: int, offset: int, length: int, tid: int) -> bytes:
+        return self.files.read(handle, offset, length)
+
+    def write(self, handle: int, offset: int, data: bytes, tid: int) -> int | Blocked:
+        return self.files.write(handle, offset, data)
+
+    def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int | Blocked:
+        return self.files.ioctl(handle, tid, command, argument)
+
+    def release(self, handle: int) -> None:
+        self.files.release(handle)
+
+
+class HandedOut(DeviceFiles):
+    """The mount that nobody sees. Whatever is opened there is `next_file`."""
+
+    next_file: ModelFile | None = None
+
+    def look(self, path: str) -> Node:
+        return Node(stat.S_IFREG | 0o600, unique=True, size=_SIZE) if path else Node(stat.S_IFDIR | 0o700)
+
+    def open(self, path: str, inode: int, tid: int) -> Opened:
+        if self.next_file is None:
+            raise Errno(errno.ENOENT)
+        return self._opened(self.next_file.reference(), inode)
+
+
+def _full(path: str) -> str:
+    return iommufd.DEVICE if path == IOMMU_NAME else f"{vfio.GROUPS}/{path}" if path else vfio.GROUPS

@@ -1,0 +1,325 @@
+"""The thread whose system call is answered, as the model needs it: `Caller`, and the arguments of the kexec calls.
+
+An fd is recognised by its file's (st_dev, st_ino), read through /proc without asking the file system: the supervisor
+serves one itself and must not wait for its own answer. Made anew for each call; `trap.supervisor` is the only user.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import resource
+import stat
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, overload
+
+from luod import linux
+from luod.emulator.model.files import DeviceFile, SessionFile
+from luod.emulator.model.ports import Errno, HostFile, KexecSegment, Kind
+from luod.emulator.trap.process import process_memory
+from luod.emulator.trap.process.memory_files import OpenFile, Stand
+from luod.emulator.trap.process.placeholder import Identity, Placeholders
+from luod.emulator.trap.seccomp.notify import Listener, Notification
+from luod.linux import Fd
+from luod.uapi import seccomp
+
+_AT_FDCWD: Final = -100
+_AT_STATX_DONT_SYNC: Final = 0x4000
+_STATX_INO: Final = 0x100
+_PIDFD_THREAD: Final = os.O_EXCL
+_PAGE: Final = 4096
+_WINDOW: Final = 128
+"""Bytes read at once: more than any structure of LUO has."""
+
+# Every call of the machine comes through here, so the function is looked up and typed once.
+_statx = ctypes.CDLL(None, use_errno=True).statx
+_statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
+_statx_buffer = ctypes.create_string_buffer(256)
+_statx_address: Final = ctypes.addressof(_statx_buffer)
+_STATX_DEVICE: Final = struct.Struct("=32xQ96xII")
+"""stx_ino, stx_dev_major, stx_dev_minor at their offsets in `struct statx`."""
+
+
+def identify(path: bytes) -> Identity:
+    """(st_dev, st_ino) of the file at `path`, as far as this kernel knows it already. OSError.
+
+    A FUSE file system of another user namespace, as a plain user's machine has it, tells only its st_dev: (st_dev, 0).
+    """
+    if _statx(_AT_FDCWD, path, _AT_STATX_DONT_SYNC, _STATX_INO, _statx_address) != 0:
+        ctypes.memset(_statx_address, 0, len(_statx_buffer))
+        if _statx(_AT_FDCWD, path, _AT_STATX_DONT_SYNC, 0, _statx_address) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+    inode, major, minor = _STATX_DEVICE.unpack_from(_statx_buffer)
+    return (os.makedev(major, minor), inode)
+
+
+def status_field(tid: int, field: str) -> str:
+    """What /proc says of the thread behind `field`, such as "Tgid:". Errno(ESRCH), OSError when it is gone."""
+    with open(f"/proc/{tid}/status", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.startswith(field):
+                return line[len(field) :].strip()
+    raise Errno(errno.ESRCH)
+
+
+def _process_of(tid: int) -> Fd:
+    """A pidfd of the thread's process."""
+    try:
+        return Fd(linux.syscall("pidfd_open", tid, _PIDFD_THREAD))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise Errno(error.errno or errno.ESRCH) from None
+    # Before Linux 6.9 only a thread group's leader can be named.
+    try:
+        return Fd(linux.syscall("pidfd_open", int(status_field(tid, "Tgid:")), 0))
+    except OSError as error:
+        raise Errno(error.errno or errno.ESRCH) from None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a boot's callers have in common. `device` is the st_dev of the FUSE file system that is the node."""
+
+    listener: Listener
+    placeholders: Placeholders[DeviceFile | SessionFile]
+    device: int | None
+    """None where opening is trapped."""
+    user_namespace: int
+    """Inode number of the machine's user namespace: capabilities in another are none in the machine."""
+
+
+class Thread:
+    """`Caller` over a stopped thread."""
+
+    def __init__(self, surroundings: Surroundings, tid: int, notification: Notification | None = None) -> None:
+        """Without a notification, as for a call that came through FUSE, nothing can be installed."""
+        self._around = surroundings
+        self._notification = notification
+        self._window = (0, b"")
+        self.tid = tid
+
+    def identity(self, fd: int) -> Identity | None:
+        """Of what `fd` is open on; None when it is not open."""
+        try:
+            return identify(b"/proc/%d/fd/%d" % (self.tid, fd))
+        except OSError:
+            return None
+
+    def only_path(self, fd: int) -> bool:
+        """Whether `fd` was opened with O_PATH: such an fd shows neither read nor write permission in /proc."""
+        try:
+            return not os.lstat(b"/proc/%d/fd/%d" % (self.tid, fd)).st_mode & 0o600
+        except OSError:
+            return False
+
+    def read(self, address: int, length: int) -> bytes:
+        """The model reads a structure's size and then the structure: one look at the memory serves both."""
+        start, data = self._window
+        offset = address - start
+        if offset >= 0 and offset + length <= len(data):
+            return data[offset : offset + length]
+        # Not over the end of a page: behind it there may be nothing, which is for the next read to find.
+        ahead = min(_WINDOW, _PAGE - address % _PAGE)
+        if length > ahead:
+            return process_memory.read(self.tid, address, length)
+        data = process_memory.read(self.tid, address, ahead)
+        self._window = (address, data)
+        return data[:length]
+
+    def write(self, address: int, data: bytes) -> None:
+        self._window = (0, b"")
+        process_memory.write(self.tid, address, data)
+
+    def writable(self, address: int, length: int) -> bool:
+        return process_memory.writable(self.tid, address, length)
+
+    def has_free_fd(self) -> bool:
+        try:
+            limit = _fd_limit(self.tid)
+            if 0 < os.stat(b"/proc/%d/fd" % self.tid).st_size < limit:
+                return True
+            # Before Linux 6.2 the directory does not tell how many it holds; and a limit that was lowered later says
+            # nothing of the numbers above it.
+            numbers = map(int, os.listdir(b"/proc/%d/fd" % self.tid))
+            return sum(number < limit for number in numbers) < limit
+        except OSError as error:
+            raise Errno(error.errno or errno.ESRCH) from None
+
+    def take(self, fd: int) -> OpenFile:
+        """A duplicate of the caller's fd. Errno(EBADF), also for O_PATH."""
+        with _process_of(self.tid) as process:
+            try:
+                duplicate = linux.pidfd_getfd(process.fileno(), fd)
+            except OSError as error:
+                code = error.errno or errno.EBADF
+                # EMFILE is the supervisor's own limit, not the caller's.
+                raise Errno(errno.ENFILE if code == errno.EMFILE else code) from None
+        if self.only_path(fd):
+            duplicate.close()
+            raise Errno(errno.EBADF)
+        return OpenFile(duplicate)
+
+    def file(self, fd: int) -> HostFile:
+        identity = self.identity(fd) if fd >= 0 else None
+        if identity is None:
+            raise Errno(errno.EBADF)
+        kind = self._stands_for(identity)
+        if kind is None:
+            return self.take(fd)
+        if self.only_path(fd):
+            raise Errno(errno.EBADF)
+        return Stand(kind, identity)
+
+    def _stands_for(self, identity: Identity) -> Kind | None:
+        if identity[0] == self._around.device:
+            return Kind.LIVEUPDATE
+        match self._around.placeholders.find(identity):
+            case SessionFile():
+                return Kind.SESSION
+            case DeviceFile():
+                return Kind.LIVEUPDATE
+        return None
+
+    def install(self, file: SessionFile | HostFile, cloexec: bool) -> int:
+        if isinstance(file, SessionFile):
+            return self.install_placeholder(b"[luo_session] " + file.name, file, cloexec=cloexec)
+        if not isinstance(file, OpenFile):
+            raise Errno(errno.EBADF)
+        return self._add_fd(file.fileno(), cloexec=cloexec)
+
+    def install_placeholder(
+        self, name: bytes, file: DeviceFile | SessionFile, *, cloexec: bool, send: bool = False
+    ) -> int:
+        """A new placeholder in the caller. With `send` the call is answered with its number."""
+        try:
+            fd, identity = self._around.placeholders.create(name, file)
+        except OSError as error:
+            code = error.errno or errno.ENOMEM
+            raise Errno(errno.ENFILE if code == errno.EMFILE else code) from None
+        with fd:
+            try:
+                return self._add_fd(fd.fileno(), cloexec=cloexec, send=send)
+            except Errno:
+                self._around.placeholders.forget(identity)
+                raise
+
+    def _add_fd(self, fd: int, *, cloexec: bool, send: bool = False) -> int:
+        if self._notification is None:
+            raise Errno(errno.ENOTTY)
+        return self._around.listener.add_fd(self._notification, fd, cloexec=cloexec, send=send)
+
+    def adopt(self, file: HostFile) -> None:
+        if isinstance(file, OpenFile) and file.ownerless:
+            try:
+                # Real, effective, saved, and what counts for a file.
+                uid, gid = (int(status_field(self.tid, field).split()[3]) for field in ("Uid:", "Gid:"))
+            except OSError as error:
+                raise Errno(error.errno or errno.ESRCH) from None
+            file.give_to(uid, gid)
+
+    def capable(self, capability: int) -> bool:
+        try:
+            if os.stat(f"/proc/{self.tid}/ns/user").st_ino != self._around.user_namespace:
+                return False
+        except OSError as error:
+            raise Errno(error.errno or errno.ESRCH) from None
+        return bool(int(status_field(self.tid, "CapEff:"), 16) >> capability & 1)
+
+
+class KexecFiles:
+    """The arguments of kexec_file_load(kernel_fd, initrd_fd, cmdline_len, cmdline, flags), read when the model asks."""
+
+    def __init__(self, thread: Thread, arguments: Sequence[int]) -> None:
+        self._thread = thread
+        self._arguments = arguments
+
+    def _regular(self, argument: int) -> OpenFile:
+        fd = ctypes.c_int(argument & 0xFFFFFFFF).value
+        if fd < 0:
+            raise Errno(errno.EBADF)
+        file = self._thread.take(fd)
+        try:
+            if fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+                raise Errno(errno.EBADF)
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Errno(errno.EINVAL)
+            if file.open_for_writing():
+                raise Errno(errno.ETXTBSY)
+        except Errno:
+            file.close()
+            raise
+        return file
+
+    def kernel(self) -> bytes:
+        file = self._regular(self._arguments[0])
+        try:
+            with file.reopen(os.O_RDONLY) as source, open(source.detach(), "rb", buffering=0) as image:
+                return image.readall()
+        except OSError as error:
+            raise Errno(error.errno or errno.EIO) from None
+        finally:
+            file.close()
+
+    def initrd(self) -> int:
+        file = self._regular(self._arguments[1])
+        try:
+            return file.size()
+        finally:
+            file.close()
+
+    def command_line(self) -> bytes:
+        return self._thread.read(self._arguments[3], self._arguments[2])
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of kexec_load. Sizes and addresses are bytes."""
+
+    thread: Thread
+    buffer: int
+    buffer_length: int
+    address: int
+    length: int
+
+    def read(self) -> bytes:
+        return self.thread.read(self.buffer, self.buffer_length)
+
+
+class Segments(Sequence[KexecSegment]):
+    """kexec_load's array of segments, each read when the model asks for it: Errno(EFAULT) then."""
+
+    def __init__(self, thread: Thread, architecture: int, count: int, address: int) -> None:
+        self._thread = thread
+        self._layout = struct.Struct("=4I" if architecture == seccomp.AUDIT_ARCH_I386 else "=4Q")
+        self._count = count
+        self._address = address
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> KexecSegment: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[KexecSegment]: ...
+    def __getitem__(self, index: int | slice) -> KexecSegment | Sequence[KexecSegment]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._count))]
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        raw = self._thread.read(self._address + index * self._layout.size, self._layout.size)
+        return Segment(self._thread, *self._layout.unpack(raw))
+
+
+def _fd_limit(tid: int) -> int:
+    """The soft RLIMIT_NOFILE of a thread. OSError when it is gone."""
+    try:
+        return resource.prlimit(tid, resource.RLIMIT_NOFILE)[0]
+    except PermissionError:
+        # Another uid's is not shown without CAP_SYS_RESOURCE, which containers lack; here it is.
+        with open(f"/proc/{tid}/limits", encoding="ascii") as lines:
+            return next(int(line.split()[3]) for line in lines if line.startswith("Max open files"))

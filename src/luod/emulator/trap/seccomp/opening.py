@@ -1,0 +1,64 @@
+"""Recognises an open of /dev/liveupdate among trapped opens: the fallback for hosts without FUSE.
+
+Only a path that spells the device is seen, not one that gets there by a link, a directory fd or io_uring.
+Called by `trap.supervisor`.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from luod.emulator.model.ports import Errno
+from luod.emulator.trap.seccomp.bpf import Call
+from luod.uapi import liveupdate
+
+if TYPE_CHECKING:
+    from luod.emulator.trap.process.caller import Thread
+
+_DEVICE: Final = liveupdate.DEVICE.encode()
+_AT_FDCWD: Final = -100 & 0xFFFFFFFF
+_PATH_MAX: Final = 4096
+_PAGE: Final = 4096
+
+
+def opens_device(thread: Thread, call: Call, arguments: Sequence[int]) -> int | None:
+    """The flags (O_*) when the call opens the device itself; None when it is the host's to answer."""
+    if call is Call.OPEN:
+        directory, path_address, flags = _AT_FDCWD, arguments[0], arguments[1]
+    else:
+        directory, path_address, flags = arguments[0] & 0xFFFFFFFF, arguments[1], arguments[2]
+    try:
+        path = _string(thread, path_address)
+        if b"liveupdate" not in path:
+            return None
+        if call is Call.OPENAT2:
+            (flags,) = struct.unpack("=Q", thread.read(arguments[2], 8))
+    except Errno:
+        return None
+    if flags & (os.O_PATH | os.O_DIRECTORY):
+        return None
+    if not path.startswith(b"/"):
+        if directory != _AT_FDCWD:
+            return None
+        try:
+            path = posixpath.join(os.readlink(b"/proc/%d/cwd" % thread.tid), path)
+        except OSError:
+            return None
+    return flags if posixpath.normpath(b"/" + path.lstrip(b"/")) == _DEVICE else None
+
+
+def _string(thread: Thread, address: int) -> bytes:
+    """The NUL-terminated string at `address`, read page by page: the next page may not be there."""
+    found = b""
+    while len(found) < _PATH_MAX:
+        part = thread.read(address, _PAGE - address % _PAGE)
+        text, end, _ = part.partition(b"\0")
+        found += text
+        if end:
+            return found
+        address += len(part)
+    return found

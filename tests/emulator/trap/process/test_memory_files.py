@@ -1,0 +1,157 @@
+"""What the model learns of a real file, and the memfd that comes back after a jump."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable
+
+import pytest
+
+from luod import linux
+from luod.emulator.model.ports import Errno, Kind
+from luod.emulator.trap.process.memory_files import HostMemory, OpenFile
+from luod.linux import Fd
+
+HOST = HostMemory(lambda line: None)
+SIZE = 3 * 4096 + 17
+
+
+def unlinked(directory: str) -> Fd:
+    fd, path = tempfile.mkstemp(dir=directory)
+    os.unlink(path)
+    return Fd(fd)
+
+
+def linked(directory: str) -> Fd:
+    return Fd(os.open(directory, os.O_RDONLY | os.O_DIRECTORY))
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: linux.memfd("m", 10), Kind.MEMFD),
+        (lambda: unlinked("/dev/shm"), Kind.MEMFD),
+        (lambda: unlinked("/var/tmp"), Kind.OTHER),
+        (lambda: linked("/dev/shm"), Kind.OTHER),
+        (lambda: Fd(os.eventfd(0)), Kind.OTHER),
+        (lambda: Fd(os.open("/dev/null", os.O_RDWR)), Kind.OTHER),
+        (lambda: Fd(os.memfd_create("h", linux.MFD_HUGETLB | linux.MFD_CLOEXEC)), Kind.HUGETLB),
+    ],
+    ids=["memfd", "unlinked tmpfs", "unlinked disk", "directory", "eventfd", "null", "hugetlb"],
+)
+def test_kind(make: Callable[[], Fd], kind: Kind) -> None:
+    file = OpenFile(make())
+    assert file.kind is kind
+    file.close()
+
+
+def test_linked_tmpfs_file_is_no_memfd() -> None:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as named:
+        file = OpenFile(Fd(os.dup(named.fileno())))
+        assert file.kind is Kind.OTHER
+        file.close()
+
+
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDONLY, os.O_WRONLY])
+def test_take_over_keeps_what_the_kernel_keeps(flags: int) -> None:
+    with linux.memfd("m", SIZE) as memory:
+        os.pwrite(memory.fileno(), b"begin", 0)
+        os.pwrite(memory.fileno(), b"end", SIZE - 3)
+        kept = OpenFile(Fd(os.open(f"/proc/self/fd/{memory.fileno()}", flags)))
+        kept.fill_holes()
+        assert os.fstat(memory.fileno()).st_blocks * 512 >= SIZE
+        seals = linux.F_SEAL_GROW | linux.F_SEAL_SHRINK
+        new = HOST.take_over(kept, size=SIZE, seals=seals, position=77)
+        content = os.pread(new.fileno(), SIZE + 1, 0)
+        assert (len(content), content[:5], content[-3:]) == (SIZE, b"begin", b"end")
+        assert new.identity != kept.identity
+        assert (new.size(), new.seals(), new.position()) == (SIZE, seals, 77)
+        assert os.fstat(new.fileno()).st_mode & 0o7777 == 0o777
+        assert fcntl.fcntl(new.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+        assert os.fstat(new.fileno()).st_blocks * 512 >= SIZE
+        new.close()
+        kept.close()
+
+
+def test_take_over_of_an_immutable_file() -> None:
+    """What F_SEAL_EXEC becomes: every seal (surprise 6 of the measured facts)."""
+    with linux.memfd("m", 10) as memory:
+        os.pwrite(memory.fileno(), b"0123456789", 0)
+        kept = OpenFile(memory.duplicate())
+        new = HOST.take_over(kept, size=10, seals=0x3E, position=0)
+        assert new.seals() == 0x3E
+        assert os.pread(new.fileno(), 10, 0) == b"0123456789"
+        with pytest.raises(PermissionError):
+            os.pwrite(new.fileno(), b"x", 0)
+        new.close()
+        kept.close()
+
+
+def test_take_over_after_the_file_shrank() -> None:
+    with linux.memfd("m", SIZE) as memory:
+        os.pwrite(memory.fileno(), b"begin", 0)
+        kept = OpenFile(memory.duplicate())
+        os.ftruncate(memory.fileno(), 5)
+        new = HOST.take_over(kept, size=SIZE, seals=0, position=0)
+        assert os.pread(new.fileno(), SIZE, 0) == b"begin".ljust(SIZE, b"\0")
+        new.close()
+        kept.close()
+
+
+def test_absurd_sizes_are_refused() -> None:
+    with linux.memfd("m", 1 << 44) as memory:
+        file = OpenFile(memory.duplicate())
+        with pytest.raises(Errno) as refused:
+            file.fill_holes()
+        assert refused.value.code == errno.ENOMEM
+        with pytest.raises(Errno) as refused:
+            HOST.take_over(file, size=1 << 44, seals=0, position=0)
+        assert refused.value.code == errno.ENOMEM
+        assert os.fstat(memory.fileno()).st_blocks == 0
+        file.close()
+
+
+def test_files_that_allow_no_seals() -> None:
+    with linux.memfd("m", 1, sealing=False) as memory:
+        file = OpenFile(memory.duplicate())
+        assert file.seals() == linux.F_SEAL_SEAL
+        file.close()
+    file = OpenFile(unlinked("/dev/shm"))
+    assert file.seals() == linux.F_SEAL_SEAL
+    file.close()
+
+
+@pytest.mark.parametrize("seals", [0, linux.F_SEAL_WRITE, 0x10], ids=["none", "write", "future write"])
+def test_holes_become_data(seals: int) -> None:
+    with linux.memfd("m", SIZE) as memory:
+        os.posix_fallocate(memory.fileno(), 4096, 4096)
+        fcntl.fcntl(memory.fileno(), linux.F_ADD_SEALS, seals)
+        kept = OpenFile(Fd(os.dup(memory.fileno())))
+        kept.fill_holes()
+        assert os.lseek(memory.fileno(), 0, os.SEEK_HOLE) == SIZE
+        kept.close()
+
+
+def test_a_file_that_came_back_has_no_owner_until_it_gets_one() -> None:
+    with linux.memfd("m", SIZE) as memory:
+        kept = OpenFile(Fd(os.dup(memory.fileno())))
+        new = HOST.take_over(kept, size=SIZE, seals=0, position=0)
+        new.give_to(os.getuid(), os.getgid())
+        assert not new.ownerless
+        assert os.fstat(new.fileno()).st_uid == os.getuid()
+        new.close()
+        kept.close()
+
+
+def test_open_for_writing() -> None:
+    with linux.memfd("m", SIZE) as memory:
+        reader = OpenFile(Fd(os.dup(memory.fileno())))
+        # The fd memfd_create gives does not count, in the kernel.
+        assert not reader.open_for_writing()
+        with reader.reopen(os.O_RDWR):
+            assert reader.open_for_writing()
+        assert not reader.open_for_writing()
+        reader.close()

@@ -1,0 +1,81 @@
+"""The filter's program, run by an interpreter of classic BPF: which system calls stop, on every architecture."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from luod.emulator.trap.seccomp.bpf import CALLS, NUMBERS, SYNC, Call, program
+from luod.uapi import seccomp as uapi
+
+X86_64, I386, AARCH64 = uapi.AUDIT_ARCH_X86_64, uapi.AUDIT_ARCH_I386, uapi.AUDIT_ARCH_AARCH64
+X32 = 0x40000000
+
+
+def decide(code: bytes, number: int, architecture: int, *arguments: int) -> int:
+    """What the kernel would decide about the call."""
+    data = struct.pack("=iIQ6Q", number, architecture, 0, *arguments, *([0] * (6 - len(arguments))))
+    at, accumulator = 0, 0
+    while True:
+        operation, if_true, if_false, k = uapi.SOCK_FILTER.unpack_from(code, at * uapi.SOCK_FILTER.size)
+        at += 1
+        match operation:
+            case uapi.BPF_LD_W_ABS:
+                (accumulator,) = struct.unpack_from("=I", data, k)
+            case uapi.BPF_ALU_AND_K:
+                accumulator &= k
+            case uapi.BPF_JMP_JEQ_K:
+                at += if_true if accumulator == k else if_false
+            case uapi.BPF_RET_K:
+                return int(k)
+            case _:
+                raise AssertionError(f"unexpected instruction {operation:#x}")
+
+
+def stops(code: bytes, number: int, architecture: int, *arguments: int) -> bool:
+    decision = decide(code, number, architecture, *arguments)
+    assert decision in (uapi.SECCOMP_RET_ALLOW, uapi.SECCOMP_RET_USER_NOTIF, uapi.SECCOMP_RET_ERRNO)
+    return decision == uapi.SECCOMP_RET_USER_NOTIF
+
+
+@pytest.mark.parametrize("group_devices", [False, True])
+@pytest.mark.parametrize("trap_opens", [False, True])
+@pytest.mark.parametrize(("machine", "architecture"), [("x86_64", X86_64), ("x86_64", I386), ("aarch64", AARCH64)])
+def test_what_stops(machine: str, architecture: int, trap_opens: bool, group_devices: bool) -> None:
+    code = program(trap_opens=trap_opens, group_devices=group_devices, machine=machine)
+    calls = dict(NUMBERS[architecture])
+    ioctl = calls.pop(Call.IOCTL)
+    expected = {n for c, n in calls.items() if trap_opens or c not in (Call.OPEN, Call.OPENAT, Call.OPENAT2)}
+    assert {number for number in range(600) if number != ioctl and stops(code, number, architecture)} == expected
+    for command in (0xBA00, 0xBA43, 0xBAFF, 0xC048BA00, 0xFFFFFFFF_0000BA00):
+        assert stops(code, ioctl, architecture, 3, command), hex(command)
+    for command in (0x3B6A, 0xFFFFFFFF_00003B6A):
+        assert stops(code, ioctl, architecture, 3, command) == group_devices, hex(command)
+    for command in (0x5401, 0x3B64, 0x3B6B, 0x4004_3B6A, 0xBB00, 0x00BA, 0, 0xBA0000):
+        assert not stops(code, ioctl, architecture, 3, command), hex(command)
+
+
+@pytest.mark.parametrize(("machine", "architecture"), [("x86_64", X86_64), ("x86_64", I386), ("aarch64", AARCH64)])
+def test_sync_succeeds_and_does_nothing(machine: str, architecture: int) -> None:
+    """It would have all of the host's disks written at every jump of a machine."""
+    code = program(trap_opens=True, group_devices=True, machine=machine)
+    answered = [n for n in range(600) if decide(code, n, architecture) == uapi.SECCOMP_RET_ERRNO]
+    assert answered == [SYNC[architecture]]
+
+
+def test_other_architectures_are_let_through() -> None:
+    code = program(trap_opens=True, machine="x86_64")
+    assert not any(stops(code, number, AARCH64, 3, 0xBA00) for number in range(600))
+    assert not any(stops(code, X32 | number, X86_64, 3, 0xBA00) for number in range(600))
+
+
+def test_unknown_machine() -> None:
+    with pytest.raises(OSError, match="sparc"):
+        program(trap_opens=False, machine="sparc")
+
+
+def test_every_trapped_number_is_known_again() -> None:
+    assert all(
+        CALLS[architecture, number] is call for architecture, by in NUMBERS.items() for call, number in by.items()
+    )
