@@ -10,9 +10,10 @@ import struct
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
+from luod.emulator.model.caller import CAP_SYS_BOOT
 from luod.emulator.model.files import DeviceFile, SessionFile
 from luod.emulator.model.kernel import Kernel
-from luod.emulator.model.ports import CAP_SYS_BOOT, Errno, HostFile, Kind
+from luod.emulator.model.ports import Errno, HostFile, Kind
 from luod.emulator.model.results import Blocked, Ending, Jump
 from luod.emulator.model.vfio.files import ModelFile
 from luod.uapi import kexec, liveupdate

@@ -5,22 +5,18 @@ Knows sizes and directions, not what a command does: `luo.py` executes the reque
 
 from __future__ import annotations
 
-import enum
 import errno
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from luod.emulator.model.ports import Caller, Errno
+from luod.emulator.model.caller import Caller
+from luod.emulator.model.ports import Errno
+from luod.emulator.model.session import Direction
 from luod.uapi import liveupdate as uapi
 
 _PAGE = 4096
 _STRETCH = 1 << 20
-
-
-class Direction(enum.Enum):
-    OUTGOING = "outgoing"
-    INCOMING = "incoming"
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import enum
 import errno
-from typing import TYPE_CHECKING
 
 from luod.emulator.model.ports import Errno
-
-if TYPE_CHECKING:
-    from luod.emulator.model.session import IncomingSession, OutgoingSession
+from luod.emulator.model.session import IncomingSession, OutgoingSession
 
 
 class Operation(enum.Enum):

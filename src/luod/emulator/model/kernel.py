@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from luod.emulator.model import files, image
+from luod.emulator.model.caller import Caller, KexecFiles, KexecSegment
 from luod.emulator.model.files import DeviceFile, Operation, SessionFile
 from luod.emulator.model.handler import FileHandler, HandlerTable
 from luod.emulator.model.image import ImageReader
 from luod.emulator.model.kexec import Kexec, reboot_command
 from luod.emulator.model.luo import Luo
 from luod.emulator.model.memfd import MemfdHandler
-from luod.emulator.model.ports import Caller, Errno, Host, KexecFiles, KexecSegment
+from luod.emulator.model.ports import Errno, Host
 from luod.emulator.model.results import Blocked, Ending, Jump, Panic
 from luod.emulator.model.session import SessionRecord
 from luod.image.command_line import enabled

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from luod.emulator.model import image
+from luod.emulator.model.caller import CAP_SYS_BOOT, Caller, KexecFiles, KexecSegment
 from luod.emulator.model.image import ImageReader
-from luod.emulator.model.ports import CAP_SYS_BOOT, Caller, Errno, KexecFiles, KexecSegment
+from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Ending
 from luod.image import bzimage
 from luod.uapi import kexec as uapi

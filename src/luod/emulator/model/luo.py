@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 
+from luod.emulator.model.caller import Caller
 from luod.emulator.model.decode import (
     DEVICE_COMMANDS,
     DOCUMENT_SESSION_COMMANDS,
@@ -16,7 +17,7 @@ from luod.emulator.model.decode import (
 )
 from luod.emulator.model.files import DeviceFile, SessionFile
 from luod.emulator.model.handler import HandlerTable
-from luod.emulator.model.ports import Caller, Errno, Host
+from luod.emulator.model.ports import Errno, Host
 from luod.emulator.model.results import Blocked
 from luod.emulator.model.session import IncomingSession, OutgoingSession, PreservedFile, SessionRecord
 from luod.uapi import liveupdate as uapi

@@ -5,14 +5,21 @@ Checks here come in the kernel's order (luo-vfio-semantics.md A.7 to A.11). Name
 
 from __future__ import annotations
 
+import enum
 import errno
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from luod.emulator.model.decode import Direction
 from luod.emulator.model.handler import Carried, FileHandler, HandlerTable
 from luod.emulator.model.ports import Errno, HostFile
+
+
+class Direction(enum.Enum):
+    """Whether a session was created in this kernel or in the kernel before."""
+
+    OUTGOING = "outgoing"
+    INCOMING = "incoming"
 
 
 @dataclass(frozen=True)

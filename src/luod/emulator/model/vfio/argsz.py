@@ -11,8 +11,9 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
+from luod.emulator.model.caller import Caller
 from luod.emulator.model.decode import refuse_tail
-from luod.emulator.model.ports import Caller, Errno
+from luod.emulator.model.ports import Errno
 from luod.uapi import vfio as uapi
 
 _U32: Final = 4

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from luod.emulator.model.ports import Caller, Host, HostFile
+from luod.emulator.model.caller import Caller
+from luod.emulator.model.ports import Host, HostFile
 
 
 class Memory(Protocol):

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Final, overload
 
 from luod import linux
+from luod.emulator.model.caller import KexecSegment
 from luod.emulator.model.files import DeviceFile, SessionFile
-from luod.emulator.model.ports import Errno, HostFile, KexecSegment, Kind
+from luod.emulator.model.ports import Errno, HostFile, Kind
 from luod.emulator.trap.process import process_memory
 from luod.emulator.trap.process.memory_files import OpenFile, Stand
 from luod.emulator.trap.process.placeholder import Identity, Placeholders
