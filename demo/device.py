@@ -1,7 +1,7 @@
 """A device as a very small VMM uses it: it adds up bytes of the guest's memory, by DMA. Called by `demo.vmm`.
 
 What a live update asks for is `luod.vfio`'s; the map and the registers are what any VMM has of its own. The device is
-luoemu's: its registers are told in src/luod/emulator/model/vfio/device.py, and repeated here.
+luoemu's: its registers are told in src/luod/emulator/model/vfio/hardware/device.py, and repeated here.
 """
 
 from __future__ import annotations

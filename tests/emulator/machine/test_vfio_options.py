@@ -100,7 +100,7 @@ def test_machine_without_devices_knows_nothing_of_them(run_machine: Run) -> None
 import sys
 from luod.emulator.machine.main import main
 main(["run", "--", "true"])
-words = ("vfio", "device", "fuse_tree", "tomllib")
+words = ("vfio", "device", "fuse.tree", "tomllib")
 loaded = [name for name in sys.modules if any(word in name for word in words)]
 assert loaded == ["luod.uapi.vfio"], loaded
 """

@@ -1,7 +1,6 @@
 """VFIO's way of passing structures: `argsz` first, a minimum that must be there, and a tail that newer callers have.
 
-Every ioctl of `cdev.py`, `pci_core.py`, `group.py` and `type1.py` reads its argument here. iommufd's way is LUO's,
-`model.decode`.
+Every ioctl of a device, a group and a container reads its argument here. iommufd's way is LUO's, `model.decode`.
 """
 
 from __future__ import annotations

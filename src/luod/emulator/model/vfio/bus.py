@@ -1,54 +1,20 @@
-"""The hardware: every device of the machine, the root ports they are behind, and the switches of its kernels.
-
-Made once and kept over all boots; `boot` gives each kernel its own view. A bus other than a domain's first is behind a
-root port of its own, which keeps the bus's number as real ones do, in a register that the next kernel may read or not.
-"""
+"""The devices of a machine over all its boots: the hardware, and what each of its kernels can do with it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from luod.emulator.model.session import SessionRecord
-from luod.emulator.model.vfio.hardware.config_space import ConfigSpace
-from luod.emulator.model.vfio.hardware.description import Address, DeviceDescription
-from luod.emulator.model.vfio.hardware.device import Device
+from luod.emulator.model.vfio.hardware.board import Board
+from luod.emulator.model.vfio.hardware.description import DeviceDescription
 from luod.emulator.model.vfio.liveupdate import DEVICE_FORMAT
 from luod.emulator.model.vfio.ports import DeviceHost
 from luod.emulator.model.vfio.rules import V2, Rules
-from luod.emulator.model.vfio.vfio import Vfio
-
-_MEMORY_FIRST = 0xC0000000
-_SLOTS = 32
-
-
-@dataclass(eq=False)
-class RootPort:
-    """Where it is never changes; `bus` is the number of the bus behind it."""
-
-    domain: int
-    slot: int
-    bus: int
-
-
-@dataclass(frozen=True)
-class Place:
-    """A device and where it is plugged in. `group` is the number of its iommu group."""
-
-    device: Device
-    port: RootPort | None
-    group: int
-
-    @property
-    def address(self) -> Address:
-        """With the bus number of now."""
-        described = self.device.description.address
-        bus = described.bus if self.port is None else self.port.bus
-        return Address(described.domain, bus, described.slot, described.function)
+from luod.emulator.model.vfio.vfio import Features, Vfio
 
 
 class Bus:
-    """Owns the memory of every device until `close`."""
+    """Made once and kept over all boots; `boot` gives each kernel its own view. Owns the hardware until `close`."""
 
     def __init__(
         self,
@@ -63,88 +29,27 @@ class Bus:
 
         `without_handler`: boots, counted from 1, whose kernel cannot preserve or take over VFIO devices (H20).
         """
-        self.host = host
-        self.rules = rules
-        self.iommufd_preservation = iommufd_preservation
-        self.without_handler = without_handler
         self.can_map = True
         """Whether programs can map BARs here; to be set before the first boot."""
-        _check(devices)
-        ports = _plug(devices)
-        groups = _number_groups(devices)
-        virtual = [description.vf_of for description in devices]
-        self.ports = tuple(ports[key] for key in sorted(ports))
-        places = []
-        memory = _MEMORY_FIRST
-        for description in sorted(devices, key=lambda each: each.address):
-            addresses = []
-            for size in description.bars:
-                memory = -(-memory // size) * size
-                addresses.append(memory & 0xFFFFFFFF)
-                memory += size
-            address = description.address
-            config = ConfigSpace(description, tuple(addresses), virtual.count(address))
-            bars = host.allocate(str(address), description.bars)
-            port = ports.get((address.domain, address.bus))
-            places.append(Place(Device(description, config, bars), port, groups[address]))
-        self.places = tuple(places)
+        self._host = host
+        self._rules = rules
+        self._iommufd_preservation = iommufd_preservation
+        self._without_handler = without_handler
+        self._board = Board(host, devices)
+        self.places = self._board.places
 
     def boot(
         self, number: int, command_line: str, sessions: Iterable[SessionRecord], speaks: Callable[[str], bool]
     ) -> Vfio:
-        """What boot `number` makes of it. `sessions` stay the caller's: what they carry decides how devices start.
+        """Returns what boot `number` makes of the hardware.
 
-        `speaks`: whether the kernel has a handler of that format.
+        `sessions` stay the caller's: what they carry decides how devices start. `speaks`: whether the kernel has a
+        handler of that format.
         """
-        carries = number not in self.without_handler and speaks(DEVICE_FORMAT)
-        return Vfio(self, command_line, sessions if carries else (), carries=carries)
+        carries = number not in self._without_handler and speaks(DEVICE_FORMAT)
+        features = Features(self._rules, self.can_map, carries, self._iommufd_preservation)
+        return Vfio(self._host, self._board, features, command_line, sessions if carries else ())
 
     def close(self) -> None:
-        """The machine is switched off."""
-        for place in self.places:
-            place.device.close()
-
-
-def _check(devices: Sequence[DeviceDescription]) -> None:
-    addresses = [description.address for description in devices]
-    for address in addresses:
-        if addresses.count(address) > 1:
-            raise ValueError(f"{address} is described twice")
-    described = {description.address: description for description in devices}
-    for description in devices:
-        physical = description.vf_of
-        if physical is None:
-            continue
-        if physical not in described:
-            raise ValueError(f"{description.address} is a virtual function of {physical}, which is not described")
-        if described[physical].vf_of is not None:
-            raise ValueError(f"{description.address} is a virtual function of {physical}, which is one itself")
-
-
-def _plug(devices: Sequence[DeviceDescription]) -> dict[tuple[int, int], RootPort]:
-    """A root port for each bus, by (domain, bus)."""
-    ports: dict[tuple[int, int], RootPort] = {}
-    for domain, bus in sorted({(each.address.domain, each.address.bus) for each in devices if each.address.bus}):
-        taken = {each.address.slot for each in devices if (each.address.domain, each.address.bus) == (domain, 0)}
-        taken |= {port.slot for port in ports.values() if port.domain == domain}
-        slot = next((slot for slot in range(1, _SLOTS) if slot not in taken), None)
-        if slot is None:
-            raise ValueError(f"domain {domain:04x} has no slot left for the root port of bus {bus:02x}")
-        ports[domain, bus] = RootPort(domain, slot, bus)
-    return ports
-
-
-def _number_groups(devices: Sequence[DeviceDescription]) -> dict[Address, int]:
-    """Numbers that were asked for, and for the other devices the first free ones from 1 on."""
-    taken = {description.group for description in devices}
-    numbers: dict[Address, int] = {}
-    following = 1
-    for description in sorted(devices, key=lambda each: each.address):
-        number = description.group
-        if number is None:
-            while following in taken:
-                following += 1
-            number = following
-            following += 1
-        numbers[description.address] = number
-    return numbers
+        """Switches the machine off."""
+        self._board.close()

@@ -1,7 +1,7 @@
 """The file handlers of live update for VFIO devices and iommufd contexts, and what PCI keeps of either side of a jump.
 
-They plug into `model.handler`; LUO knows nothing of devices. How strict they are is data (`rules.py`). Preserving an
-iommufd is phase 1 of the posted series (luo-vfio-semantics.md C), of which a user has nothing in the next kernel yet.
+They implement `model.handler`; LUO knows nothing of devices. How strict they are is data (`rules.py`). Preserving an
+iommufd is phase 1 of the posted series (luo-vfio-semantics.md C), which gives a user nothing in the next kernel yet.
 """
 
 from __future__ import annotations
@@ -19,29 +19,14 @@ from luod.emulator.model.vfio.function import Carriage, Function
 from luod.emulator.model.vfio.hardware.description import INTEL, Address
 from luod.emulator.model.vfio.iommu.context import PageTable
 from luod.emulator.model.vfio.iommu.iommufd import IommufdFile
+from luod.emulator.model.vfio.record import DeviceRecord
 from luod.emulator.model.vfio.rules import Finish, Rules, Trait
 from luod.emulator.model.vfio.vfio_pci.cdev import VfioDeviceFile
+from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevices
 
 DEVICE_FORMAT: Final = "vfio-pci-v1"
 IOMMUFD_FORMAT: Final = "iommufd-v1"
 _SEALS: Final = F_SEAL_SEAL | F_SEAL_GROW | F_SEAL_SHRINK
-
-
-@dataclass(eq=False)
-class DeviceRecord:
-    """One device between two kernels, and until it is finished."""
-
-    address: Address
-    tracked: bool
-    """PCI knows of it: until FINISH it is opened only by retrieving it."""
-    reset_works: bool
-    has_page_table: bool
-    """Its IOMMU domain came along."""
-    enabled: bool = False
-    """The next kernel's user has had access since it was retrieved."""
-
-    def drop(self) -> None:
-        """A device has no memory of its own."""
 
 
 class PciLiveUpdate:
@@ -53,6 +38,7 @@ class PciLiveUpdate:
         self._log = log
 
     def find(self, address: Address) -> Function | None:
+        """Returns the function at `address`, if it is present."""
         return next((function for function in self._functions() if function.address == address), None)
 
     def _path(self, function: Function) -> list[tuple[Address, Carriage]]:
@@ -60,7 +46,10 @@ class PciLiveUpdate:
         return path if self._rules.preserves_bridges else path[:1]
 
     def preserve(self, function: Function) -> None:
-        """EINVAL for a virtual function, EBUSY for one that is preserved, EINVAL for what relies on an ACS quirk."""
+        """Counts a function as preserved.
+
+        EINVAL for a virtual function, EBUSY when it is preserved already, EINVAL for one that relies on an ACS quirk.
+        """
         if function.physical is not None:
             raise Errno(errno.EINVAL)
         if function.carriage.outgoing:
@@ -74,7 +63,7 @@ class PciLiveUpdate:
                 self._log(f"pci {address}: Device will be preserved across next Live Update")
 
     def unpreserve(self, function: Function) -> None:
-        """Also of one that a second file had preserved, where that is not told apart."""
+        """Counts a function out, also when it was preserved through another file: the two are not told apart."""
         if not function.carriage.outgoing:
             return
         for address, carriage in self._path(function):
@@ -83,7 +72,7 @@ class PciLiveUpdate:
                 self._log(f"pci {address}: Device will no longer be preserved across next Live Update")
 
     def arrived(self, records: Iterable[DeviceRecord]) -> None:
-        """At boot: what the kernel before preserved. A device counts once, however many of its files were."""
+        """Counts, at boot, what the previous kernel preserved. A device counts once, for any number of its files."""
         for record in records:
             function = self.find(record.address)
             if function is None or not record.tracked or function.carriage.incoming:
@@ -94,6 +83,7 @@ class PciLiveUpdate:
                     self._log(f"pci {address}: Device was preserved by previous kernel across Live Update")
 
     def finish(self, record: DeviceRecord) -> None:
+        """Counts a device that came out of a live update out."""
         function = self.find(record.address)
         if function is None or not record.tracked or not function.carriage.incoming:
             return
@@ -105,20 +95,29 @@ class PciLiveUpdate:
 
 @dataclass(frozen=True)
 class DeviceState:
-    """`tracked`: PCI accepted the device."""
+    """`tracked`: whether PCI accepted the device."""
 
     tracked: bool
 
 
 class DeviceHandler(FileHandler[DeviceState, DeviceRecord]):
-    """Files of /dev/vfio/devices/vfioN, while vfio-pci has the device."""
+    """Handles files of /dev/vfio/devices/vfioN, while vfio-pci has the device."""
 
     compatible = DEVICE_FORMAT
 
-    def __init__(self, rules: Rules, pci: PciLiveUpdate, log: Callable[[str], None], *, page_tables_too: bool) -> None:
-        """`page_tables_too`: a device's page table is carried with it, by way of its iommufd."""
+    def __init__(
+        self,
+        rules: Rules,
+        pci: PciLiveUpdate,
+        devices: VfioDevices,
+        log: Callable[[str], None],
+        *,
+        page_tables_too: bool,
+    ) -> None:
+        """`page_tables_too`: whether a device's page table is carried with it, through its iommufd."""
         self._rules = rules
         self._pci = pci
+        self._devices = devices
         self._log = log
         self._page_tables_too = page_tables_too
 
@@ -129,11 +128,11 @@ class DeviceHandler(FileHandler[DeviceState, DeviceRecord]):
         return file.identity
 
     def preserve(self, file: HostFile) -> DeviceState:
-        """Nothing else in the session."""
+        """Preserves `file` in a session without any other file."""
         return self.preserve_beside(file, ())
 
     def preserve_beside(self, file: HostFile, others: Iterable[Beside]) -> DeviceState:
-        """What the rules refuse, what PCI says where that counts; EINVAL, ENOENT for its page table and iommufd."""
+        """Errno: what the rules refuse, what PCI says where that counts; EINVAL, ENOENT for page table and iommufd."""
         device_file = _device_file(file)
         for trait, code in self._rules.refused:
             if _has(device_file, trait):
@@ -163,7 +162,10 @@ class DeviceHandler(FileHandler[DeviceState, DeviceRecord]):
         self._pci.unpreserve(_device_file(file).device.function)
 
     def freeze(self, file: HostFile, state: DeviceState) -> None:
-        """EINVAL for a device that is not quiet, a failed reset's errno where that counts. Never undone (H22)."""
+        """Resets the device, which `unfreeze` does not undo (H22).
+
+        EINVAL for a device that is not quiet, the errno of a failed reset where that counts.
+        """
         device = _device_file(file).device
         for obstacle, code in self._rules.obstacles:
             if device.has(obstacle):
@@ -185,9 +187,9 @@ class DeviceHandler(FileHandler[DeviceState, DeviceRecord]):
         return record
 
     def retrieve(self, record: DeviceRecord) -> HostFile:
-        """Errno(ENODEV) unless a VFIO driver has the device: it must be bound first."""
+        """Returns a new file of the device. Errno(ENODEV) unless a VFIO driver is bound to it."""
         function = self._pci.find(record.address)
-        device = None if function is None else function.usable_vfio
+        device = None if function is None else self._devices.usable(function)
         if device is None:
             raise Errno(errno.ENODEV)
         device.carried = record
@@ -228,16 +230,16 @@ def _has(file: VfioDeviceFile, trait: Trait) -> bool:
 
 @dataclass(frozen=True)
 class IommufdRecord:
-    """The page tables' tokens. Nothing can be had with them yet."""
+    """The tokens of the page tables. No call takes them yet."""
 
     tokens: tuple[int, ...]
 
     def drop(self) -> None:
-        """The memory they map is the memfds'."""
+        """Frees nothing: the memory that they map belongs to the memfds."""
 
 
 class IommufdHandler(FileHandler[tuple[PageTable, ...], IommufdRecord]):
-    """Contexts of /dev/iommu: the page tables marked to be preserved, and with them what they map."""
+    """Handles contexts of /dev/iommu: the page tables that are marked to be preserved, and what they map."""
 
     compatible = IOMMUFD_FORMAT
 
@@ -248,11 +250,11 @@ class IommufdHandler(FileHandler[tuple[PageTable, ...], IommufdRecord]):
         return file.identity
 
     def preserve(self, file: HostFile) -> tuple[PageTable, ...]:
-        """Nothing else in the session."""
+        """Preserves `file` in a session without any other file."""
         return self.preserve_beside(file, ())
 
     def preserve_beside(self, file: HostFile, others: Iterable[Beside]) -> tuple[PageTable, ...]:
-        """EINVAL unless all that is mapped is sealed memfds, ENOENT unless they are preserved in the same session."""
+        """EINVAL unless only sealed memfds are mapped, ENOENT unless they are preserved in the same session."""
         assert isinstance(file, IommufdFile), "no other was accepted"
         tables = tuple(file.context.marked())
         preserved = {other.identity for other in others}
@@ -276,7 +278,7 @@ class IommufdHandler(FileHandler[tuple[PageTable, ...], IommufdRecord]):
         return IommufdRecord(tuple(table.preserve_token or 0 for table in state))
 
     def retrieve(self, record: IommufdRecord) -> HostFile:
-        """Phase 1 has no way to give one back."""
+        """Errno(EOPNOTSUPP): phase 1 cannot return a context."""
         raise Errno(errno.EOPNOTSUPP)
 
     def can_finish(self, record: IommufdRecord, file: HostFile | None) -> bool:

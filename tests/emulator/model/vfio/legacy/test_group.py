@@ -144,8 +144,9 @@ def test_devices_had_through_a_group(world: DeviceWorld, vmm: Vmm, group: int, c
     assert vmm.pread(second, 0x38, 4) == b"seen"
     vmm.fd_limit = len(vmm.fds)
     assert vmm.get_device(group, A) == -EMFILE
-    assert world.vfio.functions[0].vfio is not None
-    assert world.vfio.functions[0].vfio.files == 1
+    device = world.vfio.devices.of(world.vfio.functions[0])
+    assert device is not None
+    assert device.files == 1
 
 
 def test_a_device_keeps_its_group_open_and_its_container(vmm: Vmm) -> None:

@@ -1,1 +1,1 @@
-"""Devices as hardware: how one is described, its configuration space, and what its registers do."""
+"""Devices as hardware: how one is described, its configuration space, its registers, and the board they are on."""

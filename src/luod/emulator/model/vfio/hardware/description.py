@@ -1,6 +1,6 @@
 """PCI addresses, and what a machine is told about the devices to put into it: data, and how it is written.
 
-What a described device does is in `device.py`; where bridges come from and what the buses look like, in `bus.py`.
+What a described device does is in `device.py`; bridges and buses are in `board.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What one open file of /dev/iommu has made: address spaces, page tables and bound devices, each with a number.
+"""The objects of one open file of /dev/iommu: address spaces, page tables and bound devices, each with a number.
 
-Objects that need one another, and what goes with what; drivers/iommu/iommufd/device.c and hw_pagetable.c of Linux 7.3,
-without nested page tables. The ioctls that make them are `iommufd.py`'s, mappings are `ioas.py`'s.
+Which objects need one another, and which go together; drivers/iommu/iommufd/device.c and hw_pagetable.c of Linux 7.3,
+without nested page tables. `iommufd.py` has the ioctls that make them, `ioas.py` the mappings.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import TypeVar
 
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.vfio.files import ModelFile
-from luod.emulator.model.vfio.function import Function
+from luod.emulator.model.vfio.hardware.device import Device
+from luod.emulator.model.vfio.iommu.group import IommuGroup
 from luod.emulator.model.vfio.iommu.ioas import Ioas
 
 
 class PageTable:
-    """A HWPT. `automatic` ones are made for a device that is attached to an IOAS, and go with the last such device."""
+    """A HWPT. An `automatic` one is made for devices that are attached to an IOAS, and goes with the last."""
 
     def __init__(self, ioas: Ioas, *, automatic: bool) -> None:
         """Errno(EADDRINUSE)."""
@@ -29,20 +30,21 @@ class PageTable:
 
 
 class BoundDevice:
-    """A device as an iommufd knows it. It does DMA through the page table it is attached to, and none without."""
+    """A device as an iommufd knows it. It does DMA only through the page table that it is attached to."""
 
-    def __init__(self, context: Context, function: Function, file: ModelFile) -> None:
-        """Owns a reference to `file`, which is the context's."""
+    def __init__(self, context: Context, device: Device, group: IommuGroup, file: ModelFile) -> None:
+        """Owns a reference to `file`, the file of the context."""
         self.context = context
-        self.function = function
+        self._device = device
+        self._group = group
         self._file = file
         self.number = 0
         self.page_table: PageTable | None = None
 
     def attach(self, number: int) -> int:
-        """To an IOAS or a page table, instead of the one before. The page table's number. ENOENT, EINVAL, EADDRINUSE.
+        """Attaches the device to an IOAS or a page table, and returns the page table's number.
 
-        Devices of one iommu group are attached to the same one: EINVAL for the first that differs.
+        ENOENT, EADDRINUSE, and EINVAL when another device of the iommu group is attached to another page table.
         """
         target = self.context.get(number, object)
         if isinstance(target, Ioas):
@@ -54,7 +56,7 @@ class BoundDevice:
         group = [
             device
             for device in self.context.all(BoundDevice)
-            if device.function.group is self.function.group and device.page_table is not None
+            if device._group is self._group and device.page_table is not None
         ]
         if self.page_table is None and group and group[0].page_table is not page_table:
             self.context.drop_if_unused(page_table)
@@ -64,14 +66,14 @@ class BoundDevice:
         return self.context.number_of(page_table)
 
     def detach(self) -> None:
-        """Its DMA is blocked."""
+        """Detaches the device: its DMA is blocked."""
         self._move(None)
 
     def unbind(self) -> None:
-        """The context does not have it any more; that may have been the last it was needed for."""
+        """Removes the device from the context, and closes its reference to the file."""
         self.detach()
         self.context.remove(self.number)
-        self.function.group.unclaim()
+        self._group.unclaim()
         self._file.close()
 
     def _move(self, page_table: PageTable | None) -> None:
@@ -80,7 +82,7 @@ class BoundDevice:
             return
         if page_table is not None:
             page_table.devices.append(self)
-        self.function.device.dma = None if page_table is None else page_table.ioas.space
+        self._device.dma = None if page_table is None else page_table.ioas.space
         if before is not None:
             before.devices.remove(self)
             self.context.drop_if_unused(before)
@@ -91,7 +93,7 @@ Some = TypeVar("Some")
 
 
 class Context:
-    """The objects of one file. Numbers are the lowest free, from 1 on."""
+    """The objects of one file. A new object gets the lowest free number, from 1 on."""
 
     def __init__(self) -> None:
         self._objects: dict[int, Object] = {}
@@ -101,13 +103,13 @@ class Context:
         return len(self._objects)
 
     def close(self) -> None:
-        """The file is released: nothing is mapped any more. No device is bound, each holds the file."""
+        """Drops every mapping when the file is released. No device is bound then: each holds the file."""
         for ioas in self.all(Ioas):
             ioas.space.clear()
         self._objects.clear()
 
     def get(self, number: int, kind: type[Some]) -> Some:
-        """Errno(ENOENT)."""
+        """Returns object `number`. Errno(ENOENT) when it does not exist or is not a `kind`."""
         found = self._objects.get(number)
         if found is None or not isinstance(found, kind):
             raise Errno(errno.ENOENT)
@@ -128,7 +130,7 @@ class Context:
         return next(number for number, each in self._objects.items() if each is thing)
 
     def destroy(self, number: int) -> None:
-        """ENOENT, EBUSY while something else needs it, as a device's driver always does."""
+        """Destroys an object. ENOENT, EBUSY while it is in use; a bound device always is."""
         thing = self.get(number, object)
         if isinstance(thing, PageTable):
             if thing.devices or thing.preserve_token is not None:
@@ -142,15 +144,15 @@ class Context:
                 self._compatible = None
         self.remove(number)
 
-    def bind(self, function: Function, file: ModelFile) -> BoundDevice:
-        """Errno(EPERM) when somebody else has the device's group. `file` is the one whose context this is."""
-        function.group.claim(self)
-        bound = BoundDevice(self, function, file.reference())
+    def bind(self, device: Device, group: IommuGroup, file: ModelFile) -> BoundDevice:
+        """Binds a device. `file` is the file of this context. Errno(EPERM) when the group has another owner."""
+        group.claim(self)
+        bound = BoundDevice(self, device, group, file.reference())
         bound.number = self.add(bound)
         return bound
 
     def automatic_page_table(self, ioas: Ioas) -> PageTable:
-        """Errno(EADDRINUSE)."""
+        """Returns the automatic page table of `ioas`, made when there is none yet. Errno(EADDRINUSE)."""
         for each in self.all(PageTable):
             if each.automatic and each.ioas is ioas:
                 return each
@@ -159,17 +161,17 @@ class Context:
         return table
 
     def drop_if_unused(self, table: PageTable) -> None:
-        """Of those made automatically."""
+        """Removes an automatic page table that no device is attached to."""
         if table.automatic and not table.devices:
             table.ioas.page_tables -= 1
             self.remove(self.number_of(table))
 
     def marked(self) -> list[PageTable]:
-        """Page tables to be preserved."""
+        """Returns the page tables that are marked to be preserved."""
         return [table for table in self.all(PageTable) if table.preserve_token is not None]
 
     def make_compatible(self) -> int:
-        """Number of the IOAS behind VFIO's own ioctls, made when there is none yet."""
+        """Returns the number of the IOAS behind VFIO's own ioctls, made when there is none yet."""
         if self._compatible is None:
             self._compatible = Ioas()
             self.add(self._compatible)
@@ -177,7 +179,7 @@ class Context:
 
     @property
     def compatible(self) -> Ioas:
-        """Errno(ENODEV) where there is none."""
+        """The IOAS behind VFIO's own ioctls. Errno(ENODEV) when there is none."""
         if self._compatible is None:
             raise Errno(errno.ENODEV)
         return self._compatible

@@ -12,10 +12,10 @@ from typing import Final
 from luod.emulator.model.decode import Command, Request, decode
 from luod.emulator.model.ports import Errno, Kind
 from luod.emulator.model.vfio.files import ModelFile
+from luod.emulator.model.vfio.iommu import compatible
 from luod.emulator.model.vfio.iommu.context import BoundDevice, Context, PageTable
 from luod.emulator.model.vfio.iommu.ioas import Ioas
 from luod.emulator.model.vfio.iommu.memory import ADDRESS_MAXIMUM, FileBacking
-from luod.emulator.model.vfio.legacy import compatible
 from luod.emulator.model.vfio.ports import DeviceCaller, DeviceHost
 from luod.uapi import iommufd as uapi
 

@@ -1,1 +1,1 @@
-"""VFIO as it was before iommufd: groups, the type1 container, and iommufd's emulation of it."""
+"""VFIO as it was before iommufd: the files of groups and containers, and the type1 IOMMU."""

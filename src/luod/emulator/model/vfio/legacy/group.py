@@ -1,7 +1,7 @@
-"""/dev/vfio/N and /dev/vfio/vfio: groups, the containers they are put into, and devices had through them.
+"""/dev/vfio/N and /dev/vfio/vfio: groups, the containers they are put into, and the devices that a group gives out.
 
-The older interface: a group is opened by one file, gets a container (or an iommufd, which poses as one), and gives out
-its devices. drivers/vfio/group.c and container.c. What a container's mappings are is `type1.py`'s.
+The older interface: a group is opened by one file, gets a container (or an iommufd in its place), and gives out its
+devices. drivers/vfio/group.c and container.c of Linux 7.3. The mappings of a container are in `type1.py`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Final
 from luod.emulator.model.ports import Errno, Kind
 from luod.emulator.model.vfio import argsz
 from luod.emulator.model.vfio.files import ModelFile
-from luod.emulator.model.vfio.function import IommuGroup
+from luod.emulator.model.vfio.iommu.group import IommuGroup
 from luod.emulator.model.vfio.iommu.iommufd import IommufdFile
-from luod.emulator.model.vfio.legacy.type1 import EXTENSIONS, Type1
+from luod.emulator.model.vfio.iommu.vfio_info import EXTENSIONS
+from luod.emulator.model.vfio.legacy.type1 import Type1
 from luod.emulator.model.vfio.ports import DeviceCaller
 from luod.emulator.model.vfio.vfio_pci.cdev import VfioDeviceFile
-from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevice
+from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevice, VfioDevices
 from luod.uapi import vfio as uapi
 
 _PAGE: Final = 4096
@@ -28,7 +29,7 @@ _UUID_TEXT: Final = 36
 
 
 class ContainerFile(ModelFile):
-    """/dev/vfio/vfio. Lives on while a group is in it, without its file too."""
+    """/dev/vfio/vfio. It stays while a group is in it, even when no process has its file open."""
 
     kind = Kind.VFIO_CONTAINER
     link = b"/dev/vfio/vfio"
@@ -39,7 +40,7 @@ class ContainerFile(ModelFile):
         self.iommu: Type1 | None = None
 
     def _release(self) -> None:
-        """No group is in it: each holds a reference."""
+        """Does nothing: no group is in it, since each holds a reference."""
 
     def abandon(self) -> None:
         if self.iommu is not None:
@@ -58,7 +59,7 @@ class ContainerFile(ModelFile):
         return self.iommu.ioctl(command, argument, caller)
 
     def _set_iommu(self, kind: int) -> int:
-        """EINVAL without a group, or when it is set; ENODEV for a kind that there is not."""
+        """Sets the IOMMU. EINVAL without a group, or when it is set; ENODEV for a kind that does not exist."""
         if not self.groups or self.iommu is not None:
             raise Errno(errno.EINVAL)
         if kind not in EXTENSIONS:
@@ -69,11 +70,12 @@ class ContainerFile(ModelFile):
         return 0
 
     def add(self, group: IommuGroup) -> None:
+        """Puts `group` into the container, which takes a reference for it."""
         self.reference()
         self.groups.append(group)
 
     def remove(self, group: IommuGroup) -> None:
-        """The last group takes the mappings with it."""
+        """Takes `group` out; the last group takes the mappings with it."""
         self.groups.remove(group)
         if not self.groups and self.iommu is not None:
             self.iommu.close()
@@ -82,17 +84,21 @@ class ContainerFile(ModelFile):
 
 
 class GroupFile(ModelFile):
-    """The one open file of /dev/vfio/N. A device had through a container keeps it open."""
+    """The one open file of /dev/vfio/N. A device that it gave out keeps it open. Implements `cdev.OpenGroup`."""
 
     kind = Kind.VFIO_GROUP
 
-    def __init__(self, group: IommuGroup, incoming: Callable[[VfioDevice], bool]) -> None:
-        """`incoming`: whether a live update has not given the device back yet. EBUSY while it is open, or a cdev is."""
+    def __init__(self, group: IommuGroup, devices: VfioDevices, incoming: Callable[[VfioDevice], bool]) -> None:
+        """`incoming`: whether a live update has not returned the device yet.
+
+        Errno(EBUSY) while another file of the group, or a bound character device, is open.
+        """
         if group.cdevs_bound or group.file is not None:
             raise Errno(errno.EBUSY)
         super().__init__()
         self.link = b"/dev/vfio/%d" % group.number
         self._group = group
+        self._devices = devices
         self._incoming = incoming
         self._container: ContainerFile | None = None
         self._iommufd: IommufdFile | None = None
@@ -127,7 +133,7 @@ class GroupFile(ModelFile):
         return 0
 
     def _set_container(self, argument: int, caller: DeviceCaller) -> int:
-        """EFAULT, EBADF, EINVAL (it has one), EPERM (the group is not viable), EBADFD (the fd is no container)."""
+        """EFAULT, EBADF, EINVAL (it has one), EPERM (the group is not viable), EBADFD (the fd is not a container)."""
         fd = int.from_bytes(caller.read(argument, _I32), "little", signed=True)
         file = caller.file(fd)
         try:
@@ -147,7 +153,7 @@ class GroupFile(ModelFile):
         return 0
 
     def _unset_container(self) -> int:
-        """EINVAL without one, EBUSY while a device had through it is open."""
+        """EINVAL without a container, EBUSY while a device that the group gave out is open."""
         if self._container is None and self._iommufd is None:
             raise Errno(errno.EINVAL)
         if self._container is not None and self._devices_open:
@@ -165,9 +171,10 @@ class GroupFile(ModelFile):
             self._iommufd = None
 
     def _get_device(self, argument: int, caller: DeviceCaller) -> int:
-        """EFAULT, ENODEV (no such device here), EBUSY (to be retrieved), EINVAL (no container), EMFILE."""
+        """Gives a device out. EFAULT, ENODEV (of another group), EBUSY (not retrieved), EINVAL (no container)."""
         name, token = _split(_read_name(argument, caller))
-        device = next((each for each in self._group.vfio_devices if str(each.function.address) == name), None)
+        devices = self._devices.of_group(self._group)
+        device = next((each for each in devices if str(each.function.address) == name), None)
         if device is None:
             raise Errno(errno.ENODEV)
         device.check_token(token)
@@ -183,7 +190,7 @@ class GroupFile(ModelFile):
             file.close()
 
     def use(self, device: VfioDevice) -> None:
-        """A file of `device` gets access. Errno(EINVAL) without container or iommufd, EPERM, ENODEV."""
+        """Gives a file of `device` access. Errno(EINVAL) without container or iommufd, EPERM, ENODEV."""
         if self._container is not None:
             if self._container.iommu is None:
                 raise Errno(errno.EINVAL)
@@ -195,7 +202,7 @@ class GroupFile(ModelFile):
                 device.function.device.dma = self._container.iommu.space
             elif self._iommufd is not None:
                 context = self._iommufd.context
-                bound = context.bind(device.function, self._iommufd)
+                bound = context.bind(device.function.device, device.function.group, self._iommufd)
                 try:
                     bound.attach(context.number_of(context.compatible))
                 except Errno:
@@ -208,6 +215,7 @@ class GroupFile(ModelFile):
         self.reference()
 
     def unuse(self, device: VfioDevice) -> None:
+        """Takes the access of one file back; with the last one the device is disabled."""
         device.opens -= 1
         self._devices_open -= 1
         if not device.opens:
@@ -219,7 +227,7 @@ class GroupFile(ModelFile):
 
 
 def _read_name(address: int, caller: DeviceCaller) -> bytes:
-    """As strndup_user: Errno(EINVAL) when a page has no NUL."""
+    """Reads a string as strndup_user does. Errno(EINVAL) when a page has no NUL."""
     name = b""
     while len(name) < _PAGE:
         # A string may end right before memory does.
@@ -232,7 +240,7 @@ def _read_name(address: int, caller: DeviceCaller) -> bytes:
 
 
 def _split(words: bytes) -> tuple[str, bytes | None]:
-    """`0000:01:00.0 vf_token=UUID`. Errno(EINVAL) for other words."""
+    """Splits `0000:01:00.0 vf_token=UUID` into name and token. Errno(EINVAL) for other words."""
     name, *options = words.decode("latin-1").split(" ")
     token: bytes | None = None
     for option in options:

@@ -1,4 +1,4 @@
-"""The IOMMU behind a container: VFIO_TYPE1_IOMMU and VFIO_TYPE1v2_IOMMU, MAP_DMA, UNMAP_DMA, GET_INFO.
+"""The IOMMU of a container: VFIO_TYPE1_IOMMU and VFIO_TYPE1v2_IOMMU, MAP_DMA, UNMAP_DMA, GET_INFO.
 
 drivers/vfio/vfio_iommu_type1.c of Linux 7.3, without dirty tracking and changes of virtual addresses.
 """
@@ -6,65 +6,32 @@ drivers/vfio/vfio_iommu_type1.c of Linux 7.3, without dirty tracking and changes
 from __future__ import annotations
 
 import errno
-import struct
-from collections.abc import Sequence
 from typing import Final
 
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.vfio import argsz
 from luod.emulator.model.vfio.iommu.memory import ADDRESS_MAXIMUM, PAGE, AddressSpace, Area, Pages, reserved, usable
+from luod.emulator.model.vfio.iommu.vfio_info import get_info
 from luod.emulator.model.vfio.ports import DeviceCaller
 from luod.uapi import vfio as uapi
 
-EXTENSIONS: Final = (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU, uapi.VFIO_UNMAP_ALL)
-
 _MAPPINGS_MAXIMUM: Final = 65535
-_PAGE_SIZES: Final = 0x40201000
-"""4 KiB, 2 MiB, 1 GiB."""
-_INFO_MINIMUM: Final = 16
-_RANGE: Final = struct.Struct("=QQ")
-_COUNT: Final = struct.Struct("=II")
-_WORD: Final = struct.Struct("=I")
-
-
-def get_info(ranges: Sequence[tuple[int, int]], available: int, argument: int, caller: DeviceCaller) -> int:
-    """VFIO_IOMMU_GET_INFO with the usable addresses and how many more mappings there can be. EFAULT, EINVAL."""
-    layout = uapi.IOMMU_TYPE1_INFO
-    size = argsz.read(caller, argument, layout, _INFO_MINIMUM)[0]
-    content = argsz.chain(
-        [
-            (uapi.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, _WORD.pack(available)),
-            (
-                uapi.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE,
-                1,
-                _COUNT.pack(len(ranges), 0) + b"".join(_RANGE.pack(*each) for each in ranges),
-            ),
-        ],
-        layout.size,
-    )
-    flags = uapi.VFIO_IOMMU_INFO_PGSIZES | uapi.VFIO_IOMMU_INFO_CAPS
-    known, offset = size, 0
-    if size < layout.size + len(content):
-        size = layout.size + len(content)
-    else:
-        caller.write(argument + layout.size, content)
-        offset = layout.size
-    argsz.write(caller, argument, layout, (size, flags, _PAGE_SIZES, offset, 0), known)
-    return 0
 
 
 class Type1:
     """The mappings of one container."""
 
     def __init__(self, *, exact_unmaps: bool) -> None:
-        """`exact_unmaps`: v2, which never unmaps more or less than what was asked for."""
+        """`exact_unmaps`: v2, which unmaps exactly the range that was asked for."""
         self.space = AddressSpace()
         self._exact = exact_unmaps
 
     def close(self) -> None:
+        """Drops every mapping."""
         self.space.clear()
 
     def ioctl(self, command: int, argument: int, caller: DeviceCaller) -> int:
+        """Answers an ioctl of the container. Errno(ENOTTY) for an unknown command."""
         match command:
             case uapi.VFIO_IOMMU_GET_INFO:
                 return get_info(usable(), _MAPPINGS_MAXIMUM - len(self.space), argument, caller)
@@ -75,7 +42,7 @@ class Type1:
         raise Errno(errno.ENOTTY)
 
     def _map(self, argument: int, caller: DeviceCaller) -> int:
-        """EINVAL, EOVERFLOW, EEXIST, ENOSPC, and EFAULT for memory that cannot be pinned."""
+        """Maps memory. EINVAL, EOVERFLOW, EEXIST, ENOSPC, and EFAULT for memory that cannot be pinned."""
         _, flags, address, start, length = argsz.read(caller, argument, uapi.IOMMU_TYPE1_DMA_MAP)
         access = uapi.VFIO_DMA_MAP_FLAG_READ | uapi.VFIO_DMA_MAP_FLAG_WRITE
         if flags & ~(access | uapi.VFIO_DMA_MAP_FLAG_VADDR) or not length:
@@ -101,7 +68,7 @@ class Type1:
         return 0
 
     def _unmap(self, argument: int, caller: DeviceCaller) -> int:
-        """The structure's size says afterwards how many bytes. EINVAL for half a mapping under v2."""
+        """Unmaps, and writes the number of bytes into the structure. EINVAL for half a mapping under v2."""
         layout = uapi.IOMMU_TYPE1_DMA_UNMAP
         size, flags, start, length = argsz.read(caller, argument, layout)
         everything = flags & uapi.VFIO_DMA_UNMAP_FLAG_ALL

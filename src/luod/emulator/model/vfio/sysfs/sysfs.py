@@ -1,28 +1,28 @@
 """The part of /sys that shows PCI devices, drivers, iommu groups and VFIO devices, and takes what is written there.
 
-Paths are relative to /sys. What a device has in the tree is made anew when its driver changes, contents when they are
-read. What a write does is `driver.py`'s.
+Paths are relative to /sys. The nodes of a device are made again when its driver changes, contents when they are read.
+`binding.py` does what a write asks for.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked
+from luod.emulator.model.vfio.binding import Drivers
 from luod.emulator.model.vfio.driver import Driver
 from luod.emulator.model.vfio.function import Function, Port
 from luod.emulator.model.vfio.hardware.config_space import SIZE as CONFIG_SIZE
 from luod.emulator.model.vfio.hardware.description import Reset
+from luod.emulator.model.vfio.iommu.group import IommuGroup
 from luod.emulator.model.vfio.iommu.memory import MSI_FIRST, MSI_LAST
 from luod.emulator.model.vfio.ports import DeviceCaller
 from luod.emulator.model.vfio.sysfs import contents
-
-if TYPE_CHECKING:
-    from luod.emulator.model.vfio.vfio import Vfio
+from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevices
 
 _MAJOR: Final = 511
 """Of vfioN: a number as the kernel gives them out to drivers without one of their own."""
@@ -58,22 +58,26 @@ Node = Directory | Link | Attribute
 
 
 class Sysfs:
-    """Of one boot."""
+    """The tree of one boot."""
 
-    def __init__(self, vfio: Vfio) -> None:
-        self._vfio = vfio
+    def __init__(
+        self, drivers: Drivers, devices: VfioDevices, ports: Iterable[Port], groups: Iterable[IommuGroup]
+    ) -> None:
+        """`ports` and `groups` stay the same over the whole boot."""
+        self._drivers = drivers
+        self._devices = devices
         self._made_for = -1
         self._nodes: dict[str, Attribute | Link] = {}
         self._directories: dict[str, dict[str, None]] = {"": {}}
         self._made: dict[Function, tuple[object, list[str]]] = {}
         """For each device what its nodes depend on, and their paths."""
         self._paths: list[str] = []
-        """What `_add` has added."""
-        self._add_permanent()
+        """The paths that `_add` has added."""
+        self._add_permanent(ports, groups)
         self._permanent = frozenset(self._directories)
 
     def lookup(self, path: str) -> Node:
-        """What is at `path`, links not followed. Errno(ENOENT)."""
+        """Returns the node at `path`; links are not followed. Errno(ENOENT)."""
         self._refresh()
         if path in self._directories:
             return Directory(tuple(self._directories[path]))
@@ -82,16 +86,16 @@ class Sysfs:
         return self._nodes[path]
 
     def read(self, path: str) -> bytes:
-        """All of it. ENOENT, EISDIR, and EIO for what cannot be read."""
+        """Returns the whole contents. ENOENT, EISDIR, and EIO for what cannot be read."""
         attribute = self._attribute(path)
         if attribute.read is None:
             raise Errno(errno.EIO)
         return attribute.read()
 
     def write(self, path: str, data: bytes, caller: DeviceCaller, offset: int = 0) -> int | Blocked:
-        """How many bytes were taken, of words all. ENOENT, EISDIR, EIO, and what they ask for.
+        """Writes, and returns how many bytes were taken, of words all. ENOENT, EISDIR, EIO, errors of the request.
 
-        What sleeps is a `Waiting`, whose `poll` gives 0 for success.
+        A write that sleeps gives a `Waiting`, whose `poll` gives 0 for success.
         """
         attribute = self._attribute(path)
         if attribute.write_at is not None:
@@ -111,14 +115,14 @@ class Sysfs:
         return node
 
     def _refresh(self) -> None:
-        """Devices that changed are taken out and put in again."""
-        if self._made_for == self._vfio.generation:
+        """Takes the devices that changed out, and puts them in again."""
+        if self._made_for == self._drivers.generation:
             return
-        self._made_for = self._vfio.generation
-        virtual = self._vfio.drivers.virtual
+        self._made_for = self._drivers.generation
+        virtual = self._drivers.virtual
         wanted = {
-            function: (function.driver, function.unbinding, function.vfio, virtual(function))
-            for function in self._vfio.functions
+            function: (function.driver, function.unbinding, self._devices.of(function), virtual(function))
+            for function in self._drivers.functions
         }
         for function, (dependencies, paths) in tuple(self._made.items()):
             if wanted.get(function) != dependencies:
@@ -132,15 +136,15 @@ class Sysfs:
                 self._made[function] = (dependencies, self._paths)
 
     def _remove(self, path: str) -> None:
-        """Also the directories that are empty then."""
+        """Removes a node, and the directories that are empty then."""
         del self._nodes[path]
         while path not in self._permanent and not self._directories.get(path):
             self._directories.pop(path, None)
             path, _, name = path.rpartition("/")
             del self._directories[path][name]
 
-    def _add_permanent(self) -> None:
-        drivers = self._vfio.drivers
+    def _add_permanent(self, ports: Iterable[Port], groups: Iterable[IommuGroup]) -> None:
+        drivers = self._drivers
         for directory in ("bus/pci/devices", "bus/pci/slots", "kernel/iommu_groups", "class/vfio-dev", "class/vfio"):
             self._directory(directory)
         self._add("bus/pci/drivers_probe", _written(drivers.probe))
@@ -148,9 +152,9 @@ class Sysfs:
         self._add("bus/pci/rescan", _written(lambda words: drivers.rescan() if contents.is_one(words) else 0))
         for driver in drivers.all.values():
             self._add_driver(driver)
-        for port in self._vfio.ports:
+        for port in ports:
             self._add_port(port)
-        for group in self._vfio.groups.values():
+        for group in groups:
             top = f"kernel/iommu_groups/{group.number}"
             self._add(f"{top}/type", _shown("DMA"))
             self._add(f"{top}/name", _shown(""))
@@ -172,11 +176,11 @@ class Sysfs:
         self._paths.append(path)
 
     def _link(self, path: str, target: str) -> None:
-        """`target` from the root of the tree."""
+        """Adds a link; `target` is a path from the root of the tree."""
         self._add(path, Link("../" * path.count("/") + target))
 
     def _add_driver(self, driver: Driver) -> None:
-        drivers = self._vfio.drivers
+        drivers = self._drivers
         top = f"bus/pci/drivers/{driver.name}"
         self._add(f"{top}/bind", _written(lambda words: drivers.bind(driver, words)))
         self._add(f"{top}/unbind", _written(lambda words: drivers.unbind(driver, words)))
@@ -206,7 +210,7 @@ class Sysfs:
         self._add(f"{top}/resource", _shown("\n".join(["0x0000000000000000 " * 2 + "0x0000000000000000"] * 17)))
 
     def _add_function(self, function: Function) -> None:
-        drivers = self._vfio.drivers
+        drivers = self._drivers
         device = function.device
         description = device.description
         top = function_path(function)
@@ -266,7 +270,7 @@ class Sysfs:
                 self._link(f"{top}/virtfn{index}", function_path(virtual))
         if function.physical is not None:
             self._link(f"{top}/physfn", function_path(function.physical))
-        vfio = function.usable_vfio
+        vfio = self._devices.usable(function)
         if vfio is not None:
             name = f"vfio{vfio.index}"
             self._add(f"{top}/vfio-dev/{name}/dev", _shown(f"{_MAJOR}:{vfio.index}"))
@@ -280,7 +284,7 @@ def _port_path(port: Port) -> str:
 
 
 def function_path(function: Function) -> str:
-    """Where the device itself is."""
+    """Returns the path of the device itself."""
     if function.port is None:
         return f"devices/pci{function.address.domain:04x}:00/{function.address}"
     return f"{_port_path(function.port)}/{function.address}"

@@ -1,24 +1,22 @@
 """Open files of a VFIO device: from /dev/vfio/devices/vfioN, from its group, or retrieved after a live update.
 
-They differ in how access is got: a file of the first and third kind must be bound to an iommufd, one of the second has
-it from the start. Then all pass on to `pci_core.py`. The order of checks is drivers/vfio/device_cdev.c's.
+They differ in how a file gets access: a file of the first and third kind must be bound to an iommufd, a file of the
+second kind has access from the start. Then `calls.py` answers. The order of checks is drivers/vfio/device_cdev.c's.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from luod.emulator.model.ports import Errno, Kind
 from luod.emulator.model.vfio import argsz
 from luod.emulator.model.vfio.files import Mapping, ModelFile
 from luod.emulator.model.vfio.iommu.iommufd import IommufdFile
 from luod.emulator.model.vfio.ports import DeviceCaller
+from luod.emulator.model.vfio.vfio_pci import calls
 from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevice
 from luod.uapi import vfio as uapi
-
-if TYPE_CHECKING:
-    from luod.emulator.model.vfio.legacy.group import GroupFile
 
 _BIND_MINIMUM: Final = 16
 _ATTACH_MINIMUM: Final = 12
@@ -26,12 +24,24 @@ _DETACH_MINIMUM: Final = 8
 _UUID: Final = 16
 
 
+class OpenGroup(Protocol):
+    """The open file of a group, as a device file that came out of it sees it (`legacy.group`)."""
+
+    def use(self, device: VfioDevice) -> None:
+        """Gives a file of `device` access. Errno(EINVAL) without container or iommufd, EPERM, ENODEV."""
+        ...
+
+    def unuse(self, device: VfioDevice) -> None:
+        """Takes the access of one file back; with the last one the device is disabled."""
+        ...
+
+
 class VfioDeviceFile(ModelFile):
-    """`group` for one that came from GET_DEVICE_FD, which keeps that file open. Each counts as a file of the device."""
+    """One open file of a device. A `group` that gave it out (GET_DEVICE_FD) stays open as long as the file."""
 
     kind = Kind.VFIO_DEVICE
 
-    def __init__(self, device: VfioDevice, *, link: bytes, group: GroupFile | None = None) -> None:
+    def __init__(self, device: VfioDevice, *, link: bytes, group: OpenGroup | None = None) -> None:
         super().__init__()
         self.device = device
         self.group = group
@@ -41,12 +51,12 @@ class VfioDeviceFile(ModelFile):
 
     @property
     def has_access(self) -> bool:
-        """Bound to an iommufd, or had from a group."""
+        """Whether the file is bound to an iommufd, or came out of a group."""
         return self._has_access
 
     def open_from_group(self) -> None:
-        """Access, by way of the group's container or iommufd. EINVAL while it has neither; then it is still closed."""
-        assert self.group is not None, "had from a group"
+        """Gets access through the group's container or iommufd. Errno(EINVAL) while the group has neither."""
+        assert self.group is not None, "a group gave it out"
         self.group.use(self.device)
         self._has_access = True
 
@@ -70,26 +80,26 @@ class VfioDeviceFile(ModelFile):
             if command == uapi.VFIO_DEVICE_DETACH_IOMMUFD_PT:
                 return self._detach(argument, caller)
         self.device.function.device.step()
-        return self.device.ioctl(command, argument, caller)
+        return calls.ioctl(self.device, command, argument, caller)
 
     def pread(self, offset: int, length: int) -> bytes:
         self._need_access()
-        return self.device.pread(offset, length)
+        return calls.pread(self.device, offset, length)
 
     def pwrite(self, offset: int, data: bytes) -> int:
         self._need_access()
-        return self.device.pwrite(offset, data)
+        return calls.pwrite(self.device, offset, data)
 
     def mmap(self, offset: int, length: int, *, writable: bool) -> Mapping:
         self._need_access()
-        return self.device.mmap(offset, length)
+        return calls.mmap(self.device, offset, length)
 
     def _need_access(self) -> None:
         if not self._has_access:
             raise Errno(errno.EINVAL)
 
     def _bind(self, argument: int, caller: DeviceCaller) -> int:
-        """EFAULT, EINVAL, E2BIG, EBUSY (the group is open), EACCES (token), EBADF, EBADFD, EPERM (somebody else's)."""
+        """EFAULT, EINVAL, E2BIG, EBUSY (the group is open), EACCES (token), EBADF, EBADFD, EPERM (another owner)."""
         layout = uapi.DEVICE_BIND_IOMMUFD
         values = argsz.read_extensible(caller, argument, layout, _BIND_MINIMUM)
         size, flags, fd, _, token_address = values
@@ -111,7 +121,7 @@ class VfioDeviceFile(ModelFile):
         try:
             if device.opens:
                 raise Errno(errno.EINVAL)
-            bound = iommufd.context.bind(device.function, iommufd)
+            bound = iommufd.context.bind(device.function.device, device.function.group, iommufd)
         finally:
             iommufd.close()
         try:
@@ -139,7 +149,7 @@ class VfioDeviceFile(ModelFile):
         device.function.group.cdevs_bound -= 1
 
     def _attach(self, argument: int, caller: DeviceCaller) -> int:
-        """EINVAL, EOPNOTSUPP (a PASID), ENOENT, and what the page table says."""
+        """EINVAL, EOPNOTSUPP (a PASID), ENOENT, and the errors of the page table."""
         layout = uapi.DEVICE_ATTACH_IOMMUFD_PT
         size, flags, number, pasid = argsz.read(caller, argument, layout, _ATTACH_MINIMUM)
         if flags & ~uapi.VFIO_DEVICE_ATTACH_PASID:

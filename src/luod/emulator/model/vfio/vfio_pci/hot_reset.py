@@ -1,28 +1,26 @@
 """Reset of a whole bus: VFIO_DEVICE_GET_PCI_HOT_RESET_INFO and VFIO_DEVICE_PCI_HOT_RESET.
 
-A user may reset what it owns, and must own all that is reset along. Called by `pci_core.py` alone.
+A user may reset what it owns, and must own every device that is reset together with it.
 """
 
 from __future__ import annotations
 
 import errno
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from luod.emulator.model.ports import Errno, Kind
 from luod.emulator.model.vfio import argsz
 from luod.emulator.model.vfio.function import Function
 from luod.emulator.model.vfio.ports import DeviceCaller
+from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevice
 from luod.uapi import vfio as uapi
-
-if TYPE_CHECKING:
-    from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevice
 
 _FD: Final = struct.Struct("=i")
 
 
 def _bus(device: VfioDevice) -> list[Function]:
-    """Every function on the device's bus. Errno(ENODEV) on the root bus, which cannot be reset."""
+    """Returns every function on the device's bus. Errno(ENODEV) on the root bus, which cannot be reset."""
     function = device.function
     if function.port is None:
         raise Errno(errno.ENODEV)
@@ -30,19 +28,19 @@ def _bus(device: VfioDevice) -> list[Function]:
 
 
 def _number(function: Function, device: VfioDevice) -> int:
-    """What `function` is to the iommufd that `device` is bound to: an id, owned along with its group, or not owned."""
+    """Returns what `function` is to the iommufd of `device`: an id, owned together with its group, or not owned."""
     assert device.bound is not None, "a bound character device asks"
-    if function.vfio is None:
+    other = device.around.devices.of(function)
+    if other is None:
         return uapi.VFIO_PCI_DEVID_NOT_OWNED
-    bound = function.vfio.bound
-    if bound is not None and bound.context is device.bound.context:
-        return bound.number
+    if other.bound is not None and other.bound.context is device.bound.context:
+        return other.bound.number
     owned = function.group.owner is device.bound.context
     return uapi.VFIO_PCI_DEVID_OWNED if owned else uapi.VFIO_PCI_DEVID_NOT_OWNED
 
 
 def get_info(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
-    """ENOSPC with the count when the array is too short."""
+    """Lists the devices that a reset would reach. Errno(ENOSPC), with the count, when the array is too short."""
     layout, entry = uapi.PCI_HOT_RESET_INFO, uapi.PCI_DEPENDENT_DEVICE
     size, _, _ = argsz.read(caller, argument, layout)
     functions = _bus(device)
@@ -66,7 +64,10 @@ def get_info(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
 
 
 def reset(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
-    """EINVAL for a device on the bus that is not the caller's; EBADF, EINVAL for what is no group's fd."""
+    """Resets the bus.
+
+    EINVAL for a device on it that is not the caller's; EBADF, EINVAL for an fd that is not a group's.
+    """
     layout = uapi.PCI_HOT_RESET
     _, flags, count = argsz.read(caller, argument, layout)
     if flags or bool(count) == device.cdev_bound:
@@ -82,9 +83,12 @@ def reset(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
         file.close()
         if not is_group:
             raise Errno(errno.EINVAL)
+    others: list[VfioDevice] = []
     for function in functions:
-        if function.vfio is None:
-            raise Errno(errno.EINVAL)  # with another driver, or none: nobody vouches for it
+        other = device.around.devices.of(function)
+        if other is None:
+            raise Errno(errno.EINVAL)  # another driver has it, or no driver: it is not the caller's
+        others.append(other)
         owned = (
             _number(function, device) != uapi.VFIO_PCI_DEVID_NOT_OWNED
             if device.cdev_bound
@@ -92,7 +96,6 @@ def reset(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
         )
         if not owned:
             raise Errno(errno.EINVAL)
-    for function in functions:
-        assert function.vfio is not None, "looked at above"
-        function.vfio.try_reset()
+    for other in others:
+        other.try_reset()
     return 0

@@ -1,7 +1,7 @@
 """Interrupts of one enabled device: which eventfd hears which vector. SET_IRQS in vfio-pci's order of checks.
 
 One kind at a time (INTx, MSI, MSI-X), besides the two that are no interrupts of the device: errors, and the kernel's
-request to let the device go. Made when a device is enabled, closed when it is disabled; used by `pci_core.py`.
+request to let the device go. Made when a device is enabled, closed when it is disabled.
 """
 
 from __future__ import annotations

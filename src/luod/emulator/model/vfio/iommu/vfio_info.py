@@ -1,0 +1,49 @@
+"""What VFIO's container ioctls tell of an IOMMU: the extensions, and the answer to VFIO_IOMMU_GET_INFO.
+
+A container's own IOMMU (`legacy.type1`) and an iommufd in its place (`compatible.py`) answer in the same form.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from luod.emulator.model.vfio import argsz
+from luod.emulator.model.vfio.ports import DeviceCaller
+from luod.uapi import vfio as uapi
+
+EXTENSIONS: Final = (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU, uapi.VFIO_UNMAP_ALL)
+
+_PAGE_SIZES: Final = 0x40201000
+"""4 KiB, 2 MiB, 1 GiB."""
+_INFO_MINIMUM: Final = 16
+_RANGE: Final = struct.Struct("=QQ")
+_COUNT: Final = struct.Struct("=II")
+_WORD: Final = struct.Struct("=I")
+
+
+def get_info(ranges: Sequence[tuple[int, int]], available: int, argument: int, caller: DeviceCaller) -> int:
+    """Answers VFIO_IOMMU_GET_INFO: the usable `ranges`, and how many more mappings there can be. EFAULT, EINVAL."""
+    layout = uapi.IOMMU_TYPE1_INFO
+    size = argsz.read(caller, argument, layout, _INFO_MINIMUM)[0]
+    content = argsz.chain(
+        [
+            (uapi.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, _WORD.pack(available)),
+            (
+                uapi.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE,
+                1,
+                _COUNT.pack(len(ranges), 0) + b"".join(_RANGE.pack(*each) for each in ranges),
+            ),
+        ],
+        layout.size,
+    )
+    flags = uapi.VFIO_IOMMU_INFO_PGSIZES | uapi.VFIO_IOMMU_INFO_CAPS
+    known, offset = size, 0
+    if size < layout.size + len(content):
+        size = layout.size + len(content)
+    else:
+        caller.write(argument + layout.size, content)
+        offset = layout.size
+    argsz.write(caller, argument, layout, (size, flags, _PAGE_SIZES, offset, 0), known)
+    return 0
