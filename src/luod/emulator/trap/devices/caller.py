@@ -1,7 +1,7 @@
-"""`DeviceCaller` over a stopped thread: `Thread`, and what a call on a device file asks of its caller besides.
+"""`DeviceCaller` over a stopped thread: `Thread`, and what a call on a device file needs of its caller besides.
 
-Its fds of device files are known by their inode numbers, which no two open files share (`fuse_tree`). Made anew for
-each call, as `Thread` is, by `trap.devices`.
+Its fds of device files are recognised by their inode numbers, which no two open files share (`trap.fuse.tree`). Each
+call gets an object of its own, as with `Thread`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from luod import linux
 from luod.emulator.model.files import SessionFile
@@ -22,17 +22,30 @@ from luod.emulator.trap.process.placeholder import Identity
 from luod.emulator.trap.seccomp.notify import Notification
 from luod.linux import Fd
 
-if TYPE_CHECKING:
-    from luod.emulator.trap.devices.devices import Devices
-
 _EVENTFD: Final = "anon_inode:[eventfd]"
+
+
+class FilesOfDevices(Protocol):
+    """The device files that processes of one boot have open (`devices.py`)."""
+
+    def is_ours(self, identity: Identity) -> bool:
+        """Returns whether the file is on one of our mounts: asking the kernel about it would be asking ourselves."""
+        ...
+
+    def file_of(self, identity: Identity) -> ModelFile | None:
+        """Returns the file of the model behind it; it has no more references than before."""
+        ...
+
+    def install(self, file: ModelFile, add: Callable[[int], int]) -> int:
+        """Makes an fd of `file`. `add` puts a duplicate of an fd into the caller; its number is the result. Errno."""
+        ...
 
 
 class DeviceThread(Thread):
     """`Caller` in a machine that has devices."""
 
     def __init__(
-        self, surroundings: Surroundings, devices: Devices, tid: int, notification: Notification | None = None
+        self, surroundings: Surroundings, devices: FilesOfDevices, tid: int, notification: Notification | None = None
     ) -> None:
         super().__init__(surroundings, tid, notification)
         self._devices = devices
@@ -51,7 +64,7 @@ class DeviceThread(Thread):
     def take(self, fd: int) -> OpenFile:
         identity = self.identity(fd) if fd >= 0 else None
         if identity is not None and self._devices.is_ours(identity):
-            # Whatever is wanted of it, we would ask ourselves, and wait for our own answer.
+            # Every question about it would go to ourselves, and wait for our own answer.
             raise Errno(errno.EINVAL)
         return super().take(fd)
 
@@ -91,9 +104,9 @@ class DeviceThread(Thread):
 def _mapped(
     pid: int, start: int, end: int, *, writable: bool, refused: Callable[[Identity], bool] | None = None
 ) -> bool:
-    """Whether the process has memory everywhere from `start` to `end`, of which it may write every byte, or read.
+    """Returns whether the process may write (or read) every byte from `start` to `end`.
 
-    Memory of files that are `refused` is none.
+    Memory of files that are `refused` does not count.
     """
     wanted = "w" if writable else "r"
     try:

@@ -178,11 +178,11 @@ class Devices:
         return DeviceThread(self._around, self, tid, notification)
 
     def is_ours(self, identity: Identity) -> bool:
-        """Whether it is a file of any of the mounts: to ask the kernel about it would be to ask ourselves."""
+        """Returns whether the file is on one of the mounts: asking the kernel about it would be asking ourselves."""
         return identity[0] in self._numbers
 
     def file_of(self, identity: Identity) -> ModelFile | None:
-        """The model's file behind it; nobody has more of a reference than before."""
+        """Returns the file of the model behind it; it has no more references than before."""
         return self._files.find(identity)
 
     def ioctl_of(self, identity: Identity, thread: Thread) -> Callable[[int, int], int | Blocked] | None:
@@ -194,7 +194,7 @@ class Devices:
         return lambda command, argument: self._model.ioctl(file, command, argument, thread)
 
     def install(self, file: ModelFile, add: Callable[[int], int]) -> int:
-        """`add` puts a duplicate of an fd into the caller, and its number is the result. Errno."""
+        """Makes an fd of `file`. `add` puts a duplicate of an fd into the caller; its number is the result. Errno."""
         kept = self._kept.get(file)
         if kept is None:
             self._handed_out.next_file = file

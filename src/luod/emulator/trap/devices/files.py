@@ -1,7 +1,6 @@
-"""/dev/vfio, with /dev/iommu, as FUSE file systems: which files of the model processes have open, and by which inodes.
+"""/dev/vfio, with /dev/iommu, as FUSE file systems: which files of the model are open in processes, by which inodes.
 
-`trap.devices` mounts two of them: the one that programs see, and one that nobody sees, from which files come that the
-model hands out itself.
+There are two mounts: one that programs see, and a hidden one, which has the files that the model hands out itself.
 """
 
 from __future__ import annotations
@@ -12,20 +11,18 @@ import itertools
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked
 from luod.emulator.model.vfio.files import ModelFile
+from luod.emulator.model.vfio.ports import DeviceCaller
+from luod.emulator.model.vfio.vfio import Vfio
 from luod.emulator.model.vfio.vfio_pci.cdev import VfioDeviceFile
 from luod.emulator.trap.devices.memory import Bar
 from luod.emulator.trap.fuse.tree import Answer, Node, Opened
 from luod.emulator.trap.process.placeholder import Identity
 from luod.uapi import fuse, iommufd, vfio
-
-if TYPE_CHECKING:
-    from luod.emulator.model.vfio.vfio import Vfio
-    from luod.emulator.trap.devices.caller import DeviceThread
 
 IOMMU_NAME: Final = ".iommu"
 """Where /dev/iommu, a symbolic link, leads: a file of the directory /dev/vfio that is not listed there.
@@ -47,10 +44,10 @@ class _Open:
 
 
 class OpenFiles:
-    """Every device file of a boot that a process has open, of whichever file system."""
+    """Every device file of a boot that a process has open, on either mount."""
 
-    def __init__(self, model: Vfio, thread: Callable[[int], DeviceThread], mapped: Callable[[], None]) -> None:
-        """`mapped` is called when from now on somebody may store into a device without a call."""
+    def __init__(self, model: Vfio, thread: Callable[[int], DeviceCaller], mapped: Callable[[], None]) -> None:
+        """`thread` gives the caller of a tid. `mapped` is called once a program may store into a device by mapping."""
         self.model = model
         self._thread = thread
         self._mapped = mapped
@@ -59,7 +56,7 @@ class OpenFiles:
         self._by_identity: dict[Identity, list[_Open]] = {}
 
     def find(self, identity: Identity) -> ModelFile | None:
-        """The file that was opened first, should one look-up have served several opens (by way of /proc/self/fd)."""
+        """Returns the file that was opened first: one look-up may serve several opens (through /proc/self/fd)."""
         opened = self._by_identity.get(identity)
         return opened[0].file if opened else None
 
@@ -67,7 +64,7 @@ class OpenFiles:
         return self.model.open(path, self._thread(tid))
 
     def add(self, file: ModelFile, identity: Identity, *, can_be_mapped: bool) -> int:
-        """Takes over a reference, that of all processes together."""
+        """Adds a file, and takes over the reference of all processes together. Returns a handle."""
         opened = _Open(file, identity, can_be_mapped)
         handle = next(self._handles)
         self._open[handle] = opened
@@ -99,7 +96,7 @@ class OpenFiles:
         return result
 
     def _note_mapping(self, opened: _Open) -> None:
-        """The kernel maps what is behind a file without telling: whoever may map a device is taken to have done so."""
+        """Takes a file that can be mapped as mapped: the kernel maps what is behind it without a request."""
         try:
             self.model.mmap(opened.file, 0, _PAGE, writable=True)
         except Errno:
@@ -120,7 +117,7 @@ class DeviceFiles:
         self._backing: dict[int, int] = {}
 
     def look(self, path: str) -> Node:
-        """The files of the model are in one directory here, with the names that they have below /dev/vfio."""
+        """Looks a path up. The files of the model have the names here that they have below /dev/vfio."""
         nodes = self.files.model.nodes()
         full = _full(path)
         if full in nodes:
@@ -146,7 +143,7 @@ class DeviceFiles:
         return Opened(handle, backing)
 
     def _back(self, file: ModelFile) -> int:
-        """A backing id of the memfd that holds the device's BARs; 0 for none."""
+        """Returns a backing id of the memfd that holds the device's BARs; 0 for none."""
         if self.fuse is None or not isinstance(file, VfioDeviceFile):
             return 0
         bar = file.device.function.device.bars[0]
@@ -174,7 +171,7 @@ class DeviceFiles:
 
 
 class HandedOut(DeviceFiles):
-    """The mount that nobody sees. Whatever is opened there is `next_file`."""
+    """The hidden mount. Every open there gives `next_file`."""
 
     next_file: ModelFile | None = None
 

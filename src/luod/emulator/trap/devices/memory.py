@@ -1,7 +1,7 @@
 """Memory that emulated devices have and reach: BARs, the files and the address spaces that DMA goes to, eventfds.
 
 `DeviceHost`, and what `DeviceCaller` hands out. BARs are one sparse memfd a device, laid out as its VFIO file is, so
-that FUSE can let the kernel map it in place of that file. Made by `trap.devices` and `trap.device_caller`.
+that FUSE can let the kernel map it in place of that file.
 """
 
 from __future__ import annotations

@@ -6,16 +6,14 @@ import errno
 import itertools
 import stat
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked, Waiting
+from luod.emulator.model.vfio.ports import DeviceCaller
 from luod.emulator.model.vfio.sysfs.sysfs import Attribute, Directory, Link
+from luod.emulator.model.vfio.vfio import Vfio
 from luod.emulator.trap.fuse.tree import Answer, Node, Opened
-
-if TYPE_CHECKING:
-    from luod.emulator.model.vfio.vfio import Vfio
-    from luod.emulator.trap.devices.caller import DeviceThread
 
 _SIZE: Final = 4096
 """Of every attribute: less than a page comes out of it."""
@@ -26,7 +24,7 @@ Wait = Callable[[Blocked, Answer], None]
 class SysfsFiles:
     """`FileSystem` of what is below `top`, a path relative to /sys."""
 
-    def __init__(self, vfio: Vfio, top: str, thread: Callable[[int], DeviceThread], wait: Wait) -> None:
+    def __init__(self, vfio: Vfio, top: str, thread: Callable[[int], DeviceCaller], wait: Wait) -> None:
         self._sysfs = vfio.sysfs
         self._top = top
         self._thread = thread

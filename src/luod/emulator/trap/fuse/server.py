@@ -2,8 +2,8 @@
 
 The kernel routes device inodes of a FUSE file system to the real driver, so the node is a regular file. Opening it is
 answered here, its ioctls arrive with the caller's tid, command and raw pointer; mounting is `machine`'s business.
-Requests are answered in order, and at once unless whoever handles one says otherwise. Called by `trap.supervisor`;
-`fuse_tree.py` serves directories over the same protocol.
+Requests are answered in order, and at once unless the handler of one says otherwise. `tree.py` serves directories over
+the same protocol.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Recognises an open of /dev/liveupdate among trapped opens: the fallback for hosts without FUSE.
 
-Only a path that spells the device is seen, not one that gets there by a link, a directory fd or io_uring.
-Called by `trap.supervisor`.
+Only a path that spells the device is recognised, not one that leads there through a link, a directory fd or io_uring.
 """
 
 from __future__ import annotations
@@ -10,14 +9,11 @@ import os
 import posixpath
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from luod.emulator.model.ports import Errno
 from luod.emulator.trap.seccomp.bpf import Call
 from luod.uapi import liveupdate
-
-if TYPE_CHECKING:
-    from luod.emulator.trap.process.caller import Thread
 
 _DEVICE: Final = liveupdate.DEVICE.encode()
 _AT_FDCWD: Final = -100 & 0xFFFFFFFF
@@ -25,8 +21,19 @@ _PATH_MAX: Final = 4096
 _PAGE: Final = 4096
 
 
-def opens_device(thread: Thread, call: Call, arguments: Sequence[int]) -> int | None:
-    """The flags (O_*) when the call opens the device itself; None when it is the host's to answer."""
+class Opener(Protocol):
+    """The thread that makes the call (`trap.process`)."""
+
+    @property
+    def tid(self) -> int: ...
+
+    def read(self, address: int, length: int) -> bytes:
+        """Returns its memory. Errno(EFAULT)."""
+        ...
+
+
+def opens_device(thread: Opener, call: Call, arguments: Sequence[int]) -> int | None:
+    """Returns the flags (O_*) when the call opens the device itself; None when the host answers the call."""
     if call is Call.OPEN:
         directory, path_address, flags = _AT_FDCWD, arguments[0], arguments[1]
     else:
@@ -51,8 +58,8 @@ def opens_device(thread: Thread, call: Call, arguments: Sequence[int]) -> int | 
     return flags if posixpath.normpath(b"/" + path.lstrip(b"/")) == _DEVICE else None
 
 
-def _string(thread: Thread, address: int) -> bytes:
-    """The NUL-terminated string at `address`, read page by page: the next page may not be there."""
+def _string(thread: Opener, address: int) -> bytes:
+    """Returns the NUL-terminated string at `address`, read page by page: the next page may be missing."""
     found = b""
     while len(found) < _PATH_MAX:
         part = thread.read(address, _PAGE - address % _PAGE)
