@@ -38,6 +38,7 @@ def test_a_name_is_free_when_the_last_reference_is_gone(run_machine: Run, way: s
         session = create(fd, b"s")
         assert fcntl.fcntl(session, fcntl.F_GETFD) == fcntl.FD_CLOEXEC
         go, tell = os.pipe()
+        os.set_inheritable(go, True)        # before the fork: else sh cannot read it, and ends before it is killed
         child = os.fork()
         if child == 0:
             os.close(tell)
