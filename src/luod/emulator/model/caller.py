@@ -18,56 +18,56 @@ class Caller(Protocol):
     """The thread whose system call is being answered."""
 
     def read(self, address: int, length: int) -> bytes:
-        """Exactly `length` bytes. Errno(EFAULT) when any of them cannot be read."""
+        """Returns exactly `length` bytes. Errno(EFAULT) when any of them cannot be read."""
         ...
 
     def write(self, address: int, data: bytes) -> None:
-        """Errno(EFAULT) when any byte cannot be written; a prefix may have been."""
+        """Writes to its memory. Errno(EFAULT) when any byte cannot be written; a prefix may be written then."""
         ...
 
     def writable(self, address: int, length: int) -> bool:
-        """Whether `write` would work there now; changes nothing that can be seen."""
+        """Returns whether `write` would work there now; changes nothing visible."""
         ...
 
     def has_free_fd(self) -> bool:
-        """Whether an fd could be installed under RLIMIT_NOFILE. Asked before all other checks of a call."""
+        """Returns whether RLIMIT_NOFILE leaves room for an fd. Asked before all other checks of a call."""
         ...
 
     def file(self, fd: int) -> HostFile:
-        """A reference the model must close. Errno(EBADF) for what is not open, or only O_PATH."""
+        """Returns a reference that the model must close. Errno(EBADF) for what is not open, or only O_PATH."""
         ...
 
     def install(self, file: SessionFile | HostFile, cloexec: bool) -> int:
-        """A new fd number in the caller for `file`, O_RDWR.
+        """Installs `file` in the caller, O_RDWR, and returns the number of the new fd.
 
-        A HostFile (from `Host.take_over`) stays the model's and comes out as the same open file description each
-        time it is installed. A SessionFile is released (`Kernel.release`) when its last fd is gone, wherever that is.
-        Errno(EMFILE) and the like when it cannot be; then the file was not installed anywhere.
+        A HostFile (from `Host.take_over`) stays the model's, and is the same open file description each time it is
+        installed. A SessionFile is released (`Kernel.release`) when its last fd is gone, in whatever process.
+        Errno(EMFILE) and the like when the file cannot be installed; no process has it then.
         """
         ...
 
     def adopt(self, file: HostFile) -> None:
-        """A file that `Host.take_over` has just made is the caller's (fsuid, fsgid); one that has an owner keeps it."""
+        """Gives a file without an owner, as `Host.take_over` makes it, to the caller (fsuid, fsgid)."""
         ...
 
     def capable(self, capability: int) -> bool:
-        """Whether the caller has the capability in the machine (CAP_SYS_BOOT is the only one asked for)."""
+        """Returns whether the caller has the capability in the machine."""
         ...
 
 
 class KexecFiles(Protocol):
-    """The arguments of one kexec_file_load that must be read, each at the moment the kernel reads it."""
+    """The arguments of one kexec_file_load. Each is read at the moment when the kernel reads it."""
 
     def kernel(self) -> bytes:
-        """The whole image. Errno(EBADF), Errno(EINVAL) for what is no regular file."""
+        """Returns the whole image. Errno(EBADF), Errno(EINVAL) for what is not a regular file."""
         ...
 
     def initrd(self) -> int:
-        """Its size in bytes. Not asked with KEXEC_FILE_NO_INITRAMFS. Errno as for `kernel`."""
+        """Returns its size in bytes; not asked with KEXEC_FILE_NO_INITRAMFS. Errno as for `kernel`."""
         ...
 
     def command_line(self) -> bytes:
-        """All `cmdline_len` bytes, the final NUL included; b"" for a length of 0. Errno(EFAULT)."""
+        """Returns all `cmdline_len` bytes, including the final NUL; b"" for a length of 0. Errno(EFAULT)."""
         ...
 
 
@@ -83,5 +83,5 @@ class KexecSegment(Protocol):
         ...
 
     def read(self) -> bytes:
-        """The buffer, `bufsz` bytes. Errno(EFAULT)."""
+        """Returns the buffer, `bufsz` bytes. Errno(EFAULT)."""
         ...

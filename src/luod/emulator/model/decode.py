@@ -1,6 +1,6 @@
-"""How an ioctl's number and argument become a request, check by check in the kernel's order (luo-measured.md, 2).
+"""Decodes an ioctl's number and argument into a request, check by check in the kernel's order (luo-measured.md, 2).
 
-Knows sizes and directions, not what a command does: `luo.py` executes the request and answers through it.
+It knows the sizes and directions of commands; `luo.py` executes the request and answers through it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _STRETCH = 1 << 20
 
 @dataclass(frozen=True)
 class Command:
-    """One row of a table. `direction` is the kind of session that takes it; None for both, and for the device."""
+    """One row of a table. `direction` is the kind of session that takes it; None: both kinds, or the device."""
 
     number: int
     layout: struct.Struct
     direction: Direction | None = None
     minimum: int | None = None
-    """Bytes that a caller must know of; None: the whole structure. What it does not know is 0."""
+    """Bytes that a caller must pass at least; None: the whole structure. Missing bytes are 0."""
 
 
 def _table(*commands: Command) -> dict[int, Command]:
@@ -70,12 +70,12 @@ class Request:
         return value
 
     def answerable(self) -> None:
-        """Errno(EFAULT) unless `answer` would work: asked before an fd is given, which cannot be taken back."""
+        """Errno(EFAULT) unless `answer` would work. Asked before an fd is installed, which cannot be undone."""
         if not self.caller.writable(self.address, self.layout.size):
             raise Errno(errno.EFAULT)
 
     def answer(self, changed: Mapping[int, int | bytes] | None = None) -> None:
-        """Copy back as much as the caller knows of, fields in `changed` (by index) replaced. Errno(EFAULT)."""
+        """Copies back as many bytes as the caller passed, with the fields `changed` (by index). Errno(EFAULT)."""
         values = list(self.values)
         for index, value in (changed or {}).items():
             values[index] = value
@@ -85,7 +85,7 @@ class Request:
 def decode(
     table: Mapping[int, Command], number: int, argument: int, caller: Caller, direction: Direction | None = None
 ) -> Request:
-    """The request behind ioctl `number` with pointer `argument`.
+    """Returns the request of ioctl `number` with pointer `argument`.
 
     Errno(EINVAL) for an nr the fd does not have, a session of the wrong direction, or a structure that is too short;
     EFAULT for what cannot be read; ENOTTY where only the nr fits; E2BIG for content behind the known structure.
@@ -109,16 +109,16 @@ def decode(
 
 
 def refuse_tail(address: int, end: int, caller: Caller) -> None:
-    """The bytes that this kernel does not know must be zero. The first that is not, or cannot be read, decides.
+    """Refuses bytes that this kernel does not know and that are not zero.
 
-    Errno(E2BIG), Errno(EFAULT).
+    Errno(E2BIG) for such a byte, Errno(EFAULT) for one that cannot be read; the first such byte decides.
     """
     while address < end:
         stretch = min(end - address, _STRETCH)
         try:
             data = caller.read(address, stretch)
         except Errno:
-            # Somewhere in it memory ends; a byte before that place still counts.
+            # The memory ends within the stretch; bytes before that place still count.
             stretch = min(end - address, _PAGE - address % _PAGE)
             data = caller.read(address, stretch)
         if data.strip(b"\0"):

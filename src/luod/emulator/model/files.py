@@ -1,6 +1,6 @@
-"""The two kinds of open file LUO gives out, and how they answer everything that is not an ioctl.
+"""The two kinds of open files that LUO gives out, and how they answer every call that is not an ioctl.
 
-Opaque to `trap`: it keeps them next to its placeholder and hands them back to `Kernel.ioctl` and `Kernel.release`.
+`trap` does not look into them: it keeps each beside a placeholder, and hands it to `Kernel.ioctl` and `Kernel.release`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SessionFile:
 
     @property
     def link(self) -> bytes:
-        """What readlink of /proc/self/fd/N gives."""
+        """The result of readlink of /proc/self/fd/N."""
         return b"anon_inode:[luo_session] " + self.name
 
 
@@ -62,10 +62,10 @@ _REFUSED = {
 
 
 def file_operation(file: DeviceFile | SessionFile, operation: Operation) -> int:
-    """The poll mask for POLL; everything else is refused with an `Errno`."""
+    """Returns the poll mask for POLL, and refuses every other operation with an `Errno`."""
     if operation is Operation.POLL:
         return POLLIN_POLLOUT
     if operation is Operation.REOPEN:
-        # The device is opened anew, and is open already; an anonymous inode has no open of its own.
+        # The device would be opened a second time; an anonymous inode cannot be opened.
         raise Errno(errno.EBUSY if isinstance(file, DeviceFile) else errno.ENXIO)
     raise Errno(_REFUSED[operation])

@@ -21,7 +21,7 @@ class Errno(Exception):
 
 
 class Kind(enum.Enum):
-    """What a file is, as far as a file handler's can_preserve asks."""
+    """The kinds of files that can_preserve of a file handler tells apart."""
 
     MEMFD = "memfd"
     """Any shmem file with link count 0: memfds, O_TMPFILE on tmpfs, an unlinked tmpfs file."""
@@ -29,7 +29,7 @@ class Kind(enum.Enum):
     SESSION = "session"
     LIVEUPDATE = "liveupdate"
     VFIO_DEVICE = "vfio device"
-    """This and the next three are the model's own files (`vfio.files.ModelFile`), whichever way they were opened."""
+    """This and the next three are files of the model itself (`vfio.files.ModelFile`), however they were opened."""
     VFIO_GROUP = "vfio group"
     VFIO_CONTAINER = "vfio container"
     IOMMUFD = "iommufd"
@@ -37,9 +37,9 @@ class Kind(enum.Enum):
 
 
 class HostFile(Protocol):
-    """A counted reference to an open file, held for the model until `close()`; whoever received it closes it once.
+    """A counted reference to an open file, held for the model until `close()`; its receiver closes it once.
 
-    Closing it never takes the file from a process that has it open too.
+    Closing it never closes the file of a process that has it open too.
     """
 
     @property
@@ -47,38 +47,38 @@ class HostFile(Protocol):
 
     @property
     def identity(self) -> Hashable:
-        """The inode: equal for duplicates and reopened files, and for nothing else that is alive."""
+        """The inode: equal for duplicates and reopened files, different for all other open files."""
         ...
 
     def size(self) -> int:
-        """Bytes (i_size)."""
+        """Returns the size in bytes (i_size)."""
         ...
 
     def seals(self) -> int:
-        """F_SEAL_* as F_GET_SEALS tells them; 1 (F_SEAL_SEAL) for a shmem file that allows none."""
+        """Returns F_SEAL_* as F_GET_SEALS does; 1 (F_SEAL_SEAL) for a shmem file that allows no seals."""
         ...
 
     def position(self) -> int:
-        """File offset of the open file description, in bytes."""
+        """Returns the file offset of the open file description, in bytes."""
         ...
 
     def fill_holes(self) -> None:
-        """Give every page of the file memory. Errno(ENOMEM) or whatever the host said."""
+        """Gives every page of the file memory. Errno(ENOMEM), or the errno of the host."""
         ...
 
     def close(self) -> None: ...
 
 
 class Host(Protocol):
-    """The hardware under one kernel after another: what outlives a jump, and where the log goes."""
+    """The hardware under one kernel after another: memory that outlives a jump, and the log."""
 
     def take_over(self, kept: HostFile, *, size: int, seals: int, position: int) -> HostFile:
-        """A new memfd with the first `size` bytes of `kept`, `seals` and `position`: mode 0777, O_RDWR | O_LARGEFILE.
+        """Returns a new memfd with the first `size` bytes of `kept`: mode 0777, O_RDWR | O_LARGEFILE.
 
-        `kept` stays the caller's. Errno(ENOMEM), Errno(ENOSPC) when the host has no room; nothing is left behind then.
+        `kept` stays the caller's. Errno(ENOMEM), Errno(ENOSPC) when the host has no room; no memfd is left then.
         """
         ...
 
     def log(self, line: str) -> None:
-        """One line of the kernel's log, without level and time."""
+        """Writes one line of the kernel's log, without level and time."""
         ...

@@ -1,6 +1,6 @@
-"""Sessions of both directions and the files in them: what is held, what is taken over, what an end undoes.
+"""Sessions of both directions and the files in them: holding files, taking them over, undoing.
 
-Checks here come in the kernel's order (luo-vfio-semantics.md A.7 to A.11). Names and ioctls are `luo.py`'s.
+Checks are in the kernel's order (luo-vfio-semantics.md A.7 to A.11). Names and ioctls are in `luo.py`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class PreservedFile:
     handler: FileHandler[Any, Any]
     file: HostFile
     identity: Hashable
-    # What a handler keeps is its own business, and no two handlers keep the same.
+    # Each handler keeps a type of its own.
     state: Any
 
     def record(self) -> FileRecord:
@@ -69,11 +69,11 @@ class OutgoingSession:
         self._files: dict[int, PreservedFile] = {}
 
     def __iter__(self) -> Iterator[PreservedFile]:
-        """In the order they were preserved."""
+        """Iterates over the files in the order they were preserved."""
         return iter(self._files.values())
 
     def preserve(self, token: int, open_file: Callable[[], HostFile]) -> None:
-        """EEXIST used token; what `open_file` says (EBADF); ENOENT no handler; EBUSY held already; the handler's."""
+        """Preserves a file. EEXIST used token; EBADF (`open_file`); ENOENT no handler; EBUSY held; the handler's."""
         if token in self._files:
             raise Errno(errno.EEXIST)
         file = open_file()
@@ -92,7 +92,7 @@ class OutgoingSession:
         self._files[token] = PreservedFile(token, handler, file, identity, state)
 
     def unpreserve(self, token: int) -> None:
-        """ENOENT unknown token."""
+        """Lets a preserved file go. ENOENT unknown token."""
         preserved = self._files.pop(token, None)
         if preserved is None:
             raise Errno(errno.ENOENT)
@@ -101,12 +101,12 @@ class OutgoingSession:
         preserved.file.close()
 
     def undo(self) -> None:
-        """The last reference is gone: the newest file first."""
+        """Lets every file go after the last close, the newest first."""
         for token in reversed(tuple(self._files)):
             self.unpreserve(token)
 
     def carry(self) -> SessionRecord:
-        """The jump takes place; every file belongs to the record."""
+        """Returns the record for the next kernel, which owns every file from now on."""
         record = SessionRecord(self.name, tuple(file.record() for file in self))
         self._files.clear()
         return record
@@ -114,7 +114,7 @@ class OutgoingSession:
 
 @dataclass
 class IncomingFile:
-    """A file of the kernel before. At most one of `file` (owned) and `error` is ever set, and then stays."""
+    """A file of the previous kernel. At most one of `file` (owned) and `error` is ever set, and then stays."""
 
     token: int
     handler: FileHandler[Any, Any]
@@ -124,12 +124,12 @@ class IncomingFile:
 
 
 class IncomingSession:
-    """A session of the kernel before. `retrieved` once its fd has been given out; its last close finishes it."""
+    """A session of the previous kernel. `retrieved` once its fd was given out; its last close finishes it."""
 
     direction = Direction.INCOMING
 
     def __init__(self, record: SessionRecord, handlers: HandlerTable, *, all_retrieved: bool) -> None:
-        """KeyError: the format this kernel has no handler for. `all_retrieved`: FINISH as the document has it."""
+        """KeyError: the format without a handler in this kernel. `all_retrieved`: FINISH as in the document."""
         self.name = record.name
         self.retrieved = False
         self._handlers = handlers
@@ -142,7 +142,7 @@ class IncomingSession:
             self._files[file.token] = IncomingFile(file.token, handler, file.carried)
 
     def retrieve(self, token: int) -> HostFile:
-        """The file, the session's own until `finish`. ENOENT unknown token; a failed attempt's errno for ever."""
+        """Returns a file; the session owns it until `finish`. ENOENT unknown token; the errno of a failed attempt."""
         incoming = self._files.get(token)
         if incoming is None:
             raise Errno(errno.ENOENT)
@@ -158,7 +158,7 @@ class IncomingSession:
         return incoming.file
 
     def finish(self) -> None:
-        """EBUSY when a file's kind says not yet: nothing was changed. Else every file is let go, the last one first."""
+        """Lets every file go, the last one first. EBUSY, with nothing changed, when the handler of one refuses."""
         for incoming in self._files.values():
             if self._all_retrieved and incoming.file is None:
                 raise Errno(errno.EBUSY)
@@ -172,7 +172,7 @@ class IncomingSession:
                 incoming.file.close()
 
     def abandon(self) -> None:
-        """This kernel is gone before the session was finished; nobody asks the handlers any more."""
+        """Drops every file when the kernel ends before the session was finished; handlers are not asked."""
         for incoming in self._files.values():
             incoming.carried.drop()
             if incoming.file is not None:

@@ -1,7 +1,7 @@
 """Reads and writes the memory of another process, as the kernel's copy_from_user and copy_to_user would.
 
 By process_vm_readv and process_vm_writev: unlike /proc/PID/mem they respect read-only pages. Nothing is cached: an
-address means nothing after an exec. Called by `trap.caller`.
+address means nothing after an exec.
 """
 
 from __future__ import annotations
