@@ -8,6 +8,7 @@
 #   make test-minimal  demo and test in minimal Debian 12, 13 and sid, as root and as an ordinary user: as root, with
 #                      mmdebstrap and the network, up to two hours; MINIMAL='trixie/root/*' is one part of it
 #   make test-all      all of the above
+#   make docs          the documentation site, into build/site
 #   make bench         benchmarks (never part of the tests)
 
 # Debian's own Python, where there is one: other uids can run it, which one under /root they cannot.
@@ -22,7 +23,7 @@ MINIMAL ?=
 # What takes longest first, so that no worker is left with it at the end: xdist would begin with the most tests.
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
-.PHONY: demo test lint pytest test-crash test-hostile kernel test-kernel test-minimal test-all bench clean setup
+.PHONY: demo test lint pytest test-crash test-hostile kernel test-kernel test-minimal test-all bench docs clean setup
 
 demo: $(READY)
 	@$(BIN)/python -m demo
@@ -64,6 +65,13 @@ test-minimal:
 
 bench: $(READY)
 	$(BIN)/python -m bench
+
+docs: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+$(VENV)/.docs: $(READY)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
 
 setup: $(READY)
 

@@ -1,0 +1,174 @@
+"""A hook of MkDocs: generates the reference pages from the code, and the start page and the changelog from the root.
+
+Pages under docs/ are written by hand; nothing that this module generates is in the repository. Links from a page to a
+file outside docs/ become the file's name, after a look that the file is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+_LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Adds the generated pages."""
+    for path, text in _pages():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Replaces links that lead out of docs/."""
+    return _LINK.sub(lambda link: _inside(link, page.file.src_uri), markdown)
+
+
+def _inside(link: re.Match[str], page: str) -> str:
+    text, target, anchor = link.group(1), link.group(2), link.group(3) or ""
+    path = (ROOT / "docs" / page).parent.joinpath(target).resolve()
+    if path.is_relative_to(ROOT / "docs") or not path.is_relative_to(ROOT):
+        return link.group(0)
+    if not path.exists():
+        raise PluginError(f"{page}: there is no {target}")
+    if path.name == "CHANGELOG.md":
+        return f"[{text}](changelog.md{anchor})"
+    return f"`{path.relative_to(ROOT)}`" if text in (target, path.name, f"`{path.name}`") else f"{text}"
+
+
+def _pages() -> Iterator[tuple[str, str]]:
+    # The pages of the repository's root, seen from docs/.
+    yield (
+        "index.md",
+        re.sub(r"\]\(docs/", "](", (ROOT / "README.md").read_text())
+        .replace("](CONTRIBUTING", "](../CONTRIBUTING")
+        .replace("](CHANGELOG", "](../CHANGELOG"),
+    )
+    yield "changelog.md", (ROOT / "CHANGELOG.md").read_text()
+    for name, parser in _programs():
+        yield f"reference/{name}.md", _program(name, parser())
+    yield "reference/varlink.md", _varlink()
+    yield "reference/luod-toml.md", _policy()
+    yield "reference/python.md", _python()
+
+
+def _programs() -> Iterator[tuple[str, Callable[[], argparse.ArgumentParser]]]:
+    from luod.ctl.main import parser as luoctl
+    from luod.daemon.main import parser as luod
+    from luod.emulator.machine.main import _parser as luoemu
+
+    yield from (("luoctl", luoctl), ("luod", luod), ("luoemu", luoemu))
+
+
+def _program(name: str, parser: argparse.ArgumentParser) -> str:
+    lines = [f"# {name}", "", parser.description or "", "", *_options(parser)]
+    everywhere = {option for action in parser._actions for option in action.option_strings}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            helps = {choice.dest: choice.help for choice in action._choices_actions}
+            for verb, command in action.choices.items():
+                if helps.get(verb) == argparse.SUPPRESS or verb not in helps:
+                    continue
+                lines += [f"## {name} {verb}", "", command.description or f"{_sentence(helps[verb])}", ""]
+                lines += ["```", " ".join(command.format_usage().removeprefix("usage: ").split()), "```", ""]
+                lines += _options(command, but=everywhere)
+    if parser.epilog:
+        lines += ["## Notes", "", " ".join(parser.epilog.split()), ""]
+    return "\n".join(lines)
+
+
+def _sentence(text: str | None) -> str:
+    return f"{(text or '')[:1].upper()}{(text or '')[1:]}."
+
+
+def _options(parser: argparse.ArgumentParser, but: Collection[str] = ()) -> list[str]:
+    """Returns a table of the options and arguments, without those in `but`, which every command takes."""
+    rows = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction | argparse._HelpAction) or action.help == argparse.SUPPRESS:
+            continue
+        if set(action.option_strings) & set(but):
+            continue
+        names = ", ".join(f"`{option}`" for option in action.option_strings) or f"`{action.metavar or action.dest}`"
+        value = f" `{action.metavar or action.dest.upper()}`" if action.option_strings and action.nargs != 0 else ""
+        shown = (action.help or "") % {**vars(action), "prog": parser.prog}
+        rows.append(f"| {names}{value} | {shown.replace('|', chr(92) + '|')} |")
+    return ["| option | meaning |", "|---|---|", *rows, ""] if rows else []
+
+
+def _varlink() -> str:
+    lines = [
+        "# Varlink interfaces",
+        "",
+        "`varlinkctl introspect` shows the same. A parameter named `…FileDescriptor` is the index of an fd that",
+        "is sent with the message.",
+        "",
+    ]
+    for file in sorted((ROOT / "src/luod/ipc").rglob("*.varlink")):
+        lines += [f"## {file.stem}", "", "```varlink", file.read_text().rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def _policy() -> str:
+    from luod.daemon.policy import rules
+
+    lines = [
+        "# luod.toml",
+        "",
+        inspect.getdoc(rules) or "",
+        "",
+        "How to write one is in [Run luod on a host](../operate.md).",
+        "",
+    ]
+    for name, kind in inspect.getmembers(rules, inspect.isclass):
+        if kind.__module__ != rules.__name__ or not hasattr(kind, "__struct_fields__"):
+            continue
+        lines += [f"## {name}", "", inspect.getdoc(kind) or "", "", "| member | type | default |", "|---|---|---|"]
+        types = inspect.get_annotations(kind)
+        defaults = kind.__struct_defaults__
+        fields = kind.__struct_encode_fields__
+        missing = len(fields) - len(defaults)
+        for number, (field, attribute) in enumerate(zip(fields, kind.__struct_fields__, strict=True)):
+            default = "required" if number < missing else repr(defaults[number - missing])
+            lines.append(f"| `{field}` | `{str(types.get(attribute, '')).replace('|', 'or')}` | `{default}` |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+_IMPORTING = (
+    "`import luod` loads a name's module when it is first used. The asyncio surface, `luod.aio`, has the same names."
+)
+
+
+def _python() -> str:
+    import luod
+
+    homes, errors = [], []
+    for name in luod.__all__:
+        if name.startswith("__"):
+            continue
+        value = getattr(luod, name)
+        entry = f"::: {value.__module__}.{value.__qualname__}"
+        (errors if isinstance(value, type) and issubclass(value, Exception) else homes).append(entry)
+    tree = inspect.getdoc(__import__("luod.errors", fromlist=["errors"])) or ""
+    return "\n\n".join(
+        [
+            "# Python",
+            _IMPORTING,
+            *homes,
+            "## Errors",
+            f"```\n{tree}\n```",
+            *errors,
+        ]
+    )
