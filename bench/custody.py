@@ -26,8 +26,8 @@ from luod import kexec
 from luod.aio import Participant
 from luod.ctl import timeline
 from luod.errors import LuodError
-from luod.ipc import arrival, exchange
-from luod.ipc.connection import Connection
+from luod.ipc.client import restore, sessions
+from luod.ipc.client.connection import Connection
 from luod.ipc.framing import ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.linux import memfd
 from luod.liveupdate import LiveUpdate, OutgoingSession
@@ -114,17 +114,17 @@ def after_luod(path: str, count: int) -> float:
     begun = time.perf_counter()
     for number in range(count):
         connection = connections[number % len(connections)]
-        session = over(connection, exchange.retrieve(f"s{number}", SESSIONS_SOCKET))
+        session = over(connection, sessions.retrieve(f"s{number}", SESSIONS_SOCKET))
         for token in range(FILES):
             session.retrieve(token).close()
-        over(connection, arrival.finish_any(session, discard=True, tokens=None))
+        over(connection, restore.finish_any(session, discard=True, tokens=None))
     taken = time.perf_counter() - begun
     for connection in connections:
         connection.close()
     return taken
 
 
-def over(connection: Connection, steps: exchange.Exchange[T]) -> T:
+def over(connection: Connection, steps: sessions.Exchange[T]) -> T:
     """Runs an exchange on a connection that stays open."""
     call = next(steps)
     while True:

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from luod.ipc.connection import Connection
+from luod.ipc.client.connection import Connection
 from luod.ipc.framing import ADMIN_SOCKET, SESSIONS_SOCKET, encode_call
 
 CALLS = 300

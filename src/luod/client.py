@@ -2,9 +2,9 @@
 
 A socket and the standard library, no loop and no thread, since VMMs fork. Every call has a connection of its own: there
 is nothing to close, nothing a forked child could disturb, and a luod that was started again is found again. What is
-asked and how answers are judged is `luod.ipc.exchange`, the socket is `luod.ipc.connection`; the same for asyncio is
-`luod.aio`. Preserving, retrieving and all else about a session's files is done with the session itself, in this
-process.
+asked and how answers are judged is `luod.ipc.client.sessions`, the socket is `luod.ipc.client.connection`; the same for
+asyncio is `luod.aio`. Preserving, retrieving and all else about a session's files is done with the session itself, in
+this process.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final, TypeVar
 
 from luod.errors import DaemonUnreachable
-from luod.ipc import arrival, exchange, holding
-from luod.ipc.arrival import Arrival
-from luod.ipc.connection import TIMEOUT, Connection, perform
-from luod.ipc.exchange import Description, SessionInfo
+from luod.ipc.client import held_files, restore, sessions
+from luod.ipc.client.connection import TIMEOUT, Connection, perform
+from luod.ipc.client.restore import Arrival
+from luod.ipc.client.sessions import Description, Exchange, SessionInfo
 from luod.ipc.framing import SESSIONS_SOCKET
 from luod.linux import Fd
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
@@ -74,7 +74,7 @@ class Client:
         BadInput: luod takes names of 1 to 63 of `A-Z a-z 0-9 . _ @ / # -`, not those it keeps for itself.
         SessionExists (EEXIST): some fd of an outgoing session with this name is open. KernelRefused: the kernel's own.
         """
-        return self._run(exchange.create(name, self.path, manifest=manifest))
+        return self._run(sessions.create(name, self.path, manifest=manifest))
 
     def retrieve(self, name: str) -> IncomingSession:
         """The session `name` as it came over the last jump; the caller owns it. Asked again, by a VMM that was started
@@ -83,7 +83,7 @@ class Client:
         BadInput: no session can have this name. NoSuchSession (ENOENT): it was not carried, or is finished, or is
         another user's. KernelRefused.
         """
-        return self._run(exchange.retrieve(name, self.path))
+        return self._run(sessions.retrieve(name, self.path))
 
     def arrive(self, name: str) -> Arrival:
         """What the workload `name` took over the last jump: its session, and the one it wrote while frozen, if it took
@@ -95,7 +95,7 @@ class Client:
         When the first of the two is there and the second is not to be had, this object keeps the first, and a further
         call of it goes on with that: keep the client until then. Luod may be gone, and the first be lost with its fd.
         """
-        return self._run(arrival.arrive(name, self._begun, self.path))
+        return self._run(restore.arrive(name, self._begun, self.path))
 
     def resuming(self, arrived: Arrival) -> None:
         """To be called before the guest's first instruction: from here on there is no second try, since the guest
@@ -103,13 +103,13 @@ class Client:
 
         AlreadyResumed: somebody said so before. Torn. NoSuchSession: they are not luod's any more.
         """
-        self._run(arrival.resuming(arrived))
+        self._run(restore.resuming(arrived))
 
     def give_up(self, name: str) -> tuple[str, ...]:
         """Releases all that the workload `name` took over the jump: what was not retrieved is lost. The names of the
         sessions there were.
         """
-        return self._run(arrival.give_up(name, self._begun))
+        return self._run(restore.give_up(name, self._begun))
 
     def finish(
         self, session: IncomingSession | Arrival, *, discard: bool = False, tokens: Iterable[int] | None = None
@@ -120,7 +120,7 @@ class Client:
         When luod cannot be told, the session is finished in the kernel and stays open here: ask again. A program that
         called `session.finish()` itself says `release(session, finished=True)`.
         """
-        self._run(arrival.finish_any(session, discard=discard, tokens=tokens))
+        self._run(restore.finish_any(session, discard=discard, tokens=tokens))
 
     def release(self, session: OutgoingSession | IncomingSession | SessionInfo, *, finished: bool = False) -> None:
         """Makes luod drop its fd of the session, and closes `session`, unless it is an entry of `sessions()`.
@@ -130,7 +130,7 @@ class Client:
         finished: CallFailed, NotFinished by name, when it is not. NoSuchSession (ENOENT). BadInput: an outgoing
         session cannot be finished.
         """
-        self._run(exchange.release(session, finished=finished))
+        self._run(sessions.release(session, finished=finished))
 
     def replace(
         self, session: OutgoingSession, files: Mapping[int, HasFileno], *, drop: Collection[int] = ()
@@ -150,11 +150,11 @@ class Client:
         session. SessionExists (EEXIST): another fd of the old session is open somewhere; close it, then `release` the
         entry of `sessions()`, which is "dropped", and create.
         """
-        return self._run(exchange.replace(session, files, drop, self.path))
+        return self._run(sessions.replace(session, files, drop, self.path))
 
     def sessions(self) -> tuple[SessionInfo, ...]:
         """This user's sessions, by name; for root everybody's."""
-        return self._run(exchange.sessions())
+        return self._run(sessions.sessions())
 
     def manifest(self, name: str, *, direction: str = "outgoing") -> tuple[tuple[Entry, ...], bool]:
         """What the session `name` holds, by the manifest of whoever made it, as it is now; and whether that is all:
@@ -162,11 +162,11 @@ class Client:
         become the one that has the session. NoManifest, also of an incoming session that waits in the kernel.
         NoSuchSession. ManifestError.
         """
-        return self._run(exchange.manifest(name, direction))
+        return self._run(sessions.manifest(name, direction))
 
     def describe(self, name: str) -> tuple[Description, ...]:
         """What luod knows of the outgoing session `name` and of the incoming one; nothing is changed. NoSuchSession."""
-        return self._run(exchange.describe(name))
+        return self._run(sessions.describe(name))
 
     def stash(self, name: str, files: Mapping[str, HasFileno]) -> None:
         """Has luod hold files, by names of their own, for this program to be started again without a kexec: memfds and
@@ -175,19 +175,19 @@ class Client:
 
         AlreadyStashed. Refused: too many of this user, or neither memory nor a device. BadInput. CallFailed (Busy).
         """
-        self._run(holding.stash(name, files))
+        self._run(held_files.stash(name, files))
 
     def unstash(self, name: str, *, keep: bool = False) -> dict[str, Fd]:
         """The files handed over under `name`, by anybody of this user; the caller owns them. luod closes its own when
         they are here. With `keep` it holds on to them, for whoever comes after a crash, until `drop_stash`. NotStashed.
         """
-        return self._run(holding.unstash(name, keep=keep))
+        return self._run(held_files.unstash(name, keep=keep))
 
     def drop_stash(self, name: str) -> None:
         """Makes luod close the files it holds under `name`. NotStashed."""
-        self._run(holding.drop_stash(name))
+        self._run(held_files.drop_stash(name))
 
-    def _run(self, steps: exchange.Exchange[T]) -> T:
+    def _run(self, steps: Exchange[T]) -> T:
         return perform(steps, self.path, self.timeout)
 
     def __repr__(self) -> str:

@@ -11,8 +11,8 @@
                     guest.resume()
 
 No loop and no thread, since VMMs fork: whoever has a loop polls `fileno()` and calls `next(0)`. What is told and when
-is `luod.ipc.participation`, the same for asyncio is `luod.aio`, the story for any language docs/updates.md. The other
-side of the jump is `Client.arrive`.
+is `luod.ipc.client.participation`, the same for asyncio is `luod.aio`, the story for any language docs/updates.md. The
+other side of the jump is `Client.arrive`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from typing import Self
 
 from luod.client import Client
 from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
-from luod.ipc import exchange, participation
-from luod.ipc.connection import Connection, perform
+from luod.ipc.client import participation, sessions
+from luod.ipc.client.connection import Connection, perform
+from luod.ipc.client.participation import Event, Participation, PlannedFile
+from luod.ipc.client.phase import Told
 from luod.ipc.framing import SESSIONS_SOCKET
-from luod.ipc.participation import Event, Participation, PlannedFile
-from luod.ipc.phase import Told
 from luod.liveupdate import OutgoingSession
 
 __all__ = ["Participant", "Phase", "PlannedFile"]
@@ -73,7 +73,7 @@ class Phase(Told):
         next, and there the guest resumes.
         """
         path = self._participant._client.path
-        session = self._participant._perform(exchange.create(self._frozen_name(of), path, manifest=True))
+        session = self._participant._perform(sessions.create(self._frozen_name(of), path, manifest=True))
         self._part.froze(session)
         return session
 
@@ -248,7 +248,7 @@ class Participant:
         if connection is not None:
             connection.close()
 
-    def _perform(self, steps: exchange.Exchange[exchange.T]) -> exchange.T:
+    def _perform(self, steps: sessions.Exchange[sessions.T]) -> sessions.T:
         return perform(steps, self._client.path, self._client.timeout)
 
     def __iter__(self) -> Iterator[Phase]:

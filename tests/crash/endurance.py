@@ -22,7 +22,7 @@ from tests.library import ROOT
 
 KEEP = "luod.daemon.main keep"
 SERVE = "luod.daemon.main serve"
-JUMP = "luod.daemon.jump"
+JUMP = "luod.daemon.updates.reboot"
 VMM = "tests.programs.steadfast"
 _AGAIN = "while :; do {}; sleep 0.05; done"
 

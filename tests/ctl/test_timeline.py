@@ -1,4 +1,6 @@
-"""`luoctl timeline`: what it makes of what luod tells. With a real luod: tests/daemon/test_timeline_machine.py."""
+"""`luoctl timeline`: what it makes of what luod tells. With a real luod:
+tests/daemon/timeline/test_timeline_machine.py.
+"""
 
 from __future__ import annotations
 

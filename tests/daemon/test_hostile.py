@@ -1,6 +1,7 @@
 """The sockets of a luod that runs: a million bytes of hostile Varlink, fds where none belong, 1,000 that say nothing.
 
-What single hostile clients get is `tests/ipc/test_hostile_clients.py`; here it is luod's own interfaces, both sockets.
+What single hostile clients get is `tests/ipc/server/test_hostile_clients.py`; here it is luod's own interfaces, both
+sockets.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tests.daemon.host import Luod
 MIB = 1024 * 1024
 EXAMPLES = 150
 POLICY = '[[rules]]\nuid = 0\nnames = ["friend"]\nconnections = 2000\n'
-INTERFACES = "\n".join(file.read_text() for file in Path(luod.ipc.__file__).parent.glob("*.varlink"))
+INTERFACES = "\n".join(file.read_text() for file in Path(luod.ipc.__file__).parent.rglob("*.varlink"))
 METHODS = [
     f"{interface}.{method}"
     for interface, text in re.findall(r"^interface (\S+)$(.*?)(?=^interface|\Z)", INTERFACES, re.M | re.S)

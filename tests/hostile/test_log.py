@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from luod.ipc.sparing import BURST
+from luod.ipc.server.sparing import BURST
 from tests.daemon.host import Luod
 from tests.hostile.figures import MIB, Client, Figures, attack, call, footprint, settled
 

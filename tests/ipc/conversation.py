@@ -15,10 +15,10 @@ from collections.abc import AsyncIterator
 
 from asyncvarlink import FileDescriptor, VarlinkInterface, varlinkmethod
 
-from luod.ipc.foreign_files import ForeignFiles
-from luod.ipc.peer import Peer
-from luod.ipc.sparing import Sparing
-from luod.ipc.wire import Limits, Listener
+from luod.ipc.server.foreign_files import ForeignFiles
+from luod.ipc.server.peer import Peer
+from luod.ipc.server.sparing import Sparing
+from luod.ipc.server.wire import Limits, Listener
 
 
 class Talk(VarlinkInterface, name="org.example.Talk"):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from luod.errors import LuodError
-from luod.ipc.connection import Connection
+from luod.ipc.client.connection import Connection
 from luod.ipc.framing import Reply, encode_call
 from tests.programs.client import Client
 

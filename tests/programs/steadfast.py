@@ -19,7 +19,7 @@ from typing import Any
 
 import luod
 from luod.errors import AlreadyResumed, CallFailed, DaemonUnreachable, NoSuchSession, Torn
-from luod.ipc.arrival import Arrival
+from luod.ipc.client.restore import Arrival
 from luod.linux import Fd, memfd
 from luod.liveupdate import IncomingSession, OutgoingSession
 from luod.participant import Participant

@@ -15,8 +15,8 @@ import signal
 import sys
 from typing import Any
 
-from luod.daemon.stuck import in_session_ioctl
-from luod.ipc.connection import Connection
+from luod.daemon.updates.stuck_ioctls import in_session_ioctl
+from luod.ipc.client.connection import Connection
 from luod.ipc.framing import SESSIONS, UPDATES, encode_call
 
 PTRACE_TRACEME, PTRACE_SYSCALL = 0, 24

@@ -13,12 +13,12 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, TypeVar
 
-from luod.aio.running import connected, perform
 from luod.errors import BadInput, DaemonUnreachable
-from luod.ipc import arrival, exchange, holding
-from luod.ipc.arrival import Arrival
-from luod.ipc.connection import TIMEOUT, unreachable
-from luod.ipc.exchange import Description, SessionInfo
+from luod.ipc.client import held_files, restore, sessions
+from luod.ipc.client.async_connection import connected, perform
+from luod.ipc.client.connection import TIMEOUT, unreachable
+from luod.ipc.client.restore import Arrival
+from luod.ipc.client.sessions import Description, Exchange, SessionInfo
 from luod.ipc.framing import SESSIONS_SOCKET
 from luod.linux import Fd
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
@@ -65,67 +65,67 @@ class Client:
 
     async def create(self, name: str, *, manifest: bool = True) -> OutgoingSession:
         """See `luod.client.Client.create`."""
-        return await self._run(exchange.create(name, self.path, manifest=manifest))
+        return await self._run(sessions.create(name, self.path, manifest=manifest))
 
     async def retrieve(self, name: str) -> IncomingSession:
         """See `luod.client.Client.retrieve`."""
-        return await self._run(exchange.retrieve(name, self.path))
+        return await self._run(sessions.retrieve(name, self.path))
 
     async def arrive(self, name: str) -> Arrival:
         """See `luod.client.Client.arrive`."""
-        return await self._run(arrival.arrive(name, self._begun, self.path))
+        return await self._run(restore.arrive(name, self._begun, self.path))
 
     async def resuming(self, arrived: Arrival) -> None:
         """See `luod.client.Client.resuming`."""
-        await self._run(arrival.resuming(arrived))
+        await self._run(restore.resuming(arrived))
 
     async def give_up(self, name: str) -> tuple[str, ...]:
         """See `luod.client.Client.give_up`."""
-        return await self._run(arrival.give_up(name, self._begun))
+        return await self._run(restore.give_up(name, self._begun))
 
     async def finish(
         self, session: IncomingSession | Arrival, *, discard: bool = False, tokens: Iterable[int] | None = None
     ) -> None:
         """See `luod.client.Client.finish`."""
-        await self._run(arrival.finish_any(session, discard=discard, tokens=tokens))
+        await self._run(restore.finish_any(session, discard=discard, tokens=tokens))
 
     async def release(
         self, session: OutgoingSession | IncomingSession | SessionInfo, *, finished: bool = False
     ) -> None:
         """See `luod.client.Client.release`."""
-        await self._run(exchange.release(session, finished=finished))
+        await self._run(sessions.release(session, finished=finished))
 
     async def replace(
         self, session: OutgoingSession, files: Mapping[int, HasFileno], *, drop: Collection[int] = ()
     ) -> OutgoingSession:
         """See `luod.client.Client.replace`."""
-        return await self._run(exchange.replace(session, files, drop, self.path))
+        return await self._run(sessions.replace(session, files, drop, self.path))
 
     async def sessions(self) -> tuple[SessionInfo, ...]:
         """See `luod.client.Client.sessions`."""
-        return await self._run(exchange.sessions())
+        return await self._run(sessions.sessions())
 
     async def manifest(self, name: str, *, direction: str = "outgoing") -> tuple[tuple[Entry, ...], bool]:
         """See `luod.client.Client.manifest`."""
-        return await self._run(exchange.manifest(name, direction))
+        return await self._run(sessions.manifest(name, direction))
 
     async def describe(self, name: str) -> tuple[Description, ...]:
         """See `luod.client.Client.describe`."""
-        return await self._run(exchange.describe(name))
+        return await self._run(sessions.describe(name))
 
     async def stash(self, name: str, files: Mapping[str, HasFileno]) -> None:
         """See `luod.client.Client.stash`."""
-        await self._run(holding.stash(name, files))
+        await self._run(held_files.stash(name, files))
 
     async def unstash(self, name: str, *, keep: bool = False) -> dict[str, Fd]:
         """See `luod.client.Client.unstash`."""
-        return await self._run(holding.unstash(name, keep=keep))
+        return await self._run(held_files.unstash(name, keep=keep))
 
     async def drop_stash(self, name: str) -> None:
         """See `luod.client.Client.drop_stash`."""
-        await self._run(holding.drop_stash(name))
+        await self._run(held_files.drop_stash(name))
 
-    async def _run(self, steps: exchange.Exchange[T]) -> T:
+    async def _run(self, steps: Exchange[T]) -> T:
         return await perform(steps, self.path, self.timeout)
 
     async def _check(self) -> None:

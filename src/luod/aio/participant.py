@@ -17,12 +17,13 @@ from types import TracebackType
 from typing import Self
 
 from luod.aio.client import Client
-from luod.aio.running import connected, perform, received, send
 from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
-from luod.ipc import exchange, framing, participation
-from luod.ipc.connection import unreachable
-from luod.ipc.participation import Event, Participation, PlannedFile
-from luod.ipc.phase import Told
+from luod.ipc import framing
+from luod.ipc.client import participation, sessions
+from luod.ipc.client.async_connection import connected, perform, received, send
+from luod.ipc.client.connection import unreachable
+from luod.ipc.client.participation import Event, Participation, PlannedFile
+from luod.ipc.client.phase import Told
 from luod.liveupdate import OutgoingSession
 
 
@@ -44,7 +45,7 @@ class Phase(Told):
 
     async def create(self, of: str | None = None) -> OutgoingSession:
         path = self._participant._client.path
-        session = await self._participant._perform(exchange.create(self._frozen_name(of), path, manifest=True))
+        session = await self._participant._perform(sessions.create(self._frozen_name(of), path, manifest=True))
         self._part.froze(session)
         return session
 
@@ -205,7 +206,7 @@ class Participant:
         self._inbox.close()
         self._inbox = framing.Inbox()
 
-    async def _perform(self, steps: exchange.Exchange[exchange.T]) -> exchange.T:
+    async def _perform(self, steps: sessions.Exchange[sessions.T]) -> sessions.T:
         return await perform(steps, self._client.path, self._client.timeout)
 
     async def __aiter__(self) -> AsyncIterator[Phase]:

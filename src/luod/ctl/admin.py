@@ -1,6 +1,6 @@
 """`io.luod.Admin` from luoctl's side: what is asked on the admin socket, and the answers as types.
 
-Called by `luod.ctl.commands`. How bytes and fds travel is `luod.ipc.connection`.
+Called by `luod.ctl.commands`. How bytes and fds travel is `luod.ipc.client.connection`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from luod.errors import CallFailed, DaemonUnreachable, LuodError, ProtocolError
-from luod.ipc.connection import TIMEOUT, Connection
+from luod.ipc.client.connection import TIMEOUT, Connection
 from luod.ipc.framing import ADMIN, ADMIN_SOCKET, SESSIONS_SOCKET, Reply, encode_call
 from luod.linux import Fd
 

@@ -232,15 +232,15 @@ def forward(arguments: Namespace, output: Output) -> Exit:
 
 def release(arguments: Namespace, output: Output) -> Exit:
     """`luoctl release`"""
-    from luod.ipc import exchange
-    from luod.ipc.connection import TIMEOUT, perform
+    from luod.ipc.client import sessions
+    from luod.ipc.client.connection import TIMEOUT, perform
     from luod.ipc.framing import SESSIONS_SOCKET
 
     path = arguments.socket or SESSIONS_SOCKET
 
     def give_up(name: str) -> str:
         released, still_open = perform(
-            exchange.give_up(name, arguments.direction, force=arguments.force), path, TIMEOUT
+            sessions.give_up(name, arguments.direction, force=arguments.force), path, TIMEOUT
         )
         report = f"released {', '.join(released)}"
         if still_open:

@@ -1,8 +1,8 @@
 """The command line of luod: `luod keep`, which an operator or systemd starts, `luod serve`, which keep starts, and
 `luod check-config`.
 
-Only the options, and errors as sentences; the programs are `luod.daemon.keep` and `luod.daemon.serve`, imported when
-asked for, so that keep does not pay for what serve needs.
+Only the options, and errors as sentences; the programs are `luod.daemon.supervisor.supervisor` and `luod.daemon.serve`,
+imported when asked for, so that keep does not pay for what serve needs.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from luod.daemon import descriptors
 from luod.daemon.log import LEVELS, to_journal
+from luod.daemon.supervisor import listen_fds
 from luod.errors import LuodError, PolicyError
 from luod.ipc.framing import ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.version import __version__
@@ -91,15 +91,15 @@ def check_config(name: str | None) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    descriptors.open_standard()
+    listen_fds.open_standard()
     options = parser().parse_args(arguments)
     try:
         if options.program == "check-config":
             return check_config(options.file)
         if options.program == "keep":
-            from luod.daemon import keep
+            from luod.daemon.supervisor import supervisor
 
-            return keep.run(
+            return supervisor.run(
                 options.socket,
                 options.admin_socket,
                 options.state_directory,

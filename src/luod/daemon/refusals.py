@@ -8,8 +8,8 @@ from asyncvarlink import VarlinkErrorReply
 
 from luod.daemon.log import Log
 from luod.ipc.framing import ADMIN
-from luod.ipc.peer import Peer
-from luod.ipc.sparing import Sparing
+from luod.ipc.server.peer import Peer
+from luod.ipc.server.sparing import Sparing
 
 _DECLINED: Final = frozenset(("Refused", "PermissionDenied"))
 _METHOD_CHARACTERS: Final = 64

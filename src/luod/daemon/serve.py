@@ -1,6 +1,6 @@
 """`luod serve`: answers clients. It may be killed at any moment: `luod keep`, which starts it, holds what it needs.
 
-Only puts the parts together; what is done is in `luod.daemon.sessions` and `luod.daemon.update`.
+Only puts the parts together; what is done is in `luod.daemon.sessions.service` and `luod.daemon.updates.update`.
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ from pathlib import Path
 
 from asyncvarlink import VarlinkInterface
 
-from luod.daemon import descriptors, words
-from luod.daemon.chronicle import Chronicle
-from luod.daemon.custody import Custody
-from luod.daemon.forwarding import Forwarding
-from luod.daemon.held import HeldFiles
-from luod.daemon.hooks import Hooks
+from luod.daemon.admin import Operations
+from luod.daemon.cleanup.forwarding import Forwarding
+from luod.daemon.cleanup.reaping import Reaping
+from luod.daemon.cleanup.worker import Workers
+from luod.daemon.cleanup.workloads import Workloads
 from luod.daemon.log import Log
-from luod.daemon.next_image import NextImage
-from luod.daemon.operations import Operations
-from luod.daemon.participants import Participants
 from luod.daemon.policy.current import Policy
-from luod.daemon.reaping import Reaping
 from luod.daemon.refusals import Refusals
-from luod.daemon.sessions import SessionKeeper
+from luod.daemon.sessions.held_files import HeldFiles
+from luod.daemon.sessions.service import SessionKeeper
 from luod.daemon.stopping import Stopping
-from luod.daemon.takeover import JUMP, take_over
-from luod.daemon.update import Updater
-from luod.daemon.worker import Workers
-from luod.daemon.workloads import Workloads
+from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.recovery import JUMP, take_over
+from luod.daemon.supervisor import listen_fds, protocol
+from luod.daemon.timeline.recorder import Chronicle
+from luod.daemon.updates.hooks import Hooks
+from luod.daemon.updates.kexec_image import NextImage
+from luod.daemon.updates.participants import Participants
+from luod.daemon.updates.update import Updater
 from luod.errors import Refused
-from luod.ipc.admin import Admin
-from luod.ipc.admission import Room
-from luod.ipc.foreign_files import ForeignFiles
-from luod.ipc.peer import Peer
-from luod.ipc.sessions import Sessions
-from luod.ipc.sparing import Sparing
-from luod.ipc.turns import Turns, Turnstile
-from luod.ipc.updates import Updates
-from luod.ipc.wire import Limits, Listener
+from luod.ipc.interfaces.admin import Admin
+from luod.ipc.interfaces.sessions import Sessions
+from luod.ipc.interfaces.updates import Updates
+from luod.ipc.server.admission import Room
+from luod.ipc.server.foreign_files import ForeignFiles
+from luod.ipc.server.peer import Peer
+from luod.ipc.server.sparing import Sparing
+from luod.ipc.server.turns import Turns, Turnstile
+from luod.ipc.server.wire import Limits, Listener
 from luod.linux import Fd
 
 
 def run(state_directory: str, log_level: str, stuck_seconds: float, config: str | None) -> int:
     """Serves until SIGTERM, SIGINT or the end of keep. LuodError: it cannot."""
-    descriptors.raise_limit()
-    fds = descriptors.inherited()
-    if words.KEEPER not in fds:
+    listen_fds.raise_limit()
+    fds = listen_fds.inherited()
+    if protocol.KEEPER not in fds:
         raise Refused("luod serve has no keeper", hint="it is not started by hand: run `luod keep`")
     path = None if config is None else Path(config)
     status = asyncio.run(_serve(fds, Path(state_directory), Log("serve", log_level), stuck_seconds, path))
@@ -80,7 +80,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     policy = Policy(config, directory, log)
 
     channel, for_all, for_root = (
-        socket.socket(fileno=fds.pop(name).detach()) for name in (words.KEEPER, words.SESSIONS, words.ADMIN)
+        socket.socket(fileno=fds.pop(name).detach()) for name in (protocol.KEEPER, protocol.SESSIONS, protocol.ADMIN)
     )
     sparing = Sparing(log)
     custody = Custody(channel, keeper_lost)

@@ -11,15 +11,15 @@ import os
 import signal
 from typing import Final
 
-from luod.daemon.answers import update_running
-from luod.daemon.holders import open_elsewhere
 from luod.daemon.log import Log
-from luod.daemon.participants import Participants
-from luod.daemon.record import fd_name
-from luod.daemon.sessions import SessionKeeper
-from luod.daemon.takeover import Holdings, held_name
-from luod.ipc.admin import Refused
-from luod.ipc.peer import Peer
+from luod.daemon.replies import update_running
+from luod.daemon.sessions.holders import open_elsewhere
+from luod.daemon.sessions.service import SessionKeeper
+from luod.daemon.store.recovery import Holdings, held_name
+from luod.daemon.store.schema import fd_name
+from luod.daemon.updates.participants import Participants
+from luod.ipc.interfaces.admin import Refused
+from luod.ipc.server.peer import Peer
 
 _REPLY_SECONDS: Final = 0.2
 """For the answer to reach the operator."""

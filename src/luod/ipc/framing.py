@@ -1,8 +1,8 @@
 """Varlink messages as bytes and fds, for clients: NUL-terminated JSON objects, fds riding with a message's first byte.
 
-Knows no method of luod's, only how its errors become exceptions: what is asked is `luod.ipc.exchange`. It is not the
-server's side, which is `luod.ipc.wire`. Belongs to no event loop: `luod.client` and `luod.aio` both use it. Standard
-library only.
+Knows no method of luod's, only how its errors become exceptions: what is asked is `luod.ipc.client.sessions`. It is not
+the server's side, which is `luod.ipc.server.wire`. Belongs to no event loop: `luod.client` and `luod.aio` both use it.
+Standard library only.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ killed (H2), so `luod.liveupdate` asks here first. What is retrieved exists alre
 above the process and, under strict overcommit, to the machine. What is new must also be free.
 
 There are three answers: a `Room`; None, when nothing limits; and `Unknown`, when something that could limit cannot be
-read, such as in a chroot without /proc. luod can answer for such a process (`luod.ipc.limits`).
+read, such as in a chroot without /proc. luod can answer for such a process (`luod.ipc.client.limits`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from luod.daemon.policy import membership
 from luod.daemon.policy.file import parse
 from luod.daemon.policy.membership import NOWHERE, Membership
 from luod.daemon.policy.rules import CLOSED, Granted, granted
-from luod.ipc.peer import Peer, overflow_uid
+from luod.ipc.server.peer import Peer, overflow_uid
 from luod.linux import Fd
 
 VM = Membership("/system.slice/qemu@vm1.service/payload", "qemu@vm1.service")

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from luod.daemon import state_file
 from luod.daemon.log import Log
 from luod.daemon.policy import file, membership, rules
 from luod.daemon.policy.rules import CLOSED, Granted, Settings
+from luod.daemon.store import state_file
 from luod.errors import PolicyError
-from luod.ipc.peer import Peer
-from luod.ipc.sessions import Refused
+from luod.ipc.interfaces.sessions import Refused
+from luod.ipc.server.peer import Peer
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

@@ -14,7 +14,7 @@ import msgspec
 
 from luod.daemon import trust
 from luod.daemon.policy.rules import HookCommands, Rule, Settings, Terms
-from luod.daemon.record import MOST_SESSIONS
+from luod.daemon.store.schema import MOST_SESSIONS
 from luod.errors import PolicyError
 
 DEFAULT_PATH: Final = Path("/etc/luod/luod.toml")

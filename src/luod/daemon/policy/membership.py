@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from luod.ipc.peer import Peer
+from luod.ipc.server.peer import Peer
 from luod.linux import has_ended
 
 

@@ -14,8 +14,8 @@ from typing import Final, Literal
 import msgspec
 
 from luod.daemon.policy.membership import NOWHERE, Membership
-from luod.daemon.record import MOST_SESSIONS
-from luod.ipc.peer import Peer
+from luod.daemon.store.schema import MOST_SESSIONS
+from luod.ipc.server.peer import Peer
 
 OnOwnerDeath = Literal["hold", "discard"]
 

@@ -12,18 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from luod.daemon import state_directory
-from luod.daemon.participants import Participants
 from luod.daemon.preflight import devices
 from luod.daemon.preflight.devices import Devices
 from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, KernelFile, Loading, Memory, Storage
 from luod.daemon.preflight.reading import Reader
 from luod.daemon.preflight.rules import Judgement, Moment, judge
 from luod.daemon.preflight.subject import Subject
-from luod.daemon.registry import Registry
-from luod.daemon.sessions import SessionKeeper
+from luod.daemon.sessions.service import SessionKeeper
+from luod.daemon.store import state_directory
+from luod.daemon.store.registry import Registry
+from luod.daemon.updates.participants import Participants
 from luod.errors import Refused
-from luod.ipc.admin import Finding
+from luod.ipc.interfaces.admin import Finding
 from luod.kexec import load_limits
 
 _ROOT: Final = Path("/")

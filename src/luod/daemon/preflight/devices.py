@@ -17,8 +17,8 @@ from typing import Final
 from luod import pci
 from luod.daemon.preflight.findings import finding, listed
 from luod.errors import BadInput
-from luod.ipc.admin import Finding
-from luod.ipc.updates import DeclaredFile
+from luod.ipc.interfaces.admin import Finding
+from luod.ipc.interfaces.updates import DeclaredFile
 
 KINDS: Final = ("vfio", "vfio-pci")
 _DEVICES: Final = "sys/bus/pci/devices"

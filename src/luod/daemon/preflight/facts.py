@@ -20,12 +20,12 @@ from luod.daemon.preflight.devices import Devices
 from luod.daemon.preflight.next_kernel import NextKernel
 from luod.daemon.preflight.running import Running
 from luod.daemon.preflight.subject import Fingerprint
-from luod.daemon.record import Doubt, Row
+from luod.daemon.store.schema import Doubt, Row
 from luod.image.command_line import line
 from luod.image.initrd import Modules
-from luod.ipc.admin import Problem
-from luod.ipc.sessions import State
-from luod.ipc.updates import DeclaredFile, DeclaredSession, When
+from luod.ipc.interfaces.admin import Problem
+from luod.ipc.interfaces.sessions import State
+from luod.ipc.interfaces.updates import DeclaredFile, DeclaredSession, When
 from luod.kexec import LoadLimits
 
 FactName = Literal[

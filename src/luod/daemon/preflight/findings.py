@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Final, Literal
 
-from luod.ipc.admin import Finding, Refused
+from luod.ipc.interfaces.admin import Finding, Refused
 
 REFUSALS: Final = frozenset(
     {

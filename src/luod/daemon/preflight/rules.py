@@ -16,7 +16,7 @@ from luod.daemon.preflight import devices, limits, next_kernel, state, storage
 from luod.daemon.preflight.facts import FactName, Facts, kinds, unattended
 from luod.daemon.preflight.facts import next_kernel as following
 from luod.daemon.preflight.findings import finding
-from luod.ipc.admin import Finding
+from luod.ipc.interfaces.admin import Finding
 
 Moment = Literal["request", "freezing", "jumping"]
 """Of an update: when it is asked for, right before guests are frozen, right before reboot(2)."""
@@ -148,7 +148,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(("contents-undeclared",), ("sessions",), "jumping", lambda facts: state.undeclared(facts.sessions)),
     Rule(("sealed-memory",), ("declarations",), "jumping", lambda facts: state.seals(facts.declarations)),
     # Applied until the request only: later a part is preserved already. The rest is looked for before each grant, and
-    # before guests are frozen, by luod.daemon.barrier.
+    # before guests are frozen, by luod.daemon.updates.coordinator.
     Rule(
         ("memory-preserve",),
         ("declarations", "memory"),

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Final
 
 from luod import memory
-from luod.daemon import grants
+from luod.daemon.preflight import memory_grants
 from luod.daemon.preflight.facts import Declaration
 from luod.daemon.preflight.findings import finding, listed
-from luod.daemon.record import Row
+from luod.daemon.store.schema import Row
 from luod.errors import NotEnoughMemory
-from luod.ipc.admin import Finding
-from luod.ipc.updates import DeclaredFile
+from luod.ipc.interfaces.admin import Finding
+from luod.ipc.interfaces.updates import DeclaredFile
 from luod.linux import F_SEAL_EXEC
 
 _INIT: Final = 1
@@ -95,9 +95,9 @@ def preserve(declarations: Iterable[Declaration], root: Path) -> Iterator[Findin
     try:
         for declaration in declarations:
             files = declaration.files("preparing") + declaration.files("freezing")
-            grants.require(files, declaration.process, declaration.name, root)
+            memory_grants.require(files, declaration.process, declaration.name, root)
             everything += files
-        grants.require(everything, _INIT, "all participants together", root)
+        memory_grants.require(everything, _INIT, "all participants together", root)
     except NotEnoughMemory as error:
         yield finding(
             "memory-preserve",
@@ -113,7 +113,7 @@ def unknown(declarations: Iterable[Declaration], root: Path) -> Iterator[Finding
     for declaration in declarations:
         if not any(file.size for session in declaration.sessions for file in session.files):
             continue
-        left = grants.UNSEEN if declaration.process is None else memory.free(root, declaration.process)
+        left = memory_grants.UNSEEN if declaration.process is None else memory.free(root, declaration.process)
         if isinstance(left, memory.Unknown):
             whys.setdefault(left.why, []).append(declaration.name)
     for why, names in whys.items():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from luod.daemon.preflight.findings import finding
-from luod.daemon.record import Doubt
-from luod.ipc.admin import Finding, Problem
+from luod.daemon.store.schema import Doubt
+from luod.ipc.interfaces.admin import Finding, Problem
 
 
 def findings(problems: Iterable[Problem], file_error: str, doubts: Iterable[Doubt]) -> Iterator[Finding]:

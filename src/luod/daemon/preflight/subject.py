@@ -1,4 +1,4 @@
-"""What preflight is asked about: the files and the command line of a next kernel. For `luod.daemon.update`.
+"""What preflight is asked about: the files and the command line of a next kernel. For `luod.daemon.updates.update`.
 
 It is apart from `luod.daemon.preflight.check`, which reads them: that is imported when there is something to read,
 since the start of serve lies in the blackout.

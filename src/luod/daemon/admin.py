@@ -1,0 +1,107 @@
+"""All that an operator asks of luod, from the one part of serve that does it; and what there is to say of luod itself.
+
+Decides nothing. The interface is `luod.ipc.interfaces.admin`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator
+
+from luod.daemon.cleanup.reaping import Reaping
+from luod.daemon.cleanup.workloads import Workloads
+from luod.daemon.policy.current import Policy
+from luod.daemon.sessions.service import SessionKeeper
+from luod.daemon.stopping import Stopping
+from luod.daemon.store import state_directory
+from luod.daemon.store.doubts import remedy
+from luod.daemon.store.recovery import Holdings
+from luod.daemon.timeline.recorder import Chronicle
+from luod.daemon.updates.kexec_image import NextImage
+from luod.daemon.updates.participants import Participants
+from luod.daemon.updates.update import Updater
+from luod.ipc.interfaces.admin import CheckReply, Problem, Progress, StatusReply, Wishes
+from luod.ipc.interfaces.timeline import TimelineReply
+from luod.ipc.server.peer import Peer
+from luod.linux import Fd
+from luod.version import __version__
+
+
+class Operations:
+    """Implements `luod.ipc.interfaces.admin.Service`."""
+
+    def __init__(
+        self,
+        holdings: Holdings,
+        sessions: SessionKeeper,
+        participants: Participants,
+        policy: Policy,
+        image: NextImage,
+        updater: Updater,
+        reaping: Reaping,
+        workloads: Workloads,
+        stopping: Stopping,
+        chronicle: Chronicle,
+    ) -> None:
+        self._holdings = holdings
+        self._sessions = sessions
+        self._participants = participants
+        self._policy = policy
+        self._image = image
+        self._updater = updater
+        self._reaping = reaping
+        self._workloads = workloads
+        self._stopping = stopping
+        self._chronicle = chronicle
+
+    async def status(self) -> StatusReply:
+        registry = self._holdings.registry
+        problems = await asyncio.to_thread(state_directory.problems, registry.file, registry.file_error)
+        states = Counter(state for _row, state in self._sessions.rows())
+        record = self._holdings.registry.record
+        image = record.image
+        return {
+            "version": __version__,
+            "state": self._participants.state if self._holdings.broken is None else "broken",
+            "boot": record.boot,
+            "kernelLoaded": image is not None,
+            "commandLine": None if image is None else image.command_line,
+            "sessions": states["held"] + states["dropped"],
+            "waiting": states["waiting"],
+            "retrieved": states["retrieved"] + states["resumed"],
+            "torn": states["torn"],
+            "participants": len(self._participants.followers),
+            "heldFiles": sum(len(held.files) for held in record.held),
+            "generation": record.generation,
+            "stuck": self._reaping.stuck(),
+            "restoreSecondsLeft": self._reaping.seconds_left,
+            "policyFile": str(self._policy.path) if self._policy.present or self._policy.error else None,
+            "policyError": None if self._policy.error is None else str(self._policy.error),
+            "stateDirectory": problems,
+            "registry": [Problem(doubt.kept, doubt.what, remedy(doubt)) for doubt in record.doubts],
+        }
+
+    async def timeline(self) -> TimelineReply:
+        return {"timeline": self._chronicle.report(self._participants.barrier)}
+
+    async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str, force_findings: list[str]) -> None:
+        await self._image.load(kernel, initrd, command_line, force_findings=force_findings)
+
+    async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> CheckReply:
+        return await self._updater.check(kernel, initrd, command_line, wishes)
+
+    def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:
+        return self._updater.update(peer, wishes)
+
+    async def abort(self, peer: Peer) -> None:
+        await self._updater.abort(peer)
+
+    async def reap(self, peer: Peer, name: str, force: bool) -> str:
+        return await self._workloads.reap(peer, name, force=force)
+
+    async def stop(self, peer: Peer, drop: bool) -> list[str]:
+        return await self._stopping.stop(peer, drop=drop)
+
+    async def forward(self, peer: Peer, name: str) -> str:
+        return await self._workloads.forward(peer, name)

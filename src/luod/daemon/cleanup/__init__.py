@@ -1,0 +1,1 @@
+"""Incoming sessions without a claimant: reaped, or preserved again for the next kexec, by processes of luod's own."""

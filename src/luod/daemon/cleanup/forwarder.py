@@ -1,0 +1,157 @@
+"""`python -m luod.daemon.cleanup.forwarder`: carries the files of one incoming session into an outgoing one. Started by
+`luod.daemon.cleanup.forwarding`, as a process of its own, that may be killed at any point.
+
+A file cannot be preserved before the session it came in is finished (H11), and from then on it lives by its fds alone.
+So before FINISH the files are put in the queues of sockets, with their tokens and names, and keep holds those; luod
+says so with a word on the control socket. A forwarder that comes after a killed one finds the sockets instead, and
+begins there: it looks into the queues and takes nothing out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from luod import memory
+from luod.daemon.cleanup.worker import SESSION_FD, SESSION_NAME, admitted, refuse
+from luod.daemon.preflight import memory_grants
+from luod.errors import ContentsUnknown, LuodError, MemoryUnknown, NoSuchToken, Refused
+from luod.linux import Fd
+from luod.liveupdate import IncomingSession, OutgoingSession
+from luod.manifest import Entry
+
+OUTGOING_FD: Final = "LUOD_OUTGOING_FD"
+CONTROL_FD: Final = "LUOD_CONTROL_FD"
+CARRIED_FD: Final = "LUOD_CARRIED_FD_"
+"""Before a number, from 0 on."""
+HELD: Final = b"held"
+GO: Final = b"go"
+
+_FILES_A_SOCKET: Final = 64
+MOST_SOCKETS: Final = 250
+"""In one message the kernel takes 253 fds."""
+_MESSAGE_BYTES: Final = 128 * 1024
+_MEMFD: Final = "memfd"
+_READABLE: Final = "mount /proc and the cgroup file system where luod can read them; the session is kept"
+
+
+@dataclass(frozen=True)
+class _File:
+    """Owns the fd."""
+
+    token: int
+    name: str | None
+    fd: Fd
+
+
+def _forwardable(contents: tuple[Entry, ...] | None, name: str) -> tuple[Entry, ...]:
+    if contents is None:
+        raise ContentsUnknown(
+            f"session {name!r} has no manifest, so nobody knows its tokens",
+            hint="only who preserved its files can retrieve them",
+        )
+    for entry in contents:
+        if entry.kind != _MEMFD:
+            raise Refused(
+                f"session {name!r} holds a {entry.kind} under token {entry.token}, and only memory is carried twice",
+                hint="have its VMM retrieve it here, or reap it",
+            )
+    if len(contents) > _FILES_A_SOCKET * MOST_SOCKETS:
+        raise Refused(f"session {name!r} holds {len(contents)} files, more than are carried twice")
+    try:
+        memory.require(sum(entry.size for entry in contents), memory.chargeable(), f"retrieving session {name!r}")
+    except MemoryUnknown as error:
+        raise MemoryUnknown(error.message, needed=error.needed, why=error.why, hint=_READABLE) from None
+    memory_grants.require(contents, os.getpid(), name)
+    return contents
+
+
+def _retrieve(session: IncomingSession, contents: Iterable[Entry]) -> list[_File]:
+    files = []
+    for entry in contents:
+        try:
+            files.append(_File(entry.token, entry.name, session.retrieve(entry.token)))
+        except NoSuchToken:
+            continue  # written down before it was preserved, and then it was not
+    return files
+
+
+def _pack(files: Sequence[_File]) -> list[socket.socket]:
+    """Sockets in whose queues the files are, which is enough for them to live."""
+    packed = []
+    for begin in range(0, len(files), _FILES_A_SOCKET):
+        some = files[begin : begin + _FILES_A_SOCKET]
+        writer, reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with writer:
+            words = json.dumps([(file.token, file.name) for file in some]).encode()
+            socket.send_fds(writer, [words], [file.fd.fileno() for file in some])
+        packed.append(reader)
+    return packed
+
+
+def _look_into(packed: Iterable[socket.socket]) -> list[_File]:
+    files = []
+    for reader in packed:
+        room = socket.CMSG_LEN(_FILES_A_SOCKET * 4)
+        flags = socket.MSG_PEEK | socket.MSG_CMSG_CLOEXEC
+        words, control, _flags, _address = reader.recvmsg(_MESSAGE_BYTES, room, flags)
+        fds = array("i")
+        for _level, _type, data in control:
+            fds.frombytes(data)
+        for (token, name), fd in zip(json.loads(words), fds, strict=True):
+            files.append(_File(token, name, Fd(fd)))
+    return files
+
+
+def _preserve(session: OutgoingSession, files: Iterable[_File]) -> None:
+    for file in files:
+        # What came back sealed the first time comes back so again.
+        session.preserve(file.fd, file.token, name=file.name, allow_sealed=True)
+        file.fd.close()
+
+
+def _fd(name: str) -> int:
+    return int(os.environ[name])
+
+
+def main() -> int:
+    if not admitted():
+        return 1
+    name = os.environ[SESSION_NAME]
+    packed: list[socket.socket] = []
+    while f"{CARRIED_FD}{len(packed)}" in os.environ:
+        packed.append(socket.socket(fileno=_fd(f"{CARRIED_FD}{len(packed)}")))
+    with (
+        IncomingSession(Fd(_fd(SESSION_FD))) as incoming,
+        OutgoingSession(Fd(_fd(OUTGOING_FD))) as outgoing,
+        socket.socket(fileno=_fd(CONTROL_FD)) as control,
+    ):
+        if packed:
+            files = _look_into(packed)
+        else:
+            try:
+                files = _retrieve(incoming, _forwardable(incoming.contents, name))
+            except LuodError as error:
+                return refuse(error)
+            packed = _pack(files)
+            socket.send_fds(control, [HELD], [reader.fileno() for reader in packed])
+            if control.recv(16) != GO:
+                return 1
+        try:
+            incoming.finish(discard=True)
+            _preserve(outgoing, files)
+        except LuodError as error:
+            print(error)
+            return 1
+    print(f"files that go on: {len(files)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

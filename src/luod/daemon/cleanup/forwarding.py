@@ -1,0 +1,197 @@
+"""Forwarding: an incoming session that nobody claimed is made an outgoing one, so that a bad kernel can be left.
+
+The work is `luod.daemon.cleanup.forwarder`'s, a process of its own; here is the order that makes it safe. Until keep
+holds the files nothing has changed; from then on the row says `forwarding`, and whoever dies, it is begun again from
+those files, by the next serve or by the operator; at its end one write to the registry makes the incoming row an
+outgoing one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Final
+
+import msgspec
+from asyncvarlink import VarlinkErrorReply
+
+from luod.daemon.cleanup.forwarder import CARRIED_FD, CONTROL_FD, GO, HELD, MOST_SOCKETS, OUTGOING_FD
+from luod.daemon.cleanup.worker import REFUSED, SESSION_FD, SESSION_NAME, Outcome, Workers
+from luod.daemon.log import Log
+from luod.daemon.replies import session_exists
+from luod.daemon.sessions.service import SessionKeeper
+from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.recovery import Holdings, carried_name, carried_names
+from luod.daemon.store.registry import Registry
+from luod.daemon.store.schema import Row, fd_name
+from luod.errors import LuodError, SessionExists
+from luod.ipc.interfaces.admin import ForwardFailed, NotForwardable
+from luod.ipc.interfaces.sessions import Refused
+from luod.ipc.server.peer import Peer
+from luod.linux import Fd
+
+_SECONDS: Final = 600.0
+"""For one session. PRESERVE and RETRIEVE_FD of a TiB take minutes (H3)."""
+_CLOSING_TRIES: Final = 50
+_CLOSING_SECONDS: Final = 0.1
+
+
+class Forwarding:
+    """Made inside a running loop; `take_over` before anybody is answered."""
+
+    def __init__(
+        self, holdings: Holdings, custody: Custody, sessions: SessionKeeper, workers: Workers, log: Log
+    ) -> None:
+        self._registry: Registry = holdings.registry
+        self._fds = holdings.fds
+        self._custody = custody
+        self._sessions = sessions
+        self._workers = workers
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        # Two that fit alone may not fit together (H2).
+        self._one = asyncio.Lock()
+
+    def take_over(self) -> None:
+        """Goes on with what the serve before this one had begun."""
+        for row in self._registry.record.rows:
+            if row.forwarding:
+                task = self._loop.create_task(self._go_on(row))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _go_on(self, row: Row) -> None:
+        self._log.warning("forwarding-again", name=row.name, owner=row.owner)
+        try:
+            await self._forward(row.name)
+        except VarlinkErrorReply as error:
+            # It is as it was, and the operator can have it forwarded again.
+            self._log.error("forward-failed", name=row.name, owner=row.owner, reason=repr(error))
+
+    async def forward(self, peer: Peer, name: str) -> str:
+        """What there is to say of it. NotForwardable, ForwardFailed, NoSuchSession, Refused, Busy."""
+        self._log("forward", name=name, uid=peer.uid, pid=peer.pid)
+        # To its end also when the operator hangs up.
+        return await asyncio.shield(self._loop.create_task(self._forward(name)))
+
+    async def _forward(self, name: str) -> str:
+        async with self._one:
+            row, incoming = await self._sessions.begin_work(name, self.check, forward=True)
+            done = False
+            try:
+                outcome = await self._carry(row, incoming)
+                done = outcome.failure is None
+                if done:
+                    self._turn(row)
+            finally:
+                if not done:
+                    await self._drop_outgoing(row)
+                await self._sessions.end_work(row, remove=done, forwarded=True)
+        if outcome.failure == REFUSED:
+            raise NotForwardable(name=name, message=outcome.said, hint="nothing was changed")
+        if outcome.failure is not None:
+            reason = ": ".join(part for part in (outcome.failure, outcome.said) if part)
+            self._log.error("forward-failed", name=name, owner=row.owner, reason=reason)
+            raise ForwardFailed(
+                name=name,
+                message=f"session {name!r} was not forwarded: {reason}",
+                hint="luod holds what it held; forward it again",
+            )
+        self._log("forwarded", name=name, owner=row.owner, said=outcome.said)
+        return outcome.said
+
+    def check(self, row: Row) -> Row:
+        """The row as it is. NotForwardable, Refused."""
+        if self._registry.row("outgoing", row.name) is not None:
+            raise session_exists(row.name, "there is an outgoing session of this name", "release that one first")
+        said = "torn" if row.torn else "being reaped" if row.reaped else "resumed" if row.resumed else None
+        if said is not None:
+            raise NotForwardable(
+                name=row.name,
+                message=f"session {row.name!r} is {said}, so nothing can be resumed from it in any kernel",
+                hint="luoctl reap frees what it holds",
+            )
+        if self._sessions.claimed(row):
+            raise Refused(
+                message=f"session {row.name!r} was given to a process that may live",
+                hint="its VMM carries it on itself, once it has finished it",
+            )
+        return row
+
+    async def _carry(self, row: Row, incoming: Fd) -> Outcome:
+        """Ends when the files are preserved in an outgoing session, which luod holds, or when it failed."""
+        await self._workers.end_left(row)
+        outgoing = await self._create(row)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with ours, theirs, incoming.duplicate() as source:
+            fds = {SESSION_FD: source.fileno(), OUTGOING_FD: outgoing.fileno(), CONTROL_FD: theirs.fileno()}
+            for number, carried in enumerate(carried_names(self._fds, row)):
+                if row.forwarding:
+                    fds[f"{CARRIED_FD}{number}"] = self._fds[carried].fileno()
+                else:  # not all of them came to be held
+                    await self._custody.drop(self._fds, carried)
+            holding = self._loop.create_task(self._hold(row, ours, theirs))
+            try:
+                return await self._workers.run(
+                    row, "luod.daemon.cleanup.forwarder", (), fds, {SESSION_NAME: row.name}, _SECONDS
+                )
+            finally:
+                holding.cancel()
+                await asyncio.wait((holding,))
+
+    async def _create(self, row: Row) -> Fd:
+        """The outgoing session. One of a forwarder that was killed is closed as soon as that has ended."""
+        for _ in range(_CLOSING_TRIES):
+            try:
+                fd = await self._custody.create(row.name)
+            except SessionExists:
+                await asyncio.sleep(_CLOSING_SECONDS)
+            else:
+                self._fds[_outgoing(row)] = fd
+                return fd
+        raise session_exists(row.name, "an outgoing session of this name is open outside luod", "close it first")
+
+    async def _hold(self, row: Row, ours: socket.socket, theirs: socket.socket) -> None:
+        """Waits for the forwarder to have the files, and has keep hold them before it goes on."""
+        readable = asyncio.Event()
+        self._loop.add_reader(ours, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            self._loop.remove_reader(ours)
+        word, numbers, _flags, _address = socket.recv_fds(ours, 16, MOST_SOCKETS)
+        packed = [Fd(number) for number in numbers]
+        holding = self._loop.create_task(self._held(row, packed if word == HELD else []))
+        try:
+            # To its end: keep and the registry must tell the same.
+            await asyncio.shield(holding)
+            ours.send(GO)
+        except asyncio.CancelledError:
+            await asyncio.wait((holding,))
+            raise
+        except (LuodError, OSError) as error:
+            self._log.error("forward-failed", name=row.name, owner=row.owner, reason=error)
+            ours.close()  # which ends the forwarder
+
+    async def _held(self, row: Row, packed: list[Fd]) -> None:
+        for number, reader in enumerate(packed):
+            self._fds[carried_name(row, number)] = reader
+            await self._custody.store(carried_name(row, number), reader.fileno())
+        self._mark(row)
+
+    def _mark(self, row: Row) -> None:
+        self._registry.replace(row, msgspec.structs.replace(row, forwarding=True))
+
+    def _turn(self, row: Row) -> None:
+        """In one write: the incoming session is no more, the outgoing one is there."""
+        turned = msgspec.structs.replace(row, direction="outgoing", forwarding=False, forwarded=True)
+        self._registry.replace(row, turned)
+
+    async def _drop_outgoing(self, row: Row) -> None:
+        await self._custody.drop(self._fds, _outgoing(row))
+
+
+def _outgoing(row: Row) -> str:
+    return fd_name(msgspec.structs.replace(row, direction="outgoing"))

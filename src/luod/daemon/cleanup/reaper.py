@@ -1,0 +1,74 @@
+"""The reaper that is built in: `python -m luod.daemon.cleanup.reaper`, a command like any other that cleans a session
+up.
+
+Memory is not retrieved: FINISH frees it, charged to nobody, while a RETRIEVE_FD would charge it to us (H1). What FINISH
+waits for is: a device is retrieved, bound, and so reset. A kernel that wants every file retrieved first (profile
+`document`) gets that, as far as the memory is there. Started by `luod.daemon.cleanup.reaper_start`, in a process of its
+own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+
+from luod import pci, vfio
+from luod.daemon.cleanup.worker import SESSION_FD
+from luod.errors import FinishRefused, LuodError, ManifestError, Refused, RetrieveFailed
+from luod.linux import Fd
+from luod.liveupdate import IncomingSession
+from luod.manifest import Entry
+
+_DEVICE = "vfio"
+
+
+def reap(session: IncomingSession) -> str:
+    """Finishes the session; what was done, in words. LuodError: it is not finished."""
+    try:
+        contents = session.contents or ()
+    except (ManifestError, Refused, RetrieveFailed):
+        contents = ()
+    devices = [entry for entry in contents if entry.kind == _DEVICE]
+    with ExitStack() as held:
+        for entry in devices:
+            _revive(session, entry, held)
+        try:
+            session.finish(discard=True)
+        except FinishRefused:
+            others = [entry for entry in contents if entry.kind != _DEVICE]
+            if not others:
+                raise
+            for entry in others:
+                session.retrieve(entry.token).close()
+            session.finish(discard=True)
+    return f"finished; files discarded: {len(contents) - len(devices)}, devices reset: {len(devices)}"
+
+
+def _revive(session: IncomingSession, entry: Entry, held: ExitStack) -> None:
+    """A device that answers: FINISH waits for no less, and nobody else could use it before."""
+    if entry.device is not None:
+        # The manifest is its owner's word. Who could name a disk of the host there must not have root unbind it.
+        driver = pci.driver_of(pci.check_address(entry.device))
+        if driver not in (None, pci.VFIO_PCI):
+            raise Refused(
+                f"device {entry.device} of token {entry.token} is with the driver {driver}, and stays there",
+                hint="if it is the session's, unbind it, and reap the session again",
+            )
+        vfio.bind_driver(entry.device)
+    device = held.enter_context(session.retrieve(entry.token))
+    vfio.bind(device, held.enter_context(vfio.open_iommufd()))
+
+
+def main() -> int:
+    try:
+        with IncomingSession(Fd(int(os.environ[SESSION_FD]))) as session:
+            print(reap(session))
+    except LuodError as error:
+        print(f"{error} ({error.hint})" if error.hint else error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

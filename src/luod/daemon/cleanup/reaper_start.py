@@ -1,0 +1,45 @@
+"""`python -m luod.daemon.cleanup.reaper_start COMMAND…` becomes the reaper COMMAND, once `luod.daemon.cleanup.worker`
+lets it.
+
+It reads the session's manifest for it, which takes ioctls and so is not for serve. The command finds in its environment
+LUOD_SESSION_FD (a number), LUOD_SESSION (the name), LUOD_OWNER (a uid) and, where it can be read and is no longer than
+an environment may have, LUOD_MANIFEST (JSON, docs/operate.md).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import Final
+
+from luod.daemon.cleanup.worker import SESSION_FD, admitted
+from luod.daemon.processes import gate
+from luod.errors import LuodError
+from luod.linux import Fd
+from luod.liveupdate import IncomingSession
+
+_MOST_BYTES: Final = 96 * 1024
+
+
+def main() -> int:
+    if not admitted():
+        return 1
+    number = int(os.environ[SESSION_FD])
+    os.set_inheritable(number, True)
+    try:
+        with IncomingSession(Fd(os.dup(number))) as session:
+            contents = session.contents
+    except LuodError as error:
+        print(f"luod: no manifest for the reaper: {error}", file=sys.stderr)
+        contents = None
+    if contents is not None:
+        manifest = json.dumps([asdict(entry) for entry in contents], separators=(",", ":"))
+        if len(manifest) <= _MOST_BYTES:
+            os.environ["LUOD_MANIFEST"] = manifest
+    return gate.become(sys.argv[1:], sys.stdout)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

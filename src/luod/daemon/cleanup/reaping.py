@@ -1,0 +1,240 @@
+"""Reaping: sessions nobody will resume from are cleaned up by a command, which luod starts and watches.
+
+On the operator's word, and by itself past the policy's restore deadline, for what was never claimed, is torn, or whose
+claimant ended; never under a process that lives, and never what was resumed. Once begun with, a session is handed out
+no more. One whose reaper fails is *stuck*: it is shown, can be reaped again or released, and is in nobody's way. The
+reaper's own work is `luod.daemon.cleanup.reaper`, or the operator's command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Final
+
+import msgspec
+from asyncvarlink import VarlinkErrorReply
+
+from luod.daemon.cleanup.worker import SESSION_FD, SESSION_NAME, Outcome, Workers
+from luod.daemon.log import Log
+from luod.daemon.policy.current import Policy
+from luod.daemon.sessions.service import SessionKeeper
+from luod.daemon.store.recovery import Holdings
+from luod.daemon.store.registry import Change, Registry
+from luod.daemon.store.schema import Row, now, workload
+from luod.ipc.interfaces.admin import ReapFailed, Stuck
+from luod.ipc.interfaces.sessions import Busy, NoSuchSession, Refused
+from luod.ipc.server.peer import Peer
+from luod.linux import Fd
+
+_AT_ONCE: Final = 4
+"""Reapers at a time, of those the deadline starts."""
+_AGAIN_SECONDS: Final = 1.0
+_LEFT_SECONDS: Final = 5.0
+"""Between two looks whether a session is still open in a process."""
+_GRACE_SECONDS: Final = 10.0
+"""From the start of a serve: while none ran nobody could claim anything. Never longer than the deadline itself."""
+
+
+class Reaping:
+    """Made inside a running loop; `take_over` before anybody is answered."""
+
+    def __init__(self, holdings: Holdings, sessions: SessionKeeper, policy: Policy, workers: Workers, log: Log) -> None:
+        self._registry: Registry = holdings.registry
+        self._sessions = sessions
+        self._policy = policy
+        self._workers = workers
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._began = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._failures: dict[str, str] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._started: set[str] = set()
+        self._few = asyncio.Semaphore(_AT_ONCE)
+        self._registry.watchers.append(self._rows_changed)
+        sessions.claimant_died = self._claimant_died
+        self._deadline = policy.settings.restore_deadline
+        policy.changed.append(self._reloaded)
+
+    def take_over(self) -> None:
+        for row in self._registry.record.rows:
+            if row.reaped and self._workers.left(row):
+                self._start(row.name)
+        self._schedule()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the restore deadline; None: there is none, or nothing waits for it."""
+        return self.deadline_left() if self._waiting() else None
+
+    def deadline_left(self) -> float | None:
+        """Seconds, whether or not anything waits; None: there is none."""
+        deadline, arrived = self._policy.settings.restore_deadline, self._registry.record.arrived
+        if deadline is None or arrived is None:
+            return None
+        due = max(arrived + deadline, self._began + min(deadline, _GRACE_SECONDS))
+        return max(0.0, round(due - time.clock_gettime(time.CLOCK_BOOTTIME), 3))
+
+    def stuck(self) -> list[Stuck]:
+        return [
+            Stuck(row.name, self._failures.get(row.name, "its reaper failed; luod's log says how"))
+            for row, state in self._sessions.rows()
+            if state == "stuck"
+        ]
+
+    async def reap(self, peer: Peer, name: str, *, force: bool) -> str:
+        """What the reaper said. NoSuchSession, Refused, Busy, ReapFailed."""
+        self._log("reap", name=name, uid=peer.uid, pid=peer.pid, force=force)
+        # To its end also when the operator hangs up.
+        return await asyncio.shield(self._loop.create_task(self._reap(name, force=force)))
+
+    def in_use(self, row: Row) -> str | None:
+        """Returns why an incoming session is in use; None: it is not. Who has one session of a workload has all."""
+        parts = [other for other in self._registry.record.rows if other.direction == "incoming"]
+        parts = [other for other in parts if workload(other) == workload(row)]
+        if any(other.resumed for other in parts):
+            return "its guest was resumed"
+        claimed = next((other for other in parts if self._sessions.claimed(other)), None)
+        if claimed is None:
+            return None
+        return ("it" if claimed.name == row.name else f"session {claimed.name!r}") + (
+            " was given to a process that may live"
+        )
+
+    def check(self, row: Row, *, force: bool) -> None:
+        """Refused: the session is in use."""
+        if force or row.reaped:
+            return
+        reason = self.in_use(row)
+        if reason is not None:
+            raise Refused(
+                message=f"session {row.name!r} is in use: {reason}",
+                hint="end its VMM, or have it finish and release the session; --force reaps it regardless",
+            )
+
+    def _begun(self, row: Row, *, force: bool) -> Row:
+        """The row of a session that is begun with. Refused: it is in use."""
+        self.check(row, force=force)
+        return msgspec.structs.replace(row, reaped=True)
+
+    async def _reap(self, name: str, *, force: bool = False) -> str:
+        # Asked when it is this one's turn: the reaper may have waited, and the session be claimed meanwhile.
+        row, fd = await self._sessions.begin_work(name, lambda row: self._begun(row, force=force))
+        reaped = False
+        try:
+            await self._workers.end_left(row)
+            outcome, command = await self._run(row, fd)
+            reaped = outcome.failure is None
+        finally:
+            await self._sessions.end_work(row, remove=reaped)
+        if outcome.failure is not None:
+            reason = ": ".join(part for part in (f"{command}: {outcome.failure}", outcome.said) if part)
+            self._failures[name] = reason
+            self._log.error("reaper-failed", name=name, owner=row.owner, reason=reason)
+            raise ReapFailed(
+                name=name,
+                message=f"session {name!r} is stuck: {reason}",
+                hint="reap it again when what is in the way is gone, or release it; nobody else is kept waiting",
+            )
+        self._failures.pop(name, None)
+        self._log("reaped", name=name, owner=row.owner, said=outcome.said)
+        return outcome.said
+
+    async def _run(self, row: Row, fd: Fd) -> tuple[Outcome, str]:
+        """With what is being run, in words."""
+        given = self._policy.settings.reaper
+        with fd.duplicate() as session:
+            outcome = await self._workers.run(
+                row,
+                "luod.daemon.cleanup.reaper_start",
+                given or (sys.executable, "-P", "-m", "luod.daemon.cleanup.reaper"),
+                {SESSION_FD: session.fileno()},
+                {SESSION_NAME: row.name, "LUOD_OWNER": str(row.owner)},
+                self._policy.settings.reaper_timeout,
+            )
+        return outcome, given[0] if given else "the reaper"
+
+    # The restore deadline.
+
+    def _waiting(self) -> list[Row]:
+        """What the deadline is for."""
+        return [row for row, state in self._sessions.rows() if state in ("waiting", "retrieved", "torn")]
+
+    def _reloaded(self) -> None:
+        """A new deadline counts from when it is set: who sets one does not mean what has waited for longer."""
+        if self._policy.settings.restore_deadline != self._deadline:
+            self._deadline = self._policy.settings.restore_deadline
+            if self._registry.record.arrived is not None:
+                self._registry.set_arrived(now())
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        left = self.seconds_left
+        if left is not None:
+            self._timer = self._loop.call_later(left, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        for row in self._waiting():
+            if self.in_use(row) is None:
+                self._log.warning("restore-deadline", name=row.name, owner=row.owner)
+                self._start(row.name)
+
+    def _claimant_died(self, row: Row) -> None:
+        self._reap_rest(row, "the process that had it ended")
+
+    def _rows_changed(self, changes: tuple[Change, ...]) -> None:
+        """What was left alone because another session of its workload was in use is due when that is gone."""
+        for row, other in changes:
+            if row is not None and row.direction == "incoming" and other is None:
+                self._loop.call_soon(self._reap_rest, row, f"session {row.name} of its workload ended")
+
+    def _reap_rest(self, row: Row, reason: str) -> None:
+        """Past the deadline: reaps what is left of the workload of `row`, unless it is in use."""
+        if self.seconds_left != 0.0:
+            return
+        for waiting in self._waiting():
+            if workload(waiting) == workload(row) and self.in_use(waiting) is None:
+                self._log.warning("restore-deadline", name=waiting.name, owner=waiting.owner, reason=reason)
+                self._start(waiting.name)
+
+    def _start(self, name: str) -> None:
+        if name in self._started:
+            return
+        self._started.add(name)
+        task = self._loop.create_task(self._by_itself(name))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _task: self._started.discard(name))
+
+    async def _by_itself(self, name: str) -> None:
+        """Also once what keeps it waiting, such as an update that is cancelled, is over."""
+        told = False
+        while True:
+            async with self._few:
+                row = self._registry.row("incoming", name)
+                if row is None:
+                    return
+                if row.reaped or not await self._sessions.open_elsewhere(row):
+                    try:
+                        await self._reap(name)
+                    except Busy:
+                        pass
+                    except (ReapFailed, NoSuchSession, Refused):
+                        return
+                    except VarlinkErrorReply as error:
+                        self._log.error("reaper-failed", name=name, reason=error)
+                        return
+                    else:
+                        return
+                elif not told:
+                    told = True
+                    reason = "another process than the one that retrieved it last has it open"
+                    self._log.warning("left-alone", name=name, owner=row.owner, reason=reason)
+            # Not in the turn of another.
+            await asyncio.sleep(_LEFT_SECONDS if told else _AGAIN_SECONDS)

@@ -1,0 +1,160 @@
+"""What is asked of a workload: of its session NAME and of NAME#GENERATION together, since half a workload is of no use.
+
+Looks which sessions those are and whether they are in use, all of them before anything is begun; what is done with each
+is `luod.daemon.cleanup.reaping`, `.forwarding` and `.sessions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from asyncvarlink import VarlinkErrorReply
+
+from luod.daemon.cleanup.forwarding import Forwarding
+from luod.daemon.cleanup.reaping import Reaping
+from luod.daemon.log import Log
+from luod.daemon.sessions.names import may_use
+from luod.daemon.sessions.service import SessionKeeper
+from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.recovery import Holdings
+from luod.daemon.store.registry import Registry
+from luod.daemon.store.remains import is_open
+from luod.daemon.store.schema import NUMBERED, Row, workload
+from luod.daemon.updates.participants import Participants
+from luod.ipc.interfaces.sessions import Direction, GivenUp, NoSuchSession, Refused
+from luod.ipc.server.peer import Peer
+
+_OTHER: Final[dict[Direction, Direction]] = {"outgoing": "incoming", "incoming": "outgoing"}
+_INSTEAD: Final[dict[Direction, str]] = {
+    "outgoing": "an outgoing session of this name is there: `luoctl release` drops it, the next update carries it",
+    "incoming": "an incoming session of this name is there: see luoctl sessions",
+}
+_RELEASE_FORCED: Final = "--force releases it regardless"
+_REAP_FORCED: Final = "--force reaps it regardless"
+_FORWARD_INSTEAD: Final = "or let the VMM carry it on itself, once it has finished it"
+
+
+class Workloads:
+    def __init__(
+        self,
+        holdings: Holdings,
+        custody: Custody,
+        sessions: SessionKeeper,
+        participants: Participants,
+        reaping: Reaping,
+        forwarding: Forwarding,
+        log: Log,
+    ) -> None:
+        self._registry: Registry = holdings.registry
+        self._custody = custody
+        self._sessions = sessions
+        self._participants = participants
+        self._reaping = reaping
+        self._forwarding = forwarding
+        self._log = log
+
+    async def reap(self, peer: Peer, name: str, *, force: bool) -> str:
+        """Returns what the reaper said of each session. Errors of `Reaping.reap`; in use, none was begun with."""
+        rows = self._rows(peer, "incoming", name)
+        for row in rows:
+            self._reaping.check(row, force=force)
+            if not force and not row.reaped:
+                await self._require_closed(row, _REAP_FORCED)
+        return await self._each(rows, lambda row: self._reaping.reap(peer, row.name, force=force))
+
+    async def forward(self, peer: Peer, name: str) -> str:
+        """Returns what there is to say of each session. Errors of `Forwarding.forward`; in use, none was begun with."""
+        rows = self._rows(peer, "incoming", name)
+        for row in rows:
+            self._forwarding.check(row)
+            self._require_idle(row, _FORWARD_INSTEAD)
+            await self._require_closed(row, _FORWARD_INSTEAD)
+        names = {row.name for row in rows}
+        # All at once: a VMM that retrieves one while another is forwarded would have half of its workload.
+        self._sessions.being_forwarded |= names
+        try:
+            return await self._each(rows, lambda row: self._forwarding.forward(peer, row.name))
+        finally:
+            self._sessions.being_forwarded -= names
+
+    async def give_up(self, peer: Peer, name: str, direction: Direction | None, force: bool) -> GivenUp:
+        """Releases all sessions of the workload as given up. Refused: they are in use, or there are both directions."""
+        if direction is None:
+            there = [each for each in _OTHER if self._found(peer, each, name)]
+            if len(there) > 1:
+                raise Refused(
+                    message=f"there are outgoing and incoming sessions of {name!r}",
+                    hint="say which: --outgoing, for the next update, or --incoming, that came over the last",
+                )
+            direction = there[0] if there else "outgoing"
+        rows = self._rows(peer, direction, name)
+        for row in rows:
+            if not force:
+                self._require_idle(row, _RELEASE_FORCED)
+            if peer.root and not force:
+                # Not for others: it costs processor time, and what they release is their own.
+                await self._require_closed(row, _RELEASE_FORCED)
+        for row in rows:
+            await self._sessions.release(peer, row.name, row.direction, "given_up")
+        open_still = []
+        if direction == "outgoing":
+            open_still = [row.name for row in rows if await is_open(self._custody, row)]
+        return GivenUp(released=[row.name for row in rows], open=open_still)
+
+    def _found(self, peer: Peer, direction: Direction, name: str) -> list[Row]:
+        rows = self._registry.record.rows
+        mine = [row for row in rows if row.direction == direction and may_use(peer, row)]
+        return [row for row in mine if workload(row) == name] or [row for row in mine if row.name == name]
+
+    def _rows(self, peer: Peer, direction: Direction, name: str) -> list[Row]:
+        """Returns the sessions of the workload, NAME last. NoSuchSession. Refused: the name is of a part of one."""
+        rows = self._found(peer, direction, name)
+        if not rows:
+            other = self._found(peer, _OTHER[direction], name)
+            raise NoSuchSession(
+                name=name,
+                message=f"there is no {direction} session {name!r} of yours",
+                hint=_INSTEAD[_OTHER[direction]] if other else "luoctl sessions shows yours",
+            )
+        base = workload(rows[0])
+        if NUMBERED.fullmatch(name) and self._registry.row(direction, base) in self._found(peer, direction, base):
+            raise Refused(
+                message=f"session {name!r} is a part of the workload {base!r}, and of no use without the rest",
+                hint=f"name the workload, {base!r}: that takes all of it",
+            )
+        return sorted(rows, key=lambda row: (row.name == base, row.name))
+
+    def _require_idle(self, row: Row, instead: str) -> None:
+        """Raises Refused when a process uses the session that may live, as far as luod was told."""
+        if row.direction == "incoming":
+            reason = self._reaping.in_use(row)
+        else:
+            followers = [f for f in self._participants.followers if workload(row) in f.names or row.name in f.names]
+            reason = f"participant {followers[0].name} ({followers[0].peer.pid}) answers for it" if followers else None
+            if reason is None and row.discard and self._sessions.process_lives(row):
+                reason = "the process that created it lives"
+        if reason is not None:
+            raise _in_use(row, reason, instead)
+
+    async def _require_closed(self, row: Row, instead: str) -> None:
+        """Raises Refused when a process is seen to have the session open."""
+        if await self._sessions.open_elsewhere(row):
+            raise _in_use(row, "a process has it open", instead)
+
+    async def _each(self, rows: list[Row], act: Callable[[Row], Awaitable[str]]) -> str:
+        """Goes on to the next session also after one that failed, whose error is raised at the end."""
+        reports: list[tuple[str, str]] = []
+        failure: VarlinkErrorReply | None = None
+        for row in rows:
+            try:
+                reports.append((row.name, await act(row)))
+            except VarlinkErrorReply as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return reports[0][1] if len(reports) == 1 else " / ".join(f"{name}: {report}" for name, report in reports)
+
+
+def _in_use(row: Row, reason: str, instead: str) -> Refused:
+    return Refused(message=f"session {row.name!r} is in use: {reason}", hint=f"end its VMM first; {instead}")

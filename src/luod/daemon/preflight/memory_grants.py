@@ -1,0 +1,92 @@
+"""What memory a participant's PRESERVEs take, and whether it is there (H1, H2).
+
+A PRESERVE fills the holes of a memfd, moves every page that lies in the memory KHO keeps for the next kernel (scratch)
+somewhere else, and takes 32 bytes a page for its own lists; a caller for whom that is too much is killed. It is charged
+to the caller's cgroups, which will hold the memory in the next kernel too, so what fits now can be retrieved then.
+Called by `luod.daemon.updates.coordinator` before each grant.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Protocol
+
+from luod import memory
+from luod.ipc.interfaces.sessions import Limit, MemoryRoom
+from luod.memory import Unknown
+
+_SCRATCH: Final = "sys/kernel/debug/kho/out/scratch_len"
+_UNKNOWN_SCRATCH: Final = 3 / 8
+"""Of all memory, where debugfs does not say: no more was ever measured."""
+_LIST_BYTES_A_PAGE: Final = 32
+UNSEEN: Final = Unknown("the process cannot be seen in luod's /proc, or has ended")
+
+
+class File(Protocol):
+    """What was declared of a file, in bytes."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def allocated(self) -> int: ...
+
+
+def needed(files: Iterable[File], root: Path = Path("/")) -> int:
+    """Bytes that preserving `files` takes at most, beyond what they have."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    files = list(files)
+    holes = sum(max(0, file.size - file.allocated) for file in files)
+    lists = sum(-(-file.size // page) for file in files) * _LIST_BYTES_A_PAGE
+    moved = min(sum(min(file.allocated, file.size) for file in files), scratch(root))
+    return holes + lists + moved
+
+
+def scratch(root: Path = Path("/")) -> int:
+    """Bytes of KHO's scratch memory; without debugfs the most it may be."""
+    try:
+        return sum(int(word, 0) for word in (root / _SCRATCH).read_text(encoding="ascii").split())
+    except (OSError, ValueError):
+        return int(machine(root) * _UNKNOWN_SCRATCH)
+
+
+def machine(root: Path = Path("/")) -> int:
+    """Returns how many bytes of memory the machine has."""
+    try:
+        for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemTotal:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def require(files: Iterable[File], process: int | None, name: str, root: Path = Path("/")) -> Unknown | None:
+    """Raises NotEnoughMemory when the process `process`, shown as `name`, could be killed over preserving `files`.
+
+    `process` is a pid in this process's /proc; None: it cannot be seen there. Returns the answer where not every limit
+    could be read; those that could are large enough. Preflight makes that a finding, so it is not refused here.
+    """
+    files = list(files)
+    if not files:
+        return None
+    hint = "free memory, or have the workload fill its memory beforehand"
+    if not (root / _SCRATCH).exists():
+        hint += "; with debugfs mounted luod knows how much may have to be moved, and asks for no more"
+    left = UNSEEN if process is None else memory.free(root, process)
+    memory.require(needed(files, root), memory.known(left), f"PRESERVE for {name}", hint=hint)
+    return left if isinstance(left, Unknown) else None
+
+
+def room(process: int | None) -> MemoryRoom:
+    """Returns what `process` can still take, for itself. `process` as of `require`."""
+    chargeable = UNSEEN if process is None else memory.chargeable(process=process)
+    free = UNSEEN if process is None else memory.free(process=process)
+    whys = [answer.why for answer in (chargeable, free) if isinstance(answer, Unknown)]
+    return MemoryRoom(chargeable=_limit(chargeable), free=_limit(free), unknown=whys[0] if whys else None)
+
+
+def _limit(answer: memory.Answer) -> Limit | None:
+    left = memory.known(answer)
+    return None if left is None else Limit(left.available, left.limit)

@@ -1,0 +1,1 @@
+"""Child processes of luod: how one waits at its gate, and how it is signalled and reaped."""

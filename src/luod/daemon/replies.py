@@ -1,0 +1,114 @@
+"""Errors that more than one part of serve answers with, in the same words wherever they come from.
+
+Same words matter: somebody else's session and one that does not exist must not be told apart. Called by
+`luod.daemon.sessions.service`, `.held`, `.update` and `.reaping`.
+"""
+
+from __future__ import annotations
+
+from luod import errors
+from luod.ipc.interfaces import admin
+from luod.ipc.interfaces.sessions import (
+    Busy,
+    Direction,
+    KernelRefused,
+    LiveUpdateBroken,
+    NoManifest,
+    NoSuchSession,
+    Resumed,
+    SessionExists,
+    Torn,
+)
+
+
+def torn(name: str) -> Torn:
+    return Torn(
+        name=name,
+        message=f"session {name!r} is torn: the machine jumped without its participant being ready",
+        hint="nothing can be resumed from it; release it as given up",
+    )
+
+
+def no_such_session(direction: Direction | None, name: str) -> NoSuchSession:
+    return NoSuchSession(
+        name=name,
+        message=f"there is no {direction + ' ' if direction else ''}session {name!r} of yours",
+        hint="sessions belong to the user that created them; luoctl sessions shows yours",
+    )
+
+
+def no_manifest(name: str) -> NoManifest:
+    return NoManifest(
+        name=name,
+        message=f"incoming session {name!r} is finished, or its maker wrote no manifest",
+        hint="its tokens can be retrieved by number, by its owner",
+    )
+
+
+def not_looked_at(name: str, *, retrieved: bool) -> NoManifest:
+    if retrieved:
+        return NoManifest(
+            name=name,
+            message=f"luod does not hold incoming session {name!r}: a client has it from a luod that ended",
+            hint="ask that client",
+        )
+    return NoManifest(
+        name=name,
+        message=f"incoming session {name!r} waits in the kernel, and its manifest with it",
+        hint="its contents cannot be shown before its owner retrieves it; Describe says what luod knows of it",
+    )
+
+
+def session_exists(name: str, message: str, hint: str) -> SessionExists:
+    return SessionExists(name=name, message=message, hint=hint)
+
+
+def forwarding(name: str) -> Busy:
+    return Busy(
+        message=f"luod makes session {name!r} ready for the next kernel",
+        hint="it can be retrieved there; luoctl sessions shows how it stands",
+    )
+
+
+def reaped(name: str) -> Torn:
+    return Torn(
+        name=name,
+        message=f"session {name!r} is being reaped, so nothing can be resumed from it",
+        hint="start the guest anew; if the reaper fails, release the session as given up",
+    )
+
+
+def resumed(name: str) -> Resumed:
+    return Resumed(
+        name=name,
+        message=f"the guest of session {name!r} was resumed already, and has changed what it was resumed from",
+        hint="release the session, and start the guest anew",
+    )
+
+
+def too_late() -> admin.TooLate:
+    return admin.TooLate(message="reboot(2) is called: the machine jumps", hint="if the kernel refuses, luod says so")
+
+
+def update_running() -> admin.UpdateRunning:
+    return admin.UpdateRunning(message="a live update is under way", hint="wait for it to end")
+
+
+def kernel_refused(error: errors.KernelRefused) -> Busy | LiveUpdateBroken | KernelRefused:
+    """What a program is told."""
+    if isinstance(error, errors.LiveUpdateBusy):
+        return Busy(message=f"/dev/liveupdate: {error.meaning}", hint="try again")
+    if isinstance(error, errors.LiveUpdateBroken):
+        return LiveUpdateBroken(message=error.message, hint=error.hint)
+    return KernelRefused(
+        call=error.call, errno=error.errno, meaning=error.meaning, message=error.message, hint=error.hint
+    )
+
+
+def refused_by_kernel(error: errors.KernelRefused) -> admin.NotAKernelImage | admin.KernelRefused:
+    """What an operator is told."""
+    if isinstance(error, errors.NotAKernelImage):
+        return admin.NotAKernelImage(message=error.message, hint=error.hint)
+    return admin.KernelRefused(
+        call=error.call, errno=error.errno, meaning=error.meaning, message=error.message, hint=error.hint
+    )

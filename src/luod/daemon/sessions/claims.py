@@ -1,0 +1,57 @@
+"""An incoming session is taken from the kernel, which gives it once. For `luod.daemon.sessions.service`."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from luod import errors
+from luod.daemon.log import Log
+from luod.daemon.replies import no_such_session
+from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.registry import Registry
+from luod.daemon.store.schema import Row, fd_name
+from luod.ipc.server.sparing import Sparing
+from luod.linux import Fd
+
+
+class Claims:
+    """Owns nothing: what is taken goes to `fds`."""
+
+    def __init__(self, registry: Registry, fds: dict[str, Fd], custody: Custody, log: Log, sparing: Sparing) -> None:
+        self._registry = registry
+        self._fds = fds
+        self._custody = custody
+        self._log = log
+        self._sparing = sparing
+
+    async def take(self, row: Row) -> Fd:
+        """SessionTaken: somebody else has it. NoSuchSession, luod's answer, and the row is gone. KernelRefused."""
+        # First: with a keep that dies over the kernel's answer the session is gone, and must not seem to wait.
+        self._mark(row, True)
+        try:
+            fd = await self._custody.retrieve(row.name)
+        except errors.NoSuchSession as error:
+            self._registry.lose(row)
+            self._sparing(
+                "session-lost", of=row.owner, write=self._log.warning, name=row.name, owner=row.owner, reason=error
+            )
+            raise no_such_session("incoming", row.name) from error
+        except errors.SessionTaken:
+            raise
+        except errors.KernelRefused:
+            self._mark(row, row.retrieved)
+            raise
+        self._fds[fd_name(row)] = fd
+        return fd
+
+    async def take_if_left(self, row: Row) -> Fd | None:
+        """None: a client has it from a luod before this one, so it is the client's alone. Errors of `take`."""
+        try:
+            return await self.take(row)
+        except errors.SessionTaken:
+            return None
+
+    def _mark(self, row: Row, retrieved: bool) -> None:
+        now = self._registry.row(row.direction, row.name)
+        if now is not None:
+            self._registry.replace(now, replace(now, retrieved=retrieved))

@@ -1,0 +1,180 @@
+"""Files that luod holds for a program that is started again, without a kexec: memory and devices, by sets with a name.
+
+A session cannot do this: an outgoing session gives nothing back. Nobody but the user that handed a set over gets it,
+not root either; somebody else's and none get the same answer. keep has the files, then the registry the set, then the
+client is answered; backwards the registry goes first. No kernel carries them on: `luod.daemon.preflight` refuses an
+update while there are any. The interface is `io.luod.Sessions`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+from asyncvarlink.serviceinterface import PermissionDenied
+
+from luod.daemon.policy.current import Policy
+from luod.daemon.policy.rules import Granted
+from luod.daemon.replies import kernel_refused
+from luod.daemon.sessions.file_kind import Discard, kind_of
+from luod.daemon.sessions.names import check_name
+from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.recovery import Holdings, held_name
+from luod.daemon.store.registry import Registry
+from luod.daemon.store.schema import Held, HeldFile
+from luod.errors import KernelRefused
+from luod.ipc.interfaces.sessions import AlreadyStashed, Busy, NotStashed, Refused
+from luod.ipc.server.peer import Peer
+from luod.ipc.server.sparing import Sparing
+from luod.ipc.server.turns import charged
+from luod.linux import Fd
+
+T = TypeVar("T")
+
+FILES_OF_A_USER: Final = 64
+"""The most that are held for one uid, in all its sets."""
+FILES: Final = 512
+"""The most that are held at all."""
+LABEL_BYTES: Final = 127
+"""Of a file's name, as JSON has it: nobody may fill the registry, without which nobody else could do anything."""
+
+
+class HeldFiles:
+    """Implements `luod.ipc.interfaces.sessions.FilesService`. `updating` says whether an update is under way."""
+
+    def __init__(
+        self,
+        holdings: Holdings,
+        custody: Custody,
+        policy: Policy,
+        updating: Callable[[], bool],
+        discard: Discard,
+        sparing: Sparing,
+    ) -> None:
+        self._registry: Registry = holdings.registry
+        self._fds = holdings.fds
+        self._custody = custody
+        self._policy = policy
+        self._updating = updating
+        self._discard = discard
+        self._sparing = sparing
+        self._lock = asyncio.Lock()
+
+    async def stash(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd | None]]) -> None:
+        await self._whole(self._stash(peer, name, list(files)))
+
+    async def unstash(self, peer: Peer, name: str) -> list[tuple[str, Fd]]:
+        held = self._set(peer, name)
+        self._sparing("lent", of=peer.uid, name=name, files=len(held.files), uid=peer.uid, pid=peer.pid)
+        return [(file.name, self._fds[held_name(file)].duplicate()) for file in held.files]
+
+    async def drop_stash(self, peer: Peer, name: str) -> None:
+        await self._whole(self._drop_stash(peer, name))
+
+    async def _whole(self, change: Coroutine[Any, Any, T]) -> T:
+        """To its end, also when the client hangs up meanwhile: keep and the registry must tell the same."""
+        task = asyncio.ensure_future(charged(self._in_turn(change)))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    async def _in_turn(self, change: Coroutine[Any, Any, T]) -> T:
+        async with self._lock:
+            try:
+                return await change
+            except KernelRefused as error:
+                raise kernel_refused(error) from error
+
+    async def _stash(self, peer: Peer, name: str, passed: list[tuple[str, Fd | None]]) -> None:
+        try:
+            files = self._check(peer, name, passed, await self._policy.granted(peer))
+            sets = self._registry.record.held
+            first = max((file.number for held in sets for file in held.files), default=0) + 1
+            held = Held(peer.uid, name, tuple(HeldFile(first + n, label) for n, (label, _) in enumerate(files)))
+            try:
+                for file, (_label, fd) in zip(held.files, files, strict=True):
+                    await self._custody.store(held_name(file), fd.fileno())
+                if self._updating():
+                    raise _updating()
+            except BaseException:
+                for file in held.files:
+                    await self._custody.remove(held_name(file))
+                raise
+            self._fds |= {held_name(file): fd.duplicate() for file, (_, fd) in zip(held.files, files, strict=True)}
+            self._registry.set_held((*self._registry.record.held, held))
+            self._sparing("stashed", of=peer.uid, name=name, files=len(files), uid=peer.uid, pid=peer.pid)
+        finally:
+            for _, passed_fd in passed:
+                if passed_fd is not None:
+                    self._discard(passed_fd)
+
+    def _check(
+        self, peer: Peer, name: str, files: list[tuple[str, Fd | None]], granted: Granted
+    ) -> list[tuple[str, Fd]]:
+        """Returns the files, which luod can hold all. Refused, AlreadyStashed, Busy, PermissionDenied."""
+        check_name(name)
+        if peer.anonymous:
+            raise PermissionDenied()
+        if not (granted.sessions and granted.allows(name)):
+            # While files are held an update is refused, so not everybody may have some held.
+            raise Refused(
+                message=f"luod's policy has no files {name!r} held for you",
+                hint=f"names for you: {', '.join(granted.shown if granted.sessions else ()) or 'none'}",
+            )
+        if self._updating():
+            raise _updating()
+        sets = self._registry.record.held
+        if self._find(peer, name) is not None:
+            raise AlreadyStashed(
+                name=name,
+                message=f"luod holds files {name!r} of yours already",
+                hint="take them back, or let go of them, or take another name",
+            )
+        labels = [label for label, _ in files]
+        fit = all(label and len(msgspec.json.encode(label)) - 2 <= LABEL_BYTES for label in labels)
+        if not files or len(set(labels)) != len(labels) or not fit:
+            raise Refused(
+                message=f"a set has files with names of 1 to {LABEL_BYTES} bytes in JSON, each once",
+                hint="see docs/vmm.md",
+            )
+        taken = []
+        for label, fd in files:
+            if fd is None or kind_of(fd) is None:
+                raise Refused(
+                    message=f"the file {label!r} is neither memory nor a device",
+                    hint="luod holds memfds and devices of VFIO and iommufd only",
+                )
+            taken.append((label, fd))
+        mine = sum(len(held.files) for held in sets if held.owner == peer.uid)
+        everybodys = sum(len(held.files) for held in sets)
+        if mine + len(files) > FILES_OF_A_USER or everybodys + len(files) > FILES:
+            raise Refused(
+                message=f"luod holds {FILES_OF_A_USER} files of a user, {FILES} of all, and has {mine} of yours",
+                hint="take some back",
+            )
+        return taken
+
+    async def _drop_stash(self, peer: Peer, name: str) -> None:
+        held = self._set(peer, name)
+        self._registry.set_held(tuple(other for other in self._registry.record.held if other is not held))
+        for file in held.files:
+            await self._custody.drop(self._fds, held_name(file), self._discard)
+        self._sparing("stash-dropped", of=peer.uid, name=name, files=len(held.files), uid=peer.uid, pid=peer.pid)
+
+    def _find(self, peer: Peer, name: str) -> Held | None:
+        return next((h for h in self._registry.record.held if (h.owner, h.name) == (peer.uid, name)), None)
+
+    def _set(self, peer: Peer, name: str) -> Held:
+        held = None if peer.anonymous else self._find(peer, name)
+        if held is None:
+            raise NotStashed(
+                name=name,
+                message=f"luod holds no files {name!r} of yours",
+                hint="files belong to the user that handed them over, until a kexec",
+            )
+        return held
+
+
+def _updating() -> Busy:
+    return Busy(message="a live update is under way, which would lose the files", hint="ask again when it is over")

@@ -1,0 +1,133 @@
+"""Which of luod's files another process has open, too. Asked before luod is stopped: what luod alone has is lost then.
+
+Compares open file descriptions with kcmp(2). It does not see a file that is in a socket's queue, or mapped and closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from functools import cmp_to_key
+from pathlib import Path
+from typing import Final
+
+from luod.daemon.supervisor import protocol
+from luod.linux import Fd, syscall
+
+_KCMP_FILE: Final = 0
+_ORDER: Final = {0: 0, 1: -1, 2: 1}
+"""What kcmp returns, as a comparison."""
+
+
+class Holders:
+    """Looks for all of luod's sessions at once, one look at a time: it costs processor time. In a running loop."""
+
+    def __init__(self, fds: Mapping[str, Fd]) -> None:
+        """`fds` are luod's, by the names that keep has for them."""
+        self._fds = fds
+        self._loop = asyncio.get_running_loop()
+        self._turn = asyncio.Lock()
+        self._began = float("-inf")
+        self._looked: frozenset[str] = frozenset()
+        self._found: set[str] = set()
+
+    async def open_elsewhere(self, name: str) -> bool:
+        """Returns whether a process that is not luod's was seen to have the session open, whose fd has this name.
+
+        A look that begins while this waits is enough. False also where nobody can tell, or luod does not have it.
+        """
+        asked = self._loop.time()
+        async with self._turn:
+            if name not in self._fds:
+                return False
+            if self._began < asked or name not in self._looked:
+                await self._look()
+        return name in self._found
+
+    async def _look(self) -> None:
+        self._began = self._loop.time()
+        sessions = [name for name in self._fds if name.startswith((protocol.OUTGOING, protocol.INCOMING))]
+        copies = {name: self._fds[name].duplicate() for name in sessions}
+        try:
+            self._found = await asyncio.to_thread(open_elsewhere, copies, os.getppid())
+        except OSError:
+            self._found = set()
+        finally:
+            self._looked = frozenset(copies)
+            for copy in copies.values():
+                copy.close()
+
+
+def open_elsewhere(fds: Mapping[str, Fd], own: int, proc: Path = Path("/proc")) -> set[str]:
+    """Returns the names of those `fds` that a process has open that is neither `own` nor a descendant of it.
+
+    Takes a moment on a large host: call it in a thread. OSError: this kernel has no kcmp(2).
+    """
+    if not fds:
+        return set()
+    me = os.getpid()
+
+    def compare(mine: int, pid: int, other: int) -> int:
+        return _ORDER[syscall("kcmp", me, pid, _KCMP_FILE, mine, other)]
+
+    numbers = {name: fd.fileno() for name, fd in fds.items()}
+    links = {os.readlink(proc / "self/fd" / str(number)) for number in numbers.values()}
+
+    # By the kernel's own order of open file descriptions, so that each file of another process is found by bisection.
+    def by_file(mine: tuple[str, int], other: tuple[str, int]) -> int:
+        return compare(mine[1], me, other[1])
+
+    ordered = sorted(numbers.items(), key=cmp_to_key(by_file))
+    found: set[str] = set()
+    for pid in _others(own, proc):
+        for other in _open(pid, links, proc):
+            low, high = 0, len(ordered)
+            while low < high:
+                middle = (low + high) // 2
+                try:
+                    order = compare(ordered[middle][1], pid, other)
+                except OSError:
+                    break  # the process has ended, or closed it
+                if order == 0:
+                    found.add(ordered[middle][0])
+                    break
+                low, high = (middle + 1, high) if order < 0 else (low, middle)
+    return found
+
+
+def _others(own: int, proc: Path) -> list[int]:
+    """Returns the processes that are neither `own` nor its descendants."""
+    parents: dict[int, int] = {}
+    for entry in os.listdir(proc):
+        if not entry.isdigit():
+            continue
+        try:
+            status = (proc / entry / "stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        parents[int(entry)] = int(status.rpartition(")")[2].split()[1])
+
+    def is_own(pid: int) -> bool:
+        while pid in parents and pid != own:
+            pid = parents[pid]
+        return pid == own
+
+    return [pid for pid in parents if not is_own(pid)]
+
+
+def _open(pid: int, links: set[str], proc: Path) -> list[int]:
+    """Returns the fds of a process that may be the same files, by what their links say."""
+    found = []
+    try:
+        numbers = os.listdir(proc / str(pid) / "fd")
+    except OSError:
+        return []
+    for number in numbers:
+        try:
+            link = os.readlink(proc / str(pid) / "fd" / number)
+        except OSError:
+            continue
+        if link in links:
+            found.append(int(number))
+    return found

@@ -1,0 +1,84 @@
+"""What a session may be called, whose it is, and what it is to an update. Asked by all parts of serve; no changes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from luod.daemon.store.recovery import SESSION
+from luod.daemon.store.schema import NUMBERED, Row
+from luod.ipc.interfaces.sessions import InvalidName, WrongPhase
+from luod.ipc.interfaces.updates import State
+from luod.ipc.server.peer import Peer
+
+NAME: Final = re.compile(r"[A-Za-z0-9._@/#-]{1,63}")
+
+
+def check_name(name: str) -> None:
+    """InvalidName unless a program may give a session this name."""
+    if not NAME.fullmatch(name):
+        raise InvalidName(
+            name=name,
+            message=f"{name!r} is no name for a session",
+            hint="a name has 1 to 63 of the letters A-Z a-z, digits, and . _ @ / # -",
+        )
+    if name == "systemd" or name.startswith(SESSION):
+        raise InvalidName(
+            name=name, message=f"the name {name!r} is reserved", hint="`systemd` and names that begin with `luod` are"
+        )
+
+
+def check_generation(name: str, *, has_base: bool, state: str) -> None:
+    """Raises for NAME#NUMBER, of which no update under way lets the caller create a session now.
+
+    `has_base`: the caller may use an outgoing session NAME. `state` is luod's. Raises InvalidName without NAME: the
+    session would be in the way of its owner in an update to come. Raises WrongPhase with NAME: the session would look
+    like the state of update NUMBER, and nothing would remove it.
+    """
+    if not NUMBERED.fullmatch(name):
+        return
+    base, _, number = name.rpartition("#")
+    if not has_base:
+        raise InvalidName(
+            name=name,
+            message=f"{name!r} is a name for what is written while frozen for session {base!r}, and you have no such",
+            hint="take a name that does not end in # and a number",
+        )
+    raise WrongPhase(
+        state=state,
+        message=f"session {name!r} can be created only by a participant of update {number} that has declared {base!r}, "
+        f"after the event freezing; luod is {state}",
+        hint="if it was for an update, that is over: resume the guest as at cancelled, which is on its way; "
+        "otherwise take a name that does not end in # and a number",
+    )
+
+
+def may_use(peer: Peer, row: Row) -> bool:
+    """Whether a session is the peer's to use, or to know of. A user without a uid here is nobody's owner."""
+    return peer.root or (peer.uid == row.owner and not peer.anonymous)
+
+
+def counts(row: Row) -> bool:
+    """Towards its owner's share. What is frozen in an update is as many as were declared, and must not fail for having
+    come last; what luod forwarded nobody asked for.
+    """
+    return row.generation is None and not row.forwarded
+
+
+@dataclass(frozen=True)
+class Belonging:
+    """What a new session is to those who take part in updates; see `luod.daemon.store.schema.Row`."""
+
+    judged: bool = False
+    generation: int | None = None
+
+
+class Participation(Protocol):
+    """Says what a name would be, and whether an update is under way; `luod.daemon.updates.participants` does."""
+
+    @property
+    def updating(self) -> bool: ...
+    @property
+    def state(self) -> State: ...
+    def belonging(self, peer: Peer, name: str) -> Belonging: ...

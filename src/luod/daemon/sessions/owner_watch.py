@@ -1,0 +1,83 @@
+"""Whose processes live: a pidfd for each session for which that matters, held by keep too, so that no serve forgets.
+
+A session's process is the one that created it, or that replaced or retrieved it since: the one at the other end of that
+call's connection. What follows from its end is up to `luod.daemon.sessions.service`, the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.recovery import PROCESS, Holdings, process_name
+from luod.daemon.store.schema import Row
+from luod.ipc.interfaces.sessions import Refused
+from luod.ipc.server.peer import Peer
+from luod.linux import has_ended
+
+
+class Owners:
+    """Owns nothing: the pidfds are with the holdings. `died` is called once for each that ends. In a running loop."""
+
+    def __init__(self, holdings: Holdings, custody: Custody, died: Callable[[Row], None]) -> None:
+        self._fds = holdings.fds
+        self._custody = custody
+        self._died = died
+        self._loop = asyncio.get_running_loop()
+        self._stored = {name for name in self._fds if name.startswith(PROCESS)}
+
+    def take_over(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            if process_name(row) in self._fds:
+                self._watch(row)
+
+    async def pin(self, row: Row, peer: Peer, *, stored: bool = True) -> None:
+        """`stored`: keep holds it too. Refused: the process cannot be told from others, so nobody would see it end."""
+        if peer.pidfd is None:
+            raise Refused(
+                message="luod cannot pin the calling process, whose end is to end the session",
+                hint="call from a process that lives, in luod's PID namespace or on Linux 6.5 or newer",
+            )
+        pidfd = peer.pidfd.duplicate()
+        await self.forget(row)
+        self._fds[process_name(row)] = pidfd
+        if stored:
+            self._stored.add(process_name(row))
+            await self._custody.store(process_name(row), pidfd.fileno())
+        self._watch(row)
+
+    def alive(self, row: Row) -> bool | None:
+        """None: nobody is pinned."""
+        pidfd = self._fds.get(process_name(row))
+        return None if pidfd is None else not has_ended(pidfd)
+
+    def pid(self, row: Row) -> int | None:
+        """Returns the process id of the session's process; None: it has ended, or nobody is pinned."""
+        pidfd = self._fds.get(process_name(row))
+        if pidfd is None:
+            return None
+        for line in Path(f"/proc/self/fdinfo/{pidfd.fileno()}").read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(":")
+            if name == "Pid" and int(value) > 0:
+                return int(value)
+        return None
+
+    async def forget(self, row: Row) -> None:
+        pidfd = self._fds.pop(process_name(row), None)
+        if pidfd is not None:
+            self._loop.remove_reader(pidfd)
+            pidfd.close()
+            if process_name(row) in self._stored:
+                self._stored.discard(process_name(row))
+                await self._custody.remove(process_name(row))
+
+    def _watch(self, row: Row) -> None:
+        pidfd = self._fds[process_name(row)]
+
+        def tell() -> None:
+            self._loop.remove_reader(pidfd)
+            self._died(row)
+
+        self._loop.add_reader(pidfd, tell)

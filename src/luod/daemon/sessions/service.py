@@ -1,0 +1,492 @@
+"""What programs may do with sessions, and how it is done so that a serve killed in between loses nothing.
+
+The order is always: keep has the fd, then the registry has the row, then the client is answered; and backwards the row
+goes first. What the next serve makes of a call that was cut off is `luod.daemon.store.recovery`. The interface these
+methods answer is `luod.ipc.interfaces.sessions`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Literal, TypeVar
+from weakref import WeakValueDictionary
+
+from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
+from msgspec.structs import replace
+
+from luod import errors
+from luod.daemon.log import Log
+from luod.daemon.policy.current import Policy
+from luod.daemon.policy.rules import Granted
+from luod.daemon.preflight import memory_grants
+from luod.daemon.replies import (
+    forwarding,
+    kernel_refused,
+    no_manifest,
+    no_such_session,
+    not_looked_at,
+    reaped,
+    resumed,
+    session_exists,
+    torn,
+)
+from luod.daemon.sessions.claims import Claims
+from luod.daemon.sessions.file_kind import Discard
+from luod.daemon.sessions.finish_check import Checks
+from luod.daemon.sessions.holders import Holders
+from luod.daemon.sessions.manifests import Manifests
+from luod.daemon.sessions.manifests import check as check_manifest
+from luod.daemon.sessions.names import Belonging, Participation, check_generation, check_name, counts, may_use
+from luod.daemon.sessions.owner_watch import Owners
+from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.recovery import Holdings, carried_names
+from luod.daemon.store.registry import Registry
+from luod.daemon.store.schema import MOST_SESSIONS, Row, fd_name
+from luod.ipc.interfaces.sessions import (
+    Busy,
+    Description,
+    Direction,
+    InvalidName,
+    MemoryRoom,
+    NotFinished,
+    Outcome,
+    Refused,
+    Session,
+    State,
+    WrongPhase,
+)
+from luod.ipc.server.peer import Peer
+from luod.ipc.server.sparing import Sparing
+from luod.ipc.server.turns import charged
+from luod.linux import Fd
+
+T = TypeVar("T")
+
+Closing = Literal["open", "frozen", "shut"]
+"""Who may change sessions: everybody; participants, each to create what its NAME#GENERATION takes; nobody."""
+
+
+class SessionKeeper:
+    """Implements `luod.ipc.interfaces.sessions.Service`."""
+
+    participation: Participation | None = None
+
+    def __init__(
+        self, holdings: Holdings, custody: Custody, policy: Policy, discard: Discard, log: Log, sparing: Sparing
+    ) -> None:
+        self._registry: Registry = holdings.registry
+        self._fds = holdings.fds
+        self._broken = holdings.broken is not None
+        self._custody = custody
+        self._policy = policy
+        self._claims = Claims(holdings.registry, holdings.fds, custody, log, sparing)
+        self._owners = Owners(holdings, custody, self._owner_died)
+        self._checks = Checks()
+        self._holders = Holders(holdings.fds)
+        self._log = log
+        self._sparing = sparing
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.manifests = Manifests(holdings.fds, custody, discard, log, sparing)
+        self._changing = 0
+        self._still = asyncio.Event()
+        self._still.set()
+        self._closing: Closing = "open"
+        self._opened = asyncio.Event()
+        self._opened.set()
+        self._creating: Counter[int] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._working: set[str] = set()
+        self.being_forwarded: set[str] = set()
+        self._unclaimed: set[str] = set(holdings.unclaimed)
+        self.claimant_died: Callable[[Row], None] | None = None
+        """Called when the process ended to which an incoming session was given last."""
+
+    def take_over(self) -> None:
+        """Watches whom the serve before this one watched."""
+        self._owners.take_over(self._registry.record.rows)
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        return tuple(held.name for held in self._registry.record.held)  # sets of files, which no kernel carries on
+
+    def rows(self) -> list[tuple[Row, State]]:
+        """All sessions by name, with what became of them."""
+        return [
+            (row, self._state(row)) for row in sorted(self._registry.record.rows, key=lambda r: (r.name, r.direction))
+        ]
+
+    def _state(self, row: Row) -> State:
+        held = fd_name(row) in self._fds
+        if row.direction == "outgoing":
+            return "held" if held else "dropped"
+        if self._broken:
+            return "lost"
+        if row.forwarding or row.name in self.being_forwarded:
+            return "forwarding"
+        if row.reaped:
+            return "reaping" if row.name in self._working else "stuck"
+        if row.torn or row.resumed:
+            return "torn" if row.torn else "resumed"
+        return "retrieved" if held or row.retrieved else "waiting"
+
+    async def close_for_update(self, closing: Closing = "shut") -> None:
+        """Until `open_again` nothing else is changed: everybody is told Busy. Returns when changes are over."""
+        self._closing = closing
+        self._opened.clear()
+        await self._still.wait()
+
+    def open_again(self) -> None:
+        self._closing = "open"
+        self._opened.set()
+
+    async def forget(self, rows: Iterable[Row]) -> None:
+        """Drops luod's copies of sessions of which the registry says nothing any more."""
+        for row in rows:
+            await self._let_go(row)
+            self._log("closed", name=row.name, reason="the update it was made for is cancelled")
+
+    async def manifest(self, peer: Peer, name: str, direction: Direction) -> Fd | None:
+        row = self._row(peer, direction, name)
+        if direction == "outgoing":
+            return self.manifests.of(row)
+        fd = self._fds.get(fd_name(row))
+        if fd is None:
+            raise not_looked_at(name, retrieved=row.retrieved)
+        try:
+            found = await self._checks.manifest(row.owner, fd)
+        except errors.KernelRefused as error:
+            raise kernel_refused(error) from error
+        except errors.NotEnoughMemory as error:
+            raise Refused(message=error.message, hint="the session is as it was; look again later") from error
+        if found is None:
+            raise no_manifest(name)
+        return found
+
+    async def describe(self, peer: Peer, name: str) -> list[Description]:
+        found = [(row, state) for row, state in self.rows() if row.name == name and may_use(peer, row)]
+        if not found:
+            raise no_such_session(None, name)
+        return [self._described(row, state) for row, state in found]
+
+    def _described(self, row: Row, state: State) -> Description:
+        arrival = self._registry.record.arrival
+        return Description(
+            name=row.name,
+            owner=row.owner,
+            direction=row.direction,
+            state=state,
+            bytes=row.bytes,
+            generation=row.generation,
+            update=arrival.update if row.direction == "incoming" and arrival is not None else None,
+            preparingSeconds=row.preparing_seconds,
+            freezingSeconds=row.freezing_seconds,
+            process=self._owners.pid(row),
+        )
+
+    async def list(self, peer: Peer) -> list[Session]:
+        return [Session(row.name, row.owner, row.direction, state) for row, state in self.rows() if may_use(peer, row)]
+
+    async def room(self, peer: Peer) -> MemoryRoom:
+        return memory_grants.room(peer.process)
+
+    async def create(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd:
+        check_name(name)
+        check_manifest(manifest)
+        if peer.anonymous:
+            raise PermissionDenied()
+        granted = self._policy.terms(peer)
+        if self._belonging(peer, name).generation is None:
+            granted = await self._policy.granted(peer)  # which may ask the network: no guest is to stand still for it
+        belonging = self._belonging(peer, name)
+        frozen = belonging.generation is not None
+        rows = self._registry.record.rows
+        held = sum(r.owner == peer.uid and r.direction == "outgoing" and counts(r) for r in rows)
+        # Whoever is asked to freeze must be able to, whatever the policy has become.
+        if not frozen:
+            self._policy.check_create(granted, name, held + self._creating[peer.uid])
+        self._creating[peer.uid] += 1
+        try:
+            return await self._change(name, self._create(peer, name, belonging, granted, manifest), frozen=frozen)
+        finally:
+            self._creating[peer.uid] -= 1
+
+    def _belonging(self, peer: Peer, name: str) -> Belonging:
+        """Returns what a session created now would be to the updates. Raises what `check_generation` does."""
+        participation = self.participation
+        belonging = Belonging() if participation is None else participation.belonging(peer, name)
+        if belonging.generation is None:
+            base = self._registry.row("outgoing", name.rpartition("#")[0])
+            has_base = base is not None and may_use(peer, base)
+            check_generation(name, has_base=has_base, state="idle" if participation is None else participation.state)
+        return belonging
+
+    async def retrieve(self, peer: Peer, name: str) -> Fd:
+        return await self._change(name, self._retrieve(peer, name))
+
+    async def release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None:
+        if direction == "outgoing" and outcome == "finished":
+            raise InvalidParameter(parameter="outcome")
+        await self._change(name, self._release(peer, name, direction, outcome))
+
+    async def replace(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd:
+        check_manifest(manifest)
+        return await self._change(name, self._replace(peer, name, manifest))
+
+    async def _change(self, name: str, change: Coroutine[Any, Any, T], *, frozen: bool = False) -> T:
+        """Makes one change of this name at a time, to its end, also when the client hangs up meanwhile."""
+        if self._closing == "shut" or (self._closing == "frozen" and not frozen):
+            change.close()
+            raise Busy(message="a live update is under way", hint="the session is kept; ask again when it is over")
+        task = asyncio.ensure_future(charged(self._exclusively(name, change)))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_nobody_waits)
+            raise
+
+    def _exclusively(self, name: str, change: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """Counts the change at once: a task begins later, and `close_for_update` must not return in between."""
+        self._changing += 1
+        self._still.clear()
+        return self._counted(name, change)
+
+    async def _counted(self, name: str, change: Coroutine[Any, Any, T]) -> T:
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        try:
+            async with lock:
+                return await change
+        except errors.KernelRefused as error:
+            raise kernel_refused(error) from error
+        finally:
+            self._changed()
+
+    def _row(self, peer: Peer, direction: Direction, name: str) -> Row:
+        """The row; NoSuchSession, in the same words, when there is none and when it is not this peer's."""
+        row = self._registry.row(direction, name)
+        if row is None or not may_use(peer, row):
+            raise no_such_session(direction, name)
+        return row
+
+    async def _create(self, peer: Peer, name: str, belonging: Belonging, granted: Granted, manifest: Fd | None) -> Fd:
+        if name in self.being_forwarded:
+            raise forwarding(name)
+        if belonging.generation is not None:
+            self._belonging(peer, name)  # the update may be over since the call came; from here on its end waits for us
+        incoming = self._registry.row("incoming", name)
+        others = incoming is not None and not may_use(peer, incoming)
+        if self._registry.row("outgoing", name) is not None or others:
+            raise session_exists(
+                name, "luod holds a session of this name", "release or replace it, or take another name"
+            )
+        if len(self._registry.record.rows) >= MOST_SESSIONS:
+            raise Refused(message=f"luod holds {MOST_SESSIONS} sessions, its most", hint="release some")
+        # NAME#GENERATION belongs to the owner of NAME, also when root creates it: half a workload is of no use.
+        base = None if belonging.generation is None else self._registry.row("outgoing", name.rpartition("#")[0])
+        owner = peer.uid if base is None else base.owner
+        row = Row("outgoing", name, owner, judged=belonging.judged, generation=belonging.generation)
+        if granted.on_owner_death == "discard":
+            row = replace(row, discard=True)
+            await self._owners.pin(row, peer)
+        try:
+            fd = await self._custody.create(name)
+        except errors.SessionExists as error:
+            await self._owners.forget(row)
+            raise session_exists(name, error.message, error.hint) from error
+        except errors.KernelRefused:
+            await self._owners.forget(row)
+            raise
+        self._fds[fd_name(row)] = fd
+        if belonging.generation is not None:
+            try:
+                self._belonging(peer, name)
+            except (InvalidName, WrongPhase):
+                await self._let_go(row)
+                raise
+        self._registry.add(row)
+        self.manifests.keep(row, manifest)
+        self._sparing("created", of=peer.uid, name=name, owner=owner, uid=peer.uid, pid=peer.pid)
+        return fd.duplicate()
+
+    async def _retrieve(self, peer: Peer, name: str) -> Fd:
+        row = self._row(peer, "incoming", name)
+        if row.forwarding or name in self.being_forwarded:
+            raise forwarding(name)
+        if row.reaped:
+            raise reaped(name)
+        if row.torn:
+            raise torn(name)
+        if row.resumed:
+            raise resumed(name)
+        # Root may look after a session, or restore it for its owner; a process that has it already stays the claimant.
+        claims = peer.uid == row.owner or not self.claimed(row)
+        fd = self._fds.get(fd_name(row)) or await self._claims.take(row)
+        self._unclaimed.discard(name)
+        if peer.pidfd is not None and claims:
+            # Whom the restore deadline waits for must be known to the next serve too.
+            await self._owners.pin(row, peer, stored=self._policy.settings.restore_deadline is not None)
+        now = self._registry.row("incoming", name)
+        if now is None or now.resumed:
+            # Whoever had it before said so while keep was asked: there is no second guest (H12).
+            raise resumed(name)
+        self._registry.note(row, "retrieved")
+        self._sparing("retrieved", of=peer.uid, name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
+        return fd.duplicate()
+
+    async def _release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None:
+        row = self._row(peer, direction, name)
+        if direction == "incoming":
+            if name in self._working:
+                raise Busy(message=f"session {name!r} is being worked on by luod", hint="ask again when that is over")
+            if outcome == "finished" and row.forwarding:
+                raise forwarding(name)  # it is, and luod holds the files
+            fd = self._fds.get(fd_name(row))
+            if fd is None and not self._broken and (row.retrieved or outcome == "given_up"):
+                # Its memory is the kernel's until somebody takes the session and lets go of it.
+                fd = await self._claims.take_if_left(row)
+            if outcome == "finished" and (await self._checks.unfinished(row.owner, fd) if fd else not row.retrieved):
+                raise NotFinished(
+                    name=name,
+                    message=f"session {name!r} is not finished" if fd else f"session {name!r} was never retrieved",
+                    hint="finish it, or release it as given up, which frees what it still holds",
+                )
+        self._registry.note(row, outcome)
+        self._registry.remove(row)
+        await self._let_go(row)
+        self._sparing(
+            "released", of=peer.uid, name=name, direction=direction, outcome=outcome, uid=peer.uid, pid=peer.pid
+        )
+
+    async def _replace(self, peer: Peer, name: str, manifest: Fd | None) -> Fd:
+        row = self._row(peer, "outgoing", name)
+        await self._close(row)
+        if row.discard and (peer.uid == row.owner or not self._owners.alive(row)):
+            await self._owners.pin(row, peer)
+        try:
+            fd = await self._custody.create(name)
+        except errors.SessionExists as error:
+            raise session_exists(
+                name, "a copy of the session is still open outside luod", "close every copy, then replace it again"
+            ) from error
+        self._fds[fd_name(row)] = fd
+        self.manifests.keep(row, manifest)
+        self._sparing("replaced", of=peer.uid, name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
+        return fd.duplicate()
+
+    # What `luod.daemon.cleanup.reaping` and `.forwarding` ask.
+
+    async def open_elsewhere(self, row: Row) -> bool:
+        """Whether a process that is not luod's was seen to have the session open. False also where nobody can tell."""
+        return await self._holders.open_elsewhere(fd_name(row))
+
+    def process_lives(self, row: Row) -> bool:
+        """Whether the process lives whose end ends the session."""
+        return self._owners.alive(row) is True
+
+    def claimed(self, row: Row) -> bool:
+        """Whether an incoming session was given to a process that lives, as far as anybody knows."""
+        if not (fd_name(row) in self._fds or row.retrieved) or row.name in self._unclaimed or row.forwarding:
+            return False
+        return self._owners.alive(row) is not False
+
+    async def begin_work(self, name: str, change: Callable[[Row], Row], *, forward: bool = False) -> tuple[Row, Fd]:
+        """Takes the incoming session from the kernel if need be, and changes its row: luod itself works on it until
+        `end_work`, and the row must be such that it is not handed out meanwhile. The fd stays luod's. Busy,
+        NoSuchSession, what `change` raises.
+
+        With `forward` its name is nobody's, and no update begins, nor may be under way: it would wait for minutes.
+        """
+        if forward:
+            if self.participation is not None and self.participation.updating:
+                raise Busy(message="a live update is under way", hint="call it off (luoctl abort), or wait for its end")
+            self.being_forwarded.add(name)
+        try:
+            return await self._change(name, self._begin_work(name, change, forward))
+        except BaseException:
+            self.being_forwarded.discard(name)
+            raise
+
+    async def _begin_work(self, name: str, change: Callable[[Row], Row], forward: bool) -> tuple[Row, Fd]:
+        row = self._registry.row("incoming", name)
+        if row is None:
+            raise no_such_session("incoming", name)
+        if name in self._working or (name in self.being_forwarded and not forward):
+            raise Busy(message=f"luod is at work on session {name!r} already", hint="see luoctl sessions")
+        changed = change(row)
+        fd = self._fds.get(fd_name(row))
+        if fd is None:
+            fd = await self._claims.take(row)
+            row, changed = replace(row, retrieved=True), replace(changed, retrieved=True)
+            self._unclaimed.add(name)
+        self._registry.change(lambda other: changed if other == row else other)
+        self._working.add(name)
+        if forward:
+            self._changing += 1
+            self._still.clear()
+        return changed, fd
+
+    async def end_work(self, row: Row, *, remove: bool, forwarded: bool = False) -> None:
+        """`remove`: nothing is left of the incoming session, and luod drops its copies. `forwarded`: as it began."""
+        if remove:
+            await self._exclusively(row.name, self._remove(row))
+        self._working.discard(row.name)
+        if forwarded:
+            self.being_forwarded.discard(row.name)
+            self._changed()
+
+    def _changed(self) -> None:
+        self._changing -= 1
+        if not self._changing:
+            self._still.set()
+
+    async def _remove(self, row: Row) -> None:
+        self._registry.remove(row)
+        await self._let_go(row)
+
+    def _owner_died(self, row: Row) -> None:
+        if row.direction == "incoming":
+            if self.claimant_died is not None:
+                self.claimant_died(row)
+            return
+        task = asyncio.ensure_future(self._discard(row))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _discard(self, row: Row) -> None:
+        """Not while an update is under way: what jumps is held until the restore deadline."""
+        while True:
+            await self._opened.wait()
+            try:
+                await self._change(row.name, self._discard_now(row.name))
+            except Busy:
+                continue
+            return
+
+    async def _discard_now(self, name: str) -> None:
+        row = self._registry.row("outgoing", name)
+        if row is not None and row.discard and self._owners.alive(row) is False:
+            self._registry.remove(row)
+            await self._let_go(row)
+            self._sparing(
+                "discarded", of=row.owner, name=name, owner=row.owner, reason="the process that created it ended"
+            )
+
+    async def _let_go(self, row: Row) -> None:
+        """Closes luod's copies, in both processes (H9), and forgets its process."""
+        await self._owners.forget(row)
+        await self._close(row)
+
+    async def _close(self, row: Row) -> None:
+        await self.manifests.drop(row)
+        if row.direction == "incoming":
+            self._unclaimed.discard(row.name)
+            for carried in carried_names(self._fds, row):
+                await self._custody.drop(self._fds, carried)
+        await self._custody.drop(self._fds, fd_name(row))
+
+
+def _nobody_waits(task: asyncio.Task[Any]) -> None:
+    """The client hung up: its fd is closed; luod's own copy is not."""
+    if not task.cancelled() and task.exception() is None and isinstance(result := task.result(), Fd):
+        result.close()

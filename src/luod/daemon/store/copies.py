@@ -1,0 +1,127 @@
+"""What each copy of the registry tells, and which of the two is believed. Pure.
+
+A copy that tells nothing has a fault, which is a sentence for the operator. The order of two records is: boot, then
+instance, then number. A number counts within one instance only, so a file of another instance is never newer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from luod.daemon.store.journal import Log, unpack
+from luod.daemon.store.schema import FORMAT, FORMATS, Direction, Record, Row
+
+Kind = Literal["damaged", "format", "unreadable", "another-machine", "another-boot", "older"]
+"""Of a fault; it is part of the name under which a file is kept aside."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a copy tells nothing. `risk`: it may have known sessions that are there still."""
+
+    kind: Kind
+    what: str
+    risk: bool = True
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one copy tells: a record and the number of its last entry, or a fault, or nothing, where there is no copy.
+
+    `rest`: the log goes on with bytes that are no entry, so it may be behind.
+    """
+
+    record: Record | None = None
+    number: int = 0
+    fault: Fault | None = None
+    rest: bool = False
+
+
+class Changes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An entry of the log: rows that are gone, by direction and name, and those that are new or other than before."""
+
+    gone: tuple[tuple[Direction, str], ...] = ()
+    rows: tuple[Row, ...] = ()
+
+
+class _AnyFormat(msgspec.Struct):
+    format: int
+
+
+def key(row: Row) -> tuple[Direction, str]:
+    return row.direction, row.name
+
+
+def understand(log: Log | None, copy: str) -> Told:
+    """Returns what a log tells. `copy` names it in a fault; None is a log that does not begin with a whole record."""
+    if log is None:
+        return Told(fault=Fault("damaged", f"{copy} is damaged: no whole record begins it"))
+    try:
+        found = msgspec.json.decode(log.whole, type=_AnyFormat).format
+        if found not in FORMATS:
+            age = "a newer" if found > FORMAT else "an older"
+            what = f"{copy} has format {found}, which {age} luod writes; this luod reads {FORMATS[0]} to {FORMAT}"
+            return Told(fault=Fault("format", what))
+        record = msgspec.json.decode(log.whole, type=Record)
+        rows = {key(row): row for row in record.rows}
+        for body in log.changes:
+            changes = msgspec.json.decode(body, type=Changes)
+            for each in changes.gone:
+                rows.pop(each, None)
+            rows |= {key(row): row for row in changes.rows}
+    except msgspec.DecodeError as error:
+        return Told(fault=Fault("damaged", f"{copy} is damaged: an entry has a good checksum and no meaning: {error}"))
+    return Told(msgspec.structs.replace(record, rows=tuple(rows.values())), log.number, rest=log.rest)
+
+
+def understand_file(content: bytes | OSError | None, path: str) -> Told:
+    """Returns what the file tells, of its content, or of the error with which it was read."""
+    if content is None:
+        return Told()
+    copy = f"the registry's file {path}"
+    if isinstance(content, OSError):
+        return Told(fault=Fault("unreadable", f"{copy} cannot be read: {content.strerror or content}"))
+    return understand(unpack(content), copy)
+
+
+def of_this_machine(told: Told, boot: str, machine: str) -> Told:
+    """Returns `told`, or a fault where it tells of another machine. A boot id is of one machine."""
+    record = told.record
+    if record is None or record.boot_id == boot or not (record.machine and machine) or record.machine == machine:
+        return told
+    what = f"the registry's file is of another machine (machine-id {record.machine}, this one is {machine})"
+    return Told(fault=Fault("another-machine", what, risk=record.departure is not None))
+
+
+def newer(held: Told, kept: Told) -> bool:
+    """Returns whether the file, `kept`, knows more than the memory, `held`, of the same registry: the memory's last
+    entries are damaged.
+    """
+    here, there = held.record, kept.record
+    return (
+        here is not None
+        and there is not None
+        and here.boot_id == there.boot_id
+        and here.instance == there.instance
+        and kept.number > held.number
+    )
+
+
+def replaces(kept: Told, boot: str, instance: str) -> bool:
+    """Returns whether the file stands in for a memory that cannot be understood, of the registry `instance` of this
+    boot; "" where the instance is not known.
+    """
+    there = kept.record
+    return there is not None and there.boot_id == boot and (not instance or there.instance == instance)
+
+
+def believed(held: Told, kept: Told, boot: str, instance: str) -> Told:
+    """Returns the copy to go by in the kernel `boot`, of the memory `held` and the file `kept`; one that tells nothing
+    where neither can be. `instance`: of the memory, from the name under which keep holds it, "" where that has none.
+    """
+    if held.record is not None:
+        return kept if newer(held, kept) else held
+    return kept if replaces(kept, boot, instance) else Told()

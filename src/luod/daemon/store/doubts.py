@@ -1,0 +1,97 @@
+"""Copies of the registry that luod does not go by: said in the log and in the record, and kept, never overwritten.
+
+A doubt is a sentence for the operator, and the place where the bytes are. Which copy is believed is
+`luod.daemon.store.copies`; this module acts on it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from luod.daemon.log import Log
+from luod.daemon.store import state_file
+from luod.daemon.store.copies import Told, of_this_machine, understand_file
+from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.journal import Slots
+from luod.daemon.store.journal_file import Journal
+from luod.daemon.store.schema import Doubt, Row, boot_id, fd_name, machine_id
+from luod.daemon.supervisor import protocol
+from luod.linux import memfd
+
+ASIDE: Final = "aside.registry"
+"""The name under which keep holds the bytes of a memory that cannot be understood, where no file could be written."""
+_ROOT: Final = 0
+
+
+def read_file(file: Journal) -> Told:
+    """Returns what the file tells of this machine."""
+    try:
+        content: bytes | OSError | None = file.read()
+    except OSError as error:
+        content = error
+    return of_this_machine(understand_file(content, str(file.path)), boot_id(), machine_id())
+
+
+def doubted(log: Log, what: str, kept: str = "", *, refuses: bool) -> Doubt:
+    """Returns the doubt, after it is in the log."""
+    meaning = (
+        "updates are refused: there may be sessions that luod does not know of" if refuses else "no session is lost"
+    )
+    log.error("registry-doubt", what=what, kept=kept or "nowhere", meaning=meaning)
+    return Doubt(what, kept, refuses)
+
+
+def remedy(doubt: Doubt) -> str:
+    """Returns what the operator does about a doubt."""
+    if not doubt.refuses:
+        return "nothing: what luod did not go by is kept for inspection" if doubt.kept else "nothing"
+    return (
+        "check the sessions (luoctl sessions) against the workloads; an update is refused until it is forced with "
+        "--force-finding registry-incomplete"
+    )
+
+
+def aside(file: Journal, told: Told, log: Log, *, refuses: bool) -> tuple[Doubt, ...]:
+    """Keeps a file that tells nothing under another name. Returns the doubt; () without a fault."""
+    if told.fault is None:
+        return ()
+    kept = str(file.path)
+    try:
+        kept = str(file.keep_aside(told.fault.kind))
+    except OSError as error:
+        log.error("registry-file", path=file.path, error=f"it cannot be renamed: {error.strerror or error}")
+    return (doubted(log, told.fault.what, kept, refuses=refuses),)
+
+
+def unknown(fds: Iterable[str], rows: Iterable[Row]) -> Iterator[Row]:
+    """Yields a row for each session that keep holds and that has none in `rows`."""
+    known = {fd_name(row) for row in rows}
+    for fd in fds:
+        direction, _dot, name = fd.partition(".")
+        if fd in known or name == protocol.REGISTRY_SESSION:
+            continue
+        if direction == "outgoing":
+            _workload, _hash, suffix = name.rpartition("#")
+            generation = int(suffix) if _workload and suffix.isascii() and suffix.isdecimal() else None
+            yield Row("outgoing", name, _ROOT, judged=True, generation=generation)
+        elif direction == "incoming":
+            yield Row("incoming", name, _ROOT, torn=True, retrieved=True)
+
+
+async def keep_memory(custody: Custody, memory: Slots, kind: str, file: Journal, log: Log) -> str:
+    """Keeps the bytes of a memory that cannot be understood: in a file, or, where none can be written, with keep.
+    Returns where they are.
+    """
+    contents = memory.contents()
+    path = file.aside(f"memory-{kind}")
+    try:
+        state_file.replace(path, contents.rstrip(b"\0"))
+        return str(path)
+    except OSError as error:
+        log.error("registry-file", path=path, error=error.strerror or str(error))
+    with memfd("luod-registry-aside", len(contents), executable=False) as copy:
+        os.pwrite(copy.fileno(), contents, 0)
+        await custody.store(ASIDE, copy.fileno())
+    return f"luod keep, in its memory file {ASIDE}"

@@ -1,0 +1,132 @@
+"""The record with which a registry begins in another kernel: of the registry that came along, or of the file.
+
+What is left within one kernel, when a keep ended, is `luod.daemon.store.remains`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from luod.daemon.log import Log
+from luod.daemon.store.copies import Fault, Told, newer, understand
+from luod.daemon.store.doubts import aside, doubted, keep_memory, read_file
+from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.journal import Slots
+from luod.daemon.store.journal_file import Journal
+from luod.daemon.store.registry import Registry
+from luod.daemon.store.remains import arrived, owed, recall, timed
+from luod.daemon.store.schema import Record, begun_record, boot_id, machine_id, now
+from luod.errors import LuodError
+from luod.linux import Fd
+from luod.liveupdate import IncomingSession
+
+TOKEN: Final = 0
+"""Of the registry's memory, in luod's session."""
+MEMORY: Final = "the registry in luod's session"
+BEHIND: Final = f"{MEMORY} is damaged at its end; its file, which knows more, was believed"
+
+
+async def inherited(custody: Custody, session: Fd, kept: Told, file: Journal, log: Log) -> Record:
+    """Returns the record to begin with, of the registry that came along in the jump, or of the file in its place."""
+    try:
+        with IncomingSession(session.duplicate()) as incoming:
+            memory = Slots(incoming.retrieve(TOKEN, check_memory=False))
+    except LuodError as error:
+        what = f"luod's session holds no registry: {error}"
+        return _in_place_of(Told(fault=Fault("damaged", what)), "", kept, file, log)
+    try:
+        try:
+            held = understand(memory.read(), MEMORY)
+        except OSError as error:
+            held = Told(fault=Fault("unreadable", f"{MEMORY} cannot be read: {error.strerror or error}"))
+            return _in_place_of(held, "", kept, file, log)
+        if held.record is None:
+            assert held.fault is not None
+            place = await keep_memory(custody, memory, held.fault.kind, file, log)
+            return _in_place_of(held, place, kept, file, log)
+    finally:
+        memory.close()
+    doubts = aside(file, kept, log, refuses=False)
+    old = held.record
+    if newer(held, kept):
+        assert kept.record is not None
+        old = kept.record
+        doubts += (doubted(log, BEHIND, refuses=False),)
+    here = machine_id()
+    if old.machine and here and old.machine != here:
+        what = f"{MEMORY} has machine-id {old.machine}, this machine has {here}; it came along, so it was believed"
+        doubts += (doubted(log, what, refuses=False),)
+    record = _carried(old, log)
+    return replace(record, doubts=doubts)
+
+
+def _in_place_of(held: Told, place: str, kept: Told, file: Journal, log: Log) -> Record:
+    """Returns the record to begin with, where what came along in the jump tells nothing."""
+    assert held.fault is not None
+    if kept.record is None:
+        missing = "" if kept.fault is not None else f"; there is no file {file.path}"
+        doubts = (doubted(log, held.fault.what + missing, place, refuses=True), *aside(file, kept, log, refuses=True))
+        return begun_record(1, doubts=doubts)
+    again = kept.record.boot_id == boot_id()
+    record = recall(kept, log) if again else _carried(kept.record, log)
+    doubt = doubted(log, f"{held.fault.what}; its file was believed", place, refuses=kept.rest)
+    return replace(record, doubts=(*record.doubts, doubt))
+
+
+def _carried(old: Record, log: Log) -> Record:
+    """Returns the record of the kernel before as this one's: what was outgoing is incoming now."""
+    rows = []
+    for held in old.held:
+        log.warning("files-lost", name=held.name, owner=held.owner, reason="no kernel carries them on")
+    for row in old.rows:
+        if row.direction == "incoming":
+            log.warning("session-lost", name=row.name, owner=row.owner, reason="not finished before the jump")
+        else:
+            rows.append(arrived(row, old.departure))
+    torn = [row.name for row in rows if row.torn]
+    departure = old.departure
+    if departure is None:
+        log.warning("arrived-without-luod", sessions=len(rows), torn=len(torn))
+    else:
+        departure = timed(departure)
+        took = departure.crossing
+        log(
+            "arrived",
+            update=departure.update,
+            sessions=len(rows),
+            torn=len(torn),
+            jump_seconds="?" if took is None else f"{took.seconds:.3f}",
+            give_or_take="?" if took is None else f"{took.error_seconds:.6f}",
+            clock="?" if took is None else took.clock,
+        )
+    for name in torn:
+        log.warning("session-torn", name=name, reason="its participant was not ready for the jump")
+    return begun_record(
+        old.boot + 1,
+        tuple(rows),
+        generation=old.generation,
+        arrival=departure,
+        arrived=now(),
+        owed=owed(old, other_kernel=True),
+    )
+
+
+def strand(file: Journal, log: Log) -> Registry:
+    """This kernel answers EIO, so only the file tells what was carried into it. The registry is carried no further."""
+    kept = read_file(file)
+    old, record = kept.record, begun_record(1, doubts=aside(file, kept, log, refuses=True))
+    if old is not None and old.boot_id == record.boot_id:
+        rows = tuple(row for row in old.rows if row.direction == "incoming")
+        record = replace(record, boot=old.boot, rows=rows, generation=old.generation, arrival=old.arrival)
+    elif old is not None:
+        rows = tuple(arrived(row, old.departure) for row in old.rows if row.direction == "outgoing")
+        departure = None if old.departure is None else timed(old.departure)
+        record = replace(record, boot=old.boot + 1, rows=rows, generation=old.generation, arrival=departure)
+    record = replace(record, owed=owed(old, other_kernel=old is not None and old.boot_id != record.boot_id))
+    for row in record.rows:
+        log.error("session-lost", name=row.name, owner=row.owner, reason="this kernel could not take it over")
+    registry = Registry(record, Slots.new(), file, log)
+    registry.set_image(None)
+    return registry

@@ -1,0 +1,135 @@
+"""The registry's bytes: a log in which a whole record is followed by what changed since, each entry with a checksum.
+
+`Slots` is such a log in a memfd of fixed size, twice, so that one is whole while the other is begun anew. The log in a
+file is `luod.daemon.store.journal_file`. A cut or damaged entry ends a log before it. The bodies of the entries are
+decoded by `luod.daemon.store.copies`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from luod.linux import Fd, memfd
+
+SLOT_SIZE: Final = 512 * 1024
+"""Bytes of each of the two logs in memory; a file begins anew at the same size."""
+
+_HEADER: Final = struct.Struct("<8sIIQ")
+"""Magic, checksum of all that follows it, length of the body, number of the entry."""
+_WHOLE: Final = b"luodreg1"
+_CHANGE: Final = b"luodreg+"
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is whole of a log. `number` is its last entry's, `end` where the next one goes, in bytes."""
+
+    number: int
+    end: int
+    whole: bytes
+    changes: tuple[bytes, ...]
+    rest: bool = False
+    """Bytes other than zeros follow the last entry that is whole."""
+
+
+def pack(number: int, body: bytes, *, whole: bool) -> bytes:
+    rest = struct.pack("<IQ", len(body), number) + body
+    return (_WHOLE if whole else _CHANGE) + struct.pack("<I", zlib.crc32(rest)) + rest
+
+
+def unpack(data: bytes) -> Log | None:
+    """None: it does not begin with a whole record."""
+    entries = list(_entries(data))
+    if not entries:
+        return None
+    (number, end, whole), *changes = entries
+    if changes:
+        number, end, _body = changes[-1]
+    rest = data.count(0, end) != len(data) - end
+    return Log(number, end, whole, tuple(body for _number, _end, body in changes), rest)
+
+
+def _entries(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Number, end and body of each, up to the first that does not follow: what stands behind is of an older log."""
+    at, due, kind = 0, None, _WHOLE
+    while at + _HEADER.size <= len(data):
+        magic, checksum, length, number = _HEADER.unpack_from(data, at)
+        end = at + _HEADER.size + length
+        if magic != kind or end > len(data) or due not in (None, number):
+            return
+        if zlib.crc32(memoryview(data)[at + 12 : end]) != checksum:
+            return
+        yield number, end, data[at + _HEADER.size : end]
+        at, due, kind = end, number + 1, _CHANGE
+
+
+class Slots:
+    """The memfd. Owns it."""
+
+    def __init__(self, file: Fd) -> None:
+        """Takes over a memfd that `new` made, in this kernel or in the one before."""
+        self._file = file
+        self._slot = 0
+        self._end = SLOT_SIZE
+
+    @classmethod
+    def new(cls) -> Slots:
+        """Returns one in which nothing is written; it has its full size, since a preserved memfd cannot grow.
+
+        It may come back sealed (`vm.memfd_noexec`): the next kernel's luod only reads it, and makes its own.
+        """
+        return cls(memfd("luod-registry", 2 * SLOT_SIZE, executable=False))
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def read(self) -> Log | None:
+        """The newer of the two, which is written on from here. None: neither begins with a whole record."""
+        found = []
+        for slot in range(2):
+            log = unpack(os.pread(self._file.fileno(), SLOT_SIZE, slot * SLOT_SIZE))
+            if log is not None:
+                found.append((log.number, slot, log))
+        if not found:
+            return None
+        _number, self._slot, newest = max(found, key=lambda each: each[0])
+        self._end = newest.end
+        return newest
+
+    def forget(self) -> None:
+        """Makes the next entry begin a log, whatever this one holds."""
+        self._slot, self._end = 0, SLOT_SIZE
+
+    def clear(self) -> None:
+        """Overwrites both logs with zeros: the next entry begins a log that nothing old is compared with."""
+        os.pwrite(self._file.fileno(), bytes(2 * SLOT_SIZE), 0)
+        self.forget()
+
+    def contents(self) -> bytes:
+        """Returns all bytes, for a copy of a memory that cannot be understood."""
+        return os.pread(self._file.fileno(), 2 * SLOT_SIZE, 0)
+
+    def append(self, entry: bytes) -> bool:
+        """Whether there was room for it."""
+        if self._end + len(entry) > SLOT_SIZE:
+            return False
+        os.pwrite(self._file.fileno(), entry, self._slot * SLOT_SIZE + self._end)
+        self._end += len(entry)
+        return True
+
+    def begin(self, entry: bytes) -> bool:
+        """A log that begins with `entry`, beside the one that was. Whether there was room for it."""
+        if len(entry) > SLOT_SIZE:
+            return False
+        slot = 1 - self._slot
+        os.pwrite(self._file.fileno(), entry, slot * SLOT_SIZE)
+        self._slot, self._end = slot, len(entry)
+        return True
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,232 @@
+"""The registry's log in a file of the state directory, and the disk space that is reserved for it.
+
+Two files of fixed size take turns: `registry` is the log, `registry.reserve` has its blocks allocated and becomes the
+next log. So a disk that fills up later fails neither an entry nor the begin of a log. Where the space cannot be
+reserved, the log is written without. The order of two copies is decided in `luod.daemon.store.copies`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from luod.daemon.store import state_file
+from luod.daemon.store.journal import SLOT_SIZE
+from luod.linux import Fd
+
+_ROOM_UNIT: Final = 64 * 1024
+_ROOM_FACTOR: Final = 4
+"""A file has room for so many times the record with which its log begins."""
+
+
+def room(record: int) -> int:
+    """Returns the size of a file whose log begins with an entry of `record` bytes."""
+    units = -(-record * _ROOM_FACTOR // _ROOM_UNIT)
+    return max(record, min(SLOT_SIZE, units * _ROOM_UNIT))
+
+
+class Journal:
+    """The file `registry` in the state directory, and its reserve. Owns both while they are open."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.path = directory / "registry"
+        self.begun = 0
+        """The number of logs that this process began."""
+        self.reserve_error: OSError | None = None
+        """Why no space is reserved for the next log; None where it is, and before the first log."""
+        self.reserve_wanted = room(0)
+        """Bytes of the space that was last asked for."""
+        self._reserve_path = directory / "registry.reserve"
+        self._old_path = directory / "registry.old"
+        self._file: Fd | None = None
+        self._end = 0
+        self._room = 0
+        self._reserve: Fd | None = None
+        self._reserve_size = 0
+        self._dirty = 0
+        """Bytes at the start of the reserve that are not known to be zeros."""
+        self._aside: Path | None = None
+
+    def read(self) -> bytes | None:
+        """Returns the content; None where there is no file. OSError: it is there and cannot be read."""
+        try:
+            # A pipe or a device in its place must not hold up who reads it.
+            with open(self.path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+                found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode):
+                    raise OSError(errno.EINVAL, "it is not a regular file")
+                if found.st_uid not in (0, os.geteuid()):
+                    raise OSError(errno.EPERM, f"it belongs to uid {found.st_uid}")
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def aside(self, reason: str) -> Path:
+        """Returns a path in the state directory, free now, for what is not to be overwritten, with `reason` in it."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        names = [f"registry.{reason}-{stamp}", *(f"registry.{reason}-{stamp}.{number}" for number in range(1, 100))]
+        name = next((name for name in names if not os.path.lexists(self.directory / name)), names[-1])
+        return self.directory / name
+
+    def keep_aside(self, reason: str) -> Path:
+        """Gives the file another name, which the next log does not take from it. Returns the new path.
+
+        OSError: it has none yet, and no log begins before it is renamed.
+        """
+        self._aside = path = self.aside(reason)
+        path.hardlink_to(self.path)  # Not a rename: a serve that is killed now must find the file again.
+        self._aside = None
+        return path
+
+    def _move_aside(self) -> None:
+        if self._aside is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self.path.rename(self._aside)
+            self._aside = None
+
+    def append(self, entry: bytes) -> bool:
+        """Returns False where a new log has to begin: this one is full, was left by another process, or broke off.
+        OSError: nothing was written that counts, and a new log has to begin.
+        """
+        if self._file is None or self._end + len(entry) > self._room:
+            return False
+        try:
+            written = os.pwrite(self._file.fileno(), entry, self._end)
+        except OSError:
+            self._close_file()
+            raise
+        if written < len(entry):
+            self._close_file()
+            return False
+        self._end += written
+        return True
+
+    def begin(self, entry: bytes) -> None:
+        """Begins a log with `entry`, and reserves space for the next one. OSError: the old log is still there."""
+        self._move_aside()
+        size = room(len(entry))
+        self.reserve(size)
+        if self._reserve is not None and self._reserve_size >= len(entry):
+            self._exchange(entry)
+        else:
+            self._close_file()
+            state_file.replace(self.path, entry)
+            self._file = Fd(os.open(self.path, os.O_WRONLY | os.O_CLOEXEC))
+            self._room = SLOT_SIZE
+        self._end = len(entry)
+        self.begun += 1
+        self.reserve(size)
+
+    def _exchange(self, entry: bytes) -> None:
+        """Makes the reserve, with `entry` in it, the log, and the log the reserve."""
+        assert self._reserve is not None
+        _write_all(self._reserve, entry + bytes(max(0, self._dirty - len(entry))))
+        self._dirty = max(self._dirty, len(entry))
+        self._old_path.unlink(missing_ok=True)
+        # Without a log yet, on a file system without hard links, and of a file that is kept aside: there is no reserve.
+        with contextlib.suppress(OSError):
+            if self.path.lstat().st_nlink == 1:
+                self._old_path.hardlink_to(self.path)
+        self._reserve_path.rename(self.path)
+        old, self._file, self._room = self._file, self._reserve, self._reserve_size
+        self._reserve = None
+        try:
+            self._old_path.rename(self._reserve_path)
+        except OSError:
+            if old is not None:
+                old.close()
+            return
+        if old is not None:
+            self._reserve, self._dirty, self._reserve_size = old, self._end, os.fstat(old.fileno()).st_size
+
+    def reserve(self, size: int) -> None:
+        """Reserves `size` bytes for the next log; where that fails, `reserve_error` is the reason."""
+        self.reserve_wanted = size
+        try:
+            if self._reserve is not None and not _is_at(self._reserve, self._reserve_path):
+                self._close_reserve()
+            if self._reserve is None:
+                self._find_reserve()
+                flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._reserve = Fd(os.open(self._reserve_path, flags, 0o600))
+                os.fchmod(self._reserve.fileno(), 0o600)
+                self._dirty = self._reserve_size = os.fstat(self._reserve.fileno()).st_size
+            os.posix_fallocate(self._reserve.fileno(), 0, size)
+            self._reserve_size = max(self._reserve_size, size)
+        except OSError as error:
+            self.reserve_error = error
+            if self._reserve is not None and not self._reserve_size:
+                self._close_reserve()
+                with contextlib.suppress(OSError):
+                    self._reserve_path.unlink(missing_ok=True)
+            return
+        self.reserve_error = None
+
+    def _find_reserve(self) -> None:
+        """Puts right what a serve left that was killed while the files took turns."""
+        with contextlib.suppress(FileNotFoundError):
+            if self._old_path.lstat().st_nlink > 1:
+                self._old_path.unlink()
+            elif not os.path.lexists(self._reserve_path):
+                self._old_path.rename(self._reserve_path)
+        with contextlib.suppress(FileNotFoundError):
+            found = self._reserve_path.lstat()
+            if found.st_nlink > 1 or not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+                self._reserve_path.unlink()
+
+    @property
+    def open(self) -> bool:
+        """Whether there is a log to append to, under its name; otherwise one has to begin."""
+        return self._file is not None and _is_at(self._file, self.path)
+
+    def syncing(self) -> Callable[[], None]:
+        """Returns what waits until all that is written by now is on the disk. It is for one call, in any thread.
+        OSError.
+        """
+        assert self._file is not None
+        file, folder = self._file.duplicate(), self.directory
+
+        def sync() -> None:
+            with file:
+                os.fsync(file.fileno())
+            with Fd(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
+                os.fsync(directory.fileno())
+
+        return sync
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _close_reserve(self) -> None:
+        if self._reserve is not None:
+            self._reserve.close()
+            self._reserve = None
+
+    def close(self) -> None:
+        self._close_file()
+        self._close_reserve()
+
+
+def _write_all(file: Fd, data: bytes) -> None:
+    at = 0
+    while at < len(data):
+        at += os.pwrite(file.fileno(), data[at:], at)
+
+
+def _is_at(file: Fd, path: Path) -> bool:
+    """Returns whether `path` still leads to the open file: a directory may be removed, or mounted over."""
+    try:
+        there = path.lstat()
+    except OSError:
+        return False
+    here = os.fstat(file.fileno())
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)

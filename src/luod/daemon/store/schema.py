@@ -1,0 +1,188 @@
+"""What luod remembers, as it is written down: a row for each session, and what there is but once.
+
+Only the words; where they are kept is `luod.daemon.store.registry`. Read and written by every part of serve.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from luod.daemon.clock import Crossing, Moment, Pace
+
+Direction = Literal["outgoing", "incoming"]
+
+FORMAT: Final = 3
+FORMATS: Final = (2, FORMAT)
+"""Those that are read. A record of format 2 has no instance and no machine."""
+MOST_SESSIONS: Final = 1024
+"""Of both directions. Their names must fit an environment variable, 128 KiB, with those of keep's other fds."""
+NUMBERED: Final = re.compile(r".+#[0-9]+")
+"""NAME#GENERATION: an outgoing session has such a name while update GENERATION freezes, or after luod forwarded it."""
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A session and who may use it: the user `owner`, a uid of luod's user namespace, and root.
+
+    `judged`, outgoing: a participant declared it, so it is torn unless `ready`. `ready`, outgoing: its participant was,
+    in freezing of the update that jumps now; set right before the jump and at no other time. `generation`: of the
+    update in which it was created, for what is frozen then. `torn`, `resumed`: incoming, not to be handed out. `bytes`
+    and the seconds it took its participant to be ready in each phase: as they were in the update. `discard`, outgoing:
+    it goes when the process that created it does. `reaped`, incoming: a reaper has begun with it.
+    `forwarding`, incoming: keep holds its files, from which it is made anew; maybe it is finished already. `forwarded`,
+    outgoing: luod made it so. `retrieved`, incoming: luod has asked the kernel for it in this boot, so it may be with a
+    client even where luod has it not. `kinds`: of the files in it, as its participant declared them last; they count
+    for the next kernel also when that participant is gone.
+    """
+
+    direction: Direction
+    name: str
+    owner: int
+    judged: bool = False
+    ready: bool = False
+    generation: int | None = None
+    torn: bool = False
+    resumed: bool = False
+    bytes: int = 0
+    preparing_seconds: float = 0.0
+    freezing_seconds: float = 0.0
+    discard: bool = False
+    reaped: bool = False
+    forwarding: bool = False
+    forwarded: bool = False
+    retrieved: bool = False
+    kinds: tuple[str, ...] = ()
+
+
+class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The next kernel, as it was loaded through luod. Its files are stored with keep, under names with `number`."""
+
+    number: int
+    initrd: bool
+    command_line: str
+
+
+class HeldFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file that luod holds for a program; keep has it under a name with `number`."""
+
+    number: int
+    name: str
+
+
+class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A set of files that the user `owner` has handed over, see `luod.daemon.sessions.held_files`. No kernel carries
+    them on.
+    """
+
+    owner: int
+    name: str
+    files: tuple[HeldFile, ...]
+
+
+class Departure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The update that jumps: it is in the registry from right before reboot(2), and goes when that returns. The next
+    kernel keeps it, with what the jump took, `crossing`; `left` is when this one was left.
+    """
+
+    update: str
+    generation: int
+    forced: bool
+    preparing_seconds: float
+    freezing_seconds: float
+    left: Moment | None = None
+    pace: Pace | None = None
+    crossing: Crossing | None = None
+
+
+class Owed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An update whose hook after-update is still to run; `jumped`: its jump has taken place."""
+
+    update: str
+    generation: int
+    jumped: bool = False
+
+
+class Doubt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A copy of the registry that luod did not go by when this one was begun. `kept` is where its bytes are now.
+
+    `refuses`: there may be sessions that luod does not know of, and that an update would lose.
+    """
+
+    what: str
+    kept: str = ""
+    refuses: bool = False
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """All of it. `boot` counts the kernels since luod first ran, from 1; `boot_id` is the kernel's own.
+
+    `generation` counts the updates that were begun. `departure` is the one that jumps now, `arrival` the one that
+    brought the incoming sessions; None when a jump came about without luod. `arrived` is when luod found them in this
+    kernel, by CLOCK_BOOTTIME, or when the restore deadline was changed since: that counts from then on. `instance` is
+    random: each registry that begins has another, and numbers are compared within one instance only. `machine` is its
+    machine-id(5), "" where it has none. `doubts` are the copies that were not believed.
+    """
+
+    format: int
+    boot: int
+    boot_id: str
+    rows: tuple[Row, ...] = ()
+    image: Image | None = None
+    generation: int = 0
+    departure: Departure | None = None
+    arrival: Departure | None = None
+    arrived: float | None = None
+    held: tuple[Held, ...] = ()
+    owed: Owed | None = None
+    instance: str = ""
+    machine: str = ""
+    doubts: tuple[Doubt, ...] = ()
+
+
+def begun_record(boot: int, rows: tuple[Row, ...] = (), **fields: Any) -> Record:
+    """Returns the record of a registry that begins in this boot of this machine, as an instance of its own."""
+    return Record(FORMAT, boot, boot_id(), rows, instance=secrets.token_hex(8), machine=machine_id(), **fields)
+
+
+def fd_name(row: Row) -> str:
+    """The name under which keep holds a session."""
+    return f"{row.direction}.{row.name}"
+
+
+def workload(row: Row) -> str:
+    """Whose the session is: NAME, of both NAME and NAME#GENERATION."""
+    written_frozen = row.generation is not None or NUMBERED.fullmatch(row.name)
+    return row.name.rpartition("#")[0] if written_frozen else row.name
+
+
+def ends_with_update(row: Row) -> bool:
+    """Returns whether an outgoing session belongs to one update and must not outlive it in this kernel (H14).
+
+    An earlier luod made sessions NAME#GENERATION without a generation when the update was cancelled already.
+    """
+    if row.direction == "incoming" or row.forwarded:
+        return False
+    return row.generation is not None or NUMBERED.fullmatch(row.name) is not None
+
+
+def now() -> float:
+    """As `Record.arrived` counts."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def machine_id() -> str:
+    """Returns the machine-id(5); "" where there is none, or none yet."""
+    try:
+        text = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return text if re.fullmatch(r"[0-9a-f]{32}", text) else ""

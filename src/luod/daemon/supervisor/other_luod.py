@@ -1,0 +1,120 @@
+"""Another luod on this machine, or what is left of one that died: found before a keeper holds anything.
+
+A serve outlives its keeper for a moment, with the sockets and the sessions, so it is waited for. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import time
+from pathlib import Path
+from typing import Final
+
+from luod.daemon.log import Log
+from luod.daemon.supervisor import protocol
+from luod.errors import KernelRefused, Refused, SessionExists
+from luod.ipc.framing import ADMIN_SOCKET, SESSIONS_SOCKET
+from luod.liveupdate.device import LiveUpdate
+
+_OTHER_SECONDS: Final = 5.0
+_TRY_SECONDS: Final = 0.1
+_PROBE_SECONDS: Final = 0.25
+"""Between probes, each of which takes a place among the clients that wait for the serve."""
+_ELSEWHERE: Final = 0
+_DEAD: Final = -1
+_CREDENTIALS: Final = struct.Struct("=iII")
+"""struct ucred: pid, uid, gid."""
+
+
+def require_no_other(log: Log, *, orphan: bool) -> None:
+    """Refused: luod's own session is there, so another luod runs on this machine, in whatever directories. The serve of
+    a keeper that died holds it until it ends, so it is waited for. With `orphan`, such a serve is known not to end, and
+    the keeper may go on: its own serve tries again until the session is gone.
+    """
+    deadline = time.monotonic() + _OTHER_SECONDS
+    told = False
+    while True:
+        try:
+            with LiveUpdate(patience=_TRY_SECONDS) as device:
+                device.create(protocol.REGISTRY_SESSION).close()
+        except SessionExists:
+            if time.monotonic() >= deadline and orphan:
+                log.warning(
+                    "other-left", session=protocol.REGISTRY_SESSION, reason="the serve of a keeper that died has it"
+                )
+                return
+            if time.monotonic() >= deadline:
+                raise Refused(
+                    f"another luod runs on this machine: the session {protocol.REGISTRY_SESSION!r} is there",
+                    hint="stop it (systemctl stop luod, or pgrep -af luod.daemon.main); a machine needs one luod",
+                ) from None
+            if not told:
+                log("other-awaited", session=protocol.REGISTRY_SESSION, reason="a luod that ended may hold it still")
+                told = True
+            time.sleep(_TRY_SECONDS)
+        except KernelRefused as error:
+            log.debug("device", error=error)  # Serve tries again, and says more.
+            return
+        else:
+            return
+
+
+def wait_for_orphan(path: str, deadline: float, log: Log | None, *, ours: bool) -> bool:
+    """Waits until no serve of a keeper that died listens on `path`. Returns False at the deadline: it does not end.
+
+    `ours`: the socket was made by a keeper that is dead. Without it, Refused where the process that began to listen is
+    alive. OSError.
+    """
+    told = False
+    while (pid := _listener(path)) is not None:
+        if not ours and pid != _DEAD and (pid == _ELSEWHERE or Path(f"/proc/{pid}").exists()):
+            what = "a process of another PID namespace" if pid == _ELSEWHERE else f"process {pid}"
+            if pid in _keepers(path):
+                what = f"another luod runs: its keeper is process {pid}, and"
+            raise Refused(f"{what} listens on {path} already", hint="stop it, or name another socket")
+        if time.monotonic() >= deadline:
+            if log is not None:
+                log.warning("orphan-left", socket=path, reason="the serve of a keeper that died does not end")
+            return False
+        if not told and log is not None:
+            log("orphan-awaited", socket=path, reason="the serve of a keeper that died still listens")
+            told = True
+        time.sleep(_PROBE_SECONDS)
+    return True
+
+
+def _listener(path: str) -> int | None:
+    """Returns the process that called listen(2) on the socket at `path`, also where it has ended; _ELSEWHERE, _DEAD.
+    None: nothing listens. OSError.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return None
+        except BlockingIOError:
+            # Its queue is full. A serve that cannot end has such a queue soon; a keeper that is alive can be found.
+            return next(iter(_keepers(path)), _DEAD)
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid: int = _CREDENTIALS.unpack(credentials)[0]
+        return pid
+
+
+def _keepers(path: str) -> set[int]:
+    """Returns the processes, other than this one, that run `luod keep` with the socket `path`, as far as /proc shows
+    them.
+    """
+    found = set()
+    with contextlib.suppress(OSError):
+        for process in Path("/proc").iterdir():
+            if process.name.isdecimal() and int(process.name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    words_of_it = (process / "cmdline").read_bytes().split(b"\0")
+                    named = os.fsencode(path) in words_of_it or path in (ADMIN_SOCKET, SESSIONS_SOCKET)
+                    if named and b"keep" in words_of_it and any(b"luod" in word for word in words_of_it):
+                        found.add(int(process.name))
+    return found

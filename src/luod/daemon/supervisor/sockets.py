@@ -1,0 +1,209 @@
+"""The places of luod that only one luod may have: its two listening sockets, and the lock in its state directory.
+
+Held by `luod keep`, so that a client's connect waits, and does not fail, while `luod serve` is started again.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from luod.daemon import trust
+from luod.daemon.log import Log
+from luod.daemon.supervisor import protocol
+from luod.daemon.supervisor.other_luod import wait_for_orphan
+from luod.errors import Refused
+from luod.linux import Fd
+
+_BACKLOG: Final = 128
+_LOCK_SECONDS: Final = 1.0
+_ORPHAN_SECONDS: Final = 5.0
+"""How long the serve of a keeper that died is waited for."""
+_PAUSE_SECONDS: Final = 0.05
+
+
+class Listening:
+    """Takes the locks and the sockets, until the end of `with`. Refused: another luod has them, or they cannot be made.
+
+    The sessions' socket is open to everybody, the admin's to root. What a luod that was killed left is replaced: the
+    file with the lock says which sockets the last holder of the lock made. A process of that luod that still listens is
+    waited for, since it usually ends by itself; then its place is taken.
+    """
+
+    def __init__(self, sessions_socket: str, admin_socket: str, state_directory: str, log: Log | None = None) -> None:
+        self._open = ExitStack()
+        self._sockets: dict[str, socket.socket] = {}
+        self._paths: list[str] = []
+        self.orphan = False
+        """Whether a process of a luod that was killed still listened at the deadline."""
+        deadline = time.monotonic() + _ORPHAN_SECONDS
+        try:
+            self._open.enter_context(_lock_directory(state_directory))
+            record = Path(state_directory, "lock")
+            left = record.read_text("ascii", "replace").splitlines() if record.is_file() else []
+            wanted = (protocol.SESSIONS, sessions_socket, 0o666), (protocol.ADMIN, admin_socket, 0o600)
+            for name, path, mode in wanted:
+                _spare_others(path)
+                _make_place(path)
+                ours = os.path.lexists(path) and _identity(path) in left
+                self.orphan |= not _wait(path, deadline, log, ours=ours)
+                self._sockets[name] = self._open.enter_context(_listen(path, mode))
+                self._open.callback(_remove, path)
+                self._paths.append(path)
+            with contextlib.suppress(OSError):  # such as ENOSPC: then the next luod goes by who listens
+                record.write_text("\n".join(map(_identity, self._paths)), "ascii")
+        except BaseException:
+            self._open.close()
+            raise
+
+    def filenos(self) -> dict[str, int]:
+        return {name: listening.fileno() for name, listening in self._sockets.items()}
+
+    def withdraw(self) -> None:
+        """Removes the sockets from the file system, and leaves them open."""
+        for path in self._paths:
+            _remove(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+
+def _lock_directory(state_directory: str) -> ExitStack:
+    """Locks the directory, and the file `lock` in it, which a luod of before locked alone. On a file system that takes
+    no writes, the directory suffices.
+    """
+    if not state_directory:
+        raise Refused("an empty --state-directory", hint="name a directory")
+    directory = Path(state_directory)
+    with ExitStack() as locks:
+        try:
+            _make(directory, 0o700)
+            # In a directory such as a new tmpfs nobody replaces luod's files. Updates are refused meanwhile.
+            _require_ours(directory, "state directory", sticky=True)
+            opened = [os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+            locks.enter_context(Fd(opened[0]))
+            with contextlib.suppress(OSError):
+                opened.append(os.open(directory / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                locks.enter_context(Fd(opened[1]))
+            for fd in opened:
+                _lock(fd)
+        except BlockingIOError:
+            raise Refused(
+                f"another luod runs: it keeps its state in {directory}",
+                hint="stop it, or name another --state-directory",
+            ) from None
+        except OSError as error:
+            raise _refused("state directory", state_directory, error) from error
+        return locks.pop_all()
+
+
+def _spare_others(path: str) -> None:
+    """Refused: something other than a socket is where one is to be."""
+    for taken in (Path(path), Path(path + ".new")):
+        try:
+            foreign = not stat.S_ISSOCK(taken.lstat().st_mode)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _refused("socket", path, error) from error
+        if foreign:
+            raise Refused(f"{taken} is there and is no socket", hint="name another socket, or move that away")
+
+
+def _lock(fd: int) -> None:
+    """Takes the lock within a second: a luod that was killed lets go of it in a moment. BlockingIOError, OSError."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
+
+
+def _make_place(path: str) -> None:
+    """Makes the directory of a socket. Refused: it cannot be made, or others can change what is in it."""
+    try:
+        _make(Path(path).parent, 0o755)
+        # In a directory such as /tmp nobody replaces luod's socket.
+        _require_ours(Path(path).parent, "socket's directory", sticky=True)
+    except OSError as error:
+        raise _refused("socket", path, error) from error
+
+
+def _wait(path: str, deadline: float, log: Log | None, *, ours: bool) -> bool:
+    """As `wait_for_orphan`, with Refused for its OSError."""
+    try:
+        return wait_for_orphan(path, deadline, log, ours=ours)
+    except OSError as error:
+        raise _refused("socket", path, error) from error
+
+
+def _listen(path: str, mode: int) -> socket.socket:
+    """A listening socket at `path`. It is made under another name, and moved there when it listens with its mode."""
+    try:
+        place, new = Path(path), Path(path + ".new")
+        _remove(new)
+        with ExitStack() as undo:
+            listening = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            listening.bind(str(new))
+            undo.callback(_remove, new)
+            new.chmod(mode)
+            listening.listen(_BACKLOG)
+            new.rename(place)
+            undo.pop_all()
+        return listening
+    except OSError as error:
+        raise _refused("socket", path, error) from error
+
+
+def _make(directory: Path, mode: int) -> None:
+    """Makes the directory, with this mode whatever the umask, and those above it."""
+    if directory.is_dir():
+        return
+    if not directory.parent.exists():
+        _make(directory.parent, 0o755)
+    directory.mkdir(exist_ok=True)
+    directory.chmod(mode)
+
+
+def _require_ours(directory: Path, what: str, *, sticky: bool = False) -> None:
+    """Refused: users other than root can change what is in the directory."""
+    fault = trust.fault(directory, sticky=sticky)
+    if fault is not None:
+        where = "it" if fault.path == os.path.abspath(directory) else fault.path
+        raise Refused(f"{what} {str(directory)!r}: {where} {fault.what}", hint=fault.remedy)
+
+
+def _identity(path: str | Path) -> str:
+    """Tells a socket from every other that was ever at this path. The time is that of its move there."""
+    found = os.lstat(path)
+    return f"{found.st_dev} {found.st_ino} {found.st_ctime_ns}"
+
+
+def _remove(path: str | Path) -> None:
+    """Removes what luod made. That it stays is no reason not to end: the next luod replaces it."""
+    with contextlib.suppress(OSError):
+        Path(path).unlink(missing_ok=True)
+
+
+def _refused(what: str, path: str, error: OSError) -> Refused:
+    hint = "luod runs as root" if isinstance(error, PermissionError) else "name another"
+    return Refused(f"{what} {path!r}: {error.strerror or error}", hint=hint)

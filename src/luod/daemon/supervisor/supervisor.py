@@ -1,0 +1,469 @@
+"""`luod keep`: holds every session fd, and the listening sockets, so that `luod serve` may die at any moment.
+
+It parses nothing a client wrote. It is the only process of luod that opens /dev/liveupdate: open, one ioctl, close. It
+does what `serve` asks in the words of `luod.daemon.supervisor.protocol`, and starts `serve` again, with all it holds,
+whenever it ends. It knows neither owners nor the registry. Standard library only, and no asyncio.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+from luod.daemon.log import Log
+from luod.daemon.processes.children import end, has_been_reaped, is_ending, reap, send
+from luod.daemon.supervisor import listen_fds, notify, protocol
+from luod.daemon.supervisor.ending import ended_sessions
+from luod.daemon.supervisor.other_luod import require_no_other
+from luod.daemon.supervisor.sockets import Listening
+from luod.errors import (
+    KernelRefused,
+    LiveUpdateBroken,
+    LiveUpdateBusy,
+    LuodError,
+    ProtocolError,
+    Refused,
+)
+from luod.ipc import framing
+from luod.linux import Fd
+from luod.liveupdate.device import LiveUpdate
+from luod.version import __version__
+
+_PATIENCE_SECONDS: Final = 10.0
+"""For how long a request waits while somebody else has /dev/liveupdate open. systemd's PID 1 has it for a moment."""
+_TRY_SECONDS: Final = 0.1
+"""Of it at a stretch, between looks at signals and at serve."""
+_STEADY_SECONDS: Final = 1.0
+"""A serve that lived for less died at once; the next one is started later."""
+_PAUSE_FIRST: Final = 0.1
+_PAUSE_LAST: Final = 5.0
+_STOP_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 5.0
+"""Between looks at whether serve was killed and does not end. One that is still there at the second look is left."""
+_SPARE_FDS: Final = 32
+"""Of the limit, what keep and serve need for themselves."""
+_NO_ROOM: Final = "luod keep has no room for more fds"
+_SEND_TRIES: Final = 5
+_SEND_PAUSE: Final = 0.02
+
+
+@dataclass(frozen=True)
+class _Serve:
+    """The running serve. Owns both."""
+
+    pid: int
+    pidfd: Fd
+    channel: socket.socket
+    started: float
+
+    def close(self) -> None:
+        _close(self.pidfd)
+        _close(self.channel)
+
+
+@dataclass(frozen=True)
+class _DeviceRequest:
+    """A CREATE or RETRIEVE that waits for the device until `deadline`."""
+
+    create: bool
+    name: str
+    deadline: float
+
+
+class Keeper:
+    def __init__(
+        self,
+        listening: Listening,
+        arguments: list[str],
+        log: Log,
+        *,
+        device: LiveUpdateBusy | LiveUpdateBroken | None = None,
+        limit: int = sys.maxsize,
+    ) -> None:
+        """`arguments` is the command line of serve. The listening sockets stay the caller's. `device`: how it answered
+        when it was tried. `limit`: how many fds a process of luod may have.
+        """
+        self._limit = limit
+        self._listening = listening
+        self._arguments = arguments
+        self._log = log
+        self._stored: dict[str, Fd] = {}
+        self._serve: _Serve | None = None
+        self._deaf = False
+        self._request: _DeviceRequest | None = None
+        self._start_at = 0.0
+        self._pause = _PAUSE_FIRST
+        self._stop_by: float | None = None
+        self._device = device
+        self._introduced = False
+        self._look_at = 0.0
+        self._ending = False
+        """Whether serve was found to be ending at the last look."""
+        self._left: list[int] = []
+        """Processes of serve that were killed and do not end."""
+
+    def run(self) -> int:
+        """Runs until SIGTERM or SIGINT. SIGHUP is passed on to serve."""
+        awake, wake = socket.socketpair()
+        with awake, wake:
+            awake.setblocking(False)
+            wake.setblocking(False)
+            # Of whoever started this process: children that are reaped by the kernel, signals that never arrive.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, lambda *_: None)
+            try:
+                while not (self._stop_by is not None and self._serve is None):
+                    self._survive(awake)
+            finally:
+                signal.set_wakeup_fd(-1)
+        self._let_go()
+        return 0
+
+    def _let_go(self) -> None:
+        """Closes all that is held, and says which sessions have ended with that: no other process had them open."""
+        if self._stored:
+            self._log("stopped", fds=len(self._stored))
+        sessions = [name for name in self._stored if name.startswith((protocol.OUTGOING, protocol.INCOMING))]
+        files = [name for name in self._stored if name.startswith(protocol.HELD)]
+        for fd in self._stored.values():
+            _close(fd)
+        self._stored.clear()
+        if files:
+            self._log.warning(
+                "files-closed", files=len(files), reason="luod held them for their owners, and is stopped"
+            )
+        own = protocol.OUTGOING + protocol.REGISTRY_SESSION
+        ended, error = ended_sessions([name for name in sessions if name != own])
+        for name in ended:
+            direction, _, session = name.partition(".")
+            reason = "only luod had it open, and luod is stopped"
+            if name.startswith(protocol.INCOMING):
+                reason += "; unless it was finished, what it held is freed"
+            self._log.warning("session-lost", name=session, direction=direction, reason=reason)
+        if error is not None:
+            self._log.warning("sessions-closed", reason=f"which of them others have open is not known: {error}")
+
+    def _survive(self, awake: socket.socket) -> None:
+        """Makes a turn that cannot end this process: every session ends with it."""
+        try:
+            self._turn(awake)
+        except Exception as error:  # noqa: BLE001 - a defect must not end every session; known failures are handled below
+            try:
+                self._log.error("turn-failed", error=repr(error))
+            finally:
+                time.sleep(_TRY_SECONDS)
+
+    def _turn(self, awake: socket.socket) -> None:
+        now = time.monotonic()
+        if self._serve is None and now >= self._start_at:
+            self._start()
+        poll = select.poll()
+        poll.register(awake, select.POLLIN)
+        if self._serve is not None:
+            poll.register(self._serve.pidfd, select.POLLIN)
+            if self._request is None and not self._deaf:
+                poll.register(self._serve.channel, select.POLLIN)
+        ready = {number for number, _ in poll.poll(self._wait(now))}
+        signals = _received(awake) if awake.fileno() in ready else set()
+        if signals & {signal.SIGTERM, signal.SIGINT}:
+            self._stop()
+        serve = self._serve
+        if serve is None:
+            return
+        if signal.SIGHUP in signals:
+            send(serve.pid, signal.SIGHUP)
+        if self._stop_by is not None and time.monotonic() > self._stop_by:
+            self._log.warning("serve-killed", pid=serve.pid, reason="it did not end in time")
+            send(serve.pid, signal.SIGKILL)
+            self._stop_by = float("inf")
+        if serve.pidfd.fileno() not in ready and time.monotonic() >= self._look_at and self._is_stuck(serve):
+            self._leave(serve)
+        elif self._request is not None and serve.pidfd.fileno() in ready:
+            self._request = None
+        elif self._request is not None:
+            self._try_device(self._request)
+        elif serve.channel.fileno() in ready:
+            self._receive()
+        elif serve.pidfd.fileno() in ready:
+            # Only once everything it asked for is done: a request may be in the channel still.
+            self._ended()
+
+    def _wait(self, now: float) -> float | None:
+        """Milliseconds until something is due; None: nothing is."""
+        if self._request is not None:
+            return 0
+        if self._serve is None:
+            due = self._start_at
+        else:
+            due = self._look_at if self._stop_by is None else min(self._stop_by, self._look_at)
+        return max(0.0, (due - now) * 1000 + 1)
+
+    def _is_stuck(self, serve: _Serve) -> bool:
+        """Returns whether serve is ending since the last look, such as in an uninterruptible call of the kernel."""
+        before, self._ending = self._ending, is_ending(serve.pid)
+        self._look_at = time.monotonic() + _LOOK_SECONDS
+        self._left = [pid for pid in self._left if not has_been_reaped(pid)]
+        return before and self._ending
+
+    def _leave(self, serve: _Serve) -> None:
+        """Goes on without this serve. It holds its copies of the sessions until it ends."""
+        self._log.error("serve-does-not-end", pid=serve.pid, hint="it waits in the kernel; see /proc/PID/stack")
+        self._left.append(serve.pid)
+        self._request = None
+        self._start_at = time.monotonic()
+        serve.close()
+        self._serve = None
+
+    def _stop(self) -> None:
+        if self._stop_by is None:
+            self._log("stopping")
+            self._stop_by = time.monotonic() + _STOP_SECONDS
+            if self._serve is not None:
+                send(self._serve.pid, signal.SIGTERM)
+
+    def _start(self) -> None:
+        """Starts serve. What the host has no room for now is tried again: sessions that only keep holds end with it."""
+        try:
+            self._serve = self._fork()
+        except (OSError, MemoryError) as error:
+            self._pause = min(self._pause * 2, _PAUSE_LAST)
+            self._start_at = time.monotonic() + self._pause
+            self._log.error("serve-not-started", error=error, again_in=f"{self._pause:.1f}")
+            return
+        self._deaf = self._ending = False
+        self._look_at = time.monotonic() + _LOOK_SECONDS
+        if not self._introduced:
+            self._introduce(self._serve.pid)
+        self._log.debug("serve-started", pid=self._serve.pid)
+
+    def _introduce(self, serve: int) -> None:
+        """Writes the first lines of the log."""
+        self._introduced = True
+        try:
+            boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        except OSError as error:
+            boot_id = f"unknown: {error.strerror}"
+        self._log("started", version=__version__, keep=os.getpid(), serve=serve, boot_id=boot_id)
+        if isinstance(self._device, LiveUpdateBusy):
+            self._log.warning("device-busy", hint="another process has /dev/liveupdate open")
+        elif self._device is not None:
+            # Somebody has to tell clients and the operator what that means (H20).
+            self._log.error("device-broken", error=self._device, hint=self._device.hint)
+
+    def _fork(self) -> _Serve:
+        """OSError: EMFILE, ENFILE, EAGAIN, ENOMEM; nothing is left behind."""
+        with ExitStack() as undoing:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undoing.callback(_close, ours)
+            try:
+                fds = {protocol.KEEPER: theirs.fileno(), **self._listening.filenos()}
+                fds |= {name: fd.fileno() for name, fd in self._stored.items()}
+                pid = os.fork()
+                if pid == 0:
+                    self._become_serve(fds)
+            finally:
+                _close(theirs)
+            undoing.callback(end, pid)
+            serve = _Serve(pid, Fd(os.pidfd_open(pid)), ours, time.monotonic())
+            undoing.pop_all()
+            return serve
+
+    def _become_serve(self, fds: Mapping[str, int]) -> NoReturn:
+        """In the child."""
+        try:
+            environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
+            signal.set_wakeup_fd(-1)
+            # Ignored until serve has a handler: it reads the policy after that anyway.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            listen_fds.execute(self._arguments, fds, environment)
+        except Exception as error:  # noqa: BLE001 - in the child, which must not go on as a second keeper
+            self._log.error("serve-cannot-start", error=error)
+        finally:
+            os._exit(127)
+
+    def _ended(self) -> None:
+        assert self._serve is not None
+        status = reap(self._serve.pid)
+        now = time.monotonic()
+        lived = now - self._serve.started
+        if self._stop_by is None:
+            self._pause = _PAUSE_FIRST if lived >= _STEADY_SECONDS else min(self._pause * 2, _PAUSE_LAST)
+            self._start_at = now if lived >= _STEADY_SECONDS else now + self._pause
+            self._log.warning(
+                "serve-ended",
+                pid=self._serve.pid,
+                status="?" if status is None else status,
+                again_in=f"{self._start_at - now:.1f}",
+            )
+        self._serve.close()
+        self._serve = None
+
+    def _receive(self) -> None:
+        assert self._serve is not None
+        try:
+            message, fds = framing.receive(self._serve.channel)
+        except OSError as error:  # ECONNRESET: it died with an answer unread; the end of the channel comes next
+            self._log.debug("channel", error=error)
+            return
+        except ProtocolError as error:
+            self._log.error("channel", error=error)
+            self._answer({"ERRNO": errno.EMFILE, "CALL": "recvmsg", "MEANING": _NO_ROOM})
+            return
+        if not message:
+            self._deaf = True  # it is ending; its pidfd says when it has ended
+            return
+        request = protocol.decode(message)
+        self._log.debug("asked", **{key.lower(): value for key, value in request.items()})
+        if "CREATE" in request or "RETRIEVE" in request:
+            create = "CREATE" in request
+            name = request["CREATE" if create else "RETRIEVE"]
+            self._request = _DeviceRequest(create, name, time.monotonic() + _PATIENCE_SECONDS)
+        elif "FDSTORE" in request and len(fds) == 1 and not self._has_room():
+            self._answer({"ERRNO": errno.EMFILE, "CALL": "luod keep", "MEANING": _NO_ROOM})
+        elif "FDSTORE" in request and len(fds) == 1:
+            self._forget(request["FDNAME"])
+            self._stored[request["FDNAME"]] = Fd(fds[0].detach())
+            self._answer({"ERRNO": 0})
+        elif "FDSTOREREMOVE" in request:
+            self._forget(request["FDNAME"])
+            self._answer({"ERRNO": 0})
+        elif "READY" in request:
+            self._pause = _PAUSE_FIRST
+            self._log("ready")
+            self._answer({"ERRNO": 0})
+            if reason := notify.ready():
+                self._log.warning("not-notified", reason=reason, variable="NOTIFY_SOCKET")
+        else:
+            self._answer({"ERRNO": errno.EINVAL, "CALL": "luod keep", "MEANING": "not understood"})
+        for fd in fds:
+            _close(fd)
+
+    def _forget(self, name: str) -> None:
+        if name in self._stored:
+            _close(self._stored.pop(name))
+
+    def _has_room(self) -> bool:
+        """Returns whether one more fd leaves what it takes to start serve again, which needs each of them too."""
+        return len(self._stored) + _SPARE_FDS < self._limit
+
+    def _try_device(self, request: _DeviceRequest) -> None:
+        """One stretch of waiting for the device, and the call when it is free. The fd is stored before it is given."""
+        if not self._has_room():
+            self._request = None
+            self._answer({"ERRNO": errno.EMFILE, "CALL": "luod keep", "MEANING": _NO_ROOM})
+            return
+        try:
+            device = LiveUpdate(patience=_TRY_SECONDS)
+            try:
+                fd = (device.create if request.create else device.retrieve)(request.name)
+            finally:
+                _close(device)  # An error of it must not cost the session.
+        except LiveUpdateBusy as error:
+            if time.monotonic() >= request.deadline or self._stop_by is not None:
+                self._request = None
+                self._answer({"ERRNO": error.errno, "CALL": error.call, "MEANING": error.meaning})
+        except KernelRefused as error:
+            self._request = None
+            self._answer({"ERRNO": error.errno, "CALL": error.call, "MEANING": error.meaning})
+        except (LuodError, OSError, MemoryError) as error:
+            self._request = None
+            code = (error.errno if isinstance(error, OSError) else None) or errno.EINVAL
+            self._answer({"ERRNO": code, "CALL": "luod keep", "MEANING": str(error) or repr(error)})
+        else:
+            self._request = None
+            prefix = protocol.OUTGOING if request.create else protocol.INCOMING
+            self._forget(prefix + request.name)
+            self._stored[prefix + request.name] = fd
+            self._answer({"ERRNO": 0}, fd)
+
+    def _answer(self, answer: Mapping[str, object], fd: Fd | None = None) -> None:
+        assert self._serve is not None
+        message = protocol.encode(answer)
+        for _ in range(_SEND_TRIES):
+            try:
+                framing.send(self._serve.channel, message, () if fd is None else (fd.fileno(),))
+            except OSError as error:
+                failed = error
+                if error.errno in (errno.EPIPE, errno.ECONNRESET):
+                    # It died meanwhile; what was done for it is in the store, and the next serve sees it there.
+                    self._log.debug("not-answered", error=error)
+                    return
+                time.sleep(_SEND_PAUSE)
+            else:
+                return
+        # It waits for the answer. Ended, it is followed by one that finds what was done for it in the store.
+        self._log.error("not-answered", error=failed, meaning="luod serve is ended, and started again")
+        send(self._serve.pid, signal.SIGKILL)
+
+
+def _close(fd: Fd | socket.socket | LiveUpdate) -> None:
+    """Closes an fd, which is closed also where the file has an error to report: a file system that is full or gone."""
+    with contextlib.suppress(OSError):
+        fd.close()
+
+
+def _received(awake: socket.socket) -> set[int]:
+    """Returns the signals that arrived."""
+    try:
+        return set(awake.recv(100))
+    except OSError:
+        return set()
+
+
+def run(
+    sessions_socket: str,
+    admin_socket: str,
+    state_directory: str,
+    log_level: str,
+    stuck_seconds: float,
+    config: str | None,
+) -> int:
+    """Runs keep. LuodError, before anything was changed, when there is nothing to keep or another luod runs."""
+    log = Log("keep", log_level)
+    limit = listen_fds.raise_limit()
+    if limit < listen_fds.LEAST:
+        raise Refused(
+            f"luod may have {limit} files open (RLIMIT_NOFILE), and needs {listen_fds.LEAST} or more",
+            hint="LimitNOFILE= of its unit, or `ulimit -Hn`; every session that is held takes one",
+        )
+    device: LiveUpdateBusy | LiveUpdateBroken | None = None
+    try:
+        LiveUpdate().close()
+    except (LiveUpdateBusy, LiveUpdateBroken) as error:
+        device = error
+    arguments = [sys.executable, "-P", "-m", "luod.daemon.main", "serve"]
+    arguments += ["--state-directory", state_directory, "--log-level", log_level]
+    arguments += ["--end-stuck-after", str(stuck_seconds)]
+    if config is not None:
+        arguments += ["--config", _absolute(config)]
+    with Listening(sessions_socket, admin_socket, state_directory, log) as listening:
+        if device is None:
+            require_no_other(log, orphan=listening.orphan)
+        status = Keeper(listening, arguments, log, device=device, limit=limit).run()
+        listening.withdraw()
+        # The sockets stay open until the process has ended: closing them closes what clients sent that nobody accepted,
+        # which may be sockets that linger, and a process that ends does not wait for those.
+        os._exit(status)
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except OSError as error:
+        raise Refused(
+            f"--config {path!r}: there is no current directory: {error}", hint="give the whole path"
+        ) from error

@@ -1,0 +1,190 @@
+"""What one update was: its phases, and when each session was where. Pure: no clock, no files.
+
+All times are seconds since the update was asked for, through the jump. Told before the jump from the barrier and the
+registry, in the next kernel from what the registry carried, and then event by event. When what is told and kept is
+`luod.daemon.timeline.recorder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from luod.daemon.store.schema import Departure, Row
+
+if TYPE_CHECKING:
+    from luod.daemon.updates.coordinator import Barrier
+
+State = Literal["preparing", "freezing", "jumping", "restoring", "done", "cancelled"]
+Standing = Literal["awaited", "granted", "ready", "vetoed", "lost", "unasked", "torn"]
+Happening = Literal["retrieved", "resumed", "gone", "done", "cancelled"]
+
+
+class Passage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One session's way through the update; what was made of it while frozen (NAME#GENERATION) counts to it.
+
+    `standing` is its participant's; "unasked": nobody takes part for it; "torn": it came over without a `ready`.
+    """
+
+    name: str
+    owner: int
+    bytes: int
+    standing: Standing
+    reason: str | None = None
+    prepared: float | None = None
+    frozen: float | None = None
+    retrieved: float | None = None
+    resumed: float | None = None
+    gone: float | None = None
+    outcome: str | None = None
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What happened to a session, or with no name to all; `note` is an outcome, or a reason."""
+
+    what: Happening
+    at: float
+    session: str = ""
+    note: str | None = None
+
+
+class Story(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One update. `asked` is when, in seconds since 1970. `clock` and `error` are of the time over the jump."""
+
+    update: str
+    generation: int
+    forced: bool
+    asked: float
+    state: State
+    reason: str | None = None
+    freezing: float | None = None
+    jumping: float | None = None
+    arrived: float | None = None
+    ended: float | None = None
+    clock: Literal["tsc", "wall"] | None = None
+    error: float | None = None
+    sessions: dict[str, Passage] = {}
+    """By name."""
+
+    @property
+    def blackout(self) -> float | None:
+        """The longest of any session; None: no guest has resumed, or none was frozen."""
+        return max((b for b in map(self.blackout_of, self.sessions.values()) if b is not None), default=None)
+
+    def blackout_of(self, passage: Passage) -> float | None:
+        """From when it was told to freeze to when it resumed. None: it did not, or nobody froze it."""
+        resumed = passage.resumed
+        if self.state == "cancelled" and self.arrived is None and passage.standing not in ("unasked", "lost"):
+            resumed = self.ended
+        return None if resumed is None or self.freezing is None else round(resumed - self.freezing, 6)
+
+    @property
+    def all_resumed(self) -> bool:
+        """Whether no guest is awaited any more that was frozen for this."""
+        return all(p.resumed is not None or p.gone is not None for p in self.sessions.values() if p.standing == "ready")
+
+
+def base_of(row: Row) -> str:
+    return row.name if row.generation is None else row.name.rpartition("#")[0]
+
+
+def before(barrier: Barrier, rows: Iterable[Row], asked: float, ended: float | None) -> Story:
+    """An update in the kernel in which it was asked for: under way, or `ended` by being cancelled."""
+    transaction, begun = barrier.transaction, barrier.begun
+    owners = {name: id for id, follower in barrier.members.items() for name in follower.names}
+    passages = {}
+    for name, group in _groups(row for row in rows if row.direction == "outgoing"):
+        main = group[0]
+        id = owners.get(name)
+        member = None if id is None else transaction.members.get(id)
+        if id is None or member is None:
+            standing: Standing = "lost" if name in barrier.orphans else "unasked"
+            passages[name] = Passage(name, main.owner, _bytes(group), standing)
+            continue
+        reached = round(member.since - begun, 6) if member.standing == "ready" else None
+        prepared = barrier.preparing.get(id) if barrier.frozen else reached
+        passages[name] = Passage(
+            name,
+            main.owner,
+            _bytes(group),
+            member.standing,
+            member.reason,
+            prepared=None if prepared is None else round(prepared, 6),
+            frozen=reached if barrier.frozen else None,
+        )
+    return Story(
+        barrier.id,
+        barrier.generation,
+        transaction.force,
+        round(asked, 6),
+        transaction.phase,
+        transaction.reason,
+        freezing=round(barrier.frozen - begun, 6) if barrier.frozen else None,
+        jumping=round(barrier.jumped - begun, 6) if barrier.jumped else None,
+        ended=ended,
+        sessions=passages,
+    )
+
+
+def after(departure: Departure, rows: Iterable[Row]) -> Story:
+    """The update that brought the incoming `rows`, at the end of its jump."""
+    frozen = departure.preparing_seconds
+    left = frozen + departure.freezing_seconds
+    passages = {}
+    for name, group in _groups(row for row in rows if row.direction == "incoming"):
+        main = group[0]
+        ready = main.freezing_seconds > 0
+        passages[name] = Passage(
+            name,
+            main.owner,
+            _bytes(group),
+            "torn" if main.torn else "ready" if ready else "unasked",
+            prepared=main.preparing_seconds if ready else None,
+            frozen=round(frozen + main.freezing_seconds, 6) if ready else None,
+        )
+    took = departure.crossing
+    wall = 0.0 if departure.left is None else departure.left.wall
+    return Story(
+        departure.update,
+        departure.generation,
+        departure.forced,
+        round(wall - left, 6),
+        "restoring",
+        freezing=frozen,
+        jumping=round(left, 6),
+        arrived=round(left + (0.0 if took is None else took.seconds), 6),
+        clock=None if took is None else took.clock,
+        error=None if took is None else round(took.error_seconds, 9),
+        sessions=passages,
+    )
+
+
+def told(story: Story, event: Event) -> Story:
+    """The story with one more event. What happened first counts, but a session is gone with its last part."""
+    if event.what == "done" or event.what == "cancelled":
+        return replace(story, state=event.what, ended=event.at, reason=event.note)
+    if event.what == "retrieved":
+        return _changed(story, event.session, lambda p: replace(p, retrieved=event.at) if p.retrieved is None else p)
+    if event.what == "resumed":
+        return _changed(story, event.session, lambda p: replace(p, resumed=event.at) if p.resumed is None else p)
+    return _changed(story, event.session, lambda p: replace(p, gone=event.at, outcome=event.note or p.outcome))
+
+
+def _changed(story: Story, name: str, change: Callable[[Passage], Passage]) -> Story:
+    passage = story.sessions.get(name)
+    return story if passage is None else replace(story, sessions={**story.sessions, name: change(passage)})
+
+
+def _groups(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+    """By the session's name, itself before what was made while frozen."""
+    groups: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (row.generation is not None, row.name)):
+        groups.setdefault(base_of(row), []).append(row)
+    return sorted(groups.items())
+
+
+def _bytes(group: list[Row]) -> int:
+    return sum(row.bytes for row in group)

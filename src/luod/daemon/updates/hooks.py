@@ -1,0 +1,242 @@
+"""The operator's commands before and after an update, for such as a fleet lock that is taken and given back.
+
+Before the first of them runs, the registry says that the second is owed. That goes along in the jump and over a killed
+serve, and ends when the second has run: so it may run twice, and is never forgotten. A command is a process group of
+its own; what it does is the operator's. `luod.daemon.updates.update` says when an update begins and ends, and the
+registry when nothing waits to be restored any more. Started by `luod.daemon.processes.hook_start`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Final, Literal
+
+from luod.daemon.log import Log
+from luod.daemon.policy.current import Policy
+from luod.daemon.policy.rules import CLOSED
+from luod.daemon.processes import gate
+from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.recovery import HOOK, Holdings
+from luod.daemon.store.schema import Owed
+from luod.daemon.updates.reboot import ended
+from luod.errors import Refused
+from luod.linux import Fd, memfd
+
+_Hook = Literal["before-update", "after-update"]
+_WORDS_BYTES: Final = 500
+"""Of the first line that a hook writes to its standard error."""
+_DYING_SECONDS: Final = 5.0
+
+
+class Hooks:
+    """Made inside a running loop; `take_over` before anybody is answered."""
+
+    def __init__(
+        self, holdings: Holdings, custody: Custody, policy: Policy, deadline_left: Callable[[], float | None], log: Log
+    ) -> None:
+        """`deadline_left`: seconds until the restore deadline; None: there is none."""
+        self._registry = holdings.registry
+        self._broken = holdings.broken is not None
+        self._fds = holdings.fds
+        self._custody = custody
+        self._policy = policy
+        self._deadline_left = deadline_left
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._under_way = False
+        """An update is: what is owed is not due before its end."""
+        self._closed = False
+        self._off = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        holdings.registry.watchers.append(lambda _changes: self._check())
+        policy.changed.append(self._check)
+
+    def take_over(self, *, jumping: bool) -> None:
+        """`jumping`: a serve before this one called reboot(2), so its update is not over."""
+        self._under_way = jumping
+        self._check()
+
+    def close(self) -> None:
+        """serve ends. What runs is killed; what is owed stays so."""
+        self._closed = True
+        self.call_off()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # An update.
+
+    async def settle(self) -> None:
+        """A new update ends the restoring of the one before: what that one is owed is run now."""
+        self._check(now=True)
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+
+    async def before(self, update: str, generation: int) -> None:
+        """The first command. Refused: it said no, could not be started, or was killed; its words are the message.
+        OSError: what is owed could not be written down.
+        """
+        hooks = self._policy.settings.hooks
+        self._off = False
+        if not (hooks.before_update or hooks.after_update):
+            return
+        self._under_way = True
+        owed = Owed(update, generation)
+        # First, and on the disk, so that no lock is held of which nobody knows any more, be it after a power cut.
+        self._registry.set_owed(owed)
+        await self._registry.sync()
+        if not hooks.before_update:
+            return
+        failure, killed = await self._run("before-update", hooks.before_update, owed, {})
+        if failure is None:
+            return
+        if not killed:
+            # It knows itself that it holds nothing; one that was killed cannot say.
+            self._registry.set_owed(None)
+        raise Refused(
+            f"the hook before-update, {hooks.before_update[0]}, does not let it begin: {failure}",
+            hint="luod's policy names the hook, under [hooks]; nobody was asked anything",
+        )
+
+    def call_off(self) -> None:
+        """Ends the command that runs, if one does."""
+        self._off = True
+        if self._process is not None and self._process.returncode is None:
+            _kill_group(self._process.pid)
+
+    def over(self) -> None:
+        """The update was cancelled, and everybody was told."""
+        self._under_way = False
+        self._check()
+
+    # What is owed.
+
+    def _due(self) -> float | None:
+        """In how many seconds; None: not by itself."""
+        record = self._registry.record
+        if record.owed is None or self._under_way or self._closed or self._policy.settings is CLOSED:
+            return None
+        if not record.owed.jumped or self._broken or not any(row.direction == "incoming" for row in record.rows):
+            return 0.0
+        return self._deadline_left()
+
+    def _check(self, *, now: bool = False) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due, owed = self._due(), self._registry.record.owed
+        if self._task is not None or owed is None or self._closed:
+            return
+        if now and self._policy.settings is not CLOSED:
+            due = 0.0
+        if due is not None and due <= 0:
+            self._task = self._loop.create_task(self._after(owed))
+            self._task.add_done_callback(self._ran)
+        elif due is not None:
+            self._timer = self._loop.call_later(due, self._check)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._closed:
+            self._log.error("hook-failed", hook="after-update", reason=repr(error))
+
+    async def _after(self, owed: Owed) -> None:
+        await self._end_left()
+        command = self._policy.settings.hooks.after_update
+        if command and not self._closed:
+            outcome = "cancelled" if not owed.jumped else "broken" if self._broken else "done"
+            self._off = False
+            await self._run("after-update", command, owed, {"LUOD_OUTCOME": outcome})
+        if not self._closed:
+            self._registry.set_owed(None)
+
+    # The process.
+
+    async def _run(
+        self, hook: _Hook, command: tuple[str, ...], owed: Owed, more: dict[str, str]
+    ) -> tuple[str | None, bool]:
+        """Why it failed, in words, None: it did not; and whether it was killed."""
+        began = time.monotonic()
+        own = {"LUOD_HOOK": hook, "LUOD_UPDATE": owed.update, "LUOD_GENERATION": str(owed.generation)}
+        with memfd("luod-hook", 0, executable=False) as words:
+            process = self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "luod.daemon.processes.hook_start", *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=words.fileno(),
+                env={**os.environ, **own, **more},
+                start_new_session=True,
+            )
+            try:
+                pidfd = self._fds[HOOK] = Fd(os.pidfd_open(process.pid))
+                await self._custody.store(HOOK, pidfd.fileno())
+                failure, killed = await self._wait(process, pidfd, self._policy.settings.hooks.timeout)
+            finally:
+                _kill_group(process.pid, unless=process.returncode is not None)
+                self._process = None
+                if process.stdin is not None:
+                    process.stdin.close()
+            await self._custody.drop(self._fds, HOOK)
+            said = os.pread(words.fileno(), _WORDS_BYTES, 0).decode("utf-8", "replace").strip().splitlines()
+        seconds = f"{time.monotonic() - began:.3f}"
+        if failure is None:
+            self._log("hook", update=owed.update, hook=hook, **_lower(more), seconds=seconds)
+            return None, False
+        reason = failure if killed or not said else said[0]
+        self._log.warning("hook-failed", update=owed.update, hook=hook, **_lower(more), reason=reason, seconds=seconds)
+        return reason, killed
+
+    async def _wait(self, process: subprocess.Popen[bytes], pidfd: Fd, seconds: float) -> tuple[str | None, bool]:
+        assert process.stdin is not None
+        if self._off or self._closed:
+            process.stdin.close()
+        else:
+            gate.lift(process.stdin)
+        if not await ended(pidfd, seconds):
+            _kill_group(process.pid)
+            if await ended(pidfd, _DYING_SECONDS):
+                process.wait()
+            return f"it took longer than {seconds:g} s, and was ended", True
+        status = process.wait()
+        if self._off or self._closed:
+            return "it was called off, and ended", True
+        if status < 0:
+            return f"it was ended by signal {-status}", True
+        return (f"it ended with status {status}" if status else None), False
+
+    async def _end_left(self) -> None:
+        """What the serve before this one had running is ended, with all of its group."""
+        pidfd = self._fds.get(HOOK)
+        if pidfd is None or self._process is not None:
+            return
+        pid = _pid(pidfd)
+        if pid > 0:
+            _kill_group(pid)
+            await ended(pidfd, _DYING_SECONDS)
+        await self._custody.drop(self._fds, HOOK)
+
+
+def _kill_group(pid: int, *, unless: bool = False) -> None:
+    if not unless:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def _pid(pidfd: Fd) -> int:
+    """Of the process that a pidfd is for; -1: it has ended."""
+    with open(f"/proc/self/fdinfo/{pidfd.fileno()}", encoding="ascii") as info:
+        return next((int(line.split()[1]) for line in info if line.startswith("Pid:")), -1)
+
+
+def _lower(more: dict[str, str]) -> dict[str, str]:
+    """For the log."""
+    return {name.removeprefix("LUOD_").lower(): value for name, value in more.items()}

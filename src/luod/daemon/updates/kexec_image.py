@@ -1,0 +1,155 @@
+"""The image that an update jumps into: loaded, kept, and looked at.
+
+luod jumps only into an image it loaded itself (H19): keep holds the files, so that a later serve can load them again
+right before the jump. Not what is wrong with it, which is `luod.daemon.preflight`, nor when to jump: that is
+`luod.daemon.updates.update`, the caller with `luod.daemon.admin`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Collection
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from luod import errors, kexec
+from luod.daemon.log import Log
+from luod.daemon.preflight.subject import Subject
+from luod.daemon.replies import refused_by_kernel, update_running
+from luod.daemon.sessions.service import SessionKeeper
+from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.recovery import Holdings, image_names
+from luod.daemon.store.schema import Image
+from luod.daemon.updates.participants import Participants
+from luod.ipc.interfaces.admin import Finding, NotLoaded, Refused
+from luod.linux import Fd
+
+if TYPE_CHECKING:
+    from luod.daemon.preflight.check import Preflight
+    from luod.daemon.preflight.rules import Moment
+
+
+class NextImage:
+    """Owns nothing: the files are with the holdings. Made inside a running loop."""
+
+    def __init__(
+        self, holdings: Holdings, custody: Custody, sessions: SessionKeeper, participants: Participants, log: Log
+    ) -> None:
+        self._registry = holdings.registry
+        self._fds = holdings.fds
+        self._custody = custody
+        self._sessions = sessions
+        self._participants = participants
+        self._log = log
+        self._loading = asyncio.Lock()
+
+    @cached_property
+    def _preflight(self) -> Preflight:
+        # Its readers of images are nothing that serve's start needs, and that lies in the blackout.
+        from luod.daemon.preflight.check import Preflight
+
+        return Preflight(self._sessions, self._participants, self._registry)
+
+    async def load(
+        self, kernel: Fd, initrd: Fd | None, command_line: str, *, force_findings: Collection[str] = ()
+    ) -> None:
+        """Loads an image. The fds are closed. Refused: no kernel can use the initial RAM disk, which `force_findings`
+        may name. KernelRefused.
+        """
+        # To its end even when the operator hangs up: kernel, keep and registry must tell the same.
+        await asyncio.shield(self._load(kernel, initrd, command_line, force_findings))
+
+    async def _load(self, kernel: Fd, initrd: Fd | None, command_line: str, force_findings: Collection[str]) -> None:
+        new = [fd for fd in (kernel, initrd) if fd is not None]
+        try:
+            async with self._loading:
+                if self._participants.updating:
+                    raise update_running()
+                if initrd is not None:
+                    await self._require_usable(Subject(kernel, initrd, command_line), force_findings)
+                await asyncio.to_thread(kexec.load, kernel, initrd, command_line)
+                old = self._registry.record.image
+                image = Image(0 if old is None else old.number + 1, initrd is not None, command_line)
+                for name, fd in zip(image_names(image), new, strict=True):
+                    await self._custody.store(name, fd.fileno())
+                self._registry.set_image(image)
+                self._fds |= {name: fd.duplicate() for name, fd in zip(image_names(image), new, strict=True)}
+                for name in () if old is None else image_names(old):
+                    await self._custody.drop(self._fds, name)
+        except errors.BadInput as error:
+            raise Refused(message=error.message, hint="give a shorter command line, of text") from error
+        except errors.NotAKernelImage as error:
+            raise refused_by_kernel(await asyncio.to_thread(_named, error, kernel)) from error
+        except errors.KernelRefused as error:
+            raise refused_by_kernel(error) from error
+        finally:
+            for fd in new:
+                fd.close()
+        self._log("loaded", command_line=command_line, initrd=initrd is not None)
+
+    async def _require_usable(self, subject: Subject, force_findings: Collection[str]) -> None:
+        """Refused: the next kernel cannot use its initial RAM disk. kexec_file_load takes any file for one."""
+        from luod.daemon.preflight.findings import forced, refuse, require_names
+
+        require_names(force_findings)
+        found, _release = await self._preflight.check(subject)
+        refuse(forced((each for each in found if each.name == "initrd-unusable"), force_findings))
+
+    async def check(
+        self, kernel: Fd | None, initrd: Fd | None, command_line: str | None
+    ) -> tuple[list[Finding], str | None]:
+        """The findings about these files, or, without a kernel, about what is loaded; and the kernel's release. The fds
+        stay the caller's. NotLoaded.
+        """
+        if kernel is not None:
+            return await self._preflight.check(Subject(kernel, initrd, command_line or ""))
+        async with self._loading:
+            return await self._preflight.check(self._loaded(loads=2))
+
+    async def look(self) -> list[Finding]:
+        """The findings about what is loaded, before an update into it. Nothing else is loaded meanwhile, and
+        `load_again` takes nothing else, so that what was looked at is what is jumped into (H19). NotLoaded.
+        """
+        async with self._loading:
+            findings, _release = await self._preflight.check(self._loaded(loads=2), remember=True)
+        return findings
+
+    async def load_again(self) -> None:
+        """Off the loop: an initrd of hundreds of MiB takes the kernel its time. The image there is when it is its turn:
+        a LoadKernel that came before the update is waited for. KernelRefused.
+        """
+        async with self._loading:
+            loaded = self._loaded()
+            await asyncio.to_thread(kexec.load, loaded.kernel, loaded.initrd, loaded.command_line)
+
+    def certain(self, moment: Moment) -> list[Finding]:
+        """Returns the findings about what `look` looked at, from facts as they are now, at this moment of an update.
+        Refused: a file was changed since.
+        """
+        return self._preflight.certain(self._loaded(loads=1), moment)
+
+    def _loaded(self, *, loads: int = 1) -> Subject:
+        image = self._registry.record.image
+        if image is None:
+            raise NotLoaded(
+                message="no kernel was loaded through luod",
+                hint="load one first: luoctl load; or name one: --kernel FILE",
+            )
+        names = image_names(image)
+        initrd = self._fds[names[1]] if image.initrd else None
+        return Subject(self._fds[names[0]], initrd, image.command_line, loads)
+
+
+def _named(error: errors.NotAKernelImage, kernel: Fd) -> errors.NotAKernelImage:
+    """Returns `error` with what the file is, where that is known."""
+    from luod.image import bzimage, other_kernels
+
+    try:
+        found = os.pread(kernel.fileno(), other_kernels.LOOKED_AT, 0)
+    except OSError:
+        return error
+    what, remedy = ("", "") if bzimage.has_header(found) else other_kernels.describe(found, whole=False)
+    if not what:
+        return error
+    return errors.NotAKernelImage(error.errno or 0, error.call, f"{error.meaning}: it is {what}", hint=remedy)

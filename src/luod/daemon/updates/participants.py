@@ -1,0 +1,280 @@
+"""Who takes part in updates: follows, declares, votes, and in the next kernel says that its guest resumes.
+
+A participant is a connection that follows; it is tied to its user and to sessions that user may use. What a running
+update makes of what it says is `luod.daemon.updates.coordinator`. The interface these methods answer is
+`luod.ipc.interfaces.updates`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable, Iterable
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from asyncvarlink.serviceinterface import PermissionDenied
+
+from luod.daemon.log import Log
+from luod.daemon.preflight.kinds import known
+from luod.daemon.sessions.names import NAME, Belonging, may_use
+from luod.daemon.store.recovery import Holdings
+from luod.daemon.store.registry import Registry
+from luod.daemon.store.schema import Row, fd_name
+from luod.daemon.updates.follower import Follower, event
+from luod.daemon.updates.transaction import NotAwaited
+from luod.ipc.interfaces.updates import (
+    Ballot,
+    DeclaredByAnother,
+    DeclaredSession,
+    Event,
+    NoSuchSession,
+    NotFollowing,
+    Phase,
+    Refused,
+    State,
+    Torn,
+    WrongPhase,
+)
+from luod.ipc.server.peer import Peer
+from luod.ipc.server.sparing import Sparing
+
+if TYPE_CHECKING:
+    from luod.daemon.updates.coordinator import Barrier
+
+_MOST_BYTES: Final = 2**63
+
+
+class Participants:
+    """Implements `luod.ipc.interfaces.updates.Service` and `luod.daemon.sessions.names.Participation`.
+
+    `barrier` is the update that is under way. `leaving`: a serve before this one called reboot(2), which may yet jump.
+    `checking`: an update was asked for, and nobody told yet.
+    """
+
+    def __init__(self, holdings: Holdings, log: Log, sparing: Sparing) -> None:
+        self._registry: Registry = holdings.registry
+        self._fds = holdings.fds
+        self._log = log
+        self._sparing = sparing
+        self._followers: dict[str, Follower] = {}
+        self._numbers = count(1)
+        self.barrier: Barrier | None = None
+        self.leaving = False
+        self.checking = False
+        self.followed: Callable[[Peer], None] | None = None
+        """Called when a workload begins to take part."""
+
+    @property
+    def updating(self) -> bool:
+        """Whether an update is under way. What its checks were about must not change after them."""
+        return self.checking or self.barrier is not None or self.leaving
+
+    @property
+    def state(self) -> State:
+        if self.barrier is not None:
+            return self.barrier.state
+        if self.leaving:
+            return "jumping"
+        incoming = any(row.direction == "incoming" for row in self._registry.record.rows)
+        return "restoring" if incoming else "idle"
+
+    @property
+    def followers(self) -> list[Follower]:
+        return list(self._followers.values())
+
+    @property
+    def users_in_update(self) -> frozenset[int]:
+        """The users with a session that was declared for the update that is under way."""
+        if self.barrier is None:
+            return frozenset()
+        return frozenset(follower.peer.uid for follower in self._followers.values() if follower.sessions)
+
+    def orphans(self) -> list[str]:
+        """Judged sessions that nobody follows for: a jump would tear them."""
+        followed = {name for follower in self._followers.values() for name in follower.names}
+        rows = self._registry.record.rows
+        return sorted(row.name for row in rows if row.judged and row.generation is None and row.name not in followed)
+
+    # What participants ask.
+
+    async def follow(self, peer: Peer, name: str) -> AsyncGenerator[Event, None]:
+        if peer.anonymous:
+            raise PermissionDenied()
+        if not NAME.fullmatch(name):
+            raise Refused(
+                message=f"{name!r} is no name for a participant",
+                hint="a name has 1 to 63 of the letters A-Z a-z, digits, and . _ @ / # -",
+            )
+        follower = Follower(next(self._numbers), os.urandom(16).hex(), name, peer)
+        follower.events.put(event("following", self.state, participant=follower.secret))
+        self._followers[follower.secret] = follower
+        if self.followed is not None:
+            self.followed(peer)
+        self._sparing("follows", of=peer.uid, write=self._log.debug, participant=name, uid=peer.uid, pid=peer.pid)
+        if self.barrier is not None and self.barrier.begun_preparing:
+            self.barrier.join(follower)
+        try:
+            while True:
+                yield await follower.events.next()
+                follower.events.sent()
+        finally:
+            del self._followers[follower.secret]
+            follower.events.close()
+            if self.barrier is not None:
+                self.barrier.gone(follower)
+            self._sparing(
+                "follows-no-more", of=peer.uid, write=self._log.debug, participant=name, uid=peer.uid, pid=peer.pid
+            )
+
+    async def declare(self, peer: Peer, participant: str, sessions: list[DeclaredSession]) -> float | None:
+        follower = self._follower(peer, participant)
+        self._check(follower, sessions)
+        barrier, before = self.barrier, follower.sessions
+        follower.sessions = tuple(sessions)
+        left = None
+        if barrier is not None:
+            try:
+                left = barrier.declared(follower)
+            except NotAwaited as error:
+                follower.sessions = before
+                raise self._wrong_phase(error) from error
+        elif self.leaving:
+            follower.sessions = before
+            raise self._wrong_phase(NotAwaited("the machine is about to jump"))
+        self._judge({session.name for session in before}, sessions)
+        return left
+
+    def _check(self, follower: Follower, sessions: list[DeclaredSession]) -> None:
+        others = {name for other in self._followers.values() if other is not follower for name in other.names}
+        seen = set()
+        for session in sessions:
+            row = self._registry.row("outgoing", session.name)
+            if row is None or not may_use(follower.peer, row):
+                raise _no_such_session("outgoing", session.name)
+            if session.name in others:
+                raise DeclaredByAnother(
+                    name=session.name,
+                    message=f"another participant has declared session {session.name!r}, and follows",
+                    hint="one participant answers for a session; end the other's connection first",
+                )
+            if session.name in seen:
+                raise Refused(message=f"session {session.name!r} is declared twice", hint="declare all files at once")
+            seen.add(session.name)
+            for file in session.files:
+                numbers = (file.token, file.size, file.allocated, file.seals)
+                if min(numbers) < 0 or file.token >= 2**64 or max(numbers[1:]) >= _MOST_BYTES:
+                    raise Refused(
+                        message=f"file {file.token} of session {session.name!r} has numbers that no file has",
+                        hint="sizes are bytes, as fstat gives them",
+                    )
+
+    def _judge(self, before: set[str], sessions: list[DeclaredSession]) -> None:
+        declared = {session.name: session for session in sessions}
+
+        def judged(row: Row) -> Row:
+            if row.direction == "outgoing" and row.name in declared:
+                files = declared[row.name].files
+                size = min(sum(file.size for file in files), _MOST_BYTES)
+                kinds = known(file.kind for file in files)
+                return msgspec.structs.replace(row, judged=True, bytes=size, kinds=kinds)
+            if row.direction == "outgoing" and row.name in before:
+                return msgspec.structs.replace(row, judged=False, bytes=0, kinds=())
+            return row
+
+        self._registry.change(judged)
+
+    async def vote(self, peer: Peer, participant: str, phase: Phase, vote: Ballot, reason: str | None) -> None:
+        follower = self._follower(peer, participant)
+        if self.barrier is None:
+            raise self._wrong_phase(NotAwaited("no update waits for a vote"))
+        try:
+            self.barrier.vote(follower, phase, vote, reason)
+        except NotAwaited as error:
+            raise self._wrong_phase(error) from error
+
+    async def resuming(self, peer: Peer, names: list[str]) -> None:
+        for name in names:
+            row = self._registry.row("incoming", name)
+            if row is None or not may_use(peer, row):
+                raise _no_such_session("incoming", name)
+            if row.torn or row.reaped or row.forwarding:
+                raise Torn(
+                    name=name,
+                    message=f"session {name!r} is torn: the machine jumped without its participant being ready",
+                    hint="nothing can be resumed from it; release it as given up",
+                )
+            if row.resumed:
+                raise self._wrong_phase(NotAwaited(f"the guest of session {name!r} was resumed already"))
+            if fd_name(row) not in self._fds and not row.retrieved:
+                raise Refused(message=f"session {name!r} was never retrieved", hint="retrieve it first")
+        chosen = set(names)
+
+        def resumed(row: Row) -> Row:
+            base = row.name.rpartition("#")[0] if row.generation is not None else row.name
+            if row.direction == "incoming" and chosen & {base, row.name} and may_use(peer, row):
+                return msgspec.structs.replace(row, resumed=True)
+            return row
+
+        self._registry.change(resumed)
+        self._sparing("resuming", of=peer.uid, sessions=",".join(sorted(chosen)), uid=peer.uid, pid=peer.pid)
+
+    # What the rest of serve asks.
+
+    def belonging(self, peer: Peer, name: str) -> Belonging:
+        """What a session created now under `name` would be; see `luod.daemon.sessions.service`."""
+        base, _, suffix = name.rpartition("#")
+        barrier = self.barrier
+        for follower in self._followers.values():
+            if not (peer.root or peer.uid == follower.peer.uid):
+                continue
+            if name in follower.names:
+                return Belonging(judged=True)
+            if barrier is None or suffix != str(barrier.generation) or base not in follower.names:
+                continue
+            if barrier.takes_part(follower) and barrier.state == "freezing":
+                return Belonging(judged=True, generation=barrier.generation)
+        return Belonging()
+
+    def tell_cancelled(self, update: str | None, reason: str) -> None:
+        """Of an update whose serve is gone: everybody who follows now."""
+        for follower in self._followers.values():
+            follower.events.put(event("cancelled", self.state, update=update, reason=reason))
+
+    def _follower(self, peer: Peer, participant: str) -> Follower:
+        follower = self._followers.get(participant)
+        if follower is None or not (peer.root or (peer.uid == follower.peer.uid and not peer.anonymous)):
+            raise NotFollowing(
+                message="no open connection of yours follows as this participant",
+                hint="call Follow on a connection of its own, keep it open, give the participant of its first reply",
+            )
+        return follower
+
+    def _wrong_phase(self, error: NotAwaited) -> WrongPhase:
+        return WrongPhase(state=self.state, message=error.message, hint=error.hint or "wait for the next event")
+
+
+def ready_rows(barrier: Barrier, rows: Iterable[Row]) -> dict[str, Row]:
+    """The outgoing rows, by name, of those who are ready in freezing, as the registry carries them over the jump."""
+    members = [barrier.members[m.id] for m in barrier.transaction.members.values() if m.standing == "ready"]
+    owners = {name: follower for follower in members for name in follower.names}
+    found = {}
+    for row in rows:
+        base = row.name.rpartition("#")[0] if row.generation is not None else row.name
+        follower = owners.get(base)
+        if row.direction == "outgoing" and row.judged and follower is not None:
+            found[row.name] = msgspec.structs.replace(
+                row,
+                ready=True,
+                preparing_seconds=round(barrier.preparing.get(follower.id, 0.0), 6),
+                freezing_seconds=round(barrier.transaction.members[follower.id].since - barrier.frozen, 6),
+            )
+    return found
+
+
+def _no_such_session(direction: str, name: str) -> NoSuchSession:
+    return NoSuchSession(
+        name=name,
+        message=f"there is no {direction} session {name!r} of yours",
+        hint="sessions belong to the user that created them; luoctl sessions shows yours",
+    )

@@ -1,0 +1,162 @@
+"""How an exchange is run beside a loop: a connection a call, kernel calls in a thread.
+
+Called by `luod.aio.client` and `luod.aio.participant`. What an exchange is is told in `luod.ipc.client.sessions`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from luod.errors import CallFailed, LuodError
+from luod.ipc import framing
+from luod.ipc.client import sessions
+from luod.ipc.client.connection import ROOM_PAUSE, ROOM_SECONDS, answer, is_crowded, unreachable
+from luod.ipc.client.restore import Arrival
+from luod.linux import Fd
+from luod.liveupdate import IncomingSession, OutgoingSession
+
+T = TypeVar("T")
+
+_QUEUE_FULL_PAUSE: Final = 0.01
+"""Seconds between two attempts to connect while luod's queue is full: the kernel tells nobody when it has room."""
+
+
+async def perform(steps: sessions.Exchange[T], path: str, timeout: float) -> T:
+    """Runs an exchange with luod at `path`; `timeout`, in seconds, is of each call. Errors of luod's, or its own."""
+    try:
+        step = await _in_thread(lambda: next(steps))
+        while isinstance(step, sessions.Call):
+            step = await _exchange(step, steps, path, timeout)
+        result: T = step.value
+        return result
+    finally:
+        steps.close()
+
+
+async def _exchange(
+    call: sessions.Call, steps: sessions.Exchange[T], path: str, timeout: float
+) -> sessions.Call | _Result[T]:
+    try:
+        reply = await _ask(call, path, timeout)
+    except LuodError as error:
+        failure = error
+        return await _in_thread(lambda: steps.throw(failure))
+    try:
+        return await _in_thread(lambda: steps.send(reply))
+    finally:
+        reply.close()
+
+
+async def _ask(call: sessions.Call, path: str, timeout: float) -> framing.Reply:
+    until = time.monotonic() + min(timeout, ROOM_SECONDS)
+    while True:
+        try:
+            return await _ask_once(call, path, timeout)
+        except CallFailed as error:
+            if not is_crowded(error) or time.monotonic() >= until:
+                raise
+        await asyncio.sleep(ROOM_PAUSE)
+
+
+async def _ask_once(call: sessions.Call, path: str, timeout: float) -> framing.Reply:
+    inbox = framing.Inbox()
+    try:
+        async with asyncio.timeout(timeout):
+            with await connected(path) as connection:
+                with contextlib.suppress(BrokenPipeError):  # it may have said why before it hung up
+                    await send(connection, call.encode(), [fd.fileno() for fd in call.fds])
+                reply = await received(connection, inbox)
+    except OSError as error:
+        raise unreachable(path, error) from error
+    finally:
+        inbox.close()
+    return answer(reply)
+
+
+async def connected(path: str) -> socket.socket:
+    """A connection to luod, which the caller closes. OSError, ValueError."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.setblocking(False)
+    try:
+        while True:
+            try:
+                connection.connect(path)
+                return connection
+            except BlockingIOError:
+                await asyncio.sleep(_QUEUE_FULL_PAUSE)
+    except BaseException:
+        connection.close()
+        raise
+
+
+async def send(connection: socket.socket, message: bytes, fds: list[int]) -> None:
+    """Sends a whole message, `fds` (which stay the caller's) with its first byte. OSError."""
+    # A connection that was just made has room for a first byte.
+    sent = socket.send_fds(connection, [message], fds) if fds else 0
+    if sent < len(message):  # an answer may be here already, and the connection closed
+        await asyncio.get_running_loop().sock_sendall(connection, message[sent:])
+
+
+async def received(connection: socket.socket, inbox: framing.Inbox) -> framing.Reply:
+    """The next reply, which the caller closes. What was read beyond it, or before this is cancelled, is in `inbox`.
+
+    OSError, ProtocolError.
+    """
+    while (reply := inbox.take()) is None:
+        data, fds = await _receive(connection)
+        if not data:
+            raise ConnectionResetError
+        inbox.feed(data, fds)
+    return reply
+
+
+async def _receive(connection: socket.socket) -> tuple[bytes, tuple[Fd, ...]]:
+    """`framing.receive` when there is something."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return framing.receive(connection)
+        except BlockingIOError:
+            readable = asyncio.Event()
+            loop.add_reader(connection, readable.set)
+            try:
+                await readable.wait()
+            finally:
+                loop.remove_reader(connection)
+
+
+@dataclass(frozen=True)
+class _Result(Generic[T]):
+    """What an exchange returned: a StopIteration cannot come out of a coroutine."""
+
+    value: T
+
+
+async def _in_thread(advance: Callable[[], sessions.Call]) -> sessions.Call | _Result[Any]:
+    """Runs one step of an exchange, which may make kernel calls, beside the loop. It always runs to its end: closing
+    fds under a thread that uses them would hit whatever fd gets the number next.
+    """
+
+    def step() -> sessions.Call | _Result[Any]:
+        try:
+            return advance()
+        except StopIteration as end:
+            return _Result(end.value)
+
+    running = asyncio.ensure_future(asyncio.to_thread(step))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
+        outcome = None if running.exception() else running.result()
+        if isinstance(outcome, _Result) and isinstance(outcome.value, OutgoingSession | IncomingSession | Arrival):
+            outcome.value.close()  # nobody will get the session that was made
+        raise

@@ -1,0 +1,228 @@
+"""A blocking connection to one of luod's sockets: a call out, its answers in, with deadlines.
+
+It knows no method: those are `luod.ipc.client.sessions` for programs and `luod.ctl.admin` for luoctl.
+Standard library only, no thread. For a loop it is `luod.aio`; the server's side is `luod.ipc.server.wire`.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Generator, Iterator, Sequence
+from types import TracebackType
+from typing import Final, Protocol, Self, TypeVar
+
+from luod.errors import BadInput, CallFailed, DaemonUnreachable, LuodError, ProtocolError
+from luod.ipc import framing
+from luod.linux import HasFileno
+
+ROOM_SECONDS: Final = 2.0
+"""For how long it is tried to be let in, where there are too many connections."""
+ROOM_PAUSE: Final = 0.02
+
+TIMEOUT: Final = 30.0
+"""Seconds a call may take. luod itself waits for /dev/liveupdate for a while when another process has it open."""
+
+
+T = TypeVar("T")
+
+
+class Encoded(Protocol):
+    """A call of an exchange. `fds` go along with it, and stay their owner's."""
+
+    @property
+    def fds(self) -> Sequence[HasFileno]: ...
+
+    def encode(self) -> bytes: ...
+
+
+class Connection:
+    """One connection to one of luod's sockets. Owns the socket and whatever came over it and was not taken."""
+
+    def __init__(self, path: str, *, timeout: float | None) -> None:
+        """Connects. `timeout`, in seconds, holds for this and then for each `ask`; None waits for ever.
+
+        DaemonUnreachable. BadInput: `timeout` is not positive.
+        """
+        period = _period(timeout)
+        self._path = path
+        self._timeout = timeout
+        self._inbox = framing.Inbox()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # A timeout of Python's makes the socket non-blocking, and a unix socket then refuses to wait for room in
+            # the listener's queue. The kernel's own timeout waits.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, period)
+            self._socket.connect(path)
+        except (OSError, ValueError) as error:
+            self._socket.close()
+            raise unreachable(path, error) from error
+
+    def ask(self, message: bytes, fds: Sequence[int] = ()) -> framing.Reply:
+        """Sends a call and returns its reply, which the caller closes. `fds` stay the caller's.
+
+        DaemonUnreachable, ProtocolError, and the error the reply carries; see `framing.to_error`.
+        """
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        self._send(message, fds, deadline)
+        return answer(self._reply(deadline))
+
+    def follow(self, message: bytes) -> Iterator[framing.Reply]:
+        """Sends a call with `more` and yields its replies as they come, for as long as it takes, the last included;
+        each is closed when the next is asked for. Errors as of `ask`.
+        """
+        self._send(message, (), None)
+        continues = True
+        while continues:
+            reply = self._reply(None)
+            try:
+                reply.raise_error()
+                yield reply
+                continues = reply.continues
+            finally:
+                reply.close()
+
+    def begin(self, message: bytes) -> None:
+        """Sends a call with `more`, whose replies `next` gives. DaemonUnreachable."""
+        self._send(message, (), None if self._timeout is None else time.monotonic() + self._timeout)
+
+    def next(self, seconds: float | None) -> framing.Reply | None:
+        """The next reply, the caller's to close; None: none came in `seconds` (None: for ever). Errors as of `ask`."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while (reply := self._inbox.take()) is None:
+            self._socket.settimeout(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+            try:
+                data, fds = framing.receive(self._socket)
+            except (TimeoutError, BlockingIOError):
+                return None
+            except OSError as error:
+                raise unreachable(self._path, error) from error
+            if not data:
+                raise unreachable(self._path, ConnectionResetError())
+            self._inbox.feed(data, fds)
+        reply.raise_error()
+        return reply
+
+    def fileno(self) -> int:
+        """The socket's fd, still owned by this object; -1 when it is closed."""
+        return self._socket.fileno()
+
+    def _send(self, message: bytes, fds: Sequence[int], deadline: float | None) -> None:
+        try:
+            self._wait_until(deadline)
+            framing.send(self._socket, message, fds)
+        except BrokenPipeError:
+            return  # it may have said why before it hung up
+        except OSError as error:
+            raise unreachable(self._path, error) from error
+
+    def _reply(self, deadline: float | None) -> framing.Reply:
+        while (reply := self._inbox.take()) is None:
+            try:
+                self._wait_until(deadline)
+                data, fds = framing.receive(self._socket)
+            except OSError as error:
+                raise unreachable(self._path, error) from error
+            if not data:
+                raise unreachable(self._path, ConnectionResetError())
+            self._inbox.feed(data, fds)
+        return reply
+
+    def _wait_until(self, deadline: float | None) -> None:
+        if deadline is None:
+            self._socket.settimeout(None)
+            return
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+
+    def close(self) -> None:
+        """Closes the socket, and fds that came and were not taken."""
+        self._inbox.close()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def perform(steps: Generator[Encoded, framing.Reply, T], path: str, timeout: float) -> T:
+    """Runs a `luod.ipc.client.sessions` with luod at `path`, a connection a call. Errors as of `ask`, or its own."""
+    try:
+        call = next(steps)
+        while True:
+            try:
+                reply = _ask(call, path, timeout)
+            except LuodError as error:
+                call = steps.throw(error)
+                continue
+            try:
+                call = steps.send(reply)
+            finally:
+                reply.close()
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        steps.close()
+
+
+def _ask(call: Encoded, path: str, timeout: float) -> framing.Reply:
+    until = time.monotonic() + min(timeout, ROOM_SECONDS)
+    while True:
+        try:
+            with Connection(path, timeout=timeout) as connection:
+                return connection.ask(call.encode(), [fd.fileno() for fd in call.fds])
+        except CallFailed as error:
+            if not is_crowded(error) or time.monotonic() >= until:
+                raise
+        time.sleep(ROOM_PAUSE)
+
+
+def is_crowded(error: CallFailed) -> bool:
+    """Whether the call was not even looked at, since there are as many connections as may be. All VMMs of
+    a user vote at the same time, each over a connection of its own, so there may be room in a moment.
+    """
+    return error.name == framing.TOO_MANY_CONNECTIONS
+
+
+def answer(reply: framing.Reply) -> framing.Reply:
+    """`reply`, the one answer to a call. Raises the error it carries (see `framing.to_error`), or ProtocolError."""
+    reply.raise_error()
+    if reply.continues:
+        reply.close()
+        raise ProtocolError("luod announces further answers to a call that has one")
+    return reply
+
+
+def _period(timeout: float | None) -> bytes:
+    """`timeout` as a struct timeval, in which 0 means for ever. BadInput unless it is positive."""
+    if timeout is None:
+        return struct.pack("@ll", 0, 0)
+    if not 0 < timeout < 2**31:
+        raise BadInput(f"a timeout is a positive number of seconds: {timeout}")
+    seconds, fraction = divmod(timeout, 1)
+    return struct.pack("@ll", int(seconds), max(int(fraction * 1e6), 1))
+
+
+def unreachable(path: str, error: Exception) -> DaemonUnreachable:
+    """What a failed system call on the socket at `path` means for whoever wants to talk to luod."""
+    match error:
+        case FileNotFoundError():
+            return DaemonUnreachable(f"there is no luod at {path}")
+        case ConnectionRefusedError():
+            return DaemonUnreachable(f"nobody listens at {path}")
+        case PermissionError():
+            return DaemonUnreachable(f"this user may not use {path}", hint="the admin socket is for root")
+        case TimeoutError() | BlockingIOError():
+            return DaemonUnreachable(f"luod at {path} did not answer in time", hint="is it stopped, or very busy?")
+        case ConnectionError():
+            return DaemonUnreachable(f"luod at {path} closed the connection without an answer", hint="see luod's log")
+        case _:
+            return DaemonUnreachable(f"{path}: {getattr(error, 'strerror', None) or error}")

@@ -1,0 +1,73 @@
+"""Files that luod holds for a program that is started again, step by step and without I/O: Stash, Unstash, DropStash.
+
+Exchanges like those of `luod.ipc.client.sessions`, run by `luod.client` and `luod.aio`, which document them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from luod.errors import BadInput, ProtocolError
+from luod.ipc.client.sessions import Call, Exchange
+from luod.ipc.framing import Reply
+from luod.linux import Fd, HasFileno
+from luod.liveupdate.session import check_text, encode_name
+
+AT_ONCE: Final = 16
+"""Files of one Stash: what one message of luod's carries."""
+
+
+def stash(name: str, files: Mapping[str, HasFileno]) -> Exchange[None]:
+    encode_name(name)
+    if not 1 <= len(files) <= AT_ONCE:
+        raise BadInput(f"{len(files)} files at once", hint=f"1 to {AT_ONCE} go under one name")
+    for label, file in files.items():
+        check_text(label, "a file's name")
+        try:
+            if file.fileno() < 0:
+                raise ValueError("it is closed")
+        except ValueError as error:
+            raise BadInput(f"the file {label!r} is not open: {error}") from error
+    passed = [{"name": label, "fileFileDescriptor": index} for index, label in enumerate(files)]
+    yield Call("Stash", {"name": name, "files": passed}, fds=tuple(files.values()))
+
+
+def unstash(name: str, *, keep: bool) -> Exchange[dict[str, Fd]]:
+    encode_name(name)
+    reply = yield Call("Unstash", {"name": name})
+    taken = _files(reply)
+    try:
+        if not keep:
+            yield Call("DropStash", {"name": name})  # only now that they are here
+    except BaseException:
+        _close(taken)
+        raise
+    return taken
+
+
+def drop_stash(name: str) -> Exchange[None]:
+    encode_name(name)
+    yield Call("DropStash", {"name": name})
+
+
+def _files(reply: Reply) -> dict[str, Fd]:
+    listed = reply.parameters.get("files")
+    taken: dict[str, Fd] = {}
+    try:
+        for entry in listed if isinstance(listed, list) else ():
+            label, index = (entry.get("name"), entry.get("fileFileDescriptor")) if isinstance(entry, dict) else (0, 0)
+            if not isinstance(label, str) or type(index) is not int or not 0 <= index < len(reply.fds):
+                raise ProtocolError(f"luod gives a file that is none: {entry!r:.100}")
+            if label in taken:
+                raise ProtocolError(f"luod gives two files {label!r:.100}")
+            taken[label] = reply.fds[index].duplicate()
+    except BaseException:
+        _close(taken)
+        raise
+    return taken
+
+
+def _close(files: Mapping[str, Fd]) -> None:
+    for file in files.values():
+        file.close()

@@ -1,0 +1,66 @@
+"""The memory limits of this process, for where it cannot read them: from files kept open, or from luod.
+
+A session that luod gave has such an object, and asks it when /proc or the cgroup file system is missing, as in the
+chroot of a VMM's jail. The files are opened with the session, so they can be read after chroot(2); they tell nothing
+once the process has moved to another cgroup, or in a child process. luod is then asked over a connection of its own,
+by the path that it had, if the jail has that. Both tell what is left at the moment of the question.
+"""
+
+from __future__ import annotations
+
+from luod import memory
+from luod.errors import LuodError
+from luod.ipc.client.connection import Connection
+from luod.ipc.framing import SESSIONS, encode_call
+from luod.memory import Answer, Room, Unknown
+
+_SECONDS = 5.0
+"""For luod's answer: it reads a few small files."""
+
+
+class Limits:
+    """`luod.memory.Limits` of a session that the luod at `path` gave."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._kept = memory.keep()
+
+    def chargeable(self, enough: int) -> Answer:
+        return self._asked("chargeable", None if self._kept is None else self._kept.chargeable(enough))
+
+    def free(self, enough: int) -> Answer:
+        return self._asked("free", None if self._kept is None else self._kept.free(enough))
+
+    def close(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    def _asked(self, member: str, answer: Answer) -> Answer:
+        """Returns `answer`, or luod's where that is Unknown, or no file was kept open."""
+        if self._kept is not None and not isinstance(answer, Unknown):
+            return answer
+        try:
+            with Connection(self._path, timeout=_SECONDS) as connection:
+                reply = connection.ask(encode_call(f"{SESSIONS}.Room", {}))
+            parameters = reply.parameters
+            reply.close()
+        except LuodError as error:
+            kept = f"{answer.why}; " if isinstance(answer, Unknown) else ""
+            return Unknown(f"{kept}luod cannot be asked: {error.message}")
+        room = _room(parameters.get(member))
+        why = parameters.get("unknown")
+        if why is not None or member not in parameters:
+            return Unknown(f"luod: {why or 'it did not say'}"[:500], room)
+        return room
+
+
+def _room(given: object) -> Room | None:
+    """Returns the limit in luod's answer. What is not understood leaves nothing."""
+    if given is None:
+        return None
+    available = given.get("available") if isinstance(given, dict) else None
+    limit = given.get("limit") if isinstance(given, dict) else None
+    if type(available) is not int or available < 0 or not isinstance(limit, str):
+        return Room(0, "an answer of luod's that this library does not understand")
+    return Room(available, limit)

@@ -1,0 +1,290 @@
+"""What a program asks luod about sessions, step by step and without I/O: `io.luod.Sessions` from the client's side.
+
+An exchange is a generator: it yields a `Call` and is sent the `Reply`, so that both surfaces, `luod.client` (a blocking
+socket) and `luod.aio` (a loop), run the same one. What a caller may expect, errors and ownership, is documented there.
+The steps between two calls make live-update calls on the caller's own session fds, in the caller's process: luod is
+never on the data path. Answers are input from outside, so what is not as the interface says is a ProtocolError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Collection, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from luod.errors import (
+    BadInput,
+    ComesBackSealed,
+    FilesMissing,
+    KernelRefused,
+    LuodError,
+    ManifestError,
+    NotRetrieved,
+    ProtocolError,
+)
+from luod.ipc.client.limits import Limits
+from luod.ipc.framing import SESSIONS, Reply, encode_call
+from luod.linux import F_GET_SEALS, F_SEAL_EXEC
+from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
+from luod.liveupdate.outgoing import new_manifest
+from luod.liveupdate.session import check_token, encode_name
+from luod.manifest import PART_SIZE, RESERVED_TOKENS, Entry, read_first
+
+T = TypeVar("T")
+
+OUTGOING: Final = "outgoing"
+INCOMING: Final = "incoming"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One method call; `method` is its name without the interface. `fds`, which go along, stay their owner's."""
+
+    method: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    interface: str = SESSIONS
+    fds: tuple[HasFileno, ...] = ()
+
+    def encode(self) -> bytes:
+        return encode_call(f"{self.interface}.{self.method}", self.parameters)
+
+
+Exchange = Generator[Call, Reply, T]
+"""Whoever runs it closes each Reply when the step it was sent into is done: fds nobody took end there."""
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """A session of luod's, as it lists them. `owner` is the uid that created it.
+
+    `direction` is "outgoing" or "incoming". `state` is "held" (outgoing, luod keeps an fd of it), "dropped" (outgoing,
+    luod keeps none, since a replace did not end), "waiting" (incoming, still in the kernel), "retrieved" (incoming, and
+    handed out), "torn" or "resumed" (incoming, and handed out no more); a newer luod may know more.
+    """
+
+    name: str
+    owner: int
+    direction: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Description(SessionInfo):
+    """What luod knows of a session without its contents.
+
+    `bytes` are those of the files its participant declared. `generation`, of NAME#GENERATION, is the update it was
+    written in. `update` is the one that carried an incoming session, None for a kexec without luod. The seconds are
+    until its participant was ready in each phase of that. `process` is the process whose end luod waits for before it
+    reaps or discards the session; None: it waits for none, or that has ended.
+    """
+
+    bytes: int
+    generation: int | None
+    update: str | None
+    preparing_seconds: float
+    freezing_seconds: float
+    process: int | None
+
+
+def create(name: str, path: str, *, manifest: bool) -> Exchange[OutgoingSession]:
+    """`path` is luod's socket, which the session asks for the limits of memory where this process cannot read them."""
+    encode_name(name)  # luod's own rules are stricter; of what is no name at all it would only drop the connection
+    return (yield from _made("Create", name, path, manifest=manifest))
+
+
+def retrieve(name: str, path: str) -> Exchange[IncomingSession]:
+    """`path` as of `create`."""
+    encode_name(name)
+    reply = yield Call("Retrieve", {"name": name})
+    return _named(name, IncomingSession(reply.take("sessionFileDescriptor"), limits=Limits(path)))
+
+
+def release(session: OutgoingSession | IncomingSession | SessionInfo, *, finished: bool) -> Exchange[None]:
+    if isinstance(session, SessionInfo):
+        direction = session.direction
+    else:
+        direction = OUTGOING if isinstance(session, OutgoingSession) else INCOMING
+    if finished and direction == OUTGOING:
+        raise BadInput("an outgoing session is not finished but given up", hint="release it without finished=True")
+    yield _release(session.name, direction, finished=finished)
+    if not isinstance(session, SessionInfo):
+        session.close()
+
+
+def refuse_losses(session: IncomingSession) -> None:
+    """NotRetrieved, ContentsUnknown, ManifestError: finishing the session would drop something."""
+    if dropped := session.unretrieved():
+        listed = ", ".join(map(str, dropped[:10]))
+        raise NotRetrieved(f"finishing session {session.name!r} would drop tokens {listed}", tokens=dropped)
+
+
+def finish(session: IncomingSession, *, discard: bool, tokens: Iterable[int] | None) -> Exchange[None]:
+    session.finish(discard=discard, tokens=tokens)
+    yield from release(session, finished=True)
+
+
+def replace(
+    session: OutgoingSession, files: Mapping[int, HasFileno], drop: Collection[int], path: str
+) -> Exchange[OutgoingSession]:
+    before = {entry.token: entry for entry in session.contents}
+    _check_replacement(before, files, drop)
+    name, manifest = session.name, session.has_manifest
+    session.close()
+    anew = yield from _made("Replace", name, path, manifest=manifest)
+    try:
+        for token, file in files.items():
+            name_in_manifest = before[token].name if token in before else None
+            anew.preserve(file, token, name=name_in_manifest, allow_sealed=True)
+    except LuodError:
+        anew.close()
+        # Half a session must not be carried, nor keep the name from the caller, who has all the files. When luod
+        # cannot be told, what was refused is still what the caller has to hear.
+        with contextlib.suppress(LuodError):
+            yield _release(name, OUTGOING, finished=False)
+        raise
+    except BaseException:
+        anew.close()
+        raise
+    return anew
+
+
+def manifest(name: str, direction: str) -> Exchange[tuple[tuple[Entry, ...], bool]]:
+    encode_name(name)
+    reply = yield Call("Manifest", {"name": name} if direction == OUTGOING else {"name": name, "direction": direction})
+    with reply.take("manifestFileDescriptor") as part:
+        # Its maker may have given anything: a pipe would keep us waiting.
+        if _seals(part) is None or os.fstat(part.fileno()).st_size != PART_SIZE:
+            raise ManifestError("what luod was given as the manifest is none")
+        return read_first(os.pread(part.fileno(), PART_SIZE, 0))
+
+
+def sessions() -> Exchange[tuple[SessionInfo, ...]]:
+    reply = yield Call("List")
+    entries = reply.parameters.get("sessions")
+    if not isinstance(entries, list):
+        raise ProtocolError("luod's answer has no list `sessions`")
+    return tuple(_session(entry) for entry in entries)
+
+
+def give_up(name: str, direction: str | None, *, force: bool) -> Exchange[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Releases a workload; the sessions that were, and those of them that another process has open."""
+    encode_name(name)
+    parameters: dict[str, Any] = {"name": name}
+    if direction is not None:
+        parameters["direction"] = direction
+    if force:
+        parameters["force"] = True
+    reply = yield Call("GiveUp", parameters)
+    released, still_open = reply.parameters.get("released"), reply.parameters.get("open")
+    if not isinstance(released, list) or not isinstance(still_open, list):
+        raise ProtocolError("luod's answer has no lists `released` and `open`")
+    return tuple(map(str, released)), tuple(map(str, still_open))
+
+
+def describe(name: str) -> Exchange[tuple[Description, ...]]:
+    encode_name(name)
+    reply = yield Call("Describe", {"name": name})
+    entries = reply.parameters.get("sessions")
+    if not isinstance(entries, list):
+        raise ProtocolError("luod's answer has no list `sessions`")
+    return tuple(_description(entry) for entry in entries)
+
+
+def _description(entry: object) -> Description:
+    session = _session(entry)
+    assert isinstance(entry, dict)
+    try:
+        return Description(
+            session.name,
+            session.owner,
+            session.direction,
+            session.state,
+            int(entry["bytes"]),
+            None if entry.get("generation") is None else int(entry["generation"]),
+            None if entry.get("update") is None else str(entry["update"]),
+            float(entry["preparingSeconds"]),
+            float(entry["freezingSeconds"]),
+            None if entry.get("process") is None else int(entry["process"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"luod's answer describes no session: {entry!r:.100}") from error
+
+
+def _release(name: str, direction: str, *, finished: bool) -> Call:
+    outcome = "finished" if finished else "given_up"
+    return Call("Release", {"name": name, "direction": direction, "outcome": outcome})
+
+
+def _check_replacement(before: Mapping[int, Entry], files: Mapping[int, HasFileno], drop: Collection[int]) -> None:
+    """Refuses, while nothing has changed yet, whatever can be known to go wrong."""
+    dropped, inodes = set(drop), dict[tuple[int, int], int]()
+    if both := sorted(dropped & files.keys()):
+        raise BadInput(f"tokens both in `files` and in `drop`: {both}")
+    if unknown := sorted(dropped - before.keys()):
+        raise BadInput(f"tokens in `drop` that the session does not hold: {unknown}")
+    if missing := tuple(token for token in before if token not in files and token not in dropped):
+        raise FilesMissing(f"these tokens would be lost: {', '.join(map(str, missing))}", tokens=missing)
+    for token, file in files.items():
+        check_token(token)
+        if token in RESERVED_TOKENS:
+            raise BadInput(f"token {token} is reserved for the manifest", hint="take another")
+        try:
+            status = os.fstat(file.fileno())
+        except (OSError, ValueError) as error:
+            raise BadInput(f"the file for token {token} is not open: {error}") from error
+        if (other := inodes.setdefault((status.st_dev, status.st_ino), token)) != token:
+            raise BadInput(f"tokens {other} and {token} are the same file")
+        # What the caller let come back sealed when it was first preserved is not asked about again.
+        if (_seals(file) or 0) & ~(before[token].seals if token in before else 0) & F_SEAL_EXEC:
+            raise ComesBackSealed(f"the file for token {token} has F_SEAL_EXEC, so it would come back immutable")
+
+
+def _seals(file: HasFileno) -> int | None:
+    """The seals of a memfd; None for what can have none."""
+    try:
+        return fcntl.fcntl(file.fileno(), F_GET_SEALS)
+    except OSError:
+        return None
+
+
+def _made(method: str, name: str, path: str, *, manifest: bool) -> Exchange[OutgoingSession]:
+    """An outgoing session, of whose manifest luod gets a duplicate: the session itself gives nothing back."""
+    if not manifest:
+        reply = yield Call(method, {"name": name})
+        return _named(name, OutgoingSession(reply.take("sessionFileDescriptor"), manifest=False, limits=Limits(path)))
+    first = new_manifest()
+    try:
+        reply = yield Call(method, {"name": name, "manifestFileDescriptor": 0}, fds=(first,))
+        session = OutgoingSession(reply.take("sessionFileDescriptor"), manifest=first, limits=Limits(path))
+    except BaseException:
+        first.close()
+        raise
+    return _named(name, session)
+
+
+S = TypeVar("S", OutgoingSession, IncomingSession)
+
+
+def _named(name: str, session: S) -> S:
+    """`session`, once the kernel has confirmed that the fd is the session asked for."""
+    try:
+        found = session.name
+    except KernelRefused as error:
+        session.close()
+        raise ProtocolError(f"luod sent an fd that is no session: {error}") from error
+    if found != name:
+        session.close()
+        raise ProtocolError(f"luod sent session {found!r} in place of {name!r}")
+    return session
+
+
+def _session(entry: object) -> SessionInfo:
+    if isinstance(entry, dict):
+        name, owner = entry.get("name"), entry.get("owner")
+        direction, state = entry.get("direction"), entry.get("state")
+        if isinstance(name, str) and type(owner) is int and isinstance(direction, str) and isinstance(state, str):
+            return SessionInfo(name, owner, direction, state)
+    raise ProtocolError(f"luod's list has an entry that is no session: {entry!r:.100}")

@@ -1,0 +1,1 @@
+"""The Varlink interfaces as types, and the .varlink files that are generated from them."""

@@ -1,0 +1,416 @@
+"""`io.luod.Admin` as types: what an operator asks luod for. `io.luod.Admin.varlink` is generated from this module.
+
+Like `luod.ipc.interfaces.sessions`, only that it is served on the admin socket, which is root's, and to those whom the
+policy lets update; they get PermissionDenied of what is root's alone.
+"""
+
+import fcntl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypedDict
+
+from asyncvarlink import FileDescriptor, LastResult, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
+from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
+
+from luod.ipc.framing import ADMIN
+from luod.ipc.interfaces.timeline import TimelineReply
+from luod.ipc.server.peer import Peer
+from luod.linux import Fd
+
+
+class NotLoaded(TypedVarlinkErrorReply, interface=ADMIN):
+    """No kernel was loaded through luod, and luod jumps into no other."""
+
+    class Parameters:
+        message: str
+        hint: str
+
+
+class NotAKernelImage(TypedVarlinkErrorReply, interface=ADMIN):
+    """The kernel does not take the file for a kernel image. Whatever was loaded before is still loaded."""
+
+    class Parameters:
+        message: str
+        hint: str
+
+
+class UpdateRunning(TypedVarlinkErrorReply, interface=ADMIN):
+    """One update at a time."""
+
+    class Parameters:
+        message: str
+        hint: str
+
+
+class Refused(TypedVarlinkErrorReply, interface=ADMIN):
+    """luod declines, to keep state from getting lost. Nothing was changed."""
+
+    class Parameters:
+        message: str
+        hint: str
+
+
+class KernelRefused(TypedVarlinkErrorReply, interface=ADMIN):
+    """The kernel answered `call` with `errno`, which means `meaning` for that call. No session is lost."""
+
+    class Parameters:
+        call: str
+        errno: int
+        meaning: str
+        message: str
+        hint: str
+
+
+class NoUpdate(TypedVarlinkErrorReply, interface=ADMIN):
+    """No update is under way."""
+
+    class Parameters:
+        message: str
+        hint: str
+
+
+class TooLate(TypedVarlinkErrorReply, interface=ADMIN):
+    """reboot(2) is called: nobody can call the update off any more."""
+
+    class Parameters:
+        message: str
+        hint: str
+
+
+class ReapFailed(TypedVarlinkErrorReply, interface=ADMIN):
+    """The reaper failed, or was ended. The session is stuck: it is handed to nobody, and in nobody's way."""
+
+    class Parameters:
+        name: str
+        message: str
+        hint: str
+
+
+class NotForwardable(TypedVarlinkErrorReply, interface=ADMIN):
+    """The session holds a device or what nobody wrote down, is not as its guest left it, or does not fit the memory.
+
+    Nothing was changed.
+    """
+
+    class Parameters:
+        name: str
+        message: str
+        hint: str
+
+
+class ForwardFailed(TypedVarlinkErrorReply, interface=ADMIN):
+    """It was begun, and not ended. Nothing that was there is lost: luod holds it, and this can be called again."""
+
+    class Parameters:
+        name: str
+        message: str
+        hint: str
+
+
+Standing = Literal["awaited", "granted", "ready", "vetoed", "lost"]
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One that has a part in an update. `seconds` is how long it took to what it stands at, in this phase; of
+    one that is awaited, how long it has been until now.
+    """
+
+    id: int
+    name: str
+    uid: int
+    pid: int
+    sessions: list[str]
+    bytes: int
+    standing: Standing
+    reason: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """A session whose reaper failed, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What luod found before an update. `name` is stable; `what`, `why` and `remedy` are for people. A refusal stands
+    in the way unless it is `forced`.
+    """
+
+    name: str
+    severity: Literal["refusal", "warning"]
+    what: str
+    why: str
+    remedy: str
+    forced: bool = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a file or directory of luod's own, or where a copy of the registry is that luod did not go by
+    ("" where nowhere); and what to do. For people.
+    """
+
+    path: str
+    what: str
+    remedy: str
+
+
+class CheckReply(TypedDict):
+    """What Check answers. `release` is the next kernel's, null where its image cannot be read."""
+
+    refused: bool
+    release: str | None
+    findings: list[Finding]
+
+
+class Progress(TypedDict):
+    """One reply of Update."""
+
+    state: Literal["checked", "preparing", "freezing", "jumping", "cancelled"]
+    update: str
+    generation: int
+    secondsLeft: float | None
+    participants: list[Participant]
+    torn: list[str]
+    reason: str | None
+    findings: list[Finding]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How the operator wants an update. `deadline` is in seconds, of each phase, None for the usual. `force_findings`
+    are the names of findings that shall not stand in the way.
+    """
+
+    deadline: float | None = None
+    force: bool = False
+    dry_run: bool = False
+    force_findings: tuple[str, ...] = ()
+
+
+class StatusReply(TypedDict):
+    """What Status answers."""
+
+    version: str
+    state: str
+    boot: int
+    kernelLoaded: bool
+    commandLine: str | None
+    sessions: int
+    waiting: int
+    retrieved: int
+    torn: int
+    participants: int
+    heldFiles: int
+    generation: int
+    stuck: list[Stuck]
+    restoreSecondsLeft: float | None
+    policyFile: str | None
+    policyError: str | None
+    stateDirectory: list[Problem]
+    registry: list[Problem]
+
+
+class Service(Protocol):
+    """What luod does for root. Fds in parameters belong to the service, those it does not keep it closes."""
+
+    async def status(self) -> StatusReply: ...
+    async def load_kernel(
+        self, kernel: Fd, initrd: Fd | None, command_line: str, force_findings: list[str]
+    ) -> None: ...
+    async def check(
+        self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes
+    ) -> CheckReply: ...
+    def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]: ...
+    async def abort(self, peer: Peer) -> None: ...
+    async def reap(self, peer: Peer, name: str, force: bool) -> str: ...
+    async def timeline(self) -> TimelineReply: ...
+    async def forward(self, peer: Peer, name: str) -> str: ...
+    async def stop(self, peer: Peer, drop: bool) -> list[str]: ...
+
+
+class Admin(VarlinkInterface, name=ADMIN):
+    """The operator's side of luod: load the next kernel, then jump into it with every session kept."""
+
+    errors = (
+        NotLoaded,
+        NotAKernelImage,
+        UpdateRunning,
+        Refused,
+        KernelRefused,
+        NoUpdate,
+        TooLate,
+        ReapFailed,
+        NotForwardable,
+        ForwardFailed,
+    )
+
+    def __init__(self, service: Service, peer: Peer, may_update: Callable[[], bool] = lambda: False) -> None:
+        """`may_update` is asked at each call, of a peer that is not root."""
+        self._service = service
+        self._peer = peer
+        self._may_update = may_update
+
+    def _permit(self, *, root_only: bool = False) -> None:
+        if not self._peer.root and (root_only or not self._may_update()):
+            raise PermissionDenied()
+
+    @varlinkmethod
+    async def Status(self) -> StatusReply:
+        """version: of luod. state: idle, preparing, freezing, jumping, or restoring, which is idle with incoming
+        sessions; broken: no session works in this kernel (io.luod.Sessions.LiveUpdateBroken). boot: live updates luod
+        has seen, plus one. kernelLoaded, commandLine: what was loaded through luod. sessions: outgoing ones. waiting,
+        retrieved (and resumed), torn: incoming ones, by state; an update waits for them to be finished. participants:
+        who follows now. heldFiles: handed over, and lost to an update. generation: updates that were begun. stuck:
+        sessions whose reaper failed. restoreSecondsLeft: until what nobody claimed is reaped; null: never. policyFile:
+        null where there is none. policyError: what is wrong with it, so that an older one is in force.
+        stateDirectory: what is wrong with it; an update is refused meanwhile. registry: copies of it that luod did not
+        go by when it began: of another machine, boot or format, or damaged.
+        """
+        self._permit()
+        return await self._service.status()
+
+    @varlinkmethod
+    async def LoadKernel(
+        self,
+        *,
+        kernelFileDescriptor: FileDescriptor,
+        initrdFileDescriptor: FileDescriptor | None,
+        commandLine: str,
+        forceFindings: list[str] | None,
+    ) -> None:
+        """Loads a kernel image, and an initial RAM disk, with kexec_file_load. luod keeps the files, and loads them
+        again right before the jump. An initial RAM disk that no kernel can use is refused, unless forceFindings has
+        initrd-unusable. Root's alone.
+
+        Errors: NotAKernelImage, UpdateRunning, Refused, KernelRefused.
+        """
+        self._permit(root_only=True)
+        kernel = _copy(kernelFileDescriptor, "kernelFileDescriptor")
+        try:
+            initrd = None if initrdFileDescriptor is None else _copy(initrdFileDescriptor, "initrdFileDescriptor")
+        except (OSError, InvalidParameter):
+            kernel.close()
+            raise
+        await self._service.load_kernel(kernel, initrd, commandLine, forceFindings or [])
+
+    @varlinkmethod
+    async def Check(
+        self,
+        *,
+        kernelFileDescriptor: FileDescriptor | None,
+        initrdFileDescriptor: FileDescriptor | None,
+        commandLine: str | None,
+        force: bool | None,
+        forceFindings: list[str] | None,
+    ) -> CheckReply:
+        """Says what an update into a kernel would lose, or may. Nothing is changed and nobody is asked. Without a
+        kernel it is about the one that was loaded. release: the next kernel's.
+
+        findings: each has a stable name; severity "refusal" (Update refuses, unless it is forced by that name) or
+        "warning"; what was found; why it matters; the remedy. refused: whether there is a refusal that is not forced:
+        force, forceFindings are those an Update would be called with. To give a kernel is root's alone.
+
+        Errors: NotLoaded, UpdateRunning, Refused (forceFindings names one that there is not).
+        """
+        self._permit(root_only=kernelFileDescriptor is not None or initrdFileDescriptor is not None)
+        kernel = None if kernelFileDescriptor is None else _copy(kernelFileDescriptor, "kernelFileDescriptor")
+        try:
+            initrd = None if initrdFileDescriptor is None else _copy(initrdFileDescriptor, "initrdFileDescriptor")
+        except (OSError, InvalidParameter):
+            if kernel is not None:
+                kernel.close()
+            raise
+        wishes = Wishes(force=bool(force), force_findings=tuple(forceFindings or ()))
+        return await self._service.check(kernel, initrd, commandLine, wishes)
+
+    @varlinkmethod(delay_generator=False)
+    async def Update(
+        self, *, deadlineSeconds: float | None, force: bool | None, dryRun: bool | None, forceFindings: list[str] | None
+    ) -> AsyncIterator[Progress]:
+        """Jumps into the loaded kernel, with everybody that follows (io.luod.Updates) being ready. Call it with "more".
+
+        Each change is a reply. participants: those of whom something is new, all in the first reply. torn: the sessions
+        that will be lost to the next kernel's guests, as far as known. secondsLeft: until the phase's deadline. After
+        the reply "jumping" the connection ends with the machine. "cancelled", with a reason, is the last reply:
+        everybody resumes, nothing is lost, and a later update works. An error comes before anybody is asked. Closing
+        the connection before "jumping" cancels.
+
+        deadlineSeconds: of each phase, to which time is added for the bytes to preserve. force: those who are late, or
+        gone, or for whose PRESERVE memory is short, or whom nobody follows for, are left behind, and their sessions are
+        torn; a veto still cancels; root's alone, as is forceFindings. dryRun: nobody is asked and nothing changed; the
+        one reply is "checked". findings, in the first reply: what Check would find. One that is a refusal, and whose
+        name is not in forceFindings, ends an update with the error Refused.
+
+        Errors: NotLoaded, UpdateRunning, Refused, NotAKernelImage, KernelRefused.
+        """
+        self._permit(root_only=bool(force or forceFindings))
+        wishes = Wishes(deadlineSeconds, bool(force), bool(dryRun), tuple(forceFindings or ()))
+        async with aclosing(self._service.update(self._peer, wishes)) as replies:
+            async for progress in replies:
+                if progress["state"] in ("checked", "cancelled"):
+                    raise LastResult(progress)
+                yield progress
+
+    @varlinkmethod
+    async def Abort(self) -> None:
+        """Cancels the update that is under way. Answered when everybody has been told to resume.
+
+        Errors: NoUpdate, TooLate.
+        """
+        self._permit()
+        await self._service.abort(self._peer)
+
+    @varlinkmethod(return_parameter="report")
+    async def Reap(self, *, name: str, force: bool | None) -> str:
+        """Has the incoming sessions NAME and NAME#NUMBER of a workload cleaned up by the reaper, and answers what that
+        reported. From its begin on nothing can be resumed from them. Root's alone. force: also when a process that may
+        live has one of them.
+
+        Errors: ReapFailed, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Refused, io.luod.Sessions.Busy.
+        """
+        self._permit(root_only=True)
+        return await self._service.reap(self._peer, name, bool(force))
+
+    @varlinkmethod
+    async def Timeline(self) -> TimelineReply:
+        """The update that is under way, or the last one: when each session was in which phase, in seconds since it was
+        asked for, through the jump.
+        """
+        self._permit()
+        return await self._service.timeline()
+
+    @varlinkmethod(return_parameter="report")
+    async def Forward(self, *, name: str) -> str:
+        """Makes the incoming sessions NAME and NAME#NUMBER of a workload that nobody claimed outgoing ones: the same
+        files under the same tokens and names, for the next kernel. The owner is who it was, and can retrieve them there
+        and not here. Root's alone.
+
+        Errors: NotForwardable, ForwardFailed, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Refused (somebody has
+        it, or an outgoing one of the name is there), io.luod.Sessions.Busy.
+        """
+        self._permit(root_only=True)
+        return await self._service.forward(self._peer, name)
+
+    @varlinkmethod(return_parameter="lost")
+    async def Stop(self, *, drop: bool | None) -> list[str]:
+        """Ends luod, both processes, right after the answer. Refused while only luod has sessions or files open, since
+        they are lost with it; with drop it ends regardless. lost: what is, for people. Root's alone.
+
+        Errors: Refused, UpdateRunning.
+        """
+        self._permit(root_only=True)
+        return await self._service.stop(self._peer, bool(drop))
+
+
+def _copy(passed: FileDescriptor, parameter: str) -> Fd:
+    """A duplicate: two parameters may point to one fd, and the library closes it after the call."""
+    if not passed:
+        raise InvalidParameter(parameter=parameter)  # neither a regular file nor memory, so luod did not receive it
+    return Fd(fcntl.fcntl(passed.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))

@@ -1,0 +1,1 @@
+"""The server's side of the wire: connections, fairness, fds from clients, calls and replies. It knows no method."""

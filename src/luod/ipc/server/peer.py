@@ -1,0 +1,117 @@
+"""Who is at the other end of a unix socket: SO_PEERCRED, and a pidfd, since a bare pid can be somebody else's by now.
+
+No policy: who may do what is `luod.daemon.sessions.service`. Called by `luod.ipc.server.wire` for each connection it
+accepts.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+from dataclasses import dataclass, field
+from typing import Final
+
+from luod.linux import SO_PEERGROUPS, SO_PEERPIDFD, Fd
+
+_UCRED: Final = struct.Struct("=iII")
+_OVERFLOW_UID: Final = 65534
+_GROUPS_BYTES: Final = 1024
+_MOST_GROUPS_BYTES: Final = 4 * 65536
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A peer as it was when it connected. Owns the pidfd; whoever accepted the connection calls close()."""
+
+    uid: int
+    gid: int
+    pid: int
+    """For logs only."""
+    pidfd: Fd | None = field(compare=False)
+    """None when the process was gone before it could be pinned, or belongs to another PID namespace."""
+    groups: tuple[int, ...] = ()
+    """Its supplementary groups."""
+
+    @property
+    def process(self) -> int | None:
+        """Its pid in this process's /proc; None: the process has ended, or cannot be seen there."""
+        if self.pidfd is None:
+            return None
+        try:
+            with open(f"/proc/self/fdinfo/{self.pidfd.fileno()}", encoding="ascii") as file:
+                pids = [line.split()[1] for line in file if line.startswith("Pid:")]
+        except (OSError, ValueError, IndexError):
+            return None
+        # -1 when it has ended, 0 when it is in no PID namespace of this /proc.
+        return int(pids[0]) if pids and pids[0].isdigit() and int(pids[0]) > 0 else None
+
+    @property
+    def root(self) -> bool:
+        return self.uid == 0
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether the user has no uid in our user namespace: many different users look like this one."""
+        return self.uid == overflow_uid()
+
+    def close(self) -> None:
+        if self.pidfd is not None:
+            self.pidfd.close()
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """The peer of a connected unix socket. Raises OSError."""
+    pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    groups = _groups(connection)
+    return Peer(uid, gid, pid, _pidfd(connection, pid), groups)
+
+
+def _groups(connection: socket.socket) -> tuple[int, ...]:
+    size = _GROUPS_BYTES
+    while size <= _MOST_GROUPS_BYTES:
+        try:
+            data = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, size)
+        except OSError as error:
+            if error.errno != errno.ERANGE:
+                return ()
+            size *= 16
+        else:
+            return struct.unpack(f"={len(data) // 4}I", data)
+    return ()
+
+
+def _pidfd(connection: socket.socket, pid: int) -> Fd | None:
+    try:
+        return Fd(connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD))
+    except OSError as error:
+        if error.errno not in (errno.ENOPROTOOPT, errno.EINVAL):
+            return None
+    # Linux before 6.5. While the peer has not hung up, its pid has not been given to anybody else.
+    try:
+        pidfd = Fd(os.pidfd_open(pid))
+    except OSError:
+        return None
+    poll = select.poll()
+    poll.register(connection, 0)
+    if poll.poll(0):
+        pidfd.close()
+        return None
+    return pidfd
+
+
+def overflow_uid() -> int:
+    """The uid that stands for every user without one in our user namespace."""
+    global _overflow_uid
+    if _overflow_uid is None:
+        try:
+            with open("/proc/sys/kernel/overflowuid", "rb") as file:
+                _overflow_uid = int(file.read())
+        except OSError:
+            _overflow_uid = _OVERFLOW_UID
+    return _overflow_uid
+
+
+_overflow_uid: int | None = None

@@ -1,0 +1,75 @@
+"""Asking the kernel about sessions in whose ioctls somebody hangs. The kernel's part is a call that waits."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from luod.daemon.sessions.finish_check import Checks
+from luod.ipc.interfaces.sessions import Busy
+from luod.linux import Fd, memfd
+
+ALICE, BOB = 1000, 1001
+
+
+@pytest.fixture
+def session() -> Fd:
+    """Nothing asks the kernel of it here."""
+    return memfd("session", 0)
+
+
+def test_who_hangs_in_many_is_busy_and_others_are_served(session: Fd) -> None:
+    over = threading.Event()
+
+    async def ask() -> None:
+        checks = Checks(patience=0.01)
+        for _ in range(4):
+            with pytest.raises(Busy) as told:
+                await checks.ask(ALICE, over.wait)
+            assert "in an ioctl of this session" in told.value.parameters["message"]
+        with pytest.raises(Busy) as told:
+            await checks.unfinished(ALICE, session)
+        assert "to answer about other sessions" in told.value.parameters["message"]
+        checks.patience = 60
+        assert await checks.ask(BOB, lambda: True)
+        # The pool that everything else uses is as it was.
+        assert await asyncio.to_thread(lambda: True)
+        over.set()
+        while checks.waiting:
+            await asyncio.sleep(0)
+
+    with session:
+        asyncio.run(ask())
+
+
+def test_what_the_kernel_refuses_comes_back() -> None:
+    def refuse() -> bool:
+        raise OSError(5, "EIO")
+
+    async def ask() -> None:
+        checks = Checks()
+        with pytest.raises(OSError, match="EIO"):
+            await checks.ask(ALICE, refuse)
+        assert not checks.waiting
+
+    asyncio.run(ask())
+
+
+def test_a_serve_that_is_to_end_does_not_wait_for_the_kernel() -> None:
+    program = """
+import asyncio, threading
+from luod.daemon.sessions.finish_check import Checks
+from luod.ipc.interfaces.sessions import Busy
+async def ask():
+    try:
+        await Checks(patience=0.01).ask(1000, threading.Event().wait)
+    except Busy:
+        print("busy")
+asyncio.run(ask())
+"""
+    run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=60, check=True)
+    assert run.stdout == b"busy\n"

@@ -1,0 +1,321 @@
+"""Which copy of the registry is believed, over any sequence of changes, deaths, disk faults and damage."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luod.daemon.log import Log
+from luod.daemon.store.copies import Told, believed, newer, of_this_machine, understand, understand_file
+from luod.daemon.store.journal import SLOT_SIZE, Slots, pack, unpack
+from luod.daemon.store.journal_file import Journal, room
+from luod.daemon.store.registry import Registry
+from luod.daemon.store.schema import FORMAT, Departure, Record, Row
+from luod.linux import Fd
+
+BOOT = "this-boot"
+QUIET = Log("test", "error")
+
+
+class Disk(Journal):
+    """A journal on a disk that can stop taking writes."""
+
+    full = False
+
+    def append(self, entry: bytes) -> bool:
+        if self.full:
+            self.close()
+            raise OSError(28, "No space left on device")
+        return super().append(entry)
+
+    def begin(self, entry: bytes) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        super().begin(entry)
+
+
+class Life:
+    """A registry over the deaths of serve and keep, beside a model: the record, and what the disk last took of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.instances, self.full = folder, 0, False
+        self.memory = Slots.new()
+        self.on_disk: Record | None = None
+        self.begin(())
+
+    def begin(self, rows: tuple[Row, ...]) -> None:
+        """Another keep, so another instance."""
+        self.instances += 1
+        self.memory.close()
+        self.memory = Slots.new()
+        record = Record(FORMAT, 1, BOOT, rows, instance=f"instance-{self.instances}")
+        self.registry = Registry(record, self.memory, self.disk(), QUIET)
+        self.registry.begin_generation()
+        self.written()
+
+    def disk(self) -> Disk:
+        disk = Disk(self.folder)
+        disk.full = self.full
+        return disk
+
+    def written(self) -> None:
+        if not self.full:
+            self.on_disk = self.registry.record
+
+    def change(self, name: str) -> None:
+        row = self.registry.row("outgoing", name)
+        if row is None:
+            self.registry.add(Row("outgoing", name, 1000))
+        else:
+            self.registry.remove(row)
+        self.written()
+
+    def begin_log(self) -> None:
+        self.registry.begin_generation()
+        self.written()
+
+    def disk_fails(self) -> None:
+        self.full = True
+        assert isinstance(self.registry.file, Disk)
+        self.registry.file.full = True
+
+    def disk_works(self) -> None:
+        self.full = False
+        assert isinstance(self.registry.file, Disk)
+        self.registry.file.full = False
+
+    def serve_dies(self) -> None:
+        before = self.registry.record
+        self.registry.file.close()
+        self.memory = Slots(Fd(os.dup(self.memory.fileno())))
+        held, kept = understand(self.memory.read(), "memory"), understand_file(Journal(self.folder).read(), "file")
+        found = believed(held, kept, BOOT, before.instance)
+        assert found is held
+        assert found.record == before
+        self.registry.close()
+        self.registry = Registry(found.record, self.memory, self.disk(), QUIET, number=found.number)
+        self.registry.write_file()
+        self.written()
+
+    def keep_dies(self) -> None:
+        self.registry.file.close()
+        kept = understand_file(Journal(self.folder).read(), "file")
+        assert kept.record == self.on_disk
+        self.begin(() if kept.record is None else kept.record.rows)
+
+    def close(self) -> None:
+        self.registry.close()
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("change"), st.sampled_from("abcdef")),
+        st.tuples(st.sampled_from(("begin_log", "disk_fails", "disk_works", "serve_dies", "keep_dies"))),
+    ),
+    max_size=40,
+)
+
+
+@settings(deadline=None)
+@given(steps=STEPS)
+def test_a_serve_finds_the_last_record_whatever_the_disk_did(steps: list[tuple[str, ...]]) -> None:
+    with TemporaryDirectory() as folder, closing(Life(Path(folder))) as life:
+        for step, *arguments in steps:
+            getattr(life, step)(*arguments)
+        life.serve_dies()
+
+
+def written(folder: Path, record: Record, *, changes: int = 1) -> Told:
+    """What the file of a registry tells, after so many changes."""
+    with closing(Slots.new()) as memory:
+        registry = Registry(record, memory, Journal(folder), QUIET)
+        for _ in range(changes):
+            registry.begin_generation()
+        registry.file.close()
+    return understand_file(Journal(folder).read(), "file")
+
+
+def record(**fields: object) -> Record:
+    return msgspec.structs.replace(Record(FORMAT, 1, BOOT, instance="one"), **fields)
+
+
+DAMAGED = understand(None, "memory")
+
+
+def test_a_file_of_another_instance_is_never_newer(tmp_path: Path) -> None:
+    kept = written(tmp_path, record(instance="before"), changes=9)
+    held = Told(record(), 1)
+    assert kept.number > held.number
+    assert not newer(held, kept)
+    assert believed(held, kept, BOOT, "one") is held
+
+
+def test_a_file_of_another_boot_is_never_newer(tmp_path: Path) -> None:
+    kept = written(tmp_path, record(boot_id="before"), changes=9)
+    assert not newer(Told(record(), 1), kept)
+
+
+def test_a_file_that_knows_more_of_the_same_registry_is_believed(tmp_path: Path) -> None:
+    kept = written(tmp_path, record(), changes=2)
+    assert believed(Told(record(), 1), kept, BOOT, "one") is kept
+
+
+@pytest.mark.parametrize(
+    ("fields", "stands_in"), [({}, True), ({"instance": "before"}, False), ({"boot_id": "before"}, False)]
+)
+def test_only_a_file_of_the_same_registry_stands_in_for_a_damaged_memory(
+    tmp_path: Path, fields: dict[str, str], stands_in: bool
+) -> None:
+    kept = written(tmp_path, record(**fields))
+    assert believed(DAMAGED, kept, BOOT, "one") is kept if stands_in else believed(DAMAGED, kept, BOOT, "one") == Told()
+
+
+@pytest.mark.parametrize(("number", "age"), [(1, "an older"), (FORMAT + 1, "a newer")])
+def test_another_format_is_named(number: int, age: str) -> None:
+    content = pack(1, b'{"format":%d,"something":[]}' % number, whole=True)
+    told = understand_file(content, "/state/registry")
+    assert told.fault is not None
+    assert told.fault.kind == "format"
+    assert f"has format {number}, which {age} luod writes" in told.fault.what
+    assert "/state/registry" in told.fault.what
+
+
+def test_format_2_is_read() -> None:
+    content = pack(
+        7, b'{"format":2,"boot":3,"boot_id":"b","rows":[{"direction":"outgoing","name":"a","owner":1}]}', whole=True
+    )
+    told = understand_file(content, "file")
+    assert told.record is not None
+    assert [row.name for row in told.record.rows] == ["a"]
+    assert told.record.instance == ""
+
+
+def test_another_machine_is_named() -> None:
+    told = Told(record(machine="a" * 32, boot_id="before"))
+    other = of_this_machine(told, BOOT, "b" * 32)
+    assert other.record is None
+    assert other.fault is not None
+    assert not other.fault.risk
+    assert of_this_machine(told, BOOT, "a" * 32) is told
+    assert of_this_machine(told, BOOT, "") is told
+    assert of_this_machine(told, "before", "b" * 32) is told
+
+
+def test_a_file_of_another_machine_that_was_jumping_is_a_risk() -> None:
+    told = Told(record(machine="a" * 32, boot_id="before", departure=Departure("u", 1, False, 0.0, 0.0)))
+    fault = of_this_machine(told, BOOT, "b" * 32).fault
+    assert fault is not None
+    assert fault.risk
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", bytes(4096), b"luodreg1" + bytes(100), pack(1, b"{}", whole=True)])
+def test_damage_is_a_fault_and_no_exception(content: bytes) -> None:
+    told = understand_file(content, "file")
+    assert told.record is None
+    assert told.fault is not None
+    assert told.fault.kind == "damaged"
+
+
+@settings(deadline=None)
+@given(content=st.binary(max_size=200))
+def test_any_bytes_are_understood_or_a_fault(content: bytes) -> None:
+    assert understand_file(content, "file").fault is not None
+    whole = pack(1, content, whole=True)
+    assert understand_file(whole, "file").fault is not None
+
+
+def test_no_file_is_no_fault() -> None:
+    assert understand_file(None, "file") == Told()
+
+
+def test_a_file_that_cannot_be_read_says_why() -> None:
+    fault = understand_file(OSError(5, "Input/output error"), "/state/registry").fault
+    assert fault is not None
+    assert fault.kind == "unreadable"
+    assert "/state/registry cannot be read: Input/output error" in fault.what
+
+
+def test_a_file_that_breaks_off_in_an_entry_may_be_behind(tmp_path: Path) -> None:
+    with closing(Slots.new()) as memory:
+        registry = Registry(record(), memory, Journal(tmp_path), QUIET)
+        registry.begin_generation()
+        registry.add(Row("outgoing", "a", 1))
+        registry.file.close()
+    assert not understand_file(Journal(tmp_path).read(), "file").rest
+    whole = (tmp_path / "registry").read_bytes()
+    log = unpack(whole)
+    assert log is not None
+    (tmp_path / "registry").write_bytes(whole[: log.end - 1])
+    assert understand_file(Journal(tmp_path).read(), "file").rest
+
+
+def test_a_file_is_kept_aside_and_not_written_to_again(tmp_path: Path) -> None:
+    (tmp_path / "registry").write_bytes(b"what nobody understands")
+    with closing(Slots.new()) as memory, closing(Journal(tmp_path)) as file:
+        kept = file.keep_aside("damaged")
+        registry = Registry(record(), memory, file, QUIET)
+        for number in range(3):
+            registry.begin_generation()
+            registry.add(Row("outgoing", f"{number}", 1))
+    assert kept.read_bytes() == b"what nobody understands"
+    assert kept.name.startswith("registry.damaged-")
+    assert understand_file(Journal(tmp_path).read(), "file").record is not None
+
+
+def test_a_second_file_kept_aside_does_not_replace_the_first(tmp_path: Path) -> None:
+    kept = []
+    for content in (b"one", b"two"):
+        (tmp_path / "registry").unlink(missing_ok=True)
+        (tmp_path / "registry").write_bytes(content)
+        kept.append(Journal(tmp_path).keep_aside("format"))
+    assert [path.read_bytes() for path in kept] == [b"one", b"two"]
+
+
+def test_logs_take_turns_in_two_files_whose_blocks_are_there(tmp_path: Path) -> None:
+    with closing(Slots.new()) as memory, closing(Journal(tmp_path)) as file:
+        registry = Registry(record(), memory, file, QUIET)
+        registry.begin_generation()
+        first = {path.stat().st_ino for path in tmp_path.iterdir()}
+        for number in range(5):
+            registry.begin_generation()
+            registry.add(Row("outgoing", f"{number}", 1))
+            assert understand_file(Journal(tmp_path).read(), "file").record == registry.record
+            assert {path.stat().st_ino for path in tmp_path.iterdir()} == first
+        assert all(path.stat().st_blocks * 512 >= room(0) for path in tmp_path.iterdir())
+
+
+def test_a_log_that_grows_gets_a_larger_reserve(tmp_path: Path) -> None:
+    with closing(Slots.new()) as memory, closing(Journal(tmp_path)) as file:
+        registry = Registry(record(), memory, file, QUIET)
+        for number in range(1000):
+            registry.add(Row("outgoing", f"session-{number}", 1))
+        assert understand_file(Journal(tmp_path).read(), "file").record == registry.record
+        assert (tmp_path / "registry.reserve").stat().st_size <= SLOT_SIZE
+
+
+@pytest.mark.parametrize("left", ["linked", "renamed"])
+def test_a_serve_killed_while_the_files_take_turns_is_followed_by_another(tmp_path: Path, left: str) -> None:
+    written(tmp_path, record(), changes=3)
+    if left == "linked":
+        (tmp_path / "registry.old").hardlink_to(tmp_path / "registry")
+    else:
+        (tmp_path / "registry.reserve").rename(tmp_path / "registry.old")
+    told = written(tmp_path, record(generation=5), changes=3)
+    assert told.record is not None
+    assert told.record.generation == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["registry", "registry.reserve"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_of_another_user_is_not_read(tmp_path: Path) -> None:
+    written(tmp_path, record())
+    os.chown(tmp_path / "registry", 1000, 1000)
+    with pytest.raises(PermissionError, match="it belongs to uid 1000"):
+        Journal(tmp_path).read()

@@ -1,0 +1,305 @@
+"""The registry's two copies: each is whole at any moment, and says what was last written. Their order: test_copies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luod.daemon.log import Log
+from luod.daemon.sessions.held_files import FILES, LABEL_BYTES
+from luod.daemon.store.copies import believed, understand, understand_file
+from luod.daemon.store.journal import SLOT_SIZE, Slots, pack, unpack
+from luod.daemon.store.journal_file import Journal
+from luod.daemon.store.registry import Registry
+from luod.daemon.store.remains import arrived as arrived_row
+from luod.daemon.store.schema import FORMAT, MOST_SESSIONS, Departure, Held, HeldFile, Image, Record, Row
+from luod.linux import Fd
+
+
+def record(boot: int, *names: str) -> Record:
+    rows = tuple(Row("outgoing", name, 1000) for name in names)
+    return Record(FORMAT, boot, "some-boot", rows, instance="one")
+
+
+@pytest.fixture
+def memory() -> Iterator[Slots]:
+    memory = Slots.new()
+    yield memory
+    memory.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Journal]:
+    file = Journal(tmp_path)
+    yield file
+    file.close()
+
+
+def other(memory: Slots) -> Slots:
+    """The same memory, as the next process or kernel finds it."""
+    return Slots(Fd(os.dup(memory.fileno())))
+
+
+def found(memory: Slots) -> Record | None:
+    with closing(other(memory)) as next_one:
+        return understand(next_one.read(), "memory").record
+
+
+def on_disk(folder: Path) -> Record | None:
+    """What the next process finds in the file."""
+    return understand_file(Journal(folder).read(), "file").record
+
+
+def end_of(file: Journal) -> int:
+    """Where the last entry in the file ends."""
+    log = unpack((file.directory / "registry").read_bytes())
+    assert log is not None
+    return log.end
+
+
+def begin_again(memory: Slots, file: Journal) -> Registry:
+    """The registry of the next serve under the same keep, as `luod.daemon.store.recovery` begins it."""
+    held, kept = understand(memory.read(), "memory"), understand_file(Journal(file.directory).read(), "file")
+    found = believed(held, kept, "some-boot", "one")
+    assert found.record is not None
+    if found is kept:
+        memory.forget()
+    return Registry(found.record, memory, file, Log("test", "error"), number=found.number)
+
+
+def names(record: Record | None) -> list[str]:
+    assert record is not None
+    return [row.name for row in record.rows]
+
+
+def row(name: str) -> Row:
+    return Row("outgoing", name, 1000)
+
+
+def test_both_copies_tell_every_change(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1, "a"), memory, file, Log("test"))
+    for step in (
+        lambda: registry.add(row("b")),
+        lambda: registry.set_image(Image(1, False, "panic=1")),
+        lambda: registry.remove(row("a")),
+        lambda: registry.replace(row("b"), Row("incoming", "b", 1000)),
+        lambda: registry.add(row("c")),
+        lambda: registry.change(lambda each: msgspec.structs.replace(each, bytes=4096)),
+        registry.begin_generation,
+    ):
+        step()
+        assert found(memory) == registry.record
+        assert on_disk(file.directory) == registry.record
+
+
+def test_a_change_costs_the_same_among_many(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1, *(f"s{number}" for number in range(1000))), memory, file, Log("test"))
+    registry.add(row("first"))
+    before = end_of(file)
+    registry.add(row("other"))
+    assert end_of(file) - before < 200
+
+
+def test_a_full_log_begins_anew(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1), memory, file, Log("test"))
+    for _ in range(5000):
+        registry.add(row("n" * 60))
+        registry.remove(row("n" * 60))
+    registry.add(row("last"))
+    assert names(found(memory)) == names(on_disk(file.directory)) == ["last"]
+    assert (file.directory / "registry").stat().st_size <= SLOT_SIZE
+
+
+def test_who_read_it_writes_on(memory: Slots, file: Journal) -> None:
+    first = Registry(record(1, "a"), memory, file, Log("test"))
+    first.add(row("b"))
+    with closing(other(memory)) as again, closing(Journal(file.directory)) as its_file:
+        second = begin_again(again, its_file)
+        second.add(row("c"))
+        second.remove(row("a"))
+    assert names(found(memory)) == names(on_disk(file.directory)) == ["b", "c"]
+
+
+@settings(deadline=None)
+@given(at=st.integers(0, 2 * SLOT_SIZE - 1), garbage=st.binary(min_size=1, max_size=64))
+def test_the_file_makes_good_what_is_damaged_in_the_memory(at: int, garbage: bytes) -> None:
+    with TemporaryDirectory() as folder, closing(Journal(Path(folder))) as file, closing(Slots.new()) as memory:
+        registry = Registry(record(1, "a"), memory, file, Log("test", "error"))
+        registry.set_image(None)
+        registry.begin_generation()
+        registry.add(row("b"))
+        os.pwrite(memory.fileno(), garbage[: 2 * SLOT_SIZE - at], at)
+        with closing(other(memory)) as again:
+            second = begin_again(again, file)
+            assert second.record == registry.record
+            second.add(row("c"))
+        assert names(found(memory)) == ["a", "b", "c"]
+
+
+def test_a_write_that_was_cut_off_leaves_the_record_before(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1, "a"), memory, file, Log("test"))
+    registry.set_image(None)
+    changes: list[Callable[[], None]] = [
+        lambda: registry.add(row("b" * 60)),
+        lambda: registry.set_image(Image(1, False, "")),
+    ]
+    for change in changes:
+        before, whole = registry.record, os.pread(memory.fileno(), 2 * SLOT_SIZE, 0)
+        change()
+        after = os.pread(memory.fileno(), 2 * SLOT_SIZE, 0)
+        changed = [number for number in range(len(whole)) if whole[number] != after[number]]
+        for cut in changed:
+            os.pwrite(memory.fileno(), after[:cut] + whole[cut:], 0)
+            assert found(memory) == before
+        os.pwrite(memory.fileno(), after, 0)
+        assert found(memory) == registry.record
+
+
+def test_what_an_older_log_left_behind_is_not_read_on(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1, "a"), memory, file, Log("test"))
+    for round in range(3):
+        registry.set_image(None)
+        for number in range(10 - 3 * round):
+            registry.add(row(f"{round}.{number}"))
+        assert found(memory) == registry.record
+
+
+def test_the_fullest_registry_has_room(memory: Slots, file: Journal) -> None:
+    """Where it had not, nobody could change anything any more."""
+    uid = 2**32 - 2
+    rows = tuple(
+        Row("incoming", f"{number:063d}", uid, True, True, 2**31, True, True, 2**63, 86400.123456, 86400.123456, True,
+            True, True, True, True)
+        for number in range(MOST_SESSIONS)
+    )  # fmt: skip
+    update = Departure("f" * 8, 2**31, True, 99999.999999, 99999.999999)
+    held = tuple(Held(uid, "n" * 63, (HeldFile(10**9 + n, "x" * LABEL_BYTES),)) for n in range(FILES))
+    full = Record(FORMAT, 2**31, "x" * 36, rows, Image(2**31, True, "\\" * 2047), 2**31, update, update, held=held)
+    registry = Registry(full, memory, file, Log("test"))
+    for _ in range(2):
+        registry.begin_generation()
+        assert found(memory) == registry.record
+    assert os.fstat(memory.fileno()).st_size == 2 * SLOT_SIZE
+
+
+def test_unknown_fields_are_not_taken() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(b'{"direction":"outgoing","name":"a","owner":0,"more":1}', type=Row)
+
+
+def test_the_file_is_for_nobody_else(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1), memory, file, Log("test"))
+    registry.add(row("a"))
+    asyncio.run(registry.sync())
+    assert sorted(path.name for path in file.directory.iterdir()) == ["registry", "registry.reserve"]
+    assert {path.stat().st_mode & 0o777 for path in file.directory.iterdir()} == {0o600}
+
+
+def test_a_file_that_broke_off_tells_what_was_before(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1, "a"), memory, file, Log("test"))
+    registry.set_image(None)
+    before = end_of(file)
+    registry.add(row("b"))
+    whole = (file.directory / "registry").read_bytes()
+    for end in range(before, end_of(file)):
+        (file.directory / "registry").write_bytes(whole[:end])
+        assert names(on_disk(file.directory)) == ["a"]
+
+
+@pytest.mark.parametrize("contents", [b"", b"{}", b"luodreg1" + bytes(100), pack(1, b"{}", whole=True)])
+def test_a_damaged_file_is_none(tmp_path: Path, contents: bytes) -> None:
+    (tmp_path / "registry").write_bytes(contents)
+    assert on_disk(tmp_path) is None
+
+
+def test_a_file_that_cannot_be_written_keeps_nobody_from_a_session(
+    tmp_path: Path, memory: Slots, capfd: pytest.CaptureFixture[str]
+) -> None:
+    registry = Registry(record(1), memory, Journal(tmp_path / "gone"), Log("test"))
+    registry.add(row("a"))
+    assert names(found(memory)) == ["a"]
+    assert "registry-file" in capfd.readouterr().err
+    with pytest.raises(OSError, match="gone"):
+        asyncio.run(registry.sync())
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing_afterwards(memory: Slots, tmp_path: Path) -> None:
+    """The file begins anew, with what could not be written."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    registry = Registry(record(1), memory, Journal(folder), Log("test", "error"))
+    folder.rename(tmp_path / "away")
+    registry.add(row("a"))
+    (tmp_path / "away").rename(folder)
+    registry.add(row("b"))
+    assert names(on_disk(folder)) == ["a", "b"]
+    registry.close()
+
+
+DEPARTURE = Departure("some-update", 3, False, 1.5, 0.25)
+
+
+@pytest.fixture
+def registry(memory: Slots, file: Journal) -> Registry:
+    rows = (
+        Row("outgoing", "vm", 1000, judged=True),
+        Row("outgoing", "vm#3", 1000, judged=True, generation=3),
+        Row("outgoing", "plain", 1000),
+        Row("incoming", "old", 1000, resumed=True),
+    )
+    return Registry(Record(FORMAT, 2, "some-boot", rows), memory, file, Log("test", "error"))
+
+
+def marked(row: Row) -> Row:
+    return msgspec.structs.replace(row, ready=row.judged)
+
+
+def test_what_departs_is_marked_in_the_memory_that_jumps(registry: Registry, memory: Slots) -> None:
+    registry.depart(DEPARTURE, marked)
+    assert found(memory) == registry.record
+    assert {row.name for row in registry.record.rows if row.ready} == {"vm", "vm#3"}
+    arrived = {row.name: arrived_row(row, DEPARTURE) for row in registry.record.rows if row.direction == "outgoing"}
+    assert {name: row.torn for name, row in arrived.items()} == {"vm": False, "vm#3": False, "plain": False}
+    assert {(row.direction, row.ready, row.judged) for row in arrived.values()} == {("incoming", False, False)}
+
+
+def test_who_stays_takes_every_mark_back_and_forgets_what_was_frozen(registry: Registry) -> None:
+    registry.depart(DEPARTURE, marked)
+    assert [row.name for row in registry.stay()] == ["vm#3"]
+    assert registry.record.departure is None
+    assert [row.name for row in registry.record.rows] == ["vm", "plain", "old"]
+    assert not any(row.ready for row in registry.record.rows)
+    assert registry.stay() == ()
+    assert registry.row("incoming", "old") == Row("incoming", "old", 1000, resumed=True)
+
+
+def test_what_an_earlier_luod_left_of_a_cancelled_update_goes_at_the_next_end_of_one(registry: Registry) -> None:
+    left = Row("outgoing", "vm#2", 1000)
+    forwarded = Row("outgoing", "old#1", 1000, generation=1, forwarded=True)
+    registry.add(left)
+    registry.add(forwarded)
+    assert {row.name for row in registry.stay()} == {"vm#2", "vm#3"}
+    assert registry.row("outgoing", "old#1") == forwarded
+
+
+def test_what_an_earlier_luod_carried_of_a_cancelled_update_is_torn() -> None:
+    assert arrived_row(Row("outgoing", "vm#2", 1000), DEPARTURE).torn
+    assert not arrived_row(Row("outgoing", "vm#2", 1000, generation=2, forwarded=True), DEPARTURE).torn
+
+
+def test_without_the_mark_of_this_very_update_what_is_judged_is_torn() -> None:
+    ready = Row("outgoing", "vm", 1000, judged=True, ready=True)
+    assert arrived_row(ready, None).torn
+    assert arrived_row(msgspec.structs.replace(ready, ready=False), DEPARTURE).torn
+    assert arrived_row(msgspec.structs.replace(ready, generation=2), DEPARTURE).torn
+    assert not arrived_row(msgspec.structs.replace(ready, generation=3), DEPARTURE).torn
+    assert not arrived_row(Row("outgoing", "plain", 1000), None).torn

@@ -1,0 +1,494 @@
+"""`luod keep` by itself: what it refuses, what it holds, what it passes on. No machine but where one is named."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from luod.testing import Machine
+from luod.testing.tools import for_root
+from luod.version import __version__
+from tests.daemon.host import Luod, states
+
+KEEP = [sys.executable, "-m", "luod.daemon.main", "keep"]
+
+_CAP_SYS_RESOURCE = 24
+
+IDLE = ["/bin/sh", "-c", "exec cat <&3"]
+"""A serve that does nothing, and ends with keep: until the channel is at its end."""
+DEAF = [
+    sys.executable,
+    "-c",
+    "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); open(3).read()",
+]
+"""One that does not end when asked to."""
+
+_UNDYING = """
+import sys
+from pathlib import Path
+from tests.programs.foreign import silent_file
+place = Path(sys.argv[1])
+if not place.exists():
+    place.mkdir()
+    print(silent_file(Path("/dev/fuse"), place)[1], flush=True)
+print("waits", flush=True)
+open(3).read()
+"""
+UNDYING = [sys.executable, "-c", _UNDYING]
+"""One that cannot be killed, since it would have to close a file that cannot be closed, until the process ends whose
+pid it prints. The second one only waits.
+"""
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> dict[str, str]:
+    """Where a keep of the test's own has its things."""
+    return {
+        "socket": str(tmp_path / "run" / "luod.sock"),
+        "admin-socket": str(tmp_path / "run" / "admin.sock"),
+        "state-directory": str(tmp_path / "state"),
+    }
+
+
+@pytest.fixture
+def start(places: dict[str, str]) -> Iterator[Start]:
+    """Runs a Keeper whose serve is another program: `start(program, argument, …)`. No device is needed for that."""
+    started: list[subprocess.Popen[str]] = []
+    source = (
+        "import sys; from luod.daemon.supervisor.supervisor import Keeper\n"
+        "from luod.daemon.supervisor.sockets import Listening\n"
+        "from luod.daemon.log import Log\n"
+        "log = Log('keep', 'debug')\n"
+        "with Listening(*sys.argv[1:4], log) as listening: Keeper(listening, sys.argv[4:], log).run()"
+    )
+
+    def run(*serve: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", source, *places.values(), *serve],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def options(places: dict[str, str]) -> list[str]:
+    return [word for name, value in places.items() for word in (f"--{name}", value)]
+
+
+def lines_with(process: subprocess.Popen[str], word: str, count: int) -> list[str]:
+    """The first `count` lines of its log that have `word`."""
+    assert process.stderr is not None
+    found: list[str] = []
+    while len(found) < count:
+        line = process.stderr.readline()
+        assert line, "its log ended"
+        if word in line:
+            found.append(line)
+    return found
+
+
+@pytest.mark.skipif(Path("/dev/liveupdate").exists(), reason="this host has live update")
+def test_without_the_device_it_says_so_in_one_sentence(places: dict[str, str]) -> None:
+    ended = subprocess.run([*KEEP, *options(places)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert re.fullmatch(r"luod: open /dev/liveupdate: .+\(.*luoemu run.*\)\n", ended.stderr)
+    assert not Path(places["socket"]).exists()
+
+
+def test_serve_is_not_started_by_hand() -> None:
+    ended = subprocess.run([*KEEP[:-1], "serve"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "luod: luod serve has no keeper (it is not started by hand: run `luod keep`)\n"
+
+
+def test_keep_imports_nothing_that_clients_could_reach() -> None:
+    source = "import sys, luod.daemon.main, luod.daemon.supervisor.supervisor; print(' '.join(sys.modules))"
+    modules = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout.split()
+    assert "luod.daemon.supervisor.supervisor" in modules
+    assert not {"asyncio", "asyncvarlink", "msgspec", "logging", "luod.ipc.server.wire", "luod.daemon.serve"} & set(
+        modules
+    )
+
+
+def test_a_serve_that_dies_at_once_is_started_again_later_and_later(start: Start) -> None:
+    keep = start("/bin/false")
+    pauses = [float(line.rpartition("again_in=")[2]) for line in lines_with(keep, "serve-ended", 3)]
+    assert pauses[0] < pauses[1] < pauses[2]
+
+
+def test_the_first_line_of_the_log_says_which_luod_it_is(start: Start) -> None:
+    keep = start(*IDLE)
+    assert keep.stderr is not None
+    line = keep.stderr.readline()
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert f" started version={__version__} keep={keep.pid} serve=" in line
+    assert line.endswith(f" boot_id={boot_id}\n")
+
+
+def test_a_serve_that_cannot_be_started_is_tried_again(start: Start) -> None:
+    lines_with(start("/no/such/program"), "serve-cannot-start", 2)
+
+
+def test_a_host_without_room_for_serve_does_not_end_keep(start: Start) -> None:
+    """It would end every session that only keep holds."""
+    keep = start(*IDLE)
+    (started,) = lines_with(keep, "serve-started", 1)
+    limits = resource.prlimit(keep.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(keep.pid, resource.RLIMIT_NOFILE, (4, limits[1]))
+    os.kill(int(started.rpartition("pid=")[2].split()[0]), signal.SIGKILL)
+    lines_with(keep, "serve-not-started", 2)
+    resource.prlimit(keep.pid, resource.RLIMIT_NOFILE, limits)
+    lines_with(keep, "serve-started", 1)
+
+
+def test_a_serve_that_cannot_be_killed_is_left_and_another_started(start: Start, tmp_path: Path) -> None:
+    for_root("to mount FUSE in a process that keep starts")
+    keep = start(*UNDYING, str(tmp_path / "place"), environment={"PYTHONPATH": str(Path(__file__).parents[2])})
+    (started,) = lines_with(keep, "serve-started", 1)
+    undying = int(started.rpartition("pid=")[2].split()[0])
+    assert keep.stdout is not None
+    server = int(keep.stdout.readline())
+    try:
+        assert keep.stdout.readline() == "waits\n"
+        os.kill(undying, signal.SIGKILL)
+        lines_with(keep, "serve-does-not-end", 1)
+        lines_with(keep, "serve-started", 1)
+        assert keep.stdout.readline() == "waits\n"
+        assert Path(f"/proc/{undying}").exists()
+        # Nor does it keep the next luod from its place.
+        keep.kill()
+        keep.wait()
+        again = start(*IDLE)
+        lines_with(again, "serve-started", 1)
+    finally:
+        os.kill(server, signal.SIGKILL)
+
+
+def test_serve_gets_its_fds_by_name_and_closed_on_exec(start: Start, places: dict[str, str]) -> None:
+    source = (
+        "import os, stat, sys; from luod.daemon.supervisor.listen_fds import inherited\n"
+        "fds = inherited()\n"
+        "print(*(f'{n}:{stat.S_ISSOCK(os.fstat(f.fileno()).st_mode)}:{os.get_inheritable(f.fileno())}'"
+        " for n, f in fds.items()))\n"
+        "print('again', len(inherited()), [n for n in os.environ if n.startswith(('LISTEN_', 'NOTIFY_'))])\n"
+        "print(len(os.listdir('/proc/self/fd')), flush=True); sys.stdin.read()"
+    )
+    keep = start(sys.executable, "-c", source, environment={"NOTIFY_SOCKET": "/nowhere"})
+    assert keep.stdout is not None
+    assert keep.stdout.readline() == "keeper:True:False sessions:True:False admin:True:False\n"
+    assert keep.stdout.readline() == "again 0 []\n"
+    assert keep.stdout.readline() == "7\n"  # those three, 0 to 2, and the directory
+
+
+def test_the_sockets_are_for_all_and_for_root_and_go_with_keep(start: Start, places: dict[str, str]) -> None:
+    keep = start(*IDLE)
+    lines_with(keep, "serve-started", 1)
+    modes = [oct(Path(places[name]).stat().st_mode & 0o777) for name in ("socket", "admin-socket")]
+    assert modes == ["0o666", "0o600"]
+    keep.send_signal(signal.SIGTERM)
+    assert keep.wait() == 0
+    assert list(Path(places["socket"]).parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("shared", ["socket", "admin-socket", "state-directory"])
+def test_another_luod_in_the_same_place_is_refused(start: Start, places: dict[str, str], shared: str) -> None:
+    first = start(*IDLE)
+    lines_with(first, "serve-started", 1)
+    for name in set(places) - {shared}:
+        places[name] += "-2"
+    second = start(*IDLE)
+    _output, log = second.communicate()
+    assert second.returncode == 1
+    assert "Refused" in log
+    assert places[shared] in log
+    assert first.poll() is None
+
+
+def test_what_a_killed_keep_left_is_replaced(start: Start, places: dict[str, str]) -> None:
+    first = start(*IDLE)
+    lines_with(first, "serve-started", 1)
+    first.kill()
+    first.wait()
+    lines_with(start(*IDLE), "serve-started", 1)
+
+
+def test_a_serve_that_does_not_end_is_killed(start: Start) -> None:
+    """It takes keep ten seconds to lose patience."""
+    keep = start(*DEAF)
+    assert keep.stdout is not None
+    assert keep.stdout.readline() == "deaf\n"
+    keep.send_signal(signal.SIGTERM)
+    lines_with(keep, "serve-killed", 1)
+    assert keep.wait() == 0
+
+
+def test_a_luod_started_again_finds_what_waits_in_the_kernel(luod: Luod) -> None:
+    """Sessions nobody has claimed are the kernel's; what luod must not lose is whose they are."""
+    luod.vmm().call("create", name="vm", slot="s")
+    luod.jump()
+    luod.stop()
+    luod.start()
+    vmm = luod.vmm()
+    assert states(vmm) == {"incoming vm": "waiting"}
+    assert luod.status()["boot"] == 2
+    vmm.call("retrieve_session", name="vm", slot="s")
+
+
+def test_a_session_is_created_once_the_device_is_free(luod: Luod) -> None:
+    holder, vmm = luod.vmm(), luod.vmm()
+    holder.open_device()
+    question = vmm.program.send({"do": "library", "in": [], "call": "create", "name": "vm", "slot": "s"})
+    assert states(luod.vmm()) == {}  # others are served meanwhile
+    holder.ask("close", fd="device")
+    assert "value" in vmm.program.answer(question)["ok"]
+    assert states(vmm) == {"outgoing vm": "held"}
+
+
+def test_a_serve_killed_while_the_device_is_busy_leaves_no_session(luod: Luod) -> None:
+    holder, vmm = luod.vmm(), luod.vmm()
+    holder.open_device()
+    question = vmm.program.send({"do": "library", "in": [], "call": "create", "name": "vm", "slot": "s"})
+    luod.kill_serve()
+    assert "error" in vmm.program.answer(question)["ok"]
+    holder.ask("close", fd="device")
+    vmm.call("create", name="vm", slot="s")
+
+
+def test_while_the_device_stays_busy_the_caller_is_told_so(luod: Luod) -> None:
+    """After keep's patience, ten seconds."""
+    holder, vmm = luod.vmm(), luod.vmm()
+    holder.open_device()
+    refused = vmm.refused("create", name="vm", slot="s")
+    assert "/dev/liveupdate" in refused.message
+    assert refused.hint
+    holder.ask("close", fd="device")
+    vmm.call("create", name="vm", slot="s")
+
+
+def test_seconds_that_are_none_are_said_in_words() -> None:
+    done = subprocess.run([*KEEP, "--end-stuck-after", "soon"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "'soon' is no number of seconds, more than 0" in done.stderr
+
+
+def test_fds_that_it_was_started_without_are_not_its_sockets(places: dict[str, str]) -> None:
+    """stderr would be one of them, and the log be written to it."""
+    closing = "import os, sys; os.closerange(0, 3); os.execv(sys.argv[1], sys.argv[1:])"
+    inside = (
+        "import os, sys; from luod.daemon import main; sys.argv[1:] = sys.argv[2:]\n"
+        "try: main.main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "open(os.environ['OUT'], 'w').write(' '.join(os.readlink(f'/proc/self/fd/{n}') for n in range(3)))"
+    )
+    out = Path(places["state-directory"] + ".out")
+    words = [sys.executable, "-c", closing, sys.executable, "-c", inside, "luod", "check-config", "/dev/null"]
+    subprocess.run(words, check=True, env={**os.environ, "OUT": str(out)})
+    assert out.read_text() == "/dev/null /dev/null /dev/null"
+
+
+def test_a_limit_of_files_that_is_too_low_is_said_before_anything_is_held(places: dict[str, str]) -> None:
+    """Where it cannot be raised: here, by a user."""
+    source = (
+        "import resource, sys; from luod.daemon.supervisor import listen_fds, supervisor\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)); import os; os.geteuid() or os.setuid(65534)\n"
+        "from luod.errors import LuodError\n"
+        "try: supervisor.run(*sys.argv[1:4], 'info', 10.0, None)\n"
+        "except LuodError as error: print(error, error.hint)"
+    )
+    done = subprocess.run([sys.executable, "-c", source, *places.values()], capture_output=True, text=True, check=False)
+    assert "20 files open (RLIMIT_NOFILE), and needs 64 or more" in done.stdout, done.stderr
+    assert "LimitNOFILE=" in done.stdout
+
+
+def test_a_low_limit_that_root_may_raise_is_raised(places: dict[str, str]) -> None:
+    source = (
+        "import resource; from luod.daemon.supervisor import listen_fds\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)); print(listen_fds.raise_limit())"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    capabilities = int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16)
+    assert int(done.stdout) == (1024 if capabilities & 1 << _CAP_SYS_RESOURCE else 20)
+
+
+def test_modes_are_set_whatever_the_umask(start: Start, places: dict[str, str], tmp_path: Path) -> None:
+    for name in places:
+        places[name] = places[name].replace(str(tmp_path), str(tmp_path / "deep" / "er"))
+    before = os.umask(0o077)
+    try:
+        keep = start(*IDLE)
+    finally:
+        os.umask(before)
+    lines_with(keep, "serve-started", 1)
+    modes = {
+        str(path.relative_to(tmp_path)): oct(path.stat().st_mode & 0o777)
+        for path in (tmp_path / "deep", tmp_path / "deep/er/run", *map(Path, places.values()))
+    }
+    assert modes == {
+        "deep": "0o755",
+        "deep/er/run": "0o755",
+        "deep/er/run/luod.sock": "0o666",
+        "deep/er/run/admin.sock": "0o600",
+        "deep/er/state": "0o700",
+    }
+
+
+def test_children_that_the_kernel_reaps_do_not_end_keep(start: Start) -> None:
+    """Started with SIGCHLD ignored, as some supervisors and shells do."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        keep = start(*IDLE)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    (started,) = lines_with(keep, "serve-started", 1)
+    os.kill(int(started.rpartition("pid=")[2].split()[0]), signal.SIGKILL)
+    lines_with(keep, "serve-ended", 1)
+    lines_with(keep, "serve-started", 1)
+
+
+def test_signals_that_were_blocked_arrive(start: Start) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        keep = start(*IDLE)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    lines_with(keep, "serve-started", 1)
+    keep.send_signal(signal.SIGTERM)
+    assert keep.wait() == 0
+
+
+LINGERING = [
+    sys.executable,
+    "-c",
+    "import os, time; print('listening', flush=True); os.read(3, 1); time.sleep(float(os.environ['LINGER']))",
+]
+"""A serve that outlives its keeper for $LINGER seconds, with the sockets."""
+
+
+def test_the_serve_of_a_killed_keeper_is_waited_for(start: Start) -> None:
+    first = start(*LINGERING, environment={"LINGER": "60"})
+    assert first.stdout is not None
+    assert first.stdout.readline() == "listening\n"
+    (started,) = lines_with(first, "serve-started", 1)
+    first.kill()
+    first.wait()
+    second = start(*IDLE)
+    lines_with(second, "orphan-awaited", 1)
+    os.kill(int(started.rpartition("pid=")[2].split()[0]), signal.SIGKILL)
+    lines_with(second, "serve-started", 1)
+
+
+def test_a_keeper_starts_beside_a_serve_that_cannot_end(start: Start, places: dict[str, str]) -> None:
+    """It waits five seconds for it."""
+    first = start(*LINGERING, environment={"LINGER": "60"})
+    assert first.stdout is not None
+    assert first.stdout.readline() == "listening\n"
+    (started,) = lines_with(first, "serve-started", 1)
+    first.kill()
+    first.wait()
+    try:
+        second = start(*IDLE)
+        lines_with(second, "orphan-left", 1)
+        lines_with(second, "serve-started", 1)
+    finally:
+        os.kill(int(started.rpartition("pid=")[2].split()[0]), signal.SIGKILL)
+
+
+def test_a_reader_of_the_log_that_stops_does_not_stop_keep(places: dict[str, str]) -> None:
+    """Its pipe is full; serve is started all the same."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        while True:
+            os.write(writer, b"x" * 4096)
+    except BlockingIOError:
+        os.set_blocking(writer, True)
+    source = (
+        "import sys; from luod.daemon.supervisor.supervisor import Keeper\n"
+        "from luod.daemon.supervisor.sockets import Listening\n"
+        "from luod.daemon.log import Log\n"
+        "log = Log('keep', 'debug')\n"
+        "with Listening(*sys.argv[1:4], log) as listening: Keeper(listening, sys.argv[4:], log).run()"
+    )
+    words = [sys.executable, "-c", source, *places.values(), "/bin/sh", "-c", "echo started; exec cat <&3"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=writer, text=True) as keep:
+        os.close(writer)
+        assert keep.stdout is not None
+        assert keep.stdout.readline() == "started\n"
+        keep.send_signal(signal.SIGTERM)
+        assert keep.wait() == 0
+    os.close(reader)
+
+
+def test_a_second_luod_in_other_places_is_told_of_the_first(luod: Luod) -> None:
+    """It waits five seconds, since the first might be about to end."""
+    vmm = luod.vmm()
+    vmm.call("create", name="vm", slot="s")
+    python = luod.python()
+    places = ["--socket", "/run/other/luod.sock", "--admin-socket", "/run/other/admin.sock"]
+    command = python.module("luod.daemon.main", "keep", "--state-directory", luod.state_directory + "-2", *places)
+    second = luod.machine.run(command, env=python.environment, check=False)
+    assert second.returncode == 1
+    assert b"another luod runs on this machine" in second.stderr
+    assert states(vmm) == {"outgoing vm": "held"}
+
+
+def test_luod_runs_without_assertions_and_docstrings(machine: Machine, tmp_path: Path) -> None:
+    luod = Luod(machine, state_directory=tmp_path / "state")
+    python = luod.python()
+    environment = {**python.environment, "PYTHONOPTIMIZE": "2"}
+    command = python.module("luod.daemon.main", "keep", "--state-directory", luod.state_directory)
+    luod.keep = machine.spawn(python.module("luod.testing.started", *command), env=environment)
+    assert luod.keep.ask({})["ready"]
+    vmm = luod.vmm()
+    vmm.call("create", name="vm", slot="s")
+    luod.kill_serve()
+    assert states(vmm) == {"outgoing vm": "held"}
+    luod.jump()
+    assert states(luod.vmm()) == {"incoming vm": "waiting"}
+
+
+def test_luod_carries_sessions_where_memory_may_not_be_executable(machine: Machine, tmp_path: Path) -> None:
+    """vm.memfd_noexec=2, of the machine's PID namespace."""
+    luod = Luod(machine, state_directory=tmp_path / "state")
+    for boot in (1, 2):
+        # Where the machine's own /proc/sys is read-only.
+        source = (
+            "import os; from luod.linux import syscall; os.makedirs('/run/proc', exist_ok=True)\n"
+            "syscall('mount', b'proc', b'/run/proc', b'proc', 0, None)\n"
+            "open('/run/proc/sys/vm/memfd_noexec', 'w').write('2')"
+        )
+        python = luod.python()
+        command = [python.module("this")[0], "-c", source]
+        if machine.run(command, env=python.environment, check=False).returncode:
+            pytest.skip("this kernel has no vm.memfd_noexec, or this user may not set it")
+        keep = luod.start()
+        vmm = luod.vmm()
+        if boot == 1:
+            vmm.call("create", name="vm", slot="s")
+            refused = vmm.refused("memory", size=4096, slot="m")
+            assert refused.errno == "EACCES"
+            assert "vm.memfd_noexec" in refused.hint
+            luod.load()
+            luod.update()
+            assert "serve-ended" not in keep.stderr
+    assert states(vmm) == {"incoming vm": "waiting"}
+    assert luod.status()["registry"] == []

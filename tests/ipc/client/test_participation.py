@@ -1,0 +1,123 @@
+"""What a workload is told of updates over connections that break: each thing once, in an order it can act on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+from luod.ipc.client.participation import Event, FrozenDevice, Participation, PlannedFile, declare, vote
+from luod.ipc.framing import Reply
+from luod.liveupdate import OutgoingSession
+from luod.manifest import Entry
+
+
+def following(part: Participation, state: str = "idle") -> Event | None:
+    return part.begun(Reply({"event": "following", "participant": "t", "state": state}))
+
+
+def told(part: Participation, kind: str, **members: Any) -> str | None:
+    event = part.told(Reply({"event": kind, "generation": 3, **members}))
+    return None if event is None else event.kind
+
+
+def broken(part: Participation) -> str | None:
+    event = part.broken()
+    return None if event is None else event.kind
+
+
+def test_before_jumping_a_broken_connection_is_the_end_of_the_update() -> None:
+    part = Participation("vm", (), ())
+    assert following(part) is None
+    assert told(part, "preparing") == "preparing"
+    assert told(part, "freezing") == "freezing"
+    assert broken(part) == "cancelled"
+    assert following(part) is None
+    # The luod that was started again tells everybody, who know it already.
+    assert told(part, "cancelled") is None
+
+
+def test_after_jumping_it_stays_paused_until_luod_says_that_it_does_not_jump() -> None:
+    part = Participation("vm", (), ())
+    following(part)
+    for kind in ("preparing", "freezing", "jumping"):
+        told(part, kind)
+    assert broken(part) is None
+    assert following(part, "jumping") is None
+    assert told(part, "cancelled") == "cancelled"
+
+
+def test_after_jumping_any_other_state_says_that_it_does_not_jump() -> None:
+    part = Participation("vm", (), ())
+    following(part)
+    for kind in ("preparing", "freezing", "jumping"):
+        told(part, kind)
+    assert broken(part) is None
+    event = following(part, "idle")
+    assert event is not None
+    assert event.kind == "cancelled"
+
+
+def test_a_cancelled_update_names_the_devices_that_a_failed_jump_froze() -> None:
+    part = Participation("vm", (), ())
+    following(part)
+    told(part, "preparing")
+    event = part.told(Reply({"event": "cancelled", "frozenDevices": [{"session": "vm", "token": 2, "name": "nic"}]}))
+    assert event is not None
+    assert event.frozen_devices == (FrozenDevice("vm", 2, "nic"),)
+
+
+def test_when_luod_ends_nobody_knows_of_devices_but_before_jumping() -> None:
+    frozen = []
+    for kind in ("freezing", "jumping"):
+        part = Participation("vm", (), ())
+        following(part)
+        told(part, kind)
+        event = part.broken() or following(part, "idle")
+        assert event is not None
+        frozen.append(event.frozen_devices)
+    assert frozen == [(), None]
+
+
+def test_outside_of_an_update_a_broken_connection_is_nothing_to_tell() -> None:
+    part = Participation("vm", (), ())
+    following(part)
+    assert broken(part) is None
+
+
+def test_what_a_newer_luod_tells_is_passed_over() -> None:
+    part = Participation("vm", (), ())
+    following(part)
+    assert told(part, "thawing") is None
+
+
+def test_luod_is_told_what_there_is_once_a_connection() -> None:
+    part = Participation("vm", (), ())
+    for _connection in range(2):
+        following(part)
+        assert part.undeclared
+        (call,) = list(declare(part))
+        assert call.method == "Declare"
+        assert list(declare(part)) == []
+
+
+class Session:
+    """A session with a device, as a Participation sees it."""
+
+    name = "vm"
+    contents = (Entry(1, "ram", "memfd", 4096, 4096, 0), Entry(2, "nic", "vfio", 0, 0, 0, "0000:01:00.0"))
+
+
+def test_h27_luod_is_told_the_address_of_each_device() -> None:
+    part = Participation(
+        "vm", [cast(OutgoingSession, Session())], [PlannedFile("vm", 0, kind="vfio", device="0000:02:00.0")]
+    )
+    said = part.news()
+    assert said is not None
+    assert [file.get("device", "none") for file in said[0]["files"]] == ["none", "0000:01:00.0", "0000:02:00.0"]
+
+
+def test_a_vetos_reason_is_cut_to_what_luod_takes() -> None:
+    (call,) = list(vote("t", Event("freezing"), "no" * 1000))
+    sent = json.loads(call.encode()[:-1])
+    assert sent["method"] == "io.luod.Updates.Vote"
+    assert (sent["parameters"]["vote"], len(sent["parameters"]["reason"])) == ("veto", 500)
