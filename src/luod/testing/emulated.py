@@ -82,6 +82,7 @@ class EmulatedMachine(Machine):
         """luoemu's process id, on the host."""
         self._namespaces = HeldNamespaces()
         super().__init__(Channel(ours), timeout=timeout)
+        self.user = user
         try:
             self._boot_up()
         except BaseException as error:

@@ -33,7 +33,7 @@ class Host:
 
     def python(self, user: int | None = None) -> Interpreter:
         """A Python that `user` can run luod's library with, in the machine. MachineUnavailable."""
-        python = interpreter_for(user)
+        python = interpreter_for(self.machine.user if user is None else user)
         if python is None:
             raise MachineUnavailable(f"uid {user} has no Python that can import luod")
         return python

@@ -15,12 +15,17 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import luod
 
 _SOURCE: Final = Path(luod.__file__).parent
+_SYSTEMS: Final = "/usr/bin/python3"
+_ATTEMPT: Final = "import luod.testing.agent.__main__"
+_DAEMONS: Final = ("asyncvarlink", "msgspec")
+"""What `luod keep` and `luod serve` import that is not in the standard library."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,12 @@ def interpreter_for(user: int | None = None) -> Interpreter | None:
     """
     source = _SOURCE if _reads(_SOURCE, user) else _copy(_SOURCE)
     environment = {"PYTHONPATH": str(source.parent), "PYTHONDONTWRITEBYTECODE": "1"}
-    for executable in (sys.executable, "/usr/bin/python3"):
-        if _runs([executable, "-c", "import luod.testing.agent.__main__"], user, environment):
-            return Interpreter(executable, environment, user)
+    if _runs([sys.executable, "-c", _ATTEMPT], user, environment):
+        return Interpreter(sys.executable, environment, user)
+    if _runs([_SYSTEMS, "-c", _ATTEMPT], user, environment):
+        # With the packages of luod itself, where that Python is of the version that they were installed for.
+        environment["PYTHONPATH"] += f"{os.pathsep}{_packages()}"
+        return Interpreter(_SYSTEMS, environment, user)
     return None
 
 
@@ -67,12 +75,27 @@ def _reads(directory: Path, user: int | None) -> bool:
 
 
 @functools.cache
-def _copy(directory: Path) -> Path:
-    """Copies a directory of Python files to where every uid can read it, and compiles them."""
+def _packages() -> Path:
+    """Copies the packages that luod needs to where every uid can read them."""
+    copies = [_copy(Path(spec.origin).parent) for spec in map(find_spec, _DAEMONS) if spec and spec.origin]
+    place = _readable_directory()
+    for copy in copies:
+        (place / copy.name).symlink_to(copy)
+    return place
+
+
+def _readable_directory() -> Path:
+    """Makes a directory that every uid can read, until this process ends."""
     place = Path(tempfile.mkdtemp(prefix="luod-readable-"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     place.chmod(0o755)
-    copy = place / directory.name
+    return place
+
+
+@functools.cache
+def _copy(directory: Path) -> Path:
+    """Copies a directory of Python files to where every uid can read it, and compiles them."""
+    copy = _readable_directory() / directory.name
     shutil.copytree(directory, copy)
     compileall.compile_dir(copy, quiet=2)
     for path in (copy, *copy.rglob("*")):

@@ -47,6 +47,8 @@ class Machine(abc.ABC):
         """Takes ownership of `channel`. `boot_up()` has to follow."""
         self._channel = channel
         self._timeout = timeout
+        self.user: int | None = None
+        """The uid that runs the machine, which is root in it; None: that of the test."""
         self._boot = 0
         self._kernel = ""
         self._initrd: str | None = None
