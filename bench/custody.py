@@ -17,17 +17,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import luod
 from luod import kexec
-from luod.aio import Participant
+from luod.aio import AsyncParticipant
 from luod.ctl import timeline
 from luod.errors import LuodError
-from luod.ipc.client import restore, sessions
+from luod.ipc.client import sessions
 from luod.ipc.client.connection import Connection
+from luod.ipc.client.handle import IncomingHandle
+from luod.ipc.client.participation import Carried
 from luod.ipc.framing import ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.linux import memfd
 from luod.liveupdate import LiveUpdate, OutgoingSession
@@ -60,17 +62,20 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def connected() -> luod.Client:
+    client = luod.Client()
     while True:
         try:
-            return luod.connect()
+            with client:
+                return client
         except LuodError:
             time.sleep(0.001)
 
 
 def before(client: luod.Client | LiveUpdate, count: int, notes: Path) -> None:
     begun = time.perf_counter()
-    held: list[OutgoingSession] = []
+    held: list[OutgoingSession | luod.HeldOutgoingSession] = []
     for number in range(count):
+        session: OutgoingSession | luod.HeldOutgoingSession
         if isinstance(client, LiveUpdate):
             session = OutgoingSession(client.create(f"s{number}"), manifest=False)
         else:
@@ -88,11 +93,13 @@ def before(client: luod.Client | LiveUpdate, count: int, notes: Path) -> None:
     asyncio.run(take_part(held))
 
 
-async def take_part(held: list[OutgoingSession]) -> None:
+async def take_part(held: Sequence[Carried]) -> None:
     """All of them ready at once; the jump ends this process."""
     share = max(1, len(held) // PARTICIPANTS)
     shares = [held[at : at + share] for at in range(0, len(held), share)]
-    participants = [await Participant.follow(f"p{number}", theirs) for number, theirs in enumerate(shares)]
+    participants = [AsyncParticipant(f"p{number}", theirs) for number, theirs in enumerate(shares)]
+    for participant in participants:
+        await participant.__aenter__()
     running = [asyncio.ensure_future(participant.run()) for participant in participants]
     luoctl = (sys.executable, "-P", "-m", "luod.ctl.main", "update", "--kernel", os.environ["LUOEMU_KERNEL"])
     await asyncio.create_subprocess_exec(*luoctl, "--reuse-cmdline", stdout=subprocess.DEVNULL)
@@ -114,10 +121,11 @@ def after_luod(path: str, count: int) -> float:
     begun = time.perf_counter()
     for number in range(count):
         connection = connections[number % len(connections)]
-        session = over(connection, sessions.retrieve(f"s{number}", SESSIONS_SOCKET))
+        name = f"s{number}"
+        session = IncomingHandle(name, over(connection, sessions.retrieve(name, SESSIONS_SOCKET)))
         for token in range(FILES):
-            session.retrieve(token).close()
-        over(connection, restore.finish_any(session, discard=True, tokens=None))
+            session._bare.retrieve(token).close()
+        over(connection, sessions.finish(session, discard=True, tokens=None))
     taken = time.perf_counter() - begun
     for connection in connections:
         connection.close()

@@ -36,8 +36,8 @@ class Vmm:
     """What the requests act on. `ram` is the guest's memory, `session` what carries it."""
 
     def __init__(self, socket: str) -> None:
-        self._daemon = luod.connect(socket)
-        self._session: luod.OutgoingSession | luod.IncomingSession | None = None
+        self._client = luod.Client(socket)
+        self._session: luod.HeldOutgoingSession | None = None
         self._ram: Fd | None = None
         self._device: Fd | None = None
         self._adder: Adder | None = None
@@ -48,7 +48,7 @@ class Vmm:
         with mmap.mmap(ram.fileno(), mebibytes << 20) as view:
             for offset in range(0, mebibytes << 20, CHUNK):
                 view[offset : offset + CHUNK] = os.urandom(CHUNK)
-        session = self._session = self._daemon.create(name)
+        session = self._session = self._client.create(name)
         session.preserve(ram, RAM_TOKEN, name="ram")
         answer = {}
         if device is not None:
@@ -60,14 +60,14 @@ class Vmm:
 
     def resume(self, name: str) -> dict[str, Any]:
         """Next boot: the session by its name, its files by the names they were preserved under, and FINISH."""
-        session = self._daemon.retrieve(name)
+        session = self._client.retrieve(name)
         with session:
             self._ram = session.retrieve("ram")
             answer = self.look()
             if any(entry.name == "adder" for entry in session.contents or ()):
                 self._device = session.retrieve("adder")
                 answer |= self._add_up(self._device)
-            self._daemon.finish(session)
+            session.finish()
         return answer
 
     def look(self) -> dict[str, Any]:

@@ -35,25 +35,24 @@ class Guest:
         return COUNT.pack(self.count)
 
 
-def come_back(client, name):
-    """The guest as it was when the last kernel was left; None: there was none, or nothing can be resumed from it."""
+def restore(client, name):
+    """Returns the guest as it was when the last kernel was left; None: nothing can be resumed."""
     try:
-        arrived = client.arrive(name)
-    except luod.NoSuchSession:
-        return None
+        restored = client.restore(name)
     except (luod.Torn, luod.AlreadyResumed) as error:
         print(f"{name}: lost: {error}", flush=True)
-        client.give_up(name)
+        return None
+    if restored is None:
         return None
     state = b""
-    if arrived.frozen is not None:
-        with arrived.retrieve("state") as file, open(file.detach(), "rb") as opened:
+    if "state" in restored:
+        with restored["state"] as file, open(file.fileno(), "rb", closefd=False) as opened:
             state = opened.read(COUNT.size)
-    guest = Guest(arrived.retrieve("ram"), state)
-    client.resuming(arrived)  # before its first instruction: from here on there is no second try
+    guest = Guest(restored["ram"], state)
+    restored.resume()  # before its first instruction: from here on there is no second try
     print(f"{name}: resumes at {guest.count}", flush=True)
     guest.step()
-    client.finish(arrived)
+    restored.finish()
     return guest
 
 
@@ -64,30 +63,33 @@ def freeze(phase, name, guest):
         with open(file.fileno(), "wb", closefd=False) as opened:
             opened.write(state)
         frozen.preserve(file, name="state")
+    phase.ready()
 
 
 def main(name):
-    client = luod.connect(patience=60)
-    guest = come_back(client, name) or Guest(memory(1 << 20, "ram"))
-    for left in client.sessions():  # of a VMM before this one, which ended without an update
-        if left.name == name and left.direction == "outgoing":
-            client.release(left)
-    session = client.create(name)
-    session.preserve(guest.ram, 1, name="ram")
-    with luod.Participant(name, [session], client=client) as participant:
-        print(f"{name}: takes part", flush=True)
-        while True:
-            if guest.runs:
-                guest.step()
-            phase = participant.next(timeout=0.001 if guest.runs else None)
-            if phase is None:
-                continue
-            with phase:  # leaving it votes `ready`; an exception in it is a veto
-                if phase.kind == "freezing":
-                    freeze(phase, name, guest)
-                elif phase.kind in ("cancelled", "lost"):
-                    print(f"{name}: goes on at {guest.count}: {phase.reason}", flush=True)
-                    guest.runs = True
+    with luod.Client(patience=60) as client:
+        guest = restore(client, name)
+        if guest is None:  # a cold start
+            client.discard(name)  # what a VMM before this one left, if anything
+            guest = Guest(memory(1 << 20, "ram"))
+        session = client.create(name)  # for the next update
+        with luod.Participant(name, [session], client=client) as participant:
+            session.preserve(guest.ram, 1, name="ram")
+            print(f"{name}: takes part", flush=True)
+            while True:
+                if guest.runs:
+                    guest.step()
+                phase = participant.next(timeout=0.001 if guest.runs else None)
+                if phase is None:
+                    continue
+                with phase:  # an exception in it is a veto, and is raised again when the guest was resumed
+                    if phase.kind == "preparing":
+                        phase.ready()
+                    elif phase.kind == "freezing":
+                        freeze(phase, name, guest)
+                    elif phase.kind in ("cancelled", "lost"):
+                        print(f"{name}: goes on at {guest.count}: {phase.reason}", flush=True)
+                        guest.runs = True
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import luod.aio
+import luod
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession
 from tests.impostor import Answer, Impostor, reply
@@ -21,7 +21,7 @@ from tests.impostor import Answer, Impostor, reply
 
 def test_calls_run_at_the_same_time(tmp_path: Path) -> None:
     async def run(path: str) -> None:
-        client = await luod.aio.connect(path)
+        client = luod.AsyncClient(path)
         first = asyncio.create_task(client.sessions())
         await asyncio.to_thread(impostor.asked.wait)
         assert await client.sessions() == ()  # while the first has no answer
@@ -36,7 +36,7 @@ def test_calls_run_at_the_same_time(tmp_path: Path) -> None:
 
 def test_a_cancelled_call_hangs_up(tmp_path: Path) -> None:
     async def run(path: str) -> None:
-        call = asyncio.create_task((await luod.aio.connect(path)).sessions())
+        call = asyncio.create_task(luod.AsyncClient(path).sessions())
         await asyncio.to_thread(impostor.asked.wait)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -49,7 +49,7 @@ def test_a_cancelled_call_hangs_up(tmp_path: Path) -> None:
 
 def test_the_callers_own_timeout_works_too(tmp_path: Path) -> None:
     async def run(path: str) -> None:
-        client = await luod.aio.connect(path)
+        client = luod.AsyncClient(path)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await client.sessions()
@@ -74,9 +74,10 @@ class SlowSession(IncomingSession):
 
 def test_a_kernel_call_stops_neither_the_loop_nor_for_being_cancelled(tmp_path: Path) -> None:
     async def run(path: str) -> None:
-        client = await luod.aio.connect(path)
-        with SlowSession() as session:
-            call = asyncio.create_task(client.finish(session))
+        client = luod.AsyncClient(path)
+        session = SlowSession()
+        with luod.AsyncHeldIncomingSession(client, "vm", session) as held:
+            call = asyncio.create_task(held.finish())
             await asyncio.to_thread(session.begun.wait)
             assert await client.sessions() == ()
             for _ in range(2):

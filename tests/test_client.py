@@ -1,4 +1,4 @@
-"""What a program gets from `luod.connect()` and `luod.aio.connect()` when the other end is not as it should be.
+"""What a program gets from `luod.Client` and `luod.AsyncClient` when the other end is not as it should be.
 
 Both surfaces are the same here, so each test asks both. With a real luod they are tested in test_client_machine.py;
 what only asyncio has is in test_aio.py.
@@ -16,7 +16,6 @@ from typing import Any, Final
 import pytest
 
 import luod
-import luod.aio
 from luod.errors import (
     BadInput,
     Busy,
@@ -35,12 +34,12 @@ Ask = Callable[..., Any]
 
 
 def ask_blocking(path: str, method: str, *arguments: Any, timeout: float = 10, **options: Any) -> Any:
-    return getattr(luod.connect(path, timeout=timeout), method)(*arguments, **options)
+    return getattr(luod.Client(path, timeout=timeout), method)(*arguments, **options)
 
 
 def ask_with_asyncio(path: str, method: str, *arguments: Any, timeout: float = 10, **options: Any) -> Any:
     async def run() -> Any:
-        client = await luod.aio.connect(path, timeout=timeout)
+        client = luod.AsyncClient(path, timeout=timeout)
         return await getattr(client, method)(*arguments, **options)
 
     return asyncio.run(run())
@@ -48,7 +47,7 @@ def ask_with_asyncio(path: str, method: str, *arguments: Any, timeout: float = 1
 
 @pytest.fixture(params=[ask_blocking, ask_with_asyncio], ids=["blocking", "asyncio"])
 def ask(request: pytest.FixtureRequest) -> Ask:
-    """Connects, calls one method, returns what it returns."""
+    """Calls one method of a new client, returns what it returns."""
     surface: Ask = request.param
     return surface
 
@@ -247,25 +246,71 @@ def test_what_is_no_name_is_refused_before_luod_is_asked(tmp_path: Path, ask: As
     assert impostor.calls == []
 
 
-def test_an_outgoing_session_is_not_released_as_finished(tmp_path: Path, ask: Ask) -> None:
-    with Impostor(tmp_path) as impostor, pytest.raises(BadInput):
-        ask(impostor.path, "release", luod.SessionInfo("vm", 0, "outgoing", "held"), finished=True)
-    assert impostor.calls == []
-
-
-def test_release_says_which_session_and_how_it_ended(tmp_path: Path, ask: Ask) -> None:
-    with Impostor(tmp_path, Answer(reply()), Answer(reply())) as impostor:
-        ask(impostor.path, "release", luod.SessionInfo("a", 0, "outgoing", "held"))
-        ask(impostor.path, "release", luod.SessionInfo("b", 0, "incoming", "retrieved"), finished=True)
-    assert [call["parameters"] for call in impostor.calls] == [
-        {"name": "a", "direction": "outgoing", "outcome": "given_up"},
-        {"name": "b", "direction": "incoming", "outcome": "finished"},
+def test_discard_releases_what_the_workload_has_in_both_directions(tmp_path: Path, ask: Ask) -> None:
+    listed = [{**ENTRY, "direction": "incoming", "state": "torn"}, {**ENTRY, "name": "other", "direction": "incoming"}]
+    given_up = Answer(reply({"released": ["vm#3", "vm"], "open": []}))
+    with Impostor(tmp_path, given_up, Answer(reply({"sessions": listed})), Answer(reply())) as impostor:
+        assert ask(impostor.path, "discard", "vm") == ("vm#3", "vm", "vm")
+    assert [(call["method"].rpartition(".")[2], call.get("parameters")) for call in impostor.calls] == [
+        ("GiveUp", {"name": "vm", "direction": "outgoing"}),
+        ("List", None),
+        ("Release", {"name": "vm", "direction": "incoming", "outcome": "given_up"}),
     ]
+
+
+def test_discard_loses_nothing_when_a_participant_lives(tmp_path: Path, ask: Ask) -> None:
+    refused = reply({"message": "in use", "hint": ""}, error="io.luod.Sessions.Refused")
+    with Impostor(tmp_path, Answer(refused)) as impostor, pytest.raises(Refused):
+        ask(impostor.path, "discard", "vm")
+    assert len(impostor.calls) == 1
+
+
+def test_where_nothing_came_there_is_nothing_to_restore(tmp_path: Path, ask: Ask) -> None:
+    with Impostor(tmp_path, Answer(reply({"sessions": [ENTRY]}))) as impostor:
+        assert ask(impostor.path, "restore", "vm") is None
+
+
+@pytest.mark.parametrize("error", [luod.Torn, luod.AlreadyResumed])
+def test_what_cannot_be_restored_is_said_with_how_to_discard_it(
+    tmp_path: Path, ask: Ask, error: type[LuodError]
+) -> None:
+    listed = reply({"sessions": [{**ENTRY, "direction": "incoming", "state": "torn"}]})
+    name = "Torn" if error is luod.Torn else "Resumed"
+    refused = reply({"name": "vm", "message": "it cannot", "hint": "old"}, error=f"io.luod.Sessions.{name}")
+    with Impostor(tmp_path, Answer(listed), Answer(refused)) as impostor, pytest.raises(error) as caught:
+        ask(impostor.path, "restore", "vm")
+    assert "client.discard('vm')" in caught.value.hint
+    assert caught.value.__notes__ == [f"hint: {caught.value.hint}"]
+
+
+@pytest.mark.parametrize("surface", [luod.Client, luod.AsyncClient])
+def test_the_constructor_makes_no_call_and_with_looks_for_luod(tmp_path: Path, surface: Any) -> None:
+    async def enter() -> None:
+        async with surface(path):
+            pass
+
+    def begin() -> None:
+        if surface is luod.Client:
+            surface(path).__enter__()
+        else:
+            asyncio.run(enter())
+
+    path = tmp_path / "luod.sock"
+    surface(path)
+    with pytest.raises(DaemonUnreachable, match="there is no luod at"):
+        begin()
+
+
+@pytest.mark.parametrize("wrong", [-1, float("nan"), float("inf")])
+def test_patience_is_a_number_of_seconds(wrong: float) -> None:
+    for surface in (luod.Client, luod.AsyncClient):
+        with pytest.raises(BadInput, match="patience"):
+            surface(patience=wrong)
 
 
 def test_a_client_finds_luod_again_after_it_was_gone(tmp_path: Path) -> None:
     with Impostor(tmp_path, Answer(reply({"sessions": []}))) as impostor:
-        client = luod.connect(impostor.path)
+        client = luod.Client(impostor.path)
         assert client.sessions() == ()
     with pytest.raises(DaemonUnreachable):
         client.sessions()
@@ -276,7 +321,7 @@ def test_a_client_finds_luod_again_after_it_was_gone(tmp_path: Path) -> None:
 def test_a_client_works_on_both_sides_of_a_fork(tmp_path: Path) -> None:
     answers = [Answer(reply({"sessions": [ENTRY]}))] * 3
     with Impostor(tmp_path, *answers) as impostor:
-        client = luod.connect(impostor.path)
+        client = luod.Client(impostor.path)
         client.sessions()
         child = os.fork()
         if not child:

@@ -131,18 +131,61 @@ def test_luod_checks_that_a_session_is_finished(host: Host, start: Start) -> Non
     vmm.call("create", name="vm", slot="s")
     vmm.memfd("m", seed=1)
     vmm.call("preserve", session="s", file="m", token=1)
-    assert vmm.refused("release", session="s", finished=True).kind == "BadInput"
     update(host)
     vmm = start(host)
     vmm.call("retrieve_session", name="vm", slot="s")
-    error = vmm.refused("release", session="s", finished=True)
+    error = vmm.refused("release_named", name="vm", direction="incoming", finished=True)
     assert error.kind == "CallFailed"
-    assert not vmm.call("closed", session="s")
     vmm.call("retrieve", session="s", file=1, slot="m")
     vmm.call("finish_without_luod", session="s")
     assert states(vmm) == {"incoming vm": "retrieved"}
-    vmm.call("release", session="s", finished=True)
+    vmm.call("finish", session="s")
+    assert vmm.call("closed", session="s")
     assert states(vmm) == {}
+    vmm.call("finish", session="s")
+
+
+def test_finish_is_repeated_when_luod_could_not_be_told(host: Host, start: Start) -> None:
+    vmm = start(host)
+    vmm.call("create", name="vm", slot="s")
+    vmm.memfd("m", seed=1)
+    vmm.call("preserve", session="s", file="m", token=1)
+    update(host)
+    vmm = start(host)
+    vmm.call("retrieve_session", name="vm", slot="s")
+    vmm.call("retrieve", session="s", file=1, slot="m")
+    host.stop()
+    assert vmm.refused("finish", session="s").kind == "DaemonUnreachable"
+    assert vmm.call("finished", session="s")
+    assert not vmm.call("closed", session="s")
+    host.start()
+    vmm.call("finish", session="s")
+    assert vmm.call("closed", session="s")
+    assert states(vmm) == {}
+
+
+def test_a_session_given_up_is_gone_with_what_was_not_retrieved(host: Host, start: Start) -> None:
+    vmm = start(host)
+    digests = preserved(vmm, 1, 2)
+    update(host)
+    vmm = start(host)
+    vmm.call("retrieve_session", name="vm", slot="s")
+    vmm.call("retrieve", session="s", file=1, slot="m1")
+    vmm.call("release", session="s")
+    assert vmm.ask("digest", fd="m1") == digests[1]
+    assert states(vmm) == {}
+    assert vmm.refused("retrieve_session", name="vm", slot="again").kind == "NoSuchSession"
+
+
+def test_what_a_vmm_left_in_this_kernel_is_discarded(host: Host, start: Start) -> None:
+    vmm = start(host)
+    preserved(vmm, 1)
+    vmm.program.kill()
+    vmm = start(host)
+    assert vmm.refused("create", name="vm", slot="s").kind == "SessionExists"
+    assert vmm.call("discard", name="vm") == ["vm"]
+    assert vmm.call("discard", name="vm") == []
+    vmm.call("create", name="vm", slot="s")
 
 
 def test_a_released_session_is_gone_with_what_it_preserved(host: Host, start: Start) -> None:
@@ -157,9 +200,9 @@ def test_a_released_session_is_gone_with_what_it_preserved(host: Host, start: St
     assert is_free(vmm, "m")
     vmm.call("create", name="vm", slot="s")
     vmm.call("close", session="s")
-    vmm.call("release_named", name="vm")
+    vmm.call("release", session="s")
     assert states(vmm) == {}
-    assert vmm.refused("release_named", name="vm").kind == "NoSuchSession"
+    assert vmm.refused("release", session="s").kind == "NoSuchSession"
 
 
 def test_names_luod_does_not_take_are_bad_input(host: Host, start: Start) -> None:
@@ -176,6 +219,7 @@ def test_somebody_elses_session_is_no_session(host: Host, start: Start) -> None:
     other = start(host, user=1000)
     assert states(other) == {}
     assert other.refused("release_named", name="vm").kind == "NoSuchSession"
+    assert other.call("discard", name="vm") == []
     assert other.refused("retrieve_session", name="vm", slot="s").kind == "NoSuchSession"
 
 
@@ -282,9 +326,8 @@ def test_replace_with_a_copy_open_elsewhere_says_so(host: Host, start: Start) ->
     assert vmm.refused("replace", session="s", files={"1": "m1"}).kind == "SessionExists"
     assert states(vmm) == {"outgoing vm": "dropped"}
     vmm.ask("close", fd="copy")
-    vmm.call("release_named", name="vm")
-    vmm.call("create", name="vm", slot="s")
-    vmm.call("preserve", session="s", file="m1", token=1)
+    vmm.call("replace", session="s", files={"1": "m1"})
+    assert vmm.call("tokens", session="s") == [1]
     assert states(vmm) == {"outgoing vm": "held"}
 
 

@@ -13,7 +13,9 @@ import pytest
 from luod.testing import Host, Machine
 from luod.testing.interpreter import Interpreter
 from luod.testing.plugin import BootMachine
+from luod.testing.waiting import eventually
 from tests import devices
+from tests.daemon.host import Luod
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,10 +48,33 @@ def run_pytest(folder: Path) -> None:
 
 def test_the_test_of_a_vmm_author_passes(machine: Machine, tmp_path: Path) -> None:
     """`machine`: where there can be none, this is skipped."""
-    test, vmm = blocks("docs/vmm.md")
+    _complete, test, vmm = blocks("docs/vmm.md")
     (tmp_path / "test_my_vmm.py").write_text(test)
     (tmp_path / "my_vmm.py").write_text(vmm)
     run_pytest(tmp_path)
+
+
+def test_the_complete_vmm_lives_through_two_updates(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "vmm.py").write_text(blocks("docs/vmm.md")[0])
+    log = tmp_path / "log"
+    luod = Luod(machine, state_directory=tmp_path / "state")
+    command = ["sh", "-c", 'exec "$@" >>"$0" 2>&1', str(log), *luod.python().script(tmp_path / "vmm.py"), "vm-1"]
+
+    def start() -> list[int]:
+        """Starts luod and the VMM; what the guest counted at each start, once this one takes part."""
+        luod.start()
+        machine.spawn(command, env=luod.python().environment)
+        eventually(lambda: luod.status()["participants"] == 1, describe="the VMM takes part")
+        return [int(line.removeprefix("vm-1 runs at ")) for line in log.read_text().splitlines()]
+
+    counts = start()
+    assert counts == [0]
+    for _ in range(2):
+        luod.load()
+        luod.update()
+        before, counts = counts, start()
+        assert counts[:-1] == before
+        assert counts[-1] > before[-1]
 
 
 def test_the_test_of_a_vmm_with_a_device_passes(emulated_machines_only: None, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from luod.testing import Machine
 from luod.testing.host import SOCKET
+from luod.testing.waiting import eventually
 from tests.daemon.host import Luod, states
 from tests.daemon.participant import Operator, begin
 from tests.library import Vmm, start_vmm
@@ -54,10 +55,11 @@ def test_a_veto_by_exception_then_an_update_and_the_other_side_of_it(luod: Luod,
     assert vmm.call("with_phase") is None
     expect(vmm, "freezing")
     freeze(vmm, 2)
-    assert vmm.call("with_phase", error="the device would not stop") == "the device would not stop"
+    assert vmm.call("with_phase", vote=None, error="the device would not stop") is None
     phase = vmm.call("next")
     assert (phase["kind"], phase["reason"]) == ("cancelled", "vm vetoes: OSError: the device would not stop")
     assert vmm.call("closed", session="frozen")
+    assert vmm.call("with_phase") == "the device would not stop"
     assert operator.until("cancelled")["reason"] == phase["reason"]
     assert states(vmm) == {"outgoing vm": "held"}
 
@@ -73,14 +75,17 @@ def test_a_veto_by_exception_then_an_update_and_the_other_side_of_it(luod: Luod,
     luod.start()
 
     vmm = start()
-    assert vmm.call("arrive", name="vm") == 2
-    for name, digest in (("ram", ram), ("state", state)):
-        vmm.call("retrieve_arrived", name=name, slot=name)
-        assert vmm.ask("digest", fd=name) == digest
-    assert vmm.refused("retrieve_arrived", name="nothing", slot="n").kind == "BadInput"
-    vmm.call("resuming")
-    assert vmm.refused("resuming").kind == "AlreadyResumed"
-    vmm.call("finish_arrival")
+    assert vmm.call("restore", name="vm") == {"generation": 2, "names": ["state", "ram"]}
+    vmm.call("retrieve_restored", name="ram", slot="ram")
+    assert vmm.ask("digest", fd="ram") == ram
+    assert vmm.refused("retrieve_restored", name="nothing", slot="n").kind == "BadInput"
+    vmm.call("resume")
+    assert vmm.refused("resume").kind == "AlreadyResumed"
+    assert vmm.refused("finish_restored").kind == "NotRetrieved"
+    vmm.call("retrieve_restored", name="state", slot="state")
+    assert vmm.ask("digest", fd="state") == state
+    vmm.call("finish_restored")
+    vmm.call("finish_restored")
     assert states(vmm) == {}
     assert luod.status()["state"] == "idle"
 
@@ -104,20 +109,20 @@ def test_what_arrived_is_kept_when_luod_is_gone_before_the_rest(luod: Luod, star
     first.program.kill()
     # Who is asked for the other session.
     luod.machine.signal(keep, signal.SIGSTOP)
-    assert vmm.refused("arrive", name="vm", timeout=1.0).kind == "DaemonUnreachable"
+    assert vmm.refused("restore", name="vm", timeout=1.0).kind == "DaemonUnreachable"
     luod.kill_both()
     luod.stop()
     luod.start()
-    assert vmm.call("arrive", name="vm") == 1
+    assert vmm.call("restore", name="vm") == {"generation": 1, "names": ["state", "ram"]}
     for name, digest in (("ram", ram), ("state", state)):
-        vmm.call("retrieve_arrived", name=name, slot=name)
+        vmm.call("retrieve_restored", name=name, slot=name)
         assert vmm.ask("digest", fd=name) == digest
-    vmm.call("resuming")
-    vmm.call("finish_arrival")
+    vmm.call("resume")
+    vmm.call("finish_restored")
     assert states(vmm) == {}
 
 
-def test_who_was_not_ready_gives_up_and_starts_anew(luod: Luod, start: Start) -> None:
+def test_a_workload_that_was_not_ready_is_discarded(luod: Luod, start: Start) -> None:
     vmm = start()
     with_memory(vmm)
     vmm.call("participate", name="vm", sessions=["s"])
@@ -127,9 +132,10 @@ def test_who_was_not_ready_gives_up_and_starts_anew(luod: Luod, start: Start) ->
         luod.luoctl("update", "--force")
     luod.start()
     vmm = start()
-    assert vmm.refused("arrive", name="vm").kind == "Torn"
-    assert vmm.call("give_up", name="vm") == ["vm"]
-    assert vmm.refused("arrive", name="vm").kind == "NoSuchSession"
+    error = vmm.refused("restore", name="vm")
+    assert (error.kind, "client.discard('vm')" in error.hint) == ("Torn", True)
+    assert vmm.call("discard", name="vm") == ["vm"]
+    assert vmm.call("restore", name="vm") is None
 
 
 def test_an_update_that_is_over_when_the_guest_is_paused_is_no_failure_of_the_guest(luod: Luod, start: Start) -> None:
@@ -171,7 +177,7 @@ def test_a_luod_killed_while_the_guest_is_frozen_is_followed_again(luod: Luod, s
     with luod.machine.expect_jump():
         vmm.call("ready")
     luod.start()
-    assert start().call("arrive", name="vm") is None
+    assert start().call("restore", name="vm") == {"generation": None, "names": ["ram"]}
 
 
 def test_what_is_planned_is_granted_first(luod: Luod, start: Start) -> None:
@@ -190,15 +196,57 @@ def test_what_is_planned_is_granted_first(luod: Luod, start: Start) -> None:
     assert vmm.refused("ready").kind == "BadInput"
 
 
-def test_callbacks_are_called_and_what_they_raise_is_a_veto(luod: Luod, start: Start) -> None:
+def test_callbacks_are_called_and_what_they_raise_is_a_veto_and_comes_out(luod: Luod, start: Start) -> None:
     vmm = start()
     with_memory(vmm)
     vmm.call("participate", name="vm", sessions=["s"])
     operator = begin(luod)
     called = vmm.call("run", fail_in="freezing")
-    assert called == ["preparing", "freezing", "failed freezing: no freezing today", "cancelled"]
-    assert operator.until("cancelled")["reason"] == "vm vetoes: RuntimeError: no freezing today"
+    assert called == ["freezing", "cancelled", "raised: no freezing today"]
+    assert operator.until("cancelled")["reason"] == "vm vetoes: OSError: no freezing today"
     assert luod.status()["participants"] == 0
+
+
+def test_a_block_without_a_vote_is_a_veto_that_says_so(luod: Luod, start: Start) -> None:
+    vmm = start()
+    with_memory(vmm)
+    vmm.call("participate", name="vm", sessions=["s"])
+    operator = begin(luod)
+    expect(vmm, "preparing")
+    assert vmm.call("with_phase", vote=None) is None
+    phase = vmm.call("next")
+    assert (phase["kind"], phase["reason"]) == ("cancelled", "vm vetoes: the workload left the phase without a vote")
+    assert vmm.call("with_phase") is None
+    assert operator.until("cancelled")["reason"] == phase["reason"]
+
+
+def test_an_error_after_a_vote_is_a_veto_of_what_comes_next_and_is_raised_at_the_end(luod: Luod, start: Start) -> None:
+    vmm = start()
+    with_memory(vmm)
+    vmm.call("participate", name="vm", sessions=["s"])
+    begin(luod)
+    expect(vmm, "preparing")
+    assert vmm.call("with_phase", error="a slip") is None
+    # The guest is not paused for it: freezing is not handed out.
+    phase = vmm.call("next")
+    assert (phase["kind"], phase["reason"]) == ("cancelled", "vm vetoes: OSError: a slip")
+    assert vmm.call("leave") == "a slip"
+    assert vmm.call("leave") is None
+    assert luod.status()["participants"] == 0
+
+
+def test_next_waits_no_longer_than_it_is_told_to(luod: Luod, start: Start) -> None:
+    vmm = start()
+    with_memory(vmm)
+    vmm.call("participate", name="vm", sessions=["s"])
+    assert vmm.call("within", seconds=0.0) is None
+    luod.kill_serve()
+    # It follows the luod that was started again, though no call waits for anything.
+    eventually(lambda: vmm.call("within", seconds=0.0) is None and luod.status()["participants"], describe="it follows")
+    operator = begin(luod)
+    eventually(lambda: vmm.call("within", seconds=0.0) == "preparing", describe="it is told")
+    operator.abort()
+    expect(vmm, "cancelled")
 
 
 def test_a_forked_child_is_no_participant(luod: Luod) -> None:
@@ -213,7 +261,7 @@ def test_a_forked_child_is_no_participant(luod: Luod) -> None:
 def test_a_luod_that_comes_later_is_waited_for(machine: Machine, tmp_path: Path) -> None:
     luod = Luod(machine, state_directory=tmp_path / "state")
     python = luod.python()
-    code = f"import luod; print(len(luod.connect({SOCKET!r}, patience=60).sessions()), flush=True)"
+    code = f"import luod\nwith luod.Client({SOCKET!r}, patience=60) as client: print(client.sessions(), flush=True)"
     program = machine.spawn([python.executable, "-c", code], env=python.environment)
     luod.start()
     assert program.wait() == 0, program.stderr

@@ -1,9 +1,9 @@
 """luod carries the memory and the devices of running programs across a kernel update.
 
 The public names, each loaded from its module when first used (PEP 562), so that `import luod` costs nothing a program
-does not use. `connect` is for programs on a host with luod; `LiveUpdate` is the bare device, for those without; the
-asyncio surface is `luod.aio`. There is no code here beyond that, and nothing in these modules logs: what went wrong
-is in the error.
+does not use. `Client` and `AsyncClient` are for programs on a host with luod; `LiveUpdate` is the bare device, for
+programs on a host without. There is no code here beyond that, and nothing in these modules logs: what went wrong is in
+the error.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from luod.client import Arrival, Client, Description, SessionInfo, connect
+    from luod.aio.client import AsyncClient, AsyncHeldIncomingSession, AsyncHeldOutgoingSession, AsyncRestored
+    from luod.aio.participant import AsyncParticipant, AsyncPhase
+    from luod.client import Client, Description, HeldIncomingSession, HeldOutgoingSession, Restored, SessionInfo
     from luod.errors import (
         AlreadyResumed,
         AlreadyStashed,
@@ -60,18 +62,26 @@ if TYPE_CHECKING:
         WrongPhase,
     )
     from luod.liveupdate import IncomingSession, LiveUpdate, OutgoingSession
-    from luod.participant import Participant, Phase, PlannedFile
+    from luod.participant import FrozenDevice, Participant, Phase, PlannedFile
     from luod.version import __version__
 
 _HOMES: Final = {
-    "connect": "luod.client",
     "Client": "luod.client",
+    "HeldOutgoingSession": "luod.client",
+    "HeldIncomingSession": "luod.client",
+    "Restored": "luod.client",
     "SessionInfo": "luod.client",
     "Description": "luod.client",
-    "Arrival": "luod.client",
     "Participant": "luod.participant",
     "Phase": "luod.participant",
     "PlannedFile": "luod.participant",
+    "FrozenDevice": "luod.participant",
+    "AsyncClient": "luod.aio.client",
+    "AsyncHeldOutgoingSession": "luod.aio.client",
+    "AsyncHeldIncomingSession": "luod.aio.client",
+    "AsyncRestored": "luod.aio.client",
+    "AsyncParticipant": "luod.aio.participant",
+    "AsyncPhase": "luod.aio.participant",
     "OutgoingSession": "luod.liveupdate",
     "IncomingSession": "luod.liveupdate",
     "LiveUpdate": "luod.liveupdate",
@@ -80,16 +90,24 @@ _HOMES: Final = {
 """The module each public name lives in; those not here are errors."""
 
 __all__ = [  # noqa: RUF022 - from most to least important, the errors in the order of their tree
-    "connect",
-    "OutgoingSession",
-    "IncomingSession",
+    "Client",
+    "HeldOutgoingSession",
+    "HeldIncomingSession",
+    "Restored",
     "Participant",
     "Phase",
     "PlannedFile",
-    "Arrival",
-    "Client",
+    "FrozenDevice",
     "SessionInfo",
     "Description",
+    "AsyncClient",
+    "AsyncHeldOutgoingSession",
+    "AsyncHeldIncomingSession",
+    "AsyncRestored",
+    "AsyncParticipant",
+    "AsyncPhase",
+    "OutgoingSession",
+    "IncomingSession",
     "LiveUpdate",
     "LuodError",
     "BadInput",

@@ -226,13 +226,13 @@ class ContentsUnknown(Refused):
 
 
 class UnpreserveUnavailable(Refused):
-    hint = "no released kernel has UNPRESERVE_FD; use replace(), which makes the session anew"
+    hint = "no released kernel has UNPRESERVE_FD; replace() creates the session again without the file"
 
 
 class FilesMissing(Refused):
-    """`tokens` are preserved and were not handed to replace()."""
+    """`tokens` are preserved and were not given to replace()."""
 
-    hint = "hand over every file that is to stay, or name those to drop"
+    hint = "give every file that is to stay, or name those to drop"
 
     def __init__(self, message: str, *, tokens: tuple[int, ...], hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -244,11 +244,11 @@ class ComesBackSealed(Refused):
 
 
 class Torn(Refused):
-    hint = "nothing can be resumed from it; release it as given up"
+    hint = "discard it, Client.discard(), and start the guest from the beginning"
 
 
 class AlreadyResumed(Refused):
-    hint = "release the session, and start the guest anew"
+    hint = "discard it, Client.discard(), and start the guest from the beginning"
 
 
 class WrongPhase(Refused):

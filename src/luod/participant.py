@@ -2,17 +2,20 @@
 
     with luod.Participant("vm-1", [session]) as participant:
         for phase in participant:
-            with phase:                       # leaving it votes `ready`; an exception in it is a veto
-                if phase.kind == "freezing":
+            with phase:
+                if phase.kind == "preparing":
+                    phase.ready()
+                elif phase.kind == "freezing":
                     guest.pause()
                     with phase.create() as frozen:
                         frozen.preserve(guest.state(), name="state")
+                    phase.ready()
                 elif phase.kind == "cancelled":
                     guest.resume()
 
-No loop and no thread, since VMMs fork: whoever has a loop polls `fileno()` and calls `next(0)`. What is told and when
-is `luod.ipc.client.participation`, the same for asyncio is `luod.aio`, the story for any language docs/updates.md. The
-other side of the jump is `Client.arrive`.
+No loop and no thread, since VMMs fork: a VMM with a loop polls `fileno()` and calls `next(0)`. What is told and when
+is `luod.ipc.client.participation`, the same for asyncio is `luod.AsyncParticipant`, the story for any language
+docs/updates.md. The other side of the jump is `Client.restore`.
 """
 
 from __future__ import annotations
@@ -26,34 +29,37 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
-from luod.client import Client
+from luod.client import Client, HeldOutgoingSession
 from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc.client import participation, sessions
 from luod.ipc.client.connection import Connection, perform
-from luod.ipc.client.participation import Event, Participation, PlannedFile
+from luod.ipc.client.failure import Failure
+from luod.ipc.client.participation import Carried, Event, FrozenDevice, Participation, PlannedFile
 from luod.ipc.client.phase import Told
-from luod.ipc.framing import SESSIONS_SOCKET
-from luod.liveupdate import OutgoingSession
 
-__all__ = ["Participant", "Phase", "PlannedFile"]
+__all__ = ["Participant", "Phase", "PlannedFile", "FrozenDevice"]  # noqa: RUF022 - most important first
 
 
 class Phase(Told):
-    """What luod tells, and what can be said to it. In `with`: left normally it votes `ready`, left by an exception it
-    vetoes with the exception's text, and the exception (`failure`) ends there: the guest goes on. So it is where votes
-    are waited for, unless one was given by hand, or `granted` is to come first; elsewhere `with` does nothing.
+    """What luod tells, and what can be said to it.
+
+    In `with` a vote that is awaited has to be said, by `ready` or `veto`. A block that ends without it is a veto, with
+    that as its reason. So is a block that raises, with the exception's text; the update is cancelled, and the exception
+    is raised again when the guest was resumed: at the end of the `with` of the phase cancelled (or lost), by the next
+    call of `Participant.next` where that phase was not entered, or by `Participant.close`. Where no vote is awaited,
+    `with` changes nothing.
     """
 
     def __init__(self, participant: Participant, event: Event) -> None:
-        super().__init__(participant._part, event)
+        super().__init__(participant._part, participant._failure, event)
         self._participant = participant
 
     def ready(self) -> bool:
         """Votes: this phase is done. In freezing it says that nothing of the guest runs, and that no thread is, or will
         be, in an ioctl on a session until `cancelled`.
 
-        False: it did not count, since the update or the connection is over; another phase says so. BadInput: nobody
-        waits for a vote. LuodError: luod's own.
+        False: it did not count, since the update or the connection is over; another phase says so. BadInput: no vote is
+        awaited at this phase. LuodError: luod's own.
         """
         return self._vote(None)
 
@@ -64,40 +70,37 @@ class Phase(Told):
     def _vote(self, reason: str | None) -> bool:
         return self._participant._perform(self._ballot(reason))
 
-    def create(self, of: str | None = None) -> OutgoingSession:
-        """In freezing: the session NAME#GENERATION for what is written now, beside the declared session `of`, not to
-        be named when it is the only one. The caller may close it when all is preserved; when the update is
-        cancelled it is closed, and luod has let go of it. Errors of `Client.create`; BadInput.
+    def create(self, of: str | None = None) -> HeldOutgoingSession:
+        """Creates, in freezing, the session NAME#GENERATION for what is written now, beside the declared session `of`,
+        not to be named when it is the only one. The caller may close it when all is preserved; when the update is
+        cancelled it is closed, and luod has dropped it. Errors of `Client.create`; BadInput.
 
-        WrongPhase: the update is over, and no session was created. In `with` this is no failure: `cancelled` comes
-        next, and there the guest resumes.
+        WrongPhase: the update is over, and no session was created. DaemonUnreachable: luod was killed. In `with` these
+        are no failures: `cancelled` comes next, and there the guest resumes.
         """
-        path = self._participant._client.path
-        session = self._participant._perform(sessions.create(self._frozen_name(of), path, manifest=True))
+        client, name = self._participant._client, self._frozen_name(of)
+        bare = self._participant._perform(sessions.create(name, client.path, manifest=True))
+        session = HeldOutgoingSession(client, name, bare)
         self._part.froze(session)
         return session
 
     def __enter__(self) -> Self:
+        self._enter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if error is None:
-            if self._votes_ready:
-                self.ready()
-            return False
-        if self.event.votes_in is None:
-            return False
-        # Also for an exception that goes on, such as KeyboardInterrupt: nobody is to wait for who will not vote.
-        counted = False
-        with contextlib.suppress(LuodError):
-            counted = self.veto(participation.said_of(error))
-        return self._failed(error, counted)
+        reason, counted = self._veto_on_leaving(error), False
+        if reason is not None:
+            with contextlib.suppress(LuodError):
+                counted = self.veto(reason)
+        return self._leave(error, counted)
 
 
 class Participant:
-    """A workload that takes part in updates. It follows from when it is made until `close`, or the end of `with`.
+    """A workload that takes part in updates. It follows from the beginning of `with` on, or from the first `next`,
+    until `close`, or the end of `with`.
 
     luod may die and come back meanwhile: the participant follows and declares again by itself, and a phase `cancelled`
     tells that the update is over when it is. A forked child is no participant: its copy of the connection is closed.
@@ -106,34 +109,31 @@ class Participant:
     def __init__(
         self,
         name: str,
-        sessions: Iterable[OutgoingSession],
+        sessions: Iterable[Carried],
         *,
         planned: Iterable[PlannedFile] = (),
         client: Client | None = None,
     ) -> None:
-        """`name` is what the operator is shown. `sessions`, the caller's, are those it answers for, with all that is
-        preserved in them: carried over a jump that it was not ready for, they are torn. `planned` are files it will
-        preserve in an update, see `PlannedFile`. `client` is luod's, None the one at the usual socket.
-
-        DaemonUnreachable, Refused (the name), NoSuchSession, CallFailed (DeclaredByAnother by name, …), BadInput.
+        """Connects to nothing yet. `name` is what the operator is shown. `sessions`, the caller's, are those it answers
+        for, with all that is preserved in them: carried over a jump that it was not ready for, they are torn. `planned`
+        are files it will preserve in an update, see `PlannedFile`. `client` is luod's, None the one at the usual
+        socket. BadInput.
         """
         self.name = name
-        self._client = Client(SESSIONS_SOCKET) if client is None else client
+        self._client = Client() if client is None else client
         self._part = Participation(name, sessions, planned)
+        self._failure = Failure()
         self._pending: deque[Event] = deque()
         self._connection: Connection | None = None
         self._pause = 0.0
         self._closed = False
-        try:
-            self._follow()
-        except BaseException:
-            self.close()
-            raise
         _living.add(self)
 
-    def declare(self, sessions: Iterable[OutgoingSession], *, planned: Iterable[PlannedFile] = ()) -> None:
+    def declare(self, sessions: Iterable[Carried], *, planned: Iterable[PlannedFile] = ()) -> None:
         """Answers for these sessions from now on, and for no others. What is preserved in them later is told to luod by
-        itself, at `preparing`. Errors as of the constructor; unreachable, luod is told when it is back.
+        itself, at `preparing`. Unreachable, luod is told when it is back.
+
+        NoSuchSession, CallFailed (DeclaredByAnother by name, …), Refused, BadInput.
         """
         self._part.carry(sessions, planned)
         if self._connection is not None:
@@ -141,31 +141,39 @@ class Participant:
                 self._perform(participation.declare(self._part))
 
     def next(self, timeout: float | None = None) -> Phase | None:
-        """The next phase; waits for it, for ever or for `timeout` seconds, after which it is None. While luod is gone,
-        this looks for it.
+        """Returns the next phase; waits for it, for ever or for `timeout` seconds, after which it is None. While luod
+        is gone, this looks for it.
 
         Errors of `declare`, when a luod that was started again knows nothing of a session any more; the participant
-        goes on, and the next call tries once more. BadInput: it is closed.
+        goes on, and the next call tries once more. What a block of a cancelled update raised, where it was not raised
+        yet. BadInput: the participant is closed.
         """
+        self._failure.raise_overdue()
         end = None if timeout is None else time.monotonic() + timeout
-        while not self._pending:
-            if self._closed:
-                raise BadInput("the participant is closed", hint="make another one")
-            try:
-                if self._connection is None:
-                    self._follow()
-                elif self._part.undeclared:
-                    self._perform(participation.declare(self._part))
-                self._take(_left(end, 0.5 if self._part.undeclared else None))
-                self._pause = 0.0
-            except (DaemonUnreachable, ProtocolError):
-                self._broken()
-                self._pause = participation.pause_after(self._pause)
-                if not self._pending:
-                    time.sleep(_left(end, self._pause) or 0.0)
-            if not self._pending and end is not None and time.monotonic() >= end:
-                return None
-        return Phase(self, self._pending.popleft())
+        while True:
+            while not self._pending:
+                if self._closed:
+                    raise BadInput("the participant is closed", hint="make another one")
+                try:
+                    if self._connection is None:
+                        self._follow()
+                    elif self._part.undeclared:
+                        self._perform(participation.declare(self._part))
+                    self._take(participation.left(end, 0.5 if self._part.undeclared else None))
+                    self._pause = 0.0
+                except (DaemonUnreachable, ProtocolError):
+                    self._broken()
+                    self._pause = participation.pause_after(self._pause)
+                    if not self._pending:
+                        time.sleep(participation.left(end, self._pause) or 0.0)
+                if not self._pending and end is not None and time.monotonic() >= end:
+                    return None
+            event = self._pending.popleft()
+            reason = self._failure.vetoes(event)
+            if reason is None:
+                return Phase(self, event)
+            with contextlib.suppress(LuodError):
+                self._perform(participation.vote(self._part.secret, event, reason))
 
     def run(
         self,
@@ -176,12 +184,12 @@ class Participant:
         jumping: Callable[[Phase], object] | None = None,
         cancelled: Callable[[Phase], object] | None = None,
         lost: Callable[[Phase], object] | None = None,
-        failed: Callable[[Phase, Exception], object] | None = None,
     ) -> None:
-        """Calls these for the phases, each in `with phase`, until `close`. One that is not given is `ready` at once.
+        """Calls these for the phases, each in `with phase`, until `close`. A phase without one is `ready` at once; one
+        that is given has to vote.
 
-        What preparing, granted or freezing raises is a veto; `failed` is told. What the others raise comes out of here:
-        nobody else could know that a guest was not resumed.
+        What preparing, granted or freezing raises is a veto, and comes out of here when cancelled or lost was called;
+        the participant still follows then, and this can be called again. What the others raise comes out at once.
         """
         calls = {"preparing": preparing, "granted": granted, "freezing": freezing}
         calls |= {"jumping": jumping, "cancelled": cancelled, "lost": lost}
@@ -190,17 +198,24 @@ class Participant:
             with phase:
                 if call is not None:
                     call(phase)
-            if phase.failure is not None and failed is not None:
-                failed(phase, phase.failure)
+                elif phase.awaits_vote:
+                    phase.ready()
 
     def fileno(self) -> int:
-        """An fd that is readable when `next(0)` has something to do: another one after luod was started again. -1 while
-        luod is gone: call `next(0)` now and then.
+        """Returns an fd that is readable when `next(0)` has something to do: another one after luod was started again.
+        -1 while luod is gone: call `next(0)` now and then.
         """
         return -1 if self._connection is None else self._connection.fileno()
 
     def close(self) -> None:
-        """Takes part no longer. An update that waits for it is cancelled. The sessions are judged on: see `declare`."""
+        """Takes part no longer. An update that waits for it is cancelled. The sessions are judged on: see `declare`.
+
+        Raises what a block of the update raised that was not raised yet, unless it is called where the guest resumes.
+        """
+        self._close()
+        self._failure.raise_at_close()
+
+    def _close(self) -> None:
         self._closed = True
         self._drop()
         self._part.close()
@@ -259,21 +274,23 @@ class Participant:
                 yield phase
 
     def __enter__(self) -> Self:
+        """Follows, and declares. DaemonUnreachable, Refused (the name), errors of `declare`."""
+        if self._connection is None:
+            try:
+                self._follow()
+            except BaseException:
+                self._close()
+                raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._close()
+        self._failure.raise_again(error)
 
     def __repr__(self) -> str:
         return f"<Participant {self.name}>"
-
-
-def _left(end: float | None, most: float | None) -> float | None:
-    """Seconds to wait, when there is time until `end`, and for no longer than `most`."""
-    left = None if end is None else max(0.0, end - time.monotonic())
-    return most if left is None else left if most is None else min(left, most)
 
 
 _living: weakref.WeakSet[Participant] = weakref.WeakSet()

@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import sys
 from dataclasses import asdict
 from typing import Any
 
 import luod
-import luod.aio
+from luod.ipc.client import sessions
+from luod.ipc.client.connection import perform
+from luod.liveupdate import IncomingSession
 from tests.programs.library import Library
 from tests.programs.questions import Slot
 
@@ -22,17 +25,17 @@ class Client(Library):
 
     def __init__(self, surface: str, socket: str) -> None:
         super().__init__()
-        self._ask = {"blocking": self._blocking, "asyncio": self._with_asyncio}[surface]
+        self._surface = {"blocking": luod.Client, "asyncio": luod.AsyncClient}[surface]
         self._socket = socket
 
-    def _blocking(self, method: str, *arguments: Any, **options: Any) -> Any:
-        return getattr(luod.connect(self._socket), method)(*arguments, **options)
+    def result(self, value: Any) -> Any:
+        async def wait() -> Any:
+            return await value
 
-    def _with_asyncio(self, method: str, *arguments: Any, **options: Any) -> Any:
-        async def run() -> Any:
-            return await getattr(await luod.aio.connect(self._socket), method)(*arguments, **options)
+        return asyncio.run(wait()) if inspect.isawaitable(value) else value
 
-        return asyncio.run(run())
+    def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
+        return self.result(getattr(self._surface(self._socket), method)(*arguments, **options))
 
     def call_create(self, name: str, slot: str, manifest: bool = True) -> None:
         self.outgoing[slot] = self._ask("create", name, manifest=manifest)
@@ -40,22 +43,25 @@ class Client(Library):
     def call_retrieve_session(self, name: str, slot: str) -> None:
         self.incoming[slot] = self._ask("retrieve", name)
 
-    def call_finish(self, session: str, **how: Any) -> None:
-        self._ask("finish", self.incoming[session], **how)
-
     def call_finish_without_luod(self, session: str) -> None:
-        self.incoming[session].finish()
+        with IncomingSession(self.incoming[session].duplicate()) as bare:
+            bare.finish(discard=True)
 
-    def call_release(self, session: str, finished: bool = False) -> None:
-        self._ask("release", self.session(session), finished=finished)
+    def call_release(self, session: str) -> None:
+        """Of either direction: luod drops its fd."""
+        held = self.session(session)
+        self.result(held.release() if session in self.outgoing else held.discard())
 
-    def call_release_named(self, name: str, direction: str = "outgoing") -> None:
-        """Releases a session of which this process has no fd, as `sessions` would list it."""
-        self._ask("release", luod.SessionInfo(name, os.getuid(), direction, "held"))
+    def call_release_named(self, name: str, direction: str = "outgoing", finished: bool = False) -> None:
+        """Has luod drop its fd of a session, of which this process has no other."""
+        perform(sessions.release(name, direction, finished=finished), self._socket, 30.0)
+
+    def call_discard(self, name: str) -> list[str]:
+        return list(self._ask("discard", name))
 
     def call_replace(self, session: str, files: dict[str, Slot], drop: list[int] | None = None) -> None:
         given = {int(token): Borrowed(self.fd(slot)) for token, slot in files.items()}
-        self.outgoing[session] = self._ask("replace", self.outgoing[session], given, drop=drop or ())
+        self.result(self.outgoing[session].replace(given, drop=drop or ()))
 
     def call_sessions(self) -> list[dict[str, Any]]:
         return [asdict(entry) for entry in self._ask("sessions")]

@@ -1,4 +1,4 @@
-"""`tests.programs.client` that takes part in updates with the library: `luod.Participant`, or asyncio's.
+"""`tests.programs.client` that takes part in updates with the library: `luod.Participant` or `luod.AsyncParticipant`.
 
 `python3 -m tests.programs.guest blocking|asyncio SOCKET`, inside a machine. Standard library and luod only.
 """
@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import luod
-import luod.aio
 from tests.programs.client import Client
 
 
@@ -22,83 +22,96 @@ class Guest(Client):
         self._loop = asyncio.new_event_loop() if surface == "asyncio" else None
         self._participant: Any = None
         self._phase: Any = None
-        self._arrival: Any = None
+        self._restored: Any = None
         self._client: Any = None
 
-    def _wait(self, value: Any) -> Any:
-        return value if self._loop is None else self._loop.run_until_complete(value)
+    def result(self, value: Any) -> Any:
+        return value if self._loop is None or not inspect.isawaitable(value) else self._loop.run_until_complete(value)
 
     def call_participate(self, name: str, sessions: list[str], planned: list[dict[str, Any]] | None = None) -> None:
         held = [self.outgoing[slot] for slot in sessions]
         plans = [luod.PlannedFile(**plan) for plan in planned or ()]
-        if self._loop is None:
-            client = luod.connect(self._socket)
-            self._participant = luod.Participant(name, held, planned=plans, client=client)
-        else:
-            client = self._wait(luod.aio.connect(self._socket))
-            self._participant = self._wait(luod.aio.Participant.follow(name, held, planned=plans, client=client))
+        client: Any = self._surface(self._socket)
+        kind = luod.Participant if self._loop is None else luod.AsyncParticipant
+        participant: Any = kind(name, held, planned=plans, client=client)
+        self.result(participant.__enter__() if self._loop is None else participant.__aenter__())
+        self._participant = participant
 
     def call_next(self) -> dict[str, Any]:
-        self._phase = self._wait(self._participant.next())
+        self._phase = self.result(self._participant.next())
         phase = self._phase
         return {"kind": phase.kind, "generation": phase.generation, "reason": phase.reason, "left": phase.seconds_left}
 
     def call_within(self, seconds: float) -> str | None:
-        """What `next` with a timeout gives: the blocking one's only."""
-        phase = self._participant.next(seconds)
+        """What `next` with a timeout gives."""
+        phase = self.result(self._participant.next(seconds))
         return None if phase is None else str(phase.kind)
 
     def call_ready(self) -> bool:
-        return bool(self._wait(self._phase.ready()))
+        return bool(self.result(self._phase.ready()))
 
     def call_veto(self, reason: str) -> bool:
-        return bool(self._wait(self._phase.veto(reason)))
+        return bool(self.result(self._phase.veto(reason)))
 
     def call_create_frozen(self, slot: str) -> None:
-        self.outgoing[slot] = self._wait(self._phase.create())
+        self.outgoing[slot] = self.result(self._phase.create())
 
-    def call_with_phase(self, error: str | None = None, create: bool = False) -> str | None:
-        """Goes through `with phase`, and raises in it, or creates a frozen session; what `failure` is after it."""
-
-        def body() -> None:
-            if error is not None:
-                raise OSError(error)
+    def call_with_phase(self, error: str | None = None, create: bool = False, vote: str | None = "ready") -> str | None:
+        """Goes through `with phase`, and creates a frozen session, votes, or raises in it; what comes out of it."""
 
         async def enter() -> None:
             async with self._phase:
                 if create:
                     await self._phase.create()
-                body()
+                if vote is not None and self._phase.awaits_vote:
+                    await self._phase.ready()
+                if error is not None:
+                    raise OSError(error)
 
-        if self._loop is None:
-            with self._phase:
-                if create:
-                    self._phase.create()
-                body()
-        else:
-            self._wait(enter())
-        failure = self._phase.failure
-        return None if failure is None else str(failure)
+        try:
+            if self._loop is None:
+                with self._phase:
+                    if create:
+                        self._phase.create()
+                    if vote is not None and self._phase.awaits_vote:
+                        self._phase.ready()
+                    if error is not None:
+                        raise OSError(error)
+            else:
+                self.result(enter())
+        except OSError as raised:
+            return str(raised)
+        return None
+
+    def call_leave(self) -> str | None:
+        """Ends `with participant`; what comes out of it."""
+        participant = self._participant
+        try:
+            self.result(participant.__exit__(*[None] * 3) if self._loop is None else participant.__aexit__(*[None] * 3))
+        except OSError as raised:
+            return str(raised)
+        return None
 
     def call_run(self, fail_in: str | None = None) -> list[str]:
-        """Runs callbacks until `cancelled`; what was called."""
+        """Runs callbacks until `cancelled`; what was called, and what came out."""
         called = []
 
-        def callback(kind: str) -> Callable[[Any], None]:
-            def call(phase: Any) -> None:
+        def callback(kind: str) -> Callable[[Any], Any]:
+            def call(phase: Any) -> Any:
                 called.append(kind)
                 if kind == fail_in:
-                    raise RuntimeError(f"no {kind} today")
+                    raise OSError(f"no {kind} today")
                 if kind == "cancelled":
                     self._participant.close()
+                return phase.ready() if phase.awaits_vote else None
 
             return call
 
-        def failed(phase: Any, error: Exception) -> None:
-            called.append(f"failed {phase.kind}: {error}")
-
-        kinds = ("preparing", "freezing", "jumping", "cancelled")
-        self._wait(self._participant.run(**{kind: callback(kind) for kind in kinds}, failed=failed))
+        kinds = ("freezing", "jumping", "cancelled")  # preparing has no callback, so it is ready
+        try:
+            self.result(self._participant.run(**{kind: callback(kind) for kind in kinds}))
+        except OSError as raised:
+            called.append(f"raised: {raised}")
         return called
 
     def call_hang_up(self) -> None:
@@ -121,26 +134,25 @@ class Guest(Client):
         os.close(write)
         return answer == b"y"
 
-    def call_arrive(self, name: str, timeout: float = 30.0) -> int | None:
+    def call_restore(self, name: str, timeout: float = 30.0) -> dict[str, Any] | None:
         """With one client, however often it is called."""
         if self._client is None:
-            connect = luod.connect if self._loop is None else luod.aio.connect
-            self._client = self._wait(connect(self._socket))
+            self._client = self._surface(self._socket)
         self._client.timeout = timeout
-        self._arrival = self._wait(self._client.arrive(name))
-        return None if self._arrival.generation is None else int(self._arrival.generation)
+        restored = self._restored = self.result(self._client.restore(name))
+        return None if restored is None else {"generation": restored.generation, "names": list(restored.names)}
 
-    def call_retrieve_arrived(self, name: str, slot: str) -> None:
-        self.put(slot, self._arrival.retrieve(name).detach())
+    def call_retrieve_restored(self, name: str, slot: str) -> None:
+        self.put(slot, self.result(self._restored[name]).detach())
 
-    def call_resuming(self) -> None:
-        self._ask("resuming", self._arrival)
+    def call_resume(self) -> None:
+        self.result(self._restored.resume())
 
-    def call_finish_arrival(self, **how: Any) -> None:
-        self._ask("finish", self._arrival, **how)
+    def call_finish_restored(self) -> None:
+        self.result(self._restored.finish())
 
-    def call_give_up(self, name: str) -> list[str]:
-        return list(self._ask("give_up", name))
+    def call_discard_restored(self) -> None:
+        self.result(self._restored.discard())
 
 
 if __name__ == "__main__":

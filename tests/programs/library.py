@@ -28,8 +28,12 @@ class Library(Process):
 
     def __init__(self) -> None:
         super().__init__()
-        self.outgoing: dict[str, OutgoingSession] = {}
-        self.incoming: dict[str, IncomingSession] = {}
+        self.outgoing: dict[str, Any] = {}
+        self.incoming: dict[str, Any] = {}
+
+    def result(self, value: Any) -> Any:
+        """What a verb of a session gives: itself, but for coroutines."""
+        return value
 
     def do_library(self, call: str, **arguments: Any) -> dict[str, Any]:
         try:
@@ -73,7 +77,7 @@ class Library(Process):
         self.put(slot, self.session(session).duplicate().detach())
 
     def call_name(self, session: str) -> str:
-        return self.session(session).name
+        return str(self.session(session).name)
 
     def call_close(self, session: str) -> None:
         self.session(session).close()
@@ -81,16 +85,17 @@ class Library(Process):
     def call_preserve(
         self, session: str, file: Slot, token: int | None = None, name: str | None = None, **how: Any
     ) -> int:
-        return self.outgoing[session].preserve(self.fd(file), token, name=name, **how)
+        number: int = self.result(self.outgoing[session].preserve(self.fd(file), token, name=name, **how))
+        return number
 
     def call_preserve_many(self, session: str, count: int, size: int = 4096) -> None:
         for token in range(count):
             with memory(size) as file:
                 os.pwrite(file.fileno(), b"%d" % token, 0)
-                self.outgoing[session].preserve(file, token, name=f"file {token}")
+                self.result(self.outgoing[session].preserve(file, token, name=f"file {token}"))
 
     def call_unpreserve(self, session: str, token: int) -> None:
-        self.outgoing[session].unpreserve(token)
+        self.result(self.outgoing[session].unpreserve(token))
 
     def call_unpreserve_available(self) -> bool:
         return unpreserve_available()
@@ -103,21 +108,21 @@ class Library(Process):
         return None if contents is None else [asdict(entry) for entry in contents]
 
     def call_retrieve(self, session: str, file: int | str, slot: str, **how: Any) -> None:
-        self.put(slot, self.incoming[session].retrieve(file, **how).detach())
+        self.put(slot, self.result(self.incoming[session].retrieve(file, **how)).detach())
 
     def call_unretrieved(self, session: str, tokens: list[int] | None = None) -> list[int]:
-        return list(self.incoming[session].unretrieved(tokens))
+        return list(self.result(self.incoming[session].unretrieved(tokens)))
 
     def call_finish(self, session: str, **how: Any) -> None:
-        self.incoming[session].finish(**how)
+        self.result(self.incoming[session].finish(**how))
 
     def call_finished(self, session: str) -> bool:
-        return self.incoming[session].finished
+        return bool(self.incoming[session].finished)
 
     def call_holds(self, session: str, **which: int) -> bool:
-        return self.incoming[session].holds(**which)
+        return bool(self.result(self.incoming[session].holds(**which)))
 
-    def session(self, slot: str) -> OutgoingSession | IncomingSession:
+    def session(self, slot: str) -> Any:
         with contextlib.suppress(KeyError):
             return self.outgoing[slot]
         return self.incoming[slot]

@@ -18,10 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 import luod
-from luod.errors import AlreadyResumed, CallFailed, DaemonUnreachable, NoSuchSession, Torn
-from luod.ipc.client.restore import Arrival
+from luod.errors import AlreadyResumed, CallFailed, DaemonUnreachable, NoSuchSession, Refused, Torn
 from luod.linux import Fd, memfd
-from luod.liveupdate import IncomingSession, OutgoingSession
 from luod.participant import Participant
 
 NAME = "vm"
@@ -50,10 +48,11 @@ class Steadfast:
     def __init__(self, socket: str, diary: str) -> None:
         self._diary = os.open(diary, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
         self._luod = luod.Client(socket)
-        self._came: dict[str, IncomingSession] = {}
+        self._restored: luod.Restored | None = None
+        self._retrieving = False
         self._resuming = False
         self._resumed = False
-        self._session: OutgoingSession | None = None
+        self._session: luod.HeldOutgoingSession | None = None
         self._participant: Participant | None = None
         self._frozen: Fd | None = None
         self._guest: dict[str, Any] = {"id": os.urandom(4).hex(), "paused": 0}
@@ -75,6 +74,10 @@ class Steadfast:
                 return
             except DaemonUnreachable:
                 time.sleep(PAUSE)
+            except Refused as error:
+                if type(error) is not Refused:
+                    raise
+                time.sleep(PAUSE)  # luod has not seen yet that the participant before this one is gone
             except CallFailed as error:
                 if error.name.rpartition(".")[2] not in LATER:
                     raise
@@ -84,43 +87,31 @@ class Steadfast:
 
     def _restore(self) -> None:
         try:
-            if not self._resumed:
-                self._retrieve()
-                self._resume()
+            if self._restored is None:
+                if not self._retrieving:
+                    self._note(retrieving=NAME)
+                self._retrieving = True
+                self._restored = self._luod.restore(NAME)
+            if self._restored is not None and not self._resumed:
+                self._resume(self._restored)
         except (Torn, AlreadyResumed, NoSuchSession) as error:
-            if self._luod.give_up(NAME):
+            if self._luod.discard(NAME):
                 self._note(anew=type(error).__name__)
         else:
-            for name in sorted(self._came):
-                try:
-                    self._luod.finish(self._came[name])
-                except NoSuchSession:  # luod did so before, and could not answer
-                    self._came[name].close()
-                del self._came[name]
-        for session in self._came.values():
-            session.close()
-        self._came.clear()
+            if self._restored is not None:
+                self._restored.finish()
 
-    def _retrieve(self) -> None:
-        """Takes all that came, and keeps what it has: it may be nobody else's any more."""
-        for entry in self._luod.sessions():
-            if entry.direction == "incoming" and entry.name not in self._came:
-                self._note(retrieving=entry.name)
-                self._came[entry.name] = self._luod.retrieve(entry.name)
-        if NAME not in self._came:
-            raise NoSuchSession(2, "retrieve", NAME)
-
-    def _resume(self) -> None:
+    def _resume(self, restored: luod.Restored) -> None:
         contents = []
-        for name in sorted(self._came):
-            with self._came[name].retrieve("guest") as file:
+        for session in sorted(restored.sessions, key=lambda session: session.name):
+            with session.retrieve("guest") as file:
                 contents.append(read(file))
         asked_before = self._resuming
         if not asked_before:
             self._note(resuming=True)
         try:
             self._resuming = True
-            self._luod.resuming(Arrival(NAME, self._came[NAME]))
+            restored.resume()
         except AlreadyResumed:
             # Asked before, it was done and the answer lost. Otherwise a VMM before this one asked, and its guest ran.
             if not asked_before:
@@ -133,9 +124,7 @@ class Steadfast:
     def _carry(self) -> None:
         """Takes part in updates until the machine jumps."""
         if self._session is None:
-            for entry in self._luod.sessions():
-                if entry.direction == "outgoing" and entry.name == NAME:
-                    self._luod.release(entry)
+            self._luod.discard(NAME)  # of a VMM before this one
             session = self._luod.create(NAME)
             session.preserve(self._ram, 1, name="guest")
             self._session = session
@@ -147,6 +136,7 @@ class Steadfast:
     def _freeze(self, phase: Any) -> None:
         self._frozen = memory(self._guest)
         phase.create().preserve(self._frozen, 1, name="guest")
+        phase.ready()
 
     def _go_on(self, phase: Any) -> None:
         """The guest runs, so it is not any more as it was frozen."""

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from luod.client import connect
+from luod.client import Client
 from luod.ctl import admin
 from luod.errors import LuodError
 from luod.linux import Fd
@@ -24,7 +24,7 @@ LOOK = 0.01
 
 def numbered(socket: str) -> list[str]:
     """Returns the outgoing sessions NAME#GENERATION. No update is under way, so there must be none."""
-    listed = connect(socket).sessions()
+    listed = Client(socket).sessions()
     return [session.name for session in listed if session.direction == "outgoing" and "#" in session.name]
 
 

@@ -1,12 +1,18 @@
-"""luod from asyncio: `await luod.aio.connect()`, and `luod.aio.Participant` for a part in updates.
+"""luod from asyncio: `luod.AsyncClient`, and `luod.AsyncParticipant` for a part in updates.
 
-The same surface as `luod.client` and `luod.participant`, which document it, with the same session objects. Only talking
-to luod differs.
+The same as `luod.client` and `luod.participant`, which document it, with coroutines.
 """
 
 from __future__ import annotations
 
-from luod.aio.client import Client, SessionInfo, connect
-from luod.aio.participant import Participant, Phase
+from luod.aio.client import AsyncClient, AsyncHeldIncomingSession, AsyncHeldOutgoingSession, AsyncRestored
+from luod.aio.participant import AsyncParticipant, AsyncPhase
 
-__all__ = ["connect", "Client", "SessionInfo", "Participant", "Phase"]  # noqa: RUF022 - most important first
+__all__ = [  # noqa: RUF022 - most important first
+    "AsyncClient",
+    "AsyncHeldOutgoingSession",
+    "AsyncHeldIncomingSession",
+    "AsyncRestored",
+    "AsyncParticipant",
+    "AsyncPhase",
+]

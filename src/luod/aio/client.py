@@ -1,8 +1,7 @@
-"""Sessions from asyncio: `await luod.aio.connect()`.
+"""luod from asyncio: `luod.AsyncClient`, and the sessions that it gives.
 
-The same surface as `luod.client`, which documents it, with the same session objects. Only talking to luod differs:
-nothing here stops the loop, the kernel's calls of `finish` and `replace` included, which run in a thread. Those of the
-session objects do stop it, for as long as PRESERVE_FD and RETRIEVE_FD of large files take: use `asyncio.to_thread`.
+The same as `luod.client`, which documents it, with coroutines for all that may take long: talking to luod, and the
+kernel's calls with a session's files, which run in a thread. Nothing here stops the loop.
 """
 
 from __future__ import annotations
@@ -10,120 +9,111 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping
-from typing import Final, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import TracebackType
+from typing import Self, TypeVar
 
-from luod.errors import BadInput, DaemonUnreachable
+from luod.client import LOOK_SECONDS
+from luod.errors import DaemonUnreachable
 from luod.ipc.client import held_files, restore, sessions
-from luod.ipc.client.async_connection import connected, perform
-from luod.ipc.client.connection import TIMEOUT, unreachable
-from luod.ipc.client.restore import Arrival
-from luod.ipc.client.sessions import Description, Exchange, SessionInfo
+from luod.ipc.client.async_connection import connected, in_thread, perform
+from luod.ipc.client.connection import TIMEOUT, check_seconds, unreachable
+from luod.ipc.client.handle import IncomingHandle, OutgoingHandle
+from luod.ipc.client.restore import RestoredFiles
+from luod.ipc.client.sessions import OUTGOING, Description, Exchange, SessionInfo
 from luod.ipc.framing import SESSIONS_SOCKET
 from luod.linux import Fd
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
-from luod.manifest import Entry
-
-__all__ = ["connect", "Client", "SessionInfo"]  # noqa: RUF022 - most important first
+from luod.manifest import MANIFEST_TOKEN, Entry
 
 T = TypeVar("T")
 
-_LOOK_SECONDS: Final = 0.1
-"""Between two looks for a luod that is not there yet."""
 
-
-async def connect(
-    path: str | os.PathLike[str] | None = None, *, timeout: float = TIMEOUT, patience: float = 0.0
-) -> Client:
-    """Like `luod.client.connect`."""
-    client = Client(SESSIONS_SOCKET if path is None else os.fspath(path), timeout=timeout)
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            await client._check()
-        except DaemonUnreachable:
-            if time.monotonic() >= deadline:
-                raise
-            await asyncio.sleep(_LOOK_SECONDS)
-        else:
-            return client
-
-
-class Client:
-    """luod at `path`, as `luod.client.Client`, with coroutines. Calls may run at the same time.
+class AsyncClient:
+    """`luod.Client` with coroutines. Calls may run at the same time.
 
     Cancelling a call drops its connection; whether luod did what was asked is then not known. A kernel call that has
     begun is waited for first. Cancelling `replace` loses the session, as a death in between does.
     """
 
-    def __init__(self, path: str, *, timeout: float = TIMEOUT) -> None:
-        if not timeout > 0:
-            raise BadInput(f"a timeout is a positive number of seconds: {timeout}")
-        self.path = path
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, *, timeout: float = TIMEOUT, patience: float = 0.0
+    ) -> None:
+        """See `luod.Client`."""
+        check_seconds("a timeout", timeout)
+        check_seconds("patience", patience, zero=True)
+        self.path = SESSIONS_SOCKET if path is None else os.fspath(path)
         self.timeout = timeout
+        self.patience = patience
         self._begun: dict[str, IncomingSession] = {}
 
-    async def create(self, name: str, *, manifest: bool = True) -> OutgoingSession:
-        """See `luod.client.Client.create`."""
-        return await self._run(sessions.create(name, self.path, manifest=manifest))
+    async def create(self, name: str, *, manifest: bool = True) -> AsyncHeldOutgoingSession:
+        """See `luod.Client.create`."""
+        return AsyncHeldOutgoingSession(
+            self, name, await self._run(sessions.create(name, self.path, manifest=manifest))
+        )
 
-    async def retrieve(self, name: str) -> IncomingSession:
-        """See `luod.client.Client.retrieve`."""
-        return await self._run(sessions.retrieve(name, self.path))
+    async def retrieve(self, name: str) -> AsyncHeldIncomingSession:
+        """See `luod.Client.retrieve`."""
+        return AsyncHeldIncomingSession(self, name, await self._run(sessions.retrieve(name, self.path)))
 
-    async def arrive(self, name: str) -> Arrival:
-        """See `luod.client.Client.arrive`."""
-        return await self._run(restore.arrive(name, self._begun, self.path))
+    async def restore(self, name: str) -> AsyncRestored | None:
+        """See `luod.Client.restore`."""
+        arrived = await self._run(restore.restore(name, self._begun, self.path))
+        if arrived is None:
+            return None
+        frozen = None if arrived.frozen is None else AsyncHeldIncomingSession(self, *arrived.frozen)
+        return AsyncRestored(self, name, AsyncHeldIncomingSession(self, name, arrived.running), frozen)
 
-    async def resuming(self, arrived: Arrival) -> None:
-        """See `luod.client.Client.resuming`."""
-        await self._run(restore.resuming(arrived))
-
-    async def give_up(self, name: str) -> tuple[str, ...]:
-        """See `luod.client.Client.give_up`."""
-        return await self._run(restore.give_up(name, self._begun))
-
-    async def finish(
-        self, session: IncomingSession | Arrival, *, discard: bool = False, tokens: Iterable[int] | None = None
-    ) -> None:
-        """See `luod.client.Client.finish`."""
-        await self._run(restore.finish_any(session, discard=discard, tokens=tokens))
-
-    async def release(
-        self, session: OutgoingSession | IncomingSession | SessionInfo, *, finished: bool = False
-    ) -> None:
-        """See `luod.client.Client.release`."""
-        await self._run(sessions.release(session, finished=finished))
-
-    async def replace(
-        self, session: OutgoingSession, files: Mapping[int, HasFileno], *, drop: Collection[int] = ()
-    ) -> OutgoingSession:
-        """See `luod.client.Client.replace`."""
-        return await self._run(sessions.replace(session, files, drop, self.path))
+    async def discard(self, name: str) -> tuple[str, ...]:
+        """See `luod.Client.discard`."""
+        return await self._run(restore.discard(name, self._begun))
 
     async def sessions(self) -> tuple[SessionInfo, ...]:
-        """See `luod.client.Client.sessions`."""
+        """See `luod.Client.sessions`."""
         return await self._run(sessions.sessions())
 
     async def manifest(self, name: str, *, direction: str = "outgoing") -> tuple[tuple[Entry, ...], bool]:
-        """See `luod.client.Client.manifest`."""
+        """See `luod.Client.manifest`."""
         return await self._run(sessions.manifest(name, direction))
 
     async def describe(self, name: str) -> tuple[Description, ...]:
-        """See `luod.client.Client.describe`."""
+        """See `luod.Client.describe`."""
         return await self._run(sessions.describe(name))
 
     async def stash(self, name: str, files: Mapping[str, HasFileno]) -> None:
-        """See `luod.client.Client.stash`."""
+        """See `luod.Client.stash`."""
         await self._run(held_files.stash(name, files))
 
     async def unstash(self, name: str, *, keep: bool = False) -> dict[str, Fd]:
-        """See `luod.client.Client.unstash`."""
+        """See `luod.Client.unstash`."""
         return await self._run(held_files.unstash(name, keep=keep))
 
     async def drop_stash(self, name: str) -> None:
-        """See `luod.client.Client.drop_stash`."""
+        """See `luod.Client.drop_stash`."""
         await self._run(held_files.drop_stash(name))
+
+    def close(self) -> None:
+        """See `luod.Client.close`."""
+        while self._begun:
+            self._begun.popitem()[1].close()
+
+    async def __aenter__(self) -> Self:
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                await self._check()
+            except DaemonUnreachable:
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(LOOK_SECONDS)
+            else:
+                return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     async def _run(self, steps: Exchange[T]) -> T:
         return await perform(steps, self.path, self.timeout)
@@ -136,4 +126,129 @@ class Client:
             raise unreachable(self.path, error) from error
 
     def __repr__(self) -> str:
-        return f"<Client {self.path}>"
+        return f"<AsyncClient {self.path}>"
+
+
+class AsyncHeldOutgoingSession(OutgoingHandle):
+    """`luod.HeldOutgoingSession` with coroutines."""
+
+    def __init__(self, client: AsyncClient, name: str, bare: OutgoingSession) -> None:
+        super().__init__(name, bare)
+        self._client = client
+        self._calls = asyncio.Lock()
+
+    async def preserve(
+        self,
+        file: int | HasFileno,
+        token: int | None = None,
+        *,
+        name: str | None = None,
+        allow_sealed: bool = False,
+        check_memory: bool = True,
+        device: str | None = None,
+    ) -> int:
+        """See `luod.HeldOutgoingSession.preserve`."""
+        return await self._kernel(
+            lambda: self._bare.preserve(
+                file, token, name=name, allow_sealed=allow_sealed, check_memory=check_memory, device=device
+            )
+        )
+
+    async def unpreserve(self, token: int) -> None:
+        """See `luod.HeldOutgoingSession.unpreserve`."""
+        await self._kernel(lambda: self._bare.unpreserve(token))
+
+    async def replace(self, files: Mapping[int, HasFileno], *, drop: Collection[int] = ()) -> None:
+        """See `luod.HeldOutgoingSession.replace`."""
+        steps = sessions.replace(self._name, self._bare, files, drop, self._client.path)
+        self._bare = await self._client._run(steps)
+
+    async def release(self) -> None:
+        """See `luod.HeldOutgoingSession.release`."""
+        await self._client._run(sessions.release(self._name, OUTGOING, finished=False))
+        self.close()
+
+    async def _kernel(self, call: Callable[[], T]) -> T:
+        """Makes the kernel's calls on this session, which may take long, beside the loop and one after the other."""
+        async with self._calls:
+            return await in_thread(call)
+
+
+class AsyncHeldIncomingSession(IncomingHandle):
+    """`luod.HeldIncomingSession` with coroutines."""
+
+    def __init__(self, client: AsyncClient, name: str, bare: IncomingSession) -> None:
+        super().__init__(name, bare)
+        self._client = client
+        self._calls = asyncio.Lock()
+
+    async def retrieve(
+        self,
+        file: int | str | None = None,
+        *,
+        name: str | None = None,
+        size: int | None = None,
+        check_memory: bool = True,
+        check_driver: bool = True,
+    ) -> Fd:
+        """See `luod.HeldIncomingSession.retrieve`."""
+        return await self._kernel(
+            lambda: self._bare.retrieve(
+                file, name=name, size=size, check_memory=check_memory, check_driver=check_driver
+            )
+        )
+
+    async def unretrieved(self, tokens: Iterable[int] | None = None) -> tuple[int, ...]:
+        """See `luod.HeldIncomingSession.unretrieved`."""
+        return await self._kernel(lambda: self._bare.unretrieved(tokens))
+
+    async def holds(self, token: int = MANIFEST_TOKEN) -> bool:
+        """See `luod.HeldIncomingSession.holds`."""
+        return await self._kernel(lambda: self._bare.holds(token))
+
+    async def finish(self, *, discard: bool = False, tokens: Iterable[int] | None = None) -> None:
+        """See `luod.HeldIncomingSession.finish`."""
+        await self._client._run(sessions.finish(self, discard=discard, tokens=tokens))
+
+    async def discard(self) -> None:
+        """See `luod.HeldIncomingSession.discard`."""
+        await self._client._run(sessions.discard(self))
+
+    async def _kernel(self, call: Callable[[], T]) -> T:
+        """Makes the kernel's calls on this session, which may take long, beside the loop and one after the other."""
+        async with self._calls:
+            return await in_thread(call)
+
+
+class AsyncRestored(RestoredFiles[AsyncHeldIncomingSession]):
+    """`luod.Restored` with coroutines: `await restored["ram"]`."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        name: str,
+        running: AsyncHeldIncomingSession,
+        frozen: AsyncHeldIncomingSession | None,
+    ) -> None:
+        super().__init__(name, running, frozen)
+        self._client = client
+
+    async def retrieve(self, name: str, *, check_memory: bool = True, check_driver: bool = True) -> Fd:
+        """See `luod.Restored.retrieve`."""
+        session = self._session_of(name)
+        return await session.retrieve(name, check_memory=check_memory, check_driver=check_driver)
+
+    async def __getitem__(self, name: str) -> Fd:
+        return await self.retrieve(name)
+
+    async def resume(self) -> None:
+        """See `luod.Restored.resume`."""
+        await self._client._run(restore.resume(self._name))
+
+    async def finish(self) -> None:
+        """See `luod.Restored.finish`."""
+        await self._client._run(restore.finish(self.sessions))
+
+    async def discard(self) -> None:
+        """See `luod.Restored.discard`."""
+        await self._client._run(restore.discard_all(self.sessions))

@@ -1,6 +1,6 @@
 """A VMM's part in updates, from asyncio: `luod.participant`, which documents it, with coroutines.
 
-async with await luod.aio.Participant.follow("vm-1", [session]) as participant:
+async with luod.AsyncParticipant("vm-1", [session]) as participant:
     async for phase in participant:
         async with phase: ...
 """
@@ -11,69 +11,79 @@ import asyncio
 import contextlib
 import inspect
 import socket
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import Self
 
-from luod.aio.client import Client
+from luod.aio.client import AsyncClient, AsyncHeldOutgoingSession
 from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import framing
 from luod.ipc.client import participation, sessions
 from luod.ipc.client.async_connection import connected, perform, received, send
 from luod.ipc.client.connection import unreachable
-from luod.ipc.client.participation import Event, Participation, PlannedFile
+from luod.ipc.client.failure import Failure
+from luod.ipc.client.participation import Carried, Event, Participation, PlannedFile
 from luod.ipc.client.phase import Told
-from luod.liveupdate import OutgoingSession
 
 
-class Phase(Told):
-    """See `luod.participant.Phase`."""
+class AsyncPhase(Told):
+    """See `luod.Phase`."""
 
-    def __init__(self, participant: Participant, event: Event) -> None:
-        super().__init__(participant._part, event)
+    def __init__(self, participant: AsyncParticipant, event: Event) -> None:
+        super().__init__(participant._part, participant._failure, event)
         self._participant = participant
 
     async def ready(self) -> bool:
+        """See `luod.Phase.ready`."""
         return await self._vote(None)
 
     async def veto(self, reason: str) -> bool:
+        """See `luod.Phase.veto`."""
         return await self._vote(reason)
 
     async def _vote(self, reason: str | None) -> bool:
         return await self._participant._perform(self._ballot(reason))
 
-    async def create(self, of: str | None = None) -> OutgoingSession:
-        path = self._participant._client.path
-        session = await self._participant._perform(sessions.create(self._frozen_name(of), path, manifest=True))
+    async def create(self, of: str | None = None) -> AsyncHeldOutgoingSession:
+        """See `luod.Phase.create`."""
+        client, name = self._participant._client, self._frozen_name(of)
+        bare = await self._participant._perform(sessions.create(name, client.path, manifest=True))
+        session = AsyncHeldOutgoingSession(client, name, bare)
         self._part.froze(session)
         return session
 
     async def __aenter__(self) -> Self:
+        self._enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if error is None:
-            if self._votes_ready:
-                await self.ready()
-            return False
-        if self.event.votes_in is None:
-            return False
-        counted = False
-        with contextlib.suppress(LuodError):
-            counted = await self.veto(participation.said_of(error))
-        return self._failed(error, counted)
+        reason, counted = self._veto_on_leaving(error), False
+        if reason is not None:
+            with contextlib.suppress(LuodError):
+                counted = await self.veto(reason)
+        return self._leave(error, counted)
 
 
-class Participant:
-    """See `luod.participant.Participant`; it is made by `follow`."""
+class AsyncParticipant:
+    """See `luod.Participant`."""
 
-    def __init__(self, name: str, client: Client, part: Participation) -> None:
+    def __init__(
+        self,
+        name: str,
+        sessions: Iterable[Carried],
+        *,
+        planned: Iterable[PlannedFile] = (),
+        client: AsyncClient | None = None,
+    ) -> None:
+        """See `luod.Participant`."""
         self.name = name
-        self._client = client
-        self._part = part
+        self._client = AsyncClient() if client is None else client
+        self._part = Participation(name, sessions, planned)
+        self._failure = Failure()
         self._pending: deque[Event] = deque()
         self._connection: socket.socket | None = None
         self._inbox = framing.Inbox()
@@ -81,80 +91,83 @@ class Participant:
         self._closed = False
         self._taking = asyncio.Lock()
 
-    @classmethod
-    async def follow(
-        cls,
-        name: str,
-        sessions: Iterable[OutgoingSession],
-        *,
-        planned: Iterable[PlannedFile] = (),
-        client: Client | None = None,
-    ) -> Self:
-        """Arguments and errors as of `luod.participant.Participant`."""
-        made = cls(
-            name, Client(framing.SESSIONS_SOCKET) if client is None else client, Participation(name, sessions, planned)
-        )
-        try:
-            await made._follow()
-        except BaseException:
-            made.close()
-            raise
-        return made
-
-    async def declare(self, sessions: Iterable[OutgoingSession], *, planned: Iterable[PlannedFile] = ()) -> None:
+    async def declare(self, sessions: Iterable[Carried], *, planned: Iterable[PlannedFile] = ()) -> None:
+        """See `luod.Participant.declare`."""
         self._part.carry(sessions, planned)
         if self._connection is not None:
             with contextlib.suppress(DaemonUnreachable):
                 await self._perform(participation.declare(self._part))
 
-    async def next(self) -> Phase:
-        """The next phase; waits for it. It may be cancelled, and nothing is lost. Errors as of the blocking one."""
+    async def next(self, timeout: float | None = None) -> AsyncPhase | None:
+        """See `luod.Participant.next`. It may be cancelled, and nothing is lost."""
+        self._failure.raise_overdue()
+        end = None if timeout is None else time.monotonic() + timeout
         async with self._taking:
-            while not self._pending:
-                if self._closed:
-                    raise BadInput("the participant is closed", hint="make another one")
-                try:
-                    if self._connection is None:
-                        await self._follow()
-                    elif self._part.undeclared:
-                        await self._perform(participation.declare(self._part))
-                    await self._take(0.5 if self._part.undeclared else None)
-                    self._pause = 0.0
-                except (DaemonUnreachable, ProtocolError):
-                    self._drop()
-                    self._put(self._part.broken())
-                    self._pause = participation.pause_after(self._pause)
-                    if not self._pending:
-                        await asyncio.sleep(self._pause)
-            return Phase(self, self._pending.popleft())
+            while True:
+                while not self._pending:
+                    await self._wait(end)
+                    if not self._pending and end is not None and time.monotonic() >= end:
+                        return None
+                event = self._pending[0]
+                reason = self._failure.vetoes(event)
+                if reason is None:
+                    return AsyncPhase(self, self._pending.popleft())
+                with contextlib.suppress(LuodError):
+                    await self._perform(participation.vote(self._part.secret, event, reason))
+                self._pending.popleft()
+
+    async def _wait(self, end: float | None) -> None:
+        """Takes what luod tells next, or looks for luod once."""
+        if self._closed:
+            raise BadInput("the participant is closed", hint="make another one")
+        try:
+            if self._connection is None:
+                await self._follow()
+            elif self._part.undeclared:
+                await self._perform(participation.declare(self._part))
+            await self._take(participation.left(end, 0.5 if self._part.undeclared else None))
+            self._pause = 0.0
+        except (DaemonUnreachable, ProtocolError):
+            self._drop()
+            self._put(self._part.broken())
+            self._pause = participation.pause_after(self._pause)
+            if not self._pending:
+                await asyncio.sleep(participation.left(end, self._pause) or 0.0)
 
     async def run(
         self,
         *,
-        preparing: Callable[[Phase], object] | None = None,
-        granted: Callable[[Phase], object] | None = None,
-        freezing: Callable[[Phase], object] | None = None,
-        jumping: Callable[[Phase], object] | None = None,
-        cancelled: Callable[[Phase], object] | None = None,
-        lost: Callable[[Phase], object] | None = None,
-        failed: Callable[[Phase, Exception], object] | None = None,
+        preparing: Callable[[AsyncPhase], object] | None = None,
+        granted: Callable[[AsyncPhase], object] | None = None,
+        freezing: Callable[[AsyncPhase], object] | None = None,
+        jumping: Callable[[AsyncPhase], object] | None = None,
+        cancelled: Callable[[AsyncPhase], object] | None = None,
+        lost: Callable[[AsyncPhase], object] | None = None,
     ) -> None:
-        """As the blocking one. A callback may be a coroutine function, or a plain one."""
+        """See `luod.Participant.run`. A callback may be a coroutine function, or a plain one."""
         calls = {"preparing": preparing, "granted": granted, "freezing": freezing}
         calls |= {"jumping": jumping, "cancelled": cancelled, "lost": lost}
         async for phase in self:
             call = calls[phase.kind]
             async with phase:
-                result = None if call is None else call(phase)
-                if inspect.isawaitable(result):
-                    await result
-            if phase.failure is not None and failed is not None:
-                result = failed(phase, phase.failure)
+                if call is None:
+                    if phase.awaits_vote:
+                        await phase.ready()
+                    continue
+                result = call(phase)
                 if inspect.isawaitable(result):
                     await result
 
+    def fileno(self) -> int:
+        """See `luod.Participant.fileno`; a loop has no use for it."""
+        return -1 if self._connection is None else self._connection.fileno()
+
     def close(self) -> None:
-        """As the blocking one. Cancel whoever waits in `next` first."""
+        """See `luod.Participant.close`. Cancel a task that waits in `next` first."""
+        self._close()
+        self._failure.raise_at_close()
+
+    def _close(self) -> None:
         self._closed = True
         self._drop()
         self._part.close()
@@ -209,17 +222,26 @@ class Participant:
     async def _perform(self, steps: sessions.Exchange[sessions.T]) -> sessions.T:
         return await perform(steps, self._client.path, self._client.timeout)
 
-    async def __aiter__(self) -> AsyncIterator[Phase]:
+    async def __aiter__(self) -> AsyncIterator[AsyncPhase]:
         while not self._closed:
-            yield await self.next()
+            phase = await self.next()
+            if phase is not None:
+                yield phase
 
     async def __aenter__(self) -> Self:
+        if self._connection is None:
+            try:
+                await self._follow()
+            except BaseException:
+                self._close()
+                raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._close()
+        self._failure.raise_again(error)
 
     def __repr__(self) -> str:
-        return f"<Participant {self.name}>"
+        return f"<AsyncParticipant {self.name}>"

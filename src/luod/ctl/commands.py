@@ -72,9 +72,9 @@ def _policy(found: admin.Status) -> str:
 def sessions(arguments: Namespace, output: Output) -> Exit:
     """`luoctl sessions`"""
     # Not above: what sessions are made of need not be there for the other commands, and start-up counts.
-    from luod.client import connect
+    from luod.client import Client
 
-    found = connect(arguments.socket).sessions()
+    found = Client(arguments.socket).sessions()
     if output.json:
         output.object({"sessions": [asdict(session) for session in found]})
         return Exit.DONE
@@ -219,9 +219,9 @@ def forward(arguments: Namespace, output: Output) -> Exit:
     """`luoctl forward`"""
     names = arguments.session
     if arguments.all:
-        from luod.client import connect
+        from luod.client import Client
 
-        found = connect(arguments.socket).sessions()
+        found = Client(arguments.socket).sessions()
         states = ("waiting", "forwarding")
         names = [s.name for s in found if s.direction == "incoming" and s.state in states and s.name not in names]
         names = [*arguments.session, *names]

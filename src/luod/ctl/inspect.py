@@ -10,7 +10,7 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import asdict, dataclass
 
-from luod.client import Client, Description, connect
+from luod.client import Client, Description
 from luod.ctl.exits import Exit
 from luod.ctl.output import Output, escaped
 from luod.errors import LuodError, NoManifest
@@ -28,7 +28,7 @@ class Carried:
 
 def inspect(arguments: Namespace, output: Output) -> Exit:
     """`luoctl inspect`: root's every session, a user's own."""
-    client = connect(arguments.socket)
+    client = Client(arguments.socket)
     for session in client.describe(arguments.session):
         carried = _carried(client, session)
         if output.json:

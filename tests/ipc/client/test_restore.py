@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from luod.errors import NoSuchSession
 from luod.ipc.client import restore
 from luod.ipc.framing import Reply
 
 ROOT, ALICE, BOB = 0, 1000, 1001
 
 
-def given_up(*listed: tuple[str, int]) -> list[str]:
-    """What `give_up("vm")` releases of the sessions that luod lists, by name and owner."""
+def discarded(*listed: tuple[str, int]) -> list[str]:
+    """What `discard("vm")` releases of the incoming sessions that luod lists, by name and owner."""
     sessions = [{"name": n, "owner": owner, "direction": "incoming", "state": "waiting"} for n, owner in listed]
     released: list[str] = []
-    steps = restore.give_up("vm", {})
-    call = next(steps)
+    steps = restore.discard("vm", {})
+    assert next(steps).method == "GiveUp"
+    call = steps.throw(NoSuchSession(2, "luod"))
+    assert call.method == "List"
     reply = Reply({"sessions": sessions})
     while True:
         try:
@@ -26,7 +29,7 @@ def given_up(*listed: tuple[str, int]) -> list[str]:
 
 
 def test_a_workload_has_its_session_and_what_was_written_while_frozen() -> None:
-    assert given_up(("vm", ALICE), ("vm#2", ALICE), ("vm#10", ROOT), ("vm#x", ALICE), ("wm#3", ALICE)) == [
+    assert discarded(("vm", ALICE), ("vm#2", ALICE), ("vm#10", ROOT), ("vm#x", ALICE), ("wm#3", ALICE)) == [
         "vm",
         "vm#2",
         "vm#10",
@@ -35,5 +38,5 @@ def test_a_workload_has_its_session_and_what_was_written_while_frozen() -> None:
 
 def test_what_another_user_named_so_is_no_part_of_it() -> None:
     """Root is shown everybody's sessions, and the newest generation is what a guest is resumed from."""
-    assert given_up(("vm", ROOT), ("vm#1", ROOT), ("vm#99", BOB)) == ["vm", "vm#1"]
-    assert given_up(("vm", ALICE), ("vm#1", ALICE), ("vm#99", BOB)) == ["vm", "vm#1"]
+    assert discarded(("vm", ROOT), ("vm#1", ROOT), ("vm#99", BOB)) == ["vm", "vm#1"]
+    assert discarded(("vm", ALICE), ("vm#1", ALICE), ("vm#99", BOB)) == ["vm", "vm#1"]

@@ -127,12 +127,12 @@ def test_h10_luod_asks_before_it_believes_that_a_session_is_finished(landed: Lan
     vmm = landed.vmm()
     vmm.call("retrieve_session", name="h10", slot="s")
     vmm.call("retrieve", session="s", file="ram", slot="ram")
-    assert "is not finished" in vmm.refused("release", session="s", finished=True).message
+    assert "is not finished" in vmm.refused("release_named", name="h10", direction="incoming", finished=True).message
     assert states(vmm)["incoming h10"] == "retrieved"
     vmm.call("retrieve_session", name="h10", slot="again")
     vmm.call("retrieve", session="again", file="ram", slot="ram again")
     vmm.call("finish_without_luod", session="again")
-    vmm.call("release", session="again", finished=True)
+    vmm.call("finish", session="again")
     assert "incoming h10" not in states(vmm)
     assert vmm.ask("digest", fd="ram") == landed.digests["h10"]
 

@@ -1,6 +1,6 @@
 """How an exchange is run beside a loop: a connection a call, kernel calls in a thread.
 
-Called by `luod.aio.client` and `luod.aio.participant`. What an exchange is is told in `luod.ipc.client.sessions`.
+`luod.ipc.client.sessions` tells what an exchange is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from luod.errors import CallFailed, LuodError
 from luod.ipc import framing
 from luod.ipc.client import sessions
 from luod.ipc.client.connection import ROOM_PAUSE, ROOM_SECONDS, answer, is_crowded, unreachable
-from luod.ipc.client.restore import Arrival
+from luod.ipc.client.restore import Arrived
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
 
@@ -65,14 +65,15 @@ async def _ask(call: sessions.Call, path: str, timeout: float) -> framing.Reply:
 
 
 async def _ask_once(call: sessions.Call, path: str, timeout: float) -> framing.Reply:
+    message, fds = call.encode(), [fd.fileno() for fd in call.fds]
     inbox = framing.Inbox()
     try:
         async with asyncio.timeout(timeout):
             with await connected(path) as connection:
                 with contextlib.suppress(BrokenPipeError):  # it may have said why before it hung up
-                    await send(connection, call.encode(), [fd.fileno() for fd in call.fds])
+                    await send(connection, message, fds)
                 reply = await received(connection, inbox)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise unreachable(path, error) from error
     finally:
         inbox.close()
@@ -139,9 +140,7 @@ class _Result(Generic[T]):
 
 
 async def _in_thread(advance: Callable[[], sessions.Call]) -> sessions.Call | _Result[Any]:
-    """Runs one step of an exchange, which may make kernel calls, beside the loop. It always runs to its end: closing
-    fds under a thread that uses them would hit whatever fd gets the number next.
-    """
+    """Runs one step of an exchange, which may make kernel calls, beside the loop."""
 
     def step() -> sessions.Call | _Result[Any]:
         try:
@@ -149,14 +148,32 @@ async def _in_thread(advance: Callable[[], sessions.Call]) -> sessions.Call | _R
         except StopIteration as end:
             return _Result(end.value)
 
-    running = asyncio.ensure_future(asyncio.to_thread(step))
+    return await in_thread(step)
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Makes a call that may take long beside the loop. It always runs to its end: closing fds under a thread that uses
+    them would hit whatever fd gets the number next. Cancelled, it closes what the call returned.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(call))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         while not running.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([running])
-        outcome = None if running.exception() else running.result()
-        if isinstance(outcome, _Result) and isinstance(outcome.value, OutgoingSession | IncomingSession | Arrival):
-            outcome.value.close()  # nobody will get the session that was made
+        if running.exception() is None:
+            _close(running.result())
         raise
+
+
+def _close(value: object) -> None:
+    """Closes the fds of a result that its caller will not get."""
+    match value:
+        case _Result():
+            _close(value.value)
+        case dict():
+            for each in value.values():
+                _close(each)
+        case Fd() | OutgoingSession() | IncomingSession() | Arrived():
+            value.close()

@@ -11,7 +11,7 @@ import struct
 import time
 from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
-from typing import Final, Protocol, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar, cast
 
 from luod.errors import BadInput, CallFailed, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import framing
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Encoded(Protocol):
-    """A call of an exchange. `fds` go along with it, and stay their owner's."""
+    """A call of an sessions. `fds` go along with it, and stay their owner's."""
 
     @property
     def fds(self) -> Sequence[HasFileno]: ...
@@ -45,6 +45,8 @@ class Connection:
 
         DaemonUnreachable. BadInput: `timeout` is not positive.
         """
+        if timeout is not None:
+            check_seconds("a timeout", timeout)
         period = _period(timeout)
         self._path = path
         self._timeout = timeout
@@ -201,12 +203,17 @@ def answer(reply: framing.Reply) -> framing.Reply:
     return reply
 
 
+def check_seconds(what: str, seconds: float, *, zero: bool = False) -> None:
+    """BadInput unless `seconds`, which is `what`, is a number of seconds that the kernel takes, and not 0 or `zero`."""
+    number = isinstance(cast(object, seconds), int | float)
+    if not (number and (0 < seconds < 2**31 or (zero and seconds == 0))):
+        raise BadInput(f"{what} is a {'number' if zero else 'positive number'} of seconds: {seconds}")
+
+
 def _period(timeout: float | None) -> bytes:
-    """`timeout` as a struct timeval, in which 0 means for ever. BadInput unless it is positive."""
+    """`timeout` as a struct timeval, in which 0 means for ever."""
     if timeout is None:
         return struct.pack("@ll", 0, 0)
-    if not 0 < timeout < 2**31:
-        raise BadInput(f"a timeout is a positive number of seconds: {timeout}")
     seconds, fraction = divmod(timeout, 1)
     return struct.pack("@ll", int(seconds), max(int(fraction * 1e6), 1))
 

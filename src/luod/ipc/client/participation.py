@@ -8,14 +8,15 @@ socket. The story, for any language, is docs/updates.md.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, Literal, Protocol, cast, get_args
 
 from luod.errors import BadInput, CallFailed, DaemonUnreachable, ProtocolError
 from luod.ipc.client.sessions import Call, Exchange
 from luod.ipc.framing import UPDATES, Reply, encode_call
-from luod.liveupdate import OutgoingSession
+from luod.manifest import Entry
 
 Kind = Literal["preparing", "granted", "freezing", "jumping", "cancelled", "lost"]
 _KINDS: Final = get_args(Kind)
@@ -30,6 +31,19 @@ _AGAIN_FIRST: Final = 0.05
 _AGAIN_LAST: Final = 1.0
 REASON_MAX: Final = 500
 """Characters of a veto's reason."""
+
+
+class Carried(Protocol):
+    """A session that a participant answers for: one that luod gave, or a `luod.liveupdate.OutgoingSession`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def contents(self) -> tuple[Entry, ...]: ...
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -82,20 +96,20 @@ class Event:
 class Participation:
     """One participant over all its connections. Owns the sessions it was told are written while frozen."""
 
-    def __init__(self, name: str, sessions: Iterable[OutgoingSession], planned: Iterable[PlannedFile]) -> None:
+    def __init__(self, name: str, sessions: Iterable[Carried], planned: Iterable[PlannedFile]) -> None:
         self.name = name
         self.secret = ""
         """Names this participant to luod, for as long as the connection that follows now."""
         self.undeclared = True
         """Whether luod has yet to be told what there is to carry."""
-        self.sessions: tuple[tuple[str, OutgoingSession], ...] = ()
+        self.sessions: tuple[tuple[str, Carried], ...] = ()
         self.planned: tuple[PlannedFile, ...] = ()
         self._standing: Literal["out", "in", "jumping"] = "out"
         self._told: list[dict[str, Any]] | None = None
-        self._frozen: list[OutgoingSession] = []
+        self._frozen: list[Closable] = []
         self.carry(sessions, planned)
 
-    def carry(self, sessions: Iterable[OutgoingSession], planned: Iterable[PlannedFile]) -> None:
+    def carry(self, sessions: Iterable[Carried], planned: Iterable[PlannedFile]) -> None:
         """From the next Declare on this is what there is. KernelRefused, ValueError: a session that is closed."""
         named = tuple((session.name, session) for session in sessions)
         plans = tuple(planned)
@@ -148,7 +162,7 @@ class Participation:
         self.secret = ""
         return self._cancelled("the connection to luod broke") if self._standing == "in" else None
 
-    def froze(self, session: OutgoingSession) -> None:
+    def froze(self, session: Closable) -> None:
         """`session` is closed when the update is cancelled, and no later than with this."""
         self._frozen.append(session)
 
@@ -252,6 +266,12 @@ def pause_after(pause: float) -> float:
     `pause` is what was waited for before the last one, 0 when that was the first.
     """
     return min(max(pause * 2, _AGAIN_FIRST), _AGAIN_LAST)
+
+
+def left(end: float | None, most: float | None) -> float | None:
+    """Returns the seconds to wait, when there is time until `end`, and for no longer than `most`; None: for ever."""
+    left = None if end is None else max(0.0, end - time.monotonic())
+    return most if left is None else left if most is None else min(left, most)
 
 
 def said_of(error: BaseException) -> str:

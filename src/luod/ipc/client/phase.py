@@ -1,4 +1,4 @@
-"""What luod tells a participant, as far as `luod.Phase` and `luod.aio.Phase` are the same: all but making calls.
+"""What luod tells a participant, as far as `luod.Phase` and `luod.AsyncPhase` are the same: all but making calls.
 
 What the events are is `luod.ipc.client.participation`. Used by `luod.participant` and `luod.aio.participant`.
 """
@@ -6,21 +6,23 @@ What the events are is `luod.ipc.client.participation`. Used by `luod.participan
 from __future__ import annotations
 
 import time
+from typing import Final
 
-from luod.errors import WrongPhase
 from luod.ipc.client import participation
+from luod.ipc.client.failure import Failure
 from luod.ipc.client.participation import Event, FrozenDevice, Kind, Participation
 from luod.ipc.client.sessions import Exchange
 
+_NO_VOTE: Final = "the workload left the phase without a vote"
+
 
 class Told:
-    """An event, until when it can be voted on, and what came of it."""
+    """An event, and until when it can be voted on."""
 
-    def __init__(self, part: Participation, event: Event) -> None:
+    def __init__(self, part: Participation, failure: Failure, event: Event) -> None:
         self.event = event
-        self.failure: Exception | None = None
-        """What the body of `with` raised; None where it only raised that the update is over (WrongPhase)."""
-        self.voted = False
+        self._failure = failure
+        self._voted = False
         self._part = part
         self._secret = part.secret
         self._ends = None if event.deadline is None else time.monotonic() + event.deadline
@@ -32,7 +34,7 @@ class Told:
 
     @property
     def generation(self) -> int | None:
-        """The update's number. None: it is over, and luod is not there to say."""
+        """The update's number. None: the update is over, and luod was not there to say which it was."""
         return self.event.generation
 
     @property
@@ -50,33 +52,43 @@ class Told:
 
     @property
     def seconds_left(self) -> float | None:
-        """To vote; None where no vote is awaited."""
+        """Seconds until the vote has to be there; None where no vote is awaited."""
         return None if self._ends is None else max(0.0, self._ends - time.monotonic())
 
+    @property
+    def voted(self) -> bool:
+        """Whether a vote was given."""
+        return self._voted
+
+    @property
+    def awaits_vote(self) -> bool:
+        """Whether `ready` or `veto` is to be said now. Not while `granted` is to come first."""
+        waits = self.event.votes_in is not None and not participation.awaits_grant(self.event, self._part.planned)
+        return waits and not self._voted
+
     def _ballot(self, reason: str | None) -> Exchange[bool]:
-        self.voted = True
+        self._voted = True
         return participation.vote(self._secret, self.event, reason)
 
     def _frozen_name(self, of: str | None) -> str:
         return self._part.frozen_name(self.event, of)
 
-    @property
-    def _votes_ready(self) -> bool:
-        """Whether `with`, left normally, is to vote."""
-        waits = self.event.votes_in is not None and not participation.awaits_grant(self.event, self._part.planned)
-        return waits and not self.voted
+    def _enter(self) -> None:
+        self._failure.entered(self.event)
 
-    def _failed(self, error: BaseException, counted: bool) -> bool:
-        """Whether an exception ends at `with`, which has vetoed with it. Those that end a program go on.
+    def _veto_on_leaving(self, error: BaseException | None) -> str | None:
+        """Returns the reason of the veto that leaving `with` is, with this exception or none; None: it is no veto."""
+        if error is not None:
+            # Also for an exception that goes on, such as KeyboardInterrupt: luod must not wait for this participant.
+            return None if self.event.votes_in is None else participation.said_of(error)
+        return _NO_VOTE if self.awaits_vote else None
 
-        `counted`: luod took the veto. Otherwise WrongPhase only says that the update is over, as the next phase does.
+    def _leave(self, error: BaseException | None, counted: bool) -> bool:
+        """Returns whether the exception ends at `with`. `counted`: luod took the veto.
+
+        Raises what an earlier block of the update raised, when this is where the guest was resumed.
         """
-        if isinstance(error, WrongPhase) and not counted:
-            return True
-        if isinstance(error, Exception):
-            self.failure = error
-            return True
-        return False
+        return self._failure.left(self.event, error, counted=counted)
 
     def __repr__(self) -> str:
-        return f"<Phase {self.kind} of {self._part.name}>"
+        return f"<{type(self).__name__} {self.kind} of {self._part.name}>"

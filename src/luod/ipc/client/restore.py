@@ -1,58 +1,99 @@
-"""A workload in the next kernel, step by step and without I/O: its two sessions back, `resuming`, and their end.
+"""A workload in the next kernel, step by step and without I/O: its sessions are restored, resumed from, and ended.
 
 Exchanges like those of `luod.ipc.client.sessions`, run by `luod.client` and `luod.aio`, which document them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
-from luod.errors import AlreadyResumed, BadInput, CallFailed, NoSuchSession
+from luod.errors import AlreadyResumed, BadInput, CallFailed, NoSuchSession, Torn
 from luod.ipc.client import sessions
-from luod.ipc.client.sessions import INCOMING, Call, Exchange, SessionInfo
+from luod.ipc.client.handle import IncomingHandle
+from luod.ipc.client.sessions import INCOMING, OUTGOING, Call, Exchange, SessionInfo
 from luod.ipc.framing import UPDATES
-from luod.linux import Fd
 from luod.liveupdate import IncomingSession
 
+H = TypeVar("H", bound=IncomingHandle)
 
-@dataclass(frozen=True)
-class Arrival:
-    """What came over the jump of one workload. Owns its sessions; closing it leaves them with luod.
 
-    `running` is the session NAME, what was preserved while the guest ran. `frozen` is NAME#GENERATION, written while
-    it was frozen, by the update that jumped; None: there was none.
+class Arrived:
+    """What `restore` found: the workload's session, and the one written while it was frozen, if there is one."""
+
+    def __init__(self, running: IncomingSession, frozen: tuple[str, IncomingSession] | None) -> None:
+        self.running = running
+        self.frozen = frozen
+
+    def close(self) -> None:
+        self.running.close()
+        if self.frozen is not None:
+            self.frozen[1].close()
+
+
+class RestoredFiles(Generic[H]):
+    """What a workload took along into this kernel, apart from all that is a call. It owns its sessions; closing it
+    leaves them with luod.
     """
 
-    name: str
-    running: IncomingSession
-    frozen: IncomingSession | None = None
+    def __init__(self, name: str, running: H, frozen: H | None) -> None:
+        self._name = name
+        self._running = running
+        self._frozen = frozen
 
     @property
-    def sessions(self) -> tuple[IncomingSession, ...]:
-        return (self.running,) if self.frozen is None else (self.frozen, self.running)
+    def name(self) -> str:
+        """The workload's name."""
+        return self._name
+
+    @property
+    def running(self) -> H:
+        """The session NAME: what was preserved while the guest ran."""
+        return self._running
+
+    @property
+    def frozen(self) -> H | None:
+        """The session NAME#GENERATION: what was written while the guest was frozen, by the update that jumped. None:
+        the workload wrote none.
+        """
+        return self._frozen
+
+    @property
+    def sessions(self) -> tuple[H, ...]:
+        """Both, the frozen one first."""
+        return (self._running,) if self._frozen is None else (self._frozen, self._running)
 
     @property
     def generation(self) -> int | None:
-        """Of the update that jumped; None: no session was written while frozen."""
-        return None if self.frozen is None else int(self.frozen.name.rpartition("#")[2])
+        """The number of the update that jumped; None: no session was written while frozen."""
+        return None if self._frozen is None else int(self._frozen.name.rpartition("#")[2])
 
-    def retrieve(self, name: str, *, check_memory: bool = True) -> Fd:
-        """The file that has this name in a manifest of either, the frozen one first: see IncomingSession.retrieve.
-
-        BadInput: there is none of this name.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the files, by the manifests of the sessions. A file without a name is retrieved by its token,
+        from one of `sessions`. ManifestError.
         """
+        entries = (entry for session in self.sessions for entry in session.contents or ())
+        return tuple(dict.fromkeys(entry.name for entry in entries if entry.name is not None))
+
+    def _session_of(self, name: str) -> H:
+        """Returns the session that has a file of this name, the frozen one first. BadInput: neither has."""
         for session in self.sessions:
             if any(entry.name == name for entry in session.contents or ()):
-                return session.retrieve(name, check_memory=check_memory)
-        raise BadInput(f"no manifest of {self.name!r} names a file {name!r}", hint="see `contents` of its sessions")
+                return session
+        raise BadInput(f"{self._name!r} took along no file named {name!r}", hint=f"it has {', '.join(self.names)}")
 
     def close(self) -> None:
-        """Closes the fds of both sessions. Unless they are finished, the next to ask luod gets them again."""
+        """Closes the fds of the sessions. Unless they are finished, the next `restore` gives them again."""
         for session in self.sessions:
             session.close()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
 
     def __enter__(self) -> Self:
         return self
@@ -62,73 +103,94 @@ class Arrival:
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name}>"
 
-def arrive(name: str, begun: dict[str, IncomingSession], path: str) -> Exchange[Arrival]:
-    """`begun` are sessions by name of which the workload's other one could not be had. It keeps them: should luod be
+
+def restore(name: str, begun: dict[str, IncomingSession], path: str) -> Exchange[Arrived | None]:
+    """Returns the bare sessions of the workload; None: there is no incoming one.
+
+    `begun` are sessions by name of workloads whose other session could not be retrieved. It keeps them: when luod is
     gone, they may be the last fds of theirs, and closing one would lose what it carries.
     """
     found = yield from _of_workload(name)
+    if not found:
+        _drop(begun, name)
+        return None
     had = any(session.name == name and session.state == "retrieved" for session in found)
     running = begun.pop(name, None) if had else None
     if running is None:
-        running = yield from sessions.retrieve(name, path)
+        running = yield from _retrieved(name, name, path)
     try:
-        written = [session for session in found if session.name != name and session.state != "torn"]
-        frozen = (yield from sessions.retrieve(written[-1].name, path)) if written else None
+        written = [session.name for session in found if session.name != name and session.state != "torn"]
+        frozen = (written[-1], (yield from _retrieved(written[-1], name, path))) if written else None
     except BaseException:
-        _keep(begun, name, running)
+        _drop(begun, name)
+        begun[name] = running
         raise
     _drop(begun, name)
-    return Arrival(name, running, frozen)
+    return Arrived(running, frozen)
 
 
-def _keep(begun: dict[str, IncomingSession], name: str, session: IncomingSession) -> None:
-    _drop(begun, name)
-    begun[name] = session
+def _retrieved(session: str, workload: str, path: str) -> Exchange[IncomingSession]:
+    try:
+        return (yield from sessions.retrieve(session, path))
+    except (Torn, AlreadyResumed) as error:
+        raise type(error)(error.message, hint=_anew(workload)) from None
+
+
+def _anew(workload: str) -> str:
+    return f"release what is left of it with client.discard({workload!r}), and start the guest from the beginning"
 
 
 def _drop(begun: dict[str, IncomingSession], name: str) -> None:
-    """Closes what is kept, once it is had otherwise, or given up."""
+    """Closes the session that is kept, once it is retrieved otherwise, or discarded."""
     if (kept := begun.pop(name, None)) is not None:
         kept.close()
 
 
-def resuming(arrived: Arrival) -> Exchange[None]:
+def resume(name: str) -> Exchange[None]:
     try:
-        yield Call("Resuming", {"names": [arrived.name]}, UPDATES)
+        yield Call("Resuming", {"names": [name]}, UPDATES)
     except CallFailed as error:
         if error.name != f"{UPDATES}.WrongPhase":
             raise
-        raise AlreadyResumed(error.message) from error
+        raise AlreadyResumed(error.message, hint=_anew(name)) from error
 
 
-def finish_any(arrived: IncomingSession | Arrival, *, discard: bool, tokens: Iterable[int] | None) -> Exchange[None]:
-    if isinstance(arrived, IncomingSession):
-        yield from sessions.finish(arrived, discard=discard, tokens=tokens)
-        return
-    if tokens is not None:
-        raise BadInput("tokens are those of one session", hint="finish the sessions of the arrival one by one")
-    # Refused before anything is finished, since half a workload is none.
-    for session in arrived.sessions:
-        if not discard and not session.finished:
-            sessions.refuse_losses(session)
-    for session in arrived.sessions:
-        yield from sessions.finish(session, discard=discard, tokens=None)
+def finish(handles: Sequence[IncomingHandle]) -> Exchange[None]:
+    # Refused before anything is finished, since half a workload is of no use.
+    for handle in handles:
+        sessions.refuse_losses(handle)
+    for handle in handles:
+        yield from sessions.finish(handle, discard=False, tokens=None)
 
 
-def give_up(name: str, begun: dict[str, IncomingSession]) -> Exchange[tuple[str, ...]]:
-    found = yield from _of_workload(name)
-    for session in found:
+def discard_all(handles: Sequence[IncomingHandle]) -> Exchange[None]:
+    for handle in handles:
+        yield from sessions.discard(handle)
+
+
+def discard(name: str, begun: dict[str, IncomingSession]) -> Exchange[tuple[str, ...]]:
+    """Returns the names of the sessions that were released, outgoing ones first."""
+    # Refused while a participant answers for them, and that before anything is lost.
+    try:
+        outgoing, _still_open = yield from sessions.give_up(name, OUTGOING, force=False)
+    except NoSuchSession:
+        outgoing = ()
+    released = list(outgoing)
+    for session in (yield from _of_workload(name)):
         try:
-            yield from sessions.release(session, finished=False)
+            yield from sessions.release(session.name, INCOMING, finished=False)
         except NoSuchSession:
             continue
+        released.append(session.name)
     _drop(begun, name)
-    return tuple(session.name for session in found)
+    return tuple(released)
 
 
 def _of_workload(name: str) -> Exchange[Sequence[SessionInfo]]:
-    """The incoming sessions NAME and NAME#GENERATION, the newest last.
+    """Returns the incoming sessions NAME and NAME#GENERATION, the newest last.
 
     Those of NAME's owner, or root's: root is shown everybody's, and must not resume from what somebody else has named
     so.

@@ -22,9 +22,11 @@ from luod.errors import (
     KernelRefused,
     LuodError,
     ManifestError,
+    NoSuchSession,
     NotRetrieved,
     ProtocolError,
 )
+from luod.ipc.client.handle import IncomingHandle
 from luod.ipc.client.limits import Limits
 from luod.ipc.framing import SESSIONS, Reply, encode_call
 from luod.linux import F_GET_SEALS, F_SEAL_EXEC
@@ -102,36 +104,44 @@ def retrieve(name: str, path: str) -> Exchange[IncomingSession]:
     return _named(name, IncomingSession(reply.take("sessionFileDescriptor"), limits=Limits(path)))
 
 
-def release(session: OutgoingSession | IncomingSession | SessionInfo, *, finished: bool) -> Exchange[None]:
-    if isinstance(session, SessionInfo):
-        direction = session.direction
-    else:
-        direction = OUTGOING if isinstance(session, OutgoingSession) else INCOMING
-    if finished and direction == OUTGOING:
-        raise BadInput("an outgoing session is not finished but given up", hint="release it without finished=True")
-    yield _release(session.name, direction, finished=finished)
-    if not isinstance(session, SessionInfo):
-        session.close()
+def release(name: str, direction: str, *, finished: bool) -> Exchange[None]:
+    outcome = "finished" if finished else "given_up"
+    yield Call("Release", {"name": name, "direction": direction, "outcome": outcome})
 
 
-def refuse_losses(session: IncomingSession) -> None:
-    """NotRetrieved, ContentsUnknown, ManifestError: finishing the session would drop something."""
-    if dropped := session.unretrieved():
+def refuse_losses(session: IncomingHandle) -> None:
+    """Raises NotRetrieved, ContentsUnknown or ManifestError where finishing the session would drop something."""
+    bare = session._bare
+    if not session._ended and not bare.finished and (dropped := bare.unretrieved()):
         listed = ", ".join(map(str, dropped[:10]))
         raise NotRetrieved(f"finishing session {session.name!r} would drop tokens {listed}", tokens=dropped)
 
 
-def finish(session: IncomingSession, *, discard: bool, tokens: Iterable[int] | None) -> Exchange[None]:
-    session.finish(discard=discard, tokens=tokens)
-    yield from release(session, finished=True)
+def finish(session: IncomingHandle, *, discard: bool, tokens: Iterable[int] | None) -> Exchange[None]:
+    if session._ended:
+        return
+    session._bare.finish(discard=discard, tokens=tokens)
+    yield from _ended(session, finished=True)
+
+
+def discard(session: IncomingHandle) -> Exchange[None]:
+    if not session._ended:
+        yield from _ended(session, finished=session.finished)
+
+
+def _ended(session: IncomingHandle, *, finished: bool) -> Exchange[None]:
+    # luod may have dropped it when it was told before, and could not answer.
+    with contextlib.suppress(NoSuchSession):
+        yield from release(session.name, INCOMING, finished=finished)
+    session._end()
 
 
 def replace(
-    session: OutgoingSession, files: Mapping[int, HasFileno], drop: Collection[int], path: str
+    name: str, session: OutgoingSession, files: Mapping[int, HasFileno], drop: Collection[int], path: str
 ) -> Exchange[OutgoingSession]:
     before = {entry.token: entry for entry in session.contents}
     _check_replacement(before, files, drop)
-    name, manifest = session.name, session.has_manifest
+    manifest = session.has_manifest
     session.close()
     anew = yield from _made("Replace", name, path, manifest=manifest)
     try:
@@ -143,7 +153,7 @@ def replace(
         # Half a session must not be carried, nor keep the name from the caller, who has all the files. When luod
         # cannot be told, what was refused is still what the caller has to hear.
         with contextlib.suppress(LuodError):
-            yield _release(name, OUTGOING, finished=False)
+            yield from release(name, OUTGOING, finished=False)
         raise
     except BaseException:
         anew.close()
@@ -211,11 +221,6 @@ def _description(entry: object) -> Description:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"luod's answer describes no session: {entry!r:.100}") from error
-
-
-def _release(name: str, direction: str, *, finished: bool) -> Call:
-    outcome = "finished" if finished else "given_up"
-    return Call("Release", {"name": name, "direction": direction, "outcome": outcome})
 
 
 def _check_replacement(before: Mapping[int, Entry], files: Mapping[int, HasFileno], drop: Collection[int]) -> None:

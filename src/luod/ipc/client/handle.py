@@ -1,0 +1,103 @@
+"""A session that luod holds, as a client has it: this process's fd of it, apart from all that is a call.
+
+`luod.client` and `luod.aio` add the verbs to these two, blocking and as coroutines. The session itself, with the
+kernel's calls, is `luod.liveupdate`'s, which knows no luod; a handle owns one.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from luod.linux import Fd
+from luod.liveupdate import IncomingSession, OutgoingSession
+from luod.manifest import Entry
+
+
+class Handle:
+    """What both directions share. Closing it closes the fd of this process; luod keeps its own."""
+
+    _bare: OutgoingSession | IncomingSession
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """The session's name. It stays known when the handle is closed."""
+        return self._name
+
+    def fileno(self) -> int:
+        """Returns the number of the session's fd, which this object owns. BadInput: it is closed."""
+        return self._bare.fileno()
+
+    def duplicate(self) -> Fd:
+        """Returns another fd of the same session; the caller owns it. KernelRefused: EMFILE."""
+        return self._bare.duplicate()
+
+    def close(self) -> None:
+        """Closes the fd of this process. luod keeps its own, so nothing is lost. A second call does nothing."""
+        self._bare.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name}>"
+
+
+class OutgoingHandle(Handle):
+    """A session for the next kernel."""
+
+    def __init__(self, name: str, bare: OutgoingSession) -> None:
+        """Takes ownership of `bare`."""
+        super().__init__(name)
+        self._bare: OutgoingSession = bare
+
+    @property
+    def contents(self) -> tuple[Entry, ...]:
+        """What was preserved through this object, in that order."""
+        return self._bare.contents
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The tokens of `contents`."""
+        return self._bare.tokens
+
+    @property
+    def has_manifest(self) -> bool:
+        """Whether this object keeps the session's manifest."""
+        return self._bare.has_manifest
+
+
+class IncomingHandle(Handle):
+    """A session of the kernel before."""
+
+    def __init__(self, name: str, bare: IncomingSession) -> None:
+        """Takes ownership of `bare`."""
+        super().__init__(name)
+        self._bare: IncomingSession = bare
+        self._ended = False
+
+    @property
+    def contents(self) -> tuple[Entry, ...] | None:
+        """What the session held when the kernel was left, by its manifest; None: it has none, or is finished.
+
+        ManifestError: the manifest is damaged, or has a format that this library does not know.
+        """
+        return self._bare.contents
+
+    @property
+    def finished(self) -> bool:
+        """Whether the kernel has finished the session through this object; luod may still have to be told."""
+        return self._bare.finished
+
+    def _end(self) -> None:
+        """Marks the session as ended, in the kernel and in luod, and closes the fd."""
+        self._ended = True
+        self._bare.close()
