@@ -18,6 +18,7 @@ from luod.daemon.store import state_directory
 from luod.daemon.store.doubts import remedy
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.timeline.recorder import Chronicle
+from luod.daemon.updates import times
 from luod.daemon.updates.kexec_image import NextImage
 from luod.daemon.updates.participants import Participants
 from luod.daemon.updates.update import Updater
@@ -83,7 +84,9 @@ class Operations:
         }
 
     async def timeline(self) -> TimelineReply:
-        return {"timeline": self._chronicle.report(self._participants.barrier)}
+        barrier = self._participants.barrier
+        current = None if barrier is None else times.current(barrier, self._holdings.registry.record.rows)
+        return {"timeline": self._chronicle.report(current)}
 
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str, force_findings: list[str]) -> None:
         await self._image.load(kernel, initrd, command_line, force_findings=force_findings)

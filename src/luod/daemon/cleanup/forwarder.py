@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from luod import memory
+from luod.daemon import memory_grants
 from luod.daemon.cleanup.worker import SESSION_FD, SESSION_NAME, admitted, refuse
-from luod.daemon.preflight import memory_grants
 from luod.errors import ContentsUnknown, LuodError, MemoryUnknown, NoSuchToken, Refused
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession

@@ -8,9 +8,10 @@ before any fact changes once more.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from luod.daemon.preflight import devices
 from luod.daemon.preflight.devices import Devices
@@ -18,21 +19,49 @@ from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, Ke
 from luod.daemon.preflight.reading import Reader
 from luod.daemon.preflight.rules import Judgement, Moment, judge
 from luod.daemon.preflight.subject import Subject
-from luod.daemon.sessions.service import SessionKeeper
 from luod.daemon.store import state_directory
 from luod.daemon.store.registry import Registry
-from luod.daemon.updates.participants import Participants
+from luod.daemon.store.schema import Row
 from luod.errors import Refused
 from luod.ipc.interfaces.admin import Finding
+from luod.ipc.interfaces.sessions import State
+from luod.ipc.interfaces.updates import DeclaredSession
+from luod.ipc.server.peer import Peer
 from luod.kexec import load_limits
 
 _ROOT: Final = Path("/")
 
 
+class Sessions(Protocol):
+    """The sessions and files that luod holds."""
+
+    @property
+    def held(self) -> tuple[str, ...]: ...
+    def rows(self) -> list[tuple[Row, State]]: ...
+
+
+class Follower(Protocol):
+    """A process that follows updates, and the sessions that it declared."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def peer(self) -> Peer: ...
+    @property
+    def sessions(self) -> tuple[DeclaredSession, ...]: ...
+
+
+class Participants(Protocol):
+    """The processes that follow updates."""
+
+    @property
+    def followers(self) -> Sequence[Follower]: ...
+
+
 class Preflight:
     """Made inside a running loop."""
 
-    def __init__(self, sessions: SessionKeeper, participants: Participants, registry: Registry) -> None:
+    def __init__(self, sessions: Sessions, participants: Participants, registry: Registry) -> None:
         self._registry = registry
         self._sessions = sessions
         self._participants = participants

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from luod import memory
-from luod.daemon.preflight import memory_grants
+from luod.daemon import memory_grants
 from luod.daemon.preflight.facts import Declaration
 from luod.daemon.preflight.findings import finding, listed
 from luod.daemon.store.schema import Row

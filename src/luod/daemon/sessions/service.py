@@ -17,10 +17,10 @@ from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
 from msgspec.structs import replace
 
 from luod import errors
+from luod.daemon import memory_grants
 from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
-from luod.daemon.preflight import memory_grants
 from luod.daemon.replies import (
     forwarding,
     kernel_refused,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from time import monotonic, time
-from typing import TYPE_CHECKING, Final
+from time import monotonic
+from typing import Final
 
 import msgspec
 from msgspec.structs import replace
@@ -21,12 +21,9 @@ from luod.daemon.store import state_file
 from luod.daemon.store.registry import Change, Registry
 from luod.daemon.store.schema import Row
 from luod.daemon.timeline import timeline
-from luod.daemon.timeline.timeline import Event, Happening, Passage, Story
+from luod.daemon.timeline.timeline import Current, Event, Happening, Passage, Story
 from luod.ipc.interfaces.timeline import SessionTimes, UpdateTimes
 from luod.linux import Fd
-
-if TYPE_CHECKING:
-    from luod.daemon.updates.coordinator import Barrier
 
 _MOST_BYTES: Final = 4 << 20
 
@@ -78,19 +75,13 @@ class Chronicle:
         registry.watchers.append(self._changed)
         registry.noted = self._noted
 
-    def story(self, barrier: Barrier | None) -> Story | None:
-        """Of the update that is under way, or else of the last one. None: there was none."""
-        if barrier is None:
-            return self._story
-        return self._now(barrier, None)
-
-    def report(self, barrier: Barrier | None) -> UpdateTimes | None:
-        """The story as luoctl is told it."""
-        told = self.story(barrier)
+    def report(self, current: Current | None) -> UpdateTimes | None:
+        """Returns the story of the `current` update, or without one of the last update, as luoctl receives it."""
+        told = self._story if current is None else current.story
         if told is None:
             return None
         over = told.state in ("done", "cancelled")
-        origin = self._origin if barrier is None else barrier.begun
+        origin = self._origin if current is None else current.origin
         return UpdateTimes(
             update=told.update,
             generation=told.generation,
@@ -109,16 +100,9 @@ class Chronicle:
             sessions=[_times(told, passage) for passage in told.sessions.values()],
         )
 
-    def begun(self, barrier: Barrier) -> None:
-        """An update is asked for."""
-        self._begin(self._now(barrier, None), barrier.begun)
-
-    def cancelled(self, barrier: Barrier) -> Story:
-        """Kept if anybody had been asked; what is refused before that is no update."""
-        told = self._now(barrier, round(monotonic() - barrier.begun, 6))
-        if barrier.generation:
-            self._begin(told, barrier.begun)
-        return told
+    def begin(self, current: Current) -> None:
+        """Records the story up to now, in place of the last update's."""
+        self._begin(current.story, current.origin)
 
     def not_jumped(self, reason: str) -> None:
         """reboot(2), which a serve before this one called, came back."""
@@ -134,10 +118,6 @@ class Chronicle:
             self._outcomes = {row.name: what}
         elif passage is not None and passage.retrieved is None:
             self._tell("retrieved", passage.name)
-
-    def _now(self, barrier: Barrier, ended: float | None) -> Story:
-        asked = time() - (monotonic() - barrier.begun)
-        return timeline.before(barrier, self._registry.record.rows, asked, ended)
 
     def _changed(self, changes: tuple[Change, ...]) -> None:
         """Of the registry."""

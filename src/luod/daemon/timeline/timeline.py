@@ -1,22 +1,20 @@
 """What one update was: its phases, and when each session was where. Pure: no clock, no files.
 
-All times are seconds since the update was asked for, through the jump. Told before the jump from the barrier and the
-registry, in the next kernel from what the registry carried, and then event by event. When what is told and kept is
-`luod.daemon.timeline.recorder`.
+All times are seconds since the update was requested, through the kexec. Before the kexec, `luod.daemon.updates.times`
+makes the story from the state of the update; in the next kernel it comes from what the registry carried, and then event
+by event. The record on the disk is `luod.daemon.timeline.recorder`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
 
 from luod.daemon.store.schema import Departure, Row
-
-if TYPE_CHECKING:
-    from luod.daemon.updates.coordinator import Barrier
 
 State = Literal["preparing", "freezing", "jumping", "restoring", "done", "cancelled"]
 Standing = Literal["awaited", "granted", "ready", "vetoed", "lost", "unasked", "torn"]
@@ -87,46 +85,16 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
         return all(p.resumed is not None or p.gone is not None for p in self.sessions.values() if p.standing == "ready")
 
 
+@dataclass(frozen=True)
+class Current:
+    """The update that is under way: its story up to now, and CLOCK_MONOTONIC at the story's second 0."""
+
+    story: Story
+    origin: float
+
+
 def base_of(row: Row) -> str:
     return row.name if row.generation is None else row.name.rpartition("#")[0]
-
-
-def before(barrier: Barrier, rows: Iterable[Row], asked: float, ended: float | None) -> Story:
-    """An update in the kernel in which it was asked for: under way, or `ended` by being cancelled."""
-    transaction, begun = barrier.transaction, barrier.begun
-    owners = {name: id for id, follower in barrier.members.items() for name in follower.names}
-    passages = {}
-    for name, group in _groups(row for row in rows if row.direction == "outgoing"):
-        main = group[0]
-        id = owners.get(name)
-        member = None if id is None else transaction.members.get(id)
-        if id is None or member is None:
-            standing: Standing = "lost" if name in barrier.orphans else "unasked"
-            passages[name] = Passage(name, main.owner, _bytes(group), standing)
-            continue
-        reached = round(member.since - begun, 6) if member.standing == "ready" else None
-        prepared = barrier.preparing.get(id) if barrier.frozen else reached
-        passages[name] = Passage(
-            name,
-            main.owner,
-            _bytes(group),
-            member.standing,
-            member.reason,
-            prepared=None if prepared is None else round(prepared, 6),
-            frozen=reached if barrier.frozen else None,
-        )
-    return Story(
-        barrier.id,
-        barrier.generation,
-        transaction.force,
-        round(asked, 6),
-        transaction.phase,
-        transaction.reason,
-        freezing=round(barrier.frozen - begun, 6) if barrier.frozen else None,
-        jumping=round(barrier.jumped - begun, 6) if barrier.jumped else None,
-        ended=ended,
-        sessions=passages,
-    )
 
 
 def after(departure: Departure, rows: Iterable[Row]) -> Story:
@@ -134,13 +102,13 @@ def after(departure: Departure, rows: Iterable[Row]) -> Story:
     frozen = departure.preparing_seconds
     left = frozen + departure.freezing_seconds
     passages = {}
-    for name, group in _groups(row for row in rows if row.direction == "incoming"):
+    for name, group in groups(row for row in rows if row.direction == "incoming"):
         main = group[0]
         ready = main.freezing_seconds > 0
         passages[name] = Passage(
             name,
             main.owner,
-            _bytes(group),
+            bytes_of(group),
             "torn" if main.torn else "ready" if ready else "unasked",
             prepared=main.preparing_seconds if ready else None,
             frozen=round(frozen + main.freezing_seconds, 6) if ready else None,
@@ -178,13 +146,14 @@ def _changed(story: Story, name: str, change: Callable[[Passage], Passage]) -> S
     return story if passage is None else replace(story, sessions={**story.sessions, name: change(passage)})
 
 
-def _groups(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """By the session's name, itself before what was made while frozen."""
+def groups(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+    """Groups rows by the session's name; in each group the session itself precedes what was made while frozen."""
     groups: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: (row.generation is not None, row.name)):
         groups.setdefault(base_of(row), []).append(row)
     return sorted(groups.items())
 
 
-def _bytes(group: list[Row]) -> int:
+def bytes_of(group: list[Row]) -> int:
+    """Returns the bytes of all sessions of a group."""
     return sum(row.bytes for row in group)

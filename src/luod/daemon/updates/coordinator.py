@@ -15,8 +15,8 @@ from typing import Final
 
 from asyncvarlink import VarlinkErrorReply
 
+from luod.daemon import memory_grants
 from luod.daemon.log import Log
-from luod.daemon.preflight import memory_grants
 from luod.daemon.updates.follower import Follower, event
 from luod.daemon.updates.transaction import Member, Transaction, VotePhase
 from luod.errors import NotEnoughMemory

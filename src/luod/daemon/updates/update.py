@@ -25,7 +25,7 @@ from luod.daemon.store.fd_store import Custody, KeeperGone
 from luod.daemon.store.recovery import JUMP, Holdings
 from luod.daemon.store.schema import Departure
 from luod.daemon.timeline.recorder import Chronicle
-from luod.daemon.updates import stuck_ioctls
+from luod.daemon.updates import stuck_ioctls, times
 from luod.daemon.updates.hooks import Hooks
 from luod.daemon.updates.kexec_image import NextImage
 from luod.daemon.updates.participants import Participants, ready_rows
@@ -177,7 +177,7 @@ class Updater:
             await self._ask_hook(barrier)
             if not barrier.cancelled:
                 barrier.begin(self._participants.followers, self._registry.begin_generation())
-                self._chronicle.begun(barrier)
+                self._chronicle.begin(times.current(barrier, self._registry.record.rows))
                 await barrier.settle()
             if not barrier.cancelled:
                 # The bulk of it, while guests run; the little that comes after is written right before the jump (H16).
@@ -305,7 +305,10 @@ class Updater:
             await self._forget_departure()
         finally:
             self._sessions.open_again()
-            told = self._chronicle.cancelled(barrier)
+            ended = times.current(barrier, self._registry.record.rows, over=True)
+            if barrier.generation:  # what is refused before anybody is asked is not recorded as an update
+                self._chronicle.begin(ended)
+            told = ended.story
             self._log.warning(
                 "cancelled", update=barrier.id, reason=told.reason, blackout_seconds=f"{told.blackout or 0.0:.3f}"
             )

@@ -3,7 +3,6 @@
 A PRESERVE fills the holes of a memfd, moves every page that lies in the memory KHO keeps for the next kernel (scratch)
 somewhere else, and takes 32 bytes a page for its own lists; a caller for whom that is too much is killed. It is charged
 to the caller's cgroups, which will hold the memory in the next kernel too, so what fits now can be retrieved then.
-Called by `luod.daemon.updates.coordinator` before each grant.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from luod.daemon.preflight import memory_grants
+from luod.daemon import memory_grants
 from luod.errors import NotEnoughMemory
 
 MIB = 1 << 20
