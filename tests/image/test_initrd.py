@@ -261,6 +261,8 @@ def test_an_alias_of_a_blacklisted_module_is_not_followed() -> None:
         ("-- module_blacklist=vfio_pci", True),
         ("nomodule", False),
         ("nomodule=0", True),
+        ("nomodule=off", True),
+        ("nomodule nomodule=maybe", False),
     ],
 )
 def test_the_kernel_refuses_modules(line: str, loaded: bool) -> None:

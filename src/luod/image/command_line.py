@@ -49,15 +49,17 @@ def line(given: str, options: Mapping[str, str] | None = None, boot_config: tupl
     return Line(early, whole)
 
 
-def enabled(command_line: str, parameter: str, *, default: bool = False) -> bool:
-    """Whether a boolean early parameter is on: the last setting that the kernel understands wins, without any `default`
-    does.
+def enabled(command_line: str, parameter: str, *, default: bool = False, bare: bool = False) -> bool:
+    """Whether a boolean parameter is on: the last setting that the kernel understands wins, without any `default` does.
+    `bare`: the parameter without a value is on, as those are that module_param() and core_param() define.
     """
     on = default
     for name, value in parameters(command_line):
-        if not same(name, parameter) or value is None:
+        if not same(name, parameter):
             continue
-        if value[:1] in ("y", "Y", "t", "T", "1") or value[:2].lower() == "on":
+        if value is None:
+            on = on or bare
+        elif value[:1] in ("y", "Y", "t", "T", "1") or value[:2].lower() == "on":
             on = True
         elif value[:1] in ("n", "N", "f", "F", "0") or value[:2].lower() == "of":
             on = False

@@ -13,7 +13,7 @@ from typing import Final
 
 from luod.errors import ImageError
 from luod.image import boot_config, cpio, kmod, loaders
-from luod.image.command_line import Line, parameters, same
+from luod.image.command_line import Line, enabled, parameters, same
 from luod.image.tree import Tree
 
 _SCRIPT_MAX: Final = 5
@@ -114,8 +114,7 @@ def _forbidden(line: Line, options: Mapping[str, str]) -> dict[str, str]:
     found = {}
     if options and options.get("CONFIG_MODULES", "n") != "y":
         found[""] = "the kernel is built without CONFIG_MODULES"
-    value = line.last("nomodule")
-    if value is not None and value[:1] not in ("0", "n", "N"):
+    if enabled(line.whole, "nomodule", bare=True):
         found[""] = "nomodule is on the command line"
     blacklist = line.last("module_blacklist")
     for name in (blacklist or "").split(","):
