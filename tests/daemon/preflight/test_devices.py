@@ -70,6 +70,15 @@ def test_h27_a_device_without_driver_or_vfio_file_is_a_refusal_with_the_process(
     assert FIRST in what
     assert what.endswith("by sh (pid 8)")
     assert found(root, vfio(FIRST, when="preparing"), vfio(FIRST, kind="memfd")) == []
+    preserved = observe([vfio(FIRST, when="preparing")], root, preserved=("preserved", "preparing"))
+    assert [each.what for each in judge(preserved)] == [what]
+
+
+def test_h27_a_session_without_a_participant_may_hold_the_device_that_a_driver_is_taken_from(root: Path) -> None:
+    assert list(judge(observe([], root, undeclared=True))) == []
+    process(root, 8, "sh", "/sys/bus/pci/drivers/vfio-pci/unbind")
+    (finding,) = judge(observe([], root, undeclared=True))
+    assert "by sh (pid 8)" in finding.what
 
 
 def test_h27_a_module_that_is_being_unloaded_is_named(root: Path) -> None:
@@ -97,14 +106,14 @@ def luod(boot_machine: BootMachine, tmp_path: Path) -> Luod:
     return luod
 
 
-def with_device(luod: Luod) -> Participant:
-    """A participant whose session "one" holds a device."""
+def with_device(luod: Luod, *, when: str = "preserved") -> Participant:
+    """A participant whose session "one" holds a device, declared as one that is preserved in the phase `when`."""
     one = Participant(luod, "one", declare=False, program="workload")
     one.vmm.call("bind_driver", address=FIRST)
     one.vmm.call("open_device", address=FIRST, slot="vfio")
     set_up(one.vmm)
     one.vmm.call("preserve", session="one", file="vfio", token=2, name="nic")
-    one.declare(file(1), file(2, size=0, allocated=0, kind="vfio") | {"name": "nic", "device": FIRST})
+    one.declare(file(1), file(2, size=0, allocated=0, kind="vfio", when=when) | {"name": "nic", "device": FIRST})
     return one
 
 
@@ -127,8 +136,9 @@ def test_h27_an_update_is_refused_while_an_unbind_waits_for_the_session(luod: Lu
     assert (result.returncode, b"unbind-pending" in result.stderr) == (4, True)
 
 
-def test_h27_an_unbind_that_begins_while_guests_are_frozen_cancels_the_update(luod: Luod) -> None:
-    one = with_device(luod)
+@pytest.mark.parametrize("when", ["preserved", "freezing"])
+def test_h27_an_unbind_that_begins_while_guests_are_frozen_cancels_the_update(luod: Luod, when: str) -> None:
+    one = with_device(luod, when=when)
     operator = begin(luod)
     prepare(one)
     one.expect("freezing")
@@ -138,6 +148,15 @@ def test_h27_an_unbind_that_begins_while_guests_are_frozen_cancels_the_update(lu
     assert "unbind-pending" in reason
     assert FIRST in reason
     operator.until("cancelled")
+
+
+def test_h27_a_forced_update_does_not_leave_the_device_of_a_dead_participant_behind(luod: Luod) -> None:
+    one = with_device(luod)
+    luod.load()
+    one.vmm.program.kill()
+    begin_unbind(luod)
+    result = luod.luoctl("update", "--force", check=False)
+    assert (result.returncode, b"unbind-pending" in result.stderr) == (4, True)
 
 
 def refused(luod: Luod) -> dict[str, str]:

@@ -8,14 +8,24 @@ before any fact changes once more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
 from luod.daemon.preflight import devices
 from luod.daemon.preflight.devices import Devices
-from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, KernelFile, Loading, Memory, Storage
+from luod.daemon.preflight.facts import (
+    Declaration,
+    Facts,
+    Host,
+    InitrdFile,
+    KernelFile,
+    Loading,
+    Memory,
+    Storage,
+    unanswered,
+)
 from luod.daemon.preflight.reading import Reader
 from luod.daemon.preflight.rules import Judgement, Moment, judge
 from luod.daemon.preflight.subject import Subject
@@ -25,11 +35,17 @@ from luod.daemon.store.schema import Row
 from luod.errors import Refused
 from luod.ipc.interfaces.admin import Finding
 from luod.ipc.interfaces.sessions import State
-from luod.ipc.interfaces.updates import DeclaredSession
+from luod.ipc.interfaces.updates import DeclaredSession, When
 from luod.ipc.server.peer import Peer
 from luod.kexec import load_limits
 
 _ROOT: Final = Path("/")
+_PRESERVED: Final[Mapping[Moment, tuple[When, ...]]] = {
+    "request": ("preserved",),
+    "freezing": ("preserved", "preparing"),
+    "jumping": ("preserved", "preparing", "freezing"),
+}
+"""By moment what files are declared as that are preserved by then: every vote of the phases before is in."""
 
 
 class Sessions(Protocol):
@@ -99,7 +115,7 @@ class Preflight:
                     host=Host(),
                     storage=Storage(tuple(problems)),
                 )
-                facts = self._observe(known, subject.loads)
+                facts = self._observe(known, subject.loads, "request")
                 judgement = await asyncio.to_thread(judge, facts)
                 if remember:
                     self._remembered = judgement
@@ -121,22 +137,27 @@ class Preflight:
                 "the image or the initial RAM disk was written to after it was checked",
                 hint="load it again: luoctl load",
             )
-        return remembered.again(self._observe(remembered.facts, subject.loads), moment).findings
+        return remembered.again(self._observe(remembered.facts, subject.loads, moment), moment).findings
 
-    def _observe(self, facts: Facts, loads: int) -> Facts:
+    def _observe(self, facts: Facts, loads: int, moment: Moment) -> Facts:
         """Returns the facts as they are now, with the files and the running kernel of `facts`. `loads` are to be made
         until the jump. In the loop: it waits for nothing.
         """
         followers = self._participants.followers
         files = [file for each in followers for session in each.sessions for file in session.files]
+        rows = tuple(self._sessions.rows())
+        declarations = tuple(Declaration(each.name, each.peer.process, each.sessions) for each in followers)
+        held = devices.observe(
+            files, _ROOT, preserved=_PRESERVED[moment], undeclared=unanswered(rows, declarations, devices.KINDS)
+        )
         return replace(
             facts,
             loading=Loading(load_limits(), loads),
-            sessions=tuple(self._sessions.rows()),
-            declarations=tuple(Declaration(each.name, each.peer.process, each.sessions) for each in followers),
+            sessions=rows,
+            declarations=declarations,
             stashed=self._sessions.held,
             memory=Memory(_ROOT),
-            devices=devices.observe(files, _ROOT),
+            devices=held,
             host=host(_ROOT),
             storage=replace(facts.storage, file_error=self._registry.file_error, doubts=self._registry.record.doubts),
         )

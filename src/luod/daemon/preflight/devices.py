@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,9 +18,10 @@ from luod import pci
 from luod.daemon.preflight.findings import finding, listed
 from luod.errors import BadInput
 from luod.ipc.interfaces.admin import Finding
-from luod.ipc.interfaces.updates import DeclaredFile
+from luod.ipc.interfaces.updates import DeclaredFile, When
 
 KINDS: Final = ("vfio", "vfio-pci")
+_ALREADY: Final[tuple[When, ...]] = ("preserved",)
 _DEVICES: Final = "sys/bus/pci/devices"
 _DELETE_MODULE: Final = {"x86_64": 176, "aarch64": 106}
 _UNBINDING: Final = ("/unbind", "/remove")
@@ -49,9 +50,19 @@ class Devices:
     unbinding: tuple[str, ...] = ()
 
 
-def observe(files: Iterable[DeclaredFile], root: Path = Path("/")) -> Devices:
-    """Observes the devices among `files` that are preserved; /proc and /sys are below `root`."""
-    addresses = {_address(file) for file in files if file.kind in KINDS and file.when == "preserved"}
+def observe(
+    files: Iterable[DeclaredFile],
+    root: Path = Path("/"),
+    *,
+    preserved: Collection[When] = _ALREADY,
+    undeclared: bool = False,
+) -> Devices:
+    """Observes the devices among `files` that are preserved by now, as `preserved` lists what they may be declared as;
+    /proc and /sys are below `root`. `undeclared`: a session that no participant answers for may hold others.
+    """
+    addresses = {_address(file) for file in files if file.kind in KINDS and file.when in preserved}
+    if undeclared:
+        addresses.add(None)
     held = tuple(Device(each, _bound(each, root)) for each in sorted(addresses, key=str))
     if all(device.address is not None and device.bound is not False for device in held):
         return Devices(held)

@@ -10,7 +10,7 @@ observes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -166,3 +166,14 @@ def unattended(facts: Facts) -> list[str]:
     declared = {session.name for declaration in facts.declarations for session in declaration.sessions}
     rows = (row for row, _state in facts.sessions)
     return sorted(row.name for row in rows if row.judged and row.generation is None and row.name not in declared)
+
+
+def unanswered(
+    sessions: Iterable[tuple[Row, State]], declarations: Iterable[Declaration], among: Collection[str]
+) -> bool:
+    """Returns whether there is an outgoing session that no participant declares now, and that holds files of the kinds
+    `among`, or files that nobody ever declared.
+    """
+    declared = {session.name for declaration in declarations for session in declaration.sessions}
+    rows = (row for row, _state in sessions if row.direction == "outgoing" and row.name not in declared)
+    return any(any(kind in among for kind in row.kinds) or not (row.judged or row.forwarded) for row in rows)
