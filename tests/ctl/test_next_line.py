@@ -6,7 +6,7 @@ import pytest
 
 from luod.ctl.next_line import next_line
 from luod.errors import BadInput
-from luod.image.command_line import enabled
+from luod.image.command_line import enabled, parameters
 
 RUNNING = 'BOOT_IMAGE=/vmlinuz-7.3 root=/dev/vda1 ro console=tty0 console=ttyS0 dyndbg="file drivers/usb/* +p" quiet'
 REUSED = 'root=/dev/vda1 ro console=tty0 console=ttyS0 dyndbg="file drivers/usb/* +p" quiet'
@@ -53,6 +53,13 @@ def test_words_for_init_stay_behind_those_for_the_kernel() -> None:
     assert enabled(line, "liveupdate")
     assert next_line("root=a", append=["kho=on -- 3 3"]) == "root=a kho=on -- 3 3"
     assert next_line("root=a -- 1", append=["kho=on -- 2"]) == "root=a kho=on -- 1 2"
+
+
+def test_a_quote_without_its_end_takes_in_nothing_that_is_added() -> None:
+    line = next_line('root=a dyndbg="file x', append=["liveupdate=on"])
+    assert parameters(line) == [("root", "a"), ("dyndbg", "file x"), ("liveupdate", "on")]
+    with pytest.raises(BadInput, match="quote"):
+        next_line("root=a", append=['dyndbg="file x', "liveupdate=on"])
 
 
 @pytest.mark.parametrize(("append", "reuse"), [(["a"], False), ((), True), (["a"], True), ([""], False)])

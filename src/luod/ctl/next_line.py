@@ -50,9 +50,16 @@ def added(line: str, text: str) -> str:
     """Returns `line` with the words of `text` behind its own.
 
     A kernel obeys the last of several settings of one parameter. A word of `line` that `text` repeats is left out of
-    its earlier place. The words behind `--`, which are for init, stay behind those for the kernel.
+    its earlier place. The words behind `--`, which are for init, stay behind those for the kernel. BadInput: a quote in
+    `text` has no end.
     """
-    kernel, init = _parts(words(line))
+    if text.count('"') % 2:
+        raise BadInput(
+            f"a double quote has no end in --append {text}",
+            hint="the kernel would take what follows into the quotes; add the quote that is missing",
+        )
+    # The kernel ends such a quote with the line.
+    kernel, init = _parts(words(line + '"' if line.count('"') % 2 else line))
     more, more_init = _parts(_once(words(text)))
     both = [*(word for word in kernel if word not in more), *more]
     arguments = [*init, *more_init]
