@@ -1,7 +1,7 @@
 """The next kernel: load it, ask whether one is loaded, jump into it.
 
 Three system calls and what their errnos mean; what an image contains is `luod.image`, and whether to jump at all is
-`luod.daemon`'s to decide. Called by luod, and by programs on a machine without it. All need CAP_SYS_BOOT.
+`luod.daemon`'s to decide. Programs on a machine without luod can use them too. All need CAP_SYS_BOOT.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The system calls and the fd care that Python's standard library lacks.
 
-No policy and no knowledge of live update: that is `luod.liveupdate` and `luod.kexec`. Called by every room that makes
-system calls, the emulator included. ctypes is imported when first needed: it costs milliseconds of start-up.
+No policy and no knowledge of live update: that is `luod.liveupdate` and `luod.kexec`. ctypes is imported when first
+needed: it costs milliseconds of start-up.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What both sides of a live update need of a VFIO device: its driver, its file, its iommufd, its interrupts.
 
 Not a VFIO library: regions, DMA maps and eventfds are the VMM's own. Not the preserving and retrieving either, which is
-`luod.liveupdate`'s. Called by VMMs; the sequence is told in docs/vfio.md. Sources: linux/vfio.h, the documents of the
+`luod.liveupdate`'s. The sequence is told in docs/vfio.md. Sources: linux/vfio.h, the documents of the
 posted VFIO live update series, v2 and v5; no released kernel has it.
 
 Before the jump                             After it

@@ -1,6 +1,6 @@
 """`io.luod.Admin` from luoctl's side: what is asked on the admin socket, and the answers as types.
 
-Called by `luod.ctl.commands`. How bytes and fds travel is `luod.ipc.client.connection`.
+How bytes and fds travel is `luod.ipc.client.connection`.
 """
 
 from __future__ import annotations

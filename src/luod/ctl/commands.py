@@ -1,6 +1,6 @@
 """What each of luoctl's commands does: ask luod, print the answer, return the exit status.
 
-Called by `luod.ctl.main`, which has read the command line and catches every LuodError and OSError.
+`luod.ctl.main` reads the command line and catches every LuodError and OSError.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`luoctl metrics`: what luod is doing, and how the last update went, as Prometheus reads it.
 
 For node_exporter's textfile collector (`--output`), or whatever else runs a command. luod itself serves no metrics:
-it has no network. No name of a session is a label, so that a fleet's series do not grow with its guests. Called by
-`luod.ctl.reports`; the only user of prometheus-client.
+it has no network. No name of a session is a label, so that a fleet's series do not grow with its guests.
+No other module imports prometheus-client.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What luoctl prints: aligned text for people, one JSON object a line for programs (`--json`, docs/json.md).
 
 Text is coloured and drawn as tables by rich on a terminal only, and rich is imported then only. Names that came from
-elsewhere are escaped before a person sees them. Called by `luod.ctl.commands` and `luod.ctl.main`.
+elsewhere are escaped before a person sees them.
 """
 
 from __future__ import annotations

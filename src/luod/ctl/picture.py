@@ -1,7 +1,7 @@
 """The picture of `luoctl timeline --svg`: a bar a session over the phases, its blackout framed. Pure: text out.
 
 SVG of its own, with no library: rectangles and text. It is readable on light and dark pages, and says in text
-what it says in colour. Called by `luod.ctl.reports`.
+what it says in colour.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How `luoctl update` shows an update: a table that lives on a terminal, a line for each change elsewhere, or JSON.
 
-Called by `luod.ctl.commands`. What luod says comes as `luod.ctl.admin.Progress`, of which each tells what is new.
+What luod says comes as `luod.ctl.admin.Progress`, of which each tells what is new.
 """
 
 from __future__ import annotations

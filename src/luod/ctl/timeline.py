@@ -1,6 +1,6 @@
 """`luoctl timeline`: asks luod when each session was in which phase of the last update, and tells it to people.
 
-As JSON it is `Timeline` (docs/json.md); the picture is `luod.ctl.picture`. Called by `luod.ctl.commands`.
+As JSON it is `Timeline` (docs/json.md); the picture is `luod.ctl.picture`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 CLOCK_MONOTONIC begins anew with each kernel, and CLOCK_REALTIME loses up to a second, since it is read from a clock of
 whole seconds. The processor's own counter (TSC; CNTVCT on arm64) runs through a kexec, so it is what counts wherever
-the kernel itself trusts it. Its pace is measured against CLOCK_MONOTONIC before the jump. Called by
-`luod.daemon.updates.update` and `.takeover`.
+the kernel itself trusts it. Its pace is measured against CLOCK_MONOTONIC before the jump.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Errors that more than one part of serve answers with, in the same words wherever they come from.
 
-Same words matter: somebody else's session and one that does not exist must not be told apart. Called by
-`luod.daemon.sessions.service`, `.held`, `.update` and `.reaping`.
+Same words matter: somebody else's session and one that does not exist must not be told apart.
 """
 
 from __future__ import annotations

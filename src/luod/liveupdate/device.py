@@ -1,7 +1,6 @@
 """`/dev/liveupdate` itself: opening it, creating sessions, retrieving them.
 
-What is done with a session is in `outgoing` and `incoming`. Called by luod's keeper, and by programs on a machine
-without luod; on one with luod, sessions come from luod.
+What is done with a session is in `outgoing` and `incoming`. On a machine with luod, sessions come from luod.
 """
 
 from __future__ import annotations

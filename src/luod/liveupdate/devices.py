@@ -1,7 +1,7 @@
 """What a session knows of the VFIO devices in it: which they are, why one is refused, which one FINISH waits for.
 
-Called by `outgoing` and `incoming`. How a VMM uses a device is `luod.vfio`'s. The rules in words are those of both
-posted versions, v2 and v5; where a kernel does not say which it has, the hint names what either would ask.
+How a VMM uses a device is `luod.vfio`'s. The rules in words are those of both posted versions, v2 and v5; where a
+kernel does not say which it has, the hint names what either would ask.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A session of the kernel before: its files are retrieved, then it is finished.
 
-Called by VMMs in their own context and by luod for its registry and its reaper. What can lose data here is refused
+VMMs use it in their own context, without luod. What can lose data here is refused
 before the kernel is asked: memory that is not there (H1), and files that FINISH would drop.
 """
 

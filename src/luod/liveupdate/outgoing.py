@@ -1,6 +1,6 @@
 """A session created in this kernel, and the manifest it keeps of what is preserved in it.
 
-Called by VMMs in their own context (luod is not on the data path) and by luod for its registry. The format of the
+VMMs use it in their own context: luod is not on the data path. The format of the
 manifest is `luod.manifest`'s; here are the memfds it is stored in.
 """
 

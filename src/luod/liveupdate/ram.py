@@ -1,4 +1,4 @@
-"""Memory that survives a live update well: a memfd that comes back writable, in large pages. Called by VMMs."""
+"""Memory that survives a live update well: a memfd that comes back writable, in large pages."""
 
 from __future__ import annotations
 

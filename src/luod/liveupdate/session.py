@@ -1,6 +1,6 @@
 """What a session of either direction is: an owned fd with a name.
 
-Called by the rest of `luod.liveupdate`; a program sees these classes only as `LiveUpdate`, `OutgoingSession` and
+A program sees these classes only as `LiveUpdate`, `OutgoingSession` and
 `IncomingSession`.
 """
 

@@ -1,7 +1,7 @@
 """A machine under test, seen from outside: programs are run in it, it jumps, and the test goes on in the next boot.
 
 What is the same for the emulated machine and a real kernel in a virtual one. How a machine is started and ended is its
-subclass's: `luod.testing.emulated`. Called by tests, through the fixtures of `luod.testing.plugin`.
+subclass's: `luod.testing.emulated`. Tests get it from the fixtures of `luod.testing.plugin`.
 
 Every failure inside is an exception here that says in which boot, of which program, and what it wrote to stderr.
 """
@@ -366,7 +366,7 @@ class Program:
         self.wait()
 
     def tell(self, message: Mapping[str, Any]) -> None:
-        """Called by the machine with what the agent says about this program."""
+        """Takes what the agent says about this program; only the machine calls it."""
         self._errors += message.get("stderr", "")
         self.returncode = message.get("ended", self.returncode)
 

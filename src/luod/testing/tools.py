@@ -1,6 +1,6 @@
 """What a test needs of the host and may not find: then it is skipped by name, or fails where CI=true is set.
 
-Called by tests, and by `luod.testing.plugin`, which lists at the end what was skipped.
+`luod.testing.plugin` lists at the end what was skipped.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from luod.kexec import LoadLimits
 MIB = 1 << 20
 HEADER = Image((2, 15), True, "", 0, 0, "none", 16 * MIB)
 ALL = ("kho-v4", "luo-v5", "memfd-v2", "vfio-pci-v1")
-DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
+DESIGN = Path(__file__).parents[3] / "docs" / "design.md"
 
 
 def kernel(number: int, *formats: str) -> KernelFile:

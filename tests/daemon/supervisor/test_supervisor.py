@@ -162,7 +162,7 @@ def test_a_host_without_room_for_serve_does_not_end_keep(start: Start) -> None:
 
 def test_a_serve_that_cannot_be_killed_is_left_and_another_started(start: Start, tmp_path: Path) -> None:
     for_root("to mount FUSE in a process that keep starts")
-    keep = start(*UNDYING, str(tmp_path / "place"), environment={"PYTHONPATH": str(Path(__file__).parents[2])})
+    keep = start(*UNDYING, str(tmp_path / "place"), environment={"PYTHONPATH": str(Path(__file__).parents[3])})
     (started,) = lines_with(keep, "serve-started", 1)
     undying = int(started.rpartition("pid=")[2].split()[0])
     assert keep.stdout is not None

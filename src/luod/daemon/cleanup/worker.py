@@ -1,8 +1,7 @@
 """Processes of luod's own that work on one session: they retrieve, finish and preserve, so that serve never does.
 
 Such a process waits at its gate (`luod.daemon.processes.gate`) before it does anything, and keep has its pidfd by then.
-What it writes to standard output is its report. Used by `luod.daemon.cleanup.reaping` and `.forwarding`; `admitted` is
-the process's side.
+What it writes to standard output is its report. `admitted` is the process's side.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is asked of a workload: of its session NAME and of NAME#GENERATION together, since half a workload is of no use.
 
 Looks which sessions those are and whether they are in use, all of them before anything is begun; what is done with each
-is `luod.daemon.cleanup.reaping`, `.forwarding` and `.sessions`.
+is `luod.daemon.cleanup.reaping`, `luod.daemon.cleanup.forwarding` and `luod.daemon.sessions.service`.
 """
 
 from __future__ import annotations

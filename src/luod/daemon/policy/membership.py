@@ -2,7 +2,7 @@
 
 Read from /proc by pid, and believed only if the peer's pidfd says afterwards that the process still lived: else the pid
 may have been another's. Only what systemd itself named counts as a unit: below a delegated unit (a user's own manager,
-a container) anybody may make cgroups of any name. Called by `luod.daemon.policy.rules`.
+a container) anybody may make cgroups of any name.
 """
 
 from __future__ import annotations

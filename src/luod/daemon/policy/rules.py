@@ -1,7 +1,7 @@
 """What the policy's text means: which rule is a peer's, which names it may give, how much it may have.
 
 The first rule of which every condition holds is the peer's; who has none gets `[default]`, but root, who is bound only
-by a rule that is written for it. No system call but those of `membership`. Called by `luod.daemon.policy.current`.
+by a rule that is written for it. No system call but those of `membership`.
 """
 
 from __future__ import annotations

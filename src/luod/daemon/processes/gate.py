@@ -1,9 +1,9 @@
 """The gate of a process that serve starts: it waits there, at its standard input, until keep holds its pidfd.
 
 So a serve that dies leaves either nothing behind, since at the end of its input the process ends, or a process that the
-next serve can end. `lift` is serve's side, in `luod.daemon.cleanup.worker` and `.hooks`; the rest is the process's.
-Standard library only, and little of it: what waits here is to start fast. `luod.daemon.updates.reboot` has a byte of
-its own to wait for.
+next serve can end. `lift` is serve's side, in `luod.daemon.cleanup.worker` and `luod.daemon.updates.hooks`; the rest is
+the process's. Standard library only, and little of it: what waits here is to start fast. `luod.daemon.updates.reboot`
+has a byte of its own to wait for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Duplicates of the manifests of outgoing sessions, which give nothing back: who made one gives luod a duplicate.
 
 luod never reads them: whoever may use the session gets the memfd, and reads it itself. Kept with keep too, so that they
-outlive serve; one that is lost costs no session anything. Called by `luod.daemon.sessions.service`.
+outlive serve; one that is lost costs no session anything.
 """
 
 from __future__ import annotations

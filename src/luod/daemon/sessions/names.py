@@ -1,4 +1,4 @@
-"""What a session may be called, whose it is, and what it is to an update. Asked by all parts of serve; no changes."""
+"""What a session may be called, whose it is, and what it is to an update. Changes nothing."""
 
 from __future__ import annotations
 

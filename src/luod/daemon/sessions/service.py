@@ -374,7 +374,7 @@ class SessionKeeper:
         self._sparing("replaced", of=peer.uid, name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
-    # What `luod.daemon.cleanup.reaping` and `.forwarding` ask.
+    # What `luod.daemon.cleanup.reaping` and `luod.daemon.cleanup.forwarding` ask.
 
     async def open_elsewhere(self, row: Row) -> bool:
         """Whether a process that is not luod's was seen to have the session open. False also where nobody can tell."""

@@ -1,8 +1,7 @@
 """Custody: serve's side of the channel to `luod keep`, which holds every fd that must outlive serve.
 
 What is asked and answered is `luod.daemon.supervisor.protocol`. Each call returns when keep has done it, so what was
-created or stored is safe from then on, whatever becomes of serve. Called by `luod.daemon.sessions.service`, `.takeover`
-and `.update`.
+created or stored is safe from then on, whatever becomes of serve.
 """
 
 from __future__ import annotations

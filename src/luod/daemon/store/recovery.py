@@ -1,8 +1,8 @@
 """What a `serve` that starts finds: stored fds of the serve before it, or the registry of the kernel before.
 
 After this the registry is current, preserved in luod's own outgoing session, and agrees with the fds keep holds. Every
-step can be repeated: a serve killed in the middle is followed by one that begins here again. Called by
-`luod.daemon.serve` before it answers anybody.
+step can be repeated: a serve killed in the middle is followed by one that begins here again. All of it
+precedes serve's first answer to a client.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Files of the state directory, replaced as a whole: the registry's, the timeline, the copy of the policy.
 
-Used by `luod.daemon.store.journal`, `.chronicle` and `.policy.current`. What others are to read, `luod.ctl.files`
-writes.
+Files that luoctl writes for others to read are `luod.ctl.files`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The file `timeline` in the state directory begins with the story and goes on with a line for each event, so that a luod
 that is killed loses nothing that was written, and a thousand sessions cost a thousand lines. Nothing depends on it:
-what cannot be written is said and goes on in memory. Asked by `luoctl timeline` through `luod.daemon.admin`.
+what cannot be written is said and goes on in memory.
 """
 
 from __future__ import annotations

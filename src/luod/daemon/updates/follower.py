@@ -1,7 +1,6 @@
 """One that follows updates, as serve knows it, and the shape of what it is told. Decides nothing.
 
-Called by `luod.daemon.updates.participants`, which makes them, and by `luod.daemon.updates.coordinator`, which waits
-for them.
+`luod.daemon.updates.participants` makes followers, and `luod.daemon.updates.coordinator` waits for them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Events on their way to one connection: put by anybody, taken by its generator, and known to have been sent.
 
 Never long: an update has a handful of events, and a connection that does not take them is dropped by
-`luod.ipc.server.wire`. Used by `luod.daemon.updates.coordinator` and `luod.daemon.updates.participants`.
+`luod.ipc.server.wire`.
 """
 
 from __future__ import annotations

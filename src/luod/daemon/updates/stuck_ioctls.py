@@ -1,10 +1,10 @@
 """Who is inside an ioctl on a session: such a process holds reboot(2), which then cannot even be killed (H17).
 
-The kernel says so in /proc/PID/task/TID/syscall. Called by `luod.daemon.updates.update` when a jump takes too long;
-ends those that take part in updates, and every process of another user than root: whoever came by a session's fd could
-else keep the machine between two kernels, with every guest paused. Root's other processes are named, no more. Whoever
-is ended loses nothing that the next kernel would have had: all processes end with this one, and what is preserved is
-the session's, of which luod has an fd.
+The kernel says so in /proc/PID/task/TID/syscall. This module matters when a jump takes too long; it ends those that
+take part in updates, and every process of another user than root: whoever came by a session's fd could else keep the
+machine between two kernels, with every guest paused. Root's other processes are named, no more. Whoever is ended loses
+nothing that the next kernel would have had: all processes end with this one, and what is preserved is the session's,
+of which luod has an fd.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One emulated machine: boots its init, answers its calls, and follows it over jumps until it ends.
 
 Runs in the `luoemu` process, outside of all the machine's namespaces. `boot` starts the processes, `trap.supervisor`
-answers; called by `main`.
+answers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """File handlers: one object a kind of file, asked in the order of the table, and who of them holds which file.
 
 `memfd.py` is the first. A handler leaves out what its kind does not need, as the kernel's tables of pointers do.
-Called by `session.py`, never by `trap`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the block of a phase raised, kept until the guest was resumed: an error of the VMM's must not vanish.
 
 The block raises, which is a veto; the update is cancelled; the block of `cancelled` resumes the guest; then the error
-is raised again. Used by `luod.participant` and `luod.aio.participant`. There is no I/O here.
+is raised again. There is no I/O here.
 """
 
 from __future__ import annotations

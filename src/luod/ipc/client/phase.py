@@ -1,6 +1,6 @@
 """What luod tells a participant, as far as `luod.Phase` and `luod.AsyncPhase` are the same: all but making calls.
 
-What the events are is `luod.ipc.client.participation`. Used by `luod.participant` and `luod.aio.participant`.
+What the events are is `luod.ipc.client.participation`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Who is at the other end of a unix socket: SO_PEERCRED, and a pidfd, since a bare pid can be somebody else's by now.
 
-No policy: who may do what is `luod.daemon.sessions.service`. Called by `luod.ipc.server.wire` for each connection it
-accepts.
+No policy: who may do what is `luod.daemon.sessions.service`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a request of the test holds, taken out of its JSON with care. Used by every verb of the agent."""
+"""What a request of the test holds, taken out of its JSON with care."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """QEMU's process on the host: waits for its end, and ends it by pidfd, never by number.
 
-Called by `luod.testing.kernel.machine`, which owns what it is given to write to.
+`luod.testing.kernel.machine` owns the files that it writes to.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The initramfs of a real-kernel machine: busybox and an /init that makes the host's root its own and runs the agent.
 
 Two megabytes, built in memory for each machine: what is particular to it (the command, the shares) is in /init, so a
-kernel that is loaded with the same initramfs comes up the same, whatever its command line. Called by
-`luod.testing.kernel.machine`. It carries no Python and no packages: those are the host's, over 9p.
+kernel that is loaded with the same initramfs comes up the same, whatever its command line. It carries no Python and no
+packages: those are the host's, over 9p.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line of a QEMU that runs a real kernel, and where the kernel is. Called by `luod.testing.kernel.machine`.
+"""The command line of a QEMU that runs a real kernel, and where the kernel is.
 
 QEMU without KVM, so that it runs anywhere, also in a virtual machine; half of 1 GiB is kexec handover's scratch memory.
 """

@@ -1,7 +1,7 @@
 """Serves a directory over FUSE: what is in it is asked of a `FileSystem` at each look, nothing is kept by the kernel.
 
 Paths are relative to the mount, "" is its root. A node that is `unique` gets an inode of its own at each look-up, so
-that every open file can be told from all others by its inode number, from outside too. Used by `trap.devices`.
+that every open file can be told from all others by its inode number, from outside too.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A placeholder is an empty, sealed memfd with an inotify watch. Whoever holds an fd of it, however many and wherever
 (forked, passed, in flight), the watch fires once, when the last is gone; it has fired when that close() returns. The
-supervisor keeps no fd. Not known here: what the file means. Called by `trap.supervisor` and `trap.caller`.
+supervisor keeps no fd. Not known here: what the file means.
 """
 
 from __future__ import annotations
