@@ -319,3 +319,10 @@ def test_a_file_of_another_user_is_not_read(tmp_path: Path) -> None:
     os.chown(tmp_path / "registry", 1000, 1000)
     with pytest.raises(PermissionError, match="it belongs to uid 1000"):
         Journal(tmp_path).read()
+
+
+@pytest.mark.parametrize("body", [b'{"format":3,"machine":"\xff"}', b'{"format":3,"rows":' + b"[" * 100_000])
+def test_an_entry_that_no_decoder_can_read_is_damage_and_no_crash(body: bytes) -> None:
+    fault = understand(unpack(pack(1, body, whole=True)), "it").fault
+    assert fault is not None
+    assert fault.kind == "damaged"

@@ -72,7 +72,7 @@ def understand(log: Log | None, copy: str) -> Told:
             for each in changes.gone:
                 rows.pop(each, None)
             rows |= {key(row): row for row in changes.rows}
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Told(fault=Fault("damaged", f"{copy} is damaged: an entry has a good checksum and no meaning: {error}"))
     return Told(msgspec.structs.replace(record, rows=tuple(rows.values())), log.number, rest=log.rest)
 
