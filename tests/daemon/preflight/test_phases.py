@@ -121,6 +121,17 @@ def test_a_device_whose_participant_died_is_refused_also_with_force(luod: Luod) 
     assert "handler-missing" in operator.until("cancelled")["reason"]
 
 
+def test_a_device_that_was_to_be_preserved_and_is_not_needs_no_handler(luod: Luod) -> None:
+    one = Participant(luod, "one", declare=False)
+    one.declare(MEMORY, {**DEVICE, "when": "freezing"})
+    one.declare(MEMORY)
+    operator = updating(luod)
+    one.expect("preparing")
+    one.vote("preparing")
+    one.expect("freezing")
+    operator.abort()
+
+
 def test_the_next_update_is_refused_at_once_for_what_was_declared_meanwhile(luod: Luod) -> None:
     one = Participant(luod, "one")
     operator = updating(luod)
