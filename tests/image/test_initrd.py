@@ -213,6 +213,7 @@ def test_many_modules_that_fail_are_tried_once() -> None:
         (b"/sbin/modprobe --ignore-install vfio-pci && echo done", True),
         (b"modprobe -i vfio-pci", True),
         (b"/sbin/modprobe other", False),
+        (b"/bin/true\nblacklist vfio-pci\r", False),
     ],
 )
 def test_an_install_command_is_run_instead_of_loading(command: bytes, loaded: bool) -> None:
@@ -346,6 +347,9 @@ def test_a_boot_configuration_has_parameters_too() -> None:
     [
         ("conf/modules", b"  # comment\n vfio-pci ids=8086:1\n", True),
         ("conf/modules", b"vfio-pci", False),  # the shell's read leaves out a line without an end
+        ("conf/modules", b"vfio-pci\r\n", False),  # the carriage return is part of the name
+        ("etc/modules", b"vfio-pci\r\n", False),
+        ("etc/modules-load.d/a.conf", b"vfio-pci\r\n", True),  # systemd takes it for an end of the line
         ("etc/modules-load.d/a.conf", b"; comment\n\n  vfio_pci  ", True),
         ("etc/modules-load.d/a.conf", b"vfio-pci ids=8086:1\n", False),  # systemd takes the line for the name
         ("etc/modules-load.d/a", b"vfio-pci\n", False),

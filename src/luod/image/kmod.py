@@ -72,8 +72,9 @@ class Configuration:
 
     def read(self, content: bytes, path: str) -> None:
         text = content.decode("utf-8", "replace").replace("\\\n", "")
-        for line in text.splitlines():
-            verb, *words = line.split() or [""]
+        # kmod knows no other white space: a carriage return is part of a name.
+        for line in text.split("\n"):
+            verb, *words = [word for word in re.split("[ \t]", line) if word] or [""]
             if verb == "alias" and len(words) > 1:
                 self.aliases.append((_pattern(words[0]), canonical(words[1])))
             elif verb == "blacklist" and words:

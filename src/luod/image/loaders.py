@@ -89,8 +89,7 @@ def plan(tree: Tree, line: Line) -> Plan:
 
 def _initramfs_tools(tree: Tree, line: Line, made: Plan) -> None:
     # The shell reads no line that has no end, and modprobe is run with -b.
-    lines = [text.split() for text in _text(tree, "/conf/modules").split("\n")[:-1]]
-    names = [found[0] for found in lines if found and not found[0].startswith("#")]
+    names = [name for name in _first_words(_text(tree, "/conf/modules").split("\n")[:-1]) if name[0] != "#"]
     made.ask(names, "conf/modules", blacklist=True)
     given = [word.partition("=")[2] for word in line.whole.split() if word.startswith("blacklist=")]
     made.blacklist |= {canonical(name): "blacklist=" for name in (given[-1].split(",") if given else ())}
@@ -150,8 +149,8 @@ def _mkinitcpio(tree: Tree, line: Line, made: Plan) -> None:
 def _alpine(tree: Tree, line: Line, made: Plan) -> None:
     given = {name: value or "" for name, value in unquoted(line.whole)}
     made.ask(re.split(r"[,\s]+", given.get("modules", "")), "modules=", blacklist=False)
-    lines = [text.partition("#")[0].split() for text in _text(tree, "/etc/modules").splitlines()]
-    made.ask([found[0] for found in lines if found], "etc/modules", blacklist=False)
+    lines = [text.partition("#")[0] for text in _text(tree, "/etc/modules").split("\n")]
+    made.ask(list(_first_words(lines)), "etc/modules", blacklist=False)
 
 
 def _by_kmod(command_line: str) -> Iterator[str]:
@@ -160,6 +159,14 @@ def _by_kmod(command_line: str) -> Iterator[str]:
         name, _equals, value = word.strip('"').partition("=")
         if name == "modprobe.blacklist":
             yield from (canonical(module) for module in value.strip('"').split(",") if module)
+
+
+def _first_words(lines: list[str]) -> Iterator[str]:
+    """Yields the first word of each line as the shell's `read` splits it: a carriage return stays part of a name."""
+    for text in lines:
+        found = text.replace("\t", " ").strip(" ").split(" ")
+        if found[0]:
+            yield found[0]
 
 
 def _text(tree: Tree, path: str) -> str:
