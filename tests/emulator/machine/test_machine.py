@@ -104,6 +104,8 @@ def test_descriptors_that_are_inherited(run_machine: Run) -> None:
             channel.send(b"boot %d;" % BOOT)
             assert channel.recv(10) == b"go on"
             held = {{int(name) for name in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + name)}}
+            # libffi, which ctypes loads, keeps an fd of itself since 3.5.
+            held -= {{fd for fd in held if "/libffi" in os.readlink(f"/proc/self/fd/{{fd}}")}}
             assert held == {{0, 1, 2, {theirs.fileno()}, channel.fileno()}}, held
             if BOOT == 1: jump()
         """

@@ -191,7 +191,8 @@ def test_a_hostile_client_is_dropped_and_nobody_else_notices(name: str, start: A
     while server.fds() > fds:
         friend.is_served(1)
     assert server.fds() == fds
-    assert server.memory() - memory < 8 * MIB
+    # JSON in Python 3.14 recurses on the C stack, which may have 8 MiB.
+    assert server.memory() - memory < 16 * MIB
 
 
 def test_fds_nobody_asked_for_are_closed_and_the_call_is_answered(start: Any, befriend: Any) -> None:
