@@ -147,7 +147,8 @@ def _policy() -> str:
 
 
 _IMPORTING = (
-    "`import luod` loads a name's module when it is first used. The asyncio surface, `luod.aio`, has the same names."
+    "`import luod` loads a name's module when it is first used. A class `Async…` has the members of the class without"
+    " that prefix, as coroutines where they may take long."
 )
 
 

@@ -283,7 +283,8 @@ class HeldIncomingSession(IncomingHandle):
 
 
 class Restored(RestoredFiles[HeldIncomingSession]):
-    """What a workload took along into this kernel, see `Client.restore`. In `with` it is closed at the end: luod keeps
+    """What a workload took along into this kernel, see `Client.restore`. `restored["ram"]` retrieves the file named
+    ram, `"ram" in restored` asks for it, and iterating gives the names. In `with` it is closed at the end: luod keeps
     what is not finished.
     """
 

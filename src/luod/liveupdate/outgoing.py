@@ -229,6 +229,9 @@ def new_manifest() -> Fd:
     part = new_memfd("luod-manifest", manifest.PART_SIZE, executable=False)
     try:
         os.pwrite(part.fileno(), manifest.new_part(), 0)
+    except OSError as error:
+        part.close()
+        raise KernelRefused(error.errno or 0, "pwrite", "the manifest cannot be written to memory") from None
     except BaseException:
         part.close()
         raise
@@ -303,7 +306,7 @@ def _describe(fd: int, token: int, name: str | None, device: str | None) -> Entr
         seals = fcntl.fcntl(fd, linux.F_GET_SEALS)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EBADF):
-            raise
+            raise KernelRefused(error.errno or 0, "fcntl(F_GET_SEALS)") from None
         if devices.is_device(fd):
             return Entry(token, name, devices.KIND, 0, 0, 0, device or pci.address_of(fd))
         kind = "device" if stat.S_ISCHR(status.st_mode) else "unknown"

@@ -88,7 +88,7 @@ def _populate(fd: Fd, size: int) -> None:
                 linux.syscall("madvise", address, size, advice)
             except OSError as error:
                 if error.errno not in _UNSUPPORTED:
-                    raise
+                    raise KernelRefused(error.errno or 0, "madvise") from None
 
 
 @contextlib.contextmanager
