@@ -19,6 +19,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 _NAME = re.compile(r"(?<![\w./-])luod(?:\.[A-Za-z_]\w*)+")
 _FILES = {"md", "prom", "sock", "toml", "pth"}
 """Last parts of names of files, such as luod.sock."""
+_FILE = re.compile(r"`([a-z_/]+\.py)`")
 _CALLERS = re.compile(r"\b(?:Called|Used|Asked) by\b")
 
 
@@ -94,6 +95,17 @@ def test_the_pages_name_what_exists(page: Path) -> None:
 def test_the_source_names_what_exists() -> None:
     missing = [
         f"{path.relative_to(ROOT)}: {name}" for path in MODULES for name in written(prose(path)) if not exists(name)
+    ]
+    assert missing == []
+
+
+def test_the_source_names_files_that_exist() -> None:
+    """Such as `context.py`: in the package of the module that names it, or in one above it."""
+    missing = [
+        f"{path.relative_to(ROOT)}: {file}"
+        for path in MODULES
+        for file in _FILE.findall(prose(path))
+        if not any((folder / file).is_file() for folder in path.parents)
     ]
     assert missing == []
 

@@ -1,7 +1,7 @@
 """How VFIO devices are preserved, as data: two tables of one shape, v2 (the document) and v5 (the newest posting).
 
-luo-vfio-semantics.md B.2, B.4, B.5 and the table B.6. `liveupdate.py` and `pci_core.py` act on them, and never ask
-which of the two tables they have.
+luo-vfio-semantics.md B.2, B.4, B.5 and the table B.6. `liveupdate.py` and `vfio_pci/pci_core.py` act on them, and
+never ask which of the two tables they have.
 """
 
 from __future__ import annotations

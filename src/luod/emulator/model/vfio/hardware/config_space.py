@@ -1,7 +1,7 @@
 """The configuration space of a function: 4096 bytes, which of their bits can be written, and what some of them do.
 
 As vfio-pci shows it to a user. Numbers are little-endian. Sides of it that have an effect (reset, power state, bus
-mastering) are told by properties; `device.py` and `cdev.py` act on them.
+mastering) are told by properties; `device.py` and `vfio_pci/cdev.py` act on them.
 """
 
 from __future__ import annotations
