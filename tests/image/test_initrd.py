@@ -467,6 +467,14 @@ def test_a_sound_disk_has_no_remarks() -> None:
     assert judged(cpio({**INIT, PATH: MODULE, **LIST})).remarks == ()
 
 
+def test_names_that_are_not_utf_8_can_be_printed() -> None:
+    disk = cpio({**INIT, PATH: MODULE, "init": b"#!vfio\n"}).replace(b"vfio-pci.ko", b"vfio\xffpci.ko")
+    found = judged(disk)
+    assert "vfio_pci" not in found.loaded
+    repr(found).encode()
+    assert [name.encode() for name in found.formats] == [b"vfio\\xffpci"]
+
+
 def test_what_is_no_disk_is_an_error() -> None:
     with pytest.raises(ImageError, match="web page"):
         initrd.read(b"<html>404 Not Found</html>")

@@ -308,7 +308,8 @@ def _unusable(why: str) -> str:
 
 
 def _text(raw: bytes) -> str:
-    return raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    # Names are printed, so they have no surrogates.
+    return raw.partition(b"\0")[0].decode("utf-8", "backslashreplace")
 
 
 def _most(name: str) -> int:
