@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from time import monotonic, time
+from typing import TYPE_CHECKING
 
 from luod.daemon.store.schema import Row
 from luod.daemon.timeline.timeline import Current, Passage, Standing, Story, bytes_of, groups
-from luod.daemon.updates.coordinator import Barrier
+
+if TYPE_CHECKING:  # no start of serve needs it: that would lie in the blackout
+    from luod.daemon.updates.coordinator import Barrier
 
 
 def current(barrier: Barrier, rows: Iterable[Row], *, over: bool = False) -> Current:
