@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 
+from luod.testing import eventually
 from luod.testing.host import SOCKET
 from tests.daemon.host import Luod, states
 from tests.daemon.participant import Operator, Participant, begin, jump_with, prepare, start
@@ -96,7 +97,7 @@ def test_after_serve_was_killed_a_jump_behind_luods_back_tears(luod: Luod) -> No
 def stopped_jump(luod: Luod, one: Participant) -> int:
     """The update has reached reboot(2), but the process that calls it is stopped, its order in its pipe; its pid."""
     operator = frozen(luod, one)
-    (jump,) = (pid for pid in children(luod, luod.serve_pid()))
+    jump = started_jump(luod)
     luod.machine.signal(jump, signal.SIGSTOP)
     one.vote("freezing")
     one.expect("jumping")
@@ -180,11 +181,15 @@ def test_reboot_returns(luod: Luod) -> None:
 
 
 def started_jump(luod: Luod) -> int:
-    """The process that will call reboot(2), once it runs: serve waits for its exec, so nobody may stop it before."""
-    while True:
+    """The process that calls reboot(2), once it runs: serve waits for its exec, so it may not be stopped before."""
+
+    def look() -> int | None:
         for child in children(luod, luod.serve_pid()):
             if b"luod.daemon.updates.reboot" in luod.machine.read(f"/proc/{child}/cmdline"):
                 return child
+        return None
+
+    return eventually(look, describe="serve has started the process that calls reboot(2)") or 0
 
 
 def held_jump(luod: Luod, *arguments: str, user: int | None = None) -> str:
