@@ -106,6 +106,19 @@ def test_what_changes_in_freezing_does_not_jump(luod: Luod, change: Change, reas
     assert luod.machine.boot == 1
 
 
+def test_a_session_that_is_released_under_its_participant_freezes_no_guest(luod: Luod) -> None:
+    one, other = Participant(luod, "one"), Participant(luod, "other")
+    operator = updating(luod)
+    one.expect("preparing")
+    one.vote("preparing")
+    other.expect("preparing")
+    luod.luoctl("release", "--force", "one")
+    other.vote("preparing")
+    assert "released" in other.expect("cancelled")["reason"]
+    one.expect("cancelled")
+    operator.until("cancelled")
+
+
 def test_a_device_whose_participant_died_is_refused_also_with_force(luod: Luod) -> None:
     one, other = Participant(luod, "one"), Participant(luod, "other")
     luod.machine.write(KERNEL, WITHOUT_VFIO)

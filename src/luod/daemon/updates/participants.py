@@ -96,6 +96,13 @@ class Participants:
         rows = self._registry.record.rows
         return sorted(row.name for row in rows if row.judged and row.generation is None and row.name not in followed)
 
+    def released(self) -> list[str]:
+        """Returns the sessions that are released and still declared by a participant that takes part in the update."""
+        barrier = self.barrier
+        taking_part = [each for each in self.followers if barrier is not None and barrier.takes_part(each)]
+        names = (name for each in taking_part for name in each.names)
+        return sorted(name for name in names if self._registry.row("outgoing", name) is None)
+
     # What participants ask.
 
     async def follow(self, peer: Peer, name: str) -> AsyncGenerator[Event, None]:

@@ -245,6 +245,9 @@ class Updater:
         in_the_way = refusing(forced(findings, given_up))
         if in_the_way:
             barrier.cancel(f"{in_the_way[0].name}: {in_the_way[0].what}; {in_the_way[0].remedy}")
+        elif released := self._participants.released():
+            # Their guests would be frozen for a jump that does not carry them.
+            barrier.cancel(f"sessions were released whose participants are ready to jump with them: {listed(released)}")
 
     def _ran(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
