@@ -68,6 +68,16 @@ def test_an_index_that_points_to_no_fd_is_refused(start: Any, befriend: Any, ind
     friend.is_served()
 
 
+def test_a_message_with_too_many_fds_is_answered_before_the_connection_ends(start: Any, befriend: Any) -> None:
+    server = start()
+    with open("/dev/null", "rb") as file:
+        reply = befriend(server).call("Echo", {"text": "x"}, (file.fileno(),) * 17)
+    assert reply.error == "io.luod.FilesNotReceived"
+    assert "more fds than it may have" in reply.parameters["message"]
+    assert "16 or fewer" in reply.parameters["hint"]
+    befriend(server).is_served()
+
+
 def test_an_fd_is_kept_with_a_message_that_comes_in_pieces(start: Any, befriend: Any) -> None:
     friend = befriend(start())
     file = os.memfd_create("piece")

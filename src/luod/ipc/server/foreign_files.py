@@ -41,12 +41,16 @@ class Arrived:
     fds: tuple[Fd | None, ...]
 
 
+ASK_AGAIN: Final = "nothing was done; call again over a new connection"
+END_HOLDERS: Final = "end the processes that hold or serve these files; calls without fds are answered"
+
+
 @dataclass(frozen=True)
 class Failed:
-    """Nothing was received. `refused`: nothing was tried, and the client is to be told why."""
+    """The files of a message were not received, so nothing of the message is done. `hint` says what to do."""
 
     reason: str
-    refused: bool = False
+    hint: str = ASK_AGAIN
 
 
 @dataclass
@@ -148,14 +152,14 @@ class ForeignFiles:
         while user.waiting and not user.busy and not self._closed:
             if user.process is None:
                 if (refusal := self._refusal(user)) is not None:
-                    self._fail_waiting(user, Failed(refusal, refused=True))
+                    self._fail_waiting(user, Failed(refusal, END_HOLDERS))
                     return
                 if not self._room(user):
                     if self._retry is None:
                         self._retry = self._loop.call_later(EVICTED_SECONDS, self._try_again)
                     return
                 if not self._start(user):
-                    self._fail_waiting(user, Failed("luod could not start a process for its files", refused=True))
+                    self._fail_waiting(user, Failed("luod could not start a process for its files"))
                     return
             assert user.process is not None
             request = user.waiting.popleft()
@@ -312,8 +316,9 @@ class ForeignFiles:
 
 def _outcome(message: bytes, numbers: list[int]) -> Arrived | Failed:
     if message[:1] != b"A":
-        reason = "more fds than a message may have" if message[:1] == b"T" else "its files could not be received"
-        return Failed(reason)
+        if message[:1] == b"T":
+            return Failed("a message with more fds than it may have, or than luod has room for", "pass 16 or fewer")
+        return Failed("its files could not be received")
     count = message[1]
     letters, data = message[2 : 2 + count], message[2 + count :]
     taken = iter(numbers)

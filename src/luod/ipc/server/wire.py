@@ -298,11 +298,9 @@ class _Connection(VarlinkProtocol):
                 self._listener.turnstile.ask(self)
             elif not self.granted():
                 self._listener.turnstile.over(self)
-        elif outcome.refused:
-            self._serving = self._loop.create_task(self._refuse(outcome.reason))
-            self._serving.add_done_callback(lambda task: self._served(task, None))
         else:
-            self.drop(outcome.reason)
+            self._serving = self._loop.create_task(self._refuse(outcome))
+            self._serving.add_done_callback(lambda task: self._served(task, None))
 
     def _deliver(self, arrival: Arrived) -> None:
         """Does what the transport does with bytes that it received."""
@@ -316,12 +314,11 @@ class _Connection(VarlinkProtocol):
         if self._serving is None and self._wire is not None:
             self._wire.resume_reading()
 
-    async def _refuse(self, reason: str) -> None:
+    async def _refuse(self, failed: Failed) -> None:
         """Tells the client why its files are not received, before the connection ends."""
-        hint = "end the processes that hold or serve these files; calls without fds are answered"
-        reply = GenericVarlinkErrorReply(FILES_NOT_RECEIVED, {"message": reason, "hint": hint})
+        reply = GenericVarlinkErrorReply(FILES_NOT_RECEIVED, {"message": failed.reason, "hint": failed.hint})
         await self._send(reply.toreply(), FileDescriptorArray(self), oneway=False)
-        raise ConnectionAbortedError(reason)
+        raise ConnectionAbortedError(failed.reason)
 
     def _end_turn(self) -> None:
         if self._turn in ("had", "used"):
