@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.live import Live
 
+_BYSTANDERS: Final = 5
+"""Participants without a session that are named at a time: anybody may follow."""
 _ROWS: Final = 15
 """Participants in the table: those who are awaited come first, the rest is counted."""
 
@@ -68,11 +70,20 @@ class _Stream:
             return
         yield from lines(progress.findings, brief=progress.state != "checked")
         before = self._known if progress.state == self._state else {}
+        bystanders: dict[tuple[str, str | None], list[Participant]] = {}
         for participant in progress.participants:
             old = before.get(participant.id)
             self._known[participant.id] = participant
             if participant.standing != "awaited" and (old is None or old.standing != participant.standing):
-                yield _sentence(participant)
+                if participant.sessions:
+                    yield _sentence(participant)
+                else:
+                    bystanders.setdefault((participant.standing, participant.reason), []).append(participant)
+        for group in bystanders.values():
+            yield from map(_sentence, group[:_BYSTANDERS])
+            if len(group) > _BYSTANDERS:
+                more = counted(len(group) - _BYSTANDERS, "more participant")
+                yield f"and {more} without a session {escaped(group[0].standing)}"
         if progress.state != self._state:
             self._state = progress.state
             left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s"

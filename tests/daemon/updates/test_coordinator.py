@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from luod.daemon.log import Log
@@ -37,3 +39,18 @@ def test_a_cancelled_update_tears_nothing(barrier: Barrier) -> None:
     assert barrier.progress()["torn"] == ["orphan", "two"]
     barrier.cancel("the operator aborted it")
     assert barrier.progress()["torn"] == []
+
+
+def test_bystanders_that_are_late_are_one_line_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    """Anybody may follow, so that each of them must not cost a line."""
+    peer = Peer(1000, 1000, 42, None)
+    bystanders = [Follower(id, f"token {id}", f"bystander-{id}", peer) for id in range(100)]
+    barrier = Barrier("an-update", 0.0, False, [], Log("test", "info"))
+    barrier.begin(bystanders, 1)
+
+    asyncio.run(barrier.settle())
+
+    lines = [line for line in capfd.readouterr().err.splitlines() if "did not vote in time" in line]
+    assert len(lines) == 1
+    assert "participants=100" in lines[0]
+    assert "bystander-0, bystander-1" in lines[0]

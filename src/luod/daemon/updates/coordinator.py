@@ -18,7 +18,7 @@ from asyncvarlink import VarlinkErrorReply
 from luod.daemon import memory_grants
 from luod.daemon.log import Log
 from luod.daemon.updates.follower import Follower, event
-from luod.daemon.updates.transaction import Member, Transaction, VotePhase
+from luod.daemon.updates.transaction import LATE, Member, Transaction, VotePhase
 from luod.errors import NotEnoughMemory
 from luod.ipc.interfaces.admin import Participant, Progress
 from luod.ipc.interfaces.updates import Ballot, DeclaredFile, EventKind, State
@@ -305,15 +305,26 @@ class Barrier:
         before, self.transaction = self.transaction, changed
         if changed == before:
             return
+        bystanders: dict[str | None, list[str]] = {}
         for id, member in changed.members.items():
             old = before.members.get(id)
             if old is not member:
                 self._changed_members.add(id)
                 if member.standing == "lost" and not changed.reason:
                     self._tell(self.members[id], "lost")
-                    self._log.warning("lost", update=self.id, participant=member.name, reason=member.reason)
+                    if member.bystander:
+                        bystanders.setdefault(member.reason, []).append(member.name)
+                    else:
+                        self._log.warning("lost", update=self.id, participant=member.name, reason=member.reason)
+        self._note_bystanders(bystanders)
         self._changed.set()
         self._news.set()
+
+    def _note_bystanders(self, lost: dict[str | None, list[str]]) -> None:
+        """Writes one line, however many they are: anybody may follow. Only silence delays the others."""
+        for reason, names in lost.items():
+            write = self._log.warning if reason == LATE else self._log.debug
+            write("bystanders", update=self.id, participants=len(names), first=", ".join(names[:5]), reason=reason)
 
     # What the operator sees.
 

@@ -26,6 +26,7 @@ Phase = Literal["preparing", "freezing", "jumping", "cancelled"]
 VotePhase = Literal["preparing", "freezing"]
 Standing = Literal["awaited", "granted", "ready", "vetoed", "lost"]
 
+LATE: Final = "it did not vote in time"
 BYTES_A_SECOND: Final = 100 * 1024 * 1024
 """What PRESERVE is given time for: half of what was measured where every page had to be moved (H3)."""
 
@@ -183,7 +184,7 @@ class Transaction:
             return self
         changed = self
         for member in late:
-            changed = changed._with(replace(member, standing="lost", since=now, reason="it did not vote in time"))
+            changed = changed._with(replace(member, standing="lost", since=now, reason=LATE))
         late = tuple(member for member in late if not member.bystander)
         if self.force or not late:
             return changed
