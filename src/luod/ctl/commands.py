@@ -162,7 +162,7 @@ def update(arguments: Namespace, output: Output) -> Exit:
                 return Exit.REFUSED if refusals else Exit.DONE
             if refusals:
                 names = ", ".join(finding.name for finding in refusals)
-                forcing = f"--force-finding {refusals[0].name} goes on all the same"
+                forcing = f"--force-finding {refusals[0].name} updates regardless"
                 hint = f"{refusals[0].remedy}; luoctl check tells all, {forcing}"
                 raise Refused(f"{names}: {refusals[0].what}", hint=hint)
             _load(arguments, image)

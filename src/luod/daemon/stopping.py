@@ -73,7 +73,7 @@ class Stopping:
             elsewhere = await asyncio.to_thread(open_elsewhere, copies, os.getppid())
             doubt = ""
         except OSError as error:
-            elsewhere, doubt = set(), f"luod cannot tell whether others have these open ({error})"
+            elsewhere, doubt = {}, f"luod cannot tell whether others have these open ({error})"
         finally:
             for copy in copies.values():
                 copy.close()

@@ -220,7 +220,7 @@ class Reaping:
                 row = self._registry.row("incoming", name)
                 if row is None:
                     return
-                if row.reaped or not await self._sessions.open_elsewhere(row):
+                if row.reaped or await self._sessions.open_elsewhere(row) is None:
                     try:
                         await self._reap(name)
                     except Busy:

@@ -27,8 +27,8 @@ from luod.ipc.server.peer import Peer
 
 _OTHER: Final[dict[Direction, Direction]] = {"outgoing": "incoming", "incoming": "outgoing"}
 _INSTEAD: Final[dict[Direction, str]] = {
-    "outgoing": "an outgoing session of this name is there: `luoctl release` drops it, the next update carries it",
-    "incoming": "an incoming session of this name is there: see luoctl sessions",
+    "outgoing": "there is an outgoing session of this name: the next update carries it, `luoctl release` drops it",
+    "incoming": "there is an incoming session of this name: see luoctl sessions",
 }
 _RELEASE_FORCED: Final = "--force releases it regardless"
 _REAP_FORCED: Final = "--force reaps it regardless"
@@ -114,8 +114,8 @@ class Workloads:
             other = self._found(peer, _OTHER[direction], name)
             raise NoSuchSession(
                 name=name,
-                message=f"there is no {direction} session {name!r} of yours",
-                hint=_INSTEAD[_OTHER[direction]] if other else "luoctl sessions shows yours",
+                message=f"there is no {direction} session {name!r}" + ("" if peer.root else " of yours"),
+                hint=_INSTEAD[_OTHER[direction]] if other else "luoctl sessions shows which there are",
             )
         base = workload(rows[0])
         if NUMBERED.fullmatch(name) and self._registry.row(direction, base) in self._found(peer, direction, base):
@@ -139,8 +139,8 @@ class Workloads:
 
     async def _require_closed(self, row: Row, instead: str) -> None:
         """Raises Refused when a process is seen to have the session open."""
-        if await self._sessions.open_elsewhere(row):
-            raise _in_use(row, "a process has it open", instead)
+        if (pid := await self._sessions.open_elsewhere(row)) is not None:
+            raise _in_use(row, f"process {pid} has it open", instead)
 
     async def _each(self, rows: list[Row], act: Callable[[Row], Awaitable[str]]) -> str:
         """Goes on to the next session also after one that failed, whose error is raised at the end."""

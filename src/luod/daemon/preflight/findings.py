@@ -82,7 +82,7 @@ def refuse(findings: Iterable[Finding]) -> None:
     more = f"; and {listed([each.name for each in others])}" if others else ""
     raise Refused(
         message=f"{first.name}: {first.what}{more}",
-        hint=f"{first.remedy}; luoctl check tells all, --force-finding {first.name} goes on all the same",
+        hint=f"{first.remedy}; luoctl check tells all, --force-finding {first.name} updates regardless",
     )
 
 

@@ -30,20 +30,20 @@ class Holders:
         self._turn = asyncio.Lock()
         self._began = float("-inf")
         self._looked: frozenset[str] = frozenset()
-        self._found: set[str] = set()
+        self._found: dict[str, int] = {}
 
-    async def open_elsewhere(self, name: str) -> bool:
-        """Returns whether a process that is not luod's was seen to have the session open, whose fd has this name.
+    async def open_elsewhere(self, name: str) -> int | None:
+        """Returns a process that is not luod's and was seen to have the session open, whose fd has this name.
 
-        A look that begins while this waits is enough. False also where nobody can tell, or luod does not have it.
+        A look that begins while this waits is enough. None also where nobody can tell, or luod does not have it.
         """
         asked = self._loop.time()
         async with self._turn:
             if name not in self._fds:
-                return False
+                return None
             if self._began < asked or name not in self._looked:
                 await self._look()
-        return name in self._found
+        return self._found.get(name)
 
     async def _look(self) -> None:
         self._began = self._loop.time()
@@ -52,20 +52,20 @@ class Holders:
         try:
             self._found = await asyncio.to_thread(open_elsewhere, copies, os.getppid())
         except OSError:
-            self._found = set()
+            self._found = {}
         finally:
             self._looked = frozenset(copies)
             for copy in copies.values():
                 copy.close()
 
 
-def open_elsewhere(fds: Mapping[str, Fd], own: int, proc: Path = Path("/proc")) -> set[str]:
-    """Returns the names of those `fds` that a process has open that is neither `own` nor a descendant of it.
+def open_elsewhere(fds: Mapping[str, Fd], own: int, proc: Path = Path("/proc")) -> dict[str, int]:
+    """Returns those `fds`, by name, that a process has open that is neither `own` nor its descendant, and its id.
 
     Takes a moment on a large host: call it in a thread. OSError: this kernel has no kcmp(2).
     """
     if not fds:
-        return set()
+        return {}
     me = os.getpid()
 
     def compare(mine: int, pid: int, other: int) -> int:
@@ -79,7 +79,7 @@ def open_elsewhere(fds: Mapping[str, Fd], own: int, proc: Path = Path("/proc")) 
         return compare(mine[1], me, other[1])
 
     ordered = sorted(numbers.items(), key=cmp_to_key(by_file))
-    found: set[str] = set()
+    found: dict[str, int] = {}
     for pid in _others(own, proc):
         for other in _open(pid, links, proc):
             low, high = 0, len(ordered)
@@ -90,7 +90,7 @@ def open_elsewhere(fds: Mapping[str, Fd], own: int, proc: Path = Path("/proc")) 
                 except OSError:
                     break  # the process has ended, or closed it
                 if order == 0:
-                    found.add(ordered[middle][0])
+                    found[ordered[middle][0]] = pid
                     break
                 low, high = (middle + 1, high) if order < 0 else (low, middle)
     return found

@@ -376,8 +376,8 @@ class SessionKeeper:
 
     # What `luod.daemon.cleanup.reaping` and `luod.daemon.cleanup.forwarding` ask.
 
-    async def open_elsewhere(self, row: Row) -> bool:
-        """Whether a process that is not luod's was seen to have the session open. False also where nobody can tell."""
+    async def open_elsewhere(self, row: Row) -> int | None:
+        """Returns a process, not luod's, that was seen to have the session open. None also where it cannot be told."""
         return await self._holders.open_elsewhere(fd_name(row))
 
     def process_lives(self, row: Row) -> bool:

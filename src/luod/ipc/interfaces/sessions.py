@@ -354,7 +354,7 @@ class Sessions(VarlinkInterface, name=SESSIONS):
             raise NoManifest(
                 name=name,
                 message=f"luod was given no manifest of session {name!r}",
-                hint="its maker keeps none, or luod was started again; the session is as good as any",
+                hint="its maker wrote none, or luod was started again since; the session is carried as any other",
             )
         return _passed(manifest)
 
