@@ -34,6 +34,7 @@ METHODS = [
     f"{interface}.{method}"
     for interface, text in re.findall(r"^interface (\S+)$(.*?)(?=^interface|\Z)", INTERFACES, re.M | re.S)
     for method in re.findall(r"^method (\w+)", text, re.M)
+    if method != "Stop"  # which is obeyed on the admin socket
 ]
 MEMBERS = sorted(set(re.findall(r"(\w+):", INTERFACES)))
 
