@@ -154,7 +154,8 @@ class Journal:
                 self._close_reserve()
             if self._reserve is None:
                 self._find_reserve()
-                flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                # Read, too: where a file system has no fallocate, as 9p, the C library reads what is there already.
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._reserve = Fd(os.open(self._reserve_path, flags, 0o600))
                 os.fchmod(self._reserve.fileno(), 0o600)
                 self._dirty = self._reserve_size = os.fstat(self._reserve.fileno()).st_size
