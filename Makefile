@@ -53,12 +53,15 @@ test-all: test demo test-hostile test-crash test-kernel test-minimal
 kernel:
 	@kernel/build $(KERNEL)
 
+# Of kernel/build: kernels that lack something, too, which some tests boot into.
+KERNEL_VARIANTS ?= --variants
 # One boot serves a module's tests, so a module stays with one worker. Compiled beforehand, since a machine whose disk is
 # read-only would do it at every start of a program, on a processor that is emulated.
 test-kernel: $(READY)
 	@$(BIN)/python -m compileall -q src tests demo
-	@kernel=$$(kernel/build --variants $(KERNEL)) && echo "testing on $$kernel" && \
-		LUOD_KERNEL=$$kernel $(BIN)/pytest --machine kernel -n 2 --dist loadfile --no-loadscope-reorder $(KERNEL_TESTS)
+	@kernel=$$(kernel/build $(KERNEL_VARIANTS) $(KERNEL)) && echo "testing on $$kernel" && \
+		LUOD_KERNEL=$$kernel $(BIN)/pytest --machine kernel --timeout 300 -n 2 --dist loadfile \
+		--no-loadscope-reorder $(KERNEL_TESTS)
 
 test-minimal:
 	@set -f; scripts/test-minimal $(MINIMAL)
