@@ -212,8 +212,8 @@ class HeldOutgoingSession(OutgoingHandle):
         self._bare.unpreserve(token)
 
     def replace(self, files: Mapping[int, HasFileno], *, drop: Collection[int] = ()) -> None:
-        """Makes the session anew under its name, without a file where the kernel has no UNPRESERVE_FD, or with another
-        in its place. This object then stands for the new session.
+        """Replaces the session by a new one of its name: without a file, where the kernel has no UNPRESERVE_FD, or with
+        another file in its place. This object then stands for the new session.
 
         `files` are preserved in their order under their tokens, with the names they had in the manifest; they stay the
         caller's. `drop` are the tokens that are preserved no longer.
@@ -296,7 +296,7 @@ class Restored(RestoredFiles[HeldIncomingSession]):
 
     def retrieve(self, name: str, *, check_memory: bool = True, check_driver: bool = True) -> Fd:
         """Retrieves the file with this name in a manifest of either session, the frozen one first; the caller owns the
-        fd. See `luod.liveupdate.IncomingSession.retrieve`. BadInput: there is none of this name.
+        fd. See `luod.liveupdate.IncomingSession.retrieve`. BadInput: no manifest names such a file.
         """
         return self._session_of(name).retrieve(name, check_memory=check_memory, check_driver=check_driver)
 

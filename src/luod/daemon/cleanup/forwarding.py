@@ -1,9 +1,8 @@
 """Forwarding: an incoming session that nobody claimed is made an outgoing one, so that a bad kernel can be left.
 
 The work is `luod.daemon.cleanup.forwarder`'s, a process of its own; here is the order that makes it safe. Until keep
-holds the files nothing has changed; from then on the row says `forwarding`, and whoever dies, it is begun again from
-those files, by the next serve or by the operator; at its end one write to the registry makes the incoming row an
-outgoing one.
+holds the files nothing has changed. From then on the row says `forwarding`. If a process dies, the next serve or the
+operator starts again from those files. At the end one write to the registry makes the incoming row an outgoing one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The policy in force: read at the start and at each SIGHUP; a bad new file changes nothing but the log and the status.
 
 A copy of the last good file is kept in the state directory, so that a luod started over a bad one (in the next kernel,
-say) goes on with that. Where there is none either it serves what is held, and takes nothing new on.
+say) goes on with that. Without a copy luod serves the sessions that it holds, and creates new ones for root only.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def judge(devices: Devices) -> Iterator[Finding]:
 
 
 def _address(file: DeclaredFile) -> str | None:
-    """Returns the file's address; None for what is none: it comes from a participant, and becomes part of a path."""
+    """Returns the PCI address, or None if it is malformed: a participant sent it, and it becomes part of a path."""
     try:
         return None if file.device is None else pci.check_address(file.device)
     except BadInput:

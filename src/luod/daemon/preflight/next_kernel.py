@@ -26,8 +26,8 @@ _SMALL_CHANGE: Final = 256 * 1024
 
 @dataclass(frozen=True)
 class NextKernel:
-    """`initrd_size` in bytes, 0 without one. `modules` in the initial RAM disk: None where luod could not look into it,
-    or where there is none.
+    """`initrd_size` in bytes, 0 without one. `modules` in the initial RAM disk: None if luod could not read it, or if
+    no RAM disk is given.
     """
 
     kernel: image.Kernel
