@@ -128,7 +128,7 @@ def _policy() -> str:
         "",
         inspect.getdoc(rules) or "",
         "",
-        "How to write one is in [Run luod on a host](../operate.md).",
+        "How to write one is in [Write a policy](../policy.md).",
         "",
     ]
     for name, kind in inspect.getmembers(rules, inspect.isclass):

@@ -48,7 +48,7 @@ def run_pytest(folder: Path) -> None:
 
 def test_the_test_of_a_vmm_author_passes(machine: Machine, tmp_path: Path) -> None:
     """`machine`: where there can be none, this is skipped."""
-    _complete, test, vmm = blocks("docs/vmm.md")
+    test, vmm = blocks("docs/test-vmm.md")
     (tmp_path / "test_my_vmm.py").write_text(test)
     (tmp_path / "my_vmm.py").write_text(vmm)
     run_pytest(tmp_path)

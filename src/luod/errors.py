@@ -292,7 +292,7 @@ class ImageUnreadable(ImageError):
 class PolicyError(LuodError):
     """`path` is the file, `member` what is wrong in it: as `rules[1].uid`, or a line and column; "" for all of it."""
 
-    hint = "docs/operate.md tells what a policy file holds"
+    hint = "docs/policy.md tells what a policy file holds"
 
     def __init__(self, path: str, member: str, message: str, *, hint: str = "") -> None:
         super().__init__(": ".join(part for part in (path, member) if part) + f": {message}", hint=hint)

@@ -172,6 +172,6 @@ def test_check_config_looks_at_the_commands(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_the_policy_of_the_manual_is_good() -> None:
-    page = (Path(__file__).parents[3] / "docs/operate.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/policy.md").read_text()
     (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     assert len(parse(text.encode(), PATH).rules) == 2

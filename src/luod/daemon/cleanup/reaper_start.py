@@ -3,7 +3,7 @@ lets it.
 
 It reads the session's manifest for it, which takes ioctls and so is not for serve. The command finds in its environment
 LUOD_SESSION_FD (a number), LUOD_SESSION (the name), LUOD_OWNER (a uid) and, where it can be read and is no longer than
-an environment may have, LUOD_MANIFEST (JSON, docs/operate.md).
+an environment may have, LUOD_MANIFEST (JSON, docs/hooks.md).
 """
 
 from __future__ import annotations

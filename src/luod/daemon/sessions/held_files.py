@@ -136,7 +136,7 @@ class HeldFiles:
         if not files or len(set(labels)) != len(labels) or not fit:
             raise Refused(
                 message=f"a set has files with names of 1 to {LABEL_BYTES} bytes in JSON, each once",
-                hint="see docs/vmm.md",
+                hint="see docs/restart-vmm.md",
             )
         taken = []
         for label, fd in files:
