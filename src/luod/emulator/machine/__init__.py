@@ -1,4 +1,4 @@
-"""Boots an emulated machine: its namespaces, its nodes, its init, one boot after another. `luoemu` is `main`.
+"""Boots an emulated machine: namespaces, nodes, and init, one boot after another. `main` is the program `luoemu`.
 
-`boot` starts one boot's processes, `machine` joins boots by jumps, `trap` answers what they ask.
+`boot` starts the processes of one boot, `machine` connects boots over kexec, `trap` answers the system calls.
 """

@@ -1,4 +1,4 @@
-"""`python3 -m luod.emulator.machine` is `luoemu`."""
+"""Runs `luoemu` as `python3 -m luod.emulator.machine`."""
 
 from __future__ import annotations
 

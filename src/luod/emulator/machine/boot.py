@@ -1,8 +1,8 @@
-"""Starts the processes of one boot: a keeper that makes the namespaces and waits, and init, which becomes COMMAND.
+"""Starts the processes of one boot: the keeper, which makes the namespaces and waits, and init, which becomes COMMAND.
 
-Both are forked from `luoemu` and talk to it over a channel (`channel.py`): the keeper tells what it could furnish and
-how init ended, init sends the listener of its filter. When `luoemu` dies the kernel kills the keeper, then init, then
-all that init started. Who answers their calls, and what follows, is `machine.py`.
+Both are forked from `luoemu` and report to it over a channel (`channel.py`). The keeper reports the mounts it made and
+init's exit status. Init sends the listener of its filter. When `luoemu` dies, the kernel kills the keeper, then init,
+then init's descendants. `machine.py` answers their calls and decides what follows.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ _ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.
 
 @dataclass(frozen=True)
 class Order:
-    """What to boot. Environment is init's whole environment."""
+    """The parameters of a boot. `environment` is init's whole environment."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
     command_line: str
     share_network: bool
     images: Mapping[str, tuple[str, ...]]
-    """Kernel images that init finds: paths, and the formats of the kernel in each."""
+    """Kernel images for init: paths, and the formats that the kernel in each speaks."""
     with_device: bool
-    """Whether this kernel has /dev/liveupdate at all."""
+    """Whether this kernel has /dev/liveupdate."""
     trap_opens: bool
-    """Do not try FUSE."""
+    """Trap opens and do not try FUSE."""
     open_files: tuple[int, int]
     """init's RLIMIT_NOFILE."""
     signal_mask: frozenset[int]
     """init's blocked signals."""
     device_places: tuple[str, ...] = ()
-    """What of /sys shows the machine's devices, relative to /sys; () for a machine without any."""
+    """The paths relative to /sys that show the machine's devices; () for a machine without devices."""
 
 
 def start(order: Order) -> tuple[int, socket.socket]:
-    """Forks the keeper; returns its pid, for the caller to wait for, and the channel, for the caller to close."""
+    """Forks the keeper. Returns its pid, which the caller must wait for, and the channel, which the caller owns."""
     ours, theirs = channel.pair()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -62,7 +62,7 @@ def start(order: Order) -> tuple[int, socket.socket]:
 
 
 def _keeper(order: Order, supervisor: socket.socket) -> NoReturn:
-    """The life of the keeper. Its exit status means nothing; what it has to say it sends."""
+    """Runs the keeper until init ends. Its exit status has no meaning; it reports over the channel."""
     try:
         namespaces.die_with_parent()
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
@@ -87,7 +87,7 @@ def _keep(order: Order, supervisor: socket.socket) -> int:
             f"this host gives uid {uid} no namespaces ({error.strerror}): run luoemu as root with CAP_SYS_ADMIN, "
             "or raise user.max_user_namespaces and lift what else forbids user namespaces, such as a chroot",
         ) from None
-    namespaces.die_with_parent()  # once more: the kernel forgets it when credentials change
+    namespaces.die_with_parent()  # Again: the kernel clears it when credentials change.
     kexec_loaded = nodes.furnish(order.command_line, order.images)
     device, why_not = _device(order)
     trap_opens = order.with_device and device is None
@@ -97,28 +97,28 @@ def _keep(order: Order, supervisor: socket.socket) -> int:
         "device": device.number if device else None,
         "trap_opens": trap_opens,
         "why": why_not,
-        # Not to be asked of init: that may be gone before anybody looks.
+        # init cannot be asked: it may be gone before the question.
         "user_namespace": os.stat("/proc/self/ns/user").st_ino,
     }
     opening = _mount_devices(order.device_places, supervisor) if order.device_places else None
     channel.send(supervisor, content, [kexec_loaded, *([device.fuse] if device else [])])
     kexec_loaded.close()
     if device is not None:
-        # A copy of this fd that outlives `luoemu` would leave the node's users waiting for ever.
+        # A copy of this fd that outlives `luoemu` would make the node's users wait for ever.
         device.fuse.close()
     return _run_init(order, filter_, supervisor, privileged, opening)
 
 
 @dataclass(frozen=True)
 class _Opening:
-    """Where `trap.opener` gets requests, and the directory that it opens files in."""
+    """Where `trap.devices.opener` gets requests, and the directory whose files it opens."""
 
     requests: socket.socket
     directory: Fd
 
 
 def _mount_devices(places: Sequence[str], supervisor: socket.socket) -> _Opening:
-    from luod.emulator.machine import devices  # late: most machines have none
+    from luod.emulator.machine import devices  # imported late: most machines have no devices
 
     try:
         mounts, directory = devices.mount_all(places)
@@ -145,7 +145,7 @@ def _device(order: Order) -> tuple[nodes.DeviceNode | None, str]:
 def _run_init(
     order: Order, filter_: bytes, supervisor: socket.socket, privileged: bool, opening: _Opening | None
 ) -> int:
-    """Forks init into the new PID namespace and waits for its end; its status as os.waitpid gives it."""
+    """Forks init into the new PID namespace and waits for its end. Returns its status as os.waitpid does."""
     go, tell = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
@@ -164,17 +164,17 @@ def _run_init(
 
 
 def _init(order: Order, filter_: bytes, supervisor: socket.socket, go: int, privileged: bool) -> NoReturn:
-    """Becomes COMMAND. `privileged`: its root is the host's.
+    """Becomes COMMAND. `privileged`: its root is the host's root.
 
-    Everything is imported by now: after `install` nothing may be trapped before the listener is on its way.
+    All imports are done by now: after `install` no call may be trapped before the listener is sent.
     """
     try:
         namespaces.die_with_parent()
         if not os.read(go, 1):
-            os._exit(0)  # the keeper died before we asked to die with it
+            os._exit(0)  # the keeper died before PR_SET_PDEATHSIG was set
         nodes.mount_proc(root=privileged)
         resource.setrlimit(resource.RLIMIT_NOFILE, order.open_files)
-        for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):  # those Python changed
+        for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):  # the signals whose disposition Python changed
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, order.signal_mask)
         with _install(filter_) as listener:
@@ -186,7 +186,7 @@ def _init(order: Order, filter_: bytes, supervisor: socket.socket, go: int, priv
         traceback.print_exc()
         os._exit(125)
     try:
-        if not order.command[0]:  # Python has a ValueError for it
+        if not order.command[0]:  # Python raises ValueError for it
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         os.execvpe(order.command[0], list(order.command), dict(order.environment))
     except OSError as error:
@@ -208,18 +208,18 @@ def _install(filter_: bytes) -> Fd:
 
 
 def _close_private_fds(*, keep: int) -> None:
-    """Closes what `luoemu` opened for itself: kept memory must not live on here when it gives it up."""
+    """Closes fds that `luoemu` opened for itself. Otherwise memory that it frees would stay allocated here."""
     for number in [int(name) for name in os.listdir("/proc/self/fd")]:
         if number == keep:
             continue
         try:
             private = fcntl.fcntl(number, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
-        except OSError:  # the directory's own
+        except OSError:  # the fd of the directory itself
             continue
         if private:
             os.close(number)
 
 
 def _in_words(error: OSError) -> str:
-    """What went wrong, and with which file."""
+    """Returns the error's text and the file it concerns."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)

@@ -1,8 +1,9 @@
-"""The cgroup file system in a machine on a host that shows none: in a chroot, or in a container without /sys.
+"""Mounts the cgroup file system in a machine on a host that shows none, such as in a chroot or a container without
+/sys.
 
-A machine shows the host's /sys. Where no cgroup file system is mounted in that, a process of the machine could not read
-its memory limits, and luod's library retrieves nothing while they are unknown. It is mounted read-only, and where the
-host does not allow that the limits stay unknown.
+A machine shows the host's /sys. If no cgroup file system is mounted there, processes cannot read their memory limits,
+and luod's library refuses to retrieve while they are unknown. The mount is read-only. Where the host does not allow it,
+the limits stay unknown.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _CONTROLLER: Final = "memory"
 
 
 def show() -> None:
-    """Mounts the hierarchy with the memory controller on PLACE, unless one is mounted somewhere."""
+    """Mounts the hierarchy with the memory controller on PLACE, unless one is mounted already."""
     try:
         with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
             controllers = [line.split(":")[1].split(",") for line in file if line.count(":") >= 2]
@@ -38,7 +39,7 @@ def show() -> None:
     try:
         _mount(v1)
     except OSError:
-        # In a user namespace of ours only what is below our own cgroup may be mounted.
+        # In a user namespace only the part below the process's own cgroup may be mounted.
         with contextlib.suppress(OSError):
             syscall("unshare", CLONE_NEWCGROUP)
             _mount(v1)

@@ -1,4 +1,4 @@
-"""What the processes that start a boot tell `luoemu`: one datagram a fact, with the fds that belong to it."""
+"""The channel from the processes that start a boot to `luoemu`: one datagram for each fact, with its fds."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _MAX_FDS: Final = 64
 
 @dataclass(frozen=True)
 class Message:
-    """`fds` are the receiver's to close."""
+    """A received message. The receiver owns `fds`."""
 
     content: dict[str, Any]
     fds: tuple[Fd, ...]
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """Both ends of a channel."""
+    """Returns both ends of a channel."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def send(channel: socket.socket, content: dict[str, Any], fds: Sequence[HasFileno] = ()) -> None:
-    """The fds stay the sender's."""
+    """Sends a message. The sender keeps its fds."""
     socket.send_fds(channel, [json.dumps(content).encode()], [fd.fileno() for fd in fds])
 
 
 def receive(channel: socket.socket) -> Message | None:
-    """The next message; None when every sender has gone."""
+    """Returns the next message; None when every sender has closed its end."""
     try:
         data, numbers, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, _MAX_FDS)
     except ConnectionResetError:

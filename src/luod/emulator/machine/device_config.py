@@ -16,7 +16,7 @@ from luod.emulator.model.vfio.hardware.description import DeviceDescription, des
 
 
 def read(path: str) -> list[DeviceDescription]:
-    """ValueError says what is wrong, with the file, the device and the member."""
+    """Returns the devices in the file. Raises ValueError, which names the file, the device and the member."""
     try:
         with open(path, "rb") as file:
             content = tomllib.load(file)

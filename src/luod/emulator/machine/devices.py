@@ -1,7 +1,7 @@
-"""The mounts of a machine's devices: /dev/vfio, /dev/iommu, and in /sys what shows PCI devices and iommu groups.
+"""The mounts of a machine's devices: /dev/vfio, /dev/iommu, and the parts of /sys with PCI devices and iommu groups.
 
-`mount_all` runs inside the namespaces before init is started; `can_map` and `places` in `luoemu`. Imported by machines
-that have devices only.
+`mount_all` runs inside the namespaces before init starts. `can_map` and `places` run in `luoemu`. Only machines with
+devices import this.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MODE: Final = 0o755
 
 
 def places(sysfs: Sysfs) -> tuple[str, ...]:
-    """What of /sys the machine has of its own: paths relative to it, such as bus/pci."""
+    """Returns the paths that the machine has of its own, relative to /sys, such as bus/pci."""
     found = []
     for top in _names(sysfs, ""):
         found += [f"{top}/{name}" for name in _names(sysfs, top)]
@@ -52,9 +52,9 @@ def _names(sysfs: Sysfs, path: str) -> tuple[str, ...]:
 
 
 def mount_all(in_sysfs: Sequence[str]) -> tuple[list[Mount], Fd]:
-    """Mounts everything; also gives the directory of HANDED_OUT, which is no place any more. OSError.
+    """Makes all mounts. Returns them and the directory of HANDED_OUT, which is not mounted anywhere. Raises OSError.
 
-    All fds are the caller's to pass on and close. Nothing of it answers before the supervisor serves it.
+    The caller owns all fds, and passes them on and closes them. The mounts answer only once the supervisor serves them.
     """
     mounts: list[Mount] = []
     try:
@@ -77,7 +77,7 @@ def mount_all(in_sysfs: Sequence[str]) -> tuple[list[Mount], Fd]:
 
 
 def _make_place(path: str) -> None:
-    """sysfs lets nobody make directories: where one is missing, a tmpfs has to take the place of its parent."""
+    """Makes a directory in sysfs, where mkdir fails: a tmpfs takes the place of the parent of a missing one."""
     if os.path.isdir(path):
         return
     try:
@@ -97,7 +97,7 @@ def _mount(place: str, path: str) -> Mount:
 
 
 def _mount_fuse(path: str) -> Fd:
-    # Opened inside the user namespace that mounts: the kernel compares.
+    # Opened inside the user namespace that mounts: the kernel compares the two.
     fuse = Fd(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
     options = f"fd={fuse.fileno()},rootmode=40{_MODE:o},user_id=0,group_id=0,allow_other,default_permissions"
     try:
@@ -118,7 +118,7 @@ class _Greeting(FuseServer):
 
 
 def can_map() -> bool:
-    """Whether this host lets us put a memfd behind a FUSE file that is mapped: tried, in a child with its own mounts.
+    """Returns whether this host lets FUSE map a memfd in place of a file. A child with its own mounts tries it.
 
     It takes Linux 6.9 and CAP_SYS_ADMIN outside of any user namespace.
     """

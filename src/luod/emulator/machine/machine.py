@@ -1,7 +1,7 @@
-"""One emulated machine: boots its init, answers its calls, and follows it over jumps until it ends.
+"""One emulated machine: boots its init, answers its calls, and follows it over kexecs until it ends.
 
-Runs in the `luoemu` process, outside of all the machine's namespaces. `boot` starts the processes, `trap.supervisor`
-answers.
+It runs in the `luoemu` process, outside of the machine's namespaces. `boot` starts the processes, `trap.supervisor`
+answers them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from luod.emulator.trap.devices.devices import DeviceSide
 
 FAILED: Final = 125
-"""Exit status when the machine itself cannot go on; init's own statuses are passed through."""
+"""Exit status when the machine itself fails. Init's own statuses are passed through."""
 _PF_EXITING: Final = 0x4
-"""Of a process's flags in /proc/PID/stat."""
+"""A bit of a process's flags in /proc/PID/stat."""
 
 
 class MachineError(Exception):
-    """The machine cannot be started or cannot go on; the message says why and what to do, in one sentence."""
+    """The machine cannot be started or cannot continue. The message gives the reason and a remedy in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DeviceSettings:
     descriptions: Sequence[DeviceDescription]
     rules: Rules
     iommufd_preservation: bool = False
-    """What the posted iommufd series adds, of which the two rule tables know nothing."""
+    """Preserve iommufds as the posted iommufd series does. The two rule tables do not cover this."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ class Machine:
         self._told_why = False
 
     def run(self) -> int:
-        """Boots until init ends without a kexec; its exit status, 128 + N when signal N ended it. MachineError."""
+        """Boots until init ends without a kexec. Returns its exit status, 128 + N when signal N ended it. Raises
+        MachineError.
+        """
         _raise_open_files()
         signals = SignalFd((signal.SIGINT, signal.SIGTERM))
         hardware = None if self._settings.devices is None else _Hardware(self._settings.devices, self._log)
@@ -121,17 +123,17 @@ class Machine:
             print(f"luoemu: kernel: {line}", file=sys.stderr, flush=True)
 
     def _tell(self, line: str) -> None:
-        """Once a machine, not once a boot."""
+        """Prints the line once for each machine, not for each boot."""
         if not self._told_why:
             self._told_why = True
             print(f"luoemu: {line}", file=sys.stderr, flush=True)
 
 
 class _Hardware:
-    """The devices of a machine, which outlive its jumps."""
+    """The devices of a machine, which outlive its kexecs."""
 
     def __init__(self, settings: DeviceSettings, log: Callable[[str], None]) -> None:
-        """MachineError for devices that cannot be in one machine."""
+        """Raises MachineError for devices that cannot be in one machine."""
         from luod.emulator.machine import devices
         from luod.emulator.model.vfio.bus import Bus
         from luod.emulator.trap.devices.memory import DeviceMemory
@@ -150,7 +152,7 @@ class _Hardware:
 
 
 class _Boot:
-    """One boot's processes and traps; leaving the context ends all of them and waits for it."""
+    """One boot's processes and traps. Leaving the context ends them and waits for their end."""
 
     def __init__(
         self, order: boot.Order, kernel: Kernel, hardware: _Hardware | None, tell: Callable[[str], None]
@@ -189,7 +191,7 @@ class _Boot:
         self._channel.close()
 
     def run(self, signals: SignalFd) -> int | None:
-        """The machine's exit status, or None for a jump. MachineError."""
+        """Returns the machine's exit status, or None after a kexec. Raises MachineError."""
         supervisor = self._await_start()
         ended_by = 0
         while True:
@@ -210,7 +212,7 @@ class _Boot:
                         return code if code >= 0 else 128 - code
 
     def _await_start(self) -> Supervisor:
-        """Until init runs under its filter."""
+        """Waits until init runs under its filter."""
         listener: Fd | None = None
         device: int | None = None
         user_namespace = 0
@@ -271,7 +273,7 @@ class _Boot:
         )
 
     def _init_is_ending(self) -> bool:
-        """Whether init is dead but for its children."""
+        """Returns whether init is dead except for its children."""
         try:
             with open(f"/proc/{self._init_pid}/stat", encoding="utf-8", errors="replace") as line:
                 flags = int(line.read().rpartition(")")[2].split()[6])
@@ -280,7 +282,7 @@ class _Boot:
         return bool(flags & _PF_EXITING)
 
     def _listen(self, *, block: bool = True) -> None:
-        """Takes the news of init's end from the channel."""
+        """Receives the message with init's end from the channel."""
         self._channel.setblocking(block)
         try:
             message = channel.receive(self._channel)
@@ -294,14 +296,17 @@ class _Boot:
             self._status = message.content["status"]
 
     def _leaves_to_init(self, received: Received) -> bool:
-        """^C in a terminal reaches init too; when it handles that, as a shell does, it shall decide."""
+        """Returns whether init is to handle the signal.
+
+        A ^C in a terminal reaches init too. If init handles it, as a shell does, init decides.
+        """
         if received.number != signal.SIGINT or not received.from_terminal:
             return False
         try:
             with open(f"/proc/{self._init_pid}/status", encoding="utf-8", errors="replace") as lines:
                 fields = dict(line.split(":", 1) for line in lines)
         except OSError:
-            return True  # it has ended, perhaps in its handler: its status, which is on the way, is what counts
+            return True  # it has ended, perhaps in its handler: its status, which is on the way, decides
         return fields["State"].split()[0] in "ZX" or bool(int(fields["SigCgt"], 16) >> (signal.SIGINT - 1) & 1)
 
     def _kill(self) -> None:
@@ -317,7 +322,10 @@ def _signal(process: Fd) -> None:
 
 
 def _raise_open_files() -> None:
-    """Every kept file and every unix peer costs an fd here; root may have as many as the kernel allows."""
+    """Raises the limit of open files: every kept file and every unix peer takes an fd here.
+
+    Root may raise it up to the kernel's maximum.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     del soft
     wanted = 1 << 20 if os.geteuid() == 0 else hard

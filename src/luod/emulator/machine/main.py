@@ -1,6 +1,6 @@
 """`luoemu`: runs a command as the init of an emulated machine whose kernel has live update.
 
-The command line only; the machine is `machine.Machine`.
+This is only the command line; the machine is `machine.Machine`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _devices(options: argparse.Namespace) -> DeviceSettings | None:
-    """ValueError, in words, for what is no device."""
+    """Returns the devices of the options. Raises ValueError, with a message for the user, for an invalid one."""
     if not options.vfio and not options.devices:
         return None
     from luod.emulator.machine import device_config
@@ -103,6 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         return Machine(settings).run()
-    except (MachineError, OSError) as error:  # an OSError: the host lacks something, such as fds or inotify instances
+    except (MachineError, OSError) as error:  # an OSError: the host lacks a resource, such as fds or inotify instances
         print(f"luoemu: {error}", file=sys.stderr)
         return FAILED

@@ -1,6 +1,6 @@
-"""A machine's own namespaces, and the mounts that furnish them. Runs in a process made for it, never in `luoemu`'s.
+"""A machine's own namespaces and their mounts. Runs in a process made for it, never in `luoemu`'s.
 
-Nothing here is undone: it ends with the last process of the machine.
+The mounts are not undone. They end with the last process of the machine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _IFREQ: Final = struct.Struct("=16sh22x")
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """mount(2). OSError names the target."""
+    """Calls mount(2). Raises OSError with the target."""
     try:
         syscall("mount", os.fsencode(source), os.fsencode(target), kind.encode(), flags, options.encode())
     except OSError as error:
@@ -53,7 +53,7 @@ def bind(source: str, target: str, *, recursive: bool = False) -> None:
 
 
 def read_only(target: str) -> None:
-    """Makes what is at `target` read-only in this mount namespace, if there is something."""
+    """Makes the mount at `target` read-only in this mount namespace, if it exists."""
     if not os.path.exists(target):
         return
     bind(target, target, recursive=True)
@@ -62,14 +62,15 @@ def read_only(target: str) -> None:
 
 
 def die_with_parent() -> None:
-    """SIGKILL for this process when the one that started it ends."""
+    """Has the kernel kill this process with SIGKILL when its parent ends."""
     syscall("prctl", _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def enter(*, share_network: bool) -> bool:
-    """Own mount, PID (for children), UTS, IPC and network namespaces; without privilege, also a user namespace.
+    """Enters new mount, PID (for children), UTS, IPC and network namespaces; without privilege, also a user namespace.
 
-    True when our root is the host's. OSError EPERM, ENOSPC, EUSERS where neither can be had. `lo` is up afterwards.
+    Returns True when root here is the host's root. `lo` is up afterwards. Raises OSError EPERM, ENOSPC, EUSERS where
+    neither is possible.
     """
     flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | (0 if share_network else CLONE_NEWNET)
     uid, gid = os.geteuid(), os.getegid()
@@ -90,7 +91,7 @@ def enter(*, share_network: bool) -> bool:
 
 
 def make_private() -> None:
-    """Keeps mounts made from now on to this mount namespace."""
+    """Keeps later mounts inside this mount namespace."""
     try:
         mount("none", "/", flags=MS_REC | MS_PRIVATE)
     except OSError as error:
@@ -102,9 +103,9 @@ def make_private() -> None:
 def _make_root_a_mount() -> None:
     """Makes the root directory, which is a plain directory after chroot(2), the root of a mount of its own.
 
-    It cannot be bound to itself in the chroot: the mount that it lies in may be shared with the host, and cannot be
-    named from here to make it private. setns(2) leads to the root of the mount namespace. That is where the bind mount
-    goes: the chroot becomes what a container has.
+    It cannot be bound to itself in the chroot: its mount may be shared with the host, and the chroot has no path to it
+    to make it private. setns(2) leads to the root of the mount namespace. The bind mount goes there, and the chroot
+    becomes what a container has.
     """
     here = os.getcwd()
     directory = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -113,7 +114,7 @@ def _make_root_a_mount() -> None:
         mount("none", "/", flags=MS_REC | MS_PRIVATE)
         os.fchdir(root.fileno())
         bind(".", "/", recursive=True)
-        # Once more: from under the mount that now covers the root to its top.
+        # Again: from under the mount that now covers the root to its top.
         syscall("setns", own.fileno(), CLONE_NEWNS)
     os.chdir(here)
 

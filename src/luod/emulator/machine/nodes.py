@@ -1,6 +1,6 @@
-"""What a machine's processes find in /dev, /run, /proc and /sys: a private /dev with the emulated node, fresh tmpfses.
+"""The files that a machine's processes find in /dev, /run, /proc and /sys: a private /dev with the node, new tmpfses.
 
-Runs inside the machine's namespaces, before its init is started. The host's own /dev, /run and /sys stay as they are.
+Runs inside the machine's namespaces, before its init starts. The host's own /dev, /run and /sys stay as they are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from luod.uapi import liveupdate
 
 KERNEL_IMAGE: Final = "/run/luoemu/bzImage"
 KERNEL_IMAGE_NO_VFIO: Final = "/run/luoemu/bzImage-no-vfio"
-"""In machines with devices: a kernel that has no handler for them."""
+"""In machines with devices: an image of a kernel without handlers for them."""
 _COMMAND_LINE: Final = "/run/luoemu/cmdline"
 _BOOT_ID: Final = "/run/luoemu/boot_id"
 _KEXEC_LOADED: Final = "/run/luoemu/kexec_loaded"
@@ -29,22 +29,22 @@ _SYSCTLS: Final = {"kexec_load_disabled": b"0\n", "kexec_load_limit_panic": b"-1
 """Settings of /proc/sys/kernel that restrict the host's kernel, and not the emulated one."""
 _STAGING: Final = "/run/luoemu/staging"
 _NOT_TAKEN_OVER: Final = frozenset({"liveupdate", "shm", "mqueue", "pts", "ptmx", "vfio", "iommu"})
-"""Entries of the host's /dev that the machine gets anew, or, as the last two, only if it has devices."""
+"""Entries of the host's /dev that the machine has of its own. It has the last two only with devices."""
 
 
 @dataclass(frozen=True)
 class DeviceNode:
-    """The mounted FUSE node: the fd of /dev/fuse, the holder's to pass on and close, and the node's st_dev."""
+    """The mounted FUSE node: the fd of /dev/fuse, which the holder owns, and the node's st_dev."""
 
     fuse: Fd
     number: int
 
 
 def furnish(command_line: str, images: Mapping[str, tuple[str, ...]]) -> Fd:
-    """A new /run and /dev, and files for /proc/cmdline and /sys/kernel/kexec_loaded; returns an fd of the latter.
+    """Makes a new /run and /dev, and files for /proc/cmdline and /sys/kernel/kexec_loaded. Returns an fd of the latter.
 
-    `images` are kernel images to write, each path with the formats that the kernel in it speaks. OSError when a mount
-    is refused.
+    `images` are kernel images to write, each path with the formats that the kernel in it speaks. Raises OSError when a
+    mount is refused.
     """
     mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     os.makedirs(os.path.dirname(KERNEL_IMAGE))
@@ -65,8 +65,8 @@ def furnish(command_line: str, images: Mapping[str, tuple[str, ...]]) -> Fd:
 
 
 def mount_device() -> DeviceNode:
-    """Mounts a FUSE node on /dev/liveupdate. OSError when this host does not let us."""
-    # Opened inside the user namespace that mounts: the kernel compares.
+    """Mounts a FUSE node on /dev/liveupdate. Raises OSError where the host does not allow it."""
+    # Opened inside the user namespace that mounts: the kernel compares the two.
     fuse = Fd(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
     try:
         _write(liveupdate.DEVICE, b"")
@@ -81,17 +81,17 @@ def mount_device() -> DeviceNode:
 
 
 def mount_proc(*, root: bool) -> None:
-    """The /proc of the caller's PID namespace. `root`: shield the host's settings from the machine's root."""
+    """Mounts the /proc of the caller's PID namespace. `root`: protects the host's settings from the machine's root."""
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     bind(_COMMAND_LINE, "/proc/cmdline")
     if root:
-        # In a user namespace the host's own root owns these; here only a read-only mount stands in the way.
+        # In a user namespace the host's own root owns these. Here only a read-only mount protects them.
         for path in ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"):
             read_only(path)
     for name in _SYSCTLS:
         if os.path.exists(f"/proc/sys/kernel/{name}"):
             bind(f"/run/luoemu/{name}", f"/proc/sys/kernel/{name}")
-    # Programs tell one boot from another by it.
+    # Programs recognise a new boot by it.
     bind(_BOOT_ID, "/proc/sys/kernel/random/boot_id")
 
 

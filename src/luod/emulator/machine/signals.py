@@ -42,7 +42,7 @@ class SignalFd:
         return self._fd.fileno()
 
     def received(self) -> list[Received]:
-        """What came since the last call; does not wait."""
+        """Returns the signals received since the last call. Does not wait."""
         found: list[Received] = []
         while True:
             try:

@@ -1,7 +1,7 @@
-"""The kernel image a machine can be told to jump into: a bzImage that loaders accept and that carries no kernel.
+"""The kernel image that a machine can load: a bzImage that loaders accept, without a kernel. It cannot be booted.
 
-Its header is as kexec-tools, kexec_file_load and the model check it; its payload is a gzipped ELF file that holds the
-version and the format strings a 7.3 kernel holds. Written to `LUOEMU_KERNEL` by `machine.nodes`. It cannot be booted.
+Its header passes the checks of kexec-tools, kexec_file_load and the model. Its payload is a gzipped ELF file with the
+version and the format strings of a 7.3 kernel. `machine.nodes` writes it to `LUOEMU_KERNEL`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ DEVICE_FORMATS: Final = ("vfio-pci-v1", "iommufd-v1", "pci-v2")
 _SETUP_SECTORS: Final = 4
 _SECTOR: Final = 512
 _VERSION_OFFSET: Final = 0x400
-"""Where the version string stands in the file; the header counts it from 0x200."""
+"""The offset of the version string in the file. The header counts it from 0x200."""
 
 
 def bzimage(release: str = RELEASE, formats: tuple[str, ...] = FORMATS) -> bytes:
-    """The image, some KiB. `formats` are those the kernel in it would speak; without luo-* it has no live update."""
+    """Returns the image, some KiB. `formats` are those of the kernel in it; without luo-* it has no live update."""
     version = f"{release} (luoemu@luoemu) #1 SMP PREEMPT_DYNAMIC".encode()
     payload = gzip.compress(_vmlinux(version, formats), mtime=0)
     setup = bytearray((_SETUP_SECTORS + 1) * _SECTOR)
@@ -33,7 +33,7 @@ def bzimage(release: str = RELEASE, formats: tuple[str, ...] = FORMATS) -> bytes
     put("B", 0x1F1, _SETUP_SECTORS)
     put("I", 0x1F4, len(code) // 16)
     put("H", 0x1FE, 0xAA55)
-    put("BB", 0x200, 0xEB, 0x6C)  # a jump over the header; its length tells where the header ends
+    put("BB", 0x200, 0xEB, 0x6C)  # a jump over the header; its length gives the header's end
     put("4s", 0x202, b"HdrS")
     put("H", 0x206, 0x020F)
     put("H", 0x20E, _VERSION_OFFSET - 0x200)
@@ -53,7 +53,7 @@ def bzimage(release: str = RELEASE, formats: tuple[str, ...] = FORMATS) -> bytes
 
 
 def _vmlinux(version: bytes, formats: tuple[str, ...]) -> bytes:
-    """An ELF file without segments: what a program looking for strings in vmlinux needs, and no more."""
+    """Returns an ELF file without segments, for programs that look for strings in vmlinux."""
     ident = b"\x7fELF" + bytes((2, 1, 1)) + bytes(9)
     header = ident + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0x1000000, 0, 0, 0, 64, 56, 0, 64, 0, 0)
     strings = [b"Linux version " + version, *(name.encode() for name in formats)]

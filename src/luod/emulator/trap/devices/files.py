@@ -113,7 +113,7 @@ class DeviceFiles:
         self.wait = wait
         self.number = number
         self.fuse: int | None = None
-        """The fd of /dev/fuse, borrowed, where files can be mapped."""
+        """The fd of /dev/fuse where files can be mapped. Borrowed."""
         self._backing: dict[int, int] = {}
 
     def look(self, path: str) -> Node:

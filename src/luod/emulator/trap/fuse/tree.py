@@ -91,7 +91,7 @@ class FuseTree(FuseServer):
         self._last = uapi.ROOT_ID
         self._lasting: dict[tuple[str, int], int] = {}
         self._changed: dict[str, tuple[int, int, int]] = {}
-        """What chmod and chown made of a path: mode, uid, gid."""
+        """Mode, uid and gid of a path after chmod and chown."""
 
     def _handle(self, request: Request) -> bytes | None:
         node, tid, body = request.node, request.tid, request.body

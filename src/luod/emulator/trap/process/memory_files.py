@@ -62,7 +62,7 @@ class OpenFile:
 
     def __init__(self, fd: Fd, *, ownerless: bool = False) -> None:
         self.ownerless = ownerless
-        """Made by `take_over`, and nobody's yet."""
+        """Made by `take_over`, and not given to a process yet."""
         self._fd = fd
         self._status = os.fstat(fd.fileno())
 
