@@ -1,3 +1,5 @@
-"""The emulated machine. `machine` boots it, `trap` brings a process's system calls to `model`, the kernel that is not
-there. Only `luod.testing` imports it from outside; see docs/design.md.
+"""The emulated machine.
+
+`machine` boots it, `trap` brings a process's system calls to `model`, and `model` stands for the kernel. Outside this
+package only `luod.testing` imports it. See docs/design.md.
 """

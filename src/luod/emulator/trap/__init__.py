@@ -1,4 +1,4 @@
-"""How the system calls of a machine's processes reach `model`: seccomp notifications, FUSE, their memory and fds.
+"""Brings the system calls of a machine's processes to `model`: seccomp notifications, FUSE, access to memory and fds.
 
-One thread, one epoll (`supervisor.py`). Namespaces, and how a machine is started, are `machine`'s.
+One thread with one epoll does it (`supervisor.py`). Namespaces and the start of a machine are in `machine`.
 """

@@ -1,8 +1,8 @@
-"""Answers the system calls of one boot: takes them from the listener and FUSE, asks the model, hands back the answers.
+"""Answers the system calls of one boot: takes them from the listener and FUSE, asks the model, returns the answers.
 
-It lives outside the machine's namespaces, in one thread with one epoll. Ended files are reported to the model before
-each call, so that `close(session); create(the same name)` never meets its own past. Not here: how a boot is started and
-what follows it, which is `machine.boot`.
+It runs outside the machine's namespaces, in one thread with one epoll. It reports closed files to the model before each
+call, so that `close(session); create(the same name)` succeeds. How a boot starts and what follows it is in
+`machine.boot`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _U32: Final = 0xFFFFFFFF
 
 
 class Stopped(enum.Enum):
-    """Why `Supervisor.run` came back."""
+    """Why `Supervisor.run` returned."""
 
     JUMP = "a process called reboot with LINUX_REBOOT_CMD_KEXEC"
     ENDING = "a process halted, restarted or powered off the machine"
@@ -45,10 +45,10 @@ class _Fileno(Protocol):
 
 
 class LiveUpdateDevice:
-    """/dev/liveupdate behind its FUSE node. One open at a time: the model sees to that."""
+    """/dev/liveupdate behind its FUSE node. The model allows one open at a time."""
 
     def __init__(self, kernel: Kernel, thread: Callable[[int], Thread]) -> None:
-        """`thread` gives the caller of a tid."""
+        """`thread` returns the caller of a tid."""
         self._kernel = kernel
         self._thread = thread
         self._open: dict[int, DeviceFile] = {}
@@ -56,7 +56,7 @@ class LiveUpdateDevice:
 
     @property
     def opened(self) -> DeviceFile | None:
-        """The open file, if any."""
+        """Returns the open file, or None."""
         return next(iter(self._open.values()), None)
 
     def open(self) -> int:
@@ -72,17 +72,17 @@ class LiveUpdateDevice:
 
     def operation(self, handle: int, operation: Operation) -> int:
         file = self._open.get(handle)
-        if file is None:  # truncate() by path: no open file to ask
+        if file is None:  # truncate() by path: there is no open file
             raise Errno(errno.EINVAL)
         return self._kernel.file_operation(file, operation)
 
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int:
-        """Those of its own type are trapped by seccomp and never get here; the rest gets its errno."""
+        """Returns the errno of an ioctl of a foreign type. Seccomp traps those of its own type."""
         file = self._open.get(handle)
         if file is None:
             raise Errno(errno.EBADF)
         result = self._kernel.ioctl(file, command, argument, self._thread(tid))
-        if isinstance(result, Blocked):  # nothing of another type can be
+        if isinstance(result, Blocked):  # only ioctls of its own type sleep
             raise Errno(errno.EINTR)
         return result
 
@@ -108,7 +108,7 @@ class Supervisor:
         self._around = Surroundings(self._listener, self._placeholders, device, user_namespace)
         self._devices: Devices | None = None
         if devices is not None:
-            from luod.emulator.trap.devices.devices import Devices  # late: most machines have none
+            from luod.emulator.trap.devices.devices import Devices  # imported late: most machines have no devices
 
             self._devices = Devices(devices, self._around)
         self._device = LiveUpdateDevice(kernel, self._thread)
@@ -118,7 +118,7 @@ class Supervisor:
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
         self._epoll.register(self._placeholders.fileno(), select.EPOLLIN)
         if self._node is not None:
-            # Only now that it is mounted: before, /dev/fuse has no queue that epoll could wait on.
+            # Only now that it is mounted: before, /dev/fuse has no queue for epoll.
             self._epoll.register(self._node.fileno(), select.EPOLLIN)
         self._device_fds = self._devices.filenos() if self._devices is not None else ()
         for fd in self._device_fds:
@@ -150,12 +150,12 @@ class Supervisor:
                 self._epoll.unregister(fd)
 
     def give_up(self) -> None:
-        """Answers all who sleep in a call that only its answer ends: every process is being killed."""
+        """Answers all callers that sleep in a call which only its answer ends: every process is being killed."""
         if self._devices is not None:
             self._devices.give_up()
 
     def close(self) -> None:
-        """Ends the traps; to be called when no process of the boot is left, so that nobody waits for an answer."""
+        """Ends the traps. No process of the boot may be left, so that none waits for an answer."""
         self._epoll.close()
         self._listener.close()
         self._placeholders.close()
@@ -165,7 +165,7 @@ class Supervisor:
             self._devices.close()
 
     def _note_ends(self, ready: Container[int]) -> None:
-        """Answers what waits at the nodes, and tells the model which files are gone."""
+        """Answers pending requests at the nodes, and reports closed files to the model."""
         if self._node is not None and self._node.fileno() in ready and not self._node.serve():
             self._epoll.unregister(self._node.fileno())
             self._node.close()
@@ -180,7 +180,7 @@ class Supervisor:
     def _serve_devices(self, fd: int) -> None:
         assert self._devices is not None, "its fds are waited for"
         if not self._devices.serve(fd):
-            # Closed by now, and so out of the epoll.
+            # It is closed by now, and so out of the epoll.
             self._device_fds = self._devices.filenos()
 
     def _receive(self, events: int) -> Stopped | None:
@@ -192,7 +192,8 @@ class Supervisor:
         notification = self._listener.receive()
         if notification is None:
             return None
-        # What was closed before this call was made shows in epoll by now; since the last look more may have been.
+        # Files that were closed before this call show in epoll by now, and there may be more of them since the last
+        # poll.
         others = {fd for fd, _ in self._epoll.poll(0)}
         if others:
             self._note_ends(others)
@@ -201,7 +202,7 @@ class Supervisor:
         except Errno as error:
             self._listener.refuse(notification, error.code)
         except OSError:
-            # Of a thread that was killed meanwhile /proc shows nothing.
+            # /proc shows nothing of a thread that was killed meanwhile.
             if self._listener.alive(notification):
                 raise
         return None
@@ -236,7 +237,7 @@ class Supervisor:
         fd &= _U32
         identity = thread.identity(fd) if fd < 1 << 31 else None
         ask = None if identity is None else self._ioctl_of(identity, thread)
-        # Under the tid another process may answer by now, if the caller was killed; then none of this matters.
+        # If the caller was killed, another process may have its tid by now. The result does not matter then.
         if ask is None or thread.only_path(fd) or not self._listener.alive(notification):
             self._listener.let_through(notification)
             return
@@ -245,7 +246,7 @@ class Supervisor:
             self._listener.answer(notification, result)
 
     def _ioctl_of(self, identity: Identity, thread: Thread) -> Callable[[int, int], int | Blocked] | None:
-        """What answers an ioctl, from its number and argument; None where that is the host."""
+        """Returns the function that answers an ioctl, from its number and argument; None where the host answers it."""
         file = self._device.opened if identity[0] == self._around.device else self._placeholders.find(identity)
         if file is not None:
             return lambda command, argument: self._kernel.ioctl(file, command, argument, thread)

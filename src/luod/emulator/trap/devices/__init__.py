@@ -1,1 +1,1 @@
-"""VFIO, iommufd and sysfs files of the model as files that processes open, read and map."""
+"""The model's VFIO, iommufd and sysfs files, which processes open, read and map."""

@@ -1,7 +1,7 @@
-"""`DeviceCaller` over a stopped thread: `Thread`, and what a call on a device file needs of its caller besides.
+"""`DeviceCaller` over a stopped thread: `Thread`, and the other facts about a caller that calls on device files need.
 
-Its fds of device files are recognised by their inode numbers, which no two open files share (`trap.fuse.tree`). Each
-call gets an object of its own, as with `Thread`.
+Fds of device files are recognised by their inode numbers: no two open files share one (`trap.fuse.tree`). Each call has
+its own object, as with `Thread`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,18 @@ class FilesOfDevices(Protocol):
     """The device files that processes of one boot have open (`devices.py`)."""
 
     def is_ours(self, identity: Identity) -> bool:
-        """Returns whether the file is on one of our mounts: asking the kernel about it would be asking ourselves."""
+        """Returns whether the file is on one of the supervisor's mounts. A query to its file system would deadlock."""
         ...
 
     def file_of(self, identity: Identity) -> ModelFile | None:
-        """Returns the file of the model behind it; it has no more references than before."""
+        """Returns the model's file behind `identity`. Its reference count does not change."""
         ...
 
     def install(self, file: ModelFile, add: Callable[[int], int]) -> int:
-        """Makes an fd of `file`. `add` puts a duplicate of an fd into the caller; its number is the result. Errno."""
+        """Returns the number of a new fd of `file` in the caller.
+
+        `add` puts a duplicate of an fd into the caller and returns its number. Raises Errno.
+        """
         ...
 
 
@@ -54,7 +57,7 @@ class DeviceThread(Thread):
         found = super().identity(fd)
         if found is None or found[1] or not self._devices.is_ours(found):
             return found
-        # A file system of another user namespace: its inode numbers are shown here all the same.
+        # The file system is of another user namespace. Its inode numbers are shown here nevertheless.
         try:
             with open(f"/proc/{self.tid}/fdinfo/{fd}", encoding="ascii") as lines:
                 return (found[0], next(int(line.split()[1]) for line in lines if line.startswith("ino:")))
@@ -64,7 +67,7 @@ class DeviceThread(Thread):
     def take(self, fd: int) -> OpenFile:
         identity = self.identity(fd) if fd >= 0 else None
         if identity is not None and self._devices.is_ours(identity):
-            # Every question about it would go to ourselves, and wait for our own answer.
+            # A query to its file system would wait for an answer of this very thread.
             raise Errno(errno.EINVAL)
         return super().take(fd)
 
@@ -106,7 +109,7 @@ def _mapped(
 ) -> bool:
     """Returns whether the process may write (or read) every byte from `start` to `end`.
 
-    Memory of files that are `refused` does not count.
+    Mappings of files that `refused` returns true for do not count.
     """
     wanted = "w" if writable else "r"
     try:

@@ -1,8 +1,8 @@
-"""The devices of one boot, as `trap.supervisor` drives them: their mounts, who waits, when to look at registers.
+"""The devices of one boot, as `trap.supervisor` drives them: mounts, sleeping callers, and polls of mapped registers.
 
-Only made for a machine that has devices. A file that the model hands out itself (a group's device, a retrieved one)
-is opened by way of `opener.py` and put into the caller; while the model holds it too, an fd of it stays here, so that
-it is the same open file the next time.
+Only a machine with devices has this. The model itself hands out some files: a group's device, a retrieved device.
+`opener.py` opens such a file, and `install` puts it into the caller. While the model holds the file too, one fd of it
+stays here, so that the next call gets the same open file description.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _AT_ONCE: Final = 20
 _LOOK_SOON: Final = 0.001
 _LOOK_LATE: Final = 0.01
 _SLOWING: Final = 1.25
-"""How often mapped registers are looked at: after a device had work some times at once, since then later and later.
+"""Mapped registers are polled at once several times after a device had work, then at growing intervals.
 
-Seconds between two looks, and their growth.
+The interval is in seconds and grows by this factor.
 """
 _CHECK: Final = 0.1
-"""Seconds between two questions whether init ends, while somebody sleeps: no fd tells."""
+"""Seconds between two checks whether init ends, made while a caller sleeps. No fd reports this."""
 
 DEVICES: Final = "dev/vfio"
 HANDED_OUT: Final = ""
@@ -64,11 +64,11 @@ class DeviceSide:
     memory: DeviceMemory
     mounts: Sequence[Mount]
     opener: socket.socket
-    """Leads to `opener.serve`, whose directory is the mount HANDED_OUT."""
+    """Leads to `opener.serve`. The directory there is the mount HANDED_OUT."""
     opener_tid: int
     can_map: bool
     ending: Callable[[], bool]
-    """Whether init ends. It waits for all its processes, and those that sleep here wait for us."""
+    """Returns whether init ends. It waits for its processes, and a sleeping one waits for the supervisor's answer."""
 
     def close(self) -> None:
         for mount in self.mounts:
@@ -116,11 +116,11 @@ class Devices:
                 self._hidden = tree
 
     def filenos(self) -> Sequence[int]:
-        """The fds that `serve` is for."""
+        """Returns the fds for which `serve` is to be run when they are readable."""
         return tuple(self._trees)
 
     def serve(self, fd: int) -> bool:
-        """Answers what waits there. False when it is unmounted, and has been closed."""
+        """Answers the requests that wait on `fd`. Returns False, and closes it, when the file system is unmounted."""
         try:
             request = self._trees[fd].read()
         except Unmounted:
@@ -140,7 +140,10 @@ class Devices:
             self._accepted.append((tree, request))
 
     def _answer_accepted(self) -> None:
-        """What was closed before a call was made is in the queues by now, though perhaps in another: it comes first."""
+        """Answers the accepted requests, with every pending release first.
+
+        A file that was closed before the call has its release queued by now, but perhaps at another mount.
+        """
         self._drain()
         while self._accepted:
             tree, request = self._accepted.popleft()
@@ -155,7 +158,10 @@ class Devices:
                     self._accept(tree, request)
 
     def _answer_opener(self) -> None:
-        """In the middle of somebody's call: all but the opener, who works for that, have to wait for its end."""
+        """Answers the opener's requests and queues all others.
+
+        The opener works for a call that is being answered. The others wait for the end of that call.
+        """
         with contextlib.suppress(Unmounted):
             while (request := self._hidden.read()) is not None:
                 if request.tid == self._opener_tid:
@@ -164,7 +170,7 @@ class Devices:
                     self._accepted.append((self._hidden, request))
 
     def close(self) -> None:
-        """To be called when no process of the boot is left."""
+        """Closes all files and mounts. No process of the boot may be left."""
         for kept in self._kept.values():
             kept.close()
         self._kept.clear()
@@ -178,15 +184,15 @@ class Devices:
         return DeviceThread(self._around, self, tid, notification)
 
     def is_ours(self, identity: Identity) -> bool:
-        """Returns whether the file is on one of the mounts: asking the kernel about it would be asking ourselves."""
+        """Returns whether the file is on one of the mounts. A query to its file system would deadlock."""
         return identity[0] in self._numbers
 
     def file_of(self, identity: Identity) -> ModelFile | None:
-        """Returns the file of the model behind it; it has no more references than before."""
+        """Returns the model's file behind `identity`. Its reference count does not change."""
         return self._files.find(identity)
 
     def ioctl_of(self, identity: Identity, thread: Thread) -> Callable[[int, int], int | Blocked] | None:
-        """What answers an ioctl that seccomp stopped, if the file is the model's."""
+        """Returns the function that answers an ioctl on the file; None if the file is not the model's."""
         file = self.file_of(identity)
         if file is None:
             return None
@@ -194,7 +200,10 @@ class Devices:
         return lambda command, argument: self._model.ioctl(file, command, argument, thread)
 
     def install(self, file: ModelFile, add: Callable[[int], int]) -> int:
-        """Makes an fd of `file`. `add` puts a duplicate of an fd into the caller; its number is the result. Errno."""
+        """Returns the number of a new fd of `file` in the caller.
+
+        `add` puts a duplicate of an fd into the caller and returns its number. Raises Errno.
+        """
         kept = self._kept.get(file)
         if kept is None:
             self._handed_out.next_file = file
@@ -207,7 +216,7 @@ class Devices:
             self._kept[file] = kept
         return add(kept.fileno())
 
-    # -- who waits --------------------------------------------------------------------------------------------------
+    # -- sleeping callers -------------------------------------------------------------------------------------------
 
     def _wait(self, blocked: Blocked, answer: Answer) -> None:
         if self._ending:
@@ -216,14 +225,19 @@ class Devices:
             self._sleeping.append((blocked, answer))
 
     def give_up(self) -> None:
-        """Every process is being killed: who sleeps here would not die before it has its answer."""
+        """Answers every sleeping caller with EINTR. All processes are being killed, and a sleeper dies only after its
+        answer.
+        """
         self._ending = True
         sleeping, self._sleeping = self._sleeping, []
         for _, answer in sleeping:
             answer(Errno(errno.EINTR))
 
     def settle(self) -> None:
-        """After anything has happened, and at `timeout`: wakes who can go on, lets go what nobody shares any more."""
+        """Wakes callers that can continue and closes files that are no longer shared.
+
+        To be run after every event, and when `timeout` has passed.
+        """
         if self._accepted:
             self._answer_accepted()
         for file in [file for file in self._kept if not file.held_elsewhere]:
@@ -249,10 +263,10 @@ class Devices:
             answer(result)
         return result is not None
 
-    # -- registers that are stored to through a mapping -------------------------------------------------------------
+    # -- registers that a mapping stores to -------------------------------------------------------------
 
     def timeout(self) -> float | None:
-        """Seconds after which `settle` is to be called though nothing happened; None: never."""
+        """Returns the seconds after which `settle` is due without any event; None: never."""
         due = [self._next_look] if self._looking else []
         if self._sleeping:
             due.append(self._next_check)

@@ -1,6 +1,6 @@
-"""/dev/vfio, with /dev/iommu, as FUSE file systems: which files of the model are open in processes, by which inodes.
+"""FUSE file systems of /dev/vfio with /dev/iommu: which of the model's files are open, and their inodes.
 
-There are two mounts: one that programs see, and a hidden one, which has the files that the model hands out itself.
+There are two mounts. Programs see one. The other is hidden and has the files that the model hands out itself.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from luod.emulator.trap.process.placeholder import Identity
 from luod.uapi import fuse, iommufd, vfio
 
 IOMMU_NAME: Final = ".iommu"
-"""Where /dev/iommu, a symbolic link, leads: a file of the directory /dev/vfio that is not listed there.
+"""The target of /dev/iommu, which is a symbolic link: an unlisted file in /dev/vfio.
 
-A file that is itself a mount has one inode for all who open it.
+A file that is itself a mount point would have one inode for all its openers.
 """
 _MODES: Final = {iommufd.DEVICE: 0o660, vfio.CONTAINER: 0o666}
 _PAGE: Final = 4096
 _SIZE: Final = vfio.VFIO_PCI_NUM_REGIONS << vfio.PCI_OFFSET_SHIFT
-"""A device has no size. Here careful programs, such as Python, map nothing behind the end of a regular file."""
+"""A device has no size. This one lets programs that check a regular file's size before mmap, such as Python, map it."""
 
 
 @dataclass
@@ -44,10 +44,10 @@ class _Open:
 
 
 class OpenFiles:
-    """Every device file of a boot that a process has open, on either mount."""
+    """Every device file of a boot that is open in a process, on either mount."""
 
     def __init__(self, model: Vfio, thread: Callable[[int], DeviceCaller], mapped: Callable[[], None]) -> None:
-        """`thread` gives the caller of a tid. `mapped` is called once a program may store into a device by mapping."""
+        """`thread` returns the caller of a tid. `mapped` runs once a program may store into a device by mmap."""
         self.model = model
         self._thread = thread
         self._mapped = mapped
@@ -56,7 +56,7 @@ class OpenFiles:
         self._by_identity: dict[Identity, list[_Open]] = {}
 
     def find(self, identity: Identity) -> ModelFile | None:
-        """Returns the file that was opened first: one look-up may serve several opens (through /proc/self/fd)."""
+        """Returns the file that was opened first: one lookup may serve several opens (through /proc/self/fd)."""
         opened = self._by_identity.get(identity)
         return opened[0].file if opened else None
 
@@ -64,7 +64,7 @@ class OpenFiles:
         return self.model.open(path, self._thread(tid))
 
     def add(self, file: ModelFile, identity: Identity, *, can_be_mapped: bool) -> int:
-        """Adds a file, and takes over the reference of all processes together. Returns a handle."""
+        """Adds a file and returns its handle. Takes over the reference that all processes share."""
         opened = _Open(file, identity, can_be_mapped)
         handle = next(self._handles)
         self._open[handle] = opened
@@ -89,14 +89,14 @@ class OpenFiles:
         opened = self._open[handle]
         try:
             result = self.model.ioctl(opened.file, command, argument, self._thread(tid))
-        except OSError as error:  # of a thread that was killed meanwhile /proc shows nothing
+        except OSError as error:  # /proc shows nothing of a thread that was killed meanwhile
             raise Errno(error.errno or errno.ESRCH) from None
         if opened.can_be_mapped and not opened.mapped:
             self._note_mapping(opened)
         return result
 
     def _note_mapping(self, opened: _Open) -> None:
-        """Takes a file that can be mapped as mapped: the kernel maps what is behind it without a request."""
+        """Treats a file that can be mapped as mapped: the kernel maps its backing file without a request."""
         try:
             self.model.mmap(opened.file, 0, _PAGE, writable=True)
         except Errno:
@@ -117,7 +117,7 @@ class DeviceFiles:
         self._backing: dict[int, int] = {}
 
     def look(self, path: str) -> Node:
-        """Looks a path up. The files of the model have the names here that they have below /dev/vfio."""
+        """Looks a path up. The model's files have the names that they have below /dev/vfio."""
         nodes = self.files.model.nodes()
         full = _full(path)
         if full in nodes:
@@ -143,7 +143,7 @@ class DeviceFiles:
         return Opened(handle, backing)
 
     def _back(self, file: ModelFile) -> int:
-        """Returns a backing id of the memfd that holds the device's BARs; 0 for none."""
+        """Returns a backing id of the memfd with the device's BARs; 0 if it has no such memfd."""
         if self.fuse is None or not isinstance(file, VfioDeviceFile):
             return 0
         bar = file.device.function.device.bars[0]
@@ -153,7 +153,7 @@ class DeviceFiles:
             request = bytearray(fuse.BACKING_MAP.pack(memory, 0, 0))
             try:
                 self._backing[memory] = fcntl.ioctl(self.fuse, fuse.FUSE_DEV_IOC_BACKING_OPEN, request)
-            except OSError:  # short of memory: this file cannot be mapped, all else works
+            except OSError:  # out of memory: this file cannot be mapped, everything else works
                 return 0
         return self._backing[memory]
 
@@ -171,7 +171,7 @@ class DeviceFiles:
 
 
 class HandedOut(DeviceFiles):
-    """The hidden mount. Every open there gives `next_file`."""
+    """The hidden mount. Every open in it opens `next_file`."""
 
     next_file: ModelFile | None = None
 

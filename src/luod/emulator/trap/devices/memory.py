@@ -1,7 +1,7 @@
-"""Memory that emulated devices have and reach: BARs, the files and the address spaces that DMA goes to, eventfds.
+"""Memory that emulated devices have and reach: BARs, files and address spaces that DMA targets, eventfds.
 
-`DeviceHost`, and what `DeviceCaller` hands out. BARs are one sparse memfd a device, laid out as its VFIO file is, so
-that FUSE can let the kernel map it in place of that file.
+Implements `DeviceHost`, and what `DeviceCaller` returns. The BARs of a device are one sparse memfd with the layout of
+its VFIO file, so that FUSE can let the kernel map it in place of that file.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from luod.uapi import vfio
 
 
 class Bars:
-    """The BARs of one device: the N-th at N << PCI_OFFSET_SHIFT of a memfd. Owns it until the last BAR is closed."""
+    """The BARs of one device. BAR N is at N << PCI_OFFSET_SHIFT of a memfd, which this owns until the last BAR is
+    closed.
+    """
 
     def __init__(self, host: DeviceMemory, name: str, sizes: Sequence[int]) -> None:
-        """OSError when the host does not allow a file of that length."""
+        """Raises OSError where the host does not allow a file of that length."""
         self.host = host
         last = len(sizes) - 1
         self.file = linux.memfd(name, (last << vfio.PCI_OFFSET_SHIFT) + sizes[last], executable=False, sealing=False)
@@ -60,7 +62,7 @@ class Bar:
 
 
 class FileMemory:
-    """`Memory` that is part of a process's memfd, kept by an open file of its own."""
+    """`Memory` in a process's memfd. An open file description of its own keeps the memfd."""
 
     def __init__(self, file: Fd, offset: int, length: int) -> None:
         """Takes ownership of `file`."""
@@ -70,7 +72,7 @@ class FileMemory:
 
     def read(self, offset: int, length: int) -> bytes:
         data = os.pread(self._file.fileno(), length, self._offset + offset)
-        if len(data) < length:  # cut off since: a real kernel would still have the pages
+        if len(data) < length:  # Truncated since. A real kernel would still have the pages.
             raise Errno(errno.EFAULT)
         return data
 
@@ -85,7 +87,9 @@ class FileMemory:
 
 
 class ProcessMemory:
-    """`Memory` at an address of a process, as long as that lives. Owns a pidfd, so that no other is taken for it."""
+    """`Memory` at an address of a process, valid while the process lives. Owns a pidfd, which guards against a reused
+    pid.
+    """
 
     def __init__(self, process: Fd, pid: int, address: int, length: int) -> None:
         self._process = process
@@ -126,7 +130,7 @@ class EventFd:
         self._room.register(fd.fileno(), select.POLLOUT)
 
     def signal(self) -> None:
-        # A counter that is full would block us, and has been heard anyway.
+        # A write to a full counter would block, and its reader is notified anyway.
         if self._room.poll(0):
             os.write(self._fd.fileno(), (1).to_bytes(8, "little"))
 

@@ -1,7 +1,8 @@
-"""How the supervisor comes by open files of its own FUSE: a process of the machine opens them and sends them.
+"""Gives the supervisor open files of its own FUSE file system: a process of the machine opens them and sends them.
 
-The supervisor may not, outside of the machine's user namespace, and while it waited nobody would answer. The file
-system is mounted nowhere: `serve` has its directory, unmounted again, so nobody else can open what is in it.
+The supervisor may not open them: it is outside of the machine's user namespace, and could not answer its own request.
+The file system is mounted nowhere. `serve` has its directory, already unmounted, so no other process can open its
+files.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _CLOSED = b"closed"
 
 
 def serve(requests: socket.socket, directory: Fd, until: Fd) -> None:
-    """Opens what is asked for in `directory` until `until` is readable. Runs in the machine's namespaces."""
+    """Opens the requested names in `directory` until `until` is readable. Runs in the machine's namespaces."""
     poll = select.poll()
     poll.register(requests, select.POLLIN)
     poll.register(until.fileno(), select.POLLIN)
@@ -42,7 +43,10 @@ def serve(requests: socket.socket, directory: Fd, until: Fd) -> None:
 
 
 def open_file(requests: socket.socket, name: bytes, fuse: int, answer: Callable[[], None]) -> Fd:
-    """An open file of the file system behind `fuse`; `answer` is called when it asks something meanwhile. Errno."""
+    """Returns an open file of the file system behind `fuse`. Raises Errno.
+
+    Runs `answer` when the file system sends a request meanwhile.
+    """
     requests.send(name)
     poll = select.poll()
     poll.register(requests, select.POLLIN)
@@ -51,10 +55,10 @@ def open_file(requests: socket.socket, name: bytes, fuse: int, answer: Callable[
         answer()
     code, numbers, _, _ = socket.recv_fds(requests, 4, 1)
     if not numbers:
-        # Nothing at all: the process is gone, and the machine with it.
+        # End of file: the process is gone, and the machine with it.
         raise Errno(int.from_bytes(code, "little") or errno.ENFILE)
     os.set_inheritable(numbers[0], False)
     file = Fd(numbers[0])
-    # Until the other fd is closed, whoever gets this one could close it and find the file still open.
+    # As long as the other fd is open, a process that gets this one could close it and find the file still open.
     requests.recv(len(_CLOSED))
     return file

@@ -1,4 +1,4 @@
-"""A part of the model's sysfs as a FUSE file system: its directories, links and attributes."""
+"""A part of the model's sysfs as a FUSE file system: directories, links and attributes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from luod.emulator.model.vfio.vfio import Vfio
 from luod.emulator.trap.fuse.tree import Answer, Node, Opened
 
 _SIZE: Final = 4096
-"""Of every attribute: less than a page comes out of it."""
+"""The size of every attribute in bytes, as in Linux. Its contents are shorter."""
 
 Wait = Callable[[Blocked, Answer], None]
 
@@ -42,7 +42,7 @@ class SysfsFiles:
             case Link():
                 return Node(stat.S_IFLNK | 0o777)
             case Attribute(mode=mode):
-                # An inode each: while one writer sleeps, the kernel keeps the inode's lock.
+                # Each has its own inode: while one writer sleeps, the kernel keeps the inode's lock.
                 return Node(stat.S_IFREG | mode, unique=True, size=_SIZE)
 
     def names(self, path: str) -> Sequence[str]:

@@ -1,1 +1,1 @@
-"""FUSE in user space: the protocol on /dev/fuse, and a tree of files that is served with it."""
+"""FUSE in user space: the protocol on /dev/fuse, and a tree of files on top of it."""

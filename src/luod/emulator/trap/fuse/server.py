@@ -1,9 +1,9 @@
-"""Speaks FUSE over `/dev/fuse`, and serves one device node with it: a file system whose root is the node itself.
+"""Speaks FUSE over `/dev/fuse`, and serves one device node: a file system whose root is the node itself.
 
-The kernel routes device inodes of a FUSE file system to the real driver, so the node is a regular file. Opening it is
-answered here, its ioctls arrive with the caller's tid, command and raw pointer; mounting is `machine`'s business.
-Requests are answered in order, and at once unless the handler of one says otherwise. `tree.py` serves directories over
-the same protocol.
+The kernel routes device inodes of a FUSE file system to the real driver, so the node is a regular file. The server
+answers its open. Its ioctls arrive with the caller's tid, the command and the raw pointer. Requests are answered in
+order, and at once unless a handler defers its reply. `tree.py` serves directories over the same protocol. Mounting is
+in `machine`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from luod.uapi import fuse as uapi
 
 _BUFFER_SIZE: Final = 1 << 18
 _BACKGROUND: Final = 1 << 15
-"""Requests that nobody waits for, such as a release, the kernel hands over at once; else a close could come late."""
+"""The kernel passes this many background requests, such as releases, at once. A delayed release would be a late close.
+"""
 _SECONDS_ATTRIBUTES_HOLD: Final = 3600
 _OPENED: Final = uapi.FOPEN_DIRECT_IO | uapi.FOPEN_NONSEEKABLE | uapi.FOPEN_STREAM | uapi.FOPEN_NOFLUSH
 _OPERATIONS: Final = {
@@ -34,14 +35,14 @@ _UNANSWERED: Final = (uapi.FUSE_FORGET, uapi.FUSE_BATCH_FORGET, uapi.FUSE_INTERR
 
 
 class Device(Protocol):
-    """What stands behind the node. Every method may raise Errno."""
+    """The device behind the node. Every method may raise Errno."""
 
     def open(self) -> int:
-        """A handle for one open file description."""
+        """Returns a handle for one open file description."""
         ...
 
     def release(self, handle: int) -> None:
-        """The last reference to it is gone."""
+        """Releases the open file: its last reference is gone."""
         ...
 
     def operation(self, handle: int, operation: Operation) -> int: ...
@@ -51,7 +52,9 @@ class Device(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`unique` names it in the reply, `node` is the inode, `tid` the caller's, 0 where the kernel itself asks."""
+    """`unique` identifies it in the reply, `node` is the inode, `tid` the caller's, 0 for a request of the kernel
+    itself.
+    """
 
     opcode: int
     unique: int
@@ -65,14 +68,14 @@ class Request:
 
 
 class Unmounted(Exception):
-    """There will be no more requests."""
+    """The file system was unmounted: there will be no more requests."""
 
 
 class FuseServer(ABC):
-    """One mounted file system. Owns the fd of /dev/fuse; when it is closed every use of the files is ENOTCONN."""
+    """One mounted file system. Owns the fd of /dev/fuse. After its close every use of the files fails with ENOTCONN."""
 
     flags: int = uapi.FUSE_ATOMIC_O_TRUNC
-    """Of `uapi.FUSE_*`, those asked for where the kernel offers them."""
+    """The `uapi.FUSE_*` flags that are requested where the kernel offers them."""
 
     def __init__(self, fd: Fd) -> None:
         self._fd = fd
@@ -86,7 +89,7 @@ class FuseServer(ABC):
         self._fd.close()
 
     def serve(self) -> bool:
-        """Answers all requests that wait. False when the file system is unmounted."""
+        """Answers all pending requests. Returns False when the file system is unmounted."""
         try:
             while (request := self.read()) is not None:
                 self.answer(request)
@@ -95,7 +98,7 @@ class FuseServer(ABC):
         return True
 
     def read(self) -> Request | None:
-        """The next request, if one waits. Unmounted."""
+        """Returns the next pending request, or None. Raises Unmounted."""
         while True:
             try:
                 length = os.readv(self._fd.fileno(), [self._buffer])
@@ -125,12 +128,15 @@ class FuseServer(ABC):
         try:
             os.write(self._fd.fileno(), header + payload)
         except OSError as failed:
-            if failed.errno not in (errno.ENOENT, errno.ENODEV):  # nobody waits for it any more
+            if failed.errno not in (errno.ENOENT, errno.ENODEV):  # nothing waits for it any more
                 raise
 
     @abstractmethod
     def _handle(self, request: Request) -> bytes | None:
-        """The reply without its header; Errno; None where none is due yet (`_reply` with its `unique`, later)."""
+        """Returns the reply without its header. Raises Errno.
+
+        None defers the reply: `_reply` sends it later, with the request's `unique`.
+        """
 
     def _initialise(self, body: bytes) -> bytes:
         major, _, readahead, offered = uapi.INIT_IN.unpack_from(body)
@@ -139,7 +145,7 @@ class FuseServer(ABC):
         if offered & uapi.FUSE_INIT_EXT:
             offered |= int.from_bytes(body[uapi.INIT_IN_FLAGS2 : uapi.INIT_IN_FLAGS2 + 4], "little") << 32
         flags = offered & self.flags
-        # Passthrough asks how deep file systems may be stacked: on a memfd, once.
+        # Passthrough needs the allowed stacking depth of file systems: on a memfd, 1.
         depth = 1 if flags & uapi.FUSE_PASSTHROUGH else 0
         return uapi.INIT_OUT.pack(
             uapi.KERNEL_VERSION,
@@ -198,7 +204,7 @@ class FuseNode(FuseServer):
         return uapi.ATTR_OUT.pack(_SECONDS_ATTRIBUTES_HOLD, 0, 0) + attributes
 
     def _change(self, body: bytes) -> bytes:
-        """chmod and chown hold until the next boot; truncating is refused as the device refuses it."""
+        """Applies chmod and chown, which last until the next boot. Refuses truncation as the device does."""
         valid, _, handle, *_, mode, _, uid, gid, _ = uapi.SETATTR_IN.unpack_from(body)
         if valid & uapi.FATTR_SIZE:
             self._device.operation(handle, Operation.FTRUNCATE)

@@ -1,7 +1,7 @@
-"""Serves a directory over FUSE: what is in it is asked of a `FileSystem` at each look, nothing is kept by the kernel.
+"""Serves a directory over FUSE: each lookup asks a `FileSystem`, and the kernel caches nothing.
 
-Paths are relative to the mount, "" is its root. A node that is `unique` gets an inode of its own at each look-up, so
-that every open file can be told from all others by its inode number, from outside too.
+Paths are relative to the mount, whose root is "". A node that is `unique` gets a new inode at each lookup, so that an
+inode number identifies one open file, from outside too.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _CHANGES: Final = frozenset(
     {uapi.FUSE_SYMLINK, uapi.FUSE_MKNOD, uapi.FUSE_MKDIR, uapi.FUSE_UNLINK, uapi.FUSE_RMDIR}
     | {uapi.FUSE_RENAME, uapi.FUSE_LINK, uapi.FUSE_RENAME2}
 )
-"""EPERM. Whatever else is unknown is ENOSYS: the kernel does without, and does not ask again."""
+"""These get EPERM. Every other unknown request gets ENOSYS: the kernel does without it and does not ask again."""
 
 Answer = Callable[[int | Errno], None]
 
 
 @dataclass(frozen=True)
 class Node:
-    """What stands at a path. `mode` has the file type too, `size` is a file's in bytes."""
+    """A file, directory or link at a path. `mode` includes the file type, `size` is in bytes."""
 
     mode: int
     unique: bool = False
@@ -38,21 +38,21 @@ class Node:
 
 @dataclass(frozen=True)
 class Opened:
-    """An open file. `backing` is a backing id whose file is mapped in its place; 0: it cannot be mapped shared."""
+    """An open file. The kernel maps the file with the id `backing` in its place; with 0 it cannot be mapped shared."""
 
     handle: int
     backing: int = 0
 
 
 class FileSystem(Protocol):
-    """What is in the directory. Every method may raise Errno."""
+    """The contents of the directory. Every method may raise Errno."""
 
     def look(self, path: str) -> Node: ...
 
     def names(self, path: str) -> Sequence[str]: ...
 
     def target(self, path: str) -> str:
-        """Of a symbolic link."""
+        """Returns the target of a symbolic link."""
         ...
 
     def open(self, path: str, inode: int, tid: int) -> Opened: ...
@@ -64,11 +64,11 @@ class FileSystem(Protocol):
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int | Blocked: ...
 
     def release(self, handle: int) -> None:
-        """The last reference to the open file is gone."""
+        """Releases the open file: its last reference is gone."""
         ...
 
     def wait(self, blocked: Blocked, answer: Answer) -> None:
-        """The caller sleeps until `answer` is called, once, if ever."""
+        """Suspends the caller until `answer` is run, at most once."""
         ...
 
 
@@ -138,7 +138,7 @@ class FuseTree(FuseServer):
                 return uapi.STATFS_OUT.pack(0, 0, 0, 1, 0, 4096, 255, 4096, 0)
             case uapi.FUSE_RELEASEDIR | uapi.FUSE_DESTROY:
                 return b""
-            case uapi.FUSE_INTERRUPT:  # what waits here, waits for good
+            case uapi.FUSE_INTERRUPT:  # a call that sleeps here sleeps for good
                 return None
             case uapi.FUSE_FSYNC:
                 raise Errno(errno.EINVAL)
@@ -153,7 +153,7 @@ class FuseTree(FuseServer):
         return inode.path
 
     def _later(self, unique: int, result: int | Blocked, pack: Callable[[int], bytes]) -> bytes | None:
-        """The reply, or None when it comes once the caller is not blocked any more."""
+        """Returns the reply, or None when it follows once the caller is not blocked any more."""
         if not isinstance(result, Blocked):
             return pack(result)
 
@@ -179,7 +179,7 @@ class FuseTree(FuseServer):
         inode = self._inodes[number]
         inode.node = node
         inode.looked_up += 1
-        # Neither the name nor what is behind it may be remembered: both change, and nothing tells the kernel.
+        # Neither the name nor its target may be cached: both change without a notification to the kernel.
         return uapi.ENTRY_OUT.pack(number, 0, 0, 0, 0, 0) + self._attributes_of(number)
 
     def _forget(self, number: int, count: int) -> None:
@@ -205,7 +205,7 @@ class FuseTree(FuseServer):
         return uapi.ATTR.pack(number, inode.node.size, 0, 0, 0, 0, 0, 0, 0, kind | mode, links, uid, gid, 0, 4096, 0)
 
     def _change(self, number: int, body: bytes) -> bytes:
-        """chmod and chown hold until the next boot, for the path; a size is not for anybody to set."""
+        """Applies chmod and chown to the path, which last until the next boot. A size cannot be set."""
         valid, _, _, *_, mode, _, uid, gid, _ = uapi.SETATTR_IN.unpack_from(body)
         if valid & uapi.FATTR_SIZE:
             raise Errno(errno.EINVAL)
@@ -226,7 +226,10 @@ class FuseTree(FuseServer):
         return uapi.OPEN_OUT.pack(opened.handle, flags, opened.backing)
 
     def _list(self, path: str, offset: int, length: int) -> bytes:
-        """Directory entries from the `offset`-th on, as many as fit. Types are looked up: a listing may be long."""
+        """Returns directory entries from the `offset`-th on, as many as fit.
+
+        The types are looked up, since a listing may be long.
+        """
         entries = b""
         names = (".", "..", *self._files.names(path))
         for index in range(offset, len(names)):

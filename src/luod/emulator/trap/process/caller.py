@@ -1,7 +1,8 @@
-"""The thread whose system call is answered, as the model needs it: `Caller`, and the arguments of the kexec calls.
+"""The calling thread as the model needs it (`Caller`), and the arguments of the kexec calls.
 
-An fd is recognised by its file's (st_dev, st_ino), read through /proc without asking the file system: the supervisor
-serves one itself and must not wait for its own answer. Made anew for each call; `trap.supervisor` is the only user.
+An fd is recognised by its file's (st_dev, st_ino). These are read through /proc without a request to the file system:
+the supervisor serves one itself and must not wait for its own answer. Each call has a new object. Only
+`trap.supervisor` uses this.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ _STATX_INO: Final = 0x100
 _PIDFD_THREAD: Final = os.O_EXCL
 _PAGE: Final = 4096
 _WINDOW: Final = 128
-"""Bytes read at once: more than any structure of LUO has."""
+"""Bytes in one read: more than any structure of LUO has."""
 
-# Every call of the machine comes through here, so the function is looked up and typed once.
+# Every call of the machine uses it, so the function is looked up and typed once.
 _statx = ctypes.CDLL(None, use_errno=True).statx
 _statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
 _statx_buffer = ctypes.create_string_buffer(256)
@@ -46,9 +47,9 @@ _STATX_DEVICE: Final = struct.Struct("=32xQ96xII")
 
 
 def identify(path: bytes) -> Identity:
-    """(st_dev, st_ino) of the file at `path`, as far as this kernel knows it already. OSError.
+    """Returns (st_dev, st_ino) of the file at `path`, from this kernel's cache. Raises OSError.
 
-    A FUSE file system of another user namespace, as a plain user's machine has it, tells only its st_dev: (st_dev, 0).
+    A FUSE file system of another user namespace, as in a plain user's machine, shows only its st_dev: (st_dev, 0).
     """
     if _statx(_AT_FDCWD, path, _AT_STATX_DONT_SYNC, _STATX_INO, _statx_address) != 0:
         ctypes.memset(_statx_address, 0, len(_statx_buffer))
@@ -60,7 +61,10 @@ def identify(path: bytes) -> Identity:
 
 
 def status_field(tid: int, field: str) -> str:
-    """What /proc says of the thread behind `field`, such as "Tgid:". Errno(ESRCH), OSError when it is gone."""
+    """Returns the value of `field`, such as "Tgid:", in the thread's /proc status.
+
+    Raises Errno(ESRCH) or OSError when the thread is gone.
+    """
     with open(f"/proc/{tid}/status", encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if line.startswith(field):
@@ -69,13 +73,13 @@ def status_field(tid: int, field: str) -> str:
 
 
 def _process_of(tid: int) -> Fd:
-    """A pidfd of the thread's process."""
+    """Returns a pidfd of the thread's process, which the caller owns."""
     try:
         return Fd(linux.syscall("pidfd_open", tid, _PIDFD_THREAD))
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise Errno(error.errno or errno.ESRCH) from None
-    # Before Linux 6.9 only a thread group's leader can be named.
+    # Before Linux 6.9 a pidfd can only be opened for a thread group's leader.
     try:
         return Fd(linux.syscall("pidfd_open", int(status_field(tid, "Tgid:")), 0))
     except OSError as error:
@@ -84,47 +88,50 @@ def _process_of(tid: int) -> Fd:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a boot's callers have in common. `device` is the st_dev of the FUSE file system that is the node."""
+    """The facts that the callers of a boot share. `device` is the st_dev of the FUSE file system that is the node."""
 
     listener: Listener
     placeholders: Placeholders[DeviceFile | SessionFile]
     device: int | None
     """None where opening is trapped."""
     user_namespace: int
-    """Inode number of the machine's user namespace: capabilities in another are none in the machine."""
+    """Inode number of the machine's user namespace. Capabilities in another one have no effect in the machine."""
 
 
 class Thread:
     """`Caller` over a stopped thread."""
 
     def __init__(self, surroundings: Surroundings, tid: int, notification: Notification | None = None) -> None:
-        """Without a notification, as for a call that came through FUSE, nothing can be installed."""
+        """Without a notification, as for a call that came through FUSE, no fd can be installed."""
         self._around = surroundings
         self._notification = notification
         self._window = (0, b"")
         self.tid = tid
 
     def identity(self, fd: int) -> Identity | None:
-        """Of what `fd` is open on; None when it is not open."""
+        """Returns the identity of the file that `fd` is open on; None when `fd` is not open."""
         try:
             return identify(b"/proc/%d/fd/%d" % (self.tid, fd))
         except OSError:
             return None
 
     def only_path(self, fd: int) -> bool:
-        """Whether `fd` was opened with O_PATH: such an fd shows neither read nor write permission in /proc."""
+        """Returns whether `fd` was opened with O_PATH: such an fd shows neither read nor write permission in /proc."""
         try:
             return not os.lstat(b"/proc/%d/fd/%d" % (self.tid, fd)).st_mode & 0o600
         except OSError:
             return False
 
     def read(self, address: int, length: int) -> bytes:
-        """The model reads a structure's size and then the structure: one look at the memory serves both."""
+        """Returns `length` bytes of the caller's memory.
+
+        The model reads a structure's size and then the structure. One read of the memory serves both.
+        """
         start, data = self._window
         offset = address - start
         if offset >= 0 and offset + length <= len(data):
             return data[offset : offset + length]
-        # Not over the end of a page: behind it there may be nothing, which is for the next read to find.
+        # It does not cross the end of a page: the next page may be missing, which the next read reports.
         ahead = min(_WINDOW, _PAGE - address % _PAGE)
         if length > ahead:
             return process_memory.read(self.tid, address, length)
@@ -144,21 +151,21 @@ class Thread:
             limit = _fd_limit(self.tid)
             if 0 < os.stat(b"/proc/%d/fd" % self.tid).st_size < limit:
                 return True
-            # Before Linux 6.2 the directory does not tell how many it holds; and a limit that was lowered later says
-            # nothing of the numbers above it.
+            # Before Linux 6.2 the directory's size is not the number of its entries. A limit that was lowered later
+            # says nothing of the numbers above it.
             numbers = map(int, os.listdir(b"/proc/%d/fd" % self.tid))
             return sum(number < limit for number in numbers) < limit
         except OSError as error:
             raise Errno(error.errno or errno.ESRCH) from None
 
     def take(self, fd: int) -> OpenFile:
-        """A duplicate of the caller's fd. Errno(EBADF), also for O_PATH."""
+        """Returns a duplicate of the caller's fd. Raises Errno(EBADF), also for O_PATH."""
         with _process_of(self.tid) as process:
             try:
                 duplicate = linux.pidfd_getfd(process.fileno(), fd)
             except OSError as error:
                 code = error.errno or errno.EBADF
-                # EMFILE is the supervisor's own limit, not the caller's.
+                # EMFILE is of the supervisor's own limit, not of the caller's.
                 raise Errno(errno.ENFILE if code == errno.EMFILE else code) from None
         if self.only_path(fd):
             duplicate.close()
@@ -196,7 +203,9 @@ class Thread:
     def install_placeholder(
         self, name: bytes, file: DeviceFile | SessionFile, *, cloexec: bool, send: bool = False
     ) -> int:
-        """A new placeholder in the caller. With `send` the call is answered with its number."""
+        """Creates a placeholder in the caller and returns its fd number. With `send` the number is the answer to the
+        call.
+        """
         try:
             fd, identity = self._around.placeholders.create(name, file)
         except OSError as error:
@@ -217,7 +226,7 @@ class Thread:
     def adopt(self, file: HostFile) -> None:
         if isinstance(file, OpenFile) and file.ownerless:
             try:
-                # Real, effective, saved, and what counts for a file.
+                # Real, effective, saved and file system ids.
                 uid, gid = (int(status_field(self.tid, field).split()[3]) for field in ("Uid:", "Gid:"))
             except OSError as error:
                 raise Errno(error.errno or errno.ESRCH) from None
@@ -233,7 +242,7 @@ class Thread:
 
 
 class KexecFiles:
-    """The arguments of kexec_file_load(kernel_fd, initrd_fd, cmdline_len, cmdline, flags), read when the model asks."""
+    """The arguments of kexec_file_load(kernel_fd, initrd_fd, cmdline_len, cmdline, flags), read on demand."""
 
     def __init__(self, thread: Thread, arguments: Sequence[int]) -> None:
         self._thread = thread
@@ -279,7 +288,7 @@ class KexecFiles:
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment of kexec_load. Sizes and addresses are bytes."""
+    """One segment of kexec_load. Sizes and addresses are in bytes."""
 
     thread: Thread
     buffer: int
@@ -292,7 +301,7 @@ class Segment:
 
 
 class Segments(Sequence[KexecSegment]):
-    """kexec_load's array of segments, each read when the model asks for it: Errno(EFAULT) then."""
+    """The array of segments of kexec_load. Each is read on demand, and raises Errno(EFAULT) then."""
 
     def __init__(self, thread: Thread, architecture: int, count: int, address: int) -> None:
         self._thread = thread
@@ -317,10 +326,10 @@ class Segments(Sequence[KexecSegment]):
 
 
 def _fd_limit(tid: int) -> int:
-    """The soft RLIMIT_NOFILE of a thread. OSError when it is gone."""
+    """Returns the soft RLIMIT_NOFILE of a thread. Raises OSError when it is gone."""
     try:
         return resource.prlimit(tid, resource.RLIMIT_NOFILE)[0]
     except PermissionError:
-        # Another uid's is not shown without CAP_SYS_RESOURCE, which containers lack; here it is.
+        # prlimit(2) needs CAP_SYS_RESOURCE for a process of another uid, which containers lack. /proc does not.
         with open(f"/proc/{tid}/limits", encoding="ascii") as lines:
             return next(int(line.split()[3]) for line in lines if line.startswith("Max open files"))

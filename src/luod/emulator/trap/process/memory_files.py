@@ -1,7 +1,7 @@
-"""Files of the machine's processes as the model sees them, and the memory that outlives a jump: `HostFile` and `Host`.
+"""Files of the machine's processes as the model sees them, and memory that lives through a kexec: `HostFile`, `Host`.
 
-A preserved file is a duplicate of the process's fd in the supervisor, so it lives on whatever its process does. What
-comes back after a jump is a new memfd with the contents: nothing can turn the old inode into what the kernel makes.
+A preserved file is a duplicate of the process's fd in the supervisor, so it outlives the process. After a kexec it is a
+new memfd with the same contents: the old inode cannot become the file that the kernel makes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _MADV_POPULATE_READ: Final = 22
 _TMPFS: Final = ("/dev/shm", "/run", "/tmp", "/dev")
 """Where a tmpfs may be mounted that this process can write to."""
 _RESERVE: Final = 64 << 20
-"""Bytes of the host's memory that a machine leaves it; files smaller than that are not looked at."""
+"""Bytes of the host's memory that a machine leaves free. The check skips smaller files."""
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _file_system(fd: int) -> int:
-    """The magic number of the file system that `fd` is on."""
+    """Returns the magic number of the file system that `fd` is on."""
     buffer = (ctypes.c_long * 32)()
     if _libc.fstatfs(fd, buffer) != 0:
         return 0
@@ -43,7 +43,7 @@ def _file_system(fd: int) -> int:
 
 
 def _available_memory() -> int:
-    """Bytes the host could still give out without swapping."""
+    """Returns the bytes that the host could still allocate without swapping."""
     with open("/proc/meminfo", encoding="ascii") as lines:
         for line in lines:
             if line.startswith("MemAvailable:"):
@@ -52,7 +52,10 @@ def _available_memory() -> int:
 
 
 def _refuse_what_would_hurt(missing: int) -> None:
-    """A real kernel lets the OOM killer choose; the host's must not be led to that."""
+    """Raises Errno where the copy would exhaust the host's memory.
+
+    A real kernel lets the OOM killer choose. The machine must not trigger that of the host.
+    """
     if missing > _RESERVE and missing > _available_memory() - _RESERVE:
         raise Errno(errno.ENOMEM)
 
@@ -97,7 +100,7 @@ class OpenFile:
         return os.lseek(self.fileno(), 0, os.SEEK_CUR)
 
     def reopen(self, flags: int) -> Fd:
-        """Another open file description of the same file, whatever access the process had. OSError."""
+        """Opens the same file again, with any access. Raises OSError."""
         return Fd(os.open(f"/proc/self/fd/{self.fileno()}", flags | os.O_CLOEXEC))
 
     def fill_holes(self) -> None:
@@ -115,10 +118,12 @@ class OpenFile:
             raise Errno(error.errno or errno.ENOMEM) from None
 
     def open_for_writing(self) -> bool:
-        """Whether anybody has it open for writing; False where the file system cannot tell (it has no leases)."""
+        """Returns whether any process has it open for writing; False where the file system has no leases, which show
+        it.
+        """
         try:
             with self.reopen(os.O_RDONLY) as reader:
-                # Who opens it for writing in this very moment breaks the lease; SIGIO, the default, would kill.
+                # A process that opens it for writing at this moment breaks the lease. SIGIO, the default, would kill.
                 fcntl.fcntl(reader.fileno(), fcntl.F_SETSIG, signal.SIGURG)
                 fcntl.fcntl(reader.fileno(), fcntl.F_SETLEASE, fcntl.F_RDLCK)
         except OSError as error:
@@ -126,9 +131,9 @@ class OpenFile:
         return False
 
     def give_to(self, uid: int, gid: int) -> None:
-        """The owner of an `ownerless` file, as numbers of this process's user namespace."""
+        """Sets the owner of an `ownerless` file. The numbers are of this process's user namespace."""
         self.ownerless = False
-        # Without root there is one uid, which owns it already.
+        # Without root there is one uid, which is the owner already.
         with contextlib.suppress(PermissionError):
             os.fchown(self.fileno(), uid, gid)
 
@@ -137,7 +142,7 @@ class OpenFile:
 
 
 class Stand:
-    """`HostFile` for a file of the model's own, a session or the device, seen through an fd of some process."""
+    """`HostFile` for a file of the model itself, a session or the device, seen through an fd of a process."""
 
     def __init__(self, kind: Kind, identity: tuple[int, int]) -> None:
         self._kind = kind
@@ -161,14 +166,14 @@ class Stand:
         return 0
 
     def fill_holes(self) -> None:
-        """It has none."""
+        """Does nothing: it has no holes."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: it holds nothing."""
 
 
 def _touch(file: Fd, size: int) -> None:
-    """Makes data of what is allocated and was never used, as a real PRESERVE_FD does: SEEK_HOLE tells them apart."""
+    """Makes allocated but unused ranges data, as a real PRESERVE_FD does: SEEK_HOLE shows the difference."""
     with mmap.mmap(file.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ) as pages:
         try:
             pages.madvise(_MADV_POPULATE_READ)
@@ -178,7 +183,7 @@ def _touch(file: Fd, size: int) -> None:
 
 
 class HostMemory:
-    """`Host`: the memory and the log that go from one kernel to the next."""
+    """`Host`: the memory and the log that pass from one kernel to the next."""
 
     def __init__(self, log: Callable[[str], None]) -> None:
         self._log = log
@@ -198,8 +203,10 @@ class HostMemory:
 
 
 def _restored(size: int, seals: int) -> Fd:
-    """Returns an empty file for a copy. The kernel restores a memfd whatever `vm.memfd_noexec` says; where that is 2
-    here, a file of a tmpfs stands in, which is the same to its users except that it takes no seals. OSError.
+    """Returns an empty file for a copy. Raises OSError.
+
+    The kernel restores a memfd under any value of `vm.memfd_noexec`. Where it is 2 on the host, this is a file of a
+    tmpfs, which differs for its users only in that it takes no seals.
     """
     try:
         return linux.memfd("", size)
@@ -218,7 +225,7 @@ def _restored(size: int, seals: int) -> Fd:
 
 
 def _copy(source: Fd, *, size: int, seals: int, position: int) -> OpenFile:
-    """A memfd as the kernel restores one: no name, fully allocated, anyone may do anything with it (mode 0777)."""
+    """Returns a memfd as the kernel restores one: without a name, fully allocated, mode 0777."""
     copy = _restored(size, seals)
     try:
         if size:

@@ -1,8 +1,8 @@
-"""Objects that stand for a kernel file (a session, or without FUSE the device) in other processes, and tell their end.
+"""Placeholders: objects in other processes that stand for a kernel file, and report their end.
 
-A placeholder is an empty, sealed memfd with an inotify watch. Whoever holds an fd of it, however many and wherever
-(forked, passed, in flight), the watch fires once, when the last is gone; it has fired when that close() returns. The
-supervisor keeps no fd. Not known here: what the file means.
+The kernel file is a session or, without FUSE, the device. A placeholder is an empty, sealed memfd with an inotify
+watch. The watch fires once, when the last fd of it is closed, whether it was forked, passed or in flight. It has fired
+when that close() returns. The supervisor keeps no fd. The meaning of the file is not known here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Identity = tuple[int, int]
 
 
 class Placeholders(Generic[File]):
-    """Every placeholder of one boot. Owns the inotify fd, which belongs into the supervisor's epoll."""
+    """Every placeholder of one boot. Owns the inotify fd, which the supervisor's epoll watches."""
 
     def __init__(self) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -49,9 +49,10 @@ class Placeholders(Generic[File]):
         return len(self._files)
 
     def create(self, name: bytes, file: File) -> tuple[Fd, Identity]:
-        """A placeholder for `file`; the fd is the caller's, to pass on and close. `name` is shown in /proc.
+        """Creates a placeholder for `file`. The caller owns the fd, and passes it on and closes it. /proc shows `name`.
 
-        The file counts as open from now on. OSError: EMFILE, ENOSPC (the user's inotify watches are used up), ENOMEM.
+        The file counts as open from now on. Raises OSError: EMFILE, ENOSPC (no inotify watch is left to the user),
+        ENOMEM.
         """
         fd = linux.memfd(os.fsdecode(name[:249]), 0, executable=False)
         try:
@@ -71,15 +72,15 @@ class Placeholders(Generic[File]):
         return fd, identity
 
     def find(self, identity: Identity) -> File | None:
-        """What a file in some process stands for, if it is a placeholder."""
+        """Returns the file that a placeholder stands for; None for every other file."""
         return self._files.get(identity)
 
     def forget(self, identity: Identity) -> None:
-        """Its end is of no interest: it was never given out."""
+        """Forgets a placeholder that was never given out."""
         self._files.pop(identity, None)
 
     def ended(self) -> list[File]:
-        """The files whose last reference has gone since the last call, in that order."""
+        """Returns the files whose last reference has gone since the last call, in that order."""
         ended: list[File] = []
         while True:
             try:
@@ -106,7 +107,7 @@ class Placeholders(Generic[File]):
             ended.append(self._files.pop(identity))
 
     def _live_watches(self) -> set[int]:
-        """After the event queue overflowed (thousands closed at once): what the kernel still watches."""
+        """Returns the watches that the kernel still has. The event queue overflowed (thousands were closed at once)."""
         live = set()
         with open(f"/proc/self/fdinfo/{self._inotify.fileno()}", encoding="ascii") as info:
             for line in info:
@@ -115,7 +116,7 @@ class Placeholders(Generic[File]):
         return live
 
     def close(self) -> None:
-        """Ends all watches; the placeholders left in other processes stand for nothing any more."""
+        """Ends all watches. Placeholders left in other processes have no meaning any more."""
         self._inotify.close()
         self._by_watch.clear()
         self._files.clear()

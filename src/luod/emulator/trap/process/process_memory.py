@@ -1,7 +1,7 @@
 """Reads and writes the memory of another process, as the kernel's copy_from_user and copy_to_user would.
 
-By process_vm_readv and process_vm_writev: unlike /proc/PID/mem they respect read-only pages. Nothing is cached: an
-address means nothing after an exec.
+Uses process_vm_readv and process_vm_writev, which respect read-only pages, unlike /proc/PID/mem. Nothing is cached: an
+address has no meaning after an exec.
 """
 
 from __future__ import annotations
@@ -41,14 +41,17 @@ def _transfer(function: Callable[..., int], tid: int, address: int, length: int)
     _remote.base = address
     done = function(tid, _local_address, 1, _remote_address, 1, 0)
     if done == -1:
-        # EFAULT; or ESRCH: killed meanwhile; or EPERM: not ours to look into, such as an undumpable program.
+        # EFAULT. ESRCH: killed meanwhile. EPERM: access is not permitted, such as to an undumpable program.
         raise Errno(ctypes.get_errno())
     if done != length:
         raise Errno(errno.EFAULT)
 
 
 def read(tid: int, address: int, length: int) -> bytes:
-    """`length` bytes at `address` in the process of thread `tid`. Errno(EFAULT), Errno(ESRCH), Errno(EPERM)."""
+    """Returns `length` bytes at `address` in the process of thread `tid`.
+
+    Raises Errno(EFAULT), Errno(ESRCH), Errno(EPERM).
+    """
     parts = []
     while length > 0:
         part = min(length, _SCRATCH_SIZE)
@@ -60,7 +63,7 @@ def read(tid: int, address: int, length: int) -> bytes:
 
 
 def write(tid: int, address: int, data: bytes) -> None:
-    """Writes `data` at `address`; what was written before a fault stays. Errno as `read`."""
+    """Writes `data` at `address`. Bytes written before a fault stay. Raises the errnos of `read`."""
     for start in range(0, len(data), _SCRATCH_SIZE):
         part = data[start : start + _SCRATCH_SIZE]
         ctypes.memmove(_scratch_address, part, len(part))
@@ -68,7 +71,10 @@ def write(tid: int, address: int, data: bytes) -> None:
 
 
 def writable(tid: int, address: int, length: int) -> bool:
-    """Whether `write` would work: writes back what is there; what another thread writes at that moment is lost."""
+    """Returns whether `write` would succeed.
+
+    Writes the present contents back. A store of another thread at that moment is lost.
+    """
     try:
         write(tid, address, read(tid, address, length))
     except Errno:

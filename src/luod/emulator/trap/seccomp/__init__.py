@@ -1,1 +1,1 @@
-"""Seccomp: the filter as BPF, its notifications, and how a trapped open is answered."""
+"""Seccomp: the filter as BPF, its notifications, and the answer to a trapped open."""

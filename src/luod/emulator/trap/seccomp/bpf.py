@@ -1,7 +1,8 @@
-"""Which system calls stop for the supervisor: a seccomp filter, assembled here and put on the calling process.
+"""The seccomp filter: assembles it and installs it on the calling process.
 
-The filter is run for every system call of the machine, so it is short: one comparison each, by architecture. Built by
-`machine` before it starts an init, which installs it on itself. The answers come from `trap.supervisor`.
+The filter runs at every system call of the machine, so it is short: one comparison for each trapped call, by
+architecture. `machine` assembles it before it starts an init, and the init installs it on itself. `trap.supervisor`
+answers the calls.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from luod.uapi import seccomp as uapi
 
 
 class Call(enum.Enum):
-    """A trapped system call, whatever its number is on the caller's architecture."""
+    """A trapped system call, independent of its number on the caller's architecture."""
 
     IOCTL = "ioctl"
     REBOOT = "reboot"
@@ -43,11 +44,13 @@ NUMBERS: Final[dict[int, dict[Call, int]]] = {
         Call.OPENAT: 56, Call.OPENAT2: 437,
     },
 }  # fmt: skip
-"""By AUDIT_ARCH_*: every architecture a process of this host can enter the kernel with (x32 is let through)."""
+"""By AUDIT_ARCH_*: every architecture with which a process of this host can enter the kernel (x32 is let through)."""
 
 SYNC: Final = {uapi.AUDIT_ARCH_X86_64: 162, uapi.AUDIT_ARCH_I386: 36, uapi.AUDIT_ARCH_AARCH64: 81}
-"""sync(2), which precedes every kexec. It would have all the host's disks written, and wait for that, over a jump in
-which the host loses nothing: it is answered with success, and not done. fsync(2) and its like are.
+"""sync(2), which precedes every kexec. It is answered with success and not done.
+
+It would write all of the host's disks and wait for that, over a kexec in which the host loses nothing. fsync(2) and
+similar calls are done.
 """
 
 CALLS: Final[dict[tuple[int, int], Call]] = {
@@ -66,22 +69,22 @@ def _instruction(code: int, k: int, if_true: int = 0, if_false: int = 0) -> byte
 
 
 def program(*, trap_opens: bool, group_devices: bool = False, machine: str | None = None) -> bytes:
-    """The filter's instructions. `trap_opens` adds open, openat and openat2, for machines without FUSE;
-    `group_devices` the one ioctl of VFIO that gives an fd, which FUSE cannot.
+    """Returns the filter's instructions. Raises OSError(ENOSYS) where the system call numbers are not known.
 
-    `machine` is as platform.machine() says, the host's by default. OSError(ENOSYS) where the numbers are not known.
+    `trap_opens` adds open, openat and openat2, for machines without FUSE. `group_devices` adds the one ioctl of VFIO
+    that returns an fd, which FUSE cannot do. `machine` is a value of platform.machine(), by default the host's.
     """
     architectures = _HOST_ARCHITECTURES.get(machine or platform.machine())
     if architectures is None:
         raise OSError(errno.ENOSYS, f"no system call numbers for {machine or platform.machine()}")
     allow = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ALLOW)
     notify = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_USER_NOTIF)
-    done = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ERRNO)  # of 0, which is a success
+    done = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ERRNO)  # with errno 0, which is success
     code = [_instruction(uapi.BPF_LD_W_ABS, uapi.DATA_ARCH)]
     for architecture in architectures:
         calls = {c: n for c, n in NUMBERS[architecture].items() if trap_opens or c not in _OPENS}
         ioctl = calls.pop(Call.IOCTL)
-        # Only the type byte of an ioctl's number is looked at: all others never leave the kernel.
+        # It compares only the type byte of an ioctl's number. All others never leave the kernel.
         command = [
             _instruction(uapi.BPF_LD_W_ABS, uapi.DATA_ARGS + 8),
             _instruction(uapi.BPF_ALU_AND_K, 0xFF00),
@@ -111,9 +114,9 @@ class _SockFprog(ctypes.Structure):
 
 
 def install(instructions: bytes) -> Fd:
-    """Puts the filter on the calling thread and all it will start; returns the listener, the caller's to pass on.
+    """Installs the filter on the calling thread and its future children. Returns the listener, which the caller owns.
 
-    Needs CAP_SYS_ADMIN in the process's user namespace (not no_new_privs: setuid programs go on working).
+    Needs CAP_SYS_ADMIN in the process's user namespace (and not no_new_privs: setuid programs keep working). Raises
     OSError: EBUSY under another filter with a listener, EACCES without the capability, EINVAL where seccomp lacks this.
     """
     prog = _SockFprog(len(instructions) // uapi.SOCK_FILTER.size, instructions)

@@ -1,7 +1,7 @@
 """The listener of a seccomp filter: receives the system calls that stopped, and answers each exactly once.
 
-Thin: one method an ioctl. What to answer is decided in `trap.supervisor`. A call whose thread was killed has nobody to
-answer; every method takes that as done (`alive` tells).
+It is thin: one method for each ioctl. `trap.supervisor` decides the answers. The call of a killed thread needs no
+answer: every method treats it as done, and `alive` returns False.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Notification:
     number: int
     architecture: int
     arguments: tuple[int, ...]
-    """All six, 64 bits each; what the call does not have is rubbish."""
+    """All six, 64 bits each. Arguments that the call does not have are undefined."""
 
 
 class Listener:
@@ -38,7 +38,7 @@ class Listener:
         self._fd = fd
         self._buffer = bytearray(_EMPTY)
         try:
-            # Hands the CPU straight to the other side: a tenth of the time on an idle host. Linux 6.6.
+            # Switches the CPU directly to the other side: a tenth of the time on an idle host. Linux 6.6.
             fcntl.ioctl(fd.fileno(), uapi.SECCOMP_IOCTL_NOTIF_SET_FLAGS, uapi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
         except OSError as error:
             if error.errno != errno.EINVAL:
@@ -48,11 +48,14 @@ class Listener:
         return self._fd.fileno()
 
     def close(self) -> None:
-        """Calls that are still stopped, and all later ones, get ENOSYS."""
+        """Closes the listener. Calls that are still stopped, and all later ones, fail with ENOSYS."""
         self._fd.close()
 
     def receive(self) -> Notification | None:
-        """The next call, or None when its thread was killed meanwhile. Waits for one: ask epoll first."""
+        """Returns the next call, or None when its thread was killed meanwhile.
+
+        Blocks until there is one: ask epoll first.
+        """
         self._buffer[:] = _EMPTY  # the kernel refuses a buffer that is not zero
         try:
             fcntl.ioctl(self._fd.fileno(), uapi.SECCOMP_IOCTL_NOTIF_RECV, self._buffer)
@@ -64,7 +67,9 @@ class Listener:
         return Notification(values[0], values[1], values[3], values[4], values[6:])
 
     def alive(self, notification: Notification) -> bool:
-        """Whether the thread is still stopped in this call. If so, what was read by its tid before was its own."""
+        """Returns whether the thread is still stopped in this call. If so, earlier reads by its tid were of this
+        thread.
+        """
         try:
             fcntl.ioctl(self._fd.fileno(), uapi.SECCOMP_IOCTL_NOTIF_ID_VALID, notification.id.to_bytes(8, "little"))
         except OSError as error:
@@ -85,27 +90,27 @@ class Listener:
                 raise
 
     def answer(self, notification: Notification, value: int) -> None:
-        """The call returns `value`."""
+        """Answers the call with `value`."""
         self._send(notification, value, 0, 0)
 
     def refuse(self, notification: Notification, code: int) -> None:
-        """The call fails with errno `code`."""
+        """Answers the call with errno `code`."""
         self._send(notification, 0, -code, 0)
 
     def let_through(self, notification: Notification) -> None:
-        """The host's kernel answers the call itself. It reads its arguments anew: no security can rest on this."""
+        """Lets the host's kernel answer the call. It reads the arguments again: no security can depend on them."""
         self._send(notification, 0, 0, uapi.SECCOMP_USER_NOTIF_FLAG_CONTINUE)
 
     def add_fd(self, notification: Notification, fd: int, *, cloexec: bool, send: bool = False) -> int:
         """Puts a duplicate of `fd` into the caller and returns its number there; it cannot be taken back.
 
-        With `send` that number is the answer to the call. Errno(EMFILE) when the caller has no room,
+        With `send` that number is the answer to the call. Raises Errno(EMFILE) when the caller has no free fd,
         Errno(ESRCH) when it is gone.
         """
         flags = uapi.SECCOMP_ADDFD_FLAG_SEND if send else 0
         request = uapi.NOTIF_ADDFD.pack(notification.id, flags, fd, 0, os.O_CLOEXEC if cloexec else 0)
         try:
-            # Only a buffer that can be written makes fcntl return the call's result instead of the buffer.
+            # Only with a writable buffer does fcntl return the call's result instead of the buffer.
             number: int = fcntl.ioctl(self._fd.fileno(), uapi.SECCOMP_IOCTL_NOTIF_ADDFD, bytearray(request))
             return number
         except OSError as error:

@@ -1,6 +1,7 @@
 """Recognises an open of /dev/liveupdate among trapped opens: the fallback for hosts without FUSE.
 
-Only a path that spells the device is recognised, not one that leads there through a link, a directory fd or io_uring.
+It recognises a path that spells the device. It does not recognise a link, a path relative to a directory fd, or
+io_uring.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ class Opener(Protocol):
     def tid(self) -> int: ...
 
     def read(self, address: int, length: int) -> bytes:
-        """Returns its memory. Errno(EFAULT)."""
+        """Returns bytes of its memory. Raises Errno(EFAULT)."""
         ...
 
 
 def opens_device(thread: Opener, call: Call, arguments: Sequence[int]) -> int | None:
-    """Returns the flags (O_*) when the call opens the device itself; None when the host answers the call."""
+    """Returns the flags (O_*) when the call opens the device itself; None when the host is to answer the call."""
     if call is Call.OPEN:
         directory, path_address, flags = _AT_FDCWD, arguments[0], arguments[1]
     else:
