@@ -49,6 +49,9 @@ class Attacker:
     def linger(self, how: str) -> None:
         assert self.ask({"linger": how, "seconds": LINGER}) is None
 
+    def begin_messages(self, connections: int) -> None:
+        assert self.ask({"half": connections}) is None
+
     def fuse(self, method: str) -> None:
         if (failed := self.ask({"fuse": self._directory, "method": method})) is not None:
             cannot_run(f"no FUSE in a user namespace of uid {ATTACKER}: {failed}")
@@ -185,6 +188,31 @@ def test_a_user_with_files_that_nobody_can_close_passes_no_more_of_them(
     client.program.kill()
     owner.vmm.call("release", session="vm-2")
     assert footprint(luod).pid == before.pid
+
+
+def test_files_of_unfinished_messages_leave_room_for_the_connections_of_others(
+    luod: Luod, place: str, figures: Figures
+) -> None:
+    before = footprint(luod)
+    luod.machine.run(["prlimit", f"--pid={before.pid}", "--nofile=1024"])
+    attackers = [Attacker(luod, place, user) for user in (ATTACKER, 3000)]
+    connections = 100  # with 16 files each, which is more than the table has
+
+    def attack() -> None:
+        for attacker in attackers:
+            attacker.begin_messages(connections)
+
+    well_behaved(luod, figures, {}, attack)
+
+    # What is received from one user is 1/16 of the table.
+    held = footprint(luod).fds - before.fds
+    assert held <= 2 * (connections + 1024 // 16) + 8
+    other = Participant(luod, "vm", OTHER)
+    other.vmm.call("release", session="vm")
+    other.vmm.program.kill()
+    for attacker in attackers:
+        attacker.end()
+    as_before(luod, figures, before)
 
 
 def test_a_bystander_does_not_lengthen_a_blackout(luod: Luod, place: str, figures: Figures) -> None:

@@ -3,6 +3,7 @@
     {"prepare": DIRECTORY}                      ->   {}    as root: the loopback interface, /dev/fuse
     {"linger": HOW, "seconds": 100}             ->   {}    a TCP socket with unsent data that lingers when it is closed
     {"fuse": DIRECTORY, "method": METHOD}       ->   {}    a file of a FUSE server that never answers again
+    {"half": 100}                               ->   {}    on each of 100 connections, half a message with 16 files
     {"release": true}                           ->   {}    the FUSE server ends
 
 An answer says that luod has the file, and that this process does not. Standard library only.
@@ -131,6 +132,15 @@ class Attacker:
             raise ValueError(how)
         file.let_go()
 
+    def begin_messages(self, connections: int) -> None:
+        """Each has 16 files, all of one memfd."""
+        memory = os.memfd_create("memory")
+        for _ in range(connections):
+            connection = connect(self._path)
+            send(connection, LIST[:10], [memory] * 16)
+            self._kept.append(connection)
+        os.close(memory)
+
     def _send_deep(self, connection: socket.socket, file: Lingering) -> None:
         number = os.dup(file.fileno())
         for _ in range(4):
@@ -216,6 +226,8 @@ def answer(attacker: Attacker, question: dict[str, Any]) -> dict[str, Any]:
             prepare(Path(question["prepare"]))
         elif "linger" in question:
             attacker.linger(question["linger"], question["seconds"])
+        elif "half" in question:
+            attacker.begin_messages(question["half"])
         elif "fuse" in question:
             attacker.fuse(Path(question["fuse"]), question["method"])
         else:

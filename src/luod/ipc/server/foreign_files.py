@@ -18,6 +18,7 @@ from typing import Final
 
 from luod.ipc.server import receiver
 from luod.ipc.server.closer import Closer
+from luod.ipc.server.received import Budget, Received
 from luod.ipc.server.receiver_process import CLOSE_SECONDS, START_SECONDS, Process
 from luod.ipc.server.sparing import Sparing
 from luod.linux import Fd
@@ -35,13 +36,23 @@ OF_ALL: Final = 32
 
 @dataclass(frozen=True)
 class Arrived:
-    """What was received: bytes, and the fds that came with them. None stands for a file that luod does not take."""
+    """What was received: bytes, and the files that came with them, which the taker closes. None stands for a file that
+    luod does not take.
+    """
 
     data: bytes
-    fds: tuple[Fd | None, ...]
+    files: tuple[Received | None, ...]
+
+    def close(self) -> None:
+        for file in self.files:
+            if file is not None:
+                file.close()
 
 
 ASK_AGAIN: Final = "nothing was done; call again over a new connection"
+FINISH_CALLS: Final = (
+    "finish the calls that wait, or raise RLIMIT_NOFILE of luod (LimitNOFILE=); calls without fds are answered"
+)
 END_HOLDERS: Final = "end the processes that hold or serve these files; calls without fds are answered"
 
 
@@ -58,7 +69,8 @@ class Request:
     """A connection that waits for its receiver. `done` is called once, unless `cancel` was called before."""
 
     connection: socket.socket
-    message: bytes
+    size: int
+    most_fds: int
     done: Callable[[Arrived | Failed], None] | None
 
     def cancel(self) -> None:
@@ -99,6 +111,7 @@ class ForeignFiles:
     def __init__(self, sparing: Sparing, *, stays: Callable[[int], bool] = lambda uid: False) -> None:
         """`stays` returns whether the receiver of a uid shall go on though it is idle."""
         self._sparing = sparing
+        self._budget = Budget()
         self._stays = stays
         self._loop = asyncio.get_running_loop()
         self._users: dict[int, _User] = {}
@@ -123,8 +136,7 @@ class ForeignFiles:
         done: Callable[[Arrived | Failed], None],
     ) -> Request:
         """Has up to `size` bytes of a connection received, whose head carries fds. Nothing may read it until `done`."""
-        message = receiver.REQUEST.pack(b"R", size, most_fds, uid == 0)
-        request = Request(connection, message, done)
+        request = Request(connection, size, most_fds, done)
         user = self._user(uid, named)
         user.waiting.append(request)
         self._loop.call_soon(self._serve, user)
@@ -165,8 +177,12 @@ class ForeignFiles:
             request = user.waiting.popleft()
             if request.done is None:
                 continue
+            if (refusal := self._budget.refusal(user.uid, named=user.named, most=request.most_fds)) is not None:
+                request.finish(Failed(refusal, FINISH_CALLS))
+                continue
+            message = receiver.REQUEST.pack(b"R", request.size, request.most_fds, user.uid == 0)
             try:
-                user.process.send(request.message, (request.connection.fileno(),))
+                user.process.send(message, (request.connection.fileno(),))
             except OSError as error:
                 # ETOOMANYREFS: sockets in sockets in sockets. EPIPE: it has just ended.
                 request.finish(Failed(f"its files cannot be received: {os.strerror(error.errno or 0)}"))
@@ -262,11 +278,28 @@ class ForeignFiles:
             return
         request, user.request = user.request, None
         user.set_timer(self._loop.call_later(CLOSE_SECONDS, self._late, user))
-        outcome = _outcome(message, numbers)
-        if request is None or not request.finish(outcome):
-            self._closer.discard_all(
-                fd for fd in (outcome.fds if isinstance(outcome, Arrived) else ()) if fd is not None
-            )
+        outcome = self._outcome(user.uid, message, numbers)
+        if (request is None or not request.finish(outcome)) and isinstance(outcome, Arrived):
+            outcome.close()
+
+    def _outcome(self, uid: int, message: bytes, numbers: list[int]) -> Arrived | Failed:
+        if message[:1] != b"A":
+            if message[:1] == b"T":
+                return Failed("a message with more fds than it may have, or than luod has room for", "pass 16 or fewer")
+            return Failed("its files could not be received")
+        count = message[1]
+        letters, data = message[2 : 2 + count], message[2 + count :]
+        taken = iter(numbers)
+        self._budget.took(uid, len(numbers))
+
+        def closed(file: Fd) -> None:
+            self._budget.closed(uid)
+            self.discard(file)
+
+        files = (
+            None if bytes((letter,)) == receiver.NOT_TAKEN else Received(Fd(next(taken)), closed) for letter in letters
+        )
+        return Arrived(data, tuple(files))
 
     def _serve_all(self) -> None:
         for user in list(self._users.values()):
@@ -312,15 +345,3 @@ class ForeignFiles:
         self._closer.close()
         for process in self._ending:
             process.abandon()
-
-
-def _outcome(message: bytes, numbers: list[int]) -> Arrived | Failed:
-    if message[:1] != b"A":
-        if message[:1] == b"T":
-            return Failed("a message with more fds than it may have, or than luod has room for", "pass 16 or fewer")
-        return Failed("its files could not be received")
-    count = message[1]
-    letters, data = message[2 : 2 + count], message[2 + count :]
-    taken = iter(numbers)
-    fds = tuple(None if bytes((letter,)) == receiver.NOT_TAKEN else Fd(next(taken)) for letter in letters)
-    return Arrived(data, fds)

@@ -43,7 +43,6 @@ from luod.ipc.server.foreign_files import Arrived, Failed, ForeignFiles, Request
 from luod.ipc.server.peer import Peer, peer_of
 from luod.ipc.server.sparing import Sparing
 from luod.ipc.server.turns import Turnstile, timed
-from luod.linux import Fd
 from luod.version import __version__
 
 INTERNAL_ERROR: Final = "io.luod.InternalError"
@@ -183,20 +182,6 @@ class Listener:
         self._hangups.close()
 
 
-class _Passed:
-    """A file that a client passed, as the library gets it."""
-
-    def __init__(self, file: Fd, discard: Callable[[Fd], None]) -> None:
-        self._file = file
-        self._discard = discard
-
-    def fileno(self) -> int:
-        return self._file.fileno()
-
-    def close(self) -> None:
-        self._discard(self._file)
-
-
 Turn = Literal["none", "awaited", "had", "used"]
 
 
@@ -304,9 +289,7 @@ class _Connection(VarlinkProtocol):
 
     def _deliver(self, arrival: Arrived) -> None:
         """Does what the transport does with bytes that it received."""
-        # Closed by way of these objects, since the copies here may be the last.
-        files = [None if fd is None else _Passed(fd, self._listener.foreign.discard) for fd in arrival.fds]
-        fds = FileDescriptorArray(arrival, files)
+        fds = FileDescriptorArray(arrival, arrival.files)
         try:
             self.message_received(arrival.data, fds)
         finally:
@@ -383,9 +366,7 @@ class _Connection(VarlinkProtocol):
         if self._request is not None:
             self._request.cancel()
         if self._arrival is not None:
-            for fd in self._arrival.fds:
-                if fd is not None:
-                    self._listener.foreign.discard(fd)
+            self._arrival.close()
             self._arrival = None
         if self._serving is not None:
             self._serving.cancel()

@@ -1,0 +1,79 @@
+"""The files of clients that serve holds: received from a connection, and not closed yet. Counted by user.
+
+A message with files waits for its end, its turn, and what its method waits for, and its files are open meanwhile. So a
+user with many connections could fill the table of open files, after which no connection is accepted. The budgets are
+parts of that table. They bound the files of messages only: what a method keeps for longer is bounded by the policy.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from luod.linux import Fd
+
+OF_ALL: Final = 4
+"""The part of the table, as a divisor, that files of all users but root may take. A quarter of it is reserved for users
+that a rule of the policy names, as with connections.
+"""
+OF_USER: Final = 16
+"""The part of the table that files of one user may take."""
+
+
+def table_of_this_process() -> int:
+    """Returns how many files this process can have open (RLIMIT_NOFILE)."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+class Budget:
+    """Counts fds from `took` to `closed`. `table` returns how many files this process can have open."""
+
+    def __init__(self, table: Callable[[], int] = table_of_this_process) -> None:
+        self._table: Final = table
+        self._users: Counter[int] = Counter()
+
+    def refusal(self, uid: int, *, named: bool, most: int) -> str | None:
+        """Returns why a message with up to `most` fds is not received, in words. None: it can be received.
+
+        One message can be received from a user of which no file is held, even where the user's part is smaller.
+        """
+        if uid == 0:
+            return None
+        table = self._table()
+        held, of_user = self._users[uid], table // OF_USER
+        if held and held + most > of_user:
+            return f"luod holds {held} files of unfinished calls of uid {uid}, and the limit is {of_user}"
+        held, of_all = sum(count for user, count in self._users.items() if user), table // OF_ALL
+        if not named:
+            of_all -= of_all // 4
+        if held and held + most > of_all:
+            return f"luod holds {held} files of unfinished calls of all users but root, and the limit is {of_all}"
+        return None
+
+    def took(self, uid: int, count: int) -> None:
+        self._users[uid] += count
+
+    def closed(self, uid: int) -> None:
+        self._users[uid] -= 1
+        if not self._users[uid]:
+            del self._users[uid]
+
+
+class Received:
+    """A file that a client passed, owned. The first `close` passes it to `discard`, which closes it."""
+
+    def __init__(self, file: Fd, discard: Callable[[Fd], None]) -> None:
+        self._file: Final = file
+        self._discard: Callable[[Fd], None] | None = discard
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def close(self) -> None:
+        discard, self._discard = self._discard, None
+        if discard is not None:
+            discard(self._file)
