@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luod.ctl.admin import Participant, Progress
+from luod.ctl.admin import Finding, Participant, Progress
 from luod.ctl.output import Output
 from luod.ctl.progress import view
 
@@ -24,3 +24,13 @@ def test_many_participants_without_a_session_are_counted_and_those_with_one_are_
     assert len(lines) < 10
     assert any("name-100 lost: it did not vote in time" in line for line in lines)
     assert any("and 95 more participants without a session lost" in line for line in lines)
+
+
+@pytest.mark.parametrize(("forced", "last"), [(False, "the update would be refused"), (True, "checked")])
+def test_a_dry_run_ends_with_whether_the_update_would_be_refused(
+    capsys: pytest.CaptureFixture[str], forced: bool, last: str
+) -> None:
+    finding = Finding("luo-missing", "refusal", "the kernel has no LUO", "all would be lost", "load another", forced)
+    with view(Output(json=False)) as shown:
+        shown.show(Progress("checked", findings=(finding,)))
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f" s  {last}")

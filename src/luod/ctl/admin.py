@@ -132,6 +132,11 @@ class Progress:
     reason: str | None = None
     findings: tuple[Finding, ...] = ()
 
+    @property
+    def refused(self) -> bool:
+        """Returns whether the update would be refused; only --dry-run gets such an answer."""
+        return self.state == "checked" and any(finding.refuses for finding in self.findings)
+
 
 def status(path: str | None) -> Status:
     """Asks luod at the admin socket `path`, None for the usual one. Errors of `Connection.ask`, as below."""

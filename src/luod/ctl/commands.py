@@ -158,8 +158,9 @@ def update(arguments: Namespace, output: Output) -> Exit:
             ).findings
             refusals = [finding for finding in checked if finding.refuses]
             if arguments.dry_run:
-                shown.show(admin.Progress("checked", findings=checked))
-                return Exit.REFUSED if refusals else Exit.DONE
+                progress = admin.Progress("checked", findings=checked)
+                shown.show(progress)
+                return Exit.REFUSED if progress.refused else Exit.DONE
             if refusals:
                 names = ", ".join(finding.name for finding in refusals)
                 forcing = f"--force-finding {refusals[0].name} updates regardless"
@@ -182,13 +183,13 @@ def _follow(arguments: Namespace, shown: View) -> Exit:
     try:
         for progress in replies:
             state = progress.state
-            refused = refused or any(finding.refuses for finding in progress.findings)
+            refused = progress.refused
             shown.show(progress)
     except DaemonUnreachable:
         # The connection ends with the machine.
         if state != "jumping":
             raise
-    if state == "checked" and refused:
+    if refused:
         return Exit.REFUSED
     if state in ("jumping", "checked"):
         return Exit.DONE

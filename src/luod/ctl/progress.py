@@ -89,7 +89,7 @@ class _Stream:
             left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s"
             known = counted(len(self._known), "participant")
             count = f": {known}{left}" if self._known and progress.state != "jumping" else ""
-            yield escaped(progress.state) + count
+            yield _state(progress) + count
         if progress.torn != self._torn:
             self._torn = progress.torn
             yield f"will be torn: {', '.join(map(escaped, progress.torn))}"
@@ -133,7 +133,7 @@ class _Table:
         if progress is None:
             return Group(Text("asking luod"))
         seconds = time.monotonic() - self._started
-        head = Text(f"{escaped(progress.state)}  {seconds:.1f} s", style="bold")
+        head = Text(f"{_state(progress)}  {seconds:.1f} s", style="bold")
         if self._until is not None:
             head.append(f"  {max(0.0, self._until - time.monotonic()):.0f} s left", style="dim")
         parts: list[Text | Table] = [head]
@@ -163,6 +163,10 @@ class _Table:
         """Returns how long it took, or for one that is awaited, how long it has been awaited until now."""
         runs = participant.standing == "awaited" and self._progress is not None and self._progress.state != "cancelled"
         return participant.seconds + (time.monotonic() - self._heard[participant.id] if runs else 0.0)
+
+
+def _state(progress: Progress) -> str:
+    return "the update would be refused" if progress.refused else escaped(progress.state)
 
 
 def _sentence(participant: Participant) -> str:
