@@ -106,17 +106,37 @@ def test_what_changes_in_freezing_does_not_jump(luod: Luod, change: Change, reas
     assert luod.machine.boot == 1
 
 
-def test_a_session_that_is_released_under_its_participant_freezes_no_guest(luod: Luod) -> None:
+def is_released(luod: Luod, one: Participant) -> None:
+    luod.luoctl("release", "--force", one.name)
+
+
+def is_released_and_created_again(_luod: Luod, one: Participant) -> None:
+    one.vmm.call("release", session=one.name)
+    one.vmm.call("create", name=one.name, slot="second")
+
+
+@pytest.mark.parametrize("change", [is_released, is_released_and_created_again], ids=lambda each: each.__name__)
+def test_a_session_that_is_released_under_its_participant_freezes_no_guest(luod: Luod, change: Change) -> None:
     one, other = Participant(luod, "one"), Participant(luod, "other")
     operator = updating(luod)
     one.expect("preparing")
     one.vote("preparing")
     other.expect("preparing")
-    luod.luoctl("release", "--force", "one")
+    change(luod, one)
     other.vote("preparing")
     assert "released" in other.expect("cancelled")["reason"]
     one.expect("cancelled")
     operator.until("cancelled")
+
+
+def test_a_session_that_is_created_again_before_its_participant_votes_is_carried(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    operator = updating(luod)
+    one.expect("preparing")
+    is_released_and_created_again(luod, one)
+    one.vote("preparing")
+    one.expect("freezing")
+    operator.abort()
 
 
 def test_a_device_whose_participant_died_is_refused_also_with_force(luod: Luod) -> None:

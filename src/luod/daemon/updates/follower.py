@@ -25,6 +25,8 @@ class Follower:
     name: str
     peer: Peer
     sessions: tuple[DeclaredSession, ...] = ()
+    ended: set[str] = field(default_factory=set)
+    """Declared sessions that were released since it declared or voted. One of the same name is another session."""
     events: Mailbox[Event] = field(default_factory=Mailbox)
 
     def files(self, when: When) -> list[DeclaredFile]:

@@ -19,7 +19,7 @@ from luod.daemon.log import Log
 from luod.daemon.preflight.kinds import known
 from luod.daemon.sessions.names import NAME, Belonging, may_use
 from luod.daemon.store.recovery import Holdings
-from luod.daemon.store.registry import Registry
+from luod.daemon.store.registry import Change, Registry
 from luod.daemon.store.schema import Row, fd_name
 from luod.daemon.updates.follower import Follower, event
 from luod.daemon.updates.transaction import NotAwaited
@@ -64,6 +64,7 @@ class Participants:
         self.checking = False
         self.followed: Callable[[Peer], None] | None = None
         """Called when a workload begins to take part."""
+        self._registry.watchers.append(self._rows_changed)
 
     @property
     def updating(self) -> bool:
@@ -97,11 +98,22 @@ class Participants:
         return sorted(row.name for row in rows if row.judged and row.generation is None and row.name not in followed)
 
     def released(self) -> list[str]:
-        """Returns the sessions that are released and still declared by a participant that takes part in the update."""
+        """Returns the sessions that were released after their participants declared them and voted. A session that was
+        created again is among them, since nothing that the participant preserved is in it.
+        """
         barrier = self.barrier
         taking_part = [each for each in self.followers if barrier is not None and barrier.takes_part(each)]
-        names = (name for each in taking_part for name in each.names)
-        return sorted(name for name in names if self._registry.row("outgoing", name) is None)
+        return sorted(
+            name
+            for each in taking_part
+            for name in each.names
+            if name in each.ended or self._registry.row("outgoing", name) is None
+        )
+
+    def _rows_changed(self, changes: tuple[Change, ...]) -> None:
+        ended = {row.name for row, now in changes if row is not None and row.direction == "outgoing" and now is None}
+        for follower in self._followers.values() if ended else ():
+            follower.ended.update(ended.intersection(follower.names))
 
     # What participants ask.
 
@@ -149,6 +161,7 @@ class Participants:
         elif self.leaving:
             follower.sessions = before
             raise self._wrong_phase(NotAwaited("the machine is about to jump"))
+        follower.ended.clear()
         self._judge({session.name for session in before}, sessions)
         return left
 
@@ -199,6 +212,8 @@ class Participants:
             self.barrier.vote(follower, phase, vote, reason)
         except NotAwaited as error:
             raise self._wrong_phase(error) from error
+        if phase == "preparing":
+            follower.ended.clear()
 
     async def resuming(self, peer: Peer, names: list[str]) -> None:
         for name in names:
