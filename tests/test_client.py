@@ -110,7 +110,7 @@ def test_members_a_newer_luod_adds_are_no_harm(tmp_path: Path, ask: Ask) -> None
 @pytest.mark.parametrize("index", [None, 1, -1, 2**70, True, "0", 0.0, [0]])
 def test_an_index_without_fd_is_a_protocol_error(tmp_path: Path, ask: Ask, method: str, index: object) -> None:
     with open(os.devnull, "rb") as null:
-        answer = Answer(reply({"sessionFileDescriptor": index}), fds=[null.fileno()])
+        answer = Answer(reply({"session_fd": index}), fds=[null.fileno()])
         with Impostor(tmp_path, answer) as impostor, pytest.raises(ProtocolError):
             ask(impostor.path, method, "vm")
 
@@ -119,7 +119,7 @@ def test_an_index_without_fd_is_a_protocol_error(tmp_path: Path, ask: Ask, metho
 @pytest.mark.parametrize("target", [os.devnull, "/dev/zero", __file__])
 def test_an_fd_that_is_no_session_is_a_protocol_error(tmp_path: Path, ask: Ask, method: str, target: str) -> None:
     with open(target, "rb") as file:
-        answer = Answer(reply({"sessionFileDescriptor": 0}), fds=[file.fileno()])
+        answer = Answer(reply({"session_fd": 0}), fds=[file.fileno()])
         with Impostor(tmp_path, answer) as impostor, pytest.raises(ProtocolError, match="no session"):
             ask(impostor.path, method, "vm")
 

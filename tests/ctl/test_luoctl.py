@@ -25,20 +25,20 @@ STATUS: Final = {
     "version": "9.9",
     "state": "idle",
     "boot": 3,
-    "kernelLoaded": True,
-    "commandLine": "liveupdate=on kho=on",
+    "kernel_loaded": True,
+    "command_line": "liveupdate=on kho=on",
     "sessions": 2,
     "waiting": 1,
     "retrieved": 0,
     "torn": 4,
     "participants": 5,
-    "heldFiles": 8,
+    "held_files": 8,
     "generation": 6,
     "stuck": [{"name": "vm", "reason": "it hung"}],
-    "restoreSecondsLeft": 7.5,
-    "policyFile": "/etc/luod/luod.toml",
-    "policyError": None,
-    "stateDirectory": [{"path": "/state", "what": "it is read-only", "remedy": "remount it"}],
+    "restore_seconds_left": 7.5,
+    "policy_file": "/etc/luod/luod.toml",
+    "policy_error": None,
+    "state_directory": [{"path": "/state", "what": "it is read-only", "remedy": "remount it"}],
     "registry": [{"path": "", "what": "it is of another boot", "remedy": "nothing"}],
 }
 
@@ -159,12 +159,12 @@ def test_load_passes_the_files_and_the_command_line(tmp_path: Path) -> None:
         assert asked(impostor, "load", *given).returncode == 0
         assert asked(impostor, "load", *given, "--append", "luod.test=1", "--append", "second=2").returncode == 0
     both, empty, reused, appended = (call["parameters"] for call in impostor.calls)
-    assert both == {"kernelFileDescriptor": 0, "initrdFileDescriptor": 1, "commandLine": "kho=on"}
-    assert empty == {"kernelFileDescriptor": 0, "commandLine": ""}
+    assert both == {"kernel_fd": 0, "initrd_fd": 1, "command_line": "kho=on"}
+    assert empty == {"kernel_fd": 0, "command_line": ""}
     words = [word for word in Path("/proc/cmdline").read_text().split() if not word.startswith("BOOT_IMAGE=")]
-    assert reused["commandLine"].split() == words
+    assert reused["command_line"].split() == words
     end = words.index("--") if "--" in words else len(words)
-    assert appended["commandLine"].split() == [*words[:end], "luod.test=1", "second=2", *words[end:]]
+    assert appended["command_line"].split() == [*words[:end], "luod.test=1", "second=2", *words[end:]]
 
 
 @pytest.mark.parametrize("option", [["--append", "quiet"], ["--reuse-cmdline"]])
@@ -233,12 +233,12 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
 
 
 EMPTY_IS_FINE: Final = {
-    "commandLine",
+    "command_line",
     "stuck",
-    "restoreSecondsLeft",
-    "policyFile",
-    "policyError",
-    "stateDirectory",
+    "restore_seconds_left",
+    "policy_file",
+    "policy_error",
+    "state_directory",
     "registry",
 }
 
@@ -354,16 +354,16 @@ def progress(state: str, *standings: str, **members: Any) -> bytes:
         {**PARTICIPANT, "id": number, "name": f"vm-{number}", "standing": standing}
         for number, standing in enumerate(standings)
     ]
-    rest = {"update": "u", "generation": 2, "secondsLeft": None, "torn": [], "reason": None}
+    rest = {"update": "u", "generation": 2, "seconds_left": None, "torn": [], "reason": None}
     return reply({"state": state, "participants": participants, **rest, **members}, continues=state != "cancelled")
 
 
 def test_without_a_terminal_each_change_is_a_line(tmp_path: Path) -> None:
     answers = [
-        progress("preparing", "awaited", "awaited", secondsLeft=29.6),
-        progress("preparing", "ready", secondsLeft=29.0),
+        progress("preparing", "awaited", "awaited", seconds_left=29.6),
+        progress("preparing", "ready", seconds_left=29.0),
         progress("preparing", "ready", "lost", torn=["vm-1"]),
-        progress("freezing", "awaited", secondsLeft=30.0, torn=["vm-1"]),
+        progress("freezing", "awaited", seconds_left=30.0, torn=["vm-1"]),
         progress("freezing", "ready", torn=["vm-1"]),
         progress("cancelled", "vetoed", reason="vm-0 vetoes: \x1b no"),
     ]
@@ -379,13 +379,13 @@ def test_without_a_terminal_each_change_is_a_line(tmp_path: Path) -> None:
         "vm-0 ready",
         "cancelled: vm-0 vetoes: \\x1b no",
     ]
-    wishes = {"deadlineSeconds": 30.0, "force": True}
+    wishes = {"deadline": 30.0, "force": True}
     assert impostor.calls == [{"method": "io.luod.Admin.Update", "parameters": wishes, "more": True}]
 
 
 def test_on_a_terminal_a_table_says_who_is_awaited(tmp_path: Path) -> None:
     answers = [
-        progress("preparing", "ready", "awaited", secondsLeft=29.6),
+        progress("preparing", "ready", "awaited", seconds_left=29.6),
         progress("cancelled", "ready", "vetoed", reason="vm-1 vetoes: [red]no[/red]", torn=["vm-9"]),
     ]
     primary, terminal = os.openpty()

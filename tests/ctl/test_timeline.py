@@ -22,15 +22,15 @@ SESSION: Final[dict[str, Any]] = {
     "bytes": 4096,
     "standing": "ready",
     "reason": None,
-    "preparedAt": 0.5,
-    "frozenAt": 1.5,
-    "retrievedAt": 4.25,
-    "resumedAt": 4.5,
-    "goneAt": 5.5,
+    "prepared": 0.5,
+    "frozen": 1.5,
+    "retrieved": 4.25,
+    "resumed": 4.5,
+    "gone": 5.5,
     "outcome": "finished",
-    "blackoutSeconds": 3.5,
+    "blackout": 3.5,
 }
-NEVER: Final = dict.fromkeys(("preparedAt", "frozenAt", "retrievedAt", "resumedAt", "outcome", "blackoutSeconds"))
+NEVER: Final = dict.fromkeys(("prepared", "frozen", "retrieved", "resumed", "outcome", "blackout"))
 LOST: Final = {**SESSION, **NEVER, "name": "vm-2", "standing": "torn", "outcome": "given_up"}
 TOLD: Final[dict[str, Any]] = {
     "update": "9f2c01ab",
@@ -39,14 +39,14 @@ TOLD: Final[dict[str, Any]] = {
     "asked": 1795434757.25,
     "state": "done",
     "reason": None,
-    "freezingAt": 1.0,
-    "jumpingAt": 2.0,
-    "arrivedAt": 4.0,
-    "endedAt": 5.5,
-    "nowAt": None,
+    "freezing": 1.0,
+    "jumping": 2.0,
+    "arrived": 4.0,
+    "ended": 5.5,
+    "now": None,
     "clock": "tsc",
-    "errorSeconds": 0.0000021,
-    "blackoutSeconds": 3.5,
+    "error": 0.0000021,
+    "blackout": 3.5,
     "sessions": [SESSION, LOST],
 }
 
@@ -83,14 +83,14 @@ def test_the_phases_in_words_and_a_bar_a_session_with_the_blackout_in_capitals(t
 
 
 def test_a_short_phase_is_seen_too(tmp_path: Path) -> None:
-    moments = {"freezingAt": 0.001, "jumpingAt": 0.002, "arrivedAt": 100.0}
-    bar = bars(shown(tmp_path, {**TOLD, **moments, "sessions": [{**SESSION, "resumedAt": 100.001}]}))["vm-1"]
+    moments = {"freezing": 0.001, "jumping": 0.002, "arrived": 100.0}
+    bar = bars(shown(tmp_path, {**TOLD, **moments, "sessions": [{**SESSION, "resumed": 100.001}]}))["vm-1"]
     assert (len(bar), bar[:2], bar[-1], set(bar[2:-1])) == (60, "pF", "R", {"J"})
 
 
 def test_one_guest_runs_while_another_is_awaited(tmp_path: Path) -> None:
-    waits = {**SESSION, **NEVER, "goneAt": None, "name": "vm-2"}
-    told = {**TOLD, "state": "restoring", "endedAt": None, "nowAt": 10.0, "sessions": [SESSION, waits]}
+    waits = {**SESSION, **NEVER, "gone": None, "name": "vm-2"}
+    told = {**TOLD, "state": "restoring", "ended": None, "now": 10.0, "sessions": [SESSION, waits]}
     lines = shown(tmp_path, told)
     assert bars(lines)["vm-1"].endswith("R....." + "." * 28)
     assert bars(lines)["vm-2"].endswith("R")
@@ -103,14 +103,14 @@ def test_who_takes_no_part_has_no_blackout_that_luod_knows_of(tmp_path: Path) ->
 
 
 def test_the_wall_clocks_error_is_shown(tmp_path: Path) -> None:
-    lines = shown(tmp_path, {**TOLD, "clock": "wall", "errorSeconds": 1.0})
+    lines = shown(tmp_path, {**TOLD, "clock": "wall", "error": 1.0})
     assert "  jumping    2 s, by the wall clock, give or take 1 s" in lines
 
 
 def test_a_cancelled_update_says_why(tmp_path: Path) -> None:
-    times = {"jumpingAt": None, "arrivedAt": None, "clock": None, "errorSeconds": None, "endedAt": 1.5}
-    session = {**SESSION, "standing": "vetoed", "reason": "\x1b no", "frozenAt": None, "blackoutSeconds": 0.5}
-    session |= {"retrievedAt": None, "resumedAt": None, "goneAt": None, "outcome": None}
+    times = {"jumping": None, "arrived": None, "clock": None, "error": None, "ended": 1.5}
+    session = {**SESSION, "standing": "vetoed", "reason": "\x1b no", "frozen": None, "blackout": 0.5}
+    session |= {"retrieved": None, "resumed": None, "gone": None, "outcome": None}
     told = {**TOLD, **times, "state": "cancelled", "reason": "vm-1 vetoes: \x1b no", "sessions": [session]}
     lines = shown(tmp_path, told)
     assert lines[1] == "  why        vm-1 vetoes: \\x1b no"
@@ -120,10 +120,10 @@ def test_a_cancelled_update_says_why(tmp_path: Path) -> None:
 
 
 def test_where_nobody_froze_there_was_no_blackout(tmp_path: Path) -> None:
-    times = {"freezingAt": None, "jumpingAt": None, "arrivedAt": None, "clock": None, "errorSeconds": None}
-    session = {**SESSION, **NEVER, "goneAt": None, "frozenAt": None, "blackoutSeconds": None, "outcome": None}
-    told = {**TOLD, **times, "blackoutSeconds": None, "sessions": [session]}
-    for state in ({"state": "preparing", "endedAt": None, "nowAt": 1.0}, {"state": "cancelled"}):
+    times = {"freezing": None, "jumping": None, "arrived": None, "clock": None, "error": None}
+    session = {**SESSION, **NEVER, "gone": None, "frozen": None, "blackout": None, "outcome": None}
+    told = {**TOLD, **times, "blackout": None, "sessions": [session]}
+    for state in ({"state": "preparing", "ended": None, "now": 1.0}, {"state": "cancelled"}):
         assert shown(tmp_path, {**told, **state})[-3].endswith("p  none")
 
 
@@ -174,7 +174,7 @@ def test_no_update_is_no_picture(tmp_path: Path) -> None:
     assert not (tmp_path / "update.svg").exists()
 
 
-@pytest.mark.parametrize("member", ["update", "asked", "sessions", "freezingAt"])
+@pytest.mark.parametrize("member", ["update", "asked", "sessions", "freezing"])
 def test_what_is_no_timeline_is_said(tmp_path: Path, member: str) -> None:
     done = luoctl(tmp_path, {**TOLD, member: {}}, "--json", "timeline")
     assert (done.returncode, json.loads(done.stdout)["error"]) == (1, "ProtocolError")

@@ -57,7 +57,7 @@ class Participant:
         reply = self.vmm.call(
             "method", method=UPDATES + "Declare", parameters={"participant": self.secret, "sessions": held}
         )
-        left: float | None = reply.get("deadlineSeconds")
+        left: float | None = reply.get("deadline")
         return left
 
     def vote(self, phase: str, vote: str = "ready", reason: str | None = None) -> None:
@@ -95,7 +95,7 @@ class Operator:
         self, *, deadline: float | None = None, force: bool = False, dry_run: bool = False, findings: Sequence[str] = ()
     ) -> None:
         """`findings` are forced."""
-        wishes = {"deadlineSeconds": deadline, "force": force, "dryRun": dry_run, "forceFindings": list(findings)}
+        wishes = {"deadline": deadline, "force": force, "dry_run": dry_run, "force_findings": list(findings)}
         self.vmm.call("more", slot="update", method=ADMIN + "Update", parameters=wishes)
 
     def next(self) -> dict[str, Any] | None:

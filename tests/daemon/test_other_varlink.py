@@ -49,7 +49,7 @@ def test_it_gets_a_typed_error(luod: Luod) -> None:
 def test_it_reads_a_stream(luod: Luod) -> None:
     """An update's dry run: more than one reply, and an end."""
     luod.load()
-    lines = varlink(luod, "call", "-m", f"unix:{ADMIN_SOCKET}/io.luod.Admin.Update", '{"dryRun": true}').text
+    lines = varlink(luod, "call", "-m", f"unix:{ADMIN_SOCKET}/io.luod.Admin.Update", '{"dry_run": true}').text
     assert '"state": "checked"' in lines
 
 
@@ -89,5 +89,5 @@ def test_systemds_client_gets_the_error(luod: Luod, method: str, parameters: str
 
 def test_systemds_client_reads_a_stream(luod: Luod) -> None:
     luod.load()
-    lines = varlinkctl(luod, "call", "--more", ADMIN_SOCKET, "io.luod.Admin.Update", '{"dryRun": true}').text
+    lines = varlinkctl(luod, "call", "--more", ADMIN_SOCKET, "io.luod.Admin.Update", '{"dry_run": true}').text
     assert '"state":"checked"' in lines

@@ -29,7 +29,7 @@ def test_a_session_for_which_there_is_no_room_is_refused_and_nobody_notices(luod
     vmm.call("more", slot="follow", method="io.luod.Updates.Follow", parameters={"name": "one"})
     # The connection, its pidfd, and none for the session.
     leave_room(luod, serve, 2)
-    refused = vmm.refused("method", method=CREATE, parameters={"name": "vm", "manifestFileDescriptor": None})
+    refused = vmm.refused("method", method=CREATE, parameters={"name": "vm", "manifest_fd": None})
     assert (refused.kind, refused.errno) == ("KernelRefused", "EMFILE")
     leave_room(luod, serve, 64)
     assert luod.serve_pid() == serve

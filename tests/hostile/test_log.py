@@ -10,7 +10,7 @@ from tests.daemon.host import Luod
 from tests.hostile.figures import MIB, Client, Figures, attack, call, footprint, settled
 
 ATTACKER, OWNER = 1000, 1001
-CREATE = call("io.luod.Sessions.Create", {"name": "evil", "manifestFileDescriptor": None})
+CREATE = call("io.luod.Sessions.Create", {"name": "evil", "manifest_fd": None})
 RELEASE = call("io.luod.Sessions.Release", {"name": "evil", "direction": "outgoing", "outcome": "given_up"})
 CALLS = 4 * BURST
 

@@ -159,7 +159,7 @@ class Attacker:
         connection = connect(self._path)
         call = {
             "method": method,
-            "parameters": {"name": "x", "manifestFileDescriptor": 0} if "Create" in method else {},
+            "parameters": {"name": "x", "manifest_fd": 0} if "Create" in method else {},
         }
         send(connection, json.dumps(call).encode() + b"\0", [file])
         self._kept += [connection, file]  # to close it here would block here

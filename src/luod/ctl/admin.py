@@ -147,20 +147,20 @@ def status(path: str | None) -> Status:
                 version=_member(reply, "version", str),
                 state=_member(reply, "state", str),
                 boot=_member(reply, "boot", int),
-                kernel_loaded=_member(reply, "kernelLoaded", bool),
-                command_line=_optional(reply, "commandLine", str),
+                kernel_loaded=_member(reply, "kernel_loaded", bool),
+                command_line=_optional(reply, "command_line", str),
                 sessions=_member(reply, "sessions", int),
                 waiting=_member(reply, "waiting", int),
                 retrieved=_member(reply, "retrieved", int),
                 torn=_member(reply, "torn", int),
                 participants=_member(reply, "participants", int),
-                held_files=_member(reply, "heldFiles", int),
+                held_files=_member(reply, "held_files", int),
                 generation=_member(reply, "generation", int),
                 stuck=_stuck(reply),
-                restore_seconds_left=_seconds(reply, "restoreSecondsLeft"),
-                policy_file=_optional(reply, "policyFile", str),
-                policy_error=_optional(reply, "policyError", str),
-                state_directory=_problems(reply, "stateDirectory"),
+                restore_seconds_left=_seconds(reply, "restore_seconds_left"),
+                policy_file=_optional(reply, "policy_file", str),
+                policy_error=_optional(reply, "policy_error", str),
+                state_directory=_problems(reply, "state_directory"),
                 registry=_problems(reply, "registry"),
             )
         finally:
@@ -173,7 +173,7 @@ def load_kernel(
     """Has luod load an image, although `check` would find `force_findings`. The files stay the caller's."""
     parameters, fds = _image(kernel, initrd, command_line)
     if force_findings:
-        parameters["forceFindings"] = list(force_findings)
+        parameters["force_findings"] = list(force_findings)
     with _connect(path, LOAD_TIMEOUT) as connection:
         connection.ask(encode_call(f"{ADMIN}.LoadKernel", parameters), fds).close()
 
@@ -194,7 +194,7 @@ def check(
     if force:
         parameters["force"] = True
     if force_findings:
-        parameters["forceFindings"] = list(force_findings)
+        parameters["force_findings"] = list(force_findings)
     with _connect(path, LOAD_TIMEOUT) as connection:
         reply = connection.ask(encode_call(f"{ADMIN}.Check", parameters), fds)
         try:
@@ -205,10 +205,10 @@ def check(
 
 def _image(kernel: Fd, initrd: Fd | None, command_line: str) -> tuple[dict[str, Any], list[int]]:
     """Parameters, and the fds that go with them."""
-    parameters: dict[str, Any] = {"kernelFileDescriptor": 0, "commandLine": command_line}
+    parameters: dict[str, Any] = {"kernel_fd": 0, "command_line": command_line}
     if initrd is None:
         return parameters, [kernel.fileno()]
-    return {**parameters, "initrdFileDescriptor": 1}, [kernel.fileno(), initrd.fileno()]
+    return {**parameters, "initrd_fd": 1}, [kernel.fileno(), initrd.fileno()]
 
 
 def update(
@@ -219,13 +219,13 @@ def update(
     """
     wishes: dict[str, Any] = {}
     if deadline is not None:
-        wishes["deadlineSeconds"] = deadline
+        wishes["deadline"] = deadline
     if force:
         wishes["force"] = True
     if dry_run:
-        wishes["dryRun"] = True
+        wishes["dry_run"] = True
     if force_findings:
-        wishes["forceFindings"] = list(force_findings)
+        wishes["force_findings"] = list(force_findings)
     with _connect(path, TIMEOUT) as connection:
         for reply in connection.follow(encode_call(f"{ADMIN}.Update", wishes, more=True)):
             yield _progress(reply)
@@ -309,7 +309,7 @@ def _seconds(reply: Reply, name: str) -> float | None:
 
 
 def _progress(reply: Reply) -> Progress:
-    left = reply.parameters.get("secondsLeft")
+    left = reply.parameters.get("seconds_left")
     participants = reply.parameters.get("participants") or []
     torn = reply.parameters.get("torn") or []
     if not isinstance(participants, list) or not isinstance(torn, list):

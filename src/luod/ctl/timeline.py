@@ -97,11 +97,7 @@ class Phase:
     dark: bool
 
 
-_WIRE: Final = {"clock": "clock", "error": "errorSeconds", "blackout": "blackoutSeconds"}
 _TYPES: Final[dict[str, tuple[type, ...]]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
-_MOMENTS: Final = frozenset(
-    ("prepared", "frozen", "retrieved", "resumed", "gone", "freezing", "jumping", "arrived", "ended", "now")
-)
 
 
 def ask(path: str | None) -> Timeline | None:
@@ -124,7 +120,7 @@ def _members(kind: type[Passage | Timeline], told: Mapping[str, Any]) -> dict[st
     for field in fields(kind):
         if field.name == "sessions":
             continue
-        value = told.get(_WIRE.get(field.name) or (f"{field.name}At" if field.name in _MOMENTS else field.name))
+        value = told.get(field.name)
         wanted, _, rest = str(field.type).partition(" ")
         if not (isinstance(value, _TYPES[wanted]) or (value is None and rest)):
             raise TypeError(field.name)

@@ -81,10 +81,10 @@ def test_h22_who_has_a_device_is_told_that_a_failed_jump_may_have_frozen_it(luod
 
     for workload in (first, second):
         event = workload.expect("jumping", "cancelled")
-        assert event["frozenDevices"] == [workload.device]
+        assert event["frozen_devices"] == [workload.device]
         assert "interrupts" in event["reason"]
         assert "reset these devices" in event["reason"]
-    assert third.expect("jumping", "cancelled")["frozenDevices"] == []
+    assert third.expect("jumping", "cancelled")["frozen_devices"] == []
     assert "first/nic, second/nic" in operator.until("cancelled")["reason"]
 
     # Of the first it is true, the second was the one in the way.
@@ -134,7 +134,7 @@ def test_h22_no_device_is_named_when_the_jump_was_not_tried(luod: Luod) -> None:
     begin(luod)
     go_through_preparing(first)
     first.vote("freezing", "veto", "not now")
-    assert first.expect("cancelled")["frozenDevices"] == []
+    assert first.expect("cancelled")["frozen_devices"] == []
     assert first.scratch() == 5
 
 

@@ -135,7 +135,7 @@ def test_the_manifest_that_is_shown_cannot_be_written_to(luod: Luod) -> None:
         "from luod.ipc.client.sessions import Call\n"
         "def steps():\n"
         "    reply = yield Call('Manifest', {'name': 'vm', 'direction': 'incoming'})\n"
-        "    return reply.take('manifestFileDescriptor')\n"
+        "    return reply.take('manifest_fd')\n"
         "fd = perform(steps(), sys.argv[1], 30)\n"
         "import fcntl; print(fcntl.fcntl(fd.fileno(), fcntl.F_GETFL) & os.O_ACCMODE)\n"
     )

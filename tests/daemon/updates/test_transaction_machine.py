@@ -25,7 +25,7 @@ def test_everybody_is_ready_and_everything_is_carried(luod: Luod) -> None:
     for participant in (one, two):
         event = participant.expect("preparing")
         assert (event["state"], event["generation"]) == ("preparing", 1)
-        assert 0 < event["deadlineSeconds"] <= 31
+        assert 0 < event["deadline"] <= 31
         participant.vote("preparing")
     digests = {}
     for participant in (one, two):
@@ -46,7 +46,7 @@ def test_the_operator_sees_who_is_awaited_and_how_it_goes_on(luod: Luod) -> None
         first = operator.until("preparing")
     assert {entry["name"]: entry["standing"] for entry in first["participants"]} == {"one": "awaited", "two": "awaited"}
     assert first["participants"][0]["sessions"] == ["one"]
-    assert 0 < first["secondsLeft"] <= 60
+    assert 0 < first["seconds_left"] <= 60
     prepare(one)
     (entry,) = operator.until("preparing")["participants"]
     assert (entry["name"], entry["standing"]) == ("one", "ready")

@@ -61,7 +61,7 @@ def test_a_cancelled_update_names_the_devices_that_a_failed_jump_froze() -> None
     part = Participation("vm", (), ())
     following(part)
     told(part, "preparing")
-    event = part.told(Reply({"event": "cancelled", "frozenDevices": [{"session": "vm", "token": 2, "name": "nic"}]}))
+    event = part.told(Reply({"event": "cancelled", "frozen_devices": [{"session": "vm", "token": 2, "name": "nic"}]}))
     assert event is not None
     assert event.frozen_devices == (FrozenDevice("vm", 2, "nic"),)
 

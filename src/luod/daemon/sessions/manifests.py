@@ -27,7 +27,7 @@ def check(file: Fd | None) -> None:
     if file is None:
         return
     if kind_of(file) != "memory" or os.fstat(file.fileno()).st_size != PART_SIZE:
-        raise InvalidParameter(parameter="manifestFileDescriptor")
+        raise InvalidParameter(parameter="manifest_fd")
 
 
 class Manifests:

@@ -180,8 +180,8 @@ class SessionKeeper:
             bytes=row.bytes,
             generation=row.generation,
             update=arrival.update if row.direction == "incoming" and arrival is not None else None,
-            preparingSeconds=row.preparing_seconds,
-            freezingSeconds=row.freezing_seconds,
+            preparing_seconds=row.preparing_seconds,
+            freezing_seconds=row.freezing_seconds,
             process=self._owners.pid(row),
         )
 

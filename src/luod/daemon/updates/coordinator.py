@@ -345,7 +345,7 @@ class Barrier:
             state=transaction.phase,
             update=self.id,
             generation=self.generation,
-            secondsLeft=self.left() if transaction.phase in ("preparing", "freezing") else None,
+            seconds_left=self.left() if transaction.phase in ("preparing", "freezing") else None,
             participants=[self._participant(transaction.members[id]) for id in changed],
             torn=torn,
             reason=transaction.reason or self._note,

@@ -63,7 +63,7 @@ def event(
         participant=participant,
         update=update,
         generation=generation,
-        deadlineSeconds=deadline,
+        deadline=deadline,
         reason=reason,
-        frozenDevices=frozen_devices,
+        frozen_devices=frozen_devices,
     )

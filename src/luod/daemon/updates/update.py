@@ -111,7 +111,7 @@ class Updater:
             raise update_running()
         patience = _PATIENCE_SECONDS if wishes.deadline is None else wishes.deadline
         if not 0 < patience <= _MOST_PATIENCE_SECONDS:
-            raise InvalidParameter(parameter="deadlineSeconds")
+            raise InvalidParameter(parameter="deadline")
         if self._broken is not None:
             raise Refused(message=self._broken.message, hint=self._broken.hint)
         carried = self._sessions.being_forwarded

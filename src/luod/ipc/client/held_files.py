@@ -29,7 +29,7 @@ def stash(name: str, files: Mapping[str, HasFileno]) -> Exchange[None]:
                 raise ValueError("it is closed")
         except ValueError as error:
             raise BadInput(f"the file {label!r} is not open: {error}") from error
-    passed = [{"name": label, "fileFileDescriptor": index} for index, label in enumerate(files)]
+    passed = [{"name": label, "file_fd": index} for index, label in enumerate(files)]
     yield Call("Stash", {"name": name, "files": passed}, fds=tuple(files.values()))
 
 
@@ -56,7 +56,7 @@ def _files(reply: Reply) -> dict[str, Fd]:
     taken: dict[str, Fd] = {}
     try:
         for entry in listed if isinstance(listed, list) else ():
-            label, index = (entry.get("name"), entry.get("fileFileDescriptor")) if isinstance(entry, dict) else (0, 0)
+            label, index = (entry.get("name"), entry.get("file_fd")) if isinstance(entry, dict) else (0, 0)
             if not isinstance(label, str) or type(index) is not int or not 0 <= index < len(reply.fds):
                 raise ProtocolError(f"luod gives a file that is none: {entry!r:.100}")
             if label in taken:

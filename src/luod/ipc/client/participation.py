@@ -138,7 +138,7 @@ class Participation:
     def told(self, reply: Reply) -> Event | None:
         """A further reply. None: it says nothing new."""
         given = reply.parameters
-        kind, generation, deadline = given.get("event"), given.get("generation"), given.get("deadlineSeconds")
+        kind, generation, deadline = given.get("event"), given.get("generation"), given.get("deadline")
         if kind not in _KINDS:
             return None  # of a newer luod
         event = Event(
@@ -147,7 +147,7 @@ class Participation:
             generation if type(generation) is int else None,
             float(deadline) if isinstance(deadline, int | float) else None,
             _text(given.get("reason")),
-            _frozen(given.get("frozenDevices")) if kind == "cancelled" else (),
+            _frozen(given.get("frozen_devices")) if kind == "cancelled" else (),
         )
         if kind == "cancelled":
             # After a broken connection it was told already.

@@ -101,7 +101,7 @@ def retrieve(name: str, path: str) -> Exchange[IncomingSession]:
     """`path` as of `create`."""
     encode_name(name)
     reply = yield Call("Retrieve", {"name": name})
-    return _named(name, IncomingSession(reply.take("sessionFileDescriptor"), limits=Limits(path)))
+    return _named(name, IncomingSession(reply.take("session_fd"), limits=Limits(path)))
 
 
 def release(name: str, direction: str, *, finished: bool) -> Exchange[None]:
@@ -164,7 +164,7 @@ def replace(
 def manifest(name: str, direction: str) -> Exchange[tuple[tuple[Entry, ...], bool]]:
     encode_name(name)
     reply = yield Call("Manifest", {"name": name} if direction == OUTGOING else {"name": name, "direction": direction})
-    with reply.take("manifestFileDescriptor") as part:
+    with reply.take("manifest_fd") as part:
         # Its maker may have given anything: a pipe would keep us waiting.
         if _seals(part) is None or os.fstat(part.fileno()).st_size != PART_SIZE:
             raise ManifestError("what luod was given as the manifest is none")
@@ -215,8 +215,8 @@ def _description(entry: object) -> Description:
             int(entry["bytes"]),
             None if entry.get("generation") is None else int(entry["generation"]),
             None if entry.get("update") is None else str(entry["update"]),
-            float(entry["preparingSeconds"]),
-            float(entry["freezingSeconds"]),
+            float(entry["preparing_seconds"]),
+            float(entry["freezing_seconds"]),
             None if entry.get("process") is None else int(entry["process"]),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -259,11 +259,11 @@ def _made(method: str, name: str, path: str, *, manifest: bool) -> Exchange[Outg
     """An outgoing session, of whose manifest luod gets a duplicate: the session itself gives nothing back."""
     if not manifest:
         reply = yield Call(method, {"name": name})
-        return _named(name, OutgoingSession(reply.take("sessionFileDescriptor"), manifest=False, limits=Limits(path)))
+        return _named(name, OutgoingSession(reply.take("session_fd"), manifest=False, limits=Limits(path)))
     first = new_manifest()
     try:
-        reply = yield Call(method, {"name": name, "manifestFileDescriptor": 0}, fds=(first,))
-        session = OutgoingSession(reply.take("sessionFileDescriptor"), manifest=first, limits=Limits(path))
+        reply = yield Call(method, {"name": name, "manifest_fd": 0}, fds=(first,))
+        session = OutgoingSession(reply.take("session_fd"), manifest=first, limits=Limits(path))
     except BaseException:
         first.close()
         raise

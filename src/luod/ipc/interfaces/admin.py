@@ -175,7 +175,7 @@ class Progress(TypedDict):
     state: Literal["checked", "preparing", "freezing", "jumping", "cancelled"]
     update: str
     generation: int
-    secondsLeft: float | None
+    seconds_left: float | None
     participants: list[Participant]
     torn: list[str]
     reason: str | None
@@ -200,20 +200,20 @@ class StatusReply(TypedDict):
     version: str
     state: str
     boot: int
-    kernelLoaded: bool
-    commandLine: str | None
+    kernel_loaded: bool
+    command_line: str | None
     sessions: int
     waiting: int
     retrieved: int
     torn: int
     participants: int
-    heldFiles: int
+    held_files: int
     generation: int
     stuck: list[Stuck]
-    restoreSecondsLeft: float | None
-    policyFile: str | None
-    policyError: str | None
-    stateDirectory: list[Problem]
+    restore_seconds_left: float | None
+    policy_file: str | None
+    policy_error: str | None
+    state_directory: list[Problem]
     registry: list[Problem]
 
 
@@ -265,12 +265,12 @@ class Admin(VarlinkInterface, name=ADMIN):
     async def Status(self) -> StatusReply:
         """version: of luod. state: idle, preparing, freezing, jumping, or restoring, which is idle with incoming
         sessions; broken: no session works in this kernel (io.luod.Sessions.LiveUpdateBroken). boot: live updates luod
-        has seen, plus one. kernelLoaded, commandLine: what was loaded through luod. sessions: outgoing ones. waiting,
+        has seen, plus one. kernel_loaded, command_line: what was loaded through luod. sessions: outgoing ones. waiting,
         retrieved (and resumed), torn: incoming ones, by state; an update waits for them to be finished. participants:
-        who follows now. heldFiles: handed over, and lost to an update. generation: updates that were begun. stuck:
-        sessions whose reaper failed. restoreSecondsLeft: until what nobody claimed is reaped; null: never. policyFile:
-        null where there is none. policyError: what is wrong with it, so that an older one is in force.
-        stateDirectory: what is wrong with it; an update is refused meanwhile. registry: copies of it that luod did not
+        who follows now. held_files: handed over, and lost to an update. generation: updates that were begun. stuck:
+        sessions whose reaper failed. restore_seconds_left: until what nobody claimed is reaped; null: never.
+        policy_file: null where there is none. policy_error: what is wrong with it, so that an older one is in force.
+        state_directory: what is wrong with it; an update is refused meanwhile. registry: copies of it that luod did not
         go by when it began: of another machine, boot or format, or damaged.
         """
         self._permit()
@@ -280,78 +280,78 @@ class Admin(VarlinkInterface, name=ADMIN):
     async def LoadKernel(
         self,
         *,
-        kernelFileDescriptor: FileDescriptor,
-        initrdFileDescriptor: FileDescriptor | None,
-        commandLine: str,
-        forceFindings: list[str] | None,
+        kernel_fd: FileDescriptor,
+        initrd_fd: FileDescriptor | None,
+        command_line: str,
+        force_findings: list[str] | None,
     ) -> None:
         """Loads a kernel image, and an initial RAM disk, with kexec_file_load. luod keeps the files, and loads them
-        again right before the jump. An initial RAM disk that no kernel can use is refused, unless forceFindings has
+        again right before the jump. An initial RAM disk that no kernel can use is refused, unless force_findings has
         initrd-unusable. Root's alone.
 
         Errors: NotAKernelImage, UpdateRunning, Refused, KernelRefused.
         """
         self._permit(root_only=True)
-        kernel = _copy(kernelFileDescriptor, "kernelFileDescriptor")
+        kernel = _copy(kernel_fd, "kernel_fd")
         try:
-            initrd = None if initrdFileDescriptor is None else _copy(initrdFileDescriptor, "initrdFileDescriptor")
+            initrd = None if initrd_fd is None else _copy(initrd_fd, "initrd_fd")
         except (OSError, InvalidParameter):
             kernel.close()
             raise
-        await self._service.load_kernel(kernel, initrd, commandLine, forceFindings or [])
+        await self._service.load_kernel(kernel, initrd, command_line, force_findings or [])
 
     @varlinkmethod
     async def Check(
         self,
         *,
-        kernelFileDescriptor: FileDescriptor | None,
-        initrdFileDescriptor: FileDescriptor | None,
-        commandLine: str | None,
+        kernel_fd: FileDescriptor | None,
+        initrd_fd: FileDescriptor | None,
+        command_line: str | None,
         force: bool | None,
-        forceFindings: list[str] | None,
+        force_findings: list[str] | None,
     ) -> CheckReply:
         """Says what an update into a kernel would lose, or may. Nothing is changed and nobody is asked. Without a
         kernel it is about the one that was loaded. release: the next kernel's.
 
         findings: each has a stable name; severity "refusal" (Update refuses, unless it is forced by that name) or
         "warning"; what was found; why it matters; the remedy. refused: whether there is a refusal that is not forced:
-        force, forceFindings are those an Update would be called with. To give a kernel is root's alone.
+        force, force_findings are those an Update would be called with. To give a kernel is root's alone.
 
-        Errors: NotLoaded, UpdateRunning, Refused (forceFindings names one that there is not).
+        Errors: NotLoaded, UpdateRunning, Refused (force_findings names one that there is not).
         """
-        self._permit(root_only=kernelFileDescriptor is not None or initrdFileDescriptor is not None)
-        kernel = None if kernelFileDescriptor is None else _copy(kernelFileDescriptor, "kernelFileDescriptor")
+        self._permit(root_only=kernel_fd is not None or initrd_fd is not None)
+        kernel = None if kernel_fd is None else _copy(kernel_fd, "kernel_fd")
         try:
-            initrd = None if initrdFileDescriptor is None else _copy(initrdFileDescriptor, "initrdFileDescriptor")
+            initrd = None if initrd_fd is None else _copy(initrd_fd, "initrd_fd")
         except (OSError, InvalidParameter):
             if kernel is not None:
                 kernel.close()
             raise
-        wishes = Wishes(force=bool(force), force_findings=tuple(forceFindings or ()))
-        return await self._service.check(kernel, initrd, commandLine, wishes)
+        wishes = Wishes(force=bool(force), force_findings=tuple(force_findings or ()))
+        return await self._service.check(kernel, initrd, command_line, wishes)
 
     @varlinkmethod(delay_generator=False)
     async def Update(
-        self, *, deadlineSeconds: float | None, force: bool | None, dryRun: bool | None, forceFindings: list[str] | None
+        self, *, deadline: float | None, force: bool | None, dry_run: bool | None, force_findings: list[str] | None
     ) -> AsyncIterator[Progress]:
         """Jumps into the loaded kernel, with everybody that follows (io.luod.Updates) being ready. Call it with "more".
 
         Each change is a reply. participants: those of whom something is new, all in the first reply. torn: the sessions
-        that will be lost to the next kernel's guests, as far as known. secondsLeft: until the phase's deadline. After
+        that will be lost to the next kernel's guests, as far as known. seconds_left: until the phase's deadline. After
         the reply "jumping" the connection ends with the machine. "cancelled", with a reason, is the last reply:
         everybody resumes, nothing is lost, and a later update works. An error comes before anybody is asked. Closing
         the connection before "jumping" cancels.
 
-        deadlineSeconds: of each phase, to which time is added for the bytes to preserve. force: those who are late, or
+        deadline: of each phase, to which time is added for the bytes to preserve. force: those who are late, or
         gone, or for whose PRESERVE memory is short, or whom nobody follows for, are left behind, and their sessions are
-        torn; a veto still cancels; root's alone, as is forceFindings. dryRun: nobody is asked and nothing changed; the
-        one reply is "checked". findings, in the first reply: what Check would find. One that is a refusal, and whose
-        name is not in forceFindings, ends an update with the error Refused.
+        torn; a veto still cancels; root's alone, as is force_findings. dry_run: nobody is asked and nothing changed;
+        the one reply is "checked". findings, in the first reply: what Check would find. One that is a refusal, and
+        whose name is not in force_findings, ends an update with the error Refused.
 
         Errors: NotLoaded, UpdateRunning, Refused, NotAKernelImage, KernelRefused.
         """
-        self._permit(root_only=bool(force or forceFindings))
-        wishes = Wishes(deadlineSeconds, bool(force), bool(dryRun), tuple(forceFindings or ()))
+        self._permit(root_only=bool(force or force_findings))
+        wishes = Wishes(deadline, bool(force), bool(dry_run), tuple(force_findings or ()))
         async with aclosing(self._service.update(self._peer, wishes)) as replies:
             async for progress in replies:
                 if progress["state"] in ("checked", "cancelled"):

@@ -37,7 +37,7 @@ class Session:
 class Description:
     """What luod knows of a session without its contents. bytes: of the files that its participant declared, 0 without
     one. generation: of NAME#GENERATION, the update it was written in. update: of an incoming session, the update that
-    carried it; null when luod did not run it. preparingSeconds, freezingSeconds: until its participant was ready in
+    carried it; null when luod did not run it. preparing_seconds, freezing_seconds: until its participant was ready in
     each phase of that update. process: the process that the restore deadline, or on-owner-death, waits for; null where
     luod waits for none, or it has ended.
     """
@@ -49,8 +49,8 @@ class Description:
     bytes: int
     generation: int | None
     update: str | None
-    preparingSeconds: float
-    freezingSeconds: float
+    preparing_seconds: float
+    freezing_seconds: float
     process: int | None
 
 
@@ -214,7 +214,7 @@ class StashedFile:
     """A memfd or a device, with a name that is its owner's own, 1 to 127 bytes in JSON."""
 
     name: str
-    fileFileDescriptor: FileDescriptor
+    file_fd: FileDescriptor
 
 
 class GivenUp(TypedDict):
@@ -257,7 +257,7 @@ class Service(Protocol):
 class Sessions(VarlinkInterface, name=SESSIONS):
     """Sessions of the Live Update Orchestrator, for programs that want files of theirs to live through a kernel update.
 
-    A session belongs to the user that created it; that user and root may use it. Parameters named ...FileDescriptor
+    A session belongs to the user that created it; that user and root may use it. Parameters named ..._fd
     are indexes into the fds that come with the message. The caller preserves, retrieves and finishes with the fd
     itself, by ioctl; luod keeps a copy, so that the session lives until the jump whatever becomes of the caller.
     Every error says what was wrong (message) and what to do (hint).
@@ -286,21 +286,21 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         self._workloads = workloads
         self._peer = peer
 
-    @varlinkmethod(return_parameter="sessionFileDescriptor")
-    async def Create(self, *, name: str, manifestFileDescriptor: FileDescriptor | None) -> FileDescriptor:
+    @varlinkmethod(return_parameter="session_fd")
+    async def Create(self, *, name: str, manifest_fd: FileDescriptor | None) -> FileDescriptor:
         """Creates an outgoing session. luod holds a copy of it before this is answered.
 
-        manifestFileDescriptor: the memfd that the caller will preserve as its manifest (docs/manifest.md), of which
+        manifest_fd: the memfd that the caller will preserve as its manifest (docs/manifest.md), of which
         luod keeps a duplicate for Manifest. luod does not read it.
 
         A session NAME#NUMBER is created while update NUMBER freezes, and belongs to the owner of NAME.
 
         Errors: InvalidName, WrongPhase, SessionExists, Busy, Refused, LiveUpdateBroken, KernelRefused.
         """
-        with _borrowed(manifestFileDescriptor) as manifest:
+        with _borrowed(manifest_fd) as manifest:
             return _passed(await self._service.create(self._peer, name, manifest))
 
-    @varlinkmethod(return_parameter="sessionFileDescriptor")
+    @varlinkmethod(return_parameter="session_fd")
     async def Retrieve(self, *, name: str) -> FileDescriptor:
         """Gives an incoming session: one that the caller's user had when the machine jumped into this kernel.
 
@@ -330,18 +330,18 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         """
         return await self._workloads.give_up(self._peer, name, direction, bool(force))
 
-    @varlinkmethod(return_parameter="sessionFileDescriptor")
-    async def Replace(self, *, name: str, manifestFileDescriptor: FileDescriptor | None) -> FileDescriptor:
+    @varlinkmethod(return_parameter="session_fd")
+    async def Replace(self, *, name: str, manifest_fd: FileDescriptor | None) -> FileDescriptor:
         """Creates an outgoing session anew, empty. The caller closes its own copies first, and preserves again after.
-        manifestFileDescriptor as of Create.
+        manifest_fd as of Create.
 
         SessionExists: a copy is still open; luod has dropped its own, the session is listed as "dropped", and this
         can be called again. Errors: NoSuchSession, SessionExists, Busy, KernelRefused.
         """
-        with _borrowed(manifestFileDescriptor) as manifest:
+        with _borrowed(manifest_fd) as manifest:
             return _passed(await self._service.replace(self._peer, name, manifest))
 
-    @varlinkmethod(return_parameter="manifestFileDescriptor")
+    @varlinkmethod(return_parameter="manifest_fd")
     async def Manifest(self, *, name: str, direction: Direction | None) -> FileDescriptor:
         """The manifest of a session, outgoing unless direction says otherwise, as it is while the session goes on: a
         memfd, which is the maker's word. It lists what the first part of a manifest does (docs/manifest.md).
@@ -374,9 +374,7 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         Errors: InvalidName, AlreadyStashed, Busy (an update is under way), Refused (too many; no memory and no device),
         KernelRefused.
         """
-        await self._files.stash(
-            self._peer, name, [(f.name, _copy(f.fileFileDescriptor) if f.fileFileDescriptor else None) for f in files]
-        )
+        await self._files.stash(self._peer, name, [(f.name, _copy(f.file_fd) if f.file_fd else None) for f in files])
 
     @varlinkmethod(return_parameter="files")
     async def Unstash(self, *, name: str) -> list[StashedFile]:
@@ -430,7 +428,7 @@ def _copy(passed: FileDescriptor) -> Fd:
 def _borrowed(passed: FileDescriptor | None) -> Iterator[Fd | None]:
     """A duplicate for as long as the call lasts, also when what it began goes on behind it."""
     if passed is not None and not passed:
-        raise InvalidParameter(parameter="manifestFileDescriptor")  # a file of a kind that luod does not receive
+        raise InvalidParameter(parameter="manifest_fd")  # a file of a kind that luod does not receive
     copy = None if passed is None else _copy(passed)
     try:
         yield copy

@@ -1,7 +1,7 @@
 """What `io.luod.Admin.Timeline` answers, as types. Part of `luod.ipc.interfaces.admin`; made by
 `luod.daemon.updates.update`.
 
-Members that end in `At` are seconds since the update was asked for, through the jump; null: it has not come to that.
+Times are seconds since the update was asked for, through the jump; null: it has not come to that.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from typing import Literal, TypedDict
 @dataclass(frozen=True)
 class SessionTimes:
     """One session, with what was made of it while frozen. standing: its participant's; unasked: it has none; torn: it
-    came over without its participant's ready. preparedAt, frozenAt: it was ready. resumedAt: its guest was about to
-    run. goneAt: released, or lost. blackoutSeconds: from freezing to resumed, or to the end of a cancelled update.
+    came over without its participant's ready. prepared, frozen: it was ready. resumed: its guest was about to
+    run. gone: released, or lost. blackout: from freezing to resumed, or to the end of a cancelled update.
     """
 
     name: str
@@ -20,19 +20,19 @@ class SessionTimes:
     bytes: int
     standing: Literal["awaited", "granted", "ready", "vetoed", "lost", "unasked", "torn"]
     reason: str | None
-    preparedAt: float | None
-    frozenAt: float | None
-    retrievedAt: float | None
-    resumedAt: float | None
-    goneAt: float | None
+    prepared: float | None
+    frozen: float | None
+    retrieved: float | None
+    resumed: float | None
+    gone: float | None
     outcome: str | None
-    blackoutSeconds: float | None
+    blackout: float | None
 
 
 @dataclass(frozen=True)
 class UpdateTimes:
     """One update. asked: when, in seconds since 1970. clock: what told the time over the jump, which may be wrong by
-    errorSeconds: the processor's counter, or where that cannot be trusted the wall clock. blackoutSeconds: the longest.
+    error: the processor's counter, or where that cannot be trusted the wall clock. blackout: the longest.
     """
 
     update: str
@@ -41,14 +41,14 @@ class UpdateTimes:
     asked: float
     state: Literal["preparing", "freezing", "jumping", "restoring", "done", "cancelled"]
     reason: str | None
-    freezingAt: float | None
-    jumpingAt: float | None
-    arrivedAt: float | None
-    endedAt: float | None
-    nowAt: float | None
+    freezing: float | None
+    jumping: float | None
+    arrived: float | None
+    ended: float | None
+    now: float | None
     clock: Literal["tsc", "wall"] | None
-    errorSeconds: float | None
-    blackoutSeconds: float | None
+    error: float | None
+    blackout: float | None
     sessions: list[SessionTimes]
 
 

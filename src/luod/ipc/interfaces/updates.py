@@ -40,9 +40,9 @@ class Event(TypedDict):
     participant: str | None
     update: str | None
     generation: int | None
-    deadlineSeconds: float | None
+    deadline: float | None
     reason: str | None
-    frozenDevices: list[FrozenDevice] | None
+    frozen_devices: list[FrozenDevice] | None
 
 
 @dataclass(frozen=True)
@@ -154,13 +154,13 @@ class Updates(VarlinkInterface, name=UPDATES):
         following: the first. participant: a secret, for Declare and Vote. Who begins to follow while others prepare is
         told preparing next; who does so later has no part in that update.
 
-        preparing: an update began. Within deadlineSeconds: Declare if there are files still to be preserved, wait for
-        granted, preserve them; then Vote. Guests run on. generation: of this update.
+        preparing: an update began. Within deadline seconds: Declare if there are files still to be preserved, wait
+        for granted, preserve them; then Vote. Guests run on. generation: of this update.
 
         granted: it is this participant's turn to preserve what it declared as "preparing"; luod found memory for it,
         and nobody else preserves meanwhile. The turn ends with the Vote.
 
-        freezing: everybody is ready. Within deadlineSeconds: pause the guest; stop its interrupts; put its last state
+        freezing: everybody is ready. Within deadline seconds: pause the guest; stop its interrupts; put its last state
         in files of a session NAME#GENERATION, which io.luod.Sessions.Create makes now only for a NAME this participant
         declared; preserve them; Vote. "ready" says that nothing of the guest runs and that no thread is in an ioctl on
         a session, or will be, until cancelled.
@@ -169,7 +169,7 @@ class Updates(VarlinkInterface, name=UPDATES):
 
         cancelled: the update is over and this machine goes on. Close every fd of the session NAME#GENERATION (luod has
         dropped its own), resume the guest. reason: for people. What was preserved in NAME stays preserved.
-        frozenDevices: of the files declared as "vfio", those that the kernel may have frozen, which it does not undo.
+        frozen_devices: of the files declared as "vfio", those that the kernel may have frozen, which it does not undo.
         Each was reset, and is to be set up anew, or answers EIO until its driver is bound again, for which the session
         has to be released. null: a luod that was started again cannot tell; look at each.
 
@@ -186,7 +186,7 @@ class Updates(VarlinkInterface, name=UPDATES):
             async for event in events:
                 yield event
 
-    @varlinkmethod(return_parameter="deadlineSeconds")
+    @varlinkmethod(return_parameter="deadline")
     async def Declare(self, *, participant: str, sessions: list[DeclaredSession]) -> float | None:
         """Says which outgoing sessions are this participant's, and what is in them; replaces what it declared before.
 
