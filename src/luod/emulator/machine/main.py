@@ -34,16 +34,14 @@ def _parser() -> argparse.ArgumentParser:
         "--profile",
         choices=[profile.value for profile in Profile],
         default=Profile.MAINLINE.value,
-        help="mainline: as Linux 7.3 answers; document: what the kernel document says beyond that (default: mainline)",
+        help="mainline: as Linux 7.3; document: with the calls that only the kernel document has (default: mainline)",
     )
     run.add_argument(
         "--share-network",
         action="store_true",
-        help="the host's network inside; beware: kexec-tools takes every interface down before it jumps",
+        help="use the host's network; beware: kexec-tools takes every interface down before a kexec",
     )
-    run.add_argument(
-        "--trap-opens", action="store_true", help="see the device opened by trapping open(2), without FUSE"
-    )
+    run.add_argument("--trap-opens", action="store_true", help="trap open(2) of the device instead of a FUSE file")
     run.add_argument("--kernel-log", action="store_true", help="write the emulated kernel's log to stderr")
     devices = run.add_argument_group("devices", "PCI devices of the machine; they need FUSE")
     devices.add_argument(
@@ -55,16 +53,16 @@ def _parser() -> argparse.ArgumentParser:
         "msix=, msi=, group=, display, vf-of=ADDRESS, driver=NAME, reset=works|none|fails-later, acs-quirk",
     )
     devices.add_argument(
-        "--devices", metavar="FILE.toml", help="more of them: a table for each address, with the same options"
+        "--devices", metavar="FILE.toml", help="more devices: a table for each address, with the same options"
     )
     devices.add_argument(
         "--vfio-rules",
         choices=["v2", "v5"],
         default="v2",
-        help="how devices are preserved: as the kernel document says (v2), or as its newest posting does (default: v2)",
+        help="how devices are preserved: as in the kernel document (v2) or in the newest posting (v5; default: v2)",
     )
     devices.add_argument(
-        "--iommufd-preservation", action="store_true", help="what the posted iommufd series adds to either"
+        "--iommufd-preservation", action="store_true", help="preserve an iommufd too, as its posted series does"
     )
     run.add_argument("command", nargs="+", metavar="COMMAND", help="init and its arguments, after --")
     return parser

@@ -1,6 +1,6 @@
-"""The thread that makes a system call, and the arguments of a call that are read from it, as protocols.
+"""The thread that makes a system call, and the arguments that a call reads from it, as protocols.
 
-`luod.emulator.trap` implements them over real threads and their memory; the model's tests over dictionaries. The files
+`luod.emulator.trap` implements them over real threads and their memory, the model's tests over dictionaries. The files
 and the host behind them are in `ports.py`.
 """
 
@@ -18,36 +18,38 @@ class Caller(Protocol):
     """The thread whose system call is being answered."""
 
     def read(self, address: int, length: int) -> bytes:
-        """Returns exactly `length` bytes. Errno(EFAULT) when any of them cannot be read."""
+        """Returns exactly `length` bytes. Raises Errno(EFAULT) when any of them cannot be read."""
         ...
 
     def write(self, address: int, data: bytes) -> None:
-        """Writes to its memory. Errno(EFAULT) when any byte cannot be written; a prefix may be written then."""
+        """Writes to its memory. Raises Errno(EFAULT) when any byte cannot be written; a prefix may be written then."""
         ...
 
     def writable(self, address: int, length: int) -> bool:
-        """Returns whether `write` would work there now; changes nothing visible."""
+        """Returns whether `write` would succeed now. Changes nothing visible."""
         ...
 
     def has_free_fd(self) -> bool:
-        """Returns whether RLIMIT_NOFILE leaves room for an fd. Asked before all other checks of a call."""
+        """Returns whether RLIMIT_NOFILE leaves room for an fd. Precedes all other checks of a call."""
         ...
 
     def file(self, fd: int) -> HostFile:
-        """Returns a reference that the model must close. Errno(EBADF) for what is not open, or only O_PATH."""
+        """Returns a reference that the model must close. Raises Errno(EBADF) for an fd that is not open, or only
+        O_PATH.
+        """
         ...
 
     def install(self, file: SessionFile | HostFile, cloexec: bool) -> int:
         """Installs `file` in the caller, O_RDWR, and returns the number of the new fd.
 
-        A HostFile (from `Host.take_over`) stays the model's, and is the same open file description each time it is
-        installed. A SessionFile is released (`Kernel.release`) when its last fd is gone, in whatever process.
-        Errno(EMFILE) and the like when the file cannot be installed; no process has it then.
+        A HostFile (from `Host.take_over`) stays the model's. It is the same open file description each time it is
+        installed. A SessionFile is released (`Kernel.release`) when its last fd in any process is closed. Raises
+        Errno(EMFILE) or another errno when the file cannot be installed; no process has it then.
         """
         ...
 
     def adopt(self, file: HostFile) -> None:
-        """Gives a file without an owner, as `Host.take_over` makes it, to the caller (fsuid, fsgid)."""
+        """Sets the owner of a file without an owner, as `Host.take_over` makes it, to the caller (fsuid, fsgid)."""
         ...
 
     def capable(self, capability: int) -> bool:
@@ -59,29 +61,29 @@ class KexecFiles(Protocol):
     """The arguments of one kexec_file_load. Each is read at the moment when the kernel reads it."""
 
     def kernel(self) -> bytes:
-        """Returns the whole image. Errno(EBADF), Errno(EINVAL) for what is not a regular file."""
+        """Returns the whole image. Raises Errno(EBADF), and Errno(EINVAL) for a file that is not regular."""
         ...
 
     def initrd(self) -> int:
-        """Returns its size in bytes; not asked with KEXEC_FILE_NO_INITRAMFS. Errno as for `kernel`."""
+        """Returns its size in bytes. Not used with KEXEC_FILE_NO_INITRAMFS. Raises the errnos of `kernel`."""
         ...
 
     def command_line(self) -> bytes:
-        """Returns all `cmdline_len` bytes, including the final NUL; b"" for a length of 0. Errno(EFAULT)."""
+        """Returns all `cmdline_len` bytes, including the final NUL; b"" for a length of 0. Raises Errno(EFAULT)."""
         ...
 
 
 class KexecSegment(Protocol):
-    """One segment of kexec_load: `address` is where it goes in physical memory, both sizes are bytes."""
+    """One segment of kexec_load. `address` is its place in physical memory; both sizes are in bytes."""
 
     @property
     def address(self) -> int: ...
 
     @property
     def length(self) -> int:
-        """`memsz`."""
+        """Returns `memsz`."""
         ...
 
     def read(self) -> bytes:
-        """Returns the buffer, `bufsz` bytes. Errno(EFAULT)."""
+        """Returns the buffer, `bufsz` bytes. Raises Errno(EFAULT)."""
         ...

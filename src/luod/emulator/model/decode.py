@@ -1,6 +1,7 @@
-"""Decodes an ioctl's number and argument into a request, check by check in the kernel's order (luo-measured.md, 2).
+"""Decodes an ioctl's number and argument into a request.
 
-It knows the sizes and directions of commands; `luo.py` executes the request and answers through it.
+The order of checks is that of kernel/liveupdate/luo_core.c and luo_session.c of Linux 7.3 (docs/kernel.md, 2). This
+module knows the sizes and directions of commands. `luo.py` executes the request and answers through it.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ _STRETCH = 1 << 20
 
 @dataclass(frozen=True)
 class Command:
-    """One row of a table. `direction` is the kind of session that takes it; None: both kinds, or the device."""
+    """One row of a table. `direction` is the kind of session that accepts it; None: both kinds, or the device."""
 
     number: int
     layout: struct.Struct
     direction: Direction | None = None
     minimum: int | None = None
-    """Bytes that a caller must pass at least; None: the whole structure. Missing bytes are 0."""
+    """The least number of bytes that a caller must pass; None: the whole structure. Missing bytes are 0."""
 
 
 def _table(*commands: Command) -> dict[int, Command]:
@@ -70,12 +71,15 @@ class Request:
         return value
 
     def answerable(self) -> None:
-        """Errno(EFAULT) unless `answer` would work. Asked before an fd is installed, which cannot be undone."""
+        """Raises Errno(EFAULT) unless `answer` would succeed. Precedes the install of an fd, which cannot be undone."""
         if not self.caller.writable(self.address, self.layout.size):
             raise Errno(errno.EFAULT)
 
     def answer(self, changed: Mapping[int, int | bytes] | None = None) -> None:
-        """Copies back as many bytes as the caller passed, with the fields `changed` (by index). Errno(EFAULT)."""
+        """Copies back as many bytes as the caller passed, with the fields `changed` (by index).
+
+        Raises Errno(EFAULT).
+        """
         values = list(self.values)
         for index, value in (changed or {}).items():
             values[index] = value
@@ -87,8 +91,9 @@ def decode(
 ) -> Request:
     """Returns the request of ioctl `number` with pointer `argument`.
 
-    Errno(EINVAL) for an nr the fd does not have, a session of the wrong direction, or a structure that is too short;
-    EFAULT for what cannot be read; ENOTTY where only the nr fits; E2BIG for content behind the known structure.
+    Raises Errno(EINVAL) for an nr that the fd does not have, a session of the wrong direction, or a structure that is
+    too short; EFAULT for memory that cannot be read; ENOTTY where only the nr fits; E2BIG for contents after the known
+    structure.
     """
     number &= 0xFFFFFFFF
     command = table.get(number & 0xFF)
@@ -102,23 +107,23 @@ def decode(
     if size < (command.layout.size if command.minimum is None else command.minimum):
         raise Errno(errno.EINVAL)
     refuse_tail(argument + command.layout.size, argument + size, caller)
-    # Read again, as copy_struct_from_user does, tail first.
+    # Read again, tail first, as copy_struct_from_user does.
     data = caller.read(argument, min(size, command.layout.size))
     values = command.layout.unpack(data.ljust(command.layout.size, b"\0"))
     return Request(number, command.layout, (size, *values[1:]), argument, caller)
 
 
 def refuse_tail(address: int, end: int, caller: Caller) -> None:
-    """Refuses bytes that this kernel does not know and that are not zero.
+    """Refuses bytes that are not zero after the structure that this kernel knows.
 
-    Errno(E2BIG) for such a byte, Errno(EFAULT) for one that cannot be read; the first such byte decides.
+    Raises Errno(E2BIG) for such a byte, Errno(EFAULT) for one that cannot be read. The first such byte decides.
     """
     while address < end:
         stretch = min(end - address, _STRETCH)
         try:
             data = caller.read(address, stretch)
         except Errno:
-            # The memory ends within the stretch; bytes before that place still count.
+            # The memory ends within the range. Bytes before that place still count.
             stretch = min(end - address, _PAGE - address % _PAGE)
             data = caller.read(address, stretch)
         if data.strip(b"\0"):

@@ -1,6 +1,7 @@
-"""The two kinds of open files that LUO gives out, and how they answer every call that is not an ioctl.
+"""The two kinds of open files that LUO creates, and their answers to every call that is not an ioctl.
 
-`trap` does not look into them: it keeps each beside a placeholder, and hands it to `Kernel.ioctl` and `Kernel.release`.
+`trap` does not look into them. It keeps each beside a placeholder, and passes it to `Kernel.ioctl` and
+`Kernel.release`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from luod.emulator.model.session import IncomingSession, OutgoingSession
 
 
 class Operation(enum.Enum):
-    """A system call on the file itself."""
+    """A system call on the file itself, other than ioctl."""
 
     READ = "read"
     WRITE = "write"
@@ -31,25 +32,25 @@ class DeviceFile:
 
 
 class SessionFile:
-    """The open file behind a session fd. `name` is the session's; /proc shows `link`."""
+    """The open file of a session. `name` is the session's; /proc shows `link`."""
 
     def __init__(self, session: OutgoingSession | IncomingSession) -> None:
         self.session = session
 
     @property
     def name(self) -> bytes:
-        """1 to 63 bytes, without NUL."""
+        """Returns 1 to 63 bytes without NUL."""
         return self.session.name
 
     @property
     def link(self) -> bytes:
-        """The result of readlink of /proc/self/fd/N."""
+        """Returns the result of readlink of /proc/self/fd/N."""
         return b"anon_inode:[luo_session] " + self.name
 
 
 POLLIN_POLLOUT = 0x1 | 0x4
 
-# luo-measured.md sections 1 and 4: the file operations of both have no read, write, fsync, mmap or poll.
+# The file operations of both have no read, write, fsync, mmap or poll (docs/kernel.md, 1 and 4).
 _REFUSED = {
     Operation.READ: errno.EINVAL,
     Operation.WRITE: errno.EINVAL,
@@ -62,10 +63,10 @@ _REFUSED = {
 
 
 def file_operation(file: DeviceFile | SessionFile, operation: Operation) -> int:
-    """Returns the poll mask for POLL, and refuses every other operation with an `Errno`."""
+    """Returns the poll mask for POLL. Raises Errno for every other operation."""
     if operation is Operation.POLL:
         return POLLIN_POLLOUT
     if operation is Operation.REOPEN:
-        # The device would be opened a second time; an anonymous inode cannot be opened.
+        # The device would be opened a second time. An anonymous inode cannot be opened.
         raise Errno(errno.EBUSY if isinstance(file, DeviceFile) else errno.ENXIO)
     raise Errno(_REFUSED[operation])

@@ -1,6 +1,7 @@
-"""File handlers: one object a kind of file, asked in the order of the table, and who of them holds which file.
+"""File handlers: one object for each kind of file. The table keeps their order and records which handler holds a file.
 
-`memfd.py` is the first. A handler leaves out what its kind does not need, as the kernel's tables of pointers do.
+`memfd.py` is the first. A handler leaves out the methods that its kind does not need, as the kernel's
+liveupdate_file_ops do.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from luod.emulator.model.ports import Errno, HostFile
 
 
 class Carried(Protocol):
-    """What one file is while it goes from a kernel to the next, and until it is retrieved or finished."""
+    """The state of one file from the kexec until it is retrieved or finished."""
 
     def drop(self) -> None:
-        """Its memory is free again. Called once, by whoever ends it; may be called after a retrieve."""
+        """Frees its memory. It is run once at the end of the file's way, perhaps after a retrieve."""
         ...
 
 
 class Beside(Protocol):
-    """Another file of the session that a file is about to be preserved in."""
+    """Another file of the session in which a file is about to be preserved."""
 
     @property
     def file(self) -> HostFile: ...
@@ -39,58 +40,62 @@ class FileHandler(ABC, Generic[State, Record]):
     """One kind of file. `State` is what it keeps in this kernel, `Record` what the next kernel gets."""
 
     compatible: str
-    """The format of its records. A kernel whose image does not carry the string has no such handler."""
+    """The format of its records. A kernel whose image does not contain the string has no such handler."""
 
     @abstractmethod
     def can_preserve(self, file: HostFile) -> bool: ...
 
     @abstractmethod
     def identity(self, file: HostFile) -> Hashable:
-        """What makes two files the same one, so that the second is EBUSY."""
+        """Returns the identity of the file. Preserving a second file with the same identity fails with EBUSY."""
 
     @abstractmethod
     def preserve(self, file: HostFile) -> State:
-        """Errno: nothing is preserved. LUO keeps the reference to `file`."""
+        """Preserves a file. LUO keeps the reference to `file`. Raises Errno, and nothing is preserved then."""
 
     def preserve_beside(self, file: HostFile, others: Iterable[Beside]) -> State:
-        """`preserve`, for a kind that needs some of `others`, which are preserved already, to be there."""
+        """Preserves a file of a kind that needs some of `others`, the files that are preserved already."""
         return self.preserve(file)
 
     def unpreserve(self, file: HostFile, state: State) -> None:
-        """Undo `preserve`; LUO closes `file` afterwards."""
+        """Undoes `preserve`. LUO closes `file` afterwards."""
 
     def freeze(self, file: HostFile, state: State) -> None:
-        """The last moment before the jump. Errno makes reboot(2) fail with it."""
+        """Freezes the file at the last moment before the kexec. An Errno fails reboot(2)."""
 
     def unfreeze(self, file: HostFile, state: State) -> None:
-        """A later file could not be frozen; this one had been."""
+        """Undoes `freeze`, because a later file could not be frozen."""
 
     @abstractmethod
     def carry(self, file: HostFile, state: State) -> Record:
-        """The jump takes place. Owns `file` from here on: keeps it in the record, or closes it."""
+        """Returns the record for the next kernel at the kexec. Owns `file` from here on: keeps it in the record, or
+        closes it.
+        """
 
     @abstractmethod
     def retrieve(self, record: Record) -> HostFile:
-        """Called once, whatever comes of it. The file is owned by the caller, an Errno is final."""
+        """Returns the file. It is run once, with either result: an Errno is final. The caller owns the file."""
 
     def can_finish(self, record: Record, file: HostFile | None) -> bool:
-        """`file` is None when it was not retrieved, or could not be."""
+        """Returns whether FINISH is allowed. `file` is None when it was not retrieved, or could not be."""
         return True
 
     def finish(self, record: Record, file: HostFile | None) -> None:
-        """The file is the user's alone from now on; unretrieved, it is gone. LUO closes `file` afterwards."""
+        """Ends the file's live update: it belongs to its users alone, or is freed if unretrieved. LUO closes `file`
+        afterwards.
+        """
         record.drop()
 
 
 class HandlerTable:
-    """The handlers of one boot in the order they were registered, and the files they hold at present."""
+    """The handlers of one boot in the order of their registration, and the files that they hold at present."""
 
     def __init__(self, handlers: Iterable[FileHandler[Any, Any]]) -> None:
         self._handlers = tuple(handlers)
         self._held: set[Hashable] = set()
 
     def choose(self, file: HostFile) -> FileHandler[Any, Any]:
-        """The first that can preserve `file`; Errno(ENOENT) if none can."""
+        """Returns the first handler that can preserve `file`. Raises Errno(ENOENT) if none can."""
         for handler in self._handlers:
             if handler.can_preserve(file):
                 return handler
@@ -100,7 +105,10 @@ class HandlerTable:
         return next((handler for handler in self._handlers if handler.compatible == name), None)
 
     def hold(self, identity: Hashable) -> None:
-        """Errno(EBUSY) when any session of this kernel holds it already, incoming ones included."""
+        """Records a file as held.
+
+        Raises Errno(EBUSY) when a session of this kernel holds it, incoming ones included.
+        """
         if identity in self._held:
             raise Errno(errno.EBUSY)
         self._held.add(identity)

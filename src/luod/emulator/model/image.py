@@ -1,6 +1,6 @@
-"""What the modelled kexec looks at in a kernel image: x86's check of the header, and the formats the image speaks.
+"""The modelled kexec's view of a kernel image: x86's check of the header, and the formats that the image speaks.
 
-Bytes in, facts out; the reading is `luod.image`'s.
+Bytes in, facts out. `luod.image` does the reading.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from luod.image import bzimage, packed
 from luod.image.contents import formats
 
 ImageReader = Callable[[bytes], frozenset[str]]
-"""From a kernel image to the format strings it carries, such as luo-v5, kho-v4, memfd-v2. Never raises."""
+"""Returns the format strings in a kernel image, such as luo-v5, kho-v4, memfd-v2. Never raises."""
 
 
 def check(image: bytes) -> int:
-    """The longest command line the image takes, in bytes. Errno(ENOEXEC) when it is no bzImage that kexec can load.
+    """Returns the length of the longest command line that the image accepts, in bytes.
 
-    The checks of bzImage64_probe and bzImage64_load: protocol 2.12 or newer, 64 bit, can be loaded above 4 GiB.
+    Raises Errno(ENOEXEC) when the image is not a bzImage that kexec can load. The checks are those of bzImage64_probe
+    and bzImage64_load (arch/x86/kernel/kexec-bzimage64.c): protocol 2.12 or newer, 64 bit, loadable above 4 GiB.
     """
     try:
         bzimage.probe(image)
@@ -33,9 +34,9 @@ def check(image: bytes) -> int:
 
 
 def read_formats(image: bytes) -> frozenset[str]:
-    """The format strings in the image itself, and in its payload where that can be unpacked."""
+    """Returns the format strings in the image itself, and in its payload if that can be unpacked."""
     found = set(formats(image))
-    # A damaged kernel would not boot, and carries nothing.
+    # A damaged kernel would not boot, so it speaks no format.
     with contextlib.suppress(ImageError):
         if bzimage.has_header(image) and len(image) >= 2 * bzimage.SECTOR:
             start, length = bzimage.payload_place(image)

@@ -1,7 +1,7 @@
-"""`Kernel`: one boot of the modelled machine, from the command line it was given to the jump into the next.
+"""`Kernel`: one boot of the modelled machine, from its command line to the kexec into the next.
 
-The only class `trap` and `machine` drive. It has no threads and never waits: a call gives a number, an `Errno`, or
-`Blocked`. LUO itself is in `luo.py`, kexec and reboot in `kexec.py`.
+It is the only class that `trap` and `machine` drive. It has no threads and never waits: a call returns a number, an
+`Errno`, or `Blocked`. LUO itself is in `luo.py`, kexec and reboot in `kexec.py`.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from luod.emulator.model.session import SessionRecord
 from luod.image.command_line import enabled
 from luod.uapi.kexec import LINUX_REBOOT_CMD_KEXEC
 
-if TYPE_CHECKING:  # a machine without devices does not need to read it
+if TYPE_CHECKING:  # a machine without devices does not load it
     from luod.emulator.model.vfio.bus import Bus
     from luod.emulator.model.vfio.vfio import Vfio
 
 LUO_FORMAT = "luo-v5"
 KHO_FORMAT = "kho-v4"
 COMMAND_LINE = "liveupdate=on kho=on"
-"""What a machine is booted with when nobody says otherwise."""
+"""The default command line of a machine."""
 
 HandlerFactory = Callable[[Host], FileHandler[Any, Any]]
-"""Makes a handler anew for each boot whose image carries its format."""
+"""Makes a new handler for each boot whose image contains its format."""
 
 
 class Profile(enum.Enum):
-    """`DOCUMENT` adds what no kernel has: UNPRESERVE_FD, and a FINISH that refuses unretrieved files."""
+    """`DOCUMENT` adds calls that no kernel has: UNPRESERVE_FD, and a FINISH that refuses unretrieved files."""
 
     MAINLINE = "mainline"
     DOCUMENT = "document"
@@ -48,7 +48,7 @@ class Profile(enum.Enum):
 
 @dataclass(frozen=True)
 class Machine:
-    """What stays the same over all boots."""
+    """The parts that stay the same over all boots."""
 
     host: Host
     profile: Profile
@@ -59,7 +59,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Handover:
-    """What kexec handover brings into a kernel. `number` counts consecutive live updates; 0: an ordinary boot."""
+    """The contents of kexec handover. `number` counts consecutive live updates; 0: an ordinary boot."""
 
     number: int = 0
     sessions: tuple[SessionRecord, ...] = ()
@@ -70,7 +70,7 @@ class Handover:
 
 
 class Kernel:
-    """One boot. `Kernel(host, profile=…)` is the first one; each next comes from `jump()`."""
+    """One boot. `Kernel(host, profile=…)` is the first one; `jump()` makes each next one."""
 
     def __init__(
         self,
@@ -82,9 +82,9 @@ class Kernel:
         read_formats: ImageReader = image.read_formats,
         bus: Bus | None = None,
     ) -> None:
-        """The first kernel has every handler, in this order; later ones those whose format is found in the image.
+        """The first kernel has every handler, in this order. Later ones have those with a format in the image.
 
-        `bus`, the PCI devices, stays the caller's and is closed after the last kernel; its handlers come last.
+        The caller owns `bus`, the PCI devices, and closes it after the last kernel. Its handlers come last.
         """
         machine = Machine(host, profile, tuple(handlers), read_formats, bus)
         self._boot_into(machine, 1, command_line, None, Handover())
@@ -92,7 +92,7 @@ class Kernel:
     def _boot_into(
         self, machine: Machine, boot: int, command_line: str, formats: frozenset[str] | None, handover: Handover
     ) -> None:
-        """`formats` None: all that there are. Owns `handover`."""
+        """`formats` None: all formats. Owns `handover`."""
         self._machine = machine
         self._boot = boot
         self._command_line = command_line
@@ -123,7 +123,10 @@ class Kernel:
         self._luo = Luo(machine.host, table, handover.sessions, document=machine.profile is Profile.DOCUMENT)
 
     def _find_handover(self, handover: Handover) -> Handover:
-        """What this kernel understands of it; the rest is dropped. `Panic` for LUO data of another format (H20)."""
+        """Returns the part of the handover that this kernel reads, and drops the rest.
+
+        Raises `Panic` for LUO data of another format, as liveupdate_early_init() does (docs/kernel.md, 8).
+        """
         if not handover.number:
             return handover
         if not self._kho or not self._speaks(KHO_FORMAT):
@@ -132,7 +135,7 @@ class Kernel:
                 self._machine.host.log("KHO: incompatible kexec handover data, ignored")
             return Handover()
         self._machine.host.log("KHO: found kexec handover data.")
-        # Another format, as opposed to no LUO at all, which does not look.
+        # An image with another format. One without LUO does not look for the data.
         others = any(name.startswith("luo-v") for name in self._formats or ())
         if others and not self._speaks(LUO_FORMAT) and enabled(self._command_line, "liveupdate"):
             handover.drop()
@@ -144,74 +147,88 @@ class Kernel:
 
     @property
     def _kho(self) -> bool:
-        """The measured kernel has KHO on by default; here it must be asked for, as luod's preflight asks for it."""
+        """Returns whether KHO is on. The measured kernel has it on by default; here, as for luod's preflight, it must
+        be set.
+        """
         has_kho = self._formats is None or any(name.startswith("kho-v") for name in self._formats)
         return has_kho and enabled(self._command_line, "kho")
 
     @property
     def boot(self) -> int:
-        """1, 2, …"""
+        """Returns the number of the boot, from 1 on."""
         return self._boot
 
     @property
     def command_line(self) -> str:
-        """As /proc/cmdline shows it, without newline; undecodable bytes as surrogates (surrogateescape)."""
+        """Returns the contents of /proc/cmdline without newline; undecodable bytes as surrogates (surrogateescape)."""
         return self._command_line
 
     @property
     def liveupdate_number(self) -> int:
-        """How many live updates in a row led here; 0 after an ordinary boot."""
+        """Returns the number of consecutive live updates before this boot; 0 after an ordinary boot."""
         return self._number
 
     @property
     def has_device(self) -> bool:
-        """Whether there is a node /dev/liveupdate."""
+        """Returns whether the node /dev/liveupdate exists."""
         return self._luo is not None
 
     @property
     def kexec_loaded(self) -> bool:
-        """/sys/kernel/kexec_loaded."""
+        """Returns the contents of /sys/kernel/kexec_loaded."""
         return self._kexec.image is not None
 
     @property
     def vfio(self) -> Vfio | None:
-        """The PCI devices of this boot; None for a machine without any."""
+        """Returns the PCI devices of this boot; None for a machine without any."""
         return self._vfio
 
     def open_liveupdate(self) -> DeviceFile:
-        """EBUSY while it is open; EIO, for good, when what was carried cannot be taken over; ENODEV without device."""
+        """Opens /dev/liveupdate.
+
+        Raises Errno: EBUSY while it is open; EIO, for the rest of the boot, when the carried state cannot be taken
+        over; ENODEV without the device.
+        """
         if self._luo is None:
             raise Errno(errno.ENODEV)
         return self._luo.open()
 
     def ioctl(self, file: DeviceFile | SessionFile, command: int, argument: int, caller: Caller) -> int | Blocked:
-        """0, or an Errno. Installs fds and writes memory through `caller` before it returns."""
+        """Returns 0, or raises Errno. Installs fds and writes memory through `caller` before it returns."""
         assert self._luo is not None, "its file is open"
         return self._luo.ioctl(file, command, argument, caller)
 
     def release(self, file: DeviceFile | SessionFile) -> None:
-        """The last reference to the file is gone. Never fails; once, for each file that was opened or installed."""
+        """Releases the file: its last reference is gone.
+
+        Never fails. Once for each file that was opened or installed.
+        """
         assert self._luo is not None, "its file was open"
         self._luo.release(file)
 
     def file_operation(self, file: DeviceFile | SessionFile, operation: Operation) -> int:
-        """A system call on the file other than ioctl: an errno for all but poll, which gives its mask."""
+        """Returns the poll mask for POLL. Raises Errno for every other system call on the file."""
         return files.file_operation(file, operation)
 
     def kexec_file_load(self, arguments: KexecFiles, flags: int, caller: Caller) -> int:
-        """`Kexec.file_load`."""
+        """Loads an image (`Kexec.file_load`)."""
         self._kexec.file_load(arguments, flags, caller)
         return 0
 
     def kexec_load(self, segments: Sequence[KexecSegment], flags: int, caller: Caller) -> int:
-        """`Kexec.load`. No segments: unload. `segments` may be read when first asked for an item (Errno(EFAULT))."""
+        """Loads segments (`Kexec.load`); no segments: unloads.
+
+        Reading an item of `segments` may raise Errno(EFAULT).
+        """
         self._kexec.load(segments, flags, caller)
         return 0
 
     def reboot(self, magic1: int, magic2: int, command: int, caller: Caller) -> int | Blocked | Jump | Ending:
-        """EPERM, EINVAL magic or command, EINVAL nothing loaded, or what the freeze of a file said; nothing is lost.
+        """Executes reboot(2).
 
-        After `Jump` every ioctl is `Blocked` and `release` changes nothing, so processes may die in any order.
+        Raises Errno: EPERM, EINVAL for the magic numbers, the command, or without an image, and the errno of a failed
+        freeze. Nothing is lost then. After `Jump` every ioctl is `Blocked` and `release` changes nothing, so processes
+        may die in any order.
         """
         asked = reboot_command(magic1, magic2, command, caller)
         if self._kexec.jumping:
@@ -229,9 +246,9 @@ class Kernel:
         return Jump() if stuck is None else stuck
 
     def jump(self) -> Self:
-        """The next boot, once `reboot` said `Jump`. This kernel is gone afterwards.
+        """Returns the next boot, after `reboot` returned `Jump`. This kernel is closed afterwards.
 
-        `Panic` if the next one stops while it boots; nothing is held then.
+        Raises `Panic` if the next one stops while it boots; nothing is held then.
         """
         loaded = self._kexec.image
         assert self._kexec.jumping, "reboot() said Jump"
@@ -251,7 +268,7 @@ class Kernel:
         return following
 
     def close(self) -> None:
-        """The machine is switched off: drop every reference to files of the host. May be called twice."""
+        """Switches the machine off: drops every reference to files of the host. Idempotent."""
         if self._luo is not None:
             self._luo.close()
         if self._vfio is not None:

@@ -1,6 +1,7 @@
-"""kexec_file_load(2), kexec_load(2) and the checks of reboot(2): what is loaded, and whether the call may take place.
+"""kexec_file_load(2), kexec_load(2) and the checks of reboot(2): the loaded image, and whether a kexec is allowed.
 
-The order of checks is kernel/kexec_file.c's, kernel/kexec.c's and kernel/reboot.c's. The jump itself is `kernel.py`'s.
+The order of checks is that of kernel/kexec_file.c, kernel/kexec.c and kernel/reboot.c. The kexec itself is in
+`kernel.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from luod.uapi import kexec as uapi
 KEXEC_SEGMENT_MAX: Final = 16
 _ARCH_MASK: Final = 0xFFFF0000
 _ARCHITECTURES: Final = (0, 62 << 16)  # KEXEC_ARCH_DEFAULT, KEXEC_ARCH_X86_64
-# KEXEC_PRESERVE_CONTEXT needs CONFIG_KEXEC_JUMP, which the measured kernel has not.
+# KEXEC_PRESERVE_CONTEXT needs CONFIG_KEXEC_JUMP, which the measured kernel does not have.
 _LOAD_FLAGS: Final = uapi.KEXEC_ON_CRASH | 0x04 | 0x08
 _PAGE: Final = 4096
 
@@ -43,11 +44,11 @@ _ENDINGS: Final = {
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """What the next kernel will be. `handover`: loaded by kexec_file_load, the only way KHO is handed over."""
+    """The image of the next kernel. `handover`: loaded by kexec_file_load, the only way that passes KHO data on."""
 
     formats: frozenset[str]
     command_line: str | None
-    """None when kexec_load's segments do not show one."""
+    """None when kexec_load's segments do not contain one."""
     handover: bool
 
 
@@ -60,9 +61,10 @@ class Kexec:
         self.jumping = False
 
     def file_load(self, files: KexecFiles, flags: int, caller: Caller) -> None:
-        """EPERM, EINVAL flags, EBUSY, ENOEXEC, EINVAL command line; EADDRNOTAVAIL for a crash kernel: no memory for it.
+        """Loads an image. A load that fails keeps the previous image.
 
-        A load that fails keeps the image that was there.
+        Raises Errno: EPERM, EINVAL flags, EBUSY, ENOEXEC, EINVAL command line; EADDRNOTAVAIL for a crash kernel, since
+        no memory is reserved for it.
         """
         if not caller.capable(CAP_SYS_BOOT):
             raise Errno(errno.EPERM)
@@ -90,7 +92,10 @@ class Kexec:
         self.image = LoadedImage(self._read_formats(kernel), _text(command_line), handover=True)
 
     def load(self, segments: Sequence[KexecSegment], flags: int, caller: Caller) -> None:
-        """EPERM, EINVAL flags, count, architecture, EBUSY, EADDRNOTAVAIL not on pages, EINVAL overlap. None: unload."""
+        """Loads segments; no segments: unloads.
+
+        Raises Errno: EPERM, EINVAL flags, count, architecture, EBUSY, EADDRNOTAVAIL not on pages, EINVAL overlap.
+        """
         if not caller.capable(CAP_SYS_BOOT):
             raise Errno(errno.EPERM)
         architecture = flags & _ARCH_MASK
@@ -117,12 +122,15 @@ class Kexec:
         self.image = self._from_segments(buffers)
 
     def _lock(self) -> None:
-        """The jump holds the kexec lock, and nobody waits for that lock."""
+        """Raises Errno(EBUSY) during a kexec, which holds the kexec lock. No call waits for that lock."""
         if self.jumping:
             raise Errno(errno.EBUSY)
 
     def _from_segments(self, buffers: list[tuple[int, bytes]]) -> LoadedImage:
-        """kexec-tools puts boot_params, with the image's header, into one segment, the kernel proper into another."""
+        """Returns the image in kexec_load's segments.
+
+        kexec-tools puts boot_params, with the image's header, into one segment, and the kernel proper into another.
+        """
         setup = next(((address, data) for address, data in buffers if bzimage.has_header(data)), None)
         if setup is None:
             formats = frozenset[str]().union(*(self._read_formats(data) for _, data in buffers))
@@ -141,7 +149,10 @@ class Kexec:
 
 
 def reboot_command(magic1: int, magic2: int, command: int, caller: Caller) -> Ending | int:
-    """What a valid reboot(2) asks for: an ending, or its command. EPERM, EINVAL magic numbers, EINVAL command."""
+    """Returns the command of a valid reboot(2), or the ending it asks for.
+
+    Raises Errno: EPERM, EINVAL magic numbers, EINVAL command.
+    """
     command &= 0xFFFFFFFF
     if not caller.capable(CAP_SYS_BOOT):
         raise Errno(errno.EPERM)
@@ -156,5 +167,5 @@ def reboot_command(magic1: int, magic2: int, command: int, caller: Caller) -> En
 
 
 def _text(command_line: bytes) -> str:
-    """Up to the first NUL, as the next kernel sees it."""
+    """Returns the command line up to the first NUL, as the next kernel sees it."""
     return command_line.partition(b"\0")[0].decode("utf-8", "surrogateescape")

@@ -1,6 +1,7 @@
 """The Live Update Orchestrator of one boot: /dev/liveupdate, the names of both directions, the ioctls, the freeze.
 
-Pure bookkeeping over `session.py`. Driven by `kernel.py`, which knows when a machine jumps and into what.
+It is bookkeeping over `session.py`. `kernel.py` drives it and knows the time and target of a kexec. The errnos are
+those of kernel/liveupdate/luo_core.c, luo_session.c and luo_file.c of Linux 7.3.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _WORD = 8
 
 
 class Luo:
-    """`carried` is owned: what is not finished goes with `close` or `carry`. `document`: the profile of that name."""
+    """Owns `carried`: unfinished files go with `close` or `carry`. `document`: the profile of that name."""
 
     def __init__(
         self, host: Host, handlers: HandlerTable, carried: tuple[SessionRecord, ...], *, document: bool
@@ -46,7 +47,10 @@ class Luo:
         self._incoming: dict[bytes, IncomingSession] = {}
 
     def open(self) -> DeviceFile:
-        """EBUSY while open; EIO, now and ever after, when what was carried cannot be taken over."""
+        """Opens the device.
+
+        Raises Errno: EBUSY while open; EIO, for good, when the carried state cannot be taken over.
+        """
         if self._device is not None:
             raise Errno(errno.EBUSY)
         if not self._taken_over:
@@ -57,7 +61,9 @@ class Luo:
         return self._device
 
     def _take_over(self) -> None:
-        """At the first open, not at boot: a handler may be registered until then."""
+        """Takes the carried sessions over. This is at the first open, not at boot: handlers may be registered until
+        then.
+        """
         self._taken_over = True
         for record in self._carried:
             try:
@@ -71,7 +77,7 @@ class Luo:
             self._incoming[record.name] = session
 
     def release(self, file: DeviceFile | SessionFile) -> None:
-        """The last reference to `file` is gone. While the machine jumps that waits for ever, so nothing is undone."""
+        """Releases `file`: its last reference is gone. During a kexec that blocks for ever, so nothing is undone."""
         if isinstance(file, DeviceFile):
             if self._device is file:
                 self._device = None
@@ -86,7 +92,7 @@ class Luo:
         try:
             session.finish()
         except Errno:
-            # It stays in the list as retrieved, out of reach for the rest of this boot (A.6).
+            # It stays in the list as retrieved and cannot be retrieved again in this boot (luo_session_release).
             name = session.name.decode("utf-8", "backslashreplace")
             self._host.log(f"luo: Unable to finish session [{name}] on release")
         else:
@@ -116,7 +122,7 @@ class Luo:
         return 0
 
     def _create(self, request: Request) -> int | Blocked:
-        """EMFILE, EINVAL, EEXIST, and EFAULT with the creation undone."""
+        """Creates a session. Raises Errno: EMFILE, EINVAL, EEXIST, and EFAULT with the creation undone."""
         _need_fd(request.caller)
         name, end, _ = request.text(2).partition(b"\0")
         if not name or not end:
@@ -131,7 +137,11 @@ class Luo:
         return 0
 
     def _retrieve_session(self, request: Request) -> int | Blocked:
-        """EMFILE, ENOENT, EINVAL when retrieved already, and EFAULT, which finishes the session: it is lost."""
+        """Retrieves a session.
+
+        Raises Errno: EMFILE, ENOENT, EINVAL when it is retrieved already, and EFAULT, which finishes the session: it is
+        lost.
+        """
         _need_fd(request.caller)
         if self._frozen:
             return Blocked()
@@ -146,7 +156,7 @@ class Luo:
         return 0
 
     def _give_out(self, request: Request, session: OutgoingSession | IncomingSession) -> None:
-        """The new file's fd goes to the caller; where that fails the file is dropped, which is its last close."""
+        """Installs the new file in the caller. If that fails the file is dropped, which is its last close."""
         file = SessionFile(session)
         try:
             request.answerable()
@@ -157,7 +167,7 @@ class Luo:
         request.answer({1: fd})
 
     def freeze(self) -> None:
-        """Everything is ready to be carried, or an Errno and everything is as before (A.11)."""
+        """Freezes every file, or raises Errno with everything as before (luo_session_serialize)."""
         done: list[OutgoingSession] = []
         for session in self._outgoing.values():
             frozen: list[PreservedFile] = []
@@ -177,19 +187,21 @@ class Luo:
         self._frozen = True
 
     def carry(self) -> tuple[SessionRecord, ...]:
-        """What the next kernel finds, owned by the caller; everything else is let go. Once, after `freeze`."""
+        """Returns the records for the next kernel, which the caller owns, and drops everything else. Once, after
+        `freeze`.
+        """
         records = tuple(session.carry() for session in self._outgoing.values())
         self._outgoing.clear()
         self.close()
         return records
 
     def close(self) -> None:
-        """This kernel is gone, with all it held. May be called twice."""
+        """Drops everything that this kernel holds. Idempotent."""
         for outgoing in self._outgoing.values():
             outgoing.undo()
         for incoming in self._incoming.values():
             incoming.abandon()
-        # Also those nobody took over, because the device was never opened or is broken.
+        # Also those not taken over, because the device was never opened or its takeover failed.
         for record in self._carried:
             record.drop()
         self._outgoing.clear()
@@ -204,13 +216,13 @@ def _need_fd(caller: Caller) -> None:
 
 
 def _preserve(request: Request, session: OutgoingSession) -> None:
-    """EFAULT on the answer leaves the file preserved."""
+    """Preserves a file. EFAULT on the answer leaves it preserved."""
     session.preserve(request.integer(2), lambda: request.caller.file(request.integer(1)))
     request.answer()
 
 
 def _unpreserve(request: Request, session: OutgoingSession) -> None:
-    """Profile `document`: EINVAL reserved, ENOENT unknown token."""
+    """Stops preserving a file (profile `document`). Raises Errno: EINVAL reserved, ENOENT unknown token."""
     if request.integer(1):
         raise Errno(errno.EINVAL)
     session.unpreserve(request.integer(2))
@@ -218,7 +230,7 @@ def _unpreserve(request: Request, session: OutgoingSession) -> None:
 
 
 def _retrieve(request: Request, session: IncomingSession) -> None:
-    """EMFILE before all else; on EFAULT the file stays retrieved and can be had again."""
+    """Retrieves a file. EMFILE precedes all else. On EFAULT the file stays retrieved; the call can be repeated."""
     _need_fd(request.caller)
     file = session.retrieve(request.integer(2))
     request.caller.adopt(file)
@@ -227,7 +239,7 @@ def _retrieve(request: Request, session: IncomingSession) -> None:
 
 
 def _finish(request: Request, session: IncomingSession) -> None:
-    """EINVAL reserved, EBUSY; EFAULT on the answer, and it is finished nonetheless."""
+    """Finishes a session. Raises Errno: EINVAL reserved, EBUSY, and EFAULT on the answer, with the session finished."""
     if request.integer(1):
         raise Errno(errno.EINVAL)
     session.finish()
@@ -235,7 +247,7 @@ def _finish(request: Request, session: IncomingSession) -> None:
 
 
 def _get_name(request: Request, name: bytes) -> None:
-    """The name, its NUL, and zeros up to the next word: the rest of the field keeps what the caller had there."""
+    """Writes the name, its NUL, and zeros up to the next word. The rest of the field keeps the caller's bytes."""
     if request.integer(1):
         raise Errno(errno.EINVAL)
     written = name + bytes(_WORD - len(name) % _WORD)

@@ -1,7 +1,7 @@
-"""The handler of memfds, format `memfd-v2`: which files it takes, what it keeps of them, what comes back.
+"""The handler of memfds, format `memfd-v2`: the files it accepts, the state it keeps, the file it returns.
 
-luo-vfio-semantics.md A.13 and the tables of sections 5 and 7 of luo-measured.md. That a preserved memfd cannot grow or
-shrink is not modelled here: the host's own memfd decides that (docs/divergences.md).
+It follows mm/memfd_luo.c of Linux 7.3; its answers are in docs/kernel.md, 5 and 7. A preserved memfd cannot grow or
+shrink in a real kernel. That is not modelled: the host's own memfd decides it (docs/divergences.md).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ UINT_MAX = 2**32 - 1
 
 @dataclass
 class MemfdState:
-    """As of PRESERVE, except `position`, which freeze takes again. Bytes and F_SEAL_* bits."""
+    """The state at PRESERVE; freeze updates `position`. Bytes and F_SEAL_* bits."""
 
     size: int
     seals: int
@@ -36,7 +36,7 @@ class MemfdState:
 
 @dataclass
 class MemfdRecord:
-    """The memory of one memfd on its way. `kept` is owned, and None once the memory is somebody else's or free."""
+    """The memory of one memfd after a kexec. `kept` is owned; None once the memory was passed on or freed."""
 
     kept: HostFile | None
     size: int
@@ -50,7 +50,7 @@ class MemfdRecord:
 
 
 class MemfdHandler(FileHandler[MemfdState, MemfdRecord]):
-    """Anything shmem without a name. `host` makes the new memfd of a retrieve."""
+    """Handles any shmem file without a name. `host` makes the new memfd of a retrieve."""
 
     compatible = "memfd-v2"
 
@@ -64,7 +64,11 @@ class MemfdHandler(FileHandler[MemfdState, MemfdRecord]):
         return file.identity
 
     def preserve(self, file: HostFile) -> MemfdState:
-        """Errno(EOPNOTSUPP) for seals the format does not know, Errno(EFBIG) beyond 2^32-1 pages, Errno(ENOMEM)."""
+        """Preserves a memfd.
+
+        Raises Errno(EOPNOTSUPP) for seals that the format does not know, Errno(EFBIG) beyond 2^32-1 pages,
+        Errno(ENOMEM).
+        """
         state = MemfdState(size=file.size(), seals=file.seals(), position=file.position())
         if state.seals & ~ALL_SEALS:
             raise Errno(errno.EOPNOTSUPP)
@@ -86,12 +90,14 @@ class MemfdHandler(FileHandler[MemfdState, MemfdRecord]):
                 record.kept, size=record.size, seals=seals_on_return(record.seals), position=record.position
             )
         finally:
-            # Moved to the new file, or freed because the attempt failed (luo-hazards.md H1).
+            # The pages moved to the new file, or a failed attempt freed them (docs/hazards.md, H1).
             record.drop()
 
 
 def seals_on_return(seals: int) -> int:
-    """The seals of the new memfd. Its mode is 0777, and F_SEAL_EXEC on an executable file seals the contents too."""
+    """Returns the seals of the new memfd. Its mode is 0777, and F_SEAL_EXEC on an executable file seals the contents
+    too.
+    """
     if seals & F_SEAL_EXEC:
         seals |= F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
     return seals

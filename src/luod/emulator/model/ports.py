@@ -1,8 +1,8 @@
-"""What the modelled kernel needs of the world outside it, as protocols, and the one exception that all of it shares.
+"""The modelled kernel's ports to the outside, as protocols, and the exception that all of it shares.
 
-`luod.emulator.trap` implements them over memfds and a real log; the model's tests over dictionaries. The thread that
-makes a system call is in `caller.py`. Nothing here does anything: there are no defaults, and the model reaches contents
-only through these protocols.
+`luod.emulator.trap` implements them over memfds and a real log, the model's tests over dictionaries. The thread that
+makes a system call is in `caller.py`. There are no default implementations. The model reaches contents only through
+these protocols.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 class Errno(Exception):
-    """A system call fails with `code`, a positive errno. Raised by ports and by the model alike."""
+    """A system call fails with `code`, a positive errno. Both the ports and the model raise it."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -21,7 +21,7 @@ class Errno(Exception):
 
 
 class Kind(enum.Enum):
-    """The kinds of files that can_preserve of a file handler tells apart."""
+    """The kinds of files that can_preserve of a file handler distinguishes."""
 
     MEMFD = "memfd"
     """Any shmem file with link count 0: memfds, O_TMPFILE on tmpfs, an unlinked tmpfs file."""
@@ -29,7 +29,9 @@ class Kind(enum.Enum):
     SESSION = "session"
     LIVEUPDATE = "liveupdate"
     VFIO_DEVICE = "vfio device"
-    """This and the next three are files of the model itself (`vfio.files.ModelFile`), however they were opened."""
+    """This and the next three are files of the model itself (`vfio.files.ModelFile`), independent of how they were
+    opened.
+    """
     VFIO_GROUP = "vfio group"
     VFIO_CONTAINER = "vfio container"
     IOMMUFD = "iommufd"
@@ -47,7 +49,9 @@ class HostFile(Protocol):
 
     @property
     def identity(self) -> Hashable:
-        """The inode: equal for duplicates and reopened files, different for all other open files."""
+        """Returns the identity of the inode: equal for duplicates and reopened files, different for all other open
+        files.
+        """
         ...
 
     def size(self) -> int:
@@ -63,19 +67,19 @@ class HostFile(Protocol):
         ...
 
     def fill_holes(self) -> None:
-        """Gives every page of the file memory. Errno(ENOMEM), or the errno of the host."""
+        """Allocates every page of the file. Raises Errno(ENOMEM), or the errno of the host."""
         ...
 
     def close(self) -> None: ...
 
 
 class Host(Protocol):
-    """The hardware under one kernel after another: memory that outlives a jump, and the log."""
+    """The hardware under all kernels: memory that outlives a kexec, and the log."""
 
     def take_over(self, kept: HostFile, *, size: int, seals: int, position: int) -> HostFile:
         """Returns a new memfd with the first `size` bytes of `kept`: mode 0777, O_RDWR | O_LARGEFILE.
 
-        `kept` stays the caller's. Errno(ENOMEM), Errno(ENOSPC) when the host has no room; no memfd is left then.
+        `kept` stays the caller's. Raises Errno(ENOMEM), Errno(ENOSPC) when the host has no room; no memfd is left then.
         """
         ...
 

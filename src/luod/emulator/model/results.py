@@ -1,4 +1,4 @@
-"""What a modelled system call can come to, other than a number or an `Errno`. Plain values; `trap` acts on them."""
+"""Results of a modelled system call other than a number or an `Errno`. Plain values, on which `trap` acts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Blocked:
-    """The caller sleeps and gets no answer. `until` says in words what would wake it; "" means nothing ever does."""
+    """The caller sleeps and gets no answer. `until` describes the event that wakes it; "": no event does."""
 
     until: str = ""
 
 
 @dataclass(frozen=True)
 class Waiting(Blocked):
-    """`Blocked` until something else happens in the machine.
+    """`Blocked` until another event in the machine.
 
-    `poll` gives the call's result (or raises its Errno) once that is so, and None before; to be asked after each
-    request that was answered and each file that was released, and not again after it gave one.
+    `poll` returns None before that event, and then the call's result, or raises its Errno. Run it after each answered
+    request and each released file, and not again after it returned a result.
     """
 
     poll: Callable[[], int | None] = lambda: None
@@ -27,11 +27,11 @@ class Waiting(Blocked):
 
 @dataclass(frozen=True)
 class Jump:
-    """reboot(LINUX_REBOOT_CMD_KEXEC) does not return: kill every process, then take `Kernel.jump()`."""
+    """reboot(LINUX_REBOOT_CMD_KEXEC) does not return: kill every process, then use `Kernel.jump()`."""
 
 
 class Ending(enum.Enum):
-    """reboot(2) ends the machine without a kexec; all that was preserved is lost."""
+    """reboot(2) ends the machine without a kexec. All preserved state is lost."""
 
     HALT = "halt"
     POWER_OFF = "power off"
@@ -39,4 +39,4 @@ class Ending(enum.Enum):
 
 
 class Panic(Exception):
-    """The next kernel stops while it boots; its message is the panic's. Raised by `Kernel.jump()`."""
+    """The next kernel stops while it boots, with the panic's message. `Kernel.jump()` raises it."""

@@ -1,6 +1,7 @@
-"""Sessions of both directions and the files in them: holding files, taking them over, undoing.
+"""Sessions of both directions and the files in them: preserving, retrieving, undoing.
 
-Checks are in the kernel's order (luo-vfio-semantics.md A.7 to A.11). Names and ioctls are in `luo.py`.
+Checks are in the order of kernel/liveupdate/luo_file.c and luo_session.c of Linux 7.3. Names and ioctls are in
+`luo.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class SessionRecord:
-    """One session between two kernels, its files in the order they were preserved."""
+    """One session between two kernels, with its files in the order in which they were preserved."""
 
     name: bytes
     files: tuple[FileRecord, ...]
@@ -69,11 +70,14 @@ class OutgoingSession:
         self._files: dict[int, PreservedFile] = {}
 
     def __iter__(self) -> Iterator[PreservedFile]:
-        """Iterates over the files in the order they were preserved."""
+        """Iterates over the files in the order in which they were preserved."""
         return iter(self._files.values())
 
     def preserve(self, token: int, open_file: Callable[[], HostFile]) -> None:
-        """Preserves a file. EEXIST used token; EBADF (`open_file`); ENOENT no handler; EBUSY held; the handler's."""
+        """Preserves a file.
+
+        Raises Errno: EEXIST used token; EBADF (`open_file`); ENOENT no handler; EBUSY held; the errnos of the handler.
+        """
         if token in self._files:
             raise Errno(errno.EEXIST)
         file = open_file()
@@ -92,7 +96,7 @@ class OutgoingSession:
         self._files[token] = PreservedFile(token, handler, file, identity, state)
 
     def unpreserve(self, token: int) -> None:
-        """Lets a preserved file go. ENOENT unknown token."""
+        """Stops preserving a file. Raises Errno(ENOENT) for an unknown token."""
         preserved = self._files.pop(token, None)
         if preserved is None:
             raise Errno(errno.ENOENT)
@@ -101,7 +105,7 @@ class OutgoingSession:
         preserved.file.close()
 
     def undo(self) -> None:
-        """Lets every file go after the last close, the newest first."""
+        """Stops preserving every file after the last close, the newest first."""
         for token in reversed(tuple(self._files)):
             self.unpreserve(token)
 
@@ -124,12 +128,14 @@ class IncomingFile:
 
 
 class IncomingSession:
-    """A session of the previous kernel. `retrieved` once its fd was given out; its last close finishes it."""
+    """A session of the previous kernel. `retrieved` once its fd was given out. Its last close finishes it."""
 
     direction = Direction.INCOMING
 
     def __init__(self, record: SessionRecord, handlers: HandlerTable, *, all_retrieved: bool) -> None:
-        """KeyError: the format without a handler in this kernel. `all_retrieved`: FINISH as in the document."""
+        """Raises KeyError with the format that has no handler in this kernel. `all_retrieved`: FINISH as in the
+        document.
+        """
         self.name = record.name
         self.retrieved = False
         self._handlers = handlers
@@ -142,7 +148,9 @@ class IncomingSession:
             self._files[file.token] = IncomingFile(file.token, handler, file.carried)
 
     def retrieve(self, token: int) -> HostFile:
-        """Returns a file; the session owns it until `finish`. ENOENT unknown token; the errno of a failed attempt."""
+        """Returns a file; the session owns it until `finish`. Raises Errno: ENOENT unknown token, or that of a failed
+        attempt.
+        """
         incoming = self._files.get(token)
         if incoming is None:
             raise Errno(errno.ENOENT)
@@ -158,7 +166,10 @@ class IncomingSession:
         return incoming.file
 
     def finish(self) -> None:
-        """Lets every file go, the last one first. EBUSY, with nothing changed, when the handler of one refuses."""
+        """Finishes every file, the last one first.
+
+        Raises Errno(EBUSY), with nothing changed, when a handler refuses.
+        """
         for incoming in self._files.values():
             if self._all_retrieved and incoming.file is None:
                 raise Errno(errno.EBUSY)
@@ -172,7 +183,7 @@ class IncomingSession:
                 incoming.file.close()
 
     def abandon(self) -> None:
-        """Drops every file when the kernel ends before the session was finished; handlers are not asked."""
+        """Drops every file when the kernel ends before the session was finished. Handlers are not asked."""
         for incoming in self._files.values():
             incoming.carried.drop()
             if incoming.file is not None:
