@@ -1,5 +1,5 @@
-"""VFIO, PCI and iommufd of the kernel that is not there: devices, their files, and how they go through a live update.
+"""VFIO, PCI and iommufd of the modelled kernel: devices, their files, and their way through a live update.
 
-`bus.Bus` is the hardware, which outlives every jump; `vfio.Vfio` is one boot's side of it, and all that `trap` drives.
-Their ports to the world are in ports.py. Only a machine with devices imports the package.
+`bus.Bus` is the hardware, which outlives every kexec. `vfio.Vfio` is one boot's side of it, and all that `trap` drives.
+Their ports to the outside are in ports.py. Only a machine with devices imports the package.
 """

@@ -1,4 +1,4 @@
-"""VFIO's way of passing structures: `argsz` first, a minimum that must be there, and a tail that newer callers have.
+"""VFIO's way to pass structures: `argsz` first, a required minimum, and a tail that newer callers have.
 
 Every ioctl of a device, a group and a container reads its argument here. iommufd's way is LUO's, `model.decode`.
 """
@@ -19,7 +19,10 @@ _U32: Final = 4
 
 
 def read(caller: Caller, address: int, layout: struct.Struct, minimum: int | None = None) -> list[Any]:
-    """The fields, those behind `minimum` (bytes; None: all) 0. Errno(EFAULT), Errno(EINVAL) for too small an argsz."""
+    """Returns the fields; those after `minimum` (bytes; None: all) may be missing and are 0 then.
+
+    Raises Errno(EFAULT), and Errno(EINVAL) for an argsz that is too small.
+    """
     minimum = layout.size if minimum is None else minimum
     data = caller.read(address, minimum)
     if int.from_bytes(data[:_U32], "little") < minimum:
@@ -28,7 +31,7 @@ def read(caller: Caller, address: int, layout: struct.Struct, minimum: int | Non
 
 
 def read_extensible(caller: Caller, address: int, layout: struct.Struct, minimum: int) -> list[Any]:
-    """As copy_struct_from_user: Errno(E2BIG) for a tail that is not all zero."""
+    """Returns the fields as copy_struct_from_user does. Raises Errno(E2BIG) for a tail that is not all zero."""
     size = int.from_bytes(caller.read(address, _U32), "little")
     if size < minimum:
         raise Errno(errno.EINVAL)
@@ -37,12 +40,12 @@ def read_extensible(caller: Caller, address: int, layout: struct.Struct, minimum
 
 
 def write(caller: Caller, address: int, layout: struct.Struct, values: Sequence[int], length: int) -> None:
-    """The first `length` bytes of the structure. Errno(EFAULT)."""
+    """Writes the first `length` bytes of the structure. Raises Errno(EFAULT)."""
     caller.write(address, layout.pack(*values)[:length])
 
 
 def chain(capabilities: Sequence[tuple[int, int, bytes]], offset: int) -> bytes:
-    """Capabilities (id, version, content) behind a structure that ends at `offset`, each pointing to the next."""
+    """Returns capabilities (id, version, content) for a structure that ends at `offset`. Each points to the next."""
     done = b""
     for index, (number, version, content) in enumerate(capabilities):
         size = uapi.INFO_CAP_HEADER.size + len(content)

@@ -1,8 +1,8 @@
-"""Binds drivers to devices, at boot and after: driver_override, new_id, bind, unbind, drivers_probe, remove, rescan.
+"""Binds drivers to devices, at boot and later: driver_override, new_id, bind, unbind, drivers_probe, remove, rescan.
 
 Writes to the files of those names (`sysfs`) end here. An unbind from a VFIO driver waits until no file of the device is
-open, and every later request for that device waits for the unbind. What a driver is, is in `driver.py`.
-drivers/pci/pci-driver.c, drivers/base/dd.c of Linux 7.3.
+open, and every later request for that device waits for the unbind. Drivers are described in `driver.py`. The order of
+checks is that of drivers/pci/pci-driver.c and drivers/base/dd.c of Linux 7.3.
 """
 
 from __future__ import annotations
@@ -53,13 +53,15 @@ class Drivers:
 
     @property
     def unbinding(self) -> Function | None:
-        """The device that an unbind waits for, if there is one."""
+        """Returns the device that an unbind waits for, or None."""
         return next((function for function in self.functions if function.unbinding), None)
 
     # Requests of user space. A `name` is an address, as written.
 
     def bind(self, driver: Driver, name: str) -> int | Blocked:
-        """Binds `driver`. ENODEV (no such device, or not of its kind), EBUSY (it has a driver), errors of the probe."""
+        """Binds `driver`. Raises Errno: ENODEV (no such device, or not of its kind), EBUSY (bound), the errnos of the
+        probe.
+        """
 
         def attach(function: Function) -> int | Blocked:
             if not _matches(driver, function):
@@ -72,7 +74,10 @@ class Drivers:
         return self._with(name, attach)
 
     def unbind(self, driver: Driver, name: str) -> int | Blocked:
-        """Unbinds `driver`, once no file of the device is open. ENODEV when the device has another driver."""
+        """Unbinds `driver`, once no file of the device is open.
+
+        Raises Errno(ENODEV) when the device has another driver.
+        """
 
         def detach(function: Function) -> int | Blocked:
             if function.driver is not driver:
@@ -82,7 +87,7 @@ class Drivers:
         return self._with(name, detach)
 
     def probe(self, name: str) -> int | Blocked:
-        """Probes one device (drivers_probe). ENODEV. It is not an error when no driver takes the device."""
+        """Probes one device (drivers_probe). Raises Errno(ENODEV). A device that no driver accepts is not an error."""
 
         def look(function: Function) -> int | Blocked:
             self._probe(function)
@@ -91,7 +96,7 @@ class Drivers:
         return self._with(name, look)
 
     def override(self, function: Function, name: str) -> int | Blocked:
-        """Sets driver_override; "" removes it. EINVAL for a name that is too long."""
+        """Sets driver_override; "" removes it. Raises Errno(EINVAL) for a name that is too long."""
         if len(name) > _OVERRIDE_MAXIMUM:
             raise Errno(errno.EINVAL)
 
@@ -102,7 +107,7 @@ class Drivers:
         return self._with(str(function.address), store)
 
     def new_id(self, driver: Driver, words: str) -> int | Blocked:
-        """Adds a pair of ids to `driver`, and probes the devices that have no driver. EINVAL, EEXIST."""
+        """Adds a pair of ids to `driver`, and probes the devices without a driver. Raises Errno: EINVAL, EEXIST."""
         identifier = _parse_id(words)
         if identifier in driver.dynamic:
             raise Errno(errno.EEXIST)
@@ -113,7 +118,7 @@ class Drivers:
         return 0
 
     def remove_id(self, driver: Driver, words: str) -> int | Blocked:
-        """Removes a pair of ids. Bound devices stay bound. EINVAL, ENODEV."""
+        """Removes a pair of ids. Bound devices stay bound. Raises Errno: EINVAL, ENODEV."""
         identifier = _parse_id(words)
         if identifier not in driver.dynamic:
             raise Errno(errno.ENODEV)
@@ -145,10 +150,10 @@ class Drivers:
         return [function for function in physical.virtual if function in self.functions]
 
     def set_virtual(self, physical: Function, number: int) -> int | Blocked:
-        """Sets sriov_numvfs. ERANGE, ENOENT without a driver, EBUSY while there are virtual functions.
+        """Sets sriov_numvfs. Raises Errno: ERANGE, ENOENT without a driver, EBUSY while there are virtual functions.
 
-        0 unplugs each virtual function; it needs no driver here, since no driver made those of the first boot. New
-        virtual functions of a device that vfio-pci has are bound to vfio-pci.
+        0 unplugs each virtual function. It needs no driver here, since the virtual functions of the first boot were
+        made by no driver. New virtual functions of a device that vfio-pci has are bound to vfio-pci.
         """
         there = self.virtual(physical)
         if number > len(physical.virtual):
@@ -244,7 +249,10 @@ class Drivers:
         return True
 
     def _attach(self, driver: Driver, function: Function) -> None:
-        """Errno(EPERM) when a user, or a domain that was carried, owns the DMA of the device's group."""
+        """Attaches the driver.
+
+        Raises Errno(EPERM) when a user, or a carried domain, owns the DMA of the device's group.
+        """
         if driver.is_vfio:
             self._around.devices.register(function, self._around)
         else:
@@ -282,7 +290,7 @@ def _matches(driver: Driver, function: Function) -> bool:
 
 
 def _parse_id(words: str) -> tuple[int, int]:
-    """Parses `vendor device …`, hexadecimal. Errno(EINVAL)."""
+    """Returns the ids in `vendor device …`, hexadecimal. Raises Errno(EINVAL)."""
     parts = words.split()
     try:
         vendor, device, *rest = (int(part, 16) for part in parts)

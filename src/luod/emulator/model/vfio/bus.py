@@ -1,4 +1,4 @@
-"""The devices of a machine over all its boots: the hardware, and what each of its kernels can do with it."""
+"""The devices of a machine over all its boots: the hardware, and the features of each kernel for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from luod.emulator.model.vfio.vfio import Features, Vfio
 
 
 class Bus:
-    """Made once and kept over all boots; `boot` gives each kernel its own view. Owns the hardware until `close`."""
+    """Exists once for all boots; `boot` gives each kernel its own view. Owns the hardware until `close`."""
 
     def __init__(
         self,
@@ -25,9 +25,10 @@ class Bus:
         iommufd_preservation: bool = False,
         without_handler: frozenset[int] = frozenset(),
     ) -> None:
-        """ValueError for devices that cannot be in one machine.
+        """Raises ValueError for devices that cannot be in one machine.
 
-        `without_handler`: boots, counted from 1, whose kernel cannot preserve or take over VFIO devices (H20).
+        `without_handler`: boots, counted from 1, with a kernel that cannot preserve or take over VFIO devices
+        (docs/hazards.md, H20).
         """
         self.can_map = True
         """Whether programs can map BARs here; to be set before the first boot."""
@@ -41,10 +42,10 @@ class Bus:
     def boot(
         self, number: int, command_line: str, sessions: Iterable[SessionRecord], speaks: Callable[[str], bool]
     ) -> Vfio:
-        """Returns what boot `number` makes of the hardware.
+        """Returns boot `number`'s view of the hardware.
 
-        `sessions` stay the caller's: what they carry decides how devices start. `speaks`: whether the kernel has a
-        handler of that format.
+        The caller keeps `sessions`: the records in them decide the initial state of devices. `speaks` returns whether
+        the kernel has a handler of a format.
         """
         carries = number not in self._without_handler and speaks(DEVICE_FORMAT)
         features = Features(self._rules, self.can_map, carries, self._iommufd_preservation)

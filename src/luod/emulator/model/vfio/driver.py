@@ -1,4 +1,4 @@
-"""What a driver of the kernel is, and which devices it takes. Binding a driver to a device is in `binding.py`."""
+"""A driver of the kernel, and the devices it accepts. `binding.py` binds a driver to a device."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Driver:
 
     @property
     def is_vfio(self) -> bool:
-        """Whether the driver hands its devices to users. Every other driver does DMA of its own."""
+        """Returns whether the driver hands its devices to users. Every other driver does DMA of its own."""
         return self.name.endswith(VFIO_PCI)
 
     def matches(self, device: DeviceDescription, override: str | None) -> bool:
-        """Returns whether the driver takes `device`, whose driver_override is `override`."""
+        """Returns whether the driver accepts `device`, whose driver_override is `override`."""
         if override is not None:
             return override == self.name
         return device.driver == self.name or (device.vendor, device.device) in self.dynamic

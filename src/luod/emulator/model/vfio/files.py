@@ -1,7 +1,7 @@
-"""The open files of VFIO and iommufd as the rest of the model and `trap` see them: counted, and of some kind.
+"""The open files of VFIO and iommufd for the rest of the model and for `trap`: counted, and of one of several kinds.
 
-A `ModelFile` is the kernel's `struct file`: every process's fds together are one reference, each holder inside the
-model (LUO, a group's device) another; the last one to go releases it. What the files do is in their own modules.
+A `ModelFile` is the kernel's `struct file`. The fds of all processes together are one reference. Each holder inside the
+model (LUO, a group's device) has one more. The last `close` releases the file. The kinds are in modules of their own.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from luod.emulator.model.vfio.ports import DeviceCaller, Memory
 
 @dataclass(frozen=True)
 class Mapping:
-    """What mmap(2) of a device file maps: `memory` from `offset` on. The memory stays the device's."""
+    """The range that mmap(2) of a device file maps: `memory` from `offset` on. The device owns the memory."""
 
     memory: Memory
     offset: int
 
 
 class ModelFile(ABC):
-    """An open file, made with one reference, which is that of whoever opened it. It is its own `HostFile`."""
+    """An open file. It is made with one reference, which belongs to its opener. It is its own `HostFile`."""
 
     kind: Kind
     link: bytes
-    """What readlink of /proc/self/fd/N gives for a file that has no path."""
+    """The result of readlink of /proc/self/fd/N for a file without a path."""
 
     def __init__(self) -> None:
         self._references = 1
 
     @property
     def identity(self) -> Hashable:
-        """The open file itself, not its inode: LUO compares VFIO files so (A.7)."""
+        """Returns the open file itself, not its inode: the handlers of VFIO files have no get_id."""
         return self
 
     def size(self) -> int:
@@ -50,45 +50,45 @@ class ModelFile(ABC):
         return 0
 
     def fill_holes(self) -> None:
-        """It has none."""
+        """Does nothing: it has no holes."""
         return
 
     @property
     def held_elsewhere(self) -> bool:
-        """Whether anybody but the users' processes has the file."""
+        """Returns whether the model itself holds the file, besides the processes."""
         return self._references > 1
 
     def reference(self) -> Self:
-        """One more reference, to be given back with `close`."""
+        """Takes one more reference, to be dropped with `close`."""
         assert self._references, "not after the release"
         self._references += 1
         return self
 
     def close(self) -> None:
-        """One reference less; the last one releases the file."""
+        """Drops one reference. The last one releases the file."""
         assert self._references, "closed once for each reference"
         self._references -= 1
         if not self._references:
             self._release()
 
     def abandon(self) -> None:
-        """The kernel is gone, the file open or not: let go of what it holds of processes. Nothing follows."""
+        """Drops what an open or closed file holds of processes, when the kernel is gone. No call follows."""
         return
 
     @abstractmethod
     def _release(self) -> None:
-        """Nobody has the file any more."""
+        """Releases the file: no reference is left."""
 
     @abstractmethod
     def ioctl(self, command: int, argument: int, caller: DeviceCaller) -> int | Blocked:
-        """Errno, or the number the call gives: 0, an fd, or what the command says."""
+        """Returns the ioctl's result: 0, an fd, or another number of the command. Raises Errno."""
 
     def pread(self, offset: int, length: int) -> bytes:
-        """Fewer bytes than asked for where the region ends."""
+        """Returns the bytes at `offset`; fewer than `length` where the region ends."""
         raise Errno(errno.EINVAL)
 
     def pwrite(self, offset: int, data: bytes) -> int:
-        """How many bytes were written."""
+        """Returns the number of bytes that were written."""
         raise Errno(errno.EINVAL)
 
     def mmap(self, offset: int, length: int, *, writable: bool) -> Mapping:

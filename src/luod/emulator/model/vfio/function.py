@@ -1,7 +1,7 @@
-"""What one boot's kernel knows of the PCI functions and bridges that it found: addresses, drivers, iommu groups.
+"""PCI functions and bridges as the kernel of one boot knows them: addresses, drivers, iommu groups.
 
 The hardware behind them is in `hardware` and outlives the boot; these objects end with it. `binding.py` binds drivers,
-`vfio_pci` has the functions that are registered with VFIO, and `liveupdate.py` carries devices over a jump.
+`vfio_pci` has the functions that are registered with VFIO, and `liveupdate.py` carries devices over a kexec.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from luod.emulator.model.vfio.iommu.group import IommuGroup
 
 @dataclass(eq=False)
 class Carriage:
-    """How often a function, or for a bridge what is below it, takes part in a live update, on either side of it."""
+    """How often a function, or for a bridge a function below it, is part of a live update, outgoing and incoming."""
 
     outgoing: int = 0
     incoming: int = 0

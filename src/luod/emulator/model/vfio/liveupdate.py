@@ -1,7 +1,9 @@
-"""The file handlers of live update for VFIO devices and iommufd contexts, and what PCI keeps of either side of a jump.
+"""The file handlers of live update for VFIO devices and iommufd contexts, and PCI's state of incoming and outgoing
+devices.
 
 They implement `model.handler`; LUO knows nothing of devices. How strict they are is data (`rules.py`). Preserving an
-iommufd is phase 1 of the posted series (luo-vfio-semantics.md C), which gives a user nothing in the next kernel yet.
+iommufd follows v2 of the posted series "iommu: Add live update state preservation" (docs/kernel.md, 12). It gives a
+user nothing in the next kernel yet.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ _SEALS: Final = F_SEAL_SEAL | F_SEAL_GROW | F_SEAL_SHRINK
 
 
 class PciLiveUpdate:
-    """Which functions and bridges of this boot go into a live update, or came out of one."""
+    """The functions and bridges of this boot that are outgoing or incoming in a live update."""
 
     def __init__(self, rules: Rules, functions: Callable[[], Iterable[Function]], log: Callable[[str], None]) -> None:
         self._rules = rules
@@ -38,7 +40,7 @@ class PciLiveUpdate:
         self._log = log
 
     def find(self, address: Address) -> Function | None:
-        """Returns the function at `address`, if it is present."""
+        """Returns the function at `address`, or None."""
         return next((function for function in self._functions() if function.address == address), None)
 
     def _path(self, function: Function) -> list[tuple[Address, Carriage]]:
@@ -48,7 +50,8 @@ class PciLiveUpdate:
     def preserve(self, function: Function) -> None:
         """Counts a function as preserved.
 
-        EINVAL for a virtual function, EBUSY when it is preserved already, EINVAL for one that relies on an ACS quirk.
+        Raises Errno: EINVAL for a virtual function, EBUSY when it is preserved already, EINVAL for one with an ACS
+        quirk.
         """
         if function.physical is not None:
             raise Errno(errno.EINVAL)
@@ -63,7 +66,9 @@ class PciLiveUpdate:
                 self._log(f"pci {address}: Device will be preserved across next Live Update")
 
     def unpreserve(self, function: Function) -> None:
-        """Counts a function out, also when it was preserved through another file: the two are not told apart."""
+        """Removes a function from the count, even if it was preserved through another file: the two are not
+        distinguished.
+        """
         if not function.carriage.outgoing:
             return
         for address, carriage in self._path(function):
@@ -72,7 +77,9 @@ class PciLiveUpdate:
                 self._log(f"pci {address}: Device will no longer be preserved across next Live Update")
 
     def arrived(self, records: Iterable[DeviceRecord]) -> None:
-        """Counts, at boot, what the previous kernel preserved. A device counts once, for any number of its files."""
+        """Counts, at boot, the devices that the previous kernel preserved. A device counts once, for any number of its
+        files.
+        """
         for record in records:
             function = self.find(record.address)
             if function is None or not record.tracked or function.carriage.incoming:
@@ -83,7 +90,7 @@ class PciLiveUpdate:
                     self._log(f"pci {address}: Device was preserved by previous kernel across Live Update")
 
     def finish(self, record: DeviceRecord) -> None:
-        """Counts a device that came out of a live update out."""
+        """Removes an incoming device from the count."""
         function = self.find(record.address)
         if function is None or not record.tracked or not function.carriage.incoming:
             return
@@ -132,7 +139,11 @@ class DeviceHandler(FileHandler[DeviceState, DeviceRecord]):
         return self.preserve_beside(file, ())
 
     def preserve_beside(self, file: HostFile, others: Iterable[Beside]) -> DeviceState:
-        """Errno: what the rules refuse, what PCI says where that counts; EINVAL, ENOENT for page table and iommufd."""
+        """Preserves `file`.
+
+        Raises Errno: what the rules refuse; PCI's errnos where the rules report them; EINVAL, ENOENT for page table and
+        iommufd.
+        """
         device_file = _device_file(file)
         for trait, code in self._rules.refused:
             if _has(device_file, trait):
@@ -162,9 +173,9 @@ class DeviceHandler(FileHandler[DeviceState, DeviceRecord]):
         self._pci.unpreserve(_device_file(file).device.function)
 
     def freeze(self, file: HostFile, state: DeviceState) -> None:
-        """Resets the device, which `unfreeze` does not undo (H22).
+        """Resets the device, which `unfreeze` does not undo (docs/hazards.md, H22).
 
-        EINVAL for a device that is not quiet, the errno of a failed reset where that counts.
+        Raises Errno: EINVAL for a device that is not quiet, the errno of a failed reset where the rules report it.
         """
         device = _device_file(file).device
         for obstacle, code in self._rules.obstacles:
@@ -178,7 +189,7 @@ class DeviceHandler(FileHandler[DeviceState, DeviceRecord]):
         bound = device.bound
         record = DeviceRecord(
             address=device.function.address,
-            # Not what PRESERVE was told: another file may have taken the device out again.
+            # Read now: another file may have removed the device since PRESERVE.
             tracked=device.function.carriage.outgoing > 0,
             reset_works=device.reset_works,
             has_page_table=self._page_tables_too and bound is not None and bound.page_table is not None,
@@ -187,7 +198,7 @@ class DeviceHandler(FileHandler[DeviceState, DeviceRecord]):
         return record
 
     def retrieve(self, record: DeviceRecord) -> HostFile:
-        """Returns a new file of the device. Errno(ENODEV) unless a VFIO driver is bound to it."""
+        """Returns a new file of the device. Raises Errno(ENODEV) unless a VFIO driver is bound to it."""
         function = self._pci.find(record.address)
         device = None if function is None else self._devices.usable(function)
         if device is None:
@@ -218,7 +229,8 @@ def _has(file: VfioDeviceFile, trait: Trait) -> bool:
         case Trait.GROUP:
             return file.group is not None
         case Trait.UNBOUND:
-            # Of the device, not of this file: a second, unbound file of a bound device is taken [observed].
+            # A property of the device, not of this file: a second, unbound file of a bound device passes, as on 7.3.4
+            # with the series (vfio_pci_liveupdate_can_preserve).
             return not file.device.cdev_bound
         case Trait.VARIANT_DRIVER:
             return function.driver is None or function.driver.name != VFIO_PCI
@@ -230,16 +242,16 @@ def _has(file: VfioDeviceFile, trait: Trait) -> bool:
 
 @dataclass(frozen=True)
 class IommufdRecord:
-    """The tokens of the page tables. No call takes them yet."""
+    """The tokens of the page tables. No call uses them yet."""
 
     tokens: tuple[int, ...]
 
     def drop(self) -> None:
-        """Frees nothing: the memory that they map belongs to the memfds."""
+        """Frees nothing: the mapped memory belongs to the memfds."""
 
 
 class IommufdHandler(FileHandler[tuple[PageTable, ...], IommufdRecord]):
-    """Handles contexts of /dev/iommu: the page tables that are marked to be preserved, and what they map."""
+    """Handles contexts of /dev/iommu: the page tables that are marked to be preserved, and their mappings."""
 
     compatible = IOMMUFD_FORMAT
 
@@ -254,7 +266,10 @@ class IommufdHandler(FileHandler[tuple[PageTable, ...], IommufdRecord]):
         return self.preserve_beside(file, ())
 
     def preserve_beside(self, file: HostFile, others: Iterable[Beside]) -> tuple[PageTable, ...]:
-        """EINVAL unless only sealed memfds are mapped, ENOENT unless they are preserved in the same session."""
+        """Preserves `file`.
+
+        Raises Errno: EINVAL unless only sealed memfds are mapped, ENOENT unless they are preserved in the same session.
+        """
         assert isinstance(file, IommufdFile), "no other was accepted"
         tables = tuple(file.context.marked())
         preserved = {other.identity for other in others}
@@ -278,7 +293,7 @@ class IommufdHandler(FileHandler[tuple[PageTable, ...], IommufdRecord]):
         return IommufdRecord(tuple(table.preserve_token or 0 for table in state))
 
     def retrieve(self, record: IommufdRecord) -> HostFile:
-        """Errno(EOPNOTSUPP): phase 1 cannot return a context."""
+        """Raises Errno(EOPNOTSUPP): the posted series cannot return a context."""
         raise Errno(errno.EOPNOTSUPP)
 
     def can_finish(self, record: IommufdRecord, file: HostFile | None) -> bool:

@@ -1,7 +1,7 @@
-"""What the modelled devices need of the world beyond `model.ports`: memory that a device reaches, and eventfds.
+"""Ports of the modelled devices besides `model.ports`: memory that a device reaches, and eventfds.
 
-`luod.emulator.trap` implements them over processes and memfds; the model's tests over byte arrays. Sizes and offsets
-are bytes.
+`luod.emulator.trap` implements them over processes and memfds, the model's tests over byte arrays. Sizes and offsets
+are in bytes.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from luod.emulator.model.ports import Host, HostFile
 
 
 class Memory(Protocol):
-    """Bytes shared with a process: what one side writes, the other reads at once. Owned until `close`."""
+    """Memory shared with a process: each side reads the other's writes at once. Owned until `close`."""
 
     @property
     def size(self) -> int: ...
 
     def read(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes, inside `size`. Errno(EFAULT) when they are gone, as with a process that ended."""
+        """Returns exactly `length` bytes, inside `size`. Raises Errno(EFAULT) when they are gone, as of an ended
+        process.
+        """
         ...
 
     def write(self, offset: int, data: bytes) -> None:
-        """Inside `size`. Errno(EFAULT) as for `read`."""
+        """Writes inside `size`. Raises Errno(EFAULT) as `read`."""
         ...
 
     def close(self) -> None: ...
@@ -34,46 +36,47 @@ class EventFd(Protocol):
     """A reference to a process's eventfd, held until `close`."""
 
     def signal(self) -> None:
-        """Add 1 to its counter. Never blocks, never fails."""
+        """Adds 1 to its counter. Never blocks, never fails."""
         ...
 
     def close(self) -> None: ...
 
 
 class DeviceHost(Host, Protocol):
-    """The hardware, with what devices are made of."""
+    """The hardware that devices are made of."""
 
     def allocate(self, name: str, sizes: Sequence[int]) -> tuple[Memory, ...]:
-        """Zeroed memory that a process can map too: the BARs of a device, in their order. `name` is for people.
+        """Returns zeroed memory that a process can map too: the BARs of a device, in their order. `name` is for people.
 
-        Asked for at once, because a file of the device maps them all: the N-th at N << PCI_OFFSET_SHIFT.
+        All are allocated at once, because a file of the device maps them all: BAR N at N << PCI_OFFSET_SHIFT.
         """
         ...
 
     def pin_file(self, file: HostFile, offset: int, length: int) -> Memory:
-        """That part of a memfd's contents, as DMA reaches it. Errno(EINVAL) when the file does not reach so far.
+        """Returns that part of a memfd's contents, as DMA reaches it. Raises Errno(EINVAL) beyond the file's end.
 
-        `file` stays the caller's and may be closed before the memory is.
+        `file` stays the caller's and may be closed before the memory.
         """
         ...
 
 
 class DeviceCaller(Caller, Protocol):
-    """The thread that asks something of a device.
+    """The thread that makes a call on a device.
 
-    `file` gives the model's own files (`files.ModelFile`) themselves, with one more `reference()` taken, and `install`
-    makes an fd for one: the first fd, and each after `Vfio.release` was told that the last is gone, takes a
-    `reference()`. Both are the same open file however often they are asked for.
+    `file` returns the model's own files (`files.ModelFile`) themselves, with one more `reference()`. `install` makes an
+    fd for one. The first fd, and each one after `Vfio.release` reported the last close, takes a `reference()`. Both are
+    always the same open file.
     """
 
     def eventfd(self, fd: int) -> EventFd:
-        """Errno(EBADF) not open, Errno(EINVAL) no eventfd."""
+        """Returns the eventfd. Raises Errno(EBADF) for a closed fd, Errno(EINVAL) for another kind of file."""
         ...
 
     def pin(self, address: int, length: int, *, writable: bool, bars_too: bool = False) -> Memory:
-        """The caller's memory as DMA reaches it. Errno(EFAULT) where it has none, or `writable` and it is read-only.
+        """Returns the caller's memory as DMA reaches it. Raises Errno(EFAULT) without memory, or if `writable` and
+        read-only.
 
-        `bars_too`: a device's BAR that is mapped there will do, as it does for type1 and never for iommufd.
-        The memory stays reachable while the caller lives.
+        `bars_too` accepts a mapped BAR of a device, as type1 does and iommufd never does. The memory is reachable while
+        the caller lives.
         """
         ...

@@ -1,4 +1,4 @@
-"""What one kernel hands to the next about a device. `liveupdate.py` makes it, an enabled device reads it."""
+"""The record of a device from one kernel for the next. `liveupdate.py` makes it, an enabled device reads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class DeviceRecord:
 
     address: Address
     tracked: bool
-    """Whether PCI knows of the device: until FINISH it is opened only by retrieving it."""
+    """Whether PCI tracks the device: until FINISH it is opened only by retrieving it."""
     reset_works: bool
     has_page_table: bool
     """Whether the IOMMU domain of the device is carried too."""

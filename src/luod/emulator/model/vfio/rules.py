@@ -1,7 +1,7 @@
-"""How VFIO devices are preserved, as data: two tables of one shape, v2 (the document) and v5 (the newest posting).
+"""The rules for preserving VFIO devices as data: two tables of one shape, v2 and v5 of the posted VFIO series.
 
-luo-vfio-semantics.md B.2, B.4, B.5 and the table B.6. `liveupdate.py` and `vfio_pci/pci_core.py` act on them, and
-never ask which of the two tables they have.
+v2 is the version of the kernel document, v5 the newest posting; docs/kernel.md, 12, compares them and names the
+postings. `liveupdate.py` and `vfio_pci/pci_core.py` act on a table, and never ask which one it is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 
 class Trait(enum.Enum):
-    """Something about a device file that a rule may object to."""
+    """A property of a device file that a rule may refuse."""
 
     GROUP = "opened through its group"
     UNBOUND = "no file of the device is bound to an iommufd"
@@ -23,14 +23,14 @@ class Trait(enum.Enum):
 
 
 class Obstacle(enum.Enum):
-    """A state of a device in which a machine may refuse to jump."""
+    """A state of a device that may fail the kexec."""
 
     INTERRUPTS = "Interrupts are still enabled."
     POWER_STATE = "Device not in D0 state."
 
 
 class Finish(enum.Enum):
-    """What must be true of a retrieved device before FINISH."""
+    """The condition for FINISH of a retrieved device."""
 
     ENABLED_ONCE = "it has been bound to an iommufd since"
     BOUND = "it is bound to an iommufd"
@@ -42,21 +42,21 @@ class Rules:
 
     name: str
     unfit: tuple[Trait, ...]
-    """Files the handler does not take at all: ENOENT, unless another handler does."""
+    """Files that the handler does not accept: ENOENT, unless another handler does."""
     refused: tuple[tuple[Trait, int], ...]
-    """Files it takes and then refuses, in the order of the checks."""
+    """Files that it accepts and then refuses, in the order of the checks."""
     reports_pci_errors: bool
-    """Whether what PCI says (EBUSY, EINVAL) makes PRESERVE_FD fail."""
+    """Whether PRESERVE_FD fails with PCI's errnos (EBUSY, EINVAL)."""
     preserves_bridges: bool
     refuses_acs_quirks: bool
     obstacles: tuple[tuple[Obstacle, int], ...]
-    """What makes the freeze, and so reboot(2), fail."""
+    """States that fail the freeze, and so reboot(2)."""
     failed_reset_fails: bool
     """Whether a reset that fails in the freeze makes reboot(2) fail."""
     dead_after_freeze: bool
     """Whether a frozen device answers EIO until its driver is bound again."""
     first_enable_resets: bool
-    """Whether the first bind after the jump resets the device once more."""
+    """Whether the first bind after the kexec resets the device again."""
     finish: Finish
 
 

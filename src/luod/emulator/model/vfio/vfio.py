@@ -1,7 +1,7 @@
-"""One boot's VFIO, PCI and iommufd: the nodes there are, opening them, and every call on a file that came from one.
+"""One boot's VFIO, PCI and iommufd: the nodes, opening them, and every call on a file that came from one.
 
-`trap` drives nothing else of this package; LUO reaches it through the handlers. There are no threads and no waiting: a
-call that sleeps in the kernel gives `Blocked` here.
+`trap` drives no other module of this package. LUO reaches it through the handlers. There are no threads and no waits: a
+call that sleeps in the kernel returns `Blocked` here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from luod.uapi import iommufd as iommufd_uapi
 from luod.uapi import vfio as uapi
 
 _RESTORED: Final = "a page table of the kernel before"
-"""The owner of groups whose devices came with one."""
+"""The owner of groups with a device that came with a page table."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Features:
 
 
 class Vfio:
-    """One boot's side of the hardware. After `close` nothing that is done to its files reaches the hardware."""
+    """One boot's side of the hardware. After `close` no operation on its files reaches the hardware."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Vfio:
         command_line: str,
         sessions: Iterable[SessionRecord],
     ) -> None:
-        """`sessions` came over the jump."""
+        """`sessions` came over the kexec."""
         self._host = host
         self._board = board
         self._features = features
@@ -90,7 +90,7 @@ class Vfio:
         self.sysfs = Sysfs(self.drivers, self.devices, self.ports, self.groups.values())
 
     def _number_buses(self, words: list[str], *, keep: bool) -> None:
-        """Renumbers the buses for pci=assign-busses, unless a device came out of a live update (B.5)."""
+        """Renumbers the buses for pci=assign-busses, unless a device came out of a live update (docs/kernel.md, 12)."""
         options = [option for word in words if word.startswith("pci=") for option in word[4:].split(",")]
         if "assign-busses" not in options:
             return
@@ -148,7 +148,7 @@ class Vfio:
 
     @property
     def functions(self) -> list[Function]:
-        """The devices that are present."""
+        """Returns the devices that are present."""
         return self.drivers.functions
 
     def nodes(self) -> tuple[str, ...]:
@@ -164,7 +164,10 @@ class Vfio:
         )
 
     def open(self, path: str, caller: DeviceCaller) -> ModelFile:
-        """Opens a path. The file has one reference, the caller's. ENOENT, EBUSY for a device that is not finished."""
+        """Opens a path.
+
+        The file has one reference, the caller's. Raises Errno: ENOENT, EBUSY for an unfinished device.
+        """
         file = self._open(path)
         self._files.add(file)
         return file
@@ -191,11 +194,11 @@ class Vfio:
         return device.function.carriage.incoming > 0
 
     def ioctl(self, file: ModelFile, command: int, argument: int, caller: DeviceCaller) -> int | Blocked:
-        """Answers an ioctl: a number, or an Errno. Fds are installed and memory is written before it returns."""
+        """Returns the ioctl's result, or raises Errno. Fds are installed and memory is written before it returns."""
         return Blocked() if self._stopped else file.ioctl(command & 0xFFFFFFFF, argument, caller)
 
     def pread(self, file: ModelFile, offset: int, length: int) -> bytes:
-        """Reads; at the end of a region fewer bytes than asked for."""
+        """Reads; fewer bytes than `length` at the end of a region."""
         return file.pread(offset, length)
 
     def pwrite(self, file: ModelFile, offset: int, data: bytes) -> int:
@@ -203,25 +206,26 @@ class Vfio:
         return file.pwrite(offset, data)
 
     def mmap(self, file: ModelFile, offset: int, length: int, *, writable: bool) -> Mapping:
-        """Returns what to map. `length` is in bytes, and rounded up to pages."""
+        """Returns the memory to map. `length` is in bytes, and rounded up to pages."""
         return file.mmap(offset, length, writable=writable)
 
     def release(self, file: ModelFile) -> None:
-        """Closes the reference of the processes. While the machine jumps that never completes: nothing is undone."""
+        """Drops the reference of the processes. During a kexec that never completes: nothing is undone."""
         if not self._stopped:
             file.close()
 
     def poll(self) -> bool:
-        """Lets devices see what was stored into them through a mapping. True: more may follow, ask again soon."""
+        """Lets devices see stores through mappings. Returns True when more may follow: poll again soon."""
         if self._stopped:
             return False
         devices = (self.devices.of(function) for function in self.functions)
         return pci_core.poll([device for device in devices if device is not None])
 
     def shutdown(self) -> Blocked | None:
-        """Shuts the devices down for the jump; no call is answered afterwards. Blocked: the machine hangs instead.
+        """Shuts the devices down for the kexec; no call is answered afterwards. Blocked: the machine hangs instead.
 
-        An unbind that waits holds the lock of its device, which the shutdown of devices needs [observed once, F].
+        A waiting unbind holds the lock of its device, which device_shutdown() needs. A 7.3.4 kernel with the series
+        hung there (docs/hazards.md, H27).
         """
         self._stopped = True
         if self.drivers.unbinding is not None:
@@ -233,7 +237,7 @@ class Vfio:
         return None
 
     def close(self) -> None:
-        """Ends this kernel: isolates the hardware, and lets go of what its files hold of processes."""
+        """Ends this kernel: isolates the hardware, and drops what its files hold of processes."""
         self._stopped = True
         for function in self.functions:
             device = self.devices.of(function)

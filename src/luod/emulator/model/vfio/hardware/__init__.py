@@ -1,1 +1,1 @@
-"""Devices as hardware: how one is described, its configuration space, its registers, and the board they are on."""
+"""Devices as hardware: their description, configuration space and registers, and the board that connects them."""

@@ -1,7 +1,7 @@
-"""Every device of a machine, plugged in: root ports, bus numbers, iommu groups, and the memory of the BARs.
+"""The board with every device of a machine: root ports, bus numbers, iommu groups, and the memory of the BARs.
 
-Made once and kept over all boots. A bus other than a domain's first is behind a root port of its own, which keeps the
-number of the bus as real ones do, in a register that the next kernel may read or not.
+It exists once for all boots. A bus other than a domain's first is behind a root port of its own. As in real ones, the
+number of the bus is in a register of the port, and the next kernel may use or change it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RootPort:
 
 @dataclass(frozen=True)
 class Place:
-    """A device and where it is plugged in. `group` is the number of its iommu group."""
+    """A device and its slot. `group` is the number of its iommu group."""
 
     device: Device
     port: RootPort | None
@@ -37,7 +37,7 @@ class Place:
 
     @property
     def address(self) -> Address:
-        """The address, with the present number of the bus."""
+        """Returns the address, with the present number of the bus."""
         described = self.device.description.address
         bus = described.bus if self.port is None else self.port.bus
         return Address(described.domain, bus, described.slot, described.function)
@@ -47,7 +47,7 @@ class Board:
     """Owns the memory of every device until `close`."""
 
     def __init__(self, host: DeviceHost, devices: Sequence[DeviceDescription]) -> None:
-        """ValueError for devices that cannot be in one machine."""
+        """Raises ValueError for devices that cannot be in one machine."""
         _check(devices)
         ports = _plug(devices)
         groups = _number_groups(devices)
@@ -104,7 +104,7 @@ def _plug(devices: Sequence[DeviceDescription]) -> dict[tuple[int, int], RootPor
 
 
 def _number_groups(devices: Sequence[DeviceDescription]) -> dict[Address, int]:
-    """Returns the numbers that were asked for, and for the other devices the first free ones from 1 on."""
+    """Returns the configured group numbers, and for the other devices the lowest free ones from 1 on."""
     taken = {description.group for description in devices}
     numbers: dict[Address, int] = {}
     following = 1

@@ -1,7 +1,7 @@
-"""The configuration space of a function: 4096 bytes, which of their bits can be written, and what some of them do.
+"""The configuration space of a function: 4096 bytes, the writable bits among them, and their effects.
 
-As vfio-pci shows it to a user. Numbers are little-endian. Sides of it that have an effect (reset, power state, bus
-mastering) are told by properties; `device.py` and `vfio_pci/cdev.py` act on them.
+It is as vfio-pci shows it to a user. Numbers are little-endian. Properties report bits with an effect (reset, power
+state, bus mastering); `device.py` and `vfio_pci/cdev.py` act on them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ MSIX_PENDING: Final = 0x3000
 
 
 class ConfigSpace:
-    """Of a device. What a bridge has to say is in sysfs alone, nobody opens one."""
+    """The configuration space of a device.
+
+    That of a bridge is in sysfs alone, since no program opens one through VFIO.
+    """
 
     def __init__(self, description: DeviceDescription, bar_addresses: tuple[int, ...], virtual_functions: int) -> None:
         """`bar_addresses` are physical, 32 bits each."""
@@ -64,7 +67,7 @@ class ConfigSpace:
         put(_POWER_CONTROL, 2, 0x0008, writable=0x0003)
         if description.msi:
             put(_MSI, 2, 0x0005 | message << 8)
-            # 64-bit addresses; how many vectors it has, and how many of them are on, as powers of two.
+            # 64-bit addresses; the number of vectors, and of enabled vectors, as powers of two.
             put(_MSI + 2, 2, 0x0080 | description.msi.bit_length() - 1 << 1, writable=0x0071)
             put(_MSI + 4, 8, 0, writable=0xFFFFFFFF_FFFFFFFC)
             put(_MSI + 12, 2, 0, writable=0xFFFF)
@@ -77,7 +80,7 @@ class ConfigSpace:
         put(_EXPRESS, 4, 0x0002_0010)
         put(_EXPRESS + 4, 4, 0x1000_8000)
         put(_DEVICE_CONTROL, 2, 0x2810, writable=0x7FFF)
-        # One lane of 2.5 GT/s, and that is what it runs at.
+        # One lane of 2.5 GT/s, at its full speed.
         put(_EXPRESS + 0x0C, 4, 0x0000_0011)
         put(_EXPRESS + 0x12, 2, 0x0011)
         if virtual_functions:
@@ -97,13 +100,16 @@ class ConfigSpace:
         return int.from_bytes(self._data[offset : offset + size], "little")
 
     def read(self, offset: int, length: int) -> bytes:
-        """Errno(EFAULT) beyond the end, as vfio-pci has it."""
+        """Returns bytes of it. Raises Errno(EFAULT) beyond the end, as vfio-pci does."""
         if offset + length > SIZE:
             raise Errno(errno.EFAULT)
         return bytes(self._data[offset : offset + length])
 
     def write(self, offset: int, data: bytes) -> bool:
-        """Whether it asks for a function level reset. Bits that are not writable stay. Errno(EFAULT) beyond the end."""
+        """Returns whether the write asks for a function level reset. Raises Errno(EFAULT) beyond the end.
+
+        Bits that are not writable stay.
+        """
         if offset + len(data) > SIZE:
             raise Errno(errno.EFAULT)
         control = range(_DEVICE_CONTROL, _DEVICE_CONTROL + 2)
@@ -125,21 +131,21 @@ class ConfigSpace:
 
     @property
     def power_state(self) -> int:
-        """0 for D0, 3 for D3hot."""
+        """Returns 0 for D0, 3 for D3hot."""
         return self._get(_POWER_CONTROL, 2) & 0x3
 
     def wake(self) -> None:
-        """Into D0."""
+        """Changes the power state to D0."""
         self._data[_POWER_CONTROL] &= ~0x3 & 0xFF
 
     @property
     def memory_enabled(self) -> bool:
-        """Whether the BARs answer."""
+        """Returns whether the BARs answer."""
         return self.power_state < 3 and bool(self.command & COMMAND_MEMORY)
 
     @property
     def bus_master(self) -> bool:
-        """Whether the device may do DMA and send messages."""
+        """Returns whether the device may do DMA and send messages."""
         return self.power_state < 3 and bool(self.command & COMMAND_MASTER)
 
     @property
@@ -151,13 +157,13 @@ class ConfigSpace:
         return self._get(_INTERRUPT_PIN, 1) != 0
 
     def restore(self) -> None:
-        """As after the reset at open: D0, memory on, no DMA, INTx not masked, BARs where they were assigned."""
+        """Restores the state after the reset at open: D0, memory on, no DMA, INTx not masked, BARs as assigned."""
         self.wake()
         self.command = COMMAND_MEMORY
         for index, address in enumerate(self._bar_addresses):
             offset = _BAR0 + 4 * index
             self._data[offset : offset + 4] = address.to_bytes(4, "little")
-        # MSI and MSI-X off, device control as it came.
+        # MSI and MSI-X off, device control at its default.
         self._data[_MSIX + 3] &= 0x3F
         self._data[_MSI + 2] &= 0x8E
         self._data[_DEVICE_CONTROL : _DEVICE_CONTROL + 2] = (0x2810).to_bytes(2, "little")

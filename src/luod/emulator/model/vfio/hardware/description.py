@@ -1,6 +1,6 @@
-"""PCI addresses, and what a machine is told about the devices to put into it: data, and how it is written.
+"""PCI addresses, and the description of the devices of a machine: data, and its textual form.
 
-What a described device does is in `device.py`; bridges and buses are in `board.py`.
+`device.py` implements a described device. Bridges and buses are in `board.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ UNASSIGNED_CLASS: Final = 0xFF0000
 INTEL: Final = 0x8086
 
 REGISTER_BAR_MINIMUM: Final = 0x4000
-"""Bytes: registers, memory, MSI-X table and its pending bits have a page each (`device.py`)."""
+"""In bytes: registers, memory, MSI-X table and its pending bits have a page each (`device.py`)."""
 _BAR_MAXIMUM: Final = 256 << 20
 _BARS: Final = 6
 _MSIX_MAXIMUM: Final = 256
@@ -29,7 +29,7 @@ _MSI: Final = (1, 2, 4, 8, 16, 32)
 
 @dataclass(frozen=True, order=True)
 class Address:
-    """Where a function is: `0000:01:00.0`."""
+    """The address of a function: `0000:01:00.0`."""
 
     domain: int
     bus: int
@@ -38,7 +38,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """ValueError, in words."""
+        """Returns the address in `text`. Raises ValueError with a message for the user."""
         found = _ADDRESS.fullmatch(text)
         if found is None or int(found[3], 16) > 0x1F:
             raise ValueError(f"{text!r} is no PCI address: write it as 0000:01:00.0")
@@ -46,7 +46,7 @@ class Address:
 
     @property
     def bdf(self) -> int:
-        """Bus, slot and function in 16 bits."""
+        """Returns bus, slot and function in 16 bits."""
         return self.bus << 8 | self.devfn
 
     @property
@@ -58,38 +58,38 @@ class Address:
 
 
 class Reset(enum.Enum):
-    """What becomes of a function level reset."""
+    """The result of a function level reset."""
 
     WORKS = "works"
     NONE = "none"
     """The device has none: ENOTTY."""
     FAILS_LATER = "fails-later"
-    """It works when the device is enabled and fails whenever else it is tried, with ETIMEDOUT."""
+    """It works when the device is enabled, and at any other time fails with ETIMEDOUT."""
 
 
 @dataclass(frozen=True)
 class DeviceDescription:
-    """One device of a machine. Its vendor and device are those set aside for experiments unless told otherwise."""
+    """One device of a machine. Vendor and device are by default those reserved for experiments."""
 
     address: Address
     vendor: int = 0x1AF4
     device: int = 0x10F0
     class_code: int = UNASSIGNED_CLASS
     bars: tuple[int, ...] = (REGISTER_BAR_MINIMUM,)
-    """Bytes, a power of two each. The first has the registers, the others are plain memory."""
+    """In bytes, a power of two each. The first has the registers, the others are plain memory."""
     msix: int = 4
     """Vectors; 0: the device has no MSI-X."""
     msi: int = 0
     """Vectors, a power of two; 0: the device has no MSI."""
     group: int | None = None
-    """Number of its iommu group; None: one of its own."""
+    """Number of its iommu group; None: a group of its own."""
     vf_of: Address | None = None
-    """The physical function whose virtual function it is."""
+    """The physical function of which it is a virtual function."""
     driver: str | None = None
-    """A driver of the kernel that takes the device at every boot, as `nvme` would, or a variant driver of VFIO."""
+    """A driver of the kernel that takes the device at every boot, such as `nvme`, or a variant driver of VFIO."""
     reset: Reset = Reset.WORKS
     acs_quirk: bool = False
-    """It is isolated only by a quirk of the kernel, which live update cannot carry."""
+    """Its isolation depends on a quirk of the kernel, which live update cannot carry."""
 
     def __post_init__(self) -> None:
         if not self.bars or len(self.bars) > _BARS:
@@ -115,9 +115,9 @@ Option = str | int | bool | Sequence[str | int]
 
 
 def describe(address: str, options: Mapping[str, Option]) -> DeviceDescription:
-    """A device from words, as a file of devices has them. ValueError says what is wrong with which word.
+    """Returns a device from its options in a file of devices. Raises ValueError, which names the wrong option.
 
-    Sizes are numbers of bytes, or such as "16K" and "1M"; numbers may be strings such as "0x8086".
+    Sizes are numbers of bytes, or strings such as "16K" and "1M"; numbers may be strings such as "0x8086".
     """
     device = DeviceDescription(Address.parse(address))
     fields: dict[str, object] = {}
@@ -142,12 +142,15 @@ def describe(address: str, options: Mapping[str, Option]) -> DeviceDescription:
                 fields["acs_quirk"] = _flag(name, value)
             case _:
                 raise ValueError(f"{address}: a device has no {name!r}; luoemu run --help lists what it has")
-    # Not dataclasses.replace, which has no types: the fields were typed one by one above.
+    # Not dataclasses.replace, which is not typed: the fields were typed one by one above.
     return type(device)(**{"address": device.address, **fields})  # type: ignore[arg-type]
 
 
 def parse_device(text: str) -> DeviceDescription:
-    """`0000:01:00.0,vendor=0x8086,bars=16K+1M,msix=8,group=7,display,vf-of=…,driver=nvme,reset=none`. ValueError."""
+    """Returns a device from its options on the command line. Raises ValueError.
+
+    `0000:01:00.0,vendor=0x8086,bars=16K+1M,msix=8,group=7,display,vf-of=…,driver=nvme,reset=none`
+    """
     address, *words = text.split(",")
     options: dict[str, Option] = {}
     for word in words:

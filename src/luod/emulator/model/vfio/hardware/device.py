@@ -1,8 +1,8 @@
-"""The device itself: registers in its first BAR, memory, and an engine that computes over DMA. It outlives every jump.
+"""The device itself: registers in its first BAR, memory, and an engine that computes over DMA. It outlives every kexec.
 
-A program writes a command into DOORBELL, by pwrite or through a mapping; the device carries it out when it is next
-looked at (`step`), clears DOORBELL and counts up COUNT. After a reset every register is 0 again but IDENTITY. It knows
-nothing of drivers or VFIO: whoever enables it gives it the address space of its DMA and a sink for its interrupts.
+A program writes a command into DOORBELL, by pwrite or through a mapping. At its next `step` the device executes it,
+clears DOORBELL and increments COUNT. After a reset every register is 0 except IDENTITY. The device does not know
+drivers or VFIO: its user sets the address space of its DMA and a sink for its interrupts when it enables the device.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from luod.emulator.model.vfio.ports import Memory
 IDENTITY: Final = 0x00
 """u32, read only: "LUOD"."""
 STATUS: Final = 0x04
-"""u32: one of the STATUS_ values, about the last command."""
+"""u32: one of the STATUS_ values, of the last command."""
 DOORBELL: Final = 0x08
 """u32: one of the COMMAND_ values; 0 when the device has nothing to do."""
 VECTOR: Final = 0x0C
-"""u32: 1 more than the interrupt vector raised when a command is done; 0 for none."""
+"""u32: 1 more than the interrupt vector to raise when a command is done; 0 for no interrupt."""
 SOURCE: Final = 0x10
 """u64: address of the input, as the IOMMU translates it."""
 DESTINATION: Final = 0x18
@@ -32,25 +32,25 @@ DESTINATION: Final = 0x18
 LENGTH: Final = 0x20
 """u64: bytes of the input, at most LENGTH_MAXIMUM."""
 VALUE: Final = 0x28
-"""u64: what SUM gave, and what FILL writes (its lowest byte)."""
+"""u64: the result of SUM, and the value that FILL writes (its lowest byte)."""
 COUNT: Final = 0x30
-"""u32: commands carried out since the last reset. What is stored there lasts until the next one."""
+"""u32: commands executed since the last reset. A value stored there lasts until the next one."""
 SCRATCH: Final = 0x38
-"""u64: for whatever a program wants to find there again."""
+"""u64: for the free use of a program."""
 
 COMMAND_SUM: Final = 1
-"""Add up the bytes at SOURCE onto VALUE, write the 8 bytes of VALUE to DESTINATION."""
+"""Adds the bytes at SOURCE to VALUE, and writes the 8 bytes of VALUE to DESTINATION."""
 COMMAND_COPY: Final = 2
-"""SOURCE to DESTINATION."""
+"""Copies SOURCE to DESTINATION."""
 COMMAND_FILL: Final = 3
-"""LENGTH bytes at DESTINATION."""
+"""Fills LENGTH bytes at DESTINATION."""
 COMMAND_INTERRUPT: Final = 4
-"""Nothing but the interrupt."""
+"""Only raises the interrupt."""
 
 STATUS_IDLE: Final = 0
 STATUS_DONE: Final = 1
 STATUS_DMA_FAULT: Final = 2
-"""The IOMMU does not let the device there, or it is no bus master."""
+"""The IOMMU does not allow the access, or the device is not a bus master."""
 STATUS_BAD_COMMAND: Final = 3
 
 LENGTH_MAXIMUM: Final = 16 << 20
@@ -62,19 +62,19 @@ _U64: Final = (1 << 64) - 1
 
 
 class Dma(Protocol):
-    """What the IOMMU lets a device reach. Addresses are the device's."""
+    """The memory that the IOMMU lets a device reach. Addresses are the device's."""
 
     def read(self, address: int, length: int) -> bytes:
-        """Errno(EFAULT): not mapped, or not readable."""
+        """Returns bytes. Raises Errno(EFAULT): not mapped, or not readable."""
         ...
 
     def write(self, address: int, data: bytes) -> None:
-        """Errno(EFAULT): not mapped, or not writable; nothing was written."""
+        """Writes bytes. Raises Errno(EFAULT): not mapped, or not writable; nothing was written."""
         ...
 
 
 class Device:
-    """One function of the hardware. `dma` and `interrupt` are None while nobody has it enabled."""
+    """One function of the hardware. `dma` and `interrupt` are None while it is not enabled."""
 
     def __init__(self, description: DeviceDescription, config: ConfigSpace, bars: tuple[Memory, ...]) -> None:
         """Owns the memory of its BARs until `close`."""
@@ -91,15 +91,16 @@ class Device:
             bar.close()
 
     def isolate(self) -> None:
-        """No DMA and no interrupts from now on."""
+        """Stops DMA and interrupts from now on."""
         self.dma = None
         self.interrupt = None
 
     def reset(self, *, first: bool = False) -> None:
-        """A function level reset; `first` when the device is being enabled. Errno(ENOTTY), Errno(ETIMEDOUT).
+        """Does a function level reset; `first` when the device is being enabled. Raises Errno(ENOTTY),
+        Errno(ETIMEDOUT).
 
-        Registers and MSI-X table are as after power on. Configuration space, which the kernel saves and writes back,
-        is the caller's business, and so is what stands in other BARs: memory keeps its contents.
+        Registers and MSI-X table are as after power on. The caller saves and restores configuration space, as the
+        kernel does. Memory in other BARs keeps its contents.
         """
         match self.description.reset:
             case Reset.NONE:
@@ -116,7 +117,7 @@ class Device:
         registers.write(IDENTITY, IDENTITY_VALUE.to_bytes(4, "little"))
 
     def step(self) -> None:
-        """Do what DOORBELL says."""
+        """Executes the command in DOORBELL."""
         if not self.config.memory_enabled:
             return
         registers = self.bars[0]
@@ -133,7 +134,7 @@ class Device:
         except ValueError:
             status = STATUS_BAD_COMMAND
         self._count = self._count + 1 & 0xFFFFFFFF
-        # The doorbell last: who sees it cleared finds the rest written.
+        # The doorbell last: a program that sees it cleared finds the rest written.
         registers.write(VALUE, struct.pack("<QI", value, self._count))
         registers.write(IDENTITY, struct.pack("<II", IDENTITY_VALUE, status))
         registers.write(DOORBELL, bytes(4))
@@ -141,7 +142,7 @@ class Device:
             self.interrupt(vector - 1)
 
     def _carry_out(self, command: int, source: int, destination: int, length: int, value: int) -> int:
-        """VALUE afterwards. Errno(EFAULT) for DMA that goes wrong, ValueError for a command that does not exist."""
+        """Returns VALUE afterwards. Raises Errno(EFAULT) for failed DMA, ValueError for an unknown command."""
         if length > LENGTH_MAXIMUM:
             raise ValueError(length)
         if command == COMMAND_SUM:

@@ -1,1 +1,1 @@
-"""The IOMMU: groups, I/O address spaces, what is mapped in them, and the objects of one iommufd."""
+"""The IOMMU: groups, I/O address spaces, mappings, and the objects of one iommufd."""

@@ -1,7 +1,7 @@
 """VFIO's container ioctls on an iommufd, for programs that were written before iommufd existed.
 
-drivers/iommu/iommufd/vfio_compat.c of Linux 7.3. They work on the compatible IOAS of the context: a group makes it when
-it is put into the context, or IOMMU_VFIO_IOAS names it.
+It follows drivers/iommu/iommufd/vfio_compat.c of Linux 7.3. The ioctls work on the compatible IOAS of the context. A
+group makes it when it is put into the context, or IOMMU_VFIO_IOAS names it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _AVAILABLE: Final = 0xFFFFFFFF
 
 
 def ioctl(context: Context, command: int, argument: int, caller: DeviceCaller) -> int:
-    """Answers an ioctl that is not iommufd's own. Errno(ENOTTY) for an unknown command."""
+    """Answers an ioctl that is not iommufd's own. Raises Errno(ENOTTY) for an unknown command."""
     match command:
         case uapi.VFIO_GET_API_VERSION:
             return uapi.VFIO_API_VERSION
@@ -40,7 +40,7 @@ def ioctl(context: Context, command: int, argument: int, caller: DeviceCaller) -
 
 
 def _check_extension(context: Context, extension: int) -> int:
-    """Errno(ENODEV) for an extension that depends on the IOAS, when there is no IOAS."""
+    """Returns whether the extension exists. Raises Errno(ENODEV) for one that depends on the IOAS, without an IOAS."""
     if extension == uapi.VFIO_DMA_CC_IOMMU:
         context.compatible.ranges()
         return 1
@@ -48,7 +48,7 @@ def _check_extension(context: Context, extension: int) -> int:
 
 
 def _set_iommu(context: Context, kind: int) -> int:
-    """Sets the kind of IOMMU. EINVAL, ENODEV without a group."""
+    """Sets the kind of IOMMU. Raises Errno: EINVAL, ENODEV without a group."""
     if kind not in (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU):
         raise Errno(errno.EINVAL)
     ioas = context.compatible
@@ -58,7 +58,7 @@ def _set_iommu(context: Context, kind: int) -> int:
 
 
 def _map(context: Context, argument: int, caller: DeviceCaller) -> int:
-    """Maps as IOMMU_IOAS_MAP does at a fixed address, with its errors. EINVAL, ENODEV."""
+    """Maps as IOMMU_IOAS_MAP does at a fixed address, with its errnos. Raises Errno: EINVAL, ENODEV."""
     _, flags, address, start, length = argsz.read(caller, argument, uapi.IOMMU_TYPE1_DMA_MAP)
     if flags & ~(uapi.VFIO_DMA_MAP_FLAG_READ | uapi.VFIO_DMA_MAP_FLAG_WRITE):
         raise Errno(errno.EINVAL)
@@ -74,7 +74,7 @@ def _map(context: Context, argument: int, caller: DeviceCaller) -> int:
 
 
 def _unmap(context: Context, argument: int, caller: DeviceCaller) -> int:
-    """Unmaps. EINVAL, ENODEV, ENOENT for half a mapping; a range without any mapping is not an error."""
+    """Unmaps. Raises Errno: EINVAL, ENODEV, ENOENT for part of a mapping. A range without mappings is not an error."""
     layout = uapi.IOMMU_TYPE1_DMA_UNMAP
     size, flags, start, length = argsz.read(caller, argument, layout)
     if flags & ~uapi.VFIO_DMA_UNMAP_FLAG_ALL:

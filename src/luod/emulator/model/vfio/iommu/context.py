@@ -1,7 +1,7 @@
 """The objects of one open file of /dev/iommu: address spaces, page tables and bound devices, each with a number.
 
-Which objects need one another, and which go together; drivers/iommu/iommufd/device.c and hw_pagetable.c of Linux 7.3,
-without nested page tables. `iommufd.py` has the ioctls that make them, `ioas.py` the mappings.
+It keeps their dependencies and lifetimes, as drivers/iommu/iommufd/device.c and hw_pagetable.c of Linux 7.3, without
+nested page tables. `iommufd.py` has the ioctls that make them, `ioas.py` the mappings.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from luod.emulator.model.vfio.iommu.ioas import Ioas
 
 
 class PageTable:
-    """A HWPT. An `automatic` one is made for devices that are attached to an IOAS, and goes with the last."""
+    """A HWPT. An `automatic` one is made for devices that are attached to an IOAS, and ends with the last of them."""
 
     def __init__(self, ioas: Ioas, *, automatic: bool) -> None:
-        """Errno(EADDRINUSE)."""
+        """Raises Errno(EADDRINUSE)."""
         ioas.add_page_table()
         self.ioas = ioas
         self.automatic = automatic
@@ -30,7 +30,7 @@ class PageTable:
 
 
 class BoundDevice:
-    """A device as an iommufd knows it. It does DMA only through the page table that it is attached to."""
+    """A device in an iommufd. It does DMA only through the page table to which it is attached."""
 
     def __init__(self, context: Context, device: Device, group: IommuGroup, file: ModelFile) -> None:
         """Owns a reference to `file`, the file of the context."""
@@ -44,7 +44,8 @@ class BoundDevice:
     def attach(self, number: int) -> int:
         """Attaches the device to an IOAS or a page table, and returns the page table's number.
 
-        ENOENT, EADDRINUSE, and EINVAL when another device of the iommu group is attached to another page table.
+        Raises Errno: ENOENT, EADDRINUSE, and EINVAL when another device of the iommu group is attached to another page
+        table.
         """
         target = self.context.get(number, object)
         if isinstance(target, Ioas):
@@ -109,7 +110,7 @@ class Context:
         self._objects.clear()
 
     def get(self, number: int, kind: type[Some]) -> Some:
-        """Returns object `number`. Errno(ENOENT) when it does not exist or is not a `kind`."""
+        """Returns object `number`. Raises Errno(ENOENT) when it does not exist or is not a `kind`."""
         found = self._objects.get(number)
         if found is None or not isinstance(found, kind):
             raise Errno(errno.ENOENT)
@@ -130,7 +131,7 @@ class Context:
         return next(number for number, each in self._objects.items() if each is thing)
 
     def destroy(self, number: int) -> None:
-        """Destroys an object. ENOENT, EBUSY while it is in use; a bound device always is."""
+        """Destroys an object. Raises Errno: ENOENT, EBUSY while it is in use; a bound device always is."""
         thing = self.get(number, object)
         if isinstance(thing, PageTable):
             if thing.devices or thing.preserve_token is not None:
@@ -145,14 +146,14 @@ class Context:
         self.remove(number)
 
     def bind(self, device: Device, group: IommuGroup, file: ModelFile) -> BoundDevice:
-        """Binds a device. `file` is the file of this context. Errno(EPERM) when the group has another owner."""
+        """Binds a device. `file` is the file of this context. Raises Errno(EPERM) when the group has another owner."""
         group.claim(self)
         bound = BoundDevice(self, device, group, file.reference())
         bound.number = self.add(bound)
         return bound
 
     def automatic_page_table(self, ioas: Ioas) -> PageTable:
-        """Returns the automatic page table of `ioas`, made when there is none yet. Errno(EADDRINUSE)."""
+        """Returns the automatic page table of `ioas`, and makes it if there is none yet. Raises Errno(EADDRINUSE)."""
         for each in self.all(PageTable):
             if each.automatic and each.ioas is ioas:
                 return each
@@ -161,7 +162,7 @@ class Context:
         return table
 
     def drop_if_unused(self, table: PageTable) -> None:
-        """Removes an automatic page table that no device is attached to."""
+        """Removes an automatic page table without attached devices."""
         if table.automatic and not table.devices:
             table.ioas.page_tables -= 1
             self.remove(self.number_of(table))
@@ -171,7 +172,7 @@ class Context:
         return [table for table in self.all(PageTable) if table.preserve_token is not None]
 
     def make_compatible(self) -> int:
-        """Returns the number of the IOAS behind VFIO's own ioctls, made when there is none yet."""
+        """Returns the number of the IOAS for VFIO's own ioctls, and makes it if there is none yet."""
         if self._compatible is None:
             self._compatible = Ioas()
             self.add(self._compatible)
@@ -179,7 +180,7 @@ class Context:
 
     @property
     def compatible(self) -> Ioas:
-        """The IOAS behind VFIO's own ioctls. Errno(ENODEV) when there is none."""
+        """Returns the IOAS for VFIO's own ioctls. Raises Errno(ENODEV) when there is none."""
         if self._compatible is None:
             raise Errno(errno.ENODEV)
         return self._compatible

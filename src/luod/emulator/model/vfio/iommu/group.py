@@ -12,7 +12,7 @@ from luod.emulator.model.vfio.files import ModelFile
 
 
 class IommuGroup:
-    """One group. Its owner is any object; drivers of the kernel that do DMA of their own are owners without a name."""
+    """One group. Its owner is any object. Kernel drivers that do DMA of their own are owners without a name."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -26,18 +26,18 @@ class IommuGroup:
 
     @property
     def claimed(self) -> bool:
-        """Whether the group has an owner, with or without a name."""
+        """Returns whether the group has an owner, with or without a name."""
         return self._claims > 0 or self._kernel_drivers > 0
 
     @property
     def owner(self) -> object:
-        """The owner; None while the group has no owner, or only the kernel's drivers."""
+        """Returns the owner; None while the group has no owner, or only the kernel's drivers."""
         return self._owner
 
     def claim(self, owner: object) -> None:
-        """Makes `owner` the owner; an owner may claim its group again, for each of its devices.
+        """Makes `owner` the owner. An owner may claim its group again, for each of its devices.
 
-        Errno(EPERM) when the group has another owner.
+        Raises Errno(EPERM) when the group has another owner.
         """
         if self._kernel_drivers or (self._claims and self._owner is not owner):
             raise Errno(errno.EPERM)
@@ -45,17 +45,17 @@ class IommuGroup:
         self._claims += 1
 
     def unclaim(self) -> None:
-        """Takes one claim back; with the last one the group has no owner."""
+        """Drops one claim. After the last one the group has no owner."""
         self._claims -= 1
         if not self._claims:
             self._owner = None
 
     def claim_for_kernel(self) -> None:
-        """Counts a driver of the kernel that does DMA of its own. Errno(EPERM) when the group has an owner."""
+        """Counts a driver of the kernel that does DMA of its own. Raises Errno(EPERM) when the group has an owner."""
         if self._owner is not None:
             raise Errno(errno.EPERM)
         self._kernel_drivers += 1
 
     def unclaim_for_kernel(self) -> None:
-        """Counts such a driver out."""
+        """Removes such a driver from the count."""
         self._kernel_drivers -= 1

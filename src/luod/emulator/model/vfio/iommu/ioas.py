@@ -1,6 +1,6 @@
-"""IO address spaces of an iommufd: what can be mapped where, with iommufd's checks and errnos.
+"""IO address spaces of an iommufd: the rules for mappings, with iommufd's checks and errnos.
 
-drivers/iommu/iommufd/io_pagetable.c and ioas.c of Linux 7.3. The ioctls' structures are `iommufd.py`'s.
+It follows drivers/iommu/iommufd/io_pagetable.c and ioas.c of Linux 7.3. The ioctls' structures are in `iommufd.py`.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class Ioas:
         return PAGE if self.page_tables or not self.large_pages else 1
 
     def ranges(self) -> tuple[Range, ...]:
-        """What is not reserved."""
+        """Returns the ranges that are not reserved."""
         return usable() if self.page_tables else ((0, ADDRESS_MAXIMUM),)
 
     def allow(self, ranges: tuple[Range, ...]) -> None:
-        """Where addresses are chosen from. Errno(EADDRINUSE) for a range with reserved addresses."""
+        """Limits the addresses that are chosen. Raises Errno(EADDRINUSE) for a range with reserved addresses."""
         if self.page_tables and any(reserved(*each) for each in ranges):
             raise Errno(errno.EADDRINUSE)
         self._allowed = ranges
 
     def add_page_table(self) -> None:
-        """Errno(EADDRINUSE) when something is mapped where the IOMMU cannot translate."""
+        """Counts a page table. Raises Errno(EADDRINUSE) when a mapping is where the IOMMU cannot translate."""
         if not self.page_tables:
             if any(reserved(area.start, area.last) or (area.start | area.length) % PAGE for area in self.space):
                 raise Errno(errno.EADDRINUSE)
@@ -62,13 +62,16 @@ class Ioas:
         self.page_tables += 1
 
     def disable_large_pages(self) -> None:
-        """Errno(EINVAL) once something is mapped in a page table."""
+        """Disables large pages. Raises Errno(EINVAL) once there is a mapping in a page table."""
         if self.large_pages and self.page_tables and len(self.space):
             raise Errno(errno.EINVAL)
         self.large_pages = False
 
     def place(self, start: int | None, length: int, memory_address: int) -> int:
-        """Where a mapping of `length` bytes goes; `start` None: anywhere. EINVAL, EOVERFLOW, EEXIST, ENOSPC, EBUSY."""
+        """Returns the address for a mapping of `length` bytes; `start` None: any address.
+
+        Raises Errno: EINVAL, EOVERFLOW, EEXIST, ENOSPC, EBUSY.
+        """
         self._need_mutable()
         if not length or length % self.alignment:
             raise Errno(errno.EINVAL)
@@ -86,7 +89,7 @@ class Ioas:
         return start
 
     def _find_hole(self, length: int, memory_address: int) -> int:
-        """The first hole that is aligned so that huge pages stay huge."""
+        """Returns the first hole that is aligned so that huge pages stay huge."""
         if length >= ADDRESS_MAXIMUM // 2:
             raise Errno(errno.EOVERFLOW)
         alignment = 1 << (length - 1).bit_length()
@@ -113,14 +116,18 @@ class Ioas:
     def map(
         self, start: int, length: int, memory: Memory, file: FileBacking | None, *, readable: bool, writable: bool
     ) -> None:
-        """At a place that `place` found. Owns `memory`."""
+        """Maps at an address that `place` returned. Owns `memory`."""
         pages = Pages(memory, file, writable=writable)
         self.space.insert(Area(start, length, pages, 0, readable, writable))
 
     def copy_from(
         self, source: Ioas, source_start: int, length: int, start: int | None, *, readable: bool, writable: bool
     ) -> int:
-        """The address. ENOENT for a hole in the source, EPERM for writing to what was mapped to be read, as `place`."""
+        """Returns the address of the copy.
+
+        Raises Errno: ENOENT for a hole in the source, EPERM for write access to a read-only mapping, and those of
+        `place`.
+        """
         if not length:
             raise Errno(errno.EINVAL)
         if source_start + length - 1 > ADDRESS_MAXIMUM:
@@ -140,7 +147,10 @@ class Ioas:
         return start
 
     def unmap(self, start: int, length: int) -> int:
-        """Bytes. EINVAL, EOVERFLOW, ENOENT for half a mapping (what came before it is unmapped), EBUSY."""
+        """Unmaps, and returns the number of bytes.
+
+        Raises Errno: EINVAL, EOVERFLOW, ENOENT for part of a mapping (mappings before it are unmapped), EBUSY.
+        """
         self._need_mutable()
         if not length:
             raise Errno(errno.EINVAL)

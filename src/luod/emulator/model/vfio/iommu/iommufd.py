@@ -1,6 +1,7 @@
-"""/dev/iommu: the ioctls of an open file and their structures. What they make is in `context.py` and `ioas.py`.
+"""/dev/iommu: the ioctls of an open file and their structures. The objects are in `context.py` and `ioas.py`.
 
-drivers/iommu/iommufd of Linux 7.3, without nested page tables, faults and dirty tracking (ENOTTY, EOPNOTSUPP).
+It follows drivers/iommu/iommufd of Linux 7.3, without nested page tables, faults and dirty tracking (ENOTTY,
+EOPNOTSUPP).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class IommufdFile(ModelFile):
     link = b"/dev/iommu"
 
     def __init__(self, host: DeviceHost, *, can_mark: bool) -> None:
-        """`can_mark`: with IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE."""
+        """`can_mark`: with IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE of the posted iommufd series."""
         super().__init__()
         self._host = host
         self.context = Context()
@@ -94,7 +95,7 @@ class IommufdFile(ModelFile):
         self._execute[request.number](request, caller)
         return 0
 
-    # One method a command; `request` is its decoded structure.
+    # One method for each command. `request` is its decoded structure.
 
     def _destroy(self, request: Request, caller: DeviceCaller) -> None:
         self.context.destroy(request.integer(1))
@@ -109,7 +110,7 @@ class IommufdFile(ModelFile):
             raise
 
     def _allow(self, request: Request, caller: DeviceCaller) -> None:
-        """EFAULT, EINVAL for ranges that are empty or overlap, EADDRINUSE."""
+        """Sets the allowed ranges. Raises Errno: EFAULT, EINVAL for ranges that are empty or overlap, EADDRINUSE."""
         _none(request.integer(3))
         ioas = self.context.get(request.integer(1), Ioas)
         ranges: list[tuple[int, int]] = []
@@ -122,7 +123,7 @@ class IommufdFile(ModelFile):
         ioas.allow(tuple(sorted(ranges)))
 
     def _ranges(self, request: Request, caller: DeviceCaller) -> None:
-        """EMSGSIZE with the right number when the array is too short."""
+        """Lists the usable ranges. Raises Errno(EMSGSIZE), with their number, when the array is too short."""
         _none(request.integer(3))
         ioas = self.context.get(request.integer(1), Ioas)
         ranges, room = ioas.ranges(), request.integer(2)
@@ -146,7 +147,7 @@ class IommufdFile(ModelFile):
         request.answer({6: start})
 
     def _map_file(self, request: Request, caller: DeviceCaller) -> None:
-        """As MAP, and EBADF, EINVAL for what is no memfd."""
+        """Maps a memfd. Raises the errnos of MAP, and EBADF, EINVAL for a file that is not a memfd."""
         _, flags, number, fd, offset, length, start = (request.integer(index) for index in range(7))
         ioas, fixed, writable = self._mapping(flags, number, start, length)
         if not length:
@@ -167,7 +168,7 @@ class IommufdFile(ModelFile):
         request.answer({6: start})
 
     def _mapping(self, flags: int, number: int, start: int, length: int) -> tuple[Ioas, bool, bool]:
-        """(IOAS, at a fixed address, writable), in the order in which all maps check."""
+        """Returns (IOAS, at a fixed address, writable), checked in the order that all maps share."""
         if flags & ~(uapi.IOMMU_IOAS_MAP_FIXED_IOVA | _ACCESS):
             raise Errno(errno.EOPNOTSUPP)
         if start >= ADDRESS_MAXIMUM or length >= ADDRESS_MAXIMUM:
@@ -194,7 +195,7 @@ class IommufdFile(ModelFile):
         request.answer({5: start})
 
     def _unmap(self, request: Request, caller: DeviceCaller) -> None:
-        """ENOENT where nothing is mapped; address 0 and length 2^64-1 for everything."""
+        """Unmaps. Raises Errno(ENOENT) where nothing is mapped. Address 0 and length 2^64-1 mean everything."""
         _, number, start, length = (request.integer(index) for index in range(4))
         ioas = self.context.get(number, Ioas)
         if (start, length) == (0, ADDRESS_MAXIMUM):
@@ -251,7 +252,7 @@ class IommufdFile(ModelFile):
                 raise Errno(errno.EOPNOTSUPP)
 
     def _hwpt_alloc(self, request: Request, caller: DeviceCaller) -> None:
-        """EOPNOTSUPP, EINVAL, ENOENT (the device), EADDRINUSE."""
+        """Makes a page table. Raises Errno: EOPNOTSUPP, EINVAL, ENOENT (the device), EADDRINUSE."""
         _, flags, device, number, _, reserved, data_type, data_length = (request.integer(index) for index in range(8))
         _none(reserved)
         if (data_type == uapi.IOMMU_HWPT_DATA_NONE) != (not data_length):
@@ -272,7 +273,7 @@ class IommufdFile(ModelFile):
             raise
 
     def _hw_info(self, request: Request, caller: DeviceCaller) -> None:
-        """An IOMMU that says nothing of itself; the caller's buffer is zeroed."""
+        """Describes an IOMMU of type NONE. The caller's buffer is zeroed."""
         _none(request.integer(1) or any(request.text(7)))
         self.context.get(request.integer(2), BoundDevice)
         if request.integer(3):
@@ -280,14 +281,17 @@ class IommufdFile(ModelFile):
         request.answer({3: 0, 5: uapi.IOMMU_HW_INFO_TYPE_NONE, 6: 0, 8: 0})
 
     def _change_process(self, request: Request, caller: DeviceCaller) -> None:
-        """EINVAL with a mapping that is of a process's memory, not of a file."""
+        """Checks for mappings of files only. Raises Errno(EINVAL) with a mapping of a process's memory."""
         _none(request.integer(1))
         for ioas in self.context.all(Ioas):
             if any(area.pages.file is None for area in ioas.space):
                 raise Errno(errno.EINVAL)
 
     def _mark(self, request: Request, caller: DeviceCaller) -> None:
-        """ENOENT, EADDRINUSE for a token that another page table of this context has. There is no way back."""
+        """Marks a page table. Raises Errno: ENOENT, EADDRINUSE for a token that another page table of this context has.
+
+        There is no unmark.
+        """
         table = self.context.get(request.integer(1), PageTable)
         token = request.integer(2)
         if any(other is not table and other.preserve_token == token for other in self.context.marked()):
@@ -296,6 +300,6 @@ class IommufdFile(ModelFile):
 
 
 def _none(value: int | bool) -> None:
-    """Reserved fields and flags that nothing has: Errno(EOPNOTSUPP)."""
+    """Checks that a reserved field or an unsupported flag is 0. Raises Errno(EOPNOTSUPP)."""
     if value:
         raise Errno(errno.EOPNOTSUPP)

@@ -1,7 +1,7 @@
-"""IO address spaces: what a device's addresses mean. Mappings by address, and the memory behind them.
+"""IO address spaces: a device's addresses. Mappings by address, and the memory behind them.
 
-The IOMMU's page tables, for both interfaces: `type1.py` and `iommufd.py` decide which mappings may be made, and with
-which errno not. Addresses and lengths are bytes.
+They are the IOMMU's page tables, for both interfaces. `type1.py` and `iommufd.py` decide which mappings are allowed,
+and the errnos of the others. Addresses and lengths are in bytes.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from luod.emulator.model.vfio.ports import Memory
 PAGE: Final = 4096
 ADDRESS_MAXIMUM: Final = (1 << 64) - 1
 APERTURE_LAST: Final = (1 << 48) - 1
-"""The last address the IOMMU translates: four levels of page tables."""
+"""The last address that the IOMMU translates: four levels of page tables."""
 MSI_FIRST: Final = 0xFEE00000
 MSI_LAST: Final = 0xFEEFFFFF
-"""Where writes are interrupts and never reach memory, on x86."""
+"""Writes to this range are interrupts and never reach memory, on x86."""
 RESERVED: Final = ((MSI_FIRST, MSI_LAST), (APERTURE_LAST + 1, ADDRESS_MAXIMUM))
 """Address ranges, both ends included, that no device can use."""
 
 
 @dataclass(frozen=True)
 class FileBacking:
-    """The memfd behind a mapping, and its seals at the time it was mapped."""
+    """The memfd behind a mapping, and its seals at the time of the map."""
 
     identity: Hashable
     seals: int
@@ -77,14 +77,14 @@ class AddressSpace:
         self._areas: dict[int, Area] = {}
 
     def __iter__(self) -> Iterator[Area]:
-        """In the order of their addresses."""
+        """Iterates over the mappings in the order of their addresses."""
         return (self._areas[start] for start in self._starts)
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def overlapping(self, start: int, last: int) -> Iterator[Area]:
-        """Areas that have a byte in start..last, in order."""
+        """Iterates over the mappings with a byte in start..last, in order."""
         position = max(bisect.bisect_right(self._starts, start) - 1, 0)
         while position < len(self._starts):
             area = self._areas[self._starts[position]]
@@ -95,7 +95,7 @@ class AddressSpace:
             position += 1
 
     def insert(self, area: Area) -> None:
-        """Nothing may be there. Takes over the reference to its pages."""
+        """Inserts a mapping into a free range. Takes over the reference to its pages."""
         bisect.insort(self._starts, area.start)
         self._areas[area.start] = area
 
@@ -105,14 +105,14 @@ class AddressSpace:
         area.pages.put()
 
     def clear(self) -> int:
-        """How many bytes had been mapped."""
+        """Drops all mappings. Returns the number of bytes that were mapped."""
         areas = tuple(self)
         for area in areas:
             self.remove(area)
         return sum(area.length for area in areas)
 
     def pieces(self, start: int, length: int) -> Iterator[tuple[Area, int, int]]:
-        """(area, offset in it, bytes) that together are all of the range. Errno(EFAULT) at the first hole."""
+        """Yields (area, offset in it, bytes) for the pieces of the range. Raises Errno(EFAULT) at the first hole."""
         position, end = start, start + length
         for area in self.overlapping(start, end - 1) if length else ():
             if area.start > position:
@@ -125,7 +125,7 @@ class AddressSpace:
             raise Errno(errno.EFAULT)
 
     def read(self, address: int, length: int) -> bytes:
-        """`Dma.read`."""
+        """Returns bytes, as `Dma.read`."""
         data = []
         for area, offset, size in self.pieces(address, length):
             if not area.readable:
@@ -134,7 +134,7 @@ class AddressSpace:
         return b"".join(data)
 
     def write(self, address: int, data: bytes) -> None:
-        """`Dma.write`."""
+        """Writes bytes, as `Dma.write`."""
         pieces = list(self.pieces(address, len(data)))
         if not all(area.writable for area, _, _ in pieces):
             raise Errno(errno.EFAULT)
@@ -145,12 +145,12 @@ class AddressSpace:
 
 
 def reserved(start: int, last: int) -> bool:
-    """Whether start..last has a byte that no device can use."""
+    """Returns whether start..last has a byte that no device can use."""
     return any(first <= last and start <= end for first, end in RESERVED)
 
 
 def usable() -> tuple[tuple[int, int], ...]:
-    """The ranges between the reserved ones, both ends included."""
+    """Returns the ranges between the reserved ones, both ends included."""
     ranges = []
     start = 0
     for first, last in RESERVED:

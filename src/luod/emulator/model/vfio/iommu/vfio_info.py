@@ -1,4 +1,4 @@
-"""What VFIO's container ioctls tell of an IOMMU: the extensions, and the answer to VFIO_IOMMU_GET_INFO.
+"""The properties of an IOMMU in VFIO's container ioctls: the extensions, and the answer to VFIO_IOMMU_GET_INFO.
 
 A container's own IOMMU (`legacy.type1`) and an iommufd in its place (`compatible.py`) answer in the same form.
 """
@@ -24,7 +24,9 @@ _WORD: Final = struct.Struct("=I")
 
 
 def get_info(ranges: Sequence[tuple[int, int]], available: int, argument: int, caller: DeviceCaller) -> int:
-    """Answers VFIO_IOMMU_GET_INFO: the usable `ranges`, and how many more mappings there can be. EFAULT, EINVAL."""
+    """Answers VFIO_IOMMU_GET_INFO: the usable `ranges`, and the number of further mappings. Raises Errno: EFAULT,
+    EINVAL.
+    """
     layout = uapi.IOMMU_TYPE1_INFO
     size = argsz.read(caller, argument, layout, _INFO_MINIMUM)[0]
     content = argsz.chain(

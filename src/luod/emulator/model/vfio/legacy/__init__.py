@@ -1,1 +1,1 @@
-"""VFIO as it was before iommufd: the files of groups and containers, and the type1 IOMMU."""
+"""VFIO without iommufd: the files of groups and containers, and the type1 IOMMU."""

@@ -1,7 +1,7 @@
-"""/dev/vfio/N and /dev/vfio/vfio: groups, the containers they are put into, and the devices that a group gives out.
+"""/dev/vfio/N and /dev/vfio/vfio: groups, the containers into which they are put, and the devices of a group.
 
-The older interface: a group is opened by one file, gets a container (or an iommufd in its place), and gives out its
-devices. drivers/vfio/group.c and container.c of Linux 7.3. The mappings of a container are in `type1.py`.
+In this older interface a group has one open file, gets a container (or an iommufd in its place), and gives fds of its
+devices. It follows drivers/vfio/group.c and container.c of Linux 7.3. The mappings of a container are in `type1.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _UUID_TEXT: Final = 36
 
 
 class ContainerFile(ModelFile):
-    """/dev/vfio/vfio. It stays while a group is in it, even when no process has its file open."""
+    """/dev/vfio/vfio. It exists while a group is in it, even when no process has its file open."""
 
     kind = Kind.VFIO_CONTAINER
     link = b"/dev/vfio/vfio"
@@ -59,7 +59,7 @@ class ContainerFile(ModelFile):
         return self.iommu.ioctl(command, argument, caller)
 
     def _set_iommu(self, kind: int) -> int:
-        """Sets the IOMMU. EINVAL without a group, or when it is set; ENODEV for a kind that does not exist."""
+        """Sets the IOMMU. Raises Errno: EINVAL without a group, or when it is set; ENODEV for an unknown kind."""
         if not self.groups or self.iommu is not None:
             raise Errno(errno.EINVAL)
         if kind not in EXTENSIONS:
@@ -75,7 +75,7 @@ class ContainerFile(ModelFile):
         self.groups.append(group)
 
     def remove(self, group: IommuGroup) -> None:
-        """Takes `group` out; the last group takes the mappings with it."""
+        """Takes `group` out. The last group takes the mappings with it."""
         self.groups.remove(group)
         if not self.groups and self.iommu is not None:
             self.iommu.close()
@@ -84,14 +84,14 @@ class ContainerFile(ModelFile):
 
 
 class GroupFile(ModelFile):
-    """The one open file of /dev/vfio/N. A device that it gave out keeps it open. Implements `cdev.OpenGroup`."""
+    """The one open file of /dev/vfio/N. An open device of it keeps it open. Implements `cdev.OpenGroup`."""
 
     kind = Kind.VFIO_GROUP
 
     def __init__(self, group: IommuGroup, devices: VfioDevices, incoming: Callable[[VfioDevice], bool]) -> None:
-        """`incoming`: whether a live update has not returned the device yet.
+        """`incoming` returns whether a live update has not returned the device yet.
 
-        Errno(EBUSY) while another file of the group, or a bound character device, is open.
+        Raises Errno(EBUSY) while another file of the group, or a bound character device, is open.
         """
         if group.cdevs_bound or group.file is not None:
             raise Errno(errno.EBUSY)
@@ -133,7 +133,11 @@ class GroupFile(ModelFile):
         return 0
 
     def _set_container(self, argument: int, caller: DeviceCaller) -> int:
-        """EFAULT, EBADF, EINVAL (it has one), EPERM (the group is not viable), EBADFD (the fd is not a container)."""
+        """Sets the container.
+
+        Raises Errno: EFAULT, EBADF, EINVAL (it has one), EPERM (the group is not viable), EBADFD (the fd is not a
+        container).
+        """
         fd = int.from_bytes(caller.read(argument, _I32), "little", signed=True)
         file = caller.file(fd)
         try:
@@ -153,7 +157,10 @@ class GroupFile(ModelFile):
         return 0
 
     def _unset_container(self) -> int:
-        """EINVAL without a container, EBUSY while a device that the group gave out is open."""
+        """Removes the container.
+
+        Raises Errno: EINVAL without a container, EBUSY while a device of the group is open.
+        """
         if self._container is None and self._iommufd is None:
             raise Errno(errno.EINVAL)
         if self._container is not None and self._devices_open:
@@ -171,7 +178,9 @@ class GroupFile(ModelFile):
             self._iommufd = None
 
     def _get_device(self, argument: int, caller: DeviceCaller) -> int:
-        """Gives a device out. EFAULT, ENODEV (of another group), EBUSY (not retrieved), EINVAL (no container)."""
+        """Returns an fd of a device. Raises Errno: EFAULT, ENODEV (of another group), EBUSY (not retrieved), EINVAL (no
+        container).
+        """
         name, token = _split(_read_name(argument, caller))
         devices = self._devices.of_group(self._group)
         device = next((each for each in devices if str(each.function.address) == name), None)
@@ -190,7 +199,7 @@ class GroupFile(ModelFile):
             file.close()
 
     def use(self, device: VfioDevice) -> None:
-        """Gives a file of `device` access. Errno(EINVAL) without container or iommufd, EPERM, ENODEV."""
+        """Gives a file of `device` access. Raises Errno: EINVAL without container or iommufd, EPERM, ENODEV."""
         if self._container is not None:
             if self._container.iommu is None:
                 raise Errno(errno.EINVAL)
@@ -215,7 +224,7 @@ class GroupFile(ModelFile):
         self.reference()
 
     def unuse(self, device: VfioDevice) -> None:
-        """Takes the access of one file back; with the last one the device is disabled."""
+        """Ends the access of one file. The last one disables the device."""
         device.opens -= 1
         self._devices_open -= 1
         if not device.opens:
@@ -227,10 +236,10 @@ class GroupFile(ModelFile):
 
 
 def _read_name(address: int, caller: DeviceCaller) -> bytes:
-    """Reads a string as strndup_user does. Errno(EINVAL) when a page has no NUL."""
+    """Returns a string as strndup_user does. Raises Errno(EINVAL) when a page has no NUL."""
     name = b""
     while len(name) < _PAGE:
-        # A string may end right before memory does.
+        # A string may end right before the end of the memory.
         chunk = caller.read(address + len(name), min(32, _PAGE - (address + len(name)) % _PAGE))
         end = chunk.find(b"\0")
         if end >= 0:
@@ -240,7 +249,7 @@ def _read_name(address: int, caller: DeviceCaller) -> bytes:
 
 
 def _split(words: bytes) -> tuple[str, bytes | None]:
-    """Splits `0000:01:00.0 vf_token=UUID` into name and token. Errno(EINVAL) for other words."""
+    """Splits `0000:01:00.0 vf_token=UUID` into name and token. Raises Errno(EINVAL) for other words."""
     name, *options = words.decode("latin-1").split(" ")
     token: bytes | None = None
     for option in options:

@@ -1,6 +1,6 @@
 """The IOMMU of a container: VFIO_TYPE1_IOMMU and VFIO_TYPE1v2_IOMMU, MAP_DMA, UNMAP_DMA, GET_INFO.
 
-drivers/vfio/vfio_iommu_type1.c of Linux 7.3, without dirty tracking and changes of virtual addresses.
+It follows drivers/vfio/vfio_iommu_type1.c of Linux 7.3, without dirty tracking and changes of virtual addresses.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Type1:
     """The mappings of one container."""
 
     def __init__(self, *, exact_unmaps: bool) -> None:
-        """`exact_unmaps`: v2, which unmaps exactly the range that was asked for."""
+        """`exact_unmaps`: v2, which unmaps exactly the given range."""
         self.space = AddressSpace()
         self._exact = exact_unmaps
 
@@ -31,7 +31,7 @@ class Type1:
         self.space.clear()
 
     def ioctl(self, command: int, argument: int, caller: DeviceCaller) -> int:
-        """Answers an ioctl of the container. Errno(ENOTTY) for an unknown command."""
+        """Answers an ioctl of the container. Raises Errno(ENOTTY) for an unknown command."""
         match command:
             case uapi.VFIO_IOMMU_GET_INFO:
                 return get_info(usable(), _MAPPINGS_MAXIMUM - len(self.space), argument, caller)
@@ -42,7 +42,7 @@ class Type1:
         raise Errno(errno.ENOTTY)
 
     def _map(self, argument: int, caller: DeviceCaller) -> int:
-        """Maps memory. EINVAL, EOVERFLOW, EEXIST, ENOSPC, and EFAULT for memory that cannot be pinned."""
+        """Maps memory. Raises Errno: EINVAL, EOVERFLOW, EEXIST, ENOSPC, and EFAULT for memory that cannot be pinned."""
         _, flags, address, start, length = argsz.read(caller, argument, uapi.IOMMU_TYPE1_DMA_MAP)
         access = uapi.VFIO_DMA_MAP_FLAG_READ | uapi.VFIO_DMA_MAP_FLAG_WRITE
         if flags & ~(access | uapi.VFIO_DMA_MAP_FLAG_VADDR) or not length:
@@ -54,7 +54,7 @@ class Type1:
             raise Errno(errno.EINVAL)
         there = next(self.space.overlapping(start, start + length - 1), None)
         if changes_address:
-            # Nothing can have been unmapped with VFIO_DMA_UNMAP_FLAG_VADDR, which this machine does not do.
+            # VFIO_DMA_UNMAP_FLAG_VADDR is refused here, so it cannot have unmapped anything.
             raise Errno(errno.ENOENT if there is None else errno.EINVAL)
         if there is not None:
             raise Errno(errno.EEXIST)
@@ -68,11 +68,13 @@ class Type1:
         return 0
 
     def _unmap(self, argument: int, caller: DeviceCaller) -> int:
-        """Unmaps, and writes the number of bytes into the structure. EINVAL for half a mapping under v2."""
+        """Unmaps, and writes the number of bytes into the structure. Raises Errno(EINVAL) for part of a mapping under
+        v2.
+        """
         layout = uapi.IOMMU_TYPE1_DMA_UNMAP
         size, flags, start, length = argsz.read(caller, argument, layout)
         everything = flags & uapi.VFIO_DMA_UNMAP_FLAG_ALL
-        # Dirty tracking cannot have been turned on, and virtual addresses cannot change: EINVAL both.
+        # Dirty tracking cannot be on, and virtual addresses cannot change: EINVAL for both.
         if flags & ~uapi.VFIO_DMA_UNMAP_FLAG_ALL or start % PAGE:
             raise Errno(errno.EINVAL)
         if everything:

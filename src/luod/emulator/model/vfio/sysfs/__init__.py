@@ -1,1 +1,1 @@
-"""What /sys shows of the devices, and what writing to it does."""
+"""The part of /sys with the devices: its files, and the effect of writes."""

@@ -1,6 +1,6 @@
-"""What the files of the model's sysfs say of a function or a bridge, and what is done with what is written there.
+"""The contents of sysfs files of functions and bridges, and the effect of writes to them.
 
-Contents only: which files there are, and where, is `sysfs.py`'s.
+The tree of files is in `sysfs.py`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ BRIDGE_VENDOR: Final = 0x1B36
 BRIDGE_DEVICE: Final = 0x000C
 BRIDGE_CLASS: Final = 0x060400
 _BRIDGE_CONFIG: Final = struct.Struct("<HHHHIBBBB8xBBB25xB11x")
-"""A bridge's header: up to its bus numbers, and where its capabilities begin."""
+"""A bridge's header: the first part up to its bus numbers, and the offset of its capabilities."""
 _BRIDGE_EXPRESS: Final = struct.Struct("<BBH")
 _MEMORY_32_BIT: Final = 0x40200
 
 
 def bridge_config(port: Port) -> bytes:
-    """A root port of PCI Express that forwards memory and DMA."""
+    """Returns the configuration space of a root port of PCI Express that forwards memory and DMA."""
     header = _BRIDGE_CONFIG.pack(
         BRIDGE_VENDOR,
         BRIDGE_DEVICE,
@@ -46,7 +46,7 @@ def bridge_config(port: Port) -> bytes:
 
 
 def u16(words: str) -> int:
-    """Errno(EINVAL), Errno(ERANGE)."""
+    """Returns a 16-bit number. Raises Errno(EINVAL), Errno(ERANGE)."""
     try:
         number = int(words, 0)
     except ValueError:
@@ -57,7 +57,7 @@ def u16(words: str) -> int:
 
 
 def is_one(words: str) -> bool:
-    """A number that is not zero. Errno(EINVAL) for none."""
+    """Returns whether the number is not zero. Raises Errno(EINVAL) for a word that is not a number."""
     try:
         return int(words, 0) != 0
     except ValueError:
@@ -65,7 +65,7 @@ def is_one(words: str) -> bool:
 
 
 def configure(device: Device, offset: int, data: bytes) -> int:
-    """As setpci does it, past whoever has the device open. EFBIG behind the end."""
+    """Writes to configuration space as setpci does, independent of open files. Raises Errno(EFBIG) after the end."""
     if offset > CONFIG_SIZE:
         raise Errno(errno.EFBIG)
     data = data[: CONFIG_SIZE - offset]
@@ -76,7 +76,7 @@ def configure(device: Device, offset: int, data: bytes) -> int:
 
 
 def reset(function: Function, words: str) -> int:
-    """EINVAL for another number than 1, and what the reset says."""
+    """Resets the device. Raises Errno: EINVAL for a number other than 1, and the errnos of the reset."""
     if not is_one(words) or int(words, 0) != 1:
         raise Errno(errno.EINVAL)
     function.device.reset()
@@ -93,7 +93,7 @@ def modalias(function: Function) -> str:
 
 
 def resources(function: Function) -> bytes:
-    """13 lines of start, end and flags: 6 BARs, the ROM, and a bridge's windows."""
+    """Returns 13 lines of start, end and flags: 6 BARs, the ROM, and a bridge's windows."""
     config = function.device.config
     lines = []
     for index in range(13):

@@ -1,7 +1,7 @@
-"""The part of /sys that shows PCI devices, drivers, iommu groups and VFIO devices, and takes what is written there.
+"""The part of /sys with PCI devices, drivers, iommu groups and VFIO devices, and the writes to it.
 
-Paths are relative to /sys. The nodes of a device are made again when its driver changes, contents when they are read.
-`binding.py` does what a write asks for.
+Paths are relative to /sys. The nodes of a device are made again when its driver changes. Contents are made when they
+are read. `binding.py` executes the requests.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from luod.emulator.model.vfio.sysfs import contents
 from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevices
 
 _MAJOR: Final = 511
-"""Of vfioN: a number as the kernel gives them out to drivers without one of their own."""
+"""The major number of vfioN: one that the kernel allocates dynamically."""
 
 
 @dataclass(frozen=True)
 class Directory:
-    """`names` of what is in it."""
+    """A directory with the entries `names`."""
 
     names: tuple[str, ...]
 
@@ -49,9 +49,9 @@ class Attribute:
     mode: int
     read: Callable[[], bytes] | None = None
     write: Callable[[str], int | Blocked] | None = None
-    """Takes all that was written, as words."""
+    """Accepts all written bytes, as text."""
     write_at: Callable[[int, bytes], int] | None = None
-    """For files of bytes: offset and data; how many were taken."""
+    """Accepts bytes at an offset, and returns how many it took. For binary files."""
 
 
 Node = Directory | Link | Attribute
@@ -77,7 +77,7 @@ class Sysfs:
         self._permanent = frozenset(self._directories)
 
     def lookup(self, path: str) -> Node:
-        """Returns the node at `path`; links are not followed. Errno(ENOENT)."""
+        """Returns the node at `path`; links are not followed. Raises Errno(ENOENT)."""
         self._refresh()
         if path in self._directories:
             return Directory(tuple(self._directories[path]))
@@ -86,16 +86,17 @@ class Sysfs:
         return self._nodes[path]
 
     def read(self, path: str) -> bytes:
-        """Returns the whole contents. ENOENT, EISDIR, and EIO for what cannot be read."""
+        """Returns the whole contents. Raises Errno: ENOENT, EISDIR, and EIO for a file that cannot be read."""
         attribute = self._attribute(path)
         if attribute.read is None:
             raise Errno(errno.EIO)
         return attribute.read()
 
     def write(self, path: str, data: bytes, caller: DeviceCaller, offset: int = 0) -> int | Blocked:
-        """Writes, and returns how many bytes were taken, of words all. ENOENT, EISDIR, EIO, errors of the request.
+        """Writes, and returns how many bytes were taken: all of text.
 
-        A write that sleeps gives a `Waiting`, whose `poll` gives 0 for success.
+        Raises Errno: ENOENT, EISDIR, EIO, and those of the request. A write that sleeps returns a `Waiting`; its `poll`
+        returns 0 for success.
         """
         attribute = self._attribute(path)
         if attribute.write_at is not None:
@@ -115,7 +116,7 @@ class Sysfs:
         return node
 
     def _refresh(self) -> None:
-        """Takes the devices that changed out, and puts them in again."""
+        """Removes the nodes of changed devices and adds them again."""
         if self._made_for == self._drivers.generation:
             return
         self._made_for = self._drivers.generation
@@ -136,7 +137,7 @@ class Sysfs:
                 self._made[function] = (dependencies, self._paths)
 
     def _remove(self, path: str) -> None:
-        """Removes a node, and the directories that are empty then."""
+        """Removes a node, and the directories that become empty."""
         del self._nodes[path]
         while path not in self._permanent and not self._directories.get(path):
             self._directories.pop(path, None)

@@ -1,7 +1,7 @@
-"""What a file of a VFIO device passes on once it has access: ioctls, pread and pwrite of the regions, mmap.
+"""The calls of a VFIO device file with access: ioctls, pread and pwrite of the regions, mmap.
 
-The state of the device is `pci_core.py`'s, its interrupts are `irq.py`'s. The order of checks is
-drivers/vfio/pci/vfio_pci_core.c's of Linux 7.3.
+The state of the device is in `pci_core.py`, its interrupts are in `irq.py`. The order of checks is that of
+drivers/vfio/pci/vfio_pci_core.c of Linux 7.3.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _UUID: Final = 16
 
 
 def ioctl(device: VfioDevice, command: int, argument: int, caller: DeviceCaller) -> int:
-    """Answers an ioctl of the device. Errno(EIO) while it is frozen, Errno(ENOTTY) for an unknown command."""
+    """Answers an ioctl of the device. Raises Errno(EIO) while it is frozen, Errno(ENOTTY) for an unknown command."""
     if device.frozen:
         raise Errno(errno.EIO)
     match command:
@@ -107,7 +107,7 @@ def _get_irq_info(device: VfioDevice, argument: int, caller: DeviceCaller) -> in
 def _reset(device: VfioDevice) -> int:
     """Resets the device. Its configuration space keeps its contents, except for the power state.
 
-    Errno(EINVAL) where a reset does not work.
+    Raises Errno(EINVAL) where a reset does not work.
     """
     if not device.reset_works:
         raise Errno(errno.EINVAL)
@@ -126,7 +126,7 @@ def _feature(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
         raise Errno(errno.EINVAL)
     if not probe and flags & both == both:
         raise Errno(errno.EINVAL)
-    # Migration, low power and dma-buf need what this device does not have.
+    # Migration, low power and dma-buf need features that this device does not have.
     if flags & uapi.VFIO_DEVICE_FEATURE_MASK != uapi.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN or not device.function.virtual:
         raise Errno(errno.ENOTTY)
     if flags & uapi.VFIO_DEVICE_FEATURE_GET:
@@ -140,7 +140,9 @@ def _feature(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
 
 
 def pread(device: VfioDevice, offset: int, length: int) -> bytes:
-    """Reads from a region. EINVAL outside of the regions, EFAULT beyond configuration space, EIO with memory off."""
+    """Reads from a region. Raises Errno: EINVAL outside of the regions, EFAULT beyond configuration space, EIO with
+    memory off.
+    """
     index, position = _locate(device, offset)
     if not length:
         return b""
@@ -155,7 +157,7 @@ def pread(device: VfioDevice, offset: int, length: int) -> bytes:
 
 
 def pwrite(device: VfioDevice, offset: int, data: bytes) -> int:
-    """Writes to a region, and returns how many bytes were taken. Errno as for `pread`."""
+    """Writes to a region, and returns the number of bytes. Raises the errnos of `pread`."""
     index, position = _locate(device, offset)
     if not data:
         return 0
@@ -173,7 +175,7 @@ def pwrite(device: VfioDevice, offset: int, data: bytes) -> int:
 
 
 def mmap(device: VfioDevice, offset: int, length: int) -> Mapping:
-    """Returns what to map. EINVAL for what is not a whole page of a BAR."""
+    """Returns the memory to map. Raises Errno(EINVAL) for a range that is not whole pages of a BAR."""
     index, position = _locate(device, offset)
     bars = device.function.device.bars
     if not device.around.can_map or index >= len(bars):
@@ -196,7 +198,7 @@ def _locate(device: VfioDevice, offset: int) -> tuple[int, int]:
 
 
 def _access(hardware: Device, index: int, position: int, length: int) -> tuple[Memory, int]:
-    """Returns a BAR, and how many bytes of it from `position` on an access covers."""
+    """Returns a BAR, and the number of bytes from `position` on that an access covers."""
     if index >= len(hardware.bars) or position >= hardware.bars[index].size:
         raise Errno(errno.EINVAL)
     if not hardware.config.memory_enabled:
@@ -206,7 +208,7 @@ def _access(hardware: Device, index: int, position: int, length: int) -> tuple[M
 
 
 def _hidden(hardware: Device, index: int, position: int, length: int) -> tuple[int, int]:
-    """Returns which part of an access falls on the MSI-X table, which users neither read nor write this way."""
+    """Returns the part of an access that falls on the MSI-X table, which users neither read nor write this way."""
     if index or not hardware.description.msix:
         return length, length
     end = MSIX_TABLE + 16 * hardware.description.msix

@@ -1,7 +1,8 @@
 """Open files of a VFIO device: from /dev/vfio/devices/vfioN, from its group, or retrieved after a live update.
 
-They differ in how a file gets access: a file of the first and third kind must be bound to an iommufd, a file of the
-second kind has access from the start. Then `calls.py` answers. The order of checks is drivers/vfio/device_cdev.c's.
+They differ in how a file gets access. A file of the first or third kind must be bound to an iommufd. A file of the
+second kind has access from the start. `calls.py` then answers. The order of checks is that of
+drivers/vfio/device_cdev.c of Linux 7.3.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ _UUID: Final = 16
 
 
 class OpenGroup(Protocol):
-    """The open file of a group, as a device file that came out of it sees it (`legacy.group`)."""
+    """The open file of a group, as a device file from it sees it (`legacy.group`)."""
 
     def use(self, device: VfioDevice) -> None:
-        """Gives a file of `device` access. Errno(EINVAL) without container or iommufd, EPERM, ENODEV."""
+        """Gives a file of `device` access. Raises Errno: EINVAL without container or iommufd, EPERM, ENODEV."""
         ...
 
     def unuse(self, device: VfioDevice) -> None:
-        """Takes the access of one file back; with the last one the device is disabled."""
+        """Ends the access of one file. The last one disables the device."""
         ...
 
 
 class VfioDeviceFile(ModelFile):
-    """One open file of a device. A `group` that gave it out (GET_DEVICE_FD) stays open as long as the file."""
+    """One open file of a device. Its `group` (GET_DEVICE_FD) stays open as long as the file."""
 
     kind = Kind.VFIO_DEVICE
 
@@ -51,11 +52,11 @@ class VfioDeviceFile(ModelFile):
 
     @property
     def has_access(self) -> bool:
-        """Whether the file is bound to an iommufd, or came out of a group."""
+        """Returns whether the file is bound to an iommufd, or came out of a group."""
         return self._has_access
 
     def open_from_group(self) -> None:
-        """Gets access through the group's container or iommufd. Errno(EINVAL) while the group has neither."""
+        """Gets access through the group's container or iommufd. Raises Errno(EINVAL) while the group has neither."""
         assert self.group is not None, "a group gave it out"
         self.group.use(self.device)
         self._has_access = True
@@ -99,7 +100,11 @@ class VfioDeviceFile(ModelFile):
             raise Errno(errno.EINVAL)
 
     def _bind(self, argument: int, caller: DeviceCaller) -> int:
-        """EFAULT, EINVAL, E2BIG, EBUSY (the group is open), EACCES (token), EBADF, EBADFD, EPERM (another owner)."""
+        """Binds the file to an iommufd.
+
+        Raises Errno: EFAULT, EINVAL, E2BIG, EBUSY (the group is open), EACCES (token), EBADF, EBADFD, EPERM (another
+        owner).
+        """
         layout = uapi.DEVICE_BIND_IOMMUFD
         values = argsz.read_extensible(caller, argument, layout, _BIND_MINIMUM)
         size, flags, fd, _, token_address = values
@@ -125,7 +130,7 @@ class VfioDeviceFile(ModelFile):
         finally:
             iommufd.close()
         try:
-            # Asked before the device is enabled, which resets it.
+            # Checked before the device is enabled, which resets it.
             argsz.write(caller, argument, layout, (size, flags, fd, bound.number, token_address), _BIND_MINIMUM)
         except Errno:
             bound.unbind()
@@ -149,7 +154,7 @@ class VfioDeviceFile(ModelFile):
         device.function.group.cdevs_bound -= 1
 
     def _attach(self, argument: int, caller: DeviceCaller) -> int:
-        """EINVAL, EOPNOTSUPP (a PASID), ENOENT, and the errors of the page table."""
+        """Attaches the device. Raises Errno: EINVAL, EOPNOTSUPP (a PASID), ENOENT, and those of the page table."""
         layout = uapi.DEVICE_ATTACH_IOMMUFD_PT
         size, flags, number, pasid = argsz.read(caller, argument, layout, _ATTACH_MINIMUM)
         if flags & ~uapi.VFIO_DEVICE_ATTACH_PASID:

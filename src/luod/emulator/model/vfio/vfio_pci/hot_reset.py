@@ -1,6 +1,6 @@
 """Reset of a whole bus: VFIO_DEVICE_GET_PCI_HOT_RESET_INFO and VFIO_DEVICE_PCI_HOT_RESET.
 
-A user may reset what it owns, and must own every device that is reset together with it.
+A user must own every device that is reset.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FD: Final = struct.Struct("=i")
 
 
 def _bus(device: VfioDevice) -> list[Function]:
-    """Returns every function on the device's bus. Errno(ENODEV) on the root bus, which cannot be reset."""
+    """Returns every function on the device's bus. Raises Errno(ENODEV) on the root bus, which cannot be reset."""
     function = device.function
     if function.port is None:
         raise Errno(errno.ENODEV)
@@ -28,7 +28,7 @@ def _bus(device: VfioDevice) -> list[Function]:
 
 
 def _number(function: Function, device: VfioDevice) -> int:
-    """Returns what `function` is to the iommufd of `device`: an id, owned together with its group, or not owned."""
+    """Returns the number of `function` for the iommufd of `device`: an id, owned through its group, or not owned."""
     assert device.bound is not None, "a bound character device asks"
     other = device.around.devices.of(function)
     if other is None:
@@ -40,7 +40,7 @@ def _number(function: Function, device: VfioDevice) -> int:
 
 
 def get_info(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
-    """Lists the devices that a reset would reach. Errno(ENOSPC), with the count, when the array is too short."""
+    """Lists the devices that a reset would reach. Raises Errno(ENOSPC), with the count, when the array is too short."""
     layout, entry = uapi.PCI_HOT_RESET_INFO, uapi.PCI_DEPENDENT_DEVICE
     size, _, _ = argsz.read(caller, argument, layout)
     functions = _bus(device)
@@ -66,7 +66,7 @@ def get_info(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
 def reset(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
     """Resets the bus.
 
-    EINVAL for a device on it that is not the caller's; EBADF, EINVAL for an fd that is not a group's.
+    Raises Errno: EINVAL for a device on it that the caller does not own; EBADF, EINVAL for an fd that is not a group's.
     """
     layout = uapi.PCI_HOT_RESET
     _, flags, count = argsz.read(caller, argument, layout)
@@ -87,7 +87,7 @@ def reset(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
     for function in functions:
         other = device.around.devices.of(function)
         if other is None:
-            raise Errno(errno.EINVAL)  # another driver has it, or no driver: it is not the caller's
+            raise Errno(errno.EINVAL)  # another driver has it, or no driver: the caller does not own it
         others.append(other)
         owned = (
             _number(function, device) != uapi.VFIO_PCI_DEVID_NOT_OWNED

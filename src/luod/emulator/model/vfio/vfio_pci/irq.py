@@ -1,7 +1,7 @@
-"""Interrupts of one enabled device: which eventfd hears which vector. SET_IRQS in vfio-pci's order of checks.
+"""Interrupts of one enabled device: the eventfd of each vector, and SET_IRQS in vfio-pci's order of checks.
 
-One kind at a time (INTx, MSI, MSI-X), besides the two that are no interrupts of the device: errors, and the kernel's
-request to let the device go. Made when a device is enabled, closed when it is disabled.
+One kind is enabled at a time (INTx, MSI, MSI-X). Two more are not interrupts of the device: errors, and the kernel's
+request to release the device. The object exists while the device is enabled.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ALONE: Final = (uapi.VFIO_PCI_ERR_IRQ_INDEX, uapi.VFIO_PCI_REQ_IRQ_INDEX)
 
 @dataclass(frozen=True)
 class _Order:
-    """A SET_IRQS that is in order. `wanted`: for each vector whether the action is meant for it."""
+    """A valid SET_IRQS. `wanted`: for each vector whether the action applies to it."""
 
     action: int
     data: int
@@ -43,7 +43,7 @@ class _Order:
 
 
 class Interrupts:
-    """Owns the eventfds it was given until `close`."""
+    """Owns its eventfds until `close`."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -56,7 +56,7 @@ class Interrupts:
 
     @property
     def enabled(self) -> bool:
-        """Whether the user has INTx, MSI or MSI-X on: a device that is, cannot be frozen."""
+        """Returns whether the user enabled INTx, MSI or MSI-X: such a device cannot be frozen."""
         return self._kind is not None
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ class Interrupts:
         self._alone.clear()
 
     def count(self, index: int) -> int:
-        """How many the device has of a kind (VFIO_PCI_*_IRQ_INDEX)."""
+        """Returns the number of interrupts of a kind (VFIO_PCI_*_IRQ_INDEX)."""
         if index == uapi.VFIO_PCI_INTX_IRQ_INDEX:
             return int(self._device.config.has_interrupt_pin)
         if index == uapi.VFIO_PCI_MSI_IRQ_INDEX:
@@ -76,7 +76,7 @@ class Interrupts:
         return int(index in _ALONE)
 
     def deliver(self, vector: int) -> None:
-        """The device raises it. INTx is masked until the user unmasks it."""
+        """Signals the vector that the device raised. INTx is masked until the user unmasks it."""
         if self._kind == uapi.VFIO_PCI_INTX_IRQ_INDEX:
             if not self._masked and not self._device.config.intx_disabled:
                 self._signal(0)
@@ -85,7 +85,7 @@ class Interrupts:
             self._signal(vector)
 
     def request(self) -> None:
-        """The kernel asks the user to let the device go."""
+        """Signals the kernel's request that the user release the device."""
         eventfd = self._alone.get(uapi.VFIO_PCI_REQ_IRQ_INDEX)
         if eventfd is not None:
             eventfd.signal()
@@ -103,7 +103,10 @@ class Interrupts:
         self._vectors.clear()
 
     def set(self, argument: int, caller: DeviceCaller) -> int:
-        """VFIO_DEVICE_SET_IRQS. EFAULT, EINVAL, ENOTTY for what a kind cannot do, what `eventfd` says."""
+        """Executes VFIO_DEVICE_SET_IRQS.
+
+        Raises Errno: EFAULT, EINVAL, ENOTTY for an action that a kind does not have, and those of `eventfd`.
+        """
         argsz, flags, index, start, count = uapi.IRQ_SET.unpack(caller.read(argument, uapi.IRQ_SET.size))
         known = uapi.VFIO_IRQ_SET_DATA_TYPE_MASK | uapi.VFIO_IRQ_SET_ACTION_TYPE_MASK
         data = flags & uapi.VFIO_IRQ_SET_DATA_TYPE_MASK
@@ -145,7 +148,7 @@ class Interrupts:
         if self._kind != uapi.VFIO_PCI_INTX_IRQ_INDEX or order.count != 1:
             raise Errno(errno.EINVAL)
         if order.fds:
-            # The kernel has it for UNMASK alone; to listen to an eventfd is beyond this machine.
+            # The kernel has it for UNMASK only. This machine cannot wait on an eventfd.
             raise Errno(errno.ENOTTY)
         if order.wanted[0]:
             self._masked = order.action == uapi.VFIO_IRQ_SET_ACTION_MASK
@@ -167,7 +170,7 @@ class Interrupts:
             self._signal(0)
 
     def _trigger_messages(self, index: int, order: _Order, caller: DeviceCaller) -> None:
-        """MSI-X vectors can be added later, MSI's cannot: EINVAL."""
+        """Sets eventfds of MSI or MSI-X. MSI-X vectors can be added later; for MSI that is Errno(EINVAL)."""
         is_on = self._kind == index
         if is_on and order.turns_off:
             self._disable()
@@ -220,7 +223,7 @@ class Interrupts:
 
     @staticmethod
     def _set(eventfds: dict[int, EventFd], number: int, eventfd: EventFd | None) -> None:
-        """Another eventfd takes the place of the one that is there, or none."""
+        """Replaces the eventfd, or removes it."""
         old = eventfds.pop(number, None)
         if old is not None:
             old.close()

@@ -1,8 +1,8 @@
 """Devices that are bound to a VFIO driver: their files and users, enabling and disabling, resets, the freeze.
 
-Made when the driver is bound, gone when it is unbound, which waits for every file. The calls of a user with access are
-in `calls.py`; `cdev.py` and `legacy.group` decide how a file gets access. The order of checks is
-drivers/vfio/pci/vfio_pci_core.c's of Linux 7.3.
+A device exists from bind to unbind, which waits for every file. The calls of a user with access are in `calls.py`.
+`cdev.py` and `legacy.group` decide how a file gets access. The order of checks is that of
+drivers/vfio/pci/vfio_pci_core.c of Linux 7.3.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from luod.emulator.model.vfio.vfio_pci.irq import Interrupts
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What all devices of a boot share."""
+    """The objects that all devices of a boot share."""
 
     rules: Rules
     can_map: bool
-    """Whether BARs can be mapped at all."""
+    """Whether BARs can be mapped."""
     log: Callable[[str], None]
     devices: VfioDevices
 
@@ -39,7 +39,7 @@ class VfioDevices:
         self._devices: dict[Function, VfioDevice] = {}
 
     def of(self, function: Function) -> VfioDevice | None:
-        """Returns the VFIO device of `function`, if it has one."""
+        """Returns the VFIO device of `function`, or None."""
         return self._devices.get(function)
 
     def usable(self, function: Function) -> VfioDevice | None:
@@ -58,7 +58,7 @@ class VfioDevices:
         self._devices[function] = VfioDevice(index, function, around)
 
     def unregister(self, function: Function) -> None:
-        """Forgets the VFIO device of `function`. No file of it is open."""
+        """Removes the VFIO device of `function`. No file of it is open."""
         del self._devices[function]
 
 
@@ -75,7 +75,7 @@ class VfioDevice:
         self.opens = 0
         self.cdev_bound = False
         self.bound: BoundDevice | None = None
-        """The device as the iommufd knows it that it is bound to."""
+        """The device in the iommufd to which it is bound."""
         self.interrupts: Interrupts | None = None
         self.reset_works = False
         self.frozen = False
@@ -87,11 +87,11 @@ class VfioDevice:
         self.token: bytes | None = None
         """The UUID that users of virtual functions and of their physical function agree on."""
         self.unregistered: Callable[[], None] | None = None
-        """Set by an unbind that waits; called when the last file is gone."""
+        """Set by an unbind that waits. Runs when the last file is closed."""
 
     @property
     def usable(self) -> bool:
-        """Whether it is open in a way that gives access to it."""
+        """Returns whether a file with access is open."""
         return self.interrupts is not None
 
     def enable(self) -> None:
@@ -112,7 +112,7 @@ class VfioDevice:
         self._device.interrupt = self.interrupts.deliver
 
     def disable(self) -> None:
-        """Takes the device back from its last file with access."""
+        """Disables the device after its last file with access."""
         assert self.interrupts is not None, "it was enabled"
         self.interrupts.close()
         self.interrupts = None
@@ -123,7 +123,7 @@ class VfioDevice:
         self._config.command = 0
 
     def try_reset(self) -> int:
-        """Wakes the device up to D0 and resets it. Returns 0, or the errno of the reset."""
+        """Changes the device to D0 and resets it. Returns 0, or the errno of the reset."""
         self._config.wake()
         try:
             self._device.reset()
@@ -132,13 +132,13 @@ class VfioDevice:
         return 0
 
     def has(self, obstacle: Obstacle) -> bool:
-        """Returns whether the device is in a state in which a machine may refuse to jump."""
+        """Returns whether the device is in a state that may fail the kexec."""
         if obstacle is Obstacle.INTERRUPTS:
             return self.interrupts is not None and self.interrupts.enabled
         return self._config.power_state != 0
 
     def freeze(self) -> None:
-        """Resets the device right before the jump. Errno, where a failed reset makes the freeze fail."""
+        """Resets the device right before the kexec. Raises Errno where a failed reset fails the freeze."""
         rules = self.around.rules
         code = self.try_reset() if self.reset_works or rules.dead_after_freeze else 0
         if code and rules.failed_reset_fails:
@@ -149,7 +149,10 @@ class VfioDevice:
             self.frozen = True
 
     def check_token(self, token: bytes | None) -> None:
-        """Errno(EACCES) without the token that a virtual function's user needs, Errno(EINVAL) where there is none."""
+        """Checks the token of a virtual function's user.
+
+        Raises Errno(EACCES) for a missing or wrong token, Errno(EINVAL) for a device without tokens.
+        """
         if self.function.physical is not None:
             physical = self.around.devices.of(self.function.physical)
             if physical is None:
@@ -168,13 +171,13 @@ class VfioDevice:
             raise Errno(errno.EINVAL)
 
     def released(self) -> None:
-        """Lets a waiting unbind go on, after a file was counted out, when that was the last one."""
+        """Completes a waiting unbind after the last file was released."""
         if not self.files and self.unregistered is not None:
             self.unregistered()
 
 
 def poll(devices: Iterable[VfioDevice]) -> bool:
-    """Lets devices look at registers that may have been stored to. False: no device is mapped."""
+    """Lets devices read registers that may have been stored to. Returns False when no device is mapped."""
     found = False
     for device in devices:
         if device.mapped and device.usable and not device.frozen:
