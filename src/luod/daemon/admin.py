@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from luod.daemon.cleanup.reaping import Reaping
 from luod.daemon.cleanup.workloads import Workloads
 from luod.daemon.policy.current import Policy
-from luod.daemon.sessions.service import SessionKeeper
+from luod.daemon.sessions.service import SessionService
 from luod.daemon.stopping import Stopping
 from luod.daemon.store import state_directory
 from luod.daemon.store.doubts import remedy
@@ -29,13 +29,13 @@ from luod.linux import Fd
 from luod.version import __version__
 
 
-class Operations:
+class AdminService:
     """Implements `luod.ipc.interfaces.admin.Service`."""
 
     def __init__(
         self,
         holdings: Holdings,
-        sessions: SessionKeeper,
+        sessions: SessionService,
         participants: Participants,
         policy: Policy,
         image: NextImage,

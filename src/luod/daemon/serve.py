@@ -14,7 +14,7 @@ from pathlib import Path
 
 from asyncvarlink import VarlinkInterface
 
-from luod.daemon.admin import Operations
+from luod.daemon.admin import AdminService
 from luod.daemon.cleanup.forwarding import Forwarding
 from luod.daemon.cleanup.reaping import Reaping
 from luod.daemon.cleanup.worker import Workers
@@ -23,10 +23,11 @@ from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
 from luod.daemon.refusals import Refusals
 from luod.daemon.sessions.held_files import HeldFiles
-from luod.daemon.sessions.service import SessionKeeper
+from luod.daemon.sessions.service import SessionService
 from luod.daemon.stopping import Stopping
-from luod.daemon.store.fd_store import Custody
-from luod.daemon.store.recovery import JUMP, take_over
+from luod.daemon.store.fd_names import JUMP
+from luod.daemon.store.fd_store import FdStore
+from luod.daemon.store.recovery import take_over
 from luod.daemon.supervisor import listen_fds, protocol
 from luod.daemon.timeline.recorder import Chronicle
 from luod.daemon.updates.hooks import Hooks
@@ -83,33 +84,31 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
         socket.socket(fileno=fds.pop(name).detach()) for name in (protocol.KEEPER, protocol.SESSIONS, protocol.ADMIN)
     )
     sparing = Sparing(log)
-    custody = Custody(channel, keeper_lost)
-    holdings = await take_over(custody, fds, directory, log)
+    store = FdStore(channel, fds, keeper_lost)
+    holdings = await take_over(store, directory, log)
     foreign = ForeignFiles(sparing, stays=lambda uid: any(f.peer.uid == uid for f in participants.followers))
-    sessions = SessionKeeper(holdings, custody, policy, foreign.discard, log, sparing)
+    sessions = SessionService(holdings, policy, foreign.discard, log, sparing)
     sessions.participation = participants = Participants(holdings, log, sparing)
     # While guests are frozen they pass manifests, and no guest is to wait for a process to start.
     participants.followed = lambda peer: foreign.warm(peer.uid, named=policy.terms(peer).named)
-    workers = Workers(holdings, custody)
+    workers = Workers(holdings)
     reaping = Reaping(holdings, sessions, policy, workers, log)
-    forwarding = Forwarding(holdings, custody, sessions, workers, log)
-    chronicle = Chronicle(holdings.registry, directory, log, jumping=JUMP in fds)
-    hooks = Hooks(holdings, custody, policy, reaping.deadline_left, log)
-    image = NextImage(holdings, custody, sessions, participants, log)
-    updater = Updater(
-        holdings, custody, image, sessions, participants, chronicle, hooks, log, stuck_seconds=stuck_seconds
-    )
-    workloads = Workloads(holdings, custody, sessions, participants, reaping, forwarding, log)
+    forwarding = Forwarding(holdings, sessions, workers, log)
+    chronicle = Chronicle(holdings.registry, directory, log, jumping=JUMP in store)
+    hooks = Hooks(holdings, policy, reaping.deadline_left, log)
+    image = NextImage(holdings, sessions, participants, log)
+    updater = Updater(holdings, image, sessions, participants, chronicle, hooks, log, stuck_seconds=stuck_seconds)
+    workloads = Workloads(holdings, sessions, participants, reaping, forwarding, log)
     stopping = Stopping(holdings, sessions, participants, log)
-    operations = Operations(
+    operations = AdminService(
         holdings, sessions, participants, policy, image, updater, reaping, workloads, stopping, chronicle
     )
-    held = HeldFiles(holdings, custody, policy, lambda: participants.updating, foreign.discard, sparing)
+    held = HeldFiles(holdings, policy, lambda: participants.updating, foreign.discard, sparing)
     updater.take_over()
     sessions.take_over()
     reaping.take_over()
     forwarding.take_over()
-    hooks.take_over(jumping=JUMP in fds)
+    hooks.take_over(jumping=JUMP in store)
 
     def to_all(peer: Peer) -> Iterable[VarlinkInterface]:
         found: list[VarlinkInterface] = [Sessions(sessions, held, workloads, peer), Updates(participants, peer)]
@@ -141,7 +140,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
         for listening, interfaces, root_only in ((for_all, to_all, False), (for_root, to_root, True))
     ]
     reloading = asyncio.ensure_future(_reload(policy, hangup))
-    await custody.ready()
+    await store.ready()
     status = await end
     reloading.cancel()
     hooks.close()
@@ -152,7 +151,6 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     sparing.close()
     chronicle.close()
     holdings.close()
-    custody.close()
     return status
 
 

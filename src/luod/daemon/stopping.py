@@ -14,9 +14,9 @@ from typing import Final
 from luod.daemon.log import Log
 from luod.daemon.replies import update_running
 from luod.daemon.sessions.holders import open_elsewhere
-from luod.daemon.sessions.service import SessionKeeper
-from luod.daemon.store.recovery import Holdings, held_name
-from luod.daemon.store.schema import fd_name
+from luod.daemon.sessions.service import SessionService
+from luod.daemon.store.fd_names import fd_name, held_name
+from luod.daemon.store.recovery import Holdings
 from luod.daemon.updates.participants import Participants
 from luod.ipc.interfaces.admin import Refused
 from luod.ipc.server.peer import Peer
@@ -29,7 +29,7 @@ _NAMED: Final = 20
 class Stopping:
     """Made inside a running loop."""
 
-    def __init__(self, holdings: Holdings, sessions: SessionKeeper, participants: Participants, log: Log) -> None:
+    def __init__(self, holdings: Holdings, sessions: SessionService, participants: Participants, log: Log) -> None:
         self._holdings = holdings
         self._sessions = sessions
         self._participants = participants

@@ -75,11 +75,11 @@ os.read(0, 1) if not held else None
 _KEEP = """
 import sys
 from luod.daemon.supervisor import listen_fds
-from luod.daemon.supervisor.supervisor import Keeper
+from luod.daemon.supervisor.supervisor import Supervisor
 from luod.daemon.supervisor.sockets import Listening
 from luod.daemon.log import Log
 log = Log("keep", "debug")
-with Listening(*sys.argv[1:4], log) as listening: Keeper(listening, sys.argv[4:], log).run()
+with Listening(*sys.argv[1:4], log) as listening: Supervisor(listening, sys.argv[4:], log).run()
 """
 
 _AGAIN = 2

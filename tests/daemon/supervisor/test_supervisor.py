@@ -62,14 +62,14 @@ def places(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def start(places: dict[str, str]) -> Iterator[Start]:
-    """Runs a Keeper whose serve is another program: `start(program, argument, …)`. No device is needed for that."""
+    """Runs a Supervisor whose serve is another program: `start(program, argument, …)`. No device is needed for that."""
     started: list[subprocess.Popen[str]] = []
     source = (
-        "import sys; from luod.daemon.supervisor.supervisor import Keeper\n"
+        "import sys; from luod.daemon.supervisor.supervisor import Supervisor\n"
         "from luod.daemon.supervisor.sockets import Listening\n"
         "from luod.daemon.log import Log\n"
         "log = Log('keep', 'debug')\n"
-        "with Listening(*sys.argv[1:4], log) as listening: Keeper(listening, sys.argv[4:], log).run()"
+        "with Listening(*sys.argv[1:4], log) as listening: Supervisor(listening, sys.argv[4:], log).run()"
     )
 
     def run(*serve: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
@@ -422,11 +422,11 @@ def test_a_reader_of_the_log_that_stops_does_not_stop_keep(places: dict[str, str
     except BlockingIOError:
         os.set_blocking(writer, True)
     source = (
-        "import sys; from luod.daemon.supervisor.supervisor import Keeper\n"
+        "import sys; from luod.daemon.supervisor.supervisor import Supervisor\n"
         "from luod.daemon.supervisor.sockets import Listening\n"
         "from luod.daemon.log import Log\n"
         "log = Log('keep', 'debug')\n"
-        "with Listening(*sys.argv[1:4], log) as listening: Keeper(listening, sys.argv[4:], log).run()"
+        "with Listening(*sys.argv[1:4], log) as listening: Supervisor(listening, sys.argv[4:], log).run()"
     )
     words = [sys.executable, "-c", source, *places.values(), "/bin/sh", "-c", "echo started; exec cat <&3"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=writer, text=True) as keep:

@@ -18,11 +18,11 @@ from luod.daemon.cleanup.forwarder import CARRIED_FD, CONTROL_FD, GO, HELD, MOST
 from luod.daemon.cleanup.worker import REFUSED, SESSION_FD, SESSION_NAME, Outcome, Workers
 from luod.daemon.log import Log
 from luod.daemon.replies import session_exists
-from luod.daemon.sessions.service import SessionKeeper
-from luod.daemon.store.fd_store import Custody
-from luod.daemon.store.recovery import Holdings, carried_name, carried_names
+from luod.daemon.sessions.service import SessionService
+from luod.daemon.store.fd_names import carried_name, carried_names, fd_name
+from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
-from luod.daemon.store.schema import Row, fd_name
+from luod.daemon.store.schema import Row
 from luod.errors import LuodError, SessionExists
 from luod.ipc.interfaces.admin import ForwardFailed, NotForwardable
 from luod.ipc.interfaces.sessions import Refused
@@ -38,12 +38,9 @@ _CLOSING_SECONDS: Final = 0.1
 class Forwarding:
     """Made inside a running loop; `take_over` before anybody is answered."""
 
-    def __init__(
-        self, holdings: Holdings, custody: Custody, sessions: SessionKeeper, workers: Workers, log: Log
-    ) -> None:
+    def __init__(self, holdings: Holdings, sessions: SessionService, workers: Workers, log: Log) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
-        self._custody = custody
         self._sessions = sessions
         self._workers = workers
         self._log = log
@@ -130,7 +127,7 @@ class Forwarding:
                 if row.forwarding:
                     fds[f"{CARRIED_FD}{number}"] = self._fds[carried].fileno()
                 else:  # not all of them came to be held
-                    await self._custody.drop(self._fds, carried)
+                    await self._fds.drop(carried)
             holding = self._loop.create_task(self._hold(row, ours, theirs))
             try:
                 return await self._workers.run(
@@ -144,12 +141,9 @@ class Forwarding:
         """The outgoing session. One of a forwarder that was killed is closed as soon as that has ended."""
         for _ in range(_CLOSING_TRIES):
             try:
-                fd = await self._custody.create(row.name)
+                return await self._fds.create(row.name, None)
             except SessionExists:
                 await asyncio.sleep(_CLOSING_SECONDS)
-            else:
-                self._fds[_outgoing(row)] = fd
-                return fd
         raise session_exists(row.name, "an outgoing session of this name is open outside luod", "close it first")
 
     async def _hold(self, row: Row, ours: socket.socket, theirs: socket.socket) -> None:
@@ -175,10 +169,12 @@ class Forwarding:
             ours.close()  # which ends the forwarder
 
     async def _held(self, row: Row, packed: list[Fd]) -> None:
-        for number, reader in enumerate(packed):
-            self._fds[carried_name(row, number)] = reader
-            await self._custody.store(carried_name(row, number), reader.fileno())
-        self._mark(row)
+        try:
+            names = {carried_name(row, number): reader for number, reader in enumerate(packed)}
+            await self._fds.store(names, lambda: self._mark(row))
+        finally:
+            for reader in packed:
+                reader.close()
 
     def _mark(self, row: Row) -> None:
         self._registry.replace(row, msgspec.structs.replace(row, forwarding=True))
@@ -189,7 +185,7 @@ class Forwarding:
         self._registry.replace(row, turned)
 
     async def _drop_outgoing(self, row: Row) -> None:
-        await self._custody.drop(self._fds, _outgoing(row))
+        await self._fds.drop(_outgoing(row))
 
 
 def _outgoing(row: Row) -> str:

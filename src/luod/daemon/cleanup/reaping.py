@@ -19,7 +19,7 @@ from asyncvarlink import VarlinkErrorReply
 from luod.daemon.cleanup.worker import SESSION_FD, SESSION_NAME, Outcome, Workers
 from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
-from luod.daemon.sessions.service import SessionKeeper
+from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Change, Registry
 from luod.daemon.store.schema import Row, now, workload
@@ -40,7 +40,9 @@ _GRACE_SECONDS: Final = 10.0
 class Reaping:
     """Made inside a running loop; `take_over` before anybody is answered."""
 
-    def __init__(self, holdings: Holdings, sessions: SessionKeeper, policy: Policy, workers: Workers, log: Log) -> None:
+    def __init__(
+        self, holdings: Holdings, sessions: SessionService, policy: Policy, workers: Workers, log: Log
+    ) -> None:
         self._registry: Registry = holdings.registry
         self._sessions = sessions
         self._policy = policy

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from luod.daemon.processes import gate
-from luod.daemon.store.fd_store import Custody
-from luod.daemon.store.recovery import Holdings, worker_name
+from luod.daemon.store.fd_names import worker_name
+from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.schema import Row
 from luod.daemon.updates.reboot import ended
 from luod.errors import LuodError
@@ -45,9 +45,8 @@ class Outcome:
 class Workers:
     """Starts them, one a session at a time, and waits for them. In a running loop."""
 
-    def __init__(self, holdings: Holdings, custody: Custody) -> None:
+    def __init__(self, holdings: Holdings) -> None:
         self._fds = holdings.fds
-        self._custody = custody
 
     def left(self, row: Row) -> bool:
         """Whether the serve before this one had a process at work on the session."""
@@ -60,7 +59,7 @@ class Workers:
             _kill(pidfd)
             while not await ended(pidfd, _DYING_SECONDS):
                 pass
-            await self._custody.drop(self._fds, worker_name(row))
+            await self._fds.drop(worker_name(row))
 
     async def run(
         self,
@@ -85,14 +84,13 @@ class Workers:
             )
             assert process.stdin is not None
             try:
-                pidfd = Fd(os.pidfd_open(process.pid))
-                self._fds[worker_name(row)] = pidfd
-                await self._custody.store(worker_name(row), pidfd.fileno())
-                failure = await _work(process, pidfd, seconds)
+                with Fd(os.pidfd_open(process.pid)) as pidfd:
+                    await self._fds.store({worker_name(row): pidfd})
+                    failure = await _work(process, pidfd, seconds)
             finally:
                 # Without its byte it ends by itself.
                 process.stdin.close()
-                await self._custody.drop(self._fds, worker_name(row))
+                await self._fds.drop(worker_name(row))
             return Outcome(failure, os.pread(report.fileno(), _REPORT_BYTES, 0).decode("utf-8", "replace").strip())
 
 

@@ -15,11 +15,9 @@ from luod.daemon.cleanup.forwarding import Forwarding
 from luod.daemon.cleanup.reaping import Reaping
 from luod.daemon.log import Log
 from luod.daemon.sessions.names import may_use
-from luod.daemon.sessions.service import SessionKeeper
-from luod.daemon.store.fd_store import Custody
+from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
-from luod.daemon.store.remains import is_open
 from luod.daemon.store.schema import NUMBERED, Row, workload
 from luod.daemon.updates.participants import Participants
 from luod.ipc.interfaces.sessions import Direction, GivenUp, NoSuchSession, Refused
@@ -39,15 +37,14 @@ class Workloads:
     def __init__(
         self,
         holdings: Holdings,
-        custody: Custody,
-        sessions: SessionKeeper,
+        sessions: SessionService,
         participants: Participants,
         reaping: Reaping,
         forwarding: Forwarding,
         log: Log,
     ) -> None:
         self._registry: Registry = holdings.registry
-        self._custody = custody
+        self._fds = holdings.fds
         self._sessions = sessions
         self._participants = participants
         self._reaping = reaping
@@ -99,7 +96,7 @@ class Workloads:
             await self._sessions.release(peer, row.name, row.direction, "given_up")
         open_still = []
         if direction == "outgoing":
-            open_still = [row.name for row in rows if await is_open(self._custody, row)]
+            open_still = [row.name for row in rows if await self._fds.open_elsewhere(row.name)]
         return GivenUp(released=[row.name for row in rows], open=open_still)
 
     def _found(self, peer: Peer, direction: Direction, name: str) -> list[Row]:

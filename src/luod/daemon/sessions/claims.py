@@ -7,9 +7,9 @@ from msgspec.structs import replace
 from luod import errors
 from luod.daemon.log import Log
 from luod.daemon.replies import no_such_session
-from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.registry import Registry
-from luod.daemon.store.schema import Row, fd_name
+from luod.daemon.store.schema import Row
 from luod.ipc.server.sparing import Sparing
 from luod.linux import Fd
 
@@ -17,10 +17,9 @@ from luod.linux import Fd
 class Claims:
     """Owns nothing: what is taken goes to `fds`."""
 
-    def __init__(self, registry: Registry, fds: dict[str, Fd], custody: Custody, log: Log, sparing: Sparing) -> None:
+    def __init__(self, registry: Registry, fds: FdStore, log: Log, sparing: Sparing) -> None:
         self._registry = registry
         self._fds = fds
-        self._custody = custody
         self._log = log
         self._sparing = sparing
 
@@ -29,7 +28,7 @@ class Claims:
         # First: with a keep that dies over the kernel's answer the session is gone, and must not seem to wait.
         self._mark(row, True)
         try:
-            fd = await self._custody.retrieve(row.name)
+            fd = await self._fds.retrieve(row.name)
         except errors.NoSuchSession as error:
             self._registry.lose(row)
             self._sparing(
@@ -41,7 +40,6 @@ class Claims:
         except errors.KernelRefused:
             self._mark(row, row.retrieved)
             raise
-        self._fds[fd_name(row)] = fd
         return fd
 
     async def take_if_left(self, row: Row) -> Fd | None:

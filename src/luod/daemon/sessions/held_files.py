@@ -20,8 +20,8 @@ from luod.daemon.policy.rules import Granted
 from luod.daemon.replies import kernel_refused
 from luod.daemon.sessions.file_kind import Discard, kind_of
 from luod.daemon.sessions.names import check_name
-from luod.daemon.store.fd_store import Custody
-from luod.daemon.store.recovery import Holdings, held_name
+from luod.daemon.store.fd_names import held_name
+from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import Held, HeldFile
 from luod.errors import KernelRefused
@@ -47,7 +47,6 @@ class HeldFiles:
     def __init__(
         self,
         holdings: Holdings,
-        custody: Custody,
         policy: Policy,
         updating: Callable[[], bool],
         discard: Discard,
@@ -55,7 +54,6 @@ class HeldFiles:
     ) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
-        self._custody = custody
         self._policy = policy
         self._updating = updating
         self._discard = discard
@@ -92,17 +90,14 @@ class HeldFiles:
             sets = self._registry.record.held
             first = max((file.number for held in sets for file in held.files), default=0) + 1
             held = Held(peer.uid, name, tuple(HeldFile(first + n, label) for n, (label, _) in enumerate(files)))
-            try:
-                for file, (_label, fd) in zip(held.files, files, strict=True):
-                    await self._custody.store(held_name(file), fd.fileno())
+
+            def record() -> None:
                 if self._updating():
                     raise _updating()
-            except BaseException:
-                for file in held.files:
-                    await self._custody.remove(held_name(file))
-                raise
-            self._fds |= {held_name(file): fd.duplicate() for file, (_, fd) in zip(held.files, files, strict=True)}
-            self._registry.set_held((*self._registry.record.held, held))
+                self._registry.set_held((*self._registry.record.held, held))
+
+            named = zip(held.files, files, strict=True)
+            await self._fds.store({held_name(file): fd for file, (_label, fd) in named}, record)
             self._sparing("stashed", of=peer.uid, name=name, files=len(files), uid=peer.uid, pid=peer.pid)
         finally:
             for _, passed_fd in passed:
@@ -158,8 +153,7 @@ class HeldFiles:
     async def _drop_stash(self, peer: Peer, name: str) -> None:
         held = self._set(peer, name)
         self._registry.set_held(tuple(other for other in self._registry.record.held if other is not held))
-        for file in held.files:
-            await self._custody.drop(self._fds, held_name(file), self._discard)
+        await self._fds.drop(*map(held_name, held.files), discard=self._discard)
         self._sparing("stash-dropped", of=peer.uid, name=name, files=len(held.files), uid=peer.uid, pid=peer.pid)
 
     def _find(self, peer: Peer, name: str) -> Held | None:

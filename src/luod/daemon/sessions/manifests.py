@@ -6,17 +6,16 @@ outlive serve; one that is lost costs no session anything.
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 from asyncvarlink.serviceinterface import InvalidParameter
 
 from luod.daemon.log import Log
 from luod.daemon.sessions.file_kind import Discard, kind_of
-from luod.daemon.store.fd_store import Custody, KeeperGone
-from luod.daemon.store.recovery import manifest_name
+from luod.daemon.store.fd_names import manifest_name
+from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.schema import Row
-from luod.errors import KernelRefused
+from luod.errors import LuodError
 from luod.ipc.server.sparing import Sparing
 from luod.linux import Fd
 from luod.manifest import PART_SIZE
@@ -31,35 +30,22 @@ def check(file: Fd | None) -> None:
 
 
 class Manifests:
-    def __init__(self, fds: dict[str, Fd], custody: Custody, discard: Discard, log: Log, sparing: Sparing) -> None:
-        """`fds` are luod's, by the names that keep has for them."""
+    def __init__(self, fds: FdStore, discard: Discard, log: Log, sparing: Sparing) -> None:
         self._fds = fds
-        self._custody = custody
         self._discard = discard
         self._log = log
         self._sparing = sparing
-        self._storing: set[asyncio.Task[None]] = set()
 
     def keep(self, row: Row, file: Fd | None) -> None:
         """Takes a duplicate, if there is one. Who waits for the session is not kept waiting until keep has it."""
         if file is None or file.closed:
             return  # closed: its client hung up before there was a session
         name = manifest_name(row)
-        if name in self._fds:
-            self._discard(self._fds.pop(name))
-        self._fds[name] = file.duplicate()
-        task = asyncio.ensure_future(self._store(name, row.owner))
-        self._storing.add(task)
-        task.add_done_callback(self._storing.discard)
 
-    async def _store(self, name: str, owner: int) -> None:
-        try:
-            if name in self._fds:
-                await self._custody.store(name, self._fds[name].fileno())
-                if name not in self._fds:  # dropped meanwhile, when keep had nothing to drop yet
-                    await self._custody.remove(name)
-        except (KernelRefused, KeeperGone) as error:
-            self._sparing("manifest-not-stored", of=owner, write=self._log.debug, name=name, error=error)
+        def refused(error: LuodError) -> None:
+            self._sparing("manifest-not-stored", of=row.owner, write=self._log.debug, name=name, error=error)
+
+        self._fds.store_soon(name, file, refused)
 
     def of(self, row: Row) -> Fd | None:
         """The caller's own duplicate; None: nobody gave one."""
@@ -68,4 +54,4 @@ class Manifests:
 
     async def drop(self, row: Row) -> None:
         if row.direction == "outgoing":
-            await self._custody.drop(self._fds, manifest_name(row), self._discard)
+            await self._fds.drop(manifest_name(row), discard=self._discard)

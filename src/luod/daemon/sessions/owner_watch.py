@@ -10,23 +10,22 @@ import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from luod.daemon.store.fd_store import Custody
-from luod.daemon.store.recovery import PROCESS, Holdings, process_name
+from luod.daemon.store.fd_names import process_name
+from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.schema import Row
 from luod.ipc.interfaces.sessions import Refused
 from luod.ipc.server.peer import Peer
-from luod.linux import has_ended
+from luod.linux import Fd, has_ended
 
 
 class Owners:
-    """Owns nothing: the pidfds are with the holdings. `died` is called once for each that ends. In a running loop."""
+    """Owns the pidfds that need not outlive serve. `died` is called once for each that ends. In a running loop."""
 
-    def __init__(self, holdings: Holdings, custody: Custody, died: Callable[[Row], None]) -> None:
+    def __init__(self, holdings: Holdings, died: Callable[[Row], None]) -> None:
         self._fds = holdings.fds
-        self._custody = custody
         self._died = died
         self._loop = asyncio.get_running_loop()
-        self._stored = {name for name in self._fds if name.startswith(PROCESS)}
+        self._own: dict[str, Fd] = {}
 
     def take_over(self, rows: Iterable[Row]) -> None:
         for row in rows:
@@ -40,22 +39,22 @@ class Owners:
                 message="luod cannot pin the calling process, whose end is to end the session",
                 hint="call from a process that lives, in luod's PID namespace or on Linux 6.5 or newer",
             )
-        pidfd = peer.pidfd.duplicate()
-        await self.forget(row)
-        self._fds[process_name(row)] = pidfd
-        if stored:
-            self._stored.add(process_name(row))
-            await self._custody.store(process_name(row), pidfd.fileno())
+        with peer.pidfd.duplicate() as pidfd:  # the peer's is closed when it hangs up
+            await self.forget(row)
+            if stored:
+                await self._fds.store({process_name(row): pidfd})
+            else:
+                self._own[process_name(row)] = pidfd.duplicate()
         self._watch(row)
 
     def alive(self, row: Row) -> bool | None:
         """None: nobody is pinned."""
-        pidfd = self._fds.get(process_name(row))
+        pidfd = self._pidfd(row)
         return None if pidfd is None else not has_ended(pidfd)
 
     def pid(self, row: Row) -> int | None:
         """Returns the process id of the session's process; None: it has ended, or nobody is pinned."""
-        pidfd = self._fds.get(process_name(row))
+        pidfd = self._pidfd(row)
         if pidfd is None:
             return None
         for line in Path(f"/proc/self/fdinfo/{pidfd.fileno()}").read_text(encoding="ascii").splitlines():
@@ -65,16 +64,18 @@ class Owners:
         return None
 
     async def forget(self, row: Row) -> None:
-        pidfd = self._fds.pop(process_name(row), None)
-        if pidfd is not None:
+        if (pidfd := self._pidfd(row)) is not None:
             self._loop.remove_reader(pidfd)
-            pidfd.close()
-            if process_name(row) in self._stored:
-                self._stored.discard(process_name(row))
-                await self._custody.remove(process_name(row))
+            if (own := self._own.pop(process_name(row), None)) is not None:
+                own.close()
+            await self._fds.drop(process_name(row))
+
+    def _pidfd(self, row: Row) -> Fd | None:
+        return self._fds.get(process_name(row)) or self._own.get(process_name(row))
 
     def _watch(self, row: Row) -> None:
-        pidfd = self._fds[process_name(row)]
+        pidfd = self._pidfd(row)
+        assert pidfd is not None
 
         def tell() -> None:
             self._loop.remove_reader(pidfd)

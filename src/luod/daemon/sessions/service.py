@@ -40,22 +40,20 @@ from luod.daemon.sessions.manifests import Manifests
 from luod.daemon.sessions.manifests import check as check_manifest
 from luod.daemon.sessions.names import Belonging, Participation, check_generation, check_name, counts, may_use
 from luod.daemon.sessions.owner_watch import Owners
-from luod.daemon.store.fd_store import Custody
-from luod.daemon.store.recovery import Holdings, carried_names
+from luod.daemon.store.fd_names import carried_names, fd_name
+from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
-from luod.daemon.store.schema import MOST_SESSIONS, Row, fd_name
+from luod.daemon.store.schema import MOST_SESSIONS, Row
 from luod.ipc.interfaces.sessions import (
     Busy,
     Description,
     Direction,
-    InvalidName,
     MemoryRoom,
     NotFinished,
     Outcome,
     Refused,
     Session,
     State,
-    WrongPhase,
 )
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
@@ -68,27 +66,24 @@ Closing = Literal["open", "frozen", "shut"]
 """Who may change sessions: everybody; participants, each to create what its NAME#GENERATION takes; nobody."""
 
 
-class SessionKeeper:
+class SessionService:
     """Implements `luod.ipc.interfaces.sessions.Service`."""
 
     participation: Participation | None = None
 
-    def __init__(
-        self, holdings: Holdings, custody: Custody, policy: Policy, discard: Discard, log: Log, sparing: Sparing
-    ) -> None:
+    def __init__(self, holdings: Holdings, policy: Policy, discard: Discard, log: Log, sparing: Sparing) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
         self._broken = holdings.broken is not None
-        self._custody = custody
         self._policy = policy
-        self._claims = Claims(holdings.registry, holdings.fds, custody, log, sparing)
-        self._owners = Owners(holdings, custody, self._owner_died)
+        self._claims = Claims(holdings.registry, holdings.fds, log, sparing)
+        self._owners = Owners(holdings, self._owner_died)
         self._checks = Checks()
         self._holders = Holders(holdings.fds)
         self._log = log
         self._sparing = sparing
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self.manifests = Manifests(holdings.fds, custody, discard, log, sparing)
+        self.manifests = Manifests(holdings.fds, discard, log, sparing)
         self._changing = 0
         self._still = asyncio.Event()
         self._still.set()
@@ -289,22 +284,20 @@ class SessionKeeper:
         if granted.on_owner_death == "discard":
             row = replace(row, discard=True)
             await self._owners.pin(row, peer)
+
+        def record() -> None:
+            if belonging.generation is not None:
+                self._belonging(peer, name)
+            self._registry.add(row)
+
         try:
-            fd = await self._custody.create(name)
+            fd = await self._fds.create(name, record)
         except errors.SessionExists as error:
             await self._owners.forget(row)
             raise session_exists(name, error.message, error.hint) from error
-        except errors.KernelRefused:
+        except BaseException:
             await self._owners.forget(row)
             raise
-        self._fds[fd_name(row)] = fd
-        if belonging.generation is not None:
-            try:
-                self._belonging(peer, name)
-            except (InvalidName, WrongPhase):
-                await self._let_go(row)
-                raise
-        self._registry.add(row)
         self.manifests.keep(row, manifest)
         self._sparing("created", of=peer.uid, name=name, owner=owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
@@ -364,12 +357,11 @@ class SessionKeeper:
         if row.discard and (peer.uid == row.owner or not self._owners.alive(row)):
             await self._owners.pin(row, peer)
         try:
-            fd = await self._custody.create(name)
+            fd = await self._fds.create(name, None)  # it has its row
         except errors.SessionExists as error:
             raise session_exists(
                 name, "a copy of the session is still open outside luod", "close every copy, then replace it again"
             ) from error
-        self._fds[fd_name(row)] = fd
         self.manifests.keep(row, manifest)
         self._sparing("replaced", of=peer.uid, name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
@@ -481,9 +473,8 @@ class SessionKeeper:
         await self.manifests.drop(row)
         if row.direction == "incoming":
             self._unclaimed.discard(row.name)
-            for carried in carried_names(self._fds, row):
-                await self._custody.drop(self._fds, carried)
-        await self._custody.drop(self._fds, fd_name(row))
+            await self._fds.drop(*carried_names(self._fds, row))
+        await self._fds.drop(fd_name(row))
 
 
 def _nobody_waits(task: asyncio.Task[Any]) -> None:

@@ -13,15 +13,14 @@ from typing import Final
 from luod.daemon.log import Log
 from luod.daemon.store import state_file
 from luod.daemon.store.copies import Told, of_this_machine, understand_file
-from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.fd_names import ASIDE, fd_name
+from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.journal import Slots
 from luod.daemon.store.journal_file import Journal
-from luod.daemon.store.schema import Doubt, Row, boot_id, fd_name, machine_id
+from luod.daemon.store.schema import Doubt, Row, boot_id, machine_id
 from luod.daemon.supervisor import protocol
 from luod.linux import memfd
 
-ASIDE: Final = "aside.registry"
-"""The name under which keep holds the bytes of a memory that cannot be understood, where no file could be written."""
 _ROOT: Final = 0
 
 
@@ -80,7 +79,7 @@ def unknown(fds: Iterable[str], rows: Iterable[Row]) -> Iterator[Row]:
             yield Row("incoming", name, _ROOT, torn=True, retrieved=True)
 
 
-async def keep_memory(custody: Custody, memory: Slots, kind: str, file: Journal, log: Log) -> str:
+async def keep_memory(fds: FdStore, memory: Slots, kind: str, file: Journal, log: Log) -> str:
     """Keeps the bytes of a memory that cannot be understood: in a file, or, where none can be written, with keep.
     Returns where they are.
     """
@@ -93,5 +92,5 @@ async def keep_memory(custody: Custody, memory: Slots, kind: str, file: Journal,
         log.error("registry-file", path=path, error=error.strerror or str(error))
     with memfd("luod-registry-aside", len(contents), executable=False) as copy:
         os.pwrite(copy.fileno(), contents, 0)
-        await custody.store(ASIDE, copy.fileno())
+        await fds.store({ASIDE: copy})
     return f"luod keep, in its memory file {ASIDE}"

@@ -1,7 +1,8 @@
-"""Custody: serve's side of the channel to `luod keep`, which holds every fd that must outlive serve.
+"""The fds that outlive serve: `luod keep` has a copy of each, by name, and gives it to the next serve.
 
-What is asked and answered is `luod.daemon.supervisor.protocol`. Each call returns when keep has done it, so what was
-created or stored is safe from then on, whatever becomes of serve.
+keep has the fd, then the row is written, then the client is answered: `create` and `store` keep this order, since they
+write the row themselves, by `record`. The names are `luod.daemon.store.fd_names`; what serve and keep say to each other
+is `luod.daemon.supervisor.protocol`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from luod.daemon.supervisor import protocol
 from luod.errors import (
@@ -43,24 +44,172 @@ class KeeperGone(LuodError):
     """The channel to keep is at its end: nothing can be held any more."""
 
 
-class Custody:
-    """Owns the channel until close(). `lost` is called once when keep is gone. Made inside a running loop."""
+class FdStore(Mapping[str, Fd]):
+    """Serve's fds by the names of keep's copies. Owns them and the channel until close(). Made inside a running loop.
 
-    def __init__(self, channel: socket.socket, lost: Callable[[], None]) -> None:
+    An fd that is read here stays the store's. One is in it as long as keep has its copy, or is about to have it.
+    """
+
+    def __init__(self, channel: socket.socket, fds: dict[str, Fd], lost: Callable[[], None]) -> None:
+        """`fds` are those that keep gave serve to start with. `lost` is called once when keep is gone."""
         self._channel = channel
+        self._fds = fds
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
         self._answer: asyncio.Future[tuple[dict[str, str], tuple[Fd, ...]]] | None = None
         self._spare: Fd | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         channel.setblocking(False)
         self._loop.add_reader(channel, self._readable)
+
+    def __getitem__(self, name: str) -> Fd:
+        return self._fds[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fds)
+
+    def __len__(self) -> int:
+        return len(self._fds)
 
     def close(self) -> None:
         self._loop.remove_reader(self._channel)
         self._channel.close()
-        if self._spare is not None:
-            self._spare.close()
+        for fd in (*self._fds.values(), *(() if self._spare is None else (self._spare,))):
+            fd.close()
+
+    async def create(self, name: str, record: Callable[[], None] | None) -> Fd:
+        """CREATE_SESSION; then `record` writes the row, and only then the session is there to be given to a client.
+        What `record` raises ends the session. None: no client will have it.
+
+        SessionExists: EEXIST. LiveUpdateBusy: somebody else had /dev/liveupdate open all the time. LiveUpdateBroken:
+        EIO, the kernel could not take over what was carried (H20). KernelRefused, of serve itself with EMFILE.
+        """
+        fd = await self._session({"CREATE": name}, _CREATE_REFUSALS)
+        self._put(protocol.OUTGOING + name, fd)
+        await self._record(record, protocol.OUTGOING + name)
+        return fd
+
+    async def retrieve(self, name: str) -> Fd:
+        """RETRIEVE_SESSION. The row is there: it came over the kexec.
+
+        NoSuchSession: ENOENT. SessionTaken: EINVAL. LiveUpdateBusy, LiveUpdateBroken as above. KernelRefused.
+        """
+        fd = await self._session({"RETRIEVE": name}, _RETRIEVE_REFUSALS)
+        self._put(protocol.INCOMING + name, fd)
+        return fd
+
+    async def store(self, files: Mapping[str, Fd], record: Callable[[], None] | None = None) -> None:
+        """Holds a duplicate of each file, in place of any under its name; then `record` writes the row, if there is
+        one. All or none: what `record` raises drops them. KernelRefused: keep has no room.
+        """
+        try:
+            for name, file in files.items():
+                self._put(name, file.duplicate())
+                await self._copy(name)
+        except BaseException:
+            await self.drop(*files)
+            raise
+        await self._record(record, *files)
+
+    def store_soon(self, name: str, file: Fd, refused: Callable[[LuodError], None]) -> None:
+        """As `store`, for a file without which a session loses nothing: serve has it at once, keep a little later.
+        `refused` is told why keep does not have it.
+        """
+        self._put(name, file.duplicate())
+
+        async def copy() -> None:
+            try:
+                await self._copy(name)
+            except (KernelRefused, KeeperGone) as error:
+                refused(error)
+
+        task = asyncio.ensure_future(copy())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def drop(self, *names: str, discard: Callable[[Fd], None] | None = None) -> None:
+        """Closes the fds under these names, serve's and then keep's. The row goes before that.
+
+        `discard` is for a file whose last close can take long: it gets serve's after keep's is closed.
+        """
+        for name in names:
+            fd = self._fds.pop(name, None)
+            if fd is None:
+                continue
+            if discard is None:
+                fd.close()
+            try:
+                await self._remove(name)
+            finally:
+                if discard is not None:
+                    discard(fd)
+
+    async def open_elsewhere(self, name: str) -> bool:
+        """Returns whether some process has an outgoing session of this name, of which luod has no fd; told by the name,
+        which is taken then (H9).
+        """
+        try:
+            (await self._session({"CREATE": name}, _CREATE_REFUSALS)).close()
+        except SessionExists:
+            return True
+        except KernelRefused:
+            return False
+        await self._remove(protocol.OUTGOING + name)
+        return False
+
+    async def ready(self) -> None:
+        """Tells keep, and through it whoever started keep, that clients are answered."""
+        async with self._turn:
+            await self._exchange({"READY": 1}, {})
+
+    def _put(self, name: str, fd: Fd) -> None:
+        if name in self._fds:
+            self._fds[name].close()
+        self._fds[name] = fd
+
+    async def _record(self, record: Callable[[], None] | None, *names: str) -> None:
+        try:
+            if record is not None:
+                record()
+        except BaseException:
+            await self.drop(*names)
+            raise
+
+    async def _copy(self, name: str) -> None:
+        """Has keep hold a copy of what is under `name`, if it was not dropped meanwhile."""
+        async with self._turn:
+            if name in self._fds:
+                await self._exchange({"FDSTORE": 1, "FDNAME": name}, {}, (self._fds[name].fileno(),))
+
+    async def _remove(self, name: str) -> None:
+        async with self._turn:
+            await self._exchange({"FDSTOREREMOVE": 1, "FDNAME": name}, {})
+
+    async def _session(self, request: dict[str, object], refusals: dict[int, type[KernelRefused]]) -> Fd:
+        async with self._turn:
+            self._reserve()
+            (fd,) = await self._exchange(request, refusals)
+        return fd
+
+    async def _exchange(
+        self, request: dict[str, object], refusals: dict[int, type[KernelRefused]], fds: tuple[int, ...] = ()
+    ) -> tuple[Fd, ...]:
+        """Asks and waits for the answer, in the caller's turn. Not to be cancelled: the next to ask would get this
+        one's answer.
+        """
+        answer: asyncio.Future[tuple[dict[str, str], tuple[Fd, ...]]] = self._loop.create_future()
+        self._answer = answer
+        try:
+            framing.send(self._channel, protocol.encode(request), fds)
+        except OSError as error:
+            self._answer = None
+            raise KeeperGone(f"luod keep is gone: {error}") from error
+        said, received = await answer
+        code = int(said["ERRNO"])
+        if code:
+            raise refusals.get(code, KernelRefused)(code, said.get("CALL", ""), said.get("MEANING", ""))
+        return received
 
     def _reserve(self) -> None:
         """Keeps an fd number free for the session that keep is asked for: one that does not fit would be lost on the
@@ -92,75 +241,3 @@ class Custody:
             self._lost()
         elif answer is not None:
             answer.set_result((protocol.decode(message), fds))
-
-    async def _ask(
-        self,
-        request: dict[str, object],
-        refusals: dict[int, type[KernelRefused]],
-        fds: tuple[int, ...] = (),
-        *,
-        session: bool = False,
-    ) -> tuple[Fd, ...]:
-        """Asks and waits for the answer, with a `session` in it. Not to be cancelled: the next to ask would get this
-        one's answer.
-        """
-        async with self._turn:
-            if session:
-                self._reserve()
-            answer: asyncio.Future[tuple[dict[str, str], tuple[Fd, ...]]] = self._loop.create_future()
-            self._answer = answer
-            try:
-                framing.send(self._channel, protocol.encode(request), fds)
-            except OSError as error:
-                self._answer = None
-                raise KeeperGone(f"luod keep is gone: {error}") from error
-            said, received = await answer
-        code = int(said["ERRNO"])
-        if code:
-            raise refusals.get(code, KernelRefused)(code, said.get("CALL", ""), said.get("MEANING", ""))
-        return received
-
-    async def create(self, name: str) -> Fd:
-        """CREATE_SESSION; keep holds a copy. The fd is the caller's.
-
-        SessionExists: EEXIST. LiveUpdateBusy: somebody else had /dev/liveupdate open all the time. LiveUpdateBroken:
-        EIO, the kernel could not take over what was carried (H20). KernelRefused, of serve itself with EMFILE.
-        """
-        (fd,) = await self._ask({"CREATE": name}, _CREATE_REFUSALS, session=True)
-        return fd
-
-    async def retrieve(self, name: str) -> Fd:
-        """RETRIEVE_SESSION; keep holds a copy. The fd is the caller's.
-
-        NoSuchSession: ENOENT. SessionTaken: EINVAL. LiveUpdateBusy, LiveUpdateBroken as above. KernelRefused.
-        """
-        (fd,) = await self._ask({"RETRIEVE": name}, _RETRIEVE_REFUSALS, session=True)
-        return fd
-
-    async def store(self, name: str, fd: int) -> None:
-        """Keep holds a copy of `fd`, in place of any it holds under `name`. KernelRefused: it has no room."""
-        await self._ask({"FDSTORE": 1, "FDNAME": name}, {}, (fd,))
-
-    async def remove(self, name: str) -> None:
-        """Keep's copy under `name`, if any, is closed when this returns."""
-        await self._ask({"FDSTOREREMOVE": 1, "FDNAME": name}, {})
-
-    async def drop(self, fds: dict[str, Fd], name: str, discard: Callable[[Fd], None] | None = None) -> None:
-        """Where serve has a copy under `name`, among its own `fds`, that one is closed, and then keep's.
-
-        `discard` is for a file whose last close can take long: it gets serve's copy after keep's is closed.
-        """
-        fd = fds.pop(name, None)
-        if fd is None:
-            return
-        if discard is None:
-            fd.close()
-        try:
-            await self.remove(name)
-        finally:
-            if discard is not None:
-                discard(fd)
-
-    async def ready(self) -> None:
-        """Tells keep, and through it whoever started keep, that clients are answered."""
-        await self._ask({"READY": 1}, {})

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from luod.daemon.log import Log
 from luod.daemon.store.copies import Fault, Told, newer, understand
 from luod.daemon.store.doubts import aside, doubted, keep_memory, read_file
-from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.journal import Slots
 from luod.daemon.store.journal_file import Journal
 from luod.daemon.store.registry import Registry
@@ -28,7 +28,7 @@ MEMORY: Final = "the registry in luod's session"
 BEHIND: Final = f"{MEMORY} is damaged at its end; its file, which knows more, was believed"
 
 
-async def inherited(custody: Custody, session: Fd, kept: Told, file: Journal, log: Log) -> Record:
+async def inherited(fds: FdStore, session: Fd, kept: Told, file: Journal, log: Log) -> Record:
     """Returns the record to begin with, of the registry that came along in the jump, or of the file in its place."""
     try:
         with IncomingSession(session.duplicate()) as incoming:
@@ -44,7 +44,7 @@ async def inherited(custody: Custody, session: Fd, kept: Told, file: Journal, lo
             return _in_place_of(held, "", kept, file, log)
         if held.record is None:
             assert held.fault is not None
-            place = await keep_memory(custody, memory, held.fault.kind, file, log)
+            place = await keep_memory(fds, memory, held.fault.kind, file, log)
             return _in_place_of(held, place, kept, file, log)
     finally:
         memory.close()

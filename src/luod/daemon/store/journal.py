@@ -88,6 +88,10 @@ class Slots:
     def fileno(self) -> int:
         return self._file.fileno()
 
+    @property
+    def file(self) -> Fd:
+        return self._file
+
     def read(self) -> Log | None:
         """The newer of the two, which is written on from here. None: neither begins with a whole record."""
         found = []

@@ -7,7 +7,6 @@ precedes serve's first answer to a client.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,31 +15,41 @@ from msgspec.structs import replace
 
 from luod.daemon.log import Log
 from luod.daemon.store.copies import Fault, Told, believed, understand
-from luod.daemon.store.doubts import ASIDE, aside, doubted, keep_memory, read_file, unknown
-from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.doubts import aside, doubted, keep_memory, read_file, unknown
+from luod.daemon.store.fd_names import (
+    ASIDE,
+    HOOK,
+    JUMP,
+    REGISTRY,
+    carried_names,
+    fd_name,
+    held_name,
+    image_names,
+    manifest_name,
+    process_name,
+    worker_name,
+)
+from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.inherited import BEHIND, MEMORY, TOKEN, inherited, strand
 from luod.daemon.store.journal import Slots
 from luod.daemon.store.journal_file import Journal
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.remains import recall, verify
-from luod.daemon.store.schema import FORMAT, Doubt, HeldFile, Image, Row, begun_record, boot_id, fd_name, machine_id
+from luod.daemon.store.schema import FORMAT, Doubt, begun_record, boot_id, machine_id
 from luod.daemon.supervisor import protocol
 from luod.errors import KernelRefused, LiveUpdateBroken, MemoryUnknown, NoSuchSession
-from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
 
 SESSION: Final = protocol.REGISTRY_SESSION
 """The session that carries the registry. Names that begin so are nobody else's."""
-_REGISTRY: Final = "registry"
-"""What the name under which keep holds the registry's memory begins with; a dot and the instance follow."""
 
 
 @dataclass(frozen=True)
 class Holdings:
-    """What serve has after its start. Owns all of it; the fds' names are those of keep's copies."""
+    """What serve has after its start. Owns all of it."""
 
     registry: Registry
-    fds: dict[str, Fd]
+    fds: FdStore
     broken: LiveUpdateBroken | None = None
     """This kernel could not take over what was carried, and takes nothing on (H20)."""
     unclaimed: frozenset[str] = frozenset()
@@ -48,95 +57,48 @@ class Holdings:
 
     def close(self) -> None:
         self.registry.close()
-        for fd in self.fds.values():
-            fd.close()
+        self.fds.close()
 
 
-JUMP: Final = "jump"
-"""The name under which keep holds a pidfd of the process that calls reboot(2), while it does."""
-
-HOOK: Final = "hook"
-"""The name under which keep holds a pidfd of the operator's hook, while one runs."""
-
-
-def process_name(row: Row) -> str:
-    """The name under which keep holds a pidfd of the process whose the session is, where that matters."""
-    return f"{PROCESS}{fd_name(row)}"
-
-
-PROCESS: Final = "process."
-
-
-def worker_name(row: Row) -> str:
-    """The name under which keep holds a pidfd of the process that works on the session for luod, while it does."""
-    return f"worker.{fd_name(row)}"
-
-
-def carried_name(row: Row, number: int) -> str:
-    """The name under which keep holds files of a session that is forwarded, while they are preserved nowhere."""
-    return f"carried.{number}.{row.name}"
-
-
-def carried_names(fds: Iterable[str], row: Row) -> list[str]:
-    """Those that are there, in their order."""
-    found = [parts for name in fds if (parts := name.split(".", 2))[0] == "carried" and parts[2] == row.name]
-    return [carried_name(row, number) for number in sorted(int(parts[1]) for parts in found)]
-
-
-def manifest_name(row: Row) -> str:
-    """The name under which keep holds the manifest that the maker of an outgoing session gave luod."""
-    return f"manifest.{row.name}"
-
-
-def held_name(file: HeldFile) -> str:
-    """The name under which keep holds a file that was handed over."""
-    return f"{protocol.HELD}{file.number}"
-
-
-def image_names(image: Image) -> tuple[str, ...]:
-    """The names under which keep holds the files of a loaded image: the kernel, then the initrd if it has one."""
-    return (f"kernel.{image.number}", f"initrd.{image.number}")[: 2 if image.initrd else 1]
-
-
-async def take_over(custody: Custody, fds: dict[str, Fd], directory: Path, log: Log) -> Holdings:
-    """Takes over `fds`, those keep had stored. KernelRefused."""
+async def take_over(fds: FdStore, directory: Path, log: Log) -> Holdings:
+    """Takes over `fds`, as keep had them. KernelRefused."""
     file = Journal(directory)
     broken = None
     unclaimed = frozenset[str]()
-    stored = next((name for name in fds if name.partition(".")[0] == _REGISTRY), None)
+    stored = next((name for name in fds if name.startswith(REGISTRY)), None)
     if stored is not None and protocol.OUTGOING + SESSION in fds:
-        registry = await _again(custody, fds, stored, file, log)
+        registry = await _again(fds, stored, file, log)
         log.debug("serve-again", boot=registry.record.boot)
         if JUMP not in fds:
             # A serve that died in an update has cancelled it: nobody is frozen for it any more.
             registry.stay()
     else:
         # Stored without the registry, the outgoing session was cut off in its making.
-        await custody.drop(fds, protocol.OUTGOING + SESSION)
+        await fds.drop(protocol.OUTGOING + SESSION)
         try:
-            registry, unclaimed = await _begin(custody, fds, file, log)
+            registry, unclaimed = await _begin(fds, file, log)
         except LiveUpdateBroken as error:
             registry, broken = strand(file, log), error
     # Only now: until here the old registry could be read again (H11).
     if protocol.INCOMING + SESSION in fds:
-        with IncomingSession(fds.pop(protocol.INCOMING + SESSION)) as old:
+        with IncomingSession(fds[protocol.INCOMING + SESSION].duplicate()) as old:
             try:
                 old.finish(discard=True)
             except KernelRefused as error:
                 log.error(
                     "registry-session", error=error, meaning="the old registry's memory stays until the next boot"
                 )
-        await custody.remove(protocol.INCOMING + SESSION)
-    await _agree(custody, fds, registry, log)
+        await fds.drop(protocol.INCOMING + SESSION)
+    await _agree(fds, registry, log)
     return Holdings(registry, fds, broken, unclaimed)
 
 
-async def _again(custody: Custody, fds: dict[str, Fd], stored: str, file: Journal, log: Log) -> Registry:
+async def _again(fds: FdStore, stored: str, file: Journal, log: Log) -> Registry:
     """Returns the registry of the serve before, whose memory keep holds under the name `stored`."""
-    memory = Slots(fds.pop(stored))
+    memory = Slots(fds[stored].duplicate())
     held, kept = understand(memory.read(), MEMORY), read_file(file)
     if held.record is None:
-        return await _doubtful(custody, fds, stored, memory, (held, kept), file, log)
+        return await _doubtful(fds, stored, memory, (held, kept), file, log)
     doubts = aside(file, kept, log, refuses=False)
     source = believed(held, kept, boot_id(), "")
     record, number = source.record, source.number
@@ -147,7 +109,7 @@ async def _again(custody: Custody, fds: dict[str, Fd], stored: str, file: Journa
     if not record.instance:  # Of format 2.
         record = replace(record, format=FORMAT, instance=begun_record(1).instance, machine=machine_id())
     registry = Registry(record, memory, file, log, number=number)
-    await _store(custody, registry, memory, stored)
+    await _store(fds, registry, memory, stored)
     if doubts or record.format != held.record.format:
         registry.set_doubts(record.doubts + doubts)
     else:
@@ -156,16 +118,16 @@ async def _again(custody: Custody, fds: dict[str, Fd], stored: str, file: Journa
 
 
 async def _doubtful(
-    custody: Custody, fds: dict[str, Fd], stored: str, memory: Slots, tell: tuple[Told, Told], file: Journal, log: Log
+    fds: FdStore, stored: str, memory: Slots, tell: tuple[Told, Told], file: Journal, log: Log
 ) -> Registry:
     """Returns a registry where the memory of this kernel's cannot be understood: with what the file tells, where it is
     of the same registry, and with the sessions that keep holds and the file does not know. Those are root's, and torn.
     """
     held, kept = tell
     assert held.fault is not None
-    place = await keep_memory(custody, memory, held.fault.kind, file, log)
+    place = await keep_memory(fds, memory, held.fault.kind, file, log)
     others: tuple[Doubt, ...] = ()
-    old = believed(held, kept, boot_id(), stored.partition(".")[2]).record
+    old = believed(held, kept, boot_id(), stored.removeprefix(REGISTRY)).record
     if old is None:
         if kept.record is not None:
             kept = Told(fault=Fault("older", f"the registry's file {file.path} is of an older registry than {MEMORY}"))
@@ -191,39 +153,38 @@ async def _doubtful(
     memory.clear()
     registry = Registry(record, memory, file, log)
     registry.set_doubts(record.doubts)
-    await _store(custody, registry, memory, stored)
+    await _store(fds, registry, memory, stored)
     return registry
 
 
-async def _store(custody: Custody, registry: Registry, memory: Slots, stored: str = "") -> None:
+async def _store(fds: FdStore, registry: Registry, memory: Slots, stored: str = "") -> None:
     """Has keep hold the memory under a name with its instance, which is known then where the contents are damaged.
     `stored` is the name under which keep has it already.
     """
-    name = f"{_REGISTRY}.{registry.record.instance}"
+    name = REGISTRY + registry.record.instance
     if name != stored:
-        await custody.store(name, memory.fileno())
-        if stored:
-            await custody.remove(stored)
+        await fds.store({name: memory.file})
+        await fds.drop(stored)
 
 
-async def _begin(custody: Custody, fds: dict[str, Fd], file: Journal, log: Log) -> tuple[Registry, frozenset[str]]:
+async def _begin(fds: FdStore, file: Journal, log: Log) -> tuple[Registry, frozenset[str]]:
     """Another kernel, or another keep: begins a registry with what the old one tells, in a session of its own. Returns
     it with the sessions that had to be retrieved for that.
     """
     old = protocol.INCOMING + SESSION
     if old not in fds:
         try:
-            fds[old] = await custody.retrieve(SESSION)
+            await fds.retrieve(SESSION)
         except NoSuchSession:
             log.debug("no-registry")
     kept = read_file(file)
     if old in fds:
-        record = await inherited(custody, fds[old], kept, file, log)
+        record = await inherited(fds, fds[old], kept, file, log)
     else:
         doubts = aside(file, kept, log, refuses=kept.fault is not None and kept.fault.risk)
         record = recall(kept, log)
         record = replace(record, doubts=record.doubts + doubts)
-    session = fds[protocol.OUTGOING + SESSION] = await custody.create(SESSION)
+    session = await fds.create(SESSION, None)
     memory = Slots.new()
     registry = Registry(record, memory, file, log)
     registry.set_image(None)
@@ -233,15 +194,15 @@ async def _begin(custody: Custody, fds: dict[str, Fd], file: Journal, log: Log) 
         except MemoryUnknown:
             # Without the registry no session is kept at all.
             outgoing.preserve(memory, TOKEN, allow_sealed=True, check_memory=False)
-    unclaimed = frozenset[str]() if old in fds else await verify(custody, fds, registry, log)
-    await _store(custody, registry, memory)
+    unclaimed = frozenset[str]() if old in fds else await verify(fds, registry, log)
+    await _store(fds, registry, memory)
     log("begun", boot=record.boot, waiting=len(registry.record.rows))
     return registry, unclaimed
 
 
-async def _agree(custody: Custody, fds: dict[str, Fd], registry: Registry, log: Log) -> None:
+async def _agree(fds: FdStore, registry: Registry, log: Log) -> None:
     """Drops the fds of which the registry does not know: of a call that was cut off, so nobody was told of them."""
-    known = {protocol.OUTGOING + SESSION, f"{_REGISTRY}.{registry.record.instance}", ASIDE, JUMP, HOOK}
+    known = {protocol.OUTGOING + SESSION, REGISTRY + registry.record.instance, ASIDE, JUMP, HOOK}
     known |= {fd_name(row) for row in registry.record.rows}
     known |= {process_name(row) for row in registry.record.rows} | {worker_name(row) for row in registry.record.rows}
     for row in registry.record.rows:
@@ -257,4 +218,4 @@ async def _agree(custody: Custody, fds: dict[str, Fd], registry: Registry, log: 
             registry.set_image(None)
     for name in set(fds) - known:
         log.debug("dropped", fd=name)
-        await custody.drop(fds, name)
+        await fds.drop(name)

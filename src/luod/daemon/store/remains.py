@@ -13,7 +13,8 @@ from luod.daemon import clock
 from luod.daemon.log import Log
 from luod.daemon.store.copies import Told
 from luod.daemon.store.doubts import doubted
-from luod.daemon.store.fd_store import Custody
+from luod.daemon.store.fd_names import fd_name
+from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import (
     Departure,
@@ -24,11 +25,9 @@ from luod.daemon.store.schema import (
     begun_record,
     boot_id,
     ends_with_update,
-    fd_name,
     now,
 )
-from luod.errors import KernelRefused, NoSuchSession, SessionExists, SessionTaken
-from luod.linux import Fd
+from luod.errors import NoSuchSession, SessionTaken
 
 
 def arrived(row: Row, departure: Departure | None) -> Row:
@@ -112,7 +111,7 @@ def recall(told: Told, log: Log) -> Record:
     )
 
 
-async def verify(custody: Custody, fds: dict[str, Fd], registry: Registry, log: Log) -> frozenset[str]:
+async def verify(fds: FdStore, registry: Registry, log: Log) -> frozenset[str]:
     """Takes out of the registry what is lost. `fds` gains what had to be retrieved to know; given are their names, for
     nobody has claimed them. It can be repeated: what another serve had found when it was killed is in `fds`.
 
@@ -122,12 +121,12 @@ async def verify(custody: Custody, fds: dict[str, Fd], registry: Registry, log: 
     retrieved = set()
     for row in registry.record.rows:
         if row.direction == "outgoing":
-            there = fd_name(row) not in fds and await is_open(custody, row)
+            there = fd_name(row) not in fds and await fds.open_elsewhere(row.name)
         elif row.retrieved:
             there = True
             try:
                 if fd_name(row) not in fds:
-                    fds[fd_name(row)] = await custody.retrieve(row.name)
+                    await fds.retrieve(row.name)
                 retrieved.add(row.name)
             except SessionTaken:
                 log("session-elsewhere", name=row.name, owner=row.owner)
@@ -139,15 +138,3 @@ async def verify(custody: Custody, fds: dict[str, Fd], registry: Registry, log: 
             registry.lose(row)
             log.warning("session-lost", name=row.name, owner=row.owner, reason="nobody but luod had it, and luod ended")
     return frozenset(retrieved)
-
-
-async def is_open(custody: Custody, row: Row) -> bool:
-    """Whether some process has an fd of an outgoing session; told by its name, which is taken then (H9)."""
-    try:
-        (await custody.create(row.name)).close()
-    except SessionExists:
-        return True
-    except KernelRefused:
-        return False
-    await custody.remove(fd_name(row))
-    return False

@@ -149,11 +149,6 @@ def begun_record(boot: int, rows: tuple[Row, ...] = (), **fields: Any) -> Record
     return Record(FORMAT, boot, boot_id(), rows, instance=secrets.token_hex(8), machine=machine_id(), **fields)
 
 
-def fd_name(row: Row) -> str:
-    """The name under which keep holds a session."""
-    return f"{row.direction}.{row.name}"
-
-
 def workload(row: Row) -> str:
     """Whose the session is: NAME, of both NAME and NAME#GENERATION."""
     written_frozen = row.generation is not None or NUMBERED.fullmatch(row.name)

@@ -81,7 +81,7 @@ class _DeviceRequest:
     deadline: float
 
 
-class Keeper:
+class Supervisor:
     def __init__(
         self,
         listening: Listening,
@@ -453,7 +453,7 @@ def run(
     with Listening(sessions_socket, admin_socket, state_directory, log) as listening:
         if device is None:
             require_no_other(log, orphan=listening.orphan)
-        status = Keeper(listening, arguments, log, device=device, limit=limit).run()
+        status = Supervisor(listening, arguments, log, device=device, limit=limit).run()
         listening.withdraw()
         # The sockets stay open until the process has ended: closing them closes what clients sent that nobody accepted,
         # which may be sockets that linger, and a process that ends does not wait for those.

@@ -22,8 +22,8 @@ from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import CLOSED
 from luod.daemon.processes import gate
-from luod.daemon.store.fd_store import Custody
-from luod.daemon.store.recovery import HOOK, Holdings
+from luod.daemon.store.fd_names import HOOK
+from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.schema import Owed
 from luod.daemon.updates.reboot import ended
 from luod.errors import Refused
@@ -38,14 +38,11 @@ _DYING_SECONDS: Final = 5.0
 class Hooks:
     """Made inside a running loop; `take_over` before anybody is answered."""
 
-    def __init__(
-        self, holdings: Holdings, custody: Custody, policy: Policy, deadline_left: Callable[[], float | None], log: Log
-    ) -> None:
+    def __init__(self, holdings: Holdings, policy: Policy, deadline_left: Callable[[], float | None], log: Log) -> None:
         """`deadline_left`: seconds until the restore deadline; None: there is none."""
         self._registry = holdings.registry
         self._broken = holdings.broken is not None
         self._fds = holdings.fds
-        self._custody = custody
         self._policy = policy
         self._deadline_left = deadline_left
         self._log = log
@@ -177,15 +174,15 @@ class Hooks:
                 start_new_session=True,
             )
             try:
-                pidfd = self._fds[HOOK] = Fd(os.pidfd_open(process.pid))
-                await self._custody.store(HOOK, pidfd.fileno())
-                failure, killed = await self._wait(process, pidfd, self._policy.settings.hooks.timeout)
+                with Fd(os.pidfd_open(process.pid)) as pidfd:
+                    await self._fds.store({HOOK: pidfd})
+                    failure, killed = await self._wait(process, pidfd, self._policy.settings.hooks.timeout)
             finally:
                 _kill_group(process.pid, unless=process.returncode is not None)
                 self._process = None
                 if process.stdin is not None:
                     process.stdin.close()
-            await self._custody.drop(self._fds, HOOK)
+            await self._fds.drop(HOOK)
             said = os.pread(words.fileno(), _WORDS_BYTES, 0).decode("utf-8", "replace").strip().splitlines()
         seconds = f"{time.monotonic() - began:.3f}"
         if failure is None:
@@ -222,7 +219,7 @@ class Hooks:
         if pid > 0:
             _kill_group(pid)
             await ended(pidfd, _DYING_SECONDS)
-        await self._custody.drop(self._fds, HOOK)
+        await self._fds.drop(HOOK)
 
 
 def _kill_group(pid: int, *, unless: bool = False) -> None:

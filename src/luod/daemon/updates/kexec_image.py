@@ -17,9 +17,9 @@ from luod import errors, kexec
 from luod.daemon.log import Log
 from luod.daemon.preflight.subject import Subject
 from luod.daemon.replies import refused_by_kernel, update_running
-from luod.daemon.sessions.service import SessionKeeper
-from luod.daemon.store.fd_store import Custody
-from luod.daemon.store.recovery import Holdings, image_names
+from luod.daemon.sessions.service import SessionService
+from luod.daemon.store.fd_names import image_names
+from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.schema import Image
 from luod.daemon.updates.participants import Participants
 from luod.ipc.interfaces.admin import Finding, NotLoaded, Refused
@@ -33,12 +33,9 @@ if TYPE_CHECKING:
 class NextImage:
     """Owns nothing: the files are with the holdings. Made inside a running loop."""
 
-    def __init__(
-        self, holdings: Holdings, custody: Custody, sessions: SessionKeeper, participants: Participants, log: Log
-    ) -> None:
+    def __init__(self, holdings: Holdings, sessions: SessionService, participants: Participants, log: Log) -> None:
         self._registry = holdings.registry
         self._fds = holdings.fds
-        self._custody = custody
         self._sessions = sessions
         self._participants = participants
         self._log = log
@@ -71,12 +68,10 @@ class NextImage:
                 await asyncio.to_thread(kexec.load, kernel, initrd, command_line)
                 old = self._registry.record.image
                 image = Image(0 if old is None else old.number + 1, initrd is not None, command_line)
-                for name, fd in zip(image_names(image), new, strict=True):
-                    await self._custody.store(name, fd.fileno())
-                self._registry.set_image(image)
-                self._fds |= {name: fd.duplicate() for name, fd in zip(image_names(image), new, strict=True)}
-                for name in () if old is None else image_names(old):
-                    await self._custody.drop(self._fds, name)
+                files = dict(zip(image_names(image), new, strict=True))
+                await self._fds.store(files, lambda: self._registry.set_image(image))
+                if old is not None:
+                    await self._fds.drop(*image_names(old))
         except errors.BadInput as error:
             raise Refused(message=error.message, hint="give a shorter command line, of text") from error
         except errors.NotAKernelImage as error:

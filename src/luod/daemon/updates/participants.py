@@ -18,9 +18,10 @@ from asyncvarlink.serviceinterface import PermissionDenied
 from luod.daemon.log import Log
 from luod.daemon.preflight.kinds import known
 from luod.daemon.sessions.names import NAME, Belonging, may_use
+from luod.daemon.store.fd_names import fd_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Change, Registry
-from luod.daemon.store.schema import Row, fd_name
+from luod.daemon.store.schema import Row
 from luod.daemon.updates.follower import Follower, event
 from luod.daemon.updates.transaction import NotAwaited
 from luod.ipc.interfaces.updates import (

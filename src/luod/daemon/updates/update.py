@@ -20,9 +20,10 @@ from luod.daemon import clock
 from luod.daemon.log import Log
 from luod.daemon.preflight.findings import forced, listed, refuse, refusing, require_names
 from luod.daemon.replies import refused_by_kernel, too_late, update_running
-from luod.daemon.sessions.service import SessionKeeper
-from luod.daemon.store.fd_store import Custody, KeeperGone
-from luod.daemon.store.recovery import JUMP, Holdings
+from luod.daemon.sessions.service import SessionService
+from luod.daemon.store.fd_names import JUMP
+from luod.daemon.store.fd_store import KeeperGone
+from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.schema import Departure
 from luod.daemon.timeline.recorder import Chronicle
 from luod.daemon.updates import stuck_ioctls, times
@@ -59,9 +60,8 @@ class Updater:
     def __init__(
         self,
         holdings: Holdings,
-        custody: Custody,
         image: NextImage,
-        sessions: SessionKeeper,
+        sessions: SessionService,
         participants: Participants,
         chronicle: Chronicle,
         hooks: Hooks,
@@ -73,7 +73,6 @@ class Updater:
         self._registry = holdings.registry
         self._broken = holdings.broken
         self._fds = holdings.fds
-        self._custody = custody
         self._image = image
         self._sessions = sessions
         self._participants = participants
@@ -256,8 +255,7 @@ class Updater:
 
     async def _leave(self, barrier: Barrier, jump: Jump) -> None:
         """Nobody can call it off any more. Returns, with the reason in `barrier`, when the kernel refuses."""
-        await self._custody.store(JUMP, jump.pidfd.fileno())
-        self._fds[JUMP] = jump.pidfd.duplicate()
+        await self._fds.store({JUMP: jump.pidfd})
         ready = ready_rows(barrier, self._registry.record.rows)
         left = clock.now()
         departure = Departure(
@@ -323,7 +321,7 @@ class Updater:
     async def _forget_departure(self) -> None:
         frozen = self._registry.stay()
         await self._sessions.forget(frozen)
-        await self._custody.drop(self._fds, JUMP)
+        await self._fds.drop(JUMP)
 
     def take_over(self) -> None:
         """A serve before this one may have called reboot(2): then it is waited for, as that one would have done."""

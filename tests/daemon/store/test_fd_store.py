@@ -1,0 +1,168 @@
+"""`FdStore`, with the other end of its channel in the test: who has which fd, and when the row is written."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from luod.daemon.store.fd_store import FdStore, KeeperGone
+from luod.daemon.supervisor import protocol
+from luod.errors import KernelRefused, SessionExists
+from luod.ipc import framing
+from luod.linux import Fd
+
+
+class Keep:
+    """Does as `luod keep`, with /dev/null for each session. `refuse`: names that it has no room for."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self.stored: set[str] = set()
+        self.sessions: set[str] = set()
+        self.refuse: set[str] = set()
+        channel.setblocking(False)
+        asyncio.get_running_loop().add_reader(channel, self.receive)
+
+    def receive(self) -> None:
+        message, fds = framing.receive(self.channel)
+        request = protocol.decode(message)
+        code, session = 0, None
+        if (name := request.get("CREATE")) is not None:
+            code = errno.EEXIST if name in self.sessions else 0
+            if not code:
+                session = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+                self.sessions.add(name)
+                self.stored.add(f"outgoing.{name}")
+        elif "FDSTORE" in request:
+            assert len(fds) == 1
+            code = errno.EMFILE if request["FDNAME"] in self.refuse else 0
+            if not code:
+                self.stored.add(request["FDNAME"])
+        else:
+            self.stored.discard(request["FDNAME"])
+            self.sessions.discard(request["FDNAME"].removeprefix("outgoing."))
+        for fd in fds:
+            fd.close()
+        framing.send(self.channel, protocol.encode({"ERRNO": code}), () if session is None else (session,))
+        if session is not None:
+            os.close(session)
+
+
+def run(body: Callable[[FdStore, Keep], Awaitable[None]]) -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            store, keep = FdStore(ours, {}, lambda: None), Keep(theirs)
+            try:
+                async with asyncio.timeout(10):
+                    await body(store, keep)
+                    assert set(store) == keep.stored
+            finally:
+                asyncio.get_running_loop().remove_reader(theirs)
+                store.close()
+
+    asyncio.run(main())
+
+
+def null() -> Fd:
+    return Fd(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+
+
+def test_the_row_is_written_when_keep_has_the_session_and_before_the_caller_has_it() -> None:
+    async def body(store: FdStore, keep: Keep) -> None:
+        written = []
+        fd = await store.create("vm-1", lambda: written.append(set(keep.stored)))
+        assert written == [{"outgoing.vm-1"}]
+        assert store["outgoing.vm-1"] is fd
+
+    run(body)
+
+
+def test_a_session_without_a_row_ends() -> None:
+    async def body(store: FdStore, keep: Keep) -> None:
+        def full() -> None:
+            raise LookupError("no room in the registry")
+
+        with pytest.raises(LookupError):
+            await store.create("vm-1", full)
+        assert not keep.sessions
+        await store.create("vm-1", None)
+
+    run(body)
+
+
+def test_no_row_is_written_for_a_session_that_the_kernel_refuses() -> None:
+    async def body(store: FdStore, keep: Keep) -> None:
+        keep.sessions.add("vm-1")
+        written: list[str] = []
+        with pytest.raises(SessionExists):
+            await store.create("vm-1", lambda: written.append("row"))
+        assert written == []
+
+    run(body)
+
+
+def test_files_are_stored_all_or_none() -> None:
+    async def body(store: FdStore, keep: Keep) -> None:
+        keep.refuse.add("held.2")
+        written: list[str] = []
+        with null() as file:
+            with pytest.raises(KernelRefused):
+                await store.store({"held.1": file, "held.2": file}, lambda: written.append("row"))
+            assert not written
+            assert not keep.stored
+            await store.store({"held.1": file, "held.3": file}, lambda: written.append("row"))
+            assert not file.closed
+        assert written == ["row"]
+        await store.drop("held.3", "held.4")
+        assert keep.stored == {"held.1"}
+
+    run(body)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_file_that_is_dropped_before_keep_has_it_is_in_neither(turns: int) -> None:
+    async def body(store: FdStore, keep: Keep) -> None:
+        with null() as file:
+            store.store_soon("manifest.vm-1", file, lambda error: pytest.fail(str(error)))
+        assert "manifest.vm-1" in store
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await store.drop("manifest.vm-1")
+        await store.drop("manifest.vm-1")
+        with null() as file:  # everything that was asked of keep is done once this is
+            await store.store({"jump": file})
+        assert keep.stored == {"jump"}
+
+    run(body)
+
+
+def test_a_name_that_is_free_is_free_afterwards() -> None:
+    async def body(store: FdStore, keep: Keep) -> None:
+        keep.sessions.add("vm-1")
+        assert await store.open_elsewhere("vm-1")
+        keep.sessions.clear()
+        assert not await store.open_elsewhere("vm-1")
+        assert not keep.sessions
+
+    run(body)
+
+
+def test_nothing_is_stored_once_keep_is_gone() -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        lost = asyncio.Event()
+        store = FdStore(ours, {}, lost.set)
+        theirs.close()
+        async with asyncio.timeout(10):
+            await lost.wait()
+        with pytest.raises(KeeperGone):
+            await store.create("vm-1", lambda: pytest.fail("a row without a session"))
+        store.close()
+
+    asyncio.run(main())
