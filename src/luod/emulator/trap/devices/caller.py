@@ -69,12 +69,11 @@ class DeviceThread(Thread):
         if identity is not None and self._devices.is_ours(identity):
             # A query to its file system would wait for an answer of this very thread.
             raise Errno(errno.EINVAL)
-        return super().take(fd)
+        return self._duplicate(fd)
 
-    def file(self, fd: int) -> HostFile:
-        identity = self.identity(fd) if fd >= 0 else None
-        if identity is None or not self._devices.is_ours(identity):
-            return super().file(fd)
+    def _file(self, fd: int, identity: Identity) -> HostFile:
+        if not self._devices.is_ours(identity):
+            return super()._file(fd, identity)
         if self.only_path(fd):
             raise Errno(errno.EBADF)
         file = self._devices.file_of(identity)

@@ -160,6 +160,9 @@ class Thread:
 
     def take(self, fd: int) -> OpenFile:
         """Returns a duplicate of the caller's fd. Raises Errno(EBADF), also for O_PATH."""
+        return self._duplicate(fd)
+
+    def _duplicate(self, fd: int) -> OpenFile:
         with _process_of(self.tid) as process:
             try:
                 duplicate = linux.pidfd_getfd(process.fileno(), fd)
@@ -176,9 +179,13 @@ class Thread:
         identity = self.identity(fd) if fd >= 0 else None
         if identity is None:
             raise Errno(errno.EBADF)
+        return self._file(fd, identity)
+
+    def _file(self, fd: int, identity: Identity) -> HostFile:
+        """`file` of an open fd whose `identity` is known: it costs a request to /proc."""
         kind = self._stands_for(identity)
         if kind is None:
-            return self.take(fd)
+            return self._duplicate(fd)
         if self.only_path(fd):
             raise Errno(errno.EBADF)
         return Stand(kind, identity)
