@@ -202,7 +202,7 @@ def update() -> Iterator[Connection]:
     luoctl = (sys.executable, "-P", "-m", "luod.ctl.main", "load", "--kernel", os.environ["LUOEMU_KERNEL"])
     subprocess.run([*luoctl, "--reuse-cmdline"], check=True, stdout=subprocess.DEVNULL)
     with Connection(ADMIN_SOCKET, timeout=600) as operator:
-        wishes = {"deadline": 600.0, "force_findings": ["contents-undeclared"]}
+        wishes = {"deadline": 600.0, "ignore_findings": ["contents-undeclared"]}
         operator.begin(encode_call("io.luod.Admin.Update", wishes, more=True))
         while (reply := operator.next(60)) is not None and not reply.parameters["participants"]:
             pass

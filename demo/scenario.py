@@ -123,7 +123,7 @@ class Story:
 
     def names(self) -> list[str]:
         """The sessions luod knows of."""
-        return sorted(session["name"] for session in self._host.luoctl_json("sessions")["sessions"])
+        return sorted(session["name"] for session in self._host.luoctl_json("list")["sessions"])
 
 
 def run(host: Host, guests: tuple[Guest, ...], *, mebibytes: int, updates: int, tell: Tell) -> Outcome:

@@ -146,7 +146,7 @@ def test_an_update_is_refused_while_files_are_held(luod: Luod) -> None:
     assert refused.returncode == 4
     assert "files-held" in refused.text
     with luod.machine.expect_jump():
-        luod.luoctl("update", "--force-finding", "files-held")
+        luod.luoctl("update", "--ignore-finding", "files-held")
     luod.start()
     assert luod.vmm().refused("unstash", name="vm").kind == "NotStashed"
     assert luod.status()["held_files"] == 0

@@ -129,7 +129,7 @@ def test_a_workload_that_was_not_ready_is_discarded(luod: Luod, start: Start) ->
     vmm.program.kill()
     luod.load()
     with luod.machine.expect_jump():
-        luod.luoctl("update", "--force")
+        luod.luoctl("update", "--skip-unready")
     luod.start()
     vmm = start()
     error = vmm.refused("restore", name="vm")

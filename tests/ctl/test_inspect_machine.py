@@ -1,4 +1,4 @@
-"""`luoctl inspect` shows what a session carries, and takes nothing out of the kernel to see it."""
+"""`luoctl show` shows what a session carries, and takes nothing out of the kernel to see it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.daemon.host import Luod, states
 
 
 def inspect(luod: Luod, name: str = "vm") -> dict[str, Any]:
-    found: dict[str, Any] = luod.luoctl_json("inspect", name)
+    found: dict[str, Any] = luod.luoctl_json("show", name)
     return found
 
 
@@ -27,7 +27,7 @@ def test_what_a_session_carries_on_both_sides_of_the_jump(luod: Luod) -> None:
     assert inspect(luod)["files"] == outgoing["files"]
     vmm.program.kill()
     assert inspect(luod)["files"] == outgoing["files"]
-    assert "ram" in luod.luoctl("inspect", "vm").text
+    assert "ram" in luod.luoctl("show", "vm").text
     luod.jump()
 
     waiting = inspect(luod)
@@ -39,7 +39,7 @@ def test_what_a_session_carries_on_both_sides_of_the_jump(luod: Luod) -> None:
     assert inspect(luod)["files"] == outgoing["files"]
     vmm.call("retrieve", session="s", file="ram", slot="ram")
     vmm.call("finish", session="s")
-    gone = luod.luoctl("inspect", "vm", check=False)
+    gone = luod.luoctl("show", "vm", check=False)
     assert gone.returncode == 1
     assert "there is no session 'vm' of yours" in gone.stderr.decode()
 

@@ -61,7 +61,7 @@ def error_of(result: subprocess.CompletedProcess[str]) -> Any:
     return error
 
 
-@pytest.mark.parametrize("command", ["status", "sessions", "load", "update"])
+@pytest.mark.parametrize("command", ["status", "list", "load", "update"])
 def test_without_luod_the_status_is_3(command: str, tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"x")
@@ -84,7 +84,7 @@ def test_without_luod_the_status_is_3(command: str, tmp_path: Path) -> None:
         ["load"],
         ["load", "--kernel"],
         ["update", "now"],
-        ["forward"],
+        ["carry-over"],
         ["status", "--admin"],
     ],
 )
@@ -157,7 +157,12 @@ def test_load_passes_the_files_and_the_command_line(tmp_path: Path) -> None:
         }
         assert asked(impostor, "load", *given, "--cmdline", "").returncode == 0
         assert asked(impostor, "load", *given).returncode == 0
-        assert asked(impostor, "load", *given, "--append", "luod.test=1", "--append", "second=2").returncode == 0
+        assert (
+            asked(
+                impostor, "load", *given, "--append-cmdline", "luod.test=1", "--append-cmdline", "second=2"
+            ).returncode
+            == 0
+        )
     both, empty, reused, appended = (call["parameters"] for call in impostor.calls)
     assert both == {"kernel_fd": 0, "initrd_fd": 1, "command_line": "kho=on"}
     assert empty == {"kernel_fd": 0, "command_line": ""}
@@ -167,7 +172,7 @@ def test_load_passes_the_files_and_the_command_line(tmp_path: Path) -> None:
     assert appended["command_line"].split() == [*words[:end], "luod.test=1", "second=2", *words[end:]]
 
 
-@pytest.mark.parametrize("option", [["--append", "quiet"], ["--reuse-cmdline"]])
+@pytest.mark.parametrize("option", [["--append-cmdline", "quiet"], ["--reuse-cmdline"]])
 def test_a_whole_command_line_and_the_running_one_contradict_each_other(tmp_path: Path, option: list[str]) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"x")
@@ -179,7 +184,9 @@ def test_a_whole_command_line_and_the_running_one_contradict_each_other(tmp_path
         assert "hint: " in result.stderr
 
 
-@pytest.mark.parametrize("option", [["--cmdline", ""], ["--append", "a"], ["--reuse-cmdline"], ["--initrd", "/x"]])
+@pytest.mark.parametrize(
+    "option", [["--cmdline", ""], ["--append-cmdline", "a"], ["--reuse-cmdline"], ["--initrd", "/x"]]
+)
 def test_a_command_line_without_a_kernel_is_usage(tmp_path: Path, option: list[str]) -> None:
     with Impostor(tmp_path) as impostor:
         result = asked(impostor, "check", *option)
@@ -259,12 +266,12 @@ FOREIGN: Final = "\x1b[31mred\x1b[0m\n\u202etext [bold]x[/bold] \\"
 def test_foreign_names_are_escaped(tmp_path: Path) -> None:
     entry = {"name": FOREIGN, "owner": 0, "direction": "incoming", "state": "waiting"}
     with Impostor(tmp_path, *[Answer(reply({"sessions": [entry]}))] * 2) as impostor:
-        text = asked(impostor, "sessions")
+        text = asked(impostor, "list")
         assert text.returncode == 0
         lines = text.stdout.splitlines()
         assert len(lines) == 2
         assert lines[1].startswith("\\x1b[31mred\\x1b[0m\\n\\u202etext [bold]x[/bold] \\\\  0 ")
-        as_json = asked(impostor, "sessions", "--json")
+        as_json = asked(impostor, "list", "--json")
         assert json.loads(as_json.stdout)["sessions"] == [entry]
         assert as_json.stdout.isascii()
     with Impostor(
@@ -280,7 +287,7 @@ def test_on_a_terminal_the_sessions_are_a_table(tmp_path: Path) -> None:
     with Impostor(tmp_path, Answer(reply({"sessions": [entry]}))) as impostor:
         screen, terminal = pty.openpty()
         try:
-            command = [*LUOCTL, "sessions", "--socket", impostor.path]
+            command = [*LUOCTL, "list", "--socket", impostor.path]
             environment = {**os.environ, "COLUMNS": "200", "TERM": "xterm"}
             subprocess.run(command, stdout=terminal, stderr=terminal, env=environment, check=True)
             shown = os.read(screen, 65536).decode()
@@ -294,7 +301,7 @@ def test_on_a_terminal_the_sessions_are_a_table(tmp_path: Path) -> None:
 
 def test_no_sessions_is_a_head_alone(tmp_path: Path) -> None:
     with Impostor(tmp_path, Answer(reply({"sessions": []}))) as impostor:
-        assert asked(impostor, "sessions").stdout.split() == ["NAME", "OWNER", "DIRECTION", "STATE"]
+        assert asked(impostor, "list").stdout.split() == ["NAME", "OWNER", "DIRECTION", "STATE"]
 
 
 ENDINGS: Final[dict[str, tuple[list[bytes], int, str | None]]] = {
@@ -368,7 +375,7 @@ def test_without_a_terminal_each_change_is_a_line(tmp_path: Path) -> None:
         progress("cancelled", "vetoed", reason="vm-0 vetoes: \x1b no"),
     ]
     with Impostor(tmp_path, Answer(*answers)) as impostor:
-        result = asked(impostor, "update", "--deadline", "30", "--force")
+        result = asked(impostor, "update", "--deadline", "30", "--skip-unready")
     assert result.returncode == 5
     assert [line[12:] for line in result.stdout.splitlines()] == [
         "preparing: 2 participants, 30 s",
@@ -379,7 +386,7 @@ def test_without_a_terminal_each_change_is_a_line(tmp_path: Path) -> None:
         "vm-0 ready",
         "cancelled: vm-0 vetoes: \\x1b no",
     ]
-    wishes = {"deadline": 30.0, "force": True}
+    wishes = {"deadline": 30.0, "skip_unready": True}
     assert impostor.calls == [{"method": "io.luod.Admin.Update", "parameters": wishes, "more": True}]
 
 
@@ -430,7 +437,7 @@ def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path) -> None:
     entries = [{"name": "x" * 63, "owner": 0, "direction": "outgoing", "state": "held"}] * 5000
     with Impostor(tmp_path, *[Answer(reply({"sessions": entries}))] * 2) as impostor:
         for option in ([], ["--json"]):
-            command = [*LUOCTL, "sessions", *option, "--socket", impostor.path]
+            command = [*LUOCTL, "list", *option, "--socket", impostor.path]
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
                 assert process.stdout is not None
                 assert process.stderr is not None

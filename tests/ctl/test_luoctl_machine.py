@@ -66,7 +66,7 @@ def test_from_the_first_status_to_the_other_side_of_a_jump(host: Host) -> None:
         "registry": [],
     }
     start_client(host).call("create", name="vm", slot="s")
-    (entry,) = host.luoctl_json("sessions")["sessions"]
+    (entry,) = host.luoctl_json("list")["sessions"]
     assert entry | {"owner": 0} == {"name": "vm", "owner": 0, "direction": "outgoing", "state": "held"}
     line = "liveupdate=on kho=on quiet"
     loaded = host.luoctl("--json", "load", "--kernel", host.machine.kernel, "--cmdline", line)
@@ -78,7 +78,7 @@ def test_from_the_first_status_to_the_other_side_of_a_jump(host: Host) -> None:
     assert host.machine.read("/proc/cmdline").decode().strip() == line
     status = host.luoctl_json("status")
     assert (status["boot"], status["kernel_loaded"], status["sessions"], status["waiting"]) == (2, False, 0, 1)
-    text = host.luoctl("sessions").text.splitlines()
+    text = host.luoctl("list").text.splitlines()
     assert [line.split() for line in text] == [
         ["NAME", "OWNER", "DIRECTION", "STATE"],
         ["vm", str(entry["owner"]), "incoming", "waiting"],
@@ -102,7 +102,7 @@ def test_the_remedy_of_a_finding_keeps_the_running_line_over_the_jump(host: Host
     given = ("--kernel", host.machine.kernel, *disks)
     bare = host.luoctl("--json", "check", *given, "--cmdline", "liveupdate=on kho=on panic=1", check=False)
     assert "root-missing" in [each["name"] for each in json.loads(bare.stdout)["findings"]]
-    result = host.luoctl("--json", "load", *given, "--append", "panic=10")
+    result = host.luoctl("--json", "load", *given, "--append-cmdline", "panic=10")
     assert json.loads(result.stdout)["initrds"] == ["/run/first", "/run/second"]
     checked = host.luoctl("--json", "check", check=False)
     assert not {"root-missing", "no-panic"} & {each["name"] for each in json.loads(checked.stdout)["findings"]}
@@ -157,9 +157,9 @@ def test_another_user_sees_its_own_sessions_and_commands_nothing(host: Host) -> 
     for_root("for several users in one machine")
     start_client(host).call("create", name="roots", slot="s")
     start_client(host, OTHER).call("create", name="theirs", slot="s")
-    mine = luoctl_as(host, OTHER, "sessions", "--json")
+    mine = luoctl_as(host, OTHER, "list", "--json")
     assert [entry["name"] for entry in json.loads(mine.stdout)["sessions"]] == ["theirs"]
-    assert [entry["name"] for entry in host.luoctl_json("sessions")["sessions"]] == ["roots", "theirs"]
+    assert [entry["name"] for entry in host.luoctl_json("list")["sessions"]] == ["roots", "theirs"]
     for command in (["status"], ["update"], ["load", "--kernel", host.machine.kernel]):
         result = luoctl_as(host, OTHER, *command)
         assert result.returncode == 4, result
@@ -179,7 +179,7 @@ def test_the_wrong_socket_is_said(host: Host) -> None:
     assert result.returncode == 1
     assert "admin socket" in error_of(result)["hint"]
     # What programs may ask may be asked at the admin socket too.
-    assert host.luoctl("--socket", ADMIN_SOCKET, "sessions").returncode == 0
+    assert host.luoctl("--socket", ADMIN_SOCKET, "list").returncode == 0
 
 
 def test_luod_itself_refuses_a_command_line_no_kernel_takes(host: Host) -> None:
@@ -198,7 +198,7 @@ def test_luod_itself_refuses_a_command_line_no_kernel_takes(host: Host) -> None:
 
 def test_a_luod_that_was_ended_is_3(host: Host) -> None:
     host.stop()
-    for command in ("status", "sessions", "update"):
+    for command in ("status", "list", "update"):
         result = host.luoctl(command, check=False)
         assert result.returncode == 3
         assert b"is luod running?" in result.stderr
@@ -213,7 +213,7 @@ def test_a16_a_unified_kernel_image_is_checked_loaded_and_jumped_into(host: Host
     assert [each["name"] for each in checked["findings"] if each["severity"] == "refusal"] == []
     assert checked["release"] == RELEASE
     assert host.luoctl_json("load", "--kernel", "/run/linux.efi")["command_line"] == line
-    host.update(force=())
+    host.update(ignore=())
     assert host.machine.read("/proc/cmdline").decode().strip() == line
 
 

@@ -16,7 +16,7 @@ from tests.image.pe import program
 
 def options(kernel: Path, *initrds: Path) -> Namespace:
     return Namespace(
-        kernel=str(kernel), initrd=[str(path) for path in initrds], append=None, cmdline="", reuse_cmdline=False
+        kernel=str(kernel), initrd=[str(path) for path in initrds], append_cmdline=None, cmdline="", reuse_cmdline=False
     )
 
 
@@ -95,7 +95,7 @@ def test_a16_options_take_the_place_of_what_is_in_a_unified_kernel_image(tmp_pat
     (other,) = files(tmp_path, b"other disk")
     assert taken(uses(kernel, other))[1] == b"other disk"
     assert taken(uses(kernel, other, other))[1] == b"other disk\0\0other disk"
-    assert taken(uses(kernel, append=["kho=on"]))[2] == "root=/dev/vda quiet kho=on"
+    assert taken(uses(kernel, append_cmdline=["kho=on"]))[2] == "root=/dev/vda quiet kho=on"
     assert taken(uses(kernel, cmdline="panic=1"))[2] == "panic=1"
     assert taken(uses(kernel, reuse_cmdline=True))[2] == RUNNING
 

@@ -67,4 +67,4 @@ def test_a_contradiction_says_what_to_do(append: list[str], reuse: bool) -> None
     with pytest.raises(BadInput) as raised:
         next_line(RUNNING, cmdline="root=b", append=append, reuse_cmdline=reuse)
     assert "--cmdline" in str(raised.value)
-    assert "--append" in str(raised.value) + raised.value.hint
+    assert "--append-cmdline" in str(raised.value) + raised.value.hint

@@ -35,7 +35,7 @@ LOST: Final = {**SESSION, **NEVER, "name": "vm-2", "standing": "torn", "outcome"
 TOLD: Final[dict[str, Any]] = {
     "update": "9f2c01ab",
     "generation": 7,
-    "forced": True,
+    "skip_unready": True,
     "asked": 1795434757.25,
     "state": "done",
     "reason": None,
@@ -71,7 +71,7 @@ def bars(lines: list[str]) -> dict[str, str]:
 def test_the_phases_in_words_and_a_bar_a_session_with_the_blackout_in_capitals(tmp_path: Path) -> None:
     lines = shown(tmp_path, TOLD)
     assert lines[:6] == [
-        "update 9f2c01ab, generation 7, of 2026-11-23 11:52:37 UTC: done, forced",
+        "update 9f2c01ab, generation 7, of 2026-11-23 11:52:37 UTC: done, --skip-unready",
         "  preparing  1 s",
         "  freezing   1 s",
         "  jumping    2 s, by the processor's counter, give or take 2.1 µs",

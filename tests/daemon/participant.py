@@ -92,10 +92,20 @@ class Operator:
         self.vmm = start(luod)
 
     def update(
-        self, *, deadline: float | None = None, force: bool = False, dry_run: bool = False, findings: Sequence[str] = ()
+        self,
+        *,
+        deadline: float | None = None,
+        skip_unready: bool = False,
+        dry_run: bool = False,
+        findings: Sequence[str] = (),
     ) -> None:
-        """`findings` are forced."""
-        wishes = {"deadline": deadline, "force": force, "dry_run": dry_run, "force_findings": list(findings)}
+        """`findings` are ignored."""
+        wishes = {
+            "deadline": deadline,
+            "skip_unready": skip_unready,
+            "dry_run": dry_run,
+            "ignore_findings": list(findings),
+        }
         self.vmm.call("more", slot="update", method=ADMIN + "Update", parameters=wishes)
 
     def next(self) -> dict[str, Any] | None:
@@ -124,14 +134,14 @@ def begin(
     luod: Luod,
     *,
     deadline: float | None = None,
-    force: bool = False,
+    skip_unready: bool = False,
     dry_run: bool = False,
     findings: Sequence[str] = (),
 ) -> Operator:
     """A kernel is loaded, and an update into it asked for, with these arguments of `Operator.update`."""
     luod.load()
     operator = Operator(luod)
-    operator.update(deadline=deadline, force=force, dry_run=dry_run, findings=findings)
+    operator.update(deadline=deadline, skip_unready=skip_unready, dry_run=dry_run, findings=findings)
     return operator
 
 

@@ -38,8 +38,8 @@ def test_denied_and_failed_commands_are_in_the_log_with_uid_and_reason(machine: 
         ("load", "--kernel", str(image), "--reuse-cmdline"),
         ("update",),
         ("abort",),
-        ("reap", "nobodys"),
-        ("forward", "nobodys"),
+        ("discard", "nobodys"),
+        ("carry-over", "nobodys"),
     ):
         assert luod.luoctl(*command, check=False).returncode != 0
     as_user(luod, ALICE, "stop")
@@ -57,8 +57,8 @@ def test_denied_and_failed_commands_are_in_the_log_with_uid_and_reason(machine: 
         ("Admin.LoadKernel", "0", "NotAKernelImage"),
         ("Admin.Update", "0", "NotLoaded"),
         ("Admin.Abort", "0", "NoUpdate"),
-        ("Admin.Reap", "0", "NoSuchSession"),
-        ("Admin.Forward", "0", "NoSuchSession"),
+        ("Admin.Discard", "0", "NoSuchSession"),
+        ("Admin.CarryOver", "0", "NoSuchSession"),
         ("Admin.Stop", str(ALICE), "PermissionDenied"),
         ("Admin.Abort", str(BOB), "InterfaceNotFound"),
         ("Sessions.Create", str(BOB), "Refused"),

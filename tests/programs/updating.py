@@ -45,7 +45,7 @@ def main(socket: str, kernel: str, diary: str, begin: str) -> None:
                             admin.load_kernel(socket, fd, None, command_line)
                         finally:
                             fd.detach()
-                for progress in admin.update(socket, deadline=None, force=False, dry_run=False):
+                for progress in admin.update(socket, deadline=None, skip_unready=False, dry_run=False):
                     print(progress.state, progress.reason or "", file=sys.stderr)
         except LuodError as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)

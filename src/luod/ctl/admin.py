@@ -93,18 +93,18 @@ class Participant:
 
 @dataclass(frozen=True)
 class Finding:
-    """What luod found before an update. `severity` is "refusal" or "warning"; a refusal that is `forced` is none."""
+    """What luod found before an update. A refusal that is `ignored` does not refuse."""
 
     name: str
     severity: str
     what: str
     why: str
     remedy: str
-    forced: bool = False
+    ignored: bool = False
 
     @property
     def refuses(self) -> bool:
-        return self.severity == "refusal" and not self.forced
+        return self.severity == "refusal" and not self.ignored
 
 
 @dataclass(frozen=True)
@@ -168,12 +168,12 @@ def status(path: str | None) -> Status:
 
 
 def load_kernel(
-    path: str | None, kernel: Fd, initrd: Fd | None, command_line: str, *, force_findings: Sequence[str] = ()
+    path: str | None, kernel: Fd, initrd: Fd | None, command_line: str, *, ignore_findings: Sequence[str] = ()
 ) -> None:
-    """Has luod load an image, although `check` would find `force_findings`. The files stay the caller's."""
+    """Has luod load an image, although `check` would find `ignore_findings`. The files stay the caller's."""
     parameters, fds = _image(kernel, initrd, command_line)
-    if force_findings:
-        parameters["force_findings"] = list(force_findings)
+    if ignore_findings:
+        parameters["ignore_findings"] = list(ignore_findings)
     with _connect(path, LOAD_TIMEOUT) as connection:
         connection.ask(encode_call(f"{ADMIN}.LoadKernel", parameters), fds).close()
 
@@ -184,17 +184,17 @@ def check(
     initrd: Fd | None,
     command_line: str,
     *,
-    force: bool = False,
-    force_findings: Sequence[str] = (),
+    skip_unready: bool = False,
+    ignore_findings: Sequence[str] = (),
 ) -> Checked:
-    """Has luod say what an update into this kernel would lose, asked for with `force` and `force_findings`; without a
-    kernel, into the one that is loaded. The files stay the caller's.
+    """Has luod say what an update into this kernel would lose, with `skip_unready` and
+    `ignore_findings`; without a kernel, into the one that is loaded. The files stay the caller's.
     """
     parameters, fds = ({}, []) if kernel is None else _image(kernel, initrd, command_line)
-    if force:
-        parameters["force"] = True
-    if force_findings:
-        parameters["force_findings"] = list(force_findings)
+    if skip_unready:
+        parameters["skip_unready"] = True
+    if ignore_findings:
+        parameters["ignore_findings"] = list(ignore_findings)
     with _connect(path, LOAD_TIMEOUT) as connection:
         reply = connection.ask(encode_call(f"{ADMIN}.Check", parameters), fds)
         try:
@@ -212,7 +212,7 @@ def _image(kernel: Fd, initrd: Fd | None, command_line: str) -> tuple[dict[str, 
 
 
 def update(
-    path: str | None, *, deadline: float | None, force: bool, dry_run: bool, force_findings: Sequence[str] = ()
+    path: str | None, *, deadline: float | None, skip_unready: bool, dry_run: bool, ignore_findings: Sequence[str] = ()
 ) -> Iterator[Progress]:
     """Has luod jump, and yields what it says of the update as it goes on. It takes as long as it takes: luod keeps the
     deadlines. Closing the iterator before the jump cancels the update.
@@ -220,12 +220,12 @@ def update(
     wishes: dict[str, Any] = {}
     if deadline is not None:
         wishes["deadline"] = deadline
-    if force:
-        wishes["force"] = True
+    if skip_unready:
+        wishes["skip_unready"] = True
     if dry_run:
         wishes["dry_run"] = True
-    if force_findings:
-        wishes["force_findings"] = list(force_findings)
+    if ignore_findings:
+        wishes["ignore_findings"] = list(ignore_findings)
     with _connect(path, TIMEOUT) as connection:
         for reply in connection.follow(encode_call(f"{ADMIN}.Update", wishes, more=True)):
             yield _progress(reply)
@@ -245,20 +245,20 @@ def abort(path: str | None) -> None:
         connection.ask(encode_call(f"{ADMIN}.Abort")).close()
 
 
-def reap(path: str | None, name: str, *, force: bool) -> str:
+def discard(path: str | None, name: str, *, force: bool) -> str:
     """Has luod reap the incoming session `name`; what the reaper said. It takes as long as the policy lets it."""
     with _connect(path, None) as connection:
-        reply = connection.ask(encode_call(f"{ADMIN}.Reap", {"name": name, **({"force": True} if force else {})}))
+        reply = connection.ask(encode_call(f"{ADMIN}.Discard", {"name": name, **({"force": True} if force else {})}))
         reply.close()
         return _member(reply, "report", str)
 
 
-def forward(path: str | None, name: str) -> str:
+def carry_over(path: str | None, name: str) -> str:
     """Has luod make the incoming session `name` an outgoing one; what there was to say of it. It takes as long as its
     bytes take.
     """
     with _connect(path, None) as connection:
-        reply = connection.ask(encode_call(f"{ADMIN}.Forward", {"name": name}))
+        reply = connection.ask(encode_call(f"{ADMIN}.CarryOver", {"name": name}))
         reply.close()
         return _member(reply, "report", str)
 
@@ -338,7 +338,7 @@ def _finding(entry: object) -> Finding:
         if not isinstance(entry, dict):
             raise TypeError
         name, severity, what, why, remedy = (str(entry[key]) for key in ("name", "severity", "what", "why", "remedy"))
-        return Finding(name, severity, what, why, remedy, bool(entry.get("forced")))
+        return Finding(name, severity, what, why, remedy, bool(entry.get("ignored")))
     except (KeyError, TypeError) as error:
         raise ProtocolError(f"luod names a finding that is none: {entry!r:.100}") from error
 

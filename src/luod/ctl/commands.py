@@ -69,8 +69,8 @@ def _policy(found: admin.Status) -> str:
     return "the defaults" if found.policy_file is None else escaped(found.policy_file)
 
 
-def sessions(arguments: Namespace, output: Output) -> Exit:
-    """`luoctl sessions`"""
+def list_(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl list`"""
     # Not above: what sessions are made of need not be there for the other commands, and start-up counts.
     from luod.client import Client
 
@@ -83,11 +83,11 @@ def sessions(arguments: Namespace, output: Output) -> Exit:
     return Exit.DONE
 
 
-def inspect(arguments: Namespace, output: Output) -> Exit:
-    """`luoctl inspect`"""
-    from luod.ctl.inspect import inspect
+def show(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl show`"""
+    from luod.ctl.inspect import show
 
-    return inspect(arguments, output)
+    return show(arguments, output)
 
 
 def load(arguments: Namespace, output: Output) -> Exit:
@@ -118,13 +118,13 @@ def _load(arguments: Namespace, image: next_kernel.NextKernel) -> None:
         image.kernel,
         image.initrd,
         image.command_line,
-        force_findings=arguments.force_finding,
+        ignore_findings=arguments.ignore_finding,
     )
 
 
 def check(arguments: Namespace, output: Output) -> Exit:
     """`luoctl check`: of the files that are given, or of what is loaded."""
-    from luod.ctl.findings import show
+    from luod.ctl import findings
 
     path = arguments.admin_socket
     with next_kernel.given(arguments) as image:
@@ -135,7 +135,7 @@ def check(arguments: Namespace, output: Output) -> Exit:
     if output.json:
         output.object(asdict(checked))
     else:
-        show(output, checked.findings)
+        findings.show(output, checked.findings)
         what = "the next kernel" if checked.release is None else f"Linux {escaped(checked.release)}"
         output.line(f"an update into {what} is refused" if checked.refused else f"nothing keeps luod from {what}")
     return Exit.REFUSED if checked.refused else Exit.DONE
@@ -153,8 +153,8 @@ def update(arguments: Namespace, output: Output) -> Exit:
                 image.kernel,
                 image.initrd,
                 image.command_line,
-                force=arguments.force,
-                force_findings=arguments.force_finding,
+                skip_unready=arguments.skip_unready,
+                ignore_findings=arguments.ignore_finding,
             ).findings
             refusals = [finding for finding in checked if finding.refuses]
             if arguments.dry_run:
@@ -163,7 +163,7 @@ def update(arguments: Namespace, output: Output) -> Exit:
                 return Exit.REFUSED if progress.refused else Exit.DONE
             if refusals:
                 names = ", ".join(finding.name for finding in refusals)
-                forcing = f"--force-finding {refusals[0].name} updates regardless"
+                forcing = f"--ignore-finding {refusals[0].name} updates regardless"
                 hint = f"{refusals[0].remedy}; luoctl check tells all, {forcing}"
                 raise Refused(f"{names}: {refusals[0].what}", hint=hint)
             _load(arguments, image)
@@ -176,9 +176,9 @@ def _follow(arguments: Namespace, shown: View) -> Exit:
     replies = admin.update(
         arguments.admin_socket,
         deadline=arguments.deadline,
-        force=arguments.force,
+        skip_unready=arguments.skip_unready,
         dry_run=arguments.dry_run,
-        force_findings=arguments.force_finding,
+        ignore_findings=arguments.ignore_finding,
     )
     try:
         for progress in replies:
@@ -210,25 +210,25 @@ def abort(arguments: Namespace, output: Output) -> Exit:
     return Exit.DONE
 
 
-def reap(arguments: Namespace, output: Output) -> Exit:
-    """`luoctl reap`"""
+def discard(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl discard`"""
     path, force = arguments.admin_socket, arguments.force
-    return _each(_workloads(arguments.session), lambda name: admin.reap(path, name, force=force), output)
+    return _each(_workloads(arguments.session), lambda name: admin.discard(path, name, force=force), output)
 
 
-def forward(arguments: Namespace, output: Output) -> Exit:
-    """`luoctl forward`"""
+def carry_over(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl carry-over`"""
     names = arguments.session
     if arguments.all:
         from luod.client import Client
 
         found = Client(arguments.socket).sessions()
-        states = ("waiting", "forwarding")
+        states = ("waiting", "carrying_over")
         names = [s.name for s in found if s.direction == "incoming" and s.state in states and s.name not in names]
         names = [*arguments.session, *names]
         if not names and not output.json:
             output.line("no incoming session waits")
-    return _each(_workloads(names), lambda name: admin.forward(arguments.admin_socket, name), output)
+    return _each(_workloads(names), lambda name: admin.carry_over(arguments.admin_socket, name), output)
 
 
 def release(arguments: Namespace, output: Output) -> Exit:

@@ -24,7 +24,7 @@ class Exit(enum.IntEnum):
     """As shells say it of a program that SIGINT ended."""
 
 
-_DECLINED = {"PermissionDenied", "Busy", "NotFinished", "NoUpdate", "TooLate", "NotForwardable"}
+_DECLINED = {"PermissionDenied", "Busy", "NotFinished", "NoUpdate", "TooLate", "NotCarriedOver"}
 
 
 def kind(error: Exception) -> str:

@@ -18,7 +18,7 @@ def lines(findings: Iterable[Finding], *, brief: bool = False) -> list[str]:
     """What was found, why it matters, and what to do; in `brief` of warnings the first only."""
     found = []
     for finding in findings:
-        kind = "forced" if finding.forced else "REFUSED" if finding.refuses else "warning"
+        kind = "ignored" if finding.ignored else "REFUSED" if finding.refuses else "warning"
         found.append(f"{kind:<8} {escaped(finding.name)}: {escaped(finding.what)}")
         if not (brief and kind == "warning"):
             found += [f"         why: {escaped(finding.why)}", f"         do:  {escaped(finding.remedy)}"]

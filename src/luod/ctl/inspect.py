@@ -1,4 +1,4 @@
-"""`luoctl inspect`: what sessions carry, read here and not in luod, which is off the data path.
+"""`luoctl show`: what sessions carry, read here and not in luod, which is off the data path.
 
 Nothing is changed by looking: the manifest of an outgoing session is what its maker gave luod, that of an incoming one
 is read from luod's copy of the session. A session that waits in the kernel stays there, where it is safe (H6), so of
@@ -26,8 +26,8 @@ class Carried:
     note: str | None = None
 
 
-def inspect(arguments: Namespace, output: Output) -> Exit:
-    """`luoctl inspect`: root's every session, a user's own."""
+def show(arguments: Namespace, output: Output) -> Exit:
+    """`luoctl show`: root's every session, a user's own."""
     client = Client(arguments.socket)
     for session in client.describe(arguments.session):
         carried = _carried(client, session)

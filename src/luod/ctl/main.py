@@ -55,14 +55,14 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     commands.add_parser("status", parents=[common], help="what luod is doing, and what it holds")
-    commands.add_parser("sessions", parents=[common], help="your sessions; root is shown everybody's")
-    inspect = commands.add_parser("inspect", parents=[common], help="what a session carries")
-    inspect.add_argument("session", metavar="SESSION", help="its name")
+    commands.add_parser("list", parents=[common], help="your sessions; root is shown everybody's")
+    show = commands.add_parser("show", parents=[common], help="what a session carries")
+    show.add_argument("session", metavar="SESSION", help="its name")
     load = commands.add_parser(
         "load", parents=[common], help="load the next kernel", description="Load the kernel that `update` jumps into."
     )
     _image(load, required=True)
-    _force_finding(load)
+    _ignore_finding(load)
     check = commands.add_parser(
         "check",
         parents=[common],
@@ -88,18 +88,20 @@ def parser() -> argparse.ArgumentParser:
     )
     update.add_argument("--dry-run", action="store_true", help="say who would be asked and what would be lost, no more")
     update.add_argument(
-        "--force", action="store_true", help="leave behind those who are late or gone: their sessions come back torn"
+        "--skip-unready",
+        action="store_true",
+        help="leave behind those who are late or gone: their sessions come back torn",
     )
-    _force_finding(update)
+    _ignore_finding(update)
     commands.add_parser("abort", parents=[common], help="cancel the update that is under way: everybody resumes")
-    reap = commands.add_parser(
-        "reap",
+    discard = commands.add_parser(
+        "discard",
         parents=[common],
         help="discard abandoned incoming sessions",
         description="Have the reaper free what incoming sessions hold. Nothing can be resumed from them afterwards.",
     )
-    reap.add_argument("session", nargs="+", metavar="NAME", help="a workload: its sessions NAME and NAME#GENERATION")
-    reap.add_argument("--force", action="store_true", help="even if a running process may still use it")
+    discard.add_argument("session", nargs="+", metavar="NAME", help="a workload: its sessions NAME and NAME#GENERATION")
+    discard.add_argument("--force", action="store_true", help="even if a running process may still use it")
     release = commands.add_parser(
         "release",
         parents=[common],
@@ -136,21 +138,23 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="into this file, which is replaced as a whole; a device or pipe is written to",
     )
-    forward = commands.add_parser(
-        "forward",
+    carry_over = commands.add_parser(
+        "carry-over",
         parents=[common],
         help="preserve unclaimed incoming sessions again for the next kexec",
         description="Make incoming sessions outgoing ones, so that the next update carries them on: the way back from "
         "a kernel that turned out bad. Their owners can retrieve them there, and no longer here.",
     )
-    forward.add_argument("session", nargs="*", metavar="NAME", help="a workload: its sessions NAME and NAME#GENERATION")
-    forward.add_argument("--all", action="store_true", help="all that wait in the kernel")
+    carry_over.add_argument(
+        "session", nargs="*", metavar="NAME", help="a workload: its sessions NAME and NAME#GENERATION"
+    )
+    carry_over.add_argument("--all", action="store_true", help="all that wait in the kernel")
     return top
 
 
-def _force_finding(command: argparse.ArgumentParser) -> None:
+def _ignore_finding(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--force-finding",
+        "--ignore-finding",
         metavar="NAME",
         action="append",
         default=[],
@@ -172,7 +176,7 @@ def _image(command: argparse.ArgumentParser, *, required: bool) -> None:
         help="its initial RAM disk; may be repeated: the files are concatenated in this order",
     )
     command.add_argument(
-        "--append",
+        "--append-cmdline",
         action="append",
         metavar="TEXT",
         help="add TEXT to the running kernel's command line; may be repeated. Of several settings of one parameter "
@@ -224,8 +228,8 @@ def _main(arguments: Sequence[str]) -> int:
     try:
         given = parser().parse_args(arguments)
         output = Output(json=given.json)
-        if given.command == "forward" and not (given.session or given.all):
-            raise _Usage("which sessions?", "usage: luoctl forward SESSION... | --all")
+        if given.command == "carry-over" and not (given.session or given.all):
+            raise _Usage("which sessions?", "usage: luoctl carry-over SESSION... | --all")
         if given.admin_socket is None and os.geteuid() != 0:
             # There luod answers those who may update, and are not root.
             given.admin_socket = given.socket
@@ -244,18 +248,18 @@ def _run(given: argparse.Namespace, output: Output) -> Exit:
 
     run = {
         "status": commands.status,
-        "sessions": commands.sessions,
-        "inspect": commands.inspect,
+        "list": commands.list_,
+        "show": commands.show,
         "load": commands.load,
         "check": commands.check,
         "update": commands.update,
         "abort": commands.abort,
-        "reap": commands.reap,
+        "discard": commands.discard,
         "release": commands.release,
         "stop": commands.stop,
         "timeline": reports.timeline,
         "metrics": reports.metrics,
-        "forward": commands.forward,
+        "carry-over": commands.carry_over,
     }[given.command]
     try:
         return run(given, output)

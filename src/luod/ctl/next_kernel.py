@@ -55,13 +55,13 @@ class NextKernel:
 def given(arguments: Namespace) -> Iterator[NextKernel | None]:
     """Opens what the options name; None without --kernel. BadInput, ImageError, OSError.
 
-    Of a unified kernel image, --initrd replaces the initial RAM disk with the microcode, and its command line is used
-    as the running kernel's otherwise is: --append adds to it, --cmdline replaces it, --reuse-cmdline takes the running
-    kernel's instead.
+    For a unified kernel image, --initrd replaces the initial RAM disk and the microcode. Its command line takes the
+    place of the running kernel's: --append-cmdline adds to it, --cmdline replaces it, and --reuse-cmdline takes the
+    running kernel's instead.
     """
     initrds: list[str] = arguments.initrd or []
     if arguments.kernel is None:
-        if initrds or arguments.append or arguments.cmdline is not None or arguments.reuse_cmdline:
+        if initrds or arguments.append_cmdline or arguments.cmdline is not None or arguments.reuse_cmdline:
             raise BadInput(
                 "an initial RAM disk and a command line belong to a kernel", hint="give --kernel as well, or neither"
             )
@@ -74,7 +74,7 @@ def given(arguments: Namespace) -> Iterator[NextKernel | None]:
         command_line = next_line(
             _running_line() if own_line is None or arguments.reuse_cmdline else own_line,
             cmdline=arguments.cmdline,
-            append=arguments.append or (),
+            append=arguments.append_cmdline or (),
             reuse_cmdline=arguments.reuse_cmdline,
         )
         encode_command_line(command_line)  # luod would refuse it, but that is an error of usage

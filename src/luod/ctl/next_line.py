@@ -30,13 +30,13 @@ def next_line(
         return line
     if append:
         raise BadInput(
-            "--cmdline gives the whole command line, and --append adds to the running kernel's",
-            hint="put the words of --append into --cmdline, or leave --cmdline out",
+            "--cmdline gives the whole command line, and --append-cmdline adds to the running kernel's",
+            hint="put the words of --append-cmdline into --cmdline, or leave --cmdline out",
         )
     if reuse_cmdline:
         raise BadInput(
             "--cmdline gives the whole command line, and --reuse-cmdline takes the running kernel's",
-            hint="give one of them; --append TEXT adds to the running kernel's command line",
+            hint="give one of them; --append-cmdline TEXT adds to the running kernel's command line",
         )
     return cmdline
 
@@ -55,7 +55,7 @@ def added(line: str, text: str) -> str:
     """
     if text.count('"') % 2:
         raise BadInput(
-            f"a double quote has no end in --append {text}",
+            f"a double quote has no end in --append-cmdline {text}",
             hint="the kernel would take what follows into the quotes; add the quote that is missing",
         )
     # The kernel ends such a quote with the line.

@@ -42,7 +42,7 @@ class Timeline:
 
     update: str
     generation: int
-    forced: bool
+    skip_unready: bool
     asked: float
     state: str
     reason: str | None
@@ -152,8 +152,8 @@ def jump_clock(told: Timeline) -> str:
 def headline(told: Timeline) -> str:
     state = {"done": "done", "cancelled": "cancelled"}.get(told.state, f"{escaped(told.state)} now")
     asked = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(told.asked))
-    forced = ", forced" if told.forced else ""
-    return f"update {escaped(told.update)}, generation {told.generation}, of {asked} UTC: {state}{forced}"
+    skipped = ", --skip-unready" if told.skip_unready else ""
+    return f"update {escaped(told.update)}, generation {told.generation}, of {asked} UTC: {state}{skipped}"
 
 
 def stages(told: Timeline) -> Iterator[tuple[str, float, str]]:

@@ -88,8 +88,8 @@ class AdminService:
         current = None if barrier is None else times.current(barrier, self._holdings.registry.record.rows)
         return {"timeline": self._chronicle.report(current)}
 
-    async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str, force_findings: list[str]) -> None:
-        await self._image.load(kernel, initrd, command_line, force_findings=force_findings)
+    async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: list[str]) -> None:
+        await self._image.load(kernel, initrd, command_line, ignore_findings=ignore_findings)
 
     async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> CheckReply:
         return await self._updater.check(kernel, initrd, command_line, wishes)
@@ -100,11 +100,11 @@ class AdminService:
     async def abort(self, peer: Peer) -> None:
         await self._updater.abort(peer)
 
-    async def reap(self, peer: Peer, name: str, force: bool) -> str:
-        return await self._workloads.reap(peer, name, force=force)
+    async def discard(self, peer: Peer, name: str, force: bool) -> str:
+        return await self._workloads.discard(peer, name, force=force)
 
     async def stop(self, peer: Peer, drop: bool) -> list[str]:
         return await self._stopping.stop(peer, drop=drop)
 
-    async def forward(self, peer: Peer, name: str) -> str:
-        return await self._workloads.forward(peer, name)
+    async def carry_over(self, peer: Peer, name: str) -> str:
+        return await self._workloads.carry_over(peer, name)

@@ -32,7 +32,7 @@ def no_such_session(direction: Direction | None, name: str) -> NoSuchSession:
     return NoSuchSession(
         name=name,
         message=f"there is no {direction + ' ' if direction else ''}session {name!r} of yours",
-        hint="sessions belong to the user that created them; luoctl sessions shows yours",
+        hint="sessions belong to the user that created them; luoctl list shows yours",
     )
 
 
@@ -65,14 +65,14 @@ def session_exists(name: str, message: str, hint: str) -> SessionExists:
 def forwarding(name: str) -> Busy:
     return Busy(
         message=f"luod makes session {name!r} ready for the next kernel",
-        hint="it can be retrieved there; luoctl sessions shows how it stands",
+        hint="it can be retrieved there; luoctl list shows how it stands",
     )
 
 
 def reaped(name: str) -> Torn:
     return Torn(
         name=name,
-        message=f"session {name!r} is being reaped, so nothing can be resumed from it",
+        message=f"session {name!r} is being discarded, so nothing can be resumed from it",
         hint="start the guest anew; if the reaper fails, release the session as given up",
     )
 

@@ -40,7 +40,7 @@ class Stopping:
         if self._participants.updating:
             raise update_running()
         if self._sessions.being_forwarded:
-            raise Refused(message="luod forwards sessions", hint="ask again when they are `held`: luoctl sessions")
+            raise Refused(message="luod carries sessions over", hint="ask again when they are `held`: luoctl list")
         self._participants.checking = True
         stopped = False
         try:

@@ -72,12 +72,12 @@ class Host:
         initrd = () if self.machine.initrd is None else ("--initrd", self.machine.initrd)
         self.luoctl("load", "--kernel", kernel or self.machine.kernel, *initrd, "--reuse-cmdline")
 
-    def update(self, *, force: Sequence[str] = ("contents-undeclared",)) -> None:
+    def update(self, *, ignore: Sequence[str] = ("contents-undeclared",)) -> None:
         """`luoctl update`; returns in the next boot, where nothing runs yet. The image must be loaded.
 
-        `force` are findings of `luoctl check` that shall not stand in the way. By default sessions are carried whose
+        `ignore` are findings of `luoctl check` that do not refuse the update. By default sessions are carried whose
         workloads do not take part in updates, which an operator would have to say.
         """
         with self.machine.expect_jump():
-            self.luoctl("update", *(f"--force-finding={name}" for name in force))
+            self.luoctl("update", *(f"--ignore-finding={name}" for name in ignore))
         self.keep = None

@@ -35,7 +35,7 @@ def arrived(luod: Luod) -> dict[str, str]:
 
 
 def forward(luod: Luod, *arguments: str) -> list[dict[str, Any]]:
-    result = luod.luoctl("--json", "forward", *arguments, check=False)
+    result = luod.luoctl("--json", "carry-over", *arguments, check=False)
     return [{"status": result.returncode, **json.loads(line)} for line in result.stdout.splitlines()]
 
 
@@ -93,7 +93,7 @@ def test_what_somebody_has_is_theirs_to_carry_on(luod: Luod, arrived: dict[str, 
     vmm.program.kill()
     while forward(luod, "vm")[0]["status"] == 4:
         pass
-    luod.luoctl("reap", "other")
+    luod.luoctl("discard", "other")
     luod.jump()
     is_whole(luod.vmm(), arrived)
 
@@ -110,7 +110,7 @@ def test_what_nobody_could_make_anew_is_refused_and_stays(luod: Luod) -> None:
     assert answer["error"] == "SessionExists"
     vmm.call("release", session="new")
     (answer,) = forward(luod, "unknown")
-    assert (answer["status"], answer["error"]) == (4, "NotForwardable")
+    assert (answer["status"], answer["error"]) == (4, "NotCarriedOver")
     assert "no manifest" in answer["message"]
     assert forward(luod, "none")[0]["error"] == "NoSuchSession"
     vmm.call("retrieve_session", name="unknown", slot="s")
@@ -134,12 +134,14 @@ def test_no_update_begins_while_something_is_forwarded(luod: Luod, arrived: dict
     luod.load()
     watcher, keep = luod.vmm(), luod.keep_pid
     luod.machine.signal(keep, signal.SIGSTOP)  # which is asked for the session first
-    work = luod.machine.spawn(luod.python().module("luod.ctl.main", "forward", "other"), env=luod.python().environment)
-    while states(watcher)["incoming other"] != "forwarding":
+    work = luod.machine.spawn(
+        luod.python().module("luod.ctl.main", "carry-over", "other"), env=luod.python().environment
+    )
+    while states(watcher)["incoming other"] != "carrying_over":
         pass
     operator = Operator(luod)
     operator.update(findings=["incoming-unfinished"])
-    assert "luod forwards sessions: other" in operator.refused().message
+    assert "luod carries sessions over: other" in operator.refused().message
     luod.machine.signal(keep, signal.SIGCONT)
     assert work.wait() == 0
     assert states(watcher)["outgoing other"] == "held"
@@ -157,6 +159,6 @@ def test_a_device_is_refused(boot_machine: BootMachine, tmp_path: Path) -> None:
     vmm.call("quiesce", device="vfio")
     luod.jump()
     (answer,) = forward(luod, "vm")
-    assert (answer["status"], answer["error"]) == (4, "NotForwardable")
+    assert (answer["status"], answer["error"]) == (4, "NotCarriedOver")
     assert "holds a vfio under token 2" in answer["message"]
-    assert luod.luoctl("reap", "vm").returncode == 0
+    assert luod.luoctl("discard", "vm").returncode == 0

@@ -31,7 +31,7 @@ def forward(luod: Luod, strace: str, name: str, *how: str) -> str:
     tracer = luod.machine.spawn([strace, "-f", "-qq", *how, "-p", str(serve)])
     while b"TracerPid:\t0\n" in luod.machine.read(f"/proc/{serve}/status"):
         pass
-    done = luod.luoctl("forward", name, check=False)
+    done = luod.luoctl("carry-over", name, check=False)
     who = "nobody" if done.returncode == 0 else "forwarder" if luod.serve_pid() == serve else "serve"
     luod.machine.signal(tracer.pid, signal.SIGTERM)
     tracer.wait()
@@ -72,7 +72,7 @@ def test_killed_at_any_ioctl_of_the_work_nothing_is_lost(luod: Luod, strace: str
         killed[f"vm{number}"] = forward(luod, strace, f"vm{number}", *killing_at(point))
     for name in killed:
         while f"outgoing {name}" not in states(watcher):
-            luod.luoctl("forward", name, check=False)
+            luod.luoctl("carry-over", name, check=False)
     assert len(points) >= 5, points
     assert list(killed.values()) == ["nobody", "serve"] + ["forwarder"] * len(points)
     for number in range(len(killed), MOST):

@@ -46,7 +46,7 @@ def begin(machine: Machine, tmp_path: Path, policy: Path) -> BeginWith:
 
 
 def reap(luod: Luod, *arguments: str) -> dict[str, Any]:
-    result = luod.luoctl("--json", "reap", *arguments, check=False)
+    result = luod.luoctl("--json", "discard", *arguments, check=False)
     answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return {"status": result.returncode, **answer}
 
@@ -156,7 +156,7 @@ def test_a_reaper_that_fails_leaves_a_session_stuck_seen_and_in_nobodys_way(
 ) -> None:
     luod = begin(reaper(script, f"reaper-timeout = {seconds}"))
     answer = reap(luod, "vm")
-    assert (answer["status"], answer["error"]) == (1, "ReapFailed")
+    assert (answer["status"], answer["error"]) == (1, "DiscardFailed")
     assert why in answer["message"]
     vmm = luod.vmm()
     assert states(vmm) == {"incoming other": "waiting", "incoming vm": "stuck"}
@@ -232,7 +232,7 @@ def test_what_is_claimed_while_it_waits_for_its_reaper_is_not_reaped(
     )
     luod.start("--config", str(policy))
     watcher, vmm = luod.vmm(), luod.vmm()
-    while list(states(watcher).values()).count("reaping") < 4:
+    while list(states(watcher).values()).count("discarding") < 4:
         pass
     vmm.call("retrieve_session", name="vm", slot="vm")
     (tmp_path / "enough").touch()
@@ -282,9 +282,9 @@ def test_a_serve_that_dies_while_a_reaper_works_is_followed_by_one_that_begins_a
 ) -> None:
     luod = begin(reaper(f"echo $$ >{tmp_path}/began\nexec sleep 1000"))
     operator, watcher = start(luod), luod.vmm()
-    operator.program.send({"do": "library", "in": [], "call": "method", "method": ADMIN + "Reap",
+    operator.program.send({"do": "library", "in": [], "call": "method", "method": ADMIN + "Discard",
                            "parameters": {"name": "vm", "force": False}})  # fmt: skip
-    while states(watcher)["incoming vm"] != "reaping" or not (tmp_path / "began").exists():
+    while states(watcher)["incoming vm"] != "discarding" or not (tmp_path / "began").exists():
         pass
     policy.write_text("")
     luod.kill_serve()

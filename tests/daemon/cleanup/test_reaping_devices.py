@@ -34,7 +34,7 @@ def test_a_device_is_bound_and_reset_and_the_next_guest_has_it(
 ) -> None:
     luod = Luod(boot(boot_machine, rules=rules), tmp_path / "state")
     leave(luod)
-    report = luod.luoctl("reap", "vm").text
+    report = luod.luoctl("discard", "vm").text
     assert report == "vm: finished; files discarded: 1, devices reset: 1"
     vmm = start(luod, program="workload")
     assert states(vmm) == {}
@@ -49,7 +49,7 @@ def test_a_device_that_the_host_has_stays_with_the_host(boot_machine: BootMachin
     """The manifest is its owner's word, and may name a disk."""
     luod = Luod(boot(boot_machine, devices=(f"{FIRST},driver=nvme",)), tmp_path / "state")
     leave(luod)
-    assert "is with the driver nvme, and stays there" in luod.luoctl("reap", "vm", check=False).stderr.decode()
+    assert "is with the driver nvme, and stays there" in luod.luoctl("discard", "vm", check=False).stderr.decode()
     assert states(luod.vmm()) == {"incoming vm": "stuck"}
     driver = luod.machine.run(["readlink", f"/sys/bus/pci/devices/{FIRST}/driver"]).text
     assert driver.rpartition("/")[2].strip() == "nvme"
@@ -64,5 +64,5 @@ def test_a_kernel_that_wants_every_file_retrieved_gets_that(boot_machine: BootMa
         vmm.memfd(f"ram {token}")
         vmm.call("preserve", session="s", file=f"ram {token}", token=token)
     luod.jump()
-    assert luod.luoctl("reap", "vm").text == "vm: finished; files discarded: 2, devices reset: 0"
+    assert luod.luoctl("discard", "vm").text == "vm: finished; files discarded: 2, devices reset: 0"
     assert states(luod.vmm()) == {}

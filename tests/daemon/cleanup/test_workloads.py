@@ -38,14 +38,14 @@ def asked(luod: Luod, *arguments: str) -> dict[str, Any]:
 
 
 def test_reap_takes_all_of_a_workload(arrived: Luod) -> None:
-    answer = asked(arrived, "reap", "vm")
+    answer = asked(arrived, "discard", "vm")
     assert (answer["status"], answer["session"]) == (0, "vm")
     said = "finished; files discarded: 1, devices reset: 0"
     assert answer["report"] == f"vm#1: {said} / vm: {said}"
     assert states(arrived.vmm()) == {}
 
 
-@pytest.mark.parametrize("verb", ["reap", "forward", "release"])
+@pytest.mark.parametrize("verb", ["discard", "carry-over", "release"])
 def test_a_part_of_a_workload_is_refused_with_the_name_to_use(arrived: Luod, verb: str) -> None:
     answer = asked(arrived, verb, "vm#1")
     assert (answer["status"], answer["error"]) == (4, "Refused")
@@ -55,7 +55,7 @@ def test_a_part_of_a_workload_is_refused_with_the_name_to_use(arrived: Luod, ver
     assert asked(arrived, verb, "vm", "vm#1")["status"] == 0
 
 
-@pytest.mark.parametrize("verb", ["reap", "forward", "release"])
+@pytest.mark.parametrize("verb", ["discard", "carry-over", "release"])
 @pytest.mark.parametrize("part", ["vm", "vm#1"])
 def test_who_has_one_session_of_a_workload_has_all_of_it(arrived: Luod, verb: str, part: str) -> None:
     vmm = arrived.vmm()
@@ -107,7 +107,7 @@ def test_an_outgoing_session_of_a_dead_vmm_is_released_by_luoctl(luod: Luod) -> 
     assert (answer["status"], answer["error"]) == (4, "Refused")
     assert "answers for it" in answer["message"]
     one.vmm.program.kill()
-    for verb in ("reap", "forward"):
+    for verb in ("discard", "carry-over"):
         answer = asked(luod, verb, "vm")
         assert answer["error"] == "NoSuchSession"
         assert "luoctl release" in answer["hint"]

@@ -113,12 +113,12 @@ def test_who_may_update_does_so_on_everybodys_socket(with_policy: Callable[[str]
     assert run(BOB, "status") == 4
     assert run(ALICE, "status") == 0
     assert run(ALICE, "load", "--kernel", luod.machine.kernel) == 4
-    assert run(ALICE, "update", "--force") == 4
+    assert run(ALICE, "update", "--skip-unready") == 4
     assert run(ALICE, "update", "--dry-run") == 0
     # What is loaded may be checked; an image to read, and what to lose, is root's.
     assert (run(ALICE, "check"), run(BOB, "check")) == (0, 4)
     assert run(ALICE, "check", "--kernel", luod.machine.kernel) == 4
-    assert run(ALICE, "update", "--force-finding", "no-panic") == 4
+    assert run(ALICE, "update", "--ignore-finding", "no-panic") == 4
     with luod.machine.expect_jump():
         run(ALICE, "update")
 

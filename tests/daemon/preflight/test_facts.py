@@ -167,7 +167,7 @@ def test_memory_has_another_version_each_time_it_is_observed() -> None:
 
 
 def test_a_device_counts_when_its_participant_is_gone() -> None:
-    """With --force an update goes on without it, and its session is carried all the same."""
+    """With --skip-unready an update goes on without it, and its session is carried all the same."""
     gone = replace(BEST, kernel=VALUES["kernel"][1], sessions=VALUES["sessions"][2])
     assert "handler-missing" in {each.name for each in judge(gone).findings}
 

@@ -70,7 +70,7 @@ def updating(luod: Luod) -> Operator:
     """An update was asked for, into a kernel without a handler for devices."""
     luod.machine.write(KERNEL, WITHOUT_VFIO)
     luod.machine.write("/run/next-initrd", cpio({}))
-    luod.luoctl("load", "--kernel", KERNEL, "--initrd", "/run/next-initrd", "--append", COMMAND_LINE)
+    luod.luoctl("load", "--kernel", KERNEL, "--initrd", "/run/next-initrd", "--append-cmdline", COMMAND_LINE)
     operator = Operator(luod)
     operator.update()
     return operator
@@ -144,7 +144,7 @@ def test_a_device_whose_participant_died_is_refused_also_with_force(luod: Luod) 
     luod.machine.write(KERNEL, WITHOUT_VFIO)
     luod.load(KERNEL)
     operator = Operator(luod)
-    operator.update(force=True)
+    operator.update(skip_unready=True)
     one.expect("preparing")
     other.expect("preparing")
     one.declare(MEMORY, DEVICE)

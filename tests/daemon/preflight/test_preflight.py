@@ -1,4 +1,4 @@
-"""Preflight on an emulated machine: what `luoctl check` finds, and what `luoctl update` refuses, forced or not.
+"""Preflight on an emulated machine: what `luoctl check` finds, and what `luoctl update` refuses, ignored or not.
 
 The rules themselves, on facts made up: test_preflight_rules.py. Real images: tests/kernel/test_preflight.py.
 """
@@ -37,7 +37,7 @@ def check(luod: Luod, kernel: bytes, *, append: str = GOOD, initrd: bytes | None
 
 
 def refusals(found: dict[str, Any]) -> list[str]:
-    return [each["name"] for each in found["findings"] if each["severity"] == "refusal" and not each["forced"]]
+    return [each["name"] for each in found["findings"] if each["severity"] == "refusal" and not each["ignored"]]
 
 
 def warnings(found: dict[str, Any]) -> set[str]:
@@ -118,7 +118,7 @@ def test_a_command_line_without_panic_is_warned_of(shared: Luod) -> None:
 def test_nothing_is_checked_that_is_not_there(shared: Luod) -> None:
     result = shared.luoctl("check", check=False)
     assert (result.returncode, "no kernel was loaded" in result.stderr.decode()) == (4, True)
-    assert shared.luoctl("check", "--append", "x", check=False).returncode == 2
+    assert shared.luoctl("check", "--append-cmdline", "x", check=False).returncode == 2
     assert shared.luoctl("check", "--kernel", "/dev/null", check=False).returncode == 2
 
 
@@ -134,15 +134,15 @@ def test_people_read_what_was_found_why_and_what_to_do(shared: Luod) -> None:
 # -- What is held ------------------------------------------------------------------------------------------------
 
 
-def test_a_session_that_nobody_declared_is_refused_unless_forced(luod: Luod) -> None:
+def test_a_session_that_nobody_declared_is_refused_unless_ignored(luod: Luod) -> None:
     vmm = luod.vmm()
     vmm.call("create", name="plain", slot="s")
     luod.load()
     result = luod.luoctl("update", check=False)
     assert (result.returncode, "contents-undeclared" in result.stderr.decode()) == (4, True)
-    assert "--force-finding contents-undeclared" in result.stderr.decode()
+    assert "--ignore-finding contents-undeclared" in result.stderr.decode()
     assert luod.status()["generation"] == 0
-    luod.update(force=["contents-undeclared"])
+    luod.update(ignore=["contents-undeclared"])
     luod.start()
     assert luod.status()["waiting"] == 1
 
@@ -217,7 +217,7 @@ def test_an_initrd_that_no_kernel_can_use_is_refused_whatever_is_declared(shared
     assert what in next(each["what"] for each in found["findings"] if each["name"] == "initrd-unusable")
 
 
-def test_an_initrd_that_no_kernel_can_use_is_not_loaded_unless_forced(luod: Luod) -> None:
+def test_an_initrd_that_no_kernel_can_use_is_not_loaded_unless_ignored(luod: Luod) -> None:
     """kexec_file_load takes any file for one."""
     luod.machine.write(KERNEL, bzimage())
     luod.machine.write("/run/initrd", b"\x80garbage")
@@ -225,8 +225,8 @@ def test_an_initrd_that_no_kernel_can_use_is_not_loaded_unless_forced(luod: Luod
     refused = luod.luoctl(*given, check=False)
     assert (refused.returncode, b"initrd-unusable" in refused.stderr) == (4, True)
     assert luod.luoctl_json("status")["kernel_loaded"] is False
-    assert luod.luoctl(*given, "--force-finding", "no-such", check=False).returncode == 4
-    luod.luoctl(*given, "--force-finding", "initrd-unusable")
+    assert luod.luoctl(*given, "--ignore-finding", "no-such", check=False).returncode == 4
+    luod.luoctl(*given, "--ignore-finding", "initrd-unusable")
     assert luod.luoctl_json("status")["kernel_loaded"] is True
 
 
@@ -243,7 +243,7 @@ def test_an_initrd_that_is_odd_is_warned_of(shared: Luod) -> None:
 # -- Updates -----------------------------------------------------------------------------------------------------
 
 
-def test_an_update_into_a_kernel_that_loses_everything_is_refused_unless_forced(luod: Luod) -> None:
+def test_an_update_into_a_kernel_that_loses_everything_is_refused_unless_ignored(luod: Luod) -> None:
     one = Participant(luod, "one")
     luod.machine.write(KERNEL, without("luo"))
     luod.load(KERNEL)
@@ -257,7 +257,7 @@ def test_an_update_into_a_kernel_that_loses_everything_is_refused_unless_forced(
     operator.update(findings=["luo-missing"])
     first = operator.next()
     assert first is not None
-    assert [each["name"] for each in first["findings"] if each["forced"]] == ["luo-missing"]
+    assert [each["name"] for each in first["findings"] if each["ignored"]] == ["luo-missing"]
     one.expect("preparing")
     one.vote("preparing", "veto")
     operator.until("cancelled")
@@ -265,12 +265,12 @@ def test_an_update_into_a_kernel_that_loses_everything_is_refused_unless_forced(
 
 def test_a_name_that_is_no_findings_is_refused(luod: Luod) -> None:
     luod.load()
-    result = luod.luoctl("update", "--force-finding", "everything", check=False)
+    result = luod.luoctl("update", "--ignore-finding", "everything", check=False)
     assert (result.returncode, "everything" in result.stderr.decode()) == (4, True)
 
 
 def test_a_name_that_is_no_findings_is_refused_before_its_kernel_is_loaded(luod: Luod) -> None:
-    given = ("--kernel", luod.machine.kernel, "--reuse-cmdline", "--force-finding", "everything")
+    given = ("--kernel", luod.machine.kernel, "--reuse-cmdline", "--ignore-finding", "everything")
     for more in ((), ("--dry-run",)):
         result = luod.luoctl("update", *given, *more, check=False)
         assert (result.returncode, "everything" in result.stderr.decode()) == (4, True)
@@ -287,8 +287,8 @@ def test_a_dry_run_shows_all_of_it(luod: Luod) -> None:
     assert (result.returncode, shown["state"]) == (4, "checked")
     assert refusals(shown) == ["luo-missing", "contents-undeclared"]
     assert "no-panic" in warnings(shown)
-    forced = [f"--force-finding={name}" for name in refusals(shown)]
-    assert luod.luoctl("update", "--dry-run", *forced).returncode == 0
+    ignored = [f"--ignore-finding={name}" for name in refusals(shown)]
+    assert luod.luoctl("update", "--dry-run", *ignored).returncode == 0
     text = luod.luoctl("update", "--dry-run", check=False).text
     assert "REFUSED  luo-missing" in text
     assert "warning  no-panic" in text
@@ -304,11 +304,11 @@ def test_an_update_may_bring_its_kernel(luod: Luod) -> None:
     assert error["message"].startswith("luo-missing, nobody-follows: ")
     assert luod.luoctl("update", *given, "--dry-run", check=False).returncode == 4
     luod.machine.write(KERNEL, bzimage())
-    dry = luod.luoctl("update", *given, "--dry-run", "--force")
-    assert "forced   nobody-follows" in dry.text
+    dry = luod.luoctl("update", *given, "--dry-run", "--skip-unready")
+    assert "ignored  nobody-follows" in dry.text
     assert luod.status()["kernel_loaded"] is False
     with luod.machine.expect_jump():
-        luod.luoctl("update", *given, "--force")
+        luod.luoctl("update", *given, "--skip-unready")
     assert b"second=1" in luod.machine.read("/proc/cmdline")
 
 

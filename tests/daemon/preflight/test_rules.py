@@ -16,7 +16,7 @@ from luod.daemon.preflight import limits, state
 from luod.daemon.preflight.check import host
 from luod.daemon.preflight.devices import Devices
 from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, KernelFile, Loading, Memory
-from luod.daemon.preflight.findings import NAMES, forced, refusing
+from luod.daemon.preflight.findings import NAMES, refusing, with_ignored
 from luod.daemon.preflight.rules import judge
 from luod.daemon.preflight.running import Region, Running, running
 from luod.image.bzimage import Image
@@ -443,12 +443,12 @@ def test_no_watchdog_at_all_is_warned_of(root: Path) -> None:
     assert names(state.watchdog(host(root).watchdogs)) == ["no-watchdog"]
 
 
-def test_a_warning_cannot_be_forced_and_refuses_nothing() -> None:
+def test_a_warning_cannot_be_ignored_and_refuses_nothing() -> None:
     both = [
         Finding("no-panic", "warning", "", "", ""),
         Finding("luo-missing", "refusal", "", "", ""),
     ]
-    marked = forced(both, {"luo-missing", "no-panic"})
-    assert [(each.name, each.forced) for each in marked] == [("luo-missing", True), ("no-panic", False)]
+    marked = with_ignored(both, {"luo-missing", "no-panic"})
+    assert [(each.name, each.ignored) for each in marked] == [("luo-missing", True), ("no-panic", False)]
     assert refusing(marked) == []
-    assert [each.name for each in refusing(forced(both, set()))] == ["luo-missing"]
+    assert [each.name for each in refusing(with_ignored(both, set()))] == ["luo-missing"]

@@ -16,15 +16,15 @@ from tests.library import Vmm
 
 ALICE = 1000
 LOOKS = (
-    ("inspect", "vm"),
-    ("inspect", "other"),
-    ("sessions",),
+    ("show", "vm"),
+    ("show", "other"),
+    ("list",),
     ("status",),
     ("timeline",),
     ("metrics",),
     ("check",),
     ("update", "--dry-run"),
-    ("--json", "inspect", "vm"),
+    ("--json", "show", "vm"),
 )
 
 
@@ -70,12 +70,12 @@ def test_after_every_command_that_shows_something_the_session_is_still_its_vmms(
     assert states(vmm) == {"incoming other": "waiting", "incoming vm": "retrieved"}
     pass_the_deadline(luod, tmp_path)
     assert states(vmm) == {"incoming vm": "retrieved"}
-    assert [file["name"] for file in luod.luoctl_json("inspect", "vm")["files"]] == ["ram"]
+    assert [file["name"] for file in luod.luoctl_json("show", "vm")["files"]] == ["ram"]
     restores(vmm)
 
 
 def test_a_session_that_waits_is_shown_without_its_contents_and_waits_on(luod: Luod) -> None:
-    found = luod.luoctl_json("inspect", "vm")
+    found = luod.luoctl_json("show", "vm")
     assert (found["state"], found["files"], found["process"], found["owner"]) == ("waiting", None, None, ALICE)
     assert "waits in the kernel" in found["note"]
     assert luod.vmm(ALICE).refused("manifest", name="vm", direction="incoming").kind == "NoManifest"
@@ -87,9 +87,9 @@ def test_root_that_retrieves_a_session_of_a_living_process_does_not_become_its_c
 ) -> None:
     vmm, root = luod.vmm(ALICE), luod.vmm()
     vmm.call("retrieve_session", name="vm", slot="s")
-    owners = luod.luoctl_json("inspect", "vm")["process"]
+    owners = luod.luoctl_json("show", "vm")["process"]
     root.call("retrieve_session", name="vm", slot="s")
-    found = luod.luoctl_json("inspect", "vm")
+    found = luod.luoctl_json("show", "vm")
     assert (found["process"], found["owner"]) == (owners, ALICE)
     root.program.kill()
     pass_the_deadline(luod, tmp_path)
@@ -99,11 +99,11 @@ def test_root_that_retrieves_a_session_of_a_living_process_does_not_become_its_c
 def test_root_restores_for_a_user_until_a_process_of_that_user_has_the_session(luod: Luod, tmp_path: Path) -> None:
     root = luod.vmm()
     root.call("retrieve_session", name="vm", slot="s")
-    of_root = luod.luoctl_json("inspect", "vm")["process"]
+    of_root = luod.luoctl_json("show", "vm")["process"]
     assert of_root is not None
     vmm = luod.vmm(ALICE)
     vmm.call("retrieve_session", name="vm", slot="s")
-    assert luod.luoctl_json("inspect", "vm")["process"] not in (None, of_root)
+    assert luod.luoctl_json("show", "vm")["process"] not in (None, of_root)
     root.program.kill()
     pass_the_deadline(luod, tmp_path)
     restores(vmm)
@@ -117,10 +117,10 @@ def test_a_session_is_left_to_the_vmm_that_has_it_when_the_process_that_retrieve
     passing.call("retrieve_session", name="vm", slot="s")
     pass_the_deadline(luod, tmp_path)
     passing.program.kill()
-    while luod.luoctl_json("inspect", "vm")["process"] is not None:
+    while luod.luoctl_json("show", "vm")["process"] is not None:
         pass
-    assert "has it open" in luod.luoctl("reap", "vm", check=False).stderr.decode()
-    assert luod.luoctl_json("inspect", "vm")["state"] == "retrieved"
+    assert "has it open" in luod.luoctl("discard", "vm", check=False).stderr.decode()
+    assert luod.luoctl_json("show", "vm")["state"] == "retrieved"
     vmm.call("retrieve", session="s", file="ram", slot="ram")
     vmm.program.kill()
     gone(luod.vmm(), "incoming vm")

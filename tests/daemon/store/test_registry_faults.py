@@ -162,7 +162,7 @@ def test_a_damaged_file_is_kept_said_and_refuses_updates(luod: Luod) -> None:
     assert str(aside) in refusal["remedy"]
     luod.kill_serve()
     assert luod.status()["registry"] == [problem]
-    luod.update(force=("registry-incomplete", "contents-undeclared"))
+    luod.update(ignore=("registry-incomplete", "contents-undeclared"))
     assert "registry-doubt" in keep.stderr
     luod.start()
     assert luod.status()["registry"] == []

@@ -65,7 +65,7 @@ def wait_for(luod: Luod, tmp_path: Path, lines: int) -> list[list[str]]:
 
 def update(luod: Luod) -> dict[str, Any]:
     """An update that does not take place; what luoctl says of it last."""
-    result = luod.luoctl("--json", "update", "--force-finding=contents-undeclared", check=False)
+    result = luod.luoctl("--json", "update", "--ignore-finding=contents-undeclared", check=False)
     return {"status": result.returncode, **json.loads(result.stdout.splitlines()[-1])}
 
 
@@ -210,7 +210,7 @@ def test_a_cancelled_update_runs_the_second_at_once_and_a_later_one_both(begin: 
     assert before[2:] == after[2:]
     one.vmm.program.kill()
     with luod.machine.expect_jump():
-        luod.luoctl("update", "--force")
+        luod.luoctl("update", "--skip-unready")
     again(luod, tmp_path)
     assert [line[:3] for line in ran(tmp_path)[2:]] == [["before-update", "none", "2"]]
 

@@ -9,9 +9,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from luod.daemon.updates.transaction import BYTES_A_SECOND, NotAwaited, Transaction, VotePhase
 
 
-def begin(count: int, *, force: bool = False, patience: float = 10.0) -> Transaction:
+def begin(count: int, *, skip_unready: bool = False, patience: float = 10.0) -> Transaction:
     names = [(number, f"vm-{number}") for number in range(count)]
-    return Transaction.begin(names, patience=patience, force=force, now=0.0)
+    return Transaction.begin(names, patience=patience, skip_unready=skip_unready, now=0.0)
 
 
 def all_ready(transaction: Transaction, phase: VotePhase) -> Transaction:
@@ -38,12 +38,12 @@ def test_nobody_is_everybody() -> None:
 
 def test_for_whom_memory_is_short_cancels_and_with_force_is_left_behind() -> None:
     assert begin(2).short(1, "no room", 1.0).reason == "no room"
-    update = begin(2, force=True).short(1, "no room", 1.0)
+    update = begin(2, skip_unready=True).short(1, "no room", 1.0)
     assert (update.phase, update.members[1].standing, update.members[1].reason) == ("preparing", "lost", "no room")
 
 
 def test_one_veto_cancels_and_says_whose_and_why() -> None:
-    update = begin(2, force=True).veto(1, "preparing", "disk full", 1.0)
+    update = begin(2, skip_unready=True).veto(1, "preparing", "disk full", 1.0)
     assert (update.phase, update.reason) == ("cancelled", "vm-1 vetoes: disk full")
     assert update.members[1].standing == "vetoed"
 
@@ -71,7 +71,7 @@ def test_silence_past_the_deadline_is_a_veto() -> None:
 
 
 def test_with_force_the_late_and_the_dead_are_lost_and_the_rest_goes_on() -> None:
-    update = begin(3, force=True).gone(2, 1.0).ready(0, "preparing", 1.0).tick(10.0)
+    update = begin(3, skip_unready=True).gone(2, 1.0).ready(0, "preparing", 1.0).tick(10.0)
     assert {id: member.standing for id, member in update.members.items()} == {0: "ready", 1: "lost", 2: "lost"}
     update = update.freeze(11.0)
     with pytest.raises(NotAwaited, match="without it"):
@@ -102,13 +102,13 @@ def test_the_deadline_grows_with_the_bytes_of_all() -> None:
 
 
 def test_the_deadline_does_not_grow_beyond_what_the_machine_has() -> None:
-    update = Transaction.begin([(0, "vm")], patience=10.0, force=False, now=0.0, most_bytes=3 * BYTES_A_SECOND)
+    update = Transaction.begin([(0, "vm")], patience=10.0, skip_unready=False, now=0.0, most_bytes=3 * BYTES_A_SECOND)
     assert update.declared(0, preparing_bytes=2**62, freezing_bytes=2**62).deadline == 13.0
 
 
 def test_a_bystander_cancels_nothing() -> None:
     def begun() -> Transaction:
-        return Transaction.begin([(0, "vm"), (1, "idle")], patience=10.0, force=False, now=0.0, bystanders=[1])
+        return Transaction.begin([(0, "vm"), (1, "idle")], patience=10.0, skip_unready=False, now=0.0, bystanders=[1])
 
     with pytest.raises(NotAwaited, match="no session"):
         begun().veto(1, "preparing", "not today", 1.0)
@@ -148,7 +148,7 @@ def test_no_ready_before_the_grant_and_no_new_declaration_with_it() -> None:
 
 
 def test_the_grant_of_one_who_is_lost_goes_on_to_the_next() -> None:
-    update = begin(2, force=True)
+    update = begin(2, skip_unready=True)
     for id in (0, 1):
         update = update.declared(id, preparing_bytes=1, freezing_bytes=0)
     update = update.grant(1.0).gone(0, 2.0)
@@ -181,9 +181,9 @@ class Anything(RuleBasedStateMachine):
         self.ready_in: dict[str, set[int]] = {"preparing": set(), "freezing": set()}
         self.spoke_against = False
 
-    @initialize(target=members, count=st.integers(0, 4), force=st.booleans())
-    def begin(self, count: int, force: bool) -> object:
-        self.update = begin(count, force=force)
+    @initialize(target=members, count=st.integers(0, 4), skip_unready=st.booleans())
+    def begin(self, count: int, skip_unready: bool) -> object:
+        self.update = begin(count, skip_unready=skip_unready)
         return multiple(*range(count))
 
     def go(self, changed: Transaction) -> None:
@@ -286,7 +286,7 @@ class Anything(RuleBasedStateMachine):
         for id, member in self.update.members.items():
             assert member.standing in ("ready", "lost")
             assert member.standing == "lost" or (id in self.ready_in["preparing"] and id in self.ready_in["freezing"])
-            assert member.standing == "ready" or self.update.force
+            assert member.standing == "ready" or self.update.skip_unready
 
     @invariant()
     def one_grant_at_most_and_only_while_preparing(self) -> None:

@@ -98,7 +98,7 @@ def test_silence_past_the_deadline_is_a_veto(luod: Luod) -> None:
 
 def test_force_goes_on_without_the_late_and_says_whom_it_loses(luod: Luod) -> None:
     good, late = Participant(luod, "good"), Participant(luod, "late")
-    operator = begin(luod, deadline=0.5, force=True)
+    operator = begin(luod, deadline=0.5, skip_unready=True)
     prepare(good)
     assert late.expect("preparing", "lost")["reason"] == "it did not vote in time"
     good.expect("freezing")
@@ -135,9 +135,9 @@ def test_force_gives_up_what_nobody_follows_for(luod: Luod) -> None:
     two.vmm.program.kill()
     operator = begin(luod)
     assert "torn: two" in operator.refused().message
-    operator.update(dry_run=True, force=True)
+    operator.update(dry_run=True, skip_unready=True)
     assert operator.until("checked")["torn"] == ["two"]
-    operator.update(force=True)
+    operator.update(skip_unready=True)
     prepare(one)
     one.expect("freezing")
     jump_with(luod, one)
@@ -229,7 +229,7 @@ def test_what_memory_does_not_allow_cancels_before_anybody_is_killed(luod: Luod)
 def test_force_leaves_behind_for_whom_memory_is_short(luod: Luod) -> None:
     """They take none of it, so the others have what they need."""
     one, two, three, four = (Participant(luod, name) for name in ("one", "two", "three", "four"))
-    operator = begin(luod, force=True)
+    operator = begin(luod, skip_unready=True)
     two.expect("preparing")
     two.declare(file(1), file(2, size=1 << 50, allocated=0, when="preparing"))
     assert "PRESERVE for two" in two.expect("lost")["reason"]
@@ -255,7 +255,7 @@ def test_what_fits_alone_and_not_together_is_left_behind_from_the_first_that_doe
     free = "from pathlib import Path; from luod import memory; print(memory.free(Path('/'), 1).available)"
     python = luod.python()
     size = int(luod.machine.run([python.executable, "-c", free], env=python.environment).text) * 6 // 10
-    begin(luod, force=True)
+    begin(luod, skip_unready=True)
     for participant in participants:
         participant.expect("preparing")
         participant.declare(file(1), file(2, size=size, allocated=0, when="freezing"))

@@ -60,7 +60,7 @@ def _forwardable(contents: tuple[Entry, ...] | None, name: str) -> tuple[Entry, 
         if entry.kind != _MEMFD:
             raise Refused(
                 f"session {name!r} holds a {entry.kind} under token {entry.token}, and only memory is carried twice",
-                hint="have its VMM retrieve it here, or reap it",
+                hint="have its VMM retrieve it here, or discard it",
             )
     if len(contents) > _FILES_A_SOCKET * MOST_SOCKETS:
         raise Refused(f"session {name!r} holds {len(contents)} files, more than are carried twice")

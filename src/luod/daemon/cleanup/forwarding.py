@@ -24,7 +24,7 @@ from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import Row
 from luod.errors import LuodError, SessionExists
-from luod.ipc.interfaces.admin import ForwardFailed, NotForwardable
+from luod.ipc.interfaces.admin import CarryOverFailed, NotCarriedOver
 from luod.ipc.interfaces.sessions import Refused
 from luod.ipc.server.peer import Peer
 from luod.linux import Fd
@@ -58,20 +58,20 @@ class Forwarding:
                 task.add_done_callback(self._tasks.discard)
 
     async def _go_on(self, row: Row) -> None:
-        self._log.warning("forwarding-again", name=row.name, owner=row.owner)
+        self._log.warning("carrying-over-again", name=row.name, owner=row.owner)
         try:
-            await self._forward(row.name)
+            await self._carry_over(row.name)
         except VarlinkErrorReply as error:
-            # It is as it was, and the operator can have it forwarded again.
-            self._log.error("forward-failed", name=row.name, owner=row.owner, reason=repr(error))
+            # It is as it was, and the operator can have it carried over again.
+            self._log.error("carry-over-failed", name=row.name, owner=row.owner, reason=repr(error))
 
-    async def forward(self, peer: Peer, name: str) -> str:
-        """What there is to say of it. NotForwardable, ForwardFailed, NoSuchSession, Refused, Busy."""
-        self._log("forward", name=name, uid=peer.uid, pid=peer.pid)
+    async def carry_over(self, peer: Peer, name: str) -> str:
+        """What there is to say of it. NotCarriedOver, CarryOverFailed, NoSuchSession, Refused, Busy."""
+        self._log("carry-over", name=name, uid=peer.uid, pid=peer.pid)
         # To its end also when the operator hangs up.
-        return await asyncio.shield(self._loop.create_task(self._forward(name)))
+        return await asyncio.shield(self._loop.create_task(self._carry_over(name)))
 
-    async def _forward(self, name: str) -> str:
+    async def _carry_over(self, name: str) -> str:
         async with self._one:
             row, incoming = await self._sessions.begin_work(name, self.check, forward=True)
             done = False
@@ -85,28 +85,28 @@ class Forwarding:
                     await self._drop_outgoing(row)
                 await self._sessions.end_work(row, remove=done, forwarded=True)
         if outcome.failure == REFUSED:
-            raise NotForwardable(name=name, message=outcome.said, hint="nothing was changed")
+            raise NotCarriedOver(name=name, message=outcome.said, hint="nothing was changed")
         if outcome.failure is not None:
             reason = ": ".join(part for part in (outcome.failure, outcome.said) if part)
-            self._log.error("forward-failed", name=name, owner=row.owner, reason=reason)
-            raise ForwardFailed(
+            self._log.error("carry-over-failed", name=name, owner=row.owner, reason=reason)
+            raise CarryOverFailed(
                 name=name,
-                message=f"session {name!r} was not forwarded: {reason}",
-                hint="luod holds what it held; forward it again",
+                message=f"session {name!r} was not carried over: {reason}",
+                hint="luod holds what it held; carry it over again",
             )
-        self._log("forwarded", name=name, owner=row.owner, said=outcome.said)
+        self._log("carried-over", name=name, owner=row.owner, said=outcome.said)
         return outcome.said
 
     def check(self, row: Row) -> Row:
-        """The row as it is. NotForwardable, Refused."""
+        """The row as it is. NotCarriedOver, Refused."""
         if self._registry.row("outgoing", row.name) is not None:
             raise session_exists(row.name, "there is an outgoing session of this name", "release that one first")
-        said = "torn" if row.torn else "being reaped" if row.reaped else "resumed" if row.resumed else None
+        said = "torn" if row.torn else "being discarded" if row.reaped else "resumed" if row.resumed else None
         if said is not None:
-            raise NotForwardable(
+            raise NotCarriedOver(
                 name=row.name,
                 message=f"session {row.name!r} is {said}, so nothing can be resumed from it in any kernel",
-                hint="luoctl reap frees what it holds",
+                hint="luoctl discard frees what it holds",
             )
         if self._sessions.claimed(row):
             raise Refused(
@@ -165,7 +165,7 @@ class Forwarding:
             await asyncio.wait((holding,))
             raise
         except (LuodError, OSError) as error:
-            self._log.error("forward-failed", name=row.name, owner=row.owner, reason=error)
+            self._log.error("carry-over-failed", name=row.name, owner=row.owner, reason=error)
             ours.close()  # which ends the forwarder
 
     async def _held(self, row: Row, packed: list[Fd]) -> None:

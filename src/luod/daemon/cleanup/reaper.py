@@ -53,7 +53,7 @@ def _revive(session: IncomingSession, entry: Entry, held: ExitStack) -> None:
         if driver not in (None, pci.VFIO_PCI):
             raise Refused(
                 f"device {entry.device} of token {entry.token} is with the driver {driver}, and stays there",
-                hint="if it is the session's, unbind it, and reap the session again",
+                hint="if it is the session's, unbind it, and discard the session again",
             )
         vfio.bind_driver(entry.device)
     device = held.enter_context(session.retrieve(entry.token))

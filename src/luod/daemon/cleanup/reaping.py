@@ -23,7 +23,7 @@ from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Change, Registry
 from luod.daemon.store.schema import Row, now, workload
-from luod.ipc.interfaces.admin import ReapFailed, Stuck
+from luod.ipc.interfaces.admin import DiscardFailed, Stuck
 from luod.ipc.interfaces.sessions import Busy, NoSuchSession, Refused
 from luod.ipc.server.peer import Peer
 from luod.linux import Fd
@@ -86,11 +86,11 @@ class Reaping:
             if state == "stuck"
         ]
 
-    async def reap(self, peer: Peer, name: str, *, force: bool) -> str:
-        """What the reaper said. NoSuchSession, Refused, Busy, ReapFailed."""
-        self._log("reap", name=name, uid=peer.uid, pid=peer.pid, force=force)
+    async def discard(self, peer: Peer, name: str, *, force: bool) -> str:
+        """What the reaper said. NoSuchSession, Refused, Busy, DiscardFailed."""
+        self._log("discard", name=name, uid=peer.uid, pid=peer.pid, force=force)
         # To its end also when the operator hangs up.
-        return await asyncio.shield(self._loop.create_task(self._reap(name, force=force)))
+        return await asyncio.shield(self._loop.create_task(self._discard(name, force=force)))
 
     def in_use(self, row: Row) -> str | None:
         """Returns why an incoming session is in use; None: it is not. Who has one session of a workload has all."""
@@ -113,7 +113,7 @@ class Reaping:
         if reason is not None:
             raise Refused(
                 message=f"session {row.name!r} is in use: {reason}",
-                hint="end its VMM, or have it finish and release the session; --force reaps it regardless",
+                hint="end its VMM, or have it finish and release the session; --force discards it regardless",
             )
 
     def _begun(self, row: Row, *, force: bool) -> Row:
@@ -121,7 +121,7 @@ class Reaping:
         self.check(row, force=force)
         return msgspec.structs.replace(row, reaped=True)
 
-    async def _reap(self, name: str, *, force: bool = False) -> str:
+    async def _discard(self, name: str, *, force: bool = False) -> str:
         # Asked when it is this one's turn: the reaper may have waited, and the session be claimed meanwhile.
         row, fd = await self._sessions.begin_work(name, lambda row: self._begun(row, force=force))
         reaped = False
@@ -134,14 +134,14 @@ class Reaping:
         if outcome.failure is not None:
             reason = ": ".join(part for part in (f"{command}: {outcome.failure}", outcome.said) if part)
             self._failures[name] = reason
-            self._log.error("reaper-failed", name=name, owner=row.owner, reason=reason)
-            raise ReapFailed(
+            self._log.error("discard-failed", name=name, owner=row.owner, reason=reason)
+            raise DiscardFailed(
                 name=name,
                 message=f"session {name!r} is stuck: {reason}",
-                hint="reap it again when what is in the way is gone, or release it; nobody else is kept waiting",
+                hint="discard it again when what is in the way is gone, or release it; nobody else is kept waiting",
             )
         self._failures.pop(name, None)
-        self._log("reaped", name=name, owner=row.owner, said=outcome.said)
+        self._log("discarded", name=name, owner=row.owner, said=outcome.said)
         return outcome.said
 
     async def _run(self, row: Row, fd: Fd) -> tuple[Outcome, str]:
@@ -224,13 +224,13 @@ class Reaping:
                     return
                 if row.reaped or await self._sessions.open_elsewhere(row) is None:
                     try:
-                        await self._reap(name)
+                        await self._discard(name)
                     except Busy:
                         pass
-                    except (ReapFailed, NoSuchSession, Refused):
+                    except (DiscardFailed, NoSuchSession, Refused):
                         return
                     except VarlinkErrorReply as error:
-                        self._log.error("reaper-failed", name=name, reason=error)
+                        self._log.error("discard-failed", name=name, reason=error)
                         return
                     else:
                         return

@@ -26,10 +26,10 @@ from luod.ipc.server.peer import Peer
 _OTHER: Final[dict[Direction, Direction]] = {"outgoing": "incoming", "incoming": "outgoing"}
 _INSTEAD: Final[dict[Direction, str]] = {
     "outgoing": "there is an outgoing session of this name: the next update carries it, `luoctl release` drops it",
-    "incoming": "there is an incoming session of this name: see luoctl sessions",
+    "incoming": "there is an incoming session of this name: see luoctl list",
 }
 _RELEASE_FORCED: Final = "--force releases it regardless"
-_REAP_FORCED: Final = "--force reaps it regardless"
+_DISCARD_FORCED: Final = "--force discards it regardless"
 _FORWARD_INSTEAD: Final = "or let the VMM carry it on itself, once it has finished it"
 
 
@@ -51,17 +51,17 @@ class Workloads:
         self._forwarding = forwarding
         self._log = log
 
-    async def reap(self, peer: Peer, name: str, *, force: bool) -> str:
-        """Returns what the reaper said of each session. Errors of `Reaping.reap`; in use, none was begun with."""
+    async def discard(self, peer: Peer, name: str, *, force: bool) -> str:
+        """Returns what the reaper said of each session. Errors of `Reaping.discard`; in use, none was begun with."""
         rows = self._rows(peer, "incoming", name)
         for row in rows:
             self._reaping.check(row, force=force)
             if not force and not row.reaped:
-                await self._require_closed(row, _REAP_FORCED)
-        return await self._each(rows, lambda row: self._reaping.reap(peer, row.name, force=force))
+                await self._require_closed(row, _DISCARD_FORCED)
+        return await self._each(rows, lambda row: self._reaping.discard(peer, row.name, force=force))
 
-    async def forward(self, peer: Peer, name: str) -> str:
-        """Returns what there is to say of each session. Errors of `Forwarding.forward`; in use, none was begun with."""
+    async def carry_over(self, peer: Peer, name: str) -> str:
+        """Returns a report on each session. Errors of `Forwarding.carry_over`; no session is begun if one is in use."""
         rows = self._rows(peer, "incoming", name)
         for row in rows:
             self._forwarding.check(row)
@@ -71,7 +71,7 @@ class Workloads:
         # All at once: a VMM that retrieves one while another is forwarded would have half of its workload.
         self._sessions.being_forwarded |= names
         try:
-            return await self._each(rows, lambda row: self._forwarding.forward(peer, row.name))
+            return await self._each(rows, lambda row: self._forwarding.carry_over(peer, row.name))
         finally:
             self._sessions.being_forwarded -= names
 
@@ -112,7 +112,7 @@ class Workloads:
             raise NoSuchSession(
                 name=name,
                 message=f"there is no {direction} session {name!r}" + ("" if peer.root else " of yours"),
-                hint=_INSTEAD[_OTHER[direction]] if other else "luoctl sessions shows which there are",
+                hint=_INSTEAD[_OTHER[direction]] if other else "luoctl list shows which there are",
             )
         base = workload(rows[0])
         if NUMBERED.fullmatch(name) and self._registry.row(direction, base) in self._found(peer, direction, base):

@@ -62,15 +62,15 @@ def finding(name: str, what: str, why: str, remedy: str) -> Finding:
     return Finding(name, severity, what, why, remedy)
 
 
-def forced(findings: Iterable[Finding], names: Collection[str]) -> list[Finding]:
-    """The findings, refusals first, with those marked that the operator has forced."""
-    marked = [replace(each, forced=each.severity == "refusal" and each.name in names) for each in findings]
+def with_ignored(findings: Iterable[Finding], names: Collection[str]) -> list[Finding]:
+    """The findings, refusals first, with those marked `ignored` that the operator ignores."""
+    marked = [replace(each, ignored=each.severity == "refusal" and each.name in names) for each in findings]
     return sorted(marked, key=lambda each: each.severity != "refusal")
 
 
 def refusing(findings: Iterable[Finding]) -> list[Finding]:
     """Those that stand in the way."""
-    return [each for each in findings if each.severity == "refusal" and not each.forced]
+    return [each for each in findings if each.severity == "refusal" and not each.ignored]
 
 
 def refuse(findings: Iterable[Finding]) -> None:
@@ -82,7 +82,7 @@ def refuse(findings: Iterable[Finding]) -> None:
     more = f"; and {listed([each.name for each in others])}" if others else ""
     raise Refused(
         message=f"{first.name}: {first.what}{more}",
-        hint=f"{first.remedy}; luoctl check tells all, --force-finding {first.name} updates regardless",
+        hint=f"{first.remedy}; luoctl check tells all, --ignore-finding {first.name} updates regardless",
     )
 
 

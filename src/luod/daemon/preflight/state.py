@@ -43,7 +43,8 @@ def incoming(rows: Iterable[tuple[Row, str]]) -> Iterator[Finding]:
             "incoming-unfinished",
             f"incoming sessions are not finished, and no kernel carries them on: {listed(unfinished)}",
             "whatever they still hold is lost in the kexec",
-            "have their owners finish them; luoctl forward carries on what nobody claimed, luoctl reap frees it",
+            "have their owners finish them; luoctl carry-over preserves unclaimed sessions again, luoctl discard "
+            "frees them",
         )
 
 
@@ -54,7 +55,7 @@ def unattended(names: Collection[str]) -> Iterator[Finding]:
             "nobody-follows",
             f"sessions were declared and have no participant now, so they would come back torn: {listed(names)}",
             "luod cannot tell whether what they hold fits together, and will not hand them out",
-            "start their workloads, or release the sessions; --force gives them up",
+            "start their workloads, or release the sessions; --skip-unready gives them up",
         )
 
 

@@ -32,6 +32,6 @@ def findings(problems: Iterable[Problem], file_error: str, doubts: Iterable[Doub
             "registry-incomplete",
             "; ".join(doubt.what for doubt in refusing),
             "there may be sessions that luod does not know of: they would be lost in the jump",
-            "have every workload create or replace its sessions, and release the others; then force this finding"
+            "have every workload create or replace its sessions, and release the others; then ignore this finding"
             + (f". The bytes that luod did not understand are in {kept}" if kept else ""),
         )

@@ -119,9 +119,9 @@ class SessionService:
         if self._broken:
             return "lost"
         if row.forwarding or row.name in self.being_forwarded:
-            return "forwarding"
+            return "carrying_over"
         if row.reaped:
-            return "reaping" if row.name in self._working else "stuck"
+            return "discarding" if row.name in self._working else "stuck"
         if row.torn or row.resumed:
             return "torn" if row.torn else "resumed"
         return "retrieved" if held or row.retrieved else "waiting"
@@ -404,7 +404,7 @@ class SessionService:
         if row is None:
             raise no_such_session("incoming", name)
         if name in self._working or (name in self.being_forwarded and not forward):
-            raise Busy(message=f"luod is at work on session {name!r} already", hint="see luoctl sessions")
+            raise Busy(message=f"luod is at work on session {name!r} already", hint="see luoctl list")
         changed = change(row)
         fd = self._fds.get(fd_name(row))
         if fd is None:

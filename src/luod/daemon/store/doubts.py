@@ -47,8 +47,8 @@ def remedy(doubt: Doubt) -> str:
     if not doubt.refuses:
         return "nothing: what luod did not go by is kept for inspection" if doubt.kept else "nothing"
     return (
-        "check the sessions (luoctl sessions) against the workloads; an update is refused until it is forced with "
-        "--force-finding registry-incomplete"
+        "check the sessions (luoctl list) against the workloads; an update is refused unless it is asked for with "
+        "--ignore-finding registry-incomplete"
     )
 
 

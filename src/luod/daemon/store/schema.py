@@ -91,7 +91,7 @@ class Departure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
     update: str
     generation: int
-    forced: bool
+    skip_unready: bool
     preparing_seconds: float
     freezing_seconds: float
     left: Moment | None = None

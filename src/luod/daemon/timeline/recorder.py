@@ -85,7 +85,7 @@ class Chronicle:
         return UpdateTimes(
             update=told.update,
             generation=told.generation,
-            forced=told.forced,
+            skip_unready=told.skip_unready,
             asked=told.asked,
             state=told.state,
             reason=told.reason,

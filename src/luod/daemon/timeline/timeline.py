@@ -54,7 +54,7 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
 
     update: str
     generation: int
-    forced: bool
+    skip_unready: bool
     asked: float
     state: State
     reason: str | None = None
@@ -118,7 +118,7 @@ def after(departure: Departure, rows: Iterable[Row]) -> Story:
     return Story(
         departure.update,
         departure.generation,
-        departure.forced,
+        departure.skip_unready,
         round(wall - left, 6),
         "restoring",
         freezing=frozen,

@@ -34,7 +34,7 @@ _INIT: Final = 1
 class Barrier:
     """One update, from when it is asked for to its end. `orphans` are judged sessions that nobody follows for."""
 
-    def __init__(self, id: str, patience: float, force: bool, orphans: Iterable[str], log: Log) -> None:
+    def __init__(self, id: str, patience: float, skip_unready: bool, orphans: Iterable[str], log: Log) -> None:
         self.id: Final = id
         self.generation = 0
         self.orphans: Final = list(orphans)
@@ -42,7 +42,7 @@ class Barrier:
         """Why it was cancelled before anybody was asked; for the operator."""
         self.members: dict[int, Follower] = {}
         self.transaction = Transaction.begin(
-            [], patience=patience, force=force, now=monotonic(), most_bytes=memory_grants.machine()
+            [], patience=patience, skip_unready=skip_unready, now=monotonic(), most_bytes=memory_grants.machine()
         )
         self.begun = monotonic()
         self.frozen = 0.0
@@ -92,7 +92,7 @@ class Barrier:
         began = Transaction.begin(
             names,
             patience=self.transaction.patience,
-            force=self.transaction.force,
+            skip_unready=self.transaction.skip_unready,
             now=monotonic(),
             bystanders=bystanders,
             most_bytes=self.transaction.most_bytes,
@@ -153,7 +153,7 @@ class Barrier:
                 self._tell(follower, "granted")
 
     def _fits(self, files: list[DeclaredFile], follower: Follower, process: int | None, name: str) -> bool:
-        """Whether there is memory to preserve `files`. If not it is cancelled, or with force the follower is lost."""
+        """Whether there is memory to preserve `files`. If not, the update is cancelled, or the follower is lost."""
         try:
             memory_grants.require(files, process, name)
         except NotEnoughMemory as error:
@@ -166,7 +166,7 @@ class Barrier:
             everything = [file for _follower, files in wanted for file in files]
             memory_grants.require(everything, _INIT, "all that is written while frozen")
         except NotEnoughMemory as error:
-            if not self.transaction.force:
+            if not self.transaction.skip_unready:
                 self._change(self.transaction.cancel(error.message))
                 return
             everything = []

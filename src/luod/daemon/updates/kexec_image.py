@@ -49,22 +49,22 @@ class NextImage:
         return Preflight(self._sessions, self._participants, self._registry)
 
     async def load(
-        self, kernel: Fd, initrd: Fd | None, command_line: str, *, force_findings: Collection[str] = ()
+        self, kernel: Fd, initrd: Fd | None, command_line: str, *, ignore_findings: Collection[str] = ()
     ) -> None:
-        """Loads an image. The fds are closed. Refused: no kernel can use the initial RAM disk, which `force_findings`
+        """Loads an image. The fds are closed. Refused: no kernel can use the initial RAM disk, which `ignore_findings`
         may name. KernelRefused.
         """
         # To its end even when the operator hangs up: kernel, keep and registry must tell the same.
-        await asyncio.shield(self._load(kernel, initrd, command_line, force_findings))
+        await asyncio.shield(self._load(kernel, initrd, command_line, ignore_findings))
 
-    async def _load(self, kernel: Fd, initrd: Fd | None, command_line: str, force_findings: Collection[str]) -> None:
+    async def _load(self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: Collection[str]) -> None:
         new = [fd for fd in (kernel, initrd) if fd is not None]
         try:
             async with self._loading:
                 if self._participants.updating:
                     raise update_running()
                 if initrd is not None:
-                    await self._require_usable(Subject(kernel, initrd, command_line), force_findings)
+                    await self._require_usable(Subject(kernel, initrd, command_line), ignore_findings)
                 await asyncio.to_thread(kexec.load, kernel, initrd, command_line)
                 old = self._registry.record.image
                 image = Image(0 if old is None else old.number + 1, initrd is not None, command_line)
@@ -83,13 +83,13 @@ class NextImage:
                 fd.close()
         self._log("loaded", command_line=command_line, initrd=initrd is not None)
 
-    async def _require_usable(self, subject: Subject, force_findings: Collection[str]) -> None:
+    async def _require_usable(self, subject: Subject, ignore_findings: Collection[str]) -> None:
         """Refused: the next kernel cannot use its initial RAM disk. kexec_file_load takes any file for one."""
-        from luod.daemon.preflight.findings import forced, refuse, require_names
+        from luod.daemon.preflight.findings import refuse, require_names, with_ignored
 
-        require_names(force_findings)
+        require_names(ignore_findings)
         found, _release = await self._preflight.check(subject)
-        refuse(forced((each for each in found if each.name == "initrd-unusable"), force_findings))
+        refuse(with_ignored((each for each in found if each.name == "initrd-unusable"), ignore_findings))
 
     async def check(
         self, kernel: Fd | None, initrd: Fd | None, command_line: str | None

@@ -299,5 +299,5 @@ def _no_such_session(direction: str, name: str) -> NoSuchSession:
     return NoSuchSession(
         name=name,
         message=f"there is no {direction} session {name!r} of yours",
-        hint="sessions belong to the user that created them; luoctl sessions shows yours",
+        hint="sessions belong to the user that created them; luoctl list shows yours",
     )

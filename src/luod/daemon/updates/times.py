@@ -51,7 +51,7 @@ def story(barrier: Barrier, rows: Iterable[Row], asked: float, ended: float | No
     return Story(
         barrier.id,
         barrier.generation,
-        transaction.force,
+        transaction.skip_unready,
         round(asked, 6),
         transaction.phase,
         transaction.reason,

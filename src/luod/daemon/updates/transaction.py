@@ -8,7 +8,7 @@ the old one as it was. What is done about each state is `luod.daemon.updates.coo
         │                        │                      │
         └── veto, silence, death, abort, a failure ─────┴─ reboot(2) returned ──> cancelled
 
-With `force`, silence, death and a lack of memory do not cancel: the member is lost, which means that its sessions will
+With `skip_unready`, silence, death and a lack of memory do not cancel: the member is lost, so that its sessions will
 be torn. A veto and an abort always cancel. A bystander, who declared no session, has nothing to lose, and so cancels
 nothing: anybody may follow, and must not be able to keep the machine from its updates.
 """
@@ -67,7 +67,7 @@ class Transaction:
     members: Mapping[int, Member]
     patience: float
     began: float
-    force: bool = False
+    skip_unready: bool = False
     phase: Phase = "preparing"
     reason: str | None = None
     """Why it was cancelled, for people."""
@@ -80,13 +80,13 @@ class Transaction:
         names: Iterable[tuple[int, str]],
         *,
         patience: float,
-        force: bool,
+        skip_unready: bool,
         now: float,
         bystanders: Collection[int] = (),
         most_bytes: int = 2**63,
     ) -> Transaction:
         members = {id: Member(id, name, now, bystander=id in bystanders) for id, name in names}
-        return cls(MappingProxyType(members), patience, now, force, most_bytes=most_bytes)
+        return cls(MappingProxyType(members), patience, now, skip_unready, most_bytes=most_bytes)
 
     def join(self, id: int, name: str, now: float, *, bystander: bool = False) -> Transaction:
         """One more member, which began to follow while the others prepare. NotAwaited: it is another phase."""
@@ -169,16 +169,16 @@ class Transaction:
         if member is None or member.standing == "lost" or self.phase in ("jumping", "cancelled"):
             return self
         changed = self._with(replace(member, standing="lost", since=now, reason="it is gone"))
-        return changed if self.force or member.bystander else changed.cancel(f"{member.name} is gone")
+        return changed if self.skip_unready or member.bystander else changed.cancel(f"{member.name} is gone")
 
     def short(self, id: int, reason: str, now: float) -> Transaction:
-        """There is no memory for what a member would preserve: the end, or with `force` a loss."""
-        if not self.force:
+        """There is no memory for what a member would preserve: the end, or with `skip_unready` a loss."""
+        if not self.skip_unready:
             return self.cancel(reason)
         return self._with(replace(self.members[id], standing="lost", since=now, reason=reason))
 
     def tick(self, now: float) -> Transaction:
-        """The clock says `now`: silence past the deadline is a veto, or with `force` a loss."""
+        """The clock says `now`: silence past the deadline is a veto, or with `skip_unready` a loss."""
         late = self.awaited
         if self.phase not in ("preparing", "freezing") or now < self.deadline or not late:
             return self
@@ -186,7 +186,7 @@ class Transaction:
         for member in late:
             changed = changed._with(replace(member, standing="lost", since=now, reason=LATE))
         late = tuple(member for member in late if not member.bystander)
-        if self.force or not late:
+        if self.skip_unready or not late:
             return changed
         names = ", ".join(member.name for member in late[:5]) + (", …" if len(late) > 5 else "")
         return changed.cancel(f"no vote in {self.phase} in time from {names}")

@@ -18,7 +18,7 @@ from asyncvarlink.serviceinterface import InvalidParameter
 from luod import errors
 from luod.daemon import clock
 from luod.daemon.log import Log
-from luod.daemon.preflight.findings import forced, listed, refuse, refusing, require_names
+from luod.daemon.preflight.findings import listed, refuse, refusing, require_names, with_ignored
 from luod.daemon.replies import refused_by_kernel, too_late, update_running
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import JUMP
@@ -85,7 +85,7 @@ class Updater:
 
     async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> CheckReply:
         try:
-            require_names(wishes.force_findings)
+            require_names(wishes.ignore_findings)
             if self._participants.leaving:
                 raise update_running()
             findings, release = await self._image.check(kernel, initrd, command_line)
@@ -93,15 +93,15 @@ class Updater:
             for fd in (kernel, initrd):
                 if fd is not None:
                     fd.close()
-        findings = forced(findings, _given_up(wishes))
+        findings = with_ignored(findings, _given_up(wishes))
         return {"refused": bool(refusing(findings)), "release": release, "findings": findings}
 
     async def _find(self, wishes: Wishes) -> list[Finding]:
         """What stands in the way of an update into what is loaded. Nobody else's can begin meanwhile."""
-        require_names(wishes.force_findings)
+        require_names(wishes.ignore_findings)
         self._participants.checking = True
         try:
-            return forced(await self._image.look(), _given_up(wishes))
+            return with_ignored(await self._image.look(), _given_up(wishes))
         finally:
             self._participants.checking = False
 
@@ -117,8 +117,8 @@ class Updater:
         if carried and not wishes.dry_run:
             # It takes minutes, and nobody could call the update off before its end.
             raise Refused(
-                message=f"luod forwards sessions: {listed(carried)}",
-                hint="ask again when they are `held`: luoctl sessions",
+                message=f"luod carries sessions over: {listed(carried)}",
+                hint="ask again when they are `held`: luoctl list",
             )
         findings = await self._find(wishes)
         orphans = self._participants.orphans()
@@ -127,7 +127,7 @@ class Updater:
             yield self._checked(orphans) | {"findings": findings}
             return
         refuse(findings)
-        barrier = _barrier(os.urandom(4).hex(), patience, wishes.force, orphans, self._log)
+        barrier = _barrier(os.urandom(4).hex(), patience, wishes.skip_unready, orphans, self._log)
         self._participants.barrier = barrier
         self._log("update", update=barrier.id, uid=peer.uid, pid=peer.pid, sessions=len(self._sessions.rows()))
         self._task = asyncio.ensure_future(self._run(barrier, _given_up(wishes)))
@@ -241,7 +241,7 @@ class Updater:
         except (errors.Refused, OSError) as error:
             barrier.cancel(str(error))
             return
-        in_the_way = refusing(forced(findings, given_up))
+        in_the_way = refusing(with_ignored(findings, given_up))
         if in_the_way:
             barrier.cancel(f"{in_the_way[0].name}: {in_the_way[0].what}; {in_the_way[0].remedy}")
         elif released := self._participants.released():
@@ -261,7 +261,7 @@ class Updater:
         departure = Departure(
             barrier.id,
             barrier.generation,
-            barrier.transaction.force,
+            barrier.transaction.skip_unready,
             round(barrier.preparing_seconds, 6),
             round(left.monotonic - barrier.frozen, 6),
             left,
@@ -348,13 +348,13 @@ class Updater:
 
 def _given_up(wishes: Wishes) -> tuple[str, ...]:
     """Names of findings that shall not stand in the way."""
-    return (*wishes.force_findings, *(("nobody-follows",) if wishes.force else ()))
+    return (*wishes.ignore_findings, *(("nobody-follows",) if wishes.skip_unready else ()))
 
 
-def _barrier(update: str, patience: float, force: bool, orphans: list[str], log: Log) -> Barrier:
+def _barrier(update: str, patience: float, skip_unready: bool, orphans: list[str], log: Log) -> Barrier:
     from luod.daemon.updates.coordinator import Barrier  # late, as above
 
-    return Barrier(update, patience, force, orphans, log)
+    return Barrier(update, patience, skip_unready, orphans, log)
 
 
 def _cancel(barrier: Barrier, reason: str) -> bool:

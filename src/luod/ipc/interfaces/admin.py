@@ -78,7 +78,7 @@ class TooLate(TypedVarlinkErrorReply, interface=ADMIN):
         hint: str
 
 
-class ReapFailed(TypedVarlinkErrorReply, interface=ADMIN):
+class DiscardFailed(TypedVarlinkErrorReply, interface=ADMIN):
     """The reaper failed, or was ended. The session is stuck: it is handed to nobody, and in nobody's way."""
 
     class Parameters:
@@ -87,7 +87,7 @@ class ReapFailed(TypedVarlinkErrorReply, interface=ADMIN):
         hint: str
 
 
-class NotForwardable(TypedVarlinkErrorReply, interface=ADMIN):
+class NotCarriedOver(TypedVarlinkErrorReply, interface=ADMIN):
     """The session holds a device or what nobody wrote down, is not as its guest left it, or does not fit the memory.
 
     Nothing was changed.
@@ -99,7 +99,7 @@ class NotForwardable(TypedVarlinkErrorReply, interface=ADMIN):
         hint: str
 
 
-class ForwardFailed(TypedVarlinkErrorReply, interface=ADMIN):
+class CarryOverFailed(TypedVarlinkErrorReply, interface=ADMIN):
     """It was begun, and not ended. Nothing that was there is lost: luod holds it, and this can be called again."""
 
     class Parameters:
@@ -139,7 +139,7 @@ class Stuck:
 @dataclass(frozen=True)
 class Finding:
     """What luod found before an update. `name` is stable; `what`, `why` and `remedy` are for people. A refusal stands
-    in the way unless it is `forced`.
+    in the way unless it is `ignored`.
     """
 
     name: str
@@ -147,7 +147,7 @@ class Finding:
     what: str
     why: str
     remedy: str
-    forced: bool = False
+    ignored: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,14 +184,14 @@ class Progress(TypedDict):
 
 @dataclass(frozen=True)
 class Wishes:
-    """How the operator wants an update. `deadline` is in seconds, of each phase, None for the usual. `force_findings`
+    """How the operator wants an update. `deadline` is in seconds, of each phase, None for the usual. `ignore_findings`
     are the names of findings that shall not stand in the way.
     """
 
     deadline: float | None = None
-    force: bool = False
+    skip_unready: bool = False
     dry_run: bool = False
-    force_findings: tuple[str, ...] = ()
+    ignore_findings: tuple[str, ...] = ()
 
 
 class StatusReply(TypedDict):
@@ -222,16 +222,16 @@ class Service(Protocol):
 
     async def status(self) -> StatusReply: ...
     async def load_kernel(
-        self, kernel: Fd, initrd: Fd | None, command_line: str, force_findings: list[str]
+        self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: list[str]
     ) -> None: ...
     async def check(
         self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes
     ) -> CheckReply: ...
     def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]: ...
     async def abort(self, peer: Peer) -> None: ...
-    async def reap(self, peer: Peer, name: str, force: bool) -> str: ...
+    async def discard(self, peer: Peer, name: str, force: bool) -> str: ...
     async def timeline(self) -> TimelineReply: ...
-    async def forward(self, peer: Peer, name: str) -> str: ...
+    async def carry_over(self, peer: Peer, name: str) -> str: ...
     async def stop(self, peer: Peer, drop: bool) -> list[str]: ...
 
 
@@ -246,9 +246,9 @@ class Admin(VarlinkInterface, name=ADMIN):
         KernelRefused,
         NoUpdate,
         TooLate,
-        ReapFailed,
-        NotForwardable,
-        ForwardFailed,
+        DiscardFailed,
+        NotCarriedOver,
+        CarryOverFailed,
     )
 
     def __init__(self, service: Service, peer: Peer, may_update: Callable[[], bool] = lambda: False) -> None:
@@ -283,10 +283,10 @@ class Admin(VarlinkInterface, name=ADMIN):
         kernel_fd: FileDescriptor,
         initrd_fd: FileDescriptor | None,
         command_line: str,
-        force_findings: list[str] | None,
+        ignore_findings: list[str] | None,
     ) -> None:
         """Loads a kernel image, and an initial RAM disk, with kexec_file_load. luod keeps the files, and loads them
-        again right before the jump. An initial RAM disk that no kernel can use is refused, unless force_findings has
+        again right before the jump. An initial RAM disk that no kernel can use is refused, unless ignore_findings has
         initrd-unusable. Root's alone.
 
         Errors: NotAKernelImage, UpdateRunning, Refused, KernelRefused.
@@ -298,7 +298,7 @@ class Admin(VarlinkInterface, name=ADMIN):
         except (OSError, InvalidParameter):
             kernel.close()
             raise
-        await self._service.load_kernel(kernel, initrd, command_line, force_findings or [])
+        await self._service.load_kernel(kernel, initrd, command_line, ignore_findings or [])
 
     @varlinkmethod
     async def Check(
@@ -307,17 +307,17 @@ class Admin(VarlinkInterface, name=ADMIN):
         kernel_fd: FileDescriptor | None,
         initrd_fd: FileDescriptor | None,
         command_line: str | None,
-        force: bool | None,
-        force_findings: list[str] | None,
+        skip_unready: bool | None,
+        ignore_findings: list[str] | None,
     ) -> CheckReply:
         """Says what an update into a kernel would lose, or may. Nothing is changed and nobody is asked. Without a
         kernel it is about the one that was loaded. release: the next kernel's.
 
-        findings: each has a stable name; severity "refusal" (Update refuses, unless it is forced by that name) or
-        "warning"; what was found; why it matters; the remedy. refused: whether there is a refusal that is not forced:
-        force, force_findings are those an Update would be called with. To give a kernel is root's alone.
+        findings: each has a stable name; severity "refusal" (Update refuses, unless it is ignored by that name) or
+        "warning"; what was found; why it matters; the remedy. refused: whether there is a refusal that is not ignored:
+        skip_unready, ignore_findings are those an Update would be called with. To give a kernel is root's alone.
 
-        Errors: NotLoaded, UpdateRunning, Refused (force_findings names one that there is not).
+        Errors: NotLoaded, UpdateRunning, Refused (ignore_findings names one that there is not).
         """
         self._permit(root_only=kernel_fd is not None or initrd_fd is not None)
         kernel = None if kernel_fd is None else _copy(kernel_fd, "kernel_fd")
@@ -327,12 +327,17 @@ class Admin(VarlinkInterface, name=ADMIN):
             if kernel is not None:
                 kernel.close()
             raise
-        wishes = Wishes(force=bool(force), force_findings=tuple(force_findings or ()))
+        wishes = Wishes(skip_unready=bool(skip_unready), ignore_findings=tuple(ignore_findings or ()))
         return await self._service.check(kernel, initrd, command_line, wishes)
 
     @varlinkmethod(delay_generator=False)
     async def Update(
-        self, *, deadline: float | None, force: bool | None, dry_run: bool | None, force_findings: list[str] | None
+        self,
+        *,
+        deadline: float | None,
+        skip_unready: bool | None,
+        dry_run: bool | None,
+        ignore_findings: list[str] | None,
     ) -> AsyncIterator[Progress]:
         """Jumps into the loaded kernel, with everybody that follows (io.luod.Updates) being ready. Call it with "more".
 
@@ -342,16 +347,17 @@ class Admin(VarlinkInterface, name=ADMIN):
         everybody resumes, nothing is lost, and a later update works. An error comes before anybody is asked. Closing
         the connection before "jumping" cancels.
 
-        deadline: of each phase, to which time is added for the bytes to preserve. force: those who are late, or
-        gone, or for whose PRESERVE memory is short, or whom nobody follows for, are left behind, and their sessions are
-        torn; a veto still cancels; root's alone, as is force_findings. dry_run: nobody is asked and nothing changed;
-        the one reply is "checked". findings, in the first reply: what Check would find. One that is a refusal, and
-        whose name is not in force_findings, ends an update with the error Refused.
+        deadline: the time for each phase; time for the bytes to preserve is added. skip_unready: the update goes on
+        without participants that are late, have ended, or have no memory for PRESERVE, and without sessions that no
+        participant answers for. Their sessions are torn. A veto still cancels. Root only, as is ignore_findings.
+        dry_run: no participant is asked and nothing is changed; the only reply is "checked". findings, in the first
+        reply: the findings of Check. A refusal whose name is not in ignore_findings ends the update with the error
+        Refused.
 
         Errors: NotLoaded, UpdateRunning, Refused, NotAKernelImage, KernelRefused.
         """
-        self._permit(root_only=bool(force or force_findings))
-        wishes = Wishes(deadline, bool(force), bool(dry_run), tuple(force_findings or ()))
+        self._permit(root_only=bool(skip_unready or ignore_findings))
+        wishes = Wishes(deadline, bool(skip_unready), bool(dry_run), tuple(ignore_findings or ()))
         async with aclosing(self._service.update(self._peer, wishes)) as replies:
             async for progress in replies:
                 if progress["state"] in ("checked", "cancelled"):
@@ -368,15 +374,15 @@ class Admin(VarlinkInterface, name=ADMIN):
         await self._service.abort(self._peer)
 
     @varlinkmethod(return_parameter="report")
-    async def Reap(self, *, name: str, force: bool | None) -> str:
+    async def Discard(self, *, name: str, force: bool | None) -> str:
         """Has the incoming sessions NAME and NAME#NUMBER of a workload cleaned up by the reaper, and answers what that
         reported. From its begin on nothing can be resumed from them. Root's alone. force: also when a process that may
         live has one of them.
 
-        Errors: ReapFailed, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Refused, io.luod.Sessions.Busy.
+        Errors: DiscardFailed, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Refused, io.luod.Sessions.Busy.
         """
         self._permit(root_only=True)
-        return await self._service.reap(self._peer, name, bool(force))
+        return await self._service.discard(self._peer, name, bool(force))
 
     @varlinkmethod
     async def Timeline(self) -> TimelineReply:
@@ -387,16 +393,16 @@ class Admin(VarlinkInterface, name=ADMIN):
         return await self._service.timeline()
 
     @varlinkmethod(return_parameter="report")
-    async def Forward(self, *, name: str) -> str:
+    async def CarryOver(self, *, name: str) -> str:
         """Makes the incoming sessions NAME and NAME#NUMBER of a workload that nobody claimed outgoing ones: the same
         files under the same tokens and names, for the next kernel. The owner is who it was, and can retrieve them there
         and not here. Root's alone.
 
-        Errors: NotForwardable, ForwardFailed, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Refused (somebody has
+        Errors: NotCarriedOver, CarryOverFailed, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Refused (somebody has
         it, or an outgoing one of the name is there), io.luod.Sessions.Busy.
         """
         self._permit(root_only=True)
-        return await self._service.forward(self._peer, name)
+        return await self._service.carry_over(self._peer, name)
 
     @varlinkmethod(return_parameter="lost")
     async def Stop(self, *, drop: bool | None) -> list[str]:

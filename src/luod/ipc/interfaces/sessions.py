@@ -19,7 +19,9 @@ from luod.ipc.server.peer import Peer
 from luod.linux import Fd
 
 Direction = Literal["outgoing", "incoming"]
-State = Literal["held", "dropped", "waiting", "retrieved", "torn", "resumed", "lost", "reaping", "stuck", "forwarding"]
+State = Literal[
+    "held", "dropped", "waiting", "retrieved", "torn", "resumed", "lost", "discarding", "stuck", "carrying_over"
+]
 Outcome = Literal["finished", "given_up"]
 
 
@@ -407,9 +409,9 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         held: outgoing, luod has a copy. dropped: outgoing, luod has none, since a Replace, or luod, ended. waiting:
         incoming, still in the kernel. retrieved: incoming, given to its owner. torn: incoming, not to be resumed from,
         so not handed out. resumed: incoming, its guest runs, so not handed out again. lost: incoming, and this kernel
-        could not take it over (LiveUpdateBroken); it can be released, as given up. reaping: incoming, luod's reaper is
-        at work on it. stuck: incoming, a reaper failed; it can be released, too. forwarding:
-        incoming, luod makes it ready for the next kernel.
+        could not take it over (LiveUpdateBroken); it can be released, as given up. discarding: incoming, the reaper
+        works on it. stuck: incoming, the reaper failed; it can be released, too. carrying_over: incoming, luod
+        preserves its files again for the next kexec.
         """
         return await self._service.list(self._peer)
 

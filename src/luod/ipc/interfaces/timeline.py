@@ -37,7 +37,7 @@ class UpdateTimes:
 
     update: str
     generation: int
-    forced: bool
+    skip_unready: bool
     asked: float
     state: Literal["preparing", "freezing", "jumping", "restoring", "done", "cancelled"]
     reason: str | None

@@ -173,8 +173,9 @@ class Updates(VarlinkInterface, name=UPDATES):
         Each was reset, and is to be set up anew, or answers EIO until its driver is bound again, for which the session
         has to be released. null: a luod that was started again cannot tell; look at each.
 
-        lost: the operator goes on without this participant (--force): its sessions are carried, and torn. It may go on
-        as it likes; cancelled may still follow. Who has declared no session by the end of preparing is told so, too.
+        lost: the update goes on without this participant (--skip-unready): its sessions are carried, and torn. It may
+        go on as it likes; cancelled may still follow. A participant that has declared no session by the end of
+        preparing gets this event, too.
 
         When the connection breaks: before jumping has come, the update is cancelled, as far as this participant is
         concerned: resume. After jumping has come: stay paused and Follow again, until luod answers. state "jumping":
