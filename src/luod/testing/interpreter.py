@@ -47,8 +47,8 @@ class Interpreter:
         return [self.executable, "-m", name, *arguments]
 
     def readable(self, directory: Path) -> Path:
-        """Returns `directory` if the uid can read it, else a copy of the same name."""
-        return directory if _reads(directory, self.user) else _copy(directory)
+        """Returns `directory` if the uid can read it, else a copy of the same name. Its Python files are compiled."""
+        return _compiled(directory) if _reads(directory, self.user) else _copy(directory)
 
 
 @functools.cache
@@ -57,7 +57,7 @@ def interpreter_for(user: int | None = None) -> Interpreter | None:
 
     This process's own is preferred: with it the packages luod needs are there too.
     """
-    source = _SOURCE if _reads(_SOURCE, user) else _copy(_SOURCE)
+    source = _compiled(_SOURCE) if _reads(_SOURCE, user) else _copy(_SOURCE)
     environment = {"PYTHONPATH": str(source.parent), "PYTHONDONTWRITEBYTECODE": "1"}
     if _runs([sys.executable, "-c", _ATTEMPT], user, environment):
         return Interpreter(sys.executable, environment, user)
@@ -96,11 +96,19 @@ def _readable_directory() -> Path:
 def _copy(directory: Path) -> Path:
     """Copies a directory of Python files to where every uid can read it, and compiles them."""
     copy = _readable_directory() / directory.name
-    shutil.copytree(directory, copy)
-    compileall.compile_dir(copy, quiet=2)
+    _compiled(Path(shutil.copytree(directory, copy)))
     for path in (copy, *copy.rglob("*")):
         path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
     return copy
+
+
+@functools.cache
+def _compiled(directory: Path) -> Path:
+    """Compiles a directory of Python files where this process may write: programs in machines write no bytecode, and
+    would compile at every start.
+    """
+    compileall.compile_dir(directory, quiet=2)
+    return directory
 
 
 def _runs(command: list[str], user: int | None, environment: dict[str, str]) -> bool:
