@@ -10,14 +10,40 @@ has the fixtures `machine` and `boot_machine`. A test reads in order from before
         assert machine.boot == 2
 
 `machine` is what every machine can do, `emulated` the one of `luoemu`, `channel` the line to the agent, `agent` the
-init that runs inside, `interpreter` the Python that a given uid can run, `tools` what a test needs of the
-host, `waiting` how a test waits.
+init that runs inside, `interpreter` the Python that a given uid can run, `tools` what a test needs of the host,
+`waiting` how a test waits. Each name is loaded when first used, since the agent starts in every boot and needs few.
 """
 
-from luod.testing.emulated import EmulatedMachine
-from luod.testing.host import Host
-from luod.testing.machine import Machine, Program, Result
-from luod.testing.tools import require_tool
-from luod.testing.waiting import eventually
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from luod.testing.emulated import EmulatedMachine
+    from luod.testing.host import Host
+    from luod.testing.machine import Machine, Program, Result
+    from luod.testing.tools import require_tool
+    from luod.testing.waiting import eventually
+
+_HOMES: Final = {
+    "EmulatedMachine": "luod.testing.emulated",
+    "Host": "luod.testing.host",
+    "Machine": "luod.testing.machine",
+    "Program": "luod.testing.machine",
+    "Result": "luod.testing.machine",
+    "eventually": "luod.testing.waiting",
+    "require_tool": "luod.testing.tools",
+}
+"""The module each public name lives in."""
 
 __all__ = ["EmulatedMachine", "Host", "Machine", "Program", "Result", "eventually", "require_tool"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
