@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import os
 import sys
+from collections.abc import Awaitable
 from dataclasses import asdict
 from typing import Any
 
@@ -25,14 +24,18 @@ class Client(Library):
 
     def __init__(self, surface: str, socket: str) -> None:
         super().__init__()
-        self._surface = {"blocking": luod.Client, "asyncio": luod.AsyncClient}[surface]
+        self._surface = luod.AsyncClient if surface == "asyncio" else luod.Client
         self._socket = socket
 
     def result(self, value: Any) -> Any:
+        if not isinstance(value, Awaitable):
+            return value
+        import asyncio  # half of what the blocking client's start takes
+
         async def wait() -> Any:
             return await value
 
-        return asyncio.run(wait()) if inspect.isawaitable(value) else value
+        return asyncio.run(wait())
 
     def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
         return self.result(getattr(self._surface(self._socket), method)(*arguments, **options))
