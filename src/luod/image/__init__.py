@@ -1,8 +1,8 @@
-"""Reads kernel images and initial RAM disks: bytes in, facts out. No file is opened, nothing is run.
+"""Reads kernel images and initial RAM disks: bytes in, facts out. It opens no file and runs no program.
 
-Tells what luod must know of the next kernel before it jumps: that kexec_file_load(2) will take it, and which formats of
-live update it reads, since another one loses everything or panics (H20). Bytes may be hostile: ImageError, and memory
-bounded by `packed.PAYLOAD_MAX`.
+Before a kexec, luod must know whether kexec_file_load(2) accepts an image, and which formats of live update its kernel
+reads: a kernel with other formats loses everything or panics (docs/hazards.md, H20). The bytes may be hostile:
+functions raise ImageError, and memory is bounded by `packed.PAYLOAD_MAX`.
 """
 
 from luod.image.bzimage import Image, describe, unpack

@@ -1,7 +1,7 @@
-"""Extra boot configuration behind an initial RAM disk: Documentation/admin-guide/bootconfig.rst of the kernel.
+"""Extra boot configuration after an initial RAM disk: Documentation/admin-guide/bootconfig.rst of the kernel.
 
-Its keys under `kernel.` and `init.` become parameters. `tail` finds it, `parse` reads it; whether the kernel uses it
-is decided in `luod.image.command_line`.
+Its keys under `kernel.` and `init.` become parameters. `tail` finds it, `parse` reads it. `luod.image.command_line`
+decides whether the kernel uses it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ _VALUE_END: Final = ",;\n#}"
 
 
 def tail(data: bytes) -> tuple[int, bytes | None]:
-    """Where the initial RAM disk ends, and the configuration behind it; None without a valid one, which leaves
-    everything to the RAM disk.
+    """Returns the end of the initial RAM disk in bytes, and the configuration after it.
+
+    Without a valid configuration, the second is None and the first is the end of `data`.
     """
     for padding in range(_PADDING_MAX + 1):
         footer = len(data) - padding - len(_MAGIC) - 8
@@ -45,18 +46,19 @@ def tail(data: bytes) -> tuple[int, bytes | None]:
 
 @dataclass
 class _Key:
-    """A key with its values (None: it was never assigned) and the keys below it, each in its order."""
+    """A key with its values (None: never assigned) and its subkeys, each in order."""
 
     values: list[str] | None = None
     keys: dict[str, _Key] = field(default_factory=dict)
     depth: int = 0
     length: int = 0
-    """Of its whole name, with a dot behind each word."""
+    """Length of its whole name, with a dot after each word."""
 
 
 def parse(data: bytes) -> tuple[str, str]:
-    """The parameters of the kernel and those of init, as the kernel renders them. ImageError: it would not take this
-    configuration, and uses none of it.
+    """Returns the parameters of the kernel and those of init, as the kernel renders them.
+
+    Raises ImageError when the kernel would not accept this configuration. It uses no part of it then.
     """
     root = _Parser(data.partition(b"\0")[0].decode("latin-1")).tree()
     return _rendered(root.keys.get("kernel", _Key())), _rendered(root.keys.get("init", _Key()))
@@ -80,7 +82,7 @@ def _rendered(root: _Key) -> str:
 
 
 class _Parser:
-    """Reads a configuration once, from its start to its end."""
+    """Parses a configuration once, from start to end."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -130,7 +132,7 @@ class _Parser:
         self._open.pop()
 
     def _key(self, dotted: str) -> _Key:
-        """The key of this name below the open brace, which is made where it is missing."""
+        """Returns the key of this name below the open brace, and makes it if it is missing."""
         here = self._open[-1]
         for name in dotted.strip().split("."):
             if not _KEYWORD.fullmatch(name):
@@ -174,7 +176,10 @@ class _Parser:
             self._close()
 
     def _value(self) -> tuple[str, str]:
-        """The value here, and the delimiter behind it, which is passed; "" at the end of the text."""
+        """Returns the value at the present position, and the delimiter after it; "" at the end of the text.
+
+        The position is after the delimiter then.
+        """
         text, start = self._text, self._at
         quote = text[start : start + 1]
         if quote in ("'", '"'):

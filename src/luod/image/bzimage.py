@@ -1,7 +1,7 @@
-"""The header of a bzImage: what it says of the kernel, and why kexec_file_load(2) would not take it.
+"""The header of a bzImage: its facts, and why kexec_file_load(2) refuses an image.
 
-Sources: Documentation/arch/x86/boot.rst for the header, arch/x86/kernel/kexec-bzimage64.c for what is accepted. The
-emulated kernel makes its checks with the same parts.
+Sources: Documentation/arch/x86/boot.rst for the header, arch/x86/kernel/kexec-bzimage64.c for the checks. The emulated
+kernel uses the same functions.
 """
 
 from __future__ import annotations
@@ -40,42 +40,43 @@ class Image:
     """Version of the boot protocol: major, minor."""
     relocatable: bool
     version: str
-    """As the header tells it: release, builder, date; "" when it does not."""
+    """Release, builder and date, from the header; "" if it has no version."""
     payload_offset: int
     payload_length: int
     compression: str
     """gzip, xz, lzma, bzip2, lz4, zstd, lzo, or none."""
     init_size: int
-    """Bytes of memory in one piece that the kernel takes to unpack itself and to start in."""
+    """Bytes of contiguous memory that the kernel needs to unpack itself and to start."""
 
 
 def has_header(data: bytes) -> bool:
-    """Whether `data` holds the header where a boot sector has it: also boot_params, in which loaders write over the
-    boot flag.
+    """Returns whether `data` has the header at the place of a boot sector.
+
+    It has it in boot_params too, where loaders overwrite the boot flag.
     """
     return data[_HDRS : _HDRS + 4] == b"HdrS"
 
 
 def setup_size(data: bytes) -> int:
-    """Bytes in front of the protected-mode kernel. `data` has a header."""
-    # Zero setup sectors mean four, and the boot sector comes on top.
+    """Returns the number of bytes before the protected-mode kernel. `data` has a header."""
+    # Zero setup sectors mean four. The boot sector is one more.
     return ((data[_SETUP_SECTS] or 4) + 1) * SECTOR
 
 
 def command_line_size(data: bytes) -> int:
-    """Bytes that the kernel's command line may have. `data` has a header."""
+    """Returns the maximum length of the kernel's command line in bytes. `data` has a header."""
     size: int = struct.unpack_from("<I", data, _CMDLINE_SIZE)[0]
     return size
 
 
 def payload_place(data: bytes) -> tuple[int, int]:
-    """Offset and length of the payload, as the header tells them. `data` has a header."""
+    """Returns offset and length of the payload in bytes, from the header. `data` has a header."""
     offset, length = struct.unpack_from("<II", data, _PAYLOAD)
     return setup_size(data) + offset, length
 
 
 def probe(data: bytes) -> None:
-    """ImageError says why kexec_file_load(2) of x86_64 would not take this."""
+    """Raises ImageError, which says why kexec_file_load(2) of x86_64 would refuse `data`."""
     if len(data) < _HEADER_END or not has_header(data):
         raise ImageError("this is no bzImage: it has no HdrS in its header")
     if data[_BOOT_FLAG : _BOOT_FLAG + 2] != b"\x55\xaa":
@@ -93,7 +94,7 @@ def probe(data: bytes) -> None:
 
 
 def describe(data: bytes) -> Image:
-    """The header of the bzImage in `data`. ImageError as of `probe`, and for one that is cut off."""
+    """Returns the header of the bzImage in `data`. Raises the errors of `probe`, and ImageError for truncated data."""
     probe(data)
     (protocol,) = struct.unpack_from("<H", data, 0x206)
     relocatable = bool(data[0x234])
@@ -114,7 +115,10 @@ def describe(data: bytes) -> Image:
 
 
 def unpack(data: bytes, image: Image) -> bytes:
-    """The kernel proper, decompressed. ImageError: damaged, too large, or packed in a way that cannot be read here."""
+    """Returns the kernel proper, decompressed.
+
+    Raises ImageError: damaged, too large, or of an unsupported compression.
+    """
     end = image.payload_offset + image.payload_length
     return packed.unpack(data, image.compression, image.payload_offset, end)
 

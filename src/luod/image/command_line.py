@@ -1,4 +1,4 @@
-"""What a kernel makes of its command line. The emulated kernel reads its own with this, and luod the next one's."""
+"""The kernel's view of a command line. The emulated kernel reads its own with this, and luod the next kernel's."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from typing import Final
 
 _BLANKS: Final = " \t\n\r\v\f"
-# include/linux/ctype.h counts the no-break space of Latin-1.
+# include/linux/ctype.h includes the no-break space of Latin-1.
 _KERNEL_BLANKS: Final = _BLANKS + "\xa0"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A command line as a kernel puts it together.
+    """A command line as a kernel assembles it.
 
-    `early`: what it parses first, for parameters such as `liveupdate=` and `kho=`. `whole`: what it parses for all
-    other parameters, and what programs read in /proc/cmdline.
+    `early`: parsed first, for parameters such as `liveupdate=` and `kho=`. `whole`: parsed for all other parameters,
+    and shown in /proc/cmdline.
     """
 
     early: str
     whole: str
 
     def last(self, parameter: str) -> str | None:
-        """The value that the kernel keeps of one of its parameters: the last; "" without a value, None where it is
+        """Returns the value that the kernel keeps of one of its parameters: the last; "" without a value, None if
         missing.
         """
         values = [value or "" for name, value in parameters(self.whole) if same(name, parameter)]
@@ -31,9 +31,11 @@ class Line:
 
 
 def line(given: str, options: Mapping[str, str] | None = None, boot_config: tuple[str, str] | None = None) -> Line:
-    """Puts together the command line that a boot loader gives, the one that is built into a kernel of these `options`
-    (None: not known), and the parameters for the kernel and for init of a boot configuration behind its initial RAM
-    disk, which counts only when it is asked for.
+    """Returns the command line that the kernel assembles.
+
+    It has the command line that a boot loader gives; the one that is built into a kernel with these `options` (None:
+    not known); and the parameters for the kernel and for init of a boot configuration after its initial RAM disk, if
+    the `bootconfig` parameter or option enables it.
     """
     early = _with_built_in(given, {} if options is None else options)
     asked = any(name == "bootconfig" for name, _value in parameters(early))
@@ -50,8 +52,9 @@ def line(given: str, options: Mapping[str, str] | None = None, boot_config: tupl
 
 
 def enabled(command_line: str, parameter: str, *, default: bool = False, bare: bool = False) -> bool:
-    """Whether a boolean parameter is on: the last setting that the kernel understands wins, without any `default` does.
-    `bare`: the parameter without a value is on, as those are that module_param() and core_param() define.
+    """Returns whether a boolean parameter is on: the last setting that the kernel understands, or `default`.
+
+    `bare`: the parameter without a value is on, as with module_param() and core_param().
     """
     on = default
     for name, value in parameters(command_line):
@@ -67,12 +70,15 @@ def enabled(command_line: str, parameter: str, *, default: bool = False, bare: b
 
 
 def same(name: str, parameter: str) -> bool:
-    """Whether two names are those of one parameter: the kernel takes "-" for "_"."""
+    """Returns whether two names are of one parameter: the kernel treats "-" as "_"."""
     return name.replace("-", "_") == parameter.replace("-", "_")
 
 
 def parameters(command_line: str) -> list[tuple[str, str | None]]:
-    """The kernel's own parameters in their order, up to `--`; None for one without `=`. As next_arg() of the kernel."""
+    """Returns the kernel's own parameters in order, up to `--`; None for one without `=`.
+
+    As next_arg() of the kernel.
+    """
     found: list[tuple[str, str | None]] = []
     for word in words(command_line):
         if word == "--":
@@ -82,7 +88,7 @@ def parameters(command_line: str) -> list[tuple[str, str | None]]:
 
 
 def words(command_line: str) -> list[str]:
-    """Returns the words: the text is split at white space that is not between double quotes, which stay."""
+    """Returns the words: the text is split at white space outside of double quotes. The quotes stay."""
     found = [""]
     quoted = False
     for character in command_line:
@@ -95,7 +101,7 @@ def words(command_line: str) -> list[str]:
 
 
 def unquoted(command_line: str) -> list[tuple[str, str | None]]:
-    """All parameters as systemd reads them in /proc/cmdline: single and double quotes, and no end at `--`."""
+    """Returns all parameters as systemd reads them in /proc/cmdline: single and double quotes, and no end at `--`."""
     found = [""]
     quote = ""
     started = False
@@ -130,7 +136,7 @@ def _parameter(word: str) -> tuple[str, str | None]:
 
 
 def _with_built_in(given: str, options: Mapping[str, str]) -> str:
-    """What is built in counts as the architecture's: x86 puts it in front, arm64 behind, or takes it alone."""
+    """Returns the line with the built-in one, by architecture: x86 puts it before, arm64 after, or uses it alone."""
     built_in = options.get("CONFIG_CMDLINE", "n")
     if options.get("CONFIG_ARM64") == "y":
         if built_in in ("n", "") or (options.get("CONFIG_CMDLINE_FORCE") != "y" and given):
@@ -142,7 +148,7 @@ def _with_built_in(given: str, options: Mapping[str, str]) -> str:
 
 
 def _split(command_line: str) -> tuple[str, bool, str]:
-    """What stands before `--` and behind it, and whether it is there."""
+    """Returns the text before `--`, whether there is one, and the text after it."""
     all_words = words(command_line)
     if "--" not in all_words:
         return command_line, False, ""

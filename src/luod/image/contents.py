@@ -1,7 +1,7 @@
-"""What an unpacked kernel, or a module, says of itself: its release, its configuration, the formats it knows.
+"""The facts in an unpacked kernel or module: its release, its configuration, its formats.
 
-Formats of live update are strings such as `luo-v5`, which a kernel compares with what was carried to it. Nothing else
-in an image tells whether it takes that over (H20).
+Formats of live update are strings such as `luo-v5`, which a kernel compares with the carried data. Nothing else in an
+image shows whether it takes that data over (docs/hazards.md, H20).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ FAMILIES: Final = (
     "kvm_vm_luo",
     "kvm_vcpu_luo_x86",
 )
-"""Names of formats without their numbers: of the orchestrator, of kexec handover, of the kinds of files that have a
-handler, and of what subsystems write beside such files (file-lifecycle-bound data, FLB).
+"""Names of formats without their numbers: of the orchestrator, of kexec handover, of the kinds of files with a handler,
+and of data that subsystems write beside such files (file-lifecycle-bound data, FLB).
 """
 
 _FORMAT: Final = re.compile(rb"(?<![0-9A-Za-z_-])((?:%s)[-_]v[0-9]{1,5})(?=\0)" % "|".join(FAMILIES).encode())
@@ -41,17 +41,19 @@ class Contents:
     """The facts in an unpacked kernel."""
 
     release: str
-    """As `uname -r` will say; "" when it has no banner."""
+    """The text of `uname -r`; "" when the kernel has no banner."""
     formats: tuple[str, ...]
-    """The formats of live update it names, such as `luo-v5`, `kho-v3`, `memfd-v2`; sorted, each once."""
+    """The formats of live update in it, such as `luo-v5`, `kho-v3`, `memfd-v2`; sorted, without duplicates."""
     banner: str = ""
-    """As /proc/version will say, without the newline."""
+    """The text of /proc/version, without the newline."""
     options: Mapping[str, str] | None = field(default=None, compare=False, repr=False)
-    """Its configuration, such as {"CONFIG_LIVEUPDATE": "y"}, "n" for what is not set; None without CONFIG_IKCONFIG."""
+    """Its configuration, such as {"CONFIG_LIVEUPDATE": "y"}, "n" for options that are not set; None without
+    CONFIG_IKCONFIG.
+    """
 
 
 def contents(payload: bytes) -> Contents:
-    """What an unpacked kernel says of itself."""
+    """Returns the facts in an unpacked kernel."""
     banner = _banner(payload)
     text = banner.group().decode("ascii") if banner else ""
     release = banner.group(1).decode("ascii") if banner else ""
@@ -64,10 +66,10 @@ def family_of(name: str) -> str:
 
 
 def formats(data: bytes) -> tuple[str, ...]:
-    """The formats of live update that `data` names as strings of their own; sorted, each once."""
+    """Returns the formats of live update that are strings of their own in `data`; sorted, without duplicates."""
     found = set()
     for family in FAMILIES:
-        # bytes.find: many times faster than the pattern, and tens of MiB are looked through.
+        # bytes.find is many times faster than the pattern, and the data are tens of MiB.
         start = b"%s%sv" % (family.encode(), b"_" if "_" in family else b"-")
         at = data.find(start)
         while at >= 0:
@@ -89,7 +91,10 @@ def _banner(payload: bytes) -> re.Match[bytes] | None:
 
 
 def _options(payload: bytes) -> dict[str, str] | None:
-    """What CONFIG_IKCONFIG left: between two marks, packed with gzip. None as well where that is damaged."""
+    """Returns the configuration that CONFIG_IKCONFIG stored: between two marks, packed with gzip.
+
+    None if it is damaged.
+    """
     start = payload.find(b"IKCFG_ST\x1f\x8b")
     if start < 0:
         return None
@@ -105,5 +110,5 @@ def _options(payload: bytes) -> dict[str, str] | None:
 
 
 def _value(text: str) -> str:
-    """An option's value; strings are quoted, with backslashes before quotes and backslashes."""
+    """Returns an option's value. Strings are quoted, with backslashes before quotes and backslashes."""
     return re.sub(r"\\(.)", r"\1", text[1:-1]) if len(text) > 1 and text[0] == text[-1] == '"' else text

@@ -1,10 +1,10 @@
 """Unpacks an initial RAM disk into a tree, as init/initramfs.c of the kernel does.
 
-An initial RAM disk is a row of cpio archives ("newc", with or without checksums), each packed or not, with zeros in
-between: Documentation/driver-api/early-userspace/buffer-format.rst. It is read piece by piece, and may be hostile:
-sizes, counts and what is kept are bounded. It differs from the kernel in three ways, all of which the caller is told:
-an archive that is cut off is an error also where the kernel unpacks what there is, directories that no entry makes are
-made, and what is packed with lzo cannot be read.
+An initial RAM disk is a sequence of cpio archives ("newc", with or without checksums), each packed or not, with zeros
+in between: Documentation/driver-api/early-userspace/buffer-format.rst. It is read piece by piece, and may be hostile:
+sizes, counts and kept contents are bounded. There are three differences from the kernel, and the result reports each. A
+truncated archive is an error, also where the kernel unpacks its first part. Directories without an entry are made.
+Contents packed with lzo cannot be read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MODULE_MAX: Final = 64 * 1024 * 1024
 NAMES_MAX: Final = 64 * 1024 * 1024
 """Bytes of all names and link targets together."""
 KEPT_MAX: Final = 64 * 1024 * 1024
-"""Bytes of all files together whose content is kept."""
+"""Bytes of all kept file contents together."""
 _LIST_MAX: Final = 16 * 1024 * 1024
 _SMALL: Final = 64 * 1024
 _ENTRIES_MAX: Final = 500_000
@@ -36,7 +36,7 @@ _CHUNK: Final = 1024 * 1024
 _CHECKED: Final = b"070702"
 _TRAILER: Final = "TRAILER!!!"
 
-# The kernel looks at two bytes: lib/decompress.c.
+# The kernel compares two bytes: lib/decompress.c.
 _MAGICS: Final = {
     b"\x1f\x8b": "gzip",
     b"\x1f\x9e": "gzip",
@@ -50,14 +50,16 @@ _MAGICS: Final = {
 _SUFFIXES: Final = {"xz": "xz", "zst": "zstd", "gz": "gzip"}
 _KINDS: Final[dict[int, Kind]] = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
 _EARLY: Final = {"kernel", "early_cpio"}
-"""What archives for the kernel alone hold: microcode and ACPI tables."""
+"""Archives for the kernel alone contain these: microcode and ACPI tables."""
 _NODES: Final = (stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK)
 
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What became of an initial RAM disk. `stopped`: what the kernel says where it stops, "" when it comes to the end;
-    `ended`: the last archive has an end mark; `packing`: what the archives are packed with.
+    """The result of unpacking an initial RAM disk.
+
+    `stopped`: the kernel's message where it stops, "" when it reaches the end; `ended`: the last archive has an end
+    mark; `packing`: the compressions of the archives.
     """
 
     tree: Tree
@@ -67,7 +69,7 @@ class Unpacked:
 
 
 def module_name(path: str) -> str | None:
-    """The name of the kernel module in a file of this name, with "_" for "-"; None for another file."""
+    """Returns the name of the kernel module in a file of this name, with "_" for "-"; None for another file."""
     name, dot, suffix = path.rpartition("/")[2].rpartition(".")
     if suffix in _SUFFIXES and dot:
         name, dot, suffix = name.rpartition(".")
@@ -75,14 +77,16 @@ def module_name(path: str) -> str | None:
 
 
 def unpack(data: bytes, end: int | None = None) -> Unpacked:
-    """Unpacks `data` up to `end`. ImageError: a kernel cannot use it, or it is of hostile size. ImageUnreadable: luod
-    cannot look into it, which says nothing about the kernel.
+    """Unpacks `data` up to `end`.
+
+    Raises ImageError: a kernel cannot use it, or its size is hostile. Raises ImageUnreadable: luod cannot read it,
+    which says nothing about the kernel.
     """
     return _Unpacker(data, len(data) if end is None else end).run()
 
 
 class _Stop(Exception):
-    """The kernel stops here, between two entries, with everything before unpacked."""
+    """The kernel stops here, between two entries. Everything before is unpacked."""
 
 
 class _Unpacker:
@@ -92,7 +96,7 @@ class _Unpacker:
         self._tree = Tree()
         self._links: dict[tuple[int, int, int, int], str] = {}
         self._between = False
-        """Whether an entry has ended and none has begun: the kernel's state Reset."""
+        """Whether the position is between two entries: the kernel's state Reset."""
         self._ended = False
         self._packing: set[str] = set()
         self._entries = 0
@@ -137,7 +141,7 @@ class _Unpacker:
                 position += at - start
 
     def _packed(self, at: int) -> int:
-        """Unpacks one packed segment, and returns where it ends."""
+        """Unpacks one packed segment, and returns its end."""
         data = self._data
         name = _MAGICS.get(data[at : at + 2])
         if name is None:
@@ -181,7 +185,7 @@ class _Unpacker:
         self._next(reader)
 
     def _next(self, reader: _Reader) -> bool:
-        """Goes past the zeros behind an entry, and returns whether there is anything else."""
+        """Skips the zeros after an entry, and returns whether there is more data."""
         reader.skip_zeros()
         if reader.more() and reader.position & 3:
             raise _Stop("broken padding")
@@ -197,7 +201,7 @@ class _Unpacker:
             old = "incorrect cpio method used: use -H newc option"
             raise ImageError(_unusable(self._inside(old if header[:6] == b"070707" else "no cpio magic", reader)))
         try:
-            # Not int(): it takes signs, blanks and "_", which the kernel does not.
+            # Not int(): it accepts signs, blanks and "_", which the kernel refuses.
             fields = struct.unpack(">13I", binascii.unhexlify(header[6:]))
         except ValueError:
             raise ImageError(_unusable("damaged header")) from None
@@ -270,7 +274,7 @@ class _Unpacker:
             raise ImageError(_unusable("bad data checksum"))
 
     def _linked(self, name: str, links: int, identity: tuple[int, int, int, int]) -> bool | None:
-        """Whether the name is a hard link now; None where it should be and cannot."""
+        """Returns whether the name is a hard link now; None where it should be one and cannot."""
         if links < 2:
             return False
         old = self._links.setdefault(identity, name)
@@ -280,12 +284,12 @@ class _Unpacker:
         return True if self._tree.hard_link(old, name) else None
 
     def _fill(self, inode: Inode, name: str, reader: _Reader, size: int, *, linked: bool, summed: bool) -> int:
-        """Reads a file's content, and returns its checksum where that is asked for."""
+        """Reads a file's content, and returns its checksum if requested."""
         if not size:
             return 0
         inode.content, inode.formats, inode.damage = None, (), ""
         module = module_name(name) is not None
-        # The other names of a linked file may be those of a module.
+        # Another name of a linked file may be that of a module.
         if size > (MODULE_MAX if module or linked else _most(name)):
             inode.damage = f"it has more than {MODULE_MAX} bytes" if module else ""
             return reader.pass_over(size, summed=summed)
@@ -313,14 +317,14 @@ def _text(raw: bytes) -> str:
 
 
 def _most(name: str) -> int:
-    """Bytes up to which a file's content is kept."""
+    """Returns the number of bytes up to which a file's content is kept."""
     if "firmware/" in name:
         return 0
     return _LIST_MAX if name.rpartition("/")[2].startswith("modules.") else _SMALL
 
 
 def _formats(module: bytes, name: str) -> tuple[tuple[str, ...], str]:
-    """The formats that a module names, and why it cannot be unpacked."""
+    """Returns the formats that a module names, and why it cannot be unpacked."""
     packing = _SUFFIXES.get(name.rpartition(".")[2])
     if packing is None:
         return formats(module), ""
@@ -336,7 +340,7 @@ def _pieces(data: bytes, at: int, end: int) -> Iterator[bytes]:
 
 
 class _Total:
-    """Counts what has been unpacked of the whole RAM disk."""
+    """Counts the unpacked bytes of the whole RAM disk."""
 
     def __init__(self) -> None:
         self._bytes = 0
@@ -348,7 +352,10 @@ class _Total:
 
 
 class _Reader:
-    """Takes bytes from pieces. `position` counts them, and alignment goes by it; `begin`: the first of them."""
+    """Takes bytes from pieces.
+
+    `position` counts them, and alignment refers to it; `begin`: the position of the first.
+    """
 
     def __init__(self, pieces: Iterator[bytes], total: _Total, position: int = 0) -> None:
         self._pieces = pieces
@@ -361,7 +368,7 @@ class _Reader:
         """Whether padding was missing at the end."""
 
     def more(self) -> bool:
-        """Whether there is something to take."""
+        """Returns whether there is another byte."""
         while self._at == len(self._rest):
             piece = next(self._pieces, None)
             if piece is None:
@@ -372,7 +379,7 @@ class _Reader:
         return True
 
     def peek(self) -> int:
-        """The next byte, of those there are."""
+        """Returns the next byte. There must be one."""
         return self._rest[self._at]
 
     def take(self, size: int) -> bytes:
@@ -384,7 +391,7 @@ class _Reader:
         return b"".join(parts)
 
     def pass_over(self, size: int, *, summed: bool = False) -> int:
-        """Leaves bytes out, and returns their sum where that is asked for."""
+        """Skips bytes, and returns their sum if requested."""
         total = 0
         while size:
             part = self._part(size)
@@ -393,7 +400,7 @@ class _Reader:
         return total & 0xFFFFFFFF
 
     def align(self) -> None:
-        """Goes to a multiple of four bytes."""
+        """Skips to a multiple of four bytes."""
         missing = -self.position % 4
         while missing and self.more():
             missing -= len(self._part(missing))

@@ -1,4 +1,4 @@
-"""What a file is that was given for an initial RAM disk and is none: for the words of an error."""
+"""Recognises a file that was given as an initial RAM disk and is not one, for error messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BEGINNINGS: Final = {
 
 
 def name(data: bytes) -> str:
-    """What `data` begins as, such as "a Linux kernel (bzImage)"; "" for what is not known."""
+    """Returns the kind of file that `data` begins, such as "a Linux kernel (bzImage)"; "" for an unknown one."""
     if data[0x202:0x206] == b"HdrS":
         return "a Linux kernel (bzImage)"
     for beginning, known in _BEGINNINGS.items():

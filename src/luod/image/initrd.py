@@ -1,8 +1,8 @@
-"""An initial RAM disk as far as live update goes: which modules in it bring formats, and which of them are loaded.
+"""The live update part of an initial RAM disk: the modules in it with formats, and the modules that are loaded.
 
-A handler that is in a module must be there before anybody opens /dev/liveupdate (H20), so it counts only when the RAM
-disk loads the module. `read` unpacks a RAM disk once; `judge` says what a kernel of one release, configuration and
-command line loads from it, as far as lists, configuration and command line tell.
+A handler in a module must be registered before /dev/liveupdate is first opened (docs/hazards.md, H20), so it counts
+only when the RAM disk loads the module. `read` unpacks a RAM disk once. `judge` predicts, from lists, configuration and
+command line, the modules that a kernel loads from it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ _INTERPRETED: Final = b"#!"
 
 @dataclass(frozen=True)
 class Initrd:
-    """`boot_config`: the parameters for the kernel and for init in the configuration behind it; None without one.
-    `packing`: what its archives are packed with. `remarks`: what is odd about it.
+    """`boot_config`: the parameters for the kernel and for init in the configuration after it; None without one.
+
+    `packing`: the compressions of its archives. `remarks`: oddities in it.
     """
 
     tree: Tree
@@ -36,26 +37,27 @@ class Initrd:
 
 @dataclass(frozen=True)
 class Modules:
-    """What a kernel loads from an initial RAM disk. Modules have "_" for "-", as the kernel names them."""
+    """The modules that a kernel loads from an initial RAM disk. They have "_" for "-", as the kernel names them."""
 
     formats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The modules of this kernel's release that name formats of live update, and those formats."""
+    """The modules of this kernel's release with formats of live update, and those formats."""
     loaded: Mapping[str, str] = field(default_factory=dict)
-    """The modules that are loaded, and what asks for each."""
+    """The modules that are loaded, and the requester of each."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Modules that are asked for and not loaded, or that something forbids, and why."""
+    """Modules that are requested but not loaded, or forbidden, and the reason."""
     elsewhere: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
-    """By release, the modules for other kernels that name formats."""
+    """By release, the modules with formats for other kernels."""
     scripts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Scripts that name a module of `formats` which is not loaded: whether they load it is not known."""
+    """Scripts that name a module of `formats` which is not loaded. Whether they load it is not known."""
     unpackable: str = ""
-    """Why this kernel cannot unpack the RAM disk."""
+    """Why this kernel cannot unpack the RAM disk; "" if it can."""
     remarks: tuple[str, ...] = ()
 
 
 def read(data: bytes) -> Initrd:
-    """Unpacks an initial RAM disk, which takes its time. ImageError: no kernel can use it. ImageUnreadable: luod cannot
-    look into it.
+    """Unpacks an initial RAM disk, which takes up to seconds.
+
+    Raises ImageError: no kernel can use it. Raises ImageUnreadable: luod cannot read it.
     """
     end, appended = boot_config.tail(data)
     unpacked = cpio.unpack(data, end)
@@ -79,7 +81,7 @@ def read(data: bytes) -> Initrd:
 
 
 def judge(disk: Initrd, release: str, line: Line, options: Mapping[str, str] | None = None) -> Modules:
-    """What a kernel of this release, command line and configuration (None: not known) loads from the RAM disk."""
+    """Returns the modules that a kernel of this release, command line and configuration (None: not known) loads."""
     known = {} if options is None else options
     by_release = kmod.releases(disk.tree)
     named = by_release.pop(release, {})
@@ -110,7 +112,7 @@ def _probe(tree: Tree, release: str, line: Line, options: Mapping[str, str]) -> 
 
 
 def _forbidden(line: Line, options: Mapping[str, str]) -> dict[str, str]:
-    """The modules that the kernel refuses, "" for all of them."""
+    """Returns the modules that the kernel refuses, "" for all of them, and the reason of each."""
     found = {}
     if options and options.get("CONFIG_MODULES", "n") != "y":
         found[""] = "the kernel is built without CONFIG_MODULES"
@@ -123,7 +125,7 @@ def _forbidden(line: Line, options: Mapping[str, str]) -> dict[str, str]:
 
 
 def _idle(disk: Initrd, line: Line, options: Mapping[str, str]) -> str:
-    """Why the kernel runs none of the programs in the RAM disk that load modules; "" where it does."""
+    """Returns why the kernel runs no module loader of the RAM disk; "" if it does."""
     if options and options.get("CONFIG_BLK_DEV_INITRD", "n") != "y":
         return "the kernel is built without CONFIG_BLK_DEV_INITRD, so it ignores its initial RAM disk"
     if options.get("CONFIG_INITRAMFS_FORCE") == "y":
@@ -154,7 +156,7 @@ def _remarks(disk: Initrd, line: Line) -> Iterator[str]:
 
 
 def _unpackable(disk: Initrd, options: Mapping[str, str]) -> str:
-    """Why the kernel cannot unpack it; only where its configuration says so."""
+    """Returns why the kernel cannot unpack it, from its configuration; "" without one."""
     for name in sorted(disk.packing):
         option = name.upper()
         if options.get(f"CONFIG_RD_{option}") == "n" and options.get(f"CONFIG_DECOMPRESS_{option}") != "y":
@@ -163,7 +165,7 @@ def _unpackable(disk: Initrd, options: Mapping[str, str]) -> str:
 
 
 def _scripts(tree: Tree, modules: list[str]) -> dict[str, tuple[str, ...]]:
-    """By module the scripts that name it."""
+    """Returns by module the scripts that name it."""
     spellings = {name: (name.encode(), name.replace("_", "-").encode()) for name in modules}
     found: dict[str, tuple[str, ...]] = {}
     for path, inode in tree.files() if spellings else ():

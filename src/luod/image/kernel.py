@@ -1,6 +1,6 @@
 """A kernel image: a bzImage, or an ELF vmlinux, which kexec_file_load(2) of x86_64 refuses.
 
-Other files with a kernel in them are named as what they are by `luod.image.other_kernels`.
+`luod.image.other_kernels` names other files that contain a kernel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Kernel:
 
 
 def read(data: bytes) -> Kernel:
-    """Everything an image says. Takes its time: tens of MiB are unpacked and looked through. ImageError."""
+    """Returns all facts in an image. Raises ImageError. It unpacks and searches tens of MiB, which takes seconds."""
     if not data:
         raise ImageError("the file is empty")
     if data.startswith(_ELF):

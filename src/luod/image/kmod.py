@@ -1,7 +1,7 @@
-"""Kernel modules in an initial RAM disk, and modprobe's rules for which of them a request loads.
+"""Kernel modules in an initial RAM disk, and modprobe's rules for loading them.
 
-As kmod reads modprobe.d, modules.dep, modules.alias, modules.builtin and modules.softdep (modprobe.d(5), depmod(8)).
-Pure. The requests are found by `luod.image.loaders`.
+It reads modprobe.d, modules.dep, modules.alias, modules.builtin and modules.softdep as kmod does (modprobe.d(5),
+depmod(8)). It is pure. `luod.image.loaders` finds the requests.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ _PREFIX: Final = 0x80000000
 _VALUES: Final = 0x40000000
 _CHILDREN: Final = 0x20000000
 _OFFSET: Final = 0x0FFFFFFF
-# What an install command may hold that loads the module after all: modprobe that does not run the command again.
+# An install command with this loads the module after all: modprobe that does not run the command again.
 _LOADS_IT: Final = re.compile(r"\b(?:modprobe\b.*\s(?:--ignore-install|-\w*i\w*)|insmod)\b")
 
 
 def canonical(name: str) -> str:
-    """A module's name as the kernel has it."""
+    """Returns a module's name as the kernel writes it."""
     return name.replace("-", "_")
 
 
 def drop_ins(tree: Tree, directories: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """The configuration files in directories, sorted by name: of those with the same name the one in the first
-    directory counts, also where it is empty, or a link to /dev/null.
+    """Yields the configuration files in directories, sorted by name.
+
+    Of those with the same name, the one in the first directory counts, even if it is empty or a link to /dev/null.
     """
     chosen: dict[str, str] = {}
     for directory in directories:
@@ -61,13 +62,13 @@ def drop_ins(tree: Tree, directories: tuple[str, ...]) -> Iterator[tuple[str, by
 
 @dataclass
 class Configuration:
-    """What modprobe.d says. Names are canonical; `blacklist` maps to where it says so."""
+    """The settings in modprobe.d. Names are canonical; `blacklist` maps to the place of the setting."""
 
     aliases: list[tuple[str, str]] = field(default_factory=list)
     blacklist: dict[str, str] = field(default_factory=dict)
     install: list[tuple[str, str]] = field(default_factory=list)
     before: dict[str, list[str]] = field(default_factory=dict)
-    """Soft dependencies that are loaded before a module; `after`: behind it."""
+    """Soft dependencies that are loaded before a module; `after`: after it."""
     after: dict[str, list[str]] = field(default_factory=dict)
 
     def read(self, content: bytes, path: str) -> None:
@@ -94,7 +95,7 @@ class Configuration:
 
 
 def configuration(tree: Tree, base: str) -> Configuration:
-    """What modprobe.d says, and depmod's soft dependencies of the modules in `base`."""
+    """Returns the settings in modprobe.d, and depmod's soft dependencies of the modules in `base`."""
     found = Configuration()
     for path, content in drop_ins(tree, _CONFIGURATION):
         found.read(content, path.lstrip("/"))
@@ -103,7 +104,7 @@ def configuration(tree: Tree, base: str) -> Configuration:
 
 
 class Modules:
-    """The modules of one kernel release. `base`: their directory, "" where there is none."""
+    """The modules of one kernel release. `base`: their directory, "" without one."""
 
     def __init__(self, tree: Tree, release: str) -> None:
         self._tree = tree
@@ -119,7 +120,7 @@ class Modules:
         self.builtin = {name for name in map(module_name, self._lines("modules.builtin", keys=True)) if name}
 
     def inode(self, name: str) -> Inode | None:
-        """The file of a module as modprobe opens it."""
+        """Returns the file of a module that modprobe opens."""
         return self._inodes.get(name) if self.listed else self.files.get(name)
 
     @cached_property
@@ -139,7 +140,7 @@ class Modules:
             self._inodes[name] = found
 
     def _lines(self, file: str, *, keys: bool = False) -> Iterator[str]:
-        """The lines of a list, from its index where there is one, as kmod prefers it."""
+        """Yields the lines of a list; from its index if there is one, as kmod does."""
         if not self.base:
             return
         index = self._tree.read(f"{self.base}/{file}.bin")
@@ -153,7 +154,7 @@ class Modules:
 
 
 def releases(tree: Tree) -> dict[str, dict[str, tuple[str, ...]]]:
-    """By kernel release the modules that name formats of live update."""
+    """Returns by kernel release the modules with formats of live update."""
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for root in _ROOTS:
         for release in tree.names(root):
@@ -163,12 +164,12 @@ def releases(tree: Tree) -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def formats_of(inode: Inode) -> tuple[str, ...]:
-    """The formats of live update that a module's file names."""
+    """Returns the formats of live update in a module's file."""
     return inode.formats or (formats(inode.content) if inode.content else ())
 
 
 class Probe:
-    """Loads modules as modprobe does. `loaded` maps their names to what asked for them, `refused` to why not."""
+    """Loads modules as modprobe does. `loaded` maps their names to the requester, `refused` to the reason."""
 
     def __init__(
         self,
@@ -186,7 +187,7 @@ class Probe:
         self.refused: dict[str, str] = {}
 
     def ask(self, name: str, by: str, *, blacklist: bool) -> None:
-        """Loads a module by its name or an alias. `blacklist`: also names are refused that are blacklisted."""
+        """Loads a module by its name or an alias. `blacklist`: also refuses blacklisted names."""
         found, aliased = self._lookup(name)
         if not found:
             self.refused.setdefault(canonical(name), f"{by} asks for it, and modprobe finds no such module")
@@ -198,7 +199,7 @@ class Probe:
                 self._insert(module, by, 0)
 
     def _lookup(self, name: str) -> tuple[list[str], bool]:
-        """The modules of a name, and whether it is an alias."""
+        """Returns the modules of a name, and whether it is an alias."""
         name = _pattern(name)
         aliased = [module for pattern, module in self._configuration.aliases if _matches(name, pattern)]
         if aliased:
@@ -209,7 +210,7 @@ class Probe:
         return [module for pattern, module in self._modules.aliases if _matches(name, pattern)], True
 
     def _insert(self, name: str, by: str, depth: int) -> bool:
-        """Whether the module is in the kernel now."""
+        """Returns whether the module is in the kernel now."""
         if name in self.loaded or name in self._modules.builtin:
             self.loaded.setdefault(name, "it is built in")
             return True
@@ -232,7 +233,7 @@ class Probe:
         return True
 
     def _reason(self, name: str, by: str, depth: int) -> str:
-        """Why the module cannot be loaded; what it needs is loaded first."""
+        """Returns why the module cannot be loaded, after it loaded the dependencies; "" without one."""
         for needed in self._modules.needs.get(name, ()):
             if not self._insert(needed, f"{name}, which needs it", depth + 1):
                 why = self.refused.get(needed, "it is not there")
@@ -261,7 +262,7 @@ def _files(tree: Tree, base: str) -> Iterator[tuple[str, Inode]]:
 
 
 def _pattern(name: str) -> str:
-    """An alias with "_" for "-", which stays between brackets."""
+    """Returns an alias with "_" for "-", except between brackets."""
     return re.sub(r"\[[^]]*\]|-", lambda match: "_" if match.group() == "-" else match.group(), name)
 
 
@@ -270,7 +271,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _index(data: bytes) -> Iterator[tuple[str, str]]:
-    """The keys and values of one of depmod's binary indexes; nothing of what is not one, or is damaged."""
+    """Yields the keys and values of one of depmod's binary indexes; nothing for damaged data or another file."""
     if len(data) < 12 or struct.unpack_from(">I", data)[0] != _INDEX_MAGIC:
         return
     pending = [(struct.unpack_from(">I", data, 8)[0], "")]
@@ -302,6 +303,6 @@ def _index(data: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _string(data: bytes, at: int) -> tuple[str, int]:
-    """A string that ends with a zero byte, and where the next thing begins. ValueError."""
+    """Returns a string up to a zero byte, and the offset after it. Raises ValueError."""
     end = data.index(b"\0", at)
     return data[at:end].decode("utf-8", "replace"), end + 1

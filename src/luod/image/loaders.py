@@ -1,7 +1,7 @@
-"""Which modules the programs of an initial RAM disk ask for: by their lists, and by the kernel's command line.
+"""The modules that the programs of an initial RAM disk request: by their lists, and by the kernel's command line.
 
-initramfs-tools, systemd, dracut, mkinitcpio and Alpine's mkinitfs, each as its own scripts read its lists. Where a RAM
-disk is of none of them all of their lists count. What other scripts and udev rules load is not seen.
+It knows initramfs-tools, systemd, dracut, mkinitcpio and Alpine's mkinitfs, and reads the lists as their scripts do. If
+a RAM disk is of an unknown kind, all lists count. It does not see modules that other scripts and udev rules load.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _ASSIGNMENT: Final = re.compile(
 
 @dataclass(frozen=True)
 class Request:
-    """`by`: what asks for the module of this name; `blacklist`: whether it honours the blacklist for names, too."""
+    """`by`: the requester of the module of this name; `blacklist`: whether it applies the blacklist to names, too."""
 
     name: str
     by: str
@@ -51,7 +51,9 @@ class Request:
 
 @dataclass
 class Plan:
-    """What is asked for, and what is blacklisted or replaced by nothing before that; both map to where it says so."""
+    """The requests, and the modules that are blacklisted or replaced by nothing before them; both map to the place of
+    it.
+    """
 
     requests: list[Request] = field(default_factory=list)
     blacklist: dict[str, str] = field(default_factory=dict)
@@ -62,7 +64,7 @@ class Plan:
 
 
 def systems(tree: Tree) -> frozenset[str]:
-    """The programs that load modules in this RAM disk; all of them where it has none that is known."""
+    """Returns the programs that load modules in this RAM disk; all of them if it has no known one."""
     found = {system for system, signs in _SIGNS.items() if any(tree.find(sign) for sign in signs)}
     if b"KOPT_modules" in (tree.read("/init") or b""):
         found.add(ALPINE)
@@ -70,7 +72,7 @@ def systems(tree: Tree) -> frozenset[str]:
 
 
 def plan(tree: Tree, line: Line) -> Plan:
-    """What the programs in `tree` ask for, with this command line in /proc/cmdline."""
+    """Returns the requests of the programs in `tree`, with this command line in /proc/cmdline."""
     made = Plan()
     made.blacklist |= dict.fromkeys(_by_kmod(line.whole), "modprobe.blacklist=")
     parts = {
@@ -88,7 +90,7 @@ def plan(tree: Tree, line: Line) -> Plan:
 
 
 def _initramfs_tools(tree: Tree, line: Line, made: Plan) -> None:
-    # The shell reads no line that has no end, and modprobe is run with -b.
+    # The shell does not read a last line without a newline, and modprobe runs with -b.
     names = [name for name in _first_words(_text(tree, "/conf/modules").split("\n")[:-1]) if name[0] != "#"]
     made.ask(names, "conf/modules", blacklist=True)
     given = [word.partition("=")[2] for word in line.whole.split() if word.startswith("blacklist=")]
@@ -105,7 +107,7 @@ def _systemd(tree: Tree, line: Line, made: Plan) -> None:
 
 
 def _dracut(tree: Tree, line: Line, made: Plan) -> None:
-    """Its own parameters may also stand in files of the RAM disk."""
+    """Adds dracut's requests. Its parameters may also be in files of the RAM disk."""
     given = list(_dracut_parameters(tree, line))
     for name, value in given:
         if name in ("rd.driver.pre", "rdloaddriver", "rd.driver.post", "rdinsmodpost"):
@@ -154,7 +156,7 @@ def _alpine(tree: Tree, line: Line, made: Plan) -> None:
 
 
 def _by_kmod(command_line: str) -> Iterator[str]:
-    """The modules after modprobe.blacklist=, as libkmod reads it in /proc/cmdline."""
+    """Yields the modules in modprobe.blacklist=, as libkmod reads it in /proc/cmdline."""
     for word in words(command_line):
         name, _equals, value = word.strip('"').partition("=")
         if name == "modprobe.blacklist":

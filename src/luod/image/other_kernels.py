@@ -1,7 +1,7 @@
-"""What a file is that was given for a kernel and is no bzImage, and how to get at the kernel in it. For errors' words.
+"""Recognises a file that was given as a kernel and is not a bzImage, for error messages with a remedy.
 
-Only the beginning of a file is needed, and may be hostile: a packed file is unpacked for a few KiB. What a bzImage is
-made of is `luod.image.bzimage`; what an initial RAM disk is not is `luod.image.foreign`.
+The beginning of a file is enough, and may be hostile: a packed file is unpacked for a few KiB. `luod.image.bzimage`
+reads a bzImage. `luod.image.foreign` does the same for initial RAM disks.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from luod.errors import ImageError
 from luod.image import bzimage, foreign, packed, uki
 
 LOOKED_AT: Final = 1024 * 1024
-"""Bytes from the beginning that are enough."""
+"""The number of bytes from the beginning that are enough."""
 
 _IMAGE_MAGIC: Final = 0x38
 _IMAGES: Final = {b"ARM\x64": "arm64", b"RSC\x05": "riscv64"}
-"""Of the flat `Image` of the architectures that share this header."""
+"""Magics of the flat `Image` of the architectures that share this header."""
 _LOONGARCH: Final = b"\xcd\x23\x82\x81"
-"""LINUX_PE_MAGIC, which every kernel with an EFI stub has there, unless it has one of the above."""
+"""LINUX_PE_MAGIC, which every kernel with an EFI stub has there, except those above."""
 _ZBOOT: Final = struct.Struct("<4x4sII8x32s")
 _ZIMG: Final = b"zimg"
 _ELF_TYPES: Final = {1: "object", 2: "program", 3: "program or library", 4: "core dump"}
@@ -35,16 +35,16 @@ _PEEK: Final = 64 * 1024
 
 
 def refusal(data: bytes, *, whole: bool = True) -> ImageError:
-    """Returns the error for a file that begins with `data` and is no bzImage: what it is, and what to do.
+    """Returns the error for a file that begins with `data` and is not a bzImage: its kind and the remedy.
 
-    `whole`: it is not cut off by the reader, so that sizes in it can be compared.
+    `whole`: the reader did not truncate it, so that sizes in it can be compared.
     """
     what, remedy = describe(data, whole=whole)
     return ImageError(f"this is {what}" if what else "this is no bzImage: it has no HdrS in its header", hint=remedy)
 
 
 def describe(data: bytes, *, whole: bool = True) -> tuple[str, str]:
-    """Returns what the file is, and what to do; "" for what is not known."""
+    """Returns the kind of file and the remedy; "" for unknown ones."""
     for known in (_elf(data), _zboot(data), _flat(data), _efi(data, whole), _packed(data), _more(data)):
         if known is not None:
             return known
@@ -117,7 +117,7 @@ def _packed(data: bytes) -> tuple[str, str] | None:
 
 
 def _beginning(data: bytes, kind: str) -> bytes:
-    """Returns what is packed in `data`, as far as it goes."""
+    """Returns the beginning of the data that is packed in `data`."""
     found = b""
     try:
         for piece in packed.Stream(data, kind):
@@ -125,7 +125,7 @@ def _beginning(data: bytes, kind: str) -> bytes:
             if len(found) >= _PEEK:
                 break
     except ImageError:
-        pass  # cut off, or packed in a way that cannot be read here
+        pass  # truncated, or of an unsupported compression
     return found
 
 

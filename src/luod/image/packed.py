@@ -1,8 +1,8 @@
-"""What kernels, initial RAM disks and modules are packed with, unpacked piece by piece in bounded memory.
+"""The compressions of kernels, initial RAM disks and modules, unpacked piece by piece in bounded memory.
 
-The standard library unpacks gzip, xz, lzma and bzip2; `lz4` and `zstandard` are imported when they are needed, since
-other users and the emulated machine use this room with the standard library alone. The decompressors under lib/ of the
-kernel say what is accepted.
+The standard library unpacks gzip, xz, lzma and bzip2. `lz4` and `zstandard` are imported on demand, since other users
+and the emulated machine use this package with the standard library alone. The accepted data are those of the
+decompressors under lib/ of the kernel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from luod.errors import ImageError, ImageUnreadable
 
 PAYLOAD_MAX: Final = 512 * 1024 * 1024
-"""Bytes an unpacked kernel may have: several times what any has."""
+"""The maximum size of an unpacked kernel in bytes: several times that of any real one."""
 
 _MAGICS: Final = {
     b"\x1f\x8b": "gzip",
@@ -36,15 +36,15 @@ _LZ4_BLOCK_MAX: Final = 8 * 1024 * 1024
 _LZ4_PACKED_MAX: Final = _LZ4_BLOCK_MAX + _LZ4_BLOCK_MAX // 255 + 16
 _ZSTD_WINDOW_MAX: Final = 256 * 1024 * 1024
 _DICTIONARY_MAX: Final = 256 * 1024 * 1024
-"""Memory for xz and lzma: kernels are packed with dictionaries of up to 128 MiB."""
+"""The maximum memory for xz and lzma in bytes: kernels are packed with dictionaries of up to 128 MiB."""
 
 
 class PackingError(ImageError):
-    """What is packed is damaged or cut off."""
+    """The packed data are damaged or truncated."""
 
 
 def past_zeros(data: bytes, at: int) -> int:
-    """Where the zeros end that begin at `at`."""
+    """Returns the end of the zeros that begin at `at`."""
     step = 64
     while piece := data[at : at + step]:
         rest = len(piece.lstrip(b"\0"))
@@ -56,7 +56,10 @@ def past_zeros(data: bytes, at: int) -> int:
 
 
 def compression(start: bytes) -> str:
-    """The name of what begins with `start`, of 6 bytes or more; an ELF file is packed with "none". ImageError."""
+    """Returns the compression of data that begins with `start`, of 6 bytes or more; "none" for an ELF file.
+
+    Raises ImageError for an unknown one.
+    """
     for magic, name in _MAGICS.items():
         if start.startswith(magic):
             return name
@@ -64,7 +67,10 @@ def compression(start: bytes) -> str:
 
 
 def unpack(data: bytes, compression: str, start: int = 0, end: int | None = None, most: int | None = None) -> bytes:
-    """What is packed in `data` from `start` to `end`. ImageError: damaged, or more than `most` (PAYLOAD_MAX) bytes."""
+    """Returns the unpacked bytes of `data` from `start` to `end`.
+
+    Raises ImageError: damaged, or more than `most` (PAYLOAD_MAX) bytes.
+    """
     if compression == "none":
         return data[start:end]
     out = bytearray()
@@ -79,8 +85,8 @@ def unpack(data: bytes, compression: str, start: int = 0, end: int | None = None
 class Stream:
     """One packed stream inside `data`: iterate, once, over its pieces, each of a few MiB at most.
 
-    When that is done `end` is where the stream ended, so that what follows it can be looked at. ImageError, while
-    iterating: it is damaged, cut off, or cannot be read.
+    Afterwards `end` is the end of the stream. The iteration raises ImageError: damaged, truncated, or of an unsupported
+    compression.
     """
 
     def __init__(self, data: bytes, compression: str, start: int = 0, end: int | None = None) -> None:
@@ -103,7 +109,7 @@ class Stream:
         return PackingError(f"the payload is no {self._compression}: {why}")
 
     def _packed(self) -> Iterator[bytes]:
-        """What is still packed, in pieces; `end` goes along."""
+        """Yields the remaining packed bytes in pieces, and advances `end`."""
         while self.end < self._limit:
             piece = self._data[self.end : min(self.end + _CHUNK, self._limit)]
             self.end += len(piece)
@@ -149,7 +155,7 @@ class Stream:
         start, self.end = self.end, self._end_of_zstd()
         decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_MAX)
         try:
-            # Not fed by hand: that would unpack as much as there is, and 128 KiB can be packed in 4 bytes.
+            # Not fed by hand: that would unpack all input, and 128 KiB can be packed in 4 bytes.
             with decompressor.stream_reader(memoryview(self._data)[start : self.end], read_size=_CHUNK) as reader:
                 while piece := reader.read(_CHUNK):
                     yield piece
@@ -157,7 +163,7 @@ class Stream:
             raise self._damaged(str(error)) from error
 
     def _end_of_zstd(self) -> int:
-        """Where the frame at `end` ends: RFC 8878, 3.1.1. Its blocks tell their lengths."""
+        """Returns the end of the frame at `end`: RFC 8878, 3.1.1. Its blocks have their lengths."""
         at = self.end + 4
         descriptor = self._byte(at)
         single, size = descriptor & 0x20, descriptor >> 6
@@ -179,15 +185,16 @@ class Stream:
         return self._data[at]
 
     def lz4(self) -> Iterator[bytes]:
-        """LZ4's legacy frames, as `lz4 -l` makes them: a magic, then blocks of up to 8 MiB, each with its length.
+        """Yields the pieces of LZ4's legacy frames, as `lz4 -l` makes them.
 
-        Such a frame has no end of its own. A kernel's is followed by its unpacked length, so that is where it ends.
+        A frame is a magic, then blocks of up to 8 MiB, each with its length. It has no end of its own. A kernel's is
+        followed by its unpacked length, so the frame ends there.
         """
         try:
             from lz4 import block
         except ImportError:
             raise ImageUnreadable("this is packed with lz4", hint="install lz4 to look inside") from None
-        # What it begins with has been looked at, and there may be several in a row.
+        # The first magic was checked already, and there may be several in a row.
         self.end += 4
         while self.end + 4 < self._limit:
             (length,) = struct.unpack_from("<I", self._data, self.end)
@@ -195,7 +202,7 @@ class Stream:
                 self.end += 4
                 continue
             if length == 0 or length > _LZ4_PACKED_MAX:
-                # What a boot loader or a kernel's build puts behind it.
+                # Bytes that a boot loader or a kernel's build appends.
                 return
             start = self.end + 4
             if start + length > self._limit:
@@ -208,7 +215,7 @@ class Stream:
 
 
 class _Decompressor(Protocol):
-    """What bz2 and lzma have in common."""
+    """The common interface of bz2 and lzma."""
 
     @property
     def eof(self) -> bool: ...

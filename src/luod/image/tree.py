@@ -1,7 +1,7 @@
-"""A file tree in memory, as the kernel's rootfs is while an initial RAM disk is unpacked into it.
+"""A file tree in memory: the kernel's rootfs while an initial RAM disk is unpacked into it.
 
-Path names are resolved as the kernel resolves them: through symbolic links, `..` and links of links. It holds what
-`luod.image.cpio` puts there; the content of most files is not kept. It writes no file.
+Path names are resolved as in the kernel: through symbolic links, `..` and links of links. `luod.image.cpio` fills it.
+The content of most files is not kept. It writes no file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final, Literal
 Kind = Literal["file", "directory", "link", "node"]
 
 LINKS_MAX: Final = 40
-"""MAXSYMLINKS of the kernel: a path that leads through more of them cannot be opened."""
+"""MAXSYMLINKS of the kernel: a path through more links cannot be opened."""
 
 
 @dataclass(eq=False)
@@ -22,24 +22,24 @@ class Inode:
 
     kind: Kind
     target: str = ""
-    """Of a symbolic link."""
+    """The target of a symbolic link."""
     children: dict[str, Inode] = field(default_factory=dict)
-    """Of a directory."""
+    """The entries of a directory."""
     content: bytes | None = b""
-    """Of a regular file; None where it was not kept."""
+    """The bytes of a regular file; None if they were not kept."""
     formats: tuple[str, ...] = ()
-    """The formats of live update that a kernel module names."""
+    """The formats of live update in a kernel module."""
     damage: str = ""
     """Why a kernel module cannot be unpacked."""
 
 
 def parts_of(path: str) -> list[str]:
-    """The components of a path without the empty ones and `.`."""
+    """Returns the components of a path without the empty ones and `.`."""
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
 class Tree:
-    """Starts empty. Methods that make entries return whether they could, as the system calls of the same names do."""
+    """Starts empty. Methods that make entries return whether they succeeded, as the system calls of the same names."""
 
     def __init__(self) -> None:
         self.root = Inode("directory")
@@ -49,25 +49,25 @@ class Tree:
     # -- Looking up --------------------------------------------------------------------------------------------------
 
     def find(self, path: str) -> Inode | None:
-        """The file that open(2) would find: links are followed, the last one too."""
+        """Returns the file that open(2) would find: links are followed, the last one too."""
         return self._walk(path, follow=True, make=False)
 
     def lstat(self, path: str) -> Inode | None:
-        """The file of this name itself, as lstat(2) finds it."""
+        """Returns the file of this name itself, as lstat(2) finds it."""
         return self._walk(path, follow=False, make=False)
 
     def read(self, path: str) -> bytes | None:
-        """The content of a regular file; None where there is none, or where it was not kept."""
+        """Returns the content of a regular file; None without the file, or if it was not kept."""
         found = self.find(path)
         return found.content if found is not None and found.kind == "file" else None
 
     def names(self, path: str) -> list[str]:
-        """The names in a directory, sorted; empty for what is no directory."""
+        """Returns the names in a directory, sorted; empty for other paths."""
         found = self.find(path)
         return sorted(found.children) if found is not None and found.kind == "directory" else []
 
     def files(self, path: str = "/") -> Iterator[tuple[str, Inode]]:
-        """The regular files below a directory with their paths in it. Links are not followed."""
+        """Yields the paths and inodes of regular files below a directory. Links are not followed."""
         start = self.find(path)
         if start is None or start.kind != "directory":
             return
@@ -84,7 +84,7 @@ class Tree:
     # -- Making entries ----------------------------------------------------------------------------------------------
 
     def clear(self, path: str, kind: Kind | None) -> None:
-        """Removes what has this name and is of another kind (any kind for None); not a directory with entries."""
+        """Removes a file of this name and of another kind (any kind for None); not a directory with entries."""
         place = self._place(path, make=False)
         if place is None:
             return
@@ -94,7 +94,7 @@ class Tree:
             del directory.children[name]
 
     def file(self, path: str) -> Inode | None:
-        """Opens a regular file for writing and makes it where it is missing."""
+        """Opens a regular file for writing, and makes it if it is missing."""
         place = self._place(path, make=True)
         if place is None:
             return None
@@ -127,7 +127,7 @@ class Tree:
         return directory.children.setdefault(name, inode) is inode
 
     def _place(self, path: str, *, make: bool) -> tuple[Inode, str] | None:
-        """The directory that a name is in, and the name; None for the root and where there is no such directory."""
+        """Returns the directory of a path's last name, and the name; None for the root or without such a directory."""
         parts = parts_of(path)
         if not parts or parts[-1] == "..":
             return None
@@ -135,8 +135,9 @@ class Tree:
         return (directory, parts[-1]) if directory is not None and directory.kind == "directory" else None
 
     def _walk(self, path: str, *, follow: bool, make: bool) -> Inode | None:
-        """Resolves a path. `make`: directories that are missing are made, since archives are accepted that leave them
-        out; the kernel drops the files in them.
+        """Resolves a path. `make`: makes missing directories, since archives without them are accepted.
+
+        The kernel drops the files in such directories.
         """
         stack = [self.root]
         pending = parts_of(path)[::-1]

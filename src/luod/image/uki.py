@@ -1,8 +1,8 @@
-"""Unified kernel images (UKI): an EFI program whose sections hold a kernel, its initial RAM disk and command line.
+"""Unified kernel images (UKI): an EFI program with sections for a kernel, its initial RAM disk and command line.
 
-kexec_file_load(2) does not take such a file: it takes the kernel in `.linux`, with `.ucode` and `.initrd` behind each
-other as the initial RAM disk, and `.cmdline`, as systemd-stub does at boot. Of several profiles the first is read,
-which a boot without a choice takes. Pure: `read` gives the bytes that are asked for, and may come from a hostile file.
+kexec_file_load(2) does not accept such a file. It accepts the kernel in `.linux`, the concatenation of `.ucode` and
+`.initrd` as the initial RAM disk, and `.cmdline`, as systemd-stub passes them at boot. Of several profiles the first is
+read, which a boot without a choice uses. The module is pure: `read` returns the requested bytes, which may be hostile.
 Sources: the UAPI group's UKI specification, and Microsoft's PE format.
 """
 
@@ -16,7 +16,7 @@ from typing import Final
 from luod.errors import ImageError
 
 Read = Callable[[int, int], bytes]
-"""From an offset and a length to the bytes there: fewer at the end of the file."""
+"""Returns the bytes at an offset, of a given length; fewer at the end of the file."""
 
 _DOS: Final = b"MZ"
 _PE: Final = b"PE\0\0"
@@ -24,7 +24,7 @@ _PE_POINTER: Final = 0x3C
 _COFF: Final = struct.Struct("<4sHHIIIHH")
 _SECTION: Final = struct.Struct("<8sIIII16x")
 _SECTIONS_MAX: Final = 256
-"""The loaders of EFI take 96."""
+"""EFI loaders accept 96."""
 _TEXT_MAX: Final = 64 * 1024
 _PROFILE: Final = ".profile"
 _MACHINES: Final = {
@@ -39,7 +39,7 @@ _MACHINES: Final = {
 
 @dataclass(frozen=True)
 class Part:
-    """Bytes of the file."""
+    """A range of bytes in the file."""
 
     offset: int
     size: int
@@ -55,7 +55,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Uki:
-    """What a UKI is made of. `command_line` is None where it has none; `uname` is the release that it says."""
+    """The parts of a UKI. `command_line` is None without one; `uname` is the release in it."""
 
     kernel: Part
     initrds: tuple[Part, ...]
@@ -68,7 +68,10 @@ def of_bytes(data: bytes) -> Read:
 
 
 def program(read: Read, size: int) -> Program | None:
-    """Returns the EFI program in a file of `size` bytes; None: it is none. ImageError: it is damaged or cut off."""
+    """Returns the EFI program in a file of `size` bytes; None for another file.
+
+    Raises ImageError: damaged or truncated.
+    """
     if read(0, 2) != _DOS or len(pointer := read(_PE_POINTER, 4)) < 4:
         return None
     (at,) = struct.unpack("<I", pointer)
@@ -85,7 +88,7 @@ def program(read: Read, size: int) -> Program | None:
 
 
 def describe(read: Read, size: int) -> Uki | None:
-    """Returns what the UKI in a file of `size` bytes is made of; None: it is none. ImageError as of `program`."""
+    """Returns the parts of the UKI in a file of `size` bytes; None for another file. Raises the errors of `program`."""
     found = program(read, size)
     if found is None or ".linux" not in found.sections:
         return None
@@ -101,7 +104,7 @@ def describe(read: Read, size: int) -> Uki | None:
 def _sections(table: bytes, size: int) -> Iterator[tuple[str, Part]]:
     for raw, virtual, _address, stored, offset in _SECTION.iter_unpack(table):
         name = raw.rstrip(b"\0").decode("ascii", "backslashreplace")
-        # What is stored is rounded up to the alignment of the file; tools that do not say the true size say 0.
+        # The stored size is rounded up to the alignment of the file. Some tools leave the true size 0.
         length = min(virtual, stored) if virtual else stored
         if length and offset + length > size:
             raise ImageError(f"the EFI program is cut off: its section {name} ends behind the {size} bytes of the file")
@@ -109,20 +112,20 @@ def _sections(table: bytes, size: int) -> Iterator[tuple[str, Part]]:
 
 
 def _profile(sections: Iterator[tuple[str, Part]]) -> dict[str, Part]:
-    """Returns the sections before the first `.profile`, and over them those between it and the second."""
+    """Returns the sections before the first `.profile`, overridden by those between it and the second."""
     base: dict[str, Part] = {}
     first: dict[str, Part] = {}
     profiles = 0
     for name, part in sections:
         profiles += name == _PROFILE
         if profiles < 2:
-            # The first of a name counts, as for systemd-stub.
+            # The first of a name counts, as in systemd-stub.
             (first if profiles else base).setdefault(name, part)
     return {**base, **first}
 
 
 def _command_line(read: Read, part: Part) -> str:
-    """Returns the line as systemd-stub gives it to the kernel: without white space around it, on one line."""
+    """Returns the line that systemd-stub passes to the kernel: without white space around it, on one line."""
     text = _text(read, part)
     return "".join(" " if ord(character) < 0x20 else character for character in text).strip()
 

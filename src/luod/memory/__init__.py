@@ -1,11 +1,11 @@
-"""How much memory a process can still take, and which limit says so. Reads /proc and the cgroup file system only.
+"""The memory that a process can still use, and the limit that decides it. Reads only /proc and the cgroup file system.
 
-A RETRIEVE_FD that runs out of memory frees the file for good (hazard H1), and a PRESERVE_FD that does gets its caller
-killed (H2), so `luod.liveupdate` asks here first. What is retrieved exists already and is only charged: to the cgroups
-above the process and, under strict overcommit, to the machine. What is new must also be free.
+A RETRIEVE_FD that runs out of memory frees the file for good, and a PRESERVE_FD that does so gets its caller killed
+(docs/hazards.md, H1 and H2), so `luod.liveupdate` checks here first. Retrieved memory exists already and is only
+charged: to the cgroups above the process and, under strict overcommit, to the machine. New memory must also be free.
 
-There are three answers: a `Room`; None, when nothing limits; and `Unknown`, when something that could limit cannot be
-read, such as in a chroot without /proc. luod can answer for such a process (`luod.ipc.client.limits`).
+There are three answers: a `Room`; None, when nothing limits; and `Unknown`, when a possible limit cannot be read, such
+as in a chroot without /proc. luod can answer for such a process (`luod.ipc.client.limits`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from luod.memory.source import Keeping, Live, Source
 _STRICT_OVERCOMMIT: Final = 2
 _NO_FD: Final = (errno.EMFILE, errno.ENFILE)
 _UNLIMITED_V1: Final = 2**60
-"""cgroup v1 says "no limit" with the largest multiple of a page; anything from here on is that."""
+"""cgroup v1 writes "no limit" as the largest multiple of a page. Values from here on mean that."""
 _WHYS_MAX: Final = 3
 _OVERCOMMIT: Final = "/proc/sys/vm/overcommit_memory"
 _MEMINFO: Final = "/proc/meminfo"
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Room:
-    """What one limit leaves: `available` bytes (0 or more); `limit` says which, in words or as a cgroup's path."""
+    """The remainder of one limit: `available` bytes (0 or more). `limit` is its description or a cgroup's path."""
 
     available: int
     limit: str
@@ -44,8 +44,9 @@ class Room:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Not every limit could be read. `why` says which; `room` is the tightest of those that could. `errno` is EMFILE or
-    ENFILE where the reason is that there was no free fd.
+    """Some limit could not be read. `why` names it; `room` is the tightest of the others.
+
+    `errno` is EMFILE or ENFILE where there was no free fd.
     """
 
     why: str
@@ -58,7 +59,7 @@ Answer = Room | Unknown | None
 
 
 class Limits(Protocol):
-    """Another way to read the limits of this process, for where it cannot read them itself."""
+    """Another source of this process's limits, for use where it cannot read them itself."""
 
     def chargeable(self, enough: int) -> Answer: ...
     def free(self, enough: int) -> Answer: ...
@@ -68,14 +69,15 @@ class Limits(Protocol):
 def chargeable(
     root: Path = Path("/"), process: int | None = None, *, enough: int | None = None, limits: Limits | None = None
 ) -> Answer:
-    """Returns the tightest limit on memory that exists and would be charged to this process.
+    """Returns the tightest existing limit on memory that would be charged to this process.
 
     Limits: `memory.max` (v1: `memory.limit_in_bytes`) of each cgroup from this process's up to the root, and
     CommitLimit under `vm.overcommit_memory=2`. Clean inactive page cache counts as available, since the kernel drops it
-    before it fails a charge. Limits of cgroups outside this process's cgroup namespace cannot be seen. `root` is where
-    /proc and /sys are found; `process` is the pid, in that /proc, of another process to ask about.
-    `enough` bytes are all that is asked for: where they are left, page cache is not looked for, which is dear.
-    `limits` is asked where the answer is Unknown.
+    before it fails a charge. Limits of cgroups outside this process's cgroup namespace cannot be seen.
+
+    `root` is the directory of /proc and /sys. `process` is the pid, in that /proc, of another process. `enough` is the
+    number of bytes that the caller needs: where they are left, page cache is not counted, which is expensive. `limits`
+    is consulted where the answer is Unknown.
     """
     answer = _answer(Live(root), process, enough, new=False)
     if isinstance(answer, Unknown) and limits is not None:
@@ -86,7 +88,7 @@ def chargeable(
 def free(
     root: Path = Path("/"), process: int | None = None, *, enough: int | None = None, limits: Limits | None = None
 ) -> Answer:
-    """Returns as `chargeable`, and no more than MemAvailable: for memory that has yet to be allocated."""
+    """Returns the answer of `chargeable`, bounded by MemAvailable: for memory that is not allocated yet."""
     answer = _answer(Live(root), process, enough, new=True)
     if isinstance(answer, Unknown) and limits is not None:
         return _better(answer, limits.free(enough or 0))
@@ -94,8 +96,9 @@ def free(
 
 
 def ceilings(root: Path = Path("/"), process: int | None = None) -> tuple[list[Room], str]:
-    """Returns the limits of `chargeable`, each as a whole: what it would leave if nothing were used yet. The text says
-    what could not be read; "" when everything could.
+    """Returns the limits of `chargeable`, each as a whole: its remainder if nothing were used yet.
+
+    The text names the limits that could not be read; "" when all could.
     """
     source, whys, found = Live(root), _Whys(), list[Room]()
     for directory, v1 in whys.of(_cgroups, source, process) or ():
@@ -110,10 +113,10 @@ def ceilings(root: Path = Path("/"), process: int | None = None) -> tuple[list[R
 
 
 def require(needed: int, answer: Answer, purpose: str, *, hint: str = "") -> None:
-    """Raises NotEnoughMemory when `answer` leaves less than `needed` bytes, rounded up to pages, and MemoryUnknown when
-    it does not tell; KernelRefused (EMFILE, ENFILE) when there was no free fd.
+    """Raises NotEnoughMemory when `answer` leaves less than `needed` bytes, rounded up to pages.
 
-    `purpose` begins the message; `hint` is for when it is not a RETRIEVE_FD, whose hint the errors have by themselves.
+    Raises MemoryUnknown when the answer is unknown; KernelRefused (EMFILE, ENFILE) when there was no free fd. `purpose`
+    begins the message. `hint` replaces the errors' own hint, which is for a RETRIEVE_FD.
     """
     page = os.sysconf("SC_PAGE_SIZE")
     needed = -(-needed // page) * page
@@ -137,12 +140,15 @@ def require(needed: int, answer: Answer, purpose: str, *, hint: str = "") -> Non
 
 
 def known(answer: Answer) -> Room | None:
-    """Returns the limit that is known, for a caller that goes ahead where others are not."""
+    """Returns the known limit, for a caller that accepts that others are unknown."""
     return answer.room if isinstance(answer, Unknown) else answer
 
 
 class Kept:
-    """The files with this process's limits, open: for after chroot(2). `keep` makes one, and the caller closes it."""
+    """The files with this process's limits, open: for use after chroot(2).
+
+    `keep` makes one, and the caller closes it.
+    """
 
     def __init__(self, source: Keeping) -> None:
         self._source = source
@@ -156,7 +162,7 @@ class Kept:
         return self._answer(enough, new=True)
 
     def close(self) -> None:
-        """Gives it back. The files are closed when no caller has it any more."""
+        """Drops one caller's use. The last one closes the files."""
         with _lock:
             self._users -= 1
             if not self._users:
@@ -169,7 +175,7 @@ class Kept:
 
     @property
     def current(self) -> bool:
-        """Whether it is open, and its files are those of this process's cgroup."""
+        """Returns whether it is open, and its files are those of this process's cgroup."""
         if not self._users or os.getpid() != self._process:
             return False
         return _Whys().of(_cgroups, self._source, None) is not None
@@ -186,7 +192,7 @@ _lock = threading.RLock()
 
 
 def keep() -> Kept | None:
-    """Keeps the files with this process's limits open, for all callers in it. None: they cannot be read."""
+    """Opens the files with this process's limits, for all callers in it. Returns None if they cannot be read."""
     global _kept
     with _lock:
         if _kept is None or not _kept.current:
@@ -201,7 +207,7 @@ def _opened() -> Kept | None:
         source.close()
         return None
     for directory, v1 in _cgroups(source, None):
-        # For a cgroup that is given a limit later.
+        # Needed if the cgroup gets a limit later.
         for name in ("memory.usage_in_bytes" if v1 else "memory.current", "memory.stat"):
             with contextlib.suppress(OSError):
                 source.text(f"{directory}/{name}")
@@ -210,7 +216,7 @@ def _opened() -> Kept | None:
 
 
 def _better(own: Unknown, other: Answer) -> Answer:
-    """Returns the answer of two, the second of which knows more."""
+    """Returns the better of two answers; the second has more information."""
     rooms = [room for room in (known(own), known(other)) if room is not None]
     room = min(rooms, key=lambda each: each.available, default=None)
     return Unknown(f"{own.why}; {other.why}", room, own.errno) if isinstance(other, Unknown) else room
@@ -228,7 +234,7 @@ def _answer(source: Source, process: int | None, enough: int | None, *, new: boo
 
 
 class _Whys:
-    """Collects what could not be read."""
+    """Collects the limits that could not be read."""
 
     def __init__(self) -> None:
         self._found: list[str] = []
@@ -251,16 +257,16 @@ class _Whys:
         return None
 
 
-# Each of these raises OSError or ValueError for what cannot be read, or is not as a kernel writes it.
+# Each of these raises OSError or ValueError for a file that cannot be read, or that no kernel writes.
 
 
 def _cgroups(source: Source, process: int | None) -> list[tuple[str, bool]]:
-    """Returns the directories of the process's memory cgroups, innermost first, each with whether it is one of v1."""
+    """Returns the directories of the process's memory cgroups, innermost first, each with whether it is of v1."""
     path = f"/proc/{'self' if process is None else process}/cgroup"
     try:
         text = source.text(path)
     except FileNotFoundError:
-        # A kernel without cgroups has neither file; a /proc mounted with subset=pid lacks the second only.
+        # A kernel without cgroups has neither file. A /proc mounted with subset=pid lacks the second only.
         if source.exists("/proc/self/stat") and source.exists(_MEMINFO) and not source.exists("/proc/cgroups"):
             return []
         raise
@@ -274,12 +280,12 @@ def _cgroups(source: Source, process: int | None) -> list[tuple[str, bool]]:
 
 
 def _limit(source: Source, directory: str, v1: bool) -> int | None:
-    """Returns a cgroup's own limit; None: it has none."""
+    """Returns a cgroup's own limit in bytes; None without a limit."""
     path = f"{directory}/{'memory.limit_in_bytes' if v1 else 'memory.max'}"
     try:
         text = source.text(path).strip()
     except FileNotFoundError:
-        # A cgroup of v2 lacks the file where the memory controller is not enabled for it, and in the root cgroup.
+        # A cgroup of v2 lacks the file where its memory controller is not enabled, and in the root cgroup.
         if not v1 and source.exists(f"{directory}/cgroup.procs"):
             return None
         raise
@@ -303,7 +309,7 @@ def _cgroup_room(source: Source, directory: str, v1: bool, enough: int | None) -
 
 
 def _commit_room(source: Source) -> Room | None:
-    """Returns what strict overcommit leaves, as __vm_enough_memory() counts it for a process without privilege."""
+    """Returns the remainder of strict overcommit, as __vm_enough_memory() counts it for a process without privilege."""
     if _number(source, _OVERCOMMIT) != _STRICT_OVERCOMMIT:
         return None
     limit, committed = _member(source, _MEMINFO, "CommitLimit"), _member(source, _MEMINFO, "Committed_AS")

@@ -1,8 +1,8 @@
-"""Where a process's memory cgroups are: from its /proc/PID/cgroup to directories of a mounted cgroup file system.
+"""Finds a process's memory cgroups: from its /proc/PID/cgroup to directories of a mounted cgroup file system.
 
-A host can have cgroup v1 and v2 mounted at a time, each several times, in part, and seen from a cgroup namespace. The
-memory controller is in one hierarchy only, so one file system type has the limits; of its mounts one is taken that
-shows the process's own cgroup and the most of those above it.
+A host can have cgroup v1 and v2 mounted at a time, each several times, in part, and through a cgroup namespace. The
+memory controller is in one hierarchy only, so one file system type has the limits. Of its mounts, the one is used that
+shows the process's own cgroup and the most of its ancestors.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ class _Mount:
 
 
 _remembered: dict[tuple[str, int, str, str], tuple[tuple[str, ...], int]] = {}
-"""Directories and their st_dev by root, mount namespace, type and cgroup: mountinfo is as long as there are mounts."""
+"""Directories and their st_dev by root, mount namespace, type and cgroup. mountinfo has a line for each mount."""
 
 
 def membership_of(text: str) -> tuple[str, str] | None:
     """Returns the type of the hierarchy with the memory controller, and the cgroup in it, from a /proc/PID/cgroup.
 
-    None: the process is in no hierarchy that could have it. ValueError: the text is none of the kernel's.
+    Returns None when the process is in no hierarchy that could have it. Raises ValueError for a text that no kernel
+    writes.
     """
     unified = None
     for line in text.splitlines():
@@ -52,10 +53,11 @@ def membership_of(text: str) -> tuple[str, str] | None:
 
 
 def directories(under: str, text: str, read: Callable[[str], str]) -> tuple[str, ...]:
-    """Returns the directories of the cgroups in `text`, innermost first, as paths below `under`; `read` reads a file.
+    """Returns the directories of the cgroups in `text`, innermost first, as paths below `under`.
 
-    Empty where there is nothing to limit: no memory controller in this kernel, or the root cgroup. OSError: no mount
-    that this process can see shows the cgroup. ValueError as of `membership_of`.
+    `read` returns a file's text. The result is empty where there is nothing to limit: no memory controller in this
+    kernel, or the root cgroup. Raises OSError: no mount that this process can see shows the cgroup. Raises the
+    ValueError of `membership_of`.
     """
     member = membership_of(text)
     if member is None:
@@ -96,7 +98,7 @@ def _find(under: str, kind: str, path: str, read: Callable[[str], str]) -> tuple
 
 
 def _inside(path: str, part: str) -> list[str] | None:
-    """Returns the names that lead from `part` of a hierarchy to `path`; None where it is not inside."""
+    """Returns the names from `part` of a hierarchy down to `path`; None if it is not inside."""
     part = part.rstrip("/")
     if not (path.rstrip("/") + "/").startswith(part + "/"):
         return None
@@ -125,7 +127,7 @@ def _device(path: str) -> int | None:
 
 
 def _no_limits(under: str, path: str, read: Callable[[str], str]) -> bool:
-    """Whether no limit can exist although no cgroup file system is mounted here."""
+    """Returns whether no limit can exist, although no cgroup file system is mounted here."""
     try:
         if path == "/" and os.readlink(f"{under}/proc/self/ns/cgroup") == _INITIAL_NAMESPACE:
             return True
@@ -133,11 +135,11 @@ def _no_limits(under: str, path: str, read: Callable[[str], str]) -> bool:
     except OSError:
         return False
     memory = [fields for fields in controllers if len(fields) == 4 and fields[0] == _CONTROLLER]
-    # A table without any line is one that somebody masked.
+    # A table without any line is masked by a mount.
     return bool(controllers) and (not memory or memory[0][3] == "0" or memory[0][2] == "1")
 
 
 def _unescape(path: str) -> str:
-    """mountinfo writes blanks and backslashes of a path as three octal digits."""
+    """Returns a path without mountinfo's escapes: blanks and backslashes are three octal digits there."""
     head, *rest = path.split("\\")
     return head + "".join(chr(int(piece[:3], 8)) + piece[3:] for piece in rest)

@@ -1,7 +1,7 @@
-"""Where the limits are read: the files of /proc and of the cgroup file system, by path, or kept open beforehand.
+"""The source of the limits: the files of /proc and of the cgroup file system, by path, or kept open beforehand.
 
-No rule about limits is here: those are in `luod.memory`. Every call raises OSError for a file that cannot be read, with
-the path in it: a limit that cannot be read is unknown, which is not the same as no limit.
+The rules for limits are in `luod.memory`. Every call raises OSError for a file that cannot be read, with the path in
+it: an unreadable limit is unknown, which differs from no limit.
 """
 
 from __future__ import annotations
@@ -21,24 +21,26 @@ _READ: Final = os.O_RDONLY | os.O_CLOEXEC
 
 class Source(Protocol):
     def text(self, path: str) -> str:
-        """Returns the whole file. OSError."""
+        """Returns the whole file. Raises OSError."""
         ...
 
     def exists(self, path: str) -> bool: ...
 
     def directories(self, membership: str) -> tuple[str, ...]:
         """Returns the directories of the memory cgroups in `membership` (the text of /proc/PID/cgroup), innermost
-        first. OSError: no mounted file system shows them. ValueError: it is no such text.
+        first.
+
+        Raises OSError: no mounted file system shows them. Raises ValueError: it is not such a text.
         """
         ...
 
     def really_empty(self, path: str) -> bool:
-        """Whether an empty `path` is the kernel's own file, and not a file or device mounted over it."""
+        """Returns whether an empty `path` is the kernel's own file, and not a file or device mounted over it."""
         ...
 
 
 class Live:
-    """Reads each file when asked. `root` is the directory that has /proc and /sys."""
+    """Reads each file on demand. `root` is the directory that has /proc and /sys."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         # These files are read before every PRESERVE_FD and RETRIEVE_FD, so paths are plain strings.
@@ -65,10 +67,10 @@ class Live:
 
 
 class Keeping:
-    """Reads as `Live` does and keeps the files open; after `seal` it reads those files and opens no other.
+    """Reads as `Live` does and keeps the files open. After `seal` it reads those files and opens no other.
 
-    So it can be read from after chroot(2). It keeps files and no directory: a directory would lead out of a chroot. It
-    owns the fds.
+    So it can be read after chroot(2). It keeps files and no directory: a directory would lead out of a chroot. It owns
+    the fds.
     """
 
     def __init__(self) -> None:

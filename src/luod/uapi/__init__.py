@@ -1,1 +1,1 @@
-"""What the kernel headers say, as data: one module a header. No system call is made here."""
+"""The kernel's headers as data: one module for each header. No system call is made here."""

@@ -1,4 +1,4 @@
-"""linux/fuse.h, protocol 7: the part of it that a file system of a few device nodes speaks over `/dev/fuse`. Data only.
+"""linux/fuse.h, protocol 7: the part that a file system of a few device nodes uses over `/dev/fuse`. Data only.
 
 `luod.emulator.trap` serves it.
 """
@@ -10,7 +10,7 @@ from typing import Final
 
 KERNEL_VERSION: Final = 7
 KERNEL_MINOR_VERSION: Final = 40
-"""What we ask for; a newer kernel steps down to it, an older one lacks flags only."""
+"""The requested version. A newer kernel uses it too; an older one only lacks flags."""
 ROOT_ID: Final = 1
 MIN_READ_BUFFER: Final = 8192
 
@@ -50,9 +50,9 @@ FUSE_ATOMIC_O_TRUNC: Final = 1 << 3
 """An open with O_TRUNC stays one request; a device node ignores the flag."""
 FUSE_PARALLEL_DIROPS: Final = 1 << 18
 FUSE_INIT_EXT: Final = 1 << 30
-"""There is `flags2`, the flags from 32 on."""
+"""There is `flags2`, the flags from bit 32 on."""
 FUSE_PASSTHROUGH: Final = 1 << 37
-"""Linux 6.9: what is mapped of a file, or read and written, may be another file that the server named."""
+"""Linux 6.9: another file, which the server named, may be mapped, read and written in place of a file."""
 
 FOPEN_DIRECT_IO: Final = 1 << 0
 FOPEN_NONSEEKABLE: Final = 1 << 2
@@ -75,7 +75,7 @@ IN_HEADER: Final = struct.Struct("=IIQQIIII")
 OUT_HEADER: Final = struct.Struct("=IiQ")
 """`struct fuse_out_header`: len, -errno, unique."""
 INIT_IN: Final = struct.Struct("=IIII")
-"""major, minor, max_readahead, flags; a newer kernel goes on with flags2."""
+"""major, minor, max_readahead, flags; flags2 follows in a newer kernel."""
 INIT_IN_FLAGS2: Final = 16
 """Offset of flags2, u32, if the request is long enough."""
 INIT_OUT: Final = struct.Struct("=IIIIHHIIHHII24x")
@@ -86,7 +86,7 @@ BACKING_MAP: Final = struct.Struct("=iIQ")
 ENTRY_OUT: Final = struct.Struct("=QQQQII")
 """nodeid, generation, entry_valid (s), attr_valid (s), nanoseconds of both; ATTR follows."""
 FORGET_IN: Final = struct.Struct("=Q")
-"""How many look-ups of the inode the kernel forgets."""
+"""The number of lookups of the inode that the kernel forgets."""
 BATCH_FORGET_IN: Final = struct.Struct("=II")
 """count, dummy; that many FORGET_ONE follow."""
 FORGET_ONE: Final = struct.Struct("=QQ")

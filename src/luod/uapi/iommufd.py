@@ -14,7 +14,7 @@ DEVICE: Final = "/dev/iommu"
 IOMMUFD_TYPE: Final = ord(";")
 IOMMUFD_CMD_BASE: Final = 0x80
 IOMMUFD_CMD_IOAS_NOIOMMU_GET_PA: Final = 0x95
-"""The last of Linux 7.3."""
+"""The last one of Linux 7.3."""
 
 IOMMU_DESTROY: Final = 0x3B80
 IOMMU_IOAS_ALLOC: Final = 0x3B81
@@ -31,7 +31,10 @@ IOMMU_IOAS_MAP_FILE: Final = 0x3B8F
 IOMMU_IOAS_CHANGE_PROCESS: Final = 0x3B92
 
 IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE: Final = 0x3B96
-"""Posted, in no released kernel: "the number after the last one", which is this one in Linux 7.3's header."""
+"""Of the posted series "iommu: Add live update state preservation", in no released kernel.
+
+There it is the number after the last one, which is this one in Linux 7.3's header.
+"""
 
 IOMMU_IOAS_MAP_FIXED_IOVA: Final = 1 << 0
 IOMMU_IOAS_MAP_WRITEABLE: Final = 1 << 1

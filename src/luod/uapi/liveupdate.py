@@ -32,7 +32,10 @@ LIVEUPDATE_SESSION_FINISH: Final = 0xBA42
 LIVEUPDATE_SESSION_GET_NAME: Final = 0xBA43
 
 LIVEUPDATE_SESSION_UNPRESERVE_FD: Final = 0xBA7E
-"""Named by the document, in no kernel. The number is ours; only a machine that says it has it may be asked (H25)."""
+"""Named by the kernel document, in no kernel. The number is luod's own.
+
+Only a machine that declares it may be asked (docs/hazards.md, H25).
+"""
 
 CREATE_SESSION: Final = struct.Struct("=Ii64s")
 """`{u32 size; s32 fd (out); u8 name[64]}`, 72 bytes. RETRIEVE_SESSION has the same shape."""
@@ -44,7 +47,7 @@ SESSION_RETRIEVE_FD: Final = struct.Struct("=IiQ")
 SESSION_FINISH: Final = struct.Struct("=II")
 """`{u32 size; u32 reserved}`, 8 bytes."""
 SESSION_GET_NAME: Final = struct.Struct("=II64s")
-"""`{u32 size; u32 reserved; u8 name[64] (out)}`, 72 bytes. What stands behind the name's NUL is not written."""
+"""`{u32 size; u32 reserved; u8 name[64] (out)}`, 72 bytes. Bytes after the name's NUL are not written."""
 SESSION_UNPRESERVE_FD: Final = struct.Struct("=IIQ")
 """`{u32 size; u32 reserved; u64 token}`, 16 bytes; profile `document` only."""
 

@@ -1,4 +1,4 @@
-"""linux/seccomp.h, linux/filter.h and linux/audit.h: what a filter with a user-space listener needs. Data only.
+"""linux/seccomp.h, linux/filter.h and linux/audit.h: the part for a filter with a user-space listener. Data only.
 
 `luod.emulator.trap` assembles and installs the filter and answers its notifications.
 """
