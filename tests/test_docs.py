@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,46 @@ def test_the_program_that_plays_all_parts_brings_its_device_back(
         check=False,
     )
     assert done.stdout == f"back: {devices.FIRST} State.READY\n", done.stderr
+
+
+def test_the_commands_of_the_tutorial_carry_a_guest_into_the_next_kernel(machine: Machine, tmp_path: Path) -> None:
+    """Those that are typed in the machine, in their order; a command with "&" is a program that goes on."""
+    python = Host(machine, state_directory=tmp_path).python()
+    environment = {**python.environment, "LUOEMU_KERNEL": machine.kernel}
+    log = tmp_path / "log"
+    first, *commands, last = re.findall(r"(?m)^    # (.*)", (ROOT / "docs/tutorial.md").read_text())
+    assert (first, last) == ("ls -l /dev/liveupdate", "exit")
+
+    def shell(command: str) -> list[str]:
+        command = command.replace(".venv/bin/python", python.executable).replace("build/", f"{tmp_path}/")
+        for program, module in (("luod", "luod.daemon.main"), ("luoctl", "luod.ctl.main")):
+            command = re.sub(rf"^{program}\b", shlex.join(python.module(module)), command)
+        return ["sh", "-c", f"cd {ROOT}; {command}"]
+
+    def succeeds(command: str) -> bool:
+        return machine.run(shell(command), env=environment, check=False).returncode == 0
+
+    for command in commands:
+        if command == "luoctl update":
+            with machine.expect_jump():
+                machine.run(shell(command), env=environment)
+        elif not command.endswith("&"):
+            eventually(partial(succeeds, command), describe=command)
+        elif "vmm.py" not in command:
+            machine.spawn(shell(command.removesuffix("&")), env=environment)
+        else:
+            lines = log.read_text().count("takes part") if log.exists() else 0
+            machine.spawn(shell(f"exec {command.removesuffix('&')} >>{log} 2>&1"), env=environment)
+            eventually(
+                lambda before=lines: log.exists() and log.read_text().count("takes part") > before, describe=command
+            )
+    assert re.search(r"vm-1: frozen at (\d+)\nvm-1: resumes at \1\n", log.read_text())
+
+
+def test_the_glossary_is_short_and_sorted() -> None:
+    terms = re.findall(r"(?m)^\| ([^|]+) \| [A-Z]", (ROOT / "docs/glossary.md").read_text())
+    assert terms == sorted(terms, key=str.lower)
+    assert 20 <= len(terms) <= 25
 
 
 def test_the_two_halves_of_the_readme_meet(machine: Machine, tmp_path: Path) -> None:
