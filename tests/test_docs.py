@@ -119,6 +119,12 @@ def test_the_commands_of_the_tutorial_carry_a_guest_into_the_next_kernel(machine
     def succeeds(command: str) -> bool:
         return machine.run(shell(command), env=environment, check=False).returncode == 0
 
+    def taking_part() -> int:
+        return log.read_text().count("takes part") if log.exists() else 0
+
+    def takes_part_again(before: int) -> bool:
+        return taking_part() > before
+
     for command in commands:
         if command == "luoctl update":
             with machine.expect_jump():
@@ -128,11 +134,9 @@ def test_the_commands_of_the_tutorial_carry_a_guest_into_the_next_kernel(machine
         elif "vmm.py" not in command:
             machine.spawn(shell(command.removesuffix("&")), env=environment)
         else:
-            lines = log.read_text().count("takes part") if log.exists() else 0
+            before = taking_part()
             machine.spawn(shell(f"exec {command.removesuffix('&')} >>{log} 2>&1"), env=environment)
-            eventually(
-                lambda before=lines: log.exists() and log.read_text().count("takes part") > before, describe=command
-            )
+            eventually(partial(takes_part_again, before), describe=command)
     assert re.search(r"vm-1: frozen at (\d+)\nvm-1: resumes at \1\n", log.read_text())
 
 
