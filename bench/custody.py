@@ -30,7 +30,7 @@ from luod.ipc.client import sessions
 from luod.ipc.client.connection import Connection
 from luod.ipc.client.handle import IncomingHandle
 from luod.ipc.client.participation import Carried
-from luod.ipc.framing import ADMIN_SOCKET, SESSIONS_SOCKET
+from luod.ipc.names import ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.linux import memfd
 from luod.liveupdate import LiveUpdate, OutgoingSession
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from luod.ipc.client.connection import Connection
-from luod.ipc.framing import ADMIN_SOCKET, SESSIONS_SOCKET, encode_call
+from luod.ipc.framing import encode_call
+from luod.ipc.names import ADMIN_SOCKET, SESSIONS_SOCKET
 
 CALLS = 300
 VOTER, AWAITED, ATTACKER = 1000, 1001, 1002

@@ -21,7 +21,7 @@ from luod.ipc.client.connection import TIMEOUT, Connection, check_seconds, perfo
 from luod.ipc.client.handle import IncomingHandle, OutgoingHandle
 from luod.ipc.client.restore import RestoredFiles
 from luod.ipc.client.sessions import OUTGOING, Description, Exchange, SessionInfo
-from luod.ipc.framing import SESSIONS_SOCKET
+from luod.ipc.names import SESSIONS_SOCKET
 from luod.linux import Fd
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
 from luod.manifest import MANIFEST_TOKEN, Entry

@@ -84,15 +84,15 @@ class BadInput(LuodError, ValueError):
 
 
 class KernelRefused(LuodError, OSError):
-    """The kernel answered a call with an errno.
+    """The kernel answered `call` with `errno`, which means `meaning` for that call.
 
-    `errno` is the kernel's, `call` the name of the call as the headers spell it. The same errno means different
-    things per call, so the subclasses are chosen per call, and the message gives the meaning in words.
+    `call` is the name of the call as the headers spell it; "" where luod refused what the kernel would have. The same
+    errno means different things per call, so the subclasses are chosen per call.
     """
 
     def __init__(self, errno: int, call: str, meaning: str = "", *, hint: str = "") -> None:
         meaning = meaning or os.strerror(errno)
-        LuodError.__init__(self, f"{call}: {meaning}", hint=hint)
+        LuodError.__init__(self, f"{call}: {meaning}" if call else meaning, hint=hint)
         self.errno = errno
         self.strerror = meaning
         self.call = call
@@ -182,7 +182,7 @@ class VfioDeviceFrozen(KernelRefused):
 
 
 class Refused(LuodError):
-    """We decline to do what would lose state. Nothing was changed."""
+    """luod declines, to keep state from getting lost. Nothing was changed."""
 
 
 class NotEnoughMemory(Refused):

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luod import errors
-from luod.ipc.framing import Inbox, decode_reply, encode_call, receive, send, to_error
+from luod.ipc.errors import from_the_wire
+from luod.ipc.framing import Inbox, decode_reply, encode_call, receive, send
 from luod.linux import Fd, memfd
 
 
@@ -178,7 +179,7 @@ def test_fds_this_process_has_no_room_for_are_a_protocol_error() -> None:
     ],
 )
 def test_an_error_becomes_its_exception(name: str, parameters: dict[str, object], kind: type[Exception]) -> None:
-    error = to_error(name, {**parameters, "message": "what was wrong", "hint": "what to do"})
+    error = from_the_wire(name, {**parameters, "message": "what was wrong", "hint": "what to do"})
     assert type(error) is kind
     if not name.endswith(("KernelRefused", "PermissionDenied")):
         assert "what was wrong" in str(error)
@@ -186,7 +187,7 @@ def test_an_error_becomes_its_exception(name: str, parameters: dict[str, object]
 
 
 def test_a_refusal_of_the_kernel_keeps_its_errno() -> None:
-    error = to_error("io.luod.Admin.KernelRefused", {"errno": 16, "call": "reboot", "meaning": "busy"})
+    error = from_the_wire("io.luod.Admin.KernelRefused", {"errno": 16, "call": "reboot", "meaning": "busy"})
     assert isinstance(error, OSError)
     assert error.errno == 16
     assert str(error) == "reboot: busy"

@@ -17,7 +17,8 @@ from typing import Any
 
 from luod.daemon.updates.stuck_ioctls import in_session_ioctl
 from luod.ipc.client.connection import Connection
-from luod.ipc.framing import SESSIONS, UPDATES, encode_call
+from luod.ipc.framing import encode_call
+from luod.ipc.names import SESSIONS, UPDATES
 
 PTRACE_TRACEME, PTRACE_SYSCALL = 0, 24
 GET_NAME = 0xBA44

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from luod.errors import CallFailed, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc.client.connection import TIMEOUT, Connection
-from luod.ipc.framing import ADMIN, ADMIN_SOCKET, SESSIONS_SOCKET, Reply, encode_call
+from luod.ipc.framing import Reply, encode_call
+from luod.ipc.names import ADMIN, ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.linux import Fd
 
 T = TypeVar("T", str, int, bool)

@@ -235,7 +235,7 @@ def release(arguments: Namespace, output: Output) -> Exit:
     """`luoctl release`"""
     from luod.ipc.client import sessions
     from luod.ipc.client.connection import TIMEOUT, perform
-    from luod.ipc.framing import SESSIONS_SOCKET
+    from luod.ipc.names import SESSIONS_SOCKET
 
     path = arguments.socket or SESSIONS_SOCKET
 

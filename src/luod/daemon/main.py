@@ -17,7 +17,7 @@ from typing import Final
 from luod.daemon.log import LEVELS, to_journal
 from luod.daemon.supervisor import listen_fds
 from luod.errors import LuodError, PolicyError
-from luod.ipc.framing import ADMIN_SOCKET, SESSIONS_SOCKET
+from luod.ipc.names import ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.version import __version__
 
 STATE_DIRECTORY: Final = "/var/lib/luod"

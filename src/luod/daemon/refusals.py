@@ -7,7 +7,7 @@ from typing import Final
 from asyncvarlink import VarlinkErrorReply
 
 from luod.daemon.log import Log
-from luod.ipc.framing import ADMIN
+from luod.ipc.names import ADMIN
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
 

@@ -5,19 +5,15 @@ Same words matter: somebody else's session and one that does not exist must not 
 
 from __future__ import annotations
 
-from luod import errors
-from luod.ipc.interfaces import admin
-from luod.ipc.interfaces.sessions import (
-    Busy,
-    Direction,
-    KernelRefused,
-    LiveUpdateBroken,
-    NoManifest,
-    NoSuchSession,
-    Resumed,
-    SessionExists,
-    Torn,
-)
+from typing import TYPE_CHECKING, Final
+
+from luod.ipc.errors import Busy, NoManifest, NoSuchSession, Resumed, TooLate, Torn, UpdateRunning
+
+if TYPE_CHECKING:
+    from luod.ipc.interfaces.sessions import Direction
+
+
+_SHOWN: Final = "luoctl list shows a user its own sessions, and root all"
 
 
 def torn(name: str) -> Torn:
@@ -31,8 +27,8 @@ def torn(name: str) -> Torn:
 def no_such_session(direction: Direction | None, name: str) -> NoSuchSession:
     return NoSuchSession(
         name=name,
-        message=f"there is no {direction + ' ' if direction else ''}session {name!r} of yours",
-        hint="sessions belong to the user that created them; luoctl list shows yours",
+        message=f"there is no {direction + ' ' if direction else ''}session {name!r}",
+        hint=_SHOWN,
     )
 
 
@@ -58,10 +54,6 @@ def not_looked_at(name: str, *, retrieved: bool) -> NoManifest:
     )
 
 
-def session_exists(name: str, message: str, hint: str) -> SessionExists:
-    return SessionExists(name=name, message=message, hint=hint)
-
-
 def forwarding(name: str) -> Busy:
     return Busy(
         message=f"luod makes session {name!r} ready for the next kernel",
@@ -85,29 +77,9 @@ def resumed(name: str) -> Resumed:
     )
 
 
-def too_late() -> admin.TooLate:
-    return admin.TooLate(message="reboot(2) is called: the machine jumps", hint="if the kernel refuses, luod says so")
+def too_late() -> TooLate:
+    return TooLate(message="reboot(2) is called: the machine jumps", hint="if the kernel refuses, luod says so")
 
 
-def update_running() -> admin.UpdateRunning:
-    return admin.UpdateRunning(message="a live update is under way", hint="wait for it to end")
-
-
-def kernel_refused(error: errors.KernelRefused) -> Busy | LiveUpdateBroken | KernelRefused:
-    """What a program is told."""
-    if isinstance(error, errors.LiveUpdateBusy):
-        return Busy(message=f"/dev/liveupdate: {error.meaning}", hint="try again")
-    if isinstance(error, errors.LiveUpdateBroken):
-        return LiveUpdateBroken(message=error.message, hint=error.hint)
-    return KernelRefused(
-        call=error.call, errno=error.errno, meaning=error.meaning, message=error.message, hint=error.hint
-    )
-
-
-def refused_by_kernel(error: errors.KernelRefused) -> admin.NotAKernelImage | admin.KernelRefused:
-    """What an operator is told."""
-    if isinstance(error, errors.NotAKernelImage):
-        return admin.NotAKernelImage(message=error.message, hint=error.hint)
-    return admin.KernelRefused(
-        call=error.call, errno=error.errno, meaning=error.meaning, message=error.message, hint=error.hint
-    )
+def update_running() -> UpdateRunning:
+    return UpdateRunning(message="a live update is under way", hint="wait for it to end")

@@ -18,7 +18,7 @@ from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import fd_name, held_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.updates.participants import Participants
-from luod.ipc.interfaces.admin import Refused
+from luod.errors import Refused
 from luod.ipc.server.peer import Peer
 
 _REPLY_SECONDS: Final = 0.2

@@ -1,6 +1,6 @@
 """Varlink messages as bytes and fds, for clients: NUL-terminated JSON objects, fds riding with a message's first byte.
 
-Knows no method of luod's, only how its errors become exceptions: what is asked is `luod.ipc.client.sessions`. It is not
+Knows no method of luod's: what is asked is `luod.ipc.client.sessions`. It is not
 the server's side, which is `luod.ipc.server.wire`. Belongs to no event loop: `luod.client` and `luod.aio` both use it.
 Standard library only.
 """
@@ -8,26 +8,16 @@ Standard library only.
 from __future__ import annotations
 
 import array
-import errno
 import json
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from luod import errors
+from luod.ipc.errors import from_the_wire
 from luod.linux import Fd
-
-SESSIONS: Final = "io.luod.Sessions"
-UPDATES: Final = "io.luod.Updates"
-ADMIN: Final = "io.luod.Admin"
-
-TOO_MANY_CONNECTIONS: Final = "io.luod.TooManyConnections"
-"""The error of a connection that was not let in, whatever it asks. Nothing of it was done."""
-
-SESSIONS_SOCKET: Final = "/run/luod/luod.sock"
-ADMIN_SOCKET: Final = "/run/luod/admin.sock"
 
 REPLY_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of the longest reply a client takes."""
@@ -61,7 +51,7 @@ class Reply:
         """Raises the error the reply carries, typed; does nothing for a success. The fds are closed first."""
         if self.error is not None:
             self.close()
-            raise to_error(self.error, self.parameters)
+            raise from_the_wire(self.error, self.parameters)
 
 
 def encode_call(method: str, parameters: Mapping[str, Any] | None = None, *, more: bool = False) -> bytes:
@@ -185,64 +175,3 @@ def send(connection: socket.socket, message: bytes, fds: Sequence[int] = ()) -> 
     sent = socket.send_fds(connection, [message], list(fds)) if fds else 0
     if sent < len(message):
         connection.sendall(memoryview(message)[sent:])
-
-
-def to_error(name: str, parameters: Mapping[str, Any]) -> errors.LuodError:
-    """The typed error for the Varlink error `name`. What has no type of its own is a CallFailed with that name.
-
-    What the bare device would have said has the device's own type, so that a program catches the same with luod and
-    without. Every error of luod's has `message` and `hint`; those of Varlink itself (`org.varlink.service.*`) have not.
-    """
-    short = name.rpartition(".")[2]
-    message = str(parameters.get("message") or name)
-    hint = str(parameters.get("hint") or "")
-    if name.startswith((SESSIONS + ".", UPDATES + ".", ADMIN + ".")):
-        if short == "KernelRefused":
-            return _kernel_refused(parameters, hint)
-        if short in _BY_NAME:
-            kind, code = _BY_NAME[short]
-            return kind(code, "luod", message, hint=hint)
-        if short == "InvalidName":
-            return errors.BadInput(message, hint=hint)
-        if short == "WrongPhase" and name.startswith(SESSIONS):
-            return errors.WrongPhase(message, hint=hint)
-        if short in _REFUSALS:
-            return _REFUSALS[short](message, hint=hint)
-    elif short == "InvalidParameter":
-        message = f"luod does not take the parameter {parameters.get('parameter')}"
-    elif short == "PermissionDenied":
-        message = "luod does not allow this user to do that"
-    elif short in ("MethodNotFound", "InterfaceNotFound"):
-        message = f"this luod does not know {parameters.get('method') or parameters.get('interface')}"
-        hint = "it may be older, or this socket may not be the admin socket"
-    failed = errors.Busy if name in _BUSY else errors.CallFailed
-    return failed(name, message, parameters, hint=hint)
-
-
-_BUSY: Final = (f"{SESSIONS}.Busy", f"{ADMIN}.UpdateRunning", TOO_MANY_CONNECTIONS)
-
-
-_BY_NAME: Final[dict[str, tuple[Callable[..., errors.KernelRefused], int]]] = {
-    "NoSuchSession": (errors.NoSuchSession, errno.ENOENT),
-    "SessionExists": (errors.SessionExists, errno.EEXIST),
-    "LiveUpdateBroken": (errors.LiveUpdateBroken, errno.EIO),
-    "NotLoaded": (errors.NoImageLoaded, errno.EINVAL),
-    "NotAKernelImage": (errors.NotAKernelImage, errno.ENOEXEC),
-}
-
-
-_REFUSALS: Final[dict[str, type[errors.Refused]]] = {
-    "Refused": errors.Refused,
-    "Torn": errors.Torn,
-    "Resumed": errors.AlreadyResumed,
-    "NoManifest": errors.NoManifest,
-    "AlreadyStashed": errors.AlreadyStashed,
-    "NotStashed": errors.NotStashed,
-}
-
-
-def _kernel_refused(parameters: Mapping[str, Any], hint: str) -> errors.KernelRefused:
-    code, call, meaning = (parameters.get(member) for member in ("errno", "call", "meaning"))
-    if type(code) is not int or not 0 < code < 4096:
-        code = errno.EIO
-    return errors.KernelRefused(code, str(call or "luod"), str(meaning or ""), hint=hint)

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from luod.daemon.sessions.finish_check import Checks
-from luod.ipc.interfaces.sessions import Busy
+from luod.ipc.errors import Busy
 from luod.linux import Fd, memfd
 
 ALICE, BOB = 1000, 1001
@@ -63,7 +63,7 @@ def test_a_serve_that_is_to_end_does_not_wait_for_the_kernel() -> None:
     program = """
 import asyncio, threading
 from luod.daemon.sessions.finish_check import Checks
-from luod.ipc.interfaces.sessions import Busy
+from luod.ipc.errors import Busy
 async def ask():
     try:
         await Checks(patience=0.01).ask(1000, threading.Event().wait)

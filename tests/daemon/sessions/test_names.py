@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from asyncvarlink import TypedVarlinkErrorReply
 
 from luod.daemon.sessions.names import check_generation, check_name
+from luod.ipc.errors import WireError
 
 
 @pytest.mark.parametrize("name", ["a", "vm-1", "A.b_c@d/e#2", "x" * 63, "-", ".", "/", "systemd.vm", "my-luod"])
@@ -17,7 +17,7 @@ def test_a_name_that_is_taken(name: str) -> None:
     "name", ["", "x" * 64, "a b", "ü", "a\n", "\n", "a\0", "a:b", "%s", "systemd", "luod", "luod-x", "luodian"]
 )
 def test_a_name_that_is_not(name: str) -> None:
-    with pytest.raises(TypedVarlinkErrorReply) as raised:
+    with pytest.raises(WireError) as raised:
         check_name(name)
     assert raised.value.name == "io.luod.Sessions.InvalidName"
     assert raised.value.parameters["name"] == name
@@ -34,7 +34,7 @@ def test_a_name_that_is_no_updates_is_taken_at_any_time(name: str) -> None:
 def test_a_name_of_an_update_that_does_not_freeze_is_refused_with_the_remedy(
     name: str, has_base: bool, error: str
 ) -> None:
-    with pytest.raises(TypedVarlinkErrorReply) as raised:
+    with pytest.raises(WireError) as raised:
         check_generation(name, has_base=has_base, state="idle")
     assert raised.value.name == f"io.luod.Sessions.{error}"
     assert "does not end in # and a number" in raised.value.parameters["hint"]

@@ -12,20 +12,18 @@ import socket
 from typing import Final
 
 import msgspec
-from asyncvarlink import VarlinkErrorReply
 
 from luod.daemon.cleanup.forwarder import CARRIED_FD, CONTROL_FD, GO, HELD, MOST_SOCKETS, OUTGOING_FD
 from luod.daemon.cleanup.worker import REFUSED, SESSION_FD, SESSION_NAME, Outcome, Workers
 from luod.daemon.log import Log
-from luod.daemon.replies import session_exists
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import carried_name, carried_names, fd_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import Row
-from luod.errors import LuodError, SessionExists
-from luod.ipc.interfaces.admin import CarryOverFailed, NotCarriedOver
-from luod.ipc.interfaces.sessions import Refused
+from luod.errors import LuodError, Refused, SessionExists
+from luod.ipc import errors
+from luod.ipc.errors import CarryOverFailed, NotCarriedOver
 from luod.ipc.server.peer import Peer
 from luod.linux import Fd
 
@@ -61,9 +59,9 @@ class Forwarding:
         self._log.warning("carrying-over-again", name=row.name, owner=row.owner)
         try:
             await self._carry_over(row.name)
-        except VarlinkErrorReply as error:
+        except LuodError as error:
             # It is as it was, and the operator can have it carried over again.
-            self._log.error("carry-over-failed", name=row.name, owner=row.owner, reason=repr(error))
+            self._log.error("carry-over-failed", name=row.name, owner=row.owner, reason=error)
 
     async def carry_over(self, peer: Peer, name: str) -> str:
         """What there is to say of it. NotCarriedOver, CarryOverFailed, NoSuchSession, Refused, Busy."""
@@ -100,7 +98,9 @@ class Forwarding:
     def check(self, row: Row) -> Row:
         """The row as it is. NotCarriedOver, Refused."""
         if self._registry.row("outgoing", row.name) is not None:
-            raise session_exists(row.name, "there is an outgoing session of this name", "release that one first")
+            raise errors.SessionExists(
+                name=row.name, message="there is an outgoing session of this name", hint="release that one first"
+            )
         said = "torn" if row.torn else "being discarded" if row.reaped else "resumed" if row.resumed else None
         if said is not None:
             raise NotCarriedOver(
@@ -144,7 +144,9 @@ class Forwarding:
                 return await self._fds.create(row.name, None)
             except SessionExists:
                 await asyncio.sleep(_CLOSING_SECONDS)
-        raise session_exists(row.name, "an outgoing session of this name is open outside luod", "close it first")
+        raise errors.SessionExists(
+            name=row.name, message="an outgoing session of this name is open outside luod", hint="close it first"
+        )
 
     async def _hold(self, row: Row, ours: socket.socket, theirs: socket.socket) -> None:
         """Waits for the forwarder to have the files, and has keep hold them before it goes on."""

@@ -14,7 +14,6 @@ import time
 from typing import Final
 
 import msgspec
-from asyncvarlink import VarlinkErrorReply
 
 from luod.daemon.cleanup.worker import SESSION_FD, SESSION_NAME, Outcome, Workers
 from luod.daemon.log import Log
@@ -23,8 +22,9 @@ from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Change, Registry
 from luod.daemon.store.schema import Row, now, workload
-from luod.ipc.interfaces.admin import DiscardFailed, Stuck
-from luod.ipc.interfaces.sessions import Busy, NoSuchSession, Refused
+from luod.errors import LiveUpdateBusy, LuodError, Refused
+from luod.ipc.errors import Busy, DiscardFailed, NoSuchSession
+from luod.ipc.interfaces.admin import Stuck
 from luod.ipc.server.peer import Peer
 from luod.linux import Fd
 
@@ -225,11 +225,11 @@ class Reaping:
                 if row.reaped or await self._sessions.open_elsewhere(row) is None:
                     try:
                         await self._discard(name)
-                    except Busy:
+                    except (Busy, LiveUpdateBusy):
                         pass
                     except (DiscardFailed, NoSuchSession, Refused):
                         return
-                    except VarlinkErrorReply as error:
+                    except LuodError as error:
                         self._log.error("discard-failed", name=name, reason=error)
                         return
                     else:

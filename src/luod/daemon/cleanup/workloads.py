@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from asyncvarlink import VarlinkErrorReply
-
 from luod.daemon.cleanup.forwarding import Forwarding
 from luod.daemon.cleanup.reaping import Reaping
 from luod.daemon.log import Log
@@ -20,7 +18,9 @@ from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import NUMBERED, Row, workload
 from luod.daemon.updates.participants import Participants
-from luod.ipc.interfaces.sessions import Direction, GivenUp, NoSuchSession, Refused
+from luod.errors import LuodError, Refused
+from luod.ipc.errors import NoSuchSession
+from luod.ipc.interfaces.sessions import Direction, GivenUp
 from luod.ipc.server.peer import Peer
 
 _OTHER: Final[dict[Direction, Direction]] = {"outgoing": "incoming", "incoming": "outgoing"}
@@ -111,7 +111,7 @@ class Workloads:
             other = self._found(peer, _OTHER[direction], name)
             raise NoSuchSession(
                 name=name,
-                message=f"there is no {direction} session {name!r}" + ("" if peer.root else " of yours"),
+                message=f"there is no {direction} session {name!r}",
                 hint=_INSTEAD[_OTHER[direction]] if other else "luoctl list shows which there are",
             )
         base = workload(rows[0])
@@ -142,11 +142,11 @@ class Workloads:
     async def _each(self, rows: list[Row], act: Callable[[Row], Awaitable[str]]) -> str:
         """Goes on to the next session also after one that failed, whose error is raised at the end."""
         reports: list[tuple[str, str]] = []
-        failure: VarlinkErrorReply | None = None
+        failure: LuodError | None = None
         for row in rows:
             try:
                 reports.append((row.name, await act(row)))
-            except VarlinkErrorReply as error:
+            except LuodError as error:
                 failure = failure or error
         if failure is not None:
             raise failure

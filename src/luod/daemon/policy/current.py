@@ -15,8 +15,7 @@ from luod.daemon.log import Log
 from luod.daemon.policy import file, membership, rules
 from luod.daemon.policy.rules import CLOSED, Granted, Settings
 from luod.daemon.store import state_file
-from luod.errors import PolicyError
-from luod.ipc.interfaces.sessions import Refused
+from luod.errors import PolicyError, Refused
 from luod.ipc.server.peer import Peer
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Final, Literal
 
-from luod.ipc.interfaces.admin import Finding, Refused
+from luod.errors import Refused
+from luod.ipc.interfaces.admin import Finding
 
 REFUSALS: Final = frozenset(
     {

@@ -16,7 +16,7 @@ from typing import Final, TypeVar, cast
 
 from luod import memory
 from luod.errors import LuodError, NoSuchToken
-from luod.ipc.interfaces.sessions import Busy
+from luod.ipc.errors import Busy
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession
 from luod.manifest import MANIFEST_TOKEN, PART_SIZE

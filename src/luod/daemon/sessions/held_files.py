@@ -17,15 +17,14 @@ from asyncvarlink.serviceinterface import PermissionDenied
 
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
-from luod.daemon.replies import kernel_refused
 from luod.daemon.sessions.file_kind import Discard, kind_of
 from luod.daemon.sessions.names import check_name
 from luod.daemon.store.fd_names import held_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import Held, HeldFile
-from luod.errors import KernelRefused
-from luod.ipc.interfaces.sessions import AlreadyStashed, Busy, NotStashed, Refused
+from luod.errors import Refused
+from luod.ipc.errors import AlreadyStashed, Busy, NotStashed
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
 from luod.ipc.server.turns import charged
@@ -79,10 +78,7 @@ class HeldFiles:
 
     async def _in_turn(self, change: Coroutine[Any, Any, T]) -> T:
         async with self._lock:
-            try:
-                return await change
-            except KernelRefused as error:
-                raise kernel_refused(error) from error
+            return await change
 
     async def _stash(self, peer: Peer, name: str, passed: list[tuple[str, Fd | None]]) -> None:
         try:
@@ -123,7 +119,7 @@ class HeldFiles:
         if self._find(peer, name) is not None:
             raise AlreadyStashed(
                 name=name,
-                message=f"luod holds files {name!r} of yours already",
+                message=f"luod holds files {name!r} for this user already",
                 hint="take them back, or let go of them, or take another name",
             )
         labels = [label for label, _ in files]
@@ -145,7 +141,7 @@ class HeldFiles:
         everybodys = sum(len(held.files) for held in sets)
         if mine + len(files) > FILES_OF_A_USER or everybodys + len(files) > FILES:
             raise Refused(
-                message=f"luod holds {FILES_OF_A_USER} files of a user, {FILES} of all, and has {mine} of yours",
+                message=f"luod holds up to {FILES_OF_A_USER} files of a user, {FILES} of all; {mine} are this one's",
                 hint="take some back",
             )
         return taken
@@ -164,7 +160,7 @@ class HeldFiles:
         if held is None:
             raise NotStashed(
                 name=name,
-                message=f"luod holds no files {name!r} of yours",
+                message=f"luod holds no files {name!r} for this user",
                 hint="files belong to the user that handed them over, until a kexec",
             )
         return held

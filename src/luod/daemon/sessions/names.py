@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from luod.daemon.store.recovery import SESSION
 from luod.daemon.store.schema import NUMBERED, Row
-from luod.ipc.interfaces.sessions import InvalidName, WrongPhase
+from luod.ipc.errors import InvalidName, WrongPhase
 from luod.ipc.interfaces.updates import State
 from luod.ipc.server.peer import Peer
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from luod.daemon.store.fd_names import process_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.schema import Row
-from luod.ipc.interfaces.sessions import Refused
+from luod.errors import Refused
 from luod.ipc.server.peer import Peer
 from luod.linux import Fd, has_ended
 

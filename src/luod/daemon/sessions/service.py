@@ -23,13 +23,11 @@ from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
 from luod.daemon.replies import (
     forwarding,
-    kernel_refused,
     no_manifest,
     no_such_session,
     not_looked_at,
     reaped,
     resumed,
-    session_exists,
     torn,
 )
 from luod.daemon.sessions.claims import Claims
@@ -44,17 +42,9 @@ from luod.daemon.store.fd_names import carried_names, fd_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import MOST_SESSIONS, Row
-from luod.ipc.interfaces.sessions import (
-    Busy,
-    Description,
-    Direction,
-    MemoryRoom,
-    NotFinished,
-    Outcome,
-    Refused,
-    Session,
-    State,
-)
+from luod.errors import Refused
+from luod.ipc.errors import Busy, NotFinished, SessionExists
+from luod.ipc.interfaces.sessions import Description, Direction, MemoryRoom, Outcome, Session, State
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
 from luod.ipc.server.turns import charged
@@ -151,8 +141,6 @@ class SessionService:
             raise not_looked_at(name, retrieved=row.retrieved)
         try:
             found = await self._checks.manifest(row.owner, fd)
-        except errors.KernelRefused as error:
-            raise kernel_refused(error) from error
         except errors.NotEnoughMemory as error:
             raise Refused(message=error.message, hint="the session is as it was; look again later") from error
         if found is None:
@@ -252,8 +240,6 @@ class SessionService:
         try:
             async with lock:
                 return await change
-        except errors.KernelRefused as error:
-            raise kernel_refused(error) from error
         finally:
             self._changed()
 
@@ -272,8 +258,10 @@ class SessionService:
         incoming = self._registry.row("incoming", name)
         others = incoming is not None and not may_use(peer, incoming)
         if self._registry.row("outgoing", name) is not None or others:
-            raise session_exists(
-                name, "luod holds a session of this name", "release or replace it, or take another name"
+            raise SessionExists(
+                name=name,
+                message="luod holds a session of this name",
+                hint="release or replace it, or take another name",
             )
         if len(self._registry.record.rows) >= MOST_SESSIONS:
             raise Refused(message=f"luod holds {MOST_SESSIONS} sessions, its most", hint="release some")
@@ -294,7 +282,7 @@ class SessionService:
             fd = await self._fds.create(name, record)
         except errors.SessionExists as error:
             await self._owners.forget(row)
-            raise session_exists(name, error.message, error.hint) from error
+            raise SessionExists(name=name, message=error.message, hint=error.hint) from error
         except BaseException:
             await self._owners.forget(row)
             raise
@@ -359,8 +347,10 @@ class SessionService:
         try:
             fd = await self._fds.create(name, None)  # it has its row
         except errors.SessionExists as error:
-            raise session_exists(
-                name, "a copy of the session is still open outside luod", "close every copy, then replace it again"
+            raise SessionExists(
+                name=name,
+                message="a copy of the session is still open outside luod",
+                hint="close every copy, then replace it again",
             ) from error
         self.manifests.keep(row, manifest)
         self._sparing("replaced", of=peer.uid, name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)

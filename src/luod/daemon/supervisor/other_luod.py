@@ -16,7 +16,7 @@ from typing import Final
 from luod.daemon.log import Log
 from luod.daemon.supervisor import protocol
 from luod.errors import KernelRefused, Refused, SessionExists
-from luod.ipc.framing import ADMIN_SOCKET, SESSIONS_SOCKET
+from luod.ipc.names import ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.liveupdate.device import LiveUpdate
 
 _OTHER_SECONDS: Final = 5.0

@@ -13,13 +13,11 @@ from collections.abc import Awaitable, Iterable
 from time import monotonic
 from typing import Final
 
-from asyncvarlink import VarlinkErrorReply
-
 from luod.daemon import memory_grants
 from luod.daemon.log import Log
 from luod.daemon.updates.follower import Follower, event
 from luod.daemon.updates.transaction import LATE, Member, Transaction, VotePhase
-from luod.errors import NotEnoughMemory
+from luod.errors import LuodError, NotEnoughMemory
 from luod.ipc.interfaces.admin import Participant, Progress
 from luod.ipc.interfaces.updates import Ballot, DeclaredFile, EventKind, State
 
@@ -38,7 +36,7 @@ class Barrier:
         self.id: Final = id
         self.generation = 0
         self.orphans: Final = list(orphans)
-        self.error: VarlinkErrorReply | None = None
+        self.error: LuodError | None = None
         """Why it was cancelled before anybody was asked; for the operator."""
         self.members: dict[int, Follower] = {}
         self.transaction = Transaction.begin(

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 from luod import errors, kexec
 from luod.daemon.log import Log
 from luod.daemon.preflight.subject import Subject
-from luod.daemon.replies import refused_by_kernel, update_running
+from luod.daemon.replies import update_running
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import image_names
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.schema import Image
 from luod.daemon.updates.participants import Participants
-from luod.ipc.interfaces.admin import Finding, NotLoaded, Refused
+from luod.errors import Refused
+from luod.ipc.errors import NotLoaded
+from luod.ipc.interfaces.admin import Finding
 from luod.linux import Fd
 
 if TYPE_CHECKING:
@@ -75,9 +77,7 @@ class NextImage:
         except errors.BadInput as error:
             raise Refused(message=error.message, hint="give a shorter command line, of text") from error
         except errors.NotAKernelImage as error:
-            raise refused_by_kernel(await asyncio.to_thread(_named, error, kernel)) from error
-        except errors.KernelRefused as error:
-            raise refused_by_kernel(error) from error
+            raise await asyncio.to_thread(_named, error, kernel) from error
         finally:
             for fd in new:
                 fd.close()

@@ -17,6 +17,7 @@ from asyncvarlink.serviceinterface import PermissionDenied
 
 from luod.daemon.log import Log
 from luod.daemon.preflight.kinds import known
+from luod.daemon.replies import no_such_session, torn
 from luod.daemon.sessions.names import NAME, Belonging, may_use
 from luod.daemon.store.fd_names import fd_name
 from luod.daemon.store.recovery import Holdings
@@ -24,19 +25,9 @@ from luod.daemon.store.registry import Change, Registry
 from luod.daemon.store.schema import Row
 from luod.daemon.updates.follower import Follower, event
 from luod.daemon.updates.transaction import NotAwaited
-from luod.ipc.interfaces.updates import (
-    Ballot,
-    DeclaredByAnother,
-    DeclaredSession,
-    Event,
-    NoSuchSession,
-    NotFollowing,
-    Phase,
-    Refused,
-    State,
-    Torn,
-    WrongPhase,
-)
+from luod.errors import Refused
+from luod.ipc.errors import DeclaredByAnother, NotExpected, NotFollowing
+from luod.ipc.interfaces.updates import Ballot, DeclaredSession, Event, Phase, State
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
 
@@ -172,7 +163,7 @@ class Participants:
         for session in sessions:
             row = self._registry.row("outgoing", session.name)
             if row is None or not may_use(follower.peer, row):
-                raise _no_such_session("outgoing", session.name)
+                raise no_such_session("outgoing", session.name)
             if session.name in others:
                 raise DeclaredByAnother(
                     name=session.name,
@@ -220,13 +211,9 @@ class Participants:
         for name in names:
             row = self._registry.row("incoming", name)
             if row is None or not may_use(peer, row):
-                raise _no_such_session("incoming", name)
+                raise no_such_session("incoming", name)
             if row.torn or row.reaped or row.forwarding:
-                raise Torn(
-                    name=name,
-                    message=f"session {name!r} is torn: the machine jumped without its participant being ready",
-                    hint="nothing can be resumed from it; release it as given up",
-                )
+                raise torn(name)
             if row.resumed:
                 raise self._wrong_phase(NotAwaited(f"the guest of session {name!r} was resumed already"))
             if fd_name(row) not in self._fds and not row.retrieved:
@@ -268,13 +255,13 @@ class Participants:
         follower = self._followers.get(participant)
         if follower is None or not (peer.root or (peer.uid == follower.peer.uid and not peer.anonymous)):
             raise NotFollowing(
-                message="no open connection of yours follows as this participant",
+                message="no open connection of this user follows as this participant",
                 hint="call Follow on a connection of its own, keep it open, give the participant of its first reply",
             )
         return follower
 
-    def _wrong_phase(self, error: NotAwaited) -> WrongPhase:
-        return WrongPhase(state=self.state, message=error.message, hint=error.hint or "wait for the next event")
+    def _wrong_phase(self, error: NotAwaited) -> NotExpected:
+        return NotExpected(state=self.state, message=error.message, hint=error.hint or "wait for the next event")
 
 
 def ready_rows(barrier: Barrier, rows: Iterable[Row]) -> dict[str, Row]:
@@ -293,11 +280,3 @@ def ready_rows(barrier: Barrier, rows: Iterable[Row]) -> dict[str, Row]:
                 freezing_seconds=round(barrier.transaction.members[follower.id].since - barrier.frozen, 6),
             )
     return found
-
-
-def _no_such_session(direction: str, name: str) -> NoSuchSession:
-    return NoSuchSession(
-        name=name,
-        message=f"there is no {direction} session {name!r} of yours",
-        hint="sessions belong to the user that created them; luoctl list shows yours",
-    )

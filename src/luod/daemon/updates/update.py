@@ -19,7 +19,7 @@ from luod import errors
 from luod.daemon import clock
 from luod.daemon.log import Log
 from luod.daemon.preflight.findings import listed, refuse, refusing, require_names, with_ignored
-from luod.daemon.replies import refused_by_kernel, too_late, update_running
+from luod.daemon.replies import too_late, update_running
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import JUMP
 from luod.daemon.store.fd_store import KeeperGone
@@ -32,14 +32,9 @@ from luod.daemon.updates.kexec_image import NextImage
 from luod.daemon.updates.participants import Participants, ready_rows
 from luod.daemon.updates.reboot import Jump, ended
 from luod.daemon.updates.transaction import NotAwaited
-from luod.ipc.interfaces.admin import (
-    CheckReply,
-    Finding,
-    NoUpdate,
-    Progress,
-    Refused,
-    Wishes,
-)
+from luod.errors import Refused
+from luod.ipc.errors import NoUpdate
+from luod.ipc.interfaces.admin import CheckReply, Finding, Progress, Wishes
 from luod.ipc.server.peer import Peer
 from luod.linux import Fd
 
@@ -171,7 +166,7 @@ class Updater:
             try:
                 await self._image.load_again()
             except errors.KernelRefused as error:
-                barrier.error = refused_by_kernel(error)
+                barrier.error = error
                 raise
             await self._ask_hook(barrier)
             if not barrier.cancelled:
@@ -225,7 +220,7 @@ class Updater:
         try:
             await barrier.unless_cancelled(asked)
         except errors.Refused as error:
-            barrier.error = Refused(message=error.message, hint=error.hint)
+            barrier.error = error
             raise
         if not asked.done():
             self._hooks.call_off()

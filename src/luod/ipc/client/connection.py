@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar, cast
 
 from luod.errors import BadInput, CallFailed, DaemonUnreachable, LuodError, ProtocolError
-from luod.ipc import framing
+from luod.ipc import framing, names
 from luod.linux import HasFileno
 
 ROOM_SECONDS: Final = 2.0
@@ -64,7 +64,7 @@ class Connection:
     def ask(self, message: bytes, fds: Sequence[int] = ()) -> framing.Reply:
         """Sends a call and returns its reply, which the caller closes. `fds` stay the caller's.
 
-        DaemonUnreachable, ProtocolError, and the error the reply carries; see `framing.to_error`.
+        DaemonUnreachable, ProtocolError, and the error the reply carries; see `luod.ipc.errors.from_the_wire`.
         """
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         self._send(message, fds, deadline)
@@ -191,11 +191,11 @@ def is_crowded(error: CallFailed) -> bool:
     """Whether the call was not even looked at, since there are as many connections as may be. All VMMs of
     a user vote at the same time, each over a connection of its own, so there may be room in a moment.
     """
-    return error.name == framing.TOO_MANY_CONNECTIONS
+    return error.name == names.TOO_MANY_CONNECTIONS
 
 
 def answer(reply: framing.Reply) -> framing.Reply:
-    """`reply`, the one answer to a call. Raises the error it carries (see `framing.to_error`), or ProtocolError."""
+    """`reply`, the one answer to a call. Raises the error that it carries (`luod.ipc.errors`), or ProtocolError."""
     reply.raise_error()
     if reply.continues:
         reply.close()

@@ -11,7 +11,8 @@ from __future__ import annotations
 from luod import memory
 from luod.errors import LuodError
 from luod.ipc.client.connection import Connection
-from luod.ipc.framing import SESSIONS, encode_call
+from luod.ipc.framing import encode_call
+from luod.ipc.names import SESSIONS
 from luod.memory import Answer, Room, Unknown
 
 _SECONDS = 5.0

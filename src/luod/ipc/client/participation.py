@@ -15,7 +15,8 @@ from typing import Any, Final, Literal, Protocol, cast, get_args
 
 from luod.errors import BadInput, CallFailed, DaemonUnreachable, ProtocolError
 from luod.ipc.client.sessions import Call, Exchange
-from luod.ipc.framing import UPDATES, Reply, encode_call
+from luod.ipc.framing import Reply, encode_call
+from luod.ipc.names import UPDATES
 from luod.manifest import Entry
 
 Kind = Literal["preparing", "granted", "freezing", "jumping", "cancelled", "lost"]

@@ -13,7 +13,7 @@ from luod.errors import AlreadyResumed, BadInput, CallFailed, NoSuchSession, Tor
 from luod.ipc.client import sessions
 from luod.ipc.client.handle import IncomingHandle
 from luod.ipc.client.sessions import INCOMING, OUTGOING, Call, Exchange, SessionInfo
-from luod.ipc.framing import UPDATES
+from luod.ipc.names import UPDATES
 from luod.liveupdate import IncomingSession
 
 H = TypeVar("H", bound=IncomingHandle)

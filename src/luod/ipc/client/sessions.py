@@ -28,7 +28,8 @@ from luod.errors import (
 )
 from luod.ipc.client.handle import IncomingHandle
 from luod.ipc.client.limits import Limits
-from luod.ipc.framing import SESSIONS, Reply, encode_call
+from luod.ipc.framing import Reply, encode_call
+from luod.ipc.names import SESSIONS
 from luod.linux import F_GET_SEALS, F_SEAL_EXEC
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
 from luod.liveupdate.outgoing import new_manifest

@@ -10,103 +10,14 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypedDict
 
-from asyncvarlink import FileDescriptor, LastResult, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
+from asyncvarlink import FileDescriptor, LastResult, VarlinkInterface, varlinkmethod
 from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
 
-from luod.ipc.framing import ADMIN
+from luod.ipc.interfaces.declared import declared
 from luod.ipc.interfaces.timeline import TimelineReply
+from luod.ipc.names import ADMIN
 from luod.ipc.server.peer import Peer
 from luod.linux import Fd
-
-
-class NotLoaded(TypedVarlinkErrorReply, interface=ADMIN):
-    """No kernel was loaded through luod, and luod jumps into no other."""
-
-    class Parameters:
-        message: str
-        hint: str
-
-
-class NotAKernelImage(TypedVarlinkErrorReply, interface=ADMIN):
-    """The kernel does not take the file for a kernel image. Whatever was loaded before is still loaded."""
-
-    class Parameters:
-        message: str
-        hint: str
-
-
-class UpdateRunning(TypedVarlinkErrorReply, interface=ADMIN):
-    """One update at a time."""
-
-    class Parameters:
-        message: str
-        hint: str
-
-
-class Refused(TypedVarlinkErrorReply, interface=ADMIN):
-    """luod declines, to keep state from getting lost. Nothing was changed."""
-
-    class Parameters:
-        message: str
-        hint: str
-
-
-class KernelRefused(TypedVarlinkErrorReply, interface=ADMIN):
-    """The kernel answered `call` with `errno`, which means `meaning` for that call. No session is lost."""
-
-    class Parameters:
-        call: str
-        errno: int
-        meaning: str
-        message: str
-        hint: str
-
-
-class NoUpdate(TypedVarlinkErrorReply, interface=ADMIN):
-    """No update is under way."""
-
-    class Parameters:
-        message: str
-        hint: str
-
-
-class TooLate(TypedVarlinkErrorReply, interface=ADMIN):
-    """reboot(2) is called: nobody can call the update off any more."""
-
-    class Parameters:
-        message: str
-        hint: str
-
-
-class DiscardFailed(TypedVarlinkErrorReply, interface=ADMIN):
-    """The reaper failed, or was ended. The session is stuck: it is handed to nobody, and in nobody's way."""
-
-    class Parameters:
-        name: str
-        message: str
-        hint: str
-
-
-class NotCarriedOver(TypedVarlinkErrorReply, interface=ADMIN):
-    """The session holds a device or what nobody wrote down, is not as its guest left it, or does not fit the memory.
-
-    Nothing was changed.
-    """
-
-    class Parameters:
-        name: str
-        message: str
-        hint: str
-
-
-class CarryOverFailed(TypedVarlinkErrorReply, interface=ADMIN):
-    """It was begun, and not ended. Nothing that was there is lost: luod holds it, and this can be called again."""
-
-    class Parameters:
-        name: str
-        message: str
-        hint: str
-
 
 Standing = Literal["awaited", "granted", "ready", "vetoed", "lost"]
 
@@ -238,18 +149,7 @@ class Service(Protocol):
 class Admin(VarlinkInterface, name=ADMIN):
     """The operator's side of luod: load the next kernel, then jump into it with every session kept."""
 
-    errors = (
-        NotLoaded,
-        NotAKernelImage,
-        UpdateRunning,
-        Refused,
-        KernelRefused,
-        NoUpdate,
-        TooLate,
-        DiscardFailed,
-        NotCarriedOver,
-        CarryOverFailed,
-    )
+    errors = declared(ADMIN)
 
     def __init__(self, service: Service, peer: Peer, may_update: Callable[[], bool] = lambda: False) -> None:
         """`may_update` is asked at each call, of a peer that is not root."""
@@ -379,7 +279,7 @@ class Admin(VarlinkInterface, name=ADMIN):
         reported. From its begin on nothing can be resumed from them. Root's alone. force: also when a process that may
         live has one of them.
 
-        Errors: DiscardFailed, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Refused, io.luod.Sessions.Busy.
+        Errors: DiscardFailed, Refused, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Busy.
         """
         self._permit(root_only=True)
         return await self._service.discard(self._peer, name, bool(force))
@@ -398,8 +298,8 @@ class Admin(VarlinkInterface, name=ADMIN):
         files under the same tokens and names, for the next kernel. The owner is who it was, and can retrieve them there
         and not here. Root's alone.
 
-        Errors: NotCarriedOver, CarryOverFailed, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Refused (somebody has
-        it, or an outgoing one of the name is there), io.luod.Sessions.Busy.
+        Errors: NotCarriedOver, CarryOverFailed, Refused (somebody has
+        it), io.luod.Sessions.SessionExists, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Busy.
         """
         self._permit(root_only=True)
         return await self._service.carry_over(self._peer, name)

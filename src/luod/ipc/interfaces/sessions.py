@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypedDict
 
-from asyncvarlink import FileDescriptor, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
+from asyncvarlink import FileDescriptor, VarlinkInterface, varlinkmethod
 from asyncvarlink.serviceinterface import InvalidParameter
 
-from luod.ipc.framing import SESSIONS
+from luod.ipc.errors import NoManifest
+from luod.ipc.interfaces.declared import declared
+from luod.ipc.names import SESSIONS
 from luod.ipc.server.peer import Peer
 from luod.linux import Fd
 
@@ -54,145 +56,6 @@ class Description:
     preparing_seconds: float
     freezing_seconds: float
     process: int | None
-
-
-class NoSuchSession(TypedVarlinkErrorReply, interface=SESSIONS):
-    """There is none of this name, or it is somebody else's."""
-
-    class Parameters:
-        name: str
-        message: str
-        hint: str
-
-
-class SessionExists(TypedVarlinkErrorReply, interface=SESSIONS):
-    """The name is taken, if only by an fd that is still open somewhere."""
-
-    class Parameters:
-        name: str
-        message: str
-        hint: str
-
-
-class InvalidName(TypedVarlinkErrorReply, interface=SESSIONS):
-    """A name has 1 to 63 of A-Z a-z 0-9 . _ @ / # -, is not `systemd` and does not begin with `luod`. NAME#NUMBER
-    needs a session NAME of the caller's user, and an update (WrongPhase).
-    """
-
-    class Parameters:
-        name: str
-        message: str
-        hint: str
-
-
-class WrongPhase(TypedVarlinkErrorReply, interface=SESSIONS):
-    """NAME#NUMBER is created only while update NUMBER freezes, by a participant that has declared NAME. Of an update
-    that is over it says that the event cancelled is on its way. Nothing was changed. `state` is what luod is doing.
-    """
-
-    class Parameters:
-        state: str
-        message: str
-        hint: str
-
-
-class NotFinished(TypedVarlinkErrorReply, interface=SESSIONS):
-    """Release said "finished", but the kernel still has the session's files: luod keeps its copy."""
-
-    class Parameters:
-        name: str
-        message: str
-        hint: str
-
-
-class KernelRefused(TypedVarlinkErrorReply, interface=SESSIONS):
-    """The kernel answered `call` with `errno`, which means `meaning` for that call."""
-
-    class Parameters:
-        call: str
-        errno: int
-        meaning: str
-        message: str
-        hint: str
-
-
-class Busy(TypedVarlinkErrorReply, interface=SESSIONS):
-    """Not now: somebody else has /dev/liveupdate open, or an update is under way. Nothing was changed."""
-
-    class Parameters:
-        message: str
-        hint: str
-
-
-class Refused(TypedVarlinkErrorReply, interface=SESSIONS):
-    """luod declines, to keep state from getting lost. Nothing was changed."""
-
-    class Parameters:
-        message: str
-        hint: str
-
-
-class Torn(TypedVarlinkErrorReply, interface=SESSIONS):
-    """The session was carried by a jump for which its participant was not `ready`: no guest may be resumed from it.
-
-    It can be released, as given up.
-    """
-
-    class Parameters:
-        name: str
-        message: str
-        hint: str
-
-
-class Resumed(TypedVarlinkErrorReply, interface=SESSIONS):
-    """Its guest was said to be resuming, and so has changed what it was resumed from: there is no second try.
-
-    It can be released.
-    """
-
-    class Parameters:
-        name: str
-        message: str
-        hint: str
-
-
-class LiveUpdateBroken(TypedVarlinkErrorReply, interface=SESSIONS):
-    """This kernel could not take over what was carried into it, since it lacks a handler of something: every open of
-    /dev/liveupdate fails. Until the next boot nothing of it can be had, and no session be created.
-    """
-
-    class Parameters:
-        message: str
-        hint: str
-
-
-class NoManifest(TypedVarlinkErrorReply, interface=SESSIONS):
-    """The session's maker gave luod no duplicate of its manifest, or keeps none. Or the session is incoming, and luod
-    does not hold it: a session that waits in the kernel is not retrieved to be looked at.
-    """
-
-    class Parameters:
-        name: str
-        message: str
-        hint: str
-
-
-class AlreadyStashed(TypedVarlinkErrorReply, interface=SESSIONS):
-    """luod holds a set of files of this name for the caller's user."""
-
-    class Parameters:
-        name: str
-        message: str
-        hint: str
-
-
-class NotStashed(TypedVarlinkErrorReply, interface=SESSIONS):
-    """luod holds no files of this name for the caller's user, or holds them for somebody else."""
-
-    class Parameters:
-        name: str
-        message: str
-        hint: str
 
 
 @dataclass(frozen=True)
@@ -265,22 +128,7 @@ class Sessions(VarlinkInterface, name=SESSIONS):
     Every error says what was wrong (message) and what to do (hint).
     """
 
-    errors = (
-        NoSuchSession,
-        SessionExists,
-        InvalidName,
-        WrongPhase,
-        NotFinished,
-        KernelRefused,
-        Busy,
-        Refused,
-        Torn,
-        Resumed,
-        LiveUpdateBroken,
-        NoManifest,
-        AlreadyStashed,
-        NotStashed,
-    )
+    errors = declared(SESSIONS)
 
     def __init__(self, service: Service, files: FilesService, workloads: WorkloadService, peer: Peer) -> None:
         self._service = service

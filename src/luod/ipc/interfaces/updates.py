@@ -10,9 +10,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypedDict
 
-from asyncvarlink import TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
+from asyncvarlink import VarlinkInterface, varlinkmethod
 
-from luod.ipc.framing import UPDATES
+from luod.ipc.interfaces.declared import declared
+from luod.ipc.names import UPDATES
 from luod.ipc.server.peer import Peer
 
 State = Literal["idle", "preparing", "freezing", "jumping", "restoring"]
@@ -69,58 +70,6 @@ class DeclaredSession:
     files: list[DeclaredFile]
 
 
-class NotFollowing(TypedVarlinkErrorReply, interface=UPDATES):
-    """`participant` names no connection that follows, or follows no more, or it is another user's."""
-
-    class Parameters:
-        message: str
-        hint: str
-
-
-class WrongPhase(TypedVarlinkErrorReply, interface=UPDATES):
-    """No such call is awaited from this participant now. `state` is luod's."""
-
-    class Parameters:
-        state: str
-        message: str
-        hint: str
-
-
-class NoSuchSession(TypedVarlinkErrorReply, interface=UPDATES):
-    """There is none of this name, or it is somebody else's."""
-
-    class Parameters:
-        name: str
-        message: str
-        hint: str
-
-
-class DeclaredByAnother(TypedVarlinkErrorReply, interface=UPDATES):
-    """Another participant, which still follows, has declared the session."""
-
-    class Parameters:
-        name: str
-        message: str
-        hint: str
-
-
-class Torn(TypedVarlinkErrorReply, interface=UPDATES):
-    """The session was carried without its participant's `ready`: no guest may be resumed from it."""
-
-    class Parameters:
-        name: str
-        message: str
-        hint: str
-
-
-class Refused(TypedVarlinkErrorReply, interface=UPDATES):
-    """luod declines, to keep state from getting lost. Nothing was changed."""
-
-    class Parameters:
-        message: str
-        hint: str
-
-
 class Service(Protocol):
     """What luod does for a participant. The generator of `follow` is closed when the connection is."""
 
@@ -138,7 +87,7 @@ class Updates(VarlinkInterface, name=UPDATES):
     what was wrong (message) and what to do (hint).
     """
 
-    errors = (NotFollowing, WrongPhase, NoSuchSession, DeclaredByAnother, Torn, Refused)
+    errors = declared(UPDATES)
 
     def __init__(self, service: Service, peer: Peer) -> None:
         self._service = service

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-from luod.ipc.framing import TOO_MANY_CONNECTIONS
+from luod.ipc.names import TOO_MANY_CONNECTIONS
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
 

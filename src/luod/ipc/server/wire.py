@@ -35,6 +35,9 @@ from asyncvarlink.conversion import ConversionError, FileDescriptorVarlinkType
 from asyncvarlink.serviceinterface import InvalidParameter, MethodNotFound, VarlinkServiceInterface
 from asyncvarlink.types import JSONObject
 
+from luod.errors import LuodError
+from luod.ipc.errors import on_the_wire
+from luod.ipc.names import FILES_NOT_RECEIVED, INTERNAL_ERROR
 from luod.ipc.server.accepted import AcceptedSocket, Hangups
 from luod.ipc.server.admission import Admission, Room
 from luod.ipc.server.arguments import arguments
@@ -45,9 +48,6 @@ from luod.ipc.server.sparing import Sparing
 from luod.ipc.server.turns import Turnstile, timed
 from luod.version import __version__
 
-INTERNAL_ERROR: Final = "io.luod.InternalError"
-FILES_NOT_RECEIVED: Final = "io.luod.FilesNotReceived"
-"""The error of a message whose fds luod does not receive now. Nothing of it was done, and the connection ends."""
 _ACCEPT_AGAIN_SECONDS: Final = 0.1
 _ACCEPT_SECONDS: Final = 0.001
 """How long connections are accepted in one turn of the loop; other sockets, root's among them, wait meanwhile."""
@@ -433,14 +433,19 @@ class _Connection(VarlinkProtocol):
             raise ConnectionAbortedError("it hung up before its call was served")
         try:
             await self._call(call, fds)
-        except VarlinkErrorReply as error:
-            self._listener.refused(self.peer, call.method, error)
-            await self._send(error.toreply(), FileDescriptorArray(self), oneway=call.oneway)
-        except (OSError, asyncio.CancelledError):
+        except asyncio.CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001 - a bug in one call must not end everybody's server
-            self._listener.sparing("bug", of=self.peer.uid, uid=self.peer.uid, method=call.method, error=repr(error))
-            reply = GenericVarlinkErrorReply(INTERNAL_ERROR, {"message": "luod failed", "hint": "see luod's log"})
+        except Exception as error:
+            if isinstance(error, OSError) and not isinstance(error, LuodError):
+                raise
+            reply = _error_reply(error, call.method)
+            if reply is not None:
+                self._listener.refused(self.peer, call.method, reply)
+            else:
+                self._listener.sparing(
+                    "bug", of=self.peer.uid, uid=self.peer.uid, method=call.method, error=repr(error)
+                )
+                reply = GenericVarlinkErrorReply(INTERNAL_ERROR, {"message": "luod failed", "hint": "see luod's log"})
             await self._send(reply.toreply(), FileDescriptorArray(self), oneway=call.oneway)
 
     async def _call(self, call: VarlinkMethodCall, fds: FileDescriptorArray | None) -> None:
@@ -497,3 +502,11 @@ class _Connection(VarlinkProtocol):
                 raise error
         finally:
             fds.release(self)
+
+
+def _error_reply(error: Exception, method: str) -> VarlinkErrorReply | None:
+    """Returns the reply to a call of `method` that raised `error`; None: that is a bug."""
+    if isinstance(error, VarlinkErrorReply):
+        return error
+    named = on_the_wire(error, method.rpartition(".")[0]) if isinstance(error, LuodError) else None
+    return None if named is None else GenericVarlinkErrorReply(*named)
