@@ -1,14 +1,14 @@
-"""The errors of luod, in one tree. Each says what was wrong and, in `hint`, what to do; tracebacks show the hint, too.
+"""The errors of luod, in one tree. The message says what was wrong, `hint` what to do. Tracebacks show both.
 
     LuodError
     ├── BadInput (ValueError)            an argument that can be refused before any system call
-    ├── KernelRefused (OSError)          the kernel answered with an errno; `errno` is the kernel's own
+    ├── KernelRefused (OSError)          the kernel answered with an errno, in `errno`
     │   ├── NoLiveUpdate                 open: there is no /dev/liveupdate, or it is not for this user
     │   ├── LiveUpdateBusy               open: EBUSY, another process has it open
     │   ├── LiveUpdateBroken             open: EIO, this kernel could not take over what was carried
     │   ├── SessionExists                CREATE_SESSION: EEXIST
     │   ├── NoSuchSession                RETRIEVE_SESSION: ENOENT
-    │   ├── SessionTaken                 RETRIEVE_SESSION: EINVAL, somebody has retrieved it
+    │   ├── SessionTaken                 RETRIEVE_SESSION: EINVAL, it is retrieved and open
     │   ├── TokenInUse                   PRESERVE_FD: EEXIST
     │   ├── FileAlreadyPreserved         PRESERVE_FD: EBUSY, the same file under any token of any session
     │   ├── FileNotPreservable           PRESERVE_FD: ENOENT (and EFBIG): this kind of file, or of this size
@@ -21,38 +21,38 @@
     │   ├── NoImageLoaded                reboot(KEXEC): EINVAL, nothing is loaded
     │   ├── JumpRefused                  reboot(KEXEC): any other errno; nothing is lost
     │   │   └── VfioDeviceNotQuiet       reboot(KEXEC): EINVAL, a preserved device has its interrupts on, or sleeps
-    │   └── VfioDeviceFrozen             any call on a VFIO device: EIO, an update that did not happen froze it (H22)
-    ├── Refused                          luod or the library declines, to keep state from getting lost
-    │   ├── NotEnoughMemory              retrieve (H1), preserve, memory: what it takes is not there
-    │   ├── MemoryUnknown                retrieve, preserve: a limit on memory cannot be read, so it may not be there
+    │   └── VfioDeviceFrozen             any call on a VFIO device: EIO, a failed update froze it (H22)
+    ├── Refused                          luod or the library declines, since state would be lost
+    │   ├── NotEnoughMemory              retrieve (H1), preserve, memory: not enough memory
+    │   ├── MemoryUnknown                retrieve, preserve: a limit on memory cannot be read
     │   ├── NotRetrieved                 finish: files would be dropped
-    │   ├── ContentsUnknown              finish: nobody wrote down what the session holds
+    │   ├── ContentsUnknown              finish: the session has no manifest
     │   ├── UnpreserveUnavailable        unpreserve: this kernel has no such ioctl
-    │   ├── FilesMissing                 replace: tokens that would be lost; `tokens` names them
+    │   ├── FilesMissing                 replace: files that would be lost, in `tokens`
     │   ├── ComesBackSealed              preserve: the memfd would come back immutable (F_SEAL_EXEC)
     │   ├── VfioDeviceNotBound           retrieve: no VFIO driver has the device
-    │   ├── Torn                         luod's retrieve: its participant was not ready when the machine jumped (H13)
-    │   ├── AlreadyResumed               luod's retrieve: its guest has run since, there is no second try (H12)
+    │   ├── Torn                         luod's retrieve: its participant was not ready at the kexec (H13)
+    │   ├── AlreadyResumed               luod's retrieve: its guest has run since (H12)
     │   ├── WrongPhase                   luod's create of NAME#GENERATION: its update does not freeze (any more)
-    │   ├── NoManifest                   luod's manifest: nobody gave luod a duplicate of it
-    │   ├── AlreadyStashed                  stash: luod holds files of this name for this user
-    │   └── NotStashed                      unstash, drop_stash: it holds none
+    │   ├── NoManifest                   luod's manifest: luod has no duplicate of it
+    │   ├── AlreadyStashed               stash: luod holds files of this name for this user
+    │   └── NotStashed                   unstash, drop_stash: luod holds no files of this name
     ├── ManifestError                    the manifest of a session is damaged or of a newer format
-    ├── ImageError                       a kernel image, or an initial RAM disk, that is damaged or is none
-    │   └── ImageUnreadable              one that may be sound, and luod cannot look into it here
+    ├── ImageError                       a kernel image or initial RAM disk is damaged, or another kind of file
+    │   └── ImageUnreadable              luod cannot read it here; it may be intact
     ├── PolicyError                      luod's policy file is wrong; `member` says where
     ├── DaemonError                      talking to luod
-    │   ├── DaemonUnreachable            nobody listens on the socket, or it closed
-    │   ├── ProtocolError                an answer that is not Varlink, or not as the interface says
-    │   └── CallFailed                   luod answered with an error; `name` is the Varlink error's
-    │       └── Busy                     not now, such as during an update; nothing was changed, try again later
+    │   ├── DaemonUnreachable            no process listens on the socket, or it was closed
+    │   ├── ProtocolError                an answer is not Varlink, or not of the interface
+    │   └── CallFailed                   luod answered with an error, `name`
+    │       └── Busy                     not now, such as during an update; try again later
     └── MachineError                     driving a machine under test (luod.testing)
         ├── MachineUnavailable           this host cannot run such a machine
         ├── MachineEnded                 it ended, or could not boot
-        ├── MachineJumped                it jumped while an answer was due
+        ├── MachineJumped                it did a kexec while an answer was due
         └── ProgramFailed                a program in it failed, hung or did not answer
 
-Imported by every room; imports nothing but the standard library.
+Every package imports it. It imports only the standard library.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ from typing import Any
 
 
 class LuodError(Exception):
-    """Root of the tree. `hint` says what to do about it; "" where nothing can be said."""
+    """Root of the tree. `hint` says what to do; "" if there is no hint."""
 
     hint: str = ""
 
@@ -80,14 +80,14 @@ class LuodError(Exception):
 
 
 class BadInput(LuodError, ValueError):
-    """An argument was refused before any system call; nothing was changed."""
+    """An argument was refused before any system call. Nothing was changed."""
 
 
 class KernelRefused(LuodError, OSError):
     """The kernel answered `call` with `errno`, which means `meaning` for that call.
 
-    `call` is the name of the call as the headers spell it; "" where luod refused what the kernel would have. The same
-    errno means different things per call, so the subclasses are chosen per call.
+    `call` is the name of the call as in the headers; "" where luod itself refused the call. The meaning of
+    an errno depends on the call, so the subclasses are chosen by call.
     """
 
     def __init__(self, errno: int, call: str, meaning: str = "", *, hint: str = "") -> None:
@@ -182,11 +182,11 @@ class VfioDeviceFrozen(KernelRefused):
 
 
 class Refused(LuodError):
-    """luod declines, to keep state from getting lost. Nothing was changed."""
+    """luod declines a call that would lose state. Nothing was changed."""
 
 
 class NotEnoughMemory(Refused):
-    """`needed` and `available` are bytes; `limit` names what limits, such as a cgroup's path."""
+    """`needed` and `available` are in bytes; `limit` is the limiting one, such as a cgroup's path."""
 
     hint = "raise the limit first: a RETRIEVE_FD that runs out of memory frees the file for good"
 
@@ -198,7 +198,7 @@ class NotEnoughMemory(Refused):
 
 
 class MemoryUnknown(Refused):
-    """`needed` is bytes; `why` says what cannot be read. Nothing was changed."""
+    """`needed` is in bytes; `why` names the limit that cannot be read. Nothing was changed."""
 
     hint = (
         "mount /proc and the cgroup file system where this process can read them, or put luod's socket there, or say "
@@ -212,7 +212,7 @@ class MemoryUnknown(Refused):
 
 
 class NotRetrieved(Refused):
-    """`tokens` are those that would be dropped."""
+    """`tokens` are those that FINISH would drop."""
 
     hint = "retrieve them first, or say finish(discard=True)"
 
@@ -290,7 +290,7 @@ class ImageUnreadable(ImageError):
 
 
 class PolicyError(LuodError):
-    """`path` is the file, `member` what is wrong in it: as `rules[1].uid`, or a line and column; "" for all of it."""
+    """`path` is the file, `member` the wrong part: as `rules[1].uid`, or a line and column; "" for the whole file."""
 
     hint = "docs/policy.md tells what a policy file holds"
 
@@ -301,7 +301,7 @@ class PolicyError(LuodError):
 
 
 class DaemonError(LuodError):
-    """Talking to luod did not go well."""
+    """The communication with luod failed."""
 
 
 class DaemonUnreachable(DaemonError):
@@ -313,7 +313,7 @@ class ProtocolError(DaemonError):
 
 
 class CallFailed(DaemonError):
-    """luod answered with a Varlink error. `name` is its full name, `parameters` what came with it."""
+    """luod answered with a Varlink error. `name` is its full name, `parameters` are its parameters."""
 
     def __init__(self, name: str, message: str, parameters: Mapping[str, Any] | None = None, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -323,14 +323,16 @@ class CallFailed(DaemonError):
 
 class Busy(CallFailed):
     """luod cannot do this now: an update is under way, /dev/liveupdate is open elsewhere, or there are too many
-    connections. Nothing was changed.
+    connections.
+
+    Nothing was changed.
     """
 
     hint = "try again later"
 
 
 class MachineError(LuodError):
-    """Driving a machine under test did not go well. The message has the boot, the program and its stderr."""
+    """Driving a machine under test failed. The message has the boot, the program and its stderr."""
 
 
 class MachineUnavailable(MachineError):
@@ -342,7 +344,7 @@ class MachineEnded(MachineError):
 
 
 class MachineJumped(MachineError):
-    """The machine jumped while an answer was due; `Machine.expect_jump` is for jumps that are meant."""
+    """The machine did a kexec while an answer was due. `Machine.expect_jump` is for intended ones."""
 
 
 class ProgramFailed(MachineError):

@@ -1,7 +1,8 @@
-"""The next kernel: load it, ask whether one is loaded, jump into it.
+"""The next kernel: loads it, reports whether one is loaded, and starts it.
 
-Three system calls and what their errnos mean; what an image contains is `luod.image`, and whether to jump at all is
-`luod.daemon`'s to decide. Programs on a machine without luod can use them too. All need CAP_SYS_BOOT.
+The module has three system calls and the meaning of their errnos. `luod.image` reads the contents of an image.
+`luod.daemon` decides whether to kexec. Programs on a machine without luod can use this too. All calls need
+CAP_SYS_BOOT.
 """
 
 from __future__ import annotations
@@ -57,12 +58,14 @@ _JUMP: Final[_Meanings] = {
 
 @dataclass(frozen=True)
 class LoadLimits:
-    """What this kernel allows of loading images, which only a reboot takes back."""
+    """The limits of this kernel on loading images. Only a reboot lifts them."""
 
     disabled: bool = False
     """kernel.kexec_load_disabled"""
     loads_left: int | None = None
-    """kernel.kexec_load_limit_reboot: calls that this kernel still allows, failed ones included; None: no limit."""
+    """kernel.kexec_load_limit_reboot: number of calls that this kernel still allows, failed ones included; None: no
+    limit.
+    """
     lockdown: str = "none"
     """`integrity` and `confidentiality` allow signed images only."""
 
@@ -74,7 +77,7 @@ _NOT_QUIET: Final = (
 
 
 def encode_command_line(command_line: str) -> bytes:
-    """The command line as kexec_file_load takes it, its NUL included. BadInput: no kernel takes it."""
+    """Returns the command line as kexec_file_load takes it, with its NUL. Raises BadInput: no kernel accepts it."""
     try:
         encoded = command_line.encode() + b"\0"
     except UnicodeEncodeError as error:
@@ -87,17 +90,18 @@ def encode_command_line(command_line: str) -> bytes:
 
 
 def load(kernel: int | HasFileno, initrd: int | HasFileno | None, command_line: str) -> None:
-    """Loads the kernel behind an fd as the next one, in place of any loaded before: kexec_file_load(2).
+    """Loads a kernel as the next one, in place of any loaded before: kexec_file_load(2).
 
-    The fds stay the caller's; they must be open for reading, and the files open for writing nowhere. `kexec_load(2)`,
-    the older call, is not offered: sessions do not survive it, and nothing in /sys tells which of the two was
-    used (H19). Put `liveupdate=on kho=on` on the command line, or the next kernel does not take over what is carried.
-    Image and initrd must fit kexec handover's scratch memory (H21): 272 MiB did not take an initrd of 256 MiB. A next
-    kernel that reads other formats loses everything, or panics (H20): `luod.image` tells them beforehand.
+    The caller owns the fds. They must be open for reading, and no process may have the files open for writing.
+    `kexec_load(2)`, the older call, is not offered: sessions do not survive it, and /sys does not show which of the two
+    was used (docs/hazards.md, H19). Put `liveupdate=on kho=on` on the command line; without it the next kernel does not
+    take sessions over. Image and initrd must fit kexec handover's scratch memory (H21): an initrd of 256 MiB did not
+    fit 272 MiB. A next kernel that reads other formats loses everything, or panics (H20): `luod.image` reports its
+    formats.
 
-    BadInput: the command line has a NUL, is not UTF-8, or is longer than any kernel takes; the image itself may say
-    EINVAL to a shorter one. NotAKernelImage: ENOEXEC. ImageDoesNotFit: EADDRNOTAVAIL, ENOMEM, EFBIG. KernelRefused:
-    anything else. After any error, what was loaded before is loaded still.
+    Raises BadInput: the command line has a NUL, is not UTF-8, or is longer than any kernel accepts; an image may refuse
+    a shorter one with EINVAL. Raises NotAKernelImage: ENOEXEC. Raises ImageDoesNotFit: EADDRNOTAVAIL, ENOMEM, EFBIG.
+    Raises KernelRefused: any other errno. After any error the previous image is still loaded.
     """
     encoded = encode_command_line(command_line)
     flags = uapi.KEXEC_FILE_NO_INITRAMFS if initrd is None else 0
@@ -112,7 +116,10 @@ def load(kernel: int | HasFileno, initrd: int | HasFileno | None, command_line: 
 
 
 def load_limits(root: Path = _ROOT) -> LoadLimits:
-    """Reads what this kernel allows. What a kernel does not tell counts as allowed. `root` has /proc and /sys."""
+    """Returns this kernel's limits.
+
+    Those that the kernel does not show count as permissive. `root` has /proc and /sys.
+    """
     left = _text(root / "proc/sys/kernel/kexec_load_limit_reboot")
     lockdown = _text(root / "sys/kernel/security/lockdown")
     return LoadLimits(
@@ -131,7 +138,7 @@ def _text(path: Path) -> str:
 
 
 def not_permitted(limits: LoadLimits) -> KernelRefused:
-    """Returns the error of a load that was answered with EPERM."""
+    """Returns the error of a load that failed with EPERM."""
     sysctl = "remove it from /etc/sysctl.conf and /etc/sysctl.d and reboot; a running kernel does not take it back"
     if limits.disabled:
         meaning, hint = "kernel.kexec_load_disabled is 1: this kernel loads no image", sysctl
@@ -147,7 +154,7 @@ def not_permitted(limits: LoadLimits) -> KernelRefused:
 
 
 def unload() -> None:
-    """Lets go of the image that is loaded, if any. KernelRefused: EPERM, EBUSY, ENOSYS."""
+    """Unloads the image, if one is loaded. Raises KernelRefused: EPERM, EBUSY, ENOSYS."""
     try:
         linux.syscall("kexec_file_load", -1, -1, 0, None, uapi.KEXEC_FILE_UNLOAD)
     except OSError as error:
@@ -155,7 +162,10 @@ def unload() -> None:
 
 
 def loaded(path: Path = _LOADED) -> bool:
-    """Whether an image is loaded, by whichever call (H19). False on a kernel without kexec. OSError: cannot be read."""
+    """Returns whether an image is loaded, by either call (docs/hazards.md, H19). False on a kernel without kexec.
+
+    Raises OSError: it cannot be read.
+    """
     try:
         return path.read_text(encoding="ascii").strip() == "1"
     except FileNotFoundError:
@@ -163,23 +173,23 @@ def loaded(path: Path = _LOADED) -> bool:
 
 
 def jump() -> NoReturn:
-    """Writes all file systems back and jumps into the loaded image: sync(2), reboot(LINUX_REBOOT_CMD_KEXEC).
+    """Writes all file systems back and starts the loaded image: sync(2), reboot(LINUX_REBOOT_CMD_KEXEC).
 
-    Nobody is told and no process is ended: whatever runs stops where it is, so that is for the caller to have seen to.
-    What to know before:
+    No process is notified or ended: every process stops where it is, so the caller must prepare them. What to know
+    before:
 
-    * Sessions are carried when an fd of them is open anywhere at this moment; `/dev/liveupdate` need not be.
-    * reboot(2) does not sync: a file not written back was empty or absent afterwards (H16). What others write after
-      the sync here is theirs to fsync.
-    * A process inside a session's ioctl holds the jump, unkillable, until that ioctl is done (H17).
+    * Sessions are carried if an fd of them is open anywhere at this moment; `/dev/liveupdate` need not be.
+    * reboot(2) does not sync: a file not written back was empty or absent afterwards (docs/hazards.md, H16). Other
+      processes must fsync what they write after the sync here.
+    * A process inside a session's ioctl blocks the kexec, unkillable, until that ioctl is done (H17).
     * It is refused outside the initial PID namespace (H18): EINVAL, as without an image.
-    * Under systemd ask systemd instead (`systemctl kexec`), so that units are stopped; there, a reboot(2) that fails
-      becomes a cold reboot and everything is lost (H15).
-    * Loaded with kexec_load(2), the image starts, and nothing is carried (H19). Load it with `load`.
+    * Under systemd use `systemctl kexec`, so that units are stopped. There, a reboot(2) that fails becomes a cold
+      reboot and everything is lost (H15).
+    * An image loaded with kexec_load(2) starts, and nothing is carried (H19). Load it with `load`.
 
-    NoImageLoaded: EINVAL. VfioDeviceNotQuiet: EINVAL too, where an image is loaded and VFIO has devices. JumpRefused:
-    anything else, such as a device whose reset fails. It raises when reboot(2)
-    returns, and then the machine goes on as it was, but for devices that were already frozen (H22).
+    Raises NoImageLoaded: EINVAL. Raises VfioDeviceNotQuiet: EINVAL too, if an image is loaded and VFIO has devices.
+    Raises JumpRefused: any other errno, such as of a device whose reset fails. It raises when reboot(2) returns. The
+    machine continues as before then, except for devices that were already frozen (H22).
     """
     os.sync()
     try:

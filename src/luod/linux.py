@@ -1,7 +1,7 @@
-"""The system calls and the fd care that Python's standard library lacks.
+"""System calls and fd ownership that Python's standard library lacks.
 
-No policy and no knowledge of live update: that is `luod.liveupdate` and `luod.kexec`. ctypes is imported when first
-needed: it costs milliseconds of start-up.
+There is no policy and no knowledge of live update here: that is in `luod.liveupdate` and `luod.kexec`. ctypes is
+imported on first use: it costs milliseconds of start-up.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class HasFileno(Protocol):
 
 
 class Fd:
-    """An fd with one owner: whoever holds this object. Closed by `close()`, by `with`, or handed on by `detach()`.
+    """An fd with one owner: the holder of this object. Closed by `close()` or `with`, or passed on by `detach()`.
 
-    It has `fileno()`, so it goes wherever the standard library takes a file. Collected while open it is closed, with
-    a ResourceWarning, which fails a test.
+    It has `fileno()`, so the standard library accepts it in place of a file. If it is garbage-collected while open it
+    is closed with a ResourceWarning, which fails a test.
     """
 
     __slots__ = ("__weakref__", "_fd")
@@ -75,7 +75,7 @@ class Fd:
         self._fd = fd
 
     def fileno(self) -> int:
-        """The fd's number, still owned by this object. BadInput: it is closed."""
+        """Returns the fd, which this object still owns. Raises BadInput: it is closed."""
         if self._fd < 0:
             raise BadInput("the fd is closed")
         return self._fd
@@ -85,7 +85,7 @@ class Fd:
         return self._fd < 0
 
     def detach(self) -> int:
-        """The fd's number; from now on it is the caller's to close."""
+        """Returns the fd, which the caller owns from now on."""
         fd = self.fileno()
         self._fd = -1
         return fd
@@ -93,7 +93,7 @@ class Fd:
     def duplicate(self) -> Fd:
         """Returns a duplicate (same open file description, close-on-exec) with an owner of its own.
 
-        KernelRefused: EMFILE.
+        Raises KernelRefused: EMFILE.
         """
         number = self.fileno()
         try:
@@ -102,7 +102,7 @@ class Fd:
             raise KernelRefused(error.errno or 0, "fcntl(F_DUPFD_CLOEXEC)") from None
 
     def close(self) -> None:
-        """Closes the fd; a second call does nothing."""
+        """Closes the fd. Idempotent."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -150,9 +150,9 @@ def syscall(name: str, *arguments: Any) -> int:
 
 
 def map_large_allocations() -> None:
-    """From now on memory of 1 MiB or more is the kernel's again as soon as it is freed, where the C library is glibc.
+    """Makes glibc return freed memory of 1 MiB or more to the kernel at once. Does nothing with another C library.
 
-    glibc keeps up to 64 MiB otherwise, the more the larger what was freed before.
+    By default glibc keeps up to 64 MiB, depending on the size of earlier blocks.
     """
     import ctypes
 
@@ -162,19 +162,19 @@ def map_large_allocations() -> None:
 
 
 def memfd(name: str, size: int, *, executable: bool = True, sealing: bool = True) -> Fd:
-    """Returns a new memfd of `size` bytes, close-on-exec. OSError.
+    """Returns a new memfd of `size` bytes, close-on-exec. Raises OSError.
 
     `executable` sets MFD_EXEC, so that `vm.memfd_noexec=1` does not add F_SEAL_EXEC. A live update turns that seal into
-    all seals: such a memfd comes back read-only. Where `vm.memfd_noexec=2` forbids it, EACCES. Without `executable` the
-    sysctl decides about the seal, and no value of it fails the call. Kernels before 6.3 have neither the flags nor the
-    seal.
+    all seals: such a memfd is read-only afterwards. If `vm.memfd_noexec=2` forbids it, this fails with EACCES. Without
+    `executable` the sysctl decides about the seal, and the call works under every value of it. Kernels before 6.3 have
+    neither the flags nor the seal.
     """
     flags = MFD_CLOEXEC | (MFD_ALLOW_SEALING if sealing else 0)
     try:
         fd = Fd(os.memfd_create(name, flags | (MFD_EXEC if executable else 0)))
     except OSError as error:
         if error.errno == errno.EACCES and not executable:
-            # Linux 6.3 to 6.5 do not imply the flag where the sysctl demands it.
+            # Linux 6.3 to 6.5 do not imply the flag if the sysctl requires it.
             fd = Fd(os.memfd_create(name, flags | MFD_NOEXEC_SEAL))
         elif error.errno == errno.EINVAL:
             fd = Fd(os.memfd_create(name, flags))
@@ -191,18 +191,21 @@ def memfd(name: str, size: int, *, executable: bool = True, sealing: bool = True
 
 
 def _forbid_seals(fd: Fd) -> None:
-    """Adds F_SEAL_SEAL where it is not there: a memfd that the sysctl made MFD_NOEXEC_SEAL takes seals."""
+    """Adds F_SEAL_SEAL if it is missing: a memfd that the sysctl made MFD_NOEXEC_SEAL allows seals."""
     if not fcntl.fcntl(fd.fileno(), F_GET_SEALS) & F_SEAL_SEAL:
         fcntl.fcntl(fd.fileno(), F_ADD_SEALS, F_SEAL_SEAL)
 
 
 def pidfd_getfd(pidfd: int, target: int) -> Fd:
-    """A duplicate (close-on-exec) of fd number `target` in the process `pidfd` names. EBADF: not open there."""
+    """Returns a duplicate (close-on-exec) of fd `target` in the process of `pidfd`.
+
+    Raises OSError: EBADF, it is not open.
+    """
     return Fd(syscall("pidfd_getfd", pidfd, target, 0))
 
 
 def has_ended(pidfd: HasFileno, *, within: float = 0.0) -> bool:
-    """Whether the process that `pidfd` names has ended, reaped or not. Waits up to `within` seconds for it."""
+    """Returns whether the process of `pidfd` has ended, reaped or not. Waits up to `within` seconds for it."""
     poll = select.poll()  # select() takes no fd above 1023
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(within * 1000))

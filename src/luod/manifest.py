@@ -1,22 +1,23 @@
-"""The manifest of a session: which tokens it holds, under which names, how large. Bytes in and out; no system call.
+"""The manifest of a session: its tokens, names and sizes. Bytes in and out; no system call.
 
 The kernel cannot list the files of a session, so an outgoing session carries a list of its own, in memfds (parts) of
-`PART_SIZE` bytes: the first under `MANIFEST_TOKEN`, further ones under the tokens below it. It is written by
-`luod.liveupdate.OutgoingSession` and read by `IncomingSession` in the next kernel, maybe by another version of luod.
+`PART_SIZE` bytes: the first under `MANIFEST_TOKEN`, further ones under the tokens below it.
+`luod.liveupdate.OutgoingSession` writes it. `IncomingSession` reads it in the next kernel, perhaps with another version
+of luod.
 
 The format is a log, since a preserved memfd can be rewritten but neither grown nor replaced, and since the machine
-may jump between any two stores to it:
+may kexec between any two stores to it:
 
     part    magic "luod-manifest-1\\n", then records, one after another, each at a multiple of 8 bytes
     record  u32 length of the body in bytes, u32 crc32 of the body, body; little-endian; length 0 ends the log
     body    JSON in UTF-8, one of
             {"token": 7, "name": "ram" or null, "kind": "memfd", "size": B, "allocated": B, "seals": F_SEAL_* bits}
                 (and "device": "0000:01:00.0", the PCI address, for the kind "vfio")
-            {"dropped": 7}        the token is preserved no longer, or never was
+            {"dropped": 7}        the token is not preserved (any more)
             {"continues": N}      the log goes on in the part under token N
 
-A record is written body first, its header last, so it is there whole or not at all. It is written *before* the file is
-preserved: after a crash at any point the manifest names at least what the session holds, and never too little.
+A record is written body first, its header last, so it is complete or absent. It is written *before* the file is
+preserved: after a crash at any point the manifest lists at least the files of the session.
 """
 
 from __future__ import annotations
@@ -33,25 +34,25 @@ from luod.errors import ManifestError
 MANIFEST_TOKEN: Final = 2**64 - 2
 PARTS_MAX: Final = 256
 RESERVED_TOKENS: Final = range(MANIFEST_TOKEN - PARTS_MAX + 1, MANIFEST_TOKEN + 1)
-"""Tokens that no file may have in a session with a manifest."""
+"""Tokens that files cannot have in a session with a manifest."""
 
 PART_SIZE: Final = 64 * 1024
-"""Bytes of one part: room for some 600 files."""
+"""The size of one part in bytes: enough for some 600 files."""
 NAME_MAX: Final = 255
-"""Bytes of a file's name in UTF-8."""
+"""The maximum length of a file's name in bytes of UTF-8."""
 
 _MAGIC: Final = b"luod-manifest-1\n"
 _HEADER: Final = struct.Struct("<II")
 _ROOM: Final = 4096
-"""Bytes a part has free before a record is begun: enough for an entry, for taking it back, and for `continues`."""
+"""Bytes that a part must have free before a record: enough for an entry, for its `dropped`, and for `continues`."""
 
 Read = Callable[[int], bytes | None]
-"""Reads the part under a token; None: there is none."""
+"""Returns the part under a token; None without it."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of a session. `size` and `allocated` are bytes, as they were just before it was preserved."""
+    """One file of a session. `size` and `allocated` are in bytes, as they were just before it was preserved."""
 
     token: int
     name: str | None
@@ -60,12 +61,12 @@ class Entry:
     allocated: int
     seals: int
     device: str | None = None
-    """The PCI address of a VFIO device, where it is known."""
+    """The PCI address of a VFIO device, if it is known."""
 
 
 @dataclass(frozen=True)
 class Write:
-    """Bytes to store at `offset` of the part under `token`. Writes are to be made in the order they are given."""
+    """Bytes to store at `offset` of the part under `token`. Writes are to be made in the given order."""
 
     token: int
     offset: int
@@ -73,10 +74,10 @@ class Write:
 
 
 class Log:
-    """The writing side: where the log ends. It says what to write; the caller writes.
+    """The writing side: the end of the log. It returns the writes, and the caller makes them.
 
-    Before each record the caller asks `part_wanted`, and makes and preserves that part, so that what can fail is done
-    before the log has changed.
+    Before each record the caller asks `part_wanted`, and makes and preserves that part, so that every step that can
+    fail comes before a change of the log.
     """
 
     def __init__(self) -> None:
@@ -84,7 +85,10 @@ class Log:
         self._end = PART_SIZE
 
     def part_wanted(self) -> int | None:
-        """The token of the part to be made before the next record; None: there is room. ManifestError: full."""
+        """Returns the token of the part to be made before the next record; None if there is room.
+
+        Raises ManifestError: full.
+        """
         if self._end <= PART_SIZE - _ROOM:
             return None
         if self._part - 1 not in RESERVED_TOKENS:
@@ -92,20 +96,23 @@ class Log:
         return self._part - 1
 
     def part_made(self, token: int) -> tuple[Write, ...]:
-        """To be called once the part under `token` is preserved, `new_part()` its contents; writes as of `add`."""
+        """Returns the writes that continue the log in a new part. The part must be preserved under `token` first.
+
+        `new_part()` returns its contents.
+        """
         writes = self._append({"continues": token}) if token != MANIFEST_TOKEN else ()
         self._part, self._end = token, len(_MAGIC)
         return writes
 
     def add(self, entry: Entry) -> tuple[Write, ...]:
-        """The writes that record `entry`, to be made before its file is preserved."""
+        """Returns the writes that record `entry`, to be made before its file is preserved."""
         record = asdict(entry)
         if entry.device is None:
             del record["device"]
         return self._append(record)
 
     def drop(self, token: int) -> tuple[Write, ...]:
-        """The writes that take `token` out again, to be made after it is preserved no longer."""
+        """Returns the writes that remove `token`, to be made after it is preserved no longer."""
         return self._append({"dropped": token})
 
     def _append(self, record: dict[str, Any]) -> tuple[Write, ...]:
@@ -117,14 +124,14 @@ class Log:
 
 
 def new_part() -> bytes:
-    """The contents of a part without records, as it is before it is preserved."""
+    """Returns the contents of a part without records, to be written before it is preserved."""
     return _MAGIC.ljust(PART_SIZE, b"\0")
 
 
 def read(part: Read) -> tuple[Entry, ...] | None:
-    """What a session holds, in the order it was preserved; None when it has no manifest.
+    """Returns the files of a session, in the order in which they were preserved; None without a manifest.
 
-    `part` is called with `MANIFEST_TOKEN` first. ManifestError: damaged, or of another format.
+    `part` gets `MANIFEST_TOKEN` first. Raises ManifestError: damaged, or of another format.
     """
     entries: dict[int, Entry] = {}
     token: int | None = MANIFEST_TOKEN
@@ -141,9 +148,9 @@ def read(part: Read) -> tuple[Entry, ...] | None:
 
 
 def read_first(data: bytes) -> tuple[tuple[Entry, ...], bool]:
-    """What the first part alone names, and whether that is all: False when the log goes on in another part.
+    """Returns the files in the first part alone, and whether that is all: False if the log continues in another part.
 
-    ManifestError: damaged, or of another format.
+    Raises ManifestError: damaged, or of another format.
     """
     entries: dict[int, Entry] = {}
     following = _apply(_records(data), entries, MANIFEST_TOKEN)
@@ -151,11 +158,11 @@ def read_first(data: bytes) -> tuple[tuple[Entry, ...], bool]:
 
 
 def _apply(records: Iterable[dict[str, Any]], entries: dict[int, Entry], part: int) -> int | None:
-    """Plays the records of one part onto `entries`; gives the token of the part that follows, None when none does."""
+    """Applies the records of one part to `entries`. Returns the token of the next part, None without one."""
     for record in records:
         if "continues" in record:
             following = record["continues"]
-            # Parts go downwards, so a damaged or hostile manifest cannot make a reader go round in circles.
+            # Part tokens decrease, so a damaged or hostile manifest cannot make a reader loop.
             if type(following) is not int or following != part - 1 or following not in RESERVED_TOKENS:
                 raise ManifestError(f"the manifest goes on in {following!r}, which is not the part that follows")
             return following
@@ -211,5 +218,5 @@ def _integer(record: dict[str, Any], member: str) -> int:
 
 
 def _length(body: bytes) -> int:
-    """Bytes of a record: header, body, and what brings the next header to a multiple of 8."""
+    """Returns the bytes of a record: header, body, and padding to a multiple of 8."""
     return -(-(_HEADER.size + len(body)) // 8) * 8

@@ -1,7 +1,7 @@
-"""What sysfs says of PCI devices and their drivers, and of the device behind an open VFIO file. Reads only.
+"""PCI devices and their drivers in sysfs, and the device behind an open VFIO file. It only reads.
 
-For `luod.vfio`, which uses devices, and for `luod.liveupdate` and `luod.kexec`, which only need to know of them. No
-ioctl is made here. A device is named by its address, such as 0000:01:00.0: that is all a live update keeps of it.
+`luod.vfio` uses devices; `luod.liveupdate` and `luod.kexec` only need to know of them. No ioctl is made here. A device
+is named by its address, such as 0000:01:00.0: a live update keeps nothing else of it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ DEVICES: Final = Path("/sys/bus/pci/devices")
 DRIVERS: Final = Path("/sys/bus/pci/drivers")
 VFIO_CLASS: Final = Path("/sys/class/vfio-dev")
 VFIO_PCI: Final = "vfio-pci"
-"""The one driver whose devices a live update takes; its variants for single devices are refused."""
+"""The one driver whose devices are preserved. Those of its variants for single devices are refused."""
 
 INTEL: Final = 0x8086
 _DISPLAY: Final = 0x03
 _ADDRESS: Final = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _NODE: Final = re.compile(r"vfio[0-9]+")
 _SYSPATH: Final = "vfio-device-syspath:"
-"""The line of fdinfo in which kernels name the device of any VFIO device file, where they do."""
+"""The line of fdinfo with the sysfs path of a VFIO file's device, in kernels that have it."""
 
 
 def check_address(address: str) -> str:
-    """`address`, lower case. BadInput: it is no domain:bus:device.function."""
+    """Returns `address` in lower case. Raises BadInput: it is not domain:bus:device.function."""
     address = address.lower()
     if not _ADDRESS.fullmatch(address):
         raise BadInput(f"not a PCI address: {address!r}", hint="write it as lspci -D does, such as 0000:01:00.0")
@@ -36,12 +36,12 @@ def check_address(address: str) -> str:
 
 
 def driver_of(address: str) -> str | None:
-    """The name of the driver that has the device; None: none has, or there is no such device."""
+    """Returns the name of the device's driver; None without a driver or without the device."""
     return _link(DEVICES / address / "driver")
 
 
 def vfio_node(address: str) -> str | None:
-    """The name below /dev/vfio/devices of the device's file, such as vfio0; None while no VFIO driver has it."""
+    """Returns the name of the device's file in /dev/vfio/devices, such as vfio0; None while no VFIO driver has it."""
     try:
         names = os.listdir(DEVICES / address / "vfio-dev")
     except (FileNotFoundError, NotADirectoryError):
@@ -50,7 +50,7 @@ def vfio_node(address: str) -> str | None:
 
 
 def any_vfio_device() -> bool:
-    """Whether a VFIO driver has any device of this machine."""
+    """Returns whether a VFIO driver has any device of this machine."""
     try:
         return bool(os.listdir(VFIO_CLASS))
     except OSError:
@@ -58,7 +58,7 @@ def any_vfio_device() -> bool:
 
 
 def visible() -> bool:
-    """Whether this process sees the devices of its machine: a sandbox may hide /sys."""
+    """Returns whether this process sees the devices of its machine: a sandbox may hide /sys."""
     return DEVICES.is_dir()
 
 
@@ -71,10 +71,10 @@ def is_intel_display(address: str) -> bool:
 
 
 def address_of(fd: int) -> str | None:
-    """The address of the device behind an open VFIO device file; None where the system does not tell.
+    """Returns the address of the device behind an open VFIO device file; None if it is not known.
 
-    It tells of files opened in /dev/vfio/devices. Of those from a group and of retrieved ones only the kernels tell
-    that name the device in /proc/self/fdinfo.
+    It is known for files opened in /dev/vfio/devices. For those from a group and for retrieved ones it is known only
+    with kernels that show the device in /proc/self/fdinfo.
     """
     name = os.path.basename(link_of(fd))
     if _NODE.fullmatch(name):
@@ -89,7 +89,7 @@ def address_of(fd: int) -> str | None:
 
 
 def link_of(fd: int) -> str:
-    """What /proc says `fd` is: a path, or "anon_inode:[…]"; "" where it says nothing."""
+    """Returns the link of `fd` in /proc: a path, or "anon_inode:[…]"; "" if it cannot be read."""
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:

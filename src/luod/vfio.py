@@ -1,10 +1,10 @@
-"""What both sides of a live update need of a VFIO device: its driver, its file, its iommufd, its interrupts.
+"""A VFIO device on both sides of a live update: its driver, its file, its iommufd, its interrupts.
 
-Not a VFIO library: regions, DMA maps and eventfds are the VMM's own. Not the preserving and retrieving either, which is
-`luod.liveupdate`'s. The sequence is told in docs/vfio.md. Sources: linux/vfio.h, the documents of the
-posted VFIO live update series, v2 and v5; no released kernel has it.
+This is not a VFIO library: regions, DMA maps and eventfds are the VMM's. Preserving and retrieving are in
+`luod.liveupdate`. docs/vfio.md shows the sequence. Sources: linux/vfio.h, and v2 and v5 of the posted VFIO live update
+series (docs/kernel.md, 12); no released kernel has it.
 
-Before the jump                             After it
+Before the kexec                            After it
     bind_driver, open_device                    bind_driver                 before RETRIEVE_FD, or the device is lost
     open_iommufd, bind, attach, map memory      session.retrieve            the device's file
     session.preserve: memory, then device       open_iommufd, bind, attach, map memory again
@@ -43,21 +43,21 @@ __all__ = [  # noqa: RUF022 - in the order of their use
 
 _PROBE: Final = Path("/sys/bus/pci/drivers_probe")
 _INTERRUPTS: Final = (uapi.VFIO_PCI_INTX_IRQ_INDEX, uapi.VFIO_PCI_MSI_IRQ_INDEX, uapi.VFIO_PCI_MSIX_IRQ_INDEX)
-"""Those that keep a machine from jumping. The error and request eventfds do not."""
+"""Interrupts that fail the kexec. The error and request eventfds do not."""
 
 
 def bind_driver(address: str, driver: str = pci.VFIO_PCI) -> str:
-    """Gives the device at `address` to vfio-pci, and to no other driver until the next boot; its path in /dev/vfio.
+    """Binds vfio-pci to the device at `address`, and sets it as its only driver until the next boot.
 
-    driver_override, unbind of another driver, drivers_probe. As root; again for a device that vfio-pci has, it does
-    nothing. In the kernel after a live update nothing is bound, and nothing keeps the host's own driver from taking a
-    preserved device: have user space do this first of all.
+    Returns the device's path in /dev/vfio. It writes driver_override, unbinds another driver, uses drivers_probe. It
+    needs root. For a device that vfio-pci has, it does nothing. After a live update no device is bound, and the host's
+    own driver can take a preserved device: let user space do this first of all.
 
-    An unbind waits, and cannot be interrupted, until the last file of the device is closed. Never unbind a preserved
-    device: the session has it open, and a jump meanwhile hangs.
+    An unbind waits, uninterruptibly, until the last file of the device is closed. Never unbind a preserved device: the
+    session has it open, and a kexec meanwhile hangs.
 
-    BadInput: no PCI address. KernelRefused: ENOENT (no such device, or no driver of that name), EACCES, and ENODEV
-    when the driver did not take the device.
+    Raises BadInput: not a PCI address. Raises KernelRefused: ENOENT (no such device, or no driver of that name),
+    EACCES, and ENODEV when the driver did not accept the device.
     """
     address = pci.check_address(address)
     folder = pci.DEVICES / address
@@ -78,11 +78,11 @@ _LOAD_DRIVER: Final = "modprobe vfio-pci, and look at the kernel's log; the mach
 
 
 def open_device(address: str) -> Fd:
-    """The device's file in /dev/vfio/devices; the caller owns it. It answers nothing until it is bound (`bind`).
+    """Returns the device's file in /dev/vfio/devices; the caller owns it. It answers once it is bound (`bind`).
 
-    Only such a file can be preserved, not one of VFIO_GROUP_GET_DEVICE_FD.
-    BadInput: no PCI address. KernelRefused: ENODEV (no VFIO driver has the device), EACCES, EBUSY: it came over a live
-    update and its session is not finished; retrieve it from there.
+    Only such a file can be preserved, not one of VFIO_GROUP_GET_DEVICE_FD. Raises BadInput: not a PCI address. Raises
+    KernelRefused: ENODEV (no VFIO driver has the device), EACCES, EBUSY: it is in an incoming session that is not
+    finished; retrieve it from there.
     """
     address = pci.check_address(address)
     node = pci.vfio_node(address)
@@ -96,18 +96,23 @@ _OPEN: Final = {errno.EBUSY: "the device came over a live update, and its sessio
 
 
 def open_iommufd() -> Fd:
-    """A new context of /dev/iommu; the caller owns it. KernelRefused: ENOENT (not in this kernel), EACCES."""
+    """Returns a new context of /dev/iommu; the caller owns it.
+
+    Raises KernelRefused: ENOENT (not in this kernel), EACCES.
+    """
     return _open(iommufd_uapi.DEVICE, {errno.ENOENT: "this kernel has no iommufd"})
 
 
 def bind(device: int | HasFileno, iommufd: int | HasFileno) -> int:
-    """VFIO_DEVICE_BIND_IOMMUFD: the device answers from now on. Gives its id in the context.
+    """Binds the device to the iommufd, and returns its id in the context: VFIO_DEVICE_BIND_IOMMUFD.
 
-    It stays bound until its file is closed for the last time, the session's reference included. After a live update
-    this is what FINISH waits for. The device is reset here, but for the first time after a jump under v2's rules.
-    KernelRefused: EINVAL (bound already, by this or another file, or had from a group), EBUSY (its group is open),
-    EBADFD (no iommufd), EACCES (a VF without its token), EPERM (a driver has another device of its group), EAGAIN (an
-    unbind of it has begun, and waits for its files; the device cannot be bound again, nor its session finished).
+    The device answers from now on. It stays bound until the last reference to its file is closed, the session's
+    included. After a live update FINISH requires this. The device is reset here, except the first time after a kexec
+    under v2's rules.
+
+    Raises KernelRefused: EINVAL (bound already, by this or another file, or from a group), EBUSY (its group is open),
+    EBADFD (not an iommufd), EACCES (a VF without its token), EPERM (a driver has another device of its group), EAGAIN
+    (an unbind of it has begun, and waits for its files; the device cannot be bound again, nor its session finished).
     """
     layout = uapi.DEVICE_BIND_IOMMUFD
     values = _call("VFIO_DEVICE_BIND_IOMMUFD", device, layout, 0, _fd(iommufd), 0, 0)
@@ -115,23 +120,23 @@ def bind(device: int | HasFileno, iommufd: int | HasFileno) -> int:
 
 
 def new_address_space(iommufd: int | HasFileno) -> int:
-    """IOMMU_IOAS_ALLOC: the id of a new I/O address space in the context. KernelRefused: ENOMEM."""
+    """Returns the id of a new I/O address space in the context: IOMMU_IOAS_ALLOC. Raises KernelRefused: ENOMEM."""
     return int(_call("IOMMU_IOAS_ALLOC", iommufd, iommufd_uapi.IOAS_ALLOC, 0, 0)[2])
 
 
 def attach(device: int | HasFileno, page_table: int) -> None:
-    """VFIO_DEVICE_ATTACH_IOMMUFD_PT: the device's DMA goes through `page_table`, an address space's or HWPT's id.
+    """Attaches the device to `page_table`, the id of an address space or HWPT: VFIO_DEVICE_ATTACH_IOMMUFD_PT.
 
-    A live update does not keep this, nor what is mapped: attach and map again in the next kernel.
-    KernelRefused: EINVAL (not bound), ENOENT (no such id in its context).
+    The device's DMA uses it. A live update keeps neither this nor the mappings: attach and map again in the next
+    kernel. Raises KernelRefused: EINVAL (not bound), ENOENT (no such id in its context).
     """
     _call("VFIO_DEVICE_ATTACH_IOMMUFD_PT", device, uapi.DEVICE_ATTACH_IOMMUFD_PT, 0, page_table, 0)
 
 
 def preservation_order(file: int | HasFileno) -> int:
-    """A key for sorted(): memory first, then iommufds, then devices.
+    """Returns a key for sorted(): memory first, then iommufds, then devices.
 
-    A kernel that preserves page tables asks for that order in one session (ENOENT otherwise); the others do not mind.
+    A kernel that preserves page tables requires that order in one session (ENOENT otherwise); other kernels accept any.
     """
     link = pci.link_of(_fd(file))
     if os.path.basename(link).lstrip(".") == "iommu":
@@ -140,11 +145,11 @@ def preservation_order(file: int | HasFileno) -> int:
 
 
 def quiesce(device: int | HasFileno) -> tuple[int, ...]:
-    """Turns the device's interrupts off; gives the VFIO_PCI_*_IRQ_INDEX that were on, to be set up again later.
+    """Turns the device's interrupts off. Returns the VFIO_PCI_*_IRQ_INDEX that were on, to be set up again later.
 
-    To be called after the guest's vCPUs have stopped and right before the jump: with interrupts on, reboot(2) fails
-    with EINVAL. The device must be in D0 too (v5); writing its PM registers is the VMM's. What was raised before stays
-    readable in the eventfds. VfioDeviceFrozen: EIO. KernelRefused: EINVAL, not bound to an iommufd.
+    Use it after the guest's vCPUs have stopped and right before the kexec: with interrupts on, reboot(2) fails with
+    EINVAL. The device must be in D0 too (v5); the VMM writes its PM registers. Signals raised before stay readable in
+    the eventfds. Raises VfioDeviceFrozen: EIO. Raises KernelRefused: EINVAL, not bound to an iommufd.
     """
     found = []
     for index in _INTERRUPTS:
@@ -162,7 +167,7 @@ def quiesce(device: int | HasFileno) -> tuple[int, ...]:
 
 
 class State(enum.Enum):
-    """What a device's file answers."""
+    """The state of a device, from its file."""
 
     UNBOUND = "it is not bound to an iommufd"
     READY = "it can be used"
@@ -170,10 +175,12 @@ class State(enum.Enum):
 
 
 def state(device: int | HasFileno) -> State:
-    """How the device is: for a VMM whose update was cancelled (H22), or that was handed a file. KernelRefused.
+    """Returns the state of the device, for a VMM whose update was cancelled (docs/hazards.md, H22).
+
+    Raises KernelRefused.
 
     READY says nothing of its registers: a reboot(2) that failed at a later device has reset this one under v2's rules.
-    A VMM that was told of a cancelled update sets its devices up anew, whatever their state.
+    After a cancelled update a VMM sets its devices up again, in any state.
     """
     try:
         _call("VFIO_DEVICE_GET_INFO", device, uapi.DEVICE_INFO, 0, 0, 0, 0, 0)
@@ -187,10 +194,10 @@ def state(device: int | HasFileno) -> State:
 
 
 def revive(address: str) -> str:
-    """Takes a frozen device from its driver and gives it back, which is what ends `State.FROZEN`; its path.
+    """Unbinds a frozen device and binds its driver again, which ends `State.FROZEN`. Returns its path.
 
-    As root. Every file of the device must be closed, and the session that holds it, else this waits for that and
-    cannot be interrupted. Errors of `bind_driver`.
+    It needs root. Close every file of the device, and the session that holds it, before; otherwise this waits for them,
+    uninterruptibly. Raises the errors of `bind_driver`.
     """
     address = pci.check_address(address)
     driver = pci.driver_of(address)
@@ -217,7 +224,7 @@ _UNBINDING: Final = (
 
 
 def _call(name: str, file: int | HasFileno, layout: struct.Struct, *values: int) -> tuple[int, ...]:
-    """The ioctl with a structure that begins with its own size; the structure as it is afterwards."""
+    """Makes an ioctl with a structure that begins with its own size, and returns the structure afterwards."""
     argument = bytearray(layout.pack(layout.size, *values))
     try:
         fcntl.ioctl(_fd(file), _NUMBERS[name], argument)
@@ -228,7 +235,7 @@ def _call(name: str, file: int | HasFileno, layout: struct.Struct, *values: int)
 
 
 def refusal(name: str, code: int) -> KernelRefused:
-    """Returns what the errno `code` of the ioctl `name` means."""
+    """Returns the error for errno `code` of the ioctl `name`."""
     if code == errno.EIO and name.startswith("VFIO_DEVICE"):
         return VfioDeviceFrozen(code, name, "the device was frozen by an update that did not happen")
     if code == errno.EAGAIN and name.startswith("VFIO_DEVICE"):

@@ -1,13 +1,13 @@
 """`/dev/liveupdate` and session fds as objects that own their fd.
 
-The system calls and what guards them; no daemon, and no policy about who may have which session: that is `luod.client`
-and `luod.daemon`, which both call this. Behaviour is Linux 7.3's, measured; where a kernel of the document's differs,
-the method says so.
+The package has the system calls and their checks. It has no daemon, and no policy about the users of a session: those
+are in `luod.client` and `luod.daemon`, which both use it. It follows linux/liveupdate.h and the measured behaviour of
+Linux 7.3 (docs/kernel.md). A method says so where a kernel of the document differs.
 
-A session is outgoing in the kernel it was created in, where files are preserved in it, and incoming in the next one,
-where they are retrieved. The two share no verb and no name space, so they are two types.
+A session is outgoing in the kernel that created it, where files are preserved in it. It is incoming in the next kernel,
+where they are retrieved. The two have no ioctl in common but GET_NAME, and separate name spaces, so they are two types.
 
-Each name is loaded from its module when first used (PEP 562): luod's keeper needs the device and nothing else.
+Each name is loaded from its module on first use (PEP 562): luod's keeper needs only the device.
 """
 
 from __future__ import annotations

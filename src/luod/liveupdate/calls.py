@@ -1,7 +1,8 @@
-"""The ioctls of `/dev/liveupdate` and of sessions, and what each errno of each of them means, in words and as a type.
+"""The ioctls of `/dev/liveupdate` and of sessions, and the meaning of each errno of each of them, as text and as a
+type.
 
-No object with a life of its own is here; the other modules of `luod.liveupdate` call this, nobody else does. The errnos
-are those measured on Linux 7.3, but for UNPRESERVE_FD's and for EBUSY of FINISH, which the document's rules give.
+Only the other modules of `luod.liveupdate` use this. The errnos were measured on Linux 7.3, except those of
+UNPRESERVE_FD and EBUSY of FINISH, which follow the kernel document.
 """
 
 from __future__ import annotations
@@ -29,22 +30,24 @@ _INTERRUPTIONS_MAX: Final = 100
 
 
 class Call:
-    """One ioctl: its name in the header, its number, and what each errno means when this call gives it."""
+    """One ioctl: its name in the header, its number, and the meaning of each errno from it."""
 
     def __init__(self, name: str, number: int, meanings: dict[int, tuple[type[KernelRefused], str]]) -> None:
         self.name, self.number, self._meanings = name, number, meanings
 
     def make(self, fd: int, argument: bytearray) -> None:
-        """Raises the KernelRefused that fits. `argument` is private and writable: with memory the kernel cannot write
-        to, RETRIEVE_SESSION, FINISH and PRESERVE_FD do their work and then fail, and the first loses the session.
+        """Makes the ioctl on `fd`. Raises the subclass of KernelRefused for its errno.
+
+        `argument` is private and writable. With memory that the kernel cannot write to, RETRIEVE_SESSION, FINISH and
+        PRESERVE_FD take effect and then fail, and the first loses the session.
         """
         for attempt in range(_INTERRUPTIONS_MAX + 1):
             try:
                 fcntl.ioctl(fd, self.number, argument)
                 return
             except OSError as error:
-                # Under luoemu a signal may come before the machine has seen the call, so it is made again; not for
-                # ever, since a real kernel repeats the errno of a failed RETRIEVE_FD.
+                # Under luoemu a signal may arrive before the machine received the call, so it is repeated. The number
+                # of attempts is limited: a real kernel repeats the errno of a failed RETRIEVE_FD.
                 if error.errno != errno.EINTR or attempt == _INTERRUPTIONS_MAX:
                     self._refuse(error)
 

@@ -1,6 +1,6 @@
 """`/dev/liveupdate` itself: opening it, creating sessions, retrieving them.
 
-What is done with a session is in `outgoing` and `incoming`. On a machine with luod, sessions come from luod.
+The sessions are in `outgoing` and `incoming`. On a machine with luod, programs get sessions from luod.
 """
 
 from __future__ import annotations
@@ -34,46 +34,52 @@ _OPEN_REFUSALS: Final[dict[int, tuple[type[KernelRefused], str]]] = {
 
 
 class LiveUpdate(Owner):
-    """`/dev/liveupdate`, open. One open file description exists on a machine at a time, so close it soon.
+    """`/dev/liveupdate`, open. A machine has one open file description of it at a time, so close it soon.
 
-    Sessions do not need it once they are there: waiting ones stay in the kernel, open ones live by their own fds.
+    Sessions do not need it once they exist: unretrieved ones stay in the kernel, open ones live by their own fds.
     """
 
     def __init__(self, path: str = uapi.DEVICE, *, patience: float = 0.0) -> None:
-        """Opens `path`; with `patience`, in seconds, it is tried again for so long while another process has it open.
+        """Opens `path`. While another process has it open, tries again for `patience` seconds.
 
-        NoLiveUpdate (ENOENT, ENODEV, ENXIO, EACCES, EPERM), LiveUpdateBusy (EBUSY), LiveUpdateBroken (EIO: this kernel
-        has no handler for a file that was carried; it stays so until the next boot), KernelRefused.
+        Raises NoLiveUpdate (ENOENT, ENODEV, ENXIO, EACCES, EPERM), LiveUpdateBusy (EBUSY), LiveUpdateBroken (EIO: this
+        kernel has no handler for a carried file; it stays so until the next boot), KernelRefused (any other errno).
         """
         super().__init__(_open(path, patience))
 
     def create_session(self, name: str) -> OutgoingSession:
-        """A new outgoing session; the caller owns it. It ends, with all that is preserved in it, when the last fd of it
-        is closed anywhere; open until `reboot(KEXEC)`, it is carried.
+        """Returns a new outgoing session, which the caller owns: CREATE_SESSION.
 
-        BadInput: the name is not 1 to 63 bytes without NUL. SessionExists: EEXIST. KernelRefused: anything else.
+        The session ends, with all files preserved in it, when its last fd in any process is closed. If it is open at
+        reboot(LINUX_REBOOT_CMD_KEXEC), it is carried.
+
+        Raises BadInput: the name is not 1 to 63 bytes without NUL. Raises SessionExists: EEXIST. Raises KernelRefused:
+        any other errno.
         """
-        from luod.liveupdate.outgoing import OutgoingSession  # late, for luod's keeper, which has no use for it
+        from luod.liveupdate.outgoing import OutgoingSession  # imported late: luod's keeper does not use it
 
         return OutgoingSession(self.create(name))
 
     def retrieve_session(self, name: str) -> IncomingSession:
-        """The session `name` of the kernel before; the caller owns it, and from here on it dies with its last fd, as
-        if finished: whatever was not retrieved from it is lost (H6). So retrieve late, and in a process that lasts.
+        """Returns the session `name` of the previous kernel, which the caller owns: RETRIEVE_SESSION.
 
-        Sessions that nobody retrieves wait in the kernel, but are not carried over a further kexec.
-        BadInput as above. NoSuchSession: ENOENT. SessionTaken: EINVAL. KernelRefused: anything else.
+        From now on the session ends with its last fd, as if finished: files that were not retrieved from it are lost
+        (docs/hazards.md, H6). So retrieve it late, and in a process that lasts. Sessions that no process retrieves wait
+        in the kernel, but are not carried over a further kexec.
+
+        Raises BadInput as `create_session`. Raises NoSuchSession: ENOENT. Raises SessionTaken: EINVAL. Raises
+        KernelRefused: any other errno.
         """
-        from luod.liveupdate.incoming import IncomingSession  # late, as above
+        from luod.liveupdate.incoming import IncomingSession  # imported late, as above
 
         return IncomingSession(self.retrieve(name))
 
     def create(self, name: str) -> Fd:
-        """As `create_session`, the bare fd: for who hands it on and does nothing with it."""
+        """Creates a session as `create_session`, and returns its bare fd, which the caller owns."""
         return self._session(calls.CREATE_SESSION, name)
 
     def retrieve(self, name: str) -> Fd:
-        """As `retrieve_session`, the bare fd."""
+        """Retrieves a session as `retrieve_session`, and returns its bare fd, which the caller owns."""
         return self._session(calls.RETRIEVE_SESSION, name)
 
     def _session(self, call: calls.Call, name: str) -> Fd:
@@ -94,6 +100,6 @@ def _open(path: str, patience: float) -> Fd:
             if code != errno.EBUSY or left <= 0:
                 kind, meaning = _OPEN_REFUSALS.get(code, (KernelRefused, ""))
                 raise kind(code, f"open {path}", meaning) from None
-        # The kernel offers nothing to wait for: inotify reports the other's close before the device is free.
+        # The kernel has nothing to wait for: inotify reports the other's close before the device is free.
         time.sleep(min(pause, left))
         pause = min(pause * 2, _BACKOFF_LAST)

@@ -1,7 +1,7 @@
-"""What a session knows of the VFIO devices in it: which they are, why one is refused, which one FINISH waits for.
+"""The VFIO devices in a session: their identity, why one is refused, and which one FINISH waits for.
 
-How a VMM uses a device is `luod.vfio`'s. The rules in words are those of both posted versions, v2 and v5; where a
-kernel does not say which it has, the hint names what either would ask.
+`luod.vfio` has a VMM's use of a device. The rules in hints are those of both posted versions, v2 and v5
+(docs/kernel.md, 12). If a kernel does not show its version, the hint names the rules of both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from luod.uapi import iommufd as iommufd_uapi
 from luod.uapi import vfio as uapi
 
 KIND: Final = "vfio"
-"""The kind of a manifest's entry that is a VFIO device file."""
+"""The kind of a VFIO device file in a manifest's entry."""
 
 _GROUP: Final = "anon_inode:[vfio-device]"
 _RETRIEVED: Final = "anon_inode:[vfio-device-liveupdate]"
@@ -26,13 +26,13 @@ _CDEV: Final = "open the device itself, luod.vfio.open_device, and preserve that
 
 
 def is_device(fd: int) -> bool:
-    """Whether `fd` is a VFIO device file, however it was had."""
+    """Returns whether `fd` is a VFIO device file, from any source."""
     link = pci.link_of(fd)
     return link.endswith((_GROUP, _RETRIEVED)) or os.path.dirname(link) == uapi.DEVICES
 
 
 def why_refused(fd: int, code: int) -> str:
-    """What to do about a PRESERVE_FD of `fd` that failed with `code`; "" for what has nothing to do with devices."""
+    """Returns a hint for a PRESERVE_FD of `fd` that failed with `code`; "" for failures unrelated to devices."""
     link = pci.link_of(fd)
     if os.path.basename(link).lstrip(".") == os.path.basename(iommufd_uapi.DEVICE):
         return (
@@ -50,7 +50,7 @@ def why_refused(fd: int, code: int) -> str:
 
 
 def _why_not(address: str) -> str:
-    """What makes the device one that is never preserved."""
+    """Returns the property for which the device is never preserved."""
     driver = pci.driver_of(address)
     if driver != pci.VFIO_PCI:
         return f"{address} has the driver {driver}; only vfio-pci's own devices can be preserved, not its variants'"
@@ -81,9 +81,9 @@ def _why_not_now(fd: int, code: int) -> str:
 
 
 def has_handler(symbols: Path = _SYMBOLS) -> bool | None:
-    """Whether this kernel has a handler for VFIO devices, by its symbols, which take long to read; None: not known.
+    """Returns whether this kernel has a handler for VFIO devices, from its symbols; None if they are not readable.
 
-    An emulated machine shows the symbols of the host's kernel.
+    Reading the symbols is slow. An emulated machine shows the symbols of the host's kernel.
     """
     if "LUOEMU_PROFILE" in os.environ:
         return None
@@ -101,7 +101,7 @@ def has_handler(symbols: Path = _SYMBOLS) -> bool | None:
 
 
 def lost(code: int) -> str:
-    """Returns what to do after a RETRIEVE_FD of a device that failed with `code`: the kernel repeats it for good."""
+    """Returns a hint for a RETRIEVE_FD of a device that failed with `code`, which the kernel repeats for good."""
     if code != errno.ENODEV:
         return ""
     return (
@@ -112,7 +112,7 @@ def lost(code: int) -> str:
 
 
 def is_bound(fd: int) -> bool:
-    """Whether the device file answers: bound to an iommufd, or had from a group."""
+    """Returns whether the device file answers: it is bound to an iommufd, or came from a group."""
     argument = bytearray(uapi.DEVICE_INFO.pack(uapi.DEVICE_INFO.size, 0, 0, 0, 0, 0))
     try:
         fcntl.ioctl(fd, uapi.VFIO_DEVICE_GET_INFO, argument)
@@ -122,5 +122,5 @@ def is_bound(fd: int) -> bool:
 
 
 def has_driver(address: str) -> bool:
-    """Whether a VFIO driver has the device: only then can it be retrieved."""
+    """Returns whether a VFIO driver has the device: only then can it be retrieved."""
     return pci.vfio_node(address) is not None

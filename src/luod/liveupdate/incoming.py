@@ -1,7 +1,7 @@
-"""A session of the kernel before: its files are retrieved, then it is finished.
+"""A session of the previous kernel: its files are retrieved, then it is finished.
 
-VMMs use it in their own context, without luod. What can lose data here is refused
-before the kernel is asked: memory that is not there (H1), and files that FINISH would drop.
+VMMs use it in their own process, without luod. Calls that can lose data are refused before the kernel is asked: a
+retrieve without enough memory (docs/hazards.md, H1), and a FINISH that would drop files.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ from luod.manifest import Entry
 from luod.uapi import liveupdate as uapi
 
 _UNREADABLE: Final = (ManifestError, RetrieveFailed)
-"""A manifest that will not come any more. The files beside it still may."""
+"""A manifest that cannot be retrieved any more. The files beside it may still be."""
 
 
 class IncomingSession(Session):
-    """A session of the kernel before. It dies with its last fd, as if finished (see `close`)."""
+    """A session of the previous kernel. It ends with its last fd, as if finished (see `close`)."""
 
     def __init__(self, fd: Fd, *, limits: memory.Limits | None = None) -> None:
-        """Takes ownership of `fd`, which came from RETRIEVE_SESSION, here or in luod, and of `limits`, which is asked
-        how much memory is left where this process cannot read its own limits.
+        """Takes ownership of `fd`, which came from RETRIEVE_SESSION, here or in luod, and of `limits`.
+
+        `limits` reports the memory that is left where this process cannot read its own limits.
         """
         super().__init__(fd, limits)
         self._retrieved: set[int] = set()
@@ -52,17 +53,17 @@ class IncomingSession(Session):
 
     @property
     def contents(self) -> tuple[Entry, ...] | None:
-        """What the session held when the kernel was left, by its manifest; None: it has none, or is finished.
+        """Returns the files that the session held at the kexec, from its manifest; None without one, or if finished.
 
-        Read once, by retrieving the manifest, 64 KiB a part. ManifestError: damaged, or of a format we do not know.
-        Errors of `retrieve`.
+        It is read once, by retrieving the manifest, 64 KiB a part. Raises ManifestError: damaged, or of an unknown
+        format. Raises the errors of `retrieve`.
         """
         self._read_manifest()
         return self._contents
 
     @property
     def finished(self) -> bool:
-        """Whether `finish` was done through this object; see `holds` for others'."""
+        """Returns whether `finish` was done through this object; see `holds` for other processes'."""
         return self._finished
 
     def retrieve(
@@ -74,27 +75,28 @@ class IncomingSession(Session):
         check_memory: bool = True,
         check_driver: bool = True,
     ) -> Fd:
-        """The file with this token, or this name in the manifest: RETRIEVE_FD. The caller owns the fd. A name can be
-        said as `name`, too.
+        """Retrieves the file with this token, or this name in the manifest: RETRIEVE_FD. The caller owns the fd.
 
-        Again for the same file: another fd of the same open file description, until FINISH. A memfd comes with its
-        contents, size, position and seals; always open for reading and writing, mode 0777, close-on-exec, root's. It
-        can be changed at once. The fd stays good after FINISH and close.
+        A name can be passed as `name`, too. Repeated for the same file, it returns another fd of the same open file
+        description, until FINISH. A memfd has its contents, size, position and seals. It is open for reading and
+        writing, has mode 0777, is close-on-exec and owned by root. It can be changed at once. The fd stays valid after
+        FINISH and close.
 
-        Memory is checked first, since a RETRIEVE_FD that fails is final and frees the data (H1): NotEnoughMemory when
-        the file's size, by the manifest or by `size` in bytes, is more than the cgroups and strict overcommit leave
-        this process. MemoryUnknown when those limits cannot be read, as in a chroot without /proc or without the cgroup
-        file system; a session that luod gave asks luod then. A file of unknown size is not checked.
-        `check_memory=False` retrieves the file without the check. Others may take the memory between the check and the
-        call: retrieve before starting anything else in the cgroup.
+        Memory is checked first, since a failed RETRIEVE_FD is final and frees the data (docs/hazards.md, H1). Raises
+        NotEnoughMemory when the file's size, from the manifest or `size` in bytes, is more than the cgroups and strict
+        overcommit leave to this process. Raises MemoryUnknown when those limits cannot be read, as in a chroot without
+        /proc or without the cgroup file system; a session from luod asks luod then. A file of unknown size is not
+        checked. `check_memory=False` retrieves the file without the check. Other processes may take the memory between
+        the check and the call: retrieve before starting anything else in the cgroup.
 
-        A VFIO device's driver must have it before: else the ioctl fails, for good, and the session can never be
-        finished. So the manifest's devices are looked for in /sys first: VfioDeviceNotBound, and nothing is lost.
-        `check_driver=False` goes ahead regardless, and so it is where /sys shows no devices at all. The fd answers
-        after `luod.vfio.bind`; until FINISH the device cannot be opened otherwise.
+        A VFIO device needs its driver before: otherwise the ioctl fails for good, and the session can never be
+        finished. So the manifest's devices are looked up in /sys first: raises VfioDeviceNotBound, and nothing is lost.
+        `check_driver=False` retrieves without this check; it is also skipped where /sys shows no devices at all. The fd
+        answers after `luod.vfio.bind`. Until FINISH the device cannot be opened in another way.
 
-        BadInput: no such name in the manifest. NoSuchToken: ENOENT, also after FINISH. WrongDirection: EINVAL.
-        RetrieveFailed: the file is lost. KernelRefused: EMFILE, ENFILE; nothing is lost, try again.
+        Raises BadInput: no such name in the manifest. Raises NoSuchToken: ENOENT, also after FINISH. Raises
+        WrongDirection: EINVAL. Raises RetrieveFailed: the file is lost. Raises KernelRefused: EMFILE, ENFILE; nothing
+        is lost, try again.
         """
         if (file is None) == (name is None):
             raise BadInput("retrieve takes a token or a name", hint="retrieve(7), or retrieve(name='ram')")
@@ -118,10 +120,11 @@ class IncomingSession(Session):
         return self._retrieve(token)
 
     def unretrieved(self, tokens: Iterable[int] | None = None) -> tuple[int, ...]:
-        """The tokens of the manifest, and of `tokens`, that were not retrieved through this object: what FINISH drops.
+        """Returns the tokens of the manifest and of `tokens` that were not retrieved through this object: FINISH drops
+        them.
 
-        ContentsUnknown: there is no manifest, and no `tokens`. ManifestError, RetrieveFailed: it cannot be read, and no
-        `tokens`.
+        Raises ContentsUnknown: there is no manifest, and no `tokens`. Raises ManifestError, RetrieveFailed: it cannot
+        be read, and there are no `tokens`.
         """
         held: dict[int, None] = dict.fromkeys(tokens or ())
         try:
@@ -136,14 +139,17 @@ class IncomingSession(Session):
         return tuple(token for token in held if token not in self._retrieved and token not in self._absent)
 
     def finish(self, *, discard: bool = False, tokens: Iterable[int] | None = None) -> None:
-        """Ends the session: FINISH. Files not retrieved are dropped, which frees their memory; those retrieved are the
-        caller's alone. The fd stays open and answers GET_NAME; close it too. A second call does nothing.
+        """Finishes the session: FINISH. Idempotent.
 
-        Mainline drops an unretrieved memfd without a word, so this refuses to, on every kernel. The manifest says what
-        there is; `tokens` are added to that. NotRetrieved, ContentsUnknown, ManifestError: as of `unretrieved`; nothing
-        was changed. With `discard=True` what is there is not asked.
-        FinishRefused: EBUSY, profile `document` with any file unretrieved, or a device that was not retrieved, or not
-        bound to an iommufd since; the message says which. It is all or nothing: then nothing was finished.
+        Files that were not retrieved are dropped, which frees their memory. Retrieved ones belong to the caller alone.
+        The fd stays open and answers GET_NAME; close it too.
+
+        Linux 7.3 drops an unretrieved memfd silently, so this method refuses to, on every kernel. The manifest lists
+        the files; `tokens` are added to it. Raises NotRetrieved, ContentsUnknown, ManifestError as `unretrieved`;
+        nothing was changed. `discard=True` skips this check.
+
+        Raises FinishRefused: EBUSY. In profile `document` any file is unretrieved; or a device was not retrieved, or is
+        not bound to an iommufd. The message names it. FINISH is all or nothing: nothing was finished. Raises
         WrongDirection: EINVAL.
         """
         if self._finished:
@@ -161,7 +167,7 @@ class IncomingSession(Session):
         self._finished = True
 
     def _explained(self, error: FinishRefused) -> FinishRefused:
-        """`error` of a FINISH, naming the devices that it waits for, as far as the manifest knows of them."""
+        """Returns `error` of a FINISH with the names of the devices that it waits for, from the manifest."""
         waiting = [said for entry in self._index_of_devices() if (said := self._waits_for(entry))]
         hint = next(map(devices.lost, self._lost.values()), "")
         if not waiting:
@@ -172,7 +178,7 @@ class IncomingSession(Session):
         return tuple(entry for entry in self._contents or () if entry.kind == devices.KIND)
 
     def _waits_for(self, entry: Entry) -> str:
-        """Why FINISH waits for a device, in words; "" where it does not, or nobody knows."""
+        """Returns why FINISH waits for a device; "" if it does not, or if that is not known."""
         named = f"the device {entry.device or 'of unknown address'} (token {entry.token})"
         if entry.token in self._lost:
             return f"{named} could not be retrieved ({errno.errorcode.get(self._lost[entry.token], 'error')})"
@@ -186,11 +192,12 @@ class IncomingSession(Session):
             return "" if devices.is_bound(again.fileno()) else f"{named} is not bound to an iommufd"
 
     def holds(self, token: int = manifest.MANIFEST_TOKEN) -> bool:
-        """Whether the kernel has the file under `token`. For a token that was preserved, False says that somebody
-        finished the session, which a holder of a duplicate cannot see otherwise (H10).
+        """Returns whether the kernel has the file under `token`.
 
-        It retrieves the file, which its memory is charged for; a manifest is small. It reads nothing. KernelRefused,
-        and for another file than a manifest the errors of `retrieve`.
+        For a token that was preserved, False means that some process finished the session, which the holder of a
+        duplicate cannot see otherwise (docs/hazards.md, H10). The call retrieves the file, and its memory is charged to
+        this process; a manifest is small. It reads no contents. Raises KernelRefused, and for files other than a
+        manifest the errors of `retrieve`.
         """
         try:
             (self._retrieve if token in manifest.RESERVED_TOKENS else self.retrieve)(token).close()
@@ -199,8 +206,11 @@ class IncomingSession(Session):
         return True
 
     def close(self) -> None:
-        """Closes this fd. When it is the session's last, that is a FINISH: what was not retrieved is lost, and the name
-        is gone for good. `with` does the same on the way out of an exception; hold a duplicate where that matters.
+        """Closes this fd.
+
+        If it is the session's last, that is a FINISH: unretrieved files and the name are lost for good.
+
+        `with` does the same when an exception leaves it. Hold a duplicate where that matters.
         """
         super().close()
 
@@ -241,7 +251,7 @@ class IncomingSession(Session):
                 self._index.setdefault(entry.name, entry)
 
     def _manifest_part(self, token: int) -> bytes | None:
-        # Where a limit is not known the manifest is read all the same: it is small, and no file of the session.
+        # If a limit is not known the manifest is read nevertheless: it is small, and not a file of the workload.
         left = memory.known(memory.chargeable(enough=manifest.PART_SIZE))
         memory.require(manifest.PART_SIZE, left, "reading the manifest")
         try:

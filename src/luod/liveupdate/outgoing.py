@@ -1,7 +1,7 @@
-"""A session created in this kernel, and the manifest it keeps of what is preserved in it.
+"""A session created in this kernel, and its manifest of the files preserved in it.
 
-VMMs use it in their own context: luod is not on the data path. The format of the
-manifest is `luod.manifest`'s; here are the memfds it is stored in.
+VMMs use it in their own process: luod is not on the data path. `luod.manifest` has the format of the manifest; this
+module has the memfds that store it.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ from luod.manifest import Entry
 from luod.uapi import liveupdate as uapi
 
 MEMFD: Final = "memfd"
-"""The kind of a manifest's entry that is memory: the only one that has holes to fill."""
+"""The kind of memory in a manifest's entry: the only kind with holes to fill."""
 _BLOCK: Final = 512
-"""What `st_blocks` counts, in bytes."""
+"""The unit of `st_blocks` in bytes."""
 
 
 def unpreserve_available() -> bool:
-    """Whether this machine says it has UNPRESERVE_FD: an emulated one with profile `document` does, in its environment.
+    """Returns whether this machine declares UNPRESERVE_FD: an emulated one with profile `document` does, in its
+    environment.
 
-    An ioctl is never tried to find out: numbers get reused between kernels, and another verb would run (H25).
+    No ioctl is tried for this: numbers are reused between kernels, and another command would run (docs/hazards.md,
+    H25).
     """
     return os.environ.get("LUOEMU_PROFILE") == "document"
 
@@ -53,14 +55,15 @@ _HOLES_HINT: Final = "preserve a smaller file, or make room: the kernel kills wh
 class OutgoingSession(Session):
     """A session created in this kernel: files are preserved in it.
 
-    It keeps a manifest (`luod.manifest`) of what was preserved through this object, so that the next kernel's side
-    knows names, sizes and what is still to be retrieved. One object a session keeps it; others say `manifest=False`.
+    It keeps a manifest (`luod.manifest`) of the files preserved through this object. The next kernel's side learns
+    names, sizes and the files to retrieve from it. One object for each session keeps it; others need `manifest=False`.
     """
 
     def __init__(self, fd: Fd, *, manifest: bool | Fd = True, limits: memory.Limits | None = None) -> None:
-        """Takes ownership of `fd`, which came from CREATE_SESSION, here or in luod; of `manifest`, when that is a
-        `new_manifest` that somebody else has a duplicate of; and of `limits`, which is asked how much memory is left
-        where this process cannot read its own limits.
+        """Takes ownership of `fd`, which came from CREATE_SESSION, here or in luod, of `manifest` and of `limits`.
+
+        `manifest` may be a `new_manifest` of which another process has a duplicate. `limits` reports the memory that is
+        left where this process cannot read its own limits.
         """
         super().__init__(fd, limits)
         self._entries: dict[int, Entry] = {}
@@ -72,17 +75,17 @@ class OutgoingSession(Session):
 
     @property
     def contents(self) -> tuple[Entry, ...]:
-        """What was preserved through this object, in that order."""
+        """Returns the files preserved through this object, in that order."""
         return tuple(self._entries.values())
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """The tokens of `contents`."""
+        """Returns the tokens of `contents`."""
         return tuple(self._entries)
 
     @property
     def has_manifest(self) -> bool:
-        """Whether this object keeps the session's manifest."""
+        """Returns whether this object keeps the session's manifest."""
         return self._manifest is not None
 
     def preserve(
@@ -95,30 +98,31 @@ class OutgoingSession(Session):
         check_memory: bool = True,
         device: str | None = None,
     ) -> int:
-        """Preserves `file` under `token`: PRESERVE_FD. The fd stays the caller's and may be closed; the kernel holds
-        the file. `name`, unique in the session, is for the manifest, and enough to retrieve by: without a token, the
-        first free one is taken. Returns the token.
+        """Preserves `file` under `token`, and returns the token: PRESERVE_FD.
 
-        What is stored into a memfd afterwards is carried too, by any process until the jump; but it can no longer
-        grow, shrink or get holes (EPERM), its holes are filled now, and seals added from now on are not carried. It
-        comes back with mode 0777, open for reading and writing.
+        The caller owns the fd and may close it; the kernel holds the file. `name`, unique in the session, goes to the
+        manifest, and the file can be retrieved by it. Without `token` the first free one is used.
 
-        Holes that free memory would not fill are NotEnoughMemory, since the kernel would kill the caller over them;
-        MemoryUnknown where the limits on memory cannot be read (see `IncomingSession.retrieve`).
-        `check_memory=False` preserves the file without the check. The ioctl moves pages too, which takes an amount of
-        memory that cannot be foreseen here: on a machine that is short of it the caller may still be killed (H2).
+        Later stores into a memfd are carried too, by any process until the kexec. It can no longer grow, shrink or get
+        holes (EPERM), its holes are filled now, and seals added from now on are not carried. After the kexec it has
+        mode 0777 and is open for reading and writing.
 
-        A VFIO device file is the device's: from /dev/vfio/devices, bound to an iommufd (`luod.vfio`), after the memory
-        it reaches. It comes back reset, with nothing mapped. Its interrupts must be off when the machine jumps. The
-        manifest keeps its PCI address, so that the next kernel's side can look for its driver; `device` says it where
-        /proc does not, as of a file that was itself retrieved.
+        Raises NotEnoughMemory if its holes exceed free memory, since the kernel would kill the caller. Raises
+        MemoryUnknown if the limits on memory cannot be read (see `IncomingSession.retrieve`). `check_memory=False`
+        preserves the file without the check. The ioctl also migrates pages, which needs an unpredictable amount of
+        memory: on a machine that is short of it the caller may still be killed (docs/hazards.md, H2).
 
-        BadInput: token, name or device. ComesBackSealed: a memfd with F_SEAL_EXEC comes back with every seal set, so
-        nobody could write to it; `allow_sealed=True` preserves it all the same. TokenInUse: EEXIST, looked at before
-        the fd. FileAlreadyPreserved: EBUSY. FileNotPreservable: ENOENT, EFBIG, and EINVAL of a device; its hint names
-        the rule. WrongDirection: EINVAL. ManifestError: full.
-        NotEnoughMemory: as said. KernelRefused: EBADF, ENOMEM, EMFILE, … After any error the session holds what it
-        held, and the manifest says so.
+        A VFIO device file must be of /dev/vfio/devices and bound to an iommufd (`luod.vfio`). Preserve it after the
+        memory that it reaches. After the kexec it is reset and nothing is mapped. Its interrupts must be off at the
+        kexec. The manifest keeps its PCI address, so that the next kernel's side can look for its driver. `device`
+        gives the address where /proc does not show it, as for a file that was itself retrieved.
+
+        Raises BadInput: token, name or device. Raises ComesBackSealed: after the kexec a memfd with F_SEAL_EXEC has
+        every seal, so it is read-only; `allow_sealed=True` preserves it nevertheless. Raises TokenInUse: EEXIST,
+        checked before the fd. Raises FileAlreadyPreserved: EBUSY. Raises FileNotPreservable: ENOENT, EFBIG, and EINVAL
+        of a device; its hint names the rule. Raises WrongDirection: EINVAL. Raises ManifestError: full. Raises
+        KernelRefused: EBADF, ENOMEM, EMFILE, … After any error the session holds the same files as before, and so does
+        the manifest.
         """
         fd = file if isinstance(file, int) else _number(file)
         if token is None:
@@ -147,10 +151,11 @@ class OutgoingSession(Session):
         return token
 
     def unpreserve(self, token: int) -> None:
-        """Lets go of the file under `token`: UNPRESERVE_FD, which the document names and no released kernel has.
+        """Stops preserving the file under `token`: UNPRESERVE_FD, which is in the kernel document and in no released
+        kernel.
 
-        UnpreserveUnavailable: this machine does not say that it has it (see `unpreserve_available`); elsewhere make the
-        session anew, `luod.client`'s `replace()`. NoSuchToken: ENOENT. WrongDirection: EINVAL.
+        Raises UnpreserveUnavailable: this machine does not declare it (see `unpreserve_available`); use `replace()` of
+        the session from `luod.client` instead. Raises NoSuchToken: ENOENT. Raises WrongDirection: EINVAL.
         """
         if not unpreserve_available():
             raise UnpreserveUnavailable("this kernel has no UNPRESERVE_FD")
@@ -168,8 +173,10 @@ class OutgoingSession(Session):
                 self._manifest.drop(token)
 
     def close(self) -> None:
-        """Closes this fd. When it is the session's last, all it preserved is preserved no longer, memfds can be changed
-        again, and the name is free.
+        """Closes this fd.
+
+        If it is the session's last, its files are preserved no longer, memfds can be changed again, and the name is
+        free.
         """
         super().close()
         if self._manifest is not None:
@@ -198,7 +205,7 @@ class OutgoingSession(Session):
             raise BadInput(f"the session holds a file named {name!r} already", hint="names are unique in a session")
 
     def _explained(self, error: KernelRefused, fd: int, token: int) -> KernelRefused:
-        """`error` of a PRESERVE_FD, with the rule that a device breaks as its hint."""
+        """Returns `error` of a PRESERVE_FD, with the rule that a device breaks as its hint."""
         if not isinstance(error, FileNotPreservable | WrongDirection):
             return error
         hint = devices.why_refused(fd, error.errno or 0)
@@ -207,7 +214,10 @@ class OutgoingSession(Session):
         return FileNotPreservable(error.errno or 0, error.call, "this VFIO file cannot be preserved", hint=hint)
 
     def _is_incoming(self, token: int) -> bool:
-        """EINVAL of PRESERVE_FD is the direction's or the device's. The direction is looked at before the fd."""
+        """Returns whether EINVAL of PRESERVE_FD is due to the direction or the device.
+
+        The kernel checks the direction first.
+        """
         try:
             self._preserve(-1, token)
         except WrongDirection:
@@ -217,15 +227,15 @@ class OutgoingSession(Session):
         raise AssertionError("fd -1 cannot have been preserved")
 
     def _preserve(self, fd: int, token: int) -> None:
-        # Beyond an int's range no fd can be open, and the field could not hold it.
+        # Beyond an int's range no fd can be open, and the field cannot hold it.
         fd = fd if -(2**31) <= fd < 2**31 else -1
         argument = uapi.SESSION_PRESERVE_FD.pack(uapi.SESSION_PRESERVE_FD.size, fd, token)
         calls.PRESERVE_FD.make(self.fileno(), bytearray(argument))
 
 
 def new_manifest() -> Fd:
-    """A memfd that will be the first part of a session's manifest; the caller owns it. KernelRefused."""
-    # Only ever read when it is back, so F_SEAL_EXEC does no harm, and `vm.memfd_noexec=2` allows nothing else.
+    """Returns a memfd for the first part of a session's manifest; the caller owns it. Raises KernelRefused."""
+    # It is only read after the kexec, so F_SEAL_EXEC does no harm, and `vm.memfd_noexec=2` allows nothing else.
     part = new_memfd("luod-manifest", manifest.PART_SIZE, executable=False)
     try:
         os.pwrite(part.fileno(), manifest.new_part(), 0)
@@ -261,7 +271,7 @@ class _ManifestWriter:
             self._first.close()
 
     def make_room(self) -> None:
-        """Makes sure that a further entry and its `dropped` fit. What can fail is here, so it comes first."""
+        """Makes room for a further entry and its `dropped`. Every step that can fail is here, so it comes first."""
         token = self._log.part_wanted()
         if token is None:
             return
@@ -289,7 +299,7 @@ class _ManifestWriter:
 
 
 def _number(file: HasFileno) -> int:
-    """The fd of `file`. BadInput: it is closed."""
+    """Returns the fd of `file`. Raises BadInput: it is closed."""
     try:
         return file.fileno()
     except ValueError as error:
@@ -297,7 +307,7 @@ def _number(file: HasFileno) -> int:
 
 
 def _describe(fd: int, token: int, name: str | None, device: str | None) -> Entry:
-    """The manifest's entry for `fd` as it is now. What is no open file gives an empty one: the kernel will say why."""
+    """Returns the manifest's entry for `fd` as it is now; an empty one for a closed fd, which the kernel refuses."""
     try:
         status = os.fstat(fd)
     except (OSError, OverflowError):

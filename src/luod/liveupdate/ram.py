@@ -1,4 +1,4 @@
-"""Memory that survives a live update well: a memfd that comes back writable, in large pages."""
+"""Memory for a live update: memfds that are writable after the kexec, in large pages."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ _NOEXEC_HINT: Final = (
 )
 
 _NAME_MAX: Final = 249
-"""Bytes of a memfd's name."""
+"""The maximum length of a memfd's name in bytes."""
 
 
 def memory(size: int, name: str = "luod", *, populate: bool = True) -> Fd:
-    """A new memfd of `size` bytes for a guest's or a program's memory; the caller owns it.
+    """Returns a new memfd of `size` bytes for a guest's or a program's memory; the caller owns it.
 
-    It has no F_SEAL_EXEC, with which it would come back immutable (surprise 6), also where `vm.memfd_noexec` is 1. It
-    is allocated now, in huge pages where the kernel gives them to memfds, since PRESERVE_FD and RETRIEVE_FD cost time
-    by the page: 512 MiB come back in 208 ms in pages of 4 KiB, in 2 ms in pages of 2 MiB (H3). PRESERVE_FD would
-    allocate it anyway. `populate=False` leaves that to the first touch.
+    It has no F_SEAL_EXEC, with which it would be read-only after the kexec (docs/kernel.md, 0), also where
+    `vm.memfd_noexec` is 1. It is allocated now, in huge pages where the kernel has them for memfds, since the time of
+    PRESERVE_FD and RETRIEVE_FD depends on the number of pages: 512 MiB are retrieved in 208 ms in pages of 4 KiB, in 2
+    ms in pages of 2 MiB (docs/hazards.md, H3). PRESERVE_FD would allocate it anyway. `populate=False` leaves that to
+    the first touch.
 
-    BadInput: size or name. NotEnoughMemory: more than is free; touching it would get the caller killed.
-    KernelRefused: EMFILE, ENOMEM (strict overcommit), EACCES (`vm.memfd_noexec=2`), EFBIG (RLIMIT_FSIZE).
+    Raises BadInput: size or name. Raises NotEnoughMemory: more than is free; touching it would get the caller killed.
+    Raises KernelRefused: EMFILE, ENOMEM (strict overcommit), EACCES (`vm.memfd_noexec=2`), EFBIG (RLIMIT_FSIZE).
     """
     if not isinstance(cast(object, size), int) or size <= 0:
         raise BadInput(f"memory has 1 byte or more, a whole number: {size!r:.100}")
@@ -50,7 +51,7 @@ def memory(size: int, name: str = "luod", *, populate: bool = True) -> Fd:
     if "\0" in name or len(name.encode("utf-8", "surrogateescape")) > _NAME_MAX:
         raise BadInput(f"a memfd's name has up to {_NAME_MAX} bytes and no NUL: {name!r:.100}")
     if populate:
-        # Nothing is lost where this fails, so a limit that cannot be read is no reason to refuse.
+        # Nothing is lost if this fails, so an unreadable limit does not refuse it.
         machine.require(
             size, machine.known(machine.free()), f"memory of {size} bytes", hint="free some, or ask for less"
         )
@@ -65,7 +66,7 @@ def memory(size: int, name: str = "luod", *, populate: bool = True) -> Fd:
 
 
 def new_memfd(name: str, size: int, *, executable: bool) -> Fd:
-    """`luod.linux.memfd`, with KernelRefused for its OSError."""
+    """Returns `luod.linux.memfd`'s memfd. Raises KernelRefused for its OSError."""
     try:
         return linux.memfd(name, size, executable=executable)
     except OSError as error:
@@ -82,7 +83,7 @@ def new_memfd(name: str, size: int, *, executable: bool) -> Fd:
 
 def _populate(fd: Fd, size: int) -> None:
     with _mapped(fd, size) as address:
-        # Each is a wish: a kernel before 5.14, without huge pages, or short of them, still gives the memory.
+        # Each is optional: a kernel before 5.14, without huge pages, or short of them, still gives the memory.
         for advice in (mmap.MADV_HUGEPAGE, _MADV_POPULATE_WRITE, _MADV_COLLAPSE):
             try:
                 linux.syscall("madvise", address, size, advice)
@@ -93,10 +94,10 @@ def _populate(fd: Fd, size: int) -> None:
 
 @contextlib.contextmanager
 def _mapped(fd: Fd, size: int) -> Iterator[int]:
-    """Maps the memfd where a huge page may begin, which Python's own mmap cannot ask for; its address.
+    """Maps the memfd where a huge page may begin, which Python's own mmap cannot do, and yields the address.
 
-    Elsewhere MADV_COLLAPSE is EINVAL and all pages are small, unless `shmem_enabled` allows memfds huge pages, and it
-    is `never` by default: seen on Linux 7.3.
+    Elsewhere MADV_COLLAPSE is EINVAL and all pages are small, unless `shmem_enabled` allows memfds huge pages. It is
+    `never` by default. Measured on Linux 7.3.
     """
     huge = _huge_page()
     try:
@@ -113,7 +114,7 @@ def _mapped(fd: Fd, size: int) -> Iterator[int]:
 
 
 def _huge_page() -> int:
-    """Bytes of a huge page; where there are none, any."""
+    """Returns the bytes of a huge page, or of a page on a kernel without huge pages."""
     try:
         return int(_HUGE_PAGE.read_text(encoding="ascii"))
     except OSError:

@@ -1,7 +1,6 @@
-"""What a session of either direction is: an owned fd with a name.
+"""The common part of sessions of both directions: an owned fd with a name.
 
-A program sees these classes only as `LiveUpdate`, `OutgoingSession` and
-`IncomingSession`.
+Programs use these classes only as `LiveUpdate`, `OutgoingSession` and `IncomingSession`.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from luod.memory import Limits
 from luod.uapi import liveupdate as uapi
 
 NAME_MAX: Final = uapi.LIVEUPDATE_SESSION_NAME_LENGTH - 1
-"""Bytes of a session's name."""
+"""The maximum length of a session's name in bytes."""
 
 
 def encode_name(name: str) -> bytes:
-    """A session's name as the kernel takes it: UTF-8, lone surrogates as the bytes they stand for. BadInput."""
+    """Returns a session's name as the kernel takes it: UTF-8, lone surrogates as their bytes. Raises BadInput."""
     check_text(name, "a session's name")
     try:
         encoded = name.encode("utf-8", "surrogateescape")
@@ -34,32 +33,32 @@ def encode_name(name: str) -> bytes:
 
 
 def check_text(text: object, what: str) -> None:
-    """BadInput unless `text`, which is `what`, is a str."""
+    """Raises BadInput unless `text`, which is `what`, is a str."""
     if not isinstance(text, str):
         raise BadInput(f"{what} is text, a str: {text!r:.100}")
 
 
 def check_token(token: object) -> None:
-    """BadInput unless `token` is a number that fits 64 bits without a sign.
+    """Raises BadInput unless `token` is a number that fits 64 bits without a sign.
 
-    What no kernel could be asked for must not get into the manifest either: whoever reads it would find it damaged.
+    A token that no kernel accepts must not get into the manifest either: its reader would find it damaged.
     """
     if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token <= uapi.TOKEN_MAX:
         raise BadInput(f"a token is a number from 0 to 2^64-1: {token!r:.100}")
 
 
 class Owner:
-    """What the three classes share: one owned fd."""
+    """The part that the three classes share: one owned fd."""
 
     def __init__(self, fd: Fd) -> None:
         self._fd = fd
 
     def fileno(self) -> int:
-        """The fd's number, still owned by this object. BadInput: it is closed."""
+        """Returns the fd, which this object still owns. Raises BadInput: it is closed."""
         return self._fd.fileno()
 
     def close(self) -> None:
-        """Closes the fd; a second call does nothing."""
+        """Closes the fd. Idempotent."""
         self._fd.close()
 
     def __enter__(self) -> Self:
@@ -73,7 +72,7 @@ class Owner:
 
 class Session(Owner):
     def __init__(self, fd: Fd, limits: Limits | None = None) -> None:
-        """Takes ownership of `fd`, and of `limits`, which is asked where the limits of memory cannot be read here."""
+        """Takes ownership of `fd`, and of `limits`, which reports the limits of memory that cannot be read here."""
         super().__init__(fd)
         self._limits = limits
         self._forget_limits: Callable[[], object] = _nothing
@@ -86,8 +85,9 @@ class Session(Owner):
 
     @property
     def name(self) -> str:
-        """The session's name, asked of the kernel (GET_NAME), also after FINISH. Bytes that are no UTF-8 come as
-        surrogates, as file names do in Python. KernelRefused.
+        """Returns the session's name from the kernel (GET_NAME), also after FINISH.
+
+        Bytes that are not UTF-8 are surrogates, as in file names in Python. Raises KernelRefused.
         """
         argument = bytearray(uapi.SESSION_GET_NAME.pack(uapi.SESSION_GET_NAME.size, 0, b""))
         calls.GET_NAME.make(self.fileno(), argument)
@@ -96,11 +96,11 @@ class Session(Owner):
         return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
     def duplicate(self) -> Fd:
-        """Another fd of the same session; the caller owns it. The session lives as long as either."""
+        """Returns another fd of the same session; the caller owns it. The session lives as long as either."""
         return self._fd.duplicate()
 
     def detach(self) -> Fd:
-        """The session's fd; the caller owns it, and this object is closed."""
+        """Returns the session's fd, which the caller owns from now on. This object is closed."""
         fd = Fd(self._fd.detach())
         self._forget_limits()
         return fd

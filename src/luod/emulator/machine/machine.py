@@ -67,8 +67,9 @@ class Machine:
         self._told_why = False
 
     def run(self) -> int:
-        """Boots until init ends without a kexec. Returns its exit status, 128 + N when signal N ended it. Raises
-        MachineError.
+        """Boots until init ends without a kexec. Returns its exit status, 128 + N when signal N ended it.
+
+        Raises MachineError.
         """
         _raise_open_files()
         signals = SignalFd((signal.SIGINT, signal.SIGTERM))

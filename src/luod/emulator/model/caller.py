@@ -34,8 +34,9 @@ class Caller(Protocol):
         ...
 
     def file(self, fd: int) -> HostFile:
-        """Returns a reference that the model must close. Raises Errno(EBADF) for an fd that is not open, or only
-        O_PATH.
+        """Returns a reference that the model must close.
+
+        Raises Errno(EBADF) for an fd that is not open, or only O_PATH.
         """
         ...
 

@@ -68,8 +68,9 @@ class FileHandler(ABC, Generic[State, Record]):
 
     @abstractmethod
     def carry(self, file: HostFile, state: State) -> Record:
-        """Returns the record for the next kernel at the kexec. Owns `file` from here on: keeps it in the record, or
-        closes it.
+        """Returns the record for the next kernel at the kexec.
+
+        Owns `file` from here on: keeps it in the record, or closes it.
         """
 
     @abstractmethod
@@ -81,8 +82,9 @@ class FileHandler(ABC, Generic[State, Record]):
         return True
 
     def finish(self, record: Record, file: HostFile | None) -> None:
-        """Ends the file's live update: it belongs to its users alone, or is freed if unretrieved. LUO closes `file`
-        afterwards.
+        """Ends the file's live update: it belongs to its users alone, or is freed if unretrieved.
+
+        LUO closes `file` afterwards.
         """
         record.drop()
 

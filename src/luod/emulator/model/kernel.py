@@ -147,8 +147,9 @@ class Kernel:
 
     @property
     def _kho(self) -> bool:
-        """Returns whether KHO is on. The measured kernel has it on by default; here, as for luod's preflight, it must
-        be set.
+        """Returns whether KHO is on.
+
+        The measured kernel has it on by default; here, as for luod's preflight, it must be set.
         """
         has_kho = self._formats is None or any(name.startswith("kho-v") for name in self._formats)
         return has_kho and enabled(self._command_line, "kho")

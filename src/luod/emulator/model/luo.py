@@ -61,8 +61,9 @@ class Luo:
         return self._device
 
     def _take_over(self) -> None:
-        """Takes the carried sessions over. This is at the first open, not at boot: handlers may be registered until
-        then.
+        """Takes the carried sessions over.
+
+        This is at the first open, not at boot: handlers may be registered until then.
         """
         self._taken_over = True
         for record in self._carried:
@@ -187,8 +188,9 @@ class Luo:
         self._frozen = True
 
     def carry(self) -> tuple[SessionRecord, ...]:
-        """Returns the records for the next kernel, which the caller owns, and drops everything else. Once, after
-        `freeze`.
+        """Returns the records for the next kernel, which the caller owns, and drops everything else.
+
+        Once, after `freeze`.
         """
         records = tuple(session.carry() for session in self._outgoing.values())
         self._outgoing.clear()

@@ -95,8 +95,9 @@ class MemfdHandler(FileHandler[MemfdState, MemfdRecord]):
 
 
 def seals_on_return(seals: int) -> int:
-    """Returns the seals of the new memfd. Its mode is 0777, and F_SEAL_EXEC on an executable file seals the contents
-    too.
+    """Returns the seals of the new memfd.
+
+    Its mode is 0777, and F_SEAL_EXEC on an executable file seals the contents too.
     """
     if seals & F_SEAL_EXEC:
         seals |= F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE

@@ -133,8 +133,9 @@ class IncomingSession:
     direction = Direction.INCOMING
 
     def __init__(self, record: SessionRecord, handlers: HandlerTable, *, all_retrieved: bool) -> None:
-        """Raises KeyError with the format that has no handler in this kernel. `all_retrieved`: FINISH as in the
-        document.
+        """Raises KeyError with the format that has no handler in this kernel.
+
+        `all_retrieved`: FINISH as in the document.
         """
         self.name = record.name
         self.retrieved = False
@@ -148,8 +149,9 @@ class IncomingSession:
             self._files[file.token] = IncomingFile(file.token, handler, file.carried)
 
     def retrieve(self, token: int) -> HostFile:
-        """Returns a file; the session owns it until `finish`. Raises Errno: ENOENT unknown token, or that of a failed
-        attempt.
+        """Returns a file; the session owns it until `finish`.
+
+        Raises Errno: ENOENT unknown token, or that of a failed attempt.
         """
         incoming = self._files.get(token)
         if incoming is None:

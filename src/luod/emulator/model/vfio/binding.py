@@ -59,8 +59,9 @@ class Drivers:
     # Requests of user space. A `name` is an address, as written.
 
     def bind(self, driver: Driver, name: str) -> int | Blocked:
-        """Binds `driver`. Raises Errno: ENODEV (no such device, or not of its kind), EBUSY (bound), the errnos of the
-        probe.
+        """Binds `driver`.
+
+        Raises Errno: ENODEV (no such device, or not of its kind), EBUSY (bound), the errnos of the probe.
         """
 
         def attach(function: Function) -> int | Blocked:

@@ -77,8 +77,9 @@ class PciLiveUpdate:
                 self._log(f"pci {address}: Device will no longer be preserved across next Live Update")
 
     def arrived(self, records: Iterable[DeviceRecord]) -> None:
-        """Counts, at boot, the devices that the previous kernel preserved. A device counts once, for any number of its
-        files.
+        """Counts, at boot, the devices that the previous kernel preserved.
+
+        A device counts once, for any number of its files.
         """
         for record in records:
             function = self.find(record.address)

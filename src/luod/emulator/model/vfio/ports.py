@@ -20,8 +20,9 @@ class Memory(Protocol):
     def size(self) -> int: ...
 
     def read(self, offset: int, length: int) -> bytes:
-        """Returns exactly `length` bytes, inside `size`. Raises Errno(EFAULT) when they are gone, as of an ended
-        process.
+        """Returns exactly `length` bytes, inside `size`.
+
+        Raises Errno(EFAULT) when they are gone, as of an ended process.
         """
         ...
 
@@ -73,8 +74,9 @@ class DeviceCaller(Caller, Protocol):
         ...
 
     def pin(self, address: int, length: int, *, writable: bool, bars_too: bool = False) -> Memory:
-        """Returns the caller's memory as DMA reaches it. Raises Errno(EFAULT) without memory, or if `writable` and
-        read-only.
+        """Returns the caller's memory as DMA reaches it.
+
+        Raises Errno(EFAULT) without memory, or if `writable` and read-only.
 
         `bars_too` accepts a mapped BAR of a device, as type1 does and iommufd never does. The memory is reachable while
         the caller lives.

@@ -225,8 +225,9 @@ class Devices:
             self._sleeping.append((blocked, answer))
 
     def give_up(self) -> None:
-        """Answers every sleeping caller with EINTR. All processes are being killed, and a sleeper dies only after its
-        answer.
+        """Answers every sleeping caller with EINTR.
+
+        All processes are being killed, and a sleeper dies only after its answer.
         """
         self._ending = True
         sleeping, self._sleeping = self._sleeping, []

@@ -210,8 +210,9 @@ class Thread:
     def install_placeholder(
         self, name: bytes, file: DeviceFile | SessionFile, *, cloexec: bool, send: bool = False
     ) -> int:
-        """Creates a placeholder in the caller and returns its fd number. With `send` the number is the answer to the
-        call.
+        """Creates a placeholder in the caller and returns its fd number.
+
+        With `send` the number is the answer to the call.
         """
         try:
             fd, identity = self._around.placeholders.create(name, file)

@@ -67,8 +67,9 @@ class Listener:
         return Notification(values[0], values[1], values[3], values[4], values[6:])
 
     def alive(self, notification: Notification) -> bool:
-        """Returns whether the thread is still stopped in this call. If so, earlier reads by its tid were of this
-        thread.
+        """Returns whether the thread is still stopped in this call.
+
+        If so, earlier reads by its tid were of this thread.
         """
         try:
             fcntl.ioctl(self._fd.fileno(), uapi.SECCOMP_IOCTL_NOTIF_ID_VALID, notification.id.to_bytes(8, "little"))

@@ -96,8 +96,9 @@ class Device:
         self.interrupt = None
 
     def reset(self, *, first: bool = False) -> None:
-        """Does a function level reset; `first` when the device is being enabled. Raises Errno(ENOTTY),
-        Errno(ETIMEDOUT).
+        """Does a function level reset; `first` when the device is being enabled.
+
+        Raises Errno(ENOTTY), Errno(ETIMEDOUT).
 
         Registers and MSI-X table are as after power on. The caller saves and restores configuration space, as the
         kernel does. Memory in other BARs keeps its contents.

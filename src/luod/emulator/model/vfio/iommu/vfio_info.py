@@ -24,8 +24,9 @@ _WORD: Final = struct.Struct("=I")
 
 
 def get_info(ranges: Sequence[tuple[int, int]], available: int, argument: int, caller: DeviceCaller) -> int:
-    """Answers VFIO_IOMMU_GET_INFO: the usable `ranges`, and the number of further mappings. Raises Errno: EFAULT,
-    EINVAL.
+    """Answers VFIO_IOMMU_GET_INFO: the usable `ranges`, and the number of further mappings.
+
+    Raises Errno: EFAULT, EINVAL.
     """
     layout = uapi.IOMMU_TYPE1_INFO
     size = argsz.read(caller, argument, layout, _INFO_MINIMUM)[0]

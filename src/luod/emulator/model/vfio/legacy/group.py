@@ -178,8 +178,9 @@ class GroupFile(ModelFile):
             self._iommufd = None
 
     def _get_device(self, argument: int, caller: DeviceCaller) -> int:
-        """Returns an fd of a device. Raises Errno: EFAULT, ENODEV (of another group), EBUSY (not retrieved), EINVAL (no
-        container).
+        """Returns an fd of a device.
+
+        Raises Errno: EFAULT, ENODEV (of another group), EBUSY (not retrieved), EINVAL (no container).
         """
         name, token = _split(_read_name(argument, caller))
         devices = self._devices.of_group(self._group)

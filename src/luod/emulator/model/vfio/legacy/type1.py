@@ -68,8 +68,9 @@ class Type1:
         return 0
 
     def _unmap(self, argument: int, caller: DeviceCaller) -> int:
-        """Unmaps, and writes the number of bytes into the structure. Raises Errno(EINVAL) for part of a mapping under
-        v2.
+        """Unmaps, and writes the number of bytes into the structure.
+
+        Raises Errno(EINVAL) for part of a mapping under v2.
         """
         layout = uapi.IOMMU_TYPE1_DMA_UNMAP
         size, flags, start, length = argsz.read(caller, argument, layout)

@@ -140,8 +140,9 @@ def _feature(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
 
 
 def pread(device: VfioDevice, offset: int, length: int) -> bytes:
-    """Reads from a region. Raises Errno: EINVAL outside of the regions, EFAULT beyond configuration space, EIO with
-    memory off.
+    """Reads from a region.
+
+    Raises Errno: EINVAL outside of the regions, EFAULT beyond configuration space, EIO with memory off.
     """
     index, position = _locate(device, offset)
     if not length:
