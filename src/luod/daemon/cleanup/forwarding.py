@@ -15,6 +15,7 @@ import msgspec
 
 from luod.daemon.cleanup.forwarder import CARRIED_FD, CONTROL_FD, GO, HELD, MOST_SOCKETS, OUTGOING_FD
 from luod.daemon.cleanup.worker import REFUSED, SESSION_FD, SESSION_NAME, Outcome, Workers
+from luod.daemon.completion import completed
 from luod.daemon.log import Log
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import carried_name, carried_names, fd_name
@@ -66,8 +67,7 @@ class Forwarding:
     async def carry_over(self, peer: Peer, name: str) -> str:
         """What there is to say of it. NotCarriedOver, CarryOverFailed, NoSuchSession, Refused, Busy."""
         self._log("carry-over", name=name, uid=peer.uid, pid=peer.pid)
-        # To its end also when the operator hangs up.
-        return await asyncio.shield(self._loop.create_task(self._carry_over(name)))
+        return await completed(self._carry_over(name))
 
     async def _carry_over(self, name: str) -> str:
         async with self._one:

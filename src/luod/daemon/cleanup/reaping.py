@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from luod.daemon.cleanup.worker import SESSION_FD, SESSION_NAME, Outcome, Workers
+from luod.daemon.completion import completed
 from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
 from luod.daemon.sessions.service import SessionService
@@ -89,8 +90,7 @@ class Reaping:
     async def discard(self, peer: Peer, name: str, *, force: bool) -> str:
         """What the reaper said. NoSuchSession, Refused, Busy, DiscardFailed."""
         self._log("discard", name=name, uid=peer.uid, pid=peer.pid, force=force)
-        # To its end also when the operator hangs up.
-        return await asyncio.shield(self._loop.create_task(self._discard(name, force=force)))
+        return await completed(self._discard(name, force=force))
 
     def in_use(self, row: Row) -> str | None:
         """Returns why an incoming session is in use; None: it is not. Who has one session of a workload has all."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
+from luod.daemon.completion import completed
 from luod.daemon.preflight import devices
 from luod.daemon.preflight.devices import Devices
 from luod.daemon.preflight.facts import (
@@ -89,10 +90,7 @@ class Preflight:
         """Returns the findings, and the release of the next kernel where that can be read. `remember` them for
         `certain`.
         """
-        # To its end, with fds of its own, also when the caller hangs up: a thread cannot be called off.
-        task = asyncio.ensure_future(self._check(subject.duplicate(), remember))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(task)
+        return await completed(self._check(subject.duplicate(), remember))
 
     async def _check(self, subject: Subject, remember: bool) -> tuple[list[Finding], str | None]:
         try:

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from asyncvarlink.serviceinterface import PermissionDenied
 
+from luod.daemon.completion import completed
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
 from luod.daemon.sessions.file_kind import Discard, kind_of
@@ -27,7 +28,6 @@ from luod.errors import Refused
 from luod.ipc.errors import AlreadyStashed, Busy, NotStashed
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
-from luod.ipc.server.turns import charged
 from luod.linux import Fd
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class HeldFiles:
         self._lock = asyncio.Lock()
 
     async def stash(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd | None]]) -> None:
-        await self._whole(self._stash(peer, name, list(files)))
+        await completed(self._in_turn(self._stash(peer, name, list(files))))
 
     async def unstash(self, peer: Peer, name: str) -> list[tuple[str, Fd]]:
         held = self._set(peer, name)
@@ -68,13 +68,7 @@ class HeldFiles:
         return [(file.name, self._fds[held_name(file)].duplicate()) for file in held.files]
 
     async def drop_stash(self, peer: Peer, name: str) -> None:
-        await self._whole(self._drop_stash(peer, name))
-
-    async def _whole(self, change: Coroutine[Any, Any, T]) -> T:
-        """To its end, also when the client hangs up meanwhile: keep and the registry must tell the same."""
-        task = asyncio.ensure_future(charged(self._in_turn(change)))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(task)
+        await completed(self._in_turn(self._drop_stash(peer, name)))
 
     async def _in_turn(self, change: Coroutine[Any, Any, T]) -> T:
         async with self._lock:

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from luod import errors
 from luod.daemon import memory_grants
+from luod.daemon.completion import completed
 from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
@@ -47,7 +48,6 @@ from luod.ipc.errors import Busy, NotFinished, SessionExists
 from luod.ipc.interfaces.sessions import Description, Direction, MemoryRoom, Outcome, Session, State
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
-from luod.ipc.server.turns import charged
 from luod.linux import Fd
 
 T = TypeVar("T")
@@ -218,16 +218,11 @@ class SessionService:
         return await self._change(name, self._replace(peer, name, manifest))
 
     async def _change(self, name: str, change: Coroutine[Any, Any, T], *, frozen: bool = False) -> T:
-        """Makes one change of this name at a time, to its end, also when the client hangs up meanwhile."""
+        """Makes one change of this name at a time, and completes it though the client hangs up."""
         if self._closing == "shut" or (self._closing == "frozen" and not frozen):
             change.close()
             raise Busy(message="a live update is under way", hint="the session is kept; ask again when it is over")
-        task = asyncio.ensure_future(charged(self._exclusively(name, change)))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_nobody_waits)
-            raise
+        return await completed(self._exclusively(name, change), unclaimed=_close_result)
 
     def _exclusively(self, name: str, change: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
         """Counts the change at once: a task begins later, and `close_for_update` must not return in between."""
@@ -467,7 +462,7 @@ class SessionService:
         await self._fds.drop(fd_name(row))
 
 
-def _nobody_waits(task: asyncio.Task[Any]) -> None:
-    """The client hung up: its fd is closed; luod's own copy is not."""
-    if not task.cancelled() and task.exception() is None and isinstance(result := task.result(), Fd):
+def _close_result(result: object) -> None:
+    """Closes the fd that a client was to get; luod's own copy stays."""
+    if isinstance(result, Fd):
         result.close()

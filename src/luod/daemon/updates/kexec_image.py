@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from luod import errors, kexec
+from luod.daemon.completion import completed
 from luod.daemon.log import Log
 from luod.daemon.preflight.subject import Subject
 from luod.daemon.replies import update_running
@@ -56,8 +57,7 @@ class NextImage:
         """Loads an image. The fds are closed. Refused: no kernel can use the initial RAM disk, which `ignore_findings`
         may name. KernelRefused.
         """
-        # To its end even when the operator hangs up: kernel, keep and registry must tell the same.
-        await asyncio.shield(self._load(kernel, initrd, command_line, ignore_findings))
+        await completed(self._load(kernel, initrd, command_line, ignore_findings))
 
     async def _load(self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: Collection[str]) -> None:
         new = [fd for fd in (kernel, initrd) if fd is not None]

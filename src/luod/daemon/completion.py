@@ -1,0 +1,37 @@
+"""Changes that run to their end though the client that asked for them hangs up.
+
+A client that hangs up cancels its call. A change that stopped half-way would leave keep, the registry and the kernel
+with different sessions or images, and a thread cannot be cancelled at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from luod.ipc.server.turns import charged
+
+T = TypeVar("T")
+
+_changes: Final[set[asyncio.Task[Any]]] = set()
+"""Those that run: the event loop itself has weak references only."""
+
+
+async def completed(change: Coroutine[Any, Any, T], *, unclaimed: Callable[[T], object] | None = None) -> T:
+    """Runs `change` in a task of its own, and returns its result. If the caller is cancelled meanwhile, the change goes
+    on; its result goes to `unclaimed`, which closes it, and its error is dropped.
+    """
+    task = asyncio.ensure_future(charged(change))
+    _changes.add(task)
+    task.add_done_callback(_changes.discard)
+
+    def end(task: asyncio.Task[T]) -> None:
+        if not task.cancelled() and task.exception() is None and unclaimed is not None:
+            unclaimed(task.result())
+
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(end)
+        raise
