@@ -17,7 +17,6 @@ from asyncvarlink import VarlinkInterface
 from luod.daemon.admin import AdminService
 from luod.daemon.cleanup.forwarding import Forwarding
 from luod.daemon.cleanup.reaping import Reaping
-from luod.daemon.cleanup.worker import Workers
 from luod.daemon.cleanup.workloads import Workloads
 from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
@@ -91,9 +90,8 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     sessions.participation = participants = Participants(holdings, log, sparing)
     # While guests are frozen they pass manifests, and no guest is to wait for a process to start.
     participants.followed = lambda peer: foreign.warm(peer.uid, named=policy.terms(peer).named)
-    workers = Workers(holdings)
-    reaping = Reaping(holdings, sessions, policy, workers, log)
-    forwarding = Forwarding(holdings, sessions, workers, log)
+    reaping = Reaping(holdings, sessions, policy, log)
+    forwarding = Forwarding(holdings, sessions, log)
     chronicle = Chronicle(holdings.registry, directory, log, jumping=JUMP in store)
     hooks = Hooks(holdings, policy, reaping.deadline_left, log)
     image = NextImage(holdings, sessions, participants, log)

@@ -148,7 +148,7 @@ def test_the_operators_reaper_gets_the_session_its_name_and_its_manifest(
     [
         ("echo no hands; exit 3", 60, "ended with status 3: no hands"),
         ("kill -9 $$", 60, "ended by signal 9"),
-        ("exec sleep 1000", 0.5, "hung, and was ended after 0.5 s"),
+        ("exec sleep 1000", 0.5, "took longer than 0.5 s, and was ended"),
     ],
 )
 def test_a_reaper_that_fails_leaves_a_session_stuck_seen_and_in_nobodys_way(

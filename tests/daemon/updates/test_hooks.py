@@ -251,7 +251,7 @@ def test_what_is_owed_is_on_the_disk_before_the_first_begins(begin: Start, tmp_p
     assert update(luod)["status"] == 4
     luod.machine.signal(tracer.pid, signal.SIGTERM)
     tracer.wait()
-    before, hook, _after = trace.read_text().partition("luod.daemon.processes.hook_start")
+    before, hook, _after = trace.read_text().partition("luod.daemon.processes.gate")
     assert hook
     # The file, and the directory that it is in.
     assert before.count("fsync(") >= 2, before

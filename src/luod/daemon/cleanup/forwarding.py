@@ -14,11 +14,12 @@ from typing import Final
 import msgspec
 
 from luod.daemon.cleanup.forwarder import CARRIED_FD, CONTROL_FD, GO, HELD, MOST_SOCKETS, OUTGOING_FD
-from luod.daemon.cleanup.worker import REFUSED, SESSION_FD, SESSION_NAME, Outcome, Workers
+from luod.daemon.cleanup.worker import REFUSED_STATUS, SESSION_FD, SESSION_NAME
 from luod.daemon.completion import completed
 from luod.daemon.log import Log
+from luod.daemon.processes.child import Child, Children, Outcome
 from luod.daemon.sessions.service import SessionService
-from luod.daemon.store.fd_names import carried_name, carried_names, fd_name
+from luod.daemon.store.fd_names import carried_name, carried_names, fd_name, worker_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import Row
@@ -37,11 +38,11 @@ _CLOSING_SECONDS: Final = 0.1
 class Forwarding:
     """Made inside a running loop; `take_over` before anybody is answered."""
 
-    def __init__(self, holdings: Holdings, sessions: SessionService, workers: Workers, log: Log) -> None:
+    def __init__(self, holdings: Holdings, sessions: SessionService, log: Log) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
         self._sessions = sessions
-        self._workers = workers
+        self._children = Children(holdings.fds)
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -82,18 +83,18 @@ class Forwarding:
                 if not done:
                     await self._drop_outgoing(row)
                 await self._sessions.end_work(row, remove=done, forwarded=True)
-        if outcome.failure == REFUSED:
-            raise NotCarriedOver(name=name, message=outcome.said, hint="nothing was changed")
+        if outcome.status == REFUSED_STATUS:
+            raise NotCarriedOver(name=name, message=outcome.report, hint="nothing was changed")
         if outcome.failure is not None:
-            reason = ": ".join(part for part in (outcome.failure, outcome.said) if part)
+            reason = ": ".join(part for part in (outcome.failure, outcome.report) if part)
             self._log.error("carry-over-failed", name=name, owner=row.owner, reason=reason)
             raise CarryOverFailed(
                 name=name,
                 message=f"session {name!r} was not carried over: {reason}",
                 hint="luod holds what it held; carry it over again",
             )
-        self._log("carried-over", name=name, owner=row.owner, said=outcome.said)
-        return outcome.said
+        self._log("carried-over", name=name, owner=row.owner, said=outcome.report)
+        return outcome.report
 
     def check(self, row: Row) -> Row:
         """The row as it is. NotCarriedOver, Refused."""
@@ -117,7 +118,7 @@ class Forwarding:
 
     async def _carry(self, row: Row, incoming: Fd) -> Outcome:
         """Ends when the files are preserved in an outgoing session, which luod holds, or when it failed."""
-        await self._workers.end_left(row)
+        await self._children.end_left(worker_name(row))
         outgoing = await self._create(row)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
@@ -130,9 +131,8 @@ class Forwarding:
                     await self._fds.drop(carried)
             holding = self._loop.create_task(self._hold(row, ours, theirs))
             try:
-                return await self._workers.run(
-                    row, "luod.daemon.cleanup.forwarder", (), fds, {SESSION_NAME: row.name}, _SECONDS
-                )
+                forwarder = Child("luod.daemon.cleanup.forwarder", fds=fds, environment={SESSION_NAME: row.name})
+                return await self._children.run(forwarder, worker_name(row), _SECONDS)
             finally:
                 holding.cancel()
                 await asyncio.wait((holding,))

@@ -15,11 +15,13 @@ from typing import Final
 
 import msgspec
 
-from luod.daemon.cleanup.worker import SESSION_FD, SESSION_NAME, Outcome, Workers
+from luod.daemon.cleanup.worker import SESSION_FD, SESSION_NAME
 from luod.daemon.completion import completed
 from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
+from luod.daemon.processes.child import Child, Children, Outcome
 from luod.daemon.sessions.service import SessionService
+from luod.daemon.store.fd_names import worker_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Change, Registry
 from luod.daemon.store.schema import Row, now, workload
@@ -41,13 +43,11 @@ _GRACE_SECONDS: Final = 10.0
 class Reaping:
     """Made inside a running loop; `take_over` before anybody is answered."""
 
-    def __init__(
-        self, holdings: Holdings, sessions: SessionService, policy: Policy, workers: Workers, log: Log
-    ) -> None:
+    def __init__(self, holdings: Holdings, sessions: SessionService, policy: Policy, log: Log) -> None:
         self._registry: Registry = holdings.registry
         self._sessions = sessions
         self._policy = policy
-        self._workers = workers
+        self._children = Children(holdings.fds)
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._began = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -63,7 +63,7 @@ class Reaping:
 
     def take_over(self) -> None:
         for row in self._registry.record.rows:
-            if row.reaped and self._workers.left(row):
+            if row.reaped and self._children.left(worker_name(row)):
                 self._start(row.name)
         self._schedule()
 
@@ -126,13 +126,13 @@ class Reaping:
         row, fd = await self._sessions.begin_work(name, lambda row: self._begun(row, force=force))
         reaped = False
         try:
-            await self._workers.end_left(row)
+            await self._children.end_left(worker_name(row))
             outcome, command = await self._run(row, fd)
             reaped = outcome.failure is None
         finally:
             await self._sessions.end_work(row, remove=reaped)
         if outcome.failure is not None:
-            reason = ": ".join(part for part in (f"{command}: {outcome.failure}", outcome.said) if part)
+            reason = ": ".join(part for part in (f"{command}: {outcome.failure}", outcome.report) if part)
             self._failures[name] = reason
             self._log.error("discard-failed", name=name, owner=row.owner, reason=reason)
             raise DiscardFailed(
@@ -141,21 +141,20 @@ class Reaping:
                 hint="discard it again when what is in the way is gone, or release it; nobody else is kept waiting",
             )
         self._failures.pop(name, None)
-        self._log("discarded", name=name, owner=row.owner, said=outcome.said)
-        return outcome.said
+        self._log("discarded", name=name, owner=row.owner, said=outcome.report)
+        return outcome.report
 
     async def _run(self, row: Row, fd: Fd) -> tuple[Outcome, str]:
         """With what is being run, in words."""
         given = self._policy.settings.reaper
         with fd.duplicate() as session:
-            outcome = await self._workers.run(
-                row,
+            reaper = Child(
                 "luod.daemon.cleanup.reaper_start",
                 given or (sys.executable, "-P", "-m", "luod.daemon.cleanup.reaper"),
-                {SESSION_FD: session.fileno()},
-                {SESSION_NAME: row.name, "LUOD_OWNER": str(row.owner)},
-                self._policy.settings.reaper_timeout,
+                fds={SESSION_FD: session.fileno()},
+                environment={SESSION_NAME: row.name, "LUOD_OWNER": str(row.owner)},
             )
+            outcome = await self._children.run(reaper, worker_name(row), self._policy.settings.reaper_timeout)
         return outcome, given[0] if given else "the reaper"
 
     # The restore deadline.

@@ -1,1 +1,1 @@
-"""Child processes of luod: how one waits at its gate, and how it is signalled and reaped."""
+"""Child processes of serve: the gate at which one waits, and what starts it, waits for it and kills it."""

@@ -1,31 +1,32 @@
-"""The gate of a process that serve starts: it waits there, at its standard input, until keep holds its pidfd.
+"""The gate of a child process: it waits at its standard input until keep holds its pidfd.
 
-So a serve that dies leaves either nothing behind, since at the end of its input the process ends, or a process that the
-next serve can end. `lift` is serve's side, in `luod.daemon.cleanup.worker` and `luod.daemon.updates.hooks`; the rest is
-the process's. Standard library only, and little of it: what waits here is to start fast. `luod.daemon.updates.reboot`
-has a byte of its own to wait for.
+So a serve that dies leaves either nothing behind, since the child ends at the end of its input, or a child that the
+next serve can end. `luod.daemon.processes.child` is serve's side. `python -m luod.daemon.processes.gate COMMAND…`
+waits, and becomes the operator's COMMAND. Standard library only, and little of it: what waits here is to start fast.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from typing import IO, TextIO
 
 _GO = b"g"
 
 
-def lift(stdin: IO[bytes]) -> None:
-    """Lets the process begin that has `stdin` as its standard input, and closes that."""
+def lift(stdin: IO[bytes]) -> bool:
+    """Lets the child begin that has `stdin` as its standard input, and closes that. Returns False if it has ended."""
     try:
         os.write(stdin.fileno(), _GO)
     except BrokenPipeError:
-        pass  # it ended at once; its status says how
+        return False
     finally:
         stdin.close()
+    return True
 
 
 def wait() -> bool:
-    """Waits until it is lifted; standard input is empty from then on. False: it never is, since serve is gone."""
+    """Waits until the gate is lifted; standard input is empty from then on. Returns False if serve is gone before."""
     go = os.read(0, 1) == _GO
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -34,9 +35,13 @@ def wait() -> bool:
 
 
 def become(command: list[str], complaints: TextIO) -> int:
-    """Is the operator's `command` from here on. Returns, with the status to end with, when it cannot be started."""
+    """Executes the operator's `command`. Returns an exit status when that cannot be started."""
     try:
         os.execv(command[0], command)
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=complaints)
     return 127
+
+
+if __name__ == "__main__":
+    sys.exit(become(sys.argv[1:], sys.stderr) if wait() else 1)

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from luod.daemon.log import Log
-from luod.daemon.processes.children import end, has_been_reaped, is_ending, reap, send
 from luod.daemon.supervisor import listen_fds, notify, protocol
+from luod.daemon.supervisor.children import end, has_been_reaped, is_ending, reap, send
 from luod.daemon.supervisor.ending import ended_sessions
 from luod.daemon.supervisor.other_luod import require_no_other
 from luod.daemon.supervisor.sockets import Listening

@@ -3,17 +3,12 @@
 Before the first of them runs, the registry says that the second is owed. That goes along in the jump and over a killed
 serve, and ends when the second has run: so it may run twice, and is never forgotten. A command is a process group of
 its own; what it does is the operator's. `luod.daemon.updates.update` says when an update begins and ends, and the
-registry when nothing waits to be restored any more. Started by `luod.daemon.processes.hook_start`.
+registry when nothing waits to be restored any more. It waits at its gate (`luod.daemon.processes.gate`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Final, Literal
@@ -21,18 +16,16 @@ from typing import Final, Literal
 from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import CLOSED
-from luod.daemon.processes import gate
+from luod.daemon.processes.child import Child, Children
 from luod.daemon.store.fd_names import HOOK
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.schema import Owed
-from luod.daemon.updates.reboot import ended
 from luod.errors import Refused
-from luod.linux import Fd, memfd
 
 _Hook = Literal["before-update", "after-update"]
-_WORDS_BYTES: Final = 500
+_REASON_CHARACTERS: Final = 500
 """Of the first line that a hook writes to its standard error."""
-_DYING_SECONDS: Final = 5.0
+_CALLED_OFF: Final = "it was called off, and ended"
 
 
 class Hooks:
@@ -42,7 +35,7 @@ class Hooks:
         """`deadline_left`: seconds until the restore deadline; None: there is none."""
         self._registry = holdings.registry
         self._broken = holdings.broken is not None
-        self._fds = holdings.fds
+        self._children = Children(holdings.fds)
         self._policy = policy
         self._deadline_left = deadline_left
         self._log = log
@@ -51,7 +44,7 @@ class Hooks:
         """An update is: what is owed is not due before its end."""
         self._closed = False
         self._off = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         holdings.registry.watchers.append(lambda _changes: self._check())
@@ -106,8 +99,8 @@ class Hooks:
     def call_off(self) -> None:
         """Ends the command that runs, if one does."""
         self._off = True
-        if self._process is not None and self._process.returncode is None:
-            _kill_group(self._process.pid)
+        if self._child is not None:
+            self._child.kill()
 
     def over(self) -> None:
         """The update was cancelled, and everybody was told."""
@@ -147,7 +140,7 @@ class Hooks:
             self._log.error("hook-failed", hook="after-update", reason=repr(error))
 
     async def _after(self, owed: Owed) -> None:
-        await self._end_left()
+        await self._children.end_left(HOOK)
         command = self._policy.settings.hooks.after_update
         if command and not self._closed:
             outcome = "cancelled" if not owed.jumped else "broken" if self._broken else "done"
@@ -162,76 +155,28 @@ class Hooks:
         self, hook: _Hook, command: tuple[str, ...], owed: Owed, more: dict[str, str]
     ) -> tuple[str | None, bool]:
         """Why it failed, in words, None: it did not; and whether it was killed."""
+        if self._called_off():
+            return _CALLED_OFF, True
         began = time.monotonic()
         own = {"LUOD_HOOK": hook, "LUOD_UPDATE": owed.update, "LUOD_GENERATION": str(owed.generation)}
-        with memfd("luod-hook", 0, executable=False) as words:
-            process = self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "luod.daemon.processes.hook_start", *command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=words.fileno(),
-                env={**os.environ, **own, **more},
-                start_new_session=True,
-            )
-            try:
-                with Fd(os.pidfd_open(process.pid)) as pidfd:
-                    await self._fds.store({HOOK: pidfd})
-                    failure, killed = await self._wait(process, pidfd, self._policy.settings.hooks.timeout)
-            finally:
-                _kill_group(process.pid, unless=process.returncode is not None)
-                self._process = None
-                if process.stdin is not None:
-                    process.stdin.close()
-            await self._fds.drop(HOOK)
-            said = os.pread(words.fileno(), _WORDS_BYTES, 0).decode("utf-8", "replace").strip().splitlines()
+        child = self._child = Child("luod.daemon.processes.gate", command, environment={**own, **more}, output="stderr")
+        try:
+            outcome = await self._children.run(child, HOOK, self._policy.settings.hooks.timeout)
+        finally:
+            self._child = None
         seconds = f"{time.monotonic() - began:.3f}"
+        killed = outcome.late or self._called_off()
+        failure = _CALLED_OFF if killed and not outcome.late else outcome.failure
         if failure is None:
             self._log("hook", update=owed.update, hook=hook, **_lower(more), seconds=seconds)
             return None, False
-        reason = failure if killed or not said else said[0]
+        report = outcome.report.splitlines()
+        reason = failure if killed or not report else report[0][:_REASON_CHARACTERS]
         self._log.warning("hook-failed", update=owed.update, hook=hook, **_lower(more), reason=reason, seconds=seconds)
         return reason, killed
 
-    async def _wait(self, process: subprocess.Popen[bytes], pidfd: Fd, seconds: float) -> tuple[str | None, bool]:
-        assert process.stdin is not None
-        if self._off or self._closed:
-            process.stdin.close()
-        else:
-            gate.lift(process.stdin)
-        if not await ended(pidfd, seconds):
-            _kill_group(process.pid)
-            if await ended(pidfd, _DYING_SECONDS):
-                process.wait()
-            return f"it took longer than {seconds:g} s, and was ended", True
-        status = process.wait()
-        if self._off or self._closed:
-            return "it was called off, and ended", True
-        if status < 0:
-            return f"it was ended by signal {-status}", True
-        return (f"it ended with status {status}" if status else None), False
-
-    async def _end_left(self) -> None:
-        """What the serve before this one had running is ended, with all of its group."""
-        pidfd = self._fds.get(HOOK)
-        if pidfd is None or self._process is not None:
-            return
-        pid = _pid(pidfd)
-        if pid > 0:
-            _kill_group(pid)
-            await ended(pidfd, _DYING_SECONDS)
-        await self._fds.drop(HOOK)
-
-
-def _kill_group(pid: int, *, unless: bool = False) -> None:
-    if not unless:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
-
-
-def _pid(pidfd: Fd) -> int:
-    """Of the process that a pidfd is for; -1: it has ended."""
-    with open(f"/proc/self/fdinfo/{pidfd.fileno()}", encoding="ascii") as info:
-        return next((int(line.split()[1]) for line in info if line.startswith("Pid:")), -1)
+    def _called_off(self) -> bool:
+        return self._off or self._closed
 
 
 def _lower(more: dict[str, str]) -> dict[str, str]:

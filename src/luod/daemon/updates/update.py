@@ -19,6 +19,7 @@ from luod import errors
 from luod.daemon import clock
 from luod.daemon.log import Log
 from luod.daemon.preflight.findings import listed, refuse, refusing, require_names, with_ignored
+from luod.daemon.processes.child import ended
 from luod.daemon.replies import too_late, update_running
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import JUMP
@@ -30,7 +31,7 @@ from luod.daemon.updates import stuck_ioctls, times
 from luod.daemon.updates.hooks import Hooks
 from luod.daemon.updates.kexec_image import NextImage
 from luod.daemon.updates.participants import Participants, ready_rows
-from luod.daemon.updates.reboot import Jump, ended
+from luod.daemon.updates.reboot_process import RebootProcess
 from luod.daemon.updates.transaction import NotAwaited
 from luod.errors import Refused
 from luod.ipc.errors import NoUpdate
@@ -161,7 +162,7 @@ class Updater:
 
     async def _run(self, barrier: Barrier, given_up: Collection[str]) -> None:
         """The update, from the first check to the end of this kernel, or to everything as it was."""
-        jump: Jump | None = None
+        reboot: RebootProcess | None = None
         try:
             try:
                 await self._image.load_again()
@@ -185,7 +186,7 @@ class Updater:
             if not barrier.cancelled:
                 barrier.freeze()
             if not barrier.cancelled:
-                jump = Jump()
+                reboot = RebootProcess()
                 # Beside the freezing, so that it costs no blackout; somebody may have loaded another since (H19).
                 loading = asyncio.ensure_future(self._image.load_again())
                 loading.add_done_callback(lambda done: _cancel_if_failed(barrier, done))
@@ -196,20 +197,20 @@ class Updater:
                 await barrier.announce()
             if not barrier.cancelled:
                 self._require_certain(barrier, "jumping", given_up)
-            if not barrier.cancelled and jump is not None:
+            if not barrier.cancelled and reboot is not None:
                 barrier.jump()
-                await self._leave(barrier, jump)
+                await self._leave(barrier, reboot)
         except asyncio.CancelledError:
-            if jump is not None and jump.gone:
+            if reboot is not None and reboot.gone:
                 # luod is being stopped, and the machine jumps meanwhile: the marks are true.
                 raise
             barrier.end("luod was stopped")
         except (errors.LuodError, OSError) as error:
             barrier.end(str(error))
         finally:
-            if not (jump is not None and jump.gone and barrier.jumping):
+            if not (reboot is not None and reboot.gone and barrier.jumping):
                 barrier.end("luod failed; its log says more")
-                await self._stay(barrier, jump)
+                await self._stay(barrier, reboot)
 
     async def _ask_hook(self, barrier: Barrier) -> None:
         """The operator's command goes before everything that anybody notices."""
@@ -248,9 +249,9 @@ class Updater:
         if error is not None and not isinstance(error, KeeperGone):  # of which serve dies, and says so
             self._log.error("bug", method="update", error=repr(error))
 
-    async def _leave(self, barrier: Barrier, jump: Jump) -> None:
+    async def _leave(self, barrier: Barrier, reboot: RebootProcess) -> None:
         """Nobody can call it off any more. Returns, with the reason in `barrier`, when the kernel refuses."""
-        await self._fds.store({JUMP: jump.pidfd})
+        await self._fds.store({JUMP: reboot.pidfd})
         ready = ready_rows(barrier, self._registry.record.rows)
         left = clock.now()
         departure = Departure(
@@ -266,10 +267,10 @@ class Updater:
         await self._registry_on_disk()
         await barrier.told()
         self._log("jumping", update=barrier.id, ready=len(ready), frozen_seconds=departure.freezing_seconds)
-        jump.go()
-        while not await ended(jump.pidfd, self._stuck_seconds):
+        reboot.go()
+        while not await reboot.ended(self._stuck_seconds):
             self._end_stuck(barrier)
-        barrier.came_back(str(jump.refusal()))
+        barrier.came_back(str(reboot.refusal()))
 
     async def _registry_on_disk(self) -> None:
         """Refused: it takes too long."""
@@ -291,10 +292,10 @@ class Updater:
             if barrier is not None:
                 barrier.note(f"the jump is held by {found.command} ({found.pid}), in a session's ioctl: it {done}")
 
-    async def _stay(self, barrier: Barrier, jump: Jump | None) -> None:
+    async def _stay(self, barrier: Barrier, reboot: RebootProcess | None) -> None:
         """Takes everything back, and then, and not before, tells everybody to resume (H13)."""
-        if jump is not None:
-            await jump.close()
+        if reboot is not None:
+            await reboot.close()
         try:
             # A session that is being made for this update right now is to be forgotten with the rest.
             await self._sessions.close_for_update("shut")

@@ -1,0 +1,48 @@
+"""serve's side of the process that calls reboot(2): starts it, lets it go, and reads why reboot(2) returned.
+
+The process is `luod.daemon.updates.reboot`. When it is let go is decided by `luod.daemon.updates.update`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from luod.daemon.processes.child import DYING_SECONDS, Child
+from luod.errors import JumpRefused, KernelRefused
+
+_CALL: Final = "reboot(LINUX_REBOOT_CMD_KEXEC)"
+
+
+class RebootProcess:
+    """The process, started and waiting. `close` ends it unless it was let go."""
+
+    def __init__(self) -> None:
+        self._child = Child("luod.daemon.updates.reboot")
+        self.pidfd = self._child.pidfd
+        self.gone = False
+        """Whether it was let go."""
+
+    def go(self) -> None:
+        """Has reboot(2) called; nothing can stop that. JumpRefused: the process has ended, and nothing happened."""
+        if not self._child.go():
+            raise JumpRefused(0, _CALL, "the process that was to call it has ended")
+        self.gone = True
+
+    async def ended(self, seconds: float) -> bool:
+        """Waits for the process to end, up to `seconds`. Returns whether it has: then there was no kexec."""
+        return await self._child.ended(seconds)
+
+    def refusal(self) -> KernelRefused:
+        """Returns why there was no kexec, once the process has ended."""
+        try:
+            said = json.loads(self._child.report)
+            return KernelRefused(int(said["errno"]), str(said["call"]), str(said["meaning"]))
+        except (ValueError, KeyError, TypeError):
+            return JumpRefused(0, _CALL, f"the process that calls it ended with {self._child.status}")
+
+    async def close(self) -> None:
+        """Ends the process, if it has not ended. One that cannot be killed is still at its gate."""
+        self._child.kill()
+        await self._child.ended(DYING_SECONDS)
+        self._child.close()
