@@ -29,7 +29,9 @@ MEMBERS: Final = {
     "PlannedFile": "allocated device kind name session size token when",
     "FrozenDevice": "name session token",
     "SessionInfo": "direction name owner state",
-    "Description": ("bytes direction freezing_seconds generation name owner preparing_seconds process state update"),
+    "Description": (
+        "bytes direction freezing_seconds generation name owner participant preparing_seconds process state update"
+    ),
     "AsyncClient": _CLIENT,
     "AsyncHeldOutgoingSession": _OUTGOING,
     "AsyncHeldIncomingSession": _INCOMING,

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import pytest
 
+from luod.ctl.exits import MEANINGS, Exit
 from tests.impostor import Answer, Impostor, reply
 
 LUOCTL: Final = [sys.executable, "-m", "luod.ctl.main"]
@@ -88,7 +89,7 @@ def test_without_luod_the_status_is_3(command: str, tmp_path: Path) -> None:
         ["status", "--admin"],
     ],
 )
-def test_a_wrong_command_line_is_2_and_says_how_it_goes(arguments: list[str]) -> None:
+def test_a_wrong_command_line_is_2_and_shows_the_usage(arguments: list[str]) -> None:
     result = luoctl(*arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert "usage: luoctl" in result.stderr
@@ -97,11 +98,34 @@ def test_a_wrong_command_line_is_2_and_says_how_it_goes(arguments: list[str]) ->
     assert error_of(result)["error"] == "Usage"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "usage", "hint"),
+    [
+        (["sttus"], "usage: luoctl [-h]", "hint: did you mean status?"),
+        (["--jsn", "status"], "usage: luoctl [-h]", "hint: did you mean --json?"),
+        (["update", "--skip-unredy"], "usage: luoctl update [-h]", "hint: did you mean --skip-unready?"),
+        (["--socket", "list", "load", "--kernl=x"], "usage: luoctl load [-h]", "hint: did you mean --kernel?"),
+        (["help", "timelin"], "usage: luoctl help [-h]", "hint: did you mean timeline?"),
+        (["status", "now"], "usage: luoctl status [-h]", ""),
+        (["update", "--frobnicate"], "usage: luoctl update [-h]", ""),
+    ],
+)
+def test_a_wrong_word_shows_the_usage_of_its_verb_and_the_nearest_word(
+    arguments: list[str], usage: str, hint: str
+) -> None:
+    result = luoctl(*arguments)
+    message, shown, *hints = result.stderr.splitlines()
+    assert result.returncode == 2
+    assert message.startswith("luoctl: ")
+    assert shown.startswith(usage)
+    assert hints == ([hint] if hint else [])
+
+
 @pytest.mark.parametrize("word", ["soon", "0", "-1", "nan", "inf", "86401"])
 def test_a_deadline_that_is_none_is_said_in_words(word: str) -> None:
     result = luoctl("update", f"--deadline={word}")
     assert result.returncode == 2
-    assert f"'{word}' is no number of seconds, more than 0 and at most 86400" in result.stderr
+    assert f"'{word}' must be a positive number of seconds, at most 86400" in result.stderr
 
 
 def test_help_and_version_need_no_luod() -> None:
@@ -110,6 +134,17 @@ def test_help_and_version_need_no_luod() -> None:
     assert "exit status" in result.stdout
     assert luoctl("load", "--help").returncode == 0
     assert luoctl("--version").stdout.startswith("luoctl ")
+    assert luoctl("help").stdout == result.stdout
+    assert luoctl("help", "load").stdout == luoctl("load", "--help").stdout
+
+
+def test_the_documents_have_the_table_of_exit_statuses() -> None:
+    shown = luoctl("--help").stdout.partition("exit status:")[2]
+    table = (Path(__file__).parents[2] / "docs/json.md").read_text()
+    for code, meaning in MEANINGS.items():
+        assert f"  {code.value:<4} {meaning}\n" in shown
+        assert f"| {code.value} | {meaning} |" in table
+    assert set(MEANINGS) == set(Exit)
 
 
 def test_what_is_no_file_of_an_image_is_said_before_luod_is_asked(tmp_path: Path) -> None:
@@ -205,9 +240,9 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "kernel",
             "outgoing",
             "incoming",
-            "following",
+            "participants",
             "held",
-            "reaped",
+            "deadline",
             "stuck",
             "policy",
             "state",
@@ -302,6 +337,20 @@ def test_on_a_terminal_the_sessions_are_a_table(tmp_path: Path) -> None:
 def test_no_sessions_is_a_head_alone(tmp_path: Path) -> None:
     with Impostor(tmp_path, Answer(reply({"sessions": []}))) as impostor:
         assert asked(impostor, "list").stdout.split() == ["NAME", "OWNER", "DIRECTION", "STATE"]
+
+
+def test_names_alone_are_a_line_each(tmp_path: Path) -> None:
+    entry = {"name": "vm", "owner": 0, "direction": "incoming", "state": "waiting"}
+    both = [entry, {**entry, "direction": "outgoing"}, {**entry, "name": "vm-2"}]
+    with Impostor(tmp_path, Answer(reply({"sessions": both}))) as impostor:
+        assert asked(impostor, "list", "--names").stdout == "vm\nvm-2\n"
+
+
+def test_no_such_session_has_a_status_of_its_own(tmp_path: Path) -> None:
+    for verb in ("show", "discard", "release", "carry-over"):
+        with Impostor(tmp_path, Answer(reply(error="io.luod.Sessions.NoSuchSession"))) as impostor:
+            result = asked(impostor, "--json", verb, "vm")
+        assert (result.returncode, error_of(result)["error"]) == (7, "NoSuchSession")
 
 
 ENDINGS: Final[dict[str, tuple[list[bytes], int, str | None]]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 from luod import errors
 
@@ -14,28 +15,40 @@ class Exit(enum.IntEnum):
     FAILED = 1
     USAGE = 2
     UNREACHABLE = 3
-    """luod cannot be reached."""
     REFUSED = 4
-    """luod declined, by policy or by what it checks before it acts; nothing was changed."""
     CANCELLED = 5
-    """The update was cancelled, by a veto or a timeout; nothing is lost."""
     UPDATE_RUNNING = 6
+    NOT_FOUND = 7
+    TIMED_OUT = 8
     INTERRUPTED = 130
-    """As shells say it of a program that SIGINT ended."""
 
 
-_DECLINED = {"PermissionDenied", "Busy", "NotFinished", "NoUpdate", "TooLate", "NotCarriedOver"}
+MEANINGS: Final[dict[Exit, str]] = {
+    Exit.DONE: "done",
+    Exit.FAILED: "failed: the kernel, a file or luod returned an error",
+    Exit.USAGE: "usage: the command line or an argument is wrong",
+    Exit.UNREACHABLE: "luod cannot be reached, or ended before it answered",
+    Exit.REFUSED: "refused by the policy or by a check; nothing was changed",
+    Exit.CANCELLED: "the update was cancelled; nothing is lost",
+    Exit.UPDATE_RUNNING: "another update is running",
+    Exit.NOT_FOUND: "there is no such session",
+    Exit.TIMED_OUT: "`luoctl wait` reached its timeout",
+    Exit.INTERRUPTED: "interrupted by SIGINT",
+}
+"""As `luoctl --help` and docs/json.md have it; a test compares the two."""
+
+_REFUSED: Final = {"PermissionDenied", "Busy", "NotFinished", "NoUpdate", "TooLate", "NotCarriedOver"}
 
 
 def kind(error: Exception) -> str:
-    """What `error` is called in JSON: its class, or luod's own name where luod answered with what has no class."""
+    """Returns the name of `error` in JSON: its class, or the name of luod's Varlink error that has no class."""
     if isinstance(error, errors.CallFailed):
         return error.name.rpartition(".")[2]
     return type(error).__name__
 
 
 def status(error: Exception) -> Exit:
-    """The exit status for `error`."""
+    """Returns the exit status for `error`."""
     match error:
         case errors.DaemonUnreachable():
             return Exit.UNREACHABLE
@@ -45,7 +58,9 @@ def status(error: Exception) -> Exit:
             return Exit.REFUSED
         case errors.CallFailed() if kind(error) == "UpdateRunning":
             return Exit.UPDATE_RUNNING
-        case errors.CallFailed() if kind(error) in _DECLINED:
+        case errors.CallFailed() if kind(error) in _REFUSED:
             return Exit.REFUSED
+        case _ if kind(error) == "NoSuchSession":
+            return Exit.NOT_FOUND
         case _:
             return Exit.FAILED

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from luod.arguments import report
+
 FORMAT: Final = 1
 """`version` in every JSON object: it goes up when a member changes its meaning or goes away."""
 
@@ -17,6 +19,15 @@ FORMAT: Final = 1
 def counted(number: int, thing: str) -> str:
     """1 file, 2 files."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def size(bytes: int) -> str:
+    """Returns bytes for people, as 100 B, 1.5 MiB or 2 GiB."""
+    amount, units = float(bytes), iter(("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
+    unit = next(units)
+    while round(amount, 1) >= 1024:
+        amount, unit = amount / 1024, next(units)
+    return f"{amount:.1f}".removesuffix(".0") + f" {unit}"
 
 
 def escaped(text: str) -> str:
@@ -75,11 +86,9 @@ class Output:
             table.add_row(*(Text(cell) for cell in row))
         Console().print(table)
 
-    def failure(self, kind: str, message: str, hint: str) -> None:
-        """What went wrong: to standard error for people, an object on standard output with `--json`."""
+    def failure(self, kind: str, message: str, hint: str, *, usage: str = "") -> None:
+        """Prints an error: to standard error for people, as an object on standard output with `--json`."""
         if self.json:
-            self.object({"error": kind, "message": message, "hint": hint})
-            return
-        print(f"luoctl: {escaped(message)}", file=sys.stderr)
-        if hint:
-            print(f"  hint: {escaped(hint)}", file=sys.stderr)
+            self.object({"error": kind, "message": message, "hint": "; ".join(filter(None, (hint, usage)))})
+        else:
+            report("luoctl", escaped(message), usage=usage, hint=escaped(hint))

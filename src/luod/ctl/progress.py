@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from luod.ctl.admin import Participant, Progress
 from luod.ctl.findings import lines
-from luod.ctl.output import Output, counted, escaped
+from luod.ctl.output import Output, counted, escaped, size
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -139,7 +139,7 @@ class _Table:
         parts: list[Text | Table] = [head]
         if self._known:
             table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-            for title in ("PARTICIPANT", "STANDING", "SECONDS", "SESSIONS", "MIB", "WHY"):
+            for title in ("PARTICIPANT", "STANDING", "SECONDS", "SESSIONS", "SIZE", "REASON"):
                 table.add_column(title)
             order = ("granted", "awaited", "vetoed", "lost", "ready")
             rows = sorted(
@@ -147,7 +147,7 @@ class _Table:
             )
             for row in rows[:_ROWS]:
                 took = f"{self._seconds(row):.3f}"
-                cells = (row.name, row.standing, took, str(len(row.sessions)), f"{row.bytes >> 20}")
+                cells = (row.name, row.standing, took, str(len(row.sessions)), size(row.bytes))
                 # Text, not str: rich would read a name such as "[red]" as markup.
                 table.add_row(*(Text(escaped(cell)) for cell in (*cells, row.reason or "")))
             parts.append(table)

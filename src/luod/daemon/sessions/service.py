@@ -155,6 +155,7 @@ class SessionService:
 
     def _described(self, row: Row, state: State) -> Description:
         arrival = self._registry.record.arrival
+        outgoing = row.direction == "outgoing"
         return Description(
             name=row.name,
             owner=row.owner,
@@ -166,6 +167,7 @@ class SessionService:
             preparing_seconds=row.preparing_seconds,
             freezing_seconds=row.freezing_seconds,
             process=self._owners.pid(row),
+            participant=self.participation.answering(row.name) if outgoing and self.participation is not None else None,
         )
 
     async def list(self, peer: Peer) -> list[Session]:

@@ -246,6 +246,10 @@ class Participants:
                 return Belonging(judged=True, generation=barrier.generation)
         return Belonging()
 
+    def answering(self, name: str) -> str | None:
+        """Returns the name of the participant that declared the outgoing session `name`."""
+        return next((follower.name for follower in self._followers.values() if name in follower.names), None)
+
     def tell_cancelled(self, update: str | None, reason: str) -> None:
         """Of an update whose serve is gone: everybody who follows now."""
         for follower in self._followers.values():

@@ -81,7 +81,8 @@ class Description(SessionInfo):
     `bytes` are those of the files its participant declared. `generation`, of NAME#GENERATION, is the update it was
     written in. `update` is the one that carried an incoming session, None for a kexec without luod. The seconds are
     until its participant was ready in each phase of that. `process` is the process whose end luod waits for before it
-    reaps or discards the session; None: it waits for none, or that has ended.
+    discards the session; None: it waits for none, or that has ended. `participant` is the name of the one that answers
+    for an outgoing session in an update.
     """
 
     bytes: int
@@ -90,6 +91,7 @@ class Description(SessionInfo):
     preparing_seconds: float
     freezing_seconds: float
     process: int | None
+    participant: str | None
 
 
 def create(name: str, path: str, *, manifest: bool) -> Exchange[OutgoingSession]:
@@ -219,6 +221,7 @@ def _description(entry: object) -> Description:
             float(entry["preparing_seconds"]),
             float(entry["freezing_seconds"]),
             None if entry.get("process") is None else int(entry["process"]),
+            None if entry.get("participant") is None else str(entry["participant"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"luod's answer describes no session: {entry!r:.100}") from error

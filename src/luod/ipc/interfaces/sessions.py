@@ -43,7 +43,7 @@ class Description:
     one. generation: of NAME#GENERATION, the update it was written in. update: of an incoming session, the update that
     carried it; null when luod did not run it. preparing_seconds, freezing_seconds: until its participant was ready in
     each phase of that update. process: the process that the restore deadline, or on-owner-death, waits for; null where
-    luod waits for none, or it has ended.
+    luod waits for none, or it has ended. participant: the name of the one that answers for an outgoing session.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Description:
     preparing_seconds: float
     freezing_seconds: float
     process: int | None
+    participant: str | None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from luod.testing.tools import for_root
 from tests.daemon.host import Luod, states
 
 
-def inspect(luod: Luod, name: str = "vm") -> dict[str, Any]:
+def show(luod: Luod, name: str = "vm") -> dict[str, Any]:
     found: dict[str, Any] = luod.luoctl_json("show", name)
     return found
 
@@ -16,31 +16,39 @@ def inspect(luod: Luod, name: str = "vm") -> dict[str, Any]:
 def test_what_a_session_carries_on_both_sides_of_the_jump(luod: Luod) -> None:
     vmm = luod.vmm()
     vmm.call("create", name="vm", slot="s")
-    assert inspect(luod)["files"] == []
+    assert show(luod)["files"] == []
     vmm.memfd("ram", size=1 << 20, seed=1)
     token = vmm.call("preserve", session="s", file="ram", name="ram")
-    ram = {"token": token, "name": "ram", "kind": "memfd", "size": 1 << 20, "allocated": 1 << 20, "device": None}
-    outgoing = inspect(luod)
+    ram = {
+        "token": token,
+        "token_str": str(token),
+        "name": "ram",
+        "kind": "memfd",
+        "size": 1 << 20,
+        "allocated": 1 << 20,
+        "device": None,
+    }
+    outgoing = show(luod)
     assert (outgoing["direction"], outgoing["state"], outgoing["note"]) == ("outgoing", "held", None)
     assert [file | ram for file in outgoing["files"]] == outgoing["files"]
     luod.kill_serve()
-    assert inspect(luod)["files"] == outgoing["files"]
+    assert show(luod)["files"] == outgoing["files"]
     vmm.program.kill()
-    assert inspect(luod)["files"] == outgoing["files"]
+    assert show(luod)["files"] == outgoing["files"]
     assert "ram" in luod.luoctl("show", "vm").text
     luod.jump()
 
-    waiting = inspect(luod)
+    waiting = show(luod)
     assert (waiting["state"], waiting["files"]) == ("waiting", None)
     assert "waits in the kernel" in waiting["note"]
     vmm = luod.vmm()
     assert states(vmm) == {"incoming vm": "waiting"}
     vmm.call("retrieve_session", name="vm", slot="s")
-    assert inspect(luod)["files"] == outgoing["files"]
+    assert show(luod)["files"] == outgoing["files"]
     vmm.call("retrieve", session="s", file="ram", slot="ram")
     vmm.call("finish", session="s")
     gone = luod.luoctl("show", "vm", check=False)
-    assert gone.returncode == 1
+    assert gone.returncode == 7
     assert "there is no session 'vm'" in gone.stderr.decode()
     assert "of yours" not in gone.stderr.decode()
 
@@ -52,21 +60,21 @@ def test_a_replaced_session_shows_what_it_holds_now(luod: Luod) -> None:
         vmm.memfd(f"m{token}", seed=token)
         vmm.call("preserve", session="s", file=f"m{token}", token=token)
     vmm.call("replace", session="s", files={"1": "m1"}, drop=[2])
-    assert [file["token"] for file in inspect(luod)["files"]] == [1]
+    assert [file["token"] for file in show(luod)["files"]] == [1]
 
 
 def test_a_session_without_a_manifest_says_so(luod: Luod) -> None:
     vmm = luod.vmm()
     vmm.call("create", name="vm", slot="s", manifest=False)
     assert vmm.refused("manifest", name="vm").kind == "NoManifest"
-    assert inspect(luod)["note"].startswith("luod was given no manifest of session 'vm'")
+    assert show(luod)["note"].startswith("luod was given no manifest of session 'vm'")
 
 
 def test_more_files_than_one_part_names(luod: Luod) -> None:
     vmm = luod.vmm()
     vmm.call("create", name="vm", slot="s")
     vmm.call("preserve_many", session="s", count=700)
-    found = inspect(luod)
+    found = show(luod)
     assert 500 < len(found["files"]) < 700
     assert "there are more" in found["note"]
 
@@ -77,4 +85,4 @@ def test_somebody_elses_session_is_no_session(luod: Luod) -> None:
     vmm.call("create", name="vm", slot="s")
     assert other.refused("manifest", name="vm").kind == "NoSuchSession"
     assert vmm.call("manifest", name="vm") == [[], True]
-    assert inspect(luod)["owner"] == 1000
+    assert show(luod)["owner"] == 1000

@@ -1,0 +1,95 @@
+"""Command lines of luod's programs: one form of usage errors, with the nearest word. Imports nothing of the house.
+
+Options cannot be abbreviated: scripts would keep the abbreviations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, NoReturn
+
+MOST_SECONDS: Final = 86400.0
+
+
+class UsageError(Exception):
+    """The command line is wrong. `usage` is the usage line of the verb, `hint` the nearest word, "" without one."""
+
+    def __init__(self, message: str, usage: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.usage = usage
+        self.hint = hint
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print and exit. `verbs` are the parsers of its verbs."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+        self.verbs: dict[str, Parser] = {}
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Returns the arguments. UsageError; SystemExit after --help and --version; OSError: they cannot be printed."""
+        verb = self._checked(words)
+        given, rest = self.parse_known_args(words)
+        if rest:
+            verb.error(f"unexpected argument {rest[0]!r}")
+        return given
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, self.usage_line())
+
+    def usage_line(self) -> str:
+        return " ".join(self.format_usage().split())
+
+    def unknown(self, kind: str, word: str, known: Iterable[str]) -> NoReturn:
+        """Raises UsageError for a word that is not among the known ones, with the nearest of these."""
+        from difflib import get_close_matches  # needed for an error only, and start-up counts
+
+        nearest = get_close_matches(word, known, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else ""
+        raise UsageError(f"unknown {kind} {word!r}", self.usage_line(), hint)
+
+    def _checked(self, words: Sequence[str]) -> Parser:
+        """Returns the parser of the verb. UsageError for a verb or an option that does not exist."""
+        parser = self
+        rest = iter(words)
+        for word in rest:
+            if word == "--":
+                break
+            if word.startswith("-") and word != "-":
+                parser._check_option(word, rest)
+            elif parser.verbs:
+                if word not in parser.verbs:
+                    parser.unknown("verb", word, parser.verbs)
+                parser = parser.verbs[word]
+        return parser
+
+    def _check_option(self, word: str, rest: Iterator[str]) -> None:
+        """Takes the value of the option from `rest`, if the option has one."""
+        name, equals, _ = word.partition("=")
+        if name not in self._option_string_actions:
+            self.unknown("option", name, self._option_string_actions)
+        if self._option_string_actions[name].nargs is None and not equals:
+            next(rest, None)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Raises OSError, which argparse ignores since Python 3.12."""
+        if message:
+            (file or sys.stderr).write(message)
+
+
+def seconds(word: str) -> float:
+    """Reads a value of an option that is a time."""
+    with contextlib.suppress(ValueError):
+        if 0 < (found := float(word)) <= MOST_SECONDS:
+            return found
+    raise argparse.ArgumentTypeError(f"{word!r} must be a positive number of seconds, at most {MOST_SECONDS:.0f}")
+
+
+def report(program: str, message: str, *, usage: str = "", hint: str = "", prefix: str = "") -> None:
+    """Prints an error to standard error: the message, the usage line and the hint, each on a line of its own."""
+    lines = [f"{program}: {message}", usage, f"hint: {hint}" if hint else ""]
+    print("\n".join(prefix + line for line in lines if line), file=sys.stderr)

@@ -1,0 +1,42 @@
+"""luoctl's command line: the options of every verb, and the verbs. The documentation and completions are made of it."""
+
+from __future__ import annotations
+
+import argparse
+
+from luod.arguments import Parser
+from luod.ctl.exits import MEANINGS
+from luod.ctl.verbs import VERBS
+from luod.version import __version__
+
+
+def parser() -> Parser:
+    """Returns the parser. Its namespace has `verb`; `parser`, that of the verb; and `program`, this one."""
+    top = Parser(
+        prog="luoctl",
+        description="Controls luod: shows its sessions, and updates the kernel with them.",
+        epilog="exit status:\n" + "\n".join(f"  {code.value:<4} {meaning}" for code, meaning in MEANINGS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"luoctl {__version__}", help="print the version")
+    top.set_defaults(program=top)
+    common = _common(top)
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", title="verbs")
+    for name, verb in VERBS.items():
+        command: Parser = verbs.add_parser(name, parents=[common], help=verb.SUMMARY, description=verb.DESCRIPTION)
+        verb.arguments(command)
+        command.set_defaults(parser=command)
+        top.verbs[name] = command
+    return top
+
+
+def _common(top: Parser) -> Parser:
+    """Adds the options that are allowed before the verb and after it. Returns the parser of those after it."""
+    after = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    for target in (top, after):
+        target.add_argument("--socket", metavar="PATH", help="luod's socket (default: /run/luod/luod.sock)")
+        target.add_argument(
+            "--admin-socket", metavar="PATH", help="luod's admin socket (default: /run/luod/admin.sock)"
+        )
+        target.add_argument("--json", action="store_true", help="print JSON, one object a line")
+    return after

@@ -1,0 +1,39 @@
+"""`luoctl check`"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from luod.arguments import Parser
+from luod.ctl import options
+from luod.ctl.exits import Exit
+from luod.ctl.output import Output, escaped
+
+SUMMARY = "check whether an update would lose state"
+DESCRIPTION = (
+    "Checks an update into the given kernel, or into the loaded one, and prints its findings: refusals, which "
+    "`luoctl update` does not accept either, and warnings. Nothing is changed."
+)
+
+
+def arguments(parser: Parser) -> None:
+    options.image(parser, required=False)
+
+
+def run(given: Namespace, output: Output) -> Exit:
+    from dataclasses import asdict
+
+    from luod.ctl import admin, findings, next_kernel
+
+    with next_kernel.given(given) as image:
+        if image is None:
+            checked = admin.check(given.admin_socket, None, None, "")
+        else:
+            checked = admin.check(given.admin_socket, image.kernel, image.initrd, image.command_line)
+    if output.json:
+        output.object(asdict(checked))
+    else:
+        findings.show(output, checked.findings)
+        kernel = "the next kernel" if checked.release is None else f"Linux {escaped(checked.release)}"
+        output.line(f"{'update refused' if checked.refused else 'no refusals'}: {kernel}")
+    return Exit.REFUSED if checked.refused else Exit.DONE

@@ -1,0 +1,87 @@
+"""`luoctl show`: what sessions hold, read here and not in luod, which is off the data path.
+
+Showing changes nothing: the manifest of an outgoing session is what its maker gave luod, that of an incoming one is
+read from luod's copy of the session. A session that waits in the kernel stays there, where it is safe (H6), so of that
+only what luod knows is shown.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from luod.arguments import Parser
+from luod.ctl.exits import Exit
+from luod.ctl.output import Output, escaped, size
+from luod.errors import LuodError, NoManifest
+
+if TYPE_CHECKING:
+    from luod.client import Client, Description
+    from luod.manifest import Entry
+
+SUMMARY = "show a session and its files"
+DESCRIPTION = "Shows a session and, where its manifest is known, its files. Nothing is retrieved from the kernel."
+
+Files = tuple["Entry", ...] | None
+
+
+def arguments(parser: Parser) -> None:
+    parser.add_argument("session", metavar="NAME", help="the session")
+
+
+def run(given: Namespace, output: Output) -> Exit:
+    from dataclasses import asdict
+
+    from luod.client import Client
+
+    client = Client(given.socket)
+    for session in client.describe(given.session):
+        files, note = _files(client, session)
+        if output.json:
+            members = None if files is None else [_members(file) for file in files]
+            output.object({**asdict(session), "files": members, "note": note})
+        else:
+            _show(session, files, note, output)
+    return Exit.DONE
+
+
+def _files(client: Client, session: Description) -> tuple[Files, str | None]:
+    """Returns the files, None where they are not known, and a note: the reason, or what is missing."""
+    try:
+        files, complete = client.manifest(session.name, direction=session.direction)
+        return files, None if complete else "the manifest is incomplete: there are more files"
+    except NoManifest as error:
+        return None, f"{error.message}; {error.hint}"
+    except LuodError as error:
+        return None, f"the manifest cannot be read: {error.message}"
+
+
+def _members(file: Entry) -> dict[str, Any]:
+    """Returns a file for JSON. jq and JavaScript round integers above 2^53, so the token is there as a string, too."""
+    from dataclasses import asdict
+
+    members = asdict(file)
+    return {"token": members.pop("token"), "token_str": str(file.token), **members}
+
+
+def _show(session: Description, files: Files, note: str | None, output: Output) -> None:
+    facts = [("session", session.name), ("owner", str(session.owner)), ("direction", session.direction)]
+    facts += [("state", session.state)]
+    if session.process is not None:
+        facts += [("process", str(session.process))]
+    if session.participant is not None:
+        facts += [("participant", session.participant)]
+    if session.update is not None:
+        facts += [("update", session.update)]
+    if session.bytes:
+        phases = f"preparing {session.preparing_seconds:.3f} s, freezing {session.freezing_seconds:.3f} s"
+        facts += [("declared", size(session.bytes)), *([("ready", phases)] if session.update else [])]
+    facts += [("note", note)] if note else []
+    output.facts([(name, escaped(value)) for name, value in facts])
+    if files is not None:
+        rows = [
+            (str(file.token), file.name or "", file.kind, size(file.size), size(file.allocated), file.device or "")
+            for file in files
+        ]
+        head = ("TOKEN", "NAME", "KIND", "SIZE", "ALLOCATED", "DEVICE")
+        output.table(head, [[escaped(cell) for cell in row] for row in rows])

@@ -1,0 +1,77 @@
+"""`luoctl status`"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from luod.arguments import Parser
+from luod.ctl.exits import Exit
+from luod.ctl.output import Output, counted, escaped
+
+if TYPE_CHECKING:
+    from luod.ctl.admin import Status
+
+SUMMARY = "show the state of luod and count its sessions"
+DESCRIPTION = "Shows the state of luod, the loaded kernel, the number of sessions, and problems of luod's own files."
+
+
+def arguments(parser: Parser) -> None: ...
+
+
+def run(given: Namespace, output: Output) -> Exit:
+    from dataclasses import asdict
+
+    from luod.ctl import admin
+
+    found = admin.status(given.admin_socket)
+    if output.json:
+        members = asdict(found)
+        output.object({"luod": members.pop("version"), **members})
+    else:
+        output.facts(_facts(found))
+    return Exit.DONE
+
+
+def _facts(found: Status) -> list[tuple[str, str]]:
+    facts = [
+        ("luod", escaped(found.version)),
+        ("state", _state(found)),
+        ("boot", str(found.boot)),
+        ("kernel", _kernel(found)),
+        ("outgoing", f"{counted(found.sessions, 'session')} for the next kexec"),
+        ("incoming", f"{found.waiting} waiting, {found.retrieved} retrieved and not finished, {found.torn} torn"),
+        ("participants", str(found.participants)),
+    ]
+    if found.held_files:
+        facts += [("held", f"{counted(found.held_files, 'file')}; an update loses them")]
+    if found.restore_seconds_left is not None:
+        facts += [("deadline", f"unclaimed incoming sessions are discarded in {found.restore_seconds_left:.0f} s")]
+    facts += [("stuck", f"{escaped(each.name)}: {escaped(each.reason)}") for each in found.stuck]
+    facts += [("policy", _policy(found))]
+    for each in found.state_directory:
+        facts += [("state dir", f"{escaped(each.path)}: {escaped(each.what)}; {escaped(each.remedy)}")]
+    for each in found.registry:
+        kept = f" (kept: {escaped(each.path)})" if each.path else ""
+        facts += [("registry", f"{escaped(each.what)}{kept}; {escaped(each.remedy)}")]
+    return facts
+
+
+def _state(found: Status) -> str:
+    if found.state != "broken":
+        return escaped(found.state)
+    from luod.errors import LiveUpdateBroken
+
+    return f"broken: {LiveUpdateBroken.hint}"
+
+
+def _kernel(found: Status) -> str:
+    if not found.kernel_loaded:
+        return "not loaded"
+    return "loaded" if found.command_line is None else f"loaded, command line: {escaped(found.command_line)}"
+
+
+def _policy(found: Status) -> str:
+    if found.policy_error is not None:
+        return f"NOT IN FORCE, the file has an error: {escaped(found.policy_error)}"
+    return "built-in defaults" if found.policy_file is None else escaped(found.policy_file)

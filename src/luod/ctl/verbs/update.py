@@ -1,0 +1,123 @@
+"""`luoctl update`: shows its progress. When it succeeds, the kexec ends this process too."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from luod.arguments import Parser, seconds
+from luod.ctl import options
+from luod.ctl.exits import Exit
+from luod.ctl.output import Output
+
+if TYPE_CHECKING:
+    from luod.ctl import admin
+    from luod.ctl.next_kernel import NextKernel
+    from luod.ctl.progress import View
+
+SUMMARY = "update the kernel and preserve all sessions"
+DESCRIPTION = (
+    "Asks every participant to get ready, then executes the next kernel (kexec): the given one, or the loaded one. "
+    "This machine restarts; sessions are preserved. ^C cancels the update, as `luoctl abort` does."
+)
+
+
+def arguments(parser: Parser) -> None:
+    options.image(parser, required=False)
+    parser.add_argument(
+        "--deadline",
+        type=seconds,
+        metavar="SECONDS",
+        help="time for participants in each phase; time for the declared bytes is added (default: 30)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show participants and findings without starting the update"
+    )
+    parser.add_argument(
+        "--skip-unready",
+        action="store_true",
+        help="continue without participants that are late or have ended; their sessions cannot be restored",
+    )
+    options.ignore_finding(parser)
+
+
+def run(given: Namespace, output: Output) -> Exit:
+    from luod.ctl import admin, next_kernel
+    from luod.ctl.progress import view
+
+    with next_kernel.given(given) as image, view(output) as shown:
+        if image is not None:
+            # Before it is loaded, so that a refused kernel does not replace the loaded one.
+            progress = _check(given, image)
+            if given.dry_run:
+                shown.show(progress)
+                return Exit.REFUSED if progress.refused else Exit.DONE
+            _refuse(progress)
+            admin.load_kernel(
+                given.admin_socket,
+                image.kernel,
+                image.initrd,
+                image.command_line,
+                ignore_findings=given.ignore_finding,
+            )
+        return _follow(given, shown)
+
+
+def _check(given: Namespace, image: NextKernel) -> admin.Progress:
+    from luod.ctl import admin
+
+    checked = admin.check(
+        given.admin_socket,
+        image.kernel,
+        image.initrd,
+        image.command_line,
+        skip_unready=given.skip_unready,
+        ignore_findings=given.ignore_finding,
+    )
+    return admin.Progress("checked", findings=checked.findings)
+
+
+def _refuse(progress: admin.Progress) -> None:
+    """Raises Refused for a refusal."""
+    from luod.errors import Refused
+
+    if refusals := [finding for finding in progress.findings if finding.refuses]:
+        names = ", ".join(finding.name for finding in refusals)
+        raise Refused(
+            f"{names}: {refusals[0].what}",
+            hint=f"{refusals[0].remedy}; `luoctl check` shows all findings; --ignore-finding {refusals[0].name} "
+            "updates despite this one",
+        )
+
+
+def _follow(given: Namespace, shown: View) -> Exit:
+    from luod.ctl import admin
+    from luod.errors import DaemonUnreachable, LuodError
+
+    state = ""
+    refused = False
+    replies = admin.update(
+        given.admin_socket,
+        deadline=given.deadline,
+        skip_unready=given.skip_unready,
+        dry_run=given.dry_run,
+        ignore_findings=given.ignore_finding,
+    )
+    try:
+        for progress in replies:
+            state = progress.state
+            refused = progress.refused
+            shown.show(progress)
+    except DaemonUnreachable:
+        # The connection ends with the machine.
+        if state != "jumping":
+            raise
+    if refused:
+        return Exit.REFUSED
+    if state in ("jumping", "checked"):
+        return Exit.DONE
+    if state == "cancelled":
+        return Exit.CANCELLED
+    raise LuodError(
+        f"luod ended the update in state {state!r}", hint="nothing is lost; see `luoctl status` and luod's log"
+    )

@@ -1,0 +1,106 @@
+"""`luoctl wait`: asks again and again, so that it also waits for a luod that is started later."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from typing import TYPE_CHECKING, Final
+
+from luod.arguments import Parser, seconds
+from luod.ctl.exits import Exit
+from luod.ctl.output import Output, escaped
+
+if TYPE_CHECKING:
+    from luod.ctl.timeline import Timeline
+
+SUMMARY = "wait until luod, an update, a restore or a participant is ready"
+DESCRIPTION = (
+    "Waits for a condition. ready: luod answers (the default). update: no update is running; the exit status is 5 if "
+    "the one that was running is cancelled. restored: no incoming session is left waiting or unfinished. participant: "
+    "every session NAME has a participant, which answers for it in an update."
+)
+CONDITIONS: Final = ("ready", "update", "restored", "participant")
+_PERIOD: Final = 0.2
+"""Seconds between two looks."""
+
+
+def arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--for", dest="condition", choices=CONDITIONS, default="ready", help="the condition (default: ready)"
+    )
+    parser.add_argument(
+        "--timeout", type=seconds, metavar="SECONDS", help="give up after this time with exit status 8 (default: never)"
+    )
+    parser.add_argument("session", nargs="*", metavar="NAME", help="a session, with --for participant")
+
+
+def run(given: Namespace, output: Output) -> Exit:
+    from luod.errors import DaemonUnreachable
+
+    if bool(given.session) != (given.condition == "participant"):
+        given.parser.error("--for participant and a NAME belong together")
+    until = None if given.timeout is None else time.monotonic() + given.timeout
+    condition = _Condition(given)
+    while True:
+        try:
+            missing = condition.missing()
+        except DaemonUnreachable as error:
+            missing = error.message
+        if missing is None:
+            return condition.ended(output)
+        if until is not None and time.monotonic() >= until:
+            output.failure("TimedOut", f"after {given.timeout:g} s: {missing}", "")
+            return Exit.TIMED_OUT
+        time.sleep(_PERIOD)
+
+
+class _Condition:
+    """What is waited for, and the update that was seen to run meanwhile."""
+
+    def __init__(self, given: Namespace) -> None:
+        self._given = given
+        self._update: Timeline | None = None
+
+    def missing(self) -> str | None:
+        """Returns what the condition lacks, None once it holds. DaemonUnreachable; errors of `luod.ctl.admin`."""
+        if self._given.condition == "participant":
+            return self._without_participant()
+        from luod.ctl import admin, timeline
+        from luod.errors import LiveUpdateBroken, LuodError
+
+        status = admin.status(self._given.admin_socket)
+        if status.state == "broken":
+            raise LuodError("luod is in state broken", hint=LiveUpdateBroken.hint)
+        if self._given.condition == "update" and status.state in ("preparing", "freezing", "jumping"):
+            self._update = timeline.ask(self._given.admin_socket)
+            return f"the update is {escaped(status.state)}"
+        left = status.waiting + status.retrieved
+        if self._given.condition == "restored" and left:
+            return f"{status.waiting} incoming sessions waiting, {status.retrieved} retrieved and not finished"
+        return None
+
+    def _without_participant(self) -> str | None:
+        from luod.client import Client
+        from luod.errors import NoSuchSession
+
+        client = Client(self._given.socket)
+        for name in self._given.session:
+            try:
+                found = client.describe(name)
+            except NoSuchSession:
+                return f"there is no session {escaped(name)}"
+            if not any(session.participant for session in found):
+                return f"session {escaped(name)} has no participant"
+        return None
+
+    def ended(self, output: Output) -> Exit:
+        """Prints how the update ended that was waited for."""
+        from luod.ctl import timeline
+
+        update = self._update and timeline.ask(self._given.admin_socket)
+        cancelled = update is not None and update.state == "cancelled"
+        if output.json:
+            output.object({"condition": self._given.condition, "update": None if update is None else update.update})
+        elif update is not None:
+            output.line(timeline.headline(update))
+        return Exit.CANCELLED if cancelled else Exit.DONE

@@ -1,0 +1,35 @@
+"""Runs a verb on each of several workloads, and prints a report on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from luod.ctl.exits import Exit, kind
+from luod.ctl.output import Output, escaped
+from luod.errors import LuodError
+
+
+def each(names: Iterable[str], do: Callable[[str], str], output: Output) -> Exit:
+    """Continues with the next workload after an error. Raises the last LuodError."""
+    failure: LuodError | None = None
+    for name in _whole(names):
+        try:
+            report = do(name)
+        except LuodError as error:
+            if failure is not None:
+                output.failure(kind(failure), str(failure), failure.hint)
+            failure = error
+            continue
+        if output.json:
+            output.object({"session": name, "report": report})
+        else:
+            output.line(f"{escaped(name)}: {escaped(report) or 'done'}")
+    if failure is not None:
+        raise failure
+    return Exit.DONE
+
+
+def _whole(names: Iterable[str]) -> list[str]:
+    """Returns each name once, without the parts NAME#GENERATION of a workload NAME that is among them."""
+    given = list(dict.fromkeys(names))
+    return [name for name in given if not (name.rpartition("#")[2].isdecimal() and name.rpartition("#")[0] in given)]

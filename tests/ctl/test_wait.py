@@ -1,0 +1,87 @@
+"""`luoctl wait`, with something that answers as luod would."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ctl.test_luoctl import STATUS, asked, error_of, luoctl
+from tests.ctl.test_timeline import TOLD
+from tests.impostor import Answer, Impostor, reply
+
+DESCRIBED = {
+    "name": "vm",
+    "owner": 0,
+    "direction": "outgoing",
+    "state": "held",
+    "bytes": 0,
+    "generation": None,
+    "update": None,
+    "preparing_seconds": 0.0,
+    "freezing_seconds": 0.0,
+    "process": None,
+    "participant": None,
+}
+
+
+def in_state(state: str, **members: Any) -> Answer:
+    return Answer(reply({**STATUS, "state": state, **members}))
+
+
+def timeline(**members: Any) -> Answer:
+    return Answer(reply({"timeline": {**TOLD, **members}}))
+
+
+def test_ready_is_when_luod_answers(tmp_path: Path) -> None:
+    with Impostor(tmp_path, in_state("idle")) as impostor:
+        assert asked(impostor, "wait").returncode == 0
+    late = luoctl("--admin-socket", "/nowhere", "wait", "--timeout", "0.1")
+    assert (late.returncode, late.stdout) == (8, "")
+    assert late.stderr == "luoctl: after 0.1 s: there is no luod at /nowhere\n"
+    assert error_of(luoctl("--json", "--admin-socket", "/nowhere", "wait", "--timeout", "0.1"))["error"] == "TimedOut"
+
+
+def test_a_luod_that_is_broken_is_not_waited_for(tmp_path: Path) -> None:
+    with Impostor(tmp_path, in_state("broken")) as impostor:
+        assert asked(impostor, "wait").returncode == 1
+
+
+@pytest.mark.parametrize(("end", "status"), [("done", 0), ("cancelled", 5)])
+def test_an_update_is_waited_for_and_its_end_is_told(tmp_path: Path, end: str, status: int) -> None:
+    running = [in_state("preparing"), timeline(state="preparing"), in_state("freezing"), timeline(state="freezing")]
+    with Impostor(tmp_path, *running, in_state("idle"), timeline(state=end)) as impostor:
+        result = asked(impostor, "wait", "--for", "update")
+    assert result.returncode == status
+    assert end in result.stdout
+    with Impostor(tmp_path, in_state("idle")) as impostor:
+        result = asked(impostor, "--json", "wait", "--for", "update")
+    assert json.loads(result.stdout) == {"version": 1, "condition": "update", "update": None}
+
+
+def test_restored_is_when_no_incoming_session_is_left(tmp_path: Path) -> None:
+    answers = [in_state("restoring", waiting=1, retrieved=1), in_state("restoring", waiting=0, retrieved=1)]
+    with Impostor(tmp_path, *answers, in_state("idle", waiting=0, retrieved=0)) as impostor:
+        assert asked(impostor, "wait", "--for", "restored").returncode == 0
+        assert len(impostor.calls) == 3
+
+
+def test_a_participant_is_waited_for_by_the_name_of_its_session(tmp_path: Path) -> None:
+    answers = [
+        reply(error="io.luod.Sessions.NoSuchSession"),
+        reply({"sessions": [DESCRIBED]}),
+        reply({"sessions": [{**DESCRIBED, "participant": "qemu"}]}),
+    ]
+    with Impostor(tmp_path, *map(Answer, answers)) as impostor:
+        assert asked(impostor, "wait", "--for", "participant", "vm").returncode == 0
+        assert len(impostor.calls) == 3
+    with Impostor(tmp_path, Answer(answers[1])) as impostor:
+        late = asked(impostor, "wait", "--for", "participant", "vm", "--timeout", "0.0001")
+    assert (late.returncode, late.stderr) == (8, "luoctl: after 0.0001 s: session vm has no participant\n")
+
+
+@pytest.mark.parametrize("arguments", [["--for", "participant"], ["vm"], ["--for", "soon"], ["--timeout", "0"]])
+def test_a_condition_that_does_not_exist_is_usage(arguments: list[str]) -> None:
+    assert luoctl("wait", *arguments).returncode == 2
