@@ -111,7 +111,7 @@ def _varlink() -> str:
     lines = [
         "# Varlink interfaces",
         "",
-        "`varlinkctl introspect` shows the same. A parameter named `…FileDescriptor` is the index of an fd that",
+        "`varlinkctl introspect` shows the same. A parameter named `…_fd` is the index of an fd that",
         "is sent with the message.",
         "",
     ]
