@@ -1,9 +1,8 @@
 """luod carries the memory and the devices of running programs across a kernel update.
 
-The public names, each loaded from its module when first used (PEP 562), so that `import luod` costs nothing a program
-does not use. `Client` and `AsyncClient` are for programs on a host with luod; `LiveUpdate` is the bare device, for
-programs on a host without. There is no code here beyond that, and nothing in these modules logs: what went wrong is in
-the error.
+This package has the public names, each loaded from its module on first use (PEP 562), so that `import luod` does not
+load unused parts. `Client` and `AsyncClient` are for programs on a host with luod; `LiveUpdate` is the bare device, for
+programs on a host without it. There is no other code here. These modules do not log: the error has all information.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ _HOMES: Final = {
     "LiveUpdate": "luod.liveupdate",
     "__version__": "luod.version",
 }
-"""The module each public name lives in; those not here are errors."""
+"""The module of each public name; the other names are errors."""
 
 __all__ = [  # noqa: RUF022 - from most to least important, the errors in the order of their tree
     "Client",

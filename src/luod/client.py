@@ -1,10 +1,10 @@
-"""What a program uses to talk to luod, blocking: `luod.Client`, and the sessions that it gives.
+"""The blocking client of luod: `luod.Client`, and the sessions that it returns.
 
-A socket and the standard library, no loop and no thread, since VMMs fork. Every call has a connection of its own:
-nothing that a forked child could disturb stays open, and a luod that was started again is found again. What is asked
-and how answers are judged is `luod.ipc.client.sessions`, the socket is `luod.ipc.client.connection`; the same for
-asyncio is `luod.aio`. Preserving, retrieving and all else about a session's files is done with the session itself, in
-this process.
+It uses a socket and the standard library, without a loop or a thread, since VMMs fork. Every call has a connection of
+its own: no connection stays open that a forked child could disturb, and a restarted luod is found again.
+`luod.ipc.client.sessions` has the calls and the checks of their answers, `luod.ipc.client.connection` the socket, and
+`luod.aio` the same for asyncio. Preserving, retrieving and all other work on a session's files is done with the session
+itself, in this process.
 """
 
 from __future__ import annotations
@@ -39,27 +39,28 @@ T = TypeVar("T")
 
 
 LOOK_SECONDS: Final = 0.1
-"""Between two looks for a luod that is not there yet."""
+"""Seconds between two attempts to find a luod that is not there yet."""
 
 
 class Client:
-    """luod, as a program sees it whose sessions it keeps. It may be used after a fork.
+    """luod, for a program whose sessions it keeps. It may be used after a fork.
 
-    `with` waits for a luod that is started later than this program, for up to `patience` seconds; DaemonUnreachable
-    when none came. At its end it closes what the client still holds, see `close`. It is not needed otherwise: no socket
+    `with` waits up to `patience` seconds for a luod that starts later than this program, and raises DaemonUnreachable
+    if none came. At its end it closes what the client still holds, see `close`. It is not needed otherwise: no socket
     is open between calls.
 
-    Every method may raise DaemonUnreachable (nobody listens, luod died meanwhile, or `timeout` seconds went by),
-    ProtocolError (an answer that is not luod's), Busy (luod cannot do it now) and CallFailed (luod declines, `name`
-    says why). What the bare device would have said has the type it has there. After DaemonUnreachable it is not known
-    whether luod did what was asked; `sessions()` tells.
+    Every method may raise DaemonUnreachable (no process listens, luod died meanwhile, or `timeout` seconds passed),
+    ProtocolError (an answer that is not luod's), Busy (luod cannot do it now) and CallFailed (luod declines, `name` is
+    the reason). Errors of the kernel have the types that `luod.LiveUpdate` raises. After DaemonUnreachable it is not
+    known whether luod executed the call; `sessions()` shows it.
     """
 
     def __init__(
         self, path: str | os.PathLike[str] | None = None, *, timeout: float = TIMEOUT, patience: float = 0.0
     ) -> None:
-        """Connects to nothing yet. `path` is luod's socket, None the usual one, /run/luod/luod.sock. `timeout`, in
-        seconds, holds for each call; `patience`, in seconds, for `with`. BadInput.
+        """Does not connect yet. `path` is luod's socket; None: /run/luod/luod.sock. Raises BadInput.
+
+        `timeout`, in seconds, applies to each call; `patience`, in seconds, to `with`.
         """
         check_seconds("a timeout", timeout)
         check_seconds("patience", patience, zero=True)
@@ -69,36 +70,41 @@ class Client:
         self._begun: dict[str, IncomingSession] = {}
 
     def create(self, name: str, *, manifest: bool = True) -> HeldOutgoingSession:
-        """Creates a session for files to be preserved; the caller owns it. luod keeps an fd of its own until `release`
-        of the session, so that it lives until the jump even if this process ends.
+        """Returns a new session for files to preserve; the caller owns it.
 
-        `manifest=False` is for programs that keep no list of tokens in the session (see OutgoingSession).
-        BadInput: luod takes names of 1 to 63 of `A-Z a-z 0-9 . _ @ / # -`, not those it keeps for itself.
-        SessionExists (EEXIST): some fd of an outgoing session with this name is open; where it is a VMM's before this
-        one, `discard` releases it. KernelRefused: the kernel's own.
+        luod keeps an fd of its own until `release` of the session, so that it lives until the kexec even if this
+        process ends. `manifest=False` is for programs that keep no list of tokens in the session (see OutgoingSession).
+
+        Raises BadInput: luod accepts names of 1 to 63 characters of `A-Z a-z 0-9 . _ @ / # -`, except those that it
+        reserves. Raises SessionExists (EEXIST): an fd of an outgoing session with this name is open; if it is of an
+        earlier VMM process, `discard` releases it. Raises KernelRefused: any other errno of the kernel.
         """
         return HeldOutgoingSession(self, name, self._run(sessions.create(name, self.path, manifest=manifest)))
 
     def retrieve(self, name: str) -> HeldIncomingSession:
-        """Retrieves the one session `name` as it came over the last jump; the caller owns it. `restore` is for
-        workloads that took part in an update. Asked again, by a VMM that was started again, luod gives the same
-        session, from which everything can be retrieved once more until it is finished.
+        """Returns the incoming session `name`; the caller owns it.
 
-        BadInput: no session can have this name. NoSuchSession (ENOENT): it was not preserved, or is finished, or is
-        another user's. Torn, AlreadyResumed, KernelRefused.
+        `restore` is for workloads that took part in an update. Repeated, by a restarted VMM, it returns the same
+        session; every file can be retrieved from it again until it is finished.
+
+        Raises BadInput: no session can have this name. Raises NoSuchSession (ENOENT): it was not preserved, or is
+        finished, or belongs to another user. Raises Torn, AlreadyResumed, KernelRefused.
         """
         return HeldIncomingSession(self, name, self._run(sessions.retrieve(name, self.path)))
 
     def restore(self, name: str) -> Restored | None:
-        """Retrieves all that the workload `name` took over the last jump: its session NAME, and NAME#GENERATION, which
-        it wrote while it was frozen, if it took part in the update (`luod.Participant`). The caller owns it. None: it
-        took nothing. Asked again before `Restored.resume`, it is there again.
+        """Returns everything that the workload `name` took over the last kexec, which the caller owns; None if there is
+        nothing.
 
-        Torn: the workload was not ready when the machine jumped, so nothing can be resumed from it. AlreadyResumed: its
-        guest has run since. After either, `discard` it, and start the guest from the beginning. Errors of `retrieve`.
+        That is its session NAME and, if it took part in the update (`luod.Participant`), NAME#GENERATION, which it
+        wrote while it was frozen. Repeated before `Restored.resume`, it returns both again.
 
-        When the first of two sessions was retrieved and the second was not, since luod is gone, the client keeps the
-        first for the next call of this: keep the client, since closing the session might lose what it carries.
+        Raises Torn: the workload was not ready at the kexec, so its guest cannot be resumed. Raises AlreadyResumed: its
+        guest has run since. After either, `discard` it, and start the guest from the beginning. Raises the errors of
+        `retrieve`.
+
+        If luod ends between the two sessions, the client keeps the first for the next call of this method: keep the
+        client, since closing the session might lose its files.
         """
         arrived = self._run(restore.restore(name, self._begun, self.path))
         if arrived is None:
@@ -107,55 +113,63 @@ class Client:
         return Restored(self, name, HeldIncomingSession(self, name, arrived.running), frozen)
 
     def discard(self, name: str) -> tuple[str, ...]:
-        """Releases all that the workload `name` has: what it took over the last jump and was not retrieved is lost, and
-        what is preserved for the next one is preserved no longer. Returns the names of the sessions; none: ().
+        """Releases all sessions of the workload `name`, and returns their names; () without any.
 
-        Refused: a participant still answers for them, so another process of this workload lives. BadInput: the name.
+        Unretrieved files of the last kexec are lost. Files that are preserved for the next one are preserved no longer.
+
+        Raises Refused: a participant still answers for them, so another process of this workload lives. Raises
+        BadInput: the name.
         """
         return self._run(restore.discard(name, self._begun))
 
     def sessions(self) -> tuple[SessionInfo, ...]:
-        """Returns this user's sessions, by name; for root everybody's."""
+        """Returns this user's sessions, by name; for root all users'."""
         return self._run(sessions.sessions())
 
     def manifest(self, name: str, *, direction: str = "outgoing") -> tuple[tuple[Entry, ...], bool]:
-        """Returns what the session `name` holds, by its maker's manifest, as it is now; and whether that is all: beyond
-        some 600 files only its maker knows. Nothing is changed, and nothing retrieved: this process does not become the
-        one that has the session. NoManifest, also of an incoming session that waits in the kernel. NoSuchSession.
-        ManifestError.
+        """Returns the present files of the session `name`, from its manifest, and whether the list is complete.
+
+        It is complete up to some 600 files. The call changes nothing and retrieves nothing: this process does not
+        become the holder of the session. Raises NoManifest, also for an incoming session that waits in the kernel.
+        Raises NoSuchSession, ManifestError.
         """
         return self._run(sessions.manifest(name, direction))
 
     def describe(self, name: str) -> tuple[Description, ...]:
-        """Returns what luod knows of the outgoing session `name` and of the incoming one; nothing is changed.
+        """Returns luod's knowledge of the outgoing and of the incoming session `name`. Changes nothing.
 
-        NoSuchSession.
+        Raises NoSuchSession.
         """
         return self._run(sessions.describe(name))
 
     def stash(self, name: str, files: Mapping[str, HasFileno]) -> None:
-        """Has luod hold files, by names of their own, for this program to be started again without a kexec: memfds and
-        devices, up to 16. They stay open here too, the caller's to close. A session cannot do this, since an outgoing
-        one gives nothing back. No kernel preserves them; an update is refused while there are any.
+        """Has luod hold files, by names of their own, over a restart of this program without a kexec.
 
-        AlreadyStashed. Refused: too many of this user, or neither memory nor a device. BadInput. Busy.
+        The files are memfds and devices, up to 16. They stay open here too, and the caller owns them. A session cannot
+        do this, since files cannot be retrieved from an outgoing one. No kernel preserves them. luod refuses an update
+        while there are any.
+
+        Raises AlreadyStashed. Raises Refused: too many of this user, or neither memory nor a device. Raises BadInput,
+        Busy.
         """
         self._run(held_files.stash(name, files))
 
     def unstash(self, name: str, *, keep: bool = False) -> dict[str, Fd]:
-        """Returns the files that a process of this user stashed under `name`; the caller owns them. luod closes its own
-        when they are here. With `keep` it holds on to them until `drop_stash`, for a process that follows after a
-        crash. NotStashed.
+        """Returns the files that a process of this user stashed under `name`; the caller owns them.
+
+        luod closes its own fds once the files arrived. With `keep` it holds them until `drop_stash`, for another
+        process after a crash. Raises NotStashed.
         """
         return self._run(held_files.unstash(name, keep=keep))
 
     def drop_stash(self, name: str) -> None:
-        """Makes luod close the files that it holds under `name`. NotStashed."""
+        """Makes luod close the files that it holds under `name`. Raises NotStashed."""
         self._run(held_files.drop_stash(name))
 
     def close(self) -> None:
-        """Closes what the client still holds: sessions of workloads that `restore` could not retrieve whole. The
-        sessions that it gave are their owners' to close. The client can be used again.
+        """Closes what the client still holds: sessions of workloads that `restore` could not retrieve completely.
+
+        The sessions that it returned belong to their owners. The client can be used again.
         """
         while self._begun:
             self._begun.popitem()[1].close()
@@ -185,7 +199,10 @@ class Client:
 
 
 class HeldOutgoingSession(OutgoingHandle):
-    """A session for the next kernel that luod holds too. Its verbs may raise what each method of `Client` may."""
+    """A session for the next kernel, which luod holds too.
+
+    Its methods may raise the errors of every method of `Client`.
+    """
 
     def __init__(self, client: Client, name: str, bare: OutgoingSession) -> None:
         """Takes ownership of `bare`, which the luod of `client` gave."""
@@ -202,7 +219,9 @@ class HeldOutgoingSession(OutgoingHandle):
         check_memory: bool = True,
         device: str | None = None,
     ) -> int:
-        """Preserves a file: `luod.liveupdate.OutgoingSession.preserve`, which has the rules and the errors."""
+        """Preserves a file and returns its token, as `luod.liveupdate.OutgoingSession.preserve`, with its rules and
+        errors.
+        """
         return self._bare.preserve(
             file, token, name=name, allow_sealed=allow_sealed, check_memory=check_memory, device=device
         )
@@ -212,33 +231,37 @@ class HeldOutgoingSession(OutgoingHandle):
         self._bare.unpreserve(token)
 
     def replace(self, files: Mapping[int, HasFileno], *, drop: Collection[int] = ()) -> None:
-        """Replaces the session by a new one of its name: without a file, where the kernel has no UNPRESERVE_FD, or with
-        another file in its place. This object then stands for the new session.
+        """Replaces the session by a new one of its name: without a file, if the kernel has no UNPRESERVE_FD, or with
+        another one.
 
-        `files` are preserved in their order under their tokens, with the names they had in the manifest; they stay the
-        caller's. `drop` are the tokens that are preserved no longer.
+        This object is the new session afterwards. `files` are preserved in order under their tokens, with their names
+        from the manifest; the caller owns their fds. `drop` are the tokens that are preserved no longer.
 
-        Refused while nothing has changed: FilesMissing, naming tokens that were preserved and are in neither; BadInput
-        (a file that is not open, or there twice; a token in both, or in `drop` and not preserved); ComesBackSealed.
+        Raises, before any change: FilesMissing, with preserved tokens that are in neither; BadInput (a file that is not
+        open or is there twice; a token in both, or in `drop` and not preserved); ComesBackSealed.
 
-        From then on the old session is gone, and until this returns nothing is preserved: **a death in between loses
-        the session**, this process's, luod's or the machine's jump. When a file is refused (errors of `preserve`) luod
-        drops the new session too, and the name is free: the caller still has its files, and creates the session.
-        SessionExists (EEXIST): another fd of the old session is open somewhere, and luod has dropped its own; close
-        that fd and call this again, or `release` the session.
+        From then on the old session is gone, and until this returns nothing is preserved: **the session is lost if this
+        process or luod dies in between, or if the machine does a kexec**. When a file is refused (errors of `preserve`)
+        luod drops the new session too, and the name is free: the caller still has its files, and creates the session.
+        Raises SessionExists (EEXIST): another fd of the old session is open somewhere, and luod has closed its own;
+        close that fd and repeat the call, or `release` the session.
         """
         self._bare = self._client._run(sessions.replace(self._name, self._bare, files, drop, self._client.path))
 
     def release(self) -> None:
-        """Makes luod close its fd of the session, and closes this one. With the last fd its files are preserved no
-        longer, and its name is free. It works after `close`, too. NoSuchSession: luod has none, so it is released.
+        """Makes luod close its fd of the session, and closes this one.
+
+        With the last fd its files are preserved no longer, and its name is free. It works after `close`, too. Raises
+        NoSuchSession: luod does not have it, so it is released.
         """
         self._client._run(sessions.release(self._name, OUTGOING, finished=False))
         self.close()
 
 
 class HeldIncomingSession(IncomingHandle):
-    """A session of the kernel before that luod holds too. Its verbs may raise what each method of `Client` may."""
+    """A session of the previous kernel, which luod holds too. Its methods may raise the errors of every method of
+    `Client`.
+    """
 
     def __init__(self, client: Client, name: str, bare: IncomingSession) -> None:
         """Takes ownership of `bare`, which the luod of `client` gave."""
@@ -254,8 +277,9 @@ class HeldIncomingSession(IncomingHandle):
         check_memory: bool = True,
         check_driver: bool = True,
     ) -> Fd:
-        """Retrieves a file by its token, or its name in the manifest; the caller owns the fd:
-        `luod.liveupdate.IncomingSession.retrieve`, which has the rules and the errors.
+        """Returns the fd of a file by its token, or its name in the manifest; the caller owns the fd.
+
+        See `luod.liveupdate.IncomingSession.retrieve`, which has the rules and the errors.
         """
         return self._bare.retrieve(file, name=name, size=size, check_memory=check_memory, check_driver=check_driver)
 
@@ -268,24 +292,26 @@ class HeldIncomingSession(IncomingHandle):
         return self._bare.holds(token)
 
     def finish(self, *, discard: bool = False, tokens: Iterable[int] | None = None) -> None:
-        """Ends the session, in the kernel and in luod, and closes it: `luod.liveupdate.IncomingSession.finish`, with
-        all its checks and errors, then luod drops its fd. Idempotent.
+        """Finishes the session in the kernel, has luod close its fd, and closes this one. Idempotent.
 
-        When luod cannot be told, the session is finished in the kernel and stays open here: call this again.
+        The checks and errors are those of `luod.liveupdate.IncomingSession.finish`. If luod cannot be reached, the
+        session is finished in the kernel and stays open here: repeat the call.
         """
         self._client._run(sessions.finish(self, discard=discard, tokens=tokens))
 
     def discard(self) -> None:
-        """Gives the session up: luod drops its fd, and this one is closed. Files that were not retrieved are lost;
-        those that were stay the caller's. Idempotent.
+        """Discards the session: luod closes its fd, and this one is closed. Idempotent.
+
+        Unretrieved files are lost. The caller keeps the retrieved ones.
         """
         self._client._run(sessions.discard(self))
 
 
 class Restored(RestoredFiles[HeldIncomingSession]):
-    """What a workload took along into this kernel, see `Client.restore`. `restored["ram"]` retrieves the file named
-    ram, `"ram" in restored` asks for it, and iterating gives the names. In `with` it is closed at the end: luod keeps
-    what is not finished.
+    """The state of a workload from the previous kernel, see `Client.restore`.
+
+    `restored["ram"]` retrieves the file named ram, `"ram" in restored` tests for it, and iteration yields the names.
+    `with` closes it at the end: luod keeps unfinished sessions.
     """
 
     def __init__(
@@ -295,33 +321,37 @@ class Restored(RestoredFiles[HeldIncomingSession]):
         self._client = client
 
     def retrieve(self, name: str, *, check_memory: bool = True, check_driver: bool = True) -> Fd:
-        """Retrieves the file with this name in a manifest of either session, the frozen one first; the caller owns the
-        fd. See `luod.liveupdate.IncomingSession.retrieve`. BadInput: no manifest names such a file.
+        """Returns the fd of the file with this name in a manifest of either session, the frozen one first; the caller
+        owns it.
+
+        See `luod.liveupdate.IncomingSession.retrieve`. Raises BadInput: no manifest has such a file.
         """
         return self._session_of(name).retrieve(name, check_memory=check_memory, check_driver=check_driver)
 
     def __getitem__(self, name: str) -> Fd:
-        """`retrieve(name)`: the caller owns the fd, and asked again there is another one of the same file."""
+        """Returns `retrieve(name)`: the caller owns the fd. Repeated, it returns another fd of the same file."""
         return self.retrieve(name)
 
     def resume(self) -> None:
-        """Says that the guest resumes, to be called before its first instruction: from here on there is no second try,
-        since the guest changes the memory that its frozen state belongs to. luod hands the sessions out no more.
+        """Records that the guest resumes. Call it before the guest's first instruction.
 
-        AlreadyResumed: a process said so before. Torn. NoSuchSession: they are not luod's any more. Refused.
+        It cannot be resumed a second time, since the guest changes the memory to which its frozen state belongs. luod
+        does not hand the sessions out any more. Raises AlreadyResumed: a process did so before. Raises Torn. Raises
+        NoSuchSession: luod does not have them any more. Raises Refused.
         """
         self._client._run(restore.resume(self._name))
 
     def finish(self) -> None:
-        """Ends both sessions, in the kernel and in luod, and closes them. Idempotent.
+        """Finishes both sessions, in the kernel and in luod, and closes them. Idempotent.
 
-        NotRetrieved, ContentsUnknown, ManifestError: something would be dropped; nothing was finished. FinishRefused.
-        When luod cannot be told, call this again.
+        Raises NotRetrieved, ContentsUnknown, ManifestError: files would be dropped; nothing was finished. Raises
+        FinishRefused. If luod cannot be reached, repeat the call.
         """
         self._client._run(restore.finish(self.sessions))
 
     def discard(self) -> None:
-        """Gives both sessions up, and closes them: files that were not retrieved are lost, those that were stay the
-        caller's. Idempotent.
+        """Discards both sessions, and closes them. Idempotent.
+
+        Unretrieved files are lost. The caller keeps the retrieved ones.
         """
         self._client._run(restore.discard_all(self.sessions))

@@ -178,7 +178,7 @@ class VfioDeviceNotQuiet(JumpRefused):
 
 
 class VfioDeviceFrozen(KernelRefused):
-    hint = "close its files and its session, bind its driver again (luod.vfio.revive), then open it anew"
+    hint = "close its files and its session, bind its driver again (luod.vfio.revive), then open it again"
 
 
 class Refused(LuodError):

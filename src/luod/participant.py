@@ -13,9 +13,9 @@
                 elif phase.kind == "cancelled":
                     guest.resume()
 
-No loop and no thread, since VMMs fork: a VMM with a loop polls `fileno()` and calls `next(0)`. What is told and when
-is `luod.ipc.client.participation`, the same for asyncio is `luod.AsyncParticipant`, the story for any language
-docs/updates.md. The other side of the jump is `Client.restore`.
+It has no loop and no thread, since VMMs fork: a VMM with a loop polls `fileno()` and calls `next(0)`. The events come from
+`luod.ipc.client.participation`. `luod.AsyncParticipant` is the same for asyncio. docs/updates.md describes the protocol for
+any language. After the kexec, `Client.restore` returns the workload's sessions.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ __all__ = ["Participant", "Phase", "PlannedFile", "FrozenDevice"]  # noqa: RUF02
 
 
 class Phase(Told):
-    """What luod tells, and what can be said to it.
+    """A phase of an update, and the workload's answers to it.
 
-    In `with` a vote that is awaited has to be said, by `ready` or `veto`. A block that ends without it is a veto, with
-    that as its reason. So is a block that raises, with the exception's text; the update is cancelled, and the exception
+    In `with` an awaited vote must be given, by `ready` or `veto`. A block that ends without it is a veto, with that as
+    its reason. A block that raises is a veto with the exception's text. The update is cancelled then, and the exception
     is raised again when the guest was resumed: at the end of the `with` of the phase cancelled (or lost), by the next
-    call of `Participant.next` where that phase was not entered, or by `Participant.close`. Where no vote is awaited,
-    `with` changes nothing.
+    call of `Participant.next` if that phase was not entered, or by `Participant.close`. If no vote is awaited, `with`
+    changes nothing.
     """
 
     def __init__(self, participant: Participant, event: Event) -> None:
@@ -55,28 +55,30 @@ class Phase(Told):
         self._participant = participant
 
     def ready(self) -> bool:
-        """Votes: this phase is done. In freezing it says that nothing of the guest runs, and that no thread is, or will
-        be, in an ioctl on a session until `cancelled`.
+        """Votes that this phase is done. Returns whether the vote counted.
 
-        False: it did not count, since the update or the connection is over; another phase says so. BadInput: no vote is
-        awaited at this phase. LuodError: luod's own.
+        In freezing it means that no part of the guest runs, and that no thread is, or will be, in an ioctl on a session
+        until `cancelled`. The vote does not count if the update or the connection is over; another phase reports that.
+        Raises BadInput: no vote is awaited at this phase. Raises the LuodErrors of luod's answer.
         """
         return self._vote(None)
 
     def veto(self, reason: str) -> bool:
-        """Votes: not now. `reason` is for people, up to 500 characters. Answer and errors as of `ready`."""
+        """Votes against the update. `reason` is for people, up to 500 characters. Returns and raises as `ready`."""
         return self._vote(reason)
 
     def _vote(self, reason: str | None) -> bool:
         return self._participant._perform(self._ballot(reason))
 
     def create(self, of: str | None = None) -> HeldOutgoingSession:
-        """Creates, in freezing, the session NAME#GENERATION for what is written now, beside the declared session `of`,
-        not to be named when it is the only one. The caller may close it when all is preserved; when the update is
-        cancelled it is closed, and luod has dropped it. Errors of `Client.create`; BadInput.
+        """Returns a new session NAME#GENERATION, in freezing, for state that is written now, beside the session `of`.
 
-        WrongPhase: the update is over, and no session was created. DaemonUnreachable: luod was killed. In `with` these
-        are no failures: `cancelled` comes next, and there the guest resumes.
+        `of` may be omitted if one session is declared. The caller owns the new session, and may close it when all files
+        are preserved. When the update is cancelled it is closed, and luod has dropped it. Raises the errors of
+        `Client.create`; BadInput.
+
+        Raises WrongPhase: the update is over, and no session was created. Raises DaemonUnreachable: luod was killed. In
+        `with` neither is a failure: `cancelled` is next, and the guest resumes there.
         """
         client, name = self._participant._client, self._frozen_name(of)
         bare = self._participant._perform(sessions.create(name, client.path, manifest=True))
@@ -99,11 +101,10 @@ class Phase(Told):
 
 
 class Participant:
-    """A workload that takes part in updates. It follows from the beginning of `with` on, or from the first `next`,
-    until `close`, or the end of `with`.
+    """A workload that takes part in updates. It follows from the start of `with`, or the first `next`, until `close`.
 
-    luod may die and come back meanwhile: the participant follows and declares again by itself, and a phase `cancelled`
-    tells that the update is over when it is. A forked child is no participant: its copy of the connection is closed.
+    luod may end and start again meanwhile: the participant follows and declares again by itself, and a phase
+    `cancelled` reports the end of an update. A forked child is not a participant: its copy of the connection is closed.
     """
 
     def __init__(
@@ -114,10 +115,12 @@ class Participant:
         planned: Iterable[PlannedFile] = (),
         client: Client | None = None,
     ) -> None:
-        """Connects to nothing yet. `name` is what the operator is shown. `sessions`, the caller's, are those it answers
-        for, with all that is preserved in them: carried over a jump that it was not ready for, they are torn. `planned`
-        are files it will preserve in an update, see `PlannedFile`. `client` is luod's, None the one at the usual
-        socket. BadInput.
+        """Does not connect yet. Raises BadInput.
+
+        `name` is shown to the operator. `sessions`, which the caller owns, are those for which the workload answers,
+        with all files preserved in them: if one is carried over a kexec for which the workload was not ready, it is
+        torn. `planned` are files to be preserved during an update, see `PlannedFile`. `client` is luod's, None the one
+        at the default socket.
         """
         self.name = name
         self._client = Client() if client is None else client
@@ -130,10 +133,10 @@ class Participant:
         _living.add(self)
 
     def declare(self, sessions: Iterable[Carried], *, planned: Iterable[PlannedFile] = ()) -> None:
-        """Answers for these sessions from now on, and for no others. What is preserved in them later is told to luod by
-        itself, at `preparing`. Unreachable, luod is told when it is back.
+        """Answers for these sessions from now on, and for no others.
 
-        NoSuchSession, CallFailed (DeclaredByAnother by name, …), Refused, BadInput.
+        luod learns of files that are preserved in them later at `preparing`. If luod is not reachable, it learns of the
+        sessions when it is back. Raises NoSuchSession, CallFailed (DeclaredByAnother by name, …), Refused, BadInput.
         """
         self._part.carry(sessions, planned)
         if self._connection is not None:
@@ -141,12 +144,11 @@ class Participant:
                 self._perform(participation.declare(self._part))
 
     def next(self, timeout: float | None = None) -> Phase | None:
-        """Returns the next phase; waits for it, for ever or for `timeout` seconds, after which it is None. While luod
-        is gone, this looks for it.
+        """Returns the next phase. Waits for it, without limit or for `timeout` seconds, after which it returns None.
 
-        Errors of `declare`, when a luod that was started again knows nothing of a session any more; the participant
-        goes on, and the next call tries once more. What a block of a cancelled update raised, where it was not raised
-        yet. BadInput: the participant is closed.
+        While luod is gone, this looks for it. Raises the errors of `declare`, when a restarted luod does not know a
+        session any more; the participant continues, and the next call tries again. Raises the exception of a block of a
+        cancelled update that was not raised yet. Raises BadInput: the participant is closed.
         """
         self._failure.raise_overdue()
         end = None if timeout is None else time.monotonic() + timeout
@@ -185,11 +187,12 @@ class Participant:
         cancelled: Callable[[Phase], object] | None = None,
         lost: Callable[[Phase], object] | None = None,
     ) -> None:
-        """Calls these for the phases, each in `with phase`, until `close`. A phase without one is `ready` at once; one
-        that is given has to vote.
+        """Runs these callbacks for the phases, each in `with phase`, until `close`.
 
-        What preparing, granted or freezing raises is a veto, and comes out of here when cancelled or lost was called;
-        the participant still follows then, and this can be called again. What the others raise comes out at once.
+        A phase without one is `ready` at once; a callback must vote.
+
+        An exception of preparing, granted or freezing is a veto, and is raised here after cancelled or lost ran; the
+        participant still follows then, and this can be run again. An exception of another callback is raised at once.
         """
         calls = {"preparing": preparing, "granted": granted, "freezing": freezing}
         calls |= {"jumping": jumping, "cancelled": cancelled, "lost": lost}
@@ -202,15 +205,17 @@ class Participant:
                     phase.ready()
 
     def fileno(self) -> int:
-        """Returns an fd that is readable when `next(0)` has something to do: another one after luod was started again.
-        -1 while luod is gone: call `next(0)` now and then.
+        """Returns an fd that is readable when `next(0)` has work; another one after a restart of luod.
+
+        The participant owns the fd. It is -1 while luod is gone: run `next(0)` periodically.
         """
         return -1 if self._connection is None else self._connection.fileno()
 
     def close(self) -> None:
-        """Takes part no longer. An update that waits for it is cancelled. The sessions are judged on: see `declare`.
+        """Stops taking part. An update that waits for this participant is cancelled.
 
-        Raises what a block of the update raised that was not raised yet, unless it is called where the guest resumes.
+        The sessions are still judged at a kexec: see `declare`. Raises the exception of a block of the update that was
+        not raised yet, unless it is run where the guest resumes.
         """
         self._close()
         self._failure.raise_at_close()
@@ -221,7 +226,7 @@ class Participant:
         self._part.close()
 
     def _follow(self) -> None:
-        """Makes a connection the participant, and declares. Its errors leave none."""
+        """Makes a connection the participant, and declares. After an error there is no connection."""
         connection = Connection(self._client.path, timeout=self._client.timeout)
         try:
             connection.begin(self._part.follow())
@@ -238,7 +243,7 @@ class Participant:
             raise
 
     def _take(self, seconds: float | None) -> None:
-        """Takes one event, if one comes in `seconds`."""
+        """Handles one event, if one arrives within `seconds`."""
         assert self._connection is not None
         reply = self._connection.next(seconds)
         if reply is None:
@@ -247,7 +252,7 @@ class Participant:
             event = self._part.told(reply)
         self._put(event)
         if event is not None and event.kind == "preparing":
-            # So that luod knows what was preserved since. What is planned for `preparing` is granted after this.
+            # Reports files that were preserved since. luod grants the memory of planned files after this.
             self._perform(participation.declare(self._part))
 
     def _put(self, event: Event | None) -> None:
@@ -267,14 +272,14 @@ class Participant:
         return perform(steps, self._client.path, self._client.timeout)
 
     def __iter__(self) -> Iterator[Phase]:
-        """The phases as they come, until `close`."""
+        """Yields the phases as they arrive, until `close`."""
         while not self._closed:
             phase = self.next()
             if phase is not None:
                 yield phase
 
     def __enter__(self) -> Self:
-        """Follows, and declares. DaemonUnreachable, Refused (the name), errors of `declare`."""
+        """Follows, and declares. Raises DaemonUnreachable, Refused (the name), and the errors of `declare`."""
         if self._connection is None:
             try:
                 self._follow()

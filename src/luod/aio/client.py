@@ -1,7 +1,7 @@
-"""luod from asyncio: `luod.AsyncClient`, and the sessions that it gives.
+"""luod from asyncio: `luod.AsyncClient`, and the sessions that it returns.
 
-The same as `luod.client`, which documents it, with coroutines for all that may take long: talking to luod, and the
-kernel's calls with a session's files, which run in a thread. Nothing here stops the loop.
+It has the methods of `luod.client`, which documents them, as coroutines for all calls that may take long: those to
+luod, and those to the kernel with a session's files, which run in a thread. Nothing here blocks the loop.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ T = TypeVar("T")
 class AsyncClient:
     """`luod.Client` with coroutines. Calls may run at the same time.
 
-    Cancelling a call drops its connection; whether luod did what was asked is then not known. A kernel call that has
-    begun is waited for first. Cancelling `replace` loses the session, as a death in between does.
+    Cancelling a call drops its connection; it is not known then whether luod executed the call. A kernel call that has
+    begun is awaited first. Cancelling `replace` loses the session, as a death in between does.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class AsyncHeldOutgoingSession(OutgoingHandle):
         self.close()
 
     async def _kernel(self, call: Callable[[], T]) -> T:
-        """Makes the kernel's calls on this session, which may take long, beside the loop and one after the other."""
+        """Makes the kernel's calls on this session, which may take long, in a thread and one after the other."""
         async with self._calls:
             return await in_thread(call)
 
@@ -215,7 +215,7 @@ class AsyncHeldIncomingSession(IncomingHandle):
         await self._client._run(sessions.discard(self))
 
     async def _kernel(self, call: Callable[[], T]) -> T:
-        """Makes the kernel's calls on this session, which may take long, beside the loop and one after the other."""
+        """Makes the kernel's calls on this session, which may take long, in a thread and one after the other."""
         async with self._calls:
             return await in_thread(call)
 

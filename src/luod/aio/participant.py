@@ -117,7 +117,7 @@ class AsyncParticipant:
                 self._pending.popleft()
 
     async def _wait(self, end: float | None) -> None:
-        """Takes what luod tells next, or looks for luod once."""
+        """Handles luod's next event, or looks for luod once."""
         if self._closed:
             raise BadInput("the participant is closed", hint="make another one")
         try:
@@ -173,7 +173,7 @@ class AsyncParticipant:
         self._part.close()
 
     async def _follow(self) -> None:
-        """Makes a connection the participant, and declares. Its errors leave none."""
+        """Makes a connection the participant, and declares. After an error there is no connection."""
         try:
             async with asyncio.timeout(self._client.timeout):
                 self._connection = await connected(self._client.path)

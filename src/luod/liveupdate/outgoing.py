@@ -281,7 +281,7 @@ class _ManifestWriter:
         except TokenInUse as error:
             part.close()
             raise ManifestError(
-                "somebody else keeps the manifest of this session",
+                "another object keeps the manifest of this session",
                 hint="preserve through the object that made the session, or say manifest=False",
             ) from error
         except BaseException:

@@ -71,7 +71,7 @@ def _keeper(order: Order, supervisor: socket.socket) -> NoReturn:
         channel.send(supervisor, {"status": status})
     except OSError as error:
         channel.send(supervisor, {"error": _in_words(error)})
-    except BaseException:  # noqa: BLE001 - nobody above may go on: this process is a copy of `luoemu`
+    except BaseException:  # noqa: BLE001 - no caller may continue: this process is a copy of `luoemu`
         traceback.print_exc()
     finally:
         os._exit(0)

@@ -92,7 +92,7 @@ class Kernel:
     def _boot_into(
         self, machine: Machine, boot: int, command_line: str, formats: frozenset[str] | None, handover: Handover
     ) -> None:
-        """`formats` None: all formats. Owns `handover`."""
+        """Initialises this boot. `formats` None: all formats. Owns `handover`."""
         self._machine = machine
         self._boot = boot
         self._command_line = command_line

@@ -41,7 +41,7 @@ _RESTORED: Final = "a page table of the kernel before"
 
 @dataclass(frozen=True)
 class Features:
-    """What one kernel can do with devices."""
+    """The features of one kernel for devices."""
 
     rules: Rules
     can_map: bool

@@ -58,7 +58,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class DeviceSide:
-    """What a boot's devices consist of. The fds of the mounts and the socket become the owner's: `Devices`."""
+    """The parts of a boot's devices. `Devices` takes ownership of the fds of the mounts and of the socket."""
 
     model: Vfio
     memory: DeviceMemory

@@ -182,7 +182,7 @@ class Thread:
         return self._file(fd, identity)
 
     def _file(self, fd: int, identity: Identity) -> HostFile:
-        """`file` of an open fd whose `identity` is known: it costs a request to /proc."""
+        """Returns `file` of an open fd whose `identity` is known: it costs a request to /proc."""
         kind = self._stands_for(identity)
         if kind is None:
             return self._duplicate(fd)

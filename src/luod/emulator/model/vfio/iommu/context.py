@@ -153,7 +153,7 @@ class Context:
         return bound
 
     def automatic_page_table(self, ioas: Ioas) -> PageTable:
-        """Returns the automatic page table of `ioas`, and makes it if there is none yet. Raises Errno(EADDRINUSE)."""
+        """Returns the automatic page table of `ioas`, and makes it if it does not exist. Raises Errno(EADDRINUSE)."""
         for each in self.all(PageTable):
             if each.automatic and each.ioas is ioas:
                 return each
@@ -172,7 +172,7 @@ class Context:
         return [table for table in self.all(PageTable) if table.preserve_token is not None]
 
     def make_compatible(self) -> int:
-        """Returns the number of the IOAS for VFIO's own ioctls, and makes it if there is none yet."""
+        """Returns the number of the IOAS for VFIO's own ioctls, and makes it if it does not exist."""
         if self._compatible is None:
             self._compatible = Ioas()
             self.add(self._compatible)
@@ -180,7 +180,7 @@ class Context:
 
     @property
     def compatible(self) -> Ioas:
-        """Returns the IOAS for VFIO's own ioctls. Raises Errno(ENODEV) when there is none."""
+        """Returns the IOAS for VFIO's own ioctls. Raises Errno(ENODEV) without it."""
         if self._compatible is None:
             raise Errno(errno.ENODEV)
         return self._compatible
