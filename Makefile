@@ -1,26 +1,26 @@
-# What a person runs here. Every target does its own set-up; nothing outside this folder is changed.
+# Commands for developers. Every target does its own set-up; nothing outside this folder is changed.
 #   make demo          the main job: a live update on an emulated machine
 #   make test          linters, types, import rules, tests
 #   make test-crash    luod and its clients, killed at every call that changes state
-#   make test-hostile  what one user can try against everybody else, as attacks
+#   make test-hostile  attacks of one user against the others
 #   make kernel        a Linux with LUO, built once into ~/.cache/luod (docs/kernel-machine.md)
-#   make test-kernel   the tests that matter there, on that Linux
+#   make test-kernel   the tests for a real kernel, on that Linux
 #   make test-minimal  demo and test in minimal Debian 12, 13 and sid, as root and as an ordinary user: as root, with
 #                      mmdebstrap and the network, up to two hours; MINIMAL='trixie/root/*' is one part of it
 #   make test-all      all of the above
 #   make docs          the documentation site, into build/site
 #   make bench         benchmarks (never part of the tests)
 
-# Debian's own Python, where there is one: other uids can run it, which one under /root they cannot.
+# Debian's own Python if there is one: other uids can run it, unlike one under /root.
 PYTHON ?= $(shell test -x /usr/bin/python3 && echo /usr/bin/python3 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 3
 KERNEL ?= 7.3
-# Names or patterns of runs of scripts/test-minimal, all of them by default.
+# Names or patterns of runs of scripts/test-minimal; by default all.
 MINIMAL ?=
-# What takes longest first, so that no worker is left with it at the end: xdist would begin with the most tests.
+# The slowest files first, so that none is left for the end. xdist would start with the files with the most tests.
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
 .PHONY: demo test lint pytest test-crash test-hostile kernel test-kernel test-minimal test-all bench docs clean setup
@@ -36,15 +36,15 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# A file stays with one worker: its tests may share a machine and its jumps.
+# A file stays with one worker: its tests may share a machine and its kexecs.
 pytest: $(READY)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-# One machine serves a test's boots, each with another call.
+# One machine serves a test's boots, one for each call.
 test-crash: $(READY)
 	$(BIN)/pytest -n 2 tests/crash
 
-# One worker: the figures of a well-behaved client are taken beside each attack.
+# One worker: the tests measure a well-behaved client during each attack.
 test-hostile: $(READY)
 	$(BIN)/pytest tests/hostile
 
@@ -53,10 +53,10 @@ test-all: test demo test-hostile test-crash test-kernel test-minimal
 kernel:
 	@kernel/build $(KERNEL)
 
-# Of kernel/build: kernels that lack something, too, which some tests boot into.
+# An option of kernel/build: also kernels without some features, which some tests boot.
 KERNEL_VARIANTS ?= --variants
-# One boot serves a module's tests, so a module stays with one worker. Compiled beforehand, since a machine whose disk is
-# read-only would do it at every start of a program, on a processor that is emulated.
+# One boot serves a module's tests, so a module stays with one worker. Bytecode is compiled before: a machine with a
+# read-only disk would compile it at every start of a program, on an emulated processor.
 test-kernel: $(READY)
 	@$(BIN)/python -m compileall -q src tests demo
 	@kernel=$$(kernel/build $(KERNEL_VARIANTS) $(KERNEL)) && echo "testing on $$kernel" && \

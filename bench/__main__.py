@@ -1,4 +1,4 @@
-"""`make bench`: what the emulated machine costs, and luod. Prints tables; ratios are of figures taken in this run."""
+"""`make bench`: the costs of the emulated machine, and of luod. Prints tables; ratios are of figures of one run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAIRS = 7
 
 
 def inside(*arguments: str, module: str = "bench.inside", options: Sequence[str] = ()) -> dict[str, float]:
-    """What `module` prints, run as the init of a machine with such options."""
+    """Returns the figures that `module` prints, run as the init of a machine with such options."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}"}
     command = [*RUN, *options, "--", sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
@@ -31,7 +31,7 @@ def inside(*arguments: str, module: str = "bench.inside", options: Sequence[str]
 
 
 def pingpong() -> float | None:
-    """One round trip between two C processes, in microseconds; None without a compiler."""
+    """Returns the time of one round trip between two C processes, in microseconds; None without a compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         return None
@@ -54,14 +54,14 @@ def table_of_calls() -> None:
 
 
 def table_of_the_untouched() -> None:
-    """Programs that use nothing of luod, bare and inside, in turn; the ratio pair by pair."""
+    """Prints the times of programs that do not use luod, bare and inside, in turn, and the ratio of each pair."""
     loop = "i=0; while [ $i -lt 40 ]; do {}; i=$((i+1)); done"
     programs = {
         "python3 -c pass, 40 times": loop.format(f"{sys.executable} -S -c pass"),
         "find /usr/lib": "find /usr/lib -type f >/dev/null",
         "grep -r /usr/include": "grep -rq no-such-thing-here /usr/include; true",
     }
-    print(f"\nPrograms that use none of it, {PAIRS} pairs; the loop runs inside, booting is not counted")
+    print(f"\nPrograms that do not use luod, {PAIRS} pairs; the loop runs inside, booting is not counted")
     print(f"  {'':28}{'bare s':>9}{'inside s':>10}{'ratio':>8}")
     for name, script in programs.items():
         pairs = [(timed(script, ()), timed(script, LUOEMU)) for _ in range(PAIRS)]
@@ -71,7 +71,7 @@ def table_of_the_untouched() -> None:
 
 
 def timed(script: str, prefix: tuple[str, ...]) -> float:
-    """Seconds the shell script takes by its own clock, so that the machine's boot is not counted."""
+    """Returns the seconds that the shell script takes by its own clock, without the machine's boot."""
     clock = "date +%s.%N"
     script = f"{script}; a=$({clock}); {script}; b=$({clock}); echo $a $b"
     done = subprocess.run([*prefix, "sh", "-c", script], stdout=subprocess.PIPE, check=True, text=True)

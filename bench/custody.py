@@ -1,8 +1,8 @@
-"""What luod adds to the bare ioctls: its start in the new boot, and each session that it hands out.
+"""The cost of luod over bare ioctls: its start in the new boot, and each session that it hands out.
 
-`table` is for `bench.__main__`; the rest runs inside the machine, `python3 -m bench.custody luod|bare SESSIONS FOLDER`,
-in both boots, and jumps by itself. What is compared is measured in one run. With luod, participants take part for the
-sessions, and in the new boot they are handed out over connections that stay open; all calls are made one by one.
+`table` is for `bench.__main__`. The rest runs inside the machine, `python3 -m bench.custody luod|bare SESSIONS FOLDER`,
+in both boots, and does the kexec itself. Compared figures are of one run. With luod, participants take part for the
+sessions, and in the new boot they get them over connections that stay open; all calls are sequential.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ T = TypeVar("T")
 FILES = 8
 STARTS = 5
 PARTICIPANTS = 100
-"""Each for as many sessions as the others; and so many connections are open at once."""
+"""Each has an equal number of sessions. That many connections are open at once."""
 KEEP = (sys.executable, "-P", "-m", "luod.daemon.main", "keep", "--log-level", "error", "--state-directory")
 
 
@@ -94,7 +94,7 @@ def before(client: luod.Client | LiveUpdate, count: int, notes: Path) -> None:
 
 
 async def take_part(held: Sequence[Carried]) -> None:
-    """All of them ready at once; the jump ends this process."""
+    """Votes ready for all of them at once; the kexec ends this process."""
     share = max(1, len(held) // PARTICIPANTS)
     shares = [held[at : at + share] for at in range(0, len(held), share)]
     participants = [AsyncParticipant(f"p{number}", theirs) for number, theirs in enumerate(shares)]
@@ -154,7 +154,7 @@ def median_of_starts() -> float:
 
 
 def mib(pid: int) -> float:
-    """Of luod's two processes."""
+    """Returns the memory of luod's two processes in MiB."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     pages = sum(int(Path(f"/proc/{number}/statm").read_text().split()[1]) for number in (pid, *map(int, children)))
     return pages * os.sysconf("SC_PAGESIZE") / (1 << 20)

@@ -1,8 +1,8 @@
-"""What others wait for while one user, or many, load luod: a participant's vote, and root's List.
+"""The waiting time of others while one user, or many, load luod: a participant's vote, and root's List.
 
 `table` is for `bench.__main__`; the rest runs inside the machine, `python3 -m bench.fairness FOLDER`. The load and the
-participants are forked children with uids of their own, so a machine of root is needed. Each call is made over a new
-connection, as the library does.
+participants are forked children with uids of their own, so a machine of root is needed. Each call has a new connection,
+as in the library.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from luod.ipc.names import ADMIN_SOCKET, SESSIONS_SOCKET
 CALLS = 300
 VOTER, AWAITED, ATTACKER = 1000, 1001, 1002
 MANY = range(100_000, 100_600)
-"""Uids of one user, as subuid(5) gives them."""
+"""Uids of one user, as subuid(5) assigns them."""
 KEEP = (sys.executable, "-P", "-m", "luod.daemon.main", "keep", "--log-level", "error", "--state-directory")
 LOADS: dict[str, tuple[str, dict[str, Any]]] = {
     "60 KiB of text": ("io.luod.Sessions.Create", {"name": "x" * 60_000}),
@@ -52,7 +52,7 @@ def table(inside: Callable[..., dict[str, float]]) -> None:
 
 
 def timed(method: str, parameters: dict[str, Any]) -> list[float]:
-    """Milliseconds of each call. An error is an answer."""
+    """Returns the milliseconds of each call. An error counts as an answer."""
     message = encode_call(method, parameters)
     taken = []
     for _ in range(CALLS):
@@ -74,7 +74,7 @@ def timed(method: str, parameters: dict[str, Any]) -> list[float]:
 
 @contextlib.contextmanager
 def child(uid: int, work: Callable[[socket.socket], None]) -> Iterator[socket.socket]:
-    """A process of this user that does `work`, at the other end of the socket; it is killed in the end."""
+    """Runs `work` in a process of this user, and yields the other end of its socket. Kills it in the end."""
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
@@ -105,7 +105,7 @@ def call(method: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def take_part(name: str, told: socket.socket) -> None:
-    """A participant. It says its secret when it is asked to prepare, and measures votes each time it is told to."""
+    """Takes part. Sends its secret when it is to prepare, and measures votes for each message."""
     with Connection(SESSIONS_SOCKET, timeout=30) as holder:
         holder.ask(encode_call("io.luod.Sessions.Create", {"name": name})).close()
         with Connection(SESSIONS_SOCKET, timeout=30) as connection:
@@ -120,7 +120,7 @@ def take_part(name: str, told: socket.socket) -> None:
 
 
 def load(message: bytes, connections: int, told: socket.socket) -> None:
-    """Calls without end, the next when the last is answered. It says so when there were as many as connections."""
+    """Calls without end, the next when the last is answered. Reports as many answers as connections."""
     poll = select.epoll()
     open_: dict[int, tuple[socket.socket, memoryview]] = {}
     for _ in range(connections):
@@ -146,7 +146,7 @@ def load(message: bytes, connections: int, told: socket.socket) -> None:
 
 
 def busy(serve: int) -> tuple[float, float]:
-    """When this is, and the processor seconds that serve has used."""
+    """Returns the time, and the processor seconds that serve has used."""
     fields = Path(f"/proc/{serve}/stat").read_text().rpartition(")")[2].split()
     return time.monotonic(), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -156,7 +156,7 @@ def fds(serve: int) -> int:
 
 
 def wait_until_closed(serve: int, before: int) -> None:
-    """serve sees a hang-up when it has read what was sent before."""
+    """Waits until serve has closed the connections. It sees a hang-up after it has read the earlier data."""
     while fds(serve) > before:
         time.sleep(0.01)
 
@@ -199,7 +199,7 @@ def measure(serve: int) -> dict[str, float]:
 
 @contextlib.contextmanager
 def update() -> Iterator[Connection]:
-    """An update that waits for a vote until the block ends."""
+    """Starts an update that waits for a vote until the block ends."""
     luoctl = (sys.executable, "-P", "-m", "luod.ctl.main", "load", "--kernel", os.environ["LUOEMU_KERNEL"])
     subprocess.run([*luoctl, "--reuse-cmdline"], check=True, stdout=subprocess.DEVNULL)
     with Connection(ADMIN_SOCKET, timeout=600) as operator:

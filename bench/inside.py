@@ -1,7 +1,7 @@
-"""What runs inside a machine for the benchmarks: `python3 -m bench.inside calls | scale SESSIONS FILES NOTES`.
+"""The part of the benchmarks inside a machine: `python3 -m bench.inside calls | scale SESSIONS FILES NOTES`.
 
-Raw calls of luod.uapi, timed around the system call; prints one JSON object with medians in microseconds, or with
-seconds for `scale`, which jumps once and goes on by LUOEMU_BOOT.
+It makes raw calls of luod.uapi, timed around the system call. It prints one JSON object with medians in microseconds,
+or with seconds for `scale`, which does one kexec and continues by LUOEMU_BOOT.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROUNDS = 3000
 
 
 def median(call: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """The median time of `call`, in microseconds."""
+    """Returns the median time of `call`, in microseconds."""
     taken = []
     for _ in range(rounds):
         begun = time.perf_counter_ns()
@@ -35,7 +35,7 @@ def median(call: Callable[[], object], rounds: int = ROUNDS) -> float:
 
 
 def calls() -> dict[str, float]:
-    """GET_NAME, PRESERVE_FD and CREATE_SESSION, and an ioctl of the same shape that nobody traps."""
+    """Returns the times of GET_NAME, PRESERVE_FD, CREATE_SESSION, and of a similar ioctl that is not trapped."""
     figures = {}
     with LiveUpdate() as device, memfd("bench", 4096) as plain:
         number = 0x5401  # TCGETS: the kernel itself answers ENOTTY
@@ -47,7 +47,7 @@ def calls() -> dict[str, float]:
                 return
 
         buffer = bytearray(72)
-        figures["an ioctl nobody traps"] = median(untrapped)
+        figures["an ioctl that is not trapped"] = median(untrapped)
         with device.create_session("bench") as session:
             argument = bytearray(uapi.SESSION_GET_NAME.pack(uapi.SESSION_GET_NAME.size, 0, b""))
             figures["GET_NAME"] = median(
@@ -73,9 +73,9 @@ def calls() -> dict[str, float]:
 
 
 def scale(sessions: int, files: int, notes: Path) -> dict[str, float]:
-    """`sessions` empty sessions and one with `files` memfds of a page, through a kexec. Seconds of each part.
+    """Returns the seconds of each part of a kexec with `sessions` empty sessions and one with `files` memfds of a page.
 
-    `notes` is a file that outlives the jump.
+    `notes` is a file that outlives the kexec.
     """
     begun = time.perf_counter()
     if os.environ["LUOEMU_BOOT"] == "1":

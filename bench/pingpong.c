@@ -1,4 +1,4 @@
-/* One round trip between two processes over a pair of pipes: the floor of any answer that another process gives.
+/* Measures a round trip between two processes over a pair of pipes: the minimum for an answer of another process.
  * Prints the median of N round trips in nanoseconds. */
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 """Devices of the emulated machine: `table` for `make bench`; inside one, `python3 -m bench.vfio calls | update NOTES`.
 
-`calls` are medians in microseconds; `update` are seconds, of 64 devices through a jump.
+`calls` are medians in microseconds; `update` are seconds, of 64 devices through a kexec.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ MANY = tuple(word for name in NAMES for word in ("--vfio", name))
 
 
 def table(inside: Callable[..., dict[str, float]]) -> None:
-    """`inside(*arguments, module=, options=)` gives the figures that a module prints in a machine with such options."""
+    """Prints the figures.
+
+    `inside(*arguments, module=, options=)` returns those of a module in a machine with options.
+    """
     print("\nDevices: one call, p50 in us")
     for name, figure in inside("calls", module="bench.vfio", options=ONE).items():
         print(f"  {name:44}{figure:9.2f}")
@@ -43,7 +46,7 @@ def table(inside: Callable[..., dict[str, float]]) -> None:
 
 
 def take(device: str) -> str:
-    """The path of its character device."""
+    """Returns the path of its character device."""
     sysfs = Path("/sys/bus/pci/devices", device)
     (sysfs / "driver_override").write_text("vfio-pci")
     Path("/sys/bus/pci/drivers_probe").write_text(device)
@@ -89,7 +92,7 @@ def _store(memory: mmap.mmap) -> None:
 
 
 def update(notes: Path) -> dict[str, float]:
-    """`notes` is a file that outlives the jump."""
+    """Returns the seconds of an update. `notes` is a file that outlives the kexec."""
     started = time.clock_gettime(time.CLOCK_BOOTTIME)
     begun = time.perf_counter()
     paths = [take(name) for name in NAMES]

@@ -1,1 +1,1 @@
-"""The main job as a story: `make demo`. `scenario` drives a machine from outside, `vmm` is what runs inside it."""
+"""The main job as a story: `make demo`. `scenario` drives a machine from outside, `vmm` runs inside it."""

@@ -1,4 +1,4 @@
-"""`make demo`: boots an emulated machine and tells, with times, how three VMMs live through a kernel update."""
+"""`make demo`: boots an emulated machine and shows, with times, how three VMMs live through a kernel update."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEVICE = "0000:01:00.0"
 
 
 def boot() -> EmulatedMachine:
-    """A machine with a device, or without one where there is no FUSE to show it with."""
+    """Returns a machine with a device, or one without where there is no FUSE for it."""
     if os.access("/dev/fuse", os.R_OK | os.W_OK):
         return EmulatedMachine(arguments=("--vfio", DEVICE))
     print("This uid may not use /dev/fuse, so the machine has no devices.")
@@ -27,7 +27,7 @@ def main() -> int:
     print(f"A live update on an emulated machine: three VMMs, {MEBIBYTES} MiB each, one with a device, one kexec.")
     try:
         with tempfile.TemporaryDirectory(prefix="luod-demo-") as state, boot() as machine:
-            # Such as which way the device is opened, where FUSE is not to be had.
+            # Such as the way in which the device is opened, on a host without FUSE.
             for line in machine.log().splitlines():
                 print(line)
             other = OTHER_UID if can_become(machine, OTHER_UID) else None

@@ -1,7 +1,7 @@
-"""A device as a very small VMM uses it: it adds up bytes of the guest's memory, by DMA. Called by `demo.vmm`.
+"""A device as a very small VMM uses it: it adds up bytes of the guest's memory, by DMA.
 
-What a live update asks for is `luod.vfio`'s; the map and the registers are what any VMM has of its own. The device is
-luoemu's: its registers are told in src/luod/emulator/model/vfio/hardware/device.py, and repeated here.
+`luod.vfio` has the steps of a live update. The map and the registers are the VMM's own. The device is luoemu's:
+src/luod/emulator/model/vfio/hardware/device.py describes its registers, which are repeated here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from luod.uapi import iommufd
 from luod.uapi import vfio as uapi
 
 IOVA = 1 << 32
-"""Where the device finds the guest's memory."""
+"""The guest's memory in the device's address space."""
 STATUS, DOORBELL, SOURCE, COUNT = 0x04, 0x08, 0x10, 0x30
 SUM, DONE = 1, 1
 RESULT = struct.Struct("<Q")
@@ -25,7 +25,7 @@ MEMORY_AND_MASTER = struct.pack("<H", 0x0006)
 
 
 class Adder:
-    """A device bound to an iommufd, through which it reaches the guest's memory. The files stay its user's."""
+    """A device bound to an iommufd, through which it reaches the guest's memory. The caller owns the files."""
 
     def __init__(self, device: Fd, ram: Fd) -> None:
         self._device = device
@@ -45,7 +45,7 @@ class Adder:
         os.pwrite(device.fileno(), MEMORY_AND_MASTER, CONFIG + 4)
 
     def add_up(self, length: int) -> int:
-        """The sum of the first `length` bytes of the memory, which the device writes behind them."""
+        """Returns the sum of the first `length` bytes of the memory, which the device writes behind them."""
         os.pwrite(self._device.fileno(), struct.pack("<QQQQ", IOVA, IOVA + length, length, 0), SOURCE)
         os.pwrite(self._device.fileno(), struct.pack("<I", SUM), DOORBELL)
         status = self._register(STATUS)

@@ -1,7 +1,7 @@
-"""The main job, from outside a machine: VMMs keep their memory, and a device, over live updates that luod runs.
+"""The main job, from outside a machine: VMMs keep their memory, and a device, over live updates by luod.
 
-`run` takes any machine of `luod.testing` that is up and tells its story through `tell`; it is the demo's text and a
-test's. It fails with AssertionError, naming what differs, when a byte is lost.
+`run` takes any machine of `luod.testing` that has booted, and reports each step through `tell`. The demo and a test use
+it. It raises AssertionError with the difference when a byte is lost.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from luod.testing.interpreter import interpreter_for
 
 Tell = Callable[[str], None]
 Answer = dict[str, Any]
-"""Of `demo.vmm`."""
+"""An answer of `demo.vmm`."""
 DEVICES = "/sys/bus/pci/devices"
 PACKAGE = Path(__file__).resolve().parent
-"""For the interpreters in the machine."""
+"""The package, for the interpreters in the machine."""
 
 
 @dataclass(frozen=True)
 class Guest:
-    """A VMM of the story. `uid` None runs as the machine's init does. `device` is the address of one it has."""
+    """A VMM of the story. `uid` None is that of the machine's init. `device` is the address of its device."""
 
     name: str
     uid: int | None
@@ -36,7 +36,7 @@ class Guest:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of the scenario measured. Times in seconds."""
+    """The measurements of a run of the scenario. Times in seconds."""
 
     guests: int
     bytes_carried: int
@@ -55,7 +55,7 @@ class Story:
         self._started = time.monotonic()
         for guest in guests:
             if guest not in self.guests:
-                # A kernel that knows memfds only would refuse it: of devices there are posted series so far.
+                # A kernel that knows memfds only would refuse it: for devices there are only posted series so far.
                 self.say(f"{guest.name} is left out: this machine has no device {guest.device} to preserve")
 
     def _has(self, device: str) -> bool:
@@ -67,7 +67,7 @@ class Story:
     def start_luod(self) -> None:
         for guest in self.guests:
             if guest.device is not None:
-                # Before anybody opens /dev/liveupdate, and in every boot.
+                # Before the first open of /dev/liveupdate, in every boot.
                 self._host.machine.write(f"{DEVICES}/{guest.device}/driver_override", b"vfio-pci")
                 self._host.machine.write("/sys/bus/pci/drivers_probe", guest.device.encode())
         self._host.start()
@@ -80,7 +80,7 @@ class Story:
         return self._host.machine.spawn(python.module("demo.vmm", SOCKET), env=environment, user=guest.uid)
 
     def fill(self) -> dict[str, Answer]:
-        """Every guest preserves its memory, and its device; what it says of them, by name."""
+        """Has every guest preserve its memory and its device. Returns their answers by name."""
         answers = {}
         vmms = [(guest, self.spawn(guest)) for guest in self.guests]
         for guest, vmm in vmms:
@@ -93,7 +93,7 @@ class Story:
         return answers
 
     def update(self) -> float:
-        """Loads the next kernel and jumps into it. Returns the seconds from the command to the next init."""
+        """Loads the next kernel and starts it. Returns the seconds from the command to the next init."""
         self._host.load()
         self.say("luoctl load: the next kernel is loaded")
         begun = time.monotonic()
@@ -104,7 +104,7 @@ class Story:
         return taken
 
     def check(self, before: dict[str, Answer]) -> None:
-        """Every guest finds its memory again, byte for byte, and its device, as after a reset."""
+        """Checks that every guest has its memory again, byte for byte, and its device, as after a reset."""
         names = self.names()
         assert names == sorted(before), f"luod knows {names}, not {sorted(before)}"
         self.say(f"luod found its registry: {_listed(names)} wait in the kernel")
@@ -122,14 +122,14 @@ class Story:
             vmm.wait()
 
     def names(self) -> list[str]:
-        """The sessions luod knows of."""
+        """Returns the sessions that luod knows."""
         return sorted(session["name"] for session in self._host.luoctl_json("list")["sessions"])
 
 
 def run(host: Host, guests: tuple[Guest, ...], *, mebibytes: int, updates: int, tell: Tell) -> Outcome:
-    """Tells the story: `updates` live updates in a row, each with fresh memory of `mebibytes` MiB a guest.
+    """Runs the story: `updates` live updates in a row, each with new memory of `mebibytes` MiB for each guest.
 
-    A guest whose device the machine has not got is left out.
+    A guest with a device that the machine does not have is left out.
     """
     story = Story(host, guests, mebibytes, tell)
     jumps = []
@@ -150,7 +150,7 @@ def _listed(names: list[str]) -> str:
 
 
 def can_become(machine: Machine, uid: int) -> bool:
-    """Whether a program in `machine` can run under `uid`, with a Python that this uid may use."""
+    """Returns whether a program in `machine` can run under `uid`, with a Python that this uid may use."""
     if interpreter_for(uid) is None:
         return False
     try:

@@ -1,9 +1,9 @@
-"""A very small VMM: it owns memory, asks luod for a session, and finds its memory again after a live update.
+"""A very small VMM: it owns memory, gets a session from luod, and has its memory again after a live update.
 
-It may have a device too (`demo.device`), which it opens by its address and finds again in the same session.
+It may have a device too (`demo.device`), which it opens by its address and retrieves from the same session.
 
-Runs inside a machine, under any uid, as `python3 -m demo.vmm SOCKET`. One JSON line a request on stdin, one an answer
-on stdout. Driven by `demo.scenario`; also a first example of the library. Standard library and luod only.
+It runs inside a machine, under any uid, as `python3 -m demo.vmm SOCKET`. Requests are JSON lines on stdin, answers on
+stdout. `demo.scenario` drives it. It is also a first example of the library. Standard library and luod only.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ CHUNK = 1 << 20
 
 
 def sha256_of(file: Fd) -> tuple[str, int]:
-    """The digest of every byte of `file`, and its size in bytes."""
+    """Returns the digest of every byte of `file`, and its size in bytes."""
     size = os.fstat(file.fileno()).st_size
     with mmap.mmap(file.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ) as view:
         return hashlib.sha256(view).hexdigest(), size
 
 
 class Vmm:
-    """What the requests act on. `ram` is the guest's memory, `session` what carries it."""
+    """The state behind the requests. `ram` is the guest's memory, `session` carries it."""
 
     def __init__(self, socket: str) -> None:
         self._client = luod.Client(socket)
@@ -43,7 +43,10 @@ class Vmm:
         self._adder: Adder | None = None
 
     def start(self, name: str, mebibytes: int, device: str | None) -> dict[str, Any]:
-        """First boot: memory full of random bytes, preserved in a session of this name, with the device if any."""
+        """Fills memory with random bytes and preserves it in a session of this name, with the device if any.
+
+        First boot.
+        """
         ram = self._ram = memory(mebibytes << 20, name)
         with mmap.mmap(ram.fileno(), mebibytes << 20) as view:
             for offset in range(0, mebibytes << 20, CHUNK):
@@ -59,7 +62,7 @@ class Vmm:
         return self.look() | answer
 
     def resume(self, name: str) -> dict[str, Any]:
-        """Next boot: the session by its name, its files by the names they were preserved under, and FINISH."""
+        """Retrieves the session and its files by their names, and finishes it. Next boot."""
         session = self._client.retrieve(name)
         with session:
             self._ram = session.retrieve("ram")
@@ -71,13 +74,15 @@ class Vmm:
         return answer
 
     def look(self) -> dict[str, Any]:
-        """The memory as it is now: `{sha256, bytes, uid}`."""
+        """Returns the present memory: `{sha256, bytes, uid}`."""
         assert self._ram is not None
         digest, size = sha256_of(self._ram)
         return {"sha256": digest, "bytes": size, "uid": os.getuid()}
 
     def _add_up(self, device: Fd) -> dict[str, Any]:
-        """What the device does with the memory: `{sum, commands}`, with how many it had done in this boot before."""
+        """Returns the device's sum of the memory: `{sum, commands}`, with the number of its earlier commands in this
+        boot.
+        """
         assert self._ram is not None
         self._adder = Adder(device, self._ram)
         return {"sum": self._adder.add_up(CHUNK), "commands": self._adder.commands}

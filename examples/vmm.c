@@ -4,8 +4,8 @@
  *     cc -o vmm vmm.c && ./vmm NAME
  *
  * Its guest counts in its memory, as that of vmm.py does. luod's side is Varlink on a unix socket: a call is a JSON
- * object and a NUL, so is its answer, and an fd rides with the first byte of a message (SCM_RIGHTS). Everything about a
- * session's files is an ioctl of ours on the session's fd. The story is docs/updates.md.
+ * object and a NUL, so is its answer, and an fd comes with the first byte of a message (SCM_RIGHTS). The VMM itself makes
+ * the ioctls for a session's files, on the session's fd. docs/updates.md describes the protocol.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -48,14 +48,14 @@ static void fail(const char *what)
 	exit(1);
 }
 
-/* ---- JSON, as much of it as reading an answer takes ---- */
+/* ---- JSON, the part that answers need ---- */
 
 static const char *skip_space(const char *at)
 {
 	return at + strspn(at, " \t\r\n");
 }
 
-/* Behind the value that begins at `at`. */
+/* Returns the end of the value that begins at `at`. */
 static const char *skip_value(const char *at)
 {
 	int depth = 0;
@@ -79,7 +79,7 @@ static const char *skip_value(const char *at)
 	return at;
 }
 
-/* The value of the member `key` of the object that begins at `object`; NULL: it has none. */
+/* Returns the value of the member `key` of the object that begins at `object`, or NULL. */
 static const char *member(const char *object, const char *key)
 {
 	const char *at = object ? skip_space(object) : "";
@@ -90,7 +90,7 @@ static const char *member(const char *object, const char *key)
 	for (at = skip_space(at + 1); *at == '"'; at = skip_space(at + (*at == ','))) {
 		const char *found = at + 1, *end = skip_value(at);
 
-		at = skip_space(skip_space(end) + 1); /* behind the colon */
+		at = skip_space(skip_space(end) + 1); /* after the colon */
 		if ((size_t)(end - found - 1) == length && !memcmp(found, key, length))
 			return at;
 		at = skip_space(skip_value(at));
@@ -98,7 +98,7 @@ static const char *member(const char *object, const char *key)
 	return NULL;
 }
 
-/* A string without its quotes, escapes as they are, cut to `size`; "" for anything else. */
+/* Returns a string without its quotes, escapes as they are, cut to `size`; "" for other values. */
 static const char *text(const char *value, char *out, size_t size)
 {
 	size_t length = 0;
@@ -164,7 +164,7 @@ static int send_call(struct wire *wire, const char *message)
 	return 0;
 }
 
-/* The next message; NULL: the connection is at its end. An fd that came is put to `fd`, which may be NULL. */
+/* Returns the next message; NULL at the end of the connection. Stores its fd in `fd`, which may be NULL. */
 static const char *receive(struct wire *wire, int *fd)
 {
 	for (;;) {
@@ -205,8 +205,8 @@ static const char *receive(struct wire *wire, int *fd)
 	}
 }
 
-/* A call over a connection of its own. The answer, good until the next call; NULL: luod is gone, or said an error,
- * which is then in `error` (ERROR_MAX bytes), without the name of the interface. */
+/* Makes a call over a connection of its own. Returns the answer, valid until the next call; NULL: luod is gone, or it
+ * answered with an error. `error` (ERROR_MAX bytes) has its name then, without that of the interface. */
 static const char *call(const char *method, const char *parameters, int *fd, char *error)
 {
 	char message[1024], full[ERROR_MAX];
@@ -224,7 +224,7 @@ static const char *call(const char *method, const char *parameters, int *fd, cha
 	return answer;
 }
 
-/* The session `of`, by Create or Retrieve; -1: there is none, and `error` says why. */
+/* Returns the fd of the session `of`, by Create or Retrieve; -1 with the name of the error in `error`. */
 static int session(const char *method, const char *of, char *error)
 {
 	char parameters[128];
@@ -243,17 +243,17 @@ static int release(const char *of, const char *direction, const char *outcome)
 	return call("Sessions.Release", parameters, NULL, error) ? 0 : -1;
 }
 
-/* ---- the guest: its memory, and what is written down of it while it is frozen ---- */
+/* ---- the guest: its memory, and its state, which is saved while it is frozen ---- */
 
 static int ram = -1;
 static volatile uint64_t *count;
 
 static int new_memory(const char *what, size_t size)
 {
-	/* MFD_EXEC: without it `vm.memfd_noexec=1` adds a seal with which the memory comes back immutable. */
+	/* Without MFD_EXEC `vm.memfd_noexec=1` adds a seal, and the memory is read-only after the kexec. */
 	int fd = memfd_create(what, MFD_CLOEXEC | MFD_ALLOW_SEALING | 0x10u);
 
-	if (fd < 0 && errno == EINVAL) /* a kernel that knows no such flag does not seal either */
+	if (fd < 0 && errno == EINVAL) /* a kernel without this flag does not seal either */
 		fd = memfd_create(what, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (fd < 0 || ftruncate(fd, (off_t)size))
 		fail("memfd_create");
@@ -287,7 +287,7 @@ static void finish(int fd, const char *of)
 	close(fd);
 }
 
-/* The sessions NAME and NAME#GENERATION of the kernel before, if there are any: everything is as it was then. */
+/* Retrieves the sessions NAME and NAME#GENERATION of the previous kernel, if they exist, and resumes from them. */
 static int come_back(void)
 {
 	char error[ERROR_MAX], parameters[128], frozen_name[64] = "";
@@ -307,7 +307,7 @@ static int come_back(void)
 	}
 	running = session("Sessions.Retrieve", name, error);
 	if (running < 0) {
-		/* Torn: not of the moment when the machine jumped. Resumed: changed since. */
+		/* Torn: not the state at the kexec. Resumed: changed since. */
 		if (!strcmp(error, "Torn") || !strcmp(error, "Resumed")) {
 			release(name, "incoming", "given_up");
 			if (*frozen_name)
@@ -330,7 +330,7 @@ static int come_back(void)
 		fprintf(stderr, "%s: its memory and its state are not of the same moment\n", name);
 		exit(1);
 	}
-	/* Before its first instruction: from here on there is no second try. */
+	/* Before its first instruction: it cannot be resumed a second time. */
 	snprintf(parameters, sizeof(parameters), "{\"names\":[\"%s\"]}", name);
 	if (!call("Updates.Resuming", parameters, NULL, error)) {
 		fprintf(stderr, "%s: may not resume: %s\n", name, error);
@@ -347,7 +347,7 @@ static int come_back(void)
 
 static char participant[64];
 
-/* Makes `follow_wire` the participant, and says what its session holds. luod's state, "" while it is gone. */
+/* Makes `follow_wire` the participant, and declares its session. Returns luod's state, "" while it is gone. */
 static const char *follow(char *state, size_t size)
 {
 	char message[256], declared[512], error[ERROR_MAX];
@@ -379,10 +379,10 @@ static void vote(const char *phase, const char *veto)
 	snprintf(parameters, sizeof(parameters),
 		 "{\"participant\":\"%s\",\"phase\":\"%s\",\"vote\":\"%s\",\"reason\":\"%s\"}", participant, phase,
 		 *veto ? "veto" : "ready", veto);
-	call("Updates.Vote", parameters, NULL, error); /* one that came too late is followed by `cancelled` */
+	call("Updates.Vote", parameters, NULL, error); /* after a late vote comes `cancelled` */
 }
 
-/* The guest is paused: writes its state to NAME#GENERATION, and votes. The session's fd, -1 with a veto. */
+/* Writes the paused guest's state to NAME#GENERATION, and votes. Returns the session's fd, -1 with a veto. */
 static int freeze(long generation)
 {
 	char frozen_name[80], error[ERROR_MAX];
@@ -432,7 +432,7 @@ static void take_part(void)
 			text(member(member(message, "parameters"), "reason"), why, sizeof(why));
 			over = is(event, "cancelled") || is(event, "lost");
 		} else {
-			/* luod is gone. Before `jumping` the update is over; after it only luod can say so. */
+			/* luod is gone. Before `jumping` the update is over. After it only luod knows. */
 			while (!*follow(state, sizeof(state)))
 				nanosleep(&moment, NULL);
 			strcpy(why, "luod was started again");
@@ -448,7 +448,7 @@ static void take_part(void)
 		} else if (is(event, "jumping")) {
 			guest = JUMPING;
 		} else if (over && guest != RUNNING) {
-			close(frozen); /* what was written while frozen is of no use any more */
+			close(frozen); /* the frozen state is of no use any more */
 			frozen = -1;
 			say("goes on", *count, why);
 			guest = RUNNING;
@@ -472,7 +472,7 @@ int main(int argc, char **argv)
 		if (count == MAP_FAILED)
 			fail("mmap");
 	}
-	release(name, "outgoing", "given_up"); /* of a VMM before this one, which ended without an update */
+	release(name, "outgoing", "given_up"); /* of an earlier VMM process, which ended without an update */
 	mine = session("Sessions.Create", name, error);
 	if (mine < 0) {
 		fprintf(stderr, "%s: luod gives no session: %s\n", name, *error ? error : "it is not there");

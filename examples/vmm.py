@@ -1,7 +1,7 @@
 """A toy VMM that lives through kernel updates, with luod's library: `python3 vmm.py NAME`, as any user.
 
-Its guest counts in its memory. What a real VMM would do is where `Guest` is: stop the vCPUs, write down the devices.
-The same by hand, in C: vmm.c.
+Its guest counts in its memory. In a real VMM, `Guest` stops the vCPUs and saves the devices. vmm.c is the same in C,
+without the library.
 """
 
 import mmap
@@ -16,7 +16,7 @@ COUNT = struct.Struct("<Q")
 
 class Guest:
     def __init__(self, ram, state=b""):
-        """`ram` is its memory, an fd; `state` what `pause` wrote down."""
+        """`ram` is its memory, an fd; `state` is the result of `pause`."""
         self.ram = ram
         self.memory = mmap.mmap(ram.fileno(), 0)
         self.runs = True
@@ -36,7 +36,7 @@ class Guest:
 
 
 def restore(client, name):
-    """Returns the guest as it was when the last kernel was left; None: nothing can be resumed."""
+    """Returns the guest of the previous kernel; None: there is no state to resume."""
     try:
         restored = client.restore(name)
     except (luod.Torn, luod.AlreadyResumed) as error:
@@ -49,7 +49,7 @@ def restore(client, name):
         with restored["state"] as file, open(file.fileno(), "rb", closefd=False) as opened:
             state = opened.read(COUNT.size)
     guest = Guest(restored["ram"], state)
-    restored.resume()  # before its first instruction: from here on there is no second try
+    restored.resume()  # before its first instruction: it cannot be resumed a second time
     print(f"{name}: resumes at {guest.count}", flush=True)
     guest.step()
     restored.finish()
@@ -70,7 +70,7 @@ def main(name):
     with luod.Client(patience=60) as client:
         guest = restore(client, name)
         if guest is None:  # a cold start
-            client.discard(name)  # what a VMM before this one left, if anything
+            client.discard(name)  # releases the sessions of an earlier VMM process, if there are any
             guest = Guest(memory(1 << 20, "ram"))
         session = client.create(name)  # for the next update
         with luod.Participant(name, [session], client=client) as participant:

@@ -20,6 +20,10 @@ PLACES = [
     "src/luod/liveupdate",
     "src/luod/uapi",
     "src/luod/aio",
+    "src/luod/testing",
+    "bench",
+    "demo",
+    "examples",
     *(
         f"src/luod/{name}.py"
         for name in ("errors", "kexec", "linux", "manifest", "pci", "vfio", "client", "participant")

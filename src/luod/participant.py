@@ -13,9 +13,9 @@
                 elif phase.kind == "cancelled":
                     guest.resume()
 
-It has no loop and no thread, since VMMs fork: a VMM with a loop polls `fileno()` and calls `next(0)`. The events come from
-`luod.ipc.client.participation`. `luod.AsyncParticipant` is the same for asyncio. docs/updates.md describes the protocol for
-any language. After the kexec, `Client.restore` returns the workload's sessions.
+It has no loop and no thread, since VMMs fork: a VMM with a loop polls `fileno()` and calls `next(0)`. The events come
+from `luod.ipc.client.participation`. `luod.AsyncParticipant` is the same for asyncio. docs/updates.md describes the
+protocol for any language. After the kexec, `Client.restore` returns the workload's sessions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A machine to test on, driven from outside: boot it, run programs in it, jump, go on in the next boot.
+"""A machine to test on, driven from outside: boot it, run programs in it, kexec, continue in the next boot.
 
-For luod's own tests and for any VMM author's: the pytest plugin (`luod.testing.plugin`, found by pytest by itself)
-has the fixtures `machine` and `boot_machine`. A test reads in order from before the jump to after:
+It is for luod's own tests and for those of VMM authors: the pytest plugin (`luod.testing.plugin`, which pytest loads)
+has the fixtures `machine` and `boot_machine`. A test reads in order from before the kexec to after it:
 
     def test_guest_memory_survives(machine):
         vmm = machine.spawn(["./vmm", "--live-update"])
@@ -9,9 +9,9 @@ has the fixtures `machine` and `boot_machine`. A test reads in order from before
             machine.run(["luoctl", "update"])
         assert machine.boot == 2
 
-`machine` is what every machine can do, `emulated` the one of `luoemu`, `channel` the line to the agent, `agent` the
+`machine` has the common interface, `emulated` the machine of `luoemu`, `channel` the line to the agent, `agent` the
 init that runs inside, `interpreter` the Python that a given uid can run, `tools` what a test needs of the host,
-`waiting` how a test waits. Each name is loaded when first used, since the agent starts in every boot and needs few.
+`waiting` how a test waits. Each name is loaded on first use, since the agent starts in every boot and needs few.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HOMES: Final = {
     "eventually": "luod.testing.waiting",
     "require_tool": "luod.testing.tools",
 }
-"""The module each public name lives in."""
+"""The module of each public name."""
 
 __all__ = ["EmulatedMachine", "Host", "Machine", "Program", "Result", "eventually", "require_tool"]
 

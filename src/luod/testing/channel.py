@@ -1,6 +1,6 @@
 """The test's end of the line to the agent in a machine: JSON objects, one a line, with deadlines.
 
-Knows nothing of requests or boots: that is `machine`. Nothing here sleeps; every wait is for bytes or the end.
+`machine` has the requests and the boots. There are no sleeps here: every wait is for bytes or the end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Channel:
-    """Owns the socket. Not for two threads."""
+    """Owns the socket. Not thread-safe."""
 
     def __init__(self, connection: socket.socket) -> None:
         """Takes ownership of `connection`, a connected stream socket."""
@@ -28,13 +28,13 @@ class Channel:
         return self._socket.fileno() < 0
 
     def close(self) -> None:
-        """Closes the socket; a second call does nothing."""
+        """Closes the socket. Idempotent."""
         self._socket.close()
 
     def send(self, message: dict[str, Any], *, timeout: float) -> None:
-        """Sends one message, reading meanwhile: neither end may wait for the other to read first.
+        """Sends one message and reads meanwhile: neither end may wait for the other to read first.
 
-        TimeoutError after `timeout` seconds, ConnectionError when the other end is gone.
+        Raises TimeoutError after `timeout` seconds, ConnectionError when the other end is closed.
         """
         data = memoryview(json.dumps(message).encode() + b"\n")
         deadline = time.monotonic() + timeout
@@ -46,9 +46,11 @@ class Channel:
                 self._read()
 
     def receive(self, *, timeout: float) -> dict[str, Any]:
-        """The next message. TimeoutError after `timeout` seconds, ConnectionError when the other end is gone.
+        """Returns the next message.
 
-        A line that is no JSON object is passed over: a boot that was cut off may have left half of one.
+        Raises TimeoutError after `timeout` seconds, ConnectionError when the other end is closed.
+
+        A line that is not a JSON object is skipped: a boot that was interrupted may have left half of one.
         """
         deadline = time.monotonic() + timeout
         while not self._messages:

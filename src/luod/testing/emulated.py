@@ -1,7 +1,7 @@
-"""The emulated machine, `luoemu`, as a `Machine`: started as a child process, driven over a socket pair.
+"""The emulated machine, `luoemu`, as a `Machine`: a child process, driven over a socket pair.
 
-The socket outlives the jump because luoemu hands inheritable fds to init in every boot. Called through the fixtures of
-`luod.testing.plugin`, or directly by who has no pytest.
+The socket outlives the kexec, since luoemu passes inheritable fds to init in every boot. The fixtures of
+`luod.testing.plugin` make one; without pytest it is made directly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from luod.testing.machine import TIMEOUT, Machine, describe
 
 _NAMESPACES: Final = ("mnt", "net", "pid")
 _LAST_PROCESSES: Final = 10.0
-"""Seconds within which the last process of a machine has to end once luoemu has."""
+"""Seconds in which the last process of a machine must end after luoemu."""
 
 
 class EmulatedMachine(Machine):
@@ -41,17 +41,17 @@ class EmulatedMachine(Machine):
     ) -> None:
         """Boots a machine of `profile`.
 
-        `user` is the uid that runs luoemu itself (which then needs user namespaces), `arguments` go to `luoemu run`,
-        `env` is added to the environment of luoemu and so of init, `timeout` are the seconds a request may take.
-        MachineUnavailable: this uid has no Python it may run, or may make no namespaces on this host. MachineEnded: it
-        did not boot for another reason; the message has luoemu's own.
+        `user` is the uid that runs luoemu itself (which then needs user namespaces). `arguments` are passed to `luoemu
+        run`. `env` is added to the environment of luoemu and so of init. `timeout` is the time limit of a request in
+        seconds. Raises MachineUnavailable: this uid has no Python that it may run, or may not make namespaces on this
+        host. Raises MachineEnded: it did not boot for another reason; the message has luoemu's own.
         """
         python = interpreter_for(user)
         if python is None:
             raise MachineUnavailable(
                 f"uid {user} has no Python that can import luod", hint="install it where all can read"
             )
-        # Its own file, not a pipe: nobody has to read it for the machine to go on. A new one has its owner's uid.
+        # A file of its own, not a pipe: the machine must not wait for a reader. A new file has its owner's uid.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in _shut_down
         self._outputs = tempfile.TemporaryDirectory(prefix="luod-machine-")
         if user is not None:
@@ -95,7 +95,7 @@ class EmulatedMachine(Machine):
 
     @property
     def returncode(self) -> int | None:
-        """luoemu's exit status, None while it runs."""
+        """Returns luoemu's exit status, None while it runs."""
         return self._process.poll()
 
     def log(self) -> str:
@@ -105,7 +105,7 @@ class EmulatedMachine(Machine):
         return os.pread(self._log.fileno(), size, 0).decode("utf-8", "replace")
 
     def _why_ended(self) -> str:
-        # Its end of the socket is closed: it is ending, if it has not.
+        # Its end of the socket is closed: it has ended or is ending.
         if self._ended_within(self._timeout):
             return f"luoemu ended with {describe(self._process.wait())}"
         return "luoemu closed its end of the channel and runs on"
@@ -137,13 +137,16 @@ class EmulatedMachine(Machine):
 
 
 class HeldNamespaces:
-    """The namespaces of a machine's boots, kept from being reused: only so does a name say whose they are."""
+    """The namespaces of a machine's boots, held so that their ids are not reused.
+
+    Only then does an id identify them.
+    """
 
     def __init__(self) -> None:
         self._fds: dict[str, int] = {}
 
     def hold(self, names: Mapping[str, str]) -> None:
-        """Takes those of one boot, {"pid": "pid:[4026531836]", …}, while its init is alive."""
+        """Holds the namespaces of one boot, {"pid": "pid:[4026531836]", …}, while its init is alive."""
         strange = {kind: name for kind, name in names.items() if name not in self._fds and name != _own(kind)}
         for process in _processes():
             if not strange:
@@ -151,7 +154,7 @@ class HeldNamespaces:
             for kind, name in list(strange.items()):
                 with contextlib.suppress(OSError):
                     fd = os.open(process / "ns" / kind, os.O_RDONLY | os.O_CLOEXEC)
-                    # Asked of the fd: the process may have gone meanwhile.
+                    # Read from the fd: the process may have ended meanwhile.
                     if os.fstat(fd).st_ino == int(name.partition("[")[2].rstrip("]")):
                         self._fds[name] = fd
                         del strange[kind]
@@ -159,7 +162,7 @@ class HeldNamespaces:
                         os.close(fd)
 
     def processes(self) -> list[int]:
-        """The processes that live in one of them."""
+        """Returns the processes in one of the namespaces."""
         found = []
         for process in _processes():
             with contextlib.suppress(OSError):
@@ -168,8 +171,9 @@ class HeldNamespaces:
         return found
 
     def outlived_by(self, seconds: float) -> list[int]:
-        """The processes that are still there after that time. A supervisor that was killed takes its machine along,
-        but does not wait for it.
+        """Returns the processes that are still there after that time.
+
+        A supervisor that was killed ends its machine too, but does not wait for that.
         """
         deadline = time.monotonic() + seconds
         while (left := self.processes()) and (remaining := deadline - time.monotonic()) > 0:
@@ -178,13 +182,13 @@ class HeldNamespaces:
         return left
 
     def close(self) -> None:
-        """Lets go of them; a second call does nothing."""
+        """Releases them. Idempotent."""
         while self._fds:
             os.close(self._fds.popitem()[1])
 
 
 def may_make_namespaces(python: Interpreter, user: int | None) -> bool:
-    """Whether this host lets `user` have the namespaces that every machine needs."""
+    """Returns whether this host gives `user` the namespaces that every machine needs."""
     script = "from luod.emulator.machine import namespaces; namespaces.enter(share_network=False)"
     attempt = subprocess.run(
         [python.executable, "-c", script],
@@ -201,7 +205,7 @@ def may_make_namespaces(python: Interpreter, user: int | None) -> bool:
 
 
 def _ends_within(pid: int, seconds: float) -> bool:
-    """Waits for the end of a process. ProcessLookupError when it has been reaped before."""
+    """Returns whether a process ends within the time. Raises ProcessLookupError when it has been reaped before."""
     with Fd(os.pidfd_open(pid)) as pidfd:
         return has_ended(pidfd, within=seconds)
 

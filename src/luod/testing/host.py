@@ -1,9 +1,9 @@
-"""luod on a machine under test: start it, use luoctl, update. For luod's own tests and any VMM author's.
+"""luod on a machine under test: start it, use luoctl, update. It is for luod's own tests and those of VMM authors.
 
 host = Host(machine, state_directory=tmp_path)
 host.start()
 ...
-host.update()          # the machine jumps; luod has to be started again
+host.update()          # a kexec; luod must be started again
 host.start()
 """
 
@@ -23,16 +23,16 @@ ADMIN_SOCKET = "/run/luod/admin.sock"
 
 
 class Host:
-    """A machine as a host of VMMs. `keep` is the keeper of the boot it was started in, None before."""
+    """A machine as a host of VMMs. `keep` is luod's keeper in the boot in which it was started, None before."""
 
     def __init__(self, machine: Machine, *, state_directory: str | os.PathLike[str]) -> None:
-        """`state_directory` is a path in the machine that outlives its jumps."""
+        """`state_directory` is a path in the machine that outlives its kexecs."""
         self.machine = machine
         self._state_directory = os.fspath(state_directory)
         self.keep: Program | None = None
 
     def python(self, user: int | None = None) -> Interpreter:
-        """A Python that `user` can run luod's library with, in the machine. MachineUnavailable."""
+        """Returns a Python with which `user` can run luod's library in the machine. Raises MachineUnavailable."""
         python = interpreter_for(self.machine.user if user is None else user)
         if python is None:
             raise MachineUnavailable(f"uid {user} has no Python that can import luod")
@@ -52,31 +52,31 @@ class Host:
         return self.keep
 
     def stop(self) -> None:
-        """Ends luod as SIGTERM does, and waits for it."""
+        """Ends luod with SIGTERM, and waits for it."""
         if self.keep is not None:
             keep, self.keep = self.keep, None
             keep.end_input()
             keep.wait()
 
     def luoctl(self, *arguments: str, check: bool = True) -> Result:
-        """Runs luoctl in the machine; with `check` an exit status other than 0 is ProgramFailed."""
+        """Runs luoctl in the machine. With `check`, raises ProgramFailed for an exit status other than 0."""
         python = self.python()
         return self.machine.run(python.module("luod.ctl.main", *arguments), env=python.environment, check=check)
 
     def luoctl_json(self, *arguments: str) -> Any:
-        """What `luoctl --json` prints, read."""
+        """Returns the decoded output of `luoctl --json`."""
         return json.loads(self.luoctl("--json", *arguments).stdout)
 
     def load(self, kernel: str | None = None) -> None:
-        """`luoctl load` of a kernel image in the machine, by default its own, with the machine's initramfs."""
+        """Runs `luoctl load` for a kernel image in the machine, by default its own, with the machine's initramfs."""
         initrd = () if self.machine.initrd is None else ("--initrd", self.machine.initrd)
         self.luoctl("load", "--kernel", kernel or self.machine.kernel, *initrd, "--reuse-cmdline")
 
     def update(self, *, ignore: Sequence[str] = ("contents-undeclared",)) -> None:
-        """`luoctl update`; returns in the next boot, where nothing runs yet. The image must be loaded.
+        """Runs `luoctl update`, and returns in the next boot, before anything runs there. An image must be loaded.
 
-        `ignore` are findings of `luoctl check` that do not refuse the update. By default sessions are carried whose
-        workloads do not take part in updates, which an operator would have to say.
+        `ignore` are findings of `luoctl check` that do not refuse the update. By default sessions are carried even if
+        their workloads do not take part in updates, for which an operator needs an option.
         """
         with self.machine.expect_jump():
             self.luoctl("update", *(f"--ignore-finding={name}" for name in ignore))

@@ -1,7 +1,7 @@
-"""Which Python a given uid can run luod with: a virtual environment in somebody's home is not everybody's to read.
+"""Finds the Python with which a given uid can run luod: other users may not read a virtual environment in a home.
 
-A directory that a uid cannot read, such as a checkout below /root, is copied to where it can. The copy is removed when
-this process ends.
+A directory that a uid cannot read, such as a checkout below /root, is copied to one that it can. The copy is removed
+when this process ends.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ _SOURCE: Final = Path(luod.__file__).parent
 _SYSTEMS: Final = "/usr/bin/python3"
 _ATTEMPT: Final = "import luod.testing.agent.__main__"
 _DAEMONS: Final = ("asyncvarlink", "msgspec")
-"""What `luod keep` and `luod serve` import that is not in the standard library."""
+"""Packages outside of the standard library that `luod keep` and `luod serve` import."""
 
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python that can import luod. `environment` is what has to be added to a program's, `user` its uid (None: that
-    of this process).
+    """A Python that can import luod.
+
+    `environment` must be added to a program's environment. `user` is its uid (None: that of this process).
     """
 
     executable: str
@@ -39,11 +40,11 @@ class Interpreter:
     user: int | None = None
 
     def script(self, path: str | Path, *arguments: str) -> list[str]:
-        """The argv that runs the script at `path`."""
+        """Returns the argv that runs the script at `path`."""
         return [self.executable, str(path), *arguments]
 
     def module(self, name: str, *arguments: str) -> list[str]:
-        """The argv that runs the module `name`."""
+        """Returns the argv that runs the module `name`."""
         return [self.executable, "-m", name, *arguments]
 
     def readable(self, directory: Path) -> Path:
@@ -53,16 +54,16 @@ class Interpreter:
 
 @functools.cache
 def interpreter_for(user: int | None = None) -> Interpreter | None:
-    """A Python that uid `user` (None: this process's) can run luod's standard-library part with; None: there is none.
+    """Returns a Python with which uid `user` (None: this process's) can run luod's standard-library part, or None.
 
-    This process's own is preferred: with it the packages luod needs are there too.
+    This process's own is preferred: it also has the packages that luod needs.
     """
     source = _compiled(_SOURCE) if _reads(_SOURCE, user) else _copy(_SOURCE)
     environment = {"PYTHONPATH": str(source.parent), "PYTHONDONTWRITEBYTECODE": "1"}
     if _runs([sys.executable, "-c", _ATTEMPT], user, environment):
         return Interpreter(sys.executable, environment, user)
     if _runs([_SYSTEMS, "-c", _ATTEMPT], user, environment):
-        # With the packages of luod itself, where that Python is of the version that they were installed for.
+        # With luod's packages, if that Python has the version for which they were installed.
         environment["PYTHONPATH"] += f"{os.pathsep}{_packages()}"
         return Interpreter(_SYSTEMS, environment, user)
     return None
@@ -70,7 +71,7 @@ def interpreter_for(user: int | None = None) -> Interpreter | None:
 
 @functools.cache
 def _reads(directory: Path, user: int | None) -> bool:
-    """Whether uid `user` can list `directory`. Its files are assumed to be as readable as the directory."""
+    """Returns whether uid `user` can list `directory`. Its files are assumed to be as readable as the directory."""
     return user in (None, os.geteuid()) or _runs(["ls", str(directory)], user, {})
 
 
@@ -104,15 +105,16 @@ def _copy(directory: Path) -> Path:
 
 @functools.cache
 def _compiled(directory: Path) -> Path:
-    """Compiles a directory of Python files where this process may write: programs in machines write no bytecode, and
-    would compile at every start.
+    """Compiles a directory of Python files where this process may write.
+
+    Programs in machines write no bytecode, and would compile at every start.
     """
     compileall.compile_dir(directory, quiet=2)
     return directory
 
 
 def _runs(command: list[str], user: int | None, environment: dict[str, str]) -> bool:
-    """Whether a program that uid `user` starts ends well."""
+    """Returns whether a program that uid `user` starts exits with status 0."""
     try:
         attempt = subprocess.run(
             command,

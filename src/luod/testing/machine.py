@@ -1,9 +1,10 @@
-"""A machine under test, seen from outside: programs are run in it, it jumps, and the test goes on in the next boot.
+"""A machine under test, seen from outside: programs run in it, it does a kexec, and the test continues in the next
+boot.
 
-What is the same for the emulated machine and a real kernel in a virtual one. How a machine is started and ended is its
-subclass's: `luod.testing.emulated`. Tests get it from the fixtures of `luod.testing.plugin`.
+This is the common part of the emulated machine and of a real kernel in a virtual one. Subclasses start and end a
+machine: `luod.testing.emulated`. Tests get it from the fixtures of `luod.testing.plugin`.
 
-Every failure inside is an exception here that says in which boot, of which program, and what it wrote to stderr.
+Every failure inside is an exception here with the boot, the program and its stderr.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from luod.errors import MachineEnded, MachineError, MachineJumped, ProgramFailed
 from luod.testing.channel import Channel
 
 TIMEOUT = 60.0
-"""Seconds a request may take by default. Longer than anything takes; it ends a test that hangs."""
+"""Default time limit of a request in seconds. It is longer than any request takes, and ends a test that hangs."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a program that ran to its end left. A negative `returncode` is the signal that killed it."""
+    """The result of a program that ran to its end. A negative `returncode` is the signal that killed it."""
 
     argv: tuple[str, ...]
     returncode: int
@@ -36,15 +37,15 @@ class Result:
 
     @property
     def text(self) -> str:
-        """stdout as text, without the last newline."""
+        """Returns stdout as text, without the last newline."""
         return self.stdout.decode("utf-8", "replace").removesuffix("\n")
 
 
 class Machine(abc.ABC):
-    """A booted machine. Close it, or use it in `with`; it belongs to one thread."""
+    """A booted machine. Close it, or use it in `with`. Not thread-safe."""
 
     def __init__(self, channel: Channel, *, timeout: float) -> None:
-        """Takes ownership of `channel`. `boot_up()` has to follow."""
+        """Takes ownership of `channel`. `boot_up()` must follow."""
         self._channel = channel
         self._timeout = timeout
         self.user: int | None = None
@@ -59,17 +60,17 @@ class Machine(abc.ABC):
 
     @property
     def boot(self) -> int:
-        """1 until the first jump, 2 until the second, and so on."""
+        """Returns 1 until the first kexec, 2 until the second, and so on."""
         return self._boot
 
     @property
     def kernel(self) -> str:
-        """The path, in the machine, of an image that can be loaded and keeps sessions over the jump."""
+        """Returns the path, in the machine, of an image that can be loaded and carries sessions over the kexec."""
         return self._kernel
 
     @property
     def initrd(self) -> str | None:
-        """The path, in the machine, of the initramfs that has to be loaded with `kernel`; None where it needs none."""
+        """Returns the path, in the machine, of the initramfs to load with `kernel`; None if it needs none."""
         return self._initrd
 
     def run(
@@ -85,9 +86,9 @@ class Machine(abc.ABC):
     ) -> Result:
         """Runs a program in the machine to its end.
 
-        `env` is added to init's environment, None takes a variable away; `group` defaults to `user`. With `check`, an
-        exit status other than 0 is ProgramFailed. It is killed, and ProgramFailed raised, after `timeout` seconds.
-        MachineJumped when it makes the machine jump (see `expect_jump`).
+        `env` is added to init's environment; a value None removes the variable. `group` defaults to `user`. With
+        `check`, raises ProgramFailed for an exit status other than 0. After `timeout` seconds it is killed, and
+        ProgramFailed raised. Raises MachineJumped when the machine does a kexec meanwhile (see `expect_jump`).
         """
         timeout = self._timeout if timeout is None else timeout
         value = self._request(
@@ -116,7 +117,7 @@ class Machine(abc.ABC):
         user: int | None = None,
         group: int | None = None,
     ) -> Program:
-        """Starts a program in the machine and returns at once; arguments as for `run`."""
+        """Starts a program in the machine and returns at once. The arguments are those of `run`."""
         doing = f"spawn {' '.join(argv)}"
         value = self._request("spawn", doing, parameters=_start(argv, env, user, group))
         program = Program(self, value["program"], value["pid"], tuple(argv), errors_file=value["stderr"])
@@ -124,33 +125,36 @@ class Machine(abc.ABC):
         return program
 
     def read(self, path: str) -> bytes:
-        """The contents of a file in the machine. MachineError with the reason when it cannot be read."""
+        """Returns the contents of a file in the machine. Raises MachineError with the reason when it cannot be read."""
         return base64.b64decode(self._request("read", f"read {path}", parameters={"path": path}))
 
     def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
-        """Writes a file in the machine; what was there before is gone. `mode` is for a new file."""
+        """Writes a file in the machine, and replaces its contents. `mode` is for a new file."""
         parameters = {"path": path, "data": base64.b64encode(data).decode(), "mode": mode}
         self._request("write", f"write {path}", parameters=parameters)
 
     def signal(self, pid: int, number: int) -> bool:
         """Sends a signal to a process, by its id in the machine. Returns False if there is no such process.
 
-        The signal 0 only asks. A process that has ended and was not waited for is there.
+        Signal 0 only tests for it. A process that has ended and was not waited for still exists.
         """
         doing = f"signal {number} to process {pid}"
         there: bool = self._request("signal_process", doing, parameters={"pid": pid, "signal": int(number)})
         return there
 
     def bind(self, source: str, target: str) -> None:
-        """Bind-mounts `source` on `target`, until the next jump. MachineError with the reason when it is refused."""
+        """Mounts `source` on `target` (bind), until the next kexec.
+
+        Raises MachineError with the reason when it is refused.
+        """
         self._request("bind", f"bind {source} on {target}", parameters={"source": source, "target": target})
 
     @contextlib.contextmanager
     def expect_jump(self, *, timeout: float | None = None) -> Iterator[None]:
-        """Whatever is done inside makes the machine jump; afterwards the test is connected to the next boot.
+        """Connects the test to the next boot, after a block that makes the machine do a kexec.
 
-        A request that the jump cuts off inside ends there, quietly. MachineError when there is no next boot within
-        `timeout` seconds after the block.
+        A request in the block that the kexec interrupts ends there without an error. Raises MachineError when there is
+        no next boot within `timeout` seconds after the block.
         """
         before = self._boot
         with contextlib.suppress(MachineJumped):
@@ -159,9 +163,9 @@ class Machine(abc.ABC):
                 self._receive("wait for the jump", self._timeout if timeout is None else timeout)
 
     def close(self) -> None:
-        """Ends the machine and waits for its end. A second call does nothing.
+        """Ends the machine and waits for its end. Idempotent.
 
-        MachineError when it does not end by itself, or leaves something behind.
+        Raises MachineError when it does not end by itself, or leaves processes behind.
         """
         with self._channel_closed_afterwards() as open_:
             if open_:
@@ -179,19 +183,19 @@ class Machine(abc.ABC):
 
     @abc.abstractmethod
     def _shut_down(self) -> None:
-        """Waits until the machine has ended, ends it by force if it must, and checks that nothing is left."""
+        """Waits until the machine has ended, kills it if necessary, and checks that no process is left."""
 
     @abc.abstractmethod
     def log(self) -> str:
-        """What the machine itself has written: the supervisor's stderr, or the serial console."""
+        """Returns the output of the machine itself: the supervisor's stderr, or the serial console."""
 
     @abc.abstractmethod
     def _booted(self, hello: Mapping[str, Any]) -> None:
-        """A boot has said hello; `hello` is its message."""
+        """Handles the hello of a boot, the message `hello`."""
 
     @abc.abstractmethod
     def _why_ended(self) -> str:
-        """In words, how the machine came to its end."""
+        """Returns a text that says how the machine ended."""
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -202,7 +206,7 @@ class Machine(abc.ABC):
                 self._receive("boot", self._timeout)
 
     def _request(self, verb: str, doing: str, *, parameters: Mapping[str, Any], timeout: float | None = None) -> Any:
-        """Asks the agent and waits for the answer's value. `doing` is for the message of a failure."""
+        """Sends a request to the agent and returns the answer's value. `doing` is for the message of a failure."""
         return self._wait(self._send(verb, doing, parameters=parameters), doing, timeout=timeout)
 
     def _send(self, verb: str, doing: str, *, parameters: Mapping[str, Any]) -> int:
@@ -229,7 +233,7 @@ class Machine(abc.ABC):
         return answer["value"]
 
     def _receive(self, doing: str, timeout: float) -> None:
-        """Takes one message from the agent. MachineJumped when it is another boot's hello."""
+        """Receives one message from the agent. Raises MachineJumped when it is another boot's hello."""
         try:
             message = self._channel.receive(timeout=timeout)
         except TimeoutError:
@@ -247,7 +251,7 @@ class Machine(abc.ABC):
 
     def _hello(self, message: Mapping[str, Any]) -> None:
         expected = self._boot + 1
-        # A real kernel does not know how many came before it, and says 0.
+        # A real kernel does not know its number, and reports 0.
         if message["hello"] not in (0, expected):
             raise MachineError(self._failure("boot", f"boot {expected} is due, and it says {message['hello']}"))
         self._boot = expected
@@ -285,7 +289,7 @@ class Machine(abc.ABC):
 
 
 class Program:
-    """A program that runs in a machine. It ends at the latest with its boot.
+    """A program that runs in a machine. It ends with its boot or before.
 
     `ask` is for programs that answer one JSON line on stdout for one on stdin.
     """
@@ -293,7 +297,7 @@ class Program:
     def __init__(
         self, machine: Machine, handle: int, pid: int, argv: tuple[str, ...], *, errors_file: str | None = None
     ) -> None:
-        """`errors_file` is the path, outside the machine, of what it writes to stderr; None: `tell` says it."""
+        """`errors_file` is the path, outside the machine, of its stderr; None: `tell` receives it."""
         self.machine = machine
         self.handle = handle
         self.pid = pid
@@ -307,8 +311,9 @@ class Program:
 
     @property
     def stderr(self) -> str:
-        """What it has written to stderr: in the emulated machine all of it, also after a jump; in a virtual one as far
-        as the test has been told, and complete when it has ended.
+        """Returns its stderr so far: in the emulated machine all of it, also after a kexec.
+
+        In a virtual machine it is the part that the agent sent, and complete when the program has ended.
         """
         if self._errors_file is None:
             return self._errors
@@ -316,25 +321,25 @@ class Program:
             return file.read()
 
     def read_last(self) -> None:
-        """Reads what it has written, since its boot is over or its machine ends."""
+        """Reads its remaining output, since its boot is over or its machine ends."""
         self._errors, self._errors_file = self.stderr, None
 
     def ask(self, question: object, *, timeout: float | None = None) -> Any:
-        """Sends `question` as a JSON line and returns the answer. Sent to a boot that is over: MachineError.
+        """Sends `question` as a JSON line and returns the answer. Raises MachineError for a program of an earlier boot.
 
-        ProgramFailed when it ends without answering, or answers something else than JSON.
+        Raises ProgramFailed when it ends without answering, or answers with anything else than JSON.
         """
         return self.answer(self.send(question), timeout=timeout)
 
     def send(self, question: object) -> int:
-        """Sends `question` and returns at once; `answer` takes what this returns."""
+        """Sends `question` and returns at once. `answer` takes the result."""
         self._same_boot("ask")
         return self.machine._send(
             "ask", self._doing("ask"), parameters={"program": self.handle, "line": json.dumps(question)}
         )
 
     def answer(self, question: int, *, timeout: float | None = None) -> Any:
-        """Waits for the answer to a question that was sent. Errors as for `ask`."""
+        """Waits for the answer to a question that was sent. Raises the errors of `ask`."""
         try:
             line = self.machine._wait(question, self._doing("ask"), timeout=timeout)
         except (MachineEnded, MachineJumped):
@@ -348,11 +353,11 @@ class Program:
             raise ProgramFailed(self.machine._failure(self._doing("ask"), what, program=self.stderr)) from None
 
     def signal(self, number: int = signal.SIGTERM) -> None:
-        """Sends it a signal; nothing when it has ended."""
+        """Sends it a signal. Does nothing when it has ended."""
         self._request("signal", signal=int(number))
 
     def end_input(self) -> None:
-        """Closes its stdin, once it has read what was sent."""
+        """Closes its stdin, once it has read all questions."""
         self._request("end_input")
 
     def wait(self, *, timeout: float | None = None) -> int:
@@ -361,12 +366,12 @@ class Program:
         return status
 
     def kill(self) -> None:
-        """SIGKILL, and waits for the end."""
+        """Kills it with SIGKILL, and waits for the end."""
         self.signal(signal.SIGKILL)
         self.wait()
 
     def tell(self, message: Mapping[str, Any]) -> None:
-        """Takes what the agent says about this program; only the machine calls it."""
+        """Handles a message of the agent about this program. Only the machine uses it."""
         self._errors += message.get("stderr", "")
         self.returncode = message.get("ended", self.returncode)
 
@@ -384,7 +389,7 @@ class Program:
 
 
 def describe(returncode: int) -> str:
-    """An exit status in words."""
+    """Returns a text for an exit status."""
     if returncode < 0:
         return f"signal {signal.Signals(-returncode).name}"
     return f"status {returncode}"

@@ -1,8 +1,8 @@
-"""The pytest plugin: fixtures that boot machines, and at the end the list of what was skipped and what brings it.
+"""The pytest plugin: fixtures that boot machines, and at the end a list of skipped tests and the packages they need.
 
-pytest finds it by itself wherever luod is installed. `--machine kernel` boots a real kernel instead of the emulated
-machine; given for both, every test runs on both. A machine is closed when its test ends, also when it failed, and
-leaving something behind is a failure of its own.
+pytest loads it wherever luod is installed. `--machine kernel` boots a real kernel instead of the emulated machine;
+given for both, every test runs on both. A machine is closed when its test ends, also after a failure. Processes that it
+leaves behind are a failure of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS: Final = ("emulated", "kernel")
 
 
 class BootMachine(Protocol):
-    """What the fixture `boot_machine` is: boots a machine that is closed when the test ends."""
+    """The type of the fixture `boot_machine`: boots a machine that is closed when the test ends."""
 
     def __call__(
         self, *, profile: str = "mainline", user: int | None = None, arguments: tuple[str, ...] = ()
@@ -37,10 +37,9 @@ class BootMachine(Protocol):
 def booting_machines(kind: str, *, scratch: Path | None = None, processors: int = 1) -> Iterator[BootMachine]:
     """Yields a function that boots machines of `kind` (one of KINDS), which are closed when the block ends.
 
-    `processors` are a real kernel's: emulated, each takes one of the host's, most of it for nothing.
-
-    `scratch` is a directory of the host in which every machine may write, whatever else it may not: pytest's base
-    temporary directory. A real kernel's serial log goes there too.
+    `processors` are a real kernel's: each is emulated and takes one of the host's, mostly idle. `scratch` is a
+    directory of the host to which every machine may write: pytest's base temporary directory. A real kernel's serial
+    log goes there too.
     """
     with contextlib.ExitStack() as machines:
 
@@ -50,7 +49,7 @@ def booting_machines(kind: str, *, scratch: Path | None = None, processors: int 
                 if kind == "emulated":
                     machine = EmulatedMachine(profile=profile, user=user, arguments=arguments)
                 elif profile != "mainline" or user is not None or arguments:
-                    pytest.skip("a real kernel has no profiles, and no luoemu to run as somebody or with arguments")
+                    pytest.skip("a real kernel has no profiles, and no luoemu to run as a user or with arguments")
                 else:
                     folder = None if scratch is None else tempfile.mkdtemp(prefix="kernel-", dir=scratch)
                     shared = [] if scratch is None else [scratch]
@@ -76,7 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def machine_kinds(config: pytest.Config) -> list[str]:
-    """The kinds of machine that this run's tests are to run on."""
+    """Returns the kinds of machine on which this run's tests are to run."""
     return list(dict.fromkeys(config.getoption("--machine") or ["emulated"]))
 
 
@@ -87,7 +86,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def machine_kind(request: pytest.FixtureRequest) -> str:
-    """The kind of machine `machine` and `boot_machine` give: one of KINDS, by the option --machine."""
+    """Returns the kind of machine of `machine` and `boot_machine`: one of KINDS, by the option --machine."""
     kind: str = request.param
     return kind
 
@@ -96,8 +95,9 @@ def machine_kind(request: pytest.FixtureRequest) -> str:
 def boot_machine(
     machine_kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BootMachine]:
-    """Boots machines, as many as a test wants, each with its own profile, uid and arguments of `luoemu run`; a real
-    kernel with one processor, or as many as the marker `processors` says.
+    """Boots any number of machines, each with its own profile, uid and arguments of `luoemu run`.
+
+    A real kernel has one processor, or as many as the marker `processors` gives.
     """
     marker = request.node.get_closest_marker("processors")
     processors = 1 if marker is None else int(marker.args[0])
@@ -107,18 +107,18 @@ def boot_machine(
 
 @pytest.fixture
 def machine(boot_machine: BootMachine) -> Machine:
-    """A booted machine (profile `mainline`, run as the test's own uid), closed when the test ends."""
+    """Returns a booted machine (profile `mainline`, run as the test's own uid), which is closed when the test ends."""
     return boot_machine()
 
 
 @pytest.fixture(scope="session")
 def machine_python() -> Interpreter:
-    """A Python that every uid in a machine can run luod's standard-library part with."""
+    """Returns a Python with which every uid in a machine can run luod's standard-library part."""
     return interpreter_for() or cannot_run("there is no Python that can import luod")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Lists what was skipped, by name and reason, and the one line that brings what is missing."""
+    """Lists the skipped tests, by name and reason, and one command that installs the missing packages."""
     skipped: list[pytest.TestReport] = terminalreporter.getreports("skipped")
     reasons: dict[str, list[str]] = {}
     for report in skipped:

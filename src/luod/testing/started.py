@@ -2,7 +2,7 @@
 
 `python3 -m luod.testing.started COMMAND…`; a JSON line on stdin is answered with `{"ready": true, "pid": …}`, once the
 service is ready, or `{"ended": status}`. When stdin ends, the service gets SIGTERM and this ends with its status.
-Started by `luod.testing.host`. Standard library only.
+`luod.testing.host` starts it. Standard library only.
 """
 
 from __future__ import annotations

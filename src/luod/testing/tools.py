@@ -1,6 +1,6 @@
-"""What a test needs of the host and may not find: then it is skipped by name, or fails where CI=true is set.
+"""Tools that a test needs on the host. If one is missing the test is skipped, or fails with CI=true.
 
-`luod.testing.plugin` lists at the end what was skipped.
+`luod.testing.plugin` lists the skipped tests at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HOST: Final = "cannot run on this host: "
 
 
 def require_tool(tool: str, *, package: str) -> str:
-    """The path of the program `tool`. Where it is missing the test is skipped; with CI=true it fails."""
+    """Returns the path of the program `tool`. If it is missing the test is skipped; with CI=true it fails."""
     path = shutil.which(tool) or shutil.which(tool, path=_SBIN)
     if path is None:
         _give_up(_TOOL.format(tool=tool, package=package))
@@ -26,24 +26,24 @@ def require_tool(tool: str, *, package: str) -> str:
 
 
 def for_root(what_for: str) -> None:
-    """Goes on for root only. A plain user's test is skipped, and says so; CI runs as root, so there it fails."""
+    """Skips the test for a plain user. CI runs as root, so with CI=true it fails instead."""
     if os.geteuid() != 0:
         cannot_run(f"only root may run it, {what_for}")
 
 
 def cannot_run(reason: str) -> NoReturn:
-    """Skips the test because this host cannot do what it needs; with CI=true it fails."""
+    """Skips the test because this host lacks what it needs; with CI=true it fails."""
     _give_up(_HOST + reason)
 
 
 def package_of(reason: str) -> str | None:
-    """The Debian package that a skip with this reason asks for."""
+    """Returns the Debian package in the reason of a skip, or None."""
     match = _TOOL_PATTERN.search(reason)
     return match["package"] if match else None
 
 
 def _give_up(reason: str) -> NoReturn:
-    import pytest  # late: the demo, and other uids' Pythons, import this package without it
+    import pytest  # imported late: the demo, and other uids' Pythons, import this package without it
 
     if os.environ.get("CI") == "true":
         pytest.fail(f"{reason}; with CI=true nothing may be missing", pytrace=False)

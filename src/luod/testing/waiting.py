@@ -1,4 +1,4 @@
-"""Waiting in tests: until something is so, with a deadline and a description for the failure."""
+"""Waiting in tests, with a deadline and a description for the failure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _PAUSE_SECONDS: Final = 0.02
 
 
 def eventually(check: Callable[[], T], *, within: float = 60.0, describe: str) -> T:
-    """Calls `check` until it returns something true, and returns that.
+    """Calls `check` until it returns a true value, and returns that.
 
-    Raises AssertionError with `describe` and what `check` returned last, when `within` seconds have passed.
+    Raises AssertionError with `describe` and the last result of `check`, when `within` seconds have passed.
     """
     deadline = time.monotonic() + within
     while not (found := check()):

@@ -2,16 +2,16 @@
 
     python3 -m luod.testing.agent --channel FD|PATH [--power-off]
 
-FD is a stream socket that every boot inherits (`luoemu` passes inheritable fds to init), PATH a virtio-serial port,
-whose far end stays over a jump. --power-off is for a machine that init's end would not end.
+FD is a stream socket that every boot inherits (`luoemu` passes inheritable fds to init). PATH is a virtio-serial port,
+and its other end stays open over a kexec. --power-off is for a machine that does not end with its init.
 
 On the channel goes one JSON object a line. At start: {"hello": boot, "agent": id, "kernel": path, "namespaces"}; boot
 is 0 and kernel "" where the machine does not say. A request is {"id", "agent", "do", …} and has exactly one answer,
-{"id", "value"} or {"id", "error": {kind, errno, text}}; they may be answered in any order. What programs do is told as
-it happens: {"program", "stderr"} and {"program", "ended"}, so a jump loses nothing of it. A request for another boot's
-agent is dropped: it was sent before a jump, too late. Bytes travel as base64. A line that is no request is answered
+{"id", "value"} or {"id", "error": {kind, errno, text}}, in any order. Output and ends of programs are reported when
+they happen: {"program", "stderr"} and {"program", "ended"}, so a kexec loses none. A request for another boot's
+agent is dropped: it was sent before a kexec, too late. Bytes are in base64. A line that is not a request is answered
 with an error without an id.
 
-It is no shell and no service manager: it starts programs, talks to them and reaps them. `luod.testing.machine` is
-the other end. It imports nothing of luod but itself, so that it runs for any uid and on a machine that has only Python.
+It is not a shell or a service manager: it starts programs, talks to them and reaps them. `luod.testing.machine` is
+the other end. It imports no other part of luod, so that it runs for any uid and on a machine that has only Python.
 """

@@ -1,4 +1,4 @@
-"""The agent's command line, and its end. The package says what it is."""
+"""The agent's command line, and its end. The package describes the agent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINUX_REBOOT_CMD_POWER_OFF: Final = 0x4321FEDC
 
 
 def power_off() -> None:
-    """Switches the machine off, and does not come back. A real kernel would panic when its init just ended."""
+    """Switches the machine off, and does not return. A real kernel panics when its init ends."""
     if not isinstance(sys.exception(), SystemExit):
         traceback.print_exc()  # on the console, and so in the test's failure
     os.sync()

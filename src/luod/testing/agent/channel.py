@@ -1,6 +1,6 @@
 """The agent's end of the channel to the test: a JSON object a line, in both directions.
 
-Knows nothing of requests: that is `loop`, which calls it. When the other end is gone, the agent ends.
+`loop` uses it and handles the requests. When the other end is closed, the agent ends.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 LONGEST_LINE: Final = 256 << 20
-"""Bytes of the longest request; a longer one is refused, and skipped up to its end."""
+"""The maximum length of a request in bytes. A longer one is refused, and skipped up to its end."""
 CROWDED: Final = 8 << 20
 """Bytes waiting for the test to read them, above which programs' output is left in their pipes."""
 
 
 class Channel:
-    """Blocks nowhere, until `block` is called."""
+    """A channel that never blocks, until `block` is used."""
 
     def __init__(self, fd: int) -> None:
         """The fd stays open as long as the process lives."""
         self._fd = fd
         os.set_inheritable(fd, False)
-        # A new line first: a boot that was cut off may have left half a line on the channel. It blocks until a serial
-        # port has its other end, which would look closed before.
+        # A newline first: a boot that was interrupted may have left half a line on the channel. This blocks until a
+        # serial port has its other end, which would look closed before.
         os.set_blocking(fd, True)
         os.write(fd, b"\n")
         os.set_blocking(fd, False)
@@ -38,7 +38,7 @@ class Channel:
 
     @property
     def pending(self) -> bool:
-        """Whether there is something to `flush`."""
+        """Returns whether there is something to `flush`."""
         return bool(self._outgoing)
 
     @property
@@ -66,11 +66,11 @@ class Channel:
             del self._outgoing[:written]
 
     def block(self) -> None:
-        """From now on what is told is with the other end before the call returns."""
+        """Blocks in every later call until the other end has received its message."""
         os.set_blocking(self._fd, True)
 
     def lines(self) -> Iterator[bytes]:
-        """What has come, in whole lines."""
+        """Yields the received complete lines."""
         try:
             data = os.read(self._fd, 1 << 20)
         except BlockingIOError:

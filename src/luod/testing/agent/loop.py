@@ -1,4 +1,4 @@
-"""The agent's loop, and what it does for each verb of a request. Run by `luod.testing.agent.__main__`."""
+"""The agent's loop, and the action for each verb of a request. Run by `luod.testing.agent.__main__`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from luod.testing.agent.requests import BadRequest, member, member_bytes
 
 
 class Agent:
-    """One thread, one poll, nothing in it blocks."""
+    """One thread, one poll, without any blocking call."""
 
     def __init__(self, channel: Channel, *, outputs: str = "") -> None:
         self._channel = channel
@@ -45,7 +45,7 @@ class Agent:
         }
 
     def serve(self) -> NoReturn:
-        """Says hello and answers until asked to exit, or until the other end is gone (exit status 1)."""
+        """Says hello and answers until an exit request, or until the other end is closed (exit status 1)."""
         spaces = {name: os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "net", "pid")}
         self._channel.tell(
             {
@@ -158,7 +158,7 @@ class Agent:
         self._channel.answer(identity, None)
 
     def _signal_process(self, identity: int, request: dict[str, Any]) -> None:
-        """The machine may lack kill(1)."""
+        """Sends a signal without kill(1), which the machine may lack."""
         try:
             os.kill(member(request, "pid", int), member(request, "signal", int))
         except ProcessLookupError:
@@ -167,7 +167,7 @@ class Agent:
             self._channel.answer(identity, True)
 
     def _bind(self, identity: int, request: dict[str, Any]) -> None:
-        """The machine may lack mount(8)."""
+        """Makes a bind mount without mount(8), which the machine may lack."""
         source, target = member(request, "source", str), member(request, "target", str)
         syscall("mount", os.fsencode(source), os.fsencode(target), None, MS_BIND, None)
         self._channel.answer(identity, None)

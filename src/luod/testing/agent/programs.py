@@ -1,6 +1,6 @@
-"""The programs that the test started: their pipes, what it asked them, and their ends, told as they happen.
+"""The programs that the test started: their pipes, the questions to them, and their ends, reported when they happen.
 
-Which verb does what is `loop`, which calls it.
+`loop` maps the verbs of requests to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from luod.testing.agent.requests import BadRequest, member
 
 
 class Program:
-    """One of them. Owns the three pipes; the process is reaped by `Programs`."""
+    """One program. Owns the three pipes. `Programs` reaps the process."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Program:
         self.errors_file = errors_file
         """Where it writes its stderr to; None: to a pipe."""
         self.process = process
-        self.run = run  # the id of the `run` request it answers, None for `spawn`
+        self.run = run  # the id of the `run` request that it answers, None for `spawn`
         self.deadline = deadline
         self.timed_out = False
         self.ended: int | None = None
@@ -53,16 +53,16 @@ class Program:
         return [stream for stream in streams if stream is not None and not stream.closed]
 
     def wants_input(self) -> int | None:
-        """The pipe that there is something to do with when it can be written to; None: there is nothing."""
+        """Returns the pipe for its input if there is data to write or an end to close; otherwise None."""
         streams = self._open(self.process.stdin)
         return streams[0].fileno() if streams and (self.input or self.close_input) else None
 
     def outputs(self) -> list[int]:
-        """The pipes that it writes to."""
+        """Returns the pipes of its output."""
         return [stream.fileno() for stream in self._open(self.process.stdout, self.process.stderr)]
 
     def feed(self) -> None:
-        """Gives it what it can take of its input."""
+        """Writes as much of its input as the pipe takes."""
         stdin = self.process.stdin
         assert stdin is not None
         try:
@@ -77,7 +77,7 @@ class Program:
             stdin.close()
 
     def read(self, *, once: bool) -> None:
-        """Takes what it wrote: all of it, or as much as one read of each pipe gives."""
+        """Reads its output: all of it, or one read of each pipe."""
         for stream, buffer in ((self.process.stdout, self.output), (self.process.stderr, self.errors)):
             while stream is not None and not stream.closed:
                 try:
@@ -98,13 +98,13 @@ class Program:
 
 
 class Programs:
-    """All of them. Nothing in it blocks."""
+    """All programs. Nothing in it blocks."""
 
     def __init__(self, channel: Channel, outputs: str | None = None) -> None:
-        """`outputs` begins the paths of files for what programs that are talked to write to stderr.
+        """`outputs` is the prefix of the paths of files for the stderr of spawned programs.
 
-        A file is complete after a jump, which ends this process and with it everything that it has only read. None:
-        the test is told instead.
+        Such a file is complete after a kexec, which ends this process and loses output that it has only read. None:
+        stderr is sent to the test.
         """
         self._channel = channel
         self._outputs = outputs
@@ -112,8 +112,9 @@ class Programs:
         self._last_handle = 0
 
     def start(self, request: Mapping[str, Any], *, run: int | None = None, deadline: float | None = None) -> Program:
-        """`run` is the request that its end answers, with all it wrote; None: it is talked to. `deadline`: by
-        time.monotonic(); it is killed then.
+        """Starts a program. `run` is the request that its end answers, with all its output; None: the test talks to it.
+
+        `deadline`: the time of time.monotonic() at which it is killed.
         """
         argv = [str(argument) for argument in member(request, "argv", list)]
         if not argv:
@@ -157,21 +158,21 @@ class Programs:
         return program
 
     def inputs(self) -> dict[int, Program]:
-        """By the pipes that are waited for until they can be written to."""
+        """Returns the programs by the pipes to be polled for writing."""
         wanted = ((program.wants_input(), program) for program in self._programs.values())
         return {fd: program for fd, program in wanted if fd is not None}
 
     def outputs(self) -> dict[int, Program]:
-        """By the pipes that are waited for until they can be read."""
+        """Returns the programs by the pipes to be polled for reading."""
         return {fd: program for program in self._programs.values() for fd in program.outputs()}
 
     def seconds_left(self) -> float | None:
-        """Until `expire` has something to do; None: it has not."""
+        """Returns the seconds until `expire` has work; None: there is no deadline."""
         deadlines = [program.deadline for program in self._programs.values() if program.deadline is not None]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def expire(self) -> None:
-        """Kills those whose time is over."""
+        """Kills the programs whose deadline has passed."""
         for program in self._programs.values():
             if program.deadline is not None and program.deadline <= time.monotonic():
                 program.deadline = None
@@ -180,7 +181,7 @@ class Programs:
                     os.killpg(program.process.pid, signal.SIGKILL)
 
     def reap(self) -> None:
-        """Everybody that has ended: as init, whose parent is gone is ours."""
+        """Reaps every process that has ended: orphans are children of init."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -194,7 +195,7 @@ class Programs:
                 self._ended(program, program.ended)
 
     def drain(self, program: Program, *, once: bool = False) -> None:
-        """Reads, see `Program.read`, and tells what is for the test right away."""
+        """Reads as `Program.read`, and reports the output at once."""
         program.read(once=once)
         if program.run is not None:
             return
@@ -207,7 +208,7 @@ class Programs:
             self._channel.answer(program.asks.popleft(), line)
 
     def _ended(self, program: Program, status: int) -> None:
-        # What its children write later is not waited for: a daemon would hold the pipes for ever.
+        # Later output of its children is not awaited: a daemon would hold the pipes for ever.
         if program.run is not None:
             value = {
                 "returncode": status,

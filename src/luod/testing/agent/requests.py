@@ -1,4 +1,4 @@
-"""What a request of the test holds, taken out of its JSON with care."""
+"""Reads the members of a test's request from its JSON, with checks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _T = TypeVar("_T")
 
 
 class BadRequest(Exception):
-    """The request is not one. Nothing was done."""
+    """The request is invalid. Nothing was done."""
 
 
 def member(request: Mapping[str, Any], name: str, kind: type[_T], default: _T | None = None) -> _T:
-    """The member `name` of a request, which must be a `kind`; absent or null gives `default`, if there is one."""
+    """Returns the member `name` of a request, which must be a `kind`; `default`, if given, when absent or null."""
     value = request.get(name)
     if value is None and default is not None:
         return default
@@ -25,7 +25,7 @@ def member(request: Mapping[str, Any], name: str, kind: type[_T], default: _T | 
 
 
 def member_bytes(request: Mapping[str, Any], name: str) -> bytes:
-    """The base64 member `name` as bytes, b"" when absent."""
+    """Returns the base64 member `name` as bytes, b"" when absent."""
     try:
         return base64.b64decode(member(request, name, str, ""), validate=True)
     except binascii.Error as error:

@@ -1,7 +1,7 @@
 """`python -m luod.testing.kernel -- COMMAND…`: runs COMMAND on a real kernel with LUO, in a virtual machine.
 
-As `luoemu run` does it on an emulated one: COMMAND is run in every boot until it ends without a jump, and its status is
-this command's. In its environment are LUOD_BOOT (1, 2, …), and LUOD_KERNEL and LUOD_INITRD, what to load for the jump.
+`luoemu run` does the same on an emulated one: COMMAND runs in every boot until it ends without a kexec, and its status
+is this command's. Its environment has LUOD_BOOT (1, 2, …), and LUOD_KERNEL and LUOD_INITRD, to load for the kexec.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from luod.testing.kernel.machine import KernelMachine
 
 
 def run_by_hand(machine: KernelMachine, argv: Sequence[str], output: Path, *, timeout: float) -> int:
-    """Runs `argv` in `machine`, in every boot until it ends without a jump; its exit status.
+    """Runs `argv` in `machine`, in every boot until it ends without a kexec. Returns its exit status.
 
-    Its output goes to files in `output`, a directory the machine may write to, since a jump would cut a pipe short; it
-    is printed when it ends or jumps.
+    Its output goes to files in `output`, a directory to which the machine may write, since a kexec would cut a pipe
+    short. It is printed after its end or the kexec.
     """
     while True:
         files = output / f"boot-{machine.boot}"

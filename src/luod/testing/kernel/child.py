@@ -1,6 +1,6 @@
 """QEMU's process on the host: waits for its end, and ends it by pidfd, never by number.
 
-`luod.testing.kernel.machine` owns the files that it writes to.
+`luod.testing.kernel.machine` owns its log files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from luod.linux import Fd, has_ended
 
 
 class Child:
-    """Owns the process and its pidfd: `close` waits for the one and closes the other."""
+    """Owns the process and its pidfd: `close` waits for the process and closes the pidfd."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         """Takes ownership of `process`, which has no pipes."""
@@ -23,11 +23,11 @@ class Child:
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, None while it runs."""
+        """Returns the exit status, None while it runs."""
         return self._process.poll()
 
     def ends_within(self, seconds: float) -> bool:
-        """Waits up to `seconds` for its end."""
+        """Returns whether it ends within `seconds`. Waits for it."""
         return self._process.returncode is not None or has_ended(self._pidfd, within=seconds)
 
     def wait(self) -> int:
@@ -35,12 +35,12 @@ class Child:
         return self._process.wait()
 
     def kill(self) -> None:
-        """SIGKILL, and waits for the end; nothing when it has been waited for."""
+        """Kills it with SIGKILL, and waits for the end. Does nothing once it was waited for."""
         if self._process.returncode is None:
             signal.pidfd_send_signal(self._pidfd.fileno(), signal.SIGKILL)
             self._process.wait()
 
     def close(self) -> None:
-        """Ends it, if it has not, and lets go of the pidfd. A second call does nothing."""
+        """Ends it if it runs, and closes the pidfd. Idempotent."""
         self.kill()
         self._pidfd.close()

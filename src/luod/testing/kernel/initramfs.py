@@ -1,7 +1,7 @@
-"""The initramfs of a real-kernel machine: busybox and an /init that makes the host's root its own and runs the agent.
+"""The initramfs of a real-kernel machine: busybox and an /init that mounts the host's root and runs the agent.
 
-Two megabytes, built in memory for each machine: what is particular to it (the command, the shares) is in /init, so a
-kernel that is loaded with the same initramfs comes up the same, whatever its command line. It carries no Python and no
+It has two megabytes and is built in memory for each machine. Its own settings (the command, the shares) are in /init,
+so a kernel that is loaded with the same initramfs boots the same, with any command line. It has no Python and no
 packages: those are the host's, over 9p.
 """
 
@@ -21,7 +21,7 @@ HOST_TAG: Final = "host"
 """The 9p mount tag of the host's root, read-only."""
 BUSYBOX: Final = Path("/bin/busybox")
 PORT: Final = "/dev/vport0p1"
-"""The virtio-serial port the agent talks on: the first of the first controller."""
+"""The virtio-serial port of the agent: the first of the first controller."""
 
 _PT_INTERP: Final = 3
 _NEW: Final = "/new"
@@ -74,9 +74,9 @@ class Share:
 def initramfs(
     command: Sequence[str], *, environment: Mapping[str, str], shares: Sequence[Share] = (), busybox: Path = BUSYBOX
 ) -> bytes:
-    """An initramfs (cpio, not compressed) whose /init ends as `command`, with this environment, in the host's root.
+    """Returns an initramfs (cpio, not compressed) with an /init that executes `command` in the host's root.
 
-    MachineUnavailable: there is no busybox, or one that is not linked statically.
+    `environment` is the command's. Raises MachineUnavailable: busybox is missing, or not linked statically.
     """
     init = _INIT.format(
         host=HOST_TAG,
@@ -97,14 +97,14 @@ def initramfs(
 
 
 class Archive:
-    """A cpio archive in the newc format, as Documentation/driver-api/early-userspace/buffer-format.rst has it."""
+    """A cpio archive in the newc format (Documentation/driver-api/early-userspace/buffer-format.rst)."""
 
     def __init__(self) -> None:
         self._data = bytearray()
         self._last_inode = 0
 
     def add(self, name: str, mode: int, *, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> None:
-        """Adds an entry; `mode` has the file type in it, `device` is for a device node."""
+        """Adds an entry. `mode` includes the file type, `device` is for a device node."""
         self._last_inode += 1
         path = name.encode() + b"\0"
         # Inode, mode, uid, gid, links, mtime, size, the file system's device, the node's, name's size, checksum.
@@ -115,7 +115,7 @@ class Archive:
         self._pad()
 
     def finished(self) -> bytes:
-        """The archive. Nothing may be added afterwards."""
+        """Returns the archive. Nothing may be added afterwards."""
         self.add("TRAILER!!!", 0)
         return bytes(self._data)
 
@@ -134,7 +134,7 @@ def _static_program(path: Path) -> bytes:
 
 
 def _has_interpreter(program: bytes) -> bool:
-    """Whether an ELF program of 64 bits asks for a dynamic linker, which the initramfs does not have."""
+    """Returns whether a 64-bit ELF program needs a dynamic linker, which the initramfs does not have."""
     (offset,) = struct.unpack_from("<Q", program, 32)
     size, count = struct.unpack_from("<HH", program, 54)
     return any(struct.unpack_from("<I", program, offset + i * size)[0] == _PT_INTERP for i in range(count))

@@ -1,7 +1,7 @@
-"""The real kernel as a `Machine`: QEMU started with an initramfs that runs the agent, and driven over a socket pair.
+"""The real kernel as a `Machine`: QEMU with an initramfs that runs the agent, driven over a socket pair.
 
-The socket is QEMU's end of a serial port, so it outlives the jump. How a kernel is built is `kernel/build`'s. Called
-through the fixtures of `luod.testing.plugin`, and by `python -m luod.testing.kernel`.
+The socket is QEMU's end of a serial port, so it outlives the kexec. `kernel/build` builds a kernel. The fixtures of
+`luod.testing.plugin` and `python -m luod.testing.kernel` make one.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from luod.testing.kernel.initramfs import PORT, Share, initramfs
 from luod.testing.machine import Machine, describe
 
 TIMEOUT: Final = 120.0
-"""Seconds a request may take by default; emulated processors are slow, and slower when the host is busy."""
+"""Default time limit of a request in seconds. Emulated processors are slow, and slower when the host is busy."""
 LOG_TAIL: Final = 6000
-"""Bytes of the serial log that a failure's text carries."""
+"""Bytes of the serial log in a failure's text."""
 
 
 class KernelMachine(Machine):
     """A Linux in QEMU with the agent as its init. It has booted when the constructor returns.
 
-    `kernel` and `initrd` are the paths, in the machine as on the host, of what it was booted from; load both, and the
-    next boot has an agent again. The serial log is `folder`/serial.log.
+    `kernel` and `initrd` are the paths, in the machine as on the host, of its present image and initramfs. With both
+    loaded, the next boot has an agent again. The serial log is `folder`/serial.log.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class KernelMachine(Machine):
         env: Mapping[str, str] | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
-        """Boots `kernel`, by default what `luod.testing.kernel.qemu.kernel_image` finds.
+        """Boots `kernel`, by default the one of `luod.testing.kernel.qemu.kernel_image`.
 
-        `folder` (it exists) takes logs and initramfs and is left alone afterwards; without one they are temporary, and
-        kept only when a `with` of the machine ends in an exception. `writable` are host directories that the machine
-        writes to, at the same paths. `command_line` is added to the kernel's, `arguments` to QEMU's, `env` to init's
-        environment. Without KVM two `processors` take as much of the host as two machines. `timeout` are the seconds a
-        request may take.
-        MachineUnavailable: QEMU, busybox, the image or a Python are missing. MachineEnded: it did not boot.
+        `folder` (it exists) gets logs and initramfs and is not removed. Without one they are temporary, and kept only
+        when a `with` of the machine ends in an exception. `writable` are host directories to which the machine writes,
+        at the same paths. `command_line` is added to the kernel's, `arguments` to QEMU's, `env` to init's environment.
+        Without KVM two `processors` take as much of the host as two machines. `timeout` is the time limit of a request
+        in seconds. Raises MachineUnavailable: QEMU, busybox, the image or a Python are missing. Raises MachineEnded: it
+        did not boot.
         """
         image = os.fspath(kernel) if kernel is not None else qemu.kernel_image()
         program = qemu.program()
@@ -95,7 +95,7 @@ class KernelMachine(Machine):
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
-                        # Its own group: an interrupt at the terminal is for the test, which then ends it.
+                        # A process group of its own: an interrupt at the terminal is for the test, which then ends it.
                         start_new_session=True,
                     )
                 )
@@ -110,13 +110,13 @@ class KernelMachine(Machine):
         try:
             self._boot_up()
         except BaseException:
-            self._temporary = False  # its log says why
+            self._temporary = False  # keeps its log
             self._channel.close()
             self._shut_down()
             raise
 
     def log(self) -> str:
-        """The end of the serial log, and what QEMU itself had to say."""
+        """Returns the end of the serial log, and QEMU's own output."""
         text = ""
         for name in ("qemu.log", "serial.log"):
             with contextlib.suppress(FileNotFoundError):
@@ -135,14 +135,14 @@ class KernelMachine(Machine):
         self._initrd = str(self.folder / "initramfs")
 
     def _why_ended(self) -> str:
-        # Its end of the socket is closed: it is ending, if it has not.
+        # Its end of the socket is closed: it has ended or is ending.
         if self._child.ends_within(self._timeout):
             return f"QEMU ended with {describe(self._child.wait())}"
         return "QEMU closed its end of the channel and runs on"
 
     def _shut_down(self) -> None:
         try:
-            # After a failure nobody waits for a machine that may hang: it holds nothing that is needed.
+            # After a failure there is no wait for a machine that may hang: it holds no data that are needed.
             if self._temporary and not self._child.ends_within(self._timeout):
                 raise MachineError(self._failure("close", f"QEMU did not end within {self._timeout} s"))
         finally:
@@ -155,7 +155,7 @@ class KernelMachine(Machine):
 
 
 def _environment(*additions: Mapping[str, str] | None) -> dict[str, str]:
-    """Init's environment: not the host's, which is about the host."""
+    """Returns init's environment. It is not the host's, which describes the host."""
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     environment = {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8"}
     for addition in additions:

@@ -1,6 +1,6 @@
-"""The command line of a QEMU that runs a real kernel, and where the kernel is.
+"""The command line of a QEMU that runs a real kernel, and the path of the kernel.
 
-QEMU without KVM, so that it runs anywhere, also in a virtual machine; half of 1 GiB is kexec handover's scratch memory.
+QEMU runs without KVM, so that it works in a virtual machine too. Half of 1 GiB is kexec handover's scratch memory.
 """
 
 from __future__ import annotations
@@ -15,24 +15,28 @@ from luod.errors import MachineUnavailable
 from luod.testing.kernel.initramfs import HOST_TAG, Share
 
 KERNEL_VARIABLE: Final = "LUOD_KERNEL"
-"""The environment variable with the image, or the folder with `bzImage` in it that `kernel/build` prints."""
+"""The environment variable with the image, or with the folder of `bzImage` that `kernel/build` prints."""
 COMMAND_LINE: Final = "console=ttyS0 liveupdate=on kho=on panic=-1 no_timer_check"
-"""A panic ends QEMU (with -no-reboot) instead of hanging. On a busy host the timer is too late for the kernel's check,
-over which it would panic.
+"""A panic ends QEMU (with -no-reboot) instead of hanging.
+
+On a busy host the kernel's check of the timer would panic.
 """
 
 _PROCESSOR: Final = "max,erms=off"
-"""Emulated, `rep movsb` and `rep stosb` go byte by byte. Not told that they are fast (ERMS), the kernel clears and
-copies pages by words, and a jump takes half the time.
+"""QEMU emulates `rep movsb` and `rep stosb` byte by byte. Without ERMS the kernel clears and copies pages by words, and
+a kexec takes half the time.
 """
 _CHIPSET: Final = "q35,i8042=off"
-"""A PS/2 controller that a jump left in the middle of something is waited for by the next kernel."""
+"""The next kernel would wait for a PS/2 controller that a kexec interrupted."""
 
 _PROGRAM: Final = "qemu-system-x86_64"
 
 
 def kernel_image() -> str:
-    """The path of the kernel to boot: $LUOD_KERNEL, or the one `make kernel` built last. MachineUnavailable."""
+    """Returns the path of the kernel to boot: $LUOD_KERNEL, or the last one of `make kernel`.
+
+    Raises MachineUnavailable.
+    """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     path = Path(os.environ.get(KERNEL_VARIABLE) or Path(cache, "luod", "kernel", "current"))
     image = path / "bzImage" if path.is_dir() else path
@@ -45,7 +49,7 @@ def kernel_image() -> str:
 
 
 def program() -> str:
-    """The path of QEMU. MachineUnavailable: there is none."""
+    """Returns the path of QEMU. Raises MachineUnavailable if it is missing."""
     path = shutil.which(_PROGRAM)
     if path is None:
         raise MachineUnavailable(f"needs {_PROGRAM}, of the Debian package qemu-system-x86")
@@ -65,8 +69,11 @@ def command(
     shares: Sequence[Share],
     arguments: Sequence[str],
 ) -> list[str]:
-    """The argv that boots `kernel`. `agent_fd`, a connected stream socket to inherit, becomes the agent's port."""
-    # QEMU would go on without whoever started it, with a machine that hangs.
+    """Returns the argv that boots `kernel`.
+
+    `agent_fd`, a connected stream socket to inherit, becomes the agent's port.
+    """
+    # QEMU would outlive its parent, with a machine that hangs.
     setpriv = shutil.which("setpriv")
     bound = [] if setpriv is None else [setpriv, "--pdeathsig", "KILL"]
     machine = [*bound, program, "-M", _CHIPSET, "-accel", "tcg,thread=multi", "-cpu", _PROCESSOR]
@@ -89,5 +96,5 @@ def _share(tag: str, path: str, options: str) -> list[str]:
 
 
 def _escaped(value: str) -> str:
-    """As QEMU's option parser wants a value that may contain commas."""
+    """Returns a value with its commas escaped for QEMU's option parser."""
     return value.replace(",", ",,")
