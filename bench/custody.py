@@ -24,7 +24,7 @@ from typing import TypeVar
 import luod
 from luod import kexec
 from luod.aio import AsyncParticipant
-from luod.ctl import timeline
+from luod.ctl import admin
 from luod.errors import LuodError
 from luod.ipc.client import sessions
 from luod.ipc.client.connection import Connection
@@ -182,7 +182,7 @@ def main(kind: str, count: int, folder: Path) -> None:
         client = connected()
         client.retrieve("s0").close()
         figures["first"] = time.perf_counter() - begun
-        told = timeline.ask(ADMIN_SOCKET)
+        told = admin.timeline(ADMIN_SOCKET)
         figures["freezing"] = (told and told.jumping) or 0.0
         taken = after_luod(client.path, count)
         figures["mib"] = mib(keep.pid)

@@ -20,8 +20,9 @@ from luod.ipc.client import held_files, restore, sessions
 from luod.ipc.client.connection import TIMEOUT, Connection, check_seconds, perform
 from luod.ipc.client.handle import IncomingHandle, OutgoingHandle
 from luod.ipc.client.restore import RestoredFiles
-from luod.ipc.client.sessions import OUTGOING, Description, Exchange, SessionInfo
+from luod.ipc.client.sessions import OUTGOING, Exchange
 from luod.ipc.names import SESSIONS_SOCKET
+from luod.ipc.types.sessions import Description, SessionInfo
 from luod.linux import Fd
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
 from luod.manifest import MANIFEST_TOKEN, Entry

@@ -34,8 +34,9 @@ from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc.client import participation, sessions
 from luod.ipc.client.connection import Connection, perform
 from luod.ipc.client.failure import Failure
-from luod.ipc.client.participation import Carried, Event, FrozenDevice, Participation, PlannedFile
+from luod.ipc.client.participation import Carried, Event, Participation, PlannedFile
 from luod.ipc.client.phase import Told
+from luod.ipc.types.updates import FrozenDevice
 
 __all__ = ["Participant", "Phase", "PlannedFile", "FrozenDevice"]  # noqa: RUF022 - most important first
 

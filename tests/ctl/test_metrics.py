@@ -13,8 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from luod.ctl import metrics
-from luod.ctl.admin import Problem, Status, Stuck
-from luod.ctl.timeline import Passage, Timeline
+from luod.ipc.types.admin import Problem, SessionTimes, Status, Stuck, UpdateTimes
 
 STATUS: Final = Status(
     version="1.2",
@@ -29,16 +28,16 @@ STATUS: Final = Status(
     participants=5,
     held_files=0,
     generation=7,
-    stuck=(Stuck("vm", "its reaper failed"),),
+    stuck=[Stuck("vm", "its reaper failed")],
     restore_seconds_left=12.5,
     policy_file="/etc/luod/luod.toml",
     policy_error="rules[0]: is unknown",
-    state_directory=(Problem("/state", "it is read-only", "remount it"),),
-    registry=(),
+    state_directory=[Problem("/state", "it is read-only", "remount it")],
+    registry=[],
 )
-SESSION: Final = Passage("vm", 0, 4096, "ready", None, 0.5, 1.5, 4.0, 4.5, None, None, 3.5)
-TIMELINE: Final = Timeline(
-    "9f2c01ab", 7, False, 1795434757.25, "done", None, 1.0, 2.0, 4.0, 5.5, None, "tsc", 2.5e-6, 3.5, (SESSION, SESSION)
+SESSION: Final = SessionTimes("vm", 0, 4096, "ready", None, 0.5, 1.5, 4.0, 4.5, None, None, 3.5)
+TIMELINE: Final = UpdateTimes(
+    "9f2c01ab", 7, False, 1795434757.25, "done", None, 1.0, 2.0, 4.0, 5.5, None, "tsc", 2.5e-6, 3.5, [SESSION, SESSION]
 )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from luod.ctl.admin import Finding
 from luod.ctl.output import Output, escaped
+from luod.ipc.types.admin import Finding
 
 
 def show(output: Output, findings: Iterable[Finding]) -> None:

@@ -14,15 +14,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from luod.ctl.admin import Status
-from luod.ctl.timeline import Timeline
+from luod.ipc.types.admin import Status, UpdateTimes
 
 STATES: Final = ("idle", "preparing", "freezing", "jumping", "restoring", "broken")
 OUTCOMES: Final = ("preparing", "freezing", "jumping", "restoring", "done", "cancelled")
 
 
 class _Luod(Collector):
-    def __init__(self, status: Status | None, timeline: Timeline | None) -> None:
+    def __init__(self, status: Status | None, timeline: UpdateTimes | None) -> None:
         self._status = status
         self._timeline = timeline
 
@@ -34,7 +33,7 @@ class _Luod(Collector):
             yield from _last_update(self._timeline)
 
 
-def text(status: Status | None, timeline: Timeline | None) -> bytes:
+def text(status: Status | None, timeline: UpdateTimes | None) -> bytes:
     """Prometheus' text format. `status` None: luod cannot be reached. `timeline` None: there was no update yet."""
     registry = CollectorRegistry()
     registry.register(_Luod(status, timeline))
@@ -66,7 +65,7 @@ def _now(status: Status) -> Iterator[Metric]:
         yield GaugeMetricFamily("luod_restore_seconds_left", what, value=status.restore_seconds_left)
 
 
-def _last_update(told: Timeline) -> Iterator[Metric]:
+def _last_update(told: UpdateTimes) -> Iterator[Metric]:
     yield GaugeMetricFamily("luod_last_update_asked_timestamp_seconds", "When it was asked for.", value=told.asked)
     yield _one_of("luod_last_update_state", "How far the last update got.", "state", OUTCOMES, told.state)
     phases = GaugeMetricFamily("luod_last_update_phase_seconds", "How long its phases took.", labels=("phase",))

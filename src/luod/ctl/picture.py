@@ -11,7 +11,8 @@ from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
 from luod.ctl.output import escaped
-from luod.ctl.timeline import Passage, Timeline, duration, headline, jump_clock, remark, stages
+from luod.ctl.timeline import duration, end, headline, jump_clock, phases, remark, stages
+from luod.ipc.types.admin import SessionTimes, UpdateTimes
 
 _WIDTH: Final = 1000
 _LEFT: Final = 190
@@ -47,12 +48,12 @@ text { fill: #e6edf3; }
 """
 
 
-def svg(told: Timeline) -> str:
+def svg(told: UpdateTimes) -> str:
     """A document of its own, with a line break at its end."""
     return "\n".join(_parts(told)) + "\n"
 
 
-def _parts(told: Timeline) -> Iterator[str]:
+def _parts(told: UpdateTimes) -> Iterator[str]:
     height = _TOP + _ROW * max(1, len(told.sessions)) + 44
     label = quoteattr(headline(told))
     yield '<?xml version="1.0" encoding="UTF-8"?>'
@@ -70,7 +71,7 @@ def _parts(told: Timeline) -> Iterator[str]:
     yield f'<rect class="blackout" x="{_LEFT + 550}" y="60" width="12" height="12"/>'
     yield _text(_LEFT + 567, 70, "blackout")
     bottom = height - 34
-    for moment in _ticks(told.end):
+    for moment in _ticks(end(told)):
         x = _x(told, moment)
         yield f'<line class="grid" x1="{x:.1f}" y1="{_TOP - 8}" x2="{x:.1f}" y2="{bottom}"/>'
         yield _text(x, bottom + 16, duration(moment), "dim", anchor="middle")
@@ -81,7 +82,7 @@ def _parts(told: Timeline) -> Iterator[str]:
     yield "</svg>"
 
 
-def _summary(told: Timeline) -> str:
+def _summary(told: UpdateTimes) -> str:
     words = [f"{name} {duration(seconds)}" for name, seconds, _ in stages(told)]
     if told.blackout is not None:
         words.append(f"longest blackout {duration(told.blackout)}")
@@ -92,18 +93,18 @@ def _summary(told: Timeline) -> str:
     return escaped("; ".join(words))
 
 
-def _row(told: Timeline, passage: Passage, y: int) -> Iterator[str]:
+def _row(told: UpdateTimes, passage: SessionTimes, y: int) -> Iterator[str]:
     name = escaped(passage.name)
     yield "<g>"
-    phases = told.phases(passage)
-    lengths = ", ".join(f"{phase.name} {duration(phase.stop - phase.start)}" for phase in phases)
+    parts = phases(told, passage)
+    lengths = ", ".join(f"{phase.name} {duration(phase.stop - phase.start)}" for phase in parts)
     yield f"<title>{escape(f'{name}: {lengths}')}</title>"
     yield _text(_LEFT - 10, y + 12, name if len(name) <= _NAME else name[: _NAME - 1] + "…", anchor="end")
-    for phase in phases:
+    for phase in parts:
         start, stop = _x(told, phase.start), _x(told, phase.stop)
         kind = phase.name if phase.dark or phase.name in ("preparing", "resumed") else f"{phase.name} aside"
         yield f'<rect class="{kind}" x="{start:.2f}" y="{y}" width="{max(stop - start, 0.75):.2f}" height="{_BAR}"/>'
-    dark = [phase for phase in phases if phase.dark]
+    dark = [phase for phase in parts if phase.dark]
     if dark:
         start, stop = _x(told, dark[0].start), _x(told, dark[-1].stop)
         width = max(stop - start, 0.75)
@@ -112,8 +113,8 @@ def _row(told: Timeline, passage: Passage, y: int) -> Iterator[str]:
     yield "</g>"
 
 
-def _x(told: Timeline, seconds: float) -> float:
-    return _LEFT + (_RIGHT - _LEFT) * min(1.0, seconds / told.end)
+def _x(told: UpdateTimes, seconds: float) -> float:
+    return _LEFT + (_RIGHT - _LEFT) * min(1.0, seconds / end(told))
 
 
 def _ticks(end: float) -> Iterator[float]:

@@ -1,6 +1,6 @@
 """How `luoctl update` shows an update: a table that lives on a terminal, a line for each change elsewhere, or JSON.
 
-What luod says comes as `luod.ctl.admin.Progress`, of which each tells what is new.
+What luod says comes as `luod.ipc.types.admin.Progress`, of which each tells what is new.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final, Protocol
 
-from luod.ctl.admin import Participant, Progress
 from luod.ctl.findings import lines
 from luod.ctl.output import Output, counted, escaped, size
+from luod.ipc.types.admin import Participant, Progress
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -53,7 +53,7 @@ class _Stream:
         self._started = time.monotonic()
         self._state = ""
         self._known: dict[int, Participant] = {}
-        self._torn: tuple[str, ...] = ()
+        self._torn: list[str] = []
         self._reason: str | None = None
 
     def show(self, progress: Progress) -> None:

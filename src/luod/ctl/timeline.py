@@ -6,85 +6,15 @@ As JSON it is `Timeline` (docs/json.md); the picture is `luod.ctl.picture`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Final
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
 
-from luod.ctl import admin
 from luod.ctl.output import escaped
-from luod.errors import ProtocolError
+from luod.ipc.types.admin import SessionTimes, UpdateTimes
 
 _BAR: Final = 60
 """Characters of a bar."""
-
-
-@dataclass(frozen=True)
-class Passage:
-    """One session. Members are as in docs/json.md: seconds since the update was asked for."""
-
-    name: str
-    owner: int
-    bytes: int
-    standing: str
-    reason: str | None
-    prepared: float | None
-    frozen: float | None
-    retrieved: float | None
-    resumed: float | None
-    gone: float | None
-    outcome: str | None
-    blackout: float | None
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """One update. `asked` is in seconds since 1970; the others as of `Passage`."""
-
-    update: str
-    generation: int
-    skip_unready: bool
-    asked: float
-    state: str
-    reason: str | None
-    freezing: float | None
-    jumping: float | None
-    arrived: float | None
-    ended: float | None
-    now: float | None
-    clock: str | None
-    error: float | None
-    blackout: float | None
-    sessions: tuple[Passage, ...]
-
-    @property
-    def end(self) -> float:
-        """What is shown ends here: when the last guest ran, or the update was cancelled; else now."""
-        last = [p.resumed for p in self.sessions if p.resumed is not None]
-        awaited = any(p.standing == "ready" and p.resumed is None and p.gone is None for p in self.sessions)
-        if self.now is not None and (awaited or self.state in ("preparing", "freezing", "jumping")):
-            last.append(self.now)
-        if not last and self.ended is not None:
-            last.append(self.ended)
-        return max([*last, self.arrived or 0.0, self.jumping or 0.0, self.freezing or 0.0, 1e-6])
-
-    def phases(self, passage: Passage) -> list[Phase]:
-        """A session's way, without gaps, to when its guest runs again and on to `end`."""
-        resumed = passage.resumed
-        if resumed is None and self.state == "cancelled" and self.arrived is None:
-            resumed = self.ended
-        if resumed is None and passage.standing in ("unasked", "torn", "lost"):
-            resumed = passage.gone
-        until = self.end
-        starts = [("preparing", 0.0), ("freezing", self.freezing), ("jumping", self.jumping)]
-        starts += [("restoring", self.arrived), ("resumed", resumed)]
-        known = [(name, min(start, until)) for name, start in starts if start is not None]
-        found = []
-        for number, (name, start) in enumerate(known):
-            stop = known[number + 1][1] if number + 1 < len(known) else until
-            if stop > start:
-                dark = passage.standing not in ("unasked", "lost") and name in ("freezing", "jumping", "restoring")
-                found.append(Phase(name, start, stop, dark))
-        return found
 
 
 @dataclass(frozen=True)
@@ -97,34 +27,34 @@ class Phase:
     dark: bool
 
 
-_TYPES: Final[dict[str, tuple[type, ...]]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+def end(told: UpdateTimes) -> float:
+    """What is shown ends here: when the last guest ran, or the update was cancelled; else now."""
+    last = [p.resumed for p in told.sessions if p.resumed is not None]
+    awaited = any(p.standing == "ready" and p.resumed is None and p.gone is None for p in told.sessions)
+    if told.now is not None and (awaited or told.state in ("preparing", "freezing", "jumping")):
+        last.append(told.now)
+    if not last and told.ended is not None:
+        last.append(told.ended)
+    return max([*last, told.arrived or 0.0, told.jumping or 0.0, told.freezing or 0.0, 1e-6])
 
 
-def ask(path: str | None) -> Timeline | None:
-    """None: there was no update yet. Errors as of `luod.ctl.admin.status`; ProtocolError."""
-    reply = admin.ask(path, "Timeline")
-    told = reply.get("timeline")
-    if told is None:
-        return None
-    try:
-        if not isinstance(told["sessions"], list):
-            raise TypeError("sessions")
-        sessions = tuple(Passage(**_members(Passage, session)) for session in told["sessions"])
-        return Timeline(**_members(Timeline, told), sessions=sessions)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ProtocolError(f"luod's answer has no timeline: {error}") from error
-
-
-def _members(kind: type[Passage | Timeline], told: Mapping[str, Any]) -> dict[str, Any]:
-    found = {}
-    for field in fields(kind):
-        if field.name == "sessions":
-            continue
-        value = told.get(field.name)
-        wanted, _, rest = str(field.type).partition(" ")
-        if not (isinstance(value, _TYPES[wanted]) or (value is None and rest)):
-            raise TypeError(field.name)
-        found[field.name] = value
+def phases(told: UpdateTimes, passage: SessionTimes) -> list[Phase]:
+    """A session's way, without gaps, to when its guest runs again and on to `end`."""
+    resumed = passage.resumed
+    if resumed is None and told.state == "cancelled" and told.arrived is None:
+        resumed = told.ended
+    if resumed is None and passage.standing in ("unasked", "torn", "lost"):
+        resumed = passage.gone
+    until = end(told)
+    starts = [("preparing", 0.0), ("freezing", told.freezing), ("jumping", told.jumping)]
+    starts += [("restoring", told.arrived), ("resumed", resumed)]
+    known = [(name, min(start, until)) for name, start in starts if start is not None]
+    found = []
+    for number, (name, start) in enumerate(known):
+        stop = known[number + 1][1] if number + 1 < len(known) else until
+        if stop > start:
+            dark = passage.standing not in ("unasked", "lost") and name in ("freezing", "jumping", "restoring")
+            found.append(Phase(name, start, stop, dark))
     return found
 
 
@@ -141,7 +71,7 @@ def duration(seconds: float) -> str:
     return "0 s" if seconds <= 0 else "under 1 µs"
 
 
-def jump_clock(told: Timeline) -> str:
+def jump_clock(told: UpdateTimes) -> str:
     """What told the time over the jump, in words; empty without a jump."""
     if told.clock is None:
         return ""
@@ -149,14 +79,14 @@ def jump_clock(told: Timeline) -> str:
     return f"by {name}, give or take {duration(told.error or 0.0)}"
 
 
-def headline(told: Timeline) -> str:
+def headline(told: UpdateTimes) -> str:
     state = {"done": "done", "cancelled": "cancelled"}.get(told.state, f"{escaped(told.state)} now")
     asked = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(told.asked))
     skipped = ", --skip-unready" if told.skip_unready else ""
     return f"update {escaped(told.update)}, generation {told.generation}, of {asked} UTC: {state}{skipped}"
 
 
-def stages(told: Timeline) -> Iterator[tuple[str, float, str]]:
+def stages(told: UpdateTimes) -> Iterator[tuple[str, float, str]]:
     """The phases of the update as a whole: name, seconds, and how they were told where that matters."""
     stops = [told.freezing, told.jumping, told.arrived]
     starts: list[float | None] = [0.0, *stops]
@@ -168,7 +98,7 @@ def stages(told: Timeline) -> Iterator[tuple[str, float, str]]:
             yield name, max(0.0, stop - start), jump_clock(told) if name == "jumping" else ""
 
 
-def lines(told: Timeline) -> Iterator[str]:
+def lines(told: UpdateTimes) -> Iterator[str]:
     """For people."""
     yield headline(told)
     if told.reason:
@@ -183,7 +113,7 @@ def lines(told: Timeline) -> Iterator[str]:
         return
     width = max(7, *(len(escaped(p.name)) for p in told.sessions))
     yield ""
-    yield f"{'SESSION':<{width}}  {_scale(told.end)}  BLACKOUT"
+    yield f"{'SESSION':<{width}}  {_scale(end(told))}  BLACKOUT"
     for passage in told.sessions:
         yield f"{escaped(passage.name):<{width}}  {bar(told, passage)}  {remark(told, passage)}".rstrip()
     yield ""
@@ -194,20 +124,20 @@ def _scale(seconds: float) -> str:
     return f"0{duration(seconds):>{_BAR - 1}}"
 
 
-def bar(told: Timeline, passage: Passage) -> str:
+def bar(told: UpdateTimes, passage: SessionTimes) -> str:
     """A letter for each phase, at least one; capitals are the blackout."""
-    phases = told.phases(passage)
+    parts = phases(told, passage)
     text = ""
-    for number, phase in enumerate(phases):
-        rest = len(phases) - number - 1
-        stop = round(phase.stop / told.end * _BAR)
+    for number, phase in enumerate(parts):
+        rest = len(parts) - number - 1
+        stop = round(phase.stop / end(told) * _BAR)
         stop = max(len(text) + 1, min(stop, _BAR - rest))
         letter = "." if phase.name == "resumed" else phase.name[0]
         text += (letter.upper() if phase.dark else letter) * (stop - len(text))
     return f"{text:<{_BAR}}"
 
 
-def remark(told: Timeline, passage: Passage) -> str:
+def remark(told: UpdateTimes, passage: SessionTimes) -> str:
     """A session's blackout, and what is not as it should be."""
     words = [] if passage.blackout is None else [duration(passage.blackout)]
     if passage.standing != "ready":

@@ -22,9 +22,8 @@ from luod.daemon.updates import times
 from luod.daemon.updates.kexec_image import NextImage
 from luod.daemon.updates.participants import Participants
 from luod.daemon.updates.update import Updater
-from luod.ipc.interfaces.admin import CheckReply, Problem, Progress, StatusReply, Wishes
-from luod.ipc.interfaces.timeline import TimelineReply
 from luod.ipc.server.peer import Peer
+from luod.ipc.types.admin import Checked, Problem, Progress, Status, UpdateTimes, Wishes
 from luod.linux import Fd
 from luod.version import __version__
 
@@ -56,42 +55,42 @@ class AdminService:
         self._stopping = stopping
         self._chronicle = chronicle
 
-    async def status(self) -> StatusReply:
+    async def status(self) -> Status:
         registry = self._holdings.registry
         problems = await asyncio.to_thread(state_directory.problems, registry.file, registry.file_error)
         states = Counter(state for _row, state in self._sessions.rows())
         record = self._holdings.registry.record
         image = record.image
-        return {
-            "version": __version__,
-            "state": self._participants.state if self._holdings.broken is None else "broken",
-            "boot": record.boot,
-            "kernel_loaded": image is not None,
-            "command_line": None if image is None else image.command_line,
-            "sessions": states["held"] + states["dropped"],
-            "waiting": states["waiting"],
-            "retrieved": states["retrieved"] + states["resumed"],
-            "torn": states["torn"],
-            "participants": len(self._participants.followers),
-            "held_files": sum(len(held.files) for held in record.held),
-            "generation": record.generation,
-            "stuck": self._reaping.stuck(),
-            "restore_seconds_left": self._reaping.seconds_left,
-            "policy_file": str(self._policy.path) if self._policy.present or self._policy.error else None,
-            "policy_error": None if self._policy.error is None else str(self._policy.error),
-            "state_directory": problems,
-            "registry": [Problem(doubt.kept, doubt.what, remedy(doubt)) for doubt in record.doubts],
-        }
+        return Status(
+            version=__version__,
+            state=self._participants.state if self._holdings.broken is None else "broken",
+            boot=record.boot,
+            kernel_loaded=image is not None,
+            command_line=None if image is None else image.command_line,
+            sessions=states["held"] + states["dropped"],
+            waiting=states["waiting"],
+            retrieved=states["retrieved"] + states["resumed"],
+            torn=states["torn"],
+            participants=len(self._participants.followers),
+            held_files=sum(len(held.files) for held in record.held),
+            generation=record.generation,
+            stuck=self._reaping.stuck(),
+            restore_seconds_left=self._reaping.seconds_left,
+            policy_file=str(self._policy.path) if self._policy.present or self._policy.error else None,
+            policy_error=None if self._policy.error is None else str(self._policy.error),
+            state_directory=problems,
+            registry=[Problem(doubt.kept, doubt.what, remedy(doubt)) for doubt in record.doubts],
+        )
 
-    async def timeline(self) -> TimelineReply:
+    async def timeline(self) -> UpdateTimes | None:
         barrier = self._participants.barrier
         current = None if barrier is None else times.current(barrier, self._holdings.registry.record.rows)
-        return {"timeline": self._chronicle.report(current)}
+        return self._chronicle.report(current)
 
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: list[str]) -> None:
         await self._image.load(kernel, initrd, command_line, ignore_findings=ignore_findings)
 
-    async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> CheckReply:
+    async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> Checked:
         return await self._updater.check(kernel, initrd, command_line, wishes)
 
     def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:

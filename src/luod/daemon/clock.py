@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
 from luod import linux
+from luod.ipc.types.phases import Clock
 
 _CODE: Final = {
     "x86_64": bytes.fromhex("0f31 48c1e220 4809d0 c3"),  # rdtsc; shl rdx, 32; or rax, rdx; ret
@@ -51,7 +52,7 @@ class Pace(msgspec.Struct, frozen=True):
 class Crossing(msgspec.Struct, frozen=True):
     """How long the jump took, by which clock. `arrived` is CLOCK_MONOTONIC, of the new kernel, at its end."""
 
-    clock: Literal["tsc", "wall"]
+    clock: Clock
     seconds: float
     error_seconds: float
     arrived: float

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from luod import memory
-from luod.ipc.interfaces.sessions import Limit, MemoryRoom
+from luod.ipc.types.sessions import Limit, MemoryRoom
 from luod.memory import Unknown
 
 _SCRATCH: Final = "sys/kernel/debug/kho/out/scratch_len"

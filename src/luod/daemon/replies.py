@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from luod.ipc.errors import Busy, NoManifest, NoSuchSession, Resumed, TooLate, Torn, UpdateRunning
 
 if TYPE_CHECKING:
-    from luod.ipc.interfaces.sessions import Direction
+    from luod.ipc.types.sessions import Direction
 
 
 _SHOWN: Final = "luoctl list shows a user its own sessions, and root all"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from luod.daemon.preflight.devices import Device, Devices, judge, observe
-from luod.ipc.interfaces.updates import DeclaredFile
+from luod.ipc.types.updates import DeclaredFile
 from luod.testing.plugin import BootMachine
 from tests.daemon.host import Luod
 from tests.daemon.participant import Participant, begin, file, prepare

@@ -31,8 +31,8 @@ from luod.daemon.store.schema import Doubt, Row
 from luod.image.bzimage import Image
 from luod.image.contents import Contents
 from luod.image.initrd import Modules
-from luod.ipc.interfaces.admin import Problem
-from luod.ipc.interfaces.updates import DeclaredFile, DeclaredSession
+from luod.ipc.types.admin import Problem
+from luod.ipc.types.updates import DeclaredFile, DeclaredSession
 from luod.kexec import LoadLimits
 
 MIB = 1 << 20

@@ -22,8 +22,8 @@ from luod.daemon.preflight.running import Region, Running, running
 from luod.image.bzimage import Image
 from luod.image.contents import Contents, family_of
 from luod.image.initrd import Modules
-from luod.ipc.interfaces.admin import Finding
-from luod.ipc.interfaces.updates import DeclaredFile, DeclaredSession
+from luod.ipc.types.admin import Finding
+from luod.ipc.types.updates import DeclaredFile, DeclaredSession
 from luod.kexec import LoadLimits
 from tests.image.test_image import bzimage
 

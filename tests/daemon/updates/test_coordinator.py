@@ -9,8 +9,8 @@ import pytest
 from luod.daemon.log import Log
 from luod.daemon.updates.coordinator import Barrier
 from luod.daemon.updates.follower import Follower
-from luod.ipc.interfaces.updates import DeclaredSession
 from luod.ipc.server.peer import Peer
+from luod.ipc.types.updates import DeclaredSession
 
 
 def followers() -> list[Follower]:
@@ -28,7 +28,7 @@ def barrier() -> Barrier:
 
 def test_one_that_is_awaited_shows_for_how_long_it_has_been(barrier: Barrier) -> None:
     barrier.vote(barrier.members[0], "preparing", "ready", None)
-    shown = {each.name: each for each in barrier.progress()["participants"]}
+    shown = {each.name: each for each in barrier.progress().participants}
     assert shown["one"].standing == "ready"
     assert shown["two"].standing == "awaited"
     assert shown["two"].seconds > shown["one"].seconds
@@ -36,9 +36,9 @@ def test_one_that_is_awaited_shows_for_how_long_it_has_been(barrier: Barrier) ->
 
 def test_a_cancelled_update_tears_nothing(barrier: Barrier) -> None:
     barrier.gone(barrier.members[1])
-    assert barrier.progress()["torn"] == ["orphan", "two"]
+    assert barrier.progress().torn == ["orphan", "two"]
     barrier.cancel("the operator aborted it")
-    assert barrier.progress()["torn"] == []
+    assert barrier.progress().torn == []
 
 
 def test_bystanders_that_are_late_are_one_line_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from luod.daemon.updates.transaction import BYTES_A_SECOND, NotAwaited, Transaction, VotePhase
+from luod.daemon.updates.transaction import BYTES_A_SECOND, NotAwaited, Transaction
+from luod.ipc.types.phases import VotePhase
 
 
 def begin(count: int, *, skip_unready: bool = False, patience: float = 10.0) -> Transaction:

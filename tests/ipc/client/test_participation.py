@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
-from luod.ipc.client.participation import Event, FrozenDevice, Participation, PlannedFile, declare, vote
+from luod.ipc.client.participation import Event, Participation, PlannedFile, declare, vote
 from luod.ipc.framing import Reply
+from luod.ipc.types.updates import FrozenDevice
 from luod.liveupdate import OutgoingSession
 from luod.manifest import Entry
 

@@ -20,7 +20,7 @@ def arguments(parser: Parser) -> None:
 
 def run(given: Namespace, output: Output) -> Exit:
     """Where luod cannot be reached, the metrics say so before the error does."""
-    from luod.ctl import admin, timeline
+    from luod.ctl import admin
     from luod.ctl.files import write
     from luod.ctl.metrics import text
     from luod.errors import BadInput, DaemonUnreachable
@@ -31,7 +31,7 @@ def run(given: Namespace, output: Output) -> Exit:
         )
     unreachable = None
     try:
-        found = text(admin.status(given.admin_socket), timeline.ask(given.admin_socket))
+        found = text(admin.status(given.admin_socket), admin.timeline(given.admin_socket))
     except DaemonUnreachable as error:
         unreachable = error
         found = text(None, None)

@@ -39,11 +39,11 @@ def run(given: Namespace, output: Output) -> Exit:
     path = given.socket or SESSIONS_SOCKET
 
     def give_up(name: str) -> str:
-        released, still_open = perform(sessions.give_up(name, given.direction, force=given.force), path, TIMEOUT)
-        report = f"released {', '.join(released)}"
-        if still_open:
+        answer = perform(sessions.give_up(name, given.direction, force=given.force), path, TIMEOUT)
+        report = f"released {', '.join(answer.released)}"
+        if answer.open:
             report += (
-                f"; another process has {', '.join(still_open)} open: terminate it, or the next kexec preserves it"
+                f"; another process has {', '.join(answer.open)} open: terminate it, or the next kexec preserves it"
             )
         return report
 

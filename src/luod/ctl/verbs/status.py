@@ -10,7 +10,7 @@ from luod.ctl.exits import Exit
 from luod.ctl.output import Output, counted, escaped
 
 if TYPE_CHECKING:
-    from luod.ctl.admin import Status
+    from luod.ipc.types.admin import Status
 
 SUMMARY = "show the state of luod and count its sessions"
 DESCRIPTION = "Shows the state of luod, the loaded kernel, the number of sessions, and problems of luod's own files."

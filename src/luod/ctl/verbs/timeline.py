@@ -19,9 +19,9 @@ def arguments(parser: Parser) -> None:
 def run(given: Namespace, output: Output) -> Exit:
     from dataclasses import asdict
 
-    from luod.ctl import timeline
+    from luod.ctl import admin, timeline
 
-    found = timeline.ask(given.admin_socket)
+    found = admin.timeline(given.admin_socket)
     if found is not None and given.svg is not None:
         from luod.ctl import picture
         from luod.ctl.files import write

@@ -11,9 +11,9 @@ from luod.ctl.exits import Exit
 from luod.ctl.output import Output
 
 if TYPE_CHECKING:
-    from luod.ctl import admin
     from luod.ctl.next_kernel import NextKernel
     from luod.ctl.progress import View
+    from luod.ipc.types.admin import Progress
 
 SUMMARY = "update the kernel and preserve all sessions"
 DESCRIPTION = (
@@ -63,8 +63,9 @@ def run(given: Namespace, output: Output) -> Exit:
         return _follow(given, shown)
 
 
-def _check(given: Namespace, image: NextKernel) -> admin.Progress:
+def _check(given: Namespace, image: NextKernel) -> Progress:
     from luod.ctl import admin
+    from luod.ipc.types.admin import Progress
 
     checked = admin.check(
         given.admin_socket,
@@ -74,10 +75,10 @@ def _check(given: Namespace, image: NextKernel) -> admin.Progress:
         skip_unready=given.skip_unready,
         ignore_findings=given.ignore_finding,
     )
-    return admin.Progress("checked", findings=checked.findings)
+    return Progress("checked", findings=checked.findings)
 
 
-def _refuse(progress: admin.Progress) -> None:
+def _refuse(progress: Progress) -> None:
     """Raises Refused for a refusal."""
     from luod.errors import Refused
 

@@ -11,7 +11,7 @@ from luod.ctl.exits import Exit
 from luod.ctl.output import Output, escaped
 
 if TYPE_CHECKING:
-    from luod.ctl.timeline import Timeline
+    from luod.ipc.types.admin import UpdateTimes
 
 SUMMARY = "wait until luod, an update, a restore or a participant is ready"
 DESCRIPTION = (
@@ -59,20 +59,20 @@ class _Condition:
 
     def __init__(self, given: Namespace) -> None:
         self._given = given
-        self._update: Timeline | None = None
+        self._update: UpdateTimes | None = None
 
     def missing(self) -> str | None:
         """Returns what the condition lacks, None once it holds. DaemonUnreachable; errors of `luod.ctl.admin`."""
         if self._given.condition == "participant":
             return self._without_participant()
-        from luod.ctl import admin, timeline
+        from luod.ctl import admin
         from luod.errors import LiveUpdateBroken, LuodError
 
         status = admin.status(self._given.admin_socket)
         if status.state == "broken":
             raise LuodError("luod is in state broken", hint=LiveUpdateBroken.hint)
         if self._given.condition == "update" and status.state in ("preparing", "freezing", "jumping"):
-            self._update = timeline.ask(self._given.admin_socket)
+            self._update = admin.timeline(self._given.admin_socket)
             return f"the update is {escaped(status.state)}"
         left = status.waiting + status.retrieved
         if self._given.condition == "restored" and left:
@@ -95,9 +95,9 @@ class _Condition:
 
     def ended(self, output: Output) -> Exit:
         """Prints how the update ended that was waited for."""
-        from luod.ctl import timeline
+        from luod.ctl import admin, timeline
 
-        update = self._update and timeline.ask(self._given.admin_socket)
+        update = self._update and admin.timeline(self._given.admin_socket)
         cancelled = update is not None and update.state == "cancelled"
         if output.json:
             output.object({"condition": self._given.condition, "update": None if update is None else update.update})

@@ -27,8 +27,8 @@ from luod.daemon.store.registry import Change, Registry
 from luod.daemon.store.schema import Row, now, workload
 from luod.errors import LiveUpdateBusy, LuodError, Refused
 from luod.ipc.errors import Busy, DiscardFailed, NoSuchSession
-from luod.ipc.interfaces.admin import Stuck
 from luod.ipc.server.peer import Peer
+from luod.ipc.types.admin import Stuck
 from luod.linux import Fd
 
 _AT_ONCE: Final = 4

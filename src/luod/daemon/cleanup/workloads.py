@@ -20,8 +20,8 @@ from luod.daemon.store.schema import NUMBERED, Row, workload
 from luod.daemon.updates.participants import Participants
 from luod.errors import LuodError, Refused
 from luod.ipc.errors import NoSuchSession
-from luod.ipc.interfaces.sessions import Direction, GivenUp
 from luod.ipc.server.peer import Peer
+from luod.ipc.types.sessions import Direction, GivenUp
 
 _OTHER: Final[dict[Direction, Direction]] = {"outgoing": "incoming", "incoming": "outgoing"}
 _INSTEAD: Final[dict[Direction, str]] = {

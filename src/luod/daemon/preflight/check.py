@@ -34,10 +34,10 @@ from luod.daemon.store import state_directory
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import Row
 from luod.errors import Refused
-from luod.ipc.interfaces.admin import Finding
-from luod.ipc.interfaces.sessions import State
-from luod.ipc.interfaces.updates import DeclaredSession, When
 from luod.ipc.server.peer import Peer
+from luod.ipc.types.admin import Finding
+from luod.ipc.types.sessions import SessionState
+from luod.ipc.types.updates import DeclaredSession, When
 from luod.kexec import load_limits
 
 _ROOT: Final = Path("/")
@@ -54,7 +54,7 @@ class Sessions(Protocol):
 
     @property
     def held(self) -> tuple[str, ...]: ...
-    def rows(self) -> list[tuple[Row, State]]: ...
+    def rows(self) -> list[tuple[Row, SessionState]]: ...
 
 
 class Follower(Protocol):

@@ -17,8 +17,8 @@ from typing import Final
 from luod import pci
 from luod.daemon.preflight.findings import finding, listed
 from luod.errors import BadInput
-from luod.ipc.interfaces.admin import Finding
-from luod.ipc.interfaces.updates import DeclaredFile, When
+from luod.ipc.types.admin import Finding
+from luod.ipc.types.updates import DeclaredFile, When
 
 KINDS: Final = ("vfio", "vfio-pci")
 _ALREADY: Final[tuple[When, ...]] = ("preserved",)

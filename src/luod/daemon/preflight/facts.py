@@ -23,9 +23,9 @@ from luod.daemon.preflight.subject import Fingerprint
 from luod.daemon.store.schema import Doubt, Row
 from luod.image.command_line import line
 from luod.image.initrd import Modules
-from luod.ipc.interfaces.admin import Problem
-from luod.ipc.interfaces.sessions import State
-from luod.ipc.interfaces.updates import DeclaredFile, DeclaredSession, When
+from luod.ipc.types.admin import Problem
+from luod.ipc.types.sessions import SessionState
+from luod.ipc.types.updates import DeclaredFile, DeclaredSession, When
 from luod.kexec import LoadLimits
 
 FactName = Literal[
@@ -123,7 +123,7 @@ class Facts:
     command_line: str
     running: Running
     loading: Loading
-    sessions: tuple[tuple[Row, State], ...]
+    sessions: tuple[tuple[Row, SessionState], ...]
     declarations: tuple[Declaration, ...]
     stashed: tuple[str, ...]
     """Names of the sets of files that luod holds for programs that are started again."""
@@ -169,7 +169,7 @@ def unattended(facts: Facts) -> list[str]:
 
 
 def unanswered(
-    sessions: Iterable[tuple[Row, State]], declarations: Iterable[Declaration], among: Collection[str]
+    sessions: Iterable[tuple[Row, SessionState]], declarations: Iterable[Declaration], among: Collection[str]
 ) -> bool:
     """Returns whether there is an outgoing session that no participant declares now, and that holds files of the kinds
     `among`, or files that nobody ever declared.

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final, Literal
 
 from luod.errors import Refused
-from luod.ipc.interfaces.admin import Finding
+from luod.ipc.types.admin import Finding
 
 REFUSALS: Final = frozenset(
     {

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from luod.daemon.preflight.findings import finding
-from luod.ipc.interfaces.admin import Finding
+from luod.ipc.types.admin import Finding
 from luod.kexec import LoadLimits
 
 _REMEDY: Final = "remove it from /etc/sysctl.conf and /etc/sysctl.d and reboot; a running kernel does not take it back"

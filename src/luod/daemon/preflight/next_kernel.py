@@ -16,7 +16,7 @@ from luod.daemon.preflight.running import Running
 from luod.image.command_line import Line, enabled, parameters
 from luod.image.contents import family_of
 from luod.image.initrd import Modules
-from luod.ipc.interfaces.admin import Finding
+from luod.ipc.types.admin import Finding
 
 _PAGE: Final = 4096
 _ALIGNMENT: Final = 2 * 1024 * 1024

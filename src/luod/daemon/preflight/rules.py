@@ -16,7 +16,7 @@ from luod.daemon.preflight import devices, limits, next_kernel, state, storage
 from luod.daemon.preflight.facts import FactName, Facts, kinds, unattended
 from luod.daemon.preflight.facts import next_kernel as following
 from luod.daemon.preflight.findings import finding
-from luod.ipc.interfaces.admin import Finding
+from luod.ipc.types.admin import Finding
 
 Moment = Literal["request", "freezing", "jumping"]
 """Of an update: when it is asked for, right before guests are frozen, right before reboot(2)."""

@@ -15,8 +15,8 @@ from luod.daemon.preflight.facts import Declaration
 from luod.daemon.preflight.findings import finding, listed
 from luod.daemon.store.schema import Row
 from luod.errors import NotEnoughMemory
-from luod.ipc.interfaces.admin import Finding
-from luod.ipc.interfaces.updates import DeclaredFile
+from luod.ipc.types.admin import Finding
+from luod.ipc.types.updates import DeclaredFile
 from luod.linux import F_SEAL_EXEC
 
 _INIT: Final = 1

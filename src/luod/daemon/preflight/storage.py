@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from luod.daemon.preflight.findings import finding
 from luod.daemon.store.schema import Doubt
-from luod.ipc.interfaces.admin import Finding, Problem
+from luod.ipc.types.admin import Finding, Problem
 
 
 def findings(problems: Iterable[Problem], file_error: str, doubts: Iterable[Doubt]) -> Iterator[Finding]:

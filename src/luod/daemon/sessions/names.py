@@ -9,8 +9,8 @@ from typing import Final, Protocol
 from luod.daemon.store.recovery import SESSION
 from luod.daemon.store.schema import NUMBERED, Row
 from luod.ipc.errors import InvalidName, WrongPhase
-from luod.ipc.interfaces.updates import State
 from luod.ipc.server.peer import Peer
+from luod.ipc.types.phases import State
 
 NAME: Final = re.compile(r"[A-Za-z0-9._@/#-]{1,63}")
 

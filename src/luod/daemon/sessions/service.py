@@ -45,9 +45,9 @@ from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import MOST_SESSIONS, Row
 from luod.errors import Refused
 from luod.ipc.errors import Busy, NotFinished, SessionExists
-from luod.ipc.interfaces.sessions import Description, Direction, MemoryRoom, Outcome, Session, State
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
+from luod.ipc.types.sessions import Description, Direction, MemoryRoom, Outcome, SessionInfo, SessionState
 from luod.linux import Fd
 
 T = TypeVar("T")
@@ -96,13 +96,13 @@ class SessionService:
     def held(self) -> tuple[str, ...]:
         return tuple(held.name for held in self._registry.record.held)  # sets of files, which no kernel carries on
 
-    def rows(self) -> list[tuple[Row, State]]:
+    def rows(self) -> list[tuple[Row, SessionState]]:
         """All sessions by name, with what became of them."""
         return [
             (row, self._state(row)) for row in sorted(self._registry.record.rows, key=lambda r: (r.name, r.direction))
         ]
 
-    def _state(self, row: Row) -> State:
+    def _state(self, row: Row) -> SessionState:
         held = fd_name(row) in self._fds
         if row.direction == "outgoing":
             return "held" if held else "dropped"
@@ -153,7 +153,7 @@ class SessionService:
             raise no_such_session(None, name)
         return [self._described(row, state) for row, state in found]
 
-    def _described(self, row: Row, state: State) -> Description:
+    def _described(self, row: Row, state: SessionState) -> Description:
         arrival = self._registry.record.arrival
         outgoing = row.direction == "outgoing"
         return Description(
@@ -170,8 +170,10 @@ class SessionService:
             participant=self.participation.answering(row.name) if outgoing and self.participation is not None else None,
         )
 
-    async def list(self, peer: Peer) -> list[Session]:
-        return [Session(row.name, row.owner, row.direction, state) for row, state in self.rows() if may_use(peer, row)]
+    async def list(self, peer: Peer) -> list[SessionInfo]:
+        return [
+            SessionInfo(row.name, row.owner, row.direction, state) for row, state in self.rows() if may_use(peer, row)
+        ]
 
     async def room(self, peer: Peer) -> MemoryRoom:
         return memory_grants.room(peer.process)

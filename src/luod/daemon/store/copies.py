@@ -12,7 +12,8 @@ from typing import Literal
 import msgspec
 
 from luod.daemon.store.journal import Log, unpack
-from luod.daemon.store.schema import FORMAT, FORMATS, Direction, Record, Row
+from luod.daemon.store.schema import FORMAT, FORMATS, Record, Row
+from luod.ipc.types.sessions import Direction
 
 Kind = Literal["damaged", "format", "unreadable", "another-machine", "another-boot", "older"]
 """Of a fault; it is part of the name under which a file is kept aside."""

@@ -19,19 +19,9 @@ from luod.daemon.store import journal
 from luod.daemon.store.copies import Changes, key
 from luod.daemon.store.journal import Slots
 from luod.daemon.store.journal_file import Journal
-from luod.daemon.store.schema import (
-    Departure,
-    Direction,
-    Doubt,
-    Held,
-    Image,
-    Owed,
-    Record,
-    Row,
-    ends_with_update,
-    workload,
-)
+from luod.daemon.store.schema import Departure, Doubt, Held, Image, Owed, Record, Row, ends_with_update, workload
 from luod.errors import LuodError
+from luod.ipc.types.sessions import Direction
 
 
 class RegistryDamaged(LuodError):

@@ -9,13 +9,12 @@ import re
 import secrets
 import time
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from luod.daemon.clock import Crossing, Moment, Pace
-
-Direction = Literal["outgoing", "incoming"]
+from luod.ipc.types.sessions import Direction
 
 FORMAT: Final = 3
 FORMATS: Final = (2, FORMAT)

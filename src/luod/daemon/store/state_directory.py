@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from luod.daemon.store.journal_file import Journal
-from luod.ipc.interfaces.admin import Problem
+from luod.ipc.types.admin import Problem
 from luod.linux import Fd
 
 SPACE: Final = 64 * 1024

@@ -22,7 +22,7 @@ from luod.daemon.store.registry import Change, Registry
 from luod.daemon.store.schema import Row
 from luod.daemon.timeline import timeline
 from luod.daemon.timeline.timeline import Current, Event, Happening, Passage, Story
-from luod.ipc.interfaces.timeline import SessionTimes, UpdateTimes
+from luod.ipc.types.admin import SessionTimes, UpdateTimes
 from luod.linux import Fd
 
 _MOST_BYTES: Final = 4 << 20

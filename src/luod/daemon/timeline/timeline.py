@@ -15,9 +15,8 @@ import msgspec
 from msgspec.structs import replace
 
 from luod.daemon.store.schema import Departure, Row
+from luod.ipc.types.phases import Clock, SessionStanding, UpdateState
 
-State = Literal["preparing", "freezing", "jumping", "restoring", "done", "cancelled"]
-Standing = Literal["awaited", "granted", "ready", "vetoed", "lost", "unasked", "torn"]
 Happening = Literal["retrieved", "resumed", "gone", "done", "cancelled"]
 
 
@@ -30,7 +29,7 @@ class Passage(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     owner: int
     bytes: int
-    standing: Standing
+    standing: SessionStanding
     reason: str | None = None
     prepared: float | None = None
     frozen: float | None = None
@@ -56,13 +55,13 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     generation: int
     skip_unready: bool
     asked: float
-    state: State
+    state: UpdateState
     reason: str | None = None
     freezing: float | None = None
     jumping: float | None = None
     arrived: float | None = None
     ended: float | None = None
-    clock: Literal["tsc", "wall"] | None = None
+    clock: Clock | None = None
     error: float | None = None
     sessions: dict[str, Passage] = {}
     """By name."""

@@ -15,11 +15,12 @@ from typing import Final
 
 from luod.daemon import memory_grants
 from luod.daemon.log import Log
-from luod.daemon.updates.follower import Follower, event
-from luod.daemon.updates.transaction import LATE, Member, Transaction, VotePhase
+from luod.daemon.updates.follower import Follower
+from luod.daemon.updates.transaction import LATE, Member, Transaction
 from luod.errors import LuodError, NotEnoughMemory
-from luod.ipc.interfaces.admin import Participant, Progress
-from luod.ipc.interfaces.updates import Ballot, DeclaredFile, EventKind, State
+from luod.ipc.types.admin import Participant, Progress
+from luod.ipc.types.phases import Ballot, EventKind, State, VotePhase
+from luod.ipc.types.updates import DeclaredFile, Event
 
 _DELIVERY_SECONDS: Final = 5.0
 """For everybody to take an event, and for the operator to take the news, before the jump."""
@@ -288,7 +289,7 @@ class Barrier:
         if kind == "lost":
             reason = self.transaction.members[follower.id].reason
         follower.events.put(
-            event(
+            Event(
                 kind,
                 state or self.state,
                 update=self.id,
@@ -347,12 +348,11 @@ class Barrier:
             participants=[self._participant(transaction.members[id]) for id in changed],
             torn=torn,
             reason=transaction.reason or self._note,
-            findings=[],
         )
 
     def operator_has(self, progress: Progress) -> None:
         """The operator has taken this news."""
-        if progress["state"] == "jumping":
+        if progress.state == "jumping":
             self._told.set()
 
     def _participant(self, member: Member) -> Participant:

@@ -1,4 +1,4 @@
-"""One that follows updates, as serve knows it, and the shape of what it is told. Decides nothing.
+"""One that follows updates, as serve knows it. Decides nothing.
 
 `luod.daemon.updates.participants` makes followers, and `luod.daemon.updates.coordinator` waits for them.
 """
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from luod.daemon.updates.mailbox import Mailbox
-from luod.ipc.interfaces.updates import DeclaredFile, DeclaredSession, Event, EventKind, FrozenDevice, State, When
 from luod.ipc.server.peer import Peer
+from luod.ipc.types.updates import DeclaredFile, DeclaredSession, Event, FrozenDevice, When
 
 _DEVICE: Final = "vfio"
 """A declared file's kind that the kernel freezes."""
@@ -44,26 +44,3 @@ class Follower:
             for file in session.files
             if file.kind == _DEVICE
         ]
-
-
-def event(
-    kind: EventKind,
-    state: State,
-    *,
-    participant: str | None = None,
-    update: str | None = None,
-    generation: int | None = None,
-    deadline: float | None = None,
-    reason: str | None = None,
-    frozen_devices: list[FrozenDevice] | None = None,
-) -> Event:
-    return Event(
-        event=kind,
-        state=state,
-        participant=participant,
-        update=update,
-        generation=generation,
-        deadline=deadline,
-        reason=reason,
-        frozen_devices=frozen_devices,
-    )

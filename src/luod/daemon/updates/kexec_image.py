@@ -25,7 +25,7 @@ from luod.daemon.store.schema import Image
 from luod.daemon.updates.participants import Participants
 from luod.errors import Refused
 from luod.ipc.errors import NotLoaded
-from luod.ipc.interfaces.admin import Finding
+from luod.ipc.types.admin import Finding
 from luod.linux import Fd
 
 if TYPE_CHECKING:

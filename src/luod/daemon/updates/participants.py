@@ -23,13 +23,14 @@ from luod.daemon.store.fd_names import fd_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Change, Registry
 from luod.daemon.store.schema import Row
-from luod.daemon.updates.follower import Follower, event
+from luod.daemon.updates.follower import Follower
 from luod.daemon.updates.transaction import NotAwaited
 from luod.errors import Refused
 from luod.ipc.errors import DeclaredByAnother, NotExpected, NotFollowing
-from luod.ipc.interfaces.updates import Ballot, DeclaredSession, Event, Phase, State
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
+from luod.ipc.types.phases import Ballot, State, VotePhase
+from luod.ipc.types.updates import DeclaredSession, Event
 
 if TYPE_CHECKING:
     from luod.daemon.updates.coordinator import Barrier
@@ -118,7 +119,7 @@ class Participants:
                 hint="a name has 1 to 63 of the letters A-Z a-z, digits, and . _ @ / # -",
             )
         follower = Follower(next(self._numbers), os.urandom(16).hex(), name, peer)
-        follower.events.put(event("following", self.state, participant=follower.secret))
+        follower.events.put(Event("following", self.state, participant=follower.secret))
         self._followers[follower.secret] = follower
         if self.followed is not None:
             self.followed(peer)
@@ -196,7 +197,7 @@ class Participants:
 
         self._registry.change(judged)
 
-    async def vote(self, peer: Peer, participant: str, phase: Phase, vote: Ballot, reason: str | None) -> None:
+    async def vote(self, peer: Peer, participant: str, phase: VotePhase, vote: Ballot, reason: str | None) -> None:
         follower = self._follower(peer, participant)
         if self.barrier is None:
             raise self._wrong_phase(NotAwaited("no update waits for a vote"))
@@ -253,7 +254,7 @@ class Participants:
     def tell_cancelled(self, update: str | None, reason: str) -> None:
         """Of an update whose serve is gone: everybody who follows now."""
         for follower in self._followers.values():
-            follower.events.put(event("cancelled", self.state, update=update, reason=reason))
+            follower.events.put(Event("cancelled", self.state, update=update, reason=reason))
 
     def _follower(self, peer: Peer, participant: str) -> Follower:
         follower = self._followers.get(participant)

@@ -11,7 +11,8 @@ from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from luod.daemon.store.schema import Row
-from luod.daemon.timeline.timeline import Current, Passage, Standing, Story, bytes_of, groups
+from luod.daemon.timeline.timeline import Current, Passage, Story, bytes_of, groups
+from luod.ipc.types.phases import SessionStanding
 
 if TYPE_CHECKING:  # no start of serve needs it: that would lie in the blackout
     from luod.daemon.updates.coordinator import Barrier
@@ -34,7 +35,7 @@ def story(barrier: Barrier, rows: Iterable[Row], asked: float, ended: float | No
         id = owners.get(name)
         member = None if id is None else transaction.members.get(id)
         if id is None or member is None:
-            standing: Standing = "lost" if name in barrier.orphans else "unasked"
+            standing: SessionStanding = "lost" if name in barrier.orphans else "unasked"
             passages[name] = Passage(name, main.owner, bytes_of(group), standing)
             continue
         reached = round(member.since - begun, 6) if member.standing == "ready" else None

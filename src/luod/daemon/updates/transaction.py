@@ -18,13 +18,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
 from luod.errors import LuodError
-
-Phase = Literal["preparing", "freezing", "jumping", "cancelled"]
-VotePhase = Literal["preparing", "freezing"]
-Standing = Literal["awaited", "granted", "ready", "vetoed", "lost"]
+from luod.ipc.types.phases import Phase, Standing, VotePhase
 
 LATE: Final = "it did not vote in time"
 BYTES_A_SECOND: Final = 100 * 1024 * 1024

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from asyncvarlink.serviceinterface import InvalidParameter
@@ -35,8 +36,8 @@ from luod.daemon.updates.reboot_process import RebootProcess
 from luod.daemon.updates.transaction import NotAwaited
 from luod.errors import Refused
 from luod.ipc.errors import NoUpdate
-from luod.ipc.interfaces.admin import CheckReply, Finding, Progress, Wishes
 from luod.ipc.server.peer import Peer
+from luod.ipc.types.admin import Checked, Finding, Progress, Wishes
 from luod.linux import Fd
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Updater:
         self._stuck_seconds = stuck_seconds
         self._task: asyncio.Task[None] | None = None
 
-    async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> CheckReply:
+    async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> Checked:
         try:
             require_names(wishes.ignore_findings)
             if self._participants.leaving:
@@ -90,7 +91,7 @@ class Updater:
                 if fd is not None:
                     fd.close()
         findings = with_ignored(findings, _given_up(wishes))
-        return {"refused": bool(refusing(findings)), "release": release, "findings": findings}
+        return Checked(bool(refusing(findings)), release, findings)
 
     async def _find(self, wishes: Wishes) -> list[Finding]:
         """What stands in the way of an update into what is loaded. Nobody else's can begin meanwhile."""
@@ -120,7 +121,7 @@ class Updater:
         orphans = self._participants.orphans()
         if wishes.dry_run:
             # The last reply: it is not asked for more.
-            yield self._checked(orphans) | {"findings": findings}
+            yield replace(self._checked(orphans), findings=findings)
             return
         refuse(findings)
         barrier = _barrier(os.urandom(4).hex(), patience, wishes.skip_unready, orphans, self._log)
@@ -136,7 +137,7 @@ class Updater:
                     await asyncio.shield(self._task)
                 if barrier.error is not None:
                     raise barrier.error
-                yield progress | {"findings": findings}
+                yield replace(progress, findings=findings)
                 barrier.operator_has(progress)
                 findings = []
         finally:
@@ -147,7 +148,7 @@ class Updater:
         """What --dry-run has to say: who would be asked, and what nobody follows for."""
         barrier = _barrier("", _PATIENCE_SECONDS, False, orphans, self._log)
         barrier.rehearse(self._participants.followers)
-        return barrier.progress() | {"state": "checked", "generation": self._registry.record.generation + 1}
+        return replace(barrier.progress(), state="checked", generation=self._registry.record.generation + 1)
 
     async def abort(self, peer: Peer) -> None:
         barrier, task = self._participants.barrier, self._task

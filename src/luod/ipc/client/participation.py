@@ -15,12 +15,14 @@ from typing import Any, Final, Literal, Protocol, cast, get_args
 
 from luod.errors import BadInput, CallFailed, DaemonUnreachable, ProtocolError
 from luod.ipc.client.sessions import Call, Exchange
+from luod.ipc.decode import decode
 from luod.ipc.framing import Reply, encode_call
 from luod.ipc.names import UPDATES
+from luod.ipc.types.phases import News, VotePhase
+from luod.ipc.types.updates import FrozenDevice
 from luod.manifest import Entry
 
-Kind = Literal["preparing", "granted", "freezing", "jumping", "cancelled", "lost"]
-_KINDS: Final = get_args(Kind)
+_KINDS: Final = get_args(News)
 _VOTES_IN: Final = {"preparing": "preparing", "granted": "preparing", "freezing": "freezing"}
 """The phase that a vote during an event is for."""
 _UNCOUNTED: Final = (f"{UPDATES}.WrongPhase", f"{UPDATES}.NotFollowing")
@@ -58,7 +60,7 @@ class PlannedFile:
 
     session: str
     size: int
-    when: Literal["preparing", "freezing"] = "freezing"
+    when: VotePhase = "freezing"
     allocated: int = 0
     token: int = 0
     name: str | None = None
@@ -67,21 +69,12 @@ class PlannedFile:
 
 
 @dataclass(frozen=True)
-class FrozenDevice:
-    """A VFIO device file that was declared: its session, and token and name there."""
-
-    session: str
-    token: int
-    name: str | None
-
-
-@dataclass(frozen=True)
 class Event:
     """What luod tells a participant. `deadline`: seconds, as they were when luod said so. `frozen_devices`, of
     cancelled: as `luod.Phase` tells them.
     """
 
-    kind: Kind
+    kind: News
     update: str | None = None
     generation: int | None = None
     deadline: float | None = None
@@ -143,7 +136,7 @@ class Participation:
         if kind not in _KINDS:
             return None  # of a newer luod
         event = Event(
-            cast(Kind, kind),
+            cast(News, kind),
             _text(given.get("update")),
             generation if type(generation) is int else None,
             float(deadline) if isinstance(deadline, int | float) else None,
@@ -248,18 +241,10 @@ def vote(secret: str, event: Event, reason: str | None) -> Exchange[bool]:
 
 def _frozen(given: object) -> tuple[FrozenDevice, ...] | None:
     """None where luod cannot tell, or says what we do not understand."""
-    if not isinstance(given, list):
+    try:
+        return tuple(decode(list[FrozenDevice], given))
+    except ProtocolError:
         return None
-    found = []
-    for entry in given:
-        if (
-            not isinstance(entry, dict)
-            or type(entry.get("token")) is not int
-            or not isinstance(entry.get("session"), str)
-        ):
-            return None
-        found.append(FrozenDevice(entry["session"], entry["token"], _text(entry.get("name"))))
-    return tuple(found)
 
 
 def pause_after(pause: float) -> float:

@@ -10,8 +10,10 @@ from typing import Final
 
 from luod.ipc.client import participation
 from luod.ipc.client.failure import Failure
-from luod.ipc.client.participation import Event, FrozenDevice, Kind, Participation
+from luod.ipc.client.participation import Event, Participation
 from luod.ipc.client.sessions import Exchange
+from luod.ipc.types.phases import News
+from luod.ipc.types.updates import FrozenDevice
 
 _NO_VOTE: Final = "the workload left the phase without a vote"
 
@@ -28,7 +30,7 @@ class Told:
         self._ends = None if event.deadline is None else time.monotonic() + event.deadline
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> News:
         """preparing, granted, freezing, jumping, cancelled or lost, as docs/updates.md tells them."""
         return self.event.kind
 

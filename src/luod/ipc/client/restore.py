@@ -12,8 +12,9 @@ from typing import Generic, Self, TypeVar
 from luod.errors import AlreadyResumed, BadInput, CallFailed, NoSuchSession, Torn
 from luod.ipc.client import sessions
 from luod.ipc.client.handle import IncomingHandle
-from luod.ipc.client.sessions import INCOMING, OUTGOING, Call, Exchange, SessionInfo
+from luod.ipc.client.sessions import INCOMING, OUTGOING, Call, Exchange
 from luod.ipc.names import UPDATES
+from luod.ipc.types.sessions import SessionInfo
 from luod.liveupdate import IncomingSession
 
 H = TypeVar("H", bound=IncomingHandle)
@@ -175,10 +176,9 @@ def discard(name: str, begun: dict[str, IncomingSession]) -> Exchange[tuple[str,
     """Returns the names of the sessions that were released, outgoing ones first."""
     # Refused while a participant answers for them, and that before anything is lost.
     try:
-        outgoing, _still_open = yield from sessions.give_up(name, OUTGOING, force=False)
+        released = (yield from sessions.give_up(name, OUTGOING, force=False)).released
     except NoSuchSession:
-        outgoing = ()
-    released = list(outgoing)
+        released = []
     for session in (yield from _of_workload(name)):
         try:
             yield from sessions.release(session.name, INCOMING, finished=False)

@@ -28,8 +28,10 @@ from luod.errors import (
 )
 from luod.ipc.client.handle import IncomingHandle
 from luod.ipc.client.limits import Limits
+from luod.ipc.decode import decode
 from luod.ipc.framing import Reply, encode_call
 from luod.ipc.names import SESSIONS
+from luod.ipc.types.sessions import Description, GivenUp, SessionInfo
 from luod.linux import F_GET_SEALS, F_SEAL_EXEC
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
 from luod.liveupdate.outgoing import new_manifest
@@ -57,41 +59,6 @@ class Call:
 
 Exchange = Generator[Call, Reply, T]
 """Whoever runs it closes each Reply when the step it was sent into is done: fds nobody took end there."""
-
-
-@dataclass(frozen=True)
-class SessionInfo:
-    """A session of luod's, as it lists them. `owner` is the uid that created it.
-
-    `direction` is "outgoing" or "incoming". `state` is "held" (outgoing, luod keeps an fd of it), "dropped" (outgoing,
-    luod keeps none, since a replace did not end), "waiting" (incoming, still in the kernel), "retrieved" (incoming, and
-    handed out), "torn" or "resumed" (incoming, and handed out no more); a newer luod may know more.
-    """
-
-    name: str
-    owner: int
-    direction: str
-    state: str
-
-
-@dataclass(frozen=True)
-class Description(SessionInfo):
-    """What luod knows of a session without its contents.
-
-    `bytes` are those of the files its participant declared. `generation`, of NAME#GENERATION, is the update it was
-    written in. `update` is the one that carried an incoming session, None for a kexec without luod. The seconds are
-    until its participant was ready in each phase of that. `process` is the process whose end luod waits for before it
-    discards the session; None: it waits for none, or that has ended. `participant` is the name of the one that answers
-    for an outgoing session in an update.
-    """
-
-    bytes: int
-    generation: int | None
-    update: str | None
-    preparing_seconds: float
-    freezing_seconds: float
-    process: int | None
-    participant: str | None
 
 
 def create(name: str, path: str, *, manifest: bool) -> Exchange[OutgoingSession]:
@@ -176,14 +143,11 @@ def manifest(name: str, direction: str) -> Exchange[tuple[tuple[Entry, ...], boo
 
 def sessions() -> Exchange[tuple[SessionInfo, ...]]:
     reply = yield Call("List")
-    entries = reply.parameters.get("sessions")
-    if not isinstance(entries, list):
-        raise ProtocolError("luod's answer has no list `sessions`")
-    return tuple(_session(entry) for entry in entries)
+    return tuple(decode(list[SessionInfo], reply.parameters.get("sessions"), "sessions"))
 
 
-def give_up(name: str, direction: str | None, *, force: bool) -> Exchange[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Releases a workload; the sessions that were, and those of them that another process has open."""
+def give_up(name: str, direction: str | None, *, force: bool) -> Exchange[GivenUp]:
+    """Releases a workload."""
     encode_name(name)
     parameters: dict[str, Any] = {"name": name}
     if direction is not None:
@@ -191,40 +155,13 @@ def give_up(name: str, direction: str | None, *, force: bool) -> Exchange[tuple[
     if force:
         parameters["force"] = True
     reply = yield Call("GiveUp", parameters)
-    released, still_open = reply.parameters.get("released"), reply.parameters.get("open")
-    if not isinstance(released, list) or not isinstance(still_open, list):
-        raise ProtocolError("luod's answer has no lists `released` and `open`")
-    return tuple(map(str, released)), tuple(map(str, still_open))
+    return decode(GivenUp, reply.parameters)
 
 
 def describe(name: str) -> Exchange[tuple[Description, ...]]:
     encode_name(name)
     reply = yield Call("Describe", {"name": name})
-    entries = reply.parameters.get("sessions")
-    if not isinstance(entries, list):
-        raise ProtocolError("luod's answer has no list `sessions`")
-    return tuple(_description(entry) for entry in entries)
-
-
-def _description(entry: object) -> Description:
-    session = _session(entry)
-    assert isinstance(entry, dict)
-    try:
-        return Description(
-            session.name,
-            session.owner,
-            session.direction,
-            session.state,
-            int(entry["bytes"]),
-            None if entry.get("generation") is None else int(entry["generation"]),
-            None if entry.get("update") is None else str(entry["update"]),
-            float(entry["preparing_seconds"]),
-            float(entry["freezing_seconds"]),
-            None if entry.get("process") is None else int(entry["process"]),
-            None if entry.get("participant") is None else str(entry["participant"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ProtocolError(f"luod's answer describes no session: {entry!r:.100}") from error
+    return tuple(decode(list[Description], reply.parameters.get("sessions"), "sessions"))
 
 
 def _check_replacement(before: Mapping[int, Entry], files: Mapping[int, HasFileno], drop: Collection[int]) -> None:
@@ -288,12 +225,3 @@ def _named(name: str, session: S) -> S:
         session.close()
         raise ProtocolError(f"luod sent session {found!r} in place of {name!r}")
     return session
-
-
-def _session(entry: object) -> SessionInfo:
-    if isinstance(entry, dict):
-        name, owner = entry.get("name"), entry.get("owner")
-        direction, state = entry.get("direction"), entry.get("state")
-        if isinstance(name, str) and type(owner) is int and isinstance(direction, str) and isinstance(state, str):
-            return SessionInfo(name, owner, direction, state)
-    raise ProtocolError(f"luod's list has an entry that is no session: {entry!r:.100}")

@@ -7,141 +7,33 @@ policy lets update; they get PermissionDenied of what is root's alone.
 import fcntl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict
+from typing import Protocol
 
-from asyncvarlink import FileDescriptor, LastResult, VarlinkInterface, varlinkmethod
+from asyncvarlink import AnnotatedResult, FileDescriptor, VarlinkInterface, varlinkmethod
 from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
 
-from luod.ipc.interfaces.declared import declared
-from luod.ipc.interfaces.timeline import TimelineReply
+from luod.ipc.interfaces.declared import answer, declared, members
 from luod.ipc.names import ADMIN
 from luod.ipc.server.peer import Peer
+from luod.ipc.types import admin as types
+from luod.ipc.types.admin import Checked, Progress, UpdateTimes, Wishes
 from luod.linux import Fd
-
-Standing = Literal["awaited", "granted", "ready", "vetoed", "lost"]
-
-
-@dataclass(frozen=True)
-class Participant:
-    """One that has a part in an update. `seconds` is how long it took to what it stands at, in this phase; of
-    one that is awaited, how long it has been until now.
-    """
-
-    id: int
-    name: str
-    uid: int
-    pid: int
-    sessions: list[str]
-    bytes: int
-    standing: Standing
-    reason: str | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Stuck:
-    """A session whose reaper failed, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What luod found before an update. `name` is stable; `what`, `why` and `remedy` are for people. A refusal stands
-    in the way unless it is `ignored`.
-    """
-
-    name: str
-    severity: Literal["refusal", "warning"]
-    what: str
-    why: str
-    remedy: str
-    ignored: bool = False
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a file or directory of luod's own, or where a copy of the registry is that luod did not go by
-    ("" where nowhere); and what to do. For people.
-    """
-
-    path: str
-    what: str
-    remedy: str
-
-
-class CheckReply(TypedDict):
-    """What Check answers. `release` is the next kernel's, null where its image cannot be read."""
-
-    refused: bool
-    release: str | None
-    findings: list[Finding]
-
-
-class Progress(TypedDict):
-    """One reply of Update."""
-
-    state: Literal["checked", "preparing", "freezing", "jumping", "cancelled"]
-    update: str
-    generation: int
-    seconds_left: float | None
-    participants: list[Participant]
-    torn: list[str]
-    reason: str | None
-    findings: list[Finding]
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """How the operator wants an update. `deadline` is in seconds, of each phase, None for the usual. `ignore_findings`
-    are the names of findings that shall not stand in the way.
-    """
-
-    deadline: float | None = None
-    skip_unready: bool = False
-    dry_run: bool = False
-    ignore_findings: tuple[str, ...] = ()
-
-
-class StatusReply(TypedDict):
-    """What Status answers."""
-
-    version: str
-    state: str
-    boot: int
-    kernel_loaded: bool
-    command_line: str | None
-    sessions: int
-    waiting: int
-    retrieved: int
-    torn: int
-    participants: int
-    held_files: int
-    generation: int
-    stuck: list[Stuck]
-    restore_seconds_left: float | None
-    policy_file: str | None
-    policy_error: str | None
-    state_directory: list[Problem]
-    registry: list[Problem]
 
 
 class Service(Protocol):
     """What luod does for root. Fds in parameters belong to the service, those it does not keep it closes."""
 
-    async def status(self) -> StatusReply: ...
+    async def status(self) -> types.Status: ...
     async def load_kernel(
         self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: list[str]
     ) -> None: ...
     async def check(
         self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes
-    ) -> CheckReply: ...
+    ) -> Checked: ...
     def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]: ...
     async def abort(self, peer: Peer) -> None: ...
     async def discard(self, peer: Peer, name: str, force: bool) -> str: ...
-    async def timeline(self) -> TimelineReply: ...
+    async def timeline(self) -> UpdateTimes | None: ...
     async def carry_over(self, peer: Peer, name: str) -> str: ...
     async def stop(self, peer: Peer, drop: bool) -> list[str]: ...
 
@@ -161,8 +53,8 @@ class Admin(VarlinkInterface, name=ADMIN):
         if not self._peer.root and (root_only or not self._may_update()):
             raise PermissionDenied()
 
-    @varlinkmethod
-    async def Status(self) -> StatusReply:
+    @varlinkmethod(return_type=members(types.Status))
+    async def Status(self) -> AnnotatedResult:
         """version: of luod. state: idle, preparing, freezing, jumping, or restoring, which is idle with incoming
         sessions; broken: no session works in this kernel (io.luod.Sessions.LiveUpdateBroken). boot: live updates luod
         has seen, plus one. kernel_loaded, command_line: what was loaded through luod. sessions: outgoing ones. waiting,
@@ -174,7 +66,7 @@ class Admin(VarlinkInterface, name=ADMIN):
         go by when it began: of another machine, boot or format, or damaged.
         """
         self._permit()
-        return await self._service.status()
+        return answer(await self._service.status())
 
     @varlinkmethod
     async def LoadKernel(
@@ -200,7 +92,7 @@ class Admin(VarlinkInterface, name=ADMIN):
             raise
         await self._service.load_kernel(kernel, initrd, command_line, ignore_findings or [])
 
-    @varlinkmethod
+    @varlinkmethod(return_type=members(Checked))
     async def Check(
         self,
         *,
@@ -209,7 +101,7 @@ class Admin(VarlinkInterface, name=ADMIN):
         command_line: str | None,
         skip_unready: bool | None,
         ignore_findings: list[str] | None,
-    ) -> CheckReply:
+    ) -> AnnotatedResult:
         """Says what an update into a kernel would lose, or may. Nothing is changed and nobody is asked. Without a
         kernel it is about the one that was loaded. release: the next kernel's.
 
@@ -228,9 +120,9 @@ class Admin(VarlinkInterface, name=ADMIN):
                 kernel.close()
             raise
         wishes = Wishes(skip_unready=bool(skip_unready), ignore_findings=tuple(ignore_findings or ()))
-        return await self._service.check(kernel, initrd, command_line, wishes)
+        return answer(await self._service.check(kernel, initrd, command_line, wishes))
 
-    @varlinkmethod(delay_generator=False)
+    @varlinkmethod(return_type=members(Progress))
     async def Update(
         self,
         *,
@@ -238,7 +130,7 @@ class Admin(VarlinkInterface, name=ADMIN):
         skip_unready: bool | None,
         dry_run: bool | None,
         ignore_findings: list[str] | None,
-    ) -> AsyncIterator[Progress]:
+    ) -> AsyncIterator[AnnotatedResult]:
         """Jumps into the loaded kernel, with everybody that follows (io.luod.Updates) being ready. Call it with "more".
 
         Each change is a reply. participants: those of whom something is new, all in the first reply. torn: the sessions
@@ -260,9 +152,10 @@ class Admin(VarlinkInterface, name=ADMIN):
         wishes = Wishes(deadline, bool(skip_unready), bool(dry_run), tuple(ignore_findings or ()))
         async with aclosing(self._service.update(self._peer, wishes)) as replies:
             async for progress in replies:
-                if progress["state"] in ("checked", "cancelled"):
-                    raise LastResult(progress)
-                yield progress
+                last = progress.state in ("checked", "cancelled")
+                yield answer(progress, continues=not last)
+                if last:
+                    return
 
     @varlinkmethod
     async def Abort(self) -> None:
@@ -284,10 +177,10 @@ class Admin(VarlinkInterface, name=ADMIN):
         self._permit(root_only=True)
         return await self._service.discard(self._peer, name, bool(force))
 
-    @varlinkmethod
-    async def Timeline(self) -> TimelineReply:
+    @varlinkmethod(return_parameter="timeline")
+    async def Timeline(self) -> UpdateTimes | None:
         """The update that is under way, or the last one: when each session was in which phase, in seconds since it was
-        asked for, through the jump.
+        asked for, through the kexec; null where there was no update yet.
         """
         self._permit()
         return await self._service.timeline()

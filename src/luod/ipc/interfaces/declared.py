@@ -1,12 +1,13 @@
-"""The errors that an interface declares, as asyncvarlink describes them to clients that ask."""
+"""`luod.ipc.types` and `luod.ipc.errors` as asyncvarlink takes and describes them."""
 
 from __future__ import annotations
 
 import inspect
 import typing
+from dataclasses import fields
 from types import new_class
 
-from asyncvarlink import TypedVarlinkErrorReply
+from asyncvarlink import AnnotatedResult, TypedVarlinkErrorReply
 
 from luod.errors import KernelRefused, LuodError
 from luod.ipc import errors
@@ -15,7 +16,19 @@ from luod.ipc.errors import SHARED, WireError
 _TEXTS = {"message": str, "hint": str}
 
 
+def members(kind: type) -> type:
+    """Returns the members of a dataclass as the reply of a method."""
+    made: typing.Any = typing.TypedDict  # which mypy takes for a statement only
+    return typing.cast(type, made(kind.__name__, {each.name: each.type for each in fields(kind)}))
+
+
+def answer(reply: object, *, continues: bool = False) -> AnnotatedResult:
+    """Returns a dataclass as one reply of a method; `continues`: others follow."""
+    return AnnotatedResult(vars(reply), continues=continues)
+
+
 def declared(interface: str) -> tuple[type[TypedVarlinkErrorReply], ...]:
+    """Returns the errors that an interface declares."""
     own = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, WireError)]
     found = [
         _described(interface, kind.name.rpartition(".")[2], kind, _parameters(kind))

@@ -9,70 +9,17 @@ import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict
+from typing import Protocol
 
-from asyncvarlink import FileDescriptor, VarlinkInterface, varlinkmethod
+from asyncvarlink import AnnotatedResult, FileDescriptor, VarlinkInterface, varlinkmethod
 from asyncvarlink.serviceinterface import InvalidParameter
 
 from luod.ipc.errors import NoManifest
-from luod.ipc.interfaces.declared import declared
+from luod.ipc.interfaces.declared import answer, declared, members
 from luod.ipc.names import SESSIONS
 from luod.ipc.server.peer import Peer
+from luod.ipc.types.sessions import Description, Direction, GivenUp, MemoryRoom, Outcome, SessionInfo
 from luod.linux import Fd
-
-Direction = Literal["outgoing", "incoming"]
-State = Literal[
-    "held", "dropped", "waiting", "retrieved", "torn", "resumed", "lost", "discarding", "stuck", "carrying_over"
-]
-Outcome = Literal["finished", "given_up"]
-
-
-@dataclass(frozen=True)
-class Session:
-    """A row of List."""
-
-    name: str
-    owner: int
-    direction: Direction
-    state: State
-
-
-@dataclass(frozen=True)
-class Description:
-    """What luod knows of a session without its contents. bytes: of the files that its participant declared, 0 without
-    one. generation: of NAME#GENERATION, the update it was written in. update: of an incoming session, the update that
-    carried it; null when luod did not run it. preparing_seconds, freezing_seconds: until its participant was ready in
-    each phase of that update. process: the process that the restore deadline, or on-owner-death, waits for; null where
-    luod waits for none, or it has ended. participant: the name of the one that answers for an outgoing session.
-    """
-
-    name: str
-    owner: int
-    direction: Direction
-    state: State
-    bytes: int
-    generation: int | None
-    update: str | None
-    preparing_seconds: float
-    freezing_seconds: float
-    process: int | None
-    participant: str | None
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A limit on memory: the bytes it leaves, and its name, such as a cgroup's path."""
-
-    available: int
-    limit: str
-
-
-class MemoryRoom(TypedDict):
-    """The answer to Room."""
-
-    chargeable: Limit | None
-    free: Limit | None
-    unknown: str | None
 
 
 @dataclass(frozen=True)
@@ -81,13 +28,6 @@ class StashedFile:
 
     name: str
     file_fd: FileDescriptor
-
-
-class GivenUp(TypedDict):
-    """What GiveUp answers."""
-
-    released: list[str]
-    open: list[str]
 
 
 class WorkloadService(Protocol):
@@ -116,7 +56,7 @@ class Service(Protocol):
     async def replace(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd: ...
     async def manifest(self, peer: Peer, name: str, direction: Direction) -> Fd | None: ...
     async def describe(self, peer: Peer, name: str) -> list[Description]: ...
-    async def list(self, peer: Peer) -> list[Session]: ...
+    async def list(self, peer: Peer) -> list[SessionInfo]: ...
     async def room(self, peer: Peer) -> MemoryRoom: ...
 
 
@@ -169,8 +109,8 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         """
         await self._service.release(self._peer, name, direction, outcome)
 
-    @varlinkmethod
-    async def GiveUp(self, *, name: str, direction: Direction | None, force: bool | None) -> GivenUp:
+    @varlinkmethod(return_type=members(GivenUp))
+    async def GiveUp(self, *, name: str, direction: Direction | None, force: bool | None) -> AnnotatedResult:
         """Releases a workload, its sessions NAME and NAME#NUMBER together, as given up: what only luod has of them is
         lost. For operators, and for whoever started a VMM that is dead. direction: needed where there are both.
 
@@ -179,7 +119,7 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         regardless. open: outgoing sessions that another process still has open, whose files the kernel carries on for
         as long as that process lives. Errors: NoSuchSession, Refused, Busy, KernelRefused.
         """
-        return await self._workloads.give_up(self._peer, name, direction, bool(force))
+        return answer(await self._workloads.give_up(self._peer, name, direction, bool(force)))
 
     @varlinkmethod(return_parameter="session_fd")
     async def Replace(self, *, name: str, manifest_fd: FileDescriptor | None) -> FileDescriptor:
@@ -240,8 +180,8 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         """Makes luod close its files of this name. Errors: NotStashed."""
         await self._files.drop_stash(self._peer, name)
 
-    @varlinkmethod
-    async def Room(self) -> MemoryRoom:
+    @varlinkmethod(return_type=members(MemoryRoom))
+    async def Room(self) -> AnnotatedResult:
         """How much memory the calling process can still take, for one that cannot read its own limits, as in a chroot
         without /proc: a RETRIEVE_FD that runs out of memory frees the file for good.
 
@@ -249,10 +189,10 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         PRESERVE_FD of a file with holes takes. unknown: what luod cannot read of the caller's limits; null: nothing.
         With it, the true limits may be tighter. The process is the one that made the connection. Errors: none.
         """
-        return await self._service.room(self._peer)
+        return answer(await self._service.room(self._peer))
 
     @varlinkmethod(return_parameter="sessions")
-    async def List(self) -> list[Session]:
+    async def List(self) -> list[SessionInfo]:
         """The sessions of the caller's user, in the order of their names; root is shown all.
 
         held: outgoing, luod has a copy. dropped: outgoing, luod has none, since a Replace, or luod, ended. waiting:

@@ -7,67 +7,15 @@ docs/updates.md.
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict
+from typing import Protocol
 
-from asyncvarlink import VarlinkInterface, varlinkmethod
+from asyncvarlink import AnnotatedResult, VarlinkInterface, varlinkmethod
 
-from luod.ipc.interfaces.declared import declared
+from luod.ipc.interfaces.declared import answer, declared, members
 from luod.ipc.names import UPDATES
 from luod.ipc.server.peer import Peer
-
-State = Literal["idle", "preparing", "freezing", "jumping", "restoring"]
-"""Of luod. After a cancelled update it is idle again; restoring is idle with incoming sessions left to be finished."""
-EventKind = Literal["following", "preparing", "granted", "freezing", "jumping", "cancelled", "lost"]
-Phase = Literal["preparing", "freezing"]
-Ballot = Literal["ready", "veto"]
-When = Literal["preserved", "preparing", "freezing"]
-
-
-@dataclass(frozen=True)
-class FrozenDevice:
-    """A VFIO device file that the participant declared: its session, and token and name there."""
-
-    session: str
-    token: int
-    name: str | None
-
-
-class Event(TypedDict):
-    """One reply of Follow. Members that say nothing about this kind of event are null."""
-
-    event: EventKind
-    state: State
-    participant: str | None
-    update: str | None
-    generation: int | None
-    deadline: float | None
-    reason: str | None
-    frozen_devices: list[FrozenDevice] | None
-
-
-@dataclass(frozen=True)
-class DeclaredFile:
-    """A file that a session holds, or will. Sizes are bytes, as fstat gives them (allocated: st_blocks * 512). device:
-    the PCI address of a VFIO device, such as 0000:01:00.0.
-    """
-
-    token: int
-    name: str | None
-    kind: str
-    size: int
-    allocated: int
-    seals: int
-    when: When
-    device: str | None = None
-
-
-@dataclass(frozen=True)
-class DeclaredSession:
-    """An outgoing session and all its files but the manifest."""
-
-    name: str
-    files: list[DeclaredFile]
+from luod.ipc.types.phases import Ballot, VotePhase
+from luod.ipc.types.updates import DeclaredSession, Event
 
 
 class Service(Protocol):
@@ -75,7 +23,7 @@ class Service(Protocol):
 
     def follow(self, peer: Peer, name: str) -> AsyncGenerator[Event, None]: ...
     async def declare(self, peer: Peer, participant: str, sessions: list[DeclaredSession]) -> float | None: ...
-    async def vote(self, peer: Peer, participant: str, phase: Phase, vote: Ballot, reason: str | None) -> None: ...
+    async def vote(self, peer: Peer, participant: str, phase: VotePhase, vote: Ballot, reason: str | None) -> None: ...
     async def resuming(self, peer: Peer, names: list[str]) -> None: ...
 
 
@@ -93,8 +41,8 @@ class Updates(VarlinkInterface, name=UPDATES):
         self._service = service
         self._peer = peer
 
-    @varlinkmethod(delay_generator=False)
-    async def Follow(self, *, name: str) -> AsyncIterator[Event]:
+    @varlinkmethod(return_type=members(Event))
+    async def Follow(self, *, name: str) -> AsyncIterator[AnnotatedResult]:
         """Makes this connection a participant, until it is closed. Call it with "more"; the other calls go over other
         connections, with `participant`. `name` is what the operator is shown: 1 to 63 of A-Z a-z 0-9 . _ @ / # -
 
@@ -134,7 +82,7 @@ class Updates(VarlinkInterface, name=UPDATES):
         """
         async with aclosing(self._service.follow(self._peer, name)) as events:
             async for event in events:
-                yield event
+                yield answer(event, continues=True)
 
     @varlinkmethod(return_parameter="deadline")
     async def Declare(self, *, participant: str, sessions: list[DeclaredSession]) -> float | None:
@@ -158,7 +106,7 @@ class Updates(VarlinkInterface, name=UPDATES):
         return await self._service.declare(self._peer, participant, sessions)
 
     @varlinkmethod
-    async def Vote(self, *, participant: str, phase: Phase, vote: Ballot, reason: str | None) -> None:
+    async def Vote(self, *, participant: str, phase: VotePhase, vote: Ballot, reason: str | None) -> None:
         """Says "ready": this phase is done; or "veto": the update must not happen now. reason says why, for people.
 
         One veto, a deadline that passes and a participant that goes away each cancel the update, unless that

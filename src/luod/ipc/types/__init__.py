@@ -1,0 +1,5 @@
+"""What calls and replies carry, as types for both sides: a module for each interface.
+
+Members are spelled as on the wire. asyncvarlink and `luod.ipc.decode` read the annotations at run time, so these
+modules do without `from __future__ import annotations`. Standard library only.
+"""

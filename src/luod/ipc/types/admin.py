@@ -1,0 +1,172 @@
+"""What `io.luod.Admin` carries."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from luod.ipc.types.phases import Clock, Phase, SessionStanding, Standing, UpdateState
+
+
+@dataclass(frozen=True)
+class Participant:
+    """A participant of an update. `seconds` is how long it took to reach its standing in this phase; of one that is
+    awaited, how long it has been until now. `bytes` are those of all files it declared.
+    """
+
+    id: int
+    name: str
+    uid: int
+    pid: int
+    sessions: list[str]
+    bytes: int
+    standing: Standing
+    reason: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """A session whose reaper failed, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What luod found before an update. `name` is stable; `what`, `why` and `remedy` are for people. A refusal stands
+    in the way unless it is `ignored`.
+    """
+
+    name: str
+    severity: Literal["refusal", "warning"]
+    what: str
+    why: str
+    remedy: str
+    ignored: bool = False
+
+    @property
+    def refuses(self) -> bool:
+        return self.severity == "refusal" and not self.ignored
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a file or directory of luod's own, or where a copy of the registry is that luod did not go by
+    ("" where nowhere); and what to do. For people.
+    """
+
+    path: str
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The answer to Check. `release` is the next kernel's, None where its image cannot be read."""
+
+    refused: bool
+    release: str | None
+    findings: list[Finding]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One reply of Update. `participants` are those with news. `torn` are sessions that will not be handed out in the
+    next kernel. `seconds_left` until the deadline of the phase. `findings` are in the first reply.
+    """
+
+    state: Literal[Phase, "checked"]
+    update: str = ""
+    generation: int = 0
+    seconds_left: float | None = None
+    participants: list[Participant] = field(default_factory=list)
+    torn: list[str] = field(default_factory=list)
+    reason: str | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def refused(self) -> bool:
+        """Returns whether the update would be refused; only a dry run gets such an answer."""
+        return self.state == "checked" and any(finding.refuses for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How the operator wants an update. `deadline` is in seconds, of each phase, None for the usual. `ignore_findings`
+    are the names of findings that shall not stand in the way.
+    """
+
+    deadline: float | None = None
+    skip_unready: bool = False
+    dry_run: bool = False
+    ignore_findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Status:
+    """The answer to Status, which documents its members."""
+
+    version: str
+    state: str
+    boot: int
+    kernel_loaded: bool
+    command_line: str | None
+    sessions: int
+    waiting: int
+    retrieved: int
+    torn: int
+    participants: int
+    held_files: int
+    generation: int
+    stuck: list[Stuck]
+    restore_seconds_left: float | None
+    policy_file: str | None
+    policy_error: str | None
+    state_directory: list[Problem]
+    registry: list[Problem]
+
+
+@dataclass(frozen=True)
+class SessionTimes:
+    """One session of a timeline, with what was made of it while frozen. Times are as in UpdateTimes. standing: its
+    participant's; unasked: it has none; torn: it came over without its participant's ready. prepared, frozen: it was
+    ready. resumed: its guest was about to run. gone: released, or lost. blackout: from freezing to resumed, or to the
+    end of a cancelled update.
+    """
+
+    name: str
+    owner: int
+    bytes: int
+    standing: SessionStanding
+    reason: str | None = None
+    prepared: float | None = None
+    frozen: float | None = None
+    retrieved: float | None = None
+    resumed: float | None = None
+    gone: float | None = None
+    outcome: str | None = None
+    blackout: float | None = None
+
+
+@dataclass(frozen=True)
+class UpdateTimes:
+    """The timeline of one update. Times are seconds since the update was requested, through the kexec; null: it has not
+    come to that. asked: when that was, in seconds since 1970. clock: what measured the time over the kexec, which may
+    be wrong by error seconds. blackout: the longest of any session.
+    """
+
+    update: str
+    generation: int
+    skip_unready: bool
+    asked: float
+    state: UpdateState
+    reason: str | None = None
+    freezing: float | None = None
+    jumping: float | None = None
+    arrived: float | None = None
+    ended: float | None = None
+    now: float | None = None
+    clock: Clock | None = None
+    error: float | None = None
+    blackout: float | None = None
+    sessions: list[SessionTimes] = field(default_factory=list)

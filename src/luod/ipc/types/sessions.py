@@ -1,0 +1,69 @@
+"""What `io.luod.Sessions` carries."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["outgoing", "incoming"]
+SessionState = Literal[
+    "held", "dropped", "waiting", "retrieved", "torn", "resumed", "lost", "discarding", "stuck", "carrying_over"
+]
+Outcome = Literal["finished", "given_up"]
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """A session of luod's, as it lists them. `owner` is the uid that created it.
+
+    `direction` is "outgoing" or "incoming". `state` is as `List` of io.luod.Sessions tells it; a newer luod may have
+    further states.
+    """
+
+    name: str
+    owner: int
+    direction: Direction
+    state: SessionState
+
+
+@dataclass(frozen=True)
+class Description(SessionInfo):
+    """What luod knows of a session without its contents.
+
+    `bytes` are those of the files its participant declared; 0 without one. `generation`, of NAME#GENERATION, is the
+    update it was written in. `update` is the one that carried an incoming session, None for a kexec without luod. The
+    seconds are until its participant was ready in each phase of that update. `process` is the process whose end luod
+    waits for before it discards the session; None: it waits for no process, or that has ended. `participant` is the
+    name of the one that answers for an outgoing session in an update.
+    """
+
+    bytes: int
+    generation: int | None
+    update: str | None
+    preparing_seconds: float
+    freezing_seconds: float
+    process: int | None
+    participant: str | None
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit on memory: the bytes it leaves, and its name, such as a cgroup's path."""
+
+    available: int
+    limit: str
+
+
+@dataclass(frozen=True)
+class MemoryRoom:
+    """The answer to Room."""
+
+    chargeable: Limit | None
+    free: Limit | None
+    unknown: str | None
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """The answer to GiveUp: the sessions that were released, and those of them that another process has open."""
+
+    released: list[str]
+    open: list[str]

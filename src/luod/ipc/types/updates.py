@@ -1,0 +1,55 @@
+"""What `io.luod.Updates` carries."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from luod.ipc.types.phases import EventKind, State
+
+When = Literal["preserved", "preparing", "freezing"]
+
+
+@dataclass(frozen=True)
+class FrozenDevice:
+    """A VFIO device file that the participant declared: its session, and token and name there."""
+
+    session: str
+    token: int
+    name: str | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """One reply of Follow. Members that say nothing about this kind of event are null."""
+
+    event: EventKind
+    state: State
+    participant: str | None = None
+    update: str | None = None
+    generation: int | None = None
+    deadline: float | None = None
+    reason: str | None = None
+    frozen_devices: list[FrozenDevice] | None = None
+
+
+@dataclass(frozen=True)
+class DeclaredFile:
+    """A file that a session holds, or will. Sizes are bytes, as fstat gives them (allocated: st_blocks * 512). device:
+    the PCI address of a VFIO device, such as 0000:01:00.0.
+    """
+
+    token: int
+    name: str | None
+    kind: str
+    size: int
+    allocated: int
+    seals: int
+    when: When
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class DeclaredSession:
+    """An outgoing session and all its files but the manifest."""
+
+    name: str
+    files: list[DeclaredFile]
