@@ -40,7 +40,7 @@ FILES = 8
 STARTS = 5
 PARTICIPANTS = 100
 """Each has an equal number of sessions. That many connections are open at once."""
-KEEP = (sys.executable, "-P", "-m", "luod.daemon.main", "keep", "--log-level", "error", "--state-directory")
+KEEP = (sys.executable, "-P", "-m", "luod.daemon.main", "--log-level", "error", "--state-directory")
 
 
 def table(inside: Callable[..., dict[str, float]], counts: tuple[int, ...] = (200, 1000)) -> None:

@@ -215,7 +215,7 @@ def test_a_luod_that_accepts_nobody_is_given_up_in_time(tmp_path: Path, ask: Ask
 def test_nobody_there_is_said(tmp_path: Path, ask: Ask) -> None:
     with pytest.raises(DaemonUnreachable, match="there is no luod at") as caught:
         ask(str(tmp_path / "nothing"), "sessions")
-    assert "luod keep" in caught.value.hint
+    assert "start `luod`" in caught.value.hint
     left = str(tmp_path / "left")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(left)

@@ -20,7 +20,7 @@ from luod.testing.host import ADMIN_SOCKET, SOCKET
 from luod.testing.machine import Program
 from tests.library import ROOT
 
-KEEP = "luod.daemon.main keep"
+KEEP = "luod.daemon.main --state-directory"
 SERVE = "luod.daemon.main serve"
 JUMP = "luod.daemon.updates.reboot"
 VMM = "tests.programs.steadfast"
@@ -84,7 +84,7 @@ class Endurance:
         before = self._diary.stat().st_size
         state = str(self._folder / "state")
         python = self._host.python()
-        self._spawn(KEEP, python.module("luod.daemon.main", "keep", "--state-directory", state), killing, report)
+        self._spawn(KEEP, python.module("luod.daemon.main", "--state-directory", state), killing, report)
         self._spawn(VMM, python.module(VMM, SOCKET, str(self._diary)), killing, report)
         with self.machine.expect_jump(timeout=30):
             words = (ADMIN_SOCKET, self.machine.kernel, str(self._diary), str(before))

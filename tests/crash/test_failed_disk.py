@@ -58,7 +58,7 @@ def test_what_luod_alone_holds_outlives_serve_after_keep_died_on_a_full_disk(
         report = tmp_path / "killed"
         report.unlink(missing_ok=True)
         interpreter = luod.python()
-        keep = interpreter.module("luod.daemon.main", "keep", "--state-directory", luod.state_directory)
+        keep = interpreter.module("luod.daemon.main", "--state-directory", luod.state_directory)
         trace = [killer, KEEP, str(call), str(report), KEEP, "--", *keep]
         started = machine.spawn(interpreter.module("luod.testing.started", *trace), env=interpreter.environment)
         started.ask({})

@@ -54,7 +54,7 @@ def test_killed_while_it_starts_it_begins_again(luod: Luod) -> None:
     luod.load()
     luod.update()
     python = luod.python()
-    command = python.module("luod.daemon.main", "keep", "--state-directory", luod.state_directory)
+    command = python.module("luod.daemon.main", "--state-directory", luod.state_directory)
     keep = luod.machine.spawn(command, env=python.environment)
     killed: set[int] = set()
     while len(killed) < 10:

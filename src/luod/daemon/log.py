@@ -1,7 +1,7 @@
 """The log of both programs: one line an event on stderr, `time level event key=value …`. Where stderr is systemd's
 journal a line begins with its priority, such as `<4>`.
 
-Not the `logging` package, whose import costs more than the rest of `luod keep`. Values that are not plain words are
+Not the `logging` package, whose import costs more than the rest of `luod`. Values that are not plain words are
 quoted as JSON strings, so that a line stays a line whatever a client sent.
 """
 

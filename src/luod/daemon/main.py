@@ -1,19 +1,18 @@
-"""The command line of luod: `luod keep`, which an operator or systemd starts, `luod serve`, which keep starts, and
-`luod check-config`.
+"""The command line of luod: `luod` is the supervisor, which an operator or systemd starts; it starts `luod serve`.
+`luod check-config` reads a policy file.
 
-Only the options, and errors as sentences; the programs are `luod.daemon.supervisor.supervisor` and `luod.daemon.serve`,
-imported when asked for, so that keep does not pay for what serve needs.
+Only the options and the errors; the programs are `luod.daemon.supervisor.supervisor` and `luod.daemon.serve`, imported
+when asked for, so that the supervisor does not pay for what serve needs.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from luod.arguments import Parser, UsageError, report, seconds
 from luod.daemon.log import LEVELS, to_journal
 from luod.daemon.supervisor import listen_fds
 from luod.errors import LuodError, PolicyError
@@ -24,56 +23,56 @@ STATE_DIRECTORY: Final = "/var/lib/luod"
 STUCK_SECONDS: Final = 10.0
 
 
-def _seconds(word: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (seconds := float(word)) < float("inf"):
-            return seconds
-    raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds, more than 0")
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """Returns the parser. Its namespace has `verb`, None for the supervisor."""
+    top = Parser(
         prog="luod",
-        description="Keeps live-update sessions for programs, and jumps into the next kernel with all of them.",
+        description="Holds live-update sessions for programs and updates the kernel with them. Runs in the foreground; "
+        "needs root and /dev/liveupdate. SIGHUP reads the policy again.",
+        epilog="exit status: 0 stopped, 1 failed, 2 usage",
     )
-    parser.add_argument("--version", action="version", version=f"luod {__version__}")
-    programs = parser.add_subparsers(dest="program", required=True, metavar="PROGRAM")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--state-directory", default=STATE_DIRECTORY, metavar="DIR", help="where the registry's file is (%(default)s)"
+    top.add_argument("--version", action="version", version=f"luod {__version__}", help="print the version")
+    top.add_argument(
+        "--socket", default=SESSIONS_SOCKET, metavar="PATH", help="the socket for programs (default: %(default)s)"
     )
-    common.add_argument("--log-level", default="info", choices=LEVELS, help="what goes to stderr (%(default)s)")
-    common.add_argument(
+    top.add_argument(
+        "--admin-socket", default=ADMIN_SOCKET, metavar="PATH", help="the socket for operators (default: %(default)s)"
+    )
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    serve: Parser = verbs.add_parser(
+        "serve", description="Answers clients. Started by the supervisor, which holds its fds."
+    )
+    for program in (top, serve):
+        _common(program)
+    check: Parser = verbs.add_parser(
+        "check-config", help="check a policy file", description="Checks a policy file. Nothing is changed."
+    )
+    check.add_argument("file", nargs="?", metavar="FILE", help="the file (default: /etc/luod/luod.toml)")
+    top.verbs.update({"serve": serve, "check-config": check})
+    return top
+
+
+def _common(program: Parser) -> None:
+    """Adds the options that the supervisor hands on to serve."""
+    program.add_argument(
+        "--state-directory",
+        default=STATE_DIRECTORY,
+        metavar="DIR",
+        help="the directory of luod's registry (default: %(default)s)",
+    )
+    program.add_argument(
+        "--log-level", default="info", choices=LEVELS, help="the least severe messages to log (default: %(default)s)"
+    )
+    program.add_argument(
         "--end-stuck-after",
-        type=_seconds,
+        type=seconds,
         default=STUCK_SECONDS,
         metavar="SECONDS",
-        help="how long reboot(2) may take before luod kills who holds it in an ioctl (%(default)s)",
+        help="time before luod kills processes that block reboot(2) in a session ioctl (default: %(default)s)",
     )
-    common.add_argument(
-        "--config", metavar="FILE", help="the policy (/etc/luod/luod.toml, where there is one); SIGHUP reads it again"
+    program.add_argument(
+        "--config", metavar="FILE", help="the policy file (default: /etc/luod/luod.toml, if it exists)"
     )
-    keep = programs.add_parser(
-        "keep",
-        parents=[common],
-        help="run luod in the foreground",
-        description="Holds the sessions and runs `luod serve`, again and again. Needs root and /dev/liveupdate.",
-    )
-    keep.add_argument("--socket", default=SESSIONS_SOCKET, metavar="PATH", help="where programs connect (%(default)s)")
-    keep.add_argument(
-        "--admin-socket", default=ADMIN_SOCKET, metavar="PATH", help="where the operator connects (%(default)s)"
-    )
-    programs.add_parser(
-        "serve",
-        parents=[common],
-        help="answer clients; started by `luod keep`, never by hand",
-        description="Answers clients. Gets its sockets and the sessions from `luod keep`, which starts it.",
-    )
-    check = programs.add_parser(
-        "check-config", help="say what is wrong with a policy file", description="Reads a policy, and changes nothing."
-    )
-    check.add_argument("file", nargs="?", metavar="FILE", help="the policy (/etc/luod/luod.toml)")
-    return parser
 
 
 def check_config(name: str | None) -> int:
@@ -85,35 +84,37 @@ def check_config(name: str | None) -> int:
         settings = file.parse(file.read(path), path)
         commands.require(settings, path)
     except FileNotFoundError:
-        raise PolicyError(str(path), "", "is not there", hint="without it luod goes by its defaults") from None
-    print(f"{path}: good, {len(settings.rules)} rules")
+        raise PolicyError(str(path), "", "does not exist", hint="without it luod uses its defaults") from None
+    print(f"{path}: valid, {len(settings.rules)} rules")
     return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs luod with `arguments`, those of the process by default; returns its exit status."""
     listen_fds.open_standard()
-    options = parser().parse_args(arguments)
+    prefix = "<3>" if to_journal() else ""
     try:
-        if options.program == "check-config":
-            return check_config(options.file)
-        if options.program == "keep":
-            from luod.daemon.supervisor import supervisor
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except UsageError as error:
+        report("luod", str(error), usage=error.usage, hint=error.hint, prefix=prefix)
+        return 2
+    except LuodError as error:
+        report("luod", str(error), hint=error.hint, prefix=prefix)
+        return 1
 
-            return supervisor.run(
-                options.socket,
-                options.admin_socket,
-                options.state_directory,
-                options.log_level,
-                options.end_stuck_after,
-                options.config,
-            )
+
+def _run(arguments: Sequence[str]) -> int:
+    given = parser().parse(arguments)
+    common = (given.state_directory, given.log_level, given.end_stuck_after, given.config)
+    if given.verb == "check-config":
+        return check_config(given.file)
+    if given.verb == "serve":
         from luod.daemon import serve
 
-        return serve.run(options.state_directory, options.log_level, options.end_stuck_after, options.config)
-    except LuodError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        print(f"{'<3>' if to_journal() else ''}luod: {error}{hint}", file=sys.stderr)
-        return 1
+        return serve.run(*common)
+    from luod.daemon.supervisor import supervisor
+
+    return supervisor.run(given.socket, given.admin_socket, *common)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`luod serve`: answers clients. It may be killed at any moment: `luod keep`, which starts it, holds what it needs.
+"""`luod serve`: answers clients. It may be killed at any moment: `luod`, which starts it, holds what it needs.
 
 Only puts the parts together; what is done is in `luod.daemon.sessions.service` and `luod.daemon.updates.update`.
 """
@@ -51,7 +51,7 @@ def run(state_directory: str, log_level: str, stuck_seconds: float, config: str 
     listen_fds.raise_limit()
     fds = listen_fds.inherited()
     if protocol.KEEPER not in fds:
-        raise Refused("luod serve has no keeper", hint="it is not started by hand: run `luod keep`")
+        raise Refused("`luod serve` is started by luod only", hint="run `luod`")
     path = None if config is None else Path(config)
     status = asyncio.run(_serve(fds, Path(state_directory), Log("serve", log_level), stuck_seconds, path))
     # Not by way of the interpreter's end, which would close what clients left unread, and could wait for it. The kernel

@@ -1,6 +1,6 @@
 """Stopping luod on the operator's word, and what ends with it: the sessions and files that only luod has open.
 
-What waits in the kernel waits on, and what another process has open stays that process's. SIGTERM to `luod keep` asks
+What waits in the kernel waits on, and what another process has open stays that process's. SIGTERM to `luod` asks
 nothing, and says in the log what was lost.
 """
 

@@ -39,16 +39,16 @@ class Host:
         return python
 
     def start(self, *arguments: str) -> Program:
-        """Starts `luod keep` with `arguments` added, and returns when it is ready."""
+        """Starts `luod` with `arguments` added, and returns when it is ready."""
         python = self.python()
         command = python.module(
             "luod.testing.started",
-            *python.module("luod.daemon.main", "keep", "--state-directory", self._state_directory, *arguments),
+            *python.module("luod.daemon.main", "--state-directory", self._state_directory, *arguments),
         )
         self.keep = self.machine.spawn(command, env=python.environment)
         answer = self.keep.ask({})
         if not answer.get("ready"):
-            raise MachineUnavailable(f"luod keep ended: {answer}\n{self.keep.stderr}")
+            raise MachineUnavailable(f"luod ended: {answer}\n{self.keep.stderr}")
         return self.keep
 
     def stop(self) -> None:

@@ -18,7 +18,7 @@ from luod.linux import Fd
 
 
 class Keep:
-    """Does as `luod keep`, with /dev/null for each session. `refuse`: names that it has no room for."""
+    """Does as `luod`, with /dev/null for each session. `refuse`: names that it has no room for."""
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel

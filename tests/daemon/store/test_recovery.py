@@ -1,4 +1,4 @@
-"""`luod keep` is killed, and every fd goes that only luod had. What is left is found, and nothing else is shown."""
+"""`luod` is killed, and every fd goes that only luod had. What is left is found, and nothing else is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each call that `luod keep` makes fails once, by strace(1), while it holds an fd: it lives, and holds the fd.
+"""Each call that `luod` makes fails once, by strace(1), while it holds an fd: it lives, and holds the fd.
 
 A serve of the test's own does all that serve does: it stores, asks, removes, says READY, and dies. What it is started
 with next says what keep still holds.

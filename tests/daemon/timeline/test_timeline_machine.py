@@ -80,7 +80,7 @@ class Logged(Luod):
 
     def start(self, *arguments: str) -> Program:
         python = self.python()
-        keep = python.module("luod.daemon.main", "keep", "--state-directory", self.state_directory, *arguments)
+        keep = python.module("luod.daemon.main", "--state-directory", self.state_directory, *arguments)
         logging = ("sh", "-c", 'exec "$@" 2>>"$0"', f"{self.state_directory}.log")
         command = [*logging, *python.module("luod.testing.started", *keep)]
         self.keep = self.machine.spawn(command, env=python.environment)

@@ -93,4 +93,4 @@ async def keep_memory(fds: FdStore, memory: Slots, kind: str, file: Journal, log
     with memfd("luod-registry-aside", len(contents), executable=False) as copy:
         os.pwrite(copy.fileno(), contents, 0)
         await fds.store({ASIDE: copy})
-    return f"luod keep, in its memory file {ASIDE}"
+    return f"luod, in its memory file {ASIDE}"

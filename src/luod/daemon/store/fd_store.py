@@ -1,4 +1,4 @@
-"""The fds that outlive serve: `luod keep` has a copy of each, by name, and gives it to the next serve.
+"""The fds that outlive serve: `luod` has a copy of each, by name, and gives it to the next serve.
 
 keep has the fd, then the row is written, then the client is answered: `create` and `store` keep this order, since they
 write the row themselves, by `record`. The names are `luod.daemon.store.fd_names`; what serve and keep say to each other
@@ -204,7 +204,7 @@ class FdStore(Mapping[str, Fd]):
             framing.send(self._channel, protocol.encode(request), fds)
         except OSError as error:
             self._answer = None
-            raise KeeperGone(f"luod keep is gone: {error}") from error
+            raise KeeperGone(f"the supervisor has ended: {error}") from error
         said, received = await answer
         code = int(said["ERRNO"])
         if code:
@@ -237,7 +237,7 @@ class FdStore(Mapping[str, Fd]):
         if not message:
             self._loop.remove_reader(self._channel)
             if answer is not None:
-                answer.set_exception(KeeperGone("luod keep is gone"))
+                answer.set_exception(KeeperGone("the supervisor has ended"))
             self._lost()
         elif answer is not None:
             answer.set_result((protocol.decode(message), fds))

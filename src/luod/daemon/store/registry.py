@@ -194,7 +194,7 @@ class Registry:
                 "registry-file",
                 path=self._file.path,
                 error=reason,
-                meaning="the file is behind: what changes now is lost if luod keep dies before the file can be written",
+                meaning="changes are in memory only, and are lost if the supervisor dies before the file is writable",
             )
         elif self._file_error and not reason:
             self._log("registry-file-again", path=self._file.path)

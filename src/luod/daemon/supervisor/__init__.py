@@ -1,1 +1,1 @@
-"""`luod keep`: the process that holds every session fd and the listening sockets, and starts serve."""
+"""`luod`: the process that holds every session fd and the listening sockets, and starts serve."""

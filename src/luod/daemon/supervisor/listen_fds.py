@@ -1,6 +1,6 @@
 """The fds a program is started with, by systemd's protocol: $LISTEN_FDS, $LISTEN_FDNAMES, $LISTEN_PID, from fd 3 on.
 
-`luod keep` passes them to `luod serve`, and may one day get them from PID 1. Standard library only.
+`luod` passes them to `luod serve`, and may one day get them from PID 1. Standard library only.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def _listener(path: str) -> int | None:
 
 
 def _keepers(path: str) -> set[int]:
-    """Returns the processes, other than this one, that run `luod keep` with the socket `path`, as far as /proc shows
+    """Returns the processes, other than this one, that run luod with the socket `path`, as far as /proc shows
     them.
     """
     found = set()
@@ -115,6 +115,9 @@ def _keepers(path: str) -> set[int]:
                 with contextlib.suppress(OSError):
                     words_of_it = (process / "cmdline").read_bytes().split(b"\0")
                     named = os.fsencode(path) in words_of_it or path in (ADMIN_SOCKET, SESSIONS_SOCKET)
-                    if named and b"keep" in words_of_it and any(b"luod" in word for word in words_of_it):
+                    runs_luod = any(
+                        word in (b"luod", b"luod.daemon.main") for word in map(os.path.basename, words_of_it)
+                    )
+                    if named and runs_luod and b"serve" not in words_of_it:
                         found.add(int(process.name))
     return found

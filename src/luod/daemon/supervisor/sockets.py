@@ -1,6 +1,6 @@
 """The places of luod that only one luod may have: its two listening sockets, and the lock in its state directory.
 
-Held by `luod keep`, so that a client's connect waits, and does not fail, while `luod serve` is started again.
+Held by `luod`, so that a client's connect waits, and does not fail, while `luod serve` is started again.
 Standard library only.
 """
 

@@ -1,4 +1,4 @@
-"""`luod keep`: holds every session fd, and the listening sockets, so that `luod serve` may die at any moment.
+"""`luod`: holds every session fd, and the listening sockets, so that `luod serve` may die at any moment.
 
 It parses nothing a client wrote. It is the only process of luod that opens /dev/liveupdate: open, one ioctl, close. It
 does what `serve` asks in the words of `luod.daemon.supervisor.protocol`, and starts `serve` again, with all it holds,
@@ -53,7 +53,7 @@ _LOOK_SECONDS: Final = 5.0
 """Between looks at whether serve was killed and does not end. One that is still there at the second look is left."""
 _SPARE_FDS: Final = 32
 """Of the limit, what keep and serve need for themselves."""
-_NO_ROOM: Final = "luod keep has no room for more fds"
+_NO_ROOM: Final = "luod has no room for more fds"
 _SEND_TRIES: Final = 5
 _SEND_PAUSE: Final = 0.02
 
@@ -333,7 +333,7 @@ class Supervisor:
             name = request["CREATE" if create else "RETRIEVE"]
             self._request = _DeviceRequest(create, name, time.monotonic() + _PATIENCE_SECONDS)
         elif "FDSTORE" in request and len(fds) == 1 and not self._has_room():
-            self._answer({"ERRNO": errno.EMFILE, "CALL": "luod keep", "MEANING": _NO_ROOM})
+            self._answer({"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _NO_ROOM})
         elif "FDSTORE" in request and len(fds) == 1:
             self._forget(request["FDNAME"])
             self._stored[request["FDNAME"]] = Fd(fds[0].detach())
@@ -348,7 +348,7 @@ class Supervisor:
             if reason := notify.ready():
                 self._log.warning("not-notified", reason=reason, variable="NOTIFY_SOCKET")
         else:
-            self._answer({"ERRNO": errno.EINVAL, "CALL": "luod keep", "MEANING": "not understood"})
+            self._answer({"ERRNO": errno.EINVAL, "CALL": "luod", "MEANING": "not understood"})
         for fd in fds:
             _close(fd)
 
@@ -364,7 +364,7 @@ class Supervisor:
         """One stretch of waiting for the device, and the call when it is free. The fd is stored before it is given."""
         if not self._has_room():
             self._request = None
-            self._answer({"ERRNO": errno.EMFILE, "CALL": "luod keep", "MEANING": _NO_ROOM})
+            self._answer({"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _NO_ROOM})
             return
         try:
             device = LiveUpdate(patience=_TRY_SECONDS)
@@ -382,7 +382,7 @@ class Supervisor:
         except (LuodError, OSError, MemoryError) as error:
             self._request = None
             code = (error.errno if isinstance(error, OSError) else None) or errno.EINVAL
-            self._answer({"ERRNO": code, "CALL": "luod keep", "MEANING": str(error) or repr(error)})
+            self._answer({"ERRNO": code, "CALL": "luod", "MEANING": str(error) or repr(error)})
         else:
             self._request = None
             prefix = protocol.OUTGOING if request.create else protocol.INCOMING

@@ -9,63 +9,74 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from luod.arguments import Parser, UsageError, report
 from luod.emulator.machine.machine import FAILED, DeviceSettings, Machine, MachineError, Settings
 from luod.emulator.model.kernel import Profile
 from luod.version import __version__
 
 _EPILOG = """\
-COMMAND is the machine's init. It runs again after every kexec, with LUOEMU_BOOT=2, 3, ... in its environment;
-LUOEMU_KERNEL names a kernel image to load, LUOEMU_PROFILE the profile; the image that it names with -no-vfio appended
-is a kernel that cannot take devices over. The machine ends when init exits, with init's
-status (128+N after signal N), or with 0 when something in it halts, restarts or powers off; 125: the machine failed.
+COMMAND is the machine's init. It runs again after every kexec, with LUOEMU_BOOT=2, 3, ... in its environment.
+LUOEMU_KERNEL is the path of a kernel image to load, LUOEMU_PROFILE the profile. The image with -no-vfio appended to
+its name is a kernel that cannot retrieve devices.
+
+exit status:
+  the status of init when it exits, or 128+N after signal N
+  0    something in the machine halted, restarted or powered off
+  2    usage
+  125  the machine failed
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="luoemu", description=__doc__.partition("\n")[0].partition(": ")[2].capitalize()
+def parser() -> Parser:
+    """Returns the parser."""
+    top = Parser(prog="luoemu", description="Runs a command in an emulated machine whose kernel has live update.")
+    top.add_argument("--version", action="version", version=f"luoemu {__version__}", help="print the version")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", title="verbs")
+    run: Parser = verbs.add_parser(
+        "run",
+        help="boot a machine",
+        description="Boots a machine with COMMAND as its init.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="verb", required=True, metavar="run")
-    run = commands.add_parser(
-        "run", help="boot a machine", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    top.verbs["run"] = run
     run.add_argument(
         "--profile",
         choices=[profile.value for profile in Profile],
         default=Profile.MAINLINE.value,
-        help="mainline: as Linux 7.3; document: with the calls that only the kernel document has (default: mainline)",
+        help="mainline: the behaviour of Linux 7.3; document: that of the kernel's document (default: mainline)",
     )
     run.add_argument(
         "--share-network",
         action="store_true",
-        help="use the host's network; beware: kexec-tools takes every interface down before a kexec",
+        help="use the host's network; note that kexec-tools takes every interface down before a kexec",
     )
-    run.add_argument("--trap-opens", action="store_true", help="trap open(2) of the device instead of a FUSE file")
-    run.add_argument("--kernel-log", action="store_true", help="write the emulated kernel's log to stderr")
+    run.add_argument("--trap-opens", action="store_true", help="trap open(2) instead of using FUSE")
+    run.add_argument("--kernel-log", action="store_true", help="write the log of the emulated kernel to stderr")
     devices = run.add_argument_group("devices", "PCI devices of the machine; they need FUSE")
     devices.add_argument(
         "--vfio",
         action="append",
         default=[],
         metavar="ADDRESS[,OPTION…]",
-        help="a device, such as 0000:01:00.0,msix=8; may be repeated. Options: vendor=, device=, class=, bars=16K+1M, "
-        "msix=, msi=, group=, display, vf-of=ADDRESS, driver=NAME, reset=works|none|fails-later, acs-quirk",
+        help="add a device, such as 0000:01:00.0,msix=8; may be repeated. Options: vendor=, device=, class=, "
+        "bars=16K+1M, msix=, msi=, group=, display, vf-of=ADDRESS, driver=NAME, reset=works|none|fails-later, "
+        "acs-quirk",
     )
     devices.add_argument(
-        "--devices", metavar="FILE.toml", help="more devices: a table for each address, with the same options"
+        "--devices", metavar="FILE", help="add the devices of a TOML file: a table for each address, with these options"
     )
     devices.add_argument(
         "--vfio-rules",
         choices=["v2", "v5"],
         default="v2",
-        help="how devices are preserved: as in the kernel document (v2) or in the newest posting (v5; default: v2)",
+        help="preserve devices as the kernel's document says (v2) or as the latest posted series does (default: v2)",
     )
     devices.add_argument(
-        "--iommufd-preservation", action="store_true", help="preserve an iommufd too, as its posted series does"
+        "--iommufd-preservation", action="store_true", help="add the posted series that preserves iommufd"
     )
     run.add_argument("command", nargs="+", metavar="COMMAND", help="init and its arguments, after --")
-    return parser
+    return top
 
 
 def _devices(options: argparse.Namespace) -> DeviceSettings | None:
@@ -83,24 +94,32 @@ def _devices(options: argparse.Namespace) -> DeviceSettings | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if (options.vfio or options.devices) and options.trap_opens:
-        parser.error("devices need FUSE: leave out --trap-opens")
+    """Runs luoemu with `arguments`, those of the process by default; returns its exit status."""
     try:
-        devices = _devices(options)
+        return Machine(_settings(sys.argv[1:] if arguments is None else arguments)).run()
+    except UsageError as error:
+        report("luoemu", str(error), usage=error.usage, hint=error.hint)
+        return 2
+    except (MachineError, OSError) as error:  # an OSError: the host lacks something, such as fds or inotify instances
+        report("luoemu", str(error))
+        return FAILED
+
+
+def _settings(arguments: Sequence[str]) -> Settings:
+    top = parser()
+    given = top.parse(arguments)
+    run = top.verbs["run"]
+    if (given.vfio or given.devices) and given.trap_opens:
+        run.error("devices need FUSE: leave out --trap-opens")
+    try:
+        devices = _devices(given)
     except ValueError as error:
-        parser.error(str(error))
-    settings = Settings(
-        command=options.command,
-        profile=Profile(options.profile),
-        share_network=options.share_network,
-        trap_opens=options.trap_opens,
-        log=options.kernel_log,
+        run.error(str(error))
+    return Settings(
+        command=given.command,
+        profile=Profile(given.profile),
+        share_network=given.share_network,
+        trap_opens=given.trap_opens,
+        log=given.kernel_log,
         devices=devices,
     )
-    try:
-        return Machine(settings).run()
-    except (MachineError, OSError) as error:  # an OSError: the host lacks a resource, such as fds or inotify instances
-        print(f"luoemu: {error}", file=sys.stderr)
-        return FAILED
