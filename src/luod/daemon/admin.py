@@ -17,9 +17,9 @@ from luod.daemon.stopping import Stopping
 from luod.daemon.store import state_directory
 from luod.daemon.store.doubts import remedy
 from luod.daemon.store.recovery import Holdings
-from luod.daemon.timeline.recorder import Chronicle
+from luod.daemon.timeline.recorder import Recorder
 from luod.daemon.updates import times
-from luod.daemon.updates.kexec_image import NextImage
+from luod.daemon.updates.kexec_image import KexecImage
 from luod.daemon.updates.participants import Participants
 from luod.daemon.updates.update import Updater
 from luod.ipc.server.peer import Peer
@@ -37,12 +37,12 @@ class AdminService:
         sessions: SessionService,
         participants: Participants,
         policy: Policy,
-        image: NextImage,
+        image: KexecImage,
         updater: Updater,
         reaping: Reaping,
         workloads: Workloads,
         stopping: Stopping,
-        chronicle: Chronicle,
+        recorder: Recorder,
     ) -> None:
         self._holdings = holdings
         self._sessions = sessions
@@ -53,7 +53,7 @@ class AdminService:
         self._reaping = reaping
         self._workloads = workloads
         self._stopping = stopping
-        self._chronicle = chronicle
+        self._recorder = recorder
 
     async def status(self) -> Status:
         registry = self._holdings.registry
@@ -83,9 +83,9 @@ class AdminService:
         )
 
     async def timeline(self) -> UpdateTimes | None:
-        barrier = self._participants.barrier
-        current = None if barrier is None else times.current(barrier, self._holdings.registry.record.rows)
-        return self._chronicle.report(current)
+        coordinator = self._participants.coordinator
+        current = None if coordinator is None else times.current(coordinator, self._holdings.registry.record.rows)
+        return self._recorder.report(current)
 
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: list[str]) -> None:
         await self._image.load(kernel, initrd, command_line, ignore_findings=ignore_findings)

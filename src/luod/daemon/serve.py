@@ -28,9 +28,9 @@ from luod.daemon.store.fd_names import JUMP
 from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.recovery import take_over
 from luod.daemon.supervisor import listen_fds, protocol
-from luod.daemon.timeline.recorder import Chronicle
+from luod.daemon.timeline.recorder import Recorder
 from luod.daemon.updates.hooks import Hooks
-from luod.daemon.updates.kexec_image import NextImage
+from luod.daemon.updates.kexec_image import KexecImage
 from luod.daemon.updates.participants import Participants
 from luod.daemon.updates.update import Updater
 from luod.errors import Refused
@@ -92,14 +92,14 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     participants.followed = lambda peer: foreign.warm(peer.uid, named=policy.terms(peer).named)
     reaping = Reaping(holdings, sessions, policy, log)
     forwarding = Forwarding(holdings, sessions, log)
-    chronicle = Chronicle(holdings.registry, directory, log, jumping=JUMP in store)
+    recorder = Recorder(holdings.registry, directory, log, jumping=JUMP in store)
     hooks = Hooks(holdings, policy, reaping.deadline_left, log)
-    image = NextImage(holdings, sessions, participants, log)
-    updater = Updater(holdings, image, sessions, participants, chronicle, hooks, log, stuck_seconds=stuck_seconds)
+    image = KexecImage(holdings, sessions, participants, log)
+    updater = Updater(holdings, image, sessions, participants, recorder, hooks, log, stuck_seconds=stuck_seconds)
     workloads = Workloads(holdings, sessions, participants, reaping, forwarding, log)
     stopping = Stopping(holdings, sessions, participants, log)
     operations = AdminService(
-        holdings, sessions, participants, policy, image, updater, reaping, workloads, stopping, chronicle
+        holdings, sessions, participants, policy, image, updater, reaping, workloads, stopping, recorder
     )
     held = HeldFiles(holdings, policy, lambda: participants.updating, foreign.discard, sparing)
     updater.take_over()
@@ -147,7 +147,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
         await listener.close()
     turnstile.close()
     sparing.close()
-    chronicle.close()
+    recorder.close()
     holdings.close()
     return status
 

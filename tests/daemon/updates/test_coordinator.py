@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from luod.daemon.log import Log
-from luod.daemon.updates.coordinator import Barrier
+from luod.daemon.updates.coordinator import Coordinator
 from luod.daemon.updates.follower import Follower
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.updates import DeclaredSession
@@ -20,35 +20,35 @@ def followers() -> list[Follower]:
 
 
 @pytest.fixture
-def barrier() -> Barrier:
-    barrier = Barrier("an-update", 30.0, True, ["orphan"], Log("test", "error"))
-    barrier.begin(followers(), 1)
-    return barrier
+def coordinator() -> Coordinator:
+    coordinator = Coordinator("an-update", 30.0, True, ["orphan"], Log("test", "error"))
+    coordinator.begin(followers(), 1)
+    return coordinator
 
 
-def test_one_that_is_awaited_shows_for_how_long_it_has_been(barrier: Barrier) -> None:
-    barrier.vote(barrier.members[0], "preparing", "ready", None)
-    shown = {each.name: each for each in barrier.progress().participants}
+def test_one_that_is_awaited_shows_for_how_long_it_has_been(coordinator: Coordinator) -> None:
+    coordinator.vote(coordinator.members[0], "preparing", "ready", None)
+    shown = {each.name: each for each in coordinator.progress().participants}
     assert shown["one"].standing == "ready"
     assert shown["two"].standing == "awaited"
     assert shown["two"].seconds > shown["one"].seconds
 
 
-def test_a_cancelled_update_tears_nothing(barrier: Barrier) -> None:
-    barrier.gone(barrier.members[1])
-    assert barrier.progress().torn == ["orphan", "two"]
-    barrier.cancel("the operator aborted it")
-    assert barrier.progress().torn == []
+def test_a_cancelled_update_tears_nothing(coordinator: Coordinator) -> None:
+    coordinator.gone(coordinator.members[1])
+    assert coordinator.progress().torn == ["orphan", "two"]
+    coordinator.cancel("the operator aborted it")
+    assert coordinator.progress().torn == []
 
 
 def test_bystanders_that_are_late_are_one_line_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
     """Anybody may follow, so that each of them must not cost a line."""
     peer = Peer(1000, 1000, 42, None)
     bystanders = [Follower(id, f"token {id}", f"bystander-{id}", peer) for id in range(100)]
-    barrier = Barrier("an-update", 0.0, False, [], Log("test", "info"))
-    barrier.begin(bystanders, 1)
+    coordinator = Coordinator("an-update", 0.0, False, [], Log("test", "info"))
+    coordinator.begin(bystanders, 1)
 
-    asyncio.run(barrier.settle())
+    asyncio.run(coordinator.settle())
 
     lines = [line for line in capfd.readouterr().err.splitlines() if "did not vote in time" in line]
     assert len(lines) == 1

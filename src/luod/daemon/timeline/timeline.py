@@ -1,8 +1,8 @@
 """What one update was: its phases, and when each session was where. Pure: no clock, no files.
 
 All times are seconds since the update was requested, through the kexec. Before the kexec, `luod.daemon.updates.times`
-makes the story from the state of the update; in the next kernel it comes from what the registry carried, and then event
-by event. The record on the disk is `luod.daemon.timeline.recorder`.
+makes the timeline from the state of the update. In the next kernel it is made from what the registry carried, and then
+event by event. The record on the disk is `luod.daemon.timeline.recorder`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from msgspec.structs import replace
 from luod.daemon.store.schema import Departure, Row
 from luod.ipc.types.phases import Clock, SessionStanding, UpdateState
 
-Happening = Literal["retrieved", "resumed", "gone", "done", "cancelled"]
+EventKind = Literal["retrieved", "resumed", "gone", "done", "cancelled"]
 
 
-class Passage(msgspec.Struct, frozen=True, omit_defaults=True):
+class SessionTimeline(msgspec.Struct, frozen=True, omit_defaults=True):
     """One session's way through the update; what was made of it while frozen (NAME#GENERATION) counts to it.
 
     `standing` is its participant's; "unasked": nobody takes part for it; "torn": it came over without a `ready`.
@@ -42,13 +42,13 @@ class Passage(msgspec.Struct, frozen=True, omit_defaults=True):
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """What happened to a session, or with no name to all; `note` is an outcome, or a reason."""
 
-    what: Happening
+    what: EventKind
     at: float
     session: str = ""
     note: str | None = None
 
 
-class Story(msgspec.Struct, frozen=True, omit_defaults=True):
+class Timeline(msgspec.Struct, frozen=True, omit_defaults=True):
     """One update. `asked` is when, in seconds since 1970. `clock` and `error` are of the time over the jump."""
 
     update: str
@@ -63,7 +63,7 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     ended: float | None = None
     clock: Clock | None = None
     error: float | None = None
-    sessions: dict[str, Passage] = {}
+    sessions: dict[str, SessionTimeline] = {}
     """By name."""
 
     @property
@@ -71,10 +71,10 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
         """The longest of any session; None: no guest has resumed, or none was frozen."""
         return max((b for b in map(self.blackout_of, self.sessions.values()) if b is not None), default=None)
 
-    def blackout_of(self, passage: Passage) -> float | None:
+    def blackout_of(self, session: SessionTimeline) -> float | None:
         """From when it was told to freeze to when it resumed. None: it did not, or nobody froze it."""
-        resumed = passage.resumed
-        if self.state == "cancelled" and self.arrived is None and passage.standing not in ("unasked", "lost"):
+        resumed = session.resumed
+        if self.state == "cancelled" and self.arrived is None and session.standing not in ("unasked", "lost"):
             resumed = self.ended
         return None if resumed is None or self.freezing is None else round(resumed - self.freezing, 6)
 
@@ -86,9 +86,9 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Current:
-    """The update that is under way: its story up to now, and CLOCK_MONOTONIC at the story's second 0."""
+    """The update that is under way: its timeline up to now, and CLOCK_MONOTONIC at the timeline's second 0."""
 
-    story: Story
+    timeline: Timeline
     origin: float
 
 
@@ -96,15 +96,15 @@ def base_of(row: Row) -> str:
     return row.name if row.generation is None else row.name.rpartition("#")[0]
 
 
-def after(departure: Departure, rows: Iterable[Row]) -> Story:
+def after(departure: Departure, rows: Iterable[Row]) -> Timeline:
     """The update that brought the incoming `rows`, at the end of its jump."""
     frozen = departure.preparing_seconds
     left = frozen + departure.freezing_seconds
-    passages = {}
+    sessions = {}
     for name, group in groups(row for row in rows if row.direction == "incoming"):
         main = group[0]
         ready = main.freezing_seconds > 0
-        passages[name] = Passage(
+        sessions[name] = SessionTimeline(
             name,
             main.owner,
             bytes_of(group),
@@ -114,7 +114,7 @@ def after(departure: Departure, rows: Iterable[Row]) -> Story:
         )
     took = departure.crossing
     wall = 0.0 if departure.left is None else departure.left.wall
-    return Story(
+    return Timeline(
         departure.update,
         departure.generation,
         departure.skip_unready,
@@ -125,24 +125,24 @@ def after(departure: Departure, rows: Iterable[Row]) -> Story:
         arrived=round(left + (0.0 if took is None else took.seconds), 6),
         clock=None if took is None else took.clock,
         error=None if took is None else round(took.error_seconds, 9),
-        sessions=passages,
+        sessions=sessions,
     )
 
 
-def told(story: Story, event: Event) -> Story:
-    """The story with one more event. What happened first counts, but a session is gone with its last part."""
+def with_event(timeline: Timeline, event: Event) -> Timeline:
+    """The timeline with one more event. What happened first counts, but a session is gone with its last part."""
     if event.what == "done" or event.what == "cancelled":
-        return replace(story, state=event.what, ended=event.at, reason=event.note)
+        return replace(timeline, state=event.what, ended=event.at, reason=event.note)
     if event.what == "retrieved":
-        return _changed(story, event.session, lambda p: replace(p, retrieved=event.at) if p.retrieved is None else p)
+        return _changed(timeline, event.session, lambda p: replace(p, retrieved=event.at) if p.retrieved is None else p)
     if event.what == "resumed":
-        return _changed(story, event.session, lambda p: replace(p, resumed=event.at) if p.resumed is None else p)
-    return _changed(story, event.session, lambda p: replace(p, gone=event.at, outcome=event.note or p.outcome))
+        return _changed(timeline, event.session, lambda p: replace(p, resumed=event.at) if p.resumed is None else p)
+    return _changed(timeline, event.session, lambda p: replace(p, gone=event.at, outcome=event.note or p.outcome))
 
 
-def _changed(story: Story, name: str, change: Callable[[Passage], Passage]) -> Story:
-    passage = story.sessions.get(name)
-    return story if passage is None else replace(story, sessions={**story.sessions, name: change(passage)})
+def _changed(timeline: Timeline, name: str, change: Callable[[SessionTimeline], SessionTimeline]) -> Timeline:
+    session = timeline.sessions.get(name)
+    return timeline if session is None else replace(timeline, sessions={**timeline.sessions, name: change(session)})
 
 
 def groups(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:

@@ -1,5 +1,5 @@
-"""The barrier of one update: the state machine of `luod.daemon.updates.transaction` with its clock, its participants,
-its news.
+"""The coordinator of one update: the state machine of `luod.daemon.updates.transaction` with its clock, its
+participants, its news.
 
 Tells participants what they wait for, takes what they say, hands out grants, and tells the operator what changes. It
 neither touches sessions nor the kernel: `luod.daemon.updates.update` drives it, and `luod.daemon.updates.participants`
@@ -30,7 +30,7 @@ _INIT: Final = 1
 """In its cgroup nobody is limited but by the machine."""
 
 
-class Barrier:
+class Coordinator:
     """One update, from when it is asked for to its end. `orphans` are judged sessions that nobody follows for."""
 
     def __init__(self, id: str, patience: float, skip_unready: bool, orphans: Iterable[str], log: Log) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from luod.daemon.preflight.rules import Moment
 
 
-class NextImage:
+class KexecImage:
     """Owns nothing: the files are with the holdings. Made inside a running loop."""
 
     def __init__(self, holdings: Holdings, sessions: SessionService, participants: Participants, log: Log) -> None:

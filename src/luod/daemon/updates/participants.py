@@ -33,7 +33,7 @@ from luod.ipc.types.phases import Ballot, State, VotePhase
 from luod.ipc.types.updates import DeclaredSession, Event
 
 if TYPE_CHECKING:
-    from luod.daemon.updates.coordinator import Barrier
+    from luod.daemon.updates.coordinator import Coordinator
 
 _MOST_BYTES: Final = 2**63
 
@@ -41,8 +41,8 @@ _MOST_BYTES: Final = 2**63
 class Participants:
     """Implements `luod.ipc.interfaces.updates.Service` and `luod.daemon.sessions.names.Participation`.
 
-    `barrier` is the update that is under way. `leaving`: a serve before this one called reboot(2), which may yet jump.
-    `checking`: an update was asked for, and nobody told yet.
+    `coordinator` is the update that is under way. `leaving`: a serve before this one called reboot(2), which may yet
+    jump. `checking`: an update was asked for, and nobody told yet.
     """
 
     def __init__(self, holdings: Holdings, log: Log, sparing: Sparing) -> None:
@@ -52,7 +52,7 @@ class Participants:
         self._sparing = sparing
         self._followers: dict[str, Follower] = {}
         self._numbers = count(1)
-        self.barrier: Barrier | None = None
+        self.coordinator: Coordinator | None = None
         self.leaving = False
         self.checking = False
         self.followed: Callable[[Peer], None] | None = None
@@ -62,12 +62,12 @@ class Participants:
     @property
     def updating(self) -> bool:
         """Whether an update is under way. What its checks were about must not change after them."""
-        return self.checking or self.barrier is not None or self.leaving
+        return self.checking or self.coordinator is not None or self.leaving
 
     @property
     def state(self) -> State:
-        if self.barrier is not None:
-            return self.barrier.state
+        if self.coordinator is not None:
+            return self.coordinator.state
         if self.leaving:
             return "jumping"
         incoming = any(row.direction == "incoming" for row in self._registry.record.rows)
@@ -80,7 +80,7 @@ class Participants:
     @property
     def users_in_update(self) -> frozenset[int]:
         """The users with a session that was declared for the update that is under way."""
-        if self.barrier is None:
+        if self.coordinator is None:
             return frozenset()
         return frozenset(follower.peer.uid for follower in self._followers.values() if follower.sessions)
 
@@ -94,8 +94,8 @@ class Participants:
         """Returns the sessions that were released after their participants declared them and voted. A session that was
         created again is among them, since nothing that the participant preserved is in it.
         """
-        barrier = self.barrier
-        taking_part = [each for each in self.followers if barrier is not None and barrier.takes_part(each)]
+        coordinator = self.coordinator
+        taking_part = [each for each in self.followers if coordinator is not None and coordinator.takes_part(each)]
         return sorted(
             name
             for each in taking_part
@@ -124,8 +124,8 @@ class Participants:
         if self.followed is not None:
             self.followed(peer)
         self._sparing("follows", of=peer.uid, write=self._log.debug, participant=name, uid=peer.uid, pid=peer.pid)
-        if self.barrier is not None and self.barrier.begun_preparing:
-            self.barrier.join(follower)
+        if self.coordinator is not None and self.coordinator.begun_preparing:
+            self.coordinator.join(follower)
         try:
             while True:
                 yield await follower.events.next()
@@ -133,8 +133,8 @@ class Participants:
         finally:
             del self._followers[follower.secret]
             follower.events.close()
-            if self.barrier is not None:
-                self.barrier.gone(follower)
+            if self.coordinator is not None:
+                self.coordinator.gone(follower)
             self._sparing(
                 "follows-no-more", of=peer.uid, write=self._log.debug, participant=name, uid=peer.uid, pid=peer.pid
             )
@@ -142,12 +142,12 @@ class Participants:
     async def declare(self, peer: Peer, participant: str, sessions: list[DeclaredSession]) -> float | None:
         follower = self._follower(peer, participant)
         self._check(follower, sessions)
-        barrier, before = self.barrier, follower.sessions
+        coordinator, before = self.coordinator, follower.sessions
         follower.sessions = tuple(sessions)
         left = None
-        if barrier is not None:
+        if coordinator is not None:
             try:
-                left = barrier.declared(follower)
+                left = coordinator.declared(follower)
             except NotAwaited as error:
                 follower.sessions = before
                 raise self._wrong_phase(error) from error
@@ -199,10 +199,10 @@ class Participants:
 
     async def vote(self, peer: Peer, participant: str, phase: VotePhase, vote: Ballot, reason: str | None) -> None:
         follower = self._follower(peer, participant)
-        if self.barrier is None:
+        if self.coordinator is None:
             raise self._wrong_phase(NotAwaited("no update waits for a vote"))
         try:
-            self.barrier.vote(follower, phase, vote, reason)
+            self.coordinator.vote(follower, phase, vote, reason)
         except NotAwaited as error:
             raise self._wrong_phase(error) from error
         if phase == "preparing":
@@ -235,16 +235,16 @@ class Participants:
     def belonging(self, peer: Peer, name: str) -> Belonging:
         """What a session created now under `name` would be; see `luod.daemon.sessions.service`."""
         base, _, suffix = name.rpartition("#")
-        barrier = self.barrier
+        coordinator = self.coordinator
         for follower in self._followers.values():
             if not (peer.root or peer.uid == follower.peer.uid):
                 continue
             if name in follower.names:
                 return Belonging(judged=True)
-            if barrier is None or suffix != str(barrier.generation) or base not in follower.names:
+            if coordinator is None or suffix != str(coordinator.generation) or base not in follower.names:
                 continue
-            if barrier.takes_part(follower) and barrier.state == "freezing":
-                return Belonging(judged=True, generation=barrier.generation)
+            if coordinator.takes_part(follower) and coordinator.state == "freezing":
+                return Belonging(judged=True, generation=coordinator.generation)
         return Belonging()
 
     def answering(self, name: str) -> str | None:
@@ -269,9 +269,9 @@ class Participants:
         return NotExpected(state=self.state, message=error.message, hint=error.hint or "wait for the next event")
 
 
-def ready_rows(barrier: Barrier, rows: Iterable[Row]) -> dict[str, Row]:
+def ready_rows(coordinator: Coordinator, rows: Iterable[Row]) -> dict[str, Row]:
     """The outgoing rows, by name, of those who are ready in freezing, as the registry carries them over the jump."""
-    members = [barrier.members[m.id] for m in barrier.transaction.members.values() if m.standing == "ready"]
+    members = [coordinator.members[m.id] for m in coordinator.transaction.members.values() if m.standing == "ready"]
     owners = {name: follower for follower in members for name in follower.names}
     found = {}
     for row in rows:
@@ -281,7 +281,7 @@ def ready_rows(barrier: Barrier, rows: Iterable[Row]) -> dict[str, Row]:
             found[row.name] = msgspec.structs.replace(
                 row,
                 ready=True,
-                preparing_seconds=round(barrier.preparing.get(follower.id, 0.0), 6),
-                freezing_seconds=round(barrier.transaction.members[follower.id].since - barrier.frozen, 6),
+                preparing_seconds=round(coordinator.preparing.get(follower.id, 0.0), 6),
+                freezing_seconds=round(coordinator.transaction.members[follower.id].since - coordinator.frozen, 6),
             )
     return found

@@ -27,10 +27,10 @@ from luod.daemon.store.fd_names import JUMP
 from luod.daemon.store.fd_store import KeeperGone
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.schema import Departure
-from luod.daemon.timeline.recorder import Chronicle
+from luod.daemon.timeline.recorder import Recorder
 from luod.daemon.updates import stuck_ioctls, times
 from luod.daemon.updates.hooks import Hooks
-from luod.daemon.updates.kexec_image import NextImage
+from luod.daemon.updates.kexec_image import KexecImage
 from luod.daemon.updates.participants import Participants, ready_rows
 from luod.daemon.updates.reboot_process import RebootProcess
 from luod.daemon.updates.transaction import NotAwaited
@@ -42,7 +42,7 @@ from luod.linux import Fd
 
 if TYPE_CHECKING:
     from luod.daemon.preflight.rules import Moment
-    from luod.daemon.updates.coordinator import Barrier
+    from luod.daemon.updates.coordinator import Coordinator
 
 _PATIENCE_SECONDS: Final = 30.0
 """Of each phase, unless the operator says otherwise; time for the bytes to preserve comes on top."""
@@ -57,10 +57,10 @@ class Updater:
     def __init__(
         self,
         holdings: Holdings,
-        image: NextImage,
+        image: KexecImage,
         sessions: SessionService,
         participants: Participants,
-        chronicle: Chronicle,
+        recorder: Recorder,
         hooks: Hooks,
         log: Log,
         *,
@@ -73,7 +73,7 @@ class Updater:
         self._image = image
         self._sessions = sessions
         self._participants = participants
-        self._chronicle = chronicle
+        self._recorder = recorder
         self._hooks = hooks
         self._started = clock.now()
         self._log = log
@@ -124,111 +124,111 @@ class Updater:
             yield replace(self._checked(orphans), findings=findings)
             return
         refuse(findings)
-        barrier = _barrier(os.urandom(4).hex(), patience, wishes.skip_unready, orphans, self._log)
-        self._participants.barrier = barrier
-        self._log("update", update=barrier.id, uid=peer.uid, pid=peer.pid, sessions=len(self._sessions.rows()))
-        self._task = asyncio.ensure_future(self._run(barrier, _given_up(wishes)))
+        coordinator = _coordinator(os.urandom(4).hex(), patience, wishes.skip_unready, orphans, self._log)
+        self._participants.coordinator = coordinator
+        self._log("update", update=coordinator.id, uid=peer.uid, pid=peer.pid, sessions=len(self._sessions.rows()))
+        self._task = asyncio.ensure_future(self._run(coordinator, _given_up(wishes)))
         self._task.add_done_callback(self._ran)
         try:
             while True:
-                progress = await barrier.news()
-                if barrier.cancelled:
+                progress = await coordinator.news()
+                if coordinator.cancelled:
                     # Told when all is as it was, so that the next update can be asked for at once.
                     await asyncio.shield(self._task)
-                if barrier.error is not None:
-                    raise barrier.error
+                if coordinator.error is not None:
+                    raise coordinator.error
                 yield replace(progress, findings=findings)
-                barrier.operator_has(progress)
+                coordinator.operator_has(progress)
                 findings = []
         finally:
             # Nobody would be told how it ends, and what an operator interrupts must not go on.
-            _cancel(barrier, "the connection of luoctl update was closed")
+            _cancel(coordinator, "the connection of luoctl update was closed")
 
     def _checked(self, orphans: list[str]) -> Progress:
         """What --dry-run has to say: who would be asked, and what nobody follows for."""
-        barrier = _barrier("", _PATIENCE_SECONDS, False, orphans, self._log)
-        barrier.rehearse(self._participants.followers)
-        return replace(barrier.progress(), state="checked", generation=self._registry.record.generation + 1)
+        coordinator = _coordinator("", _PATIENCE_SECONDS, False, orphans, self._log)
+        coordinator.rehearse(self._participants.followers)
+        return replace(coordinator.progress(), state="checked", generation=self._registry.record.generation + 1)
 
     async def abort(self, peer: Peer) -> None:
-        barrier, task = self._participants.barrier, self._task
+        coordinator, task = self._participants.coordinator, self._task
         if self._participants.leaving:
             raise too_late()
-        if barrier is None or task is None:
+        if coordinator is None or task is None:
             raise NoUpdate(message="no update is under way", hint="luoctl status shows what luod is doing")
-        if not _cancel(barrier, "the operator aborted it"):
+        if not _cancel(coordinator, "the operator aborted it"):
             raise too_late()
-        self._log("abort", update=barrier.id, uid=peer.uid, pid=peer.pid)
+        self._log("abort", update=coordinator.id, uid=peer.uid, pid=peer.pid)
         await asyncio.shield(task)
 
-    async def _run(self, barrier: Barrier, given_up: Collection[str]) -> None:
+    async def _run(self, coordinator: Coordinator, given_up: Collection[str]) -> None:
         """The update, from the first check to the end of this kernel, or to everything as it was."""
         reboot: RebootProcess | None = None
         try:
             try:
                 await self._image.load_again()
             except errors.KernelRefused as error:
-                barrier.error = error
+                coordinator.error = error
                 raise
-            await self._ask_hook(barrier)
-            if not barrier.cancelled:
-                barrier.begin(self._participants.followers, self._registry.begin_generation())
-                self._chronicle.begin(times.current(barrier, self._registry.record.rows))
-                await barrier.settle()
-            if not barrier.cancelled:
+            await self._ask_hook(coordinator)
+            if not coordinator.cancelled:
+                coordinator.begin(self._participants.followers, self._registry.begin_generation())
+                self._recorder.begin(times.current(coordinator, self._registry.record.rows))
+                await coordinator.settle()
+            if not coordinator.cancelled:
                 # The bulk of it, while guests run; the little that comes after is written right before the jump (H16).
-                await barrier.unless_cancelled(asyncio.to_thread(os.sync))
-            if not barrier.cancelled:
-                await barrier.unless_cancelled(self._sessions.close_for_update("frozen"))
+                await coordinator.unless_cancelled(asyncio.to_thread(os.sync))
+            if not coordinator.cancelled:
+                await coordinator.unless_cancelled(self._sessions.close_for_update("frozen"))
                 # Those who began to follow since are waited for like the others.
-                await barrier.settle()
-            if not barrier.cancelled:
-                self._require_certain(barrier, "freezing", given_up)
-            if not barrier.cancelled:
-                barrier.freeze()
-            if not barrier.cancelled:
+                await coordinator.settle()
+            if not coordinator.cancelled:
+                self._require_certain(coordinator, "freezing", given_up)
+            if not coordinator.cancelled:
+                coordinator.freeze()
+            if not coordinator.cancelled:
                 reboot = RebootProcess()
                 # Beside the freezing, so that it costs no blackout; somebody may have loaded another since (H19).
                 loading = asyncio.ensure_future(self._image.load_again())
-                loading.add_done_callback(lambda done: _cancel_if_failed(barrier, done))
-                await barrier.settle()
-                await barrier.unless_cancelled(loading)
-            if not barrier.cancelled:
+                loading.add_done_callback(lambda done: _cancel_if_failed(coordinator, done))
+                await coordinator.settle()
+                await coordinator.unless_cancelled(loading)
+            if not coordinator.cancelled:
                 await self._sessions.close_for_update("shut")
-                await barrier.announce()
-            if not barrier.cancelled:
-                self._require_certain(barrier, "jumping", given_up)
-            if not barrier.cancelled and reboot is not None:
-                barrier.jump()
-                await self._leave(barrier, reboot)
+                await coordinator.announce()
+            if not coordinator.cancelled:
+                self._require_certain(coordinator, "jumping", given_up)
+            if not coordinator.cancelled and reboot is not None:
+                coordinator.jump()
+                await self._call_reboot(coordinator, reboot)
         except asyncio.CancelledError:
             if reboot is not None and reboot.gone:
                 # luod is being stopped, and the machine jumps meanwhile: the marks are true.
                 raise
-            barrier.end("luod was stopped")
+            coordinator.end("luod was stopped")
         except (errors.LuodError, OSError) as error:
-            barrier.end(str(error))
+            coordinator.end(str(error))
         finally:
-            if not (reboot is not None and reboot.gone and barrier.jumping):
-                barrier.end("luod failed; its log says more")
-                await self._stay(barrier, reboot)
+            if not (reboot is not None and reboot.gone and coordinator.jumping):
+                coordinator.end("luod failed; its log says more")
+                await self._roll_back(coordinator, reboot)
 
-    async def _ask_hook(self, barrier: Barrier) -> None:
+    async def _ask_hook(self, coordinator: Coordinator) -> None:
         """The operator's command goes before everything that anybody notices."""
-        await barrier.unless_cancelled(self._hooks.settle())
-        if barrier.cancelled:
+        await coordinator.unless_cancelled(self._hooks.settle())
+        if coordinator.cancelled:
             return
-        asked = asyncio.ensure_future(self._hooks.before(barrier.id, self._registry.record.generation + 1))
+        asked = asyncio.ensure_future(self._hooks.before(coordinator.id, self._registry.record.generation + 1))
         try:
-            await barrier.unless_cancelled(asked)
+            await coordinator.unless_cancelled(asked)
         except errors.Refused as error:
-            barrier.error = error
+            coordinator.error = error
             raise
         if not asked.done():
             self._hooks.call_off()
             await asyncio.wait((asked,))
 
-    def _require_certain(self, barrier: Barrier, moment: Moment, given_up: Collection[str]) -> None:
+    def _require_certain(self, coordinator: Coordinator, moment: Moment, given_up: Collection[str]) -> None:
         """Cancels the update unless all facts, as they are at this moment, allow it: they may have changed since the
         check, by a declaration, a new session or another process on this host. What follows must be done in the same
         turn of the loop.
@@ -236,42 +236,42 @@ class Updater:
         try:
             findings = self._image.certain(moment)
         except (errors.Refused, OSError) as error:
-            barrier.cancel(str(error))
+            coordinator.cancel(str(error))
             return
         in_the_way = refusing(with_ignored(findings, given_up))
         if in_the_way:
-            barrier.cancel(f"{in_the_way[0].name}: {in_the_way[0].what}; {in_the_way[0].remedy}")
+            coordinator.cancel(f"{in_the_way[0].name}: {in_the_way[0].what}; {in_the_way[0].remedy}")
         elif released := self._participants.released():
-            # Their guests would be frozen for a jump that does not carry them.
-            barrier.cancel(f"sessions were released whose participants are ready to jump with them: {listed(released)}")
+            # Their guests would be frozen for a kexec that does not carry them.
+            coordinator.cancel(f"sessions were released after their participants voted ready: {listed(released)}")
 
     def _ran(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, KeeperGone):  # of which serve dies, and says so
             self._log.error("bug", method="update", error=repr(error))
 
-    async def _leave(self, barrier: Barrier, reboot: RebootProcess) -> None:
-        """Nobody can call it off any more. Returns, with the reason in `barrier`, when the kernel refuses."""
+    async def _call_reboot(self, coordinator: Coordinator, reboot: RebootProcess) -> None:
+        """Nobody can call it off any more. Returns, with the reason in `coordinator`, when the kernel refuses."""
         await self._fds.store({JUMP: reboot.pidfd})
-        ready = ready_rows(barrier, self._registry.record.rows)
+        ready = ready_rows(coordinator, self._registry.record.rows)
         left = clock.now()
         departure = Departure(
-            barrier.id,
-            barrier.generation,
-            barrier.transaction.skip_unready,
-            round(barrier.preparing_seconds, 6),
-            round(left.monotonic - barrier.frozen, 6),
+            coordinator.id,
+            coordinator.generation,
+            coordinator.transaction.skip_unready,
+            round(coordinator.preparing_seconds, 6),
+            round(left.monotonic - coordinator.frozen, 6),
             left,
             clock.pace(self._started, left),
         )
         self._registry.depart(departure, lambda row: ready.get(row.name, row))
         await self._registry_on_disk()
-        await barrier.told()
-        self._log("jumping", update=barrier.id, ready=len(ready), frozen_seconds=departure.freezing_seconds)
+        await coordinator.told()
+        self._log("jumping", update=coordinator.id, ready=len(ready), frozen_seconds=departure.freezing_seconds)
         reboot.go()
         while not await reboot.ended(self._stuck_seconds):
-            self._end_stuck(barrier)
-        barrier.came_back(str(reboot.refusal()))
+            self._end_stuck(coordinator)
+        coordinator.came_back(str(reboot.refusal()))
 
     async def _registry_on_disk(self) -> None:
         """Refused: it takes too long."""
@@ -284,16 +284,16 @@ class Updater:
                 hint="see what keeps the disk busy, and update again",
             ) from None
 
-    def _end_stuck(self, barrier: Barrier | None) -> None:
+    def _end_stuck(self, coordinator: Coordinator | None) -> None:
         """Frees the jump from whoever is in a session's ioctl, although it said that it would not be (H17)."""
         followers = {f.peer.pid: f.peer.pidfd for f in self._participants.followers if f.peer.pidfd is not None}
         for found in stuck_ioctls.end(followers):
             self._log.warning("jump-held", pid=found.pid, command=found.command, ended=found.ended)
             done = "was ended" if found.ended else "is root's and takes part in no update, so end it"
-            if barrier is not None:
-                barrier.note(f"the jump is held by {found.command} ({found.pid}), in a session's ioctl: it {done}")
+            if coordinator is not None:
+                coordinator.note(f"the jump is held by {found.command} ({found.pid}), in a session's ioctl: it {done}")
 
-    async def _stay(self, barrier: Barrier, reboot: RebootProcess | None) -> None:
+    async def _roll_back(self, coordinator: Coordinator, reboot: RebootProcess | None) -> None:
         """Takes everything back, and then, and not before, tells everybody to resume (H13)."""
         if reboot is not None:
             await reboot.close()
@@ -303,16 +303,16 @@ class Updater:
             await self._forget_departure()
         finally:
             self._sessions.open_again()
-            ended = times.current(barrier, self._registry.record.rows, over=True)
-            if barrier.generation:  # what is refused before anybody is asked is not recorded as an update
-                self._chronicle.begin(ended)
-            told = ended.story
+            ended = times.current(coordinator, self._registry.record.rows, over=True)
+            if coordinator.generation:  # what is refused before anybody is asked is not recorded as an update
+                self._recorder.begin(ended)
+            told = ended.timeline
             self._log.warning(
-                "cancelled", update=barrier.id, reason=told.reason, blackout_seconds=f"{told.blackout or 0.0:.3f}"
+                "cancelled", update=coordinator.id, reason=told.reason, blackout_seconds=f"{told.blackout or 0.0:.3f}"
             )
-            if self._participants.barrier is barrier:
-                self._participants.barrier = None
-            barrier.tell("cancelled", state=self._participants.state)
+            if self._participants.coordinator is coordinator:
+                self._participants.coordinator = None
+            coordinator.tell("cancelled", state=self._participants.state)
             self._hooks.over()
 
     async def _forget_departure(self) -> None:
@@ -324,9 +324,9 @@ class Updater:
         """A serve before this one may have called reboot(2): then it is waited for, as that one would have done."""
         if JUMP in self._fds:
             self._participants.leaving = True
-            self._task = asyncio.ensure_future(self._await_jump())
+            self._task = asyncio.ensure_future(self._await_reboot())
 
-    async def _await_jump(self) -> None:
+    async def _await_reboot(self) -> None:
         departure = self._registry.record.departure
         update = None if departure is None else departure.update
         self._log.warning("jumping-still", update=update)
@@ -337,7 +337,7 @@ class Updater:
         self._sessions.open_again()
         self._participants.leaving = False
         reason = "reboot(2) returned, or was never called, and the luod that knew why is gone"
-        self._chronicle.not_jumped(reason)
+        self._recorder.not_jumped(reason)
         self._log.warning("cancelled", update=update, reason=reason)
         self._participants.tell_cancelled(update, reason)
         self._hooks.over()
@@ -348,21 +348,21 @@ def _given_up(wishes: Wishes) -> tuple[str, ...]:
     return (*wishes.ignore_findings, *(("nobody-follows",) if wishes.skip_unready else ()))
 
 
-def _barrier(update: str, patience: float, skip_unready: bool, orphans: list[str], log: Log) -> Barrier:
-    from luod.daemon.updates.coordinator import Barrier  # late, as above
+def _coordinator(update: str, patience: float, skip_unready: bool, orphans: list[str], log: Log) -> Coordinator:
+    from luod.daemon.updates.coordinator import Coordinator  # late, as above
 
-    return Barrier(update, patience, skip_unready, orphans, log)
+    return Coordinator(update, patience, skip_unready, orphans, log)
 
 
-def _cancel(barrier: Barrier, reason: str) -> bool:
+def _cancel(coordinator: Coordinator, reason: str) -> bool:
     """Whether it is cancelled now, by this or before."""
     try:
-        barrier.cancel(reason)
+        coordinator.cancel(reason)
     except NotAwaited:
         return False
     return True
 
 
-def _cancel_if_failed(barrier: Barrier, task: asyncio.Task[None]) -> None:
+def _cancel_if_failed(coordinator: Coordinator, task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _cancel(barrier, str(error))
+        _cancel(coordinator, str(error))
