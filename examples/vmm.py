@@ -4,18 +4,21 @@ Its guest counts in its memory. In a real VMM, `Guest` stops the vCPUs and saves
 without the library.
 """
 
+from __future__ import annotations
+
 import mmap
 import struct
 import sys
 
 import luod
+from luod.linux import Fd
 from luod.liveupdate import memory
 
 COUNT = struct.Struct("<Q")
 
 
 class Guest:
-    def __init__(self, ram, state=b""):
+    def __init__(self, ram: Fd, state: bytes = b"") -> None:
         """`ram` is its memory, an fd; `state` is the result of `pause`."""
         self.ram = ram
         self.memory = mmap.mmap(ram.fileno(), 0)
@@ -24,18 +27,19 @@ class Guest:
             raise SystemExit("the guest's memory and its state are not of the same moment")
 
     @property
-    def count(self):
-        return COUNT.unpack_from(self.memory)[0]
+    def count(self) -> int:
+        (count,) = COUNT.unpack_from(self.memory)
+        return int(count)
 
-    def step(self):
+    def step(self) -> None:
         COUNT.pack_into(self.memory, 0, self.count + 1)
 
-    def pause(self):
+    def pause(self) -> bytes:
         self.runs = False
         return COUNT.pack(self.count)
 
 
-def restore(client, name):
+def restore(client: luod.Client, name: str) -> Guest | None:
     """Returns the guest of the previous kernel; None: there is no state to resume."""
     try:
         restored = client.restore(name)
@@ -56,7 +60,7 @@ def restore(client, name):
     return guest
 
 
-def freeze(phase, name, guest):
+def freeze(phase: luod.Phase, name: str, guest: Guest) -> None:
     state = guest.pause()
     print(f"{name}: frozen at {guest.count}", flush=True)
     with phase.create() as frozen, memory(COUNT.size, "state") as file:
@@ -66,7 +70,7 @@ def freeze(phase, name, guest):
     phase.ready()
 
 
-def main(name):
+def main(name: str) -> None:
     with luod.Client(patience=60) as client:
         guest = restore(client, name)
         if guest is None:  # a cold start

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
@@ -132,16 +133,15 @@ def _policy() -> str:
         "",
     ]
     for name, kind in inspect.getmembers(rules, inspect.isclass):
-        if kind.__module__ != rules.__name__ or not hasattr(kind, "__struct_fields__"):
+        if kind.__module__ != rules.__name__ or not issubclass(kind, msgspec.Struct):
             continue
         lines += [f"## {name}", "", inspect.getdoc(kind) or "", "", "| member | type | default |", "|---|---|---|"]
         types = inspect.get_annotations(kind)
-        defaults = kind.__struct_defaults__
-        fields = kind.__struct_encode_fields__
-        missing = len(fields) - len(defaults)
-        for number, (field, attribute) in enumerate(zip(fields, kind.__struct_fields__, strict=True)):
-            default = "required" if number < missing else repr(defaults[number - missing])
-            lines.append(f"| `{field}` | `{str(types.get(attribute, '')).replace('|', 'or')}` | `{default}` |")
+        for field in msgspec.structs.fields(kind):
+            default = "required" if field.required else repr(field.default)
+            lines.append(
+                f"| `{field.encode_name}` | `{str(types.get(field.name, '')).replace('|', 'or')}` | `{default}` |"
+            )
         lines.append("")
     return "\n".join(lines)
 
@@ -155,7 +155,8 @@ _IMPORTING = (
 def _python() -> str:
     import luod
 
-    homes, errors = [], []
+    homes: list[str] = []
+    errors: list[str] = []
     for name in luod.__all__:
         if name.startswith("__"):
             continue
