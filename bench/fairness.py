@@ -24,6 +24,7 @@ from typing import Any
 from luod.ipc.client.connection import Connection
 from luod.ipc.framing import encode_call
 from luod.ipc.names import ADMIN_SOCKET, SESSIONS_SOCKET
+from luod.testing.waiting import eventually
 
 CALLS = 300
 VOTER, AWAITED, ATTACKER = 1000, 1001, 1002
@@ -157,8 +158,7 @@ def fds(serve: int) -> int:
 
 def wait_until_closed(serve: int, before: int) -> None:
     """Waits until serve has closed the connections. It sees a hang-up after it has read the earlier data."""
-    while fds(serve) > before:
-        time.sleep(0.01)
+    eventually(lambda: fds(serve) <= before, describe="serve has closed the attackers' connections")
 
 
 def percentiles(state: str, voter: socket.socket, serve: int) -> dict[str, float]:
@@ -205,20 +205,21 @@ def update() -> Iterator[Connection]:
     with Connection(ADMIN_SOCKET, timeout=600) as operator:
         wishes = {"deadline": 600.0, "ignore_findings": ["contents-undeclared"]}
         operator.begin(encode_call("io.luod.Admin.Update", wishes, more=True))
-        while (reply := operator.next(60)) is not None and not reply.parameters["participants"]:
-            pass
+        replies = iter(partial(operator.next, 60), None)
+        next(reply for reply in replies if reply.parameters["participants"])
         yield operator
+
+
+def answers() -> bool:
+    with contextlib.suppress(Exception):  # whatever it says, it is not ready
+        call("io.luod.Sessions.List", {})
+        return True
+    return False
 
 
 def main(folder: Path) -> None:
     keep = subprocess.Popen([*KEEP, str(folder / "state")])
-    while True:
-        try:
-            call("io.luod.Sessions.List", {})
-        except Exception:  # noqa: BLE001 - whatever it says, it is not ready
-            time.sleep(0.01)
-        else:
-            break
+    eventually(answers, describe="luod answers")
     (serve,) = Path(f"/proc/{keep.pid}/task/{keep.pid}/children").read_text().split()
     print(json.dumps(measure(int(serve))))
     keep.terminate()

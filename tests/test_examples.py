@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from luod.testing import eventually
 from luod.testing.tools import require_tool
-from tests.daemon.host import Luod
+from tests.daemon.host import Luod, until_followed
 from tests.daemon.participant import Participant, begin, prepare
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -40,10 +41,13 @@ class Log:
 
     def expect(self, line: str) -> str:
         """Waits until the last line is like this; the number in it, if there is one."""
-        while True:
+
+        def last() -> re.Match[str] | None:
             lines = self._path.read_text().splitlines() if self._path.exists() else []
-            if lines and (match := re.fullmatch(line, lines[-1])):
-                return match[1] if match.groups() else ""
+            return re.fullmatch(line, lines[-1]) if lines else None
+
+        match = eventually(last, describe=f"the log ends with {line!r}")
+        return match[1] if match.groups() else ""
 
 
 def test_a_guest_counts_on(luod: Luod, vmm: list[str], tmp_path: Path) -> None:
@@ -73,8 +77,7 @@ def test_a_guest_goes_on_when_luod_is_killed_while_it_is_frozen(luod: Luod, vmm:
     assert log.expect(r"vm: goes on at (\d+): .*") == frozen
     other.vmm.call("hang_up", slot="follow")
     other.vmm.call("release", session="other")
-    while luod.status()["participants"] != 1:
-        pass
+    until_followed(luod, 1)
     luod.jump()
     log.start()
     log.expect("vm: takes part")

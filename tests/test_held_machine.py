@@ -12,7 +12,7 @@ import pytest
 from luod.testing import Machine, eventually
 from luod.testing.host import SOCKET
 from luod.testing.tools import for_root
-from tests.daemon.host import Luod
+from tests.daemon.host import Luod, until_loaded
 from tests.library import Vmm, start_vmm
 
 Start = Callable[..., Vmm]
@@ -118,8 +118,7 @@ def test_nothing_is_taken_while_an_update_is_being_checked(luod: Luod) -> None:
     luod.machine.signal(keep, signal.SIGSTOP)
     # It waits for keep then, and the checks wait for it.
     load = luod.machine.spawn(luoctl(luod, "load", "--kernel", luod.machine.kernel, "--reuse-cmdline"))
-    while luod.machine.read("/sys/kernel/kexec_loaded").strip() != b"1":
-        pass
+    until_loaded(luod)
     # Of two updates one is refused, as soon as the checks of the other have begun.
     ask = f"{shlex.join(luoctl(luod, 'update', '--dry-run'))}; echo $? >"
     updates = [luod.machine.spawn(["sh", "-c", f"{ask} /run/status-{number}"]) for number in (1, 2)]

@@ -11,7 +11,7 @@ import pytest
 from luod.testing import Machine
 from luod.testing.host import SOCKET
 from luod.testing.waiting import eventually
-from tests.daemon.host import Luod, states
+from tests.daemon.host import Luod, states, until_followed
 from tests.daemon.participant import Operator, begin
 from tests.library import Vmm, start_vmm
 
@@ -168,8 +168,7 @@ def test_a_luod_killed_while_the_guest_is_frozen_is_followed_again(luod: Luod, s
     assert vmm.call("closed", session="frozen")
     # It follows, and has declared, when it is asked for what comes next.
     question = vmm.program.send({"do": "library", "in": [], "call": "next"})
-    while luod.status()["participants"] != 1:
-        pass
+    until_followed(luod, 1)
     Operator(luod).update()
     assert vmm.program.answer(question)["ok"]["value"]["kind"] == "preparing"
     assert vmm.call("ready")

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from luod.testing import Host, Machine
+from luod.testing import Host, Machine, eventually
 from luod.testing.host import SOCKET
 from tests.library import Vmm, start_vmm
 
@@ -26,10 +26,8 @@ class Luod(Host):
 
     def serve_pid(self) -> int:
         """The serve that runs now; waits for it while keep starts one."""
-        while True:
-            children = self.machine.read(f"/proc/{self.keep_pid}/task/{self.keep_pid}/children").split()
-            if children:
-                return int(children[0])
+        children = f"/proc/{self.keep_pid}/task/{self.keep_pid}/children"
+        return int(eventually(lambda: self.machine.read(children).split(), describe="keep has a serve")[0])
 
     def kill_serve(self) -> None:
         """SIGKILL; the next one is started by keep."""
@@ -70,3 +68,35 @@ class Luod(Host):
 def states(vmm: Vmm) -> dict[str, str]:
     """The sessions this user is shown: "outgoing vm" and its state."""
     return {f"{entry['direction']} {entry['name']}": entry["state"] for entry in vmm.call("sessions")}
+
+
+def until_no_session(vmm: Vmm) -> None:
+    """Waits until this user is shown no session."""
+    eventually(lambda: not states(vmm), describe="every session is gone")
+
+
+def until_gone(vmm: Vmm, session: str) -> None:
+    """Waits until this user is not shown the session any more: "outgoing vm"."""
+    eventually(lambda: session not in states(vmm), describe=f"{session} is gone")
+
+
+def until_traced(luod: Luod, pid: int) -> None:
+    """Waits until strace, which says nothing of it, traces the process."""
+    status = f"/proc/{pid}/status"
+    eventually(lambda: b"TracerPid:\t0\n" not in luod.machine.read(status), describe=f"process {pid} is traced")
+
+
+def until_loaded(luod: Luod) -> None:
+    """Waits until a kernel image is loaded."""
+    loaded = "/sys/kernel/kexec_loaded"
+    eventually(lambda: luod.machine.read(loaded).strip() == b"1", describe="a kernel is loaded")
+
+
+def until_followed(luod: Luod, participants: int) -> None:
+    """Waits until so many participants follow luod."""
+    eventually(lambda: luod.status()["participants"] == participants, describe=f"{participants} participants follow")
+
+
+def until_deadline(luod: Luod) -> None:
+    """Waits until the restore deadline has passed."""
+    eventually(lambda: luod.status()["restore_seconds_left"] == 0.0, describe="the restore deadline has passed")

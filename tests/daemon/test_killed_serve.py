@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from luod.testing import eventually
 from luod.testing.host import SOCKET
 from tests.daemon.host import Luod, states
 from tests.library import start_vmm
@@ -57,10 +58,14 @@ def test_killed_while_it_starts_it_begins_again(luod: Luod) -> None:
     command = python.module("luod.daemon.main", "--state-directory", luod.state_directory)
     keep = luod.machine.spawn(command, env=python.environment)
     killed: set[int] = set()
-    while len(killed) < 10:
+
+    def enough() -> bool:
         for child in luod.machine.read(f"/proc/{keep.pid}/task/{keep.pid}/children").split():
             luod.machine.signal(int(child), signal.SIGKILL)
             killed.add(int(child))
+        return len(killed) >= 10
+
+    eventually(enough, describe="ten processes of luod are killed")
     vmm = start_vmm(luod.machine, luod.python(), "client", ("blocking", SOCKET))
     assert states(vmm) == {"incoming vm": "waiting"}
     assert luod.status()["boot"] == 2

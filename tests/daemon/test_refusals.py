@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from luod.testing import Machine
+from luod.testing import Machine, eventually
 from luod.testing.tools import for_root
 from tests.daemon.host import Luod
 
@@ -48,8 +48,10 @@ def test_denied_and_failed_commands_are_in_the_log_with_uid_and_reason(machine: 
     assert vmm.refused("create", name="other", slot="s").kind == "Refused"
     vmm.call("create", name="allowed", slot="s")
     vmm.program.kill()
-    while "only luod" not in luod.luoctl("stop", check=False).stderr.decode():
-        """Until the last fd of the dead is closed."""
+    eventually(
+        lambda: "only luod" in luod.luoctl("stop", check=False).stderr.decode(),
+        describe="the last fd of the dead VMM is closed",
+    )
     lines = [line for line in luod.terminate().splitlines() if " refused " in line]
     assert all(" warning serve " in line and " reason=" in line for line in lines)
     seen = {(word(line, "method"), word(line, "uid"), word(line, "error")) for line in lines}

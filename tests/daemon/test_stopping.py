@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from luod.testing import eventually
 from tests.daemon.host import Luod, states
 
 
@@ -23,8 +24,12 @@ def test_a_stop_is_refused_while_only_luod_has_sessions_or_files_and_names_them(
     dead.memfd("more")
     dead.call("stash", name="handed", files={"ram": "more"})
     dead.program.kill()
-    while (answer := stop(luod))["message"].count("session") > 1:
-        """Until the last fds of the dead are closed."""
+
+    def one_left() -> dict[str, Any] | None:
+        answer = stop(luod)
+        return answer if answer["message"].count("session") <= 1 else None
+
+    answer = eventually(one_left, describe="the last fds of the dead VMM are closed")
     assert (answer["status"], answer["error"]) == (4, "Refused")
     assert "outgoing session left" in answer["message"]
     assert "file ram of handed" in answer["message"]

@@ -18,13 +18,12 @@ from typing import Any
 
 import pytest
 
-from luod.testing import Program
+from luod.testing import Program, eventually
 from luod.testing.host import SOCKET
 from tests.daemon.host import Luod
 from tests.library import start_vmm
 
 MIB = 1024 * 1024
-WAITS = 200
 """How often serve is looked at again until it has closed what the attacker left."""
 
 
@@ -65,12 +64,15 @@ def footprint(luod: Luod) -> Footprint:
 
 
 def settled(luod: Luod, before: Footprint) -> Footprint:
-    """The footprint when serve has no more fds than before, or after a while: it sees a hang-up a moment later."""
-    for _ in range(WAITS):
+    """The footprint when serve has no more fds than before. It sees a hang-up a moment later, and an idle receiver ends
+    after a few seconds.
+    """
+
+    def look() -> Footprint | None:
         now = footprint(luod)
-        if now.fds <= before.fds:
-            break
-    return now
+        return now if now.fds <= before.fds else None
+
+    return eventually(look, describe=f"serve has {before.fds} fds, as before")
 
 
 def _start(luod: Luod, program: str, user: int | None, socket: str) -> Program:

@@ -13,6 +13,7 @@ import struct
 import sys
 from typing import Final
 
+from luod.testing.waiting import eventually
 from luod.uapi import iommufd as iommu_api
 from luod.uapi import vfio as api
 from tests.programs.library import Library
@@ -70,8 +71,7 @@ class Edu(Library):
         for register, value in ((_SOURCE, source), (_TARGET, target), (_COUNT, LENGTH), (_COMMAND, command)):
             os.pwrite(device, struct.pack("=I", value), register)
         # BAR 0 is region 0, at offset 0. The device clears the bit when the last byte is where it belongs.
-        while struct.unpack("=I", os.pread(device, 4, _COMMAND))[0] & _RUN:
-            pass
+        eventually(lambda: not os.pread(device, 4, _COMMAND)[0] & _RUN, describe="the device has copied")
 
 
 if __name__ == "__main__":

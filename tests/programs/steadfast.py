@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +20,10 @@ import luod
 from luod.errors import AlreadyResumed, CallFailed, DaemonUnreachable, NoSuchSession, Refused, Torn
 from luod.linux import Fd, memfd
 from luod.participant import Participant
+from luod.testing.waiting import eventually
 
 NAME = "vm"
 SIZE = 4096
-PAUSE = 0.02
 LATER = ("Busy", "DeclaredByAnother", "WrongPhase")
 """An update is about to end, or luod has not seen yet that the VMM before this one is gone."""
 
@@ -68,20 +67,23 @@ class Steadfast:
 
     def _insist(self, step: Callable[[], None]) -> None:
         """Does a step until luod has answered all of it."""
-        while True:
+
+        def answered() -> bool:
             try:
                 step()
-                return
             except DaemonUnreachable:
-                time.sleep(PAUSE)
+                return False
             except Refused as error:
                 if type(error) is not Refused:
                     raise
-                time.sleep(PAUSE)  # luod has not seen yet that the participant before this one is gone
+                return False  # luod has not seen yet that the participant before this one is gone
             except CallFailed as error:
                 if error.name.rpartition(".")[2] not in LATER:
                     raise
-                time.sleep(PAUSE)
+                return False
+            return True
+
+        eventually(answered, within=600, describe="luod answers")
 
     # -- after the jump --------------------------------------------------------------------------------------------
 

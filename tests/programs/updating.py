@@ -17,9 +17,9 @@ from luod.client import Client
 from luod.ctl import admin
 from luod.errors import LuodError
 from luod.linux import Fd
+from luod.testing.waiting import eventually
 
 PAUSE = 0.1
-LOOK = 0.01
 
 
 def numbered(socket: str) -> list[str]:
@@ -30,8 +30,8 @@ def numbered(socket: str) -> list[str]:
 
 def main(socket: str, kernel: str, diary: str, begin: str) -> None:
     command_line = Path("/proc/cmdline").read_text(encoding="ascii").strip()
-    while b'"carrying"' not in Path(diary).read_bytes()[int(begin) :]:
-        time.sleep(LOOK)
+    told = Path(diary)
+    eventually(lambda: b'"carrying"' in told.read_bytes()[int(begin) :], within=600, describe="the VMM is carried")
     while True:
         try:
             status = admin.status(socket)

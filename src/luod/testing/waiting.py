@@ -11,7 +11,7 @@ T = TypeVar("T")
 _PAUSE_SECONDS: Final = 0.02
 
 
-def eventually(check: Callable[[], T], *, within: float = 60.0, describe: str) -> T:
+def eventually(check: Callable[[], T | None], *, within: float = 60.0, describe: str) -> T:
     """Calls `check` until it returns a true value, and returns that.
 
     Raises AssertionError with `describe` and the last result of `check`, when `within` seconds have passed.

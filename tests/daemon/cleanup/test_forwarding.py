@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from luod.testing import eventually
 from luod.testing.plugin import BootMachine
 from tests.daemon.host import Luod, states
 from tests.daemon.participant import Operator, Participant, begin, jump_with, prepare, start
@@ -91,8 +92,7 @@ def test_what_somebody_has_is_theirs_to_carry_on(luod: Luod, arrived: dict[str, 
     assert (answer["status"], answer["error"]) == (4, "Refused")
     assert states(vmm)["incoming vm"] == "retrieved"
     vmm.program.kill()
-    while forward(luod, "vm")[0]["status"] == 4:
-        pass
+    eventually(lambda: forward(luod, "vm")[0]["status"] != 4, describe="the session of the dead VMM is carried over")
     luod.luoctl("discard", "other")
     luod.jump()
     is_whole(luod.vmm(), arrived)
@@ -137,8 +137,7 @@ def test_no_update_begins_while_something_is_forwarded(luod: Luod, arrived: dict
     work = luod.machine.spawn(
         luod.python().module("luod.ctl.main", "carry-over", "other"), env=luod.python().environment
     )
-    while states(watcher)["incoming other"] != "carrying_over":
-        pass
+    eventually(lambda: states(watcher)["incoming other"] == "carrying_over", describe="it is being carried over")
     operator = Operator(luod)
     operator.update(findings=["incoming-unfinished"])
     assert "luod carries sessions over: other" in operator.refused().message

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from luod.testing.tools import require_tool
-from tests.daemon.host import Luod, states
+from tests.daemon.host import Luod, states, until_traced
 
 MOST: Final = 12
 """More than the forwarder has ioctls on sessions to make, for one file and a manifest."""
@@ -29,8 +29,7 @@ def forward(luod: Luod, strace: str, name: str, *how: str) -> str:
     serve = luod.serve_pid()
     luod.status()  # it answers, so it is not on its way any more
     tracer = luod.machine.spawn([strace, "-f", "-qq", *how, "-p", str(serve)])
-    while b"TracerPid:\t0\n" in luod.machine.read(f"/proc/{serve}/status"):
-        pass
+    until_traced(luod, serve)
     done = luod.luoctl("carry-over", name, check=False)
     who = "nobody" if done.returncode == 0 else "forwarder" if luod.serve_pid() == serve else "serve"
     luod.machine.signal(tracer.pid, signal.SIGTERM)

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from luod.testing import Machine
-from tests.daemon.host import Luod, states
+from luod.testing import Machine, eventually
+from tests.daemon.host import Luod, states, until_gone
 from tests.daemon.participant import ADMIN, Participant, start
-from tests.library import Vmm
 
 BeginWith = Callable[[str], Luod]
 
@@ -49,11 +48,6 @@ def reap(luod: Luod, *arguments: str) -> dict[str, Any]:
     result = luod.luoctl("--json", "discard", *arguments, check=False)
     answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return {"status": result.returncode, **answer}
-
-
-def gone(watcher: Vmm, key: str) -> None:
-    while key in states(watcher):
-        pass
 
 
 @pytest.fixture
@@ -95,8 +89,7 @@ def test_what_is_in_use_is_reaped_only_by_force(begin: BeginWith) -> None:
     assert reap(luod, "--force", "vm")["status"] == 0
     vmm.call("retrieve_session", name="other", slot="other")
     vmm.program.kill()
-    while reap(luod, "other")["status"] == 4:
-        pass
+    eventually(lambda: reap(luod, "other")["status"] != 4, describe="the session of the dead VMM is discarded")
     assert states(luod.vmm()) == {}
 
 
@@ -189,8 +182,8 @@ def test_what_is_stuck_can_be_reaped_again_or_released(
 def test_past_the_restore_deadline_what_nobody_claimed_is_reaped(begin: BeginWith) -> None:
     luod = begin("restore-deadline = 0.5\n")
     watcher = luod.vmm()
-    gone(watcher, "incoming vm")
-    gone(watcher, "incoming other")
+    until_gone(watcher, "incoming vm")
+    until_gone(watcher, "incoming other")
     assert watcher.can_retrieve(b"vm") == "ENOENT"
     assert luod.status()["state"] == "idle"
 
@@ -205,12 +198,12 @@ def test_past_the_restore_deadline_what_a_living_process_has_is_left_until_that_
     policy.write_text("restore-deadline = 0.001\n")
     luod.machine.signal(luod.keep_pid, signal.SIGHUP)
     watcher = luod.vmm()
-    gone(watcher, "incoming other")
+    until_gone(watcher, "incoming other")
     luod.kill_serve()
     assert states(watcher) == {"incoming vm": "retrieved"}
     vmm.call("retrieve", session="s", file=1, slot="ram")
     vmm.program.kill()
-    gone(watcher, "incoming vm")
+    until_gone(watcher, "incoming vm")
 
 
 def test_what_is_claimed_while_it_waits_for_its_reaper_is_not_reaped(
@@ -232,12 +225,15 @@ def test_what_is_claimed_while_it_waits_for_its_reaper_is_not_reaped(
     )
     luod.start("--config", str(policy))
     watcher, vmm = luod.vmm(), luod.vmm()
-    while list(states(watcher).values()).count("discarding") < 4:
-        pass
+    eventually(lambda: [*states(watcher).values()].count("discarding") == 4, describe="four are being discarded")
     vmm.call("retrieve_session", name="vm", slot="vm")
     (tmp_path / "enough").touch()
-    while (seen := states(watcher)).pop("incoming vm") == "retrieved" and set(seen.values()) != {"stuck"}:
-        pass
+
+    def decided() -> bool:
+        seen = states(watcher)
+        return seen.pop("incoming vm") != "retrieved" or set(seen.values()) == {"stuck"}
+
+    eventually(decided, describe="the others are stuck, or vm is not retrieved")
     assert states(watcher)["incoming vm"] == "retrieved"
     vmm.call("retrieve", session="vm", file=1, slot="ram")
 
@@ -245,14 +241,13 @@ def test_what_is_claimed_while_it_waits_for_its_reaper_is_not_reaped(
 def test_a_serve_that_starts_past_the_deadline_gives_time_to_claim(begin: BeginWith, policy: Path) -> None:
     """While there was none, nobody could."""
     luod = begin("restore-deadline = 1000\n")
-    while luod.status()["restore_seconds_left"] > 999:
-        pass
+    eventually(lambda: luod.status()["restore_seconds_left"] <= 999, describe="a second has passed")
     policy.write_text("restore-deadline = 1\n")
     luod.kill_serve()
     vmm = luod.vmm()
     assert luod.status()["restore_seconds_left"] > 0
     vmm.call("retrieve_session", name="vm", slot="s")
-    gone(luod.vmm(), "incoming other")
+    until_gone(luod.vmm(), "incoming other")
     assert states(vmm) == {"incoming vm": "retrieved"}
 
 
@@ -260,12 +255,15 @@ def test_a_deadline_that_a_reload_brings_counts_from_then_on_also_for_the_next_s
     begin: BeginWith, policy: Path
 ) -> None:
     luod = begin("restore-deadline = 1000\n")
-    while luod.status()["restore_seconds_left"] > 997:
-        pass
+    eventually(lambda: luod.status()["restore_seconds_left"] <= 997, describe="three seconds have passed")
     policy.write_text("restore-deadline = 2000\n")
     luod.machine.signal(luod.keep_pid, signal.SIGHUP)
-    while (left := luod.status()["restore_seconds_left"]) < 1000:
-        pass
+
+    def extended() -> float | None:
+        left: float = luod.status()["restore_seconds_left"]
+        return left if left >= 1000 else None
+
+    left = eventually(extended, describe="the new deadline is in force")
     assert left > 1998
     luod.kill_serve()
     assert 1998 - 60 < luod.status()["restore_seconds_left"] < left
@@ -284,10 +282,10 @@ def test_a_serve_that_dies_while_a_reaper_works_is_followed_by_one_that_begins_a
     operator, watcher = start(luod), luod.vmm()
     operator.program.send({"do": "library", "in": [], "call": "method", "method": ADMIN + "Discard",
                            "parameters": {"name": "vm", "force": False}})  # fmt: skip
-    while states(watcher)["incoming vm"] != "discarding" or not (tmp_path / "began").exists():
-        pass
+    began = tmp_path / "began"
+    eventually(lambda: states(watcher)["incoming vm"] == "discarding" and began.exists(), describe="the reaper runs")
     policy.write_text("")
     luod.kill_serve()
-    gone(watcher, "incoming vm")
+    until_gone(watcher, "incoming vm")
     pid = (tmp_path / "began").read_text().strip()
     assert luod.machine.run(["test", "-e", f"/proc/{pid}/cwd"], check=False).returncode

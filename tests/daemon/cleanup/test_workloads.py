@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from luod.testing import eventually
 from luod.testing.tools import for_root
-from tests.daemon.host import Luod, states
+from tests.daemon.host import Luod, states, until_deadline, until_no_session
 from tests.daemon.participant import Participant, begin, jump_with, prepare
 
 ALICE = 1000
@@ -76,13 +77,11 @@ def test_past_the_restore_deadline_no_part_is_reaped_under_a_vmm_and_all_are_whe
     vmm.call("retrieve_session", name="vm", slot="s")
     policy.write_text("restore-deadline = 0.001\n")
     arrived.machine.signal(arrived.keep_pid, signal.SIGHUP)
-    while arrived.status()["restore_seconds_left"] != 0.0:
-        pass
+    until_deadline(arrived)
     assert states(watcher) == BOTH | {"incoming vm": "retrieved"}
     vmm.call("retrieve_session", name="vm#1", slot="frozen")
     vmm.program.kill()
-    while states(watcher):
-        pass
+    until_no_session(watcher)
 
 
 def test_what_a_vmm_leaves_of_its_workload_past_the_deadline_is_reaped(arrived: Luod, tmp_path: Path) -> None:
@@ -94,11 +93,9 @@ def test_what_a_vmm_leaves_of_its_workload_past_the_deadline_is_reaped(arrived: 
     vmm.call("retrieve_session", name="vm", slot="s")
     policy.write_text("restore-deadline = 0.001\n")
     arrived.machine.signal(arrived.keep_pid, signal.SIGHUP)
-    while arrived.status()["restore_seconds_left"] != 0.0:
-        pass
+    until_deadline(arrived)
     vmm.call("finish", session="s", discard=True)
-    while states(vmm):
-        pass
+    until_no_session(vmm)
 
 
 def test_an_outgoing_session_of_a_dead_vmm_is_released_by_luoctl(luod: Luod) -> None:
@@ -111,8 +108,12 @@ def test_an_outgoing_session_of_a_dead_vmm_is_released_by_luoctl(luod: Luod) -> 
         answer = asked(luod, verb, "vm")
         assert answer["error"] == "NoSuchSession"
         assert "luoctl release" in answer["hint"]
-    while (answer := asked(luod, "release", "vm"))["status"] == 4:
-        pass
+
+    def released() -> dict[str, Any] | None:
+        answer = asked(luod, "release", "vm")
+        return answer if answer["status"] != 4 else None
+
+    answer = eventually(released, describe="the session of the dead VMM is released")
     assert (answer["status"], answer["report"]) == (0, "released vm")
     assert states(luod.vmm()) == {}
     assert asked(luod, "release", "vm")["error"] == "NoSuchSession"
@@ -136,8 +137,7 @@ def test_where_there_are_both_directions_a_release_wants_to_know_which(arrived: 
     assert asked(arrived, "release", "--incoming", "vm")["report"] == "released vm#1, vm"
     assert states(vmm) == {"outgoing vm": "held"}
     vmm.program.kill()
-    while asked(arrived, "release", "vm")["status"] == 4:
-        """Until the last fd of the dead is closed."""
+    eventually(lambda: asked(arrived, "release", "vm")["status"] != 4, describe="the last fd of the dead VMM is closed")
     assert states(arrived.vmm()) == {}
 
 

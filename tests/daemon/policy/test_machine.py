@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from luod.testing import Machine
+from luod.testing import Machine, eventually
 from luod.testing.host import SOCKET
 from luod.testing.tools import for_root
-from tests.daemon.host import Luod, states
+from tests.daemon.host import Luod, states, until_followed, until_no_session
 from tests.daemon.participant import Participant, begin, start
 from tests.library import start_vmm
 
@@ -43,10 +43,12 @@ def several_users() -> None:
 def reload(luod: Luod, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """SIGHUP to keep, as systemd sends it; the status once it is done."""
     luod.machine.signal(luod.keep_pid, signal.SIGHUP)
-    while True:
+
+    def look() -> dict[str, Any] | None:
         status = luod.status()
-        if done(status):
-            return status
+        return status if done(status) else None
+
+    return eventually(look, describe="the new policy is in force")
 
 
 @pytest.mark.usefixtures("several_users")
@@ -95,8 +97,7 @@ def test_connections_of_all_users_but_root(with_policy: Callable[[str], Luod]) -
     assert luod.status()["participants"] == 4
     bob.program.kill()
     alice.program.kill()
-    while luod.status()["participants"]:
-        pass
+    until_followed(luod, 0)
     assert luod.vmm(CAROL).call("sessions") == []
 
 
@@ -180,10 +181,9 @@ def test_discard_when_the_process_that_created_it_ends(with_policy: Callable[[st
             luod.kill_serve()
             assert states(watcher) == {"outgoing vm": "held"}
         vmm.program.kill()
-        while states(watcher):
-            pass
-    while len(luod.links(luod.keep_pid)) != held:
-        """keep is asked last."""
+        until_no_session(watcher)
+    # keep is asked last.
+    eventually(lambda: len(luod.links(luod.keep_pid)) == held, describe="keep holds no file of the dead")
     watcher.call("create", name="vm", slot="s")
 
 
@@ -205,5 +205,4 @@ def test_who_replaced_it_is_its_owner(with_policy: Callable[[str], Luod]) -> Non
     assert states(two) == {"outgoing vm": "held"}
     watcher = luod.vmm()
     two.program.kill()
-    while states(watcher):
-        pass
+    until_no_session(watcher)

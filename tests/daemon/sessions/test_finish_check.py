@@ -39,8 +39,9 @@ def test_who_hangs_in_many_is_busy_and_others_are_served(session: Fd) -> None:
         # The pool that everything else uses is as it was.
         assert await asyncio.to_thread(lambda: True)
         over.set()
-        while checks.waiting:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            while checks.waiting:
+                await asyncio.sleep(0)
 
     with session:
         asyncio.run(ask())

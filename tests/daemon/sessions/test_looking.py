@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from luod.testing import Machine
+from luod.testing import Machine, eventually
 from luod.testing.tools import for_root
-from tests.daemon.cleanup.test_reaping import gone
-from tests.daemon.host import Luod, states
+from tests.daemon.host import Luod, states, until_gone
 from tests.library import Vmm
 
 ALICE = 1000
@@ -52,7 +51,7 @@ def pass_the_deadline(luod: Luod, tmp_path: Path) -> None:
     """Returns when the restore deadline is over, and what nobody has is reaped."""
     (tmp_path / "luod.toml").write_text("restore-deadline = 0.001\n")
     luod.machine.signal(luod.keep_pid, signal.SIGHUP)
-    gone(luod.vmm(), "incoming other")
+    until_gone(luod.vmm(), "incoming other")
 
 
 def restores(vmm: Vmm) -> None:
@@ -117,13 +116,12 @@ def test_a_session_is_left_to_the_vmm_that_has_it_when_the_process_that_retrieve
     passing.call("retrieve_session", name="vm", slot="s")
     pass_the_deadline(luod, tmp_path)
     passing.program.kill()
-    while luod.luoctl_json("show", "vm")["process"] is not None:
-        pass
+    eventually(lambda: luod.luoctl_json("show", "vm")["process"] is None, describe="no process has the session")
     assert "has it open" in luod.luoctl("discard", "vm", check=False).stderr.decode()
     assert luod.luoctl_json("show", "vm")["state"] == "retrieved"
     vmm.call("retrieve", session="s", file="ram", slot="ram")
     vmm.program.kill()
-    gone(luod.vmm(), "incoming vm")
+    until_gone(luod.vmm(), "incoming vm")
 
 
 def test_the_manifest_that_is_shown_cannot_be_written_to(luod: Luod) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from luod.linux import Fd
+from luod.testing import eventually
 from luod.testing.tools import cannot_run, require_tool
 
 CALLS = {
@@ -144,10 +145,11 @@ def fails_once(folder: Path, call: str, error: str, number: int) -> bool:
         with subprocess.Popen([*trace, *inject], stderr=subprocess.PIPE, text=True) as strace:
             try:
                 # It is traced from here on: strace itself says nothing of it.
-                while f"TracerPid:\t{strace.pid}" not in Path(f"/proc/{keep.process.pid}/status").read_text():
-                    if strace.poll() is not None:
-                        assert strace.stderr is not None
-                        cannot_run(f"strace: {strace.stderr.read().strip()}")
+                traced, status = f"TracerPid:\t{strace.pid}", Path(f"/proc/{keep.process.pid}/status")
+                eventually(lambda: traced in status.read_text() or strace.poll(), describe="keep is traced")
+                if strace.poll() is not None:
+                    assert strace.stderr is not None
+                    cannot_run(f"strace: {strace.stderr.read().strip()}")
                 os.kill(keep.serve(), signal.SIGKILL)
                 done = 0
                 while done < _AGAIN:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from luod.testing import Machine
+from luod.testing import Machine, eventually
 from luod.testing.plugin import BootMachine
 from luod.testing.tools import require_tool
-from tests.daemon.host import Luod
+from tests.daemon.host import Luod, until_traced
 from tests.daemon.participant import Operator, Participant, start
 from tests.devices import FIRST, boot, set_up
 from tests.library import Vmm, start_vmm
@@ -58,9 +58,11 @@ def ran(tmp_path: Path) -> list[list[str]]:
 
 
 def wait_for(luod: Luod, tmp_path: Path, lines: int) -> list[list[str]]:
-    while len(found := ran(tmp_path)) < lines:
-        luod.machine.run(["true"])
-    return found
+    def look() -> list[list[str]] | None:
+        found = ran(tmp_path)
+        return found if len(found) >= lines else None
+
+    return eventually(look, describe=f"hooks ran {lines} times")
 
 
 def update(luod: Luod) -> dict[str, Any]:
@@ -70,8 +72,7 @@ def update(luod: Luod) -> dict[str, Any]:
 
 
 def until_gone(luod: Luod, pid: str) -> None:
-    while luod.machine.signal(int(pid), 0):
-        pass
+    eventually(lambda: not luod.machine.signal(int(pid), 0), describe=f"process {pid} is gone")
 
 
 def vm(luod: Luod) -> None:
@@ -135,8 +136,7 @@ def test_killed_while_the_second_runs_it_is_ended_and_runs_again(begin: Start, t
     luod.update()
     again(luod, tmp_path)
     wait_for(luod, tmp_path, 2)
-    while not (tmp_path / "pid").exists():
-        pass
+    eventually((tmp_path / "pid").exists, describe="the second hook runs")
     luod.kill_serve()
     (_before, first, second) = wait_for(luod, tmp_path, 3)
     assert first == second
@@ -246,8 +246,7 @@ def test_what_is_owed_is_on_the_disk_before_the_first_begins(begin: Start, tmp_p
     strace, serve = require_tool("strace", package="strace"), luod.serve_pid()
     trace = tmp_path / "trace"
     tracer = luod.machine.spawn([strace, "-f", "-qq", "-e", "trace=fsync,execve", "-o", str(trace), "-p", str(serve)])
-    while b"TracerPid:\t0\n" in luod.machine.read(f"/proc/{serve}/status"):
-        pass
+    until_traced(luod, serve)
     assert update(luod)["status"] == 4
     luod.machine.signal(tracer.pid, signal.SIGTERM)
     tracer.wait()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from luod.testing import eventually
 from luod.testing.tools import for_root
 from tests.daemon.host import Luod, states
 from tests.daemon.participant import UPDATES, Participant, begin, file, jump_with, prepare, start
@@ -63,8 +64,8 @@ def test_who_asked_before_it_resumed_and_is_answered_after_gets_nothing(luod: Lu
     call = {"call": "retrieve_session", "name": "one", "slot": "s"}
     connections = len(luod.links(serve))
     question = second.program.send({"do": "library", "in": [], **call})
-    while len(luod.links(serve)) == connections:
-        """Until serve has the connection. With the call it then waits for keep to know whose the session is now."""
+    # With the call it then waits for keep to know whose the session is now.
+    eventually(lambda: len(luod.links(serve)) != connections, describe="serve has the connection")
     for _ in range(3):
         assert states(first)["incoming one"] == "retrieved"
     resuming(first, "one")

@@ -7,7 +7,7 @@ import signal
 
 from luod.testing import eventually
 from luod.testing.host import SOCKET
-from tests.daemon.host import Luod, states
+from tests.daemon.host import Luod, states, until_loaded
 from tests.daemon.participant import Operator, Participant, begin, jump_with, prepare, start
 from tests.library import start_vmm
 
@@ -169,8 +169,7 @@ def test_reboot_returns(luod: Luod) -> None:
     one.vmm.call("unload")
     one.vote("preparing")
     one.expect("freezing")
-    while luod.machine.read("/sys/kernel/kexec_loaded").strip() != b"1":
-        pass
+    until_loaded(luod)
     one.vmm.call("unload")
     one.vote("freezing")
     one.expect("jumping")
@@ -212,8 +211,9 @@ def held_jump(luod: Luod, *arguments: str, user: int | None = None) -> str:
         progress = operator.until("jumping")
     told: str = progress["reason"]
     assert f"({pid})" in told
-    while "was ended" in told and b") Z " not in luod.machine.read(f"/proc/{pid}/stat"):
-        pass
+    if "was ended" in told:
+        stat = f"/proc/{pid}/stat"
+        eventually(lambda: b") Z " in luod.machine.read(stat), describe=f"process {pid} has ended")
     with luod.machine.expect_jump():
         luod.machine.signal(jump, signal.SIGCONT)
     return told

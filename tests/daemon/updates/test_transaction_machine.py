@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from luod.testing import Machine, require_tool
-from tests.daemon.host import Luod, states
+from luod.testing import Machine, eventually, require_tool
+from tests.daemon.host import Luod, states, until_traced
 from tests.daemon.participant import UPDATES, Operator, Participant, begin, file, jump_with, prepare, start
 
 BOB = 1001
@@ -340,8 +340,8 @@ def test_a_session_that_is_being_made_when_it_is_cancelled_is_closed_too(luod: L
     serve = luod.serve_pid()
     connections = len(luod.links(serve))
     question = one.vmm.program.send(call)
-    while len(luod.links(serve)) == connections:
-        """Until serve has the call: one that came after the end would be about any other session."""
+    # A call that came after the end would be about any other session.
+    eventually(lambda: len(luod.links(serve)) != connections, describe="serve has the call")
     two.vote("freezing", "veto")
     stranger.ask("close", fd="device")
     one.vmm.program.answer(question)
@@ -400,8 +400,7 @@ def test_a_disk_that_hangs_cancels_the_update_and_everybody_resumes(luod: Luod) 
     strace, serve = require_tool("strace", package="strace"), luod.serve_pid()
     hang = ["-e", "trace=fsync", "-e", "inject=fsync:delay_enter=8s", "-p", str(serve)]
     tracer = luod.machine.spawn([strace, "-f", "-qq", *hang])
-    while b"TracerPid:\t0\n" in luod.machine.read(f"/proc/{serve}/status"):
-        pass
+    until_traced(luod, serve)
     prepare(one)
     one.expect("freezing")
     one.freeze(1)

@@ -170,14 +170,14 @@ def test_a_signal_does_not_repeat_a_call(run_machine: Run, way: str) -> None:
 
 def test_callers_killed_in_the_middle_leave_nothing_behind(run_machine: Run, way: str) -> None:
     source = """
+        from luod.testing.waiting import eventually
         fd = device()
         for turn in range(60):
             child = os.fork()
             if child == 0:
                 while True:
                     os.close(create(fd, b"child"))
-            while errno_of(lambda: os.close(create(fd, b"probe"))) != 0:
-                pass
+            eventually(lambda: errno_of(lambda: os.close(create(fd, b"probe"))) == 0, describe="a probe is created")
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             os.close(create(fd, b"child"))

@@ -19,6 +19,7 @@ def test_qemu_has_the_device_do_dma_in_guest_memory(run_devices: RunDevices, opt
     qemu = require_tool("qemu-system-x86_64", package="qemu-system-x86")
     source = f"""
         import subprocess
+        from luod.testing.waiting import eventually
         take()
         device = "vfio-pci,host=" + DEVICE + ",addr=1,{option}"
         command = ["{qemu}", "-M", "q35", "-accel", "tcg", "-S", "-m", "64", "-nodefaults", "-display", "none"]
@@ -40,8 +41,7 @@ def test_qemu_has_the_device_do_dma_in_guest_memory(run_devices: RunDevices, opt
         for register, value in ((SOURCE, 0x100000), (DESTINATION, 0x101000), (LENGTH, 4), (VALUE, 0)):
             ask("writeq", {BAR} + register, value)
         ask("writel", {BAR} + DOORBELL, SUM)
-        while ask("readl", {BAR} + DOORBELL):
-            pass
+        eventually(lambda: not ask("readl", {BAR} + DOORBELL), describe="the device has copied")
         assert ask("readl", {BAR} + STATUS) == 1
         assert ask("readq", 0x101000) == 10
         qemu.kill()

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from luod.testing import eventually
+
 MIB = 1024 * 1024
 ECHO = b'{"method":"org.example.Talk.Echo","parameters":{"text":"x"}}\0'
 LARGE_ECHO = ECHO.replace(b'"x"', b'"' + b"x" * 60_000 + b'"')
@@ -153,6 +155,17 @@ HOSTILE: dict[str, Callable[[socket.socket], None]] = {
 }
 
 
+def until_closed(server: Any, friend: Any, fds: int) -> None:
+    """Waits until the server, which serves on meanwhile, has no more fds than that."""
+
+    def closed() -> bool:
+        friend.is_served(1)
+        left: int = server.fds()
+        return left <= fds
+
+    eventually(closed, describe=f"the server has {fds} fds")
+
+
 @contextmanager
 def served_meanwhile(friend: Any) -> Iterator[None]:
     """The friend calls without end until the block is left; every call must be answered."""
@@ -188,8 +201,7 @@ def test_a_hostile_client_is_dropped_and_nobody_else_notices(name: str, start: A
     fds, memory = server.fds(), server.memory()
     with served_meanwhile(friend), server.connect() as connection:
         HOSTILE[name](connection)
-    while server.fds() > fds:
-        friend.is_served(1)
+    until_closed(server, friend, fds)
     assert server.fds() == fds
     # JSON in Python 3.14 recurses on the C stack, which may have 8 MiB.
     assert server.memory() - memory < 16 * MIB
@@ -208,8 +220,7 @@ def test_fds_nobody_asked_for_are_closed_and_the_call_is_answered(start: Any, be
     finally:
         os.close(file)
     # The process that received them is idle now, and ends.
-    while server.fds() > fds:
-        friend.is_served(1)
+    until_closed(server, friend, fds)
     assert server.fds() == fds
 
 
@@ -229,8 +240,7 @@ def test_many_that_say_nothing_leave_room_for_others_up_to_the_limit(start: Any,
     friend.is_served()
     for connection in silent:
         connection.close()
-    while server.fds() > fds:
-        friend.is_served(1)
+    until_closed(server, friend, fds)
 
 
 def test_one_beyond_the_limit_is_told_so_and_the_log_is_not_filled(start: Any, befriend: Any) -> None:
@@ -266,10 +276,8 @@ def test_a_hang_up_cancels_the_call(start: Any, befriend: Any) -> None:
     friend = befriend(server)
     with server.connect() as connection:
         connection.sendall(b'{"method":"org.example.Talk.Hang"}\0' + ECHO)
-        while friend.call("Hanging").parameters != {"times": 1}:
-            pass
-    while friend.call("Cancelled").parameters != {"times": 1}:
-        pass
+        eventually(lambda: friend.call("Hanging").parameters == {"times": 1}, describe="the call hangs")
+    eventually(lambda: friend.call("Cancelled").parameters == {"times": 1}, describe="the call is cancelled")
 
 
 def test_a_peer_that_only_stopped_writing_gets_its_answer(start: Any) -> None:
