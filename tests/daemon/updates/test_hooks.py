@@ -57,7 +57,7 @@ def ran(tmp_path: Path) -> list[list[str]]:
     return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def wait_for(luod: Luod, tmp_path: Path, lines: int) -> list[list[str]]:
+def wait_for(tmp_path: Path, lines: int) -> list[list[str]]:
     def look() -> list[list[str]] | None:
         found = ran(tmp_path)
         return found if len(found) >= lines else None
@@ -102,7 +102,7 @@ def test_both_run_around_an_update_the_second_once_all_is_restored(begin: Start,
     assert luod.status()["state"] == "restoring"
     assert len(ran(tmp_path)) == 1
     vmm.call("finish", session="s")
-    assert wait_for(luod, tmp_path, 2)[1] == ["after-update", "done", "1", id, "argument"]
+    assert wait_for(tmp_path, 2)[1] == ["after-update", "done", "1", id, "argument"]
 
 
 def test_past_the_restore_deadline_the_second_runs_whatever_is_left(begin: Start, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_past_the_restore_deadline_the_second_runs_whatever_is_left(begin: Start
     # A reaper that hangs keeps the session there.
     policy.write_text('reaper = ["/bin/sleep", "1000"]\n' + policy.read_text())
     again(luod, tmp_path)
-    assert wait_for(luod, tmp_path, 2)[1][:2] == ["after-update", "done"]
+    assert wait_for(tmp_path, 2)[1][:2] == ["after-update", "done"]
     assert luod.status()["state"] == "restoring"
 
 
@@ -127,7 +127,7 @@ def test_what_is_owed_survives_a_serve_that_is_killed_after_the_jump(begin: Star
     vmm.call("retrieve_session", name="vm", slot="s")
     luod.kill_serve()
     vmm.call("finish", session="s", discard=True)
-    assert wait_for(luod, tmp_path, 2)[1][:2] == ["after-update", "done"]
+    assert wait_for(tmp_path, 2)[1][:2] == ["after-update", "done"]
     assert luod.status()["state"] == "idle"
 
 
@@ -135,10 +135,10 @@ def test_killed_while_the_second_runs_it_is_ended_and_runs_again(begin: Start, t
     luod = begin(after=TELL + "\necho $$ >>%s/pid\n[ $(wc -l <%s/ran) -gt 2 ] || exec sleep 1000")
     luod.update()
     again(luod, tmp_path)
-    wait_for(luod, tmp_path, 2)
+    wait_for(tmp_path, 2)
     eventually((tmp_path / "pid").exists, describe="the second hook runs")
     luod.kill_serve()
-    (_before, first, second) = wait_for(luod, tmp_path, 3)
+    (_before, first, second) = wait_for(tmp_path, 3)
     assert first == second
     pid = (tmp_path / "pid").read_text().split()[0]
     until_gone(luod, pid)
@@ -174,26 +174,26 @@ def test_a_first_that_hangs_is_ended_and_the_second_runs(begin: Start, tmp_path:
     refused = update(luod)
     assert refused["status"] == 4
     assert refused["message"].endswith("it took longer than 0.5 s, and was ended")
-    assert wait_for(luod, tmp_path, 1)[0][:3] == ["after-update", "cancelled", "1"]
+    assert wait_for(tmp_path, 1)[0][:3] == ["after-update", "cancelled", "1"]
 
 
 def test_an_abort_ends_the_first_with_all_its_processes(begin: Start, tmp_path: Path) -> None:
     luod = begin(before=f"sleep 1000 & echo $! >%s/child\n{TELL}\nwait")
     operator = Operator(luod)
     operator.update()
-    wait_for(luod, tmp_path, 1)
+    wait_for(tmp_path, 1)
     Operator(luod).abort()
     assert operator.until("cancelled")["reason"] == "the operator aborted it"
-    assert wait_for(luod, tmp_path, 2)[1][:2] == ["after-update", "cancelled"]
+    assert wait_for(tmp_path, 2)[1][:2] == ["after-update", "cancelled"]
     until_gone(luod, (tmp_path / "child").read_text().strip())
 
 
 def test_killed_while_the_first_runs_the_update_is_cancelled_and_the_second_runs(begin: Start, tmp_path: Path) -> None:
     luod = begin(before=TELL + "\nexec sleep 1000")
     Operator(luod).update()
-    wait_for(luod, tmp_path, 1)
+    wait_for(tmp_path, 1)
     luod.kill_serve()
-    assert wait_for(luod, tmp_path, 2)[1][:2] == ["after-update", "cancelled"]
+    assert wait_for(tmp_path, 2)[1][:2] == ["after-update", "cancelled"]
     assert luod.status()["state"] == "idle"
 
 
@@ -205,7 +205,7 @@ def test_a_cancelled_update_runs_the_second_at_once_and_a_later_one_both(begin: 
     one.expect("preparing")
     one.vote("preparing", "veto", "no")
     operator.until("cancelled")
-    before, after = wait_for(luod, tmp_path, 2)
+    before, after = wait_for(tmp_path, 2)
     assert (before[:2], after[:2]) == (["before-update", "none"], ["after-update", "cancelled"])
     assert before[2:] == after[2:]
     one.vmm.program.kill()
@@ -235,7 +235,7 @@ def test_a_second_that_fails_is_in_the_log_and_in_nobodys_way(begin: Start, tmp_
     luod = begin(after=TELL + "\necho no hands >&2; exit 1")
     luod.update()
     again(luod, tmp_path)
-    wait_for(luod, tmp_path, 2)
+    wait_for(tmp_path, 2)
     luod.load()
     luod.update()
     assert [line[0] for line in ran(tmp_path)] == ["before-update", "after-update", "before-update"]
@@ -266,7 +266,7 @@ def test_killed_altogether_after_the_jump_it_is_owed_still(begin: Start, tmp_pat
     again(luod, tmp_path)
     assert len(ran(tmp_path)) == 1
     restore(luod.vmm())
-    assert wait_for(luod, tmp_path, 2)[1][:3] == ["after-update", "done", "1"]
+    assert wait_for(tmp_path, 2)[1][:3] == ["after-update", "done", "1"]
 
 
 def test_killed_with_the_registry_in_its_hands_it_is_owed_by_the_file(begin: Start, tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_killed_with_the_registry_in_its_hands_it_is_owed_by_the_file(begin: Sta
     again(luod, tmp_path)
     assert len(ran(tmp_path)) == 1
     restore(luod.vmm())
-    assert wait_for(luod, tmp_path, 2)[1][:3] == ["after-update", "done", "1"]
+    assert wait_for(tmp_path, 2)[1][:3] == ["after-update", "done", "1"]
 
 
 def test_a_jump_that_luod_did_not_make_ends_the_update_as_cancelled(begin: Start, tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_jump_that_luod_did_not_make_ends_the_update_as_cancelled(begin: Start
     with luod.machine.expect_jump():
         one.vmm.ask("library", call="jump")
     again(luod, tmp_path)
-    assert wait_for(luod, tmp_path, 2)[1][:3] == ["after-update", "cancelled", "1"]
+    assert wait_for(tmp_path, 2)[1][:3] == ["after-update", "cancelled", "1"]
 
 
 def test_a_power_cut_while_the_first_runs_ends_the_update_as_cancelled(
@@ -298,11 +298,11 @@ def test_a_power_cut_while_the_first_runs_ends_the_update_as_cancelled(
 ) -> None:
     luod = begin(before=TELL + "\nexec sleep 1000")
     Operator(luod).update()
-    wait_for(luod, tmp_path, 1)
+    wait_for(tmp_path, 1)
     luod.machine.close()
     luod = Luod(boot_machine(), state_directory=tmp_path / "state")
     again(luod, tmp_path)
-    assert wait_for(luod, tmp_path, 2)[1][:3] == ["after-update", "cancelled", "1"]
+    assert wait_for(tmp_path, 2)[1][:3] == ["after-update", "cancelled", "1"]
 
 
 def test_a_kernel_that_could_take_nothing_over_is_broken_and_keeps_nobody_waiting(
@@ -320,4 +320,4 @@ def test_a_kernel_that_could_take_nothing_over_is_broken_and_keeps_nobody_waitin
     luod.update()
     again(luod, tmp_path)
     assert luod.status()["state"] == "broken"
-    assert wait_for(luod, tmp_path, 2)[1][:3] == ["after-update", "broken", "1"]
+    assert wait_for(tmp_path, 2)[1][:3] == ["after-update", "broken", "1"]
