@@ -6,43 +6,25 @@ What the surfaces make of answers that are not luod's is in test_client.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from luod.testing import Host, Machine
-from luod.testing.host import SOCKET
 from luod.testing.plugin import BootMachine
 from luod.testing.tools import for_root
-from tests.library import Vmm, start_vmm
+from tests.daemon.host import Luod, states
+from tests.library import Vmm
 
 Start = Callable[..., Vmm]
 SURFACES = ["blocking", "asyncio"]
 
 
-@pytest.fixture
-def host(machine: Machine, tmp_path: Path) -> Host:
-    """A machine with luod on it."""
-    host = Host(machine, state_directory=tmp_path / "state")
-    host.start()
-    return host
-
-
 @pytest.fixture(params=SURFACES)
 def start(request: pytest.FixtureRequest) -> Start:
-    """Starts a program that talks to the luod of a host."""
+    """Starts a program that talks to the luod of a luod."""
 
-    def start(host: Host, user: int | None = None) -> Vmm:
-        return start_vmm(host.machine, host.python(user), "client", (request.param, SOCKET), user=user)
-
-    return start
-
-
-def update(host: Host) -> None:
-    """One live update, with luod running again after it."""
-    host.load()
-    host.update()
-    host.start()
+    return partial(Luod.vmm, surface=request.param)
 
 
 def is_free(vmm: Vmm, file: str) -> bool:
@@ -54,18 +36,14 @@ def is_free(vmm: Vmm, file: str) -> bool:
     return "error" not in answer
 
 
-def states(vmm: Vmm) -> dict[str, str]:
-    return {f"{entry['direction']} {entry['name']}": entry["state"] for entry in vmm.call("sessions")}
-
-
-def test_a_session_goes_over_the_jump_and_is_finished(host: Host, start: Start) -> None:
-    vmm = start(host)
+def test_a_session_goes_over_the_jump_and_is_finished(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
     vmm.call("create", name="vm", slot="s")
     digest = vmm.memfd("ram", size=1 << 20, seed=1)
     vmm.call("preserve", session="s", file="ram", token=7, name="ram")
     assert states(vmm) == {"outgoing vm": "held"}
-    update(host)
-    vmm = start(host)
+    luod.jump()
+    vmm = start(luod)
     assert states(vmm) == {"incoming vm": "waiting"}
     vmm.call("retrieve_session", name="vm", slot="s")
     assert states(vmm) == {"incoming vm": "retrieved"}
@@ -77,30 +55,30 @@ def test_a_session_goes_over_the_jump_and_is_finished(host: Host, start: Start) 
     assert vmm.refused("retrieve_session", name="vm", slot="again").kind == "NoSuchSession"
 
 
-def test_a_vmm_started_again_gets_the_same_session(host: Host, start: Start) -> None:
-    vmm = start(host)
+def test_a_vmm_started_again_gets_the_same_session(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
     vmm.call("create", name="vm", slot="s")
     digest = vmm.memfd("ram", seed=2)
     vmm.call("preserve", session="s", file="ram", token=1)
     vmm.program.kill()
-    update(host)
+    luod.jump()
     for _ in range(2):
-        vmm = start(host)
+        vmm = start(luod)
         vmm.call("retrieve_session", name="vm", slot="s")
         vmm.call("retrieve", session="s", file=1, slot="ram")
         assert vmm.ask("digest", fd="ram") == digest
         vmm.program.kill()
-    assert states(start(host)) == {"incoming vm": "retrieved"}
+    assert states(start(luod)) == {"incoming vm": "retrieved"}
 
 
-def test_finish_refuses_to_drop_what_was_not_retrieved(host: Host, start: Start) -> None:
-    vmm = start(host)
+def test_finish_refuses_to_drop_what_was_not_retrieved(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
     vmm.call("create", name="vm", slot="s")
     for token in (1, 2, 3):
         vmm.memfd(f"m{token}", seed=token)
         vmm.call("preserve", session="s", file=f"m{token}", token=token)
-    update(host)
-    vmm = start(host)
+    luod.jump()
+    vmm = start(luod)
     vmm.call("retrieve_session", name="vm", slot="s")
     vmm.call("retrieve", session="s", file=2, slot="m2")
     error = vmm.refused("finish", session="s")
@@ -111,13 +89,13 @@ def test_finish_refuses_to_drop_what_was_not_retrieved(host: Host, start: Start)
     assert states(vmm) == {}
 
 
-def test_without_a_manifest_finish_asks_for_the_tokens(host: Host, start: Start) -> None:
-    vmm = start(host)
+def test_without_a_manifest_finish_asks_for_the_tokens(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
     vmm.call("create", name="vm", slot="s", manifest=False)
     vmm.memfd("m", seed=1)
     vmm.call("preserve", session="s", file="m", token=1)
-    update(host)
-    vmm = start(host)
+    luod.jump()
+    vmm = start(luod)
     vmm.call("retrieve_session", name="vm", slot="s")
     assert vmm.refused("finish", session="s").kind == "ContentsUnknown"
     assert vmm.refused("finish", session="s", tokens=[1]).tokens == (1,)
@@ -126,13 +104,13 @@ def test_without_a_manifest_finish_asks_for_the_tokens(host: Host, start: Start)
     assert states(vmm) == {}
 
 
-def test_luod_checks_that_a_session_is_finished(host: Host, start: Start) -> None:
-    vmm = start(host)
+def test_luod_checks_that_a_session_is_finished(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
     vmm.call("create", name="vm", slot="s")
     vmm.memfd("m", seed=1)
     vmm.call("preserve", session="s", file="m", token=1)
-    update(host)
-    vmm = start(host)
+    luod.jump()
+    vmm = start(luod)
     vmm.call("retrieve_session", name="vm", slot="s")
     error = vmm.refused("release_named", name="vm", direction="incoming", finished=True)
     assert error.kind == "CallFailed"
@@ -145,30 +123,30 @@ def test_luod_checks_that_a_session_is_finished(host: Host, start: Start) -> Non
     vmm.call("finish", session="s")
 
 
-def test_finish_is_repeated_when_luod_could_not_be_told(host: Host, start: Start) -> None:
-    vmm = start(host)
+def test_finish_is_repeated_when_luod_could_not_be_told(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
     vmm.call("create", name="vm", slot="s")
     vmm.memfd("m", seed=1)
     vmm.call("preserve", session="s", file="m", token=1)
-    update(host)
-    vmm = start(host)
+    luod.jump()
+    vmm = start(luod)
     vmm.call("retrieve_session", name="vm", slot="s")
     vmm.call("retrieve", session="s", file=1, slot="m")
-    host.stop()
+    luod.stop()
     assert vmm.refused("finish", session="s").kind == "DaemonUnreachable"
     assert vmm.call("finished", session="s")
     assert not vmm.call("closed", session="s")
-    host.start()
+    luod.start()
     vmm.call("finish", session="s")
     assert vmm.call("closed", session="s")
     assert states(vmm) == {}
 
 
-def test_a_session_given_up_is_gone_with_what_was_not_retrieved(host: Host, start: Start) -> None:
-    vmm = start(host)
+def test_a_session_given_up_is_gone_with_what_was_not_retrieved(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
     digests = preserved(vmm, 1, 2)
-    update(host)
-    vmm = start(host)
+    luod.jump()
+    vmm = start(luod)
     vmm.call("retrieve_session", name="vm", slot="s")
     vmm.call("retrieve", session="s", file=1, slot="m1")
     vmm.call("release", session="s")
@@ -177,19 +155,19 @@ def test_a_session_given_up_is_gone_with_what_was_not_retrieved(host: Host, star
     assert vmm.refused("retrieve_session", name="vm", slot="again").kind == "NoSuchSession"
 
 
-def test_what_a_vmm_left_in_this_kernel_is_discarded(host: Host, start: Start) -> None:
-    vmm = start(host)
+def test_what_a_vmm_left_in_this_kernel_is_discarded(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
     preserved(vmm, 1)
     vmm.program.kill()
-    vmm = start(host)
+    vmm = start(luod)
     assert vmm.refused("create", name="vm", slot="s").kind == "SessionExists"
     assert vmm.call("discard", name="vm") == ["vm"]
     assert vmm.call("discard", name="vm") == []
     vmm.call("create", name="vm", slot="s")
 
 
-def test_a_released_session_is_gone_with_what_it_preserved(host: Host, start: Start) -> None:
-    vmm = start(host)
+def test_a_released_session_is_gone_with_what_it_preserved(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
     vmm.call("create", name="vm", slot="s")
     vmm.memfd("m", seed=1)
     vmm.call("preserve", session="s", file="m", token=1)
@@ -205,18 +183,18 @@ def test_a_released_session_is_gone_with_what_it_preserved(host: Host, start: St
     assert vmm.refused("release", session="s").kind == "NoSuchSession"
 
 
-def test_names_luod_does_not_take_are_bad_input(host: Host, start: Start) -> None:
-    vmm = start(host)
+def test_names_luod_does_not_take_are_bad_input(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
     for name in ("", "x" * 64, "a b", "luod-registry", "systemd", "a\nb", "\udcff", "\0", "é"):
         assert vmm.refused("create", name=name, slot="s").kind == "BadInput", name
     assert states(vmm) == {}
 
 
-def test_somebody_elses_session_is_no_session(host: Host, start: Start) -> None:
+def test_somebody_elses_session_is_no_session(luod: Luod, start: Start) -> None:
     for_root("for several users in one machine")
-    vmm = start(host)
+    vmm = start(luod)
     vmm.call("create", name="vm", slot="s")
-    other = start(host, user=1000)
+    other = start(luod, user=1000)
     assert states(other) == {}
     assert other.refused("release_named", name="vm").kind == "NoSuchSession"
     assert other.call("discard", name="vm") == []
@@ -235,10 +213,10 @@ def preserved(vmm: Vmm, *tokens: int) -> dict[int, str]:
     return digests
 
 
-def carried(host: Host, start: Start) -> dict[str, str]:
+def carried(luod: Luod, start: Start) -> dict[str, str]:
     """After one live update: the digests in session "vm", by name in the manifest."""
-    update(host)
-    vmm = start(host)
+    luod.jump()
+    vmm = start(luod)
     vmm.call("retrieve_session", name="vm", slot="s")
     found = {}
     for entry in vmm.call("contents", session="s"):
@@ -250,14 +228,14 @@ def carried(host: Host, start: Start) -> dict[str, str]:
 
 @pytest.mark.parametrize("surface", SURFACES)
 def test_unpreserve_where_the_machine_has_it(boot_machine: BootMachine, tmp_path: Path, surface: str) -> None:
-    host = Host(boot_machine(profile="document"), state_directory=tmp_path / "state")
-    host.start()
-    vmm = start_vmm(host.machine, host.python(), "client", (surface, SOCKET))
+    luod = Luod(boot_machine(profile="document"), state_directory=tmp_path / "state")
+    luod.start()
+    vmm = luod.vmm(surface=surface)
     digests = preserved(vmm, 1, 2)
     vmm.call("unpreserve", session="s", token=1)
     assert is_free(vmm, "m1")
-    update(host)
-    vmm = start_vmm(host.machine, host.python(), "client", (surface, SOCKET))
+    luod.jump()
+    vmm = luod.vmm(surface=surface)
     vmm.call("retrieve_session", name="vm", slot="s")
     assert [entry["token"] for entry in vmm.call("contents", session="s")] == [2]
     assert vmm.refused("retrieve", session="s", file=1, slot="m1").kind == "NoSuchToken"
@@ -266,8 +244,8 @@ def test_unpreserve_where_the_machine_has_it(boot_machine: BootMachine, tmp_path
     vmm.call("finish", session="s")
 
 
-def test_replace_lets_go_of_a_file_and_keeps_the_others(host: Host, start: Start) -> None:
-    vmm = start(host)
+def test_replace_lets_go_of_a_file_and_keeps_the_others(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
     digests = preserved(vmm, 1, 2, 3)
     assert vmm.refused("unpreserve", session="s", token=2).kind == "UnpreserveUnavailable"
     vmm.call("replace", session="s", files={"3": "m3", "1": "m1"}, drop=[2])
@@ -275,20 +253,20 @@ def test_replace_lets_go_of_a_file_and_keeps_the_others(host: Host, start: Start
     assert is_free(vmm, "m2")
     assert not is_free(vmm, "m1")
     assert states(vmm) == {"outgoing vm": "held"}
-    assert carried(host, start) == {"file 3": digests[3], "file 1": digests[1]}
+    assert carried(luod, start) == {"file 3": digests[3], "file 1": digests[1]}
 
 
-def test_replace_puts_another_file_under_a_token(host: Host, start: Start) -> None:
-    vmm = start(host)
+def test_replace_puts_another_file_under_a_token(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
     digests = preserved(vmm, 1, 2)
     larger = vmm.memfd("larger", size=1 << 20, seed=9)
     added = vmm.memfd("added", seed=10)
     vmm.call("replace", session="s", files={"1": "larger", "2": "m2", "5": "added"})
-    assert carried(host, start) == {"file 1": larger, "file 2": digests[2], None: added}
+    assert carried(luod, start) == {"file 1": larger, "file 2": digests[2], None: added}
 
 
-def test_replace_names_the_files_that_would_be_lost(host: Host, start: Start) -> None:
-    vmm = start(host)
+def test_replace_names_the_files_that_would_be_lost(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
     digests = preserved(vmm, 1, 2, 3)
     vmm.ask("make", kind="/dev/null", slot="null")
     error = vmm.refused("replace", session="s", files={"2": "m2"})
@@ -303,11 +281,11 @@ def test_replace_names_the_files_that_would_be_lost(host: Host, start: Start) ->
         {"files": {"1": "m1", "2": "m2", "3": 999}},
     ):
         assert vmm.refused("replace", session="s", **wrong).kind == "BadInput", wrong
-    assert carried(host, start) == {f"file {token}": digest for token, digest in digests.items()}
+    assert carried(luod, start) == {f"file {token}": digest for token, digest in digests.items()}
 
 
-def test_replace_with_a_file_the_kernel_refuses_frees_the_name(host: Host, start: Start) -> None:
-    vmm = start(host)
+def test_replace_with_a_file_the_kernel_refuses_frees_the_name(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
     preserved(vmm, 1, 2)
     vmm.ask("make", kind="/dev/null", slot="null")
     error = vmm.refused("replace", session="s", files={"1": "m1", "2": "null"})
@@ -319,8 +297,8 @@ def test_replace_with_a_file_the_kernel_refuses_frees_the_name(host: Host, start
     vmm.call("preserve", session="s", file="m1", token=1)
 
 
-def test_replace_with_a_copy_open_elsewhere_says_so(host: Host, start: Start) -> None:
-    vmm = start(host)
+def test_replace_with_a_copy_open_elsewhere_says_so(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
     preserved(vmm, 1)
     vmm.call("fd", session="s", slot="copy")
     assert vmm.refused("replace", session="s", files={"1": "m1"}).kind == "SessionExists"
@@ -334,9 +312,9 @@ def test_replace_with_a_copy_open_elsewhere_says_so(host: Host, start: Start) ->
 # -- luod comes and goes ---------------------------------------------------------------------------------------------
 
 
-def test_a_luod_that_was_ended_is_unreachable(host: Host, start: Start) -> None:
-    vmm = start(host)
-    host.stop()
+def test_a_luod_that_was_ended_is_unreachable(luod: Luod, start: Start) -> None:
+    vmm = start(luod)
+    luod.stop()
     error = vmm.refused("create", name="vm", slot="s")
     assert error.kind == "DaemonUnreachable"
     assert error.hint

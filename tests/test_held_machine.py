@@ -5,25 +5,22 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from luod.testing import Machine, eventually
-from luod.testing.host import SOCKET
 from luod.testing.tools import for_root
 from tests.daemon.host import Luod, until_loaded
-from tests.library import Vmm, start_vmm
+from tests.library import Vmm
 
 Start = Callable[..., Vmm]
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
 def start(request: pytest.FixtureRequest, luod: Luod) -> Start:
-    def start(user: int | None = None) -> Vmm:
-        return start_vmm(luod.machine, luod.python(user), "client", (request.param, SOCKET), user=user)
-
-    return start
+    return partial(luod.vmm, surface=request.param)
 
 
 def test_a_vmm_started_again_gets_its_files_back(luod: Luod, start: Start) -> None:

@@ -9,29 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from luod.testing import Host, Machine
 from luod.testing.host import SOCKET
 from luod.testing.tools import cannot_run
-from tests.library import Vmm, start_vmm
+from tests.daemon.host import Luod
 
 MIB = 1 << 20
 JAIL = "/run/jail"
 
 
 @pytest.fixture
-def host(machine: Machine, tmp_path: Path) -> Host:
-    """A host in whose session "vm", created in the boot before, are 8 MiB under the name `ram` and token 0."""
-    host = Host(machine, state_directory=tmp_path / "state")
-    host.start()
-    vmm = start(host)
+def jailer(luod: Luod) -> Luod:
+    """luod, in whose session "vm", created in the boot before, are 8 MiB under the name `ram` and token 0."""
+    vmm = luod.vmm()
     vmm.call("create", name="vm", slot="vm")
     vmm.memfd("ram", size=8 * MIB)
     vmm.call("preserve", session="vm", file="ram", name="ram")
-    host.load()
-    host.update()
-    host.start()
-    machine.run(["mkdir", JAIL])
-    return host
+    luod.jump()
+    luod.machine.run(["mkdir", JAIL])
+    return luod
 
 
 @pytest.fixture
@@ -56,18 +51,14 @@ def cgroup() -> Iterator[tuple[str, str]]:
     os.rmdir(place)
 
 
-def start(host: Host) -> Vmm:
-    return start_vmm(host.machine, host.python(), "client", ("blocking", SOCKET))
-
-
-def link_socket(host: Host) -> None:
+def link_socket(jailer: Luod) -> None:
     """Puts luod's socket into the jail."""
-    host.machine.run(["mkdir", "-p", JAIL + os.path.dirname(SOCKET)])
-    host.machine.run(["ln", SOCKET, JAIL + SOCKET])
+    jailer.machine.run(["mkdir", "-p", JAIL + os.path.dirname(SOCKET)])
+    jailer.machine.run(["ln", SOCKET, JAIL + SOCKET])
 
 
-def test_h1_where_the_limits_cannot_be_read_nothing_is_retrieved_unless_asked_for(host: Host) -> None:
-    vmm = start(host)
+def test_h1_where_the_limits_cannot_be_read_nothing_is_retrieved_unless_asked_for(jailer: Luod) -> None:
+    vmm = jailer.vmm()
     vmm.call("retrieve_session", name="vm", slot="vm")
     vmm.call("fd", session="vm", slot="fd")
     vmm.call("jail", directory=JAIL)
@@ -81,24 +72,24 @@ def test_h1_where_the_limits_cannot_be_read_nothing_is_retrieved_unless_asked_fo
     vmm.call("retrieve", session="handed on", file="ram", slot="ram", check_memory=False)
 
 
-def test_a_session_that_luod_gave_knows_the_limits_after_chroot(host: Host) -> None:
-    vmm = start(host)
+def test_a_session_that_luod_gave_knows_the_limits_after_chroot(jailer: Luod) -> None:
+    vmm = jailer.vmm()
     vmm.call("retrieve_session", name="vm", slot="vm")
     vmm.call("jail", directory=JAIL)
     vmm.call("retrieve", session="vm", file="ram", slot="ram")
 
 
-def test_luod_is_asked_where_its_socket_is_in_the_jail(host: Host) -> None:
-    link_socket(host)
-    vmm = start(host)
+def test_luod_is_asked_where_its_socket_is_in_the_jail(jailer: Luod) -> None:
+    link_socket(jailer)
+    vmm = jailer.vmm()
     vmm.call("jail", directory=JAIL)
     vmm.call("retrieve_session", name="vm", slot="vm")
     vmm.call("retrieve", session="vm", file="ram", slot="ram")
 
 
-def test_holes_are_not_filled_in_a_jail_while_memory_is_unknown(host: Host) -> None:
-    link_socket(host)
-    vmm = start(host)
+def test_holes_are_not_filled_in_a_jail_while_memory_is_unknown(jailer: Luod) -> None:
+    link_socket(jailer)
+    vmm = jailer.vmm()
     vmm.call("jail", directory=JAIL)
     vmm.call("create", name="next", slot="next")
     vmm.call("fd", session="next", slot="fd")
@@ -110,11 +101,11 @@ def test_holes_are_not_filled_in_a_jail_while_memory_is_unknown(host: Host) -> N
 
 
 @pytest.mark.parametrize("socket", [False, True])
-def test_h1_the_limit_of_its_cgroup_holds_in_a_jail_too(host: Host, cgroup: tuple[str, str], socket: bool) -> None:
+def test_h1_the_limit_of_its_cgroup_holds_in_a_jail_too(jailer: Luod, cgroup: tuple[str, str], socket: bool) -> None:
     place, file = cgroup
-    vmm = start(host)
+    vmm = jailer.vmm()
     if socket:
-        link_socket(host)
+        link_socket(jailer)
         vmm.call("limit", cgroup=place, file=file, most=200 * MIB)
         vmm.call("jail", directory=JAIL)
         vmm.call("retrieve_session", name="vm", slot="vm")
@@ -131,10 +122,10 @@ def test_h1_the_limit_of_its_cgroup_holds_in_a_jail_too(host: Host, cgroup: tupl
 
 
 def test_a_process_that_moved_to_another_cgroup_is_not_told_the_old_ones_limit(
-    host: Host, cgroup: tuple[str, str]
+    jailer: Luod, cgroup: tuple[str, str]
 ) -> None:
     place, file = cgroup
-    vmm = start(host)
+    vmm = jailer.vmm()
     vmm.call("retrieve_session", name="vm", slot="vm")
     vmm.call("limit", cgroup=place, file=file, most=200 * MIB)
     vmm.call("jail", directory=JAIL)

@@ -10,7 +10,7 @@ import pytest
 
 from luod.testing import Machine
 from tests.crash.endurance import KEEP, build_killer
-from tests.daemon.host import Luod, states
+from tests.daemon.host import Luod, fill_disk, states
 
 _SHARES = 4
 _FULL = """
@@ -36,22 +36,16 @@ def killer(tmp_path_factory: pytest.TempPathFactory) -> str:
     return build_killer(tmp_path_factory.mktemp("killer"))
 
 
-def python(luod: Luod, source: str) -> None:
-    interpreter = luod.python()
-    command = [interpreter.module("this")[0], "-c", source, luod.state_directory]
-    luod.machine.run(command, env=interpreter.environment)
-
-
 @pytest.mark.parametrize("share", range(_SHARES))
 def test_what_luod_alone_holds_outlives_serve_after_keep_died_on_a_full_disk(
     machine: Machine, tmp_path: Path, killer: str, share: int
 ) -> None:
     luod = Luod(machine, state_directory=tmp_path / "state")
-    python(luod, _FULL)
+    luod.run_source(_FULL, luod.state_directory)
     luod.start()
     owner = luod.vmm()
     owner.call("create", name="old", slot="s")
-    python(luod, _FILL)
+    fill_disk(luod)
     call, killed = 1 + share, 0
     while True:
         luod.stop()

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
 
 from luod.testing import Host, Machine, eventually
 from luod.testing.host import SOCKET
+from luod.testing.machine import Result
 from tests.library import Vmm, start_vmm
+
+_FILL = """
+import os, sys
+with open(sys.argv[1] + "/filler", "wb", 0) as file:
+    size = 65536
+    while size:
+        try:
+            file.write(b"x" * size)
+        except OSError:
+            size //= 2
+"""
 
 
 class Luod(Host):
@@ -55,8 +68,25 @@ class Luod(Host):
         status: dict[str, Any] = self.luoctl_json("status")
         return status
 
-    def vmm(self, user: int | None = None) -> Vmm:
-        return start_vmm(self.machine, self.python(user), "client", ("blocking", SOCKET), user=user)
+    def vmm(self, user: int | None = None, *, surface: str = "blocking", socket: str = SOCKET) -> Vmm:
+        """A program of this user that uses one of the library's surfaces, blocking or asyncio."""
+        return start_vmm(self.machine, self.python(user), "client", (surface, socket), user=user)
+
+    def answers(self, *arguments: str) -> list[dict[str, Any]]:
+        """What `luoctl --json` says, whatever its exit status, which is "status" in each line."""
+        result = self.luoctl("--json", *arguments, check=False)
+        return [{"status": result.returncode, **json.loads(line)} for line in result.stdout.splitlines()]
+
+    def answer(self, *arguments: str) -> dict[str, Any]:
+        """What `luoctl --json` says last."""
+        return self.answers(*arguments)[-1]
+
+    def run_source(self, source: str, *arguments: object, check: bool = True) -> Result:
+        """Runs a Python program as luod's user, in the machine."""
+        python = self.python()
+        return self.machine.run(
+            [python.executable, "-c", source, *map(str, arguments)], env=python.environment, check=check
+        )
 
     def jump(self) -> None:
         """One live update, with luod running again after it."""
@@ -68,6 +98,20 @@ class Luod(Host):
 def states(vmm: Vmm) -> dict[str, str]:
     """The sessions this user is shown: "outgoing vm" and its state."""
     return {f"{entry['direction']} {entry['name']}": entry["state"] for entry in vmm.call("sessions")}
+
+
+def fill_disk(luod: Luod) -> None:
+    """Fills the file system of the state directory to its last byte."""
+    luod.run_source(_FILL, luod.state_directory)
+
+
+def preserve_two(luod: Luod, user: int | None = None) -> None:
+    """Creates the sessions "vm" and "other" of this user, each with memory of the name "ram" under token 1."""
+    vmm = luod.vmm(user)
+    for name in ("vm", "other"):
+        vmm.call("create", name=name, slot=name)
+        vmm.memfd(f"ram {name}", seed=len(name))
+        vmm.call("preserve", session=name, file=f"ram {name}", token=1, name="ram")
 
 
 def until_no_session(vmm: Vmm) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from luod.testing.host import ADMIN_SOCKET, SOCKET
 from tests.daemon.host import Luod
+from tests.devices import FIRST, set_up
 from tests.library import Error, Vmm, start_vmm
 
 UPDATES = "io.luod.Updates."
@@ -76,6 +77,17 @@ class Participant:
         digest = self.vmm.memfd(f"state {generation}", seed=seed)
         self.vmm.call("preserve", session=name, file=f"state {generation}", token=1)
         return digest
+
+
+def preserve_device(luod: Luod) -> None:
+    """Creates the session "vm", which has a device at rest, of the name "nic", under token 2."""
+    vmm = start(luod, program="workload")
+    vmm.call("create", name="vm", slot="s")
+    vmm.call("bind_driver", address=FIRST)
+    vmm.call("open_device", address=FIRST, slot="vfio")
+    set_up(vmm)
+    vmm.call("preserve", session="s", file="vfio", token=2, name="nic")
+    vmm.call("quiesce", device="vfio")
 
 
 def file(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import signal
 
 from luod.testing import eventually
-from luod.testing.host import SOCKET
 from tests.daemon.host import Luod, states
-from tests.library import start_vmm
 
 
 def test_killed_between_any_two_requests_it_loses_nothing(luod: Luod) -> None:
@@ -66,7 +64,7 @@ def test_killed_while_it_starts_it_begins_again(luod: Luod) -> None:
         return len(killed) >= 10
 
     eventually(enough, describe="ten processes of luod are killed")
-    vmm = start_vmm(luod.machine, luod.python(), "client", ("blocking", SOCKET))
+    vmm = luod.vmm()
     assert states(vmm) == {"incoming vm": "waiting"}
     assert luod.status()["boot"] == 2
 

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from luod.testing import eventually
 from tests.daemon.host import Luod, states
-
-
-def stop(luod: Luod, *arguments: str) -> dict[str, Any]:
-    result = luod.luoctl("--json", "stop", *arguments, check=False)
-    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return {"status": result.returncode, **answer}
 
 
 def test_a_stop_is_refused_while_only_luod_has_sessions_or_files_and_names_them(luod: Luod) -> None:
@@ -26,7 +19,7 @@ def test_a_stop_is_refused_while_only_luod_has_sessions_or_files_and_names_them(
     dead.program.kill()
 
     def one_left() -> dict[str, Any] | None:
-        answer = stop(luod)
+        answer = luod.answer("stop")
         return answer if answer["message"].count("session") <= 1 else None
 
     answer = eventually(one_left, describe="the last fds of the dead VMM are closed")
@@ -39,7 +32,7 @@ def test_a_stop_is_refused_while_only_luod_has_sessions_or_files_and_names_them(
     # Nothing has changed, and luod goes on.
     assert states(vmm) == {"outgoing its-own": "held", "outgoing left": "held"}
     vmm.call("create", name="more", slot="more")
-    answer = stop(luod, "--drop")
+    answer = luod.answer("stop", "--drop")
     assert (answer["status"], sorted(answer["lost"])) == (0, ["file ram of handed", "outgoing session left"])
     assert luod.luoctl("status", check=False).returncode == 3
 
@@ -53,7 +46,7 @@ def test_a_stop_loses_nothing_of_what_waits_and_of_what_clients_have(luod: Luod)
     luod.jump()
     vmm = luod.vmm()
     vmm.call("retrieve_session", name="had", slot="had")
-    answer = stop(luod)
+    answer = luod.answer("stop")
     assert (answer["status"], answer["lost"]) == (0, [])
     luod.stop()
     luod.start()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from luod.testing import eventually
 from luod.testing.plugin import BootMachine
 from tests.daemon.host import Luod, states
-from tests.daemon.participant import Operator, Participant, begin, jump_with, prepare, start
-from tests.devices import FIRST, boot, set_up
+from tests.daemon.participant import Operator, Participant, begin, jump_with, prepare, preserve_device
+from tests.devices import boot
 from tests.library import Vmm
 
 
@@ -35,11 +33,6 @@ def arrived(luod: Luod) -> dict[str, str]:
     return digests
 
 
-def forward(luod: Luod, *arguments: str) -> list[dict[str, Any]]:
-    result = luod.luoctl("--json", "carry-over", *arguments, check=False)
-    return [{"status": result.returncode, **json.loads(line)} for line in result.stdout.splitlines()]
-
-
 def is_whole(vmm: Vmm, digests: dict[str, str]) -> None:
     vmm.call("retrieve_session", name="vm", slot="s")
     for file, digest in (("ram", digests["ram"]), (1, digests["1"])):
@@ -53,7 +46,7 @@ def is_whole(vmm: Vmm, digests: dict[str, str]) -> None:
 
 def test_back_to_the_old_kernel_with_everything_nobody_claimed(luod: Luod, arrived: dict[str, str]) -> None:
     """Kernel A to B, nobody claims, and back to A: the VMM finds its memory."""
-    answers = forward(luod, "--all")
+    answers = luod.answers("carry-over", "--all")
     assert {answer["session"]: answer["status"] for answer in answers} == {"vm": 0, "other": 0}
     watcher = luod.vmm()
     assert set(states(watcher)) == {"outgoing vm", "outgoing vm#1", "outgoing other"}
@@ -75,7 +68,7 @@ def test_back_to_the_old_kernel_with_everything_nobody_claimed(luod: Luod, arriv
 
 def test_what_is_forwarded_lives_through_an_update_that_is_cancelled(luod: Luod, arrived: dict[str, str]) -> None:
     """H14 is about what is frozen for an update that did not happen; this is of another."""
-    forward(luod, "--all")
+    luod.answers("carry-over", "--all")
     one = Participant(luod, "one")
     operator = begin(luod)
     operator.until("preparing")
@@ -88,11 +81,14 @@ def test_what_is_forwarded_lives_through_an_update_that_is_cancelled(luod: Luod,
 def test_what_somebody_has_is_theirs_to_carry_on(luod: Luod, arrived: dict[str, str]) -> None:
     vmm = luod.vmm()
     vmm.call("retrieve_session", name="vm", slot="s")
-    (answer,) = forward(luod, "vm")
+    (answer,) = luod.answers("carry-over", "vm")
     assert (answer["status"], answer["error"]) == (4, "Refused")
     assert states(vmm)["incoming vm"] == "retrieved"
     vmm.program.kill()
-    eventually(lambda: forward(luod, "vm")[0]["status"] != 4, describe="the session of the dead VMM is carried over")
+    eventually(
+        lambda: luod.answers("carry-over", "vm")[0]["status"] != 4,
+        describe="it is carried over",
+    )
     luod.luoctl("discard", "other")
     luod.jump()
     is_whole(luod.vmm(), arrived)
@@ -106,13 +102,13 @@ def test_what_nobody_could_make_anew_is_refused_and_stays(luod: Luod) -> None:
     luod.jump()
     vmm = luod.vmm()
     vmm.call("create", name="unknown", slot="new")
-    (answer,) = forward(luod, "unknown")
+    (answer,) = luod.answers("carry-over", "unknown")
     assert answer["error"] == "SessionExists"
     vmm.call("release", session="new")
-    (answer,) = forward(luod, "unknown")
+    (answer,) = luod.answers("carry-over", "unknown")
     assert (answer["status"], answer["error"]) == (4, "NotCarriedOver")
     assert "no manifest" in answer["message"]
-    assert forward(luod, "none")[0]["error"] == "NoSuchSession"
+    assert luod.answers("carry-over", "none")[0]["error"] == "NoSuchSession"
     vmm.call("retrieve_session", name="unknown", slot="s")
     vmm.call("retrieve", session="s", file=1, slot="ram", check_memory=False)
     assert vmm.ask("digest", fd="ram") == digest
@@ -123,11 +119,11 @@ def test_nothing_is_forwarded_while_an_update_prepares(luod: Luod, arrived: dict
     one = Participant(luod, "one")
     operator = begin(luod, findings=["incoming-unfinished"])
     one.expect("preparing")
-    (answer,) = forward(luod, "other")
+    (answer,) = luod.answers("carry-over", "other")
     assert (answer["status"], answer["error"]) == (4, "Busy")
     operator.abort()
     one.expect("cancelled")
-    assert forward(luod, "other")[0]["status"] == 0
+    assert luod.answers("carry-over", "other")[0]["status"] == 0
 
 
 def test_no_update_begins_while_something_is_forwarded(luod: Luod, arrived: dict[str, str]) -> None:
@@ -149,15 +145,9 @@ def test_no_update_begins_while_something_is_forwarded(luod: Luod, arrived: dict
 def test_a_device_is_refused(boot_machine: BootMachine, tmp_path: Path) -> None:
     luod = Luod(boot(boot_machine), tmp_path / "state")
     luod.start()
-    vmm = start(luod, program="workload")
-    vmm.call("create", name="vm", slot="s")
-    vmm.call("bind_driver", address=FIRST)
-    vmm.call("open_device", address=FIRST, slot="vfio")
-    set_up(vmm)
-    vmm.call("preserve", session="s", file="vfio", token=2, name="nic")
-    vmm.call("quiesce", device="vfio")
+    preserve_device(luod)
     luod.jump()
-    (answer,) = forward(luod, "vm")
+    (answer,) = luod.answers("carry-over", "vm")
     assert (answer["status"], answer["error"]) == (4, "NotCarriedOver")
     assert "holds a vfio under token 2" in answer["message"]
     assert luod.luoctl("discard", "vm").returncode == 0

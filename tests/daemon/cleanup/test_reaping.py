@@ -6,12 +6,11 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from luod.testing import Machine, eventually
-from tests.daemon.host import Luod, states, until_gone
+from tests.daemon.host import Luod, preserve_two, states, until_gone
 from tests.daemon.participant import ADMIN, Participant, start
 
 BeginWith = Callable[[str], Luod]
@@ -30,11 +29,7 @@ def begin(machine: Machine, tmp_path: Path, policy: Path) -> BeginWith:
         policy.write_text("")
         luod = Luod(machine, state_directory=tmp_path / "state")
         luod.start("--config", str(policy))
-        vmm = luod.vmm()
-        for name in ("vm", "other"):
-            vmm.call("create", name=name, slot=name)
-            vmm.memfd(f"ram {name}", seed=len(name))
-            vmm.call("preserve", session=name, file=f"ram {name}", token=1, name="ram")
+        preserve_two(luod)
         luod.load()
         luod.update()
         policy.write_text(text)
@@ -42,12 +37,6 @@ def begin(machine: Machine, tmp_path: Path, policy: Path) -> BeginWith:
         return luod
 
     return begin
-
-
-def reap(luod: Luod, *arguments: str) -> dict[str, Any]:
-    result = luod.luoctl("--json", "discard", *arguments, check=False)
-    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return {"status": result.returncode, **answer}
 
 
 @pytest.fixture
@@ -66,7 +55,7 @@ def reaper(tmp_path: Path) -> Callable[..., str]:
 def test_reaped_on_the_operators_word_it_is_gone_and_the_others_are_as_they_were(begin: BeginWith) -> None:
     luod = begin("")
     watcher = luod.vmm()
-    answer = reap(luod, "vm")
+    answer = luod.answer("discard", "vm")
     assert (answer["status"], answer["session"]) == (0, "vm")
     assert answer["report"] == "finished; files discarded: 1, devices reset: 0"
     assert states(watcher) == {"incoming other": "waiting"}
@@ -80,23 +69,23 @@ def test_what_is_in_use_is_reaped_only_by_force(begin: BeginWith) -> None:
     luod = begin("")
     vmm = luod.vmm()
     vmm.call("retrieve_session", name="vm", slot="s")
-    answer = reap(luod, "vm")
+    answer = luod.answer("discard", "vm")
     assert (answer["status"], answer["error"]) == (4, "Refused")
     assert "in use" in answer["message"]
     # A serve that starts again does not know whether the process lives, and so does not touch it either.
     luod.kill_serve()
-    assert reap(luod, "vm")["status"] == 4
-    assert reap(luod, "--force", "vm")["status"] == 0
+    assert luod.answer("discard", "vm")["status"] == 4
+    assert luod.answer("discard", "--force", "vm")["status"] == 0
     vmm.call("retrieve_session", name="other", slot="other")
     vmm.program.kill()
-    eventually(lambda: reap(luod, "other")["status"] != 4, describe="the session of the dead VMM is discarded")
+    eventually(lambda: luod.answer("discard", "other")["status"] != 4, describe="it is discarded")
     assert states(luod.vmm()) == {}
 
 
 def test_what_is_torn_can_be_reaped(begin: BeginWith, machine: Machine, policy: Path) -> None:
     luod = begin("")
     for name in ("vm", "other"):
-        reap(luod, name)
+        luod.answer("discard", name)
     one = Participant(luod, "one")
     luod.load()
     with machine.expect_jump():
@@ -104,7 +93,7 @@ def test_what_is_torn_can_be_reaped(begin: BeginWith, machine: Machine, policy: 
     luod.start()
     watcher = luod.vmm()
     assert states(watcher) == {"incoming one": "torn"}
-    assert reap(luod, "one")["status"] == 0
+    assert luod.answer("discard", "one")["status"] == 0
     assert states(watcher) == {}
 
 
@@ -112,9 +101,9 @@ def test_what_is_not_there_cannot_be_reaped(begin: BeginWith) -> None:
     luod = begin("")
     luod.vmm().call("create", name="new", slot="s")
     for name in ("none", "new"):
-        assert reap(luod, name)["error"] == "NoSuchSession"
+        assert luod.answer("discard", name)["error"] == "NoSuchSession"
     # All that are named are tried.
-    answer = reap(luod, "none", "vm")
+    answer = luod.answer("discard", "none", "vm")
     assert (answer["status"], answer["error"]) == (1, "NoSuchSession")
     assert set(states(luod.vmm())) == {"incoming other", "outgoing new"}
 
@@ -129,7 +118,7 @@ def test_the_operators_reaper_gets_the_session_its_name_and_its_manifest(
             f"test -e /proc/self/fd/$LUOD_SESSION_FD && echo did it"
         )
     )
-    assert reap(luod, "vm")["report"] == "did it"
+    assert luod.answer("discard", "vm")["report"] == "did it"
     assert luod.machine.read(f"{tmp_path}/got") == b"an argument vm 0\n"
     (entry,) = json.loads(luod.machine.read(f"{tmp_path}/manifest"))
     assert (entry["token"], entry["name"], entry["kind"], entry["size"]) == (1, "ram", "memfd", 4096)
@@ -148,7 +137,7 @@ def test_a_reaper_that_fails_leaves_a_session_stuck_seen_and_in_nobodys_way(
     begin: BeginWith, reaper: Callable[..., str], script: str, seconds: float, why: str
 ) -> None:
     luod = begin(reaper(script, f"reaper-timeout = {seconds}"))
-    answer = reap(luod, "vm")
+    answer = luod.answer("discard", "vm")
     assert (answer["status"], answer["error"]) == (1, "DiscardFailed")
     assert why in answer["message"]
     vmm = luod.vmm()
@@ -168,14 +157,14 @@ def test_what_is_stuck_can_be_reaped_again_or_released(
     begin: BeginWith, reaper: Callable[..., str], policy: Path
 ) -> None:
     luod = begin(reaper("exit 1"))
-    assert [reap(luod, name)["status"] for name in ("vm", "other")] == [1, 1]
+    assert [luod.answer("discard", name)["status"] for name in ("vm", "other")] == [1, 1]
     luod.kill_serve()
     vmm = luod.vmm()
     assert states(vmm) == {"incoming other": "stuck", "incoming vm": "stuck"}
     vmm.call("release_named", name="other", direction="incoming")
     policy.write_text("")
     luod.kill_serve()
-    assert reap(luod, "vm")["status"] == 0
+    assert luod.answer("discard", "vm")["status"] == 0
     assert states(vmm) == {}
 
 

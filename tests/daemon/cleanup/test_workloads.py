@@ -31,15 +31,8 @@ def arrived(luod: Luod) -> Luod:
     return luod
 
 
-def asked(luod: Luod, *arguments: str) -> dict[str, Any]:
-    """What luoctl says last, and its exit status."""
-    result = luod.luoctl("--json", *arguments, check=False)
-    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return {"status": result.returncode, **answer}
-
-
 def test_reap_takes_all_of_a_workload(arrived: Luod) -> None:
-    answer = asked(arrived, "discard", "vm")
+    answer = arrived.answer("discard", "vm")
     assert (answer["status"], answer["session"]) == (0, "vm")
     said = "finished; files discarded: 1, devices reset: 0"
     assert answer["report"] == f"vm#1: {said} / vm: {said}"
@@ -48,12 +41,12 @@ def test_reap_takes_all_of_a_workload(arrived: Luod) -> None:
 
 @pytest.mark.parametrize("verb", ["discard", "carry-over", "release"])
 def test_a_part_of_a_workload_is_refused_with_the_name_to_use(arrived: Luod, verb: str) -> None:
-    answer = asked(arrived, verb, "vm#1")
+    answer = arrived.answer(verb, "vm#1")
     assert (answer["status"], answer["error"]) == (4, "Refused")
     assert "'vm'" in answer["hint"]
     assert states(arrived.vmm()) == BOTH
     # Beside the workload itself it is a part of that.
-    assert asked(arrived, verb, "vm", "vm#1")["status"] == 0
+    assert arrived.answer(verb, "vm", "vm#1")["status"] == 0
 
 
 @pytest.mark.parametrize("verb", ["discard", "carry-over", "release"])
@@ -61,7 +54,7 @@ def test_a_part_of_a_workload_is_refused_with_the_name_to_use(arrived: Luod, ver
 def test_who_has_one_session_of_a_workload_has_all_of_it(arrived: Luod, verb: str, part: str) -> None:
     vmm = arrived.vmm()
     vmm.call("retrieve_session", name=part, slot="s")
-    answer = asked(arrived, verb, "vm")
+    answer = arrived.answer(verb, "vm")
     assert (answer["status"], answer["error"]) == (4, "Refused")
     assert states(vmm) == BOTH | {f"incoming {part}": "retrieved"}
 
@@ -100,44 +93,44 @@ def test_what_a_vmm_leaves_of_its_workload_past_the_deadline_is_reaped(arrived: 
 
 def test_an_outgoing_session_of_a_dead_vmm_is_released_by_luoctl(luod: Luod) -> None:
     one = Participant(luod, "vm")
-    answer = asked(luod, "release", "vm")
+    answer = luod.answer("release", "vm")
     assert (answer["status"], answer["error"]) == (4, "Refused")
     assert "answers for it" in answer["message"]
     one.vmm.program.kill()
     for verb in ("discard", "carry-over"):
-        answer = asked(luod, verb, "vm")
+        answer = luod.answer(verb, "vm")
         assert answer["error"] == "NoSuchSession"
         assert "luoctl release" in answer["hint"]
 
     def released() -> dict[str, Any] | None:
-        answer = asked(luod, "release", "vm")
+        answer = luod.answer("release", "vm")
         return answer if answer["status"] != 4 else None
 
     answer = eventually(released, describe="the session of the dead VMM is released")
     assert (answer["status"], answer["report"]) == (0, "released vm")
     assert states(luod.vmm()) == {}
-    assert asked(luod, "release", "vm")["error"] == "NoSuchSession"
+    assert luod.answer("release", "vm")["error"] == "NoSuchSession"
 
 
 def test_a_release_says_that_another_process_has_the_session_open(luod: Luod) -> None:
     vmm = luod.vmm()
     vmm.call("create", name="vm", slot="s")
-    answer = asked(luod, "release", "vm")
+    answer = luod.answer("release", "vm")
     assert (answer["status"], answer["error"]) == (4, "Refused")
     assert "has it open" in answer["message"]
-    answer = asked(luod, "release", "--force", "vm")
+    answer = luod.answer("release", "--force", "vm")
     assert "another process has vm open" in answer["report"]
 
 
 def test_where_there_are_both_directions_a_release_wants_to_know_which(arrived: Luod) -> None:
     vmm = arrived.vmm()
     vmm.call("create", name="vm", slot="new")
-    answer = asked(arrived, "release", "vm")
+    answer = arrived.answer("release", "vm")
     assert (answer["status"], answer["error"]) == (4, "Refused")
-    assert asked(arrived, "release", "--incoming", "vm")["report"] == "released vm#1, vm"
+    assert arrived.answer("release", "--incoming", "vm")["report"] == "released vm#1, vm"
     assert states(vmm) == {"outgoing vm": "held"}
     vmm.program.kill()
-    eventually(lambda: asked(arrived, "release", "vm")["status"] != 4, describe="the last fd of the dead VMM is closed")
+    eventually(lambda: arrived.answer("release", "vm")["status"] != 4, describe="the last fd of the dead VMM is closed")
     assert states(arrived.vmm()) == {}
 
 

@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 
 from luod.testing import Machine, eventually
-from luod.testing.host import SOCKET
 from luod.testing.tools import for_root
 from tests.daemon.host import Luod, states, until_followed, until_no_session
 from tests.daemon.participant import Participant, begin, start
-from tests.library import start_vmm
 
 ALICE, BOB, CAROL = 1000, 1001, 1002
 
@@ -75,7 +73,7 @@ def test_connections_of_a_user(with_policy: Callable[[str], Luod]) -> None:
     luod = with_policy(f"[[rules]]\nuid = {ALICE}\nconnections = 1\n")
     alice = start(luod, ALICE)
     alice.call("more", slot="one", method="io.luod.Updates.Follow", parameters={"name": "one"})
-    other = start_vmm(luod.machine, luod.python(ALICE), "client", ("blocking", SOCKET), user=ALICE)
+    other = luod.vmm(ALICE)
     assert "has as many connections to luod as it may: 1" in other.refused("sessions").message
     assert luod.vmm(BOB).call("sessions") == []
 

@@ -10,7 +10,7 @@ import pytest
 
 from luod.testing import Machine, eventually
 from luod.testing.tools import for_root
-from tests.daemon.host import Luod, states, until_gone
+from tests.daemon.host import Luod, preserve_two, states, until_gone
 from tests.library import Vmm
 
 ALICE = 1000
@@ -35,11 +35,7 @@ def luod(machine: Machine, tmp_path: Path) -> Luod:
     policy.write_text("")
     luod = Luod(machine, state_directory=tmp_path / "state")
     luod.start("--config", str(policy))
-    vmm = luod.vmm(ALICE)
-    for name in ("vm", "other"):
-        vmm.call("create", name=name, slot=name)
-        vmm.memfd(f"ram {name}", seed=len(name))
-        vmm.call("preserve", session=name, file=f"ram {name}", token=1, name="ram")
+    preserve_two(luod, ALICE)
     luod.load()
     luod.update()
     policy.write_text("restore-deadline = 1000\n")

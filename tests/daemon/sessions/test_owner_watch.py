@@ -13,7 +13,6 @@ from luod.testing.host import ADMIN_SOCKET
 from luod.testing.plugin import BootMachine
 from luod.testing.tools import for_root
 from tests.daemon.host import Luod, states
-from tests.library import start_vmm
 
 ALICE, BOB = 1000, 1001
 
@@ -66,10 +65,9 @@ def test_the_user_that_stands_for_many_is_nobodys_owner(luod: Luod) -> None:
 
 @pytest.mark.usefixtures("several_users")
 def test_the_admin_socket_is_roots(luod: Luod) -> None:
-    python = luod.python(ALICE)
-    stranger = start_vmm(luod.machine, python, "client", ("blocking", ADMIN_SOCKET), user=ALICE)
+    stranger = luod.vmm(ALICE, socket=ADMIN_SOCKET)
     assert stranger.refused("sessions").kind == "DaemonUnreachable"
-    root = start_vmm(luod.machine, luod.python(), "client", ("blocking", ADMIN_SOCKET))
+    root = luod.vmm(socket=ADMIN_SOCKET)
     root.call("create", name="vm", slot="s")
     assert states(root) == {"outgoing vm": "held"}
 

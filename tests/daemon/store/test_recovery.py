@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from luod.testing.host import SOCKET
 from tests.daemon.host import Luod, states
 from tests.daemon.participant import Participant, begin, prepare, start
 from tests.library import start_vmm
@@ -128,6 +127,6 @@ def test_what_the_file_tells_of_and_the_kernel_has_not_is_lost(luod: Luod) -> No
         thief.call("retrieve_session", name=name, slot=name)
     thief.program.kill()
     luod.start()
-    vmm = start_vmm(luod.machine, luod.python(), "client", ("blocking", SOCKET))
+    vmm = luod.vmm()
     assert states(vmm) == {}
     assert luod.status()["state"] == "idle"

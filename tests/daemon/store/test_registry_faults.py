@@ -16,7 +16,7 @@ from luod.daemon.store.copies import understand_file
 from luod.daemon.store.journal import pack
 from luod.daemon.store.schema import FORMAT
 from luod.testing import Machine
-from tests.daemon.host import Luod, states
+from tests.daemon.host import Luod, fill_disk, states
 from tests.library import load
 
 _MOUNT = """
@@ -25,16 +25,6 @@ source, target, kind, flags, data = sys.argv[1:]
 libc = ctypes.CDLL(None, use_errno=True)
 if libc.mount(source.encode(), target.encode(), kind.encode() or None, int(flags), data.encode() or None):
     sys.exit(f"mount {target}: errno {ctypes.get_errno()}")
-"""
-_FILL = """
-import os, sys
-with open(sys.argv[1] + "/filler", "wb", 0) as file:
-    size = 65536
-    while size:
-        try:
-            file.write(b"x" * size)
-        except OSError:
-            size //= 2
 """
 _DAMAGE = """
 import os, sys
@@ -49,13 +39,8 @@ for fd in os.listdir(f"/proc/{sys.argv[1]}/fd"):
 _READ_ONLY, _REMOUNT, _BIND = 1, 32, 4096
 
 
-def run(luod: Luod, source: str, *arguments: object) -> None:
-    """Runs a Python program as root in the machine."""
-    luod.machine.run([*luod.python().module("this")[:1], "-c", source, *map(str, arguments)])
-
-
 def mount(luod: Luod, source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
-    run(luod, _MOUNT, source, target, kind, flags, data)
+    luod.run_source(_MOUNT, source, target, kind, flags, data)
 
 
 def fail(luod: Luod, how: str) -> None:
@@ -65,7 +50,7 @@ def fail(luod: Luod, how: str) -> None:
         mount(luod, directory, directory, flags=_BIND)
         mount(luod, "", directory, flags=_BIND | _REMOUNT | _READ_ONLY)
     else:
-        run(luod, _FILL, directory)
+        fill_disk(luod)
 
 
 def kill_keep(luod: Luod) -> None:
@@ -240,7 +225,7 @@ def test_a_file_of_the_format_before_is_believed(luod: Luod) -> None:
 def test_a_damaged_memory_is_said_and_its_file_is_believed(luod: Luod) -> None:
     vmm = luod.vmm()
     vmm.call("create", name="vm", slot="s")
-    run(luod, _DAMAGE, luod.keep_pid)
+    luod.run_source(_DAMAGE, luod.keep_pid)
     luod.kill_serve()
     assert states(vmm) == {"outgoing vm": "held"}
     (problem,) = luod.status()["registry"]
@@ -256,7 +241,7 @@ def test_sessions_of_which_no_copy_tells_are_held_for_root(luod: Luod) -> None:
     user, root = luod.vmm(1000), luod.vmm()
     user.call("create", name="vm", slot="s")
     user.program.kill()
-    run(luod, _DAMAGE, luod.keep_pid)
+    luod.run_source(_DAMAGE, luod.keep_pid)
     Path(luod.state_directory, "registry").write_bytes(b"nor this")
     luod.kill_serve()
     assert states(root) == {"outgoing vm": "held"}
@@ -274,7 +259,7 @@ def test_a_registry_that_comes_along_damaged_does_not_keep_luod_from_answering(l
     vmm = luod.vmm()
     vmm.call("create", name="vm", slot="s")
     load(luod.machine, vmm)
-    run(luod, _DAMAGE, luod.keep_pid)
+    luod.run_source(_DAMAGE, luod.keep_pid)
     if not with_file:
         Path(luod.state_directory, "registry").unlink()
     with luod.machine.expect_jump():

@@ -50,6 +50,16 @@ pid it prints. The second one only waits.
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
+SUPERVISE = (
+    "import sys; from luod.daemon.supervisor.supervisor import Supervisor\n"
+    "from luod.daemon.supervisor.sockets import Listening\n"
+    "from luod.daemon.log import Log\n"
+    "log = Log('keep', 'debug')\n"
+    "with Listening(*sys.argv[1:4], log) as listening: Supervisor(listening, sys.argv[4:], log).run()"
+)
+"""Runs a Supervisor with the sockets and the state directory of its first arguments; the others are its serve."""
+
+
 @pytest.fixture
 def places(tmp_path: Path) -> dict[str, str]:
     """Where a keep of the test's own has its things."""
@@ -64,17 +74,10 @@ def places(tmp_path: Path) -> dict[str, str]:
 def start(places: dict[str, str]) -> Iterator[Start]:
     """Runs a Supervisor whose serve is another program: `start(program, argument, …)`. No device is needed for that."""
     started: list[subprocess.Popen[str]] = []
-    source = (
-        "import sys; from luod.daemon.supervisor.supervisor import Supervisor\n"
-        "from luod.daemon.supervisor.sockets import Listening\n"
-        "from luod.daemon.log import Log\n"
-        "log = Log('keep', 'debug')\n"
-        "with Listening(*sys.argv[1:4], log) as listening: Supervisor(listening, sys.argv[4:], log).run()"
-    )
 
     def run(*serve: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", source, *places.values(), *serve],
+            [sys.executable, "-c", SUPERVISE, *places.values(), *serve],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -421,14 +424,7 @@ def test_a_reader_of_the_log_that_stops_does_not_stop_keep(places: dict[str, str
             os.write(writer, b"x" * 4096)
     except BlockingIOError:
         os.set_blocking(writer, True)
-    source = (
-        "import sys; from luod.daemon.supervisor.supervisor import Supervisor\n"
-        "from luod.daemon.supervisor.sockets import Listening\n"
-        "from luod.daemon.log import Log\n"
-        "log = Log('keep', 'debug')\n"
-        "with Listening(*sys.argv[1:4], log) as listening: Supervisor(listening, sys.argv[4:], log).run()"
-    )
-    words = [sys.executable, "-c", source, *places.values(), "/bin/sh", "-c", "echo started; exec cat <&3"]
+    words = [sys.executable, "-c", SUPERVISE, *places.values(), "/bin/sh", "-c", "echo started; exec cat <&3"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=writer, text=True) as keep:
         os.close(writer)
         assert keep.stdout is not None
@@ -476,9 +472,7 @@ def test_luod_carries_sessions_where_memory_may_not_be_executable(machine: Machi
             "syscall('mount', b'proc', b'/run/proc', b'proc', 0, None)\n"
             "open('/run/proc/sys/vm/memfd_noexec', 'w').write('2')"
         )
-        python = luod.python()
-        command = [python.module("this")[0], "-c", source]
-        if machine.run(command, env=python.environment, check=False).returncode:
+        if luod.run_source(source, check=False).returncode:
             pytest.skip("this kernel has no vm.memfd_noexec, or this user may not set it")
         keep = luod.start()
         vmm = luod.vmm()

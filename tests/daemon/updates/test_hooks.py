@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,8 @@ from luod.testing import Machine, eventually
 from luod.testing.plugin import BootMachine
 from luod.testing.tools import require_tool
 from tests.daemon.host import Luod, until_traced
-from tests.daemon.participant import Operator, Participant, start
-from tests.devices import FIRST, boot, set_up
+from tests.daemon.participant import Operator, Participant, preserve_device
+from tests.devices import boot
 from tests.library import Vmm, start_vmm
 
 Start = Callable[..., Luod]
@@ -67,8 +66,7 @@ def wait_for(tmp_path: Path, lines: int) -> list[list[str]]:
 
 def update(luod: Luod) -> dict[str, Any]:
     """An update that does not take place; what luoctl says of it last."""
-    result = luod.luoctl("--json", "update", "--ignore-finding=contents-undeclared", check=False)
-    return {"status": result.returncode, **json.loads(result.stdout.splitlines()[-1])}
+    return luod.answer("update", "--ignore-finding=contents-undeclared")
 
 
 def until_gone(luod: Luod, pid: str) -> None:
@@ -309,13 +307,7 @@ def test_a_kernel_that_could_take_nothing_over_is_broken_and_keeps_nobody_waitin
     begin: Start, boot_machine: BootMachine, tmp_path: Path
 ) -> None:
     luod = begin(on=boot(boot_machine))
-    vmm = start(luod, program="workload")
-    vmm.call("create", name="vm", slot="s")
-    vmm.call("bind_driver", address=FIRST)
-    vmm.call("open_device", address=FIRST, slot="vfio")
-    set_up(vmm)
-    vmm.call("preserve", session="s", file="vfio", token=2, name="nic")
-    vmm.call("quiesce", device="vfio")
+    preserve_device(luod)
     luod.load(f"{luod.machine.kernel}-no-vfio")
     luod.update()
     again(luod, tmp_path)
