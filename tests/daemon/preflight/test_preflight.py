@@ -1,6 +1,7 @@
 """Preflight on an emulated machine: what `luoctl check` finds, and what `luoctl update` refuses, ignored or not.
 
-The rules themselves, on facts made up: test_preflight_rules.py. Real images: tests/kernel/test_preflight.py.
+The rules themselves, on facts made up: test_rules.py; on images: test_images.py; on real ones:
+tests/kernel/test_preflight.py.
 """
 
 from __future__ import annotations
@@ -12,25 +13,20 @@ from typing import Any
 
 import pytest
 
-from luod.emulator.machine.stub import FORMATS, RELEASE, bzimage
+from luod.emulator.machine.stub import FORMATS, bzimage
 from luod.testing.plugin import booting_machines
 from tests.daemon.host import Luod
 from tests.daemon.participant import Operator, Participant, file
-from tests.image.archives import cpio
 
 GOOD = "liveupdate=on kho=on panic=-1"
 KERNEL = "/run/next-kernel"
 F_SEAL_EXEC = 0x20
 
 
-def check(luod: Luod, kernel: bytes, *, append: str = GOOD, initrd: bytes | None = None) -> dict[str, Any]:
+def check(luod: Luod, kernel: bytes) -> dict[str, Any]:
     """`luoctl check` of a kernel: its JSON, and the names of what it found."""
     luod.machine.write(KERNEL, kernel)
-    arguments = ["--kernel", KERNEL, "--cmdline", append]
-    if initrd is not None:
-        luod.machine.write("/run/initrd", initrd)
-        arguments += ["--initrd", "/run/initrd"]
-    result = luod.luoctl("--json", "check", *arguments, check=False)
+    result = luod.luoctl("--json", "check", "--kernel", KERNEL, "--cmdline", GOOD, check=False)
     found: dict[str, Any] = json.loads(result.stdout)
     assert result.returncode == (4 if found["refused"] else 0)
     return found
@@ -42,11 +38,6 @@ def refusals(found: dict[str, Any]) -> list[str]:
 
 def warnings(found: dict[str, Any]) -> set[str]:
     return {each["name"] for each in found["findings"] if each["severity"] == "warning"}
-
-
-def other(what: str) -> bytes:
-    """A kernel that reads another version of one format."""
-    return bzimage(formats=tuple(name[:-1] + "9" if name.startswith(what) else name for name in FORMATS))
 
 
 def without(*families: str) -> bytes:
@@ -71,48 +62,10 @@ def test_a_kernel_that_takes_everything_over_is_not_refused(shared: Luod) -> Non
     assert shared.status()["kernel_loaded"] is False
 
 
-@pytest.mark.parametrize(
-    ("kernel", "names"),
-    [
-        (without("luo"), ["luo-missing"]),
-        (without("kho"), ["kho-missing"]),
-        (without("memfd"), ["handler-missing"]),
-        (without("luo", "kho", "memfd"), ["luo-missing", "kho-missing", "handler-missing"]),
-        (other("luo"), ["luo-format"]),
-        (other("kho"), ["kho-format"]),
-        (other("memfd"), ["handler-format"]),
-    ],
-    ids=["no LUO", "no KHO", "no memfd handler", "nothing", "another LUO", "another KHO", "another memfd handler"],
-)
-def test_h20_a_kernel_that_does_not_is(shared: Luod, kernel: bytes, names: list[str]) -> None:
-    found = check(shared, kernel)
-    assert refusals(found) == names
+def test_h20_a_kernel_without_live_update_is(shared: Luod) -> None:
+    found = check(shared, without("luo", "kho", "memfd"))
+    assert refusals(found) == ["luo-missing", "kho-missing", "handler-missing"]
     assert all(each["what"] and each["why"] and each["remedy"] for each in found["findings"])
-
-
-@pytest.mark.parametrize("kernel", [b"#!/bin/sh\n", bzimage()[:3100], b"\x7fELF", bzimage()[:700]])
-def test_what_is_no_kernel_is_refused(shared: Luod, kernel: bytes) -> None:
-    found = check(shared, kernel)
-    assert (refusals(found), found["release"]) == (["image-unreadable"], None)
-
-
-@pytest.mark.parametrize(
-    ("line", "names"),
-    [
-        ("", ["liveupdate-off", "kho-off"]),
-        ("kho=on panic=1", ["liveupdate-off"]),
-        ("liveupdate=on", ["kho-off"]),
-        ("liveupdate=on kho=on kho=off", ["kho-off"]),
-        ("liveupdate=1 kho=y", []),
-    ],
-)
-def test_the_command_line_must_switch_both_on(shared: Luod, line: str, names: list[str]) -> None:
-    assert refusals(check(shared, bzimage(), append=line)) == names
-
-
-def test_a_command_line_without_panic_is_warned_of(shared: Luod) -> None:
-    assert "no-panic" in warnings(check(shared, bzimage(), append="liveupdate=on kho=on"))
-    assert "no-panic" not in warnings(check(shared, bzimage()))
 
 
 def test_nothing_is_checked_that_is_not_there(shared: Luod) -> None:
@@ -169,54 +122,6 @@ def test_a_kind_of_file_that_luod_does_not_know_is_warned_of(luod: Luod) -> None
     assert (refusals(found), "kind-unknown" in warnings(found)) == ([], True)
 
 
-def test_a_handler_may_be_in_a_module_that_the_initrd_loads(luod: Luod) -> None:
-    one = Participant(luod, "one")
-    one.declare(file(1), file(2, size=0, allocated=0, kind="vfio"))
-    plain = bzimage(formats=(*FORMATS, "pci-v2"))
-    module = {"init": b"#!/bin/sh\n", f"lib/modules/{RELEASE}/kernel/vfio-pci.ko": b"\x7fELF\0vfio-pci-v1\0"}
-    listed = cpio({**module, "conf/modules": b"vfio-pci\n"})
-    assert refusals(check(luod, plain)) == ["handler-missing"]
-    assert refusals(check(luod, plain, initrd=cpio({"init": b""}))) == ["handler-missing"]
-    assert refusals(check(luod, plain, initrd=cpio(module))) == ["handler-not-loaded"]
-    assert refusals(check(luod, plain, initrd=cpio(module), append=GOOD + " modules_load=vfio-pci")) == []
-    found = check(luod, plain, initrd=listed)
-    assert (refusals(found), "initrd-doubtful" in warnings(found)) == ([], False)
-    found = check(luod, plain, initrd=listed, append=GOOD + " module_blacklist=vfio_pci")
-    assert refusals(found) == ["handler-not-loaded"]
-    assert "module_blacklist=vfio_pci" in next(
-        each["what"] for each in found["findings"] if each["name"] == "handler-not-loaded"
-    )
-    assert refusals(check(luod, bzimage("6.1.0", (*FORMATS, "pci-v2")), initrd=listed)) == ["handler-missing"]
-
-
-@pytest.mark.parametrize("formats", [(), ("pci-v3",), ("pci-v1", "pci-v10")])
-def test_h26_a_kernel_that_does_not_read_what_the_pci_core_writes_is_refused(
-    luod: Luod, formats: tuple[str, ...]
-) -> None:
-    one = Participant(luod, "one")
-    handlers = (*FORMATS, "vfio-pci-v1")
-    one.declare(file(1))
-    assert refusals(check(luod, bzimage(formats=(*handlers, *formats)))) == []
-    one.declare(file(1), file(2, size=0, allocated=0, kind="vfio"))
-    assert refusals(check(luod, bzimage(formats=(*handlers, *formats)))) == ["flb-format"]
-    assert refusals(check(luod, bzimage(formats=(*handlers, *formats, "pci-v2")))) == []
-
-
-@pytest.mark.parametrize(
-    ("disk", "what"),
-    [
-        (b"", "empty"),
-        (b"<html>404 Not Found</html>", "web page"),
-        (cpio({"init": bytes(2000)})[:1500], "cut off"),
-        (bzimage(), "Linux kernel"),
-    ],
-)
-def test_an_initrd_that_no_kernel_can_use_is_refused_whatever_is_declared(shared: Luod, disk: bytes, what: str) -> None:
-    found = check(shared, bzimage(), initrd=disk)
-    assert refusals(found) == ["initrd-unusable"]
-    assert what in next(each["what"] for each in found["findings"] if each["name"] == "initrd-unusable")
-
-
 def test_an_initrd_that_no_kernel_can_use_is_not_loaded_unless_ignored(luod: Luod) -> None:
     """kexec_file_load takes any file for one."""
     luod.machine.write(KERNEL, bzimage())
@@ -228,16 +133,6 @@ def test_an_initrd_that_no_kernel_can_use_is_not_loaded_unless_ignored(luod: Luo
     assert luod.luoctl(*given, "--ignore-finding", "no-such", check=False).returncode == 4
     luod.luoctl(*given, "--ignore-finding", "initrd-unusable")
     assert luod.luoctl_json("status")["kernel_loaded"] is True
-
-
-def test_an_initrd_that_luod_cannot_look_into_is_warned_of(shared: Luod) -> None:
-    found = check(shared, bzimage(), initrd=b"\x89LZO\0\r\n\x1a\n" + bytes(100))
-    assert (refusals(found), "initrd-unreadable" in warnings(found)) == ([], True)
-
-
-def test_an_initrd_that_is_odd_is_warned_of(shared: Luod) -> None:
-    found = check(shared, bzimage(), initrd=cpio({"init": b""}) + b"junk")
-    assert (refusals(found), "initrd-doubtful" in warnings(found)) == ([], True)
 
 
 # -- Updates -----------------------------------------------------------------------------------------------------
