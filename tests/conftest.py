@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from luod.testing import Machine
+from luod.testing.plugin import booting_machines
 from tests.conformance.random_programs.report import collected
 from tests.daemon.host import Luod
 
@@ -65,3 +66,12 @@ def luod(machine: Machine, tmp_path: Path) -> Luod:
     luod = Luod(machine, state_directory=tmp_path / "state")
     luod.start()
     return luod
+
+
+@pytest.fixture(scope="module")
+def shared_luod(machine_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Luod]:
+    """A luod with nothing to carry, for those tests of a module that change nothing of it."""
+    with booting_machines(machine_kind, scratch=tmp_path_factory.getbasetemp()) as boot:
+        luod = Luod(boot(), tmp_path_factory.mktemp("state"))
+        luod.start()
+        yield luod

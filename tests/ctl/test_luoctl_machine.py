@@ -102,13 +102,13 @@ def test_the_remedy_of_a_finding_keeps_the_running_line_over_the_jump(luod: Luod
     ]
 
 
-def test_without_a_loaded_kernel_an_update_is_refused(luod: Luod) -> None:
-    result = luod.luoctl("update", check=False)
+def test_without_a_loaded_kernel_an_update_is_refused(shared_luod: Luod) -> None:
+    result = shared_luod.luoctl("update", check=False)
     assert result.returncode == 4
     assert b"luoctl load" in result.stderr
-    result = luod.luoctl("update", "--json", check=False)
+    result = shared_luod.luoctl("update", "--json", check=False)
     assert (result.returncode, error_of(result)["error"]) == (4, "NoImageLoaded")
-    assert luod.luoctl_json("status")["state"] == "idle"
+    assert shared_luod.luoctl_json("status")["state"] == "idle"
 
 
 def test_what_is_no_kernel_is_refused_and_the_loaded_one_stays(luod: Luod) -> None:
@@ -154,22 +154,22 @@ def test_another_user_sees_its_own_sessions_and_commands_nothing(luod: Luod) -> 
         assert b"root" in result.stderr
 
 
-def test_who_is_not_root_needs_one_socket_only(luod: Luod) -> None:
+def test_who_is_not_root_needs_one_socket_only(shared_luod: Luod) -> None:
     for_root("for several users in one machine")
-    result = luoctl_as(luod, OTHER, "--socket", "/nowhere/luod.sock", "status")
+    result = luoctl_as(shared_luod, OTHER, "--socket", "/nowhere/luod.sock", "status")
     assert result.returncode == 3
     assert b"/nowhere/luod.sock" in result.stderr
 
 
-def test_the_wrong_socket_is_said(luod: Luod) -> None:
-    result = luod.luoctl("--admin-socket", SOCKET, "status", "--json", check=False)
+def test_the_wrong_socket_is_said(shared_luod: Luod) -> None:
+    result = shared_luod.luoctl("--admin-socket", SOCKET, "status", "--json", check=False)
     assert result.returncode == 1
     assert "admin socket" in error_of(result)["hint"]
     # What programs may ask may be asked at the admin socket too.
-    assert luod.luoctl("--socket", ADMIN_SOCKET, "list").returncode == 0
+    assert shared_luod.luoctl("--socket", ADMIN_SOCKET, "list").returncode == 0
 
 
-def test_luod_itself_refuses_a_command_line_no_kernel_takes(luod: Luod) -> None:
+def test_luod_itself_refuses_a_command_line_no_kernel_takes(shared_luod: Luod) -> None:
     program = (
         "import sys; from luod.ctl.admin import load_kernel; from luod.errors import BadInput, Refused\n"
         "with open(sys.argv[1], 'rb') as kernel:\n"
@@ -178,9 +178,9 @@ def test_luod_itself_refuses_a_command_line_no_kernel_takes(luod: Luod) -> None:
         "        except (Refused, BadInput): continue\n"
         "        sys.exit(1)\n"
     )
-    python = luod.python()
-    luod.machine.run([python.executable, "-c", program, luod.machine.kernel], env=python.environment)
-    assert not luod.luoctl_json("status")["kernel_loaded"]
+    python = shared_luod.python()
+    shared_luod.machine.run([python.executable, "-c", program, shared_luod.machine.kernel], env=python.environment)
+    assert not shared_luod.luoctl_json("status")["kernel_loaded"]
 
 
 def test_a_luod_that_was_ended_is_3(luod: Luod) -> None:
@@ -212,10 +212,12 @@ def test_a16_a_unified_kernel_image_is_checked_loaded_and_jumped_into(luod: Luod
     ],
     ids=["gzip", "EFI"],
 )
-def test_a16_a_file_that_cannot_be_loaded_is_named_by_load_and_by_check(luod: Luod, data: bytes, what: str) -> None:
-    luod.machine.write("/run/kernel", data)
-    loaded = luod.luoctl("load", "--kernel", "/run/kernel", check=False).stderr.decode()
+def test_a16_a_file_that_cannot_be_loaded_is_named_by_load_and_by_check(
+    shared_luod: Luod, data: bytes, what: str
+) -> None:
+    shared_luod.machine.write("/run/kernel", data)
+    loaded = shared_luod.luoctl("load", "--kernel", "/run/kernel", check=False).stderr.decode()
     assert what in loaded
-    checked = json.loads(luod.luoctl("--json", "check", "--kernel", "/run/kernel", check=False).stdout)
+    checked = json.loads(shared_luod.luoctl("--json", "check", "--kernel", "/run/kernel", check=False).stdout)
     (found,) = [each for each in checked["findings"] if each["name"] == "image-unreadable"]
     assert what in found["what"]

@@ -21,16 +21,16 @@ def varlink(luod: Luod, *arguments: str) -> Result:
     return luod.machine.run([sys.executable, "-W", "ignore", "-m", "varlink.cli", *arguments])
 
 
-def test_it_is_told_who_luod_is(luod: Luod) -> None:
-    said = varlink(luod, "info", f"unix:{SOCKET}").text
+def test_it_is_told_who_luod_is(shared_luod: Luod) -> None:
+    said = varlink(shared_luod, "info", f"unix:{SOCKET}").text
     assert "Product: luod" in said
     assert "io.luod.Sessions" in said
     assert "io.luod.Updates" in said
 
 
-def test_it_can_read_every_interface(luod: Luod) -> None:
+def test_it_can_read_every_interface(shared_luod: Luod) -> None:
     for socket, interface in ((SOCKET, "Sessions"), (SOCKET, "Updates"), (ADMIN_SOCKET, "Admin")):
-        described = varlink(luod, "help", f"unix:{socket}/io.luod.{interface}").text
+        described = varlink(shared_luod, "help", f"unix:{socket}/io.luod.{interface}").text
         assert f"interface io.luod.{interface}" in described
 
 
@@ -40,9 +40,9 @@ def test_it_calls_a_method(luod: Luod) -> None:
     assert [session["name"] for session in reply["sessions"]] == ["vm"]
 
 
-def test_it_gets_a_typed_error(luod: Luod) -> None:
+def test_it_gets_a_typed_error(shared_luod: Luod) -> None:
     order = json.dumps({"name": "none", "direction": "outgoing", "outcome": "given_up"})
-    refused = varlink(luod, "call", f"unix:{SOCKET}/io.luod.Sessions.Release", order)
+    refused = varlink(shared_luod, "call", f"unix:{SOCKET}/io.luod.Sessions.Release", order)
     assert b"'error': 'io.luod.Sessions.NoSuchSession'" in refused.stderr
 
 
@@ -58,10 +58,10 @@ def varlinkctl(luod: Luod, *arguments: str, check: bool = True) -> Result:
     return luod.machine.run([program, *arguments], check=check)
 
 
-def test_systemds_client_reads_every_interface(luod: Luod) -> None:
-    assert "Product: luod" in varlinkctl(luod, "info", SOCKET).text
+def test_systemds_client_reads_every_interface(shared_luod: Luod) -> None:
+    assert "Product: luod" in varlinkctl(shared_luod, "info", SOCKET).text
     for socket, interface in ((SOCKET, "Sessions"), (SOCKET, "Updates"), (ADMIN_SOCKET, "Admin")):
-        described = varlinkctl(luod, "introspect", socket, f"io.luod.{interface}").text
+        described = varlinkctl(shared_luod, "introspect", socket, f"io.luod.{interface}").text
         assert f"interface io.luod.{interface}" in described
 
 
@@ -81,8 +81,8 @@ def test_systemds_client_calls_a_method(luod: Luod) -> None:
         ("io.luod.Sessions.Retrieve", '{"name": "none"}', "io.luod.Sessions.NoSuchSession"),
     ],
 )
-def test_systemds_client_gets_the_error(luod: Luod, method: str, parameters: str, error: str) -> None:
-    refused = varlinkctl(luod, "call", SOCKET, method, parameters, check=False)
+def test_systemds_client_gets_the_error(shared_luod: Luod, method: str, parameters: str, error: str) -> None:
+    refused = varlinkctl(shared_luod, "call", SOCKET, method, parameters, check=False)
     assert refused.returncode != 0
     assert error in refused.stderr.decode()
 

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-
 from luod.emulator.machine.stub import FORMATS, bzimage
-from luod.testing.plugin import booting_machines
 from tests.daemon.host import Luod
 from tests.daemon.participant import Operator, Participant, file
 
@@ -44,40 +40,31 @@ def without(*families: str) -> bytes:
     return bzimage(formats=tuple(name for name in FORMATS if name.rpartition("-v")[0] not in families))
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, machine_kind: str) -> Iterator[Luod]:
-    """The module's luod, with nothing to carry. Checks change nothing."""
-    with booting_machines(machine_kind) as boot:
-        luod = Luod(boot(), tmp_path_factory.mktemp("state"))
-        luod.start()
-        yield luod
-
-
 # -- The next kernel ----------------------------------------------------------------------------------------------
 
 
-def test_a_kernel_that_takes_everything_over_is_not_refused(shared: Luod) -> None:
-    found = check(shared, bzimage(release="7.3.9-next"))
+def test_a_kernel_that_takes_everything_over_is_not_refused(shared_luod: Luod) -> None:
+    found = check(shared_luod, bzimage(release="7.3.9-next"))
     assert (refusals(found), found["release"]) == ([], "7.3.9-next")
-    assert shared.status()["kernel_loaded"] is False
+    assert shared_luod.status()["kernel_loaded"] is False
 
 
-def test_h20_a_kernel_without_live_update_is(shared: Luod) -> None:
-    found = check(shared, without("luo", "kho", "memfd"))
+def test_h20_a_kernel_without_live_update_is(shared_luod: Luod) -> None:
+    found = check(shared_luod, without("luo", "kho", "memfd"))
     assert refusals(found) == ["luo-missing", "kho-missing", "handler-missing"]
     assert all(each["what"] and each["why"] and each["remedy"] for each in found["findings"])
 
 
-def test_nothing_is_checked_that_is_not_there(shared: Luod) -> None:
-    result = shared.luoctl("check", check=False)
+def test_nothing_is_checked_that_is_not_there(shared_luod: Luod) -> None:
+    result = shared_luod.luoctl("check", check=False)
     assert (result.returncode, "no kernel was loaded" in result.stderr.decode()) == (4, True)
-    assert shared.luoctl("check", "--append-cmdline", "x", check=False).returncode == 2
-    assert shared.luoctl("check", "--kernel", "/dev/null", check=False).returncode == 2
+    assert shared_luod.luoctl("check", "--append-cmdline", "x", check=False).returncode == 2
+    assert shared_luod.luoctl("check", "--kernel", "/dev/null", check=False).returncode == 2
 
 
-def test_people_read_what_was_found_why_and_what_to_do(shared: Luod) -> None:
-    shared.machine.write(KERNEL, without("luo"))
-    result = shared.luoctl("check", "--kernel", KERNEL, "--cmdline", GOOD, check=False)
+def test_people_read_what_was_found_why_and_what_to_do(shared_luod: Luod) -> None:
+    shared_luod.machine.write(KERNEL, without("luo"))
+    result = shared_luod.luoctl("check", "--kernel", KERNEL, "--cmdline", GOOD, check=False)
     assert "REFUSED  luo-missing: the next kernel has no live update" in result.text
     assert "why: " in result.text
     assert "do:  load a kernel built with CONFIG_LIVEUPDATE=y" in result.text
@@ -164,12 +151,12 @@ def test_a_name_that_is_no_findings_is_refused(luod: Luod) -> None:
     assert (result.returncode, "everything" in result.stderr.decode()) == (4, True)
 
 
-def test_a_name_that_is_no_findings_is_refused_before_its_kernel_is_loaded(luod: Luod) -> None:
-    given = ("--kernel", luod.machine.kernel, "--reuse-cmdline", "--ignore-finding", "everything")
+def test_a_name_that_is_no_findings_is_refused_before_its_kernel_is_loaded(shared_luod: Luod) -> None:
+    given = ("--kernel", shared_luod.machine.kernel, "--reuse-cmdline", "--ignore-finding", "everything")
     for more in ((), ("--dry-run",)):
-        result = luod.luoctl("update", *given, *more, check=False)
+        result = shared_luod.luoctl("update", *given, *more, check=False)
         assert (result.returncode, "everything" in result.stderr.decode()) == (4, True)
-    assert luod.status()["kernel_loaded"] is False
+    assert shared_luod.status()["kernel_loaded"] is False
 
 
 def test_a_dry_run_shows_all_of_it(luod: Luod) -> None:
@@ -221,8 +208,8 @@ def test_h19_an_image_that_was_written_to_after_its_check_is_not_jumped_into(luo
     assert "written to after it was checked" in operator.until("cancelled")["reason"]
 
 
-def test_fds_that_are_no_files_are_unreadable_images_and_are_closed(luod: Luod) -> None:
-    result = luod.luoctl("--json", "check", "--kernel", "/proc/self/mem", "--cmdline", GOOD, check=False)
+def test_fds_that_are_no_files_are_unreadable_images_and_are_closed(shared_luod: Luod) -> None:
+    result = shared_luod.luoctl("--json", "check", "--kernel", "/proc/self/mem", "--cmdline", GOOD, check=False)
     found = json.loads(result.stdout)
     assert refusals(found) == ["image-unreadable"], os.fsdecode(result.stdout)
-    assert [link for link in luod.links(luod.serve_pid()) if link.endswith("/mem")] == []
+    assert [link for link in shared_luod.links(shared_luod.serve_pid()) if link.endswith("/mem")] == []
