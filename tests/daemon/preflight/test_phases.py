@@ -1,6 +1,6 @@
 """What changes after the check still counts: no guest is frozen, and no machine jumps, over what would be refused now.
 
-Which rule depends on which fact is test_preflight_facts.py; here changes of every kind are made on a machine, in each
+Which rule depends on which fact is test_facts.py; here changes of every kind are made on a machine, in each
 phase in which they can be.
 """
 
