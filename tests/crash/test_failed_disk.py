@@ -19,16 +19,6 @@ from luod.linux import syscall
 os.makedirs(sys.argv[1], exist_ok=True)
 syscall("mount", b"tmpfs", sys.argv[1].encode(), b"tmpfs", 0, b"size=192k,mode=0700")
 """
-_FILL = """
-import sys
-with open(sys.argv[1] + "/filler", "wb", 0) as file:
-    size = 65536
-    while size:
-        try:
-            file.write(b"x" * size)
-        except OSError:
-            size //= 2
-"""
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gzip
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import ParamSpec
 
 import pytest
 
@@ -27,6 +28,8 @@ from luod.ipc.types.updates import DeclaredFile, DeclaredSession
 from luod.kexec import LoadLimits
 from tests.image.test_image import bzimage
 
+P = ParamSpec("P")
+
 MIB = 1 << 20
 FORMATS = ("kho-v4", "luo-v5", "memfd-v2")
 HEADER = Image((2, 15), True, "", 0, 0, "none", 16 * MIB)
@@ -42,30 +45,6 @@ def names(findings: Iterable[Finding]) -> list[str]:
 def writes(*formats: str, scratch: tuple[int, ...] = (68 * MIB, 204 * MIB)) -> Running:
     by_family = {family_of(name): frozenset({name}) for name in formats}
     return Running(by_family, assumed=False, scratch=tuple(Region(size) for size in scratch))
-
-
-def judged(
-    *formats: str,
-    now: Running | None = None,
-    line: str = "liveupdate=on kho=on panic=1",
-    kinds: Iterable[str] = ("memfd",),
-    options: dict[str, str] | None = None,
-    modules: Modules | None = None,
-    initrd_size: int = 0,
-    header: Image | None = HEADER,
-) -> list[str]:
-    return names(
-        found(
-            *formats,
-            now=now,
-            line=line,
-            kinds=kinds,
-            options=options,
-            modules=modules,
-            initrd_size=initrd_size,
-            header=header,
-        )
-    )
 
 
 def found(
@@ -94,6 +73,14 @@ def found(
         host=Host(("active",)),
     )
     return judge(facts).findings
+
+
+def naming(find: Callable[P, list[Finding]]) -> Callable[P, list[str]]:
+    """Returns `find` with the names of the findings as its value."""
+    return lambda *args, **kwargs: names(find(*args, **kwargs))
+
+
+judged = naming(found)
 
 
 # -- The next kernel ---------------------------------------------------------------------------------------------

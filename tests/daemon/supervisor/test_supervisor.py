@@ -386,33 +386,34 @@ LINGERING = [
 """A serve that outlives its keeper for $LINGER seconds, with the sockets."""
 
 
-def test_the_serve_of_a_killed_keeper_is_waited_for(start: Start) -> None:
+def orphaned(start: Start) -> int:
+    """Returns the pid of a serve that listens and has no keeper any more."""
     first = start(*LINGERING, environment={"LINGER": "60"})
     assert first.stdout is not None
     assert first.stdout.readline() == "listening\n"
     (started,) = lines_with(first, "serve-started", 1)
     first.kill()
     first.wait()
+    return int(started.rpartition("pid=")[2].split()[0])
+
+
+def test_the_serve_of_a_killed_keeper_is_waited_for(start: Start) -> None:
+    orphan = orphaned(start)
     second = start(*IDLE)
     lines_with(second, "orphan-awaited", 1)
-    os.kill(int(started.rpartition("pid=")[2].split()[0]), signal.SIGKILL)
+    os.kill(orphan, signal.SIGKILL)
     lines_with(second, "serve-started", 1)
 
 
 def test_a_keeper_starts_beside_a_serve_that_cannot_end(start: Start, places: dict[str, str]) -> None:
     """It waits five seconds for it."""
-    first = start(*LINGERING, environment={"LINGER": "60"})
-    assert first.stdout is not None
-    assert first.stdout.readline() == "listening\n"
-    (started,) = lines_with(first, "serve-started", 1)
-    first.kill()
-    first.wait()
+    orphan = orphaned(start)
     try:
         second = start(*IDLE)
         lines_with(second, "orphan-left", 1)
         lines_with(second, "serve-started", 1)
     finally:
-        os.kill(int(started.rpartition("pid=")[2].split()[0]), signal.SIGKILL)
+        os.kill(orphan, signal.SIGKILL)
 
 
 def test_a_reader_of_the_log_that_stops_does_not_stop_keep(places: dict[str, str]) -> None:

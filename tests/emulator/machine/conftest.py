@@ -7,7 +7,7 @@ import os
 import subprocess
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,25 @@ def python(source: str, user: int | None = None) -> list[str]:
         "import os, sys, errno, fcntl, mmap, signal, socket, struct, threading, time\nfrom raw import *\nimport raw\n"
     )
     return [interpreter(user).executable, "-c", prelude + textwrap.dedent(source)]
+
+
+def steps(source: str, *options: str, lines: Iterable[object]) -> Iterator[int]:
+    """Runs a machine whose program writes these lines, and after each reads one. Yields luoemu's pid after each."""
+    with subprocess.Popen(
+        [*luoemu(*options), *python(source)],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as machine:
+        assert machine.stdin is not None
+        assert machine.stdout is not None
+        for line in lines:
+            assert machine.stdout.readline() == f"{line}\n"
+            yield machine.pid
+            machine.stdin.write("go on\n")
+        assert machine.wait(30) == 0
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from tests.emulator.machine.conftest import (
     options_for,
     python,
     require_namespaces,
+    steps,
 )
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -254,22 +255,11 @@ def test_carried_memory_is_given_back(tmp_path: Path) -> None:
         os.close(session)
         os.write(1, b"finished\\n"); sys.stdin.readline()
     """
-    with subprocess.Popen(
-        [*luoemu(), *python(source)],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    ) as machine:
-        counts = {}
-        for step in ("preserved", "retrieved", "finished"):
-            assert output(machine).readline() == f"{step}\n"
-            keepers = Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text().split()
-            counts[step] = [memfds(machine.pid), *map(memfds, map(int, keepers))]
-            assert machine.stdin is not None
-            machine.stdin.write("go on\n")
-        assert machine.wait(30) == 0
+    counts = {}
+    told = ("preserved", "retrieved", "finished")
+    for step, pid in zip(told, steps(source, lines=told), strict=True):
+        keepers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        counts[step] = [memfds(pid), *map(memfds, map(int, keepers))]
     # Kept: while preserved the files themselves, once retrieved what they became.
     assert counts == {"preserved": [5, 0], "retrieved": [5, 0], "finished": [0, 0]}
 
@@ -280,21 +270,7 @@ def test_boots_leave_nothing_in_the_supervisor() -> None:
         os.write(1, b"%d\\n" % BOOT); sys.stdin.readline()
         if BOOT < 8: jump()
     """
-    with subprocess.Popen(
-        [*luoemu(), *python(source)],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    ) as machine:
-        counts = []
-        for boot in range(1, 9):
-            assert output(machine).readline() == f"{boot}\n"
-            counts.append(len(os.listdir(f"/proc/{machine.pid}/fd")))
-            assert machine.stdin is not None
-            machine.stdin.write("go on\n")
-        assert machine.wait(30) == 0
+    counts = [len(os.listdir(f"/proc/{pid}/fd")) for pid in steps(source, lines=range(1, 9))]
     assert len(set(counts)) == 1, counts
 
 
