@@ -36,9 +36,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# A file stays with one worker: its tests may share a machine and its kexecs.
+# A file stays with one worker: its tests may share a machine and its kexecs. Reordered by xdist, the files of the most
+# tests would come first; in pytest's order those with machines do, and no worker is left with one at the end.
 pytest: $(READY)
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # One machine serves a test's boots, one for each call.
 test-crash: $(READY)
