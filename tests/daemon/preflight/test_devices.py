@@ -10,6 +10,7 @@ import pytest
 
 from luod.daemon.preflight.devices import Device, Devices, judge, observe
 from luod.ipc.types.updates import DeclaredFile
+from luod.testing import eventually
 from luod.testing.plugin import BootMachine
 from tests.daemon.host import Luod
 from tests.daemon.participant import Participant, begin, file, prepare
@@ -119,9 +120,8 @@ def with_device(luod: Luod, *, when: str = "preserved") -> Participant:
 
 def begin_unbind(luod: Luod) -> None:
     luod.machine.spawn(["sh", "-c", f"echo {FIRST} > /sys/bus/pci/drivers/vfio-pci/unbind"])
-    driver = f"/sys/bus/pci/devices/{FIRST}/driver"
-    tries = (luod.machine.run(["test", "-e", driver], check=False).returncode for _ in range(1000))
-    assert 1 in tries
+    bound = ["test", "-e", f"/sys/bus/pci/devices/{FIRST}/driver"]
+    eventually(lambda: luod.machine.run(bound, check=False).returncode == 1, describe="the device has no driver")
 
 
 def test_h27_an_update_is_refused_while_an_unbind_waits_for_the_session(luod: Luod) -> None:
