@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
+import select
 import socket
 import subprocess
 import sys
-import tempfile
 
 
 def main() -> int:
-    with (
-        tempfile.TemporaryDirectory(prefix="luod-notify-") as folder,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify,
-    ):
-        notify.bind(f"{folder}/socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(b"")  # the kernel gives it an abstract name: no directory has to be made
         service = subprocess.Popen(
             sys.argv[1:],
-            env={**os.environ, "NOTIFY_SOCKET": f"{folder}/socket"},
+            env={**os.environ, "NOTIFY_SOCKET": notify.getsockname().replace(b"\0", b"@").decode()},
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
         )
@@ -38,15 +34,15 @@ def main() -> int:
 def _wait_for_ready(service: subprocess.Popen[bytes], notify: socket.socket) -> dict[str, object]:
     pidfd = os.pidfd_open(service.pid)
     try:
-        with selectors.DefaultSelector() as selector:
-            selector.register(notify, selectors.EVENT_READ)
-            selector.register(pidfd, selectors.EVENT_READ)
-            while True:
-                for key, _ in selector.select():
-                    if key.fileobj is not notify:
-                        return {"ended": service.wait()}
-                    if b"READY=1" in notify.recv(4096).split(b"\n"):
-                        return {"ready": True, "pid": service.pid}
+        poll = select.poll()
+        for fd in (pidfd, notify.fileno()):
+            poll.register(fd, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == pidfd:
+                    return {"ended": service.wait()}
+                if b"READY=1" in notify.recv(4096).split(b"\n"):
+                    return {"ready": True, "pid": service.pid}
     finally:
         os.close(pidfd)
 
