@@ -10,6 +10,7 @@ import argparse
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,15 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Replaces links that lead out of docs/."""
+    """Replaces links that lead out of docs/, and gives links that show a page's file name the page's title."""
     return _LINK.sub(lambda link: _inside(link, page.file.src_uri), markdown)
 
 
 def _inside(link: re.Match[str], page: str) -> str:
     text, target, anchor = link.group(1), link.group(2), link.group(3) or ""
     path = (ROOT / "docs" / page).parent.joinpath(target).resolve()
+    if path.is_relative_to(ROOT / "docs") and path.is_file() and text in (target, f"docs/{target}"):
+        return f"[{path.read_text().partition(chr(10))[0].removeprefix('# ')}]({target}{anchor})"
     if path.is_relative_to(ROOT / "docs") or not path.is_relative_to(ROOT):
         return link.group(0)
     if not path.exists():
@@ -82,11 +85,21 @@ def _program(name: str, parser: argparse.ArgumentParser) -> str:
                 if helps.get(verb) == argparse.SUPPRESS or verb not in helps:
                     continue
                 lines += [f"## {name} {verb}", "", command.description or f"{_sentence(helps[verb])}", ""]
-                lines += ["```", " ".join(command.format_usage().removeprefix("usage: ").split()), "```", ""]
+                lines += ["```", *_usage(command, but=everywhere), "```", ""]
                 lines += _options(command, but=everywhere)
     if parser.epilog:
-        lines += ["## Notes", "", " ".join(parser.epilog.split()), ""]
+        lines += ["## Notes", "", "```", parser.epilog.strip(), "```", ""]
     return "\n".join(lines)
+
+
+def _usage(parser: argparse.ArgumentParser, but: Collection[str]) -> list[str]:
+    """Returns the lines of a command's usage, without the options in `but`."""
+    usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
+    for option in but:
+        usage = re.sub(rf" \[{option}(?: [A-Z]+)?\]", "", usage)
+    whole = re.sub(r"\[[^\]]*\]", lambda option: option[0].replace(" ", "\0"), usage)
+    lines = textwrap.wrap(whole, 80, subsequent_indent=" " * 4, break_on_hyphens=False)
+    return [line.replace("\0", " ") for line in lines]
 
 
 def _sentence(text: str | None) -> str:
