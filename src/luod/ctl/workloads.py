@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from luod.ctl.exits import Exit, kind
 from luod.ctl.output import Output, escaped
 from luod.errors import LuodError
+from luod.session_name import SessionName
 
 
 def each(names: Iterable[str], do: Callable[[str], str], output: Output) -> Exit:
@@ -31,5 +32,5 @@ def each(names: Iterable[str], do: Callable[[str], str], output: Output) -> Exit
 
 def _whole(names: Iterable[str]) -> list[str]:
     """Returns each name once, without the parts NAME#GENERATION of a workload NAME that is among them."""
-    given = list(dict.fromkeys(names))
-    return [name for name in given if not (name.rpartition("#")[2].isdecimal() and name.rpartition("#")[0] in given)]
+    given = dict.fromkeys(map(SessionName.parse, names))
+    return [str(name) for name in given if name.generation is None or SessionName(name.base) not in given]

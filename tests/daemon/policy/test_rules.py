@@ -13,6 +13,7 @@ from luod.daemon.policy.membership import NOWHERE, Membership
 from luod.daemon.policy.rules import CLOSED, Granted, granted
 from luod.ipc.server.peer import Peer, overflow_uid
 from luod.linux import Fd
+from luod.session_name import SessionName
 
 VM = Membership("/system.slice/qemu@vm1.service/payload", "qemu@vm1.service")
 
@@ -101,7 +102,7 @@ def test_by_unit_and_cgroup(condition: str, holds: bool) -> None:
     ],
 )
 def test_names(pattern: str, name: str, allowed: bool) -> None:
-    assert grant(f"[default]\nnames = ['{pattern}']", where=VM).allows(name) is allowed
+    assert grant(f"[default]\nnames = ['{pattern}']", where=VM).allows(SessionName.parse(name).base) is allowed
 
 
 def test_what_a_user_is_called_is_no_wildcard() -> None:

@@ -24,7 +24,7 @@ from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import worker_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Change, Registry
-from luod.daemon.store.schema import Row, now, workload
+from luod.daemon.store.schema import Row, now
 from luod.errors import LiveUpdateBusy, LuodError, Refused
 from luod.ipc.errors import Busy, DiscardFailed, NoSuchSession
 from luod.ipc.server.peer import Peer
@@ -95,7 +95,7 @@ class Reaping:
     def in_use(self, row: Row) -> str | None:
         """Returns why an incoming session is in use; None: it is not. Who has one session of a workload has all."""
         parts = [other for other in self._registry.record.rows if other.direction == "incoming"]
-        parts = [other for other in parts if workload(other) == workload(row)]
+        parts = [other for other in parts if other.base == row.base]
         if any(other.resumed for other in parts):
             return "its guest was resumed"
         claimed = next((other for other in parts if self._sessions.claimed(other)), None)
@@ -200,7 +200,7 @@ class Reaping:
         if self.seconds_left != 0.0:
             return
         for waiting in self._waiting():
-            if workload(waiting) == workload(row) and self.in_use(waiting) is None:
+            if waiting.base == row.base and self.in_use(waiting) is None:
                 self._log.warning("restore-deadline", name=waiting.name, owner=waiting.owner, reason=reason)
                 self._start(waiting.name)
 

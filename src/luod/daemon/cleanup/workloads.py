@@ -16,7 +16,7 @@ from luod.daemon.sessions.names import may_use
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
-from luod.daemon.store.schema import NUMBERED, Row, workload
+from luod.daemon.store.schema import Row
 from luod.daemon.updates.participants import Participants
 from luod.errors import LuodError, Refused
 from luod.ipc.errors import NoSuchSession
@@ -102,7 +102,7 @@ class Workloads:
     def _found(self, peer: Peer, direction: Direction, name: str) -> list[Row]:
         rows = self._registry.record.rows
         mine = [row for row in rows if row.direction == direction and may_use(peer, row)]
-        return [row for row in mine if workload(row) == name] or [row for row in mine if row.name == name]
+        return [row for row in mine if row.base == name] or [row for row in mine if row.name == name]
 
     def _rows(self, peer: Peer, direction: Direction, name: str) -> list[Row]:
         """Returns the sessions of the workload, NAME last. NoSuchSession. Refused: the name is of a part of one."""
@@ -114,8 +114,8 @@ class Workloads:
                 message=f"there is no {direction} session {name!r}",
                 hint=_INSTEAD[_OTHER[direction]] if other else "luoctl list shows which there are",
             )
-        base = workload(rows[0])
-        if NUMBERED.fullmatch(name) and self._registry.row(direction, base) in self._found(peer, direction, base):
+        base = rows[0].base
+        if name != base and self._registry.row(direction, base) in self._found(peer, direction, base):
             raise Refused(
                 message=f"session {name!r} is a part of the workload {base!r}, and of no use without the rest",
                 hint=f"name the workload, {base!r}: that takes all of it",
@@ -127,7 +127,7 @@ class Workloads:
         if row.direction == "incoming":
             reason = self._reaping.in_use(row)
         else:
-            followers = [f for f in self._participants.followers if workload(row) in f.names or row.name in f.names]
+            followers = [f for f in self._participants.followers if row.base in f.names or row.name in f.names]
             reason = f"participant {followers[0].name} ({followers[0].peer.pid}) answers for it" if followers else None
             if reason is None and row.discard and self._sessions.process_lives(row):
                 reason = "the process that created it lives"

@@ -17,6 +17,7 @@ from luod.daemon.policy.rules import CLOSED, Granted, Settings
 from luod.daemon.store import state_file
 from luod.errors import PolicyError, Refused
 from luod.ipc.server.peer import Peer
+from luod.session_name import SessionName
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -65,13 +66,13 @@ class Policy:
         return self._executor
 
     @staticmethod
-    def check_create(granted: Granted, name: str, held: int) -> None:
+    def check_create(granted: Granted, name: SessionName, held: int) -> None:
         """Refused: not this name, or not one more than the `held` they have. Asked before anything is said of the
         name: who may not have it does not learn whether somebody has.
         """
-        if not granted.allows(name):
+        if not granted.allows(name.base):
             raise Refused(
-                message=f"luod's policy gives you no session {name!r}",
+                message=f"luod's policy gives you no session '{name}'",
                 hint=f"names for you: {', '.join(granted.shown) or 'none'}",
             )
         if (held and held >= granted.sessions) or not granted.sessions:

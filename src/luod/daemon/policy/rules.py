@@ -82,11 +82,8 @@ class Granted(msgspec.Struct, frozen=True):
     on_owner_death: OnOwnerDeath
     named: bool = False
 
-    def allows(self, name: str) -> bool:
-        """NAME#GENERATION, what is frozen in an update, is allowed where NAME is."""
-        base, mark, number = name.rpartition("#")
-        wanted = base if mark and number.isdigit() else name
-        return any(pattern.fullmatch(wanted) for pattern in self.names)
+    def allows(self, workload: str) -> bool:
+        return any(pattern.fullmatch(workload) for pattern in self.names)
 
 
 CLOSED: Final = Settings(default=Terms(names=()))

@@ -19,7 +19,7 @@ from luod.daemon.completion import completed
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
 from luod.daemon.sessions.file_kind import Discard, kind_of
-from luod.daemon.sessions.names import check_name
+from luod.daemon.sessions.names import parsed
 from luod.daemon.store.fd_names import held_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
@@ -98,10 +98,10 @@ class HeldFiles:
         self, peer: Peer, name: str, files: list[tuple[str, Fd | None]], granted: Granted
     ) -> list[tuple[str, Fd]]:
         """Returns the files, which luod can hold all. Refused, AlreadyStashed, Busy, PermissionDenied."""
-        check_name(name)
+        workload = parsed(name).base
         if peer.anonymous:
             raise PermissionDenied()
-        if not (granted.sessions and granted.allows(name)):
+        if not (granted.sessions and granted.allows(workload)):
             # While files are held an update is refused, so not everybody may have some held.
             raise Refused(
                 message=f"luod's policy has no files {name!r} held for you",

@@ -2,53 +2,45 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
-from luod.daemon.store.recovery import SESSION
-from luod.daemon.store.schema import NUMBERED, Row
+from luod.daemon.store.schema import Row
+from luod.errors import BadInput
 from luod.ipc.errors import InvalidName, WrongPhase
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.phases import State
-
-NAME: Final = re.compile(r"[A-Za-z0-9._@/#-]{1,63}")
-
-
-def check_name(name: str) -> None:
-    """InvalidName unless a program may give a session this name."""
-    if not NAME.fullmatch(name):
-        raise InvalidName(
-            name=name,
-            message=f"{name!r} is no name for a session",
-            hint="a name has 1 to 63 of the letters A-Z a-z, digits, and . _ @ / # -",
-        )
-    if name == "systemd" or name.startswith(SESSION):
-        raise InvalidName(
-            name=name, message=f"the name {name!r} is reserved", hint="`systemd` and names that begin with `luod` are"
-        )
+from luod.session_name import SessionName
 
 
-def check_generation(name: str, *, has_base: bool, state: str) -> None:
+def parsed(name: str) -> SessionName:
+    """Returns the name of a session, or of a set of files. InvalidName."""
+    try:
+        return SessionName.parse(name)
+    except BadInput as error:
+        raise InvalidName(name=name, message=error.message, hint=error.hint) from error
+
+
+def check_generation(name: SessionName, *, has_base: bool, state: str) -> None:
     """Raises for NAME#NUMBER, of which no update under way lets the caller create a session now.
 
     `has_base`: the caller may use an outgoing session NAME. `state` is luod's. Raises InvalidName without NAME: the
     session would be in the way of its owner in an update to come. Raises WrongPhase with NAME: the session would look
     like the state of update NUMBER, and nothing would remove it.
     """
-    if not NUMBERED.fullmatch(name):
+    if name.generation is None:
         return
-    base, _, number = name.rpartition("#")
     if not has_base:
         raise InvalidName(
-            name=name,
-            message=f"{name!r} is a name for what is written while frozen for session {base!r}, and you have no such",
+            name=str(name),
+            message=f"'{name}' is a name for what is written while frozen for session {name.base!r}, "
+            "and you have no such",
             hint="take a name that does not end in # and a number",
         )
     raise WrongPhase(
         state=state,
-        message=f"session {name!r} can be created only by a participant of update {number} that has declared {base!r}, "
-        f"after the event freezing; luod is {state}",
+        message=f"session '{name}' can be created only by a participant of update {name.generation} that has declared "
+        f"{name.base!r}, after the event freezing; luod is {state}",
         hint="if it was for an update, that is over: resume the guest as at cancelled, which is on its way; "
         "otherwise take a name that does not end in # and a number",
     )
@@ -81,5 +73,5 @@ class Participation(Protocol):
     def updating(self) -> bool: ...
     @property
     def state(self) -> State: ...
-    def belonging(self, peer: Peer, name: str) -> Belonging: ...
+    def belonging(self, peer: Peer, name: SessionName) -> Belonging: ...
     def answering(self, name: str) -> str | None: ...

@@ -37,7 +37,7 @@ from luod.daemon.sessions.finish_check import Checks
 from luod.daemon.sessions.holders import Holders
 from luod.daemon.sessions.manifests import Manifests
 from luod.daemon.sessions.manifests import check as check_manifest
-from luod.daemon.sessions.names import Belonging, Participation, check_generation, check_name, counts, may_use
+from luod.daemon.sessions.names import Belonging, Participation, check_generation, counts, may_use, parsed
 from luod.daemon.sessions.owner_watch import Owners
 from luod.daemon.store.fd_names import carried_names, fd_name
 from luod.daemon.store.recovery import Holdings
@@ -49,6 +49,7 @@ from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
 from luod.ipc.types.sessions import Description, Direction, MemoryRoom, Outcome, SessionInfo, SessionState
 from luod.linux import Fd
+from luod.session_name import SessionName
 
 T = TypeVar("T")
 
@@ -179,32 +180,32 @@ class SessionService:
         return memory_grants.room(peer.process)
 
     async def create(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd:
-        check_name(name)
+        session = parsed(name)
         check_manifest(manifest)
         if peer.anonymous:
             raise PermissionDenied()
         granted = self._policy.terms(peer)
-        if self._belonging(peer, name).generation is None:
+        if self._belonging(peer, session).generation is None:
             granted = await self._policy.granted(peer)  # which may ask the network: no guest is to stand still for it
-        belonging = self._belonging(peer, name)
+        belonging = self._belonging(peer, session)
         frozen = belonging.generation is not None
         rows = self._registry.record.rows
         held = sum(r.owner == peer.uid and r.direction == "outgoing" and counts(r) for r in rows)
         # Whoever is asked to freeze must be able to, whatever the policy has become.
         if not frozen:
-            self._policy.check_create(granted, name, held + self._creating[peer.uid])
+            self._policy.check_create(granted, session, held + self._creating[peer.uid])
         self._creating[peer.uid] += 1
         try:
-            return await self._change(name, self._create(peer, name, belonging, granted, manifest), frozen=frozen)
+            return await self._change(name, self._create(peer, session, belonging, granted, manifest), frozen=frozen)
         finally:
             self._creating[peer.uid] -= 1
 
-    def _belonging(self, peer: Peer, name: str) -> Belonging:
+    def _belonging(self, peer: Peer, name: SessionName) -> Belonging:
         """Returns what a session created now would be to the updates. Raises what `check_generation` does."""
         participation = self.participation
         belonging = Belonging() if participation is None else participation.belonging(peer, name)
         if belonging.generation is None:
-            base = self._registry.row("outgoing", name.rpartition("#")[0])
+            base = self._registry.row("outgoing", name.base)
             has_base = base is not None and may_use(peer, base)
             check_generation(name, has_base=has_base, state="idle" if participation is None else participation.state)
         return belonging
@@ -249,11 +250,16 @@ class SessionService:
             raise no_such_session(direction, name)
         return row
 
-    async def _create(self, peer: Peer, name: str, belonging: Belonging, granted: Granted, manifest: Fd | None) -> Fd:
+    async def _create(
+        self, peer: Peer, session: SessionName, belonging: Belonging, granted: Granted, manifest: Fd | None
+    ) -> Fd:
+        name = str(session)
         if name in self.being_forwarded:
             raise forwarding(name)
         if belonging.generation is not None:
-            self._belonging(peer, name)  # the update may be over since the call came; from here on its end waits for us
+            self._belonging(
+                peer, session
+            )  # the update may be over since the call came; from here on its end waits for us
         incoming = self._registry.row("incoming", name)
         others = incoming is not None and not may_use(peer, incoming)
         if self._registry.row("outgoing", name) is not None or others:
@@ -265,16 +271,16 @@ class SessionService:
         if len(self._registry.record.rows) >= MOST_SESSIONS:
             raise Refused(message=f"luod holds {MOST_SESSIONS} sessions, its most", hint="release some")
         # NAME#GENERATION belongs to the owner of NAME, also when root creates it: half a workload is of no use.
-        base = None if belonging.generation is None else self._registry.row("outgoing", name.rpartition("#")[0])
+        base = None if belonging.generation is None else self._registry.row("outgoing", session.base)
         owner = peer.uid if base is None else base.owner
-        row = Row("outgoing", name, owner, judged=belonging.judged, generation=belonging.generation)
+        row = Row("outgoing", session.base, owner, session.generation, judged=belonging.judged)
         if granted.on_owner_death == "discard":
             row = replace(row, discard=True)
             await self._owners.pin(row, peer)
 
         def record() -> None:
             if belonging.generation is not None:
-                self._belonging(peer, name)
+                self._belonging(peer, session)
             self._registry.add(row)
 
         try:

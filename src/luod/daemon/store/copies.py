@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from luod.daemon.store.journal import Log, unpack
-from luod.daemon.store.schema import FORMAT, FORMATS, Record, Row
+from luod.daemon.store.schema import FORMAT, Record, Row
 from luod.ipc.types.sessions import Direction
 
 Kind = Literal["damaged", "format", "unreadable", "another-machine", "another-boot", "older"]
@@ -62,9 +62,9 @@ def understand(log: Log | None, copy: str) -> Told:
         return Told(fault=Fault("damaged", f"{copy} is damaged: no whole record begins it"))
     try:
         found = msgspec.json.decode(log.whole, type=_AnyFormat).format
-        if found not in FORMATS:
+        if found != FORMAT:
             age = "a newer" if found > FORMAT else "an older"
-            what = f"{copy} has format {found}, which {age} luod writes; this luod reads {FORMATS[0]} to {FORMAT}"
+            what = f"{copy} has format {found}, which {age} luod writes; this luod reads format {FORMAT}"
             return Told(fault=Fault("format", what))
         record = msgspec.json.decode(log.whole, type=Record)
         rows = {key(row): row for row in record.rows}

@@ -20,6 +20,7 @@ from luod.daemon.store.journal_file import Journal
 from luod.daemon.store.schema import Doubt, Row, boot_id, machine_id
 from luod.daemon.supervisor import protocol
 from luod.linux import memfd
+from luod.session_name import SessionName
 
 _ROOT: Final = 0
 
@@ -72,11 +73,11 @@ def unknown(fds: Iterable[str], rows: Iterable[Row]) -> Iterator[Row]:
         if fd in known or name == protocol.REGISTRY_SESSION:
             continue
         if direction == "outgoing":
-            _workload, _hash, suffix = name.rpartition("#")
-            generation = int(suffix) if _workload and suffix.isascii() and suffix.isdecimal() else None
-            yield Row("outgoing", name, _ROOT, judged=True, generation=generation)
+            session = SessionName.parse(name)
+            yield Row("outgoing", session.base, _ROOT, session.generation, judged=True)
         elif direction == "incoming":
-            yield Row("incoming", name, _ROOT, torn=True, retrieved=True)
+            session = SessionName.parse(name)
+            yield Row("incoming", session.base, _ROOT, session.generation, torn=True, retrieved=True)
 
 
 async def keep_memory(fds: FdStore, memory: Slots, kind: str, file: Journal, log: Log) -> str:

@@ -106,11 +106,9 @@ async def _again(fds: FdStore, stored: str, file: Journal, log: Log) -> Registry
     if source is kept:
         memory.forget()
         doubts += (doubted(log, BEHIND, refuses=False),)
-    if not record.instance:  # Of format 2.
-        record = replace(record, format=FORMAT, instance=begun_record(1).instance, machine=machine_id())
     registry = Registry(record, memory, file, log, number=number)
     await _store(fds, registry, memory, stored)
-    if doubts or record.format != held.record.format:
+    if doubts:
         registry.set_doubts(record.doubts + doubts)
     else:
         registry.write_file()

@@ -19,7 +19,7 @@ from luod.daemon.store import journal
 from luod.daemon.store.copies import Changes, key
 from luod.daemon.store.journal import Slots
 from luod.daemon.store.journal_file import Journal
-from luod.daemon.store.schema import Departure, Doubt, Held, Image, Owed, Record, Row, ends_with_update, workload
+from luod.daemon.store.schema import Departure, Doubt, Held, Image, Owed, Record, Row, ends_with_update
 from luod.errors import LuodError
 from luod.ipc.types.sessions import Direction
 
@@ -90,7 +90,7 @@ class Registry:
         def without(other: Row) -> Row | None:
             if key(other) == key(row):
                 return None
-            if other.direction == row.direction == "incoming" and workload(other) == workload(row):
+            if other.direction == row.direction == "incoming" and other.base == row.base:
                 return msgspec.structs.replace(other, torn=True)
             return other
 

@@ -33,12 +33,8 @@ from luod.errors import NoSuchSession, SessionTaken
 def arrived(row: Row, departure: Departure | None) -> Row:
     """What was outgoing, as it is incoming: torn when a participant answers for it and was not ready for this jump, be
     it one that luod did not make (H13). For a session nobody ever declared nobody answers, so it is not judged.
-
-    A session NAME#GENERATION without a generation is of an earlier luod, which made it after its update was cancelled.
-    It is torn: the client library would take it for the state of this update.
     """
     torn = row.judged and not (departure is not None and row.ready and row.generation in (None, departure.generation))
-    torn = torn or (row.generation is None and ends_with_update(row))
     return replace(
         row, direction="incoming", judged=False, ready=False, torn=torn, discard=False, forwarded=False, retrieved=False
     )

@@ -16,35 +16,31 @@ import msgspec
 from luod.daemon.clock import Crossing, Moment, Pace
 from luod.ipc.types.sessions import Direction
 
-FORMAT: Final = 3
-FORMATS: Final = (2, FORMAT)
-"""Those that are read. A record of format 2 has no instance and no machine."""
+FORMAT: Final = 4
 MOST_SESSIONS: Final = 1024
 """Of both directions. Their names must fit an environment variable, 128 KiB, with those of keep's other fds."""
-NUMBERED: Final = re.compile(r".+#[0-9]+")
-"""NAME#GENERATION: an outgoing session has such a name while update GENERATION freezes, or after luod forwarded it."""
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A session and who may use it: the user `owner`, a uid of luod's user namespace, and root.
+    """The session `base`, or `base`#`generation`, and who may use it: the user `owner`, a uid of luod's user namespace,
+    and root. An outgoing one has a generation while that update freezes, or after luod forwarded it.
 
     `judged`, outgoing: a participant declared it, so it is torn unless `ready`. `ready`, outgoing: its participant was,
-    in freezing of the update that jumps now; set right before the jump and at no other time. `generation`: of the
-    update in which it was created, for what is frozen then. `torn`, `resumed`: incoming, not to be handed out. `bytes`
-    and the seconds it took its participant to be ready in each phase: as they were in the update. `discard`, outgoing:
-    it goes when the process that created it does. `reaped`, incoming: a reaper has begun with it.
-    `forwarding`, incoming: keep holds its files, from which it is made anew; maybe it is finished already. `forwarded`,
-    outgoing: luod made it so. `retrieved`, incoming: luod has asked the kernel for it in this boot, so it may be with a
-    client even where luod has it not. `kinds`: of the files in it, as its participant declared them last; they count
-    for the next kernel also when that participant is gone.
+    in freezing of the update that jumps now; set right before the jump and at no other time. `torn`, `resumed`:
+    incoming, not to be handed out. `bytes` and the seconds it took its participant to be ready in each phase: as they
+    were in the update. `discard`, outgoing: it goes when the process that created it does. `reaped`, incoming: a reaper
+    has begun with it. `forwarding`, incoming: keep holds its files, from which it is made anew; maybe it is finished
+    already. `forwarded`, outgoing: luod made it so. `retrieved`, incoming: luod has asked the kernel for it in this
+    boot, so it may be with a client even where luod has it not. `kinds`: of the files in it, as its participant
+    declared them last; they count for the next kernel also when that participant is gone.
     """
 
     direction: Direction
-    name: str
+    base: str
     owner: int
+    generation: int | None = None
     judged: bool = False
     ready: bool = False
-    generation: int | None = None
     torn: bool = False
     resumed: bool = False
     bytes: int = 0
@@ -56,6 +52,10 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     forwarded: bool = False
     retrieved: bool = False
     kinds: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.base if self.generation is None else f"{self.base}#{self.generation}"
 
 
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -148,20 +148,9 @@ def begun_record(boot: int, rows: tuple[Row, ...] = (), **fields: Any) -> Record
     return Record(FORMAT, boot, boot_id(), rows, instance=secrets.token_hex(8), machine=machine_id(), **fields)
 
 
-def workload(row: Row) -> str:
-    """Whose the session is: NAME, of both NAME and NAME#GENERATION."""
-    written_frozen = row.generation is not None or NUMBERED.fullmatch(row.name)
-    return row.name.rpartition("#")[0] if written_frozen else row.name
-
-
 def ends_with_update(row: Row) -> bool:
-    """Returns whether an outgoing session belongs to one update and must not outlive it in this kernel (H14).
-
-    An earlier luod made sessions NAME#GENERATION without a generation when the update was cancelled already.
-    """
-    if row.direction == "incoming" or row.forwarded:
-        return False
-    return row.generation is not None or NUMBERED.fullmatch(row.name) is not None
+    """Returns whether an outgoing session belongs to one update and must not outlive it in this kernel (H14)."""
+    return row.direction == "outgoing" and row.generation is not None and not row.forwarded
 
 
 def now() -> float:

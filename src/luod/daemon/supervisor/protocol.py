@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from luod.session_name import OWN
+
 KEEPER: Final = "keeper"
 SESSIONS: Final = "sessions"
 ADMIN: Final = "admin"
@@ -21,8 +23,8 @@ INCOMING: Final = "incoming."
 HELD: Final = "held."
 """Before the number of a file that luod holds for a program."""
 
-REGISTRY_SESSION: Final = "luod"
-"""The session that carries the registry. Names that begin so are not for clients."""
+REGISTRY_SESSION: Final = OWN
+"""The session that carries the registry."""
 
 
 def encode(words: Mapping[str, object]) -> bytes:

@@ -27,7 +27,6 @@ from luod.daemon.timeline.timeline import (
     SessionTimeline,
     Timeline,
     after,
-    base_of,
     with_event,
 )
 from luod.ipc.types.admin import SessionTimes, UpdateTimes
@@ -59,7 +58,7 @@ class Recorder:
         self._timeline: Timeline | None = None
         self._outcomes: dict[str, str] = {}
         record = registry.record
-        self._left = Counter(base_of(row) for row in record.rows if row.direction == "incoming")
+        self._left = Counter(row.base for row in record.rows if row.direction == "incoming")
         head = self._read()
         if head is not None and head.boot_id == record.boot_id:
             self._origin, self._timeline = head.origin, head.timeline
@@ -121,7 +120,7 @@ class Recorder:
         """An incoming session was handed out, or is about to go as `what`."""
         if self._timeline is None or self._timeline.state != "restoring" or row.direction != "incoming":
             return
-        session = self._timeline.sessions.get(base_of(row))
+        session = self._timeline.sessions.get(row.base)
         if what != "retrieved":
             self._outcomes = {row.name: what}
         elif session is not None and session.retrieved is None:
@@ -134,7 +133,7 @@ class Recorder:
                 self._incoming_changed(row, now)
 
     def _incoming_changed(self, row: Row, now: Row | None) -> None:
-        name = base_of(row)
+        name = row.base
         gone = now is None or now.direction != "incoming"
         if gone:
             self._left[name] -= 1

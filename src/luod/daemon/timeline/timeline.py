@@ -92,10 +92,6 @@ class Current:
     origin: float
 
 
-def base_of(row: Row) -> str:
-    return row.name if row.generation is None else row.name.rpartition("#")[0]
-
-
 def after(departure: Departure, rows: Iterable[Row]) -> Timeline:
     """The update that brought the incoming `rows`, at the end of its jump."""
     frozen = departure.preparing_seconds
@@ -149,7 +145,7 @@ def groups(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
     """Groups rows by the session's name; in each group the session itself precedes what was made while frozen."""
     groups: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: (row.generation is not None, row.name)):
-        groups.setdefault(base_of(row), []).append(row)
+        groups.setdefault(row.base, []).append(row)
     return sorted(groups.items())
 
 

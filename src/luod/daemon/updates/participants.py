@@ -18,7 +18,7 @@ from asyncvarlink.serviceinterface import PermissionDenied
 from luod.daemon.log import Log
 from luod.daemon.preflight.kinds import known
 from luod.daemon.replies import no_such_session, torn
-from luod.daemon.sessions.names import NAME, Belonging, may_use
+from luod.daemon.sessions.names import Belonging, may_use
 from luod.daemon.store.fd_names import fd_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Change, Registry
@@ -31,6 +31,7 @@ from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
 from luod.ipc.types.phases import Ballot, State, VotePhase
 from luod.ipc.types.updates import DeclaredSession, Event
+from luod.session_name import ALLOWED, SessionName
 
 if TYPE_CHECKING:
     from luod.daemon.updates.coordinator import Coordinator
@@ -113,7 +114,7 @@ class Participants:
     async def follow(self, peer: Peer, name: str) -> AsyncGenerator[Event, None]:
         if peer.anonymous:
             raise PermissionDenied()
-        if not NAME.fullmatch(name):
+        if not ALLOWED.fullmatch(name):
             raise Refused(
                 message=f"{name!r} is no name for a participant",
                 hint="a name has 1 to 63 of the letters A-Z a-z, digits, and . _ @ / # -",
@@ -222,8 +223,7 @@ class Participants:
         chosen = set(names)
 
         def resumed(row: Row) -> Row:
-            base = row.name.rpartition("#")[0] if row.generation is not None else row.name
-            if row.direction == "incoming" and chosen & {base, row.name} and may_use(peer, row):
+            if row.direction == "incoming" and chosen & {row.base, row.name} and may_use(peer, row):
                 return msgspec.structs.replace(row, resumed=True)
             return row
 
@@ -232,16 +232,15 @@ class Participants:
 
     # What the rest of serve asks.
 
-    def belonging(self, peer: Peer, name: str) -> Belonging:
+    def belonging(self, peer: Peer, name: SessionName) -> Belonging:
         """What a session created now under `name` would be; see `luod.daemon.sessions.service`."""
-        base, _, suffix = name.rpartition("#")
         coordinator = self.coordinator
         for follower in self._followers.values():
             if not (peer.root or peer.uid == follower.peer.uid):
                 continue
-            if name in follower.names:
+            if str(name) in follower.names:
                 return Belonging(judged=True)
-            if coordinator is None or suffix != str(coordinator.generation) or base not in follower.names:
+            if coordinator is None or name.generation != coordinator.generation or name.base not in follower.names:
                 continue
             if coordinator.takes_part(follower) and coordinator.state == "freezing":
                 return Belonging(judged=True, generation=coordinator.generation)
@@ -275,8 +274,7 @@ def ready_rows(coordinator: Coordinator, rows: Iterable[Row]) -> dict[str, Row]:
     owners = {name: follower for follower in members for name in follower.names}
     found = {}
     for row in rows:
-        base = row.name.rpartition("#")[0] if row.generation is not None else row.name
-        follower = owners.get(base)
+        follower = owners.get(row.base)
         if row.direction == "outgoing" and row.judged and follower is not None:
             found[row.name] = msgspec.structs.replace(
                 row,

@@ -12,14 +12,15 @@ from luod.errors import BadInput, ProtocolError
 from luod.ipc.client.sessions import Call, Exchange
 from luod.ipc.framing import Reply
 from luod.linux import Fd, HasFileno
-from luod.liveupdate.session import check_text, encode_name
+from luod.liveupdate.session import check_text
+from luod.session_name import SessionName
 
 AT_ONCE: Final = 16
 """Files of one Stash: what one message of luod's carries."""
 
 
 def stash(name: str, files: Mapping[str, HasFileno]) -> Exchange[None]:
-    encode_name(name)
+    SessionName.parse(name)
     if not 1 <= len(files) <= AT_ONCE:
         raise BadInput(f"{len(files)} files at once", hint=f"1 to {AT_ONCE} go under one name")
     for label, file in files.items():
@@ -34,7 +35,7 @@ def stash(name: str, files: Mapping[str, HasFileno]) -> Exchange[None]:
 
 
 def unstash(name: str, *, keep: bool) -> Exchange[dict[str, Fd]]:
-    encode_name(name)
+    SessionName.parse(name)
     reply = yield Call("Unstash", {"name": name})
     taken = _files(reply)
     try:
@@ -47,7 +48,7 @@ def unstash(name: str, *, keep: bool) -> Exchange[dict[str, Fd]]:
 
 
 def drop_stash(name: str) -> Exchange[None]:
-    encode_name(name)
+    SessionName.parse(name)
     yield Call("DropStash", {"name": name})
 
 

@@ -21,6 +21,7 @@ from luod.ipc.names import UPDATES
 from luod.ipc.types.phases import News, VotePhase
 from luod.ipc.types.updates import FrozenDevice
 from luod.manifest import Entry
+from luod.session_name import SessionName
 
 _KINDS: Final = get_args(News)
 _VOTES_IN: Final = {"preparing": "preparing", "granted": "preparing", "freezing": "freezing"}
@@ -182,7 +183,7 @@ class Participation:
             of = names[0]
         if of not in names:
             raise BadInput(f"which session? {of!r} of {names}", hint="name one that was declared")
-        return f"{of}#{event.generation}"
+        return str(SessionName(of, event.generation))
 
     def news(self) -> list[dict[str, Any]] | None:
         """What is to be declared; None: luod was told the same already."""

@@ -16,6 +16,7 @@ from luod.ipc.client.sessions import INCOMING, OUTGOING, Call, Exchange
 from luod.ipc.names import UPDATES
 from luod.ipc.types.sessions import SessionInfo
 from luod.liveupdate import IncomingSession
+from luod.session_name import SessionName
 
 H = TypeVar("H", bound=IncomingHandle)
 
@@ -68,7 +69,7 @@ class RestoredFiles(Generic[H]):
     @property
     def generation(self) -> int | None:
         """The number of the update that jumped; None: no session was written while frozen."""
-        return None if self._frozen is None else int(self._frozen.name.rpartition("#")[2])
+        return None if self._frozen is None else SessionName.parse(self._frozen.name).generation
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -195,14 +196,16 @@ def _of_workload(name: str) -> Exchange[Sequence[SessionInfo]]:
     Those of NAME's owner, or root's: root is shown everybody's, and must not resume from what somebody else has named
     so.
     """
+    if (part := SessionName.parse(name)).generation is not None:
+        raise BadInput(f"session {name!r} is a part of the workload {part.base!r}", hint="name the workload")
     listed = yield from sessions.sessions()
     found = []
     for session in listed:
-        base, _, generation = session.name.rpartition("#")
-        if session.direction == INCOMING and session.name == name:
-            found.append((-1, session))
-        elif session.direction == INCOMING and base == name and generation.isdecimal():
-            found.append((int(generation), session))
+        if session.direction != INCOMING or not session.name.startswith(name):
+            continue
+        written = SessionName.parse(session.name)
+        if written.base == name:
+            found.append((-1 if written.generation is None else written.generation, session))
     owner = next((session.owner for generation, session in found if generation < 0), None)
     if owner is not None:
         found = [(generation, session) for generation, session in found if session.owner in (owner, 0)]

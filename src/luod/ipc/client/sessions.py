@@ -35,8 +35,9 @@ from luod.ipc.types.sessions import Description, GivenUp, SessionInfo
 from luod.linux import F_GET_SEALS, F_SEAL_EXEC
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
 from luod.liveupdate.outgoing import new_manifest
-from luod.liveupdate.session import check_token, encode_name
+from luod.liveupdate.session import check_token
 from luod.manifest import PART_SIZE, RESERVED_TOKENS, Entry, read_first
+from luod.session_name import SessionName
 
 T = TypeVar("T")
 
@@ -63,13 +64,13 @@ Exchange = Generator[Call, Reply, T]
 
 def create(name: str, path: str, *, manifest: bool) -> Exchange[OutgoingSession]:
     """`path` is luod's socket, which the session asks for the limits of memory where this process cannot read them."""
-    encode_name(name)  # luod's own rules are stricter; of what is no name at all it would only drop the connection
+    SessionName.parse(name)  # of what is no text at all luod would only drop the connection
     return (yield from _made("Create", name, path, manifest=manifest))
 
 
 def retrieve(name: str, path: str) -> Exchange[IncomingSession]:
     """`path` as of `create`."""
-    encode_name(name)
+    SessionName.parse(name)
     reply = yield Call("Retrieve", {"name": name})
     return _named(name, IncomingSession(reply.take("session_fd"), limits=Limits(path)))
 
@@ -132,7 +133,7 @@ def replace(
 
 
 def manifest(name: str, direction: str) -> Exchange[tuple[tuple[Entry, ...], bool]]:
-    encode_name(name)
+    SessionName.parse(name)
     reply = yield Call("Manifest", {"name": name} if direction == OUTGOING else {"name": name, "direction": direction})
     with reply.take("manifest_fd") as part:
         # Its maker may have given anything: a pipe would keep us waiting.
@@ -148,7 +149,7 @@ def sessions() -> Exchange[tuple[SessionInfo, ...]]:
 
 def give_up(name: str, direction: str | None, *, force: bool) -> Exchange[GivenUp]:
     """Releases a workload."""
-    encode_name(name)
+    SessionName.parse(name)
     parameters: dict[str, Any] = {"name": name}
     if direction is not None:
         parameters["direction"] = direction
@@ -159,7 +160,7 @@ def give_up(name: str, direction: str | None, *, force: bool) -> Exchange[GivenU
 
 
 def describe(name: str) -> Exchange[tuple[Description, ...]]:
-    encode_name(name)
+    SessionName.parse(name)
     reply = yield Call("Describe", {"name": name})
     return tuple(decode(list[Description], reply.parameters.get("sessions"), "sessions"))
 
