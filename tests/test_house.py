@@ -58,6 +58,11 @@ def test_where_md_answers_ten_questions() -> None:
     assert [section.partition("\n")[0] for section in sections if not _PLACE.search(section)] == []
 
 
+def test_a_name_crosses_seven_modules_at_most_on_its_way_to_the_ioctl() -> None:
+    (walk,) = (section for section in WHERE.split("\n## ") if section.startswith("How does `create` reach"))
+    assert len(_PLACE.findall(walk)) <= 7
+
+
 @pytest.mark.parametrize(("file", "listed"), _PLACE.findall(WHERE))
 def test_where_md_names_what_exists(file: str, listed: str) -> None:
     path = SOURCE / file

@@ -137,7 +137,7 @@ class Client:
         return self._run(sessions.manifest(name, direction))
 
     def describe(self, name: str) -> tuple[Description, ...]:
-        """Returns luod's knowledge of the outgoing and of the incoming session `name`. Changes nothing.
+        """Returns luod's knowledge of the sessions of the workload `name`, outgoing and incoming. Changes nothing.
 
         Raises NoSuchSession.
         """

@@ -59,6 +59,10 @@ class Client(Library):
         """Has luod drop its fd of a session, of which this process has no other."""
         perform(sessions.release(name, direction, finished=finished), self._socket, 30.0)
 
+    def call_replace_named(self, name: str) -> None:
+        """Has luod put an empty session in the place of one of which this process has no fd."""
+        perform(sessions._made("Replace", name, self._socket, manifest=False), self._socket, 30.0).close()
+
     def call_discard(self, name: str) -> list[str]:
         return list(self._ask("discard", name))
 

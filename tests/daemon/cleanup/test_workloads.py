@@ -49,6 +49,27 @@ def test_a_part_of_a_workload_is_refused_with_the_name_to_use(arrived: Luod, ver
     assert arrived.answer(verb, "vm", "vm#1")["status"] == 0
 
 
+@pytest.mark.parametrize(
+    ("call", "left"), [("release_named", {}), ("replace_named", {"outgoing vm": "held"}), ("discard", {})]
+)
+def test_what_was_carried_over_of_a_workload_ends_with_its_session(
+    arrived: Luod, call: str, left: dict[str, str]
+) -> None:
+    """Otherwise the next kernel has the state of a frozen guest beside the memory of another."""
+    vmm = arrived.vmm()
+    assert arrived.answer("carry-over", "vm")["status"] == 0
+    assert states(vmm) == {"outgoing vm": "held", "outgoing vm#1": "held"}
+    vmm.call(call, name="vm")
+    assert states(vmm) == left
+
+
+def test_a_workload_is_described_with_all_of_its_sessions(arrived: Luod) -> None:
+    shown = arrived.luoctl("--json", "show", "vm").stdout.splitlines()
+    assert [json.loads(line)["name"] for line in shown] == ["vm", "vm#1"]
+    (part,) = arrived.luoctl("--json", "show", "vm#1").stdout.splitlines()
+    assert json.loads(part)["generation"] == 1
+
+
 @pytest.mark.parametrize("verb", ["discard", "carry-over", "release"])
 @pytest.mark.parametrize("part", ["vm", "vm#1"])
 def test_who_has_one_session_of_a_workload_has_all_of_it(arrived: Luod, verb: str, part: str) -> None:

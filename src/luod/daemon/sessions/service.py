@@ -149,7 +149,7 @@ class SessionService:
         return found
 
     async def describe(self, peer: Peer, name: str) -> list[Description]:
-        found = [(row, state) for row, state in self.rows() if row.name == name and may_use(peer, row)]
+        found = [(row, state) for row, state in self.rows() if name in (row.base, row.name) and may_use(peer, row)]
         if not found:
             raise no_such_session(None, name)
         return [self._described(row, state) for row, state in found]
@@ -338,14 +338,15 @@ class SessionService:
                     hint="finish it, or release it as given up, which frees what it still holds",
                 )
         self._registry.note(row, outcome)
-        self._registry.remove(row)
-        await self._let_go(row)
+        await self._end_parts(row)
+        await self._remove(row)
         self._sparing(
             "released", of=peer.uid, name=name, direction=direction, outcome=outcome, uid=peer.uid, pid=peer.pid
         )
 
     async def _replace(self, peer: Peer, name: str, manifest: Fd | None) -> Fd:
         row = self._row(peer, "outgoing", name)
+        await self._end_parts(row)
         await self._close(row)
         if row.discard and (peer.uid == row.owner or not self._owners.alive(row)):
             await self._owners.pin(row, peer)
@@ -427,6 +428,15 @@ class SessionService:
         if not self._changing:
             self._still.set()
 
+    async def _end_parts(self, row: Row) -> None:
+        """Ends what luod forwarded of the workload beside the outgoing session `row`, which ends or is another from now
+        on: the next kernel would take the two for one state of the guest (H12).
+        """
+        for part in self._registry.record.rows:
+            if row.name == part.base and part.name != row.name and row.direction == part.direction == "outgoing":
+                self._log("closed", name=part.name, reason=f"session {row.name} of its workload ended or was replaced")
+                await self._remove(part)
+
     async def _remove(self, row: Row) -> None:
         self._registry.remove(row)
         await self._let_go(row)
@@ -453,8 +463,7 @@ class SessionService:
     async def _discard_now(self, name: str) -> None:
         row = self._registry.row("outgoing", name)
         if row is not None and row.discard and self._owners.alive(row) is False:
-            self._registry.remove(row)
-            await self._let_go(row)
+            await self._remove(row)
             self._sparing(
                 "discarded", of=row.owner, name=name, owner=row.owner, reason="the process that created it ended"
             )

@@ -151,8 +151,8 @@ class Sessions(VarlinkInterface, name=SESSIONS):
 
     @varlinkmethod(return_parameter="sessions")
     async def Describe(self, *, name: str) -> list[Description]:
-        """What luod knows of the outgoing session of this name and of the incoming one; nothing is retrieved or
-        changed. Errors: NoSuchSession.
+        """What luod knows of the sessions of a workload, NAME and NAME#NUMBER, outgoing and incoming, or of the session
+        NAME#NUMBER; nothing is retrieved or changed. Errors: NoSuchSession.
         """
         return await self._service.describe(self._peer, name)
 
