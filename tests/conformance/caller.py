@@ -1,7 +1,7 @@
-"""One process inside a machine that makes the calls a row asks for: the outside of `tests.programs.questions`.
+"""One process inside a machine that makes the calls of a row: the outside of `tests.programs.questions`.
 
-`caller.ask("create", device="device", name=b"vm", slot="s")` gives the call's value; `caller.says(…)` gives "OK" or the
-name of the errno. Used by every row of `tests/conformance/`.
+`caller.ask("create", device="device", name=b"vm", slot="s")` returns the call's value; `caller.says(…)` returns "OK" or
+the name of the errno. Every row of `tests/conformance/` uses it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ Answer = dict[str, Any]
 
 
 class Refusal(AssertionError):
-    """A call that the row needs to succeed gave an errno."""
+    """A call that the row needs to succeed failed with an errno."""
 
 
 class Caller:
-    """A process of its own, forked for one row; whatever it holds ends with it."""
+    """A process of its own, forked for one row. Everything that it holds ends with it."""
 
     def __init__(self, program: Program, path: tuple[str, ...] = (), row: bytes = b"row") -> None:
         self.program = program
@@ -29,25 +29,25 @@ class Caller:
         """A session name that no other row uses."""
 
     def reply(self, verb: str, /, **parameters: Any) -> Answer:
-        """The whole answer."""
+        """Returns the whole answer."""
         question = {"do": verb, "in": list(self.path), **{name: _text(value) for name, value in parameters.items()}}
         answer: Answer = self.program.ask(question)
         assert "wrong" not in answer, f"{verb}({parameters}): {answer['wrong']}"
         return answer
 
     def ask(self, verb: str, /, **parameters: Any) -> Any:
-        """The value of a call that succeeds."""
+        """Returns the value of a call that succeeds."""
         answer = self.reply(verb, **parameters)
         if "ok" not in answer:
             raise Refusal(f"{verb}({parameters}): {answer}")
         return answer["ok"]
 
     def says(self, verb: str, /, **parameters: Any) -> str:
-        """ "OK", or the errno's name."""
+        """Returns "OK", or the errno's name."""
         return str(self.reply(verb, **parameters).get("errno", "OK"))
 
     def fork(self, name: str, *, row: bytes | None = None) -> Caller:
-        """A child with duplicates of every fd this process has."""
+        """Returns a child with duplicates of every fd of this process."""
         self.ask("fork", kid=name)
         return Caller(self.program, (*self.path, name), self.row if row is None else row)
 
@@ -57,35 +57,35 @@ class Caller:
             cannot_run("only root can map several uids into the machine")
 
     def become_program(self, *argv: str, keep: tuple[str, ...]) -> None:
-        """Execs `argv`, which inherits the fds in `keep`; nothing can be asked afterwards."""
+        """Execs `argv`, which inherits the fds in `keep`. It answers no further question."""
         assert self.reply("exec", argv=list(argv), keep=list(keep)) == {"gone": None}
 
-    # -- what nearly every row begins with -----------------------------------------------------------------------
+    # -- the first steps of nearly every row ------------------------------------------------------------------------
 
     def open_device(self) -> None:
         self.ask("open", path="/dev/liveupdate", flags=os.O_RDWR, slot="device")
 
     def create(self, name: bytes | None = None, *, slot: str = "s") -> None:
-        """A new session; the device is opened for it and closed again."""
+        """Creates a session. The device is opened for it and closed again."""
         self.open_device()
         self.ask("create", device="device", name=self.row if name is None else name, slot=slot)
         self.ask("close", fd="device")
 
     def retrieve(self, name: bytes | None = None, *, slot: str = "s") -> None:
-        """An incoming session; the device is opened for it and closed again."""
+        """Retrieves an incoming session. The device is opened for it and closed again."""
         self.open_device()
         self.ask("retrieve", device="device", name=self.row if name is None else name, slot=slot)
         self.ask("close", fd="device")
 
     def can_retrieve(self, name: bytes | None = None, *, slot: str = "tried") -> str:
-        """What RETRIEVE_SESSION says; the session stays in `slot` when it worked."""
+        """Returns the result of RETRIEVE_SESSION. After a success the session stays in `slot`."""
         self.open_device()
         said = self.says("retrieve", device="device", name=self.row if name is None else name, slot=slot)
         self.ask("close", fd="device")
         return said
 
     def preserved_memfd(self, *, token: int = 1, size: int = 4096, slot: str = "m", session: str = "s") -> str:
-        """A new memfd full of data, preserved; returns the sha256 of its contents."""
+        """Preserves a new memfd full of data; returns the sha256 of its contents."""
         self.ask("memfd", slot=slot, size=size)
         digest: str = self.ask("fill", fd=slot, length=size, seed=token)
         self.ask("preserve", session=session, fd=slot, token=token)
@@ -99,13 +99,13 @@ def start(machine: Machine, program: list[str], *, root: str) -> Caller:
 
 
 def jump(machine: Machine, caller: Caller) -> None:
-    """reboot(LINUX_REBOOT_CMD_KEXEC) into what is loaded, made by `caller`."""
+    """Calls reboot(LINUX_REBOOT_CMD_KEXEC) in `caller`, into the loaded image."""
     with machine.expect_jump():
         raise AssertionError(f"reboot came back: {caller.reply('reboot')}")
 
 
 def load(machine: Machine, caller: Caller, *, command_line: bytes | None = None) -> None:
-    """kexec_file_load of the machine's own kernel, with its own command line unless told otherwise."""
+    """Loads the machine's own kernel by kexec_file_load, by default with its own command line."""
     own = machine.read("/proc/cmdline").rstrip(b"\n")
     line = own if command_line is None else command_line
     caller.ask("open", path=machine.kernel, flags=os.O_RDONLY, slot="kernel")

@@ -1,9 +1,9 @@
-"""Fixtures of the rows: a machine and a question program a module, a process a row.
+"""Fixtures of the rows: a machine and a question program for each module, a process for each row.
 
-`pytest.mark.divergence(NAME)` marks a row that the emulated machine cannot meet: there, and only there, an expected
-failure, strict, so that the mark has to go when the machine learns it. NAME is the test that shows the divergence, as
-docs/divergences.md names it. With `when` it holds only where the device is a FUSE node (FUSE), or only where it cannot
-be one (NO_FUSE).
+`pytest.mark.divergence(NAME)` marks a row that the emulated machine cannot meet. It is a strict expected failure there,
+so that the mark must go when the machine learns it. NAME is the test that shows the divergence, as in
+docs/divergences.md. With `when` it holds only where the device is a FUSE node (FUSE), or only where it cannot be one
+(NO_FUSE).
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def shared_machine(machine_kind: str) -> Iterator[Machine]:
-    """One machine for all rows of a module."""
+    """Yields one machine for all rows of a module."""
     with booting_machines(machine_kind) as boot:
         yield boot()
 
 
 @pytest.fixture(scope="module")
 def questions(shared_machine: Machine, machine_python: Interpreter) -> Caller:
-    """The question program of `shared_machine`. It holds nothing itself."""
+    """Returns the question program of `shared_machine`. It holds nothing itself."""
     return start(shared_machine, machine_python.module("tests.programs.questions"), root=str(ROOT))
 
 
@@ -60,7 +60,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def caller(questions: Caller) -> Iterator[Caller]:
-    """A process of the row's own; it and everything it holds ends with the row."""
+    """Yields a process of the row's own, which ends with the row."""
     number = next(_numbers)
     yield questions.fork(str(number), row=f"row {number}".encode())
     questions.ask("end", kid=str(number))
@@ -68,7 +68,7 @@ def caller(questions: Caller) -> Iterator[Caller]:
 
 @pytest.fixture(scope="module")
 def voyages(request: pytest.FixtureRequest, machine_kind: str, machine_python: Interpreter) -> Outcomes:
-    """Takes all selected rows of the module that reach over a jump through it, together."""
+    """Takes all selected rows of the module that reach over a kexec through it, together."""
     program = machine_python.module("tests.programs.questions")
     rows = rows_of(request, machine_kind=machine_kind)
     with booting_machines(machine_kind) as boot:

@@ -12,13 +12,13 @@ from tests.conformance.voyage import Voyage, across_jumps
 
 
 def sent_off(caller: Caller, tokens: int = 2) -> dict[int, str]:
-    """Creates the row's session with memfds under the tokens from 1; the sha256 of each."""
+    """Creates the row's session with memfds under the tokens from 1; returns the sha256 of each."""
     caller.create()
     return {token: caller.preserved_memfd(token=token, slot=f"m{token}") for token in range(1, tokens + 1)}
 
 
 def back(caller: Caller, token: int, slot: str | None = None) -> str:
-    """Retrieves a file: the sha256 of its contents, or the errno."""
+    """Retrieves a file; returns the sha256 of its contents, or the errno."""
     slot = slot or f"m{token}"
     said = caller.says("retrieve_fd", session="s", token=token, slot=slot)
     return said if said != "OK" else str(caller.ask("digest", fd=slot))

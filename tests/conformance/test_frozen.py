@@ -1,4 +1,6 @@
-"""Section 5 of docs/kernel.md, "the memfd while preserved": what still works on it, and what of that is carried."""
+"""Section 5 of docs/kernel.md, "the memfd while preserved": the calls that still work on it, and their effect on the
+copy.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ SIZE = 8192
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE, INSERT_RANGE = 1, 2, 8, 16, 32
 F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE, F_SEAL_FUTURE_WRITE = 1, 2, 4, 8, 16
 
-# What is refused, as calls on the memfd; the emulated machine has nothing to refuse it with but seals.
+# Refused calls on the memfd. The emulated machine can refuse them only by seals.
 REFUSED = [
     ("write past the end", "pwrite", {"data": b"x", "offset": SIZE}),
     ("write across the end", "pwrite", {"data": b"xx", "offset": SIZE - 1}),
@@ -28,7 +30,7 @@ REFUSED = [
 
 @pytest.fixture
 def preserved(caller: Caller) -> Caller:
-    """A caller with the preserved memfd "m", mapped as "before"."""
+    """Returns a caller with the preserved memfd "m", mapped as "before"."""
     caller.create()
     caller.ask("memfd", slot="m", size=SIZE)
     caller.ask("fill", fd="m", length=SIZE, seed=1)

@@ -71,7 +71,7 @@ def test_command_line_of_the_next_kernel(machine: Machine, fresh: Callable[[], C
 
 
 def initrd(machine: Machine) -> tuple[str, ...]:
-    """What a real kernel needs beside itself to boot."""
+    """Returns what a real kernel needs besides itself to boot."""
     return () if machine.initrd is None else ("--initrd", machine.initrd)
 
 
@@ -110,7 +110,7 @@ def test_device_open_during_the_jump(machine: Machine, fresh: Callable[[], Calle
     assert fresh().can_retrieve(b"vm") == "OK"
 
 
-# -- who holds the session at the jump ---------------------------------------------------------------------------
+# -- holders of the session at the kexec ---------------------------------------------------------------------------
 
 
 def retrieved(caller: Caller) -> str:

@@ -1,4 +1,4 @@
-"""Section 2 of docs/kernel.md: what is checked before a command is looked at, and in which order."""
+"""Section 2 of docs/kernel.md: the checks before a command is executed, and their order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conformance.voyage import Voyage, across_jumps
 
 ZEROS = bytes(80)
 
-# The row, the command, and what the device and a session say to it with 80 bytes of zeros as its argument.
+# The row, the command, and the answers of the device and of a session with 80 bytes of zeros as its argument.
 NUMBERS = [
     ("nr 0 of the device, size 0", 0xBA00, "EINVAL", "EINVAL"),
     ("nr 1 of the device, size 0", 0xBA01, "EINVAL", "EINVAL"),
@@ -53,7 +53,7 @@ SESSION_MARKS = {"type 0xbb nr 0": [SESSION], "TCGETS": [SESSION], "FIONREAD": [
 
 
 def rows_of_numbers(marks: Mapping[str, list[pytest.MarkDecorator]]) -> list[Any]:
-    """The rows as parameters, with the marks of those that diverge."""
+    """Returns the rows as parameters, with the marks of those that diverge."""
     return [pytest.param(*row, id=row[0], marks=marks.get(row[0], [])) for row in NUMBERS + OTHER_TYPES]
 
 
@@ -106,7 +106,7 @@ def test_unreadable_argument_on_a_session(caller: Caller, command: int, says: st
     assert caller.says("ioctl", fd="s", command=command, **argument) == says
 
 
-# The size field and what follows the structure, the same for every command: {minimum} is its length.
+# The size field and the bytes after the structure, the same for every command: {minimum} is its length.
 SIZES = [
     ("nothing", 0, b"", "EINVAL"),
     ("only the size", 4, b"", "EINVAL"),

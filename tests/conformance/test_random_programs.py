@@ -1,7 +1,7 @@
-"""Random programs, a few: two machines answer them alike; and where one does not, it is found and cut down.
+"""Some random programs: two machines answer them alike; and a difference is found and shrunk.
 
-The many are in tests/kernel/test_random_programs.py. Here the reference is the machine under test, so that `make test`
-holds one emulated machine to another and `make test-kernel` one to the real kernel.
+tests/kernel/test_random_programs.py has many of them. Here the reference is the machine under test, so that `make test`
+compares two emulated machines and `make test-kernel` an emulated one with the real kernel.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def test_a_planted_mistake_is_found_and_cut_down(
         verdict = next(verdict for verdict in found if verdict.shrunk is not None)
     assert verdict.shrunk is not None
     assert (verdict.shrunk.difference.kind) == (last, real, planted)
-    # Where each try costs a real kernel's jump, the time is up before it is small.
+    # If each try costs a real kernel's kexec, the time is up before it is small.
     assert len(verdict.shrunk.program) < 60 or (machine_kind == "kernel" and boots > 1)
     assert f"{last} " in verdict.text
     print(verdict.text)

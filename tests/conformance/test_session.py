@@ -1,4 +1,4 @@
-"""Section 4 of docs/kernel.md: what a session fd answers to calls that are not its own, and GET_NAME."""
+"""Section 4 of docs/kernel.md: a session fd's answers to calls other than its own, and GET_NAME."""
 
 from __future__ import annotations
 
@@ -81,6 +81,6 @@ def test_get_name_leaves_what_is_behind_the_name(caller: Caller, length: int) ->
     field = caller.ask("get_name", session="s", fill=b"\xee").encode("latin-1")
     name, rest = field[: length + 1], field[length + 1 :]
     assert name == b"n" * length + b"\0"
-    # A few NULs up to the next word are the kernel's to write or not; further on nothing is.
+    # The kernel may write a few NULs up to the next word, and nothing after that.
     assert rest.lstrip(b"\0") == b"\xee" * len(rest.lstrip(b"\0"))
     assert len(rest) - len(rest.lstrip(b"\0")) < 8

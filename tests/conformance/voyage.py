@@ -1,6 +1,6 @@
-"""Rows that reach over a jump. All rows of a module share their boots: a jump is dear on a real kernel.
+"""Rows that reach over a kexec. All rows of a module share their boots: a kexec is slow on a real kernel.
 
-A row is a generator that takes a caller and is given a new one in each boot:
+A row is a generator that takes a caller and gets a new one in each boot:
 
     @across_jumps
     def test_something(caller: Caller) -> Voyage:
@@ -31,7 +31,7 @@ Voyage = Generator[None, Caller, None]
 
 
 def across_jumps(row: Callable[..., Voyage]) -> Callable[..., None]:
-    """Makes a test of a row. The row's other parameters are for pytest.mark.parametrize."""
+    """Returns a test of a row. The row's other parameters are for pytest.mark.parametrize."""
 
     def test(voyages: Outcomes, request: Any, **parameters: Any) -> None:
         outcome = voyages.of(request.node.nodeid)
@@ -74,7 +74,7 @@ class Row:
 
 @dataclass
 class Outcomes:
-    """How the rows of one module went."""
+    """The results of the rows of one module."""
 
     rows: list[Row] = field(default_factory=list)
 
@@ -85,7 +85,7 @@ class Outcomes:
 
 
 def rows_of(request: pytest.FixtureRequest, **chosen: str) -> list[Row]:
-    """The rows of the module that asks, as far as they were selected; only those with the parameters in `chosen`."""
+    """Returns the selected rows of the requesting module; only those with the parameters in `chosen`."""
     rows = []
     for item in request.session.items:
         if isinstance(item, pytest.Function) and item.module is request.module and hasattr(item.function, "row"):
@@ -100,7 +100,7 @@ def travel(rows: list[Row], machine: Machine, start: Callable[[], Caller]) -> Ou
     while under_way := [row for row in rows if not row.over]:
         try:
             root = start()
-            # Loaded first: what is created and preserved afterwards has to be carried all the same.
+            # Loaded first: sessions that are created and preserved afterwards must be carried nevertheless.
             load(machine, root)
             for number, row in enumerate(under_way):
                 caller = root.fork(f"row {number}", row=f"row {rows.index(row)}".encode())

@@ -1,8 +1,8 @@
-"""Boots in a row, in each of which somebody is killed at a chosen call; used by the tests of this folder.
+"""Boots in a row, in each of which processes are killed at a chosen call; the tests of this folder use it.
 
-A boot is all of luod's life at once: it starts and takes over what was carried, a VMM takes up its guest again, has it
-carried anew, and an operator updates into the next boot. `Endurance.live(killing)` lives one, and gives what became of
-it. Who dies is started again by a shell's loop, as systemd would; all go on until the machine has jumped.
+A boot is all of luod's life at once: it starts and takes over what was carried, a VMM resumes its guest, has it carried
+again, and an operator updates into the next boot. `Endurance.live(killing)` runs one, and returns its result. A shell's
+loop starts the killed processes again, as systemd would. All continue until the kexec.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _AGAIN = "while :; do {}; sleep 0.05; done"
 
 
 def build_killer(folder: Path) -> str:
-    """Compiles killer.c; the path of the program."""
+    """Compiles killer.c; returns the path of the program."""
     compiler = require_tool("gcc", package="gcc")
     program = folder / "killer"
     source = Path(__file__).with_name("killer.c")
@@ -47,7 +47,7 @@ class Killing:
 
 @dataclass
 class Lived:
-    """A boot. `killed`: at which call, as killer.c writes it; "" where nobody was. `diary`: what VMMs wrote in it."""
+    """A boot. `killed`: at which call, as killer.c writes it; "" without a kill. `diary`: the notes of VMMs in it."""
 
     killed: str
     diary: list[dict[str, Any]] = field(default_factory=list)
@@ -57,12 +57,12 @@ class Lived:
 
     @property
     def guest(self) -> str:
-        """Who is carried by the jump that ended the boot."""
+        """Returns the guest that the kexec at the end of the boot carries."""
         guest: str = self.notes("guest")[-1]
         return guest
 
     def before_death(self, kind: str) -> bool:
-        """Whether a VMM that another followed has written such a note."""
+        """Returns whether a VMM that another followed has written such a note."""
         begun = [number for number, note in enumerate(self.diary) if "guest" in note]
         return any(kind in note for note in self.diary[: begun[-1]])
 
@@ -78,7 +78,7 @@ class Endurance:
         self._programs: list[Program] = []
 
     def live(self, killing: Killing | None = None) -> Lived:
-        """One boot, to the next jump."""
+        """Runs one boot, to the next kexec."""
         report = self._folder / "killed"
         report.unlink(missing_ok=True)
         before = self._diary.stat().st_size
@@ -93,7 +93,7 @@ class Endurance:
         return Lived(report.read_text() if report.exists() else "", [json.loads(line) for line in lines])
 
     def boots(self) -> int:
-        """As luod counts them, started in the boot that runs now."""
+        """Returns the number of boots of luod in the boot that runs now."""
         self._host.start()
         boots: int = self._host.luoctl_json("status")["boot"]
         return boots
@@ -110,5 +110,5 @@ class Endurance:
         self._programs = [p for p in self._programs if p.boot == self.machine.boot] + [program]
 
     def errors(self) -> str:
-        """What the programs of this boot wrote to stderr, for whoever reads a failure."""
+        """Returns the stderr of this boot's programs, for the reader of a failure."""
         return "\n".join(program.stderr for program in self._programs)

@@ -1,5 +1,7 @@
-"""The disk of the state directory takes no more, keep is killed at each of its calls, and then serve is killed: what
-luod alone held since is held still. docs/operate.md: the death of a keeper loses what only luod had, and no more.
+"""The disk of the state directory is full, keep is killed at each of its calls, and then serve is killed.
+
+The fds that luod alone held since are still held. docs/operate.md: the death of a keeper loses only what luod alone
+had.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""luod and its clients are killed with SIGKILL at every call that changes state, one boot for each, before the jump and
-after it: whatever a living party still wanted is there afterwards, and nothing torn is ever taken for whole.
+"""luod and its clients are killed with SIGKILL at every call that changes state, one boot for each.
 
-Each test takes every Nth call, up to the first boot in which there was none to kill at; together they miss none. What
-is lost by nature, since only the dead had it, is named in `excused`.
+This is before the kexec and after it. Everything that a living process still needed exists afterwards, and a torn
+session is never used as a whole one.
+
+Each test takes every Nth call, up to the first boot without a call to kill at; together they cover all. Losses that are
+inevitable, since only the killed process had the file, are named in `excused`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from tests.crash.endurance import JUMP, KEEP, SERVE, VMM, Endurance, Killing, Li
 
 @dataclass(frozen=True)
 class Row:
-    """`shares`: how many tests share the calls of `who`; each of them kills someone in `least` boots or more."""
+    """`shares`: how many tests share the calls of `who`; each of them kills a process in `least` boots or more."""
 
     who: str
     victims: tuple[str, ...]
@@ -29,17 +31,17 @@ class Row:
 
 
 def in_flight(lived: Lived) -> bool:
-    """keep dies with the kernel's answer in its hands: the session was nobody else's yet (H6)."""
+    """Returns whether keep died with the kernel's answer: no other process had the session yet (H6)."""
     return ": sendmsg" in lived.killed and bool(lived.notes("retrieving"))
 
 
 def was_retrieved(lived: Lived) -> bool:
-    """All who had the session are dead."""
+    """Returns whether all holders of the session are dead."""
     return lived.before_death("retrieving")
 
 
 def was_resumed(lived: Lived) -> bool:
-    """The guest may have run, so it must not be resumed once more (H12)."""
+    """Returns whether the guest may have run, so it must not be resumed again (H12)."""
     return lived.before_death("resuming")
 
 
@@ -75,12 +77,12 @@ def test_a_guest_lives_on(machine: Machine, tmp_path: Path, killer: str, case: s
         killed += 1
         call += row.shares
     assert killed >= row.least
-    # The registry came along all the way.
+    # The registry was carried through all boots.
     assert endurance.boots() == machine.boot
 
 
 def check(row: Row, before: Lived, lived: Lived, when: str) -> None:
-    """The guest of the boot before goes on, and no more than once; no NAME#GENERATION outlived its update."""
+    """Checks that the guest of the boot before continues, once at most, and no NAME#GENERATION outlived its update."""
     assert not lived.notes("outlived"), f"{when}: it outlived its update: {lived.notes('outlived')}"
     resumed = lived.notes("resumed")
     assert len(resumed) <= 1, f"{when}: it was resumed twice: {lived.diary}"

@@ -24,7 +24,6 @@ from tests.daemon.host import Luod
 from tests.library import start_vmm
 
 MIB = 1024 * 1024
-"""How often serve is looked at again until it has closed what the attacker left."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What serve has: the number of its fds, and bytes of resident memory."""
+    """serve's resources: the number of its fds, and bytes of resident memory."""
 
     pid: int
     fds: int
@@ -58,14 +57,15 @@ class Footprint:
 def footprint(luod: Luod) -> Footprint:
     pid = luod.serve_pid()
     resident = int(luod.machine.read(f"/proc/{pid}/statm").split()[1])
-    # Not with `ls -l`: an fd that is closed meanwhile is no error.
+    # Not with `ls -l`: an fd that is closed meanwhile is not an error.
     fds = luod.machine.run(["ls", f"/proc/{pid}/fd"]).text.split()
     return Footprint(pid, len(fds), resident * os.sysconf("SC_PAGESIZE"))
 
 
 def settled(luod: Luod, before: Footprint) -> Footprint:
-    """The footprint when serve has no more fds than before. It sees a hang-up a moment later, and an idle receiver ends
-    after a few seconds.
+    """Returns the footprint when serve has no more fds than before.
+
+    It sees a hang-up a moment later, and an idle receiver ends after a few seconds.
     """
 
     def look() -> Footprint | None:
@@ -86,7 +86,9 @@ class Client:
         self._program = _start(luod, "meter", user, socket)
 
     def times(self, method: str, times: int, parameters: Mapping[str, Any] | None = None, *, new: bool = True) -> Times:
-        """`new`: each call over a connection of its own, as the library makes them. Each call must be answered."""
+        """Returns the times of calls. `new`: each call over a connection of its own, as in the library. All must be
+        answered.
+        """
         question = {"method": method, "parameters": dict(parameters or {}), "times": times, "new": new}
         answer = self._program.ask(question, timeout=100)
         assert "ms" in answer, answer
@@ -104,9 +106,9 @@ def attack(
     users: Sequence[int] = (),
     socket: str = SOCKET,
 ) -> Iterator[None]:
-    """A user's connections that send these messages, each without its NUL, without end. See `tests.programs.flood`.
+    """Runs connections of a user that send these messages, each without its NUL, without end.
 
-    `users`, with root as `user`: the connections are theirs in turn.
+    See `tests.programs.flood`. `users`, with root as `user`: the connections are theirs in turn.
     """
     program = _start(luod, "flood", user, socket)
     order = {"connections": connections, "messages": list(messages), "hang_up": hang_up, "users": list(users)}
@@ -119,7 +121,7 @@ def attack(
 
 
 class Figures:
-    """Those of one test. They are printed whether it passes or not."""
+    """The figures of one test. They are printed whether it passes or not."""
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self._request = request
@@ -128,7 +130,7 @@ class Figures:
         self._request.node.user_properties.append(("hostile", text))
 
     def add(self, what: str, **measured: Times) -> None:
-        """One line: p50 and p99 of the same call in different states."""
+        """Adds one line: p50 and p99 of the same call in different states."""
         parts = [f"{state} p50 {times.p50:.2f} ms, p99 {times.p99:.2f} ms" for state, times in measured.items()]
         self.line(f"{what}: {'; '.join(parts)}")
 
@@ -140,7 +142,7 @@ class Figures:
 
 
 def lines(reports: Sequence[pytest.TestReport]) -> Iterator[tuple[str, str]]:
-    """Test and line of what the tests measured."""
+    """Yields test and line of the tests' measurements."""
     for report in reports:
         for name, text in report.user_properties:
             if name == "hostile" and report.when == "call":

@@ -1,6 +1,6 @@
-"""The load of one user, or of many, is their own: root and participants of an update are answered before it.
+"""The load of one user, or of many, delays only them: root and participants of an update are answered before it.
 
-The aim is a p99 of 20 ms for a participant's vote; what is asserted leaves room for a machine with other work.
+The aim is a p99 of 20 ms for a participant's vote. The assertion leaves room for a machine with other work.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ VOTE = "io.luod.Updates.Vote"
 MOST_MS = 200.0
 """Ten times the aim."""
 MOST_MS_TO_CONNECT = 2000.0
-"""Where others wait with it for their connections to be accepted: a listening socket has one queue for all."""
+"""With others waiting for their connections to be accepted: a listening socket has one queue for all."""
 TIMES_IDLE = 20
-"""Or so many times what it takes without load, on a machine that is slow by itself."""
+"""Or so many times the duration without load, on a machine that is slow by itself."""
 ATTACKER, OWNER, OTHER = 1000, 1001, 1002
 SUBUIDS = range(100_000, 100_600)
 LARGE = call("io.luod.Sessions.Create", {"name": "x" * 60_000})
@@ -45,7 +45,7 @@ def test_root_and_a_vote_go_before_the_load_of_others(name: str, luod: Luod, fig
     for participant in (voter, awaited):
         participant.expect("preparing")
     voter.vote("preparing")
-    # It has voted: what comes now is refused, and costs luod what a vote that counts does.
+    # It has voted: a later vote is refused, and costs luod what a vote that counts does.
     ballot = {"participant": voter.secret, "phase": "preparing", "vote": "ready", "reason": None}
     idle_list, idle_vote = root.times(LIST, 100), owner.times(VOTE, 100, ballot)
     before = footprint(luod)

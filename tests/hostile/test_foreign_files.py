@@ -1,7 +1,7 @@
-"""Files that a user passes to luod, and whose close blocks, delay no other user, and luod is afterwards as before.
+"""Files from a user whose close blocks delay no other user, and luod is afterwards as before.
 
 They are TCP sockets that linger, which block the process that closes them last, and a file of a FUSE server that does
-not answer: a process that closes it can neither go on nor be killed.
+not answer: a process that closes it can neither continue nor be killed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.library import Vmm, start_vmm
 LIST = "io.luod.Sessions.List"
 ATTACKER, OTHER = 1000, 2000
 LINGER = 100
-"""Seconds; all times that are asserted are far below."""
+"""In seconds; all asserted times are far below."""
 MOST_MS = 1000.0
 WAYS = [
     "a message",
@@ -44,7 +44,7 @@ class Attacker:
         self._directory = directory
 
     def ask(self, question: dict[str, Any]) -> str | None:
-        """Why it failed, if it did."""
+        """Returns the error of a failed call, or None."""
         answer: dict[str, Any] = self._vmm.program.ask(question, timeout=60)
         return answer.get("failed")
 
@@ -72,7 +72,7 @@ def place(luod: Luod) -> str:
 
 
 def prepared(luod: Luod, directory: str) -> str:
-    """A directory in the machine with a /dev/fuse as udev makes it, and a place to mount."""
+    """Returns a directory in the machine with a /dev/fuse as udev makes it, and a place to mount."""
     root = Attacker(luod, directory, 0)
     assert root.ask({"prepare": directory}) is None
     root.end()
@@ -141,7 +141,7 @@ def test_a_file_that_nobody_can_close_delays_nobody(luod: Luod, place: str, figu
     attacker = Attacker(luod, place)
     try:
         well_behaved(luod, figures, {}, lambda: attacker.fuse(method))
-        # Its owner's sessions go on, and so does luod when serve is killed.
+        # Its owner's sessions continue, and so does luod when serve is killed.
         luod.kill_serve()
         assert Client(luod, ATTACKER).times(LIST, 1).ms
         luod.stop()

@@ -1,4 +1,4 @@
-"""What one client can make luod write, in a log that stays readable for others."""
+"""The log lines that one client can cause: the log stays readable for others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_one_connection_that_creates_and_releases_without_end(luod: Luod, figure
     for _ in range(CALLS):
         client.times("io.luod.Sessions.Create", 1, {"name": "again"})
         client.times("io.luod.Sessions.Release", 1, {"name": "again", "direction": "outgoing", "outcome": "given_up"})
-    for name in ("evil", "again"):  # where the attack ended between the two
+    for name in ("evil", "again"):  # if the attack ended between the two
         client.times("io.luod.Sessions.Release", 1, {"name": name, "direction": "outgoing", "outcome": "given_up"})
     after = settled(luod, before)
     luod.vmm(OWNER).call("create", name="good", slot="s")

@@ -1,4 +1,4 @@
-"""The processes that receive files for luod may be stopped or killed: their client is told so."""
+"""The processes that receive files for luod may be stopped or killed: their client gets an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OWNER = 1001
 
 
 def receivers(luod: Luod) -> set[int]:
-    """The processes that receive or close files for luod."""
+    """Returns the processes that receive or close files for luod."""
     found = luod.machine.run(["sh", "-c", "grep -l receiver.py /proc/[0-9]*/cmdline 2>/dev/null; true"]).text
     return {int(number) for number in re.findall(r"/proc/(\d+)/", found)}
 

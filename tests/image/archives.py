@@ -1,4 +1,4 @@
-"""Initial RAM disks made for tests: cpio archives of the newc format, and all that a kernel unpacks them from."""
+"""Initial RAM disks for tests: cpio archives of the newc format, and their compressions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def entry(
     padding: int = 0,
     checksum: int | None = None,
 ) -> bytes:
-    """One entry. `padding`: zeros behind the name that count as part of it. `checksum`: of the content, for 070702."""
+    """Returns one entry. `padding`: zeros after the name that count as part of it. `checksum`: of the content, for
+    070702.
+    """
     encoded = name.encode() + b"\0" + bytes(padding)
     fields = (inode, mode, 0, 0, links, 0, len(content), 0, 0, 0, 0, len(encoded), checksum or 0)
     head = (b"070701" if checksum is None else b"070702") + b"".join(b"%08X" % field for field in fields) + encoded
@@ -40,19 +42,20 @@ END: Final = entry("TRAILER!!!")
 
 
 def link(name: str, target: str) -> bytes:
-    """A symbolic link."""
+    """Returns a symbolic link."""
     return entry(name, target.encode(), mode=LINK)
 
 
 def directories(*names: str) -> bytes:
-    """These directories and those they are in."""
+    """Returns these directories and their parents."""
     parts = {name.rstrip("/")[:at] for name in names for at in range(len(name) + 1) if name[at : at + 1] in ("/", "")}
     return b"".join(entry(name, mode=DIRECTORY) for name in sorted(parts) if name)
 
 
 def cpio(files: Mapping[str, bytes]) -> bytes:
-    """An archive as `cpio -H newc` writes it, with the directories of its files. A name with / at its end is a
-    directory's.
+    """Returns an archive as `cpio -H newc` writes it, with the directories of its files.
+
+    A name with / at its end is a directory's.
     """
     inside = [name.rpartition("/")[0] for name in files if "/" in name]
     plain = b"".join(entry(name, content) for name, content in files.items() if not name.endswith("/"))
@@ -61,7 +64,7 @@ def cpio(files: Mapping[str, bytes]) -> bytes:
 
 
 def lz4_legacy(data: bytes) -> bytes:
-    """As `lz4 -l` packs."""
+    """Packs as `lz4 -l` does."""
     block: bytes = lz4.block.compress(data, store_size=False)
     return b"\x02\x21\x4c\x18" + struct.pack("<I", len(block)) + block
 
@@ -78,7 +81,7 @@ PACKERS: Final[dict[str, Callable[[bytes], bytes]]] = {
 
 
 def with_boot_config(disk: bytes, text: str, *, checksum: int | None = None, behind: bytes = b"") -> bytes:
-    """As `bootconfig -a` appends a configuration."""
+    """Appends a configuration as `bootconfig -a` does."""
     disk += bytes(-len(disk) % 4)
     data = text.encode() + b"\0"
     data += bytes(-len(data) % 4)

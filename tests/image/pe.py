@@ -12,8 +12,9 @@ _ALIGNMENT = 512
 def program(
     *sections: tuple[str, bytes], machine: int = AMD64, count: int | None = None, virtual: bool = True
 ) -> bytes:
-    """An EFI program with these sections, in this order. `count` is what its header says of their number. Without
-    `virtual` their true size is not said.
+    """Returns an EFI program with these sections, in this order.
+
+    `count` is their number in its header. Without `virtual` the header does not have their true size.
     """
     header = bytearray(b"MZ".ljust(0x80, b"\0"))
     struct.pack_into("<I", header, 0x3C, len(header))

@@ -1,4 +1,4 @@
-"""The command line as a kernel puts it together and reads it: quotes, what is built in, boot configuration."""
+"""The command line as a kernel assembles and parses it: quotes, the built-in line, boot configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""luod.image.cpio unpacks as the kernel does: entries of every kind, archives in a row, every packing, hostile ones."""
+"""luod.image.cpio unpacks as the kernel does: entries of every kind, archives in a row, every compression, hostile
+ones.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ def tree(*parts: bytes) -> Tree:
 
 
 def stops(disk: bytes) -> str:
-    """What the kernel says where it stops, with what was unpacked before."""
+    """Returns the kernel's message where it stops, with what was unpacked before."""
     return unpack(disk).stopped
 
 
@@ -211,7 +213,7 @@ def test_microcode_followed_by_something_else_is_no_disk() -> None:
         unpack(archive({"kernel/x86/microcode/GenuineIntel.bin": b"\1" * 5000}) + b"<html>404")
 
 
-# -- What is none ------------------------------------------------------------------------------------------------
+# -- Other files -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("packer", PACKERS)

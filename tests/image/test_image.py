@@ -1,4 +1,4 @@
-"""luod.image on images built here, whole and damaged, and on payloads the real packers made."""
+"""luod.image on images built here, whole and damaged, and on payloads made by the real packers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ ZSTD = base64.b64decode(  # zstd 1.5.4, `zstd -19`
 
 
 def appended(packed: bytes, unpacked: bytes = KERNEL) -> bytes:
-    """As a kernel's build does it: the unpacked length follows, but for gzip, which ends in it anyway."""
+    """Returns the payload as a kernel's build makes it: the unpacked length follows, except for gzip, which has it
+    anyway.
+    """
     return packed + struct.pack("<I", len(unpacked))
 
 
@@ -67,7 +69,7 @@ def packed_by(compression: str) -> bytes:
 
 
 def bzimage(payload: bytes = PACKED["gzip"], *, setup_sectors: int = 3, **fields: int) -> bytes:
-    """A bzImage as kexec_file_load wants it; `fields` are bytes to put elsewhere, `x1fe=0` the one at 0x1fe."""
+    """Returns a bzImage that kexec_file_load accepts; `fields` are bytes to change, `x1fe=0` the one at 0x1fe."""
     setup = bytearray(((setup_sectors or 4) + 1) * 512)
     setup[0x1F1] = setup_sectors
     setup[0x1FE:0x200] = b"\x55\xaa"

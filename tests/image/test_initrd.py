@@ -43,12 +43,12 @@ def judged(
 
 
 def loads(files: Mapping[str, bytes], line: str = "quiet", options: Mapping[str, str] | None = None) -> bool:
-    """Whether vfio-pci is loaded from a RAM disk with its module and these files."""
+    """Returns whether vfio-pci is loaded from a RAM disk with its module and these files."""
     return "vfio_pci" in judged(cpio({**INIT, PATH: MODULE, **files}), line, options).loaded
 
 
 def why(files: Mapping[str, bytes], line: str = "quiet", options: Mapping[str, str] | None = None) -> str:
-    """Why it is not."""
+    """Returns why it is not."""
     found = judged(cpio({**INIT, PATH: MODULE, **files}), line, options)
     assert "vfio_pci" not in found.loaded
     return found.refused.get("vfio_pci", "")
@@ -108,7 +108,7 @@ def test_scripts_that_name_a_module_are_named() -> None:
     assert judged(cpio({PATH: MODULE, **files})).scripts == {"vfio_pci": ("scripts/init-top/vfio",)}
 
 
-# -- Dependencies, aliases, what modprobe.d says -----------------------------------------------------------------
+# -- Dependencies, aliases, modprobe.d ----------------------------------------------------------------------------
 
 NEEDS = (
     b"kernel/drivers/vfio/pci/vfio-pci.ko: kernel/drivers/vfio/pci/vfio-pci-core.ko kernel/vfio.ko\n"
@@ -143,7 +143,7 @@ def test_modprobe_finds_no_module_that_its_list_does_not_have() -> None:
 
 
 def index(entries: Mapping[str, str]) -> bytes:
-    """As depmod writes modules.dep.bin, without sharing of prefixes."""
+    """Returns the bytes of modules.dep.bin as depmod writes them, without sharing of prefixes."""
     out = bytearray(struct.pack(">III", 0xB007F457, 0x00020001, 0))
     by_first: dict[int, tuple[str, str]] = {ord(key[0]): (key, value) for key, value in entries.items()}
     places = {}

@@ -30,7 +30,7 @@ const char format[] __attribute__((used)) = FORMAT;
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the modules of a kernel: vfio-pci, and one that is not asked for."""
+    """Returns a folder with the modules of a kernel: vfio-pci, and one that is not requested."""
     gcc = require_tool("gcc", package="gcc")
     folder = tmp_path_factory.mktemp("modules")
     (folder / "kernel").mkdir()

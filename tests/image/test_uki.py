@@ -1,4 +1,4 @@
-"""Unified kernel images, and other files that were given for a kernel: each is named, with the way to the kernel."""
+"""Unified kernel images, and other files given as a kernel: each is named, with the way to its kernel."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def zboot(kind: bytes = b"gzip") -> bytes:
 
 
 def words(value: object) -> str:
-    """The id of a parameter: bytes differ from run to run."""
+    """Returns the id of a parameter: bytes differ from run to run."""
     return "" if isinstance(value, bytes) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Boots real-kernel machines with their logs in pytest's folder. Used by the fixtures and tests of tests/kernel/."""
+"""Boots real-kernel machines with their logs in pytest's folder. The fixtures and tests of tests/kernel/ use it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from luod.testing.tools import cannot_run
 def booted(
     factory: pytest.TempPathFactory, *, kernel: Path | None = None, arguments: Sequence[str] = ()
 ) -> Iterator[KernelMachine]:
-    """A machine that may write where pytest does. Skips where there is none; `arguments` are QEMU's."""
+    """Yields a machine that may write where pytest does. Skips where it cannot run; `arguments` are QEMU's."""
     scratch = factory.getbasetemp()
     folder = tempfile.mkdtemp(prefix="kernel-", dir=scratch)
     try:

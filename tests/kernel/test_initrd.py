@@ -1,6 +1,6 @@
 """luod.image.cpio against the kernel: both unpack the same initial RAM disks, and the trees are compared.
 
-The kernel runs without luod's agent: its init is a script in the RAM disk that lists what is there on the console.
+The kernel runs without luod's agent: its init is a script in the RAM disk that lists the files on the console.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ poweroff -f
 
 @pytest.fixture(scope="module")
 def base() -> bytes:
-    """The archive that every disk begins with."""
+    """Returns the archive with which every disk begins."""
     busybox = Path(require_tool("busybox", package="busybox-static"))
     program = (BUSYBOX if BUSYBOX.exists() else busybox).read_bytes()
     files = entry("bin/busybox", program, mode=0o100755) + entry("init", INIT, mode=0o100755)
@@ -52,7 +52,7 @@ def base() -> bytes:
 
 
 def unpacked_by_the_kernel(disk: bytes, folder: Path, *, append: str = "") -> list[str]:
-    """What its init lists, in order; the last is the command line."""
+    """Returns what its init lists, in order; the last is the command line."""
     try:
         program, kernel = qemu.program(), qemu.kernel_image()
     except MachineUnavailable as error:

@@ -1,4 +1,4 @@
-"""The real kernel as a machine: it boots, jumps, ends, and says why when it does not."""
+"""The real kernel as a machine: it boots, does a kexec, ends, and reports its failures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ kexec -e
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelMachine]:
-    """A machine for the tests that do not end it; it may write to pytest's temporary directory."""
+    """Yields a machine for the tests that do not end it; it may write to pytest's temporary directory."""
     with KernelMachine(writable=[tmp_path_factory.getbasetemp()]) as machine:
         yield machine
 

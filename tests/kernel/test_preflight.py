@@ -1,7 +1,7 @@
 """Preflight on a real kernel, with real images: this kernel, and 7.3 built without live update or a handler.
 
-`kernel/build --variants` builds those; `make test-kernel` calls it. That such kernels lose everything when they are
-jumped into is tests/kernel/hazards/test_next_kernel.py.
+`kernel/build --variants` builds those; `make test-kernel` runs it. tests/kernel/hazards/test_next_kernel.py shows that
+everything is lost after a kexec into such a kernel.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def variant(name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def luod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Luod]:
-    """The module's luod. Nothing here makes its machine jump."""
+    """Yields the module's luod. No test here does a kexec."""
     with booted(tmp_path_factory) as machine:
         luod = Luod(machine, tmp_path_factory.mktemp("state"))
         luod.start()

@@ -1,7 +1,7 @@
-"""Random programs, the many: the real kernel and the emulated machine answer every question alike.
+"""Many random programs: the real kernel and the emulated machine answer every question alike.
 
 Eleven programs of three boots: more than 20,000 questions over more than 20 kexecs. `pytest --machine kernel
---random-programs N --random-seed SEED` plays others; docs/divergences.md says what may differ.
+--random-programs N --random-seed SEED` plays others; docs/divergences.md has the allowed differences.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.conformance.random_programs.report import record
 
 BOOTS = 3
 QUESTIONS = 640
-"""A boot. A kexec takes as long as some thousand of them, and what is left over of many gets in each other's way."""
+"""In a boot. A kexec takes as long as some thousand of them, and the remains of many interfere with each other."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -23,7 +23,7 @@ OVER_A_KEXEC = ("luo_kexec_simple", "luo_multi_session", "luo_stress_files", "lu
 
 @pytest.fixture(scope="module")
 def selftests(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the programs, statically linked."""
+    """Returns a folder with the programs, statically linked."""
     gcc = require_tool("gcc", package="gcc")
     folder = tmp_path_factory.mktemp("selftests")
     built = Path(qemu.kernel_image()).parent
@@ -50,7 +50,10 @@ def after_the_jump(
     selftests: Path,
     machine_python: Interpreter,
 ) -> Iterator[Machine]:
-    """A machine of each kind, in its second boot. Each program had its stage 1, and a child held its sessions."""
+    """Yields a machine of each kind, in its second boot.
+
+    Each program had its stage 1, and a child held its sessions.
+    """
     with booting_machines(request.param, scratch=tmp_path_factory.getbasetemp()) as boot:
         machine = boot()
         for program in OVER_A_KEXEC:

@@ -1,6 +1,6 @@
 """A VFIO device on a kernel whose LUO knows memfds only: what it refuses, and that memory under DMA is carried.
 
-QEMU's `edu` behind an emulated VT-d, driven by vfio-pci. The device itself is bound anew in each kernel.
+QEMU's `edu` behind an emulated VT-d, driven by vfio-pci. The device itself is bound again in each kernel.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def use_vfio(machine: Machine) -> None:
 
 
 def start(machine: Machine, python: Interpreter) -> Vmm:
-    """A VMM with the device, not bound, in slot "device", and an iommufd."""
+    """Returns a VMM with the device, not bound, in slot "device", and an iommufd."""
     use_vfio(machine)
     vmm = start_vmm(machine, python, "edu")
     vmm.ask("open", path="/dev/vfio/devices/vfio0", flags=os.O_RDWR, slot="device")
@@ -58,7 +58,7 @@ def refuses(vmm: Vmm, file: str) -> None:
 
 
 def page(vmm: Vmm, number: int) -> str:
-    """As much of a page as the device copies."""
+    """Returns as much of a page as the device copies."""
     data: str = vmm.ask("pread", fd="ram", length=COPIED, offset=number * PAGE)
     return data
 
@@ -79,7 +79,7 @@ def test_devices_are_refused_and_memory_under_dma_is_carried(machine: Machine, m
     refuses(vmm, "iommufd")
     assert vmm.call("contents", session="s") == []
 
-    # By DMA before PRESERVE, after it, and through an IOVA that it got afterwards.
+    # By DMA before PRESERVE, after it, and through an IOVA that was mapped afterwards.
     pages = [page(vmm, number) for number in range(4)]
     assert len(set(pages)) == 4
     vmm.ask("copy_by_dma", device="device", source=LOW, target=LOW + PAGE)

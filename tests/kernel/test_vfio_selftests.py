@@ -24,7 +24,7 @@ VIRTUAL = "0000:01:00.1"
 
 @pytest.fixture(scope="module")
 def built() -> Path:
-    """The folder with the kernel and its headers."""
+    """Returns the folder with the kernel and its headers."""
     try:
         return Path(qemu.kernel_image()).parent
     except MachineUnavailable as error:
@@ -33,7 +33,7 @@ def built() -> Path:
 
 @pytest.fixture(scope="module")
 def tree(built: Path) -> Path:
-    """The sources."""
+    """Returns the sources."""
     sources = sorted(built.parent.glob("source-*/vfio"))
     if not sources:
         cannot_run(f"there are no sources at {built.parent}/source-*/vfio: make kernel unpacks them")
@@ -42,7 +42,7 @@ def tree(built: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def selftests(built: Path, tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the programs, statically linked."""
+    """Returns a folder with the programs, statically linked."""
     gcc = require_tool("gcc", package="gcc")
     if not Path("/usr/include/uuid/uuid.h").exists():
         cannot_run("needs uuid/uuid.h, of the Debian package uuid-dev")
@@ -62,7 +62,7 @@ def selftests(built: Path, tree: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def machine(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """With a device that can have a virtual function, set up by the selftests' own script."""
+    """Yields a machine with a device that can have a virtual function, set up by the selftests' own script."""
     with booting_machines("emulated", scratch=tmp_path_factory.getbasetemp()) as boot_machine:
         virtual = f"{VIRTUAL},vf-of={devices.FIRST}"
         machine = devices.boot(boot_machine, devices=(f"{devices.FIRST},msi=4,msix=8,bars=16K+1M", virtual))
@@ -78,7 +78,7 @@ def machine(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ma
         ("vfio_pci_device_test", 0),
         ("vfio_pci_device_init_perf_test", 0),
         ("vfio_dma_mapping_mmio_test", 0),
-        # Huge pages, which this host need not have.
+        # Huge pages, which this host may not have.
         ("vfio_dma_mapping_test", 10),
         ("vfio_pci_sriov_uapi_test", 0),
     ],

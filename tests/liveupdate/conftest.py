@@ -13,7 +13,7 @@ from luod.testing.plugin import booting_machines
 from tests.library import Vmm, arrive, jump, load, start_vmm
 
 SESSIONS = 16
-"""More than any module has tests behind a jump: a session is retrieved once."""
+"""More than any module has tests after a kexec: a session is retrieved once."""
 
 _numbers = itertools.count()
 _sessions = itertools.count()
@@ -21,21 +21,21 @@ _sessions = itertools.count()
 
 @pytest.fixture(scope="module")
 def root_vmm(machine_kind: str, machine_python: Interpreter) -> Iterator[Vmm]:
-    """The process that those of the tests without a jump are forked from, in one machine for all."""
+    """Yields the parent of the processes of the tests without a kexec, in one machine for all."""
     with booting_machines(machine_kind) as boot:
         yield start_vmm(boot(), machine_python)
 
 
 @pytest.fixture
 def vmm(root_vmm: Vmm) -> Iterator[Vmm]:
-    """A process of the test's own; what it holds ends with the test."""
+    """Yields a process of the test's own, which ends with the test."""
     name = str(next(_numbers))
     yield root_vmm.fork_vmm(name)
     root_vmm.ask("end", kid=name)
 
 
 def preserve_vm(vmm: Vmm, name: str) -> None:
-    """A session with the memfds "ram" (3 MiB, token 1) and "state" (5000 bytes, token 2); nothing else stays open."""
+    """Preserves the memfds "ram" (3 MiB, token 1) and "state" (5000 bytes, token 2); nothing else stays open."""
     child = vmm.fork_vmm(name)
     child.call("create", name=name, slot="s")
     for token, (file, size) in enumerate({"ram": 3 << 20, "state": 5000}.items(), start=1):
@@ -45,7 +45,7 @@ def preserve_vm(vmm: Vmm, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def landed_vmm(machine_kind: str, machine_python: Interpreter) -> Iterator[Vmm]:
-    """The process that those of the tests behind a jump are forked from: one jump, and a session for each of them."""
+    """Yields the parent of the processes of the tests after a kexec: one kexec, and a session for each of them."""
     with booting_machines(machine_kind) as boot:
         machine = boot()
         before = start_vmm(machine, machine_python)
@@ -58,7 +58,7 @@ def landed_vmm(machine_kind: str, machine_python: Interpreter) -> Iterator[Vmm]:
 
 @pytest.fixture
 def carried(landed_vmm: Vmm) -> Iterator[Vmm]:
-    """A process of the test's own behind a jump, with the incoming session "s"; see `preserve_vm` for what it holds."""
+    """Yields a process of the test's own after a kexec, with the incoming session "s" of `preserve_vm`."""
     number = next(_sessions) % SESSIONS
     child = landed_vmm.fork_vmm(f"vm {number}")
     child.row = f"vm {number}".encode()
@@ -69,7 +69,7 @@ def carried(landed_vmm: Vmm) -> Iterator[Vmm]:
 
 @pytest.fixture
 def carried_alone(machine: Machine, machine_python: Interpreter) -> Vmm:
-    """As `carried`, in a machine of the test's own."""
+    """Returns a process as `carried`, in a machine of the test's own."""
     before = start_vmm(machine, machine_python)
     preserve_vm(before, "vm")
     return arrive(machine, machine_python, before)
@@ -77,7 +77,7 @@ def carried_alone(machine: Machine, machine_python: Interpreter) -> Vmm:
 
 @pytest.fixture
 def session(vmm: Vmm) -> Vmm:
-    """`vmm`, with the outgoing session "s" that holds memfd "m" as token 1."""
+    """Returns `vmm`, with the outgoing session "s" that holds memfd "m" as token 1."""
     vmm.call("create", name=f"session {next(_numbers)}", slot="s")
     vmm.memfd("m")
     vmm.call("preserve", session="s", file="m", token=1, name="ram")

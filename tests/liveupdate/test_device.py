@@ -1,4 +1,4 @@
-"""The device: opening it, creating and retrieving sessions, and what each refusal is called."""
+"""The device: opening it, creating and retrieving sessions, and the type of each refusal."""
 
 from __future__ import annotations
 

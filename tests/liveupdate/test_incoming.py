@@ -1,4 +1,4 @@
-"""Incoming sessions: the manifest, retrieving with a look at memory first, finishing without loss."""
+"""Incoming sessions: the manifest, retrieving with a check of memory first, finishing without loss."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_signal_without_end_does_not_hold_a_call_for_ever(carried: Vmm) -> Non
 
 
 def strict_overcommit(machine: Machine, *, left_kb: int) -> None:
-    """Shows the machine's processes a kernel under strict overcommit that has `left_kb` KiB to commit."""
+    """Shows the machine's processes a kernel under strict overcommit with `left_kb` KiB to commit."""
     machine.write("/run/meminfo", b"CommitLimit: %d kB\nCommitted_AS: 0 kB\n" % left_kb)
     machine.write("/run/overcommit", b"2\n")
     machine.write("/run/zero", b"0\n")
@@ -131,7 +131,7 @@ def strict_overcommit(machine: Machine, *, left_kb: int) -> None:
 
 def test_h01_a_file_that_memory_would_not_take_is_not_retrieved(machine: Machine, carried_alone: Vmm) -> None:
     strict_overcommit(machine, left_kb=2048)
-    # It must not come as far as the ioctl, which would be final.
+    # It must not get to the ioctl, which would be final.
     child = carried_alone.fork_vmm("child")
     child.call("contents", session="s")
     child.ask("deny", call="ioctl", code="EDOM", argument=1, value=uapi.LIVEUPDATE_SESSION_RETRIEVE_FD)
@@ -140,7 +140,7 @@ def test_h01_a_file_that_memory_would_not_take_is_not_retrieved(machine: Machine
         assert (error.kind, error.errno, error.needed) == ("NotEnoughMemory", None, 3 << 20)
         assert "strict overcommit" in error.message
     assert child.refused("retrieve", session="s", file=99, slot="x", size=5 << 20).needed == 5 << 20
-    # What fits is retrieved, and what was refused is there still, and comes when asked for regardless.
+    # A file that fits is retrieved. The refused one still exists, and is retrieved without the check.
     carried_alone.call("retrieve", session="s", file="state", slot="state")
     assert carried_alone.refused("retrieve", session="s", file=1, slot="ram").kind == "NotEnoughMemory"
     carried_alone.call("retrieve", session="s", file=1, slot="ram", check_memory=False)
@@ -212,7 +212,7 @@ def test_without_a_manifest_finish_wants_to_be_told(machine: Machine, machine_py
     assert (error.kind, error.tokens) == ("NotRetrieved", (9, 10))
     vmm.call("retrieve", session="s", file=9, slot="m")
     assert vmm.refused("finish", session="s", tokens=[9, 10]).tokens == (10,)
-    # The kernel says that there is no 10, so finishing drops nothing.
+    # The kernel answers that there is no 10, so finishing drops nothing.
     assert vmm.refused("retrieve", session="s", file=10, slot="x").kind == "NoSuchToken"
     vmm.call("finish", session="s", tokens=[9, 10])
 

@@ -1,4 +1,4 @@
-"""Outgoing sessions: what is preserved, what is refused and changes nothing, and unpreserving."""
+"""Outgoing sessions: preserving, refusals that change nothing, and unpreserving."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.library import Vmm, arrive, start_vmm
 def assert_preserve_refused(
     vmm: Vmm, kind: str, errno: str | None, *, token: int = 2, file: str | int = "n", **how: object
 ) -> str:
-    """PRESERVE_FD fails so, and changes nothing: the object's contents stay, and the token is free."""
+    """Checks that PRESERVE_FD fails so, and changes nothing: the object's contents stay, and the token is free."""
     before = vmm.call("contents", session="s")
     error = vmm.refused("preserve", session="s", file=file, token=token, **how)
     assert (error.kind, error.errno) == (kind, errno)
@@ -153,7 +153,7 @@ def test_the_verbs_of_the_other_direction_are_typed(carried: Vmm) -> None:
 
 def test_unpreserve_is_never_tried_where_the_machine_does_not_say_it_has_it(session: Vmm) -> None:
     assert session.call("unpreserve_available") is False
-    # Were the ioctl made all the same, it would now end the process's calls otherwise.
+    # If the ioctl were made, it would fail with EDOM.
     session.ask("deny", call="ioctl", code="EDOM", argument=1, value=uapi.LIVEUPDATE_SESSION_UNPRESERVE_FD)
     error = session.refused("unpreserve", session="s", token=1)
     assert (error.kind, error.errno) == ("UnpreserveUnavailable", None)

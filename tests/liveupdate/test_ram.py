@@ -1,4 +1,4 @@
-"""Memory made to come back well."""
+"""Memory made for a live update."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Line:
 
 @pytest.fixture
 def line(machine_python: Interpreter) -> Iterator[Line]:
-    """An agent that has said hello."""
+    """Yields an agent that has said hello."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.settimeout(60)

@@ -1,4 +1,6 @@
-"""A machine from outside: what its programs do arrives here, over jumps too, and what fails says where."""
+"""A machine from outside: the output and ends of its programs arrive here, over kexecs too, and failures name their
+place.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README's first line installs suffices: tests run no program that a minimal Debian lacks, unless by name."""
+"""The packages of the README's first line suffice: tests run no program that a minimal Debian lacks, unless by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INSTEAD = {
     "strace": "require_tool",
     "kexec": "require_tool",
 }
-"""Programs of packages that are not essential, and what takes their place."""
+"""Programs of packages that are not essential, and their replacements."""
 
 
 def started(source: str) -> Iterator[tuple[int, str]]:
@@ -40,7 +40,7 @@ def test_no_test_takes_a_program_for_granted() -> None:
     found = []
     for file in sorted(TESTS.rglob("*.py")):
         source = file.read_text(encoding="utf-8")
-        # A real kernel's machine is made of the host's programs, which kernel/build asks for.
+        # A real kernel's machine is made of the host's programs, which kernel/build requires.
         if "kernel" in file.relative_to(TESTS).parts:
             continue
         for line, program in started(source):

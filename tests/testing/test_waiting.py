@@ -1,4 +1,4 @@
-"""`eventually`: what a test waits for comes, or the failure says what did not."""
+"""`eventually`: the awaited condition comes, or the failure says what did not."""
 
 from __future__ import annotations
 

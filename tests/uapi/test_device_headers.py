@@ -1,6 +1,6 @@
-"""luod.uapi.vfio and luod.uapi.iommufd against the kernel's own headers, by way of the C compiler.
+"""luod.uapi.vfio and luod.uapi.iommufd against the kernel's own headers, by means of the C compiler.
 
-They describe only a part of both headers, so it is their side that is looked up there: each constant and each field.
+They describe only a part of both headers, so the test looks up each of their constants and fields.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from luod.uapi import iommufd, vfio
 from tests.uapi.test_headers import ask_compiler, constants_of, header
 
 STRUCTURES: dict[str, tuple[ModuleType, str, str]] = {
-    # Our module, our name, the fields in their order but for an array of no size at the end.
+    # Our module, our name, the fields in order except an array of no size at the end.
     "vfio_iommu_type1_info": (vfio, "IOMMU_TYPE1_INFO", "argsz flags iova_pgsizes cap_offset pad"),
     "vfio_iommu_type1_dma_map": (vfio, "IOMMU_TYPE1_DMA_MAP", "argsz flags vaddr iova size"),
     "vfio_iommu_type1_dma_unmap": (vfio, "IOMMU_TYPE1_DMA_UNMAP", "argsz flags iova size"),
@@ -69,11 +69,11 @@ GROWN = {
     "iommu_hwpt_alloc",
     "iommu_hw_info",
 }
-"""Had fewer fields, or were not there, in headers of before Linux 7."""
+"""Structures that had fewer fields, or did not exist, in headers before Linux 7."""
 POSTED = {"IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE"}
 """In no released header."""
 FILES = {"linux/vfio.h": (vfio, "VFIO_", "token_uuid_ptr"), "linux/iommufd.h": (iommufd, "IOMMU", "NOIOMMU_GET_PA")}
-"""The module, how its constants begin, and a word that only headers as new as what we describe have."""
+"""The module, the prefix of its constants, and a word that only new enough headers have."""
 
 
 @pytest.mark.parametrize("file", sorted(FILES))
@@ -111,7 +111,7 @@ def test_every_structure_of_ours_has_the_headers_fields(tmp_path: Path, file: st
 
 
 def _codes(layout: str) -> list[str]:
-    """`=II3sQ` is I, I, 3s, Q."""
+    """Returns the codes of a layout: `=II3sQ` is I, I, 3s, Q."""
     codes, count = [], ""
     for character in layout.removeprefix("="):
         if character.isdigit():

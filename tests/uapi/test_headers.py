@@ -1,7 +1,7 @@
-"""luod.uapi against the kernel's own headers, by way of the C compiler: every constant, every structure, every field.
+"""luod.uapi against the kernel's own headers, by means of the C compiler: every constant, every structure, every field.
 
-The headers are those in $LUOD_UAPI_HEADERS, else the machine's own. Ones with linux/liveupdate.h are newer than many a
-distribution; `scripts/fetch-uapi-headers` brings them.
+The headers are those in $LUOD_UAPI_HEADERS, else the machine's own. Many distributions have older ones than those with
+linux/liveupdate.h; `scripts/fetch-uapi-headers` fetches them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STRUCTURES = {
     "liveupdate_session_get_name": liveupdate.SESSION_GET_NAME,
 }
 OURS_ALONE = {"LIVEUPDATE_SESSION_UNPRESERVE_FD"}
-"""Named by the document, in no header; the emulated machine's profile `document` has it."""
+"""Named by the kernel document, in no header; the emulated machine's profile `document` has it."""
 
 
 def header(name: str) -> str:
@@ -42,7 +42,7 @@ def header(name: str) -> str:
 
 
 def ask_compiler(directory: Path, include: str, expressions: list[str]) -> dict[str, int]:
-    """The values of C expressions with `include` included, as unsigned 64-bit numbers."""
+    """Returns the values of C expressions with `include` included, as unsigned 64-bit numbers."""
     lines = [
         f'    printf("%s\\"%s\\": %llu", "{"," if i else ""}", "{text}", (unsigned long long)({text}));'
         for i, text in enumerate(expressions)
@@ -110,7 +110,7 @@ def test_every_structure_of_liveupdate_h_is_ours_field_by_field(tmp_path: Path) 
 def test_constants_of_kexec_and_reboot_have_the_headers_values(tmp_path: Path, file: str, prefix: str) -> None:
     text = header(file)
     ours = constants_of(kexec, prefix)
-    # Some are newer than many a header; KEXEC_FILE_FLAGS is the kernel's own, all that it knows of.
+    # Some are newer than many headers. KEXEC_FILE_FLAGS is the kernel's own set of all flags.
     there = {name: value for name, value in ours.items() if re.search(rf"^#define\s+{name}\b", text, re.MULTILINE)}
     newer = {"KEXEC_FILE_DEBUG", "KEXEC_FILE_NO_CMA", "KEXEC_FILE_FORCE_DTB"}
     assert set(ours) - set(there) <= newer | {"KEXEC_FILE_FLAGS"}

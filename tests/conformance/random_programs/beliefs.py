@@ -1,7 +1,7 @@
-"""What the author of a random program believes its calls will have done, so that the next ones make sense.
+"""The author's beliefs about the effects of a random program's calls, so that later calls make sense.
 
-Only a guide: a belief that is wrong makes a question that gets an errno, the same one on both machines. One thing is
-never wrong, for it needs no kernel: which names may lead to the same file. A memory file that may have been preserved
+They are only a guide: a wrong belief makes a question that gets an errno, the same one on both machines. One belief is
+never wrong, since it needs no kernel: which names may lead to the same file. A memory file that may have been preserved
 is not resized for good any more, since a real kernel refuses that and the emulated machine does not.
 """
 
@@ -25,12 +25,12 @@ class Session:
 
 @dataclass(eq=False)
 class Memory:
-    """A memory file. `attempted`: some PRESERVE_FD was given it."""
+    """A memory file. `attempted`: it was given to a PRESERVE_FD."""
 
     size: int
     attempted: bool = False
     enormous: bool = False
-    """Its contents are not for reading."""
+    """Its contents are too large to read."""
 
 
 @dataclass(eq=False)
@@ -40,7 +40,7 @@ class Other:
 
 @dataclass(eq=False)
 class Socket:
-    """One end of a pair. `queue` is what it could receive."""
+    """One end of a pair. `queue` has the messages that it could receive."""
 
     queue: list[File] = field(default_factory=list)
     other: Socket | None = None
@@ -74,7 +74,7 @@ class Process:
 
 
 def reachable(processes: list[Process]) -> Iterator[File]:
-    """Every file that is open somewhere, those in messages on their way included."""
+    """Yields every file that is open in a process, and those in messages in flight."""
     for process in processes:
         for file in process.files.values():
             yield file

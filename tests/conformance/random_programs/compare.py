@@ -1,7 +1,7 @@
-"""Compares what two machines answered, question by question, and knows by name what may differ.
+"""Compares the answers of two machines, question by question, and names the allowed differences.
 
-What is allowed is in `ALLOWED`: each rule names the row of docs/divergences.md it stands on, by that row's test, and
-holds for exactly one question and one pair of answers. Anything else is a difference.
+`ALLOWED` has them: each rule names its row of docs/divergences.md, by that row's test, and holds for exactly one
+question and one pair of answers. Anything else is a difference.
 """
 
 from __future__ import annotations
@@ -62,21 +62,21 @@ ALLOWED: Final[tuple[Allowed, ...]] = (
     Allowed(EPOLL, "FIONREAD", "device", {"errno": "EINVAL"}, {"ok": 0}),
     *(Allowed(FROZEN, each, "memory", {"errno": "EPERM"}, OK) for each in ("grow", "shrink", "punch", "allocate")),
     Allowed(FROZEN, "extend", "memory", {"errno": "EPERM"}, {"ok": 2}),
-    # With F_SEAL_GROW, across a page's end: what a memfd that is not frozen does write is the part inside.
+    # With F_SEAL_GROW, across a page's end: a memfd that is not frozen writes the part inside.
     Allowed(FROZEN, "extend", "memory", {"errno": "EPERM"}, {"ok": 1}),
     Allowed("test_name_of_a_retrieved_file", "link", "memory", {"ok": "/ (deleted)"}, {"ok": "/memfd: (deleted)"}),
 )
 
 
 def allowed(question: Question, real: Answer, emulated: Answer) -> str | None:
-    """The row of docs/divergences.md that says so, or None."""
+    """Returns the row of docs/divergences.md that allows it, or None."""
     if rule := next((rule for rule in ALLOWED if rule.fits(question, real, emulated)), None):
         return rule.row
     return SHOWN if _shows_a_session(question, real, emulated) else None
 
 
 def _shows_a_session(question: Question, real: Answer, emulated: Answer) -> bool:
-    """The link of a session has its name in it, the same for both."""
+    """Returns whether the answers are links of a session. They have its name in them, the same for both."""
     if question["do"] != "probe" or question["what"] != "link" or not {"ok"} == set(real) == set(emulated):
         return False
     link, name = real["ok"], str(real["ok"].get("ok")).removeprefix("anon_inode:[luo_session] ")
@@ -88,7 +88,7 @@ def _shows_a_session(question: Question, real: Answer, emulated: Answer) -> bool
 
 @dataclass(frozen=True)
 class Difference:
-    """The answers to one question that may not differ. `boot` and `number` count from 0."""
+    """Answers to one question that may not differ. `boot` and `number` count from 0."""
 
     boot: int
     number: int
@@ -98,7 +98,7 @@ class Difference:
 
     @property
     def kind(self) -> tuple[str, str, str]:
-        """What makes two differences the same one, seen in two programs: verb and errno, not values."""
+        """Returns the identity of a difference in two programs: verb and errno, not values."""
         return self.question["do"], _errno(self.real), _errno(self.emulated)
 
 
@@ -111,14 +111,14 @@ def _errno(answer: Answer) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences in the order of the program, and how often each row of docs/divergences.md was seen."""
+    """Differences in the order of the program, and the count of each row of docs/divergences.md."""
 
     differences: tuple[Difference, ...]
     allowed: Counter[str]
 
 
 def compare(program: Program, real: Answers, emulated: Answers, *, strict: bool = False) -> Comparison:
-    """`strict`: nothing is allowed, as between two machines of one kind."""
+    """Returns the comparison. `strict`: nothing is allowed, as between two machines of one kind."""
     differences: list[Difference] = []
     seen = Counter[str]()
     for boot, questions in enumerate(program.boots):

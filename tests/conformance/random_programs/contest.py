@@ -1,6 +1,6 @@
 """Two machines, one program: whether they answer alike, and if not, the smallest program that shows it.
 
-The first machine is the reference: a real kernel, or another emulated machine, which then may differ in nothing.
+The first machine is the reference: a real kernel, or another emulated machine, which may differ in nothing then.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.conformance.random_programs.shrink import Shrunk, shrink
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a program brought out. `text` is for people, "" when the machines answered alike."""
+    """The result of a program. `text` is for people, "" when the machines answered alike."""
 
     tally: Tally
     text: str = ""
@@ -40,10 +40,10 @@ class Contest:
     other: Stage
 
     def hold(self, program: Program, *, seconds: float) -> Verdict:
-        """Plays `program`; a difference is shrunk for about `seconds`. MachineError with the seed in its notes.
+        """Plays `program`; shrinks a difference for about `seconds`. Raises MachineError with the seed in its notes.
 
-        One that does not show when all is played again is told in the report and is none: it hung on which of two
-        processes came first. A file ends some time after its last fd, where that is in flight or in an exec.
+        A difference that does not show in a second play is in the report and does not count: it depended on the order
+        of two processes. A file ends some time after its last fd, if that is in flight or in an exec.
         """
         before = self.one.questions, self.one.jumps
         comparison = self._compare(program)
@@ -103,7 +103,9 @@ def _first(comparison: Comparison) -> Difference | None:
 def contest(
     reference: str, python: Interpreter, *, scratch: Path | None = None, planted: Path | None = None
 ) -> Iterator[Contest]:
-    """A machine of the kind `reference` and an emulated one, with the sitecustomize.py of the directory `planted`."""
+    """Yields a machine of the kind `reference` and an emulated one, with the sitecustomize.py of the directory
+    `planted`.
+    """
     source = python.environment["PYTHONPATH"]
     env = {"PYTHONPATH": os.pathsep.join([str(planted), source])} if planted else {}
     with booting_machines(reference, scratch=scratch) as boot, EmulatedMachine(env=env) as emulated:

@@ -1,6 +1,6 @@
 """The arguments of random calls, right and wrong: names, tokens, sizes, tails, memory, ioctl numbers.
 
-Used by `generate` alone. What is right is likelier than what is wrong, or no program would get anywhere.
+Only `generate` uses it. Right arguments are likelier than wrong ones, or no program would get far.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LARGEST: Final = 0xFFFFFFFF
 
 
 def name(chance: random.Random) -> str:
-    """Mostly one of few, so that names meet; sometimes a new one."""
+    """Returns mostly one of few names, so that names meet; sometimes a new one."""
     kind = chance.randrange(20)
     if kind == 0:
         return chance.choice(BAD_NAMES)
@@ -40,7 +40,7 @@ def text(chance: random.Random) -> str:
 
 
 def argument(chance: random.Random, length: int) -> dict[str, Any]:
-    """How an ioctl's argument of `length` bytes is passed: mostly as it should be."""
+    """Returns how an ioctl's argument of `length` bytes is passed: mostly correctly."""
     kind = chance.randrange(50)
     if kind == 0:
         return {"size": chance.choice((0, 1, 4, 8, length - 1, length - 4))}
@@ -49,7 +49,7 @@ def argument(chance: random.Random, length: int) -> dict[str, Any]:
     if kind == 2:
         longer = chance.choice((1, 2, 8, 64, 4096))
         return {"size": length + longer, "tail": chance.choice("\1\x80\xff")}
-    if kind in (3, 8, 9):  # where most can go wrong: the call takes place and cannot tell
+    if kind in (3, 8, 9):  # the most likely places for errors: the call takes effect and cannot report it
         return {"memory": "read-only"}
     if kind == 4:
         return {"memory": "null"}
@@ -64,17 +64,17 @@ def argument(chance: random.Random, length: int) -> dict[str, Any]:
 
 
 def succeeds(how: dict[str, Any], length: int) -> bool:
-    """Whether a call with such an argument can."""
+    """Returns whether a call with such an argument can succeed."""
     return set(how) <= {"size"} and length <= how.get("size", length) < LARGEST
 
 
 def takes_place(how: dict[str, Any], length: int) -> bool:
-    """Whether the kernel does what is asked, even if it cannot tell."""
+    """Returns whether the kernel executes the call, even if it cannot report that."""
     return succeeds(how, length) or how.get("memory") == "read-only"
 
 
 def any_ioctl(chance: random.Random) -> dict[str, Any]:
-    """An ioctl of type 0xBA with any number, direction and size, and hardly any argument."""
+    """Returns an ioctl of type 0xBA with any number, direction and size, and hardly any argument."""
     number = chance.choice((0, 1, 2, 0x3F, 0x40, 0x41, 0x42, 0x43, 0x44, 0x7E, 0xFF, chance.randrange(256)))
     command = 0xBA00 | number
     if chance.randrange(2):

@@ -1,7 +1,7 @@
-"""Writes random programs: a seed and a size in, a `Program` out, the same one everywhere and always.
+"""Writes random programs: from a seed and a size a `Program`, the same one everywhere and always.
 
-The author's parts are `sessions`, `memory` and `processes` over `writer`; what its calls mean is in `beliefs`, how one
-is garbled (sizes, tails, memory) in `garble`. Nothing here asks a machine anything.
+The author's parts are `sessions`, `memory` and `processes` over `writer`. `beliefs` has the meaning of its calls, and
+`garble` the garbled ones (sizes, tails, memory). Nothing here makes calls to a machine.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from tests.conformance.random_programs.processes import ProcessCalls
 from tests.conformance.random_programs.program import Boot, Jump, Program
 
 MOST_FILES: Final = 150
-"""Of one process: the usual limit is 1024."""
+"""The maximum for one process: the usual limit is 1024."""
 
 
 def generate(seed: int, *, boots: int, questions: int, several_uids: bool = True, tools: bool = True) -> Program:
-    """A program of `boots` boots with about `questions` questions each.
+    """Returns a program of `boots` boots with about `questions` questions each.
 
-    `several_uids`: the machines have uids other than root. `tools`: kexec-tools are there, for jumps that lose all.
+    `several_uids`: the machines have uids other than root. `tools`: kexec-tools are installed, for kexecs that lose
+    all.
     """
     author = Author(random.Random(seed), several_uids=several_uids, tools=tools)
     return Program(seed, tuple(author.boot(questions) for _ in range(boots)))
@@ -65,7 +66,7 @@ class Author(ProcessCalls):
     def boot(self, questions: int) -> Boot:
         self.started, self.held, self.questions = [Process()], [], []
         while len(self.questions) < questions:
-            # A child can do whatever the driver can; mostly the driver does.
+            # A child can do everything that the driver can. Mostly the driver does it.
             process = self.chance.choice(self.started) if self.rarely(3) else self.started[0]
             self.chance.choices(self._steps, self._weights)[0](process)
             if len(process.files) > MOST_FILES:
@@ -79,7 +80,7 @@ class Author(ProcessCalls):
         return Boot(tuple(self.questions), jump)
 
     def _arrive(self, *, carried: bool) -> None:
-        """What the next boot may find."""
+        """Notes what the next boot may find."""
         there = {file.name: file for file in self.everywhere() if isinstance(file, Session) and file.outgoing}
         gone = set(self.arrived) - set(there)
         self.lost = sorted(gone | (set() if carried else set(there)))

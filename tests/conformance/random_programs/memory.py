@@ -1,4 +1,4 @@
-"""The part of the author that makes memory files and does to them what programs do, before and after PRESERVE_FD."""
+"""The part of the author that makes memory files and uses them as programs do, before and after PRESERVE_FD."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class MemoryCalls(Writer):
             process.files[slot] = memory
 
     def memory(self, process: Process, *, fresh: bool = False) -> tuple[str, Memory] | None:
-        """A memory file whose contents may be looked at; `fresh`: that cannot have been preserved."""
+        """Returns a memory file with contents of readable size; `fresh`: one that cannot have been preserved."""
         fitting = [
             (slot, file)
             for slot, file in process.files.items()
@@ -95,7 +95,7 @@ class MemoryCalls(Writer):
     def seal(self, process: Process) -> None:
         if found := self.memory(process):
             slot, memory = found
-            # Real pages are pinned while they are preserved, which F_SEAL_WRITE alone notices; F_SEAL_EXEC brings it.
+            # Real pages are pinned while they are preserved, which only F_SEAL_WRITE notices; F_SEAL_EXEC implies it.
             seals = self.chance.choice(SEALS) & ~(0x28 if memory.attempted else 0)
             self.ask(process, "add_seals", fd=slot, seals=seals)
 

@@ -1,7 +1,7 @@
-"""Plays random programs on a machine, one after the other, and brings back every answer.
+"""Plays random programs on a machine, one after the other, and returns every answer.
 
-A program is to meet a kernel that knows nothing of the one before it: when its driver has ended nothing is preserved,
-and where sessions of an earlier boot are left over the machine jumps once more. Made by the tests for each machine.
+A program must meet a kernel that knows nothing of the one before it: when its driver has ended nothing is preserved. If
+sessions of an earlier boot are left over, the machine does one more kexec. The tests make one for each machine.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from tests.conformance.random_programs.program import Answer, Boot, Jump, Progra
 
 ROOT = Path(__file__).parents[3]
 STRETCH = 250
-"""Questions in a line: a machine that dies over one leaves the number of the stretch behind."""
+"""Questions in a line: a machine that dies over one leaves the number of the stretch."""
 LONGEST = 64
-"""Bytes of a session name's field; a name of as many is none."""
+"""Bytes of a session name's field. A name of that length is invalid."""
 PATIENCE = 300.0
-"""Seconds a stretch may take; longer than anything takes."""
+"""The time limit of a stretch in seconds; longer than any takes."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one machine said, by boot and question."""
+    """The answers of one machine, by boot and question."""
 
     boots: tuple[tuple[Answer, ...], ...]
 
 
 class Stage:
-    """A machine that programs are played on, and how much of it has been used. The machine stays the caller's."""
+    """A machine on which programs are played, and how much of it has been used. The caller owns the machine."""
 
     def __init__(self, machine: Machine, python: Interpreter) -> None:
         self.machine = machine
@@ -50,7 +50,7 @@ class Stage:
         self._driver: Running | None = None
 
     def play(self, program: Program) -> Answers:
-        """MachineError when the machine or its driver did not live to the end of it."""
+        """Returns the answers. Raises MachineError when the machine or its driver did not live to the end of it."""
         if self._left_over:
             self._jump([], Jump())
             self._left_over = False
@@ -68,7 +68,7 @@ class Stage:
     def play_together(self, programs: Sequence[Program]) -> list[Answers]:
         """Plays programs with equally many boots in the same boots, one after the other in each; they share nothing.
 
-        For that their sessions get other names, and each lets go of the device at the end of a boot.
+        For that their sessions get other names, and each closes the device at the end of a boot.
         """
         own = [_renamed(program, f"\x02{self._plays + number}") for number, program in enumerate(programs)]
         boots: list[list[tuple[Answer, ...]]] = [[] for _ in own]
@@ -87,7 +87,9 @@ class Stage:
         return [Answers(tuple(answers)) for answers in boots]
 
     def _ask(self, question: Question) -> Answer:
-        """A driver a boot; each program has a child of it, whose whole family ends with the program."""
+        """Returns the answer of the boot's driver. Each program has a child of it, whose descendants end with the
+        program.
+        """
         if self._driver is None or self._driver.boot != self.machine.boot:
             machine = self.machine
             arguments = [self._command_line, machine.kernel, *([machine.initrd] if machine.initrd else [])]
@@ -125,7 +127,7 @@ class Stage:
         elif jump.again or self._must({"do": "loaded"}) != "1\n":
             self._must({"do": "load"})
         with machine.expect_jump():
-            if jump.by:  # a child that is not there, or not root, cannot
+            if jump.by:  # a missing child, or one that is not root, cannot
                 self._ask({"do": "reboot", "in": [*player, *jump.by]})
             if answer := self._ask({"do": "reboot", "in": player}):
                 raise MachineError(f"reboot came back: {answer}")
@@ -133,7 +135,7 @@ class Stage:
 
 
 def _renamed(program: Program, tag: str) -> Program:
-    """With `tag` at the end of every name a session can have, and none longer than before if it was long."""
+    """Returns the program with `tag` at the end of every session name. No long name becomes longer."""
     flat = []
     for boot, question in program.flat():
         name, end, rest = str(question.get("name", "")).partition("\0")

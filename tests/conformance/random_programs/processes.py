@@ -30,11 +30,11 @@ KINDS: Final = (
 )
 MOST_CHILDREN: Final = 4
 CROWDED: Final = 75
-"""Files of one process from which on more is closed than opened."""
+"""The number of files of one process above which more are closed than opened."""
 
 
 class ProcessCalls(SessionCalls, MemoryCalls):
-    """Everything that is neither LUO's nor memory's."""
+    """The calls that are neither LUO's nor memory's."""
 
     def other_file(self, process: Process) -> None:
         slot = self.slot("o")
@@ -51,7 +51,7 @@ class ProcessCalls(SessionCalls, MemoryCalls):
                 process.files[slot] = process.files[fd]
 
     def reopen(self, process: Process) -> None:
-        """Only memory: a session's is a probe."""
+        """Reopens a memory file only: for a session's it is a probe."""
         if found := self.memory(process):
             slot = self.slot("m")
             self.ask(process, "reopen", fd=found[0], flags=self.chance.choice((os.O_RDWR, os.O_RDONLY)), slot=slot)
@@ -61,7 +61,7 @@ class ProcessCalls(SessionCalls, MemoryCalls):
     def close(self, process: Process) -> None:
         crowded = len(process.files) > CROWDED
         for _ in range(self.chance.choice((1, 2, 8)) if crowded else 1):
-            # Sessions live longer than the rest, so that something is carried.
+            # Sessions live longer than the rest, so that some are carried.
             fd = self.any(process, *((Session, Socket) if self.rarely(5) else (Memory, Other, Device)))
             if fd is not None:
                 self.close_slot(process, fd)
@@ -120,7 +120,7 @@ class ProcessCalls(SessionCalls, MemoryCalls):
             child.root = False
 
     def full(self, process: Process) -> None:
-        """Mostly for a short while only: without a free fd nothing goes on."""
+        """Uses up the fds, mostly for a short while only: without a free fd nothing works."""
         if process.full:
             return
         self.ask(process, "no_free_fd")

@@ -1,7 +1,7 @@
 """A random program as data: boots, and in each the questions to `tests.programs.driver`, in order.
 
-The same program is played on any machine. It is JSON, so that one that was found can be kept, mailed and played again.
-Made by `generate`, played by `play`, cut down by `shrink`.
+The same program is played on any machine. It is JSON, so that one with a difference can be kept, mailed and played
+again. `generate` makes it, `play` plays it, `shrink` shrinks it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Question = dict[str, Any]
-"""{"do": verb, …} for the driver; "in": the child that it is asked of."""
+"""{"do": verb, …} for the driver; "in": the child that is asked."""
 Answer = dict[str, Any]
 """{"ok": value}, {"errno": name}, {"wrong": text} or {"gone": status}."""
 
@@ -22,8 +22,8 @@ Answer = dict[str, Any]
 class Jump:
     """How a boot ends. `segments`: by kexec_load, which carries nothing; else by kexec_file_load.
 
-    `again`: load right before the jump, even if something is loaded. `by`: the child that calls reboot; where there is
-    none it is the driver itself.
+    `again`: load right before the kexec, even if something is loaded. `by`: the child that calls reboot; without it the
+    driver itself.
     """
 
     segments: bool = False
@@ -33,7 +33,7 @@ class Jump:
 
 @dataclass(frozen=True)
 class Boot:
-    """The questions of one boot, and the jump that follows if another boot does."""
+    """The questions of one boot, and the kexec that follows if there is another boot."""
 
     questions: tuple[Question, ...]
     jump: Jump = Jump()
@@ -41,7 +41,7 @@ class Boot:
 
 @dataclass(frozen=True)
 class Program:
-    """`seed` is where it came from; a program that was cut down keeps it."""
+    """`seed` is its source; a program that was shrunk keeps it."""
 
     seed: int
     boots: tuple[Boot, ...]
@@ -54,11 +54,11 @@ class Program:
         return len(self.boots) - 1
 
     def flat(self) -> list[tuple[int, Question]]:
-        """Every question with the index of its boot."""
+        """Returns every question with the index of its boot."""
         return [(index, question) for index, boot in enumerate(self.boots) for question in boot.questions]
 
     def with_questions(self, flat: Iterable[tuple[int, Question]]) -> Program:
-        """The same boots and jumps with other questions."""
+        """Returns the same boots and kexecs with other questions."""
         questions: list[list[Question]] = [[] for _ in self.boots]
         for index, question in flat:
             questions[index].append(question)
@@ -66,7 +66,7 @@ class Program:
         return Program(self.seed, tuple(Boot(tuple(own), boot.jump) for own, boot in boots))
 
     def from_boot(self, first: int) -> Program:
-        """Without the boots before `first`."""
+        """Returns the program without the boots before `first`."""
         return Program(self.seed, self.boots[first:])
 
     def json(self) -> str:
@@ -74,7 +74,7 @@ class Program:
 
 
 def from_json(text: str) -> Program:
-    """What `Program.json` wrote."""
+    """Returns the program in the text of `Program.json`."""
     data = json.loads(text)
     boots = []
     for boot in data["boots"]:
@@ -84,14 +84,14 @@ def from_json(text: str) -> Program:
 
 
 def line(question: Question) -> str:
-    """A question for people: `k1: preserve session=s1 fd=m2 token=1`."""
+    """Returns a question for people: `k1: preserve session=s1 fd=m2 token=1`."""
     path = ".".join(question.get("in", ()))
     words = [question["do"], *(f"{name}={value!r}" for name, value in question.items() if name not in ("do", "in"))]
     return f"{path}: {' '.join(words)}" if path else " ".join(words)
 
 
 def short(answer: Answer) -> str:
-    """An answer for people."""
+    """Returns an answer for people."""
     if set(answer) == {"errno"}:
         return str(answer["errno"])
     if set(answer) == {"ok"}:
@@ -100,7 +100,7 @@ def short(answer: Answer) -> str:
 
 
 def listing(program: Program, answers: Sequence[Sequence[Answer]], mark: tuple[int, int], note: str) -> str:
-    """The whole program with what was answered; `note` stands at the question `mark` (boot and number)."""
+    """Returns the whole program with its answers; `note` is at the question `mark` (boot and number)."""
     lines = []
     for index, boot in enumerate(program.boots):
         lines.append(f"boot {index + 1}")

@@ -1,6 +1,6 @@
-"""What was asked of both machines and what came of it, added up over the tests of a run and printed at its end.
+"""The questions to both machines and their results, added up over the tests of a run and printed at its end.
 
-A test leaves its numbers in its report (`record`), so that they arrive from whatever process it ran in.
+A test leaves its numbers in its report (`record`), so that they arrive from any process in which it ran.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PROPERTY = "conformance"
 
 @dataclass(frozen=True)
 class Tally:
-    """`allowed` is by row of docs/divergences.md; `fleeting` were seen once and not again, and count as none."""
+    """`allowed` is by row of docs/divergences.md; `fleeting` were seen once and not again, and do not count."""
 
     programs: int = 0
     questions: int = 0
@@ -51,7 +51,7 @@ def record(record_property: Callable[[str, object], None], tally: Tally) -> None
 
 
 def collected(reports: Iterable[pytest.TestReport]) -> Tally:
-    """The sum of what tests left in their reports."""
+    """Returns the sum of the numbers in the tests' reports."""
     total = Tally()
     for report in reports:
         for name, value in report.user_properties:

@@ -123,7 +123,7 @@ class SessionCalls(Writer):
         self.ask(process, "finish", session=session, **reserved, **how)
         belief = process.files[session]
         assert isinstance(belief, Session)
-        if belief.tokens and not self.rarely(3):  # did it take place?
+        if belief.tokens and not self.rarely(3):  # did it take effect?
             token = self.chance.choice(list(belief.tokens))
             self.ask(process, "retrieve_fd", session=session, token=token, slot=self.slot("r"))
         if not belief.outgoing and garble.takes_place(how, 8) and not reserved:

@@ -1,8 +1,8 @@
-"""Cuts a program down to the few questions that still bring a difference out. Pure: who plays is handed in.
+"""Shrinks a program to the few questions that still show a difference. It is pure: the caller passes the player.
 
-First what can hardly matter goes (everything after the difference, boots before it, what shares no file with it), then
-delta debugging: halves, quarters and so on of what is left, down to single questions. Candidates are played many at a
-time, because jumps are dear; what is found that way is played alone before it is believed.
+First it removes what can hardly matter (everything after the difference, boots before it, questions that share no file
+with it). Then it does delta debugging: halves, quarters and so on of the rest, down to single questions. Candidates are
+played many at a time, because kexecs are slow; a result of that is played alone to confirm it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAMING: Final = ("fd", "slot", "session", "over", "name", "kernel")
 
 @dataclass(frozen=True)
 class Shrunk:
-    """`program` is the smallest found, `difference` the last thing that happens in it."""
+    """`program` is the smallest found, `difference` its last event."""
 
     program: Program
     difference: Difference
@@ -34,7 +34,7 @@ class Shrunk:
 
 
 class _Search:
-    """The smallest program so far. A smaller one has to show the same difference, not just any."""
+    """The smallest program so far. A smaller one must show the same difference."""
 
     def __init__(self, program: Program, found: Difference, differs: Differs, deadline: float) -> None:
         self.best, self.found = cut_after(program, found), found
@@ -47,7 +47,10 @@ class _Search:
         return time.monotonic() < self._deadline
 
     def try_all(self, candidates: Sequence[Program], *, late: bool = False) -> list[int]:
-        """The numbers of those that show it; the first of them becomes the best one. `late`: even if time is up."""
+        """Returns the numbers of those that show it; the first of them becomes the best one.
+
+        `late`: even if time is up.
+        """
         shown: list[int] = []
         for start in range(0, len(candidates), TOGETHER):
             if not (self.time_left or late):
@@ -65,7 +68,7 @@ class _Search:
 
 
 def shrink(program: Program, found: Difference, differs: Differs, *, seconds: float) -> Shrunk:
-    """`found` is the first difference of `program`. After `seconds` no new program is tried."""
+    """Returns the smallest program with the difference `found`. After `seconds` no new program is tried."""
     search = _Search(program, found, differs, time.monotonic() + seconds)
     sure = search.best, search.found
     for step in (_leave_out_boots, _leave_out_strangers, _leave_out_questions):
@@ -77,14 +80,14 @@ def shrink(program: Program, found: Difference, differs: Differs, *, seconds: fl
 
 
 def cut_after(program: Program, found: Difference) -> Program:
-    """Without what comes after the difference."""
+    """Returns the program without the questions after the difference."""
     boots = list(program.boots[: found.boot + 1])
     boots[-1] = Boot(boots[-1].questions[: found.number + 1], boots[-1].jump)
     return Program(program.seed, tuple(boots))
 
 
 def _leave_out_boots(search: _Search) -> None:
-    """The shortest rest first: nothing that was not carried by the last jump matters, mostly."""
+    """Removes boots, the shortest rest first: mostly only files carried by the last kexec matter."""
     for kept in range(1, len(search.best.boots)):
         if search.try_all([search.best.from_boot(len(search.best.boots) - kept)]):
             return
@@ -95,9 +98,9 @@ def _leave_out_strangers(search: _Search) -> None:
 
 
 def related(program: Program) -> Program:
-    """The questions that share a file or a session's name with the last one, directly or through others.
+    """Returns the questions that share a file or a session's name with the last one, directly or through others.
 
-    And those that open and close the device, fork and end, without which these cannot be asked.
+    It keeps those that open and close the device, fork and end, without which these cannot be asked.
     """
     flat = program.flat()
     wanted = _names(flat[-1][1])
@@ -116,7 +119,7 @@ def related(program: Program) -> Program:
 
 
 def _names(question: Question) -> set[str]:
-    """Slots, maps and session names; not the device's, which everything shares."""
+    """Returns slots, maps and session names; not the device's, which everything shares."""
     names = {f"{question[key]}".partition("\0")[0] for key in _NAMING if key in question}
     for key in ("slots", "keep"):
         names.update(question.get(key, ()))
@@ -124,7 +127,7 @@ def _names(question: Question) -> set[str]:
 
 
 def _leave_out_questions(search: _Search) -> None:
-    """Delta debugging. The last question is where it shows, and stays."""
+    """Removes questions by delta debugging. The last question shows the difference, and stays."""
     pieces = 2
     while search.time_left and (length := len(search.best) - 1):
         start = search.best
@@ -132,7 +135,7 @@ def _leave_out_questions(search: _Search) -> None:
         ranges = [(first, min(first + size, length)) for first in range(0, length, size)]
         shown = search.try_all([_without(start, [each]) for each in ranges])
         if len(shown) > 1:
-            # What can be missing alone can mostly be missing together: as many as possible.
+            # Questions that can be missing alone can mostly be missing together: as many as possible.
             search.try_all([_without(start, [ranges[each] for each in shown[:count]]) for count in _counts(len(shown))])
         if not shown:
             if size == 1:
@@ -141,7 +144,7 @@ def _leave_out_questions(search: _Search) -> None:
 
 
 def _counts(most: int) -> list[int]:
-    """`most`, half of it, and so on, down to 2."""
+    """Returns `most`, half of it, and so on, down to 2."""
     return [most, *_counts(most // 2)] if most >= 2 else []
 
 

@@ -1,6 +1,6 @@
-"""What every part of the author needs: chance, slots, the questions so far, and who holds what.
+"""The common needs of the author's parts: chance, slots, the questions so far, and the files of each process.
 
-The parts are `sessions`, `memory` and `processes`; `generate` puts them together.
+The parts are `sessions`, `memory` and `processes`; `generate` combines them.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Writer:
         return f"{prefix}{next(self._numbers)}"
 
     def any(self, process: Process, *kinds: type[File]) -> str | None:
-        """A slot of one of those kinds; rarely one that nobody ever filled."""
+        """Returns a slot of one of those kinds; rarely one that was never filled."""
         if self.rarely(200):
             return "nothing"
         slots = process.slots(*kinds)
         return self.chance.choice(slots) if slots else None
 
     def everywhere(self) -> list[File]:
-        """Every file that is open in this boot."""
+        """Returns every file that is open in this boot."""
         return [*reachable(self.started), *self.held]
 
     def ask(self, process: Process, verb: str, **parameters: Any) -> None:
@@ -52,7 +52,10 @@ class Writer:
         self.questions.append({"do": verb, **path, **parameters})
 
     def ask_garbled(self, process: Process, verb: str, length: int, **parameters: Any) -> tuple[dict[str, Any], bool]:
-        """An ioctl whose argument of `length` bytes may be garbled: how it was, and whether it was then asked again."""
+        """Asks an ioctl with an argument of `length` bytes that may be garbled.
+
+        Returns how it was garbled, and whether it was then asked again.
+        """
         how = garble.argument(self.chance, length)
         self.ask(process, verb, **parameters, **how)
         again = bool(how) and not self.rarely(3)

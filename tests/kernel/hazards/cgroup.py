@@ -9,7 +9,7 @@ _ROOT = "/sys/fs/cgroup"
 
 
 def limited(vmm: Vmm, name: str, *, limit: int) -> Vmm:
-    """A child of `vmm` in a cgroup of its own, `name`, with `memory.max` of `limit` bytes."""
+    """Returns a child of `vmm` in a cgroup of its own, `name`, with `memory.max` of `limit` bytes."""
     machine: Machine = vmm.program.machine
     child = Vmm(vmm.program, (*vmm.path, name))
     pid = vmm.ask("fork", kid=name)

@@ -1,7 +1,6 @@
-"""A machine a module: the hazards of docs/hazards.md are shown on a real kernel, several over one jump.
+"""A machine for each module: the hazards of docs/hazards.md are shown on a real kernel, several over one kexec.
 
-A test shows the hazard by raw calls, and that luod's library or luod itself stays clear of it. Where that is not built
-yet, the second half is a test of its own, expected to fail, that names the issue.
+A test shows the hazard by raw calls, and that luod's library or luod itself avoids it.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from tests.library import start_vmm
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """The module's machine. A test that jumps leaves it in the next boot."""
+    """Yields the module's machine. A test that does a kexec leaves it in the next boot."""
     with booted(tmp_path_factory) as machine:
         yield machine
 
 
 @pytest.fixture(scope="module")
 def voyages(request: pytest.FixtureRequest, shared: Machine, machine_python: Interpreter) -> Outcomes:
-    """Takes the module's rows over their jumps, together; `tests.programs.library` is their program."""
+    """Takes the module's rows over their kexecs, together; `tests.programs.library` is their program."""
     return travel(rows_of(request), shared, lambda: start_vmm(shared, machine_python))

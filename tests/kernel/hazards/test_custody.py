@@ -1,6 +1,6 @@
-"""H6, H9, H10, H11: who holds a session, and what becomes of it when a holder ends, lets go or keeps a duplicate.
+"""H6, H9, H10, H11: the holders of a session, and its fate when a holder ends, releases it or keeps a duplicate.
 
-Each is shown by raw calls on sessions of a process's own, and then on sessions that came from luod.
+Each is shown by raw calls on sessions of a process's own, and then on sessions from luod.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from tests.kernel.booting import booted
 from tests.library import Vmm
 
 NAMES = ("h6", "h10", "h11")
-"""Sessions that are carried, each as one of luod's, and as a raw one with " raw" to its name."""
+"""Carried sessions, each as one of luod's, and as a raw one with " raw" appended to its name."""
 SIZE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Landed:
-    """A host behind a jump, with the sha256 of each session's memfd, token 1."""
+    """A host after a kexec, with the sha256 of each session's memfd, token 1."""
 
     luod: Luod
     digests: dict[str, str]
@@ -33,7 +33,7 @@ class Landed:
 
 @pytest.fixture(scope="module")
 def landed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Landed]:
-    """Sessions of luod and raw ones, carried over one jump that luod makes."""
+    """Returns sessions of luod and raw ones, carried over one kexec by luod."""
     with booted(tmp_path_factory) as machine:
         luod = Luod(machine, tmp_path_factory.mktemp("state"))
         luod.start()
@@ -59,7 +59,7 @@ def test_h06_the_death_of_the_only_holder_ends_a_session(landed: Landed) -> None
 
 
 def test_h06_luod_holds_on_when_the_vmm_dies_and_when_its_own_server_does(landed: Landed) -> None:
-    # Nobody has asked for it: it waits in the kernel, where no process can lose it.
+    # It is not retrieved: it waits in the kernel, where no process can lose it.
     vmm = landed.vmm()
     assert states(vmm)["incoming h6"] == "waiting"
     for _ in range(2):
@@ -114,10 +114,10 @@ def test_h10_a_holder_of_a_duplicate_can_tell_that_the_session_is_finished(lande
     vmm.ask("retrieve_fd", session="s", token=1, slot="ram")
     vmm.ask("finish", session="s")
     vmm.ask("close", fd="s")
-    # Its name is there, and nobody else gets it, as before.
+    # Its name exists, and no other user gets it, as before.
     assert keeper.ask("get_name", session="s").rstrip("\0") == "h10 raw"
     assert other.can_retrieve(b"h10 raw") == "EINVAL"
-    # But of a token that was preserved, the kernel says that there is none.
+    # But for a token that was preserved, the kernel answers that it does not exist.
     assert keeper.says("retrieve_fd", session="s", token=1, slot="x") == "ENOENT"
     keeper.call("wrap_incoming", fd="s", slot="i")
     assert keeper.call("holds", session="i", token=1) is False
@@ -144,7 +144,7 @@ def test_h11_a_preserved_memfd_can_be_rewritten_and_nothing_else(landed: Landed)
     assert vmm.ask("pwrite", fd="m", data="new", offset=0) == 3
     assert vmm.says("pwrite", fd="m", data="new", offset=4095) == "EPERM"
     assert vmm.says("ftruncate", fd="m", size=0) == "EPERM"
-    # What came in is not preserved again before FINISH, and can be then.
+    # An incoming file cannot be preserved again before FINISH, and can be then.
     vmm.retrieve(b"h11 raw", slot="in")
     vmm.ask("retrieve_fd", session="in", token=1, slot="ram")
     assert vmm.says("preserve", session="s", fd="ram", token=2) == "EBUSY"
@@ -153,7 +153,7 @@ def test_h11_a_preserved_memfd_can_be_rewritten_and_nothing_else(landed: Landed)
 
 
 def test_h11_the_library_says_which_of_it_and_luods_registry_needs_none_of_it(landed: Landed) -> None:
-    # luod's registry has been carried into this boot, and is written again all along.
+    # luod's registry was carried into this boot, and is written again all along.
     vmm = landed.vmm()
     vmm.call("retrieve_session", name="h11", slot="in")
     vmm.call("retrieve", session="in", file="ram", slot="ram")

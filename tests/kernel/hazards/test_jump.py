@@ -1,4 +1,4 @@
-"""H16, H18, H19, H21, H23: the jump itself: what it takes along, what refuses it, what the clocks say afterwards."""
+"""H16, H18, H19, H21, H23: the kexec itself: what it carries, what refuses it, and the clocks afterwards."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ TOO_BIG = 256 << 20
 OLD, NEW = b"old" * 5000, b"new" * 5000
 
 
-# -- two jumps that several tests look at -------------------------------------------------------------------------
+# -- two kexecs that several tests use -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the machine's clocks said, in nanoseconds and ticks, and the host's between `began` and `ended`, in ns."""
+    """The machine's clocks, in nanoseconds and ticks, and the host's between `began` and `ended`, in ns."""
 
     began: int
     ended: int
@@ -43,7 +43,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Crossing:
-    """One jump: the disk's files afterwards, and the clocks: at first, right before the jump, and after it."""
+    """One kexec: the disk's files afterwards, and the clocks: at first, right before the kexec, and after it."""
 
     files: dict[str, bytes]
     clocks: tuple[Reading, Reading, Reading]
@@ -51,7 +51,7 @@ class Crossing:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """The module's machine, with an ext4 on /dev/vda."""
+    """Yields the module's machine, with an ext4 on /dev/vda."""
     mkfs = require_tool("mkfs.ext4", package="e2fsprogs")
     disk = tmp_path_factory.mktemp("disk") / "image"
     disk.touch()
@@ -76,7 +76,7 @@ def clocks(machine: Machine, python: Interpreter) -> Reading:
 
 
 def mount(machine: Machine) -> dict[str, bytes]:
-    """Mounts the disk so that nothing is written back by itself; its files."""
+    """Mounts the disk so that nothing is written back by itself; returns its files."""
     machine.write("/proc/sys/vm/dirty_writeback_centisecs", b"0")
     machine.run(["mkdir", "-p", DISK])
     machine.run(["mount", "-t", "ext4", "-o", "commit=300", "/dev/vda", DISK])
@@ -85,7 +85,7 @@ def mount(machine: Machine) -> dict[str, bytes]:
 
 
 def write_files(machine: Machine, boot: int) -> None:
-    """A file that is fsynced, an image that is, and is then overwritten, and a new file."""
+    """Writes a file that is fsynced, an image that is fsynced and then overwritten, and a new file."""
     for name in ("synced", "image"):
         machine.write(f"{DISK}/{name}-{boot}", OLD)
         machine.run(["sync", f"{DISK}/{name}-{boot}"])
@@ -95,7 +95,7 @@ def write_files(machine: Machine, boot: int) -> None:
 
 @pytest.fixture(scope="module")
 def by_reboot(machine: Machine, machine_python: Interpreter) -> Crossing:
-    """From boot 1 to 2 by reboot(2) itself."""
+    """Goes from boot 1 to 2 by reboot(2) itself."""
     first = clocks(machine, machine_python)
     mount(machine)
     write_files(machine, 1)
@@ -109,7 +109,7 @@ def by_reboot(machine: Machine, machine_python: Interpreter) -> Crossing:
 
 @pytest.fixture(scope="module")
 def by_library(machine: Machine, machine_python: Interpreter, by_reboot: Crossing) -> Crossing:
-    """From boot 2 to 3 by the library, in place of an image that somebody loaded by the older call. It carries "vm"."""
+    """Goes from boot 2 to 3 by the library, in place of an image loaded by the older call. It carries "vm"."""
     first = clocks(machine, machine_python)
     write_files(machine, 2)
     vmm = start_vmm(machine, machine_python)
@@ -130,7 +130,7 @@ def kexec_in_sys(machine: Machine) -> str:
 
 
 def older_load(machine: Machine) -> None:
-    """kexec_load(2) of the machine's own kernel."""
+    """Loads the machine's own kernel by kexec_load(2)."""
     kexec = require_tool("kexec", package="kexec-tools")
     machine.run([kexec, "-c", "-l", machine.kernel, "--command-line", "console=ttyS0"])
 
@@ -163,7 +163,7 @@ def test_h18_no_jump_out_of_a_pid_namespace(machine: Machine, vmm: Vmm, machine_
 
 
 def test_h18_no_jump_during_another_kexec_call(machine: Machine, vmm: Vmm, machine_python: Interpreter) -> None:
-    # Nothing is loaded, and what is being loaded will not fit: no reboot of these can jump.
+    # Nothing is loaded, and the image to load does not fit: none of these reboots can start a kernel.
     assert vmm.call("loaded") is False
     machine.run(["truncate", "-s", str(TOO_BIG), BIG])
     loader = start_vmm(machine, machine_python)
@@ -194,7 +194,7 @@ def test_h21_an_initrd_that_does_not_fit_scratch(machine: Machine, vmm: Vmm) -> 
     error = vmm.refused("load", kernel=machine.kernel, initrd=BIG, command_line="")
     assert (error.kind, error.errno) == ("ImageDoesNotFit", "EADDRNOTAVAIL")
     assert "scratch" in error.hint
-    # What was loaded before is loaded still.
+    # The previous image is still loaded.
     assert vmm.call("loaded") is True
     vmm.call("unload")
 
@@ -218,11 +218,11 @@ def test_h19_the_library_loads_in_place_of_what_was_there(by_library: Crossing, 
 
 
 def lost(crossing: Crossing) -> tuple[float, float]:
-    """Seconds that CLOCK_REALTIME and CLOCK_MONOTONIC missed of the jump, by the TSC."""
+    """Returns the seconds of the kexec that CLOCK_REALTIME and CLOCK_MONOTONIC missed, by the TSC."""
     first, before, after = crossing.clocks
     ticks_a_nanosecond = (before.tsc - first.tsc) / (before.monotonic - first.monotonic)
     passed = (after.tsc - before.tsc) / ticks_a_nanosecond
-    # The TSC itself missed nothing, as the host saw it.
+    # The TSC itself missed nothing, by the host's clock.
     assert 0.99 * (after.began - before.ended) < passed < 1.01 * (after.ended - before.began)
     return (passed - (after.realtime - before.realtime)) / 1e9, (passed - (after.monotonic - before.monotonic)) / 1e9
 
@@ -230,7 +230,7 @@ def lost(crossing: Crossing) -> tuple[float, float]:
 def test_h23_the_tsc_runs_through_and_the_kernels_clocks_do_not(by_reboot: Crossing, by_library: Crossing) -> None:
     by_tsc = [lost(by_reboot), lost(by_library)]
     print("seconds lost over the jumps, CLOCK_REALTIME and CLOCK_MONOTONIC:", by_tsc)
-    # CLOCK_REALTIME begins at what the RTC says, in whole seconds; CLOCK_MONOTONIC at 0.
+    # CLOCK_REALTIME begins at the RTC's time, in whole seconds; CLOCK_MONOTONIC at 0.
     assert max(abs(realtime) for realtime, _ in by_tsc) > 1e-3
     assert all(monotonic > 1 for _, monotonic in by_tsc)
 
@@ -252,7 +252,7 @@ def test_h23_luoctl_tells_the_time_over_a_jump(machine: Machine, machine_python:
     told = luod.luoctl_json("timeline")["timeline"]
     (session,) = told["sessions"]
     print("luoctl tells of a jump:", told)
-    # By the TSC, from between freezing and the vote to when luod ran: luod's own times lie around that.
+    # By the TSC, from between freezing and the vote to luod's start: luod's own times lie around that.
     ticks_a_second = (frozen.tsc - first.tsc) / (frozen.monotonic - first.monotonic) * 1e9
     least, most = ((reading.tsc - frozen.tsc) / ticks_a_second for reading in (booted, served))
     assert told["arrived"] - told["freezing"] > least

@@ -1,4 +1,4 @@
-"""H1, H2, H3: PRESERVE_FD and RETRIEVE_FD take memory and time, and one that runs out of memory destroys."""
+"""H1, H2, H3: PRESERVE_FD and RETRIEVE_FD take memory and time, and one that runs out of memory destroys data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 
 def number(machine: Machine, path: str, name: str) -> int:
-    """The number behind `name` in a file of lines `name number` or `name: number kB`."""
+    """Returns the number after `name` in a file of lines `name number` or `name: number kB`."""
     fields = dict(line.replace(":", " ").split()[:2] for line in machine.read(path).decode().splitlines())
     return int(fields[name])
 
@@ -35,7 +35,7 @@ def as_vmm(caller: Caller) -> Vmm:
 
 @pytest.fixture
 def expendable(shared: Machine, machine_python: Interpreter) -> Iterator[Vmm]:
-    """A VMM with a memfd "ram", written through, of 700 of the machine's 1024 MiB; the first that is killed."""
+    """Yields a VMM with a memfd "ram", written through, of 700 of the machine's 1024 MiB; the first to be killed."""
     root = start_vmm(shared, machine_python)
     pid = root.ask("fork", kid="vmm")
     vmm = Vmm(root.program, ("vmm",))
@@ -51,7 +51,7 @@ def test_h02_preserving_memory_that_is_there_already_gets_the_vmm_killed(expenda
     moved = number(shared, "/proc/vmstat", "pgmigrate_success")
     assert "gone" in expendable.reply("preserve", session="s", fd="ram", token=1)
     assert number(shared, "/proc/vmstat", "oom_kill") > 0
-    # Nothing was missing from the memfd: what took the memory are pages moved out of kexec handover's scratch.
+    # No page of the memfd was missing. The memory went to pages that moved out of kexec handover's scratch.
     assert number(shared, "/proc/vmstat", "pgmigrate_success") > moved
 
 
@@ -76,7 +76,7 @@ def test_h02_luod_grants_no_preserve_that_would_get_its_caller_killed(machine: M
 
 
 def carry_two(caller: Caller) -> None:
-    """Two sessions with 64 MiB each: one to be lost, one to be kept. The second has a manifest."""
+    """Carries two sessions with 64 MiB each: one to be lost, one to be kept. The second has a manifest."""
     vmm = as_vmm(caller)
     vmm.create(caller.row + b" raw", slot="raw")
     vmm.preserved_memfd(size=64 * MIB, slot="raw ram", session="raw")
@@ -88,7 +88,7 @@ def carry_two(caller: Caller) -> None:
 
 
 def bring_two(caller: Caller) -> Vmm:
-    """They are retrieved as the fds "raw" and "ours"."""
+    """Retrieves them as the fds "raw" and "ours"."""
     vmm = as_vmm(caller)
     vmm.retrieve(caller.row + b" raw", slot="raw")
     vmm.retrieve(caller.row + b" ours", slot="ours")
@@ -100,12 +100,12 @@ def test_h01_in_a_cgroup_without_room_for_it(caller: Caller) -> Voyage:
     carry_two(caller)
     caller = yield
     holder = bring_two(caller)
-    # Raw: the caller is killed half way, and what it had not got is freed.
+    # Raw: the caller is killed half way, and the rest of the file is freed.
     victim = limited(holder, "h1-raw", limit=32 * MIB)
     assert "gone" in victim.reply("retrieve_fd", session="raw", token=1, slot="ram")
     for _ in range(2):
         assert holder.says("retrieve_fd", session="raw", token=1, slot="ram") == "ENOMEM"
-    # Ours: refused before the kernel is asked, and there for whoever has the room.
+    # Ours: refused before the kernel is asked, and still there for a process with enough memory.
     careful = limited(holder, "h1-ours", limit=32 * MIB)
     careful.call("wrap_incoming", fd="ours", slot="s")
     error = careful.refused("retrieve", session="s", file="ram", slot="ram")
@@ -118,7 +118,7 @@ def test_h01_in_a_cgroup_without_room_for_it(caller: Caller) -> Voyage:
 
 @contextlib.contextmanager
 def strict_overcommit(machine: Machine, *, left: int) -> Iterator[None]:
-    """`vm.overcommit_memory=2`, with `left` bytes that may still be committed."""
+    """Sets `vm.overcommit_memory=2`, with `left` bytes that may still be committed."""
     committed = number(machine, "/proc/meminfo", "Committed_AS")
     machine.write("/proc/sys/vm/overcommit_kbytes", b"%d" % (committed + left // 1024))
     machine.write("/proc/sys/vm/overcommit_memory", b"2")
@@ -139,7 +139,7 @@ def test_h01_under_strict_overcommit(caller: Caller) -> Voyage:
         error = holder.refused("retrieve", session="s", file="ram", slot="ram")
         assert (error.kind, error.needed) == ("NotEnoughMemory", 64 * MIB)
         assert "strict overcommit" in error.message
-    # With the limit gone, ours is there, the other one is not.
+    # Without the limit, ours is there, the other one is not.
     assert holder.says("retrieve_fd", session="raw", token=1, slot="ram") == "ENOSPC"
     holder.call("retrieve", session="s", file="ram", slot="ram")
     assert holder.ask("stat", fd="ram")["size"] == 64 * MIB
@@ -175,7 +175,7 @@ def test_h03_memory_of_the_library_comes_in_large_pages_and_a_plain_memfd_does_n
     vmm.ask("preserve", session="s", fd="ours", token=2)
     assert number(machine, "/proc/meminfo", "ShmemHugePages") - large == 32 * 1024
     caller = yield
-    # They come back as they went, so RETRIEVE_FD has 16 folios to put in place for the one, 8192 for the other.
+    # They return in the same pages, so RETRIEVE_FD has 16 folios to put in place for the one, 8192 for the other.
     machine = caller.program.machine
     large = number(machine, "/proc/meminfo", "ShmemHugePages")
     caller.retrieve()

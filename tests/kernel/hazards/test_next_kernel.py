@@ -1,7 +1,7 @@
 """H20: a next kernel that reads other formats, or has no handler for what is carried.
 
 Such kernels are this one with the digit of one format's name changed, in the packed image: `luod.image` proves that
-nothing else differs. They do what a kernel of another version does when it compares the names.
+nothing else differs. They behave as a kernel of another version when it compares the names.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def with_other(same: Kernel, what: str, path: Path) -> Kernel:
     name = same.formats[what].encode()
     other = name[:-1] + (b"8" if name.endswith(b"9") else b"9")
     packed = same.path.read_bytes()
-    # It is in the packed data as it is, since nothing before it in the kernel is like it.
+    # It is in the packed data literally, since nothing before it in the kernel is similar.
     assert packed.count(name) == 1
     path.write_bytes(packed.replace(name, other))
     changed = kernel_at(path)
@@ -54,7 +54,7 @@ def with_other(same: Kernel, what: str, path: Path) -> Kernel:
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernel]:
-    """Images: "same", and one with another version of each of FORMATS."""
+    """Returns the images: "same", and one with another version of each of FORMATS."""
     same = kernel_at(Path(qemu.kernel_image()))
     folder = tmp_path_factory.mktemp("kernels")
     return {"same": same} | {what: with_other(same, what, folder / f"other-{what}") for what in FORMATS}
@@ -62,7 +62,10 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernel]:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory, kernels: dict[str, Kernel]) -> Iterator[Machine]:
-    """The module's machine. The tests take it on from one kernel into the next, in their order; "kho" is its first."""
+    """Yields the module's machine.
+
+    The tests lead it from one kernel into the next, in their order; "kho" is its first.
+    """
     with booted(tmp_path_factory, kernel=kernels["kho"].path) as booted_machine:
         yield booted_machine
 

@@ -12,12 +12,12 @@ from luod.errors import MachineUnavailable
 from luod.testing import require_tool
 from luod.testing.kernel.initramfs import Archive, Share, initramfs
 
-# The smallest that passes for a static program of 64 bits: a header that has no program headers.
+# The smallest file that passes for a static program of 64 bits: a header without program headers.
 STATIC = b"\x7fELF\x02\x01\x01".ljust(64, b"\0")
 
 
 def unpacked(archive: bytes, folder: Path) -> str:
-    """Unpacks `archive` into `folder`; the table of contents."""
+    """Unpacks `archive` into `folder`; returns the table of contents."""
     cpio = require_tool("cpio", package="cpio")
     table = subprocess.run([cpio, "-itv", "--quiet"], input=archive, capture_output=True, check=True)
     patterns = ["init", "bin/*", "empty", "odd"]
@@ -46,7 +46,7 @@ def test_init_runs_the_command_whatever_is_in_it(tmp_path: Path) -> None:
     unpacked(archive, tmp_path)
     init = (tmp_path / "init").read_text()
     assert subprocess.run(["sh", "-n"], input=init, text=True, check=False).returncode == 0
-    # What a shell makes of the words it ends with, and of the share's path.
+    # A shell's view of the words at its end, and of the share's path.
     mkdir = next(line for line in init.splitlines() if line.startswith("mkdir -p .") and "srv" in line)
     words = f"set -- {init.splitlines()[-1]}; printf '%s\\n' \"$@\"; {mkdir.replace('mkdir -p', 'echo')}"
     shown = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=True).stdout.splitlines()

@@ -1,4 +1,4 @@
-"""What QEMU is asked to run, and what is said where it or a kernel is missing."""
+"""QEMU's command line, and the messages where QEMU or a kernel is missing."""
 
 from __future__ import annotations
 
