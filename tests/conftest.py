@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from luod.testing import Machine
 from luod.testing.plugin import booting_machines
 from tests.conformance.random_programs.report import collected
 from tests.daemon.host import Luod
+
+# A host with other work is slow, and says nothing about the code.
+settings.register_profile("any host", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any host")
 
 
 def pytest_configure(config: pytest.Config) -> None:

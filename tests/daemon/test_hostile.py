@@ -131,7 +131,7 @@ def test_a_million_bytes_of_hostile_varlink(sockets: Sockets) -> None:
 
         seen: list[tuple[list[tuple[bytes, int]], int]] = []
 
-        @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=EXAMPLES, derandomize=True, suppress_health_check=list(HealthCheck))
         @given(conversations, some.integers(0, 1))
         def make(conversation: list[tuple[bytes, int]], which: int) -> None:
             seen.append((conversation, which))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 
 from luod.errors import ImageError
@@ -142,7 +142,6 @@ def test_systemd_reads_both_kinds_of_quotes() -> None:
     assert command_line.unquoted("a='b c' \"d=e f\" -- g") == [("a", "b c"), ("d", "e f"), ("--", None), ("g", None)]
 
 
-@settings(deadline=None)
 @given(text=some.text(max_size=80))
 def test_any_text_is_split(text: str) -> None:
     parameters(text)
@@ -150,7 +149,6 @@ def test_any_text_is_split(text: str) -> None:
     line(text, BUILT_IN, (text, text))
 
 
-@settings(deadline=None)
 @given(text=some.text("abc.={};:+,#\"' \n", max_size=60))
 def test_any_boot_configuration_is_parsed_or_refused(text: str) -> None:
     try:

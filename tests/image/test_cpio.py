@@ -10,7 +10,7 @@ import lzma
 import tarfile
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 
 from luod.errors import ImageError, ImageUnreadable
@@ -333,13 +333,11 @@ def read_or_refused(data: bytes) -> Unpacked | None:
         return None
 
 
-@settings(deadline=None)
 @given(data=some.binary(max_size=600), packer=some.sampled_from(sorted(PACKERS)))
 def test_random_bytes_are_read_or_refused(data: bytes, packer: str) -> None:
     read_or_refused(PACKERS[packer](data))
 
 
-@settings(deadline=None)
 @given(random=some.data())
 def test_a_damaged_disk_is_read_or_refused(random: some.DataObject) -> None:
     disk = bytearray(archive({PATH: MODULE, "conf/modules": b"vfio-pci\n"}))

@@ -16,7 +16,7 @@ from dataclasses import replace
 import lz4.block
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 
 from luod import image
@@ -191,7 +191,6 @@ def test_a_payload_cut_off_is_an_image_error(compression: str) -> None:
 
 
 @pytest.mark.parametrize("compression", PACKERS)
-@settings(deadline=None)
 @given(random=some.data())
 def test_a_damaged_payload_is_an_image_error_or_something_else_unpacked(
     compression: str, random: some.DataObject
@@ -251,7 +250,6 @@ def test_the_unpacked_kernel_tells_its_release_and_its_formats() -> None:
     assert image.contents(b"") == image.Contents("", ())
 
 
-@settings(deadline=None)
 @given(data=some.binary(max_size=0x400))
 def test_random_headers_are_described_or_refused(data: bytes) -> None:
     start = bytearray(bzimage())
@@ -317,7 +315,6 @@ def test_what_is_no_kernel_is_refused(data: bytes) -> None:
         image.read(data)
 
 
-@settings(deadline=None)
 @given(data=some.binary(max_size=4096))
 def test_random_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(ImageError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 
 from luod import image
@@ -137,7 +137,6 @@ def test_a_damaged_unified_kernel_image_is_an_image_error(data: bytes, what: str
         described(data)
 
 
-@settings(deadline=None)
 @given(some.data())
 def test_a_damaged_program_is_described_or_refused(random: some.DataObject) -> None:
     data = bytearray(program((".text", b"code"), *PARTS[1:], (".linux", b"kernel")))
@@ -209,7 +208,6 @@ def test_a_file_that_is_no_bzimage_is_named_with_the_way_to_the_kernel(data: byt
     assert remedy in caught.value.hint
 
 
-@settings(deadline=None)
 @given(some.binary(max_size=2000), some.sampled_from(BEGINNINGS))
 def test_any_file_is_named_or_not_known(data: bytes, beginning: bytes) -> None:
     for whole in (True, False):

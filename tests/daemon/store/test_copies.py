@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from luod.daemon.log import Log
@@ -123,7 +123,6 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(steps=STEPS)
 def test_a_serve_finds_the_last_record_whatever_the_disk_did(steps: list[tuple[str, ...]]) -> None:
     with TemporaryDirectory() as folder, closing(Life(Path(folder))) as life:
@@ -213,7 +212,6 @@ def test_damage_is_a_fault_and_no_exception(content: bytes) -> None:
     assert told.fault.kind == "damaged"
 
 
-@settings(deadline=None)
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_understood_or_a_fault(content: bytes) -> None:
     assert understand_file(content, "file").fault is not None

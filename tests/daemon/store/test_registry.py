@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from luod.daemon.log import Log
@@ -129,7 +129,6 @@ def test_who_read_it_writes_on(memory: Slots, file: Journal) -> None:
     assert names(found(memory)) == names(on_disk(file.directory)) == ["b", "c"]
 
 
-@settings(deadline=None)
 @given(at=st.integers(0, 2 * SLOT_SIZE - 1), garbage=st.binary(min_size=1, max_size=64))
 def test_the_file_makes_good_what_is_damaged_in_the_memory(at: int, garbage: bytes) -> None:
     with TemporaryDirectory() as folder, closing(Journal(Path(folder))) as file, closing(Slots.new()) as memory:

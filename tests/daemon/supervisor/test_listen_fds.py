@@ -44,7 +44,7 @@ def test_each_fd_is_at_its_number(numbers: tuple[int, ...]) -> None:
     assert placed(*numbers, limit=max(numbers) + 8) == list(numbers)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.lists(st.integers(3, 30), min_size=1, max_size=20, unique=True))
 def test_each_fd_is_at_its_number_wherever_it_was(numbers: list[int]) -> None:
     assert placed(*numbers, limit=40) == numbers

@@ -399,4 +399,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=400, stateful_step_count=80, deadline=None)
+TestLife.settings = settings(max_examples=400, stateful_step_count=80)

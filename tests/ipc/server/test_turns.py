@@ -7,7 +7,7 @@ import time
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 
 from luod.ipc.server.turns import HALF_LIFE, SHARE, Turns, Turnstile, charged, timed
@@ -107,7 +107,6 @@ def test_one_that_is_gone_gets_no_turn() -> None:
     assert not turns
 
 
-@settings(deadline=None)
 @given(some.lists(some.tuples(some.integers(1, 10**6), some.floats(0, 0.1), some.floats(0, 1000)), max_size=50))
 def test_accounts_do_not_grow_without_end(charges: list[tuple[int, float, float]]) -> None:
     turns: Turns[str] = Turns()

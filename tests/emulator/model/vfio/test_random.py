@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from errno import EBUSY, EINVAL, EIO, ENODEV, ENOENT
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -368,7 +368,7 @@ class LivesV5(Lives):
     version = "v5"
 
 
-PROFILE = settings(max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PROFILE = settings(max_examples=60, stateful_step_count=60)
 TestV2 = pytest.mark.filterwarnings("error")(LivesV2.TestCase)
 TestV5 = pytest.mark.filterwarnings("error")(LivesV5.TestCase)
 TestV2.settings = TestV5.settings = PROFILE
