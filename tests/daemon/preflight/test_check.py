@@ -68,7 +68,7 @@ def test_people_read_what_was_found_why_and_what_to_do(shared_luod: Luod) -> Non
     assert "REFUSED  luo-missing: the next kernel has no live update" in result.text
     assert "why: " in result.text
     assert "do:  load a kernel built with CONFIG_LIVEUPDATE=y" in result.text
-    assert "is refused" in result.text
+    assert "update refused: Linux " in result.text
 
 
 # -- What is held ------------------------------------------------------------------------------------------------
