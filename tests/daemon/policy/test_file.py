@@ -107,15 +107,20 @@ def test_an_empty_file_is_the_defaults() -> None:
         ("[hooks]\nbefore-update = ['a']\n", "hooks.before-update[0]", "is no absolute path", "$PATH"),
         ("[hooks]\nafter-update = ['/a', \"\\u0000\"]\n", "hooks.after-update", "has a NUL", ""),
         ("[hooks]\ntimeout = 0\n", "hooks.timeout", "is no time", "more than 0"),
-        ("a = 1\nb == 2\n", "line 2, column 4", "invalid value", "TOML"),
-        ("a = [1,\n", "line 2, column 1", "invalid value", "TOML"),
+        ("a = 1\nb == 2\n", "", "Invalid value (at line 2, column 4)", "TOML"),
+        ("a = [1,\n", "", "Invalid value (at end of document)", "TOML"),
+        (f"restore-deadline = 1{'0' * 400}\n", "", "out of range - at `$.restore-deadline`", ""),
+        ("restore-deadline = 2026-11-27\n", "restore-deadline", "is a time, not a number of seconds", ""),
+        ("default = 1\n", "default", "is a number, not a table", ""),
+        ("rules = [1]\n", "rules[0]", "is a number, not a table", ""),
+        ("all-connections = true\n", "all-connections", "is true or false, not a number", ""),
         (b"a = 1\nb = '\xff'\n", "line 2, column 6", "is not UTF-8", "UTF-8"),
     ],
 )
 def test_what_is_wrong_is_named(text: str | bytes, member: str, says: str, hint: str) -> None:
     error = wrong(text)
     assert error.member == member
-    assert str(error).startswith(f"{PATH}: {member}: ")
+    assert str(error).startswith(f"{PATH}: {member}: " if member else f"{PATH}: ")
     assert says in error.message
     assert hint in error.hint
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, Union, get_args, get_origin
 
 import msgspec
 
 from luod.daemon import trust
-from luod.daemon.policy.rules import HookCommands, Rule, Settings, Terms
+from luod.daemon.policy.rules import Settings, Terms
 from luod.daemon.store.schema import MOST_SESSIONS
 from luod.errors import PolicyError
 
@@ -21,14 +22,17 @@ DEFAULT_PATH: Final = Path("/etc/luod/luod.toml")
 _MOST_BYTES: Final = 1 << 20
 _MOST_SECONDS: Final = 366 * 86400.0
 _NAME: Final = re.compile(r"(?:\{user\}|\{unit\}|[A-Za-z0-9._@/#*?-])+")
-_WORDS: Final = {
-    "int": "a number",
-    "float": "a number of seconds",
-    "str": "text",
-    "bool": "true or false",
-    "array": "a list",
-    "object": "a table",
+_WORDS: Final[dict[type, str]] = {
+    int: "a number",
+    float: "a number of seconds",
+    str: "text",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
 }
+
+Fault = tuple[str, str, str]
+"""What is wrong with a policy: member, message and hint."""
 
 
 def read(path: Path) -> bytes:
@@ -56,22 +60,21 @@ def parse(data: bytes, path: Path) -> Settings:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        where = _position(data[: error.start].decode())
+        good = data[: error.start].decode()
+        where = f"line {good.count(chr(10)) + 1}, column {len(good) - good.rfind(chr(10))}"
         raise PolicyError(str(path), where, "is not UTF-8", hint="save the file as UTF-8") from error
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        said = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", str(error), re.DOTALL)
-        if said is None:
-            raise PolicyError(str(path), "", str(error), hint=_SYNTAX) from error
-        where = f"line {said[2]}, column {said[3]}" if said[2] else _position(text)
-        raise PolicyError(str(path), where, said[1][0].lower() + said[1][1:], hint=_SYNTAX) from error
+        raise PolicyError(str(path), "", str(error), hint=_SYNTAX) from error
     except RecursionError as error:
         raise PolicyError(str(path), "", "is nested too deeply") from error
+    for member, message, hint in _misfits(table, Settings, ""):
+        raise PolicyError(str(path), member, message, hint=hint)
     try:
         settings = msgspec.convert(table, Settings)
-    except msgspec.ValidationError as error:
-        raise _wrong(str(error), table, path) from error
+    except msgspec.ValidationError as error:  # such as a number that no float holds
+        raise PolicyError(str(path), "", str(error)) from error
     for member, message, hint in _faults(settings):
         raise PolicyError(str(path), member, message, hint=hint)
     return settings
@@ -80,35 +83,38 @@ def parse(data: bytes, path: Path) -> Settings:
 _SYNTAX: Final = "the file is TOML: `member = value` a line, text in quotes, rules under [[rules]]"
 
 
-def _position(text: str) -> str:
-    return f"line {text.count(chr(10)) + 1}, column {len(text) - (text.rfind(chr(10)) + 1) + 1}"
+def _misfits(value: object, kind: Any, member: str) -> Iterator[Fault]:
+    """Yields each part of `value`, the member `member`, that is not of the type `kind`."""
+    arguments = [each for each in get_args(kind) if each not in (NoneType, ...)]
+    if get_origin(kind) in (Union, UnionType):
+        yield from _misfits(value, arguments[0], member)
+    elif get_origin(kind) is Literal:
+        if value not in arguments:
+            yield member, f"cannot be {value!r}", _meant(str(value), arguments)
+    elif get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            yield member, f"is {_word(value)}, not a list", 'write [[rules]] before each rule, and lists as ["a", "b"]'
+            return
+        for number, each in enumerate(value):
+            yield from _misfits(each, arguments[0], f"{member}[{number}]")
+    elif issubclass(kind, msgspec.Struct):
+        if not isinstance(value, dict):
+            yield member, f"is {_word(value)}, not a table", ""
+            return
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        for name, each in value.items():
+            full = f"{member}.{name}" if member else name
+            if name in fields:
+                yield from _misfits(each, fields[name], full)
+            else:
+                yield full, "is unknown", _meant(name, list(fields))
+    elif type(value) is not kind and not (kind is float and type(value) is int):
+        hint = "`id NAME` prints a user's numbers" if member.endswith((".uid", ".gid")) else ""
+        yield member, f"is {_word(value)}, not {_WORDS[kind]}", hint
 
 
-def _wrong(said: str, table: dict[str, Any], path: Path) -> PolicyError:
-    """What msgspec found, in our words."""
-    message, _, where = said.partition(" - at `")
-    member = where.rstrip("`").removeprefix("$").removeprefix(".")
-    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL)
-    if unknown is not None:
-        full = f"{member}.{unknown[1]}" if member else unknown[1]
-        tables: dict[str, type[msgspec.Struct]] = {"default": Terms, "hooks": HookCommands}
-        kind = Rule if member.startswith("rules") else tables.get(member, Settings)
-        return PolicyError(str(path), full, "is unknown", hint=_meant(unknown[1], _members(kind)))
-    expected = re.fullmatch(r"Expected `([^`]*)`, got `([^`]*)`", message)
-    if expected is not None:
-        wanted = " or ".join(_WORDS.get(w, w) for w in expected[1].split(" | ") if w != "null")
-        hint = 'write [[rules]] before each rule, and lists as ["a", "b"]' if "array" in expected[1] else ""
-        if member.endswith((".uid", ".gid")):
-            hint = "`id NAME` prints a user's numbers"
-        return PolicyError(str(path), member, f"is {_WORDS.get(expected[2], expected[2])}, not {wanted}", hint=hint)
-    value = re.fullmatch(r"Invalid enum value '(.*)'", message, re.DOTALL)
-    if value is not None:
-        return PolicyError(str(path), member, f"cannot be {value[1]!r}", hint=_meant(value[1], ["hold", "discard"]))
-    return PolicyError(str(path), member, message)
-
-
-def _members(kind: type[msgspec.Struct]) -> list[str]:
-    return list(kind.__struct_encode_fields__)
+def _word(value: object) -> str:
+    return _WORDS.get(type(value), "a time")
 
 
 def _meant(word: str, known: list[str]) -> str:
@@ -118,7 +124,7 @@ def _meant(word: str, known: list[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"it can be {', '.join(known)}"
 
 
-def _faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
+def _faults(settings: Settings) -> Iterator[Fault]:
     """Member, message and hint of what has the right type and makes no sense."""
     if settings.restore_deadline is not None and not 0 < settings.restore_deadline <= _MOST_SECONDS:
         yield "restore-deadline", "is no time to wait", "seconds, more than 0; leave it out to wait for ever"
@@ -146,14 +152,14 @@ def _faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
         yield from _faults_of(member, rule)
 
 
-def _faults_of_command(member: str, command: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+def _faults_of_command(member: str, command: tuple[str, ...]) -> Iterator[Fault]:
     if command and not command[0].startswith("/"):
         yield f"{member}[0]", "is no absolute path", "luod looks for no program in $PATH"
     if any("\0" in word for word in command):
         yield member, "has a NUL", ""
 
 
-def _faults_of(member: str, terms: Terms) -> Iterator[tuple[str, str, str]]:
+def _faults_of(member: str, terms: Terms) -> Iterator[Fault]:
     for number, name in enumerate(terms.names or ()):
         if not _NAME.fullmatch(name):
             hint = "names have A-Z a-z 0-9 . _ @ / # -, patterns also * ? {user} {unit}"
