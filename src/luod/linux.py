@@ -16,21 +16,15 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from luod.errors import BadInput, KernelRefused
-
-MFD_CLOEXEC: Final = 0x0001
-MFD_ALLOW_SEALING: Final = 0x0002
-MFD_HUGETLB: Final = 0x0004
-MFD_NOEXEC_SEAL: Final = 0x0008
-MFD_EXEC: Final = 0x0010
-
-F_ADD_SEALS: Final = 1033
-F_GET_SEALS: Final = 1034
-F_SEAL_SEAL: Final = 0x0001
-F_SEAL_SHRINK: Final = 0x0002
-F_SEAL_GROW: Final = 0x0004
-F_SEAL_WRITE: Final = 0x0008
-F_SEAL_FUTURE_WRITE: Final = 0x0010
-F_SEAL_EXEC: Final = 0x0020
+from luod.uapi.memfd import (
+    F_ADD_SEALS,
+    F_GET_SEALS,
+    F_SEAL_SEAL,
+    MFD_ALLOW_SEALING,
+    MFD_CLOEXEC,
+    MFD_EXEC,
+    MFD_NOEXEC_SEAL,
+)
 
 MS_BIND: Final = 4096
 
@@ -39,16 +33,14 @@ SO_PEERPIDFD: Final = 77
 
 _NUMBERS: Final[dict[str, dict[str, int]]] = {
     "x86_64": {
-        "reboot": 169, "kexec_load": 246, "kexec_file_load": 320, "seccomp": 317, "process_vm_readv": 310,
-        "process_vm_writev": 311, "statx": 332, "pidfd_getfd": 438, "pidfd_open": 434, "setns": 308,
-        "unshare": 272, "mount": 165, "umount2": 166, "pivot_root": 155, "prctl": 157, "prlimit64": 302,
-        "kcmp": 312, "capset": 126, "memfd_create": 319, "mmap": 9, "munmap": 11, "madvise": 28,
+        "reboot": 169, "kexec_load": 246, "kexec_file_load": 320, "seccomp": 317, "pidfd_getfd": 438,
+        "pidfd_open": 434, "setns": 308, "unshare": 272, "mount": 165, "umount2": 166, "prctl": 157, "kcmp": 312,
+        "memfd_create": 319, "mmap": 9, "munmap": 11, "madvise": 28,
     },
     "aarch64": {
-        "reboot": 142, "kexec_load": 104, "kexec_file_load": 294, "seccomp": 277, "process_vm_readv": 270,
-        "process_vm_writev": 271, "statx": 291, "pidfd_getfd": 438, "pidfd_open": 434, "setns": 268,
-        "unshare": 97, "mount": 40, "umount2": 39, "pivot_root": 41, "prctl": 167, "prlimit64": 261,
-        "kcmp": 272, "capset": 91, "memfd_create": 279, "mmap": 222, "munmap": 215, "madvise": 233,
+        "reboot": 142, "kexec_load": 104, "kexec_file_load": 294, "seccomp": 277, "pidfd_getfd": 438,
+        "pidfd_open": 434, "setns": 268, "unshare": 97, "mount": 40, "umount2": 39, "prctl": 167, "kcmp": 272,
+        "memfd_create": 279, "mmap": 222, "munmap": 215, "madvise": 233,
     },
 }  # fmt: skip
 

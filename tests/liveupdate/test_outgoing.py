@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from luod.linux import MFD_ALLOW_SEALING, MFD_CLOEXEC, MFD_NOEXEC_SEAL
 from luod.manifest import MANIFEST_TOKEN, RESERVED_TOKENS
 from luod.testing.interpreter import Interpreter
 from luod.testing.plugin import BootMachine
 from luod.uapi import liveupdate as uapi
+from luod.uapi.memfd import MFD_ALLOW_SEALING, MFD_CLOEXEC, MFD_NOEXEC_SEAL
 from tests.library import Vmm, arrive, start_vmm
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from luod.linux import F_SEAL_EXEC
 from luod.testing import Machine
 from luod.testing.interpreter import Interpreter
+from luod.uapi.memfd import F_SEAL_EXEC
 from tests.library import Vmm, arrive, start_vmm
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import fcntl
 import os
 
-from luod import linux
 from luod.errors import KernelRefused
 from luod.kexec import jump, load
 from luod.linux import Fd
 from luod.liveupdate import LiveUpdate, memory
+from luod.uapi.memfd import F_GET_SEALS
 
 BOOTS = 4
 
@@ -33,7 +33,7 @@ def main() -> None:
             session = device.retrieve_session("vm")
         with session:
             ram = session.retrieve(1)
-            print(fcntl.fcntl(ram.fileno(), linux.F_GET_SEALS), end=" ")
+            print(fcntl.fcntl(ram.fileno(), F_GET_SEALS), end=" ")
             print("whole" if os.pread(ram.fileno(), 1, 0) == b"%d" % (boot - 1) else "torn", flush=True)
             session.finish()
     os.pwrite(ram.fileno(), b"%d" % boot, 0)

@@ -21,7 +21,8 @@ from luod.errors import BadInput, ImageError
 from luod.image.bzimage import has_header
 from luod.image.uki import Part, Uki, describe
 from luod.kexec import encode_command_line
-from luod.linux import (
+from luod.linux import Fd
+from luod.uapi.memfd import (
     F_ADD_SEALS,
     F_SEAL_GROW,
     F_SEAL_SEAL,
@@ -30,7 +31,6 @@ from luod.linux import (
     MFD_ALLOW_SEALING,
     MFD_CLOEXEC,
     MFD_NOEXEC_SEAL,
-    Fd,
 )
 
 _RUNNING: Final = "/proc/cmdline"

@@ -42,12 +42,18 @@ def needed(files: Iterable[File], root: Path = Path("/")) -> int:
     return holes + lists + moved
 
 
-def scratch(root: Path = Path("/")) -> int:
-    """Bytes of KHO's scratch memory; without debugfs the most it may be."""
+def scratch_areas(root: Path = Path("/")) -> list[int] | None:
+    """Returns the bytes of each area of KHO's scratch memory; None: there is no debugfs, which has them."""
     try:
-        return sum(int(word, 0) for word in (root / _SCRATCH).read_text(encoding="ascii").split())
+        return [int(word, 0) for word in (root / _SCRATCH).read_text(encoding="ascii").split()]
     except (OSError, ValueError):
-        return int(machine(root) * _UNKNOWN_SCRATCH)
+        return None
+
+
+def scratch(root: Path = Path("/")) -> int:
+    """Returns the bytes of KHO's scratch memory; without debugfs the most it may be."""
+    areas = scratch_areas(root)
+    return int(machine(root) * _UNKNOWN_SCRATCH) if areas is None else sum(areas)
 
 
 def machine(root: Path = Path("/")) -> int:

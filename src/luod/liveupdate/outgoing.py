@@ -15,7 +15,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Final
 
-from luod import linux, manifest, memory, pci
+from luod import manifest, memory, pci
 from luod.errors import (
     BadInput,
     ComesBackSealed,
@@ -32,6 +32,7 @@ from luod.liveupdate.ram import new_memfd
 from luod.liveupdate.session import Session, check_text, check_token
 from luod.manifest import Entry
 from luod.uapi import liveupdate as uapi
+from luod.uapi.memfd import F_GET_SEALS, F_SEAL_EXEC
 
 MEMFD: Final = "memfd"
 """The kind of memory in a manifest's entry: the only kind with holes to fill."""
@@ -131,7 +132,7 @@ class OutgoingSession(Session):
             token = next(free for free in count() if free not in self._entries)
         self._check(token, name)
         entry = _describe(fd, token, name, None if device is None else pci.check_address(device))
-        if entry.seals & linux.F_SEAL_EXEC and not allow_sealed:
+        if entry.seals & F_SEAL_EXEC and not allow_sealed:
             raise ComesBackSealed(f"fd {fd} has F_SEAL_EXEC, so it would come back immutable")
         holes = entry.size - entry.allocated if entry.kind == MEMFD else 0
         if check_memory and holes > 0:
@@ -313,7 +314,7 @@ def _describe(fd: int, token: int, name: str | None, device: str | None) -> Entr
     except (OSError, OverflowError):
         return Entry(token, name, "unknown", 0, 0, 0)
     try:
-        seals = fcntl.fcntl(fd, linux.F_GET_SEALS)
+        seals = fcntl.fcntl(fd, F_GET_SEALS)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EBADF):
             raise KernelRefused(error.errno or 0, "fcntl(F_GET_SEALS)") from None

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from luod.linux import F_SEAL_SEAL
 from luod.testing.tools import cannot_run, for_root
+from luod.uapi.memfd import F_SEAL_SEAL
 from tests.emulator.machine.conftest import PLAIN_USER, ROOT
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from luod import image
+from luod.daemon.memory_grants import scratch_areas
 from luod.errors import ImageError
 from luod.image.contents import FAMILIES, family_of, formats
 
@@ -55,7 +56,7 @@ def running(root: Path = Path("/")) -> Running:
         found = in_image | found
     elif found.get("luo", known["luo"]) == known["luo"]:
         found = known | found
-    return Running(found, assumed, _scratch(root / _DEBUGFS), _command_line(root))
+    return Running(found, assumed, _scratch(root), _command_line(root))
 
 
 def _by_family(names: Iterable[str]) -> dict[str, frozenset[str]]:
@@ -102,9 +103,6 @@ def _command_line(root: Path) -> str:
         return ""
 
 
-def _scratch(directory: Path) -> tuple[Region, ...] | None:
-    try:
-        sizes = [int(word, 0) for word in (directory / "scratch_len").read_text(encoding="ascii").split()]
-    except (OSError, ValueError):
-        return None
-    return tuple(Region(size) for size in sizes if size)
+def _scratch(root: Path) -> tuple[Region, ...] | None:
+    areas = scratch_areas(root)
+    return None if areas is None else tuple(Region(size) for size in areas if size)

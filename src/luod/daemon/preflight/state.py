@@ -17,7 +17,7 @@ from luod.daemon.store.schema import Row
 from luod.errors import NotEnoughMemory
 from luod.ipc.types.admin import Finding
 from luod.ipc.types.updates import DeclaredFile
-from luod.linux import F_SEAL_EXEC
+from luod.uapi.memfd import F_SEAL_EXEC
 
 _INIT: Final = 1
 """In its cgroup nobody is limited but by the machine."""

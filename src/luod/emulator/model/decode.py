@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from luod.emulator.model.caller import Caller
-from luod.emulator.model.ports import Errno
+from luod.emulator.model.ports import PAGE, Errno
 from luod.emulator.model.session import Direction
 from luod.uapi import liveupdate as uapi
 
-_PAGE = 4096
 _STRETCH = 1 << 20
 
 
@@ -124,7 +123,7 @@ def refuse_tail(address: int, end: int, caller: Caller) -> None:
             data = caller.read(address, stretch)
         except Errno:
             # The memory ends within the range. Bytes before that place still count.
-            stretch = min(end - address, _PAGE - address % _PAGE)
+            stretch = min(end - address, PAGE - address % PAGE)
             data = caller.read(address, stretch)
         if data.strip(b"\0"):
             raise Errno(errno.E2BIG)

@@ -16,7 +16,7 @@ from typing import Final
 from luod.emulator.model import image
 from luod.emulator.model.caller import CAP_SYS_BOOT, Caller, KexecFiles, KexecSegment
 from luod.emulator.model.image import ImageReader
-from luod.emulator.model.ports import Errno
+from luod.emulator.model.ports import PAGE, Errno
 from luod.emulator.model.results import Ending
 from luod.image import bzimage
 from luod.uapi import kexec as uapi
@@ -26,7 +26,6 @@ _ARCH_MASK: Final = 0xFFFF0000
 _ARCHITECTURES: Final = (0, 62 << 16)  # KEXEC_ARCH_DEFAULT, KEXEC_ARCH_X86_64
 # KEXEC_PRESERVE_CONTEXT needs CONFIG_KEXEC_JUMP, which the measured kernel does not have.
 _LOAD_FLAGS: Final = uapi.KEXEC_ON_CRASH | 0x04 | 0x08
-_PAGE: Final = 4096
 
 _MAGICS2: Final = (
     uapi.LINUX_REBOOT_MAGIC2,
@@ -110,7 +109,7 @@ class Kexec:
                 self.image = None
             return
         segments = list(segments)
-        if any(segment.address % _PAGE or segment.length % _PAGE for segment in segments) or crash:
+        if any(segment.address % PAGE or segment.length % PAGE for segment in segments) or crash:
             raise Errno(errno.EADDRNOTAVAIL)
         ordered = sorted(segments, key=lambda segment: segment.address)
         for lower, upper in itertools.pairwise(ordered):

@@ -11,17 +11,11 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from luod.emulator.model.handler import FileHandler
-from luod.emulator.model.ports import Errno, Host, HostFile, Kind
+from luod.emulator.model.ports import PAGE, Errno, Host, HostFile, Kind
+from luod.uapi.memfd import F_SEAL_EXEC, F_SEAL_FUTURE_WRITE, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE
 
-F_SEAL_SEAL = 0x01
-F_SEAL_SHRINK = 0x02
-F_SEAL_GROW = 0x04
-F_SEAL_WRITE = 0x08
-F_SEAL_FUTURE_WRITE = 0x10
-F_SEAL_EXEC = 0x20
 ALL_SEALS = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE | F_SEAL_EXEC
 
-PAGE = 4096
 UINT_MAX = 2**32 - 1
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Hashable
-from typing import Protocol
+from typing import Final, Protocol
+
+PAGE: Final = 4096
+"""Bytes of a page."""
 
 
 class Errno(Exception):

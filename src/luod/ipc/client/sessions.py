@@ -32,12 +32,12 @@ from luod.ipc.decode import decode
 from luod.ipc.framing import Reply, encode_call
 from luod.ipc.names import SESSIONS
 from luod.ipc.types.sessions import Description, GivenUp, SessionInfo
-from luod.linux import F_GET_SEALS, F_SEAL_EXEC
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
 from luod.liveupdate.outgoing import new_manifest
 from luod.liveupdate.session import check_token
 from luod.manifest import PART_SIZE, RESERVED_TOKENS, Entry, read_first
 from luod.session_name import SessionName
+from luod.uapi.memfd import F_GET_SEALS, F_SEAL_EXEC
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from errno import EADDRINUSE, EBUSY, EINVAL, ENOENT, ENOTTY, EOPNOTSUPP, EPERM
 
 import pytest
 
-from luod.emulator.model.memfd import F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK
 from luod.uapi import iommufd as uapi
+from luod.uapi.memfd import F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK
 from tests.emulator.model.vfio.machine import RAM, A, DeviceWorld, Vmm, power_on
 from tests.emulator.model.vfio.test_preserve import session_for
 from tests.emulator.model.vfio.test_retrieve import incoming

@@ -14,6 +14,7 @@ from luod import linux
 from luod.emulator.model.ports import Errno, Kind
 from luod.emulator.trap.process.memory_files import HostMemory, OpenFile
 from luod.linux import Fd
+from luod.uapi.memfd import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, MFD_CLOEXEC, MFD_HUGETLB
 
 HOST = HostMemory(lambda line: None)
 SIZE = 3 * 4096 + 17
@@ -38,7 +39,7 @@ def linked(directory: str) -> Fd:
         (lambda: linked("/dev/shm"), Kind.OTHER),
         (lambda: Fd(os.eventfd(0)), Kind.OTHER),
         (lambda: Fd(os.open("/dev/null", os.O_RDWR)), Kind.OTHER),
-        (lambda: Fd(os.memfd_create("h", linux.MFD_HUGETLB | linux.MFD_CLOEXEC)), Kind.HUGETLB),
+        (lambda: Fd(os.memfd_create("h", MFD_HUGETLB | MFD_CLOEXEC)), Kind.HUGETLB),
     ],
     ids=["memfd", "unlinked tmpfs", "unlinked disk", "directory", "eventfd", "null", "hugetlb"],
 )
@@ -63,7 +64,7 @@ def test_take_over_keeps_what_the_kernel_keeps(flags: int) -> None:
         kept = OpenFile(Fd(os.open(f"/proc/self/fd/{memory.fileno()}", flags)))
         kept.fill_holes()
         assert os.fstat(memory.fileno()).st_blocks * 512 >= SIZE
-        seals = linux.F_SEAL_GROW | linux.F_SEAL_SHRINK
+        seals = F_SEAL_GROW | F_SEAL_SHRINK
         new = HOST.take_over(kept, size=SIZE, seals=seals, position=77)
         content = os.pread(new.fileno(), SIZE + 1, 0)
         assert (len(content), content[:5], content[-3:]) == (SIZE, b"begin", b"end")
@@ -117,18 +118,18 @@ def test_absurd_sizes_are_refused() -> None:
 def test_files_that_allow_no_seals() -> None:
     with linux.memfd("m", 1, sealing=False) as memory:
         file = OpenFile(memory.duplicate())
-        assert file.seals() == linux.F_SEAL_SEAL
+        assert file.seals() == F_SEAL_SEAL
         file.close()
     file = OpenFile(unlinked("/dev/shm"))
-    assert file.seals() == linux.F_SEAL_SEAL
+    assert file.seals() == F_SEAL_SEAL
     file.close()
 
 
-@pytest.mark.parametrize("seals", [0, linux.F_SEAL_WRITE, 0x10], ids=["none", "write", "future write"])
+@pytest.mark.parametrize("seals", [0, F_SEAL_WRITE, 0x10], ids=["none", "write", "future write"])
 def test_holes_become_data(seals: int) -> None:
     with linux.memfd("m", SIZE) as memory:
         os.posix_fallocate(memory.fileno(), 4096, 4096)
-        fcntl.fcntl(memory.fileno(), linux.F_ADD_SEALS, seals)
+        fcntl.fcntl(memory.fileno(), F_ADD_SEALS, seals)
         kept = OpenFile(Fd(os.dup(memory.fileno())))
         kept.fill_holes()
         assert os.lseek(memory.fileno(), 0, os.SEEK_HOLE) == SIZE

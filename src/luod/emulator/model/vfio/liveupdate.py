@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from luod.emulator.model.handler import Beside, FileHandler
-from luod.emulator.model.memfd import F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK
 from luod.emulator.model.ports import Errno, HostFile, Kind
 from luod.emulator.model.vfio.driver import VFIO_PCI
 from luod.emulator.model.vfio.function import Carriage, Function
@@ -25,6 +24,7 @@ from luod.emulator.model.vfio.record import DeviceRecord
 from luod.emulator.model.vfio.rules import Finish, Rules, Trait
 from luod.emulator.model.vfio.vfio_pci.cdev import VfioDeviceFile
 from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevices
+from luod.uapi.memfd import F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK
 
 DEVICE_FORMAT: Final = "vfio-pci-v1"
 IOMMUFD_FORMAT: Final = "iommufd-v1"

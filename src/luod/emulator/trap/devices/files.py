@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luod.emulator.model.ports import Errno
+from luod.emulator.model.ports import PAGE, Errno
 from luod.emulator.model.results import Blocked
 from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.ports import DeviceCaller
@@ -30,7 +30,6 @@ IOMMU_NAME: Final = ".iommu"
 A file that is itself a mount point would have one inode for all its openers.
 """
 _MODES: Final = {iommufd.DEVICE: 0o660, vfio.CONTAINER: 0o666}
-_PAGE: Final = 4096
 _SIZE: Final = vfio.VFIO_PCI_NUM_REGIONS << vfio.PCI_OFFSET_SHIFT
 """A device has no size. This one lets programs that check a regular file's size before mmap, such as Python, map it."""
 
@@ -98,7 +97,7 @@ class OpenFiles:
     def _note_mapping(self, opened: _Open) -> None:
         """Treats a file that can be mapped as mapped: the kernel maps its backing file without a request."""
         try:
-            self.model.mmap(opened.file, 0, _PAGE, writable=True)
+            self.model.mmap(opened.file, 0, PAGE, writable=True)
         except Errno:
             return
         opened.mapped = True

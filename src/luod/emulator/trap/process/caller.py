@@ -21,7 +21,7 @@ from typing import Final, overload
 from luod import linux
 from luod.emulator.model.caller import KexecSegment
 from luod.emulator.model.files import DeviceFile, SessionFile
-from luod.emulator.model.ports import Errno, HostFile, Kind
+from luod.emulator.model.ports import PAGE, Errno, HostFile, Kind
 from luod.emulator.trap.process import process_memory
 from luod.emulator.trap.process.memory_files import OpenFile, Stand
 from luod.emulator.trap.process.placeholder import Identity, Placeholders
@@ -33,7 +33,6 @@ _AT_FDCWD: Final = -100
 _AT_STATX_DONT_SYNC: Final = 0x4000
 _STATX_INO: Final = 0x100
 _PIDFD_THREAD: Final = os.O_EXCL
-_PAGE: Final = 4096
 _WINDOW: Final = 128
 """Bytes in one read: more than any structure of LUO has."""
 
@@ -132,7 +131,7 @@ class Thread:
         if offset >= 0 and offset + length <= len(data):
             return data[offset : offset + length]
         # It does not cross the end of a page: the next page may be missing, which the next read reports.
-        ahead = min(_WINDOW, _PAGE - address % _PAGE)
+        ahead = min(_WINDOW, PAGE - address % PAGE)
         if length > ahead:
             return process_memory.read(self.tid, address, length)
         data = process_memory.read(self.tid, address, ahead)

@@ -20,6 +20,7 @@ from typing import Final
 from luod import linux
 from luod.emulator.model.ports import Errno, HostFile, Kind
 from luod.linux import Fd
+from luod.uapi.memfd import F_ADD_SEALS, F_GET_SEALS, F_SEAL_EXEC, F_SEAL_SEAL
 
 TMPFS_MAGIC: Final = 0x01021994
 HUGETLBFS_MAGIC: Final = 0x958458F6
@@ -92,9 +93,9 @@ class OpenFile:
 
     def seals(self) -> int:
         try:
-            return fcntl.fcntl(self.fileno(), linux.F_GET_SEALS)
+            return fcntl.fcntl(self.fileno(), F_GET_SEALS)
         except OSError:
-            return linux.F_SEAL_SEAL
+            return F_SEAL_SEAL
 
     def position(self) -> int:
         return os.lseek(self.fileno(), 0, os.SEEK_CUR)
@@ -160,7 +161,7 @@ class Stand:
         return 0
 
     def seals(self) -> int:
-        return linux.F_SEAL_SEAL
+        return F_SEAL_SEAL
 
     def position(self) -> int:
         return 0
@@ -213,7 +214,7 @@ def _restored(size: int, seals: int) -> Fd:
     except OSError as error:
         if error.errno != errno.EACCES:
             raise
-    if seals & ~linux.F_SEAL_SEAL == 0:
+    if seals & ~F_SEAL_SEAL == 0:
         for folder in _TMPFS:
             with contextlib.suppress(OSError):
                 copy = Fd(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
@@ -236,11 +237,11 @@ def _copy(source: Fd, *, size: int, seals: int, position: int) -> OpenFile:
             if count == 0:
                 break
             done += count
-        if not fcntl.fcntl(copy.fileno(), linux.F_GET_SEALS) & linux.F_SEAL_EXEC:
+        if not fcntl.fcntl(copy.fileno(), F_GET_SEALS) & F_SEAL_EXEC:
             os.fchmod(copy.fileno(), 0o777)
         os.lseek(copy.fileno(), position, os.SEEK_SET)
-        if missing := seals & ~fcntl.fcntl(copy.fileno(), linux.F_GET_SEALS):
-            fcntl.fcntl(copy.fileno(), linux.F_ADD_SEALS, missing)
+        if missing := seals & ~fcntl.fcntl(copy.fileno(), F_GET_SEALS):
+            fcntl.fcntl(copy.fileno(), F_ADD_SEALS, missing)
     except OSError:
         copy.close()
         raise

@@ -16,12 +16,13 @@ from typing import Final, Generic, TypeVar
 
 from luod import linux
 from luod.linux import Fd
+from luod.uapi.memfd import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE
 
 IN_DELETE_SELF: Final = 0x00000400
 IN_IGNORED: Final = 0x00008000
 IN_Q_OVERFLOW: Final = 0x00004000
 _EVENT: Final = struct.Struct("=iIII")
-_SEALS: Final = linux.F_SEAL_SEAL | linux.F_SEAL_SHRINK | linux.F_SEAL_GROW | linux.F_SEAL_WRITE
+_SEALS: Final = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE
 
 File = TypeVar("File")
 Identity = tuple[int, int]
@@ -57,7 +58,7 @@ class Placeholders(Generic[File]):
         fd = linux.memfd(os.fsdecode(name[:249]), 0, executable=False)
         try:
             os.fchmod(fd.fileno(), 0o600)
-            fcntl.fcntl(fd.fileno(), linux.F_ADD_SEALS, _SEALS)
+            fcntl.fcntl(fd.fileno(), F_ADD_SEALS, _SEALS)
             watch = self._add_watch(self._inotify.fileno(), b"/proc/self/fd/%d" % fd.fileno(), IN_DELETE_SELF)
             if watch < 0:
                 code = ctypes.get_errno()

@@ -12,14 +12,13 @@ import struct
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from luod.emulator.model.ports import Errno
+from luod.emulator.model.ports import PAGE, Errno
 from luod.emulator.trap.seccomp.bpf import Call
 from luod.uapi import liveupdate
 
 _DEVICE: Final = liveupdate.DEVICE.encode()
 _AT_FDCWD: Final = -100 & 0xFFFFFFFF
 _PATH_MAX: Final = 4096
-_PAGE: Final = 4096
 
 
 class Opener(Protocol):
@@ -63,7 +62,7 @@ def _string(thread: Opener, address: int) -> bytes:
     """Returns the NUL-terminated string at `address`, read page by page: the next page may be missing."""
     found = b""
     while len(found) < _PATH_MAX:
-        part = thread.read(address, _PAGE - address % _PAGE)
+        part = thread.read(address, PAGE - address % PAGE)
         text, end, _ = part.partition(b"\0")
         found += text
         if end:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from luod.emulator.model.ports import Errno
+from luod.emulator.model.ports import PAGE, Errno
 from luod.emulator.model.vfio.iommu.memory import (
     ADDRESS_MAXIMUM,
-    PAGE,
     RESERVED,
     AddressSpace,
     Area,

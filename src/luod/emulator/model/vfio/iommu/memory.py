@@ -15,7 +15,6 @@ from typing import Final
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.vfio.ports import Memory
 
-PAGE: Final = 4096
 ADDRESS_MAXIMUM: Final = (1 << 64) - 1
 APERTURE_LAST: Final = (1 << 48) - 1
 """The last address that the IOMMU translates: four levels of page tables."""

@@ -10,7 +10,7 @@ import errno
 from collections.abc import Callable
 from typing import Final
 
-from luod.emulator.model.ports import Errno, Kind
+from luod.emulator.model.ports import PAGE, Errno, Kind
 from luod.emulator.model.vfio import argsz
 from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.iommu.group import IommuGroup
@@ -22,7 +22,6 @@ from luod.emulator.model.vfio.vfio_pci.cdev import VfioDeviceFile
 from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevice, VfioDevices
 from luod.uapi import vfio as uapi
 
-_PAGE: Final = 4096
 _I32: Final = 4
 _TOKEN: Final = b"vf_token="
 _UUID_TEXT: Final = 36
@@ -239,9 +238,9 @@ class GroupFile(ModelFile):
 def _read_name(address: int, caller: DeviceCaller) -> bytes:
     """Returns a string as strndup_user does. Raises Errno(EINVAL) when a page has no NUL."""
     name = b""
-    while len(name) < _PAGE:
+    while len(name) < PAGE:
         # A string may end right before the end of the memory.
-        chunk = caller.read(address + len(name), min(32, _PAGE - (address + len(name)) % _PAGE))
+        chunk = caller.read(address + len(name), min(32, PAGE - (address + len(name)) % PAGE))
         end = chunk.find(b"\0")
         if end >= 0:
             return name + chunk[:end]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from luod.emulator.model.ports import Errno
+from luod.emulator.model.ports import PAGE, Errno
 from luod.emulator.model.vfio import argsz
-from luod.emulator.model.vfio.iommu.memory import ADDRESS_MAXIMUM, PAGE, AddressSpace, Area, Pages, reserved, usable
+from luod.emulator.model.vfio.iommu.memory import ADDRESS_MAXIMUM, AddressSpace, Area, Pages, reserved, usable
 from luod.emulator.model.vfio.iommu.vfio_info import get_info
 from luod.emulator.model.vfio.ports import DeviceCaller
 from luod.uapi import vfio as uapi

@@ -9,13 +9,12 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from luod.emulator.model.ports import Errno
+from luod.emulator.model.ports import PAGE, Errno
 from luod.emulator.model.vfio import argsz
 from luod.emulator.model.vfio.files import Mapping
 from luod.emulator.model.vfio.hardware.config_space import MSIX_TABLE
 from luod.emulator.model.vfio.hardware.config_space import SIZE as CONFIG_SIZE
 from luod.emulator.model.vfio.hardware.device import Device
-from luod.emulator.model.vfio.iommu.memory import PAGE
 from luod.emulator.model.vfio.ports import DeviceCaller, Memory
 from luod.emulator.model.vfio.vfio_pci import hot_reset
 from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevice
