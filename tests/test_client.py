@@ -219,7 +219,7 @@ def test_nobody_there_is_said(tmp_path: Path, ask: Ask) -> None:
     left = str(tmp_path / "left")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(left)
-    with pytest.raises(DaemonUnreachable, match="nobody listens at"):
+    with pytest.raises(DaemonUnreachable, match="no process listens at"):
         ask(left, "sessions")
 
 

@@ -21,6 +21,7 @@ PLACES = [
     "src/luod/uapi",
     "src/luod/aio",
     "src/luod/testing",
+    "src/luod/ipc",
     "bench",
     "demo",
     "examples",

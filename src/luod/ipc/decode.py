@@ -1,8 +1,8 @@
-"""JSON values from luod as the types of `luod.ipc.types`.
+"""Decodes JSON values from luod into the types of `luod.ipc.types`.
 
-Strict in types, lenient in what a newer luod may add: a member that the type does not have is left out, and a word that
-a Literal does not list is kept. A member that is null or absent is None, or the default. Standard library only: the
-library needs it, and luoctl starts faster.
+It is strict in types, and lenient for a newer luod: a member that the type does not have is ignored, and a word that a
+Literal does not list is kept. A member that is null or absent is None, or the default. It uses the standard library
+only: the library requires that, and luoctl starts faster.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ T = TypeVar("T")
 
 
 def decode(kind: type[T], given: object, what: str = "") -> T:
-    """Returns `given`, the member `what` of luod's answer or all of it, as a `kind`. ProtocolError names a member that
-    does not fit.
+    """Returns `given`, the member `what` of luod's answer or all of it, as a `kind`.
+
+    Raises ProtocolError, which names a member that does not fit.
     """
     found: T = _reader(cast(Hashable, kind))(given, what)
     return found

@@ -1,9 +1,9 @@
-"""The errors of luod on the wire, and what a program catches for each of them: one table for both sides.
+"""The errors of luod on the wire, and the exceptions of programs for them: one table for both sides.
 
-An errno of the kernel becomes a typed error in `luod.liveupdate.calls` and `luod.kexec`. serve raises that, or
-`luod.errors.Refused`, or one of the classes below. `on_the_wire` gives its name and parameters in the interface that
-was called. In the client, `from_the_wire` makes a typed error of them. Every error has `message` and `hint`.
-Standard library only.
+`luod.liveupdate.calls` and `luod.kexec` convert an errno of the kernel to a typed error. serve raises that, or
+`luod.errors.Refused`, or one of the classes below. `on_the_wire` returns its name and parameters in the called
+interface. In the client, `from_the_wire` converts them to a typed error. Every error has `message` and `hint`. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from luod.ipc.names import ADMIN, SESSIONS, TOO_MANY_CONNECTIONS, UPDATES
 
 
 class Caught(NamedTuple):
-    """What a client raises; `errno`: of a subclass of KernelRefused."""
+    """The exception of a client; `errno`: of a subclass of KernelRefused."""
 
     kind: type[LuodError] = errors.CallFailed
     errno: int = 0
@@ -28,11 +28,11 @@ SHARED: Final[dict[type[LuodError], tuple[str, ...]]] = {
     errors.Refused: (SESSIONS, UPDATES, ADMIN),
     errors.KernelRefused: (SESSIONS, ADMIN),
 }
-"""Errors of the library that serve raises as they are, and the interfaces that declare them."""
+"""Errors of the library that serve raises unchanged, and the interfaces that declare them."""
 _CAUGHT: Final = {TOO_MANY_CONNECTIONS: Caught(errors.Busy)} | {
     f"{interface}.{kind.__name__}": Caught(kind) for kind, interfaces in SHARED.items() for interface in interfaces
 }
-"""What a client raises for an error, by its full name."""
+"""The exception of a client for an error, by its full name."""
 
 
 class WireError(LuodError):
@@ -71,11 +71,11 @@ class PhaseError(WireError):
 
 
 class NoSuchSession(SessionError, of=(SESSIONS, UPDATES), caught=errors.NoSuchSession, code=errno.ENOENT):
-    """There is none of this name, or it is somebody else's."""
+    """No session has this name, or it belongs to another user."""
 
 
 class SessionExists(SessionError, of=(SESSIONS,), caught=errors.SessionExists, code=errno.EEXIST):
-    """The name is taken, if only by an fd that is still open somewhere."""
+    """The name is in use. An fd of a session with this name that is open anywhere keeps it in use."""
 
 
 class InvalidName(SessionError, of=(SESSIONS,), caught=errors.BadInput):
@@ -85,8 +85,9 @@ class InvalidName(SessionError, of=(SESSIONS,), caught=errors.BadInput):
 
 
 class WrongPhase(PhaseError, of=(SESSIONS,), caught=errors.WrongPhase):
-    """NAME#NUMBER is created only while update NUMBER freezes, by a participant that has declared NAME. Of an update
-    that is over it says that the event cancelled is on its way. Nothing was changed. `state` is what luod is doing.
+    """NAME#NUMBER is created only while update NUMBER freezes, by a participant that has declared NAME.
+
+    If that update is over, the event cancelled follows. Nothing was changed. `state` is luod's state.
     """
 
 
@@ -99,30 +100,34 @@ class NotFinished(SessionError, of=(SESSIONS,)):
 
 
 class Busy(WireError, of=(SESSIONS,), caught=errors.Busy):
-    """Not now: somebody else has /dev/liveupdate open, or an update is under way. Nothing was changed."""
+    """Not now: another process has /dev/liveupdate open, or an update is under way. Nothing was changed."""
 
 
 class Torn(SessionError, of=(SESSIONS, UPDATES), caught=errors.Torn):
     """The session was carried by a kexec for which its participant was not `ready`: no guest may be resumed from it.
+
     It can be released, as given up.
     """
 
 
 class Resumed(SessionError, of=(SESSIONS,), caught=errors.AlreadyResumed):
-    """Its guest was resumed, and so has changed what it was resumed from: there is no second try. The session can be
-    released.
+    """Its guest was resumed, and has changed the memory since: it cannot be resumed again.
+
+    The session can be released.
     """
 
 
 class LiveUpdateBroken(WireError, of=(SESSIONS,), caught=errors.LiveUpdateBroken, code=errno.EIO):
-    """This kernel could not take over what was carried into it, since it lacks a handler of something: every open of
-    /dev/liveupdate fails. Until the next boot nothing of it can be retrieved, and no session be created.
+    """This kernel could not take over what was carried into it, since it lacks a handler: every open of /dev/liveupdate
+    fails. Until the next boot no file can be retrieved, and no session created.
     """
 
 
 class NoManifest(SessionError, of=(SESSIONS,), caught=errors.NoManifest):
-    """The session's maker gave luod no duplicate of its manifest, or keeps none. Or the session is incoming, and luod
-    does not hold it: a session that waits in the kernel is not retrieved to be looked at.
+    """The session's maker gave luod no duplicate of its manifest, or keeps no manifest.
+
+    Or the session is incoming, and luod does not hold it: a session that waits in the kernel is not retrieved to be
+    read.
     """
 
 
@@ -131,11 +136,11 @@ class AlreadyStashed(SessionError, of=(SESSIONS,), caught=errors.AlreadyStashed)
 
 
 class NotStashed(SessionError, of=(SESSIONS,), caught=errors.NotStashed):
-    """luod holds no files of this name for the caller's user, or holds them for somebody else."""
+    """luod holds no files of this name for the caller's user."""
 
 
 class NotFollowing(WireError, of=(UPDATES,)):
-    """`participant` names no connection that follows, or follows no more, or it is another user's."""
+    """`participant` is not of a connection that follows (any more), or is another user's."""
 
 
 class DeclaredByAnother(SessionError, of=(UPDATES,)):
@@ -143,15 +148,15 @@ class DeclaredByAnother(SessionError, of=(UPDATES,)):
 
 
 class NotLoaded(WireError, of=(ADMIN,), caught=errors.NoImageLoaded, code=errno.EINVAL):
-    """No kernel was loaded through luod, and luod jumps into no other."""
+    """No kernel was loaded through luod, and luod starts no other."""
 
 
 class NotAKernelImage(WireError, of=(ADMIN,), caught=errors.NotAKernelImage, code=errno.ENOEXEC):
-    """The kernel does not take the file for a kernel image. Whatever was loaded before is still loaded."""
+    """The kernel does not accept the file as a kernel image. The previous image is still loaded."""
 
 
 class UpdateRunning(WireError, of=(ADMIN,), caught=errors.Busy):
-    """One update at a time."""
+    """An update is under way. Only one can be at a time."""
 
 
 class NoUpdate(WireError, of=(ADMIN,)):
@@ -163,22 +168,29 @@ class TooLate(WireError, of=(ADMIN,)):
 
 
 class DiscardFailed(SessionError, of=(ADMIN,)):
-    """The reaper failed, or was ended. The session is stuck: it is handed to nobody, and in nobody's way."""
+    """The reaper failed, or was killed. The session is stuck: luod hands it to no process, and it blocks no other
+    session.
+    """
 
 
 class NotCarriedOver(SessionError, of=(ADMIN,)):
-    """The session holds a device or has no manifest, is not as its guest left it, or does not fit the memory. Nothing
-    was changed.
+    """The session holds a device or has no manifest, was changed by its guest, or does not fit the memory.
+
+    Nothing was changed.
     """
 
 
 class CarryOverFailed(SessionError, of=(ADMIN,)):
-    """It was begun, and not ended. Nothing that was there is lost: luod holds it, and this can be called again."""
+    """The carry-over was begun and not completed.
+
+    Nothing is lost: luod holds the files, and the call can be repeated.
+    """
 
 
 def on_the_wire(error: LuodError, interface: str) -> tuple[str, dict[str, Any]] | None:
-    """Returns the name of an error that serve raised, as an answer of `interface`, and its parameters. None: no
-    interface declares such an error.
+    """Returns the name of an error that serve raised, as an answer of `interface`, and its parameters.
+
+    Returns None when no interface declares such an error.
     """
     if isinstance(error, errors.LiveUpdateBusy):
         error = Busy(message=f"/dev/liveupdate: {error.meaning}", hint="try again")
@@ -199,10 +211,10 @@ def on_the_wire(error: LuodError, interface: str) -> tuple[str, dict[str, Any]] 
 
 
 def from_the_wire(name: str, parameters: Mapping[str, Any]) -> LuodError:
-    """Returns the typed error for the Varlink error `name`: a CallFailed with that name where there is no other.
+    """Returns the typed error for the Varlink error `name`: a CallFailed with that name if there is no other.
 
-    An error that the device itself can answer with has the device's type, so that a program catches the same with luod
-    and without. Errors of Varlink itself (`org.varlink.service.*`) have no message.
+    An error that the device itself can return has the device's type, so that a program catches the same with luod and
+    without. Errors of Varlink itself (`org.varlink.service.*`) have no message.
     """
     short = name.rpartition(".")[2]
     message = str(parameters.get("message") or name)

@@ -1,8 +1,7 @@
-"""Varlink messages as bytes and fds, for clients: NUL-terminated JSON objects, fds riding with a message's first byte.
+"""Varlink messages as bytes and fds, for clients: NUL-terminated JSON objects, with fds at a message's first byte.
 
-Knows no method of luod's: what is asked is `luod.ipc.client.sessions`. It is not
-the server's side, which is `luod.ipc.server.wire`. Belongs to no event loop: `luod.client` and `luod.aio` both use it.
-Standard library only.
+It knows no method of luod: those are in `luod.ipc.client.sessions`. `luod.ipc.server.wire` is the server's side. It
+belongs to no event loop: `luod.client` and `luod.aio` both use it. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from luod.ipc.errors import from_the_wire
 from luod.linux import Fd
 
 REPLY_LIMIT: Final = 16 * 1024 * 1024
-"""Bytes of the longest reply a client takes."""
+"""The length in bytes of the longest reply that a client accepts."""
 _CHUNK: Final = 64 * 1024
 _FDS_A_MESSAGE: Final = 253
 """SCM_MAX_FD of the kernel."""
@@ -28,7 +27,7 @@ _FDS_A_MESSAGE: Final = 253
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply of luod. It owns its fds until `take` hands one out; `close` closes those nobody took."""
+    """One reply of luod. It owns its fds until `take` returns one; `close` closes the others."""
 
     parameters: Mapping[str, Any]
     error: str | None = None
@@ -37,7 +36,7 @@ class Reply:
     fds: tuple[Fd, ...] = ()
 
     def take(self, member: str) -> Fd:
-        """The fd that the parameter `member` points to; the caller owns it. ProtocolError when there is none."""
+        """Returns the fd of the parameter `member`; the caller owns it. Raises ProtocolError without one."""
         index = self.parameters.get(member)
         if type(index) is not int or not 0 <= index < len(self.fds) or self.fds[index].closed:
             raise errors.ProtocolError(f"the reply's {member} points to no fd")
@@ -48,16 +47,16 @@ class Reply:
             fd.close()
 
     def raise_error(self) -> None:
-        """Raises the error the reply carries, typed; does nothing for a success. The fds are closed first."""
+        """Raises the typed error in the reply, after closing the fds. Does nothing for a success."""
         if self.error is not None:
             self.close()
             raise from_the_wire(self.error, self.parameters)
 
 
 def encode_call(method: str, parameters: Mapping[str, Any] | None = None, *, more: bool = False) -> bytes:
-    """Returns a call as bytes, its NUL included. A parameter that is an fd is its index among the fds sent along.
+    """Returns a call as bytes, with its NUL. A parameter that is an fd is its index among the fds of the message.
 
-    BadInput: some text cannot be encoded as UTF-8.
+    Raises BadInput: a text cannot be encoded as UTF-8.
     """
     call: dict[str, Any] = {"method": method}
     if parameters:
@@ -74,12 +73,12 @@ def encode_call(method: str, parameters: Mapping[str, Any] | None = None, *, mor
 
 
 def decode_reply(message: bytes, fds: tuple[Fd, ...] = ()) -> Reply:
-    """A message, without its NUL, as a Reply that owns `fds`. ProtocolError (and the fds closed) when it is none."""
+    """Returns a message, without its NUL, as a Reply that owns `fds`. Raises ProtocolError, and closes the fds."""
     try:
         reply = json.loads(message)
         if not isinstance(reply, dict):
             raise ValueError("it is not an object")
-        # The specification lets each member be null, which says the same as leaving it out.
+        # The specification allows null for each member, which means the same as absence.
         parameters, error, continues = (reply.get(member) for member in ("parameters", "error", "continues"))
         parameters = {} if parameters is None else parameters
         right = isinstance(parameters, dict) and isinstance(error, str | None) and isinstance(continues, bool | None)
@@ -92,10 +91,10 @@ def decode_reply(message: bytes, fds: tuple[Fd, ...] = ()) -> Reply:
 
 
 class Inbox:
-    """Bytes and fds go in as they were received, whole replies come out.
+    """Takes bytes and fds as they were received, and returns whole replies.
 
-    The kernel ends a read behind the bytes that fds came with, so fds belong to the last message that begins in
-    the bytes they were read with. Owns the fds it was fed until `take` hands them out with their message.
+    The kernel ends a read after the bytes with which fds came, so fds belong to the last message that begins in the
+    bytes of their read. Owns its fds until `take` returns them with their message.
     """
 
     def __init__(self, limit: int = REPLY_LIMIT) -> None:
@@ -106,7 +105,7 @@ class Inbox:
         self._ready: deque[Reply] = deque()
 
     def feed(self, data: bytes, fds: tuple[Fd, ...] = ()) -> None:
-        """Takes what one read gave. ProtocolError, after which the connection is of no use; then close() the inbox."""
+        """Takes the result of one read. Raises ProtocolError: the connection is of no use then; close() the inbox."""
         begun = not self._rest
         *whole, rest = data.split(b"\0")
         for number, part in enumerate(whole):
@@ -131,11 +130,11 @@ class Inbox:
             raise errors.ProtocolError(f"a message is longer than {self._limit} bytes")
 
     def take(self) -> Reply | None:
-        """The next whole reply, now the caller's; None while there is none."""
+        """Returns the next whole reply, which the caller owns, or None."""
         return self._ready.popleft() if self._ready else None
 
     def close(self) -> None:
-        """Closes every fd that was not handed out."""
+        """Closes every fd that was not returned."""
         _close(self._rest_fds)
         self._rest_fds = ()
         while self._ready:
@@ -148,7 +147,7 @@ def _close(fds: Iterable[Fd]) -> None:
 
 
 def control_fds(control: Iterable[tuple[int, int, bytes]]) -> list[int]:
-    """The fd numbers in the ancillary data that `recvmsg` gave; whoever calls owns them."""
+    """Returns the fds in the ancillary data of `recvmsg`; the caller owns them."""
     numbers = array.array("i")
     for level, kind, data in control:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -157,10 +156,10 @@ def control_fds(control: Iterable[tuple[int, int, bytes]]) -> list[int]:
 
 
 def receive(connection: socket.socket) -> tuple[bytes, tuple[Fd, ...]]:
-    """One read: some bytes (none at the end of the stream) and the fds that came with them, close-on-exec.
+    """Returns the result of one read: bytes (none at the end of the stream) and their fds, close-on-exec.
 
-    Raises OSError (BlockingIOError, TimeoutError among them), and ProtocolError when this process had no room for
-    the fds: the kernel has then closed some of them.
+    Raises OSError (BlockingIOError, TimeoutError among them). Raises ProtocolError when this process had no room for
+    the fds: the kernel has closed some of them.
     """
     data, control, flags, _ = connection.recvmsg(_CHUNK, socket.CMSG_SPACE(_FDS_A_MESSAGE * 4), socket.MSG_CMSG_CLOEXEC)
     fds = tuple(Fd(number) for number in control_fds(control))
@@ -171,7 +170,10 @@ def receive(connection: socket.socket) -> tuple[bytes, tuple[Fd, ...]]:
 
 
 def send(connection: socket.socket, message: bytes, fds: Sequence[int] = ()) -> None:
-    """Sends a whole message on a blocking socket, `fds` (which stay the caller's) with its first byte. OSError."""
+    """Sends a whole message on a blocking socket, `fds` with its first byte.
+
+    The caller keeps its fds. Raises OSError.
+    """
     sent = socket.send_fds(connection, [message], list(fds)) if fds else 0
     if sent < len(message):
         connection.sendall(memoryview(message)[sent:])

@@ -1,4 +1,4 @@
-"""Names on the wire: luod's interfaces, the sockets they are served on, and errors that belong to no interface."""
+"""Names on the wire: luod's interfaces, the sockets that serve them, and errors that belong to no interface."""
 
 from typing import Final
 
@@ -10,8 +10,8 @@ SESSIONS_SOCKET: Final = "/run/luod/luod.sock"
 ADMIN_SOCKET: Final = "/run/luod/admin.sock"
 
 TOO_MANY_CONNECTIONS: Final = "io.luod.TooManyConnections"
-"""The error of a connection that was not let in, whatever it asks. Nothing of it was done."""
+"""The error of a refused connection, for any call. Nothing was done."""
 FILES_NOT_RECEIVED: Final = "io.luod.FilesNotReceived"
-"""The error of a message whose fds luod does not receive now. Nothing of it was done, and the connection ends."""
+"""The error of a message with fds that luod cannot receive now. Nothing was done, and the connection ends."""
 INTERNAL_ERROR: Final = "io.luod.InternalError"
-"""The error of a call that failed in a way that luod did not foresee."""
+"""The error of a call that failed unexpectedly."""

@@ -1,6 +1,6 @@
-"""How an exchange is run beside a loop: a connection a call, kernel calls in a thread.
+"""Runs an exchange in an asyncio loop: a connection for each call, kernel calls in a thread.
 
-`luod.ipc.client.sessions` tells what an exchange is.
+`luod.ipc.client.sessions` defines exchanges.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from luod.liveupdate import IncomingSession, OutgoingSession
 T = TypeVar("T")
 
 _QUEUE_FULL_PAUSE: Final = 0.01
-"""Seconds between two attempts to connect while luod's queue is full: the kernel tells nobody when it has room."""
+"""Seconds between two attempts to connect while luod's queue is full: the kernel does not report free room."""
 
 
 async def perform(steps: sessions.Exchange[T], path: str, timeout: float) -> T:
-    """Runs an exchange with luod at `path`; `timeout`, in seconds, is of each call. Errors of luod's, or its own."""
+    """Runs an exchange with luod at `path`. Raises luod's errors, and those of the exchange.
+
+    `timeout`, in seconds, is for each call.
+    """
     try:
         step = await _in_thread(lambda: next(steps))
         while isinstance(step, sessions.Call):
@@ -70,7 +73,9 @@ async def _ask_once(call: sessions.Call, path: str, timeout: float) -> framing.R
     try:
         async with asyncio.timeout(timeout):
             with await connected(path) as connection:
-                with contextlib.suppress(BrokenPipeError):  # it may have said why before it hung up
+                with contextlib.suppress(
+                    BrokenPipeError
+                ):  # luod may have sent the reason before it closed the connection
                     await send(connection, message, fds)
                 reply = await received(connection, inbox)
     except (OSError, ValueError) as error:
@@ -81,7 +86,7 @@ async def _ask_once(call: sessions.Call, path: str, timeout: float) -> framing.R
 
 
 async def connected(path: str) -> socket.socket:
-    """A connection to luod, which the caller closes. OSError, ValueError."""
+    """Returns a connection to luod, which the caller closes. Raises OSError, ValueError."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.setblocking(False)
     try:
@@ -97,17 +102,17 @@ async def connected(path: str) -> socket.socket:
 
 
 async def send(connection: socket.socket, message: bytes, fds: list[int]) -> None:
-    """Sends a whole message, `fds` (which stay the caller's) with its first byte. OSError."""
-    # A connection that was just made has room for a first byte.
+    """Sends a whole message, `fds` with its first byte. The caller keeps its fds. Raises OSError."""
+    # A new connection has room for a first byte.
     sent = socket.send_fds(connection, [message], fds) if fds else 0
-    if sent < len(message):  # an answer may be here already, and the connection closed
+    if sent < len(message):  # an answer may have arrived already, and the connection be closed
         await asyncio.get_running_loop().sock_sendall(connection, message[sent:])
 
 
 async def received(connection: socket.socket, inbox: framing.Inbox) -> framing.Reply:
-    """The next reply, which the caller closes. What was read beyond it, or before this is cancelled, is in `inbox`.
+    """Returns the next reply, which the caller closes. Raises OSError, ProtocolError.
 
-    OSError, ProtocolError.
+    `inbox` keeps bytes read beyond it, or before a cancellation.
     """
     while (reply := inbox.take()) is None:
         data, fds = await _receive(connection)
@@ -118,7 +123,7 @@ async def received(connection: socket.socket, inbox: framing.Inbox) -> framing.R
 
 
 async def _receive(connection: socket.socket) -> tuple[bytes, tuple[Fd, ...]]:
-    """`framing.receive` when there is something."""
+    """Returns `framing.receive` when there is data."""
     loop = asyncio.get_running_loop()
     while True:
         try:
@@ -134,13 +139,13 @@ async def _receive(connection: socket.socket) -> tuple[bytes, tuple[Fd, ...]]:
 
 @dataclass(frozen=True)
 class _Result(Generic[T]):
-    """What an exchange returned: a StopIteration cannot come out of a coroutine."""
+    """The result of an exchange: a coroutine cannot raise StopIteration."""
 
     value: T
 
 
 async def _in_thread(advance: Callable[[], sessions.Call]) -> sessions.Call | _Result[Any]:
-    """Runs one step of an exchange, which may make kernel calls, beside the loop."""
+    """Runs one step of an exchange, which may make kernel calls, in a thread."""
 
     def step() -> sessions.Call | _Result[Any]:
         try:
@@ -152,8 +157,10 @@ async def _in_thread(advance: Callable[[], sessions.Call]) -> sessions.Call | _R
 
 
 async def in_thread(call: Callable[[], T]) -> T:
-    """Makes a call that may take long beside the loop. It always runs to its end: closing fds under a thread that uses
-    them would hit whatever fd gets the number next. Cancelled, it closes what the call returned.
+    """Makes a call that may take long in a thread.
+
+    It always runs to its end: closing fds under a thread that uses them would affect the next fd with that number. When
+    cancelled, it closes the fds in the call's result.
     """
     running = asyncio.ensure_future(asyncio.to_thread(call))
     try:

@@ -1,7 +1,7 @@
 """A blocking connection to one of luod's sockets: a call out, its answers in, with deadlines.
 
-It knows no method: those are `luod.ipc.client.sessions` for programs and `luod.ctl.admin` for luoctl.
-Standard library only, no thread. For a loop it is `luod.aio`; the server's side is `luod.ipc.server.wire`.
+It knows no method: those are in `luod.ipc.client.sessions` for programs and `luod.ctl.admin` for luoctl. It uses the
+standard library only and no thread. `luod.aio` is for a loop, `luod.ipc.server.wire` is the server's side.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from luod.ipc import framing, names
 from luod.linux import HasFileno
 
 ROOM_SECONDS: Final = 2.0
-"""For how long it is tried to be let in, where there are too many connections."""
+"""The time limit for repeated attempts when there are too many connections."""
 ROOM_PAUSE: Final = 0.02
 
 TIMEOUT: Final = 30.0
-"""Seconds a call may take. luod itself waits for /dev/liveupdate for a while when another process has it open."""
+"""The time limit of a call in seconds. luod itself waits while another process has /dev/liveupdate open."""
 
 
 T = TypeVar("T")
 
 
 class Encoded(Protocol):
-    """A call of an sessions. `fds` go along with it, and stay their owner's."""
+    """A call of an exchange, encoded. `fds` are sent along; their owner keeps them."""
 
     @property
     def fds(self) -> Sequence[HasFileno]: ...
@@ -38,12 +38,12 @@ class Encoded(Protocol):
 
 
 class Connection:
-    """One connection to one of luod's sockets. Owns the socket and whatever came over it and was not taken."""
+    """One connection to one of luod's sockets. Owns the socket, and received fds that were not taken."""
 
     def __init__(self, path: str, *, timeout: float | None) -> None:
-        """Connects. `timeout`, in seconds, holds for this and then for each `ask`; None waits for ever.
+        """Connects. `timeout`, in seconds, is for this and then for each `ask`; None: no limit.
 
-        DaemonUnreachable. BadInput: `timeout` is not positive.
+        Raises DaemonUnreachable. Raises BadInput: `timeout` is not positive.
         """
         if timeout is not None:
             check_seconds("a timeout", timeout)
@@ -53,8 +53,8 @@ class Connection:
         self._inbox = framing.Inbox()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # A timeout of Python's makes the socket non-blocking, and a unix socket then refuses to wait for room in
-            # the listener's queue. The kernel's own timeout waits.
+            # A timeout of Python makes the socket non-blocking, and a unix socket does not wait for room in the
+            # listener's queue then. The kernel's own timeout does.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, period)
             self._socket.connect(path)
         except (OSError, ValueError) as error:
@@ -62,17 +62,18 @@ class Connection:
             raise unreachable(path, error) from error
 
     def ask(self, message: bytes, fds: Sequence[int] = ()) -> framing.Reply:
-        """Sends a call and returns its reply, which the caller closes. `fds` stay the caller's.
+        """Sends a call and returns its reply, which the caller closes. The caller keeps its `fds`.
 
-        DaemonUnreachable, ProtocolError, and the error the reply carries; see `luod.ipc.errors.from_the_wire`.
+        Raises DaemonUnreachable, ProtocolError, and the error in the reply (see `luod.ipc.errors.from_the_wire`).
         """
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         self._send(message, fds, deadline)
         return answer(self._reply(deadline))
 
     def follow(self, message: bytes) -> Iterator[framing.Reply]:
-        """Sends a call with `more` and yields its replies as they come, for as long as it takes, the last included;
-        each is closed when the next is asked for. Errors as of `ask`.
+        """Sends a call with `more` and yields its replies until the last one, without a time limit.
+
+        Each is closed when the next is requested. Raises the errors of `ask`.
         """
         self._send(message, (), None)
         continues = True
@@ -86,11 +87,14 @@ class Connection:
                 reply.close()
 
     def begin(self, message: bytes) -> None:
-        """Sends a call with `more`, whose replies `next` gives. DaemonUnreachable."""
+        """Sends a call with `more`; `next` returns its replies. Raises DaemonUnreachable."""
         self._send(message, (), None if self._timeout is None else time.monotonic() + self._timeout)
 
     def next(self, seconds: float | None) -> framing.Reply | None:
-        """The next reply, the caller's to close; None: none came in `seconds` (None: for ever). Errors as of `ask`."""
+        """Returns the next reply, which the caller closes; None after `seconds` (None: no limit) without one.
+
+        Raises the errors of `ask`.
+        """
         deadline = None if seconds is None else time.monotonic() + seconds
         while (reply := self._inbox.take()) is None:
             self._socket.settimeout(None if deadline is None else max(deadline - time.monotonic(), 0.0))
@@ -107,7 +111,7 @@ class Connection:
         return reply
 
     def fileno(self) -> int:
-        """The socket's fd, still owned by this object; -1 when it is closed."""
+        """Returns the socket's fd, which this object still owns; -1 when it is closed."""
         return self._socket.fileno()
 
     def _send(self, message: bytes, fds: Sequence[int], deadline: float | None) -> None:
@@ -115,7 +119,7 @@ class Connection:
             self._wait_until(deadline)
             framing.send(self._socket, message, fds)
         except BrokenPipeError:
-            return  # it may have said why before it hung up
+            return  # luod may have sent the reason before it closed the connection
         except OSError as error:
             raise unreachable(self._path, error) from error
 
@@ -141,7 +145,7 @@ class Connection:
         self._socket.settimeout(left)
 
     def close(self) -> None:
-        """Closes the socket, and fds that came and were not taken."""
+        """Closes the socket, and received fds that were not taken."""
         self._inbox.close()
         self._socket.close()
 
@@ -155,7 +159,7 @@ class Connection:
 
 
 def perform(steps: Generator[Encoded, framing.Reply, T], path: str, timeout: float) -> T:
-    """Runs a `luod.ipc.client.sessions` with luod at `path`, a connection a call. Errors as of `ask`, or its own."""
+    """Runs an exchange with luod at `path`, a connection for each call. Raises the errors of `ask`, and its own."""
     try:
         call = next(steps)
         while True:
@@ -188,14 +192,15 @@ def _ask(call: Encoded, path: str, timeout: float) -> framing.Reply:
 
 
 def is_crowded(error: CallFailed) -> bool:
-    """Whether the call was not even looked at, since there are as many connections as may be. All VMMs of
-    a user vote at the same time, each over a connection of its own, so there may be room in a moment.
+    """Returns whether the call was refused unread, since there are too many connections.
+
+    All VMMs of a user vote at the same time, each over a connection of its own, so there may be room soon.
     """
     return error.name == names.TOO_MANY_CONNECTIONS
 
 
 def answer(reply: framing.Reply) -> framing.Reply:
-    """`reply`, the one answer to a call. Raises the error that it carries (`luod.ipc.errors`), or ProtocolError."""
+    """Returns `reply`, the one answer to a call. Raises the error in it (`luod.ipc.errors`), or ProtocolError."""
     reply.raise_error()
     if reply.continues:
         reply.close()
@@ -204,14 +209,14 @@ def answer(reply: framing.Reply) -> framing.Reply:
 
 
 def check_seconds(what: str, seconds: float, *, zero: bool = False) -> None:
-    """BadInput unless `seconds`, which is `what`, is a number of seconds that the kernel takes, and not 0 or `zero`."""
+    """Raises BadInput unless `seconds`, which is `what`, is a valid number of seconds, and not 0 unless `zero`."""
     number = isinstance(cast(object, seconds), int | float)
     if not (number and (0 < seconds < 2**31 or (zero and seconds == 0))):
         raise BadInput(f"{what} is a {'number' if zero else 'positive number'} of seconds: {seconds}")
 
 
 def _period(timeout: float | None) -> bytes:
-    """`timeout` as a struct timeval, in which 0 means for ever."""
+    """Returns `timeout` as a struct timeval, in which 0 means no limit."""
     if timeout is None:
         return struct.pack("@ll", 0, 0)
     seconds, fraction = divmod(timeout, 1)
@@ -219,12 +224,12 @@ def _period(timeout: float | None) -> bytes:
 
 
 def unreachable(path: str, error: Exception) -> DaemonUnreachable:
-    """What a failed system call on the socket at `path` means for whoever wants to talk to luod."""
+    """Returns the error for a failed system call on the socket at `path`."""
     match error:
         case FileNotFoundError():
             return DaemonUnreachable(f"there is no luod at {path}")
         case ConnectionRefusedError():
-            return DaemonUnreachable(f"nobody listens at {path}")
+            return DaemonUnreachable(f"no process listens at {path}")
         case PermissionError():
             return DaemonUnreachable(f"this user may not use {path}", hint="the admin socket is for root")
         case TimeoutError() | BlockingIOError():

@@ -1,7 +1,7 @@
-"""What the block of a phase raised, kept until the guest was resumed: an error of the VMM's must not vanish.
+"""The exception of a phase's block, kept until the guest was resumed: an error of the VMM must not be lost.
 
-The block raises, which is a veto; the update is cancelled; the block of `cancelled` resumes the guest; then the error
-is raised again. There is no I/O here.
+The block raises, which is a veto. The update is cancelled, and the block of `cancelled` resumes the guest. Then the
+exception is raised again. There is no I/O here.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ _GUEST_RESUMES: Final = ("cancelled", "lost")
 
 
 class Failure:
-    """The first exception of an update that has still to be raised again, if there is one."""
+    """The first exception of an update that is not raised again yet, if there is one."""
 
     def __init__(self) -> None:
         self._error: Exception | None = None
         self._overdue = False
-        """Whether the phase at whose end it is raised was handed out."""
+        """Whether the phase that raises it at its end was handed out."""
         self._resuming = False
         """Whether the block of that phase runs."""
 
     def vetoes(self, event: Event) -> str | None:
-        """Returns the reason of the veto to give in place of handing `event` out; None: it is to be handed out."""
+        """Returns the reason of the veto to give in place of handing `event` out; None to hand it out."""
         if event.kind in _GUEST_RESUMES:
             self._overdue = self._error is not None
         elif self._error is not None and event.votes_in is not None:
@@ -36,14 +36,14 @@ class Failure:
         self._resuming = event.kind in _GUEST_RESUMES
 
     def left(self, event: Event, error: BaseException | None, *, counted: bool) -> bool:
-        """Takes what a block ended with; returns whether the exception ends there. `counted`: luod took the veto."""
+        """Records the end of a block. Returns whether the exception ends there. `counted`: luod accepted the veto."""
         if event.kind in _GUEST_RESUMES:
             self._resuming = False
             self.raise_again(error)
             return False
         if event.votes_in is None or not isinstance(error, Exception):
-            return False  # a KeyboardInterrupt, or a CancelledError, goes on
-        # Where the veto did not count, these only say that the update, or luod, is gone, as the next phase does.
+            return False  # a KeyboardInterrupt or CancelledError is not kept
+        # If the veto did not count, these only say that the update, or luod, is gone, as the next phase does.
         is_news = counted or not isinstance(error, WrongPhase | DaemonUnreachable)
         if is_news and self._error is None:
             self._error = error
@@ -55,12 +55,12 @@ class Failure:
             self.raise_again(None)
 
     def raise_at_close(self) -> None:
-        """Raises it where no phase comes any more at whose end it could be."""
+        """Raises it where no later phase could raise it."""
         if not self._resuming:
             self.raise_again(None)
 
     def raise_again(self, during: BaseException | None) -> None:
-        """Raises it, if there is one. Where `during` goes on its way already, a note in that tells of it."""
+        """Raises it, if there is one. If `during` is being raised already, adds a note to that."""
         error, self._error, self._overdue = self._error, None, False
         if error is None or error is during:
             return

@@ -1,7 +1,7 @@
-"""A session that luod holds, as a client has it: this process's fd of it, apart from all that is a call.
+"""A session that luod holds, on the client's side: this process's fd of it, without the calls to luod.
 
-`luod.client` and `luod.aio` add the verbs to these two, blocking and as coroutines. The session itself, with the
-kernel's calls, is `luod.liveupdate`'s, which knows no luod; a handle owns one.
+`luod.client` and `luod.aio` add the methods to these two, blocking and as coroutines. The session itself, with the
+kernel's calls, is a class of `luod.liveupdate`, which does not know luod; a handle owns one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from luod.manifest import Entry
 
 
 class Handle:
-    """What both directions share. Closing it closes the fd of this process; luod keeps its own."""
+    """The common part of both directions. Closing it closes the fd of this process; luod keeps its own."""
 
     _bare: OutgoingSession | IncomingSession
 
@@ -24,19 +24,19 @@ class Handle:
 
     @property
     def name(self) -> str:
-        """The session's name. It stays known when the handle is closed."""
+        """Returns the session's name, also after the handle is closed."""
         return self._name
 
     def fileno(self) -> int:
-        """Returns the number of the session's fd, which this object owns. BadInput: it is closed."""
+        """Returns the session's fd, which this object owns. Raises BadInput: it is closed."""
         return self._bare.fileno()
 
     def duplicate(self) -> Fd:
-        """Returns another fd of the same session; the caller owns it. KernelRefused: EMFILE."""
+        """Returns another fd of the same session; the caller owns it. Raises KernelRefused: EMFILE."""
         return self._bare.duplicate()
 
     def close(self) -> None:
-        """Closes the fd of this process. luod keeps its own, so nothing is lost. A second call does nothing."""
+        """Closes the fd of this process. luod keeps its own, so nothing is lost. Idempotent."""
         self._bare.close()
 
     def __enter__(self) -> Self:
@@ -61,22 +61,22 @@ class OutgoingHandle(Handle):
 
     @property
     def contents(self) -> tuple[Entry, ...]:
-        """What was preserved through this object, in that order."""
+        """Returns the files preserved through this object, in that order."""
         return self._bare.contents
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """The tokens of `contents`."""
+        """Returns the tokens of `contents`."""
         return self._bare.tokens
 
     @property
     def has_manifest(self) -> bool:
-        """Whether this object keeps the session's manifest."""
+        """Returns whether this object keeps the session's manifest."""
         return self._bare.has_manifest
 
 
 class IncomingHandle(Handle):
-    """A session of the kernel before."""
+    """A session of the previous kernel."""
 
     def __init__(self, name: str, bare: IncomingSession) -> None:
         """Takes ownership of `bare`."""
@@ -86,15 +86,15 @@ class IncomingHandle(Handle):
 
     @property
     def contents(self) -> tuple[Entry, ...] | None:
-        """What the session held when the kernel was left, by its manifest; None: it has none, or is finished.
+        """Returns the files that the session held at the kexec, from its manifest; None without one, or if finished.
 
-        ManifestError: the manifest is damaged, or has a format that this library does not know.
+        Raises ManifestError: the manifest is damaged, or has a format that this library does not know.
         """
         return self._bare.contents
 
     @property
     def finished(self) -> bool:
-        """Whether the kernel has finished the session through this object; luod may still have to be told."""
+        """Returns whether the kernel has finished the session through this object. luod may not know it yet."""
         return self._bare.finished
 
     def _end(self) -> None:

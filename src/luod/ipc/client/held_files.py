@@ -1,6 +1,6 @@
-"""Files that luod holds for a program that is started again, step by step and without I/O: Stash, Unstash, DropStash.
+"""Files that luod holds over a restart of a program, step by step and without I/O: Stash, Unstash, DropStash.
 
-Exchanges like those of `luod.ipc.client.sessions`, run by `luod.client` and `luod.aio`, which document them.
+The exchanges are like those of `luod.ipc.client.sessions`. `luod.client` and `luod.aio` run and document them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from luod.liveupdate.session import check_text
 from luod.session_name import SessionName
 
 AT_ONCE: Final = 16
-"""Files of one Stash: what one message of luod's carries."""
+"""The maximum number of files in one Stash: that of one message."""
 
 
 def stash(name: str, files: Mapping[str, HasFileno]) -> Exchange[None]:
@@ -40,7 +40,7 @@ def unstash(name: str, *, keep: bool) -> Exchange[dict[str, Fd]]:
     taken = _files(reply)
     try:
         if not keep:
-            yield Call("DropStash", {"name": name})  # only now that they are here
+            yield Call("DropStash", {"name": name})  # only now that they have arrived
     except BaseException:
         _close(taken)
         raise
@@ -59,7 +59,7 @@ def _files(reply: Reply) -> dict[str, Fd]:
         for entry in listed if isinstance(listed, list) else ():
             label, index = (entry.get("name"), entry.get("file_fd")) if isinstance(entry, dict) else (0, 0)
             if not isinstance(label, str) or type(index) is not int or not 0 <= index < len(reply.fds):
-                raise ProtocolError(f"luod gives a file that is none: {entry!r:.100}")
+                raise ProtocolError(f"luod returned an invalid file: {entry!r:.100}")
             if label in taken:
                 raise ProtocolError(f"luod gives two files {label!r:.100}")
             taken[label] = reply.fds[index].duplicate()

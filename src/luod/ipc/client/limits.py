@@ -1,9 +1,9 @@
-"""The memory limits of this process, for where it cannot read them: from files kept open, or from luod.
+"""The memory limits of this process where it cannot read them: from files kept open, or from luod.
 
-A session that luod gave has such an object, and asks it when /proc or the cgroup file system is missing, as in the
-chroot of a VMM's jail. The files are opened with the session, so they can be read after chroot(2); they tell nothing
-once the process has moved to another cgroup, or in a child process. luod is then asked over a connection of its own,
-by the path that it had, if the jail has that. Both tell what is left at the moment of the question.
+A session from luod has such an object, and uses it when /proc or the cgroup file system is missing, as in the chroot of
+a VMM's jail. The files are opened with the session, so they can be read after chroot(2). They are of no use once the
+process has moved to another cgroup, or in a child process. luod is asked then over a connection of its own, by the path
+of its socket, if that exists in the jail. Both show the present state.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from luod.ipc.names import SESSIONS
 from luod.memory import Answer, Room, Unknown
 
 _SECONDS = 5.0
-"""For luod's answer: it reads a few small files."""
+"""The time limit of luod's answer in seconds: it reads a few small files."""
 
 
 class Limits:
-    """`luod.memory.Limits` of a session that the luod at `path` gave."""
+    """`luod.memory.Limits` of a session from the luod at `path`."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -38,7 +38,7 @@ class Limits:
             self._kept = None
 
     def _asked(self, member: str, answer: Answer) -> Answer:
-        """Returns `answer`, or luod's where that is Unknown, or no file was kept open."""
+        """Returns `answer`, or luod's if that is Unknown or no file was kept open."""
         if self._kept is not None and not isinstance(answer, Unknown):
             return answer
         try:
@@ -57,7 +57,7 @@ class Limits:
 
 
 def _room(given: object) -> Room | None:
-    """Returns the limit in luod's answer. What is not understood leaves nothing."""
+    """Returns the limit in luod's answer. An unknown answer leaves no memory."""
     if given is None:
         return None
     available = given.get("available") if isinstance(given, dict) else None

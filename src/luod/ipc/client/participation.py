@@ -1,9 +1,9 @@
-"""A workload's part in updates, seen from the workload and without I/O: `io.luod.Updates` from the client's side.
+"""A workload's part in updates, on its own side and without I/O: `io.luod.Updates` for the client.
 
-`Participation` is what a participant knows between two connections: it turns replies of Follow, and the end of a
-connection, into events, of which a workload sees each once and in an order it can act on. The exchanges beside it are
-run like those of `luod.ipc.client.sessions`. `luod.participant` (a blocking socket) and `luod.aio` (a loop) add the
-socket. The story, for any language, is docs/updates.md.
+`Participation` is the state of a participant between two connections. It converts replies of Follow, and the end of a
+connection, to events. A workload gets each event once, in an order on which it can act. The exchanges beside it run
+like those of `luod.ipc.client.sessions`. `luod.participant` (a blocking socket) and `luod.aio` (a loop) add the socket.
+docs/updates.md describes the protocol for any language.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from luod.session_name import SessionName
 
 _KINDS: Final = get_args(News)
 _VOTES_IN: Final = {"preparing": "preparing", "granted": "preparing", "freezing": "freezing"}
-"""The phase that a vote during an event is for."""
+"""The phase of a vote during an event."""
 _UNCOUNTED: Final = (f"{UPDATES}.WrongPhase", f"{UPDATES}.NotFollowing")
-"""What luod says to a vote that came too late, or over a connection that is gone: an event is on its way."""
+"""luod's answers to a vote that is too late, or over a lost connection: an event follows."""
 _MOST_FILES: Final = 120
 _NAME: Final = 63
 """Files of one Declare, and characters of their names: a message has up to 64 KiB. Further files are summed up."""
 _AGAIN_FIRST: Final = 0.05
 _AGAIN_LAST: Final = 1.0
 REASON_MAX: Final = 500
-"""Characters of a veto's reason."""
+"""The maximum length of a veto's reason in characters."""
 
 
 class Carried(Protocol):
-    """A session that a participant answers for: one that luod gave, or a `luod.liveupdate.OutgoingSession`."""
+    """A session for which a participant answers: one from luod, or a `luod.liveupdate.OutgoingSession`."""
 
     @property
     def name(self) -> str: ...
@@ -52,11 +52,11 @@ class Closable(Protocol):
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A file that a participant will preserve, for luod to see to the memory first. Sizes are bytes.
+    """A file that a participant will preserve, so that luod reserves the memory first. Sizes are in bytes.
 
-    `session` is the name of a session it has declared. `when`: "freezing", with `size` an upper bound, whatever session
-    the file will be in then; or "preparing", to be preserved at the event `granted`. `allocated` are the bytes that are
-    no hole. `device` is the PCI address of a VFIO device.
+    `session` is the name of a session that it has declared. `when`: "freezing", with `size` an upper bound, for any
+    session of the file then; or "preparing", to be preserved at the event `granted`. `allocated` are the bytes that are
+    not holes. `device` is the PCI address of a VFIO device.
     """
 
     session: str
@@ -71,8 +71,9 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class Event:
-    """What luod tells a participant. `deadline`: seconds, as they were when luod said so. `frozen_devices`, of
-    cancelled: as `luod.Phase` tells them.
+    """An event of luod for a participant. `deadline`: seconds, at the time of luod's message.
+
+    `frozen_devices`, of cancelled: see `luod.Phase`.
     """
 
     kind: News
@@ -84,12 +85,12 @@ class Event:
 
     @property
     def votes_in(self) -> str | None:
-        """The phase that is waiting for a vote; None: none is."""
+        """Returns the phase that waits for a vote, or None."""
         return _VOTES_IN.get(self.kind)
 
 
 class Participation:
-    """One participant over all its connections. Owns the sessions it was told are written while frozen."""
+    """One participant over all its connections. Owns the sessions that are written while frozen."""
 
     def __init__(self, name: str, sessions: Iterable[Carried], planned: Iterable[PlannedFile]) -> None:
         self.name = name
@@ -105,7 +106,7 @@ class Participation:
         self.carry(sessions, planned)
 
     def carry(self, sessions: Iterable[Carried], planned: Iterable[PlannedFile]) -> None:
-        """From the next Declare on this is what there is. KernelRefused, ValueError: a session that is closed."""
+        """Sets the files for the next Declare. Raises KernelRefused, ValueError: a session is closed."""
         named = tuple((session.name, session) for session in sessions)
         plans = tuple(planned)
         unknown = {plan.session for plan in plans} - {name for name, _ in named}
@@ -117,11 +118,11 @@ class Participation:
         self.sessions, self.planned, self.undeclared = named, plans, True
 
     def follow(self) -> bytes:
-        """The call that makes a connection the participant."""
+        """Returns the call that makes a connection the participant."""
         return encode_call(f"{UPDATES}.Follow", {"name": self.name}, more=True)
 
     def begun(self, reply: Reply) -> Event | None:
-        """The first reply of a connection. What the one before leaves to be told, if anything."""
+        """Handles the first reply of a connection. Returns the event that the earlier connection left, or None."""
         event, secret, state = (reply.parameters.get(member) for member in ("event", "participant", "state"))
         if event != "following" or not isinstance(secret, str) or not isinstance(state, str):
             raise ProtocolError("luod's first answer to Follow is not `following`")
@@ -131,7 +132,7 @@ class Participation:
         return None
 
     def told(self, reply: Reply) -> Event | None:
-        """A further reply. None: it says nothing new."""
+        """Handles a further reply. Returns None if it has no news."""
         given = reply.parameters
         kind, generation, deadline = given.get("event"), given.get("generation"), given.get("deadline")
         if kind not in _KINDS:
@@ -145,20 +146,23 @@ class Participation:
             _frozen(given.get("frozen_devices")) if kind == "cancelled" else (),
         )
         if kind == "cancelled":
-            # After a broken connection it was told already.
+            # After a broken connection it was reported already.
             return None if self._standing == "out" else self._ended(event)
         if kind == "preparing" and any(plan.when == "preparing" for plan in self.planned):
-            self.undeclared = True  # luod takes a Declare in this phase as asking for the grant
+            self.undeclared = True  # luod takes a Declare in this phase as a request for the grant
         self._standing = "jumping" if kind == "jumping" else "in"
         return event
 
     def broken(self) -> Event | None:
-        """The connection is gone. Before `jumping` that is the end of the update; after it, one has to ask again."""
+        """Handles the end of the connection.
+
+        Before `jumping` it ends the update. After it, luod must be asked again.
+        """
         self.secret = ""
         return self._cancelled("the connection to luod broke") if self._standing == "in" else None
 
     def froze(self, session: Closable) -> None:
-        """`session` is closed when the update is cancelled, and no later than with this."""
+        """Takes `session`, which is closed when the update is cancelled, or with this object."""
         self._frozen.append(session)
 
     def close(self) -> None:
@@ -175,7 +179,7 @@ class Participation:
         return event
 
     def frozen_name(self, event: Event, of: str | None) -> str:
-        """The name of the session for what is written while frozen, beside the session `of`. BadInput."""
+        """Returns the name of the session for state written while frozen, beside the session `of`. Raises BadInput."""
         if event.kind != "freezing":
             raise BadInput("a session NAME#GENERATION is made at the event freezing", hint=f"this is {event.kind}")
         names = [name for name, _ in self.sessions]
@@ -186,7 +190,7 @@ class Participation:
         return str(SessionName(of, event.generation))
 
     def news(self) -> list[dict[str, Any]] | None:
-        """What is to be declared; None: luod was told the same already."""
+        """Returns the sessions to declare; None if luod knows them already."""
         said = self._declaration()
         return said if self.undeclared or said != self._told else None
 
@@ -208,7 +212,10 @@ class Participation:
 
 
 def declare(participation: Participation) -> Exchange[bool]:
-    """Tells luod what there is to carry, if it does not know. False: it will not hear it before the update is over."""
+    """Declares the sessions to luod, if it does not know them.
+
+    Returns False if luod refuses it until the update is over.
+    """
     said = participation.news()
     if said is None:
         return True
@@ -223,9 +230,12 @@ def declare(participation: Participation) -> Exchange[bool]:
 
 
 def vote(secret: str, event: Event, reason: str | None) -> Exchange[bool]:
-    """`reason` None is "ready", anything else a veto. False: it did not count, and an event is on its way."""
+    """Votes. Returns False if the vote did not count; an event follows then.
+
+    `reason` None is "ready", any text a veto.
+    """
     if event.votes_in is None:
-        raise BadInput(f"nobody waits for a vote at {event.kind}", hint="preparing, granted and freezing are voted on")
+        raise BadInput(f"no vote is awaited at {event.kind}", hint="preparing, granted and freezing are voted on")
     ballot = {"participant": secret, "phase": event.votes_in, "vote": "ready" if reason is None else "veto"}
     if reason is not None:
         ballot["reason"] = reason[:REASON_MAX]
@@ -241,7 +251,7 @@ def vote(secret: str, event: Event, reason: str | None) -> Exchange[bool]:
 
 
 def _frozen(given: object) -> tuple[FrozenDevice, ...] | None:
-    """None where luod cannot tell, or says what we do not understand."""
+    """Returns the devices; None if luod does not know them, or sends unknown data."""
     try:
         return tuple(decode(list[FrozenDevice], given))
     except ProtocolError:
@@ -249,20 +259,21 @@ def _frozen(given: object) -> tuple[FrozenDevice, ...] | None:
 
 
 def pause_after(pause: float) -> float:
-    """Seconds until the next attempt to follow a luod that is gone, or to declare what it does not want to hear now;
-    `pause` is what was waited for before the last one, 0 when that was the first.
+    """Returns the seconds until the next attempt to follow a missing luod, or to repeat a refused Declare.
+
+    `pause` is the wait before the last attempt, 0 before the first.
     """
     return min(max(pause * 2, _AGAIN_FIRST), _AGAIN_LAST)
 
 
 def left(end: float | None, most: float | None) -> float | None:
-    """Returns the seconds to wait, when there is time until `end`, and for no longer than `most`; None: for ever."""
+    """Returns the seconds to wait until `end`, but at most `most`; None: no limit."""
     left = None if end is None else max(0.0, end - time.monotonic())
     return most if left is None else left if most is None else min(left, most)
 
 
 def said_of(error: BaseException) -> str:
-    """An exception as a veto's reason."""
+    """Returns an exception as a veto's reason."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
@@ -289,5 +300,5 @@ def _text(value: object) -> str | None:
 
 
 def awaits_grant(event: Event, planned: Sequence[PlannedFile]) -> bool:
-    """Whether files are to be preserved in this phase, so that the vote comes after `granted`."""
+    """Returns whether files are to be preserved in this phase, so that the vote comes after `granted`."""
     return event.kind == "preparing" and any(plan.when == "preparing" for plan in planned)

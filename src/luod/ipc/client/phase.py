@@ -1,6 +1,6 @@
-"""What luod tells a participant, as far as `luod.Phase` and `luod.AsyncPhase` are the same: all but making calls.
+"""An event for a participant: the common part of `luod.Phase` and `luod.AsyncPhase`, without the calls.
 
-What the events are is `luod.ipc.client.participation`.
+`luod.ipc.client.participation` has the events.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NO_VOTE: Final = "the workload left the phase without a vote"
 
 
 class Told:
-    """An event, and until when it can be voted on."""
+    """An event, and the deadline of its vote."""
 
     def __init__(self, part: Participation, failure: Failure, event: Event) -> None:
         self.event = event
@@ -31,40 +31,42 @@ class Told:
 
     @property
     def kind(self) -> News:
-        """preparing, granted, freezing, jumping, cancelled or lost, as docs/updates.md tells them."""
+        """Returns preparing, granted, freezing, jumping, cancelled or lost, as in docs/updates.md."""
         return self.event.kind
 
     @property
     def generation(self) -> int | None:
-        """The update's number. None: the update is over, and luod was not there to say which it was."""
+        """Returns the update's number. None: the update is over, and luod was not there to report its number."""
         return self.event.generation
 
     @property
     def reason(self) -> str | None:
-        """Of cancelled and lost, for people."""
+        """Returns the reason of cancelled and lost, for people."""
         return self.event.reason
 
     @property
     def frozen_devices(self) -> tuple[FrozenDevice, ...] | None:
-        """Of cancelled: the declared devices that are not as they were, since a jump was tried that froze them (H22).
-        Each was reset, and is to be set up anew, or is dead until its driver is bound again: `luod.vfio.state` tells
-        which, and `luod.vfio.revive` mends it once the session is released. None: nobody can tell; look at each.
+        """Returns the declared devices that a failed kexec froze; of cancelled (docs/hazards.md, H22).
+
+        Each was reset, and must be set up again, or is unusable until its driver is bound again: `luod.vfio.state`
+        shows which, and `luod.vfio.revive` repairs it once the session is released. None: luod does not know; check
+        every device.
         """
         return self.event.frozen_devices
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until the vote has to be there; None where no vote is awaited."""
+        """Returns the seconds until the vote is due; None if no vote is awaited."""
         return None if self._ends is None else max(0.0, self._ends - time.monotonic())
 
     @property
     def voted(self) -> bool:
-        """Whether a vote was given."""
+        """Returns whether a vote was given."""
         return self._voted
 
     @property
     def awaits_vote(self) -> bool:
-        """Whether `ready` or `veto` is to be said now. Not while `granted` is to come first."""
+        """Returns whether `ready` or `veto` is due now. Not before an expected `granted`."""
         waits = self.event.votes_in is not None and not participation.awaits_grant(self.event, self._part.planned)
         return waits and not self._voted
 
@@ -79,16 +81,17 @@ class Told:
         self._failure.entered(self.event)
 
     def _veto_on_leaving(self, error: BaseException | None) -> str | None:
-        """Returns the reason of the veto that leaving `with` is, with this exception or none; None: it is no veto."""
+        """Returns the reason of the veto when `with` ends with this exception or without one; None: no veto."""
         if error is not None:
-            # Also for an exception that goes on, such as KeyboardInterrupt: luod must not wait for this participant.
+            # Also for an exception that is not kept, such as KeyboardInterrupt: luod must not wait for this
+            # participant.
             return None if self.event.votes_in is None else participation.said_of(error)
         return _NO_VOTE if self.awaits_vote else None
 
     def _leave(self, error: BaseException | None, counted: bool) -> bool:
-        """Returns whether the exception ends at `with`. `counted`: luod took the veto.
+        """Returns whether the exception ends at `with`. `counted`: luod accepted the veto.
 
-        Raises what an earlier block of the update raised, when this is where the guest was resumed.
+        Raises the exception of an earlier block of the update, if the guest was resumed here.
         """
         return self._failure.left(self.event, error, counted=counted)
 

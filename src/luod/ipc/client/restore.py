@@ -1,6 +1,6 @@
-"""A workload in the next kernel, step by step and without I/O: its sessions are restored, resumed from, and ended.
+"""A workload in the next kernel, step by step and without I/O: restoring, resuming from and ending its sessions.
 
-Exchanges like those of `luod.ipc.client.sessions`, run by `luod.client` and `luod.aio`, which document them.
+The exchanges are like those of `luod.ipc.client.sessions`. `luod.client` and `luod.aio` run and document them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ H = TypeVar("H", bound=IncomingHandle)
 
 
 class Arrived:
-    """What `restore` found: the workload's session, and the one written while it was frozen, if there is one."""
+    """The result of `restore`: the workload's session, and the one written while it was frozen, if there is one."""
 
     def __init__(self, running: IncomingSession, frozen: tuple[str, IncomingSession] | None) -> None:
         self.running = running
@@ -35,8 +35,9 @@ class Arrived:
 
 
 class RestoredFiles(Generic[H]):
-    """What a workload took along into this kernel, apart from all that is a call. It owns its sessions; closing it
-    leaves them with luod.
+    """The state of a workload from the previous kernel, without the calls to luod.
+
+    It owns its sessions. Closing it leaves them with luod.
     """
 
     def __init__(self, name: str, running: H, frozen: H | None) -> None:
@@ -46,48 +47,49 @@ class RestoredFiles(Generic[H]):
 
     @property
     def name(self) -> str:
-        """The workload's name."""
+        """Returns the workload's name."""
         return self._name
 
     @property
     def running(self) -> H:
-        """The session NAME: what was preserved while the guest ran."""
+        """Returns the session NAME: files that were preserved while the guest ran."""
         return self._running
 
     @property
     def frozen(self) -> H | None:
-        """The session NAME#GENERATION: what was written while the guest was frozen, by the update that jumped. None:
-        the workload wrote none.
+        """Returns the session NAME#GENERATION, which the workload wrote while it was frozen by the update; None without
+        one.
         """
         return self._frozen
 
     @property
     def sessions(self) -> tuple[H, ...]:
-        """Both, the frozen one first."""
+        """Returns both sessions, the frozen one first."""
         return (self._running,) if self._frozen is None else (self._frozen, self._running)
 
     @property
     def generation(self) -> int | None:
-        """The number of the update that jumped; None: no session was written while frozen."""
+        """Returns the number of the update; None without a session written while frozen."""
         return None if self._frozen is None else SessionName.parse(self._frozen.name).generation
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the files, by the manifests of the sessions. A file without a name is retrieved by its token,
-        from one of `sessions`. ManifestError.
+        """Returns the names of the files, from the manifests of the sessions. Raises ManifestError.
+
+        A file without a name is retrieved by its token, from one of `sessions`.
         """
         entries = (entry for session in self.sessions for entry in session.contents or ())
         return tuple(dict.fromkeys(entry.name for entry in entries if entry.name is not None))
 
     def _session_of(self, name: str) -> H:
-        """Returns the session that has a file of this name, the frozen one first. BadInput: neither has."""
+        """Returns the session with a file of this name, the frozen one first. Raises BadInput: neither has it."""
         for session in self.sessions:
             if any(entry.name == name for entry in session.contents or ()):
                 return session
         raise BadInput(f"{self._name!r} took along no file named {name!r}", hint=f"it has {', '.join(self.names)}")
 
     def close(self) -> None:
-        """Closes the fds of the sessions. Unless they are finished, the next `restore` gives them again."""
+        """Closes the fds of the sessions. Unless they are finished, the next `restore` returns them again."""
         for session in self.sessions:
             session.close()
 
@@ -110,10 +112,10 @@ class RestoredFiles(Generic[H]):
 
 
 def restore(name: str, begun: dict[str, IncomingSession], path: str) -> Exchange[Arrived | None]:
-    """Returns the bare sessions of the workload; None: there is no incoming one.
+    """Returns the bare sessions of the workload; None without an incoming one.
 
     `begun` are sessions by name of workloads whose other session could not be retrieved. It keeps them: when luod is
-    gone, they may be the last fds of theirs, and closing one would lose what it carries.
+    gone, they may be the last fds of their sessions, and closing one would lose its files.
     """
     found = yield from _of_workload(name)
     if not found:
@@ -146,7 +148,7 @@ def _anew(workload: str) -> str:
 
 
 def _drop(begun: dict[str, IncomingSession], name: str) -> None:
-    """Closes the session that is kept, once it is retrieved otherwise, or discarded."""
+    """Closes the session that is kept, after another retrieve or a discard."""
     if (kept := begun.pop(name, None)) is not None:
         kept.close()
 
@@ -161,7 +163,7 @@ def resume(name: str) -> Exchange[None]:
 
 
 def finish(handles: Sequence[IncomingHandle]) -> Exchange[None]:
-    # Refused before anything is finished, since half a workload is of no use.
+    # Refused before anything is finished, since a part of a workload is of no use.
     for handle in handles:
         sessions.refuse_losses(handle)
     for handle in handles:
@@ -174,8 +176,8 @@ def discard_all(handles: Sequence[IncomingHandle]) -> Exchange[None]:
 
 
 def discard(name: str, begun: dict[str, IncomingSession]) -> Exchange[tuple[str, ...]]:
-    """Returns the names of the sessions that were released, outgoing ones first."""
-    # Refused while a participant answers for them, and that before anything is lost.
+    """Releases the workload's sessions, outgoing ones first, and returns their names."""
+    # Refused while a participant answers for them, before anything is lost.
     try:
         released = (yield from sessions.give_up(name, OUTGOING, force=False)).released
     except NoSuchSession:
@@ -193,8 +195,8 @@ def discard(name: str, begun: dict[str, IncomingSession]) -> Exchange[tuple[str,
 def _of_workload(name: str) -> Exchange[Sequence[SessionInfo]]:
     """Returns the incoming sessions NAME and NAME#GENERATION, the newest last.
 
-    Those of NAME's owner, or root's: root is shown everybody's, and must not resume from what somebody else has named
-    so.
+    They are those of NAME's owner, or root's: luod shows root the sessions of all users, and root must not resume from
+    another user's session of that name.
     """
     if (part := SessionName.parse(name)).generation is not None:
         raise BadInput(f"session {name!r} is a part of the workload {part.base!r}", hint="name the workload")

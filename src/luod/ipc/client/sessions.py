@@ -1,9 +1,9 @@
-"""What a program asks luod about sessions, step by step and without I/O: `io.luod.Sessions` from the client's side.
+"""A program's calls about sessions, step by step and without I/O: `io.luod.Sessions` for the client.
 
 An exchange is a generator: it yields a `Call` and is sent the `Reply`, so that both surfaces, `luod.client` (a blocking
-socket) and `luod.aio` (a loop), run the same one. What a caller may expect, errors and ownership, is documented there.
-The steps between two calls make live-update calls on the caller's own session fds, in the caller's process: luod is
-never on the data path. Answers are input from outside, so what is not as the interface says is a ProtocolError.
+socket) and `luod.aio` (a loop), run the same one. They document results, errors and ownership. The steps between two
+calls make live-update calls on the caller's own session fds, in the caller's process: luod is never on the data path.
+Answers are untrusted input: one that does not match the interface is a ProtocolError.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ INCOMING: Final = "incoming"
 
 @dataclass(frozen=True)
 class Call:
-    """One method call; `method` is its name without the interface. `fds`, which go along, stay their owner's."""
+    """One method call; `method` is its name without the interface. `fds` are sent along; their owner keeps them."""
 
     method: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -59,17 +59,17 @@ class Call:
 
 
 Exchange = Generator[Call, Reply, T]
-"""Whoever runs it closes each Reply when the step it was sent into is done: fds nobody took end there."""
+"""The runner closes each Reply after the step to which it was sent: fds that were not taken end there."""
 
 
 def create(name: str, path: str, *, manifest: bool) -> Exchange[OutgoingSession]:
-    """`path` is luod's socket, which the session asks for the limits of memory where this process cannot read them."""
-    SessionName.parse(name)  # of what is no text at all luod would only drop the connection
+    """Returns a new session. It asks luod, at its socket `path`, for memory limits that this process cannot read."""
+    SessionName.parse(name)  # for a value that is not text luod would only drop the connection
     return (yield from _made("Create", name, path, manifest=manifest))
 
 
 def retrieve(name: str, path: str) -> Exchange[IncomingSession]:
-    """`path` as of `create`."""
+    """Returns an incoming session. `path` as for `create`."""
     SessionName.parse(name)
     reply = yield Call("Retrieve", {"name": name})
     return _named(name, IncomingSession(reply.take("session_fd"), limits=Limits(path)))
@@ -81,7 +81,7 @@ def release(name: str, direction: str, *, finished: bool) -> Exchange[None]:
 
 
 def refuse_losses(session: IncomingHandle) -> None:
-    """Raises NotRetrieved, ContentsUnknown or ManifestError where finishing the session would drop something."""
+    """Raises NotRetrieved, ContentsUnknown or ManifestError if finishing the session would drop files."""
     bare = session._bare
     if not session._ended and not bare.finished and (dropped := bare.unretrieved()):
         listed = ", ".join(map(str, dropped[:10]))
@@ -101,7 +101,7 @@ def discard(session: IncomingHandle) -> Exchange[None]:
 
 
 def _ended(session: IncomingHandle, *, finished: bool) -> Exchange[None]:
-    # luod may have dropped it when it was told before, and could not answer.
+    # luod may have closed it after an earlier call that it could not answer.
     with contextlib.suppress(NoSuchSession):
         yield from release(session.name, INCOMING, finished=finished)
     session._end()
@@ -121,8 +121,8 @@ def replace(
             anew.preserve(file, token, name=name_in_manifest, allow_sealed=True)
     except LuodError:
         anew.close()
-        # Half a session must not be carried, nor keep the name from the caller, who has all the files. When luod
-        # cannot be told, what was refused is still what the caller has to hear.
+        # A partial session must not be carried, nor keep the name from the caller, who has all the files. If luod is
+        # not reachable, the caller still gets the original refusal.
         with contextlib.suppress(LuodError):
             yield from release(name, OUTGOING, finished=False)
         raise
@@ -136,9 +136,9 @@ def manifest(name: str, direction: str) -> Exchange[tuple[tuple[Entry, ...], boo
     SessionName.parse(name)
     reply = yield Call("Manifest", {"name": name} if direction == OUTGOING else {"name": name, "direction": direction})
     with reply.take("manifest_fd") as part:
-        # Its maker may have given anything: a pipe would keep us waiting.
+        # Its maker may have passed any file: a pipe would block.
         if _seals(part) is None or os.fstat(part.fileno()).st_size != PART_SIZE:
-            raise ManifestError("what luod was given as the manifest is none")
+            raise ManifestError("the file that luod has as the manifest is not a manifest")
         return read_first(os.pread(part.fileno(), PART_SIZE, 0))
 
 
@@ -166,7 +166,7 @@ def describe(name: str) -> Exchange[tuple[Description, ...]]:
 
 
 def _check_replacement(before: Mapping[int, Entry], files: Mapping[int, HasFileno], drop: Collection[int]) -> None:
-    """Refuses, while nothing has changed yet, whatever can be known to go wrong."""
+    """Raises the errors that can be predicted, before any change."""
     dropped, inodes = set(drop), dict[tuple[int, int], int]()
     if both := sorted(dropped & files.keys()):
         raise BadInput(f"tokens both in `files` and in `drop`: {both}")
@@ -184,13 +184,13 @@ def _check_replacement(before: Mapping[int, Entry], files: Mapping[int, HasFilen
             raise BadInput(f"the file for token {token} is not open: {error}") from error
         if (other := inodes.setdefault((status.st_dev, status.st_ino), token)) != token:
             raise BadInput(f"tokens {other} and {token} are the same file")
-        # What the caller let come back sealed when it was first preserved is not asked about again.
+        # The caller allowed this at its first preserve.
         if (_seals(file) or 0) & ~(before[token].seals if token in before else 0) & F_SEAL_EXEC:
             raise ComesBackSealed(f"the file for token {token} has F_SEAL_EXEC, so it would come back immutable")
 
 
 def _seals(file: HasFileno) -> int | None:
-    """The seals of a memfd; None for what can have none."""
+    """Returns the seals of a memfd; None for files that cannot have any."""
     try:
         return fcntl.fcntl(file.fileno(), F_GET_SEALS)
     except OSError:
@@ -198,7 +198,9 @@ def _seals(file: HasFileno) -> int | None:
 
 
 def _made(method: str, name: str, path: str, *, manifest: bool) -> Exchange[OutgoingSession]:
-    """An outgoing session, of whose manifest luod gets a duplicate: the session itself gives nothing back."""
+    """Returns an outgoing session. luod gets a duplicate of its manifest, since files cannot be read from the session
+    itself.
+    """
     if not manifest:
         reply = yield Call(method, {"name": name})
         return _named(name, OutgoingSession(reply.take("session_fd"), manifest=False, limits=Limits(path)))
@@ -216,7 +218,7 @@ S = TypeVar("S", OutgoingSession, IncomingSession)
 
 
 def _named(name: str, session: S) -> S:
-    """`session`, once the kernel has confirmed that the fd is the session asked for."""
+    """Returns `session`, after the kernel has confirmed that the fd is the requested session."""
     try:
         found = session.name
     except KernelRefused as error:

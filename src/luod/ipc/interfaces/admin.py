@@ -1,7 +1,7 @@
-"""`io.luod.Admin` as types: what an operator asks luod for. `io.luod.Admin.varlink` is generated from this module.
+"""`io.luod.Admin` as types: the operator's calls. `io.luod.Admin.varlink` is generated from this module.
 
-Like `luod.ipc.interfaces.sessions`, only that it is served on the admin socket, which is root's, and to those whom the
-policy lets update; they get PermissionDenied of what is root's alone.
+It is like `luod.ipc.interfaces.sessions`. It is served on the admin socket of root, and to users that the policy allows
+to update; for calls that only root may make they get PermissionDenied.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from luod.linux import Fd
 
 
 class Service(Protocol):
-    """What luod does for root. Fds in parameters belong to the service, those it does not keep it closes."""
+    """luod's work for root. Fds in parameters belong to the service, which closes those it does not keep."""
 
     async def status(self) -> types.Status: ...
     async def load_kernel(
@@ -39,12 +39,12 @@ class Service(Protocol):
 
 
 class Admin(VarlinkInterface, name=ADMIN):
-    """The operator's side of luod: load the next kernel, then jump into it with every session kept."""
+    """The operator's side of luod: load the next kernel, then kexec into it with every session preserved."""
 
     errors = declared(ADMIN)
 
     def __init__(self, service: Service, peer: Peer, may_update: Callable[[], bool] = lambda: False) -> None:
-        """`may_update` is asked at each call, of a peer that is not root."""
+        """`may_update` returns whether a peer that is not root may update. It runs at each call."""
         self._service = service
         self._peer = peer
         self._may_update = may_update
@@ -55,15 +55,17 @@ class Admin(VarlinkInterface, name=ADMIN):
 
     @varlinkmethod(return_type=members(types.Status))
     async def Status(self) -> AnnotatedResult:
-        """version: of luod. state: idle, preparing, freezing, jumping, or restoring, which is idle with incoming
-        sessions; broken: no session works in this kernel (io.luod.Sessions.LiveUpdateBroken). boot: live updates luod
-        has seen, plus one. kernel_loaded, command_line: what was loaded through luod. sessions: outgoing ones. waiting,
-        retrieved (and resumed), torn: incoming ones, by state; an update waits for them to be finished. participants:
-        who follows now. held_files: handed over, and lost to an update. generation: updates that were begun. stuck:
-        sessions whose reaper failed. restore_seconds_left: until what nobody claimed is reaped; null: never.
-        policy_file: null where there is none. policy_error: what is wrong with it, so that an older one is in force.
-        state_directory: what is wrong with it; an update is refused meanwhile. registry: copies of it that luod did not
-        go by when it began: of another machine, boot or format, or damaged.
+        """Returns the state of luod.
+
+        version: of luod. state: idle, preparing, freezing, jumping, or restoring, which is idle with incoming sessions;
+        broken: no session works in this kernel (io.luod.Sessions.LiveUpdateBroken). boot: live updates that luod has
+        seen, plus one. kernel_loaded, command_line: of the image that was loaded through luod. sessions: outgoing ones.
+        waiting, retrieved (and resumed), torn: incoming ones, by state; an update waits until they are finished.
+        participants: those that follow now. held_files: stashed files, which an update would lose. generation: updates
+        that were begun. stuck: sessions whose reaper failed. restore_seconds_left: until unclaimed sessions are
+        discarded; null: never. policy_file: null without one. policy_error: the mistake in it, so that an older one is
+        in force. state_directory: its problem; an update is refused meanwhile. registry: copies of it that luod did not
+        use at its start: of another machine, boot or format, or damaged.
         """
         self._permit()
         return answer(await self._service.status())
@@ -77,9 +79,10 @@ class Admin(VarlinkInterface, name=ADMIN):
         command_line: str,
         ignore_findings: list[str] | None,
     ) -> None:
-        """Loads a kernel image, and an initial RAM disk, with kexec_file_load. luod keeps the files, and loads them
-        again right before the jump. An initial RAM disk that no kernel can use is refused, unless ignore_findings has
-        initrd-unusable. Root's alone.
+        """Loads a kernel image, and an initial RAM disk, with kexec_file_load.
+
+        luod keeps the files, and loads them again right before the kexec. An initial RAM disk that no kernel can use is
+        refused, unless ignore_findings has initrd-unusable. Only root may call this.
 
         Errors: NotAKernelImage, UpdateRunning, Refused, KernelRefused.
         """
@@ -102,14 +105,15 @@ class Admin(VarlinkInterface, name=ADMIN):
         skip_unready: bool | None,
         ignore_findings: list[str] | None,
     ) -> AnnotatedResult:
-        """Says what an update into a kernel would lose, or may. Nothing is changed and nobody is asked. Without a
-        kernel it is about the one that was loaded. release: the next kernel's.
+        """Returns what an update into a kernel would lose, or may lose. Nothing is changed and no participant is asked.
+
+        Without a kernel it is about the loaded one. release: the next kernel's.
 
         findings: each has a stable name; severity "refusal" (Update refuses, unless it is ignored by that name) or
-        "warning"; what was found; why it matters; the remedy. refused: whether there is a refusal that is not ignored:
-        skip_unready, ignore_findings are those an Update would be called with. To give a kernel is root's alone.
+        "warning"; the finding; its effect; the remedy. refused: whether there is a refusal that is not ignored.
+        skip_unready, ignore_findings are those of the intended Update. Only root may give a kernel.
 
-        Errors: NotLoaded, UpdateRunning, Refused (ignore_findings names one that there is not).
+        Errors: NotLoaded, UpdateRunning, Refused (ignore_findings has an unknown name).
         """
         self._permit(root_only=kernel_fd is not None or initrd_fd is not None)
         kernel = None if kernel_fd is None else _copy(kernel_fd, "kernel_fd")
@@ -131,20 +135,20 @@ class Admin(VarlinkInterface, name=ADMIN):
         dry_run: bool | None,
         ignore_findings: list[str] | None,
     ) -> AsyncIterator[AnnotatedResult]:
-        """Jumps into the loaded kernel, with everybody that follows (io.luod.Updates) being ready. Call it with "more".
+        """Starts the loaded kernel, after every participant (io.luod.Updates) is ready. Call it with "more".
 
-        Each change is a reply. participants: those of whom something is new, all in the first reply. torn: the sessions
-        that will be lost to the next kernel's guests, as far as known. seconds_left: until the phase's deadline. After
-        the reply "jumping" the connection ends with the machine. "cancelled", with a reason, is the last reply:
-        everybody resumes, nothing is lost, and a later update works. An error comes before anybody is asked. Closing
-        the connection before "jumping" cancels.
+        Each change is a reply. participants: those with news, all in the first reply. torn: the sessions that will be
+        lost for the next kernel's guests, as far as known. seconds_left: until the phase's deadline. After the reply
+        "jumping" the connection ends with the machine. "cancelled", with a reason, is the last reply: every guest
+        resumes, nothing is lost, and a later update works. An error comes before any participant is asked. Closing the
+        connection before "jumping" cancels.
 
-        deadline: the time for each phase; time for the bytes to preserve is added. skip_unready: the update goes on
-        without participants that are late, have ended, or have no memory for PRESERVE, and without sessions that no
-        participant answers for. Their sessions are torn. A veto still cancels. Root only, as is ignore_findings.
-        dry_run: no participant is asked and nothing is changed; the only reply is "checked". findings, in the first
-        reply: the findings of Check. A refusal whose name is not in ignore_findings ends the update with the error
-        Refused.
+        deadline: the time for each phase in seconds; time for the bytes to preserve is added. skip_unready: the update
+        continues without participants that are late, have ended, or have no memory for PRESERVE, and without sessions
+        for which no participant answers. Their sessions are torn. A veto still cancels. Only root may set it, and
+        ignore_findings. dry_run: no participant is asked and nothing is changed; the only reply is "checked". findings,
+        in the first reply: the findings of Check. A refusal whose name is not in ignore_findings ends the update with
+        the error Refused.
 
         Errors: NotLoaded, UpdateRunning, Refused, NotAKernelImage, KernelRefused.
         """
@@ -159,7 +163,7 @@ class Admin(VarlinkInterface, name=ADMIN):
 
     @varlinkmethod
     async def Abort(self) -> None:
-        """Cancels the update that is under way. Answered when everybody has been told to resume.
+        """Cancels the update that is under way. Returns when every participant has been told to resume.
 
         Errors: NoUpdate, TooLate.
         """
@@ -168,9 +172,10 @@ class Admin(VarlinkInterface, name=ADMIN):
 
     @varlinkmethod(return_parameter="report")
     async def Discard(self, *, name: str, force: bool | None) -> str:
-        """Has the incoming sessions NAME and NAME#NUMBER of a workload cleaned up by the reaper, and answers what that
-        reported. From its begin on nothing can be resumed from them. Root's alone. force: also when a process that may
-        live has one of them.
+        """Discards the incoming sessions NAME and NAME#NUMBER of a workload by the reaper, and returns its report.
+
+        From the start on no guest can be resumed from them. Only root may call this. force: even if a running process
+        may still use one of them.
 
         Errors: DiscardFailed, Refused, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Busy.
         """
@@ -179,28 +184,32 @@ class Admin(VarlinkInterface, name=ADMIN):
 
     @varlinkmethod(return_parameter="timeline")
     async def Timeline(self) -> UpdateTimes | None:
-        """The update that is under way, or the last one: when each session was in which phase, in seconds since it was
-        asked for, through the kexec; null where there was no update yet.
+        """Returns the phases of each session in the update that is under way, or in the last one; null without any.
+
+        Times are in seconds since the update was requested, through the kexec.
         """
         self._permit()
         return await self._service.timeline()
 
     @varlinkmethod(return_parameter="report")
     async def CarryOver(self, *, name: str) -> str:
-        """Makes the incoming sessions NAME and NAME#NUMBER of a workload that nobody claimed outgoing ones: the same
-        files under the same tokens and names, for the next kernel. The owner is who it was, and can retrieve them there
-        and not here. Root's alone.
+        """Preserves unclaimed incoming sessions NAME and NAME#NUMBER of a workload again for the next kexec.
 
-        Errors: NotCarriedOver, CarryOverFailed, Refused (somebody has
-        it), io.luod.Sessions.SessionExists, io.luod.Sessions.NoSuchSession, io.luod.Sessions.Busy.
+        They are outgoing then, with the same files under the same tokens and names. The owner stays the same, and can
+        retrieve them there and not here. Only root may call this.
+
+        Errors: NotCarriedOver, CarryOverFailed, Refused (a process has retrieved one), io.luod.Sessions.SessionExists,
+        io.luod.Sessions.NoSuchSession, io.luod.Sessions.Busy.
         """
         self._permit(root_only=True)
         return await self._service.carry_over(self._peer, name)
 
     @varlinkmethod(return_parameter="lost")
     async def Stop(self, *, drop: bool | None) -> list[str]:
-        """Ends luod, both processes, right after the answer. Refused while only luod has sessions or files open, since
-        they are lost with it; with drop it ends regardless. lost: what is, for people. Root's alone.
+        """Stops luod, both processes, right after the answer.
+
+        It is refused while only luod has sessions or files open, since they are lost with it. With drop it stops
+        regardless. lost: the lost sessions and files, for people. Only root may call this.
 
         Errors: Refused, UpdateRunning.
         """
@@ -209,7 +218,7 @@ class Admin(VarlinkInterface, name=ADMIN):
 
 
 def _copy(passed: FileDescriptor, parameter: str) -> Fd:
-    """A duplicate: two parameters may point to one fd, and the library closes it after the call."""
+    """Returns a duplicate: two parameters may be one fd, and the library closes it after the call."""
     if not passed:
         raise InvalidParameter(parameter=parameter)  # neither a regular file nor memory, so luod did not receive it
     return Fd(fcntl.fcntl(passed.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))

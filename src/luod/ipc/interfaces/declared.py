@@ -1,4 +1,4 @@
-"""`luod.ipc.types` and `luod.ipc.errors` as asyncvarlink takes and describes them."""
+"""Declares `luod.ipc.types` and `luod.ipc.errors` to asyncvarlink."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _TEXTS = {"message": str, "hint": str}
 
 def members(kind: type) -> type:
     """Returns the members of a dataclass as the reply of a method."""
-    made: typing.Any = typing.TypedDict  # which mypy takes for a statement only
+    made: typing.Any = typing.TypedDict  # mypy takes it for a statement only
     return typing.cast(type, made(kind.__name__, {each.name: each.type for each in fields(kind)}))
 
 
 def answer(reply: object, *, continues: bool = False) -> AnnotatedResult:
-    """Returns a dataclass as one reply of a method; `continues`: others follow."""
+    """Returns a dataclass as one reply of a method; `continues`: more replies follow."""
     return AnnotatedResult(vars(reply), continues=continues)
 
 

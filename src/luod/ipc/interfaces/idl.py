@@ -1,7 +1,6 @@
-"""Writes the `.varlink` files beside this module from the types: `python3 -m luod.ipc.interfaces.idl`. A test compares
-them.
+"""Writes the `.varlink` files beside this module from the types: `python3 -m luod.ipc.interfaces.idl`.
 
-Not used at run time: luod answers introspection from the types themselves.
+A test compares them. It is not used at run time: luod answers introspection from the types themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from luod.ipc.interfaces.updates import Updates
 
 
 def files() -> dict[str, str]:
-    """What each file must hold, by file name."""
+    """Returns the contents of each file, by file name."""
     interfaces = (Sessions, Updates, Admin)
     return {f"{interface.name}.varlink": interface.render_interface_description() for interface in interfaces}
 

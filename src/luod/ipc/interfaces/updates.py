@@ -1,8 +1,7 @@
 """`io.luod.Updates` as types: a workload's part in an update. `io.luod.Updates.varlink` is generated from this module.
 
-Like `luod.ipc.interfaces.sessions`: served on both sockets, one object of `Updates` for one connection. What is done is
-`Service`, which `luod.daemon.updates.participants` implements. What a VMM has to do, told as a story, is
-docs/updates.md.
+It is like `luod.ipc.interfaces.sessions`: served on both sockets, one object of `Updates` for one connection. `Service`
+does the work, and `luod.daemon.updates.participants` implements it. docs/updates.md describes a VMM's steps.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -19,7 +18,7 @@ from luod.ipc.types.updates import DeclaredSession, Event
 
 
 class Service(Protocol):
-    """What luod does for a participant. The generator of `follow` is closed when the connection is."""
+    """luod's work for a participant. The generator of `follow` is closed with the connection."""
 
     def follow(self, peer: Peer, name: str) -> AsyncGenerator[Event, None]: ...
     async def declare(self, peer: Peer, participant: str, sessions: list[DeclaredSession]) -> float | None: ...
@@ -31,8 +30,8 @@ class Updates(VarlinkInterface, name=UPDATES):
     """A workload's part in an update: it follows, declares what it will preserve, and votes in each phase.
 
     Phases: preparing (guests run, memory is preserved), freezing (guests pause, the last state is preserved; the
-    blackout counts from here), jumping (reboot(2)), cancelled (everybody resumes). Times are seconds. Every error says
-    what was wrong (message) and what to do (hint).
+    blackout starts here), jumping (reboot(2)), cancelled (every guest resumes). Times are seconds. Every error has a
+    reason (message) and a remedy (hint).
     """
 
     errors = declared(UPDATES)
@@ -44,39 +43,39 @@ class Updates(VarlinkInterface, name=UPDATES):
     @varlinkmethod(return_type=members(Event))
     async def Follow(self, *, name: str) -> AsyncIterator[AnnotatedResult]:
         """Makes this connection a participant, until it is closed. Call it with "more"; the other calls go over other
-        connections, with `participant`. `name` is what the operator is shown: 1 to 63 of A-Z a-z 0-9 . _ @ / # -
+        connections, with `participant`. `name` is shown to the operator: 1 to 63 of A-Z a-z 0-9 . _ @ / # -
 
         state, in every event, is luod's state. The events:
 
-        following: the first. participant: a secret, for Declare and Vote. Who begins to follow while others prepare is
-        told preparing next; who does so later has no part in that update.
+        following: the first. participant: a secret, for Declare and Vote. A participant that begins to follow while
+        others prepare gets preparing next; a later one has no part in that update.
 
-        preparing: an update began. Within deadline seconds: Declare if there are files still to be preserved, wait
-        for granted, preserve them; then Vote. Guests run on. generation: of this update.
+        preparing: an update began. Within deadline seconds: Declare if there are files still to be preserved, wait for
+        granted, preserve them; then Vote. Guests continue to run. generation: of this update.
 
-        granted: it is this participant's turn to preserve what it declared as "preparing"; luod found memory for it,
-        and nobody else preserves meanwhile. The turn ends with the Vote.
+        granted: it is this participant's turn to preserve the files that it declared as "preparing"; luod found memory
+        for them, and no other participant preserves meanwhile. The turn ends with the Vote.
 
-        freezing: everybody is ready. Within deadline seconds: pause the guest; stop its interrupts; put its last state
-        in files of a session NAME#GENERATION, which io.luod.Sessions.Create makes now only for a NAME this participant
-        declared; preserve them; Vote. "ready" says that nothing of the guest runs and that no thread is in an ioctl on
-        a session, or will be, until cancelled.
+        freezing: every participant is ready. Within deadline seconds: pause the guest; stop its interrupts; put its
+        last state in files of a session NAME#GENERATION, which io.luod.Sessions.Create makes now only for a NAME that
+        this participant declared; preserve them; Vote. "ready" means that no part of the guest runs and that no thread
+        is in an ioctl on a session, or will be, until cancelled.
 
         jumping: all are ready; reboot(2) comes next. There is nothing to do and nothing to answer.
 
-        cancelled: the update is over and this machine goes on. Close every fd of the session NAME#GENERATION (luod has
-        dropped its own), resume the guest. reason: for people. What was preserved in NAME stays preserved.
+        cancelled: the update is over and this kernel continues. Close every fd of the session NAME#GENERATION (luod has
+        closed its own), resume the guest. reason: for people. Files that were preserved in NAME stay preserved.
         frozen_devices: of the files declared as "vfio", those that the kernel may have frozen, which it does not undo.
-        Each was reset, and is to be set up anew, or answers EIO until its driver is bound again, for which the session
-        has to be released. null: a luod that was started again cannot tell; look at each.
+        Each was reset, and must be set up again, or answers EIO until its driver is bound again, for which the session
+        has to be released. null: luod was restarted and does not know; check every device.
 
-        lost: the update goes on without this participant (--skip-unready): its sessions are carried, and torn. It may
-        go on as it likes; cancelled may still follow. A participant that has declared no session by the end of
-        preparing gets this event, too.
+        lost: the update continues without this participant (--skip-unready): its sessions are carried, and torn. It may
+        continue freely; cancelled may still follow. A participant that has declared no session by the end of preparing
+        gets this event, too.
 
-        When the connection breaks: before jumping has come, the update is cancelled, as far as this participant is
-        concerned: resume. After jumping has come: stay paused and Follow again, until luod answers. state "jumping":
-        stay paused, wait for cancelled. Any other state: the update is cancelled.
+        When the connection breaks: before jumping, the update is cancelled for this participant: resume. After jumping:
+        stay paused and Follow again, until luod answers. state "jumping": stay paused, wait for cancelled. Any other
+        state: the update is cancelled.
 
         Errors: Refused (the name).
         """
@@ -86,20 +85,20 @@ class Updates(VarlinkInterface, name=UPDATES):
 
     @varlinkmethod(return_parameter="deadline")
     async def Declare(self, *, participant: str, sessions: list[DeclaredSession]) -> float | None:
-        """Says which outgoing sessions are this participant's, and what is in them; replaces what it declared before.
+        """Declares this participant's outgoing sessions and the files in them; replaces its earlier declaration.
 
-        From then on a session is judged: carried over a jump without a "ready" in freezing of the update that jumped,
-        it is torn and never handed out. That holds when the participant is gone, too, until another declares the
-        session; a session that its participant declares no longer is judged no longer.
+        From then on a session is judged: carried over a kexec without a "ready" in freezing of that update, it is torn
+        and never handed out. That holds when the participant is gone, too, until another declares the session. A
+        session that its participant declares no longer is judged no longer.
 
         when, of a file: "preserved" already; to be preserved in "preparing", after granted; in "freezing" (an upper
-        bound of its size; it needs no grant, since luod sees to the memory before it lets anybody freeze). kind:
+        bound of its size; it needs no grant, since luod reserves the memory before any participant freezes). kind:
         "memfd", "vfio" or another word. seals: F_SEAL_* bits. device, of a "vfio": its PCI address, so that luod does
-        not jump while its driver is being taken from it, which reboot(2) would wait for without end.
+        not kexec while its driver is being unbound, for which reboot(2) would wait without end.
 
-        Answers the seconds left to Vote, which are more the more bytes there are to preserve; null when no update waits
-        for this participant. Can be called at any time but from granted, or one's "ready" in preparing, until the
-        update is over; by one that has no part in it, not until then.
+        Returns the seconds left to Vote, which depend on the bytes to preserve; null when no update waits for this
+        participant. It can be called at any time except from granted, or the own "ready" in preparing, until the update
+        is over; by a participant without a part in the update, not until then.
 
         Errors: NotFollowing, WrongPhase, NoSuchSession, DeclaredByAnother, Refused.
         """
@@ -107,11 +106,10 @@ class Updates(VarlinkInterface, name=UPDATES):
 
     @varlinkmethod
     async def Vote(self, *, participant: str, phase: VotePhase, vote: Ballot, reason: str | None) -> None:
-        """Says "ready": this phase is done; or "veto": the update must not happen now. reason says why, for people.
+        """Votes "ready": this phase is done; or "veto": the update must not happen now. reason is for people.
 
-        One veto, a deadline that passes and a participant that goes away each cancel the update, unless that
-        participant has declared no session. A vote cannot be taken back, but in freezing "veto" is heard after "ready"
-        until jumping.
+        One veto, a missed deadline and a participant that goes away each cancel the update, unless that participant has
+        declared no session. A vote cannot be taken back, but in freezing "veto" counts after "ready" until jumping.
 
         Errors: NotFollowing, WrongPhase (another phase, has voted, is lost, files to preserve were declared and not
         granted yet, a veto without a session).
@@ -120,11 +118,12 @@ class Updates(VarlinkInterface, name=UPDATES):
 
     @varlinkmethod
     async def Resuming(self, *, names: list[str]) -> None:
-        """In the next kernel, before the first instruction of the guest: from here on there is no second try. When
-        this is answered, luod has written that down, and hands out the incoming sessions `names`, and NAME#GENERATION
-        of each, no more; they can be finished, and released. Needs no Follow.
+        """Records that the guest resumes, in the next kernel, before its first instruction. It cannot be resumed again.
 
-        Errors: NoSuchSession, Torn, WrongPhase (it said so before), Refused (never retrieved). One that fails changes
-        nothing.
+        When this is answered, luod has written it to its registry, and does not hand out the incoming sessions `names`,
+        and NAME#GENERATION of each, any more. They can be finished, and released. It needs no Follow.
+
+        Errors: NoSuchSession, Torn, WrongPhase (called before), Refused (never retrieved). After an error nothing is
+        changed.
         """
         await self._service.resuming(self._peer, names)

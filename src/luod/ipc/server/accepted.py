@@ -1,6 +1,6 @@
-"""The socket of an accepted connection as the library's transport gets it, and how a hang-up is seen without reading.
+"""The socket of an accepted connection for the library's transport, and the detection of a hang-up without a read.
 
-Only what lies below messages: `luod.ipc.server.wire` has the protocol and the limits, and is the only caller.
+It is only the part below messages. `luod.ipc.server.wire` has the protocol and the limits, and only it uses this.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 _PIECE: Final = 64 * 1024
-"""Bytes of one receive: as many as a message may have, so that most cost one turn."""
+"""The size of one receive in bytes: that of a message, so that most take one turn."""
 
 
 class Hangups:
-    """Tells when a peer is gone, while nothing is read: an epoll with no events asked for still reports EPOLLHUP."""
+    """Detects that a peer is gone while nothing is read: an epoll without requested events still reports EPOLLHUP."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -49,30 +49,35 @@ class Reader(Protocol):
     """Decides when a socket is read."""
 
     def may_read(self) -> bool:
-        """Whether it may be now. If not, reading is paused until it may, or something else is read before."""
+        """Returns whether it may be read now.
+
+        If not, reading is paused until it may, or another socket is read before.
+        """
         ...
 
     def fds_ahead(self, size: int) -> None:
-        """The next `size` bytes carry fds, and are not received here. Reading is paused until they were received."""
+        """Handles that the next `size` bytes carry fds and are not received here. Reading is paused until they were
+        received.
+        """
         ...
 
     def has_read(self, *, some: bool) -> None:
-        """It was read once; `some`: the protocol is told next what came. Else the read failed."""
+        """Handles that it was read once; `some`: the protocol gets data next. Otherwise the read failed."""
         ...
 
 
 class AcceptedSocket(socket.socket):
-    """A connection's socket as the library's transport gets it. It is read only when `reader` says so, and gives bytes,
+    """A connection's socket for the library's transport. It is read only when `reader` allows it, and returns bytes,
     never fds.
 
-    The transport makes one receive for each time the socket is readable, and takes what it gives: never beyond the end
-    of a message, so that fds stay with their message. One receive a turn of the loop keeps a client that writes without
-    pause from having the loop for itself. Where fds come next, nothing is received: `reader` is told how many bytes
-    there are to receive, and has another process do it (`luod.ipc.server.foreign_files`).
+    The transport makes one receive for each time the socket is readable, and takes its result: never beyond the end of
+    a message, so that fds stay with their message. With one receive in a turn of the loop, a client that writes without
+    pause does not block the others. If fds come next, nothing is received: `reader` gets the number of bytes, and has
+    another process receive them (`luod.ipc.server.foreign_files`).
     """
 
     def __init__(self, number: int, hangups: Hangups, reader: Reader, finish: Callable[[socket.socket], None]) -> None:
-        """`finish` makes the last close, which is that of unread messages too."""
+        """`finish` makes the last close, which closes unread messages too."""
         super().__init__(fileno=number)
         # Out-of-band bytes carry fds too. A receive would skip them, and drop the last references of these fds.
         self.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -100,16 +105,20 @@ class AcceptedSocket(socket.socket):
         return data, [], 0, None
 
     def _peek(self, size: int) -> _Ahead:
-        """Looks at what comes next, and takes nothing. Without room for fds the kernel only says whether there are."""
+        """Returns the next data without taking it.
+
+        Without room for fds the kernel only reports whether there are any.
+        """
         data, _control, got, _address = super().recvmsg(size, 0, socket.MSG_PEEK)
         return _Ahead(data, bool(got & socket.MSG_CTRUNC))
 
     def _take(self, size: int) -> bytes:
-        """Receives bytes that a peek has shown to be without fds."""
+        """Receives bytes that are known from a peek to be without fds."""
         return super().recv(size) if size else b""
 
     def __repr__(self) -> str:
-        # asyncio of Python 3.11 writes it into errors nobody sees, several times a call; the stock one asks the kernel.
+        # asyncio of Python 3.11 writes it into errors that are not shown, several times a call; the stock one asks the
+        # kernel.
         return f"<AcceptedSocket {self.fileno()}>"
 
     def close(self) -> None:
@@ -120,13 +129,13 @@ class AcceptedSocket(socket.socket):
 
 @dataclass(frozen=True)
 class _Ahead:
-    """What a peek gave; no bytes at the end of the stream. `fds`: some ride with the last of these bytes."""
+    """The result of a peek; no bytes at the end of the stream. `fds`: some come with the last of these bytes."""
 
     data: bytes
     fds: bool
 
 
 def _end_of_message(data: bytes) -> int:
-    """Returns how many of these bytes, which are the next, to receive: up to the end of a message."""
+    """Returns how many of these next bytes to receive: up to the end of a message."""
     end = data.find(b"\0")
     return end + 1 if end >= 0 else len(data)

@@ -1,7 +1,7 @@
-"""Who is let in at a socket, and what is said of those who are not: to them in an error, and in the log.
+"""The admission of connections at a socket, and the error and log line for refused ones.
 
-How many connections a user may have is asked of whoever listens. All users but root have a number together, too, since
-one user may have many uids (subuids); those whom nobody named leave the last quarter of it to those whom somebody did.
+The listener determines how many connections a user may have. All users except root together have a limit too, since one
+user may have many uids (subuids). A quarter of it is reserved for users matched by a rule.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ NOT_FOR_YOU: Final = "io.luod.RootOnly"
 
 @dataclass(frozen=True)
 class Room:
-    """How many connections there may be at a time: of one user, and of all but root. `named`: somebody wrote a rule
-    for the user.
-    """
+    """The limits on simultaneous connections: of one user, and of all except root. `named`: a rule matches the user."""
 
     of_user: int
     of_all: int
@@ -40,7 +38,10 @@ class Admission:
         self._not_root = 0
 
     def admits(self, connection: socket.socket, peer: Peer, room: Room) -> bool:
-        """Whether it is let in, and counted. If not it was told why; whoever calls closes it."""
+        """Returns whether the connection is admitted, and counts it.
+
+        A refused one got an error; the caller closes it.
+        """
         if self._root_only and not peer.root:
             refusal = NOT_FOR_YOU, "this socket is for root", "use luod's other socket"
         elif self._users[peer.uid] >= room.of_user:
@@ -63,7 +64,7 @@ class Admission:
         self._log("connection-refused", of=peer.uid, uid=peer.uid, pid=peer.pid, reason=message)
         reply = {"error": name, "parameters": {"message": message, "hint": hint}}
         try:
-            # It has asked nothing yet, or nothing that was read: this is the answer to whatever it asks first.
+            # It has sent no call yet, or no call was read: this is the answer to its first.
             connection.send(json.dumps(reply).encode() + b"\0", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError:
             return False

@@ -1,8 +1,8 @@
 """The parameters of a call as Python values: asyncvarlink's conversion, with a faster one for lists.
 
-The library enters a context manager for each element of a list, which makes 15 ms of a message of 64 KiB, and nobody
-else is served meanwhile. Here a list of values without fds is converted by functions that are made once for each type;
-they take what the library takes, but no booleans for numbers. All else is left to the library.
+The library enters a context manager for each element of a list, which takes 15 ms for a message of 64 KiB, while no
+other client is served. Functions that are made once for each type convert a list of values without fds. They accept the
+same values as the library, except booleans for numbers. The library converts everything else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Convert = Callable[[Any], Any]
 def arguments(
     signature: VarlinkMethodSignature, parameters: Mapping[str, Any], fds: FileDescriptorArray | None
 ) -> dict[str, Any]:
-    """`parameters` as the arguments of a method. ConversionError names the parameter that is wrong."""
+    """Returns `parameters` as the arguments of a method. Raises ConversionError, which names the wrong parameter."""
     lists = _lists(signature.parameter_type)
     long = {name: value for name, value in parameters.items() if name in lists and isinstance(value, list)}
     short: dict[str, Any] = {name: [] if name in long else value for name, value in parameters.items()}
@@ -41,7 +41,7 @@ def arguments(
 
 @lru_cache(maxsize=256)
 def _lists(parameters: VarlinkType) -> dict[str, Convert]:
-    """The parameters of a method that are lists without fds, and how each is converted."""
+    """Returns the parameters of a method that are lists without fds, and the conversion of each."""
     found = {}
     for name, kind in zip(parameters.as_type.__annotations__, parameters.subtypes(), strict=True):
         (inner,) = kind.subtypes() if isinstance(kind, OptionalVarlinkType) else (kind,)

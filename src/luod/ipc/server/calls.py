@@ -1,8 +1,8 @@
-"""One message as a call, and the error reply for a message that is none.
+"""Parses a message as a call, or makes the error reply for another message.
 
-The Varlink specification leaves some of it open. Here a member of a call that is null counts as absent. A member that
-the specification does not know is ignored, since vendors may add some. A method without an interface is not found. A
-message that is no JSON object gets an error reply, and then the connection is closed.
+The Varlink specification leaves some of it open. Here a null member of a call counts as absent. A member that the
+specification does not know is ignored, since vendors may add some. A method without an interface is not found. A
+message that is not a JSON object gets an error reply, and then the connection is closed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _METHOD: Final = re.compile(
     r"[A-Za-z](?:-*[A-Za-z0-9])*(?:\.[A-Za-z0-9](?:-*[A-Za-z0-9])*)+\.[A-Z][A-Za-z0-9]*", re.ASCII
 )
 _MOST_CHARACTERS: Final = 512
-"""Of a method's name."""
+"""The maximum length of a method's name."""
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _FLAGS: Final = ("oneway", "more", "upgrade")
 
 
 class Malformed(Exception):
-    """A message that is no call. `error` is its reply; `fatal`: after that the connection is closed; `oneway`: it
+    """A message that is not a call. `error` is its reply; `fatal`: the connection is closed after that; `oneway`: it
     wants no reply.
     """
 
@@ -36,7 +36,7 @@ class Malformed(Exception):
 
 
 def parse(message: bytes) -> VarlinkMethodCall:
-    """The call in `message`, which comes without its NUL. Malformed."""
+    """Returns the call in `message`, which comes without its NUL. Raises Malformed."""
     call = _object(message)
     oneway = call.get("oneway") is True
     flags = {}
@@ -63,7 +63,7 @@ def parse(message: bytes) -> VarlinkMethodCall:
 
 
 def may_be_oneway(message: bytes) -> bool:
-    """Whether the call might want no reply. It is cheaper than `parse`, for callers that hung up."""
+    """Returns whether the call might want no reply. It is cheaper than `parse`, for callers that hung up."""
     return b'"oneway"' in message or b"\\u" in message
 
 
@@ -71,7 +71,7 @@ def _object(message: bytes) -> dict[str, Any]:
     try:
         value = json.loads(message.decode(), parse_constant=_no_json)
         if _SURROGATE.search(message):
-            # Half of a pair is no character: it could be written to no file.
+            # A half of a surrogate pair is not a character: it cannot be written to a file.
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise Malformed(InvalidParameter(parameter="message"), fatal=True) from error
@@ -81,5 +81,5 @@ def _object(message: bytes) -> dict[str, Any]:
 
 
 def _no_json(word: str) -> NoReturn:
-    """NaN and Infinity, which Python's reader takes."""
+    """Raises ValueError for NaN and Infinity, which Python's reader accepts."""
     raise ValueError(f"{word} is no JSON")

@@ -1,7 +1,7 @@
-"""The last closes of files that clients made, in a process for all users: nobody waits for it.
+"""Makes the last closes of clients' files, in a process for all users: serve does not wait for it.
 
-serve hands it connections with unread messages, in which there may be files, and copies of clients' memory and devices.
-In messages that were not read, FUSE files are closed without FLUSH, so this process can always be killed.
+serve passes it connections with unread messages, in which there may be files, and copies of clients' memory and
+devices. FUSE files in unread messages are closed without FLUSH, so this process can always be killed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _INT: Final = struct.Struct("=i")
 
 
 class Closer:
-    """Starts its process when it is made, in a running loop; replaces it when it does not come back from a close."""
+    """Starts its process at once, in a running loop. Replaces it when it does not return from a close."""
 
     def __init__(self, sparing: Sparing) -> None:
         self._sparing = sparing
         self._loop = asyncio.get_running_loop()
         self._process: Process | None = None
         self._closing = 0
-        """How often the process was told to close, and has not said that it did."""
+        """The number of closes that the process has not confirmed."""
         self._timer: asyncio.TimerHandle | None = None
         self._ending: set[Process] = set()
         self._left: list[int] = []
@@ -39,9 +39,9 @@ class Closer:
         self._start()
 
     def finish(self, connection: socket.socket) -> None:
-        """Closes a client's connection. Files in messages that were not read are closed elsewhere."""
+        """Closes a client's connection. Files in unread messages are closed in the other process."""
         with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)  # from here on nothing is added to what was not read
+            connection.shutdown(socket.SHUT_RDWR)  # from here on no message is added to the unread ones
         try:
             (unread,) = _INT.unpack(fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(_INT.size)))
         except OSError:
@@ -53,7 +53,7 @@ class Closer:
             file.close()
 
     def discard(self, file: Fd) -> None:
-        """Closes an fd that may be the last of its file, in another process. Takes it."""
+        """Closes an fd that may be the last of its file, in another process. Takes ownership."""
         if file.closed:
             return
         if self._closed:
@@ -76,7 +76,7 @@ class Closer:
         try:
             self._process.send(b"C", (file.fileno(),))
         except OSError:
-            # EAGAIN: it is in a close that does not return. ETOOMANYREFS: sockets in sockets in sockets.
+            # EAGAIN: it is in a close that does not return. ETOOMANYREFS: sockets nested too deeply.
             self._replace()
             return False
         # Only after this may the other process close it, or this close could be the last.
@@ -107,7 +107,10 @@ class Closer:
             self._timer = self._loop.call_later(CLOSE_SECONDS, self._replace)
 
     def _replace(self) -> None:
-        """Kills it; what it holds, and was sent, is closed as it ends, without lingering."""
+        """Kills it.
+
+        The files that it holds, and those that were sent to it, are closed as it ends, without lingering.
+        """
         if self._timer is not None:
             self._timer.cancel()
         if self._process is not None:
@@ -123,13 +126,13 @@ class Closer:
     def _ended(self, process: Process) -> None:
         self._ending.discard(process)
         if process is self._process:
-            # Somebody killed it, or it cannot run. The next is started when there is use for it.
+            # It was killed, or cannot run. The next one starts on demand.
             if self._timer is not None:
                 self._timer.cancel()
             self._process, self._closing = None, 0
 
     def _give_to_new(self, file: Fd) -> bool:
-        """Has a process inherit the fd, and end."""
+        """Has a new process inherit the fd and end. Returns whether that process could be started."""
         try:
             process = Process(lambda p, m, fds: None, self._ending.discard, last=file.fileno())
         except OSError:
@@ -140,7 +143,7 @@ class Closer:
         return True
 
     def close(self) -> None:
-        """serve ends: from here on nothing is closed, and nobody waits for processes, which end by themselves."""
+        """Stops closing files, since serve ends. There is no wait for the processes, which end by themselves."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

@@ -1,9 +1,9 @@
-"""Files of clients, kept out of serve: disposable processes receive them, and make every last close that can block.
+"""Keeps clients' files out of serve: disposable processes receive them, and make every last close that can block.
 
-`ForeignFiles` has one `luod.ipc.server.receiver` for each user that passes files, started when first needed, and one
-for all users that only closes what serve hands it. A receiver that does not answer is killed and replaced. One that
-cannot be killed is counted against its user, and beyond a few, messages of that user that carry fds are refused.
-Messages without fds never come here. What is on the channel between the two is described in `luod.ipc.server.receiver`.
+`ForeignFiles` has one `luod.ipc.server.receiver` for each user that passes files, started on demand, and one for all
+users that only closes files from serve. A receiver that does not answer is killed and replaced. One that cannot be
+killed counts against its user; beyond a few, messages of that user with fds are refused. Messages without fds never
+come here. `luod.ipc.server.receiver` describes the channel between the two.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ from luod.ipc.server.sparing import Sparing
 from luod.linux import Fd
 
 ANSWER_SECONDS: Final = 5.0
-"""For one that runs: receiving does not block, so this is for a machine that is slow."""
+"""The time limit of a running receiver's answer: receiving does not block, so this is for a slow machine."""
 IDLE_SECONDS: Final = 5.0
 EVICTED_SECONDS: Final = 2.0
-"""After which an idle receiver ends because another user needs one; starting them costs processor time."""
+"""The time after which an idle receiver ends because another user needs one; starting one costs processor time."""
 OF_USER: Final = 2
-"""Receivers of one user that cannot be killed."""
+"""The maximum number of one user's receivers that cannot be killed."""
 OF_ALL: Final = 32
-"""Receivers of all users but root, those that cannot be killed included. A quarter is reserved, as for connections."""
+"""The maximum number of receivers of all users except root, including those that cannot be killed.
+
+A quarter is reserved, as for connections.
+"""
 
 
 @dataclass(frozen=True)
 class Arrived:
-    """What was received: bytes, and the files that came with them, which the taker closes. None stands for a file that
-    luod does not take.
-    """
+    """The received bytes, and their files, which the taker closes. None stands for a file that luod does not accept."""
 
     data: bytes
     files: tuple[Received | None, ...]
@@ -58,7 +59,7 @@ END_HOLDERS: Final = "end the processes that hold or serve these files; calls wi
 
 @dataclass(frozen=True)
 class Failed:
-    """The files of a message were not received, so nothing of the message is done. `hint` says what to do."""
+    """The files of a message were not received, so nothing of the message is done. `hint` has the remedy."""
 
     reason: str
     hint: str = ASK_AGAIN
@@ -66,7 +67,7 @@ class Failed:
 
 @dataclass
 class Request:
-    """A connection that waits for its receiver. `done` is called once, unless `cancel` was called before."""
+    """A connection that waits for its receiver. `done` runs once, unless `cancel` was used before."""
 
     connection: socket.socket
     size: int
@@ -77,7 +78,7 @@ class Request:
         self.done = None
 
     def finish(self, outcome: Arrived | Failed) -> bool:
-        """Returns False when nobody takes the outcome."""
+        """Returns whether the outcome was taken."""
         done, self.done = self.done, None
         if done is not None:
             done(outcome)
@@ -91,13 +92,13 @@ class _User:
     process: Process | None = None
     waiting: deque[Request] = field(default_factory=deque)
     request: Request | None = None
-    """The one that the process has not answered."""
+    """The request that the process has not answered."""
     busy: bool = False
-    """The process has not said that it closed the files of its last request."""
+    """The process has not confirmed that it closed the files of its last request."""
     rests_since: float = 0.0
     timer: asyncio.TimerHandle | None = None
     hung: set[Process] = field(default_factory=set)
-    """Killed, and not dead."""
+    """Processes that were killed and are not dead."""
 
     def set_timer(self, timer: asyncio.TimerHandle | None) -> None:
         if self.timer is not None:
@@ -109,13 +110,13 @@ class ForeignFiles:
     """All receivers. Made inside a running loop."""
 
     def __init__(self, sparing: Sparing, *, stays: Callable[[int], bool] = lambda uid: False) -> None:
-        """`stays` returns whether the receiver of a uid shall go on though it is idle."""
+        """`stays` returns whether the receiver of a uid is to stay when it is idle."""
         self._sparing = sparing
         self._budget = Budget()
         self._stays = stays
         self._loop = asyncio.get_running_loop()
         self._users: dict[int, _User] = {}
-        """Those with a process or a request. In the order in which they were last used."""
+        """The users with a process or a request, in the order of their last use."""
         self._closer = Closer(sparing)
         self.finish: Final = self._closer.finish
         self.discard: Final = self._closer.discard
@@ -135,7 +136,9 @@ class ForeignFiles:
         most_fds: int,
         done: Callable[[Arrived | Failed], None],
     ) -> Request:
-        """Has up to `size` bytes of a connection received, whose head carries fds. Nothing may read it until `done`."""
+        """Has up to `size` bytes of a connection received, of which the first carry fds. Nothing may read it until
+        `done`.
+        """
         request = Request(connection, size, most_fds, done)
         user = self._user(uid, named)
         user.waiting.append(request)
@@ -143,7 +146,7 @@ class ForeignFiles:
         return request
 
     def warm(self, uid: int, *, named: bool) -> None:
-        """Starts the receiver of a user that will pass files when there is no time for it."""
+        """Starts the receiver of a user that will pass files when there is no time to start one."""
         user = self._user(uid, named)
         if user.process is None and self._refusal(user) is None and self._room(user):
             self._start(user)
@@ -184,7 +187,7 @@ class ForeignFiles:
             try:
                 user.process.send(message, (request.connection.fileno(),))
             except OSError as error:
-                # ETOOMANYREFS: sockets in sockets in sockets. EPIPE: it has just ended.
+                # ETOOMANYREFS: sockets nested too deeply. EPIPE: it has just ended.
                 request.finish(Failed(f"its files cannot be received: {os.strerror(error.errno or 0)}"))
                 continue
             user.request, user.busy = request, True
@@ -202,7 +205,7 @@ class ForeignFiles:
             request.finish(failed)
 
     def _refusal(self, user: _User) -> str | None:
-        """Returns why no receiver is started for the user, in words."""
+        """Returns why no receiver is started for the user, as text, or None."""
         if user.uid == 0:
             return None
         if len(user.hung) >= OF_USER:
@@ -216,7 +219,7 @@ class ForeignFiles:
         return OF_ALL if user.named else OF_ALL - OF_ALL // 4
 
     def _room(self, user: _User) -> bool:
-        """Returns whether there may be one more receiver; ends one that is idle, if that helps."""
+        """Returns whether there may be one more receiver. Ends an idle one, if that helps."""
         if user.uid == 0:
             return True
         others = [other for other in self._users.values() if other.uid]
@@ -245,7 +248,7 @@ class ForeignFiles:
         return True
 
     def _rest(self, user: _User) -> None:
-        """The user's process has nothing to do."""
+        """Handles that the user's process has no work."""
         user.busy, user.rests_since = False, self._loop.time()
         user.set_timer(self._loop.call_later(IDLE_SECONDS, self._idle, user))
 
@@ -307,7 +310,7 @@ class ForeignFiles:
                 self._serve(user)
 
     def _late(self, user: _User) -> None:
-        """The process did not answer, or does not come back from a close."""
+        """Handles that the process did not answer, or does not return from a close."""
         process, user.process, user.busy = user.process, None, False
         request, user.request = user.request, None
         user.set_timer(None)
@@ -332,7 +335,9 @@ class ForeignFiles:
         self._forget(user)
 
     def close(self) -> None:
-        """serve ends. From here on nothing is closed, and nobody waits for processes, which end by themselves."""
+        """Stops, since serve ends. Nothing is closed from here on, and there is no wait for processes, which end by
+        themselves.
+        """
         self._closed = True
         for user in self._users.values():
             user.set_timer(None)

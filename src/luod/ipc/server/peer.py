@@ -1,6 +1,6 @@
-"""Who is at the other end of a unix socket: SO_PEERCRED, and a pidfd, since a bare pid can be somebody else's by now.
+"""The peer of a unix socket: SO_PEERCRED, and a pidfd, since a bare pid may belong to another process by now.
 
-No policy: who may do what is `luod.daemon.sessions.service`.
+There is no policy here: that is in `luod.daemon.sessions.service`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _MOST_GROUPS_BYTES: Final = 4 * 65536
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer as it was when it connected. Owns the pidfd; whoever accepted the connection calls close()."""
+    """A peer as it was when it connected. Owns the pidfd; the accepter of the connection must close() it."""
 
     uid: int
     gid: int
     pid: int
     """For logs only."""
     pidfd: Fd | None = field(compare=False)
-    """None when the process was gone before it could be pinned, or belongs to another PID namespace."""
+    """None when the process was gone before a pidfd could be opened, or belongs to another PID namespace."""
     groups: tuple[int, ...] = ()
     """Its supplementary groups."""
 
     @property
     def process(self) -> int | None:
-        """Its pid in this process's /proc; None: the process has ended, or cannot be seen there."""
+        """Returns its pid in this process's /proc; None: the process has ended, or cannot be seen there."""
         if self.pidfd is None:
             return None
         try:
@@ -53,7 +53,7 @@ class Peer:
 
     @property
     def anonymous(self) -> bool:
-        """Whether the user has no uid in our user namespace: many different users look like this one."""
+        """Returns whether the user has no uid in this user namespace: many different users look like this one."""
         return self.uid == overflow_uid()
 
     def close(self) -> None:
@@ -62,7 +62,7 @@ class Peer:
 
 
 def peer_of(connection: socket.socket) -> Peer:
-    """The peer of a connected unix socket. Raises OSError."""
+    """Returns the peer of a connected unix socket. Raises OSError."""
     pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     groups = _groups(connection)
     return Peer(uid, gid, pid, _pidfd(connection, pid), groups)
@@ -88,7 +88,7 @@ def _pidfd(connection: socket.socket, pid: int) -> Fd | None:
     except OSError as error:
         if error.errno not in (errno.ENOPROTOOPT, errno.EINVAL):
             return None
-    # Linux before 6.5. While the peer has not hung up, its pid has not been given to anybody else.
+    # Linux before 6.5. While the peer has not hung up, its pid is not reused.
     try:
         pidfd = Fd(os.pidfd_open(pid))
     except OSError:
@@ -102,7 +102,7 @@ def _pidfd(connection: socket.socket, pid: int) -> Fd | None:
 
 
 def overflow_uid() -> int:
-    """The uid that stands for every user without one in our user namespace."""
+    """Returns the uid that stands for every user without one in this user namespace."""
     global _overflow_uid
     if _overflow_uid is None:
         try:

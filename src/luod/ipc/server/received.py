@@ -1,8 +1,9 @@
-"""The files of clients that serve holds: received from a connection, and not closed yet. Counted by user.
+"""The clients' files that serve holds: received from a connection, and not closed yet. Counted by user.
 
-A message with files waits for its end, its turn, and what its method waits for, and its files are open meanwhile. So a
-user with many connections could fill the table of open files, after which no connection is accepted. The budgets are
-parts of that table. They bound the files of messages only: what a method keeps for longer is bounded by the policy.
+A message with files waits for its end, its turn, and the events that its method awaits, and its files are open
+meanwhile. So a user with many connections could fill the table of open files, and no connection would be accepted then.
+The budgets are parts of that table. They bound the files of messages only: the policy bounds files that a method keeps
+for longer.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Final
 from luod.linux import Fd
 
 OF_ALL: Final = 4
-"""The part of the table, as a divisor, that files of all users but root may take. A quarter of it is reserved for users
-that a rule of the policy names, as with connections.
+"""The part of the table, as a divisor, for files of all users except root.
+
+A quarter of it is reserved for users matched by a rule of the policy, as with connections.
 """
 OF_USER: Final = 16
-"""The part of the table that files of one user may take."""
+"""The part of the table for files of one user."""
 
 
 def table_of_this_process() -> int:
@@ -37,9 +39,9 @@ class Budget:
         self._users: Counter[int] = Counter()
 
     def refusal(self, uid: int, *, named: bool, most: int) -> str | None:
-        """Returns why a message with up to `most` fds is not received, in words. None: it can be received.
+        """Returns why a message with up to `most` fds is not received, as text; None: it can be received.
 
-        One message can be received from a user of which no file is held, even where the user's part is smaller.
+        One message can be received from a user of whom no file is held, even if the user's part is smaller.
         """
         if uid == 0:
             return None

@@ -1,14 +1,14 @@
-"""The program that takes clients' files off their connections for serve: `python -I -S receiver.py FD`.
+"""The program that receives clients' files from their connections for serve: `python -I -S receiver.py FD`.
 
 It is disposable: closing a file that a client made (a FUSE file, a TCP socket that lingers) can block for as long as
-the client likes, and a process in FUSE's flush cannot be killed. So serve gets memory and devices only, whose close
-blocks nobody, and everything else is closed here. FD is a SOCK_SEQPACKET channel. The messages on it, from serve:
+the client wants, and a process in FUSE's flush cannot be killed. So serve gets only memory and devices, whose close
+does not block. All other files are closed here. FD is a SOCK_SEQPACKET channel. The messages on it, from serve:
 
     R, bytes, fds, root   with a connection: receive so many bytes and at most so many fds, and answer
     C                     with fds: hold them, until
     G                     close what is held
 
-and to serve: `A`, the number of fds, a letter for each, the bytes, with the fds of kinds that serve takes; or `T`, more
+and to serve: `A`, the number of fds, a letter for each, the bytes, with the fds that serve accepts; or `T`, more
 fds than allowed; or `E`, nothing received; and after each of these, and of `G`, `D`: the files are closed. It does not
 end before serve closes the channel, since serve relies on its fds being held.
 
@@ -35,7 +35,7 @@ MOST_FDS = 253
 """SCM_MAX_FD of the kernel."""
 
 _SESSION = "[luo_session]"
-"""In the link of every session, of a real kernel and of an emulated machine."""
+"""A part of the link of every session, of a real kernel and of an emulated machine."""
 _DEVICES = ("anon_inode:[vfio-device]", "anon_inode:[vfio-device-liveupdate]")
 _SUBSYSTEMS = ("vfio", "vfio-dev", "mem")
 _MISCELLANEOUS = ("vfio", "iommu")
@@ -48,10 +48,10 @@ _STATX_BYTES = 256
 
 
 def kind_of(number: int) -> Literal["memory", "device"] | None:
-    """Returns what the file is that fd `number` leads to, or None.
+    """Returns the kind of the file behind fd `number`, or None.
 
     Memory is a memfd. Devices are files of VFIO and iommufd, and such as /dev/null, whose close does nothing; not every
-    character device, since closing a terminal can block. Calls no method of the file that can block.
+    character device, since closing a terminal can block. It makes no call on the file that can block.
     """
     link = os.readlink(f"/proc/self/fd/{number}")
     if link.startswith("/memfd:") and _SESSION not in link:
@@ -80,9 +80,9 @@ def _is_device_node(number: int) -> bool:
 
 
 def _cached_status(number: int) -> tuple[int, int, int]:
-    """Returns the mode, and the numbers of the device, as the kernel knows them without asking a file system's server.
+    """Returns the mode, and the numbers of the device, from the kernel's cache. Asks no file system's server.
 
-    OSError.
+    Raises OSError.
     """
     import ctypes
 
@@ -133,7 +133,7 @@ def _receive(channel: _socket.socket, number: int, size: int, most: int, root: b
             answer = b"A" + bytes([len(letters)]) + b"".join(letters) + data
     rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"={len(passed)}i", *passed))] if passed else []
     channel.sendmsg([answer], rights)
-    # The connection first: what comes after it may never return.
+    # The connection first: a later close may never return.
     connection.close()
     for number in numbers:
         os.close(number)
@@ -159,7 +159,7 @@ def main() -> int:
             held.clear()
             channel.send(b"D")
         else:
-            # serve closed the channel. What is held still ends with the process.
+            # serve closed the channel. Held files are closed with the process.
             return 0
 
 

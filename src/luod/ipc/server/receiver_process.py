@@ -1,6 +1,6 @@
-"""A running receiver, seen from serve: its channel, and its end.
+"""A running receiver on serve's side: its channel, and its end.
 
-What it does is `luod.ipc.server.receiver`, and who has one is `luod.ipc.server.foreign_files`.
+`luod.ipc.server.receiver` is its program, and `luod.ipc.server.foreign_files` starts it for users.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from luod.ipc.server import receiver
 from luod.linux import Fd
 
 START_SECONDS: Final = 15.0
-"""For a receiver that was just started to answer."""
+"""The time limit in seconds for the first answer of a new receiver."""
 CLOSE_SECONDS: Final = 2.0
-"""For files to be closed, which can block."""
+"""The time limit in seconds for closing files, which can block."""
 _CHUNK: Final = 128 * 1024
-"""More than a receiver is asked for."""
+"""More than one request's bytes."""
 
 
 class Process:
@@ -34,7 +34,7 @@ class Process:
     def __init__(
         self, heard: Callable[[Process, bytes, list[int]], None], ended: Callable[[Process], None], *, last: int = -1
     ) -> None:
-        """OSError: it cannot be started. `last` is an fd that the process inherits, and closes when it ends."""
+        """Raises OSError: it cannot be started. `last` is an fd that the process inherits, and closes when it ends."""
         self._loop = asyncio.get_running_loop()
         self._heard = heard
         self._ended = ended
@@ -56,7 +56,7 @@ class Process:
                 raise
         self.pid = self._process.pid
         self.answered = False
-        """Whether it ever did."""
+        """Whether it has ever answered."""
         self._channel: socket.socket | None = ours
         ours.setblocking(False)
         self._loop.add_reader(ours, self._readable)
@@ -83,7 +83,7 @@ class Process:
         numbers = control_fds(control)
         self.answered = True
         if not message:
-            self.close()  # its pidfd says when it has ended
+            self.close()  # its pidfd reports its end
         elif flags & socket.MSG_CTRUNC:
             for number in numbers:
                 os.close(number)
@@ -99,7 +99,7 @@ class Process:
         self._ended(self)
 
     def close(self) -> None:
-        """Closes the channel, after which the process ends by itself."""
+        """Closes the channel. The process ends by itself then."""
         if self._channel is not None:
             self._loop.remove_reader(self._channel)
             self._channel.close()
@@ -112,10 +112,10 @@ class Process:
                 signal.pidfd_send_signal(self._pidfd.fileno(), signal.SIGKILL)
 
     def abandon(self) -> None:
-        """serve ends: nobody waits for the process."""
+        """Gives the process up, since serve ends. There is no wait for it."""
         self.close()
         if not self._pidfd.closed:
             self._loop.remove_reader(self._pidfd)
             self._pidfd.close()
         if self._process.returncode is None:
-            self._process.returncode = 0  # or subprocess would warn that it still runs
+            self._process.returncode = 0  # otherwise subprocess would warn that it still runs

@@ -1,7 +1,7 @@
-"""A bound on the log lines that clients cause: per user and event, and a count of what was left out.
+"""A bound on the log lines that clients cause: by user and event, with a count of the suppressed ones.
 
-`Lines` decides, and is pure; `Sparing` writes, in a running loop. Lines of the operator and of updates do not come
-here: the log itself writes them, always.
+`Lines` decides, and is pure. `Sparing` writes, in a running loop. Lines of the operator and of updates do not come
+here: the log itself always writes them.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Final, Protocol
 BURST: Final = 64
 """Lines of one event that a user may cause at once."""
 SECONDS_A_LINE: Final = 10.0
-"""After which one more may be written."""
+"""The time in seconds after which one more line may be written."""
 USERS: Final = 512
-"""Users that have accounts of their own at a time; any others share one."""
+"""The number of users with accounts of their own at a time; any others share one."""
 RESERVED: Final = 8
-"""Lines a user may cause at once when users together have caused too many."""
+"""Lines that a user may cause at once when users together have caused too many."""
 SECONDS_A_RESERVED_LINE: Final = 60.0
 BURST_OF_ALL: Final = 2048
-"""Lines that all users but root may cause at once."""
+"""Lines that all users except root may cause at once."""
 LINES_A_SECOND_OF_ALL: Final = 5.0
 CHARACTERS: Final = 512
-"""Of each value in a line."""
+"""The maximum length of each value in a line."""
 SUMMARY_SECONDS: Final = 60.0
-"""From the first line that is left out to the lines that count those."""
+"""The time from the first suppressed line to the lines with the counts."""
 SUMMARIES: Final = 64
-"""Users and events that are counted in lines of their own, those with most; the rest by event."""
+"""Users and events with a count of their own, those with most lines; the rest is counted by event."""
 
 
 class Log(Protocol):
@@ -63,20 +63,20 @@ class _Allowance:
 
 
 class _Account:
-    """What one user may cause still."""
+    """The lines that one user may still cause."""
 
     def __init__(self, now: float) -> None:
         self.reserved = _Allowance(RESERVED, SECONDS_A_RESERVED_LINE, now)
         self.events: dict[str, _Allowance] = {}
 
     def untouched(self, now: float) -> bool:
-        """Whether it is as a new one would be."""
+        """Returns whether it is in the state of a new one."""
         return self.reserved.full(now) and all(allowance.full(now) for allowance in self.events.values())
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Lines of one event that were not written. `uid` None: those of `users` users."""
+    """The count of suppressed lines of one event. `uid` None: those of `users` users."""
 
     event: str
     uid: int | None
@@ -85,10 +85,10 @@ class LeftOut:
 
 
 class Lines:
-    """Decides which lines are written. A user cannot use up what another may cause, and all together are bounded.
+    """Decides which lines are written. A user cannot use up another's lines, and all together are bounded.
 
-    A line needs one of its user's for that event, and one of all users', or in place of that one that is reserved for
-    its user. `uid` None stands for whatever no user can be named for.
+    A line takes one of its user's lines for that event, and one of all users', or instead one that is reserved for its
+    user. `uid` None is for lines without a known user.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Lines:
         self._left_out: Counter[tuple[str, int | None]] = Counter()
 
     def admits(self, uid: int | None, event: str, now: float) -> bool:
-        """Whether the line may be written. If not it is counted."""
+        """Returns whether the line may be written. Counts it otherwise."""
         account = self._account(uid, now)
         allowance = account.events.get(event)
         if allowance is None:
@@ -127,7 +127,7 @@ class Lines:
         return account
 
     def left_out(self) -> list[LeftOut]:
-        """What was left out since this was called last."""
+        """Returns the counts of suppressed lines since the last call."""
         most = self._left_out.most_common(SUMMARIES)
         rest = self._left_out - Counter(dict(most))
         self._left_out = Counter()
@@ -144,8 +144,10 @@ def _short(value: object) -> object:
 
 
 class Sparing:
-    """A log of what clients cause, within the bounds of `Lines`. What was left out is said a minute later, and by
-    `close`: `more=` lines of an event of a user, or of several users.
+    """A log of the events that clients cause, within the bounds of `Lines`.
+
+    Suppressed lines are reported a minute later, and by `close`: `more=` lines of an event of a user, or of several
+    users.
     """
 
     def __init__(self, log: Log) -> None:
@@ -155,7 +157,7 @@ class Sparing:
         self._end: asyncio.TimerHandle | None = None
 
     def __call__(self, event: str, /, *, of: int | None, write: Log | None = None, **fields: object) -> None:
-        """One line, caused by the user `of`; None: by nobody that could be named. `write` is another level's."""
+        """Writes one line, caused by the user `of`; None: by no known user. `write` is another level's."""
         loop = asyncio.get_running_loop()
         write = self._writes.setdefault(event, write or self._log)
         if self._lines.admits(of, event, loop.time()):
@@ -170,7 +172,7 @@ class Sparing:
             self._writes[left.event](left.event, **whose, more=left.lines)
 
     def close(self) -> None:
-        """Says what there is to say still."""
+        """Writes the counts that are left."""
         if self._end is not None:
             self._end.cancel()
             self._summarize()

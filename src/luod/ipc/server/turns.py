@@ -1,8 +1,8 @@
 """The order in which connections are read: one message of one connection at a time, shared fairly among users.
 
 `Turns` is the order itself: pure, no loop, no clock, no sockets. `Turnstile` applies it in a running loop: it gives one
-turn at a time, and the holder says when it is over. `timed` measures the steps of a coroutine, so that a user is
-charged for what its calls cost. What is read and answered in a turn is `luod.ipc.server.wire`.
+turn at a time, and the holder ends it. `timed` measures the steps of a coroutine, so that a user is charged for its
+calls. `luod.ipc.server.wire` reads and answers in a turn.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 ROOT: Final = 0
 HALF_LIFE: Final = 10.0
-"""Seconds after which half of what a user spent is forgotten."""
+"""The half-life of a user's spent time in seconds."""
 SHARE: Final = 8
-"""Of so many turns a rank that waits gets one, whatever the ranks before it ask for."""
+"""One of so many turns goes to a rank that waits, even if the ranks before it use all."""
 TURN_SECONDS: Final = 1e-4
-"""The least a turn is charged: what it costs the loop to see, grant and read a message, however small."""
+"""The minimum charge of a turn: the loop's time to see, grant and read a small message."""
 HOLD_SECONDS: Final = 1.0
 """A holder that has not ended its turn by then loses it."""
 _MOST_ACCOUNTS: Final = 2048
@@ -29,10 +29,10 @@ _MOST_SCALE: Final = 2.0**40
 
 
 class Turns(Generic[T]):
-    """Who waits for a turn, and what each user has spent.
+    """The connections that wait for a turn, and the time that each user has spent.
 
     Root goes first, then users in `favoured`, then all others. Among users of one rank the one goes first that has
-    spent the least processor time of late, and the connections of a user take turns. No rank waits for ever: see SHARE.
+    spent the least recent processor time, and the connections of a user take turns. No rank waits for ever: see SHARE.
     """
 
     def __init__(self, favoured: Callable[[], Collection[int]] = frozenset) -> None:
@@ -45,21 +45,21 @@ class Turns(Generic[T]):
         self._epoch = 0.0
 
     def __bool__(self) -> bool:
-        """Whether anybody waits."""
+        """Returns whether a connection waits."""
         return bool(self._waiting)
 
     def ask(self, uid: int, who: T) -> None:
         self._waiting.setdefault(uid, {})[who] = None
 
     def withdraw(self, uid: int, who: T) -> None:
-        """Does nothing if `who` does not wait."""
+        """Removes `who`. Does nothing if it does not wait."""
         connections = self._waiting.get(uid, {})
         connections.pop(who, None)
         if not connections:
             self._waiting.pop(uid, None)
 
     def next(self) -> T | None:
-        """Takes the next out of those that wait; None: nobody does."""
+        """Returns the next connection and removes it; None if no connection waits."""
         if not self._waiting:
             return None
         favoured = self._favoured()
@@ -86,7 +86,7 @@ class Turns(Generic[T]):
         return chosen
 
     def charge(self, uid: int, seconds: float, now: float) -> None:
-        """A user has spent this much. `now` is of a monotonic clock."""
+        """Adds to the time that a user has spent. `now` is of a monotonic clock."""
         scale = 2.0 ** min((now - self._epoch) / HALF_LIFE, 1000.0)
         if scale > _MOST_SCALE or len(self._spent) >= _MOST_ACCOUNTS:
             self._rescale(scale, now)
@@ -94,30 +94,30 @@ class Turns(Generic[T]):
         self._spent[uid] = self._spent.get(uid, 0.0) + seconds * scale
 
     def _rescale(self, scale: float, now: float) -> None:
-        """Makes `now` the epoch, and forgets users whose account is as good as empty; half of all if need be."""
+        """Makes `now` the epoch, and forgets users with nearly empty accounts; half of all if necessary."""
         left = {uid: spent / scale for uid, spent in self._spent.items() if spent / scale >= TURN_SECONDS}
         if len(left) >= _MOST_ACCOUNTS // 2:
             left = dict(sorted(left.items(), key=lambda item: item[1])[-_MOST_ACCOUNTS // 2 :])
         self._spent, self._epoch = left, now
 
     def spent(self, uid: int) -> float:
-        """A number to compare users by."""
+        """Returns a number for comparing users."""
         return self._spent.get(uid, 0.0)
 
 
 class Holder(Protocol):
-    """What is given turns: a connection of the user `uid`."""
+    """A connection of the user `uid`, which can have a turn."""
 
     @property
     def uid(self) -> int: ...
 
     def granted(self) -> bool:
-        """The turn is its own until it calls `over`. False: it has no use for it any more."""
+        """Takes the turn until it uses `over`. Returns False if it does not need the turn any more."""
         ...
 
 
 class Turnstile:
-    """Gives turns in a running loop: at once where nobody waits, else in the order of `turns`."""
+    """Gives turns in a running loop: at once if no other connection waits, otherwise in the order of `turns`."""
 
     def __init__(self, turns: Turns[Holder] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -127,14 +127,14 @@ class Turnstile:
         self._granting = False
 
     def take(self, who: Holder) -> bool:
-        """Takes the turn at once. False: somebody has it, or waits; then `ask`."""
+        """Takes the turn at once. Returns False if another has it, or waits; use `ask` then."""
         if self._holder is not None or self._turns:
             return False
         self._hold(who)
         return True
 
     def ask(self, who: Holder) -> None:
-        """`who.granted` is called once, unless `gone` is called before."""
+        """Requests a turn. `who.granted` runs once, unless `gone` is used before."""
         self._turns.ask(who.uid, who)
         self._grant_soon()
 
@@ -145,7 +145,7 @@ class Turnstile:
             self._grant_soon()
 
     def gone(self, who: Holder) -> None:
-        """`who` wants no turn any more, and has none."""
+        """Withdraws the request of `who`, and ends its turn."""
         self._turns.withdraw(who.uid, who)
         self.over(who)
 
@@ -157,7 +157,7 @@ class Turnstile:
 
     def _hold(self, who: Holder) -> None:
         self._holder = who
-        # So that no mistake in a holder stops everybody.
+        # A mistake in a holder must not stop all others.
         self._patience = self._loop.call_later(HOLD_SECONDS, self.over, who)
         self.charge(who.uid, TURN_SECONDS)
 
@@ -170,7 +170,7 @@ class Turnstile:
     def _grant_soon(self) -> None:
         if self._turns and self._holder is None and not self._granting:
             self._granting = True
-            # Soon, not now: so that those that became readable in this turn of the loop are compared first.
+            # Soon, not now: connections that became readable in this turn of the loop are compared first.
             self._loop.call_soon(self._grant)
 
     def _grant(self) -> None:
@@ -185,14 +185,15 @@ _charge: ContextVar[Callable[[float], None] | None] = ContextVar("charge", defau
 
 
 async def timed(begin: Callable[[], Awaitable[T]], charge: Callable[[float], None]) -> T:
-    """Runs what `begin` makes. `charge` is told the seconds of each of its steps, from one suspension to the next."""
+    """Runs the awaitable of `begin`. `charge` gets the seconds of each of its steps, between two suspensions."""
     _charge.set(charge)
     return await _Timed(begin(), charge)
 
 
 async def charged(awaitable: Awaitable[T]) -> T:
-    """Runs a part of a call that is a task of its own, and charges its steps as the call's; outside of a call it
-    charges nothing.
+    """Runs a part of a call that is a task of its own, and charges its steps as the call's.
+
+    Outside of a call it charges nothing.
     """
     charge = _charge.get()
     return await (awaitable if charge is None else _Timed(awaitable, charge))

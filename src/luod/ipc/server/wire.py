@@ -1,9 +1,9 @@
 """The server's side of the wire: asyncvarlink behind a socket that may face hostile clients.
 
 The stock server of the library trusts its clients. This one bounds a message in bytes, fds and time, reads one message
-of one client at a time in the order of `luod.ipc.server.turns`, reads no further call before the reply to the last was
-taken, and knows who is at the other end. It knows no method: the interfaces are handed in, one set of objects for each
-connection. Nothing here is private to the library, so it can be updated.
+of one client at a time in the order of `luod.ipc.server.turns`, reads no further call before the client took the last
+reply, and knows the peer. It knows no method: the interfaces are passed in, one set of objects for each connection. It
+uses no private part of the library, so the library can be updated.
 """
 
 from __future__ import annotations
@@ -50,26 +50,26 @@ from luod.version import __version__
 
 _ACCEPT_AGAIN_SECONDS: Final = 0.1
 _ACCEPT_SECONDS: Final = 0.001
-"""How long connections are accepted in one turn of the loop; other sockets, root's among them, wait meanwhile."""
+"""The time for accepting connections in one turn of the loop. Other sockets, such as root's, wait meanwhile."""
 _OUT_OF_ROOM: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may take of the server. Beyond it the connection is dropped, or refused."""
+    """The resources of the server that one client may use. Beyond them the connection is dropped, or refused."""
 
     message_bytes: int = 64 * 1024
     message_fds: int = 16
     message_seconds: float = 10.0
     """From the first byte of a message to its last."""
     silence_seconds: float = 60.0
-    """From connecting to the first byte; once it has called, a client may be silent for as long as it likes."""
+    """From connecting to the first byte. After its first call a client may be silent without limit."""
     reply_seconds: float = 30.0
     """Until the client has taken a reply."""
     connections: int = 128
-    """Of one user at a time, unless the listener is told otherwise."""
+    """The maximum number of one user's connections, unless the listener has another limit."""
     all_connections: int = 1024
-    """Of all users but root at a time, likewise."""
+    """The maximum number of the connections of all users except root, likewise."""
 
 
 Interfaces = Callable[[Peer], Iterable[VarlinkInterface]]
@@ -91,11 +91,12 @@ class Listener:
         turnstile: Turnstile | None = None,
         refused: Callable[[Peer, str, VarlinkErrorReply], None] = lambda _peer, _method, _error: None,
     ) -> None:
-        """`sparing` is the log of what clients cause. `room`: how many connections there may be, in place of what
-        `limits` says. `turnstile`: the order in which connections are read, shared by the listeners of a loop. The
-        caller closes them, and `foreign`. `refused` is told of each call that was answered with an error.
+        """`sparing` is the log of events that clients cause. `refused` gets each call that was answered with an error.
+
+        `room` returns the limits on connections, in place of `limits`. `turnstile` is the order in which connections
+        are read, shared by the listeners of a loop. The caller closes them, and `foreign`.
         """
-        # Its own warnings are about what clients do wrong; we say that ourselves, in our words.
+        # The library's own warnings are about mistakes of clients, which are logged here.
         library = logging.getLogger("asyncvarlink")
         library.propagate = False
         library.addHandler(logging.NullHandler())
@@ -153,7 +154,7 @@ class Listener:
         self._connections[protocol] = VarlinkTransport(self._loop, wire, wire, protocol, boundary_predictor=None)
 
     def registry(self, peer: Peer) -> VarlinkInterfaceRegistry:
-        """What the peer can call. Not made before its first call, whose user is charged for it."""
+        """Returns the interfaces of the peer. They are made at its first call, whose user is charged for it."""
         registry = VarlinkInterfaceRegistry()
         registry.register_interface(VarlinkServiceInterface("luod", "luod", __version__, "https://luod.io", registry))
         for interface in self._interfaces(peer):
@@ -161,7 +162,7 @@ class Listener:
         return registry
 
     def gone(self, connection: _Connection) -> None:
-        """A connection is lost: nothing of it is kept."""
+        """Forgets a connection that is lost."""
         if self._connections.pop(connection, None) is not None:
             self._admission.left(connection.peer)
         connection.peer.close()
@@ -186,8 +187,8 @@ Turn = Literal["none", "awaited", "had", "used"]
 
 
 class _Connection(VarlinkProtocol):
-    """One client. It is read when it has the turn, which ends with the first step of serving its call; then reading
-    pauses until the reply is sent.
+    """One client. It is read when it has the turn, which ends with the first step of serving its call. Reading pauses
+    then until the reply is sent.
     """
 
     accepted: AcceptedSocket
@@ -298,7 +299,7 @@ class _Connection(VarlinkProtocol):
             self._wire.resume_reading()
 
     async def _refuse(self, failed: Failed) -> None:
-        """Tells the client why its files are not received, before the connection ends."""
+        """Sends the client the reason for which its files are not received, before the connection ends."""
         reply = GenericVarlinkErrorReply(FILES_NOT_RECEIVED, {"message": failed.reason, "hint": failed.hint})
         await self._send(reply.toreply(), FileDescriptorArray(self), oneway=False)
         raise ConnectionAbortedError(failed.reason)
@@ -324,7 +325,7 @@ class _Connection(VarlinkProtocol):
         self._deadline_left = None
 
     def _hold_deadline(self) -> None:
-        """It waits for its turn: that time is not its own."""
+        """Suspends the deadline: the wait for a turn is not the client's time."""
         if self._deadline is not None:
             left = max(self._deadline.when() - self._loop.time(), 0.0)
             self._clear_deadline()
@@ -335,7 +336,7 @@ class _Connection(VarlinkProtocol):
             self._set_deadline(self._deadline_left, self._deadline_reason)
 
     def drop(self, reason: str) -> None:
-        """Ends the connection now; what waits to be sent is not."""
+        """Ends the connection now, without sending what is queued."""
         if self._wire is not None and not self._wire.is_closing():
             self._listener.sparing(
                 "connection-dropped", of=self.peer.uid, uid=self.peer.uid, pid=self.peer.pid, reason=reason
@@ -347,8 +348,9 @@ class _Connection(VarlinkProtocol):
             self._wire.abort()
 
     def hung_up(self) -> None:
-        """The peer is gone, which we see even while we do not read. A call it wants no answer to goes on, and one that
-        has its answer ends by itself.
+        """Handles that the peer is gone, which is detected without a read.
+
+        A call without a reply continues, and one that has its answer ends by itself.
         """
         self._gone = True
         answered = self._last_reply is not None and self._last_reply.done()
@@ -358,7 +360,7 @@ class _Connection(VarlinkProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self._wire is not None:
-            self._wire.abort()  # fails what it still has to send, so that no fd number outlives its fd in there
+            self._wire.abort()  # fails queued sends, so that no fd number outlives its fd there
             self._wire = None
         self._clear_deadline()
         self._turn = "none"
@@ -376,7 +378,9 @@ class _Connection(VarlinkProtocol):
         self._listener.gone(self)
 
     def message_received(self, data: bytes, fds: FileDescriptorArray | None) -> None:
-        """`data` never reaches beyond the end of a message; the array is closed on return unless referenced."""
+        """Handles `data`, which never reaches beyond the end of a message. The array is closed on return unless
+        referenced.
+        """
         if self._wire is None or self._wire.is_closing():
             return
         if fds is not None:
@@ -402,7 +406,7 @@ class _Connection(VarlinkProtocol):
             self._serving.add_done_callback(lambda task: self._served(task, owned))
 
     def _served(self, task: asyncio.Task[None], fds: FileDescriptorArray | None) -> None:
-        """Called at the end of every call, also of one that was cancelled before it began."""
+        """Handles the end of a call, also of one that was cancelled before it began."""
         self._serving = None
         self._end_turn()
         self._patient = False
@@ -484,7 +488,7 @@ class _Connection(VarlinkProtocol):
         try:
             if oneway:
                 return
-            # Always with parameters, which not every client takes for granted.
+            # Always with parameters, since some clients require them.
             message: JSONObject = {"parameters": {}, **reply.tojson()}
             sent = self.send_message(message, [fd.fileno() for fd in fds], autoclose=False)
             if not reply.continues:
@@ -494,8 +498,8 @@ class _Connection(VarlinkProtocol):
                 await asyncio.wait((sent,), timeout=self._limits.reply_seconds)
             finally:
                 if not sent.done():
-                    # The numbers of the fds must not stay in the queue of a transport once they are closed: this
-                    # fails the future.
+                    # The numbers of the fds must not stay in the queue of a transport once they are closed: this fails
+                    # the future.
                     self.drop("it did not take the reply")
                 error = sent.exception()
             if error is not None:

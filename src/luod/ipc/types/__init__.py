@@ -1,5 +1,5 @@
-"""What calls and replies carry, as types for both sides: a module for each interface.
+"""The contents of calls and replies as types for both sides: a module for each interface.
 
 Members are spelled as on the wire. asyncvarlink and `luod.ipc.decode` read the annotations at run time, so these
-modules do without `from __future__ import annotations`. Standard library only.
+modules do not use `from __future__ import annotations`. Standard library only.
 """

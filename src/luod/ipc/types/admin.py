@@ -1,4 +1,4 @@
-"""What `io.luod.Admin` carries."""
+"""The types of `io.luod.Admin`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,8 +8,9 @@ from luod.ipc.types.phases import Clock, Phase, SessionStanding, Standing, Updat
 
 @dataclass(frozen=True)
 class Participant:
-    """A participant of an update. `seconds` is how long it took to reach its standing in this phase; of one that is
-    awaited, how long it has been until now. `bytes` are those of all files it declared.
+    """A participant of an update. `bytes` are those of all its declared files.
+
+    `seconds` is the time until it reached its standing in this phase, or until now for an awaited one.
     """
 
     id: int
@@ -25,7 +26,7 @@ class Participant:
 
 @dataclass(frozen=True)
 class Stuck:
-    """A session whose reaper failed, and why."""
+    """A session whose reaper failed, and the reason."""
 
     name: str
     reason: str
@@ -33,8 +34,9 @@ class Stuck:
 
 @dataclass(frozen=True)
 class Finding:
-    """What luod found before an update. `name` is stable; `what`, `why` and `remedy` are for people. A refusal stands
-    in the way unless it is `ignored`.
+    """A finding of luod before an update. `name` is stable; `what`, `why` and `remedy` are for people.
+
+    A refusal prevents the update unless it is `ignored`.
     """
 
     name: str
@@ -51,8 +53,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a file or directory of luod's own, or where a copy of the registry is that luod did not go by
-    ("" where nowhere); and what to do. For people.
+    """A problem of a file or directory of luod's own, or the place of an unused copy of the registry ("" for none), and
+    the remedy. For people.
     """
 
     path: str
@@ -62,7 +64,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Checked:
-    """The answer to Check. `release` is the next kernel's, None where its image cannot be read."""
+    """The answer to Check. `release` is the next kernel's, None if its image cannot be read."""
 
     refused: bool
     release: str | None
@@ -71,8 +73,9 @@ class Checked:
 
 @dataclass(frozen=True)
 class Progress:
-    """One reply of Update. `participants` are those with news. `torn` are sessions that will not be handed out in the
-    next kernel. `seconds_left` until the deadline of the phase. `findings` are in the first reply.
+    """One reply of Update. `participants` are those with news. `findings` are in the first reply.
+
+    `torn` are sessions that will not be handed out in the next kernel. `seconds_left` until the deadline of the phase.
     """
 
     state: Literal[Phase, "checked"]
@@ -86,14 +89,15 @@ class Progress:
 
     @property
     def refused(self) -> bool:
-        """Returns whether the update would be refused; only a dry run gets such an answer."""
+        """Returns whether the update would be refused. Only a dry run gets such an answer."""
         return self.state == "checked" and any(finding.refuses for finding in self.findings)
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """How the operator wants an update. `deadline` is in seconds, of each phase, None for the usual. `ignore_findings`
-    are the names of findings that shall not stand in the way.
+    """The operator's options for an update. `deadline` is in seconds, of each phase, None for the default.
+
+    `ignore_findings` are the names of findings that do not prevent the update.
     """
 
     deadline: float | None = None

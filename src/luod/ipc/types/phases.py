@@ -1,22 +1,22 @@
-"""The phases of an update, the votes on them, and what luod is doing: the words of all interfaces."""
+"""The words for updates in all interfaces: phases, votes, and luod's states."""
 
 from typing import Literal
 
 VotePhase = Literal["preparing", "freezing"]
-"""A phase that participants vote on."""
+"""A phase on which participants vote."""
 Phase = Literal[VotePhase, "jumping", "cancelled"]
-"""Of an update under way, up to the kexec."""
+"""The phase of an update, up to the kexec."""
 UpdateState = Literal[Phase, "restoring", "done"]
-"""Of an update, also in the next kernel: restoring while incoming sessions are left."""
+"""The state of an update, also in the next kernel: restoring while incoming sessions are left."""
 State = Literal["idle", VotePhase, "jumping", "restoring"]
-"""Of luod. After a cancelled update it is idle again; restoring is idle with incoming sessions left to be finished."""
+"""The state of luod. After a cancelled update it is idle again; restoring is idle with unfinished incoming sessions."""
 News = Literal[VotePhase, "granted", "jumping", "cancelled", "lost"]
-"""What a participant is told of an update."""
+"""The events of an update for a participant."""
 EventKind = Literal["following", News]
 Ballot = Literal["ready", "veto"]
 Standing = Literal["awaited", "granted", "ready", "vetoed", "lost"]
-"""Of a participant in a phase."""
+"""The standing of a participant in a phase."""
 SessionStanding = Literal[Standing, "unasked", "torn"]
-"""Of a session in an update: its participant's; unasked: it has none; torn: it came over without `ready`."""
+"""The standing of a session in an update: its participant's; unasked: without one; torn: carried without `ready`."""
 Clock = Literal["tsc", "wall"]
-"""What measured the time over the kexec."""
+"""The clock that measured the time over the kexec."""

@@ -1,4 +1,4 @@
-"""What `io.luod.Sessions` carries."""
+"""The types of `io.luod.Sessions`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,9 +12,9 @@ Outcome = Literal["finished", "given_up"]
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """A session of luod's, as it lists them. `owner` is the uid that created it.
+    """A session in luod's list. `owner` is the uid that created it.
 
-    `direction` is "outgoing" or "incoming". `state` is as `List` of io.luod.Sessions tells it; a newer luod may have
+    `direction` is "outgoing" or "incoming". `state` is documented at `List` of io.luod.Sessions; a newer luod may have
     further states.
     """
 
@@ -26,13 +26,13 @@ class SessionInfo:
 
 @dataclass(frozen=True)
 class Description(SessionInfo):
-    """What luod knows of a session without its contents.
+    """luod's facts about a session, without its contents.
 
-    `bytes` are those of the files its participant declared; 0 without one. `generation`, of NAME#GENERATION, is the
-    update it was written in. `update` is the one that carried an incoming session, None for a kexec without luod. The
-    seconds are until its participant was ready in each phase of that update. `process` is the process whose end luod
-    waits for before it discards the session; None: it waits for no process, or that has ended. `participant` is the
-    name of the one that answers for an outgoing session in an update.
+    `bytes` are those of the files that its participant declared; 0 without one. `generation`, of NAME#GENERATION, is
+    the number of the update in which it was written. `update` is the one that carried an incoming session, None for a
+    kexec without luod. The seconds are until its participant was ready in each phase of that update. `process` is the
+    process whose end luod awaits before it discards the session; None: it waits for no process, or that has ended.
+    `participant` is the name of the one that answers for an outgoing session in an update.
     """
 
     bytes: int

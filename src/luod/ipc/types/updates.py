@@ -1,4 +1,4 @@
-"""What `io.luod.Updates` carries."""
+"""The types of `io.luod.Updates`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ When = Literal["preserved", "preparing", "freezing"]
 
 @dataclass(frozen=True)
 class FrozenDevice:
-    """A VFIO device file that the participant declared: its session, and token and name there."""
+    """A VFIO device file that the participant declared: its session, token and name."""
 
     session: str
     token: int
@@ -19,7 +19,7 @@ class FrozenDevice:
 
 @dataclass(frozen=True)
 class Event:
-    """One reply of Follow. Members that say nothing about this kind of event are null."""
+    """One reply of Follow. Members that do not apply to this kind of event are null."""
 
     event: EventKind
     state: State
@@ -33,8 +33,9 @@ class Event:
 
 @dataclass(frozen=True)
 class DeclaredFile:
-    """A file that a session holds, or will. Sizes are bytes, as fstat gives them (allocated: st_blocks * 512). device:
-    the PCI address of a VFIO device, such as 0000:01:00.0.
+    """A file that a session holds, or will hold. Sizes are bytes, as fstat returns them (allocated: st_blocks * 512).
+
+    device: the PCI address of a VFIO device, such as 0000:01:00.0.
     """
 
     token: int
@@ -49,7 +50,7 @@ class DeclaredFile:
 
 @dataclass(frozen=True)
 class DeclaredSession:
-    """An outgoing session and all its files but the manifest."""
+    """An outgoing session and all its files except the manifest."""
 
     name: str
     files: list[DeclaredFile]
