@@ -18,8 +18,13 @@ from luod.testing.plugin import BootMachine
 from luod.testing.waiting import eventually
 from tests import devices
 from tests.daemon.host import Luod
+from tests.test_words import RIDDLES
 
 ROOT = Path(__file__).parents[1]
+PAGES = [
+    *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "messages.md"),  # made from the code
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+]
 
 
 def blocks(page: str) -> list[str]:
@@ -138,6 +143,14 @@ def test_the_commands_of_the_tutorial_carry_a_guest_into_the_next_kernel(machine
             machine.spawn(shell(f"exec {command.removesuffix('&')} >>{log} 2>&1"), env=environment)
             eventually(partial(takes_part_again, before), describe=command)
     assert re.search(r"vm-1: frozen at (\d+)\nvm-1: resumes at \1\n", log.read_text())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_has_no_riddles(page: Path) -> None:
+    """Outside of code; "kexec" is the word for what some names in code call a jump."""
+    text = re.sub(r"(?ms)^```.*?^```|^    .*?$|`[^`\n]*`", "", page.read_text())
+    assert [found[0] for found in RIDDLES.finditer(text)] == []
+    assert re.findall(r"(?i)\bjump(?:s|ed)?\b", text) == []
 
 
 def test_the_glossary_is_short_and_sorted() -> None:
