@@ -51,7 +51,24 @@ class HasFileno(Protocol):
     def fileno(self) -> int: ...
 
 
-class Fd:
+class Resource:
+    """Owns something until `close()`, which `with` calls."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Fd(Resource):
     """An fd with one owner: the holder of this object. Closed by `close()` or `with`, or passed on by `detach()`.
 
     It has `fileno()`, so the standard library accepts it in place of a file. If it is garbage-collected while open it
@@ -98,14 +115,6 @@ class Fd:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from luod.errors import BadInput
-from luod.linux import Fd
+from luod.linux import Fd, Resource
 from luod.liveupdate import calls
 from luod.memory import Limits
 from luod.uapi import liveupdate as uapi
@@ -47,7 +46,7 @@ def check_token(token: object) -> None:
         raise BadInput(f"a token is a number from 0 to 2^64-1: {token!r:.100}")
 
 
-class Owner:
+class Owner(Resource):
     """The part that the three classes share: one owned fd."""
 
     def __init__(self, fd: Fd) -> None:
@@ -60,14 +59,6 @@ class Owner:
     def close(self) -> None:
         """Closes the fd. Idempotent."""
         self._fd.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Session(Owner):

@@ -7,6 +7,7 @@ file: if it cannot be written, that is logged, and the timeline goes on in memor
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ from time import monotonic
 from typing import Final
 
 import msgspec
-from msgspec.structs import replace
+from msgspec import structs
 
 from luod.daemon.log import Log
 from luod.daemon.store import state_file
@@ -24,12 +25,11 @@ from luod.daemon.timeline.timeline import (
     Current,
     Event,
     EventKind,
-    SessionTimeline,
     Timeline,
     after,
     with_event,
 )
-from luod.ipc.types.admin import SessionTimes, UpdateTimes
+from luod.ipc.types.admin import UpdateTimes
 from luod.linux import Fd
 
 _MOST_BYTES: Final = 4 << 20
@@ -89,23 +89,15 @@ class Recorder:
             return None
         over = timeline.state in ("done", "cancelled")
         origin = self._origin if current is None else current.origin
-        return UpdateTimes(
-            update=timeline.update,
-            generation=timeline.generation,
-            skip_unready=timeline.skip_unready,
-            asked=timeline.asked,
-            state=timeline.state,
-            reason=timeline.reason,
-            freezing=timeline.freezing,
-            jumping=timeline.jumping,
-            arrived=timeline.arrived,
-            ended=timeline.ended,
-            now=None if over else round(monotonic() - origin, 6),
-            clock=timeline.clock,
-            error=timeline.error,
-            blackout=timeline.blackout,
-            sessions=[_as_received(timeline, session) for session in timeline.sessions.values()],
-        )
+        members = structs.asdict(timeline) | {
+            "now": None if over else round(monotonic() - origin, 6),
+            "blackout": timeline.blackout,
+            "sessions": [
+                dataclasses.replace(session, blackout=timeline.blackout_of(session))
+                for session in timeline.sessions.values()
+            ],
+        }
+        return UpdateTimes(**members)
 
     def begin(self, current: Current) -> None:
         """Records the timeline up to now, in place of the last update's."""
@@ -229,26 +221,9 @@ class Recorder:
                 timeline = with_event(timeline, msgspec.json.decode(line, type=Event))
             except msgspec.DecodeError:
                 continue
-        return replace(head, timeline=timeline)
+        return structs.replace(head, timeline=timeline)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def _as_received(timeline: Timeline, session: SessionTimeline) -> SessionTimes:
-    return SessionTimes(
-        name=session.name,
-        owner=session.owner,
-        bytes=session.bytes,
-        standing=session.standing,
-        reason=session.reason,
-        prepared=session.prepared,
-        frozen=session.frozen,
-        retrieved=session.retrieved,
-        resumed=session.resumed,
-        gone=session.gone,
-        outcome=session.outcome,
-        blackout=timeline.blackout_of(session),
-    )

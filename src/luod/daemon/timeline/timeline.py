@@ -8,35 +8,17 @@ event by event. The record on the disk is `luod.daemon.timeline.recorder`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
-from msgspec.structs import replace
+from msgspec import structs
 
 from luod.daemon.store.schema import Departure, Row
-from luod.ipc.types.phases import Clock, SessionStanding, UpdateState
+from luod.ipc.types.admin import SessionTimes
+from luod.ipc.types.phases import Clock, UpdateState
 
 EventKind = Literal["retrieved", "resumed", "gone", "done", "cancelled"]
-
-
-class SessionTimeline(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One session's way through the update; what was made of it while frozen (NAME#GENERATION) counts to it.
-
-    `standing` is its participant's; "unasked": nobody takes part for it; "torn": it came over without a `ready`.
-    """
-
-    name: str
-    owner: int
-    bytes: int
-    standing: SessionStanding
-    reason: str | None = None
-    prepared: float | None = None
-    frozen: float | None = None
-    retrieved: float | None = None
-    resumed: float | None = None
-    gone: float | None = None
-    outcome: str | None = None
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -63,7 +45,7 @@ class Timeline(msgspec.Struct, frozen=True, omit_defaults=True):
     ended: float | None = None
     clock: Clock | None = None
     error: float | None = None
-    sessions: dict[str, SessionTimeline] = {}
+    sessions: dict[str, SessionTimes] = {}
     """By name."""
 
     @property
@@ -71,7 +53,7 @@ class Timeline(msgspec.Struct, frozen=True, omit_defaults=True):
         """The longest of any session; None: no guest has resumed, or none was frozen."""
         return max((b for b in map(self.blackout_of, self.sessions.values()) if b is not None), default=None)
 
-    def blackout_of(self, session: SessionTimeline) -> float | None:
+    def blackout_of(self, session: SessionTimes) -> float | None:
         """From when it was told to freeze to when it resumed. None: it did not, or nobody froze it."""
         resumed = session.resumed
         if self.state == "cancelled" and self.arrived is None and session.standing not in ("unasked", "lost"):
@@ -100,7 +82,7 @@ def after(departure: Departure, rows: Iterable[Row]) -> Timeline:
     for name, group in groups(row for row in rows if row.direction == "incoming"):
         main = group[0]
         ready = main.freezing_seconds > 0
-        sessions[name] = SessionTimeline(
+        sessions[name] = SessionTimes(
             name,
             main.owner,
             bytes_of(group),
@@ -128,7 +110,7 @@ def after(departure: Departure, rows: Iterable[Row]) -> Timeline:
 def with_event(timeline: Timeline, event: Event) -> Timeline:
     """The timeline with one more event. What happened first counts, but a session is gone with its last part."""
     if event.what == "done" or event.what == "cancelled":
-        return replace(timeline, state=event.what, ended=event.at, reason=event.note)
+        return structs.replace(timeline, state=event.what, ended=event.at, reason=event.note)
     if event.what == "retrieved":
         return _changed(timeline, event.session, lambda p: replace(p, retrieved=event.at) if p.retrieved is None else p)
     if event.what == "resumed":
@@ -136,9 +118,13 @@ def with_event(timeline: Timeline, event: Event) -> Timeline:
     return _changed(timeline, event.session, lambda p: replace(p, gone=event.at, outcome=event.note or p.outcome))
 
 
-def _changed(timeline: Timeline, name: str, change: Callable[[SessionTimeline], SessionTimeline]) -> Timeline:
+def _changed(timeline: Timeline, name: str, change: Callable[[SessionTimes], SessionTimes]) -> Timeline:
     session = timeline.sessions.get(name)
-    return timeline if session is None else replace(timeline, sessions={**timeline.sessions, name: change(session)})
+    return (
+        timeline
+        if session is None
+        else structs.replace(timeline, sessions={**timeline.sessions, name: change(session)})
+    )
 
 
 def groups(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:

@@ -11,7 +11,8 @@ from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from luod.daemon.store.schema import Row
-from luod.daemon.timeline.timeline import Current, SessionTimeline, Timeline, bytes_of, groups
+from luod.daemon.timeline.timeline import Current, Timeline, bytes_of, groups
+from luod.ipc.types.admin import SessionTimes
 from luod.ipc.types.phases import SessionStanding
 
 if TYPE_CHECKING:  # no start of serve needs it: that would lie in the blackout
@@ -36,11 +37,11 @@ def timeline(coordinator: Coordinator, rows: Iterable[Row], asked: float, ended:
         member = None if id is None else transaction.members.get(id)
         if id is None or member is None:
             standing: SessionStanding = "lost" if name in coordinator.orphans else "unasked"
-            sessions[name] = SessionTimeline(name, main.owner, bytes_of(group), standing)
+            sessions[name] = SessionTimes(name, main.owner, bytes_of(group), standing)
             continue
         reached = round(member.since - begun, 6) if member.standing == "ready" else None
         prepared = coordinator.preparing.get(id) if coordinator.frozen else reached
-        sessions[name] = SessionTimeline(
+        sessions[name] = SessionTimes(
             name,
             main.owner,
             bytes_of(group),

@@ -10,12 +10,11 @@ import socket
 import struct
 import time
 from collections.abc import Generator, Iterator, Sequence
-from types import TracebackType
-from typing import Final, Protocol, Self, TypeVar, cast
+from typing import Final, Protocol, TypeVar, cast
 
 from luod.errors import BadInput, CallFailed, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import framing, names
-from luod.linux import HasFileno
+from luod.linux import HasFileno, Resource
 
 ROOM_SECONDS: Final = 2.0
 """The time limit for repeated attempts when there are too many connections."""
@@ -37,7 +36,7 @@ class Encoded(Protocol):
     def encode(self) -> bytes: ...
 
 
-class Connection:
+class Connection(Resource):
     """One connection to one of luod's sockets. Owns the socket, and received fds that were not taken."""
 
     def __init__(self, path: str, *, timeout: float | None) -> None:
@@ -148,14 +147,6 @@ class Connection:
         """Closes the socket, and received fds that were not taken."""
         self._inbox.close()
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def perform(steps: Generator[Encoded, framing.Reply, T], path: str, timeout: float) -> T:

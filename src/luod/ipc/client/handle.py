@@ -6,15 +6,12 @@ kernel's calls, is a class of `luod.liveupdate`, which does not know luod; a han
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
-from luod.linux import Fd
+from luod.linux import Fd, Resource
 from luod.liveupdate import IncomingSession, OutgoingSession
 from luod.manifest import Entry
 
 
-class Handle:
+class Handle(Resource):
     """The common part of both directions. Closing it closes the fd of this process; luod keeps its own."""
 
     _bare: OutgoingSession | IncomingSession
@@ -38,14 +35,6 @@ class Handle:
     def close(self) -> None:
         """Closes the fd of this process. luod keeps its own, so nothing is lost. Idempotent."""
         self._bare.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"

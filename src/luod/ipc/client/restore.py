@@ -6,8 +6,7 @@ The exchanges are like those of `luod.ipc.client.sessions`. `luod.client` and `l
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 from luod.errors import AlreadyResumed, BadInput, CallFailed, NoSuchSession, Torn
 from luod.ipc.client import sessions
@@ -15,6 +14,7 @@ from luod.ipc.client.handle import IncomingHandle
 from luod.ipc.client.sessions import INCOMING, OUTGOING, Call, Exchange
 from luod.ipc.names import UPDATES
 from luod.ipc.types.sessions import SessionInfo
+from luod.linux import Resource
 from luod.liveupdate import IncomingSession
 from luod.session_name import SessionName
 
@@ -34,7 +34,7 @@ class Arrived:
             self.frozen[1].close()
 
 
-class RestoredFiles(Generic[H]):
+class RestoredFiles(Resource, Generic[H]):
     """The state of a workload from the previous kernel, without the calls to luod.
 
     It owns its sessions. Closing it leaves them with luod.
@@ -98,14 +98,6 @@ class RestoredFiles(Generic[H]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"

@@ -4,15 +4,14 @@ It is like `luod.ipc.interfaces.sessions`. It is served on the admin socket of r
 to update; for calls that only root may make they get PermissionDenied.
 """
 
-import fcntl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Protocol
 
 from asyncvarlink import AnnotatedResult, FileDescriptor, VarlinkInterface, varlinkmethod
-from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
+from asyncvarlink.serviceinterface import PermissionDenied
 
-from luod.ipc.interfaces.declared import answer, declared, members
+from luod.ipc.interfaces.declared import answer, declared, members, received
 from luod.ipc.names import ADMIN
 from luod.ipc.server.peer import Peer
 from luod.ipc.types import admin as types
@@ -87,12 +86,8 @@ class Admin(VarlinkInterface, name=ADMIN):
         Errors: NotAKernelImage, UpdateRunning, Refused, KernelRefused.
         """
         self._permit(root_only=True)
-        kernel = _copy(kernel_fd, "kernel_fd")
-        try:
-            initrd = None if initrd_fd is None else _copy(initrd_fd, "initrd_fd")
-        except (OSError, InvalidParameter):
-            kernel.close()
-            raise
+        kernel, initrd = _image(kernel_fd, initrd_fd)
+        assert kernel is not None
         await self._service.load_kernel(kernel, initrd, command_line, ignore_findings or [])
 
     @varlinkmethod(return_type=members(Checked))
@@ -116,13 +111,7 @@ class Admin(VarlinkInterface, name=ADMIN):
         Errors: NotLoaded, UpdateRunning, Refused (ignore_findings has an unknown name).
         """
         self._permit(root_only=kernel_fd is not None or initrd_fd is not None)
-        kernel = None if kernel_fd is None else _copy(kernel_fd, "kernel_fd")
-        try:
-            initrd = None if initrd_fd is None else _copy(initrd_fd, "initrd_fd")
-        except (OSError, InvalidParameter):
-            if kernel is not None:
-                kernel.close()
-            raise
+        kernel, initrd = _image(kernel_fd, initrd_fd)
         wishes = Wishes(skip_unready=bool(skip_unready), ignore_findings=tuple(ignore_findings or ()))
         return answer(await self._service.check(kernel, initrd, command_line, wishes))
 
@@ -217,8 +206,12 @@ class Admin(VarlinkInterface, name=ADMIN):
         return await self._service.stop(self._peer, bool(drop))
 
 
-def _copy(passed: FileDescriptor, parameter: str) -> Fd:
-    """Returns a duplicate: two parameters may be one fd, and the library closes it after the call."""
-    if not passed:
-        raise InvalidParameter(parameter=parameter)  # neither a regular file nor memory, so luod did not receive it
-    return Fd(fcntl.fcntl(passed.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
+def _image(kernel_fd: FileDescriptor | None, initrd_fd: FileDescriptor | None) -> tuple[Fd | None, Fd | None]:
+    """Returns duplicates of the two, which may be one fd."""
+    kernel = None if kernel_fd is None else received(kernel_fd, "kernel_fd")
+    try:
+        return kernel, None if initrd_fd is None else received(initrd_fd, "initrd_fd")
+    except BaseException:
+        if kernel is not None:
+            kernel.close()
+        raise

@@ -1,17 +1,20 @@
-"""Declares `luod.ipc.types` and `luod.ipc.errors` to asyncvarlink."""
+"""Types, errors and fds of luod, as asyncvarlink takes and describes them."""
 
 from __future__ import annotations
 
+import fcntl
 import inspect
 import typing
 from dataclasses import fields
 from types import new_class
 
-from asyncvarlink import AnnotatedResult, TypedVarlinkErrorReply
+from asyncvarlink import AnnotatedResult, FileDescriptor, TypedVarlinkErrorReply
+from asyncvarlink.serviceinterface import InvalidParameter
 
 from luod.errors import KernelRefused, LuodError
 from luod.ipc import errors
 from luod.ipc.errors import SHARED, WireError
+from luod.linux import Fd
 
 _TEXTS = {"message": str, "hint": str}
 
@@ -25,6 +28,15 @@ def members(kind: type) -> type:
 def answer(reply: object, *, continues: bool = False) -> AnnotatedResult:
     """Returns a dataclass as one reply of a method; `continues`: more replies follow."""
     return AnnotatedResult(vars(reply), continues=continues)
+
+
+def received(passed: FileDescriptor, parameter: str) -> Fd:
+    """Returns a duplicate: asyncvarlink closes what was passed after the call. InvalidParameter: luod does not receive
+    files of its kind.
+    """
+    if not passed:
+        raise InvalidParameter(parameter=parameter)
+    return Fd(fcntl.fcntl(passed.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
 
 
 def declared(interface: str) -> tuple[type[TypedVarlinkErrorReply], ...]:

@@ -5,17 +5,15 @@ serves one connection, and so knows its peer. asyncvarlink reads the annotations
 use `from __future__ import annotations`.
 """
 
-import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from asyncvarlink import AnnotatedResult, FileDescriptor, VarlinkInterface, varlinkmethod
-from asyncvarlink.serviceinterface import InvalidParameter
 
 from luod.ipc.errors import NoManifest
-from luod.ipc.interfaces.declared import answer, declared, members
+from luod.ipc.interfaces.declared import answer, declared, members, received
 from luod.ipc.names import SESSIONS
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.sessions import Description, Direction, GivenUp, MemoryRoom, Outcome, SessionInfo
@@ -173,7 +171,9 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         Errors: InvalidName, AlreadyStashed, Busy (an update is under way), Refused (too many; no memory and no device),
         KernelRefused.
         """
-        await self._files.stash(self._peer, name, [(f.name, _copy(f.file_fd) if f.file_fd else None) for f in files])
+        await self._files.stash(
+            self._peer, name, [(f.name, received(f.file_fd, "files") if f.file_fd else None) for f in files]
+        )
 
     @varlinkmethod(return_parameter="files")
     async def Unstash(self, *, name: str) -> list[StashedFile]:
@@ -220,17 +220,10 @@ def _passed(fd: Fd) -> FileDescriptor:
     return FileDescriptor(fd.detach(), should_close=True)
 
 
-def _copy(passed: FileDescriptor) -> Fd:
-    """Returns a duplicate: the library closes the passed fd after the call."""
-    return Fd(fcntl.fcntl(passed.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
-
-
 @contextmanager
 def _borrowed(passed: FileDescriptor | None) -> Iterator[Fd | None]:
     """Yields a duplicate for the duration of the call, also if work that it began continues after it."""
-    if passed is not None and not passed:
-        raise InvalidParameter(parameter="manifest_fd")  # a file of a kind that luod does not receive
-    copy = None if passed is None else _copy(passed)
+    copy = None if passed is None else received(passed, "manifest_fd")
     try:
         yield copy
     finally:
