@@ -1,5 +1,6 @@
-"""luod: `keep`, which holds every session fd and parses nothing, and `serve`, which answers clients and may die.
+"""luod: the supervisor, which holds every session fd and parses nothing, and `serve`, which answers clients and may
+die.
 
-Nothing is imported here: `keep` must stay small, so each program imports only what it needs. Clients never import
-this package; they talk to it over the sockets (`luod.ipc`).
+Nothing is imported here: the supervisor must stay small, so each program imports only what it needs. Clients never
+import this package; they use it over the sockets (`luod.ipc`).
 """

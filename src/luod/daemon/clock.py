@@ -1,8 +1,8 @@
-"""What time it is in a way that can be compared with the next kernel's, and how long a jump took (H23).
+"""Time that can be compared with the next kernel's, and the duration of a kexec (docs/hazards.md, H23).
 
-CLOCK_MONOTONIC begins anew with each kernel, and CLOCK_REALTIME loses up to a second, since it is read from a clock of
-whole seconds. The processor's own counter (TSC; CNTVCT on arm64) runs through a kexec, so it is what counts wherever
-the kernel itself trusts it. Its pace is measured against CLOCK_MONOTONIC before the jump.
+CLOCK_MONOTONIC starts at 0 in each kernel, and CLOCK_REALTIME loses up to a second, since it is read from a clock of
+whole seconds. The processor's own counter (TSC; CNTVCT on arm64) continues over a kexec, so it is used if the kernel
+itself trusts it. Its rate is measured against CLOCK_MONOTONIC before the kexec.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ _CLOCKSOURCE: Final = {"x86_64": "tsc", "aarch64": "arch_sys_counter"}
 _RUNS_EVENLY: Final = {"constant_tsc", "nonstop_tsc"}
 _READINGS: Final = 5
 WALL_ERROR_SECONDS: Final = 1.0
-"""Of a time over a jump that the wall clock tells: it was set from whole seconds."""
+"""The error of the wall clock over a kexec: it was set from whole seconds."""
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """One moment by all clocks. `wall` and `monotonic` in seconds, `ticks` of the counter where there is one to trust.
+    """One moment by all clocks. `wall` and `monotonic` in seconds, `ticks` of the counter if it is trusted.
+
     The ticks were read within `slack` seconds of the others.
     """
 
@@ -43,14 +44,14 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """Ticks a second, and the share by which that may be wrong."""
+    """Ticks a second, and their relative error."""
 
     ticks: float
     error: float
 
 
 class Crossing(msgspec.Struct, frozen=True):
-    """How long the jump took, by which clock. `arrived` is CLOCK_MONOTONIC, of the new kernel, at its end."""
+    """The duration of the kexec, and its clock. `arrived` is CLOCK_MONOTONIC of the new kernel at its end."""
 
     clock: Clock
     seconds: float
@@ -62,7 +63,7 @@ def now() -> Moment:
     counter = _counter()
     monotonic, ticks, slack = time.monotonic_ns(), None, 0
     if counter is not None:
-        # A process may be put aside between two readings: the closest of some counts.
+        # A process may be preempted between two readings: the closest of several counts.
         readings = [(time.monotonic_ns(), counter(), time.monotonic_ns()) for _ in range(_READINGS)]
         before, ticks, after = min(readings, key=lambda reading: reading[2] - reading[0])
         monotonic, slack = (before + after) // 2, after - before
@@ -71,7 +72,7 @@ def now() -> Moment:
 
 
 def pace(first: Moment, last: Moment) -> Pace | None:
-    """How fast the counter ran between two moments of one kernel. None: there is none, or the moments are one."""
+    """Returns the counter's rate between two moments of one kernel; None without a counter, or for equal moments."""
     seconds = last.monotonic - first.monotonic
     if first.ticks is None or last.ticks is None or seconds <= 0 or last.ticks <= first.ticks:
         return None
@@ -79,13 +80,13 @@ def pace(first: Moment, last: Moment) -> Pace | None:
 
 
 def crossing(left: Moment, measured: Pace | None, arrived: Moment) -> Crossing:
-    """The time between two moments of two kernels: by the counter, unless it was set back or is clearly off."""
+    """Returns the time between two moments of two kernels: by the counter, unless it was reset or is clearly wrong."""
     by_wall = arrived.wall - left.wall
     by_ticks = None
     if left.ticks is not None and arrived.ticks is not None and measured is not None:
         by_ticks = (arrived.ticks - left.ticks) / measured.ticks
         error = by_ticks * measured.error + left.slack + arrived.slack
-        # Without a clock of its own a machine wakes up in 1970: then there is nothing to compare with.
+        # A machine without a clock of its own starts in 1970: then there is nothing to compare with.
         off = 0.0 if by_wall <= 0 else abs(by_ticks - by_wall) - error - 2 * WALL_ERROR_SECONDS
         if by_ticks > 0 and off <= max(0.0, by_ticks * 0.01):
             return Crossing("tsc", by_ticks, error, arrived.monotonic)
@@ -95,14 +96,14 @@ def crossing(left: Moment, measured: Pace | None, arrived: Moment) -> Crossing:
 
 @cache
 def _counter() -> Callable[[], int] | None:
-    """Reads the counter; None where this kernel does not trust it, or forbids code of our own."""
+    """Returns a function that reads the counter; None if this kernel distrusts it, or forbids executable memory."""
     machine = platform.machine()
     if machine not in _CODE or not trusted(Path("/"), _CLOCKSOURCE[machine]):
         return None
     import ctypes
 
     try:
-        # A file, not anonymous memory: nothing that can be written is ever executable.
+        # A file, not anonymous memory: no memory is ever both writable and executable.
         with linux.memfd("luod-counter", 0, executable=False) as file:
             with open(file.fileno(), "wb", closefd=False) as code:
                 code.write(_CODE[machine])
@@ -115,8 +116,9 @@ def _counter() -> Callable[[], int] | None:
 
 
 def trusted(root: Path, name: str) -> bool:
-    """Whether the kernel offers the counter as a clock, which it does not once it saw it err; or the processor says
-    that it runs evenly.
+    """Returns whether the kernel offers the counter as a clock, or the processor declares that its rate is constant.
+
+    The kernel stops offering it once it measured an error.
     """
     try:
         offered = (root / "sys/devices/system/clocksource/clocksource0/available_clocksource").read_text("ascii")
@@ -124,7 +126,7 @@ def trusted(root: Path, name: str) -> bool:
     except OSError:
         pass
     try:
-        # The beginning only: of some hundred processors the file takes a tenth of a second.
+        # The beginning only: with some hundred processors the whole file takes a tenth of a second.
         with open(root / "proc/cpuinfo", "rb", buffering=0) as file:
             lines = file.read(4096).decode("ascii", "replace").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""Changes that run to their end though the client that asked for them hangs up.
+"""Changes that are completed even if the client that requested them hangs up.
 
-A client that hangs up cancels its call. A change that stopped half-way would leave keep, the registry and the kernel
-with different sessions or images, and a thread cannot be cancelled at all.
+A client that hangs up cancels its call. A partial change would leave keep, the registry and the kernel with different
+sessions or images, and a thread cannot be cancelled at all.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from luod.ipc.server.turns import charged
 T = TypeVar("T")
 
 _changes: Final[set[asyncio.Task[Any]]] = set()
-"""Those that run: the event loop itself has weak references only."""
+"""The running changes: the event loop itself has weak references only."""
 
 
 async def completed(change: Coroutine[Any, Any, T], *, unclaimed: Callable[[T], object] | None = None) -> T:
-    """Runs `change` in a task of its own, and returns its result. If the caller is cancelled meanwhile, the change goes
-    on; its result goes to `unclaimed`, which closes it, and its error is dropped.
+    """Runs `change` in a task of its own, and returns its result.
+
+    If the caller is cancelled meanwhile, the change continues. Its result goes to `unclaimed`, which closes it, and its
+    error is dropped.
     """
     task = asyncio.ensure_future(charged(change))
     _changes.add(task)

@@ -1,8 +1,8 @@
-"""The log of both programs: one line an event on stderr, `time level event key=value …`. Where stderr is systemd's
-journal a line begins with its priority, such as `<4>`.
+"""The log of both programs: one line for each event on stderr, `time level event key=value …`.
 
-Not the `logging` package, whose import costs more than the rest of `luod`. Values that are not plain words are
-quoted as JSON strings, so that a line stays a line whatever a client sent.
+If stderr is systemd's journal a line begins with its priority, such as `<4>`. The `logging` package is not used: its
+import costs more than the rest of `luod`. Values that are not plain words are quoted as JSON strings, so that a line is
+one line with any input of a client.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Final
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 _PRIORITIES: Final = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>"}
-"""As sd-daemon(3) and syslog(3) number them."""
+"""The priorities of sd-daemon(3) and syslog(3)."""
 _MOST_CHARACTERS: Final = 4096
-"""Of a value: what a client sent may be longer than any line should be."""
+"""The maximum length of a value: that of a client may be longer than a line should be."""
 _STALL_SECONDS: Final = 1.0
-"""How long a line waits for a reader of stderr that has stopped."""
+"""The maximum wait of a line for a reader of stderr that has stopped."""
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._@/#:+-]+")
 
 
@@ -57,8 +57,10 @@ class Log:
         self._put((" ".join(words) + "\n").encode())
 
     def _put(self, line: bytes) -> None:
-        """Writes a line. A reader that has stopped is waited for once, not for each line: sessions matter more than the
-        log. The lines it missed are counted, and the count is written when it reads again.
+        """Writes a line.
+
+        It waits for a stopped reader once, not for each line: sessions matter more than the log. Missed lines are
+        counted, and the count is written when it reads again.
         """
         try:
             if not _takes_more(0.0 if self._missed else _STALL_SECONDS):
@@ -68,7 +70,7 @@ class Log:
                 line, self._missed = b"log-resumed missed=%d\n%b" % (self._missed, line), 0
             os.write(2, line)
         except OSError:
-            # It is closed, or its disk is full, and there is no other place to say so.
+            # It is closed, or its disk is full, and there is no other place to report that.
             return
 
 

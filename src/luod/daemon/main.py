@@ -53,7 +53,7 @@ def parser() -> Parser:
 
 
 def _common(program: Parser) -> None:
-    """Adds the options that the supervisor hands on to serve."""
+    """Adds the options that the supervisor passes on to serve."""
     program.add_argument(
         "--state-directory",
         default=STATE_DIRECTORY,
@@ -76,7 +76,7 @@ def _common(program: Parser) -> None:
 
 
 def check_config(name: str | None) -> int:
-    """`luod check-config`. PolicyError says what is wrong."""
+    """Runs `luod check-config`, and returns its exit status. Raises PolicyError for a wrong file."""
     from luod.daemon.policy import commands, file
 
     path = file.DEFAULT_PATH if name is None else Path(name)

@@ -1,4 +1,4 @@
-"""Failed calls in the log: all of operators, and what luod declined of anybody, with uid and reason."""
+"""Failed calls in the log: all of operators, and calls of any user that luod declined, with uid and reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from luod.ipc.server.sparing import Sparing
 
 _DECLINED: Final = frozenset(("Refused", "PermissionDenied"))
 _METHOD_CHARACTERS: Final = 64
-"""Of a method's name, which is whatever the client wrote."""
+"""The maximum length of a method's name, which the client chooses."""
 _REASONS: Final = {
     "PermissionDenied": "it is not for this user",
     "InterfaceNotFound": "the policy does not let this user update",
@@ -27,7 +27,7 @@ class Refusals:
         self._log = log
 
     def __call__(self, peer: Peer, method: str, error: VarlinkErrorReply) -> None:
-        """`method` of `peer` was answered with `error`."""
+        """Logs that `method` of `peer` was answered with `error`."""
         interface, _, name = method.rpartition(".")
         kind = error.name.rpartition(".")[2]
         if interface != ADMIN and kind not in _DECLINED:

@@ -1,7 +1,7 @@
-"""Whether users other than root and luod's own could change a file or directory that luod relies on.
+"""Checks whether users other than root and luod's own could change a file or directory on which luod relies.
 
-Whoever can write to a directory can put something else in the place of what is in it, so every directory above counts,
-as do those of symbolic links on the way.
+A user that can write to a directory can replace the files in it, so every parent directory counts, and those of
+symbolic links on the way.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Final
 
 _MOST_LINKS: Final = 40
-"""As many as the kernel follows."""
+"""The kernel's limit."""
 _OVERFLOW: Final = Path("/proc/sys/kernel/overflowuid")
 _UID_MAP: Final = Path("/proc/self/uid_map")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with `path`, and the command that mends it."""
+    """The problem of `path`, and the command that repairs it."""
 
     path: str
     what: str
@@ -32,10 +32,10 @@ class Fault:
 
 
 def fault(path: str | Path, *, sticky: bool = False) -> Fault | None:
-    """Returns the first that others could change: `path` itself, or what it lies in. None also where `path` ends.
+    """Returns the first path that others could change: `path` itself, or a parent. None also if `path` does not exist.
 
-    In a directory with the sticky bit, such as /tmp, users cannot replace what is not theirs. `sticky` allows `path`
-    itself to be one. OSError: it cannot be looked at.
+    In a directory with the sticky bit, such as /tmp, users cannot replace files of others. `sticky` allows `path`
+    itself to be one. Raises OSError: it cannot be read.
     """
     trusted = {0, os.geteuid()} | _unknown_owner()
     above_is_sticky = False
@@ -54,7 +54,7 @@ def fault(path: str | Path, *, sticky: bool = False) -> Fault | None:
 
 
 def _way(path: str) -> Iterator[tuple[str, os.stat_result, bool]]:
-    """Yields what the kernel passes on its way to `path`: each with its status, and whether it is the end."""
+    """Yields the steps of the kernel on its way to `path`: each with its status, and whether it is the end."""
     for _ in range(_MOST_LINKS):
         parts = Path(path).parts
         for number in range(1, len(parts) + 1):
@@ -73,7 +73,7 @@ def _way(path: str) -> Iterator[tuple[str, os.stat_result, bool]]:
 
 
 def _unknown_owner() -> set[int]:
-    """Returns the uid that stands for the users a user namespace does not know, the host's root among them."""
+    """Returns the uid that stands for the users that a user namespace does not map, such as the host's root."""
     try:
         first, outside, count = _UID_MAP.read_text(encoding="ascii").split()[:3]
         if (first, outside) == ("0", "0") and int(count) == 2**32 - 1:

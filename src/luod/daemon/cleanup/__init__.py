@@ -1,1 +1,1 @@
-"""Incoming sessions without a claimant: reaped, or preserved again for the next kexec, by processes of luod's own."""
+"""Unclaimed incoming sessions: luod's own processes discard them, or preserve them again for the next kexec."""

@@ -1,9 +1,9 @@
-"""`python -m luod.daemon.cleanup.reaper_start COMMAND…` becomes the reaper COMMAND, once `luod.daemon.cleanup.worker`
-lets it.
+"""`python -m luod.daemon.cleanup.reaper_start COMMAND…` becomes the reaper COMMAND, once it may begin
+(`luod.daemon.cleanup.worker`).
 
-It reads the session's manifest for it, which takes ioctls and so is not for serve. The command finds in its environment
-LUOD_SESSION_FD (a number), LUOD_SESSION (the name), LUOD_OWNER (a uid) and, where it can be read and is no longer than
-an environment may have, LUOD_MANIFEST (JSON, docs/hooks.md).
+It reads the session's manifest for the command, which takes ioctls and so is not for serve. The command's environment
+has LUOD_SESSION_FD (a number), LUOD_SESSION (the name), LUOD_OWNER (a uid) and LUOD_MANIFEST (JSON, docs/hooks.md), if
+the manifest can be read and is not too long for an environment.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What luod allows whom, as the operator wrote it in /etc/luod/luod.toml. Without that file: safe defaults.
+"""The policy of luod for users, from /etc/luod/luod.toml. Without that file: safe defaults.
 
-`file` reads and judges the text, `rules` says what follows from it for a peer, `membership` where a peer runs,
-`current` is the policy in force and its reload. This package changes nothing outside itself.
+`file` reads and checks the text, `rules` applies it to a peer, `membership` finds the cgroup of a peer, `current` is
+the policy in force and its reload. This package changes nothing outside itself.
 """

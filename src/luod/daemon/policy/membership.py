@@ -1,8 +1,8 @@
-"""Where a peer runs: its cgroup, and the systemd unit that this cgroup says.
+"""The cgroup of a peer, and its systemd unit.
 
-Read from /proc by pid, and believed only if the peer's pidfd says afterwards that the process still lived: else the pid
-may have been another's. Only what systemd itself named counts as a unit: below a delegated unit (a user's own manager,
-a container) anybody may make cgroups of any name.
+They are read from /proc by pid, and used only if the peer's pidfd shows afterwards that the process still lived:
+otherwise the pid may be of another one. Only names that systemd itself made count as a unit: below a delegated unit (a
+user's own manager, a container) users can make cgroups of any name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from luod.linux import has_ended
 
 @dataclass(frozen=True)
 class Membership:
-    """`cgroup` is a path from the root of the hierarchy, as "/system.slice/vm.service"; both None where unknown."""
+    """`cgroup` is a path from the root of the hierarchy, as "/system.slice/vm.service"; both None if unknown."""
 
     cgroup: str | None
     unit: str | None
@@ -26,7 +26,7 @@ NOWHERE = Membership(None, None)
 
 
 def of(peer: Peer, proc: Path = Path("/proc")) -> Membership:
-    """NOWHERE: it is gone, was never pinned, or its cgroup lies outside of what luod can see."""
+    """Returns the membership of a peer. NOWHERE: it is gone, has no pidfd, or its cgroup is not visible to luod."""
     if peer.pidfd is None:
         return NOWHERE
     try:
@@ -40,7 +40,7 @@ def of(peer: Peer, proc: Path = Path("/proc")) -> Membership:
 
 
 def _path(lines: list[str]) -> str | None:
-    """Of the unified hierarchy, or where there is none of systemd's own."""
+    """Returns the path in the unified hierarchy, or without it in systemd's own."""
     found = {}
     for line in lines:
         number, controllers, path = line.split(":", 2)
@@ -51,14 +51,16 @@ def _path(lines: list[str]) -> str | None:
     path = found.get("unified", "/")
     if path == "/":
         path = found.get("systemd", path)
-    # Outside of our cgroup namespace the kernel writes /../.., which is not to be matched by any rule.
+    # Outside of luod's cgroup namespace the kernel writes /../.., which no rule may match.
     return None if ".." in path.split("/") or not path.startswith("/") else path
 
 
 def unit(cgroup: str) -> str | None:
-    """The system unit: the first part of the path that is no slice, a.service of "/system.slice/a.service/b"."""
+    """Returns the system unit: the first part of the path that is not a slice, a.service of
+    "/system.slice/a.service/b".
+    """
     for part in cgroup.split("/"):
         if part and not part.endswith(".slice"):
-            name = part.removeprefix("_")  # systemd escapes so what would clash with the kernel's own files
+            name = part.removeprefix("_")  # systemd's escape for names that would clash with the kernel's own files
             return name if name.endswith((".service", ".scope", ".socket", ".mount", ".swap")) else None
     return None

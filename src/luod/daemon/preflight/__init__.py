@@ -1,5 +1,5 @@
-"""What luod looks at before an update, so that nothing is jumped into blindly (H1, H2, H3, H19, H20, H21).
+"""luod's checks before an update, so that no kexec is made blindly (docs/hazards.md, H1, H2, H3, H19, H20, H21).
 
-`check` does it; `next_kernel` judges the image, `state` what sessions hold, `running` says what this kernel writes and
-has room for. Each gives `Finding`s. `luod.daemon.updates.update` decides what a refusal leads to.
+`check` runs them; `next_kernel` checks the image, `state` the files of sessions, `running` the formats and the memory
+of this kernel. Each returns `Finding`s. `luod.daemon.updates.update` decides about refusals.
 """

@@ -1,4 +1,4 @@
-"""The kinds of files that participants declare, and what the next kernel must know for each: a handler, and formats."""
+"""The kinds of files that participants declare, and the next kernel's requirements for each: a handler, and formats."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ BESIDE: Final[Mapping[str, tuple[str, ...]]] = {
     "vfio-pci": ("pci", "iommu-liveupdate"),
     "iommufd": ("iommu-liveupdate",),
 }
-"""By handler, the formats of what other parts of the kernel write beside its files (H26)."""
+"""By handler, the formats that other parts of the kernel write beside its files (docs/hazards.md, H26)."""
 
 
 def beside(kinds: Iterable[str]) -> tuple[str, ...]:
-    """Returns the families of what is written beside files of these kinds, sorted, each once."""
+    """Returns the families of data that are written beside files of these kinds, sorted, without duplicates."""
     handlers = {KINDS[kind] for kind in kinds if kind in KINDS}
     return tuple(sorted({family for handler in handlers for family in BESIDE.get(handler, ())}))
 
 
 def known(kinds: Iterable[str]) -> tuple[str, ...]:
-    """Returns those that luod knows, sorted, each once: no more may get from a participant into the registry."""
+    """Returns the kinds that luod knows, sorted, without duplicates: no others may get from a participant into the
+    registry.
+    """
     return tuple(sorted(set(kinds) & set(KINDS)))

@@ -1,7 +1,7 @@
-"""What preflight is asked about: the files and the command line of a next kernel. For `luod.daemon.updates.update`.
+"""The subject of preflight: the files and the command line of a next kernel. For `luod.daemon.updates.update`.
 
-It is apart from `luod.daemon.preflight.check`, which reads them: that is imported when there is something to read,
-since the start of serve lies in the blackout.
+It is separate from `luod.daemon.preflight.check`, which reads the files and is imported on demand, since the start of
+serve is part of the blackout.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ Fingerprint = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked at. Whose the fds are is said where one is made."""
+    """The files to check. The maker of one documents the owner of its fds."""
 
     kernel: Fd
     initrd: Fd | None
     command_line: str
     loads: int = 3
-    """How often kexec_file_load(2) is still called until the jump: by LoadKernel, when the update begins, and while
-    guests freeze.
+    """The number of remaining kexec_file_load(2) calls until the kexec: by LoadKernel, when the update begins, and
+    while guests freeze.
     """
 
     def fingerprint(self) -> tuple[Fingerprint, ...]:
-        """Another one when a file was written to, or is another file. OSError."""
+        """Returns a value that changes when a file was written to or replaced. Raises OSError."""
         return tuple(fingerprint(fd) for fd in (self.kernel, self.initrd) if fd is not None)
 
     def duplicate(self) -> Subject:
-        """The same with fds of its own, the caller's to close. OSError."""
+        """Returns the same with fds of its own, which the caller owns. Raises OSError."""
         kernel = self.kernel.duplicate()
         try:
             initrd = None if self.initrd is None else self.initrd.duplicate()

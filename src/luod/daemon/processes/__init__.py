@@ -1,1 +1,1 @@
-"""Child processes of serve: the gate at which one waits, and what starts it, waits for it and kills it."""
+"""Child processes of serve: the gate at which one waits, and serve's side, which starts, awaits and kills it."""

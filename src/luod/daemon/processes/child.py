@@ -1,4 +1,4 @@
-"""Child processes of serve: started in front of a gate, known to keep, let go, waited for, and killed when late.
+"""Child processes of serve: started before a gate, registered with keep, released, awaited, and killed when late.
 
 A `Child` is one process. `Children` runs one to its end under a name, by which the next serve finds it and ends it.
 """
@@ -21,15 +21,16 @@ from luod.daemon.store.fd_store import FdStore
 from luod.linux import Fd, has_ended, memfd
 
 DYING_SECONDS: Final = 5.0
-"""For a killed process to end. One in a call of the kernel may take longer, and is left alone."""
+"""The time for a killed process to end. One in a system call may take longer, and is left alone."""
 _REPORT_BYTES: Final = 4096
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a child ended. `failure` says why it failed; None: its exit status is 0. `late`: it took too long, and was
-    killed. `report` is the beginning of what it wrote.
+    """The end of a child. `failure` is the reason of a failure; None: its exit status is 0.
+
+    `late`: it took too long, and was killed. `report` is the beginning of its output.
     """
 
     failure: str | None
@@ -41,7 +42,7 @@ class Outcome:
 class Child:
     """`python -m module arguments…`, the leader of a process group of its own, at its gate.
 
-    The child finds the numbers of `fds` in its environment by their names. Its report is what it writes to `output`.
+    The child finds the numbers of `fds` in its environment by their names. Its report is its writes to `output`.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Child:
                 stderr=report if output == "stderr" else None,
                 env={**os.environ, **environment, **{name: str(fd) for name, fd in fds.items()}},
                 pass_fds=tuple(fds.values()),
-                start_new_session=True,  # a ^C meant for luod does not reach it
+                start_new_session=True,  # a ^C for luod does not reach it
             )
             self.pidfd = Fd(os.pidfd_open(self._process.pid))
         except OSError:
@@ -71,12 +72,12 @@ class Child:
             raise
 
     def go(self) -> bool:
-        """Lets it begin. Returns False if it has ended already."""
+        """Releases it. Returns False if it has ended already."""
         assert self._process.stdin is not None
         return gate.lift(self._process.stdin)
 
     async def ended(self, seconds: float) -> bool:
-        """Waits for its end, up to `seconds`. Returns whether it has ended."""
+        """Returns whether it has ended. Waits up to `seconds` for it."""
         if not await ended(self.pidfd, seconds):
             return False
         self._process.wait()
@@ -84,7 +85,7 @@ class Child:
 
     @property
     def status(self) -> int | None:
-        """The exit status, or a negative signal number; None until `ended`."""
+        """Returns the exit status, or a negative signal number; None until `ended`."""
         return self._process.returncode
 
     @property
@@ -112,7 +113,7 @@ class Children:
         self._fds = fds
 
     async def run(self, child: Child, name: str, seconds: float) -> Outcome:
-        """Lets `child` go once keep has its pidfd under `name`, and waits for its end; after `seconds` it is killed."""
+        """Releases `child` once keep has its pidfd under `name`, and waits for its end. Kills it after `seconds`."""
         try:
             await self._fds.store({name: child.pidfd})
             child.go()
@@ -128,11 +129,11 @@ class Children:
         return outcome
 
     def left(self, name: str) -> bool:
-        """Returns whether a child has this name, which may be one of the serve before this one."""
+        """Returns whether a child has this name. It may be of the previous serve."""
         return name in self._fds
 
     async def end_left(self, name: str) -> None:
-        """Kills the child that the serve before this one ran under `name`, and waits until it has ended."""
+        """Kills the child that the previous serve ran under `name`, and waits until it has ended."""
         pidfd = self._fds.get(name)
         if pidfd is None:
             return
@@ -145,7 +146,7 @@ class Children:
 
 
 def _failure(status: int | None, late: float | None) -> str | None:
-    """Returns why a child with this status failed, in words. `late`: the seconds after which it was killed."""
+    """Returns why a child with this status failed, as text. `late`: the seconds after which it was killed."""
     if late is not None or status is None:
         return f"it took longer than {late:g} s, and {'cannot be killed' if status is None else 'was ended'}"
     if status < 0:
@@ -154,7 +155,7 @@ def _failure(status: int | None, late: float | None) -> str | None:
 
 
 async def ended(pidfd: Fd, seconds: float) -> bool:
-    """Waits for the end of a process, up to `seconds`. Returns whether it has ended."""
+    """Returns whether the process has ended. Waits up to `seconds` for its end."""
     loop = asyncio.get_running_loop()
     over = loop.create_future()
 

@@ -1,8 +1,8 @@
 """The gate of a child process: it waits at its standard input until keep holds its pidfd.
 
-So a serve that dies leaves either nothing behind, since the child ends at the end of its input, or a child that the
-next serve can end. `luod.daemon.processes.child` is serve's side. `python -m luod.daemon.processes.gate COMMAND…`
-waits, and becomes the operator's COMMAND. Standard library only, and little of it: what waits here is to start fast.
+So a serve that dies leaves either no child, since that ends at the end of its input, or a child that the next serve can
+end. `luod.daemon.processes.child` is serve's side. `python -m luod.daemon.processes.gate COMMAND…` waits, and becomes
+the operator's COMMAND. It imports little, and only of the standard library, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _GO = b"g"
 
 
 def lift(stdin: IO[bytes]) -> bool:
-    """Lets the child begin that has `stdin` as its standard input, and closes that. Returns False if it has ended."""
+    """Releases the child that has `stdin` as its standard input, and closes that. Returns False if it has ended."""
     try:
         os.write(stdin.fileno(), _GO)
     except BrokenPipeError:
@@ -35,7 +35,7 @@ def wait() -> bool:
 
 
 def become(command: list[str], complaints: TextIO) -> int:
-    """Executes the operator's `command`. Returns an exit status when that cannot be started."""
+    """Executes the operator's `command`. Returns an exit status if it cannot be started."""
     try:
         os.execv(command[0], command)
     except OSError as error:

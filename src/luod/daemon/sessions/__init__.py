@@ -1,1 +1,1 @@
-"""What programs may do with sessions: names, claims, owners, manifests, and files held for a restart."""
+"""The calls of programs on sessions: names, claims, owners, manifests, and files held for a restart."""

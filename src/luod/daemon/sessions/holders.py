@@ -1,6 +1,8 @@
-"""Which of luod's files another process has open, too. Asked before luod is stopped: what luod alone has is lost then.
+"""Finds the files of luod that another process has open, too, before luod is stopped: files of luod alone are lost
+then.
 
-Compares open file descriptions with kcmp(2). It does not see a file that is in a socket's queue, or mapped and closed.
+It compares open file descriptions with kcmp(2). It does not see a file in a socket's queue, or one that is mapped and
+closed.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from luod.linux import Fd, syscall
 
 _KCMP_FILE: Final = 0
 _ORDER: Final = {0: 0, 1: -1, 2: 1}
-"""What kcmp returns, as a comparison."""
+"""The results of kcmp as a comparison."""
 
 
 class Holders:
-    """Looks for all of luod's sessions at once, one look at a time: it costs processor time. In a running loop."""
+    """Searches for all of luod's sessions at once, one search at a time, since it costs processor time. In a running
+    loop.
+    """
 
     def __init__(self, fds: Mapping[str, Fd]) -> None:
-        """`fds` are luod's, by the names that keep has for them."""
+        """`fds` are luod's, by the names under which keep has them."""
         self._fds = fds
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
@@ -33,9 +37,10 @@ class Holders:
         self._found: dict[str, int] = {}
 
     async def open_elsewhere(self, name: str) -> int | None:
-        """Returns a process that is not luod's and was seen to have the session open, whose fd has this name.
+        """Returns a process other than luod's that has the session open whose fd has this name, or None.
 
-        A look that begins while this waits is enough. None also where nobody can tell, or luod does not have it.
+        A search that begins during the wait is enough. None also if that cannot be determined, or luod does not have
+        the session.
         """
         asked = self._loop.time()
         async with self._turn:
@@ -60,9 +65,9 @@ class Holders:
 
 
 def open_elsewhere(fds: Mapping[str, Fd], own: int, proc: Path = Path("/proc")) -> dict[str, int]:
-    """Returns those `fds`, by name, that a process has open that is neither `own` nor its descendant, and its id.
+    """Returns those `fds`, by name, that a process other than `own` and its descendants has open, and its id.
 
-    Takes a moment on a large host: call it in a thread. OSError: this kernel has no kcmp(2).
+    It is slow on a large host: run it in a thread. Raises OSError: this kernel has no kcmp(2).
     """
     if not fds:
         return {}
@@ -74,7 +79,7 @@ def open_elsewhere(fds: Mapping[str, Fd], own: int, proc: Path = Path("/proc")) 
     numbers = {name: fd.fileno() for name, fd in fds.items()}
     links = {os.readlink(proc / "self/fd" / str(number)) for number in numbers.values()}
 
-    # By the kernel's own order of open file descriptions, so that each file of another process is found by bisection.
+    # In the kernel's own order of open file descriptions, so that bisection finds each file of another process.
     def by_file(mine: tuple[str, int], other: tuple[str, int]) -> int:
         return compare(mine[1], me, other[1])
 
@@ -117,7 +122,7 @@ def _others(own: int, proc: Path) -> list[int]:
 
 
 def _open(pid: int, links: set[str], proc: Path) -> list[int]:
-    """Returns the fds of a process that may be the same files, by what their links say."""
+    """Returns the fds of a process that may be the same files, from their links."""
     found = []
     try:
         numbers = os.listdir(proc / str(pid) / "fd")

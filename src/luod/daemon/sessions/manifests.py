@@ -1,7 +1,8 @@
-"""Duplicates of the manifests of outgoing sessions, which give nothing back: who made one gives luod a duplicate.
+"""Duplicates of the manifests of outgoing sessions, which cannot be read from the sessions: their makers pass them to
+luod.
 
-luod never reads them: whoever may use the session gets the memfd, and reads it itself. Kept with keep too, so that they
-outlive serve; one that is lost costs no session anything.
+luod never reads them: a user of the session gets the memfd, and reads it itself. keep holds them too, so that they
+outlive serve. The loss of one does no harm to the session.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from luod.manifest import PART_SIZE
 
 
 def check(file: Fd | None) -> None:
-    """InvalidParameter unless it can be a manifest, or is none."""
+    """Raises InvalidParameter unless it can be a manifest, or is None."""
     if file is None:
         return
     if kind_of(file) != "memory" or os.fstat(file.fileno()).st_size != PART_SIZE:
@@ -37,7 +38,7 @@ class Manifests:
         self._sparing = sparing
 
     def keep(self, row: Row, file: Fd | None) -> None:
-        """Takes a duplicate, if there is one. Who waits for the session is not kept waiting until keep has it."""
+        """Takes a duplicate, if there is one. The session's client does not wait until keep has it."""
         if file is None or file.closed:
             return  # closed: its client hung up before there was a session
         name = manifest_name(row)
@@ -48,7 +49,7 @@ class Manifests:
         self._fds.store_soon(name, file, refused)
 
     def of(self, row: Row) -> Fd | None:
-        """The caller's own duplicate; None: nobody gave one."""
+        """Returns a duplicate that the caller owns; None without a manifest."""
         file = self._fds.get(manifest_name(row))
         return None if file is None or row.direction != "outgoing" else file.duplicate()
 

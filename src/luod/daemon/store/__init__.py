@@ -1,1 +1,1 @@
-"""What luod remembers and holds across its own death and the kexec: the registry, its copies, the fds."""
+"""luod's state over its own restart and the kexec: the registry, its copies, the fds."""

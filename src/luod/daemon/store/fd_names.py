@@ -9,11 +9,11 @@ from luod.daemon.store.schema import HeldFile, Image, Row
 from luod.daemon.supervisor import protocol
 
 REGISTRY: Final = "registry."
-"""What the name of the registry's memory begins with; the registry's instance follows."""
+"""The prefix of the name of the registry's memory; the registry's instance follows."""
 ASIDE: Final = "aside.registry"
-"""The bytes of a registry's memory that cannot be understood, where no file could be written."""
+"""The bytes of a registry's memory that cannot be decoded, if no file could be written."""
 PROCESS: Final = "process."
-"""What the name of a session's process begins with."""
+"""The prefix of the name of a session's process."""
 JUMP: Final = "jump"
 """A pidfd of the process that calls reboot(2), while it does."""
 HOOK: Final = "hook"
@@ -21,41 +21,41 @@ HOOK: Final = "hook"
 
 
 def fd_name(row: Row) -> str:
-    """A session."""
+    """Returns the name of a session."""
     return f"{row.direction}.{row.name}"
 
 
 def process_name(row: Row) -> str:
-    """A pidfd of the session's process, where its end matters."""
+    """Returns the name of a pidfd of the session's process, if luod waits for its end."""
     return f"{PROCESS}{fd_name(row)}"
 
 
 def worker_name(row: Row) -> str:
-    """A pidfd of the process that works on the session for luod, while it does."""
+    """Returns the name of a pidfd of the process that works on the session for luod."""
     return f"worker.{fd_name(row)}"
 
 
 def carried_name(row: Row, number: int) -> str:
-    """Files of a session that is forwarded, while they are preserved nowhere."""
+    """Returns the name of files of a session that is carried over, while they are preserved nowhere."""
     return f"carried.{number}.{row.name}"
 
 
 def carried_names(fds: Iterable[str], row: Row) -> list[str]:
-    """Those that are there, in their order."""
+    """Returns the present ones of these names, in order."""
     found = [parts for name in fds if (parts := name.split(".", 2))[0] == "carried" and parts[2] == row.name]
     return [carried_name(row, number) for number in sorted(int(parts[1]) for parts in found)]
 
 
 def manifest_name(row: Row) -> str:
-    """The manifest that the maker of an outgoing session gave luod."""
+    """Returns the name of the manifest from the maker of an outgoing session."""
     return f"manifest.{row.name}"
 
 
 def held_name(file: HeldFile) -> str:
-    """A file that luod holds for a program."""
+    """Returns the name of a file that luod holds for a program."""
     return f"{protocol.HELD}{file.number}"
 
 
 def image_names(image: Image) -> tuple[str, ...]:
-    """The files of a loaded image: the kernel, then the initrd if it has one."""
+    """Returns the names of the files of a loaded image: the kernel, then the initrd if it has one."""
     return (f"kernel.{image.number}", f"initrd.{image.number}")[: 2 if image.initrd else 1]

@@ -1,8 +1,8 @@
-"""The registry's bytes: a log in which a whole record is followed by what changed since, each entry with a checksum.
+"""The registry's bytes: a log of a whole record and the changes since, each entry with a checksum.
 
-`Slots` is such a log in a memfd of fixed size, twice, so that one is whole while the other is begun anew. The log in a
-file is `luod.daemon.store.journal_file`. A cut or damaged entry ends a log before it. The bodies of the entries are
-decoded by `luod.daemon.store.copies`.
+`Slots` is such a log in a memfd of fixed size, twice, so that one is complete while the other begins. The log in a file
+is `luod.daemon.store.journal_file`. A truncated or damaged entry ends a log before it. `luod.daemon.store.copies`
+decodes the bodies of the entries.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 from luod.linux import Fd, memfd
 
 SLOT_SIZE: Final = 512 * 1024
-"""Bytes of each of the two logs in memory; a file begins anew at the same size."""
+"""The size of each of the two logs in memory in bytes. A file begins a new log at the same size."""
 
 _HEADER: Final = struct.Struct("<8sIIQ")
 """Magic, checksum of all that follows it, length of the body, number of the entry."""
@@ -27,14 +27,14 @@ _CHANGE: Final = b"luodreg+"
 
 @dataclass(frozen=True)
 class Log:
-    """What is whole of a log. `number` is its last entry's, `end` where the next one goes, in bytes."""
+    """The valid part of a log. `number` is that of its last entry, `end` the offset of the next one in bytes."""
 
     number: int
     end: int
     whole: bytes
     changes: tuple[bytes, ...]
     rest: bool = False
-    """Bytes other than zeros follow the last entry that is whole."""
+    """Bytes other than zeros follow the last valid entry."""
 
 
 def pack(number: int, body: bytes, *, whole: bool) -> bytes:
@@ -43,7 +43,7 @@ def pack(number: int, body: bytes, *, whole: bool) -> bytes:
 
 
 def unpack(data: bytes) -> Log | None:
-    """None: it does not begin with a whole record."""
+    """Returns the log; None if it does not begin with a valid record."""
     entries = list(_entries(data))
     if not entries:
         return None
@@ -55,7 +55,7 @@ def unpack(data: bytes) -> Log | None:
 
 
 def _entries(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Number, end and body of each, up to the first that does not follow: what stands behind is of an older log."""
+    """Yields number, end and body of each entry, up to the first out of sequence: later ones are of an older log."""
     at, due, kind = 0, None, _WHOLE
     while at + _HEADER.size <= len(data):
         magic, checksum, length, number = _HEADER.unpack_from(data, at)
@@ -72,16 +72,16 @@ class Slots:
     """The memfd. Owns it."""
 
     def __init__(self, file: Fd) -> None:
-        """Takes over a memfd that `new` made, in this kernel or in the one before."""
+        """Takes ownership of a memfd that `new` made, in this kernel or in the previous one."""
         self._file = file
         self._slot = 0
         self._end = SLOT_SIZE
 
     @classmethod
     def new(cls) -> Slots:
-        """Returns one in which nothing is written; it has its full size, since a preserved memfd cannot grow.
+        """Returns an empty one of full size, since a preserved memfd cannot grow.
 
-        It may come back sealed (`vm.memfd_noexec`): the next kernel's luod only reads it, and makes its own.
+        It may be sealed after a kexec (`vm.memfd_noexec`): the next kernel's luod only reads it, and makes its own.
         """
         return cls(memfd("luod-registry", 2 * SLOT_SIZE, executable=False))
 
@@ -93,7 +93,7 @@ class Slots:
         return self._file
 
     def read(self) -> Log | None:
-        """The newer of the two, which is written on from here. None: neither begins with a whole record."""
+        """Returns the newer log, which is continued from here. None: neither begins with a valid record."""
         found = []
         for slot in range(2):
             log = unpack(os.pread(self._file.fileno(), SLOT_SIZE, slot * SLOT_SIZE))
@@ -106,20 +106,20 @@ class Slots:
         return newest
 
     def forget(self) -> None:
-        """Makes the next entry begin a log, whatever this one holds."""
+        """Makes the next entry begin a log, with any contents of this one."""
         self._slot, self._end = 0, SLOT_SIZE
 
     def clear(self) -> None:
-        """Overwrites both logs with zeros: the next entry begins a log that nothing old is compared with."""
+        """Overwrites both logs with zeros: the next entry begins a log that is not compared with an old one."""
         os.pwrite(self._file.fileno(), bytes(2 * SLOT_SIZE), 0)
         self.forget()
 
     def contents(self) -> bytes:
-        """Returns all bytes, for a copy of a memory that cannot be understood."""
+        """Returns all bytes, for a copy of a memory that cannot be decoded."""
         return os.pread(self._file.fileno(), 2 * SLOT_SIZE, 0)
 
     def append(self, entry: bytes) -> bool:
-        """Whether there was room for it."""
+        """Appends an entry. Returns whether there was room for it."""
         if self._end + len(entry) > SLOT_SIZE:
             return False
         os.pwrite(self._file.fileno(), entry, self._slot * SLOT_SIZE + self._end)
@@ -127,7 +127,7 @@ class Slots:
         return True
 
     def begin(self, entry: bytes) -> bool:
-        """A log that begins with `entry`, beside the one that was. Whether there was room for it."""
+        """Begins a log with `entry`, beside the present one. Returns whether there was room for it."""
         if len(entry) > SLOT_SIZE:
             return False
         slot = 1 - self._slot

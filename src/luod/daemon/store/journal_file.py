@@ -1,8 +1,8 @@
 """The registry's log in a file of the state directory, and the disk space that is reserved for it.
 
 Two files of fixed size take turns: `registry` is the log, `registry.reserve` has its blocks allocated and becomes the
-next log. So a disk that fills up later fails neither an entry nor the begin of a log. Where the space cannot be
-reserved, the log is written without. The order of two copies is decided in `luod.daemon.store.copies`.
+next log. So a disk that fills up later prevents neither an entry nor a new log. If the space cannot be reserved, the
+log is written without. `luod.daemon.store.copies` decides the order of two copies.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from luod.linux import Fd
 
 _ROOM_UNIT: Final = 64 * 1024
 _ROOM_FACTOR: Final = 4
-"""A file has room for so many times the record with which its log begins."""
+"""A file has room for so many times the record at the start of its log."""
 
 
 def room(record: int) -> int:
@@ -55,9 +55,9 @@ class Journal:
         self._aside: Path | None = None
 
     def read(self) -> bytes | None:
-        """Returns the content; None where there is no file. OSError: it is there and cannot be read."""
+        """Returns the content; None without a file. Raises OSError: it exists and cannot be read."""
         try:
-            # A pipe or a device in its place must not hold up who reads it.
+            # A pipe or a device in its place must not block the reader.
             with open(self.path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
                 found = os.fstat(file.fileno())
                 if not stat.S_ISREG(found.st_mode):
@@ -69,19 +69,19 @@ class Journal:
             return None
 
     def aside(self, reason: str) -> Path:
-        """Returns a path in the state directory, free now, for what is not to be overwritten, with `reason` in it."""
+        """Returns an unused path in the state directory, with `reason` in it, for a file to be kept."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         names = [f"registry.{reason}-{stamp}", *(f"registry.{reason}-{stamp}.{number}" for number in range(1, 100))]
         name = next((name for name in names if not os.path.lexists(self.directory / name)), names[-1])
         return self.directory / name
 
     def keep_aside(self, reason: str) -> Path:
-        """Gives the file another name, which the next log does not take from it. Returns the new path.
+        """Gives the file another name, which the next log does not reuse. Returns the new path.
 
-        OSError: it has none yet, and no log begins before it is renamed.
+        Raises OSError: it has no other name yet, and no log begins before it is renamed.
         """
         self._aside = path = self.aside(reason)
-        path.hardlink_to(self.path)  # Not a rename: a serve that is killed now must find the file again.
+        path.hardlink_to(self.path)  # Not a rename: if serve is killed now, the next one must find the file.
         self._aside = None
         return path
 
@@ -92,8 +92,9 @@ class Journal:
             self._aside = None
 
     def append(self, entry: bytes) -> bool:
-        """Returns False where a new log has to begin: this one is full, was left by another process, or broke off.
-        OSError: nothing was written that counts, and a new log has to begin.
+        """Appends an entry. Returns False if a new log must begin: this one is full, of another process, or damaged.
+
+        Raises OSError: no valid entry was written, and a new log must begin.
         """
         if self._file is None or self._end + len(entry) > self._room:
             return False
@@ -109,7 +110,10 @@ class Journal:
         return True
 
     def begin(self, entry: bytes) -> None:
-        """Begins a log with `entry`, and reserves space for the next one. OSError: the old log is still there."""
+        """Begins a log with `entry`, and reserves space for the next one.
+
+        Raises OSError: the old log is still there.
+        """
         self._move_aside()
         size = room(len(entry))
         self.reserve(size)
@@ -130,7 +134,7 @@ class Journal:
         _write_all(self._reserve, entry + bytes(max(0, self._dirty - len(entry))))
         self._dirty = max(self._dirty, len(entry))
         self._old_path.unlink(missing_ok=True)
-        # Without a log yet, on a file system without hard links, and of a file that is kept aside: there is no reserve.
+        # There is no reserve without a log yet, on a file system without hard links, and of a file that is kept aside.
         with contextlib.suppress(OSError):
             if self.path.lstat().st_nlink == 1:
                 self._old_path.hardlink_to(self.path)
@@ -147,14 +151,15 @@ class Journal:
             self._reserve, self._dirty, self._reserve_size = old, self._end, os.fstat(old.fileno()).st_size
 
     def reserve(self, size: int) -> None:
-        """Reserves `size` bytes for the next log; where that fails, `reserve_error` is the reason."""
+        """Reserves `size` bytes for the next log. After a failure `reserve_error` is the reason."""
         self.reserve_wanted = size
         try:
             if self._reserve is not None and not _is_at(self._reserve, self._reserve_path):
                 self._close_reserve()
             if self._reserve is None:
                 self._find_reserve()
-                # Read, too: where a file system has no fallocate, as 9p, the C library reads what is there already.
+                # Also readable: on a file system without fallocate, such as 9p, the C library reads the present
+                # contents.
                 flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._reserve = Fd(os.open(self._reserve_path, flags, 0o600))
                 os.fchmod(self._reserve.fileno(), 0o600)
@@ -171,7 +176,7 @@ class Journal:
         self.reserve_error = None
 
     def _find_reserve(self) -> None:
-        """Puts right what a serve left that was killed while the files took turns."""
+        """Repairs the files of a serve that was killed while they changed places."""
         with contextlib.suppress(FileNotFoundError):
             if self._old_path.lstat().st_nlink > 1:
                 self._old_path.unlink()
@@ -184,12 +189,13 @@ class Journal:
 
     @property
     def open(self) -> bool:
-        """Whether there is a log to append to, under its name; otherwise one has to begin."""
+        """Returns whether there is a log to append to, under its name; otherwise one must begin."""
         return self._file is not None and _is_at(self._file, self.path)
 
     def syncing(self) -> Callable[[], None]:
-        """Returns what waits until all that is written by now is on the disk. It is for one call, in any thread.
-        OSError.
+        """Returns a function that waits until all present writes are on the disk. It is for one call, in any thread.
+
+        Raises OSError.
         """
         assert self._file is not None
         file, folder = self._file.duplicate(), self.directory

@@ -1,6 +1,6 @@
 """Files of the state directory, replaced as a whole: the registry's, the timeline, the copy of the policy.
 
-Files that luoctl writes for others to read are `luod.ctl.files`.
+`luod.ctl.files` has the files that luoctl writes for others.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Writes `data` in place of what is there, for luod alone to read.
+    """Replaces the file's contents by `data`, for luod alone to read.
 
-    Who reads finds the old or the new, whole, also when luod is killed meanwhile; not so on a host that stops without
-    warning, before both the file and its directory were synced. OSError: the old file is still there.
+    A reader finds the old or the new contents completely, even if luod is killed meanwhile. This does not hold on a
+    host that crashes before both the file and its directory were synced. Raises OSError: the old file is still there.
     """
     new = path.with_suffix(".new")
     new.unlink(missing_ok=True)

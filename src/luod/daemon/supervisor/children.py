@@ -20,13 +20,13 @@ def end(pid: int) -> None:
 
 
 def send(pid: int, number: int) -> None:
-    """Sends a child that is not reaped yet a signal."""
+    """Sends a signal to a child that is not reaped yet."""
     with contextlib.suppress(OSError):
         os.kill(pid, number)
 
 
 def reap(pid: int) -> int | None:
-    """Waits for a child's end. Returns its exit status; None where the kernel does not tell it."""
+    """Waits for a child's end. Returns its exit status; None if the kernel does not report it."""
     try:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     except OSError:

@@ -1,4 +1,4 @@
-"""Which sessions have ended with the keeper that let go of them: asked of the kernel, which cannot list them.
+"""Finds the sessions that ended with the supervisor that closed them. The kernel is asked, which cannot list them.
 
 Standard library only.
 """
@@ -19,7 +19,7 @@ _PATIENCE_SECONDS: Final = 1.0
 
 
 def ended_sessions(sessions: Sequence[str]) -> tuple[list[str], KernelRefused | None]:
-    """Returns those sessions, by the names of their fds, that no process has open; and the error that cut it short."""
+    """Returns the sessions, by their fds' names, that no process has open, and the error that ended this early."""
     left = list(sessions)
     try:
         for look in range(_LOOKS if left else 0):
@@ -38,7 +38,7 @@ def ended_sessions(sessions: Sequence[str]) -> tuple[list[str], KernelRefused | 
 
 
 def _is_gone(device: LiveUpdate, name: str) -> bool:
-    """Asks the kernel by the name, which is taken as long as the session exists (H9)."""
+    """Returns whether the session is gone. The kernel refuses its name as long as it exists (docs/hazards.md, H9)."""
     direction, _, session = name.partition(".")
     try:
         (device.create if direction + "." == protocol.OUTGOING else device.retrieve)(session).close()

@@ -1,6 +1,6 @@
-"""The fds a program is started with, by systemd's protocol: $LISTEN_FDS, $LISTEN_FDNAMES, $LISTEN_PID, from fd 3 on.
+"""The fds with which a program starts, by systemd's protocol: $LISTEN_FDS, $LISTEN_FDNAMES, $LISTEN_PID, from fd 3 on.
 
-`luod` passes them to `luod serve`, and may one day get them from PID 1. Standard library only.
+`luod` passes them to `luod serve`, and may later get them from PID 1. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from luod.linux import Fd
 
 FIRST: Final = 3
 LEAST: Final = 64
-"""How many fds luod must be allowed, to hold a few sessions and answer a few clients."""
+"""The minimum number of fds for luod, to hold a few sessions and answer a few clients."""
 _ENOUGH: Final = 1024
 _NAMES: Final = 1000
-"""How many of our names one variable surely holds, of which the kernel takes 128 KiB. The rest are in variables of our
-own, LISTEN_FDNAMES_1 and so on."""
+"""The number of names that fit one variable, for which the kernel allows 128 KiB. The others are in luod's own
+variables LISTEN_FDNAMES_1 and so on.
+"""
 
 
 def inherited() -> dict[str, Fd]:
-    """The fds this process was started with, by name, close-on-exec now; none when they are meant for another.
+    """Returns the fds with which this process was started, by name, now close-on-exec; empty if they are for another.
 
-    Takes them: the environment is cleared, so a second call gives none.
+    It clears the environment, so a second call returns an empty result.
     """
     environment = {name: os.environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")}
     if environment["LISTEN_PID"] != str(os.getpid()):
@@ -46,7 +47,7 @@ def inherited() -> dict[str, Fd]:
 
 
 def execute(arguments: Sequence[str], fds: Mapping[str, int], environment: Mapping[str, str]) -> NoReturn:
-    """Becomes the program `arguments`, with `fds` by name. For a child just forked: fds from 3 on are overwritten.
+    """Becomes the program `arguments`, with `fds` by name. For a forked child: fds from 3 on are overwritten.
 
     Raises OSError when it cannot.
     """
@@ -61,15 +62,16 @@ def execute(arguments: Sequence[str], fds: Mapping[str, int], environment: Mappi
 
 
 def _place(sources: Sequence[int]) -> None:
-    """Moves the fds to the numbers from FIRST on, in their order, inheritable. It takes one number more than there are
-    fds, so that a process at its limit can still be started again. OSError.
+    """Moves the fds to the numbers from FIRST on, in their order, inheritable. Raises OSError.
+
+    It uses one number more than there are fds, so that a process at its limit can still be started again.
     """
     waiting = dict(enumerate(sources, FIRST))
     """The fds that still have to be moved, by the number they go to."""
     needed = {source: target for target, source in waiting.items()}
 
     def move(target: int) -> None:
-        """Moves an fd to a number that no other is at, and then those for which that makes room."""
+        """Moves an fd to a free number, and then the fds for which that makes room."""
         while target in waiting:
             source = waiting.pop(target)
             del needed[source]
@@ -90,8 +92,9 @@ def _place(sources: Sequence[int]) -> None:
 
 
 def open_standard() -> None:
-    """Opens /dev/null as each of stdin, stdout and stderr that this process was started without: what is opened next
-    would take its number, and be written to as if it were the log.
+    """Opens /dev/null as each missing one of stdin, stdout and stderr.
+
+    Otherwise the next opened file would get its number, and the log would be written to it.
     """
     for number in range(FIRST):
         try:
@@ -104,9 +107,9 @@ def open_standard() -> None:
 
 
 def raise_limit() -> int:
-    """Lets this process have as many fds as root allows: a session is one in each of our processes. Returns how many.
+    """Raises the limit of fds to the maximum for root: a session takes one in each process. Returns the limit.
 
-    Where that is fewer than luod needs for a hundred sessions, the hard limit is raised too, if this process may.
+    If that is too low for a hundred sessions, it raises the hard limit too, if this process may.
     """
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= hard < _ENOUGH:

@@ -1,4 +1,4 @@
-"""sd_notify(3): READY=1 to whatever $NOTIFY_SOCKET names. A notification that fails is never an error of luod.
+"""sd_notify(3): READY=1 to the socket $NOTIFY_SOCKET. A notification that fails is never an error of luod.
 
 Standard library only.
 """
@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Final
 
 _SECONDS: Final = 1.0
-"""For each attempt: whoever reads the socket must not hold up the keeper."""
+"""For each attempt: a reader of the socket must not block the keeper."""
 _VSOCK: Final = re.compile(r"vsock(?:-(stream|dgram|seqpacket))?:([0-9]+):([0-9]+)", re.ASCII)
 _KINDS: Final = {"stream": socket.SOCK_STREAM, "dgram": socket.SOCK_DGRAM, "seqpacket": socket.SOCK_SEQPACKET}
 _KIND_ORDER: Final = ("seqpacket", "stream", "dgram")
-"""In which kinds of AF_VSOCK socket are tried where the address names none: not every hypervisor has all of them."""
+"""The order in which kinds of AF_VSOCK sockets are tried if the address has no kind: hypervisors support different
+ones.
+"""
 _MOST: Final = 2**32 - 1
 
 
@@ -29,7 +31,10 @@ class Address:
 
 
 def parse(text: str) -> Address:
-    """Returns what $NOTIFY_SOCKET names: an absolute path, @ABSTRACT, or vsock[-KIND]:CID:PORT. ValueError: nothing."""
+    """Returns the address in $NOTIFY_SOCKET: an absolute path, @ABSTRACT, or vsock[-KIND]:CID:PORT.
+
+    Raises ValueError.
+    """
     if text.startswith("/") and len(text) > 1:
         return Address(socket.AF_UNIX, (socket.SOCK_DGRAM,), text)
     if text.startswith("@") and len(text) > 1:
@@ -43,7 +48,7 @@ def parse(text: str) -> Address:
 
 
 def ready() -> str | None:
-    """Sends READY=1 if $NOTIFY_SOCKET is set, and unsets it. Returns why that failed, None where it did not."""
+    """Sends READY=1 if $NOTIFY_SOCKET is set, and unsets it. Returns the reason of a failure, None without one."""
     text = os.environ.pop("NOTIFY_SOCKET", "")
     if not text:
         return None
@@ -68,7 +73,7 @@ def _send(address: Address, kind: int) -> None:
         notify.connect(address.address)
         notify.sendall(b"READY=1")
         if address.family == socket.AF_VSOCK and kind != socket.SOCK_DGRAM:
-            # The other side reads to the end; closed at once, what was sent may be dropped.
+            # The other side reads to the end; an immediate close may drop the data.
             with contextlib.suppress(OSError):
                 notify.shutdown(socket.SHUT_WR)
                 notify.recv(1)

@@ -1,1 +1,1 @@
-"""The last update by session and phase, recorded as it happens."""
+"""The last update by session and phase, recorded while it happens."""

@@ -1,4 +1,4 @@
-"""One that follows updates, as serve knows it. Decides nothing.
+"""A participant that follows updates, as data. It decides nothing.
 
 `luod.daemon.updates.participants` makes followers, and `luod.daemon.updates.coordinator` waits for them.
 """
@@ -13,12 +13,12 @@ from luod.ipc.server.peer import Peer
 from luod.ipc.types.updates import DeclaredFile, DeclaredSession, Event, FrozenDevice, When
 
 _DEVICE: Final = "vfio"
-"""A declared file's kind that the kernel freezes."""
+"""The kind of a declared file that the kernel freezes."""
 
 
 @dataclass
 class Follower:
-    """A connection that follows. `peer` is its; it lives as long as the connection."""
+    """A connection that follows. `peer` belongs to it, and lives as long as the connection."""
 
     id: int
     secret: str
@@ -26,7 +26,10 @@ class Follower:
     peer: Peer
     sessions: tuple[DeclaredSession, ...] = ()
     ended: set[str] = field(default_factory=set)
-    """Declared sessions that were released since it declared or voted. One of the same name is another session."""
+    """Declared sessions that were released since it declared or voted.
+
+    A later one of the same name is another session.
+    """
     events: Mailbox[Event] = field(default_factory=Mailbox)
 
     def files(self, when: When) -> list[DeclaredFile]:

@@ -1,7 +1,6 @@
-"""Events on their way to one connection: put by anybody, taken by its generator, and known to have been sent.
+"""Queued events for one connection. Its generator takes them, and they are known to have been sent.
 
-Never long: an update has a handful of events, and a connection that does not take them is dropped by
-`luod.ipc.server.wire`.
+It is never long: an update has a few events, and `luod.ipc.server.wire` drops a connection that does not take them.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ class Mailbox(Generic[T]):
         self._none.set()
 
     def put(self, item: T) -> None:
-        """Does nothing when nobody takes any more."""
+        """Adds an item. Does nothing after the close."""
         if self.open:
             self._waiting.append(item)
             self._some.set()
             self._none.clear()
 
     async def next(self) -> T:
-        """The oldest, which stays until `sent`."""
+        """Returns the oldest item, which stays until `sent`."""
         await self._some.wait()
         return self._waiting[0]
 
     def sent(self) -> None:
-        """The oldest is on its way for good."""
+        """Removes the oldest item, which was sent."""
         self._waiting.popleft()
         if not self._waiting:
             self._some.clear()

@@ -1,7 +1,7 @@
 """`python -m luod.daemon.updates.reboot` waits at its gate, calls reboot(2), and writes why that returned.
 
-A process of its own, since reboot(2) may hang for as long as a process is in a session's ioctl (H17). It imports
-little: guests are paused when it starts. `luod.daemon.updates.reboot_process` is serve's side.
+It is a process of its own, since reboot(2) may hang for as long as a process is in a session's ioctl (docs/hazards.md,
+H17). It imports little: guests are paused when it starts. `luod.daemon.updates.reboot_process` is serve's side.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""serve's side of the process that calls reboot(2): starts it, lets it go, and reads why reboot(2) returned.
+"""serve's side of the process that calls reboot(2): starts it, releases it, and reads why reboot(2) returned.
 
-The process is `luod.daemon.updates.reboot`. When it is let go is decided by `luod.daemon.updates.update`.
+The process is `luod.daemon.updates.reboot`. `luod.daemon.updates.update` decides when to release it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _CALL: Final = "reboot(LINUX_REBOOT_CMD_KEXEC)"
 
 
 class RebootProcess:
-    """The process, started and waiting. `close` ends it unless it was let go."""
+    """The process, started and waiting. `close` ends it unless it was released."""
 
     def __init__(self) -> None:
         self._child = Child("luod.daemon.updates.reboot")
@@ -24,13 +24,13 @@ class RebootProcess:
         """Whether it was let go."""
 
     def go(self) -> None:
-        """Has reboot(2) called; nothing can stop that. JumpRefused: the process has ended, and nothing happened."""
+        """Has reboot(2) called, irrevocably. Raises JumpRefused: the process has ended, and nothing happened."""
         if not self._child.go():
             raise JumpRefused(0, _CALL, "the process that was to call it has ended")
         self.gone = True
 
     async def ended(self, seconds: float) -> bool:
-        """Waits for the process to end, up to `seconds`. Returns whether it has: then there was no kexec."""
+        """Returns whether the process has ended: then there was no kexec. Waits up to `seconds` for it."""
         return await self._child.ended(seconds)
 
     def refusal(self) -> KernelRefused:

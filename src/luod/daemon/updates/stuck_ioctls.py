@@ -1,10 +1,10 @@
-"""Who is inside an ioctl on a session: such a process holds reboot(2), which then cannot even be killed (H17).
+"""Finds processes inside an ioctl on a session: they block reboot(2), which cannot even be killed (docs/hazards.md,
+H17).
 
-The kernel says so in /proc/PID/task/TID/syscall. This module matters when a jump takes too long; it ends those that
-take part in updates, and every process of another user than root: whoever came by a session's fd could else keep the
-machine between two kernels, with every guest paused. Root's other processes are named, no more. Whoever is ended loses
-nothing that the next kernel would have had: all processes end with this one, and what is preserved is the session's,
-of which luod has an fd.
+/proc/PID/task/TID/syscall shows it. This module acts when a kexec takes too long. It kills such processes of
+participants, and those of every user except root: a holder of a session's fd could otherwise keep the machine between
+two kernels, with every guest paused. Other processes of root are only named. A killed process loses nothing for the
+next kernel: all processes end with this one, and preserved files belong to the session, of which luod has an fd.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LIVEUPDATE: Final = 0xBA
 
 @dataclass(frozen=True)
 class Stuck:
-    """A process that holds the jump. `ended`: it was sent SIGKILL."""
+    """A process that blocks the kexec. `ended`: it was sent SIGKILL."""
 
     pid: int
     command: str
@@ -33,7 +33,10 @@ class Stuck:
 
 
 def in_session_ioctl(pid: int, proc: Path = Path("/proc")) -> bool:
-    """Whether a thread of the process is in an ioctl of /dev/liveupdate or a session now. False when it is gone."""
+    """Returns whether a thread of the process is in an ioctl of /dev/liveupdate or a session now.
+
+    False if it is gone.
+    """
     number = _IOCTL.get(platform.machine())
     try:
         threads = os.listdir(proc / str(pid) / "task")
@@ -44,22 +47,23 @@ def in_session_ioctl(pid: int, proc: Path = Path("/proc")) -> bool:
             words = (proc / str(pid) / "task" / thread / "syscall").read_text(encoding="ascii").split()
         except OSError:
             continue
-        # NUMBER ARGUMENT…; "running" and "-1 …" are no call.
+        # NUMBER ARGUMENT…; "running" and "-1 …" are not calls.
         if len(words) > 2 and words[0] == str(number) and int(words[2], 16) >> 8 & 0xFF == _LIVEUPDATE:
             return True
     return False
 
 
 def end(participants: Mapping[int, Fd], proc: Path = Path("/proc")) -> Iterator[Stuck]:
-    """Ends each stuck process that is one of `participants`, pidfds by pid, or whose real uid is not 0; yields it, and
-    the others that are stuck.
+    """Kills each stuck process of `participants`, pidfds by pid, or whose real uid is not 0.
+
+    Yields all stuck processes.
     """
     for entry in os.listdir(proc):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
         pid = int(entry)
         try:
-            # First, so that all that is read is of the process that is ended: if its pid went to another, this is dead.
+            # First, so that all later reads are of the process that is killed: if its pid is reused, this one is dead.
             pidfd = Fd(os.pidfd_open(pid))
         except OSError:
             continue
@@ -74,7 +78,7 @@ def end(participants: Mapping[int, Fd], proc: Path = Path("/proc")) -> Iterator[
 
 
 def _signal(pidfd: Fd | None, number: int) -> bool:
-    """False: there is no such process any more."""
+    """Sends a signal. Returns False if the process does not exist any more."""
     if pidfd is None:
         return False
     try:
@@ -85,7 +89,7 @@ def _signal(pidfd: Fd | None, number: int) -> bool:
 
 
 def _real_uid(pid: int, proc: Path) -> int:
-    """0 where it cannot be read: it is gone."""
+    """Returns the real uid; 0 if it cannot be read, since the process is gone."""
     try:
         with open(proc / str(pid) / "status", encoding="utf-8", errors="replace") as status:
             return next((int(line.split()[1]) for line in status if line.startswith("Uid:")), 0)
