@@ -13,15 +13,16 @@ import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import msgspec
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
+_EXAMPLES = {ROOT / "examples/vmm.py": "example-python.md", ROOT / "examples/vmm.c": "example-c.md"}
+"""Programs that the site shows as pages."""
 _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -48,6 +49,8 @@ def _inside(link: re.Match[str], page: str) -> str:
         raise PluginError(f"{page}: there is no {target}")
     if path.name == "CHANGELOG.md":
         return f"[{text}](changelog.md{anchor})"
+    if path in _EXAMPLES:
+        return f"[{text}]({_EXAMPLES[path]})"
     return f"`{path.relative_to(ROOT)}`" if text in (target, path.name, f"`{path.name}`") else f"{text}"
 
 
@@ -60,6 +63,9 @@ def _pages() -> Iterator[tuple[str, str]]:
         .replace("](CHANGELOG", "](../CHANGELOG"),
     )
     yield "changelog.md", (ROOT / "CHANGELOG.md").read_text()
+    for example, page in _EXAMPLES.items():
+        language = example.suffix.removeprefix(".").replace("py", "python")
+        yield page, f"# {example.relative_to(ROOT)}\n\n```{language}\n{example.read_text().rstrip()}\n```\n"
     for name, parser in _programs():
         yield f"reference/{name}.md", _program(name, parser())
     yield "reference/varlink.md", _varlink()
@@ -135,28 +141,50 @@ def _varlink() -> str:
 
 
 def _policy() -> str:
-    from luod.daemon.policy import rules
+    """Returns the reference of the policy: members and types from the code, meanings from the table of policy.md.
 
-    lines = [
-        "# luod.toml",
-        "",
-        inspect.getdoc(rules) or "",
-        "",
-        "How to write one is in [Write a policy](../policy.md).",
-        "",
-    ]
-    for name, kind in inspect.getmembers(rules, inspect.isclass):
-        if kind.__module__ != rules.__name__ or not issubclass(kind, msgspec.Struct):
-            continue
-        lines += [f"## {name}", "", inspect.getdoc(kind) or "", "", "| member | type | default |", "|---|---|---|"]
-        types = inspect.get_annotations(kind)
-        for field in msgspec.structs.fields(kind):
-            default = "required" if field.required else repr(field.default)
-            lines.append(
-                f"| `{field.encode_name}` | `{str(types.get(field.name, '')).replace('|', 'or')}` | `{default}` |"
-            )
+    Raises PluginError where that table lacks a member.
+    """
+    from luod.daemon.policy.rules import HookCommands, Rule, Settings, Terms
+
+    meanings: dict[str, str] = {}
+    for names, meaning in re.findall(r"(?m)^\| (`[^|]*`) \| [^|]* \| (.*) \|$", (ROOT / "docs/policy.md").read_text()):
+        meanings.update(dict.fromkeys(re.findall(r"`([^`]*)`", names), meaning))
+    lines = ["# luod.toml", "", "[Write a policy](../policy.md) has an example and the rules for its use.", ""]
+    sections = (
+        ("Top level", Settings),
+        ("[default]", Terms),
+        ("[[rules]]", Rule),
+        ("[hooks]", HookCommands),
+    )
+    for title, kind in sections:
+        note = ["The members of `[default]`, and conditions:", ""] if kind is Rule else []
+        lines += [f"## {title}", "", *note, "| member | type | meaning (default) |", "|---|---|---|"]
+        types = get_type_hints(kind)
+        for name, field in zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True):
+            default = kind.__struct_defaults__[kind.__struct_fields__.index(field)]
+            if (kind is Rule and field in Terms.__struct_fields__) or isinstance(default, Terms | HookCommands):
+                continue
+            if kind is Settings and field == "rules":
+                continue
+            if name not in meanings:
+                raise PluginError(f"policy.md has no row for {name}")
+            lines.append(f"| `{name}` | {_toml_type(types[field])} | {meanings[name]} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _toml_type(kind: Any) -> str:
+    """Returns the name of a type in TOML's words."""
+    names = {int: "integer", float: "number", bool: "boolean", str: "string", tuple: "array of strings"}
+    parts = [part for part in get_args(kind) or (kind,) if part is not type(None)]
+    if get_origin(kind) is tuple:
+        return names[tuple]
+    if get_origin(kind) is Literal:
+        return " or ".join(f'`"{part}"`' for part in parts)
+    if len(parts) == 1 and parts[0] is not kind:
+        return _toml_type(parts[0])
+    return names[kind]
 
 
 _IMPORTING = (
