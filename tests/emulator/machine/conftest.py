@@ -1,4 +1,4 @@
-"""Runs real programs as inits of real machines: `luoemu` as a user starts it, in a process of its own."""
+"""Runs real programs as inits of real machines: `luoemu` in a process of its own, as a user starts it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROGRAMS = ROOT / "tests" / "programs"
 PLAIN_USER = 1000
 
 WAYS = ["fuse", "trap"]
-"""How /dev/liveupdate is opened."""
+"""The ways in which /dev/liveupdate is opened."""
 
 
 def interpreter(user: int | None) -> Interpreter:
@@ -39,13 +39,13 @@ def _has_namespaces(user: int) -> bool:
 
 
 def require_namespaces(user: int | None) -> None:
-    """Goes on if uid `user` can start a machine here."""
+    """Skips the test unless uid `user` can start a machine here."""
     if user is not None and not _has_namespaces(user):
         cannot_run(f"uid {user} gets no user namespaces, such as in a chroot")
 
 
 def luoemu(*options: str, user: int | None = None) -> list[str]:
-    """The argv of `luoemu run OPTIONS --`."""
+    """Returns the argv of `luoemu run OPTIONS --`."""
     return interpreter(user).module("luod.emulator.machine", "run", *options, "--")
 
 
@@ -61,7 +61,7 @@ def environment(user: int | None = None) -> dict[str, str]:
 
 
 def python(source: str, user: int | None = None) -> list[str]:
-    """The argv of a Python program that has everything of tests/programs/raw.py."""
+    """Returns the argv of a Python program that has everything of tests/programs/raw.py."""
     prelude = (
         "import os, sys, errno, fcntl, mmap, signal, socket, struct, threading, time\nfrom raw import *\nimport raw\n"
     )

@@ -1,4 +1,4 @@
-"""What is not as on a real kernel: each row of docs/divergences.md, seen. A test that fails here is a shorter list."""
+"""The differences from a real kernel: a test for each row of docs/divergences.md. A row ends when its test fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which references keep a session alive in a real machine, what a jump carries, and how many there may be."""
+"""The references that keep a session alive in a real machine, those that a kexec carries, and their maximum number."""
 
 from __future__ import annotations
 

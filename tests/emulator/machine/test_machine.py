@@ -1,4 +1,4 @@
-"""`luoemu run` as its user sees it: statuses, streams, what init finds, signals, and that nothing stays behind."""
+"""`luoemu run` as its user sees it: statuses, streams, init's environment, signals, and that nothing stays behind."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Devices over a jump, in real machines: what comes back, what is refused on the way, and many at once.
+"""Devices over a kexec, in real machines: their state afterwards, refusals on the way, and many at once.
 
-Each line of the rules' table is a test of the model; here is that the same holds for processes.
+Each line of the rules' table is a test of the model. These tests show the same for processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A first boot and a process in it, and the proof that the model gave every file back."""
+"""A first boot and a process in it, and the proof that the model closed every file."""
 
 from __future__ import annotations
 

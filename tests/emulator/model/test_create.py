@@ -1,4 +1,4 @@
-"""luo-measured.md sections 3 and 4: CREATE_SESSION, and what every session fd answers."""
+"""CREATE_SESSION, and the answers of every session fd: docs/kernel.md, 3 and 4."""
 
 from __future__ import annotations
 

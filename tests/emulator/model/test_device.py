@@ -1,4 +1,4 @@
-"""luo-measured.md section 1: /dev/liveupdate."""
+"""/dev/liveupdate: docs/kernel.md, 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""luo-measured.md section 6: loading an image, reboot(2), and into what a machine jumps."""
+"""Loading an image, reboot(2), and the next kernel of a machine: docs/kernel.md, 6 and 8."""
 
 from __future__ import annotations
 

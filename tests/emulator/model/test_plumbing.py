@@ -1,4 +1,4 @@
-"""luo-measured.md section 2: what an ioctl's number and argument are checked for, and in which order."""
+"""The checks of an ioctl's number and argument, and their order: docs/kernel.md, 2."""
 
 from __future__ import annotations
 

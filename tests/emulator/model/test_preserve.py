@@ -1,4 +1,4 @@
-"""luo-measured.md section 5: PRESERVE_FD."""
+"""PRESERVE_FD: docs/kernel.md, 5."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Random lives of a machine, call by call, against `Book`: the same kernel in short, sharing no code with the model.
+"""Random lives of a machine, call by call, against `Book`: the same kernel in short, without code of the model.
 
-`Book` is written from the tables of luo-measured.md alone. Each rule makes one call with arguments that are often
-wrong, compares the answer, and after every call the model must hold exactly the files the book says are held.
+`Book` was written from the measured tables of docs/kernel.md alone. Each rule makes one call with arguments that are
+often wrong, and compares the answer. After every call the model must hold exactly the files that the book holds.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Waiting:
 
 @dataclass
 class Book:
-    """What a kernel would answer: 0 for any success, or a negative errno."""
+    """A kernel's answers: 0 for any success, or a negative errno."""
 
     document: bool
     handler: bool = True

@@ -1,4 +1,4 @@
-"""luo-measured.md section 7: after the jump."""
+"""After the kexec: docs/kernel.md, 7."""
 
 from __future__ import annotations
 

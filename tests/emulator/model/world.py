@@ -1,6 +1,6 @@
 """The world around a modelled kernel, made of dictionaries: memory pages, memfds, processes with fds.
 
-Calls are made as a program makes them and answered as the system call answers: a number, or a negative errno.
+Programs make the calls, and they return what the system calls return: a number, or a negative errno.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Reference:
 
 @dataclass
 class World:
-    """A machine over all its boots. `held` is what the model has not given back."""
+    """A machine over all its boots. `held` are the files that the model has not closed."""
 
     kernel: Kernel = field(init=False)
     held: list[Reference] = field(default_factory=list)
@@ -212,11 +212,11 @@ class Process:
         return self.add(self.fds[fd])
 
     def reopen(self, fd: int) -> int:
-        """open of /proc/self/fd/N: the same inode, another open file."""
+        """Opens /proc/self/fd/N: the same inode, another open file."""
         return self.add(Description(self.fds[fd].target))
 
     def send(self, fd: int, receiver: Process) -> int:
-        """SCM_RIGHTS."""
+        """Sends an fd by SCM_RIGHTS."""
         return receiver.add(self.fds[fd])
 
     def close(self, fd: int) -> None:
@@ -246,7 +246,7 @@ class Process:
             return -failure.code
 
     def call(self, fd: int, command: int, argument: bytes, address: int = SCRATCH) -> int | Blocked:
-        """ioctl with `argument` laid down at `address`."""
+        """Makes an ioctl with `argument` at `address`."""
         self.poke(address, argument)
         return self.ioctl(fd, command, address)
 
@@ -281,7 +281,7 @@ class Process:
         return self.call(session, liveupdate.LIVEUPDATE_SESSION_FINISH, argument, address)
 
     def get_name(self, session: int, address: int = SCRATCH, field: bytes = bytes(64)) -> int | Blocked | bytes:
-        """The 64 bytes of the field afterwards."""
+        """Returns the 64 bytes of the field afterwards."""
         argument = liveupdate.SESSION_GET_NAME.pack(72, 0, field)
         result = self.call(session, liveupdate.LIVEUPDATE_SESSION_GET_NAME, argument, address)
         return self.read(address + 8, 64) if result == 0 else result
@@ -341,7 +341,7 @@ class Segment:
 
 
 def bzimage(*formats: str, payload: bytes = b"") -> bytes:
-    """A kernel image as far as kexec looks: one setup sector and the payload, which begins with `formats`."""
+    """Returns a kernel image for kexec's checks: one setup sector and the payload, which begins with `formats`."""
     payload = b"\0".join(name.encode() for name in formats) + b"\0" + payload
     setup = bytearray(1024)
     setup[0x1F1] = 1
@@ -360,14 +360,14 @@ COMMAND_LINE = b"liveupdate=on kho=on\0"
 
 
 def boot(kernel: Callable[[World], Kernel] = Kernel) -> World:
-    """The first boot."""
+    """Returns the first boot."""
     world = World()
     world.kernel = kernel(world)
     return world
 
 
 def jump(world: World, *processes: Process, image: bytes = IMAGE, command_line: bytes = COMMAND_LINE) -> Process:
-    """Load `image`, jump, kill `processes`; the next kernel's first process."""
+    """Loads `image`, does a kexec, kills `processes`; returns the next kernel's first process."""
     operator = Process(world)
     assert operator.kexec_file_load(image, command_line) == 0
     assert operator.reboot() == Jump()
@@ -375,7 +375,7 @@ def jump(world: World, *processes: Process, image: bytes = IMAGE, command_line: 
 
 
 def land(world: World, *processes: Process) -> Process:
-    """What the machine does after `Jump`."""
+    """Does what the machine does after `Jump`."""
     for process in processes:
         process.die()
     world.kernel = world.kernel.jump()
@@ -383,7 +383,7 @@ def land(world: World, *processes: Process) -> Process:
 
 
 def number(result: int | Blocked) -> int:
-    """A result that is no error and does not block."""
+    """Returns a result that is not an error and does not block."""
     assert isinstance(result, int)
     assert result >= 0
     return result

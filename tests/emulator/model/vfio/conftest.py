@@ -1,4 +1,4 @@
-"""A first boot with two devices, under each table of rules, and the proof that the model gave everything back."""
+"""A first boot with two devices, under each table of rules, and the proof that the model released everything."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A modelled machine with devices, made of dictionaries, and programs that use them as a VMM does.
 
-Calls are answered as system calls are: a number, or a negative errno.
+Calls return what system calls return: a number, or a negative errno.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class DeviceWorld(World):
         return operator
 
     def jump(self, *processes: Process, image: bytes = IMAGE, command_line: bytes = COMMAND_LINE) -> Vmm:
-        """The next kernel's first process."""
+        """Returns the next kernel's first process."""
         assert self.load(image, command_line).reboot(LINUX_REBOOT_CMD_KEXEC) == Jump()
         for process in processes:
             process.die()
@@ -178,7 +178,7 @@ class Vmm(Process):
     # The program.
 
     def ram(self, pages: int, address: int = RAM) -> int:
-        """Fresh pages there."""
+        """Makes new pages there."""
         self.pages |= {address // PAGE + index: bytearray(PAGE) for index in range(pages)}
         return address
 
@@ -199,7 +199,7 @@ class Vmm(Process):
         return self.add(Description(Counter()))
 
     def count(self, fd: int) -> int:
-        """What an eventfd has heard, which then is 0 again."""
+        """Returns the counter of an eventfd, which is 0 afterwards."""
         target = self.fds[fd].target
         assert isinstance(target, Counter)
         value, target.value = target.value, 0
@@ -277,7 +277,7 @@ class Vmm(Process):
             return -failure.code
 
     def take(self, *addresses: str) -> None:
-        """Bind to vfio-pci, as every script does."""
+        """Binds them to vfio-pci, as every script does."""
         for address in addresses or (A, B):
             device = f"bus/pci/devices/{address}"
             number(self.echo("vfio-pci", f"{device}/driver_override"))
@@ -288,14 +288,14 @@ class Vmm(Process):
     # VFIO and iommufd.
 
     def bind(self, device: int, iommu: int, flags: int = 0, token: int = 0, size: int = 24) -> int | Blocked:
-        """The device's number in the iommufd."""
+        """Binds the device; returns its number in the iommufd."""
         result = self.call(
             device, vfio.VFIO_DEVICE_BIND_IOMMUFD, vfio.DEVICE_BIND_IOMMUFD.pack(size, flags, iommu, 0, token)
         )
         return result if result != 0 else self._u32(12)
 
     def attach(self, device: int, table: int) -> int | Blocked:
-        """The page table's number."""
+        """Attaches the device; returns the page table's number."""
         result = self.call(
             device, vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, vfio.DEVICE_ATTACH_IOMMUFD_PT.pack(16, 0, table, 0)
         )
@@ -309,7 +309,7 @@ class Vmm(Process):
         return self._u32(8)
 
     def map(self, iommu: int, ioas: int, address: int, length: int, iova: int | None, flags: int = 6) -> int | Blocked:
-        """The address, which is `iova` unless that is None."""
+        """Maps; returns the address, which is `iova` unless that is None."""
         flags |= 0 if iova is None else iommufd.IOMMU_IOAS_MAP_FIXED_IOVA
         result = self.call(
             iommu, iommufd.IOMMU_IOAS_MAP, iommufd.IOAS_MAP.pack(40, flags, ioas, 0, address, length, iova or 0)
@@ -321,7 +321,7 @@ class Vmm(Process):
         return self.call(iommu, iommufd.IOMMU_IOAS_MAP_FILE, argument)
 
     def unmap(self, iommu: int, ioas: int, iova: int, length: int) -> int | Blocked:
-        """Bytes."""
+        """Unmaps; returns the number of bytes."""
         argument = iommufd.IOAS_UNMAP.pack(24, ioas, iova, length)
         result = self.call(iommu, iommufd.IOMMU_IOAS_UNMAP, argument)
         return result if result != 0 else self._u64(16)
@@ -365,13 +365,13 @@ class Vmm(Process):
         return self.pwrite(device, vfio.VFIO_PCI_CONFIG_REGION_INDEX << 40 | offset, value.to_bytes(size, "little"))
 
     def opened(self, address: str = A) -> tuple[int, int]:
-        """(device, iommufd): a cdev that is bound."""
+        """Returns (device, iommufd): a cdev that is bound."""
         device, iommu = number(self.open_cdev(address)), number(self.open("/dev/iommu"))
         number(self.bind(device, iommu))
         return device, iommu
 
     def through_group(self, address: str = A) -> tuple[int, int, int]:
-        """(device, group, container): a device had the older way."""
+        """Returns (device, group, container): a device from a group."""
         name = self.resolve(f"bus/pci/devices/{address}/iommu_group").rpartition("/")[2]
         group, container = number(self.open(f"/dev/vfio/{name}")), number(self.open("/dev/vfio/vfio"))
         assert self.set_container(group, container) == 0
@@ -386,7 +386,7 @@ class Vmm(Process):
 
 
 def done(result: int | Blocked) -> int | None:
-    """What a call that had to wait gives by now, None while it still waits."""
+    """Returns the present result of a call that had to wait, None while it still waits."""
     assert isinstance(result, Waiting)
     try:
         return result.poll()

@@ -1,6 +1,7 @@
-"""D21, the first of the document's future work: page tables of an iommufd are carried over the jump (phase 1, part C).
+"""D21, the first of the document's future work: page tables of an iommufd are carried over the kexec.
 
-Behind a switch of the machine, since neither table of rules has it. Upstream's own self test of it is the first test.
+It is an option of the machine, since neither table of rules has it (docs/kernel.md, 12). The first test follows
+upstream's own selftest.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""D13 to D16: which device files can be preserved, what holds then, and what stops a jump. Under both tables of rules.
+"""D13 to D16: the device files that can be preserved, their state then, and what fails a kexec. Under both tables.
 
-The rows of the table B.6 of luo-vfio-semantics.md, up to the jump; those behind it are in test_retrieve.py.
+These are the rows of the table in docs/kernel.md, 12, up to the kexec; the later ones are in test_retrieve.py.
 """
 
 from __future__ import annotations

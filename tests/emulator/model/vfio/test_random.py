@@ -1,6 +1,6 @@
 """Random lives of two devices over many boots, against a reference that knows rules and no kernel.
 
-The reference is written from luo-vfio-semantics.md B.1 to B.6 alone: what each call gives, for v2 and v5.
+The reference was written from the posted series alone (docs/kernel.md, 12): the result of each call, for v2 and v5.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""D17 to D20: the device in the next kernel, retrieved, bound, finished; what is refused on the way. Both rules."""
+"""D17 to D20: the device in the next kernel, retrieved, bound, finished; refusals on the way. Under both tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the model learns of a real file, and the memfd that comes back after a jump."""
+"""The model's view of a real file, and the memfd after a kexec."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_take_over_keeps_what_the_kernel_keeps(flags: int) -> None:
 
 
 def test_take_over_of_an_immutable_file() -> None:
-    """What F_SEAL_EXEC becomes: every seal (surprise 6 of the measured facts)."""
+    """F_SEAL_EXEC becomes every seal (docs/kernel.md, 0)."""
     with linux.memfd("m", 10) as memory:
         os.pwrite(memory.fileno(), b"0123456789", 0)
         kept = OpenFile(memory.duplicate())

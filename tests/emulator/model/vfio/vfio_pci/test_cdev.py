@@ -1,4 +1,4 @@
-"""The character device: BIND, ATTACH, DETACH, what is asked of a device, in the kernel's order of checks (B.0)."""
+"""The character device: BIND, ATTACH, DETACH, and the calls on a device, in the order of vfio_pci_core.c's checks."""
 
 from __future__ import annotations
 
