@@ -120,7 +120,7 @@ def test_an_index_without_fd_is_a_protocol_error(tmp_path: Path, ask: Ask, metho
 def test_an_fd_that_is_no_session_is_a_protocol_error(tmp_path: Path, ask: Ask, method: str, target: str) -> None:
     with open(target, "rb") as file:
         answer = Answer(reply({"session_fd": 0}), fds=[file.fileno()])
-        with Impostor(tmp_path, answer) as impostor, pytest.raises(ProtocolError, match="no session"):
+        with Impostor(tmp_path, answer) as impostor, pytest.raises(ProtocolError, match="not a session"):
             ask(impostor.path, method, "vm")
 
 

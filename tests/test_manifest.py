@@ -170,7 +170,7 @@ def test_a_flipped_bit_in_a_record_is_noticed(at: int) -> None:
 
 
 def test_another_file_under_the_manifests_token_is_no_manifest() -> None:
-    with pytest.raises(ManifestError, match="no manifest"):
+    with pytest.raises(ManifestError, match="not a manifest"):
         read({MANIFEST_TOKEN: b"guest RAM, preserved by something else".ljust(4096, b"\0")}.get)
     with pytest.raises(ManifestError):
         read({MANIFEST_TOKEN: b""}.get)

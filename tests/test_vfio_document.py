@@ -369,7 +369,7 @@ def test_h22_a_device_frozen_before_the_one_that_fails_the_kexec(
     error = vmm.refused("jump")
     assert (error.kind, error.errno) == ("VfioDeviceNotQuiet", "EINVAL")
     assert "interrupts" in error.message
-    assert "were reset, or answer EIO" in error.hint
+    assert "were reset, or return EIO" in error.hint
     # The one in the way is as it was.
     assert vmm.ask("registers", device="second")["scratch"] == 5
     assert vmm.call("state", device="second") == "READY"

@@ -104,34 +104,34 @@ class NoLiveUpdate(KernelRefused):
 
 
 class LiveUpdateBusy(KernelRefused):
-    hint = "one process at a time may have /dev/liveupdate open; on a host with luod ask luod for a session"
+    hint = "only one process can have /dev/liveupdate open; on a host with luod, ask luod for a session"
 
 
 class LiveUpdateBroken(KernelRefused):
     hint = (
-        "this kernel lacks a handler of something that was carried, such as vfio-pci's, so nothing that was carried "
+        "this kernel lacks the handler of a preserved file, such as that of vfio-pci, so no preserved session "
         "can be retrieved in it, and no session can be created, until the next boot"
     )
 
 
 class SessionExists(KernelRefused):
-    hint = "close every fd of the session with this name, duplicates included, or take another name"
+    hint = "close every fd of the session with this name, including duplicates, or use another name"
 
 
 class NoSuchSession(KernelRefused):
-    hint = "it was never carried into this kernel, or it was retrieved and closed, which ends it"
+    hint = "it was not preserved for this kernel, or it was retrieved and closed"
 
 
 class SessionTaken(KernelRefused):
-    hint = "its fd is still open somewhere; that holder must hand it over"
+    hint = "another process has the session's fd open; that process must pass it on"
 
 
 class TokenInUse(KernelRefused):
-    hint = "tokens are unique in a session; take another"
+    hint = "tokens are unique in a session; use another"
 
 
 class FileAlreadyPreserved(KernelRefused):
-    hint = "a file can be preserved once at a time, whatever fd names it; close the other session first"
+    hint = "a file can be preserved in one session at a time; close the other session first"
 
 
 class FileNotPreservable(KernelRefused):
@@ -163,7 +163,7 @@ class ImageDoesNotFit(KernelRefused):
 
 
 class NoImageLoaded(KernelRefused):
-    hint = "load one first: luoctl load"
+    hint = "run `luoctl load` first"
 
 
 class JumpRefused(KernelRefused):
@@ -172,8 +172,8 @@ class JumpRefused(KernelRefused):
 
 class VfioDeviceNotQuiet(JumpRefused):
     hint = (
-        "turn the interrupts of every preserved device off (luod.vfio.quiesce) and wake it, then jump again; devices "
-        "preserved before the one in the way were reset, or answer EIO until their driver is bound again"
+        "turn the interrupts of every preserved device off (luod.vfio.quiesce) and wake it, then try again; devices "
+        "preserved before that one were reset, or return EIO until their driver is bound again"
     )
 
 
@@ -201,7 +201,7 @@ class MemoryUnknown(Refused):
     """`needed` is in bytes; `why` names the limit that cannot be read. Nothing was changed."""
 
     hint = (
-        "mount /proc and the cgroup file system where this process can read them, or put luod's socket there, or say "
+        "mount /proc and the cgroup file system where this process can read them, or put luod's socket there, or pass "
         "check_memory=False: then a RETRIEVE_FD that runs out of memory frees the file for good"
     )
 
@@ -214,7 +214,7 @@ class MemoryUnknown(Refused):
 class NotRetrieved(Refused):
     """`tokens` are those that FINISH would drop."""
 
-    hint = "retrieve them first, or say finish(discard=True)"
+    hint = "retrieve them first, or call finish(discard=True)"
 
     def __init__(self, message: str, *, tokens: tuple[int, ...], hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -222,7 +222,7 @@ class NotRetrieved(Refused):
 
 
 class ContentsUnknown(Refused):
-    hint = "say which tokens it held, finish(tokens=…), or finish(discard=True)"
+    hint = "name its tokens with finish(tokens=…), or call finish(discard=True)"
 
 
 class UnpreserveUnavailable(Refused):
@@ -232,7 +232,7 @@ class UnpreserveUnavailable(Refused):
 class FilesMissing(Refused):
     """`tokens` are preserved and were not given to replace()."""
 
-    hint = "give every file that is to stay, or name those to drop"
+    hint = "pass every file to keep, and name the tokens to drop"
 
     def __init__(self, message: str, *, tokens: tuple[int, ...], hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -240,7 +240,7 @@ class FilesMissing(Refused):
 
 
 class ComesBackSealed(Refused):
-    hint = "make it with luod.liveupdate.memory() or MFD_EXEC; allow_sealed=True where it need only be read later"
+    hint = "create it with luod.liveupdate.memory() or MFD_EXEC; pass allow_sealed=True if it is only read later"
 
 
 class Torn(Refused):
@@ -252,15 +252,15 @@ class AlreadyResumed(Refused):
 
 
 class WrongPhase(Refused):
-    hint = "the update is over: resume the guest; the event cancelled is on its way"
+    hint = "the update has ended: resume the guest; the event cancelled follows"
 
 
 class NoManifest(Refused):
-    hint = "its maker keeps none; what the session carries shows when it is retrieved"
+    hint = "the session was created without a manifest; retrieve it to see its files"
 
 
 class AlreadyStashed(Refused):
-    hint = "unstash them, drop the stash, or take another name"
+    hint = "unstash them, drop the stash, or use another name"
 
 
 class NotStashed(Refused):
@@ -278,7 +278,7 @@ class VfioDeviceNotBound(Refused):
 
 
 class ManifestError(LuodError):
-    hint = "the session was written by something else or by a newer luod; its tokens can still be retrieved by number"
+    hint = "another program or a newer luod wrote it; the files can still be retrieved by token"
 
 
 class ImageError(LuodError):
@@ -292,7 +292,7 @@ class ImageUnreadable(ImageError):
 class PolicyError(LuodError):
     """`path` is the file, `member` the wrong part: as `rules[1].uid`, or a line and column; "" for the whole file."""
 
-    hint = "docs/policy.md tells what a policy file holds"
+    hint = "see docs/policy.md"
 
     def __init__(self, path: str, member: str, message: str, *, hint: str = "") -> None:
         super().__init__(": ".join(part for part in (path, member) if part) + f": {message}", hint=hint)
@@ -309,7 +309,7 @@ class DaemonUnreachable(DaemonError):
 
 
 class ProtocolError(DaemonError):
-    hint = "is that luod's socket?"
+    hint = "check that this is luod's socket"
 
 
 class CallFailed(DaemonError):

@@ -33,7 +33,7 @@ _ROOT: Final = Path("/")
 _Meanings = Mapping[int, tuple[type[KernelRefused], str]]
 _PRIVILEGE: Final = "the process lacks CAP_SYS_BOOT, or the kernel is locked down"
 _LOAD: Final[_Meanings] = {
-    errno.ENOEXEC: (NotAKernelImage, "the file is no kernel image of this machine's kind"),
+    errno.ENOEXEC: (NotAKernelImage, "the file is not a kernel image for this machine"),
     errno.EADDRNOTAVAIL: (ImageDoesNotFit, "image and initrd do not fit the memory that kexec handover leaves them"),
     errno.ENOMEM: (ImageDoesNotFit, "there is not enough memory for image and initrd"),
     errno.EFBIG: (ImageDoesNotFit, "image or initrd is too large"),
@@ -42,7 +42,10 @@ _LOAD: Final[_Meanings] = {
     errno.EBUSY: (KernelRefused, "another kexec operation is running"),
     errno.EBADF: (KernelRefused, "an fd of image or initrd is not open for reading"),
     errno.ETXTBSY: (KernelRefused, "image or initrd is open for writing somewhere"),
-    errno.EINVAL: (KernelRefused, "image or initrd is no regular file or empty, or the command line is too long"),
+    errno.EINVAL: (
+        KernelRefused,
+        "image or initrd is not a regular file, or is empty, or the command line is too long",
+    ),
     errno.EKEYREJECTED: (KernelRefused, "the image's signature is not accepted"),
     errno.ENOKEY: (KernelRefused, "the image is signed with a key this kernel does not know"),
     errno.EBADMSG: (KernelRefused, "the image's signature is damaged"),

@@ -176,7 +176,7 @@ def _apply(records: Iterable[dict[str, Any]], entries: dict[int, Entry], part: i
 
 def _records(data: bytes) -> Iterable[dict[str, Any]]:
     if data[: len(_MAGIC)] != _MAGIC:
-        raise ManifestError("the file under the manifest's token is no manifest of this format")
+        raise ManifestError("the file under the manifest's token is not a manifest of this format")
     offset = len(_MAGIC)
     while offset + _HEADER.size <= len(data):
         length, checksum = _HEADER.unpack_from(data, offset)
@@ -198,7 +198,7 @@ def _records(data: bytes) -> Iterable[dict[str, Any]]:
 def _entry(record: dict[str, Any]) -> Entry:
     name, kind, device = record.get("name"), record.get("kind"), record.get("device")
     if not isinstance(kind, str) or not isinstance(name, str | None) or not isinstance(device, str | None):
-        raise ManifestError("an entry of the manifest has no kind, or a name or device that is no text")
+        raise ManifestError("an entry of the manifest has no kind, or a name or device that is not text")
     return Entry(
         token=_integer(record, "token"),
         name=name,
@@ -213,7 +213,7 @@ def _entry(record: dict[str, Any]) -> Entry:
 def _integer(record: dict[str, Any], member: str) -> int:
     value = record.get(member)
     if type(value) is not int or not 0 <= value < 2**64:
-        raise ManifestError(f"the manifest's member {member!r} is no number of 64 bits: {value!r}")
+        raise ManifestError(f"the manifest's member {member!r} is not a 64-bit number: {value!r}")
     return value
 
 

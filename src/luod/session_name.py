@@ -29,7 +29,7 @@ class SessionName:
     def __post_init__(self) -> None:
         if not (self.base and ALLOWED.fullmatch(str(self)) and (self.generation is None or self.generation >= 0)):
             raise BadInput(
-                f"{str(self)!r:.100} is no name for a session",
+                f"{str(self)!r:.100} is not a valid session name",
                 hint="a name has 1 to 63 of the letters A-Z a-z, digits, and . _ @ / # -",
             )
         if self.base == "systemd" or self.base.startswith(OWN):
@@ -38,7 +38,7 @@ class SessionName:
             )
         if _NUMBERED.fullmatch(self.base):
             raise BadInput(
-                f"{str(self)!r} is no name for a session",
+                f"{str(self)!r} is not a valid session name",
                 hint="a name ends in # and a number once, and the number has no leading zeros",
             )
 

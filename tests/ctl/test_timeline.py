@@ -74,9 +74,9 @@ def test_the_phases_in_words_and_a_bar_a_session_with_the_blackout_in_capitals(t
         "update 9f2c01ab, generation 7, of 2026-11-23 11:52:37 UTC: done, --skip-unready",
         "  preparing  1 s",
         "  freezing   1 s",
-        "  jumping    2 s, by the processor's counter, give or take 2.1 µs",
+        "  jumping    2 s, measured with the processor's counter, ±2.1 µs",
         "  restoring  1.5 s",
-        "  blackout   3.5 s, of vm-1, the longest",
+        "  blackout   3.5 s at most, of vm-1",
     ]
     assert bars(lines)["vm-1"] == "p" * 13 + "F" * 14 + "J" * 26 + "R" * 7
     assert lines[9].endswith("torn, given up")
@@ -104,7 +104,7 @@ def test_who_takes_no_part_has_no_blackout_that_luod_knows_of(tmp_path: Path) ->
 
 def test_the_wall_clocks_error_is_shown(tmp_path: Path) -> None:
     lines = shown(tmp_path, {**TOLD, "clock": "wall", "error": 1.0})
-    assert "  jumping    2 s, by the wall clock, give or take 1 s" in lines
+    assert "  jumping    2 s, measured with the wall clock, ±1 s" in lines
 
 
 def test_a_cancelled_update_says_why(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_cancelled_update_says_why(tmp_path: Path) -> None:
     session |= {"retrieved": None, "resumed": None, "gone": None, "outcome": None}
     told = {**TOLD, **times, "state": "cancelled", "reason": "vm-1 vetoes: \x1b no", "sessions": [session]}
     lines = shown(tmp_path, told)
-    assert lines[1] == "  why        vm-1 vetoes: \\x1b no"
+    assert lines[1] == "  reason     vm-1 vetoes: \\x1b no"
     assert [line.split()[0] for line in lines[2:4]] == ["preparing", "freezing"]
     assert bars(lines)["vm-1"] == "p" * 40 + "F" * 20
     assert lines[-3].endswith("500 ms, vetoed: \\x1b no")

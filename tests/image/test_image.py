@@ -129,7 +129,7 @@ def test_what_kexec_file_load_refuses_is_refused_with_the_reason(fields: dict[st
 
 @pytest.mark.parametrize("data", [b"", b"\x7fELF" + bytes(5000), bytes(0x267), b"#!/bin/sh\n"])
 def test_what_is_no_bzimage_is_refused(data: bytes) -> None:
-    with pytest.raises(ImageError, match="no bzImage"):
+    with pytest.raises(ImageError, match="not a bzImage"):
         image.describe(data)
 
 

@@ -149,6 +149,6 @@ def _connect(path: str | None, timeout: float | None) -> Iterator[Connection]:
                 raise
             raise CallFailed(
                 "org.varlink.service.PermissionDenied",
-                "luod's policy does not let this user do that",
-                hint="ask as root; `may-update` in the policy lets others update",
+                "the policy does not allow this user to do that",
+                hint="run it as root, or set `may-update` for this user in the policy",
             ) from error

@@ -62,9 +62,7 @@ def given(arguments: Namespace) -> Iterator[NextKernel | None]:
     initrds: list[str] = arguments.initrd or []
     if arguments.kernel is None:
         if initrds or arguments.append_cmdline or arguments.cmdline is not None or arguments.reuse_cmdline:
-            raise BadInput(
-                "an initial RAM disk and a command line belong to a kernel", hint="give --kernel as well, or neither"
-            )
+            raise BadInput("--initrd and options for the command line need --kernel", hint="add --kernel FILE")
         yield None
         return
     with ExitStack() as stack:
@@ -112,7 +110,7 @@ def _open(path: str) -> Fd:
     fd = Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
     if not stat.S_ISREG(os.fstat(fd.fileno()).st_mode):
         fd.close()
-        raise BadInput(f"{path} is not a regular file", hint="give the file of a kernel image, such as /boot/vmlinuz")
+        raise BadInput(f"{path} is not a regular file", hint="give a kernel image, such as /boot/vmlinuz")
     return fd
 
 

@@ -31,12 +31,12 @@ def next_line(
     if append:
         raise BadInput(
             "--cmdline gives the whole command line, and --append-cmdline adds to the running kernel's",
-            hint="put the words of --append-cmdline into --cmdline, or leave --cmdline out",
+            hint="use one of them",
         )
     if reuse_cmdline:
         raise BadInput(
             "--cmdline gives the whole command line, and --reuse-cmdline takes the running kernel's",
-            hint="give one of them; --append-cmdline TEXT adds to the running kernel's command line",
+            hint="use one of them; --append-cmdline TEXT adds to the running kernel's command line",
         )
     return cmdline
 
@@ -55,8 +55,8 @@ def added(line: str, text: str) -> str:
     """
     if text.count('"') % 2:
         raise BadInput(
-            f"a double quote has no end in --append-cmdline {text}",
-            hint="the kernel would take what follows into the quotes; add the quote that is missing",
+            f"unterminated double quote in --append-cmdline {text}",
+            hint="add the closing quote",
         )
     # The kernel ends such a quote with the line.
     kernel, init = _parts(words(line + '"' if line.count('"') % 2 else line))

@@ -87,7 +87,7 @@ def _summary(told: UpdateTimes) -> str:
     if told.blackout is not None:
         words.append(f"longest blackout {duration(told.blackout)}")
     if told.clock is not None:
-        words.append(f"the jump {jump_clock(told)}")
+        words.append(f"jumping {jump_clock(told)}")
     if told.reason:
         words.append(told.reason)
     return escaped("; ".join(words))

@@ -76,7 +76,7 @@ def jump_clock(told: UpdateTimes) -> str:
     if told.clock is None:
         return ""
     name = "the processor's counter" if told.clock == "tsc" else "the wall clock"
-    return f"by {name}, give or take {duration(told.error or 0.0)}"
+    return f"measured with {name}, ±{duration(told.error or 0.0)}"
 
 
 def headline(told: UpdateTimes) -> str:
@@ -102,12 +102,12 @@ def lines(told: UpdateTimes) -> Iterator[str]:
     """For people."""
     yield headline(told)
     if told.reason:
-        yield f"  why        {escaped(told.reason)}"
+        yield f"  reason     {escaped(told.reason)}"
     for name, seconds, how in stages(told):
         yield f"  {name:<10} {duration(seconds)}{', ' if how else ''}{how}"
     longest = max((p for p in told.sessions if p.blackout is not None), key=lambda p: p.blackout or 0.0, default=None)
     if told.blackout is not None and longest is not None:
-        yield f"  blackout   {duration(told.blackout)}, of {escaped(longest.name)}, the longest"
+        yield f"  blackout   {duration(told.blackout)} at most, of {escaped(longest.name)}"
     if not told.sessions:
         yield "no sessions"
         return
@@ -117,7 +117,7 @@ def lines(told: UpdateTimes) -> Iterator[str]:
     for passage in told.sessions:
         yield f"{escaped(passage.name):<{width}}  {bar(told, passage)}  {remark(told, passage)}".rstrip()
     yield ""
-    yield "p preparing  f freezing  j jumping  r restoring  . the guest runs; capitals: blackout"
+    yield "p preparing  f freezing  j jumping  r restoring  . resumed; capitals: blackout"
 
 
 def _scale(seconds: float) -> str:
@@ -142,13 +142,13 @@ def remark(told: UpdateTimes, passage: SessionTimes) -> str:
     words = [] if passage.blackout is None else [duration(passage.blackout)]
     if passage.standing != "ready":
         words.append(
-            {"unasked": "takes no part"}.get(passage.standing, escaped(passage.standing))
+            {"unasked": "no participant"}.get(passage.standing, escaped(passage.standing))
             + (f": {escaped(passage.reason)}" if passage.reason else "")
         )
     elif told.freezing is None:
         words.append("none")
     elif passage.blackout is None:
-        words.append("released without being resumed" if passage.gone is not None else "not resumed yet")
+        words.append("released, not resumed" if passage.gone is not None else "not resumed yet")
     if passage.outcome == "given_up":
         words.append("given up")
     return ", ".join(words)

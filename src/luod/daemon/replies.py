@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from luod.ipc.types.sessions import Direction
 
 
-_SHOWN: Final = "luoctl list shows a user its own sessions, and root all"
+_SHOWN: Final = "`luoctl list` shows your sessions, and all sessions to root"
 
 
 def torn(name: str) -> Torn:
     return Torn(
         name=name,
-        message=f"session {name!r} is torn: the machine jumped without its participant being ready",
-        hint="nothing can be resumed from it; release it as given up",
+        message=f"session {name!r} is torn: its participant was not ready for the kexec",
+        hint="it cannot be restored; release it: luoctl release NAME",
     )
 
 
@@ -35,8 +35,8 @@ def no_such_session(direction: Direction | None, name: str) -> NoSuchSession:
 def no_manifest(name: str) -> NoManifest:
     return NoManifest(
         name=name,
-        message=f"incoming session {name!r} is finished, or its maker wrote no manifest",
-        hint="its tokens can be retrieved by number, by its owner",
+        message=f"incoming session {name!r} is finished, or was created without a manifest",
+        hint="its owner can still retrieve files by token",
     )
 
 
@@ -44,42 +44,45 @@ def not_looked_at(name: str, *, retrieved: bool) -> NoManifest:
     if retrieved:
         return NoManifest(
             name=name,
-            message=f"luod does not hold incoming session {name!r}: a client has it from a luod that ended",
+            message=f"luod does not hold incoming session {name!r}: a client retrieved it from an earlier luod",
             hint="ask that client",
         )
     return NoManifest(
         name=name,
-        message=f"incoming session {name!r} waits in the kernel, and its manifest with it",
-        hint="its contents cannot be shown before its owner retrieves it; Describe says what luod knows of it",
+        message=f"incoming session {name!r} waits in the kernel, so its manifest cannot be read",
+        hint="its files are known after its owner has retrieved it",
     )
 
 
 def forwarding(name: str) -> Busy:
     return Busy(
-        message=f"luod makes session {name!r} ready for the next kernel",
-        hint="it can be retrieved there; luoctl list shows how it stands",
+        message=f"session {name!r} is being carried over to the next kernel",
+        hint="it can be retrieved there; `luoctl list` shows its state",
     )
 
 
 def reaped(name: str) -> Torn:
     return Torn(
         name=name,
-        message=f"session {name!r} is being discarded, so nothing can be resumed from it",
-        hint="start the guest anew; if the reaper fails, release the session as given up",
+        message=f"session {name!r} is being discarded and cannot be restored",
+        hint="start the guest from the beginning; if the reaper fails, release the session",
     )
 
 
 def resumed(name: str) -> Resumed:
     return Resumed(
         name=name,
-        message=f"the guest of session {name!r} was resumed already, and has changed what it was resumed from",
-        hint="release the session, and start the guest anew",
+        message=f"the guest of session {name!r} has already resumed and has changed its memory",
+        hint="release the session, and start the guest from the beginning",
     )
 
 
 def too_late() -> TooLate:
-    return TooLate(message="reboot(2) is called: the machine jumps", hint="if the kernel refuses, luod says so")
+    return TooLate(
+        message="reboot(2) has been called; the update cannot be cancelled any more",
+        hint="if the kernel refuses the kexec, the update is cancelled",
+    )
 
 
 def update_running() -> UpdateRunning:
-    return UpdateRunning(message="a live update is under way", hint="wait for it to end")
+    return UpdateRunning(message="an update is running", hint="wait for it to end")

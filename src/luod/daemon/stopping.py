@@ -40,7 +40,9 @@ class Stopping:
         if self._participants.updating:
             raise update_running()
         if self._sessions.being_forwarded:
-            raise Refused(message="luod carries sessions over", hint="ask again when they are `held`: luoctl list")
+            raise Refused(
+                message="sessions are being carried over", hint="try again when `luoctl list` shows them as held"
+            )
         self._participants.checking = True
         stopped = False
         try:
@@ -52,7 +54,7 @@ class Stopping:
                 what = ", ".join(alone[:_NAMED]) + more
                 raise Refused(
                     message=f"{doubt or 'only luod has these open, and stopping it loses them'}: {what}",
-                    hint="start their VMMs, or update; --drop stops luod and loses them",
+                    hint="start their VMMs, or update; `luoctl stop --drop` loses them",
                 )
             stopped = True
         finally:

@@ -78,9 +78,9 @@ def payload_place(data: bytes) -> tuple[int, int]:
 def probe(data: bytes) -> None:
     """Raises ImageError, which says why kexec_file_load(2) of x86_64 would refuse `data`."""
     if len(data) < _HEADER_END or not has_header(data):
-        raise ImageError("this is no bzImage: it has no HdrS in its header")
+        raise ImageError("not a bzImage: no HdrS in its header")
     if data[_BOOT_FLAG : _BOOT_FLAG + 2] != b"\x55\xaa":
-        raise ImageError("this is no bzImage: its boot flag is wrong")
+        raise ImageError("not a bzImage: its boot flag is wrong")
     (protocol,) = struct.unpack_from("<H", data, 0x206)
     if protocol < _PROTOCOL_LEAST:
         raise ImageError(f"boot protocol {protocol >> 8}.{protocol & 0xFF} is older than 2.12")
@@ -88,7 +88,7 @@ def probe(data: bytes) -> None:
         raise ImageError("this is a zImage, not a bzImage")
     (xloadflags,) = struct.unpack_from("<H", data, 0x236)
     if not xloadflags & _XLF_KERNEL_64:
-        raise ImageError("this is no 64-bit kernel")
+        raise ImageError("not a 64-bit kernel")
     if not xloadflags & _XLF_CAN_BE_LOADED_ABOVE_4G:
         raise ImageError("this kernel cannot be loaded above 4 GiB")
 

@@ -36,5 +36,5 @@ def read(data: bytes) -> Kernel:
     image = bzimage.describe(data)
     found = contents(bzimage.unpack(data, image))
     if not found.release:
-        raise ImageError("what is packed in this image is no kernel: it says nowhere which Linux version it is")
+        raise ImageError("the payload of this image is not a kernel: it has no Linux version")
     return Kernel(image, found)

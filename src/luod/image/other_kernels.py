@@ -40,7 +40,7 @@ def refusal(data: bytes, *, whole: bool = True) -> ImageError:
     `whole`: the reader did not truncate it, so that sizes in it can be compared.
     """
     what, remedy = describe(data, whole=whole)
-    return ImageError(f"this is {what}" if what else "this is no bzImage: it has no HdrS in its header", hint=remedy)
+    return ImageError(f"this is {what}" if what else "not a bzImage: no HdrS in its header", hint=remedy)
 
 
 def describe(data: bytes, *, whole: bool = True) -> tuple[str, str]:

@@ -63,7 +63,7 @@ def compression(start: bytes) -> str:
     for magic, name in _MAGICS.items():
         if start.startswith(magic):
             return name
-    raise ImageError(f"the payload begins with {start[:8].hex()}, which is no compression a kernel uses")
+    raise ImageError(f"the payload begins with {start[:8].hex()}, which is not a compression that kernels use")
 
 
 def unpack(data: bytes, compression: str, start: int = 0, end: int | None = None, most: int | None = None) -> bytes:
@@ -106,7 +106,7 @@ class Stream:
             raise self._damaged(str(error)) from error
 
     def _damaged(self, why: str) -> PackingError:
-        return PackingError(f"the payload is no {self._compression}: {why}")
+        return PackingError(f"the payload is not valid {self._compression}: {why}")
 
     def _packed(self) -> Iterator[bytes]:
         """Yields the remaining packed bytes in pieces, and advances `end`."""

@@ -83,4 +83,4 @@ def _has_default(member: dataclasses.Field[Any]) -> bool:
 
 
 def _misfit(wanted: str, what: str) -> ProtocolError:
-    return ProtocolError(f"luod's answer has no {wanted} `{what}`" if what else f"luod's answer is no {wanted}")
+    return ProtocolError(f"luod's answer has no {wanted} `{what}`" if what else f"luod's answer is not a {wanted}")

@@ -39,7 +39,7 @@ class Reply:
         """Returns the fd of the parameter `member`; the caller owns it. Raises ProtocolError without one."""
         index = self.parameters.get(member)
         if type(index) is not int or not 0 <= index < len(self.fds) or self.fds[index].closed:
-            raise errors.ProtocolError(f"the reply's {member} points to no fd")
+            raise errors.ProtocolError(f"the reply's {member} does not point to an fd")
         return Fd(self.fds[index].detach())
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ def encode_call(method: str, parameters: Mapping[str, Any] | None = None, *, mor
         return json.dumps(call, separators=(",", ":"), ensure_ascii=False).encode() + b"\0"
     except UnicodeEncodeError as error:
         raise errors.BadInput(
-            f"{error.object[error.start : error.end]!r} is half of a surrogate pair, which JSON cannot carry",
+            f"{error.object[error.start : error.end]!r} is not valid Unicode text, which JSON needs",
             hint="give text that can be encoded as UTF-8",
         ) from None
 
@@ -165,7 +165,7 @@ def receive(connection: socket.socket) -> tuple[bytes, tuple[Fd, ...]]:
     fds = tuple(Fd(number) for number in control_fds(control))
     if flags & socket.MSG_CTRUNC:
         _close(fds)
-        raise errors.ProtocolError("fds were lost on the way", hint="raise RLIMIT_NOFILE of this process")
+        raise errors.ProtocolError("fds were lost in transit", hint="raise RLIMIT_NOFILE of this process")
     return data, fds
 
 

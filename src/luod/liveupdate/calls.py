@@ -62,22 +62,22 @@ class Call:
 
 
 _ANYWHERE: Final[dict[int, tuple[type[KernelRefused], str]]] = {
-    errno.EMFILE: (KernelRefused, "this process has no free fd; nothing was changed, close some and try again"),
+    errno.EMFILE: (KernelRefused, "this process has no free file descriptor; nothing was changed"),
     errno.ENFILE: (KernelRefused, "the system has no free file; nothing was changed"),
     errno.EBADF: (KernelRefused, "an fd is not open, or was opened with O_PATH"),
-    errno.ENOTTY: (KernelRefused, "the fd is neither /dev/liveupdate nor a session, whichever the call needs"),
+    errno.ENOTTY: (KernelRefused, "the fd is not /dev/liveupdate, or not a session"),
 }
 CREATE_SESSION: Final = Call(
     "LIVEUPDATE_IOCTL_CREATE_SESSION",
     uapi.LIVEUPDATE_IOCTL_CREATE_SESSION,
-    {errno.EEXIST: (SessionExists, "an outgoing session of this name is open somewhere")},
+    {errno.EEXIST: (SessionExists, "an outgoing session of this name is open")},
 )
 RETRIEVE_SESSION: Final = Call(
     "LIVEUPDATE_IOCTL_RETRIEVE_SESSION",
     uapi.LIVEUPDATE_IOCTL_RETRIEVE_SESSION,
     {
-        errno.ENOENT: (NoSuchSession, "no incoming session of this name waits"),
-        errno.EINVAL: (SessionTaken, "the session is retrieved already and still open somewhere"),
+        errno.ENOENT: (NoSuchSession, "no incoming session of this name is waiting"),
+        errno.EINVAL: (SessionTaken, "the session is already retrieved and still open"),
     },
 )
 PRESERVE_FD: Final = Call(
@@ -88,9 +88,9 @@ PRESERVE_FD: Final = Call(
         errno.EBUSY: (FileAlreadyPreserved, "the file is preserved already, or retrieved and its session not finished"),
         errno.ENOENT: (FileNotPreservable, "this kind of file cannot be preserved"),
         errno.EFBIG: (FileNotPreservable, "the file is too large to be preserved"),
-        errno.EOPNOTSUPP: (FileNotPreservable, "the file has something that this kernel's format cannot carry"),
+        errno.EOPNOTSUPP: (FileNotPreservable, "the file has a property that this kernel cannot preserve"),
         errno.EINVAL: (WrongDirection, "this is an incoming session; files are preserved in outgoing ones"),
-        errno.ENOMEM: (KernelRefused, "there is not enough memory to preserve the file; it is not preserved"),
+        errno.ENOMEM: (KernelRefused, "there is not enough memory to preserve the file"),
     },
 )
 UNPRESERVE_FD: Final = Call(
@@ -105,7 +105,7 @@ RETRIEVE_FD: Final = Call(
     "LIVEUPDATE_SESSION_RETRIEVE_FD",
     uapi.LIVEUPDATE_SESSION_RETRIEVE_FD,
     {
-        errno.ENODEV: (RetrieveFailed, "no VFIO driver had the device when it was first tried, and that is final"),
+        errno.ENODEV: (RetrieveFailed, "no VFIO driver had the device at the first RETRIEVE_FD, which is final"),
         errno.ENOENT: (NoSuchToken, "the session holds no file under this token, or is finished"),
         errno.EINVAL: (WrongDirection, "this is an outgoing session; files are retrieved from incoming ones"),
     },
@@ -114,7 +114,7 @@ FINISH: Final = Call(
     "LIVEUPDATE_SESSION_FINISH",
     uapi.LIVEUPDATE_SESSION_FINISH,
     {
-        errno.EBUSY: (FinishRefused, "a file is not retrieved, or not restored as its kind asks"),
+        errno.EBUSY: (FinishRefused, "a file is not retrieved or not completely restored"),
         errno.EINVAL: (WrongDirection, "this is an outgoing session; incoming ones are finished"),
     },
 )

@@ -22,7 +22,7 @@ KIND: Final = "vfio"
 _GROUP: Final = "anon_inode:[vfio-device]"
 _RETRIEVED: Final = "anon_inode:[vfio-device-liveupdate]"
 _SYMBOLS: Final = Path("/proc/kallsyms")
-_CDEV: Final = "open the device itself, luod.vfio.open_device, and preserve that"
+_CDEV: Final = "open the device with luod.vfio.open_device, and preserve that file"
 
 
 def is_device(fd: int) -> bool:
@@ -36,13 +36,13 @@ def why_refused(fd: int, code: int) -> str:
     link = pci.link_of(fd)
     if os.path.basename(link).lstrip(".") == os.path.basename(iommufd_uapi.DEVICE):
         return (
-            "no kernel preserves an iommufd, but one with the posted iommufd series, and then after all the memory "
+            "only a kernel with the posted iommufd series preserves an iommufd, and after all the memory "
             "that it maps; bind the retrieved device to a new one"
         )
     if os.path.dirname(link) == uapi.GROUPS:
         return f"VFIO's groups and containers cannot be preserved; {_CDEV}"
     if link.endswith(_GROUP):
-        return f"a device had from VFIO_GROUP_GET_DEVICE_FD cannot be preserved; {_CDEV}"
+        return f"a device from VFIO_GROUP_GET_DEVICE_FD cannot be preserved; {_CDEV}"
     if not is_device(fd):
         return ""
     address = pci.address_of(fd)
@@ -53,14 +53,14 @@ def _why_not(address: str) -> str:
     """Returns the property for which the device is never preserved."""
     driver = pci.driver_of(address)
     if driver != pci.VFIO_PCI:
-        return f"{address} has the driver {driver}; only vfio-pci's own devices can be preserved, not its variants'"
+        return f"{address} has the driver {driver}; only devices of vfio-pci can be preserved, not of its variants"
     if pci.is_virtual_function(address):
         return (
-            f"{address} is a virtual function, and those are not preserved: take it from the guest before the update. "
-            "Its physical function can be preserved, and comes back without virtual functions (sriov_numvfs 0)"
+            f"{address} is a virtual function, which cannot be preserved: unplug it from the guest before the update. "
+            "Its physical function can be preserved, without virtual functions (sriov_numvfs 0)"
         )
     if pci.is_intel_display(address):
-        return f"{address} is an Intel display device, and those are not preserved"
+        return f"{address} is an Intel display device, which cannot be preserved"
     return ""
 
 
@@ -70,7 +70,7 @@ def _why_not_now(fd: int, code: int) -> str:
             "the device relies on an ACS quirk, or on a kernel with the posted iommufd series its page table is not "
             "marked with IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE"
         )
-    lacking = "this kernel has no handler for VFIO devices, as no released one has; try `luoemu run --vfio`"
+    lacking = "this kernel has no handler for VFIO devices; no released kernel has one; try `luoemu run --vfio`"
     has = has_handler()
     if has is False:
         return lacking
@@ -106,7 +106,7 @@ def lost(code: int) -> str:
         return ""
     return (
         "that is final (H29): the device cannot be retrieved in this boot, and the session cannot be finished. Its "
-        "other files can still be retrieved: do that, then release it as given up. Bind vfio-pci before RETRIEVE_FD "
+        "other files can still be retrieved. Then release the session. Bind vfio-pci before RETRIEVE_FD "
         "next time (luod.vfio.bind_driver)"
     )
 

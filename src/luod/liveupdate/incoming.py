@@ -223,7 +223,7 @@ class IncomingSession(Session):
             return None
         entry = self._index.get(file)
         if entry is None and isinstance(file, str):
-            raise BadInput(f"the manifest names no file {file!r}", hint="see `contents` for what there is")
+            raise BadInput(f"the manifest has no file {file!r}", hint="see `contents`")
         return entry
 
     def _retrieve(self, token: int) -> Fd:

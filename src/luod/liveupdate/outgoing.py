@@ -128,7 +128,9 @@ class OutgoingSession(Session):
         fd = file if isinstance(file, int) else _number(file)
         if token is None:
             if self._manifest is None or name is None:
-                raise BadInput("a file without a token", hint="say a token, or a name, which goes to the manifest")
+                raise BadInput(
+                    "a file without a token", hint="pass a token, or a name, which is stored in the manifest"
+                )
             token = next(free for free in count() if free not in self._entries)
         self._check(token, name)
         entry = _describe(fd, token, name, None if device is None else pci.check_address(device))
@@ -283,7 +285,7 @@ class _ManifestWriter:
             part.close()
             raise ManifestError(
                 "another object keeps the manifest of this session",
-                hint="preserve through the object that made the session, or say manifest=False",
+                hint="preserve with the object that created the session, or pass manifest=False",
             ) from error
         except BaseException:
             part.close()

@@ -46,7 +46,7 @@ def memory(size: int, name: str = "luod", *, populate: bool = True) -> Fd:
     Raises KernelRefused: EMFILE, ENOMEM (strict overcommit), EACCES (`vm.memfd_noexec=2`), EFBIG (RLIMIT_FSIZE).
     """
     if not isinstance(cast(object, size), int) or size <= 0:
-        raise BadInput(f"memory has 1 byte or more, a whole number: {size!r:.100}")
+        raise BadInput(f"the size of memory must be a positive integer: {size!r:.100}")
     check_text(name, "a memfd's name")
     if "\0" in name or len(name.encode("utf-8", "surrogateescape")) > _NAME_MAX:
         raise BadInput(f"a memfd's name has up to {_NAME_MAX} bytes and no NUL: {name!r:.100}")
@@ -103,7 +103,7 @@ def _mapped(fd: Fd, size: int) -> Iterator[int]:
     try:
         base = linux.syscall("mmap", 0, size + huge, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
     except OSError as error:
-        raise KernelRefused(error.errno or 0, "mmap", f"no room to map {size} bytes") from None
+        raise KernelRefused(error.errno or 0, "mmap", f"no memory to map {size} bytes") from None
     try:
         address = -(-base // huge) * huge
         access = mmap.PROT_READ | mmap.PROT_WRITE

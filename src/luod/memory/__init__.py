@@ -325,7 +325,7 @@ def _machine_room(source: Source) -> Room:
 
 def _parsed(path: str, text: str) -> int:
     if not text.isascii() or not text.isdigit():
-        raise ValueError(f"{path}: it says {text!r:.40}, which is no number")
+        raise ValueError(f"{path}: it says {text!r:.40}, which is not a number")
     return int(text)
 
 

@@ -349,7 +349,7 @@ class Program:
         try:
             return json.loads(line)
         except ValueError:
-            what = f"its answer is no JSON: {line!r:.200}"
+            what = f"its answer is not JSON: {line!r:.200}"
             raise ProgramFailed(self.machine._failure(self._doing("ask"), what, program=self.stderr)) from None
 
     def signal(self, number: int = signal.SIGTERM) -> None:

@@ -136,7 +136,7 @@ def test_no_update_begins_while_something_is_forwarded(luod: Luod, arrived: dict
     eventually(lambda: states(watcher)["incoming other"] == "carrying_over", describe="it is being carried over")
     operator = Operator(luod)
     operator.update(findings=["incoming-unfinished"])
-    assert "luod carries sessions over: other" in operator.refused().message
+    assert "sessions are being carried over: other" in operator.refused().message
     luod.machine.signal(keep, signal.SIGCONT)
     assert work.wait() == 0
     assert states(watcher)["outgoing other"] == "held"

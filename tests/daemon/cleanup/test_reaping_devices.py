@@ -49,7 +49,7 @@ def test_a_device_that_the_host_has_stays_with_the_host(boot_machine: BootMachin
     """The manifest is its owner's word, and may name a disk."""
     luod = Luod(boot(boot_machine, devices=(f"{FIRST},driver=nvme",)), tmp_path / "state")
     leave(luod)
-    assert "is with the driver nvme, and stays there" in luod.luoctl("discard", "vm", check=False).stderr.decode()
+    assert "is with the driver nvme, and is not rebound" in luod.luoctl("discard", "vm", check=False).stderr.decode()
     assert states(luod.vmm()) == {"incoming vm": "stuck"}
     driver = luod.machine.run(["readlink", f"/sys/bus/pci/devices/{FIRST}/driver"]).text
     assert driver.rpartition("/")[2].strip() == "nvme"

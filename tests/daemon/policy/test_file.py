@@ -85,28 +85,28 @@ def test_an_empty_file_is_the_defaults() -> None:
         ("restore-dedline = 4\n", "restore-dedline", "is unknown", "did you mean 'restore-deadline'?"),
         ("[rules]\nuid = 1\n", "rules", "is a table, not a list", "[[rules]]"),
         ("[[rules]]\nuid = 1\nnames = 'a'\n", "rules[0].names", "is text, not a list", '["a", "b"]'),
-        ("[[rules]]\nuid = 1\nnames = ['a', 'b c']\n", "rules[0].names[1]", "is no pattern", "{user}"),
-        ("[[rules]]\nuid = 1\nnames = ['{usr}']\n", "rules[0].names[0]", "is no pattern", "{user}"),
+        ("[[rules]]\nuid = 1\nnames = ['a', 'b c']\n", "rules[0].names[1]", "is not a valid pattern", "{user}"),
+        ("[[rules]]\nuid = 1\nnames = ['{usr}']\n", "rules[0].names[0]", "is not a valid pattern", "{user}"),
         ("[default]\non-owner-death = 'drop'\n", "default.on-owner-death", "cannot be 'drop'", "hold, discard"),
         ("[default]\non-owner-death = 'Hold'\n", "default.on-owner-death", "cannot be 'Hold'", "did you mean 'hold'?"),
-        ("[[rules]]\nsessions = 3\n", "rules[0]", "nobody in particular", "[default]"),
-        ("[[rules]]\nuid = -1\n", "rules[0].uid", "is no uid", ""),
-        ("[[rules]]\nunit = 'vm'\n", "rules[0].unit", "is no unit", "did you mean 'vm.service'?"),
+        ("[[rules]]\nsessions = 3\n", "rules[0]", "has no condition", "[default]"),
+        ("[[rules]]\nuid = -1\n", "rules[0].uid", "is not a valid uid", ""),
+        ("[[rules]]\nunit = 'vm'\n", "rules[0].unit", "is not a unit", "did you mean 'vm.service'?"),
         ("[[rules]]\ncgroup = 'a'\n", "rules[0].cgroup", "root", "/machine.slice"),
-        ("[default]\nsessions = 5000\n", "default.sessions", "is no number of sessions", "1024"),
-        ("all-connections = 0\n", "all-connections", "is no number of connections", "65536"),
-        ("[default]\nconnections = 0\n", "default.connections", "is no number of connections", "65536"),
+        ("[default]\nsessions = 5000\n", "default.sessions", "is not a valid number of sessions", "1024"),
+        ("all-connections = 0\n", "all-connections", "is not a valid number of connections", "65536"),
+        ("[default]\nconnections = 0\n", "default.connections", "is not a valid number of connections", "65536"),
         ("restore-deadline = '10m'\n", "restore-deadline", "is text, not a number of seconds", ""),
-        ("restore-deadline = 0\n", "restore-deadline", "is no time", "for ever"),
-        ("restore-deadline = nan\n", "restore-deadline", "is no time", "for ever"),
-        ("reaper = ['reap']\n", "reaper[0]", "is no absolute path", "$PATH"),
+        ("restore-deadline = 0\n", "restore-deadline", "is not a valid time", "forever"),
+        ("restore-deadline = nan\n", "restore-deadline", "is not a valid time", "forever"),
+        ("reaper = ['reap']\n", "reaper[0]", "is not an absolute path", "$PATH"),
         ("reaper = ['/a', \"\\u0000\"]\n", "reaper", "has a NUL", ""),
         ("[hooks]\nbefore = ['/a']\n", "hooks.before", "is unknown", "did you mean 'before-update'?"),
         ("[hooks]\nafter_update = ['/a']\n", "hooks.after_update", "is unknown", "did you mean 'after-update'?"),
         ("[hooks]\nbefore-update = 'a'\n", "hooks.before-update", "is text, not a list", '["a", "b"]'),
-        ("[hooks]\nbefore-update = ['a']\n", "hooks.before-update[0]", "is no absolute path", "$PATH"),
+        ("[hooks]\nbefore-update = ['a']\n", "hooks.before-update[0]", "is not an absolute path", "$PATH"),
         ("[hooks]\nafter-update = ['/a', \"\\u0000\"]\n", "hooks.after-update", "has a NUL", ""),
-        ("[hooks]\ntimeout = 0\n", "hooks.timeout", "is no time", "more than 0"),
+        ("[hooks]\ntimeout = 0\n", "hooks.timeout", "is not a valid time", "a positive number"),
         ("a = 1\nb == 2\n", "", "Invalid value (at line 2, column 4)", "TOML"),
         ("a = [1,\n", "", "Invalid value (at end of document)", "TOML"),
         (f"restore-deadline = 1{'0' * 400}\n", "", "out of range - at `$.restore-deadline`", ""),
@@ -134,7 +134,7 @@ def test_check_config_says_good_or_what_is_wrong(tmp_path: Path, capsys: pytest.
     assert main(["check-config", str(file)]) == 1
     assert f"{file}: rules[0].uid: is true or false, not a number" in capsys.readouterr().err
     assert main(["check-config", str(tmp_path / "none")]) == 1
-    assert "is not there" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
 
 
 def test_a_policy_that_others_can_write_is_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,11 +143,11 @@ def test_a_policy_that_others_can_write_is_not_taken(tmp_path: Path, capsys: pyt
     path.chmod(0o666)
     assert main(["check-config", str(path)]) == 1
     said = capsys.readouterr().err
-    assert f"{path}: is not taken: it can be written by every user" in said
+    assert f"{path}: is not accepted: it can be written by every user" in said
     assert f"chmod go-w {path}" in said
     path.chmod(0o644)
     tmp_path.chmod(0o777)
-    with pytest.raises(PolicyError, match=f"is not taken: {tmp_path} can be written"):
+    with pytest.raises(PolicyError, match=f"is not accepted: {tmp_path} can be written"):
         read(path)
 
 

@@ -183,11 +183,11 @@ def test_an_update_may_bring_its_kernel(luod: Luod) -> None:
     refused = luod.luoctl("--json", "update", *given, check=False)
     error = json.loads(refused.stdout)
     assert (refused.returncode, error["error"]) == (4, "Refused")
-    assert error["message"].startswith("luo-missing, nobody-follows: ")
+    assert error["message"].startswith("luo-missing, participant-missing: ")
     assert luod.luoctl("update", *given, "--dry-run", check=False).returncode == 4
     luod.machine.write(KERNEL, bzimage())
     dry = luod.luoctl("update", *given, "--dry-run", "--skip-unready")
-    assert "ignored  nobody-follows" in dry.text
+    assert "ignored  participant-missing" in dry.text
     assert luod.status()["kernel_loaded"] is False
     with luod.machine.expect_jump():
         luod.luoctl("update", *given, "--skip-unready")
@@ -205,7 +205,7 @@ def test_h19_an_image_that_was_written_to_after_its_check_is_not_jumped_into(luo
     luod.machine.write(KERNEL, without("luo"))
     one.vote("preparing")
     one.expect("cancelled")
-    assert "written to after it was checked" in operator.until("cancelled")["reason"]
+    assert "modified after the check" in operator.until("cancelled")["reason"]
 
 
 def test_fds_that_are_no_files_are_unreadable_images_and_are_closed(shared_luod: Luod) -> None:

@@ -57,12 +57,12 @@ IN_PREPARING: list[tuple[Change, str]] = [
     (declares_memory_that_comes_back_sealed, "sealed-memory"),
     (declares_no_session, "contents-undeclared"),
     (makes_a_session_and_declares_nothing, "contents-undeclared"),
-    (writes_to_the_image, "written to after it was checked"),
-    (writes_to_the_initrd, "written to after it was checked"),
+    (writes_to_the_image, "modified after the check"),
+    (writes_to_the_initrd, "modified after the check"),
 ]
 IN_FREEZING: list[tuple[Change, str]] = [
-    (writes_to_the_image, "written to after it was checked"),
-    (writes_to_the_initrd, "written to after it was checked"),
+    (writes_to_the_image, "modified after the check"),
+    (writes_to_the_initrd, "modified after the check"),
 ]
 
 

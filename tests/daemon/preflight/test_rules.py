@@ -133,7 +133,7 @@ def said(name: str, modules: Modules | None, options: dict[str, str] | None = No
 
 def test_a_module_that_is_not_loaded_comes_with_what_luod_knows_of_it() -> None:
     named = {"vfio_pci": ("vfio-pci-v1",)}
-    assert said("handler-not-loaded", Modules(named)).endswith("that loads it")
+    assert said("handler-not-loaded", Modules(named)).endswith("initial RAM disk loads")
     assert "(vfio_pci: it is blacklisted)" in said(
         "handler-not-loaded", Modules(named, {}, {"vfio_pci": "it is blacklisted"})
     )
@@ -396,7 +396,7 @@ def test_h2_what_is_to_be_preserved_must_find_memory(limited: Path) -> None:
 def test_a5_what_luod_cannot_read_of_a_participants_limits_is_a_refusal(limited: Path) -> None:
     (found,) = state.unknown([declares("vm", memfd(MIB), pid=None), declares("other", pid=None)], limited)
     assert (found.name, found.severity) == ("memory-unknown", "refusal")
-    assert "take: vm (" in found.what
+    assert "participants: vm (" in found.what
     assert found_in(limited, declares("vm", memfd(MIB, when="preparing"), pid=99)) == ["memory-unknown"]
     (limited / "sys/fs/cgroup/vms/memory.current").unlink()
     assert found_in(limited, declares("vm", memfd(100 * MIB, when="preparing"))) == ["memory-unknown"]

@@ -121,7 +121,7 @@ def test_nothing_is_taken_while_an_update_is_being_checked(luod: Luod) -> None:
     updates = [luod.machine.spawn(["sh", "-c", f"{ask} /run/status-{number}"]) for number in (1, 2)]
     statuses = ["sh", "-c", "cat /run/status-* 2>/dev/null; true"]
     eventually(lambda: "6" in luod.machine.run(statuses).text, describe="an update is being checked")
-    assert "a live update is under way" in vmm.refused("stash", name="vm", files={"ram": "ram"}).message
+    assert "an update is running" in vmm.refused("stash", name="vm", files={"ram": "ram"}).message
     luod.machine.signal(keep, signal.SIGCONT)
     assert [each.wait() for each in (load, *updates)] == [0, 0, 0]
     assert sorted(luod.machine.run(statuses).text.split()) == ["0", "6"]

@@ -30,14 +30,14 @@ def refusal(*, sessions: str = "luod.sock", admin: str = "admin.sock", state: st
 @pytest.mark.parametrize("place", ["luod.sock", "luod.sock.new", "admin.sock"])
 def test_a_file_that_is_no_socket_is_left_alone(here: Path, place: str) -> None:
     (here / place).write_text("precious")
-    assert refusal() == f"{place} is there and is no socket"
+    assert refusal() == f"{place} exists and is not a socket"
     assert (here / place).read_text() == "precious"
     assert {path.name for path in here.iterdir()} == {place, "state"}
 
 
 def test_a_link_is_not_followed(here: Path) -> None:
     (here / "luod.sock").symlink_to("elsewhere")
-    assert refusal() == "luod.sock is there and is no socket"
+    assert refusal() == "luod.sock exists and is not a socket"
 
 
 @pytest.mark.parametrize("path", ["", "/", ".", "x" * 200, "state/lock/sock", "/proc/sock"])

@@ -147,7 +147,7 @@ def test_a_first_that_says_no_refuses_the_update_and_nobody_was_asked(begin: Sta
     one = Participant(luod, "one")
     refused = update(luod)
     assert (refused["status"], refused["error"]) == (4, "Refused")
-    assert refused["message"].endswith("before-update, does not let it begin: the lock is taken")
+    assert refused["message"].endswith("before-update, refuses the update: the lock is taken")
     luod.kill_serve()
     assert luod.status()["state"] == "idle"
     # What it refused owes nothing, not even to a serve that starts anew.

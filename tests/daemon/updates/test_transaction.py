@@ -160,7 +160,7 @@ def test_the_grant_of_one_who_is_lost_goes_on_to_the_next() -> None:
 
 def test_no_abort_from_the_jump_on_but_the_way_back_if_reboot_returns() -> None:
     jumping = begin(0).freeze(0.0).jump(0.0)
-    with pytest.raises(NotAwaited, match="nobody can hold it"):
+    with pytest.raises(NotAwaited, match="cannot be vetoed any more"):
         jumping.cancel("abort")
     cancelled = jumping.returned("EBUSY")
     assert (cancelled.phase, cancelled.reason) == ("cancelled", "EBUSY")

@@ -286,7 +286,7 @@ def test_what_is_made_while_it_prepares_and_not_declared_is_not_carried_as_if_wh
     stranger.call("create", name="early", slot="early")
     one.vote("preparing")
     assert (
-        "contents-undeclared: no participant declared what these sessions hold: early"
+        "contents-undeclared: sessions without a participant: contents not declared: early"
         in (one.expect("cancelled")["reason"])
     )
     operator.until("cancelled")

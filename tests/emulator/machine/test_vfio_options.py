@@ -46,7 +46,7 @@ def test_refused_by_the_command_line(capsys: pytest.CaptureFixture[str], options
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[", "no TOML"),
+        ("[", "not valid TOML"),
         ("address = 1", "address is to be a table"),
         ('["0000:01:00.0"]\nmsix = "x"', "0000:01:00.0: msix is a number"),
         ('["0000:01:00.0"]\nmsix = true', "0000:01:00.0: msix is a number"),

@@ -53,17 +53,17 @@ class _File:
 def _forwardable(contents: tuple[Entry, ...] | None, name: str) -> tuple[Entry, ...]:
     if contents is None:
         raise ContentsUnknown(
-            f"session {name!r} has no manifest, so nobody knows its tokens",
-            hint="only who preserved its files can retrieve them",
+            f"session {name!r} has no manifest, so its tokens are not known",
+            hint="only the program that preserved its files can retrieve them",
         )
     for entry in contents:
         if entry.kind != _MEMFD:
             raise Refused(
-                f"session {name!r} holds a {entry.kind} under token {entry.token}, and only memory is carried twice",
-                hint="have its VMM retrieve it here, or discard it",
+                f"session {name!r} holds a {entry.kind} under token {entry.token}, and only memory can be carried over",
+                hint="let its VMM retrieve it, or run `luoctl discard`",
             )
     if len(contents) > _FILES_A_SOCKET * MOST_SOCKETS:
-        raise Refused(f"session {name!r} holds {len(contents)} files, more than are carried twice")
+        raise Refused(f"session {name!r} holds {len(contents)} files, too many to carry over")
     try:
         memory.require(sum(entry.size for entry in contents), memory.chargeable(), f"retrieving session {name!r}")
     except MemoryUnknown as error:

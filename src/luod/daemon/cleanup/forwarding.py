@@ -91,7 +91,7 @@ class Forwarding:
             raise CarryOverFailed(
                 name=name,
                 message=f"session {name!r} was not carried over: {reason}",
-                hint="luod holds what it held; carry it over again",
+                hint="nothing is lost; run `luoctl carry-over` again",
             )
         self._log("carried-over", name=name, owner=row.owner, said=outcome.report)
         return outcome.report
@@ -100,19 +100,19 @@ class Forwarding:
         """The row as it is. NotCarriedOver, Refused."""
         if self._registry.row("outgoing", row.name) is not None:
             raise errors.SessionExists(
-                name=row.name, message="there is an outgoing session of this name", hint="release that one first"
+                name=row.name, message="an outgoing session of this name exists", hint="release it first"
             )
         said = "torn" if row.torn else "being discarded" if row.reaped else "resumed" if row.resumed else None
         if said is not None:
             raise NotCarriedOver(
                 name=row.name,
-                message=f"session {row.name!r} is {said}, so nothing can be resumed from it in any kernel",
-                hint="luoctl discard frees what it holds",
+                message=f"session {row.name!r} is {said}, so it cannot be restored in any kernel",
+                hint="`luoctl discard` frees what it holds",
             )
         if self._sessions.claimed(row):
             raise Refused(
-                message=f"session {row.name!r} was given to a process that may live",
-                hint="its VMM carries it on itself, once it has finished it",
+                message=f"session {row.name!r} was retrieved by a process that may still run",
+                hint="let its VMM finish it and create a new session",
             )
         return row
 

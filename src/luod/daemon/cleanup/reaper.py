@@ -52,8 +52,8 @@ def _revive(session: IncomingSession, entry: Entry, held: ExitStack) -> None:
         driver = pci.driver_of(pci.check_address(entry.device))
         if driver not in (None, pci.VFIO_PCI):
             raise Refused(
-                f"device {entry.device} of token {entry.token} is with the driver {driver}, and stays there",
-                hint="if it is the session's, unbind it, and discard the session again",
+                f"device {entry.device} of token {entry.token} is with the driver {driver}, and is not rebound",
+                hint="if the device belongs to the session, unbind it, then discard the session again",
             )
         vfio.bind_driver(entry.device)
     device = held.enter_context(session.retrieve(entry.token))

@@ -102,7 +102,7 @@ class Reaping:
         if claimed is None:
             return None
         return ("it" if claimed.name == row.name else f"session {claimed.name!r}") + (
-            " was given to a process that may live"
+            " was retrieved by a process that may still run"
         )
 
     def check(self, row: Row, *, force: bool) -> None:
@@ -113,7 +113,7 @@ class Reaping:
         if reason is not None:
             raise Refused(
                 message=f"session {row.name!r} is in use: {reason}",
-                hint="end its VMM, or have it finish and release the session; --force discards it regardless",
+                hint="terminate its VMM, or let it finish the session; --force discards the session anyway",
             )
 
     def _begun(self, row: Row, *, force: bool) -> Row:
@@ -138,7 +138,7 @@ class Reaping:
             raise DiscardFailed(
                 name=name,
                 message=f"session {name!r} is stuck: {reason}",
-                hint="discard it again when what is in the way is gone, or release it; nobody else is kept waiting",
+                hint="remove the cause and discard it again, or release it; other sessions are not affected",
             )
         self._failures.pop(name, None)
         self._log("discarded", name=name, owner=row.owner, said=outcome.report)

@@ -25,12 +25,12 @@ from luod.ipc.types.sessions import Direction, GivenUp
 
 _OTHER: Final[dict[Direction, Direction]] = {"outgoing": "incoming", "incoming": "outgoing"}
 _INSTEAD: Final[dict[Direction, str]] = {
-    "outgoing": "there is an outgoing session of this name: the next update carries it, `luoctl release` drops it",
-    "incoming": "there is an incoming session of this name: see luoctl list",
+    "outgoing": "an outgoing session of this name exists: the next update carries it, `luoctl release` drops it",
+    "incoming": "there is an incoming session of this name: see `luoctl list`",
 }
-_RELEASE_FORCED: Final = "--force releases it regardless"
-_DISCARD_FORCED: Final = "--force discards it regardless"
-_FORWARD_INSTEAD: Final = "or let the VMM carry it on itself, once it has finished it"
+_RELEASE_FORCED: Final = "--force releases it anyway"
+_DISCARD_FORCED: Final = "--force discards it anyway"
+_FORWARD_INSTEAD: Final = "or let the VMM finish it and create a new session"
 
 
 class Workloads:
@@ -82,7 +82,7 @@ class Workloads:
             if len(there) > 1:
                 raise Refused(
                     message=f"there are outgoing and incoming sessions of {name!r}",
-                    hint="say which: --outgoing, for the next update, or --incoming, that came over the last",
+                    hint="add --outgoing or --incoming",
                 )
             direction = there[0] if there else "outgoing"
         rows = self._rows(peer, direction, name)
@@ -112,13 +112,13 @@ class Workloads:
             raise NoSuchSession(
                 name=name,
                 message=f"there is no {direction} session {name!r}",
-                hint=_INSTEAD[_OTHER[direction]] if other else "luoctl list shows which there are",
+                hint=_INSTEAD[_OTHER[direction]] if other else "see `luoctl list`",
             )
         base = rows[0].base
         if name != base and self._registry.row(direction, base) in self._found(peer, direction, base):
             raise Refused(
-                message=f"session {name!r} is a part of the workload {base!r}, and of no use without the rest",
-                hint=f"name the workload, {base!r}: that takes all of it",
+                message=f"session {name!r} is a part of workload {base!r}",
+                hint=f"use the name of the workload, {base!r}",
             )
         return sorted(rows, key=lambda row: (row.name == base, row.name))
 
@@ -154,4 +154,4 @@ class Workloads:
 
 
 def _in_use(row: Row, reason: str, instead: str) -> Refused:
-    return Refused(message=f"session {row.name!r} is in use: {reason}", hint=f"end its VMM first; {instead}")
+    return Refused(message=f"session {row.name!r} is in use: {reason}", hint=f"terminate its VMM first; {instead}")

@@ -36,11 +36,11 @@ def _fault_of(program: str) -> Iterator[tuple[str, str]]:
     try:
         mode = os.stat(program).st_mode
     except OSError as error:
-        yield f"{program}: {error.strerror}", "install the command, or name another"
+        yield f"{program}: {error.strerror}", "install the command, or set another one"
         return
     if not stat.S_ISREG(mode):
-        yield f"{program} is not a regular file", "name a program"
+        yield f"{program} is not a regular file", "set a program"
     elif not os.access(program, os.X_OK):
-        yield f"{program} cannot be executed", f"chmod a+x {program}; a file system mounted noexec runs nothing"
+        yield f"{program} cannot be executed", f"chmod a+x {program}; check that its file system is not mounted noexec"
     elif fault := trust.fault(program):
         yield f"{fault}, and luod runs {program} as root", fault.remedy

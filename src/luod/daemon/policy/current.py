@@ -72,13 +72,13 @@ class Policy:
         """
         if not granted.allows(name.base):
             raise Refused(
-                message=f"luod's policy gives you no session '{name}'",
-                hint=f"names for you: {', '.join(granted.shown) or 'none'}",
+                message=f"the policy does not allow you a session '{name}'",
+                hint=f"allowed names: {', '.join(granted.shown) or 'none'}",
             )
         if (held and held >= granted.sessions) or not granted.sessions:
             raise Refused(
                 message=f"luod's policy gives you no more sessions than {granted.sessions}, and you have as many",
-                hint="release some, or have your share made larger",
+                hint="release some, or raise `sessions` in the policy",
             )
 
     def reload(self) -> None:
@@ -111,7 +111,7 @@ class Policy:
             data = file.read(self.path)
         except FileNotFoundError:
             if self._required:
-                raise PolicyError(str(self.path), "", "is not there", hint="luod was told to read it") from None
+                raise PolicyError(str(self.path), "", "is not there", hint="it was given by --config") from None
             self.settings, self.present, self.error = Settings(), False, None
             self._forget()
             return

@@ -47,9 +47,9 @@ def read(path: Path) -> bytes:
         raise PolicyError(str(path), "", f"cannot be read: {error.strerror}") from error
     if fault is not None:
         where = "" if fault.path == str(path) else f"{fault.path} "
-        raise PolicyError(str(path), "", f"is not taken: {where or 'it '}{fault.what}", hint=fault.remedy)
+        raise PolicyError(str(path), "", f"is not accepted: {where or 'it '}{fault.what}", hint=fault.remedy)
     if len(data) > _MOST_BYTES:
-        raise PolicyError(str(path), "", "is no policy: it has more than a MiB")
+        raise PolicyError(str(path), "", "is larger than 1 MiB")
     return data
 
 
@@ -109,7 +109,7 @@ def _misfits(value: object, kind: Any, member: str) -> Iterator[Fault]:
             else:
                 yield full, "is unknown", _meant(name, list(fields))
     elif type(value) is not kind and not (kind is float and type(value) is int):
-        hint = "`id NAME` prints a user's numbers" if member.endswith((".uid", ".gid")) else ""
+        hint = "`id NAME` prints the uid and gids of a user" if member.endswith((".uid", ".gid")) else ""
         yield member, f"is {_word(value)}, not {_WORDS[kind]}", hint
 
 
@@ -127,13 +127,13 @@ def _meant(word: str, known: list[str]) -> str:
 def _faults(settings: Settings) -> Iterator[Fault]:
     """Member, message and hint of what has the right type and makes no sense."""
     if settings.restore_deadline is not None and not 0 < settings.restore_deadline <= _MOST_SECONDS:
-        yield "restore-deadline", "is no time to wait", "seconds, more than 0; leave it out to wait for ever"
+        yield "restore-deadline", "is not a valid time", "a positive number of seconds; leave it out to wait forever"
     if not 0 < settings.reaper_timeout <= _MOST_SECONDS:
-        yield "reaper-timeout", "is no time to wait", "seconds, more than 0"
+        yield "reaper-timeout", "is not a valid time", "a positive number of seconds"
     if not 0 < settings.hooks.timeout <= _MOST_SECONDS:
-        yield "hooks.timeout", "is no time to wait", "seconds, more than 0"
+        yield "hooks.timeout", "is not a valid time", "a positive number of seconds"
     if not 0 < settings.all_connections <= 65536:
-        yield "all-connections", "is no number of connections", "1 to 65536"
+        yield "all-connections", "is not a valid number of connections", "1 to 65536"
     yield from _faults_of_command("reaper", settings.reaper)
     yield from _faults_of_command("hooks.before-update", settings.hooks.before_update)
     yield from _faults_of_command("hooks.after-update", settings.hooks.after_update)
@@ -141,12 +141,12 @@ def _faults(settings: Settings) -> Iterator[Fault]:
     for number, rule in enumerate(settings.rules):
         member = f"rules[{number}]"
         if all(condition is None for condition in rule.conditions):
-            yield member, "matches nobody in particular", "give uid, gid, unit or cgroup; for all the others: [default]"
+            yield member, "has no condition", "add uid, gid, unit or cgroup; for all other users, use [default]"
         for name in ("uid", "gid"):
             if not 0 <= (getattr(rule, name) or 0) < 2**32 - 1:
-                yield f"{member}.{name}", f"is no {name}", ""
+                yield f"{member}.{name}", f"is not a valid {name}", ""
         if rule.unit is not None and not rule.unit.endswith((".service", ".scope", "*")):
-            yield f"{member}.unit", "is no unit with processes", f"did you mean {rule.unit + '.service'!r}?"
+            yield f"{member}.unit", "is not a unit with processes", f"did you mean {rule.unit + '.service'!r}?"
         if rule.cgroup is not None and not (rule.cgroup.startswith("/") and len(rule.cgroup) > 1):
             yield f"{member}.cgroup", "does not begin at the root", "as in /proc/PID/cgroup: /machine.slice"
         yield from _faults_of(member, rule)
@@ -154,7 +154,7 @@ def _faults(settings: Settings) -> Iterator[Fault]:
 
 def _faults_of_command(member: str, command: tuple[str, ...]) -> Iterator[Fault]:
     if command and not command[0].startswith("/"):
-        yield f"{member}[0]", "is no absolute path", "luod looks for no program in $PATH"
+        yield f"{member}[0]", "is not an absolute path", "luod does not search $PATH"
     if any("\0" in word for word in command):
         yield member, "has a NUL", ""
 
@@ -163,8 +163,8 @@ def _faults_of(member: str, terms: Terms) -> Iterator[Fault]:
     for number, name in enumerate(terms.names or ()):
         if not _NAME.fullmatch(name):
             hint = "names have A-Z a-z 0-9 . _ @ / # -, patterns also * ? {user} {unit}"
-            yield f"{member}.names[{number}]", f"{name!r} is no pattern", hint
+            yield f"{member}.names[{number}]", f"{name!r} is not a valid pattern", hint
     if not 0 <= (terms.sessions or 0) <= MOST_SESSIONS:
-        yield f"{member}.sessions", "is no number of sessions", f"0 to {MOST_SESSIONS}, the most that luod holds"
+        yield f"{member}.sessions", "is not a valid number of sessions", f"0 to {MOST_SESSIONS}, the maximum"
     if terms.connections is not None and not 0 < terms.connections <= 65536:
-        yield f"{member}.connections", "is no number of connections", "1 to 65536"
+        yield f"{member}.connections", "is not a valid number of connections", "1 to 65536"

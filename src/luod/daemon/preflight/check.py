@@ -132,8 +132,8 @@ class Preflight:
         read = [file.fingerprint for file in _files(remembered.facts)]
         if list(subject.fingerprint()) != read:
             raise Refused(
-                "the image or the initial RAM disk was written to after it was checked",
-                hint="load it again: luoctl load",
+                "the image or the initial RAM disk was modified after the check",
+                hint="run `luoctl load` again",
             )
         return remembered.again(self._observe(remembered.facts, subject.loads, moment), moment).findings
 

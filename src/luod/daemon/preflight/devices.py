@@ -74,16 +74,16 @@ def judge(devices: Devices) -> Iterator[Finding]:
     # Of a device that is not known it cannot be told whether it is the one.
     if not pending and not (devices.unbinding and any(device.address is None for device in devices.held)):
         return
-    what = "a driver is being taken from a device, and luod does not know the addresses of all devices in sessions"
+    what = "a device is being unbound, and luod does not know the addresses of all devices in sessions"
     if pending:
-        what = f"vfio-pci is being taken from devices that sessions hold: {listed(pending)}"
+        what = f"devices of sessions are being unbound from vfio-pci: {listed(pending)}"
     doing = f"by {listed(devices.unbinding)}" if devices.unbinding else "by no process that luod sees"
     yield finding(
         "unbind-pending",
         f"{what}; {doing}",
-        "an unbind of a preserved device ends when its session does, and reboot(2) waits for the unbind: it would "
-        "neither jump nor return",
-        "release the sessions that hold the device, which ends the unbind; then bind vfio-pci to it and preserve again",
+        "unbinding a preserved device waits for the end of its session, and reboot(2) waits for the unbind: it "
+        "would block forever",
+        "release the sessions that hold the device, which ends the unbind; then bind vfio-pci and preserve again",
     )
 
 

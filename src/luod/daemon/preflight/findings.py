@@ -28,7 +28,7 @@ REFUSALS: Final = frozenset(
         "kexec-disabled",
         "kexec-load-limit",
         "incoming-unfinished",
-        "nobody-follows",
+        "participant-missing",
         "files-held",
         "contents-undeclared",
         "memory-preserve",
@@ -83,7 +83,8 @@ def refuse(findings: Iterable[Finding]) -> None:
     more = f"; and {listed([each.name for each in others])}" if others else ""
     raise Refused(
         message=f"{first.name}: {first.what}{more}",
-        hint=f"{first.remedy}; luoctl check tells all, --ignore-finding {first.name} updates regardless",
+        hint=f"{first.remedy}; `luoctl check` shows all findings; --ignore-finding {first.name} updates despite this "
+        "one",
     )
 
 
@@ -91,7 +92,7 @@ def require_names(names: Iterable[str]) -> None:
     """Refused, when one is no finding's name."""
     unknown = set(names) - NAMES
     if unknown:
-        raise Refused(message=f"there is no finding {listed(unknown)}", hint="luoctl check names them")
+        raise Refused(message=f"there is no finding {listed(unknown)}", hint="`luoctl check` shows the findings")
 
 
 def listed(names: Collection[str]) -> str:

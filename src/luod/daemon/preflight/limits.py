@@ -9,7 +9,7 @@ from luod.daemon.preflight.findings import finding
 from luod.ipc.types.admin import Finding
 from luod.kexec import LoadLimits
 
-_REMEDY: Final = "remove it from /etc/sysctl.conf and /etc/sysctl.d and reboot; a running kernel does not take it back"
+_REMEDY: Final = "remove it from /etc/sysctl.conf and /etc/sysctl.d and reboot; it cannot be undone in a running kernel"
 
 
 def judge(limits: LoadLimits, *, loads: int) -> Iterator[Finding]:
@@ -18,13 +18,13 @@ def judge(limits: LoadLimits, *, loads: int) -> Iterator[Finding]:
         yield finding(
             "kexec-disabled",
             "kernel.kexec_load_disabled is 1",
-            "this kernel loads no image (EPERM), and luod loads the image again right before the jump",
+            "this kernel loads no image (EPERM), and luod loads the image again right before the kexec",
             _REMEDY,
         )
     if limits.loads_left is not None and limits.loads_left < loads:
         yield finding(
             "kexec-load-limit",
             f"kernel.kexec_load_limit_reboot is {limits.loads_left}, and an update needs {loads}",
-            "every load counts, failed ones too; with 0 left the kernel refuses to load (EPERM)",
+            "every load counts, also a failed one; at 0 the kernel refuses to load (EPERM)",
             _REMEDY,
         )

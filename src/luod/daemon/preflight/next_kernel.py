@@ -60,23 +60,23 @@ def visible(now: Running) -> Iterator[Finding]:
     if now.assumed and now.scratch is None:
         yield finding(
             "debugfs-missing",
-            "debugfs is not mounted, so luod can read neither which formats the running kernel writes, and takes them "
-            "to be those of Linux 7.3, nor how much memory is kept for the next one's image",
-            "a next kernel that reads other formats loses everything; an image that does not fit the kernel refuses",
+            "debugfs is not mounted: luod assumes the formats of Linux 7.3, and does not know the size of the scratch "
+            "memory",
+            "a next kernel that reads other formats loses all sessions; an image that does not fit is refused",
             "mount debugfs on /sys/kernel/debug",
         )
     elif now.assumed:
         yield finding(
             "formats-assumed",
-            "luod cannot read which formats the running kernel writes, and takes them to be those of Linux 7.3",
-            "a next kernel that reads other formats loses everything",
+            "luod cannot read the formats of the running kernel, and assumes those of Linux 7.3",
+            "a next kernel that reads other formats loses all sessions",
             "keep the running kernel's image as /boot/vmlinuz-RELEASE",
         )
     elif now.scratch is None:
         yield finding(
             "scratch-unknown",
-            "luod cannot read how much memory is kept for the next kernel",
-            "image and initial RAM disk must fit it; when they do not, the kernel refuses to load them",
+            "luod cannot read the size of the scratch memory",
+            "the kernel refuses to load an image and an initial RAM disk that do not fit it",
             "mount debugfs on /sys/kernel/debug",
         )
 
@@ -90,7 +90,7 @@ def formats(following: NextKernel, now: Running, kinds: Collection[str]) -> Iter
         "luo",
         "live update",
         "CONFIG_LIVEUPDATE",
-        f"with Linux {release} every session, and the memory in it, is gone",
+        f"with Linux {release} every session is lost",
         "a kernel that finds live update data of another format panics while it boots",
     )
     yield from _layer(
@@ -99,8 +99,8 @@ def formats(following: NextKernel, now: Running, kinds: Collection[str]) -> Iter
         "kho",
         "kexec handover",
         "CONFIG_KEXEC_HANDOVER",
-        f"Linux {release} would overwrite the memory that is carried to it",
-        "a kernel that finds handover data of another format ignores it: everything is lost, with a warning in its log",
+        f"Linux {release} would overwrite the preserved memory",
+        "a kernel that finds handover data of another format ignores it, and all sessions are lost",
     )
     missing = set()
     for family in sorted(_families(kinds)):
@@ -114,9 +114,9 @@ def formats(following: NextKernel, now: Running, kinds: Collection[str]) -> Iter
     if unknown:
         yield finding(
             "kind-unknown",
-            f"files were declared of kinds luod does not know: {listed(unknown)}",
+            f"declared files are of unknown kinds: {listed(unknown)}",
             "luod cannot tell which handler the next kernel needs for them",
-            f"declare one of {', '.join(sorted(KINDS))}, or make sure of the handler yourself",
+            f"declare one of {', '.join(sorted(KINDS))}, or check that the next kernel has the handler",
         )
 
 
@@ -143,8 +143,8 @@ def _layer(
 
 def _handler(following: NextKernel, now: Running, family: str) -> Iterator[Finding]:
     why = (
-        "one file without its handler makes every open of /dev/liveupdate fail with EIO for that kernel's life: all "
-        "sessions are lost, not only those that hold such files"
+        "one file without its handler makes every open of /dev/liveupdate fail with EIO until the next boot: all "
+        "sessions are lost, not only those with such files"
     )
     writes = now.formats.get(family)
     has = following.builds_in(family)
@@ -162,9 +162,9 @@ def _handler(following: NextKernel, now: Running, family: str) -> Iterator[Findi
         if not bringing.keys() & loaded.keys():
             yield finding(
                 "handler-not-loaded",
-                f"the handler for {family} files is in module {listed(bringing)}, and luod sees nothing in the initial "
-                f"RAM disk that loads it{_why_not(following, bringing)}",
-                why + "; a module that comes after the device was opened is too late. luod reads the lists of "
+                f"the handler for {family} files is in module {listed(bringing)}, which nothing in the initial RAM "
+                f"disk loads{_why_not(following, bringing)}",
+                why + "; a module that is loaded after the device was opened is too late. luod reads the lists of "
                 "initramfs-tools, dracut, systemd, mkinitcpio and mkinitfs, modprobe.d and the command line; it does "
                 "not see which modules scripts and udev rules load",
                 "put the module on the initial RAM disk's list (conf/modules, modules-load.d), or build it in",
@@ -193,8 +193,8 @@ def _beside(following: NextKernel, now: Running, family: str) -> Iterator[Findin
         "flb-format",
         f"with device files the running kernel writes data of the format {listed(writes)} (file-lifecycle-bound data), "
         f"and the next kernel {reads}",
-        "the kernel takes the sessions over and ignores what belongs to the devices: any process can open them before "
-        "FINISH, buses are numbered anew, and FINISH damages a reference count",
+        "the kernel takes the sessions over without the devices' own data: any process can open them before "
+        "FINISH, buses are renumbered, and FINISH damages a reference count",
         "load a kernel that reads what this one writes",
     )
 
@@ -240,15 +240,15 @@ def initial_ram_disk(following: NextKernel) -> Iterator[Finding]:
         yield finding(
             "initrd-unusable",
             f"the next kernel cannot unpack its initial RAM disk: {modules.unpackable}",
-            "it boots without it, which most systems cannot",
-            "pack the initial RAM disk in another way, or load a kernel with that option",
+            "the kernel boots without it, and most systems then fail",
+            "compress the initial RAM disk in another way, or load a kernel with that option",
         )
     if modules.remarks:
         yield finding(
             "initrd-doubtful",
-            f"the initial RAM disk may not do what it is for: {'; '.join(modules.remarks)}",
-            "the next kernel takes from it what it can, and boots with that",
-            "make the initial RAM disk with the tool of the distribution, and look at the command line",
+            f"the initial RAM disk may be incomplete: {'; '.join(modules.remarks)}",
+            "the next kernel boots with the part that it can read",
+            "rebuild the initial RAM disk with the distribution's tool, and check the command line",
         )
 
 
@@ -259,14 +259,14 @@ def command_line(following: NextKernel) -> Iterator[Finding]:
             "liveupdate-off",
             "the next kernel's command line has no liveupdate=on",
             "without it that kernel has no /dev/liveupdate, and every session is lost",
-            "add it: luoctl load --append-cmdline liveupdate=on …",
+            "run `luoctl load --append-cmdline liveupdate=on …",
         )
     if not enabled(line, "kho", default=following.option("CONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT") == "y"):
         yield finding(
             "kho-off",
             "the next kernel's command line has no kho=on",
             "without it that kernel takes nothing over, and every session is lost",
-            "add it: luoctl load --append-cmdline kho=on …",
+            "run `luoctl load --append-cmdline kho=on …",
         )
     timeout = following.command_line.last("panic")
     if timeout is None:
@@ -275,7 +275,7 @@ def command_line(following: NextKernel) -> Iterator[Finding]:
         yield finding(
             "no-panic",
             "the next kernel's command line has no panic=",
-            "if it panics it stands still until somebody comes",
+            "if it panics, it does not reboot by itself",
             "add panic=10, or panic=-1 to reboot at once: luoctl load --append-cmdline panic=10 …",
         )
 
@@ -310,7 +310,7 @@ def scratch(following: NextKernel, now: Running) -> Iterator[Finding]:
                 "scratch-too-small",
                 f"image ({_mib(wanted[0])}) and initial RAM disk ({_mib(wanted[1])}) do not fit the memory that is "
                 f"kept for them: {', '.join(_mib(region.size) for region in now.scratch) or 'none'}",
-                "the kernel will not load them (EADDRNOTAVAIL)",
+                "the kernel refuses to load them (EADDRNOTAVAIL)",
                 "make the initial RAM disk smaller, or boot with a larger kho_scratch=",
             )
             return

@@ -70,7 +70,7 @@ class Reader:
         except ImageUnreadable as error:
             return InitrdFile(_fingerprint_or_none(fd), size, unreadable=(error.message, error.hint))
         except (ImageError, OSError) as error:
-            remedy = "make it again (update-initramfs -u, dracut --force, mkinitcpio -P), or give the right file"
+            remedy = "rebuild it (update-initramfs -u, dracut --force, mkinitcpio -P), or give the right file"
             return InitrdFile(_fingerprint_or_none(fd), size, unusable=_unreadable(error, remedy))
         disk = self._initrd[1]
         if kernel.content is None:
@@ -94,11 +94,11 @@ def _content(fd: Fd) -> bytes:
     if not stat.S_ISREG(found.st_mode):
         raise ImageError("this is not a regular file")
     if found.st_size > IMAGE_MAX:
-        raise ImageError(f"the file has {found.st_size} bytes, more than any there is")
+        raise ImageError(f"the file has {found.st_size} bytes, which is too large for a kernel image")
     # At once, as regular files can be: there is one copy of it.
     content = os.pread(fd.fileno(), found.st_size, 0)
     if len(content) != found.st_size:
-        raise ImageError("the file changes while it is read")
+        raise ImageError("the file was modified while it was read")
     return content
 
 

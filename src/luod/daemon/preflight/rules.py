@@ -59,7 +59,7 @@ def _kernel(facts: Facts) -> Iterator[Finding]:
         yield finding(
             "image-unreadable",
             f"the next kernel's image cannot be read: {what}",
-            "nothing tells whether it takes over what is carried",
+            "luod cannot tell whether it can restore the sessions",
             remedy,
         )
 
@@ -70,14 +70,14 @@ def _initrd(facts: Facts) -> Iterator[Finding]:
         yield finding(
             "initrd-unusable",
             disk.unusable[0],
-            "the next kernel would boot without it, or with a part of it, which most systems cannot",
+            "the next kernel would boot without it, or with a part of it, and most systems then fail",
             disk.unusable[1],
         )
     if disk is not None and disk.unreadable[0]:
         yield finding(
             "initrd-unreadable",
-            f"luod cannot look into the initial RAM disk: {disk.unreadable[0]}",
-            "luod knows neither whether it is damaged, nor whether it loads the handlers that are in modules",
+            f"luod cannot read the initial RAM disk: {disk.unreadable[0]}",
+            "it may be damaged, or may not load the modules with the handlers",
             disk.unreadable[1],
         )
     if found is not None:
@@ -143,7 +143,10 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(("files-held",), ("stashed",), "jumping", lambda facts: state.stashed(facts.stashed)),
     Rule(("incoming-unfinished",), ("sessions",), "jumping", lambda facts: state.incoming(facts.sessions)),
     Rule(
-        ("nobody-follows",), ("sessions", "declarations"), "jumping", lambda facts: state.unattended(unattended(facts))
+        ("participant-missing",),
+        ("sessions", "declarations"),
+        "jumping",
+        lambda facts: state.unattended(unattended(facts)),
     ),
     Rule(("contents-undeclared",), ("sessions",), "jumping", lambda facts: state.undeclared(facts.sessions)),
     Rule(("sealed-memory",), ("declarations",), "jumping", lambda facts: state.seals(facts.declarations)),

@@ -28,9 +28,9 @@ def stashed(names: Collection[str]) -> Iterator[Finding]:
     if names:
         yield finding(
             "files-held",
-            f"luod holds files for programs that are being started again: {listed(names)}",
-            "no kernel carries them on: they would be lost in the kexec",
-            "have their owners take them back",
+            f"luod holds stashed files: {listed(names)}",
+            "they are lost in the kexec",
+            "let their owners unstash them",
         )
 
 
@@ -41,10 +41,10 @@ def incoming(rows: Iterable[tuple[Row, str]]) -> Iterator[Finding]:
     if unfinished:
         yield finding(
             "incoming-unfinished",
-            f"incoming sessions are not finished, and no kernel carries them on: {listed(unfinished)}",
-            "whatever they still hold is lost in the kexec",
-            "have their owners finish them; luoctl carry-over preserves unclaimed sessions again, luoctl discard "
-            "frees them",
+            f"incoming sessions are not finished: {listed(unfinished)}",
+            "they are lost in the kexec",
+            "let their owners finish them, or run `luoctl carry-over` to preserve them again or `luoctl discard` to "
+            "free them",
         )
 
 
@@ -52,10 +52,10 @@ def unattended(names: Collection[str]) -> Iterator[Finding]:
     """`names` are those of sessions that were declared and have no participant now."""
     if names:
         yield finding(
-            "nobody-follows",
-            f"sessions were declared and have no participant now, so they would come back torn: {listed(names)}",
-            "luod cannot tell whether what they hold fits together, and will not hand them out",
-            "start their workloads, or release the sessions; --skip-unready gives them up",
+            "participant-missing",
+            f"declared sessions have no participant: {listed(names)}",
+            "their state may be inconsistent, so they would be torn and could not be restored",
+            "start their workloads, release the sessions, or use --skip-unready, which makes them torn",
         )
 
 
@@ -66,10 +66,10 @@ def undeclared(rows: Iterable[tuple[Row, str]]) -> Iterator[Finding]:
     if names:
         yield finding(
             "contents-undeclared",
-            f"no participant declared what these sessions hold: {listed(names)}",
-            "luod knows neither whether the next kernel can take them over, nor whether their memory is at rest: what "
-            "is written until the last moment is carried, and would look valid",
-            "have their workloads follow and declare (docs/updates.md), or release the sessions",
+            f"sessions without a participant: contents not declared: {listed(names)}",
+            "luod cannot check whether the next kernel can restore them, and their memory may change until the kexec, "
+            "which makes it inconsistent",
+            "let their workloads take part in updates (docs/updates.md), or release the sessions",
         )
 
 
@@ -85,8 +85,8 @@ def seals(declarations: Iterable[Declaration]) -> Iterator[Finding]:
         yield finding(
             "sealed-memory",
             f"memory files are sealed against execution (F_SEAL_EXEC): {listed(sealed)}",
-            "the next kernel gives such a file every seal: nobody can write to it any more, so no guest can run on it",
-            "make them with MFD_EXEC, or luod.liveupdate.memory(); vm.memfd_noexec=1 seals them too",
+            "the next kernel adds all seals to such a file: it becomes read-only, and no guest can run on it",
+            "create them with MFD_EXEC or luod.liveupdate.memory(); vm.memfd_noexec=1 seals them too",
         )
 
 
@@ -103,7 +103,7 @@ def preserve(declarations: Iterable[Declaration], root: Path) -> Iterator[Findin
         yield finding(
             "memory-preserve",
             error.message,
-            "preserving fills holes and moves pages out of the next kernel's memory; who has no room is killed by it",
+            "preserving allocates memory for holes and for pages in scratch memory; a process without it is killed",
             error.hint,
         )
 
@@ -120,9 +120,9 @@ def unknown(declarations: Iterable[Declaration], root: Path) -> Iterator[Finding
     for why, names in whys.items():
         yield finding(
             "memory-unknown",
-            f"luod cannot read how much memory these participants may take: {listed(names)} ({why})",
+            f"luod cannot read the memory limits of these participants: {listed(names)} ({why})",
             "a PRESERVE_FD without memory kills its caller, and a RETRIEVE_FD without memory frees the file for good",
-            "run luod where /proc shows these processes and the cgroup file system is mounted",
+            "run luod where /proc shows these processes and where the cgroup file system is mounted",
         )
 
 
@@ -143,8 +143,8 @@ def retrieve(declarations: Iterable[Declaration], root: Path) -> Iterator[Findin
             yield finding(
                 "memory-retrieve",
                 f"what was declared takes {size} bytes to retrieve, and {name} is {limits[name].available} in all",
-                "a retrieve that runs out of memory is final: the file is lost",
-                "raise the limit, for the next kernel too",
+                "a RETRIEVE_FD that runs out of memory loses the file",
+                "raise the limit, also for the next kernel",
             )
 
 
@@ -154,6 +154,6 @@ def watchdog(states: Sequence[str | None]) -> Iterator[Finding]:
         yield finding(
             "no-watchdog",
             "no watchdog is running" if states else "this machine has no watchdog",
-            "if the next kernel hangs before it can do anything, nothing starts the machine again",
+            "if the next kernel hangs early, nothing resets the machine",
             "run a watchdog, such as systemd's RuntimeWatchdogSec= and KExecWatchdogSec=",
         )

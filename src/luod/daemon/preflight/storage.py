@@ -15,14 +15,14 @@ def findings(problems: Iterable[Problem], file_error: str, doubts: Iterable[Doub
     """
     problems = list(problems)
     if file_error and not problems:
-        remedy = "mend it (luoctl status says more), then ask for the update again"
+        remedy = "see `luoctl status`, fix the cause, then update again"
         problems = [Problem("the registry's file", f"it could not be written: {file_error}", remedy)]
     if problems:
         yield finding(
             "state-directory",
             "; ".join(f"{each.path}: {each.what}" for each in problems),
-            "the registry must be on the disk before the machine jumps: an update would be cancelled with its guests "
-            "frozen, and a luod that dies now does not find its sessions again",
+            "the registry must be on the disk before the kexec: an update would be cancelled with its guests "
+            "frozen, and luod would lose track of its sessions if it died now",
             "; ".join(each.remedy for each in problems),
         )
     refusing = [doubt for doubt in doubts if doubt.refuses]
@@ -31,7 +31,7 @@ def findings(problems: Iterable[Problem], file_error: str, doubts: Iterable[Doub
         yield finding(
             "registry-incomplete",
             "; ".join(doubt.what for doubt in refusing),
-            "there may be sessions that luod does not know of: they would be lost in the jump",
-            "have every workload create or replace its sessions, and release the others; then ignore this finding"
-            + (f". The bytes that luod did not understand are in {kept}" if kept else ""),
+            "there may be sessions that luod does not know; they would be lost in the kexec",
+            "let every workload create or replace its sessions, release the others, then ignore this finding"
+            + (f". The copy that luod could not read is kept as {kept}" if kept else ""),
         )

@@ -114,4 +114,4 @@ def _manifest(session: Fd) -> Fd | None:
 
 
 def _busy(message: str) -> Busy:
-    return Busy(message=message, hint="ask again when that is over")
+    return Busy(message=message, hint="try again later")

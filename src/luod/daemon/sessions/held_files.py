@@ -104,8 +104,8 @@ class HeldFiles:
         if not (granted.sessions and granted.allows(workload)):
             # While files are held an update is refused, so not everybody may have some held.
             raise Refused(
-                message=f"luod's policy has no files {name!r} held for you",
-                hint=f"names for you: {', '.join(granted.shown if granted.sessions else ()) or 'none'}",
+                message=f"the policy does not allow you to stash files as {name!r}",
+                hint=f"allowed names: {', '.join(granted.shown if granted.sessions else ()) or 'none'}",
             )
         if self._updating():
             raise _updating()
@@ -114,7 +114,7 @@ class HeldFiles:
             raise AlreadyStashed(
                 name=name,
                 message=f"luod holds files {name!r} for this user already",
-                hint="take them back, or let go of them, or take another name",
+                hint="unstash them, drop the stash, or use another name",
             )
         labels = [label for label, _ in files]
         fit = all(label and len(msgspec.json.encode(label)) - 2 <= LABEL_BYTES for label in labels)
@@ -136,7 +136,7 @@ class HeldFiles:
         if mine + len(files) > FILES_OF_A_USER or everybodys + len(files) > FILES:
             raise Refused(
                 message=f"luod holds up to {FILES_OF_A_USER} files of a user, {FILES} of all; {mine} are this one's",
-                hint="take some back",
+                hint="unstash some",
             )
         return taken
 
@@ -155,10 +155,10 @@ class HeldFiles:
             raise NotStashed(
                 name=name,
                 message=f"luod holds no files {name!r} for this user",
-                hint="files belong to the user that handed them over, until a kexec",
+                hint="stashed files belong to the user that stashed them, and are lost in a kexec",
             )
         return held
 
 
 def _updating() -> Busy:
-    return Busy(message="a live update is under way, which would lose the files", hint="ask again when it is over")
+    return Busy(message="an update is running and would lose the files", hint="try again when it has ended")

@@ -35,14 +35,14 @@ def check_generation(name: SessionName, *, has_base: bool, state: str) -> None:
             name=str(name),
             message=f"'{name}' is a name for what is written while frozen for session {name.base!r}, "
             "and you have no such",
-            hint="take a name that does not end in # and a number",
+            hint="use a name that does not end in # and a number",
         )
     raise WrongPhase(
         state=state,
         message=f"session '{name}' can be created only by a participant of update {name.generation} that has declared "
         f"{name.base!r}, after the event freezing; luod is {state}",
         hint="if it was for an update, that is over: resume the guest as at cancelled, which is on its way; "
-        "otherwise take a name that does not end in # and a number",
+        "otherwise use a name that does not end in # and a number",
     )
 
 

@@ -36,8 +36,8 @@ class Owners:
         """`stored`: keep holds it too. Refused: the process cannot be told from others, so nobody would see it end."""
         if peer.pidfd is None:
             raise Refused(
-                message="luod cannot pin the calling process, whose end is to end the session",
-                hint="call from a process that lives, in luod's PID namespace or on Linux 6.5 or newer",
+                message="luod cannot watch the calling process, whose end ends the session",
+                hint="call from a running process in luod's PID namespace, or use Linux 6.5 or later",
             )
         with peer.pidfd.duplicate() as pidfd:  # the peer's is closed when it hangs up
             await self.forget(row)

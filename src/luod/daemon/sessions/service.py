@@ -226,7 +226,7 @@ class SessionService:
         """Makes one change of this name at a time, and completes it though the client hangs up."""
         if self._closing == "shut" or (self._closing == "frozen" and not frozen):
             change.close()
-            raise Busy(message="a live update is under way", hint="the session is kept; ask again when it is over")
+            raise Busy(message="an update is running", hint="the session is kept; try again when the update has ended")
         return await completed(self._exclusively(name, change), unclaimed=_close_result)
 
     def _exclusively(self, name: str, change: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
@@ -266,10 +266,10 @@ class SessionService:
             raise SessionExists(
                 name=name,
                 message="luod holds a session of this name",
-                hint="release or replace it, or take another name",
+                hint="release or replace it, or use another name",
             )
         if len(self._registry.record.rows) >= MOST_SESSIONS:
-            raise Refused(message=f"luod holds {MOST_SESSIONS} sessions, its most", hint="release some")
+            raise Refused(message=f"luod holds {MOST_SESSIONS} sessions, which is the maximum", hint="release some")
         # NAME#GENERATION belongs to the owner of NAME, also when root creates it: half a workload is of no use.
         base = None if belonging.generation is None else self._registry.row("outgoing", session.base)
         owner = peer.uid if base is None else base.owner
@@ -324,7 +324,7 @@ class SessionService:
         row = self._row(peer, direction, name)
         if direction == "incoming":
             if name in self._working:
-                raise Busy(message=f"session {name!r} is being worked on by luod", hint="ask again when that is over")
+                raise Busy(message=f"session {name!r} is in use by luod", hint="try again later")
             if outcome == "finished" and row.forwarding:
                 raise forwarding(name)  # it is, and luod holds the files
             fd = self._fds.get(fd_name(row))
@@ -335,7 +335,7 @@ class SessionService:
                 raise NotFinished(
                     name=name,
                     message=f"session {name!r} is not finished" if fd else f"session {name!r} was never retrieved",
-                    hint="finish it, or release it as given up, which frees what it still holds",
+                    hint="finish it, or release it, which frees what it holds",
                 )
         self._registry.note(row, outcome)
         await self._end_parts(row)
@@ -355,8 +355,8 @@ class SessionService:
         except errors.SessionExists as error:
             raise SessionExists(
                 name=name,
-                message="a copy of the session is still open outside luod",
-                hint="close every copy, then replace it again",
+                message="another process has the session open",
+                hint="close it there, then replace it again",
             ) from error
         self.manifests.keep(row, manifest)
         self._sparing("replaced", of=peer.uid, name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
@@ -387,7 +387,7 @@ class SessionService:
         """
         if forward:
             if self.participation is not None and self.participation.updating:
-                raise Busy(message="a live update is under way", hint="call it off (luoctl abort), or wait for its end")
+                raise Busy(message="an update is running", hint="run `luoctl abort`, or wait for it to end")
             self.being_forwarded.add(name)
         try:
             return await self._change(name, self._begin_work(name, change, forward))
@@ -400,7 +400,7 @@ class SessionService:
         if row is None:
             raise no_such_session("incoming", name)
         if name in self._working or (name in self.being_forwarded and not forward):
-            raise Busy(message=f"luod is at work on session {name!r} already", hint="see luoctl list")
+            raise Busy(message=f"luod already works on session {name!r}", hint="see `luoctl list`")
         changed = change(row)
         fd = self._fds.get(fd_name(row))
         if fd is None:

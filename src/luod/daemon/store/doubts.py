@@ -36,9 +36,7 @@ def read_file(file: Journal) -> Told:
 
 def doubted(log: Log, what: str, kept: str = "", *, refuses: bool) -> Doubt:
     """Returns the doubt, after it is in the log."""
-    meaning = (
-        "updates are refused: there may be sessions that luod does not know of" if refuses else "no session is lost"
-    )
+    meaning = "updates are refused: there may be sessions that luod does not know" if refuses else "no session is lost"
     log.error("registry-doubt", what=what, kept=kept or "nowhere", meaning=meaning)
     return Doubt(what, kept, refuses)
 
@@ -46,11 +44,8 @@ def doubted(log: Log, what: str, kept: str = "", *, refuses: bool) -> Doubt:
 def remedy(doubt: Doubt) -> str:
     """Returns what the operator does about a doubt."""
     if not doubt.refuses:
-        return "nothing: what luod did not go by is kept for inspection" if doubt.kept else "nothing"
-    return (
-        "check the sessions (luoctl list) against the workloads; an update is refused unless it is asked for with "
-        "--ignore-finding registry-incomplete"
-    )
+        return "no action is needed: the copy is kept for inspection" if doubt.kept else "no action is needed"
+    return "compare `luoctl list` with the workloads; updates are refused without --ignore-finding registry-incomplete"
 
 
 def aside(file: Journal, told: Told, log: Log, *, refuses: bool) -> tuple[Doubt, ...]:

@@ -221,8 +221,8 @@ class FdStore(Mapping[str, Fd]):
             raise KernelRefused(
                 error.errno or errno.EMFILE,
                 "luod serve",
-                "luod has no room for one more file",
-                hint="close connections to luod, or give it more: LimitNOFILE= of its unit, or `ulimit -Hn`",
+                "luod has no free file descriptor",
+                hint="close connections to luod, or raise LimitNOFILE= of its unit or `ulimit -Hn`",
             ) from error
 
     def _readable(self) -> None:

@@ -241,4 +241,4 @@ def _entry(changes: Iterable[Change]) -> Changes:
 
 
 def _full(size: int) -> RegistryDamaged:
-    return RegistryDamaged(f"the registry has grown to {size} bytes, more than fit", hint="release sessions")
+    return RegistryDamaged(f"the registry has grown to {size} bytes, which is too large", hint="release sessions")

@@ -30,7 +30,7 @@ def problems(file: Journal, file_error: str = "") -> list[Problem]:
     found = list(_directory(file.directory)) or list(_contents(file))
     if not found and file_error:
         what = f"the registry's file could not be written: {file_error}"
-        found.append(Problem(str(file.path), what, "mend it; luod writes the file again with the next change"))
+        found.append(Problem(str(file.path), what, "fix the cause; luod writes the file again with the next change"))
     return found
 
 
@@ -40,9 +40,9 @@ def _directory(path: Path) -> Iterator[Problem]:
         there = path.stat()
     except OSError as error:
         if isinstance(error, FileNotFoundError):
-            yield Problem(str(path), "it is not there", f"create it and restart luod: install -d -m 0700 {path}")
+            yield Problem(str(path), "it does not exist", f"create it and restart luod: install -d -m 0700 {path}")
         else:
-            yield Problem(str(path), f"it cannot be looked at: {error.strerror or error}", "mend the file system")
+            yield Problem(str(path), f"it cannot be read: {error.strerror or error}", "repair the file system")
         return
     if not stat.S_ISDIR(there.st_mode):
         yield Problem(str(path), "it is not a directory", "move it away and restart luod")

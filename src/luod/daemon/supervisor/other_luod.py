@@ -48,8 +48,8 @@ def require_no_other(log: Log, *, orphan: bool) -> None:
                 return
             if time.monotonic() >= deadline:
                 raise Refused(
-                    f"another luod runs on this machine: the session {protocol.REGISTRY_SESSION!r} is there",
-                    hint="stop it (systemctl stop luod, or pgrep -af luod.daemon.main); a machine needs one luod",
+                    f"another luod runs on this machine: session {protocol.REGISTRY_SESSION!r} exists",
+                    hint="stop it (systemctl stop luod, or pgrep -af luod finds it); only one can run on a machine",
                 ) from None
             if not told:
                 log("other-awaited", session=protocol.REGISTRY_SESSION, reason="a luod that ended may hold it still")
@@ -74,7 +74,7 @@ def wait_for_orphan(path: str, deadline: float, log: Log | None, *, ours: bool) 
             what = "a process of another PID namespace" if pid == _ELSEWHERE else f"process {pid}"
             if pid in _keepers(path):
                 what = f"another luod runs: its keeper is process {pid}, and"
-            raise Refused(f"{what} listens on {path} already", hint="stop it, or name another socket")
+            raise Refused(f"{what} listens on {path} already", hint="stop it, or use another socket path")
         if time.monotonic() >= deadline:
             if log is not None:
                 log.warning("orphan-left", socket=path, reason="the serve of a keeper that died does not end")

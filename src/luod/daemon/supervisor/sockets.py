@@ -104,7 +104,7 @@ def _lock_directory(state_directory: str) -> ExitStack:
         except BlockingIOError:
             raise Refused(
                 f"another luod runs: it keeps its state in {directory}",
-                hint="stop it, or name another --state-directory",
+                hint="stop it, or use another --state-directory",
             ) from None
         except OSError as error:
             raise _refused("state directory", state_directory, error) from error
@@ -121,7 +121,7 @@ def _spare_others(path: str) -> None:
         except OSError as error:
             raise _refused("socket", path, error) from error
         if foreign:
-            raise Refused(f"{taken} is there and is no socket", hint="name another socket, or move that away")
+            raise Refused(f"{taken} exists and is not a socket", hint="use another socket path, or move the file away")
 
 
 def _lock(fd: int) -> None:

@@ -438,7 +438,7 @@ def run(
     if limit < listen_fds.LEAST:
         raise Refused(
             f"luod may have {limit} files open (RLIMIT_NOFILE), and needs {listen_fds.LEAST} or more",
-            hint="LimitNOFILE= of its unit, or `ulimit -Hn`; every session that is held takes one",
+            hint="raise LimitNOFILE= of its unit or `ulimit -Hn`; every session needs one",
         )
     device: LiveUpdateBusy | LiveUpdateBroken | None = None
     try:
@@ -465,5 +465,5 @@ def _absolute(path: str) -> str:
         return os.path.abspath(path)
     except OSError as error:
         raise Refused(
-            f"--config {path!r}: there is no current directory: {error}", hint="give the whole path"
+            f"--config {path!r}: there is no current directory: {error}", hint="give an absolute path"
         ) from error

@@ -92,8 +92,8 @@ class Hooks:
             # It knows itself that it holds nothing; one that was killed cannot say.
             self._registry.set_owed(None)
         raise Refused(
-            f"the hook before-update, {hooks.before_update[0]}, does not let it begin: {failure}",
-            hint="luod's policy names the hook, under [hooks]; nobody was asked anything",
+            f"the hook before-update, {hooks.before_update[0]}, refuses the update: {failure}",
+            hint="the hook is set in the policy, under [hooks]; no participant was asked",
         )
 
     def call_off(self) -> None:

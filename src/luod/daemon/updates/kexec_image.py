@@ -75,7 +75,9 @@ class KexecImage:
                 if old is not None:
                     await self._fds.drop(*image_names(old))
         except errors.BadInput as error:
-            raise Refused(message=error.message, hint="give a shorter command line, of text") from error
+            raise Refused(
+                message=error.message, hint="give a shorter command line without control characters"
+            ) from error
         except errors.NotAKernelImage as error:
             raise await asyncio.to_thread(_named, error, kernel) from error
         finally:
@@ -129,7 +131,7 @@ class KexecImage:
         if image is None:
             raise NotLoaded(
                 message="no kernel was loaded through luod",
-                hint="load one first: luoctl load; or name one: --kernel FILE",
+                hint="run `luoctl load` first, or give --kernel FILE",
             )
         names = image_names(image)
         initrd = self._fds[names[1]] if image.initrd else None

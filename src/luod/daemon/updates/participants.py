@@ -116,7 +116,7 @@ class Participants:
             raise PermissionDenied()
         if not ALLOWED.fullmatch(name):
             raise Refused(
-                message=f"{name!r} is no name for a participant",
+                message=f"{name!r} is not a valid participant name",
                 hint="a name has 1 to 63 of the letters A-Z a-z, digits, and . _ @ / # -",
             )
         follower = Follower(next(self._numbers), os.urandom(16).hex(), name, peer)
@@ -154,7 +154,7 @@ class Participants:
                 raise self._wrong_phase(error) from error
         elif self.leaving:
             follower.sessions = before
-            raise self._wrong_phase(NotAwaited("the machine is about to jump"))
+            raise self._wrong_phase(NotAwaited("the kexec has begun"))
         follower.ended.clear()
         self._judge({session.name for session in before}, sessions)
         return left
@@ -169,8 +169,8 @@ class Participants:
             if session.name in others:
                 raise DeclaredByAnother(
                     name=session.name,
-                    message=f"another participant has declared session {session.name!r}, and follows",
-                    hint="one participant answers for a session; end the other's connection first",
+                    message=f"another participant has declared session {session.name!r}",
+                    hint="a session has one participant; close the other's connection first",
                 )
             if session.name in seen:
                 raise Refused(message=f"session {session.name!r} is declared twice", hint="declare all files at once")
@@ -179,7 +179,7 @@ class Participants:
                 numbers = (file.token, file.size, file.allocated, file.seals)
                 if min(numbers) < 0 or file.token >= 2**64 or max(numbers[1:]) >= _MOST_BYTES:
                     raise Refused(
-                        message=f"file {file.token} of session {session.name!r} has numbers that no file has",
+                        message=f"file {file.token} of session {session.name!r} has impossible numbers",
                         hint="sizes are bytes, as fstat gives them",
                     )
 
@@ -217,7 +217,7 @@ class Participants:
             if row.torn or row.reaped or row.forwarding:
                 raise torn(name)
             if row.resumed:
-                raise self._wrong_phase(NotAwaited(f"the guest of session {name!r} was resumed already"))
+                raise self._wrong_phase(NotAwaited(f"the guest of session {name!r} has already resumed"))
             if fd_name(row) not in self._fds and not row.retrieved:
                 raise Refused(message=f"session {name!r} was never retrieved", hint="retrieve it first")
         chosen = set(names)
@@ -259,8 +259,8 @@ class Participants:
         follower = self._followers.get(participant)
         if follower is None or not (peer.root or (peer.uid == follower.peer.uid and not peer.anonymous)):
             raise NotFollowing(
-                message="no open connection of this user follows as this participant",
-                hint="call Follow on a connection of its own, keep it open, give the participant of its first reply",
+                message="this user has no open connection that follows as this participant",
+                hint="call Follow on a separate connection, keep it open, and pass the participant of its first reply",
             )
         return follower
 

@@ -117,7 +117,9 @@ class Transaction:
         """
         member = self._awaited("preparing", id)
         if member.standing == "granted":
-            raise NotAwaited("its files are being preserved", hint="vote first; declare again when the update is over")
+            raise NotAwaited(
+                "its files are being preserved", hint="vote first; declare again when the update has ended"
+            )
         if not preparing_bytes:
             asked, asks = None, self.asks
         elif member.asked is None:
@@ -140,7 +142,7 @@ class Transaction:
         """Gives the grant to whose turn it is. NotAwaited: it is nobody's."""
         member = self.turn()
         if member is None:
-            raise NotAwaited("it is nobody's turn")
+            raise NotAwaited("no participant is to preserve now")
         return self._with(replace(member, standing="granted", since=now))
 
     def ready(self, id: int, phase: VotePhase, now: float) -> Transaction:
@@ -154,7 +156,7 @@ class Transaction:
         """Cancels. While freezing it is heard after `ready`, too. NotAwaited: another phase; lost, or a bystander."""
         member = self._member(phase, id)
         if member.bystander:
-            raise NotAwaited("it has declared no session, so it cannot call the update off", hint="declare one first")
+            raise NotAwaited("it has declared no session, so it cannot veto the update", hint="declare one first")
         if not member.open and not (phase == "freezing" and member.standing == "ready"):
             raise NotAwaited("it has voted already" if member.standing == "ready" else "the update goes on without it")
         changed = self._with(replace(member, standing="vetoed", since=now, reason=reason))
@@ -210,7 +212,7 @@ class Transaction:
     def cancel(self, reason: str) -> Transaction:
         """By an abort or a failure. NotAwaited: reboot(2) is under way, so only `returned` can. Twice is once."""
         if self.phase == "jumping":
-            raise NotAwaited("the machine is about to jump, and nobody can hold it")
+            raise NotAwaited("the kexec has begun and cannot be vetoed any more")
         return self if self.phase == "cancelled" else replace(self, phase="cancelled", reason=reason)
 
     def returned(self, reason: str) -> Transaction:
@@ -223,7 +225,7 @@ class Transaction:
         if self.phase != phase:
             raise NotAwaited(f"it is {self.phase}, not {phase}")
         if id not in self.members:
-            raise NotAwaited("it has no part in this update", hint="it began to follow while the update was under way")
+            raise NotAwaited("it has no part in this update", hint="it began to follow while the update was running")
         return self.members[id]
 
     def _awaited(self, phase: VotePhase, id: int) -> Member:

@@ -114,8 +114,8 @@ class Updater:
         if carried and not wishes.dry_run:
             # It takes minutes, and nobody could call the update off before its end.
             raise Refused(
-                message=f"luod carries sessions over: {listed(carried)}",
-                hint="ask again when they are `held`: luoctl list",
+                message=f"sessions are being carried over: {listed(carried)}",
+                hint="try again when `luoctl list` shows them as held",
             )
         findings = await self._find(wishes)
         orphans = self._participants.orphans()
@@ -155,7 +155,7 @@ class Updater:
         if self._participants.leaving:
             raise too_late()
         if coordinator is None or task is None:
-            raise NoUpdate(message="no update is under way", hint="luoctl status shows what luod is doing")
+            raise NoUpdate(message="no update is running", hint="see `luoctl status`")
         if not _cancel(coordinator, "the operator aborted it"):
             raise too_late()
         self._log("abort", update=coordinator.id, uid=peer.uid, pid=peer.pid)
@@ -280,8 +280,8 @@ class Updater:
                 await self._registry.sync()
         except TimeoutError:
             raise errors.Refused(
-                f"the disk of luod's state directory did not take the registry within {_DISK_SECONDS:.0f} s",
-                hint="see what keeps the disk busy, and update again",
+                f"the disk of luod's state directory was not written within {_DISK_SECONDS:.0f} s",
+                hint="find out what keeps the disk busy, then update again",
             ) from None
 
     def _end_stuck(self, coordinator: Coordinator | None) -> None:
@@ -345,7 +345,7 @@ class Updater:
 
 def _given_up(wishes: Wishes) -> tuple[str, ...]:
     """Names of findings that shall not stand in the way."""
-    return (*wishes.ignore_findings, *(("nobody-follows",) if wishes.skip_unready else ()))
+    return (*wishes.ignore_findings, *(("participant-missing",) if wishes.skip_unready else ()))
 
 
 def _coordinator(update: str, patience: float, skip_unready: bool, orphans: list[str], log: Log) -> Coordinator:

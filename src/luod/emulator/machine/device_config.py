@@ -23,11 +23,11 @@ def read(path: str) -> list[DeviceDescription]:
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: no TOML: {error}") from None
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
     descriptions = []
     for address, options in content.items():
         if not isinstance(options, dict):
-            raise ValueError(f'{path}: {address} is to be a table, ["0000:01:00.0"], with the device\'s options')
+            raise ValueError(f'{path}: {address} must be a table, ["0000:01:00.0"], with the device\'s options')
         try:
             descriptions.append(describe(address, options))
         except ValueError as error:

@@ -220,7 +220,7 @@ class _Boot:
         while listener is None or self._init is None:
             message = channel.receive(self._channel)
             if message is None:
-                raise MachineError("a process that starts the machine was killed: is memory short?")
+                raise MachineError("a process that starts the machine was killed; check for lack of memory")
             content, fds = message.content, message.fds
             if "error" in content:
                 raise MachineError(content["error"])
@@ -240,7 +240,7 @@ class _Boot:
             elif "listener" in content:
                 listener = fds[0]
             elif "status" in content:
-                raise MachineError("init died before it was started: is memory short?")
+                raise MachineError("init died before it was started; check for lack of memory")
         fuse, self._fuse = self._fuse, None
         devices, self._devices = self._devices, None
         self._supervisor = Supervisor(

@@ -195,7 +195,7 @@ def answer(reply: framing.Reply) -> framing.Reply:
     reply.raise_error()
     if reply.continues:
         reply.close()
-        raise ProtocolError("luod announces further answers to a call that has one")
+        raise ProtocolError("luod announces more replies to a call that has one")
     return reply
 
 
@@ -224,7 +224,9 @@ def unreachable(path: str, error: Exception) -> DaemonUnreachable:
         case PermissionError():
             return DaemonUnreachable(f"this user may not use {path}", hint="the admin socket is for root")
         case TimeoutError() | BlockingIOError():
-            return DaemonUnreachable(f"luod at {path} did not answer in time", hint="is it stopped, or very busy?")
+            return DaemonUnreachable(
+                f"luod at {path} did not answer in time", hint="check whether it is stopped or very busy"
+            )
         case ConnectionError():
             return DaemonUnreachable(f"luod at {path} closed the connection without an answer", hint="see luod's log")
         case _:

@@ -223,7 +223,7 @@ def _named(name: str, session: S) -> S:
         found = session.name
     except KernelRefused as error:
         session.close()
-        raise ProtocolError(f"luod sent an fd that is no session: {error}") from error
+        raise ProtocolError(f"luod sent an fd that is not a session: {error}") from error
     if found != name:
         session.close()
         raise ProtocolError(f"luod sent session {found!r} in place of {name!r}")

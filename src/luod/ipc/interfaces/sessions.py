@@ -148,7 +148,7 @@ class Sessions(VarlinkInterface, name=SESSIONS):
             raise NoManifest(
                 name=name,
                 message=f"luod was given no manifest of session {name!r}",
-                hint="its maker wrote none, or luod was started again since; the session is carried as any other",
+                hint="the session was created without one, or luod was restarted since; it is preserved like any other",
             )
         return _passed(manifest)
 

@@ -82,4 +82,4 @@ def _object(message: bytes) -> dict[str, Any]:
 
 def _no_json(word: str) -> NoReturn:
     """Raises ValueError for NaN and Infinity, which Python's reader accepts."""
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not JSON")

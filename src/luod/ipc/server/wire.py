@@ -430,7 +430,7 @@ class _Connection(VarlinkProtocol):
         except Malformed as malformed:
             await self._send(malformed.error.toreply(), FileDescriptorArray(self), oneway=malformed.oneway)
             if malformed.fatal:
-                raise ConnectionAbortedError("it sent what is no JSON object") from None
+                raise ConnectionAbortedError("it sent what is not JSON object") from None
             return
         self._patient = call.oneway
         if self._gone and not call.oneway:
