@@ -136,8 +136,32 @@ def _varlink() -> str:
         "",
     ]
     for file in sorted((ROOT / "src/luod/ipc").rglob("*.varlink")):
-        lines += [f"## {file.stem}", "", "```varlink", file.read_text().rstrip(), "```", ""]
+        lines += [f"## {file.stem}", ""]
+        for part in file.read_text().strip().split("\n\n"):
+            prose = [line.removeprefix("#").strip() for line in part.splitlines() if line.startswith("#")]
+            definitions = [line for line in part.splitlines() if not line.startswith("#")]
+            for definition in definitions:
+                if match := re.match(r"(?:method|error) (\w+)", definition):
+                    lines += [f"### {match[1]}", ""]
+            lines += [*(re.sub(r"([<>*_|])", r"\\\1", line) for line in prose), ""]
+            if definitions and not definitions[0].startswith("interface"):
+                lines += ["```", *(line for definition in definitions for line in _broken(definition)), "```", ""]
     return "\n".join(lines)
+
+
+def _broken(definition: str) -> list[str]:
+    """Returns the lines of a definition of Varlink: a long one has a line for each member of its outer parentheses."""
+    if len(definition) <= 90:
+        return [definition]
+    lines, depth = [""], 0
+    for character in definition:
+        if character == ")" and depth == 1 and len(lines) > 1:
+            lines.append("")
+        lines[-1] += character
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if (character == "(" and depth == 1) or (character == "," and depth == 1):
+            lines.append("    ")
+    return [line if not line.startswith("     ") else f"    {line.strip()}" for line in lines]
 
 
 def _policy() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from luod.ctl.parser import parser as luoctl
 from luod.testing import Host, Machine
 from luod.testing.interpreter import Interpreter
 from luod.testing.plugin import BootMachine
@@ -151,6 +153,19 @@ def test_a_page_has_no_riddles(page: Path) -> None:
     text = re.sub(r"(?ms)^```.*?^```|^    .*?$|`[^`\n]*`", "", page.read_text())
     assert [found[0] for found in RIDDLES.finditer(text)] == []
     assert re.findall(r"(?i)\bjump(?:s|ed)?\b", text) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_verbs_and_options_that_exist(page: Path) -> None:
+    (verbs,) = (action.choices for action in luoctl()._actions if isinstance(action, argparse._SubParsersAction))
+    missing = []
+    for verb, rest in re.findall(r"(?m)(?:^    |`)luoctl ([a-z][a-z-]*)([^`#\n]*)", page.read_text()):
+        if verb not in verbs:
+            missing.append(verb)
+            continue
+        options = {option for action in verbs[verb]._actions for option in action.option_strings}
+        missing += [f"{verb} {option}" for option in re.findall(r"--[a-z-]+", rest) if option not in options]
+    assert missing == []
 
 
 def test_the_glossary_is_short_and_sorted() -> None:
