@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from luod.testing.tools import for_root
 from tests.emulator.machine.conftest import PLAIN_USER, RunDevices, as_plain_user, environment, luoemu, python
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -293,6 +294,7 @@ def test_the_last_close_wherever_it_is(run_devices: RunDevices) -> None:
 
 
 def test_permissions_can_be_changed(run_devices: RunDevices) -> None:
+    for_root("for several users in one machine")
     source = """
         path = take()
         assert [oct(os.stat(name).st_mode) for name in (path, "/dev/vfio/vfio", "/dev/iommu", "/dev/vfio/1")] == [
