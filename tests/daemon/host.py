@@ -63,9 +63,13 @@ class Luod(Host):
             self.machine.signal(pid, signal.SIGKILL)
 
     def links(self, pid: int) -> list[str]:
-        """What the fds of a process lead to."""
-        names = self.machine.run(["ls", "-l", f"/proc/{pid}/fd"]).text.splitlines()[1:]
+        """What the fds of a process lead to, but for those that it closes meanwhile."""
+        names = self.machine.run(["ls", "-l", f"/proc/{pid}/fd"], check=False).text.splitlines()[1:]
         return [name.partition(" -> ")[2] for name in names]
+
+    def sockets(self, pid: int) -> set[str]:
+        """The sockets of a process, each by a name that no other has."""
+        return {link for link in self.links(pid) if link.startswith("socket:")}
 
     def terminate(self) -> str:
         """Ends luod as SIGTERM does; its log."""
