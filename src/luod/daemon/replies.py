@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from luod.daemon.run_state import RunState
 from luod.ipc.errors import Busy, NoManifest, NoSuchSession, Resumed, TooLate, Torn, UpdateRunning
 
 if TYPE_CHECKING:
@@ -84,5 +85,8 @@ def too_late() -> TooLate:
     )
 
 
-def update_running() -> UpdateRunning:
-    return UpdateRunning(message="an update is running", hint="wait for it to end")
+def update_running(state: RunState) -> UpdateRunning:
+    """Returns the refusal of what cannot be done in this state of luod."""
+    if state is RunState.STOPPING:
+        return UpdateRunning(message="luod is being stopped", hint="try again if luod refuses to stop")
+    return UpdateRunning(message=f"an update is running: {state.value}", hint="wait for it to end")

@@ -21,6 +21,7 @@ from luod.daemon.cleanup.workloads import Workloads
 from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
 from luod.daemon.refusals import Refusals
+from luod.daemon.run_state import Run
 from luod.daemon.sessions.held_files import HeldFiles
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.stopping import Stopping
@@ -85,19 +86,22 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     sparing = Sparing(log)
     store = FdStore(channel, fds, keeper_lost)
     holdings = await take_over(store, directory, log)
+    run_state = Run(log, jumping=JUMP in store)
     foreign = ForeignFiles(sparing, stays=lambda uid: any(f.peer.uid == uid for f in participants.followers))
     sessions = SessionService(holdings, policy, foreign.discard, log, sparing)
-    sessions.participation = participants = Participants(holdings, log, sparing)
+    sessions.participation = participants = Participants(holdings, run_state, log, sparing)
     # While guests are frozen they pass manifests, and no guest is to wait for a process to start.
     participants.followed = lambda peer: foreign.warm(peer.uid, named=policy.terms(peer).named)
     reaping = Reaping(holdings, sessions, policy, log)
     forwarding = Forwarding(holdings, sessions, log)
-    recorder = Recorder(holdings.registry, directory, log, jumping=JUMP in store)
-    hooks = Hooks(holdings, policy, reaping.deadline_left, log)
-    image = KexecImage(holdings, sessions, participants, log)
-    updater = Updater(holdings, image, sessions, participants, recorder, hooks, log, stuck_seconds=stuck_seconds)
+    recorder = Recorder(holdings.registry, directory, log, jumping=run_state.updating)
+    hooks = Hooks(holdings, policy, run_state, reaping.deadline_left, log)
+    image = KexecImage(holdings, sessions, participants, run_state, log)
+    updater = Updater(
+        holdings, image, sessions, participants, recorder, hooks, run_state, log, stuck_seconds=stuck_seconds
+    )
     workloads = Workloads(holdings, sessions, participants, reaping, forwarding, log)
-    stopping = Stopping(holdings, sessions, participants, log)
+    stopping = Stopping(holdings, sessions, run_state, log)
     operations = AdminService(
         holdings, sessions, participants, policy, image, updater, reaping, workloads, stopping, recorder
     )
@@ -106,7 +110,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     sessions.take_over()
     reaping.take_over()
     forwarding.take_over()
-    hooks.take_over(jumping=JUMP in store)
+    hooks.take_over()
 
     def to_all(peer: Peer) -> Iterable[VarlinkInterface]:
         found: list[VarlinkInterface] = [Sessions(sessions, held, workloads, peer), Updates(participants, peer)]

@@ -13,11 +13,11 @@ from typing import Final
 
 from luod.daemon.log import Log
 from luod.daemon.replies import update_running
+from luod.daemon.run_state import Run, RunState
 from luod.daemon.sessions.holders import open_elsewhere
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import fd_name, held_name
 from luod.daemon.store.recovery import Holdings
-from luod.daemon.updates.participants import Participants
 from luod.errors import Refused
 from luod.ipc.server.peer import Peer
 
@@ -29,21 +29,21 @@ _NAMED: Final = 20
 class Stopping:
     """Made inside a running loop."""
 
-    def __init__(self, holdings: Holdings, sessions: SessionService, participants: Participants, log: Log) -> None:
+    def __init__(self, holdings: Holdings, sessions: SessionService, run: Run, log: Log) -> None:
         self._holdings = holdings
         self._sessions = sessions
-        self._participants = participants
+        self._run = run
         self._log = log
 
     async def stop(self, peer: Peer, *, drop: bool) -> list[str]:
         """Ends luod a moment later; returns what is lost. UpdateRunning. Refused: something is, without `drop`."""
-        if self._participants.updating:
-            raise update_running()
+        if self._run.busy:
+            raise update_running(self._run.state)
         if self._sessions.being_forwarded:
             raise Refused(
                 message="sessions are being carried over", hint="try again when `luoctl list` shows them as held"
             )
-        self._participants.checking = True
+        self._run.enter(RunState.STOPPING)
         stopped = False
         try:
             # Nothing is created or retrieved any more, so what is found is what is lost.
@@ -60,7 +60,7 @@ class Stopping:
         finally:
             if not stopped:
                 self._sessions.open_again()
-                self._participants.checking = False
+                self._run.enter(RunState.IDLE)
         self._log.warning("stop", uid=peer.uid, pid=peer.pid, drop=drop, lost=", ".join(alone))
         asyncio.get_running_loop().call_later(_REPLY_SECONDS, os.kill, os.getppid(), signal.SIGTERM)
         return alone

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from luod.daemon.log import Log
+from luod.daemon.run_state import Run, RunState
 from luod.daemon.updates.coordinator import Coordinator
 from luod.daemon.updates.follower import Follower
 from luod.ipc.server.peer import Peer
@@ -19,9 +20,17 @@ def followers() -> list[Follower]:
     return [Follower(id, f"token {id}", name, peer, (DeclaredSession(name, []),)) for id, name in enumerate(names)]
 
 
+def starting() -> Run:
+    """An update was accepted."""
+    run = Run(Log("test", "error"))
+    run.enter(RunState.CHECKING)
+    run.enter(RunState.STARTING)
+    return run
+
+
 @pytest.fixture
 def coordinator() -> Coordinator:
-    coordinator = Coordinator("an-update", 30.0, True, ["orphan"], Log("test", "error"))
+    coordinator = Coordinator("an-update", 30.0, True, ["orphan"], starting(), Log("test", "error"))
     coordinator.begin(followers(), 1)
     return coordinator
 
@@ -45,7 +54,7 @@ def test_bystanders_that_are_late_are_one_line_in_the_log(capfd: pytest.CaptureF
     """Anybody may follow, so that each of them must not cost a line."""
     peer = Peer(1000, 1000, 42, None)
     bystanders = [Follower(id, f"token {id}", f"bystander-{id}", peer) for id in range(100)]
-    coordinator = Coordinator("an-update", 0.0, False, [], Log("test", "info"))
+    coordinator = Coordinator("an-update", 0.0, False, [], starting(), Log("test", "info"))
     coordinator.begin(bystanders, 1)
 
     asyncio.run(coordinator.settle())

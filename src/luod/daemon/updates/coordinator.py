@@ -1,9 +1,7 @@
-"""The coordinator of one update: the state machine of `luod.daemon.updates.transaction` with its clock, its
-participants, its news.
+"""The coordinator of one update: gives `luod.daemon.updates.transaction` a clock, and its participants their events.
 
-Tells participants what they wait for, takes what they say, hands out grants, and tells the operator what changes. It
-neither touches sessions nor the kernel: `luod.daemon.updates.update` drives it, and `luod.daemon.updates.participants`
-brings in what participants say.
+`luod.daemon.updates.update` drives it, and `luod.daemon.updates.participants` brings in what participants say. Whether
+memory suffices is `luod.daemon.updates.memory_checks`, what the operator is told `luod.daemon.updates.progress`.
 """
 
 from __future__ import annotations
@@ -15,25 +13,38 @@ from typing import Final
 
 from luod.daemon import memory_grants
 from luod.daemon.log import Log
+from luod.daemon.run_state import Run, RunState
+from luod.daemon.updates import memory_checks
 from luod.daemon.updates.follower import Follower
-from luod.daemon.updates.transaction import LATE, Member, Transaction
-from luod.errors import LuodError, NotEnoughMemory
-from luod.ipc.types.admin import Participant, Progress
-from luod.ipc.types.phases import Ballot, EventKind, State, VotePhase
-from luod.ipc.types.updates import DeclaredFile, Event
+from luod.daemon.updates.progress import ProgressFeed
+from luod.daemon.updates.transaction import LATE, Transaction
+from luod.errors import LuodError
+from luod.ipc.types.admin import Progress
+from luod.ipc.types.phases import Ballot, EventKind, Phase, State, VotePhase
+from luod.ipc.types.updates import Event
 
 _DELIVERY_SECONDS: Final = 5.0
-"""For everybody to take an event, and for the operator to take the news, before the jump."""
+"""For all participants to take an event before the kexec."""
 _DEVICES_NAMED: Final = 5
 """To the operator; each participant is told all of its own."""
-_INIT: Final = 1
-"""In its cgroup nobody is limited but by the machine."""
+_ENTERED: Final[dict[Phase, RunState]] = {
+    "preparing": RunState.PREPARING,
+    "freezing": RunState.FREEZING,
+    "jumping": RunState.JUMPING,
+    "cancelled": RunState.CANCELLING,
+}
+"""The state of luod that comes with a phase of the transaction."""
 
 
 class Coordinator:
-    """One update, from when it is asked for to its end. `orphans` are judged sessions that nobody follows for."""
+    """One update, from when it is accepted to its end. `orphans` are judged sessions that nobody follows for.
 
-    def __init__(self, id: str, patience: float, skip_unready: bool, orphans: Iterable[str], log: Log) -> None:
+    Each change of the transaction's phase enters a state of `run`.
+    """
+
+    def __init__(
+        self, id: str, patience: float, skip_unready: bool, orphans: Iterable[str], run: Run, log: Log
+    ) -> None:
         self.id: Final = id
         self.generation = 0
         self.orphans: Final = list(orphans)
@@ -50,32 +61,15 @@ class Coordinator:
         self.preparing_seconds = 0.0
         self.preparing: dict[int, float] = {}
         """Seconds that each member took to be ready in preparing."""
+        self.feed: Final = ProgressFeed()
+        self._run = run
         self._log = log
         self._changed = asyncio.Event()
-        self._news = asyncio.Event()
-        self._news.set()
-        self._told = asyncio.Event()
-        self._changed_members: set[int] = set()
-        self._note: str | None = None
         self._came_back = False
 
     @property
     def cancelled(self) -> bool:
         return self.transaction.phase == "cancelled"
-
-    @property
-    def jumping(self) -> bool:
-        return self.transaction.phase == "jumping"
-
-    @property
-    def begun_preparing(self) -> bool:
-        """Whether participants were told, and one more may join them."""
-        return self.generation > 0 and self.transaction.phase == "preparing"
-
-    @property
-    def state(self) -> State:
-        """As participants are told it: a cancelled update is none any more."""
-        return "idle" if self.transaction.phase == "cancelled" else self.transaction.phase
 
     # What the update does with it.
 
@@ -97,25 +91,16 @@ class Coordinator:
             most_bytes=self.transaction.most_bytes,
         )
         if not self.cancelled:
+            self._run.enter(RunState.PREPARING, update=self.id, generation=generation, participants=len(names))
             self._change(began)
-            self._log("preparing", update=self.id, generation=generation, participants=len(names))
             self.tell("preparing")
-
-    def rehearse(self, followers: Iterable[Follower]) -> None:
-        """Counts everybody in, and tells nobody."""
-        for follower in followers:
-            self.members[follower.id] = follower
-            self._join(follower)
 
     def join(self, follower: Follower) -> None:
         """One who began to follow while it is preparing, and was told so."""
         self.members[follower.id] = follower
-        self._join(follower)
-        self._tell(follower, "preparing")
-
-    def _join(self, follower: Follower) -> None:
         bystander = not follower.sessions
         self._change(self.transaction.join(follower.id, follower.name, monotonic(), bystander=bystander))
+        self._tell(follower, "preparing")
 
     async def settle(self) -> None:
         """Returns when nobody is awaited in this phase, or it is cancelled. Keeps the deadline, gives grants."""
@@ -147,50 +132,26 @@ class Coordinator:
     def _grant(self) -> None:
         while (member := self.transaction.turn()) is not None:
             follower = self.members[member.id]
-            if self._fits(follower.files("preparing"), follower, follower.peer.process, follower.name):
+            checked = memory_checks.before_grant(self.transaction, follower, monotonic())
+            if checked is self.transaction:
                 self._change(self.transaction.grant(monotonic()))
                 self._tell(follower, "granted")
-
-    def _fits(self, files: list[DeclaredFile], follower: Follower, process: int | None, name: str) -> bool:
-        """Whether there is memory to preserve `files`. If not, the update is cancelled, or the follower is lost."""
-        try:
-            memory_grants.require(files, process, name)
-        except NotEnoughMemory as error:
-            self._change(self.transaction.short(follower.id, error.message, monotonic()))
-            return False
-        return True
-
-    def _fit_together(self, wanted: list[tuple[Follower, list[DeclaredFile]]]) -> None:
-        try:
-            everything = [file for _follower, files in wanted for file in files]
-            memory_grants.require(everything, _INIT, "all that is written while frozen")
-        except NotEnoughMemory as error:
-            if not self.transaction.skip_unready:
-                self._change(self.transaction.cancel(error.message))
-                return
-            everything = []
-            for follower, files in wanted:
-                more = [*everything, *files]
-                if files and self._fits(more, follower, _INIT, f"{follower.name} and those before it"):
-                    everything = more
+            else:
+                self._change(checked)
 
     def freeze(self) -> None:
         """Everybody is told to pause, and it is the blackout from here on, unless memory is short: then it may be
         cancelled, and nobody was told.
         """
         ready = [self.members[m.id] for m in self.transaction.members.values() if m.standing == "ready"]
-        wanted = [(f, f.files("freezing")) for f in ready]
-        fitting = [(f, files) for f, files in wanted if self._fits(files, f, f.peer.process, f.name)]
-        if not self.cancelled:
-            self._fit_together(fitting)
+        self._change(memory_checks.before_freezing(self.transaction, ready, monotonic()))
         if self.cancelled:
             return
         self.preparing = {id: member.since - self.begun for id, member in self.transaction.members.items()}
         now = monotonic()
         self.frozen = now
         self.preparing_seconds = now - self.begun
-        self._change(self.transaction.freeze(now))
-        self._log("freezing", update=self.id, after_seconds=f"{self.preparing_seconds:.3f}")
+        self._change(self.transaction.freeze(now), after_seconds=f"{self.preparing_seconds:.3f}")
         self.tell("freezing")
 
     async def announce(self) -> None:
@@ -208,21 +169,11 @@ class Coordinator:
                 wait.cancel()
                 self.gone(follower)
 
-    def jump(self) -> None:
+    def jump(self, ready: int) -> None:
+        """From here on nothing stops the kexec but reboot(2) itself. `ready` sessions are carried as such."""
         self.jumped = monotonic()
-        self._change(self.transaction.jump(self.jumped))
-
-    async def told(self) -> None:
-        """Returns when the operator knows that it jumps, or takes too long to."""
-        try:
-            await asyncio.wait_for(self._told.wait(), _DELIVERY_SECONDS)
-        except TimeoutError:
-            self._log.warning("operator-slow", update=self.id)
-
-    def note(self, text: str) -> None:
-        """News for the operator while it jumps."""
-        self._note = text
-        self._news.set()
+        frozen = f"{self.jumped - self.frozen:.3f}"
+        self._change(self.transaction.jump(self.jumped), ready=ready, frozen_seconds=frozen)
 
     def cancel(self, reason: str) -> None:
         """NotAwaited: it is jumping."""
@@ -230,7 +181,8 @@ class Coordinator:
 
     def end(self, reason: str) -> None:
         """Cancels in whatever phase: reboot(2) is not, or no longer, under way."""
-        self._change(self.transaction.returned(reason) if self.jumping else self.transaction.cancel(reason))
+        jumping = self.transaction.phase == "jumping"
+        self._change(self.transaction.returned(reason) if jumping else self.transaction.cancel(reason))
 
     def came_back(self, reason: str) -> None:
         """reboot(2) has returned. Devices that were frozen before what failed are not as they were (H22)."""
@@ -291,7 +243,7 @@ class Coordinator:
         follower.events.put(
             Event(
                 kind,
-                state or self.state,
+                state or self._run.told,
                 update=self.id,
                 generation=self.generation,
                 deadline=deadline,
@@ -300,24 +252,25 @@ class Coordinator:
             )
         )
 
-    def _change(self, changed: Transaction) -> None:
+    def _change(self, changed: Transaction, **details: object) -> None:
+        """The one place where the transaction changes. `details` are for the log, of another phase."""
         before, self.transaction = self.transaction, changed
         if changed == before:
             return
+        if changed.phase != before.phase:
+            self._run.enter(_ENTERED[changed.phase], update=self.id, **details)
+        members = [(id, member) for id, member in changed.members.items() if before.members.get(id) is not member]
         bystanders: dict[str | None, list[str]] = {}
-        for id, member in changed.members.items():
-            old = before.members.get(id)
-            if old is not member:
-                self._changed_members.add(id)
-                if member.standing == "lost" and not changed.reason:
-                    self._tell(self.members[id], "lost")
-                    if member.bystander:
-                        bystanders.setdefault(member.reason, []).append(member.name)
-                    else:
-                        self._log.warning("lost", update=self.id, participant=member.name, reason=member.reason)
+        for id, member in members:
+            if member.standing == "lost" and not changed.reason:
+                self._tell(self.members[id], "lost")
+                if member.bystander:
+                    bystanders.setdefault(member.reason, []).append(member.name)
+                else:
+                    self._log.warning("lost", update=self.id, participant=member.name, reason=member.reason)
         self._note_bystanders(bystanders)
         self._changed.set()
-        self._news.set()
+        self.feed.changed(id for id, _member in members)
 
     def _note_bystanders(self, lost: dict[str | None, list[str]]) -> None:
         """Writes one line, however many they are: anybody may follow. Only silence delays the others."""
@@ -328,46 +281,9 @@ class Coordinator:
     # What the operator sees.
 
     async def news(self) -> Progress:
-        """What has changed since the last call; waits until something has."""
-        await self._news.wait()
-        self._news.clear()
+        """Returns what has changed since the last call; waits until something has."""
+        await self.feed.wait()
         return self.progress()
 
     def progress(self) -> Progress:
-        """What has changed since the last call."""
-        transaction = self.transaction
-        changed, self._changed_members = sorted(self._changed_members), set()
-        lost = [m.id for m in transaction.members.values() if m.standing == "lost"]
-        # After a cancelled update nothing is torn: no jump came.
-        torn = [] if self.cancelled else self.orphans + [name for id in lost for name in self.members[id].names]
-        return Progress(
-            state=transaction.phase,
-            update=self.id,
-            generation=self.generation,
-            seconds_left=self.left() if transaction.phase in ("preparing", "freezing") else None,
-            participants=[self._participant(transaction.members[id]) for id in changed],
-            torn=torn,
-            reason=transaction.reason or self._note,
-        )
-
-    def operator_has(self, progress: Progress) -> None:
-        """The operator has taken this news."""
-        if progress.state == "jumping":
-            self._told.set()
-
-    def _participant(self, member: Member) -> Participant:
-        follower = self.members[member.id]
-        since = self.transaction.began
-        # A member that is awaited has reached nothing yet: its time runs on, from when it was first awaited.
-        seconds = monotonic() - max(member.since, since) if member.standing == "awaited" else member.since - since
-        return Participant(
-            id=member.id,
-            name=member.name,
-            uid=follower.peer.uid,
-            pid=follower.peer.pid,
-            sessions=follower.names,
-            bytes=sum(file.size for session in follower.sessions for file in session.files),
-            standing=member.standing,
-            reason=member.reason,
-            seconds=round(max(0.0, seconds), 6),
-        )
+        return self.feed.report(self.id, self.generation, self.transaction, self.members, self.orphans)

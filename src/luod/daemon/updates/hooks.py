@@ -17,6 +17,7 @@ from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import CLOSED
 from luod.daemon.processes.child import Child, Children
+from luod.daemon.run_state import Run
 from luod.daemon.store.fd_names import HOOK
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.schema import Owed
@@ -31,17 +32,18 @@ _CALLED_OFF: Final = "it was called off, and ended"
 class Hooks:
     """Made inside a running loop; `take_over` before anybody is answered."""
 
-    def __init__(self, holdings: Holdings, policy: Policy, deadline_left: Callable[[], float | None], log: Log) -> None:
+    def __init__(
+        self, holdings: Holdings, policy: Policy, run: Run, deadline_left: Callable[[], float | None], log: Log
+    ) -> None:
         """`deadline_left`: seconds until the restore deadline; None: there is none."""
         self._registry = holdings.registry
         self._broken = holdings.broken is not None
         self._children = Children(holdings.fds)
         self._policy = policy
+        self._run = run
         self._deadline_left = deadline_left
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._under_way = False
-        """An update is: what is owed is not due before its end."""
         self._closed = False
         self._off = False
         self._child: Child | None = None
@@ -49,10 +51,9 @@ class Hooks:
         self._timer: asyncio.TimerHandle | None = None
         holdings.registry.watchers.append(lambda _changes: self._check())
         policy.changed.append(self._check)
+        run.watchers.append(self._check)
 
-    def take_over(self, *, jumping: bool) -> None:
-        """`jumping`: a serve before this one called reboot(2), so its update is not over."""
-        self._under_way = jumping
+    def take_over(self) -> None:
         self._check()
 
     def close(self) -> None:
@@ -78,14 +79,13 @@ class Hooks:
         self._off = False
         if not (hooks.before_update or hooks.after_update):
             return
-        self._under_way = True
         owed = Owed(update, generation)
         # First, and on the disk, so that no lock is held of which nobody knows any more, be it after a power cut.
         self._registry.set_owed(owed)
         await self._registry.sync()
         if not hooks.before_update:
             return
-        failure, killed = await self._run("before-update", hooks.before_update, owed, {})
+        failure, killed = await self._execute("before-update", hooks.before_update, owed, {})
         if failure is None:
             return
         if not killed:
@@ -102,17 +102,12 @@ class Hooks:
         if self._child is not None:
             self._child.kill()
 
-    def over(self) -> None:
-        """The update was cancelled, and everybody was told."""
-        self._under_way = False
-        self._check()
-
     # What is owed.
 
     def _due(self) -> float | None:
         """In how many seconds; None: not by itself."""
         record = self._registry.record
-        if record.owed is None or self._under_way or self._closed or self._policy.settings is CLOSED:
+        if record.owed is None or self._run.updating or self._closed or self._policy.settings is CLOSED:
             return None
         if not record.owed.jumped or self._broken or not any(row.direction == "incoming" for row in record.rows):
             return 0.0
@@ -145,13 +140,13 @@ class Hooks:
         if command and not self._closed:
             outcome = "cancelled" if not owed.jumped else "broken" if self._broken else "done"
             self._off = False
-            await self._run("after-update", command, owed, {"LUOD_OUTCOME": outcome})
+            await self._execute("after-update", command, owed, {"LUOD_OUTCOME": outcome})
         if not self._closed:
             self._registry.set_owed(None)
 
     # The process.
 
-    async def _run(
+    async def _execute(
         self, hook: _Hook, command: tuple[str, ...], owed: Owed, more: dict[str, str]
     ) -> tuple[str | None, bool]:
         """Why it failed, in words, None: it did not; and whether it was killed."""

@@ -18,6 +18,7 @@ from luod.daemon.completion import completed
 from luod.daemon.log import Log
 from luod.daemon.preflight.subject import Subject
 from luod.daemon.replies import update_running
+from luod.daemon.run_state import Run
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import image_names
 from luod.daemon.store.recovery import Holdings
@@ -36,11 +37,14 @@ if TYPE_CHECKING:
 class KexecImage:
     """Owns nothing: the files are with the holdings. Made inside a running loop."""
 
-    def __init__(self, holdings: Holdings, sessions: SessionService, participants: Participants, log: Log) -> None:
+    def __init__(
+        self, holdings: Holdings, sessions: SessionService, participants: Participants, run: Run, log: Log
+    ) -> None:
         self._registry = holdings.registry
         self._fds = holdings.fds
         self._sessions = sessions
         self._participants = participants
+        self._run = run
         self._log = log
         self._loading = asyncio.Lock()
 
@@ -63,8 +67,8 @@ class KexecImage:
         new = [fd for fd in (kernel, initrd) if fd is not None]
         try:
             async with self._loading:
-                if self._participants.updating:
-                    raise update_running()
+                if self._run.busy:
+                    raise update_running(self._run.state)
                 if initrd is not None:
                     await self._require_usable(Subject(kernel, initrd, command_line), ignore_findings)
                 await asyncio.to_thread(kexec.load, kernel, initrd, command_line)

@@ -18,6 +18,7 @@ from asyncvarlink.serviceinterface import PermissionDenied
 from luod.daemon.log import Log
 from luod.daemon.preflight.kinds import known
 from luod.daemon.replies import no_such_session, torn
+from luod.daemon.run_state import Run, RunState
 from luod.daemon.sessions.names import Belonging, may_use
 from luod.daemon.store.fd_names import fd_name
 from luod.daemon.store.recovery import Holdings
@@ -42,37 +43,32 @@ _MOST_BYTES: Final = 2**63
 class Participants:
     """Implements `luod.ipc.interfaces.updates.Service` and `luod.daemon.sessions.names.Participation`.
 
-    `coordinator` is the update that is under way. `leaving`: a serve before this one called reboot(2), which may yet
-    jump. `checking`: an update was asked for, and nobody told yet.
+    `coordinator` is that of the update under way; None also where a serve before this one called reboot(2).
     """
 
-    def __init__(self, holdings: Holdings, log: Log, sparing: Sparing) -> None:
+    def __init__(self, holdings: Holdings, run: Run, log: Log, sparing: Sparing) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
+        self._run = run
         self._log = log
         self._sparing = sparing
         self._followers: dict[str, Follower] = {}
         self._numbers = count(1)
         self.coordinator: Coordinator | None = None
-        self.leaving = False
-        self.checking = False
         self.followed: Callable[[Peer], None] | None = None
         """Called when a workload begins to take part."""
         self._registry.watchers.append(self._rows_changed)
 
     @property
     def updating(self) -> bool:
-        """Whether an update is under way. What its checks were about must not change after them."""
-        return self.checking or self.coordinator is not None or self.leaving
+        """Whether an update is checked or under way. What its checks were about must not change after them."""
+        return self._run.busy
 
     @property
     def state(self) -> State:
-        if self.coordinator is not None:
-            return self.coordinator.state
-        if self.leaving:
-            return "jumping"
         incoming = any(row.direction == "incoming" for row in self._registry.record.rows)
-        return "restoring" if incoming else "idle"
+        told = self._run.told
+        return "restoring" if told == "idle" and incoming else told
 
     @property
     def followers(self) -> list[Follower]:
@@ -125,7 +121,7 @@ class Participants:
         if self.followed is not None:
             self.followed(peer)
         self._sparing("follows", of=peer.uid, write=self._log.debug, participant=name, uid=peer.uid, pid=peer.pid)
-        if self.coordinator is not None and self.coordinator.begun_preparing:
+        if self.coordinator is not None and self._run.is_in(RunState.PREPARING):
             self.coordinator.join(follower)
         try:
             while True:
@@ -152,7 +148,7 @@ class Participants:
             except NotAwaited as error:
                 follower.sessions = before
                 raise self._wrong_phase(error) from error
-        elif self.leaving:
+        elif self._run.is_in(RunState.JUMPING):
             follower.sessions = before
             raise self._wrong_phase(NotAwaited("the kexec has begun"))
         follower.ended.clear()
@@ -242,7 +238,7 @@ class Participants:
                 return Belonging(judged=True)
             if coordinator is None or name.generation != coordinator.generation or name.base not in follower.names:
                 continue
-            if coordinator.takes_part(follower) and coordinator.state == "freezing":
+            if coordinator.takes_part(follower) and self._run.is_in(RunState.FREEZING):
                 return Belonging(judged=True, generation=coordinator.generation)
         return Belonging()
 

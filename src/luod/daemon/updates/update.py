@@ -12,6 +12,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Collection
 from dataclasses import replace
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from asyncvarlink.serviceinterface import InvalidParameter
@@ -22,6 +23,7 @@ from luod.daemon.log import Log
 from luod.daemon.preflight.findings import listed, refuse, refusing, require_names, with_ignored
 from luod.daemon.processes.child import ended
 from luod.daemon.replies import too_late, update_running
+from luod.daemon.run_state import Run, RunState
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import JUMP
 from luod.daemon.store.fd_store import KeeperGone
@@ -33,11 +35,11 @@ from luod.daemon.updates.hooks import Hooks
 from luod.daemon.updates.kexec_image import KexecImage
 from luod.daemon.updates.participants import Participants, ready_rows
 from luod.daemon.updates.reboot_process import RebootProcess
-from luod.daemon.updates.transaction import NotAwaited
+from luod.daemon.updates.transaction import NotAwaited, Transaction
 from luod.errors import Refused
 from luod.ipc.errors import NoUpdate
 from luod.ipc.server.peer import Peer
-from luod.ipc.types.admin import Checked, Finding, Progress, Wishes
+from luod.ipc.types.admin import Checked, Progress, Wishes
 from luod.linux import Fd
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 _PATIENCE_SECONDS: Final = 30.0
 """Of each phase, unless the operator says otherwise; time for the bytes to preserve comes on top."""
 _MOST_PATIENCE_SECONDS: Final = 86400.0
+_READING_SECONDS: Final = 5.0
+"""For the operator to read that the machine jumps, while guests are frozen."""
 _DISK_SECONDS: Final = 5.0
 """For the registry to be on the disk, while guests are frozen."""
 
@@ -62,6 +66,7 @@ class Updater:
         participants: Participants,
         recorder: Recorder,
         hooks: Hooks,
+        run: Run,
         log: Log,
         *,
         stuck_seconds: float,
@@ -75,6 +80,7 @@ class Updater:
         self._participants = participants
         self._recorder = recorder
         self._hooks = hooks
+        self._run = run
         self._started = clock.now()
         self._log = log
         self._stuck_seconds = stuck_seconds
@@ -83,8 +89,8 @@ class Updater:
     async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> Checked:
         try:
             require_names(wishes.ignore_findings)
-            if self._participants.leaving:
-                raise update_running()
+            if self._run.is_in(RunState.JUMPING):
+                raise update_running(RunState.JUMPING)
             findings, release = await self._image.check(kernel, initrd, command_line)
         finally:
             for fd in (kernel, initrd):
@@ -93,18 +99,9 @@ class Updater:
         findings = with_ignored(findings, _given_up(wishes))
         return Checked(bool(refusing(findings)), release, findings)
 
-    async def _find(self, wishes: Wishes) -> list[Finding]:
-        """What stands in the way of an update into what is loaded. Nobody else's can begin meanwhile."""
-        require_names(wishes.ignore_findings)
-        self._participants.checking = True
-        try:
-            return with_ignored(await self._image.look(), _given_up(wishes))
-        finally:
-            self._participants.checking = False
-
     async def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:
-        if self._participants.updating:
-            raise update_running()
+        if self._run.busy:
+            raise update_running(self._run.state)
         patience = _PATIENCE_SECONDS if wishes.deadline is None else wishes.deadline
         if not 0 < patience <= _MOST_PATIENCE_SECONDS:
             raise InvalidParameter(parameter="deadline")
@@ -117,17 +114,23 @@ class Updater:
                 message=f"sessions are being carried over: {listed(carried)}",
                 hint="try again when `luoctl list` shows them as held",
             )
-        findings = await self._find(wishes)
-        orphans = self._participants.orphans()
-        if wishes.dry_run:
+        require_names(wishes.ignore_findings)
+        self._run.enter(RunState.CHECKING)
+        try:
+            findings = with_ignored(await self._image.look(), _given_up(wishes))
+            orphans = self._participants.orphans()
+            checked = replace(self._checked(orphans), findings=findings) if wishes.dry_run else None
+            if checked is None:
+                refuse(findings)
+                coordinator = self._begin(peer, wishes, patience, orphans)
+        finally:
+            if self._run.is_in(RunState.CHECKING):
+                self._run.enter(RunState.IDLE)
+        if checked is not None:
             # The last reply: it is not asked for more.
-            yield replace(self._checked(orphans), findings=findings)
+            yield checked
             return
-        refuse(findings)
-        coordinator = _coordinator(os.urandom(4).hex(), patience, wishes.skip_unready, orphans, self._log)
-        self._participants.coordinator = coordinator
-        self._log("update", update=coordinator.id, uid=peer.uid, pid=peer.pid, sessions=len(self._sessions.rows()))
-        self._task = asyncio.ensure_future(self._run(coordinator, _given_up(wishes)))
+        self._task = asyncio.ensure_future(self._proceed(coordinator, _given_up(wishes)))
         self._task.add_done_callback(self._ran)
         try:
             while True:
@@ -138,21 +141,36 @@ class Updater:
                 if coordinator.error is not None:
                     raise coordinator.error
                 yield replace(progress, findings=findings)
-                coordinator.operator_has(progress)
+                coordinator.feed.read(progress)
                 findings = []
         finally:
             # Nobody would be told how it ends, and what an operator interrupts must not go on.
             _cancel(coordinator, "the connection of luoctl update was closed")
 
+    def _begin(self, peer: Peer, wishes: Wishes, patience: float, orphans: list[str]) -> Coordinator:
+        """Accepts an update."""
+        from luod.daemon.updates.coordinator import Coordinator  # late, as above
+
+        update = os.urandom(4).hex()
+        sessions = len(self._sessions.rows())
+        self._run.enter(RunState.STARTING, update=update, uid=peer.uid, pid=peer.pid, sessions=sessions)
+        coordinator = Coordinator(update, patience, wishes.skip_unready, orphans, self._run, self._log)
+        self._participants.coordinator = coordinator
+        return coordinator
+
     def _checked(self, orphans: list[str]) -> Progress:
-        """What --dry-run has to say: who would be asked, and what nobody follows for."""
-        coordinator = _coordinator("", _PATIENCE_SECONDS, False, orphans, self._log)
-        coordinator.rehearse(self._participants.followers)
-        return replace(coordinator.progress(), state="checked", generation=self._registry.record.generation + 1)
+        """Returns what a dry run shows: the participants of an update, and the sessions that nobody follows for."""
+        from luod.daemon.updates.progress import report
+
+        followers = {follower.id: follower for follower in self._participants.followers}
+        names = [(id, follower.name) for id, follower in followers.items()]
+        transaction = Transaction.begin(names, patience=_PATIENCE_SECONDS, skip_unready=False, now=monotonic())
+        generation = self._registry.record.generation + 1
+        return replace(report("", generation, transaction, followers, orphans, changed=followers), state="checked")
 
     async def abort(self, peer: Peer) -> None:
         coordinator, task = self._participants.coordinator, self._task
-        if self._participants.leaving:
+        if self._run.is_in(RunState.JUMPING):
             raise too_late()
         if coordinator is None or task is None:
             raise NoUpdate(message="no update is running", hint="see `luoctl status`")
@@ -161,7 +179,7 @@ class Updater:
         self._log("abort", update=coordinator.id, uid=peer.uid, pid=peer.pid)
         await asyncio.shield(task)
 
-    async def _run(self, coordinator: Coordinator, given_up: Collection[str]) -> None:
+    async def _proceed(self, coordinator: Coordinator, given_up: Collection[str]) -> None:
         """The update, from the first check to the end of this kernel, or to everything as it was."""
         reboot: RebootProcess | None = None
         try:
@@ -199,7 +217,6 @@ class Updater:
             if not coordinator.cancelled:
                 self._require_certain(coordinator, "jumping", given_up)
             if not coordinator.cancelled and reboot is not None:
-                coordinator.jump()
                 await self._call_reboot(coordinator, reboot)
         except asyncio.CancelledError:
             if reboot is not None and reboot.gone:
@@ -209,7 +226,7 @@ class Updater:
         except (errors.LuodError, OSError) as error:
             coordinator.end(str(error))
         finally:
-            if not (reboot is not None and reboot.gone and coordinator.jumping):
+            if not (reboot is not None and reboot.gone and self._run.is_in(RunState.JUMPING)):
                 coordinator.end("luod failed; its log says more")
                 await self._roll_back(coordinator, reboot)
 
@@ -252,8 +269,9 @@ class Updater:
 
     async def _call_reboot(self, coordinator: Coordinator, reboot: RebootProcess) -> None:
         """Nobody can call it off any more. Returns, with the reason in `coordinator`, when the kernel refuses."""
-        await self._fds.store({JUMP: reboot.pidfd})
         ready = ready_rows(coordinator, self._registry.record.rows)
+        coordinator.jump(len(ready))
+        await self._fds.store({JUMP: reboot.pidfd})
         left = clock.now()
         departure = Departure(
             coordinator.id,
@@ -266,8 +284,8 @@ class Updater:
         )
         self._registry.depart(departure, lambda row: ready.get(row.name, row))
         await self._registry_on_disk()
-        await coordinator.told()
-        self._log("jumping", update=coordinator.id, ready=len(ready), frozen_seconds=departure.freezing_seconds)
+        if not await coordinator.feed.jump_read(_READING_SECONDS):
+            self._log.warning("operator-slow", update=coordinator.id)
         reboot.go()
         while not await reboot.ended(self._stuck_seconds):
             self._end_stuck(coordinator)
@@ -291,7 +309,9 @@ class Updater:
             self._log.warning("jump-held", pid=found.pid, command=found.command, ended=found.ended)
             done = "was ended" if found.ended else "is root's and takes part in no update, so end it"
             if coordinator is not None:
-                coordinator.note(f"the jump is held by {found.command} ({found.pid}), in a session's ioctl: it {done}")
+                coordinator.feed.note(
+                    f"the jump is held by {found.command} ({found.pid}), in a session's ioctl: it {done}"
+                )
 
     async def _roll_back(self, coordinator: Coordinator, reboot: RebootProcess | None) -> None:
         """Takes everything back, and then, and not before, tells everybody to resume (H13)."""
@@ -310,10 +330,9 @@ class Updater:
             self._log.warning(
                 "cancelled", update=coordinator.id, reason=told.reason, blackout_seconds=f"{told.blackout or 0.0:.3f}"
             )
-            if self._participants.coordinator is coordinator:
-                self._participants.coordinator = None
+            self._participants.coordinator = None
             coordinator.tell("cancelled", state=self._participants.state)
-            self._hooks.over()
+            self._run.enter(RunState.IDLE)
 
     async def _forget_departure(self) -> None:
         frozen = self._registry.stay()
@@ -322,8 +341,7 @@ class Updater:
 
     def take_over(self) -> None:
         """A serve before this one may have called reboot(2): then it is waited for, as that one would have done."""
-        if JUMP in self._fds:
-            self._participants.leaving = True
+        if self._run.is_in(RunState.JUMPING):
             self._task = asyncio.ensure_future(self._await_reboot())
 
     async def _await_reboot(self) -> None:
@@ -333,25 +351,19 @@ class Updater:
         await self._sessions.close_for_update("shut")
         while not await ended(self._fds[JUMP], self._stuck_seconds):
             self._end_stuck(None)
+        self._run.enter(RunState.CANCELLING, update=update)
         await self._forget_departure()
         self._sessions.open_again()
-        self._participants.leaving = False
+        self._run.enter(RunState.IDLE)
         reason = "reboot(2) returned, or was never called, and the luod that knew why is gone"
         self._recorder.not_jumped(reason)
         self._log.warning("cancelled", update=update, reason=reason)
         self._participants.tell_cancelled(update, reason)
-        self._hooks.over()
 
 
 def _given_up(wishes: Wishes) -> tuple[str, ...]:
     """Names of findings that shall not stand in the way."""
     return (*wishes.ignore_findings, *(("participant-missing",) if wishes.skip_unready else ()))
-
-
-def _coordinator(update: str, patience: float, skip_unready: bool, orphans: list[str], log: Log) -> Coordinator:
-    from luod.daemon.updates.coordinator import Coordinator  # late, as above
-
-    return Coordinator(update, patience, skip_unready, orphans, log)
 
 
 def _cancel(coordinator: Coordinator, reason: str) -> bool:

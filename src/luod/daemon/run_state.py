@@ -1,0 +1,90 @@
+"""What luod is doing, as one state: idle, a step of an update, or being stopped. All who ask read it here.
+
+`TRANSITIONS` has every change of state that there is; docs/updates.md draws it, and a test compares the two. The votes
+within a state are `luod.daemon.updates.transaction`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+from luod.daemon.log import Log
+from luod.ipc.types.phases import State
+
+
+class RunState(Enum):
+    IDLE = "idle"
+    CHECKING = "checking"
+    """An update was requested; luod looks for what it would lose."""
+    STARTING = "starting"
+    """The update was accepted; the image is loaded again, and the hook before-update runs."""
+    PREPARING = "preparing"
+    FREEZING = "freezing"
+    JUMPING = "jumping"
+    """The kexec cannot be stopped any more. It ends with this kernel, or when reboot(2) returns."""
+    CANCELLING = "cancelling"
+    """What the update changed is taken back; then the participants are told."""
+    STOPPING = "stopping"
+
+
+TRANSITIONS: Final = {
+    RunState.IDLE: {RunState.CHECKING, RunState.STOPPING},
+    RunState.CHECKING: {RunState.IDLE, RunState.STARTING},
+    RunState.STARTING: {RunState.PREPARING, RunState.CANCELLING},
+    RunState.PREPARING: {RunState.FREEZING, RunState.CANCELLING},
+    RunState.FREEZING: {RunState.JUMPING, RunState.CANCELLING},
+    RunState.JUMPING: {RunState.CANCELLING},
+    RunState.CANCELLING: {RunState.IDLE},
+    RunState.STOPPING: {RunState.IDLE},
+}
+_TOLD: Final[dict[RunState, State]] = {
+    RunState.STARTING: "preparing",
+    RunState.PREPARING: "preparing",
+    RunState.FREEZING: "freezing",
+    RunState.JUMPING: "jumping",
+}
+_LOGGED: Final = frozenset(_TOLD) | {RunState.CANCELLING}
+
+
+class Run:
+    """Holds the state. `watchers` are called after each change."""
+
+    def __init__(self, log: Log, *, jumping: bool = False) -> None:
+        """`jumping`: a serve before this one called reboot(2), and that has not returned yet."""
+        self._state = RunState.JUMPING if jumping else RunState.IDLE
+        self._log = log
+        self.watchers: list[Callable[[], None]] = []
+
+    @property
+    def state(self) -> RunState:
+        return self._state
+
+    def is_in(self, *states: RunState) -> bool:
+        return self._state in states
+
+    @property
+    def busy(self) -> bool:
+        """Whether an update is checked or under way, or luod is being stopped. No other can begin meanwhile."""
+        return self._state is not RunState.IDLE
+
+    @property
+    def updating(self) -> bool:
+        """Whether an update is under way: it was accepted, and is neither over nor rolled back."""
+        return self._state in _LOGGED
+
+    @property
+    def told(self) -> State:
+        """The state as participants are told it."""
+        return _TOLD.get(self._state, "idle")
+
+    def enter(self, state: RunState, **details: object) -> None:
+        """Changes the state, and logs it with `details`. ValueError: there is no such transition."""
+        if state not in TRANSITIONS[self._state]:
+            raise ValueError(f"from {self._state.value} to {state.value} there is no transition")
+        self._state = state
+        write = self._log if state in _LOGGED else self._log.debug
+        write(state.value, **details)
+        for watcher in self.watchers:
+            watcher()

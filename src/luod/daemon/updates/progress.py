@@ -1,0 +1,105 @@
+"""What the operator of an update is told: what changed since the last report, and whether the last one was read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from time import monotonic
+
+from luod.daemon.updates.follower import Follower
+from luod.daemon.updates.transaction import Member, Transaction
+from luod.ipc.types.admin import Participant, Progress
+
+
+class ProgressFeed:
+    """The members that changed since the last report, and a note. It begins with something to report."""
+
+    def __init__(self) -> None:
+        self._members: set[int] = set()
+        self._note: str | None = None
+        self._news = asyncio.Event()
+        self._news.set()
+        self._jump_read = asyncio.Event()
+
+    def changed(self, members: Iterable[int]) -> None:
+        """Something changed, and with it these members."""
+        self._members.update(members)
+        self._news.set()
+
+    def note(self, text: str) -> None:
+        """Reports a text while the machine jumps."""
+        self._note = text
+        self._news.set()
+
+    async def wait(self) -> None:
+        """Waits until there is something to report, which is then for the caller to do."""
+        await self._news.wait()
+        self._news.clear()
+
+    def report(
+        self,
+        update: str,
+        generation: int,
+        transaction: Transaction,
+        followers: Mapping[int, Follower],
+        orphans: Sequence[str],
+    ) -> Progress:
+        """Returns what changed since the last report."""
+        changed, self._members = sorted(self._members), set()
+        return report(update, generation, transaction, followers, orphans, changed=changed, note=self._note)
+
+    def read(self, progress: Progress) -> None:
+        """The operator has read this report."""
+        if progress.state == "jumping":
+            self._jump_read.set()
+
+    async def jump_read(self, seconds: float) -> bool:
+        """Waits until the operator has read that the machine jumps, up to `seconds`. Returns whether that is so."""
+        try:
+            await asyncio.wait_for(self._jump_read.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+
+def report(
+    update: str,
+    generation: int,
+    transaction: Transaction,
+    followers: Mapping[int, Follower],
+    orphans: Sequence[str],
+    *,
+    changed: Iterable[int],
+    note: str | None = None,
+) -> Progress:
+    """Returns the state of an update with the `changed` members. `orphans`: judged sessions that nobody follows for."""
+    lost = [id for id, member in transaction.members.items() if member.standing == "lost"]
+    # After a cancelled update nothing is torn: there was no kexec.
+    cancelled = transaction.phase == "cancelled"
+    torn = [] if cancelled else [*orphans, *(name for id in lost for name in followers[id].names)]
+    timed = transaction.phase in ("preparing", "freezing")
+    return Progress(
+        state=transaction.phase,
+        update=update,
+        generation=generation,
+        seconds_left=max(0.0, transaction.deadline - monotonic()) if timed else None,
+        participants=[_participant(transaction.members[id], followers[id], transaction.began) for id in changed],
+        torn=torn,
+        reason=transaction.reason or note,
+    )
+
+
+def _participant(member: Member, follower: Follower, began: float) -> Participant:
+    # A member that is awaited has reached nothing yet: its time runs on, from when it was first awaited.
+    seconds = monotonic() - max(member.since, began) if member.standing == "awaited" else member.since - began
+    return Participant(
+        id=member.id,
+        name=member.name,
+        uid=follower.peer.uid,
+        pid=follower.peer.pid,
+        sessions=follower.names,
+        bytes=sum(file.size for session in follower.sessions for file in session.files),
+        standing=member.standing,
+        reason=member.reason,
+        seconds=round(max(0.0, seconds), 6),
+    )
