@@ -42,7 +42,7 @@ def resume(luod: Luod, *names: str) -> None:
 
 def test_before_any_update_there_is_nothing_to_tell(luod: Luod) -> None:
     assert luod.luoctl_json("timeline")["timeline"] is None
-    assert luod.luoctl("timeline").text == "there was no update yet"
+    assert luod.luoctl("timeline").text == "no update yet"
 
 
 def test_an_update_is_told_through_the_jump_and_to_its_end(luod: Luod) -> None:

@@ -94,18 +94,12 @@ class Connection(Resource):
 
         Raises the errors of `ask`.
         """
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while (reply := self._inbox.take()) is None:
-            self._socket.settimeout(None if deadline is None else max(deadline - time.monotonic(), 0.0))
-            try:
-                data, fds = framing.receive(self._socket)
-            except (TimeoutError, BlockingIOError):
-                return None
-            except OSError as error:
-                raise unreachable(self._path, error) from error
-            if not data:
-                raise unreachable(self._path, ConnectionResetError())
-            self._inbox.feed(data, fds)
+        try:
+            reply = self._received(None if seconds is None else time.monotonic() + seconds)
+        except (TimeoutError, BlockingIOError):
+            return None
+        except OSError as error:
+            raise unreachable(self._path, error) from error
         reply.raise_error()
         return reply
 
@@ -123,25 +117,23 @@ class Connection(Resource):
             raise unreachable(self._path, error) from error
 
     def _reply(self, deadline: float | None) -> framing.Reply:
+        try:
+            return self._received(deadline)
+        except OSError as error:
+            raise unreachable(self._path, error) from error
+
+    def _received(self, deadline: float | None) -> framing.Reply:
+        """Returns the next reply. OSError; TimeoutError or BlockingIOError: it did not come in time."""
         while (reply := self._inbox.take()) is None:
-            try:
-                self._wait_until(deadline)
-                data, fds = framing.receive(self._socket)
-            except OSError as error:
-                raise unreachable(self._path, error) from error
+            self._wait_until(deadline)
+            data, fds = framing.receive(self._socket)
             if not data:
-                raise unreachable(self._path, ConnectionResetError())
+                raise ConnectionResetError
             self._inbox.feed(data, fds)
         return reply
 
     def _wait_until(self, deadline: float | None) -> None:
-        if deadline is None:
-            self._socket.settimeout(None)
-            return
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._socket.settimeout(left)
+        self._socket.settimeout(None if deadline is None else max(deadline - time.monotonic(), 0.0))
 
     def close(self) -> None:
         """Closes the socket, and received fds that were not taken."""

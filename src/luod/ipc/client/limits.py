@@ -8,11 +8,15 @@ of its socket, if that exists in the jail. Both show the present state.
 
 from __future__ import annotations
 
+import contextlib
+
 from luod import memory
-from luod.errors import LuodError
+from luod.errors import LuodError, ProtocolError
 from luod.ipc.client.connection import Connection
+from luod.ipc.decode import decode
 from luod.ipc.framing import encode_call
 from luod.ipc.names import SESSIONS
+from luod.ipc.types.sessions import Limit
 from luod.memory import Answer, Room, Unknown
 
 _SECONDS = 5.0
@@ -57,11 +61,11 @@ class Limits:
 
 
 def _room(given: object) -> Room | None:
-    """Returns the limit in luod's answer. An unknown answer leaves no memory."""
+    """Returns the limit in luod's answer. An answer that cannot be decoded leaves nothing."""
     if given is None:
         return None
-    available = given.get("available") if isinstance(given, dict) else None
-    limit = given.get("limit") if isinstance(given, dict) else None
-    if type(available) is not int or available < 0 or not isinstance(limit, str):
-        return Room(0, "an answer of luod's that this library does not understand")
-    return Room(available, limit)
+    with contextlib.suppress(ProtocolError):
+        limit = decode(Limit, given)
+        if limit.available >= 0:
+            return Room(limit.available, limit.limit)
+    return Room(0, "an answer of luod's that this library does not understand")
