@@ -305,7 +305,7 @@ class DaemonError(LuodError):
 
 
 class DaemonUnreachable(DaemonError):
-    hint = "is luod running? start `luod`, or give the path of its socket"
+    hint = "start `luod`, or give the path of its socket"
 
 
 class ProtocolError(DaemonError):

@@ -70,7 +70,7 @@ def test_without_luod_the_status_is_3(command: str, tmp_path: Path) -> None:
     result = luoctl(*NOWHERE, command, *rest)
     assert (result.returncode, result.stdout) == (3, "")
     assert result.stderr.startswith("luoctl: there is no luod at /nowhere/")
-    assert "hint: is luod running?" in result.stderr
+    assert "hint: start `luod`" in result.stderr
     result = luoctl(*NOWHERE, command, *rest, "--json")
     assert result.returncode == 3
     assert error_of(result)["error"] == "DaemonUnreachable"

@@ -188,7 +188,7 @@ def test_a_luod_that_was_ended_is_3(luod: Luod) -> None:
     for command in ("status", "list", "update"):
         result = luod.luoctl(command, check=False)
         assert result.returncode == 3
-        assert b"is luod running?" in result.stderr
+        assert b"start `luod`" in result.stderr
 
 
 def test_a16_a_unified_kernel_image_is_checked_loaded_and_jumped_into(luod: Luod) -> None:

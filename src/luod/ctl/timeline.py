@@ -76,7 +76,7 @@ def jump_clock(told: UpdateTimes) -> str:
     if told.clock is None:
         return ""
     name = "the processor's counter" if told.clock == "tsc" else "the wall clock"
-    return f"measured with {name}, ±{duration(told.error or 0.0)}"
+    return f"measured with {name}, ±{duration(max(told.error or 0.0, 1e-6))}"
 
 
 def headline(told: UpdateTimes) -> str:

@@ -30,7 +30,7 @@ _MORE: Final = {
     b"\xd0\x0d\xfe\xed": ("a device tree, or a FIT image with a kernel in it", "dumpimage -l FILE tells what is in it"),
     b"ANDROID!": ("an Android boot image", "take the kernel out of it with unpack_bootimg"),
 }
-_BZIMAGE: Final = "give the bzImage of this machine's kind, such as /boot/vmlinuz-RELEASE"
+_BZIMAGE: Final = "give a bzImage for this machine, such as /boot/vmlinuz-RELEASE"
 _PEEK: Final = 64 * 1024
 
 

@@ -76,7 +76,7 @@ class _Condition:
             return f"the update is {escaped(status.state)}"
         left = status.waiting + status.retrieved
         if self._given.condition == "restored" and left:
-            return f"{status.waiting} incoming sessions waiting, {status.retrieved} retrieved and not finished"
+            return f"incoming sessions: {status.waiting} waiting, {status.retrieved} retrieved and not finished"
         return None
 
     def _without_participant(self) -> str | None:

@@ -149,7 +149,7 @@ def main() -> int:
         except LuodError as error:
             print(error)
             return 1
-    print(f"files that go on: {len(files)}")
+    print(f"files carried over: {len(files)}")
     return 0
 
 

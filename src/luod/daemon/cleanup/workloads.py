@@ -25,7 +25,7 @@ from luod.ipc.types.sessions import Direction, GivenUp
 
 _OTHER: Final[dict[Direction, Direction]] = {"outgoing": "incoming", "incoming": "outgoing"}
 _INSTEAD: Final[dict[Direction, str]] = {
-    "outgoing": "an outgoing session of this name exists: the next update carries it, `luoctl release` drops it",
+    "outgoing": "an outgoing session of this name exists: the next update preserves it; `luoctl release` releases it",
     "incoming": "there is an incoming session of this name: see `luoctl list`",
 }
 _RELEASE_FORCED: Final = "--force releases it anyway"
