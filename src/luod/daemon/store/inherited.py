@@ -98,7 +98,7 @@ def _carried(old: Record, log: Log) -> Record:
             sessions=len(rows),
             torn=len(torn),
             jump_seconds="?" if took is None else f"{took.seconds:.3f}",
-            give_or_take="?" if took is None else f"{took.error_seconds:.6f}",
+            error_seconds="?" if took is None else f"{took.error_seconds:.6f}",
             clock="?" if took is None else took.clock,
         )
     for name in torn:
