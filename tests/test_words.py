@@ -22,6 +22,7 @@ PLACES = [
     "src/luod/aio",
     "src/luod/testing",
     "src/luod/ipc",
+    "src/luod/daemon",
     "bench",
     "demo",
     "examples",
@@ -31,13 +32,25 @@ PLACES = [
     ),
 ]
 
+PENDING = [
+    *(f"cleanup/{name}.py" for name in ("forwarding", "reaping", "workloads")),
+    *(f"preflight/{name}.py" for name in ("facts", "state")),
+    *(f"sessions/{name}.py" for name in ("claims", "names", "service")),
+    *(f"store/{name}.py" for name in ("inherited", "recovery", "registry", "remains", "schema")),
+    *(f"timeline/{name}.py" for name in ("recorder", "timeline")),
+    *(f"updates/{name}.py" for name in ("coordinator", "hooks", "kexec_image", "participants", "update")),
+    "replies.py",
+    "stopping.py",
+]
+"""Modules of src/luod/daemon whose prose is not reviewed yet. The list only gets shorter."""
+
 NOT_VERBS = {"always", "as", "his", "its", "this", "thus", "unless", "whose", "yes"}
 """Words that end as a verb in the third person does."""
 OTHER_BEGINNINGS = {"See"}
 
 RIDDLES = re.compile(
-    r"\b(?:(?:is|are) none|none of (?:it|them|these|those)|(?i:be had|anew|is owed|stands still|nobody|somebody|whoever"
-    r"|who has not|give or take|all the same|said to be|called by))\b"
+    r"\b(?:(?:is|are) none|none of (?:it|them|these|those)|(?i:be had|anew|is owed|stands still|nobody(?!-)"
+    r"|somebody|whoever|who has not|give or take|all the same|said to be|called by))\b"
 )
 QUESTION = re.compile(r"(?:What|Who|Whose|Whom)\b")
 """A docstring that begins with one of these has a clause for its subject."""
@@ -85,7 +98,8 @@ def prose(source: str) -> Iterator[Text]:
 def modules() -> list[Path]:
     """Returns the modules whose prose is under the rules."""
     places = [ROOT / place for place in PLACES]
-    return sorted(path for place in places for path in ([place] if place.is_file() else place.rglob("*.py")))
+    found = {path for place in places for path in ([place] if place.is_file() else place.rglob("*.py"))}
+    return sorted(found - {ROOT / "src/luod/daemon" / name for name in PENDING})
 
 
 @pytest.mark.parametrize("text", ["Returns the name.", "Raises Errno.", "Does nothing: it has no holes.", "See `x`."])

@@ -1,8 +1,8 @@
-"""What memory a participant's PRESERVEs take, and whether it is there (H1, H2).
+"""The memory that a participant's PRESERVEs need, and whether it is available (docs/hazards.md, H1 and H2).
 
-A PRESERVE fills the holes of a memfd, moves every page that lies in the memory KHO keeps for the next kernel (scratch)
-somewhere else, and takes 32 bytes a page for its own lists; a caller for whom that is too much is killed. It is charged
-to the caller's cgroups, which will hold the memory in the next kernel too, so what fits now can be retrieved then.
+A PRESERVE fills the holes of a memfd, migrates every page in the memory that KHO keeps for the next kernel (scratch),
+and takes 32 bytes a page for its own lists. A caller without enough memory is killed. It is charged to the caller's
+cgroups, which will hold the memory in the next kernel too, so what fits now can be retrieved then.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from luod.memory import Unknown
 
 _SCRATCH: Final = "sys/kernel/debug/kho/out/scratch_len"
 _UNKNOWN_SCRATCH: Final = 3 / 8
-"""Of all memory, where debugfs does not say: no more was ever measured."""
+"""The part of all memory, if debugfs does not show it: no more was ever measured."""
 _LIST_BYTES_A_PAGE: Final = 32
 UNSEEN: Final = Unknown("the process cannot be seen in luod's /proc, or has ended")
 
 
 class File(Protocol):
-    """What was declared of a file, in bytes."""
+    """The declared sizes of a file in bytes."""
 
     @property
     def size(self) -> int: ...
@@ -33,7 +33,7 @@ class File(Protocol):
 
 
 def needed(files: Iterable[File], root: Path = Path("/")) -> int:
-    """Bytes that preserving `files` takes at most, beyond what they have."""
+    """Returns the bytes that preserving `files` needs at most, beyond those they have."""
     page = os.sysconf("SC_PAGE_SIZE")
     files = list(files)
     holes = sum(max(0, file.size - file.allocated) for file in files)
@@ -43,7 +43,7 @@ def needed(files: Iterable[File], root: Path = Path("/")) -> int:
 
 
 def scratch_areas(root: Path = Path("/")) -> list[int] | None:
-    """Returns the bytes of each area of KHO's scratch memory; None: there is no debugfs, which has them."""
+    """Returns the bytes of each area of KHO's scratch memory; None without debugfs, which shows them."""
     try:
         return [int(word, 0) for word in (root / _SCRATCH).read_text(encoding="ascii").split()]
     except (OSError, ValueError):
@@ -51,13 +51,13 @@ def scratch_areas(root: Path = Path("/")) -> list[int] | None:
 
 
 def scratch(root: Path = Path("/")) -> int:
-    """Returns the bytes of KHO's scratch memory; without debugfs the most it may be."""
+    """Returns the bytes of KHO's scratch memory; without debugfs its maximum."""
     areas = scratch_areas(root)
     return int(machine(root) * _UNKNOWN_SCRATCH) if areas is None else sum(areas)
 
 
 def machine(root: Path = Path("/")) -> int:
-    """Returns how many bytes of memory the machine has."""
+    """Returns the bytes of memory of the machine."""
     try:
         for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemTotal:"):
@@ -70,8 +70,8 @@ def machine(root: Path = Path("/")) -> int:
 def require(files: Iterable[File], process: int | None, name: str, root: Path = Path("/")) -> Unknown | None:
     """Raises NotEnoughMemory when the process `process`, shown as `name`, could be killed over preserving `files`.
 
-    `process` is a pid in this process's /proc; None: it cannot be seen there. Returns the answer where not every limit
-    could be read; those that could are large enough. Preflight makes that a finding, so it is not refused here.
+    `process` is a pid in this process's /proc; None: it cannot be seen there. Returns the answer if not every limit
+    could be read; the others are large enough. Preflight makes that a finding, so it is not refused here.
     """
     files = list(files)
     if not files:
@@ -85,7 +85,7 @@ def require(files: Iterable[File], process: int | None, name: str, root: Path = 
 
 
 def room(process: int | None) -> MemoryRoom:
-    """Returns what `process` can still take, for itself. `process` as of `require`."""
+    """Returns the memory that `process` can still use, for itself. `process` as of `require`."""
     chargeable = UNSEEN if process is None else memory.chargeable(process=process)
     free = UNSEEN if process is None else memory.free(process=process)
     whys = [answer.why for answer in (chargeable, free) if isinstance(answer, Unknown)]

@@ -1,10 +1,10 @@
-"""`python -m luod.daemon.cleanup.forwarder`: carries the files of one incoming session into an outgoing one. Started by
-`luod.daemon.cleanup.forwarding`, as a process of its own, that may be killed at any point.
+"""`python -m luod.daemon.cleanup.forwarder`: carries the files of one incoming session into an outgoing one.
 
-A file cannot be preserved before the session it came in is finished (H11), and from then on it lives by its fds alone.
+`luod.daemon.cleanup.forwarding` starts it, as a process of its own that may be killed at any point. A file cannot be
+preserved before the session it came in is finished (docs/hazards.md, H11), and from then on it lives by its fds alone.
 So before FINISH the files are put in the queues of sockets, with their tokens and names, and keep holds those; luod
-says so with a word on the control socket. A forwarder that comes after a killed one finds the sockets instead, and
-begins there: it looks into the queues and takes nothing out.
+confirms it on the control socket. A forwarder that follows a killed one gets the sockets instead, and continues there:
+it reads the queues without taking files out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GO: Final = b"go"
 
 _FILES_A_SOCKET: Final = 64
 MOST_SOCKETS: Final = 250
-"""In one message the kernel takes 253 fds."""
+"""The kernel allows 253 fds in one message."""
 _MESSAGE_BYTES: Final = 128 * 1024
 _MEMFD: Final = "memfd"
 _READABLE: Final = "mount /proc and the cgroup file system where luod can read them; the session is kept"
@@ -78,12 +78,12 @@ def _retrieve(session: IncomingSession, contents: Iterable[Entry]) -> list[_File
         try:
             files.append(_File(entry.token, entry.name, session.retrieve(entry.token)))
         except NoSuchToken:
-            continue  # written down before it was preserved, and then it was not
+            continue  # it was recorded before it was preserved, and then was not
     return files
 
 
 def _pack(files: Sequence[_File]) -> list[socket.socket]:
-    """Sockets in whose queues the files are, which is enough for them to live."""
+    """Returns sockets with the files in their queues, which keeps the files alive."""
     packed = []
     for begin in range(0, len(files), _FILES_A_SOCKET):
         some = files[begin : begin + _FILES_A_SOCKET]
@@ -111,7 +111,7 @@ def _look_into(packed: Iterable[socket.socket]) -> list[_File]:
 
 def _preserve(session: OutgoingSession, files: Iterable[_File]) -> None:
     for file in files:
-        # What came back sealed the first time comes back so again.
+        # A file that returned sealed the first time does so again.
         session.preserve(file.fd, file.token, name=file.name, allow_sealed=True)
         file.fd.close()
 

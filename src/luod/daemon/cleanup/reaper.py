@@ -1,10 +1,9 @@
-"""The reaper that is built in: `python -m luod.daemon.cleanup.reaper`, a command like any other that cleans a session
-up.
+"""The built-in reaper: `python -m luod.daemon.cleanup.reaper`, a command like any other that discards a session.
 
-Memory is not retrieved: FINISH frees it, charged to nobody, while a RETRIEVE_FD would charge it to us (H1). What FINISH
-waits for is: a device is retrieved, bound, and so reset. A kernel that wants every file retrieved first (profile
-`document`) gets that, as far as the memory is there. Started by `luod.daemon.cleanup.reaper_start`, in a process of its
-own.
+It does not retrieve memory: FINISH frees it without a charge, while a RETRIEVE_FD would charge it to luod
+(docs/hazards.md, H1). It does what FINISH waits for: a device is retrieved, bound, and so reset. For a kernel that
+requires every file retrieved first (profile `document`) it does that, as far as there is memory.
+`luod.daemon.cleanup.reaper_start` starts it, in a process of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _DEVICE = "vfio"
 
 
 def reap(session: IncomingSession) -> str:
-    """Finishes the session; what was done, in words. LuodError: it is not finished."""
+    """Finishes the session; returns a report. Raises LuodError: it is not finished."""
     try:
         contents = session.contents or ()
     except (ManifestError, Refused, RetrieveFailed):
@@ -46,9 +45,10 @@ def reap(session: IncomingSession) -> str:
 
 
 def _revive(session: IncomingSession, entry: Entry, held: ExitStack) -> None:
-    """A device that answers: FINISH waits for no less, and nobody else could use it before."""
+    """Binds a device so that it answers: FINISH requires it, and no other process could use the device before."""
     if entry.device is not None:
-        # The manifest is its owner's word. Who could name a disk of the host there must not have root unbind it.
+        # The manifest is its owner's claim. A user that could name a disk of the host there must not have root unbind
+        # it.
         driver = pci.driver_of(pci.check_address(entry.device))
         if driver not in (None, pci.VFIO_PCI):
             raise Refused(

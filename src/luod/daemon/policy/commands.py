@@ -1,6 +1,6 @@
-"""Looks at the commands that a policy names: whether they are there, can be run, and are changed by root alone.
+"""Checks the commands of a policy: whether they exist, can be run, and can be changed by root alone.
 
-For `luod check-config`. A policy comes into force without this look, since a command may be installed later.
+For `luod check-config`. A policy comes into force without this check, since a command may be installed later.
 """
 
 from __future__ import annotations

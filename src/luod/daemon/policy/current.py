@@ -1,7 +1,8 @@
-"""The policy in force: read at the start and at each SIGHUP; a bad new file changes nothing but the log and the status.
+"""The policy in force, read at the start and at each SIGHUP. A bad new file changes only the log and the status.
 
-A copy of the last good file is kept in the state directory, so that a luod started over a bad one (in the next kernel,
-say) goes on with that. Without a copy luod serves the sessions that it holds, and creates new ones for root only.
+A copy of the last good file is kept in the state directory, so that a luod that starts with a bad file (in the next
+kernel, for example) continues with that. Without a copy luod serves the sessions that it holds, and creates new ones
+for root only.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ _THREADS: Final = 2
 
 
 class Policy:
-    """`settings` is in force; `error` says what is wrong with the file since, None: nothing is."""
+    """`settings` is in force. `error` is the mistake in a later file, None without one."""
 
     def __init__(self, path: Path | None, directory: Path, log: Log) -> None:
-        """`path` None: the usual file, which need not be there. `directory` is the state directory."""
+        """`path` None: the default file, which may be missing. `directory` is the state directory."""
         self.path = file.DEFAULT_PATH if path is None else path
         self._required = path is not None
         self._good = directory / "policy.toml"
@@ -45,7 +46,7 @@ class Policy:
         self._start()
 
     def terms(self, peer: Peer) -> Granted:
-        """As `granted`, at once, and without names."""
+        """Returns the terms as `granted`, at once, and without names."""
         return rules.granted(self.settings, peer, membership.of, None)
 
     async def granted(self, peer: Peer) -> Granted:
@@ -54,7 +55,7 @@ class Policy:
             try:
                 return rules.granted(self.settings, peer, membership.of, users.__getitem__)
             except KeyError:
-                # Off the loop, and in few threads: it may be asked of the network, which may not answer.
+                # In a thread, with few of them: it may make a request over the network, which may not be answered.
                 loop = asyncio.get_running_loop()
                 users[peer.uid] = await loop.run_in_executor(self._asking(), _name_of, peer.uid)
 
@@ -67,8 +68,9 @@ class Policy:
 
     @staticmethod
     def check_create(granted: Granted, name: SessionName, held: int) -> None:
-        """Refused: not this name, or not one more than the `held` they have. Asked before anything is said of the
-        name: who may not have it does not learn whether somebody has.
+        """Checks that the user may create this session, and one more than the `held` ones. Raises Refused.
+
+        This is before any answer about the name: a user that may not have it does not learn whether it exists.
         """
         if not granted.allows(name.base):
             raise Refused(
@@ -82,7 +84,7 @@ class Policy:
             )
 
     def reload(self) -> None:
-        """SIGHUP."""
+        """Reads the policy again, at SIGHUP."""
         try:
             self._take()
         except PolicyError as error:
@@ -134,7 +136,7 @@ class Policy:
 
 
 def _name_of(uid: int) -> str:
-    """The user's name, or its number where it has none."""
+    """Returns the user's name, or its number without one."""
     import pwd
 
     try:

@@ -32,11 +32,14 @@ _WORDS: Final[dict[type, str]] = {
 }
 
 Fault = tuple[str, str, str]
-"""What is wrong with a policy: member, message and hint."""
+"""A mistake in a policy: member, message and hint."""
 
 
 def read(path: Path) -> bytes:
-    """The file's bytes. FileNotFoundError; PolicyError: it cannot be read, or other users can write to it."""
+    """Returns the file's bytes.
+
+    Raises FileNotFoundError. Raises PolicyError: it cannot be read, or other users can write to it.
+    """
     try:
         with open(path, "rb") as file:
             fault = trust.fault(path)
@@ -54,7 +57,7 @@ def read(path: Path) -> bytes:
 
 
 def parse(data: bytes, path: Path) -> Settings:
-    """PolicyError says what is wrong."""
+    """Returns the settings. Raises PolicyError for a mistake."""
     import tomllib  # here: most hosts have no such file, and luod's start is in the blackout
 
     try:
@@ -125,7 +128,7 @@ def _meant(word: str, known: list[str]) -> str:
 
 
 def _faults(settings: Settings) -> Iterator[Fault]:
-    """Member, message and hint of what has the right type and makes no sense."""
+    """Yields the mistakes in values of the right types."""
     if settings.restore_deadline is not None and not 0 < settings.restore_deadline <= _MOST_SECONDS:
         yield "restore-deadline", "is not a valid time", "a positive number of seconds; leave it out to wait forever"
     if not 0 < settings.reaper_timeout <= _MOST_SECONDS:

@@ -1,7 +1,7 @@
-"""What the policy's text means: which rule is a peer's, which names it may give, how much it may have.
+"""The meaning of the policy: the rule of a peer, the names it may use, and its limits.
 
-The first rule of which every condition holds is the peer's; who has none gets `[default]`, but root, who is bound only
-by a rule that is written for it. No system call but those of `membership`.
+The first rule of which every condition holds is the peer's. A peer without one gets `[default]`, except root, which is
+bound only by a rule for it. There are no system calls except those of `membership`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ALL_CONNECTIONS: Final = 1024
 
 
 class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
-    """What is allowed, None where `[default]` says it. `sessions` and `connections` are of one uid at a time."""
+    """The allowances, None where `[default]` decides. `sessions` and `connections` are of one uid at a time."""
 
     names: tuple[str, ...] | None = None
     sessions: int | None = None
@@ -35,7 +35,7 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keb
 
 
 class Rule(Terms, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
-    """All that is given of `uid`, `gid`, `unit` and `cgroup` must hold."""
+    """A rule. All given conditions of `uid`, `gid`, `unit` and `cgroup` must hold."""
 
     uid: int | None = None
     gid: int | None = None
@@ -48,7 +48,7 @@ class Rule(Terms, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_on
 
 
 class HookCommands(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
-    """Commands around an update, () for none; each has `timeout` seconds."""
+    """Commands around an update, () for none; each has a limit of `timeout` seconds."""
 
     before_update: tuple[str, ...] = ()
     after_update: tuple[str, ...] = ()
@@ -56,8 +56,9 @@ class HookCommands(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
-    """The file. Times are seconds; `reaper` is a command, () the one that is built in. `all_connections` are those of
-    all users but root.
+    """The file. Times are seconds; `reaper` is a command, () for the built-in one.
+
+    `all_connections` are those of all users except root.
     """
 
     default: Terms = Terms()
@@ -70,8 +71,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
 
 
 class Granted(msgspec.Struct, frozen=True):
-    """The terms of one peer, all of them known. `shown` are the patterns as the operator wrote them. `named`: they are
-    those of a rule.
+    """The complete terms of one peer. `shown` are the patterns as the operator wrote them. `named`: they come from a
+    rule.
     """
 
     names: tuple[re.Pattern[str], ...]
@@ -87,14 +88,16 @@ class Granted(msgspec.Struct, frozen=True):
 
 
 CLOSED: Final = Settings(default=Terms(names=()))
-"""For when there was a policy and it cannot be read: what is held is served, and nothing new is taken on."""
+"""For a policy that exists and cannot be read: held sessions are served, and no new ones created."""
 
 
 def granted(
     settings: Settings, peer: Peer, membership: Callable[[Peer], Membership], user: Callable[[int], str] | None
 ) -> Granted:
-    """`membership` and `user`, the name of a uid, are asked only where a rule or a name depends on it. Without `user`
-    no names are granted.
+    """Returns the terms of a peer.
+
+    `membership` and `user`, which returns the name of a uid, are used only if a rule or a name depends on it. Without
+    `user` no names are granted.
     """
     where = NOWHERE
     if any(rule.unit is not None or rule.cgroup is not None for rule in settings.rules):
@@ -130,13 +133,13 @@ def _holds(rule: Rule, peer: Peer, where: Membership) -> bool:
         return False
     if rule.cgroup is None:
         return True
-    # A cgroup and all below it.
+    # A cgroup and all cgroups below it.
     return where.cgroup is not None and bool(_glob(rule.cgroup.rstrip("/"), "[^/]*").match(where.cgroup + "/"))
 
 
 @lru_cache(maxsize=1024)
 def _compiled(pattern: str, user: str, unit: str) -> re.Pattern[str]:
-    """What stands for a user or a unit is taken as it is: a `*` in it is no wildcard."""
+    """Returns the pattern with user and unit inserted literally: a `*` in them is not a wildcard."""
     values = {"{user}": re.escape(user), "{unit}": re.escape(unit), "*": ".*", "?": "."}
     parts = re.split(r"(\{user\}|\{unit\}|\*|\?)", pattern)
     return re.compile("".join(values.get(part) or re.escape(part) for part in parts), re.DOTALL)
@@ -144,6 +147,6 @@ def _compiled(pattern: str, user: str, unit: str) -> re.Pattern[str]:
 
 @lru_cache(maxsize=1024)
 def _glob(pattern: str, star: str) -> re.Pattern[str]:
-    """Of a path, where `star` stops at its parts, a pattern for the path and a slash after it."""
+    """Returns a pattern for a path and a slash after it. `star` matches inside a part of the path."""
     body = "".join({"*": star, "?": "[^/]"}.get(part) or re.escape(part) for part in re.split(r"(\*|\?)", pattern))
     return re.compile(body + ("/" if star != ".*" else ""), re.DOTALL)

@@ -1,8 +1,8 @@
-"""Preflight: observes the facts about what is to be loaded and what is held, and has the rules judge them.
+"""Preflight: observes the facts about the next kernel and the held sessions, and applies the rules to them.
 
-`check` reads the next kernel's files, which takes seconds, off the event loop; what was read is kept by the files'
-fingerprints. `certain` reads no file's content and returns in the same turn of the loop, so that an update can go on
-before any fact changes once more.
+`check` reads the next kernel's files, which takes seconds, in a thread; results are kept by the files' fingerprints.
+`certain` reads no file's content and returns in the same turn of the loop, so that an update can continue before any
+fact changes again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _PRESERVED: Final[Mapping[Moment, tuple[When, ...]]] = {
     "freezing": ("preserved", "preparing"),
     "jumping": ("preserved", "preparing", "freezing"),
 }
-"""By moment what files are declared as that are preserved by then: every vote of the phases before is in."""
+"""By moment, the declarations of files that are preserved by then: every vote of the earlier phases is in."""
 
 
 class Sessions(Protocol):
@@ -87,7 +87,7 @@ class Preflight:
         self._remembered: Judgement | None = None
 
     async def check(self, subject: Subject, *, remember: bool = False) -> tuple[list[Finding], str | None]:
-        """Returns the findings, and the release of the next kernel where that can be read. `remember` them for
+        """Returns the findings, and the release of the next kernel if it can be read. `remember` keeps them for
         `certain`.
         """
         return await completed(self._check(subject.duplicate(), remember))
@@ -123,9 +123,9 @@ class Preflight:
         return judgement.findings, None if content is None else content.contents.release
 
     def certain(self, subject: Subject, moment: Moment) -> list[Finding]:
-        """Returns the findings about what `check` remembered, from facts as they are at this moment of an update.
+        """Returns the findings for the remembered files, from the facts at this moment of an update.
 
-        Refused: a file of `subject` is not as it was when it was read.
+        Raises Refused: a file of `subject` has changed since it was read.
         """
         remembered = self._remembered
         assert remembered is not None, "an update begins with a check"
@@ -138,8 +138,10 @@ class Preflight:
         return remembered.again(self._observe(remembered.facts, subject.loads, moment), moment).findings
 
     def _observe(self, facts: Facts, loads: int, moment: Moment) -> Facts:
-        """Returns the facts as they are now, with the files and the running kernel of `facts`. `loads` are to be made
-        until the jump. In the loop: it waits for nothing.
+        """Returns the present facts, with the files and the running kernel of `facts`. Runs in the loop, without a
+        wait.
+
+        `loads` is the number of loads until the kexec.
         """
         followers = self._participants.followers
         files = [file for each in followers for session in each.sessions for file in session.files]
@@ -162,13 +164,13 @@ class Preflight:
 
 
 def host(root: Path) -> Host:
-    """Observes the running machine; /sys is below `root`."""
+    """Returns the facts of the running machine; /sys is below `root`."""
     devices = sorted((root / "sys/class/watchdog").glob("watchdog*"))
     return Host(tuple(_text(device / "state") for device in devices))
 
 
 def _text(path: Path) -> str | None:
-    """None where it cannot be read: kernels without CONFIG_WATCHDOG_SYSFS have no such file."""
+    """Returns the text; None if it cannot be read: kernels without CONFIG_WATCHDOG_SYSFS lack such a file."""
     try:
         return path.read_text(encoding="ascii").strip()
     except OSError:

@@ -1,8 +1,8 @@
-"""Devices that sessions hold, as sysfs shows them, and an unbind of one that has not ended (H27).
+"""Devices of sessions, as sysfs shows them, and a pending unbind of one (docs/hazards.md, H27).
 
 An unbind of a preserved device waits until its session is finished, and reboot(2) then waits for the unbind: it neither
-returns nor jumps. While it waits, the device's driver and its VFIO file are gone from sysfs. `observe` reads, `judge`
-is pure.
+returns nor starts the kernel. Meanwhile the device's driver and its VFIO file are missing in sysfs. `observe` reads,
+`judge` is pure.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ _ALREADY: Final[tuple[When, ...]] = ("preserved",)
 _DEVICES: Final = "sys/bus/pci/devices"
 _DELETE_MODULE: Final = {"x86_64": 176, "aarch64": 106}
 _UNBINDING: Final = ("/unbind", "/remove")
-"""Files of sysfs to which a write takes a device from its driver."""
+"""Files of sysfs to which a write unbinds a device from its driver."""
 _MOST_FILES: Final = 4096
-"""Of a process, of which one is looked for."""
+"""The maximum number of a process's files that are searched for one."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device by its address, None where nothing tells it. `bound`: vfio-pci has it, and its file is there; None where
-    this machine shows no devices.
+    """A device by its address, None if that is not known.
+
+    `bound`: vfio-pci has it, and its file exists; None if this machine shows no devices.
     """
 
     address: str | None
@@ -42,8 +43,9 @@ class Device:
 
 @dataclass(frozen=True)
 class Devices:
-    """The devices that sessions hold. `unbinding`: processes that take a device from a driver now, as people read them;
-    they are looked for where a device is not bound, or is not known.
+    """The devices of sessions. `unbinding`: processes that unbind a device now, as text.
+
+    They are searched for if a device is not bound, or is not known.
     """
 
     held: tuple[Device, ...] = ()
@@ -57,8 +59,10 @@ def observe(
     preserved: Collection[When] = _ALREADY,
     undeclared: bool = False,
 ) -> Devices:
-    """Observes the devices among `files` that are preserved by now, as `preserved` lists what they may be declared as;
-    /proc and /sys are below `root`. `undeclared`: a session that no participant answers for may hold others.
+    """Returns the devices among `files` that are preserved by now.
+
+    `preserved` has the declarations of such files. /proc and /sys are below `root`. `undeclared`: a session without a
+    participant may hold others.
     """
     addresses = {_address(file) for file in files if file.kind in KINDS and file.when in preserved}
     if undeclared:
@@ -71,7 +75,7 @@ def observe(
 
 def judge(devices: Devices) -> Iterator[Finding]:
     pending = [device.address for device in devices.held if device.address is not None and device.bound is False]
-    # Of a device that is not known it cannot be told whether it is the one.
+    # An unknown device may be the one.
     if not pending and not (devices.unbinding and any(device.address is None for device in devices.held)):
         return
     what = "a device is being unbound, and luod does not know the addresses of all devices in sessions"

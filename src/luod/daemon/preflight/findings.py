@@ -1,4 +1,4 @@
-"""The findings of preflight: their names, which scripts and operators rely on, and how severe each is."""
+"""The findings of preflight: their names, on which scripts and operators rely, and their severities."""
 
 from __future__ import annotations
 
@@ -57,25 +57,27 @@ NAMES: Final = REFUSALS | WARNINGS
 
 
 def finding(name: str, what: str, why: str, remedy: str) -> Finding:
-    """A finding of this name, which tells its severity."""
+    """Returns a finding of this name, with its severity."""
     severity: Literal["refusal", "warning"] = "refusal" if name in REFUSALS else "warning"
     assert name in NAMES, name
     return Finding(name, severity, what, why, remedy)
 
 
 def with_ignored(findings: Iterable[Finding], names: Collection[str]) -> list[Finding]:
-    """The findings, refusals first, with those marked `ignored` that the operator ignores."""
+    """Returns the findings, refusals first, with those marked `ignored` that the operator ignores."""
     marked = [replace(each, ignored=each.severity == "refusal" and each.name in names) for each in findings]
     return sorted(marked, key=lambda each: each.severity != "refusal")
 
 
 def refusing(findings: Iterable[Finding]) -> list[Finding]:
-    """Those that stand in the way."""
+    """Returns the refusals that are not ignored."""
     return [each for each in findings if each.severity == "refusal" and not each.ignored]
 
 
 def refuse(findings: Iterable[Finding]) -> None:
-    """Refused (of io.luod.Admin), when something stands in the way: with the first of it, and the names of the rest."""
+    """Raises Refused (of io.luod.Admin) for findings that prevent the update: with the first, and the names of the
+    rest.
+    """
     refusals = refusing(findings)
     if not refusals:
         return
@@ -89,13 +91,13 @@ def refuse(findings: Iterable[Finding]) -> None:
 
 
 def require_names(names: Iterable[str]) -> None:
-    """Refused, when one is no finding's name."""
+    """Raises Refused when a name is not a finding's."""
     unknown = set(names) - NAMES
     if unknown:
         raise Refused(message=f"there is no finding {listed(unknown)}", hint="`luoctl check` shows the findings")
 
 
 def listed(names: Collection[str]) -> str:
-    """The first five, for a sentence."""
+    """Returns the first five, for a sentence."""
     some = sorted(names)
     return ", ".join(some[:5]) + (", …" if len(some) > 5 else "")

@@ -1,4 +1,4 @@
-"""Whether the running kernel still loads an image, as often as an update needs. Pure: facts in, findings out."""
+"""Checks whether the running kernel still loads an image as often as an update needs. Pure: facts in, findings out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REMEDY: Final = "remove it from /etc/sysctl.conf and /etc/sysctl.d and reboot; 
 
 
 def judge(limits: LoadLimits, *, loads: int) -> Iterator[Finding]:
-    """Yields what stands in the way of loading an image `loads` times."""
+    """Yields the obstacles to loading an image `loads` times."""
     if limits.disabled:
         yield finding(
             "kexec-disabled",

@@ -21,7 +21,7 @@ from luod.ipc.types.admin import Finding
 _PAGE: Final = 4096
 _ALIGNMENT: Final = 2 * 1024 * 1024
 _SMALL_CHANGE: Final = 256 * 1024
-"""For boot parameters, command line and purgatory, which are loaded as well."""
+"""Bytes for boot parameters, command line and purgatory, which are loaded as well."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class NextKernel:
     modules: Modules | None = None
 
     def builds_in(self, family: str) -> frozenset[str]:
-        """The formats of this family that the kernel itself knows."""
+        """Returns the formats of this family in the kernel itself."""
         return frozenset(name for name in self.kernel.contents.formats if family_of(name) == family)
 
     def option(self, name: str) -> str | None:
-        """Of its configuration; None where that is not known."""
+        """Returns the value of a configuration option; None if the configuration is not known."""
         options = self.kernel.contents.options
         return None if options is None else options.get(name, "n")
 
@@ -56,7 +56,7 @@ def loadable(kernel: image.Kernel) -> Iterator[Finding]:
 
 
 def visible(now: Running) -> Iterator[Finding]:
-    """What luod cannot see of the running kernel."""
+    """Yields the facts of the running kernel that luod cannot read."""
     if now.assumed and now.scratch is None:
         yield finding(
             "debugfs-missing",
@@ -82,7 +82,7 @@ def visible(now: Running) -> Iterator[Finding]:
 
 
 def formats(following: NextKernel, now: Running, kinds: Collection[str]) -> Iterator[Finding]:
-    """`kinds` are those of the files that the next kernel is handed."""
+    """Yields the findings about formats. `kinds` are those of the files for the next kernel."""
     release = following.kernel.contents.release
     yield from _layer(
         following,
@@ -181,7 +181,7 @@ def _handler(following: NextKernel, now: Running, family: str) -> Iterator[Findi
 
 
 def _beside(following: NextKernel, now: Running, family: str) -> Iterator[Finding]:
-    """H26. What is not known to be written is not asked for."""
+    """Yields a finding for data beside files (docs/hazards.md, H26). Unknown formats are not required."""
     writes, has = now.formats.get(family), following.builds_in(family)
     if not has and following.modules is not None:
         brought = _of_family(following.modules.formats, family)
@@ -200,13 +200,13 @@ def _beside(following: NextKernel, now: Running, family: str) -> Iterator[Findin
 
 
 def _of_family(modules: Mapping[str, Collection[str]], family: str) -> dict[str, frozenset[str]]:
-    """The modules that name formats of this family, with those."""
+    """Returns the modules with formats of this family, and those formats."""
     found = {name: frozenset(each for each in its if family_of(each) == family) for name, its in modules.items()}
     return {name: its for name, its in found.items() if its}
 
 
 def _where_else(following: NextKernel, family: str) -> str:
-    """What is to be said of other places than the kernel."""
+    """Returns a text about other places than the kernel."""
     said = ""
     if following.modules is not None:
         others = [name for name, its in following.modules.elsewhere.items() if _of_family(its, family)]
@@ -223,7 +223,7 @@ def _where_else(following: NextKernel, family: str) -> str:
 
 
 def _why_not(following: NextKernel, modules: Collection[str]) -> str:
-    """What is known of modules that are not loaded."""
+    """Returns why modules are not loaded, as far as it is known."""
     assert following.modules is not None
     said = [f"{name}: {following.modules.refused[name]}" for name in modules if name in following.modules.refused]
     scripts = {path for name in modules for path in following.modules.scripts.get(name, ())}
@@ -327,5 +327,5 @@ def _mib(size: int) -> str:
 
 
 def _families(kinds: Collection[str]) -> set[str]:
-    """The handlers that are needed; luod's own registry is in a memfd."""
+    """Returns the required handlers; luod's own registry is in a memfd."""
     return {"memfd"} | {KINDS[kind] for kind in kinds if kind in KINDS}

@@ -1,7 +1,7 @@
-"""Reads the files of a next kernel, and what the running one writes, and keeps what was read.
+"""Reads the files of a next kernel and the formats of the running one, and keeps the results.
 
-It takes seconds and is for a thread, one at a time. What a file says is kept by its fingerprint (device, inode, size,
-times of change), so a file that did not change is read once.
+It takes seconds and is for a thread, one at a time. The result for a file is kept by its fingerprint (device, inode,
+size, times of change), so an unchanged file is read once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from luod.linux import Fd, map_large_allocations
 
 @dataclass(frozen=True)
 class Read:
-    """What was read for one subject."""
+    """The results for one subject."""
 
     kernel: KernelFile
     initrd: InitrdFile | None
@@ -31,21 +31,21 @@ class Read:
 
 @dataclass
 class Reader:
-    """Keeps what was read last."""
+    """Keeps the last results."""
 
     _running: Running | None = None
     _kernel: KernelFile | None = None
     _initrd: tuple[Fingerprint, Initrd] | None = None
 
     def read(self, subject: Subject) -> Read:
-        # Images are unpacked here, and what that takes is not to stay luod's.
+        # Images are unpacked here, and luod must not keep that memory.
         map_large_allocations()
         kernel = self._image(subject.kernel)
         disk = None if subject.initrd is None else self._disk(subject.initrd, subject.command_line, kernel)
         return Read(kernel, disk, self._running_kernel())
 
     def _running_kernel(self) -> Running:
-        """It does not change while it runs, except that debugfs may be mounted."""
+        """Returns the facts of the running kernel, which do not change, except that debugfs may be mounted."""
         now = self._running or running()
         self._running = None if now.assumed or now.scratch is None else now
         return now
@@ -89,13 +89,13 @@ def _fingerprint_or_none(fd: Fd) -> Fingerprint:
 
 
 def _content(fd: Fd) -> bytes:
-    """The whole file, wherever its position is. ImageError, OSError."""
+    """Returns the whole file, independent of its position. Raises ImageError, OSError."""
     found = os.fstat(fd.fileno())
     if not stat.S_ISREG(found.st_mode):
         raise ImageError("this is not a regular file")
     if found.st_size > IMAGE_MAX:
         raise ImageError(f"the file has {found.st_size} bytes, which is too large for a kernel image")
-    # At once, as regular files can be: there is one copy of it.
+    # In one read, as regular files allow: there is one copy of it.
     content = os.pread(fd.fileno(), found.st_size, 0)
     if len(content) != found.st_size:
         raise ImageError("the file was modified while it was read")

@@ -1,9 +1,9 @@
-"""The rules of preflight: which findings each gives, which facts it depends on, and when it is applied last.
+"""The rules of preflight: the findings of each, its facts, and the moment of its last application.
 
-A rule is a function of its facts, and is applied to them again as soon as one of them has another version. So findings
-that were reused are equal to findings that are made from all facts as they are now. docs/design.md shows this table.
+A rule is a function of its facts, and is applied again as soon as one of them has another version. So reused findings
+equal findings from all present facts. docs/design.md shows this table.
 
-Only the rules. Facts are observed, and rules applied, by `luod.daemon.preflight.check`.
+`luod.daemon.preflight.check` observes the facts, and applies the rules.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from luod.daemon.preflight.findings import finding
 from luod.ipc.types.admin import Finding
 
 Moment = Literal["request", "freezing", "jumping"]
-"""Of an update: when it is asked for, right before guests are frozen, right before reboot(2)."""
+"""Moments of an update: its request, right before guests are frozen, right before reboot(2)."""
 _MOMENTS: Final[tuple[Moment, ...]] = ("request", "freezing", "jumping")
 
 
@@ -132,7 +132,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "jumping",
         _root,
     ),
-    # Not when the machine jumps: by then nothing is left to load.
+    # Not at the kexec: no load is left by then.
     Rule(
         ("kexec-disabled", "kexec-load-limit"),
         ("loading",),
@@ -150,8 +150,8 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(("contents-undeclared",), ("sessions",), "jumping", lambda facts: state.undeclared(facts.sessions)),
     Rule(("sealed-memory",), ("declarations",), "jumping", lambda facts: state.seals(facts.declarations)),
-    # Applied until the request only: later a part is preserved already. The rest is looked for before each grant, and
-    # before guests are frozen, by luod.daemon.updates.coordinator.
+    # Applied until the request only: later a part is preserved already. luod.daemon.updates.coordinator checks the rest
+    # before each grant, and before guests are frozen.
     Rule(
         ("memory-preserve",),
         ("declarations", "memory"),
@@ -183,7 +183,7 @@ RULES: Final[tuple[Rule, ...]] = (
 
 @dataclass(frozen=True)
 class _Applied:
-    """The findings of one rule, and the versions of its facts that they were made from."""
+    """The findings of one rule, and the versions of its facts."""
 
     versions: tuple[object, ...]
     findings: tuple[Finding, ...]
@@ -191,7 +191,7 @@ class _Applied:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the rules find in `facts`."""
+    """The findings of the rules in `facts`."""
 
     facts: Facts
     _applied: Mapping[Rule, _Applied] = field(repr=False)
@@ -201,8 +201,9 @@ class Judgement:
         return [each for applied in self._applied.values() for each in applied.findings]
 
     def again(self, facts: Facts, moment: Moment = "request") -> Judgement:
-        """The judgement of `facts` by the rules that are applied at this moment. A rule is applied only where one of
-        its facts has another version than before.
+        """Returns the judgement of `facts` by the rules that are applied at this moment.
+
+        A rule is applied only if one of its facts has another version than before.
         """
         return _judge(facts, moment, self._applied)
 

@@ -1,8 +1,8 @@
-"""What the running kernel writes for the next one, and the memory it keeps for that one's image (scratch).
+"""The formats that the running kernel writes for the next one, and its memory for the next image (scratch).
 
-The formats of KHO and of the orchestrator are in debugfs. Those of the handlers are nowhere but in the kernel's image:
-they are read from the one in /boot (or /lib/modules) whose banner is /proc/version. Where there is none luod goes by
-what kernels with the same orchestrator are known to write. Paths are fixed; nothing here comes from a client.
+The formats of KHO and of the orchestrator are in debugfs. Those of the handlers are only in the kernel's image: they
+are read from the one in /boot (or /lib/modules) whose banner is /proc/version. Without it luod assumes the formats of
+known kernels with the same orchestrator. Paths are fixed; nothing here comes from a client.
 """
 
 from __future__ import annotations
@@ -21,38 +21,39 @@ from luod.image.contents import FAMILIES, family_of, formats
 IMAGE_MAX: Final = 1024 * 1024 * 1024
 _DEBUGFS: Final = "sys/kernel/debug/kho/out"
 _KNOWN: Final = ("luo-v5", "kho-v4", "memfd-v2", "vfio-pci-v1", "iommufd-v1", "pci-v2")
-"""Of Linux 7.3, and for devices of what was posted for it."""
+"""The formats of Linux 7.3, and for devices those of the posted series."""
 _RELEASE: Final = re.compile(r"Linux version ([\w.+~-]+) ")
 
 
 @dataclass(frozen=True)
 class Region:
-    """One of the pieces scratch consists of: bytes."""
+    """One of the areas of scratch, in bytes."""
 
     size: int
 
 
 @dataclass(frozen=True)
 class Running:
-    """`formats`: by family ("luo", "kho", "memfd", …) what this kernel writes; a family that is missing is not known.
-    `assumed`: they are nowhere to be read. `scratch`: None where it is nowhere to be read.
+    """`formats`: by family ("luo", "kho", "memfd", …) those that this kernel writes; a missing family is not known.
+
+    `assumed`: they could not be read. `scratch`: None if it could not be read.
     """
 
     formats: Mapping[str, frozenset[str]] = field(default_factory=dict)
     assumed: bool = True
     scratch: tuple[Region, ...] | None = None
     command_line: str = ""
-    """Of the running kernel; "" where it cannot be read."""
+    """The command line of the running kernel; "" if it cannot be read."""
 
 
 def running(root: Path = Path("/")) -> Running:
-    """Asks the kernel that runs. Reads and unpacks an image, so it takes a while. `root`: where /proc and /sys are."""
+    """Returns the facts of the running kernel. Unpacks an image, which takes seconds. `root`: has /proc and /sys."""
     found = _by_family(_from_debugfs(root / _DEBUGFS))
     in_image = _by_family(_from_image(root))
     known = _by_family(_KNOWN)
     assumed = not found and not in_image
     if "luo" in in_image:
-        # debugfs tells what is written; an image may know how to read more.
+        # debugfs shows the written formats; an image may be able to read more.
         found = in_image | found
     elif found.get("luo", known["luo"]) == known["luo"]:
         found = known | found
@@ -66,7 +67,7 @@ def _by_family(names: Iterable[str]) -> dict[str, frozenset[str]]:
 
 
 def _from_debugfs(directory: Path) -> list[str]:
-    """KHO's device tree has its format as `compatible`; what the orchestrator wrote begins with its own."""
+    """Returns the formats in debugfs: `compatible` of KHO's device tree, and the start of the orchestrator's data."""
     found: list[str] = []
     for name in ("fdt", "sub_fdts/LUO"):
         try:

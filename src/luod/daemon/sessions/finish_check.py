@@ -1,8 +1,8 @@
-"""What the kernel says of an incoming session that luod holds: whether it is finished, and its manifest.
+"""The kernel's answers about an incoming session that luod holds: whether it is finished, and its manifest.
 
-The ioctl waits for whoever else is in one of the same session, for as long as they like. So each has a thread of its
-own, of which there are few: who makes them wait takes nothing of luod's that others need, and keeps serve from ending
-no more than from answering. luod reads no manifest: it passes the file on.
+The ioctl waits for other processes in an ioctl of the same session, without limit. So each has a thread of its own, of
+which there are few: a user that makes them wait takes no resource that others need, and delays neither answers nor the
+end of serve. luod reads no manifest: it passes the file on.
 """
 
 from __future__ import annotations
@@ -29,28 +29,29 @@ _OF_A_USER: Final = 4
 
 
 class Checks:
-    """Made inside a running loop. `waiting` is how many threads each user has in the kernel."""
+    """Made inside a running loop. `waiting` is the number of each user's threads in the kernel."""
 
     def __init__(self, *, patience: float = _PATIENCE_SECONDS) -> None:
-        """`patience`: seconds an answer may take; the thread goes on behind."""
+        """`patience`: the time limit of an answer in seconds. The thread continues after it."""
         self._loop = asyncio.get_running_loop()
         self.patience = patience
         self.waiting: Counter[int] = Counter()
 
     async def unfinished(self, uid: int, session: Fd) -> bool:
-        """Whether the kernel still has the session's files, told by its manifest (H10); one without looks finished.
+        """Returns whether the kernel still has the session's files, from its manifest (docs/hazards.md, H10).
 
-        Busy: somebody is in an ioctl of the session, or this user has had too many such. KernelRefused.
+        A session without a manifest counts as finished. Raises Busy: a process is in an ioctl of the session, or this
+        user has had too many such. Raises KernelRefused.
         """
         self._admit(uid)
         copy = session.duplicate()
         return await self.ask(uid, lambda: _holds(copy))
 
     async def manifest(self, uid: int, session: Fd) -> Fd | None:
-        """Returns the first part of the session's manifest, open for reading only; None without one, or when the
-        session is finished. The caller owns it. Nothing else of the session is retrieved.
+        """Returns the first part of the session's manifest, read-only, which the caller owns; None without one.
 
-        Busy, KernelRefused as of `unfinished`. NotEnoughMemory: 64 KiB are not there, and the kernel was not asked.
+        None also when the session is finished. No other file of the session is retrieved. Raises Busy, KernelRefused as
+        `unfinished`. Raises NotEnoughMemory: 64 KiB are not available, and the kernel was not asked.
         """
         self._admit(uid)
         copy = session.duplicate()
@@ -61,7 +62,7 @@ class Checks:
             raise _busy("luod waits for the kernel to answer about other sessions")
 
     async def ask(self, uid: int, call: Callable[[], T]) -> T:
-        """What `call` gives or raises, called in a thread. Busy: it takes longer than the patience."""
+        """Returns or raises the result of `call`, run in a thread. Raises Busy: it takes longer than the patience."""
         answer: asyncio.Future[T] = self._loop.create_future()
 
         def done(value: T | None, error: BaseException | None) -> None:
@@ -87,13 +88,13 @@ class Checks:
             except RuntimeError:
                 return  # the loop has ended, and serve with it
 
-        # A daemon, so that a serve that is to end does not wait for it.
+        # A daemon thread, so that serve's end does not wait for it.
         threading.Thread(target=run, daemon=True).start()
         self.waiting[uid] += 1
         try:
             return await asyncio.wait_for(answer, self.patience)
         except TimeoutError:
-            raise _busy("somebody is in an ioctl of this session") from None
+            raise _busy("a process is in an ioctl of this session") from None
 
 
 def _holds(session: Fd) -> bool:
@@ -103,7 +104,7 @@ def _holds(session: Fd) -> bool:
 
 def _manifest(session: Fd) -> Fd | None:
     with IncomingSession(session) as incoming:
-        # A RETRIEVE_FD that runs out of memory frees the file (H1).
+        # A RETRIEVE_FD that runs out of memory frees the file (docs/hazards.md, H1).
         memory.require(PART_SIZE, memory.chargeable(enough=PART_SIZE), "reading the manifest")
         try:
             part = incoming.retrieve(MANIFEST_TOKEN, check_memory=False, check_driver=False)

@@ -1,9 +1,9 @@
-"""Files that luod holds for a program that is started again, without a kexec: memory and devices, by sets with a name.
+"""Files that luod holds over a restart of a program without a kexec: memory and devices, in sets with a name.
 
-A session cannot do this: an outgoing session gives nothing back. Nobody but the user that handed a set over gets it,
-not root either; somebody else's and none get the same answer. keep has the files, then the registry the set, then the
-client is answered; backwards the registry goes first. No kernel carries them on: `luod.daemon.preflight` refuses an
-update while there are any. The interface is `io.luod.Sessions`.
+A session cannot do this: files cannot be retrieved from an outgoing one. Only the user that stashed a set gets it, not
+even root; a set of another user and a missing one get the same answer. keep has the files, then the registry the set,
+then the client is answered; in reverse the registry is first. No kernel carries them: `luod.daemon.preflight` refuses
+an update while there are any. The interface is `io.luod.Sessions`.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from luod.linux import Fd
 T = TypeVar("T")
 
 FILES_OF_A_USER: Final = 64
-"""The most that are held for one uid, in all its sets."""
+"""The maximum for one uid, in all its sets."""
 FILES: Final = 512
-"""The most that are held at all."""
+"""The maximum for all."""
 LABEL_BYTES: Final = 127
-"""Of a file's name, as JSON has it: nobody may fill the registry, without which nobody else could do anything."""
+"""The maximum length of a file's name in JSON: a user must not fill the registry, which all need."""
 
 
 class HeldFiles:
-    """Implements `luod.ipc.interfaces.sessions.FilesService`. `updating` says whether an update is under way."""
+    """Implements `luod.ipc.interfaces.sessions.FilesService`. `updating` returns whether an update is under way."""
 
     def __init__(
         self,
@@ -97,12 +97,12 @@ class HeldFiles:
     def _check(
         self, peer: Peer, name: str, files: list[tuple[str, Fd | None]], granted: Granted
     ) -> list[tuple[str, Fd]]:
-        """Returns the files, which luod can hold all. Refused, AlreadyStashed, Busy, PermissionDenied."""
+        """Returns the files, all of which luod can hold. Raises Refused, AlreadyStashed, Busy, PermissionDenied."""
         workload = parsed(name).base
         if peer.anonymous:
             raise PermissionDenied()
         if not (granted.sessions and granted.allows(workload)):
-            # While files are held an update is refused, so not everybody may have some held.
+            # While files are held an update is refused, so only some users may have files held.
             raise Refused(
                 message=f"the policy does not allow you to stash files as {name!r}",
                 hint=f"allowed names: {', '.join(granted.shown if granted.sessions else ()) or 'none'}",

@@ -1,7 +1,7 @@
-"""Whose processes live: a pidfd for each session for which that matters, held by keep too, so that no serve forgets.
+"""Tracks the processes of sessions by pidfd across restarts of serve: keep holds the pidfds, too.
 
-A session's process is the one that created it, or that replaced or retrieved it since: the one at the other end of that
-call's connection. What follows from its end is up to `luod.daemon.sessions.service`, the caller.
+A session's process is the one that created it, or that replaced or retrieved it since: the peer of that call's
+connection. `luod.daemon.sessions.service` decides what follows from its end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from luod.linux import Fd, has_ended
 
 
 class Owners:
-    """Owns the pidfds that need not outlive serve. `died` is called once for each that ends. In a running loop."""
+    """Owns the pidfds that need not outlive serve. `died` runs once for each process that ends. In a running loop."""
 
     def __init__(self, holdings: Holdings, died: Callable[[Row], None]) -> None:
         self._fds = holdings.fds
@@ -33,7 +33,10 @@ class Owners:
                 self._watch(row)
 
     async def pin(self, row: Row, peer: Peer, *, stored: bool = True) -> None:
-        """`stored`: keep holds it too. Refused: the process cannot be told from others, so nobody would see it end."""
+        """Watches the peer's process. `stored`: keep holds the pidfd too.
+
+        Raises Refused: the process has no pidfd, so its end would not be noticed.
+        """
         if peer.pidfd is None:
             raise Refused(
                 message="luod cannot watch the calling process, whose end ends the session",
@@ -48,12 +51,12 @@ class Owners:
         self._watch(row)
 
     def alive(self, row: Row) -> bool | None:
-        """None: nobody is pinned."""
+        """Returns whether the process lives; None if no process is watched."""
         pidfd = self._pidfd(row)
         return None if pidfd is None else not has_ended(pidfd)
 
     def pid(self, row: Row) -> int | None:
-        """Returns the process id of the session's process; None: it has ended, or nobody is pinned."""
+        """Returns the id of the session's process; None: it has ended, or no process is watched."""
         pidfd = self._pidfd(row)
         if pidfd is None:
             return None

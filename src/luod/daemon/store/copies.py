@@ -1,7 +1,7 @@
-"""What each copy of the registry tells, and which of the two is believed. Pure.
+"""The contents of each copy of the registry, and the choice between the two. Pure.
 
-A copy that tells nothing has a fault, which is a sentence for the operator. The order of two records is: boot, then
-instance, then number. A number counts within one instance only, so a file of another instance is never newer.
+An unusable copy has a fault, which is a sentence for the operator. The order of two records is: boot, then instance,
+then number. A number counts within one instance only, so a file of another instance is never newer.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from luod.daemon.store.schema import FORMAT, Record, Row
 from luod.ipc.types.sessions import Direction
 
 Kind = Literal["damaged", "format", "unreadable", "another-machine", "another-boot", "older"]
-"""Of a fault; it is part of the name under which a file is kept aside."""
+"""The kind of a fault; it is part of the name under which a file is kept aside."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a copy tells nothing. `risk`: it may have known sessions that are there still."""
+    """The reason for which a copy is unusable. `risk`: it may have known sessions that still exist."""
 
     kind: Kind
     what: str
@@ -30,9 +30,9 @@ class Fault:
 
 @dataclass(frozen=True)
 class Told:
-    """What one copy tells: a record and the number of its last entry, or a fault, or nothing, where there is no copy.
+    """The contents of one copy: a record and the number of its last entry, or a fault, or nothing without a copy.
 
-    `rest`: the log goes on with bytes that are no entry, so it may be behind.
+    `rest`: the log continues with bytes that are not an entry, so it may be behind.
     """
 
     record: Record | None = None
@@ -42,7 +42,7 @@ class Told:
 
 
 class Changes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An entry of the log: rows that are gone, by direction and name, and those that are new or other than before."""
+    """An entry of the log: removed rows, by direction and name, and new or changed ones."""
 
     gone: tuple[tuple[Direction, str], ...] = ()
     rows: tuple[Row, ...] = ()
@@ -57,7 +57,10 @@ def key(row: Row) -> tuple[Direction, str]:
 
 
 def understand(log: Log | None, copy: str) -> Told:
-    """Returns what a log tells. `copy` names it in a fault; None is a log that does not begin with a whole record."""
+    """Returns the contents of a log.
+
+    `copy` names it in a fault; None is a log that does not begin with a whole record.
+    """
     if log is None:
         return Told(fault=Fault("damaged", f"{copy} is damaged: no whole record begins it"))
     try:
@@ -79,7 +82,7 @@ def understand(log: Log | None, copy: str) -> Told:
 
 
 def understand_file(content: bytes | OSError | None, path: str) -> Told:
-    """Returns what the file tells, of its content, or of the error with which it was read."""
+    """Returns the contents of the file, or of the error with which it was read."""
     if content is None:
         return Told()
     copy = f"the registry's file {path}"
@@ -89,7 +92,7 @@ def understand_file(content: bytes | OSError | None, path: str) -> Told:
 
 
 def of_this_machine(told: Told, boot: str, machine: str) -> Told:
-    """Returns `told`, or a fault where it tells of another machine. A boot id is of one machine."""
+    """Returns `told`, or a fault if it is of another machine. A boot id is of one machine."""
     record = told.record
     if record is None or record.boot_id == boot or not (record.machine and machine) or record.machine == machine:
         return told
@@ -98,8 +101,9 @@ def of_this_machine(told: Told, boot: str, machine: str) -> Told:
 
 
 def newer(held: Told, kept: Told) -> bool:
-    """Returns whether the file, `kept`, knows more than the memory, `held`, of the same registry: the memory's last
-    entries are damaged.
+    """Returns whether the file, `kept`, is newer than the memory, `held`, of the same registry.
+
+    The memory's last entries are damaged then.
     """
     here, there = held.record, kept.record
     return (
@@ -112,16 +116,19 @@ def newer(held: Told, kept: Told) -> bool:
 
 
 def replaces(kept: Told, boot: str, instance: str) -> bool:
-    """Returns whether the file stands in for a memory that cannot be understood, of the registry `instance` of this
-    boot; "" where the instance is not known.
+    """Returns whether the file replaces a memory that cannot be decoded, of the registry `instance` of this boot.
+
+    "" if the instance is not known.
     """
     there = kept.record
     return there is not None and there.boot_id == boot and (not instance or there.instance == instance)
 
 
 def believed(held: Told, kept: Told, boot: str, instance: str) -> Told:
-    """Returns the copy to go by in the kernel `boot`, of the memory `held` and the file `kept`; one that tells nothing
-    where neither can be. `instance`: of the memory, from the name under which keep holds it, "" where that has none.
+    """Returns the copy to use in the kernel `boot`, of the memory `held` and the file `kept`; an unusable one if both
+    are.
+
+    `instance`: of the memory, from the name under which keep holds it, "" without one.
     """
     if held.record is not None:
         return kept if newer(held, kept) else held

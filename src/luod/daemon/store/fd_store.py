@@ -1,8 +1,8 @@
-"""The fds that outlive serve: `luod` has a copy of each, by name, and gives it to the next serve.
+"""The fds that outlive serve: `luod` has a copy of each, by name, and passes it to the next serve.
 
 keep has the fd, then the row is written, then the client is answered: `create` and `store` keep this order, since they
-write the row themselves, by `record`. The names are `luod.daemon.store.fd_names`; what serve and keep say to each other
-is `luod.daemon.supervisor.protocol`.
+write the row themselves, by `record`. The names are in `luod.daemon.store.fd_names`; `luod.daemon.supervisor.protocol`
+has the messages between serve and keep.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ _RETRIEVE_REFUSALS: dict[int, type[KernelRefused]] = {
 
 
 class KeeperGone(LuodError):
-    """The channel to keep is at its end: nothing can be held any more."""
+    """The channel to keep is closed: no fd can be held any more."""
 
 
 class FdStore(Mapping[str, Fd]):
-    """Serve's fds by the names of keep's copies. Owns them and the channel until close(). Made inside a running loop.
+    """serve's fds by the names of keep's copies. Owns them and the channel until close(). Made inside a running loop.
 
-    An fd that is read here stays the store's. One is in it as long as keep has its copy, or is about to have it.
+    The store owns an fd that is read here. One is in it as long as keep has its copy, or is about to have it.
     """
 
     def __init__(self, channel: socket.socket, fds: dict[str, Fd], lost: Callable[[], None]) -> None:
-        """`fds` are those that keep gave serve to start with. `lost` is called once when keep is gone."""
+        """`fds` are those from keep at the start. `lost` runs once when keep is gone."""
         self._channel = channel
         self._fds = fds
         self._lost = lost
@@ -79,11 +79,11 @@ class FdStore(Mapping[str, Fd]):
             fd.close()
 
     async def create(self, name: str, record: Callable[[], None] | None) -> Fd:
-        """CREATE_SESSION; then `record` writes the row, and only then the session is there to be given to a client.
-        What `record` raises ends the session. None: no client will have it.
+        """Creates a session; then `record` writes the row, and only then the session may be given to a client.
 
-        SessionExists: EEXIST. LiveUpdateBusy: somebody else had /dev/liveupdate open all the time. LiveUpdateBroken:
-        EIO, the kernel could not take over what was carried (H20). KernelRefused, of serve itself with EMFILE.
+        An error of `record` ends the session. None: no client will have it. Raises SessionExists: EEXIST. Raises
+        LiveUpdateBusy: another process had /dev/liveupdate open all the time. Raises LiveUpdateBroken: EIO, the kernel
+        could not take over what was carried (docs/hazards.md, H20). Raises KernelRefused, of serve itself with EMFILE.
         """
         fd = await self._session({"CREATE": name}, _CREATE_REFUSALS)
         self._put(protocol.OUTGOING + name, fd)
@@ -91,17 +91,19 @@ class FdStore(Mapping[str, Fd]):
         return fd
 
     async def retrieve(self, name: str) -> Fd:
-        """RETRIEVE_SESSION. The row is there: it came over the kexec.
+        """Retrieves a session. Its row exists: it came over the kexec.
 
-        NoSuchSession: ENOENT. SessionTaken: EINVAL. LiveUpdateBusy, LiveUpdateBroken as above. KernelRefused.
+        Raises NoSuchSession: ENOENT. Raises SessionTaken: EINVAL. Raises LiveUpdateBusy, LiveUpdateBroken as `create`.
+        Raises KernelRefused.
         """
         fd = await self._session({"RETRIEVE": name}, _RETRIEVE_REFUSALS)
         self._put(protocol.INCOMING + name, fd)
         return fd
 
     async def store(self, files: Mapping[str, Fd], record: Callable[[], None] | None = None) -> None:
-        """Holds a duplicate of each file, in place of any under its name; then `record` writes the row, if there is
-        one. All or none: what `record` raises drops them. KernelRefused: keep has no room.
+        """Holds a duplicate of each file, in place of any under its name; then `record`, if given, writes the row.
+
+        All or none: an error of `record` drops them. Raises KernelRefused: keep has no room.
         """
         try:
             for name, file in files.items():
@@ -113,8 +115,9 @@ class FdStore(Mapping[str, Fd]):
         await self._record(record, *files)
 
     def store_soon(self, name: str, file: Fd, refused: Callable[[LuodError], None]) -> None:
-        """As `store`, for a file without which a session loses nothing: serve has it at once, keep a little later.
-        `refused` is told why keep does not have it.
+        """Holds a file as `store`, without a wait for keep, for a file whose loss does no harm to a session.
+
+        `refused` gets the reason for which keep does not have it.
         """
         self._put(name, file.duplicate())
 
@@ -129,7 +132,7 @@ class FdStore(Mapping[str, Fd]):
         task.add_done_callback(self._tasks.discard)
 
     async def drop(self, *names: str, discard: Callable[[Fd], None] | None = None) -> None:
-        """Closes the fds under these names, serve's and then keep's. The row goes before that.
+        """Closes the fds under these names, serve's and then keep's. The row must be removed before.
 
         `discard` is for a file whose last close can take long: it gets serve's after keep's is closed.
         """
@@ -146,8 +149,9 @@ class FdStore(Mapping[str, Fd]):
                     discard(fd)
 
     async def open_elsewhere(self, name: str) -> bool:
-        """Returns whether some process has an outgoing session of this name, of which luod has no fd; told by the name,
-        which is taken then (H9).
+        """Returns whether a process has an outgoing session of this name open of which luod has no fd.
+
+        The kernel refuses the name then (docs/hazards.md, H9).
         """
         try:
             (await self._session({"CREATE": name}, _CREATE_REFUSALS)).close()
@@ -159,7 +163,7 @@ class FdStore(Mapping[str, Fd]):
         return False
 
     async def ready(self) -> None:
-        """Tells keep, and through it whoever started keep, that clients are answered."""
+        """Reports to keep, and through it to its parent, that clients are answered."""
         async with self._turn:
             await self._exchange({"READY": 1}, {})
 
@@ -177,7 +181,7 @@ class FdStore(Mapping[str, Fd]):
             raise
 
     async def _copy(self, name: str) -> None:
-        """Has keep hold a copy of what is under `name`, if it was not dropped meanwhile."""
+        """Has keep hold a copy of the fd under `name`, if it was not dropped meanwhile."""
         async with self._turn:
             if name in self._fds:
                 await self._exchange({"FDSTORE": 1, "FDNAME": name}, {}, (self._fds[name].fileno(),))
@@ -195,8 +199,9 @@ class FdStore(Mapping[str, Fd]):
     async def _exchange(
         self, request: dict[str, object], refusals: dict[int, type[KernelRefused]], fds: tuple[int, ...] = ()
     ) -> tuple[Fd, ...]:
-        """Asks and waits for the answer, in the caller's turn. Not to be cancelled: the next to ask would get this
-        one's answer.
+        """Sends a request and waits for the answer, in the caller's turn.
+
+        It must not be cancelled: the next request would get this one's answer.
         """
         answer: asyncio.Future[tuple[dict[str, str], tuple[Fd, ...]]] = self._loop.create_future()
         self._answer = answer
@@ -212,8 +217,9 @@ class FdStore(Mapping[str, Fd]):
         return received
 
     def _reserve(self) -> None:
-        """Keeps an fd number free for the session that keep is asked for: one that does not fit would be lost on the
-        way, and with it what serve knows of keep. KernelRefused: EMFILE, and keep was not asked.
+        """Keeps an fd number free for the requested session. Raises KernelRefused: EMFILE, and keep was not asked.
+
+        A session for which there is no number would be lost on the way, and with it serve's view of keep.
         """
         try:
             self._spare = Fd(os.dup(self._channel.fileno()))

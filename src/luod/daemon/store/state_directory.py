@@ -1,7 +1,7 @@
-"""What is wrong with the state directory: each problem has a path, a sentence, and what the operator does about it.
+"""Checks the state directory. Each problem has a path, a sentence, and a remedy.
 
-Looking changes nothing: space is tried for in a file without a name (O_TMPFILE). What follows from a problem is
-`luod.daemon.preflight.storage`'s to say.
+The check changes nothing: it tests for space with a file without a name (O_TMPFILE). `luod.daemon.preflight.storage`
+makes findings of the problems.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from luod.ipc.types.admin import Problem
 from luod.linux import Fd
 
 SPACE: Final = 64 * 1024
-"""Bytes that an update writes beside the registry, whose space is reserved: the timeline and the copy of the policy."""
+"""Bytes that an update writes beside the registry, which has reserved space: the timeline and the policy's copy."""
 
 _FILES: Final = ("registry", "registry.reserve", "lock", "timeline", "policy.toml")
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def problems(file: Journal, file_error: str = "") -> list[Problem]:
-    """Returns what is wrong with the directory of the registry's `file`. `file_error` is why the file is behind."""
+    """Returns the problems of the directory of the registry's `file`. `file_error` is why the file is behind."""
     found = list(_directory(file.directory)) or list(_contents(file))
     if not found and file_error:
         what = f"the registry's file could not be written: {file_error}"
@@ -35,7 +35,7 @@ def problems(file: Journal, file_error: str = "") -> list[Problem]:
 
 
 def _directory(path: Path) -> Iterator[Problem]:
-    """Yields what is wrong with the directory itself; nothing in it need be looked at then."""
+    """Yields the problems of the directory itself. Its contents need no check after one."""
     try:
         there = path.stat()
     except OSError as error:
@@ -73,7 +73,7 @@ def _space(path: Path, size: int) -> Problem | None:
 
 
 def _free(path: Path, size: int) -> Problem | None:
-    """As `_space`, where the file system has no files without a name."""
+    """Returns the problem as `_space`, on a file system without files that have no name."""
     try:
         found = os.statvfs(path)
         writable = os.access(path, os.W_OK)
@@ -102,7 +102,7 @@ def _refused(path: Path, error: OSError, size: int) -> Problem:
 
 
 def _contents(file: Journal) -> Iterator[Problem]:
-    """Yields what is wrong with the files in the directory, and with the space that is reserved in it."""
+    """Yields the problems of the files in the directory, and of the reserved space."""
     for name in _FILES:
         path = file.directory / name
         with contextlib.suppress(FileNotFoundError):

@@ -1,6 +1,6 @@
-"""Another luod on this machine, or what is left of one that died: found before a keeper holds anything.
+"""Finds another luod on this machine, or the rest of one that died, before a keeper holds anything.
 
-A serve outlives its keeper for a moment, with the sockets and the sessions, so it is waited for. Standard library only.
+A serve outlives its keeper for a moment, with the sockets and the sessions, so it is awaited. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from luod.liveupdate.device import LiveUpdate
 _OTHER_SECONDS: Final = 5.0
 _TRY_SECONDS: Final = 0.1
 _PROBE_SECONDS: Final = 0.25
-"""Between probes, each of which takes a place among the clients that wait for the serve."""
+"""Seconds between probes, each of which takes a place among the clients that wait for the serve."""
 _ELSEWHERE: Final = 0
 _DEAD: Final = -1
 _CREDENTIALS: Final = struct.Struct("=iII")
@@ -30,9 +30,10 @@ _CREDENTIALS: Final = struct.Struct("=iII")
 
 
 def require_no_other(log: Log, *, orphan: bool) -> None:
-    """Refused: luod's own session is there, so another luod runs on this machine, in whatever directories. The serve of
-    a keeper that died holds it until it ends, so it is waited for. With `orphan`, such a serve is known not to end, and
-    the keeper may go on: its own serve tries again until the session is gone.
+    """Raises Refused when luod's own session exists, so another luod runs on this machine, with any directories.
+
+    The serve of a keeper that died holds it until it ends, so it is awaited. With `orphan`, such a serve is known not
+    to end, and the keeper may continue: its own serve tries again until the session is gone.
     """
     deadline = time.monotonic() + _OTHER_SECONDS
     told = False
@@ -56,17 +57,17 @@ def require_no_other(log: Log, *, orphan: bool) -> None:
                 told = True
             time.sleep(_TRY_SECONDS)
         except KernelRefused as error:
-            log.debug("device", error=error)  # Serve tries again, and says more.
+            log.debug("device", error=error)  # serve tries again, and reports more.
             return
         else:
             return
 
 
 def wait_for_orphan(path: str, deadline: float, log: Log | None, *, ours: bool) -> bool:
-    """Waits until no serve of a keeper that died listens on `path`. Returns False at the deadline: it does not end.
+    """Waits until no serve of a dead keeper listens on `path`. Returns False at the deadline: it does not end.
 
-    `ours`: the socket was made by a keeper that is dead. Without it, Refused where the process that began to listen is
-    alive. OSError.
+    `ours`: a dead keeper made the socket. Without it, raises Refused if the process that began to listen is alive.
+    Raises OSError.
     """
     told = False
     while (pid := _listener(path)) is not None:
@@ -87,8 +88,9 @@ def wait_for_orphan(path: str, deadline: float, log: Log | None, *, ours: bool) 
 
 
 def _listener(path: str) -> int | None:
-    """Returns the process that called listen(2) on the socket at `path`, also where it has ended; _ELSEWHERE, _DEAD.
-    None: nothing listens. OSError.
+    """Returns the process that called listen(2) on the socket at `path`, even if it has ended; _ELSEWHERE, _DEAD.
+
+    Returns None when no process listens. Raises OSError.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
@@ -105,9 +107,7 @@ def _listener(path: str) -> int | None:
 
 
 def _keepers(path: str) -> set[int]:
-    """Returns the processes, other than this one, that run luod with the socket `path`, as far as /proc shows
-    them.
-    """
+    """Returns the other processes that run luod with the socket `path`, as far as /proc shows them."""
     found = set()
     with contextlib.suppress(OSError):
         for process in Path("/proc").iterdir():

@@ -1,4 +1,4 @@
-"""What `serve` and `keep` say to each other: messages of KEY=VALUE lines, in sd_notify's words where it has them.
+"""The messages between `serve` and `keep`: KEY=VALUE lines, with sd_notify's words where it has them.
 
 `FDSTORE=1 FDNAME=…` (with an fd), `FDSTOREREMOVE=1 FDNAME=…`, `READY=1`, and two of our own, `CREATE=name` and
 `RETRIEVE=name`. Unlike sd_notify's, each is answered when it is done: `ERRNO=0`, with the session's fd where there is
@@ -32,6 +32,6 @@ def encode(words: Mapping[str, object]) -> bytes:
 
 
 def decode(message: bytes) -> dict[str, str]:
-    """Lines without a `=` are left out."""
+    """Returns the keys and values. Lines without a `=` are ignored."""
     pairs = (line.partition("=") for line in message.decode("utf-8", "replace").splitlines())
     return {key: value for key, equals, value in pairs if equals}

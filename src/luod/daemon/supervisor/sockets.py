@@ -1,7 +1,7 @@
-"""The places of luod that only one luod may have: its two listening sockets, and the lock in its state directory.
+"""The resources of which a machine has one for each luod: two listening sockets, and the lock in the state directory.
 
-Held by `luod`, so that a client's connect waits, and does not fail, while `luod serve` is started again.
-Standard library only.
+`luod` holds them, so that a client's connect waits, and does not fail, while `luod serve` is restarted. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from luod.linux import Fd
 _BACKLOG: Final = 128
 _LOCK_SECONDS: Final = 1.0
 _ORPHAN_SECONDS: Final = 5.0
-"""How long the serve of a keeper that died is waited for."""
+"""The maximum wait for the serve of a dead keeper in seconds."""
 _PAUSE_SECONDS: Final = 0.05
 
 
 class Listening:
-    """Takes the locks and the sockets, until the end of `with`. Refused: another luod has them, or they cannot be made.
+    """Takes the locks and the sockets, until the end of `with`. Raises Refused: another luod has them, or they cannot
+    be made.
 
-    The sessions' socket is open to everybody, the admin's to root. What a luod that was killed left is replaced: the
-    file with the lock says which sockets the last holder of the lock made. A process of that luod that still listens is
-    waited for, since it usually ends by itself; then its place is taken.
+    The sessions' socket is open to all users, the admin's to root. Sockets of a killed luod are replaced: the file with
+    the lock records the sockets that the last holder of the lock made. A process of that luod that still listens is
+    awaited, since it usually ends by itself; then its place is taken.
     """
 
     def __init__(self, sessions_socket: str, admin_socket: str, state_directory: str, log: Log | None = None) -> None:
@@ -59,7 +60,7 @@ class Listening:
                 self._sockets[name] = self._open.enter_context(_listen(path, mode))
                 self._open.callback(_remove, path)
                 self._paths.append(path)
-            with contextlib.suppress(OSError):  # such as ENOSPC: then the next luod goes by who listens
+            with contextlib.suppress(OSError):  # such as ENOSPC: then the next luod checks the listener
                 record.write_text("\n".join(map(_identity, self._paths)), "ascii")
         except BaseException:
             self._open.close()
@@ -83,8 +84,9 @@ class Listening:
 
 
 def _lock_directory(state_directory: str) -> ExitStack:
-    """Locks the directory, and the file `lock` in it, which a luod of before locked alone. On a file system that takes
-    no writes, the directory suffices.
+    """Locks the directory, and the file `lock` in it, which an older luod locked alone.
+
+    On a read-only file system the directory suffices.
     """
     if not state_directory:
         raise Refused("an empty --state-directory", hint="name a directory")
@@ -92,7 +94,7 @@ def _lock_directory(state_directory: str) -> ExitStack:
     with ExitStack() as locks:
         try:
             _make(directory, 0o700)
-            # In a directory such as a new tmpfs nobody replaces luod's files. Updates are refused meanwhile.
+            # In a directory such as a new tmpfs no user replaces luod's files. Updates are refused meanwhile.
             _require_ours(directory, "state directory", sticky=True)
             opened = [os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
             locks.enter_context(Fd(opened[0]))
@@ -112,7 +114,7 @@ def _lock_directory(state_directory: str) -> ExitStack:
 
 
 def _spare_others(path: str) -> None:
-    """Refused: something other than a socket is where one is to be."""
+    """Raises Refused when something other than a socket is in its place."""
     for taken in (Path(path), Path(path + ".new")):
         try:
             foreign = not stat.S_ISSOCK(taken.lstat().st_mode)
@@ -125,7 +127,7 @@ def _spare_others(path: str) -> None:
 
 
 def _lock(fd: int) -> None:
-    """Takes the lock within a second: a luod that was killed lets go of it in a moment. BlockingIOError, OSError."""
+    """Takes the lock within a second: a killed luod releases it in a moment. Raises BlockingIOError, OSError."""
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
@@ -139,17 +141,17 @@ def _lock(fd: int) -> None:
 
 
 def _make_place(path: str) -> None:
-    """Makes the directory of a socket. Refused: it cannot be made, or others can change what is in it."""
+    """Makes the directory of a socket. Raises Refused: it cannot be made, or others can change its contents."""
     try:
         _make(Path(path).parent, 0o755)
-        # In a directory such as /tmp nobody replaces luod's socket.
+        # In a directory such as /tmp no user replaces luod's socket.
         _require_ours(Path(path).parent, "socket's directory", sticky=True)
     except OSError as error:
         raise _refused("socket", path, error) from error
 
 
 def _wait(path: str, deadline: float, log: Log | None, *, ours: bool) -> bool:
-    """As `wait_for_orphan`, with Refused for its OSError."""
+    """Waits as `wait_for_orphan`, with Refused for its OSError."""
     try:
         return wait_for_orphan(path, deadline, log, ours=ours)
     except OSError as error:
@@ -157,7 +159,7 @@ def _wait(path: str, deadline: float, log: Log | None, *, ours: bool) -> bool:
 
 
 def _listen(path: str, mode: int) -> socket.socket:
-    """A listening socket at `path`. It is made under another name, and moved there when it listens with its mode."""
+    """Returns a listening socket at `path`. It is made under another name, and moved once it listens with its mode."""
     try:
         place, new = Path(path), Path(path + ".new")
         _remove(new)
@@ -175,7 +177,7 @@ def _listen(path: str, mode: int) -> socket.socket:
 
 
 def _make(directory: Path, mode: int) -> None:
-    """Makes the directory, with this mode whatever the umask, and those above it."""
+    """Makes the directory, with this mode under any umask, and its parents."""
     if directory.is_dir():
         return
     if not directory.parent.exists():
@@ -185,7 +187,7 @@ def _make(directory: Path, mode: int) -> None:
 
 
 def _require_ours(directory: Path, what: str, *, sticky: bool = False) -> None:
-    """Refused: users other than root can change what is in the directory."""
+    """Raises Refused when users other than root can change the directory's contents."""
     fault = trust.fault(directory, sticky=sticky)
     if fault is not None:
         where = "it" if fault.path == os.path.abspath(directory) else fault.path
@@ -193,13 +195,13 @@ def _require_ours(directory: Path, what: str, *, sticky: bool = False) -> None:
 
 
 def _identity(path: str | Path) -> str:
-    """Tells a socket from every other that was ever at this path. The time is that of its move there."""
+    """Returns the identity of a socket among all that were ever at this path. The time is that of its move there."""
     found = os.lstat(path)
     return f"{found.st_dev} {found.st_ino} {found.st_ctime_ns}"
 
 
 def _remove(path: str | Path) -> None:
-    """Removes what luod made. That it stays is no reason not to end: the next luod replaces it."""
+    """Removes a file that luod made. A failure does not prevent the end: the next luod replaces it."""
     with contextlib.suppress(OSError):
         Path(path).unlink(missing_ok=True)
 

@@ -1,8 +1,8 @@
 """`luod`: holds every session fd, and the listening sockets, so that `luod serve` may die at any moment.
 
-It parses nothing a client wrote. It is the only process of luod that opens /dev/liveupdate: open, one ioctl, close. It
-does what `serve` asks in the words of `luod.daemon.supervisor.protocol`, and starts `serve` again, with all it holds,
-whenever it ends. It knows neither owners nor the registry. Standard library only, and no asyncio.
+It parses nothing from clients. It is the only process of luod that opens /dev/liveupdate: open, one ioctl, close. It
+executes the requests of `serve` (`luod.daemon.supervisor.protocol`), and restarts `serve`, with all it holds, whenever
+it ends. It knows neither owners nor the registry. Standard library only, and no asyncio.
 """
 
 from __future__ import annotations
@@ -41,18 +41,19 @@ from luod.liveupdate.device import LiveUpdate
 from luod.version import __version__
 
 _PATIENCE_SECONDS: Final = 10.0
-"""For how long a request waits while somebody else has /dev/liveupdate open. systemd's PID 1 has it for a moment."""
+"""The maximum wait of a request while another process has /dev/liveupdate open, such as systemd's PID 1 for a moment.
+"""
 _TRY_SECONDS: Final = 0.1
-"""Of it at a stretch, between looks at signals and at serve."""
+"""The part of it between two checks for signals and serve."""
 _STEADY_SECONDS: Final = 1.0
 """A serve that lived for less died at once; the next one is started later."""
 _PAUSE_FIRST: Final = 0.1
 _PAUSE_LAST: Final = 5.0
 _STOP_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 5.0
-"""Between looks at whether serve was killed and does not end. One that is still there at the second look is left."""
+"""Seconds between checks whether serve was killed and does not end. One that exists at the second check is given up."""
 _SPARE_FDS: Final = 32
-"""Of the limit, what keep and serve need for themselves."""
+"""The fds of the limit that keep and serve need for themselves."""
 _NO_ROOM: Final = "luod has no room for more fds"
 _SEND_TRIES: Final = 5
 _SEND_PAUSE: Final = 0.02
@@ -60,7 +61,7 @@ _SEND_PAUSE: Final = 0.02
 
 @dataclass(frozen=True)
 class _Serve:
-    """The running serve. Owns both."""
+    """The running serve. Owns both fds."""
 
     pid: int
     pidfd: Fd
@@ -91,8 +92,9 @@ class Supervisor:
         device: LiveUpdateBusy | LiveUpdateBroken | None = None,
         limit: int = sys.maxsize,
     ) -> None:
-        """`arguments` is the command line of serve. The listening sockets stay the caller's. `device`: how it answered
-        when it was tried. `limit`: how many fds a process of luod may have.
+        """`arguments` is the command line of serve. The caller owns the listening sockets.
+
+        `device`: its answer to the first try. `limit`: the maximum number of fds of a process of luod.
         """
         self._limit = limit
         self._listening = listening
@@ -119,7 +121,7 @@ class Supervisor:
         with awake, wake:
             awake.setblocking(False)
             wake.setblocking(False)
-            # Of whoever started this process: children that are reaped by the kernel, signals that never arrive.
+            # Inherited from the parent: children that the kernel reaps, signals that never arrive.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
@@ -134,7 +136,7 @@ class Supervisor:
         return 0
 
     def _let_go(self) -> None:
-        """Closes all that is held, and says which sessions have ended with that: no other process had them open."""
+        """Closes all held fds, and logs the sessions that ended with that: no other process had them open."""
         if self._stored:
             self._log("stopped", fds=len(self._stored))
         sessions = [name for name in self._stored if name.startswith((protocol.OUTGOING, protocol.INCOMING))]
@@ -158,7 +160,7 @@ class Supervisor:
             self._log.warning("sessions-closed", reason=f"which of them others have open is not known: {error}")
 
     def _survive(self, awake: socket.socket) -> None:
-        """Makes a turn that cannot end this process: every session ends with it."""
+        """Runs a turn that cannot end this process: every session ends with it."""
         try:
             self._turn(awake)
         except Exception as error:  # noqa: BLE001 - a defect must not end every session; known failures are handled below
@@ -199,11 +201,11 @@ class Supervisor:
         elif serve.channel.fileno() in ready:
             self._receive()
         elif serve.pidfd.fileno() in ready:
-            # Only once everything it asked for is done: a request may be in the channel still.
+            # Only once all its requests are done: one may still be in the channel.
             self._ended()
 
     def _wait(self, now: float) -> float | None:
-        """Milliseconds until something is due; None: nothing is."""
+        """Returns the milliseconds until the next deadline; None without one."""
         if self._request is not None:
             return 0
         if self._serve is None:
@@ -220,7 +222,7 @@ class Supervisor:
         return before and self._ending
 
     def _leave(self, serve: _Serve) -> None:
-        """Goes on without this serve. It holds its copies of the sessions until it ends."""
+        """Continues without this serve, which holds its copies of the sessions until it ends."""
         self._log.error("serve-does-not-end", pid=serve.pid, hint="it waits in the kernel; see /proc/PID/stack")
         self._left.append(serve.pid)
         self._request = None
@@ -236,7 +238,7 @@ class Supervisor:
                 send(self._serve.pid, signal.SIGTERM)
 
     def _start(self) -> None:
-        """Starts serve. What the host has no room for now is tried again: sessions that only keep holds end with it."""
+        """Starts serve. A failure for lack of resources is repeated: the sessions that only keep holds end with it."""
         try:
             self._serve = self._fork()
         except (OSError, MemoryError) as error:
@@ -261,11 +263,11 @@ class Supervisor:
         if isinstance(self._device, LiveUpdateBusy):
             self._log.warning("device-busy", hint="another process has /dev/liveupdate open")
         elif self._device is not None:
-            # Somebody has to tell clients and the operator what that means (H20).
+            # Clients and the operator must learn the meaning of that (docs/hazards.md, H20).
             self._log.error("device-broken", error=self._device, hint=self._device.hint)
 
     def _fork(self) -> _Serve:
-        """OSError: EMFILE, ENFILE, EAGAIN, ENOMEM; nothing is left behind."""
+        """Forks serve. Raises OSError: EMFILE, ENFILE, EAGAIN, ENOMEM; nothing is left behind."""
         with ExitStack() as undoing:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undoing.callback(_close, ours)
@@ -283,7 +285,7 @@ class Supervisor:
             return serve
 
     def _become_serve(self, fds: Mapping[str, int]) -> NoReturn:
-        """In the child."""
+        """Becomes serve, in the child."""
         try:
             environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
             signal.set_wakeup_fd(-1)
@@ -316,7 +318,7 @@ class Supervisor:
         assert self._serve is not None
         try:
             message, fds = framing.receive(self._serve.channel)
-        except OSError as error:  # ECONNRESET: it died with an answer unread; the end of the channel comes next
+        except OSError as error:  # ECONNRESET: it died with an unread answer; the end of the channel comes next
             self._log.debug("channel", error=error)
             return
         except ProtocolError as error:
@@ -324,7 +326,7 @@ class Supervisor:
             self._answer({"ERRNO": errno.EMFILE, "CALL": "recvmsg", "MEANING": _NO_ROOM})
             return
         if not message:
-            self._deaf = True  # it is ending; its pidfd says when it has ended
+            self._deaf = True  # it is ending; its pidfd reports the end
             return
         request = protocol.decode(message)
         self._log.debug("asked", **{key.lower(): value for key, value in request.items()})
@@ -357,11 +359,11 @@ class Supervisor:
             _close(self._stored.pop(name))
 
     def _has_room(self) -> bool:
-        """Returns whether one more fd leaves what it takes to start serve again, which needs each of them too."""
+        """Returns whether one more fd leaves enough to start serve again, which needs each of them too."""
         return len(self._stored) + _SPARE_FDS < self._limit
 
     def _try_device(self, request: _DeviceRequest) -> None:
-        """One stretch of waiting for the device, and the call when it is free. The fd is stored before it is given."""
+        """Tries the device once, and makes the call when it is free. The fd is stored before it is passed on."""
         if not self._has_room():
             self._request = None
             self._answer({"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _NO_ROOM})
@@ -371,7 +373,7 @@ class Supervisor:
             try:
                 fd = (device.create if request.create else device.retrieve)(request.name)
             finally:
-                _close(device)  # An error of it must not cost the session.
+                _close(device)  # An error of it must not lose the session.
         except LiveUpdateBusy as error:
             if time.monotonic() >= request.deadline or self._stop_by is not None:
                 self._request = None
@@ -399,19 +401,19 @@ class Supervisor:
             except OSError as error:
                 failed = error
                 if error.errno in (errno.EPIPE, errno.ECONNRESET):
-                    # It died meanwhile; what was done for it is in the store, and the next serve sees it there.
+                    # It died meanwhile. The result is in the store, and the next serve finds it there.
                     self._log.debug("not-answered", error=error)
                     return
                 time.sleep(_SEND_PAUSE)
             else:
                 return
-        # It waits for the answer. Ended, it is followed by one that finds what was done for it in the store.
+        # It waits for the answer. After its end, the next one finds the result in the store.
         self._log.error("not-answered", error=failed, meaning="luod serve is ended, and started again")
         send(self._serve.pid, signal.SIGKILL)
 
 
 def _close(fd: Fd | socket.socket | LiveUpdate) -> None:
-    """Closes an fd, which is closed also where the file has an error to report: a file system that is full or gone."""
+    """Closes an fd, even if the file reports an error: a file system that is full or gone."""
     with contextlib.suppress(OSError):
         fd.close()
 
@@ -432,7 +434,7 @@ def run(
     stuck_seconds: float,
     config: str | None,
 ) -> int:
-    """Runs keep. LuodError, before anything was changed, when there is nothing to keep or another luod runs."""
+    """Runs keep. Raises LuodError, before any change, when there is nothing to keep or another luod runs."""
     log = Log("keep", log_level)
     limit = listen_fds.raise_limit()
     if limit < listen_fds.LEAST:
@@ -455,8 +457,8 @@ def run(
             require_no_other(log, orphan=listening.orphan)
         status = Supervisor(listening, arguments, log, device=device, limit=limit).run()
         listening.withdraw()
-        # The sockets stay open until the process has ended: closing them closes what clients sent that nobody accepted,
-        # which may be sockets that linger, and a process that ends does not wait for those.
+        # The sockets stay open until the process has ended: closing them closes clients' unaccepted messages, which may
+        # contain sockets that linger, and a process that ends does not wait for those.
         os._exit(status)
 
 

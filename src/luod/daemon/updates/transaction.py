@@ -1,8 +1,8 @@
-"""One update as a state machine: who is awaited, whose turn it is, when time is up, and what ends it.
+"""One update as a state machine: awaited participants, the turn to preserve, deadlines, and the end.
 
-Pure: no I/O, no clock (`now` is monotonic seconds), no sessions. Every transition gives a new `Transaction` and leaves
-the old one as it was. What is done about each state is `luod.daemon.updates.coordinator` (towards the participants) and
-`luod.daemon.updates.update` (towards the kernel); what became of it in the next kernel is `luod.daemon.store.recovery`.
+Pure: no I/O, no clock (`now` is monotonic seconds), no sessions. Every transition returns a new `Transaction` and does
+not change the old one. `luod.daemon.updates.coordinator` acts on each state for the participants, and
+`luod.daemon.updates.update` for the kernel. `luod.daemon.store.recovery` finds the result in the next kernel.
 
     preparing ──all ready──> freezing ──all ready──> jumping ──reboot(2)──> (the next kernel: restoring)
         │                        │                      │
@@ -25,11 +25,11 @@ from luod.ipc.types.phases import Phase, Standing, VotePhase
 
 LATE: Final = "it did not vote in time"
 BYTES_A_SECOND: Final = 100 * 1024 * 1024
-"""What PRESERVE is given time for: half of what was measured where every page had to be moved (H3)."""
+"""The rate for PRESERVE in deadlines: half of that measured where every page had to be moved (docs/hazards.md, H3)."""
 
 
 class NotAwaited(LuodError):
-    """This is not what is awaited from that member now; nothing has changed."""
+    """The call is not expected from that member now; nothing has changed."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Member:
     since: float
     standing: Standing = "awaited"
     preparing_bytes: int = 0
-    """To be preserved while preparing, after a grant."""
+    """Bytes to be preserved while preparing, after a grant."""
     freezing_bytes: int = 0
-    """To be preserved while frozen, at most."""
+    """Bytes to be preserved while frozen, at most."""
     asked: int | None = None
-    """Its place in the queue for a grant; None: it asks for none."""
+    """Its place in the queue for a grant; None: it needs no grant."""
     reason: str | None = None
     bystander: bool = False
     """It has declared no session."""
@@ -57,8 +57,9 @@ class Member:
 
 @dataclass(frozen=True)
 class Transaction:
-    """`patience` is the seconds of each phase, to which the bytes add, but no more than `most_bytes`, which is what the
-    machine has: what is declared is what somebody says. `began` is when this phase did.
+    """An update. `began` is the start of this phase. `patience` is the time limit of each phase in seconds.
+
+    The declared bytes add to it, up to `most_bytes`, the memory of the machine, since declarations are not trusted.
     """
 
     members: Mapping[int, Member]
@@ -67,7 +68,7 @@ class Transaction:
     skip_unready: bool = False
     phase: Phase = "preparing"
     reason: str | None = None
-    """Why it was cancelled, for people."""
+    """The reason of the cancellation, for people."""
     asks: int = field(default=0, repr=False)
     most_bytes: int = 2**63
 
@@ -86,7 +87,7 @@ class Transaction:
         return cls(MappingProxyType(members), patience, now, skip_unready, most_bytes=most_bytes)
 
     def join(self, id: int, name: str, now: float, *, bystander: bool = False) -> Transaction:
-        """One more member, which began to follow while the others prepare. NotAwaited: it is another phase."""
+        """Adds a member, which began to follow while the others prepare. Raises NotAwaited: it is another phase."""
         if self.phase != "preparing":
             raise NotAwaited(f"it is {self.phase}, not preparing")
         return self._with(Member(id, name, now, bystander=bystander))
@@ -97,7 +98,7 @@ class Transaction:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing more is to be waited for in this phase."""
+        """Returns whether nothing more is awaited in this phase."""
         return self.phase in ("jumping", "cancelled") or not self.awaited
 
     @property
@@ -111,9 +112,9 @@ class Transaction:
         return self.began + self.patience + min(to_preserve, self.most_bytes) / BYTES_A_SECOND
 
     def declared(self, id: int, *, preparing_bytes: int, freezing_bytes: int, bystander: bool = False) -> Transaction:
-        """A member says what it has to preserve; with bytes to preserve now it queues for a grant.
+        """Records the bytes that a member has to preserve; with bytes to preserve now it queues for a grant.
 
-        NotAwaited: in another phase, after its vote, and while it has the grant.
+        Raises NotAwaited: in another phase, after its vote, and while it has the grant.
         """
         member = self._awaited("preparing", id)
         if member.standing == "granted":
@@ -132,28 +133,34 @@ class Transaction:
         return replace(self._with(changed), asks=asks)
 
     def turn(self) -> Member | None:
-        """Who is to be granted next: the longest in the queue, when nobody has the grant."""
+        """Returns the member to be granted next: the first in the queue, when no member has the grant."""
         if self.phase != "preparing" or self.granted is not None:
             return None
         queue = [member for member in self.awaited if member.asked is not None]
         return min(queue, key=lambda member: member.asked or 0, default=None)
 
     def grant(self, now: float) -> Transaction:
-        """Gives the grant to whose turn it is. NotAwaited: it is nobody's."""
+        """Gives the grant to the next member. Raises NotAwaited: there is no next one."""
         member = self.turn()
         if member is None:
             raise NotAwaited("no participant is to preserve now")
         return self._with(replace(member, standing="granted", since=now))
 
     def ready(self, id: int, phase: VotePhase, now: float) -> Transaction:
-        """NotAwaited: another phase, voted already, lost, or files declared for a grant that has not come."""
+        """Records a vote.
+
+        Raises NotAwaited: another phase, voted already, lost, or files declared for a pending grant.
+        """
         member = self._awaited(phase, id)
         if phase == "preparing" and member.standing == "awaited" and member.asked is not None:
             raise NotAwaited("it declared files to preserve and has no grant yet", hint="wait for the event granted")
         return self._with(replace(member, standing="ready", since=now))
 
     def veto(self, id: int, phase: VotePhase, reason: str, now: float) -> Transaction:
-        """Cancels. While freezing it is heard after `ready`, too. NotAwaited: another phase; lost, or a bystander."""
+        """Cancels.
+
+        While freezing it counts after `ready`, too. Raises NotAwaited: another phase; lost, or a bystander.
+        """
         member = self._member(phase, id)
         if member.bystander:
             raise NotAwaited("it has declared no session, so it cannot veto the update", hint="declare one first")
@@ -163,7 +170,9 @@ class Transaction:
         return changed.cancel(f"{member.name} vetoes: {reason}")
 
     def gone(self, id: int, now: float) -> Transaction:
-        """A member's connection is closed. Past the last abort that changes nothing: its sessions are ready."""
+        """Records that a member's connection is closed. After the last abort that changes nothing: its sessions are
+        ready.
+        """
         member = self.members.get(id)
         if member is None or member.standing == "lost" or self.phase in ("jumping", "cancelled"):
             return self
@@ -171,13 +180,13 @@ class Transaction:
         return changed if self.skip_unready or member.bystander else changed.cancel(f"{member.name} is gone")
 
     def short(self, id: int, reason: str, now: float) -> Transaction:
-        """There is no memory for what a member would preserve: the end, or with `skip_unready` a loss."""
+        """Records a lack of memory for a member's files: the end, or with `skip_unready` a loss."""
         if not self.skip_unready:
             return self.cancel(reason)
         return self._with(replace(self.members[id], standing="lost", since=now, reason=reason))
 
     def tick(self, now: float) -> Transaction:
-        """The clock says `now`: silence past the deadline is a veto, or with `skip_unready` a loss."""
+        """Advances the time: silence past the deadline is a veto, or with `skip_unready` a loss."""
         late = self.awaited
         if self.phase not in ("preparing", "freezing") or now < self.deadline or not late:
             return self
@@ -191,7 +200,7 @@ class Transaction:
         return changed.cancel(f"no vote in {self.phase} in time from {names}")
 
     def freeze(self, now: float) -> Transaction:
-        """From preparing to freezing, without bystanders. NotAwaited: somebody has not voted; another phase."""
+        """Goes from preparing to freezing, without bystanders. Raises NotAwaited: a vote is missing; another phase."""
         self._settled("preparing")
 
         def next_of(member: Member) -> Member:
@@ -205,18 +214,22 @@ class Transaction:
         return replace(self, phase="freezing", began=now, members=MappingProxyType(members))
 
     def jump(self, now: float) -> Transaction:
-        """From freezing to jumping: no abort from here on. NotAwaited as of `freeze`."""
+        """Goes from freezing to jumping: no abort from here on. Raises NotAwaited as `freeze`."""
         self._settled("freezing")
         return replace(self, phase="jumping", began=now)
 
     def cancel(self, reason: str) -> Transaction:
-        """By an abort or a failure. NotAwaited: reboot(2) is under way, so only `returned` can. Twice is once."""
+        """Cancels by an abort or a failure. Raises NotAwaited: reboot(2) is under way, so only `returned` can.
+        Idempotent.
+        """
         if self.phase == "jumping":
             raise NotAwaited("the kexec has begun and cannot be vetoed any more")
         return self if self.phase == "cancelled" else replace(self, phase="cancelled", reason=reason)
 
     def returned(self, reason: str) -> Transaction:
-        """reboot(2) came back, or was never reached: the one way out of jumping. NotAwaited: it is another phase."""
+        """Records that reboot(2) returned, or was never reached: the one way out of jumping. Raises NotAwaited: another
+        phase.
+        """
         if self.phase != "jumping":
             raise NotAwaited(f"it is {self.phase}")
         return replace(self, phase="cancelled", reason=reason)
