@@ -167,7 +167,7 @@ def test_abort_and_who_may_not(luod: Luod) -> None:
     one.expect("preparing")
     second = Operator(luod)
     second.update()
-    assert "under way" in second.refused().message
+    assert "an update is running" in second.refused().message
     other.abort()
     assert one.expect("cancelled")["reason"] == "the operator aborted it"
     assert operator.until("cancelled")["reason"] == "the operator aborted it"
