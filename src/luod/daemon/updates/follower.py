@@ -1,19 +1,61 @@
-"""A participant that follows updates, as data. It decides nothing.
+"""A participant that follows updates, as data, and the queue of its events. It decides nothing.
 
 `luod.daemon.updates.participants` makes followers, and `luod.daemon.updates.coordinator` waits for them.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from luod.daemon.updates.mailbox import Mailbox
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.updates import DeclaredFile, DeclaredSession, Event, FrozenDevice, When
 
 _DEVICE: Final = "vfio"
 """The kind of a declared file that the kernel freezes."""
+
+
+class EventQueue:
+    """Queued events for one connection. Its generator takes them, and they are known to have been sent.
+
+    It is never long: an update has a few events, and `luod.ipc.server.wire` drops a connection that does not take them.
+    """
+
+    def __init__(self) -> None:
+        self._open = True
+        self._waiting: deque[Event] = deque()
+        self._some = asyncio.Event()
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def put(self, event: Event) -> None:
+        """Adds an event. Does nothing after the close."""
+        if self._open:
+            self._waiting.append(event)
+            self._some.set()
+            self._none.clear()
+
+    async def next(self) -> Event:
+        """Returns the oldest event, which stays until `sent`."""
+        await self._some.wait()
+        return self._waiting[0]
+
+    def sent(self) -> None:
+        """Removes the oldest event, which was sent."""
+        self._waiting.popleft()
+        if not self._waiting:
+            self._some.clear()
+            self._none.set()
+
+    def close(self) -> None:
+        self._open = False
+        self._none.set()
+
+    async def delivered(self) -> None:
+        """Returns when all is sent, or the queue is closed."""
+        await self._none.wait()
 
 
 @dataclass
@@ -30,7 +72,7 @@ class Follower:
 
     A later one of the same name is another session.
     """
-    events: Mailbox[Event] = field(default_factory=Mailbox)
+    events: EventQueue = field(default_factory=EventQueue)
 
     def files(self, when: When) -> list[DeclaredFile]:
         return [file for session in self.sessions for file in session.files if file.when == when]
