@@ -84,7 +84,7 @@ class AdminService:
 
     async def timeline(self) -> UpdateTimes | None:
         coordinator = self._participants.coordinator
-        current = None if coordinator is None else times.current(coordinator, self._holdings.registry.record.rows)
+        current = None if coordinator is None else times.current(coordinator, self._holdings.registry.record.outgoing)
         return self._recorder.report(current)
 
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: list[str]) -> None:

@@ -27,7 +27,8 @@ from luod.daemon.preflight.facts import (
 from luod.daemon.preflight.findings import NAMES, REFUSALS
 from luod.daemon.preflight.rules import RULES, Judgement, Moment, Rule, judge
 from luod.daemon.preflight.running import Region, Running
-from luod.daemon.store.schema import Doubt, Row
+from luod.daemon.store.schema import Doubt, IncomingRow, OutgoingRow
+from luod.daemon.store.states import OutgoingState
 from luod.image.bzimage import Image
 from luod.image.contents import Contents
 from luod.image.initrd import Modules
@@ -77,10 +78,10 @@ VALUES: dict[FactName, list[Any]] = {
     "loading": [Loading(), Loading(LoadLimits(loads_left=1), 1), Loading(LoadLimits(loads_left=1), 2)],
     "sessions": [
         (),
-        ((Row("outgoing", "vm", 0, judged=True, kinds=("memfd",)), "held"),),
-        ((Row("outgoing", "vm", 0, judged=True, kinds=("vfio",)), "held"),),
-        ((Row("outgoing", "vm", 0), "held"),),
-        ((Row("incoming", "vm", 0), "waiting"),),
+        ((OutgoingRow("vm", 0, state=OutgoingState.DECLARED, kinds=("memfd",)), "held"),),
+        ((OutgoingRow("vm", 0, state=OutgoingState.DECLARED, kinds=("vfio",)), "held"),),
+        ((OutgoingRow("vm", 0), "held"),),
+        ((IncomingRow("vm", 0), "waiting"),),
     ],
     "declarations": [
         (),

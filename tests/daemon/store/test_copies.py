@@ -17,7 +17,7 @@ from luod.daemon.store.copies import Told, believed, newer, of_this_machine, und
 from luod.daemon.store.journal import SLOT_SIZE, Slots, pack, unpack
 from luod.daemon.store.journal_file import Journal, room
 from luod.daemon.store.registry import Registry
-from luod.daemon.store.schema import FORMAT, Departure, Record, Row
+from luod.daemon.store.schema import FORMAT, Departure, OutgoingRow, Record, Row
 from luod.linux import Fd
 
 BOOT = "this-boot"
@@ -72,7 +72,7 @@ class Life:
     def change(self, name: str) -> None:
         row = self.registry.row("outgoing", name)
         if row is None:
-            self.registry.add(Row("outgoing", name, 1000))
+            self.registry.add(OutgoingRow(name, 1000))
         else:
             self.registry.remove(row)
         self.written()
@@ -234,7 +234,7 @@ def test_a_file_that_breaks_off_in_an_entry_may_be_behind(tmp_path: Path) -> Non
     with closing(Slots.new()) as memory:
         registry = Registry(record(), memory, Journal(tmp_path), QUIET)
         registry.begin_generation()
-        registry.add(Row("outgoing", "a", 1))
+        registry.add(OutgoingRow("a", 1))
         registry.file.close()
     assert not understand_file(Journal(tmp_path).read(), "file").rest
     whole = (tmp_path / "registry").read_bytes()
@@ -251,7 +251,7 @@ def test_a_file_is_kept_aside_and_not_written_to_again(tmp_path: Path) -> None:
         registry = Registry(record(), memory, file, QUIET)
         for number in range(3):
             registry.begin_generation()
-            registry.add(Row("outgoing", f"{number}", 1))
+            registry.add(OutgoingRow(f"{number}", 1))
     assert kept.read_bytes() == b"what nobody understands"
     assert kept.name.startswith("registry.damaged-")
     assert understand_file(Journal(tmp_path).read(), "file").record is not None
@@ -273,7 +273,7 @@ def test_logs_take_turns_in_two_files_whose_blocks_are_there(tmp_path: Path) -> 
         first = {path.stat().st_ino for path in tmp_path.iterdir()}
         for number in range(5):
             registry.begin_generation()
-            registry.add(Row("outgoing", f"{number}", 1))
+            registry.add(OutgoingRow(f"{number}", 1))
             assert understand_file(Journal(tmp_path).read(), "file").record == registry.record
             assert {path.stat().st_ino for path in tmp_path.iterdir()} == first
         assert all(path.stat().st_blocks * 512 >= room(0) for path in tmp_path.iterdir())
@@ -283,7 +283,7 @@ def test_a_log_that_grows_gets_a_larger_reserve(tmp_path: Path) -> None:
     with closing(Slots.new()) as memory, closing(Journal(tmp_path)) as file:
         registry = Registry(record(), memory, file, QUIET)
         for number in range(1000):
-            registry.add(Row("outgoing", f"session-{number}", 1))
+            registry.add(OutgoingRow(f"session-{number}", 1))
         assert understand_file(Journal(tmp_path).read(), "file").record == registry.record
         assert (tmp_path / "registry.reserve").stat().st_size <= SLOT_SIZE
 

@@ -15,18 +15,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luod.daemon.log import Log
+from luod.daemon.preflight.kinds import KINDS
 from luod.daemon.sessions.held_files import FILES, LABEL_BYTES
 from luod.daemon.store.copies import believed, understand, understand_file
 from luod.daemon.store.journal import SLOT_SIZE, Slots, pack, unpack
 from luod.daemon.store.journal_file import Journal
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.remains import arrived as arrived_row
-from luod.daemon.store.schema import FORMAT, MOST_SESSIONS, Departure, Held, HeldFile, Image, Record, Row
+from luod.daemon.store.schema import (
+    FORMAT,
+    MOST_SESSIONS,
+    Departure,
+    Held,
+    HeldFile,
+    Image,
+    IncomingRow,
+    OutgoingRow,
+    Record,
+    Row,
+)
+from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.linux import Fd
 
 
 def record(boot: int, *names: str) -> Record:
-    rows = tuple(Row("outgoing", name, 1000) for name in names)
+    rows = tuple(OutgoingRow(name, 1000) for name in names)
     return Record(FORMAT, boot, "some-boot", rows, instance="one")
 
 
@@ -81,8 +94,8 @@ def names(record: Record | None) -> list[str]:
     return [row.name for row in record.rows]
 
 
-def row(name: str) -> Row:
-    return Row("outgoing", name, 1000)
+def row(name: str) -> OutgoingRow:
+    return OutgoingRow(name, 1000)
 
 
 def test_both_copies_tell_every_change(memory: Slots, file: Journal) -> None:
@@ -91,7 +104,7 @@ def test_both_copies_tell_every_change(memory: Slots, file: Journal) -> None:
         lambda: registry.add(row("b")),
         lambda: registry.set_image(Image(1, False, "panic=1")),
         lambda: registry.remove(row("a")),
-        lambda: registry.replace(row("b"), Row("incoming", "b", 1000)),
+        lambda: registry.replace(row("b"), None),
         lambda: registry.add(row("c")),
         lambda: registry.change(lambda each: msgspec.structs.replace(each, bytes=4096)),
         registry.begin_generation,
@@ -174,10 +187,11 @@ def test_what_an_older_log_left_behind_is_not_read_on(memory: Slots, file: Journ
 
 def test_the_fullest_registry_has_room(memory: Slots, file: Journal) -> None:
     """Where it had not, nobody could change anything any more."""
-    uid = 2**32 - 2
+    uid, kinds = 2**32 - 2, tuple(KINDS)
     rows = tuple(
-        Row("incoming", f"{number:063d}", uid, None, True, True, True, True, 2**63, 86400.123456, 86400.123456, True,
-            True, True, True, True)
+        IncomingRow(
+            f"{number:063d}", uid, None, 2**63, 86400.123456, 86400.123456, kinds, IncomingState.CARRYING_OVER
+        )
         for number in range(MOST_SESSIONS)
     )  # fmt: skip
     update = Departure("f" * 8, 2**31, True, 99999.999999, 99999.999999)
@@ -250,52 +264,58 @@ DEPARTURE = Departure("some-update", 3, False, 1.5, 0.25)
 @pytest.fixture
 def registry(memory: Slots, file: Journal) -> Registry:
     rows = (
-        Row("outgoing", "vm", 1000, judged=True),
-        Row("outgoing", "vm", 1000, 3, judged=True),
-        Row("outgoing", "plain", 1000),
-        Row("incoming", "old", 1000, resumed=True),
+        OutgoingRow("vm", 1000, state=OutgoingState.DECLARED),
+        OutgoingRow("vm", 1000, 3, state=OutgoingState.DECLARED),
+        OutgoingRow("plain", 1000),
+        IncomingRow("old", 1000, state=IncomingState.RESUMED),
     )
     return Registry(Record(FORMAT, 2, "some-boot", rows), memory, file, Log("test", "error"))
 
 
-def marked(row: Row) -> Row:
-    return msgspec.structs.replace(row, ready=row.judged)
+def depart(registry: Registry) -> None:
+    """As an update whose participants are all ready."""
+    rows = [row for row in registry.record.outgoing if row.declared]
+    ready = {row.name: msgspec.structs.replace(row, state=OutgoingState.READY) for row in rows}
+    registry.depart(DEPARTURE, ready)
 
 
 def test_what_departs_is_marked_in_the_memory_that_jumps(registry: Registry, memory: Slots) -> None:
-    registry.depart(DEPARTURE, marked)
+    depart(registry)
     assert found(memory) == registry.record
-    assert {row.name for row in registry.record.rows if row.ready} == {"vm", "vm#3"}
-    arrived = {row.name: arrived_row(row, DEPARTURE) for row in registry.record.rows if row.direction == "outgoing"}
-    assert {name: row.torn for name, row in arrived.items()} == {"vm": False, "vm#3": False, "plain": False}
-    assert {(row.direction, row.ready, row.judged) for row in arrived.values()} == {("incoming", False, False)}
+    ready = {row.name for row in registry.record.outgoing if row.state is OutgoingState.READY}
+    assert ready == {"vm", "vm#3"}
+    arrived = {row.name: arrived_row(row, DEPARTURE).state for row in registry.record.outgoing}
+    assert arrived == dict.fromkeys(("vm", "vm#3", "plain"), IncomingState.WAITING)
 
 
 def test_who_stays_takes_every_mark_back_and_forgets_what_was_frozen(registry: Registry) -> None:
-    registry.depart(DEPARTURE, marked)
+    depart(registry)
     assert [row.name for row in registry.stay()] == ["vm#3"]
     assert registry.record.departure is None
     assert [row.name for row in registry.record.rows] == ["vm", "plain", "old"]
-    assert not any(row.ready for row in registry.record.rows)
+    assert [row.state for row in registry.record.outgoing] == [OutgoingState.DECLARED, OutgoingState.UNDECLARED]
     assert registry.stay() == ()
-    assert registry.row("incoming", "old") == Row("incoming", "old", 1000, resumed=True)
+    assert registry.incoming("old") == IncomingRow("old", 1000, state=IncomingState.RESUMED)
 
 
 def test_what_luod_forwarded_outlives_an_update_that_is_cancelled(registry: Registry) -> None:
-    forwarded = Row("outgoing", "old", 1000, 1, forwarded=True)
+    forwarded = OutgoingRow("old", 1000, 1, state=OutgoingState.CARRIED_OVER)
     registry.add(forwarded)
     assert {row.name for row in registry.stay()} == {"vm#3"}
-    assert registry.row("outgoing", "old#1") == forwarded
+    assert registry.outgoing("old#1") == forwarded
 
 
 def test_what_luod_forwarded_is_not_torn_by_another_update() -> None:
-    assert not arrived_row(Row("outgoing", "vm", 1000, 2, forwarded=True), DEPARTURE).torn
+    row = OutgoingRow("vm", 1000, 2, state=OutgoingState.CARRIED_OVER)
+    assert arrived_row(row, DEPARTURE).state is IncomingState.WAITING
 
 
 def test_without_the_mark_of_this_very_update_what_is_judged_is_torn() -> None:
-    ready = Row("outgoing", "vm", 1000, judged=True, ready=True)
-    assert arrived_row(ready, None).torn
-    assert arrived_row(msgspec.structs.replace(ready, ready=False), DEPARTURE).torn
-    assert arrived_row(msgspec.structs.replace(ready, generation=2), DEPARTURE).torn
-    assert not arrived_row(msgspec.structs.replace(ready, generation=3), DEPARTURE).torn
-    assert not arrived_row(Row("outgoing", "plain", 1000), None).torn
+    ready = OutgoingRow("vm", 1000, state=OutgoingState.READY)
+    torn, waiting = IncomingState.TORN, IncomingState.WAITING
+    assert arrived_row(ready, None).state is torn
+    assert arrived_row(msgspec.structs.replace(ready, state=OutgoingState.DECLARED), DEPARTURE).state is torn
+    assert arrived_row(msgspec.structs.replace(ready, generation=2), DEPARTURE).state is torn
+    assert arrived_row(msgspec.structs.replace(ready, generation=3), DEPARTURE).state is waiting
+    assert arrived_row(ready, DEPARTURE).state is waiting
+    assert arrived_row(OutgoingRow("plain", 1000), None).state is waiting

@@ -11,18 +11,18 @@ import asyncio
 import socket
 from typing import Final
 
-import msgspec
-
 from luod.daemon.cleanup.forwarder import CARRIED_FD, CONTROL_FD, GO, HELD, MOST_SOCKETS, OUTGOING_FD
 from luod.daemon.cleanup.worker import REFUSED_STATUS, SESSION_FD, SESSION_NAME
 from luod.daemon.completion import completed
 from luod.daemon.log import Log
 from luod.daemon.processes.child import Child, Children, Outcome
 from luod.daemon.sessions.service import SessionService
-from luod.daemon.store.fd_names import carried_name, carried_names, fd_name, worker_name
+from luod.daemon.store.fd_names import carried_name, carried_names, worker_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
-from luod.daemon.store.schema import Row
+from luod.daemon.store.schema import IncomingRow
+from luod.daemon.store.states import IncomingState
+from luod.daemon.supervisor import protocol
 from luod.errors import LuodError, Refused, SessionExists
 from luod.ipc import errors
 from luod.ipc.errors import CarryOverFailed, NotCarriedOver
@@ -33,6 +33,11 @@ _SECONDS: Final = 600.0
 """For one session. PRESERVE and RETRIEVE_FD of a TiB take minutes (H3)."""
 _CLOSING_TRIES: Final = 50
 _CLOSING_SECONDS: Final = 0.1
+_UNUSABLE: Final = {
+    IncomingState.TORN: "torn",
+    IncomingState.DISCARDING: "being discarded",
+    IncomingState.RESUMED: "resumed",
+}
 
 
 class Forwarding:
@@ -51,13 +56,13 @@ class Forwarding:
 
     def take_over(self) -> None:
         """Goes on with what the serve before this one had begun."""
-        for row in self._registry.record.rows:
-            if row.forwarding:
+        for row in self._registry.record.incoming:
+            if row.state is IncomingState.CARRYING_OVER:
                 task = self._loop.create_task(self._go_on(row))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    async def _go_on(self, row: Row) -> None:
+    async def _go_on(self, row: IncomingRow) -> None:
         self._log.warning("carrying-over-again", name=row.name, owner=row.owner)
         try:
             await self._carry_over(row.name)
@@ -78,10 +83,10 @@ class Forwarding:
                 outcome = await self._carry(row, incoming)
                 done = outcome.failure is None
                 if done:
-                    self._turn(row)
+                    self._registry.carried_over(row)
             finally:
                 if not done:
-                    await self._drop_outgoing(row)
+                    await self._fds.drop(protocol.OUTGOING + name)
                 await self._sessions.end_work(row, remove=done, forwarded=True)
         if outcome.status == REFUSED_STATUS:
             raise NotCarriedOver(name=name, message=outcome.report, hint="nothing was changed")
@@ -96,14 +101,13 @@ class Forwarding:
         self._log("carried-over", name=name, owner=row.owner, said=outcome.report)
         return outcome.report
 
-    def check(self, row: Row) -> Row:
-        """The row as it is. NotCarriedOver, Refused."""
-        if self._registry.row("outgoing", row.name) is not None:
+    def check(self, row: IncomingRow) -> None:
+        """Raises NotCarriedOver or Refused."""
+        if self._registry.outgoing(row.name) is not None:
             raise errors.SessionExists(
                 name=row.name, message="an outgoing session of this name exists", hint="release it first"
             )
-        said = "torn" if row.torn else "being discarded" if row.reaped else "resumed" if row.resumed else None
-        if said is not None:
+        if (said := _UNUSABLE.get(row.state)) is not None:
             raise NotCarriedOver(
                 name=row.name,
                 message=f"session {row.name!r} is {said}, so it cannot be restored in any kernel",
@@ -114,9 +118,8 @@ class Forwarding:
                 message=f"session {row.name!r} was retrieved by a process that may still run",
                 hint="let its VMM finish it and create a new session",
             )
-        return row
 
-    async def _carry(self, row: Row, incoming: Fd) -> Outcome:
+    async def _carry(self, row: IncomingRow, incoming: Fd) -> Outcome:
         """Ends when the files are preserved in an outgoing session, which luod holds, or when it failed."""
         await self._children.end_left(worker_name(row))
         outgoing = await self._create(row)
@@ -125,7 +128,7 @@ class Forwarding:
         with ours, theirs, incoming.duplicate() as source:
             fds = {SESSION_FD: source.fileno(), OUTGOING_FD: outgoing.fileno(), CONTROL_FD: theirs.fileno()}
             for number, carried in enumerate(carried_names(self._fds, row)):
-                if row.forwarding:
+                if row.state is IncomingState.CARRYING_OVER:
                     fds[f"{CARRIED_FD}{number}"] = self._fds[carried].fileno()
                 else:  # not all of them came to be held
                     await self._fds.drop(carried)
@@ -137,7 +140,7 @@ class Forwarding:
                 holding.cancel()
                 await asyncio.wait((holding,))
 
-    async def _create(self, row: Row) -> Fd:
+    async def _create(self, row: IncomingRow) -> Fd:
         """The outgoing session. One of a forwarder that was killed is closed as soon as that has ended."""
         for _ in range(_CLOSING_TRIES):
             try:
@@ -148,7 +151,7 @@ class Forwarding:
             name=row.name, message="an outgoing session of this name is open outside luod", hint="close it first"
         )
 
-    async def _hold(self, row: Row, ours: socket.socket, theirs: socket.socket) -> None:
+    async def _hold(self, row: IncomingRow, ours: socket.socket, theirs: socket.socket) -> None:
         """Waits for the forwarder to have the files, and has keep hold them before it goes on."""
         readable = asyncio.Event()
         self._loop.add_reader(ours, readable.set)
@@ -170,7 +173,7 @@ class Forwarding:
             self._log.error("carry-over-failed", name=row.name, owner=row.owner, reason=error)
             ours.close()  # which ends the forwarder
 
-    async def _held(self, row: Row, packed: list[Fd]) -> None:
+    async def _held(self, row: IncomingRow, packed: list[Fd]) -> None:
         try:
             names = {carried_name(row, number): reader for number, reader in enumerate(packed)}
             await self._fds.store(names, lambda: self._mark(row))
@@ -178,17 +181,5 @@ class Forwarding:
             for reader in packed:
                 reader.close()
 
-    def _mark(self, row: Row) -> None:
-        self._registry.replace(row, msgspec.structs.replace(row, forwarding=True))
-
-    def _turn(self, row: Row) -> None:
-        """In one write: the incoming session is no more, the outgoing one is there."""
-        turned = msgspec.structs.replace(row, direction="outgoing", forwarding=False, forwarded=True)
-        self._registry.replace(row, turned)
-
-    async def _drop_outgoing(self, row: Row) -> None:
-        await self._fds.drop(_outgoing(row))
-
-
-def _outgoing(row: Row) -> str:
-    return fd_name(msgspec.structs.replace(row, direction="outgoing"))
+    def _mark(self, row: IncomingRow) -> None:
+        self._registry.become(row, IncomingState.CARRYING_OVER)

@@ -13,8 +13,6 @@ import sys
 import time
 from typing import Final
 
-import msgspec
-
 from luod.daemon.cleanup.worker import SESSION_FD, SESSION_NAME
 from luod.daemon.completion import completed
 from luod.daemon.log import Log
@@ -24,7 +22,8 @@ from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import worker_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Change, Registry
-from luod.daemon.store.schema import Row, now
+from luod.daemon.store.schema import IncomingRow, Row, now
+from luod.daemon.store.states import IncomingState
 from luod.errors import LiveUpdateBusy, LuodError, Refused
 from luod.ipc.errors import Busy, DiscardFailed, NoSuchSession
 from luod.ipc.server.peer import Peer
@@ -62,8 +61,8 @@ class Reaping:
         policy.changed.append(self._reloaded)
 
     def take_over(self) -> None:
-        for row in self._registry.record.rows:
-            if row.reaped and self._children.left(worker_name(row)):
+        for row in self._registry.record.incoming:
+            if row.state is IncomingState.DISCARDING and self._children.left(worker_name(row)):
                 self._start(row.name)
         self._schedule()
 
@@ -92,11 +91,10 @@ class Reaping:
         self._log("discard", name=name, uid=peer.uid, pid=peer.pid, force=force)
         return await completed(self._discard(name, force=force))
 
-    def in_use(self, row: Row) -> str | None:
+    def in_use(self, row: IncomingRow) -> str | None:
         """Returns why an incoming session is in use; None: it is not. Who has one session of a workload has all."""
-        parts = [other for other in self._registry.record.rows if other.direction == "incoming"]
-        parts = [other for other in parts if other.base == row.base]
-        if any(other.resumed for other in parts):
+        parts = [other for other in self._registry.record.incoming if other.base == row.base]
+        if any(other.state is IncomingState.RESUMED for other in parts):
             return "its guest was resumed"
         claimed = next((other for other in parts if self._sessions.claimed(other)), None)
         if claimed is None:
@@ -105,9 +103,9 @@ class Reaping:
             " was retrieved by a process that may still run"
         )
 
-    def check(self, row: Row, *, force: bool) -> None:
+    def check(self, row: IncomingRow, *, force: bool) -> None:
         """Refused: the session is in use."""
-        if force or row.reaped:
+        if force or row.state is IncomingState.DISCARDING:
             return
         reason = self.in_use(row)
         if reason is not None:
@@ -116,14 +114,9 @@ class Reaping:
                 hint="terminate its VMM, or let it finish the session; --force discards the session anyway",
             )
 
-    def _begun(self, row: Row, *, force: bool) -> Row:
-        """The row of a session that is begun with. Refused: it is in use."""
-        self.check(row, force=force)
-        return msgspec.structs.replace(row, reaped=True)
-
     async def _discard(self, name: str, *, force: bool = False) -> str:
         # Asked when it is this one's turn: the reaper may have waited, and the session be claimed meanwhile.
-        row, fd = await self._sessions.begin_work(name, lambda row: self._begun(row, force=force))
+        row, fd = await self._sessions.begin_work(name, lambda row: self.check(row, force=force))
         reaped = False
         try:
             await self._children.end_left(worker_name(row))
@@ -159,9 +152,10 @@ class Reaping:
 
     # The restore deadline.
 
-    def _waiting(self) -> list[Row]:
+    def _waiting(self) -> list[IncomingRow]:
         """What the deadline is for."""
-        return [row for row, state in self._sessions.rows() if state in ("waiting", "retrieved", "torn")]
+        rows = ((row, state) for row, state in self._sessions.rows() if isinstance(row, IncomingRow))
+        return [row for row, state in rows if state in ("waiting", "retrieved", "torn")]
 
     def _reloaded(self) -> None:
         """A new deadline counts from when it is set: who sets one does not mean what has waited for longer."""
@@ -186,16 +180,16 @@ class Reaping:
                 self._log.warning("restore-deadline", name=row.name, owner=row.owner)
                 self._start(row.name)
 
-    def _claimant_died(self, row: Row) -> None:
+    def _claimant_died(self, row: IncomingRow) -> None:
         self._reap_rest(row, "the process that had it ended")
 
     def _rows_changed(self, changes: tuple[Change, ...]) -> None:
         """What was left alone because another session of its workload was in use is due when that is gone."""
         for row, other in changes:
-            if row is not None and row.direction == "incoming" and other is None:
+            if isinstance(row, IncomingRow) and other is None:
                 self._loop.call_soon(self._reap_rest, row, f"session {row.name} of its workload ended")
 
-    def _reap_rest(self, row: Row, reason: str) -> None:
+    def _reap_rest(self, row: IncomingRow, reason: str) -> None:
         """Past the deadline: reaps what is left of the workload of `row`, unless it is in use."""
         if self.seconds_left != 0.0:
             return
@@ -218,10 +212,10 @@ class Reaping:
         told = False
         while True:
             async with self._few:
-                row = self._registry.row("incoming", name)
+                row = self._registry.incoming(name)
                 if row is None:
                     return
-                if row.reaped or await self._sessions.open_elsewhere(row) is None:
+                if row.state is IncomingState.DISCARDING or await self._sessions.open_elsewhere(row) is None:
                     try:
                         await self._discard(name)
                     except (Busy, LiveUpdateBusy):

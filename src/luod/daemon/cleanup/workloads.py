@@ -16,7 +16,8 @@ from luod.daemon.sessions.names import may_use
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
-from luod.daemon.store.schema import Row
+from luod.daemon.store.schema import IncomingRow, Row
+from luod.daemon.store.states import IncomingState
 from luod.daemon.updates.participants import Participants
 from luod.errors import LuodError, Refused
 from luod.ipc.errors import NoSuchSession
@@ -53,16 +54,16 @@ class Workloads:
 
     async def discard(self, peer: Peer, name: str, *, force: bool) -> str:
         """Returns what the reaper said of each session. Errors of `Reaping.discard`; in use, none was begun with."""
-        rows = self._rows(peer, "incoming", name)
+        rows = self._incoming(peer, name)
         for row in rows:
             self._reaping.check(row, force=force)
-            if not force and not row.reaped:
+            if not force and row.state is not IncomingState.DISCARDING:
                 await self._require_closed(row, _DISCARD_FORCED)
         return await self._each(rows, lambda row: self._reaping.discard(peer, row.name, force=force))
 
     async def carry_over(self, peer: Peer, name: str) -> str:
         """Returns a report on each session. Errors of `Forwarding.carry_over`; no session is begun if one is in use."""
-        rows = self._rows(peer, "incoming", name)
+        rows = self._incoming(peer, name)
         for row in rows:
             self._forwarding.check(row)
             self._require_idle(row, _FORWARD_INSTEAD)
@@ -122,9 +123,12 @@ class Workloads:
             )
         return sorted(rows, key=lambda row: (row.name == base, row.name))
 
+    def _incoming(self, peer: Peer, name: str) -> list[IncomingRow]:
+        return [row for row in self._rows(peer, "incoming", name) if isinstance(row, IncomingRow)]
+
     def _require_idle(self, row: Row, instead: str) -> None:
         """Raises Refused when a process uses the session that may live, as far as luod was told."""
-        if row.direction == "incoming":
+        if isinstance(row, IncomingRow):
             reason = self._reaping.in_use(row)
         else:
             followers = [f for f in self._participants.followers if row.base in f.names or row.name in f.names]
@@ -139,7 +143,7 @@ class Workloads:
         if (pid := await self._sessions.open_elsewhere(row)) is not None:
             raise _in_use(row, f"process {pid} has it open", instead)
 
-    async def _each(self, rows: list[Row], act: Callable[[Row], Awaitable[str]]) -> str:
+    async def _each(self, rows: list[IncomingRow], act: Callable[[IncomingRow], Awaitable[str]]) -> str:
         """Goes on to the next session also after one that failed, whose error is raised at the end."""
         reports: list[tuple[str, str]] = []
         failure: LuodError | None = None

@@ -20,7 +20,8 @@ from luod.daemon.preflight.devices import Devices
 from luod.daemon.preflight.next_kernel import NextKernel
 from luod.daemon.preflight.running import Running
 from luod.daemon.preflight.subject import Fingerprint
-from luod.daemon.store.schema import Doubt, Row
+from luod.daemon.store.schema import Doubt, OutgoingRow, Row
+from luod.daemon.store.states import OutgoingState
 from luod.image.command_line import line
 from luod.image.initrd import Modules
 from luod.ipc.types.admin import Problem
@@ -164,8 +165,8 @@ def _declared(facts: Facts) -> Iterator[str]:
 def unattended(facts: Facts) -> list[str]:
     """Sessions that were declared and have no participant now: a kexec would tear them."""
     declared = {session.name for declaration in facts.declarations for session in declaration.sessions}
-    rows = (row for row, _state in facts.sessions)
-    return sorted(row.name for row in rows if row.judged and row.generation is None and row.name not in declared)
+    rows = (row for row, _state in facts.sessions if isinstance(row, OutgoingRow))
+    return sorted(row.name for row in rows if row.declared and row.generation is None and row.name not in declared)
 
 
 def unanswered(
@@ -175,5 +176,5 @@ def unanswered(
     `among`, or files that nobody ever declared.
     """
     declared = {session.name for declaration in declarations for session in declaration.sessions}
-    rows = (row for row, _state in sessions if row.direction == "outgoing" and row.name not in declared)
-    return any(any(kind in among for kind in row.kinds) or not (row.judged or row.forwarded) for row in rows)
+    rows = (row for row, _state in sessions if isinstance(row, OutgoingRow) and row.name not in declared)
+    return any(any(kind in among for kind in row.kinds) or row.state is OutgoingState.UNDECLARED for row in rows)

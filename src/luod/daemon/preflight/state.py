@@ -13,7 +13,8 @@ from luod import memory
 from luod.daemon import memory_grants
 from luod.daemon.preflight.facts import Declaration
 from luod.daemon.preflight.findings import finding, listed
-from luod.daemon.store.schema import Row
+from luod.daemon.store.schema import IncomingRow, OutgoingRow, Row
+from luod.daemon.store.states import OutgoingState
 from luod.errors import NotEnoughMemory
 from luod.ipc.types.admin import Finding
 from luod.ipc.types.updates import DeclaredFile
@@ -37,7 +38,7 @@ def stashed(names: Collection[str]) -> Iterator[Finding]:
 def incoming(rows: Iterable[tuple[Row, str]]) -> Iterator[Finding]:
     """Sessions of the last update that are still there. `rows` come with their states."""
     # What a reaper could not finish must not keep the others from the next kernel.
-    unfinished = [row.name for row, state in rows if row.direction == "incoming" and state != "stuck"]
+    unfinished = [row.name for row, state in rows if isinstance(row, IncomingRow) and state != "stuck"]
     if unfinished:
         yield finding(
             "incoming-unfinished",
@@ -61,8 +62,8 @@ def unattended(names: Collection[str]) -> Iterator[Finding]:
 
 def undeclared(rows: Iterable[tuple[Row, str]]) -> Iterator[Finding]:
     """Outgoing sessions of which luod does not know what they hold. It knows what it forwarded itself."""
-    outgoing = [row for row, _state in rows if row.direction == "outgoing"]
-    names = [row.name for row in outgoing if not (row.judged or row.forwarded)]
+    outgoing = [row for row, _state in rows if isinstance(row, OutgoingRow)]
+    names = [row.name for row in outgoing if row.state is OutgoingState.UNDECLARED]
     if names:
         yield finding(
             "contents-undeclared",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from luod import errors
 from luod.daemon.log import Log
 from luod.daemon.replies import no_such_session
 from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.registry import Registry
-from luod.daemon.store.schema import Row
+from luod.daemon.store.schema import IncomingRow
+from luod.daemon.store.states import IncomingState
 from luod.ipc.server.sparing import Sparing
 from luod.linux import Fd
 
@@ -23,33 +22,32 @@ class Claims:
         self._log = log
         self._sparing = sparing
 
-    async def take(self, row: Row) -> Fd:
-        """SessionTaken: somebody else has it. NoSuchSession, luod's answer, and the row is gone. KernelRefused."""
-        # First: with a keep that dies over the kernel's answer the session is gone, and must not seem to wait.
-        self._mark(row, True)
+    async def take(self, row: IncomingRow, purpose: IncomingState) -> Fd:
+        """Returns the session, which is RETRIEVED or TAKEN from now on, by `purpose`, if it was WAITING. SessionTaken:
+        somebody else has it. NoSuchSession, luod's answer, and the row is gone. KernelRefused.
+        """
+        waited = row.state is IncomingState.WAITING
+        if waited:
+            # First: with a keep that dies over the kernel's answer the session is gone, and must not seem to wait.
+            self._registry.become(row, purpose)
         try:
-            fd = await self._fds.retrieve(row.name)
+            return await self._fds.retrieve(row.name)
         except errors.NoSuchSession as error:
             self._registry.lose(row)
             self._sparing(
                 "session-lost", of=row.owner, write=self._log.warning, name=row.name, owner=row.owner, reason=error
             )
             raise no_such_session("incoming", row.name) from error
-        except errors.SessionTaken:
+        except errors.KernelRefused as error:
+            now = self._registry.incoming(row.name)
+            if waited and now is not None and now.state is purpose:
+                elsewhere = isinstance(error, errors.SessionTaken)
+                self._registry.become(now, IncomingState.RETRIEVED if elsewhere else IncomingState.WAITING)
             raise
-        except errors.KernelRefused:
-            self._mark(row, row.retrieved)
-            raise
-        return fd
 
-    async def take_if_left(self, row: Row) -> Fd | None:
+    async def take_if_left(self, row: IncomingRow) -> Fd | None:
         """None: a client has it from a luod before this one, so it is the client's alone. Errors of `take`."""
         try:
-            return await self.take(row)
+            return await self.take(row, IncomingState.TAKEN)
         except errors.SessionTaken:
             return None
-
-    def _mark(self, row: Row, retrieved: bool) -> None:
-        now = self._registry.row(row.direction, row.name)
-        if now is not None:
-            self._registry.replace(now, replace(now, retrieved=retrieved))

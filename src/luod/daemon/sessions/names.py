@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from luod.daemon.store.schema import Row
+from luod.daemon.store.schema import OutgoingRow, Row
+from luod.daemon.store.states import OutgoingState
 from luod.errors import BadInput
 from luod.ipc.errors import InvalidName, WrongPhase
 from luod.ipc.server.peer import Peer
@@ -51,18 +52,18 @@ def may_use(peer: Peer, row: Row) -> bool:
     return peer.root or (peer.uid == row.owner and not peer.anonymous)
 
 
-def counts(row: Row) -> bool:
+def counts(row: OutgoingRow) -> bool:
     """Towards its owner's share. What is frozen in an update is as many as were declared, and must not fail for having
     come last; what luod forwarded nobody asked for.
     """
-    return row.generation is None and not row.forwarded
+    return row.generation is None and row.state is not OutgoingState.CARRIED_OVER
 
 
 @dataclass(frozen=True)
 class Belonging:
-    """What a new session is to those who take part in updates; see `luod.daemon.store.schema.Row`."""
+    """What a new session is to those who take part in updates; see `luod.daemon.store.schema.OutgoingRow`."""
 
-    judged: bool = False
+    declared: bool = False
     generation: int | None = None
 
 

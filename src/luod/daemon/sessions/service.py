@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 from weakref import WeakValueDictionary
 
 from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
@@ -42,7 +42,8 @@ from luod.daemon.sessions.owner_watch import Owners
 from luod.daemon.store.fd_names import carried_names, fd_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
-from luod.daemon.store.schema import MOST_SESSIONS, Row
+from luod.daemon.store.schema import MOST_SESSIONS, IncomingRow, OutgoingRow, Row
+from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.errors import Refused
 from luod.ipc.errors import Busy, NotFinished, SessionExists
 from luod.ipc.server.peer import Peer
@@ -55,6 +56,16 @@ T = TypeVar("T")
 
 Closing = Literal["open", "frozen", "shut"]
 """Who may change sessions: everybody; participants, each to create what its NAME#GENERATION takes; nobody."""
+
+_SHOWN: Final[dict[IncomingState, SessionState]] = {
+    IncomingState.WAITING: "waiting",
+    IncomingState.TAKEN: "retrieved",
+    IncomingState.RETRIEVED: "retrieved",
+    IncomingState.RESUMED: "resumed",
+    IncomingState.TORN: "torn",
+    IncomingState.DISCARDING: "stuck",
+    IncomingState.CARRYING_OVER: "carrying_over",
+}
 
 
 class SessionService:
@@ -85,8 +96,7 @@ class SessionService:
         self._tasks: set[asyncio.Task[None]] = set()
         self._working: set[str] = set()
         self.being_forwarded: set[str] = set()
-        self._unclaimed: set[str] = set(holdings.unclaimed)
-        self.claimant_died: Callable[[Row], None] | None = None
+        self.claimant_died: Callable[[IncomingRow], None] | None = None
         """Called when the process ended to which an incoming session was given last."""
 
     def take_over(self) -> None:
@@ -104,18 +114,15 @@ class SessionService:
         ]
 
     def _state(self, row: Row) -> SessionState:
-        held = fd_name(row) in self._fds
-        if row.direction == "outgoing":
-            return "held" if held else "dropped"
+        if isinstance(row, OutgoingRow):
+            return "held" if fd_name(row) in self._fds else "dropped"
         if self._broken:
             return "lost"
-        if row.forwarding or row.name in self.being_forwarded:
+        if row.name in self.being_forwarded:
             return "carrying_over"
-        if row.reaped:
-            return "discarding" if row.name in self._working else "stuck"
-        if row.torn or row.resumed:
-            return "torn" if row.torn else "resumed"
-        return "retrieved" if held or row.retrieved else "waiting"
+        if row.state is IncomingState.DISCARDING and row.name in self._working:
+            return "discarding"
+        return _SHOWN[row.state]
 
     async def close_for_update(self, closing: Closing = "shut") -> None:
         """Until `open_again` nothing else is changed: everybody is told Busy. Returns when changes are over."""
@@ -134,12 +141,12 @@ class SessionService:
             self._log("closed", name=row.name, reason="the update it was made for is cancelled")
 
     async def manifest(self, peer: Peer, name: str, direction: Direction) -> Fd | None:
-        row = self._row(peer, direction, name)
         if direction == "outgoing":
-            return self.manifests.of(row)
+            return self.manifests.of(self._outgoing(peer, name))
+        row = self._incoming(peer, name)
         fd = self._fds.get(fd_name(row))
         if fd is None:
-            raise not_looked_at(name, retrieved=row.retrieved)
+            raise not_looked_at(name, retrieved=row.state is not IncomingState.WAITING)
         try:
             found = await self._checks.manifest(row.owner, fd)
         except errors.NotEnoughMemory as error:
@@ -189,8 +196,7 @@ class SessionService:
             granted = await self._policy.granted(peer)  # which may ask the network: no guest is to stand still for it
         belonging = self._belonging(peer, session)
         frozen = belonging.generation is not None
-        rows = self._registry.record.rows
-        held = sum(r.owner == peer.uid and r.direction == "outgoing" and counts(r) for r in rows)
+        held = sum(row.owner == peer.uid and counts(row) for row in self._registry.record.outgoing)
         # Whoever is asked to freeze must be able to, whatever the policy has become.
         if not frozen:
             self._policy.check_create(granted, session, held + self._creating[peer.uid])
@@ -205,7 +211,7 @@ class SessionService:
         participation = self.participation
         belonging = Belonging() if participation is None else participation.belonging(peer, name)
         if belonging.generation is None:
-            base = self._registry.row("outgoing", name.base)
+            base = self._registry.outgoing(name.base)
             has_base = base is not None and may_use(peer, base)
             check_generation(name, has_base=has_base, state="idle" if participation is None else participation.state)
         return belonging
@@ -216,7 +222,8 @@ class SessionService:
     async def release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None:
         if direction == "outgoing" and outcome == "finished":
             raise InvalidParameter(parameter="outcome")
-        await self._change(name, self._release(peer, name, direction, outcome))
+        release = self._release if direction == "outgoing" else self._release_incoming
+        await self._change(name, release(peer, name, outcome))
 
     async def replace(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd:
         check_manifest(manifest)
@@ -243,11 +250,18 @@ class SessionService:
         finally:
             self._changed()
 
-    def _row(self, peer: Peer, direction: Direction, name: str) -> Row:
-        """The row; NoSuchSession, in the same words, when there is none and when it is not this peer's."""
-        row = self._registry.row(direction, name)
+    def _outgoing(self, peer: Peer, name: str) -> OutgoingRow:
+        """Returns the row. NoSuchSession, in the same words when there is no row and when it is not this peer's."""
+        row = self._registry.outgoing(name)
         if row is None or not may_use(peer, row):
-            raise no_such_session(direction, name)
+            raise no_such_session("outgoing", name)
+        return row
+
+    def _incoming(self, peer: Peer, name: str) -> IncomingRow:
+        """As `_outgoing`."""
+        row = self._registry.incoming(name)
+        if row is None or not may_use(peer, row):
+            raise no_such_session("incoming", name)
         return row
 
     async def _create(
@@ -257,12 +271,11 @@ class SessionService:
         if name in self.being_forwarded:
             raise forwarding(name)
         if belonging.generation is not None:
-            self._belonging(
-                peer, session
-            )  # the update may be over since the call came; from here on its end waits for us
-        incoming = self._registry.row("incoming", name)
+            # The update may be over since the call came; from here on its end waits for this.
+            self._belonging(peer, session)
+        incoming = self._registry.incoming(name)
         others = incoming is not None and not may_use(peer, incoming)
-        if self._registry.row("outgoing", name) is not None or others:
+        if self._registry.outgoing(name) is not None or others:
             raise SessionExists(
                 name=name,
                 message="luod holds a session of this name",
@@ -271,9 +284,10 @@ class SessionService:
         if len(self._registry.record.rows) >= MOST_SESSIONS:
             raise Refused(message=f"luod holds {MOST_SESSIONS} sessions, which is the maximum", hint="release some")
         # NAME#GENERATION belongs to the owner of NAME, also when root creates it: half a workload is of no use.
-        base = None if belonging.generation is None else self._registry.row("outgoing", session.base)
+        base = None if belonging.generation is None else self._registry.outgoing(session.base)
         owner = peer.uid if base is None else base.owner
-        row = Row("outgoing", session.base, owner, session.generation, judged=belonging.judged)
+        state = OutgoingState.DECLARED if belonging.declared else OutgoingState.UNDECLARED
+        row = OutgoingRow(session.base, owner, session.generation, state=state)
         if granted.on_owner_death == "discard":
             row = replace(row, discard=True)
             await self._owners.pin(row, peer)
@@ -296,62 +310,69 @@ class SessionService:
         return fd.duplicate()
 
     async def _retrieve(self, peer: Peer, name: str) -> Fd:
-        row = self._row(peer, "incoming", name)
-        if row.forwarding or name in self.being_forwarded:
+        row = self._incoming(peer, name)
+        if row.state is IncomingState.CARRYING_OVER or name in self.being_forwarded:
             raise forwarding(name)
-        if row.reaped:
+        if row.state is IncomingState.DISCARDING:
             raise reaped(name)
-        if row.torn:
+        if row.state is IncomingState.TORN:
             raise torn(name)
-        if row.resumed:
+        if row.state is IncomingState.RESUMED:
             raise resumed(name)
         # Root may look after a session, or restore it for its owner; a process that has it already stays the claimant.
         claims = peer.uid == row.owner or not self.claimed(row)
-        fd = self._fds.get(fd_name(row)) or await self._claims.take(row)
-        self._unclaimed.discard(name)
+        if row.state is IncomingState.TAKEN:
+            self._registry.become(row, IncomingState.RETRIEVED)
+        fd = self._fds.get(fd_name(row)) or await self._claims.take(row, IncomingState.RETRIEVED)
         if peer.pidfd is not None and claims:
             # Whom the restore deadline waits for must be known to the next serve too.
             await self._owners.pin(row, peer, stored=self._policy.settings.restore_deadline is not None)
-        now = self._registry.row("incoming", name)
-        if now is None or now.resumed:
+        now = self._registry.incoming(name)
+        if now is None or now.state is IncomingState.RESUMED:
             # Whoever had it before said so while keep was asked: there is no second guest (H12).
             raise resumed(name)
         self._registry.note(row, "retrieved")
         self._sparing("retrieved", of=peer.uid, name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
-    async def _release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None:
-        row = self._row(peer, direction, name)
-        if direction == "incoming":
-            if name in self._working:
-                raise Busy(message=f"session {name!r} is in use by luod", hint="try again later")
-            if outcome == "finished" and row.forwarding:
-                raise forwarding(name)  # it is, and luod holds the files
-            fd = self._fds.get(fd_name(row))
-            if fd is None and not self._broken and (row.retrieved or outcome == "given_up"):
-                # Its memory is the kernel's until somebody takes the session and lets go of it.
-                fd = await self._claims.take_if_left(row)
-            if outcome == "finished" and (await self._checks.unfinished(row.owner, fd) if fd else not row.retrieved):
-                raise NotFinished(
-                    name=name,
-                    message=f"session {name!r} is not finished" if fd else f"session {name!r} was never retrieved",
-                    hint="finish it, or release it, which frees what it holds",
-                )
-        self._registry.note(row, outcome)
+    async def _release(self, peer: Peer, name: str, outcome: Outcome) -> None:
+        row = self._outgoing(peer, name)
         await self._end_parts(row)
+        await self._released(peer, row, outcome)
+
+    async def _release_incoming(self, peer: Peer, name: str, outcome: Outcome) -> None:
+        row = self._incoming(peer, name)
+        if name in self._working:
+            raise Busy(message=f"session {name!r} is in use by luod", hint="try again later")
+        if outcome == "finished" and row.state is IncomingState.CARRYING_OVER:
+            raise forwarding(name)  # it is, and luod holds the files
+        fd, asked = self._fds.get(fd_name(row)), row.state is not IncomingState.WAITING
+        if fd is None and not self._broken and (asked or outcome == "given_up"):
+            # Its memory is the kernel's until somebody takes the session and lets go of it.
+            fd = await self._claims.take_if_left(row)
+        if outcome == "finished" and (await self._checks.unfinished(row.owner, fd) if fd else not asked):
+            raise NotFinished(
+                name=name,
+                message=f"session {name!r} is not finished" if fd else f"session {name!r} was never retrieved",
+                hint="finish it, or release it, which frees what it holds",
+            )
+        await self._released(peer, row, outcome)
+
+    async def _released(self, peer: Peer, row: Row, outcome: Outcome) -> None:
+        self._registry.note(row, outcome)
         await self._remove(row)
         self._sparing(
-            "released", of=peer.uid, name=name, direction=direction, outcome=outcome, uid=peer.uid, pid=peer.pid
+            "released", of=peer.uid, name=row.name, direction=row.direction, outcome=outcome, uid=peer.uid, pid=peer.pid
         )
 
     async def _replace(self, peer: Peer, name: str, manifest: Fd | None) -> Fd:
-        row = self._row(peer, "outgoing", name)
+        row = self._outgoing(peer, name)
         await self._end_parts(row)
         await self._close(row)
         if row.discard and (peer.uid == row.owner or not self._owners.alive(row)):
             await self._owners.pin(row, peer)
         try:
-            fd = await self._fds.create(name, None)  # it has its row
+            fd = await self._fds.create(name, lambda: self._registry.replaced(row))
         except errors.SessionExists as error:
             raise SessionExists(
                 name=name,
@@ -368,20 +389,22 @@ class SessionService:
         """Returns a process, not luod's, that was seen to have the session open. None also where it cannot be told."""
         return await self._holders.open_elsewhere(fd_name(row))
 
-    def process_lives(self, row: Row) -> bool:
+    def process_lives(self, row: OutgoingRow) -> bool:
         """Whether the process lives whose end ends the session."""
         return self._owners.alive(row) is True
 
-    def claimed(self, row: Row) -> bool:
+    def claimed(self, row: IncomingRow) -> bool:
         """Whether an incoming session was given to a process that lives, as far as anybody knows."""
-        if not (fd_name(row) in self._fds or row.retrieved) or row.name in self._unclaimed or row.forwarding:
-            return False
-        return self._owners.alive(row) is not False
+        if row.state is IncomingState.TORN:
+            return self._owners.alive(row) is True
+        return row.state in (IncomingState.RETRIEVED, IncomingState.RESUMED) and self._owners.alive(row) is not False
 
-    async def begin_work(self, name: str, change: Callable[[Row], Row], *, forward: bool = False) -> tuple[Row, Fd]:
-        """Takes the incoming session from the kernel if need be, and changes its row: luod itself works on it until
-        `end_work`, and the row must be such that it is not handed out meanwhile. The fd stays luod's. Busy,
-        NoSuchSession, what `change` raises.
+    async def begin_work(
+        self, name: str, check: Callable[[IncomingRow], None], *, forward: bool = False
+    ) -> tuple[IncomingRow, Fd]:
+        """Takes the incoming session from the kernel if need be: luod itself works on it until `end_work`, and hands it
+        out no more. Without `forward` it is DISCARDING from now on. The fd stays luod's. Busy, NoSuchSession, what
+        `check` raises.
 
         With `forward` its name is nobody's, and no update begins, nor may be under way: it would wait for minutes.
         """
@@ -390,29 +413,33 @@ class SessionService:
                 raise Busy(message="an update is running", hint="run `luoctl abort`, or wait for it to end")
             self.being_forwarded.add(name)
         try:
-            return await self._change(name, self._begin_work(name, change, forward))
+            return await self._change(name, self._begin_work(name, check, forward))
         except BaseException:
             self.being_forwarded.discard(name)
             raise
 
-    async def _begin_work(self, name: str, change: Callable[[Row], Row], forward: bool) -> tuple[Row, Fd]:
-        row = self._registry.row("incoming", name)
-        if row is None:
-            raise no_such_session("incoming", name)
+    async def _begin_work(
+        self, name: str, check: Callable[[IncomingRow], None], forward: bool
+    ) -> tuple[IncomingRow, Fd]:
         if name in self._working or (name in self.being_forwarded and not forward):
             raise Busy(message=f"luod already works on session {name!r}", hint="see `luoctl list`")
-        changed = change(row)
-        fd = self._fds.get(fd_name(row))
-        if fd is None:
-            fd = await self._claims.take(row)
-            row, changed = replace(row, retrieved=True), replace(changed, retrieved=True)
-            self._unclaimed.add(name)
-        self._registry.change(lambda other: changed if other == row else other)
+        fd = None
+        while True:
+            row = self._registry.incoming(name)
+            if row is None:
+                raise no_such_session("incoming", name)
+            check(row)
+            if fd is not None:
+                break
+            # Which takes a moment, in which the workload may resume.
+            fd = self._fds.get(fd_name(row)) or await self._claims.take(row, IncomingState.TAKEN)
+        if not forward:
+            row = self._registry.become(row, IncomingState.DISCARDING)
         self._working.add(name)
         if forward:
             self._changing += 1
             self._still.clear()
-        return changed, fd
+        return row, fd
 
     async def end_work(self, row: Row, *, remove: bool, forwarded: bool = False) -> None:
         """`remove`: nothing is left of the incoming session, and luod drops its copies. `forwarded`: as it began."""
@@ -428,12 +455,12 @@ class SessionService:
         if not self._changing:
             self._still.set()
 
-    async def _end_parts(self, row: Row) -> None:
+    async def _end_parts(self, row: OutgoingRow) -> None:
         """Ends what luod forwarded of the workload beside the outgoing session `row`, which ends or is another from now
         on: the next kernel would take the two for one state of the guest (H12).
         """
-        for part in self._registry.record.rows:
-            if row.name == part.base and part.name != row.name and row.direction == part.direction == "outgoing":
+        for part in self._registry.record.outgoing:
+            if row.name == part.base and part.name != row.name:
                 self._log("closed", name=part.name, reason=f"session {row.name} of its workload ended or was replaced")
                 await self._remove(part)
 
@@ -442,7 +469,7 @@ class SessionService:
         await self._let_go(row)
 
     def _owner_died(self, row: Row) -> None:
-        if row.direction == "incoming":
+        if isinstance(row, IncomingRow):
             if self.claimant_died is not None:
                 self.claimant_died(row)
             return
@@ -461,7 +488,7 @@ class SessionService:
             return
 
     async def _discard_now(self, name: str) -> None:
-        row = self._registry.row("outgoing", name)
+        row = self._registry.outgoing(name)
         if row is not None and row.discard and self._owners.alive(row) is False:
             await self._remove(row)
             self._sparing(
@@ -476,7 +503,6 @@ class SessionService:
     async def _close(self, row: Row) -> None:
         await self.manifests.drop(row)
         if row.direction == "incoming":
-            self._unclaimed.discard(row.name)
             await self._fds.drop(*carried_names(self._fds, row))
         await self._fds.drop(fd_name(row))
 

@@ -17,7 +17,8 @@ from luod.daemon.store.fd_names import ASIDE, fd_name
 from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.journal import Slots
 from luod.daemon.store.journal_file import Journal
-from luod.daemon.store.schema import Doubt, Row, boot_id, machine_id
+from luod.daemon.store.schema import Doubt, IncomingRow, OutgoingRow, Row, boot_id, machine_id
+from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.daemon.supervisor import protocol
 from luod.linux import memfd
 from luod.session_name import SessionName
@@ -69,10 +70,10 @@ def unknown(fds: Iterable[str], rows: Iterable[Row]) -> Iterator[Row]:
             continue
         if direction == "outgoing":
             session = SessionName.parse(name)
-            yield Row("outgoing", session.base, _ROOT, session.generation, judged=True)
+            yield OutgoingRow(session.base, _ROOT, session.generation, state=OutgoingState.DECLARED)
         elif direction == "incoming":
             session = SessionName.parse(name)
-            yield Row("incoming", session.base, _ROOT, session.generation, torn=True, retrieved=True)
+            yield IncomingRow(session.base, _ROOT, session.generation, state=IncomingState.TORN)
 
 
 async def keep_memory(fds: FdStore, memory: Slots, kind: str, file: Journal, log: Log) -> str:

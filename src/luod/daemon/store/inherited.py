@@ -18,6 +18,7 @@ from luod.daemon.store.journal_file import Journal
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.remains import arrived, owed, recall, timed
 from luod.daemon.store.schema import Record, begun_record, boot_id, machine_id, now
+from luod.daemon.store.states import IncomingState
 from luod.errors import LuodError
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession
@@ -77,15 +78,12 @@ def _in_place_of(held: Told, place: str, kept: Told, file: Journal, log: Log) ->
 
 def _carried(old: Record, log: Log) -> Record:
     """Returns the record of the kernel before as this one's: what was outgoing is incoming now."""
-    rows = []
     for held in old.held:
         log.warning("files-lost", name=held.name, owner=held.owner, reason="no kernel carries them on")
-    for row in old.rows:
-        if row.direction == "incoming":
-            log.warning("session-lost", name=row.name, owner=row.owner, reason="not finished before the jump")
-        else:
-            rows.append(arrived(row, old.departure))
-    torn = [row.name for row in rows if row.torn]
+    for row in old.incoming:
+        log.warning("session-lost", name=row.name, owner=row.owner, reason="not finished before the jump")
+    rows = tuple(arrived(row, old.departure) for row in old.outgoing)
+    torn = [row.name for row in rows if row.state is IncomingState.TORN]
     departure = old.departure
     if departure is None:
         log.warning("arrived-without-luod", sessions=len(rows), torn=len(torn))
@@ -105,7 +103,7 @@ def _carried(old: Record, log: Log) -> Record:
         log.warning("session-torn", name=name, reason="its participant was not ready for the jump")
     return begun_record(
         old.boot + 1,
-        tuple(rows),
+        rows,
         generation=old.generation,
         arrival=departure,
         arrived=now(),
@@ -118,10 +116,11 @@ def strand(file: Journal, log: Log) -> Registry:
     kept = read_file(file)
     old, record = kept.record, begun_record(1, doubts=aside(file, kept, log, refuses=True))
     if old is not None and old.boot_id == record.boot_id:
-        rows = tuple(row for row in old.rows if row.direction == "incoming")
-        record = replace(record, boot=old.boot, rows=rows, generation=old.generation, arrival=old.arrival)
+        record = replace(
+            record, boot=old.boot, rows=tuple(old.incoming), generation=old.generation, arrival=old.arrival
+        )
     elif old is not None:
-        rows = tuple(arrived(row, old.departure) for row in old.rows if row.direction == "outgoing")
+        rows = tuple(arrived(row, old.departure) for row in old.outgoing)
         departure = None if old.departure is None else timed(old.departure)
         record = replace(record, boot=old.boot + 1, rows=rows, generation=old.generation, arrival=departure)
     record = replace(record, owed=owed(old, other_kernel=old is not None and old.boot_id != record.boot_id))

@@ -36,6 +36,7 @@ from luod.daemon.store.journal_file import Journal
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.remains import recall, verify
 from luod.daemon.store.schema import FORMAT, Doubt, begun_record, boot_id, machine_id
+from luod.daemon.store.states import IncomingState
 from luod.daemon.supervisor import protocol
 from luod.errors import KernelRefused, LiveUpdateBroken, MemoryUnknown, NoSuchSession
 from luod.liveupdate import IncomingSession, OutgoingSession
@@ -52,8 +53,6 @@ class Holdings:
     fds: FdStore
     broken: LiveUpdateBroken | None = None
     """This kernel could not take over what was carried, and takes nothing on (H20)."""
-    unclaimed: frozenset[str] = frozenset()
-    """Incoming sessions that luod retrieved by itself."""
 
     def close(self) -> None:
         self.registry.close()
@@ -64,7 +63,6 @@ async def take_over(fds: FdStore, directory: Path, log: Log) -> Holdings:
     """Takes over `fds`, as keep had them. KernelRefused."""
     file = Journal(directory)
     broken = None
-    unclaimed = frozenset[str]()
     stored = next((name for name in fds if name.startswith(REGISTRY)), None)
     if stored is not None and protocol.OUTGOING + SESSION in fds:
         registry = await _again(fds, stored, file, log)
@@ -76,7 +74,7 @@ async def take_over(fds: FdStore, directory: Path, log: Log) -> Holdings:
         # Stored without the registry, the outgoing session was cut off in its making.
         await fds.drop(protocol.OUTGOING + SESSION)
         try:
-            registry, unclaimed = await _begin(fds, file, log)
+            registry = await _begin(fds, file, log)
         except LiveUpdateBroken as error:
             registry, broken = strand(file, log), error
     # Only now: until here the old registry could be read again (H11).
@@ -90,7 +88,7 @@ async def take_over(fds: FdStore, directory: Path, log: Log) -> Holdings:
                 )
         await fds.drop(protocol.INCOMING + SESSION)
     await _agree(fds, registry, log)
-    return Holdings(registry, fds, broken, unclaimed)
+    return Holdings(registry, fds, broken)
 
 
 async def _again(fds: FdStore, stored: str, file: Journal, log: Log) -> Registry:
@@ -165,10 +163,8 @@ async def _store(fds: FdStore, registry: Registry, memory: Slots, stored: str = 
         await fds.drop(stored)
 
 
-async def _begin(fds: FdStore, file: Journal, log: Log) -> tuple[Registry, frozenset[str]]:
-    """Another kernel, or another keep: begins a registry with what the old one tells, in a session of its own. Returns
-    it with the sessions that had to be retrieved for that.
-    """
+async def _begin(fds: FdStore, file: Journal, log: Log) -> Registry:
+    """Another kernel, or another keep: begins a registry with what the old one tells, in a session of its own."""
     old = protocol.INCOMING + SESSION
     if old not in fds:
         try:
@@ -192,10 +188,11 @@ async def _begin(fds: FdStore, file: Journal, log: Log) -> tuple[Registry, froze
         except MemoryUnknown:
             # Without the registry no session is kept at all.
             outgoing.preserve(memory, TOKEN, allow_sealed=True, check_memory=False)
-    unclaimed = frozenset[str]() if old in fds else await verify(fds, registry, log)
+    if old not in fds:
+        await verify(fds, registry, log)
     await _store(fds, registry, memory)
     log("begun", boot=record.boot, waiting=len(registry.record.rows))
-    return registry, unclaimed
+    return registry
 
 
 async def _agree(fds: FdStore, registry: Registry, log: Log) -> None:
@@ -203,10 +200,10 @@ async def _agree(fds: FdStore, registry: Registry, log: Log) -> None:
     known = {protocol.OUTGOING + SESSION, REGISTRY + registry.record.instance, ASIDE, JUMP, HOOK}
     known |= {fd_name(row) for row in registry.record.rows}
     known |= {process_name(row) for row in registry.record.rows} | {worker_name(row) for row in registry.record.rows}
-    for row in registry.record.rows:
-        if row.forwarding:
+    for row in registry.record.incoming:
+        if row.state is IncomingState.CARRYING_OVER:
             known |= set(carried_names(fds, row))
-    known |= {manifest_name(row) for row in registry.record.rows if row.direction == "outgoing"}
+    known |= {manifest_name(row) for row in registry.record.outgoing}
     known |= {held_name(file) for held in registry.record.held for file in held.files}
     image = registry.record.image
     if image is not None:

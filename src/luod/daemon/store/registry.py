@@ -9,7 +9,7 @@ believed, is `luod.daemon.store.copies`; serve begins with one of them in `luod.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -19,7 +19,8 @@ from luod.daemon.store import journal
 from luod.daemon.store.copies import Changes, key
 from luod.daemon.store.journal import Slots
 from luod.daemon.store.journal_file import Journal
-from luod.daemon.store.schema import Departure, Doubt, Held, Image, Owed, Record, Row, ends_with_update
+from luod.daemon.store.schema import Departure, Doubt, Held, Image, IncomingRow, OutgoingRow, Owed, Record, Row
+from luod.daemon.store.states import IncomingState, OutgoingState, require
 from luod.errors import LuodError
 from luod.ipc.types.sessions import Direction
 
@@ -59,6 +60,31 @@ class Registry:
     def row(self, direction: Direction, name: str) -> Row | None:
         return self._rows.get((direction, name))
 
+    def outgoing(self, name: str) -> OutgoingRow | None:
+        row = self._rows.get(("outgoing", name))
+        return row if isinstance(row, OutgoingRow) else None
+
+    def incoming(self, name: str) -> IncomingRow | None:
+        row = self._rows.get(("incoming", name))
+        return row if isinstance(row, IncomingRow) else None
+
+    def become(self, row: IncomingRow, state: IncomingState) -> IncomingRow:
+        """Changes the state of the session, if it is there still. Returns its row. ImpossibleTransition."""
+        now = msgspec.structs.replace(self.incoming(row.name) or row, state=state)
+        self.replace(row, now)
+        return now
+
+    def replaced(self, row: OutgoingRow) -> None:
+        """Another session is in the place of an outgoing one, so what luod forwarded is gone."""
+        if row.state is OutgoingState.CARRIED_OVER:
+            self.replace(row, msgspec.structs.replace(row, state=OutgoingState.UNDECLARED, kinds=()))
+
+    def carried_over(self, row: IncomingRow) -> None:
+        """In one write: the incoming session is no more, the outgoing one is there."""
+        times = row.bytes, row.preparing_seconds, row.freezing_seconds
+        state = OutgoingState.CARRIED_OVER
+        self.replace(row, OutgoingRow(row.base, row.owner, row.generation, *times, row.kinds, state))
+
     def add(self, row: Row) -> None:
         self._change([(None, row)])
 
@@ -85,13 +111,16 @@ class Registry:
             self.noted(row, what)
 
     def lose(self, row: Row) -> None:
-        """An incoming session is not there: what else its workload had is torn, since half of it is no whole (H12)."""
+        """Forgets a session that is not there. What else the workload of an incoming one has is torn, unless its guest
+        was resumed: a part of a workload is invalid (H12).
+        """
+        whole = (IncomingState.WAITING, IncomingState.TAKEN, IncomingState.RETRIEVED)
 
         def without(other: Row) -> Row | None:
             if key(other) == key(row):
                 return None
-            if other.direction == row.direction == "incoming" and other.base == row.base:
-                return msgspec.structs.replace(other, torn=True)
+            if isinstance(other, IncomingRow) and row.direction == "incoming" and other.base == row.base:
+                return msgspec.structs.replace(other, state=IncomingState.TORN) if other.state in whole else other
             return other
 
         self.change(without)
@@ -101,9 +130,9 @@ class Registry:
         self._set(generation=generation)
         return generation
 
-    def depart(self, departure: Departure, change: Callable[[Row], Row]) -> None:
-        """The jump comes next. `change` marks the outgoing rows whose participants are ready."""
-        changes = self._changes(lambda row: change(row) if row.direction == "outgoing" else row)
+    def depart(self, departure: Departure, ready: Mapping[str, OutgoingRow]) -> None:
+        """The jump comes next. `ready` are the outgoing rows whose participants are ready."""
+        changes = self._changes(lambda row: ready.get(row.name, row) if row.direction == "outgoing" else row)
         self._set(changes, departure=departure)
 
     def stay(self) -> tuple[Row, ...]:
@@ -112,11 +141,12 @@ class Registry:
         """
 
         def without(row: Row) -> Row | None:
-            if row.direction == "incoming":
+            if not isinstance(row, OutgoingRow):
                 return row
-            if ends_with_update(row):
+            if row.ends_with_update:
                 return None
-            return msgspec.structs.replace(row, ready=False)
+            ready = row.state is OutgoingState.READY
+            return msgspec.structs.replace(row, state=OutgoingState.DECLARED) if ready else row
 
         changes = self._changes(without)
         if self._rest.departure is not None or changes:
@@ -167,8 +197,11 @@ class Registry:
         self._become(self._rest, rows, tuple(changes))
 
     def _with(self, changes: Iterable[Change]) -> dict[tuple[Direction, str], Row]:
+        """Returns the rows after these changes. ImpossibleTransition."""
         rows = dict(self._rows)
         for row, other in changes:
+            if row is not None and other is not None:
+                require(row.state, other.state)
             if row is not None and (other is None or key(other) != key(row)):
                 del rows[key(row)]
             if other is not None:
@@ -203,6 +236,9 @@ class Registry:
     def _become(self, rest: Record, rows: dict[tuple[Direction, str], Row], changes: tuple[Change, ...]) -> None:
         self._rest, self._rows, self._record = rest, rows, None
         self._number += 1
+        for row, other in changes:
+            if row is not None and other is not None and row.state != other.state:
+                self._log.debug("session", name=other.name, direction=other.direction, was=row.state, state=other.state)
         for watcher in self.watchers:
             watcher(changes)
 

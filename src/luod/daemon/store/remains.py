@@ -19,25 +19,44 @@ from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import (
     Departure,
     Doubt,
+    IncomingRow,
+    OutgoingRow,
     Owed,
     Record,
     Row,
     begun_record,
     boot_id,
-    ends_with_update,
     now,
 )
+from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.errors import NoSuchSession, SessionTaken
 
 
-def arrived(row: Row, departure: Departure | None) -> Row:
-    """What was outgoing, as it is incoming: torn when a participant answers for it and was not ready for this jump, be
-    it one that luod did not make (H13). For a session nobody ever declared nobody answers, so it is not judged.
+def arrived(row: OutgoingRow, departure: Departure | None) -> IncomingRow:
+    """Returns what was outgoing as it is incoming: torn when a participant answers for it and was not ready for this
+    kexec, be it one that luod did not make (H13). One that no participant ever declared is not torn.
     """
-    torn = row.judged and not (departure is not None and row.ready and row.generation in (None, departure.generation))
-    return replace(
-        row, direction="incoming", judged=False, ready=False, torn=torn, discard=False, forwarded=False, retrieved=False
+    ready = (
+        row.state is OutgoingState.READY and departure is not None and row.generation in (None, departure.generation)
     )
+    state = IncomingState.TORN if row.declared and not ready else IncomingState.WAITING
+    return IncomingRow(
+        row.base, row.owner, row.generation, row.bytes, row.preparing_seconds, row.freezing_seconds, row.kinds, state
+    )
+
+
+def asked(row: IncomingRow) -> IncomingRow:
+    """Returns the row of a session of which it is not known whether luod asked the kernel for it."""
+    return replace(row, state=IncomingState.RETRIEVED) if row.state is IncomingState.WAITING else row
+
+
+def remaining(row: Row) -> Row:
+    """Returns what is in this kernel still, after the end of keep: no update is under way, and the files of what was
+    being forwarded are gone.
+    """
+    if row.state is OutgoingState.READY:
+        return replace(row, state=OutgoingState.DECLARED)
+    return replace(row, state=IncomingState.TAKEN) if row.state is IncomingState.CARRYING_OVER else row
 
 
 def timed(departure: Departure) -> Departure:
@@ -62,11 +81,11 @@ def recall(told: Told, log: Log) -> Record:
     if old is not None and old.boot_id == boot:
         for held in old.held:
             log.warning("files-lost", name=held.name, owner=held.owner, reason="luod ended")
-        for row in old.rows:
-            if ends_with_update(row):
-                log.warning("session-lost", name=row.name, owner=row.owner, reason="the update it was made for is over")
         # What was made while frozen goes with its update (H14).
-        rows = tuple(replace(row, ready=False, forwarding=False) for row in old.rows if not ends_with_update(row))
+        over = [row for row in old.outgoing if row.ends_with_update]
+        for each in over:
+            log.warning("session-lost", name=each.name, owner=each.owner, reason="the update it was made for is over")
+        rows = tuple(remaining(row) for row in old.rows if row not in over)
         doubts = old.doubts
         if told.rest:
             what = "the registry's file breaks off in an entry: it may be behind what luod knew when it ended"
@@ -94,9 +113,7 @@ def recall(told: Told, log: Log) -> Record:
     # luod died in the jump, or right after it with the registry in its hands. Or this boot is no kexec's: `verify`
     # finds nothing then.
     log.warning("registry-lost", update=old.departure.update)
-    rows = tuple(
-        replace(arrived(row, old.departure), retrieved=True) for row in old.rows if row.direction == "outgoing"
-    )
+    rows = tuple(asked(arrived(row, old.departure)) for row in old.outgoing)
     return begun_record(
         old.boot + 1,
         rows,
@@ -107,30 +124,33 @@ def recall(told: Told, log: Log) -> Record:
     )
 
 
-async def verify(fds: FdStore, registry: Registry, log: Log) -> frozenset[str]:
-    """Takes out of the registry what is lost. `fds` gains what had to be retrieved to know; given are their names, for
-    nobody has claimed them. It can be repeated: what another serve had found when it was killed is in `fds`.
+async def verify(fds: FdStore, registry: Registry, log: Log) -> None:
+    """Takes out of the registry what is lost. `fds` gains what had to be retrieved to know; no client had that. It can
+    be repeated: what another serve had found when it was killed is in `fds`.
 
     An outgoing session of which a client has an fd is luod's to carry, though not to hold: it is `dropped`. An
     incoming one that was never retrieved waits in the kernel, and is not touched.
     """
-    retrieved = set()
-    for row in registry.record.rows:
-        if row.direction == "outgoing":
-            there = fd_name(row) not in fds and await fds.open_elsewhere(row.name)
-        elif row.retrieved:
-            there = True
-            try:
-                if fd_name(row) not in fds:
-                    await fds.retrieve(row.name)
-                retrieved.add(row.name)
-            except SessionTaken:
-                log("session-elsewhere", name=row.name, owner=row.owner)
-            except NoSuchSession:
-                there = False
-        else:
+    for outgoing in registry.record.outgoing:
+        if fd_name(outgoing) in fds or not await fds.open_elsewhere(outgoing.name):
+            lose(outgoing, registry, log)
+    for before in registry.record.incoming:
+        row = registry.incoming(before.name) or before  # it is torn by now where a part of its workload is lost
+        if row.state is IncomingState.WAITING:
             continue
-        if not there:
-            registry.lose(row)
-            log.warning("session-lost", name=row.name, owner=row.owner, reason="nobody but luod had it, and luod ended")
-    return frozenset(retrieved)
+        try:
+            if fd_name(row) not in fds:
+                await fds.retrieve(row.name)
+            if row.state is IncomingState.RETRIEVED:
+                registry.become(row, IncomingState.TAKEN)
+        except SessionTaken:
+            if row.state is IncomingState.TAKEN:
+                registry.become(row, IncomingState.RETRIEVED)
+            log("session-elsewhere", name=row.name, owner=row.owner)
+        except NoSuchSession:
+            lose(row, registry, log)
+
+
+def lose(row: Row, registry: Registry, log: Log) -> None:
+    registry.lose(row)
+    log.warning("session-lost", name=row.name, owner=row.owner, reason="nobody but luod had it, and luod ended")

@@ -9,11 +9,12 @@ import re
 import secrets
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
 from luod.daemon.clock import Crossing, Moment, Pace
+from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.ipc.types.sessions import Direction
 
 FORMAT: Final = 4
@@ -21,41 +22,56 @@ MOST_SESSIONS: Final = 1024
 """Of both directions. Their names must fit an environment variable, 128 KiB, with those of keep's other fds."""
 
 
-class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="direction"):
     """The session `base`, or `base`#`generation`, and who may use it: the user `owner`, a uid of luod's user namespace,
-    and root. An outgoing one has a generation while that update freezes, or after luod forwarded it.
-
-    `judged`, outgoing: a participant declared it, so it is torn unless `ready`. `ready`, outgoing: its participant was,
-    in freezing of the update that jumps now; set right before the jump and at no other time. `torn`, `resumed`:
-    incoming, not to be handed out. `bytes` and the seconds it took its participant to be ready in each phase: as they
-    were in the update. `discard`, outgoing: it goes when the process that created it does. `reaped`, incoming: a reaper
-    has begun with it. `forwarding`, incoming: keep holds its files, from which it is made anew; maybe it is finished
-    already. `forwarded`, outgoing: luod made it so. `retrieved`, incoming: luod has asked the kernel for it in this
-    boot, so it may be with a client even where luod has it not. `kinds`: of the files in it, as its participant
-    declared them last; they count for the next kernel also when that participant is gone.
+    and root. `bytes`, `kinds` of the files in it, and the seconds that its participant took to be ready in each phase
+    are as they were in the update. The kinds count for the next kernel also when the participant is gone.
     """
 
-    direction: Direction
+    direction: ClassVar[Direction]
+
     base: str
     owner: int
     generation: int | None = None
-    judged: bool = False
-    ready: bool = False
-    torn: bool = False
-    resumed: bool = False
     bytes: int = 0
     preparing_seconds: float = 0.0
     freezing_seconds: float = 0.0
-    discard: bool = False
-    reaped: bool = False
-    forwarding: bool = False
-    forwarded: bool = False
-    retrieved: bool = False
     kinds: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         return self.base if self.generation is None else f"{self.base}#{self.generation}"
+
+
+class OutgoingRow(_Row, frozen=True, tag="outgoing"):
+    """A session for the next kernel. It has a generation while that update freezes, or after luod forwarded it.
+    `discard`: it ends when the process that created it does.
+    """
+
+    direction: ClassVar[Direction] = "outgoing"
+
+    state: OutgoingState = OutgoingState.UNDECLARED
+    discard: bool = False
+
+    @property
+    def declared(self) -> bool:
+        return self.state in (OutgoingState.DECLARED, OutgoingState.READY)
+
+    @property
+    def ends_with_update(self) -> bool:
+        """Whether it belongs to one update and must not outlive it in this kernel (H14)."""
+        return self.generation is not None and self.state is not OutgoingState.CARRIED_OVER
+
+
+class IncomingRow(_Row, frozen=True, tag="incoming"):
+    """A session that came over the last kexec."""
+
+    direction: ClassVar[Direction] = "incoming"
+
+    state: IncomingState = IncomingState.WAITING
+
+
+Row = OutgoingRow | IncomingRow
 
 
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,15 +158,18 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     machine: str = ""
     doubts: tuple[Doubt, ...] = ()
 
+    @property
+    def outgoing(self) -> list[OutgoingRow]:
+        return [row for row in self.rows if isinstance(row, OutgoingRow)]
+
+    @property
+    def incoming(self) -> list[IncomingRow]:
+        return [row for row in self.rows if isinstance(row, IncomingRow)]
+
 
 def begun_record(boot: int, rows: tuple[Row, ...] = (), **fields: Any) -> Record:
     """Returns the record of a registry that begins in this boot of this machine, as an instance of its own."""
     return Record(FORMAT, boot, boot_id(), rows, instance=secrets.token_hex(8), machine=machine_id(), **fields)
-
-
-def ends_with_update(row: Row) -> bool:
-    """Returns whether an outgoing session belongs to one update and must not outlive it in this kernel (H14)."""
-    return row.direction == "outgoing" and row.generation is not None and not row.forwarded
 
 
 def now() -> float:

@@ -20,7 +20,8 @@ from msgspec import structs
 from luod.daemon.log import Log
 from luod.daemon.store import state_file
 from luod.daemon.store.registry import Change, Registry
-from luod.daemon.store.schema import Row
+from luod.daemon.store.schema import IncomingRow, Row
+from luod.daemon.store.states import IncomingState
 from luod.daemon.timeline.timeline import (
     Current,
     Event,
@@ -58,7 +59,7 @@ class Recorder:
         self._timeline: Timeline | None = None
         self._outcomes: dict[str, str] = {}
         record = registry.record
-        self._left = Counter(row.base for row in record.rows if row.direction == "incoming")
+        self._left = Counter(row.base for row in record.incoming)
         head = self._read()
         if head is not None and head.boot_id == record.boot_id:
             self._origin, self._timeline = head.origin, head.timeline
@@ -73,7 +74,7 @@ class Recorder:
                 if not self._left.total():
                     self._end_restoring()
         elif record.arrival is not None and record.arrival.crossing is not None:
-            timeline = after(record.arrival, record.rows)
+            timeline = after(record.arrival, record.incoming)
             self._begin(timeline, record.arrival.crossing.arrived - (timeline.arrived or 0.0))
             if not self._left.total():
                 self._end_restoring()
@@ -121,19 +122,19 @@ class Recorder:
     def _changed(self, changes: tuple[Change, ...]) -> None:
         """Of the registry."""
         for row, now in changes:
-            if row is not None and row.direction == "incoming":
+            if isinstance(row, IncomingRow):
                 self._incoming_changed(row, now)
 
-    def _incoming_changed(self, row: Row, now: Row | None) -> None:
+    def _incoming_changed(self, row: IncomingRow, now: Row | None) -> None:
         name = row.base
-        gone = now is None or now.direction != "incoming"
-        if gone:
+        now = now if isinstance(now, IncomingRow) else None
+        if now is None:
             self._left[name] -= 1
         if self._timeline is None or self._timeline.state != "restoring":
             return
-        if gone and not self._left[name]:
+        if now is None and not self._left[name]:
             self._record("gone", name, note=self._outcomes.get(row.name))
-        elif now is not None and now.resumed and not row.resumed:
+        elif now is not None and now.state is IncomingState.RESUMED and row.state is not IncomingState.RESUMED:
             session = self._timeline.sessions.get(name)
             if session is not None and session.resumed is None:
                 self._record("resumed", name)

@@ -7,17 +7,19 @@ event by event. The record on the disk is `luod.daemon.timeline.recorder`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import structs
 
-from luod.daemon.store.schema import Departure, Row
+from luod.daemon.store.schema import Departure, IncomingRow, Row
+from luod.daemon.store.states import IncomingState
 from luod.ipc.types.admin import SessionTimes
 from luod.ipc.types.phases import Clock, UpdateState
 
+R = TypeVar("R", bound=Row)
 EventKind = Literal["retrieved", "resumed", "gone", "done", "cancelled"]
 
 
@@ -74,19 +76,19 @@ class Current:
     origin: float
 
 
-def after(departure: Departure, rows: Iterable[Row]) -> Timeline:
+def after(departure: Departure, rows: Iterable[IncomingRow]) -> Timeline:
     """The update that brought the incoming `rows`, at the end of its jump."""
     frozen = departure.preparing_seconds
     left = frozen + departure.freezing_seconds
     sessions = {}
-    for name, group in groups(row for row in rows if row.direction == "incoming"):
+    for name, group in groups(rows):
         main = group[0]
         ready = main.freezing_seconds > 0
         sessions[name] = SessionTimes(
             name,
             main.owner,
             bytes_of(group),
-            "torn" if main.torn else "ready" if ready else "unasked",
+            "torn" if main.state is IncomingState.TORN else "ready" if ready else "unasked",
             prepared=main.preparing_seconds if ready else None,
             frozen=round(frozen + main.freezing_seconds, 6) if ready else None,
         )
@@ -127,14 +129,14 @@ def _changed(timeline: Timeline, name: str, change: Callable[[SessionTimes], Ses
     )
 
 
-def groups(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+def groups(rows: Iterable[R]) -> list[tuple[str, list[R]]]:
     """Groups rows by the session's name; in each group the session itself precedes what was made while frozen."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[R]] = {}
     for row in sorted(rows, key=lambda row: (row.generation is not None, row.name)):
         groups.setdefault(row.base, []).append(row)
     return sorted(groups.items())
 
 
-def bytes_of(group: list[Row]) -> int:
+def bytes_of(group: Sequence[Row]) -> int:
     """Returns the bytes of all sessions of a group."""
     return sum(row.bytes for row in group)

@@ -109,7 +109,7 @@ class Hooks:
         record = self._registry.record
         if record.owed is None or self._run.updating or self._closed or self._policy.settings is CLOSED:
             return None
-        if not record.owed.jumped or self._broken or not any(row.direction == "incoming" for row in record.rows):
+        if not record.owed.jumped or self._broken or not record.incoming:
             return 0.0
         return self._deadline_left()
 

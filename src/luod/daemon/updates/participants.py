@@ -20,10 +20,10 @@ from luod.daemon.preflight.kinds import known
 from luod.daemon.replies import no_such_session, torn
 from luod.daemon.run_state import Run, RunState
 from luod.daemon.sessions.names import Belonging, may_use
-from luod.daemon.store.fd_names import fd_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Change, Registry
-from luod.daemon.store.schema import Row
+from luod.daemon.store.schema import IncomingRow, OutgoingRow, Row
+from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.daemon.updates.follower import Follower
 from luod.daemon.updates.transaction import NotAwaited
 from luod.errors import Refused
@@ -66,9 +66,8 @@ class Participants:
 
     @property
     def state(self) -> State:
-        incoming = any(row.direction == "incoming" for row in self._registry.record.rows)
         told = self._run.told
-        return "restoring" if told == "idle" and incoming else told
+        return "restoring" if told == "idle" and self._registry.record.incoming else told
 
     @property
     def followers(self) -> list[Follower]:
@@ -84,8 +83,8 @@ class Participants:
     def orphans(self) -> list[str]:
         """Judged sessions that nobody follows for: a jump would tear them."""
         followed = {name for follower in self._followers.values() for name in follower.names}
-        rows = self._registry.record.rows
-        return sorted(row.name for row in rows if row.judged and row.generation is None and row.name not in followed)
+        rows = self._registry.record.outgoing
+        return sorted(row.name for row in rows if row.declared and row.generation is None and row.name not in followed)
 
     def released(self) -> list[str]:
         """Returns the sessions that were released after their participants declared them and voted. A session that was
@@ -97,7 +96,7 @@ class Participants:
             name
             for each in taking_part
             for name in each.names
-            if name in each.ended or self._registry.row("outgoing", name) is None
+            if name in each.ended or self._registry.outgoing(name) is None
         )
 
     def _rows_changed(self, changes: tuple[Change, ...]) -> None:
@@ -159,7 +158,7 @@ class Participants:
         others = {name for other in self._followers.values() if other is not follower for name in other.names}
         seen = set()
         for session in sessions:
-            row = self._registry.row("outgoing", session.name)
+            row = self._registry.outgoing(session.name)
             if row is None or not may_use(follower.peer, row):
                 raise no_such_session("outgoing", session.name)
             if session.name in others:
@@ -183,13 +182,17 @@ class Participants:
         declared = {session.name: session for session in sessions}
 
         def judged(row: Row) -> Row:
-            if row.direction == "outgoing" and row.name in declared:
+            if not isinstance(row, OutgoingRow):
+                return row
+            ours = row.state is OutgoingState.CARRIED_OVER
+            if row.name in declared:
                 files = declared[row.name].files
                 size = min(sum(file.size for file in files), _MOST_BYTES)
                 kinds = known(file.kind for file in files)
-                return msgspec.structs.replace(row, judged=True, bytes=size, kinds=kinds)
-            if row.direction == "outgoing" and row.name in before:
-                return msgspec.structs.replace(row, judged=False, bytes=0, kinds=())
+                state = row.state if ours else OutgoingState.DECLARED
+                return msgspec.structs.replace(row, state=state, bytes=size, kinds=kinds)
+            if row.name in before and not ours:
+                return msgspec.structs.replace(row, state=OutgoingState.UNDECLARED, bytes=0, kinds=())
             return row
 
         self._registry.change(judged)
@@ -207,20 +210,21 @@ class Participants:
 
     async def resuming(self, peer: Peer, names: list[str]) -> None:
         for name in names:
-            row = self._registry.row("incoming", name)
+            row = self._registry.incoming(name)
             if row is None or not may_use(peer, row):
                 raise no_such_session("incoming", name)
-            if row.torn or row.reaped or row.forwarding:
+            if row.state in (IncomingState.TORN, IncomingState.DISCARDING, IncomingState.CARRYING_OVER):
                 raise torn(name)
-            if row.resumed:
+            if row.state is IncomingState.RESUMED:
                 raise self._wrong_phase(NotAwaited(f"the guest of session {name!r} has already resumed"))
-            if fd_name(row) not in self._fds and not row.retrieved:
+            if row.state is not IncomingState.RETRIEVED:
                 raise Refused(message=f"session {name!r} was never retrieved", hint="retrieve it first")
         chosen = set(names)
 
         def resumed(row: Row) -> Row:
-            if row.direction == "incoming" and chosen & {row.base, row.name} and may_use(peer, row):
-                return msgspec.structs.replace(row, resumed=True)
+            if isinstance(row, IncomingRow) and chosen & {row.base, row.name} and may_use(peer, row):
+                whole = row.state in (IncomingState.WAITING, IncomingState.TAKEN, IncomingState.RETRIEVED)
+                return msgspec.structs.replace(row, state=IncomingState.RESUMED) if whole else row
             return row
 
         self._registry.change(resumed)
@@ -235,11 +239,11 @@ class Participants:
             if not (peer.root or peer.uid == follower.peer.uid):
                 continue
             if str(name) in follower.names:
-                return Belonging(judged=True)
+                return Belonging(declared=True)
             if coordinator is None or name.generation != coordinator.generation or name.base not in follower.names:
                 continue
             if coordinator.takes_part(follower) and self._run.is_in(RunState.FREEZING):
-                return Belonging(judged=True, generation=coordinator.generation)
+                return Belonging(declared=True, generation=coordinator.generation)
         return Belonging()
 
     def answering(self, name: str) -> str | None:
@@ -264,17 +268,17 @@ class Participants:
         return NotExpected(state=self.state, message=error.message, hint=error.hint or "wait for the next event")
 
 
-def ready_rows(coordinator: Coordinator, rows: Iterable[Row]) -> dict[str, Row]:
+def ready_rows(coordinator: Coordinator, rows: Iterable[OutgoingRow]) -> dict[str, OutgoingRow]:
     """The outgoing rows, by name, of those who are ready in freezing, as the registry carries them over the jump."""
     members = [coordinator.members[m.id] for m in coordinator.transaction.members.values() if m.standing == "ready"]
     owners = {name: follower for follower in members for name in follower.names}
     found = {}
     for row in rows:
         follower = owners.get(row.base)
-        if row.direction == "outgoing" and row.judged and follower is not None:
+        if row.declared and follower is not None:
             found[row.name] = msgspec.structs.replace(
                 row,
-                ready=True,
+                state=OutgoingState.READY,
                 preparing_seconds=round(coordinator.preparing.get(follower.id, 0.0), 6),
                 freezing_seconds=round(coordinator.transaction.members[follower.id].since - coordinator.frozen, 6),
             )

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from luod.daemon.store.schema import Row
+from luod.daemon.store.schema import OutgoingRow
 from luod.daemon.timeline.timeline import Current, Timeline, bytes_of, groups
 from luod.ipc.types.admin import SessionTimes
 from luod.ipc.types.phases import SessionStanding
@@ -19,19 +19,19 @@ if TYPE_CHECKING:  # no start of serve needs it: that would lie in the blackout
     from luod.daemon.updates.coordinator import Coordinator
 
 
-def current(coordinator: Coordinator, rows: Iterable[Row], *, over: bool = False) -> Current:
+def current(coordinator: Coordinator, rows: Iterable[OutgoingRow], *, over: bool = False) -> Current:
     """Returns the timeline up to now. `over`: the update ends now, by being cancelled."""
     now = monotonic()
     ended = round(now - coordinator.begun, 6) if over else None
     return Current(timeline(coordinator, rows, time() - (now - coordinator.begun), ended), coordinator.begun)
 
 
-def timeline(coordinator: Coordinator, rows: Iterable[Row], asked: float, ended: float | None) -> Timeline:
+def timeline(coordinator: Coordinator, rows: Iterable[OutgoingRow], asked: float, ended: float | None) -> Timeline:
     """Returns the timeline before the kexec; `ended`: when the update was cancelled."""
     transaction, begun = coordinator.transaction, coordinator.begun
     owners = {name: id for id, follower in coordinator.members.items() for name in follower.names}
     sessions = {}
-    for name, group in groups(row for row in rows if row.direction == "outgoing"):
+    for name, group in groups(rows):
         main = group[0]
         id = owners.get(name)
         member = None if id is None else transaction.members.get(id)

@@ -191,7 +191,7 @@ class Updater:
             await self._ask_hook(coordinator)
             if not coordinator.cancelled:
                 coordinator.begin(self._participants.followers, self._registry.begin_generation())
-                self._recorder.begin(times.current(coordinator, self._registry.record.rows))
+                self._recorder.begin(times.current(coordinator, self._registry.record.outgoing))
                 await coordinator.settle()
             if not coordinator.cancelled:
                 # The bulk of it, while guests run; the little that comes after is written right before the jump (H16).
@@ -269,7 +269,7 @@ class Updater:
 
     async def _call_reboot(self, coordinator: Coordinator, reboot: RebootProcess) -> None:
         """Nobody can call it off any more. Returns, with the reason in `coordinator`, when the kernel refuses."""
-        ready = ready_rows(coordinator, self._registry.record.rows)
+        ready = ready_rows(coordinator, self._registry.record.outgoing)
         coordinator.jump(len(ready))
         await self._fds.store({JUMP: reboot.pidfd})
         left = clock.now()
@@ -282,7 +282,7 @@ class Updater:
             left,
             clock.pace(self._started, left),
         )
-        self._registry.depart(departure, lambda row: ready.get(row.name, row))
+        self._registry.depart(departure, ready)
         await self._registry_on_disk()
         if not await coordinator.feed.jump_read(_READING_SECONDS):
             self._log.warning("operator-slow", update=coordinator.id)
@@ -323,7 +323,7 @@ class Updater:
             await self._forget_departure()
         finally:
             self._sessions.open_again()
-            ended = times.current(coordinator, self._registry.record.rows, over=True)
+            ended = times.current(coordinator, self._registry.record.outgoing, over=True)
             if coordinator.generation:  # what is refused before anybody is asked is not recorded as an update
                 self._recorder.begin(ended)
             told = ended.timeline
