@@ -104,7 +104,7 @@ def test_what_is_not_there_cannot_be_reaped(begin: BeginWith) -> None:
         assert luod.answer("discard", name)["error"] == "NoSuchSession"
     # All that are named are tried.
     answer = luod.answer("discard", "none", "vm")
-    assert (answer["status"], answer["error"]) == (1, "NoSuchSession")
+    assert (answer["status"], answer["error"]) == (7, "NoSuchSession")
     assert set(states(luod.vmm())) == {"incoming other", "outgoing new"}
 
 
