@@ -1,7 +1,7 @@
-"""What luod is doing, as one state: idle, a step of an update, or being stopped. All who ask read it here.
+"""luod's activity as one state: idle, a step of an update, or being stopped. All modules read it here.
 
-`TRANSITIONS` has every change of state that there is; docs/updates.md draws it, and a test compares the two. The votes
-within a state are `luod.daemon.updates.transaction`'s.
+`TRANSITIONS` has every change of state; docs/updates.md draws it, and a test compares the two. The votes within a state
+are in `luod.daemon.updates.transaction`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from luod.ipc.types.phases import State
 class RunState(Enum):
     IDLE = "idle"
     CHECKING = "checking"
-    """An update was requested; luod looks for what it would lose."""
+    """An update was requested; luod checks what it would lose."""
     STARTING = "starting"
     """The update was accepted; the image is loaded again, and the hook before-update runs."""
     PREPARING = "preparing"
@@ -25,7 +25,7 @@ class RunState(Enum):
     JUMPING = "jumping"
     """The kexec cannot be stopped any more. It ends with this kernel, or when reboot(2) returns."""
     CANCELLING = "cancelling"
-    """What the update changed is taken back; then the participants are told."""
+    """The update's changes are undone; then the participants are told."""
     STOPPING = "stopping"
 
 
@@ -49,10 +49,10 @@ _LOGGED: Final = frozenset(_TOLD) | {RunState.CANCELLING}
 
 
 class Run:
-    """Holds the state. `watchers` are called after each change."""
+    """Holds the state. `watchers` run after each change."""
 
     def __init__(self, log: Log, *, jumping: bool = False) -> None:
-        """`jumping`: a serve before this one called reboot(2), and that has not returned yet."""
+        """`jumping`: the previous serve called reboot(2), and that has not returned yet."""
         self._state = RunState.JUMPING if jumping else RunState.IDLE
         self._log = log
         self.watchers: list[Callable[[], None]] = []
@@ -66,21 +66,21 @@ class Run:
 
     @property
     def busy(self) -> bool:
-        """Whether an update is checked or under way, or luod is being stopped. No other can begin meanwhile."""
+        """Returns whether an update is checked or under way, or luod is being stopped. No other can begin meanwhile."""
         return self._state is not RunState.IDLE
 
     @property
     def updating(self) -> bool:
-        """Whether an update is under way: it was accepted, and is neither over nor rolled back."""
+        """Returns whether an update is under way: it was accepted, and is neither over nor rolled back."""
         return self._state in _LOGGED
 
     @property
     def told(self) -> State:
-        """The state as participants are told it."""
+        """Returns the state for participants."""
         return _TOLD.get(self._state, "idle")
 
     def enter(self, state: RunState, **details: object) -> None:
-        """Changes the state, and logs it with `details`. ValueError: there is no such transition."""
+        """Changes the state, and logs it with `details`. Raises ValueError: there is no such transition."""
         if state not in TRANSITIONS[self._state]:
             raise ValueError(f"from {self._state.value} to {state.value} there is no transition")
         self._state = state

@@ -1,7 +1,7 @@
 """The coordinator of one update: gives `luod.daemon.updates.transaction` a clock, and its participants their events.
 
-`luod.daemon.updates.update` drives it, and `luod.daemon.updates.participants` brings in what participants say. Whether
-memory suffices is `luod.daemon.updates.memory_checks`, what the operator is told `luod.daemon.updates.progress`.
+`luod.daemon.updates.update` drives it, and `luod.daemon.updates.participants` passes on the participants' calls.
+`luod.daemon.updates.memory_checks` checks memory, `luod.daemon.updates.progress` has the operator's reports.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from luod.ipc.types.phases import Ballot, EventKind, Phase, State, VotePhase
 from luod.ipc.types.updates import Event
 
 _DELIVERY_SECONDS: Final = 5.0
-"""For all participants to take an event before the kexec."""
+"""The time for all participants to take an event before the kexec."""
 _DEVICES_NAMED: Final = 5
-"""To the operator; each participant is told all of its own."""
+"""The number of devices in the operator's message. Each participant gets all of its own."""
 _ENTERED: Final[dict[Phase, RunState]] = {
     "preparing": RunState.PREPARING,
     "freezing": RunState.FREEZING,
     "jumping": RunState.JUMPING,
     "cancelled": RunState.CANCELLING,
 }
-"""The state of luod that comes with a phase of the transaction."""
+"""The state of luod for a phase of the transaction."""
 
 
 class Coordinator:
-    """One update, from when it is accepted to its end. `orphans` are judged sessions that nobody follows for.
+    """One update, from its acceptance to its end. `orphans` are judged sessions without a follower.
 
     Each change of the transaction's phase enters a state of `run`.
     """
@@ -74,7 +74,7 @@ class Coordinator:
     # What the update does with it.
 
     def begin(self, followers: Iterable[Follower], generation: int) -> None:
-        """Everybody who follows now has a part, and is told that it is preparing."""
+        """Makes all present followers members, and tells them that it is preparing."""
         self.generation = generation
         names, bystanders = [], set()
         for follower in followers:
@@ -96,14 +96,14 @@ class Coordinator:
             self.tell("preparing")
 
     def join(self, follower: Follower) -> None:
-        """One who began to follow while it is preparing, and was told so."""
+        """Adds a follower that began while it is preparing, and was told so."""
         self.members[follower.id] = follower
         bystander = not follower.sessions
         self._change(self.transaction.join(follower.id, follower.name, monotonic(), bystander=bystander))
         self._tell(follower, "preparing")
 
     async def settle(self) -> None:
-        """Returns when nobody is awaited in this phase, or it is cancelled. Keeps the deadline, gives grants."""
+        """Returns when no member is awaited in this phase, or it is cancelled. Keeps the deadline, gives grants."""
         while True:
             self._change(self.transaction.tick(monotonic()))
             self._grant()
@@ -117,7 +117,7 @@ class Coordinator:
                 continue
 
     async def unless_cancelled(self, step: Awaitable[object]) -> None:
-        """Waits for `step`, but no longer than until the update is cancelled; the step goes on behind. Its errors."""
+        """Waits for `step`, at most until the update is cancelled; the step continues then. Raises its errors."""
         task = asyncio.ensure_future(step)
         while not task.done() and not self.cancelled:
             self._changed.clear()
@@ -140,8 +140,9 @@ class Coordinator:
                 self._change(checked)
 
     def freeze(self) -> None:
-        """Everybody is told to pause, and it is the blackout from here on, unless memory is short: then it may be
-        cancelled, and nobody was told.
+        """Tells every member to pause, which starts the blackout.
+
+        If memory is short it may be cancelled instead, and no member was told.
         """
         ready = [self.members[m.id] for m in self.transaction.members.values() if m.standing == "ready"]
         self._change(memory_checks.before_freezing(self.transaction, ready, monotonic()))
@@ -155,7 +156,10 @@ class Coordinator:
         self.tell("freezing")
 
     async def announce(self) -> None:
-        """Tells everybody that it jumps, and returns when all have it: who has not would resume if luod died now."""
+        """Tells every member that the kexec begins, and returns when all have the event.
+
+        A member without it would resume if luod died now.
+        """
         self.tell("jumping", state="jumping")
         waits = {
             asyncio.ensure_future(follower.events.delivered()): follower
@@ -170,22 +174,27 @@ class Coordinator:
                 self.gone(follower)
 
     def jump(self, ready: int) -> None:
-        """From here on nothing stops the kexec but reboot(2) itself. `ready` sessions are carried as such."""
+        """Begins the kexec, which only a return of reboot(2) stops from here on.
+
+        `ready` sessions are carried as such.
+        """
         self.jumped = monotonic()
         frozen = f"{self.jumped - self.frozen:.3f}"
         self._change(self.transaction.jump(self.jumped), ready=ready, frozen_seconds=frozen)
 
     def cancel(self, reason: str) -> None:
-        """NotAwaited: it is jumping."""
+        """Cancels the update. Raises NotAwaited: the kexec has begun."""
         self._change(self.transaction.cancel(reason))
 
     def end(self, reason: str) -> None:
-        """Cancels in whatever phase: reboot(2) is not, or no longer, under way."""
+        """Cancels in any phase: reboot(2) is not, or no longer, under way."""
         jumping = self.transaction.phase == "jumping"
         self._change(self.transaction.returned(reason) if jumping else self.transaction.cancel(reason))
 
     def came_back(self, reason: str) -> None:
-        """reboot(2) has returned. Devices that were frozen before what failed are not as they were (H22)."""
+        """Records that reboot(2) has returned. Devices that were frozen before the failure have changed
+        (docs/hazards.md, H22).
+        """
         self._came_back = True
         devices = [f"{d.session}/{d.name or d.token}" for f in self.members.values() for d in f.devices]
         if devices:
@@ -197,7 +206,7 @@ class Coordinator:
     # What participants do.
 
     def declared(self, follower: Follower) -> float:
-        """A member has declared. The seconds it has left. NotAwaited."""
+        """Records a member's declaration. Returns the seconds it has left. Raises NotAwaited."""
         preparing, freezing = (sum(file.size for file in follower.files(when)) for when in ("preparing", "freezing"))
         self._change(
             self.transaction.declared(
@@ -210,7 +219,7 @@ class Coordinator:
         return self.left()
 
     def vote(self, follower: Follower, phase: VotePhase, vote: Ballot, reason: str | None) -> None:
-        """NotAwaited."""
+        """Records a vote. Raises NotAwaited."""
         now = monotonic()
         if vote == "ready":
             self._change(self.transaction.ready(follower.id, phase, now))
@@ -253,7 +262,7 @@ class Coordinator:
         )
 
     def _change(self, changed: Transaction, **details: object) -> None:
-        """The one place where the transaction changes. `details` are for the log, of another phase."""
+        """Changes the transaction; no other method does. `details` are for the log, of another phase."""
         before, self.transaction = self.transaction, changed
         if changed == before:
             return
@@ -273,7 +282,7 @@ class Coordinator:
         self.feed.changed(id for id, _member in members)
 
     def _note_bystanders(self, lost: dict[str | None, list[str]]) -> None:
-        """Writes one line, however many they are: anybody may follow. Only silence delays the others."""
+        """Writes one line, for any number of them: every user may follow. Only silence delays the others."""
         for reason, names in lost.items():
             write = self._log.warning if reason == LATE else self._log.debug
             write("bystanders", update=self.id, participants=len(names), first=", ".join(names[:5]), reason=reason)
@@ -281,7 +290,7 @@ class Coordinator:
     # What the operator sees.
 
     async def news(self) -> Progress:
-        """Returns what has changed since the last call; waits until something has."""
+        """Returns the changes since the last call; waits for one."""
         await self.feed.wait()
         return self.progress()
 

@@ -1,8 +1,8 @@
-"""The image that an update jumps into: loaded, kept, and looked at.
+"""The image for the kexec of an update: loading, keeping and checking it.
 
-luod jumps only into an image it loaded itself (H19): keep holds the files, so that a later serve can load them again
-right before the jump. Not what is wrong with it, which is `luod.daemon.preflight`, nor when to jump: that is
-`luod.daemon.updates.update`, the caller with `luod.daemon.admin`.
+luod starts only an image that it loaded itself (docs/hazards.md, H19): keep holds the files, so that a later serve can
+load them again right before the kexec. `luod.daemon.preflight` finds its problems. `luod.daemon.updates.update` decides
+when to start it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class KexecImage:
-    """Owns nothing: the files are with the holdings. Made inside a running loop."""
+    """Owns nothing: keep has the files. Made inside a running loop."""
 
     def __init__(
         self, holdings: Holdings, sessions: SessionService, participants: Participants, run: Run, log: Log
@@ -50,7 +50,7 @@ class KexecImage:
 
     @cached_property
     def _preflight(self) -> Preflight:
-        # Its readers of images are nothing that serve's start needs, and that lies in the blackout.
+        # serve's start does not need the readers of images, and is part of the blackout.
         from luod.daemon.preflight.check import Preflight
 
         return Preflight(self._sessions, self._participants, self._registry)
@@ -58,8 +58,9 @@ class KexecImage:
     async def load(
         self, kernel: Fd, initrd: Fd | None, command_line: str, *, ignore_findings: Collection[str] = ()
     ) -> None:
-        """Loads an image. The fds are closed. Refused: no kernel can use the initial RAM disk, which `ignore_findings`
-        may name. KernelRefused.
+        """Loads an image. The fds are closed.
+
+        Raises Refused: no kernel can use the initial RAM disk, which `ignore_findings` may name. Raises KernelRefused.
         """
         await completed(self._load(kernel, initrd, command_line, ignore_findings))
 
@@ -90,7 +91,7 @@ class KexecImage:
         self._log("loaded", command_line=command_line, initrd=initrd is not None)
 
     async def _require_usable(self, subject: Subject, ignore_findings: Collection[str]) -> None:
-        """Refused: the next kernel cannot use its initial RAM disk. kexec_file_load takes any file for one."""
+        """Raises Refused: the next kernel cannot use its initial RAM disk. kexec_file_load accepts any file as one."""
         from luod.daemon.preflight.findings import refuse, require_names, with_ignored
 
         require_names(ignore_findings)
@@ -100,8 +101,10 @@ class KexecImage:
     async def check(
         self, kernel: Fd | None, initrd: Fd | None, command_line: str | None
     ) -> tuple[list[Finding], str | None]:
-        """The findings about these files, or, without a kernel, about what is loaded; and the kernel's release. The fds
-        stay the caller's. NotLoaded.
+        """Returns the findings about these files, or, without a kernel, about the loaded ones; and the kernel's
+        release.
+
+        The caller owns the fds. Raises NotLoaded.
         """
         if kernel is not None:
             return await self._preflight.check(Subject(kernel, initrd, command_line or ""))
@@ -109,24 +112,29 @@ class KexecImage:
             return await self._preflight.check(self._loaded(loads=2))
 
     async def look(self) -> list[Finding]:
-        """The findings about what is loaded, before an update into it. Nothing else is loaded meanwhile, and
-        `load_again` takes nothing else, so that what was looked at is what is jumped into (H19). NotLoaded.
+        """Returns the findings about the loaded image, before an update into it. Raises NotLoaded.
+
+        No other image is loaded meanwhile, and `load_again` uses no other, so that the checked image is the one that is
+        started (docs/hazards.md, H19).
         """
         async with self._loading:
             findings, _release = await self._preflight.check(self._loaded(loads=2), remember=True)
         return findings
 
     async def load_again(self) -> None:
-        """Off the loop: an initrd of hundreds of MiB takes the kernel its time. The image there is when it is its turn:
-        a LoadKernel that came before the update is waited for. KernelRefused.
+        """Loads the image again, in a thread: an initrd of hundreds of MiB takes the kernel some time. Raises
+        KernelRefused.
+
+        It waits for an earlier LoadKernel, and takes the image of that moment.
         """
         async with self._loading:
             loaded = self._loaded()
             await asyncio.to_thread(kexec.load, loaded.kernel, loaded.initrd, loaded.command_line)
 
     def certain(self, moment: Moment) -> list[Finding]:
-        """Returns the findings about what `look` looked at, from facts as they are now, at this moment of an update.
-        Refused: a file was changed since.
+        """Returns the findings about the image of `look`, from the facts at this moment of an update.
+
+        Raises Refused: a file was changed since.
         """
         return self._preflight.certain(self._loaded(loads=1), moment)
 
@@ -143,7 +151,7 @@ class KexecImage:
 
 
 def _named(error: errors.NotAKernelImage, kernel: Fd) -> errors.NotAKernelImage:
-    """Returns `error` with what the file is, where that is known."""
+    """Returns `error` with the kind of the file, if it is known."""
     from luod.image import bzimage, other_kernels
 
     try:

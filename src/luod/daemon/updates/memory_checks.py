@@ -1,7 +1,7 @@
-"""Whether there is memory for what participants are about to preserve (H1, H2): before a grant, and before freezing.
+"""Checks memory for the files that participants are about to preserve (docs/hazards.md, H1 and H2).
 
-Each check takes the transaction, and returns it as it was, or cancelled, or without the members that memory is short
-for. What a PRESERVE takes is `luod.daemon.memory_grants`.
+The checks are before a grant, and before freezing. Each takes the transaction, and returns it unchanged, or cancelled,
+or without the members for which memory is short. `luod.daemon.memory_grants` has the needs of a PRESERVE.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def before_grant(transaction: Transaction, follower: Follower, now: float) -> Tr
 
 
 def before_freezing(transaction: Transaction, followers: Iterable[Follower], now: float) -> Transaction:
-    """Checks what the ready `followers` preserve while frozen, for each of them and for all together."""
+    """Checks the files that the ready `followers` preserve while frozen, for each of them and for all together."""
     fitting: list[tuple[Follower, list[DeclaredFile]]] = []
     for follower in followers:
         files = follower.files("freezing")

@@ -1,4 +1,4 @@
-"""What the operator of an update is told: what changed since the last report, and whether the last one was read."""
+"""The reports to the operator of an update: the changes since the last one, and whether that one was read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from luod.ipc.types.admin import Participant, Progress
 
 
 class ProgressFeed:
-    """The members that changed since the last report, and a note. It begins with something to report."""
+    """The members that changed since the last report, and a note. It begins with changes."""
 
     def __init__(self) -> None:
         self._members: set[int] = set()
@@ -22,17 +22,17 @@ class ProgressFeed:
         self._jump_read = asyncio.Event()
 
     def changed(self, members: Iterable[int]) -> None:
-        """Something changed, and with it these members."""
+        """Records a change, and these members with it."""
         self._members.update(members)
         self._news.set()
 
     def note(self, text: str) -> None:
-        """Reports a text while the machine jumps."""
+        """Reports a text during the kexec."""
         self._note = text
         self._news.set()
 
     async def wait(self) -> None:
-        """Waits until there is something to report, which is then for the caller to do."""
+        """Waits until there is something to report. The caller must report it."""
         await self._news.wait()
         self._news.clear()
 
@@ -49,12 +49,12 @@ class ProgressFeed:
         return report(update, generation, transaction, followers, orphans, changed=changed, note=self._note)
 
     def read(self, progress: Progress) -> None:
-        """The operator has read this report."""
+        """Records that the operator has read this report."""
         if progress.state == "jumping":
             self._jump_read.set()
 
     async def jump_read(self, seconds: float) -> bool:
-        """Waits until the operator has read that the machine jumps, up to `seconds`. Returns whether that is so."""
+        """Returns whether the operator has read that the kexec begins. Waits up to `seconds` for it."""
         try:
             await asyncio.wait_for(self._jump_read.wait(), seconds)
         except TimeoutError:
@@ -72,7 +72,7 @@ def report(
     changed: Iterable[int],
     note: str | None = None,
 ) -> Progress:
-    """Returns the state of an update with the `changed` members. `orphans`: judged sessions that nobody follows for."""
+    """Returns the state of an update with the `changed` members. `orphans`: judged sessions without a follower."""
     lost = [id for id, member in transaction.members.items() if member.standing == "lost"]
     # After a cancelled update nothing is torn: there was no kexec.
     cancelled = transaction.phase == "cancelled"
@@ -90,7 +90,7 @@ def report(
 
 
 def _participant(member: Member, follower: Follower, began: float) -> Participant:
-    # A member that is awaited has reached nothing yet: its time runs on, from when it was first awaited.
+    # An awaited member has no result yet: its time counts from the start of the wait.
     seconds = monotonic() - max(member.since, began) if member.standing == "awaited" else member.since - began
     return Participant(
         id=member.id,
