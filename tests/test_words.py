@@ -36,7 +36,7 @@ PENDING = [
     *(f"cleanup/{name}.py" for name in ("forwarding", "reaping", "workloads")),
     *(f"preflight/{name}.py" for name in ("facts", "state")),
     *(f"sessions/{name}.py" for name in ("claims", "names", "service")),
-    *(f"store/{name}.py" for name in ("inherited", "recovery", "registry", "remains", "schema")),
+    *(f"store/{name}.py" for name in ("inherited", "recovery", "registry", "remains", "schema", "states")),
     *(f"timeline/{name}.py" for name in ("recorder", "timeline")),
     *(f"updates/{name}.py" for name in ("hooks", "participants", "update")),
     "replies.py",
