@@ -96,7 +96,7 @@ def test_the_log_tells_an_update_in_ten_lines_on_both_sides_of_the_jump(machine:
     update_id = re.compile(r" update=([0-9a-f]{8})\b")
     lines = [line for line in (tmp_path / "state.log").read_text().splitlines() if update_id.search(line)]
     assert [line.split()[3] for line in lines] == [
-        "update",
+        "starting",
         "preparing",
         "freezing",
         "jumping",
