@@ -1,6 +1,6 @@
-"""Errors that more than one part of serve answers with, in the same words wherever they come from.
+"""Error replies that several parts of serve share.
 
-Same words matter: somebody else's session and one that does not exist must not be told apart.
+The words must not differ: a client must not distinguish another user's session from one that does not exist.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def too_late() -> TooLate:
 
 
 def update_running(state: RunState) -> UpdateRunning:
-    """Returns the refusal of what cannot be done in this state of luod."""
+    """Returns the refusal of a request that this state of luod does not allow."""
     if state is RunState.STOPPING:
         return UpdateRunning(message="luod is being stopped", hint="try again if luod refuses to stop")
     return UpdateRunning(message=f"an update is running: {state.value}", hint="wait for it to end")

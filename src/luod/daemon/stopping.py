@@ -1,7 +1,7 @@
-"""Stopping luod on the operator's word, and what ends with it: the sessions and files that only luod has open.
+"""Stops luod at the operator's request, unless that loses sessions and files which only luod has open.
 
-What waits in the kernel waits on, and what another process has open stays that process's. SIGTERM to `luod` asks
-nothing, and says in the log what was lost.
+Sessions that wait in the kernel keep waiting, and other processes keep what they have open. SIGTERM to `luod` stops it
+without these checks, and the log lists what was lost.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from luod.errors import Refused
 from luod.ipc.server.peer import Peer
 
 _REPLY_SECONDS: Final = 0.2
-"""For the answer to reach the operator."""
+"""For the reply to reach the operator."""
 _NAMED: Final = 20
 
 
 class Stopping:
-    """Made inside a running loop."""
+    """Implements `luoctl stop`. Needs a running loop."""
 
     def __init__(self, holdings: Holdings, sessions: SessionService, run: Run, log: Log) -> None:
         self._holdings = holdings
@@ -36,7 +36,7 @@ class Stopping:
         self._log = log
 
     async def stop(self, peer: Peer, *, drop: bool) -> list[str]:
-        """Ends luod a moment later; returns what is lost. UpdateRunning. Refused: something is, without `drop`."""
+        """Ends luod a moment later; returns what is lost. Raises UpdateRunning, or Refused if that needs `drop`."""
         if self._run.busy:
             raise update_running(self._run.state)
         if self._sessions.being_forwarded:
@@ -46,7 +46,7 @@ class Stopping:
         self._run.enter(RunState.STOPPING)
         stopped = False
         try:
-            # Nothing is created or retrieved any more, so what is found is what is lost.
+            # No session can be created or retrieved from here on, so the list stays true.
             await self._sessions.close_for_update("shut")
             alone, doubt = await self._alone()
             if alone and not drop:
@@ -66,7 +66,7 @@ class Stopping:
         return alone
 
     async def _alone(self) -> tuple[list[str], str]:
-        """Returns what nobody but luod has open, in words; and why that is in doubt, or ""."""
+        """Returns the names of what only luod has open, and why the list is uncertain, or ""."""
         record, fds = self._holdings.registry.record, self._holdings.fds
         words = {fd_name(row): f"{row.direction} session {row.name}" for row in record.rows}
         words |= {held_name(file): f"file {file.name} of {held.name}" for held in record.held for file in held.files}

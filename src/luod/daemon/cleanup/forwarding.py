@@ -1,7 +1,7 @@
-"""Forwarding: an incoming session that nobody claimed is made an outgoing one, so that a bad kernel can be left.
+"""Forwarding: preserves an unclaimed incoming session again, in an outgoing session, for the next kexec.
 
-The work is `luod.daemon.cleanup.forwarder`'s, a process of its own; here is the order that makes it safe. Until keep
-holds the files nothing has changed. From then on the row says `forwarding`. If a process dies, the next serve or the
+`luod.daemon.cleanup.forwarder`, a separate process, does the work. This module makes its order safe: nothing changes
+until keep holds the files. From then on the row is in the state `forwarding`; if a process dies, the next serve or the
 operator starts again from those files. At the end one write to the registry makes the incoming row an outgoing one.
 """
 
@@ -30,7 +30,7 @@ from luod.ipc.server.peer import Peer
 from luod.linux import Fd
 
 _SECONDS: Final = 600.0
-"""For one session. PRESERVE and RETRIEVE_FD of a TiB take minutes (H3)."""
+"""The limit for one session. PRESERVE_FD and RETRIEVE_FD of a TiB take minutes (H3)."""
 _CLOSING_TRIES: Final = 50
 _CLOSING_SECONDS: Final = 0.1
 _UNUSABLE: Final = {
@@ -41,7 +41,7 @@ _UNUSABLE: Final = {
 
 
 class Forwarding:
-    """Made inside a running loop; `take_over` before anybody is answered."""
+    """Needs a running loop. `take_over` runs before the first request is answered."""
 
     def __init__(self, holdings: Holdings, sessions: SessionService, log: Log) -> None:
         self._registry: Registry = holdings.registry
@@ -51,11 +51,11 @@ class Forwarding:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        # Two that fit alone may not fit together (H2).
+        # Two sessions that each fit into memory may not fit together (H2).
         self._one = asyncio.Lock()
 
     def take_over(self) -> None:
-        """Goes on with what the serve before this one had begun."""
+        """Continues the forwardings that the previous serve had begun."""
         for row in self._registry.record.incoming:
             if row.state is IncomingState.CARRYING_OVER:
                 task = self._loop.create_task(self._go_on(row))
@@ -67,11 +67,11 @@ class Forwarding:
         try:
             await self._carry_over(row.name)
         except LuodError as error:
-            # It is as it was, and the operator can have it carried over again.
+            # The session is unchanged, and the operator can repeat the command.
             self._log.error("carry-over-failed", name=row.name, owner=row.owner, reason=error)
 
     async def carry_over(self, peer: Peer, name: str) -> str:
-        """What there is to say of it. NotCarriedOver, CarryOverFailed, NoSuchSession, Refused, Busy."""
+        """Returns the forwarder's report. Raises NotCarriedOver, CarryOverFailed, NoSuchSession, Refused, Busy."""
         self._log("carry-over", name=name, uid=peer.uid, pid=peer.pid)
         return await completed(self._carry_over(name))
 
@@ -102,7 +102,7 @@ class Forwarding:
         return outcome.report
 
     def check(self, row: IncomingRow) -> None:
-        """Raises NotCarriedOver or Refused."""
+        """Raises NotCarriedOver or Refused if the session cannot be forwarded now."""
         if self._registry.outgoing(row.name) is not None:
             raise errors.SessionExists(
                 name=row.name, message="an outgoing session of this name exists", hint="release it first"
@@ -120,7 +120,7 @@ class Forwarding:
             )
 
     async def _carry(self, row: IncomingRow, incoming: Fd) -> Outcome:
-        """Ends when the files are preserved in an outgoing session, which luod holds, or when it failed."""
+        """Runs the forwarder until it has preserved the files in an outgoing session, which luod holds, or fails."""
         await self._children.end_left(worker_name(row))
         outgoing = await self._create(row)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -130,7 +130,7 @@ class Forwarding:
             for number, carried in enumerate(carried_names(self._fds, row)):
                 if row.state is IncomingState.CARRYING_OVER:
                     fds[f"{CARRIED_FD}{number}"] = self._fds[carried].fileno()
-                else:  # not all of them came to be held
+                else:  # an incomplete set: the serve ended before keep held all files
                     await self._fds.drop(carried)
             holding = self._loop.create_task(self._hold(row, ours, theirs))
             try:
@@ -141,7 +141,7 @@ class Forwarding:
                 await asyncio.wait((holding,))
 
     async def _create(self, row: IncomingRow) -> Fd:
-        """The outgoing session. One of a forwarder that was killed is closed as soon as that has ended."""
+        """Creates the outgoing session. Retries: that of a killed forwarder is closed when the process has ended."""
         for _ in range(_CLOSING_TRIES):
             try:
                 return await self._fds.create(row.name, None)
@@ -152,7 +152,7 @@ class Forwarding:
         )
 
     async def _hold(self, row: IncomingRow, ours: socket.socket, theirs: socket.socket) -> None:
-        """Waits for the forwarder to have the files, and has keep hold them before it goes on."""
+        """Waits until the forwarder sends the files, stores them in keep, and then lets the forwarder continue."""
         readable = asyncio.Event()
         self._loop.add_reader(ours, readable.set)
         try:
@@ -163,7 +163,7 @@ class Forwarding:
         packed = [Fd(number) for number in numbers]
         holding = self._loop.create_task(self._held(row, packed if word == HELD else []))
         try:
-            # To its end: keep and the registry must tell the same.
+            # Not interrupted: keep and the registry must agree.
             await asyncio.shield(holding)
             ours.send(GO)
         except asyncio.CancelledError:

@@ -1,9 +1,9 @@
-"""Reaping: sessions nobody will resume from are cleaned up by a command, which luod starts and watches.
+"""Reaping: discards abandoned incoming sessions by a command, the reaper, which luod starts and watches.
 
-On the operator's word, and by itself past the policy's restore deadline, for what was never claimed, is torn, or whose
-claimant ended; never under a process that lives, and never what was resumed. Once begun with, a session is handed out
-no more. One whose reaper fails is *stuck*: it is shown, can be reaped again or released, and is in nobody's way. The
-reaper's own work is `luod.daemon.cleanup.reaper`, or the operator's command.
+The operator requests it. After the policy's restore deadline luod also discards sessions by itself that were never
+claimed, are torn, or have lost their claimant; never one that a running process uses, nor a resumed one. A session is
+not handed out after its reaping has begun. If the reaper fails, the session is *stuck*: it can be discarded again or
+released, and does not block updates. The reaper is `luod.daemon.cleanup.reaper` or a command of the policy.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from luod.ipc.types.admin import Stuck
 from luod.linux import Fd
 
 _AT_ONCE: Final = 4
-"""Reapers at a time, of those the deadline starts."""
+"""Concurrent reapers that the deadline starts."""
 _AGAIN_SECONDS: Final = 1.0
 _LEFT_SECONDS: Final = 5.0
-"""Between two looks whether a session is still open in a process."""
+"""Between two checks whether a process still has a session open."""
 _GRACE_SECONDS: Final = 10.0
-"""From the start of a serve: while none ran nobody could claim anything. Never longer than the deadline itself."""
+"""After the start of serve, as no client can claim a session before it. At most as long as the deadline."""
 
 
 class Reaping:
-    """Made inside a running loop; `take_over` before anybody is answered."""
+    """Needs a running loop. `take_over` runs before the first request is answered."""
 
     def __init__(self, holdings: Holdings, sessions: SessionService, policy: Policy, log: Log) -> None:
         self._registry: Registry = holdings.registry
@@ -68,11 +68,11 @@ class Reaping:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the restore deadline; None: there is none, or nothing waits for it."""
+        """Seconds until the restore deadline; None without a deadline or without a session that waits for it."""
         return self.deadline_left() if self._waiting() else None
 
     def deadline_left(self) -> float | None:
-        """Seconds, whether or not anything waits; None: there is none."""
+        """Returns the seconds until the restore deadline, even if no session waits for it; None without a deadline."""
         deadline, arrived = self._policy.settings.restore_deadline, self._registry.record.arrived
         if deadline is None or arrived is None:
             return None
@@ -87,12 +87,12 @@ class Reaping:
         ]
 
     async def discard(self, peer: Peer, name: str, *, force: bool) -> str:
-        """What the reaper said. NoSuchSession, Refused, Busy, DiscardFailed."""
+        """Returns the reaper's report. Raises NoSuchSession, Refused, Busy or DiscardFailed."""
         self._log("discard", name=name, uid=peer.uid, pid=peer.pid, force=force)
         return await completed(self._discard(name, force=force))
 
     def in_use(self, row: IncomingRow) -> str | None:
-        """Returns why an incoming session is in use; None: it is not. Who has one session of a workload has all."""
+        """Returns why an incoming session is in use, or None. Use of one session of a workload is use of all."""
         parts = [other for other in self._registry.record.incoming if other.base == row.base]
         if any(other.state is IncomingState.RESUMED for other in parts):
             return "its guest was resumed"
@@ -104,7 +104,7 @@ class Reaping:
         )
 
     def check(self, row: IncomingRow, *, force: bool) -> None:
-        """Refused: the session is in use."""
+        """Raises Refused if the session is in use."""
         if force or row.state is IncomingState.DISCARDING:
             return
         reason = self.in_use(row)
@@ -115,7 +115,7 @@ class Reaping:
             )
 
     async def _discard(self, name: str, *, force: bool = False) -> str:
-        # Asked when it is this one's turn: the reaper may have waited, and the session be claimed meanwhile.
+        # The check runs after the wait for a turn: the session may have been claimed meanwhile.
         row, fd = await self._sessions.begin_work(name, lambda row: self.check(row, force=force))
         reaped = False
         try:
@@ -138,7 +138,7 @@ class Reaping:
         return outcome.report
 
     async def _run(self, row: Row, fd: Fd) -> tuple[Outcome, str]:
-        """With what is being run, in words."""
+        """Runs the reaper; returns its outcome and its name for messages."""
         given = self._policy.settings.reaper
         with fd.duplicate() as session:
             reaper = Child(
@@ -153,12 +153,12 @@ class Reaping:
     # The restore deadline.
 
     def _waiting(self) -> list[IncomingRow]:
-        """What the deadline is for."""
+        """Returns the sessions to which the deadline applies."""
         rows = ((row, state) for row, state in self._sessions.rows() if isinstance(row, IncomingRow))
         return [row for row, state in rows if state in ("waiting", "retrieved", "torn")]
 
     def _reloaded(self) -> None:
-        """A new deadline counts from when it is set: who sets one does not mean what has waited for longer."""
+        """Restarts the wait if the deadline has changed: a new one must not expire at once."""
         if self._policy.settings.restore_deadline != self._deadline:
             self._deadline = self._policy.settings.restore_deadline
             if self._registry.record.arrived is not None:
@@ -184,13 +184,13 @@ class Reaping:
         self._reap_rest(row, "the process that had it ended")
 
     def _rows_changed(self, changes: tuple[Change, ...]) -> None:
-        """What was left alone because another session of its workload was in use is due when that is gone."""
+        """Reaps the rest of a workload when one of its sessions is gone that may have been in use."""
         for row, other in changes:
             if isinstance(row, IncomingRow) and other is None:
                 self._loop.call_soon(self._reap_rest, row, f"session {row.name} of its workload ended")
 
     def _reap_rest(self, row: IncomingRow, reason: str) -> None:
-        """Past the deadline: reaps what is left of the workload of `row`, unless it is in use."""
+        """Reaps the remaining sessions of the workload of `row` that are not in use, if the deadline has passed."""
         if self.seconds_left != 0.0:
             return
         for waiting in self._waiting():
@@ -208,7 +208,7 @@ class Reaping:
         task.add_done_callback(lambda _task: self._started.discard(name))
 
     async def _by_itself(self, name: str) -> None:
-        """Also once what keeps it waiting, such as an update that is cancelled, is over."""
+        """Reaps a session, and retries while something transient, such as an update, prevents it."""
         told = False
         while True:
             async with self._few:
@@ -231,5 +231,5 @@ class Reaping:
                     told = True
                     reason = "another process than the one that retrieved it last has it open"
                     self._log.warning("left-alone", name=name, owner=row.owner, reason=reason)
-            # Not in the turn of another.
+            # Sleeps without the semaphore.
             await asyncio.sleep(_LEFT_SECONDS if told else _AGAIN_SECONDS)

@@ -1,7 +1,7 @@
-"""What is asked of a workload: of its session NAME and of NAME#GENERATION together, since half a workload is of no use.
+"""Requests for a whole workload, its sessions NAME and NAME#GENERATION: a partial restore is invalid.
 
-Looks which sessions those are and whether they are in use, all of them before anything is begun; what is done with each
-is `luod.daemon.cleanup.reaping`, `luod.daemon.cleanup.forwarding` and `luod.daemon.sessions.service`.
+Finds the sessions and checks that all of them are idle before the first is changed. `luod.daemon.cleanup.reaping`,
+`luod.daemon.cleanup.forwarding` and `luod.daemon.sessions.service` act on each session.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Workloads:
         self._log = log
 
     async def discard(self, peer: Peer, name: str, *, force: bool) -> str:
-        """Returns what the reaper said of each session. Errors of `Reaping.discard`; in use, none was begun with."""
+        """Returns the reaper's reports. Raises as `Reaping.discard`; no session is begun if one is in use."""
         rows = self._incoming(peer, name)
         for row in rows:
             self._reaping.check(row, force=force)
@@ -62,14 +62,14 @@ class Workloads:
         return await self._each(rows, lambda row: self._reaping.discard(peer, row.name, force=force))
 
     async def carry_over(self, peer: Peer, name: str) -> str:
-        """Returns a report on each session. Errors of `Forwarding.carry_over`; no session is begun if one is in use."""
+        """Returns the forwarder's reports. Raises as `Forwarding.carry_over`; no session is begun if one is in use."""
         rows = self._incoming(peer, name)
         for row in rows:
             self._forwarding.check(row)
             self._require_idle(row, _FORWARD_INSTEAD)
             await self._require_closed(row, _FORWARD_INSTEAD)
         names = {row.name for row in rows}
-        # All at once: a VMM that retrieves one while another is forwarded would have half of its workload.
+        # All at once: a VMM that retrieves one session while another is forwarded would get a part of its workload.
         self._sessions.being_forwarded |= names
         try:
             return await self._each(rows, lambda row: self._forwarding.carry_over(peer, row.name))
@@ -77,7 +77,7 @@ class Workloads:
             self._sessions.being_forwarded -= names
 
     async def give_up(self, peer: Peer, name: str, direction: Direction | None, force: bool) -> GivenUp:
-        """Releases all sessions of the workload as given up. Refused: they are in use, or there are both directions."""
+        """Releases all sessions of the workload. Raises Refused if they are in use or the direction is ambiguous."""
         if direction is None:
             there = [each for each in _OTHER if self._found(peer, each, name)]
             if len(there) > 1:
@@ -91,7 +91,7 @@ class Workloads:
             if not force:
                 self._require_idle(row, _RELEASE_FORCED)
             if peer.root and not force:
-                # Not for others: it costs processor time, and what they release is their own.
+                # For root only: the scan costs processor time, and other users release only their own sessions.
                 await self._require_closed(row, _RELEASE_FORCED)
         for row in rows:
             await self._sessions.release(peer, row.name, row.direction, "given_up")
@@ -106,7 +106,7 @@ class Workloads:
         return [row for row in mine if row.base == name] or [row for row in mine if row.name == name]
 
     def _rows(self, peer: Peer, direction: Direction, name: str) -> list[Row]:
-        """Returns the sessions of the workload, NAME last. NoSuchSession. Refused: the name is of a part of one."""
+        """Returns the sessions of the workload, NAME last. Raises NoSuchSession; Refused if `name` is a part of one."""
         rows = self._found(peer, direction, name)
         if not rows:
             other = self._found(peer, _OTHER[direction], name)
@@ -127,7 +127,7 @@ class Workloads:
         return [row for row in self._rows(peer, "incoming", name) if isinstance(row, IncomingRow)]
 
     def _require_idle(self, row: Row, instead: str) -> None:
-        """Raises Refused when a process uses the session that may live, as far as luod was told."""
+        """Raises Refused if, by luod's records, a process that may still run uses the session."""
         if isinstance(row, IncomingRow):
             reason = self._reaping.in_use(row)
         else:
@@ -139,12 +139,12 @@ class Workloads:
             raise _in_use(row, reason, instead)
 
     async def _require_closed(self, row: Row, instead: str) -> None:
-        """Raises Refused when a process is seen to have the session open."""
+        """Raises Refused if a process has the session open."""
         if (pid := await self._sessions.open_elsewhere(row)) is not None:
             raise _in_use(row, f"process {pid} has it open", instead)
 
     async def _each(self, rows: list[IncomingRow], act: Callable[[IncomingRow], Awaitable[str]]) -> str:
-        """Goes on to the next session also after one that failed, whose error is raised at the end."""
+        """Acts on every session, even after one fails; raises the first error at the end."""
         reports: list[tuple[str, str]] = []
         failure: LuodError | None = None
         for row in rows:

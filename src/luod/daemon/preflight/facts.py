@@ -1,11 +1,9 @@
 """The facts that findings depend on, as observed at one moment. A fact's version is its value.
 
-Two observations of a fact that compare equal are one version of it. What is too large to compare is represented by what
-identifies it: a file by device, inode, size and times. `Memory` has no version that lasts, since any process may take
-memory at any moment: two observations of it are never equal.
+Two observations of a fact that compare equal are the same version. A file is compared by device, inode, size and times.
+Two observations of `Memory` are never equal, since any process may allocate memory at any moment.
 
-Only data. The rules that turn facts into findings are `luod.daemon.preflight.rules`; `luod.daemon.preflight.check`
-observes.
+Only data: `luod.daemon.preflight.check` observes the facts, `luod.daemon.preflight.rules` turns them into findings.
 """
 
 from __future__ import annotations
@@ -47,32 +45,32 @@ FactName = Literal[
 
 @dataclass(frozen=True)
 class KernelFile:
-    """The next kernel's image. `content` is None where the file cannot be read, for the reason `unreadable`."""
+    """The next kernel's image. `content` is None if the file cannot be read, for the reason `unreadable`."""
 
     fingerprint: Fingerprint
     content: image.Kernel | None = field(default=None, compare=False)
     unreadable: tuple[str, str] = field(default=("", ""), compare=False)
-    """What is wrong, and what to do."""
+    """The problem and its remedy."""
 
 
 @dataclass(frozen=True)
 class InitrdFile:
-    """The initial RAM disk. `size` in bytes; `content`: what the next kernel loads from it. Without any either no
-    kernel can use it (`unusable`), or luod cannot look into it (`unreadable`): what is wrong, and what to do.
+    """The initial RAM disk; `size` is in bytes. `content` is None if no kernel can use the disk (`unusable`) or luod
+    cannot read it (`unreadable`). Each of these is a problem and its remedy.
     """
 
     fingerprint: Fingerprint
     size: int
     content: Modules | None = field(default=None, compare=False)
     boot_config: tuple[str, str] | None = field(default=None, compare=False)
-    """The parameters for the kernel and for init that are in a boot configuration behind it."""
+    """The parameters for the kernel and for init in the boot configuration at its end."""
     unusable: tuple[str, str] = field(default=("", ""), compare=False)
     unreadable: tuple[str, str] = field(default=("", ""), compare=False)
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """What one participant has declared. `process` is its pid in luod's /proc; None: it cannot be seen there."""
+    """The declaration of one participant. `process` is its pid in luod's /proc; None if it is not visible there."""
 
     name: str
     process: int | None
@@ -84,7 +82,7 @@ class Declaration:
 
 @dataclass(frozen=True)
 class Loading:
-    """What the running kernel allows of loading images. `loads` are still to be made until the jump."""
+    """The running kernel's limits on loading images. `loads` is the number of loads still needed before the kexec."""
 
     limits: LoadLimits = field(default_factory=LoadLimits)
     loads: int = 0
@@ -99,15 +97,15 @@ class Memory:
 
 @dataclass(frozen=True)
 class Host:
-    """What else the running machine is like. `watchdogs`: the state of each, None where the kernel does not say."""
+    """Other facts of the running machine. `watchdogs`: the state of each, None if the kernel does not report it."""
 
     watchdogs: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True)
 class Storage:
-    """What luod writes its registry to. `problems` of the state directory are as they were when it was looked at last,
-    which may wait for a disk. `file_error`: why the last write failed. `doubts` are the registry's.
+    """The storage of the registry. `problems` of the state directory are from the last look at it, which may block on
+    the disk. `file_error`: why the last write failed. `doubts` are the registry's.
     """
 
     problems: tuple[Problem, ...] = ()
@@ -127,7 +125,7 @@ class Facts:
     sessions: tuple[tuple[Row, SessionState], ...]
     declarations: tuple[Declaration, ...]
     stashed: tuple[str, ...]
-    """Names of the sets of files that luod holds for programs that are started again."""
+    """Names of the stashes: sets of files that luod holds for programs that restart."""
     memory: Memory
     devices: Devices
     host: Host
@@ -138,7 +136,7 @@ class Facts:
 
 
 def next_kernel(facts: Facts) -> NextKernel | None:
-    """What the next kernel is judged by; None where its image cannot be read."""
+    """Returns the properties of the next kernel that the rules judge; None if its image cannot be read."""
     if facts.kernel.content is None:
         return None
     kernel, disk = facts.kernel.content, facts.initrd
@@ -149,8 +147,8 @@ def next_kernel(facts: Facts) -> NextKernel | None:
 
 
 def kinds(facts: Facts) -> set[str]:
-    """The kinds of files that the next kernel is handed: as declared by participants, and, for a session whose
-    participant is gone, as declared last.
+    """Returns the kinds of the preserved files, as declared by participants. A session without a participant counts
+    with its last declaration.
     """
     return set(_declared(facts)) | {kind for row, _state in facts.sessions for kind in row.kinds}
 
@@ -163,7 +161,7 @@ def _declared(facts: Facts) -> Iterator[str]:
 
 
 def unattended(facts: Facts) -> list[str]:
-    """Sessions that were declared and have no participant now: a kexec would tear them."""
+    """Returns the declared sessions without a participant now: a kexec would tear them."""
     declared = {session.name for declaration in facts.declarations for session in declaration.sessions}
     rows = (row for row, _state in facts.sessions if isinstance(row, OutgoingRow))
     return sorted(row.name for row in rows if row.declared and row.generation is None and row.name not in declared)
@@ -172,8 +170,8 @@ def unattended(facts: Facts) -> list[str]:
 def unanswered(
     sessions: Iterable[tuple[Row, SessionState]], declarations: Iterable[Declaration], among: Collection[str]
 ) -> bool:
-    """Returns whether there is an outgoing session that no participant declares now, and that holds files of the kinds
-    `among`, or files that nobody ever declared.
+    """Returns whether an outgoing session without a participant holds files of the kinds `among`, or files that were
+    never declared.
     """
     declared = {session.name for declaration in declarations for session in declaration.sessions}
     rows = (row for row, _state in sessions if isinstance(row, OutgoingRow) and row.name not in declared)

@@ -1,6 +1,6 @@
-"""Whether what is held now comes over: sessions without a participant, memory, seals; and the watchdog.
+"""Findings on the current state: sessions without a participant, memory, seals, and the watchdog.
 
-Each function turns facts into findings, and reads nothing but memory and its limits.
+Each function turns facts into findings. The only things read here are memory and its limits.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from luod.ipc.types.updates import DeclaredFile
 from luod.uapi.memfd import F_SEAL_EXEC
 
 _INIT: Final = 1
-"""In its cgroup nobody is limited but by the machine."""
+"""A process in the root cgroup is limited only by the machine's memory."""
 
 
 def stashed(names: Collection[str]) -> Iterator[Finding]:
-    """`names` are those of the sets of files that luod holds for programs that are started again."""
+    """Yields the finding of stashed files. `names` are those of the stashes."""
     if names:
         yield finding(
             "files-held",
@@ -36,8 +36,8 @@ def stashed(names: Collection[str]) -> Iterator[Finding]:
 
 
 def incoming(rows: Iterable[tuple[Row, str]]) -> Iterator[Finding]:
-    """Sessions of the last update that are still there. `rows` come with their states."""
-    # What a reaper could not finish must not keep the others from the next kernel.
+    """Yields the finding of unfinished sessions of the last update. `rows` come with their states."""
+    # A stuck session must not block the update of the others.
     unfinished = [row.name for row, state in rows if isinstance(row, IncomingRow) and state != "stuck"]
     if unfinished:
         yield finding(
@@ -50,7 +50,7 @@ def incoming(rows: Iterable[tuple[Row, str]]) -> Iterator[Finding]:
 
 
 def unattended(names: Collection[str]) -> Iterator[Finding]:
-    """`names` are those of sessions that were declared and have no participant now."""
+    """Yields the finding of declared sessions without a participant. `names` are theirs."""
     if names:
         yield finding(
             "participant-missing",
@@ -61,7 +61,7 @@ def unattended(names: Collection[str]) -> Iterator[Finding]:
 
 
 def undeclared(rows: Iterable[tuple[Row, str]]) -> Iterator[Finding]:
-    """Outgoing sessions of which luod does not know what they hold. It knows what it forwarded itself."""
+    """Yields the finding of outgoing sessions with unknown contents. Those of forwarded sessions are known."""
     outgoing = [row for row, _state in rows if isinstance(row, OutgoingRow)]
     names = [row.name for row in outgoing if row.state is OutgoingState.UNDECLARED]
     if names:
@@ -92,7 +92,7 @@ def seals(declarations: Iterable[Declaration]) -> Iterator[Finding]:
 
 
 def preserve(declarations: Iterable[Declaration], root: Path) -> Iterator[Finding]:
-    """H2. Asked again before each grant, since memory comes and goes."""
+    """Yields the finding of too little memory to preserve (H2). It is checked again before each grant."""
     everything: list[DeclaredFile] = []
     try:
         for declaration in declarations:
@@ -110,7 +110,7 @@ def preserve(declarations: Iterable[Declaration], root: Path) -> Iterator[Findin
 
 
 def unknown(declarations: Iterable[Declaration], root: Path) -> Iterator[Finding]:
-    """Participants whose memory limits luod cannot read. The other rules judge the limits that it can read."""
+    """Yields findings of participants with memory limits that luod cannot read."""
     whys: dict[str, list[str]] = {}
     for declaration in declarations:
         if not any(file.size for session in declaration.sessions for file in session.files):
@@ -128,8 +128,8 @@ def unknown(declarations: Iterable[Declaration], root: Path) -> Iterator[Finding
 
 
 def retrieve(declarations: Iterable[Declaration], root: Path) -> Iterator[Finding]:
-    """H1. What is retrieved is charged to the limits of who retrieves it, as they will be in the next kernel: the same,
-    with nothing used yet.
+    """Yields findings of too little memory to retrieve (H1). Retrieved memory is charged to the limits of the process
+    that retrieves it, which are assumed to be the same in the next kernel, with nothing used yet.
     """
     charged: dict[str, int] = {}
     limits: dict[str, memory.Room] = {}
@@ -143,14 +143,14 @@ def retrieve(declarations: Iterable[Declaration], root: Path) -> Iterator[Findin
         if size > limits[name].available:
             yield finding(
                 "memory-retrieve",
-                f"what was declared takes {size} bytes to retrieve, and {name} is {limits[name].available} in all",
+                f"retrieving the declared files takes {size} bytes, and {name} is {limits[name].available} in all",
                 "a RETRIEVE_FD that runs out of memory loses the file",
                 "raise the limit, also for the next kernel",
             )
 
 
 def watchdog(states: Sequence[str | None]) -> Iterator[Finding]:
-    """`states` are those of the machine's watchdogs; None for one of which the kernel does not tell it."""
+    """Yields the finding of a missing watchdog. `states` are those of all watchdogs, None for an unknown one."""
     if not any(state in ("active", None) for state in states):
         yield finding(
             "no-watchdog",
