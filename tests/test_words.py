@@ -23,6 +23,7 @@ PLACES = [
     "src/luod/testing",
     "src/luod/ipc",
     "src/luod/daemon",
+    "src/luod/ctl",
     "bench",
     "demo",
     "examples",

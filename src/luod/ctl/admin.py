@@ -1,7 +1,7 @@
-"""`io.luod.Admin` from luoctl's side: what is asked on the admin socket, with answers as `luod.ipc.types.admin`.
+"""The calls of `io.luod.Admin` on the admin socket. Replies are the types of `luod.ipc.types.admin`.
 
-How bytes and fds travel is `luod.ipc.client.connection`, which gives the errors, too. `path` is that of the socket,
-None for the usual one. Files stay the caller's.
+`luod.ipc.client.connection` sends and receives, and raises the errors. `path` is the path of the socket, None for the
+default one. The caller keeps the fds it passes.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from luod.linux import Fd
 STOP_TIMEOUT = 30.0
 _LOOK_SECONDS = 0.05
 LOAD_TIMEOUT = 120.0
-"""Seconds LoadKernel may take: the kernel copies image and initrd, and checks a signature where it must."""
+"""The timeout of LoadKernel in seconds. The kernel copies image and initrd, and may verify a signature."""
 
 
 def status(path: str | None) -> Status:
-    """Returns what luod says of itself."""
+    """Returns the status of luod."""
     return decode(Status, _ask(path, "Status"))
 
 
 def timeline(path: str | None) -> UpdateTimes | None:
-    """Returns the timeline of the last update; None: there was no update yet."""
+    """Returns the timeline of the last update, None before the first."""
     times = _ask(path, "Timeline").get("timeline")
     return None if times is None else decode(UpdateTimes, times, "timeline")
 
@@ -40,7 +40,7 @@ def timeline(path: str | None) -> UpdateTimes | None:
 def load_kernel(
     path: str | None, kernel: Fd, initrd: Fd | None, command_line: str, *, ignore_findings: Sequence[str] = ()
 ) -> None:
-    """Has luod load an image, although `check` would find `ignore_findings`."""
+    """Loads an image. Refusals of `check` that `ignore_findings` names are ignored."""
     parameters, fds = _image(kernel, initrd, command_line)
     parameters["ignore_findings"] = list(ignore_findings)
     _ask(path, "LoadKernel", parameters, fds, timeout=LOAD_TIMEOUT)
@@ -55,8 +55,8 @@ def check(
     skip_unready: bool = False,
     ignore_findings: Sequence[str] = (),
 ) -> Checked:
-    """Returns what an update into this kernel would lose, with `skip_unready` and `ignore_findings`; without a kernel,
-    into the one that is loaded.
+    """Returns the findings for an update into `kernel`, or into the loaded one if it is None. `skip_unready` and
+    `ignore_findings` are those of the update.
     """
     parameters, fds = ({}, []) if kernel is None else _image(kernel, initrd, command_line)
     parameters |= {"skip_unready": skip_unready, "ignore_findings": list(ignore_findings)}
@@ -64,7 +64,7 @@ def check(
 
 
 def _image(kernel: Fd, initrd: Fd | None, command_line: str) -> tuple[dict[str, Any], list[int]]:
-    """Returns parameters, and the fds that go with them."""
+    """Returns the parameters of an image, and its fds."""
     parameters: dict[str, Any] = {"kernel_fd": 0, "command_line": command_line}
     if initrd is None:
         return parameters, [kernel.fileno()]
@@ -74,8 +74,8 @@ def _image(kernel: Fd, initrd: Fd | None, command_line: str) -> tuple[dict[str, 
 def update(
     path: str | None, *, deadline: float | None, skip_unready: bool, dry_run: bool, ignore_findings: Sequence[str] = ()
 ) -> Iterator[Progress]:
-    """Has luod begin an update, and yields its replies. It takes as long as it takes: luod keeps the deadlines. Closing
-    the iterator before the kexec cancels the update.
+    """Starts an update and yields its progress. There is no timeout: luod keeps the deadlines. Closing the iterator
+    before the kexec cancels the update.
     """
     wishes = {
         "deadline": deadline,
@@ -89,24 +89,22 @@ def update(
 
 
 def abort(path: str | None) -> None:
-    """Cancels the update that is under way, and returns when everybody was told to resume."""
+    """Cancels the running update. Returns when all participants are told to resume."""
     _ask(path, "Abort")
 
 
 def discard(path: str | None, name: str, *, force: bool) -> str:
-    """Has luod reap a workload, and returns the reaper's report. It takes as long as the policy lets it."""
+    """Discards a workload and returns the reaper's report. The policy limits the time, not this call."""
     return decode(str, _ask(path, "Discard", {"name": name, "force": force}, timeout=None).get("report"), "report")
 
 
 def carry_over(path: str | None, name: str) -> str:
-    """Has luod make the incoming sessions of a workload outgoing ones, and returns its report. It takes as long as
-    their bytes take.
-    """
+    """Preserves the incoming sessions of a workload again for the next kexec, without a timeout. Returns the report."""
     return decode(str, _ask(path, "CarryOver", {"name": name}, timeout=None).get("report"), "report")
 
 
 def stop(path: str | None, *, drop: bool) -> list[str]:
-    """Has luod end, and returns what is lost with it when its sockets are closed. DaemonUnreachable: they were."""
+    """Stops luod, waits until its socket is closed, and returns the lost sessions and files."""
     lost = decode(list[str], _ask(path, "Stop", {"drop": drop}, timeout=LOAD_TIMEOUT).get("lost"), "lost")
     deadline = time.monotonic() + STOP_TIMEOUT
     while time.monotonic() < deadline:
@@ -133,13 +131,13 @@ def _ask(
 
 
 def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the parameters that say something."""
+    """Returns the parameters without those that have their default: None, False or an empty list."""
     return {name: value for name, value in parameters.items() if not (value is None or value is False or value == [])}
 
 
 @contextmanager
 def _connect(path: str | None, timeout: float | None) -> Iterator[Connection]:
-    """Who is not root, and may update by luod's policy, is answered on everybody's socket."""
+    """Connects to `path`. The default for root is the admin socket, for other users the session socket."""
     usual = ADMIN_SOCKET if os.geteuid() == 0 else SESSIONS_SOCKET
     with Connection(usual if path is None else path, timeout=timeout) as connection:
         try:

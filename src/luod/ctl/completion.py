@@ -1,7 +1,7 @@
-"""Completion scripts for shells, made from luoctl's parser. Pure: text out.
+"""Makes completion scripts for shells from luoctl's parser. No I/O.
 
-What follows an option or a verb is known by the metavar: FILE and PATH are files, NAME is a session, whose names the
-script asks `luoctl list --names` for, and VERB is a verb.
+The metavar tells how a value is completed: FILE and PATH as files, NAME as a session from `luoctl list --names`, and
+VERB as a verb.
 """
 
 from __future__ import annotations

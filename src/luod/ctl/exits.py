@@ -1,4 +1,4 @@
-"""luoctl's exit status: what each number means, and which error gives which."""
+"""luoctl's exit statuses, their meanings, and the status of each error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from luod import errors
 
 
 class Exit(enum.IntEnum):
-    """Part of luoctl's interface: scripts rely on the numbers."""
+    """The exit statuses. They are an interface for scripts: the numbers do not change."""
 
     DONE = 0
     FAILED = 1
@@ -35,7 +35,7 @@ MEANINGS: Final[dict[Exit, str]] = {
     Exit.TIMED_OUT: "`luoctl wait` reached its timeout",
     Exit.INTERRUPTED: "interrupted by SIGINT",
 }
-"""As `luoctl --help` and docs/json.md have it; a test compares the two."""
+"""The text of `luoctl --help`. A test compares it with docs/json.md."""
 
 _REFUSED: Final = {"PermissionDenied", "Busy", "NotFinished", "NoUpdate", "TooLate", "NotCarriedOver"}
 

@@ -1,7 +1,7 @@
-"""Writes a file that an operator names, such as that of `luoctl metrics --output`.
+"""Writes an output file that the operator names, such as that of `luoctl metrics --output`.
 
-A regular file is replaced as a whole, so that no reader sees a part of it. Everything else that a path can name is
-written to: devices, named pipes, and fds by /dev/stdout or /dev/fd/N.
+A regular file is replaced atomically, so that a reader never sees a part of it. Devices, named pipes, /dev/stdout and
+/dev/fd/N are opened and written to.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from typing import Final
 
 _FD: Final = re.compile(r"/proc/(?P<pid>\d+)(?:/task/\d+)?/fd/(?P<number>\d+)")
 _MOST_LINKS: Final = 40
-"""As many as the kernel follows."""
+"""The kernel's limit of symbolic links in one path."""
 
 
 def write(path: str, data: bytes) -> None:
-    """Writes `data` to `path`. OSError, with `path` as its file name.
+    """Writes `data` to `path`. Raises OSError with `path` as its file name.
 
-    A new file, or a replaced one, is for everybody to read. Symbolic links are followed: the file that they lead to is
-    replaced, in its own directory.
+    A new or replaced file has mode 0644. Symbolic links are followed: their target is replaced, in its own directory.
     """
     try:
         if not path:
@@ -42,7 +41,7 @@ def write(path: str, data: bytes) -> None:
 
 
 def _resolved(path: str) -> str:
-    """Returns the path without symbolic links, but for the links of /proc/PID/fd: those are not paths."""
+    """Resolves symbolic links, except those of /proc/PID/fd, which are not paths."""
     for _ in range(_MOST_LINKS):
         parent, name = os.path.split(os.path.abspath(path))
         path = os.path.join(os.path.realpath(parent), name)
@@ -53,13 +52,13 @@ def _resolved(path: str) -> str:
 
 
 def _own_fd(place: str) -> int | None:
-    """Returns the number, if the path is that of an fd of this process."""
+    """Returns the number of the fd if the path names an fd of this process."""
     found = _FD.fullmatch(place)
     return int(found["number"]) if found and int(found["pid"]) == os.getpid() else None
 
 
 def _is_special(path: str) -> bool:
-    """Whether something is there that cannot be replaced, since it is no regular file."""
+    """Returns whether the path exists and is not a regular file, so that it cannot be replaced."""
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:
@@ -67,7 +66,7 @@ def _is_special(path: str) -> bool:
 
 
 def _open_special(path: str) -> int:
-    # O_NONBLOCK: a named pipe without a reader is an error, and not a wait without end.
+    # O_NONBLOCK: the open of a named pipe without a reader fails, instead of waiting for one.
     try:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -86,7 +85,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _replace(target: Path, data: bytes) -> None:
-    # Hidden and with another ending, so that nobody who reads a directory of such files takes it for one.
+    # A hidden name with its own suffix: programs that read the files of this directory ignore it.
     new = target.with_name(f".{target.name}.{os.getpid()}.new")
     try:
         with open(new, "xb") as file:

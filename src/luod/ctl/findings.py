@@ -1,4 +1,4 @@
-"""How `luoctl check` and `luoctl update` show what luod found before an update. JSON is the caller's."""
+"""Formats the findings of luod as text for `luoctl check` and `luoctl update`. The verbs print JSON themselves."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from luod.ipc.types.admin import Finding
 
 
 def show(output: Output, findings: Iterable[Finding]) -> None:
-    """A paragraph for each, for people."""
+    """Prints the findings as text."""
     for line in lines(findings):
         output.line(line)
 
 
 def lines(findings: Iterable[Finding], *, brief: bool = False) -> list[str]:
-    """What was found, why it matters, and what to do; in `brief` of warnings the first only."""
+    """Returns finding, reason and remedy as lines; with `brief`, a warning has only the first of them."""
     found = []
     for finding in findings:
         kind = "ignored" if finding.ignored else "REFUSED" if finding.refuses else "warning"

@@ -1,4 +1,4 @@
-"""The `luoctl` command: reads the command line, runs a verb, turns an error into a message and an exit status."""
+"""The `luoctl` command: parses the command line, runs a verb, and turns errors into messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from luod.errors import LuodError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs luoctl with `arguments`, those of the process by default; returns its exit status."""
+    """Runs luoctl with `arguments`, by default those of the process. Returns the exit status."""
     code: int | None = None
     try:
         code = _main(sys.argv[1:] if arguments is None else arguments)
@@ -24,22 +24,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except OSError as error:
-        # The reader of standard output has closed it, or its disk is full.
+        # The reader of standard output closed it, or the disk is full.
         if not isinstance(error, BrokenPipeError) and code in (None, Exit.DONE):
             report("luoctl", f"standard output: {error.strerror}")
-        # Python would try it again at exit, and end with a message and a status of its own.
+        # Otherwise Python would flush again at exit, fail, and print its own message.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
 
 
 def _main(arguments: Sequence[str]) -> int:
-    """OSError: standard output cannot be written."""
+    """Runs luoctl. Raises OSError if standard output cannot be written."""
     output = Output(json="--json" in arguments)
     try:
         given = parser().parse(arguments)
         output = Output(json=given.json)
         if given.admin_socket is None and os.geteuid() != 0:
-            # On this socket luod answers users that may update and are not root.
+            # luod answers users other than root on this socket, if the policy lets them update.
             given.admin_socket = given.socket
         return _run(given, output)
     except UsageError as error:
@@ -47,7 +47,7 @@ def _main(arguments: Sequence[str]) -> int:
         return Exit.USAGE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
-    except SystemExit as end:  # argparse, after --help and --version
+    except SystemExit as end:  # argparse raises it after --help and --version
         return int(end.code or 0)
 
 

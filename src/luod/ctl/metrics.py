@@ -1,7 +1,7 @@
 """The text of `luoctl metrics`: the state of luod and the last update in Prometheus' format.
 
-It is for node_exporter's textfile collector, or another program that runs a command: luod itself has no network. Names
-of sessions are not labels, so that the series of a fleet do not grow with its guests. No other module imports
+luod has no network: node_exporter's textfile collector, or a program that runs a command, collects the text. Names of
+sessions are not labels, so that the number of series does not grow with the guests. No other module imports
 prometheus-client.
 """
 
@@ -34,7 +34,7 @@ class _Luod(Collector):
 
 
 def text(status: Status | None, timeline: UpdateTimes | None) -> bytes:
-    """Returns the text. `status` None: luod cannot be reached. `timeline` None: there was no update yet."""
+    """Returns the text. `status` is None if luod cannot be reached, `timeline` before the first update."""
     registry = CollectorRegistry()
     registry.register(_Luod(status, timeline))
     return generate_latest(registry)
@@ -121,7 +121,7 @@ def _last_update(told: UpdateTimes) -> Iterator[Metric]:
 
 
 def _one_of(name: str, what: str, label: str, known: tuple[str, ...], value: str) -> GaugeMetricFamily:
-    """Returns 1 for `value` and 0 for the other `known` ones."""
+    """Returns a metric with 1 for `value` and 0 for the other `known` values."""
     family = GaugeMetricFamily(name, what, labels=(label,))
     for each in dict.fromkeys((*known, value)):
         family.add_metric((each,), each == value)

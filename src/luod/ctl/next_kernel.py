@@ -1,7 +1,7 @@
-"""The next kernel's files and command line, as the options of `load`, `check` and `update` name them.
+"""Opens the next kernel's files and makes its command line, from the options of `load`, `check` and `update`.
 
-luoctl opens the files, so that luod opens no path on behalf of a client. What is in them is not read here, but for a
-unified kernel image, which is taken apart: kexec_file_load(2) takes a kernel and an initial RAM disk, not that.
+luoctl opens the files, so that luod opens no path on behalf of a client. Only unified kernel images are parsed here:
+kernel and initial RAM disk are extracted for kexec_file_load(2), which does not take such an image.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from luod.uapi.memfd import (
 
 _RUNNING: Final = "/proc/cmdline"
 _HEADER: Final = 0x206
-"""Bytes of a file that show whether it is a bzImage."""
+"""The bytes of a file that identify a bzImage."""
 _ALIGNMENT: Final = 4
-"""Bytes. The kernel looks for an archive that is not compressed at such addresses only."""
+"""In bytes. The kernel finds an uncompressed archive only at such addresses."""
 
 
 @dataclass(frozen=True)
 class NextKernel:
-    """The fds are closed by the context that gave it out."""
+    """An opened kernel. The context manager `given` closes the fds."""
 
     kernel: Fd
     initrd: Fd | None
@@ -53,7 +53,7 @@ class NextKernel:
 
 @contextmanager
 def given(arguments: Namespace) -> Iterator[NextKernel | None]:
-    """Opens what the options name; None without --kernel. BadInput, ImageError, OSError.
+    """Opens the files that the options name. Yields None without --kernel. Raises BadInput, ImageError, OSError.
 
     For a unified kernel image, --initrd replaces the initial RAM disk and the microcode. Its command line takes the
     place of the running kernel's: --append-cmdline adds to it, --cmdline replaces it, and --reuse-cmdline takes the
@@ -75,7 +75,7 @@ def given(arguments: Namespace) -> Iterator[NextKernel | None]:
             append=arguments.append_cmdline or (),
             reuse_cmdline=arguments.reuse_cmdline,
         )
-        encode_command_line(command_line)  # luod would refuse it, but that is an error of usage
+        encode_command_line(command_line)  # a line that luod would refuse is an error of usage
         disks = [stack.enter_context(_open(path)) for path in initrds]
         parts = [(disk, _whole(path, disk)) for path, disk in zip(initrds, disks, strict=True)] if disks[1:] else []
         if unified is not None:
@@ -88,12 +88,12 @@ def given(arguments: Namespace) -> Iterator[NextKernel | None]:
 
 
 def _unified(kernel: Fd) -> Uki | None:
-    """Returns what the file is made of if it is a unified kernel image. ImageError, OSError."""
+    """Returns the parts of a unified kernel image, None for another file. Raises ImageError, OSError."""
     number = kernel.fileno()
     try:
         beginning = os.pread(number, _HEADER, 0)
     except OSError:
-        return None  # luod says what is wrong with it
+        return None  # luod reports the error
     if has_header(beginning):
         return None  # a bzImage, which is an EFI program too
     return describe(lambda offset, length: os.pread(number, length, offset), os.fstat(number).st_size)
@@ -105,7 +105,7 @@ def _running_line() -> str:
 
 
 def _open(path: str) -> Fd:
-    """Opens `path`, which must be a regular file, for reading. OSError, BadInput."""
+    """Opens `path`, which must be a regular file, for reading. Raises OSError, BadInput."""
     # O_NONBLOCK: the open of a named pipe would wait for a process at its other end.
     fd = Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
     if not stat.S_ISREG(os.fstat(fd.fileno()).st_mode):
@@ -115,7 +115,7 @@ def _open(path: str) -> Fd:
 
 
 def _whole(path: str, disk: Fd) -> Part:
-    """Returns all of the file. BadInput for an empty one: that it is empty would be seen by nothing afterwards."""
+    """Returns the whole file as a part. Raises BadInput if it is empty: no later check would notice."""
     size = os.fstat(disk.fileno()).st_size
     if not size:
         raise BadInput(f"{path} is empty", hint="give the files that the boot loader would load")
@@ -123,10 +123,9 @@ def _whole(path: str, disk: Fd) -> Part:
 
 
 def _copied(name: str, parts: Sequence[tuple[Fd, Part]]) -> Fd:
-    """Copies the parts behind each other into a sealed memfd, as boot loaders do: kexec_file_load(2) takes one file.
+    """Concatenates the parts in a sealed memfd, as boot loaders do: kexec_file_load(2) takes one file. Raises OSError.
 
-    Each but the first begins at a multiple of 4 bytes. Behind the last nothing is added: a bootconfig must be at the
-    end. OSError.
+    Each part begins at a multiple of 4 bytes. The end of the last is not padded: a bootconfig must be at the end.
     """
     whole = _memfd(name)
     try:

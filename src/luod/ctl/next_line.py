@@ -1,6 +1,6 @@
-"""The next kernel's command line, from what the operator gives and the command line of the running kernel. Pure.
+"""Makes the next kernel's command line from the options and the running kernel's command line. No I/O.
 
-Not what a kernel makes of it, which is `luod.image.command_line`.
+`luod.image.command_line` parses a command line as the kernel does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def next_line(
     """Returns the command line. `running` is the text of /proc/cmdline.
 
     `cmdline` is the whole line. `append` is added to the running kernel's line, in the order given. With neither, the
-    line is the running kernel's; `reuse_cmdline` says so explicitly. BadInput for a contradiction.
+    line is the running kernel's; `reuse_cmdline` requests that explicitly. Raises BadInput for a contradiction.
     """
     if cmdline is None:
         line = reused(running)
@@ -49,16 +49,16 @@ def reused(running: str) -> str:
 def added(line: str, text: str) -> str:
     """Returns `line` with the words of `text` behind its own.
 
-    A kernel obeys the last of several settings of one parameter. A word of `line` that `text` repeats is left out of
-    its earlier place. The words behind `--`, which are for init, stay behind those for the kernel. BadInput: a quote in
-    `text` has no end.
+    The kernel uses the last of several settings of one parameter. A word of `line` that `text` repeats is removed
+    from its earlier place. The words behind `--`, which are for init, stay behind those for the kernel. Raises BadInput
+    if `text` has an unterminated quote.
     """
     if text.count('"') % 2:
         raise BadInput(
             f"unterminated double quote in --append-cmdline {text}",
             hint="add the closing quote",
         )
-    # The kernel ends such a quote with the line.
+    # For the kernel, an unterminated quote ends with the line.
     kernel, init = _parts(words(line + '"' if line.count('"') % 2 else line))
     more, more_init = _parts(_once(words(text)))
     both = [*(word for word in kernel if word not in more), *more]
@@ -74,7 +74,7 @@ def _parts(found: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _once(found: list[str]) -> list[str]:
-    """Returns the words without repetition, each in its last place; those behind `--` as they are."""
+    """Returns the words. Of a word that is repeated before `--`, only the last stays."""
     kernel, init = _parts(found)
     once = [word for place, word in enumerate(kernel) if word not in kernel[place + 1 :]]
     return [*once, "--", *init] if init else once

@@ -1,4 +1,4 @@
-"""Options and arguments that several verbs have."""
+"""Options and arguments of several verbs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from luod.arguments import Parser
 
 
 def image(parser: Parser, *, required: bool) -> None:
-    """The next kernel, which `luod.ctl.next_kernel` opens."""
+    """Adds the options of the next kernel, which `luod.ctl.next_kernel` opens."""
     parser.add_argument(
         "--kernel",
         required=required,
@@ -32,7 +32,7 @@ def image(parser: Parser, *, required: bool) -> None:
 
 
 def ignore_finding(parser: Parser) -> None:
-    """Findings that do not refuse."""
+    """Adds the option that ignores refusals of `luoctl check`."""
     parser.add_argument(
         "--ignore-finding",
         metavar="FINDING",
@@ -43,7 +43,7 @@ def ignore_finding(parser: Parser) -> None:
 
 
 def workloads(parser: Parser, *, optional: bool = False) -> None:
-    """Workloads by name."""
+    """Adds the names of workloads."""
     parser.add_argument(
         "session",
         nargs="*" if optional else "+",

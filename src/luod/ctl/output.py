@@ -1,7 +1,7 @@
-"""What luoctl prints: aligned text for people, one JSON object a line for programs (`--json`, docs/json.md).
+"""luoctl's output: aligned text, or with `--json` one JSON object a line (docs/json.md).
 
-Text is coloured and drawn as tables by rich on a terminal only, and rich is imported then only. Names that came from
-elsewhere are escaped before a person sees them.
+On a terminal, rich draws the tables; it is imported only then. Callers escape names from outside before they print
+them as text.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any, Final
 from luod.arguments import report
 
 FORMAT: Final = 1
-"""`version` in every JSON object: it goes up when a member changes its meaning or goes away."""
+"""The member `version` of every JSON object. It increases when a member is removed or changes its meaning."""
 
 
 def counted(number: int, thing: str) -> str:
-    """1 file, 2 files."""
+    """Returns the number with the thing, such as 1 file or 2 files."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def size(bytes: int) -> str:
-    """Returns bytes for people, as 100 B, 1.5 MiB or 2 GiB."""
+    """Returns a size in binary units, such as 100 B, 1.5 MiB or 2 GiB."""
     amount, units = float(bytes), iter(("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
     unit = next(units)
     while round(amount, 1) >= 1024:
@@ -31,7 +31,7 @@ def size(bytes: int) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` with everything a terminal might act on, or that cannot be seen, written as an escape (H24)."""
+    """Returns `text` with control and invisible characters and backslashes as escape sequences (H24)."""
     return "".join(
         character
         if character.isprintable() and character != "\\"
@@ -41,30 +41,30 @@ def escaped(text: str) -> str:
 
 
 class Output:
-    """The one way to standard output. `json` picks objects over text."""
+    """The only writer of standard output. `json`: verbs print objects instead of text."""
 
     def __init__(self, *, json: bool) -> None:
         self.json = json
 
     def object(self, members: Mapping[str, Any]) -> None:
-        """One JSON object on one line, at once: a reader of a stream must not wait for a buffer to fill."""
+        """Prints a JSON object on one line and flushes it, so that a reader of a stream gets it at once."""
         import json
 
         print(json.dumps({"version": FORMAT, **members}), flush=True)
 
     def line(self, text: str) -> None:
-        """One line for people; `text` is escaped already where it is foreign."""
+        """Prints a line of text. Names from outside in `text` must be escaped."""
         print(text, flush=True)
 
     def facts(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Names and values, a line each, the values aligned."""
+        """Prints names and values on a line each, with the values aligned."""
         rows = list(rows)
         width = max(len(name) for name, _ in rows)
         for name, value in rows:
             print(f"{name:<{width}}  {value}".rstrip())
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Rows under a head: by rich on a terminal, otherwise columns aligned with spaces."""
+        """Prints a table: with rich on a terminal, otherwise with columns aligned by spaces."""
         if sys.stdout.isatty():
             self._rich_table(head, rows)
             return
@@ -87,7 +87,7 @@ class Output:
         Console().print(table)
 
     def failure(self, kind: str, message: str, hint: str, *, usage: str = "") -> None:
-        """Prints an error: to standard error for people, as an object on standard output with `--json`."""
+        """Prints an error: as text on standard error, or with `--json` as an object on standard output."""
         if self.json:
             self.object({"error": kind, "message": message, "hint": "; ".join(filter(None, (hint, usage)))})
         else:

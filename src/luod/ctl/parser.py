@@ -1,4 +1,4 @@
-"""luoctl's command line: the options of every verb, and the verbs. The documentation and completions are made of it."""
+"""luoctl's command line: the common options and the verbs. Documentation and completions are generated from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from luod.version import __version__
 
 
 def parser() -> Parser:
-    """Returns the parser. Its namespace has `verb`; `parser`, that of the verb; and `program`, this one."""
+    """Returns luoctl's parser. In its namespace, `parser` is the parser of `verb`, and `program` is luoctl's."""
     top = Parser(
         prog="luoctl",
         description="Controls luod: shows its sessions, and updates the kernel with them.",
@@ -31,7 +31,7 @@ def parser() -> Parser:
 
 
 def _common(top: Parser) -> Parser:
-    """Adds the options that are allowed before the verb and after it. Returns the parser of those after it."""
+    """Adds the common options, which may be before or after the verb. Returns a parser for those after it."""
     after = Parser(add_help=False, argument_default=argparse.SUPPRESS)
     for target in (top, after):
         target.add_argument("--socket", metavar="PATH", help="luod's socket (default: /run/luod/luod.sock)")

@@ -1,7 +1,7 @@
-"""The picture of `luoctl timeline --svg`: a bar a session over the phases, its blackout framed. Pure: text out.
+"""Draws the picture of `luoctl timeline --svg`: each session has a bar of its phases, with a frame around the blackout.
 
-SVG of its own, with no library: rectangles and text. It is readable on light and dark pages, and says in text
-what it says in colour.
+The SVG is made of rectangles and text, without a library. It is readable on light and dark pages, and repeats in
+text the meaning of its colours. No I/O.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TOP: Final = 96
 _ROW: Final = 26
 _BAR: Final = 14
 _NAME: Final = 24
-"""Characters of a name that are drawn; the whole of it is in the bar's title."""
+"""The number of characters of a name that are drawn. The bar's title has the whole name."""
 _LEGEND: Final = ("preparing", "freezing", "jumping", "restoring", "resumed")
 _STYLE: Final = """
 text { font: 12px sans-serif; fill: #1f2328; }
@@ -49,7 +49,7 @@ text { fill: #e6edf3; }
 
 
 def svg(told: UpdateTimes) -> str:
-    """A document of its own, with a line break at its end."""
+    """Returns the picture as a standalone SVG document that ends with a line break."""
     return "\n".join(_parts(told)) + "\n"
 
 
@@ -118,13 +118,13 @@ def _x(told: UpdateTimes, seconds: float) -> float:
 
 
 def _ticks(end: float) -> Iterator[float]:
-    """Round moments from 0 on, four to eight of them."""
+    """Yields four to nine round values from 0 to `end`."""
     step = next(base * 10.0**power for power in range(-6, 12) for base in (1, 2, 5) if base * 10.0**power * 8 >= end)
     for number in range(int(end / step) + 1):
         yield number * step
 
 
 def _text(x: float, y: float, text: str, kind: str = "", *, anchor: str = "") -> str:
-    """`text` has no character that XML has not: what is foreign in it was escaped."""
+    """Returns a text element. `text` must be `escaped`: XML has no control characters."""
     attributes = (f' class="{kind}"' if kind else "") + (f' text-anchor="{anchor}"' if anchor else "")
     return f'<text x="{x:.1f}" y="{y}"{attributes}>{escape(text)}</text>'

@@ -1,6 +1,6 @@
-"""How `luoctl update` shows an update: a table that lives on a terminal, a line for each change elsewhere, or JSON.
+"""Shows the progress of `luoctl update`: as a live table on a terminal, otherwise as a line a change, or as JSON.
 
-What luod says comes as `luod.ipc.types.admin.Progress`, of which each tells what is new.
+luod reports each change as a `luod.ipc.types.admin.Progress`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _BYSTANDERS: Final = 5
-"""Participants without a session that are named at a time: anybody may follow."""
+"""The number of participants without a session that are named at a time. Any user may add them."""
 _ROWS: Final = 15
-"""Participants in the table: those who are awaited come first, the rest is counted."""
+"""The number of participants in the table. Awaited ones come first; those left out are counted."""
 
 
 class View(Protocol):
@@ -32,21 +32,21 @@ class View(Protocol):
 
 @contextmanager
 def view(output: Output) -> Iterator[View]:
-    """What suits the place the output goes to."""
+    """Yields the view for JSON, a terminal or other text."""
     if output.json or not sys.stdout.isatty():
         yield _Stream(output)
         return
     from rich.live import Live
 
     table = _Table()
-    # Twice a second, so that the time that is left runs on while nothing happens.
+    # Refreshed twice a second, so that the remaining time counts down between events.
     with Live(get_renderable=table.draw, refresh_per_second=2, transient=False) as live:
         table.live = live
         yield table
 
 
 class _Stream:
-    """JSON objects, or lines for people."""
+    """Prints JSON objects, or lines of text."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -99,7 +99,7 @@ class _Stream:
 
 
 class _Table:
-    """Who voted, who is awaited, how much time is left."""
+    """A live table of the participants and the remaining time."""
 
     def __init__(self) -> None:
         self.live: Live | None = None
@@ -116,7 +116,7 @@ class _Table:
         if self.live is not None and progress.findings:
             from rich.text import Text
 
-            # Above the table, where they stay.
+            # Printed above the table, so that the refresh does not remove them.
             self.live.console.print(Text("\n".join(lines(progress.findings, brief=progress.state != "checked"))))
         left = progress.seconds_left
         self._until = None if left is None else time.monotonic() + left
@@ -160,7 +160,7 @@ class _Table:
         return Group(*parts)
 
     def _seconds(self, participant: Participant) -> float:
-        """Returns how long it took, or for one that is awaited, how long it has been awaited until now."""
+        """Returns the seconds until it reached its standing, or until now while it is awaited."""
         runs = participant.standing == "awaited" and self._progress is not None and self._progress.state != "cancelled"
         return participant.seconds + (time.monotonic() - self._heard[participant.id] if runs else 0.0)
 

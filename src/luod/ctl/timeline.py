@@ -1,6 +1,6 @@
-"""`luoctl timeline`: asks luod when each session was in which phase of the last update, and tells it to people.
+"""Formats the phases and blackouts of an update as text, for `luoctl timeline`.
 
-As JSON it is `Timeline` (docs/json.md); the picture is `luod.ctl.picture`.
+The JSON form is `Timeline` (docs/json.md); `luod.ctl.picture` draws the SVG.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from luod.ctl.output import escaped
 from luod.ipc.types.admin import SessionTimes, UpdateTimes
 
 _BAR: Final = 60
-"""Characters of a bar."""
+"""The width of a bar, in characters."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A session's time in one phase; `dark` where it is part of a blackout that luod knows of."""
+    """The time that a session spent in one phase. `dark`: the phase is part of a known blackout."""
 
     name: str
     start: float
@@ -28,7 +28,7 @@ class Phase:
 
 
 def end(told: UpdateTimes) -> float:
-    """What is shown ends here: when the last guest ran, or the update was cancelled; else now."""
+    """Returns the end of the time axis: the last resume, the cancellation, or now while sessions are awaited."""
     last = [p.resumed for p in told.sessions if p.resumed is not None]
     awaited = any(p.standing == "ready" and p.resumed is None and p.gone is None for p in told.sessions)
     if told.now is not None and (awaited or told.state in ("preparing", "freezing", "jumping")):
@@ -39,7 +39,7 @@ def end(told: UpdateTimes) -> float:
 
 
 def phases(told: UpdateTimes, passage: SessionTimes) -> list[Phase]:
-    """A session's way, without gaps, to when its guest runs again and on to `end`."""
+    """Returns the phases of a session without gaps, from the start of the update to `end`."""
     resumed = passage.resumed
     if resumed is None and told.state == "cancelled" and told.arrived is None:
         resumed = told.ended
@@ -59,7 +59,7 @@ def phases(told: UpdateTimes, passage: SessionTimes) -> list[Phase]:
 
 
 def duration(seconds: float) -> str:
-    """In words, with three digits."""
+    """Returns a duration as text, with three significant digits below a minute."""
     whole = round(seconds)
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
@@ -72,7 +72,7 @@ def duration(seconds: float) -> str:
 
 
 def jump_clock(told: UpdateTimes) -> str:
-    """What told the time over the jump, in words; empty without a jump."""
+    """Returns the clock that measured the kexec and its uncertainty, or "" before a kexec."""
     if told.clock is None:
         return ""
     name = "the processor's counter" if told.clock == "tsc" else "the wall clock"
@@ -87,7 +87,7 @@ def headline(told: UpdateTimes) -> str:
 
 
 def stages(told: UpdateTimes) -> Iterator[tuple[str, float, str]]:
-    """The phases of the update as a whole: name, seconds, and how they were told where that matters."""
+    """Yields the phases of the whole update: name, seconds, and for the kexec the clock that measured it."""
     stops = [told.freezing, told.jumping, told.arrived]
     starts: list[float | None] = [0.0, *stops]
     last = told.ended if told.ended is not None else told.now
@@ -99,7 +99,7 @@ def stages(told: UpdateTimes) -> Iterator[tuple[str, float, str]]:
 
 
 def lines(told: UpdateTimes) -> Iterator[str]:
-    """For people."""
+    """Yields the timeline as text."""
     yield headline(told)
     if told.reason:
         yield f"  reason     {escaped(told.reason)}"
@@ -125,7 +125,7 @@ def _scale(seconds: float) -> str:
 
 
 def bar(told: UpdateTimes, passage: SessionTimes) -> str:
-    """A letter for each phase, at least one; capitals are the blackout."""
+    """Returns a session's bar: each phase has at least one letter, which is a capital in the blackout."""
     parts = phases(told, passage)
     text = ""
     for number, phase in enumerate(parts):
@@ -138,7 +138,7 @@ def bar(told: UpdateTimes, passage: SessionTimes) -> str:
 
 
 def remark(told: UpdateTimes, passage: SessionTimes) -> str:
-    """A session's blackout, and what is not as it should be."""
+    """Returns a session's blackout, and a remark if the session was not ready or is not resumed."""
     words = [] if passage.blackout is None else [duration(passage.blackout)]
     if passage.standing != "ready":
         words.append(

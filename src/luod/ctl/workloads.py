@@ -1,4 +1,4 @@
-"""Runs a verb on each of several workloads, and prints a report on each."""
+"""Runs a verb on each of several workloads, and prints the reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from luod.session_name import SessionName
 
 
 def each(names: Iterable[str], do: Callable[[str], str], output: Output) -> Exit:
-    """Continues with the next workload after an error. Raises the last LuodError."""
+    """Runs `do` on each workload and prints its report. Continues after a LuodError; raises the last one at the end."""
     failure: LuodError | None = None
     for name in _whole(names):
         try:
@@ -31,6 +31,6 @@ def each(names: Iterable[str], do: Callable[[str], str], output: Output) -> Exit
 
 
 def _whole(names: Iterable[str]) -> list[str]:
-    """Returns each name once, without the parts NAME#GENERATION of a workload NAME that is among them."""
+    """Returns each name once, without NAME#GENERATION if the workload NAME is among them."""
     given = dict.fromkeys(map(SessionName.parse, names))
     return [str(name) for name in given if name.generation is None or SessionName(name.base) not in given]

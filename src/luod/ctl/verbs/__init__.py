@@ -1,4 +1,4 @@
-"""luoctl's verbs, a module each: its options, and what it asks luod and prints.
+"""luoctl's verbs. Each has a module, which adds its options, makes its calls and prints the replies.
 
 A verb raises LuodError and OSError, and UsageError for options that contradict each other; `luod.ctl.main` prints them.
 """
@@ -32,21 +32,21 @@ from luod.ctl.verbs import (
 
 
 class Verb(Protocol):
-    """What a module of this package has. What a verb needs is imported when it runs, since start-up counts."""
+    """The interface of a module of this package. Verbs import what they need in `run`, for a short start-up time."""
 
     @property
     def SUMMARY(self) -> str:
-        """The line in the list of verbs."""
+        """Returns the verb's line in the list of verbs."""
 
     @property
     def DESCRIPTION(self) -> str:
-        """The text of its own help."""
+        """Returns the text of the verb's help."""
 
     def arguments(self, parser: Parser) -> None:
-        """Adds its options and arguments."""
+        """Adds the verb's options and arguments."""
 
     def run(self, given: Namespace, output: Output) -> Exit:
-        """Does it, and returns luoctl's exit status."""
+        """Runs the verb. Returns luoctl's exit status."""
 
 
 VERBS: Final[dict[str, Verb]] = {
@@ -67,4 +67,4 @@ VERBS: Final[dict[str, Verb]] = {
     "help": help,
     "completion": completion,
 }
-"""In the order of luoctl's help."""
+"""The verbs in the order of luoctl's help."""

@@ -19,7 +19,7 @@ def arguments(parser: Parser) -> None:
 
 
 def run(given: Namespace, output: Output) -> Exit:
-    """Where luod cannot be reached, the metrics say so before the error does."""
+    """Prints the metrics. If luod cannot be reached, prints luod_up 0 and raises DaemonUnreachable."""
     from luod.ctl import admin
     from luod.ctl.files import write
     from luod.ctl.metrics import text

@@ -1,8 +1,7 @@
-"""`luoctl show`: what sessions hold, read here and not in luod, which is off the data path.
+"""`luoctl show`: reads manifests here, since luod is off the data path. Sessions are not changed.
 
-Showing changes nothing: the manifest of an outgoing session is what its maker gave luod, that of an incoming one is
-read from luod's copy of the session. A session that waits in the kernel stays there, where it is safe (H6), so of that
-only what luod knows is shown.
+The manifest of an outgoing session is the one that its creator gave luod. That of a retrieved session is read from
+luod's fd of the session. A session that waits in the kernel is not retrieved (H6), so its manifest is not shown.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def run(given: Namespace, output: Output) -> Exit:
 
 
 def _files(client: Client, session: Description) -> tuple[Files, str | None]:
-    """Returns the files, None where they are not known, and a note: the reason, or what is missing."""
+    """Returns the files, or None if they are not known, and a note: the reason, or that there are more."""
     try:
         files, complete = client.manifest(session.name, direction=session.direction)
         return files, None if complete else "the manifest is incomplete: there are more files"
@@ -57,7 +56,7 @@ def _files(client: Client, session: Description) -> tuple[Files, str | None]:
 
 
 def _members(file: Entry) -> dict[str, Any]:
-    """Returns a file for JSON. jq and JavaScript round integers above 2^53, so the token is there as a string, too."""
+    """Returns a file for JSON. The token is also a string, since jq and JavaScript round integers above 2^53."""
     from dataclasses import asdict
 
     members = asdict(file)

@@ -1,4 +1,4 @@
-"""`luoctl update`: shows its progress. When it succeeds, the kexec ends this process too."""
+"""`luoctl update`: shows the progress of an update. A successful update ends this process with the kexec."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(given: Namespace, output: Output) -> Exit:
 
     with next_kernel.given(given) as image, view(output) as shown:
         if image is not None:
-            # Before it is loaded, so that a refused kernel does not replace the loaded one.
+            # Checked before it is loaded, so that a refused kernel does not replace the loaded one.
             progress = _check(given, image)
             if given.dry_run:
                 shown.show(progress)
@@ -79,7 +79,7 @@ def _check(given: Namespace, image: NextKernel) -> Progress:
 
 
 def _refuse(progress: Progress) -> None:
-    """Raises Refused for a refusal."""
+    """Raises Refused if a finding refuses the update."""
     from luod.errors import Refused
 
     if refusals := [finding for finding in progress.findings if finding.refuses]:
@@ -110,7 +110,7 @@ def _follow(given: Namespace, shown: View) -> Exit:
             refused = progress.refused
             shown.show(progress)
     except DaemonUnreachable:
-        # The connection ends with the machine.
+        # The kexec ends the connection.
         if state != "jumping":
             raise
     if refused:

@@ -1,4 +1,4 @@
-"""`luoctl wait`: asks again and again, so that it also waits for a luod that is started later."""
+"""`luoctl wait`: polls luod, so that it also waits for a luod that is started later."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DESCRIPTION = (
 )
 CONDITIONS: Final = ("ready", "update", "restored", "participant")
 _PERIOD: Final = 0.2
-"""Seconds between two looks."""
+"""Seconds between two polls."""
 
 
 def arguments(parser: Parser) -> None:
@@ -55,14 +55,14 @@ def run(given: Namespace, output: Output) -> Exit:
 
 
 class _Condition:
-    """What is waited for, and the update that was seen to run meanwhile."""
+    """The condition that is awaited, and the update that was running meanwhile."""
 
     def __init__(self, given: Namespace) -> None:
         self._given = given
         self._update: UpdateTimes | None = None
 
     def missing(self) -> str | None:
-        """Returns what the condition lacks, None once it holds. DaemonUnreachable; errors of `luod.ctl.admin`."""
+        """Returns the unmet part of the condition, or None once it holds. Raises LuodError."""
         if self._given.condition == "participant":
             return self._without_participant()
         from luod.ctl import admin
@@ -94,7 +94,7 @@ class _Condition:
         return None
 
     def ended(self, output: Output) -> Exit:
-        """Prints how the update ended that was waited for."""
+        """Prints the result of the update that was awaited, if any. Returns the exit status."""
         from luod.ctl import admin, timeline
 
         update = self._update and admin.timeline(self._given.admin_socket)
