@@ -1,6 +1,6 @@
-"""The name of a session, and the one rule of what it may be. Pure; used on both sides of luod's socket.
+"""The names of sessions and their syntax. Pure; used on both sides of luod's socket.
 
-NAME is a workload, and the session that it preserves while it runs. NAME#GENERATION is what it wrote while it was
+NAME is a workload, and the session that it preserves while it runs. NAME#GENERATION is a session that it created while
 frozen, in the update of that number.
 """
 
@@ -13,15 +13,15 @@ from typing import Final, Self
 from luod.errors import BadInput
 
 ALLOWED: Final = re.compile(r"[A-Za-z0-9._@/#-]{1,63}")
-"""What names of sessions, of held sets, and of participants consist of."""
+"""The syntax of names of sessions, of stashes, and of participants."""
 OWN: Final = "luod"
-"""The session that carries luod's registry. Names that begin so are reserved, and so is `systemd`."""
+"""The session of luod's registry. Names that begin with it are reserved, and so is `systemd`."""
 _NUMBERED: Final = re.compile(r"(.+)#([0-9]+)")
 
 
 @dataclass(frozen=True, order=True)
 class SessionName:
-    """NAME, `base`, or NAME#GENERATION. BadInput: no session of a program may have this name."""
+    """NAME, `base`, or NAME#GENERATION. Raises BadInput if no session of a program may have this name."""
 
     base: str
     generation: int | None = None
@@ -44,7 +44,7 @@ class SessionName:
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Returns the name as it is written. BadInput: no session of a program may have it."""
+        """Returns the parsed name. Raises BadInput if no session of a program may have it."""
         if not isinstance(text, str):
             raise BadInput(f"a session's name is text, a str: {text!r:.100}")
         numbered = _NUMBERED.fullmatch(text)

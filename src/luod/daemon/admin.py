@@ -1,6 +1,6 @@
-"""All that an operator asks of luod, from the one part of serve that does it; and what there is to say of luod itself.
+"""Passes the operator's requests to the parts of serve, and reports luod's status. Decides nothing.
 
-Decides nothing. The interface is `luod.ipc.interfaces.admin`.
+The interface is `luod.ipc.interfaces.admin`.
 """
 
 from __future__ import annotations

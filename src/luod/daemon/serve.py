@@ -1,6 +1,6 @@
-"""`luod serve`: answers clients. It may be killed at any moment: `luod`, which starts it, holds what it needs.
+"""`luod serve` answers clients. It may be killed at any moment: `luod`, which starts it, holds its file descriptors.
 
-Only puts the parts together; what is done is in `luod.daemon.sessions.service` and `luod.daemon.updates.update`.
+This module connects the parts; most work is done in `luod.daemon.sessions.service` and `luod.daemon.updates.update`.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ from luod.linux import Fd
 
 
 def run(state_directory: str, log_level: str, stuck_seconds: float, config: str | None) -> int:
-    """Serves until SIGTERM, SIGINT or the end of keep. LuodError: it cannot."""
+    """Serves until SIGTERM, SIGINT or the end of keep. Raises LuodError if it cannot start."""
     listen_fds.raise_limit()
     fds = listen_fds.inherited()
     if protocol.KEEPER not in fds:
         raise Refused("`luod serve` is started by luod only", hint="run `luod`")
     path = None if config is None else Path(config)
     status = asyncio.run(_serve(fds, Path(state_directory), Log("serve", log_level), stuck_seconds, path))
-    # Not by way of the interpreter's end, which would close what clients left unread, and could wait for it. The kernel
-    # closes the files of a process that ends without lingering.
+    # Skips the interpreter's shutdown, which would close connections with unread data and could wait for them.
+    # The kernel closes the files of a process without a wait.
     os._exit(status)
 
 
@@ -75,7 +75,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, 0)
 
-    # Before the file is read: from here on no SIGHUP is missed.
+    # Set before the file is read, so that no SIGHUP is missed.
     hangup = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
     policy = Policy(config, directory, log)
@@ -90,7 +90,7 @@ async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: f
     foreign = ForeignFiles(sparing, stays=lambda uid: any(f.peer.uid == uid for f in participants.followers))
     sessions = SessionService(holdings, policy, foreign.discard, log, sparing)
     sessions.participation = participants = Participants(holdings, run_state, log, sparing)
-    # While guests are frozen they pass manifests, and no guest is to wait for a process to start.
+    # Participants pass manifests while guests are frozen: the process that reads them must run by then.
     participants.followed = lambda peer: foreign.warm(peer.uid, named=policy.terms(peer).named)
     reaping = Reaping(holdings, sessions, policy, log)
     forwarding = Forwarding(holdings, sessions, log)

@@ -68,7 +68,7 @@ class Reaping:
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until the restore deadline; None without a deadline or without a session that waits for it."""
+        """Returns the seconds until the restore deadline; None without a deadline or a session that waits for it."""
         return self.deadline_left() if self._waiting() else None
 
     def deadline_left(self) -> float | None:

@@ -1,8 +1,8 @@
-"""Records the timeline of the last update, so that it outlives luod and, with what the registry carries, the kexec.
+"""Records the timeline of the last update. It outlives luod and, with data from the registry, the kexec.
 
-The file `timeline` in the state directory begins with a timeline, and has a line for each event after that. So a luod
-that is killed loses nothing that was written, and a thousand sessions cost a thousand lines. Nothing depends on the
-file: if it cannot be written, that is logged, and the timeline goes on in memory.
+The file `timeline` in the state directory begins with a timeline, followed by a line for each event. A luod that is
+killed loses no written event, and a thousand sessions cost a thousand lines. Nothing depends on the file: a failed
+write is logged, and the timeline continues in memory.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Recorder:
     """Owns the file while it is open."""
 
     def __init__(self, registry: Registry, directory: Path, log: Log, *, jumping: bool) -> None:
-        """Goes on with what is on the disk, or begins with what the registry carried over a jump. `jumping`: a serve
-        before this one called reboot(2), so its update is not over.
+        """Continues the timeline on the disk, or begins one with the registry's data from before the kexec. `jumping`:
+        the previous serve called reboot(2), so its update is not over.
         """
         self._registry = registry
         self._path = directory / "timeline"
@@ -67,7 +67,7 @@ class Recorder:
             if self._timeline.state in ("preparing", "freezing", "jumping") and not jumping:
                 self._record("cancelled", note="luod ended while it was under way")
             elif self._timeline.state == "restoring":
-                # What was done while nobody wrote: the end of a session that came with the end of luod.
+                # Sessions that ended with the previous luod: their events were not written.
                 for session in self._timeline.sessions.values():
                     if session.gone is None and not self._left[session.name]:
                         self._record("gone", session.name)
@@ -105,12 +105,12 @@ class Recorder:
         self._begin(current.timeline, current.origin)
 
     def not_jumped(self, reason: str) -> None:
-        """reboot(2), which a serve before this one called, came back."""
+        """Records that the reboot(2) call of the previous serve returned."""
         if self._timeline is not None and self._timeline.state in ("preparing", "freezing", "jumping"):
             self._record("cancelled", note=reason)
 
     def _noted(self, row: Row, what: str) -> None:
-        """An incoming session was handed out, or is about to go as `what`."""
+        """Records that an incoming session was retrieved, or keeps the outcome `what` of one that is about to end."""
         if self._timeline is None or self._timeline.state != "restoring" or row.direction != "incoming":
             return
         session = self._timeline.sessions.get(row.base)
@@ -120,7 +120,7 @@ class Recorder:
             self._record("retrieved", session.name)
 
     def _changed(self, changes: tuple[Change, ...]) -> None:
-        """Of the registry."""
+        """Follows the changes of the registry."""
         for row, now in changes:
             if isinstance(row, IncomingRow):
                 self._incoming_changed(row, now)
@@ -179,7 +179,7 @@ class Recorder:
     # The file.
 
     def _begin(self, timeline: Timeline, origin: float) -> None:
-        """A timeline from its beginning, in place of the one that was there."""
+        """Replaces the recorded timeline by another one."""
         self._timeline, self._origin = timeline, origin
         if self._file is not None:
             self._file.close()
@@ -196,7 +196,7 @@ class Recorder:
         try:
             self._file = Fd(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
             if not new:
-                os.write(self._file.fileno(), b"\n")  # after a line that was cut off
+                os.write(self._file.fileno(), b"\n")  # ends a line that may be cut off
         except OSError as error:
             self._log.warning("timeline-file", error=error)
 
@@ -209,7 +209,7 @@ class Recorder:
             self.close()
 
     def _read(self) -> _Head | None:
-        """Returns what the file says, with the events applied, without lines that were cut off. None: no timeline."""
+        """Returns the head of the file with all events applied, except incomplete lines; None without a timeline."""
         try:
             with open(self._path, "rb") as file:
                 lines = file.read(_MOST_BYTES).splitlines()

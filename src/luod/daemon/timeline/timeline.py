@@ -1,8 +1,8 @@
-"""What one update was: its phases, and when each session was where. Pure: no clock, no files.
+"""The timeline of one update: the times of its phases and of each session's events. Pure: no clock, no files.
 
 All times are seconds since the update was requested, through the kexec. Before the kexec, `luod.daemon.updates.times`
-makes the timeline from the state of the update. In the next kernel it is made from what the registry carried, and then
-event by event. The record on the disk is `luod.daemon.timeline.recorder`.
+makes the timeline from the state of the update. In the next kernel it is made from the registry, and then updated
+event by event. `luod.daemon.timeline.recorder` writes it to the disk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EventKind = Literal["retrieved", "resumed", "gone", "done", "cancelled"]
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What happened to a session, or with no name to all; `note` is an outcome, or a reason."""
+    """An event of one session, or of all if `session` is empty; `note` is an outcome or a reason."""
 
     what: EventKind
     at: float
@@ -33,7 +33,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Timeline(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One update. `asked` is when, in seconds since 1970. `clock` and `error` are of the time over the jump."""
+    """One update, requested `asked` seconds after 1970. `clock` measured the kexec's duration, `error` is its error."""
 
     update: str
     generation: int
@@ -52,11 +52,11 @@ class Timeline(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def blackout(self) -> float | None:
-        """The longest of any session; None: no guest has resumed, or none was frozen."""
+        """Returns the longest blackout of a session; None if no frozen guest has resumed."""
         return max((b for b in map(self.blackout_of, self.sessions.values()) if b is not None), default=None)
 
     def blackout_of(self, session: SessionTimes) -> float | None:
-        """From when it was told to freeze to when it resumed. None: it did not, or nobody froze it."""
+        """Returns the seconds from the event freezing to the resumption; None if the guest did not freeze or resume."""
         resumed = session.resumed
         if self.state == "cancelled" and self.arrived is None and session.standing not in ("unasked", "lost"):
             resumed = self.ended
@@ -64,20 +64,20 @@ class Timeline(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def all_resumed(self) -> bool:
-        """Whether no guest is awaited any more that was frozen for this."""
+        """Returns whether all guests that were frozen for this update have resumed or ended."""
         return all(p.resumed is not None or p.gone is not None for p in self.sessions.values() if p.standing == "ready")
 
 
 @dataclass(frozen=True)
 class Current:
-    """The update that is under way: its timeline up to now, and CLOCK_MONOTONIC at the timeline's second 0."""
+    """The running update: its timeline up to now, and CLOCK_MONOTONIC at the timeline's second 0."""
 
     timeline: Timeline
     origin: float
 
 
 def after(departure: Departure, rows: Iterable[IncomingRow]) -> Timeline:
-    """The update that brought the incoming `rows`, at the end of its jump."""
+    """Returns the timeline, at the end of the kexec, of the update that preserved the incoming `rows`."""
     frozen = departure.preparing_seconds
     left = frozen + departure.freezing_seconds
     sessions = {}
@@ -110,7 +110,7 @@ def after(departure: Departure, rows: Iterable[IncomingRow]) -> Timeline:
 
 
 def with_event(timeline: Timeline, event: Event) -> Timeline:
-    """The timeline with one more event. What happened first counts, but a session is gone with its last part."""
+    """Returns the timeline with one more event. The first event of a kind counts, but the last of `gone`."""
     if event.what == "done" or event.what == "cancelled":
         return structs.replace(timeline, state=event.what, ended=event.at, reason=event.note)
     if event.what == "retrieved":
@@ -130,7 +130,7 @@ def _changed(timeline: Timeline, name: str, change: Callable[[SessionTimes], Ses
 
 
 def groups(rows: Iterable[R]) -> list[tuple[str, list[R]]]:
-    """Groups rows by the session's name; in each group the session itself precedes what was made while frozen."""
+    """Groups rows by workload; in each group the session NAME precedes those that were created while frozen."""
     groups: dict[str, list[R]] = {}
     for row in sorted(rows, key=lambda row: (row.generation is not None, row.name)):
         groups.setdefault(row.base, []).append(row)

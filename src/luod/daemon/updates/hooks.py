@@ -1,9 +1,9 @@
-"""The operator's commands before and after an update, for such as a fleet lock that is taken and given back.
+"""Runs the operator's commands before and after an update, for example to take and release a fleet lock.
 
-Before the first of them runs, the registry says that the second is owed. That goes along in the jump and over a killed
-serve, and ends when the second has run: so it may run twice, and is never forgotten. A command is a process group of
-its own; what it does is the operator's. `luod.daemon.updates.update` says when an update begins and ends, and the
-registry when nothing waits to be restored any more. It waits at its gate (`luod.daemon.processes.gate`).
+Before the first command runs, the registry records that the second must run. The record survives the kexec and a killed
+serve, and is removed when the second command has run: it runs at least once. It runs when the update is cancelled or,
+in the next kernel, when no session waits to be restored or the restore deadline passes. Each command runs in its own
+process group, behind a gate (`luod.daemon.processes.gate`).
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from luod.errors import Refused
 
 _Hook = Literal["before-update", "after-update"]
 _REASON_CHARACTERS: Final = 500
-"""Of the first line that a hook writes to its standard error."""
+"""The length to which the first line of a hook's standard error is cut."""
 _CALLED_OFF: Final = "it was called off, and ended"
 
 
 class Hooks:
-    """Made inside a running loop; `take_over` before anybody is answered."""
+    """Needs a running loop. `take_over` runs before the first request is answered."""
 
     def __init__(
         self, holdings: Holdings, policy: Policy, run: Run, deadline_left: Callable[[], float | None], log: Log
     ) -> None:
-        """`deadline_left`: seconds until the restore deadline; None: there is none."""
+        """`deadline_left` returns the seconds until the restore deadline; None without one."""
         self._registry = holdings.registry
         self._broken = holdings.broken is not None
         self._children = Children(holdings.fds)
@@ -57,7 +57,7 @@ class Hooks:
         self._check()
 
     def close(self) -> None:
-        """serve ends. What runs is killed; what is owed stays so."""
+        """Kills a running command at the end of serve. The record of the second command stays."""
         self._closed = True
         self.call_off()
         if self._timer is not None:
@@ -66,21 +66,21 @@ class Hooks:
     # An update.
 
     async def settle(self) -> None:
-        """A new update ends the restoring of the one before: what that one is owed is run now."""
+        """Runs the second command of the previous update now, since a new update ends its restoring."""
         self._check(now=True)
         if self._task is not None:
             await asyncio.wait((self._task,))
 
     async def before(self, update: str, generation: int) -> None:
-        """The first command. Refused: it said no, could not be started, or was killed; its words are the message.
-        OSError: what is owed could not be written down.
+        """Runs the first command. Raises Refused with its report if it fails, does not start, or is killed. Raises
+        OSError if the registry cannot be written.
         """
         hooks = self._policy.settings.hooks
         self._off = False
         if not (hooks.before_update or hooks.after_update):
             return
         owed = Owed(update, generation)
-        # First, and on the disk, so that no lock is held of which nobody knows any more, be it after a power cut.
+        # First, and on the disk, so that a lock is not forgotten, even after a power failure.
         self._registry.set_owed(owed)
         await self._registry.sync()
         if not hooks.before_update:
@@ -89,7 +89,7 @@ class Hooks:
         if failure is None:
             return
         if not killed:
-            # It knows itself that it holds nothing; one that was killed cannot say.
+            # A command that fails leaves nothing to undo; one that is killed may.
             self._registry.set_owed(None)
         raise Refused(
             f"the hook before-update, {hooks.before_update[0]}, refuses the update: {failure}",
@@ -97,15 +97,15 @@ class Hooks:
         )
 
     def call_off(self) -> None:
-        """Ends the command that runs, if one does."""
+        """Kills the running command, if there is one."""
         self._off = True
         if self._child is not None:
             self._child.kill()
 
-    # What is owed.
+    # The second command.
 
     def _due(self) -> float | None:
-        """In how many seconds; None: not by itself."""
+        """Returns the seconds until the second command is due; None if no time is known."""
         record = self._registry.record
         if record.owed is None or self._run.updating or self._closed or self._policy.settings is CLOSED:
             return None
@@ -149,7 +149,7 @@ class Hooks:
     async def _execute(
         self, hook: _Hook, command: tuple[str, ...], owed: Owed, more: dict[str, str]
     ) -> tuple[str | None, bool]:
-        """Why it failed, in words, None: it did not; and whether it was killed."""
+        """Runs a command. Returns the reason of its failure or None, and whether it was killed."""
         if self._called_off():
             return _CALLED_OFF, True
         began = time.monotonic()
@@ -175,5 +175,5 @@ class Hooks:
 
 
 def _lower(more: dict[str, str]) -> dict[str, str]:
-    """For the log."""
+    """Returns the variables as fields of the log."""
     return {name.removeprefix("LUOD_").lower(): value for name, value in more.items()}

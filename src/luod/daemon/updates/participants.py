@@ -1,7 +1,7 @@
-"""Who takes part in updates: follows, declares, votes, and in the next kernel says that its guest resumes.
+"""The participants of updates: they follow, declare, vote, and in the next kernel report that their guests resume.
 
-A participant is a connection that follows; it is tied to its user and to sessions that user may use. What a running
-update makes of what it says is `luod.daemon.updates.coordinator`. The interface these methods answer is
+A participant is a connection that follows; it is bound to its user and to sessions which that user may use.
+`luod.daemon.updates.coordinator` acts on its declarations and votes in a running update. The interface is
 `luod.ipc.interfaces.updates`.
 """
 
@@ -43,7 +43,7 @@ _MOST_BYTES: Final = 2**63
 class Participants:
     """Implements `luod.ipc.interfaces.updates.Service` and `luod.daemon.sessions.names.Participation`.
 
-    `coordinator` is that of the update under way; None also where a serve before this one called reboot(2).
+    `coordinator` is that of the running update; None also if a previous serve called reboot(2).
     """
 
     def __init__(self, holdings: Holdings, run: Run, log: Log, sparing: Sparing) -> None:
@@ -56,12 +56,12 @@ class Participants:
         self._numbers = count(1)
         self.coordinator: Coordinator | None = None
         self.followed: Callable[[Peer], None] | None = None
-        """Called when a workload begins to take part."""
+        """A callback for each new participant."""
         self._registry.watchers.append(self._rows_changed)
 
     @property
     def updating(self) -> bool:
-        """Whether an update is checked or under way. What its checks were about must not change after them."""
+        """Returns whether an update is being checked or runs. The facts that were checked must not change then."""
         return self._run.busy
 
     @property
@@ -75,20 +75,20 @@ class Participants:
 
     @property
     def users_in_update(self) -> frozenset[int]:
-        """The users with a session that was declared for the update that is under way."""
+        """Returns the users with a session that is declared in the running update."""
         if self.coordinator is None:
             return frozenset()
         return frozenset(follower.peer.uid for follower in self._followers.values() if follower.sessions)
 
     def orphans(self) -> list[str]:
-        """Judged sessions that nobody follows for: a jump would tear them."""
+        """Returns the declared sessions without a participant: a kexec would tear them."""
         followed = {name for follower in self._followers.values() for name in follower.names}
         rows = self._registry.record.outgoing
         return sorted(row.name for row in rows if row.declared and row.generation is None and row.name not in followed)
 
     def released(self) -> list[str]:
-        """Returns the sessions that were released after their participants declared them and voted. A session that was
-        created again is among them, since nothing that the participant preserved is in it.
+        """Returns the sessions that were released after their participants declared them and voted, even if they were
+        created again: the new session lacks the files that the participant preserved.
         """
         coordinator = self.coordinator
         taking_part = [each for each in self.followers if coordinator is not None and coordinator.takes_part(each)]
@@ -104,7 +104,7 @@ class Participants:
         for follower in self._followers.values() if ended else ():
             follower.ended.update(ended.intersection(follower.names))
 
-    # What participants ask.
+    # Requests of participants.
 
     async def follow(self, peer: Peer, name: str) -> AsyncGenerator[Event, None]:
         if peer.anonymous:
@@ -230,10 +230,10 @@ class Participants:
         self._registry.change(resumed)
         self._sparing("resuming", of=peer.uid, sessions=",".join(sorted(chosen)), uid=peer.uid, pid=peer.pid)
 
-    # What the rest of serve asks.
+    # For the other parts of serve.
 
     def belonging(self, peer: Peer, name: SessionName) -> Belonging:
-        """What a session created now under `name` would be; see `luod.daemon.sessions.service`."""
+        """Returns the relation to updates of a session that is created now; see `luod.daemon.sessions.service`."""
         coordinator = self.coordinator
         for follower in self._followers.values():
             if not (peer.root or peer.uid == follower.peer.uid):
@@ -251,7 +251,7 @@ class Participants:
         return next((follower.name for follower in self._followers.values() if name in follower.names), None)
 
     def tell_cancelled(self, update: str | None, reason: str) -> None:
-        """Of an update whose serve is gone: everybody who follows now."""
+        """Tells all participants that an update of a previous serve was cancelled."""
         for follower in self._followers.values():
             follower.events.put(Event("cancelled", self.state, update=update, reason=reason))
 
@@ -269,7 +269,7 @@ class Participants:
 
 
 def ready_rows(coordinator: Coordinator, rows: Iterable[OutgoingRow]) -> dict[str, OutgoingRow]:
-    """The outgoing rows, by name, of those who are ready in freezing, as the registry carries them over the jump."""
+    """Returns the outgoing rows, by name, of the participants that are ready, as the registry preserves them."""
     members = [coordinator.members[m.id] for m in coordinator.transaction.members.values() if m.standing == "ready"]
     owners = {name: follower for follower in members for name in follower.names}
     found = {}

@@ -1,7 +1,7 @@
-"""The timeline of an update that is under way, made from its coordinator and the registry.
+"""Makes the timeline of a running update from its coordinator and the registry.
 
-The timeline is plain data, defined in `luod.daemon.timeline.timeline`. Its record on the disk is
-`luod.daemon.timeline.recorder`.
+The timeline is plain data, defined in `luod.daemon.timeline.timeline`; `luod.daemon.timeline.recorder` writes it to the
+disk.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from luod.daemon.timeline.timeline import Current, Timeline, bytes_of, groups
 from luod.ipc.types.admin import SessionTimes
 from luod.ipc.types.phases import SessionStanding
 
-if TYPE_CHECKING:  # no start of serve needs it: that would lie in the blackout
+if TYPE_CHECKING:  # not imported at the start of serve, which is in the blackout
     from luod.daemon.updates.coordinator import Coordinator
 
 
 def current(coordinator: Coordinator, rows: Iterable[OutgoingRow], *, over: bool = False) -> Current:
-    """Returns the timeline up to now. `over`: the update ends now, by being cancelled."""
+    """Returns the timeline up to now. `over`: the update is cancelled now."""
     now = monotonic()
     ended = round(now - coordinator.begun, 6) if over else None
     return Current(timeline(coordinator, rows, time() - (now - coordinator.begun), ended), coordinator.begun)

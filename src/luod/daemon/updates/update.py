@@ -1,9 +1,9 @@
-"""An update: the jump into the next kernel with every session that luod holds.
+"""An update: the kexec into the next kernel with every session that luod holds.
 
-One update at a time, and a way back until reboot(2) does not return. This is the order of things: participants are
-asked by `luod.daemon.updates.coordinator`, sessions closed to changes, the registry marked (H13), reboot(2) called in a
-process of its own; and whatever fails, all of it is taken back before anybody is told to resume. What is jumped into is
-`luod.daemon.updates.kexec_image`'s. The interface is `luod.ipc.interfaces.admin`.
+One update runs at a time, and it can be rolled back until reboot(2) is called. `luod.daemon.updates.coordinator` asks
+the participants; then the sessions are closed to changes, the registry is marked (H13), and a separate process calls
+reboot(2). After a failure every step is undone before a participant is told to resume. The image is
+`luod.daemon.updates.kexec_image`. The interface is `luod.ipc.interfaces.admin`.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ if TYPE_CHECKING:
     from luod.daemon.updates.coordinator import Coordinator
 
 _PATIENCE_SECONDS: Final = 30.0
-"""Of each phase, unless the operator says otherwise; time for the bytes to preserve comes on top."""
+"""The default limit of each phase; the time to preserve the declared bytes is added."""
 _MOST_PATIENCE_SECONDS: Final = 86400.0
 _READING_SECONDS: Final = 5.0
-"""For the operator to read that the machine jumps, while guests are frozen."""
+"""The wait for luoctl to read the last reply before the kexec, while guests are frozen."""
 _DISK_SECONDS: Final = 5.0
-"""For the registry to be on the disk, while guests are frozen."""
+"""The wait for the registry to be on the disk, while guests are frozen."""
 
 
 class Updater:
-    """What `luod.daemon.admin` asks for an update. Made inside a running loop."""
+    """Runs updates for `luod.daemon.admin`. Needs a running loop."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Updater:
         *,
         stuck_seconds: float,
     ) -> None:
-        """`stuck_seconds`: how long reboot(2) may take before who holds it is ended."""
+        """`stuck_seconds`: how long reboot(2) may take before the processes that block it are killed."""
         self._registry = holdings.registry
         self._broken = holdings.broken
         self._fds = holdings.fds
@@ -109,7 +109,7 @@ class Updater:
             raise Refused(message=self._broken.message, hint=self._broken.hint)
         carried = self._sessions.being_forwarded
         if carried and not wishes.dry_run:
-            # It takes minutes, and nobody could call the update off before its end.
+            # It takes minutes, and the update could not be cancelled until it ends.
             raise Refused(
                 message=f"sessions are being carried over: {listed(carried)}",
                 hint="try again when `luoctl list` shows them as held",
@@ -127,7 +127,7 @@ class Updater:
             if self._run.is_in(RunState.CHECKING):
                 self._run.enter(RunState.IDLE)
         if checked is not None:
-            # The last reply: it is not asked for more.
+            # The last reply.
             yield checked
             return
         self._task = asyncio.ensure_future(self._proceed(coordinator, _given_up(wishes)))
@@ -136,7 +136,7 @@ class Updater:
             while True:
                 progress = await coordinator.news()
                 if coordinator.cancelled:
-                    # Told when all is as it was, so that the next update can be asked for at once.
+                    # The reply follows the rollback, so that the next update can be requested at once.
                     await asyncio.shield(self._task)
                 if coordinator.error is not None:
                     raise coordinator.error
@@ -144,7 +144,7 @@ class Updater:
                 coordinator.feed.read(progress)
                 findings = []
         finally:
-            # Nobody would be told how it ends, and what an operator interrupts must not go on.
+            # An interrupt of luoctl cancels the update.
             _cancel(coordinator, "the connection of luoctl update was closed")
 
     def _begin(self, peer: Peer, wishes: Wishes, patience: float, orphans: list[str]) -> Coordinator:
@@ -159,7 +159,7 @@ class Updater:
         return coordinator
 
     def _checked(self, orphans: list[str]) -> Progress:
-        """Returns what a dry run shows: the participants of an update, and the sessions that nobody follows for."""
+        """Returns the report of a dry run: the participants, and the sessions without a participant."""
         from luod.daemon.updates.progress import report
 
         followers = {follower.id: follower for follower in self._participants.followers}
@@ -180,7 +180,7 @@ class Updater:
         await asyncio.shield(task)
 
     async def _proceed(self, coordinator: Coordinator, given_up: Collection[str]) -> None:
-        """The update, from the first check to the end of this kernel, or to everything as it was."""
+        """Runs the update from the first check to the end of this kernel, or to the end of the rollback."""
         reboot: RebootProcess | None = None
         try:
             try:
@@ -194,11 +194,11 @@ class Updater:
                 self._recorder.begin(times.current(coordinator, self._registry.record.outgoing))
                 await coordinator.settle()
             if not coordinator.cancelled:
-                # The bulk of it, while guests run; the little that comes after is written right before the jump (H16).
+                # Writes most of the data while guests run; the rest is written right before the kexec (H16).
                 await coordinator.unless_cancelled(asyncio.to_thread(os.sync))
             if not coordinator.cancelled:
                 await coordinator.unless_cancelled(self._sessions.close_for_update("frozen"))
-                # Those who began to follow since are waited for like the others.
+                # Waits also for participants that have joined since.
                 await coordinator.settle()
             if not coordinator.cancelled:
                 self._require_certain(coordinator, "freezing", given_up)
@@ -206,7 +206,7 @@ class Updater:
                 coordinator.freeze()
             if not coordinator.cancelled:
                 reboot = RebootProcess()
-                # Beside the freezing, so that it costs no blackout; somebody may have loaded another since (H19).
+                # In parallel with the freezing, so that it adds no blackout; another image may have been loaded (H19).
                 loading = asyncio.ensure_future(self._image.load_again())
                 loading.add_done_callback(lambda done: _cancel_if_failed(coordinator, done))
                 await coordinator.settle()
@@ -220,7 +220,7 @@ class Updater:
                 await self._call_reboot(coordinator, reboot)
         except asyncio.CancelledError:
             if reboot is not None and reboot.gone:
-                # luod is being stopped, and the machine jumps meanwhile: the marks are true.
+                # luod is being stopped while reboot(2) runs: the marks in the registry are true.
                 raise
             coordinator.end("luod was stopped")
         except (errors.LuodError, OSError) as error:
@@ -231,7 +231,7 @@ class Updater:
                 await self._roll_back(coordinator, reboot)
 
     async def _ask_hook(self, coordinator: Coordinator) -> None:
-        """The operator's command goes before everything that anybody notices."""
+        """Runs the hook before-update, before the first participant is asked."""
         await coordinator.unless_cancelled(self._hooks.settle())
         if coordinator.cancelled:
             return
@@ -246,9 +246,8 @@ class Updater:
             await asyncio.wait((asked,))
 
     def _require_certain(self, coordinator: Coordinator, moment: Moment, given_up: Collection[str]) -> None:
-        """Cancels the update unless all facts, as they are at this moment, allow it: they may have changed since the
-        check, by a declaration, a new session or another process on this host. What follows must be done in the same
-        turn of the loop.
+        """Cancels the update unless all facts allow it at this moment: a declaration, a new session or another process
+        may have changed them since the check. The next step must follow in the same turn of the loop.
         """
         try:
             findings = self._image.certain(moment)
@@ -259,16 +258,16 @@ class Updater:
         if in_the_way:
             coordinator.cancel(f"{in_the_way[0].name}: {in_the_way[0].what}; {in_the_way[0].remedy}")
         elif released := self._participants.released():
-            # Their guests would be frozen for a kexec that does not carry them.
+            # Their guests would freeze for a kexec that does not preserve them.
             coordinator.cancel(f"sessions were released after their participants voted ready: {listed(released)}")
 
     def _ran(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, KeeperGone):  # of which serve dies, and says so
+        if error is not None and not isinstance(error, KeeperGone):  # serve logs KeeperGone and ends
             self._log.error("bug", method="update", error=repr(error))
 
     async def _call_reboot(self, coordinator: Coordinator, reboot: RebootProcess) -> None:
-        """Nobody can call it off any more. Returns, with the reason in `coordinator`, when the kernel refuses."""
+        """Calls reboot(2), which cannot be cancelled. Returns if the kernel refuses; `coordinator` has the reason."""
         ready = ready_rows(coordinator, self._registry.record.outgoing)
         coordinator.jump(len(ready))
         await self._fds.store({JUMP: reboot.pidfd})
@@ -292,7 +291,7 @@ class Updater:
         coordinator.came_back(str(reboot.refusal()))
 
     async def _registry_on_disk(self) -> None:
-        """Refused: it takes too long."""
+        """Waits until the registry is on the disk. Raises Refused if that takes too long."""
         try:
             async with asyncio.timeout(_DISK_SECONDS):
                 await self._registry.sync()
@@ -303,28 +302,26 @@ class Updater:
             ) from None
 
     def _end_stuck(self, coordinator: Coordinator | None) -> None:
-        """Frees the jump from whoever is in a session's ioctl, although it said that it would not be (H17)."""
+        """Kills processes that block reboot(2) in an ioctl of a session, against the rules of an update (H17)."""
         followers = {f.peer.pid: f.peer.pidfd for f in self._participants.followers if f.peer.pidfd is not None}
         for found in stuck_ioctls.end(followers):
             self._log.warning("jump-held", pid=found.pid, command=found.command, ended=found.ended)
-            done = "was ended" if found.ended else "is root's and takes part in no update, so end it"
+            done = "was ended" if found.ended else "is root's and not a participant; terminate it manually"
             if coordinator is not None:
-                coordinator.feed.note(
-                    f"the jump is held by {found.command} ({found.pid}), in a session's ioctl: it {done}"
-                )
+                coordinator.feed.note(f"{found.command} ({found.pid}) blocks reboot(2) in a session's ioctl: it {done}")
 
     async def _roll_back(self, coordinator: Coordinator, reboot: RebootProcess | None) -> None:
-        """Takes everything back, and then, and not before, tells everybody to resume (H13)."""
+        """Undoes every step, and only then tells the participants to resume (H13)."""
         if reboot is not None:
             await reboot.close()
         try:
-            # A session that is being made for this update right now is to be forgotten with the rest.
+            # A session that is just being created for this update is removed with the others.
             await self._sessions.close_for_update("shut")
             await self._forget_departure()
         finally:
             self._sessions.open_again()
             ended = times.current(coordinator, self._registry.record.outgoing, over=True)
-            if coordinator.generation:  # what is refused before anybody is asked is not recorded as an update
+            if coordinator.generation:  # an update refused before the first participant is asked is not recorded
                 self._recorder.begin(ended)
             told = ended.timeline
             self._log.warning(
@@ -340,7 +337,7 @@ class Updater:
         await self._fds.drop(JUMP)
 
     def take_over(self) -> None:
-        """A serve before this one may have called reboot(2): then it is waited for, as that one would have done."""
+        """Waits for the end of reboot(2) if the previous serve called it."""
         if self._run.is_in(RunState.JUMPING):
             self._task = asyncio.ensure_future(self._await_reboot())
 
@@ -362,12 +359,12 @@ class Updater:
 
 
 def _given_up(wishes: Wishes) -> tuple[str, ...]:
-    """Names of findings that shall not stand in the way."""
+    """Returns the names of the findings that do not block this update."""
     return (*wishes.ignore_findings, *(("participant-missing",) if wishes.skip_unready else ()))
 
 
 def _cancel(coordinator: Coordinator, reason: str) -> bool:
-    """Whether it is cancelled now, by this or before."""
+    """Cancels the update if that is still possible. Returns whether it is cancelled."""
     try:
         coordinator.cancel(reason)
     except NotAwaited:
