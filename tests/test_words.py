@@ -33,6 +33,9 @@ PLACES = [
     ),
 ]
 
+TESTS = ["tests/daemon", "tests/emulator"]
+"""Their fixtures and helpers are under the rule of the verb, too. A test's docstring states a fact instead."""
+
 PENDING = [
     *(f"sessions/{name}.py" for name in ("claims", "names", "service")),
     *(f"store/{name}.py" for name in ("inherited", "recovery", "registry", "remains", "schema", "states")),
@@ -120,6 +123,17 @@ def test_docstrings_of_functions_begin_with_a_verb() -> None:
         for path in modules()
         for node, text in functions(ast.parse(path.read_text(encoding="utf-8")))
         if not begins_with_a_verb(text)
+    ]
+    assert wrong == []
+
+
+def test_docstrings_of_fixtures_and_helpers_begin_with_a_verb() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {text.splitlines()[0]}"
+        for place in TESTS
+        for path in sorted((ROOT / place).rglob("*.py"))
+        for node, text in functions(ast.parse(path.read_text(encoding="utf-8")))
+        if not node.name.startswith("test_") and not begins_with_a_verb(text)
     ]
     assert wrong == []
 

@@ -35,7 +35,7 @@ class Luod(Host):
         self.state_directory = str(state_directory)
 
     def python(self, user: int | None = None) -> Interpreter:
-        """Skips the test where there is none, as for every other user in the machine of a plain user."""
+        """Skips the test if there is no Python for `user`, such as for other users in a plain user's machine."""
         try:
             return super().python(user)
         except MachineUnavailable as error:
@@ -48,31 +48,31 @@ class Luod(Host):
         return pid
 
     def serve_pid(self) -> int:
-        """The serve that runs now; waits for it while keep starts one."""
+        """Returns the pid of serve. Waits while keep starts one."""
         children = f"/proc/{self.keep_pid}/task/{self.keep_pid}/children"
         return int(eventually(lambda: self.machine.read(children).split(), describe="keep has a serve")[0])
 
     def kill_serve(self) -> None:
-        """SIGKILL; the next one is started by keep."""
+        """Sends SIGKILL to serve; keep starts the next one."""
         self.machine.signal(self.serve_pid(), signal.SIGKILL)
 
     def kill_both(self) -> None:
-        """SIGKILL to keep and to serve."""
+        """Sends SIGKILL to keep and to serve."""
         keep, serve = self.keep_pid, self.serve_pid()
         for pid in (keep, serve):
             self.machine.signal(pid, signal.SIGKILL)
 
     def links(self, pid: int) -> list[str]:
-        """What the fds of a process lead to, but for those that it closes meanwhile."""
+        """Returns the targets of a process's fds, except those that it closes meanwhile."""
         names = self.machine.run(["ls", "-l", f"/proc/{pid}/fd"], check=False).text.splitlines()[1:]
         return [name.partition(" -> ")[2] for name in names]
 
     def sockets(self, pid: int) -> set[str]:
-        """The sockets of a process, each by a name that no other has."""
+        """Returns unique names of the sockets of a process."""
         return {link for link in self.links(pid) if link.startswith("socket:")}
 
     def terminate(self) -> str:
-        """Ends luod as SIGTERM does; its log."""
+        """Terminates luod with SIGTERM. Returns its log."""
         keep = self.keep
         assert keep is not None
         self.stop()
@@ -83,16 +83,16 @@ class Luod(Host):
         return status
 
     def vmm(self, user: int | None = None, *, surface: str = "blocking", socket: str = SOCKET) -> Vmm:
-        """A program of this user that uses one of the library's surfaces, blocking or asyncio."""
+        """Starts a program of this user with one of the library's surfaces, blocking or asyncio."""
         return start_vmm(self.machine, self.python(user), "client", (surface, socket), user=user)
 
     def answers(self, *arguments: str) -> list[dict[str, Any]]:
-        """What `luoctl --json` says, whatever its exit status, which is "status" in each line."""
+        """Returns the objects that `luoctl --json` prints, each with the exit status as "status"."""
         result = self.luoctl("--json", *arguments, check=False)
         return [{"status": result.returncode, **json.loads(line)} for line in result.stdout.splitlines()]
 
     def answer(self, *arguments: str) -> dict[str, Any]:
-        """What `luoctl --json` says last."""
+        """Returns the last object that `luoctl --json` prints."""
         return self.answers(*arguments)[-1]
 
     def run_source(self, source: str, *arguments: object, check: bool = True) -> Result:
@@ -103,14 +103,14 @@ class Luod(Host):
         )
 
     def jump(self) -> None:
-        """One live update, with luod running again after it."""
+        """Does a live update, and starts luod after it."""
         self.load()
         self.update()
         self.start()
 
 
 def states(vmm: Vmm) -> dict[str, str]:
-    """The sessions this user is shown: "outgoing vm" and its state."""
+    """Returns the sessions that this user sees, such as "outgoing vm", and their states."""
     return {f"{entry['direction']} {entry['name']}": entry["state"] for entry in vmm.call("sessions")}
 
 

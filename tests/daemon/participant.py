@@ -46,7 +46,7 @@ class Participant:
         return event
 
     def expect(self, *kinds: str) -> dict[str, Any]:
-        """The next events are of these kinds; the last of them."""
+        """Checks that the next events are of these kinds. Returns the last of them."""
         event: dict[str, Any] = {}
         for kind in kinds:
             event = self.event()
@@ -98,7 +98,7 @@ def file(
 
 
 class Operator:
-    """Who runs updates over the admin socket, and reads what comes."""
+    """Runs updates over the admin socket, and reads the replies."""
 
     def __init__(self, luod: Luod) -> None:
         self.vmm = start(luod)
@@ -111,7 +111,7 @@ class Operator:
         dry_run: bool = False,
         findings: Sequence[str] = (),
     ) -> None:
-        """`findings` are ignored."""
+        """Requests an update that ignores `findings`."""
         wishes = {
             "deadline": deadline,
             "skip_unready": skip_unready,
@@ -125,7 +125,7 @@ class Operator:
         return progress
 
     def until(self, state: str) -> dict[str, Any]:
-        """The first reply with this state. Others come before, and the stream goes on."""
+        """Reads replies until the first with this state, and returns it. The stream continues."""
         while True:
             progress = self.next()
             assert progress is not None, f"it ended, and never was {state}"
@@ -150,7 +150,7 @@ def begin(
     dry_run: bool = False,
     findings: Sequence[str] = (),
 ) -> Operator:
-    """A kernel is loaded, and an update into it asked for, with these arguments of `Operator.update`."""
+    """Loads a kernel and requests an update into it, with these arguments of `Operator.update`."""
     luod.load()
     operator = Operator(luod)
     operator.update(deadline=deadline, skip_unready=skip_unready, dry_run=dry_run, findings=findings)
@@ -158,14 +158,14 @@ def begin(
 
 
 def prepare(*participants: Participant) -> None:
-    """They are asked to, and are ready."""
+    """Has the participants vote ready in preparing."""
     for participant in participants:
         participant.expect("preparing")
         participant.vote("preparing")
 
 
 def jump_with(luod: Luod, *participants: Participant) -> None:
-    """They are ready in freezing, so the machine jumps; luod runs in the next kernel."""
+    """Has the participants vote ready in freezing, and starts luod after the kexec."""
     with luod.machine.expect_jump():
         for participant in participants:
             participant.vote("freezing")

@@ -15,7 +15,7 @@ LEFT = Moment(wall=1000.25, monotonic=500.0, ticks=10_000_000_000, slack=1e-6)
 
 
 def arrived(*, wall: float, seconds: float | None) -> Moment:
-    """In a new kernel, `seconds` later by the counter."""
+    """Returns a moment in a new kernel, `seconds` later by the counter."""
     ticks = None if seconds is None else 10_000_000_000 + int(seconds * 2.0e9)
     return Moment(wall=wall, monotonic=1.5, ticks=ticks, slack=1e-6)
 

@@ -59,7 +59,7 @@ calls = some.fixed_dictionaries(
 
 @some.composite
 def messages(draw: some.DrawFn) -> bytes:
-    """A call, mostly; or what is nearly one; or nothing of the kind."""
+    """Draws mostly a valid call, otherwise a corrupted one or random bytes."""
     if draw(some.integers(0, 9)) == 0:
         return draw(some.binary(max_size=3000))
     text = json.dumps(draw(calls)).encode() + b"\0"
@@ -86,7 +86,7 @@ class Sockets:
         return connection
 
     def served(self) -> int:
-        """A well-behaved client is, by a connection of its own. The fds serve has then."""
+        """Checks that a well-behaved client is served. Returns the number of fds that serve has then."""
         with self.connect() as connection:
             framing.send(connection, framing.encode_call("io.luod.Sessions.List"))
             data, _ = framing.receive(connection)
@@ -112,7 +112,7 @@ def sockets(luod: Luod, tmp_path: Path) -> Iterator[Sockets]:
 
 
 def returns(sockets: Sockets, fds: int) -> None:
-    """serve sees a hang-up a moment after it was one."""
+    """Waits until serve has noticed that clients hung up."""
     eventually(lambda: sockets.served() <= fds, describe="serve has closed what hung up")
 
 

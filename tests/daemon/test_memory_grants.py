@@ -1,4 +1,4 @@
-"""What memory PRESERVE takes (H2), read from machines made of files."""
+"""The memory that PRESERVE needs (H2), read from machines made of files."""
 
 from __future__ import annotations
 

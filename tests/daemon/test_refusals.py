@@ -1,4 +1,4 @@
-"""What operators and users were denied is in the log, with their uid and the reason."""
+"""Refusals of operators and users are in the log, with their uid and the reason."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ TO_A_STATE = ("checking", "starting", "preparing", "freezing", "jumping", "cance
 
 
 def in_state(state: str) -> Run:
-    """luod, after the transitions that lead to this state."""
+    """Returns the run state, after the transitions that lead to it."""
     run = Run(Log("serve", "debug"))
     for step in TO_A_STATE[: TO_A_STATE.index(state) + 1] if state != "idle" else ():
         run.enter(RunState(step))

@@ -1,4 +1,4 @@
-"""What ends with luod is said beforehand by `luoctl stop`, and by the log of a luod that gets SIGTERM."""
+"""`luoctl stop`, and luod's log on SIGTERM, name the sessions and files that end with luod."""
 
 from __future__ import annotations
 

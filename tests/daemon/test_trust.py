@@ -1,4 +1,4 @@
-"""Who else could change a file that luod relies on: modes, owners, the directories above, symbolic links."""
+"""Users that could change a file that luod relies on: modes, owners, the directories above, symbolic links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bad kernel is left again: what nobody claimed in it is carried once more."""
+"""An update out of a bad kernel: unclaimed incoming sessions are preserved again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.library import Vmm
 
 @pytest.fixture
 def arrived(luod: Luod) -> dict[str, str]:
-    """Three sessions on the other side of a jump: "vm" of two files, "vm#1" of one, "other" of one. Their digests."""
+    """Preserves the sessions "vm" of two files, "vm#1" and "other" of one over a kexec. Returns their digests."""
     one = Participant(luod, "vm")
     digests = {"ram": one.vmm.memfd("more", size=1 << 20, seed=77), "1": one.digest}
     one.vmm.call("preserve", session="vm", file="more", token=2**64 - 1, name="ram")
@@ -45,7 +45,7 @@ def is_whole(vmm: Vmm, digests: dict[str, str]) -> None:
 
 
 def test_back_to_the_old_kernel_with_everything_nobody_claimed(luod: Luod, arrived: dict[str, str]) -> None:
-    """Kernel A to B, nobody claims, and back to A: the VMM finds its memory."""
+    """From kernel A to B, without a claim there, and back to A: the VMM finds its memory."""
     answers = luod.answers("carry-over", "--all")
     assert {answer["session"]: answer["status"] for answer in answers} == {"vm": 0, "other": 0}
     watcher = luod.vmm()

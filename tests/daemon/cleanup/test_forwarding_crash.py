@@ -1,7 +1,7 @@
-"""Whoever is killed while a session is forwarded, luod's serve or the process at work: nothing is lost.
+"""serve or the forwarder is killed while a session is preserved again: nothing is lost.
 
-strace kills from outside, at each ioctl of the forwarder on a session, RETRIEVE_FD, FINISH and PRESERVE_FD, which
-a first one that is not killed tells; and serve where it writes its registry's file, once keep has the files.
+strace kills the forwarder at each of its ioctls on a session, RETRIEVE_FD, FINISH and PRESERVE_FD, whose numbers come
+from a first run without a kill. It kills serve when it writes its registry's file, once keep has the files.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def killing_at(number: int) -> tuple[str, ...]:
 
 
 def session_ioctls(trace: str) -> list[int]:
-    """Which of its ioctls, from 1 on, a process made on sessions; Python has many of its own."""
+    """Returns the numbers, from 1 on, of a process's ioctls on sessions. Python makes many others."""
     processes: dict[str, list[str]] = {}
     for line in trace.splitlines():
         pid, _, call = line.partition(" ")

@@ -1,4 +1,4 @@
-"""What nobody resumes from is cleaned up: on the operator's word, and by itself past the restore deadline."""
+"""Abandoned incoming sessions are discarded: by the operator, and by luod past the restore deadline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def policy(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def begin(machine: Machine, tmp_path: Path, policy: Path) -> BeginWith:
-    """luod with this policy, on the other side of a jump that carried the sessions "vm" and "other"."""
+    """Starts luod with this policy after a kexec that preserved the sessions "vm" and "other"."""
 
     def begin(text: str) -> Luod:
         policy.write_text("")
@@ -41,7 +41,7 @@ def begin(machine: Machine, tmp_path: Path, policy: Path) -> BeginWith:
 
 @pytest.fixture
 def reaper(tmp_path: Path) -> Callable[..., str]:
-    """A policy whose reaper is this shell script."""
+    """Returns a policy whose reaper is this shell script."""
 
     def write(script: str, more: str = "") -> str:
         file = tmp_path / "reaper"
@@ -228,7 +228,7 @@ def test_what_is_claimed_while_it_waits_for_its_reaper_is_not_reaped(
 
 
 def test_a_serve_that_starts_past_the_deadline_gives_time_to_claim(begin: BeginWith, policy: Path) -> None:
-    """While there was none, nobody could."""
+    """Without a serve, no client could claim them."""
     luod = begin("restore-deadline = 1000\n")
     eventually(lambda: luod.status()["restore_seconds_left"] <= 999, describe="a second has passed")
     policy.write_text("restore-deadline = 1\n")

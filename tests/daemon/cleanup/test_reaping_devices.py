@@ -13,7 +13,7 @@ from tests.devices import FIRST, RULES, boot, computes, set_up
 
 
 def leave(luod: Luod) -> None:
-    """In the next kernel nobody claims "vm", a session with memory and a device that has worked."""
+    """Leaves "vm", a session with memory and a device that has worked, unclaimed in the next kernel."""
     luod.start()
     vmm = start(luod, program="workload")
     vmm.call("create", name="vm", slot="s")

@@ -1,4 +1,4 @@
-"""Verbs act on a workload: on its sessions NAME and NAME#GENERATION together, or on none of them."""
+"""Verbs act on a workload: on all its sessions, NAME and NAME#GENERATION, or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOTH = {"incoming vm": "waiting", "incoming vm#1": "waiting"}
 
 @pytest.fixture
 def arrived(luod: Luod) -> Luod:
-    """luod on the other side of a jump that carried the workload "vm", in two sessions."""
+    """Starts luod after a kexec that preserved the workload "vm", in two sessions."""
     one = Participant(luod, "vm")
     begin(luod)
     prepare(one)

@@ -39,7 +39,7 @@ def several_users() -> None:
 
 
 def reload(luod: Luod, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """SIGHUP to keep, as systemd sends it; the status once it is done."""
+    """Sends SIGHUP to keep, as systemd does. Returns the status after the reload."""
     luod.machine.signal(luod.keep_pid, signal.SIGHUP)
 
     def look() -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ F_SEAL_EXEC = 0x20
 
 
 def check(luod: Luod, kernel: bytes) -> dict[str, Any]:
-    """`luoctl check` of a kernel: its JSON, and the names of what it found."""
+    """Runs `luoctl check` on a kernel. Returns its JSON, and the names of the findings."""
     luod.machine.write(KERNEL, kernel)
     result = luod.luoctl("--json", "check", "--kernel", KERNEL, "--cmdline", GOOD, check=False)
     found: dict[str, Any] = json.loads(result.stdout)

@@ -25,7 +25,7 @@ def vfio(device: str | None, *, when: str = "preserved", kind: str = "vfio") -> 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A machine with a device that vfio-pci has, and a process 7 that does nothing to it."""
+    """Returns the root of a machine with a device bound to vfio-pci, and a process 7 without files of it."""
     show(tmp_path, FIRST)
     process(tmp_path, 7, "systemd", "/dev/null")
     return tmp_path
@@ -108,7 +108,7 @@ def luod(boot_machine: BootMachine, tmp_path: Path) -> Luod:
 
 
 def with_device(luod: Luod, *, when: str = "preserved") -> Participant:
-    """A participant whose session "one" holds a device, declared as one that is preserved in the phase `when`."""
+    """Returns a participant whose session "one" holds a device, declared as preserved in the phase `when`."""
     one = Participant(luod, "one", declare=False, program="workload")
     one.vmm.call("bind_driver", address=FIRST)
     one.vmm.call("open_device", address=FIRST, slot="vfio")

@@ -116,7 +116,7 @@ MOMENTS: tuple[Moment, ...] = get_args(Moment)
 
 
 def at(moment: Moment, judgement: Judgement) -> list[tuple[str, str]]:
-    """What is found by the rules of this moment."""
+    """Returns the findings of the rules that apply at this moment."""
     applied = [name for rule in RULES if MOMENTS.index(rule.last) >= MOMENTS.index(moment) for name in rule.findings]
     return [(each.name, each.what) for each in judgement.findings if each.name in applied]
 
@@ -168,7 +168,7 @@ def test_memory_has_another_version_each_time_it_is_observed() -> None:
 
 
 def test_a_device_counts_when_its_participant_is_gone() -> None:
-    """With --skip-unready an update goes on without it, and its session is carried all the same."""
+    """With --skip-unready an update continues without it, and its session is still preserved."""
     gone = replace(BEST, kernel=VALUES["kernel"][1], sessions=VALUES["sessions"][2])
     assert "handler-missing" in {each.name for each in judge(gone).findings}
 

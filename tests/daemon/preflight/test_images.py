@@ -1,4 +1,4 @@
-"""What preflight finds in images and initial RAM disks: files, read as luod reads them, and judged. No machine."""
+"""Findings of preflight in images and initial RAM disks, which are files here. Without a machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RUNNING = Running(
     assumed=False,
     scratch=(Region(68 << 20), Region(204 << 20)),
 )
-"""What the emulated kernel writes."""
+"""The formats that the emulated kernel writes."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def warnings(found: Found) -> set[str]:
 
 
 def other(what: str) -> bytes:
-    """A kernel that reads another version of one format."""
+    """Returns a kernel that reads another version of one format."""
     return bzimage(formats=tuple(name[:-1] + "9" if name.startswith(what) else name for name in FORMATS))
 
 

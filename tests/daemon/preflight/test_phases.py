@@ -1,4 +1,4 @@
-"""What changes after the check still counts: no guest is frozen, and no machine jumps, over what would be refused now.
+"""Changes after the check are seen: no freeze and no kexec follows a change that the check would refuse.
 
 Which rule depends on which fact is test_facts.py; here changes of every kind are made on a machine, in each
 phase in which they can be.
@@ -67,7 +67,7 @@ IN_FREEZING: list[tuple[Change, str]] = [
 
 
 def updating(luod: Luod) -> Operator:
-    """An update was asked for, into a kernel without a handler for devices."""
+    """Requests an update into a kernel without a handler for devices."""
     luod.machine.write(KERNEL, WITHOUT_VFIO)
     luod.machine.write("/run/next-initrd", cpio({}))
     luod.luoctl("load", "--kernel", KERNEL, "--initrd", "/run/next-initrd", "--append-cmdline", COMMAND_LINE)

@@ -126,7 +126,7 @@ def test_a_module_must_be_loaded_and_of_the_same_format() -> None:
 
 
 def said(name: str, modules: Modules | None, options: dict[str, str] | None = None) -> str:
-    """What the finding of this name says when a VFIO file was declared."""
+    """Returns the text of the finding of this name when a VFIO file is declared."""
     findings = found(kinds=("vfio",), modules=modules, options=options, initrd_size=4096)
     return next(each.what for each in findings if each.name == name)
 
@@ -274,7 +274,7 @@ def test_h21_image_and_initrd_each_take_one_piece_of_scratch(
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A machine's /proc and /sys, as far as they matter."""
+    """Returns the root of a machine's /proc and /sys, with the files that the rules read."""
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/version").write_text(BANNER + "\n")
     (tmp_path / "boot").mkdir()
@@ -282,7 +282,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def show_in_debugfs(root: Path, *, kho: str = "kho-v4", luo: str = "luo-v5") -> None:
-    """As measured on 7.3: a device tree with `compatible`, and LUO's block, which begins with its format."""
+    """Writes the debugfs files as measured on 7.3: a device tree with `compatible`, and LUO's block."""
     directory = root / "sys/kernel/debug/kho/out"
     (directory / "sub_fdts").mkdir(parents=True)
     value = kho.encode() + b"\0"
@@ -349,7 +349,7 @@ def found_in(root: Path, *declarations: Declaration) -> list[str]:
 
 @pytest.fixture
 def limited(root: Path) -> Path:
-    """A machine with 1000 MiB free, and a process 7 in a cgroup of 100 MiB, of which nothing is left."""
+    """Makes a machine with 1000 MiB free, and a process 7 in a cgroup whose 100 MiB are all in use."""
     (root / "proc/meminfo").write_text(f"MemTotal: {2000 * 1024} kB\nMemAvailable: {1000 * 1024} kB\n")
     (root / "proc/self").mkdir()
     number = root.stat().st_dev

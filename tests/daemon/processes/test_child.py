@@ -20,7 +20,7 @@ NAME = "child.1"
 
 @contextmanager
 def child(script: str, **options: Any) -> Iterator[Child]:
-    """A shell that runs `script` behind the gate."""
+    """Yields a shell that runs `script` behind the gate."""
     started = Child("luod.daemon.processes.gate", ["/bin/sh", "-c", script], **options)
     try:
         yield started
@@ -29,7 +29,7 @@ def child(script: str, **options: Any) -> Iterator[Child]:
 
 
 class Store(dict[str, Fd]):
-    """What `Children` asks of `luod.daemon.store.fd_store`, without a keep."""
+    """The part of `luod.daemon.store.fd_store` that `Children` needs, without a keep."""
 
     async def store(self, files: dict[str, Fd]) -> None:
         self.update({name: file.duplicate() for name, file in files.items()})

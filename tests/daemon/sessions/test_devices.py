@@ -52,7 +52,7 @@ class Workload(Participant):
 
     @property
     def device(self) -> dict[str, Any]:
-        """As luod names it."""
+        """Returns the device as luod names it."""
         return {"session": self.name, "token": DEVICE, "name": "nic"}
 
     def scratch(self) -> int:
@@ -94,7 +94,7 @@ def test_h22_who_has_a_device_is_told_that_a_failed_jump_may_have_frozen_it(luod
         assert first.scratch() == 0
     else:
         assert first.vmm.call("state", device="vfio") == "FROZEN"
-        # As the hint of VfioDeviceFrozen has it: nobody may have the device, luod's copy of the session included.
+        # As the hint of VfioDeviceFrozen says, no fd of the device may be open, nor luod's copy of the session.
         first.vmm.call("release", session="first")
         for slot in ("vfio", "iommufd of vfio", "ram of vfio"):
             first.vmm.ask("close", fd=slot)
@@ -166,7 +166,7 @@ def test_h20_in_a_kernel_without_the_handler_luod_says_what_that_means(luod: Luo
     operator.update()
     assert operator.refused().kind == "Refused"
 
-    # So it is for a luod that is started again, and until nobody wants to know any more.
+    # A luod that is started again reports the same, until the session is released.
     luod.kill_serve()
     assert states(vmm) == {"incoming first": "lost"}
     vmm.call("release_named", name="first", direction="incoming")

@@ -1,4 +1,4 @@
-"""Asking the kernel about sessions in whose ioctls somebody hangs. The kernel's part is a call that waits."""
+"""Asking the kernel about sessions with a process blocked in an ioctl. A call that waits stands for the kernel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALICE, BOB = 1000, 1001
 
 @pytest.fixture
 def session() -> Fd:
-    """Nothing asks the kernel of it here."""
+    """Returns a memfd for a session: no test here makes an ioctl on it."""
     return memfd("session", 0)
 
 

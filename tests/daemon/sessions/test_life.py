@@ -69,7 +69,7 @@ def test_what_is_given_up_is_gone(luod: Luod) -> None:
 
 
 def test_a_session_finished_by_closing_it_is_no_obstacle(luod: Luod) -> None:
-    """Somebody without luod took it, and let go of it."""
+    """A process took it without luod, and closed it."""
     vmm = luod.vmm()
     vmm.call("create", name="vm", slot="s")
     luod.jump()
@@ -96,7 +96,7 @@ def test_no_update_while_incoming_sessions_are_not_finished(luod: Luod) -> None:
 
 
 def test_no_update_without_an_image_loaded_through_luod(luod: Luod) -> None:
-    """An image somebody else loaded does not count: nothing tells how it was loaded."""
+    """An image that another program loaded does not count: luod cannot know how it was loaded."""
     vmm = luod.vmm()
     vmm.call("load", kernel=luod.machine.kernel, command_line="liveupdate=on kho=on")
     assert luod.machine.read("/sys/kernel/kexec_loaded").strip() == b"1"

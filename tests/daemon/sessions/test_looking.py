@@ -29,7 +29,7 @@ LOOKS = (
 
 @pytest.fixture
 def luod(machine: Machine, tmp_path: Path) -> Luod:
-    """luod with a restore deadline far away, after a kexec that carried Alice's sessions "vm" and "other"."""
+    """Returns luod with a long restore deadline, after a kexec that preserved Alice's sessions "vm" and "other"."""
     for_root("for several users in one machine")
     policy = tmp_path / "luod.toml"
     policy.write_text("")
@@ -44,7 +44,7 @@ def luod(machine: Machine, tmp_path: Path) -> Luod:
 
 
 def pass_the_deadline(luod: Luod, tmp_path: Path) -> None:
-    """Returns when the restore deadline is over, and what nobody has is reaped."""
+    """Returns when the restore deadline is over and abandoned sessions are discarded."""
     (tmp_path / "luod.toml").write_text("restore-deadline = 0.001\n")
     luod.machine.signal(luod.keep_pid, signal.SIGHUP)
     until_gone(luod.vmm(), "incoming other")

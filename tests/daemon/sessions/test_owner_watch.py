@@ -1,4 +1,4 @@
-"""Whose a session is. Users of several uids in one machine, which takes root; one user, where only one can be had."""
+"""The owner of a session: with several uids in one machine, which requires root, or else with one user."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_an_incoming_session_is_its_owners_and_roots(luod: Luod) -> None:
     alice, bob, root = luod.vmm(ALICE), luod.vmm(BOB), luod.vmm()
     assert bob.refused("retrieve_session", name="one", slot="s").kind == "NoSuchSession"
     assert bob.refused("release_named", name="one", direction="incoming").kind == "NoSuchSession"
-    # Nor can its name be had meanwhile, so that nobody takes it for the owner's next one.
+    # Its name is taken meanwhile, so that no other session can be mistaken for the owner's next one.
     assert bob.refused("create", name="one", slot="s").kind == "SessionExists"
     alice.call("retrieve_session", name="one", slot="one")
     root.call("retrieve_session", name="two", slot="two")
@@ -74,7 +74,7 @@ def test_the_admin_socket_is_roots(luod: Luod) -> None:
 
 @pytest.fixture
 def ordinary(boot_machine: BootMachine) -> Iterator[Luod]:
-    """luod on a machine that an ordinary user runs: inside there is root, who is that user, and nobody else."""
+    """Yields luod on a machine of an ordinary user: its only user is root, which is that user outside."""
     user = ALICE if os.getuid() == 0 else None
     with tempfile.TemporaryDirectory(prefix="luod-") as state:
         if user is not None:

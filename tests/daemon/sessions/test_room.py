@@ -15,7 +15,7 @@ CREATE = "io.luod.Sessions.Create"
 
 
 def leave_room(luod: Luod, serve: int, files: int) -> None:
-    """So many more can serve open."""
+    """Limits serve to `files` more open files."""
     used = {int(name) for name in luod.machine.run(["ls", f"/proc/{serve}/fd"]).text.split()}
     limit = 0
     while len(set(range(limit)) - used) < files:

@@ -51,7 +51,7 @@ class Life:
         self.begin(())
 
     def begin(self, rows: tuple[Row, ...]) -> None:
-        """Another keep, so another instance."""
+        """Begins another instance, as another keep does."""
         self.instances += 1
         self.memory.close()
         self.memory = Slots.new()
@@ -132,7 +132,7 @@ def test_a_serve_finds_the_last_record_whatever_the_disk_did(steps: list[tuple[s
 
 
 def written(folder: Path, record: Record, *, changes: int = 1) -> Told:
-    """What the file of a registry tells, after so many changes."""
+    """Returns the contents of a registry's file after `changes` changes."""
     with closing(Slots.new()) as memory:
         registry = Registry(record, memory, Journal(folder), QUIET)
         for _ in range(changes):

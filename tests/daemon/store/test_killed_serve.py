@@ -1,4 +1,4 @@
-"""`luod serve` may be killed at any moment: nothing is lost, and nothing is left that nobody knows of."""
+"""`luod serve` may be killed at any moment: nothing is lost or leaked."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def killed_and_started_again(luod: Luod) -> None:
 
 
 def carried(luod: Luod) -> tuple[Participant, str]:
-    """A workload that took part, in the next kernel; and the digest of what it wrote while frozen."""
+    """Returns a workload that took part, in the next kernel, and the digest of its frozen state."""
     one = Participant(luod, "one")
     begin(luod)
     prepare(one)

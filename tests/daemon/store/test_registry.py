@@ -58,7 +58,7 @@ def file(tmp_path: Path) -> Iterator[Journal]:
 
 
 def other(memory: Slots) -> Slots:
-    """The same memory, as the next process or kernel finds it."""
+    """Returns the same memory, as the next process or kernel finds it."""
     return Slots(Fd(os.dup(memory.fileno())))
 
 
@@ -68,19 +68,19 @@ def found(memory: Slots) -> Record | None:
 
 
 def on_disk(folder: Path) -> Record | None:
-    """What the next process finds in the file."""
+    """Returns the record that the next process finds in the file."""
     return understand_file(Journal(folder).read(), "file").record
 
 
 def end_of(file: Journal) -> int:
-    """Where the last entry in the file ends."""
+    """Returns the offset at which the last entry in the file ends."""
     log = unpack((file.directory / "registry").read_bytes())
     assert log is not None
     return log.end
 
 
 def begin_again(memory: Slots, file: Journal) -> Registry:
-    """The registry of the next serve under the same keep, as `luod.daemon.store.recovery` begins it."""
+    """Returns the registry of the next serve under the same keep, as `luod.daemon.store.recovery` begins it."""
     held, kept = understand(memory.read(), "memory"), understand_file(Journal(file.directory).read(), "file")
     found = believed(held, kept, "some-boot", "one")
     assert found.record is not None
@@ -186,7 +186,7 @@ def test_what_an_older_log_left_behind_is_not_read_on(memory: Slots, file: Journ
 
 
 def test_the_fullest_registry_has_room(memory: Slots, file: Journal) -> None:
-    """Where it had not, nobody could change anything any more."""
+    """If it had not, no change would be possible any more."""
     uid, kinds = 2**32 - 2, tuple(KINDS)
     rows = tuple(
         IncomingRow(
@@ -246,7 +246,7 @@ def test_a_file_that_cannot_be_written_keeps_nobody_from_a_session(
 
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing_afterwards(memory: Slots, tmp_path: Path) -> None:
-    """The file begins anew, with what could not be written."""
+    """The file begins again, with the changes that could not be written."""
     folder = tmp_path / "state"
     folder.mkdir()
     registry = Registry(record(1), memory, Journal(folder), Log("test", "error"))
@@ -273,7 +273,7 @@ def registry(memory: Slots, file: Journal) -> Registry:
 
 
 def depart(registry: Registry) -> None:
-    """As an update whose participants are all ready."""
+    """Departs as an update whose participants are all ready does."""
     rows = [row for row in registry.record.outgoing if row.declared]
     ready = {row.name: msgspec.structs.replace(row, state=OutgoingState.READY) for row in rows}
     registry.depart(DEPARTURE, ready)

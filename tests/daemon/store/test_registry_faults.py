@@ -63,7 +63,7 @@ def kept_aside(luod: Luod, pattern: str) -> list[Path]:
 
 
 def finding(luod: Luod, name: str) -> dict[str, Any] | None:
-    """What `luoctl check` says of one finding, about the loaded kernel."""
+    """Returns a finding of `luoctl check` for the loaded kernel."""
     luod.load()
     result = luod.luoctl("--json", "check", check=False)
     found: list[dict[str, Any]] = [each for each in json.loads(result.stdout)["findings"] if each["name"] == name]
@@ -72,7 +72,7 @@ def finding(luod: Luod, name: str) -> dict[str, Any] | None:
 
 @pytest.fixture
 def small(machine: Machine, tmp_path: Path) -> Luod:
-    """luod, not started, whose state directory is a file system of its own."""
+    """Returns luod, not started, whose state directory is a file system of its own."""
     state = tmp_path / "state"
     state.mkdir(mode=0o700)
     return Luod(machine, state_directory=state)

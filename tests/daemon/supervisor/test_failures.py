@@ -105,7 +105,7 @@ class Keep:
         self.log = folder / "log"
 
     def line(self) -> str:
-        """The next line of the report."""
+        """Returns the next line of the report."""
         while b"\n" not in self._rest:
             poll = select.poll()
             poll.register(self._report, select.POLLIN)

@@ -31,7 +31,7 @@ listen_fds.execute(command, {str(n): n for n in numbers}, dict(os.environ))
 
 
 def placed(*numbers: int, limit: int) -> list[int]:
-    """What a program finds from fd 3 on that is started with fds at these numbers."""
+    """Starts a program with fds at these numbers. Returns the fds that it finds from 3 on."""
     command = [sys.executable, "-c", _SOURCE, str(limit), *map(str, numbers)]
     return [int(word) for word in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()]
 

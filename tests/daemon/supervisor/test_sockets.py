@@ -76,7 +76,7 @@ def test_a_state_directory_that_others_can_write_is_refused(here: Path, mode: in
 
 
 def test_a_state_directory_with_the_sticky_bit_is_a_problem_and_no_refusal(here: Path) -> None:
-    """As a new tmpfs has it: nobody can replace what luod writes there, and luod has to start. Updates are refused."""
+    """A new tmpfs has this mode. Its sticky bit protects luod's files, so luod starts, but refuses updates."""
     (here / "state").mkdir()
     (here / "state").chmod(0o1777)
     with Listening("luod.sock", "admin.sock", "state"):

@@ -62,7 +62,7 @@ SUPERVISE = (
 
 @pytest.fixture
 def places(tmp_path: Path) -> dict[str, str]:
-    """Where a keep of the test's own has its things."""
+    """Returns the sockets and the state directory of the test's own keep."""
     return {
         "socket": str(tmp_path / "run" / "luod.sock"),
         "admin-socket": str(tmp_path / "run" / "admin.sock"),
@@ -97,7 +97,7 @@ def options(places: dict[str, str]) -> list[str]:
 
 
 def lines_with(process: subprocess.Popen[str], word: str, count: int) -> list[str]:
-    """The first `count` lines of its log that have `word`."""
+    """Returns the first `count` lines of its log that have `word`."""
     assert process.stderr is not None
     found: list[str] = []
     while len(found) < count:
@@ -245,7 +245,7 @@ def test_a_serve_that_does_not_end_is_killed(start: Start) -> None:
 
 
 def test_a_luod_started_again_finds_what_waits_in_the_kernel(luod: Luod) -> None:
-    """Sessions nobody has claimed are the kernel's; what luod must not lose is whose they are."""
+    """The kernel keeps unclaimed sessions; luod must not lose their owners."""
     luod.vmm().call("create", name="vm", slot="s")
     luod.jump()
     luod.stop()
@@ -417,7 +417,7 @@ def test_a_keeper_starts_beside_a_serve_that_cannot_end(start: Start, places: di
 
 
 def test_a_reader_of_the_log_that_stops_does_not_stop_keep(places: dict[str, str]) -> None:
-    """Its pipe is full; serve is started all the same."""
+    """Its pipe is full; serve is started nevertheless."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     try:

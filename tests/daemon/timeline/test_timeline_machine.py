@@ -1,4 +1,4 @@
-"""What luod tells of the last update: before the jump, after it, when it was cancelled, and when luod was killed."""
+"""The timeline of the last update: before and after the kexec, when cancelled, and when luod was killed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def session(told: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def update(luod: Luod, *participants: Participant, findings: tuple[str, ...] = ()) -> None:
-    """To the next kernel, with everybody ready and frozen state of the first."""
+    """Updates into the next kernel. All participants are ready, and the first has frozen state."""
     begin(luod, findings=findings)
     prepare(*participants)
     for participant in participants:

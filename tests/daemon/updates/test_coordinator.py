@@ -1,4 +1,4 @@
-"""What the operator is told of an update, without a machine."""
+"""Reports of an update to the operator, without a machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def followers() -> list[Follower]:
 
 
 def starting() -> Run:
-    """An update was accepted."""
+    """Returns the run state after an update is accepted."""
     run = Run(Log("test", "error"))
     run.enter(RunState.CHECKING)
     run.enter(RunState.STARTING)

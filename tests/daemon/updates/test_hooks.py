@@ -20,12 +20,12 @@ from tests.library import Vmm, start_vmm
 Start = Callable[..., Luod]
 
 TELL = 'echo "$LUOD_HOOK ${LUOD_OUTCOME-none} $LUOD_GENERATION $LUOD_UPDATE $1" >>%s/ran'
-"""What a hook in these tests does unless it is told otherwise: it adds a line to the file `ran`."""
+"""The default script of a hook in these tests: it adds a line to the file `ran`."""
 
 
 @pytest.fixture
 def begin(machine: Machine, tmp_path: Path) -> Start:
-    """luod with these shell scripts as hooks, "" for none, and a kernel loaded."""
+    """Starts luod with these shell scripts as hooks, "" for no hook, and loads a kernel."""
 
     def begin(
         before: str = TELL, after: str = TELL, *, more: str = "", timeout: float = 60, on: Machine = machine
@@ -65,7 +65,7 @@ def wait_for(tmp_path: Path, lines: int) -> list[list[str]]:
 
 
 def update(luod: Luod) -> dict[str, Any]:
-    """An update that does not take place; what luoctl says of it last."""
+    """Tries an update that does not take place. Returns the last object that luoctl prints."""
     return luod.answer("update", "--ignore-finding=contents-undeclared")
 
 
@@ -81,7 +81,7 @@ def vm(luod: Luod) -> None:
 
 
 def restore(vmm: Vmm) -> None:
-    """What `vm` made, on the other side of a jump."""
+    """Restores the session of `vm` after a kexec."""
     vmm.call("retrieve_session", name="vm", slot="s")
     vmm.call("retrieve", session="s", file=1, slot="ram")
     vmm.call("finish", session="s")
@@ -150,7 +150,7 @@ def test_a_first_that_says_no_refuses_the_update_and_nobody_was_asked(begin: Sta
     assert refused["message"].endswith("before-update, refuses the update: the lock is taken")
     luod.kill_serve()
     assert luod.status()["state"] == "idle"
-    # What it refused owes nothing, not even to a serve that starts anew.
+    # A refused update needs no after-update hook, not even in a restarted serve.
     assert ran(tmp_path) == []
     (tmp_path / "free").touch()
     one.follow()
@@ -167,7 +167,7 @@ def test_a_first_that_is_not_there_refuses_the_update(begin: Start, tmp_path: Pa
 
 
 def test_a_first_that_hangs_is_ended_and_the_second_runs(begin: Start, tmp_path: Path) -> None:
-    """It may have what it was to take: nobody knows."""
+    """It may have taken it; luod cannot know."""
     luod = begin(before="exec sleep 1000", timeout=0.5)
     refused = update(luod)
     assert refused["status"] == 4

@@ -18,7 +18,7 @@ ALICE, BOB = 1000, 1001
 
 
 def carried(luod: Luod, user: int | None = None, *options: str) -> Participant:
-    """One participant, on the other side of an update, where luod has these options."""
+    """Returns a participant after an update, where luod has these options."""
     one = Participant(luod, "one", user)
     begin(luod)
     prepare(one)
@@ -31,7 +31,7 @@ def carried(luod: Luod, user: int | None = None, *options: str) -> Participant:
 
 
 def restored(luod: Luod) -> Vmm:
-    """A VMM that has retrieved all that was carried."""
+    """Returns a VMM that has retrieved all preserved sessions and files."""
     vmm = start(luod)
     for name in ("one", "one#1"):
         vmm.call("retrieve_session", name=name, slot=name)

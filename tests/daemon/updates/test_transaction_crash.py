@@ -13,7 +13,7 @@ from tests.library import start_vmm
 
 
 def frozen(luod: Luod, *participants: Participant) -> Operator:
-    """An update in which all of them were told to freeze, and have written their state."""
+    """Begins an update in which all participants were told to freeze, and have written their state."""
     operator = begin(luod)
     prepare(*participants)
     for participant in participants:
@@ -27,7 +27,7 @@ def broken_off(participant: Participant) -> None:
 
 
 def follow_again(participant: Participant) -> str:
-    """What luod says it is doing."""
+    """Follows luod again. Returns the state that luod reports."""
     participant.vmm.call("hang_up", slot="follow")
     state: str = participant.follow()["state"]
     return state
@@ -52,7 +52,7 @@ def test_serve_killed_while_it_prepares(luod: Luod) -> None:
 
 
 def carries(luod: Luod, one: Participant, generation: int) -> None:
-    """A whole update, and what it carried."""
+    """Does a whole update, and checks the sessions that it preserved."""
     operator = Operator(luod)
     operator.update()
     assert one.expect("preparing")["generation"] == generation
@@ -64,7 +64,7 @@ def carries(luod: Luod, one: Participant, generation: int) -> None:
 
 
 def test_serve_killed_while_it_freezes(luod: Luod) -> None:
-    """What was frozen is closed, and nothing is marked as ready."""
+    """The sessions of the freeze are closed, and no session is marked as ready."""
     one, two = Participant(luod, "one"), Participant(luod, "two")
     frozen(luod, one, two)
     one.vote("freezing")
@@ -95,7 +95,7 @@ def test_after_serve_was_killed_a_jump_behind_luods_back_tears(luod: Luod) -> No
 
 
 def stopped_jump(luod: Luod, one: Participant) -> int:
-    """The update has reached reboot(2), but the process that calls it is stopped, its order in its pipe; its pid."""
+    """Stops the process that calls reboot(2), with its order in its pipe. Returns its pid."""
     operator = frozen(luod, one)
     jump = started_jump(luod)
     luod.machine.signal(jump, signal.SIGSTOP)
@@ -121,7 +121,7 @@ def test_from_the_jump_on_abort_is_refused(luod: Luod) -> None:
 
 
 def test_serve_killed_while_it_jumps_waits_for_the_jump(luod: Luod) -> None:
-    """reboot(2) may still go through, so nobody is told to resume before its process has ended."""
+    """reboot(2) may still succeed, so participants are not told to resume before its process ends."""
     one = Participant(luod, "one")
     jump = stopped_jump(luod, one)
     luod.kill_serve()
@@ -162,7 +162,7 @@ def test_the_process_that_jumps_is_killed_before_it_did(luod: Luod) -> None:
 
 
 def test_reboot_returns(luod: Luod) -> None:
-    """Here since somebody unloads the image that luod loaded: everybody resumes, and nothing is marked as ready."""
+    """Here because the loaded image is unloaded: all participants resume, and no session is marked as ready."""
     one = Participant(luod, "one")
     operator = begin(luod)
     one.expect("preparing")
@@ -180,7 +180,7 @@ def test_reboot_returns(luod: Luod) -> None:
 
 
 def started_jump(luod: Luod) -> int:
-    """The process that calls reboot(2), once it runs: serve waits for its exec, so it may not be stopped before."""
+    """Waits for the process that calls reboot(2) and returns its pid. It must not be stopped before its exec."""
 
     def look() -> int | None:
         for child in children(luod, luod.serve_pid()):
@@ -192,8 +192,8 @@ def started_jump(luod: Luod) -> int:
 
 
 def held_jump(luod: Luod, *arguments: str, user: int | None = None) -> str:
-    """H17: somebody gets into a session's ioctl, here kept there by a tracer, as the machine is to jump. What luod
-    tells the operator of it. It jumps when this was told, and when who "was ended" is dead.
+    """Blocks reboot(2) with a process in a session's ioctl (H17), where a tracer keeps it. Returns luod's message to
+    the operator. The kexec follows once that is sent, and the process is dead if it "was ended".
     """
     luod.stop()
     luod.start("--end-stuck-after", "0.2")

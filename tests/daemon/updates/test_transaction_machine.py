@@ -123,7 +123,7 @@ def test_the_death_of_a_participant_cancels(luod: Luod) -> None:
     one.vmm.program.kill()
     assert operator.until("cancelled")["reason"] == "one is gone"
     two.expect("freezing", "cancelled")
-    # Its session is still there, and nobody answers for it: no update is begun that would tear it.
+    # Its session is still there without a participant: no update begins that would tear it.
     operator.update()
     refused = operator.refused()
     assert refused.kind == "Refused"
@@ -227,7 +227,7 @@ def test_what_memory_does_not_allow_cancels_before_anybody_is_killed(luod: Luod)
 
 
 def test_force_leaves_behind_for_whom_memory_is_short(luod: Luod) -> None:
-    """They take none of it, so the others have what they need."""
+    """They take no memory, so the others have what they need."""
     one, two, three, four = (Participant(luod, name) for name in ("one", "two", "three", "four"))
     operator = begin(luod, skip_unready=True)
     two.expect("preparing")
@@ -352,7 +352,7 @@ def test_a_session_that_is_being_made_when_it_is_cancelled_is_closed_too(luod: L
 
 
 def test_a_jump_behind_luods_back_tears_what_was_declared(luod: Luod, machine: Machine) -> None:
-    """H13. A session for which nobody ever followed is not judged: luod cannot know when it would be whole."""
+    """H13. A session that never had a participant is not judged: luod cannot know when it is complete."""
     one = Participant(luod, "one")
     plain = luod.vmm()
     plain.call("create", name="plain", slot="s")

@@ -134,13 +134,13 @@ def run_devices(run_machine: Callable[..., subprocess.CompletedProcess[str]]) ->
 
 @pytest.fixture(scope="session")
 def mapping() -> None:
-    """For tests that map a BAR."""
+    """Skips tests that map a BAR where this host cannot map one."""
     if not devices.can_map():
         cannot_run("BARs are mapped only as root of the host, by Linux 6.9 or newer")
 
 
 def as_plain_user(*command: str) -> list[str]:
-    """`command` as uid 1000 where /dev/fuse is everyone's, as distributions have it: a copy of it, for that one."""
+    """Returns `command` to run as uid 1000 with a copy of /dev/fuse that all users may open, as in distributions."""
     for_root("to open /dev/fuse to a plain user")
     require_namespaces(PLAIN_USER)
     if not Path("/dev/fuse").exists():
@@ -154,7 +154,7 @@ def c_compiler() -> str:
 
 
 def compiled(compiler: str, name: str) -> Iterator[str]:
-    """tests/programs/NAME.c, statically linked, where every user can run it (pytest's own directories are private)."""
+    """Compiles tests/programs/NAME.c statically, in a directory of all users: pytest's are private. Yields its path."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         program = Path(directory, name)
@@ -165,11 +165,11 @@ def compiled(compiler: str, name: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def cycle(c_compiler: str) -> Iterator[str]:
-    """A program that carries a memfd over a kexec."""
+    """Yields a program that preserves a memfd over a kexec."""
     yield from compiled(c_compiler, "cycle")
 
 
 @pytest.fixture(scope="session")
 def vmm(c_compiler: str) -> Iterator[str]:
-    """A program that carries a device over a kexec, and memory that it reaches."""
+    """Yields a program that preserves a device, and memory that the device reaches, over a kexec."""
     yield from compiled(c_compiler, "vmm")

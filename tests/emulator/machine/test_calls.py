@@ -1,4 +1,4 @@
-"""What reaches the model, from whom, and how the answer comes back: threads, other ABIs, signals, bad memory."""
+"""Calls that reach the model, and their answers: threads, other ABIs, signals, bad memory."""
 
 from __future__ import annotations
 

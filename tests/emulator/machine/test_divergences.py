@@ -39,7 +39,7 @@ def named_in(module: Path) -> set[str]:
 
 @pytest.fixture
 def node() -> None:
-    """For tests of what a machine shows whose device is a node."""
+    """Skips tests of a device node where /dev/fuse cannot be used."""
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         cannot_run("no /dev/fuse that this uid may use: modprobe fuse, as root")
 

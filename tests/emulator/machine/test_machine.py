@@ -298,7 +298,7 @@ def output(machine: subprocess.Popen[str]) -> IO[str]:
 
 @contextmanager
 def started(source: str, *options: str, user: int | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A machine whose four processes have each written a line."""
+    """Starts a machine. Yields it when each of its four processes has written a line."""
     require_namespaces(user)
     with subprocess.Popen(
         [*luoemu(*options, user=user), *python(source, user)],
@@ -354,7 +354,7 @@ def test_killed_keeper_ends_the_machine() -> None:
 
 
 def interrupted(source: str) -> int:
-    """How a machine ends to whose terminal ^C is sent, once its init has said that it is ready."""
+    """Sends ^C to a machine's terminal when its init is ready. Returns the exit status of the machine."""
     import pty
 
     pid, terminal = pty.fork()

@@ -1,4 +1,4 @@
-"""What is not as on a real kernel with devices: the second table of docs/divergences.md, row by row."""
+"""Differences from a real kernel with devices: the second table of docs/divergences.md, row by row."""
 
 from __future__ import annotations
 

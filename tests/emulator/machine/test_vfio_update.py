@@ -88,7 +88,7 @@ def test_retrieved_twice_is_one_open_file(run_devices: RunDevices) -> None:
 
 
 def test_kept_files_end_with_the_session(run_devices: RunDevices) -> None:
-    """Nobody but live update has the device any more: FINISH closes it, and an unbind goes through."""
+    """Only live update has the device: FINISH closes it, and an unbind succeeds."""
     source = """
         take()
         fd = device()

@@ -26,7 +26,7 @@ def test_from_open_to_finish(run_machine: Run, vmm: str, rules: str) -> None:
 
 @pytest.mark.parametrize("rules", RULES)
 def test_from_open_to_finish_as_a_plain_user(vmm: str, rules: str) -> None:
-    """Whose machine has no BARs that can be mapped."""
+    """A plain user's machine has no BARs that can be mapped."""
     command = as_plain_user(*luoemu(*DEVICE, "--vfio-rules", rules, user=PLAIN_USER), vmm)
     done = subprocess.run(
         command,

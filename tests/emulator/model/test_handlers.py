@@ -34,7 +34,7 @@ BOTH = bzimage(*FORMATS, "vfio-pci-v1")
 
 @dataclass
 class Bus:
-    """What the devices do, over all boots: their names are their contents."""
+    """The state of the devices, over all boots. Their names are their contents."""
 
     world: World | None = None
     calls: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ class DeviceRecord:
     name: str
 
     def drop(self) -> None:
-        """A device has no memory of its own."""
+        """Does nothing: a device has no memory of its own."""
 
 
 class DeviceHandler(FileHandler[str, DeviceRecord]):
@@ -247,7 +247,7 @@ def test_unpreserve_checks(document: World) -> None:
     assert vmm.unpreserve(session, 1, reserved=1) == -EINVAL
     assert vmm.call(session, LIVEUPDATE_SESSION_UNPRESERVE_FD, (8).to_bytes(8, "little")) == -EINVAL
     assert vmm.preserve(session, vmm.memfd(), 1) == -17  # EEXIST: still there
-    assert vmm.unpreserve(session, 1, READ_ONLY) == -14  # EFAULT, and done all the same
+    assert vmm.unpreserve(session, 1, READ_ONLY) == -14  # EFAULT, but done
     assert vmm.unpreserve(session, 1) == -ENOENT
     late = jump(document, vmm)
     incoming = number(late.retrieve_session(late.open_device(), b"s"))

@@ -298,7 +298,7 @@ def test_formats_in_a_gzip_payload(world: World, vmm: Process, device: int) -> N
 
 
 def segments(line: bytes = b"liveupdate=on kho=on from=segments\0") -> list[Segment]:
-    """As kexec-tools lays them out: boot_params with the command line behind it, and the kernel proper.
+    """Returns segments in the layout of kexec-tools: boot_params with the command line behind it, and the kernel.
 
     boot_params has other things where the boot sector has its flag.
     """

@@ -38,7 +38,7 @@ def outgoing(vmm: Process, device: int) -> int:
 
 @pytest.fixture
 def later(world: World, vmm: Process, device: int) -> tuple[Process, int]:
-    """A process with a retrieved session."""
+    """Returns a process of the next kernel and a session that it has retrieved."""
     number(vmm.create(device, b"in"))
     process = jump(world, vmm)
     return process, number(process.retrieve_session(process.open_device(), b"in"))

@@ -40,7 +40,7 @@ RARELY = st.sampled_from([False, False, False, False, True])
 class Waiting:
     """An incoming session. `files` empties with the finish; `got` and `failed` are the tokens tried so far.
 
-    Of those `got`, the fds of `unseen` never reached the process, so nobody knows their inode yet.
+    Of those `got`, the fds of `unseen` never reached the process, so their inode is not known yet.
     """
 
     files: dict[int, bytes]
@@ -216,7 +216,7 @@ class Life(RuleBasedStateMachine):
         self.process.fd_limit = len(self.process.fds) + (0 if full else 1)
 
     def session(self, pick: int, outgoing: bool | None = None) -> Session:
-        """Of that direction if there is one, else any."""
+        """Picks a session of that direction if there is one, else any."""
         fitting = [each for each in self.sessions if each.outgoing is outgoing] or self.sessions
         return fitting[pick % len(fitting)]
 
@@ -246,13 +246,13 @@ class Life(RuleBasedStateMachine):
 
     @rule(pick=ANY, code=st.sampled_from([0, 0, ENOMEM]))
     def memory_of_a_memfd(self, pick: int, code: int) -> None:
-        """Whether its holes can be filled from now on."""
+        """Sets whether its holes can be filled from now on."""
         if self.memfds:
             self.process.inode(self.memfds[pick % len(self.memfds)]).fill_error = code
 
     @rule(pick=ANY, byte=st.binary(min_size=1, max_size=1))
     def write(self, pick: int, byte: bytes) -> None:
-        """Inside the size: what is carried is what was written last."""
+        """Overwrites a memfd without a change of its size: the last content is preserved."""
         if self.memfds:
             inode = self.process.inode(self.memfds[pick % len(self.memfds)])
             inode.data = byte * len(inode.data)
@@ -285,7 +285,7 @@ class Life(RuleBasedStateMachine):
     @precondition(has_device)
     @rule(data=st.binary(max_size=3), more=st.binary(max_size=3), name=NAMES)
     def fill_a_session(self, data: bytes, more: bytes, name: bytes) -> None:
-        """A session with two files, so that jumps have something to carry."""
+        """Creates a session with two files for the next kexec to preserve."""
         before = len(self.sessions)
         self.create(name, full=False, fault=False)
         for token, contents in ((0, data), (1, more)) if len(self.sessions) > before else ():
@@ -358,7 +358,7 @@ class Life(RuleBasedStateMachine):
     @precondition(has_device)
     @rule(pick=ANY, token=TOKENS, fault=st.booleans(), no_memory=RARELY, name=NAMES)
     def restore_and_preserve(self, pick: int, token: int, fault: bool, no_memory: bool, name: bytes) -> None:
-        """What a VMM does after the jump, and one that died in between repeats; the file is not free before FINISH."""
+        """Restores a file twice, as a VMM that died in between does. Preserving it is refused before FINISH."""
         self.retrieve_session(pick, b"", unknown=False, full=False, fault=False)
         if any(not each.outgoing for each in self.sessions):
             self.retrieve(pick, token, wrong=False, full=False, fault=fault, no_memory=no_memory)

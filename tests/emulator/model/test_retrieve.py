@@ -17,7 +17,7 @@ from tests.emulator.model.world import READ_ONLY, Process, World, jump, number
 
 @pytest.fixture
 def late(world: World, vmm: Process, device: int) -> Process:
-    """A process of the second boot, with the device as fd 3: `vm` holds tokens 1 to 3, `empty` nothing."""
+    """Returns a process of the second boot, with the device as fd 3. `vm` holds tokens 1 to 3, `empty` no file."""
     session = number(vmm.create(device, b"vm"))
     for token in (1, 2, 3):
         assert vmm.preserve(session, vmm.memfd(b"ram%d" % token), token) == 0
@@ -237,7 +237,7 @@ def test_preserved_again_reaches_a_third_kernel(world: World, late: Process, inc
 
 
 def carried(world: World, vmm: Process, memfd: int) -> tuple[Process, int]:
-    """`memfd`, which is preserved as token 1 of `m`, in the next kernel."""
+    """Retrieves `memfd`, which is token 1 of `m`, in the next kernel. Returns the process and the fd."""
     late = jump(world, vmm)
     return late, number(late.retrieve(number(late.retrieve_session(late.open_device(), b"m")), 1))
 

@@ -166,7 +166,7 @@ class Process:
         self.poke(address, data)
 
     def poke(self, address: int, data: bytes) -> None:
-        """Write as the program's own past, read-only pages included."""
+        """Writes even to read-only pages, as if the program had written before they became so."""
         for index, byte in enumerate(data):
             page, offset = divmod(address + index, PAGE)
             self.pages[page][offset] = byte

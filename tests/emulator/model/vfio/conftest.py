@@ -24,7 +24,7 @@ def world(rules: str) -> Iterator[DeviceWorld]:
 
 @pytest.fixture
 def vmm(world: DeviceWorld) -> Vmm:
-    """With both devices bound to vfio-pci."""
+    """Returns a process, with both devices bound to vfio-pci."""
     process = Vmm(world)
     process.take()
     return process
@@ -32,5 +32,5 @@ def vmm(world: DeviceWorld) -> Vmm:
 
 @pytest.fixture
 def liveupdate(vmm: Vmm) -> int:
-    """/dev/liveupdate."""
+    """Opens /dev/liveupdate."""
     return vmm.open_device()

@@ -78,7 +78,7 @@ class DeviceWorld(World):
             self.vfio.release(target)
 
     def switch_off(self) -> None:
-        """Everything that was held is given back."""
+        """Switches the machine off, and checks that everything it held is released."""
         self.kernel.close()
         self.bus.close()
         assert self.held == []
@@ -87,7 +87,7 @@ class DeviceWorld(World):
         assert all(bar.closed for bar in self.bars)
 
     def load(self, image: bytes = IMAGE, command_line: bytes = COMMAND_LINE) -> Vmm:
-        """The operator's process, with an image loaded."""
+        """Loads an image. Returns the operator's process."""
         operator = Vmm(self)
         assert operator.kexec_file_load(image, command_line) == 0
         return operator
@@ -102,7 +102,7 @@ class DeviceWorld(World):
         return Vmm(self)
 
     def bar(self, address: str, index: int = 0) -> Bytes:
-        """The hardware's own view."""
+        """Returns a BAR as the hardware has it."""
         place = next(place for place in self.bus.places if str(place.address) == address)
         bar = place.device.bars[index]
         assert isinstance(bar, Bytes)
@@ -191,7 +191,7 @@ class Vmm(Process):
         return self.add(self.world.installed[file])
 
     def open_cdev(self, address: str) -> int:
-        """By way of sysfs, as programs find it."""
+        """Opens the cdev of a device, which it finds in sysfs as programs do."""
         names = self.listing(f"bus/pci/devices/{address}/vfio-dev")
         return self.open(f"/dev/vfio/devices/{names[0]}")
 
@@ -240,7 +240,7 @@ class Vmm(Process):
     # sysfs.
 
     def resolve(self, path: str) -> str:
-        """`path` with links followed."""
+        """Returns `path` with links resolved."""
         done: list[str] = []
         parts = path.split("/")
         while parts:

@@ -1,6 +1,6 @@
-"""What a device of the tests' machines reaches, made of byte arrays: BARs, pinned memory, eventfds.
+"""BARs, pinned memory and eventfds of the tests' devices, made of byte arrays.
 
-Each notes in a list of the machine that it is held, so that a test sees what the model did not give back.
+Each is in a list of the machine while it is held, so that a test sees a leak of the model.
 """
 
 from __future__ import annotations

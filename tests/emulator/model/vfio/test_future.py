@@ -48,7 +48,7 @@ class Stage:
         return self.vmm.call(self.iommu, uapi.IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE, argument)
 
     def preserve(self, session: int) -> list[object]:
-        """Memfd, iommufd, cdev, in that order."""
+        """Preserves memfd, iommufd and cdev, in that order."""
         tokens = ((self.memfd, MEMFD), (self.iommu, IOMMUFD), (self.cdev, CDEV))
         return [self.vmm.preserve(session, fd, token) for fd, token in tokens]
 

@@ -239,7 +239,7 @@ def test_a_device_without_reset_does_not_stop_the_jump(rules: str) -> None:
 
 @pytest.fixture
 def aborted(world: DeviceWorld, vmm: Vmm) -> tuple[int, int, int]:
-    """(first device, second device, first session) after a reboot that failed at the second."""
+    """Returns (first device, second device, first session) after a reboot that failed at the second."""
     first, iommu = vmm.opened(A)
     second, _ = vmm.opened(B)
     ioas = vmm.ioas(iommu)

@@ -107,7 +107,7 @@ class Lives(RuleBasedStateMachine):
         return [file for file in self.files() if file.fd is not None]
 
     def settle(self) -> None:
-        """Files nobody has are gone, and unbinds that waited for them are done."""
+        """Removes files that no process has open, and completes the unbinds that waited for them."""
         for device in self.devices.values():
             for file in tuple(device.files):
                 if file.fd is None and not file.kept:

@@ -24,7 +24,7 @@ def incoming(vmm: Vmm, name: bytes = b"vm") -> int:
 
 @pytest.fixture
 def following(world: DeviceWorld, vmm: Vmm) -> Vmm:
-    """In the next kernel; device A is preserved as token 1 of `vm`, with a memfd as token 2. Nothing is bound."""
+    """Returns a process in the next kernel. `vm` has device A as token 1 and a memfd as token 2; no device is bound."""
     device, _ = vmm.opened()
     vmm.set_config(device, 4, 0x0006)
     vmm.pwrite(device, registers.SCRATCH, b"12345678")
@@ -374,7 +374,7 @@ def test_after_the_jump_was_taken_calls_on_devices_sleep(world: DeviceWorld, vmm
 
 
 def test_a_device_preserved_and_retrieved_by_another_process(world: DeviceWorld, vmm: Vmm) -> None:
-    """D03: the session's fd travels, whoever has it may preserve."""
+    """D03: the session's fd may be passed on, and each holder may preserve."""
     device, _ = vmm.opened()
     keeper = Vmm(world)
     session = vmm.send(session_for(vmm), keeper)

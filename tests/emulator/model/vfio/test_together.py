@@ -24,7 +24,7 @@ TOKEN, OTHER_TOKEN = bytes(range(16)), bytes(range(1, 17))
 
 @pytest.fixture
 def physical() -> Iterator[Vmm]:
-    """A machine in which A has a virtual function; both tokens stand in memory, TOKEN at 0x11000."""
+    """Yields a process of a machine where A has a virtual function. Both tokens are in memory, TOKEN at 0x11000."""
     world = power_on(A, f"{VF},vf-of={A}")
     vmm = Vmm(world)
     vmm.poke(SCRATCH + 4096, TOKEN + OTHER_TOKEN)

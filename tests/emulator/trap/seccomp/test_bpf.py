@@ -14,7 +14,7 @@ X32 = 0x40000000
 
 
 def decide(code: bytes, number: int, architecture: int, *arguments: int) -> int:
-    """What the kernel would decide about the call."""
+    """Returns the kernel's verdict on the call."""
     data = struct.pack("=iIQ6Q", number, architecture, 0, *arguments, *([0] * (6 - len(arguments))))
     at, accumulator = 0, 0
     while True:

@@ -35,7 +35,7 @@ def command(
 
 @pytest.fixture
 def running(vmm: Vmm) -> tuple[int, int, int]:
-    """(device, iommufd, IOAS) with two pages of the process at IOVA, and DMA allowed."""
+    """Returns (device, iommufd, IOAS) with two pages of the process at IOVA, and DMA enabled."""
     device, iommu = vmm.opened()
     ioas = vmm.ioas(iommu)
     number(vmm.attach(device, ioas))

@@ -50,13 +50,13 @@ def ioas(vmm: Vmm, iommu: int) -> int:
 
 @pytest.fixture
 def table(vmm: Vmm, iommu: int, ioas: int) -> int:
-    """A page table of that IOAS."""
+    """Returns a page table of that IOAS."""
     device = number(vmm.open_cdev(A))
     return number(vmm.hwpt(iommu, number(vmm.bind(device, iommu)), ioas))
 
 
 def ranges(vmm: Vmm, iommu: int, ioas: int, room: int = 8) -> list[tuple[int, int]] | int:
-    """What IOVA_RANGES says, or its errno."""
+    """Returns the ranges of IOVA_RANGES, or its errno."""
     argument = uapi.IOAS_IOVA_RANGES.pack(32, ioas, room, 0, SCRATCH + 512, 0)
     result = vmm.call(iommu, uapi.IOMMU_IOAS_IOVA_RANGES, argument)
     assert isinstance(result, int)
@@ -73,7 +73,7 @@ def allow(vmm: Vmm, iommu: int, ioas: int, *allowed: tuple[int, int]) -> object:
 
 
 def option(vmm: Vmm, iommu: int, what: int, operation: int, thing: int = 0, value: int = 0) -> int:
-    """val64 afterwards, or an errno."""
+    """Returns val64 after IOMMU_OPTION, or its errno."""
     result = vmm.call(iommu, uapi.IOMMU_OPTION, uapi.OPTION.pack(24, what, operation, 0, thing, value))
     assert isinstance(result, int)
     return result if result else int(uapi.OPTION.unpack(vmm.read(SCRATCH, 24))[5])

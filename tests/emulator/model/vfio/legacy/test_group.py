@@ -177,7 +177,7 @@ def test_two_groups_in_one_container(vmm: Vmm, group: int, container: int) -> No
 
 @pytest.fixture(params=[V1, V2], ids=["type1", "type1v2"])
 def mapped(request: pytest.FixtureRequest, vmm: Vmm, group: int, container: int) -> tuple[int, int]:
-    """(container, version) with an IOMMU."""
+    """Returns (container, version) with an IOMMU."""
     assert vmm.set_container(group, container) == 0
     assert vmm.ioctl(container, uapi.VFIO_SET_IOMMU, request.param) == 0
     return container, request.param

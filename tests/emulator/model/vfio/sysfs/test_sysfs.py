@@ -1,4 +1,4 @@
-"""What /sys shows of devices, and what is written there: binding drivers, ids, overrides, reset, hot unplug."""
+"""Devices in /sys, and writes to its files: binding drivers, ids, overrides, reset, hot unplug."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rules() -> str:
 
 @pytest.fixture
 def root(world: DeviceWorld) -> Vmm:
-    """Nothing is bound yet."""
+    """Returns a process of root. No device is bound yet."""
     return Vmm(world)
 
 

@@ -217,7 +217,7 @@ def test_a_device_without_reset_says_so(vmm: Vmm) -> None:
 
 
 def regions(vmm: Vmm, device: int) -> Iterator[tuple[int, int, int]]:
-    """(flags, size, offset) of each."""
+    """Returns (flags, size, offset) of each region."""
     layout = uapi.REGION_INFO
     for index in range(8):
         assert vmm.call(device, uapi.VFIO_DEVICE_GET_REGION_INFO, layout.pack(40, 0, index, 0, 0, 0)) == 0

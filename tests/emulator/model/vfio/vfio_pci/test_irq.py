@@ -32,7 +32,7 @@ def ints(*fds: int) -> bytes:
 
 
 def interrupt(vmm: Vmm, device: int, vector: int = 0) -> None:
-    """The device raises it."""
+    """Has the device raise an interrupt."""
     vmm.pwrite(device, 0x0C, (vector + 1).to_bytes(4, "little"))
     vmm.pwrite(device, 0x08, b"\4")
 
@@ -94,7 +94,7 @@ def test_refused(
 ) -> None:
     assert vmm.set_irqs(device, index, flags, start, count, data) == expected
     assert world.events == []
-    # Nothing is on: INTx can be had.
+    # No interrupt is enabled, so INTx can be.
     assert vmm.set_irqs(device, INTX, EVENTFD | TRIGGER, 0, 1, ints(vmm.new_eventfd())) == 0
 
 
