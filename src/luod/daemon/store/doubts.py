@@ -1,7 +1,7 @@
-"""Copies of the registry that luod does not go by: said in the log and in the record, and kept, never overwritten.
+"""Copies of the registry that luod does not use: they are logged, recorded, and kept; never overwritten.
 
-A doubt is a sentence for the operator, and the place where the bytes are. Which copy is believed is
-`luod.daemon.store.copies`; this module acts on it.
+A doubt is a sentence for the operator and the place of the bytes. `luod.daemon.store.copies` decides which copy is
+used; this module acts on it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ROOT: Final = 0
 
 
 def read_file(file: Journal) -> Told:
-    """Returns what the file tells of this machine."""
+    """Returns the contents of the file, if they are of this machine."""
     try:
         content: bytes | OSError | None = file.read()
     except OSError as error:
@@ -36,21 +36,21 @@ def read_file(file: Journal) -> Told:
 
 
 def doubted(log: Log, what: str, kept: str = "", *, refuses: bool) -> Doubt:
-    """Returns the doubt, after it is in the log."""
+    """Logs and returns a doubt."""
     meaning = "updates are refused: there may be sessions that luod does not know" if refuses else "no session is lost"
     log.error("registry-doubt", what=what, kept=kept or "nowhere", meaning=meaning)
     return Doubt(what, kept, refuses)
 
 
 def remedy(doubt: Doubt) -> str:
-    """Returns what the operator does about a doubt."""
+    """Returns the operator's remedy for a doubt."""
     if not doubt.refuses:
         return "no action is needed: the copy is kept for inspection" if doubt.kept else "no action is needed"
     return "compare `luoctl list` with the workloads; updates are refused without --ignore-finding registry-incomplete"
 
 
 def aside(file: Journal, told: Told, log: Log, *, refuses: bool) -> tuple[Doubt, ...]:
-    """Keeps a file that tells nothing under another name. Returns the doubt; () without a fault."""
+    """Renames an unusable file. Returns the doubt; () without a fault."""
     if told.fault is None:
         return ()
     kept = str(file.path)
@@ -62,7 +62,7 @@ def aside(file: Journal, told: Told, log: Log, *, refuses: bool) -> tuple[Doubt,
 
 
 def unknown(fds: Iterable[str], rows: Iterable[Row]) -> Iterator[Row]:
-    """Yields a row for each session that keep holds and that has none in `rows`."""
+    """Yields a row for each session that keep holds and `rows` lacks."""
     known = {fd_name(row) for row in rows}
     for fd in fds:
         direction, _dot, name = fd.partition(".")
@@ -77,9 +77,7 @@ def unknown(fds: Iterable[str], rows: Iterable[Row]) -> Iterator[Row]:
 
 
 async def keep_memory(fds: FdStore, memory: Slots, kind: str, file: Journal, log: Log) -> str:
-    """Keeps the bytes of a memory that cannot be understood: in a file, or, where none can be written, with keep.
-    Returns where they are.
-    """
+    """Keeps the bytes of an unusable memory, in a file or, if that fails, in a memfd in keep. Returns their place."""
     contents = memory.contents()
     path = file.aside(f"memory-{kind}")
     try:

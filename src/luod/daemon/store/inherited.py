@@ -1,6 +1,6 @@
-"""The record with which a registry begins in another kernel: of the registry that came along, or of the file.
+"""Makes the first record in a new kernel, from the registry that was preserved or from the file.
 
-What is left within one kernel, when a keep ended, is `luod.daemon.store.remains`.
+`luod.daemon.store.remains` does so in the same kernel, after keep has ended.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from luod.linux import Fd
 from luod.liveupdate import IncomingSession
 
 TOKEN: Final = 0
-"""Of the registry's memory, in luod's session."""
+"""The token of the registry's memory in luod's session."""
 MEMORY: Final = "the registry in luod's session"
-BEHIND: Final = f"{MEMORY} is damaged at its end; its file, which knows more, was believed"
+BEHIND: Final = f"{MEMORY} is damaged at its end; its file is newer and was believed"
 
 
 async def inherited(fds: FdStore, session: Fd, kept: Told, file: Journal, log: Log) -> Record:
-    """Returns the record to begin with, of the registry that came along in the jump, or of the file in its place."""
+    """Returns the first record, from the preserved registry, or from the file in its place."""
     try:
         with IncomingSession(session.duplicate()) as incoming:
             memory = Slots(incoming.retrieve(TOKEN, check_memory=False))
@@ -57,14 +57,14 @@ async def inherited(fds: FdStore, session: Fd, kept: Told, file: Journal, log: L
         doubts += (doubted(log, BEHIND, refuses=False),)
     here = machine_id()
     if old.machine and here and old.machine != here:
-        what = f"{MEMORY} has machine-id {old.machine}, this machine has {here}; it came along, so it was believed"
+        what = f"{MEMORY} has machine-id {old.machine}, this machine has {here}; it was preserved and believed"
         doubts += (doubted(log, what, refuses=False),)
     record = _carried(old, log)
     return replace(record, doubts=doubts)
 
 
 def _in_place_of(held: Told, place: str, kept: Told, file: Journal, log: Log) -> Record:
-    """Returns the record to begin with, where what came along in the jump tells nothing."""
+    """Returns the first record if the preserved registry is unusable."""
     assert held.fault is not None
     if kept.record is None:
         missing = "" if kept.fault is not None else f"; there is no file {file.path}"
@@ -77,11 +77,11 @@ def _in_place_of(held: Told, place: str, kept: Told, file: Journal, log: Log) ->
 
 
 def _carried(old: Record, log: Log) -> Record:
-    """Returns the record of the kernel before as this one's: what was outgoing is incoming now."""
+    """Returns this kernel's record, made from that of the previous kernel: outgoing sessions become incoming."""
     for held in old.held:
-        log.warning("files-lost", name=held.name, owner=held.owner, reason="no kernel carries them on")
+        log.warning("files-lost", name=held.name, owner=held.owner, reason="a kexec does not preserve them")
     for row in old.incoming:
-        log.warning("session-lost", name=row.name, owner=row.owner, reason="not finished before the jump")
+        log.warning("session-lost", name=row.name, owner=row.owner, reason="not finished before the kexec")
     rows = tuple(arrived(row, old.departure) for row in old.outgoing)
     torn = [row.name for row in rows if row.state is IncomingState.TORN]
     departure = old.departure
@@ -100,7 +100,7 @@ def _carried(old: Record, log: Log) -> Record:
             clock="?" if took is None else took.clock,
         )
     for name in torn:
-        log.warning("session-torn", name=name, reason="its participant was not ready for the jump")
+        log.warning("session-torn", name=name, reason="its participant was not ready for the kexec")
     return begun_record(
         old.boot + 1,
         rows,
@@ -112,7 +112,7 @@ def _carried(old: Record, log: Log) -> Record:
 
 
 def strand(file: Journal, log: Log) -> Registry:
-    """This kernel answers EIO, so only the file tells what was carried into it. The registry is carried no further."""
+    """Makes the registry from the file alone, in a kernel that answers EIO. The next kexec will not preserve it."""
     kept = read_file(file)
     old, record = kept.record, begun_record(1, doubts=aside(file, kept, log, refuses=True))
     if old is not None and old.boot_id == record.boot_id:

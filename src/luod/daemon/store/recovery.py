@@ -1,8 +1,8 @@
-"""What a `serve` that starts finds: stored fds of the serve before it, or the registry of the kernel before.
+"""Recovers the state at the start of serve, from the fds of a previous serve or the registry of a previous kernel.
 
-After this the registry is current, preserved in luod's own outgoing session, and agrees with the fds keep holds. Every
-step can be repeated: a serve killed in the middle is followed by one that begins here again. All of it
-precedes serve's first answer to a client.
+Afterwards the registry is current, preserved in luod's own outgoing session, and agrees with the fds that keep holds.
+Every step can be repeated: if serve is killed in the middle, the next one begins here again. All of it precedes serve's
+first answer to a client.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from luod.errors import KernelRefused, LiveUpdateBroken, MemoryUnknown, NoSuchSe
 from luod.liveupdate import IncomingSession, OutgoingSession
 
 SESSION: Final = protocol.REGISTRY_SESSION
-"""The session that carries the registry. Names that begin so are nobody else's."""
+"""The session that preserves the registry. Names that begin with it are reserved."""
 
 
 @dataclass(frozen=True)
 class Holdings:
-    """What serve has after its start. Owns all of it."""
+    """The registry and the fds of serve. Owns both."""
 
     registry: Registry
     fds: FdStore
     broken: LiveUpdateBroken | None = None
-    """This kernel could not take over what was carried, and takes nothing on (H20)."""
+    """Set if this kernel could not take over the preserved sessions: it can preserve none either (H20)."""
 
     def close(self) -> None:
         self.registry.close()
@@ -60,7 +60,7 @@ class Holdings:
 
 
 async def take_over(fds: FdStore, directory: Path, log: Log) -> Holdings:
-    """Takes over `fds`, as keep had them. KernelRefused."""
+    """Takes over `fds`, the stored fds of keep. Raises KernelRefused."""
     file = Journal(directory)
     broken = None
     stored = next((name for name in fds if name.startswith(REGISTRY)), None)
@@ -68,16 +68,16 @@ async def take_over(fds: FdStore, directory: Path, log: Log) -> Holdings:
         registry = await _again(fds, stored, file, log)
         log.debug("serve-again", boot=registry.record.boot)
         if JUMP not in fds:
-            # A serve that died in an update has cancelled it: nobody is frozen for it any more.
+            # The end of the previous serve cancelled its update: no guest is frozen for it any more.
             registry.stay()
     else:
-        # Stored without the registry, the outgoing session was cut off in its making.
+        # An outgoing session without a stored registry is an interrupted attempt.
         await fds.drop(protocol.OUTGOING + SESSION)
         try:
             registry = await _begin(fds, file, log)
         except LiveUpdateBroken as error:
             registry, broken = strand(file, log), error
-    # Only now: until here the old registry could be read again (H11).
+    # Only now, so that the old registry can be read again until here (H11).
     if protocol.INCOMING + SESSION in fds:
         with IncomingSession(fds[protocol.INCOMING + SESSION].duplicate()) as old:
             try:
@@ -92,7 +92,7 @@ async def take_over(fds: FdStore, directory: Path, log: Log) -> Holdings:
 
 
 async def _again(fds: FdStore, stored: str, file: Journal, log: Log) -> Registry:
-    """Returns the registry of the serve before, whose memory keep holds under the name `stored`."""
+    """Returns the registry of the previous serve. keep holds its memory under the name `stored`."""
     memory = Slots(fds[stored].duplicate())
     held, kept = understand(memory.read(), MEMORY), read_file(file)
     if held.record is None:
@@ -116,8 +116,8 @@ async def _again(fds: FdStore, stored: str, file: Journal, log: Log) -> Registry
 async def _doubtful(
     fds: FdStore, stored: str, memory: Slots, tell: tuple[Told, Told], file: Journal, log: Log
 ) -> Registry:
-    """Returns a registry where the memory of this kernel's cannot be understood: with what the file tells, where it is
-    of the same registry, and with the sessions that keep holds and the file does not know. Those are root's, and torn.
+    """Returns a registry in place of one with damaged memory: from the file, if that is of the same registry, and with
+    a row for each session that keep holds and the file lacks. These are owned by root, and the incoming ones are torn.
     """
     held, kept = tell
     assert held.fault is not None
@@ -131,7 +131,7 @@ async def _doubtful(
     rows = old.rows + tuple(unknown(fds, old.rows))
     for row in rows[len(old.rows) :]:
         log.error(
-            "session-adopted", name=row.name, direction=row.direction, reason="nothing tells whose it is; it is root's"
+            "session-adopted", name=row.name, direction=row.direction, reason="its owner is unknown; root owns it now"
         )
     refuses = kept.rest or rows != old.rows or bool(others)
     what = held.fault.what + ("" if others or kept.record is None else "; its file was believed")
@@ -154,8 +154,8 @@ async def _doubtful(
 
 
 async def _store(fds: FdStore, registry: Registry, memory: Slots, stored: str = "") -> None:
-    """Has keep hold the memory under a name with its instance, which is known then where the contents are damaged.
-    `stored` is the name under which keep has it already.
+    """Stores the memory in keep. The name contains the instance, which is known then even if the contents are damaged.
+    `stored` is the name under which keep has the memory already.
     """
     name = REGISTRY + registry.record.instance
     if name != stored:
@@ -164,7 +164,7 @@ async def _store(fds: FdStore, registry: Registry, memory: Slots, stored: str = 
 
 
 async def _begin(fds: FdStore, file: Journal, log: Log) -> Registry:
-    """Another kernel, or another keep: begins a registry with what the old one tells, in a session of its own."""
+    """Begins a registry, in a new session, after a kexec or a restart of keep; its contents come from the old one."""
     old = protocol.INCOMING + SESSION
     if old not in fds:
         try:
@@ -186,7 +186,7 @@ async def _begin(fds: FdStore, file: Journal, log: Log) -> Registry:
         try:
             outgoing.preserve(memory, TOKEN, allow_sealed=True)
         except MemoryUnknown:
-            # Without the registry no session is kept at all.
+            # Without the registry every session would be lost.
             outgoing.preserve(memory, TOKEN, allow_sealed=True, check_memory=False)
     if old not in fds:
         await verify(fds, registry, log)
@@ -196,7 +196,7 @@ async def _begin(fds: FdStore, file: Journal, log: Log) -> Registry:
 
 
 async def _agree(fds: FdStore, registry: Registry, log: Log) -> None:
-    """Drops the fds of which the registry does not know: of a call that was cut off, so nobody was told of them."""
+    """Drops the fds that the registry does not know. They belong to interrupted calls, which had no reply."""
     known = {protocol.OUTGOING + SESSION, REGISTRY + registry.record.instance, ASIDE, JUMP, HOOK}
     known |= {fd_name(row) for row in registry.record.rows}
     known |= {process_name(row) for row in registry.record.rows} | {worker_name(row) for row in registry.record.rows}

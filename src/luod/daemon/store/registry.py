@@ -1,9 +1,9 @@
-"""The registry: what luod must remember, since the kernel cannot list sessions. Names, owners, the image, the boot.
+"""The registry: luod's record of sessions, their owners and the image, since the kernel cannot list sessions.
 
-It is kept twice, each a log (`luod.daemon.store.journal`), so that a change of one session costs the same among a
-thousand. One is in a memfd preserved in luod's own session, so it comes along in the jump. The file in the state
-directory outlives luod itself, and is the second copy should the first be damaged. What a copy tells, and which is
-believed, is `luod.daemon.store.copies`; serve begins with one of them in `luod.daemon.store.recovery`.
+It has two copies. Each is a log (`luod.daemon.store.journal`), so the cost of a change does not depend on the number of
+sessions. One is a memfd that is preserved in luod's own session. The other is a file in the state directory; it
+outlives luod, and is the fallback if the memory is damaged. `luod.daemon.store.copies` decides which copy is used, and
+`luod.daemon.store.recovery` begins with it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class RegistryDamaged(LuodError):
 
 
 Change = tuple[Row | None, Row | None]
-"""What a row was and what it is; None: it is new, or gone."""
+"""A row before and after the change; None before if it is new, None after if it is removed."""
 
 
 class Registry:
-    """The record as it is now, and its two copies. Owns them."""
+    """The current record and its two copies. Owns them."""
 
     def __init__(self, record: Record, memory: Slots, file: Journal, log: Log, *, number: int = 0) -> None:
-        """`record` stands in both copies as their entry `number`, or, without one, will with the first change."""
+        """`record` is entry `number` of both copies; if `number` is 0, the first change writes it."""
         self.watchers: list[Callable[[tuple[Change, ...]], None]] = []
-        """Told of each change, with the rows it is about."""
+        """Callbacks for each change of rows."""
         self.noted: Callable[[Row, str], None] | None = None
         self._record: Record | None = record
         self._rest = msgspec.structs.replace(record, rows=())
@@ -49,7 +49,7 @@ class Registry:
         self._memory = memory
         self._file = file
         self._file_error = ""
-        """The last failure to write the file; "" where it has all that the memory has."""
+        """The reason why the last write of the file failed; "" if the file is current."""
 
     @property
     def record(self) -> Record:
@@ -69,18 +69,18 @@ class Registry:
         return row if isinstance(row, IncomingRow) else None
 
     def become(self, row: IncomingRow, state: IncomingState) -> IncomingRow:
-        """Changes the state of the session, if it is there still. Returns its row. ImpossibleTransition."""
+        """Changes the state of the session if it still exists. Returns its row. Raises ImpossibleTransition."""
         now = msgspec.structs.replace(self.incoming(row.name) or row, state=state)
         self.replace(row, now)
         return now
 
     def replaced(self, row: OutgoingRow) -> None:
-        """Another session is in the place of an outgoing one, so what luod forwarded is gone."""
+        """Marks a forwarded session as undeclared: a new session has replaced it, without the forwarded files."""
         if row.state is OutgoingState.CARRIED_OVER:
             self.replace(row, msgspec.structs.replace(row, state=OutgoingState.UNDECLARED, kinds=()))
 
     def carried_over(self, row: IncomingRow) -> None:
-        """In one write: the incoming session is no more, the outgoing one is there."""
+        """Turns the incoming session into an outgoing one, in one write."""
         times = row.bytes, row.preparing_seconds, row.freezing_seconds
         state = OutgoingState.CARRIED_OVER
         self.replace(row, OutgoingRow(row.base, row.owner, row.generation, *times, row.kinds, state))
@@ -92,13 +92,13 @@ class Registry:
         self.replace(row, None)
 
     def replace(self, row: Row, other: Row | None) -> None:
-        """`other` in the place of the row that is there under `row`'s name; None removes it."""
+        """Replaces the current row with the name of `row` by `other`; None removes it."""
         found = self._rows.get(key(row))
         if found is not None and found != other:
             self._change([(found, other)])
 
     def change(self, change: Callable[[Row], Row | None]) -> None:
-        """Every row as `change` gives it; None removes it. One write, and none where nothing changes."""
+        """Replaces every row by the result of `change`; None removes it. Makes at most one write."""
         if changes := self._changes(change):
             self._change(changes)
 
@@ -106,13 +106,13 @@ class Registry:
         return [(row, other) for row in self._rows.values() if (other := change(row)) != row]
 
     def note(self, row: Row, what: str) -> None:
-        """Passes on what is in no record: that the session was "retrieved", or as what it is about to end."""
+        """Reports an event that is not recorded: a session was "retrieved", or is about to end with outcome `what`."""
         if self.noted is not None:
             self.noted(row, what)
 
     def lose(self, row: Row) -> None:
-        """Forgets a session that is not there. What else the workload of an incoming one has is torn, unless its guest
-        was resumed: a part of a workload is invalid (H12).
+        """Removes the row of a lost session. The other incoming sessions of its workload become torn, unless its guest
+        was resumed: a partial restore is invalid (H12).
         """
         whole = (IncomingState.WAITING, IncomingState.TAKEN, IncomingState.RETRIEVED)
 
@@ -131,13 +131,13 @@ class Registry:
         return generation
 
     def depart(self, departure: Departure, ready: Mapping[str, OutgoingRow]) -> None:
-        """The jump comes next. `ready` are the outgoing rows whose participants are ready."""
+        """Records that the kexec is next. `ready` are the outgoing rows of the participants that are ready."""
         changes = self._changes(lambda row: ready.get(row.name, row) if row.direction == "outgoing" else row)
         self._set(changes, departure=departure)
 
     def stay(self) -> tuple[Row, ...]:
-        """The update is over and this kernel goes on: nothing is `ready` any more, and what was made while frozen is
-        forgotten (H14). In one write, before anybody may resume (H13). The rows that are gone; their fds are not.
+        """Records that this kernel continues after a cancelled update: no session is `ready` now, and those created
+        while frozen are removed (H14), in one write before a guest resumes (H13). Returns the removed rows.
         """
 
         def without(row: Row) -> Row | None:
@@ -169,7 +169,7 @@ class Registry:
         self._set(image=image)
 
     def _set(self, changes: Iterable[Change] = (), **fields: Any) -> None:
-        """Changes what is seldom changed: logs begin anew, with all of it."""
+        """Changes rarely changed fields: both logs are rewritten with the whole record."""
         changes = tuple(changes)
         rows = self._with(changes)
         rest = msgspec.structs.replace(self._rest, **fields)
@@ -180,7 +180,7 @@ class Registry:
         self._become(rest, rows, changes)
 
     def _change(self, changes: list[Change]) -> None:
-        """Changes rows only."""
+        """Changes rows: both logs get an entry."""
         rows = self._with(changes)
         number = self._number + 1
         entry = journal.pack(number, msgspec.json.encode(_entry(changes)), whole=False)
@@ -197,7 +197,7 @@ class Registry:
         self._become(self._rest, rows, tuple(changes))
 
     def _with(self, changes: Iterable[Change]) -> dict[tuple[Direction, str], Row]:
-        """Returns the rows after these changes. ImpossibleTransition."""
+        """Returns the rows after these changes. Raises ImpossibleTransition."""
         rows = dict(self._rows)
         for row, other in changes:
             if row is not None and other is not None:
@@ -214,8 +214,8 @@ class Registry:
         return journal.pack(number, msgspec.json.encode(record), whole=True)
 
     def _write(self, write: Callable[[], None]) -> None:
-        """Writes to the file. A failure is logged and not raised: the memory has the change, and a full disk must not
-        keep a VMM from its session. The log has a line for each change of the reason, not for each failure.
+        """Writes to the file. A failure is logged, not raised: the memory has the change, and a full disk must not
+        block a VMM. Repeated failures for the same reason are logged once.
         """
         reason = ""
         try:
@@ -243,7 +243,7 @@ class Registry:
             watcher(changes)
 
     async def sync(self) -> None:
-        """Before a jump, and before something is owed: the file is on the disk. OSError."""
+        """Writes the file to the disk, before a kexec or a hook. Raises OSError."""
         begun = None
         while begun != self._file.begun or not self._file.open:
             if not self._file.open:
@@ -252,9 +252,7 @@ class Registry:
             await asyncio.to_thread(self._file.syncing())
 
     def write_file(self) -> None:
-        """Begins the file's log with all of the record, as the memory has it: a serve that starts does not know the
-        file to be up to date.
-        """
+        """Rewrites the file with the whole record, at the start of serve: the file may be out of date."""
         self._write(lambda: self._file.begin(self._pack(self._rest, self._rows, self._number)))
 
     @property
@@ -263,7 +261,7 @@ class Registry:
 
     @property
     def file_error(self) -> str:
-        """Why the file is behind the memory; "" where it is not."""
+        """Returns why the file is out of date; "" if it is current."""
         return self._file_error
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""What is left when a keep ended that held sessions: the registry went with it, and only the file tells of them.
+"""Recovers sessions after keep has ended in the same kernel: the registry's memory is lost, only the file is left.
 
-A session is there still as long as its client holds it, or as the kernel does, where it was never retrieved. `recall`
-goes by the file, `verify` asks the kernel about the sessions of which the file cannot know. A keep that was stopped is
-the same as one that was killed. A file that tells nothing is kept aside, and the registry has a doubt.
+A session still exists if a client has it open, or if it was never retrieved from the kernel. `recall` reads the file,
+`verify` asks the kernel about the sessions that may be lost. It makes no difference whether keep was stopped or killed.
+An unusable file is kept under another name, and the registry records a doubt.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from luod.errors import NoSuchSession, SessionTaken
 
 
 def arrived(row: OutgoingRow, departure: Departure | None) -> IncomingRow:
-    """Returns what was outgoing as it is incoming: torn when a participant answers for it and was not ready for this
-    kexec, be it one that luod did not make (H13). One that no participant ever declared is not torn.
+    """Returns the incoming row of a session that was outgoing. It is torn if it was declared and its participant was
+    not ready for this kexec, even for a kexec without luod (H13). An undeclared session is not torn.
     """
     ready = (
         row.state is OutgoingState.READY and departure is not None and row.generation in (None, departure.generation)
@@ -46,28 +46,26 @@ def arrived(row: OutgoingRow, departure: Departure | None) -> IncomingRow:
 
 
 def asked(row: IncomingRow) -> IncomingRow:
-    """Returns the row of a session of which it is not known whether luod asked the kernel for it."""
+    """Returns the row of a session that luod may or may not have retrieved."""
     return replace(row, state=IncomingState.RETRIEVED) if row.state is IncomingState.WAITING else row
 
 
 def remaining(row: Row) -> Row:
-    """Returns what is in this kernel still, after the end of keep: no update is under way, and the files of what was
-    being forwarded are gone.
-    """
+    """Returns the row after the end of keep: no update runs, and the files of an unfinished forwarding are lost."""
     if row.state is OutgoingState.READY:
         return replace(row, state=OutgoingState.DECLARED)
     return replace(row, state=IncomingState.TAKEN) if row.state is IncomingState.CARRYING_OVER else row
 
 
 def timed(departure: Departure) -> Departure:
-    """With what the jump took: from right before reboot(2) to this moment."""
+    """Returns the departure with the duration of the kexec: from right before reboot(2) to this moment."""
     if departure.left is None:
         return departure
     return replace(departure, crossing=clock.crossing(departure.left, departure.pace, clock.now()))
 
 
 def owed(old: Record | None, *, other_kernel: bool) -> Owed | None:
-    """What the record of before owes, in this kernel."""
+    """Returns the hook after-update that the old record leaves to this luod; None without one."""
     if old is None or old.owed is None or not other_kernel:
         return None if old is None else old.owed
     departure = old.departure
@@ -75,20 +73,20 @@ def owed(old: Record | None, *, other_kernel: bool) -> Owed | None:
 
 
 def recall(told: Told, log: Log) -> Record:
-    """Returns the record as the file has it, except for what `verify` has to find out."""
+    """Returns the record according to the file. `verify` must check it."""
     old, boot = told.record, boot_id()
     doubts: tuple[Doubt, ...]
     if old is not None and old.boot_id == boot:
         for held in old.held:
             log.warning("files-lost", name=held.name, owner=held.owner, reason="luod ended")
-        # What was made while frozen goes with its update (H14).
+        # Sessions created while frozen end with their update (H14).
         over = [row for row in old.outgoing if row.ends_with_update]
         for each in over:
-            log.warning("session-lost", name=each.name, owner=each.owner, reason="the update it was made for is over")
+            log.warning("session-lost", name=each.name, owner=each.owner, reason="its update is over")
         rows = tuple(remaining(row) for row in old.rows if row not in over)
         doubts = old.doubts
         if told.rest:
-            what = "the registry's file breaks off in an entry: it may be behind what luod knew when it ended"
+            what = "the registry's file ends in an incomplete entry: it may lack luod's last changes"
             doubts += (doubted(log, what, refuses=True),)
         return begun_record(
             old.boot,
@@ -110,8 +108,8 @@ def recall(told: Told, log: Log) -> Record:
             )
             doubts = (doubted(log, what, refuses=False),)
         return begun_record(1, owed=owed(old, other_kernel=True), doubts=doubts)
-    # luod died in the jump, or right after it with the registry in its hands. Or this boot is no kexec's: `verify`
-    # finds nothing then.
+    # luod ended in the kexec, or right after it had retrieved the registry. If this boot is not by kexec, `verify`
+    # removes all rows.
     log.warning("registry-lost", update=old.departure.update)
     rows = tuple(asked(arrived(row, old.departure)) for row in old.outgoing)
     return begun_record(
@@ -125,17 +123,17 @@ def recall(told: Told, log: Log) -> Record:
 
 
 async def verify(fds: FdStore, registry: Registry, log: Log) -> None:
-    """Takes out of the registry what is lost. `fds` gains what had to be retrieved to know; no client had that. It can
-    be repeated: what another serve had found when it was killed is in `fds`.
+    """Removes lost sessions from the registry. Sessions that it must retrieve to find out are stored in `fds`. It can
+    be repeated: `fds` has the results of a serve that was killed.
 
-    An outgoing session of which a client has an fd is luod's to carry, though not to hold: it is `dropped`. An
-    incoming one that was never retrieved waits in the kernel, and is not touched.
+    An outgoing session that only a client has open is still preserved; its state is `dropped`. An incoming session that
+    was never retrieved waits in the kernel, and is not touched.
     """
     for outgoing in registry.record.outgoing:
         if fd_name(outgoing) in fds or not await fds.open_elsewhere(outgoing.name):
             lose(outgoing, registry, log)
     for before in registry.record.incoming:
-        row = registry.incoming(before.name) or before  # it is torn by now where a part of its workload is lost
+        row = registry.incoming(before.name) or before  # torn by now if another session of its workload is lost
         if row.state is IncomingState.WAITING:
             continue
         try:
@@ -153,4 +151,4 @@ async def verify(fds: FdStore, registry: Registry, log: Log) -> None:
 
 def lose(row: Row, registry: Registry, log: Log) -> None:
     registry.lose(row)
-    log.warning("session-lost", name=row.name, owner=row.owner, reason="nobody but luod had it, and luod ended")
+    log.warning("session-lost", name=row.name, owner=row.owner, reason="only luod had it open, and luod ended")

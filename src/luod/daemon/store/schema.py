@@ -1,6 +1,6 @@
-"""What luod remembers, as it is written down: a row for each session, and what there is but once.
+"""The schema of the registry: a row for each session, and the fields that exist once.
 
-Only the words; where they are kept is `luod.daemon.store.registry`. Read and written by every part of serve.
+Only data; `luod.daemon.store.registry` stores it. Every part of serve uses it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from luod.ipc.types.sessions import Direction
 
 FORMAT: Final = 4
 MOST_SESSIONS: Final = 1024
-"""Of both directions. Their names must fit an environment variable, 128 KiB, with those of keep's other fds."""
+"""In both directions. The names of keep's fds must fit an environment variable of 128 KiB."""
 
 
 class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="direction"):
-    """The session `base`, or `base`#`generation`, and who may use it: the user `owner`, a uid of luod's user namespace,
-    and root. `bytes`, `kinds` of the files in it, and the seconds that its participant took to be ready in each phase
-    are as they were in the update. The kinds count for the next kernel also when the participant is gone.
+    """The session `base`, or `base`#`generation`. `owner`, a uid of luod's user namespace, and root may use it. `bytes`
+    and `kinds` of its files are as declared last; they also count when the participant is gone. The seconds are the
+    time that its participant took to be ready in each phase of the update.
     """
 
     direction: ClassVar[Direction]
@@ -45,7 +45,7 @@ class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 class OutgoingRow(_Row, frozen=True, tag="outgoing"):
     """A session for the next kernel. It has a generation while that update freezes, or after luod forwarded it.
-    `discard`: it ends when the process that created it does.
+    `discard`: it ends with the process that created it.
     """
 
     direction: ClassVar[Direction] = "outgoing"
@@ -59,12 +59,12 @@ class OutgoingRow(_Row, frozen=True, tag="outgoing"):
 
     @property
     def ends_with_update(self) -> bool:
-        """Whether it belongs to one update and must not outlive it in this kernel (H14)."""
+        """Returns whether it belongs to one update and must not outlive it in this kernel (H14)."""
         return self.generation is not None and self.state is not OutgoingState.CARRIED_OVER
 
 
 class IncomingRow(_Row, frozen=True, tag="incoming"):
-    """A session that came over the last kexec."""
+    """A session that was preserved over the last kexec."""
 
     direction: ClassVar[Direction] = "incoming"
 
@@ -75,7 +75,7 @@ Row = OutgoingRow | IncomingRow
 
 
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The next kernel, as it was loaded through luod. Its files are stored with keep, under names with `number`."""
+    """The next kernel, as loaded through luod. keep has its files, under names with `number`."""
 
     number: int
     initrd: bool
@@ -90,8 +90,8 @@ class HeldFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A set of files that the user `owner` has handed over, see `luod.daemon.sessions.held_files`. No kernel carries
-    them on.
+    """A stash: files that luod holds for the user `owner`, see `luod.daemon.sessions.held_files`. A kexec does not
+    preserve them.
     """
 
     owner: int
@@ -100,8 +100,8 @@ class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Departure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The update that jumps: it is in the registry from right before reboot(2), and goes when that returns. The next
-    kernel keeps it, with what the jump took, `crossing`; `left` is when this one was left.
+    """The update of a kexec: it is in the registry from right before reboot(2), at `left`, until that returns. In the
+    next kernel it stays, with the duration of the kexec in `crossing`.
     """
 
     update: str
@@ -115,7 +115,7 @@ class Departure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 
 class Owed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An update whose hook after-update is still to run; `jumped`: its jump has taken place."""
+    """An update with a hook after-update that has not run yet; `jumped`: its kexec has taken place."""
 
     update: str
     generation: int
@@ -123,9 +123,9 @@ class Owed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 class Doubt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A copy of the registry that luod did not go by when this one was begun. `kept` is where its bytes are now.
+    """A copy of the registry that luod did not use for this one. `kept` is the place of its bytes.
 
-    `refuses`: there may be sessions that luod does not know of, and that an update would lose.
+    `refuses`: there may be sessions that luod does not know, and that an update would lose.
     """
 
     what: str
@@ -134,13 +134,13 @@ class Doubt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """All of it. `boot` counts the kernels since luod first ran, from 1; `boot_id` is the kernel's own.
+    """The whole registry. `boot` counts the kernels since luod first ran, from 1; `boot_id` is the kernel's own.
 
-    `generation` counts the updates that were begun. `departure` is the one that jumps now, `arrival` the one that
-    brought the incoming sessions; None when a jump came about without luod. `arrived` is when luod found them in this
-    kernel, by CLOCK_BOOTTIME, or when the restore deadline was changed since: that counts from then on. `instance` is
-    random: each registry that begins has another, and numbers are compared within one instance only. `machine` is its
-    machine-id(5), "" where it has none. `doubts` are the copies that were not believed.
+    `generation` counts the updates that were begun. `departure` is the one in its kexec now, `arrival` the one that
+    preserved the incoming sessions; None after a kexec without luod. `arrived` is the CLOCK_BOOTTIME from which the
+    restore deadline counts: luod's first start in this kernel, or the last change of the deadline. `instance` is random
+    for each new registry; entry numbers are compared within one instance only. `machine` is the machine-id(5), "" if it
+    has none. `doubts` are the copies that were not used.
     """
 
     format: int
@@ -168,12 +168,12 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 def begun_record(boot: int, rows: tuple[Row, ...] = (), **fields: Any) -> Record:
-    """Returns the record of a registry that begins in this boot of this machine, as an instance of its own."""
+    """Returns the record of a new registry, with a new instance, in this boot of this machine."""
     return Record(FORMAT, boot, boot_id(), rows, instance=secrets.token_hex(8), machine=machine_id(), **fields)
 
 
 def now() -> float:
-    """As `Record.arrived` counts."""
+    """Returns the time on the clock of `Record.arrived`."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -182,7 +182,7 @@ def boot_id() -> str:
 
 
 def machine_id() -> str:
-    """Returns the machine-id(5); "" where there is none, or none yet."""
+    """Returns the machine-id(5); "" if it is missing or not set yet."""
     try:
         text = Path("/etc/machine-id").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

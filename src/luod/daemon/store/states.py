@@ -1,6 +1,6 @@
-"""The states of a session, and which state may follow which. Pure.
+"""The states of a session and the transitions between them. Pure.
 
-A session's state is in its row, and `luod.daemon.store.registry` changes it. A session ends from any state.
+`luod.daemon.store.registry` changes the state in the session's row. A session can end in any state.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from luod.errors import LuodError
 
 
 class OutgoingState(StrEnum):
-    """What the next kexec makes of an outgoing session."""
+    """The state of an outgoing session. It decides whether the next kexec tears the session."""
 
     UNDECLARED = "undeclared"
-    """No participant declared it. It is preserved as it is."""
+    """No participant has declared it. It is preserved as it is."""
     DECLARED = "declared"
-    """A participant declared it: a kexec tears it, unless it is ready."""
+    """A participant has declared it: a kexec tears it, unless it is ready."""
     READY = "ready"
-    """Its participant was ready in freezing of the update that jumps now. Set right before reboot(2)."""
+    """Its participant has voted ready in the phase freezing. Set right before reboot(2)."""
     CARRIED_OVER = "carried_over"
-    """luod made it of an incoming session that nobody claimed. It is whole, whatever a participant declares of it."""
+    """luod made it from an unclaimed incoming session. It is complete, with or without a declaration."""
 
 
 class IncomingState(StrEnum):
-    """Who has an incoming session, and whether a client may still have it."""
+    """The state of an incoming session."""
 
     WAITING = "waiting"
-    """Only the kernel has it."""
+    """It was not retrieved from the kernel."""
     TAKEN = "taken"
-    """luod has asked the kernel for it, for work of its own. No client had it."""
+    """luod has retrieved it for its own work. No client had it."""
     RETRIEVED = "retrieved"
-    """luod has asked the kernel for it, for a client. That may have it even where luod has it not."""
+    """luod has retrieved it for a client. The client may have it open even if luod does not."""
     RESUMED = "resumed"
-    """A guest runs from it. It is not handed out again (H12)."""
+    """Its guest has resumed. It is not handed out again (H12)."""
     TORN = "torn"
     """A part of its workload is lost, or was not ready for the kexec. It is not handed out."""
     DISCARDING = "discarding"
-    """A reaper has begun with it. It is not handed out."""
+    """A reaper has begun to discard it. It is not handed out."""
     CARRYING_OVER = "carrying_over"
-    """keep holds its files, from which luod makes an outgoing session; maybe it is finished already."""
+    """keep holds its files, from which luod makes an outgoing session. The session may already be finished."""
 
 
 State = OutgoingState | IncomingState
@@ -60,15 +60,15 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     _IN.DISCARDING: frozenset(),
     _IN.CARRYING_OVER: frozenset({_IN.TAKEN, _IN.DISCARDING, _OUT.CARRIED_OVER}),
 }
-"""A session waits again when the kernel refused to give it. The files of what is forwarded end with keep; if the kernel
-still has the session, luod takes it again."""
+"""A session returns to waiting if the kernel refused to retrieve it. The files of a session that is being forwarded are
+lost with keep; if the kernel still has the session, luod retrieves it again."""
 
 
 class ImpossibleTransition(LuodError):
-    """A defect of luod's: nothing was changed."""
+    """A defect of luod. Nothing was changed."""
 
 
 def require(was: State, becomes: State) -> None:
-    """Raises ImpossibleTransition unless a session that is in `was` may come to be in `becomes`, or is already."""
+    """Raises ImpossibleTransition unless `becomes` equals `was` or may follow it."""
     if becomes != was and becomes not in TRANSITIONS[was]:
         raise ImpossibleTransition(f"a session that is {was} cannot become {becomes}")
