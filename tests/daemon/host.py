@@ -129,17 +129,17 @@ def preserve_two(luod: Luod, user: int | None = None) -> None:
 
 
 def until_no_session(vmm: Vmm) -> None:
-    """Waits until this user is shown no session."""
+    """Waits until this user sees no session."""
     eventually(lambda: not states(vmm), describe="every session is gone")
 
 
 def until_gone(vmm: Vmm, session: str) -> None:
-    """Waits until this user is not shown the session any more: "outgoing vm"."""
+    """Waits until this user no longer sees the session, such as "outgoing vm"."""
     eventually(lambda: session not in states(vmm), describe=f"{session} is gone")
 
 
 def until_traced(luod: Luod, pid: int) -> None:
-    """Waits until strace, which says nothing of it, traces the process."""
+    """Waits until strace traces the process; strace does not report that."""
     status = f"/proc/{pid}/status"
     eventually(lambda: b"TracerPid:\t0\n" not in luod.machine.read(status), describe=f"process {pid} is traced")
 

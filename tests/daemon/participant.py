@@ -19,7 +19,7 @@ def start(luod: Luod, user: int | None = None, *, program: str = "participant") 
 
 
 class Participant:
-    """A workload with one session, named as itself, in which 4096 bytes of memory are preserved under token 1."""
+    """A workload with one session of the same name, which has 4096 bytes of memory under token 1."""
 
     def __init__(
         self, luod: Luod, name: str, user: int | None = None, *, declare: bool = True, program: str = "participant"
@@ -71,7 +71,7 @@ class Participant:
         return {"participant": self.secret, "phase": phase, "vote": vote, "reason": reason}
 
     def freeze(self, generation: int, seed: int = 9) -> str:
-        """Writes what is written while frozen, into a session of this generation; its digest."""
+        """Preserves frozen state in a session of this generation. Returns its digest."""
         name = f"{self.name}#{generation}"
         self.vmm.call("create", name=name, slot=name)
         digest = self.vmm.memfd(f"state {generation}", seed=seed)
@@ -80,7 +80,7 @@ class Participant:
 
 
 def preserve_device(luod: Luod) -> None:
-    """Creates the session "vm", which has a device at rest, of the name "nic", under token 2."""
+    """Creates the session "vm", which has a quiesced device of the name "nic", under token 2."""
     vmm = start(luod, program="workload")
     vmm.call("create", name="vm", slot="s")
     vmm.call("bind_driver", address=FIRST)

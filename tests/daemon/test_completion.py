@@ -12,7 +12,7 @@ from luod.daemon.completion import completed
 
 
 class Change:
-    """A change that waits until it is allowed to go on."""
+    """A change that waits until it may continue."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.begun = asyncio.Event()

@@ -74,7 +74,7 @@ conversations = some.lists(some.tuples(messages(), some.integers(0, 3)), min_siz
 
 @dataclass
 class Sockets:
-    """luod's two sockets, reached from outside the machine, and what serve has of fds and memory."""
+    """luod's two sockets, reachable from outside the machine, and the fds and memory of serve."""
 
     luod: Luod
     paths: tuple[str, str]

@@ -25,7 +25,7 @@ def strace() -> str:
 
 
 def forward(luod: Luod, strace: str, name: str, *how: str) -> str:
-    """Forwards with strace about. Who was killed of it."""
+    """Runs `luoctl carry-over` while strace traces serve. Returns the name of the process that strace killed."""
     serve = luod.serve_pid()
     luod.status()  # it answers, so it is not on its way any more
     tracer = luod.machine.spawn([strace, "-f", "-qq", *how, "-p", str(serve)])

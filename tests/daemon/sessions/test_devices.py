@@ -30,7 +30,7 @@ def luod(boot_machine: BootMachine, tmp_path: Path, rules: str) -> Luod:
 
 
 class Workload(Participant):
-    """One with a device too, slot "vfio", which has computed something and is preserved under token 2."""
+    """A workload with a device, slot "vfio", which has done DMA and is preserved under token 2."""
 
     def __init__(self, luod: Luod, name: str, address: str) -> None:
         super().__init__(luod, name, declare=False, program="workload")

@@ -25,7 +25,7 @@ QUIET = Log("test", "error")
 
 
 class Disk(Journal):
-    """A journal on a disk that can stop taking writes."""
+    """A journal on a disk whose writes can be made to fail."""
 
     full = False
 
@@ -42,7 +42,7 @@ class Disk(Journal):
 
 
 class Life:
-    """A registry over the deaths of serve and keep, beside a model: the record, and what the disk last took of it."""
+    """A registry over deaths of serve and keep, with a model: the record, and the last one that is on the disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.instances, self.full = folder, 0, False

@@ -18,7 +18,7 @@ from luod.linux import Fd
 
 
 class Keep:
-    """Does as `luod`, with /dev/null for each session. `refuse`: names that it has no room for."""
+    """Acts as `luod`, with /dev/null for each session. `refuse`: names for which it has no room."""
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel

@@ -44,7 +44,7 @@ def mount(luod: Luod, source: str, target: str, kind: str = "", flags: int = 0, 
 
 
 def fail(luod: Luod, how: str) -> None:
-    """Has the disk of the state directory take no more."""
+    """Makes writes to the state directory fail."""
     directory = luod.state_directory
     if how == "read-only":
         mount(luod, directory, directory, flags=_BIND)

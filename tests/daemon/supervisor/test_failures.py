@@ -90,7 +90,7 @@ _MOST = 12
 
 
 class Keep:
-    """A keeper of the test's own, with a serve that reports through a pipe with a name."""
+    """The test's own keeper, with a serve that reports through a named pipe."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()

@@ -387,7 +387,7 @@ LINGERING = [
 
 
 def orphaned(start: Start) -> int:
-    """Returns the pid of a serve that listens and has no keeper any more."""
+    """Returns the pid of a serve that listens and whose keeper has ended."""
     first = start(*LINGERING, environment={"LINGER": "60"})
     assert first.stdout is not None
     assert first.stdout.readline() == "listening\n"

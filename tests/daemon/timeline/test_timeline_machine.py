@@ -76,7 +76,7 @@ def test_an_update_is_told_through_the_jump_and_to_its_end(luod: Luod) -> None:
 
 
 class Logged(Luod):
-    """luod whose stderr goes to a file, at once and over jumps."""
+    """A luod whose stderr goes to a file, unbuffered and over kexecs."""
 
     def start(self, *arguments: str) -> Program:
         python = self.python()

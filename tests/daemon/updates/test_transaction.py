@@ -170,7 +170,7 @@ def test_no_abort_from_the_jump_on_but_the_way_back_if_reboot_returns() -> None:
 
 
 class Anything(RuleBasedStateMachine):
-    """Any calls in any order. What must hold never depends on who behaves."""
+    """Any calls in any order. The invariants hold for misbehaving callers, too."""
 
     members = Bundle("members")
     ORDER = ("preparing", "freezing", "jumping", "cancelled")

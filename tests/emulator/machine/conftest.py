@@ -61,7 +61,7 @@ def environment(user: int | None = None) -> dict[str, str]:
 
 
 def python(source: str, user: int | None = None) -> list[str]:
-    """Returns the argv of a Python program that has everything of tests/programs/raw.py."""
+    """Returns the argv of a Python program that can use all names of tests/programs/raw.py."""
     prelude = (
         "import os, sys, errno, fcntl, mmap, signal, socket, struct, threading, time\nfrom raw import *\nimport raw\n"
     )
@@ -69,7 +69,7 @@ def python(source: str, user: int | None = None) -> list[str]:
 
 
 def steps(source: str, *options: str, lines: Iterable[object]) -> Iterator[int]:
-    """Runs a machine whose program writes these lines, and after each reads one. Yields luoemu's pid after each."""
+    """Runs a machine whose program writes these lines and reads one after each. Yields luoemu's pid after each."""
     with subprocess.Popen(
         [*luoemu(*options), *python(source)],
         env=environment(),
@@ -89,7 +89,7 @@ def steps(source: str, *options: str, lines: Iterable[object]) -> Iterator[int]:
 
 @pytest.fixture
 def run_machine() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs COMMAND, a list or the source of a Python program, as init, to the machine's end."""
+    """Runs COMMAND, a list or the source of a Python program, as init until the machine ends."""
 
     def run(
         command: Sequence[str] | str, *options: str, user: int | None = None, **changes: Any
@@ -116,7 +116,7 @@ RunDevices = Callable[..., str]
 
 @pytest.fixture
 def run_devices(run_machine: Callable[..., subprocess.CompletedProcess[str]]) -> RunDevices:
-    """Runs the source of a program that has tests/programs/raw_vfio.py; what it printed. It must end well.
+    """Runs the source of a program that has tests/programs/raw_vfio.py. Returns its output; it must succeed.
 
     The machine has one device unless options say otherwise.
     """

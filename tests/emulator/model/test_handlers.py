@@ -52,7 +52,7 @@ class DeviceRecord:
 
 
 class DeviceHandler(FileHandler[str, DeviceRecord]):
-    """Anything of kind OTHER with contents; what is compared is the open file."""
+    """A file of kind OTHER with contents. Open files are compared by identity."""
 
     compatible = "vfio-pci-v1"
 

@@ -175,7 +175,7 @@ class Book:
 
 @dataclass
 class Session:
-    """A session a process has open, by one or more fds."""
+    """A session that a process has open, by one or more fds."""
 
     name: bytes
     outgoing: bool
@@ -183,7 +183,7 @@ class Session:
 
 
 class Life(RuleBasedStateMachine):
-    """One process at a time does everything; `device` is its fd of /dev/liveupdate."""
+    """One process at a time makes all calls. `device` is its fd of /dev/liveupdate."""
 
     world: World
     book: Book

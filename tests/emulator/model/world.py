@@ -53,7 +53,7 @@ Target = Inode | Counter | SessionFile | DeviceFile | ModelFile
 
 @dataclass(eq=False)
 class Description:
-    """An open file; `references` are fds and what the model holds."""
+    """An open file. `references` counts its fds and the references of the model."""
 
     target: Target
     position: int = 0

@@ -45,7 +45,7 @@ A, B = "0000:01:00.0", "0000:02:00.0"
 
 @dataclass
 class DeviceWorld(World):
-    """`pinned` and `events` are what the model has not given back, `bars` every device's memory."""
+    """A machine. `pinned` and `events` are those that the model holds, `bars` the memory of all devices."""
 
     bus: Bus = field(init=False)
     pinned: list[Memory] = field(default_factory=list)
@@ -178,7 +178,7 @@ class Vmm(Process):
     # The program.
 
     def ram(self, pages: int, address: int = RAM) -> int:
-        """Makes new pages there."""
+        """Makes new pages of the process. Returns their address."""
         self.pages |= {address // PAGE + index: bytearray(PAGE) for index in range(pages)}
         return address
 
@@ -277,7 +277,7 @@ class Vmm(Process):
             return -failure.code
 
     def take(self, *addresses: str) -> None:
-        """Binds them to vfio-pci, as every script does."""
+        """Binds devices to vfio-pci, as scripts do."""
         for address in addresses or (A, B):
             device = f"bus/pci/devices/{address}"
             number(self.echo("vfio-pci", f"{device}/driver_override"))
@@ -344,7 +344,7 @@ class Vmm(Process):
         return self.call(device, vfio.VFIO_DEVICE_SET_IRQS, argument)
 
     def msix(self, device: int, *fds: int, start: int = 0) -> int | Blocked:
-        """Vectors from `start` on get these eventfds; without any, MSI-X is off."""
+        """Sets the eventfds of the vectors from `start` on. Without eventfds, disables MSI-X."""
         kind = vfio.VFIO_IRQ_SET_DATA_EVENTFD if fds else vfio.VFIO_IRQ_SET_DATA_NONE
         data = b"".join(fd.to_bytes(4, "little", signed=True) for fd in fds)
         flags = kind | vfio.VFIO_IRQ_SET_ACTION_TRIGGER

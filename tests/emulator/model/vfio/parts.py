@@ -36,7 +36,7 @@ class Bytes:
 
 
 class Pinned:
-    """`Memory` of a process, which goes with it."""
+    """`Memory` of a process, which ends with the process."""
 
     def __init__(self, pinned: list[Memory], process: Process, address: int, length: int) -> None:
         self._pinned = pinned

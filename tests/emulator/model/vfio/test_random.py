@@ -24,7 +24,7 @@ UNBIND = "bus/pci/drivers/vfio-pci/unbind"
 
 @dataclass(eq=False)
 class File:
-    """An open file of a device. `users` has it: their fd; `kept`: live update has it."""
+    """An open file of a device. `fd` is None if no process has it open. `kept`: live update holds it."""
 
     device: Device
     fd: int | None
@@ -34,7 +34,7 @@ class File:
 
 @dataclass(eq=False)
 class Device:
-    """In one boot."""
+    """A device in one boot."""
 
     taken: bool = False
     leaving: bool = False
@@ -76,7 +76,7 @@ class Incoming:
 
 
 class Lives(RuleBasedStateMachine):
-    """One process a boot does everything."""
+    """One process a boot makes all calls."""
 
     version = ""
 

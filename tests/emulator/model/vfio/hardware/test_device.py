@@ -25,7 +25,7 @@ def register(vmm: Vmm, device: int, offset: int, size: int = 4) -> int:
 def command(
     vmm: Vmm, device: int, what: int, *, source: int = 0, destination: int = 0, length: int = 0, vector: int = 0
 ) -> int:
-    """Has the device carry it out; its STATUS."""
+    """Has the device execute a command. Returns its STATUS."""
     operands = struct.pack("<QQQ", source, destination, length)
     assert vmm.pwrite(device, registers.VECTOR, vector.to_bytes(4, "little")) == 4
     assert vmm.pwrite(device, registers.SOURCE, operands) == 24

@@ -43,7 +43,7 @@ def map_dma(vmm: Vmm, container: int, iova: int, length: int, address: int = RAM
 
 
 def unmap_dma(vmm: Vmm, container: int, iova: int, length: int, flags: int = 0) -> int:
-    """Bytes, or an errno."""
+    """Returns the number of unmapped bytes, or an errno."""
     argument = uapi.IOMMU_TYPE1_DMA_UNMAP.pack(24, flags, iova, length)
     result = vmm.call(container, uapi.VFIO_IOMMU_UNMAP_DMA, argument)
     assert isinstance(result, int)
