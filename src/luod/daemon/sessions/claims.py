@@ -1,4 +1,4 @@
-"""An incoming session is taken from the kernel, which gives it once. For `luod.daemon.sessions.service`."""
+"""Retrieves incoming sessions from the kernel, which allows it once. For `luod.daemon.sessions.service`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from luod.linux import Fd
 
 
 class Claims:
-    """Owns nothing: what is taken goes to `fds`."""
+    """Owns nothing: retrieved sessions are stored in `fds`."""
 
     def __init__(self, registry: Registry, fds: FdStore, log: Log, sparing: Sparing) -> None:
         self._registry = registry
@@ -23,12 +23,12 @@ class Claims:
         self._sparing = sparing
 
     async def take(self, row: IncomingRow, purpose: IncomingState) -> Fd:
-        """Returns the session, which is RETRIEVED or TAKEN from now on, by `purpose`, if it was WAITING. SessionTaken:
-        somebody else has it. NoSuchSession, luod's answer, and the row is gone. KernelRefused.
+        """Returns the session; if it was WAITING, `purpose` is its state from now on. Raises SessionTaken if another
+        process has it, NoSuchSession, after which the row is removed, or KernelRefused.
         """
         waited = row.state is IncomingState.WAITING
         if waited:
-            # First: with a keep that dies over the kernel's answer the session is gone, and must not seem to wait.
+            # First: if keep dies while it retrieves the session, the session is lost and must not be shown as waiting.
             self._registry.become(row, purpose)
         try:
             return await self._fds.retrieve(row.name)
@@ -46,7 +46,7 @@ class Claims:
             raise
 
     async def take_if_left(self, row: IncomingRow) -> Fd | None:
-        """None: a client has it from a luod before this one, so it is the client's alone. Errors of `take`."""
+        """Returns the session; None if only a client has it, from a previous luod. Raises as `take`."""
         try:
             return await self.take(row, IncomingState.TAKEN)
         except errors.SessionTaken:

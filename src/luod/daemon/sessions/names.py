@@ -1,4 +1,4 @@
-"""What a session may be called, whose it is, and what it is to an update. Changes nothing."""
+"""Rules for names of sessions, for access to sessions, and for their part in an update. Changes nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from luod.session_name import SessionName
 
 
 def parsed(name: str) -> SessionName:
-    """Returns the name of a session, or of a set of files. InvalidName."""
+    """Returns the parsed name of a session or of a stash. Raises InvalidName."""
     try:
         return SessionName.parse(name)
     except BadInput as error:
@@ -23,11 +23,11 @@ def parsed(name: str) -> SessionName:
 
 
 def check_generation(name: SessionName, *, has_base: bool, state: str) -> None:
-    """Raises for NAME#NUMBER, of which no update under way lets the caller create a session now.
+    """Raises an error for NAME#NUMBER, which only a participant of the running update may create.
 
     `has_base`: the caller may use an outgoing session NAME. `state` is luod's. Raises InvalidName without NAME: the
-    session would be in the way of its owner in an update to come. Raises WrongPhase with NAME: the session would look
-    like the state of update NUMBER, and nothing would remove it.
+    session would block the owner of NAME in a later update. Raises WrongPhase with NAME: the session would look like
+    the state of update NUMBER, and would never be removed.
     """
     if name.generation is None:
         return
@@ -48,27 +48,27 @@ def check_generation(name: SessionName, *, has_base: bool, state: str) -> None:
 
 
 def may_use(peer: Peer, row: Row) -> bool:
-    """Whether a session is the peer's to use, or to know of. A user without a uid here is nobody's owner."""
+    """Returns whether a peer may use and see a session. A user without a uid here owns no session."""
     return peer.root or (peer.uid == row.owner and not peer.anonymous)
 
 
 def counts(row: OutgoingRow) -> bool:
-    """Towards its owner's share. What is frozen in an update is as many as were declared, and must not fail for having
-    come last; what luod forwarded nobody asked for.
+    """Returns whether a session counts towards its owner's limit. Those created while frozen do not, as their creation
+    must not fail; nor do forwarded sessions, which their owner did not create.
     """
     return row.generation is None and row.state is not OutgoingState.CARRIED_OVER
 
 
 @dataclass(frozen=True)
 class Belonging:
-    """What a new session is to those who take part in updates; see `luod.daemon.store.schema.OutgoingRow`."""
+    """The relation of a new session to updates; see `luod.daemon.store.schema.OutgoingRow`."""
 
     declared: bool = False
     generation: int | None = None
 
 
 class Participation(Protocol):
-    """Says what a name would be, and whether an update is under way; `luod.daemon.updates.participants` does."""
+    """The part of `luod.daemon.updates.participants` that sessions depend on."""
 
     @property
     def updating(self) -> bool: ...

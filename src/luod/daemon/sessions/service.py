@@ -1,8 +1,8 @@
-"""What programs may do with sessions, and how it is done so that a serve killed in between loses nothing.
+"""The operations of programs on sessions. A serve that is killed in the middle of one loses nothing.
 
-The order is always: keep has the fd, then the registry has the row, then the client is answered; and backwards the row
-goes first. What the next serve makes of a call that was cut off is `luod.daemon.store.recovery`. The interface these
-methods answer is `luod.ipc.interfaces.sessions`.
+The order is: keep stores the fd, the registry adds the row, the client gets the reply. A removal begins with the row.
+`luod.daemon.store.recovery` completes or undoes an interrupted call in the next serve. The interface is
+`luod.ipc.interfaces.sessions`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from luod.session_name import SessionName
 T = TypeVar("T")
 
 Closing = Literal["open", "frozen", "shut"]
-"""Who may change sessions: everybody; participants, each to create what its NAME#GENERATION takes; nobody."""
+"""The allowed changes of sessions: all; only the creation of NAME#GENERATION by participants; none."""
 
 _SHOWN: Final[dict[IncomingState, SessionState]] = {
     IncomingState.WAITING: "waiting",
@@ -97,18 +97,18 @@ class SessionService:
         self._working: set[str] = set()
         self.being_forwarded: set[str] = set()
         self.claimant_died: Callable[[IncomingRow], None] | None = None
-        """Called when the process ended to which an incoming session was given last."""
+        """A callback for the end of the process that retrieved an incoming session last."""
 
     def take_over(self) -> None:
-        """Watches whom the serve before this one watched."""
+        """Watches the processes that the previous serve watched."""
         self._owners.take_over(self._registry.record.rows)
 
     @property
     def held(self) -> tuple[str, ...]:
-        return tuple(held.name for held in self._registry.record.held)  # sets of files, which no kernel carries on
+        return tuple(held.name for held in self._registry.record.held)  # stashes: a kexec does not preserve them
 
     def rows(self) -> list[tuple[Row, SessionState]]:
-        """All sessions by name, with what became of them."""
+        """Returns all sessions, sorted by name, with their states."""
         return [
             (row, self._state(row)) for row in sorted(self._registry.record.rows, key=lambda r: (r.name, r.direction))
         ]
@@ -125,7 +125,7 @@ class SessionService:
         return _SHOWN[row.state]
 
     async def close_for_update(self, closing: Closing = "shut") -> None:
-        """Until `open_again` nothing else is changed: everybody is told Busy. Returns when changes are over."""
+        """Refuses other changes with Busy until `open_again`. Returns when running changes have ended."""
         self._closing = closing
         self._opened.clear()
         await self._still.wait()
@@ -135,7 +135,7 @@ class SessionService:
         self._opened.set()
 
     async def forget(self, rows: Iterable[Row]) -> None:
-        """Drops luod's copies of sessions of which the registry says nothing any more."""
+        """Drops luod's copies of sessions that the registry has removed."""
         for row in rows:
             await self._let_go(row)
             self._log("closed", name=row.name, reason="the update it was made for is cancelled")
@@ -193,11 +193,11 @@ class SessionService:
             raise PermissionDenied()
         granted = self._policy.terms(peer)
         if self._belonging(peer, session).generation is None:
-            granted = await self._policy.granted(peer)  # which may ask the network: no guest is to stand still for it
+            granted = await self._policy.granted(peer)  # may use the network, so not while the guest is frozen
         belonging = self._belonging(peer, session)
         frozen = belonging.generation is not None
         held = sum(row.owner == peer.uid and counts(row) for row in self._registry.record.outgoing)
-        # Whoever is asked to freeze must be able to, whatever the policy has become.
+        # A participant that is asked to freeze must be able to, even if the policy has changed.
         if not frozen:
             self._policy.check_create(granted, session, held + self._creating[peer.uid])
         self._creating[peer.uid] += 1
@@ -207,7 +207,7 @@ class SessionService:
             self._creating[peer.uid] -= 1
 
     def _belonging(self, peer: Peer, name: SessionName) -> Belonging:
-        """Returns what a session created now would be to the updates. Raises what `check_generation` does."""
+        """Returns the relation to updates of a session that is created now. Raises as `check_generation`."""
         participation = self.participation
         belonging = Belonging() if participation is None else participation.belonging(peer, name)
         if belonging.generation is None:
@@ -230,14 +230,14 @@ class SessionService:
         return await self._change(name, self._replace(peer, name, manifest))
 
     async def _change(self, name: str, change: Coroutine[Any, Any, T], *, frozen: bool = False) -> T:
-        """Makes one change of this name at a time, and completes it though the client hangs up."""
+        """Makes one change of this name at a time, and completes it even if the client disconnects."""
         if self._closing == "shut" or (self._closing == "frozen" and not frozen):
             change.close()
             raise Busy(message="an update is running", hint="the session is kept; try again when the update has ended")
         return await completed(self._exclusively(name, change), unclaimed=_close_result)
 
     def _exclusively(self, name: str, change: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-        """Counts the change at once: a task begins later, and `close_for_update` must not return in between."""
+        """Counts the change before its task begins, so that `close_for_update` cannot return in between."""
         self._changing += 1
         self._still.clear()
         return self._counted(name, change)
@@ -251,14 +251,14 @@ class SessionService:
             self._changed()
 
     def _outgoing(self, peer: Peer, name: str) -> OutgoingRow:
-        """Returns the row. NoSuchSession, in the same words when there is no row and when it is not this peer's."""
+        """Returns the row. Raises NoSuchSession, in the same words if the peer may not use the session."""
         row = self._registry.outgoing(name)
         if row is None or not may_use(peer, row):
             raise no_such_session("outgoing", name)
         return row
 
     def _incoming(self, peer: Peer, name: str) -> IncomingRow:
-        """As `_outgoing`."""
+        """Returns the row. Raises as `_outgoing`."""
         row = self._registry.incoming(name)
         if row is None or not may_use(peer, row):
             raise no_such_session("incoming", name)
@@ -271,7 +271,7 @@ class SessionService:
         if name in self.being_forwarded:
             raise forwarding(name)
         if belonging.generation is not None:
-            # The update may be over since the call came; from here on its end waits for this.
+            # The update may have ended since the call; from here on its end waits for this change.
             self._belonging(peer, session)
         incoming = self._registry.incoming(name)
         others = incoming is not None and not may_use(peer, incoming)
@@ -283,7 +283,7 @@ class SessionService:
             )
         if len(self._registry.record.rows) >= MOST_SESSIONS:
             raise Refused(message=f"luod holds {MOST_SESSIONS} sessions, which is the maximum", hint="release some")
-        # NAME#GENERATION belongs to the owner of NAME, also when root creates it: half a workload is of no use.
+        # NAME#GENERATION belongs to the owner of NAME, even if root creates it: a partial restore is invalid.
         base = None if belonging.generation is None else self._registry.outgoing(session.base)
         owner = peer.uid if base is None else base.owner
         state = OutgoingState.DECLARED if belonging.declared else OutgoingState.UNDECLARED
@@ -319,17 +319,17 @@ class SessionService:
             raise torn(name)
         if row.state is IncomingState.RESUMED:
             raise resumed(name)
-        # Root may look after a session, or restore it for its owner; a process that has it already stays the claimant.
+        # Root may inspect a session, or restore it for its owner; a process that has claimed it stays the claimant.
         claims = peer.uid == row.owner or not self.claimed(row)
         if row.state is IncomingState.TAKEN:
             self._registry.become(row, IncomingState.RETRIEVED)
         fd = self._fds.get(fd_name(row)) or await self._claims.take(row, IncomingState.RETRIEVED)
         if peer.pidfd is not None and claims:
-            # Whom the restore deadline waits for must be known to the next serve too.
+            # The next serve must know the claimant too, as the restore deadline spares its session.
             await self._owners.pin(row, peer, stored=self._policy.settings.restore_deadline is not None)
         now = self._registry.incoming(name)
         if now is None or now.state is IncomingState.RESUMED:
-            # Whoever had it before said so while keep was asked: there is no second guest (H12).
+            # The previous claimant resumed its guest during the calls to keep: there is no second guest (H12).
             raise resumed(name)
         self._registry.note(row, "retrieved")
         self._sparing("retrieved", of=peer.uid, name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
@@ -345,10 +345,10 @@ class SessionService:
         if name in self._working:
             raise Busy(message=f"session {name!r} is in use by luod", hint="try again later")
         if outcome == "finished" and row.state is IncomingState.CARRYING_OVER:
-            raise forwarding(name)  # it is, and luod holds the files
+            raise forwarding(name)  # the session is finished, and luod holds the files
         fd, asked = self._fds.get(fd_name(row)), row.state is not IncomingState.WAITING
         if fd is None and not self._broken and (asked or outcome == "given_up"):
-            # Its memory is the kernel's until somebody takes the session and lets go of it.
+            # The kernel frees its memory only when the session has been retrieved and closed.
             fd = await self._claims.take_if_left(row)
         if outcome == "finished" and (await self._checks.unfinished(row.owner, fd) if fd else not asked):
             raise NotFinished(
@@ -383,18 +383,18 @@ class SessionService:
         self._sparing("replaced", of=peer.uid, name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
-    # What `luod.daemon.cleanup.reaping` and `luod.daemon.cleanup.forwarding` ask.
+    # For `luod.daemon.cleanup.reaping` and `luod.daemon.cleanup.forwarding`.
 
     async def open_elsewhere(self, row: Row) -> int | None:
-        """Returns a process, not luod's, that was seen to have the session open. None also where it cannot be told."""
+        """Returns a process other than luod's that has the session open; None also if that cannot be determined."""
         return await self._holders.open_elsewhere(fd_name(row))
 
     def process_lives(self, row: OutgoingRow) -> bool:
-        """Whether the process lives whose end ends the session."""
+        """Returns whether the process that created the session, and ends it by its own end, is alive."""
         return self._owners.alive(row) is True
 
     def claimed(self, row: IncomingRow) -> bool:
-        """Whether an incoming session was given to a process that lives, as far as anybody knows."""
+        """Returns whether the process that retrieved an incoming session may be alive."""
         if row.state is IncomingState.TORN:
             return self._owners.alive(row) is True
         return row.state in (IncomingState.RETRIEVED, IncomingState.RESUMED) and self._owners.alive(row) is not False
@@ -402,11 +402,10 @@ class SessionService:
     async def begin_work(
         self, name: str, check: Callable[[IncomingRow], None], *, forward: bool = False
     ) -> tuple[IncomingRow, Fd]:
-        """Takes the incoming session from the kernel if need be: luod itself works on it until `end_work`, and hands it
-        out no more. Without `forward` it is DISCARDING from now on. The fd stays luod's. Busy, NoSuchSession, what
-        `check` raises.
+        """Returns the incoming session for luod's own work, until `end_work`; it is not handed out from now on. Without
+        `forward` its state becomes DISCARDING. luod keeps the fd. Raises Busy, NoSuchSession and as `check`.
 
-        With `forward` its name is nobody's, and no update begins, nor may be under way: it would wait for minutes.
+        `forward` blocks the name and excludes updates, which would have to wait for minutes.
         """
         if forward:
             if self.participation is not None and self.participation.updating:
@@ -431,7 +430,7 @@ class SessionService:
             check(row)
             if fd is not None:
                 break
-            # Which takes a moment, in which the workload may resume.
+            # The workload may resume meanwhile, so `check` runs again.
             fd = self._fds.get(fd_name(row)) or await self._claims.take(row, IncomingState.TAKEN)
         if not forward:
             row = self._registry.become(row, IncomingState.DISCARDING)
@@ -442,7 +441,7 @@ class SessionService:
         return row, fd
 
     async def end_work(self, row: Row, *, remove: bool, forwarded: bool = False) -> None:
-        """`remove`: nothing is left of the incoming session, and luod drops its copies. `forwarded`: as it began."""
+        """Ends the work of `begin_work`. `remove`: removes the session, which has ended. `forwarded`: as `forward`."""
         if remove:
             await self._exclusively(row.name, self._remove(row))
         self._working.discard(row.name)
@@ -456,8 +455,8 @@ class SessionService:
             self._still.set()
 
     async def _end_parts(self, row: OutgoingRow) -> None:
-        """Ends what luod forwarded of the workload beside the outgoing session `row`, which ends or is another from now
-        on: the next kernel would take the two for one state of the guest (H12).
+        """Ends the forwarded NAME#GENERATION sessions when their NAME, `row`, ends or is replaced: the next kernel may
+        combine the two into one state of the guest (H12).
         """
         for part in self._registry.record.outgoing:
             if row.name == part.base and part.name != row.name:
@@ -478,7 +477,7 @@ class SessionService:
         task.add_done_callback(self._tasks.discard)
 
     async def _discard(self, row: Row) -> None:
-        """Not while an update is under way: what jumps is held until the restore deadline."""
+        """Discards the session of an ended process, after a running update: a kexec preserves it nevertheless."""
         while True:
             await self._opened.wait()
             try:
@@ -496,7 +495,7 @@ class SessionService:
             )
 
     async def _let_go(self, row: Row) -> None:
-        """Closes luod's copies, in both processes (H9), and forgets its process."""
+        """Closes luod's copies, in both processes (H9), and ends the watch of its process."""
         await self._owners.forget(row)
         await self._close(row)
 
@@ -508,6 +507,6 @@ class SessionService:
 
 
 def _close_result(result: object) -> None:
-    """Closes the fd that a client was to get; luod's own copy stays."""
+    """Closes the fd of a reply that has no client any more; luod's own copy stays."""
     if isinstance(result, Fd):
         result.close()
