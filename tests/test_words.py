@@ -33,7 +33,7 @@ PLACES = [
     ),
 ]
 
-TESTS = ["tests/daemon", "tests/emulator"]
+TESTS = ["tests/ctl", "tests/daemon", "tests/emulator"]
 """Their fixtures and helpers are under the rule of the verb, too. A test's docstring states a fact instead."""
 
 NOT_VERBS = {"always", "as", "his", "its", "this", "thus", "unless", "whose", "yes"}

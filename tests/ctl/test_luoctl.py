@@ -49,12 +49,12 @@ def luoctl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def asked(impostor: Impostor, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """luoctl with both sockets the impostor's."""
+    """Runs luoctl with the impostor's socket as both sockets."""
     return luoctl("--socket", impostor.path, "--admin-socket", impostor.path, *arguments)
 
 
 def error_of(result: subprocess.CompletedProcess[str]) -> Any:
-    """The error object, which must be the last line, with nothing on standard error."""
+    """Returns the error object, which must be the last line. Standard error must be empty."""
     assert result.stderr == ""
     error = json.loads(result.stdout.splitlines()[-1])
     assert error.keys() == {"version", "error", "message", "hint"}
@@ -405,7 +405,7 @@ PARTICIPANT: Final = {
 
 
 def progress(state: str, *standings: str, **members: Any) -> bytes:
-    """A reply of Update, in which each participant of those that are numbered has a standing."""
+    """Returns a reply of Update with the standings of the numbered participants."""
     participants = [
         {**PARTICIPANT, "id": number, "name": f"vm-{number}", "standing": standing}
         for number, standing in enumerate(standings)

@@ -42,7 +42,7 @@ TIMELINE: Final = UpdateTimes(
 
 
 def told(text: bytes) -> dict[str, float]:
-    """Each sample, as Prometheus' own parser reads it: `name{label="value"}`."""
+    """Returns the samples, as Prometheus' own parser reads them: `name{label="value"}`."""
     found = {}
     for family in text_string_to_metric_families(text.decode()):
         for sample in family.samples:

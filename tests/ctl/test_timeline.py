@@ -64,7 +64,7 @@ def shown(folder: Path, told: Any) -> list[str]:
 
 
 def bars(lines: list[str]) -> dict[str, str]:
-    """By the session's name."""
+    """Returns the bars by the session's name."""
     return {line.split()[0]: line.split()[1] for line in lines if line.startswith("vm-")}
 
 
