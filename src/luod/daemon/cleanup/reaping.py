@@ -184,7 +184,7 @@ class Reaping:
         self._reap_rest(row, "the process that had it ended")
 
     def _rows_changed(self, changes: tuple[Change, ...]) -> None:
-        """Reaps the rest of a workload when one of its sessions is gone that may have been in use."""
+        """Reaps the rest of a workload when one of its sessions, which may have been in use, has ended."""
         for row, other in changes:
             if isinstance(row, IncomingRow) and other is None:
                 self._loop.call_soon(self._reap_rest, row, f"session {row.name} of its workload ended")

@@ -1,7 +1,7 @@
 """The meaning of the policy: the rule of a peer, the names it may use, and its limits.
 
-The first rule of which every condition holds is the peer's. A peer without one gets `[default]`, except root, which is
-bound only by a rule for it. There are no system calls except those of `membership`.
+The first rule with conditions that all hold applies to the peer. `[default]` applies to a peer without a rule, but not
+to root. There are no system calls except those of `membership`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ALL_CONNECTIONS: Final = 1024
 
 
 class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
-    """The allowances, None where `[default]` decides. `sessions` and `connections` are of one uid at a time."""
+    """The terms of a rule or of `[default]`; None: `[default]` decides. `sessions` and `connections` are per uid."""
 
     names: tuple[str, ...] | None = None
     sessions: int | None = None

@@ -49,7 +49,7 @@ class Coordinator:
         self.generation = 0
         self.orphans: Final = list(orphans)
         self.error: LuodError | None = None
-        """Why it was cancelled before anybody was asked; for the operator."""
+        """The error that cancelled it before the first participant was asked, for the operator."""
         self.members: dict[int, Follower] = {}
         self.transaction = Transaction.begin(
             [], patience=patience, skip_unready=skip_unready, now=monotonic(), most_bytes=memory_grants.machine()

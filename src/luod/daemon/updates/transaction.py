@@ -9,8 +9,8 @@ not change the old one. `luod.daemon.updates.coordinator` acts on each state for
         └── veto, silence, death, abort, a failure ─────┴─ reboot(2) returned ──> cancelled
 
 With `skip_unready`, silence, death and a lack of memory do not cancel: the member is lost, so that its sessions will
-be torn. A veto and an abort always cancel. A bystander, who declared no session, has nothing to lose, and so cancels
-nothing: anybody may follow, and must not be able to keep the machine from its updates.
+be torn. A veto and an abort always cancel. A bystander is a member without a declared session. It does not cancel the
+update: every user may follow, and must not be able to block updates.
 """
 
 from __future__ import annotations

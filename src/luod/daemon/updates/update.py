@@ -352,7 +352,7 @@ class Updater:
         await self._forget_departure()
         self._sessions.open_again()
         self._run.enter(RunState.IDLE)
-        reason = "reboot(2) returned, or was never called, and the luod that knew why is gone"
+        reason = "reboot(2) returned, or was never called; the previous serve ended before it logged the reason"
         self._recorder.not_jumped(reason)
         self._log.warning("cancelled", update=update, reason=reason)
         self._participants.tell_cancelled(update, reason)
