@@ -43,7 +43,7 @@ def test_a_name_that_no_session_may_have(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["vm#007", "vm#00", "vm#1#2", "vm#1#02"])
 def test_a_generation_is_written_in_one_way_and_once(text: str) -> None:
-    with pytest.raises(BadInput, match="no name"):
+    with pytest.raises(BadInput, match="is not a valid session name"):
         SessionName.parse(text)
 
 

@@ -127,7 +127,7 @@ def test_h29_a_session_whose_device_is_lost_gives_its_other_files_and_says_that_
     refused = after.refused("finish", session="s", discard=True)
     assert refused.kind == "FinishRefused"
     assert f"{FIRST} (token 2) could not be retrieved (ENODEV)" in refused.message
-    assert "release it as given up" in refused.hint
+    assert "Then release the session" in refused.hint
 
 
 def test_files_of_groups_are_refused_with_what_to_preserve_instead(vmm: Vmm) -> None:

@@ -140,7 +140,7 @@ def test_program_that_dies_instead_of_answering(machine: Machine) -> None:
 
 
 def test_program_that_answers_nonsense(machine: Machine) -> None:
-    with pytest.raises(ProgramFailed, match="no JSON: 'nonsense'"):
+    with pytest.raises(ProgramFailed, match="not JSON: 'nonsense'"):
         machine.spawn(["sh", "-c", "read line; echo nonsense; read line"]).ask({})
 
 

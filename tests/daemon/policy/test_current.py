@@ -55,7 +55,7 @@ def test_names_and_quota_of_a_user(with_policy: Callable[[str], Luod]) -> None:
     alice, bob, root = luod.vmm(ALICE), luod.vmm(BOB), luod.vmm()
     root.call("create", name="mine/roots", slot="r")
     refused = alice.refused("create", name="other", slot="s")
-    assert "gives you no session 'other'" in refused.message
+    assert "does not allow you a session 'other'" in refused.message
     assert "mine/*" in refused.hint
     alice.call("create", name="mine/1", slot="1")
     alice.call("create", name="mine/2", slot="2")
@@ -162,8 +162,8 @@ def test_a_start_with_a_bad_file_serves_what_is_held_and_says_so(
     luod = with_policy("oops")
     status = luod.status()
     assert status["policy_file"] == str(policy)
-    assert "line 1, column 5" in status["policy_error"]
-    assert b"BAD, not in force" in luod.luoctl("status").stdout
+    assert "at end of document" in status["policy_error"]
+    assert b"NOT IN FORCE, the file has an error" in luod.luoctl("status").stdout
 
 
 def test_discard_when_the_process_that_created_it_ends(with_policy: Callable[[str], Luod], machine: Machine) -> None:

@@ -154,7 +154,7 @@ def test_h20_in_a_kernel_without_the_handler_luod_says_what_that_means(luod: Luo
 
     status = luod.status()
     assert (status["state"], status["boot"]) == ("broken", 2)
-    assert "lacks a handler" in luod.luoctl("status").text
+    assert "lacks the handler of a preserved file" in luod.luoctl("status").text
     vmm = start(luod)
     assert states(vmm) == {"incoming first": "lost"}
     for call in ("create", "retrieve_session"):

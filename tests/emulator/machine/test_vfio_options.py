@@ -47,7 +47,7 @@ def test_refused_by_the_command_line(capsys: pytest.CaptureFixture[str], options
     ("content", "words"),
     [
         ("[", "not valid TOML"),
-        ("address = 1", "address is to be a table"),
+        ("address = 1", "address must be a table"),
         ('["0000:01:00.0"]\nmsix = "x"', "0000:01:00.0: msix is a number"),
         ('["0000:01:00.0"]\nmsix = true', "0000:01:00.0: msix is a number"),
         ('["01"]', "'01' is no PCI address"),
