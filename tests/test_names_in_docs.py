@@ -59,7 +59,7 @@ def exists(name: str) -> bool:
 
 
 def written(text: str) -> Iterator[str]:
-    """Yields the names in `text`; those of Varlink (io.luod.…) and of files are none."""
+    """Yields the names in `text`; names of Varlink (io.luod.…) and of files do not count."""
     for found in _NAME.finditer(text):
         if found[0].rpartition(".")[2] not in _FILES:
             yield found[0]

@@ -215,7 +215,7 @@ def _ioctl(command: int) -> Callable[[int], int]:
 
 
 def _link(number: int) -> str:
-    """Files of a tmpfs have names that are made up anew each time."""
+    """Returns the target of an fd. The names of files of a tmpfs differ each time."""
     link = os.readlink(f"/proc/self/fd/{number}")
     return "/run/…" if link.startswith("/run/") else link
 

@@ -1,11 +1,11 @@
 """A VMM that wants its guest to live, whatever dies: it does what docs/updates.md asks of it, with `luod.Participant`.
 
-`python3 -m tests.programs.steadfast SOCKET DIARY`, inside a machine. What came over the last jump it takes up again,
-then it has a guest carried by the next. The guest is 4096 bytes that say who it is and how often it was paused; what
-is written while it is frozen says the same, so that a mix of two states shows. DIARY is a file of JSON lines:
-`guest`, the one it would start anew, `retrieving`, `resuming`, then `resumed` with both, or `anew` with the reason why
-no guest could go on, and `carrying`, when it is about to take part in updates. Started again it goes on as the next VMM
-would. Standard library and luod only.
+`python3 -m tests.programs.steadfast SOCKET DIARY`, inside a machine. It restores the guest of the last kexec, and then
+takes part in the next update. The guest is 4096 bytes with its name and the number of its pauses. The state that is
+written while it is frozen has the same two, so a mix of two states shows. DIARY is a file of JSON lines: `guest`, the
+one of a cold start, `retrieving`, `resuming`, then `resumed` with both, or `anew` with the reason of the cold start,
+and `carrying` before it takes part in updates. Started again it continues as the next VMM would. Standard library and
+luod only.
 """
 
 from __future__ import annotations
