@@ -432,6 +432,36 @@ def test_only_the_lists_of_the_tool_that_made_the_disk_count(system: dict[str, b
         assert loads({**system, name: content}) is (whose is system)
 
 
+STORE = "/nix/store/7q1-linux-7.3.4-modules-shrunk/lib/modules"
+STAGE_1 = f"""#! /nix/store/2c4-extra-utils/bin/ash
+echo "<<< NixOS Stage 1 >>>"
+mkdir -p /lib
+ln -s {STORE} /lib/modules
+for i in dm_mod %s; do
+    info "loading module $(basename $i)..."
+    modprobe $i
+done
+for i in vfio-not-a-module; do echo $i; done
+"""
+
+
+@pytest.mark.parametrize(("named", "loaded"), [("vfio-pci", True), ("vfio_pci", True), ("virtio_net", False)])
+def test_nixos_loads_modules_of_its_store_in_a_loop_of_its_init(named: str, loaded: bool) -> None:
+    module = f"{STORE}/{RELEASE}/kernel/drivers/vfio/pci/vfio-pci.ko".lstrip("/")
+    found = judged(cpio({"init": (STAGE_1 % named).encode(), module: MODULE}))
+
+    assert found.formats == {"vfio_pci": ("vfio-pci-v1",)}
+    assert ("vfio_pci" in found.loaded) is loaded
+    assert found.loaded.get("vfio_pci", "boot.initrd.kernelModules in /init") == "boot.initrd.kernelModules in /init"
+
+
+def test_a_link_of_another_init_is_not_made() -> None:
+    module = f"{STORE}/{RELEASE}/kernel/drivers/vfio/pci/vfio-pci.ko".lstrip("/")
+    other = (STAGE_1 % "vfio-pci").replace("Stage 1", "boot")
+
+    assert judged(cpio({"init": other.encode(), module: MODULE})).formats == {}
+
+
 def test_alpine_is_known_by_its_init() -> None:
     alpine = {"init": b"#!/bin/sh\nmodprobe -a $KOPT_modules\n"}
     assert loads({**alpine}, "modules=vfio-pci")

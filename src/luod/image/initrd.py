@@ -61,6 +61,7 @@ def read(data: bytes) -> Initrd:
     """
     end, appended = boot_config.tail(data)
     unpacked = cpio.unpack(data, end)
+    loaders.prepare(unpacked.tree)
     remarks = []
     if unpacked.stopped:
         remarks.append(f"the kernel stops unpacking it ({unpacked.stopped}), and what follows is not there")

@@ -1,7 +1,8 @@
 """The modules that the programs of an initial RAM disk request: by their lists, and by the kernel's command line.
 
-It knows initramfs-tools, systemd, dracut, mkinitcpio and Alpine's mkinitfs, and reads the lists as their scripts do. If
-a RAM disk is of an unknown kind, all lists count. It does not see modules that other scripts and udev rules load.
+It knows initramfs-tools, systemd, dracut, mkinitcpio, Alpine's mkinitfs and the scripted stage 1 of NixOS. It reads the
+lists as their scripts do. If a RAM disk is of an unknown kind, all lists count. It does not see modules that other
+scripts and udev rules load.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ SYSTEMD: Final = "systemd"
 DRACUT: Final = "dracut"
 MKINITCPIO: Final = "mkinitcpio"
 ALPINE: Final = "mkinitfs"
-ALL: Final = frozenset({INITRAMFS_TOOLS, SYSTEMD, DRACUT, MKINITCPIO, ALPINE})
+NIXOS: Final = "NixOS stage 1"
+ALL: Final = frozenset({INITRAMFS_TOOLS, SYSTEMD, DRACUT, MKINITCPIO, ALPINE, NIXOS})
 
 _SIGNS: Final = {
     INITRAMFS_TOOLS: ("/scripts/functions",),
@@ -35,6 +37,9 @@ _MODULES_LOAD: Final = (
     "/usr/lib/modules-load.d",
     "/lib/modules-load.d",
 )
+_NIXOS_SIGN: Final = re.compile(r"<<< [^\n<]* Stage 1 >>>")
+_NIXOS_LINK: Final = re.compile(r"^\s*ln -s (\S+) /lib/modules\s*$", re.M)
+_NIXOS_LOOP: Final = re.compile(r"^for i in ([^;\n]*); do\n(?:\s*(?:info|echo) [^\n]*\n)?\s*modprobe \$i\b", re.M)
 _ASSIGNMENT: Final = re.compile(
     r"^\s*(?:export\s+)?(MODULES|EARLYMODULES)=(?:\"([^\"]*)\"|'([^']*)'|\(([^)]*)\)|(\S*))", re.M
 )
@@ -66,9 +71,20 @@ class Plan:
 def systems(tree: Tree) -> frozenset[str]:
     """Returns the programs that load modules in this RAM disk; all of them if it has no known one."""
     found = {system for system, signs in _SIGNS.items() if any(tree.find(sign) for sign in signs)}
-    if b"KOPT_modules" in (tree.read("/init") or b""):
+    init = _text(tree, "/init")
+    if "KOPT_modules" in init:
         found.add(ALPINE)
+    if _NIXOS_SIGN.search(init):
+        found.add(NIXOS)
     return frozenset(found) or ALL
+
+
+def prepare(tree: Tree) -> None:
+    """Makes the links that the first program makes before it loads modules: NixOS has its modules in the store."""
+    init = _text(tree, "/init")
+    if _NIXOS_SIGN.search(init) and (link := _NIXOS_LINK.search(init)):
+        tree.directory("/lib")
+        tree.link("/lib/modules", link[1])
 
 
 def plan(tree: Tree, line: Line) -> Plan:
@@ -81,6 +97,7 @@ def plan(tree: Tree, line: Line) -> Plan:
         DRACUT: _dracut,
         MKINITCPIO: _mkinitcpio,
         ALPINE: _alpine,
+        NIXOS: _nixos,
     }
     present = systems(tree)
     for system, part in parts.items():
@@ -153,6 +170,11 @@ def _alpine(tree: Tree, line: Line, made: Plan) -> None:
     made.ask(re.split(r"[,\s]+", given.get("modules", "")), "modules=", blacklist=False)
     lines = [text.partition("#")[0] for text in _text(tree, "/etc/modules").split("\n")]
     made.ask(list(_first_words(lines)), "etc/modules", blacklist=False)
+
+
+def _nixos(tree: Tree, line: Line, made: Plan) -> None:
+    for match in _NIXOS_LOOP.finditer(_text(tree, "/init")):
+        made.ask(match.group(1).split(), "boot.initrd.kernelModules in /init", blacklist=False)
 
 
 def _by_kmod(command_line: str) -> Iterator[str]:
