@@ -46,15 +46,15 @@ class IncomingState(StrEnum):
 State = OutgoingState | IncomingState
 
 _OUT, _IN = OutgoingState, IncomingState
-_USABLE: Final = frozenset({_IN.RESUMED, _IN.TORN, _IN.DISCARDING, _IN.CARRYING_OVER})
+_NOT_HANDED_OUT: Final = frozenset({_IN.RESUMED, _IN.TORN, _IN.DISCARDING, _IN.CARRYING_OVER})
 TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     _OUT.UNDECLARED: frozenset({_OUT.DECLARED}),
     _OUT.DECLARED: frozenset({_OUT.UNDECLARED, _OUT.READY}),
     _OUT.READY: frozenset({_OUT.DECLARED}),
     _OUT.CARRIED_OVER: frozenset({_OUT.UNDECLARED}),
     _IN.WAITING: frozenset({_IN.TAKEN, _IN.RETRIEVED, _IN.RESUMED, _IN.TORN}),
-    _IN.TAKEN: _USABLE | {_IN.WAITING, _IN.RETRIEVED},
-    _IN.RETRIEVED: _USABLE | {_IN.WAITING, _IN.TAKEN},
+    _IN.TAKEN: _NOT_HANDED_OUT | {_IN.WAITING, _IN.RETRIEVED},
+    _IN.RETRIEVED: _NOT_HANDED_OUT | {_IN.WAITING, _IN.TAKEN},
     _IN.RESUMED: frozenset({_IN.DISCARDING}),
     _IN.TORN: frozenset({_IN.DISCARDING}),
     _IN.DISCARDING: frozenset(),
