@@ -22,6 +22,19 @@ def mount(source: str, target: Path, kind: str, flags: int) -> None:
     syscall("mount", os.fsencode(source), os.fsencode(target), kind.encode(), flags, None)
 
 
+def bind_all(source: Path, target: Path, *, without: Path) -> None:
+    """Binds the directories in `source` into `target`, but for `without`, which `target` is on."""
+    for entry in map(Path, os.scandir(source)):
+        if entry.is_symlink():
+            (target / entry.name).symlink_to(os.readlink(entry))
+        elif entry.is_dir() and entry != without:
+            (target / entry.name).mkdir()
+            if without.is_relative_to(entry):
+                bind_all(entry, target / entry.name, without=without)
+            else:
+                mount(str(entry), target / entry.name, "", MS_BIND | MS_REC)
+
+
 def main() -> int:
     directory, command = Path(sys.argv[1]), sys.argv[2:]
     syscall("unshare", CLONE_NEWNS)
@@ -29,12 +42,7 @@ def main() -> int:
     mount("tmpfs", directory, "tmpfs", 0)
     root = directory / "root"
     root.mkdir()
-    for entry in os.scandir("/"):
-        if entry.is_symlink():
-            (root / entry.name).symlink_to(os.readlink(entry.path))
-        elif entry.is_dir() and not directory.is_relative_to(entry.path):
-            (root / entry.name).mkdir()
-            mount(entry.path, root / entry.name, "", MS_BIND | MS_REC)
+    bind_all(Path("/"), root, without=directory)
     (root / "tmp").mkdir(exist_ok=True)
     mount("none", Path("/"), "", MS_REC | MS_SHARED)
     before = Path("/proc/self/mountinfo").read_bytes()
