@@ -157,20 +157,21 @@ def test_a_million_bytes_of_hostile_varlink(sockets: Sockets) -> None:
 
 def test_a_thousand_that_say_nothing(sockets: Sockets) -> None:
     fds = sockets.served()
-    with contextlib.ExitStack() as silent:
-        for _ in range(1000):
-            silent.enter_context(sockets.connect())
-        held = sockets.served()
-        assert held >= fds + 1000
-    returns(sockets, fds)
-    memory = sockets.memory()
-    for _ in range(2):
-        with contextlib.ExitStack() as silent:
-            for _ in range(1000):
-                silent.enter_context(sockets.connect())
-            sockets.served()
-        returns(sockets, fds)
-    assert sockets.memory() - memory < 4 * MIB
+
+    def come_and_go(times: int) -> int:
+        """Returns the bytes of memory of serve after them."""
+        for _ in range(times):
+            with contextlib.ExitStack() as silent:
+                for _ in range(1000):
+                    silent.enter_context(sockets.connect())
+                assert sockets.served() >= fds + 1000
+            returns(sockets, fds)
+        return sockets.memory()
+
+    # The heap of serve grows by 12 MiB (Python 3.11) to 20 MiB (3.13) until the collector of cycles keeps pace. What a
+    # connection leaves behind is far more than 1 KiB.
+    memory, rounds = come_and_go(8), 16
+    assert come_and_go(rounds) - memory < rounds * 1000 * 1024
 
 
 def test_policy_of_this_file_gives_root_no_names(sockets: Sockets) -> None:
