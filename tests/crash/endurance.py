@@ -107,8 +107,8 @@ class Endurance:
         environment = self._host.python().environment
         environment = {**environment, "PYTHONPATH": f"{environment['PYTHONPATH']}:{ROOT}"}
         program = self.machine.spawn(["sh", "-c", first + _AGAIN.format(words)], env=environment)
-        self._programs = [p for p in self._programs if p.boot == self.machine.boot] + [program]
+        self._programs = [p for p in self._programs if p.boot >= self.machine.boot - 1] + [program]
 
     def errors(self) -> str:
-        """Returns the stderr of this boot's programs, for the reader of a failure."""
-        return "\n".join(program.stderr for program in self._programs)
+        """Returns the stderr of the programs of the last two boots, for the reader of a failure."""
+        return "\n".join(f"boot {program.boot}:\n{program.stderr}" for program in self._programs)

@@ -70,7 +70,11 @@ def test_a_guest_lives_on(machine: Machine, tmp_path: Path, killer: str, case: s
     before, call, killed = endurance.live(), 1 + share, 0
     while True:
         lived = endurance.live(Killing(row.who, call, row.victims))
-        check(row, before, lived, f"{case}, killed at {lived.killed or 'no call'}")
+        try:
+            check(row, before, lived, f"{case}, killed at {lived.killed or 'no call'}")
+        except AssertionError as error:
+            error.add_note(endurance.errors())
+            raise
         before = lived
         if not lived.killed:
             break
