@@ -61,6 +61,14 @@ class Lived:
         guest: str = self.notes("guest")[-1]
         return guest
 
+    @property
+    def took_part(self) -> bool:
+        """Returns whether the last VMM of the boot had begun to take part in updates. If not, it was started after a
+        kill, and the update had begun with no guest: the operator's status was of the serve before.
+        """
+        begun = [number for number, note in enumerate(self.diary) if "guest" in note]
+        return any("carrying" in note for note in self.diary[begun[-1] :])
+
     def before_death(self, kind: str) -> bool:
         """Returns whether a VMM that another followed has written such a note."""
         begun = [number for number, note in enumerate(self.diary) if "guest" in note]

@@ -91,7 +91,7 @@ def check(row: Row, before: Lived, lived: Lived, when: str) -> None:
     resumed = lived.notes("resumed")
     assert len(resumed) <= 1, f"{when}: it was resumed twice: {lived.diary}"
     if not resumed:
-        assert row.excused(lived), f"{when}: it is lost: {lived.diary}"
+        assert row.excused(lived) or not before.took_part, f"{when}: it is lost: {lived.diary}"
         return
     (contents,) = resumed
     assert len(contents) == 2, f"{when}: it was resumed from a half: {lived.diary}"
