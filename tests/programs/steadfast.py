@@ -3,7 +3,7 @@
 `python3 -m tests.programs.steadfast SOCKET DIARY`, inside a machine. It restores the guest of the last kexec, and then
 takes part in the next update. The guest is 4096 bytes with its name and the number of its pauses. The state that is
 written while it is frozen has the same two, so a mix of two states shows. DIARY is a file of JSON lines: `guest`, the
-one of a cold start, `retrieving`, `resuming`, then `resumed` with both, or `anew` with the reason of the cold start,
+one of a cold start, `retrieving`, `resuming`, then `resumed` with both, or `cold` with the reason of the cold start,
 and `carrying` before it takes part in updates. Started again it continues as the next VMM would. Standard library and
 luod only.
 """
@@ -98,7 +98,7 @@ class Steadfast:
                 self._resume(self._restored)
         except (Torn, AlreadyResumed, NoSuchSession) as error:
             if self._luod.discard(NAME):
-                self._note(anew=type(error).__name__)
+                self._note(cold=type(error).__name__)
         else:
             if self._restored is not None:
                 self._restored.finish()
