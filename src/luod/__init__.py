@@ -7,9 +7,10 @@ programs on a host without it. There is no other code here. These modules do not
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Final
+
     from luod.aio.client import AsyncClient, AsyncHeldIncomingSession, AsyncHeldOutgoingSession, AsyncRestored
     from luod.aio.participant import AsyncParticipant, AsyncPhase
     from luod.client import Client, Description, HeldIncomingSession, HeldOutgoingSession, Restored, SessionInfo

@@ -13,7 +13,6 @@ import select
 import warnings
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
 
 from luod.errors import BadInput, KernelRefused
 from luod.uapi.memfd import (
@@ -25,6 +24,18 @@ from luod.uapi.memfd import (
     MFD_EXEC,
     MFD_NOEXEC_SEAL,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final, Protocol, Self
+
+    class HasFileno(Protocol):
+        """Anything with an fd: a file, a socket, an `Fd`."""
+
+        def fileno(self) -> int: ...
+
+else:
+    HasFileno = object  # a protocol is for the type checker, and costs the import of typing
 
 MS_BIND: Final = 4096
 
@@ -43,12 +54,6 @@ _NUMBERS: Final[dict[str, dict[str, int]]] = {
         "memfd_create": 279, "mmap": 222, "munmap": 215, "madvise": 233,
     },
 }  # fmt: skip
-
-
-class HasFileno(Protocol):
-    """Anything with an fd: a file, a socket, an `Fd`."""
-
-    def fileno(self) -> int: ...
 
 
 class Resource:

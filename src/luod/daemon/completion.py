@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
 
 from luod.ipc.server.turns import charged
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final, TypeVar
+
+    T = TypeVar("T")
 
 _changes: Final[set[asyncio.Task[Any]]] = set()
 """The running changes: the event loop itself has weak references only."""

@@ -12,7 +12,10 @@ import re
 import select
 import time
 from json.encoder import encode_basestring_ascii
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 _PRIORITIES: Final = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>"}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from luod.arguments import Parser, UsageError, report, seconds
 from luod.daemon.log import LEVELS, to_journal
@@ -18,6 +17,10 @@ from luod.daemon.supervisor import listen_fds
 from luod.errors import LuodError, PolicyError
 from luod.ipc.names import ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 STATE_DIRECTORY: Final = "/var/lib/luod"
 STUCK_SECONDS: Final = 10.0

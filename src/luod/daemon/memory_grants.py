@@ -10,26 +10,29 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, Protocol
 
 from luod import memory
 from luod.ipc.types.sessions import Limit, MemoryRoom
 from luod.memory import Unknown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Protocol
+
+    class File(Protocol):
+        """The declared sizes of a file in bytes."""
+
+        @property
+        def size(self) -> int: ...
+        @property
+        def allocated(self) -> int: ...
+
 
 _SCRATCH: Final = "sys/kernel/debug/kho/out/scratch_len"
 _UNKNOWN_SCRATCH: Final = 3 / 8
 """The part of all memory, if debugfs does not show it: no more was ever measured."""
 _LIST_BYTES_A_PAGE: Final = 32
 UNSEEN: Final = Unknown("the process cannot be seen in luod's /proc, or has ended")
-
-
-class File(Protocol):
-    """The declared sizes of a file in bytes."""
-
-    @property
-    def size(self) -> int: ...
-    @property
-    def allocated(self) -> int: ...
 
 
 def needed(files: Iterable[File], root: Path = Path("/")) -> int:

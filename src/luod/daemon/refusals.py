@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from asyncvarlink import VarlinkErrorReply
 
 from luod.daemon.log import Log
 from luod.ipc.names import ADMIN
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _DECLINED: Final = frozenset(("Refused", "PermissionDenied"))
 _METHOD_CHARACTERS: Final = 64

@@ -5,12 +5,13 @@ The words must not differ: a client must not distinguish another user's session 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
 from luod.daemon.run_state import RunState
 from luod.ipc.errors import Busy, NoManifest, NoSuchSession, Resumed, TooLate, Torn, UpdateRunning
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from luod.ipc.types.sessions import Direction
 
 

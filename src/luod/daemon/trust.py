@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+
+from luod.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _MOST_LINKS: Final = 40
 """The kernel's limit."""
@@ -19,7 +23,7 @@ _OVERFLOW: Final = Path("/proc/sys/kernel/overflowuid")
 _UID_MAP: Final = Path("/proc/self/uid_map")
 
 
-@dataclass(frozen=True)
+@frozen
 class Fault:
     """The problem of `path`, and the command that repairs it."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-from typing import Final, NoReturn
 
 from luod.errors import (
     FileAlreadyPreserved,
@@ -25,6 +24,10 @@ from luod.errors import (
     WrongDirection,
 )
 from luod.uapi import liveupdate as uapi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, NoReturn
 
 _INTERRUPTIONS_MAX: Final = 100
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from typing import TYPE_CHECKING, Final
 
 from luod.errors import KernelRefused, LiveUpdateBroken, LiveUpdateBusy, NoLiveUpdate
 from luod.linux import Fd
@@ -16,7 +15,10 @@ from luod.liveupdate import calls
 from luod.liveupdate.session import Owner, encode_name
 from luod.uapi import liveupdate as uapi
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from luod.liveupdate.incoming import IncomingSession
     from luod.liveupdate.outgoing import OutgoingSession
 

@@ -10,11 +10,14 @@ import errno
 import fcntl
 import os
 from pathlib import Path
-from typing import Final
 
 from luod import pci
 from luod.uapi import iommufd as iommufd_uapi
 from luod.uapi import vfio as uapi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 KIND: Final = "vfio"
 """The kind of a VFIO device file in a manifest's entry."""

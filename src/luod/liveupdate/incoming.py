@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
-from typing import Final
 
 from luod import manifest, memory, pci
 from luod.errors import (
@@ -28,6 +27,10 @@ from luod.liveupdate import calls, devices
 from luod.liveupdate.session import Session, check_token
 from luod.manifest import Entry
 from luod.uapi import liveupdate as uapi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _UNREADABLE: Final = (ManifestError, RetrieveFailed)
 """A manifest that cannot be retrieved any more. The files beside it may still be."""

@@ -13,7 +13,6 @@ import stat
 import threading
 from collections.abc import Callable
 from itertools import count
-from typing import Final
 
 from luod import manifest, memory, pci
 from luod.errors import (
@@ -33,6 +32,10 @@ from luod.liveupdate.session import Session, check_text, check_token
 from luod.manifest import Entry
 from luod.uapi import liveupdate as uapi
 from luod.uapi.memfd import F_GET_SEALS, F_SEAL_EXEC
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 MEMFD: Final = "memfd"
 """The kind of memory in a manifest's entry: the only kind with holes to fill."""

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Final
 
 from luod.errors import BadInput
 from luod.linux import Fd, Resource
 from luod.liveupdate import calls
 from luod.memory import Limits
 from luod.uapi import liveupdate as uapi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 NAME_MAX: Final = uapi.LIVEUPDATE_SESSION_NAME_LENGTH - 1
 """The maximum length of a session's name in bytes."""

@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import struct
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 KERNEL_VERSION: Final = 7
 KERNEL_MINOR_VERSION: Final = 40

@@ -7,7 +7,10 @@ knows of; numbers are `_IO(';', nr)`, without size and direction.
 from __future__ import annotations
 
 import struct
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 DEVICE: Final = "/dev/iommu"
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
 
 KEXEC_ON_CRASH: Final = 0x00000001
 KEXEC_PRESERVE_CONTEXT: Final = 0x00000002

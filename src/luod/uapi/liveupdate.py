@@ -7,7 +7,10 @@ unpadded, and begin with `u32 size`, the length the caller knows of. Numbers are
 from __future__ import annotations
 
 import struct
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 DEVICE: Final = "/dev/liveupdate"
 

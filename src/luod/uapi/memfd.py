@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
 
 MFD_CLOEXEC: Final = 0x0001
 MFD_ALLOW_SEALING: Final = 0x0002

@@ -7,7 +7,10 @@ the caller knows of, which may end after the minimum named below; numbers are `_
 from __future__ import annotations
 
 import struct
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 CONTAINER: Final = "/dev/vfio/vfio"
 GROUPS: Final = "/dev/vfio"

@@ -15,16 +15,19 @@ import socket
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
 
 from luod import memory
 from luod.daemon import memory_grants
 from luod.daemon.cleanup.worker import SESSION_FD, SESSION_NAME, admitted, refuse
 from luod.errors import ContentsUnknown, LuodError, MemoryUnknown, NoSuchToken, Refused
+from luod.frozen import frozen
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
 from luod.manifest import Entry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 OUTGOING_FD: Final = "LUOD_OUTGOING_FD"
 CONTROL_FD: Final = "LUOD_CONTROL_FD"
@@ -41,7 +44,7 @@ _MEMFD: Final = "memfd"
 _READABLE: Final = "mount /proc and the cgroup file system where luod can read them; the session is kept"
 
 
-@dataclass(frozen=True)
+@frozen
 class _File:
     """Owns the fd."""
 

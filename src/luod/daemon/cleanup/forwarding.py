@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Final
 
 from luod.daemon.cleanup.forwarder import CARRIED_FD, CONTROL_FD, GO, HELD, MOST_SOCKETS, OUTGOING_FD
 from luod.daemon.cleanup.worker import REFUSED_STATUS, SESSION_FD, SESSION_NAME
@@ -28,6 +27,10 @@ from luod.ipc import errors
 from luod.ipc.errors import CarryOverFailed, NotCarriedOver
 from luod.ipc.server.peer import Peer
 from luod.linux import Fd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _SECONDS: Final = 600.0
 """The limit for one session. PRESERVE_FD and RETRIEVE_FD of a TiB take minutes (H3)."""

@@ -12,13 +12,16 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from typing import Final
 
 from luod.daemon.cleanup.worker import SESSION_FD, admitted
 from luod.daemon.processes import gate
 from luod.errors import LuodError
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _MOST_BYTES: Final = 96 * 1024
 

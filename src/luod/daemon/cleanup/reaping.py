@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from typing import Final
 
 from luod.daemon.cleanup.worker import SESSION_FD, SESSION_NAME
 from luod.daemon.completion import completed
@@ -29,6 +28,10 @@ from luod.ipc.errors import Busy, DiscardFailed, NoSuchSession
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.admin import Stuck
 from luod.linux import Fd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _AT_ONCE: Final = 4
 """Concurrent reapers that the deadline starts."""

@@ -5,10 +5,12 @@ It waits at its gate (`luod.daemon.processes.gate`). Its standard output is its 
 
 from __future__ import annotations
 
-from typing import Final
-
 from luod.daemon.processes import gate
 from luod.errors import LuodError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 REFUSED_STATUS: Final = 64
 """The exit status of a process that has changed nothing. Its report has the reason."""

@@ -7,7 +7,6 @@ Finds the sessions and checks that all of them are idle before the first is chan
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from luod.daemon.cleanup.forwarding import Forwarding
 from luod.daemon.cleanup.reaping import Reaping
@@ -23,6 +22,10 @@ from luod.errors import LuodError, Refused
 from luod.ipc.errors import NoSuchSession
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.sessions import Direction, GivenUp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _OTHER: Final[dict[Direction, Direction]] = {"outgoing": "incoming", "incoming": "outgoing"}
 _INSTEAD: Final[dict[Direction, str]] = {

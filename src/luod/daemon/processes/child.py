@@ -12,13 +12,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Literal
 
 from luod.daemon.processes import gate
 from luod.daemon.store.fd_store import FdStore
+from luod.frozen import frozen
 from luod.linux import Fd, has_ended, memfd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final, Literal
 
 DYING_SECONDS: Final = 5.0
 """The time for a killed process to end. One in a system call may take longer, and is left alone."""
@@ -26,7 +29,7 @@ _REPORT_BYTES: Final = 4096
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+@frozen
 class Outcome:
     """The end of a child. `failure` is the reason of a failure; None: its exit status is 0.
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import IO, TextIO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO, TextIO
 
 _GO = b"g"
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _PF_EXITING: Final = 0x4
 

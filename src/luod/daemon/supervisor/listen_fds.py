@@ -12,9 +12,12 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import Final, NoReturn
 
 from luod.linux import Fd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, NoReturn
 
 FIRST: Final = 3
 LEAST: Final = 64

@@ -9,8 +9,12 @@ import contextlib
 import os
 import re
 import socket
-from dataclasses import dataclass
-from typing import Final
+
+from luod.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _SECONDS: Final = 1.0
 """For each attempt: a reader of the socket must not block the keeper."""
@@ -23,7 +27,7 @@ ones.
 _MOST: Final = 2**32 - 1
 
 
-@dataclass(frozen=True)
+@frozen
 class Address:
     family: int
     kinds: tuple[int, ...]

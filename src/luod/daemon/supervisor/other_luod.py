@@ -11,13 +11,16 @@ import socket
 import struct
 import time
 from pathlib import Path
-from typing import Final
 
 from luod.daemon.log import Log
 from luod.daemon.supervisor import protocol
 from luod.errors import KernelRefused, Refused, SessionExists
 from luod.ipc.names import ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.liveupdate.device import LiveUpdate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _OTHER_SECONDS: Final = 5.0
 _TRY_SECONDS: Final = 0.1

@@ -8,9 +8,12 @@ one, or the kernel's errno with CALL and MEANING. Messages, not a stream: a SOCK
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 from luod.session_name import OWN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 KEEPER: Final = "keeper"
 SESSIONS: Final = "sessions"

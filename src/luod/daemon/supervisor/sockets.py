@@ -15,7 +15,6 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
 
 from luod.daemon import trust
 from luod.daemon.log import Log
@@ -23,6 +22,10 @@ from luod.daemon.supervisor import protocol
 from luod.daemon.supervisor.other_luod import wait_for_orphan
 from luod.errors import Refused
 from luod.linux import Fd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Self
 
 _BACKLOG: Final = 128
 _LOCK_SECONDS: Final = 1.0

@@ -17,9 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
 
 from luod.daemon.log import Log
 from luod.daemon.supervisor import listen_fds, notify, protocol
@@ -35,10 +33,15 @@ from luod.errors import (
     ProtocolError,
     Refused,
 )
+from luod.frozen import frozen
 from luod.ipc import framing
 from luod.linux import Fd
 from luod.liveupdate.device import LiveUpdate
 from luod.version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, NoReturn
 
 _PATIENCE_SECONDS: Final = 10.0
 """The maximum wait of a request while another process has /dev/liveupdate open, such as systemd's PID 1 for a moment.
@@ -59,7 +62,7 @@ _SEND_TRIES: Final = 5
 _SEND_PAUSE: Final = 0.02
 
 
-@dataclass(frozen=True)
+@frozen
 class _Serve:
     """The running serve. Owns both fds."""
 
@@ -73,7 +76,7 @@ class _Serve:
         _close(self.channel)
 
 
-@dataclass(frozen=True)
+@frozen
 class _DeviceRequest:
     """A CREATE or RETRIEVE that waits for the device until `deadline`."""
 
