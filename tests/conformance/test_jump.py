@@ -13,7 +13,9 @@ from tests.conformance.caller import Caller, jump, load, start
 from tests.conformance.conftest import ROOT
 from tests.conformance.voyage import Voyage, across_jumps
 
-UNLOAD = 1
+UNLOAD, ON_CRASH, NO_SUCH_FLAG = 1, 2, 0x4000
+LIMIT = "/proc/sys/kernel/kexec_load_limit_reboot"
+HUGE = 2**31 - 1
 
 
 @pytest.fixture
@@ -108,6 +110,72 @@ def test_device_open_during_the_jump(machine: Machine, fresh: Callable[[], Calle
     caller.open_device()
     jump(machine, caller)
     assert fresh().can_retrieve(b"vm") == "OK"
+
+
+# -- the limit on loads ---------------------------------------------------------------------------------------------
+
+
+def limit(machine: Machine) -> int:
+    return int(machine.read(LIMIT))
+
+
+def set_limit(caller: Caller, value: int) -> str:
+    caller.ask("open", path=LIMIT, flags=os.O_WRONLY | os.O_TRUNC, slot="limit")
+    said = caller.says("write", fd="limit", data=str(value))
+    caller.ask("close", fd="limit")
+    return said
+
+
+def test_a_limit_on_loads_counts_every_call_before_it_is_checked(machine: Machine, fresh: Callable[[], Caller]) -> None:
+    caller = fresh()
+    load(machine, caller)
+    assert limit(machine) == -1
+    assert set_limit(caller, HUGE) == "OK"
+    load(machine, caller)
+    assert limit(machine) == HUGE - 1
+    caller.ask("kexec_file_load", kernel=-1, flags=UNLOAD)
+    assert limit(machine) == HUGE - 2
+    assert caller.says("kexec_file_load", kernel=-1) == "EBADF"
+    assert limit(machine) == HUGE - 3
+    assert caller.says("kexec_file_load", kernel=-1, flags=NO_SUCH_FLAG) == "EINVAL"
+    assert limit(machine) == HUGE - 4
+    # kexec_load(2), which unloads too, and with an invalid flag.
+    caller.ask("kexec_load")
+    assert caller.says("kexec_load", flags=NO_SUCH_FLAG) == "EINVAL"
+    assert limit(machine) == HUGE - 6
+
+
+def test_a_limit_on_loads_does_not_count_crash_kernels_and_callers_without_the_capability(
+    machine: Machine, fresh: Callable[[], Caller]
+) -> None:
+    caller = fresh()
+    assert set_limit(caller, HUGE) == "OK"
+    caller.reply("kexec_file_load", kernel=-1, flags=UNLOAD | ON_CRASH)
+    assert caller.says("kexec_file_load", kernel=-1, flags=ON_CRASH | NO_SUCH_FLAG) == "EINVAL"
+    caller.fork("other").become(1000)
+    assert Caller(caller.program, ("other",)).says("kexec_file_load", kernel=-1) == "EPERM"
+    assert limit(machine) == HUGE
+
+
+def test_at_a_limit_of_0_nothing_is_loaded_and_the_next_kernel_has_no_limit(
+    machine: Machine, fresh: Callable[[], Caller]
+) -> None:
+    caller = fresh()
+    assert set_limit(caller, 1) == "OK"
+    load(machine, caller)
+    assert limit(machine) == 0
+    assert caller.says("kexec_file_load", kernel=-1, flags=UNLOAD) == "EPERM"
+    assert caller.says("kexec_load") == "EPERM"
+    assert limit(machine) == 0
+    jump(machine, caller)
+    assert limit(machine) == -1
+
+
+@pytest.mark.divergence("test_settings_of_kexec_take_any_value_until_the_next_load")
+def test_a_limit_on_loads_is_only_lowered(machine: Machine, fresh: Callable[[], Caller]) -> None:
+    caller = fresh()
+    assert [set_limit(caller, value) for value in (-1, 5, 5, 6, -1, 4)] == ["EINVAL", "OK", *["EINVAL"] * 3, "OK"]
+    assert limit(machine) == 4
 
 
 # -- holders of the session at the kexec ---------------------------------------------------------------------------

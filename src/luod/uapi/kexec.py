@@ -18,6 +18,11 @@ KEXEC_FILE_NO_CMA: Final = 0x00000010
 KEXEC_FILE_FORCE_DTB: Final = 0x00000020
 KEXEC_FILE_FLAGS: Final = 0x0000003F
 
+SYSCTL_LOAD_DISABLED: Final = "kexec_load_disabled"
+SYSCTL_LOAD_LIMIT_PANIC: Final = "kexec_load_limit_panic"
+SYSCTL_LOAD_LIMIT_REBOOT: Final = "kexec_load_limit_reboot"
+"""Files of /proc/sys/kernel (Documentation/admin-guide/sysctl/kernel.rst)."""
+
 COMMAND_LINE_SIZE: Final = 2048
 """Bytes of a kernel command line on x86_64, its NUL included."""
 

@@ -165,6 +165,24 @@ def test_settings_are_read_only(run_machine: Run) -> None:
     run(run_machine, 'assert errno_of(open, "/proc/sys/kernel/printk", "r+") == errno.EROFS')
 
 
+def test_settings_of_kexec_take_any_value_until_the_next_load(run_machine: Run) -> None:
+    source = """
+        path = "/proc/sys/kernel/kexec_load_limit_reboot"
+        for value in ("5", "6"):
+            with open(path, "w") as file: file.write(value)
+            assert open(path).read() == value
+            load()
+            assert open(path).read() == "4\\n" if value == "5" else "3\\n"
+    """
+    run(run_machine, source)
+
+
+def test_settings_are_links_on_a_host_without_kexec(run_machine: Run) -> None:
+    if Path("/proc/sys/kernel/kexec_load_disabled").exists():
+        pytest.skip("this host has kexec")
+    run(run_machine, 'assert os.path.islink("/proc/sys/kernel/pid_max")')
+
+
 def test_machine_without_fuse_sees_one_spelling(run_machine: Run) -> None:
     source = """
         fd = device()

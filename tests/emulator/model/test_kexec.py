@@ -354,3 +354,56 @@ def test_kexec_load_without_boot_params_keeps_the_command_line(world: World, vmm
 def test_kexec_load_checks(world: World, vmm: Process, given: list[Segment], flags: int, answer: int) -> None:
     assert vmm.kexec_load(given, flags) == answer
     assert world.kernel.kexec_loaded == (answer == 0)
+
+
+# settings that limit loads
+
+
+def test_a_limit_counts_every_call_with_the_capability(world: World, vmm: Process) -> None:
+    sysctls = world.kernel.kexec_sysctls
+    sysctls.write(kexec.SYSCTL_LOAD_LIMIT_REBOOT, 10)
+    assert vmm.kexec_file_load(IMAGE, COMMAND_LINE) == 0
+    assert vmm.kexec_file_load(b"x", COMMAND_LINE, 0x100) == -EINVAL
+    assert vmm.kexec_load([], 0x40) == -EINVAL
+    assert vmm.kexec_load([], kexec.KEXEC_ON_CRASH) == 0
+    vmm.capabilities.clear()
+    assert vmm.kexec_load([]) == -EPERM
+    assert sysctls.values[kexec.SYSCTL_LOAD_LIMIT_REBOOT] == 7
+    assert sysctls.values[kexec.SYSCTL_LOAD_LIMIT_PANIC] == -1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(kexec.SYSCTL_LOAD_LIMIT_REBOOT, 0), (kexec.SYSCTL_LOAD_DISABLED, 1)], ids=["limit", "disabled"]
+)
+def test_a_kernel_that_is_not_to_load_keeps_its_image(world: World, vmm: Process, name: str, value: int) -> None:
+    assert vmm.kexec_file_load(IMAGE, COMMAND_LINE) == 0
+    world.kernel.kexec_sysctls.write(name, value)
+    assert vmm.kexec_file_load(b"", b"", kexec.KEXEC_FILE_UNLOAD) == -EPERM
+    assert vmm.kexec_load([]) == -EPERM
+    assert world.kernel.kexec_loaded
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        (kexec.SYSCTL_LOAD_LIMIT_REBOOT, [-1]),
+        (kexec.SYSCTL_LOAD_LIMIT_PANIC, [5, 5]),
+        (kexec.SYSCTL_LOAD_DISABLED, [0]),
+    ],
+    ids=["negative", "again", "enabled"],
+)
+def test_loads_are_not_allowed_again(world: World, name: str, values: list[int]) -> None:
+    *before, last = values
+    for value in before:
+        world.kernel.kexec_sysctls.write(name, value)
+    with pytest.raises(Errno) as refused:
+        world.kernel.kexec_sysctls.write(name, last)
+    assert refused.value.code == EINVAL
+
+
+def test_the_next_kernel_has_no_limit(world: World, vmm: Process) -> None:
+    world.kernel.kexec_sysctls.write(kexec.SYSCTL_LOAD_LIMIT_REBOOT, 1)
+    assert vmm.kexec_file_load(IMAGE, COMMAND_LINE) == 0
+    assert vmm.reboot() == Jump()
+    land(world, vmm)
+    assert world.kernel.kexec_sysctls.values[kexec.SYSCTL_LOAD_LIMIT_REBOOT] == -1

@@ -88,7 +88,7 @@ def _keep(order: Order, supervisor: socket.socket) -> int:
             "or raise user.max_user_namespaces and lift what else forbids user namespaces, such as a chroot",
         ) from None
     namespaces.die_with_parent()  # Again: the kernel clears it when credentials change.
-    kexec_loaded = nodes.furnish(order.command_line, order.images)
+    shown = nodes.furnish(order.command_line, order.images)
     device, why_not = _device(order)
     trap_opens = order.with_device and device is None
     filter_ = bpf.program(trap_opens=trap_opens, group_devices=bool(order.device_places))
@@ -101,8 +101,9 @@ def _keep(order: Order, supervisor: socket.socket) -> int:
         "user_namespace": os.stat("/proc/self/ns/user").st_ino,
     }
     opening = _mount_devices(order.device_places, supervisor) if order.device_places else None
-    channel.send(supervisor, content, [kexec_loaded, *([device.fuse] if device else [])])
-    kexec_loaded.close()
+    channel.send(supervisor, content, [*shown, *([device.fuse] if device else [])])
+    for file in shown:
+        file.close()
     if device is not None:
         # A copy of this fd that outlives `luoemu` would make the node's users wait for ever.
         device.fuse.close()

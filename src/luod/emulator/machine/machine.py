@@ -21,6 +21,8 @@ from luod.emulator.machine.nodes import KERNEL_IMAGE, KERNEL_IMAGE_NO_VFIO
 from luod.emulator.machine.signals import Received, SignalFd
 from luod.emulator.model.kernel import Kernel, Profile
 from luod.emulator.model.results import Panic
+from luod.emulator.trap import kexec_state
+from luod.emulator.trap.kexec_state import KexecState
 from luod.emulator.trap.process.memory_files import HostMemory
 from luod.emulator.trap.supervisor import Stopped, Supervisor
 from luod.linux import Fd
@@ -164,7 +166,7 @@ class _Boot:
         self._supervisor: Supervisor | None = None
         self._init: Fd | None = None
         self._init_pid = 0
-        self._kexec_loaded: Fd | None = None
+        self._kexec_files: dict[str, Fd] = {}
         self._fuse: Fd | None = None
         self._devices: DeviceSide | None = None
         self._status: int | None = None
@@ -184,7 +186,7 @@ class _Boot:
         os.waitpid(self._keeper, 0)
         if self._supervisor is not None:
             self._supervisor.close()
-        for fd in (self._init, self._kexec_loaded, self._fuse):
+        for fd in (self._init, self._fuse, *self._kexec_files.values()):
             if fd is not None:
                 fd.close()
         if self._devices is not None:
@@ -227,7 +229,8 @@ class _Boot:
             if "devices" in content:
                 self._devices = self._device_side(content["devices"], fds)
             elif "furnished" in content:
-                self._kexec_loaded, *rest = fds
+                self._kexec_files = dict(zip(kexec_state.NAMES, fds, strict=False))
+                rest = fds[len(kexec_state.NAMES) :]
                 user_namespace = content["user_namespace"]
                 if rest:
                     self._fuse = rest[0]
@@ -249,7 +252,7 @@ class _Boot:
             fuse=fuse,
             device=device,
             user_namespace=user_namespace,
-            kexec_loaded=self._kexec_loaded,
+            kexec_state=KexecState(self._kernel, self._kexec_files),
             devices=devices,
         )
         return self._supervisor

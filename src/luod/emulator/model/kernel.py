@@ -17,7 +17,7 @@ from luod.emulator.model.caller import Caller, KexecFiles, KexecSegment
 from luod.emulator.model.files import DeviceFile, Operation, SessionFile
 from luod.emulator.model.handler import FileHandler, HandlerTable
 from luod.emulator.model.image import ImageReader
-from luod.emulator.model.kexec import Kexec, reboot_command
+from luod.emulator.model.kexec import Kexec, Sysctls, reboot_command
 from luod.emulator.model.luo import Luo
 from luod.emulator.model.memfd import MemfdHandler
 from luod.emulator.model.ports import Errno, Host
@@ -178,6 +178,11 @@ class Kernel:
     def kexec_loaded(self) -> bool:
         """Returns the contents of /sys/kernel/kexec_loaded."""
         return self._kexec.image is not None
+
+    @property
+    def kexec_sysctls(self) -> Sysctls:
+        """Returns the settings in /proc/sys/kernel that limit loads."""
+        return self._kexec.sysctls
 
     @property
     def vfio(self) -> Vfio | None:

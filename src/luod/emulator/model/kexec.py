@@ -51,6 +51,34 @@ class LoadedImage:
     handover: bool
 
 
+class Sysctls:
+    """The settings of one boot that limit loads, by the names of their files in /proc/sys/kernel."""
+
+    def __init__(self) -> None:
+        self.values = {
+            uapi.SYSCTL_LOAD_DISABLED: 0,
+            uapi.SYSCTL_LOAD_LIMIT_PANIC: -1,
+            uapi.SYSCTL_LOAD_LIMIT_REBOOT: -1,
+        }
+
+    def write(self, name: str, value: int) -> None:
+        """Sets a value. Raises Errno(EINVAL): loading is not enabled again, and no limit is raised or removed."""
+        now = self.values[name]
+        lowered = value >= 0 and (now == -1 or value < now)
+        if not (value == 1 if name == uapi.SYSCTL_LOAD_DISABLED else lowered):
+            raise Errno(errno.EINVAL)
+        self.values[name] = value
+
+    def count(self, *, crash: bool) -> None:
+        """Counts a load before anything else of it is checked, as kexec_load_permitted() does. Raises Errno(EPERM)."""
+        name = uapi.SYSCTL_LOAD_LIMIT_PANIC if crash else uapi.SYSCTL_LOAD_LIMIT_REBOOT
+        left = self.values[name]
+        if self.values[uapi.SYSCTL_LOAD_DISABLED] or not left:
+            raise Errno(errno.EPERM)
+        if left != -1:
+            self.values[name] = left - 1
+
+
 class Kexec:
     """The image slot of one boot."""
 
@@ -58,6 +86,7 @@ class Kexec:
         self._read_formats = read_formats
         self.image: LoadedImage | None = None
         self.jumping = False
+        self.sysctls = Sysctls()
 
     def file_load(self, files: KexecFiles, flags: int, caller: Caller) -> None:
         """Loads an image. A load that fails keeps the previous image.
@@ -65,12 +94,11 @@ class Kexec:
         Raises Errno: EPERM, EINVAL flags, EBUSY, ENOEXEC, EINVAL command line; EADDRNOTAVAIL for a crash kernel, since
         no memory is reserved for it.
         """
-        if not caller.capable(CAP_SYS_BOOT):
-            raise Errno(errno.EPERM)
+        crash = bool(flags & uapi.KEXEC_FILE_ON_CRASH)
+        self._permit(caller, crash=crash)
         if flags & ~uapi.KEXEC_FILE_FLAGS:
             raise Errno(errno.EINVAL)
         self._lock()
-        crash = bool(flags & uapi.KEXEC_FILE_ON_CRASH)
         if flags & uapi.KEXEC_FILE_UNLOAD:
             if not crash:
                 self.image = None
@@ -95,15 +123,14 @@ class Kexec:
 
         Raises Errno: EPERM, EINVAL flags, count, architecture, EBUSY, EADDRNOTAVAIL not on pages, EINVAL overlap.
         """
-        if not caller.capable(CAP_SYS_BOOT):
-            raise Errno(errno.EPERM)
+        crash = bool(flags & uapi.KEXEC_ON_CRASH)
+        self._permit(caller, crash=crash)
         architecture = flags & _ARCH_MASK
         if flags & ~_ARCH_MASK & ~_LOAD_FLAGS:
             raise Errno(errno.EINVAL)
         if len(segments) > KEXEC_SEGMENT_MAX or architecture not in _ARCHITECTURES:
             raise Errno(errno.EINVAL)
         self._lock()
-        crash = bool(flags & uapi.KEXEC_ON_CRASH)
         if not segments:
             if not crash:
                 self.image = None
@@ -119,6 +146,12 @@ class Kexec:
         if any(len(data) > segment.length for segment, (_, data) in zip(ordered, buffers, strict=True)):
             raise Errno(errno.EINVAL)
         self.image = self._from_segments(buffers)
+
+    def _permit(self, caller: Caller, *, crash: bool) -> None:
+        """Raises Errno(EPERM)."""
+        if not caller.capable(CAP_SYS_BOOT):
+            raise Errno(errno.EPERM)
+        self.sysctls.count(crash=crash)
 
     def _lock(self) -> None:
         """Raises Errno(EBUSY) during a kexec, which holds the kexec lock. No call waits for that lock."""

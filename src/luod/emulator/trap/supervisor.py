@@ -19,6 +19,7 @@ from luod.emulator.model.kernel import Kernel
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked, Ending, Jump
 from luod.emulator.trap.fuse.server import FuseNode
+from luod.emulator.trap.kexec_state import KexecState
 from luod.emulator.trap.process.caller import KexecFiles, Segments, Surroundings, Thread
 from luod.emulator.trap.process.placeholder import Identity, Placeholders
 from luod.emulator.trap.seccomp.bpf import CALLS, Call
@@ -98,10 +99,10 @@ class Supervisor:
         fuse: Fd | None,
         device: int | None,
         user_namespace: int,
-        kexec_loaded: Fd | None,
+        kexec_state: KexecState,
         devices: DeviceSide | None = None,
     ) -> None:
-        """`fuse` is mounted already. `kexec_loaded`, borrowed, is the file behind /sys/kernel/kexec_loaded."""
+        """`fuse` is mounted already."""
         self._kernel = kernel
         self._listener = Listener(listener)
         self._placeholders: Placeholders[DeviceFile | SessionFile] = Placeholders()
@@ -113,7 +114,7 @@ class Supervisor:
             self._devices = Devices(devices, self._around)
         self._device = LiveUpdateDevice(kernel, self._thread)
         self._node = FuseNode(fuse, self._device) if fuse is not None else None
-        self._kexec_loaded = kexec_loaded
+        self._kexec_state = kexec_state
         self._epoll = select.epoll()
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
         self._epoll.register(self._placeholders.fileno(), select.EPOLLIN)
@@ -218,14 +219,11 @@ class Supervisor:
             case Call.KEXEC_LOAD:
                 _, count, address, flags, *_ = notification.arguments
                 segments = Segments(thread, notification.architecture, count, address)
-                value = self._kernel.kexec_load(segments, flags, thread)
-                self._publish()
-                self._listener.answer(notification, value)
+                self._load(notification, lambda: self._kernel.kexec_load(segments, flags, thread))
             case Call.KEXEC_FILE_LOAD:
-                files = KexecFiles(thread, notification.arguments)
-                value = self._kernel.kexec_file_load(files, notification.arguments[4], thread)
-                self._publish()
-                self._listener.answer(notification, value)
+                arguments = KexecFiles(thread, notification.arguments)
+                load_flags = notification.arguments[4]
+                self._load(notification, lambda: self._kernel.kexec_file_load(arguments, load_flags, thread))
             case Call.OPEN | Call.OPENAT | Call.OPENAT2:
                 self._open(notification, thread, call)
             case None:
@@ -277,6 +275,10 @@ class Supervisor:
             self._kernel.release(file)
             raise
 
-    def _publish(self) -> None:
-        if self._kexec_loaded is not None:
-            os.pwrite(self._kexec_loaded.fileno(), b"1\n" if self._kernel.kexec_loaded else b"0\n", 0)
+    def _load(self, notification: Notification, load: Callable[[], int]) -> None:
+        self._kexec_state.read()
+        try:
+            value = load()
+        finally:
+            self._kexec_state.show()
+        self._listener.answer(notification, value)
