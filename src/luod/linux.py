@@ -1,7 +1,7 @@
 """System calls and fd ownership that Python's standard library lacks.
 
-There is no policy and no knowledge of live update here: that is in `luod.liveupdate` and `luod.kexec`. ctypes is
-imported on first use: it costs milliseconds of start-up.
+There is no policy and no knowledge of live update here: that is in `luod.liveupdate` and `luod.kexec`. ctypes, select
+and warnings are imported on first use: luod and VMMs start while guests are paused.
 """
 
 from __future__ import annotations
@@ -9,10 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import select
-import warnings
-from collections.abc import Callable
-from types import TracebackType
 
 from luod.errors import BadInput, KernelRefused
 from luod.uapi.memfd import (
@@ -27,15 +23,11 @@ from luod.uapi.memfd import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
     from typing import Any, Final, Protocol, Self
-
-    class HasFileno(Protocol):
-        """Anything with an fd: a file, a socket, an `Fd`."""
-
-        def fileno(self) -> int: ...
-
 else:
-    HasFileno = object  # a protocol is for the type checker, and costs the import of typing
+    Protocol = object  # typing is not loaded for it
 
 MS_BIND: Final = 4096
 
@@ -54,6 +46,12 @@ _NUMBERS: Final[dict[str, dict[str, int]]] = {
         "memfd_create": 279, "mmap": 222, "munmap": 215, "madvise": 233,
     },
 }  # fmt: skip
+
+
+class HasFileno(Protocol):
+    """Anything with an fd: a file, a socket, an `Fd`."""
+
+    def fileno(self) -> int: ...
 
 
 class Resource:
@@ -123,6 +121,8 @@ class Fd(Resource):
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
+            import warnings
+
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
             self.close()
 
@@ -212,6 +212,8 @@ def pidfd_getfd(pidfd: int, target: int) -> Fd:
 
 def has_ended(pidfd: HasFileno, *, within: float = 0.0) -> bool:
     """Returns whether the process of `pidfd` has ended, reaped or not. Waits up to `within` seconds for it."""
+    import select
+
     poll = select.poll()  # select() takes no fd above 1023
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(within * 1000))

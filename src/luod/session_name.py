@@ -6,20 +6,25 @@ frozen, in the update of that number.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import Final, Self
-
 from luod.errors import BadInput
+from luod.frozen import frozen
 
-ALLOWED: Final = re.compile(r"[A-Za-z0-9._@/#-]{1,63}")
-"""The syntax of names of sessions, of stashes, and of participants."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Self
+
 OWN: Final = "luod"
 """The session of luod's registry. Names that begin with it are reserved, and so is `systemd`."""
-_NUMBERED: Final = re.compile(r"(.+)#([0-9]+)")
+_LENGTH_MAX: Final = 63
+_ALLOWED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@/#-")
 
 
-@dataclass(frozen=True, order=True)
+def is_allowed(text: str) -> bool:
+    """Returns whether `text` has the syntax of names of sessions, of stashes, and of participants."""
+    return 1 <= len(text) <= _LENGTH_MAX and _ALLOWED.issuperset(text)
+
+
+@frozen
 class SessionName:
     """NAME, `base`, or NAME#GENERATION. Raises BadInput if no session of a program may have this name."""
 
@@ -27,7 +32,7 @@ class SessionName:
     generation: int | None = None
 
     def __post_init__(self) -> None:
-        if not (self.base and ALLOWED.fullmatch(str(self)) and (self.generation is None or self.generation >= 0)):
+        if not (self.base and is_allowed(str(self)) and (self.generation is None or self.generation >= 0)):
             raise BadInput(
                 f"{str(self)!r:.100} is not a valid session name",
                 hint="a name has 1 to 63 of the letters A-Z a-z, digits, and . _ @ / # -",
@@ -36,7 +41,7 @@ class SessionName:
             raise BadInput(
                 f"the name {str(self)!r} is reserved", hint=f"`systemd` and names that begin with `{OWN}` are"
             )
-        if _NUMBERED.fullmatch(self.base):
+        if _split(self.base)[1]:
             raise BadInput(
                 f"{str(self)!r} is not a valid session name",
                 hint="a name ends in # and a number once, and the number has no leading zeros",
@@ -47,10 +52,16 @@ class SessionName:
         """Returns the parsed name. Raises BadInput if no session of a program may have it."""
         if not isinstance(text, str):
             raise BadInput(f"a session's name is text, a str: {text!r:.100}")
-        numbered = _NUMBERED.fullmatch(text)
-        if numbered is None or (len(numbered[2]) > 1 and numbered[2].startswith("0")):
+        base, digits = _split(text) if is_allowed(text) else (text, "")
+        if not digits or (len(digits) > 1 and digits.startswith("0")):
             return cls(text)
-        return cls(numbered[1], int(numbered[2]))
+        return cls(base, int(digits))
 
     def __str__(self) -> str:
         return self.base if self.generation is None else f"{self.base}#{self.generation}"
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Returns the parts before and after the last #, if the second is a number; `text` and "" otherwise."""
+    base, _, digits = text.rpartition("#")
+    return (base, digits) if base and digits.isascii() and digits.isdigit() else (text, "")

@@ -288,9 +288,9 @@ def test_files_that_are_kept_open_are_shared_and_closed_with_the_last_user() -> 
     assert one is not None
     assert one is other
     assert one.chargeable(1) == memory.chargeable(enough=1)
-    one.close()
-    assert not isinstance(one.free(1), Unknown)
-    one.close()
+    del one
+    assert not isinstance(other.free(1), Unknown)
+    del other
     assert len(os.listdir("/proc/self/fd")) == before
 
 

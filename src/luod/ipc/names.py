@@ -1,6 +1,10 @@
 """Names on the wire: luod's interfaces, the sockets that serve them, and errors that belong to no interface."""
 
-from typing import Final
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 SESSIONS: Final = "io.luod.Sessions"
 UPDATES: Final = "io.luod.Updates"

@@ -5,18 +5,16 @@ Programs use these classes only as `LiveUpdate`, `OutgoingSession` and `Incoming
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
-
 from luod.errors import BadInput
 from luod.linux import Fd, Resource
 from luod.liveupdate import calls
-from luod.memory import Limits
 from luod.uapi import liveupdate as uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
+
+    from luod.memory import Limits
 
 NAME_MAX: Final = uapi.LIVEUPDATE_SESSION_NAME_LENGTH - 1
 """The maximum length of a session's name in bytes."""
@@ -69,13 +67,10 @@ class Session(Owner):
         """Takes ownership of `fd`, and of `limits`, which reports the limits of memory that cannot be read here."""
         super().__init__(fd)
         self._limits = limits
-        self._forget_limits: Callable[[], object] = _nothing
-        if limits is not None:
-            self._forget_limits = weakref.finalize(self, limits.close)
 
     def close(self) -> None:
         super().close()
-        self._forget_limits()
+        self._close_limits()
 
     @property
     def name(self) -> str:
@@ -96,9 +91,9 @@ class Session(Owner):
     def detach(self) -> Fd:
         """Returns the session's fd, which the caller owns from now on. This object is closed."""
         fd = Fd(self._fd.detach())
-        self._forget_limits()
+        self._close_limits()
         return fd
 
-
-def _nothing() -> None:
-    pass
+    def _close_limits(self) -> None:
+        if self._limits is not None:
+            self._limits.close()

@@ -10,18 +10,26 @@ as in a chroot without /proc. luod can answer for such a process (`luod.ipc.clie
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Protocol, TypeVar
+import weakref
 
 from luod.errors import KernelRefused, MemoryUnknown, NotEnoughMemory
+from luod.frozen import frozen
 from luod.memory import cgroup
-from luod.memory.source import Keeping, Live, Source
+from luod.memory.source import Keeping, Live
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, Protocol, TypeVar
+
+    from luod.memory.source import Source
+
+    T = TypeVar("T")
+    Root = str | os.PathLike[str]
+else:
+    Protocol = object
 
 _STRICT_OVERCOMMIT: Final = 2
 _NO_FD: Final = (errno.EMFILE, errno.ENFILE)
@@ -31,10 +39,8 @@ _WHYS_MAX: Final = 3
 _OVERCOMMIT: Final = "/proc/sys/vm/overcommit_memory"
 _MEMINFO: Final = "/proc/meminfo"
 
-T = TypeVar("T")
 
-
-@dataclass(frozen=True)
+@frozen
 class Room:
     """The remainder of one limit: `available` bytes (0 or more). `limit` is its description or a cgroup's path."""
 
@@ -42,7 +48,7 @@ class Room:
     limit: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Unknown:
     """Some limit could not be read. `why` names it; `room` is the tightest of the others.
 
@@ -67,7 +73,7 @@ class Limits(Protocol):
 
 
 def chargeable(
-    root: Path = Path("/"), process: int | None = None, *, enough: int | None = None, limits: Limits | None = None
+    root: Root = "/", process: int | None = None, *, enough: int | None = None, limits: Limits | None = None
 ) -> Answer:
     """Returns the tightest existing limit on memory that would be charged to this process.
 
@@ -86,7 +92,7 @@ def chargeable(
 
 
 def free(
-    root: Path = Path("/"), process: int | None = None, *, enough: int | None = None, limits: Limits | None = None
+    root: Root = "/", process: int | None = None, *, enough: int | None = None, limits: Limits | None = None
 ) -> Answer:
     """Returns the answer of `chargeable`, bounded by MemAvailable: for memory that is not allocated yet."""
     answer = _answer(Live(root), process, enough, new=True)
@@ -95,7 +101,7 @@ def free(
     return answer
 
 
-def ceilings(root: Path = Path("/"), process: int | None = None) -> tuple[list[Room], str]:
+def ceilings(root: Root = "/", process: int | None = None) -> tuple[list[Room], str]:
     """Returns the limits of `chargeable`, each as a whole: its remainder if nothing were used yet.
 
     The text names the limits that could not be read; "" when all could.
@@ -145,15 +151,14 @@ def known(answer: Answer) -> Room | None:
 
 
 class Kept:
-    """The files with this process's limits, open: for use after chroot(2).
+    """The files with this process's limits, open: for use after chroot(2). They are closed with the last reference.
 
-    `keep` makes one, and the caller closes it.
+    `keep` makes one.
     """
 
     def __init__(self, source: Keeping) -> None:
         self._source = source
         self._process = os.getpid()
-        self._users = 1
 
     def chargeable(self, enough: int) -> Answer:
         return self._answer(enough, new=False)
@@ -161,24 +166,10 @@ class Kept:
     def free(self, enough: int) -> Answer:
         return self._answer(enough, new=True)
 
-    def close(self) -> None:
-        """Drops one caller's use. The last one closes the files."""
-        with _lock:
-            self._users -= 1
-            if not self._users:
-                self._source.close()
-
-    def share(self) -> Kept:
-        """Returns this object for one more caller."""
-        self._users += 1
-        return self
-
     @property
     def current(self) -> bool:
-        """Returns whether it is open, and its files are those of this process's cgroup."""
-        if not self._users or os.getpid() != self._process:
-            return False
-        return _Whys().of(_cgroups, self._source, None) is not None
+        """Returns whether its files are those of this process's cgroup."""
+        return os.getpid() == self._process and _Whys().of(_cgroups, self._source, None) is not None
 
     def _answer(self, enough: int | None, *, new: bool) -> Answer:
         if os.getpid() != self._process:
@@ -186,19 +177,17 @@ class Kept:
         return _answer(self._source, None, enough, new=new)
 
 
-_kept: Kept | None = None
-_lock = threading.RLock()
-"""Sessions are closed in any thread, and by the garbage collector, at any point of this one."""
+_kept: weakref.ref[Kept] | None = None
 
 
 def keep() -> Kept | None:
-    """Opens the files with this process's limits, for all callers in it. Returns None if they cannot be read."""
+    """Returns the open files with this process's limits, the same for all callers. None: they cannot be read."""
     global _kept
-    with _lock:
-        if _kept is None or not _kept.current:
-            _kept = _opened()
-            return _kept
-        return _kept.share()
+    kept = None if _kept is None else _kept()
+    if kept is None or not kept.current:
+        kept = _opened()
+        _kept = None if kept is None else weakref.ref(kept)
+    return kept
 
 
 def _opened() -> Kept | None:
@@ -209,8 +198,10 @@ def _opened() -> Kept | None:
     for directory, v1 in _cgroups(source, None):
         # Needed if the cgroup gets a limit later.
         for name in ("memory.usage_in_bytes" if v1 else "memory.current", "memory.stat"):
-            with contextlib.suppress(OSError):
+            try:
                 source.text(f"{directory}/{name}")
+            except OSError:
+                pass
     source.seal()
     return Kept(source)
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final
+
+from luod.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Final
 
 V1: Final = "cgroup"
 V2: Final = "cgroup2"
@@ -21,7 +25,7 @@ _INITIAL_NAMESPACE: Final = "cgroup:[4026531835]"
 _MOST_REMEMBERED: Final = 256
 
 
-@dataclass(frozen=True)
+@frozen
 class _Mount:
     """A mounted hierarchy: `part` of it is at `point`. `device` is its st_dev."""
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from pathlib import Path
-from typing import Final, Protocol
 
-from luod.linux import Fd
 from luod.memory import cgroup
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Protocol
+else:
+    Protocol = object
 
 _CHUNK: Final = 64 * 1024
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC
@@ -42,7 +45,7 @@ class Source(Protocol):
 class Live:
     """Reads each file on demand. `root` is the directory that has /proc and /sys."""
 
-    def __init__(self, root: Path = Path("/")) -> None:
+    def __init__(self, root: str | os.PathLike[str] = "/") -> None:
         # These files are read before every PRESERVE_FD and RETRIEVE_FD, so paths are plain strings.
         self._under = os.fspath(root).rstrip("/")
 
@@ -70,12 +73,12 @@ class Keeping:
     """Reads as `Live` does and keeps the files open. After `seal` it reads those files and opens no other.
 
     So it can be read after chroot(2). It keeps files and no directory: a directory would lead out of a chroot. It owns
-    the fds.
+    the fds, and closes them when it is collected.
     """
 
     def __init__(self) -> None:
         self._live = Live()
-        self._files: dict[str, Fd] = {}
+        self._files: dict[str, int] = {}
         self._answers: dict[str, bool] = {}
         self._places: dict[str, tuple[str, ...]] = {}
         self._sealed = False
@@ -88,9 +91,9 @@ class Keeping:
         if file is None:
             if self._sealed:
                 raise OSError(errno.ENOENT, "it was not there", path)
-            file = self._files[path] = Fd(os.open(path, _READ))
+            file = self._files[path] = os.open(path, _READ)
         parts, at = [], 0
-        while part := os.pread(file.fileno(), _CHUNK, at):
+        while part := os.pread(file, _CHUNK, at):
             parts.append(part)
             at += len(part)
         return b"".join(parts).decode("utf-8", "surrogateescape")
@@ -113,5 +116,7 @@ class Keeping:
         return self._answers.get(f"empty {path}", False)
 
     def close(self) -> None:
-        for file in self._files.values():
-            file.close()
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    __del__ = close

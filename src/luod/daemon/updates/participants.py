@@ -32,7 +32,7 @@ from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
 from luod.ipc.types.phases import Ballot, State, VotePhase
 from luod.ipc.types.updates import DeclaredSession, Event
-from luod.session_name import ALLOWED, SessionName
+from luod.session_name import SessionName, is_allowed
 
 if TYPE_CHECKING:
     from luod.daemon.updates.coordinator import Coordinator
@@ -109,7 +109,7 @@ class Participants:
     async def follow(self, peer: Peer, name: str) -> AsyncGenerator[Event, None]:
         if peer.anonymous:
             raise PermissionDenied()
-        if not ALLOWED.fullmatch(name):
+        if not is_allowed(name):
             raise Refused(
                 message=f"{name!r} is not a valid participant name",
                 hint="a name has 1 to 63 of the letters A-Z a-z, digits, and . _ @ / # -",
