@@ -11,21 +11,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping
-from types import TracebackType
-from typing import Final, Self, TypeVar
 
 from luod.errors import DaemonUnreachable
-from luod.ipc.client import held_files, restore, sessions
+from luod.ipc.client import restore, sessions
 from luod.ipc.client.connection import TIMEOUT, Connection, check_seconds, perform
 from luod.ipc.client.handle import IncomingHandle, OutgoingHandle
 from luod.ipc.client.restore import RestoredFiles
-from luod.ipc.client.sessions import OUTGOING, Exchange
+from luod.ipc.client.sessions import OUTGOING
 from luod.ipc.names import SESSIONS_SOCKET
 from luod.ipc.types.sessions import Description, SessionInfo
-from luod.linux import Fd
-from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
-from luod.manifest import MANIFEST_TOKEN, Entry
+from luod.manifest import MANIFEST_TOKEN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+    from types import TracebackType
+    from typing import Final, Self, TypeVar
+
+    from luod.ipc.client.sessions import Exchange
+    from luod.linux import Fd
+    from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
+    from luod.manifest import Entry
+
+    T = TypeVar("T")
 
 __all__ = [  # noqa: RUF022 - most important first
     "Client",
@@ -35,9 +43,6 @@ __all__ = [  # noqa: RUF022 - most important first
     "SessionInfo",
     "Description",
 ]
-
-T = TypeVar("T")
-
 
 LOOK_SECONDS: Final = 0.1
 """Seconds between two attempts to find a luod that is not there yet."""
@@ -80,7 +85,9 @@ class Client:
         reserves. Raises SessionExists (EEXIST): an fd of an outgoing session with this name is open; if it is of an
         earlier VMM process, `discard` releases it. Raises KernelRefused: any other errno of the kernel.
         """
-        return HeldOutgoingSession(self, name, self._run(sessions.create(name, self.path, manifest=manifest)))
+        from luod.ipc.client import creation  # not loaded by a program whose guest waits to be restored
+
+        return HeldOutgoingSession(self, name, self._run(creation.create(name, self.path, manifest=manifest)))
 
     def retrieve(self, name: str) -> HeldIncomingSession:
         """Returns the incoming session `name`; the caller owns it.
@@ -153,6 +160,8 @@ class Client:
         Raises AlreadyStashed. Raises Refused: too many of this user, or neither memory nor a device. Raises BadInput,
         Busy.
         """
+        from luod.ipc.client import held_files
+
         self._run(held_files.stash(name, files))
 
     def unstash(self, name: str, *, keep: bool = False) -> dict[str, Fd]:
@@ -161,10 +170,14 @@ class Client:
         luod closes its own fds once the files arrived. With `keep` it holds them until `drop_stash`, for another
         process after a crash. Raises NotStashed.
         """
+        from luod.ipc.client import held_files
+
         return self._run(held_files.unstash(name, keep=keep))
 
     def drop_stash(self, name: str) -> None:
         """Makes luod close the files that it holds under `name`. Raises NotStashed."""
+        from luod.ipc.client import held_files
+
         self._run(held_files.drop_stash(name))
 
     def close(self) -> None:
@@ -247,7 +260,9 @@ class HeldOutgoingSession(OutgoingHandle):
         Raises SessionExists (EEXIST): another fd of the old session is open somewhere, and luod has closed its own;
         close that fd and repeat the call, or `release` the session.
         """
-        self._bare = self._client._run(sessions.replace(self._name, self._bare, files, drop, self._client.path))
+        from luod.ipc.client import creation
+
+        self._bare = self._client._run(creation.replace(self._name, self._bare, files, drop, self._client.path))
 
     def release(self) -> None:
         """Makes luod close its fd of the session, and closes this one.

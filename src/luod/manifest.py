@@ -25,11 +25,18 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Final
 
+from luod.decode import encode
 from luod.errors import ManifestError
+from luod.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, Final
+
+    Read = Callable[[int], bytes | None]
+    """Returns the part under a token; None without it."""
 
 MANIFEST_TOKEN: Final = 2**64 - 2
 PARTS_MAX: Final = 256
@@ -46,11 +53,13 @@ _HEADER: Final = struct.Struct("<II")
 _ROOM: Final = 4096
 """Bytes that a part must have free before a record: enough for an entry, for its `dropped`, and for `continues`."""
 
-Read = Callable[[int], bytes | None]
-"""Returns the part under a token; None without it."""
+MEMFD: Final = "memfd"
+"""The kind of memory: the only one with holes to fill."""
+VFIO: Final = "vfio"
+"""The kind of a VFIO device file."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Entry:
     """One file of a session. `size` and `allocated` are in bytes, as they were just before it was preserved."""
 
@@ -64,7 +73,7 @@ class Entry:
     """The PCI address of a VFIO device, if it is known."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Write:
     """Bytes to store at `offset` of the part under `token`. Writes are to be made in the given order."""
 
@@ -106,7 +115,7 @@ class Log:
 
     def add(self, entry: Entry) -> tuple[Write, ...]:
         """Returns the writes that record `entry`, to be made before its file is preserved."""
-        record = asdict(entry)
+        record = encode(entry)
         if entry.device is None:
             del record["device"]
         return self._append(record)

@@ -20,23 +20,27 @@ protocol for any language. After the kexec, `Client.restore` returns the workloa
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Self
 
 from luod.client import Client, HeldOutgoingSession
 from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
-from luod.ipc.client import participation, sessions
+from luod.ipc.client import creation, participation
 from luod.ipc.client.connection import Connection, perform
 from luod.ipc.client.failure import Failure
-from luod.ipc.client.participation import Carried, Event, Participation, PlannedFile
+from luod.ipc.client.participation import Participation, PlannedFile
 from luod.ipc.client.phase import Told
 from luod.ipc.types.updates import FrozenDevice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
+    from typing import Self
+
+    from luod.ipc.client.participation import Carried, Event
+    from luod.ipc.client.sessions import Exchange, T
 
 __all__ = ["Participant", "Phase", "PlannedFile", "FrozenDevice"]  # noqa: RUF022 - most important first
 
@@ -82,7 +86,7 @@ class Phase(Told):
         `with` neither is a failure: `cancelled` is next, and the guest resumes there.
         """
         client, name = self._participant._client, self._frozen_name(of)
-        bare = self._participant._perform(sessions.create(name, client.path, manifest=True))
+        bare = self._participant._perform(creation.create(name, client.path, manifest=True))
         session = HeldOutgoingSession(client, name, bare)
         self._part.froze(session)
         return session
@@ -96,8 +100,10 @@ class Phase(Told):
     ) -> bool:
         reason, counted = self._veto_on_leaving(error), False
         if reason is not None:
-            with contextlib.suppress(LuodError):
+            try:
                 counted = self.veto(reason)
+            except LuodError:
+                pass
         return self._leave(error, counted)
 
 
@@ -127,7 +133,7 @@ class Participant:
         self._client = Client() if client is None else client
         self._part = Participation(name, sessions, planned)
         self._failure = Failure()
-        self._pending: deque[Event] = deque()
+        self._pending: list[Event] = []
         self._connection: Connection | None = None
         self._pause = 0.0
         self._closed = False
@@ -141,8 +147,10 @@ class Participant:
         """
         self._part.carry(sessions, planned)
         if self._connection is not None:
-            with contextlib.suppress(DaemonUnreachable):
+            try:
                 self._perform(participation.declare(self._part))
+            except DaemonUnreachable:
+                pass
 
     def next(self, timeout: float | None = None) -> Phase | None:
         """Returns the next phase. Waits for it, without limit or for `timeout` seconds, after which it returns None.
@@ -171,12 +179,14 @@ class Participant:
                         time.sleep(participation.left(end, self._pause) or 0.0)
                 if not self._pending and end is not None and time.monotonic() >= end:
                     return None
-            event = self._pending.popleft()
+            event = self._pending.pop(0)
             reason = self._failure.vetoes(event)
             if reason is None:
                 return Phase(self, event)
-            with contextlib.suppress(LuodError):
+            try:
                 self._perform(participation.vote(self._part.secret, event, reason))
+            except LuodError:
+                pass
 
     def run(
         self,
@@ -235,7 +245,7 @@ class Participant:
             if reply is None:
                 raise DaemonUnreachable(f"luod at {self._client.path} did not answer in time")
             self._connection = connection
-            with contextlib.closing(reply):
+            with reply:
                 self._put(self._part.begun(reply))
             self._perform(participation.declare(self._part))
         except BaseException:
@@ -249,7 +259,7 @@ class Participant:
         reply = self._connection.next(seconds)
         if reply is None:
             return
-        with contextlib.closing(reply):
+        with reply:
             event = self._part.told(reply)
         self._put(event)
         if event is not None and event.kind == "preparing":
@@ -269,7 +279,7 @@ class Participant:
         if connection is not None:
             connection.close()
 
-    def _perform(self, steps: sessions.Exchange[sessions.T]) -> sessions.T:
+    def _perform(self, steps: Exchange[T]) -> T:
         return perform(steps, self._client.path, self._client.timeout)
 
     def __iter__(self) -> Iterator[Phase]:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Final
 
 from luod.errors import BadInput
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 DEVICES: Final = Path("/sys/bus/pci/devices")
 DRIVERS: Final = Path("/sys/bus/pci/drivers")

@@ -12,7 +12,8 @@ from dataclasses import asdict
 from typing import Any
 
 import luod
-from luod.ipc.client import sessions
+from luod.decode import encode
+from luod.ipc.client import creation, sessions
 from luod.ipc.client.connection import perform
 from luod.liveupdate import IncomingSession
 from tests.programs.library import Library
@@ -61,7 +62,7 @@ class Client(Library):
 
     def call_replace_named(self, name: str) -> None:
         """Has luod put an empty session in the place of one of which this process has no fd."""
-        perform(sessions._made("Replace", name, self._socket, manifest=False), self._socket, 30.0).close()
+        perform(creation.made("Replace", name, self._socket, manifest=False), self._socket, 30.0).close()
 
     def call_discard(self, name: str) -> list[str]:
         return list(self._ask("discard", name))
@@ -75,7 +76,7 @@ class Client(Library):
 
     def call_manifest(self, name: str, direction: str = "outgoing") -> list[Any]:
         files, all_of_it = self._ask("manifest", name, direction=direction)
-        return [[asdict(file) for file in files], all_of_it]
+        return [[encode(file) for file in files], all_of_it]
 
     def call_stash(self, name: str, files: dict[str, Slot]) -> None:
         self._ask("stash", name, {label: Borrowed(self.fd(slot)) for label, slot in files.items()})

@@ -12,10 +12,10 @@ import contextlib
 import errno
 import os
 import sys
-from dataclasses import asdict
 from typing import Any
 
 from luod import kexec
+from luod.decode import encode
 from luod.errors import KernelRefused, LuodError
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, LiveUpdate, OutgoingSession, memory, unpreserve_available
@@ -105,7 +105,7 @@ class Library(Process):
 
     def call_contents(self, session: str) -> list[dict[str, Any]] | None:
         contents = self.session(session).contents
-        return None if contents is None else [asdict(entry) for entry in contents]
+        return None if contents is None else [encode(entry) for entry in contents]
 
     def call_retrieve(self, session: str, file: int | str, slot: str, **how: Any) -> None:
         self.put(slot, self.result(self.incoming[session].retrieve(file, **how)).detach())

@@ -11,23 +11,24 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from luod.client import LOOK_SECONDS
 from luod.errors import DaemonUnreachable
-from luod.ipc.client import held_files, restore, sessions
+from luod.ipc.client import creation, held_files, restore, sessions
 from luod.ipc.client.async_connection import connected, in_thread, perform
 from luod.ipc.client.connection import TIMEOUT, check_seconds, unreachable
 from luod.ipc.client.handle import IncomingHandle, OutgoingHandle
 from luod.ipc.client.restore import RestoredFiles
-from luod.ipc.client.sessions import OUTGOING, Exchange
+from luod.ipc.client.sessions import OUTGOING
 from luod.ipc.names import SESSIONS_SOCKET
 from luod.ipc.types.sessions import Description, SessionInfo
 from luod.linux import Fd
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
 from luod.manifest import MANIFEST_TOKEN, Entry
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from luod.ipc.client.sessions import Exchange, T
 
 
 class AsyncClient:
@@ -51,7 +52,7 @@ class AsyncClient:
     async def create(self, name: str, *, manifest: bool = True) -> AsyncHeldOutgoingSession:
         """See `luod.Client.create`."""
         return AsyncHeldOutgoingSession(
-            self, name, await self._run(sessions.create(name, self.path, manifest=manifest))
+            self, name, await self._run(creation.create(name, self.path, manifest=manifest))
         )
 
     async def retrieve(self, name: str) -> AsyncHeldIncomingSession:
@@ -161,7 +162,7 @@ class AsyncHeldOutgoingSession(OutgoingHandle):
 
     async def replace(self, files: Mapping[int, HasFileno], *, drop: Collection[int] = ()) -> None:
         """See `luod.HeldOutgoingSession.replace`."""
-        steps = sessions.replace(self._name, self._bare, files, drop, self._client.path)
+        steps = creation.replace(self._name, self._bare, files, drop, self._client.path)
         self._bare = await self._client._run(steps)
 
     async def release(self) -> None:

@@ -15,17 +15,20 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from luod.aio.client import AsyncClient, AsyncHeldOutgoingSession
 from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import framing
-from luod.ipc.client import participation, sessions
+from luod.ipc.client import creation, participation
 from luod.ipc.client.async_connection import connected, perform, received, send
 from luod.ipc.client.connection import unreachable
 from luod.ipc.client.failure import Failure
 from luod.ipc.client.participation import Carried, Event, Participation, PlannedFile
 from luod.ipc.client.phase import Told
+
+if TYPE_CHECKING:
+    from luod.ipc.client.sessions import Exchange, T
 
 
 class AsyncPhase(Told):
@@ -49,7 +52,7 @@ class AsyncPhase(Told):
     async def create(self, of: str | None = None) -> AsyncHeldOutgoingSession:
         """See `luod.Phase.create`."""
         client, name = self._participant._client, self._frozen_name(of)
-        bare = await self._participant._perform(sessions.create(name, client.path, manifest=True))
+        bare = await self._participant._perform(creation.create(name, client.path, manifest=True))
         session = AsyncHeldOutgoingSession(client, name, bare)
         self._part.froze(session)
         return session
@@ -179,7 +182,7 @@ class AsyncParticipant:
                 self._connection = await connected(self._client.path)
                 await send(self._connection, self._part.follow(), [])
                 reply = await received(self._connection, self._inbox)
-            with contextlib.closing(reply):
+            with reply:
                 reply.raise_error()
                 self._put(self._part.begun(reply))
             await self._perform(participation.declare(self._part))
@@ -201,7 +204,7 @@ class AsyncParticipant:
             return
         except OSError as error:
             raise unreachable(self._client.path, error) from error
-        with contextlib.closing(reply):
+        with reply:
             reply.raise_error()
             event = self._part.told(reply)
         self._put(event)
@@ -219,7 +222,7 @@ class AsyncParticipant:
         self._inbox.close()
         self._inbox = framing.Inbox()
 
-    async def _perform(self, steps: sessions.Exchange[sessions.T]) -> sessions.T:
+    async def _perform(self, steps: Exchange[T]) -> T:
         return await perform(steps, self._client.path, self._client.timeout)
 
     async def __aiter__(self) -> AsyncIterator[AsyncPhase]:

@@ -9,28 +9,26 @@ library only.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
-from typing import Any, ClassVar, Final, NamedTuple
 
 from luod import errors
 from luod.errors import LuodError
 from luod.ipc.names import ADMIN, SESSIONS, TOO_MANY_CONNECTIONS, UPDATES
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, ClassVar, Final
 
-class Caught(NamedTuple):
-    """The exception of a client; `errno`: of a subclass of KernelRefused."""
-
-    kind: type[LuodError] = errors.CallFailed
-    errno: int = 0
-
+    Caught = tuple[type[LuodError], int]
+    """The exception of a client; of a subclass of KernelRefused, with its errno."""
 
 SHARED: Final[dict[type[LuodError], tuple[str, ...]]] = {
     errors.Refused: (SESSIONS, UPDATES, ADMIN),
     errors.KernelRefused: (SESSIONS, ADMIN),
 }
 """Errors of the library that serve raises unchanged, and the interfaces that declare them."""
-_CAUGHT: Final = {TOO_MANY_CONNECTIONS: Caught(errors.Busy)} | {
-    f"{interface}.{kind.__name__}": Caught(kind) for kind, interfaces in SHARED.items() for interface in interfaces
+_CAUGHT: Final[dict[str, Caught]] = {TOO_MANY_CONNECTIONS: (errors.Busy, 0)} | {
+    f"{interface}.{kind.__name__}": (kind, 0) for kind, interfaces in SHARED.items() for interface in interfaces
 }
 """The exception of a client for an error, by its full name."""
 
@@ -47,7 +45,7 @@ class WireError(LuodError):
         cls.interfaces = of
         for interface in reversed(of):
             cls.name = f"{interface}.{name or cls.__name__}"
-            _CAUGHT[cls.name] = Caught(caught, code)
+            _CAUGHT[cls.name] = caught, code
 
     def __init__(self, *, message: str, hint: str) -> None:
         super().__init__(message, hint=hint)
@@ -219,7 +217,7 @@ def from_the_wire(name: str, parameters: Mapping[str, Any]) -> LuodError:
     short = name.rpartition(".")[2]
     message = str(parameters.get("message") or name)
     hint = str(parameters.get("hint") or "")
-    kind, code = _CAUGHT.get(name, Caught())
+    kind, code = _CAUGHT.get(name, (errors.CallFailed, 0))
     if kind is errors.KernelRefused:
         return _kernel_refused(parameters, hint)
     if short == "InvalidParameter":

@@ -1,32 +1,37 @@
 """Varlink messages as bytes and fds, for clients: NUL-terminated JSON objects, with fds at a message's first byte.
 
 It knows no method of luod: those are in `luod.ipc.client.sessions`. `luod.ipc.server.wire` is the server's side. It
-belongs to no event loop: `luod.client` and `luod.aio` both use it. Standard library only.
+belongs to no event loop: `luod.client` and `luod.aio` both use it. Standard library only. `_socket` has the system
+calls of `socket`, which turns all their constants into enums: that takes 3 ms of a VMM's start (docs/performance.md).
 """
 
 from __future__ import annotations
 
-import array
 import json
-import socket
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+import struct
+from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, MSG_CTRUNC, SCM_RIGHTS, SOL_SOCKET
 
 from luod import errors
+from luod.frozen import frozen
 from luod.ipc.errors import from_the_wire
-from luod.linux import Fd
+from luod.linux import Fd, Resource
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any, Final
 
 REPLY_LIMIT: Final = 16 * 1024 * 1024
 """The length in bytes of the longest reply that a client accepts."""
 _CHUNK: Final = 64 * 1024
 _FDS_A_MESSAGE: Final = 253
 """SCM_MAX_FD of the kernel."""
+_FD_SIZE: Final = 4
 
 
-@dataclass(frozen=True)
-class Reply:
+@frozen
+class Reply(Resource):
     """One reply of luod. It owns its fds until `take` returns one; `close` closes the others."""
 
     parameters: Mapping[str, Any]
@@ -102,7 +107,7 @@ class Inbox:
         self._limit = limit
         self._rest = bytearray()
         self._rest_fds: tuple[Fd, ...] = ()
-        self._ready: deque[Reply] = deque()
+        self._ready: list[Reply] = []
 
     def feed(self, data: bytes, fds: tuple[Fd, ...] = ()) -> None:
         """Takes the result of one read. Raises ProtocolError: the connection is of no use then; close() the inbox."""
@@ -131,14 +136,14 @@ class Inbox:
 
     def take(self) -> Reply | None:
         """Returns the next whole reply, which the caller owns, or None."""
-        return self._ready.popleft() if self._ready else None
+        return self._ready.pop(0) if self._ready else None
 
     def close(self) -> None:
         """Closes every fd that was not returned."""
         _close(self._rest_fds)
         self._rest_fds = ()
         while self._ready:
-            self._ready.popleft().close()
+            self._ready.pop().close()
 
 
 def _close(fds: Iterable[Fd]) -> None:
@@ -148,32 +153,37 @@ def _close(fds: Iterable[Fd]) -> None:
 
 def control_fds(control: Iterable[tuple[int, int, bytes]]) -> list[int]:
     """Returns the fds in the ancillary data of `recvmsg`; the caller owns them."""
-    numbers = array.array("i")
+    numbers: list[int] = []
     for level, kind, data in control:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
-    return list(numbers)
+        if level == SOL_SOCKET and kind == SCM_RIGHTS:
+            numbers += struct.unpack_from(f"{len(data) // _FD_SIZE}i", data)
+    return numbers
 
 
-def receive(connection: socket.socket) -> tuple[bytes, tuple[Fd, ...]]:
+def receive(connection: socket) -> tuple[bytes, tuple[Fd, ...]]:
     """Returns the result of one read: bytes (none at the end of the stream) and their fds, close-on-exec.
 
     Raises OSError (BlockingIOError, TimeoutError among them). Raises ProtocolError when this process had no room for
     the fds: the kernel has closed some of them.
     """
-    data, control, flags, _ = connection.recvmsg(_CHUNK, socket.CMSG_SPACE(_FDS_A_MESSAGE * 4), socket.MSG_CMSG_CLOEXEC)
+    data, control, flags, _ = connection.recvmsg(_CHUNK, CMSG_SPACE(_FDS_A_MESSAGE * _FD_SIZE), MSG_CMSG_CLOEXEC)
     fds = tuple(Fd(number) for number in control_fds(control))
-    if flags & socket.MSG_CTRUNC:
+    if flags & MSG_CTRUNC:
         _close(fds)
         raise errors.ProtocolError("fds were lost in transit", hint="raise RLIMIT_NOFILE of this process")
     return data, fds
 
 
-def send(connection: socket.socket, message: bytes, fds: Sequence[int] = ()) -> None:
+def send_some(connection: socket, message: bytes, fds: Sequence[int]) -> int:
+    """Sends a part of a message, with `fds`, and returns its length. The caller keeps its fds. Raises OSError."""
+    return connection.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))])
+
+
+def send(connection: socket, message: bytes, fds: Sequence[int] = ()) -> None:
     """Sends a whole message on a blocking socket, `fds` with its first byte.
 
     The caller keeps its fds. Raises OSError.
     """
-    sent = socket.send_fds(connection, [message], list(fds)) if fds else 0
+    sent = send_some(connection, message, fds) if fds else 0
     if sent < len(message):
         connection.sendall(memoryview(message)[sent:])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from pathlib import Path
 
 from luod import pci
 from luod.uapi import iommufd as iommufd_uapi
@@ -19,12 +18,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-KIND: Final = "vfio"
-"""The kind of a VFIO device file in a manifest's entry."""
-
 _GROUP: Final = "anon_inode:[vfio-device]"
 _RETRIEVED: Final = "anon_inode:[vfio-device-liveupdate]"
-_SYMBOLS: Final = Path("/proc/kallsyms")
+_SYMBOLS: Final = "/proc/kallsyms"
 _CDEV: Final = "open the device with luod.vfio.open_device, and preserve that file"
 
 
@@ -83,7 +79,7 @@ def _why_not_now(fd: int, code: int) -> str:
     return f"{rule}; or it is of a kind that this kernel does not preserve" if has else f"{rule}; or {lacking}"
 
 
-def has_handler(symbols: Path = _SYMBOLS) -> bool | None:
+def has_handler(symbols: str | os.PathLike[str] = _SYMBOLS) -> bool | None:
     """Returns whether this kernel has a handler for VFIO devices, from its symbols; None if they are not readable.
 
     Reading the symbols is slow. An emulated machine shows the symbols of the host's kernel.
@@ -124,6 +120,6 @@ def is_bound(fd: int) -> bool:
     return True
 
 
-def has_driver(address: str) -> bool:
-    """Returns whether a VFIO driver has the device: only then can it be retrieved."""
-    return pci.vfio_node(address) is not None
+def is_unbound(address: str) -> bool:
+    """Returns whether no VFIO driver has the device, so that it cannot be retrieved. False where /sys is hidden."""
+    return pci.visible() and pci.vfio_node(address) is None

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
 
-from luod import manifest, memory, pci
+from luod import manifest, memory
 from luod.errors import (
     BadInput,
     ContentsUnknown,
@@ -23,14 +22,16 @@ from luod.errors import (
     VfioDeviceNotBound,
 )
 from luod.linux import Fd
-from luod.liveupdate import calls, devices
+from luod.liveupdate import calls
 from luod.liveupdate.session import Session, check_token
-from luod.manifest import Entry
 from luod.uapi import liveupdate as uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Final
+
+    from luod.manifest import Entry
 
 _UNREADABLE: Final = (ManifestError, RetrieveFailed)
 """A manifest that cannot be retrieved any more. The files beside it may still be."""
@@ -118,7 +119,7 @@ class IncomingSession(Session):
                 memory.require(needed, left, f"retrieving {file!r}")
         if check_driver and token not in self._retrieved:
             address = entry.device if entry is not None else None
-            if address is not None and pci.visible() and not devices.has_driver(address):
+            if address is not None and _is_unbound(address):
                 raise VfioDeviceNotBound(f"no VFIO driver has the device {address} of {file!r}", address=address)
         return self._retrieve(token)
 
@@ -161,7 +162,7 @@ class IncomingSession(Session):
             dropped = self.unretrieved(tokens)
             if dropped:
                 listed = ", ".join(str(token) for token in dropped[:10]) + (", …" if len(dropped) > 10 else "")
-                hint = next((devices.lost(self._lost[token]) for token in dropped if token in self._lost), "")
+                hint = next((_why_lost(self._lost[token]) for token in dropped if token in self._lost), "")
                 raise NotRetrieved(f"finishing would drop tokens {listed}", tokens=dropped, hint=hint)
         try:
             calls.FINISH.make(self.fileno(), bytearray(uapi.SESSION_FINISH.pack(uapi.SESSION_FINISH.size, 0)))
@@ -172,13 +173,13 @@ class IncomingSession(Session):
     def _explained(self, error: FinishRefused) -> FinishRefused:
         """Returns `error` of a FINISH with the names of the devices that it waits for, from the manifest."""
         waiting = [said for entry in self._index_of_devices() if (said := self._waits_for(entry))]
-        hint = next(map(devices.lost, self._lost.values()), "")
+        hint = next(map(_why_lost, self._lost.values()), "")
         if not waiting:
             return FinishRefused(error.errno or 0, error.call, error.meaning, hint=hint)
         return FinishRefused(error.errno or 0, error.call, "; ".join(waiting), hint=hint)
 
     def _index_of_devices(self) -> tuple[Entry, ...]:
-        return tuple(entry for entry in self._contents or () if entry.kind == devices.KIND)
+        return tuple(entry for entry in self._contents or () if entry.kind == manifest.VFIO)
 
     def _waits_for(self, entry: Entry) -> str:
         """Returns why FINISH waits for a device; "" if it does not, or if that is not known."""
@@ -192,6 +193,8 @@ class IncomingSession(Session):
         except KernelRefused:
             return ""
         with again:
+            from luod.liveupdate import devices
+
             return "" if devices.is_bound(again.fileno()) else f"{named} is not bound to an iommufd"
 
     def holds(self, token: int = manifest.MANIFEST_TOKEN) -> bool:
@@ -239,7 +242,7 @@ class IncomingSession(Session):
         except RetrieveFailed as error:
             code = error.errno or 0
             self._lost[token] = code
-            raise RetrieveFailed(code, error.call, error.meaning, hint=devices.lost(code)) from None
+            raise RetrieveFailed(code, error.call, error.meaning, hint=_why_lost(code)) from None
         self._retrieved.add(token)
         return Fd(uapi.SESSION_RETRIEVE_FD.unpack(argument)[1])
 
@@ -263,3 +266,18 @@ class IncomingSession(Session):
             return None
         with part:
             return os.pread(part.fileno(), manifest.PART_SIZE, 0)
+
+
+# `devices` is loaded for a workload with devices only: most are restored without.
+
+
+def _is_unbound(address: str) -> bool:
+    from luod.liveupdate import devices
+
+    return devices.is_unbound(address)
+
+
+def _why_lost(code: int) -> str:
+    from luod.liveupdate import devices
+
+    return devices.lost(code)

@@ -11,7 +11,6 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Callable
 from itertools import count
 
 from luod import manifest, memory, pci
@@ -35,10 +34,9 @@ from luod.uapi.memfd import F_GET_SEALS, F_SEAL_EXEC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
-MEMFD: Final = "memfd"
-"""The kind of memory in a manifest's entry: the only kind with holes to fill."""
 _BLOCK: Final = 512
 """The unit of `st_blocks` in bytes."""
 
@@ -139,7 +137,7 @@ class OutgoingSession(Session):
         entry = _describe(fd, token, name, None if device is None else pci.check_address(device))
         if entry.seals & F_SEAL_EXEC and not allow_sealed:
             raise ComesBackSealed(f"fd {fd} has F_SEAL_EXEC, so it would come back immutable")
-        holes = entry.size - entry.allocated if entry.kind == MEMFD else 0
+        holes = entry.size - entry.allocated if entry.kind == manifest.MEMFD else 0
         if check_memory and holes > 0:
             left = memory.free(enough=holes, limits=self._limits)
             memory.require(holes, left, f"filling the holes of fd {fd}", hint=_HOLES_HINT)
@@ -324,7 +322,7 @@ def _describe(fd: int, token: int, name: str | None, device: str | None) -> Entr
         if error.errno not in (errno.EINVAL, errno.EBADF):
             raise KernelRefused(error.errno or 0, "fcntl(F_GET_SEALS)") from None
         if devices.is_device(fd):
-            return Entry(token, name, devices.KIND, 0, 0, 0, device or pci.address_of(fd))
+            return Entry(token, name, manifest.VFIO, 0, 0, 0, device or pci.address_of(fd))
         kind = "device" if stat.S_ISCHR(status.st_mode) else "unknown"
         return Entry(token, name, kind, status.st_size, status.st_blocks * _BLOCK, 0)
-    return Entry(token, name, MEMFD, status.st_size, status.st_blocks * _BLOCK, seals)
+    return Entry(token, name, manifest.MEMFD, status.st_size, status.st_blocks * _BLOCK, seals)

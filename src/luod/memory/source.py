@@ -25,7 +25,6 @@ _READ: Final = os.O_RDONLY | os.O_CLOEXEC
 class Source(Protocol):
     def text(self, path: str) -> str:
         """Returns the whole file. Raises OSError."""
-        ...
 
     def exists(self, path: str) -> bool: ...
 
@@ -35,11 +34,9 @@ class Source(Protocol):
 
         Raises OSError: no mounted file system shows them. Raises ValueError: it is not such a text.
         """
-        ...
 
     def really_empty(self, path: str) -> bool:
         """Returns whether an empty `path` is the kernel's own file, and not a file or device mounted over it."""
-        ...
 
 
 class Live:

@@ -24,7 +24,7 @@ def discarded(*listed: tuple[str, int]) -> list[str]:
         except StopIteration:
             return released
         assert call.method == "Release"
-        released.append(call.parameters["name"])
+        released.append((call.parameters or {})["name"])
         reply = Reply({})
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from luod.arguments import Parser
 from luod.ctl.exits import Exit
 from luod.ctl.output import Output, escaped, size
+from luod.decode import encode
 from luod.errors import LuodError, NoManifest
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ def _files(client: Client, session: Description) -> tuple[Files, str | None]:
 
 def _members(file: Entry) -> dict[str, Any]:
     """Returns a file for JSON. The token is also a string, since jq and JavaScript round integers above 2^53."""
-    from dataclasses import asdict
-
-    members = asdict(file)
+    members = encode(file)
     return {"token": members.pop("token"), "token_str": str(file.token), **members}
 
 

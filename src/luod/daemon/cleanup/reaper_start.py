@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict
 
 from luod.daemon.cleanup.worker import SESSION_FD, admitted
 from luod.daemon.processes import gate
+from luod.decode import encode
 from luod.errors import LuodError
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession
@@ -38,7 +38,7 @@ def main() -> int:
         print(f"luod: no manifest for the reaper: {error}", file=sys.stderr)
         contents = None
     if contents is not None:
-        manifest = json.dumps([asdict(entry) for entry in contents], separators=(",", ":"))
+        manifest = json.dumps(contents, default=encode, separators=(",", ":"))
         if len(manifest) <= _MOST_BYTES:
             os.environ["LUOD_MANIFEST"] = manifest
     return gate.become(sys.argv[1:], sys.stdout)

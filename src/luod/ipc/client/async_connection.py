@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from luod.errors import CallFailed, LuodError
 from luod.ipc import framing
@@ -21,13 +21,16 @@ from luod.ipc.client.restore import Arrived
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
 
+if TYPE_CHECKING:
+    from luod.ipc.client.sessions import Exchange
+
 T = TypeVar("T")
 
 _QUEUE_FULL_PAUSE: Final = 0.01
 """Seconds between two attempts to connect while luod's queue is full: the kernel does not report free room."""
 
 
-async def perform(steps: sessions.Exchange[T], path: str, timeout: float) -> T:
+async def perform(steps: Exchange[T], path: str, timeout: float) -> T:
     """Runs an exchange with luod at `path`. Raises luod's errors, and those of the exchange.
 
     `timeout`, in seconds, is for each call.
@@ -42,18 +45,14 @@ async def perform(steps: sessions.Exchange[T], path: str, timeout: float) -> T:
         steps.close()
 
 
-async def _exchange(
-    call: sessions.Call, steps: sessions.Exchange[T], path: str, timeout: float
-) -> sessions.Call | _Result[T]:
+async def _exchange(call: sessions.Call, steps: Exchange[T], path: str, timeout: float) -> sessions.Call | _Result[T]:
     try:
         reply = await _ask(call, path, timeout)
     except LuodError as error:
         failure = error
         return await _in_thread(lambda: steps.throw(failure))
-    try:
+    with reply:
         return await _in_thread(lambda: steps.send(reply))
-    finally:
-        reply.close()
 
 
 async def _ask(call: sessions.Call, path: str, timeout: float) -> framing.Reply:
@@ -104,7 +103,7 @@ async def connected(path: str) -> socket.socket:
 async def send(connection: socket.socket, message: bytes, fds: list[int]) -> None:
     """Sends a whole message, `fds` with its first byte. The caller keeps its fds. Raises OSError."""
     # A new connection has room for a first byte.
-    sent = socket.send_fds(connection, [message], fds) if fds else 0
+    sent = framing.send_some(connection, message, fds) if fds else 0
     if sent < len(message):  # an answer may have arrived already, and the connection be closed
         await asyncio.get_running_loop().sock_sendall(connection, message[sent:])
 

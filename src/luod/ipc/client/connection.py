@@ -6,15 +6,22 @@ standard library only and no thread. `luod.aio` is for a loop, `luod.ipc.server.
 
 from __future__ import annotations
 
-import socket
 import struct
 import time
-from collections.abc import Generator, Iterator, Sequence
-from typing import Final, Protocol, TypeVar, cast
+from _socket import AF_UNIX, SO_SNDTIMEO, SOCK_STREAM, SOL_SOCKET, socket
 
 from luod.errors import BadInput, CallFailed, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import framing, names
 from luod.linux import HasFileno, Resource
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+    from typing import Final, Protocol, TypeVar
+
+    T = TypeVar("T")
+else:
+    Protocol = object
 
 ROOM_SECONDS: Final = 2.0
 """The time limit for repeated attempts when there are too many connections."""
@@ -22,9 +29,6 @@ ROOM_PAUSE: Final = 0.02
 
 TIMEOUT: Final = 30.0
 """The time limit of a call in seconds. luod itself waits while another process has /dev/liveupdate open."""
-
-
-T = TypeVar("T")
 
 
 class Encoded(Protocol):
@@ -50,11 +54,11 @@ class Connection(Resource):
         self._path = path
         self._timeout = timeout
         self._inbox = framing.Inbox()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = socket(AF_UNIX, SOCK_STREAM)
         try:
             # A timeout of Python makes the socket non-blocking, and a unix socket does not wait for room in the
             # listener's queue then. The kernel's own timeout does.
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, period)
+            self._socket.setsockopt(SOL_SOCKET, SO_SNDTIMEO, period)
             self._socket.connect(path)
         except (OSError, ValueError) as error:
             self._socket.close()
@@ -78,12 +82,10 @@ class Connection(Resource):
         continues = True
         while continues:
             reply = self._reply(None)
-            try:
+            with reply:
                 reply.raise_error()
                 yield reply
                 continues = reply.continues
-            finally:
-                reply.close()
 
     def begin(self, message: bytes) -> None:
         """Sends a call with `more`; `next` returns its replies. Raises DaemonUnreachable."""
@@ -151,10 +153,8 @@ def perform(steps: Generator[Encoded, framing.Reply, T], path: str, timeout: flo
             except LuodError as error:
                 call = steps.throw(error)
                 continue
-            try:
+            with reply:
                 call = steps.send(reply)
-            finally:
-                reply.close()
     except StopIteration as end:
         result: T = end.value
         return result
@@ -193,8 +193,8 @@ def answer(reply: framing.Reply) -> framing.Reply:
 
 def check_seconds(what: str, seconds: float, *, zero: bool = False) -> None:
     """Raises BadInput unless `seconds`, which is `what`, is a valid number of seconds, and not 0 unless `zero`."""
-    number = isinstance(cast(object, seconds), int | float)
-    if not (number and (0 < seconds < 2**31 or (zero and seconds == 0))):
+    number: object = seconds
+    if not (isinstance(number, int | float) and (0 < seconds < 2**31 or (zero and seconds == 0))):
         raise BadInput(f"{what} is a {'number' if zero else 'positive number'} of seconds: {seconds}")
 
 

@@ -6,10 +6,14 @@ exception is raised again. There is no I/O here.
 
 from __future__ import annotations
 
-from typing import Final
-
 from luod.errors import DaemonUnreachable, WrongPhase
-from luod.ipc.client.participation import Event, said_of
+from luod.ipc.client.participation import said_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from luod.ipc.client.participation import Event
 
 _GUEST_RESUMES: Final = ("cancelled", "lost")
 

@@ -6,9 +6,13 @@ kernel's calls, is a class of `luod.liveupdate`, which does not know luod; a han
 
 from __future__ import annotations
 
-from luod.linux import Fd, Resource
-from luod.liveupdate import IncomingSession, OutgoingSession
-from luod.manifest import Entry
+from luod.linux import Resource
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from luod.linux import Fd
+    from luod.liveupdate import IncomingSession, OutgoingSession
+    from luod.manifest import Entry
 
 
 class Handle(Resource):

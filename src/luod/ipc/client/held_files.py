@@ -5,15 +5,19 @@ The exchanges are like those of `luod.ipc.client.sessions`. `luod.client` and `l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
-
 from luod.errors import BadInput, ProtocolError
-from luod.ipc.client.sessions import Call, Exchange
-from luod.ipc.framing import Reply
-from luod.linux import Fd, HasFileno
+from luod.ipc.client.sessions import Call
 from luod.liveupdate.session import check_text
 from luod.session_name import SessionName
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Final
+
+    from luod.ipc.client.sessions import Exchange
+    from luod.ipc.framing import Reply
+    from luod.linux import Fd, HasFileno
 
 AT_ONCE: Final = 16
 """The maximum number of files in one Stash: that of one message."""

@@ -8,8 +8,6 @@ of its socket, if that exists in the jail. Both show the present state.
 
 from __future__ import annotations
 
-import contextlib
-
 from luod import memory
 from luod.errors import LuodError, ProtocolError
 from luod.ipc.client.connection import Connection
@@ -17,9 +15,15 @@ from luod.ipc.decode import decode
 from luod.ipc.framing import encode_call
 from luod.ipc.names import SESSIONS
 from luod.ipc.types.sessions import Limit
-from luod.memory import Answer, Room, Unknown
+from luod.memory import Room, Unknown
 
-_SECONDS = 5.0
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from luod.memory import Answer
+
+_SECONDS: Final = 5.0
 """The time limit of luod's answer in seconds: it reads a few small files."""
 
 
@@ -37,19 +41,18 @@ class Limits:
         return self._asked("free", None if self._kept is None else self._kept.free(enough))
 
     def close(self) -> None:
-        if self._kept is not None:
-            self._kept.close()
-            self._kept = None
+        self._kept = None  # closes the files, unless another session has them
 
     def _asked(self, member: str, answer: Answer) -> Answer:
         """Returns `answer`, or luod's if that is Unknown or no file was kept open."""
         if self._kept is not None and not isinstance(answer, Unknown):
             return answer
         try:
-            with Connection(self._path, timeout=_SECONDS) as connection:
-                reply = connection.ask(encode_call(f"{SESSIONS}.Room", {}))
-            parameters = reply.parameters
-            reply.close()
+            with (
+                Connection(self._path, timeout=_SECONDS) as connection,
+                connection.ask(encode_call(f"{SESSIONS}.Room")) as reply,
+            ):
+                parameters = reply.parameters
         except LuodError as error:
             kept = f"{answer.why}; " if isinstance(answer, Unknown) else ""
             return Unknown(f"{kept}luod cannot be asked: {error.message}")
@@ -64,8 +67,10 @@ def _room(given: object) -> Room | None:
     """Returns the limit in luod's answer. An answer that cannot be decoded leaves nothing."""
     if given is None:
         return None
-    with contextlib.suppress(ProtocolError):
+    try:
         limit = decode(Limit, given)
-        if limit.available >= 0:
-            return Room(limit.available, limit.limit)
+    except ProtocolError:
+        limit = None
+    if limit is not None and limit.available >= 0:
+        return Room(limit.available, limit.limit)
     return Room(0, "an answer of luod's that this library does not understand")

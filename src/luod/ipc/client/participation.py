@@ -9,21 +9,29 @@ docs/updates.md describes the protocol for any language.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, cast, get_args
 
 from luod.errors import BadInput, CallFailed, DaemonUnreachable, ProtocolError
-from luod.ipc.client.sessions import Call, Exchange
+from luod.frozen import frozen
+from luod.ipc.client.sessions import Call
 from luod.ipc.decode import decode
-from luod.ipc.framing import Reply, encode_call
+from luod.ipc.framing import encode_call
 from luod.ipc.names import UPDATES
-from luod.ipc.types.phases import News, VotePhase
 from luod.ipc.types.updates import FrozenDevice
-from luod.manifest import Entry
 from luod.session_name import SessionName
 
-_KINDS: Final = get_args(News)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any, Final, Literal, Protocol, TypeGuard
+
+    from luod.ipc.client.sessions import Exchange
+    from luod.ipc.framing import Reply
+    from luod.ipc.types.phases import News, VotePhase
+    from luod.manifest import Entry
+else:
+    Protocol = object
+
+_KINDS: Final = ("preparing", "granted", "freezing", "jumping", "cancelled", "lost")
 _VOTES_IN: Final = {"preparing": "preparing", "granted": "preparing", "freezing": "freezing"}
 """The phase of a vote during an event."""
 _UNCOUNTED: Final = (f"{UPDATES}.WrongPhase", f"{UPDATES}.NotFollowing")
@@ -50,7 +58,7 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True)
+@frozen
 class PlannedFile:
     """A file that a participant will preserve, so that luod reserves the memory first. Sizes are in bytes.
 
@@ -69,7 +77,7 @@ class PlannedFile:
     device: str | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Event:
     """An event of luod for a participant. `deadline`: seconds, at the time of luod's message.
 
@@ -135,10 +143,10 @@ class Participation:
         """Handles a further reply. Returns None if it has no news."""
         given = reply.parameters
         kind, generation, deadline = given.get("event"), given.get("generation"), given.get("deadline")
-        if kind not in _KINDS:
+        if not _is_news(kind):
             return None  # of a newer luod
         event = Event(
-            cast(News, kind),
+            kind,
             _text(given.get("update")),
             generation if type(generation) is int else None,
             float(deadline) if isinstance(deadline, int | float) else None,
@@ -293,6 +301,10 @@ def _file(
     }  # fmt: skip
     # An older luod refuses a member that it does not know.
     return said if device is None else {**said, "device": device}
+
+
+def _is_news(kind: object) -> TypeGuard[News]:
+    return kind in _KINDS
 
 
 def _text(value: object) -> str | None:

@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 import time
-from typing import Final
 
 from luod.ipc.client import participation
-from luod.ipc.client.failure import Failure
-from luod.ipc.client.participation import Event, Participation
-from luod.ipc.client.sessions import Exchange
-from luod.ipc.types.phases import News
-from luod.ipc.types.updates import FrozenDevice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from luod.ipc.client.failure import Failure
+    from luod.ipc.client.participation import Event, Participation
+    from luod.ipc.client.sessions import Exchange
+    from luod.ipc.types.phases import News
+    from luod.ipc.types.updates import FrozenDevice
 
 _NO_VOTE: Final = "the workload left the phase without a vote"
 

@@ -5,20 +5,32 @@ The exchanges are like those of `luod.ipc.client.sessions`. `luod.client` and `l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar
-
 from luod.errors import AlreadyResumed, BadInput, CallFailed, NoSuchSession, Torn
 from luod.ipc.client import sessions
-from luod.ipc.client.handle import IncomingHandle
-from luod.ipc.client.sessions import INCOMING, OUTGOING, Call, Exchange
+from luod.ipc.client.sessions import INCOMING, OUTGOING, Call
 from luod.ipc.names import UPDATES
-from luod.ipc.types.sessions import SessionInfo
 from luod.linux import Resource
-from luod.liveupdate import IncomingSession
 from luod.session_name import SessionName
 
-H = TypeVar("H", bound=IncomingHandle)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Generic, TypeVar
+
+    from luod.ipc.client.handle import IncomingHandle
+    from luod.ipc.client.sessions import Exchange
+    from luod.ipc.types.sessions import SessionInfo
+    from luod.liveupdate import IncomingSession
+
+    H = TypeVar("H", bound=IncomingHandle)
+else:
+    H = None
+
+    class Generic:
+        """Stands for the one of typing."""
+
+        def __class_getitem__(cls, kind):
+            return cls
 
 
 class Arrived:

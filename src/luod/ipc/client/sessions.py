@@ -1,4 +1,5 @@
-"""A program's calls about sessions, step by step and without I/O: `io.luod.Sessions` for the client.
+"""A program's calls about sessions, step by step and without I/O: `io.luod.Sessions` for the client. Those that create
+a session are in `luod.ipc.client.creation`.
 
 An exchange is a generator: it yields a `Call` and is sent the `Reply`, so that both surfaces, `luod.client` (a blocking
 socket) and `luod.aio` (a loop), run the same one. They document results, errors and ownership. The steps between two
@@ -8,49 +9,47 @@ Answers are untrusted input: one that does not match the interface is a Protocol
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-from collections.abc import Collection, Generator, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
 
-from luod.errors import (
-    BadInput,
-    ComesBackSealed,
-    FilesMissing,
-    KernelRefused,
-    LuodError,
-    ManifestError,
-    NoSuchSession,
-    NotRetrieved,
-    ProtocolError,
-)
-from luod.ipc.client.handle import IncomingHandle
+from luod.errors import KernelRefused, ManifestError, NoSuchSession, NotRetrieved, ProtocolError
+from luod.frozen import frozen
 from luod.ipc.client.limits import Limits
 from luod.ipc.decode import decode
-from luod.ipc.framing import Reply, encode_call
+from luod.ipc.framing import encode_call
 from luod.ipc.names import SESSIONS
 from luod.ipc.types.sessions import Description, GivenUp, SessionInfo
-from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
-from luod.liveupdate.outgoing import new_manifest
-from luod.liveupdate.session import check_token
-from luod.manifest import PART_SIZE, RESERVED_TOKENS, Entry, read_first
+from luod.liveupdate.incoming import IncomingSession
+from luod.manifest import PART_SIZE, read_first
 from luod.session_name import SessionName
-from luod.uapi.memfd import F_GET_SEALS, F_SEAL_EXEC
+from luod.uapi.memfd import F_GET_SEALS
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Mapping
+    from typing import Any, Final, TypeVar
+
+    from luod.ipc.client.handle import IncomingHandle
+    from luod.ipc.framing import Reply
+    from luod.liveupdate import HasFileno, OutgoingSession
+    from luod.manifest import Entry
+
+    T = TypeVar("T")
+    S = TypeVar("S", OutgoingSession, IncomingSession)
+
+    Exchange = Generator["Call", Reply, T]
+    """The runner closes each Reply after the step to which it was sent: fds that were not taken end there."""
 
 OUTGOING: Final = "outgoing"
 INCOMING: Final = "incoming"
 
 
-@dataclass(frozen=True)
+@frozen
 class Call:
     """One method call; `method` is its name without the interface. `fds` are sent along; their owner keeps them."""
 
     method: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] | None = None
     interface: str = SESSIONS
     fds: tuple[HasFileno, ...] = ()
 
@@ -58,21 +57,11 @@ class Call:
         return encode_call(f"{self.interface}.{self.method}", self.parameters)
 
 
-Exchange = Generator[Call, Reply, T]
-"""The runner closes each Reply after the step to which it was sent: fds that were not taken end there."""
-
-
-def create(name: str, path: str, *, manifest: bool) -> Exchange[OutgoingSession]:
-    """Returns a new session. It asks luod, at its socket `path`, for memory limits that this process cannot read."""
-    SessionName.parse(name)  # for a value that is not text luod would only drop the connection
-    return (yield from _made("Create", name, path, manifest=manifest))
-
-
 def retrieve(name: str, path: str) -> Exchange[IncomingSession]:
     """Returns an incoming session. `path` as for `create`."""
     SessionName.parse(name)
     reply = yield Call("Retrieve", {"name": name})
-    return _named(name, IncomingSession(reply.take("session_fd"), limits=Limits(path)))
+    return named(name, IncomingSession(reply.take("session_fd"), limits=Limits(path)))
 
 
 def release(name: str, direction: str, *, finished: bool) -> Exchange[None]:
@@ -101,35 +90,11 @@ def discard(session: IncomingHandle) -> Exchange[None]:
 
 
 def _ended(session: IncomingHandle, *, finished: bool) -> Exchange[None]:
-    # luod may have closed it after an earlier call that it could not answer.
-    with contextlib.suppress(NoSuchSession):
-        yield from release(session.name, INCOMING, finished=finished)
-    session._end()
-
-
-def replace(
-    name: str, session: OutgoingSession, files: Mapping[int, HasFileno], drop: Collection[int], path: str
-) -> Exchange[OutgoingSession]:
-    before = {entry.token: entry for entry in session.contents}
-    _check_replacement(before, files, drop)
-    manifest = session.has_manifest
-    session.close()
-    anew = yield from _made("Replace", name, path, manifest=manifest)
     try:
-        for token, file in files.items():
-            name_in_manifest = before[token].name if token in before else None
-            anew.preserve(file, token, name=name_in_manifest, allow_sealed=True)
-    except LuodError:
-        anew.close()
-        # A partial session must not be carried, nor keep the name from the caller, who has all the files. If luod is
-        # not reachable, the caller still gets the original refusal.
-        with contextlib.suppress(LuodError):
-            yield from release(name, OUTGOING, finished=False)
-        raise
-    except BaseException:
-        anew.close()
-        raise
-    return anew
+        yield from release(session.name, INCOMING, finished=finished)
+    except NoSuchSession:
+        pass  # luod closed it after an earlier call that it could not answer
+    session._end()
 
 
 def manifest(name: str, direction: str) -> Exchange[tuple[tuple[Entry, ...], bool]]:
@@ -137,7 +102,7 @@ def manifest(name: str, direction: str) -> Exchange[tuple[tuple[Entry, ...], boo
     reply = yield Call("Manifest", {"name": name} if direction == OUTGOING else {"name": name, "direction": direction})
     with reply.take("manifest_fd") as part:
         # Its maker may have passed any file: a pipe would block.
-        if _seals(part) is None or os.fstat(part.fileno()).st_size != PART_SIZE:
+        if seals(part) is None or os.fstat(part.fileno()).st_size != PART_SIZE:
             raise ManifestError("the file that luod has as the manifest is not a manifest")
         return read_first(os.pread(part.fileno(), PART_SIZE, 0))
 
@@ -165,31 +130,7 @@ def describe(name: str) -> Exchange[tuple[Description, ...]]:
     return tuple(decode(list[Description], reply.parameters.get("sessions"), "sessions"))
 
 
-def _check_replacement(before: Mapping[int, Entry], files: Mapping[int, HasFileno], drop: Collection[int]) -> None:
-    """Raises the errors that can be predicted, before any change."""
-    dropped, inodes = set(drop), dict[tuple[int, int], int]()
-    if both := sorted(dropped & files.keys()):
-        raise BadInput(f"tokens both in `files` and in `drop`: {both}")
-    if unknown := sorted(dropped - before.keys()):
-        raise BadInput(f"tokens in `drop` that the session does not hold: {unknown}")
-    if missing := tuple(token for token in before if token not in files and token not in dropped):
-        raise FilesMissing(f"these tokens would be lost: {', '.join(map(str, missing))}", tokens=missing)
-    for token, file in files.items():
-        check_token(token)
-        if token in RESERVED_TOKENS:
-            raise BadInput(f"token {token} is reserved for the manifest", hint="take another")
-        try:
-            status = os.fstat(file.fileno())
-        except (OSError, ValueError) as error:
-            raise BadInput(f"the file for token {token} is not open: {error}") from error
-        if (other := inodes.setdefault((status.st_dev, status.st_ino), token)) != token:
-            raise BadInput(f"tokens {other} and {token} are the same file")
-        # The caller allowed this at its first preserve.
-        if (_seals(file) or 0) & ~(before[token].seals if token in before else 0) & F_SEAL_EXEC:
-            raise ComesBackSealed(f"the file for token {token} has F_SEAL_EXEC, so it would come back immutable")
-
-
-def _seals(file: HasFileno) -> int | None:
+def seals(file: HasFileno) -> int | None:
     """Returns the seals of a memfd; None for files that cannot have any."""
     try:
         return fcntl.fcntl(file.fileno(), F_GET_SEALS)
@@ -197,27 +138,7 @@ def _seals(file: HasFileno) -> int | None:
         return None
 
 
-def _made(method: str, name: str, path: str, *, manifest: bool) -> Exchange[OutgoingSession]:
-    """Returns an outgoing session. luod gets a duplicate of its manifest, since files cannot be read from the session
-    itself.
-    """
-    if not manifest:
-        reply = yield Call(method, {"name": name})
-        return _named(name, OutgoingSession(reply.take("session_fd"), manifest=False, limits=Limits(path)))
-    first = new_manifest()
-    try:
-        reply = yield Call(method, {"name": name, "manifest_fd": 0}, fds=(first,))
-        session = OutgoingSession(reply.take("session_fd"), manifest=first, limits=Limits(path))
-    except BaseException:
-        first.close()
-        raise
-    return _named(name, session)
-
-
-S = TypeVar("S", OutgoingSession, IncomingSession)
-
-
-def _named(name: str, session: S) -> S:
+def named(name: str, session: S) -> S:
     """Returns `session`, after the kernel has confirmed that the fd is the requested session."""
     try:
         found = session.name
