@@ -7,7 +7,6 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from luod import manifest
+from luod.decode import encode
 from luod.errors import ManifestError
 from luod.manifest import MANIFEST_TOKEN, PART_SIZE, RESERVED_TOKENS, Entry, Log, Write, read
 
@@ -231,7 +231,7 @@ def test_the_example_of_the_page_is_what_the_log_writes_and_what_its_reader_read
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(code, scope)
     (ram,) = parts.read() or ()
-    assert scope["read"](shown) == {0: {k: v for k, v in asdict(ram).items() if k != "device"}}
+    assert scope["read"](shown) == {0: {k: v for k, v in encode(ram).items() if k != "device"}}
 
 
 def test_the_first_part_alone_says_whether_there_are_more() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 
 import luod
+from luod import frozen
 
 _SESSION: Final = "close duplicate fileno name"
 _OUTGOING: Final = f"{_SESSION} contents has_manifest preserve release replace tokens unpreserve"
@@ -58,8 +59,8 @@ PAIRS: Final = [(name.removeprefix("Async"), name) for name in MEMBERS if name.s
 
 def members(name: str) -> set[str]:
     kind = getattr(luod, name)
-    fields = getattr(kind, "__dataclass_fields__", {})
-    return {member for member in {*dir(kind), *fields} if not member.startswith("_")}
+    attributes = {*dir(kind), *getattr(kind, "__dataclass_fields__", {}), *frozen.members(kind)}
+    return {member for member in attributes if not member.startswith("_")}
 
 
 def test_the_names_are_these() -> None:

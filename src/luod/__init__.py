@@ -9,164 +9,46 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Final
+    from typing import Final
 
-    from luod.aio.client import AsyncClient, AsyncHeldIncomingSession, AsyncHeldOutgoingSession, AsyncRestored
-    from luod.aio.participant import AsyncParticipant, AsyncPhase
-    from luod.client import Client, Description, HeldIncomingSession, HeldOutgoingSession, Restored, SessionInfo
-    from luod.errors import (
-        AlreadyResumed,
-        AlreadyStashed,
-        BadInput,
-        Busy,
-        CallFailed,
-        ComesBackSealed,
-        ContentsUnknown,
-        DaemonError,
-        DaemonUnreachable,
-        FileAlreadyPreserved,
-        FileNotPreservable,
-        FilesMissing,
-        FinishRefused,
-        ImageDoesNotFit,
-        ImageError,
-        ImageUnreadable,
-        JumpRefused,
-        KernelRefused,
-        LiveUpdateBroken,
-        LiveUpdateBusy,
-        LuodError,
-        ManifestError,
-        MemoryUnknown,
-        NoImageLoaded,
-        NoLiveUpdate,
-        NoManifest,
-        NoSuchSession,
-        NoSuchToken,
-        NotAKernelImage,
-        NotEnoughMemory,
-        NotRetrieved,
-        NotStashed,
-        ProtocolError,
-        Refused,
-        RetrieveFailed,
-        SessionExists,
-        SessionTaken,
-        TokenInUse,
-        Torn,
-        UnpreserveUnavailable,
-        VfioDeviceFrozen,
-        VfioDeviceNotBound,
-        VfioDeviceNotQuiet,
-        WrongDirection,
-        WrongPhase,
-    )
-    from luod.liveupdate import IncomingSession, LiveUpdate, OutgoingSession
-    from luod.participant import FrozenDevice, Participant, Phase, PlannedFile
-    from luod.version import __version__
+    from luod.aio import *
+    from luod.client import *
+    from luod.errors import *
+    from luod.liveupdate import IncomingSession as IncomingSession
+    from luod.liveupdate import LiveUpdate as LiveUpdate
+    from luod.liveupdate import OutgoingSession as OutgoingSession
+    from luod.participant import *
+    from luod.version import __version__ as __version__
 
-_HOMES: Final = {
-    "Client": "luod.client",
-    "HeldOutgoingSession": "luod.client",
-    "HeldIncomingSession": "luod.client",
-    "Restored": "luod.client",
-    "SessionInfo": "luod.client",
-    "Description": "luod.client",
-    "Participant": "luod.participant",
-    "Phase": "luod.participant",
-    "PlannedFile": "luod.participant",
-    "FrozenDevice": "luod.participant",
-    "AsyncClient": "luod.aio.client",
-    "AsyncHeldOutgoingSession": "luod.aio.client",
-    "AsyncHeldIncomingSession": "luod.aio.client",
-    "AsyncRestored": "luod.aio.client",
-    "AsyncParticipant": "luod.aio.participant",
-    "AsyncPhase": "luod.aio.participant",
-    "OutgoingSession": "luod.liveupdate",
-    "IncomingSession": "luod.liveupdate",
-    "LiveUpdate": "luod.liveupdate",
-    "__version__": "luod.version",
+_NAMES: Final = {
+    "luod.client": "Client HeldOutgoingSession HeldIncomingSession Restored SessionInfo Description",
+    "luod.participant": "Participant Phase PlannedFile FrozenDevice",
+    "luod.aio": """
+        AsyncClient AsyncHeldOutgoingSession AsyncHeldIncomingSession AsyncRestored AsyncParticipant AsyncPhase""",
+    "luod.liveupdate": "OutgoingSession IncomingSession LiveUpdate",
+    "luod.errors": """
+        LuodError BadInput KernelRefused NoLiveUpdate LiveUpdateBusy LiveUpdateBroken SessionExists NoSuchSession
+        SessionTaken TokenInUse FileAlreadyPreserved FileNotPreservable NoSuchToken RetrieveFailed WrongDirection
+        FinishRefused NotAKernelImage ImageDoesNotFit NoImageLoaded JumpRefused VfioDeviceNotQuiet VfioDeviceFrozen
+        Refused MemoryUnknown NotEnoughMemory NotRetrieved ContentsUnknown UnpreserveUnavailable FilesMissing
+        ComesBackSealed VfioDeviceNotBound Torn AlreadyResumed WrongPhase NoManifest AlreadyStashed NotStashed
+        ManifestError ImageError ImageUnreadable DaemonError DaemonUnreachable ProtocolError CallFailed Busy""",
+    "luod.version": "__version__",
 }
-"""The module of each public name; the other names are errors."""
+"""The public names of each module, from most to least important, the errors in the order of their tree."""
 
-__all__ = [  # noqa: RUF022 - from most to least important, the errors in the order of their tree
-    "Client",
-    "HeldOutgoingSession",
-    "HeldIncomingSession",
-    "Restored",
-    "Participant",
-    "Phase",
-    "PlannedFile",
-    "FrozenDevice",
-    "SessionInfo",
-    "Description",
-    "AsyncClient",
-    "AsyncHeldOutgoingSession",
-    "AsyncHeldIncomingSession",
-    "AsyncRestored",
-    "AsyncParticipant",
-    "AsyncPhase",
-    "OutgoingSession",
-    "IncomingSession",
-    "LiveUpdate",
-    "LuodError",
-    "BadInput",
-    "KernelRefused",
-    "NoLiveUpdate",
-    "LiveUpdateBusy",
-    "LiveUpdateBroken",
-    "SessionExists",
-    "NoSuchSession",
-    "SessionTaken",
-    "TokenInUse",
-    "FileAlreadyPreserved",
-    "FileNotPreservable",
-    "NoSuchToken",
-    "RetrieveFailed",
-    "WrongDirection",
-    "FinishRefused",
-    "NotAKernelImage",
-    "ImageDoesNotFit",
-    "NoImageLoaded",
-    "JumpRefused",
-    "VfioDeviceNotQuiet",
-    "VfioDeviceFrozen",
-    "Refused",
-    "MemoryUnknown",
-    "NotEnoughMemory",
-    "NotRetrieved",
-    "ContentsUnknown",
-    "UnpreserveUnavailable",
-    "FilesMissing",
-    "ComesBackSealed",
-    "VfioDeviceNotBound",
-    "Torn",
-    "AlreadyResumed",
-    "WrongPhase",
-    "NoManifest",
-    "AlreadyStashed",
-    "NotStashed",
-    "ManifestError",
-    "ImageError",
-    "ImageUnreadable",
-    "DaemonError",
-    "DaemonUnreachable",
-    "ProtocolError",
-    "CallFailed",
-    "Busy",
-    "__version__",
-]
+__all__ = [name for names in _NAMES.values() for name in names.split()]
 
+if not TYPE_CHECKING:  # for the type checker every name would exist
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    def __getattr__(name):
+        for module, names in _NAMES.items():
+            if name in names.split():
+                import importlib
+
+                value = globals()[name] = getattr(importlib.import_module(module), name)
+                return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
 
-    value = getattr(importlib.import_module(_HOMES.get(name, "luod.errors")), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __dir__():
+        return sorted({*globals(), *__all__})

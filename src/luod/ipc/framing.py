@@ -13,7 +13,6 @@ from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, MSG_CTRUNC, SCM_RIGHTS, SOL_SO
 
 from luod import errors
 from luod.frozen import frozen
-from luod.ipc.errors import from_the_wire
 from luod.linux import Fd, Resource
 
 TYPE_CHECKING = False
@@ -54,6 +53,8 @@ class Reply(Resource):
     def raise_error(self) -> None:
         """Raises the typed error in the reply, after closing the fds. Does nothing for a success."""
         if self.error is not None:
+            from luod.ipc.errors import from_the_wire  # a call that succeeds does not need the table
+
             self.close()
             raise from_the_wire(self.error, self.parameters)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-import weakref
+from _weakref import ref  # as in weakref, which has more to import
 
 from luod.errors import KernelRefused, MemoryUnknown, NotEnoughMemory
 from luod.frozen import frozen
@@ -177,7 +177,7 @@ class Kept:
         return _answer(self._source, None, enough, new=new)
 
 
-_kept: weakref.ref[Kept] | None = None
+_kept: ref[Kept] | None = None
 
 
 def keep() -> Kept | None:
@@ -186,7 +186,7 @@ def keep() -> Kept | None:
     kept = None if _kept is None else _kept()
     if kept is None or not kept.current:
         kept = _opened()
-        _kept = None if kept is None else weakref.ref(kept)
+        _kept = None if kept is None else ref(kept)
     return kept
 
 
