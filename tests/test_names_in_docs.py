@@ -37,6 +37,13 @@ def defined(path: Path) -> frozenset[str]:
                 names.add(other or name)
             case ast.Constant(value=str(name)):
                 names.add(name)
+            case ast.Dict(values=values):  # `luod` lists the names of each module
+                names.update(
+                    name
+                    for value in values
+                    if isinstance(value, ast.Constant) and isinstance(value.value, str)
+                    for name in value.value.split()
+                )
             case _:
                 pass
     return frozenset(names)
