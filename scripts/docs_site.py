@@ -13,7 +13,8 @@ import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
@@ -170,6 +171,7 @@ def _policy() -> str:
     Raises PluginError where that table lacks a member.
     """
     from luod.daemon.policy.rules import HookCommands, Rule, Settings, Terms
+    from luod.frozen import member_types, members
 
     meanings: dict[str, str] = {}
     for names, meaning in re.findall(r"(?m)^\| (`[^|]*`) \| [^|]* \| (.*) \|$", (ROOT / "docs/policy.md").read_text()):
@@ -184,30 +186,31 @@ def _policy() -> str:
     for title, kind in sections:
         note = ["The members of `[default]`, and conditions:", ""] if kind is Rule else []
         lines += [f"## {title}", "", *note, "| member | type | meaning (default) |", "|---|---|---|"]
-        types = get_type_hints(kind)
-        for name, field in zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True):
-            default = kind.__struct_defaults__[kind.__struct_fields__.index(field)]
-            if (kind is Rule and field in Terms.__struct_fields__) or isinstance(default, Terms | HookCommands):
+        for field, its_type in member_types(kind).items():
+            name = field.replace("_", "-")
+            if (kind is Rule and field in members(Terms)) or isinstance(getattr(kind, field), Terms | HookCommands):
                 continue
             if kind is Settings and field == "rules":
                 continue
             if name not in meanings:
                 raise PluginError(f"policy.md has no row for {name}")
-            lines.append(f"| `{name}` | {_toml_type(types[field])} | {meanings[name]} |")
+            lines.append(f"| `{name}` | {_toml_type(its_type)} | {meanings[name]} |")
         lines.append("")
     return "\n".join(lines)
 
 
 def _toml_type(kind: Any) -> str:
     """Returns the name of a type in TOML's words."""
+    from luod.decode import Literal
+
     names = {int: "integer", float: "number", bool: "boolean", str: "string", tuple: "array of strings"}
     parts = [part for part in get_args(kind) or (kind,) if part is not type(None)]
+    if len(parts) == 1 and isinstance(kind, UnionType):
+        return _toml_type(parts[0])
     if get_origin(kind) is tuple:
         return names[tuple]
-    if get_origin(kind) is Literal:
-        return " or ".join(f'`"{part}"`' for part in parts)
-    if len(parts) == 1 and parts[0] is not kind:
-        return _toml_type(parts[0])
+    if issubclass(kind, Literal):
+        return " or ".join(f'`"{word}"`' for word in kind.words)
     return names[kind]
 
 

@@ -82,4 +82,4 @@ def test_the_counter_is_trusted_where_the_kernel_does(
     if flags is not None:
         (tmp_path / "proc").mkdir()
         (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
-    assert clock.trusted(tmp_path, "tsc") is trusted
+    assert clock.trusted(str(tmp_path), "tsc") is trusted

@@ -3,35 +3,36 @@
 CLOCK_MONOTONIC starts at 0 in each kernel, and CLOCK_REALTIME loses up to a second, since it is read from a clock of
 whole seconds. The processor's own counter (TSC; CNTVCT on arm64) continues over a kexec, so it is used if the kernel
 itself trusts it. Its rate is measured against CLOCK_MONOTONIC before the kexec.
+
+`luod.decode` reads the annotations.
 """
 
-from __future__ import annotations
-
-import mmap
-import platform
+import os
 import time
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
-from typing import Final
-
-import msgspec
 
 from luod import linux
+from luod.frozen import frozen
 from luod.ipc.types.phases import Clock
 
-_CODE: Final = {
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+_CODE: "Final" = {
     "x86_64": bytes.fromhex("0f31 48c1e220 4809d0 c3"),  # rdtsc; shl rdx, 32; or rax, rdx; ret
     "aarch64": bytes.fromhex("40e03bd5 c0035fd6"),  # mrs x0, cntvct_el0; ret
 }
-_CLOCKSOURCE: Final = {"x86_64": "tsc", "aarch64": "arch_sys_counter"}
-_RUNS_EVENLY: Final = {"constant_tsc", "nonstop_tsc"}
-_READINGS: Final = 5
-WALL_ERROR_SECONDS: Final = 1.0
+_CLOCKSOURCE: "Final" = {"x86_64": "tsc", "aarch64": "arch_sys_counter"}
+_RUNS_EVENLY: "Final" = {"constant_tsc", "nonstop_tsc"}
+_READINGS: "Final" = 5
+WALL_ERROR_SECONDS: "Final" = 1.0
 """The error of the wall clock over a kexec: it was set from whole seconds."""
 
 
-class Moment(msgspec.Struct, frozen=True):
+@frozen
+class Moment:
     """One moment by all clocks. `wall` and `monotonic` in seconds, `ticks` of the counter if it is trusted.
 
     The ticks were read within `slack` seconds of the others.
@@ -43,14 +44,16 @@ class Moment(msgspec.Struct, frozen=True):
     slack: float
 
 
-class Pace(msgspec.Struct, frozen=True):
+@frozen
+class Pace:
     """Ticks a second, and their relative error."""
 
     ticks: float
     error: float
 
 
-class Crossing(msgspec.Struct, frozen=True):
+@frozen
+class Crossing:
     """The duration of the kexec, and its clock. `arrived` is CLOCK_MONOTONIC of the new kernel at its end."""
 
     clock: Clock
@@ -95,12 +98,13 @@ def crossing(left: Moment, measured: Pace | None, arrived: Moment) -> Crossing:
 
 
 @cache
-def _counter() -> Callable[[], int] | None:
+def _counter() -> "Callable[[], int] | None":
     """Returns a function that reads the counter; None if this kernel distrusts it, or forbids executable memory."""
-    machine = platform.machine()
-    if machine not in _CODE or not trusted(Path("/"), _CLOCKSOURCE[machine]):
+    machine = os.uname().machine
+    if machine not in _CODE or not trusted("/", _CLOCKSOURCE[machine]):
         return None
     import ctypes
+    import mmap
 
     try:
         # A file, not anonymous memory: no memory is ever both writable and executable.
@@ -115,19 +119,20 @@ def _counter() -> Callable[[], int] | None:
     return ctypes.CFUNCTYPE(ctypes.c_uint64)(address)
 
 
-def trusted(root: Path, name: str) -> bool:
+def trusted(root: str, name: str) -> bool:
     """Returns whether the kernel offers the counter as a clock, or the processor declares that its rate is constant.
 
     The kernel stops offering it once it measured an error.
     """
     try:
-        offered = (root / "sys/devices/system/clocksource/clocksource0/available_clocksource").read_text("ascii")
-        return name in offered.split()
+        path = "sys/devices/system/clocksource/clocksource0/available_clocksource"
+        with open(os.path.join(root, path), encoding="ascii") as offered:
+            return name in offered.read().split()
     except OSError:
         pass
     try:
         # The beginning only: with some hundred processors the whole file takes a tenth of a second.
-        with open(root / "proc/cpuinfo", "rb", buffering=0) as file:
+        with open(os.path.join(root, "proc/cpuinfo"), "rb", buffering=0) as file:
             lines = file.read(4096).decode("ascii", "replace").splitlines()
     except OSError:
         return False

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from luod.arguments import Parser, UsageError, report, seconds
 from luod.daemon.log import LEVELS, to_journal
@@ -82,12 +81,12 @@ def check_config(name: str | None) -> int:
     """Runs `luod check-config`, and returns its exit status. Raises PolicyError for a wrong file."""
     from luod.daemon.policy import commands, file
 
-    path = file.DEFAULT_PATH if name is None else Path(name)
+    path = file.DEFAULT_PATH if name is None else name
     try:
         settings = file.parse(file.read(path), path)
         commands.require(settings, path)
     except FileNotFoundError:
-        raise PolicyError(str(path), "", "does not exist", hint="without it luod uses its defaults") from None
+        raise PolicyError(path, "", "does not exist", hint="without it luod uses its defaults") from None
     print(f"{path}: valid, {len(settings.rules)} rules")
     return 0
 

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 from collections.abc import Iterable
-from pathlib import Path
 
 from asyncvarlink import VarlinkInterface
 
@@ -53,14 +52,13 @@ def run(state_directory: str, log_level: str, stuck_seconds: float, config: str 
     fds = listen_fds.inherited()
     if protocol.KEEPER not in fds:
         raise Refused("`luod serve` is started by luod only", hint="run `luod`")
-    path = None if config is None else Path(config)
-    status = asyncio.run(_serve(fds, Path(state_directory), Log("serve", log_level), stuck_seconds, path))
+    status = asyncio.run(_serve(fds, state_directory, Log("serve", log_level), stuck_seconds, config))
     # Skips the interpreter's shutdown, which would close connections with unread data and could wait for them.
     # The kernel closes the files of a process without a wait.
     os._exit(status)
 
 
-async def _serve(fds: dict[str, Fd], directory: Path, log: Log, stuck_seconds: float, config: Path | None) -> int:
+async def _serve(fds: dict[str, Fd], directory: str, log: Log, stuck_seconds: float, config: str | None) -> int:
     loop = asyncio.get_running_loop()
     end: asyncio.Future[int] = loop.create_future()
 

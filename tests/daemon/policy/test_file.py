@@ -12,7 +12,7 @@ from luod.daemon.policy.file import parse, read
 from luod.daemon.policy.rules import HookCommands, Rule, Settings
 from luod.errors import PolicyError
 
-PATH = Path("/etc/luod/luod.toml")
+PATH = "/etc/luod/luod.toml"
 
 
 def wrong(text: str | bytes) -> PolicyError:
@@ -109,7 +109,7 @@ def test_an_empty_file_is_the_defaults() -> None:
         ("[hooks]\ntimeout = 0\n", "hooks.timeout", "is not a valid time", "a positive number"),
         ("a = 1\nb == 2\n", "", "Invalid value (at line 2, column 4)", "TOML"),
         ("a = [1,\n", "", "Invalid value (at end of document)", "TOML"),
-        (f"restore-deadline = 1{'0' * 400}\n", "", "out of range - at `$.restore-deadline`", ""),
+        (f"restore-deadline = 1{'0' * 400}\n", "restore-deadline", "is too large", ""),
         ("restore-deadline = 2026-11-27\n", "restore-deadline", "is a time, not a number of seconds", ""),
         ("default = 1\n", "default", "is a number, not a table", ""),
         ("rules = [1]\n", "rules[0]", "is a number, not a table", ""),
@@ -148,7 +148,7 @@ def test_a_policy_that_others_can_write_is_not_taken(tmp_path: Path, capsys: pyt
     path.chmod(0o644)
     tmp_path.chmod(0o777)
     with pytest.raises(PolicyError, match=f"is not accepted: {tmp_path} can be written"):
-        read(path)
+        read(str(path))
 
 
 @pytest.mark.parametrize("member", ["reaper", "hooks.before-update", "hooks.after-update"])

@@ -21,7 +21,7 @@ VM = Membership("/system.slice/qemu@vm1.service/payload", "qemu@vm1.service")
 def grant(text: str, uid: int = 1000, where: Membership = NOWHERE, **more: int | tuple[int, ...]) -> Granted:
     peer = Peer(uid, int(str(more.get("gid", uid))), 7, None, groups=tuple(more.get("groups", ())))  # type: ignore[arg-type]
     names = {1000: "alice", 1001: "a*"}
-    return granted(parse(text.encode(), Path("luod.toml")), peer, lambda _: where, lambda uid: names[uid])
+    return granted(parse(text.encode(), "luod.toml"), peer, lambda _: where, lambda uid: names[uid])
 
 
 def test_without_a_file_every_user_has_a_share_and_root_is_not_bound() -> None:
@@ -143,8 +143,8 @@ def test_membership_is_read_of_a_process_that_lives(tmp_path: Path, line: str, e
     (tmp_path / "7").mkdir()
     (tmp_path / "7/cgroup").write_text(line + "\n")
     with Fd(os.pidfd_open(os.getpid())) as alive:
-        assert membership.of(Peer(1, 1, 7, alive), tmp_path) == expected
-    assert membership.of(Peer(1, 1, 7, None), tmp_path) == NOWHERE
+        assert membership.of(Peer(1, 1, 7, alive), str(tmp_path)) == expected
+    assert membership.of(Peer(1, 1, 7, None), str(tmp_path)) == NOWHERE
 
 
 def test_membership_of_a_process_that_ended_is_nobodys(tmp_path: Path) -> None:
@@ -155,4 +155,4 @@ def test_membership_of_a_process_that_ended_is_nobodys(tmp_path: Path) -> None:
         os._exit(0)
     with Fd(os.pidfd_open(pid)) as ended:
         os.waitid(os.P_PIDFD, ended.fileno(), os.WEXITED)
-        assert membership.of(Peer(1, 1, 7, ended), tmp_path) == NOWHERE
+        assert membership.of(Peer(1, 1, 7, ended), str(tmp_path)) == NOWHERE

@@ -7,7 +7,6 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from luod.daemon.store.journal import SLOT_SIZE, Slots, pack, unpack
 from luod.daemon.store.journal_file import Journal, room
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import FORMAT, Departure, OutgoingRow, Record, Row
+from luod.frozen import replace
 from luod.linux import Fd
 
 BOOT = "this-boot"
@@ -61,7 +61,7 @@ class Life:
         self.written()
 
     def disk(self) -> Disk:
-        disk = Disk(self.folder)
+        disk = Disk(str(self.folder))
         disk.full = self.full
         return disk
 
@@ -95,7 +95,7 @@ class Life:
         before = self.registry.record
         self.registry.file.close()
         self.memory = Slots(Fd(os.dup(self.memory.fileno())))
-        held, kept = understand(self.memory.read(), "memory"), understand_file(Journal(self.folder).read(), "file")
+        held, kept = understand(self.memory.read(), "memory"), understand_file(Journal(str(self.folder)).read(), "file")
         found = believed(held, kept, BOOT, before.instance)
         assert found is held
         assert found.record == before
@@ -106,7 +106,7 @@ class Life:
 
     def keep_dies(self) -> None:
         self.registry.file.close()
-        kept = understand_file(Journal(self.folder).read(), "file")
+        kept = understand_file(Journal(str(self.folder)).read(), "file")
         assert kept.record == self.on_disk
         self.begin(() if kept.record is None else kept.record.rows)
 
@@ -134,15 +134,15 @@ def test_a_serve_finds_the_last_record_whatever_the_disk_did(steps: list[tuple[s
 def written(folder: Path, record: Record, *, changes: int = 1) -> Told:
     """Returns the contents of a registry's file after `changes` changes."""
     with closing(Slots.new()) as memory:
-        registry = Registry(record, memory, Journal(folder), QUIET)
+        registry = Registry(record, memory, Journal(str(folder)), QUIET)
         for _ in range(changes):
             registry.begin_generation()
         registry.file.close()
-    return understand_file(Journal(folder).read(), "file")
+    return understand_file(Journal(str(folder)).read(), "file")
 
 
 def record(**fields: object) -> Record:
-    return msgspec.structs.replace(Record(FORMAT, 1, BOOT, instance="one"), **fields)
+    return replace(Record(FORMAT, 1, BOOT, instance="one"), **fields)
 
 
 DAMAGED = understand(None, "memory")
@@ -232,29 +232,29 @@ def test_a_file_that_cannot_be_read_says_why() -> None:
 
 def test_a_file_that_breaks_off_in_an_entry_may_be_behind(tmp_path: Path) -> None:
     with closing(Slots.new()) as memory:
-        registry = Registry(record(), memory, Journal(tmp_path), QUIET)
+        registry = Registry(record(), memory, Journal(str(tmp_path)), QUIET)
         registry.begin_generation()
         registry.add(OutgoingRow("a", 1))
         registry.file.close()
-    assert not understand_file(Journal(tmp_path).read(), "file").rest
+    assert not understand_file(Journal(str(tmp_path)).read(), "file").rest
     whole = (tmp_path / "registry").read_bytes()
     log = unpack(whole)
     assert log is not None
     (tmp_path / "registry").write_bytes(whole[: log.end - 1])
-    assert understand_file(Journal(tmp_path).read(), "file").rest
+    assert understand_file(Journal(str(tmp_path)).read(), "file").rest
 
 
 def test_a_file_is_kept_aside_and_not_written_to_again(tmp_path: Path) -> None:
     (tmp_path / "registry").write_bytes(b"what nobody understands")
-    with closing(Slots.new()) as memory, closing(Journal(tmp_path)) as file:
-        kept = file.keep_aside("damaged")
+    with closing(Slots.new()) as memory, closing(Journal(str(tmp_path))) as file:
+        kept = Path(file.keep_aside("damaged"))
         registry = Registry(record(), memory, file, QUIET)
         for number in range(3):
             registry.begin_generation()
             registry.add(OutgoingRow(f"{number}", 1))
     assert kept.read_bytes() == b"what nobody understands"
     assert kept.name.startswith("registry.damaged-")
-    assert understand_file(Journal(tmp_path).read(), "file").record is not None
+    assert understand_file(Journal(str(tmp_path)).read(), "file").record is not None
 
 
 def test_a_second_file_kept_aside_does_not_replace_the_first(tmp_path: Path) -> None:
@@ -262,29 +262,29 @@ def test_a_second_file_kept_aside_does_not_replace_the_first(tmp_path: Path) -> 
     for content in (b"one", b"two"):
         (tmp_path / "registry").unlink(missing_ok=True)
         (tmp_path / "registry").write_bytes(content)
-        kept.append(Journal(tmp_path).keep_aside("format"))
+        kept.append(Path(Journal(str(tmp_path)).keep_aside("format")))
     assert [path.read_bytes() for path in kept] == [b"one", b"two"]
 
 
 def test_logs_take_turns_in_two_files_whose_blocks_are_there(tmp_path: Path) -> None:
-    with closing(Slots.new()) as memory, closing(Journal(tmp_path)) as file:
+    with closing(Slots.new()) as memory, closing(Journal(str(tmp_path))) as file:
         registry = Registry(record(), memory, file, QUIET)
         registry.begin_generation()
         first = {path.stat().st_ino for path in tmp_path.iterdir()}
         for number in range(5):
             registry.begin_generation()
             registry.add(OutgoingRow(f"{number}", 1))
-            assert understand_file(Journal(tmp_path).read(), "file").record == registry.record
+            assert understand_file(Journal(str(tmp_path)).read(), "file").record == registry.record
             assert {path.stat().st_ino for path in tmp_path.iterdir()} == first
         assert all(path.stat().st_blocks * 512 >= room(0) for path in tmp_path.iterdir())
 
 
 def test_a_log_that_grows_gets_a_larger_reserve(tmp_path: Path) -> None:
-    with closing(Slots.new()) as memory, closing(Journal(tmp_path)) as file:
+    with closing(Slots.new()) as memory, closing(Journal(str(tmp_path))) as file:
         registry = Registry(record(), memory, file, QUIET)
         for number in range(1000):
             registry.add(OutgoingRow(f"session-{number}", 1))
-        assert understand_file(Journal(tmp_path).read(), "file").record == registry.record
+        assert understand_file(Journal(str(tmp_path)).read(), "file").record == registry.record
         assert (tmp_path / "registry.reserve").stat().st_size <= SLOT_SIZE
 
 
@@ -306,7 +306,7 @@ def test_a_file_of_another_user_is_not_read(tmp_path: Path) -> None:
     written(tmp_path, record())
     os.chown(tmp_path / "registry", 1000, 1000)
     with pytest.raises(PermissionError, match="it belongs to uid 1000"):
-        Journal(tmp_path).read()
+        Journal(str(tmp_path)).read()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from luod.daemon.log import Log
 from luod.daemon.preflight.kinds import KINDS
 from luod.daemon.sessions.held_files import FILES, LABEL_BYTES
+from luod.daemon.store import entries
 from luod.daemon.store.copies import believed, understand, understand_file
 from luod.daemon.store.journal import SLOT_SIZE, Slots, pack, unpack
 from luod.daemon.store.journal_file import Journal
@@ -32,9 +32,9 @@ from luod.daemon.store.schema import (
     IncomingRow,
     OutgoingRow,
     Record,
-    Row,
 )
 from luod.daemon.store.states import IncomingState, OutgoingState
+from luod.frozen import replace
 from luod.linux import Fd
 
 
@@ -52,7 +52,7 @@ def memory() -> Iterator[Slots]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[Journal]:
-    file = Journal(tmp_path)
+    file = Journal(str(tmp_path))
     yield file
     file.close()
 
@@ -69,12 +69,12 @@ def found(memory: Slots) -> Record | None:
 
 def on_disk(folder: Path) -> Record | None:
     """Returns the record that the next process finds in the file."""
-    return understand_file(Journal(folder).read(), "file").record
+    return understand_file(Journal(str(folder)).read(), "file").record
 
 
 def end_of(file: Journal) -> int:
     """Returns the offset at which the last entry in the file ends."""
-    log = unpack((file.directory / "registry").read_bytes())
+    log = unpack(Path(file.path).read_bytes())
     assert log is not None
     return log.end
 
@@ -106,12 +106,12 @@ def test_both_copies_tell_every_change(memory: Slots, file: Journal) -> None:
         lambda: registry.remove(row("a")),
         lambda: registry.replace(row("b"), None),
         lambda: registry.add(row("c")),
-        lambda: registry.change(lambda each: msgspec.structs.replace(each, bytes=4096)),
+        lambda: registry.change(lambda each: replace(each, bytes=4096)),
         registry.begin_generation,
     ):
         step()
         assert found(memory) == registry.record
-        assert on_disk(file.directory) == registry.record
+        assert on_disk(Path(file.directory)) == registry.record
 
 
 def test_a_change_costs_the_same_among_many(memory: Slots, file: Journal) -> None:
@@ -128,8 +128,8 @@ def test_a_full_log_begins_anew(memory: Slots, file: Journal) -> None:
         registry.add(row("n" * 60))
         registry.remove(row("n" * 60))
     registry.add(row("last"))
-    assert names(found(memory)) == names(on_disk(file.directory)) == ["last"]
-    assert (file.directory / "registry").stat().st_size <= SLOT_SIZE
+    assert names(found(memory)) == names(on_disk(Path(file.directory))) == ["last"]
+    assert Path(file.path).stat().st_size <= SLOT_SIZE
 
 
 def test_who_read_it_writes_on(memory: Slots, file: Journal) -> None:
@@ -139,12 +139,12 @@ def test_who_read_it_writes_on(memory: Slots, file: Journal) -> None:
         second = begin_again(again, its_file)
         second.add(row("c"))
         second.remove(row("a"))
-    assert names(found(memory)) == names(on_disk(file.directory)) == ["b", "c"]
+    assert names(found(memory)) == names(on_disk(Path(file.directory))) == ["b", "c"]
 
 
 @given(at=st.integers(0, 2 * SLOT_SIZE - 1), garbage=st.binary(min_size=1, max_size=64))
 def test_the_file_makes_good_what_is_damaged_in_the_memory(at: int, garbage: bytes) -> None:
-    with TemporaryDirectory() as folder, closing(Journal(Path(folder))) as file, closing(Slots.new()) as memory:
+    with TemporaryDirectory() as folder, closing(Journal(folder)) as file, closing(Slots.new()) as memory:
         registry = Registry(record(1, "a"), memory, file, Log("test", "error"))
         registry.set_image(None)
         registry.begin_generation()
@@ -204,17 +204,43 @@ def test_the_fullest_registry_has_room(memory: Slots, file: Journal) -> None:
     assert os.fstat(memory.fileno()).st_size == 2 * SLOT_SIZE
 
 
-def test_unknown_fields_are_not_taken() -> None:
-    with pytest.raises(msgspec.ValidationError):
-        msgspec.json.decode(b'{"direction":"outgoing","base":"a","owner":0,"more":1}', type=Row)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"format":5,"boot":1,"boot_id":"b","more":1}',
+        b'{"format":5,"boot":1,"boot_id":"b","rows":{}}',
+        *(
+            b'{"format":5,"boot":1,"boot_id":"b","rows":[%s]}' % row
+            for row in (
+                b'["outgoing","a",0,null,0,0.0,0.0,[],"declared",false,1]',
+                b'["incoming","a",0,null,0,0.0,0.0,[],"waiting",false]',
+                b'["outgoing","a",0,null,0,0.0,0.0,[],"waiting",false]',
+                b'["outgoing","a",true,null,0,0.0,0.0,[],"declared",false]',
+                b'["sideways","a",0,null,0,0.0,0.0,[],"declared",false]',
+                b'["outgoing","a"]',
+                b'"outgoing"',
+            )
+        ),
+    ],
+)
+def test_a_record_of_other_members_or_types_has_no_meaning(body: bytes) -> None:
+    assert FORMAT == 5
+    with pytest.raises(entries.Meaningless):
+        entries.read_whole(body)
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[1]", b'[["outgoing",1]]', b'[["sideways","a"]]', b"[[]]", b"[", b"\xff"])
+def test_changes_of_other_types_have_no_meaning(body: bytes) -> None:
+    with pytest.raises(entries.Meaningless):
+        entries.read_changes(body)
 
 
 def test_the_file_is_for_nobody_else(memory: Slots, file: Journal) -> None:
     registry = Registry(record(1), memory, file, Log("test"))
     registry.add(row("a"))
     asyncio.run(registry.sync())
-    assert sorted(path.name for path in file.directory.iterdir()) == ["registry", "registry.reserve"]
-    assert {path.stat().st_mode & 0o777 for path in file.directory.iterdir()} == {0o600}
+    assert sorted(path.name for path in Path(file.directory).iterdir()) == ["registry", "registry.reserve"]
+    assert {path.stat().st_mode & 0o777 for path in Path(file.directory).iterdir()} == {0o600}
 
 
 def test_a_file_that_broke_off_tells_what_was_before(memory: Slots, file: Journal) -> None:
@@ -222,10 +248,10 @@ def test_a_file_that_broke_off_tells_what_was_before(memory: Slots, file: Journa
     registry.set_image(None)
     before = end_of(file)
     registry.add(row("b"))
-    whole = (file.directory / "registry").read_bytes()
+    whole = Path(file.path).read_bytes()
     for end in range(before, end_of(file)):
-        (file.directory / "registry").write_bytes(whole[:end])
-        assert names(on_disk(file.directory)) == ["a"]
+        Path(file.path).write_bytes(whole[:end])
+        assert names(on_disk(Path(file.directory))) == ["a"]
 
 
 @pytest.mark.parametrize("contents", [b"", b"{}", b"luodreg1" + bytes(100), pack(1, b"{}", whole=True)])
@@ -237,7 +263,7 @@ def test_a_damaged_file_is_none(tmp_path: Path, contents: bytes) -> None:
 def test_a_file_that_cannot_be_written_keeps_nobody_from_a_session(
     tmp_path: Path, memory: Slots, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    registry = Registry(record(1), memory, Journal(tmp_path / "gone"), Log("test"))
+    registry = Registry(record(1), memory, Journal(str(tmp_path / "gone")), Log("test"))
     registry.add(row("a"))
     assert names(found(memory)) == ["a"]
     assert "registry-file" in capfd.readouterr().err
@@ -249,7 +275,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing_afterwards(memory: Slots,
     """The file begins again, with the changes that could not be written."""
     folder = tmp_path / "state"
     folder.mkdir()
-    registry = Registry(record(1), memory, Journal(folder), Log("test", "error"))
+    registry = Registry(record(1), memory, Journal(str(folder)), Log("test", "error"))
     folder.rename(tmp_path / "away")
     registry.add(row("a"))
     (tmp_path / "away").rename(folder)
@@ -275,7 +301,7 @@ def registry(memory: Slots, file: Journal) -> Registry:
 def depart(registry: Registry) -> None:
     """Departs as an update whose participants are all ready does."""
     rows = [row for row in registry.record.outgoing if row.declared]
-    ready = {row.name: msgspec.structs.replace(row, state=OutgoingState.READY) for row in rows}
+    ready = {row.name: replace(row, state=OutgoingState.READY) for row in rows}
     registry.depart(DEPARTURE, ready)
 
 
@@ -314,8 +340,8 @@ def test_without_the_mark_of_this_very_update_what_is_judged_is_torn() -> None:
     ready = OutgoingRow("vm", 1000, state=OutgoingState.READY)
     torn, waiting = IncomingState.TORN, IncomingState.WAITING
     assert arrived_row(ready, None).state is torn
-    assert arrived_row(msgspec.structs.replace(ready, state=OutgoingState.DECLARED), DEPARTURE).state is torn
-    assert arrived_row(msgspec.structs.replace(ready, generation=2), DEPARTURE).state is torn
-    assert arrived_row(msgspec.structs.replace(ready, generation=3), DEPARTURE).state is waiting
+    assert arrived_row(replace(ready, state=OutgoingState.DECLARED), DEPARTURE).state is torn
+    assert arrived_row(replace(ready, generation=2), DEPARTURE).state is torn
+    assert arrived_row(replace(ready, generation=3), DEPARTURE).state is waiting
     assert arrived_row(ready, DEPARTURE).state is waiting
     assert arrived_row(OutgoingRow("plain", 1000), None).state is waiting

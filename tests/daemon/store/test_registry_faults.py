@@ -39,6 +39,11 @@ for fd in os.listdir(f"/proc/{sys.argv[1]}/fd"):
 _READ_ONLY, _REMOUNT, _BIND = 1, 32, 4096
 
 
+def _row(name: str) -> list[object]:
+    """Returns an outgoing session of root's as the registry writes it."""
+    return ["outgoing", name, 0, None, 0, 0.0, 0.0, [], "undeclared", False]
+
+
 def mount(luod: Luod, source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
     luod.run_source(_MOUNT, source, target, kind, flags, data)
 
@@ -176,7 +181,7 @@ def test_a_file_of_another_machine_is_kept_said_and_not_believed(luod: Luod) -> 
         pytest.skip("this host has no machine-id")
     other = json.dumps(
         {"format": FORMAT, "boot": 4, "boot_id": "other", "machine": "f" * 32, "instance": "x",
-         "rows": [{"direction": "outgoing", "base": "theirs", "owner": 0}]}
+         "rows": [_row("theirs")]}
     )  # fmt: skip
     path.write_bytes(pack(5, other.encode(), whole=True))
     luod.start()
@@ -193,7 +198,7 @@ def test_a_file_of_another_boot_is_said(luod: Luod) -> None:
         "format": FORMAT,
         "boot": 4,
         "boot_id": "other",
-        "rows": [{"direction": "outgoing", "base": "vm", "owner": 0}],
+        "rows": [_row("vm")],
     }
     Path(luod.state_directory, "registry").write_bytes(pack(5, json.dumps(other).encode(), whole=True))
     keep = luod.start()

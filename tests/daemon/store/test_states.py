@@ -8,7 +8,6 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from luod.daemon.log import Log
 from luod.daemon.store.journal import Slots
@@ -17,6 +16,7 @@ from luod.daemon.store.registry import Registry
 from luod.daemon.store.remains import remaining
 from luod.daemon.store.schema import FORMAT, IncomingRow, OutgoingRow, Record, Row
 from luod.daemon.store.states import TRANSITIONS, ImpossibleTransition, IncomingState, OutgoingState, State, require
+from luod.frozen import replace
 
 DESIGN = (Path(__file__).parents[3] / "docs/design.md").read_text(encoding="utf-8")
 STATES: tuple[State, ...] = (*OutgoingState, *IncomingState)
@@ -30,7 +30,7 @@ def row(state: State, base: str = "vm") -> Row:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Registry]:
-    registry = Registry(Record(FORMAT, 1, "boot"), Slots.new(), Journal(tmp_path), Log("test", "debug"))
+    registry = Registry(Record(FORMAT, 1, "boot"), Slots.new(), Journal(str(tmp_path)), Log("test", "debug"))
     yield registry
     registry.close()
 

@@ -80,7 +80,7 @@ def test_a_state_directory_with_the_sticky_bit_is_a_problem_and_no_refusal(here:
     (here / "state").mkdir()
     (here / "state").chmod(0o1777)
     with Listening("luod.sock", "admin.sock", "state"):
-        (problem,) = state_directory.problems(Journal(here / "state"))
+        (problem,) = state_directory.problems(Journal(str(here / "state")))
     assert "others can write to it" in problem.what
     assert problem.remedy == f"chmod 0700 {here}/state"
 

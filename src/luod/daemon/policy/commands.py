@@ -8,17 +8,16 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 
 from luod.daemon import trust
 from luod.daemon.policy.rules import Settings
 from luod.errors import PolicyError
 
 
-def require(settings: Settings, path: Path) -> None:
+def require(settings: Settings, path: str) -> None:
     """Raises PolicyError for the first command of the policy at `path` that cannot be run or that others can change."""
     for member, message, hint in _faults(settings):
-        raise PolicyError(str(path), f"{member}[0]", message, hint=hint)
+        raise PolicyError(path, f"{member}[0]", message, hint=hint)
 
 
 def _faults(settings: Settings) -> Iterator[tuple[str, str, str]]:

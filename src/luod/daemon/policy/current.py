@@ -1,27 +1,32 @@
 """The policy in force, read at the start and at each SIGHUP. A bad new file changes only the log and the status.
 
-A copy of the last good file is kept in the state directory, so that a luod that starts with a bad file (in the next
-kernel, for example) continues with that. Without a copy luod serves the sessions that it holds, and creates new ones
-for root only.
+The last good file is kept in the state directory, with what it says as JSON. A luod that starts with a bad file (in the
+next kernel, for example) continues with that. With the same file it reads the JSON only: it starts while guests are
+paused, and importing tomllib takes longer than the rest. Without a copy luod serves the sessions that it holds, and
+creates new ones for root only.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+import json
+import os
 
-from luod.daemon.log import Log
 from luod.daemon.policy import file, membership, rules
-from luod.daemon.policy.rules import CLOSED, Granted, Settings
+from luod.daemon.policy.rules import CLOSED, Settings
 from luod.daemon.store import state_file
 from luod.errors import PolicyError, Refused
-from luod.ipc.server.peer import Peer
-from luod.session_name import SessionName
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Executor
+    from typing import Final
+
+    from luod.daemon.log import Log
+    from luod.daemon.policy.rules import Granted
+    from luod.ipc.server.peer import Peer
+    from luod.session_name import SessionName
 
 _THREADS: Final = 2
 
@@ -29,11 +34,11 @@ _THREADS: Final = 2
 class Policy:
     """`settings` is in force. `error` is the mistake in a later file, None without one."""
 
-    def __init__(self, path: Path | None, directory: Path, log: Log) -> None:
+    def __init__(self, path: str | None, directory: str, log: Log) -> None:
         """`path` None: the default file, which may be missing. `directory` is the state directory."""
         self.path = file.DEFAULT_PATH if path is None else path
         self._required = path is not None
-        self._good = directory / "policy.toml"
+        self._good = os.path.join(directory, "policy")
         self._log = log
         self._users: dict[int, str] = {}
         """Names, each asked once a reload."""
@@ -100,10 +105,11 @@ class Policy:
             self._take()
         except PolicyError as error:
             self.error = error
+            _text, table = self._kept()
             try:
-                self.settings = file.parse(file.read(self._good), self._good)
+                self.settings = file.settings(table, self._good)
                 kept = "the last good one"
-            except (FileNotFoundError, PolicyError):
+            except PolicyError:
                 self.settings = CLOSED
                 kept = "none: nothing new is taken on"
             self._log.error("policy-bad", error=error, hint=error.hint, kept=kept)
@@ -113,24 +119,40 @@ class Policy:
             data = file.read(self.path)
         except FileNotFoundError:
             if self._required:
-                raise PolicyError(str(self.path), "", "is not there", hint="it was given by --config") from None
+                raise PolicyError(self.path, "", "is not there", hint="it was given by --config") from None
             self.settings, self.present, self.error = Settings(), False, None
             self._forget()
             return
-        self.settings = file.parse(data, self.path)
+        text, table = self._kept()
+        known = text is not None and text.encode() == data
+        if not known:
+            table = file.table(data, self.path)
+        self.settings = file.settings(table, self.path)
         self.present, self.error = True, None
         self._users = {}
-        self._keep(data)
+        if not known:
+            self._keep(data, table)
 
-    def _keep(self, data: bytes) -> None:
+    def _kept(self) -> tuple[str | None, object]:
+        """Returns the text of the last good file, and what it says; None, None without one."""
         try:
-            state_file.replace(self._good, data)
+            with open(self._good, encoding="utf-8") as kept:
+                text, table = json.load(kept)
+        except (OSError, ValueError, TypeError, RecursionError):
+            return None, None
+        return (text, table) if isinstance(text, str) else (None, None)
+
+    def _keep(self, data: bytes, table: object) -> None:
+        try:
+            state_file.replace(self._good, json.dumps([data.decode(), table]).encode())
         except OSError as error:
             self._log.warning("policy-copy", error=error)
 
     def _forget(self) -> None:
         try:
-            self._good.unlink(missing_ok=True)
+            os.unlink(self._good)
+        except FileNotFoundError:
+            pass
         except OSError as error:
             self._log.warning("policy-copy", error=error)
 

@@ -6,22 +6,25 @@ A pure judgement of a text; what is in force is `luod.daemon.policy.current`. `l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Final, Literal, Union, get_args, get_origin
-
-import msgspec
 
 from luod.daemon import trust
 from luod.daemon.policy.rules import Settings, Terms
 from luod.daemon.store.schema import MOST_SESSIONS
+from luod.decode import Decoder, Misfit
 from luod.errors import PolicyError
 
-DEFAULT_PATH: Final = Path("/etc/luod/luod.toml")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Final
+
+    Fault = tuple[str, str, str]
+    """A mistake in a policy: member, message and hint."""
+
+DEFAULT_PATH: Final = "/etc/luod/luod.toml"
 _MOST_BYTES: Final = 1 << 20
 _MOST_SECONDS: Final = 366 * 86400.0
-_NAME: Final = re.compile(r"(?:\{user\}|\{unit\}|[A-Za-z0-9._@/#*?-])+")
+_NAME: Final = r"(?:\{user\}|\{unit\}|[A-Za-z0-9._@/#*?-])+"
 _WORDS: Final[dict[type, str]] = {
     int: "a number",
     float: "a number of seconds",
@@ -31,11 +34,8 @@ _WORDS: Final[dict[type, str]] = {
     dict: "a table",
 }
 
-Fault = tuple[str, str, str]
-"""A mistake in a policy: member, message and hint."""
 
-
-def read(path: Path) -> bytes:
+def read(path: str) -> bytes:
     """Returns the file's bytes.
 
     Raises FileNotFoundError. Raises PolicyError: it cannot be read, or other users can write to it.
@@ -47,80 +47,72 @@ def read(path: Path) -> bytes:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise PolicyError(str(path), "", f"cannot be read: {error.strerror}") from error
+        raise PolicyError(path, "", f"cannot be read: {error.strerror}") from error
     if fault is not None:
-        where = "" if fault.path == str(path) else f"{fault.path} "
-        raise PolicyError(str(path), "", f"is not accepted: {where or 'it '}{fault.what}", hint=fault.remedy)
+        where = "" if fault.path == path else f"{fault.path} "
+        raise PolicyError(path, "", f"is not accepted: {where or 'it '}{fault.what}", hint=fault.remedy)
     if len(data) > _MOST_BYTES:
-        raise PolicyError(str(path), "", "is larger than 1 MiB")
+        raise PolicyError(path, "", "is larger than 1 MiB")
     return data
 
 
-def parse(data: bytes, path: Path) -> Settings:
-    """Returns the settings. Raises PolicyError for a mistake."""
-    import tomllib  # here: most hosts have no such file, and luod's start is in the blackout
+def parse(text: bytes, path: str) -> Settings:
+    """Returns the settings of a file's text. Raises PolicyError for a mistake."""
+    return settings(table(text, path), path)
+
+
+def table(text: bytes, path: str) -> dict[str, Any]:
+    """Returns what the text says as TOML. Raises PolicyError for a mistake in that."""
+    import tomllib  # takes longer than all else here, and luod starts while guests are paused
 
     try:
-        text = data.decode()
+        return tomllib.loads(text.decode())
     except UnicodeDecodeError as error:
-        good = data[: error.start].decode()
+        good = text[: error.start].decode()
         where = f"line {good.count(chr(10)) + 1}, column {len(good) - good.rfind(chr(10))}"
-        raise PolicyError(str(path), where, "is not UTF-8", hint="save the file as UTF-8") from error
-    try:
-        table = tomllib.loads(text)
+        raise PolicyError(path, where, "is not UTF-8", hint="save the file as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
-        raise PolicyError(str(path), "", str(error), hint=_SYNTAX) from error
+        raise PolicyError(path, "", str(error), hint=_SYNTAX) from error
     except RecursionError as error:
-        raise PolicyError(str(path), "", "is nested too deeply") from error
-    for member, message, hint in _misfits(table, Settings, ""):
-        raise PolicyError(str(path), member, message, hint=hint)
+        raise PolicyError(path, "", "is nested too deeply") from error
+
+
+def settings(table: object, path: str) -> Settings:
+    """Returns the settings in the table. Raises PolicyError for a mistake."""
     try:
-        settings = msgspec.convert(table, Settings)
-    except msgspec.ValidationError as error:  # such as a number that no float holds
-        raise PolicyError(str(path), "", str(error)) from error
-    for member, message, hint in _faults(settings):
-        raise PolicyError(str(path), member, message, hint=hint)
-    return settings
+        found = _DECODER(Settings, table)
+    except Misfit as misfit:
+        message, hint = _explained(misfit)
+        raise PolicyError(path, misfit.path, message, hint=hint) from None
+    for member, message, hint in _faults(found):
+        raise PolicyError(path, member, message, hint=hint)
+    return found
 
 
 _SYNTAX: Final = "the file is TOML: `member = value` a line, text in quotes, rules under [[rules]]"
+_DECODER: Final = Decoder(strict=True, spelling=lambda name: name.replace("_", "-"))
 
 
-def _misfits(value: object, kind: Any, member: str) -> Iterator[Fault]:
-    """Yields each part of `value`, the member `member`, that is not of the type `kind`."""
-    arguments = [each for each in get_args(kind) if each not in (NoneType, ...)]
-    if get_origin(kind) in (Union, UnionType):
-        yield from _misfits(value, arguments[0], member)
-    elif get_origin(kind) is Literal:
-        if value not in arguments:
-            yield member, f"cannot be {value!r}", _meant(str(value), arguments)
-    elif get_origin(kind) is tuple:
-        if not isinstance(value, list):
-            yield member, f"is {_word(value)}, not a list", 'write [[rules]] before each rule, and lists as ["a", "b"]'
-            return
-        for number, each in enumerate(value):
-            yield from _misfits(each, arguments[0], f"{member}[{number}]")
-    elif issubclass(kind, msgspec.Struct):
-        if not isinstance(value, dict):
-            yield member, f"is {_word(value)}, not a table", ""
-            return
-        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
-        for name, each in value.items():
-            full = f"{member}.{name}" if member else name
-            if name in fields:
-                yield from _misfits(each, fields[name], full)
-            else:
-                yield full, "is unknown", _meant(name, list(fields))
-    elif type(value) is not kind and not (kind is float and type(value) is int):
-        hint = "`id NAME` prints the uid and gids of a user" if member.endswith((".uid", ".gid")) else ""
-        yield member, f"is {_word(value)}, not {_WORDS[kind]}", hint
+def _explained(misfit: Misfit) -> tuple[str, str]:
+    """Returns the message and the hint."""
+    name = misfit.path.rpartition(".")[2]
+    if misfit.wanted is None:
+        return "is unknown", _meant(name, misfit.known)
+    if misfit.known:
+        return f"cannot be {misfit.given!r}", _meant(str(misfit.given), misfit.known)
+    if misfit.wanted is float and type(misfit.given) is int:
+        return "is too large", ""
+    hint = 'write [[rules]] before each rule, and lists as ["a", "b"]' if misfit.wanted is list else ""
+    if name in ("uid", "gid"):
+        hint = "`id NAME` prints the uid and gids of a user"
+    return f"is {_word(misfit.given)}, not {_WORDS[misfit.wanted]}", hint
 
 
 def _word(value: object) -> str:
     return _WORDS.get(type(value), "a time")
 
 
-def _meant(word: str, known: list[str]) -> str:
+def _meant(word: str, known: tuple[str, ...]) -> str:
     from difflib import get_close_matches
 
     close = get_close_matches(word.lower().replace("_", "-"), known, n=1)
@@ -164,7 +156,7 @@ def _faults_of_command(member: str, command: tuple[str, ...]) -> Iterator[Fault]
 
 def _faults_of(member: str, terms: Terms) -> Iterator[Fault]:
     for number, name in enumerate(terms.names or ()):
-        if not _NAME.fullmatch(name):
+        if not re.fullmatch(_NAME, name):
             hint = "names have A-Z a-z 0-9 . _ @ / # -, patterns also * ? {user} {unit}"
             yield f"{member}.names[{number}]", f"{name!r} is not a valid pattern", hint
     if not 0 <= (terms.sessions or 0) <= MOST_SESSIONS:

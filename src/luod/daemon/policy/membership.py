@@ -7,14 +7,15 @@ user's own manager, a container) users can make cgroups of any name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
-from luod.ipc.server.peer import Peer
+from luod.frozen import frozen
 from luod.linux import has_ended
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from luod.ipc.server.peer import Peer
 
-@dataclass(frozen=True)
+
+@frozen
 class Membership:
     """`cgroup` is a path from the root of the hierarchy, as "/system.slice/vm.service"; both None if unknown."""
 
@@ -25,12 +26,13 @@ class Membership:
 NOWHERE = Membership(None, None)
 
 
-def of(peer: Peer, proc: Path = Path("/proc")) -> Membership:
+def of(peer: Peer, proc: str = "/proc") -> Membership:
     """Returns the membership of a peer. NOWHERE: it is gone, has no pidfd, or its cgroup is not visible to luod."""
     if peer.pidfd is None:
         return NOWHERE
     try:
-        lines = (proc / str(peer.pid) / "cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        with open(f"{proc}/{peer.pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
     except OSError:
         return NOWHERE
     if has_ended(peer.pidfd):

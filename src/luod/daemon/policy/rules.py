@@ -1,30 +1,34 @@
 """The meaning of the policy: the rule of a peer, the names it may use, and its limits.
 
 The first rule with conditions that all hold applies to the peer. `[default]` applies to a peer without a rule, but not
-to root. There are no system calls except those of `membership`.
+to root. There are no system calls except those of `membership`. `luod.decode` reads the annotations.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, Literal
-
-import msgspec
 
 from luod.daemon.policy.membership import NOWHERE, Membership
 from luod.daemon.store.schema import MOST_SESSIONS
-from luod.ipc.server.peer import Peer
+from luod.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, Literal
+
+    from luod.ipc.server.peer import Peer
+else:
+    from luod.decode import Literal
 
 OnOwnerDeath = Literal["hold", "discard"]
 
-SESSIONS: Final = 64
-CONNECTIONS: Final = 128
-ALL_CONNECTIONS: Final = 1024
+SESSIONS: "Final" = 64
+CONNECTIONS: "Final" = 128
+ALL_CONNECTIONS: "Final" = 1024
 
 
-class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
+@frozen
+class Terms:
     """The terms of a rule or of `[default]`; None: `[default]` decides. `sessions` and `connections` are per uid."""
 
     names: tuple[str, ...] | None = None
@@ -34,7 +38,8 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keb
     on_owner_death: OnOwnerDeath | None = None
 
 
-class Rule(Terms, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
+@frozen
+class Rule(Terms):
     """A rule. All given conditions of `uid`, `gid`, `unit` and `cgroup` must hold."""
 
     uid: int | None = None
@@ -47,7 +52,8 @@ class Rule(Terms, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_on
         return self.uid, self.gid, self.unit, self.cgroup
 
 
-class HookCommands(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
+@frozen
+class HookCommands:
     """Commands around an update, () for none; each has a limit of `timeout` seconds."""
 
     before_update: tuple[str, ...] = ()
@@ -55,7 +61,8 @@ class HookCommands(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     timeout: float = 60.0
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
+@frozen
+class Settings:
     """The file. Times are seconds; `reaper` is a command, () for the built-in one.
 
     `all_connections` are those of all users except root.
@@ -70,7 +77,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     all_connections: int = ALL_CONNECTIONS
 
 
-class Granted(msgspec.Struct, frozen=True):
+@frozen
+class Granted:
     """The complete terms of one peer. `shown` are the patterns as the operator wrote them. `named`: they come from a
     rule.
     """
@@ -87,12 +95,15 @@ class Granted(msgspec.Struct, frozen=True):
         return any(pattern.fullmatch(workload) for pattern in self.names)
 
 
-CLOSED: Final = Settings(default=Terms(names=()))
+CLOSED: "Final" = Settings(default=Terms(names=()))
 """For a policy that exists and cannot be read: held sessions are served, and no new ones created."""
 
 
 def granted(
-    settings: Settings, peer: Peer, membership: Callable[[Peer], Membership], user: Callable[[int], str] | None
+    settings: Settings,
+    peer: "Peer",
+    membership: "Callable[[Peer], Membership]",
+    user: "Callable[[int], str] | None",
 ) -> Granted:
     """Returns the terms of a peer.
 
@@ -124,7 +135,7 @@ def granted(
     )
 
 
-def _holds(rule: Rule, peer: Peer, where: Membership) -> bool:
+def _holds(rule: Rule, peer: "Peer", where: Membership) -> bool:
     if rule.uid is not None and rule.uid != peer.uid:
         return False
     if rule.gid is not None and rule.gid != peer.gid and rule.gid not in peer.groups:

@@ -9,10 +9,10 @@ an update while there are any. The interface is `io.luod.Sessions`.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-import msgspec
 from asyncvarlink.serviceinterface import PermissionDenied
 
 from luod.daemon.completion import completed
@@ -117,7 +117,7 @@ class HeldFiles:
                 hint="unstash them, drop the stash, or use another name",
             )
         labels = [label for label, _ in files]
-        fit = all(label and len(msgspec.json.encode(label)) - 2 <= LABEL_BYTES for label in labels)
+        fit = all(label and len(json.dumps(label, ensure_ascii=False).encode()) - 2 <= LABEL_BYTES for label in labels)
         if not files or len(set(labels)) != len(labels) or not fit:
             raise Refused(
                 message=f"a set has files with names of 1 to {LABEL_BYTES} bytes in JSON, each once",

@@ -14,7 +14,6 @@ from typing import Any, Final, Literal, TypeVar
 from weakref import WeakValueDictionary
 
 from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
-from msgspec.structs import replace
 
 from luod import errors
 from luod.daemon import memory_grants
@@ -45,6 +44,7 @@ from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import MOST_SESSIONS, IncomingRow, OutgoingRow, Row
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.errors import Refused
+from luod.frozen import replace
 from luod.ipc.errors import Busy, NotFinished, SessionExists
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing

@@ -6,29 +6,30 @@ then number. A number counts within one instance only, so a file of another inst
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-import msgspec
-
+from luod.daemon.store.entries import Meaningless, OtherFormat, key, read_changes, read_whole
 from luod.daemon.store.journal import Log, unpack
-from luod.daemon.store.schema import FORMAT, Record, Row
-from luod.ipc.types.sessions import Direction
+from luod.daemon.store.schema import FORMAT, Record
+from luod.frozen import frozen, replace
 
-Kind = Literal["damaged", "format", "unreadable", "another-machine", "another-boot", "older"]
-"""The kind of a fault; it is part of the name under which a file is kept aside."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Kind = Literal["damaged", "format", "unreadable", "another-machine", "another-boot", "older"]
 
 
-@dataclass(frozen=True)
+@frozen
 class Fault:
-    """The reason for which a copy is unusable. `risk`: it may have known sessions that still exist."""
+    """The reason for which a copy is unusable. `kind` is part of the name under which a file is kept aside. `risk`: it
+    may have known sessions that still exist.
+    """
 
     kind: Kind
     what: str
     risk: bool = True
 
 
-@dataclass(frozen=True)
+@frozen
 class Told:
     """The contents of one copy: a record and the number of its last entry, or a fault, or nothing without a copy.
 
@@ -41,21 +42,6 @@ class Told:
     rest: bool = False
 
 
-class Changes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An entry of the log: removed rows, by direction and name, and new or changed ones."""
-
-    gone: tuple[tuple[Direction, str], ...] = ()
-    rows: tuple[Row, ...] = ()
-
-
-class _AnyFormat(msgspec.Struct):
-    format: int
-
-
-def key(row: Row) -> tuple[Direction, str]:
-    return row.direction, row.name
-
-
 def understand(log: Log | None, copy: str) -> Told:
     """Returns the contents of a log.
 
@@ -64,21 +50,23 @@ def understand(log: Log | None, copy: str) -> Told:
     if log is None:
         return Told(fault=Fault("damaged", f"{copy} is damaged: no whole record begins it"))
     try:
-        found = msgspec.json.decode(log.whole, type=_AnyFormat).format
-        if found != FORMAT:
-            age = "a newer" if found > FORMAT else "an older"
-            what = f"{copy} has format {found}, which {age} luod writes; this luod reads format {FORMAT}"
-            return Told(fault=Fault("format", what))
-        record = msgspec.json.decode(log.whole, type=Record)
-        rows = {key(row): row for row in record.rows}
-        for body in log.changes:
-            changes = msgspec.json.decode(body, type=Changes)
-            for each in changes.gone:
-                rows.pop(each, None)
-            rows |= {key(row): row for row in changes.rows}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        record = read_whole(log.whole)
+        if log.changes:
+            rows = {key(row): row for row in record.rows}
+            for body in log.changes:
+                for each, row in read_changes(body).items():
+                    if row is None:
+                        rows.pop(each, None)
+                    else:
+                        rows[each] = row
+            record = replace(record, rows=tuple(rows.values()))
+    except OtherFormat as other:
+        age = "a newer" if other.number > FORMAT else "an older"
+        what = f"{copy} has format {other.number}, which {age} luod writes; this luod reads format {FORMAT}"
+        return Told(fault=Fault("format", what))
+    except Meaningless as error:
         return Told(fault=Fault("damaged", f"{copy} is damaged: an entry has a good checksum and no meaning: {error}"))
-    return Told(msgspec.structs.replace(record, rows=tuple(rows.values())), log.number, rest=log.rest)
+    return Told(record, log.number, rest=log.rest)
 
 
 def understand_file(content: bytes | OSError | None, path: str) -> Told:

@@ -7,21 +7,27 @@ used; this module acts on it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from typing import Final
 
-from luod.daemon.log import Log
 from luod.daemon.store import state_file
-from luod.daemon.store.copies import Told, of_this_machine, understand_file
+from luod.daemon.store.copies import of_this_machine, understand_file
 from luod.daemon.store.fd_names import ASIDE, fd_name
-from luod.daemon.store.fd_store import FdStore
-from luod.daemon.store.journal import Slots
-from luod.daemon.store.journal_file import Journal
-from luod.daemon.store.schema import Doubt, IncomingRow, OutgoingRow, Row, boot_id, machine_id
+from luod.daemon.store.schema import Doubt, IncomingRow, OutgoingRow, boot_id, machine_id
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.daemon.supervisor import protocol
 from luod.linux import memfd
 from luod.session_name import SessionName
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Final
+
+    from luod.daemon.log import Log
+    from luod.daemon.store.copies import Told
+    from luod.daemon.store.fd_store import FdStore
+    from luod.daemon.store.journal import Slots
+    from luod.daemon.store.journal_file import Journal
+    from luod.daemon.store.schema import Row
 
 _ROOT: Final = 0
 
@@ -32,7 +38,7 @@ def read_file(file: Journal) -> Told:
         content: bytes | OSError | None = file.read()
     except OSError as error:
         content = error
-    return of_this_machine(understand_file(content, str(file.path)), boot_id(), machine_id())
+    return of_this_machine(understand_file(content, file.path), boot_id(), machine_id())
 
 
 def doubted(log: Log, what: str, kept: str = "", *, refuses: bool) -> Doubt:
@@ -53,9 +59,9 @@ def aside(file: Journal, told: Told, log: Log, *, refuses: bool) -> tuple[Doubt,
     """Renames an unusable file. Returns the doubt; () without a fault."""
     if told.fault is None:
         return ()
-    kept = str(file.path)
+    kept = file.path
     try:
-        kept = str(file.keep_aside(told.fault.kind))
+        kept = file.keep_aside(told.fault.kind)
     except OSError as error:
         log.error("registry-file", path=file.path, error=f"it cannot be renamed: {error.strerror or error}")
     return (doubted(log, told.fault.what, kept, refuses=refuses),)
@@ -82,7 +88,7 @@ async def keep_memory(fds: FdStore, memory: Slots, kind: str, file: Journal, log
     path = file.aside(f"memory-{kind}")
     try:
         state_file.replace(path, contents.rstrip(b"\0"))
-        return str(path)
+        return path
     except OSError as error:
         log.error("registry-file", path=path, error=error.strerror or str(error))
     with memfd("luod-registry-aside", len(contents), executable=False) as copy:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
-
-from luod.daemon.store.schema import HeldFile, Image, Row
 from luod.daemon.supervisor import protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
+
+    from luod.daemon.store.schema import HeldFile, Image, Row
 
 REGISTRY: Final = "registry."
 """The prefix of the name of the registry's memory; the registry's instance follows."""

@@ -5,23 +5,26 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from msgspec.structs import replace
-
-from luod.daemon.log import Log
 from luod.daemon.store.copies import Fault, Told, newer, understand
 from luod.daemon.store.doubts import aside, doubted, keep_memory, read_file
-from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.journal import Slots
-from luod.daemon.store.journal_file import Journal
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.remains import arrived, owed, recall, timed
-from luod.daemon.store.schema import Record, begun_record, boot_id, machine_id, now
+from luod.daemon.store.schema import begun_record, boot_id, machine_id, now
 from luod.daemon.store.states import IncomingState
 from luod.errors import LuodError
-from luod.linux import Fd
+from luod.frozen import replace
 from luod.liveupdate import IncomingSession
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from luod.daemon.log import Log
+    from luod.daemon.store.fd_store import FdStore
+    from luod.daemon.store.journal_file import Journal
+    from luod.daemon.store.schema import Record
+    from luod.linux import Fd
 
 TOKEN: Final = 0
 """The token of the registry's memory in luod's session."""

@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
 
+from luod.frozen import frozen
 from luod.linux import Fd, memfd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final
 
 SLOT_SIZE: Final = 512 * 1024
 """The size of each of the two logs in memory in bytes. A file begins a new log at the same size."""
@@ -25,7 +28,7 @@ _WHOLE: Final = b"luodreg1"
 _CHANGE: Final = b"luodreg+"
 
 
-@dataclass(frozen=True)
+@frozen
 class Log:
     """The valid part of a log. `number` is that of its last entry, `end` the offset of the next one in bytes."""
 

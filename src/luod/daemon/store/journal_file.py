@@ -12,13 +12,15 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Final
 
 from luod.daemon.store import state_file
 from luod.daemon.store.journal import SLOT_SIZE
 from luod.linux import Fd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
 
 _ROOM_UNIT: Final = 64 * 1024
 _ROOM_FACTOR: Final = 4
@@ -34,17 +36,17 @@ def room(record: int) -> int:
 class Journal:
     """The file `registry` in the state directory, and its reserve. Owns both while they are open."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: str) -> None:
         self.directory = directory
-        self.path = directory / "registry"
+        self.path = os.path.join(directory, "registry")
         self.begun = 0
         """The number of logs that this process began."""
         self.reserve_error: OSError | None = None
         """Why no space is reserved for the next log; None where it is, and before the first log."""
         self.reserve_wanted = room(0)
         """Bytes of the space that was last asked for."""
-        self._reserve_path = directory / "registry.reserve"
-        self._old_path = directory / "registry.old"
+        self._reserve_path = os.path.join(directory, "registry.reserve")
+        self._old_path = os.path.join(directory, "registry.old")
         self._file: Fd | None = None
         self._end = 0
         self._room = 0
@@ -52,7 +54,7 @@ class Journal:
         self._reserve_size = 0
         self._dirty = 0
         """Bytes at the start of the reserve that are not known to be zeros."""
-        self._aside: Path | None = None
+        self._aside: str | None = None
 
     def read(self) -> bytes | None:
         """Returns the content; None without a file. Raises OSError: it exists and cannot be read."""
@@ -68,27 +70,26 @@ class Journal:
         except FileNotFoundError:
             return None
 
-    def aside(self, reason: str) -> Path:
+    def aside(self, reason: str) -> str:
         """Returns an unused path in the state directory, with `reason` in it, for a file to be kept."""
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        names = [f"registry.{reason}-{stamp}", *(f"registry.{reason}-{stamp}.{number}" for number in range(1, 100))]
-        name = next((name for name in names if not os.path.lexists(self.directory / name)), names[-1])
-        return self.directory / name
+        path = f"{self.path}.{reason}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        paths = [path, *(f"{path}.{number}" for number in range(1, 100))]
+        return next((path for path in paths if not os.path.lexists(path)), paths[-1])
 
-    def keep_aside(self, reason: str) -> Path:
+    def keep_aside(self, reason: str) -> str:
         """Gives the file another name, which the next log does not reuse. Returns the new path.
 
         Raises OSError: it has no other name yet, and no log begins before it is renamed.
         """
         self._aside = path = self.aside(reason)
-        path.hardlink_to(self.path)  # Not a rename: if serve is killed now, the next one must find the file.
+        os.link(self.path, path)  # Not a rename: if serve is killed now, the next one must find the file.
         self._aside = None
         return path
 
     def _move_aside(self) -> None:
         if self._aside is not None:
             with contextlib.suppress(FileNotFoundError):
-                self.path.rename(self._aside)
+                os.rename(self.path, self._aside)
             self._aside = None
 
     def append(self, entry: bytes) -> bool:
@@ -133,16 +134,17 @@ class Journal:
         assert self._reserve is not None
         _write_all(self._reserve, entry + bytes(max(0, self._dirty - len(entry))))
         self._dirty = max(self._dirty, len(entry))
-        self._old_path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._old_path)
         # There is no reserve without a log yet, on a file system without hard links, and of a file that is kept aside.
         with contextlib.suppress(OSError):
-            if self.path.lstat().st_nlink == 1:
-                self._old_path.hardlink_to(self.path)
-        self._reserve_path.rename(self.path)
+            if os.lstat(self.path).st_nlink == 1:
+                os.link(self.path, self._old_path)
+        os.rename(self._reserve_path, self.path)
         old, self._file, self._room = self._file, self._reserve, self._reserve_size
         self._reserve = None
         try:
-            self._old_path.rename(self._reserve_path)
+            os.rename(self._old_path, self._reserve_path)
         except OSError:
             if old is not None:
                 old.close()
@@ -171,21 +173,21 @@ class Journal:
             if self._reserve is not None and not self._reserve_size:
                 self._close_reserve()
                 with contextlib.suppress(OSError):
-                    self._reserve_path.unlink(missing_ok=True)
+                    os.unlink(self._reserve_path)
             return
         self.reserve_error = None
 
     def _find_reserve(self) -> None:
         """Repairs the files of a serve that was killed while they changed places."""
         with contextlib.suppress(FileNotFoundError):
-            if self._old_path.lstat().st_nlink > 1:
-                self._old_path.unlink()
+            if os.lstat(self._old_path).st_nlink > 1:
+                os.unlink(self._old_path)
             elif not os.path.lexists(self._reserve_path):
-                self._old_path.rename(self._reserve_path)
+                os.rename(self._old_path, self._reserve_path)
         with contextlib.suppress(FileNotFoundError):
-            found = self._reserve_path.lstat()
+            found = os.lstat(self._reserve_path)
             if found.st_nlink > 1 or not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-                self._reserve_path.unlink()
+                os.unlink(self._reserve_path)
 
     @property
     def open(self) -> bool:
@@ -229,10 +231,10 @@ def _write_all(file: Fd, data: bytes) -> None:
         at += os.pwrite(file.fileno(), data[at:], at)
 
 
-def _is_at(file: Fd, path: Path) -> bool:
+def _is_at(file: Fd, path: str) -> bool:
     """Returns whether `path` still leads to the open file: a directory may be removed, or mounted over."""
     try:
-        there = path.lstat()
+        there = os.lstat(path)
     except OSError:
         return False
     here = os.fstat(file.fileno())

@@ -7,13 +7,6 @@ first answer to a client.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
-
-from msgspec.structs import replace
-
-from luod.daemon.log import Log
 from luod.daemon.store.copies import Fault, Told, believed, understand
 from luod.daemon.store.doubts import aside, doubted, keep_memory, read_file, unknown
 from luod.daemon.store.fd_names import (
@@ -29,7 +22,6 @@ from luod.daemon.store.fd_names import (
     process_name,
     worker_name,
 )
-from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.inherited import BEHIND, MEMORY, TOKEN, inherited, strand
 from luod.daemon.store.journal import Slots
 from luod.daemon.store.journal_file import Journal
@@ -39,13 +31,21 @@ from luod.daemon.store.schema import FORMAT, Doubt, begun_record, boot_id, machi
 from luod.daemon.store.states import IncomingState
 from luod.daemon.supervisor import protocol
 from luod.errors import KernelRefused, LiveUpdateBroken, MemoryUnknown, NoSuchSession
+from luod.frozen import frozen, replace
 from luod.liveupdate import IncomingSession, OutgoingSession
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from luod.daemon.log import Log
+    from luod.daemon.store.fd_store import FdStore
 
 SESSION: Final = protocol.REGISTRY_SESSION
 """The session that preserves the registry. Names that begin with it are reserved."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Holdings:
     """The registry and the fds of serve. Owns both."""
 
@@ -59,7 +59,7 @@ class Holdings:
         self.fds.close()
 
 
-async def take_over(fds: FdStore, directory: Path, log: Log) -> Holdings:
+async def take_over(fds: FdStore, directory: str, log: Log) -> Holdings:
     """Takes over `fds`, the stored fds of keep. Raises KernelRefused."""
     file = Journal(directory)
     broken = None

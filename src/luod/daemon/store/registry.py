@@ -9,20 +9,25 @@ outlives luod, and is the fallback if the memory is damaged. `luod.daemon.store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
-import msgspec
-
-from luod.daemon.log import Log
-from luod.daemon.store import journal
-from luod.daemon.store.copies import Changes, key
-from luod.daemon.store.journal import Slots
-from luod.daemon.store.journal_file import Journal
-from luod.daemon.store.schema import Departure, Doubt, Held, Image, IncomingRow, OutgoingRow, Owed, Record, Row
+from luod.daemon.store import entries, journal
+from luod.daemon.store.entries import key
+from luod.daemon.store.schema import IncomingRow, OutgoingRow, Row
 from luod.daemon.store.states import IncomingState, OutgoingState, require
 from luod.errors import LuodError
-from luod.ipc.types.sessions import Direction
+from luod.frozen import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
+
+    from luod.daemon.log import Log
+    from luod.daemon.store.entries import Key
+    from luod.daemon.store.journal import Slots
+    from luod.daemon.store.journal_file import Journal
+    from luod.daemon.store.schema import Departure, Doubt, Held, Image, Owed, Record
+    from luod.ipc.types.sessions import Direction
 
 
 class RegistryDamaged(LuodError):
@@ -42,7 +47,7 @@ class Registry:
         """Callbacks for each change of rows."""
         self.noted: Callable[[Row, str], None] | None = None
         self._record: Record | None = record
-        self._rest = msgspec.structs.replace(record, rows=())
+        self._rest = replace(record, rows=())
         self._rows = {key(row): row for row in record.rows}
         self._number = number
         self._log = log
@@ -54,7 +59,7 @@ class Registry:
     @property
     def record(self) -> Record:
         if self._record is None:
-            self._record = msgspec.structs.replace(self._rest, rows=tuple(self._rows.values()))
+            self._record = replace(self._rest, rows=tuple(self._rows.values()))
         return self._record
 
     def row(self, direction: Direction, name: str) -> Row | None:
@@ -70,14 +75,14 @@ class Registry:
 
     def become(self, row: IncomingRow, state: IncomingState) -> IncomingRow:
         """Changes the state of the session if it still exists. Returns its row. Raises ImpossibleTransition."""
-        now = msgspec.structs.replace(self.incoming(row.name) or row, state=state)
+        now = replace(self.incoming(row.name) or row, state=state)
         self.replace(row, now)
         return now
 
     def replaced(self, row: OutgoingRow) -> None:
         """Marks a forwarded session as undeclared: a new session has replaced it, without the forwarded files."""
         if row.state is OutgoingState.CARRIED_OVER:
-            self.replace(row, msgspec.structs.replace(row, state=OutgoingState.UNDECLARED, kinds=()))
+            self.replace(row, replace(row, state=OutgoingState.UNDECLARED, kinds=()))
 
     def carried_over(self, row: IncomingRow) -> None:
         """Turns the incoming session into an outgoing one, in one write."""
@@ -120,7 +125,7 @@ class Registry:
             if key(other) == key(row):
                 return None
             if isinstance(other, IncomingRow) and row.direction == "incoming" and other.base == row.base:
-                return msgspec.structs.replace(other, state=IncomingState.TORN) if other.state in whole else other
+                return replace(other, state=IncomingState.TORN) if other.state in whole else other
             return other
 
         self.change(without)
@@ -146,7 +151,7 @@ class Registry:
             if row.ends_with_update:
                 return None
             ready = row.state is OutgoingState.READY
-            return msgspec.structs.replace(row, state=OutgoingState.DECLARED) if ready else row
+            return replace(row, state=OutgoingState.DECLARED) if ready else row
 
         changes = self._changes(without)
         if self._rest.departure is not None or changes:
@@ -172,7 +177,7 @@ class Registry:
         """Changes rarely changed fields: both logs are rewritten with the whole record."""
         changes = tuple(changes)
         rows = self._with(changes)
-        rest = msgspec.structs.replace(self._rest, **fields)
+        rest = replace(self._rest, **fields)
         whole = self._pack(rest, rows, self._number + 1)
         if not self._memory.begin(whole):
             raise _full(len(whole))
@@ -183,7 +188,7 @@ class Registry:
         """Changes rows: both logs get an entry."""
         rows = self._with(changes)
         number = self._number + 1
-        entry = journal.pack(number, msgspec.json.encode(_entry(changes)), whole=False)
+        entry = journal.pack(number, entries.changes(_merged(changes)), whole=False)
         if not self._memory.append(entry):
             whole = self._pack(self._rest, rows, number)
             if not self._memory.begin(whole):
@@ -196,7 +201,7 @@ class Registry:
         self._write(write)
         self._become(self._rest, rows, tuple(changes))
 
-    def _with(self, changes: Iterable[Change]) -> dict[tuple[Direction, str], Row]:
+    def _with(self, changes: Iterable[Change]) -> dict[Key, Row]:
         """Returns the rows after these changes. Raises ImpossibleTransition."""
         rows = dict(self._rows)
         for row, other in changes:
@@ -209,9 +214,8 @@ class Registry:
         return rows
 
     @staticmethod
-    def _pack(rest: Record, rows: dict[tuple[Direction, str], Row], number: int) -> bytes:
-        record = msgspec.structs.replace(rest, rows=tuple(rows.values()))
-        return journal.pack(number, msgspec.json.encode(record), whole=True)
+    def _pack(rest: Record, rows: dict[Key, Row], number: int) -> bytes:
+        return journal.pack(number, entries.whole(replace(rest, rows=tuple(rows.values()))), whole=True)
 
     def _write(self, write: Callable[[], None]) -> None:
         """Writes to the file. A failure is logged, not raised: the memory has the change, and a full disk must not
@@ -233,7 +237,7 @@ class Registry:
             self._log("registry-file-again", path=self._file.path)
         self._file_error = reason
 
-    def _become(self, rest: Record, rows: dict[tuple[Direction, str], Row], changes: tuple[Change, ...]) -> None:
+    def _become(self, rest: Record, rows: dict[Key, Row], changes: tuple[Change, ...]) -> None:
         self._rest, self._rows, self._record = rest, rows, None
         self._number += 1
         for row, other in changes:
@@ -269,9 +273,15 @@ class Registry:
         self._file.close()
 
 
-def _entry(changes: Iterable[Change]) -> Changes:
-    gone = tuple(key(row) for row, other in changes if row is not None and (other is None or key(other) != key(row)))
-    return Changes(gone, tuple(other for _row, other in changes if other is not None))
+def _merged(changes: Iterable[Change]) -> dict[Key, Row | None]:
+    """Returns the changed rows by their keys; None for a removed one."""
+    merged: dict[Key, Row | None] = {}
+    for row, other in changes:
+        if row is not None:
+            merged[key(row)] = None
+        if other is not None:
+            merged[key(other)] = other
+    return merged
 
 
 def _full(size: int) -> RegistryDamaged:

@@ -7,29 +7,21 @@ An unusable file is kept under another name, and the registry records a doubt.
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from luod.daemon import clock
-from luod.daemon.log import Log
-from luod.daemon.store.copies import Told
 from luod.daemon.store.doubts import doubted
 from luod.daemon.store.fd_names import fd_name
-from luod.daemon.store.fd_store import FdStore
-from luod.daemon.store.registry import Registry
-from luod.daemon.store.schema import (
-    Departure,
-    Doubt,
-    IncomingRow,
-    OutgoingRow,
-    Owed,
-    Record,
-    Row,
-    begun_record,
-    boot_id,
-    now,
-)
+from luod.daemon.store.schema import IncomingRow, OutgoingRow, Owed, begun_record, boot_id, now
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.errors import NoSuchSession, SessionTaken
+from luod.frozen import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from luod.daemon.log import Log
+    from luod.daemon.store.copies import Told
+    from luod.daemon.store.fd_store import FdStore
+    from luod.daemon.store.registry import Registry
+    from luod.daemon.store.schema import Departure, Doubt, Record, Row
 
 
 def arrived(row: OutgoingRow, departure: Departure | None) -> IncomingRow:

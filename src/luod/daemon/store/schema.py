@@ -1,34 +1,36 @@
 """The schema of the registry: a row for each session, and the fields that exist once.
 
-Only data; `luod.daemon.store.registry` stores it. Every part of serve uses it.
+Only data; `luod.daemon.store.registry` stores it. Every part of serve uses it. `luod.decode` reads the annotations.
 """
 
-from __future__ import annotations
-
+import os
 import re
-import secrets
 import time
-from pathlib import Path
-from typing import Any, ClassVar, Final
-
-import msgspec
 
 from luod.daemon.clock import Crossing, Moment, Pace
 from luod.daemon.store.states import IncomingState, OutgoingState
+from luod.frozen import frozen
 from luod.ipc.types.sessions import Direction
 
-FORMAT: Final = 4
-MOST_SESSIONS: Final = 1024
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+FORMAT: "Final" = 5
+MOST_SESSIONS: "Final" = 1024
 """In both directions. The names of keep's fds must fit an environment variable of 128 KiB."""
 
 
-class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="direction"):
+_OUTGOING: Direction = "outgoing"
+_INCOMING: Direction = "incoming"
+
+
+@frozen
+class _Row:
     """The session `base`, or `base`#`generation`. `owner`, a uid of luod's user namespace, and root may use it. `bytes`
     and `kinds` of its files are as declared last; they also count when the participant is gone. The seconds are the
     time that its participant took to be ready in each phase of the update.
     """
-
-    direction: ClassVar[Direction]
 
     base: str
     owner: int
@@ -43,12 +45,13 @@ class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         return self.base if self.generation is None else f"{self.base}#{self.generation}"
 
 
-class OutgoingRow(_Row, frozen=True, tag="outgoing"):
+@frozen
+class OutgoingRow(_Row):
     """A session for the next kernel. It has a generation while that update freezes, or after luod forwarded it.
     `discard`: it ends with the process that created it.
     """
 
-    direction: ClassVar[Direction] = "outgoing"
+    direction = _OUTGOING
 
     state: OutgoingState = OutgoingState.UNDECLARED
     discard: bool = False
@@ -63,10 +66,11 @@ class OutgoingRow(_Row, frozen=True, tag="outgoing"):
         return self.generation is not None and self.state is not OutgoingState.CARRIED_OVER
 
 
-class IncomingRow(_Row, frozen=True, tag="incoming"):
+@frozen
+class IncomingRow(_Row):
     """A session that was preserved over the last kexec."""
 
-    direction: ClassVar[Direction] = "incoming"
+    direction = _INCOMING
 
     state: IncomingState = IncomingState.WAITING
 
@@ -74,7 +78,8 @@ class IncomingRow(_Row, frozen=True, tag="incoming"):
 Row = OutgoingRow | IncomingRow
 
 
-class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+@frozen
+class Image:
     """The next kernel, as loaded through luod. keep has its files, under names with `number`."""
 
     number: int
@@ -82,14 +87,16 @@ class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     command_line: str
 
 
-class HeldFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+@frozen
+class HeldFile:
     """A file that luod holds for a program; keep has it under a name with `number`."""
 
     number: int
     name: str
 
 
-class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+@frozen
+class Held:
     """A stash: files that luod holds for the user `owner`, see `luod.daemon.sessions.held_files`. A kexec does not
     preserve them.
     """
@@ -99,7 +106,8 @@ class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[HeldFile, ...]
 
 
-class Departure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+@frozen
+class Departure:
     """The update of a kexec: it is in the registry from right before reboot(2), at `left`, until that returns. In the
     next kernel it stays, with the duration of the kexec in `crossing`.
     """
@@ -114,7 +122,8 @@ class Departure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     crossing: Crossing | None = None
 
 
-class Owed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+@frozen
+class Owed:
     """An update with a hook after-update that has not run yet; `jumped`: its kexec has taken place."""
 
     update: str
@@ -122,7 +131,8 @@ class Owed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     jumped: bool = False
 
 
-class Doubt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+@frozen
+class Doubt:
     """A copy of the registry that luod did not use for this one. `kept` is the place of its bytes.
 
     `refuses`: there may be sessions that luod does not know, and that an update would lose.
@@ -133,7 +143,8 @@ class Doubt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     refuses: bool = False
 
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+@frozen
+class Record:
     """The whole registry. `boot` counts the kernels since luod first ran, from 1; `boot_id` is the kernel's own.
 
     `generation` counts the updates that were begun. `departure` is the one in its kexec now, `arrival` the one that
@@ -167,9 +178,9 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         return [row for row in self.rows if isinstance(row, IncomingRow)]
 
 
-def begun_record(boot: int, rows: tuple[Row, ...] = (), **fields: Any) -> Record:
+def begun_record(boot: int, rows: tuple[Row, ...] = (), **fields: "Any") -> Record:
     """Returns the record of a new registry, with a new instance, in this boot of this machine."""
-    return Record(FORMAT, boot, boot_id(), rows, instance=secrets.token_hex(8), machine=machine_id(), **fields)
+    return Record(FORMAT, boot, boot_id(), rows, instance=os.urandom(8).hex(), machine=machine_id(), **fields)
 
 
 def now() -> float:
@@ -178,13 +189,15 @@ def now() -> float:
 
 
 def boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
 
 
 def machine_id() -> str:
     """Returns the machine-id(5); "" if it is missing or not set yet."""
     try:
-        text = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+        with open("/etc/machine-id", encoding="ascii") as file:
+            text = file.read().strip()
     except (OSError, UnicodeDecodeError):
         return ""
     return text if re.fullmatch(r"[0-9a-f]{32}", text) else ""

@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from pathlib import Path
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: str, data: bytes) -> None:
     """Replaces the file's contents by `data`, for luod alone to read.
 
     A reader finds the old or the new contents completely, even if luod is killed meanwhile. This does not hold on a
     host that crashes before both the file and its directory were synced. Raises OSError: the old file is still there.
     """
-    new = path.with_suffix(".new")
-    new.unlink(missing_ok=True)
+    new = f"{path}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new)
     with open(new, "xb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600)) as file:
         file.write(data)
-    new.rename(path)
+    os.rename(new, path)

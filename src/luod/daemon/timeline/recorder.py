@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
-from pathlib import Path
 from time import monotonic
 from typing import Final
 
@@ -47,12 +46,12 @@ class _Head(msgspec.Struct, frozen=True):
 class Recorder:
     """Owns the file while it is open."""
 
-    def __init__(self, registry: Registry, directory: Path, log: Log, *, jumping: bool) -> None:
+    def __init__(self, registry: Registry, directory: str, log: Log, *, jumping: bool) -> None:
         """Continues the timeline on the disk, or begins one with the registry's data from before the kexec. `jumping`:
         the previous serve called reboot(2), so its update is not over.
         """
         self._registry = registry
-        self._path = directory / "timeline"
+        self._path = os.path.join(directory, "timeline")
         self._log = log
         self._file: Fd | None = None
         self._origin = 0.0

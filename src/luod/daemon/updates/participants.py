@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 from asyncvarlink.serviceinterface import PermissionDenied
 
 from luod.daemon.log import Log
@@ -27,6 +26,7 @@ from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.daemon.updates.follower import Follower
 from luod.daemon.updates.transaction import NotAwaited
 from luod.errors import Refused
+from luod.frozen import replace
 from luod.ipc.errors import DeclaredByAnother, NotExpected, NotFollowing
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
@@ -190,9 +190,9 @@ class Participants:
                 size = min(sum(file.size for file in files), _MOST_BYTES)
                 kinds = known(file.kind for file in files)
                 state = row.state if ours else OutgoingState.DECLARED
-                return msgspec.structs.replace(row, state=state, bytes=size, kinds=kinds)
+                return replace(row, state=state, bytes=size, kinds=kinds)
             if row.name in before and not ours:
-                return msgspec.structs.replace(row, state=OutgoingState.UNDECLARED, bytes=0, kinds=())
+                return replace(row, state=OutgoingState.UNDECLARED, bytes=0, kinds=())
             return row
 
         self._registry.change(judged)
@@ -224,7 +224,7 @@ class Participants:
         def resumed(row: Row) -> Row:
             if isinstance(row, IncomingRow) and chosen & {row.base, row.name} and may_use(peer, row):
                 whole = row.state in (IncomingState.WAITING, IncomingState.TAKEN, IncomingState.RETRIEVED)
-                return msgspec.structs.replace(row, state=IncomingState.RESUMED) if whole else row
+                return replace(row, state=IncomingState.RESUMED) if whole else row
             return row
 
         self._registry.change(resumed)
@@ -276,7 +276,7 @@ def ready_rows(coordinator: Coordinator, rows: Iterable[OutgoingRow]) -> dict[st
     for row in rows:
         follower = owners.get(row.base)
         if row.declared and follower is not None:
-            found[row.name] = msgspec.structs.replace(
+            found[row.name] = replace(
                 row,
                 state=OutgoingState.READY,
                 preparing_seconds=round(coordinator.preparing.get(follower.id, 0.0), 6),

@@ -1,0 +1,128 @@
+"""The bodies of the registry's entries as JSON: the whole record, or the changes of rows since. Pure.
+
+luod reads and writes a thousand rows while guests are paused. So a row is a list: its direction, then its members in
+order, whose types are checked all at once. In an entry of changes, a removed row is its direction and name.
+"""
+
+from __future__ import annotations
+
+import json
+
+from luod.daemon.store.schema import FORMAT, IncomingRow, OutgoingRow, Record, Row
+from luod.daemon.store.states import IncomingState, OutgoingState
+from luod.decode import Decoder, Misfit, encode_shortly
+from luod.frozen import members
+from luod.ipc.types.phases import Clock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, Final
+
+    from luod.ipc.types.sessions import Direction
+
+    Key = tuple[Direction, str]
+
+_KINDS, _STATE = (members(OutgoingRow).index(name) for name in ("kinds", "state"))
+_ROWS: Final = {
+    kind.direction: (kind, {state.value: state for state in states})
+    for kind, states in ((OutgoingRow, OutgoingState), (IncomingRow, IncomingState))
+}
+_TYPES: Final = frozenset(
+    (str, str, int, generation, int, float, float, list, str, *more)
+    for generation in (int, type(None))
+    for more in ((), (bool,))
+)
+"""The types in the list of a row."""
+
+
+class Meaningless(Exception):
+    """A body that is not an entry."""
+
+
+class OtherFormat(Exception):
+    """A whole record of another format, `number`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def key(row: Row) -> Key:
+    return row.direction, row.name
+
+
+def whole(record: Record) -> bytes:
+    """Returns the body of a whole record."""
+    return _ENCODER.encode(record).encode()
+
+
+def changes(rows: Mapping[Key, Row | None]) -> bytes:
+    """Returns the body of an entry of changes: the rows that are new or other ones, and None for each removed one."""
+    return _ENCODER.encode([key if row is None else row for key, row in rows.items()]).encode()
+
+
+def read_whole(body: bytes) -> Record:
+    """Returns the record. Raises OtherFormat, Meaningless."""
+    found = _loaded(body)
+    written = found.get("format") if type(found) is dict else None
+    if type(written) is int and written != FORMAT:
+        raise OtherFormat(written)
+    try:
+        return _DECODER(Record, found)
+    except Misfit as misfit:
+        raise Meaningless(str(misfit)) from None
+
+
+def read_changes(body: bytes) -> dict[Key, Row | None]:
+    """Returns the changes. Raises Meaningless."""
+    found = _loaded(body)
+    if type(found) is not list:
+        raise Meaningless("it is not a list")
+    rows: dict[Key, Row | None] = {}
+    for each in found:
+        match each:
+            case ["outgoing" | "incoming" as direction, str(name)]:
+                rows[direction, name] = None
+            case _:
+                row = _row(each)
+                rows[key(row)] = row
+    return rows
+
+
+def _plain(value: Row | object) -> object:
+    if type(value) is OutgoingRow or type(value) is IncomingRow:
+        return [value.direction, *vars(value).values()]
+    return encode_shortly(value)
+
+
+def _loaded(body: bytes) -> Any:
+    try:
+        return json.loads(body.decode())
+    except (ValueError, RecursionError) as error:
+        raise Meaningless(str(error)) from None
+
+
+def _rows(given: Any) -> tuple[Row, ...]:
+    if type(given) is not list:
+        raise Meaningless("its rows are not a list")
+    return tuple(map(_row, given))
+
+
+def _row(given: Any) -> Row:
+    if type(given) is not list or tuple(map(type, given)) not in _TYPES:
+        raise Meaningless(f"{given!r:.200} is not a row")
+    direction, *values = given
+    values[_KINDS] = tuple(values[_KINDS])
+    try:
+        kind, states = _ROWS[direction]
+        values[_STATE] = states[values[_STATE]]
+        row: Row = kind(*values)
+    except (KeyError, TypeError):
+        raise Meaningless(f"{given!r:.200} is not a row") from None
+    return row
+
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, default=_plain)
+_OTHERS: Final[dict[Any, Callable[[Any], Any]]] = {tuple[Row, ...]: _rows, Clock: str}
+_DECODER: Final = Decoder(strict=True, others=_OTHERS)
