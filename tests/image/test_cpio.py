@@ -318,7 +318,28 @@ def test_a_module_that_is_a_bomb_is_damaged(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(cpio, "MODULE_MAX", 1 << 20)
     module = tree(entry("a.ko.xz", lzma.compress(bytes(2 << 20))), END).find("a.ko.xz")
     assert module is not None
+    cpio.look_into(module)
     assert "more than" in module.damage
+
+
+def test_packed_modules_are_kept_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound a module is unpacked at once."""
+    module = lzma.compress(MODULE)
+    monkeypatch.setattr(cpio, "KEPT_MAX", len(module))
+    found = tree(entry("a.ko.xz", module), entry("b.ko.xz", module), END)
+    assert [(bool(inode.packed), inode.formats) for _path, inode in found.files()] == [
+        (True, ()),
+        (False, ("vfio-pci-v1",)),
+    ]
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize("before", [0, 65_000, 65_500, 65_536, 131_000])
+def test_a_module_is_searched_across_the_pieces_of_a_stream(packer: str, before: int) -> None:
+    found = tree(PACKERS[packer](archive({PATH: b"\x7fELF" + bytes(before) + b"\0vfio-pci-v1\0" + bytes(70_000)})))
+    module = found.find(PATH)
+    assert module is not None
+    assert module.formats == ("vfio-pci-v1",)
 
 
 def test_deep_directories_are_walked_without_recursion() -> None:

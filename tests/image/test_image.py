@@ -23,6 +23,7 @@ from luod import image
 from luod.emulator.machine import stub
 from luod.errors import ImageError
 from luod.image import packed
+from luod.image.contents import FAMILIES, formats, formats_in
 
 KERNEL = (
     b"\x7fELF Linux version 7.3.4-test (someone@somewhere) #1 SMP\n\0 luo-v5\0kho-v3\0memfd-v2\0kho-v3\0"
@@ -248,6 +249,25 @@ def test_the_unpacked_kernel_tells_its_release_and_its_formats() -> None:
     banner = "Linux version 7.3.4-test (someone@somewhere) #1 SMP"
     assert found == image.Contents("7.3.4-test", ("kho-v3", "luo-v5", "memfd-v2"), banner)
     assert image.contents(b"") == image.Contents("", ())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_format_is_found_wherever_pieces_end(family: str) -> None:
+    name = f"{family}{'_' if '_' in family else '-'}v12"
+    data = b"luo-v1" * 20 + b"\0" + name.encode() + b"\0" + b"x" * 100
+
+    assert formats(data) == (name,)
+    for at in range(len(data)):
+        assert formats_in((data[:at], data[at:])) == (name,)
+    assert formats_in(data[at : at + 1] for at in range(len(data))) == (name,)
+
+
+@pytest.mark.parametrize("text", [b"xluo-v5\0", b"luo-v5", b"luo-v123456\0", b"luo-v5x\0", b"a-luo-v5\0", b"luo_v5x\0"])
+def test_what_only_contains_a_format_is_not_one(text: bytes) -> None:
+    data = b"x" * 50 + text + b"y" * 50
+    assert formats(data) == ()
+    for at in range(len(data)):
+        assert formats_in((data[:at], data[at:])) == ()
 
 
 @given(data=some.binary(max_size=0x400))

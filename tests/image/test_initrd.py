@@ -80,6 +80,16 @@ def test_a_module_that_cannot_be_unpacked_is_not_loaded() -> None:
     assert "damaged" in found.refused["vfio_pci"]
 
 
+def test_a_packed_module_is_looked_into_if_it_is_loaded_or_where_handlers_are() -> None:
+    module = f"{MODULES}/kernel/sound/other.ko.xz"
+    files = {**INIT, module: lzma.compress(MODULE)}
+
+    assert judged(cpio({**files, "conf/modules": b"other\n"})).formats == {"other": ("vfio-pci-v1",)}
+    assert judged(cpio(files)).formats == {}
+    assert judged(cpio({**INIT, module.replace("kernel/sound", "updates"): files[module]})).formats
+    assert judged(cpio({**INIT, module.replace("sound", "arch/x86/kvm"): files[module]})).formats
+
+
 def test_modules_of_another_release_do_not_count() -> None:
     found = judged(cpio({**INIT, PATH: MODULE, **LIST}), release="7.4.0")
     assert (found.formats, dict(found.loaded)) == ({}, {})

@@ -7,7 +7,7 @@ image shows whether it takes that data over (docs/hazards.md, H20).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,7 +29,10 @@ FAMILIES: Final = (
 and of data that subsystems write beside such files (file-lifecycle-bound data, FLB).
 """
 
-_FORMAT: Final = re.compile(rb"(?<![0-9A-Za-z_-])((?:%s)[-_]v[0-9]{1,5})(?=\0)" % "|".join(FAMILIES).encode())
+_STARTS: Final = "|".join(f"{family}{'_' if '_' in family else '-'}v" for family in FAMILIES)
+_FORMAT: Final = re.compile(rb"(?<![0-9A-Za-z_-])((?:%s)[0-9]{1,5})(?=\0)" % _STARTS.encode())
+_NEEDLES: Final = (b"-v", b"_luo_")
+"""Each format has one of them. They are rare, and bytes.find is many times faster than the pattern."""
 _LONGEST: Final = 32
 _BANNER: Final = re.compile(rb"Linux version ([0-9][!-~]{0,127}) \([ -~]{1,512}")
 _OPTION: Final = re.compile(rb"^(?:(CONFIG_\w+)=(.*)|# (CONFIG_\w+) is not set)$", re.MULTILINE)
@@ -67,16 +70,21 @@ def family_of(name: str) -> str:
 
 def formats(data: bytes) -> tuple[str, ...]:
     """Returns the formats of live update that are strings of their own in `data`; sorted, without duplicates."""
-    found = set()
-    for family in FAMILIES:
-        # bytes.find is many times faster than the pattern, and the data are tens of MiB.
-        start = b"%s%sv" % (family.encode(), b"_" if "_" in family else b"-")
-        at = data.find(start)
-        while at >= 0:
-            match = _FORMAT.match(data[max(at - 1, 0) : at + _LONGEST], min(at, 1))
-            if match:
-                found.add(match.group(1).decode("ascii"))
-            at = data.find(start, at + 1)
+    return formats_in((data,))
+
+
+def formats_in(pieces: Iterable[bytes]) -> tuple[str, ...]:
+    """Returns the formats in data that comes in pieces."""
+    found, before = set(), b""
+    for piece in pieces:
+        data = before + piece
+        for needle in _NEEDLES:
+            at = data.find(needle, max(len(before) - _LONGEST, 0))
+            while at >= 0:
+                for match in _FORMAT.finditer(data, max(at - _LONGEST, 0), at + 2 * _LONGEST):
+                    found.add(match.group(1).decode("ascii"))
+                at = data.find(needle, at + _LONGEST)
+        before = data[-2 * _LONGEST :]
     return tuple(sorted(found))
 
 

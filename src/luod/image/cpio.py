@@ -18,7 +18,7 @@ from typing import Final
 
 from luod.errors import ImageError, ImageUnreadable
 from luod.image import foreign, packed
-from luod.image.contents import formats
+from luod.image.contents import formats, formats_in
 from luod.image.tree import Inode, Kind, Tree
 
 UNPACKED_MAX: Final = 4 * 1024 * 1024 * 1024
@@ -32,7 +32,7 @@ _SMALL: Final = 64 * 1024
 _ENTRIES_MAX: Final = 500_000
 _PATH_MAX: Final = 4096
 _HEADER: Final = 110
-_CHUNK: Final = 1024 * 1024
+_CHUNK: Final = 64 * 1024
 _CHECKED: Final = b"070702"
 _TRAILER: Final = "TRAILER!!!"
 
@@ -74,6 +74,16 @@ def module_name(path: str) -> str | None:
     if suffix in _SUFFIXES and dot:
         name, dot, suffix = name.rpartition(".")
     return name.replace("-", "_") if suffix == "ko" and name else None
+
+
+def look_into(inode: Inode) -> None:
+    """Unpacks a packed module, if that was not done yet, and notes its formats or its damage."""
+    if inode.packed:
+        (packing, content), inode.packed = inode.packed, None
+        try:
+            inode.formats = formats(packed.unpack(content, packing, most=MODULE_MAX))
+        except ImageError as error:
+            inode.damage = error.message
 
 
 def unpack(data: bytes, end: int | None = None) -> Unpacked:
@@ -287,20 +297,32 @@ class _Unpacker:
         """Reads a file's content, and returns its checksum if requested."""
         if not size:
             return 0
-        inode.content, inode.formats, inode.damage = None, (), ""
+        inode.content, inode.formats, inode.damage, inode.packed = None, (), "", None
         module = module_name(name) is not None
         # Another name of a linked file may be that of a module.
         if size > (MODULE_MAX if module or linked else _most(name)):
             inode.damage = f"it has more than {MODULE_MAX} bytes" if module else ""
             return reader.pass_over(size, summed=summed)
+        packing = _SUFFIXES.get(name.rpartition(".")[2]) if module else None
+        if module and not packing and not summed:
+            inode.formats = formats_in(reader.parts(size))
+            return 0
         content = reader.take(size)
-        if module or content.startswith(b"\x7fELF"):
-            if module or linked:
-                inode.formats, inode.damage = _formats(content, name)
-        elif size <= _most(name) and self._kept + size <= KEPT_MAX:
+        if packing:
+            inode.packed = packing, content
+            if not self._keep(size):
+                look_into(inode)
+        elif module or content.startswith(b"\x7fELF"):
+            inode.formats = formats(content) if module or linked else ()
+        elif size <= _most(name) and self._keep(size):
             inode.content = content
-            self._kept += size
         return sum(content) & 0xFFFFFFFF if summed else 0
+
+    def _keep(self, size: int) -> bool:
+        """Returns whether there is room to keep a content of this size, and counts it."""
+        room = self._kept + size <= KEPT_MAX
+        self._kept += size if room else 0
+        return room
 
     def _inside(self, why: str, reader: _Reader) -> str:
         known = foreign.name(reader.begin)
@@ -321,17 +343,6 @@ def _most(name: str) -> int:
     if "firmware/" in name:
         return 0
     return _LIST_MAX if name.rpartition("/")[2].startswith("modules.") else _SMALL
-
-
-def _formats(module: bytes, name: str) -> tuple[tuple[str, ...], str]:
-    """Returns the formats that a module names, and why it cannot be unpacked."""
-    packing = _SUFFIXES.get(name.rpartition(".")[2])
-    if packing is None:
-        return formats(module), ""
-    try:
-        return formats(packed.unpack(module, packing, most=MODULE_MAX)), ""
-    except ImageError as error:
-        return (), error.message
 
 
 def _pieces(data: bytes, at: int, end: int) -> Iterator[bytes]:
@@ -382,28 +393,29 @@ class _Reader:
         """Returns the next byte. There must be one."""
         return self._rest[self._at]
 
-    def take(self, size: int) -> bytes:
-        parts = []
+    def parts(self, size: int) -> Iterator[bytes]:
+        """Takes bytes in parts, as they come."""
         while size:
-            part = self._part(size)
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+            count = self._pass(size)
+            size -= count
+            yield self._rest[self._at - count : self._at]
+
+    def take(self, size: int) -> bytes:
+        return b"".join(self.parts(size))
 
     def pass_over(self, size: int, *, summed: bool = False) -> int:
         """Skips bytes, and returns their sum if requested."""
-        total = 0
+        if summed:
+            return sum(map(sum, self.parts(size))) & 0xFFFFFFFF
         while size:
-            part = self._part(size)
-            size -= len(part)
-            total += sum(part) if summed else 0
-        return total & 0xFFFFFFFF
+            size -= self._pass(size)
+        return 0
 
     def align(self) -> None:
         """Skips to a multiple of four bytes."""
         missing = -self.position % 4
         while missing and self.more():
-            missing -= len(self._part(missing))
+            missing -= self._pass(missing)
         self.cut = missing > 0
 
     def skip_zeros(self) -> None:
@@ -412,10 +424,11 @@ class _Reader:
             self.position += past - self._at
             self._at = past
 
-    def _part(self, size: int) -> bytes:
+    def _pass(self, size: int) -> int:
+        """Skips bytes of one piece, up to `size`, and returns their number."""
         if not self.more():
             raise ImageError(_unusable("it is cut off"))
-        part = self._rest[self._at : self._at + size]
-        self._at += len(part)
-        self.position += len(part)
-        return part
+        count = min(size, len(self._rest) - self._at)
+        self._at += count
+        self.position += count
+        return count

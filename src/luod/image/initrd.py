@@ -84,14 +84,15 @@ def read(data: bytes) -> Initrd:
 def judge(disk: Initrd, release: str, line: Line, options: Mapping[str, str] | None = None) -> Modules:
     """Returns the modules that a kernel of this release, command line and configuration (None: not known) loads."""
     known = {} if options is None else options
+    idle = _idle(disk, line, known)
+    # First, since it looks into the modules that are loaded.
+    probe = None if idle else _probe(disk.tree, release, line, known)
     by_release = kmod.releases(disk.tree)
     named = by_release.pop(release, {})
     remarks = list(_remarks(disk, line))
-    idle = _idle(disk, line, known)
-    if idle:
+    if probe is None:
         reasons = dict.fromkeys(named, idle)
         return Modules(named, {}, reasons, by_release, {}, _unpackable(disk, known), (*remarks, idle))
-    probe = _probe(disk.tree, release, line, known)
     refused = {name: why for name, why in probe.refused.items() if name not in probe.loaded}
     missing = [name for name in named if name not in probe.loaded]
     scripts = _scripts(disk.tree, missing)

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Final
 
 from luod.image.contents import formats
-from luod.image.cpio import module_name
+from luod.image.cpio import look_into, module_name
 from luod.image.tree import Inode, Tree
 
 _CONFIGURATION: Final = (
@@ -26,6 +26,8 @@ _CONFIGURATION: Final = (
     "/lib/modprobe.d",
 )
 _ROOTS: Final = ("/lib/modules", "/usr/lib/modules")
+_HANDLERS: Final = re.compile("(?!kernel/)|.*/(?:drivers/(?:vfio|iommu|pci)|kvm|liveupdate|mm)/")
+"""The paths of modules that may have formats: in these directories, or not of the kernel's own source."""
 _DEPTH_MAX: Final = 64
 _INDEX_MAGIC: Final = 0xB007F457
 _INDEX_NODES_MAX: Final = 200_000
@@ -110,7 +112,7 @@ class Modules:
         self._tree = tree
         bases = [f"{root}/{release}" for root in _ROOTS if release]
         self.base = next((base for base in bases if tree.names(base)), "")
-        self.files = dict(_files(tree, self.base))
+        self.files = {name: inode for name, _path, inode in _files(tree, self.base)}
         self._inodes: dict[str, Inode] = {}
         self.needs: dict[str, list[str]] = {}
         self.listed = False
@@ -154,18 +156,21 @@ class Modules:
 
 
 def releases(tree: Tree) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Returns by kernel release the modules with formats of live update."""
+    """Returns by kernel release the modules with formats of live update.
+
+    Of the packed modules that were not looked into yet, it looks into those where handlers are.
+    """
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for root in _ROOTS:
         for release in tree.names(root):
-            named = {name: formats_of(inode) for name, inode in _files(tree, f"{root}/{release}")}
-            found.setdefault(release, {}).update({name: its for name, its in named.items() if its})
+            named = found.setdefault(release, {})
+            for name, path, inode in _files(tree, f"{root}/{release}"):
+                if _HANDLERS.match(path):
+                    look_into(inode)
+                its = inode.formats or (formats(inode.content) if inode.content else ())
+                if its:
+                    named[name] = its
     return found
-
-
-def formats_of(inode: Inode) -> tuple[str, ...]:
-    """Returns the formats of live update in a module's file."""
-    return inode.formats or (formats(inode.content) if inode.content else ())
 
 
 class Probe:
@@ -244,6 +249,7 @@ class Probe:
         inode = self._modules.inode(name)
         if inode is None:
             return f"{by} asks for it, and its file is missing"
+        look_into(inode)
         if inode.damage:
             return f"its file is damaged: {inode.damage}"
         return self._forbidden.get(name) or self._forbidden.get("", "")
@@ -254,11 +260,12 @@ class Probe:
                 self._insert(module, f"a softdep of {name}", depth + 1)
 
 
-def _files(tree: Tree, base: str) -> Iterator[tuple[str, Inode]]:
+def _files(tree: Tree, base: str) -> Iterator[tuple[str, str, Inode]]:
+    """Yields the name, the path and the inode of each module below `base`."""
     for path, inode in tree.files(base) if base else ():
         name = module_name(path)
         if name is not None:
-            yield name, inode
+            yield name, path, inode
 
 
 def _pattern(name: str) -> str:

@@ -31,6 +31,8 @@ class Inode:
     """The formats of live update in a kernel module."""
     damage: str = ""
     """Why a kernel module cannot be unpacked."""
+    packed: tuple[str, bytes] | None = None
+    """The compression and the bytes of a kernel module that was not looked into."""
 
 
 def parts_of(path: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Reads the files of a next kernel and the formats of the running one, and keeps the results.
 
-It takes seconds and is for a thread, one at a time. The result for a file is kept by its fingerprint (device, inode,
-size, times of change), so an unchanged file is read once.
+It takes up to seconds and is for a thread, one at a time. The results are kept by the files' fingerprints (device,
+inode, size, times of change), those for an initial RAM disk also by the kernel and the command line. The unpacked files
+are not kept.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from luod.daemon.preflight.running import IMAGE_MAX, Running, running
 from luod.daemon.preflight.subject import Fingerprint, Subject, fingerprint
 from luod.errors import ImageError, ImageUnreadable
 from luod.image import command_line, initrd
-from luod.image.initrd import Initrd
 from luod.linux import Fd, map_large_allocations
 
 
@@ -35,7 +35,7 @@ class Reader:
 
     _running: Running | None = None
     _kernel: KernelFile | None = None
-    _initrd: tuple[Fingerprint, Initrd] | None = None
+    _initrd: tuple[tuple[object, ...], InitrdFile] | None = None
 
     def read(self, subject: Subject) -> Read:
         # Images are unpacked here, and luod must not keep that memory.
@@ -65,20 +65,22 @@ class Reader:
         size = 0
         try:
             found, size = fingerprint(fd), os.fstat(fd.fileno()).st_size
-            if self._initrd is None or self._initrd[0] != found:
-                self._initrd = found, initrd.read(_content(fd))
+            key = (found, given, kernel.fingerprint)
+            if self._initrd is not None and self._initrd[0] == key:
+                return self._initrd[1]
+            disk = initrd.read(_content(fd))
         except ImageUnreadable as error:
             return InitrdFile(_fingerprint_or_none(fd), size, unreadable=(error.message, error.hint))
         except (ImageError, OSError) as error:
             remedy = "rebuild it (update-initramfs -u, dracut --force, mkinitcpio -P), or give the right file"
             return InitrdFile(_fingerprint_or_none(fd), size, unusable=_unreadable(error, remedy))
-        disk = self._initrd[1]
-        if kernel.content is None:
-            return InitrdFile(found, size, None, disk.boot_config)
-        contents = kernel.content.contents
-        line = command_line.line(given, contents.options, disk.boot_config)
-        modules = initrd.judge(disk, contents.release, line, contents.options)
-        return InitrdFile(found, size, modules, disk.boot_config)
+        modules = None
+        if kernel.content is not None:
+            contents = kernel.content.contents
+            line = command_line.line(given, contents.options, disk.boot_config)
+            modules = initrd.judge(disk, contents.release, line, contents.options)
+        self._initrd = key, InitrdFile(found, size, modules, disk.boot_config)
+        return self._initrd[1]
 
 
 def _fingerprint_or_none(fd: Fd) -> Fingerprint:
