@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
 from luod.errors import BadInput
 
@@ -16,9 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-DEVICES: Final = Path("/sys/bus/pci/devices")
-DRIVERS: Final = Path("/sys/bus/pci/drivers")
-VFIO_CLASS: Final = Path("/sys/class/vfio-dev")
+DEVICES: Final = "/sys/bus/pci/devices"
+DRIVERS: Final = "/sys/bus/pci/drivers"
+VFIO_CLASS: Final = "/sys/class/vfio-dev"
 VFIO_PCI: Final = "vfio-pci"
 """The one driver whose devices are preserved. Those of its variants for single devices are refused."""
 
@@ -40,13 +39,13 @@ def check_address(address: str) -> str:
 
 def driver_of(address: str) -> str | None:
     """Returns the name of the device's driver; None without a driver or without the device."""
-    return _link(DEVICES / address / "driver")
+    return _link(f"{DEVICES}/{address}/driver")
 
 
 def vfio_node(address: str) -> str | None:
     """Returns the name of the device's file in /dev/vfio/devices, such as vfio0; None while no VFIO driver has it."""
     try:
-        names = os.listdir(DEVICES / address / "vfio-dev")
+        names = os.listdir(f"{DEVICES}/{address}/vfio-dev")
     except (FileNotFoundError, NotADirectoryError):
         return None
     return min(names, default=None)
@@ -62,11 +61,11 @@ def any_vfio_device() -> bool:
 
 def visible() -> bool:
     """Returns whether this process sees the devices of its machine: a sandbox may hide /sys."""
-    return DEVICES.is_dir()
+    return os.path.isdir(DEVICES)
 
 
 def is_virtual_function(address: str) -> bool:
-    return (DEVICES / address / "physfn").is_symlink()
+    return os.path.islink(f"{DEVICES}/{address}/physfn")
 
 
 def is_intel_display(address: str) -> bool:
@@ -81,9 +80,9 @@ def address_of(fd: int) -> str | None:
     """
     name = os.path.basename(link_of(fd))
     if _NODE.fullmatch(name):
-        return _link(VFIO_CLASS / name / "device")
+        return _link(f"{VFIO_CLASS}/{name}/device")
     try:
-        lines = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii").splitlines()
+        lines = _text(f"/proc/self/fdinfo/{fd}").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
     paths = [line.partition(":")[2].strip() for line in lines if line.startswith(_SYSPATH)]
@@ -99,7 +98,7 @@ def link_of(fd: int) -> str:
         return ""
 
 
-def _link(path: Path) -> str | None:
+def _link(path: str) -> str | None:
     try:
         return os.path.basename(os.readlink(path))
     except OSError:
@@ -108,6 +107,11 @@ def _link(path: Path) -> str | None:
 
 def _number(address: str, name: str) -> int | None:
     try:
-        return int((DEVICES / address / name).read_text(encoding="ascii"), 16)
+        return int(_text(f"{DEVICES}/{address}/{name}"), 16)
     except (OSError, ValueError):
         return None
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()

@@ -17,15 +17,19 @@ import enum
 import errno
 import fcntl
 import os
-import struct
-from pathlib import Path
-from typing import Final
 
 from luod import pci
 from luod.errors import KernelRefused, VfioDeviceFrozen
-from luod.linux import Fd, HasFileno
+from luod.linux import Fd
 from luod.uapi import iommufd as iommufd_uapi
 from luod.uapi import vfio as uapi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import struct
+    from typing import Final
+
+    from luod.linux import HasFileno
 
 __all__ = [  # noqa: RUF022 - in the order of their use
     "bind_driver",
@@ -41,7 +45,7 @@ __all__ = [  # noqa: RUF022 - in the order of their use
     "revive",
 ]
 
-_PROBE: Final = Path("/sys/bus/pci/drivers_probe")
+_PROBE: Final = "/sys/bus/pci/drivers_probe"
 _INTERRUPTS: Final = (uapi.VFIO_PCI_INTX_IRQ_INDEX, uapi.VFIO_PCI_MSI_IRQ_INDEX, uapi.VFIO_PCI_MSIX_IRQ_INDEX)
 """Interrupts that fail the kexec. The error and request eventfds do not."""
 
@@ -60,13 +64,13 @@ def bind_driver(address: str, driver: str = pci.VFIO_PCI) -> str:
     EACCES, and ENODEV when the driver did not accept the device.
     """
     address = pci.check_address(address)
-    folder = pci.DEVICES / address
+    folder = f"{pci.DEVICES}/{address}"
     if pci.driver_of(address) != driver:
-        if not (pci.DRIVERS / driver).is_dir():
+        if not os.path.isdir(f"{pci.DRIVERS}/{driver}"):
             raise KernelRefused(errno.ENOENT, f"bind {address}", f"there is no driver {driver}", hint=_LOAD_DRIVER)
-        _store(folder / "driver_override", driver)
+        _store(f"{folder}/driver_override", driver)
         if pci.driver_of(address) is not None:
-            _store(folder / "driver" / "unbind", address)
+            _store(f"{folder}/driver/unbind", address)
         _store(_PROBE, address)
     node = pci.vfio_node(address)
     if node is None:
@@ -202,7 +206,7 @@ def revive(address: str) -> str:
     address = pci.check_address(address)
     driver = pci.driver_of(address)
     if driver is not None:
-        _store(pci.DEVICES / address / "driver" / "unbind", address)
+        _store(f"{pci.DEVICES}/{address}/driver/unbind", address)
     return bind_driver(address, driver or pci.VFIO_PCI)
 
 
@@ -251,9 +255,10 @@ def _open(path: str, meanings: dict[int, str]) -> Fd:
         raise KernelRefused(code, f"open {path}", meanings.get(code, "")) from None
 
 
-def _store(path: Path, text: str) -> None:
+def _store(path: str, text: str) -> None:
     try:
-        path.write_text(text, encoding="ascii")
+        with open(path, "w", encoding="ascii") as file:
+            file.write(text)
     except OSError as error:
         raise KernelRefused(error.errno or 0, f"write {path}") from None
 

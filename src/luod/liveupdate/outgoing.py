@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 import stat
-import threading
+from _thread import allocate_lock
 from itertools import count
 
 from luod import manifest, memory, pci
@@ -73,7 +73,7 @@ class OutgoingSession(Session):
         self._manifest: _ManifestWriter | None = None
         if manifest is not False:
             self._manifest = _ManifestWriter(self._preserve, None if manifest is True else manifest)
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     @property
     def contents(self) -> tuple[Entry, ...]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
 import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Final, cast
 
 from luod import linux
 from luod import memory as machine
@@ -16,10 +12,14 @@ from luod.errors import BadInput, KernelRefused
 from luod.linux import Fd
 from luod.liveupdate.session import check_text
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
 _MADV_POPULATE_WRITE: Final = 23
 _MADV_COLLAPSE: Final = 25
 _MAP_FIXED: Final = 0x10
-_HUGE_PAGE: Final = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+_HUGE_PAGE: Final = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
 _HUGE_PAGE_OF_X86: Final = 2 << 20
 _UNSUPPORTED: Final = (errno.EINVAL, errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.EPERM)
 
@@ -45,7 +45,8 @@ def memory(size: int, name: str = "luod", *, populate: bool = True) -> Fd:
     Raises BadInput: size or name. Raises NotEnoughMemory: more than is free; touching it would get the caller killed.
     Raises KernelRefused: EMFILE, ENOMEM (strict overcommit), EACCES (`vm.memfd_noexec=2`), EFBIG (RLIMIT_FSIZE).
     """
-    if not isinstance(cast(object, size), int) or size <= 0:
+    given: object = size
+    if not isinstance(given, int) or size <= 0:
         raise BadInput(f"the size of memory must be a positive integer: {size!r:.100}")
     check_text(name, "a memfd's name")
     if "\0" in name or len(name.encode("utf-8", "surrogateescape")) > _NAME_MAX:
@@ -82,22 +83,11 @@ def new_memfd(name: str, size: int, *, executable: bool) -> Fd:
 
 
 def _populate(fd: Fd, size: int) -> None:
-    with _mapped(fd, size) as address:
-        # Each is optional: a kernel before 5.14, without huge pages, or short of them, still gives the memory.
-        for advice in (mmap.MADV_HUGEPAGE, _MADV_POPULATE_WRITE, _MADV_COLLAPSE):
-            try:
-                linux.syscall("madvise", address, size, advice)
-            except OSError as error:
-                if error.errno not in _UNSUPPORTED:
-                    raise KernelRefused(error.errno or 0, "madvise") from None
+    """Allocates the memory, in huge pages where there are any.
 
-
-@contextlib.contextmanager
-def _mapped(fd: Fd, size: int) -> Iterator[int]:
-    """Maps the memfd where a huge page may begin, which Python's own mmap cannot do, and yields the address.
-
-    Elsewhere MADV_COLLAPSE is EINVAL and all pages are small, unless `shmem_enabled` allows memfds huge pages. It is
-    `never` by default. Measured on Linux 7.3.
+    It is mapped where a huge page may begin, which Python's own mmap cannot do. Elsewhere MADV_COLLAPSE is EINVAL and
+    all pages are small, unless `shmem_enabled` allows memfds huge pages. It is `never` by default. Measured on Linux
+    7.3.
     """
     huge = _huge_page()
     try:
@@ -108,7 +98,13 @@ def _mapped(fd: Fd, size: int) -> Iterator[int]:
         address = -(-base // huge) * huge
         access = mmap.PROT_READ | mmap.PROT_WRITE
         linux.syscall("mmap", address, size, access, mmap.MAP_SHARED | _MAP_FIXED, fd.fileno(), 0)
-        yield address
+        # Each is optional: a kernel before 5.14, without huge pages, or short of them, still gives the memory.
+        for advice in (mmap.MADV_HUGEPAGE, _MADV_POPULATE_WRITE, _MADV_COLLAPSE):
+            try:
+                linux.syscall("madvise", address, size, advice)
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise KernelRefused(error.errno or 0, "madvise") from None
     finally:
         linux.syscall("munmap", base, size + huge)
 
@@ -116,6 +112,7 @@ def _mapped(fd: Fd, size: int) -> Iterator[int]:
 def _huge_page() -> int:
     """Returns the bytes of a huge page, or of a page on a kernel without huge pages."""
     try:
-        return int(_HUGE_PAGE.read_text(encoding="ascii"))
+        with open(_HUGE_PAGE, encoding="ascii") as file:
+            return int(file.read())
     except OSError:
         return _HUGE_PAGE_OF_X86
