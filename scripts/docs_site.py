@@ -76,7 +76,7 @@ def _pages() -> Iterator[tuple[str, str]]:
 
 def _programs() -> Iterator[tuple[str, Callable[[], argparse.ArgumentParser]]]:
     from luod.ctl.parser import parser as luoctl
-    from luod.daemon.main import parser as luod
+    from luod.daemon.command_line import parser as luod
     from luod.emulator.machine.main import parser as luoemu
 
     yield from (("luoctl", luoctl), ("luod", luod), ("luoemu", luoemu))

@@ -21,7 +21,7 @@ from luod.testing.machine import Program
 from tests.library import ROOT
 
 KEEP = "luod.daemon.main --state-directory"
-SERVE = "luod.daemon.main serve"
+SERVE = "luod-serve"
 JUMP = "luod.daemon.updates.reboot"
 VMM = "tests.programs.steadfast"
 _AGAIN = "while :; do {}; sleep 0.05; done"

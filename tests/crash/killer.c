@@ -5,7 +5,7 @@
  *
  * It becomes COMMAND, and is traced by a process of its own. WHO is part of a command line (words, with blanks between):
  * the first process that becomes such a program, COMMAND or one below it, is the one whose calls are counted, those of
- * all its threads together. When it enters number N, which is not made if it dies, REPORT is written and SIGKILL is sent
+ * all its threads together. A fork becomes serve when it takes that name. When it enters number N, which is not made if it dies, REPORT is written and SIGKILL is sent
  * to every process whose command line has a part that VICTIMS names (separated by commas), all at once; then the tracer
  * goes. Where there is no Nth call, nobody is hurt and REPORT is not written.
  *
@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #define LUO_IOCTLS 0xBA
+#define SERVE "luod-serve"
 #define OPTIONS (PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC)
 
 struct call {
@@ -54,12 +55,26 @@ static void fail(const char *what)
 	exit(125);
 }
 
-/* The command line of a process, blanks between its words; "" when there is none. */
+/*
+ * The command line of a process, blanks between its words; "" when there is none. That of serve is its name, since it is
+ * a fork of keep, and has the same command line.
+ */
 static void command_line(pid_t pid, char *line, size_t size)
 {
 	char path[64];
 	ssize_t got = 0;
 
+	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+	int name = open(path, O_RDONLY | O_CLOEXEC);
+	if (name >= 0) {
+		got = read(name, line, size - 1);
+		close(name);
+	}
+	if (got == sizeof(SERVE) && !strncmp(line, SERVE, sizeof(SERVE) - 1)) {
+		line[got - 1] = 0;
+		return;
+	}
+	got = 0;
 	snprintf(path, sizeof(path), "/proc/%d/cmdline", pid);
 	int file = open(path, O_RDONLY | O_CLOEXEC);
 	if (file >= 0) {
@@ -154,6 +169,7 @@ static void trace(const char *who, long n, const char *path, const char *victims
 {
 	pid_t target = 0;
 	long count = 0;
+	int by_name = !strcmp(who, SERVE);
 
 	for (;;) {
 		int status, deliver = 0;
@@ -167,10 +183,10 @@ static void trace(const char *who, long n, const char *path, const char *victims
 			continue;
 		int signal = WSTOPSIG(status), event = status >> 16;
 		pid_t group = group_of(thread);
-		if (event == PTRACE_EVENT_EXEC && !target) {
+		if (!target && (event == PTRACE_EVENT_EXEC || (by_name && signal == (SIGTRAP | 0x80)))) {
 			char line[4096];
 			command_line(group, line, sizeof(line));
-			if (strstr(line, who))
+			if (by_name ? !strcmp(line, SERVE) : !!strstr(line, who))
 				target = group;
 		} else if (signal == (SIGTRAP | 0x80)) {
 			struct __ptrace_syscall_info info;
@@ -189,7 +205,8 @@ static void trace(const char *who, long n, const char *path, const char *victims
 		} else if (!event) {
 			deliver = signal;
 		}
-		ptrace(group && group == target ? PTRACE_SYSCALL : PTRACE_CONT, thread, 0, deliver);
+		int counted = group && group == target, awaited = by_name && !target;
+		ptrace(counted || awaited ? PTRACE_SYSCALL : PTRACE_CONT, thread, 0, deliver);
 	}
 }
 

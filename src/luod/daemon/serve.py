@@ -1,4 +1,4 @@
-"""`luod serve` answers clients. It may be killed at any moment: `luod`, which starts it, holds its file descriptors.
+"""serve answers clients. It may be killed at any moment: the supervisor, of which it is a fork, holds its fds.
 
 This module connects the parts; most work is done in `luod.daemon.sessions.service` and `luod.daemon.updates.update`.
 """
@@ -6,9 +6,7 @@ This module connects the parts; most work is done in `luod.daemon.sessions.servi
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
 from collections.abc import Iterable
 
 from asyncvarlink import VarlinkInterface
@@ -18,6 +16,7 @@ from luod.daemon.cleanup.forwarding import Forwarding
 from luod.daemon.cleanup.reaping import Reaping
 from luod.daemon.cleanup.workloads import Workloads
 from luod.daemon.log import Log
+from luod.daemon.options import Options
 from luod.daemon.policy.current import Policy
 from luod.daemon.refusals import Refusals
 from luod.daemon.run_state import Run
@@ -27,13 +26,12 @@ from luod.daemon.stopping import Stopping
 from luod.daemon.store.fd_names import JUMP
 from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.recovery import take_over
-from luod.daemon.supervisor import listen_fds, protocol
+from luod.daemon.supervisor.serve_process import Given
 from luod.daemon.timeline.recorder import Recorder
 from luod.daemon.updates.hooks import Hooks
 from luod.daemon.updates.kexec_image import KexecImage
 from luod.daemon.updates.participants import Participants
 from luod.daemon.updates.update import Updater
-from luod.errors import Refused
 from luod.ipc.interfaces.admin import Admin
 from luod.ipc.interfaces.sessions import Sessions
 from luod.ipc.interfaces.updates import Updates
@@ -43,22 +41,15 @@ from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
 from luod.ipc.server.turns import Turns, Turnstile
 from luod.ipc.server.wire import Limits, Listener
-from luod.linux import Fd
 
 
-def run(state_directory: str, log_level: str, stuck_seconds: float, config: str | None) -> int:
-    """Serves until SIGTERM, SIGINT or the end of keep. Raises LuodError if it cannot start."""
-    listen_fds.raise_limit()
-    fds = listen_fds.inherited()
-    if protocol.KEEPER not in fds:
-        raise Refused("`luod serve` is started by luod only", hint="run `luod`")
-    status = asyncio.run(_serve(fds, state_directory, Log("serve", log_level), stuck_seconds, config))
-    # Skips the interpreter's shutdown, which would close connections with unread data and could wait for them.
-    # The kernel closes the files of a process without a wait.
-    os._exit(status)
+def run(options: Options, given: Given) -> int:
+    """Serves until SIGTERM, SIGINT or the end of keep; returns the exit status. Raises LuodError if it cannot start."""
+    return asyncio.run(_serve(options, given))
 
 
-async def _serve(fds: dict[str, Fd], directory: str, log: Log, stuck_seconds: float, config: str | None) -> int:
+async def _serve(options: Options, given: Given) -> int:
+    log, directory = Log("serve", options.log_level), options.state_directory
     loop = asyncio.get_running_loop()
     end: asyncio.Future[int] = loop.create_future()
 
@@ -76,13 +67,10 @@ async def _serve(fds: dict[str, Fd], directory: str, log: Log, stuck_seconds: fl
     # Set before the file is read, so that no SIGHUP is missed.
     hangup = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
-    policy = Policy(config, directory, log)
+    policy = Policy(options.config, directory, log)
 
-    channel, for_all, for_root = (
-        socket.socket(fileno=fds.pop(name).detach()) for name in (protocol.KEEPER, protocol.SESSIONS, protocol.ADMIN)
-    )
     sparing = Sparing(log)
-    store = FdStore(channel, fds, keeper_lost)
+    store = FdStore(given.channel, given.fds, keeper_lost)
     holdings = await take_over(store, directory, log)
     run_state = Run(log, jumping=JUMP in store)
     foreign = ForeignFiles(sparing, stays=lambda uid: any(f.peer.uid == uid for f in participants.followers))
@@ -96,7 +84,7 @@ async def _serve(fds: dict[str, Fd], directory: str, log: Log, stuck_seconds: fl
     hooks = Hooks(holdings, policy, run_state, reaping.deadline_left, log)
     image = KexecImage(holdings, sessions, participants, run_state, log)
     updater = Updater(
-        holdings, image, sessions, participants, recorder, hooks, run_state, log, stuck_seconds=stuck_seconds
+        holdings, image, sessions, participants, recorder, hooks, run_state, log, stuck_seconds=options.end_stuck_after
     )
     workloads = Workloads(holdings, sessions, participants, reaping, forwarding, log)
     stopping = Stopping(holdings, sessions, run_state, log)
@@ -137,7 +125,7 @@ async def _serve(fds: dict[str, Fd], directory: str, log: Log, stuck_seconds: fl
             turnstile=turnstile,
             refused=refusals,
         )
-        for listening, interfaces, root_only in ((for_all, to_all, False), (for_root, to_root, True))
+        for listening, interfaces, root_only in ((given.sessions, to_all, False), (given.admin, to_root, True))
     ]
     reloading = asyncio.ensure_future(_reload(policy, hangup))
     await store.ready()

@@ -25,7 +25,7 @@ _SOURCE: Final = Path(luod.__file__).parent
 _SYSTEMS: Final = "/usr/bin/python3"
 _ATTEMPT: Final = "import luod.testing.agent.__main__"
 _DAEMONS: Final = ("asyncvarlink", "msgspec")
-"""Packages outside of the standard library that `luod` and `luod serve` import."""
+"""Packages outside of the standard library that `luod` imports."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`luod serve` may be killed at any moment: nothing is lost or leaked."""
+"""Serve may be killed at any moment: nothing is lost or leaked."""
 
 from __future__ import annotations
 

@@ -42,45 +42,45 @@ CALLS = {
 }
 """By name, and the errors that it is given."""
 
-_SERVE = """
-import os, socket, sys
-from luod.daemon.supervisor import listen_fds
-from luod.daemon.supervisor import protocol
-from luod.ipc import framing
-fds = listen_fds.inherited()
-channel = socket.socket(fileno=fds[protocol.KEEPER].detach())
-channel.settimeout(5)
-def ask(fds=(), **request):
-    framing.send(channel, protocol.encode(request), fds)
-    return protocol.decode(framing.receive(channel)[0])
-held = sorted(name for name in fds if name.startswith("held."))
-with open(sys.argv[1], "w") as report:
-    print("started", *held, file=report, flush=True)
-    try:
-        if not held:
-            file = os.memfd_create("held")
-            for name in ("held.1", "held.2"):
-                assert ask((file,), FDSTORE=1, FDNAME=name)["ERRNO"] == "0"
-        else:
-            file = os.memfd_create("more")
-            ask((file,), FDSTORE=1, FDNAME="more")
-            ask(FDSTOREREMOVE=1, FDNAME="more")
-            ask(CREATE="vm")
-            ask(ODD=1)
-            ask(READY=1)
-    except (OSError, KeyError) as error:
-        print("error", error, file=report, flush=True)
-    print("done", file=report, flush=True)
-os.read(0, 1) if not held else None
-"""
 _KEEP = """
+import os
 import sys
-from luod.daemon.supervisor import listen_fds
-from luod.daemon.supervisor.supervisor import Supervisor
-from luod.daemon.supervisor.sockets import Listening
 from luod.daemon.log import Log
+from luod.daemon.supervisor import protocol
+from luod.daemon.supervisor.sockets import Listening
+from luod.daemon.supervisor.supervisor import Supervisor
+from luod.ipc import framing
+
+def serve(given):
+    given.channel.settimeout(5)
+    def ask(fds=(), **request):
+        framing.send(given.channel, protocol.encode(request), fds)
+        return protocol.decode(framing.receive(given.channel)[0])
+    held = sorted(name for name in given.fds if name.startswith("held."))
+    with open(sys.argv[4], "w") as report:
+        print("started", *held, file=report, flush=True)
+        try:
+            if not held:
+                file = os.memfd_create("held")
+                for name in ("held.1", "held.2"):
+                    assert ask((file,), FDSTORE=1, FDNAME=name)["ERRNO"] == "0"
+            else:
+                file = os.memfd_create("more")
+                ask((file,), FDSTORE=1, FDNAME="more")
+                ask(FDSTOREREMOVE=1, FDNAME="more")
+                ask(CREATE="vm")
+                ask(ODD=1)
+                ask(READY=1)
+        except (OSError, KeyError) as error:
+            print("error", error, file=report, flush=True)
+        print("done", file=report, flush=True)
+    if not held:
+        os.read(0, 1)
+    return 0
+
 log = Log("keep", "debug")
-with Listening(*sys.argv[1:4], log) as listening: Supervisor(listening, sys.argv[4:], log).run()
+with Listening(*sys.argv[1:4], log) as listening:
+    Supervisor(listening, serve, log).run()
 """
 
 _AGAIN = 2
@@ -99,7 +99,7 @@ class Keep:
         self._rest = b""
         self._log = (folder / "log").open("wb")
         places = [str(folder / name) for name in ("luod.sock", "admin.sock", "state")]
-        words = [sys.executable, "-c", _KEEP, *places, sys.executable, "-c", _SERVE, str(folder / "report")]
+        words = [sys.executable, "-c", _KEEP, *places, str(folder / "report")]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stderr=self._log)
         self.pidfd = Fd(os.pidfd_open(self.process.pid))
         self.log = folder / "log"

@@ -50,14 +50,26 @@ pid it prints. The second one only waits.
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-SUPERVISE = (
-    "import sys; from luod.daemon.supervisor.supervisor import Supervisor\n"
-    "from luod.daemon.supervisor.sockets import Listening\n"
-    "from luod.daemon.log import Log\n"
-    "log = Log('keep', 'debug')\n"
-    "with Listening(*sys.argv[1:4], log) as listening: Supervisor(listening, sys.argv[4:], log).run()"
-)
-"""Runs a Supervisor with the sockets and the state directory of its first arguments; the others are its serve."""
+SUPERVISE = """
+import fcntl, os, sys
+from luod.daemon.log import Log
+from luod.daemon.supervisor.sockets import Listening
+from luod.daemon.supervisor.supervisor import Supervisor
+
+def become(given):
+    sockets = (given.channel, given.sessions, given.admin)
+    copies = [fcntl.fcntl(each.fileno(), fcntl.F_DUPFD_CLOEXEC, 10) for each in sockets]
+    for number, copy in enumerate(copies, 3):
+        os.dup2(copy, number)
+    os.execv(sys.argv[4], sys.argv[4:])
+
+log = Log("keep", "debug")
+with Listening(*sys.argv[1:4], log) as listening:
+    Supervisor(listening, become, log).run()
+"""
+"""Runs a Supervisor with the sockets and the state directory of its first arguments. The others are the program that
+its serve becomes, with the channel and the listening sockets from fd 3 on.
+"""
 
 
 @pytest.fixture
@@ -117,19 +129,12 @@ def test_without_the_device_it_says_so_in_one_sentence(places: dict[str, str]) -
     assert not Path(places["socket"]).exists()
 
 
-def test_serve_is_not_started_by_hand() -> None:
-    ended = subprocess.run([*KEEP, "serve"], capture_output=True, text=True, check=False)
-    assert ended.returncode == 1
-    assert ended.stderr == "luod: `luod serve` is started by luod only\nhint: run `luod`\n"
-
-
-def test_keep_imports_nothing_that_clients_could_reach() -> None:
-    source = "import sys, luod.daemon.main, luod.daemon.supervisor.supervisor; print(' '.join(sys.modules))"
-    modules = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout.split()
-    assert "luod.daemon.supervisor.supervisor" in modules
-    assert not {"asyncio", "asyncvarlink", "msgspec", "logging", "luod.ipc.server.wire", "luod.daemon.serve"} & set(
-        modules
-    )
+def test_the_supervisor_has_one_thread_and_its_name_and_serve_has_another_name(luod: Luod) -> None:
+    """A fork copies one thread only."""
+    luod.vmm().call("create", name="vm", slot="s")
+    assert len(luod.machine.run(["ls", f"/proc/{luod.keep_pid}/task"]).text.split()) == 1
+    assert luod.machine.read(f"/proc/{luod.serve_pid()}/comm") == b"luod-serve\n"
+    assert luod.machine.read(f"/proc/{luod.keep_pid}/comm") != b"luod-serve\n"
 
 
 def test_a_serve_that_dies_at_once_is_started_again_later_and_later(start: Start) -> None:
@@ -145,10 +150,6 @@ def test_the_first_line_of_the_log_says_which_luod_it_is(start: Start) -> None:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert f" started version={__version__} keep={keep.pid} serve=" in line
     assert line.endswith(f" boot_id={boot_id}\n")
-
-
-def test_a_serve_that_cannot_be_started_is_tried_again(start: Start) -> None:
-    lines_with(start("/no/such/program"), "serve-cannot-start", 2)
 
 
 def test_a_host_without_room_for_serve_does_not_end_keep(start: Start) -> None:
@@ -186,20 +187,25 @@ def test_a_serve_that_cannot_be_killed_is_left_and_another_started(start: Start,
         os.kill(server, signal.SIGKILL)
 
 
-def test_serve_gets_its_fds_by_name_and_closed_on_exec(start: Start, places: dict[str, str]) -> None:
+def test_serve_has_what_it_is_given_and_nothing_else_of_the_supervisor(places: dict[str, str]) -> None:
     source = (
-        "import os, stat, sys; from luod.daemon.supervisor.listen_fds import inherited\n"
-        "fds = inherited()\n"
-        "print(*(f'{n}:{stat.S_ISSOCK(os.fstat(f.fileno()).st_mode)}:{os.get_inheritable(f.fileno())}'"
-        " for n, f in fds.items()))\n"
-        "print('again', len(inherited()), [n for n in os.environ if n.startswith(('LISTEN_', 'NOTIFY_'))])\n"
-        "print(len(os.listdir('/proc/self/fd')), flush=True); sys.stdin.read()"
+        "import os, signal, sys\n"
+        "from luod.daemon.log import Log\n"
+        "from luod.daemon.supervisor.sockets import Listening\n"
+        "from luod.daemon.supervisor.supervisor import Supervisor\n"
+        "def serve(given):\n"
+        "    numbers = sorted(each.fileno() for each in (given.channel, given.sessions, given.admin))\n"
+        "    opened = [int(n) for n in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{n}')]\n"
+        "    print(sorted(opened) == [0, 1, 2, *numbers], 'NOTIFY_SOCKET' in os.environ)\n"
+        "    print(*(signal.getsignal(n).name for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)), flush=True)\n"
+        "    os.kill(os.getppid(), signal.SIGTERM)\n"
+        "log = Log('keep', 'error')\n"
+        "with Listening(*sys.argv[1:], log) as listening: Supervisor(listening, serve, log).run()"
     )
-    keep = start(sys.executable, "-c", source, environment={"NOTIFY_SOCKET": "/nowhere"})
-    assert keep.stdout is not None
-    assert keep.stdout.readline() == "keeper:True:False sessions:True:False admin:True:False\n"
-    assert keep.stdout.readline() == "again 0 []\n"
-    assert keep.stdout.readline() == "7\n"  # those three, 0 to 2, and the directory
+    environment = {**os.environ, "NOTIFY_SOCKET": "/nowhere"}
+    words = [sys.executable, "-c", source, *places.values()]
+    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.splitlines()[:2] == ["True False", "SIG_DFL SIG_DFL SIG_IGN"]
 
 
 def test_the_sockets_are_for_all_and_for_root_and_go_with_keep(start: Start, places: dict[str, str]) -> None:
@@ -311,10 +317,11 @@ def test_fds_that_it_was_started_without_are_not_its_sockets(places: dict[str, s
 def test_a_limit_of_files_that_is_too_low_is_said_before_anything_is_held(places: dict[str, str]) -> None:
     """Where it cannot be raised: here, by a user."""
     source = (
-        "import resource, sys; from luod.daemon.supervisor import listen_fds, supervisor\n"
+        "import resource, sys; from luod.daemon.options import Options\n"
+        "from luod.daemon.supervisor import supervisor\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)); import os; os.geteuid() or os.setuid(65534)\n"
         "from luod.errors import LuodError\n"
-        "try: supervisor.run(*sys.argv[1:4], 'info', 10.0, None)\n"
+        "try: supervisor.run(Options(*sys.argv[1:4]), lambda given: 0)\n"
         "except LuodError as error: print(error, error.hint)"
     )
     done = subprocess.run([sys.executable, "-c", source, *places.values()], capture_output=True, text=True, check=False)
@@ -324,8 +331,8 @@ def test_a_limit_of_files_that_is_too_low_is_said_before_anything_is_held(places
 
 def test_a_low_limit_that_root_may_raise_is_raised(places: dict[str, str]) -> None:
     source = (
-        "import resource; from luod.daemon.supervisor import listen_fds\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)); print(listen_fds.raise_limit())"
+        "import resource; from luod.daemon.supervisor import open_files\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)); print(open_files.raise_limit())"
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     capabilities = int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from luod.daemon.log import Log
 from luod.daemon.supervisor import protocol
+from luod.daemon.supervisor.serve_process import NAME
 from luod.errors import KernelRefused, Refused, SessionExists
 from luod.ipc.names import ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.liveupdate.device import LiveUpdate
@@ -121,6 +122,6 @@ def _keepers(path: str) -> set[int]:
                     runs_luod = any(
                         word in (b"luod", b"luod.daemon.main") for word in map(os.path.basename, words_of_it)
                     )
-                    if named and runs_luod and b"serve" not in words_of_it:
+                    if named and runs_luod and (process / "comm").read_text().strip() != NAME:
                         found.add(int(process.name))
     return found

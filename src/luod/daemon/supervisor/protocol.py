@@ -15,11 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-KEEPER: Final = "keeper"
-SESSIONS: Final = "sessions"
-ADMIN: Final = "admin"
-"""Names, in $LISTEN_FDNAMES, of the channel to keep and of the two listening sockets. Stored fds have others."""
-
 OUTGOING: Final = "outgoing."
 INCOMING: Final = "incoming."
 """Before a session's name, in the name of its stored fd."""

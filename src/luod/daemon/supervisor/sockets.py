@@ -1,6 +1,6 @@
 """The resources of which a machine has one for each luod: two listening sockets, and the lock in the state directory.
 
-`luod` holds them, so that a client's connect waits, and does not fail, while `luod serve` is restarted. Standard
+`luod` holds them, so that a client's connect waits, and does not fail, while serve is restarted. Standard
 library only.
 """
 
@@ -18,7 +18,6 @@ from types import TracebackType
 
 from luod.daemon import trust
 from luod.daemon.log import Log
-from luod.daemon.supervisor import protocol
 from luod.daemon.supervisor.other_luod import wait_for_orphan
 from luod.errors import Refused
 from luod.linux import Fd
@@ -45,7 +44,6 @@ class Listening:
 
     def __init__(self, sessions_socket: str, admin_socket: str, state_directory: str, log: Log | None = None) -> None:
         self._open = ExitStack()
-        self._sockets: dict[str, socket.socket] = {}
         self._paths: list[str] = []
         self.orphan = False
         """Whether a process of a luod that was killed still listened at the deadline."""
@@ -54,23 +52,24 @@ class Listening:
             self._open.enter_context(_lock_directory(state_directory))
             record = Path(state_directory, "lock")
             left = record.read_text("ascii", "replace").splitlines() if record.is_file() else []
-            wanted = (protocol.SESSIONS, sessions_socket, 0o666), (protocol.ADMIN, admin_socket, 0o600)
-            for name, path, mode in wanted:
+
+            def listen(path: str, mode: int) -> socket.socket:
                 _spare_others(path)
                 _make_place(path)
                 ours = os.path.lexists(path) and _identity(path) in left
                 self.orphan |= not _wait(path, deadline, log, ours=ours)
-                self._sockets[name] = self._open.enter_context(_listen(path, mode))
+                listening = self._open.enter_context(_listen(path, mode))
                 self._open.callback(_remove, path)
                 self._paths.append(path)
+                return listening
+
+            self.sessions: Final = listen(sessions_socket, 0o666)
+            self.admin: Final = listen(admin_socket, 0o600)
             with contextlib.suppress(OSError):  # such as ENOSPC: then the next luod checks the listener
                 record.write_text("\n".join(map(_identity, self._paths)), "ascii")
         except BaseException:
             self._open.close()
             raise
-
-    def filenos(self) -> dict[str, int]:
-        return {name: listening.fileno() for name, listening in self._sockets.items()}
 
     def withdraw(self) -> None:
         """Removes the sockets from the file system, and leaves them open."""

@@ -1,8 +1,8 @@
-"""`luod`: holds every session fd, and the listening sockets, so that `luod serve` may die at any moment.
+"""`luod`: holds every session fd, and the listening sockets, so that serve may die at any moment.
 
 It parses nothing from clients. It is the only process of luod that opens /dev/liveupdate: open, one ioctl, close. It
-executes the requests of `serve` (`luod.daemon.supervisor.protocol`), and restarts `serve`, with all it holds, whenever
-it ends. It knows neither owners nor the registry. Standard library only, and no asyncio.
+executes the requests of `serve` (`luod.daemon.supervisor.protocol`), and forks `serve` again, with all it holds,
+whenever it ends. It knows neither owners nor the registry. It has no event loop and no threads.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from luod.daemon.log import Log
-from luod.daemon.supervisor import listen_fds, notify, protocol
+from luod.daemon.options import Options
+from luod.daemon.supervisor import notify, open_files, protocol
 from luod.daemon.supervisor.children import end, has_been_reaped, is_ending, reap, send
 from luod.daemon.supervisor.ending import ended_sessions
 from luod.daemon.supervisor.other_luod import require_no_other
+from luod.daemon.supervisor.serve_process import Given, fork
 from luod.daemon.supervisor.sockets import Listening
 from luod.errors import (
     KernelRefused,
@@ -41,7 +43,7 @@ from luod.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final, NoReturn
+    from typing import Final
 
 _PATIENCE_SECONDS: Final = 10.0
 """The maximum wait of a request while another process has /dev/liveupdate open, such as systemd's PID 1 for a moment.
@@ -89,19 +91,19 @@ class Supervisor:
     def __init__(
         self,
         listening: Listening,
-        arguments: list[str],
+        run_serve: Callable[[Given], int],
         log: Log,
         *,
         device: LiveUpdateBusy | LiveUpdateBroken | None = None,
         limit: int = sys.maxsize,
     ) -> None:
-        """`arguments` is the command line of serve. The caller owns the listening sockets.
+        """`run_serve` is serve, and returns its exit status. The caller owns the listening sockets.
 
         `device`: its answer to the first try. `limit`: the maximum number of fds of a process of luod.
         """
         self._limit = limit
         self._listening = listening
-        self._arguments = arguments
+        self._run_serve = run_serve
         self._log = log
         self._stored: dict[str, Fd] = {}
         self._serve: _Serve | None = None
@@ -275,30 +277,15 @@ class Supervisor:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undoing.callback(_close, ours)
             try:
-                fds = {protocol.KEEPER: theirs.fileno(), **self._listening.filenos()}
-                fds |= {name: fd.fileno() for name, fd in self._stored.items()}
-                pid = os.fork()
-                if pid == 0:
-                    self._become_serve(fds)
+                pid = fork(
+                    self._run_serve, Given(theirs, self._listening.sessions, self._listening.admin, self._stored)
+                )
             finally:
                 _close(theirs)
             undoing.callback(end, pid)
             serve = _Serve(pid, Fd(os.pidfd_open(pid)), ours, time.monotonic())
             undoing.pop_all()
             return serve
-
-    def _become_serve(self, fds: Mapping[str, int]) -> NoReturn:
-        """Becomes serve, in the child."""
-        try:
-            environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
-            signal.set_wakeup_fd(-1)
-            # Ignored until serve has a handler: it reads the policy after that anyway.
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            listen_fds.execute(self._arguments, fds, environment)
-        except Exception as error:  # noqa: BLE001 - in the child, which must not go on as a second keeper
-            self._log.error("serve-cannot-start", error=error)
-        finally:
-            os._exit(127)
 
     def _ended(self) -> None:
         assert self._serve is not None
@@ -411,7 +398,7 @@ class Supervisor:
             else:
                 return
         # It waits for the answer. After its end, the next one finds the result in the store.
-        self._log.error("not-answered", error=failed, meaning="luod serve is ended, and started again")
+        self._log.error("not-answered", error=failed, meaning="serve is ended, and started again")
         send(self._serve.pid, signal.SIGKILL)
 
 
@@ -429,20 +416,13 @@ def _received(awake: socket.socket) -> set[int]:
         return set()
 
 
-def run(
-    sessions_socket: str,
-    admin_socket: str,
-    state_directory: str,
-    log_level: str,
-    stuck_seconds: float,
-    config: str | None,
-) -> int:
+def run(options: Options, run_serve: Callable[[Given], int]) -> int:
     """Runs keep. Raises LuodError, before any change, when there is nothing to keep or another luod runs."""
-    log = Log("keep", log_level)
-    limit = listen_fds.raise_limit()
-    if limit < listen_fds.LEAST:
+    log = Log("keep", options.log_level)
+    limit = open_files.raise_limit()
+    if limit < open_files.LEAST:
         raise Refused(
-            f"luod may have {limit} files open (RLIMIT_NOFILE), and needs {listen_fds.LEAST} or more",
+            f"luod may have {limit} files open (RLIMIT_NOFILE), and needs {open_files.LEAST} or more",
             hint="raise LimitNOFILE= of its unit or `ulimit -Hn`; every session needs one",
         )
     device: LiveUpdateBusy | LiveUpdateBroken | None = None
@@ -450,25 +430,11 @@ def run(
         LiveUpdate().close()
     except (LiveUpdateBusy, LiveUpdateBroken) as error:
         device = error
-    arguments = [sys.executable, "-P", "-m", "luod.daemon.main", "serve"]
-    arguments += ["--state-directory", state_directory, "--log-level", log_level]
-    arguments += ["--end-stuck-after", str(stuck_seconds)]
-    if config is not None:
-        arguments += ["--config", _absolute(config)]
-    with Listening(sessions_socket, admin_socket, state_directory, log) as listening:
+    with Listening(options.socket, options.admin_socket, options.state_directory, log) as listening:
         if device is None:
             require_no_other(log, orphan=listening.orphan)
-        status = Supervisor(listening, arguments, log, device=device, limit=limit).run()
+        status = Supervisor(listening, run_serve, log, device=device, limit=limit).run()
         listening.withdraw()
         # The sockets stay open until the process has ended: closing them closes clients' unaccepted messages, which may
         # contain sockets that linger, and a process that ends does not wait for those.
         os._exit(status)
-
-
-def _absolute(path: str) -> str:
-    try:
-        return os.path.abspath(path)
-    except OSError as error:
-        raise Refused(
-            f"--config {path!r}: there is no current directory: {error}", hint="give an absolute path"
-        ) from error
