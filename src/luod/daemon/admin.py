@@ -7,21 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
-from luod.daemon.cleanup.reaping import Reaping
-from luod.daemon.cleanup.workloads import Workloads
-from luod.daemon.policy.current import Policy
-from luod.daemon.sessions.service import SessionService
-from luod.daemon.stopping import Stopping
+from luod.daemon.core import Core
+from luod.daemon.rooms import Rooms
 from luod.daemon.store import state_directory
 from luod.daemon.store.doubts import remedy
-from luod.daemon.store.recovery import Holdings
-from luod.daemon.timeline.recorder import Recorder
 from luod.daemon.updates import times
-from luod.daemon.updates.kexec_image import KexecImage
-from luod.daemon.updates.participants import Participants
-from luod.daemon.updates.update import Updater
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.admin import Checked, Problem, Progress, Status, UpdateTimes, Wishes
 from luod.linux import Fd
@@ -31,39 +24,20 @@ from luod.version import __version__
 class AdminService:
     """Implements `luod.ipc.interfaces.admin.Service`."""
 
-    def __init__(
-        self,
-        holdings: Holdings,
-        sessions: SessionService,
-        participants: Participants,
-        policy: Policy,
-        image: KexecImage,
-        updater: Updater,
-        reaping: Reaping,
-        workloads: Workloads,
-        stopping: Stopping,
-        recorder: Recorder,
-    ) -> None:
-        self._holdings = holdings
-        self._sessions = sessions
-        self._participants = participants
-        self._policy = policy
-        self._image = image
-        self._updater = updater
-        self._reaping = reaping
-        self._workloads = workloads
-        self._stopping = stopping
-        self._recorder = recorder
+    def __init__(self, core: Core, rooms: Callable[[], Awaitable[Rooms]]) -> None:
+        self._core = core
+        self._rooms = rooms
 
     async def status(self) -> Status:
-        registry = self._holdings.registry
+        reaping, core = (await self._rooms()).reaping, self._core
+        registry, policy = core.holdings.registry, core.policy
         problems = await asyncio.to_thread(state_directory.problems, registry.file, registry.file_error)
-        states = Counter(state for _row, state in self._sessions.rows())
-        record = self._holdings.registry.record
+        states = Counter(state for _row, state in core.sessions.rows())
+        record = registry.record
         image = record.image
         return Status(
             version=__version__,
-            state=self._participants.state if self._holdings.broken is None else "broken",
+            state=core.participants.state if core.holdings.broken is None else "broken",
             boot=record.boot,
             kernel_loaded=image is not None,
             command_line=None if image is None else image.command_line,
@@ -71,39 +45,41 @@ class AdminService:
             waiting=states["waiting"],
             retrieved=states["retrieved"] + states["resumed"],
             torn=states["torn"],
-            participants=len(self._participants.followers),
+            participants=len(core.participants.followers),
             held_files=sum(len(held.files) for held in record.held),
             generation=record.generation,
-            stuck=self._reaping.stuck(),
-            restore_seconds_left=self._reaping.seconds_left,
-            policy_file=str(self._policy.path) if self._policy.present or self._policy.error else None,
-            policy_error=None if self._policy.error is None else str(self._policy.error),
+            stuck=reaping.stuck(),
+            restore_seconds_left=reaping.seconds_left,
+            policy_file=str(policy.path) if policy.present or policy.error else None,
+            policy_error=None if policy.error is None else str(policy.error),
             state_directory=problems,
             registry=[Problem(doubt.kept, doubt.what, remedy(doubt)) for doubt in record.doubts],
         )
 
     async def timeline(self) -> UpdateTimes | None:
-        coordinator = self._participants.coordinator
-        current = None if coordinator is None else times.current(coordinator, self._holdings.registry.record.outgoing)
-        return self._recorder.report(current)
+        recorder, coordinator = (await self._rooms()).recorder, self._core.participants.coordinator
+        outgoing = self._core.holdings.registry.record.outgoing
+        return recorder.report(None if coordinator is None else times.current(coordinator, outgoing))
 
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: list[str]) -> None:
-        await self._image.load(kernel, initrd, command_line, ignore_findings=ignore_findings)
+        await (await self._rooms()).image.load(kernel, initrd, command_line, ignore_findings=ignore_findings)
 
     async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> Checked:
-        return await self._updater.check(kernel, initrd, command_line, wishes)
+        return await (await self._rooms()).updater.check(kernel, initrd, command_line, wishes)
 
-    def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:
-        return self._updater.update(peer, wishes)
+    async def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:
+        async with aclosing((await self._rooms()).updater.update(peer, wishes)) as replies:
+            async for progress in replies:
+                yield progress
 
     async def abort(self, peer: Peer) -> None:
-        await self._updater.abort(peer)
+        await (await self._rooms()).updater.abort(peer)
 
     async def discard(self, peer: Peer, name: str, force: bool) -> str:
-        return await self._workloads.discard(peer, name, force=force)
+        return await (await self._rooms()).workloads.discard(peer, name, force=force)
 
     async def stop(self, peer: Peer, drop: bool) -> list[str]:
-        return await self._stopping.stop(peer, drop=drop)
+        return await (await self._rooms()).stopping.stop(peer, drop=drop)
 
     async def carry_over(self, peer: Peer, name: str) -> str:
-        return await self._workloads.carry_over(peer, name)
+        return await (await self._rooms()).workloads.carry_over(peer, name)

@@ -6,6 +6,7 @@ import. What runs here is on the path of the blackout (docs/performance.md).
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs luod with `arguments`, those of the process by default; returns its exit status."""
+    gc.disable()  # until serve is forked
     open_files.open_standard()
     words = sys.argv[1:] if arguments is None else arguments
     options = plain(words)
@@ -50,7 +52,7 @@ def _run(options: Options) -> int:
     # asyncio does without ssl, as in a Python that was built without it. ssl would cost a tenth of luod's start.
     sys.modules["ssl"] = None  # type: ignore[assignment]  # None makes the import fail
     try:
-        from luod.daemon import serve
+        from luod.daemon import later, serve
         from luod.daemon.supervisor import supervisor
     finally:
         del sys.modules["ssl"]
@@ -64,7 +66,7 @@ def _run(options: Options) -> int:
     try:
         if options.config is not None:
             options = replace(options, config=_absolute(options.config))
-        return supervisor.run(options, served)
+        return supervisor.run(options, served, (*later.MODULES, *later.FURTHER))
     except LuodError as error:
         return _failed(error)
 

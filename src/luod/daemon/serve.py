@@ -11,10 +11,8 @@ from collections.abc import Iterable
 
 from asyncvarlink import VarlinkInterface
 
-from luod.daemon.admin import AdminService
-from luod.daemon.cleanup.forwarding import Forwarding
-from luod.daemon.cleanup.reaping import Reaping
-from luod.daemon.cleanup.workloads import Workloads
+from luod.daemon.core import Core
+from luod.daemon.later import Later
 from luod.daemon.log import Log
 from luod.daemon.options import Options
 from luod.daemon.policy.current import Policy
@@ -22,17 +20,12 @@ from luod.daemon.refusals import Refusals
 from luod.daemon.run_state import Run
 from luod.daemon.sessions.held_files import HeldFiles
 from luod.daemon.sessions.service import SessionService
-from luod.daemon.stopping import Stopping
 from luod.daemon.store.fd_names import JUMP
 from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.recovery import take_over
 from luod.daemon.supervisor.serve_process import Given
-from luod.daemon.timeline.recorder import Recorder
-from luod.daemon.updates.hooks import Hooks
-from luod.daemon.updates.kexec_image import KexecImage
+from luod.daemon.timeline.earlier import Earlier
 from luod.daemon.updates.participants import Participants
-from luod.daemon.updates.update import Updater
-from luod.ipc.interfaces.admin import Admin
 from luod.ipc.interfaces.sessions import Sessions
 from luod.ipc.interfaces.updates import Updates
 from luod.ipc.server.admission import Room
@@ -78,34 +71,43 @@ async def _serve(options: Options, given: Given) -> int:
     sessions.participation = participants = Participants(holdings, run_state, log, sparing)
     # Participants pass manifests while guests are frozen: the process that reads them must run by then.
     participants.followed = lambda peer: foreign.warm(peer.uid, named=policy.terms(peer).named)
-    reaping = Reaping(holdings, sessions, policy, log)
-    forwarding = Forwarding(holdings, sessions, log)
-    recorder = Recorder(holdings.registry, directory, log, jumping=run_state.updating)
-    hooks = Hooks(holdings, policy, run_state, reaping.deadline_left, log)
-    image = KexecImage(holdings, sessions, participants, run_state, log)
-    updater = Updater(
-        holdings, image, sessions, participants, recorder, hooks, run_state, log, stuck_seconds=options.end_stuck_after
-    )
-    workloads = Workloads(holdings, sessions, participants, reaping, forwarding, log)
-    stopping = Stopping(holdings, sessions, run_state, log)
-    operations = AdminService(
-        holdings, sessions, participants, policy, image, updater, reaping, workloads, stopping, recorder
-    )
     held = HeldFiles(holdings, policy, lambda: participants.updating, foreign.discard, sparing)
-    updater.take_over()
     sessions.take_over()
-    reaping.take_over()
-    forwarding.take_over()
-    hooks.take_over()
+    core = Core(
+        holdings,
+        policy,
+        run_state,
+        sessions,
+        participants,
+        Earlier(holdings.registry),
+        directory,
+        options.end_stuck_after,
+        log,
+    )
+
+    def rooms_failed(error: BaseException) -> None:
+        log.error("rooms-failed", error=repr(error))
+        stop(1)
+
+    later = Later(core, rooms_failed)
+    if run_state.updating:
+        # Sessions stay closed to changes until reboot(2), which the previous serve called, has returned.
+        await later.rooms()
 
     def to_all(peer: Peer) -> Iterable[VarlinkInterface]:
-        found: list[VarlinkInterface] = [Sessions(sessions, held, workloads, peer), Updates(participants, peer)]
+        found: list[VarlinkInterface] = [Sessions(sessions, held, later, peer), Updates(participants, peer)]
         if not peer.root and policy.terms(peer).may_update:
-            found.append(Admin(operations, peer, lambda: policy.terms(peer).may_update))
+            found.append(to_operators(peer))
         return found
 
     def to_root(peer: Peer) -> Iterable[VarlinkInterface]:
-        return [*to_all(peer), Admin(operations, peer)]
+        return [*to_all(peer), to_operators(peer)]
+
+    def to_operators(peer: Peer) -> VarlinkInterface:
+        from luod.daemon.admin import AdminService
+        from luod.ipc.interfaces.admin import Admin
+
+        return Admin(AdminService(core, later.rooms), peer, lambda: policy.terms(peer).may_update)
 
     def room(peer: Peer) -> Room:
         granted = policy.terms(peer)
@@ -129,15 +131,15 @@ async def _serve(options: Options, given: Given) -> int:
     ]
     reloading = asyncio.ensure_future(_reload(policy, hangup))
     await store.ready()
+    later.begin()
     status = await end
     reloading.cancel()
-    hooks.close()
+    later.close()
     foreign.close()
     for listener in listeners:
         await listener.close()
     turnstile.close()
     sparing.close()
-    recorder.close()
     holdings.close()
     return status
 

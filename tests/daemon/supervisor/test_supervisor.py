@@ -321,7 +321,7 @@ def test_a_limit_of_files_that_is_too_low_is_said_before_anything_is_held(places
         "from luod.daemon.supervisor import supervisor\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)); import os; os.geteuid() or os.setuid(65534)\n"
         "from luod.errors import LuodError\n"
-        "try: supervisor.run(Options(*sys.argv[1:4]), lambda given: 0)\n"
+        "try: supervisor.run(Options(*sys.argv[1:4]), lambda given: 0, ())\n"
         "except LuodError as error: print(error, error.hint)"
     )
     done = subprocess.run([sys.executable, "-c", source, *places.values()], capture_output=True, text=True, check=False)

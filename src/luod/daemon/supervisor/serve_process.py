@@ -42,8 +42,10 @@ class Given:
 
 def fork(run: Callable[[Given], int], given: Given) -> int:
     """Forks a process that ends with the result of `run`, and returns its pid. Raises OSError."""
-    # The collector would write to every object, and so copy the memory that the two processes share.
+    # The collector would write to every object, and so copy the memory that the two processes share. `luod.daemon.main`
+    # disables it, since what is imported at the start is no garbage.
     gc.freeze()
+    gc.enable()
     # A signal before the child has handlers of its own is kept for them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:

@@ -15,8 +15,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 
 from luod.daemon.log import Log
@@ -57,6 +59,8 @@ _PAUSE_LAST: Final = 5.0
 _STOP_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 5.0
 """Seconds between checks whether serve was killed and does not end. One that exists at the second check is given up."""
+_IMPORT_SECONDS: Final = 0.05
+"""Between two imports: serve imports the same modules at that time."""
 _SPARE_FDS: Final = 32
 """The fds of the limit that keep and serve need for themselves."""
 _NO_ROOM: Final = "luod has no room for more fds"
@@ -96,10 +100,12 @@ class Supervisor:
         *,
         device: LiveUpdateBusy | LiveUpdateBroken | None = None,
         limit: int = sys.maxsize,
+        modules: Sequence[str] = (),
     ) -> None:
         """`run_serve` is serve, and returns its exit status. The caller owns the listening sockets.
 
-        `device`: its answer to the first try. `limit`: the maximum number of fds of a process of luod.
+        `device`: its answer to the first try. `limit`: the maximum number of fds of a process of luod. `modules`: what
+        serve imports later, for the next serve.
         """
         self._limit = limit
         self._listening = listening
@@ -114,6 +120,9 @@ class Supervisor:
         self._stop_by: float | None = None
         self._device = device
         self._introduced = False
+        self._modules = deque(modules)
+        """What is still to be imported, when serve is ready and there is nothing else to do."""
+        self._is_ready = False
         self._look_at = 0.0
         self._ending = False
         """Whether serve was found to be ending at the last look."""
@@ -185,6 +194,8 @@ class Supervisor:
             if self._request is None and not self._deaf:
                 poll.register(self._serve.channel, select.POLLIN)
         ready = {number for number, _ in poll.poll(self._wait(now))}
+        if not ready and self._modules and self._is_ready:
+            import_module(self._modules.popleft())
         signals = _received(awake) if awake.fileno() in ready else set()
         if signals & {signal.SIGTERM, signal.SIGINT}:
             self._stop()
@@ -217,6 +228,8 @@ class Supervisor:
             due = self._start_at
         else:
             due = self._look_at if self._stop_by is None else min(self._stop_by, self._look_at)
+            if self._modules and self._is_ready:
+                due = min(due, now + _IMPORT_SECONDS)
         return max(0.0, (due - now) * 1000 + 1)
 
     def _is_stuck(self, serve: _Serve) -> bool:
@@ -335,6 +348,7 @@ class Supervisor:
             self._answer({"ERRNO": 0})
         elif "READY" in request:
             self._pause = _PAUSE_FIRST
+            self._is_ready = True
             self._log("ready")
             self._answer({"ERRNO": 0})
             if reason := notify.ready():
@@ -416,8 +430,11 @@ def _received(awake: socket.socket) -> set[int]:
         return set()
 
 
-def run(options: Options, run_serve: Callable[[Given], int]) -> int:
-    """Runs keep. Raises LuodError, before any change, when there is nothing to keep or another luod runs."""
+def run(options: Options, run_serve: Callable[[Given], int], modules: Sequence[str]) -> int:
+    """Runs keep; `modules` as of Supervisor.
+
+    Raises LuodError, before any change, when there is nothing to keep or another luod runs.
+    """
     log = Log("keep", options.log_level)
     limit = open_files.raise_limit()
     if limit < open_files.LEAST:
@@ -433,7 +450,7 @@ def run(options: Options, run_serve: Callable[[Given], int]) -> int:
     with Listening(options.socket, options.admin_socket, options.state_directory, log) as listening:
         if device is None:
             require_no_other(log, orphan=listening.orphan)
-        status = Supervisor(listening, run_serve, log, device=device, limit=limit).run()
+        status = Supervisor(listening, run_serve, log, device=device, limit=limit, modules=modules).run()
         listening.withdraw()
         # The sockets stay open until the process has ended: closing them closes clients' unaccepted messages, which may
         # contain sockets that linger, and a process that ends does not wait for those.

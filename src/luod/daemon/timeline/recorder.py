@@ -18,9 +18,10 @@ from msgspec import structs
 
 from luod.daemon.log import Log
 from luod.daemon.store import state_file
-from luod.daemon.store.registry import Change, Registry
+from luod.daemon.store.registry import Change
 from luod.daemon.store.schema import IncomingRow, Row
 from luod.daemon.store.states import IncomingState
+from luod.daemon.timeline.earlier import Earlier
 from luod.daemon.timeline.timeline import (
     Current,
     Event,
@@ -46,18 +47,20 @@ class _Head(msgspec.Struct, frozen=True):
 class Recorder:
     """Owns the file while it is open."""
 
-    def __init__(self, registry: Registry, directory: str, log: Log, *, jumping: bool) -> None:
-        """Continues the timeline on the disk, or begins one with the registry's data from before the kexec. `jumping`:
-        the previous serve called reboot(2), so its update is not over.
+    def __init__(self, earlier: Earlier, directory: str, log: Log, *, jumping: bool) -> None:
+        """Continues the timeline on the disk, or begins one with the registry's data from before the kexec. Then
+        records what happened `earlier`. `jumping`: the previous serve called reboot(2), so its update is not over.
         """
-        self._registry = registry
+        self._registry = earlier.registry
         self._path = os.path.join(directory, "timeline")
         self._log = log
         self._file: Fd | None = None
         self._origin = 0.0
         self._timeline: Timeline | None = None
         self._outcomes: dict[str, str] = {}
-        record = registry.record
+        self._replayed: float | None = None
+        """The time of an earlier event that is recorded now, of CLOCK_MONOTONIC."""
+        record = earlier.record
         self._left = Counter(row.base for row in record.incoming)
         head = self._read()
         if head is not None and head.boot_id == record.boot_id:
@@ -79,8 +82,14 @@ class Recorder:
                 self._end_restoring()
         elif head is not None:
             self._timeline = head.timeline
-        registry.watchers.append(self._changed)
-        registry.noted = self._noted
+        for event in earlier.replay():
+            self._replayed = event.at
+            if event.noted is not None:
+                self._noted(*event.noted)
+            self._changed(event.changes)
+        self._replayed = None
+        self._registry.watchers.append(self._changed)
+        self._registry.noted = self._noted
 
     def report(self, current: Current | None) -> UpdateTimes | None:
         """Returns the timeline of the `current` update, or without one of the last update, as luoctl receives it."""
@@ -170,7 +179,8 @@ class Recorder:
 
     def _record(self, what: EventKind, session: str = "", *, note: str | None = None) -> None:
         assert self._timeline is not None
-        event = Event(what, round(monotonic() - self._origin, 6), session, note)
+        now = monotonic() if self._replayed is None else self._replayed
+        event = Event(what, round(now - self._origin, 6), session, note)
         self._timeline = with_event(self._timeline, event)
         if self._file is not None:
             self._append(event)

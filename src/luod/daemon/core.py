@@ -1,0 +1,30 @@
+"""The part of serve that a Retrieve needs, as one value for the rooms that are built after it (`luod.daemon.rooms`)."""
+
+from __future__ import annotations
+
+from luod.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from luod.daemon.log import Log
+    from luod.daemon.policy.current import Policy
+    from luod.daemon.run_state import Run
+    from luod.daemon.sessions.service import SessionService
+    from luod.daemon.store.recovery import Holdings
+    from luod.daemon.timeline.earlier import Earlier
+    from luod.daemon.updates.participants import Participants
+
+
+@frozen
+class Core:
+    """`directory` is the state directory. `stuck_seconds`: how long reboot(2) may be blocked."""
+
+    holdings: Holdings
+    policy: Policy
+    run: Run
+    sessions: SessionService
+    participants: Participants
+    earlier: Earlier
+    directory: str
+    stuck_seconds: float
+    log: Log

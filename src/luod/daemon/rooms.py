@@ -1,0 +1,54 @@
+"""The rooms of serve that no Retrieve needs: updates, cleanup, the timeline, stopping. `luod.daemon.later` builds them.
+
+They continue what the previous serve had begun: an update that called reboot(2), reapers, carry-overs, and the
+operator's command after an update. Until then nothing of that is lost, since the registry has it.
+"""
+
+from __future__ import annotations
+
+from luod.daemon.cleanup.forwarding import Forwarding
+from luod.daemon.cleanup.reaping import Reaping
+from luod.daemon.cleanup.workloads import Workloads
+from luod.daemon.core import Core
+from luod.daemon.stopping import Stopping
+from luod.daemon.timeline.recorder import Recorder
+from luod.daemon.updates.hooks import Hooks
+from luod.daemon.updates.kexec_image import KexecImage
+from luod.daemon.updates.update import Updater
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+
+class Rooms:
+    """Needs a running loop. `close` at the end of serve."""
+
+    def __init__(self, core: Core) -> None:
+        holdings, sessions, participants, run, log = core.holdings, core.sessions, core.participants, core.run, core.log
+        self.reaping: Final = Reaping(holdings, sessions, core.policy, log)
+        forwarding = Forwarding(holdings, sessions, log)
+        self.recorder: Final = Recorder(core.earlier, core.directory, log, jumping=run.updating)
+        self._hooks = Hooks(holdings, core.policy, run, self.reaping.deadline_left, log)
+        self.image: Final = KexecImage(holdings, sessions, participants, run, log)
+        self.updater: Final = Updater(
+            holdings,
+            self.image,
+            sessions,
+            participants,
+            self.recorder,
+            self._hooks,
+            run,
+            log,
+            stuck_seconds=core.stuck_seconds,
+        )
+        self.workloads: Final = Workloads(holdings, sessions, participants, self.reaping, forwarding, log)
+        self.stopping: Final = Stopping(holdings, sessions, run, log)
+        self.updater.take_over()
+        self.reaping.take_over()
+        forwarding.take_over()
+        self._hooks.take_over()
+
+    def close(self) -> None:
+        self._hooks.close()
+        self.recorder.close()
