@@ -48,11 +48,7 @@ MODULES: Final = (
 )
 """What `luod.daemon.rooms` and the operator's interface import, in an order in which each imports few others."""
 FURTHER: Final = (
-    "luod.image.packed",
-    "luod.image.bzimage",
-    "luod.image.contents",
-    "luod.image.uki",
-    "luod.image.kernel",
+    "luod.image",
     "luod.image.command_line",
     "luod.image.boot_config",
     "luod.image.cpio",

@@ -48,14 +48,19 @@ def _parse_and_run(words: Sequence[str]) -> int:
         return _failed(error)
 
 
-def _run(options: Options) -> int:
-    # asyncio does without ssl, as in a Python that was built without it. ssl would cost a tenth of luod's start.
+def import_asyncio() -> None:
+    """Imports asyncio without ssl, as in a Python that was built without it: ssl would cost a tenth of luod's start."""
     sys.modules["ssl"] = None  # type: ignore[assignment]  # None makes the import fail
     try:
-        from luod.daemon import later, serve
-        from luod.daemon.supervisor import supervisor
+        import asyncio  # noqa: F401 - for those that import it later
     finally:
         del sys.modules["ssl"]
+
+
+def _run(options: Options) -> int:
+    import_asyncio()
+    from luod.daemon import later, serve
+    from luod.daemon.supervisor import supervisor
 
     def served(given: Given) -> int:
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from luod import memory
 from luod.ipc.types.sessions import Limit, MemoryRoom
@@ -18,6 +17,8 @@ from luod.memory import Unknown
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, Protocol
+
+    Root = str | os.PathLike[str]
 
     class File(Protocol):
         """The declared sizes of a file in bytes."""
@@ -35,7 +36,7 @@ _LIST_BYTES_A_PAGE: Final = 32
 UNSEEN: Final = Unknown("the process cannot be seen in luod's /proc, or has ended")
 
 
-def needed(files: Iterable[File], root: Path = Path("/")) -> int:
+def needed(files: Iterable[File], root: Root = "/") -> int:
     """Returns the bytes that preserving `files` needs at most, beyond those they have."""
     page = os.sysconf("SC_PAGE_SIZE")
     files = list(files)
@@ -45,24 +46,24 @@ def needed(files: Iterable[File], root: Path = Path("/")) -> int:
     return holes + lists + moved
 
 
-def scratch_areas(root: Path = Path("/")) -> list[int] | None:
+def scratch_areas(root: Root = "/") -> list[int] | None:
     """Returns the bytes of each area of KHO's scratch memory; None without debugfs, which shows them."""
     try:
-        return [int(word, 0) for word in (root / _SCRATCH).read_text(encoding="ascii").split()]
+        return [int(word, 0) for word in _read(root, _SCRATCH).split()]
     except (OSError, ValueError):
         return None
 
 
-def scratch(root: Path = Path("/")) -> int:
+def scratch(root: Root = "/") -> int:
     """Returns the bytes of KHO's scratch memory; without debugfs its maximum."""
     areas = scratch_areas(root)
     return int(machine(root) * _UNKNOWN_SCRATCH) if areas is None else sum(areas)
 
 
-def machine(root: Path = Path("/")) -> int:
+def machine(root: Root = "/") -> int:
     """Returns the bytes of memory of the machine."""
     try:
-        for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
+        for line in _read(root, "proc/meminfo").splitlines():
             if line.startswith("MemTotal:"):
                 return int(line.split()[1]) * 1024
     except OSError:
@@ -70,7 +71,7 @@ def machine(root: Path = Path("/")) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def require(files: Iterable[File], process: int | None, name: str, root: Path = Path("/")) -> Unknown | None:
+def require(files: Iterable[File], process: int | None, name: str, root: Root = "/") -> Unknown | None:
     """Raises NotEnoughMemory when the process `process`, shown as `name`, could be killed over preserving `files`.
 
     `process` is a pid in this process's /proc; None: it cannot be seen there. Returns the answer if not every limit
@@ -80,7 +81,7 @@ def require(files: Iterable[File], process: int | None, name: str, root: Path = 
     if not files:
         return None
     hint = "free memory, or have the workload fill its memory beforehand"
-    if not (root / _SCRATCH).exists():
+    if not os.path.exists(os.path.join(root, _SCRATCH)):
         hint += "; with debugfs mounted luod knows how much may have to be moved, and asks for no more"
     left = UNSEEN if process is None else memory.free(root, process)
     memory.require(needed(files, root), memory.known(left), f"PRESERVE for {name}", hint=hint)
@@ -98,3 +99,8 @@ def room(process: int | None) -> MemoryRoom:
 def _limit(answer: memory.Answer) -> Limit | None:
     left = memory.known(answer)
     return None if left is None else Limit(left.available, left.limit)
+
+
+def _read(root: Root, path: str) -> str:
+    with open(os.path.join(root, path), encoding="ascii") as file:
+        return file.read()

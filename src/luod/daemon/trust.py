@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 
 from luod.frozen import frozen
 
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 
 _MOST_LINKS: Final = 40
 """The kernel's limit."""
-_OVERFLOW: Final = Path("/proc/sys/kernel/overflowuid")
-_UID_MAP: Final = Path("/proc/self/uid_map")
+_OVERFLOW: Final = "/proc/sys/kernel/overflowuid"
+_UID_MAP: Final = "/proc/self/uid_map"
 
 
 @frozen
@@ -35,7 +34,7 @@ class Fault:
         return f"{self.path} {self.what}"
 
 
-def fault(path: str | Path, *, sticky: bool = False) -> Fault | None:
+def fault(path: str | os.PathLike[str], *, sticky: bool = False) -> Fault | None:
     """Returns the first path that others could change: `path` itself, or a parent. None also if `path` does not exist.
 
     In a directory with the sticky bit, such as /tmp, users cannot replace files of others. `sticky` allows `path`
@@ -60,7 +59,7 @@ def fault(path: str | Path, *, sticky: bool = False) -> Fault | None:
 def _way(path: str) -> Iterator[tuple[str, os.stat_result, bool]]:
     """Yields the steps of the kernel on its way to `path`: each with its status, and whether it is the end."""
     for _ in range(_MOST_LINKS):
-        parts = Path(path).parts
+        parts = ["/", *filter(None, path.split("/"))]
         for number in range(1, len(parts) + 1):
             place = os.path.join(*parts[:number])
             try:
@@ -79,9 +78,14 @@ def _way(path: str) -> Iterator[tuple[str, os.stat_result, bool]]:
 def _unknown_owner() -> set[int]:
     """Returns the uid that stands for the users that a user namespace does not map, such as the host's root."""
     try:
-        first, outside, count = _UID_MAP.read_text(encoding="ascii").split()[:3]
+        first, outside, count = _read(_UID_MAP).split()[:3]
         if (first, outside) == ("0", "0") and int(count) == 2**32 - 1:
             return set()
-        return {int(_OVERFLOW.read_text(encoding="ascii"))}
+        return {int(_read(_OVERFLOW))}
     except (OSError, ValueError):
         return set()
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()

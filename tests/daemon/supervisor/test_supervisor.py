@@ -208,6 +208,34 @@ def test_serve_has_what_it_is_given_and_nothing_else_of_the_supervisor(places: d
     assert done.stdout.splitlines()[:2] == ["True False", "SIG_DFL SIG_DFL SIG_IGN"]
 
 
+def test_the_next_serve_has_what_serve_imports_later(places: dict[str, str], tmp_path: Path) -> None:
+    """It needs no disk for that, and is of the version that runs."""
+    (tmp_path / "module_of_serve.py").write_text("print('imported', flush=True)")
+    source = (
+        "import sys\n"
+        "from luod.daemon.log import Log\n"
+        "from luod.daemon.supervisor.sockets import Listening\n"
+        "from luod.daemon.supervisor.supervisor import Supervisor\n"
+        "from luod.ipc import framing\n"
+        "def serve(given):\n"
+        "    print('module_of_serve' in sys.modules, flush=True)\n"
+        "    framing.send(given.channel, b'READY=1', ())\n"
+        "    return len(sys.stdin.readline())\n"
+        "log = Log('keep', 'error')\n"
+        "with Listening(*sys.argv[1:], log) as listening:\n"
+        "    Supervisor(listening, serve, log, modules=('module_of_serve',)).run()"
+    )
+    words = [sys.executable, "-c", source, *places.values()]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as keep:
+        assert keep.stdout is not None
+        assert keep.stdin is not None
+        assert [keep.stdout.readline() for _ in range(2)] == ["False\n", "imported\n"]
+        print(file=keep.stdin, flush=True)
+        assert keep.stdout.readline() == "True\n"
+        keep.terminate()
+
+
 def test_the_sockets_are_for_all_and_for_root_and_go_with_keep(start: Start, places: dict[str, str]) -> None:
     keep = start(*IDLE)
     lines_with(keep, "serve-started", 1)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
-
 from luod.daemon.store.schema import OutgoingRow, Row
 from luod.daemon.store.states import OutgoingState
 from luod.errors import BadInput
+from luod.frozen import frozen
 from luod.ipc.errors import InvalidName, WrongPhase
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.phases import State
 from luod.session_name import SessionName
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Participation(Protocol):
+        """The part of `luod.daemon.updates.participants` that sessions depend on."""
+
+        @property
+        def updating(self) -> bool: ...
+        @property
+        def state(self) -> State: ...
+        def belonging(self, peer: Peer, name: SessionName) -> Belonging: ...
+        def answering(self, name: str) -> str | None: ...
 
 
 def parsed(name: str) -> SessionName:
@@ -59,20 +71,9 @@ def counts(row: OutgoingRow) -> bool:
     return row.generation is None and row.state is not OutgoingState.CARRIED_OVER
 
 
-@dataclass(frozen=True)
+@frozen
 class Belonging:
     """The relation of a new session to updates; see `luod.daemon.store.schema.OutgoingRow`."""
 
     declared: bool = False
     generation: int | None = None
-
-
-class Participation(Protocol):
-    """The part of `luod.daemon.updates.participants` that sessions depend on."""
-
-    @property
-    def updating(self) -> bool: ...
-    @property
-    def state(self) -> State: ...
-    def belonging(self, peer: Peer, name: SessionName) -> Belonging: ...
-    def answering(self, name: str) -> str | None: ...

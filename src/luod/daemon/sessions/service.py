@@ -36,7 +36,7 @@ from luod.daemon.sessions.finish_check import Checks
 from luod.daemon.sessions.holders import Holders
 from luod.daemon.sessions.manifests import Manifests
 from luod.daemon.sessions.manifests import check as check_manifest
-from luod.daemon.sessions.names import Belonging, Participation, check_generation, counts, may_use, parsed
+from luod.daemon.sessions.names import Belonging, check_generation, counts, may_use, parsed
 from luod.daemon.sessions.owner_watch import Owners
 from luod.daemon.store.fd_names import carried_names, fd_name
 from luod.daemon.store.recovery import Holdings
@@ -51,6 +51,10 @@ from luod.ipc.server.sparing import Sparing
 from luod.ipc.types.sessions import Description, Direction, MemoryRoom, Outcome, SessionInfo, SessionState
 from luod.linux import Fd
 from luod.session_name import SessionName
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from luod.daemon.sessions.names import Participation
 
 T = TypeVar("T")
 

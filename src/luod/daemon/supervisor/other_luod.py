@@ -10,7 +10,6 @@ import os
 import socket
 import struct
 import time
-from pathlib import Path
 
 from luod.daemon.log import Log
 from luod.daemon.supervisor import protocol
@@ -75,7 +74,7 @@ def wait_for_orphan(path: str, deadline: float, log: Log | None, *, ours: bool) 
     """
     told = False
     while (pid := _listener(path)) is not None:
-        if not ours and pid != _DEAD and (pid == _ELSEWHERE or Path(f"/proc/{pid}").exists()):
+        if not ours and pid != _DEAD and (pid == _ELSEWHERE or os.path.exists(f"/proc/{pid}")):
             what = "a process of another PID namespace" if pid == _ELSEWHERE else f"process {pid}"
             if pid in _keepers(path):
                 what = f"another luod runs: its keeper is process {pid}, and"
@@ -114,14 +113,19 @@ def _keepers(path: str) -> set[int]:
     """Returns the other processes that run luod with the socket `path`, as far as /proc shows them."""
     found = set()
     with contextlib.suppress(OSError):
-        for process in Path("/proc").iterdir():
-            if process.name.isdecimal() and int(process.name) != os.getpid():
+        for process in os.listdir("/proc"):
+            if process.isdecimal() and int(process) != os.getpid():
                 with contextlib.suppress(OSError):
-                    words_of_it = (process / "cmdline").read_bytes().split(b"\0")
+                    words_of_it = _read(process, "cmdline").split(b"\0")
                     named = os.fsencode(path) in words_of_it or path in (ADMIN_SOCKET, SESSIONS_SOCKET)
                     runs_luod = any(
                         word in (b"luod", b"luod.daemon.main") for word in map(os.path.basename, words_of_it)
                     )
-                    if named and runs_luod and (process / "comm").read_text().strip() != NAME:
-                        found.add(int(process.name))
+                    if named and runs_luod and _read(process, "comm").strip() != NAME.encode():
+                        found.add(int(process))
     return found
+
+
+def _read(process: str, file: str) -> bytes:
+    with open(f"/proc/{process}/{file}", "rb") as opened:
+        return opened.read()

@@ -13,7 +13,6 @@ import socket
 import stat
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 
 from luod.daemon import trust
@@ -50,8 +49,11 @@ class Listening:
         deadline = time.monotonic() + _ORPHAN_SECONDS
         try:
             self._open.enter_context(_lock_directory(state_directory))
-            record = Path(state_directory, "lock")
-            left = record.read_text("ascii", "replace").splitlines() if record.is_file() else []
+            record = os.path.join(state_directory, "lock")
+            left: list[str] = []
+            if os.path.isfile(record):
+                with open(record, encoding="ascii", errors="replace") as file:
+                    left = file.read().splitlines()
 
             def listen(path: str, mode: int) -> socket.socket:
                 _spare_others(path)
@@ -65,8 +67,9 @@ class Listening:
 
             self.sessions: Final = listen(sessions_socket, 0o666)
             self.admin: Final = listen(admin_socket, 0o600)
-            with contextlib.suppress(OSError):  # such as ENOSPC: then the next luod checks the listener
-                record.write_text("\n".join(map(_identity, self._paths)), "ascii")
+            # A failure, such as ENOSPC, makes the next luod check the listener.
+            with contextlib.suppress(OSError), open(record, "w", encoding="ascii") as file:
+                file.write("\n".join(map(_identity, self._paths)))
         except BaseException:
             self._open.close()
             raise
@@ -92,22 +95,22 @@ def _lock_directory(state_directory: str) -> ExitStack:
     """
     if not state_directory:
         raise Refused("an empty --state-directory", hint="name a directory")
-    directory = Path(state_directory)
     with ExitStack() as locks:
         try:
-            _make(directory, 0o700)
+            _make(state_directory, 0o700)
             # In a directory such as a new tmpfs no user replaces luod's files. Updates are refused meanwhile.
-            _require_ours(directory, "state directory", sticky=True)
-            opened = [os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+            _require_ours(state_directory, "state directory", sticky=True)
+            opened = [os.open(state_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
             locks.enter_context(Fd(opened[0]))
             with contextlib.suppress(OSError):
-                opened.append(os.open(directory / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                file = os.path.join(state_directory, "lock")
+                opened.append(os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
                 locks.enter_context(Fd(opened[1]))
             for fd in opened:
                 _lock(fd)
         except BlockingIOError:
             raise Refused(
-                f"another luod runs: it keeps its state in {directory}",
+                f"another luod runs: it keeps its state in {state_directory}",
                 hint="stop it, or use another --state-directory",
             ) from None
         except OSError as error:
@@ -117,9 +120,9 @@ def _lock_directory(state_directory: str) -> ExitStack:
 
 def _spare_others(path: str) -> None:
     """Raises Refused when something other than a socket is in its place."""
-    for taken in (Path(path), Path(path + ".new")):
+    for taken in (path, path + ".new"):
         try:
-            foreign = not stat.S_ISSOCK(taken.lstat().st_mode)
+            foreign = not stat.S_ISSOCK(os.lstat(taken).st_mode)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -145,9 +148,9 @@ def _lock(fd: int) -> None:
 def _make_place(path: str) -> None:
     """Makes the directory of a socket. Raises Refused: it cannot be made, or others can change its contents."""
     try:
-        _make(Path(path).parent, 0o755)
+        _make(_parent(path), 0o755)
         # In a directory such as /tmp no user replaces luod's socket.
-        _require_ours(Path(path).parent, "socket's directory", sticky=True)
+        _require_ours(_parent(path), "socket's directory", sticky=True)
     except OSError as error:
         raise _refused("socket", path, error) from error
 
@@ -163,49 +166,54 @@ def _wait(path: str, deadline: float, log: Log | None, *, ours: bool) -> bool:
 def _listen(path: str, mode: int) -> socket.socket:
     """Returns a listening socket at `path`. It is made under another name, and moved once it listens with its mode."""
     try:
-        place, new = Path(path), Path(path + ".new")
+        new = path + ".new"
         _remove(new)
         with ExitStack() as undo:
             listening = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            listening.bind(str(new))
+            listening.bind(new)
             undo.callback(_remove, new)
-            new.chmod(mode)
+            os.chmod(new, mode)
             listening.listen(_BACKLOG)
-            new.rename(place)
+            os.rename(new, path)
             undo.pop_all()
         return listening
     except OSError as error:
         raise _refused("socket", path, error) from error
 
 
-def _make(directory: Path, mode: int) -> None:
+def _parent(path: str) -> str:
+    return os.path.dirname(path.rstrip("/")) or "."
+
+
+def _make(directory: str, mode: int) -> None:
     """Makes the directory, with this mode under any umask, and its parents."""
-    if directory.is_dir():
+    if os.path.isdir(directory):
         return
-    if not directory.parent.exists():
-        _make(directory.parent, 0o755)
-    directory.mkdir(exist_ok=True)
-    directory.chmod(mode)
+    if not os.path.exists(_parent(directory)):
+        _make(_parent(directory), 0o755)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory)
+    os.chmod(directory, mode)
 
 
-def _require_ours(directory: Path, what: str, *, sticky: bool = False) -> None:
+def _require_ours(directory: str, what: str, *, sticky: bool = False) -> None:
     """Raises Refused when users other than root can change the directory's contents."""
     fault = trust.fault(directory, sticky=sticky)
     if fault is not None:
         where = "it" if fault.path == os.path.abspath(directory) else fault.path
-        raise Refused(f"{what} {str(directory)!r}: {where} {fault.what}", hint=fault.remedy)
+        raise Refused(f"{what} {directory!r}: {where} {fault.what}", hint=fault.remedy)
 
 
-def _identity(path: str | Path) -> str:
+def _identity(path: str) -> str:
     """Returns the identity of a socket among all that were ever at this path. The time is that of its move there."""
     found = os.lstat(path)
     return f"{found.st_dev} {found.st_ino} {found.st_ctime_ns}"
 
 
-def _remove(path: str | Path) -> None:
+def _remove(path: str) -> None:
     """Removes a file that luod made. A failure does not prevent the end: the next luod replaces it."""
     with contextlib.suppress(OSError):
-        Path(path).unlink(missing_ok=True)
+        os.unlink(path)
 
 
 def _refused(what: str, path: str, error: OSError) -> Refused:

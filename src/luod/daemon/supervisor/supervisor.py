@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module
-from pathlib import Path
 
 from luod.daemon.log import Log
 from luod.daemon.options import Options
@@ -274,7 +273,8 @@ class Supervisor:
         """Writes the first lines of the log."""
         self._introduced = True
         try:
-            boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+                boot_id = file.read().strip()
         except OSError as error:
             boot_id = f"unknown: {error.strerror}"
         self._log("started", version=__version__, keep=os.getpid(), serve=serve, boot_id=boot_id)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Final
 
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.updates import DeclaredFile, DeclaredSession, Event, FrozenDevice, When
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _DEVICE: Final = "vfio"
 """The kind of a declared file that the kernel freezes."""
@@ -58,21 +60,21 @@ class EventQueue:
         await self._none.wait()
 
 
-@dataclass
 class Follower:
     """A connection that follows. `peer` belongs to it, and lives as long as the connection."""
 
-    id: int
-    secret: str
-    name: str
-    peer: Peer
-    sessions: tuple[DeclaredSession, ...] = ()
-    ended: set[str] = field(default_factory=set)
-    """Declared sessions that were released since it declared or voted.
+    def __init__(self, id: int, secret: str, name: str, peer: Peer, sessions: tuple[DeclaredSession, ...] = ()) -> None:
+        self.id: Final = id
+        self.secret: Final = secret
+        self.name: Final = name
+        self.peer: Final = peer
+        self.sessions = sessions
+        self.ended: set[str] = set()
+        """Declared sessions that were released since it declared or voted.
 
-    A later one of the same name is another session.
-    """
-    events: EventQueue = field(default_factory=EventQueue)
+        A later one of the same name is another session.
+        """
+        self.events: Final = EventQueue()
 
     def files(self, when: When) -> list[DeclaredFile]:
         return [file for session in self.sessions for file in session.files if file.when == when]

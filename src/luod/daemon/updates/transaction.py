@@ -16,12 +16,15 @@ update: every user may follow, and must not be able to block updates.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Final
 
 from luod.errors import LuodError
+from luod.frozen import frozen, replace
 from luod.ipc.types.phases import Phase, Standing, VotePhase
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 LATE: Final = "it did not vote in time"
 BYTES_A_SECOND: Final = 100 * 1024 * 1024
@@ -32,7 +35,7 @@ class NotAwaited(LuodError):
     """The call is not expected from that member now; nothing has changed."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Member:
     """One participant. `standing` is of this phase, reached `since` (seconds)."""
 
@@ -55,7 +58,7 @@ class Member:
         return self.standing in ("awaited", "granted")
 
 
-@dataclass(frozen=True)
+@frozen
 class Transaction:
     """An update. `began` is the start of this phase. `patience` is the time limit of each phase in seconds.
 
@@ -69,7 +72,7 @@ class Transaction:
     phase: Phase = "preparing"
     reason: str | None = None
     """The reason of the cancellation, for people."""
-    asks: int = field(default=0, repr=False)
+    asks: int = 0
     most_bytes: int = 2**63
 
     @classmethod
