@@ -40,7 +40,7 @@ FILES = 8
 STARTS = 5
 PARTICIPANTS = 100
 """Each has an equal number of sessions. That many connections are open at once."""
-KEEP = (sys.executable, "-P", "-m", "luod.daemon.main", "--log-level", "error", "--state-directory")
+KEEP = (str(Path(sys.executable).with_name("luod")), "--log-level", "error", "--state-directory")
 
 
 def table(inside: Callable[..., dict[str, float]], counts: tuple[int, ...] = (200, 1000)) -> None:
@@ -154,10 +154,10 @@ def median_of_starts() -> float:
 
 
 def mib(pid: int) -> float:
-    """Returns the memory of luod's two processes in MiB."""
+    """Returns the memory of luod's two processes in MiB. What they share is counted once: the Pss of proc(5)."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    pages = sum(int(Path(f"/proc/{number}/statm").read_text().split()[1]) for number in (pid, *map(int, children)))
-    return pages * os.sysconf("SC_PAGESIZE") / (1 << 20)
+    maps = [Path(f"/proc/{number}/smaps_rollup").read_text() for number in (pid, *children)]
+    return sum(int(text.partition("\nPss:")[2].split()[0]) for text in maps) / 1024
 
 
 def main(kind: str, count: int, folder: Path) -> None:

@@ -30,7 +30,7 @@ CALLS = 300
 VOTER, AWAITED, ATTACKER = 1000, 1001, 1002
 MANY = range(100_000, 100_600)
 """Uids of one user, as subuid(5) assigns them."""
-KEEP = (sys.executable, "-P", "-m", "luod.daemon.main", "--log-level", "error", "--state-directory")
+KEEP = (str(Path(sys.executable).with_name("luod")), "--log-level", "error", "--state-directory")
 LOADS: dict[str, tuple[str, dict[str, Any]]] = {
     "60 KiB of text": ("io.luod.Sessions.Create", {"name": "x" * 60_000}),
     "60 KiB of values": ("io.luod.Updates.Resuming", {"names": ["a"] * 15_000}),

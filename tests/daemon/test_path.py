@@ -29,34 +29,32 @@ luod.daemon.preflight.kinds luod.daemon.refusals luod.daemon.replies luod.daemon
 luod.daemon.sessions luod.daemon.sessions.claims luod.daemon.sessions.file_kind luod.daemon.sessions.finish_check
 luod.daemon.sessions.held_files luod.daemon.sessions.holders luod.daemon.sessions.manifests luod.daemon.sessions.names
 luod.daemon.sessions.owner_watch luod.daemon.sessions.service luod.daemon.store luod.daemon.store.copies
-luod.daemon.store.doubts luod.daemon.store.fd_names luod.daemon.store.fd_store luod.daemon.store.inherited
-luod.daemon.store.journal luod.daemon.store.journal_file luod.daemon.store.recovery luod.daemon.store.registry
-luod.daemon.store.remains luod.daemon.store.schema luod.daemon.store.state_file luod.daemon.store.states
-luod.daemon.supervisor luod.daemon.supervisor.children luod.daemon.supervisor.ending luod.daemon.supervisor.notify
-luod.daemon.supervisor.open_files luod.daemon.supervisor.other_luod luod.daemon.supervisor.protocol
-luod.daemon.supervisor.serve_process luod.daemon.supervisor.sockets luod.daemon.supervisor.supervisor
-luod.daemon.timeline luod.daemon.timeline.earlier luod.daemon.trust luod.daemon.updates luod.daemon.updates.follower
-luod.daemon.updates.participants luod.daemon.updates.transaction luod.decode luod.errors luod.frozen luod.ipc
-luod.ipc.errors luod.ipc.framing luod.ipc.interfaces luod.ipc.interfaces.declared luod.ipc.interfaces.sessions
-luod.ipc.interfaces.updates luod.ipc.names luod.ipc.server luod.ipc.server.accepted luod.ipc.server.admission
-luod.ipc.server.arguments luod.ipc.server.calls luod.ipc.server.closer luod.ipc.server.foreign_files
-luod.ipc.server.peer luod.ipc.server.received luod.ipc.server.receiver luod.ipc.server.receiver_process
-luod.ipc.server.sparing luod.ipc.server.turns luod.ipc.server.wire luod.ipc.types luod.ipc.types.phases
-luod.ipc.types.sessions luod.ipc.types.updates luod.linux luod.liveupdate luod.liveupdate.calls luod.liveupdate.device
-luod.liveupdate.devices luod.liveupdate.incoming luod.liveupdate.outgoing luod.liveupdate.ram luod.liveupdate.session
-luod.manifest luod.memory luod.memory.cgroup luod.memory.source luod.pci luod.session_name luod.uapi luod.uapi.iommufd
-luod.uapi.liveupdate luod.uapi.memfd luod.uapi.vfio luod.version
+luod.daemon.store.doubts luod.daemon.store.entries luod.daemon.store.fd_names luod.daemon.store.fd_store
+luod.daemon.store.inherited luod.daemon.store.journal luod.daemon.store.journal_file luod.daemon.store.recovery
+luod.daemon.store.registry luod.daemon.store.remains luod.daemon.store.schema luod.daemon.store.state_file
+luod.daemon.store.states luod.daemon.supervisor luod.daemon.supervisor.children luod.daemon.supervisor.ending
+luod.daemon.supervisor.notify luod.daemon.supervisor.open_files luod.daemon.supervisor.other_luod
+luod.daemon.supervisor.protocol luod.daemon.supervisor.serve_process luod.daemon.supervisor.sockets
+luod.daemon.supervisor.supervisor luod.daemon.timeline luod.daemon.timeline.earlier luod.daemon.trust
+luod.daemon.updates luod.daemon.updates.follower luod.daemon.updates.participants luod.daemon.updates.transaction
+luod.decode luod.errors luod.frozen luod.ipc luod.ipc.errors luod.ipc.framing luod.ipc.interfaces
+luod.ipc.interfaces.declared luod.ipc.interfaces.sessions luod.ipc.interfaces.updates luod.ipc.names luod.ipc.server
+luod.ipc.server.accepted luod.ipc.server.admission luod.ipc.server.arguments luod.ipc.server.calls
+luod.ipc.server.closer luod.ipc.server.foreign_files luod.ipc.server.peer luod.ipc.server.received
+luod.ipc.server.receiver luod.ipc.server.receiver_process luod.ipc.server.sparing luod.ipc.server.turns
+luod.ipc.server.wire luod.ipc.types luod.ipc.types.phases luod.ipc.types.sessions luod.ipc.types.updates luod.linux
+luod.liveupdate luod.liveupdate.calls luod.liveupdate.device luod.liveupdate.devices luod.liveupdate.incoming
+luod.liveupdate.outgoing luod.liveupdate.ram luod.liveupdate.session luod.manifest luod.memory luod.memory.cgroup
+luod.memory.source luod.pci luod.session_name luod.uapi luod.uapi.iommufd luod.uapi.liveupdate luod.uapi.memfd
+luod.uapi.vfio luod.version
 """
 """luod's own modules on the path of its start."""
 OTHERS = """
-__future__ _bisect _blake2 _ctypes _datetime _decimal _hashlib _json _random _sha512 _struct _uuid asyncvarlink
-asyncvarlink.clientprotocol asyncvarlink.conversion asyncvarlink.error asyncvarlink.interface asyncvarlink.message
-asyncvarlink.protocol asyncvarlink.serverprotocol asyncvarlink.serviceerrors asyncvarlink.serviceinterface
-asyncvarlink.types asyncvarlink.util base64 binascii bisect copy ctypes ctypes._endian dataclasses datetime decimal
-encodings.ascii fnmatch gc hashlib hmac importlib._abc importlib.util ipaddress json json.decoder json.encoder
-json.scanner mmap msgspec msgspec._core msgspec._json_schema msgspec._typing_utils msgspec._utils msgspec._version
-msgspec.inspect msgspec.json msgspec.msgpack msgspec.structs msgspec.toml msgspec.yaml ntpath numbers pathlib platform
-random resource runpy secrets struct termios typing_extensions urllib urllib.parse uuid zlib
+__future__ _ctypes _json _struct asyncvarlink asyncvarlink.clientprotocol asyncvarlink.conversion asyncvarlink.error
+asyncvarlink.interface asyncvarlink.message asyncvarlink.protocol asyncvarlink.serverprotocol
+asyncvarlink.serviceerrors asyncvarlink.serviceinterface asyncvarlink.types asyncvarlink.util copy ctypes
+ctypes._endian dataclasses encodings.ascii fnmatch gc importlib._abc importlib.util ipaddress json json.decoder
+json.encoder json.scanner mmap ntpath pathlib resource runpy struct termios urllib urllib.parse zlib
 """
 """Other modules on it, beyond those that asyncio imports without ssl."""
 CLIENT = """

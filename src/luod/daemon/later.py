@@ -46,7 +46,7 @@ MODULES: Final = (
     "luod.daemon.admin",
     "luod.ipc.interfaces.admin",
 )
-"""What `luod.daemon.rooms` and the operator's interface import, in an order in which each imports few others."""
+"""The modules of `luod.daemon.rooms` and of the operator's interface, in an order in which each imports few others."""
 FURTHER: Final = (
     "luod.image",
     "luod.image.command_line",
@@ -68,7 +68,7 @@ FURTHER: Final = (
     "ctypes",
     "tomllib",
 )
-"""What they import for a check or an update."""
+"""The modules that they import for a check or an update."""
 
 
 class Later:

@@ -17,7 +17,7 @@ from luod.daemon.timeline.earlier import Earlier
 
 def test_events_and_changes_are_replayed_with_their_times(tmp_path: Path) -> None:
     row = IncomingRow("vm", 1000, state=IncomingState.WAITING)
-    with closing(Slots.new()) as memory, closing(Journal(tmp_path)) as file:
+    with closing(Slots.new()) as memory, closing(Journal(str(tmp_path))) as file:
         registry = Registry(Record(FORMAT, 2, "some-boot", (row,), instance="one"), memory, file, Log("test", "error"))
         earlier, began = Earlier(registry), monotonic()
         retrieved = registry.become(row, IncomingState.RETRIEVED)

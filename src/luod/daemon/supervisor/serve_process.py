@@ -32,7 +32,7 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @frozen
 class Given:
-    """What serve owns from its start on: the channel to the supervisor, the listening sockets, and the stored fds."""
+    """The property of serve from its start on: the channel, the listening sockets, and the stored fds."""
 
     channel: socket.socket
     sessions: socket.socket

@@ -120,7 +120,7 @@ class Supervisor:
         self._device = device
         self._introduced = False
         self._modules = deque(modules)
-        """What is still to be imported, when serve is ready and there is nothing else to do."""
+        """The modules still to be imported, when serve is ready and there is nothing else to do."""
         self._is_ready = False
         self._look_at = 0.0
         self._ending = False

@@ -1,4 +1,4 @@
-"""What happened to sessions before the timeline's recorder was there, for it to record.
+"""Collects what happens to sessions before the timeline's recorder is there, for it to record.
 
 The recorder is not needed to hand out sessions, so it is imported and built after the first of them
 (`luod.daemon.rooms`).
