@@ -10,9 +10,10 @@ Contents packed with lzo cannot be read.
 from __future__ import annotations
 
 import binascii
+import re
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,7 +33,7 @@ _SMALL: Final = 64 * 1024
 _ENTRIES_MAX: Final = 500_000
 _PATH_MAX: Final = 4096
 _HEADER: Final = 110
-_CHUNK: Final = 64 * 1024
+_ZEROS: Final = re.compile(rb"\0*")
 _CHECKED: Final = b"070702"
 _TRAILER: Final = "TRAILER!!!"
 
@@ -51,6 +52,8 @@ _SUFFIXES: Final = {"xz": "xz", "zst": "zstd", "gz": "gzip"}
 _KINDS: Final[dict[int, Kind]] = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
 _EARLY: Final = {"kernel", "early_cpio"}
 """Archives for the kernel alone contain these: microcode and ACPI tables."""
+_Identity = tuple[int, int, int, int]
+"""Inode, device and kind: what hard links of one file share."""
 _NODES: Final = (stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK)
 
 
@@ -104,7 +107,7 @@ class _Unpacker:
         self._data = data
         self._end = end
         self._tree = Tree()
-        self._links: dict[tuple[int, int, int, int], str] = {}
+        self._links: dict[_Identity, str] = {}
         self._between = False
         """Whether the position is between two entries: the kernel's state Reset."""
         self._ended = False
@@ -112,7 +115,7 @@ class _Unpacker:
         self._entries = 0
         self._names = 0
         self._kept = 0
-        self._total = _Total()
+        self._unpacked = 0
 
     def run(self) -> Unpacked:
         stopped = ""
@@ -120,21 +123,22 @@ class _Unpacker:
             self._segments()
         except _Stop as stop:
             if not self._ended or set(self._tree.names("/")) <= _EARLY:
-                raise ImageError(_unusable(self._what(str(stop)))) from None
+                raise ImageError(_unusable(_named("it", self._data, str(stop)))) from None
             stopped = str(stop)
         if not self._entries:
             raise ImageError(_unusable("there is no archive in it, only zeros" if self._end else "the file is empty"))
         return Unpacked(self._tree, stopped, self._ended, frozenset(self._packing))
 
-    def _what(self, why: str) -> str:
-        known = foreign.name(self._data)
-        return f"it is {known} ({why})" if known else why
+    def _count(self, unpacked: int) -> None:
+        self._unpacked += unpacked
+        if self._unpacked > UNPACKED_MAX:
+            raise ImageError(f"the initial RAM disk unpacks to more than {UNPACKED_MAX} bytes")
 
     def _segments(self) -> None:
         data, at, position = self._data, 0, 0
         while at < self._end:
             if data[at] == ord("0") and not position & 3:
-                reader = _Reader(_pieces(data, at, self._end), self._total, position)
+                reader = _Reader(packed.Stream(data, "none", at, self._end).raw(), self._count, position)
                 self._between = False
                 while True:
                     self._entry(reader)
@@ -143,7 +147,7 @@ class _Unpacker:
                 at += reader.position - position
                 position = reader.position
             elif data[at] == 0:
-                past = min(packed.past_zeros(data, at), self._end)
+                past = min(_past_zeros(data, at), self._end)
                 position, at = position + past - at, past
             else:
                 start = at
@@ -165,7 +169,7 @@ class _Unpacker:
             )
         self._packing.add(name)
         stream = packed.Stream(data, name, at, self._end)
-        reader = _Reader(iter(stream), self._total)
+        reader = _Reader(iter(stream), self._count)
         try:
             if self._between:
                 self._next(reader)
@@ -209,7 +213,8 @@ class _Unpacker:
             if self._ended:
                 raise _Stop("no cpio magic")
             old = "incorrect cpio method used: use -H newc option"
-            raise ImageError(_unusable(self._inside(old if header[:6] == b"070707" else "no cpio magic", reader)))
+            why = old if header[:6] == b"070707" else "no cpio magic"
+            raise ImageError(_unusable(_named("what is in it", reader.begin, why)))
         try:
             # Not int(): it accepts signs, blanks and "_", which the kernel refuses.
             fields = struct.unpack(">13I", binascii.unhexlify(header[6:]))
@@ -249,14 +254,7 @@ class _Unpacker:
         self._between = True
 
     def _make(
-        self,
-        reader: _Reader,
-        name: str,
-        kind: int,
-        size: int,
-        links: int,
-        identity: tuple[int, int, int, int],
-        checksum: int | None,
+        self, reader: _Reader, name: str, kind: int, size: int, links: int, identity: _Identity, checksum: int | None
     ) -> None:
         self._ended = name == _TRAILER
         if self._ended:
@@ -283,7 +281,7 @@ class _Unpacker:
         if checksum is not None and found != checksum:
             raise ImageError(_unusable("bad data checksum"))
 
-    def _linked(self, name: str, links: int, identity: tuple[int, int, int, int]) -> bool | None:
+    def _linked(self, name: str, links: int, identity: _Identity) -> bool | None:
         """Returns whether the name is a hard link now; None where it should be one and cannot."""
         if links < 2:
             return False
@@ -324,13 +322,21 @@ class _Unpacker:
         self._kept += size if room else 0
         return room
 
-    def _inside(self, why: str, reader: _Reader) -> str:
-        known = foreign.name(reader.begin)
-        return f"what is in it is {known} ({why})" if known else why
-
 
 def _unusable(why: str) -> str:
     return f"the initial RAM disk cannot be used: {why}"
+
+
+def _named(what: str, data: bytes, why: str) -> str:
+    """Returns the reason, with the kind of file that `data` begins if it is known."""
+    known = foreign.name(data)
+    return f"{what} is {known} ({why})" if known else why
+
+
+def _past_zeros(data: bytes, at: int) -> int:
+    """Returns the end of the zeros that begin at `at`."""
+    found = _ZEROS.match(data, at)
+    return found.end() if found else at
 
 
 def _text(raw: bytes) -> str:
@@ -345,32 +351,16 @@ def _most(name: str) -> int:
     return _LIST_MAX if name.rpartition("/")[2].startswith("modules.") else _SMALL
 
 
-def _pieces(data: bytes, at: int, end: int) -> Iterator[bytes]:
-    for start in range(at, end, _CHUNK):
-        yield data[start : min(start + _CHUNK, end)]
-
-
-class _Total:
-    """Counts the unpacked bytes of the whole RAM disk."""
-
-    def __init__(self) -> None:
-        self._bytes = 0
-
-    def add(self, count: int) -> None:
-        self._bytes += count
-        if self._bytes > UNPACKED_MAX:
-            raise ImageError(f"the initial RAM disk unpacks to more than {UNPACKED_MAX} bytes")
-
-
 class _Reader:
     """Takes bytes from pieces.
 
-    `position` counts them, and alignment refers to it; `begin`: the position of the first.
+    `count` is told the bytes of each. `position`: that of the next byte, to which alignment refers; `begin`: the first
+    bytes.
     """
 
-    def __init__(self, pieces: Iterator[bytes], total: _Total, position: int = 0) -> None:
+    def __init__(self, pieces: Iterator[bytes], count: Callable[[int], None], position: int = 0) -> None:
         self._pieces = pieces
-        self._total = total
+        self._count = count
         self._rest = b""
         self._at = 0
         self.position = position
@@ -386,7 +376,7 @@ class _Reader:
                 return False
             self._rest, self._at = piece, 0
             self.begin = self.begin or piece[: foreign.LOOKED_AT]
-            self._total.add(len(piece))
+            self._count(len(piece))
         return True
 
     def peek(self) -> int:
@@ -420,7 +410,7 @@ class _Reader:
 
     def skip_zeros(self) -> None:
         while self.more() and not self._rest[self._at]:
-            past = packed.past_zeros(self._rest, self._at)
+            past = _past_zeros(self._rest, self._at)
             self.position += past - self._at
             self._at = past
 

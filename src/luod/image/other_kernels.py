@@ -24,7 +24,6 @@ _ZBOOT: Final = struct.Struct("<4x4sII8x32s")
 _ZIMG: Final = b"zimg"
 _ELF_TYPES: Final = {1: "object", 2: "program", 3: "program or library", 4: "core dump"}
 _UNPACKERS: Final = {"gzip": "gunzip -c", "xz": "xz -dc", "zstd": "zstd -dc", "lz4": "lz4 -dc", "bzip2": "bunzip2 -c"}
-_CPIO: Final = (b"070701", b"070702")
 _MORE: Final = {
     b"\x27\x05\x19\x56": ("a U-Boot image (uImage)", "take the kernel out of it: dumpimage -p 0 -o Image FILE"),
     b"\xd0\x0d\xfe\xed": ("a device tree, or a FIT image with a kernel in it", "dumpimage -l FILE tells what is in it"),
@@ -106,7 +105,7 @@ def _packed(data: bytes) -> tuple[str, str] | None:
     except ImageError:
         return None
     inner = _beginning(data, kind)
-    if inner.startswith(_CPIO):
+    if inner.startswith(packed.CPIO_MAGICS):
         return f"an archive packed with {kind}, such as an initial RAM disk", f"give it with --initrd; {_BZIMAGE}"
     what = "a bzImage" if bzimage.has_header(inner) else ""
     if inner and not what:
@@ -130,7 +129,7 @@ def _beginning(data: bytes, kind: str) -> bytes:
 
 
 def _more(data: bytes) -> tuple[str, str] | None:
-    if data.startswith(_CPIO):
+    if data.startswith(packed.CPIO_MAGICS):
         return "a cpio archive, such as an initial RAM disk", f"give it with --initrd; {_BZIMAGE}"
     for beginning, known in _MORE.items():
         if data.startswith(beginning):

@@ -12,7 +12,7 @@ import lzma
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol
+from typing import Final
 
 from luod.errors import ImageError, ImageUnreadable
 
@@ -42,18 +42,6 @@ _DICTIONARY_MAX: Final = 256 * 1024 * 1024
 
 class PackingError(ImageError):
     """The packed data are damaged or truncated."""
-
-
-def past_zeros(data: bytes, at: int) -> int:
-    """Returns the end of the zeros that begin at `at`."""
-    step = 64
-    while piece := data[at : at + step]:
-        rest = len(piece.lstrip(b"\0"))
-        if rest:
-            return at + len(piece) - rest
-        at += len(piece)
-        step = min(step * 4, _CHUNK)
-    return at
 
 
 def compression(start: bytes) -> str:
@@ -109,15 +97,18 @@ class Stream:
     def _damaged(self, why: str) -> PackingError:
         return PackingError(f"the payload is not valid {self._compression}: {why}")
 
-    def _packed(self) -> Iterator[bytes]:
-        """Yields the remaining packed bytes in pieces, and advances `end`."""
+    def raw(self) -> Iterator[bytes]:
+        """Yields the remaining bytes in pieces, and advances `end`."""
         while self.end < self._limit:
             piece = self._data[self.end : min(self.end + _CHUNK, self._limit)]
             self.end += len(piece)
             yield piece
+
+    def _packed(self) -> Iterator[bytes]:
+        yield from self.raw()
         raise PackingError("the payload is cut off")
 
-    def _by(self, decompressor: _Decompressor) -> Iterator[bytes]:
+    def _by(self, decompressor: bz2.BZ2Decompressor | lzma.LZMADecompressor) -> Iterator[bytes]:
         for packed in self._packed():
             piece = decompressor.decompress(packed, _CHUNK)
             yield piece
@@ -213,18 +204,6 @@ class Stream:
             except block.LZ4BlockError as error:
                 raise self._damaged(str(error)) from error
             self.end = start + length
-
-
-class _Decompressor(Protocol):
-    """The common interface of bz2 and lzma."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
 _UNPACKERS: Final[dict[str, Callable[[Stream], Iterator[bytes]]]] = {

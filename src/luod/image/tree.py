@@ -16,7 +16,7 @@ LINKS_MAX: Final = 40
 """MAXSYMLINKS of the kernel: a path through more links cannot be opened."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Inode:
     """A file of any kind; hard links are names of the same one."""
 
