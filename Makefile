@@ -9,7 +9,8 @@
 #                      mmdebstrap and the network, up to two hours; MINIMAL='trixie/root/*' is one part of it
 #   make test-all      all of the above
 #   make docs          the documentation site, into build/site
-#   make bench         benchmarks (never part of the tests)
+#   make bench         benchmarks (never part of the tests), compared with docs/performance.md; UPDATE=1 writes there
+#   make bench-kernel  those that also run on that Linux
 
 # Debian's own Python if there is one: other uids can run it, unlike one under /root.
 PYTHON ?= $(shell test -x /usr/bin/python3 && echo /usr/bin/python3 || echo python3)
@@ -23,7 +24,7 @@ MINIMAL ?=
 # The slowest files first, so that none is left for the end. xdist would start with the files with the most tests.
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
-.PHONY: demo test lint pytest test-crash test-hostile kernel test-kernel test-minimal test-all bench docs clean setup
+.PHONY: demo test lint pytest test-crash test-hostile kernel test-kernel test-minimal test-all bench bench-kernel docs clean setup
 
 demo: $(READY)
 	@$(BIN)/python -m demo
@@ -68,7 +69,11 @@ test-minimal:
 	@set -f; scripts/test-minimal $(MINIMAL)
 
 bench: $(READY)
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(if $(UPDATE),--update)
+
+bench-kernel: $(READY)
+	@$(BIN)/python -m compileall -q src bench
+	@kernel=$$(kernel/build $(KERNEL)) && LUOD_KERNEL=$$kernel $(BIN)/python -m bench.kernel $(if $(UPDATE),--update)
 
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -1,4 +1,7 @@
-"""`make bench`: the costs of the emulated machine, and of luod. Prints tables; ratios are of figures of one run."""
+"""`make bench`: the costs of the emulated machine, and of luod. Prints tables; ratios are of figures of one run.
+
+At its end it compares the figures of docs/performance.md. `--update` writes them there.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from bench import custody, fairness, vfio
+from bench import custody, fairness, initrd, kernel, report, startup, vfio
 
-ROOT = Path(__file__).resolve().parent.parent
 RUN = (sys.executable, "-m", "luod.emulator.machine", "run")
 LUOEMU = (*RUN, "--")
 PAIRS = 7
+WHERE = "emulated"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{report.ROOT}/src:{report.ROOT}"}
 
 
-def inside(*arguments: str, module: str = "bench.inside", options: Sequence[str] = ()) -> dict[str, float]:
+def inside(*arguments: str, module: str = "bench.inside", options: Sequence[str] = ()) -> Any:
     """Returns the figures that `module` prints, run as the init of a machine with such options."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}"}
     command = [*RUN, *options, "--", sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-    figures: dict[str, float] = json.loads(done.stdout)
-    return figures
+    done = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
 
 
 def pingpong() -> float | None:
@@ -36,25 +39,43 @@ def pingpong() -> float | None:
     if compiler is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([compiler, "-O2", "-o", f"{folder}/pingpong", f"{ROOT}/bench/pingpong.c"], check=True)
+        subprocess.run([compiler, "-O2", "-o", f"{folder}/pingpong", f"{report.ROOT}/bench/pingpong.c"], check=True)
         return int(subprocess.run([f"{folder}/pingpong"], stdout=subprocess.PIPE, check=True).stdout) / 1000
 
 
-def table_of_calls() -> None:
-    floor = pingpong()
-    figures = inside("calls")
-    print("\nOne call, p50")
-    print(f"  {'':28}{'us':>9}  {'C ping-pongs':>12}")
-    if floor is None:
-        print("  (no C compiler: apt install gcc libc6-dev brings the ping-pong to compare with)")
-    else:
-        print(f"  {'C ping-pong over two pipes':28}{floor:9.1f}  {1:12.2f}")
-    for name, figure in figures.items():
-        print(f"  {name:28}{figure:9.1f}  {figure / floor if floor else float('nan'):12.2f}")
+def table_of_calls() -> dict[str, float]:
+    """Prints the times of single calls, and returns GET_NAME's in round trips, on idle processors and on busy ones."""
+    found = {}
+    for state, busy in (("idle", 0), ("busy", os.cpu_count() or 1)):
+        with hogs(busy):
+            floor, figures = pingpong(), inside("calls")
+        print(f"\nOne call on {state} processors, p50")
+        print(f"  {'':28}{'us':>9}  {'C ping-pongs':>12}")
+        if floor is None:
+            print("  (no C compiler: apt install gcc libc6-dev brings the ping-pong to compare with)")
+        else:
+            print(f"  {'C ping-pong over two pipes':28}{floor:9.1f}  {1:12.2f}")
+            found[f"emulated GET_NAME, {state} processors"] = figures["GET_NAME"] / floor
+        for name, figure in figures.items():
+            print(f"  {name:28}{figure:9.1f}  {figure / floor if floor else float('nan'):12.2f}")
+    return found
 
 
-def table_of_the_untouched() -> None:
-    """Prints the times of programs that do not use luod, bare and inside, in turn, and the ratio of each pair."""
+@contextmanager
+def hogs(count: int) -> Iterator[None]:
+    """Keeps processors busy with processes that calculate."""
+    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for each in started:
+            each.kill()
+            each.wait()
+
+
+def table_of_the_untouched() -> dict[str, float]:
+    """Prints the times of programs that do not use luod, bare and inside, in turn. Returns the mean of their ratios."""
+    ratios = []
     loop = "i=0; while [ $i -lt 40 ]; do {}; i=$((i+1)); done"
     programs = {
         "python3 -c pass, 40 times": loop.format(f"{sys.executable} -S -c pass"),
@@ -68,6 +89,8 @@ def table_of_the_untouched() -> None:
         bare, machine = (statistics.median(side) for side in zip(*pairs, strict=True))
         ratio = statistics.median(b / a for a, b in pairs)
         print(f"  {name:28}{bare:9.3f}{machine:10.3f}{ratio:8.3f}")
+        ratios.append(ratio)
+    return {"programs that do not use luod, emulated": statistics.mean(ratios)}
 
 
 def timed(script: str, prefix: tuple[str, ...]) -> float:
@@ -90,19 +113,29 @@ def table_of_scale() -> None:
 
 def measure(count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        return inside("scale", str(1000 * count), str(250 * count), f"{folder}/notes.json")
+        figures: dict[str, float] = inside("scale", str(1000 * count), str(250 * count), f"{folder}/notes.json")
+        return figures
+
+
+def start(count: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        figures: dict[str, float] = inside(str(count), folder, module="bench.startup")
+        return figures
 
 
 def main() -> None:
     begun = time.monotonic()
     print(f"{os.uname().release}, {os.cpu_count()} CPUs, Python {sys.version.split()[0]}")
-    table_of_calls()
+    measured = table_of_calls()
+    measured |= startup.table(start, WHERE)
+    measured |= initrd.table()
     table_of_scale()
-    custody.table(inside)
+    measured |= custody.table(inside)
     fairness.table(inside)
     vfio.table(inside)
-    table_of_the_untouched()
+    measured |= table_of_the_untouched()
     print(f"\n{time.monotonic() - begun:.0f} s")
+    report.finish(measured, lambda name: not name.endswith(kernel.WHERE), update="--update" in sys.argv)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ PARTICIPANTS = 100
 KEEP = (str(Path(sys.executable).with_name("luod")), "--log-level", "error", "--state-directory")
 
 
-def table(inside: Callable[..., dict[str, float]], counts: tuple[int, ...] = (200, 1000)) -> None:
+def table(inside: Callable[..., dict[str, float]], counts: tuple[int, ...] = (200, 1000)) -> dict[str, float]:
+    """Prints the figures, and returns them by the names of docs/performance.md."""
     print(f"\nluod and the bare ioctls: sessions of {FILES} files, each created, carried, handed out, finished")
     print(f"  {'sessions':>10}{'bare ms each':>14}{'luod adds ms':>14}{'s to freeze':>14}{'MiB of luod':>13}")
     for count in counts:
@@ -55,6 +56,10 @@ def table(inside: Callable[..., dict[str, float]], counts: tuple[int, ...] = (20
     print(f"  to freeze: {PARTICIPANTS} participants in one process prepare, and are ready, from the call to the jump")
     print(f"  first session after exec: {kept['first']:.3f} s, {kept['first'] / kept['asyncio']:.2f} times", end=" ")
     print(f"python3 -c 'import asyncio' ({kept['asyncio']:.3f} s)")
+    return {
+        f"luod adds to each of {counts[-1]} sessions": with_luod - each,
+        f"memory of luod with {counts[-1]} sessions": kept["mib"],
+    }
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
@@ -101,9 +106,15 @@ async def take_part(held: Sequence[Carried]) -> None:
     for participant in participants:
         await participant.__aenter__()
     running = [asyncio.ensure_future(participant.run()) for participant in participants]
-    luoctl = (sys.executable, "-P", "-m", "luod.ctl.main", "update", "--kernel", os.environ["LUOEMU_KERNEL"])
-    await asyncio.create_subprocess_exec(*luoctl, "--reuse-cmdline", stdout=subprocess.DEVNULL)
+    await asyncio.create_subprocess_exec(*update(), stdout=subprocess.DEVNULL)
     await asyncio.gather(*running)
+
+
+def update() -> tuple[str, ...]:
+    """Returns the command for an update into the next kernel of the machine, which is emulated or a real one."""
+    emulated = os.environ.get("LUOEMU_KERNEL")
+    files = (emulated,) if emulated else (os.environ["LUOD_KERNEL"], "--initrd", os.environ["LUOD_INITRD"])
+    return (sys.executable, "-P", "-m", "luod.ctl.main", "update", "--reuse-cmdline", "--kernel", *files)
 
 
 def after_bare(device: LiveUpdate, count: int) -> float:

@@ -1,0 +1,32 @@
+"""The benchmarks that need no machine: the ratio of a start, and the initial RAM disk that is made to be measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from bench import initrd, startup
+
+
+def test_a_start_is_the_median_of_the_ratios_of_runs() -> None:
+    """A run on a busy machine has a slow start and a slow unit."""
+    runs = iter([(0.2, 0.1), (2.5, 1.0), (0.3, 0.1)] * len(startup.COUNTS))
+
+    figures = startup.table(lambda count: dict(zip(("first", "unit"), next(runs), strict=True)), "here", 3)
+
+    assert list(figures.values()) == pytest.approx([2.5] * len(startup.COUNTS))
+
+
+@pytest.mark.parametrize("packing", ["", ".xz"])
+def test_the_made_initial_ram_disk_loads_its_handler(
+    packing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(initrd, "MODULES", (5, 2000))
+    monkeypatch.setattr(initrd, "FIRMWARE", (5, 2000))
+    monkeypatch.setattr(initrd, "contents", lambda: bytes(range(256)) * 100)
+    disk = tmp_path / "initrd"
+    disk.write_bytes(zstandard.compress(initrd.archive(packing)))
+
+    initrd.preflight(disk)
