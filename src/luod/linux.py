@@ -217,3 +217,10 @@ def has_ended(pidfd: HasFileno, *, within: float = 0.0) -> bool:
     poll = select.poll()  # select() takes no fd above 1023
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(within * 1000))
+
+
+def pid_of(pidfd: HasFileno) -> int | None:
+    """Returns the pid of the process of `pidfd`; None: it has ended, or is of another PID namespace."""
+    with open(f"/proc/self/fdinfo/{pidfd.fileno()}", encoding="ascii") as info:
+        pid = next((int(line.split()[1]) for line in info if line.startswith("Pid:")), -1)
+    return pid if pid > 0 else None

@@ -53,8 +53,8 @@ OTHERS = """
 __future__ _ctypes _json _struct asyncvarlink asyncvarlink.clientprotocol asyncvarlink.conversion asyncvarlink.error
 asyncvarlink.interface asyncvarlink.message asyncvarlink.protocol asyncvarlink.serverprotocol
 asyncvarlink.serviceerrors asyncvarlink.serviceinterface asyncvarlink.types asyncvarlink.util copy ctypes
-ctypes._endian dataclasses encodings.ascii fnmatch gc importlib._abc importlib.util ipaddress json json.decoder
-json.encoder json.scanner mmap ntpath pathlib resource runpy struct termios urllib urllib.parse zlib
+ctypes._endian dataclasses encodings.ascii gc importlib._abc importlib.util json json.decoder json.encoder
+json.scanner mmap resource runpy struct termios zlib
 """
 """Other modules on it, beyond those that asyncio imports without ssl."""
 CLIENT = """

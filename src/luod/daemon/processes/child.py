@@ -17,7 +17,7 @@ from types import MappingProxyType
 from luod.daemon.processes import gate
 from luod.daemon.store.fd_store import FdStore
 from luod.frozen import frozen
-from luod.linux import Fd, has_ended, memfd
+from luod.linux import Fd, has_ended, memfd, pid_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,8 +140,7 @@ class Children:
         pidfd = self._fds.get(name)
         if pidfd is None:
             return
-        pid = _pid(pidfd)
-        if pid > 0:
+        if (pid := pid_of(pidfd)) is not None:
             _kill_group(pid)
         while not await ended(pidfd, DYING_SECONDS):
             pass
@@ -179,9 +178,3 @@ async def ended(pidfd: Fd, seconds: float) -> bool:
 def _kill_group(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-
-
-def _pid(pidfd: Fd) -> int:
-    """Returns the pid of the process that a pidfd is for; -1: it has ended."""
-    with open(f"/proc/self/fdinfo/{pidfd.fileno()}", encoding="ascii") as info:
-        return next((int(line.split()[1]) for line in info if line.startswith("Pid:")), -1)

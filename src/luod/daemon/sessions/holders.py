@@ -11,7 +11,6 @@ import asyncio
 import os
 from collections.abc import Mapping
 from functools import cmp_to_key
-from pathlib import Path
 from typing import Final
 
 from luod.daemon.supervisor import protocol
@@ -64,7 +63,7 @@ class Holders:
                 copy.close()
 
 
-def open_elsewhere(fds: Mapping[str, Fd], own: int, proc: Path = Path("/proc")) -> dict[str, int]:
+def open_elsewhere(fds: Mapping[str, Fd], own: int) -> dict[str, int]:
     """Returns those `fds`, by name, that a process other than `own` and its descendants has open, and its id.
 
     It is slow on a large host: run it in a thread. Raises OSError: this kernel has no kcmp(2).
@@ -77,7 +76,7 @@ def open_elsewhere(fds: Mapping[str, Fd], own: int, proc: Path = Path("/proc")) 
         return _ORDER[syscall("kcmp", me, pid, _KCMP_FILE, mine, other)]
 
     numbers = {name: fd.fileno() for name, fd in fds.items()}
-    links = {os.readlink(proc / "self/fd" / str(number)) for number in numbers.values()}
+    links = {os.readlink(f"/proc/self/fd/{number}") for number in numbers.values()}
 
     # In the kernel's own order of open file descriptions, so that bisection finds each file of another process.
     def by_file(mine: tuple[str, int], other: tuple[str, int]) -> int:
@@ -85,8 +84,8 @@ def open_elsewhere(fds: Mapping[str, Fd], own: int, proc: Path = Path("/proc")) 
 
     ordered = sorted(numbers.items(), key=cmp_to_key(by_file))
     found: dict[str, int] = {}
-    for pid in _others(own, proc):
-        for other in _open(pid, links, proc):
+    for pid in _others(own):
+        for other in _open(pid, links):
             low, high = 0, len(ordered)
             while low < high:
                 middle = (low + high) // 2
@@ -101,14 +100,15 @@ def open_elsewhere(fds: Mapping[str, Fd], own: int, proc: Path = Path("/proc")) 
     return found
 
 
-def _others(own: int, proc: Path) -> list[int]:
+def _others(own: int) -> list[int]:
     """Returns the processes that are neither `own` nor its descendants."""
     parents: dict[int, int] = {}
-    for entry in os.listdir(proc):
+    for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
         try:
-            status = (proc / entry / "stat").read_text(encoding="utf-8", errors="replace")
+            with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
+                status = file.read()
         except OSError:
             continue
         parents[int(entry)] = int(status.rpartition(")")[2].split()[1])
@@ -121,16 +121,16 @@ def _others(own: int, proc: Path) -> list[int]:
     return [pid for pid in parents if not is_own(pid)]
 
 
-def _open(pid: int, links: set[str], proc: Path) -> list[int]:
+def _open(pid: int, links: set[str]) -> list[int]:
     """Returns the fds of a process that may be the same files, from their links."""
     found = []
     try:
-        numbers = os.listdir(proc / str(pid) / "fd")
+        numbers = os.listdir(f"/proc/{pid}/fd")
     except OSError:
         return []
     for number in numbers:
         try:
-            link = os.readlink(proc / str(pid) / "fd" / number)
+            link = os.readlink(f"/proc/{pid}/fd/{number}")
         except OSError:
             continue
         if link in links:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from luod.daemon.store.fd_names import process_name
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.schema import Row
 from luod.errors import Refused
 from luod.ipc.server.peer import Peer
-from luod.linux import Fd, has_ended
+from luod.linux import Fd, has_ended, pid_of
 
 
 class Owners:
@@ -58,13 +57,7 @@ class Owners:
     def pid(self, row: Row) -> int | None:
         """Returns the id of the session's process; None: it has ended, or no process is watched."""
         pidfd = self._pidfd(row)
-        if pidfd is None:
-            return None
-        for line in Path(f"/proc/self/fdinfo/{pidfd.fileno()}").read_text(encoding="ascii").splitlines():
-            name, _, value = line.partition(":")
-            if name == "Pid" and int(value) > 0:
-                return int(value)
-        return None
+        return None if pidfd is None else pid_of(pidfd)
 
     async def forget(self, row: Row) -> None:
         if (pidfd := self._pidfd(row)) is not None:
