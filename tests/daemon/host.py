@@ -128,6 +128,13 @@ def preserve_two(luod: Luod, user: int | None = None) -> None:
         vmm.call("preserve", session=name, file=f"ram {name}", token=1, name="ram")
 
 
+def until_complete(luod: Luod) -> None:
+    """Waits until serve has opened all that it opens after its start. The last is its process that closes files."""
+    serve = luod.serve_pid()
+    children = f"/proc/{serve}/task/{serve}/children"
+    eventually(lambda: luod.machine.read(children).split(), describe="serve has opened all")
+
+
 def until_no_session(vmm: Vmm) -> None:
     """Waits until this user sees no session."""
     eventually(lambda: not states(vmm), describe="every session is gone")

@@ -25,7 +25,7 @@ import luod.ipc
 from luod.ipc import framing
 from luod.linux import Fd
 from luod.testing import eventually
-from tests.daemon.host import Luod
+from tests.daemon.host import Luod, until_complete
 
 MIB = 1024 * 1024
 EXAMPLES = 150
@@ -105,6 +105,7 @@ def sockets(luod: Luod, tmp_path: Path) -> Iterator[Sockets]:
     policy.write_text(POLICY)
     paths = (str(tmp_path / "luod.sock"), str(tmp_path / "admin.sock"))
     luod.start("--socket", paths[0], "--admin-socket", paths[1], "--config", str(policy))
+    until_complete(luod)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield Sockets(luod, paths)

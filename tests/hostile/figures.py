@@ -20,7 +20,7 @@ import pytest
 
 from luod.testing import Program, eventually
 from luod.testing.host import SOCKET
-from tests.daemon.host import Luod
+from tests.daemon.host import Luod, until_complete
 from tests.library import start_vmm
 
 MIB = 1024 * 1024
@@ -55,6 +55,7 @@ class Footprint:
 
 
 def footprint(luod: Luod) -> Footprint:
+    until_complete(luod)
     pid = luod.serve_pid()
     resident = int(luod.machine.read(f"/proc/{pid}/statm").split()[1])
     # Not with `ls -l`: an fd that is closed meanwhile is not an error.

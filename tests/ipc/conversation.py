@@ -89,6 +89,7 @@ async def serve(path: str, limits: Limits) -> None:
     os.chmod(path, 0o666)
     sparing = Sparing(log)
     foreign = ForeignFiles(sparing)
+    foreign.begin()
     listener = Listener(listening, lambda peer: [Talk(peer)], sparing, limits=limits, foreign=foreign)
     over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from luod.daemon.store.recovery import Holdings
     from luod.daemon.timeline.earlier import Earlier
     from luod.daemon.updates.participants import Participants
+    from luod.ipc.server.foreign_files import ForeignFiles
 
 
 @frozen
@@ -24,6 +25,7 @@ class Core:
     run: Run
     sessions: SessionService
     participants: Participants
+    foreign: ForeignFiles
     earlier: Earlier
     directory: str
     stuck_seconds: float

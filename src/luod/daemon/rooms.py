@@ -48,6 +48,7 @@ class Rooms:
         self.reaping.take_over()
         forwarding.take_over()
         self._hooks.take_over()
+        core.foreign.begin()
 
     def close(self) -> None:
         self._hooks.close()

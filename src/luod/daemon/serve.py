@@ -79,6 +79,7 @@ async def _serve(options: Options, given: Given) -> int:
         run_state,
         sessions,
         participants,
+        foreign,
         Earlier(holdings.registry),
         directory,
         options.end_stuck_after,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.daemon.host import Luod
+from tests.daemon.host import Luod, until_complete
 from tests.daemon.participant import start
 
 LIMIT = """
@@ -25,6 +25,7 @@ def leave_room(luod: Luod, serve: int, files: int) -> None:
 
 def test_a_session_for_which_there_is_no_room_is_refused_and_nobody_notices(luod: Luod) -> None:
     """It was asked of keep before, got lost on the way, and serve took keep for dead."""
+    until_complete(luod)
     vmm, serve = start(luod), luod.serve_pid()
     vmm.call("more", slot="follow", method="io.luod.Updates.Follow", parameters={"name": "one"})
     # The connection, its pidfd, and none for the session.

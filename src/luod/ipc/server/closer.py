@@ -24,7 +24,7 @@ _INT: Final = struct.Struct("=i")
 
 
 class Closer:
-    """Starts its process at once, in a running loop. Replaces it when it does not return from a close."""
+    """Starts its process on demand, or beforehand by `begin`. Replaces it when it does not return from a close."""
 
     def __init__(self, sparing: Sparing) -> None:
         self._sparing = sparing
@@ -36,7 +36,11 @@ class Closer:
         self._ending: set[Process] = set()
         self._left: list[int] = []
         self._closed = False
-        self._start()
+
+    def begin(self) -> None:
+        """Starts the process, so that it is there when there is no room for one more."""
+        if self._process is None and not self._closed:
+            self._start()
 
     def finish(self, connection: socket.socket) -> None:
         """Closes a client's connection. Files in unread messages are closed in the other process."""
@@ -116,12 +120,8 @@ class Closer:
         if self._process is not None:
             self._ending.add(self._process)
             self._process.kill()
-            self._loop.call_soon(self._renew)
+            self._loop.call_soon(self.begin)
         self._process, self._closing = None, 0
-
-    def _renew(self) -> None:
-        if self._process is None and not self._closed:
-            self._start()
 
     def _ended(self, process: Process) -> None:
         self._ending.discard(process)

@@ -118,6 +118,7 @@ class ForeignFiles:
         self._users: dict[int, _User] = {}
         """The users with a process or a request, in the order of their last use."""
         self._closer = Closer(sparing)
+        self.begin: Final = self._closer.begin
         self.finish: Final = self._closer.finish
         self.discard: Final = self._closer.discard
         self._ending: set[Process] = set()
