@@ -43,20 +43,22 @@ class Literal:
 class Misfit(Exception):
     """A value that does not fit its type.
 
-    `path` leads to it, such as `outgoing[3].name`; "" is the whole value. `wanted` is str, int, float, bool, list or
-    dict; None: its object has no such member. `given` is the value, or ABSENT. `known` are the words or the members, if
-    it had to be one of these.
+    `path` leads to it, such as `outgoing[3].name`; "" is the whole value. `outermost` is the first part of the path.
+    `wanted` is str, int, float, bool, list or dict; None: its object has no such member. `given` is the value, or
+    ABSENT. `known` are the words or the members, if it had to be one of these.
     """
 
     def __init__(self, wanted: type | None, given: object, known: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.path = ""
+        self.outermost = ""
         self.wanted = wanted
         self.given = given
         self.known = known
 
     def inside(self, where: str) -> Misfit:
         """Returns itself, with the member or `[index]` that contains it in its path."""
+        self.outermost = where
         self.path = f"{where}{'' if not self.path or self.path[0] == '[' else '.'}{self.path}"
         return self
 

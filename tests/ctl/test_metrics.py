@@ -5,7 +5,6 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from luod.ctl import metrics
+from luod.frozen import replace
 from luod.ipc.types.admin import Problem, SessionTimes, Status, Stuck, UpdateTimes
 
 STATUS: Final = Status(
@@ -37,7 +37,7 @@ STATUS: Final = Status(
 )
 SESSION: Final = SessionTimes("vm", 0, 4096, "ready", None, 0.5, 1.5, 4.0, 4.5, None, None, 3.5)
 TIMELINE: Final = UpdateTimes(
-    "9f2c01ab", 7, False, 1795434757.25, "done", None, 1.0, 2.0, 4.0, 5.5, None, "tsc", 2.5e-6, 3.5, [SESSION, SESSION]
+    "9f2c01ab", 7, False, 1795434757.25, "done", None, 1.0, 2.0, 4.0, 5.5, None, "tsc", 2.5e-6, 3.5, (SESSION, SESSION)
 )
 
 

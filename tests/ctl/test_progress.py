@@ -17,7 +17,7 @@ def test_many_participants_without_a_session_are_counted_and_those_with_one_are_
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Anybody may follow: an operator must find the line that counts."""
-    participants = [*(participant(id) for id in range(100)), participant(100, "vm")]
+    participants = (*(participant(id) for id in range(100)), participant(100, "vm"))
     with view(Output(json=False)) as shown:
         shown.show(Progress("preparing", participants=participants))
     lines = capsys.readouterr().out.splitlines()
@@ -32,5 +32,5 @@ def test_a_dry_run_ends_with_whether_the_update_would_be_refused(
 ) -> None:
     finding = Finding("luo-missing", "refusal", "the kernel has no LUO", "all would be lost", "load another", forced)
     with view(Output(json=False)) as shown:
-        shown.show(Progress("checked", findings=[finding]))
+        shown.show(Progress("checked", findings=(finding,)))
     assert capsys.readouterr().out.splitlines()[-1].endswith(f" s  {last}")

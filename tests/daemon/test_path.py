@@ -38,23 +38,20 @@ luod.daemon.supervisor.protocol luod.daemon.supervisor.serve_process luod.daemon
 luod.daemon.supervisor.supervisor luod.daemon.timeline luod.daemon.timeline.earlier luod.daemon.trust
 luod.daemon.updates luod.daemon.updates.follower luod.daemon.updates.participants luod.daemon.updates.transaction
 luod.decode luod.errors luod.frozen luod.ipc luod.ipc.errors luod.ipc.framing luod.ipc.interfaces
-luod.ipc.interfaces.declared luod.ipc.interfaces.sessions luod.ipc.interfaces.updates luod.ipc.names luod.ipc.server
-luod.ipc.server.accepted luod.ipc.server.admission luod.ipc.server.arguments luod.ipc.server.calls
-luod.ipc.server.closer luod.ipc.server.foreign_files luod.ipc.server.peer luod.ipc.server.received
-luod.ipc.server.receiver luod.ipc.server.receiver_process luod.ipc.server.sparing luod.ipc.server.turns
-luod.ipc.server.wire luod.ipc.types luod.ipc.types.phases luod.ipc.types.sessions luod.ipc.types.updates luod.linux
-luod.liveupdate luod.liveupdate.calls luod.liveupdate.device luod.liveupdate.devices luod.liveupdate.incoming
-luod.liveupdate.outgoing luod.liveupdate.ram luod.liveupdate.session luod.manifest luod.memory luod.memory.cgroup
-luod.memory.source luod.pci luod.session_name luod.uapi luod.uapi.iommufd luod.uapi.liveupdate luod.uapi.memfd
-luod.uapi.vfio luod.version
+luod.ipc.interfaces.sessions luod.ipc.interfaces.updates luod.ipc.names luod.ipc.server luod.ipc.server.accepted
+luod.ipc.server.admission luod.ipc.server.calls luod.ipc.server.closer luod.ipc.server.connection
+luod.ipc.server.foreign_files luod.ipc.server.introspection luod.ipc.server.methods luod.ipc.server.peer
+luod.ipc.server.received luod.ipc.server.receiver luod.ipc.server.receiver_process luod.ipc.server.sparing
+luod.ipc.server.turns luod.ipc.server.wire luod.ipc.types luod.ipc.types.phases luod.ipc.types.sessions
+luod.ipc.types.updates luod.linux luod.liveupdate luod.liveupdate.calls luod.liveupdate.device luod.liveupdate.devices
+luod.liveupdate.incoming luod.liveupdate.outgoing luod.liveupdate.ram luod.liveupdate.session luod.manifest
+luod.memory luod.memory.cgroup luod.memory.source luod.pci luod.session_name luod.uapi luod.uapi.iommufd
+luod.uapi.liveupdate luod.uapi.memfd luod.uapi.vfio luod.version
 """
 """luod's own modules on the path of its start."""
 OTHERS = """
-__future__ _ctypes _json _struct asyncvarlink asyncvarlink.clientprotocol asyncvarlink.conversion asyncvarlink.error
-asyncvarlink.interface asyncvarlink.message asyncvarlink.protocol asyncvarlink.serverprotocol
-asyncvarlink.serviceerrors asyncvarlink.serviceinterface asyncvarlink.types asyncvarlink.util copy ctypes
-ctypes._endian dataclasses encodings.ascii gc importlib._abc importlib.util json json.decoder json.encoder
-json.scanner mmap resource runpy struct termios zlib
+__future__ _ctypes _json _struct ctypes ctypes._endian encodings.ascii gc importlib._abc importlib.util json
+json.decoder json.encoder json.scanner mmap resource runpy struct termios zlib
 """
 """Other modules on it, beyond those that asyncio imports without ssl."""
 CLIENT = """

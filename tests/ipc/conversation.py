@@ -2,7 +2,7 @@
 an interface can do. It says "ready" on stdout when it listens, and writes its log, one JSON object a line, to stderr.
 
 A process of its own, so that its fds and its memory can be watched from outside. No `from __future__ import
-annotations`: asyncvarlink reads the annotations.
+annotations`: the server reads the annotations of `Talk`.
 """
 
 import asyncio
@@ -13,15 +13,17 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 
-from asyncvarlink import FileDescriptor, VarlinkInterface, varlinkmethod
-
+from luod.ipc.server.connection import Limits
 from luod.ipc.server.foreign_files import ForeignFiles
+from luod.ipc.server.methods import Interface, method
 from luod.ipc.server.peer import Peer
+from luod.ipc.server.received import Received
 from luod.ipc.server.sparing import Sparing
-from luod.ipc.server.wire import Limits, Listener
+from luod.ipc.server.wire import Listener
+from luod.linux import Fd
 
 
-class Talk(VarlinkInterface, name="org.example.Talk"):
+class Talk(Interface, name="org.example.Talk"):
     """What the tests call."""
 
     hanging = 0
@@ -30,28 +32,28 @@ class Talk(VarlinkInterface, name="org.example.Talk"):
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
 
-    @varlinkmethod(return_parameter="text")
+    @method("text")
     async def Echo(self, *, text: str) -> str:
         return text
 
-    @varlinkmethod(return_parameter="size")
-    def Measure(self, *, fileDescriptor: FileDescriptor) -> int:
+    @method("size")
+    def Measure(self, *, fileDescriptor: Received) -> int:
         return os.fstat(fileDescriptor.fileno()).st_size
 
-    @varlinkmethod(return_parameter="fileDescriptor")
-    async def Open(self) -> FileDescriptor:
+    @method("fileDescriptor")
+    async def Open(self) -> Fd:
         file = os.memfd_create("conversation")
         os.write(file, b"hello")
-        return FileDescriptor(file, should_close=True)
+        return Fd(file)
 
-    @varlinkmethod(return_parameter="number", delay_generator=False)
+    @method("number")
     async def Count(self) -> AsyncIterator[int]:
         number = 0
         while True:
             yield number
             number += 1
 
-    @varlinkmethod
+    @method()
     async def Hang(self) -> None:
         Talk.hanging += 1
         try:
@@ -60,19 +62,19 @@ class Talk(VarlinkInterface, name="org.example.Talk"):
             Talk.cancelled += 1
             raise
 
-    @varlinkmethod(return_parameter="times")
+    @method("times")
     async def Hanging(self) -> int:
         return Talk.hanging
 
-    @varlinkmethod(return_parameter="times")
+    @method("times")
     async def Cancelled(self) -> int:
         return Talk.cancelled
 
-    @varlinkmethod
+    @method()
     async def Fail(self) -> None:
         raise KeyError("a bug")
 
-    @varlinkmethod(return_parameter="who")
+    @method("who")
     async def WhoAmI(self) -> str:
         alive = self._peer.pidfd is not None and not self._peer.pidfd.closed
         return f"{self._peer.uid} {self._peer.pid} {alive}"

@@ -6,23 +6,21 @@ import typing
 from collections.abc import Iterator
 
 import pytest
-from asyncvarlink import VarlinkInterface
 
 from luod import errors
+from luod.decode import Decoder
 from luod.ipc import errors as wire
 from luod.ipc.errors import SHARED, WireError, from_the_wire, on_the_wire
-from luod.ipc.interfaces.admin import Admin
-from luod.ipc.interfaces.sessions import Sessions
-from luod.ipc.interfaces.updates import Updates
-from luod.ipc.names import ADMIN, SESSIONS, UPDATES
+from luod.ipc.interfaces.idl import declared
+from luod.ipc.names import ADMIN, SERVICE, SESSIONS, UPDATES
 
-INTERFACES: typing.Final[dict[str, type[VarlinkInterface]]] = {SESSIONS: Sessions, UPDATES: Updates, ADMIN: Admin}
+INTERFACES: typing.Final = (SESSIONS, UPDATES, ADMIN)
 
 
 def raised() -> Iterator[errors.LuodError]:
     """One of each error that serve raises."""
     for kind in vars(wire).values():
-        if isinstance(kind, type) and issubclass(kind, WireError) and kind.interfaces:
+        if isinstance(kind, type) and issubclass(kind, WireError) and {*kind.interfaces} - {SERVICE}:
             hints = typing.get_type_hints(kind.__init__)
             yield kind(**{name: name for name in hints if name != "return"})
     yield errors.Refused("luod declines", hint="do something else")
@@ -33,17 +31,16 @@ def raised() -> Iterator[errors.LuodError]:
     yield errors.NotAKernelImage(8, "kexec_file_load")
 
 
-@pytest.mark.parametrize("called", list(INTERFACES))
+@pytest.mark.parametrize("called", INTERFACES)
 @pytest.mark.parametrize("error", list(raised()), ids=lambda error: type(error).__name__)
 def test_an_error_is_sent_with_the_members_that_its_interface_declares(error: errors.LuodError, called: str) -> None:
     named = on_the_wire(error, called)
     assert named is not None
     name, parameters = named
     interface, _, short = name.rpartition(".")
-    (declared,) = (kind for kind in INTERFACES[interface].errors if kind.name == name)
-    assert parameters.keys() == vars(declared)["Parameters"].__annotations__.keys()
-    assert declared.paramtype.tojson(parameters) == parameters
-    if any(kind.name.endswith(f".{short}") for kind in INTERFACES[called].errors) and short != "WrongPhase":
+    (types,) = (kinds for each, kinds, _comment in declared(interface) if each == short)
+    assert Decoder(strict=True).parameters(types, {})(parameters) == parameters
+    if any(each == short for each, _kinds, _comment in declared(called)) and short != "WrongPhase":
         assert interface == called
 
 

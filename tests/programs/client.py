@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Awaitable
-from dataclasses import asdict
 from typing import Any
 
 import luod
@@ -72,7 +71,7 @@ class Client(Library):
         self.result(self.outgoing[session].replace(given, drop=drop or ()))
 
     def call_sessions(self) -> list[dict[str, Any]]:
-        return [asdict(entry) for entry in self._ask("sessions")]
+        return [encode(entry) for entry in self._ask("sessions")]
 
     def call_manifest(self, name: str, direction: str = "outgoing") -> list[Any]:
         files, all_of_it = self._ask("manifest", name, direction=direction)

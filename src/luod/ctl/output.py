@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from luod.arguments import report
+from luod.decode import encode
 
 FORMAT: Final = 1
 """The member `version` of every JSON object. It increases when a member is removed or changes its meaning."""
@@ -47,10 +48,12 @@ class Output:
         self.json = json
 
     def object(self, members: Mapping[str, Any]) -> None:
-        """Prints a JSON object on one line and flushes it, so that a reader of a stream gets it at once."""
+        """Prints a JSON object on one line and flushes it, so that a reader of a stream gets it at once. Members can be
+        frozen objects.
+        """
         import json
 
-        print(json.dumps({"version": FORMAT, **members}), flush=True)
+        print(json.dumps({"version": FORMAT, **members}, default=encode), flush=True)
 
     def line(self, text: str) -> None:
         """Prints a line of text. Names from outside in `text` must be escaped."""

@@ -9,11 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Final, Protocol
 
 from luod.ctl.findings import lines
 from luod.ctl.output import Output, counted, escaped, size
+from luod.decode import encode
 from luod.ipc.types.admin import Participant, Progress
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ class _Stream:
         self._started = time.monotonic()
         self._state = ""
         self._known: dict[int, Participant] = {}
-        self._torn: list[str] = []
+        self._torn: tuple[str, ...] = ()
         self._reason: str | None = None
 
     def show(self, progress: Progress) -> None:
         seconds = time.monotonic() - self._started
         if self._output.json:
-            self._output.object({"seconds": round(seconds, 6), **asdict(progress)})
+            self._output.object({"seconds": round(seconds, 6), **encode(progress)})
             return
         for line in self._lines(progress):
             self._output.line(f"{seconds:8.3f} s  {line}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from asyncvarlink import VarlinkErrorReply
-
 from luod.daemon.log import Log
 from luod.ipc.names import ADMIN
 from luod.ipc.server.peer import Peer
@@ -11,7 +9,8 @@ from luod.ipc.server.sparing import Sparing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from collections.abc import Mapping
+    from typing import Any, Final
 
 _DECLINED: Final = frozenset(("Refused", "PermissionDenied"))
 _METHOD_CHARACTERS: Final = 64
@@ -28,13 +27,12 @@ class Refusals:
         self._sparing = sparing
         self._log = log
 
-    def __call__(self, peer: Peer, method: str, error: VarlinkErrorReply) -> None:
+    def __call__(self, peer: Peer, method: str, error: str, parameters: Mapping[str, Any]) -> None:
         """Logs that `method` of `peer` was answered with `error`."""
         interface, _, name = method.rpartition(".")
-        kind = error.name.rpartition(".")[2]
+        kind = error.rpartition(".")[2]
         if interface != ADMIN and kind not in _DECLINED:
             return
-        parameters = error.paramstojson()
         reason = parameters.get("message") or _REASONS.get(kind, "")
         self._sparing(
             "refused",

@@ -9,8 +9,6 @@ import asyncio
 import signal
 from collections.abc import Iterable
 
-from asyncvarlink import VarlinkInterface
-
 from luod.daemon.core import Core
 from luod.daemon.later import Later
 from luod.daemon.log import Log
@@ -29,11 +27,13 @@ from luod.daemon.updates.participants import Participants
 from luod.ipc.interfaces.sessions import Sessions
 from luod.ipc.interfaces.updates import Updates
 from luod.ipc.server.admission import Room
+from luod.ipc.server.connection import Limits
 from luod.ipc.server.foreign_files import ForeignFiles
+from luod.ipc.server.methods import Interface
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
 from luod.ipc.server.turns import Turns, Turnstile
-from luod.ipc.server.wire import Limits, Listener
+from luod.ipc.server.wire import Listener
 
 
 def run(options: Options, given: Given) -> int:
@@ -95,16 +95,16 @@ async def _serve(options: Options, given: Given) -> int:
         # Sessions stay closed to changes until reboot(2), which the previous serve called, has returned.
         await later.rooms()
 
-    def to_all(peer: Peer) -> Iterable[VarlinkInterface]:
-        found: list[VarlinkInterface] = [Sessions(sessions, held, later, peer), Updates(participants, peer)]
+    def to_all(peer: Peer) -> Iterable[Interface]:
+        found: list[Interface] = [Sessions(sessions, held, later, peer), Updates(participants, peer)]
         if not peer.root and policy.terms(peer).may_update:
             found.append(to_operators(peer))
         return found
 
-    def to_root(peer: Peer) -> Iterable[VarlinkInterface]:
+    def to_root(peer: Peer) -> Iterable[Interface]:
         return [*to_all(peer), to_operators(peer)]
 
-    def to_operators(peer: Peer) -> VarlinkInterface:
+    def to_operators(peer: Peer) -> Interface:
         from luod.daemon.admin import AdminService
         from luod.ipc.interfaces.admin import Admin
 

@@ -12,7 +12,7 @@ import errno
 
 from luod import errors
 from luod.errors import LuodError
-from luod.ipc.names import ADMIN, SESSIONS, TOO_MANY_CONNECTIONS, UPDATES
+from luod.ipc.names import ADMIN, SERVICE, SESSIONS, TOO_MANY_CONNECTIONS, UPDATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +66,38 @@ class PhaseError(WireError):
     def __init__(self, *, state: str, message: str, hint: str) -> None:
         super().__init__(message=message, hint=hint)
         self.parameters = {"state": state, **self.parameters}
+
+
+class CallError(WireError):
+    """An error about a call itself. Varlink defines its parameters, which do not include a message."""
+
+    def __init__(self, **parameters: str) -> None:
+        super().__init__(message=", ".join((type(self).__name__, *parameters.values())), hint="")
+        self.parameters = dict(parameters)
+
+
+class InterfaceNotFound(CallError, of=(SERVICE,)):
+    """The service does not have the `interface`."""
+
+
+class MethodNotFound(CallError, of=(SERVICE,)):
+    """The interface does not have the `method`."""
+
+
+class MethodNotImplemented(CallError, of=(SERVICE,)):
+    """The `method` cannot be called in this way."""
+
+
+class InvalidParameter(CallError, of=(SERVICE,)):
+    """The `parameter` is missing, unknown or invalid."""
+
+
+class PermissionDenied(CallError, of=(SERVICE,)):
+    """The caller may not call the method."""
+
+
+class ExpectedMore(CallError, of=(SERVICE,)):
+    """The method has to be called with "more"."""
 
 
 class NoSuchSession(SessionError, of=(SESSIONS, UPDATES), caught=errors.NoSuchSession, code=errno.ENOENT):

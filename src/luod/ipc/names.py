@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 SESSIONS: Final = "io.luod.Sessions"
 UPDATES: Final = "io.luod.Updates"
 ADMIN: Final = "io.luod.Admin"
+SERVICE: Final = "org.varlink.service"
+"""The interface of every Varlink service."""
 
 SESSIONS_SOCKET: Final = "/run/luod/luod.sock"
 ADMIN_SOCKET: Final = "/run/luod/admin.sock"

@@ -24,7 +24,7 @@ import luod
 _SOURCE: Final = Path(luod.__file__).parent
 _SYSTEMS: Final = "/usr/bin/python3"
 _ATTEMPT: Final = "import luod.testing.agent.__main__"
-_DAEMONS: Final = ("asyncvarlink", "msgspec")
+_DAEMONS: Final = ("msgspec",)
 """Packages outside of the standard library that `luod` imports."""
 
 

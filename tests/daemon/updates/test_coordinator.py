@@ -45,9 +45,9 @@ def test_one_that_is_awaited_shows_for_how_long_it_has_been(coordinator: Coordin
 
 def test_a_cancelled_update_tears_nothing(coordinator: Coordinator) -> None:
     coordinator.gone(coordinator.members[1])
-    assert coordinator.progress().torn == ["orphan", "two"]
+    assert coordinator.progress().torn == ("orphan", "two")
     coordinator.cancel("the operator aborted it")
-    assert coordinator.progress().torn == []
+    assert coordinator.progress().torn == ()
 
 
 def test_bystanders_that_are_late_are_one_line_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:

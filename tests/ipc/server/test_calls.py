@@ -78,8 +78,8 @@ def test_what_is_no_call_has_an_error_and_the_connection_stays(name: str) -> Non
     text, error, parameters = MALFORMED[name]
     with pytest.raises(Malformed) as raised:
         parse(text.encode())
-    reply = raised.value.error.toreply()
-    assert (reply.error, reply.parameters) == (f"org.varlink.service.{error}", parameters)
+    reply = raised.value.error
+    assert (reply.name, reply.parameters) == (f"org.varlink.service.{error}", parameters)
     assert not raised.value.fatal
     assert not raised.value.oneway
 
@@ -106,7 +106,7 @@ def test_what_is_no_json_object_has_an_error_and_ends_the_connection(name: str) 
     with pytest.raises(Malformed) as raised:
         parse(NO_OBJECT[name])
     assert raised.value.fatal
-    assert raised.value.error.toreply().error == "org.varlink.service.InvalidParameter"
+    assert raised.value.error.name == "org.varlink.service.InvalidParameter"
 
 
 def test_a_malformed_call_that_wants_no_reply_gets_none() -> None:

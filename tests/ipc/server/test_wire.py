@@ -1,53 +1,48 @@
-"""The server's side as well-behaved clients see it: asyncvarlink's own client, and ours."""
+"""The server's side as well-behaved clients see it: Varlink's reference client, and ours."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from typing import Any
 
 import pytest
-from asyncvarlink import (
-    VarlinkClientProtocol,
-    VarlinkMethodCall,
-    connect_unix_varlink,
-)
+import varlink
 
 ECHO = b'{"method":"org.example.Talk.Echo","parameters":{"text":"%s"}}\0'
 
 
-def test_the_client_of_the_library_is_answered(start: Any) -> None:
+def test_the_reference_client_is_answered(start: Any) -> None:
     server = start()
 
-    async def converse() -> tuple[Any, ...]:
-        transport, protocol = await connect_unix_varlink(VarlinkClientProtocol, server.path)
-        info = await protocol.call(VarlinkMethodCall("org.varlink.service.GetInfo", {}))
-        text = await protocol.call(VarlinkMethodCall("org.example.Talk.Echo", {"text": "ü"}))
-        missing = await protocol.call(VarlinkMethodCall("org.example.Talk.Nothing", {}))
-        wrong = await protocol.call(VarlinkMethodCall("org.example.Talk.Echo", {"text": 7}))
-        one_only = await protocol.call(VarlinkMethodCall("org.example.Talk.Count", {}))
-        replies = protocol.call_more(VarlinkMethodCall("org.example.Talk.Count", {}, more=True))
-        numbers = []
-        async for reply, _fds in replies:
-            numbers.append(reply.parameters["number"])
-            if len(numbers) == 5:
-                break
-        transport.close()
-        await transport.closed_future
-        await asyncio.gather(replies.aclose(), return_exceptions=True)
-        answers = [answer[0] for answer in (info, text, missing, wrong, one_only) if answer is not None]
-        return (*answers, numbers)
+    def converse() -> tuple[Any, Any, list[int]]:
+        with varlink.Client.new_with_address(f"unix:{server.path}") as client:
+            with client.open("org.varlink.service") as service:
+                info = service.GetInfo()
+            with client.open("org.example.Talk") as talk:
+                text = talk.Echo("ü")
+            with client.open("org.example.Talk") as talk:
+                replies = talk.Count(_more=True)
+                numbers = [next(replies)["number"] for _ in range(5)]
+                talk.close()
+        return info, text, numbers
 
-    info, text, missing, wrong, one_only, numbers = asyncio.run(converse())
-    assert info.parameters["product"] == "luod"
-    assert info.parameters["interfaces"] == ["org.example.Talk", "org.varlink.service"]
-    assert text.parameters == {"text": "ü"}
+    info, text, numbers = converse()
+    assert info["product"] == "luod"
+    assert info["interfaces"] == ["org.example.Talk", "org.varlink.service"]
+    assert text == {"text": "ü"}
+    assert numbers == [0, 1, 2, 3, 4]
+
+
+def test_a_wrong_call_is_told_what_is_wrong(start: Any, befriend: Any) -> None:
+    friend = befriend(start())
+    missing = friend.call("Nothing")
     assert missing.error == "org.varlink.service.MethodNotFound"
+    wrong = friend.call("Echo", {"text": 7})
     assert wrong.error == "org.varlink.service.InvalidParameter"
     assert wrong.parameters == {"parameter": "text"}
+    one_only = friend.call("Count")
     assert one_only.error == "org.varlink.service.ExpectedMore"
-    assert numbers == [0, 1, 2, 3, 4]
 
 
 def test_fds_go_both_ways(start: Any, befriend: Any) -> None:

@@ -8,6 +8,7 @@ from luod.arguments import Parser
 from luod.ctl import options
 from luod.ctl.exits import Exit
 from luod.ctl.output import Output, escaped
+from luod.decode import encode
 
 SUMMARY = "check whether an update would lose state"
 DESCRIPTION = (
@@ -21,8 +22,6 @@ def arguments(parser: Parser) -> None:
 
 
 def run(given: Namespace, output: Output) -> Exit:
-    from dataclasses import asdict
-
     from luod.ctl import admin, findings, next_kernel
 
     with next_kernel.given(given) as image:
@@ -31,7 +30,7 @@ def run(given: Namespace, output: Output) -> Exit:
         else:
             checked = admin.check(given.admin_socket, image.kernel, image.initrd, image.command_line)
     if output.json:
-        output.object(asdict(checked))
+        output.object(encode(checked))
     else:
         findings.show(output, checked.findings)
         kernel = "the next kernel" if checked.release is None else f"Linux {escaped(checked.release)}"

@@ -17,13 +17,11 @@ def arguments(parser: Parser) -> None:
 
 
 def run(given: Namespace, output: Output) -> Exit:
-    from dataclasses import asdict
-
     from luod.client import Client
 
     found = Client(given.socket).sessions()
     if output.json:
-        output.object({"sessions": [asdict(session) for session in found]})
+        output.object({"sessions": found})
     elif given.names:
         for name in dict.fromkeys(session.name for session in found):
             output.line(escaped(name))

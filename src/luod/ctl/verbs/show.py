@@ -30,8 +30,6 @@ def arguments(parser: Parser) -> None:
 
 
 def run(given: Namespace, output: Output) -> Exit:
-    from dataclasses import asdict
-
     from luod.client import Client
 
     client = Client(given.socket)
@@ -39,7 +37,7 @@ def run(given: Namespace, output: Output) -> Exit:
         files, note = _files(client, session)
         if output.json:
             members = None if files is None else [_members(file) for file in files]
-            output.object({**asdict(session), "files": members, "note": note})
+            output.object({**encode(session), "files": members, "note": note})
         else:
             _show(session, files, note, output)
     return Exit.DONE

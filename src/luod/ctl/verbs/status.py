@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from luod.arguments import Parser
 from luod.ctl.exits import Exit
 from luod.ctl.output import Output, counted, escaped
+from luod.decode import encode
 
 if TYPE_CHECKING:
     from luod.ipc.types.admin import Status
@@ -20,13 +21,11 @@ def arguments(parser: Parser) -> None: ...
 
 
 def run(given: Namespace, output: Output) -> Exit:
-    from dataclasses import asdict
-
     from luod.ctl import admin
 
     found = admin.status(given.admin_socket)
     if output.json:
-        members = asdict(found)
+        members = encode(found)
         output.object({"luod": members.pop("version"), **members})
     else:
         output.facts(_facts(found))

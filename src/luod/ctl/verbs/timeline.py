@@ -17,8 +17,6 @@ def arguments(parser: Parser) -> None:
 
 
 def run(given: Namespace, output: Output) -> Exit:
-    from dataclasses import asdict
-
     from luod.ctl import admin, timeline
 
     found = admin.timeline(given.admin_socket)
@@ -28,7 +26,7 @@ def run(given: Namespace, output: Output) -> Exit:
 
         write(given.svg, picture.svg(found).encode())
     if output.json:
-        output.object({"timeline": None if found is None else asdict(found)})
+        output.object({"timeline": found})
     elif found is None:
         output.line("no update yet")
     else:

@@ -75,7 +75,7 @@ def _check(given: Namespace, image: NextKernel) -> Progress:
         skip_unready=given.skip_unready,
         ignore_findings=given.ignore_finding,
     )
-    return Progress("checked", findings=checked.findings)
+    return Progress("checked", findings=tuple(checked.findings))
 
 
 def _refuse(progress: Progress) -> None:

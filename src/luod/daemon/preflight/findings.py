@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 from typing import Final, Literal
 
 from luod.errors import Refused
+from luod.frozen import replace
 from luod.ipc.types.admin import Finding
 
 REFUSALS: Final = frozenset(

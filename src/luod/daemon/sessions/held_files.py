@@ -13,8 +13,6 @@ import json
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from asyncvarlink.serviceinterface import PermissionDenied
-
 from luod.daemon.completion import completed
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
@@ -25,7 +23,7 @@ from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import Held, HeldFile
 from luod.errors import Refused
-from luod.ipc.errors import AlreadyStashed, Busy, NotStashed
+from luod.ipc.errors import AlreadyStashed, Busy, NotStashed, PermissionDenied
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
 from luod.linux import Fd

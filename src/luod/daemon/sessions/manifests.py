@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 
-from asyncvarlink.serviceinterface import InvalidParameter
-
 from luod.daemon.log import Log
 from luod.daemon.sessions.file_kind import Discard, kind_of
 from luod.daemon.store.fd_names import manifest_name
 from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.schema import Row
 from luod.errors import LuodError
+from luod.ipc.errors import InvalidParameter
 from luod.ipc.server.sparing import Sparing
 from luod.linux import Fd
 from luod.manifest import PART_SIZE

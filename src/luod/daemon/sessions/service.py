@@ -13,8 +13,6 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, Literal, TypeVar
 from weakref import WeakValueDictionary
 
-from asyncvarlink.serviceinterface import InvalidParameter, PermissionDenied
-
 from luod import errors
 from luod.daemon import memory_grants
 from luod.daemon.completion import completed
@@ -45,7 +43,7 @@ from luod.daemon.store.schema import MOST_SESSIONS, IncomingRow, OutgoingRow, Ro
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.errors import Refused
 from luod.frozen import replace
-from luod.ipc.errors import Busy, NotFinished, SessionExists
+from luod.ipc.errors import Busy, InvalidParameter, NotFinished, PermissionDenied, SessionExists
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
 from luod.ipc.types.sessions import Description, Direction, MemoryRoom, Outcome, SessionInfo, SessionState

@@ -12,7 +12,6 @@ from luod.daemon.store.schema import FORMAT, IncomingRow, OutgoingRow, Record, R
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.decode import Decoder, Misfit, encode_shortly
 from luod.frozen import members
-from luod.ipc.types.phases import Clock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,5 +123,5 @@ def _row(given: Any) -> Row:
 
 
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, default=_plain)
-_OTHERS: Final[dict[Any, Callable[[Any], Any]]] = {tuple[Row, ...]: _rows, Clock: str}
+_OTHERS: Final[dict[Any, Callable[[Any], Any]]] = {tuple[Row, ...]: _rows}
 _DECODER: Final = Decoder(strict=True, others=_OTHERS)

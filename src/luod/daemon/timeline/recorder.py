@@ -7,7 +7,6 @@ write is logged, and the timeline continues in memory.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections import Counter
 from time import monotonic
@@ -30,6 +29,8 @@ from luod.daemon.timeline.timeline import (
     after,
     with_event,
 )
+from luod.decode import Decoder, encode
+from luod.frozen import replace
 from luod.ipc.types.admin import UpdateTimes
 from luod.linux import Fd
 
@@ -101,10 +102,9 @@ class Recorder:
         members = structs.asdict(timeline) | {
             "now": None if over else round(monotonic() - origin, 6),
             "blackout": timeline.blackout,
-            "sessions": [
-                dataclasses.replace(session, blackout=timeline.blackout_of(session))
-                for session in timeline.sessions.values()
-            ],
+            "sessions": tuple(
+                replace(session, blackout=timeline.blackout_of(session)) for session in timeline.sessions.values()
+            ),
         }
         return UpdateTimes(**members)
 
@@ -195,7 +195,7 @@ class Recorder:
             self._file = None
         head = _Head(self._registry.record.boot_id, origin, timeline)
         try:
-            state_file.replace(self._path, msgspec.json.encode(head) + b"\n")
+            state_file.replace(self._path, msgspec.json.encode(head, enc_hook=encode) + b"\n")
         except OSError as error:
             self._log.warning("timeline-file", error=error)
             return
@@ -222,13 +222,13 @@ class Recorder:
         try:
             with open(self._path, "rb") as file:
                 lines = file.read(_MOST_BYTES).splitlines()
-            head = msgspec.json.decode(lines[0], type=_Head)
+            head = msgspec.json.decode(lines[0], type=_Head, dec_hook=Decoder(strict=True))
         except (OSError, IndexError, msgspec.DecodeError):
             return None
         timeline = head.timeline
         for line in lines[1:]:
             try:
-                timeline = with_event(timeline, msgspec.json.decode(line, type=Event))
+                timeline = with_event(timeline, msgspec.json.decode(line, type=Event, dec_hook=Decoder(strict=True)))
             except msgspec.DecodeError:
                 continue
         return structs.replace(head, timeline=timeline)

@@ -8,7 +8,7 @@ event by event. `luod.daemon.timeline.recorder` writes it to the disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import msgspec
@@ -16,8 +16,14 @@ from msgspec import structs
 
 from luod.daemon.store.schema import Departure, IncomingRow, Row
 from luod.daemon.store.states import IncomingState
+from luod.frozen import replace
 from luod.ipc.types.admin import SessionTimes
-from luod.ipc.types.phases import Clock, UpdateState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from luod.ipc.types.phases import Clock, UpdateState
+else:
+    Clock = UpdateState = str  # msgspec does not know our Literal
 
 R = TypeVar("R", bound=Row)
 EventKind = Literal["retrieved", "resumed", "gone", "done", "cancelled"]

@@ -12,8 +12,6 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from asyncvarlink.serviceinterface import PermissionDenied
-
 from luod.daemon.log import Log
 from luod.daemon.preflight.kinds import known
 from luod.daemon.replies import no_such_session, torn
@@ -27,7 +25,7 @@ from luod.daemon.updates.follower import Follower
 from luod.daemon.updates.transaction import NotAwaited
 from luod.errors import Refused
 from luod.frozen import replace
-from luod.ipc.errors import DeclaredByAnother, NotExpected, NotFollowing
+from luod.ipc.errors import DeclaredByAnother, NotExpected, NotFollowing, PermissionDenied
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
 from luod.ipc.types.phases import Ballot, State, VotePhase

@@ -83,8 +83,8 @@ def report(
         update=update,
         generation=generation,
         seconds_left=max(0.0, transaction.deadline - monotonic()) if timed else None,
-        participants=[_participant(transaction.members[id], followers[id], transaction.began) for id in changed],
-        torn=torn,
+        participants=tuple(_participant(transaction.members[id], followers[id], transaction.began) for id in changed),
+        torn=tuple(torn),
         reason=transaction.reason or note,
     )
 

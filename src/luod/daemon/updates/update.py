@@ -11,11 +11,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Collection
-from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Final
-
-from asyncvarlink.serviceinterface import InvalidParameter
 
 from luod import errors
 from luod.daemon import clock
@@ -37,7 +34,8 @@ from luod.daemon.updates.participants import Participants, ready_rows
 from luod.daemon.updates.reboot_process import RebootProcess
 from luod.daemon.updates.transaction import NotAwaited, Transaction
 from luod.errors import Refused
-from luod.ipc.errors import NoUpdate
+from luod.frozen import replace
+from luod.ipc.errors import InvalidParameter, NoUpdate
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.admin import Checked, Progress, Wishes
 from luod.linux import Fd
@@ -119,7 +117,7 @@ class Updater:
         try:
             findings = with_ignored(await self._image.look(), _given_up(wishes))
             orphans = self._participants.orphans()
-            checked = replace(self._checked(orphans), findings=findings) if wishes.dry_run else None
+            checked = replace(self._checked(orphans), findings=tuple(findings)) if wishes.dry_run else None
             if checked is None:
                 refuse(findings)
                 coordinator = self._begin(peer, wishes, patience, orphans)
@@ -140,7 +138,7 @@ class Updater:
                     await asyncio.shield(self._task)
                 if coordinator.error is not None:
                     raise coordinator.error
-                yield replace(progress, findings=findings)
+                yield replace(progress, findings=tuple(findings))
                 coordinator.feed.read(progress)
                 findings = []
         finally:

@@ -4,45 +4,46 @@ It is like `luod.ipc.interfaces.sessions`. It is served on the admin socket of r
 to update; for calls that only root may make they get PermissionDenied.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Protocol
 
-from asyncvarlink import AnnotatedResult, FileDescriptor, VarlinkInterface, varlinkmethod
-from asyncvarlink.serviceinterface import PermissionDenied
-
-from luod.ipc.interfaces.declared import answer, declared, members, received
+from luod.ipc.errors import PermissionDenied
 from luod.ipc.names import ADMIN
-from luod.ipc.server.peer import Peer
+from luod.ipc.server.methods import Interface, Last, accepted, method
+from luod.ipc.server.received import Received
 from luod.ipc.types import admin as types
 from luod.ipc.types.admin import Checked, Progress, UpdateTimes, Wishes
 from luod.linux import Fd
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+    from typing import Protocol
 
-class Service(Protocol):
-    """luod's work for root. Fds in parameters belong to the service, which closes those it does not keep."""
+    from luod.ipc.server.peer import Peer
 
-    async def status(self) -> types.Status: ...
-    async def load_kernel(
-        self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: list[str]
-    ) -> None: ...
-    async def check(
-        self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes
-    ) -> Checked: ...
-    def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]: ...
-    async def abort(self, peer: Peer) -> None: ...
-    async def discard(self, peer: Peer, name: str, force: bool) -> str: ...
-    async def timeline(self) -> UpdateTimes | None: ...
-    async def carry_over(self, peer: Peer, name: str) -> str: ...
-    async def stop(self, peer: Peer, drop: bool) -> list[str]: ...
+    class Service(Protocol):
+        """luod's work for root. Fds in parameters belong to the service, which closes those it does not keep."""
+
+        async def status(self) -> types.Status: ...
+        async def load_kernel(
+            self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: list[str]
+        ) -> None: ...
+        async def check(
+            self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes
+        ) -> Checked: ...
+        def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]: ...
+        async def abort(self, peer: Peer) -> None: ...
+        async def discard(self, peer: Peer, name: str, force: bool) -> str: ...
+        async def timeline(self) -> UpdateTimes | None: ...
+        async def carry_over(self, peer: Peer, name: str) -> str: ...
+        async def stop(self, peer: Peer, drop: bool) -> list[str]: ...
 
 
-class Admin(VarlinkInterface, name=ADMIN):
+class Admin(Interface, name=ADMIN):
     """The operator's side of luod: load the next kernel, then kexec into it with every session preserved."""
 
-    errors = declared(ADMIN)
-
-    def __init__(self, service: Service, peer: Peer, may_update: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, service: "Service", peer: "Peer", may_update: "Callable[[], bool]" = lambda: False) -> None:
         """`may_update` returns whether a peer that is not root may update. It runs at each call."""
         self._service = service
         self._peer = peer
@@ -52,8 +53,8 @@ class Admin(VarlinkInterface, name=ADMIN):
         if not self._peer.root and (root_only or not self._may_update()):
             raise PermissionDenied()
 
-    @varlinkmethod(return_type=members(types.Status))
-    async def Status(self) -> AnnotatedResult:
+    @method()
+    async def Status(self) -> types.Status:
         """Returns the state of luod.
 
         version: of luod. state: idle, preparing, freezing, jumping, or restoring, which is idle with incoming sessions;
@@ -67,14 +68,14 @@ class Admin(VarlinkInterface, name=ADMIN):
         use at its start: of another machine, boot or format, or damaged.
         """
         self._permit()
-        return answer(await self._service.status())
+        return await self._service.status()
 
-    @varlinkmethod
+    @method()
     async def LoadKernel(
         self,
         *,
-        kernel_fd: FileDescriptor,
-        initrd_fd: FileDescriptor | None,
+        kernel_fd: Received,
+        initrd_fd: Received | None,
         command_line: str,
         ignore_findings: list[str] | None,
     ) -> None:
@@ -90,16 +91,16 @@ class Admin(VarlinkInterface, name=ADMIN):
         assert kernel is not None
         await self._service.load_kernel(kernel, initrd, command_line, ignore_findings or [])
 
-    @varlinkmethod(return_type=members(Checked))
+    @method()
     async def Check(
         self,
         *,
-        kernel_fd: FileDescriptor | None,
-        initrd_fd: FileDescriptor | None,
+        kernel_fd: Received | None,
+        initrd_fd: Received | None,
         command_line: str | None,
         skip_unready: bool | None,
         ignore_findings: list[str] | None,
-    ) -> AnnotatedResult:
+    ) -> Checked:
         """Returns what an update into a kernel would lose, or may lose. Nothing is changed and no participant is asked.
 
         Without a kernel it is about the loaded one. release: the next kernel's.
@@ -113,9 +114,9 @@ class Admin(VarlinkInterface, name=ADMIN):
         self._permit(root_only=kernel_fd is not None or initrd_fd is not None)
         kernel, initrd = _image(kernel_fd, initrd_fd)
         wishes = Wishes(skip_unready=bool(skip_unready), ignore_findings=tuple(ignore_findings or ()))
-        return answer(await self._service.check(kernel, initrd, command_line, wishes))
+        return await self._service.check(kernel, initrd, command_line, wishes)
 
-    @varlinkmethod(return_type=members(Progress))
+    @method()
     async def Update(
         self,
         *,
@@ -123,7 +124,7 @@ class Admin(VarlinkInterface, name=ADMIN):
         skip_unready: bool | None,
         dry_run: bool | None,
         ignore_findings: list[str] | None,
-    ) -> AsyncIterator[AnnotatedResult]:
+    ) -> AsyncIterator[Progress | Last]:
         """Starts the loaded kernel, after every participant (io.luod.Updates) is ready. Call it with "more".
 
         Each change is a reply. participants: those with news, all in the first reply. torn: the sessions that will be
@@ -146,11 +147,11 @@ class Admin(VarlinkInterface, name=ADMIN):
         async with aclosing(self._service.update(self._peer, wishes)) as replies:
             async for progress in replies:
                 last = progress.state in ("checked", "cancelled")
-                yield answer(progress, continues=not last)
+                yield Last(progress) if last else progress
                 if last:
                     return
 
-    @varlinkmethod
+    @method()
     async def Abort(self) -> None:
         """Cancels the update that is under way. Returns when every participant has been told to resume.
 
@@ -159,7 +160,7 @@ class Admin(VarlinkInterface, name=ADMIN):
         self._permit()
         await self._service.abort(self._peer)
 
-    @varlinkmethod(return_parameter="report")
+    @method("report")
     async def Discard(self, *, name: str, force: bool | None) -> str:
         """Discards the incoming sessions NAME and NAME#NUMBER of a workload by the reaper, and returns its report.
 
@@ -171,7 +172,7 @@ class Admin(VarlinkInterface, name=ADMIN):
         self._permit(root_only=True)
         return await self._service.discard(self._peer, name, bool(force))
 
-    @varlinkmethod(return_parameter="timeline")
+    @method("timeline")
     async def Timeline(self) -> UpdateTimes | None:
         """Returns the phases of each session in the update that is under way, or in the last one; null without any.
 
@@ -180,7 +181,7 @@ class Admin(VarlinkInterface, name=ADMIN):
         self._permit()
         return await self._service.timeline()
 
-    @varlinkmethod(return_parameter="report")
+    @method("report")
     async def CarryOver(self, *, name: str) -> str:
         """Preserves unclaimed incoming sessions NAME and NAME#NUMBER of a workload again for the next kexec.
 
@@ -193,7 +194,7 @@ class Admin(VarlinkInterface, name=ADMIN):
         self._permit(root_only=True)
         return await self._service.carry_over(self._peer, name)
 
-    @varlinkmethod(return_parameter="lost")
+    @method("lost")
     async def Stop(self, *, drop: bool | None) -> list[str]:
         """Stops luod, both processes, right after the answer.
 
@@ -206,11 +207,11 @@ class Admin(VarlinkInterface, name=ADMIN):
         return await self._service.stop(self._peer, bool(drop))
 
 
-def _image(kernel_fd: FileDescriptor | None, initrd_fd: FileDescriptor | None) -> tuple[Fd | None, Fd | None]:
+def _image(kernel_fd: Received | None, initrd_fd: Received | None) -> tuple[Fd | None, Fd | None]:
     """Returns duplicates of the two, which may be one fd."""
-    kernel = None if kernel_fd is None else received(kernel_fd, "kernel_fd")
+    kernel = None if kernel_fd is None else accepted(kernel_fd, "kernel_fd")
     try:
-        return kernel, None if initrd_fd is None else received(initrd_fd, "initrd_fd")
+        return kernel, None if initrd_fd is None else accepted(initrd_fd, "initrd_fd")
     except BaseException:
         if kernel is not None:
             kernel.close()

@@ -1,64 +1,65 @@
 """`io.luod.Sessions` as types: the calls of a VMM. `io.luod.Sessions.varlink` is generated from this module.
 
 It converts parameters and replies. `Service` does the work, and `luod.daemon` implements it. One object of `Sessions`
-serves one connection, and so knows its peer. asyncvarlink reads the annotations at run time, so this module does not
-use `from __future__ import annotations`.
+serves one connection, and so knows its peer. `luod.ipc.server.methods` reads the annotations at run time, so this
+module does not use `from __future__ import annotations`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
 
-from asyncvarlink import AnnotatedResult, FileDescriptor, VarlinkInterface, varlinkmethod
-
+from luod.frozen import frozen
 from luod.ipc.errors import NoManifest
-from luod.ipc.interfaces.declared import answer, declared, members, received
 from luod.ipc.names import SESSIONS
-from luod.ipc.server.peer import Peer
+from luod.ipc.server.methods import Interface, accepted, method
+from luod.ipc.server.received import Received
 from luod.ipc.types.sessions import Description, Direction, GivenUp, MemoryRoom, Outcome, SessionInfo
 from luod.linux import Fd
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Protocol
 
-@dataclass(frozen=True)
+    from luod.ipc.server.peer import Peer
+
+    class WorkloadService(Protocol):
+        """luod's calls for all sessions of a workload."""
+
+        async def give_up(self, peer: Peer, name: str, direction: Direction | None, force: bool) -> GivenUp: ...
+
+    class FilesService(Protocol):
+        """luod's calls for stashed files. The service closes passed fds."""
+
+        async def stash(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd | None]]) -> None:
+            """Stashes the files. None stands for a file that is neither memory nor a device."""
+            ...
+
+        async def unstash(self, peer: Peer, name: str) -> list[tuple[str, Fd]]: ...
+        async def drop_stash(self, peer: Peer, name: str) -> None: ...
+
+    class Service(Protocol):
+        """luod's work for a peer. The caller owns returned fds."""
+
+        async def create(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd: ...
+        async def retrieve(self, peer: Peer, name: str) -> Fd: ...
+        async def release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None: ...
+        async def replace(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd: ...
+        async def manifest(self, peer: Peer, name: str, direction: Direction) -> Fd | None: ...
+        async def describe(self, peer: Peer, name: str) -> list[Description]: ...
+        async def list(self, peer: Peer) -> list[SessionInfo]: ...
+        async def room(self, peer: Peer) -> MemoryRoom: ...
+
+
+@frozen
 class StashedFile:
     """A memfd or a device, with a name that its owner chooses, 1 to 127 bytes in JSON."""
 
     name: str
-    file_fd: FileDescriptor
+    file_fd: Received
 
 
-class WorkloadService(Protocol):
-    """luod's calls for all sessions of a workload."""
-
-    async def give_up(self, peer: Peer, name: str, direction: Direction | None, force: bool) -> GivenUp: ...
-
-
-class FilesService(Protocol):
-    """luod's calls for stashed files. The service closes passed fds."""
-
-    async def stash(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd | None]]) -> None:
-        """Stashes the files. None stands for a file that is neither memory nor a device."""
-        ...
-
-    async def unstash(self, peer: Peer, name: str) -> list[tuple[str, Fd]]: ...
-    async def drop_stash(self, peer: Peer, name: str) -> None: ...
-
-
-class Service(Protocol):
-    """luod's work for a peer. The caller owns returned fds."""
-
-    async def create(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd: ...
-    async def retrieve(self, peer: Peer, name: str) -> Fd: ...
-    async def release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None: ...
-    async def replace(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd: ...
-    async def manifest(self, peer: Peer, name: str, direction: Direction) -> Fd | None: ...
-    async def describe(self, peer: Peer, name: str) -> list[Description]: ...
-    async def list(self, peer: Peer) -> list[SessionInfo]: ...
-    async def room(self, peer: Peer) -> MemoryRoom: ...
-
-
-class Sessions(VarlinkInterface, name=SESSIONS):
+class Sessions(Interface, name=SESSIONS):
     """Sessions of the Live Update Orchestrator, for programs whose files shall live through a kernel update.
 
     A session belongs to the user that created it. That user and root may use it. Parameters named ..._fd are indexes
@@ -67,16 +68,14 @@ class Sessions(VarlinkInterface, name=SESSIONS):
     remedy (hint).
     """
 
-    errors = declared(SESSIONS)
-
-    def __init__(self, service: Service, files: FilesService, workloads: WorkloadService, peer: Peer) -> None:
+    def __init__(self, service: "Service", files: "FilesService", workloads: "WorkloadService", peer: "Peer") -> None:
         self._service = service
         self._files = files
         self._workloads = workloads
         self._peer = peer
 
-    @varlinkmethod(return_parameter="session_fd")
-    async def Create(self, *, name: str, manifest_fd: FileDescriptor | None) -> FileDescriptor:
+    @method("session_fd")
+    async def Create(self, *, name: str, manifest_fd: Received | None) -> Fd:
         """Creates an outgoing session. luod holds a copy of it before this is answered.
 
         manifest_fd: the memfd that the caller will preserve as its manifest (docs/manifest.md), of which luod keeps a
@@ -87,18 +86,18 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         Errors: InvalidName, WrongPhase, SessionExists, Busy, Refused, LiveUpdateBroken, KernelRefused.
         """
         with _borrowed(manifest_fd) as manifest:
-            return _passed(await self._service.create(self._peer, name, manifest))
+            return await self._service.create(self._peer, name, manifest)
 
-    @varlinkmethod(return_parameter="session_fd")
-    async def Retrieve(self, *, name: str) -> FileDescriptor:
+    @method("session_fd")
+    async def Retrieve(self, *, name: str) -> Fd:
         """Returns an incoming session: one that the caller's user had at the kexec into this kernel.
 
         Repeated, by a restarted VMM, it returns the same session, until io.luod.Updates.Resuming. Errors:
         NoSuchSession, Torn, Resumed, Busy, LiveUpdateBroken, KernelRefused.
         """
-        return _passed(await self._service.retrieve(self._peer, name))
+        return await self._service.retrieve(self._peer, name)
 
-    @varlinkmethod
+    @method()
     async def Release(self, *, name: str, direction: Direction, outcome: Outcome) -> None:
         """Makes luod close its copy. "finished": the caller made the FINISH ioctl, which luod checks. "given_up": the
         files that the session still holds may be lost. An outgoing session can only be given up.
@@ -107,8 +106,8 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         """
         await self._service.release(self._peer, name, direction, outcome)
 
-    @varlinkmethod(return_type=members(GivenUp))
-    async def GiveUp(self, *, name: str, direction: Direction | None, force: bool | None) -> AnnotatedResult:
+    @method()
+    async def GiveUp(self, *, name: str, direction: Direction | None, force: bool | None) -> GivenUp:
         """Releases a workload, its sessions NAME and NAME#NUMBER together, as given up.
 
         Files that only luod has of them are lost. The call is for operators, and for the program that started a VMM
@@ -119,10 +118,10 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         released regardless. open: outgoing sessions that another process still has open, whose files the kernel carries
         as long as that process lives. Errors: NoSuchSession, Refused, Busy, KernelRefused.
         """
-        return answer(await self._workloads.give_up(self._peer, name, direction, bool(force)))
+        return await self._workloads.give_up(self._peer, name, direction, bool(force))
 
-    @varlinkmethod(return_parameter="session_fd")
-    async def Replace(self, *, name: str, manifest_fd: FileDescriptor | None) -> FileDescriptor:
+    @method("session_fd")
+    async def Replace(self, *, name: str, manifest_fd: Received | None) -> Fd:
         """Replaces an outgoing session by a new, empty one.
 
         The caller closes its own copies first, and preserves again after. manifest_fd as of Create.
@@ -131,10 +130,10 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         be repeated. Errors: NoSuchSession, SessionExists, Busy, KernelRefused.
         """
         with _borrowed(manifest_fd) as manifest:
-            return _passed(await self._service.replace(self._peer, name, manifest))
+            return await self._service.replace(self._peer, name, manifest)
 
-    @varlinkmethod(return_parameter="manifest_fd")
-    async def Manifest(self, *, name: str, direction: Direction | None) -> FileDescriptor:
+    @method("manifest_fd")
+    async def Manifest(self, *, name: str, direction: Direction | None) -> Fd:
         """Returns the present manifest of a session, outgoing unless direction says otherwise: a memfd of the session's
         maker.
 
@@ -150,9 +149,9 @@ class Sessions(VarlinkInterface, name=SESSIONS):
                 message=f"luod was given no manifest of session {name!r}",
                 hint="the session was created without one, or luod was restarted since; it is preserved like any other",
             )
-        return _passed(manifest)
+        return manifest
 
-    @varlinkmethod(return_parameter="sessions")
+    @method("sessions")
     async def Describe(self, *, name: str) -> list[Description]:
         """Returns luod's facts about the sessions of a workload, or of the session NAME#NUMBER.
 
@@ -161,7 +160,7 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         """
         return await self._service.describe(self._peer, name)
 
-    @varlinkmethod
+    @method()
     async def Stash(self, *, name: str, files: list[StashedFile]) -> None:
         """Has luod hold files, up to 16 at a time, over a restart of a program in this kernel: memfds and devices.
 
@@ -171,25 +170,23 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         Errors: InvalidName, AlreadyStashed, Busy (an update is under way), Refused (too many; no memory and no device),
         KernelRefused.
         """
-        await self._files.stash(
-            self._peer, name, [(f.name, received(f.file_fd, "files") if f.file_fd else None) for f in files]
-        )
+        await self._files.stash(self._peer, name, [(file.name, file.file_fd.duplicate()) for file in files])
 
-    @varlinkmethod(return_parameter="files")
+    @method("files")
     async def Unstash(self, *, name: str) -> list[StashedFile]:
         """Returns the files of this name. luod holds them until DropStash, so that a program that dies right after this
         gets them again. Errors: NotStashed.
         """
         taken = await self._files.unstash(self._peer, name)
-        return [StashedFile(label, _passed(fd)) for label, fd in taken]
+        return [StashedFile(label, Received(fd, Fd.close)) for label, fd in taken]
 
-    @varlinkmethod
+    @method()
     async def DropStash(self, *, name: str) -> None:
         """Makes luod close its files of this name. Errors: NotStashed."""
         await self._files.drop_stash(self._peer, name)
 
-    @varlinkmethod(return_type=members(MemoryRoom))
-    async def Room(self) -> AnnotatedResult:
+    @method()
+    async def Room(self) -> MemoryRoom:
         """Returns the memory that the calling process can still use, for one that cannot read its own limits.
 
         Such a process is in a chroot without /proc. A RETRIEVE_FD that runs out of memory frees the file for good.
@@ -199,9 +196,9 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         part. With it, the true limits may be tighter. The process is the one that made the connection. It has no errors
         of its own.
         """
-        return answer(await self._service.room(self._peer))
+        return await self._service.room(self._peer)
 
-    @varlinkmethod(return_parameter="sessions")
+    @method("sessions")
     async def List(self) -> list[SessionInfo]:
         """Returns the sessions of the caller's user, in the order of their names; for root those of all users.
 
@@ -215,15 +212,10 @@ class Sessions(VarlinkInterface, name=SESSIONS):
         return await self._service.list(self._peer)
 
 
-def _passed(fd: Fd) -> FileDescriptor:
-    """Returns the fd in the library's wrapping, which closes it when the reply is sent."""
-    return FileDescriptor(fd.detach(), should_close=True)
-
-
 @contextmanager
-def _borrowed(passed: FileDescriptor | None) -> Iterator[Fd | None]:
+def _borrowed(passed: Received | None) -> Iterator[Fd | None]:
     """Yields a duplicate for the duration of the call, also if work that it began continues after it."""
-    copy = None if passed is None else received(passed, "manifest_fd")
+    copy = None if passed is None else accepted(passed, "manifest_fd")
     try:
         yield copy
     finally:

@@ -4,29 +4,33 @@ It is like `luod.ipc.interfaces.sessions`: served on both sockets, one object of
 does the work, and `luod.daemon.updates.participants` implements it. docs/updates.md describes a VMM's steps.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Protocol
 
-from asyncvarlink import AnnotatedResult, VarlinkInterface, varlinkmethod
-
-from luod.ipc.interfaces.declared import answer, declared, members
 from luod.ipc.names import UPDATES
-from luod.ipc.server.peer import Peer
+from luod.ipc.server.methods import Interface, method
 from luod.ipc.types.phases import Ballot, VotePhase
 from luod.ipc.types.updates import DeclaredSession, Event
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from typing import Protocol
 
-class Service(Protocol):
-    """luod's work for a participant. The generator of `follow` is closed with the connection."""
+    from luod.ipc.server.peer import Peer
 
-    def follow(self, peer: Peer, name: str) -> AsyncGenerator[Event, None]: ...
-    async def declare(self, peer: Peer, participant: str, sessions: list[DeclaredSession]) -> float | None: ...
-    async def vote(self, peer: Peer, participant: str, phase: VotePhase, vote: Ballot, reason: str | None) -> None: ...
-    async def resuming(self, peer: Peer, names: list[str]) -> None: ...
+    class Service(Protocol):
+        """luod's work for a participant. The generator of `follow` is closed with the connection."""
+
+        def follow(self, peer: Peer, name: str) -> AsyncGenerator[Event, None]: ...
+        async def declare(self, peer: Peer, participant: str, sessions: list[DeclaredSession]) -> float | None: ...
+        async def vote(
+            self, peer: Peer, participant: str, phase: VotePhase, vote: Ballot, reason: str | None
+        ) -> None: ...
+        async def resuming(self, peer: Peer, names: list[str]) -> None: ...
 
 
-class Updates(VarlinkInterface, name=UPDATES):
+class Updates(Interface, name=UPDATES):
     """A workload's part in an update: it follows, declares what it will preserve, and votes in each phase.
 
     Phases: preparing (guests run, memory is preserved), freezing (guests pause, the last state is preserved; the
@@ -34,14 +38,12 @@ class Updates(VarlinkInterface, name=UPDATES):
     reason (message) and a remedy (hint).
     """
 
-    errors = declared(UPDATES)
-
-    def __init__(self, service: Service, peer: Peer) -> None:
+    def __init__(self, service: "Service", peer: "Peer") -> None:
         self._service = service
         self._peer = peer
 
-    @varlinkmethod(return_type=members(Event))
-    async def Follow(self, *, name: str) -> AsyncIterator[AnnotatedResult]:
+    @method()
+    async def Follow(self, *, name: str) -> AsyncIterator[Event]:
         """Makes this connection a participant, until it is closed. Call it with "more"; the other calls go over other
         connections, with `participant`. `name` is shown to the operator: 1 to 63 of A-Z a-z 0-9 . _ @ / # -
 
@@ -81,9 +83,9 @@ class Updates(VarlinkInterface, name=UPDATES):
         """
         async with aclosing(self._service.follow(self._peer, name)) as events:
             async for event in events:
-                yield answer(event, continues=True)
+                yield event
 
-    @varlinkmethod(return_parameter="deadline")
+    @method("deadline")
     async def Declare(self, *, participant: str, sessions: list[DeclaredSession]) -> float | None:
         """Declares this participant's outgoing sessions and the files in them; replaces its earlier declaration.
 
@@ -104,7 +106,7 @@ class Updates(VarlinkInterface, name=UPDATES):
         """
         return await self._service.declare(self._peer, participant, sessions)
 
-    @varlinkmethod
+    @method()
     async def Vote(self, *, participant: str, phase: VotePhase, vote: Ballot, reason: str | None) -> None:
         """Votes "ready": this phase is done; or "veto": the update must not happen now. reason is for people.
 
@@ -116,7 +118,7 @@ class Updates(VarlinkInterface, name=UPDATES):
         """
         await self._service.vote(self._peer, participant, phase, vote, reason)
 
-    @varlinkmethod
+    @method()
     async def Resuming(self, *, names: list[str]) -> None:
         """Records that the guest resumes, in the next kernel, before its first instruction. It cannot be resumed again.
 

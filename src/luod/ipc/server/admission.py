@@ -9,17 +9,20 @@ from __future__ import annotations
 import json
 import socket
 from collections import Counter
-from dataclasses import dataclass
-from typing import Final
 
+from luod.frozen import frozen
 from luod.ipc.names import TOO_MANY_CONNECTIONS
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
 NOT_FOR_YOU: Final = "io.luod.RootOnly"
 
 
-@dataclass(frozen=True)
+@frozen
 class Room:
     """The limits on simultaneous connections: of one user, and of all except root. `named`: a rule matches the user."""
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final, NoReturn
 
-from asyncvarlink import VarlinkErrorReply, VarlinkMethodCall
-from asyncvarlink.serviceinterface import InvalidParameter, MethodNotFound, MethodNotImplemented
+from luod.frozen import frozen
+from luod.ipc.errors import CallError, InvalidParameter, MethodNotFound, MethodNotImplemented
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final, NoReturn
 
 _METHOD: Final = re.compile(
     r"[A-Za-z](?:-*[A-Za-z0-9])*(?:\.[A-Za-z0-9](?:-*[A-Za-z0-9])*)+\.[A-Z][A-Za-z0-9]*", re.ASCII
@@ -23,19 +26,29 @@ _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _FLAGS: Final = ("oneway", "more", "upgrade")
 
 
+@frozen
+class Call:
+    """A call. `method` includes the interface."""
+
+    method: str
+    parameters: dict[str, Any]
+    oneway: bool = False
+    more: bool = False
+
+
 class Malformed(Exception):
     """A message that is not a call. `error` is its reply; `fatal`: the connection is closed after that; `oneway`: it
     wants no reply.
     """
 
-    def __init__(self, error: VarlinkErrorReply, *, fatal: bool = False, oneway: bool = False) -> None:
+    def __init__(self, error: CallError, *, fatal: bool = False, oneway: bool = False) -> None:
         super().__init__(type(error).__name__)
         self.error = error
         self.fatal = fatal
         self.oneway = oneway
 
 
-def parse(message: bytes) -> VarlinkMethodCall:
+def parse(message: bytes) -> Call:
     """Returns the call in `message`, which comes without its NUL. Raises Malformed."""
     call = _object(message)
     oneway = call.get("oneway") is True
@@ -56,10 +69,7 @@ def parse(message: bytes) -> VarlinkMethodCall:
         raise Malformed(MethodNotFound(method=method), oneway=oneway)
     if flags["upgrade"]:
         raise Malformed(MethodNotImplemented(method=method), oneway=oneway)
-    try:
-        return VarlinkMethodCall(method, parameters or {}, oneway=flags["oneway"], more=flags["more"])
-    except ValueError:
-        raise Malformed(MethodNotFound(method=method), oneway=oneway) from None
+    return Call(method, parameters or {}, flags["oneway"], flags["more"])
 
 
 def may_be_oneway(message: bytes) -> bool:

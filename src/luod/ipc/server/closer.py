@@ -14,11 +14,14 @@ import socket
 import struct
 import termios
 from collections.abc import Iterable
-from typing import Final
 
 from luod.ipc.server.receiver_process import CLOSE_SECONDS, START_SECONDS, Process
 from luod.ipc.server.sparing import Sparing
 from luod.linux import Fd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _INT: Final = struct.Struct("=i")
 

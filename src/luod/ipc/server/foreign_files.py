@@ -13,15 +13,18 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final
 
+from luod.frozen import frozen
 from luod.ipc.server import receiver
 from luod.ipc.server.closer import Closer
 from luod.ipc.server.received import Budget, Received
 from luod.ipc.server.receiver_process import CLOSE_SECONDS, START_SECONDS, Process
 from luod.ipc.server.sparing import Sparing
 from luod.linux import Fd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 ANSWER_SECONDS: Final = 5.0
 """The time limit of a running receiver's answer: receiving does not block, so this is for a slow machine."""
@@ -37,17 +40,16 @@ A quarter is reserved, as for connections.
 """
 
 
-@dataclass(frozen=True)
+@frozen
 class Arrived:
-    """The received bytes, and their files, which the taker closes. None stands for a file that luod does not accept."""
+    """The received bytes, and their files, which the taker closes."""
 
     data: bytes
-    files: tuple[Received | None, ...]
+    files: tuple[Received, ...]
 
     def close(self) -> None:
         for file in self.files:
-            if file is not None:
-                file.close()
+            file.close()
 
 
 ASK_AGAIN: Final = "nothing was done; call again over a new connection"
@@ -57,7 +59,7 @@ FINISH_CALLS: Final = (
 END_HOLDERS: Final = "end the processes that hold or serve these files; calls without fds are answered"
 
 
-@dataclass(frozen=True)
+@frozen
 class Failed:
     """The files of a message were not received, so nothing of the message is done. `hint` has the remedy."""
 
@@ -65,14 +67,16 @@ class Failed:
     hint: str = ASK_AGAIN
 
 
-@dataclass
 class Request:
     """A connection that waits for its receiver. `done` runs once, unless `cancel` was used before."""
 
-    connection: socket.socket
-    size: int
-    most_fds: int
-    done: Callable[[Arrived | Failed], None] | None
+    def __init__(
+        self, connection: socket.socket, size: int, most_fds: int, done: Callable[[Arrived | Failed], None]
+    ) -> None:
+        self.connection: Final = connection
+        self.size: Final = size
+        self.most_fds: Final = most_fds
+        self.done: Callable[[Arrived | Failed], None] | None = done
 
     def cancel(self) -> None:
         self.done = None
@@ -85,25 +89,25 @@ class Request:
         return done is not None
 
 
-@dataclass
 class _User:
-    uid: int
-    named: bool = False
-    process: Process | None = None
-    waiting: deque[Request] = field(default_factory=deque)
-    request: Request | None = None
-    """The request that the process has not answered."""
-    busy: bool = False
-    """The process has not confirmed that it closed the files of its last request."""
-    rests_since: float = 0.0
-    timer: asyncio.TimerHandle | None = None
-    hung: set[Process] = field(default_factory=set)
-    """Processes that were killed and are not dead."""
+    def __init__(self, uid: int) -> None:
+        self.uid: Final = uid
+        self.named = False
+        self.process: Process | None = None
+        self.waiting: deque[Request] = deque()
+        self.request: Request | None = None
+        """The request that the process has not answered."""
+        self.busy = False
+        """The process has not confirmed that it closed the files of its last request."""
+        self.rests_since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self.hung: set[Process] = set()
+        """Processes that were killed and are not dead."""
 
     def set_timer(self, timer: asyncio.TimerHandle | None) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-        self.timer = timer
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
 
 
 class ForeignFiles:
@@ -301,7 +305,7 @@ class ForeignFiles:
             self.discard(file)
 
         files = (
-            None if bytes((letter,)) == receiver.NOT_TAKEN else Received(Fd(next(taken)), closed) for letter in letters
+            Received(None if bytes((letter,)) == receiver.NOT_TAKEN else Fd(next(taken)), closed) for letter in letters
         )
         return Arrived(data, tuple(files))
 

@@ -10,10 +10,13 @@ import os
 import select
 import socket
 import struct
-from dataclasses import dataclass, field
-from typing import Final
 
+from luod.frozen import frozen
 from luod.linux import SO_PEERGROUPS, SO_PEERPIDFD, Fd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _UCRED: Final = struct.Struct("=iII")
 _OVERFLOW_UID: Final = 65534
@@ -21,7 +24,7 @@ _GROUPS_BYTES: Final = 1024
 _MOST_GROUPS_BYTES: Final = 4 * 65536
 
 
-@dataclass(frozen=True)
+@frozen
 class Peer:
     """A peer as it was when it connected. Owns the pidfd; the accepter of the connection must close() it."""
 
@@ -29,7 +32,7 @@ class Peer:
     gid: int
     pid: int
     """For logs only."""
-    pidfd: Fd | None = field(compare=False)
+    pidfd: Fd | None
     """None when the process was gone before a pidfd could be opened, or belongs to another PID namespace."""
     groups: tuple[int, ...] = ()
     """Its supplementary groups."""

@@ -12,9 +12,13 @@ import resource
 import sys
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
 
+from luod.errors import BadInput
 from luod.linux import Fd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 OF_ALL: Final = 4
 """The part of the table, as a divisor, for files of all users except root.
@@ -66,16 +70,25 @@ class Budget:
 
 
 class Received:
-    """A file that a client passed, owned. The first `close` passes it to `discard`, which closes it."""
+    """A file that a client passed, owned. The first `close` passes it to `discard`, which closes it.
 
-    def __init__(self, file: Fd, discard: Callable[[Fd], None]) -> None:
+    `file` None stands for a file that luod does not accept.
+    """
+
+    def __init__(self, file: Fd | None, discard: Callable[[Fd], None]) -> None:
         self._file: Final = file
         self._discard: Callable[[Fd], None] | None = discard
 
     def fileno(self) -> int:
+        if self._file is None:
+            raise BadInput("luod does not accept files of this kind")
         return self._file.fileno()
+
+    def duplicate(self) -> Fd | None:
+        """Returns a duplicate; None: luod does not accept the file."""
+        return None if self._file is None else self._file.duplicate()
 
     def close(self) -> None:
         discard, self._discard = self._discard, None
-        if discard is not None:
+        if discard is not None and self._file is not None:
             discard(self._file)

@@ -8,8 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
-from typing import Final, Protocol
+
+from luod.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Protocol
+
+    class Log(Protocol):
+        """Writes one event with its fields."""
+
+        def __call__(self, event: str, /, **fields: object) -> None: ...
+
 
 BURST: Final = 64
 """Lines of one event that a user may cause at once."""
@@ -29,12 +39,6 @@ SUMMARY_SECONDS: Final = 60.0
 """The time from the first suppressed line to the lines with the counts."""
 SUMMARIES: Final = 64
 """Users and events with a count of their own, those with most lines; the rest is counted by event."""
-
-
-class Log(Protocol):
-    """Writes one event with its fields."""
-
-    def __call__(self, event: str, /, **fields: object) -> None: ...
 
 
 class _Allowance:
@@ -74,7 +78,7 @@ class _Account:
         return self.reserved.full(now) and all(allowance.full(now) for allowance in self.events.values())
 
 
-@dataclass(frozen=True)
+@frozen
 class LeftOut:
     """The count of suppressed lines of one event. `uid` None: those of `users` users."""
 

@@ -112,7 +112,7 @@ class Holder(Protocol):
     def uid(self) -> int: ...
 
     def granted(self) -> bool:
-        """Takes the turn until it uses `over`. Returns False if it does not need the turn any more."""
+        """Takes the turn until it uses `over`, now or later. Returns False if it does not need the turn any more."""
         ...
 
 
@@ -177,8 +177,9 @@ class Turnstile:
         self._granting = False
         while self._holder is None and (who := self._turns.next()) is not None:
             self._hold(who)
-            if not who.granted():
-                self._release()
+            if who.granted():
+                return
+            self._release()
 
 
 _charge: ContextVar[Callable[[float], None] | None] = ContextVar("charge", default=None)

@@ -1,12 +1,16 @@
 """The types of `io.luod.Admin`."""
 
-from dataclasses import dataclass, field
-from typing import Literal
-
+from luod.frozen import frozen
 from luod.ipc.types.phases import Clock, Phase, SessionStanding, Standing, UpdateState
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+else:
+    from luod.decode import Literal
 
-@dataclass(frozen=True)
+
+@frozen
 class Participant:
     """A participant of an update. `bytes` are those of all its declared files.
 
@@ -24,7 +28,7 @@ class Participant:
     seconds: float
 
 
-@dataclass(frozen=True)
+@frozen
 class Stuck:
     """A session whose reaper failed, and the reason."""
 
@@ -32,7 +36,7 @@ class Stuck:
     reason: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Finding:
     """A finding of luod before an update. `name` is stable; `what`, `why` and `remedy` are for people.
 
@@ -51,7 +55,7 @@ class Finding:
         return self.severity == "refusal" and not self.ignored
 
 
-@dataclass(frozen=True)
+@frozen
 class Problem:
     """A problem of a file or directory of luod's own, or the place of an unused copy of the registry ("" for none), and
     the remedy. For people.
@@ -62,7 +66,7 @@ class Problem:
     remedy: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Checked:
     """The answer to Check. `release` is the next kernel's, None if its image cannot be read."""
 
@@ -71,7 +75,7 @@ class Checked:
     findings: list[Finding]
 
 
-@dataclass(frozen=True)
+@frozen
 class Progress:
     """One reply of Update. `participants` are those with news. `findings` are in the first reply.
 
@@ -82,10 +86,10 @@ class Progress:
     update: str = ""
     generation: int = 0
     seconds_left: float | None = None
-    participants: list[Participant] = field(default_factory=list)
-    torn: list[str] = field(default_factory=list)
+    participants: tuple[Participant, ...] = ()
+    torn: tuple[str, ...] = ()
     reason: str | None = None
-    findings: list[Finding] = field(default_factory=list)
+    findings: tuple[Finding, ...] = ()
 
     @property
     def refused(self) -> bool:
@@ -93,7 +97,7 @@ class Progress:
         return self.state == "checked" and any(finding.refuses for finding in self.findings)
 
 
-@dataclass(frozen=True)
+@frozen
 class Wishes:
     """The operator's options for an update. `deadline` is in seconds, of each phase, None for the default.
 
@@ -106,7 +110,7 @@ class Wishes:
     ignore_findings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Status:
     """The answer to Status, which documents its members."""
 
@@ -130,7 +134,7 @@ class Status:
     registry: list[Problem]
 
 
-@dataclass(frozen=True)
+@frozen
 class SessionTimes:
     """One session of a timeline, with what was made of it while frozen. Times are as in UpdateTimes. standing: its
     participant's; unasked: it has none; torn: it came over without its participant's ready. prepared, frozen: it was
@@ -152,7 +156,7 @@ class SessionTimes:
     blackout: float | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class UpdateTimes:
     """The timeline of one update. Times are seconds since the update was requested, through the kexec; null: it has not
     come to that. asked: when that was, in seconds since 1970. clock: what measured the time over the kexec, which may
@@ -173,4 +177,4 @@ class UpdateTimes:
     clock: Clock | None = None
     error: float | None = None
     blackout: float | None = None
-    sessions: list[SessionTimes] = field(default_factory=list)
+    sessions: tuple[SessionTimes, ...] = ()

@@ -1,6 +1,10 @@
 """The words for updates in all interfaces: phases, votes, and luod's states."""
 
-from typing import Literal
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+else:
+    from luod.decode import Literal
 
 VotePhase = Literal["preparing", "freezing"]
 """A phase on which participants vote."""

@@ -1,7 +1,12 @@
 """The types of `io.luod.Sessions`."""
 
-from dataclasses import dataclass
-from typing import Literal
+from luod.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+else:
+    from luod.decode import Literal
 
 Direction = Literal["outgoing", "incoming"]
 SessionState = Literal[
@@ -10,7 +15,7 @@ SessionState = Literal[
 Outcome = Literal["finished", "given_up"]
 
 
-@dataclass(frozen=True)
+@frozen
 class SessionInfo:
     """A session in luod's list. `owner` is the uid that created it.
 
@@ -24,7 +29,7 @@ class SessionInfo:
     state: SessionState
 
 
-@dataclass(frozen=True)
+@frozen
 class Description(SessionInfo):
     """luod's facts about a session, without its contents.
 
@@ -44,7 +49,7 @@ class Description(SessionInfo):
     participant: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class Limit:
     """A limit on memory: the bytes it leaves, and its name, such as a cgroup's path."""
 
@@ -52,7 +57,7 @@ class Limit:
     limit: str
 
 
-@dataclass(frozen=True)
+@frozen
 class MemoryRoom:
     """The answer to Room."""
 
@@ -61,7 +66,7 @@ class MemoryRoom:
     unknown: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class GivenUp:
     """The answer to GiveUp: the sessions that were released, and those of them that another process has open."""
 

@@ -1,14 +1,18 @@
 """The types of `io.luod.Updates`."""
 
-from dataclasses import dataclass
-from typing import Literal
-
+from luod.frozen import frozen
 from luod.ipc.types.phases import EventKind, State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+else:
+    from luod.decode import Literal
 
 When = Literal["preserved", "preparing", "freezing"]
 
 
-@dataclass(frozen=True)
+@frozen
 class FrozenDevice:
     """A VFIO device file that the participant declared: its session, token and name."""
 
@@ -17,7 +21,7 @@ class FrozenDevice:
     name: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class Event:
     """One reply of Follow. Members that do not apply to this kind of event are null."""
 
@@ -31,7 +35,7 @@ class Event:
     frozen_devices: list[FrozenDevice] | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class DeclaredFile:
     """A file that a session holds, or will hold. Sizes are bytes, as fstat returns them (allocated: st_blocks * 512).
 
@@ -48,7 +52,7 @@ class DeclaredFile:
     device: str | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class DeclaredSession:
     """An outgoing session and all its files except the manifest."""
 
