@@ -10,6 +10,7 @@ import errno
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from luod.emulator.model.caller import Caller
 from luod.emulator.model.ports import PAGE, Errno
@@ -49,24 +50,21 @@ DOCUMENT_SESSION_COMMANDS = SESSION_COMMANDS | _table(
 )
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """One decoded ioctl. `values` are the structure's fields in order, `size` first."""
 
     number: int
     layout: struct.Struct
-    values: tuple[int | bytes, ...]
+    values: tuple[Any, ...]
     address: int
     caller: Caller
 
     def integer(self, index: int) -> int:
-        value = self.values[index]
-        assert isinstance(value, int)
+        value: int = self.values[index]
         return value
 
     def text(self, index: int) -> bytes:
-        value = self.values[index]
-        assert isinstance(value, bytes)
+        value: bytes = self.values[index]
         return value
 
     def answerable(self) -> None:
@@ -80,8 +78,9 @@ class Request:
         Raises Errno(EFAULT).
         """
         values = list(self.values)
-        for index, value in (changed or {}).items():
-            values[index] = value
+        if changed is not None:
+            for index, value in changed.items():
+                values[index] = value
         self.caller.write(self.address, self.layout.pack(*values)[: self.integer(0)])
 
 
@@ -103,13 +102,16 @@ def decode(
         raise Errno(errno.ENOTTY)
     if command.direction is not None and command.direction is not direction:
         raise Errno(errno.EINVAL)
-    if size < (command.layout.size if command.minimum is None else command.minimum):
+    layout = command.layout
+    known = layout.size
+    if size < (known if command.minimum is None else command.minimum):
         raise Errno(errno.EINVAL)
-    refuse_tail(argument + command.layout.size, argument + size, caller)
+    if size > known:
+        refuse_tail(argument + known, argument + size, caller)
     # Read again, tail first, as copy_struct_from_user does.
-    data = caller.read(argument, min(size, command.layout.size))
-    values = command.layout.unpack(data.ljust(command.layout.size, b"\0"))
-    return Request(number, command.layout, (size, *values[1:]), argument, caller)
+    data = caller.read(argument, min(size, known))
+    _, *values = layout.unpack(data.ljust(known, b"\0"))
+    return Request(number, layout, (size, *values), argument, caller)
 
 
 def refuse_tail(address: int, end: int, caller: Caller) -> None:

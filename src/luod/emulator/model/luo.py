@@ -23,7 +23,6 @@ from luod.emulator.model.results import Blocked
 from luod.emulator.model.session import IncomingSession, OutgoingSession, PreservedFile, SessionRecord
 from luod.uapi import liveupdate as uapi
 
-_NAME_LENGTH = uapi.LIVEUPDATE_SESSION_NAME_LENGTH
 _WORD = 8
 
 
@@ -253,4 +252,4 @@ def _get_name(request: Request, name: bytes) -> None:
     if request.integer(1):
         raise Errno(errno.EINVAL)
     written = name + bytes(_WORD - len(name) % _WORD)
-    request.answer({2: written + request.text(2)[len(written) : _NAME_LENGTH]})
+    request.answer({2: written + request.text(2)[len(written) :]})

@@ -1,6 +1,6 @@
 """Answers the system calls of one boot: takes them from the listener and FUSE, asks the model, returns the answers.
 
-It runs outside the machine's namespaces, in one thread with one epoll. It reports closed files to the model before each
+It runs outside the machine's namespaces, in one thread. It reports closed files to the model before each
 call, so that `close(session); create(the same name)` succeeds. How a boot starts and what follows it is in
 `machine.boot`.
 """
@@ -28,9 +28,13 @@ from luod.emulator.trap.seccomp.opening import opens_device
 from luod.linux import Fd
 
 if TYPE_CHECKING:
+    from luod.emulator.model.vfio.files import ModelFile
     from luod.emulator.trap.devices.devices import Devices, DeviceSide
 
 _U32: Final = 0xFFFFFFFF
+# In Python 3.11 `Call.IOCTL` is a function call, and every ioctl would make it.
+_IOCTL: Final = Call.IOCTL
+_LUO_FILES: Final = (SessionFile, DeviceFile)
 
 
 class Stopped(enum.Enum):
@@ -115,8 +119,13 @@ class Supervisor:
         self._device = LiveUpdateDevice(kernel, self._thread)
         self._node = FuseNode(fuse, self._device) if fuse is not None else None
         self._kexec_state = kexec_state
+        # The listener is not in the epoll. Woken by way of an epoll, this process would not stay on the caller's CPU
+        # (SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP), and waking another, idle CPU takes longer than the whole call.
         self._epoll = select.epoll()
-        self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+        self._poll = select.poll()
+        self._listener_fd = self._listener.fileno()
+        self._poll.register(self._listener_fd, select.POLLIN)
+        self._poll.register(self._epoll.fileno(), select.POLLIN)
         self._epoll.register(self._placeholders.fileno(), select.EPOLLIN)
         if self._node is not None:
             # Only now that it is mounted: before, /dev/fuse has no queue for epoll.
@@ -137,9 +146,16 @@ class Supervisor:
             self._epoll.register(fd, select.EPOLLIN)
         try:
             while True:
-                ready = dict(self._epoll.poll(None if self._devices is None else self._devices.timeout()))
-                self._note_ends(ready)
-                stopped = self._receive(ready.get(self._listener.fileno(), 0))
+                calls = dict(self._poll.poll(self._timeout())).get(self._listener_fd, 0)
+                notification = self._listener.receive() if calls & select.POLLIN else None
+                # Files that were closed before this call show in epoll by now.
+                if ready := dict(self._epoll.poll(0)):
+                    self._note_ends(ready)
+                stopped = None
+                if notification is not None:
+                    stopped = self._answer(notification)
+                elif calls & select.POLLHUP:  # every process under the filter is gone
+                    self._poll.unregister(self._listener_fd)
                 if self._devices is not None:
                     self._devices.settle()
                 if stopped is not None:
@@ -149,6 +165,11 @@ class Supervisor:
         finally:
             for fd in fds:
                 self._epoll.unregister(fd)
+
+    def _timeout(self) -> float | None:
+        """Returns the milliseconds after which the devices have work without any event; None: never."""
+        seconds = None if self._devices is None else self._devices.timeout()
+        return None if seconds is None else seconds * 1000
 
     def give_up(self) -> None:
         """Answers all callers that sleep in a call which only its answer ends: every process is being killed."""
@@ -184,20 +205,7 @@ class Supervisor:
             # It is closed by now, and so out of the epoll.
             self._device_fds = self._devices.filenos()
 
-    def _receive(self, events: int) -> Stopped | None:
-        """Answers the next call, if the listener has one."""
-        if not events & select.EPOLLIN:
-            if events & select.EPOLLHUP:  # every process under the filter is gone
-                self._epoll.unregister(self._listener.fileno())
-            return None
-        notification = self._listener.receive()
-        if notification is None:
-            return None
-        # Files that were closed before this call show in epoll by now, and there may be more of them since the last
-        # poll.
-        others = {fd for fd, _ in self._epoll.poll(0)}
-        if others:
-            self._note_ends(others)
+    def _answer(self, notification: Notification) -> Stopped | None:
         try:
             return self._dispatch(notification)
         except Errno as error:
@@ -211,9 +219,10 @@ class Supervisor:
     def _dispatch(self, notification: Notification) -> Stopped | None:
         call = CALLS.get((notification.architecture, notification.number))
         thread = self._thread(notification.tid, notification)
+        if call is _IOCTL:
+            self._ioctl(notification, thread)
+            return None
         match call:
-            case Call.IOCTL:
-                self._ioctl(notification, thread)
             case Call.REBOOT:
                 return self._reboot(notification, thread)
             case Call.KEXEC_LOAD:
@@ -234,23 +243,27 @@ class Supervisor:
         fd, command, argument, *_ = notification.arguments
         fd &= _U32
         identity = thread.identity(fd) if fd < 1 << 31 else None
-        ask = None if identity is None else self._ioctl_of(identity, thread)
+        file = None if identity is None else self._file_of(identity)
         # If the caller was killed, another process may have its tid by now. The result does not matter then.
-        if ask is None or thread.only_path(fd) or not self._listener.alive(notification):
+        if file is None or thread.only_path(fd) or not self._listener.alive(notification):
             self._listener.let_through(notification)
             return
-        result = ask(command & _U32, argument)
+        if isinstance(file, _LUO_FILES):
+            result = self._kernel.ioctl(file, command & _U32, argument, thread)
+        else:
+            assert self._devices is not None, "the file is of a device"
+            result = self._devices.ioctl(file, command & _U32, argument, thread)
         if not isinstance(result, Blocked):
             self._listener.answer(notification, result)
 
-    def _ioctl_of(self, identity: Identity, thread: Thread) -> Callable[[int, int], int | Blocked] | None:
-        """Returns the function that answers an ioctl, from its number and argument; None where the host answers it."""
-        file = self._device.opened if identity[0] == self._around.device else self._placeholders.find(identity)
-        if file is not None:
-            return lambda command, argument: self._kernel.ioctl(file, command, argument, thread)
-        if self._devices is not None:
-            return self._devices.ioctl_of(identity, thread)
-        return None
+    def _file_of(self, identity: Identity) -> DeviceFile | SessionFile | ModelFile | None:
+        """Returns the file that answers an ioctl; None where the host answers it."""
+        file = self._placeholders.find(identity)
+        if file is None and identity[0] == self._around.device:
+            file = self._device.opened
+        if file is None and self._devices is not None:
+            return self._devices.file_of(identity)
+        return file
 
     def _reboot(self, notification: Notification, thread: Thread) -> Stopped | None:
         magic1, magic2, command, *_ = (argument & _U32 for argument in notification.arguments)

@@ -191,13 +191,10 @@ class Devices:
         """Returns the model's file behind `identity`. Its reference count does not change."""
         return self._files.find(identity)
 
-    def ioctl_of(self, identity: Identity, thread: Thread) -> Callable[[int, int], int | Blocked] | None:
-        """Returns the function that answers an ioctl on the file; None if the file is not the model's."""
-        file = self.file_of(identity)
-        if file is None:
-            return None
+    def ioctl(self, file: ModelFile, command: int, argument: int, thread: Thread) -> int | Blocked:
+        """Returns the model's answer to an ioctl of a thread that `thread` made."""
         assert isinstance(thread, DeviceThread), "made by `thread`"
-        return lambda command, argument: self._model.ioctl(file, command, argument, thread)
+        return self._model.ioctl(file, command, argument, thread)
 
     def install(self, file: ModelFile, add: Callable[[int], int]) -> int:
         """Returns the number of a new fd of `file` in the caller.

@@ -12,8 +12,7 @@ import errno
 import os
 import stat
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from luod.emulator.model.files import Operation
 from luod.emulator.model.ports import Errno
@@ -50,8 +49,7 @@ class Device(Protocol):
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """`unique` identifies it in the reply, `node` is the inode, `tid` the caller's, 0 for a request of the kernel
     itself.
     """

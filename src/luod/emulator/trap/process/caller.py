@@ -29,18 +29,19 @@ from luod.emulator.trap.seccomp.notify import Listener, Notification
 from luod.linux import Fd
 from luod.uapi import seccomp
 
-_AT_FDCWD: Final = -100
 _AT_STATX_DONT_SYNC: Final = 0x4000
 _STATX_INO: Final = 0x100
 _PIDFD_THREAD: Final = os.O_EXCL
 _WINDOW: Final = 128
 """Bytes in one read: more than any structure of LUO has."""
 
-# Every call of the machine uses it, so the function is looked up and typed once.
+# Every call of the machine uses it, so the function and its arguments are made once.
 _statx = ctypes.CDLL(None, use_errno=True).statx
-_statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
 _statx_buffer = ctypes.create_string_buffer(256)
-_statx_address: Final = ctypes.addressof(_statx_buffer)
+_AT_FDCWD: Final = ctypes.c_int(-100)
+_DONT_SYNC: Final = ctypes.c_int(_AT_STATX_DONT_SYNC)
+_INODE: Final = ctypes.c_uint(_STATX_INO)
+_NOTHING: Final = ctypes.c_uint(0)
 _STATX_DEVICE: Final = struct.Struct("=32xQ96xII")
 """stx_ino, stx_dev_major, stx_dev_minor at their offsets in `struct statx`."""
 
@@ -50,9 +51,9 @@ def identify(path: bytes) -> Identity:
 
     A FUSE file system of another user namespace, as in a plain user's machine, shows only its st_dev: (st_dev, 0).
     """
-    if _statx(_AT_FDCWD, path, _AT_STATX_DONT_SYNC, _STATX_INO, _statx_address) != 0:
-        ctypes.memset(_statx_address, 0, len(_statx_buffer))
-        if _statx(_AT_FDCWD, path, _AT_STATX_DONT_SYNC, 0, _statx_address) != 0:
+    if _statx(_AT_FDCWD, path, _DONT_SYNC, _INODE, _statx_buffer) != 0:
+        ctypes.memset(_statx_buffer, 0, len(_statx_buffer))
+        if _statx(_AT_FDCWD, path, _DONT_SYNC, _NOTHING, _statx_buffer) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
     inode, major, minor = _STATX_DEVICE.unpack_from(_statx_buffer)
@@ -104,7 +105,8 @@ class Thread:
         """Without a notification, as for a call that came through FUSE, no fd can be installed."""
         self._around = surroundings
         self._notification = notification
-        self._window = (0, b"")
+        self._start = 0
+        self._window = b""
         self.tid = tid
 
     def identity(self, fd: int) -> Identity | None:
@@ -126,20 +128,22 @@ class Thread:
 
         The model reads a structure's size and then the structure. One read of the memory serves both.
         """
-        start, data = self._window
-        offset = address - start
-        if offset >= 0 and offset + length <= len(data):
-            return data[offset : offset + length]
+        start = address - self._start
+        end = start + length
+        if start >= 0 and end <= len(self._window):
+            return self._window[start:end]
         # It does not cross the end of a page: the next page may be missing, which the next read reports.
-        ahead = min(_WINDOW, PAGE - address % PAGE)
+        ahead = PAGE - address % PAGE
+        if ahead > _WINDOW:
+            ahead = _WINDOW
         if length > ahead:
             return process_memory.read(self.tid, address, length)
-        data = process_memory.read(self.tid, address, ahead)
-        self._window = (address, data)
-        return data[:length]
+        self._start = address
+        self._window = process_memory.read(self.tid, address, ahead)
+        return self._window[:length]
 
     def write(self, address: int, data: bytes) -> None:
-        self._window = (0, b"")
+        self._window = b""
         process_memory.write(self.tid, address, data)
 
     def writable(self, address: int, length: int) -> bool:
