@@ -12,13 +12,15 @@ from tests.conformance.caller import Caller
 from tests.conformance.voyage import Voyage, across_jumps
 
 SIZE = 8192
-KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE, INSERT_RANGE = 1, 2, 8, 16, 32
-F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE, F_SEAL_FUTURE_WRITE = 1, 2, 4, 8, 16
+KEEP_SIZE, PUNCH_HOLE = 1, 2
+F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE, F_SEAL_FUTURE_WRITE, F_SEAL_EXEC = 1, 2, 4, 8, 16, 32
 
-# Refused calls on the memfd. The emulated machine can refuse them only by seals.
-REFUSED = [
+Row = tuple[str, str, dict[str, object]]
+WRITES: list[Row] = [
     ("write past the end", "pwrite", {"data": b"x", "offset": SIZE}),
     ("write across the end", "pwrite", {"data": b"xx", "offset": SIZE - 1}),
+]
+REFUSED: list[Row] = [
     ("grow", "ftruncate", {"size": SIZE + 1}),
     ("shrink", "ftruncate", {"size": SIZE - 1}),
     ("fallocate inside", "fallocate", {"mode": 0, "offset": 0, "length": 4096}),
@@ -52,7 +54,14 @@ def test_stores_through_old_and_new_mappings(preserved: Caller) -> None:
     assert preserved.ask("pread", fd="m", length=7, offset=4096) == "new map"
 
 
-@pytest.mark.divergence("test_preserved_memfd_is_not_frozen")
+@pytest.mark.divergence("test_preserved_memfd_grows_by_a_write")
+@pytest.mark.parametrize(("row", "call", "parameters"), WRITES, ids=[row[0] for row in WRITES])
+def test_refused_writes(preserved: Caller, row: str, call: str, parameters: dict[str, object]) -> None:
+    before = preserved.ask("digest", fd="m")
+    assert preserved.says(call, fd="m", **parameters) == "EPERM"
+    assert preserved.ask("digest", fd="m") == before
+
+
 @pytest.mark.parametrize(("row", "call", "parameters"), REFUSED, ids=[row[0] for row in REFUSED])
 def test_refused(preserved: Caller, row: str, call: str, parameters: dict[str, object]) -> None:
     before = preserved.ask("digest", fd="m")
@@ -60,9 +69,17 @@ def test_refused(preserved: Caller, row: str, call: str, parameters: dict[str, o
     assert preserved.ask("digest", fd="m") == before
 
 
-@pytest.mark.divergence("test_preserved_memfd_is_not_frozen")
 def test_refused_madvise_remove(preserved: Caller) -> None:
     assert preserved.says("madvise_remove", name="before") == "EPERM"
+
+
+def test_checks_that_come_before_the_refusal(preserved: Caller) -> None:
+    assert preserved.says("ftruncate", fd="m", size=-1) == "EINVAL"
+    assert preserved.says("fallocate", fd="m", mode=0, offset=0, length=0) == "EINVAL"
+    assert preserved.says("fallocate", fd="m", mode=PUNCH_HOLE, offset=0, length=4096) == "ENOTSUP"  # the same number
+    preserved.ask("reopen", fd="m", flags=os.O_RDONLY, slot="readable")
+    assert preserved.says("ftruncate", fd="readable", size=0) == "EINVAL"
+    assert preserved.says("fallocate", fd="readable", mode=0, offset=0, length=4096) == "EBADF"
 
 
 def test_ftruncate_to_the_same_size(preserved: Caller) -> None:
@@ -74,11 +91,14 @@ def test_seals_can_be_added(preserved: Caller, seal: int) -> None:
     assert preserved.says("add_seals", fd="m", seals=seal) == "OK"
 
 
-@pytest.mark.divergence("test_preserved_memfd_is_not_frozen")
-def test_seal_write_is_busy_even_if_never_mapped(caller: Caller) -> None:
+@pytest.mark.parametrize("seal", [F_SEAL_WRITE, F_SEAL_EXEC])
+def test_seal_write_is_busy_even_if_never_mapped(caller: Caller, seal: int) -> None:
+    """F_SEAL_EXEC implies it on a file with mode x."""
     caller.create()
     caller.preserved_memfd()
-    assert caller.says("add_seals", fd="m", seals=F_SEAL_WRITE) == "EBUSY"
+    assert caller.says("add_seals", fd="m", seals=seal) == "EBUSY"
+    caller.ask("close", fd="s")
+    assert caller.says("add_seals", fd="m", seals=seal) == "OK"
 
 
 def test_holes_are_filled(caller: Caller) -> None:
@@ -89,7 +109,7 @@ def test_holes_are_filled(caller: Caller) -> None:
     assert caller.ask("stat", fd="m")["blocks"] * 512 == 4 << 20
 
 
-@pytest.mark.parametrize(("row", "call", "parameters"), REFUSED, ids=[row[0] for row in REFUSED])
+@pytest.mark.parametrize(("row", "call", "parameters"), WRITES + REFUSED, ids=[row[0] for row in WRITES + REFUSED])
 def test_allowed_again_after_the_close_of_the_session(
     preserved: Caller, row: str, call: str, parameters: dict[str, object]
 ) -> None:

@@ -95,7 +95,7 @@ class MemoryCalls(Writer):
     def seal(self, process: Process) -> None:
         if found := self.memory(process):
             slot, memory = found
-            # Real pages are pinned while they are preserved, which only F_SEAL_WRITE notices; F_SEAL_EXEC implies it.
+            # F_SEAL_WRITE differs after F_SEAL_FUTURE_WRITE (docs/divergences.md); F_SEAL_EXEC implies it.
             seals = self.chance.choice(SEALS) & ~(0x28 if memory.attempted else 0)
             self.ask(process, "add_seals", fd=slot, seals=seals)
 

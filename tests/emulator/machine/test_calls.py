@@ -259,3 +259,77 @@ def test_32_bit_calls(run_machine: Run, way: str, tmp_path: Path, c_compiler: st
     subprocess.run([c_compiler, "-static", "-o", program, source], check=True)
     done = run_machine([str(program)], *options_for(way))
     assert (done.returncode, done.stdout) == (0, f"1 0 0 abi {-errno.EINVAL}\n"), done.stderr
+
+
+FROZEN_32 = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+static long call(long number, long a, long b, long c, long d, long e, long f)
+{
+    long result;
+    __asm__ volatile("push %%rbp; mov %7, %%rbp; int $0x80; pop %%rbp"
+                     : "=a"(result)
+                     : "a"(number), "b"(a), "c"(b), "d"(c), "S"(d), "D"(e), "r"(f)
+                     : "memory", "r8", "r9", "r10", "r11");
+    return (int)result;
+}
+int main(void)
+{
+    struct { unsigned size, fd; char name[64]; } create = {72, 0, "frozen"};
+    struct { unsigned size, fd; unsigned long long token; } preserve = {16, memfd_create("m", 0), 1};
+    int memory = preserve.fd, device = open("/dev/liveupdate", O_RDWR);
+    if (ftruncate(memory, 8192) || ioctl(device, 0xBA00, &create) || ioctl(create.fd, 0xBA40, &preserve))
+        return 1;
+    printf("%ld ", call(93, memory, 4096, 0, 0, 0, 0));
+    printf("%ld ", call(93, memory, 8192, 0, 0, 0, 0));
+    printf("%ld ", call(93, memory, -1, 0, 0, 0, 0));
+    printf("%ld ", call(194, memory, 8192, 1, 0, 0, 0));
+    printf("%ld ", call(194, memory, 8192, 0, 0, 0, 0));
+    printf("%ld ", call(324, memory, 3, 0, 0, 4096, 0));
+    printf("%ld\n", call(324, memory, 3, 0, 0, 0, 0));
+    return 0;
+}
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="int 0x80 is x86's")
+def test_32_bit_calls_on_preserved_memory(run_machine: Run, way: str, tmp_path: Path, c_compiler: str) -> None:
+    source, program = tmp_path / "frozen.c", tmp_path / "frozen"
+    source.write_text(FROZEN_32)
+    subprocess.run([c_compiler, "-O1", "-static", "-o", program, source], check=True)
+    done = run_machine([str(program)], *options_for(way))
+    expected = [-errno.EPERM, 0, -errno.EINVAL, -errno.EPERM, 0, -errno.EPERM, -errno.EINVAL]
+    assert (done.returncode, done.stdout.split()) == (0, [str(code) for code in expected]), done.stderr
+
+
+def test_another_file_beside_preserved_memory_can_change(run_machine: Run, way: str) -> None:
+    source = """
+        import ctypes, mmap
+        session, memory, other = create(device(), b"s"), os.memfd_create("m"), os.memfd_create("other")
+        for file in (memory, other):
+            os.write(file, b"x" * 8192)
+        preserve(session, memory, 1)
+        os.ftruncate(other, 16384)
+        os.posix_fallocate(other, 0, 32768)
+        with mmap.mmap(other, 8192) as pages:
+            pages.madvise(9)  # MADV_REMOVE
+            assert pages[0] == 0
+        with mmap.mmap(memory, 8192, mmap.MAP_PRIVATE) as private:
+            assert errno_of(private.madvise, 9) == errno.EACCES
+        with mmap.mmap(memory, 8192) as pages:
+            assert errno_of(pages.madvise, 9) == errno.EPERM
+            pages.madvise(mmap.MADV_DONTNEED)
+            assert pages[0] == ord("x")
+            address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(pages)))
+            assert ctypes.CDLL(None).mlock(address, 8192) == 0
+            assert errno_of(pages.madvise, 9) == errno.EINVAL
+        os.close(session)
+        os.ftruncate(memory, 0)
+    """
+    done = run_machine(source, *options_for(way))
+    assert done.returncode == 0, done.stderr

@@ -95,7 +95,7 @@ class Reference:
     def position(self) -> int:
         return self.description.position
 
-    def fill_holes(self) -> None:
+    def pin(self) -> None:
         if self._inode.fill_error:
             raise Errno(self._inode.fill_error)
         self._inode.filled = True

@@ -41,6 +41,8 @@ class FileHandler(ABC, Generic[State, Record]):
 
     compatible: str
     """The format of its records. A kernel whose image does not contain the string has no such handler."""
+    freezes: bool = False
+    """A preserved file's size cannot change, nor can holes be made in it."""
 
     @abstractmethod
     def can_preserve(self, file: HostFile) -> bool: ...
@@ -95,6 +97,8 @@ class HandlerTable:
     def __init__(self, handlers: Iterable[FileHandler[Any, Any]]) -> None:
         self._handlers = tuple(handlers)
         self._held: set[Hashable] = set()
+        self.frozen: set[Hashable] = set()
+        """The files whose size cannot change at present."""
 
     def choose(self, file: HostFile) -> FileHandler[Any, Any]:
         """Returns the first handler that can preserve `file`. Raises Errno(ENOENT) if none can."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -188,6 +188,11 @@ class Kernel:
     def vfio(self) -> Vfio | None:
         """Returns the PCI devices of this boot; None for a machine without any."""
         return self._vfio
+
+    @property
+    def frozen_files(self) -> Set[Hashable]:
+        """Returns the identities (`HostFile.identity`) of the files whose size cannot change, as they are preserved."""
+        return frozenset() if self._luo is None else self._luo.frozen_files
 
     def open_liveupdate(self) -> DeviceFile:
         """Opens /dev/liveupdate.

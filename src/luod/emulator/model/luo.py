@@ -7,6 +7,7 @@ those of kernel/liveupdate/luo_core.c, luo_session.c and luo_file.c of Linux 7.3
 from __future__ import annotations
 
 import errno
+from collections.abc import Hashable, Set
 
 from luod.emulator.model.caller import Caller
 from luod.emulator.model.decode import (
@@ -165,6 +166,11 @@ class Luo:
             self.release(file)
             raise
         request.answer({1: fd})
+
+    @property
+    def frozen_files(self) -> Set[Hashable]:
+        """Returns the identities of the preserved files whose size cannot change."""
+        return self._handlers.frozen
 
     def freeze(self) -> None:
         """Freezes every file, or raises Errno with everything as before (luo_session_serialize)."""

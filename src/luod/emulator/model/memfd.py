@@ -1,7 +1,6 @@
 """The handler of memfds, format `memfd-v2`: the files it accepts, the state it keeps, the file it returns.
 
-It follows mm/memfd_luo.c of Linux 7.3; its answers are in docs/kernel.md, 5 and 7. A preserved memfd cannot grow or
-shrink in a real kernel. That is not modelled: the host's own memfd decides it (docs/divergences.md).
+It follows mm/memfd_luo.c of Linux 7.3; its answers are in docs/kernel.md, 5 and 7.
 """
 
 from __future__ import annotations
@@ -47,6 +46,7 @@ class MemfdHandler(FileHandler[MemfdState, MemfdRecord]):
     """Handles any shmem file without a name. `host` makes the new memfd of a retrieve."""
 
     compatible = "memfd-v2"
+    freezes = True
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -68,7 +68,7 @@ class MemfdHandler(FileHandler[MemfdState, MemfdRecord]):
             raise Errno(errno.EOPNOTSUPP)
         if -(-state.size // PAGE) > UINT_MAX:
             raise Errno(errno.EFBIG)
-        file.fill_holes()
+        file.pin()
         return state
 
     def freeze(self, file: HostFile, state: MemfdState) -> None:

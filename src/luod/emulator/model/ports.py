@@ -69,8 +69,11 @@ class HostFile(Protocol):
         """Returns the file offset of the open file description, in bytes."""
         ...
 
-    def fill_holes(self) -> None:
-        """Allocates every page of the file. Raises Errno(ENOMEM), or the errno of the host."""
+    def pin(self) -> None:
+        """Allocates every page of the file and keeps it in use until `close`: F_SEAL_WRITE fails with EBUSY then.
+
+        Raises Errno(ENOMEM), or the errno of the host.
+        """
         ...
 
     def close(self) -> None: ...

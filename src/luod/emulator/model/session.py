@@ -94,6 +94,8 @@ class OutgoingSession:
             file.close()
             raise
         self._files[token] = PreservedFile(token, handler, file, identity, state)
+        if handler.freezes:
+            self._handlers.frozen.add(identity)
 
     def unpreserve(self, token: int) -> None:
         """Stops preserving a file. Raises Errno(ENOENT) for an unknown token."""
@@ -101,6 +103,7 @@ class OutgoingSession:
         if preserved is None:
             raise Errno(errno.ENOENT)
         preserved.handler.unpreserve(preserved.file, preserved.state)
+        self._handlers.frozen.discard(preserved.identity)
         self._handlers.let_go(preserved.identity)
         preserved.file.close()
 

@@ -21,11 +21,13 @@ from luod.emulator.model.results import Blocked, Ending, Jump
 from luod.emulator.trap.fuse.server import FuseNode
 from luod.emulator.trap.kexec_state import KexecState
 from luod.emulator.trap.process.caller import KexecFiles, Segments, Surroundings, Thread
+from luod.emulator.trap.process.frozen import is_refused
 from luod.emulator.trap.process.placeholder import Identity, Placeholders
 from luod.emulator.trap.seccomp.bpf import CALLS, Call
 from luod.emulator.trap.seccomp.notify import Listener, Notification
 from luod.emulator.trap.seccomp.opening import opens_device
 from luod.linux import Fd
+from luod.uapi import seccomp
 
 if TYPE_CHECKING:
     from luod.emulator.model.vfio.files import ModelFile
@@ -233,6 +235,12 @@ class Supervisor:
                 arguments = KexecFiles(thread, notification.arguments)
                 load_flags = notification.arguments[4]
                 self._load(notification, lambda: self._kernel.kexec_file_load(arguments, load_flags, thread))
+            case Call.FTRUNCATE | Call.FTRUNCATE64 | Call.FALLOCATE | Call.MADVISE:
+                narrow = notification.architecture == seccomp.AUDIT_ARCH_I386
+                frozen = self._kernel.frozen_files
+                if frozen and is_refused(thread, call, notification.arguments, frozen, narrow=narrow):
+                    raise Errno(errno.EPERM)
+                self._listener.let_through(notification)
             case Call.OPEN | Call.OPENAT | Call.OPENAT2:
                 self._open(notification, thread, call)
             case None:

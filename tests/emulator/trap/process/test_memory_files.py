@@ -62,7 +62,7 @@ def test_take_over_keeps_what_the_kernel_keeps(flags: int) -> None:
         os.pwrite(memory.fileno(), b"begin", 0)
         os.pwrite(memory.fileno(), b"end", SIZE - 3)
         kept = OpenFile(Fd(os.open(f"/proc/self/fd/{memory.fileno()}", flags)))
-        kept.fill_holes()
+        kept.pin()
         assert os.fstat(memory.fileno()).st_blocks * 512 >= SIZE
         seals = F_SEAL_GROW | F_SEAL_SHRINK
         new = HOST.take_over(kept, size=SIZE, seals=seals, position=77)
@@ -106,7 +106,7 @@ def test_absurd_sizes_are_refused() -> None:
     with linux.memfd("m", 1 << 44) as memory:
         file = OpenFile(memory.duplicate())
         with pytest.raises(Errno) as refused:
-            file.fill_holes()
+            file.pin()
         assert refused.value.code == errno.ENOMEM
         with pytest.raises(Errno) as refused:
             HOST.take_over(file, size=1 << 44, seals=0, position=0)
@@ -131,7 +131,7 @@ def test_holes_become_data(seals: int) -> None:
         os.posix_fallocate(memory.fileno(), 4096, 4096)
         fcntl.fcntl(memory.fileno(), F_ADD_SEALS, seals)
         kept = OpenFile(Fd(os.dup(memory.fileno())))
-        kept.fill_holes()
+        kept.pin()
         assert os.lseek(memory.fileno(), 0, os.SEEK_HOLE) == SIZE
         kept.close()
 

@@ -11,6 +11,7 @@ from luod.uapi import seccomp as uapi
 
 X86_64, I386, AARCH64 = uapi.AUDIT_ARCH_X86_64, uapi.AUDIT_ARCH_I386, uapi.AUDIT_ARCH_AARCH64
 X32 = 0x40000000
+MADV_REMOVE = 9
 
 
 def decide(code: bytes, number: int, architecture: int, *arguments: int) -> int:
@@ -45,9 +46,10 @@ def stops(code: bytes, number: int, architecture: int, *arguments: int) -> bool:
 def test_what_stops(machine: str, architecture: int, trap_opens: bool, group_devices: bool) -> None:
     code = program(trap_opens=trap_opens, group_devices=group_devices, machine=machine)
     calls = dict(NUMBERS[architecture])
-    ioctl = calls.pop(Call.IOCTL)
+    ioctl, madvise = calls.pop(Call.IOCTL), calls.pop(Call.MADVISE)
     expected = {n for c, n in calls.items() if trap_opens or c not in (Call.OPEN, Call.OPENAT, Call.OPENAT2)}
     assert {number for number in range(600) if number != ioctl and stops(code, number, architecture)} == expected
+    assert [advice for advice in range(100) if stops(code, madvise, architecture, 0, 4096, advice)] == [MADV_REMOVE]
     for command in (0xBA00, 0xBA43, 0xBAFF, 0xC048BA00, 0xFFFFFFFF_0000BA00):
         assert stops(code, ioctl, architecture, 3, command), hex(command)
     for command in (0x3B6A, 0xFFFFFFFF_00003B6A):

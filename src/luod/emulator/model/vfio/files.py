@@ -49,8 +49,8 @@ class ModelFile(ABC):
     def position(self) -> int:
         return 0
 
-    def fill_holes(self) -> None:
-        """Does nothing: it has no holes."""
+    def pin(self) -> None:
+        """Does nothing: it has no pages."""
         return
 
     @property

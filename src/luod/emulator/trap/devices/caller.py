@@ -17,6 +17,7 @@ from luod.emulator.model.ports import Errno, HostFile, Kind
 from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.trap.devices.memory import EventFd, ProcessMemory
 from luod.emulator.trap.process.caller import Surroundings, Thread, status_field
+from luod.emulator.trap.process.mappings import mappings
 from luod.emulator.trap.process.memory_files import OpenFile, Stand
 from luod.emulator.trap.process.placeholder import Identity
 from luod.emulator.trap.seccomp.notify import Notification
@@ -111,21 +112,10 @@ def _mapped(
     Mappings of files that `refused` returns true for do not count.
     """
     wanted = "w" if writable else "r"
-    try:
-        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                addresses, permissions, _, device, inode, *_ = line.split(maxsplit=5)
-                first, last = (int(number, 16) for number in addresses.split("-"))
-                if last <= start:
-                    continue
-                if first > start or wanted not in permissions:
-                    return False
-                major, _, minor = device.partition(":")
-                if refused is not None and refused((os.makedev(int(major, 16), int(minor, 16)), int(inode))):
-                    return False
-                start = last
-                if start >= end:
-                    return True
-    except OSError as error:
-        raise Errno(error.errno or errno.ESRCH) from None
-    return False
+    for mapping in mappings(pid, start, end):
+        if mapping.start > start or wanted not in mapping.permissions:
+            return False
+        if refused is not None and refused(mapping.file):
+            return False
+        start = mapping.end
+    return start >= end

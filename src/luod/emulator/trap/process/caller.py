@@ -123,6 +123,20 @@ class Thread:
         except OSError:
             return False
 
+    def opened_for_writing(self, fd: int) -> bool:
+        """Returns whether `fd` has the access mode O_WRONLY or O_RDWR. Raises Errno when it is gone."""
+        try:
+            return bool(os.lstat(b"/proc/%d/fd/%d" % (self.tid, fd)).st_mode & 0o200)
+        except OSError as error:
+            raise Errno(error.errno or errno.ESRCH) from None
+
+    def size(self, fd: int) -> int:
+        """Returns the size of a file of the host: a query to the supervisor's own would deadlock. Raises Errno."""
+        try:
+            return os.stat(b"/proc/%d/fd/%d" % (self.tid, fd)).st_size
+        except OSError as error:
+            raise Errno(error.errno or errno.ESRCH) from None
+
     def read(self, address: int, length: int) -> bytes:
         """Returns `length` bytes of the caller's memory.
 

@@ -32,6 +32,11 @@ _RESERVE: Final = 64 << 20
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_PROT_NONE: Final = 0
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
 def _file_system(fd: int) -> int:
@@ -69,6 +74,8 @@ class OpenFile:
         """Made by `take_over`, and not given to a process yet."""
         self._fd = fd
         self._status = os.fstat(fd.fileno())
+        self._pin = 0
+        """The address of a shared mapping that could be made writable. While there is one, F_SEAL_WRITE is EBUSY."""
 
     def fileno(self) -> int:
         return self._fd.fileno()
@@ -104,7 +111,7 @@ class OpenFile:
         """Opens the same file again, with any access. Raises OSError."""
         return Fd(os.open(f"/proc/self/fd/{self.fileno()}", flags | os.O_CLOEXEC))
 
-    def fill_holes(self) -> None:
+    def pin(self) -> None:
         status = os.fstat(self.fileno())
         missing = status.st_size - status.st_blocks * 512
         if status.st_size == 0:
@@ -113,6 +120,7 @@ class OpenFile:
         try:
             with self.reopen(os.O_RDWR) as writable:
                 os.posix_fallocate(writable.fileno(), 0, status.st_size)
+                self._pin = self._pin or _map(writable)
             with self.reopen(os.O_RDONLY) as readable:
                 _touch(readable, status.st_size)
         except OSError as error:
@@ -139,6 +147,9 @@ class OpenFile:
             os.fchown(self.fileno(), uid, gid)
 
     def close(self) -> None:
+        if self._pin:
+            _libc.munmap(self._pin, mmap.PAGESIZE)
+            self._pin = 0
         self._fd.close()
 
 
@@ -166,11 +177,17 @@ class Stand:
     def position(self) -> int:
         return 0
 
-    def fill_holes(self) -> None:
-        """Does nothing: it has no holes."""
+    def pin(self) -> None:
+        """Does nothing: it has no pages."""
 
     def close(self) -> None:
         """Does nothing: it holds nothing."""
+
+
+def _map(file: Fd) -> int:
+    """Returns the address of a mapping of the file's first page, or 0. Unlike mmap.mmap it does not keep an fd."""
+    address: int = _libc.mmap(None, mmap.PAGESIZE, _PROT_NONE, mmap.MAP_SHARED, file.fileno(), 0)
+    return 0 if address == _MAP_FAILED else address
 
 
 def _touch(file: Fd, size: int) -> None:

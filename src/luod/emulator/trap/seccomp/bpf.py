@@ -1,8 +1,7 @@
 """The seccomp filter: assembles it and installs it on the calling process.
 
-The filter runs at every system call of the machine, so it is short: one comparison for each trapped call, by
-architecture. `machine` assembles it before it starts an init, and the init installs it on itself. `trap.supervisor`
-answers the calls.
+It has one comparison for each trapped call, by architecture. `machine` assembles it before it starts an init, and the
+init installs it on itself. `trap.supervisor` answers the calls.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ import ctypes
 import enum
 import errno
 import platform
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from luod.linux import Fd, syscall
 from luod.uapi import liveupdate, vfio
@@ -25,6 +25,10 @@ class Call(enum.Enum):
     REBOOT = "reboot"
     KEXEC_LOAD = "kexec_load"
     KEXEC_FILE_LOAD = "kexec_file_load"
+    FTRUNCATE = "ftruncate"
+    FTRUNCATE64 = "ftruncate64"
+    FALLOCATE = "fallocate"
+    MADVISE = "madvise"
     OPEN = "open"
     OPENAT = "openat"
     OPENAT2 = "openat2"
@@ -33,14 +37,17 @@ class Call(enum.Enum):
 NUMBERS: Final[dict[int, dict[Call, int]]] = {
     uapi.AUDIT_ARCH_X86_64: {
         Call.IOCTL: 16, Call.REBOOT: 169, Call.KEXEC_LOAD: 246, Call.KEXEC_FILE_LOAD: 320,
+        Call.FTRUNCATE: 77, Call.FALLOCATE: 285, Call.MADVISE: 28,
         Call.OPEN: 2, Call.OPENAT: 257, Call.OPENAT2: 437,
     },
     uapi.AUDIT_ARCH_I386: {
         Call.IOCTL: 54, Call.REBOOT: 88, Call.KEXEC_LOAD: 283,
+        Call.FTRUNCATE: 93, Call.FTRUNCATE64: 194, Call.FALLOCATE: 324, Call.MADVISE: 219,
         Call.OPEN: 5, Call.OPENAT: 295, Call.OPENAT2: 437,
     },
     uapi.AUDIT_ARCH_AARCH64: {
         Call.IOCTL: 29, Call.REBOOT: 142, Call.KEXEC_LOAD: 104, Call.KEXEC_FILE_LOAD: 294,
+        Call.FTRUNCATE: 46, Call.FALLOCATE: 47, Call.MADVISE: 233,
         Call.OPENAT: 56, Call.OPENAT2: 437,
     },
 }  # fmt: skip
@@ -61,11 +68,55 @@ _HOST_ARCHITECTURES: Final = {
     "x86_64": (uapi.AUDIT_ARCH_X86_64, uapi.AUDIT_ARCH_I386),
     "aarch64": (uapi.AUDIT_ARCH_AARCH64,),
 }
+_MADV_REMOVE: Final = 9
 _OPENS: Final = frozenset({Call.OPEN, Call.OPENAT, Call.OPENAT2})
+
+
+class _Jump(NamedTuple):
+    """A comparison with `value`, and the labels where it leads; "" is the next instruction."""
+
+    value: int
+    if_equal: str
+    otherwise: str = ""
+
+
+_Line = bytes | _Jump | str
+"""An instruction, a comparison, or the label of the next line."""
 
 
 def _instruction(code: int, k: int, if_true: int = 0, if_false: int = 0) -> bytes:
     return uapi.SOCK_FILTER.pack(code, if_true, if_false, k)
+
+
+_ALLOW: Final = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ALLOW)
+_NOTIFY: Final = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_USER_NOTIF)
+_DONE: Final = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ERRNO)  # with errno 0, which is success
+
+
+def _argument(index: int) -> bytes:
+    """Returns the instruction that loads the low half of an argument."""
+    return _instruction(uapi.BPF_LD_W_ABS, uapi.DATA_ARGS + 8 * index)
+
+
+def _assemble(lines: Iterable[_Line]) -> bytes:
+    """Returns the instructions. Jumps lead forwards only."""
+    code: list[bytes | _Jump] = []
+    labels: dict[str, int] = {}
+    for line in lines:
+        if isinstance(line, str):
+            labels[line] = len(code)
+        else:
+            code.append(line)
+
+    def distance(label: str, at: int) -> int:
+        return labels[label] - at - 1 if label else 0
+
+    return b"".join(
+        line
+        if isinstance(line, bytes)
+        else _instruction(uapi.BPF_JMP_JEQ_K, line.value, distance(line.if_equal, at), distance(line.otherwise, at))
+        for at, line in enumerate(code)
+    )
 
 
 def program(*, trap_opens: bool, group_devices: bool = False, machine: str | None = None) -> bytes:
@@ -77,36 +128,40 @@ def program(*, trap_opens: bool, group_devices: bool = False, machine: str | Non
     architectures = _HOST_ARCHITECTURES.get(machine or platform.machine())
     if architectures is None:
         raise OSError(errno.ENOSYS, f"no system call numbers for {machine or platform.machine()}")
-    allow = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ALLOW)
-    notify = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_USER_NOTIF)
-    done = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ERRNO)  # with errno 0, which is success
-    code = [_instruction(uapi.BPF_LD_W_ABS, uapi.DATA_ARCH)]
+    lines: list[_Line] = [_instruction(uapi.BPF_LD_W_ABS, uapi.DATA_ARCH)]
     for architecture in architectures:
         calls = {c: n for c, n in NUMBERS[architecture].items() if trap_opens or c not in _OPENS}
-        ioctl = calls.pop(Call.IOCTL)
-        # It compares only the type byte of an ioctl's number. All others never leave the kernel.
-        command = [
-            _instruction(uapi.BPF_LD_W_ABS, uapi.DATA_ARGS + 8),
-            _instruction(uapi.BPF_ALU_AND_K, 0xFF00),
-            _instruction(uapi.BPF_JMP_JEQ_K, liveupdate.LIVEUPDATE_IOCTL_TYPE << 8, len(calls) + 3, 0),
-            allow,
-        ]
-        if group_devices:
-            to_notify = len(command) - 1 + len(calls) + 2
-            command.insert(1, _instruction(uapi.BPF_JMP_JEQ_K, vfio.VFIO_GROUP_GET_DEVICE_FD, to_notify, 0))
-        block = [
+        lines += [
+            _Jump(architecture, "", f"not {architecture}"),
             _instruction(uapi.BPF_LD_W_ABS, uapi.DATA_NR),
-            _instruction(uapi.BPF_JMP_JEQ_K, ioctl, 0, len(command)),
-            *command,
+            # These two are decided by an argument. All other calls are decided by their number, and the kernel keeps
+            # such a decision of a filter that allows: it does not run the filter again (SECCOMP_CACHE).
+            _Jump(calls.pop(Call.IOCTL), "ioctl"),
+            _Jump(calls.pop(Call.MADVISE), "madvise"),
+            *(_Jump(number, "notify") for number in calls.values()),
+            _Jump(SYNC[architecture], "done", "allow"),
+            f"not {architecture}",
         ]
-        numbers = list(calls.values())
-        for index, number in enumerate(numbers):
-            block.append(_instruction(uapi.BPF_JMP_JEQ_K, number, len(numbers) - index + 1, 0))
-        block += [_instruction(uapi.BPF_JMP_JEQ_K, SYNC[architecture], 2, 0), allow, notify, done]
-        code.append(_instruction(uapi.BPF_JMP_JEQ_K, architecture, 0, len(block)))
-        code += block
-    code.append(allow)
-    return b"".join(code)
+    lines += [
+        "allow",
+        _ALLOW,
+        "ioctl",
+        _argument(1),
+        *([_Jump(vfio.VFIO_GROUP_GET_DEVICE_FD, "notify")] if group_devices else []),
+        # Only the type byte of an ioctl's number counts. All others never leave the kernel.
+        _instruction(uapi.BPF_ALU_AND_K, 0xFF00),
+        _Jump(liveupdate.LIVEUPDATE_IOCTL_TYPE << 8, "notify", "other argument"),
+        "madvise",
+        _argument(2),
+        _Jump(_MADV_REMOVE, "notify", "other argument"),
+        "other argument",
+        _ALLOW,
+        "notify",
+        _NOTIFY,
+        "done",
+        _DONE,
+    ]
+    return _assemble(lines)
 
 
 class _SockFprog(ctypes.Structure):
