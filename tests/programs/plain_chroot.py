@@ -35,6 +35,12 @@ def bind_all(source: Path, target: Path, *, without: Path) -> None:
                 mount(str(entry), target / entry.name, "", MS_BIND | MS_REC)
 
 
+def mounts() -> list[list[str]]:
+    """Returns the mounts, without the directory that each shows: another program may delete it meanwhile."""
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [line[:3] + line[4:] for line in lines]
+
+
 def main() -> int:
     directory, command = Path(sys.argv[1]), sys.argv[2:]
     syscall("unshare", CLONE_NEWNS)
@@ -45,9 +51,9 @@ def main() -> int:
     bind_all(Path("/"), root, without=directory)
     (root / "tmp").mkdir(exist_ok=True)
     mount("none", Path("/"), "", MS_REC | MS_SHARED)
-    before = Path("/proc/self/mountinfo").read_bytes()
+    before = mounts()
     status = subprocess.call(["chroot", str(root), *command])
-    return status if Path("/proc/self/mountinfo").read_bytes() == before else 99
+    return status if mounts() == before else 99
 
 
 sys.exit(main())
