@@ -65,13 +65,12 @@ def test_a_mapped_bar_is_no_memory_to_iommufd_and_some_to_type1(run_devices: Run
         address = ctypes.addressof(ctypes.c_char.from_buffer(bar))
         layout = vfio.IOMMU_TYPE1_DMA_MAP
         fcntl.ioctl(container, vfio.VFIO_IOMMU_MAP_DMA, layout.pack(layout.size, 3, address, MAPPED_AT, 16384))
-        context = open_iommufd()
-        space = ioas(context)
+        context, space = attached(os.open(take("0000:02:00.0"), os.O_RDWR))
         assert errno_of(map_memory, context, space, address, 16384) == errno.EFAULT
         around = mmap.mmap(-1, 16384)
         map_memory(context, space, ctypes.addressof(ctypes.c_char.from_buffer(around)), 16384)
     """
-    run_devices(source)
+    run_devices(source, "--vfio", "0000:01:00.0", "--vfio", "0000:02:00.0")
 
 
 def test_memory_of_a_process_that_ended(run_devices: RunDevices) -> None:

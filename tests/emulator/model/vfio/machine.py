@@ -15,7 +15,7 @@ from luod.emulator.model.results import Blocked, Jump, Waiting
 from luod.emulator.model.vfio.bus import Bus
 from luod.emulator.model.vfio.files import Mapping, ModelFile
 from luod.emulator.model.vfio.hardware.description import DeviceDescription, parse_device
-from luod.emulator.model.vfio.ports import EventFd, Memory
+from luod.emulator.model.vfio.ports import EventFd, MappableMemory, Memory
 from luod.emulator.model.vfio.rules import RULES
 from luod.emulator.model.vfio.sysfs.sysfs import Directory, Link
 from luod.emulator.model.vfio.vfio import Vfio
@@ -63,7 +63,7 @@ class DeviceWorld(World):
         self.bars += bars
         return bars
 
-    def pin_file(self, file: HostFile, offset: int, length: int) -> Memory:
+    def pin_file(self, file: HostFile, offset: int, length: int) -> MappableMemory:
         assert isinstance(file, Reference)
         assert isinstance(file.description.target, Inode)
         if offset + length > len(file.description.target.data):
@@ -169,10 +169,7 @@ class Vmm(Process):
             raise Errno(errno.EINVAL)
         return Event(self.world.events, target)
 
-    def pin(self, address: int, length: int, *, writable: bool, bars_too: bool = False) -> Memory:
-        self.read(address, length)
-        if writable and not self.writable(address, length):
-            raise Errno(errno.EFAULT)
+    def memory(self, address: int, length: int) -> MappableMemory:
         return Pinned(self.world.pinned, self, address, length)
 
     # The program.

@@ -5,6 +5,9 @@ Each is in a list of the machine while it is held, so that a test sees a leak of
 
 from __future__ import annotations
 
+import errno
+
+from luod.emulator.model.ports import Errno
 from luod.emulator.model.vfio.ports import Memory
 from tests.emulator.model.world import Counter, Inode, Process
 
@@ -45,6 +48,11 @@ class Pinned:
         self.size = length
         pinned.append(self)
 
+    def pin(self, *, writable: bool, bars_too: bool = False) -> None:
+        self._process.read(self._address, self.size)
+        if writable and not self._process.writable(self._address, self.size):
+            raise Errno(errno.EFAULT)
+
     def read(self, offset: int, length: int) -> bytes:
         return self._process.read(self._address + offset, length)
 
@@ -64,6 +72,9 @@ class PinnedFile:
         self._start = start
         self.size = length
         pinned.append(self)
+
+    def pin(self, *, writable: bool, bars_too: bool = False) -> None:
+        """Does nothing: the file has its pages."""
 
     def read(self, offset: int, length: int) -> bytes:
         start = self._start + offset

@@ -33,6 +33,17 @@ class Memory(Protocol):
     def close(self) -> None: ...
 
 
+class MappableMemory(Memory, Protocol):
+    """Memory for DMA. That of a process is at an address, where none need be yet, and ends with the process."""
+
+    def pin(self, *, writable: bool, bars_too: bool = False) -> None:
+        """Raises Errno(EFAULT) where there is no memory, or if `writable` and it is read-only.
+
+        `bars_too` accepts a mapped BAR of a device, as type1 does and iommufd never does.
+        """
+        ...
+
+
 class EventFd(Protocol):
     """A reference to a process's eventfd, held until `close`."""
 
@@ -53,7 +64,7 @@ class DeviceHost(Host, Protocol):
         """
         ...
 
-    def pin_file(self, file: HostFile, offset: int, length: int) -> Memory:
+    def pin_file(self, file: HostFile, offset: int, length: int) -> MappableMemory:
         """Returns that part of a memfd's contents, as DMA reaches it. Raises Errno(EINVAL) beyond the file's end.
 
         `file` stays the caller's and may be closed before the memory.
@@ -73,12 +84,6 @@ class DeviceCaller(Caller, Protocol):
         """Returns the eventfd. Raises Errno(EBADF) for a closed fd, Errno(EINVAL) for another kind of file."""
         ...
 
-    def pin(self, address: int, length: int, *, writable: bool, bars_too: bool = False) -> Memory:
-        """Returns the caller's memory as DMA reaches it.
-
-        Raises Errno(EFAULT) without memory, or if `writable` and read-only.
-
-        `bars_too` accepts a mapped BAR of a device, as type1 does and iommufd never does. The memory is reachable while
-        the caller lives.
-        """
+    def memory(self, address: int, length: int) -> MappableMemory:
+        """Returns the caller's memory as DMA reaches it."""
         ...

@@ -17,7 +17,6 @@ from luod.emulator.model.ports import Errno, HostFile, Kind
 from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.trap.devices.memory import EventFd, ProcessMemory
 from luod.emulator.trap.process.caller import Surroundings, Thread, status_field
-from luod.emulator.trap.process.mappings import mappings
 from luod.emulator.trap.process.memory_files import OpenFile, Stand
 from luod.emulator.trap.process.placeholder import Identity
 from luod.emulator.trap.seccomp.notify import Notification
@@ -92,30 +91,10 @@ class DeviceThread(Thread):
             raise Errno(errno.EINVAL)
         return EventFd(taken)
 
-    def pin(self, address: int, length: int, *, writable: bool, bars_too: bool = False) -> ProcessMemory:
+    def memory(self, address: int, length: int) -> ProcessMemory:
         pid = int(status_field(self.tid, "Tgid:"))
-        refused = None if bars_too else self._devices.is_ours
-        if not _mapped(pid, address, address + length, writable=writable, refused=refused):
-            raise Errno(errno.EFAULT)
         try:
             process = Fd(linux.syscall("pidfd_open", pid, 0))
         except OSError as error:
             raise Errno(error.errno or errno.ESRCH) from None
-        return ProcessMemory(process, pid, address, length)
-
-
-def _mapped(
-    pid: int, start: int, end: int, *, writable: bool, refused: Callable[[Identity], bool] | None = None
-) -> bool:
-    """Returns whether the process may write (or read) every byte from `start` to `end`.
-
-    Mappings of files that `refused` returns true for do not count.
-    """
-    wanted = "w" if writable else "r"
-    for mapping in mappings(pid, start, end):
-        if mapping.start > start or wanted not in mapping.permissions:
-            return False
-        if refused is not None and refused(mapping.file):
-            return False
-        start = mapping.end
-    return start >= end
+        return ProcessMemory(process, pid, address, length, self._devices.is_ours)

@@ -16,7 +16,9 @@ from collections.abc import Callable, Sequence
 from luod import linux
 from luod.emulator.model.ports import Errno, HostFile
 from luod.emulator.trap.process import process_memory
+from luod.emulator.trap.process.mappings import mappings
 from luod.emulator.trap.process.memory_files import HostMemory, OpenFile
+from luod.emulator.trap.process.placeholder import Identity
 from luod.linux import Fd
 from luod.uapi import vfio
 
@@ -70,6 +72,9 @@ class FileMemory:
         self._offset = offset
         self.size = length
 
+    def pin(self, *, writable: bool, bars_too: bool = False) -> None:
+        """Does nothing: the file has its pages."""
+
     def read(self, offset: int, length: int) -> bytes:
         data = os.pread(self._file.fileno(), length, self._offset + offset)
         if len(data) < length:  # Truncated since. A real kernel would still have the pages.
@@ -91,11 +96,26 @@ class ProcessMemory:
     pid.
     """
 
-    def __init__(self, process: Fd, pid: int, address: int, length: int) -> None:
+    def __init__(self, process: Fd, pid: int, address: int, length: int, is_bar: Callable[[Identity], bool]) -> None:
+        """`is_bar` returns whether a file is the supervisor's own, and so a mapping of it that of a BAR."""
         self._process = process
         self._pid = pid
         self._address = address
         self.size = length
+        self._is_bar = is_bar
+
+    def pin(self, *, writable: bool, bars_too: bool = False) -> None:
+        self._check()
+        wanted = "w" if writable else "r"
+        position, end = self._address, self._address + self.size
+        for mapping in mappings(self._pid, position, end):
+            if mapping.start > position or wanted not in mapping.permissions:
+                break
+            if not bars_too and self._is_bar(mapping.file):
+                break
+            position = mapping.end
+        if position < end:
+            raise Errno(errno.EFAULT)
 
     def _check(self) -> None:
         try:

@@ -119,13 +119,49 @@ def test_map_checks(vmm: Vmm, iommu: int, ioas: int) -> None:
     assert vmm.map(iommu, ioas, RAM, 0, 0) == -EINVAL
     assert vmm.map(iommu, ioas, BIG - 4096, 8192, 0) == -EOVERFLOW
     assert vmm.map(iommu, ioas, RAM, 8192, BIG - 4095) == -EOVERFLOW
-    assert vmm.map(iommu, ioas, RAM + 15 * 4096, 8192, 0) == -EFAULT
-    assert vmm.map(iommu, ioas, READ_ONLY, 4096, 0) == -EFAULT
     assert vmm.map(iommu, ioas, READ_ONLY, 4096, 0, flags=4) == 0
     assert vmm.map(iommu, ioas, RAM, 4096, 0) == -EEXIST
     assert vmm.map(iommu, ioas, RAM, 8192, 1 << 63) == 1 << 63
     assert vmm.map(iommu, ioas, RAM, 4096, BIG - 4095) == BIG - 4095
     assert vmm.unmap(iommu, ioas, BIG - 4095, 4096) == 4096
+
+
+@pytest.mark.parametrize(("address", "flags"), [(RAM + 15 * 4096, 7), (READ_ONLY, 7), (RAM + 15 * 4096, 5)])
+def test_memory_is_looked_at_once_there_is_a_page_table(
+    world: DeviceWorld, vmm: Vmm, iommu: int, ioas: int, address: int, flags: int
+) -> None:
+    device = number(vmm.bind(number(vmm.open_cdev(A)), iommu))
+    assert vmm.map(iommu, ioas, address, 8192, 0, flags=flags) == 0
+    assert vmm.hwpt(iommu, device, ioas) == -EFAULT
+    assert vmm.unmap(iommu, ioas, 0, BIG) == 8192
+    assert number(vmm.hwpt(iommu, device, ioas))
+    assert vmm.map(iommu, ioas, address, 8192, 0, flags=flags) == -EFAULT
+    assert world.pinned == []
+
+
+def test_memory_that_begins_inside_a_page(world: DeviceWorld, vmm: Vmm, iommu: int, ioas: int) -> None:
+    huge, write = 1, 0
+    device = number(vmm.bind(number(vmm.open_cdev(A)), iommu))
+    assert vmm.map(iommu, ioas, RAM + 2048, 4096, 0) == 0
+    assert vmm.hwpt(iommu, device, ioas) == -EADDRINUSE
+    assert option(vmm, iommu, huge, write, thing=ioas, value=0) == -EADDRINUSE
+    assert option(vmm, iommu, huge, 1, thing=ioas) == 1
+    assert vmm.unmap(iommu, ioas, 0, BIG) == 4096
+    assert option(vmm, iommu, huge, write, thing=ioas, value=0) == 0
+    assert vmm.map(iommu, ioas, RAM + 2048, 4096, 0) == -EINVAL
+    assert option(vmm, iommu, huge, write, thing=ioas, value=1) == 1
+    assert number(vmm.hwpt(iommu, device, ioas))
+    assert vmm.map(iommu, ioas, RAM + 2048, 4096, 0) == -EINVAL
+    assert vmm.map_file(iommu, ioas, vmm.memfd(bytes(8192)), 512, 4096, 0) == -EINVAL
+    assert world.pinned == []
+
+
+def test_a_copy_of_memory_that_begins_inside_a_page(vmm: Vmm, iommu: int, ioas: int, table: int) -> None:
+    other = vmm.ioas(iommu)
+    assert vmm.map(iommu, other, RAM + 2048, 4096, 0) == 0
+    argument = uapi.IOAS_COPY.pack(40, 7, ioas, other, 4096, 0, 0)
+    assert vmm.call(iommu, uapi.IOMMU_IOAS_COPY, argument) == -EINVAL
+    assert vmm.unmap(iommu, ioas, 0, BIG) == 0
 
 
 def test_anywhere_is_the_first_aligned_hole(vmm: Vmm, iommu: int, ioas: int) -> None:
@@ -376,3 +412,48 @@ def test_an_iommufd_poses_as_a_container(world: DeviceWorld, vmm: Vmm, iommu: in
     vmm.close(device)
     assert number(vmm.open("/dev/vfio/1"))
     assert world.vfio.functions[0].device.dma is None
+
+
+def test_a_container_that_is_an_iommufd_cuts_mappings_as_type_1(vmm: Vmm, iommu: int) -> None:
+    group = number(vmm.open("/dev/vfio/1"))
+    vmm.set_container(group, iommu)
+    vmm.ioctl(iommu, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1_IOMMU)
+    assert vmm.call(iommu, vfio.VFIO_IOMMU_MAP_DMA, vfio.IOMMU_TYPE1_DMA_MAP.pack(32, 3, RAM, 0x10000, 0x8000)) == 0
+    device = number(vmm.get_device(group, A))
+    vmm.poke(RAM, bytes(range(8)) * 4096)
+
+    assert unmap_dma(vmm, iommu, 0x12000, 0x2000) == (0, 0x2000)
+    assert unmap_dma(vmm, iommu, 0x12000, 0x1000) == (0, 0)
+    assert unmap_dma(vmm, iommu, 0x10800, 0x800) == (-EINVAL, 0x800), "inside a page, and nothing is written back"
+    assert unmap_dma(vmm, iommu, 0xF000, 0x2000) == (0, 0x1000)
+
+    vmm.set_config(device, 4, 6)
+    vmm.pwrite(device, 0x18, (0x14000).to_bytes(8, "little") + (4).to_bytes(8, "little") + b"\x42")
+    vmm.pwrite(device, 0x08, b"\3")
+    assert vmm.read(RAM + 0x4000, 8) == b"BBBB\4\5\6\7", "what is left leads to the same memory"
+    assert unmap_dma(vmm, iommu, 0, 1 << 40) == (0, 0x5000)
+
+
+def test_a_failed_unmap_of_a_container_that_is_an_iommufd_says_how_much_it_unmapped(vmm: Vmm, iommu: int) -> None:
+    group = number(vmm.open("/dev/vfio/1"))
+    vmm.set_container(group, iommu)
+    vmm.ioctl(iommu, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1v2_IOMMU)
+    for start in (0x10000, 0x14000):
+        vmm.call(iommu, vfio.VFIO_IOMMU_MAP_DMA, vfio.IOMMU_TYPE1_DMA_MAP.pack(32, 3, RAM, start, 0x4000))
+    assert unmap_dma(vmm, iommu, 0x11000, 0x1000) == (-ENOENT, 0)
+    assert unmap_dma(vmm, iommu, 0x10000, 0) == (-EINVAL, 0)
+    assert unmap_dma(vmm, iommu, 0x10000, 0x5000) == (-ENOENT, 0x4000)
+    assert unmap_dma(vmm, iommu, 0x14000, 0x4000) == (0, 0x4000)
+
+
+def unmap_dma(vmm: Vmm, iommu: int, start: int, length: int) -> tuple[object, int]:
+    """Returns the result of VFIO_IOMMU_UNMAP_DMA, and the size in its structure afterwards."""
+    layout = vfio.IOMMU_TYPE1_DMA_UNMAP
+    result = vmm.call(iommu, vfio.VFIO_IOMMU_UNMAP_DMA, layout.pack(24, 0, start, length))
+    return result, layout.unpack(vmm.read(SCRATCH, 24))[3]
+
+
+def test_get_info_looks_at_its_size_before_the_address_space(vmm: Vmm, iommu: int) -> None:
+    layout = vfio.IOMMU_TYPE1_INFO
+    assert vmm.call(iommu, vfio.VFIO_IOMMU_GET_INFO, layout.pack(15, 0, 0, 0, 0)) == -EINVAL
+    assert vmm.call(iommu, vfio.VFIO_IOMMU_GET_INFO, layout.pack(16, 0, 0, 0, 0)) == -ENODEV

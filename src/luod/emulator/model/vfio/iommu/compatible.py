@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from luod.emulator.model.ports import Errno
+from luod.emulator.model.ports import PAGE, Errno
 from luod.emulator.model.vfio import argsz
 from luod.emulator.model.vfio.iommu.context import Context
+from luod.emulator.model.vfio.iommu.ioas import PartOfMapping
 from luod.emulator.model.vfio.iommu.memory import ADDRESS_MAXIMUM
 from luod.emulator.model.vfio.iommu.vfio_info import EXTENSIONS, get_info
 from luod.emulator.model.vfio.ports import DeviceCaller
@@ -31,7 +32,7 @@ def ioctl(context: Context, command: int, argument: int, caller: DeviceCaller) -
         case uapi.VFIO_SET_IOMMU:
             return _set_iommu(context, argument)
         case uapi.VFIO_IOMMU_GET_INFO:
-            return get_info(context.compatible.ranges(), _AVAILABLE, argument, caller)
+            return get_info(lambda: context.compatible.ranges(), _AVAILABLE, argument, caller)
         case uapi.VFIO_IOMMU_MAP_DMA:
             return _map(context, argument, caller)
         case uapi.VFIO_IOMMU_UNMAP_DMA:
@@ -67,14 +68,17 @@ def _map(context: Context, argument: int, caller: DeviceCaller) -> int:
         raise Errno(errno.EOVERFLOW)
     start = ioas.place(start, length, address)
     writable = bool(flags & uapi.VFIO_DMA_MAP_FLAG_WRITE)
-    memory = caller.pin(address, length, writable=writable)
+    memory = caller.memory(address, length)
     readable = bool(flags & uapi.VFIO_DMA_MAP_FLAG_READ)
-    ioas.map(start, length, memory, None, readable=readable, writable=writable)
+    ioas.map(start, length, memory, None, page_offset=address % PAGE, readable=readable, writable=writable)
     return 0
 
 
 def _unmap(context: Context, argument: int, caller: DeviceCaller) -> int:
-    """Unmaps. Raises Errno: EINVAL, ENODEV, ENOENT for part of a mapping. A range without mappings is not an error."""
+    """Unmaps, and writes the number of bytes into the structure, also when that fails. VFIO_TYPE1_IOMMU cuts mappings.
+
+    Raises Errno: EINVAL, ENODEV, EOVERFLOW, and ENOENT for part of a mapping. A range without mappings is not an error.
+    """
     layout = uapi.IOMMU_TYPE1_DMA_UNMAP
     size, flags, start, length = argsz.read(caller, argument, layout)
     if flags & ~uapi.VFIO_DMA_UNMAP_FLAG_ALL:
@@ -85,6 +89,14 @@ def _unmap(context: Context, argument: int, caller: DeviceCaller) -> int:
             raise Errno(errno.EINVAL)
         done = ioas.unmap_all()
     else:
-        done = ioas.unmap(start, length)
+        if not ioas.large_pages:
+            for place in (start + length, start):
+                ioas.cut(place & ADDRESS_MAXIMUM)
+        try:
+            done = ioas.unmap(start, length)
+        except Errno as error:
+            done = error.done if isinstance(error, PartOfMapping) else 0
+            argsz.write(caller, argument, layout, (size, flags, start, done), layout.size)
+            raise
     argsz.write(caller, argument, layout, (size, flags, start, done), layout.size)
     return 0

@@ -19,11 +19,19 @@ from luod.emulator.model.vfio.iommu.memory import (
     reserved,
     usable,
 )
-from luod.emulator.model.vfio.ports import Memory
+from luod.emulator.model.vfio.ports import MappableMemory
 
 _HUGE_PAGE: Final = 2 << 20
 Range = tuple[int, int]
 """First and last address, both included."""
+
+
+class PartOfMapping(Errno):
+    """The range ends inside of a mapping (ENOENT). `done` bytes of mappings before it were unmapped."""
+
+    def __init__(self, done: int) -> None:
+        super().__init__(errno.ENOENT)
+        self.done = done
 
 
 class Ioas:
@@ -52,19 +60,34 @@ class Ioas:
         self._allowed = ranges
 
     def add_page_table(self) -> None:
-        """Counts a page table. Raises Errno(EADDRINUSE) when a mapping is where the IOMMU cannot translate."""
+        """Counts a page table.
+
+        Raises Errno: EADDRINUSE when a mapping is where the IOMMU cannot translate, EFAULT for one without memory.
+        """
         if not self.page_tables:
-            if any(reserved(area.start, area.last) or (area.start | area.length) % PAGE for area in self.space):
+            self._need_whole_pages()
+            if any(reserved(area.start, area.last) for area in self.space):
                 raise Errno(errno.EADDRINUSE)
             if any(reserved(*each) for each in self._allowed):
                 raise Errno(errno.EADDRINUSE)
+            for area in self.space:
+                area.pages.pin()
         self.page_tables += 1
 
     def disable_large_pages(self) -> None:
-        """Disables large pages. Raises Errno(EINVAL) once there is a mapping in a page table."""
+        """Disables large pages.
+
+        Raises Errno: EINVAL once there is a mapping in a page table, EADDRINUSE for one of a part of a page.
+        """
         if self.large_pages and self.page_tables and len(self.space):
             raise Errno(errno.EINVAL)
+        if self.large_pages:
+            self._need_whole_pages()
         self.large_pages = False
+
+    def _need_whole_pages(self) -> None:
+        if any((area.start | area.length | area.page_offset) % PAGE for area in self.space):
+            raise Errno(errno.EADDRINUSE)
 
     def place(self, start: int | None, length: int, memory_address: int) -> int:
         """Returns the address for a mapping of `length` bytes; `start` None: any address.
@@ -113,11 +136,35 @@ class Ioas:
         raise Errno(errno.ENOSPC)
 
     def map(
-        self, start: int, length: int, memory: Memory, file: FileBacking | None, *, readable: bool, writable: bool
+        self,
+        start: int,
+        length: int,
+        memory: MappableMemory,
+        file: FileBacking | None,
+        *,
+        page_offset: int,
+        readable: bool,
+        writable: bool,
     ) -> None:
-        """Maps at an address that `place` returned. Owns `memory`."""
-        pages = Pages(memory, file, writable=writable)
-        self.space.insert(Area(start, length, pages, 0, readable, writable))
+        """Maps at an address that `place` returned. Owns `memory`.
+
+        Raises Errno: EINVAL for memory that begins inside a page, EFAULT. The memory is looked at once there is a page
+        table.
+        """
+        pages = Pages(memory, file, page_offset=page_offset, writable=writable)
+        area = Area(start, length, pages, 0, readable, writable)
+        try:
+            self._check_memory(area)
+        except Errno:
+            pages.put()
+            raise
+        self.space.insert(area)
+
+    def _check_memory(self, area: Area) -> None:
+        if area.page_offset % self.alignment:
+            raise Errno(errno.EINVAL)
+        if self.page_tables:
+            area.pages.pin()
 
     def copy_from(
         self, source: Ioas, source_start: int, length: int, start: int | None, *, readable: bool, writable: bool
@@ -139,16 +186,27 @@ class Ioas:
         if writable and not all(area.pages.writable for area, _, _ in pieces):
             raise Errno(errno.EPERM)
         position = start
+        copies: list[Area] = []
         for area, offset, size in pieces:
-            pages = area.pages.reference()
-            self.space.insert(Area(position, size, pages, area.offset + offset, readable, writable))
+            copies.append(Area(position, size, area.pages, area.offset + offset, readable, writable))
+            self._check_memory(copies[-1])
             position += size
+        for copy in copies:
+            copy.pages.reference()
+            self.space.insert(copy)
         return start
+
+    def cut(self, start: int) -> None:
+        """Makes two mappings of one with bytes on both sides of `start`. Raises Errno: EINVAL inside a page, EBUSY."""
+        self._need_mutable()
+        if start % self.alignment and next(self.space.overlapping(start, start), None) is not None:
+            raise Errno(errno.EINVAL)
+        self.space.cut(start)
 
     def unmap(self, start: int, length: int) -> int:
         """Unmaps, and returns the number of bytes.
 
-        Raises Errno: EINVAL, EOVERFLOW, ENOENT for part of a mapping (mappings before it are unmapped), EBUSY.
+        Raises Errno: EINVAL, EOVERFLOW, EBUSY, and `PartOfMapping` (ENOENT).
         """
         self._need_mutable()
         if not length:
@@ -159,7 +217,7 @@ class Ioas:
         done = 0
         for area in list(self.space.overlapping(start, last)):
             if area.start < start or area.last > last:
-                raise Errno(errno.ENOENT)
+                raise PartOfMapping(done)
             self.space.remove(area)
             done += area.length
         return done

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from luod.emulator.model.decode import Command, Request, decode
-from luod.emulator.model.ports import Errno, Kind
+from luod.emulator.model.ports import PAGE, Errno, Kind
 from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.iommu import compatible
 from luod.emulator.model.vfio.iommu.context import BoundDevice, Context, PageTable
@@ -141,9 +141,9 @@ class IommufdFile(ModelFile):
         if address + length > ADDRESS_MAXIMUM:
             raise Errno(errno.EOVERFLOW)
         start = ioas.place(start if fixed else None, length, address)
-        memory = caller.pin(address, length, writable=writable)
+        memory = caller.memory(address, length)
         readable = bool(flags & uapi.IOMMU_IOAS_MAP_READABLE)
-        ioas.map(start, length, memory, None, readable=readable, writable=writable)
+        ioas.map(start, length, memory, None, page_offset=address % PAGE, readable=readable, writable=writable)
         request.answer({6: start})
 
     def _map_file(self, request: Request, caller: DeviceCaller) -> None:
@@ -164,7 +164,7 @@ class IommufdFile(ModelFile):
         finally:
             file.close()
         readable = bool(flags & uapi.IOMMU_IOAS_MAP_READABLE)
-        ioas.map(start, length, memory, backing, readable=readable, writable=writable)
+        ioas.map(start, length, memory, backing, page_offset=offset % PAGE, readable=readable, writable=writable)
         request.answer({6: start})
 
     def _mapping(self, flags: int, number: int, start: int, length: int) -> tuple[Ioas, bool, bool]:

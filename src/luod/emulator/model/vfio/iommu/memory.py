@@ -12,8 +12,8 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from luod.emulator.model.ports import Errno
-from luod.emulator.model.vfio.ports import Memory
+from luod.emulator.model.ports import PAGE, Errno
+from luod.emulator.model.vfio.ports import MappableMemory
 
 ADDRESS_MAXIMUM: Final = (1 << 64) - 1
 APERTURE_LAST: Final = (1 << 48) - 1
@@ -34,13 +34,19 @@ class FileBacking:
 
 
 class Pages:
-    """Pinned memory that several mappings may share. Made with one reference; the last one unpins it."""
+    """Memory that several mappings may share. Made with one reference; the last one closes it."""
 
-    def __init__(self, memory: Memory, file: FileBacking | None, *, writable: bool) -> None:
+    def __init__(self, memory: MappableMemory, file: FileBacking | None, *, page_offset: int, writable: bool) -> None:
+        """`page_offset`: where in a page the memory begins, in bytes."""
         self.memory = memory
         self.file = file
+        self.page_offset = page_offset
         self.writable = writable
         self._references = 1
+
+    def pin(self) -> None:
+        """Raises Errno(EFAULT) for memory that is not there."""
+        self.memory.pin(writable=self.writable)
 
     def reference(self) -> Pages:
         self._references += 1
@@ -66,6 +72,11 @@ class Area:
     @property
     def last(self) -> int:
         return self.start + self.length - 1
+
+    @property
+    def page_offset(self) -> int:
+        """Returns where in a page of memory the mapping begins, in bytes."""
+        return (self.pages.page_offset + self.offset) % PAGE
 
 
 class AddressSpace:
@@ -102,6 +113,18 @@ class AddressSpace:
         self._starts.remove(area.start)
         del self._areas[area.start]
         area.pages.put()
+
+    def cut(self, address: int) -> None:
+        """Makes two mappings of the one that has bytes on both sides of `address`, if there is one."""
+        area = next(self.overlapping(address, address), None)
+        if area is None or area.start == address:
+            return
+        before = address - area.start
+        del self._areas[area.start]
+        self._starts.remove(area.start)
+        self.insert(Area(area.start, before, area.pages, area.offset, area.readable, area.writable))
+        pages = area.pages.reference()
+        self.insert(Area(address, area.length - before, pages, area.offset + before, area.readable, area.writable))
 
     def clear(self) -> int:
         """Drops all mappings. Returns the number of bytes that were mapped."""

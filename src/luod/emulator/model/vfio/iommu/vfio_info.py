@@ -6,7 +6,7 @@ A container's own IOMMU (`legacy.type1`) and an iommufd in its place (`compatibl
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from luod.emulator.model.vfio import argsz
@@ -23,13 +23,16 @@ _COUNT: Final = struct.Struct("=II")
 _WORD: Final = struct.Struct("=I")
 
 
-def get_info(ranges: Sequence[tuple[int, int]], available: int, argument: int, caller: DeviceCaller) -> int:
-    """Answers VFIO_IOMMU_GET_INFO: the usable `ranges`, and the number of further mappings.
+def get_info(
+    find_ranges: Callable[[], Sequence[tuple[int, int]]], available: int, argument: int, caller: DeviceCaller
+) -> int:
+    """Answers VFIO_IOMMU_GET_INFO: the usable ranges, and the number of further mappings.
 
-    Raises Errno: EFAULT, EINVAL.
+    Raises Errno: EFAULT, EINVAL, and after these what `find_ranges` raises.
     """
     layout = uapi.IOMMU_TYPE1_INFO
     size = argsz.read(caller, argument, layout, _INFO_MINIMUM)[0]
+    ranges = find_ranges()
     content = argsz.chain(
         [
             (uapi.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, _WORD.pack(available)),

@@ -34,7 +34,7 @@ class Type1:
         """Answers an ioctl of the container. Raises Errno(ENOTTY) for an unknown command."""
         match command:
             case uapi.VFIO_IOMMU_GET_INFO:
-                return get_info(usable(), _MAPPINGS_MAXIMUM - len(self.space), argument, caller)
+                return get_info(usable, _MAPPINGS_MAXIMUM - len(self.space), argument, caller)
             case uapi.VFIO_IOMMU_MAP_DMA:
                 return self._map(argument, caller)
             case uapi.VFIO_IOMMU_UNMAP_DMA:
@@ -63,7 +63,13 @@ class Type1:
         if reserved(start, start + length - 1):
             raise Errno(errno.EINVAL)
         writable = bool(flags & uapi.VFIO_DMA_MAP_FLAG_WRITE)
-        pages = Pages(caller.pin(address, length, writable=writable, bars_too=True), None, writable=writable)
+        memory = caller.memory(address, length)
+        try:
+            memory.pin(writable=writable, bars_too=True)
+        except Errno:
+            memory.close()
+            raise
+        pages = Pages(memory, None, page_offset=0, writable=writable)
         self.space.insert(Area(start, length, pages, 0, bool(flags & uapi.VFIO_DMA_MAP_FLAG_READ), writable))
         return 0
 
