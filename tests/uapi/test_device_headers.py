@@ -53,6 +53,34 @@ STRUCTURES: dict[str, tuple[ModuleType, str, str]] = {
         "HWPT_ALLOC",
         "size flags dev_id pt_id out_hwpt_id __reserved data_type data_len data_uptr fault_id __reserved2",
     ),
+    "iommu_hwpt_set_dirty_tracking": (iommufd, "HWPT_SET_DIRTY_TRACKING", "size flags hwpt_id __reserved"),
+    "iommu_hwpt_get_dirty_bitmap": (
+        iommufd,
+        "HWPT_GET_DIRTY_BITMAP",
+        "size hwpt_id flags __reserved iova length page_size data",
+    ),
+    "iommu_hwpt_invalidate": (
+        iommufd,
+        "HWPT_INVALIDATE",
+        "size hwpt_id data_uptr data_type entry_len entry_num __reserved",
+    ),
+    "iommu_fault_alloc": (iommufd, "FAULT_ALLOC", "size flags out_fault_id out_fault_fd"),
+    "iommu_viommu_alloc": (
+        iommufd,
+        "VIOMMU_ALLOC",
+        "size flags type dev_id hwpt_id out_viommu_id data_len __reserved data_uptr",
+    ),
+    "iommu_vdevice_alloc": (iommufd, "VDEVICE_ALLOC", "size viommu_id dev_id out_vdevice_id virt_id"),
+    "iommu_veventq_alloc": (
+        iommufd,
+        "VEVENTQ_ALLOC",
+        "size flags viommu_id type veventq_depth out_veventq_id out_veventq_fd __reserved",
+    ),
+    "iommu_hw_queue_alloc": (
+        iommufd,
+        "HW_QUEUE_ALLOC",
+        "size flags viommu_id type index out_hw_queue_id nesting_parent_iova length",
+    ),
     "iommu_hw_info": (
         iommufd,
         "HW_INFO",

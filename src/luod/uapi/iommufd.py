@@ -1,6 +1,6 @@
 """linux/iommufd.h: ioctl numbers and structures of /dev/iommu.
 
-Data only: those that a VMM with a plain page table uses. All structures begin with `u32 size`, the length the caller
+Data only. All structures begin with `u32 size`, the length the caller
 knows of; numbers are `_IO(';', nr)`, without size and direction.
 """
 
@@ -30,8 +30,16 @@ IOMMU_OPTION: Final = 0x3B87
 IOMMU_VFIO_IOAS: Final = 0x3B88
 IOMMU_HWPT_ALLOC: Final = 0x3B89
 IOMMU_GET_HW_INFO: Final = 0x3B8A
+IOMMU_HWPT_SET_DIRTY_TRACKING: Final = 0x3B8B
+IOMMU_HWPT_GET_DIRTY_BITMAP: Final = 0x3B8C
+IOMMU_HWPT_INVALIDATE: Final = 0x3B8D
+IOMMU_FAULT_QUEUE_ALLOC: Final = 0x3B8E
 IOMMU_IOAS_MAP_FILE: Final = 0x3B8F
+IOMMU_VIOMMU_ALLOC: Final = 0x3B90
+IOMMU_VDEVICE_ALLOC: Final = 0x3B91
 IOMMU_IOAS_CHANGE_PROCESS: Final = 0x3B92
+IOMMU_VEVENTQ_ALLOC: Final = 0x3B93
+IOMMU_HW_QUEUE_ALLOC: Final = 0x3B94
 
 IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE: Final = 0x3B96
 """Of the posted series "iommu: Add live update state preservation", in no released kernel.
@@ -50,6 +58,8 @@ IOMMU_VFIO_IOAS_GET: Final = 0
 IOMMU_VFIO_IOAS_SET: Final = 1
 IOMMU_VFIO_IOAS_CLEAR: Final = 2
 IOMMU_HWPT_DATA_NONE: Final = 0
+IOMMU_HWPT_DIRTY_TRACKING_ENABLE: Final = 1 << 0
+IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR: Final = 1 << 0
 IOMMU_HW_INFO_TYPE_NONE: Final = 0
 
 DESTROY: Final = struct.Struct("=II")
@@ -86,5 +96,24 @@ The minimum ends with the three reserved bytes, 32 bytes.
 """
 IOAS_CHANGE_PROCESS: Final = struct.Struct("=II")
 """`{u32 size; u32 reserved}`."""
+HWPT_SET_DIRTY_TRACKING: Final = struct.Struct("=IIII")
+"""`{u32 size, flags, hwpt_id, reserved}`."""
+HWPT_GET_DIRTY_BITMAP: Final = struct.Struct("=IIIIQQQQ")
+"""`{u32 size, hwpt_id, flags, reserved; u64 iova, length, page_size, data}`."""
+HWPT_INVALIDATE: Final = struct.Struct("=IIQIIII")
+"""`{u32 size, hwpt_id; u64 data_uptr; u32 data_type, entry_len, entry_num, reserved}`."""
+FAULT_ALLOC: Final = struct.Struct("=IIII")
+"""`{u32 size, flags, out_fault_id, out_fault_fd}`."""
+VIOMMU_ALLOC: Final = struct.Struct("=IIIIIIIIQ")
+"""`{u32 size, flags, type, dev_id, hwpt_id, out_viommu_id, data_len, reserved; u64 data_uptr}`.
+
+The minimum ends with `out_viommu_id`, 24 bytes.
+"""
+VDEVICE_ALLOC: Final = struct.Struct("=IIIIQ")
+"""`{u32 size, viommu_id, dev_id, out_vdevice_id; u64 virt_id}`."""
+VEVENTQ_ALLOC: Final = struct.Struct("=IIIIIIII")
+"""`{u32 size, flags, viommu_id, type, veventq_depth, out_veventq_id, out_veventq_fd, reserved}`."""
+HW_QUEUE_ALLOC: Final = struct.Struct("=IIIIIIQQ")
+"""`{u32 size, flags, viommu_id, type, index, out_hw_queue_id; u64 nesting_parent_iova, length}`."""
 HWPT_LIVEUPDATE_MARK_PRESERVE: Final = struct.Struct("=IIQ")
 """`{u32 size; u32 hwpt_id; u64 hwpt_token}`."""

@@ -1,7 +1,6 @@
 """/dev/iommu: the ioctls of an open file and their structures. The objects are in `context.py` and `ioas.py`.
 
-It follows drivers/iommu/iommufd of Linux 7.3, without nested page tables, faults and dirty tracking (ENOTTY,
-EOPNOTSUPP).
+It follows drivers/iommu/iommufd of Linux 7.3. What this IOMMU cannot do is in `absent.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Final
 from luod.emulator.model.decode import Command, Request, decode
 from luod.emulator.model.ports import PAGE, Errno, Kind
 from luod.emulator.model.vfio.files import ModelFile
-from luod.emulator.model.vfio.iommu import compatible
+from luod.emulator.model.vfio.iommu import absent, compatible
 from luod.emulator.model.vfio.iommu.context import BoundDevice, Context, PageTable
 from luod.emulator.model.vfio.iommu.ioas import Ioas
 from luod.emulator.model.vfio.iommu.memory import ADDRESS_MAXIMUM, FileBacking
@@ -43,6 +42,7 @@ _TABLE: Final = {
         Command(uapi.IOMMU_GET_HW_INFO, uapi.HW_INFO, minimum=_HW_INFO_MINIMUM),
         Command(uapi.IOMMU_IOAS_MAP_FILE, uapi.IOAS_MAP_FILE),
         Command(uapi.IOMMU_IOAS_CHANGE_PROCESS, uapi.IOAS_CHANGE_PROCESS),
+        *absent.COMMANDS,
     )
 }
 _MARK: Final = Command(uapi.IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE, uapi.HWPT_LIVEUPDATE_MARK_PRESERVE)
@@ -92,7 +92,11 @@ class IommufdFile(ModelFile):
             caller.read(argument, 4)
             raise Errno(errno.ENOTTY)
         request = decode(self._commands, command, argument, caller)
-        self._execute[request.number](request, caller)
+        execute = self._execute.get(request.number)
+        if execute is None:
+            absent.refuse(request, self.context)
+        else:
+            execute(request, caller)
         return 0
 
     # One method for each command. `request` is its decoded structure.
