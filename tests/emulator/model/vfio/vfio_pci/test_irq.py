@@ -130,6 +130,36 @@ def test_intx_can_be_disabled_in_configuration_space(vmm: Vmm, device: int) -> N
     assert vmm.count(eventfd) == 0
 
 
+@pytest.mark.parametrize("command", [0x0002, 0x0402], ids=["enabled", "disabled"])
+def test_the_status_register_shows_intx_until_it_is_unmasked(vmm: Vmm, device: int, command: int) -> None:
+    assert vmm.set_irqs(device, INTX, EVENTFD | TRIGGER, 0, 1, ints(vmm.new_eventfd())) == 0
+    vmm.set_config(device, 4, command)
+    assert not asserts_intx(vmm, device)
+    interrupt(vmm, device)
+    assert asserts_intx(vmm, device)
+    vmm.set_config(device, 6, 0)
+    assert asserts_intx(vmm, device), "no write changes the bit"
+    assert vmm.set_irqs(device, INTX, NONE | UNMASK, 0, 1) == 0
+    assert not asserts_intx(vmm, device)
+    interrupt(vmm, device)
+    assert vmm.ioctl(device, uapi.VFIO_DEVICE_RESET) == 0
+    assert not asserts_intx(vmm, device)
+    interrupt(vmm, device)
+    assert vmm.set_irqs(device, INTX, NONE | TRIGGER, 0, 0) == 0
+    assert not asserts_intx(vmm, device)
+
+
+def test_the_status_register_does_not_show_messages(vmm: Vmm, device: int) -> None:
+    vmm.set_config(device, 4, 6)
+    assert vmm.msix(device, vmm.new_eventfd()) == 0
+    interrupt(vmm, device)
+    assert not asserts_intx(vmm, device)
+
+
+def asserts_intx(vmm: Vmm, device: int) -> bool:
+    return bool(vmm.config(device, 6) & 8)
+
+
 def test_msix_needs_bus_mastering(vmm: Vmm, device: int) -> None:
     eventfd = vmm.new_eventfd()
     assert vmm.msix(device, eventfd) == 0

@@ -30,6 +30,7 @@ _SRIOV: Final = 0x100
 COMMAND_MEMORY: Final = 0x0002
 COMMAND_MASTER: Final = 0x0004
 COMMAND_INTX_DISABLE: Final = 0x0400
+_STATUS_INTERRUPT: Final = 0x0008
 _COMMAND_WRITABLE: Final = 0x0547
 _INITIATE_RESET: Final = 0x8000
 
@@ -155,6 +156,11 @@ class ConfigSpace:
     @property
     def has_interrupt_pin(self) -> bool:
         return self._get(_INTERRUPT_PIN, 1) != 0
+
+    def show_intx(self, asserted: bool) -> None:
+        """Sets or clears the bit of the status register that shows INTx, whether or not it is disabled."""
+        status = self._get(_STATUS, 2) & ~_STATUS_INTERRUPT | (_STATUS_INTERRUPT if asserted else 0)
+        self._data[_STATUS : _STATUS + 2] = status.to_bytes(2, "little")
 
     def restore(self) -> None:
         """Restores the state after the reset at open: D0, memory on, no DMA, INTx not masked, BARs as assigned."""

@@ -112,6 +112,7 @@ class Device:
 
     def _clear(self) -> None:
         self._count = 0
+        self.config.show_intx(False)
         registers = self.bars[0]
         registers.write(0, bytes(_REGISTER_PAGE))
         registers.write(MSIX_TABLE, bytes(16 * self.description.msix))

@@ -76,8 +76,12 @@ class Interrupts:
         return int(index in _ALONE)
 
     def deliver(self, vector: int) -> None:
-        """Signals the vector that the device raised. INTx is masked until the user unmasks it."""
+        """Signals the vector that the device raised.
+
+        INTx is masked until the user unmasks it, and stays asserted until then: the device has no register to end it.
+        """
         if self._kind == uapi.VFIO_PCI_INTX_IRQ_INDEX:
+            self._device.config.show_intx(True)
             if not self._masked and not self._device.config.intx_disabled:
                 self._signal(0)
                 self._masked = True
@@ -96,6 +100,7 @@ class Interrupts:
             eventfd.signal()
 
     def _disable(self) -> None:
+        self._device.config.show_intx(False)
         self._kind = None
         self._masked = False
         for eventfd in self._vectors.values():
@@ -152,6 +157,8 @@ class Interrupts:
             raise Errno(errno.ENOTTY)
         if order.wanted[0]:
             self._masked = order.action == uapi.VFIO_IRQ_SET_ACTION_MASK
+            if not self._masked:
+                self._device.config.show_intx(False)
 
     def _trigger_intx(self, order: _Order, caller: DeviceCaller) -> None:
         is_intx = self._kind == uapi.VFIO_PCI_INTX_IRQ_INDEX
