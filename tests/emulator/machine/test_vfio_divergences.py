@@ -34,6 +34,15 @@ def test_handed_out_device_is_a_regular_file(run_devices: RunDevices) -> None:
     run_devices(source)
 
 
+def test_device_has_a_position_and_no_path_in_sysfs(run_devices: RunDevices) -> None:
+    source = """
+        file = os.open(take(), os.O_RDWR)
+        assert os.lseek(file, 100, os.SEEK_SET) == 100
+        assert "vfio-device-syspath" not in Path(f"/proc/self/fdinfo/{file}").read_text()
+    """
+    run_devices(source)
+
+
 def test_device_with_epoll(run_devices: RunDevices) -> None:
     source = """
         import select

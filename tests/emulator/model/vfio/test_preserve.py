@@ -6,7 +6,7 @@ These are the rows of the table in docs/kernel.md, 12, up to the kexec; the late
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import EACCES, EBUSY, EINVAL, EIO, ENOENT, ETIMEDOUT
+from errno import EACCES, EBUSY, EFAULT, EINVAL, EIO, ENOENT, ETIMEDOUT
 
 import pytest
 
@@ -274,6 +274,12 @@ def test_h22_after_an_aborted_reboot_the_first_device_was_reset(
     else:
         assert vmm.mmap(first, 0, 4096) == -EIO
         assert vmm.ioctl(first, uapi.VFIO_DEVICE_RESET) == -EIO
+        region, feature = uapi.VFIO_DEVICE_GET_REGION_INFO, uapi.VFIO_DEVICE_FEATURE
+        assert vmm.ioctl(first, region, 0) == -EFAULT, "the core of VFIO reads it before the driver is asked"
+        assert vmm.call(first, region, uapi.REGION_INFO.pack(31, 0, 0, 0, 0, 0)) == -EINVAL
+        assert vmm.call(first, region, uapi.REGION_INFO.pack(32, 0, 0, 0, 0, 0)) == -EIO
+        assert vmm.call(first, feature, uapi.DEVICE_FEATURE.pack(7, 1 << 18)) == -EINVAL
+        assert vmm.call(first, feature, uapi.DEVICE_FEATURE.pack(8, 1 << 18)) == -EIO
 
 
 def test_h22_it_stays_dead_until_its_driver_is_bound_again(

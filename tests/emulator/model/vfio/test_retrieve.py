@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EBUSY, EINVAL, EIO, ENODEV, ENOENT
+from errno import EAGAIN, EBUSY, EINVAL, EIO, ENODEV, ENOENT
 
 import pytest
 
@@ -245,6 +245,17 @@ def test_unbinding_an_incoming_device_waits_once_it_is_retrieved(following: Vmm,
     assert done(waiting) is None
     assert following.finish(session) == 0
     assert done(waiting) == 0
+
+
+def test_a_retrieved_device_that_must_be_reset_cannot_be_bound_while_an_unbind_waits(
+    following: Vmm, rules: str
+) -> None:
+    following.take()
+    session = incoming(following)
+    device, iommu = number(following.retrieve(session, 1)), number(following.open("/dev/iommu"))
+    following.echo(A, "bus/pci/drivers/vfio-pci/unbind")
+    assert following.bind(device, iommu) == {"v2": 1, "v5": -EAGAIN}[rules]
+    assert following.finish(session) == {"v2": 0, "v5": -EBUSY}[rules]
 
 
 def test_what_is_asked_of_a_device_that_is_being_unbound_waits_behind_it(following: Vmm) -> None:

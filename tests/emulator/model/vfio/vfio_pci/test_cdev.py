@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from errno import E2BIG, EBADF, EBUSY, EFAULT, EINVAL, ENOENT, ENOTTY, EOPNOTSUPP, EPERM
+from errno import E2BIG, EAGAIN, EBADF, EBUSY, EFAULT, EINVAL, ENOENT, ENOTTY, EOPNOTSUPP, EPERM
 
 import pytest
 
@@ -273,7 +273,15 @@ def test_features_there_are_none_but_are_probed(vmm: Vmm, cdev: int, iommu: int)
     assert vmm.call(cdev, command, layout.pack(8, 1 << 19)) == -EINVAL
     assert vmm.call(cdev, command, layout.pack(8, 3 << 16)) == -EINVAL
     for feature in range(12):
+        assert vmm.call(cdev, command, layout.pack(8, feature)) == -EINVAL, "none of GET, SET and PROBE"
         assert vmm.call(cdev, command, layout.pack(8, probe | feature)) == -ENOTTY
+
+
+def test_a_device_in_use_cannot_be_reset_while_an_unbind_waits(vmm: Vmm, cdev: int, iommu: int) -> None:
+    number(vmm.bind(cdev, iommu))
+    assert vmm.ioctl(cdev, uapi.VFIO_DEVICE_RESET) == 0
+    vmm.echo(A, "bus/pci/drivers/vfio-pci/unbind")
+    assert vmm.ioctl(cdev, uapi.VFIO_DEVICE_RESET) == -EAGAIN
 
 
 def test_an_iommufd_ioctl_on_a_device_is_not_one(vmm: Vmm, cdev: int, iommu: int) -> None:
@@ -287,6 +295,8 @@ def test_with_a_driver_that_goes_the_node_goes(world: DeviceWorld, vmm: Vmm, cde
     waiting = vmm.echo(A, "bus/pci/drivers/vfio-pci/unbind")
     assert world.vfio.generation != generation
     assert vmm.open("/dev/vfio/devices/vfio0") == -ENOENT
-    assert vmm.bind(cdev, number(vmm.open("/dev/iommu"))) == 1, "an open file is still good"
+    iommu = number(vmm.open("/dev/iommu"))
+    assert vmm.bind(cdev, iommu) == -EAGAIN, "it cannot be reset: the unbind holds its lock"
+    assert vmm.bind(cdev, iommu) == -EAGAIN
     vmm.close(cdev)
     assert waiting.poll() == 0  # type: ignore[union-attr]  # it had to wait

@@ -199,7 +199,7 @@ class GroupFile(ModelFile):
             file.close()
 
     def use(self, device: VfioDevice) -> None:
-        """Gives a file of `device` access. Raises Errno: EINVAL without container or iommufd, EPERM, ENODEV."""
+        """Gives a file of `device` access. Raises Errno: EINVAL without container or iommufd, EPERM, ENODEV, EAGAIN."""
         if self._container is not None:
             if self._container.iommu is None:
                 raise Errno(errno.EINVAL)
@@ -214,11 +214,11 @@ class GroupFile(ModelFile):
                 bound = context.bind(device.function.device, device.function.group, self._iommufd)
                 try:
                     bound.attach(context.number_of(context.compatible))
+                    device.enable()
                 except Errno:
                     bound.unbind()
                     raise
                 device.bound = bound
-                device.enable()
         device.opens += 1
         self._devices_open += 1
         self.reference()

@@ -28,6 +28,11 @@ _UUID: Final = 16
 def ioctl(device: VfioDevice, command: int, argument: int, caller: DeviceCaller) -> int:
     """Answers an ioctl of the device. Raises Errno(EIO) while it is frozen, Errno(ENOTTY) for an unknown command."""
     if device.frozen:
+        # The core of VFIO reads these two structures, before it asks the driver.
+        if command == uapi.VFIO_DEVICE_GET_REGION_INFO:
+            argsz.read(caller, argument, uapi.REGION_INFO)
+        elif command == uapi.VFIO_DEVICE_FEATURE:
+            _read_feature(argument, caller)
         raise Errno(errno.EIO)
     match command:
         case uapi.VFIO_DEVICE_GET_INFO:
@@ -106,11 +111,11 @@ def _get_irq_info(device: VfioDevice, argument: int, caller: DeviceCaller) -> in
 def _reset(device: VfioDevice) -> int:
     """Resets the device. Its configuration space keeps its contents, except for the power state.
 
-    Raises Errno(EINVAL) where a reset does not work.
+    Raises Errno: EINVAL where a reset does not work, EAGAIN while an unbind waits.
     """
     if not device.reset_works:
         raise Errno(errno.EINVAL)
-    code = device.try_reset()
+    code = device.reset()
     if code:
         raise Errno(code)
     return 0
@@ -118,13 +123,8 @@ def _reset(device: VfioDevice) -> int:
 
 def _feature(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
     layout = uapi.DEVICE_FEATURE
-    size, flags = argsz.read(caller, argument, layout)
-    both = uapi.VFIO_DEVICE_FEATURE_GET | uapi.VFIO_DEVICE_FEATURE_SET
+    size, flags = _read_feature(argument, caller)
     probe = flags & uapi.VFIO_DEVICE_FEATURE_PROBE
-    if flags & ~(uapi.VFIO_DEVICE_FEATURE_MASK | both | uapi.VFIO_DEVICE_FEATURE_PROBE):
-        raise Errno(errno.EINVAL)
-    if not probe and flags & both == both:
-        raise Errno(errno.EINVAL)
     # Migration, low power and dma-buf need features that this device does not have.
     if flags & uapi.VFIO_DEVICE_FEATURE_MASK != uapi.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN or not device.function.virtual:
         raise Errno(errno.ENOTTY)
@@ -132,10 +132,22 @@ def _feature(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
         raise Errno(errno.EINVAL)
     if probe:
         return 0
-    if not flags & uapi.VFIO_DEVICE_FEATURE_SET or size - layout.size < _UUID:
+    if size - layout.size < _UUID:
         raise Errno(errno.EINVAL)
     device.token = caller.read(argument + layout.size, _UUID)
     return 0
+
+
+def _read_feature(argument: int, caller: DeviceCaller) -> tuple[int, int]:
+    """Returns argsz and flags. Raises Errno(EINVAL) for flags without GET, SET and PROBE, and for the wrong ones."""
+    size, flags = argsz.read(caller, argument, uapi.DEVICE_FEATURE)
+    both = uapi.VFIO_DEVICE_FEATURE_GET | uapi.VFIO_DEVICE_FEATURE_SET
+    probe = flags & uapi.VFIO_DEVICE_FEATURE_PROBE
+    if flags & ~(uapi.VFIO_DEVICE_FEATURE_MASK | both | uapi.VFIO_DEVICE_FEATURE_PROBE):
+        raise Errno(errno.EINVAL)
+    if not probe and flags & both in (0, both):
+        raise Errno(errno.EINVAL)
+    return size, flags
 
 
 def pread(device: VfioDevice, offset: int, length: int) -> bytes:
@@ -164,7 +176,7 @@ def pwrite(device: VfioDevice, offset: int, data: bytes) -> int:
     hardware = device.function.device
     if index == uapi.VFIO_PCI_CONFIG_REGION_INDEX:
         if hardware.config.write(position, data) and device.reset_works:
-            device.try_reset()
+            device.reset()
         return len(data)
     bar, length = _access(hardware, index, position, len(data))
     first, last = _hidden(hardware, index, position, length)

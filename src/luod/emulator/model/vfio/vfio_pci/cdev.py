@@ -103,7 +103,7 @@ class VfioDeviceFile(ModelFile):
         """Binds the file to an iommufd.
 
         Raises Errno: EFAULT, EINVAL, E2BIG, EBUSY (the group is open), EACCES (token), EBADF, EBADFD, EPERM (another
-        owner).
+        owner), EAGAIN (an unbind waits).
         """
         layout = uapi.DEVICE_BIND_IOMMUFD
         values = argsz.read_extensible(caller, argument, layout, _BIND_MINIMUM)
@@ -132,12 +132,12 @@ class VfioDeviceFile(ModelFile):
         try:
             # Checked before the device is enabled, which resets it.
             argsz.write(caller, argument, layout, (size, flags, fd, bound.number, token_address), _BIND_MINIMUM)
+            device.enable()
         except Errno:
             bound.unbind()
             raise
         device.bound = bound
         device.opens = 1
-        device.enable()
         device.cdev_bound = True
         device.function.group.cdevs_bound += 1
         self._has_access = True

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.vfio.function import Function
 from luod.emulator.model.vfio.hardware.config_space import COMMAND_INTX_DISABLE
+from luod.emulator.model.vfio.hardware.description import Reset
 from luod.emulator.model.vfio.iommu.context import BoundDevice
 from luod.emulator.model.vfio.iommu.group import IommuGroup
 from luod.emulator.model.vfio.record import DeviceRecord
@@ -95,9 +96,15 @@ class VfioDevice:
         return self.interrupts is not None
 
     def enable(self) -> None:
-        """Makes the device ready for the first file with access: idle, without bus mastering."""
+        """Makes the device ready for the first file with access: idle, without bus mastering.
+
+        Raises Errno(EAGAIN) when it would have to be reset while an unbind waits, which holds its lock.
+        """
+        resets = self.carried is None or self.around.rules.first_enable_resets
+        if resets and self._is_locked:
+            raise Errno(errno.EAGAIN)
         carried, self.carried = self.carried, None
-        if carried is not None and not self.around.rules.first_enable_resets:
+        if carried is not None and not resets:
             self.reset_works = carried.reset_works
         else:
             try:
@@ -130,6 +137,15 @@ class VfioDevice:
         except Errno as failure:
             return failure.code
         return 0
+
+    @property
+    def _is_locked(self) -> bool:
+        """Returns whether a reset would have to wait for an unbind. One that does not exist is not tried."""
+        return self.function.unbinding and self._device.description.reset is not Reset.NONE
+
+    def reset(self) -> int:
+        """Resets the device for its user. Returns 0, or an errno: EAGAIN while an unbind waits."""
+        return errno.EAGAIN if self._is_locked else self.try_reset()
 
     def has(self, obstacle: Obstacle) -> bool:
         """Returns whether the device is in a state that may fail the kexec."""
