@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 
+from luod.testing.tools import require_tool
 from tests.emulator.machine.conftest import RunDevices
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -177,5 +179,26 @@ def test_reset_and_removal(run_devices: RunDevices) -> None:
         assert os.listdir("/sys/bus/pci/devices") == ["0000:00:01.0"]
         Path("/sys/bus/pci/rescan").write_text("1")
         assert sysfs(DEVICE, "vendor").read_text() == "0x1af4\\n"
+    """
+    run_devices(source)
+
+
+def test_the_modules_of_vfio_are_loaded(run_devices: RunDevices) -> None:
+    before = set(os.listdir("/sys/module"))
+    source = f"""
+        assert set(os.listdir("/sys/module")) >= {before}
+        for name in ("vfio", "vfio_pci", "vfio_pci_core", "vfio_iommu_type1", "iommufd"):
+            assert Path("/sys/module", name, "initstate").read_text() == "live\\n"
+    """
+    run_devices(source)
+
+
+def test_modprobe_of_vfio_succeeds(run_devices: RunDevices) -> None:
+    modprobe = require_tool("modprobe", package="kmod")
+    source = f"""
+        import subprocess
+        for name in ("vfio-pci", "vfio_pci", "vfio", "vfio_iommu_type1"):
+            subprocess.run(["{modprobe}", name], check=True)
+        assert subprocess.run(["{modprobe}", "-q", "no-such-module"]).returncode
     """
     run_devices(source)

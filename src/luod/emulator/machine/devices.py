@@ -33,6 +33,9 @@ from luod.linux import Fd, syscall
 from luod.uapi import fuse as uapi
 from luod.uapi import iommufd
 
+_MODULES: Final = ("iommufd", "vfio", "vfio_iommu_type1", "vfio_pci", "vfio_pci_core")
+"""The modules of a kernel with such devices."""
+_MODPROBE: Final = "/run/modprobe.d"
 _HIDDEN: Final = "/run/luoemu/handed-out"
 _MNT_DETACH: Final = 2
 _MODE: Final = 0o755
@@ -65,6 +68,7 @@ def mount_all(in_sysfs: Sequence[str]) -> tuple[list[Mount], Fd]:
             _make_place(f"/sys/{place}")
             mounts.append(_mount(place, f"/sys/{place}"))
         os.mkdir(_HIDDEN)
+        _show_modules()
         mounts.append(_mount(HANDED_OUT, _HIDDEN))
         directory = Fd(os.open(_HIDDEN, os.O_PATH | os.O_CLOEXEC))
         syscall("umount2", os.fsencode(_HIDDEN), _MNT_DETACH)
@@ -74,6 +78,19 @@ def mount_all(in_sysfs: Sequence[str]) -> tuple[list[Mount], Fd]:
             mounted.fuse.close()
         raise
     return mounts, directory
+
+
+def _show_modules() -> None:
+    """Shows the modules in /sys/module, where scripts look for them, and makes modprobe(8) succeed for them."""
+    missing = [f"/sys/module/{name}" for name in _MODULES if not os.path.isdir(f"/sys/module/{name}")]
+    for path in missing:
+        _make_place(path)
+        for name, content in (("initstate", "live\n"), ("refcnt", "0\n")):
+            with open(f"{path}/{name}", "w", encoding="ascii") as file:
+                file.write(content)
+    os.makedirs(_MODPROBE, exist_ok=True)
+    with open(f"{_MODPROBE}/luoemu.conf", "w", encoding="ascii") as file:
+        file.writelines(f"install {name} true\n" for name in _MODULES)
 
 
 def _make_place(path: str) -> None:
