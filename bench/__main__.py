@@ -22,6 +22,7 @@ from bench import custody, fairness, initrd, kernel, report, startup, vfio
 RUN = (sys.executable, "-m", "luod.emulator.machine", "run")
 LUOEMU = (*RUN, "--")
 PAIRS = 7
+CALL_PAIRS = 5
 WHERE = "emulated"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{report.ROOT}/src:{report.ROOT}"}
 
@@ -33,31 +34,46 @@ def inside(*arguments: str, module: str = "bench.inside", options: Sequence[str]
     return json.loads(done.stdout)
 
 
-def pingpong() -> float | None:
-    """Returns the time of one round trip between two C processes, in microseconds; None without a compiler."""
+@contextmanager
+def compiled_pingpong() -> Iterator[str | None]:
+    """Yields the path of the program that measures a round trip between two C processes; None without a compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        return None
+        yield None
+        return
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([compiler, "-O2", "-o", f"{folder}/pingpong", f"{report.ROOT}/bench/pingpong.c"], check=True)
-        return int(subprocess.run([f"{folder}/pingpong"], stdout=subprocess.PIPE, check=True).stdout) / 1000
+        yield f"{folder}/pingpong"
+
+
+def round_trip(pingpong: str | None) -> float:
+    """Returns the time of one round trip, in microseconds; not a number without the program."""
+    if pingpong is None:
+        return float("nan")
+    return int(subprocess.run([pingpong], stdout=subprocess.PIPE, check=True).stdout) / 1000
 
 
 def table_of_calls() -> dict[str, float]:
-    """Prints the times of single calls, and returns GET_NAME's in round trips, on idle processors and on busy ones."""
+    """Prints the times of single calls, and returns GET_NAME's in round trips, on idle processors and on busy ones.
+
+    The two are measured in turn: how long a round trip takes changes with the processor that the host wakes.
+    """
     found = {}
-    for state, busy in (("idle", 0), ("busy", os.cpu_count() or 1)):
-        with hogs(busy):
-            floor, figures = pingpong(), inside("calls")
-        print(f"\nOne call on {state} processors, p50")
-        print(f"  {'':28}{'us':>9}  {'C ping-pongs':>12}")
-        if floor is None:
-            print("  (no C compiler: apt install gcc libc6-dev brings the ping-pong to compare with)")
-        else:
-            print(f"  {'C ping-pong over two pipes':28}{floor:9.1f}  {1:12.2f}")
-            found[f"emulated GET_NAME, {state} processors"] = figures["GET_NAME"] / floor
-        for name, figure in figures.items():
-            print(f"  {name:28}{figure:9.1f}  {figure / floor if floor else float('nan'):12.2f}")
+    with compiled_pingpong() as pingpong:
+        for state, busy in (("idle", 0), ("busy", os.cpu_count() or 1)):
+            with hogs(busy):
+                runs = [(round_trip(pingpong), inside("calls")) for _ in range(CALL_PAIRS)]
+            print(f"\nOne call on {state} processors, p50")
+            print(f"  {'':42}{'us':>9}  {'C ping-pongs':>12}")
+            if pingpong is None:
+                print("  (no C compiler: apt install gcc libc6-dev brings the ping-pong to compare with)")
+            print(f"  {'C ping-pong over two pipes':42}{statistics.median(floor for floor, _ in runs):9.1f}  {1:12.2f}")
+            for name in runs[0][1]:
+                figure = statistics.median(figures[name] for _, figures in runs)
+                ratio = statistics.median(figures[name] / floor for floor, figures in runs)
+                print(f"  {name:42}{figure:9.1f}  {ratio:12.2f}")
+                if name == "GET_NAME" and pingpong is not None:
+                    found[f"emulated GET_NAME, {state} processors"] = ratio
     return found
 
 
