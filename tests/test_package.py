@@ -45,7 +45,7 @@ def test_importing_luod_loads_no_module_of_its_own() -> None:
 
 def test_the_blocking_client_needs_no_loop_no_thread_pool_and_no_package() -> None:
     loaded = modules_after("import luod; luod.Client; luod.Participant")
-    assert not loaded & {"asyncio", "concurrent.futures", "msgspec", "rich"}
+    assert not loaded & {"asyncio", "concurrent.futures", "rich"}
 
 
 def test_luoctl_loads_what_a_command_needs() -> None:
@@ -56,4 +56,4 @@ with contextlib.redirect_stdout(io.StringIO()):
     assert main(["status", "--json", "--admin-socket", "/nowhere"]) == 3
 """
     loaded = modules_after(code)
-    assert not loaded & {"asyncio", "msgspec", "rich", "logging", "luod.liveupdate", "luod.daemon"}
+    assert not loaded & {"asyncio", "rich", "logging", "luod.liveupdate", "luod.daemon"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,24 @@ def test_a_counter_that_is_clearly_off_is_not_believed_and_the_doubt_is_shown() 
 
 def test_a_machine_that_wakes_up_in_1970_has_its_counter() -> None:
     assert clock.crossing(LEFT, PACE, arrived(wall=5.0, seconds=3.0)).clock == "tsc"
+
+
+@pytest.mark.parametrize("ticks", [50_000_000_000, None])
+def test_the_counter_is_counted_back_to_an_earlier_moment(monkeypatch: pytest.MonkeyPatch, ticks: int | None) -> None:
+    then = Moment(wall=2000.0, monotonic=1.5, ticks=None, slack=0.0)
+    monkeypatch.setattr(clock, "now", lambda: Moment(2010.0, 11.5, ticks, 1e-6))
+    found = clock.counted(then, PACE)
+    if ticks is None:
+        assert found == then
+    else:
+        assert (found.wall, found.monotonic, found.ticks) == (2000.0, 1.5, ticks - 20_000_000_000)
+        assert found.slack == pytest.approx(1e-6 + 10 * PACE.error)
+
+
+def test_the_start_does_not_use_the_counter() -> None:
+    program = "import sys; from luod.daemon import clock; clock.now(count=False); print('ctypes' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
 
 
 def test_the_pace_of_this_machine_is_the_same_twice() -> None:

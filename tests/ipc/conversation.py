@@ -28,6 +28,7 @@ class Talk(Interface, name="org.example.Talk"):
 
     hanging = 0
     cancelled = 0
+    written = 0
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
@@ -70,6 +71,10 @@ class Talk(Interface, name="org.example.Talk"):
     async def Cancelled(self) -> int:
         return Talk.cancelled
 
+    @method("times")
+    async def Written(self) -> int:
+        return Talk.written
+
     @method()
     async def Fail(self) -> None:
         raise KeyError("a bug")
@@ -78,6 +83,10 @@ class Talk(Interface, name="org.example.Talk"):
     async def WhoAmI(self) -> str:
         alive = self._peer.pidfd is not None and not self._peer.pidfd.closed
         return f"{self._peer.uid} {self._peer.pid} {alive}"
+
+
+def write() -> None:
+    Talk.written += 1
 
 
 def log(event: str, /, **fields: object) -> None:
@@ -92,7 +101,9 @@ async def serve(path: str, limits: Limits) -> None:
     sparing = Sparing(log)
     foreign = ForeignFiles(sparing)
     foreign.begin()
-    listener = Listener(listening, lambda peer: [Talk(peer)], sparing, limits=limits, foreign=foreign)
+    listener = Listener(
+        listening, lambda peer: [Talk(peer)], sparing, limits=limits, foreign=foreign, before_reply=write
+    )
     over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     print("ready", flush=True)

@@ -12,7 +12,7 @@ import time
 from functools import cache
 
 from luod import linux
-from luod.frozen import frozen
+from luod.frozen import frozen, replace
 from luod.ipc.types.phases import Clock
 
 TYPE_CHECKING = False
@@ -62,8 +62,9 @@ class Crossing:
     arrived: float
 
 
-def now() -> Moment:
-    counter = _counter()
+def now(*, count: bool = True) -> Moment:
+    """Returns the moment; without `count`, not by the counter, the first use of which takes 2 ms."""
+    counter = _counter() if count else None
     monotonic, ticks, slack = time.monotonic_ns(), None, 0
     if counter is not None:
         # A process may be preempted between two readings: the closest of several counts.
@@ -72,6 +73,15 @@ def now() -> Moment:
         monotonic, slack = (before + after) // 2, after - before
     wall = time.time_ns() - (time.monotonic_ns() - monotonic)
     return Moment(wall / 1e9, monotonic / 1e9, ticks, slack / 1e9)
+
+
+def counted(then: Moment, measured: Pace) -> Moment:
+    """Returns the moment `then` of this kernel with the ticks that it had, by counting back from now."""
+    here = now()
+    if here.ticks is None:
+        return then
+    ago = here.monotonic - then.monotonic
+    return replace(then, ticks=here.ticks - round(ago * measured.ticks), slack=here.slack + ago * measured.error)
 
 
 def pace(first: Moment, last: Moment) -> Pace | None:

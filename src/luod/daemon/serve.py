@@ -127,6 +127,7 @@ async def _serve(options: Options, given: Given) -> int:
             room=None if root_only else room,
             turnstile=turnstile,
             refused=refusals,
+            before_reply=holdings.registry.write,
         )
         for listening, interfaces, root_only in ((given.sessions, to_all, False), (given.admin, to_root, True))
     ]

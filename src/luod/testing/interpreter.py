@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +23,6 @@ import luod
 _SOURCE: Final = Path(luod.__file__).parent
 _SYSTEMS: Final = "/usr/bin/python3"
 _ATTEMPT: Final = "import luod.testing.agent.__main__"
-_DAEMONS: Final = ("msgspec",)
-"""Packages outside of the standard library that `luod` imports."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +51,15 @@ class Interpreter:
 
 @functools.cache
 def interpreter_for(user: int | None = None) -> Interpreter | None:
-    """Returns a Python with which uid `user` (None: this process's) can run luod's standard-library part, or None.
+    """Returns a Python with which uid `user` (None: this process's) can run luod, or None.
 
-    This process's own is preferred: it also has the packages that luod needs.
+    This process's own is preferred: it also has the packages that luoctl and preflight need.
     """
     source = _compiled(_SOURCE) if _reads(_SOURCE, user) else _copy(_SOURCE)
     environment = {"PYTHONPATH": str(source.parent), "PYTHONDONTWRITEBYTECODE": "1"}
     if _runs([sys.executable, "-c", _ATTEMPT], user, environment):
         return Interpreter(sys.executable, environment, user)
     if _runs([_SYSTEMS, "-c", _ATTEMPT], user, environment):
-        # With luod's packages, if that Python has the version for which they were installed.
-        environment["PYTHONPATH"] += f"{os.pathsep}{_packages()}"
         return Interpreter(_SYSTEMS, environment, user)
     return None
 
@@ -73,16 +68,6 @@ def interpreter_for(user: int | None = None) -> Interpreter | None:
 def _reads(directory: Path, user: int | None) -> bool:
     """Returns whether uid `user` can list `directory`. Its files are assumed to be as readable as the directory."""
     return user in (None, os.geteuid()) or _runs(["ls", str(directory)], user, {})
-
-
-@functools.cache
-def _packages() -> Path:
-    """Copies the packages that luod needs to where every uid can read them."""
-    copies = [_copy(Path(spec.origin).parent) for spec in map(find_spec, _DAEMONS) if spec and spec.origin]
-    place = _readable_directory()
-    for copy in copies:
-        (place / copy.name).symlink_to(copy)
-    return place
 
 
 def _readable_directory() -> Path:

@@ -145,6 +145,19 @@ def record(**fields: object) -> Record:
     return replace(Record(FORMAT, 1, BOOT, instance="one"), **fields)
 
 
+def test_copies_with_the_same_entries_are_decoded_once(tmp_path: Path) -> None:
+    with closing(Slots.new()) as memory, closing(Journal(str(tmp_path))) as file:
+        registry = Registry(record(), memory, file, QUIET)
+        registry.begin_generation()
+        registry.add(OutgoingRow("a", 1))
+        held = understand(memory.read(), "memory")
+        assert understand_file(file.read(), "file", held).record is held.record
+        registry.add(OutgoingRow("b", 1))
+        kept = understand_file(file.read(), "file", held)
+    assert kept.record == registry.record != held.record
+    assert kept.number == held.number + 1
+
+
 DAMAGED = understand(None, "memory")
 
 

@@ -73,6 +73,17 @@ def null() -> Fd:
     return Fd(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
 
 
+def test_what_the_registry_has_not_written_is_written_before_keep_is_asked() -> None:
+    async def body(store: FdStore, keep: Keep) -> None:
+        at = []
+        store.before_request = lambda: at.append(set(keep.stored))
+        await store.create("vm-1", None)
+        await store.drop("outgoing.vm-1")
+        assert at == [set(), {"outgoing.vm-1"}]
+
+    run(body)
+
+
 def test_the_row_is_written_when_keep_has_the_session_and_before_the_caller_has_it() -> None:
     async def body(store: FdStore, keep: Keep) -> None:
         written = []

@@ -106,12 +106,62 @@ def test_both_copies_tell_every_change(memory: Slots, file: Journal) -> None:
         lambda: registry.remove(row("a")),
         lambda: registry.replace(row("b"), None),
         lambda: registry.add(row("c")),
-        lambda: registry.change(lambda each: replace(each, bytes=4096)),
+        lambda: registry.change(lambda each: replace(each, bytes=4096), registry.record.rows),
         registry.begin_generation,
     ):
         step()
         assert found(memory) == registry.record
         assert on_disk(Path(file.directory)) == registry.record
+
+
+def test_the_changes_of_a_turn_of_the_loop_are_one_entry(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1, "a"), memory, file, Log("test"))
+    registry.set_image(None)
+    before = registry.record
+    later: list[Callable[[], None]] = []
+    registry.soon = later.append
+    registry.add(row("b"))
+    registry.add(row("c"))
+    registry.remove(row("b"))
+    registry.replace(row("a"), replace(row("a"), bytes=4096))
+    assert names(registry.record) == ["a", "c"]
+    assert found(memory) == on_disk(Path(file.directory)) == before
+    assert later == [registry.write]
+
+    later.pop()()
+    registry.write()
+
+    assert found(memory) == on_disk(Path(file.directory)) == registry.record
+    log = unpack(Path(file.path).read_bytes())
+    assert log is not None
+    assert len(log.changes) == 1
+    registry.add(row("d"))
+    assert later == [registry.write]
+
+
+def test_a_whole_record_contains_what_was_not_written_yet(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1, "a"), memory, file, Log("test"))
+    registry.soon = lambda _write: None
+    registry.add(row("b"))
+    registry.begin_generation()
+    registry.write()
+    assert found(memory) == on_disk(Path(file.directory)) == registry.record
+    assert registry.record.generation == 1
+    assert names(registry.record) == ["a", "b"]
+
+
+def test_the_rows_of_a_workload_are_found_by_its_name(memory: Slots, file: Journal) -> None:
+    registry = Registry(record(1, "a", "b"), memory, file, Log("test"))
+    part, over = OutgoingRow("a", 1000, 3), IncomingRow("a", 1000)
+    registry.add(part)
+    registry.add(over)
+    registry.add(IncomingRow("a", 1000, 2))
+    assert {row.name for row in registry.workload("a")} == {"a", "a#2", "a#3"}
+    registry.remove(over)
+    registry.remove(part)
+    registry.remove(IncomingRow("a", 1000, 2))
+    assert [row.direction for row in registry.workload("a")] == ["outgoing"]
+    assert registry.workload("a#3") == registry.workload("c") == []
 
 
 def test_a_change_costs_the_same_among_many(memory: Slots, file: Journal) -> None:

@@ -54,6 +54,13 @@ def test_fds_go_both_ways(start: Any, befriend: Any) -> None:
         assert friend.call("Measure", {"fileDescriptor": 0}, (file.fileno(),)).parameters == {"size": 5}
 
 
+def test_before_each_reply_what_it_relies_on_is_written_down(start: Any, befriend: Any) -> None:
+    friend = befriend(start())
+    friend.is_served(times=2)
+    assert friend.call("Fail").error == "io.luod.InternalError"
+    assert friend.call("Written").parameters == {"times": 3}
+
+
 @pytest.mark.parametrize("index", [1, 7, -5, "0", None])
 def test_an_index_that_points_to_no_fd_is_refused(start: Any, befriend: Any, index: object) -> None:
     friend = befriend(start())

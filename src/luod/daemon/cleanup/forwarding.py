@@ -59,7 +59,7 @@ class Forwarding:
 
     def take_over(self) -> None:
         """Continues the forwardings that the previous serve had begun."""
-        for row in self._registry.record.incoming:
+        for row in self._registry.all_incoming:
             if row.state is IncomingState.CARRYING_OVER:
                 task = self._loop.create_task(self._go_on(row))
                 self._tasks.add(task)

@@ -64,7 +64,7 @@ class Reaping:
         policy.changed.append(self._reloaded)
 
     def take_over(self) -> None:
-        for row in self._registry.record.incoming:
+        for row in self._registry.all_incoming:
             if row.state is IncomingState.DISCARDING and self._children.left(worker_name(row)):
                 self._start(row.name)
         self._schedule()
@@ -76,7 +76,7 @@ class Reaping:
 
     def deadline_left(self) -> float | None:
         """Returns the seconds until the restore deadline, even if no session waits for it; None without a deadline."""
-        deadline, arrived = self._policy.settings.restore_deadline, self._registry.record.arrived
+        deadline, arrived = self._policy.settings.restore_deadline, self._registry.rest.arrived
         if deadline is None or arrived is None:
             return None
         due = max(arrived + deadline, self._began + min(deadline, _GRACE_SECONDS))
@@ -96,7 +96,7 @@ class Reaping:
 
     def in_use(self, row: IncomingRow) -> str | None:
         """Returns why an incoming session is in use, or None. Use of one session of a workload is use of all."""
-        parts = [other for other in self._registry.record.incoming if other.base == row.base]
+        parts = [other for other in self._registry.workload(row.base) if isinstance(other, IncomingRow)]
         if any(other.state is IncomingState.RESUMED for other in parts):
             return "its guest was resumed"
         claimed = next((other for other in parts if self._sessions.claimed(other)), None)
@@ -164,7 +164,7 @@ class Reaping:
         """Restarts the wait if the deadline has changed: a new one must not expire at once."""
         if self._policy.settings.restore_deadline != self._deadline:
             self._deadline = self._policy.settings.restore_deadline
-            if self._registry.record.arrived is not None:
+            if self._registry.rest.arrived is not None:
                 self._registry.set_arrived(now())
         self._schedule()
 

@@ -159,7 +159,7 @@ class Preflight:
             memory=Memory(_ROOT),
             devices=held,
             host=host(_ROOT),
-            storage=replace(facts.storage, file_error=self._registry.file_error, doubts=self._registry.record.doubts),
+            storage=replace(facts.storage, file_error=self._registry.file_error, doubts=self._registry.rest.doubts),
         )
 
 

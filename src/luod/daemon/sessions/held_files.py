@@ -75,14 +75,14 @@ class HeldFiles:
     async def _stash(self, peer: Peer, name: str, passed: list[tuple[str, Fd | None]]) -> None:
         try:
             files = self._check(peer, name, passed, await self._policy.granted(peer))
-            sets = self._registry.record.held
+            sets = self._registry.rest.held
             first = max((file.number for held in sets for file in held.files), default=0) + 1
             held = Held(peer.uid, name, tuple(HeldFile(first + n, label) for n, (label, _) in enumerate(files)))
 
             def record() -> None:
                 if self._updating():
                     raise _updating()
-                self._registry.set_held((*self._registry.record.held, held))
+                self._registry.set_held((*self._registry.rest.held, held))
 
             named = zip(held.files, files, strict=True)
             await self._fds.store({held_name(file): fd for file, (_label, fd) in named}, record)
@@ -107,7 +107,7 @@ class HeldFiles:
             )
         if self._updating():
             raise _updating()
-        sets = self._registry.record.held
+        sets = self._registry.rest.held
         if self._find(peer, name) is not None:
             raise AlreadyStashed(
                 name=name,
@@ -140,12 +140,12 @@ class HeldFiles:
 
     async def _drop_stash(self, peer: Peer, name: str) -> None:
         held = self._set(peer, name)
-        self._registry.set_held(tuple(other for other in self._registry.record.held if other is not held))
+        self._registry.set_held(tuple(other for other in self._registry.rest.held if other is not held))
         await self._fds.drop(*map(held_name, held.files), discard=self._discard)
         self._sparing("stash-dropped", of=peer.uid, name=name, files=len(held.files), uid=peer.uid, pid=peer.pid)
 
     def _find(self, peer: Peer, name: str) -> Held | None:
-        return next((h for h in self._registry.record.held if (h.owner, h.name) == (peer.uid, name)), None)
+        return next((h for h in self._registry.rest.held if (h.owner, h.name) == (peer.uid, name)), None)
 
     def _set(self, peer: Peer, name: str) -> Held:
         held = None if peer.anonymous else self._find(peer, name)

@@ -7,14 +7,20 @@ connection. `luod.daemon.sessions.service` decides what follows from its end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
 
-from luod.daemon.store.fd_names import process_name
-from luod.daemon.store.recovery import Holdings
-from luod.daemon.store.schema import Row
+from luod.daemon.store.fd_names import PROCESS, process_name, session_of
 from luod.errors import Refused
-from luod.ipc.server.peer import Peer
-from luod.linux import Fd, has_ended, pid_of
+from luod.linux import has_ended, pid_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from luod.daemon.store.recovery import Holdings
+    from luod.daemon.store.registry import Registry
+    from luod.daemon.store.schema import Row
+    from luod.ipc.server.peer import Peer
+    from luod.linux import Fd
 
 
 class Owners:
@@ -26,9 +32,11 @@ class Owners:
         self._loop = asyncio.get_running_loop()
         self._own: dict[str, Fd] = {}
 
-    def take_over(self, rows: Iterable[Row]) -> None:
-        for row in rows:
-            if process_name(row) in self._fds:
+    def take_over(self, registry: Registry) -> None:
+        for name in [name for name in self._fds if name.startswith(PROCESS)]:
+            session = session_of(name)
+            row = None if session is None else registry.row(*session)
+            if row is not None:
                 self._watch(row)
 
     async def pin(self, row: Row, peer: Peer, *, stored: bool = True) -> None:

@@ -103,11 +103,11 @@ class SessionService:
 
     def take_over(self) -> None:
         """Watches the processes that the previous serve watched."""
-        self._owners.take_over(self._registry.record.rows)
+        self._owners.take_over(self._registry)
 
     @property
     def held(self) -> tuple[str, ...]:
-        return tuple(held.name for held in self._registry.record.held)  # stashes: a kexec does not preserve them
+        return tuple(held.name for held in self._registry.rest.held)  # stashes: a kexec does not preserve them
 
     def rows(self) -> list[tuple[Row, SessionState]]:
         """Returns all sessions, sorted by name, with their states."""
@@ -164,7 +164,7 @@ class SessionService:
         return [self._described(row, state) for row, state in found]
 
     def _described(self, row: Row, state: SessionState) -> Description:
-        arrival = self._registry.record.arrival
+        arrival = self._registry.rest.arrival
         outgoing = row.direction == "outgoing"
         return Description(
             name=row.name,
@@ -198,7 +198,7 @@ class SessionService:
             granted = await self._policy.granted(peer)  # may use the network, so not while the guest is frozen
         belonging = self._belonging(peer, session)
         frozen = belonging.generation is not None
-        held = sum(row.owner == peer.uid and counts(row) for row in self._registry.record.outgoing)
+        held = sum(row.owner == peer.uid and counts(row) for row in self._registry.all_outgoing)
         # A participant that is asked to freeze must be able to, even if the policy has changed.
         if not frozen:
             self._policy.check_create(granted, session, held + self._creating[peer.uid])
@@ -283,7 +283,7 @@ class SessionService:
                 message="luod holds a session of this name",
                 hint="release or replace it, or use another name",
             )
-        if len(self._registry.record.rows) >= MOST_SESSIONS:
+        if len(self._registry) >= MOST_SESSIONS:
             raise Refused(message=f"luod holds {MOST_SESSIONS} sessions, which is the maximum", hint="release some")
         # NAME#GENERATION belongs to the owner of NAME, even if root creates it: a partial restore is invalid.
         base = None if belonging.generation is None else self._registry.outgoing(session.base)
@@ -460,8 +460,8 @@ class SessionService:
         """Ends the forwarded NAME#GENERATION sessions when their NAME, `row`, ends or is replaced: the next kernel may
         combine the two into one state of the guest (H12).
         """
-        for part in self._registry.record.outgoing:
-            if row.name == part.base and part.name != row.name:
+        for part in self._registry.workload(row.name):
+            if part.direction == "outgoing" and part.name != row.name:
                 self._log("closed", name=part.name, reason=f"session {row.name} of its workload ended or was replaced")
                 await self._remove(part)
 

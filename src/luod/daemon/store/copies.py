@@ -40,15 +40,21 @@ class Told:
     number: int = 0
     fault: Fault | None = None
     rest: bool = False
+    entries: tuple[bytes, ...] = ()
+    """The bodies of the entries in its log."""
 
 
-def understand(log: Log | None, copy: str) -> Told:
+def understand(log: Log | None, copy: str, other: Told | None = None) -> Told:
     """Returns the contents of a log.
 
-    `copy` names it in a fault; None is a log that does not begin with a whole record.
+    `copy` names it in a fault; None is a log that does not begin with a whole record. `other`: the other copy. Usually
+    both have the same entries, and then they are decoded once.
     """
     if log is None:
         return Told(fault=Fault("damaged", f"{copy} is damaged: no whole record begins it"))
+    entries = (log.whole, *log.changes)
+    if other is not None and other.entries == entries:
+        return Told(other.record, log.number, rest=log.rest, entries=entries)
     try:
         record = read_whole(log.whole)
         if log.changes:
@@ -66,17 +72,17 @@ def understand(log: Log | None, copy: str) -> Told:
         return Told(fault=Fault("format", what))
     except Meaningless as error:
         return Told(fault=Fault("damaged", f"{copy} is damaged: an entry has a good checksum and no meaning: {error}"))
-    return Told(record, log.number, rest=log.rest)
+    return Told(record, log.number, rest=log.rest, entries=entries)
 
 
-def understand_file(content: bytes | OSError | None, path: str) -> Told:
-    """Returns the contents of the file, or of the error with which it was read."""
+def understand_file(content: bytes | OSError | None, path: str, memory: Told | None = None) -> Told:
+    """Returns the contents of the file, or of the error with which it was read. `memory`: the other copy."""
     if content is None:
         return Told()
     copy = f"the registry's file {path}"
     if isinstance(content, OSError):
         return Told(fault=Fault("unreadable", f"{copy} cannot be read: {content.strerror or content}"))
-    return understand(unpack(content), copy)
+    return understand(unpack(content), copy, memory)
 
 
 def of_this_machine(told: Told, boot: str, machine: str) -> Told:

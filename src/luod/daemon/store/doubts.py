@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 _ROOT: Final = 0
 
 
-def read_file(file: Journal) -> Told:
-    """Returns the contents of the file, if they are of this machine."""
+def read_file(file: Journal, memory: Told | None = None) -> Told:
+    """Returns the contents of the file, if they are of this machine. `memory`: the other copy."""
     try:
         content: bytes | OSError | None = file.read()
     except OSError as error:
         content = error
-    return of_this_machine(understand_file(content, file.path), boot_id(), machine_id())
+    return of_this_machine(understand_file(content, file.path, memory), boot_id(), machine_id())
 
 
 def doubted(log: Log, what: str, kept: str = "", *, refuses: bool) -> Doubt:

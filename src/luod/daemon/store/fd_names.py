@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from luod.daemon.store.schema import HeldFile, Image, Row
+    from luod.ipc.types.sessions import Direction
 
 REGISTRY: Final = "registry."
 """The prefix of the name of the registry's memory; the registry's instance follows."""
@@ -28,6 +29,18 @@ def fd_name(row: Row) -> str:
     return f"{row.direction}.{row.name}"
 
 
+def session_of(name: str) -> tuple[Direction, str] | None:
+    """Returns direction and name of the session to which an fd of this name belongs; None for another fd."""
+    kind, _dot, rest = name.partition(".")
+    if kind in ("process", "worker"):
+        kind, _dot, rest = rest.partition(".")
+    if kind == "carried":
+        return "incoming", rest.partition(".")[2]
+    if kind == "incoming":
+        return "incoming", rest
+    return ("outgoing", rest) if kind in ("outgoing", "manifest") else None
+
+
 def process_name(row: Row) -> str:
     """Returns the name of a pidfd of the session's process, if luod waits for its end."""
     return f"{PROCESS}{fd_name(row)}"
@@ -41,6 +54,11 @@ def worker_name(row: Row) -> str:
 def carried_name(row: Row, number: int) -> str:
     """Returns the name of files of a session that is carried over, while they are preserved nowhere."""
     return f"carried.{number}.{row.name}"
+
+
+def is_carried(name: str) -> bool:
+    """Returns whether it is such a name."""
+    return name.startswith("carried.")
 
 
 def carried_names(fds: Iterable[str], row: Row) -> list[str]:

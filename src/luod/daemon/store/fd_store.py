@@ -55,6 +55,8 @@ class FdStore(Mapping[str, Fd]):
         self._channel = channel
         self._fds = fds
         self._lost = lost
+        self.before_request: Callable[[], None] = lambda: None
+        """Writes what the registry has not written yet: the supervisor must not be ahead of it."""
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
         self._answer: asyncio.Future[tuple[dict[str, str], tuple[Fd, ...]]] | None = None
@@ -204,6 +206,7 @@ class FdStore(Mapping[str, Fd]):
         It must not be cancelled: the next request would get this one's answer.
         """
         answer: asyncio.Future[tuple[dict[str, str], tuple[Fd, ...]]] = self._loop.create_future()
+        self.before_request()
         self._answer = answer
         try:
             framing.send(self._channel, protocol.encode(request), fds)

@@ -9,7 +9,7 @@ from luod.daemon.store.copies import Fault, Told, newer, understand
 from luod.daemon.store.doubts import aside, doubted, keep_memory, read_file
 from luod.daemon.store.journal import Slots
 from luod.daemon.store.registry import Registry
-from luod.daemon.store.remains import arrived, owed, recall, timed
+from luod.daemon.store.remains import arrived, owed, reached, recall
 from luod.daemon.store.schema import begun_record, boot_id, machine_id, now
 from luod.daemon.store.states import IncomingState
 from luod.errors import LuodError
@@ -32,26 +32,27 @@ MEMORY: Final = "the registry in luod's session"
 BEHIND: Final = f"{MEMORY} is damaged at its end; its file is newer and was believed"
 
 
-async def inherited(fds: FdStore, session: Fd, kept: Told, file: Journal, log: Log) -> Record:
+async def inherited(fds: FdStore, session: Fd, file: Journal, log: Log) -> Record:
     """Returns the first record, from the preserved registry, or from the file in its place."""
     try:
         with IncomingSession(session.duplicate()) as incoming:
             memory = Slots(incoming.retrieve(TOKEN, check_memory=False))
     except LuodError as error:
         what = f"luod's session holds no registry: {error}"
-        return _in_place_of(Told(fault=Fault("damaged", what)), "", kept, file, log)
+        return _in_place_of(Told(fault=Fault("damaged", what)), "", file, log)
     try:
         try:
             held = understand(memory.read(), MEMORY)
         except OSError as error:
             held = Told(fault=Fault("unreadable", f"{MEMORY} cannot be read: {error.strerror or error}"))
-            return _in_place_of(held, "", kept, file, log)
+            return _in_place_of(held, "", file, log)
         if held.record is None:
             assert held.fault is not None
             place = await keep_memory(fds, memory, held.fault.kind, file, log)
-            return _in_place_of(held, place, kept, file, log)
+            return _in_place_of(held, place, file, log)
     finally:
         memory.close()
+    kept = read_file(file, held)
     doubts = aside(file, kept, log, refuses=False)
     old = held.record
     if newer(held, kept):
@@ -66,8 +67,9 @@ async def inherited(fds: FdStore, session: Fd, kept: Told, file: Journal, log: L
     return replace(record, doubts=doubts)
 
 
-def _in_place_of(held: Told, place: str, kept: Told, file: Journal, log: Log) -> Record:
+def _in_place_of(held: Told, place: str, file: Journal, log: Log) -> Record:
     """Returns the first record if the preserved registry is unusable."""
+    kept = read_file(file)
     assert held.fault is not None
     if kept.record is None:
         missing = "" if kept.fault is not None else f"; there is no file {file.path}"
@@ -91,17 +93,7 @@ def _carried(old: Record, log: Log) -> Record:
     if departure is None:
         log.warning("arrived-without-luod", sessions=len(rows), torn=len(torn))
     else:
-        departure = timed(departure)
-        took = departure.crossing
-        log(
-            "arrived",
-            update=departure.update,
-            sessions=len(rows),
-            torn=len(torn),
-            jump_seconds="?" if took is None else f"{took.seconds:.3f}",
-            error_seconds="?" if took is None else f"{took.error_seconds:.6f}",
-            clock="?" if took is None else took.clock,
-        )
+        departure = reached(departure)
     for name in torn:
         log.warning("session-torn", name=name, reason="its participant was not ready for the kexec")
     return begun_record(
@@ -124,7 +116,7 @@ def strand(file: Journal, log: Log) -> Registry:
         )
     elif old is not None:
         rows = tuple(arrived(row, old.departure) for row in old.outgoing)
-        departure = None if old.departure is None else timed(old.departure)
+        departure = None if old.departure is None else reached(old.departure)
         record = replace(record, boot=old.boot + 1, rows=rows, generation=old.generation, arrival=departure)
     record = replace(record, owed=owed(old, other_kernel=old is not None and old.boot_id != record.boot_id))
     for row in record.rows:

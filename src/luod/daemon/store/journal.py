@@ -97,16 +97,18 @@ class Slots:
 
     def read(self) -> Log | None:
         """Returns the newer log, which is continued from here. None: neither begins with a valid record."""
-        found = []
-        for slot in range(2):
+        # A log begins with a higher number than any in the other one.
+        for slot in sorted(range(2), key=self._first_number, reverse=True):
             log = unpack(os.pread(self._file.fileno(), SLOT_SIZE, slot * SLOT_SIZE))
             if log is not None:
-                found.append((log.number, slot, log))
-        if not found:
-            return None
-        _number, self._slot, newest = max(found, key=lambda each: each[0])
-        self._end = newest.end
-        return newest
+                self._slot, self._end = slot, log.end
+                return log
+        return None
+
+    def _first_number(self, slot: int) -> int:
+        header = os.pread(self._file.fileno(), _HEADER.size, slot * SLOT_SIZE)
+        number: int = _HEADER.unpack(header.ljust(_HEADER.size))[3]
+        return number
 
     def forget(self) -> None:
         """Makes the next entry begin a log, with any contents of this one."""

@@ -7,21 +7,11 @@ first answer to a client.
 
 from __future__ import annotations
 
+import asyncio
+
 from luod.daemon.store.copies import Fault, Told, believed, understand
 from luod.daemon.store.doubts import aside, doubted, keep_memory, read_file, unknown
-from luod.daemon.store.fd_names import (
-    ASIDE,
-    HOOK,
-    JUMP,
-    REGISTRY,
-    carried_names,
-    fd_name,
-    held_name,
-    image_names,
-    manifest_name,
-    process_name,
-    worker_name,
-)
+from luod.daemon.store.fd_names import ASIDE, HOOK, JUMP, REGISTRY, held_name, image_names, is_carried, session_of
 from luod.daemon.store.inherited import BEHIND, MEMORY, TOKEN, inherited, strand
 from luod.daemon.store.journal import Slots
 from luod.daemon.store.journal_file import Journal
@@ -66,7 +56,7 @@ async def take_over(fds: FdStore, directory: str, log: Log) -> Holdings:
     stored = next((name for name in fds if name.startswith(REGISTRY)), None)
     if stored is not None and protocol.OUTGOING + SESSION in fds:
         registry = await _again(fds, stored, file, log)
-        log.debug("serve-again", boot=registry.record.boot)
+        log.debug("serve-again", boot=registry.rest.boot)
         if JUMP not in fds:
             # The end of the previous serve cancelled its update: no guest is frozen for it any more.
             registry.stay()
@@ -88,13 +78,15 @@ async def take_over(fds: FdStore, directory: str, log: Log) -> Holdings:
                 )
         await fds.drop(protocol.INCOMING + SESSION)
     await _agree(fds, registry, log)
+    registry.soon, fds.before_request = asyncio.get_running_loop().call_soon, registry.write
     return Holdings(registry, fds, broken)
 
 
 async def _again(fds: FdStore, stored: str, file: Journal, log: Log) -> Registry:
     """Returns the registry of the previous serve. keep holds its memory under the name `stored`."""
     memory = Slots(fds[stored].duplicate())
-    held, kept = understand(memory.read(), MEMORY), read_file(file)
+    held = understand(memory.read(), MEMORY)
+    kept = read_file(file, held)
     if held.record is None:
         return await _doubtful(fds, stored, memory, (held, kept), file, log)
     doubts = aside(file, kept, log, refuses=False)
@@ -157,7 +149,7 @@ async def _store(fds: FdStore, registry: Registry, memory: Slots, stored: str = 
     """Stores the memory in keep. The name contains the instance, which is known then even if the contents are damaged.
     `stored` is the name under which keep has the memory already.
     """
-    name = REGISTRY + registry.record.instance
+    name = REGISTRY + registry.rest.instance
     if name != stored:
         await fds.store({name: memory.file})
         await fds.drop(stored)
@@ -171,10 +163,10 @@ async def _begin(fds: FdStore, file: Journal, log: Log) -> Registry:
             await fds.retrieve(SESSION)
         except NoSuchSession:
             log.debug("no-registry")
-    kept = read_file(file)
     if old in fds:
-        record = await inherited(fds, fds[old], kept, file, log)
+        record = await inherited(fds, fds[old], file, log)
     else:
+        kept = read_file(file)
         doubts = aside(file, kept, log, refuses=kept.fault is not None and kept.fault.risk)
         record = recall(kept, log)
         record = replace(record, doubts=record.doubts + doubts)
@@ -197,20 +189,17 @@ async def _begin(fds: FdStore, file: Journal, log: Log) -> Registry:
 
 async def _agree(fds: FdStore, registry: Registry, log: Log) -> None:
     """Drops the fds that the registry does not know. They belong to interrupted calls, which had no reply."""
-    known = {protocol.OUTGOING + SESSION, REGISTRY + registry.record.instance, ASIDE, JUMP, HOOK}
-    known |= {fd_name(row) for row in registry.record.rows}
-    known |= {process_name(row) for row in registry.record.rows} | {worker_name(row) for row in registry.record.rows}
-    for row in registry.record.incoming:
-        if row.state is IncomingState.CARRYING_OVER:
-            known |= set(carried_names(fds, row))
-    known |= {manifest_name(row) for row in registry.record.outgoing}
-    known |= {held_name(file) for held in registry.record.held for file in held.files}
-    image = registry.record.image
+    known = {protocol.OUTGOING + SESSION, REGISTRY + registry.rest.instance, ASIDE, JUMP, HOOK}
+    known |= {held_name(file) for held in registry.rest.held for file in held.files}
+    image = registry.rest.image
     if image is not None:
         known |= set(image_names(image))
         if not set(image_names(image)) <= set(fds):
             log.warning("image-lost", command_line=image.command_line)
             registry.set_image(None)
     for name in set(fds) - known:
-        log.debug("dropped", fd=name)
-        await fds.drop(name)
+        session = session_of(name)
+        row = None if session is None else registry.row(*session)
+        if row is None or (is_carried(name) and row.state is not IncomingState.CARRYING_OVER):
+            log.debug("dropped", fd=name)
+            await fds.drop(name)

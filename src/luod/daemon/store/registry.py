@@ -39,16 +39,28 @@ Change = tuple[Row | None, Row | None]
 
 
 class Registry:
-    """The current record and its two copies. Owns them."""
+    """The current record and its two copies. Owns them.
+
+    With `soon`, the changes of rows in one turn of the loop are written together, as one entry. Then `write` must come
+    before anything that leaves serve: an answer to a client, a request to the supervisor.
+    """
 
     def __init__(self, record: Record, memory: Slots, file: Journal, log: Log, *, number: int = 0) -> None:
         """`record` is entry `number` of both copies; if `number` is 0, the first change writes it."""
+        self.soon: Callable[[Callable[[], None]], object] | None = None
+        """Calls a function in the next turn of the loop. None: each change is written at once."""
         self.watchers: list[Callable[[tuple[Change, ...]], None]] = []
         """Callbacks for each change of rows."""
         self.noted: Callable[[Row, str], None] | None = None
-        self._record: Record | None = record
         self._rest = replace(record, rows=())
-        self._rows = {key(row): row for row in record.rows}
+        self._record: Record | None = record
+        self._outgoing = {row.name: row for row in record.outgoing}
+        self._incoming = {row.name: row for row in record.incoming}
+        self._parts: dict[str, set[Key]] = {}
+        """The sessions with a generation of each workload."""
+        for row in record.rows:
+            self._index(row)
+        self._unwritten: dict[Key, Row | None] = {}
         self._number = number
         self._log = log
         self._memory = memory
@@ -59,19 +71,48 @@ class Registry:
     @property
     def record(self) -> Record:
         if self._record is None:
-            self._record = replace(self._rest, rows=tuple(self._rows.values()))
+            self._record = replace(self._rest, rows=(*self._outgoing.values(), *self._incoming.values()))
         return self._record
 
+    @property
+    def rest(self) -> Record:
+        """Returns the record without its rows, which costs nothing."""
+        return self._rest
+
+    def __len__(self) -> int:
+        """Returns the number of sessions in both directions."""
+        return len(self._outgoing) + len(self._incoming)
+
+    @property
+    def any_incoming(self) -> bool:
+        """Returns whether there is an incoming session."""
+        return bool(self._incoming)
+
+    @property
+    def all_outgoing(self) -> list[OutgoingRow]:
+        return list(self._outgoing.values())
+
+    @property
+    def all_incoming(self) -> list[IncomingRow]:
+        return list(self._incoming.values())
+
     def row(self, direction: Direction, name: str) -> Row | None:
-        return self._rows.get((direction, name))
+        return self._outgoing.get(name) if direction == "outgoing" else self._incoming.get(name)
 
     def outgoing(self, name: str) -> OutgoingRow | None:
-        row = self._rows.get(("outgoing", name))
-        return row if isinstance(row, OutgoingRow) else None
+        return self._outgoing.get(name)
 
     def incoming(self, name: str) -> IncomingRow | None:
-        row = self._rows.get(("incoming", name))
-        return row if isinstance(row, IncomingRow) else None
+        return self._incoming.get(name)
+
+    def workload(self, base: str) -> list[Row]:
+        """Returns the rows of NAME and of all NAME#GENERATION, in both directions."""
+        rows = [
+            self._outgoing.get(base),
+            self._incoming.get(base),
+            *(self.row(*each) for each in self._parts.get(base, ())),
+        ]
+        return [row for row in rows if row is not None]
 
     def become(self, row: IncomingRow, state: IncomingState) -> IncomingRow:
         """Changes the state of the session if it still exists. Returns its row. Raises ImpossibleTransition."""
@@ -98,17 +139,14 @@ class Registry:
 
     def replace(self, row: Row, other: Row | None) -> None:
         """Replaces the current row with the name of `row` by `other`; None removes it."""
-        found = self._rows.get(key(row))
+        found = self.row(*key(row))
         if found is not None and found != other:
             self._change([(found, other)])
 
-    def change(self, change: Callable[[Row], Row | None]) -> None:
-        """Replaces every row by the result of `change`; None removes it. Makes at most one write."""
-        if changes := self._changes(change):
+    def change(self, change: Callable[[Row], Row | None], rows: Iterable[Row]) -> None:
+        """Replaces each of the rows by the result of `change`; None removes it. Makes at most one write."""
+        if changes := _changes(change, rows):
             self._change(changes)
-
-    def _changes(self, change: Callable[[Row], Row | None]) -> list[Change]:
-        return [(row, other) for row in self._rows.values() if (other := change(row)) != row]
 
     def note(self, row: Row, what: str) -> None:
         """Reports an event that is not recorded: a session was "retrieved", or is about to end with outcome `what`."""
@@ -124,11 +162,11 @@ class Registry:
         def without(other: Row) -> Row | None:
             if key(other) == key(row):
                 return None
-            if isinstance(other, IncomingRow) and row.direction == "incoming" and other.base == row.base:
+            if isinstance(other, IncomingRow) and row.direction == "incoming":
                 return replace(other, state=IncomingState.TORN) if other.state in whole else other
             return other
 
-        self.change(without)
+        self.change(without, self.workload(row.base))
 
     def begin_generation(self) -> int:
         generation = self._rest.generation + 1
@@ -137,8 +175,7 @@ class Registry:
 
     def depart(self, departure: Departure, ready: Mapping[str, OutgoingRow]) -> None:
         """Records that the kexec is next. `ready` are the outgoing rows of the participants that are ready."""
-        changes = self._changes(lambda row: ready.get(row.name, row) if row.direction == "outgoing" else row)
-        self._set(changes, departure=departure)
+        self._set(_changes(lambda row: ready.get(row.name, row), self.all_outgoing), departure=departure)
 
     def stay(self) -> tuple[Row, ...]:
         """Records that this kernel continues after a cancelled update: no session is `ready` now, and those created
@@ -146,14 +183,11 @@ class Registry:
         """
 
         def without(row: Row) -> Row | None:
-            if not isinstance(row, OutgoingRow):
-                return row
-            if row.ends_with_update:
+            if isinstance(row, OutgoingRow) and row.ends_with_update:
                 return None
-            ready = row.state is OutgoingState.READY
-            return replace(row, state=OutgoingState.DECLARED) if ready else row
+            return replace(row, state=OutgoingState.DECLARED) if row.state is OutgoingState.READY else row
 
-        changes = self._changes(without)
+        changes = _changes(without, self.all_outgoing)
         if self._rest.departure is not None or changes:
             self._set(changes, departure=None)
         return tuple(row for row, other in changes if row is not None and other is None)
@@ -164,6 +198,9 @@ class Registry:
     def set_held(self, held: tuple[Held, ...]) -> None:
         self._set(held=held)
 
+    def set_arrival(self, arrival: Departure) -> None:
+        self._set(arrival=arrival)
+
     def set_arrived(self, arrived: float) -> None:
         self._set(arrived=arrived)
 
@@ -173,49 +210,97 @@ class Registry:
     def set_image(self, image: Image | None) -> None:
         self._set(image=image)
 
-    def _set(self, changes: Iterable[Change] = (), **fields: Any) -> None:
+    def _set(self, changes: list[Change] | None = None, **fields: Any) -> None:
         """Changes rarely changed fields: both logs are rewritten with the whole record."""
-        changes = tuple(changes)
-        rows = self._with(changes)
-        rest = replace(self._rest, **fields)
-        whole = self._pack(rest, rows, self._number + 1)
-        if not self._memory.begin(whole):
-            raise _full(len(whole))
+        changes = changes or []
+        self._apply(changes)
+        self._rest, self._record = replace(self._rest, **fields), None
+        whole = self._begin()
         self._write(lambda: self._file.begin(whole))
-        self._become(rest, rows, changes)
+        self._tell(changes)
 
     def _change(self, changes: list[Change]) -> None:
-        """Changes rows: both logs get an entry."""
-        rows = self._with(changes)
-        number = self._number + 1
-        entry = journal.pack(number, entries.changes(_merged(changes)), whole=False)
-        if not self._memory.append(entry):
-            whole = self._pack(self._rest, rows, number)
-            if not self._memory.begin(whole):
-                raise _full(len(whole))
+        """Changes rows: both logs get an entry, at the latest in the next turn of the loop."""
+        self._apply(changes)
+        if self.soon is not None and not self._unwritten:
+            self.soon(self.write)
+        for row, other in changes:
+            if row is not None:
+                self._unwritten[key(row)] = None
+            if other is not None:
+                self._unwritten[key(other)] = other
+        if self.soon is None:
+            self.write()
+        self._tell(changes)
+
+    def write(self) -> None:
+        """Writes the changes of rows since the last write, as one entry. Raises RegistryDamaged: they are too large."""
+        if not self._unwritten:
+            return
+        entry = journal.pack(self._number + 1, entries.changes(self._unwritten), whole=False)
+        if self._memory.append(entry):
+            self._number += 1
+            self._unwritten = {}
+        else:
+            self._begin()
 
         def write() -> None:
             if not self._file.append(entry):
-                self._file.begin(self._pack(self._rest, rows, number))
+                self._begin_file()
 
         self._write(write)
-        self._become(self._rest, rows, tuple(changes))
 
-    def _with(self, changes: Iterable[Change]) -> dict[Key, Row]:
-        """Returns the rows after these changes. Raises ImpossibleTransition."""
-        rows = dict(self._rows)
+    def _begin(self) -> bytes:
+        """Begins the log in memory, with the whole record as the next entry, which is returned."""
+        whole = journal.pack(self._number + 1, entries.whole(self.record), whole=True)
+        if not self._memory.begin(whole):
+            size = len(whole)
+            raise RegistryDamaged(
+                f"the registry has grown to {size} bytes, which is too large", hint="release sessions"
+            )
+        self._number += 1
+        self._unwritten = {}
+        return whole
+
+    def _begin_file(self) -> None:
+        """Begins the log in the file, with the whole record as the last entry in memory."""
+        self._file.begin(journal.pack(self._number, entries.whole(self.record), whole=True))
+
+    def _apply(self, changes: list[Change]) -> None:
+        """Changes the rows. Raises ImpossibleTransition: nothing is changed."""
         for row, other in changes:
             if row is not None and other is not None:
                 require(row.state, other.state)
+        for row, other in changes:
             if row is not None and (other is None or key(other) != key(row)):
-                del rows[key(row)]
+                self._remove(row)
             if other is not None:
-                rows[key(other)] = other
-        return rows
+                if row is None or key(other) != key(row):
+                    self._index(other)
+                if isinstance(other, OutgoingRow):
+                    self._outgoing[other.name] = other
+                else:
+                    self._incoming[other.name] = other
+        self._record = None
 
-    @staticmethod
-    def _pack(rest: Record, rows: dict[Key, Row], number: int) -> bytes:
-        return journal.pack(number, entries.whole(replace(rest, rows=tuple(rows.values()))), whole=True)
+    def _index(self, row: Row) -> None:
+        if row.generation is not None:
+            self._parts.setdefault(row.base, set()).add(key(row))
+
+    def _remove(self, row: Row) -> None:
+        del (self._outgoing if row.direction == "outgoing" else self._incoming)[row.name]
+        if row.generation is not None:
+            parts = self._parts[row.base]
+            parts.discard(key(row))
+            if not parts:
+                del self._parts[row.base]
+
+    def _tell(self, changes: list[Change]) -> None:
+        for row, other in changes:
+            if row is not None and other is not None and row.state != other.state:
+                self._log.debug("session", name=other.name, direction=other.direction, was=row.state, state=other.state)
+        for watcher in self.watchers:
+            watcher(tuple(changes))
 
     def _write(self, write: Callable[[], None]) -> None:
         """Writes to the file. A failure is logged, not raised: the memory has the change, and a full disk must not
@@ -237,27 +322,20 @@ class Registry:
             self._log("registry-file-again", path=self._file.path)
         self._file_error = reason
 
-    def _become(self, rest: Record, rows: dict[Key, Row], changes: tuple[Change, ...]) -> None:
-        self._rest, self._rows, self._record = rest, rows, None
-        self._number += 1
-        for row, other in changes:
-            if row is not None and other is not None and row.state != other.state:
-                self._log.debug("session", name=other.name, direction=other.direction, was=row.state, state=other.state)
-        for watcher in self.watchers:
-            watcher(changes)
-
     async def sync(self) -> None:
         """Writes the file to the disk, before a kexec or a hook. Raises OSError."""
+        self.write()
         begun = None
         while begun != self._file.begun or not self._file.open:
             if not self._file.open:
-                self._file.begin(self._pack(self._rest, self._rows, self._number))
+                self._begin_file()
             begun = self._file.begun
             await asyncio.to_thread(self._file.syncing())
 
     def write_file(self) -> None:
         """Rewrites the file with the whole record, at the start of serve: the file may be out of date."""
-        self._write(lambda: self._file.begin(self._pack(self._rest, self._rows, self._number)))
+        self.write()
+        self._write(self._begin_file)
 
     @property
     def file(self) -> Journal:
@@ -269,20 +347,10 @@ class Registry:
         return self._file_error
 
     def close(self) -> None:
+        self.write()
         self._memory.close()
         self._file.close()
 
 
-def _merged(changes: Iterable[Change]) -> dict[Key, Row | None]:
-    """Returns the changed rows by their keys; None for a removed one."""
-    merged: dict[Key, Row | None] = {}
-    for row, other in changes:
-        if row is not None:
-            merged[key(row)] = None
-        if other is not None:
-            merged[key(other)] = other
-    return merged
-
-
-def _full(size: int) -> RegistryDamaged:
-    return RegistryDamaged(f"the registry has grown to {size} bytes, which is too large", hint="release sessions")
+def _changes(change: Callable[[Row], Row | None], rows: Iterable[Row]) -> list[Change]:
+    return [(row, other) for row in rows if (other := change(row)) is not row and other != row]

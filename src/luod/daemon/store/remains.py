@@ -49,11 +49,9 @@ def remaining(row: Row) -> Row:
     return replace(row, state=IncomingState.TAKEN) if row.state is IncomingState.CARRYING_OVER else row
 
 
-def timed(departure: Departure) -> Departure:
-    """Returns the departure with the duration of the kexec: from right before reboot(2) to this moment."""
-    if departure.left is None:
-        return departure
-    return replace(departure, crossing=clock.crossing(departure.left, departure.pace, clock.now()))
+def reached(departure: Departure) -> Departure:
+    """Returns the departure with this moment as the end of its kexec."""
+    return replace(departure, reached=clock.now(count=False))
 
 
 def owed(old: Record | None, *, other_kernel: bool) -> Owed | None:
@@ -108,7 +106,7 @@ def recall(told: Told, log: Log) -> Record:
         old.boot + 1,
         rows,
         generation=old.generation,
-        arrival=timed(old.departure),
+        arrival=reached(old.departure),
         arrived=now(),
         owed=owed(old, other_kernel=True),
     )

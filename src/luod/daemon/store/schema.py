@@ -109,7 +109,7 @@ class Held:
 @frozen
 class Departure:
     """The update of a kexec: it is in the registry from right before reboot(2), at `left`, until that returns. In the
-    next kernel it stays, with the duration of the kexec in `crossing`.
+    next kernel, which it `reached` at luod's start, it stays, and gets the duration of the kexec, `crossing`.
     """
 
     update: str
@@ -119,6 +119,7 @@ class Departure:
     freezing_seconds: float
     left: Moment | None = None
     pace: Pace | None = None
+    reached: Moment | None = None
     crossing: Crossing | None = None
 
 

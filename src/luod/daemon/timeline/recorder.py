@@ -1,52 +1,44 @@
 """Records the timeline of the last update. It outlives luod and, with data from the registry, the kexec.
 
-The file `timeline` in the state directory begins with a timeline, followed by a line for each event. A luod that is
-killed loses no written event, and a thousand sessions cost a thousand lines. Nothing depends on the file: a failed
-write is logged, and the timeline continues in memory.
+The file `timeline` in the state directory begins with the kernel's boot id and the time of the timeline's second 0.
+Then comes a timeline, and then a line for each event. The events of one turn of the loop are written together. Nothing
+depends on the file: a failed write is logged, and the timeline continues in memory.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 from collections import Counter
 from time import monotonic
-from typing import Final
 
-import msgspec
-from msgspec import structs
-
-from luod.daemon.log import Log
+from luod.daemon import clock
 from luod.daemon.store import state_file
-from luod.daemon.store.registry import Change
-from luod.daemon.store.schema import IncomingRow, Row
 from luod.daemon.store.states import IncomingState
-from luod.daemon.timeline.earlier import Earlier
-from luod.daemon.timeline.timeline import (
-    Current,
-    Event,
-    EventKind,
-    Timeline,
-    after,
-    with_event,
-)
-from luod.decode import Decoder, encode
+from luod.daemon.timeline.timeline import Event, Timeline, after, with_events
+from luod.decode import Decoder, Misfit, encode_shortly
 from luod.frozen import replace
 from luod.ipc.types.admin import UpdateTimes
 from luod.linux import Fd
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from luod.daemon.log import Log
+    from luod.daemon.store.registry import Change
+    from luod.daemon.store.schema import Departure, Record, Row
+    from luod.daemon.timeline.earlier import Earlier
+    from luod.daemon.timeline.timeline import Current, EventKind
+    from luod.ipc.types.phases import UpdateState
+
 _MOST_BYTES: Final = 4 << 20
-
-
-class _Head(msgspec.Struct, frozen=True):
-    """The first line. `origin` is CLOCK_MONOTONIC, in the kernel `boot_id`, of the timeline's second 0."""
-
-    boot_id: str
-    origin: float
-    timeline: Timeline
+_DECODER: Final = Decoder(strict=True)
 
 
 class Recorder:
-    """Owns the file while it is open."""
+    """Owns the file while it is open. Made inside a running loop."""
 
     def __init__(self, earlier: Earlier, directory: str, log: Log, *, jumping: bool) -> None:
         """Continues the timeline on the disk, or begins one with the registry's data from before the kexec. Then
@@ -55,34 +47,37 @@ class Recorder:
         self._registry = earlier.registry
         self._path = os.path.join(directory, "timeline")
         self._log = log
+        self._loop = asyncio.get_running_loop()
         self._file: Fd | None = None
         self._origin = 0.0
         self._timeline: Timeline | None = None
+        self._events: list[Event] = []
+        """Events that `_timeline` lacks."""
+        self._unwritten: list[Event] = []
+        """Events that the file lacks."""
+        self._recorded: set[tuple[EventKind, str]] = set()
+        self._frozen: set[str] = set()
+        """Sessions whose guests are to resume."""
         self._outcomes: dict[str, str] = {}
         self._replayed: float | None = None
         """The time of an earlier event that is recorded now, of CLOCK_MONOTONIC."""
         record = earlier.record
         self._left = Counter(row.base for row in record.incoming)
-        head = self._read()
-        if head is not None and head.boot_id == record.boot_id:
-            self._origin, self._timeline = head.origin, head.timeline
+        """The number of incoming sessions of each workload that has any."""
+        here, arrival = record.boot_id, self._measured(record)
+        crossing = None if arrival is None else arrival.crossing
+        found = self._read(None if crossing is None else here)
+        if found is not None and found[0] == here:
+            _here, self._origin, self._timeline = found
+            self._frozen = self._timeline.frozen
             self._open(new=False)
-            if self._timeline.state in ("preparing", "freezing", "jumping") and not jumping:
-                self._record("cancelled", note="luod ended while it was under way")
-            elif self._timeline.state == "restoring":
-                # Sessions that ended with the previous luod: their events were not written.
-                for session in self._timeline.sessions.values():
-                    if session.gone is None and not self._left[session.name]:
-                        self._record("gone", session.name)
-                if not self._left.total():
-                    self._end_restoring()
-        elif record.arrival is not None and record.arrival.crossing is not None:
-            timeline = after(record.arrival, record.incoming)
-            self._begin(timeline, record.arrival.crossing.arrived - (timeline.arrived or 0.0))
-            if not self._left.total():
-                self._end_restoring()
-        elif head is not None:
-            self._timeline = head.timeline
+            self._go_on(self._timeline, jumping=jumping)
+        elif arrival is not None and crossing is not None:
+            timeline = after(arrival, record.incoming)
+            self._begin(timeline, crossing.arrived - (timeline.arrived or 0.0))
+            self._end_if_restored()
+        elif found is not None:
+            self._timeline = found[2]
         for event in earlier.replay():
             self._replayed = event.at
             if event.noted is not None:
@@ -92,19 +87,55 @@ class Recorder:
         self._registry.watchers.append(self._changed)
         self._registry.noted = self._noted
 
+    def _measured(self, record: Record) -> Departure | None:
+        """Returns the update of the last kexec, with the duration of the kexec, which is measured once."""
+        arrival = record.arrival
+        if arrival is None or arrival.left is None or arrival.reached is None or arrival.crossing is not None:
+            return arrival
+        end = arrival.reached if arrival.pace is None else clock.counted(arrival.reached, arrival.pace)
+        took = clock.crossing(arrival.left, arrival.pace, end)
+        arrival = replace(arrival, crossing=took)
+        self._registry.set_arrival(arrival)
+        self._log(
+            "arrived",
+            update=arrival.update,
+            sessions=len(record.incoming),
+            torn=sum(row.state is IncomingState.TORN for row in record.incoming),
+            jump_seconds=f"{took.seconds:.3f}",
+            error_seconds=f"{took.error_seconds:.6f}",
+            clock=took.clock,
+        )
+        return arrival
+
+    def _go_on(self, timeline: Timeline, *, jumping: bool) -> None:
+        """Continues the timeline of the previous serve, whose last events may not be in the file."""
+        if timeline.state in ("preparing", "freezing", "jumping") and not jumping:
+            self._record("cancelled", note="luod ended while it was under way")
+        elif timeline.state == "restoring":
+            for session in timeline.sessions.values():
+                if session.gone is None and session.name not in self._left:
+                    self._record("gone", session.name)
+            self._end_if_restored()
+
+    def _complete(self) -> Timeline | None:
+        """Returns the timeline with all events; None without one."""
+        if self._timeline is not None and self._events:
+            self._timeline, self._events = with_events(self._timeline, self._events), []
+        return self._timeline
+
     def report(self, current: Current | None) -> UpdateTimes | None:
         """Returns the timeline of the `current` update, or without one of the last update, as luoctl receives it."""
-        timeline = self._timeline if current is None else current.timeline
+        timeline = self._complete() if current is None else current.timeline
         if timeline is None:
             return None
         over = timeline.state in ("done", "cancelled")
         origin = self._origin if current is None else current.origin
-        members = structs.asdict(timeline) | {
+        members = vars(timeline) | {
             "now": None if over else round(monotonic() - origin, 6),
             "blackout": timeline.blackout,
-            "sessions": tuple(
+            "sessions": [
                 replace(session, blackout=timeline.blackout_of(session)) for session in timeline.sessions.values()
-            ),
+            ],
         }
         return UpdateTimes(**members)
 
@@ -114,88 +145,95 @@ class Recorder:
 
     def not_jumped(self, reason: str) -> None:
         """Records that the reboot(2) call of the previous serve returned."""
-        if self._timeline is not None and self._timeline.state in ("preparing", "freezing", "jumping"):
+        if self._state in ("preparing", "freezing", "jumping"):
             self._record("cancelled", note=reason)
+
+    @property
+    def _state(self) -> UpdateState | None:
+        return None if self._timeline is None else self._timeline.state
 
     def _noted(self, row: Row, what: str) -> None:
         """Records that an incoming session was retrieved, or keeps the outcome `what` of one that is about to end."""
-        if self._timeline is None or self._timeline.state != "restoring" or row.direction != "incoming":
+        if self._state != "restoring" or row.direction != "incoming":
             return
-        session = self._timeline.sessions.get(row.base)
         if what != "retrieved":
             self._outcomes = {row.name: what}
-        elif session is not None and session.retrieved is None:
-            self._record("retrieved", session.name)
+        else:
+            self._record("retrieved", row.base)
 
     def _changed(self, changes: tuple[Change, ...]) -> None:
         """Follows the changes of the registry."""
         for row, now in changes:
-            if isinstance(row, IncomingRow):
-                self._incoming_changed(row, now)
+            if row is None or row.direction != "incoming":
+                continue
+            if now is None or now.direction != "incoming":
+                self._left[row.base] -= 1
+                if not self._left[row.base]:
+                    del self._left[row.base]
+                    self._gone(row)
+            elif now.state is not row.state and now.state is IncomingState.RESUMED:
+                self._resumed(row.base)
 
-    def _incoming_changed(self, row: IncomingRow, now: Row | None) -> None:
-        name = row.base
-        now = now if isinstance(now, IncomingRow) else None
-        if now is None:
-            self._left[name] -= 1
-        if self._timeline is None or self._timeline.state != "restoring":
-            return
-        if now is None and not self._left[name]:
-            self._record("gone", name, note=self._outcomes.get(row.name))
-        elif now is not None and now.state is IncomingState.RESUMED and row.state is not IncomingState.RESUMED:
-            session = self._timeline.sessions.get(name)
-            if session is not None and session.resumed is None:
-                self._record("resumed", name)
-                if self._timeline.all_resumed:
-                    self._log_blackout()
-        if not self._left.total():
-            self._end_restoring()
+    def _gone(self, row: Row) -> None:
+        if self._state == "restoring":
+            self._record("gone", row.base, note=self._outcomes.get(row.name))
+            self._end_if_restored()
 
-    def _log_blackout(self) -> None:
-        assert self._timeline is not None
-        longest = max(
-            (p for p in self._timeline.sessions.values() if p.resumed is not None),
-            key=lambda p: p.resumed or 0.0,
-            default=None,
-        )
-        if longest is not None:
+    def _end_if_restored(self) -> None:
+        if not self._left and self._state == "restoring":
+            self._record("done")
+            timeline = self._complete()
+            assert timeline is not None
             self._log(
-                "resumed",
-                update=self._timeline.update,
-                sessions=sum(p.resumed is not None for p in self._timeline.sessions.values()),
-                blackout_seconds=f"{self._timeline.blackout or 0.0:.3f}",
-                longest=longest.name,
+                "restored",
+                update=timeline.update,
+                sessions=len(timeline.sessions),
+                after_seconds=f"{timeline.ended or 0.0:.3f}",
             )
 
-    def _end_restoring(self) -> None:
-        assert self._timeline is not None
-        self._record("done")
-        self._log(
-            "restored",
-            update=self._timeline.update,
-            sessions=len(self._timeline.sessions),
-            after_seconds=f"{self._timeline.ended or 0.0:.3f}",
-        )
+    def _resumed(self, name: str) -> None:
+        if self._state != "restoring" or not self._record("resumed", name) or self._frozen:
+            return
+        timeline = self._complete()
+        assert timeline is not None
+        resumed = {p.resumed: p.name for p in timeline.sessions.values() if p.resumed is not None}
+        if resumed:
+            self._log(
+                "resumed",
+                update=timeline.update,
+                sessions=sum(p.resumed is not None for p in timeline.sessions.values()),
+                blackout_seconds=f"{timeline.blackout or 0.0:.3f}",
+                longest=resumed[max(resumed)],
+            )
 
-    def _record(self, what: EventKind, session: str = "", *, note: str | None = None) -> None:
-        assert self._timeline is not None
+    def _record(self, what: EventKind, session: str = "", *, note: str | None = None) -> bool:
+        """Records an event. Returns whether it is the first of its kind."""
+        if (what, session) in self._recorded:
+            return False
+        self._recorded.add((what, session))
+        if what in ("resumed", "gone"):
+            self._frozen.discard(session)
         now = monotonic() if self._replayed is None else self._replayed
         event = Event(what, round(now - self._origin, 6), session, note)
-        self._timeline = with_event(self._timeline, event)
+        self._events.append(event)
         if self._file is not None:
-            self._append(event)
+            if not self._unwritten:
+                self._loop.call_soon(self._write)
+            self._unwritten.append(event)
+        if not session:
+            self._complete()
+        return True
 
     # The file.
 
     def _begin(self, timeline: Timeline, origin: float) -> None:
         """Replaces the recorded timeline by another one."""
+        self.close()
         self._timeline, self._origin = timeline, origin
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        head = _Head(self._registry.record.boot_id, origin, timeline)
+        self._events, self._recorded, self._frozen = [], set(), timeline.frozen
+        lines = _line([self._registry.rest.boot_id, origin]) + _line(timeline)
         try:
-            state_file.replace(self._path, msgspec.json.encode(head, enc_hook=encode) + b"\n")
+            state_file.replace(self._path, lines)
         except OSError as error:
             self._log.warning("timeline-file", error=error)
             return
@@ -209,31 +247,45 @@ class Recorder:
         except OSError as error:
             self._log.warning("timeline-file", error=error)
 
-    def _append(self, event: Event) -> None:
-        assert self._file is not None
+    def _write(self) -> None:
+        """Appends the events that the file lacks."""
+        events, self._unwritten = self._unwritten, []
+        if self._file is None or not events:
+            return
         try:
-            os.write(self._file.fileno(), msgspec.json.encode(event) + b"\n")
+            os.write(self._file.fileno(), b"".join(map(_line, events)))
         except OSError as error:
             self._log.warning("timeline-file", error=error)
             self.close()
 
-    def _read(self) -> _Head | None:
-        """Returns the head of the file with all events applied, except incomplete lines; None without a timeline."""
+    def _read(self, boot_id: str | None) -> tuple[str, float, Timeline] | None:
+        """Returns the kernel and the second 0 of the file, and its timeline with all events but incomplete lines.
+
+        None without a timeline, or if it is not of the kernel `boot_id`; None: of any.
+        """
         try:
             with open(self._path, "rb") as file:
+                kernel, origin = json.loads(file.readline())
+                if boot_id not in (None, kernel):
+                    return None
+                timeline = _DECODER(Timeline, json.loads(file.readline()))
                 lines = file.read(_MOST_BYTES).splitlines()
-            head = msgspec.json.decode(lines[0], type=_Head, dec_hook=Decoder(strict=True))
-        except (OSError, IndexError, msgspec.DecodeError):
+        except (OSError, ValueError, TypeError, Misfit):
             return None
-        timeline = head.timeline
-        for line in lines[1:]:
+        events = []
+        for line in lines:
             try:
-                timeline = with_event(timeline, msgspec.json.decode(line, type=Event, dec_hook=Decoder(strict=True)))
-            except msgspec.DecodeError:
+                events.append(_DECODER(Event, json.loads(line)))
+            except (ValueError, Misfit):
                 continue
-        return structs.replace(head, timeline=timeline)
+        return kernel, origin, with_events(timeline, events)
 
     def close(self) -> None:
+        self._write()
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _line(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), default=encode_shortly).encode() + b"\n"

@@ -2,34 +2,30 @@
 
 All times are seconds since the update was requested, through the kexec. Before the kexec, `luod.daemon.updates.times`
 makes the timeline from the state of the update. In the next kernel it is made from the registry, and then updated
-event by event. `luod.daemon.timeline.recorder` writes it to the disk.
+event by event. `luod.daemon.timeline.recorder` writes it to the disk. `luod.decode` reads the annotations.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeVar
-
-import msgspec
-from msgspec import structs
-
-from luod.daemon.store.schema import Departure, IncomingRow, Row
 from luod.daemon.store.states import IncomingState
-from luod.frozen import replace
+from luod.frozen import frozen, replace
 from luod.ipc.types.admin import SessionTimes
+from luod.ipc.types.phases import Clock, UpdateState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from luod.ipc.types.phases import Clock, UpdateState
-else:
-    Clock = UpdateState = str  # msgspec does not know our Literal
+    from collections.abc import Iterable, Sequence
+    from typing import Literal, TypeVar
 
-R = TypeVar("R", bound=Row)
+    from luod.daemon.store.schema import Departure, IncomingRow, Row
+
+    R = TypeVar("R", bound=Row)
+else:
+    from luod.decode import Literal
+
 EventKind = Literal["retrieved", "resumed", "gone", "done", "cancelled"]
 
 
-class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+@frozen
+class Event:
     """An event of one session, or of all if `session` is empty; `note` is an outcome or a reason."""
 
     what: EventKind
@@ -38,7 +34,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     note: str | None = None
 
 
-class Timeline(msgspec.Struct, frozen=True, omit_defaults=True):
+@frozen
+class Timeline:
     """One update, requested `asked` seconds after 1970. `clock` measured the kexec's duration, `error` is its error."""
 
     update: str
@@ -46,6 +43,8 @@ class Timeline(msgspec.Struct, frozen=True, omit_defaults=True):
     skip_unready: bool
     asked: float
     state: UpdateState
+    sessions: dict[str, SessionTimes]
+    """By name."""
     reason: str | None = None
     freezing: float | None = None
     jumping: float | None = None
@@ -53,8 +52,6 @@ class Timeline(msgspec.Struct, frozen=True, omit_defaults=True):
     ended: float | None = None
     clock: Clock | None = None
     error: float | None = None
-    sessions: dict[str, SessionTimes] = {}
-    """By name."""
 
     @property
     def blackout(self) -> float | None:
@@ -69,12 +66,13 @@ class Timeline(msgspec.Struct, frozen=True, omit_defaults=True):
         return None if resumed is None or self.freezing is None else round(resumed - self.freezing, 6)
 
     @property
-    def all_resumed(self) -> bool:
-        """Returns whether all guests that were frozen for this update have resumed or ended."""
-        return all(p.resumed is not None or p.gone is not None for p in self.sessions.values() if p.standing == "ready")
+    def frozen(self) -> set[str]:
+        """Returns the sessions whose guests were frozen for this update, and have neither resumed nor ended."""
+        left = (p for p in self.sessions.values() if p.standing == "ready" and p.resumed is None and p.gone is None)
+        return {session.name for session in left}
 
 
-@dataclass(frozen=True)
+@frozen
 class Current:
     """The running update: its timeline up to now, and CLOCK_MONOTONIC at the timeline's second 0."""
 
@@ -82,7 +80,7 @@ class Current:
     origin: float
 
 
-def after(departure: Departure, rows: Iterable[IncomingRow]) -> Timeline:
+def after(departure: "Departure", rows: "Iterable[IncomingRow]") -> Timeline:
     """Returns the timeline, at the end of the kexec, of the update that preserved the incoming `rows`."""
     frozen = departure.preparing_seconds
     left = frozen + departure.freezing_seconds
@@ -106,36 +104,32 @@ def after(departure: Departure, rows: Iterable[IncomingRow]) -> Timeline:
         departure.skip_unready,
         round(wall - left, 6),
         "restoring",
+        sessions,
         freezing=frozen,
         jumping=round(left, 6),
         arrived=round(left + (0.0 if took is None else took.seconds), 6),
         clock=None if took is None else took.clock,
         error=None if took is None else round(took.error_seconds, 9),
-        sessions=sessions,
     )
 
 
-def with_event(timeline: Timeline, event: Event) -> Timeline:
-    """Returns the timeline with one more event. The first event of a kind counts, but the last of `gone`."""
-    if event.what == "done" or event.what == "cancelled":
-        return structs.replace(timeline, state=event.what, ended=event.at, reason=event.note)
-    if event.what == "retrieved":
-        return _changed(timeline, event.session, lambda p: replace(p, retrieved=event.at) if p.retrieved is None else p)
-    if event.what == "resumed":
-        return _changed(timeline, event.session, lambda p: replace(p, resumed=event.at) if p.resumed is None else p)
-    return _changed(timeline, event.session, lambda p: replace(p, gone=event.at, outcome=event.note or p.outcome))
+def with_events(timeline: Timeline, events: "Iterable[Event]") -> Timeline:
+    """Returns the timeline with more events. The first event of a kind counts, but the last of `gone`."""
+    sessions = dict(timeline.sessions)
+    for event in events:
+        session = sessions.get(event.session)
+        if event.what == "done" or event.what == "cancelled":
+            timeline = replace(timeline, state=event.what, ended=event.at, reason=event.note)
+        elif session is None:
+            continue
+        elif event.what == "gone":
+            sessions[session.name] = replace(session, gone=event.at, outcome=event.note or session.outcome)
+        elif getattr(session, event.what) is None:
+            sessions[session.name] = replace(session, **{event.what: event.at})
+    return replace(timeline, sessions=sessions)
 
 
-def _changed(timeline: Timeline, name: str, change: Callable[[SessionTimes], SessionTimes]) -> Timeline:
-    session = timeline.sessions.get(name)
-    return (
-        timeline
-        if session is None
-        else structs.replace(timeline, sessions={**timeline.sessions, name: change(session)})
-    )
-
-
-def groups(rows: Iterable[R]) -> list[tuple[str, list[R]]]:
+def groups(rows: "Iterable[R]") -> "list[tuple[str, list[R]]]":
     """Groups rows by workload; in each group the session NAME precedes those that were created while frozen."""
     groups: dict[str, list[R]] = {}
     for row in sorted(rows, key=lambda row: (row.generation is not None, row.name)):
@@ -143,6 +137,6 @@ def groups(rows: Iterable[R]) -> list[tuple[str, list[R]]]:
     return sorted(groups.items())
 
 
-def bytes_of(group: Sequence[Row]) -> int:
+def bytes_of(group: "Sequence[Row]") -> int:
     """Returns the bytes of all sessions of a group."""
     return sum(row.bytes for row in group)

@@ -106,10 +106,10 @@ class Hooks:
 
     def _due(self) -> float | None:
         """Returns the seconds until the second command is due; None if no time is known."""
-        record = self._registry.record
+        record = self._registry.rest
         if record.owed is None or self._run.updating or self._closed or self._policy.settings is CLOSED:
             return None
-        if not record.owed.jumped or self._broken or not record.incoming:
+        if not record.owed.jumped or self._broken or not self._registry.any_incoming:
             return 0.0
         return self._deadline_left()
 
@@ -117,7 +117,7 @@ class Hooks:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due, owed = self._due(), self._registry.record.owed
+        due, owed = self._due(), self._registry.rest.owed
         if self._task is not None or owed is None or self._closed:
             return
         if now and self._policy.settings is not CLOSED:

@@ -73,7 +73,7 @@ class KexecImage:
                 if initrd is not None:
                     await self._require_usable(Subject(kernel, initrd, command_line), ignore_findings)
                 await asyncio.to_thread(kexec.load, kernel, initrd, command_line)
-                old = self._registry.record.image
+                old = self._registry.rest.image
                 image = Image(0 if old is None else old.number + 1, initrd is not None, command_line)
                 files = dict(zip(image_names(image), new, strict=True))
                 await self._fds.store(files, lambda: self._registry.set_image(image))
@@ -139,7 +139,7 @@ class KexecImage:
         return self._preflight.certain(self._loaded(loads=1), moment)
 
     def _loaded(self, *, loads: int = 1) -> Subject:
-        image = self._registry.record.image
+        image = self._registry.rest.image
         if image is None:
             raise NotLoaded(
                 message="no kernel was loaded through luod",

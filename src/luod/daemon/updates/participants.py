@@ -65,7 +65,7 @@ class Participants:
     @property
     def state(self) -> State:
         told = self._run.told
-        return "restoring" if told == "idle" and self._registry.record.incoming else told
+        return "restoring" if told == "idle" and self._registry.any_incoming else told
 
     @property
     def followers(self) -> list[Follower]:
@@ -81,7 +81,7 @@ class Participants:
     def orphans(self) -> list[str]:
         """Returns the declared sessions without a participant: a kexec would tear them."""
         followed = {name for follower in self._followers.values() for name in follower.names}
-        rows = self._registry.record.outgoing
+        rows = self._registry.all_outgoing
         return sorted(row.name for row in rows if row.declared and row.generation is None and row.name not in followed)
 
     def released(self) -> list[str]:
@@ -193,7 +193,7 @@ class Participants:
                 return replace(row, state=OutgoingState.UNDECLARED, bytes=0, kinds=())
             return row
 
-        self._registry.change(judged)
+        self._change(before | declared.keys(), judged)
 
     async def vote(self, peer: Peer, participant: str, phase: VotePhase, vote: Ballot, reason: str | None) -> None:
         follower = self._follower(peer, participant)
@@ -225,8 +225,13 @@ class Participants:
                 return replace(row, state=IncomingState.RESUMED) if whole else row
             return row
 
-        self._registry.change(resumed)
+        self._change(chosen, resumed)
         self._sparing("resuming", of=peer.uid, sessions=",".join(sorted(chosen)), uid=peer.uid, pid=peer.pid)
+
+    def _change(self, names: Iterable[str], change: Callable[[Row], Row]) -> None:
+        """Changes rows of the workloads of these sessions, in one write."""
+        workloads = {SessionName.parse(name).base for name in names}
+        self._registry.change(change, [row for base in workloads for row in self._registry.workload(base)])
 
     # For the other parts of serve.
 

@@ -56,9 +56,9 @@ def timeline(coordinator: Coordinator, rows: Iterable[OutgoingRow], asked: float
         transaction.skip_unready,
         round(asked, 6),
         transaction.phase,
+        sessions,
         transaction.reason,
         freezing=round(coordinator.frozen - begun, 6) if coordinator.frozen else None,
         jumping=round(coordinator.jumped - begun, 6) if coordinator.jumped else None,
         ended=ended,
-        sessions=sessions,
     )

@@ -163,7 +163,7 @@ class Updater:
         followers = {follower.id: follower for follower in self._participants.followers}
         names = [(id, follower.name) for id, follower in followers.items()]
         transaction = Transaction.begin(names, patience=_PATIENCE_SECONDS, skip_unready=False, now=monotonic())
-        generation = self._registry.record.generation + 1
+        generation = self._registry.rest.generation + 1
         return replace(report("", generation, transaction, followers, orphans, changed=followers), state="checked")
 
     async def abort(self, peer: Peer) -> None:
@@ -189,7 +189,7 @@ class Updater:
             await self._ask_hook(coordinator)
             if not coordinator.cancelled:
                 coordinator.begin(self._participants.followers, self._registry.begin_generation())
-                self._recorder.begin(times.current(coordinator, self._registry.record.outgoing))
+                self._recorder.begin(times.current(coordinator, self._registry.all_outgoing))
                 await coordinator.settle()
             if not coordinator.cancelled:
                 # Writes most of the data while guests run; the rest is written right before the kexec (H16).
@@ -233,7 +233,7 @@ class Updater:
         await coordinator.unless_cancelled(self._hooks.settle())
         if coordinator.cancelled:
             return
-        asked = asyncio.ensure_future(self._hooks.before(coordinator.id, self._registry.record.generation + 1))
+        asked = asyncio.ensure_future(self._hooks.before(coordinator.id, self._registry.rest.generation + 1))
         try:
             await coordinator.unless_cancelled(asked)
         except errors.Refused as error:
@@ -266,7 +266,7 @@ class Updater:
 
     async def _call_reboot(self, coordinator: Coordinator, reboot: RebootProcess) -> None:
         """Calls reboot(2), which cannot be cancelled. Returns if the kernel refuses; `coordinator` has the reason."""
-        ready = ready_rows(coordinator, self._registry.record.outgoing)
+        ready = ready_rows(coordinator, self._registry.all_outgoing)
         coordinator.jump(len(ready))
         await self._fds.store({JUMP: reboot.pidfd})
         left = clock.now()
@@ -318,7 +318,7 @@ class Updater:
             await self._forget_departure()
         finally:
             self._sessions.open_again()
-            ended = times.current(coordinator, self._registry.record.outgoing, over=True)
+            ended = times.current(coordinator, self._registry.all_outgoing, over=True)
             if coordinator.generation:  # an update refused before the first participant is asked is not recorded
                 self._recorder.begin(ended)
             told = ended.timeline
@@ -340,7 +340,7 @@ class Updater:
             self._task = asyncio.ensure_future(self._await_reboot())
 
     async def _await_reboot(self) -> None:
-        departure = self._registry.record.departure
+        departure = self._registry.rest.departure
         update = None if departure is None else departure.update
         self._log.warning("jumping-still", update=update)
         await self._sessions.close_for_update("shut")

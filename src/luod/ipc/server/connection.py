@@ -64,7 +64,8 @@ class Limits:
 @frozen
 class Server:
     """The things that the connections of a listener share. `refused` gets each call that was answered with an error:
-    the peer, the method, the error and its parameters. `gone` gets each connection that is lost.
+    the peer, the method, the error and its parameters. `before_reply` writes down what replies rely on. `gone` gets
+    each connection that is lost.
     """
 
     interfaces: Interfaces
@@ -74,6 +75,7 @@ class Server:
     hangups: Hangups
     sparing: Sparing
     refused: Refused
+    before_reply: Callable[[], None]
     gone: Callable[[Connection], None]
 
 
@@ -383,6 +385,7 @@ class Connection:
             reply.close()
             return None
         self._reply = reply
+        self._server.before_reply()
         left = self._transmit(memoryview(reply.data), reply.fds)
         if left:
             return self._send_rest(left, reply, continues=continues)

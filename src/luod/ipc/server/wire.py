@@ -48,8 +48,10 @@ class Listener:
         room: Callable[[Peer], Room] | None = None,
         turnstile: Turnstile | None = None,
         refused: Refused = lambda _peer, _method, _error, _parameters: None,
+        before_reply: Callable[[], None] = lambda: None,
     ) -> None:
         """`sparing` is the log of events that clients cause. `refused` gets each call that was answered with an error.
+        `before_reply` writes down what replies rely on; a reply that it fails for is not sent.
 
         `room` returns the limits on connections, in place of `limits`. `turnstile` is the order in which connections
         are read, shared by the listeners of a loop. The caller closes them, and `foreign`.
@@ -62,7 +64,9 @@ class Listener:
         self._foreign = foreign
         self._hangups = Hangups(self._loop)
         turnstile = Turnstile() if turnstile is None else turnstile
-        self._server = Server(interfaces, limits, turnstile, foreign, self._hangups, sparing, refused, self._lost)
+        self._server = Server(
+            interfaces, limits, turnstile, foreign, self._hangups, sparing, refused, before_reply, self._lost
+        )
         self._connections: set[Connection] = set()
         self._closed = False
         listening.setblocking(False)
