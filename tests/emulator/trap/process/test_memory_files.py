@@ -12,6 +12,7 @@ import pytest
 
 from luod import linux
 from luod.emulator.model.ports import Errno, Kind
+from luod.emulator.trap.process import memory_files
 from luod.emulator.trap.process.memory_files import HostMemory, OpenFile
 from luod.linux import Fd
 from luod.uapi.memfd import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, MFD_CLOEXEC, MFD_HUGETLB
@@ -134,6 +135,20 @@ def test_holes_become_data(seals: int) -> None:
         kept.pin()
         assert os.lseek(memory.fileno(), 0, os.SEEK_HOLE) == SIZE
         kept.close()
+
+
+def test_a_pinned_file_takes_no_write_seal_until_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_files, "_MOST_PINS", 1)
+    with linux.memfd("first", SIZE) as first, linux.memfd("second", SIZE) as second:
+        kept, beyond = OpenFile(first.duplicate()), OpenFile(second.duplicate())
+        kept.pin()
+        beyond.pin()
+        with pytest.raises(OSError, match="busy"):
+            fcntl.fcntl(first.fileno(), F_ADD_SEALS, F_SEAL_WRITE)
+        fcntl.fcntl(second.fileno(), F_ADD_SEALS, F_SEAL_WRITE)  # so that there are mappings left for other uses
+        kept.close()
+        fcntl.fcntl(first.fileno(), F_ADD_SEALS, F_SEAL_WRITE)
+        beyond.close()
 
 
 def test_a_file_that_came_back_has_no_owner_until_it_gets_one() -> None:

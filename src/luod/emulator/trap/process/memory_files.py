@@ -36,6 +36,8 @@ _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _PROT_NONE: Final = 0
+_MOST_PINS: Final = 32768
+"""Mappings of preserved files: half of those that a process may have (vm.max_map_count)."""
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
@@ -68,6 +70,9 @@ def _refuse_what_would_hurt(missing: int) -> None:
 
 class OpenFile:
     """`HostFile` over an fd of the supervisor. Owns the fd."""
+
+    _pins = 0
+    """How many files have a `_pin`."""
 
     def __init__(self, fd: Fd, *, ownerless: bool = False) -> None:
         self.ownerless = ownerless
@@ -120,7 +125,9 @@ class OpenFile:
         try:
             with self.reopen(os.O_RDWR) as writable:
                 os.posix_fallocate(writable.fileno(), 0, status.st_size)
-                self._pin = self._pin or _map(writable)
+                if not self._pin and OpenFile._pins < _MOST_PINS:
+                    self._pin = _map(writable)
+                    OpenFile._pins += bool(self._pin)
             with self.reopen(os.O_RDONLY) as readable:
                 _touch(readable, status.st_size)
         except OSError as error:
@@ -150,6 +157,7 @@ class OpenFile:
         if self._pin:
             _libc.munmap(self._pin, mmap.PAGESIZE)
             self._pin = 0
+            OpenFile._pins -= 1
         self._fd.close()
 
 
