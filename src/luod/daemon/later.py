@@ -12,6 +12,8 @@ import contextlib
 import sys
 from importlib import import_module
 
+from luod.daemon.store.recovery import finish_old
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -107,6 +109,7 @@ class Later:
         await _import(MODULES, self._wanted)
         from luod.daemon.rooms import Rooms
 
+        await finish_old(self._core.holdings.fds, self._core.log)
         return Rooms(self._core)
 
     def _built(self, building: asyncio.Task[Rooms]) -> None:

@@ -20,8 +20,9 @@ from luod.daemon.store.remains import recall, verify
 from luod.daemon.store.schema import FORMAT, Doubt, begun_record, boot_id, machine_id
 from luod.daemon.store.states import IncomingState
 from luod.daemon.supervisor import protocol
-from luod.errors import KernelRefused, LiveUpdateBroken, MemoryUnknown, NoSuchSession
+from luod.errors import KernelRefused, LiveUpdateBroken, MemoryUnknown, NoSuchSession, TokenInUse
 from luod.frozen import frozen, replace
+from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
 
 TYPE_CHECKING = False
@@ -61,13 +62,20 @@ async def take_over(fds: FdStore, directory: str, log: Log) -> Holdings:
             # The end of the previous serve cancelled its update: no guest is frozen for it any more.
             registry.stay()
     else:
-        # An outgoing session without a stored registry is an interrupted attempt.
-        await fds.drop(protocol.OUTGOING + SESSION)
         try:
             registry = await _begin(fds, file, log)
         except LiveUpdateBroken as error:
             registry, broken = strand(file, log), error
-    # Only now, so that the old registry can be read again until here (H11).
+    await _agree(fds, registry, log)
+    registry.soon, fds.before_request = asyncio.get_running_loop().call_soon, registry.write
+    return Holdings(registry, fds, broken)
+
+
+async def finish_old(fds: FdStore, log: Log) -> None:
+    """Finishes the session that brought the registry of the previous kernel, which could be read again until now (H11).
+
+    No guest waits for this.
+    """
     if protocol.INCOMING + SESSION in fds:
         with IncomingSession(fds[protocol.INCOMING + SESSION].duplicate()) as old:
             try:
@@ -77,9 +85,6 @@ async def take_over(fds: FdStore, directory: str, log: Log) -> Holdings:
                     "registry-session", error=error, meaning="the old registry's memory stays until the next boot"
                 )
         await fds.drop(protocol.INCOMING + SESSION)
-    await _agree(fds, registry, log)
-    registry.soon, fds.before_request = asyncio.get_running_loop().call_soon, registry.write
-    return Holdings(registry, fds, broken)
 
 
 async def _again(fds: FdStore, stored: str, file: Journal, log: Log) -> Registry:
@@ -170,16 +175,16 @@ async def _begin(fds: FdStore, file: Journal, log: Log) -> Registry:
         doubts = aside(file, kept, log, refuses=kept.fault is not None and kept.fault.risk)
         record = recall(kept, log)
         record = replace(record, doubts=record.doubts + doubts)
-    session = await fds.create(SESSION, None)
+    session = fds.get(protocol.OUTGOING + SESSION) or await fds.create(SESSION, None)
     memory = Slots.new()
     registry = Registry(record, memory, file, log)
     registry.set_image(None)
-    with OutgoingSession(session.duplicate(), manifest=False) as outgoing:
-        try:
-            outgoing.preserve(memory, TOKEN, allow_sealed=True)
-        except MemoryUnknown:
-            # Without the registry every session would be lost.
-            outgoing.preserve(memory, TOKEN, allow_sealed=True, check_memory=False)
+    try:
+        _preserve(session, memory)
+    except TokenInUse:
+        # Of an interrupted attempt: another memory is preserved in it.
+        await fds.drop(protocol.OUTGOING + SESSION)
+        _preserve(await fds.create(SESSION, None), memory)
     if old not in fds:
         await verify(fds, registry, log)
     await _store(fds, registry, memory)
@@ -187,9 +192,19 @@ async def _begin(fds: FdStore, file: Journal, log: Log) -> Registry:
     return registry
 
 
+def _preserve(session: Fd, memory: Slots) -> None:
+    with OutgoingSession(session.duplicate(), manifest=False) as outgoing:
+        try:
+            outgoing.preserve(memory, TOKEN, allow_sealed=True)
+        except MemoryUnknown:
+            # Without the registry every session would be lost.
+            outgoing.preserve(memory, TOKEN, allow_sealed=True, check_memory=False)
+
+
 async def _agree(fds: FdStore, registry: Registry, log: Log) -> None:
     """Drops the fds that the registry does not know. They belong to interrupted calls, which had no reply."""
-    known = {protocol.OUTGOING + SESSION, REGISTRY + registry.rest.instance, ASIDE, JUMP, HOOK}
+    known = {protocol.OUTGOING + SESSION, protocol.INCOMING + SESSION}
+    known |= {REGISTRY + registry.rest.instance, ASIDE, JUMP, HOOK}
     known |= {held_name(file) for held in registry.rest.held for file in held.files}
     image = registry.rest.image
     if image is not None:

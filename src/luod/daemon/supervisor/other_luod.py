@@ -16,6 +16,7 @@ from luod.daemon.supervisor import protocol
 from luod.daemon.supervisor.serve_process import NAME
 from luod.errors import KernelRefused, Refused, SessionExists
 from luod.ipc.names import ADMIN_SOCKET, SESSIONS_SOCKET
+from luod.linux import Fd
 from luod.liveupdate.device import LiveUpdate
 
 TYPE_CHECKING = False
@@ -32,24 +33,26 @@ _CREDENTIALS: Final = struct.Struct("=iII")
 """struct ucred: pid, uid, gid."""
 
 
-def require_no_other(log: Log, *, orphan: bool) -> None:
-    """Raises Refused when luod's own session exists, so another luod runs on this machine, with any directories.
+def claim(log: Log, *, orphan: bool) -> dict[str, Fd]:
+    """Creates luod's own session, and retrieves that of the previous kernel. Returns those that there are, by the names
+    of stored fds: for what is missing, serve asks again.
 
-    The serve of a keeper that died holds it until it ends, so it is awaited. With `orphan`, such a serve is known not
-    to end, and the keeper may continue: its own serve tries again until the session is gone.
+    Raises Refused when luod's own session exists, so another luod runs on this machine, with any directories. The serve
+    of a keeper that died holds it until it ends, so it is awaited. With `orphan`, such a serve is known not to end, and
+    the keeper may continue: its own serve tries again until the session is gone.
     """
     deadline = time.monotonic() + _OTHER_SECONDS
     told = False
     while True:
         try:
             with LiveUpdate(patience=_TRY_SECONDS) as device:
-                device.create(protocol.REGISTRY_SESSION).close()
+                return _claimed(device)
         except SessionExists:
             if time.monotonic() >= deadline and orphan:
                 log.warning(
                     "other-left", session=protocol.REGISTRY_SESSION, reason="the serve of a keeper that died has it"
                 )
-                return
+                return {}
             if time.monotonic() >= deadline:
                 raise Refused(
                     f"another luod runs on this machine: session {protocol.REGISTRY_SESSION!r} exists",
@@ -61,9 +64,16 @@ def require_no_other(log: Log, *, orphan: bool) -> None:
             time.sleep(_TRY_SECONDS)
         except KernelRefused as error:
             log.debug("device", error=error)  # serve tries again, and reports more.
-            return
-        else:
-            return
+            return {}
+
+
+def _claimed(device: LiveUpdate) -> dict[str, Fd]:
+    name = protocol.REGISTRY_SESSION
+    # In this order: while the first exists, no other luod gets as far as the second.
+    claimed = {protocol.OUTGOING + name: device.create(name)}
+    with contextlib.suppress(KernelRefused):
+        claimed[protocol.INCOMING + name] = device.retrieve(name)
+    return claimed
 
 
 def wait_for_orphan(path: str, deadline: float, log: Log | None, *, ours: bool) -> bool:

@@ -19,13 +19,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module
+from types import MappingProxyType
 
 from luod.daemon.log import Log
 from luod.daemon.options import Options
 from luod.daemon.supervisor import notify, open_files, protocol
 from luod.daemon.supervisor.children import end, has_been_reaped, is_ending, reap, send
 from luod.daemon.supervisor.ending import ended_sessions
-from luod.daemon.supervisor.other_luod import require_no_other
+from luod.daemon.supervisor.other_luod import claim
 from luod.daemon.supervisor.serve_process import Given, fork
 from luod.daemon.supervisor.sockets import Listening
 from luod.errors import (
@@ -100,17 +101,18 @@ class Supervisor:
         device: LiveUpdateBusy | LiveUpdateBroken | None = None,
         limit: int = sys.maxsize,
         modules: Sequence[str] = (),
+        stored: Mapping[str, Fd] = MappingProxyType({}),
     ) -> None:
         """`run_serve` is serve, and returns its exit status. The caller owns the listening sockets.
 
         `device`: its answer to the first try. `limit`: the maximum number of fds of a process of luod. `modules`: what
-        serve imports later, for the next serve.
+        serve imports later, for the next serve. `stored`: fds that it owns, for the first serve.
         """
         self._limit = limit
         self._listening = listening
         self._run_serve = run_serve
         self._log = log
-        self._stored: dict[str, Fd] = {}
+        self._stored = dict(stored)
         self._serve: _Serve | None = None
         self._deaf = False
         self._request: _DeviceRequest | None = None
@@ -161,8 +163,8 @@ class Supervisor:
             self._log.warning(
                 "files-closed", files=len(files), reason="luod held them for their owners, and is stopped"
             )
-        own = protocol.OUTGOING + protocol.REGISTRY_SESSION
-        ended, error = ended_sessions([name for name in sessions if name != own])
+        own = (protocol.OUTGOING + protocol.REGISTRY_SESSION, protocol.INCOMING + protocol.REGISTRY_SESSION)
+        ended, error = ended_sessions([name for name in sessions if name not in own])
         for name in ended:
             direction, _, session = name.partition(".")
             reason = "only luod had it open, and luod is stopped"
@@ -448,9 +450,9 @@ def run(options: Options, run_serve: Callable[[Given], int], modules: Sequence[s
     except (LiveUpdateBusy, LiveUpdateBroken) as error:
         device = error
     with Listening(options.socket, options.admin_socket, options.state_directory, log) as listening:
-        if device is None:
-            require_no_other(log, orphan=listening.orphan)
-        status = Supervisor(listening, run_serve, log, device=device, limit=limit, modules=modules).run()
+        stored = {} if device is not None else claim(log, orphan=listening.orphan)
+        keep = Supervisor(listening, run_serve, log, device=device, limit=limit, modules=modules, stored=stored)
+        status = keep.run()
         listening.withdraw()
         # The sockets stay open until the process has ended: closing them closes clients' unaccepted messages, which may
         # contain sockets that linger, and a process that ends does not wait for those.
