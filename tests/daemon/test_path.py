@@ -55,16 +55,14 @@ json.decoder json.encoder json.scanner mmap resource runpy struct termios zlib
 """
 """Other modules on it, beyond those that asyncio imports without ssl."""
 CLIENT = """
-__future__ _ast _collections _functools _json _opcode _operator _socket _sre _struct _typing _weakrefset ast
-collections collections.abc contextlib copy copyreg dataclasses dis enum errno fcntl functools importlib
-importlib._bootstrap importlib._bootstrap_external importlib.machinery inspect itertools json json.decoder
-json.encoder json.scanner keyword linecache luod luod.client luod.decode luod.errors luod.frozen luod.ipc
-luod.ipc.client luod.ipc.client.connection luod.ipc.client.handle luod.ipc.client.limits luod.ipc.client.restore
-luod.ipc.client.sessions luod.ipc.decode luod.ipc.framing luod.ipc.names luod.ipc.types luod.ipc.types.sessions
-luod.linux luod.liveupdate luod.liveupdate.calls luod.liveupdate.incoming luod.liveupdate.session luod.manifest
-luod.memory luod.memory.cgroup luod.memory.source luod.session_name luod.uapi luod.uapi.liveupdate luod.uapi.memfd
-opcode operator re re._casefix re._compiler re._constants re._parser reprlib struct token tokenize types typing
-typing.io typing.re warnings weakref zlib
+__future__ _collections _functools _json _operator _socket _sre _struct collections copyreg enum errno fcntl functools
+itertools json json.decoder json.encoder json.scanner keyword luod luod.client luod.decode luod.errors luod.frozen
+luod.ipc luod.ipc.client luod.ipc.client.connection luod.ipc.client.handle luod.ipc.client.limits
+luod.ipc.client.restore luod.ipc.client.sessions luod.ipc.decode luod.ipc.framing luod.ipc.names luod.ipc.types
+luod.ipc.types.sessions luod.linux luod.liveupdate luod.liveupdate.calls luod.liveupdate.incoming
+luod.liveupdate.session luod.manifest luod.memory luod.memory.cgroup luod.memory.source luod.session_name luod.uapi
+luod.uapi.liveupdate luod.uapi.memfd operator re re._casefix re._compiler re._constants re._parser reprlib struct
+types zlib
 """
 """All modules that `import luod.client` adds to those of a Python that does nothing."""
 
