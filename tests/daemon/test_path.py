@@ -50,8 +50,8 @@ luod.uapi.liveupdate luod.uapi.memfd luod.uapi.vfio luod.version
 """
 """luod's own modules on the path of its start."""
 OTHERS = """
-__future__ _ctypes _json _struct ctypes ctypes._endian encodings.ascii gc importlib._abc importlib.util json
-json.decoder json.encoder json.scanner mmap resource runpy struct termios zlib
+__future__ _json _struct encodings.ascii gc importlib._abc importlib.util json json.decoder json.encoder json.scanner
+mmap resource runpy struct termios zlib
 """
 """Other modules on it, beyond those that asyncio imports without ssl."""
 CLIENT = """
