@@ -155,16 +155,16 @@ def syscall(name: str, *arguments: Any) -> int:
     return result
 
 
-def map_large_allocations() -> None:
-    """Makes glibc return freed memory of 1 MiB or more to the kernel at once. Does nothing with another C library.
+def return_freed_memory() -> None:
+    """Makes glibc return the pages that it keeps of freed memory to the kernel. Does nothing with another C library.
 
-    By default glibc keeps up to 64 MiB, depending on the size of earlier blocks.
+    Otherwise it keeps tens of MiB: large blocks, depending on earlier ones, and all below a block that is in use.
     """
     import ctypes
 
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-3, 1024 * 1024)  # M_MMAP_THRESHOLD
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def memfd(name: str, size: int, *, executable: bool = True, sealing: bool = True) -> Fd:

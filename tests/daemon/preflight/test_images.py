@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -66,6 +69,40 @@ def look(kernel: bytes, *, line: str = GOOD, initrd: bytes | None = None, kinds:
     )
     content = read.kernel.content
     return Found(judge(facts).findings, None if content is None else content.contents.release or None)
+
+
+MEMORY = """
+import re, sys
+from luod.daemon.preflight.reading import Reader
+from luod.daemon.preflight.running import Running
+from luod.daemon.preflight.subject import Subject
+from luod.linux import Fd
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) >> 10
+
+reader = Reader(Running({}, assumed=False, scratch=()))
+kernel, disk = (Fd(int(number)) for number in sys.argv[1:])
+before = resident()
+read = reader.read(Subject(kernel, disk, "panic=1"))
+assert read.initrd.content is not None
+print(resident() - before)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".ko", ".ko.xz"])
+def test_what_was_unpacked_is_not_kept_in_memory(suffix: str) -> None:
+    """40 MB of modules in a RAM disk, and files that are read when all modules are."""
+    folder = f"usr/lib/modules/{RELEASE}"
+    names = [f"kernel/m{number}{suffix}" for number in range(1000)]
+    files = {f"{folder}/{name}": os.urandom(40_000) for name in names}
+    files |= {f"scripts/{number}": b"#!/bin/sh\n" * 100 for number in range(1000)}
+    files |= {f"{folder}/modules.dep": "".join(f"{name}:\n" for name in names).encode(), "conf/modules": b"m1\n"}
+    with file(bzimage()) as kernel, file(cpio(files)) as disk:
+        fds = (kernel.fileno(), disk.fileno())
+        command = [sys.executable, "-c", MEMORY, *map(str, fds)]
+        done = subprocess.run(command, pass_fds=fds, check=True, capture_output=True, text=True, timeout=60)
+    assert int(done.stdout) < 6
 
 
 def refusals(found: Found) -> list[str]:

@@ -17,7 +17,7 @@ from luod.daemon.preflight.running import IMAGE_MAX, Running, running
 from luod.daemon.preflight.subject import Fingerprint, Subject, fingerprint
 from luod.errors import ImageError, ImageUnreadable
 from luod.image import command_line, initrd
-from luod.linux import Fd, map_large_allocations
+from luod.linux import Fd, return_freed_memory
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,13 @@ class Reader:
     _initrd: tuple[tuple[object, ...], InitrdFile] | None = None
 
     def read(self, subject: Subject) -> Read:
-        # Images are unpacked here, and luod must not keep that memory.
-        map_large_allocations()
-        kernel = self._image(subject.kernel)
-        disk = None if subject.initrd is None else self._disk(subject.initrd, subject.command_line, kernel)
-        return Read(kernel, disk, self._running_kernel())
+        try:
+            kernel = self._image(subject.kernel)
+            disk = None if subject.initrd is None else self._disk(subject.initrd, subject.command_line, kernel)
+            return Read(kernel, disk, self._running_kernel())
+        finally:
+            # Images were unpacked, and luod must not keep that memory.
+            return_freed_memory()
 
     def _running_kernel(self) -> Running:
         """Returns the facts of the running kernel, which do not change, except that debugfs may be mounted."""
