@@ -11,7 +11,6 @@ import lzma
 import struct
 import sys
 import tracemalloc
-from dataclasses import replace
 
 import lz4.block
 import pytest
@@ -22,6 +21,7 @@ from hypothesis import strategies as some
 from luod import image
 from luod.emulator.machine import stub
 from luod.errors import ImageError
+from luod.frozen import replace
 from luod.image import packed
 from luod.image.contents import FAMILIES, formats, formats_in
 

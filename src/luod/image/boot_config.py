@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import string
 import struct
-from dataclasses import dataclass, field
 from typing import Final
 
 from luod.errors import ImageError
@@ -44,15 +43,17 @@ def tail(data: bytes) -> tuple[int, bytes | None]:
     return len(data), None
 
 
-@dataclass
 class _Key:
-    """A key with its values (None: never assigned) and its subkeys, each in order."""
+    """A key with its values (None: never assigned) and its subkeys, each in order.
 
-    values: list[str] | None = None
-    keys: dict[str, _Key] = field(default_factory=dict)
-    depth: int = 0
-    length: int = 0
-    """Length of its whole name, with a dot after each word."""
+    `length`: of its whole name, with a dot after each word.
+    """
+
+    def __init__(self, depth: int = 0, length: int = 0) -> None:
+        self.values: list[str] | None = None
+        self.keys: dict[str, _Key] = {}
+        self.depth = depth
+        self.length = length
 
 
 def parse(data: bytes) -> tuple[str, str]:

@@ -7,10 +7,10 @@ kernel uses the same functions.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Final
 
 from luod.errors import ImageError
+from luod.frozen import frozen
 from luod.image import packed
 
 SECTOR: Final = 512
@@ -32,7 +32,7 @@ _PROTOCOL_LEAST: Final = 0x020C
 _VERSION_STRING_MAX: Final = 256
 
 
-@dataclass(frozen=True)
+@frozen
 class Image:
     """The facts in a bzImage's header. Offsets and lengths are bytes of the file."""
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from luod.frozen import frozen
 
 _BLANKS: Final = " \t\n\r\v\f"
 # include/linux/ctype.h includes the no-break space of Latin-1.
 _KERNEL_BLANKS: Final = _BLANKS + "\xa0"
 
 
-@dataclass(frozen=True)
+@frozen
 class Line:
     """A command line as a kernel assembles it.
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from luod.errors import ImageError
+from luod.frozen import frozen
 from luod.image import packed
 
 FAMILIES: Final = (
@@ -39,7 +39,7 @@ _OPTION: Final = re.compile(rb"^(?:(CONFIG_\w+)=(.*)|# (CONFIG_\w+) is not set)$
 _CONFIGURATION_MAX: Final = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True)
+@frozen
 class Contents:
     """The facts in an unpacked kernel."""
 
@@ -49,7 +49,7 @@ class Contents:
     """The formats of live update in it, such as `luo-v5`, `kho-v3`, `memfd-v2`; sorted, without duplicates."""
     banner: str = ""
     """The text of /proc/version, without the newline."""
-    options: Mapping[str, str] | None = field(default=None, compare=False, repr=False)
+    options: Mapping[str, str] | None = None
     """Its configuration, such as {"CONFIG_LIVEUPDATE": "y"}, "n" for options that are not set; None without
     CONFIG_IKCONFIG.
     """

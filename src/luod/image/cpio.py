@@ -14,10 +14,10 @@ import re
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from luod.errors import ImageError, ImageUnreadable
+from luod.frozen import frozen
 from luod.image import foreign, packed
 from luod.image.contents import formats, formats_in
 from luod.image.tree import Inode, Kind, Tree
@@ -57,7 +57,7 @@ _Identity = tuple[int, int, int, int]
 _NODES: Final = (stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK)
 
 
-@dataclass(frozen=True)
+@frozen
 class Unpacked:
     """The result of unpacking an initial RAM disk.
 

@@ -8,10 +8,11 @@ command line, the modules that a kernel loads from it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from luod.errors import ImageError
+from luod.frozen import frozen
 from luod.image import boot_config, cpio, kmod, loaders
 from luod.image.command_line import Line, enabled, parameters, same
 from luod.image.tree import Tree
@@ -22,7 +23,7 @@ _SYSTEMD: Final = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd")
 _INTERPRETED: Final = b"#!"
 
 
-@dataclass(frozen=True)
+@frozen
 class Initrd:
     """`boot_config`: the parameters for the kernel and for init in the configuration after it; None without one.
 
@@ -35,19 +36,19 @@ class Initrd:
     remarks: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Modules:
     """The modules that a kernel loads from an initial RAM disk. They have "_" for "-", as the kernel names them."""
 
-    formats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    formats: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """The modules of this kernel's release with formats of live update, and those formats."""
-    loaded: Mapping[str, str] = field(default_factory=dict)
+    loaded: Mapping[str, str] = MappingProxyType({})
     """The modules that are loaded, and the requester of each."""
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = MappingProxyType({})
     """Modules that are requested but not loaded, or forbidden, and the reason."""
-    elsewhere: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    elsewhere: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType({})
     """By release, the modules with formats for other kernels."""
-    scripts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    scripts: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """Scripts that name a module of `formats` which is not loaded. Whether they load it is not known."""
     unpackable: str = ""
     """Why this kernel cannot unpack the RAM disk; "" if it can."""

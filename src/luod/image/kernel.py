@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from luod.errors import ImageError
+from luod.frozen import frozen
 from luod.image import bzimage, other_kernels
 from luod.image.contents import Contents, contents
 
 _ELF = b"\x7fELF"
 
 
-@dataclass(frozen=True)
+@frozen
 class Kernel:
     """`image` is None for an ELF file."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Final
@@ -62,16 +61,16 @@ def drop_ins(tree: Tree, directories: tuple[str, ...]) -> Iterator[tuple[str, by
             yield chosen[name], content
 
 
-@dataclass
 class Configuration:
     """The settings in modprobe.d. Names are canonical; `blacklist` maps to the place of the setting."""
 
-    aliases: list[tuple[str, str]] = field(default_factory=list)
-    blacklist: dict[str, str] = field(default_factory=dict)
-    install: list[tuple[str, str]] = field(default_factory=list)
-    before: dict[str, list[str]] = field(default_factory=dict)
-    """Soft dependencies that are loaded before a module; `after`: after it."""
-    after: dict[str, list[str]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.aliases: list[tuple[str, str]] = []
+        self.blacklist: dict[str, str] = {}
+        self.install: list[tuple[str, str]] = []
+        self.before: dict[str, list[str]] = {}
+        """Soft dependencies that are loaded before a module; `after`: after it."""
+        self.after: dict[str, list[str]] = {}
 
     def read(self, content: bytes, path: str) -> None:
         text = content.decode("utf-8", "replace").replace("\\\n", "")

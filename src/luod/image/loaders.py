@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Final
 
+from luod.frozen import frozen
 from luod.image.command_line import Line, same, unquoted, words
 from luod.image.kmod import canonical, drop_ins
 from luod.image.tree import Tree
@@ -45,7 +45,7 @@ _ASSIGNMENT: Final = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Request:
     """`by`: the requester of the module of this name; `blacklist`: whether it applies the blacklist to names, too."""
 
@@ -54,15 +54,13 @@ class Request:
     blacklist: bool
 
 
-@dataclass
 class Plan:
-    """The requests, and the modules that are blacklisted or replaced by nothing before them; both map to the place of
-    it.
-    """
+    """The requests, and the modules that are blacklisted or replaced by nothing; both map to the place of that."""
 
-    requests: list[Request] = field(default_factory=list)
-    blacklist: dict[str, str] = field(default_factory=dict)
-    disabled: dict[str, str] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.blacklist: dict[str, str] = {}
+        self.disabled: dict[str, str] = {}
 
     def ask(self, names: list[str], by: str, *, blacklist: bool) -> None:
         self.requests += [Request(name, by, blacklist) for name in names if name]

@@ -7,7 +7,6 @@ The content of most files is not kept. It writes no file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Final, Literal
 
 Kind = Literal["file", "directory", "link", "node"]
@@ -16,23 +15,24 @@ LINKS_MAX: Final = 40
 """MAXSYMLINKS of the kernel: a path through more links cannot be opened."""
 
 
-@dataclass(eq=False, slots=True)
 class Inode:
-    """A file of any kind; hard links are names of the same one."""
+    """A file of any kind; hard links are names of the same one. `target`: that of a symbolic link."""
 
-    kind: Kind
-    target: str = ""
-    """The target of a symbolic link."""
-    children: dict[str, Inode] = field(default_factory=dict)
-    """The entries of a directory."""
-    content: bytes | None = b""
-    """The bytes of a regular file; None if they were not kept."""
-    formats: tuple[str, ...] = ()
-    """The formats of live update in a kernel module."""
-    damage: str = ""
-    """Why a kernel module cannot be unpacked."""
-    packed: tuple[str, bytes] | None = None
-    """The compression and the bytes of a kernel module that was not looked into."""
+    __slots__ = ("children", "content", "damage", "formats", "kind", "packed", "target")
+
+    def __init__(self, kind: Kind, target: str = "") -> None:
+        self.kind = kind
+        self.target = target
+        self.children: dict[str, Inode] = {}
+        """The entries of a directory."""
+        self.content: bytes | None = b""
+        """The bytes of a regular file; None if they were not kept."""
+        self.formats: tuple[str, ...] = ()
+        """The formats of live update in a kernel module."""
+        self.damage = ""
+        """Why a kernel module cannot be unpacked."""
+        self.packed: tuple[str, bytes] | None = None
+        """The compression and the bytes of a kernel module that was not looked into."""
 
 
 def parts_of(path: str) -> list[str]:

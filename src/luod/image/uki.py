@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from luod.errors import ImageError
+from luod.frozen import frozen
 
 Read = Callable[[int, int], bytes]
 """Returns the bytes at an offset, of a given length; fewer at the end of the file."""
@@ -37,7 +37,7 @@ _MACHINES: Final = {
 }
 
 
-@dataclass(frozen=True)
+@frozen
 class Part:
     """A range of bytes in the file."""
 
@@ -45,7 +45,7 @@ class Part:
     size: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Program:
     """An EFI program (PE). `sections` by name, those of the first profile before those of all profiles."""
 
@@ -53,7 +53,7 @@ class Program:
     sections: dict[str, Part]
 
 
-@dataclass(frozen=True)
+@frozen
 class Uki:
     """The parts of a UKI. `command_line` is None without one; `uname` is the release in it."""
 
