@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from luod.ipc.server.turns import HALF_LIFE, SHARE, Turns, Turnstile, charged, timed
+from luod.ipc.server.turns import HALF_LIFE, ROOT, SHARE, Turns, Turnstile, charged, timed
 
 ALICE, BOB, CAROL = 1000, 1001, 1002
 MESSAGE = 0.005
@@ -148,6 +148,23 @@ def test_one_turn_at_a_time() -> None:
         return during, got
 
     assert asyncio.run(run()) == ([], [BOB])
+
+
+def test_after_a_turn_that_ended_at_once_the_next_one_is_chosen_among_all_that_are_readable() -> None:
+    async def run() -> tuple[bool, list[int]]:
+        got: list[int] = []
+        stile = Turnstile()
+        first, second, root = Holder(ALICE, got), Holder(BOB, got), Holder(ROOT, got)
+        assert stile.take(first)
+        stile.over(first)
+        taken = stile.take(second)
+        stile.ask(second)
+        stile.ask(root)
+        await asyncio.sleep(0)
+        stile.close()
+        return taken, got
+
+    assert asyncio.run(run()) == (False, [ROOT])
 
 
 def test_one_that_has_no_use_for_its_turn_holds_nobody_up() -> None:

@@ -127,8 +127,10 @@ class Turnstile:
         self._granting = False
 
     def take(self, who: Holder) -> bool:
-        """Takes the turn at once. Returns False if another has it, or waits; use `ask` then."""
-        if self._holder is not None or self._turns:
+        """Takes the turn at once. Returns False if another has it, or had it in this turn of the loop, or waits; use
+        `ask` then.
+        """
+        if self._holder is not None or self._turns or self._granting:
             return False
         self._hold(who)
         return True
@@ -168,9 +170,10 @@ class Turnstile:
             self._patience = None
 
     def _grant_soon(self) -> None:
-        if self._turns and self._holder is None and not self._granting:
+        if self._holder is None and not self._granting:
             self._granting = True
-            # Soon, not now: connections that became readable in this turn of the loop are compared first.
+            # Soon, not now: connections that became readable in this turn of the loop are compared first. None of them
+            # takes the turn before, even if the one that had it was answered already.
             self._loop.call_soon(self._grant)
 
     def _grant(self) -> None:
