@@ -41,7 +41,7 @@ def table(run: Callable[[int], dict[str, float]], where: str, runs: int = RUNS) 
         ratios = [each["first"] / each["unit"] for each in taken]
         middle = statistics.median(ratios)
         print(f"  {count:10}{least[0]:12.3f}{least[1]:16.3f}{min(ratios):13.2f}{middle:14.2f}")
-        figures[f"exec to the first of {count} sessions, {where}"] = middle
+        figures[f"exec to the first session of {count}, {where}"] = middle
     return figures
 
 

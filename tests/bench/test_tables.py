@@ -7,16 +7,23 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from bench import initrd, startup
+from bench import figures, initrd, kernel, report, startup
 
 
 def test_a_start_is_the_median_of_the_ratios_of_runs() -> None:
     """A run on a busy machine has a slow start and a slow unit."""
     runs = iter([(0.2, 0.1), (2.5, 1.0), (0.3, 0.1)] * len(startup.COUNTS))
 
-    figures = startup.table(lambda count: dict(zip(("first", "unit"), next(runs), strict=True)), "here", 3)
+    measured = startup.table(lambda count: dict(zip(("first", "unit"), next(runs), strict=True)), "here", 3)
 
-    assert list(figures.values()) == pytest.approx([2.5] * len(startup.COUNTS))
+    assert list(measured.values()) == pytest.approx([2.5] * len(startup.COUNTS))
+
+
+@pytest.mark.parametrize("where", ["emulated", kernel.WHERE])
+def test_the_page_has_the_figures_of_a_start(where: str) -> None:
+    """Otherwise a run could not be written there."""
+    known = {figure.name for figure in figures.parse(report.PAGE.read_text(encoding="utf-8"))}
+    assert startup.table(lambda count: {"first": 1.0, "unit": 1.0}, where, 1).keys() <= known
 
 
 @pytest.mark.parametrize("packing", ["", ".xz"])
