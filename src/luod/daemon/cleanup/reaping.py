@@ -72,7 +72,8 @@ class Reaping:
     @property
     def seconds_left(self) -> float | None:
         """Returns the seconds until the restore deadline; None without a deadline or a session that waits for it."""
-        return self.deadline_left() if self._waiting() else None
+        left = self.deadline_left()
+        return left if left is not None and self._waiting() else None
 
     def deadline_left(self) -> float | None:
         """Returns the seconds until the restore deadline, even if no session waits for it; None without a deadline."""
@@ -194,7 +195,7 @@ class Reaping:
 
     def _reap_rest(self, row: IncomingRow, reason: str) -> None:
         """Reaps the remaining sessions of the workload of `row` that are not in use, if the deadline has passed."""
-        if self.seconds_left != 0.0:
+        if self.deadline_left() != 0.0:
             return
         for waiting in self._waiting():
             if waiting.base == row.base and self.in_use(waiting) is None:
