@@ -17,7 +17,7 @@ from luod.daemon import clock
 from luod.daemon.store import state_file
 from luod.daemon.store.states import IncomingState
 from luod.daemon.timeline.timeline import Event, Timeline, after, with_events
-from luod.decode import Decoder, Misfit, encode_shortly
+from luod.decode import Decoder, Misfit
 from luod.frozen import replace
 from luod.ipc.types.admin import UpdateTimes
 from luod.linux import Fd
@@ -288,4 +288,4 @@ class Recorder:
 
 
 def _line(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), default=encode_shortly).encode() + b"\n"
+    return json.dumps(value, separators=(",", ":"), default=vars).encode() + b"\n"
