@@ -52,6 +52,7 @@ def test_paths_with_commas_are_one_value() -> None:
         serial_log="/a,b/log",
         agent_fd=5,
         shares=[Share("share0", "/a,b")],
+        disk=None,
         arguments=["-device", "edu"],
     )
     assert "file:/a,,b/log" in argv

@@ -27,6 +27,7 @@ from luod.testing.machine import Machine, describe
 
 TIMEOUT: Final = 120.0
 """Default time limit of a request in seconds. Emulated processors are slow, and slower when the host is busy."""
+_DISK_ROOT: Final = " root=/dev/vda rw systemd.getty_auto=no systemd.show_status=no"
 LOG_TAIL: Final = 6000
 """Bytes of the serial log in a failure's text."""
 
@@ -47,6 +48,7 @@ class KernelMachine(Machine):
         command_line: str = "",
         memory: str = "1G",
         processors: int = 2,
+        disk: str | os.PathLike[str] | None = None,
         arguments: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         timeout: float = TIMEOUT,
@@ -57,34 +59,34 @@ class KernelMachine(Machine):
         when a `with` of the machine ends in an exception. `writable` are host directories to which the machine writes,
         at the same paths. `command_line` is added to the kernel's, `arguments` to QEMU's, `env` to init's environment.
         Without KVM two `processors` take as much of the host as two machines. `timeout` is the time limit of a request
-        in seconds. Raises MachineUnavailable: QEMU, busybox, the image or a Python are missing. Raises MachineEnded: it
-        did not boot.
+        in seconds. `disk` is an image of a root file system with an init of its own, such as systemd, that runs the
+        agent as a service, and with the kernel as /boot/vmlinuz; `env` and `writable` are without effect then. Raises
+        MachineUnavailable: QEMU, busybox, the image or a Python are missing. Raises MachineEnded: it did not boot.
         """
         image = os.fspath(kernel) if kernel is not None else qemu.kernel_image()
         program = qemu.program()
-        python = interpreter_for()
-        if python is None:
-            raise MachineUnavailable("there is no Python that can import luod")
         shares = [Share(f"share{number}", os.path.abspath(path)) for number, path in enumerate(writable)]
-        agent = python.module("luod.testing.agent", "--channel", PORT, "--power-off")
-        ram_disk = initramfs(agent, environment=_environment(python.environment, env), shares=shares)
+        ram_disk = _ram_disk(shares, env) if disk is None else None
+        command_line = f"{qemu.COMMAND_LINE}{'' if disk is None else _DISK_ROOT} {command_line}".strip()
         self._temporary = folder is None
         self.folder = Path(tempfile.mkdtemp(prefix="luod-kernel-") if folder is None else folder).resolve()
         """Where serial.log, qemu.log and the initramfs are, on the host."""
         ours, theirs = socket.socketpair()
         try:
             with theirs, open(self.folder / "qemu.log", "wb") as log:
-                (self.folder / "initramfs").write_bytes(ram_disk)
+                if ram_disk is not None:
+                    (self.folder / "initramfs").write_bytes(ram_disk)
                 command = qemu.command(
                     program,
                     kernel=image,
-                    initrd=str(self.folder / "initramfs"),
-                    command_line=f"{qemu.COMMAND_LINE} {command_line}".strip(),
+                    initrd=None if ram_disk is None else str(self.folder / "initramfs"),
+                    command_line=command_line,
                     memory=memory,
                     processors=processors,
                     serial_log=str(self.folder / "serial.log"),
                     agent_fd=theirs.fileno(),
                     shares=shares,
+                    disk=None if disk is None else os.path.abspath(disk),
                     arguments=arguments,
                 )
                 self._child = Child(
@@ -106,7 +108,10 @@ class KernelMachine(Machine):
         self.pid = self._child.pid
         """QEMU's process id, on the host."""
         super().__init__(Channel(ours), timeout=timeout)
-        self._image = image
+        self._own_files = (
+            image if disk is None else "/boot/vmlinuz",
+            None if ram_disk is None else str(self.folder / "initramfs"),
+        )
         try:
             self._boot_up()
         except BaseException:
@@ -131,8 +136,7 @@ class KernelMachine(Machine):
         super().__exit__(kind, error, trace)
 
     def _booted(self, hello: Mapping[str, Any]) -> None:
-        self._kernel = self._image
-        self._initrd = str(self.folder / "initramfs")
+        self._kernel, self._initrd = self._own_files
 
     def _why_ended(self) -> str:
         # Its end of the socket is closed: it has ended or is ending.
@@ -152,6 +156,15 @@ class KernelMachine(Machine):
     def _clean_up(self) -> None:
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _ram_disk(shares: Sequence[Share], env: Mapping[str, str] | None) -> bytes:
+    """Returns an initramfs that runs the agent on the host's files. Raises MachineUnavailable."""
+    python = interpreter_for()
+    if python is None:
+        raise MachineUnavailable("there is no Python that can import luod")
+    agent = python.module("luod.testing.agent", "--channel", PORT, "--power-off")
+    return initramfs(agent, environment=_environment(python.environment, env), shares=shares)
 
 
 def _environment(*additions: Mapping[str, str] | None) -> dict[str, str]:

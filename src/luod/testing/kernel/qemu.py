@@ -60,18 +60,20 @@ def command(
     program: str,
     *,
     kernel: str,
-    initrd: str,
+    initrd: str | None,
     command_line: str,
     memory: str,
     processors: int,
     serial_log: str,
     agent_fd: int,
     shares: Sequence[Share],
+    disk: str | None,
     arguments: Sequence[str],
 ) -> list[str]:
     """Returns the argv that boots `kernel`.
 
-    `agent_fd`, a connected stream socket to inherit, becomes the agent's port.
+    `agent_fd`, a connected stream socket to inherit, becomes the agent's port. `disk` is an image with the root file
+    system, which is not changed; without one the host's root is shared.
     """
     # QEMU would outlive its parent, with a machine that hangs.
     setpriv = shutil.which("setpriv")
@@ -79,10 +81,15 @@ def command(
     machine = [*bound, program, "-M", _CHIPSET, "-accel", "tcg,thread=multi", "-cpu", _PROCESSOR]
     machine += ["-smp", str(processors), "-m", memory]
     quiet = ["-nodefaults", "-no-reboot", "-display", "none"]
-    boot = ["-kernel", kernel, "-initrd", initrd, "-append", command_line, "-serial", f"file:{_escaped(serial_log)}"]
+    boot = ["-kernel", kernel, "-append", command_line, "-serial", f"file:{_escaped(serial_log)}"]
+    boot += [] if initrd is None else ["-initrd", initrd]
     port = ["-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,fd={agent_fd}"]
     port += ["-device", "virtserialport,chardev=agent,name=luod.agent"]
-    files = _share(HOST_TAG, "/", "readonly=on,multidevs=remap")
+    files = (
+        _share(HOST_TAG, "/", "readonly=on,multidevs=remap")
+        if disk is None
+        else ["-drive", f"file={_escaped(disk)},format=raw,if=virtio,snapshot=on"]
+    )
     for share in shares:
         files += _share(share.tag, share.path, "multidevs=remap")
     return [*machine, *quiet, *boot, *port, *files, "-device", "virtio-rng-pci", *arguments]
