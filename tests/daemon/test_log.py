@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import pytest
 
+from luod.daemon import journald
 from luod.daemon.log import Log
+
+ROOT: Final = Path(__file__).parents[2]
 
 
 def test_an_event_is_a_line_of_words(capfd: pytest.CaptureFixture[str]) -> None:
@@ -35,11 +44,81 @@ def all_levels() -> None:
     log.error("d")
 
 
-def test_in_the_journal_a_line_begins_with_its_priority(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def in_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Path:
+    """Makes stderr the journal's. Returns the path of its socket, which does not exist."""
     stderr = os.fstat(2)
     monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino}")
+    monkeypatch.setattr(journald, "SOCKET", f"{tmp_path}/socket")
+    return tmp_path / "socket"
+
+
+@pytest.fixture
+def journal(in_journal: Path) -> Iterator[socket.socket]:
+    """Yields the journal's socket, while stderr is the journal's."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(in_journal))
+        journal.settimeout(10)
+        yield journal
+
+
+def fields(datagram: bytes) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in datagram.decode().splitlines())
+
+
+def test_the_journal_gets_an_event_with_its_fields(journal: socket.socket, capfd: pytest.CaptureFixture[str]) -> None:
+    log = Log("serve")
+    log.context = {"update": "u1"}
+    log.warning("session-torn", name="vm/1", reason="it was not ready")
+
+    assert fields(journal.recv(10000)) == {
+        "MESSAGE": 'session-torn name=vm/1 reason="it was not ready"',
+        "PRIORITY": "4",
+        "SYSLOG_IDENTIFIER": "luod",
+        "LUOD_PROGRAM": "serve",
+        "LUOD_EVENT": "session-torn",
+        "MESSAGE_ID": journald.MESSAGE_IDS["session-torn"],
+        "LUOD_UPDATE": "u1",
+        "LUOD_SESSION": "vm/1",
+        "LUOD_REASON": "it was not ready",
+    }
+    assert capfd.readouterr().err == ""
+
+
+def test_a_value_of_several_lines_is_one_field(journal: socket.socket) -> None:
+    Log("serve")("created", name="vm", evil="a\nMESSAGE=b")
+
+    assert journal.recv(10000).endswith(b"\nLUOD_EVIL\n" + (11).to_bytes(8, "little") + b"a\nMESSAGE=b\n")
+
+
+def test_events_that_a_full_journal_does_not_take_are_counted(journal: socket.socket) -> None:
+    log = Log("serve")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, contextlib.suppress(BlockingIOError):
+        while True:
+            other.sendto(b"x", socket.MSG_DONTWAIT, journald.SOCKET)
+    log("created", name="vm")
+    log("created", name="vm")
+    journal.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            journal.recv(10000)
+
+    log("created", name="vm")
+
+    assert fields(journal.recv(10000))["LUOD_MISSED"] == "2"
+
+
+def test_each_event_with_an_explanation_is_written_and_in_the_catalog() -> None:
+    catalog = (ROOT / "systemd" / "luod.catalog").read_text(encoding="utf-8")
+    code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "src" / "luod" / "daemon").rglob("*.py"))
+
+    assert re.findall(r"(?m)^-- ([0-9a-f]{32})$", catalog) == list(journald.MESSAGE_IDS.values())
+    assert [event for event in journald.MESSAGE_IDS if code.count(f'"{event}"') < 2] == []
+
+
+def test_where_the_journal_does_not_run_a_line_on_stderr_begins_with_its_priority(
+    capfd: pytest.CaptureFixture[str], in_journal: Path
+) -> None:
     all_levels()
     lines = capfd.readouterr().err.splitlines()
     assert [line[:3] for line in lines] == ["<7>", "<6>", "<4>", "<3>"]

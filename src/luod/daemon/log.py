@@ -1,8 +1,8 @@
 """The log of both programs: one line for each event on stderr, `time level event key=value …`.
 
-If stderr is systemd's journal a line begins with its priority, such as `<4>`. The `logging` package is not used: its
-import costs more than the rest of `luod`. Values that are not plain words are quoted as JSON strings, so that a line is
-one line with any input of a client.
+If stderr is systemd's journal, an event goes to the journal's own socket instead, with its fields (`journald`). The
+`logging` package is not used: its import costs more than the rest of `luod`. Values that are not plain words are quoted
+as JSON strings, so that a line is one line with any input of a client.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import select
 import time
 from json.encoder import encode_basestring_ascii
 
+from luod.daemon.journald import Journal
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
 LEVELS: Final = ("debug", "info", "warning", "error")
-_PRIORITIES: Final = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>"}
+_PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 """The priorities of sd-daemon(3) and syslog(3)."""
 _MOST_CHARACTERS: Final = 4096
 """The maximum length of a value: that of a client may be longer than a line should be."""
@@ -32,9 +34,11 @@ class Log:
 
     def __init__(self, program: str, level: str = "info") -> None:
         self._program = program
-        self._journal = to_journal()
+        self._journal = Journal(program) if to_journal() else None
         self._missed = 0
         self._least = LEVELS.index(level)
+        self.context: dict[str, str] = {}
+        """Fields of every event, for the journal: the update under way."""
 
     def __call__(self, event: str, /, **fields: object) -> None:
         self._write("info", event, fields)
@@ -51,13 +55,31 @@ class Log:
     def _write(self, level: str, event: str, fields: dict[str, object]) -> None:
         if LEVELS.index(level) < self._least:
             return
+        words = [f"{key}={_word(value)}" for key, value in fields.items()]
+        if self._journal is not None and self._send(self._journal, level, event, " ".join([event, *words]), fields):
+            return
         now = time.time()
         clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-        words = [f"{clock}.{int(now % 1 * 1000):03d}Z", level, self._program, event]
-        words += [f"{key}={_word(value)}" for key, value in fields.items()]
-        if self._journal:
-            words[0] = _PRIORITIES[level] + words[0]
-        self._put((" ".join(words) + "\n").encode())
+        start = f"{clock}.{int(now % 1 * 1000):03d}Z", level, self._program, event
+        priority = "" if self._journal is None else f"<{_PRIORITIES[level]}>"
+        self._put((priority + " ".join([*start, *words]) + "\n").encode())
+
+    def _send(self, journal: Journal, level: str, event: str, message: str, fields: dict[str, object]) -> bool:
+        """Sends an event to the journal. Events that it does not take at once are counted. Returns False if it does not
+        run: stderr is the place then.
+        """
+        told = self.context | {key: _bounded(str(value)) for key, value in fields.items()}
+        if self._missed:
+            told["missed"] = str(self._missed)
+        try:
+            journal.send(_PRIORITIES[level], event, message, told)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            self._missed += 1
+        else:
+            self._missed = 0
+        return True
 
     def _put(self, line: bytes) -> None:
         """Writes a line.
@@ -93,8 +115,10 @@ def to_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
+def _bounded(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}… ({len(text)} characters)"
+
+
 def _word(value: object) -> str:
-    text = str(value)
-    if len(text) > _MOST_CHARACTERS:
-        text = f"{text[:_MOST_CHARACTERS]}… ({len(text)} characters)"
+    text = _bounded(str(value))
     return text if _PLAIN.fullmatch(text) else str(encode_basestring_ascii(text))

@@ -87,6 +87,11 @@ class Run:
         if state not in TRANSITIONS[self._state]:
             raise ValueError(f"from {self._state.value} to {state.value} there is no transition")
         self._state = state
+        # Every line of an update can be found by its id in the journal.
+        update = details.get("update", self._log.context.get("update"))
+        self._log.context = (
+            {} if state is RunState.IDLE or update is None else {"update": str(update), "phase": state.value}
+        )
         write = self._log if state in _LOGGED else self._log.debug
         write(state.value, **details)
         for watcher in self.watchers:
