@@ -131,7 +131,7 @@ async def _serve(options: Options, given: Given) -> int:
         )
         for listening, interfaces, root_only in ((given.sessions, to_all, False), (given.admin, to_root, True))
     ]
-    reloading = asyncio.ensure_future(_reload(policy, hangup))
+    reloading = asyncio.ensure_future(_reload(policy, hangup, store))
     await store.ready()
     later.begin()
     status = await end
@@ -146,8 +146,9 @@ async def _serve(options: Options, given: Given) -> int:
     return status
 
 
-async def _reload(policy: Policy, hangup: asyncio.Event) -> None:
+async def _reload(policy: Policy, hangup: asyncio.Event, store: FdStore) -> None:
     while True:
         await hangup.wait()
         hangup.clear()
         policy.reload()
+        await store.ready()

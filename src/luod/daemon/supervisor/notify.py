@@ -1,6 +1,6 @@
-"""sd_notify(3): READY=1 to the socket $NOTIFY_SOCKET. A notification that fails is never an error of luod.
+"""sd_notify(3): what luod reports to the service manager that started it, and the fds that it gives to its store.
 
-Standard library only.
+A report that fails is never an error of luod. Standard library only.
 """
 
 from __future__ import annotations
@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import socket
+import time
+from collections.abc import Sequence
 
 from luod.frozen import frozen
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 _SECONDS: Final = 1.0
 """For each attempt: a reader of the socket must not block the keeper."""
+_BARRIER_SECONDS: Final = 5.0
 _VSOCK: Final = re.compile(r"vsock(?:-(stream|dgram|seqpacket))?:([0-9]+):([0-9]+)", re.ASCII)
 _KINDS: Final = {"stream": socket.SOCK_STREAM, "dgram": socket.SOCK_DGRAM, "seqpacket": socket.SOCK_SEQPACKET}
 _KIND_ORDER: Final = ("seqpacket", "stream", "dgram")
@@ -51,31 +55,96 @@ def parse(text: str) -> Address:
     raise ValueError("it is not an absolute path, @NAME or vsock:CID:PORT")
 
 
-def ready() -> str | None:
-    """Sends READY=1 if $NOTIFY_SOCKET is set, and unsets it. Returns the reason of a failure, None without one."""
-    text = os.environ.pop("NOTIFY_SOCKET", "")
-    if not text:
-        return None
-    try:
-        address = parse(text)
-    except ValueError as error:
-        return str(error)
-    reason = ""
-    for kind in address.kinds:
+class ServiceManager:
+    """The receiver of reports: the socket in $NOTIFY_SOCKET, or no receiver.
+
+    Each method returns the reason of a failure, "" without one; without a receiver nothing is sent, and none fails.
+    """
+
+    def __init__(self, text: str) -> None:
+        """`text` is the value of $NOTIFY_SOCKET."""
+        self._address: Address | None = None
+        self._fault = ""
+        if text:
+            try:
+                self._address = parse(text)
+            except ValueError as error:
+                self._fault = str(error)
+
+    def ready(self) -> str:
+        """Reports that luod answers clients, or has read its policy again."""
+        return self._report("READY=1")
+
+    def reloading(self) -> str:
+        """Reports that luod reads its policy. `ready` must follow."""
+        return self._report(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> str:
+        """Reports that luod ends."""
+        return self._report("STOPPING=1")
+
+    def alive(self) -> str:
+        """Reports to the watchdog."""
+        return self._report("WATCHDOG=1")
+
+    def store(self, name: str, fd: int) -> str:
+        """Has the service manager keep a duplicate of an fd, under a name that it may have already. It may have no
+        room, and does not report that.
+        """
+        # FDPOLL=0: a session or a socket stays, whatever its poll(2) returns.
+        return self._report(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", (fd,))
+
+    def remove(self, name: str) -> str:
+        """Has the service manager close all fds of this name."""
+        return self._report(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def settle(self) -> str:
+        """Waits until the service manager has processed all earlier reports."""
+        if self._address is None:
+            return self._fault
+        reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
-            _send(address, kind)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in a path
-            reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-        else:
-            return None
-    return reason
+            try:
+                reason = self._report("BARRIER=1", (writing,))
+            finally:
+                os.close(writing)
+            if reason:
+                return reason
+            # Its copy of the other end is closed when it is done.
+            poll = select.poll()
+            poll.register(reading, 0)
+            return "" if poll.poll(_BARRIER_SECONDS * 1000) else "the service manager does not answer"
+        finally:
+            os.close(reading)
+
+    def _report(self, message: str, fds: Sequence[int] = ()) -> str:
+        if self._address is None:
+            return self._fault
+        reason = ""
+        for kind in self._address.kinds:
+            try:
+                _send(self._address, kind, message.encode(), fds)
+            except (OSError, ValueError) as error:  # ValueError: a NUL in a path
+                reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+            else:
+                return ""
+        return reason
 
 
-def _send(address: Address, kind: int) -> None:
+def watchdog_seconds() -> float:
+    """Returns the time within which the service manager expects a report from this process, 0 without such a limit."""
+    text, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
+    return int(text) / 1e6 if text.isdecimal() and pid in ("", str(os.getpid())) else 0.0
+
+
+def _send(address: Address, kind: int, message: bytes, fds: Sequence[int]) -> None:
     with socket.socket(address.family, kind | socket.SOCK_CLOEXEC) as notify:
         notify.settimeout(_SECONDS)
         notify.connect(address.address)
-        notify.sendall(b"READY=1")
+        if fds:
+            socket.send_fds(notify, [message], list(fds))
+        else:
+            notify.sendall(message)
         if address.family == socket.AF_VSOCK and kind != socket.SOCK_DGRAM:
             # The other side reads to the end; an immediate close may drop the data.
             with contextlib.suppress(OSError):

@@ -38,10 +38,21 @@ class Listening:
 
     The sessions' socket is open to all users, the admin's to root. Sockets of a killed luod are replaced: the file with
     the lock records the sockets that the last holder of the lock made. A process of that luod that still listens is
-    awaited, since it usually ends by itself; then its place is taken.
+    awaited, since it usually ends by itself; then its place is taken. Sockets that PID 1 passed are PID 1's: they are
+    used as they are, and stay.
     """
 
-    def __init__(self, sessions_socket: str, admin_socket: str, state_directory: str, log: Log | None = None) -> None:
+    def __init__(
+        self,
+        sessions_socket: str,
+        admin_socket: str,
+        state_directory: str,
+        log: Log | None = None,
+        *,
+        sessions: socket.socket | None = None,
+        admin: socket.socket | None = None,
+    ) -> None:
+        """`sessions` and `admin` are sockets from PID 1, owned from now on."""
         self._open = ExitStack()
         self._paths: list[str] = []
         self.orphan = False
@@ -60,13 +71,13 @@ class Listening:
                 _make_place(path)
                 ours = os.path.lexists(path) and _identity(path) in left
                 self.orphan |= not _wait(path, deadline, log, ours=ours)
-                listening = self._open.enter_context(_listen(path, mode))
+                listening = _listen(path, mode)
                 self._open.callback(_remove, path)
                 self._paths.append(path)
                 return listening
 
-            self.sessions: Final = listen(sessions_socket, 0o666)
-            self.admin: Final = listen(admin_socket, 0o600)
+            self.sessions: Final = self._open.enter_context(sessions or listen(sessions_socket, 0o666))
+            self.admin: Final = self._open.enter_context(admin or listen(admin_socket, 0o600))
             # A failure, such as ENOSPC, makes the next luod check the listener.
             with contextlib.suppress(OSError), open(record, "w", encoding="ascii") as file:
                 file.write("\n".join(map(_identity, self._paths)))

@@ -23,10 +23,13 @@ from types import MappingProxyType
 
 from luod.daemon.log import Log
 from luod.daemon.options import Options
-from luod.daemon.supervisor import notify, open_files, protocol
+from luod.daemon.supervisor import open_files, protocol
 from luod.daemon.supervisor.children import end, has_been_reaped, is_ending, reap, send
 from luod.daemon.supervisor.ending import ended_sessions
+from luod.daemon.supervisor.init_store import InitStore
+from luod.daemon.supervisor.notify import ServiceManager, watchdog_seconds
 from luod.daemon.supervisor.other_luod import claim
+from luod.daemon.supervisor.passed_fds import passed
 from luod.daemon.supervisor.serve_process import Given, fork
 from luod.daemon.supervisor.sockets import Listening
 from luod.errors import (
@@ -98,6 +101,8 @@ class Supervisor:
         run_serve: Callable[[Given], int],
         log: Log,
         *,
+        manager: ServiceManager | None = None,
+        copies: InitStore | None = None,
         device: LiveUpdateBusy | LiveUpdateBroken | None = None,
         limit: int = sys.maxsize,
         modules: Sequence[str] = (),
@@ -105,9 +110,14 @@ class Supervisor:
     ) -> None:
         """`run_serve` is serve, and returns its exit status. The caller owns the listening sockets.
 
-        `device`: its answer to the first try. `limit`: the maximum number of fds of a process of luod. `modules`: what
-        serve imports later, for the next serve. `stored`: fds that it owns, for the first serve.
+        `copies`: PID 1's store. `device`: its answer to the first try. `limit`: the maximum number of fds of a process
+        of luod. `modules`: what serve imports later, for the next serve. `stored`: fds that it owns, for the first
+        serve.
         """
+        self._manager = manager or ServiceManager("")
+        self._copies = copies or InitStore(self._manager, 0, "")
+        self._watchdog = watchdog_seconds()
+        self._alive_at = 0.0
         self._limit = limit
         self._listening = listening
         self._run_serve = run_serve
@@ -153,7 +163,9 @@ class Supervisor:
     def _let_go(self) -> None:
         """Closes all held fds, and logs the sessions that ended with that: no other process had them open."""
         if self._stored:
-            self._log("stopped", fds=len(self._stored))
+            self._log("stopped", fds=len(self._stored), kept_by_pid_1=self._copies.complete)
+        if self._copies.complete:
+            return
         sessions = [name for name in self._stored if name.startswith((protocol.OUTGOING, protocol.INCOMING))]
         files = [name for name in self._stored if name.startswith(protocol.HELD)]
         for fd in self._stored.values():
@@ -188,6 +200,9 @@ class Supervisor:
         now = time.monotonic()
         if self._serve is None and now >= self._start_at:
             self._start()
+        if self._watchdog and now >= self._alive_at:
+            self._alive_at = now + self._watchdog / 2
+            self._manager.alive()
         poll = select.poll()
         poll.register(awake, select.POLLIN)
         if self._serve is not None:
@@ -204,6 +219,7 @@ class Supervisor:
         if serve is None:
             return
         if signal.SIGHUP in signals:
+            self._manager.reloading()
             send(serve.pid, signal.SIGHUP)
         if self._stop_by is not None and time.monotonic() > self._stop_by:
             self._log.warning("serve-killed", pid=serve.pid, reason="it did not end in time")
@@ -252,6 +268,7 @@ class Supervisor:
     def _stop(self) -> None:
         if self._stop_by is None:
             self._log("stopping")
+            self._manager.stopping()
             self._stop_by = time.monotonic() + _STOP_SECONDS
             if self._serve is not None:
                 send(self._serve.pid, signal.SIGTERM)
@@ -274,12 +291,9 @@ class Supervisor:
     def _introduce(self, serve: int) -> None:
         """Writes the first lines of the log."""
         self._introduced = True
-        try:
-            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-                boot_id = file.read().strip()
-        except OSError as error:
-            boot_id = f"unknown: {error.strerror}"
-        self._log("started", version=__version__, keep=os.getpid(), serve=serve, boot_id=boot_id)
+        self._log(
+            "started", version=__version__, keep=os.getpid(), serve=serve, fds=len(self._stored), boot_id=_boot_id()
+        )
         if isinstance(self._device, LiveUpdateBusy):
             self._log.warning("device-busy", hint="another process has /dev/liveupdate open")
         elif self._device is not None:
@@ -342,31 +356,49 @@ class Supervisor:
         elif "FDSTORE" in request and len(fds) == 1 and not self._has_room():
             self._answer({"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _NO_ROOM})
         elif "FDSTORE" in request and len(fds) == 1:
-            self._forget(request["FDNAME"])
-            self._stored[request["FDNAME"]] = Fd(fds[0].detach())
+            self._keep(request["FDNAME"], Fd(fds[0].detach()))
             self._answer({"ERRNO": 0})
         elif "FDSTOREREMOVE" in request:
             self._forget(request["FDNAME"])
+            self._settle()
             self._answer({"ERRNO": 0})
         elif "READY" in request:
             self._pause = _PAUSE_FIRST
             self._is_ready = True
             self._log("ready")
             self._answer({"ERRNO": 0})
-            if reason := notify.ready():
+            if reason := self._manager.ready():
                 self._log.warning("not-notified", reason=reason, variable="NOTIFY_SOCKET")
         else:
             self._answer({"ERRNO": errno.EINVAL, "CALL": "luod", "MEANING": "not understood"})
         for fd in fds:
             _close(fd)
 
+    def _keep(self, name: str, fd: Fd) -> None:
+        """Holds an fd under a name, in place of any that has it, and has PID 1 hold a copy."""
+        self._forget(name)
+        self._stored[name] = fd
+        self._copies.put(name, fd)
+        self._settle()
+
     def _forget(self, name: str) -> None:
         if name in self._stored:
             _close(self._stored.pop(name))
+            self._copies.remove(name)
+
+    def _settle(self) -> None:
+        """Waits for PID 1. A client that is answered finds its session again whatever process of luod ends, and a
+        session that was removed has no other holder (docs/hazards.md, H9).
+        """
+        before = self._copies.fault
+        if (fault := self._copies.settle()) and fault != before:
+            self._log.error("pid-1-store", reason=fault, meaning="sessions may end with luod", hint="restart luod")
 
     def _has_room(self) -> bool:
-        """Returns whether one more fd leaves enough to start serve again, which needs each of them too."""
-        return len(self._stored) + _SPARE_FDS < self._limit
+        """Returns whether one more fd leaves enough to start serve again, which needs each of them too, and fits into
+        PID 1's store.
+        """
+        return len(self._stored) + _SPARE_FDS < self._limit and self._copies.has_room()
 
     def _try_device(self, request: _DeviceRequest) -> None:
         """Tries the device once, and makes the call when it is free. The fd is stored before it is passed on."""
@@ -394,8 +426,7 @@ class Supervisor:
         else:
             self._request = None
             prefix = protocol.OUTGOING if request.create else protocol.INCOMING
-            self._forget(prefix + request.name)
-            self._stored[prefix + request.name] = fd
+            self._keep(prefix + request.name, fd)
             self._answer({"ERRNO": 0}, fd)
 
     def _answer(self, answer: Mapping[str, object], fd: Fd | None = None) -> None:
@@ -449,11 +480,49 @@ def run(options: Options, run_serve: Callable[[Given], int], modules: Sequence[s
         LiveUpdate().close()
     except (LiveUpdateBusy, LiveUpdateBroken) as error:
         device = error
-    with Listening(options.socket, options.admin_socket, options.state_directory, log) as listening:
-        stored = {} if device is not None else claim(log, orphan=listening.orphan)
-        keep = Supervisor(listening, run_serve, log, device=device, limit=limit, modules=modules, stored=stored)
-        status = keep.run()
+    given = passed()
+    manager = ServiceManager(os.environ.pop("NOTIFY_SOCKET", ""))
+    copies = InitStore(manager, _number("FDSTORE"), _boot_id())
+    listening = Listening(
+        options.socket,
+        options.admin_socket,
+        options.state_directory,
+        log,
+        sessions=given.sessions,
+        admin=given.admin,
+    )
+    with listening:
+        stored = copies.recover(given.stored)
+        if device is None and protocol.OUTGOING + protocol.REGISTRY_SESSION not in stored:
+            for name, session in claim(log, orphan=listening.orphan).items():
+                copies.put(name, session)
+                stored[name] = session
+        status = Supervisor(
+            listening,
+            run_serve,
+            log,
+            manager=manager,
+            copies=copies,
+            stored=stored,
+            device=device,
+            limit=limit,
+            modules=modules,
+        ).run()
         listening.withdraw()
         # The sockets stay open until the process has ended: closing them closes clients' unaccepted messages, which may
         # contain sockets that linger, and a process that ends does not wait for those.
         os._exit(status)
+
+
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError as error:
+        return f"unknown: {error.strerror}"
+
+
+def _number(variable: str) -> int:
+    """Returns the number in a variable of the environment, which is removed; 0 without one."""
+    text = os.environ.pop(variable, "")
+    return int(text) if text.isdecimal() else 0
