@@ -9,6 +9,7 @@ from luod.arguments import Parser
 from luod.ctl.exits import Exit
 from luod.ctl.output import Output, counted, escaped
 from luod.decode import encode
+from luod.version import __version__
 
 if TYPE_CHECKING:
     from luod.ipc.types.admin import Status
@@ -42,6 +43,11 @@ def _facts(found: Status) -> list[tuple[str, str]]:
         ("incoming", f"{found.waiting} waiting, {found.retrieved} retrieved and not finished, {found.torn} torn"),
         ("participants", str(found.participants)),
     ]
+    if found.version != __version__:
+        restart = (
+            f"luod {escaped(found.version)} runs and {__version__} is installed; restart it: systemctl restart luod"
+        )
+        facts += [("restart", restart)]
     if found.held_files:
         facts += [("held", f"{counted(found.held_files, 'file')}; an update loses them")]
     if found.restore_seconds_left is not None:
