@@ -9,6 +9,10 @@
 #                      mmdebstrap and the network, up to two hours; MINIMAL='trixie/root/*' is one part of it
 #   make test-all      all of the above
 #   make docs          the documentation site, into build/site
+#   make install       programs, units and manual pages below DESTDIR and PREFIX (docs/install.md)
+#   make deb           Debian packages, into build/deb: as root, with mmdebstrap and the network
+#   make dist          sdist and wheel, into build/dist
+#   make test-systemd  luod as systemd's service, in a Debian with these packages on that Linux: as root, with mmdebstrap
 #   make bench         benchmarks (never part of the tests), compared with docs/performance.md; UPDATE=1 writes there
 #   make bench-kernel  those that also run on that Linux
 
@@ -24,7 +28,8 @@ MINIMAL ?=
 # The slowest files first, so that none is left for the end. xdist would start with the files with the most tests.
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
-.PHONY: demo test lint pytest test-crash test-hostile kernel test-kernel test-minimal test-all bench bench-kernel docs clean setup
+.PHONY: demo test lint pytest test-crash test-hostile kernel test-kernel test-systemd test-minimal test-all
+.PHONY: bench bench-kernel docs install man deb dist clean setup
 
 demo: $(READY)
 	@$(BIN)/python -m demo
@@ -50,7 +55,7 @@ test-crash: $(READY)
 test-hostile: $(READY)
 	$(BIN)/pytest tests/hostile
 
-test-all: test demo test-hostile test-crash test-kernel test-minimal
+test-all: test demo test-hostile test-crash test-kernel test-systemd test-minimal
 
 kernel:
 	@kernel/build $(KERNEL)
@@ -64,6 +69,11 @@ test-kernel: $(READY)
 	@kernel=$$(kernel/build $(KERNEL_VARIANTS) $(KERNEL)) && echo "testing on $$kernel" && \
 		LUOD_KERNEL=$$kernel $(BIN)/pytest --machine kernel --timeout 300 -n 2 --dist loadfile \
 		--no-loadscope-reorder $(KERNEL_TESTS)
+
+# One boot serves a module's tests.
+test-systemd: $(READY) deb
+	@kernel=$$(kernel/build $(KERNEL)) && scripts/systemd-image build/systemd.img $$kernel/bzImage && \
+		LUOD_KERNEL=$$kernel LUOD_SYSTEMD_IMAGE=build/systemd.img $(BIN)/pytest --timeout 600 tests/systemd
 
 test-minimal:
 	@set -f; scripts/test-minimal $(MINIMAL)
@@ -81,6 +91,47 @@ docs: $(VENV)/.docs
 $(VENV)/.docs: $(READY)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
+
+DESTDIR ?=
+PREFIX ?= /usr/local
+UNITS ?= $(PREFIX)/lib/systemd
+LIBRARY := $(PREFIX)/lib/luod
+# Programs that ignore the user's environment and packages: the same luod on every host, whatever pip did to its Python.
+install: man
+	rm -rf $(DESTDIR)$(LIBRARY)
+	install -d $(DESTDIR)$(LIBRARY) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS)/system
+	tar -cC src --exclude=__pycache__ luod | tar -xC $(DESTDIR)$(LIBRARY)
+	$(PYTHON) -m compileall -q $(if $(DESTDIR),-s $(DESTDIR) -p /) $(DESTDIR)$(LIBRARY)
+	for program in luod=luod.daemon.main luoctl=luod.ctl.main luoemu=luod.emulator.machine.main; do \
+		scripts/launcher $(LIBRARY) $${program#*=} >$(DESTDIR)$(PREFIX)/bin/$${program%=*} && \
+		chmod 755 $(DESTDIR)$(PREFIX)/bin/$${program%=*} || exit; done
+	for unit in systemd/*.service systemd/*.socket systemd/*.timer; do \
+		sed 's,/usr/sbin/luod,$(PREFIX)/bin/luod,; s,/usr/bin/luoctl,$(PREFIX)/bin/luoctl,' $$unit \
+			>$(DESTDIR)$(UNITS)/system/$${unit#systemd/} || exit; done
+	install -D -m 644 systemd/luod.catalog $(DESTDIR)$(UNITS)/catalog/luod.catalog
+	install -D -m 644 systemd/luod.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/luod.conf
+	for page in build/man/*; do \
+		install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man$${page##*.} $$page || exit; done
+	install -D -m 644 build/completions/luoctl $(DESTDIR)$(PREFIX)/share/bash-completion/completions/luoctl
+	install -D -m 644 build/completions/luoctl.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/luoctl.fish
+	install -D -m 644 build/completions/_luoctl $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_luoctl
+
+# Manual pages and completions, made from the parsers.
+man:
+	@$(PYTHON) scripts/man_pages.py build/man
+	@mkdir -p build/completions
+	@PYTHONPATH=src $(PYTHON) -m luod.ctl.main completion bash >build/completions/luoctl
+	@PYTHONPATH=src $(PYTHON) -m luod.ctl.main completion fish >build/completions/luoctl.fish
+	@PYTHONPATH=src $(PYTHON) -m luod.ctl.main completion zsh >build/completions/_luoctl
+
+deb:
+	@scripts/build-deb
+
+dist: $(READY)
+	@$(BIN)/pip install --quiet --disable-pip-version-check build twine
+	@rm -rf build/dist
+	@$(BIN)/python -m build --outdir build/dist . >build/dist.log || { tail -n 20 build/dist.log; exit 1; }
+	@$(BIN)/twine check --strict build/dist/*
 
 setup: $(READY)
 

@@ -17,7 +17,7 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONT
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 _NAME = re.compile(r"(?<![\w./-])luod(?:\.[A-Za-z_]\w*)+")
-_FILES = {"md", "prom", "sock", "toml", "pth"}
+_FILES = {"md", "prom", "sock", "toml", "pth", "service", "socket", "timer", "catalog"}
 """Last parts of names of files, such as luod.sock."""
 _FILE = re.compile(r"`([a-z_/]+\.py)`")
 _CALLERS = re.compile(r"\b(?:Called|Used|Asked) by\b")

@@ -1,0 +1,100 @@
+"""luod as systemd's service: it may be killed, restarted and upgraded, and its guests live through updates in a row."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.systemd.conftest import SystemdHost
+
+GUESTS = ("a", "b")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def guests(host: SystemdHost) -> None:
+    """Starts two VMMs as services."""
+    host.sh("cp /usr/share/doc/python3-luod/examples/vmm@.service /etc/systemd/system/ && systemctl daemon-reload")
+    host.sh(f"systemctl enable --now {' '.join(f'vmm@{name}' for name in GUESTS)}")
+    host.until("luoctl status", f"participants  {len(GUESTS)}", "the VMMs take part")
+
+
+def resumed_at(host: SystemdHost, name: str) -> int:
+    """Returns the count at which a guest resumed in this boot."""
+    said = host.until(f"journalctl -b -u vmm@{name} -o cat --no-pager", "resumes at", f"the guest {name} resumes")
+    (count,) = re.findall(r"resumes at (\d+)", said)
+    return int(count)
+
+
+def sessions(host: SystemdHost) -> set[str]:
+    return set(host.sh("luoctl list --names").split())
+
+
+def stored(host: SystemdHost) -> set[str]:
+    """Returns the names of the sessions in PID 1's store of luod."""
+    return set(re.findall(r"\.outgoing\.(\S+)", host.sh("systemd-analyze --no-pager fdstore luod.service")))
+
+
+def test_pid_1_holds_every_session(host: SystemdHost) -> None:
+    assert stored(host) == {"luod", *GUESTS}
+
+
+def test_the_unit_is_hardened(host: SystemdHost) -> None:
+    said = host.sh("systemd-analyze --no-pager security luod.service | tail -n 1")
+
+    exposure = re.search(r"(\d+\.\d) ", said)
+    assert exposure is not None, said
+    assert float(exposure[1]) < 2.0
+
+
+def test_systemd_has_no_complaint_about_the_units(host: SystemdHost) -> None:
+    assert host.sh("systemd-analyze verify --man=no /usr/lib/systemd/system/luod*") == ""
+
+
+def test_varlinkctl_finds_the_interfaces(host: SystemdHost) -> None:
+    registry = host.sh("varlinkctl --no-pager list-registry")
+
+    assert "method Create" in host.sh("varlinkctl --no-pager introspect /run/luod/luod.sock io.luod.Sessions")
+    assert '"idle"' in host.sh("varlinkctl --json=short call /run/luod/admin.sock io.luod.Admin.Status")
+    assert {"io.luod.Admin", "io.luod.Sessions", "io.luod.Updates"} <= set(registry.split())
+
+
+@pytest.mark.parametrize("command", ["systemctl kill --signal KILL luod.service", "systemctl restart luod.service"])
+def test_no_session_is_lost_when_every_process_of_luod_ends(host: SystemdHost, command: str) -> None:
+    before = host.sh("systemctl show --property MainPID luod.service")
+
+    host.sh(command)
+    host.until("luoctl status", f"participants  {len(GUESTS)}", "the VMMs take part again")
+
+    assert host.sh("systemctl show --property MainPID luod.service") != before
+    assert sessions(host) == set(GUESTS)
+    assert stored(host) == {"luod", *GUESTS}
+
+
+def test_a_reload_reads_the_policy_and_ends(host: SystemdHost) -> None:
+    host.sh("echo 'restore-deadline = 900' >/etc/luod/luod.toml && systemctl reload luod.service")
+
+    assert "luod.toml" in host.sh("luoctl status")
+
+
+def test_guests_live_through_three_updates_in_a_row(host: SystemdHost) -> None:
+    counts = dict.fromkeys(GUESTS, 0)
+    for boot in (2, 3, 4):
+        host.sh("luoctl load --kernel /boot/vmlinuz")
+        with host.machine.expect_jump(timeout=300):
+            host.sh("luoctl update", check=False)
+        host.until_ready()
+
+        assert host.machine.boot == boot
+        now = {name: resumed_at(host, name) for name in GUESTS}
+        assert all(now[name] > counts[name] for name in GUESTS)
+        counts = now
+        host.until("luoctl status", f"participants  {len(GUESTS)}", "the VMMs take part in the next update")
+        assert sessions(host) == set(GUESTS)
+
+
+def test_the_journal_tells_what_came_over_the_kexec(host: SystemdHost) -> None:
+    said = host.sh("journalctl -b -u luod -o verbose --no-pager LUOD_EVENT=arrived")
+
+    assert "LUOD_SESSIONS=" in said
+    assert "luod took over the sessions" in host.sh("journalctl -b -x --no-pager LUOD_EVENT=arrived")
