@@ -229,7 +229,7 @@ class FdStore(Mapping[str, Fd]):
         except OSError as error:
             raise KernelRefused(
                 error.errno or errno.EMFILE,
-                "luod serve",
+                "serve",
                 "luod has no free file descriptor",
                 hint="close connections to luod, or raise LimitNOFILE= of its unit or `ulimit -Hn`",
             ) from error
