@@ -67,7 +67,7 @@ def _constructor(made: type, members: tuple[str, ...], defaults: dict[str, objec
     def construct(self: object, *arguments: object, **named: object) -> None:
         given = self.__dict__
         if len(arguments) == count:
-            given.update(zip(members, arguments, strict=True))
+            given.update(zip(members, arguments))  # noqa: B905 - they are as many, and the check would cost a fifth
         else:
             if len(arguments) > count:
                 raise TypeError(f"{name}() takes {count} arguments, not {len(arguments)}")
