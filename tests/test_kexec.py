@@ -46,11 +46,11 @@ def test_a_kernel_without_kexec_has_none_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "limits", "words", "remedy"),
     [
-        ({}, LoadLimits(), "CAP_SYS_BOOT", "root of the host"),
+        ({}, LoadLimits(counted=False), "CAP_SYS_BOOT", "root of the host"),
         ({"proc/sys/kernel/kexec_load_limit_reboot": "-1"}, LoadLimits(), "CAP_SYS_BOOT", "root of the host"),
         (
             {"proc/sys/kernel/kexec_load_disabled": "1"},
-            LoadLimits(disabled=True),
+            LoadLimits(disabled=True, counted=False),
             "kernel.kexec_load_disabled is 1",
             "/etc/sysctl.d",
         ),
@@ -62,11 +62,16 @@ def test_a_kernel_without_kexec_has_none_loaded(tmp_path: Path) -> None:
         ),
         (
             {"sys/kernel/security/lockdown": "none [integrity] confidentiality"},
-            LoadLimits(lockdown="integrity"),
+            LoadLimits(lockdown="integrity", counted=False),
             "locked down (integrity)",
             "signed",
         ),
-        ({"sys/kernel/security/lockdown": "[none] integrity confidentiality"}, LoadLimits(), "CAP_SYS_BOOT", "root"),
+        (
+            {"sys/kernel/security/lockdown": "[none] integrity confidentiality"},
+            LoadLimits(counted=False),
+            "CAP_SYS_BOOT",
+            "root",
+        ),
     ],
 )
 def test_eperm_of_a_load_names_its_cause(
@@ -81,6 +86,27 @@ def test_eperm_of_a_load_names_its_cause(
     assert error.errno == errno.EPERM
     assert words in str(error)
     assert remedy in error.hint
+
+
+def test_a_kernel_without_a_limit_gets_the_highest_which_counts_loads(tmp_path: Path) -> None:
+    limit = tmp_path / "proc/sys/kernel/kexec_load_limit_reboot"
+    limit.parent.mkdir(parents=True)
+    limit.write_text("-1\n", encoding="ascii")
+    assert kexec.loads_left(tmp_path) is None
+    assert kexec.count_loads(tmp_path) == 2**31 - 1
+    assert limit.read_text(encoding="ascii") == str(2**31 - 1)
+
+
+def test_a_limit_that_an_administrator_set_counts_loads_as_it_is(tmp_path: Path) -> None:
+    limit = tmp_path / "proc/sys/kernel/kexec_load_limit_reboot"
+    limit.parent.mkdir(parents=True)
+    limit.write_text("7\n", encoding="ascii")
+    assert kexec.count_loads(tmp_path) == kexec.loads_left(tmp_path) == 7
+    assert limit.read_text(encoding="ascii") == "7\n"
+
+
+def test_a_kernel_without_the_setting_counts_no_loads(tmp_path: Path) -> None:
+    assert kexec.count_loads(tmp_path) is None
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ CAP_SYS_BOOT.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ from luod.uapi import kexec as uapi
 
 _LOADED: Final = Path("/sys/kernel/kexec_loaded")
 _ROOT: Final = Path("/")
+_SYSCTLS: Final = "proc/sys/kernel"
+_MOST_LOADS: Final = 2**31 - 1
 
 _Meanings = Mapping[int, tuple[type[KernelRefused], str]]
 _PRIVILEGE: Final = "the process lacks CAP_SYS_BOOT, or the kernel is locked down"
@@ -71,6 +74,8 @@ class LoadLimits:
     """
     lockdown: str = "none"
     """`integrity` and `confidentiality` allow signed images only."""
+    counted: bool = True
+    """Whether `count_loads` can count loads."""
 
 
 _NOT_QUIET: Final = (
@@ -123,13 +128,37 @@ def load_limits(root: Path = _ROOT) -> LoadLimits:
 
     Those that the kernel does not show count as permissive. `root` has /proc and /sys.
     """
-    left = _text(root / "proc/sys/kernel/kexec_load_limit_reboot")
+    left = loads_left(root)
     lockdown = _text(root / "sys/kernel/security/lockdown")
     return LoadLimits(
-        disabled=_text(root / "proc/sys/kernel/kexec_load_disabled") == "1",
-        loads_left=int(left) if left.isdecimal() else None,
+        disabled=_text(root / _SYSCTLS / uapi.SYSCTL_LOAD_DISABLED) == "1",
+        loads_left=left,
         lockdown=lockdown.partition("[")[2].partition("]")[0] or "none",
+        counted=left is not None or os.access(root / _SYSCTLS / uapi.SYSCTL_LOAD_LIMIT_REBOOT, os.W_OK),
     )
+
+
+def loads_left(root: Path = _ROOT) -> int | None:
+    """Returns how many loads this kernel still allows (kernel.kexec_load_limit_reboot); None: no limit.
+
+    The kernel subtracts 1 for every `load` and `unload` of a process with CAP_SYS_BOOT, also a failed one, by either of
+    the two system calls, and no value is ever higher than an earlier one. So two equal values, unless they are None,
+    show that the loaded image is the same.
+    """
+    left = _text(root / _SYSCTLS / uapi.SYSCTL_LOAD_LIMIT_REBOOT)
+    return int(left) if left.isdecimal() else None
+
+
+def count_loads(root: Path = _ROOT) -> int | None:
+    """Has the kernel count loads, by the highest limit if there is none. Returns `loads_left`; None if it cannot count:
+    it was built without sysctls, or /proc/sys is read-only.
+    """
+    left = loads_left(root)
+    if left is None:
+        with contextlib.suppress(OSError):
+            (root / _SYSCTLS / uapi.SYSCTL_LOAD_LIMIT_REBOOT).write_text(str(_MOST_LOADS), encoding="ascii")
+            left = loads_left(root)
+    return left
 
 
 def _text(path: Path) -> str:

@@ -15,6 +15,7 @@ from luod.testing.machine import Result
 from luod.testing.tools import cannot_run
 from tests.library import Vmm, start_vmm
 
+LOAD_LIMIT = "/proc/sys/kernel/kexec_load_limit_reboot"
 _FILL = """
 import os, sys
 with open(sys.argv[1] + "/filler", "wb", 0) as file:
@@ -149,6 +150,12 @@ def until_traced(luod: Luod, pid: int) -> None:
     """Waits until strace traces the process; strace does not report that."""
     status = f"/proc/{pid}/status"
     eventually(lambda: b"TracerPid:\t0\n" not in luod.machine.read(status), describe=f"process {pid} is traced")
+
+
+def without_counted_loads(luod: Luod) -> None:
+    """Makes the kernel's limit on loads read-only, so that luod does not notice a load of another process."""
+    luod.machine.run(["mount", "--bind", LOAD_LIMIT, LOAD_LIMIT])
+    luod.machine.run(["mount", "-o", "remount,bind,ro", LOAD_LIMIT])
 
 
 def until_loaded(luod: Luod) -> None:

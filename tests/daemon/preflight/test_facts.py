@@ -75,7 +75,12 @@ VALUES: dict[FactName, list[Any]] = {
     ],
     "command_line": ["liveupdate=on kho=on panic=1", "kho=on", ""],
     "running": [running(*ALL), running(*ALL, scratch=10), running(*ALL, line="root=/dev/vda"), Running()],
-    "loading": [Loading(), Loading(LoadLimits(loads_left=1), 1), Loading(LoadLimits(loads_left=1), 2)],
+    "loading": [
+        Loading(),
+        Loading(LoadLimits(loads_left=1), 1),
+        Loading(LoadLimits(loads_left=1), 2),
+        Loading(LoadLimits(counted=False)),
+    ],
     "sessions": [
         (),
         ((OutgoingRow("vm", 0, state=OutgoingState.DECLARED, kinds=("memfd",)), "held"),),

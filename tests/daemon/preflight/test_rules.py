@@ -239,10 +239,19 @@ def test_the_running_line_is_read(tmp_path: Path) -> None:
         (LoadLimits(loads_left=2), 3, ["kexec-load-limit"]),
         (LoadLimits(loads_left=1), 1, []),
         (LoadLimits(loads_left=0), 1, ["kexec-load-limit"]),
+        (LoadLimits(loads_left=0), 0, []),
+        (LoadLimits(loads_left=0, disabled=True), 0, []),
+        # An image must be loaded once more where loads are not counted.
+        (LoadLimits(disabled=True, counted=False), 0, ["kexec-disabled"]),
     ],
 )
 def test_the_kernel_must_allow_every_load_until_the_jump(now: LoadLimits, loads: int, found: list[str]) -> None:
     assert names(limits.judge(now, loads=loads)) == found
+
+
+@pytest.mark.parametrize(("counted", "found"), [(True, []), (False, ["loads-not-counted"])])
+def test_a_kernel_that_does_not_count_loads_is_a_warning(counted: bool, found: list[str]) -> None:
+    assert names(limits.counting(LoadLimits(counted=counted))) == found
 
 
 def test_an_elf_file_cannot_be_loaded() -> None:

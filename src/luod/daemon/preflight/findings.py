@@ -50,6 +50,7 @@ WARNINGS: Final = frozenset(
         "initrd-doubtful",
         "root-missing",
         "no-panic",
+        "loads-not-counted",
         "no-watchdog",
     }
 )

@@ -132,13 +132,14 @@ RULES: Final[tuple[Rule, ...]] = (
         "jumping",
         _root,
     ),
-    # Not at the kexec: no load is left by then.
+    # Not at the kexec: no load is left by then, except in place of another program's.
     Rule(
         ("kexec-disabled", "kexec-load-limit"),
         ("loading",),
         "freezing",
         lambda facts: limits.judge(facts.loading.limits, loads=facts.loading.loads),
     ),
+    Rule(("loads-not-counted",), ("loading",), "request", lambda facts: limits.counting(facts.loading.limits)),
     Rule(("scratch-too-small",), ("kernel", "initrd", "command_line", "running"), "jumping", _scratch),
     Rule(("files-held",), ("stashed",), "jumping", lambda facts: state.stashed(facts.stashed)),
     Rule(("incoming-unfinished",), ("sessions",), "jumping", lambda facts: state.incoming(facts.sessions)),

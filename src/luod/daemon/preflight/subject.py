@@ -21,10 +21,8 @@ class Subject:
     kernel: Fd
     initrd: Fd | None
     command_line: str
-    loads: int = 3
-    """The number of remaining kexec_file_load(2) calls until the kexec: by LoadKernel, when the update begins, and
-    while guests freeze.
-    """
+    loads: int = 2
+    """The number of remaining kexec_file_load(2) calls until the kexec: by LoadKernel, and when the update begins."""
 
     def fingerprint(self) -> tuple[Fingerprint, ...]:
         """Returns a value that changes when a file was written to or replaced. Raises OSError."""

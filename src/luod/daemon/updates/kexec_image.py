@@ -1,8 +1,9 @@
 """The image for the kexec of an update: loading, keeping and checking it.
 
-luod starts only an image that it loaded itself (docs/hazards.md, H19): keep holds the files, so that a later serve can
-load them again right before the kexec. `luod.daemon.preflight` finds its problems. `luod.daemon.updates.update` decides
-when to start it.
+luod starts only an image that it loaded itself (docs/hazards.md, H19): it loads the image again when an update begins,
+and the kernel's count of loads shows whether another process has loaded one since. keep holds the files, so that a
+later serve can load them. `luod.daemon.preflight` finds its problems. `luod.daemon.updates.update` decides when to
+start it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class KexecImage:
         self._run = run
         self._log = log
         self._loading = asyncio.Lock()
+        self._count: int | None = None
+        """The kernel's count right after our load; None if it does not count, or another process loaded meanwhile."""
 
     @cached_property
     def _preflight(self) -> Preflight:
@@ -72,7 +75,7 @@ class KexecImage:
                     raise update_running(self._run.state)
                 if initrd is not None:
                     await self._require_usable(Subject(kernel, initrd, command_line), ignore_findings)
-                await asyncio.to_thread(kexec.load, kernel, initrd, command_line)
+                self._count = await asyncio.to_thread(_load, Subject(kernel, initrd, command_line))
                 old = self._registry.rest.image
                 image = Image(0 if old is None else old.number + 1, initrd is not None, command_line)
                 files = dict(zip(image_names(image), new, strict=True))
@@ -109,7 +112,7 @@ class KexecImage:
         if kernel is not None:
             return await self._preflight.check(Subject(kernel, initrd, command_line or ""))
         async with self._loading:
-            return await self._preflight.check(self._loaded(loads=2))
+            return await self._preflight.check(self._loaded())
 
     async def look(self) -> list[Finding]:
         """Returns the findings about the loaded image, before an update into it. Raises NotLoaded.
@@ -118,7 +121,7 @@ class KexecImage:
         started (docs/hazards.md, H19).
         """
         async with self._loading:
-            findings, _release = await self._preflight.check(self._loaded(loads=2), remember=True)
+            findings, _release = await self._preflight.check(self._loaded(), remember=True)
         return findings
 
     async def load_again(self) -> None:
@@ -128,15 +131,25 @@ class KexecImage:
         It waits for an earlier LoadKernel, and takes the image of that moment.
         """
         async with self._loading:
-            loaded = self._loaded()
-            await asyncio.to_thread(kexec.load, loaded.kernel, loaded.initrd, loaded.command_line)
+            self._count = await asyncio.to_thread(_load, self._loaded())
+
+    @property
+    def counted(self) -> bool:
+        """Returns whether `replaced` sees every load."""
+        return self._count is not None
+
+    @property
+    def replaced(self) -> bool:
+        """Returns whether another process has loaded or unloaded an image since, as far as the kernel counts that."""
+        left = kexec.loads_left()
+        return left is not None and left != self._count
 
     def certain(self, moment: Moment) -> list[Finding]:
         """Returns the findings about the image of `look`, from the facts at this moment of an update.
 
         Raises Refused: a file was changed since.
         """
-        return self._preflight.certain(self._loaded(loads=1), moment)
+        return self._preflight.certain(self._loaded(loads=0), moment)
 
     def _loaded(self, *, loads: int = 1) -> Subject:
         image = self._registry.rest.image
@@ -148,6 +161,14 @@ class KexecImage:
         names = image_names(image)
         initrd = self._fds[names[1]] if image.initrd else None
         return Subject(self._fds[names[0]], initrd, image.command_line, loads)
+
+
+def _load(subject: Subject) -> int | None:
+    """Loads an image. Returns the kernel's count of loads afterwards, None as `KexecImage._count`. For a thread."""
+    before = kexec.count_loads()
+    kexec.load(subject.kernel, subject.initrd, subject.command_line)
+    after = kexec.loads_left()
+    return after if before is not None and after == before - 1 else None
 
 
 def _named(error: errors.NotAKernelImage, kernel: Fd) -> errors.NotAKernelImage:

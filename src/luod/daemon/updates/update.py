@@ -195,6 +195,8 @@ class Updater:
                 # Writes most of the data while guests run; the rest is written right before the kexec (H16).
                 await coordinator.unless_cancelled(asyncio.to_thread(os.sync))
             if not coordinator.cancelled:
+                if self._image.replaced:
+                    await coordinator.unless_cancelled(self._image.load_again())
                 await coordinator.unless_cancelled(self._sessions.close_for_update("frozen"))
                 # Waits also for participants that have joined since.
                 await coordinator.settle()
@@ -204,11 +206,14 @@ class Updater:
                 coordinator.freeze()
             if not coordinator.cancelled:
                 reboot = RebootProcess()
-                # In parallel with the freezing, so that it adds no blackout; another image may have been loaded (H19).
-                loading = asyncio.ensure_future(self._image.load_again())
-                loading.add_done_callback(lambda done: _cancel_if_failed(coordinator, done))
+                loading = None
+                if not self._image.counted:
+                    # In parallel with the freezing, so that it adds less blackout (H19).
+                    loading = asyncio.ensure_future(self._image.load_again())
+                    loading.add_done_callback(lambda done: _cancel_if_failed(coordinator, done))
                 await coordinator.settle()
-                await coordinator.unless_cancelled(loading)
+                if loading is not None:
+                    await coordinator.unless_cancelled(loading)
             if not coordinator.cancelled:
                 await self._sessions.close_for_update("shut")
                 await coordinator.announce()
@@ -283,6 +288,11 @@ class Updater:
         await self._registry_on_disk()
         if not await coordinator.feed.jump_read(_READING_SECONDS):
             self._log.warning("operator-slow", update=coordinator.id)
+        if self._image.replaced:
+            self._log.warning("image-replaced", update=coordinator.id)
+            await self._image.load_again()
+            if self._image.replaced:
+                raise errors.Refused("another process loads kernel images", hint="stop it, then update again")
         reboot.go()
         while not await reboot.ended(self._stuck_seconds):
             self._end_stuck(coordinator)
