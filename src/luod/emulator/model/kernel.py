@@ -253,6 +253,7 @@ class Kernel:
         if self._luo is not None:
             self._luo.freeze()
         self._kexec.jumping = True
+        self._machine.host.log("kexec_core: Starting new kernel")
         stuck = None if self._vfio is None else self._vfio.shutdown()
         return Jump() if stuck is None else stuck
 

@@ -1,0 +1,110 @@
+"""The time from the last vote to reboot(2), which is a part of the blackout, with many participants.
+
+`table` is for `bench.__main__`. The rest runs inside the machine, `python3 -m bench.jump FOLDER`, and does the kexec
+itself. The end is the line that the kernel logs in reboot(2). The participants are plain sockets of one process, which
+waits while luod works.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.custody import connected, start
+from luod.ipc.names import SESSIONS_SOCKET
+from luod.linux import memfd
+
+PARTICIPANTS = 100
+RUNS = 5
+STARTING = "Starting new kernel"
+
+
+def table(luoemu: Sequence[str], environment: dict[str, str]) -> None:
+    print(f"\nFrom the last vote to reboot(2), in ms: the median and the shortest of {RUNS} updates")
+    for participants in (1, PARTICIPANTS):
+        taken = [measure(luoemu, environment, participants) for _ in range(RUNS)]
+        print(f"  {participants:3} participants{1000 * statistics.median(taken):12.1f}{1000 * min(taken):10.1f}")
+
+
+def measure(luoemu: Sequence[str], environment: dict[str, str], participants: int) -> float:
+    """Returns the seconds of one update."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*luoemu, "--kernel-log", "--", sys.executable, "-m", "bench.jump", folder, str(participants)]
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as machine:
+            assert machine.stderr is not None
+            for line in machine.stderr:
+                if STARTING in line:
+                    return time.monotonic() - float(Path(folder, "voted").read_text())
+                print(line, end="", file=sys.stderr)
+    raise AssertionError("the machine ended without a kexec")
+
+
+class Wire:
+    """A connection to luod that sends calls, and reads replies one at a time."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(SESSIONS_SOCKET)
+        self._begun = b""
+
+    def send(self, method: str, parameters: dict[str, Any], *, more: bool = False) -> None:
+        call = {"method": f"io.luod.Updates.{method}", "parameters": parameters, "more": more}
+        self._socket.sendall(json.dumps(call).encode() + b"\0")
+
+    def read(self) -> dict[str, Any]:
+        while b"\0" not in self._begun:
+            self._begun += self._socket.recv(65536)
+        message, _, self._begun = self._begun.partition(b"\0")
+        reply: dict[str, Any] = json.loads(message)
+        assert "error" not in reply, reply
+        parameters: dict[str, Any] = reply["parameters"]
+        return parameters
+
+    def call(self, method: str, parameters: dict[str, Any]) -> None:
+        self.send(method, parameters)
+        self.read()
+
+
+def main(folder: Path, participants: int) -> None:
+    if os.environ["LUOEMU_BOOT"] != "1":
+        return
+    (folder / "policy.toml").write_text("[[rules]]\nuid = 0\nsessions = 1024\nconnections = 512\n")
+    start(folder)
+    calls, wires, secrets, held = None, [], [], []
+    client = connected()
+    for number in range(participants):
+        held.append(session := client.create(f"s{number}", manifest=False))
+        with memfd("page", 4096) as page:
+            session.preserve(page, 1)
+        calls = calls or Wire()
+        wires.append(wire := Wire())
+        wire.send("Follow", {"name": f"p{number}"}, more=True)
+        secrets.append(wire.read()["participant"])
+        file = {"token": 1, "kind": "memfd", "size": 4096, "allocated": 4096, "seals": 0, "when": "preserved"}
+        calls.call("Declare", {"participant": secrets[-1], "sessions": [{"name": f"s{number}", "files": [file]}]})
+    assert calls is not None
+    luoctl = (sys.executable, "-P", "-m", "luod.ctl.main", "update", "--kernel", os.environ["LUOEMU_KERNEL"])
+    update = subprocess.Popen([*luoctl, "--reuse-cmdline"], stdout=subprocess.DEVNULL)
+    for phase in ("preparing", "freezing"):
+        for wire in wires:
+            assert wire.read()["event"] == phase
+        ballots = [{"participant": secret, "phase": phase, "vote": "ready"} for secret in secrets]
+        for ballot in ballots[:-1]:
+            calls.call("Vote", ballot)
+        time.sleep(0.5)
+        (folder / "voted").write_text(str(time.monotonic()))
+        calls.send("Vote", ballots[-1])
+    update.wait()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
