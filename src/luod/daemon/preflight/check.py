@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from luod.daemon.completion import completed
-from luod.daemon.preflight import devices
+from luod.daemon.preflight import devices, rules
 from luod.daemon.preflight.devices import Devices
 from luod.daemon.preflight.facts import (
     Declaration,
@@ -138,27 +138,32 @@ class Preflight:
         return remembered.again(self._observe(remembered.facts, subject.loads, moment), moment).findings
 
     def _observe(self, facts: Facts, loads: int, moment: Moment) -> Facts:
-        """Returns the present facts, with the files and the running kernel of `facts`. Runs in the loop, without a
-        wait.
+        """Returns the present facts, with the files and the running kernel of `facts`, and with everything else of
+        `facts` that no rule depends on any more at this moment. Runs in the loop, without a wait.
 
         `loads` is the number of loads until the kexec.
         """
+        needed = rules.needed(moment)
         followers = self._participants.followers
         files = [file for each in followers for session in each.sessions for file in session.files]
         rows = tuple(self._sessions.rows())
-        declarations = tuple(Declaration(each.name, each.peer.process, each.sessions) for each in followers)
+        # Finding a process takes longer than everything else here together.
+        limited = "memory" in needed
+        declarations = tuple(
+            Declaration(each.name, each.peer.process if limited else None, each.sessions) for each in followers
+        )
         held = devices.observe(
             files, _ROOT, preserved=_PRESERVED[moment], undeclared=unanswered(rows, declarations, devices.KINDS)
         )
         return replace(
             facts,
-            loading=Loading(load_limits(), loads),
+            loading=Loading(load_limits(), loads) if "loading" in needed else facts.loading,
             sessions=rows,
             declarations=declarations,
             stashed=self._sessions.held,
             memory=Memory(_ROOT),
             devices=held,
-            host=host(_ROOT),
+            host=host(_ROOT) if "host" in needed else facts.host,
             storage=replace(facts.storage, file_error=self._registry.file_error, doubts=self._registry.rest.doubts),
         )
 

@@ -70,10 +70,13 @@ class InitrdFile:
 
 @dataclass(frozen=True)
 class Declaration:
-    """The declaration of one participant. `process` is its pid in luod's /proc; None if it is not visible there."""
+    """The declaration of one participant. `process` is its pid in luod's /proc; None if it is not visible there.
+
+    It is no part of the version, since the rules that use it depend on memory, which has another version each time.
+    """
 
     name: str
-    process: int | None
+    process: int | None = field(compare=False)
     sessions: tuple[DeclaredSession, ...]
 
     def files(self, when: When) -> list[DeclaredFile]:

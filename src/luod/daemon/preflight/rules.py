@@ -182,6 +182,15 @@ RULES: Final[tuple[Rule, ...]] = (
 )
 
 
+def needed(moment: Moment) -> frozenset[FactName]:
+    """Returns the facts that a rule depends on at this moment of an update."""
+    return frozenset(name for rule in _applied_at(moment) for name in rule.facts)
+
+
+def _applied_at(moment: Moment) -> Iterator[Rule]:
+    return (rule for rule in RULES if _MOMENTS.index(rule.last) >= _MOMENTS.index(moment))
+
+
 @dataclass(frozen=True)
 class _Applied:
     """The findings of one rule, and the versions of its facts."""
@@ -216,9 +225,7 @@ def judge(facts: Facts) -> Judgement:
 
 def _judge(facts: Facts, moment: Moment, before: Mapping[Rule, _Applied]) -> Judgement:
     now: dict[Rule, _Applied] = {}
-    for rule in RULES:
-        if _MOMENTS.index(rule.last) < _MOMENTS.index(moment):
-            continue
+    for rule in _applied_at(moment):
         versions = tuple(facts.version(name) for name in rule.facts)
         applied = before.get(rule)
         if applied is None or applied.versions != versions:

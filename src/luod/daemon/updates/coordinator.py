@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Iterable
 from time import monotonic
 from typing import Final
@@ -161,16 +162,13 @@ class Coordinator:
         A member without it would resume if luod died now.
         """
         self.tell("jumping", state="jumping")
-        waits = {
-            asyncio.ensure_future(follower.events.delivered()): follower
-            for id, follower in self.members.items()
-            if self.transaction.members[id].standing == "ready"
-        }
-        if waits:
-            await asyncio.wait(waits, timeout=_DELIVERY_SECONDS)
-        for wait, follower in waits.items():
-            if not wait.done():
-                wait.cancel()
+        ready = [self.members[id] for id, member in self.transaction.members.items() if member.standing == "ready"]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DELIVERY_SECONDS):
+                for follower in ready:
+                    await follower.events.delivered()
+        for follower in ready:
+            if not follower.events.empty:
                 self.gone(follower)
 
     def jump(self, ready: int) -> None:

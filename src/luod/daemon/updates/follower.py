@@ -55,6 +55,11 @@ class EventQueue:
         self._open = False
         self._none.set()
 
+    @property
+    def empty(self) -> bool:
+        """Returns whether all is sent, or the queue is closed."""
+        return self._none.is_set()
+
     async def delivered(self) -> None:
         """Returns when all is sent, or the queue is closed."""
         await self._none.wait()
