@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
 
 from luod import linux, pci
 from luod.errors import (
@@ -25,15 +22,23 @@ from luod.errors import (
     NotAKernelImage,
     VfioDeviceNotQuiet,
 )
-from luod.linux import HasFileno
+from luod.frozen import frozen
 from luod.uapi import kexec as uapi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Final, NoReturn
+
+    from luod.linux import HasFileno
+
+    _Meanings = Mapping[int, tuple[type[KernelRefused], str]]
 
 _LOADED: Final = Path("/sys/kernel/kexec_loaded")
 _ROOT: Final = Path("/")
 _SYSCTLS: Final = "proc/sys/kernel"
 _MOST_LOADS: Final = 2**31 - 1
 
-_Meanings = Mapping[int, tuple[type[KernelRefused], str]]
 _PRIVILEGE: Final = "the process lacks CAP_SYS_BOOT, or the kernel is locked down"
 _LOAD: Final[_Meanings] = {
     errno.ENOEXEC: (NotAKernelImage, "the file is not a kernel image for this machine"),
@@ -62,7 +67,7 @@ _JUMP: Final[_Meanings] = {
 }
 
 
-@dataclass(frozen=True)
+@frozen
 class LoadLimits:
     """The limits of this kernel on loading images. Only a reboot lifts them."""
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +14,6 @@ from luod import image
 from luod.daemon.preflight.devices import Device, Devices
 from luod.daemon.preflight.facts import (
     Declaration,
-    FactName,
     Facts,
     Host,
     InitrdFile,
@@ -25,16 +23,21 @@ from luod.daemon.preflight.facts import (
     Storage,
 )
 from luod.daemon.preflight.findings import NAMES, REFUSALS
-from luod.daemon.preflight.rules import RULES, Judgement, Moment, Rule, judge
+from luod.daemon.preflight.rules import MOMENTS, RULES, Judgement, Rule, judge
 from luod.daemon.preflight.running import Region, Running
 from luod.daemon.store.schema import Doubt, IncomingRow, OutgoingRow
 from luod.daemon.store.states import OutgoingState
+from luod.frozen import members, replace
 from luod.image.bzimage import Image
 from luod.image.contents import Contents
 from luod.image.initrd import Modules
 from luod.ipc.types.admin import Problem
 from luod.ipc.types.updates import DeclaredFile, DeclaredSession
 from luod.kexec import LoadLimits
+
+if TYPE_CHECKING:
+    from luod.daemon.preflight.facts import FactName
+    from luod.daemon.preflight.rules import Moment
 
 MIB = 1 << 20
 HEADER = Image((2, 15), True, "", 0, 0, "none", 16 * MIB)
@@ -110,14 +113,13 @@ VALUES: dict[FactName, list[Any]] = {
         Storage(doubts=(Doubt("it is damaged", refuses=True), Doubt("it is of another boot"))),
     ],
 }
-assert set(VALUES) == set(get_args(FactName)) == {field.name for field in fields(Facts)}
+assert set(VALUES) == set(members(Facts))
 
 BEST = Facts(**{name: values[0] for name, values in VALUES.items()})
 some_facts = some.builds(
     lambda values: Facts(**values), some.fixed_dictionaries({n: some.sampled_from(v) for n, v in VALUES.items()})
 )
 some_change = some.sampled_from([(name, value) for name, values in VALUES.items() for value in values])
-MOMENTS: tuple[Moment, ...] = get_args(Moment)
 
 
 def at(moment: Moment, judgement: Judgement) -> list[tuple[str, str]]:
@@ -149,7 +151,7 @@ class Recorded(Facts):
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.findings[0])
 @given(facts=some_facts)
 def test_a_rule_reads_no_fact_but_those_it_names(rule: Rule, facts: Facts) -> None:
-    recorded = Recorded(**{field.name: getattr(facts, field.name) for field in fields(Facts)})
+    recorded = Recorded(**{name: getattr(facts, name) for name in members(Facts)})
     found = [each.name for each in rule.apply(recorded)]
     assert recorded.__dict__.get("read", set()) <= set(rule.facts)
     assert set(found) <= set(rule.findings)

@@ -6,7 +6,6 @@ import gzip
 import os
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import ParamSpec
 
@@ -20,6 +19,7 @@ from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, Ke
 from luod.daemon.preflight.findings import NAMES, refusing, with_ignored
 from luod.daemon.preflight.rules import judge
 from luod.daemon.preflight.running import Region, Running, running
+from luod.frozen import replace
 from luod.image.bzimage import Image
 from luod.image.contents import Contents, family_of
 from luod.image.initrd import Modules

@@ -8,10 +8,7 @@ fact changes again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
 
 from luod.daemon.completion import completed
 from luod.daemon.preflight import devices, rules
@@ -28,17 +25,49 @@ from luod.daemon.preflight.facts import (
     unanswered,
 )
 from luod.daemon.preflight.reading import Reader
-from luod.daemon.preflight.rules import Judgement, Moment, judge
-from luod.daemon.preflight.subject import Subject
+from luod.daemon.preflight.rules import judge
 from luod.daemon.store import state_directory
-from luod.daemon.store.registry import Registry
-from luod.daemon.store.schema import Row
 from luod.errors import Refused
-from luod.ipc.server.peer import Peer
-from luod.ipc.types.admin import Finding
-from luod.ipc.types.sessions import SessionState
-from luod.ipc.types.updates import DeclaredSession, When
+from luod.frozen import replace
 from luod.kexec import load_limits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Final, Protocol
+
+    from luod.daemon.preflight.rules import Judgement, Moment
+    from luod.daemon.preflight.subject import Subject
+    from luod.daemon.store.registry import Registry
+    from luod.daemon.store.schema import Row
+    from luod.ipc.server.peer import Peer
+    from luod.ipc.types.admin import Finding
+    from luod.ipc.types.sessions import SessionState
+    from luod.ipc.types.updates import DeclaredSession, When
+
+    class Sessions(Protocol):
+        """The sessions and files that luod holds."""
+
+        @property
+        def held(self) -> tuple[str, ...]: ...
+        def rows(self) -> list[tuple[Row, SessionState]]: ...
+
+    class Follower(Protocol):
+        """A process that follows updates, and the sessions that it declared."""
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def peer(self) -> Peer: ...
+        @property
+        def sessions(self) -> tuple[DeclaredSession, ...]: ...
+
+    class Participants(Protocol):
+        """The processes that follow updates."""
+
+        @property
+        def followers(self) -> Sequence[Follower]: ...
+
 
 _ROOT: Final = Path("/")
 _PRESERVED: Final[Mapping[Moment, tuple[When, ...]]] = {
@@ -47,32 +76,6 @@ _PRESERVED: Final[Mapping[Moment, tuple[When, ...]]] = {
     "jumping": ("preserved", "preparing", "freezing"),
 }
 """By moment, the declarations of files that are preserved by then: every vote of the earlier phases is in."""
-
-
-class Sessions(Protocol):
-    """The sessions and files that luod holds."""
-
-    @property
-    def held(self) -> tuple[str, ...]: ...
-    def rows(self) -> list[tuple[Row, SessionState]]: ...
-
-
-class Follower(Protocol):
-    """A process that follows updates, and the sessions that it declared."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def peer(self) -> Peer: ...
-    @property
-    def sessions(self) -> tuple[DeclaredSession, ...]: ...
-
-
-class Participants(Protocol):
-    """The processes that follow updates."""
-
-    @property
-    def followers(self) -> Sequence[Follower]: ...
 
 
 class Preflight:

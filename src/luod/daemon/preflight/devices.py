@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from luod import pci
 from luod.daemon.preflight.findings import finding, listed
 from luod.errors import BadInput
-from luod.ipc.types.admin import Finding
-from luod.ipc.types.updates import DeclaredFile, When
+from luod.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+    from typing import Final
+
+    from luod.ipc.types.admin import Finding
+    from luod.ipc.types.updates import DeclaredFile, When
 
 KINDS: Final = ("vfio", "vfio-pci")
 _ALREADY: Final[tuple[When, ...]] = ("preserved",)
@@ -30,7 +34,7 @@ _MOST_FILES: Final = 4096
 """The maximum number of a process's files that are searched for one."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Device:
     """A device by its address, None if that is not known.
 
@@ -41,7 +45,7 @@ class Device:
     bound: bool | None
 
 
-@dataclass(frozen=True)
+@frozen
 class Devices:
     """The devices of sessions. `unbinding`: processes that unbind a device now, as text.
 

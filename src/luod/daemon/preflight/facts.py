@@ -8,52 +8,62 @@ Only data: `luod.daemon.preflight.check` observes the facts, `luod.daemon.prefli
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
-
-from luod import image
-from luod.daemon.preflight.devices import Devices
 from luod.daemon.preflight.next_kernel import NextKernel
-from luod.daemon.preflight.running import Running
-from luod.daemon.preflight.subject import Fingerprint
 from luod.daemon.store.schema import Doubt, OutgoingRow, Row
 from luod.daemon.store.states import OutgoingState
+from luod.frozen import frozen
 from luod.image.command_line import line
-from luod.image.initrd import Modules
-from luod.ipc.types.admin import Problem
-from luod.ipc.types.sessions import SessionState
-from luod.ipc.types.updates import DeclaredFile, DeclaredSession, When
 from luod.kexec import LoadLimits
 
-FactName = Literal[
-    "kernel",
-    "initrd",
-    "command_line",
-    "running",
-    "loading",
-    "sessions",
-    "declarations",
-    "stashed",
-    "memory",
-    "devices",
-    "host",
-    "storage",
-]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+    from pathlib import Path
+    from typing import Literal
+
+    from luod import image
+    from luod.daemon.preflight.devices import Devices
+    from luod.daemon.preflight.running import Running
+    from luod.daemon.preflight.subject import Fingerprint
+    from luod.image.initrd import Modules
+    from luod.ipc.types.admin import Problem
+    from luod.ipc.types.sessions import SessionState
+    from luod.ipc.types.updates import DeclaredFile, DeclaredSession, When
+
+    FactName = Literal[
+        "kernel",
+        "initrd",
+        "command_line",
+        "running",
+        "loading",
+        "sessions",
+        "declarations",
+        "stashed",
+        "memory",
+        "devices",
+        "host",
+        "storage",
+    ]
 
 
-@dataclass(frozen=True)
+def _same_file(one: KernelFile | InitrdFile, other: object) -> bool:
+    """Compares the versions of two files."""
+    return type(other) is type(one) and one.fingerprint == other.fingerprint
+
+
+@frozen
 class KernelFile:
     """The next kernel's image. `content` is None if the file cannot be read, for the reason `unreadable`."""
 
     fingerprint: Fingerprint
-    content: image.Kernel | None = field(default=None, compare=False)
-    unreadable: tuple[str, str] = field(default=("", ""), compare=False)
+    content: image.Kernel | None = None
+    unreadable: tuple[str, str] = ("", "")
     """The problem and its remedy."""
 
+    __eq__ = _same_file
 
-@dataclass(frozen=True)
+
+@frozen
 class InitrdFile:
     """The initial RAM disk; `size` is in bytes. `content` is None if no kernel can use the disk (`unusable`) or luod
     cannot read it (`unreadable`). Each of these is a problem and its remedy.
@@ -61,14 +71,16 @@ class InitrdFile:
 
     fingerprint: Fingerprint
     size: int
-    content: Modules | None = field(default=None, compare=False)
-    boot_config: tuple[str, str] | None = field(default=None, compare=False)
+    content: Modules | None = None
+    boot_config: tuple[str, str] | None = None
     """The parameters for the kernel and for init in the boot configuration at its end."""
-    unusable: tuple[str, str] = field(default=("", ""), compare=False)
-    unreadable: tuple[str, str] = field(default=("", ""), compare=False)
+    unusable: tuple[str, str] = ("", "")
+    unreadable: tuple[str, str] = ("", "")
+
+    __eq__ = _same_file
 
 
-@dataclass(frozen=True)
+@frozen
 class Declaration:
     """The declaration of one participant. `process` is its pid in luod's /proc; None if it is not visible there.
 
@@ -76,36 +88,40 @@ class Declaration:
     """
 
     name: str
-    process: int | None = field(compare=False)
+    process: int | None
     sessions: tuple[DeclaredSession, ...]
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Declaration and (self.name, self.sessions) == (other.name, other.sessions)
 
     def files(self, when: When) -> list[DeclaredFile]:
         return [file for session in self.sessions for file in session.files if file.when == when]
 
 
-@dataclass(frozen=True)
+@frozen
 class Loading:
     """The running kernel's limits on loading images. `loads` is the number of loads still needed before the kexec."""
 
-    limits: LoadLimits = field(default_factory=LoadLimits)
+    limits: LoadLimits = LoadLimits()
     loads: int = 0
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Memory:
     """The machine's memory and the limits on it; /proc and /sys are below `root`."""
 
     root: Path
+    __eq__, __hash__ = object.__eq__, object.__hash__
 
 
-@dataclass(frozen=True)
+@frozen
 class Host:
     """Other facts of the running machine. `watchdogs`: the state of each, None if the kernel does not report it."""
 
     watchdogs: tuple[str | None, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Storage:
     """The storage of the registry. `problems` of the state directory are from the last look at it, which may block on
     the disk. `file_error`: why the last write failed. `doubts` are the registry's.
@@ -116,7 +132,7 @@ class Storage:
     doubts: tuple[Doubt, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Facts:
     """Every fact, each in a field with its name."""
 
@@ -132,7 +148,7 @@ class Facts:
     memory: Memory
     devices: Devices
     host: Host
-    storage: Storage = field(default_factory=Storage)
+    storage: Storage = Storage()
 
     def version(self, name: FactName) -> object:
         return getattr(self, name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Final, Literal
-
 from luod.errors import Refused
 from luod.frozen import replace
 from luod.ipc.types.admin import Finding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from typing import Final, Literal
 
 REFUSALS: Final = frozenset(
     {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
-
 from luod.daemon.preflight.findings import finding
-from luod.ipc.types.admin import Finding
-from luod.kexec import LoadLimits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final
+
+    from luod.ipc.types.admin import Finding
+    from luod.kexec import LoadLimits
 
 _REMEDY: Final = "remove it from /etc/sysctl.conf and /etc/sysctl.d and reboot; it cannot be undone in a running kernel"
 

@@ -5,18 +5,21 @@ Pure: facts in, findings out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
-
-from luod import image
 from luod.daemon.preflight.findings import finding, listed
 from luod.daemon.preflight.kinds import KINDS, beside
-from luod.daemon.preflight.running import Running
+from luod.frozen import frozen
 from luod.image.command_line import Line, enabled, parameters
 from luod.image.contents import family_of
-from luod.image.initrd import Modules
-from luod.ipc.types.admin import Finding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+    from typing import Final
+
+    from luod import image
+    from luod.daemon.preflight.running import Running
+    from luod.image.initrd import Modules
+    from luod.ipc.types.admin import Finding
 
 _PAGE: Final = 4096
 _ALIGNMENT: Final = 2 * 1024 * 1024
@@ -24,7 +27,7 @@ _SMALL_CHANGE: Final = 256 * 1024
 """Bytes for boot parameters, command line and purgatory, which are loaded as well."""
 
 
-@dataclass(frozen=True)
+@frozen
 class NextKernel:
     """`initrd_size` in bytes, 0 without one. `modules` in the initial RAM disk: None if luod could not read it, or if
     no RAM disk is given.

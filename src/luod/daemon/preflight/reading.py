@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 
 from luod import image
 from luod.daemon.preflight.facts import InitrdFile, KernelFile
 from luod.daemon.preflight.running import IMAGE_MAX, Running, running
 from luod.daemon.preflight.subject import Fingerprint, Subject, fingerprint
 from luod.errors import ImageError, ImageUnreadable
+from luod.frozen import frozen
 from luod.image import command_line, initrd
 from luod.linux import Fd, return_freed_memory
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    pass
 
-@dataclass(frozen=True)
+
+@frozen
 class Read:
     """The results for one subject."""
 
@@ -29,13 +33,13 @@ class Read:
     running: Running
 
 
-@dataclass
 class Reader:
     """Keeps the last results."""
 
-    _running: Running | None = None
-    _kernel: KernelFile | None = None
-    _initrd: tuple[tuple[object, ...], InitrdFile] | None = None
+    def __init__(self, running: Running | None = None) -> None:
+        self._running = running
+        self._kernel: KernelFile | None = None
+        self._initrd: tuple[tuple[object, ...], InitrdFile] | None = None
 
     def read(self, subject: Subject) -> Read:
         try:

@@ -8,22 +8,27 @@ equal findings from all present facts. docs/design.md shows this table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Final, Literal
-
 from luod.daemon.preflight import devices, limits, next_kernel, state, storage
-from luod.daemon.preflight.facts import FactName, Facts, kinds, unattended
+from luod.daemon.preflight.facts import Facts, kinds, unattended
 from luod.daemon.preflight.facts import next_kernel as following
 from luod.daemon.preflight.findings import finding
-from luod.ipc.types.admin import Finding
+from luod.frozen import frozen
 
-Moment = Literal["request", "freezing", "jumping"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Final, Literal
+
+    from luod.daemon.preflight.facts import FactName
+    from luod.ipc.types.admin import Finding
+
+    Moment = Literal["request", "freezing", "jumping"]
+
+MOMENTS: Final[tuple[Moment, ...]] = ("request", "freezing", "jumping")
 """Moments of an update: its request, right before guests are frozen, right before reboot(2)."""
-_MOMENTS: Final[tuple[Moment, ...]] = ("request", "freezing", "jumping")
 
 
-@dataclass(frozen=True)
+@frozen
 class Rule:
     """`last` is the last moment of an update at which the rule is applied."""
 
@@ -188,10 +193,10 @@ def needed(moment: Moment) -> frozenset[FactName]:
 
 
 def _applied_at(moment: Moment) -> Iterator[Rule]:
-    return (rule for rule in RULES if _MOMENTS.index(rule.last) >= _MOMENTS.index(moment))
+    return (rule for rule in RULES if MOMENTS.index(rule.last) >= MOMENTS.index(moment))
 
 
-@dataclass(frozen=True)
+@frozen
 class _Applied:
     """The findings of one rule, and the versions of its facts."""
 
@@ -199,12 +204,12 @@ class _Applied:
     findings: tuple[Finding, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Judgement:
     """The findings of the rules in `facts`."""
 
     facts: Facts
-    _applied: Mapping[Rule, _Applied] = field(repr=False)
+    _applied: Mapping[Rule, _Applied]
 
     @property
     def findings(self) -> list[Finding]:

@@ -8,15 +8,19 @@ known kernels with the same orchestrator. Paths are fixed; nothing here comes fr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
 
 from luod import image
 from luod.daemon.memory_grants import scratch_areas
 from luod.errors import ImageError
+from luod.frozen import frozen
 from luod.image.contents import FAMILIES, family_of, formats
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Final
 
 IMAGE_MAX: Final = 1024 * 1024 * 1024
 _DEBUGFS: Final = "sys/kernel/debug/kho/out"
@@ -25,21 +29,21 @@ _KNOWN: Final = ("luo-v5", "kho-v4", "memfd-v2", "vfio-pci-v1", "iommufd-v1", "p
 _RELEASE: Final = re.compile(r"Linux version ([\w.+~-]+) ")
 
 
-@dataclass(frozen=True)
+@frozen
 class Region:
     """One of the areas of scratch, in bytes."""
 
     size: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Running:
     """`formats`: by family ("luo", "kho", "memfd", …) those that this kernel writes; a missing family is not known.
 
     `assumed`: they could not be read. `scratch`: None if it could not be read.
     """
 
-    formats: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    formats: Mapping[str, frozenset[str]] = MappingProxyType({})
     assumed: bool = True
     scratch: tuple[Region, ...] | None = None
     command_line: str = ""

@@ -5,20 +5,23 @@ Each function turns facts into findings. The only things read here are memory an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Final
-
 from luod import memory
 from luod.daemon import memory_grants
-from luod.daemon.preflight.facts import Declaration
 from luod.daemon.preflight.findings import finding, listed
 from luod.daemon.store.schema import IncomingRow, OutgoingRow, Row
 from luod.daemon.store.states import OutgoingState
 from luod.errors import NotEnoughMemory
-from luod.ipc.types.admin import Finding
-from luod.ipc.types.updates import DeclaredFile
 from luod.uapi.memfd import F_SEAL_EXEC
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from pathlib import Path
+    from typing import Final
+
+    from luod.daemon.preflight.facts import Declaration
+    from luod.ipc.types.admin import Finding
+    from luod.ipc.types.updates import DeclaredFile
 
 _INIT: Final = 1
 """A process in the root cgroup is limited only by the machine's memory."""

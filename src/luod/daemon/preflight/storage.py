@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from luod.daemon.preflight.findings import finding
-from luod.daemon.store.schema import Doubt
 from luod.ipc.types.admin import Finding, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from luod.daemon.store.schema import Doubt
 
 
 def findings(problems: Iterable[Problem], file_error: str, doubts: Iterable[Doubt]) -> Iterator[Finding]:

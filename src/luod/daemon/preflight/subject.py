@@ -7,14 +7,18 @@ serve is part of the blackout.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
-from luod.linux import Fd
+from luod.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from luod.linux import Fd
+
 
 Fingerprint = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Subject:
     """The files to check. The maker of one documents the owner of its fds."""
 

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Iterable
 from time import monotonic
-from typing import Final
 
 from luod.daemon import memory_grants
-from luod.daemon.log import Log
 from luod.daemon.run_state import Run, RunState
 from luod.daemon.updates import memory_checks
-from luod.daemon.updates.follower import Follower
 from luod.daemon.updates.progress import ProgressFeed
 from luod.daemon.updates.transaction import LATE, Transaction
-from luod.errors import LuodError
-from luod.ipc.types.admin import Progress
-from luod.ipc.types.phases import Ballot, EventKind, Phase, State, VotePhase
 from luod.ipc.types.updates import Event
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterable
+    from typing import Final
+
+    from luod.daemon.log import Log
+    from luod.daemon.updates.follower import Follower
+    from luod.errors import LuodError
+    from luod.ipc.types.admin import Progress
+    from luod.ipc.types.phases import Ballot, EventKind, Phase, State, VotePhase
 
 _DELIVERY_SECONDS: Final = 5.0
 """The time for all participants to take an event before the kexec."""

@@ -10,20 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Final, Literal
 
-from luod.daemon.log import Log
-from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import CLOSED
 from luod.daemon.processes.child import Child, Children
-from luod.daemon.run_state import Run
 from luod.daemon.store.fd_names import HOOK
-from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.schema import Owed
 from luod.errors import Refused
 
-_Hook = Literal["before-update", "after-update"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, Literal
+
+    _Hook = Literal["before-update", "after-update"]
+
+    from luod.daemon.log import Log
+    from luod.daemon.policy.current import Policy
+    from luod.daemon.run_state import Run
+    from luod.daemon.store.recovery import Holdings
+
 _REASON_CHARACTERS: Final = 500
 """The length to which the first line of a hook's standard error is cut."""
 _CALLED_OFF: Final = "it was called off, and ended"

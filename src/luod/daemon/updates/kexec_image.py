@@ -10,29 +10,30 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from luod import errors, kexec
 from luod.daemon.completion import completed
-from luod.daemon.log import Log
 from luod.daemon.preflight.subject import Subject
 from luod.daemon.replies import update_running
-from luod.daemon.run_state import Run
-from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import image_names
-from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.schema import Image
-from luod.daemon.updates.participants import Participants
 from luod.errors import Refused
 from luod.ipc.errors import NotLoaded
-from luod.ipc.types.admin import Finding
-from luod.linux import Fd
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from luod.daemon.log import Log
     from luod.daemon.preflight.check import Preflight
     from luod.daemon.preflight.rules import Moment
+    from luod.daemon.run_state import Run
+    from luod.daemon.sessions.service import SessionService
+    from luod.daemon.store.recovery import Holdings
+    from luod.daemon.updates.participants import Participants
+    from luod.ipc.types.admin import Finding
+    from luod.linux import Fd
 
 
 class KexecImage:

@@ -6,14 +6,17 @@ or without the members for which memory is short. `luod.daemon.memory_grants` ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
-
 from luod.daemon import memory_grants
-from luod.daemon.updates.follower import Follower
-from luod.daemon.updates.transaction import Transaction
 from luod.errors import NotEnoughMemory
-from luod.ipc.types.updates import DeclaredFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
+
+    from luod.daemon.updates.follower import Follower
+    from luod.daemon.updates.transaction import Transaction
+    from luod.ipc.types.updates import DeclaredFile
 
 _INIT: Final = 1
 """In its cgroup only the machine limits memory."""

@@ -8,17 +8,12 @@ A participant is a connection that follows; it is bound to its user and to sessi
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable
 from itertools import count
-from typing import TYPE_CHECKING, Final
 
-from luod.daemon.log import Log
 from luod.daemon.preflight.kinds import known
 from luod.daemon.replies import no_such_session, torn
 from luod.daemon.run_state import Run, RunState
 from luod.daemon.sessions.names import Belonging, may_use
-from luod.daemon.store.recovery import Holdings
-from luod.daemon.store.registry import Change, Registry
 from luod.daemon.store.schema import IncomingRow, OutgoingRow, Row
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.daemon.updates.follower import Follower
@@ -26,14 +21,21 @@ from luod.daemon.updates.transaction import NotAwaited
 from luod.errors import Refused
 from luod.frozen import replace
 from luod.ipc.errors import DeclaredByAnother, NotExpected, NotFollowing, PermissionDenied
-from luod.ipc.server.peer import Peer
-from luod.ipc.server.sparing import Sparing
-from luod.ipc.types.phases import Ballot, State, VotePhase
 from luod.ipc.types.updates import DeclaredSession, Event
 from luod.session_name import SessionName, is_allowed
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterable
+    from typing import Final
+
+    from luod.daemon.log import Log
+    from luod.daemon.store.recovery import Holdings
+    from luod.daemon.store.registry import Change, Registry
     from luod.daemon.updates.coordinator import Coordinator
+    from luod.ipc.server.peer import Peer
+    from luod.ipc.server.sparing import Sparing
+    from luod.ipc.types.phases import Ballot, State, VotePhase
 
 _MOST_BYTES: Final = 2**63
 

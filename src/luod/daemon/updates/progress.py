@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from luod.daemon.updates.follower import Follower
-from luod.daemon.updates.transaction import Member, Transaction
 from luod.ipc.types.admin import Participant, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from luod.daemon.updates.follower import Follower
+    from luod.daemon.updates.transaction import Member, Transaction
 
 
 class ProgressFeed:

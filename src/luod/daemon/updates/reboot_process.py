@@ -6,10 +6,13 @@ The process is `luod.daemon.updates.reboot`. `luod.daemon.updates.update` decide
 from __future__ import annotations
 
 import json
-from typing import Final
 
 from luod.daemon.processes.child import DYING_SECONDS, Child
 from luod.errors import JumpRefused, KernelRefused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _CALL: Final = "reboot(LINUX_REBOOT_CMD_KEXEC)"
 

@@ -12,18 +12,21 @@ from __future__ import annotations
 import os
 import platform
 import signal
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
+from luod.frozen import frozen
 from luod.linux import Fd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Final
 
 _IOCTL: Final = {"x86_64": 16, "aarch64": 29}
 _LIVEUPDATE: Final = 0xBA
 
 
-@dataclass(frozen=True)
+@frozen
 class Stuck:
     """A process that blocks the kexec. `ended`: it was sent SIGKILL."""
 

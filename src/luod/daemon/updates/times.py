@@ -6,17 +6,18 @@ disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from time import monotonic, time
-from typing import TYPE_CHECKING
 
-from luod.daemon.store.schema import OutgoingRow
 from luod.daemon.timeline.timeline import Current, Timeline, bytes_of, groups
 from luod.ipc.types.admin import SessionTimes
-from luod.ipc.types.phases import SessionStanding
 
-if TYPE_CHECKING:  # not imported at the start of serve, which is in the blackout
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from luod.daemon.store.schema import OutgoingRow
     from luod.daemon.updates.coordinator import Coordinator
+    from luod.ipc.types.phases import SessionStanding
 
 
 def current(coordinator: Coordinator, rows: Iterable[OutgoingRow], *, over: bool = False) -> Current:

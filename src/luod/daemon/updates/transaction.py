@@ -15,16 +15,17 @@ update: every user may follow, and must not be able to block updates.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 from luod.errors import LuodError
 from luod.frozen import frozen, replace
-from luod.ipc.types.phases import Phase, Standing, VotePhase
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
     from typing import Final
+
+    from luod.ipc.types.phases import Phase, Standing, VotePhase
 
 LATE: Final = "it did not vote in time"
 BYTES_A_SECOND: Final = 100 * 1024 * 1024

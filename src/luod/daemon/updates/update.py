@@ -11,39 +11,41 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import AsyncGenerator, Collection
 from time import monotonic
-from typing import TYPE_CHECKING, Final
 
 from luod import errors
 from luod.daemon import clock
-from luod.daemon.log import Log
 from luod.daemon.preflight.findings import listed, refuse, refusing, require_names, with_ignored
 from luod.daemon.processes.child import ended
 from luod.daemon.replies import too_late, update_running
 from luod.daemon.run_state import Run, RunState
-from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import JUMP
 from luod.daemon.store.fd_store import KeeperGone
-from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.schema import Departure
-from luod.daemon.timeline.recorder import Recorder
 from luod.daemon.updates import stuck_ioctls, times
-from luod.daemon.updates.hooks import Hooks
-from luod.daemon.updates.kexec_image import KexecImage
 from luod.daemon.updates.participants import Participants, ready_rows
 from luod.daemon.updates.reboot_process import RebootProcess
 from luod.daemon.updates.transaction import NotAwaited, Transaction
 from luod.errors import Refused
 from luod.frozen import replace
 from luod.ipc.errors import InvalidParameter, NoUpdate
-from luod.ipc.server.peer import Peer
 from luod.ipc.types.admin import Checked, Progress, Wishes
-from luod.linux import Fd
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Collection
+    from typing import Final
+
+    from luod.daemon.log import Log
     from luod.daemon.preflight.rules import Moment
+    from luod.daemon.sessions.service import SessionService
+    from luod.daemon.store.recovery import Holdings
+    from luod.daemon.timeline.recorder import Recorder
     from luod.daemon.updates.coordinator import Coordinator
+    from luod.daemon.updates.hooks import Hooks
+    from luod.daemon.updates.kexec_image import KexecImage
+    from luod.ipc.server.peer import Peer
+    from luod.linux import Fd
 
 _PATIENCE_SECONDS: Final = 30.0
 """The default limit of each phase; the time to preserve the declared bytes is added."""
