@@ -37,6 +37,7 @@ def incoming(late: Process) -> int:
 
 def test_the_log_of_a_live_update(world: World, late: Process) -> None:
     assert world.lines == [
+        "kexec_core: Starting new kernel",
         "KHO: found kexec handover data.",
         "luo: Retrieved live update data, liveupdate number: 1",
     ]
