@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from bench import custody, fairness, initrd, kernel, report, startup, vfio
+from bench import custody, fairness, initrd, jump, kernel, report, startup, vfio
 
 RUN = (sys.executable, "-m", "luod.emulator.machine", "run")
 LUOEMU = (*RUN, "--")
@@ -147,6 +147,7 @@ def main() -> None:
     measured |= initrd.table()
     table_of_scale()
     measured |= custody.table(inside)
+    measured |= jump.table(RUN, ENVIRONMENT)
     fairness.table(inside)
     vfio.table(inside)
     measured |= table_of_the_untouched()

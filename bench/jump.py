@@ -1,8 +1,8 @@
 """The time from the last vote to reboot(2), which is a part of the blackout, with many participants.
 
-`table` is for `bench.__main__`. The rest runs inside the machine, `python3 -m bench.jump FOLDER`, and does the kexec
-itself. The end is the line that the kernel logs in reboot(2). The participants are plain sockets of one process, which
-waits while luod works.
+`table` is for `bench.__main__`. The rest runs inside the machine, `python3 -m bench.jump luod|bare FOLDER COUNT`, and
+does the kexec itself. The end is the line that the kernel logs in reboot(2), so the same is measured with bare
+calls, and subtracted. The participants are plain sockets of one process, which waits while luod works.
 """
 
 from __future__ import annotations
@@ -20,25 +20,35 @@ from pathlib import Path
 from typing import Any
 
 from bench.custody import connected, start
+from luod import kexec
 from luod.ipc.names import SESSIONS_SOCKET
 from luod.linux import memfd
+from luod.liveupdate import LiveUpdate, OutgoingSession
 
 PARTICIPANTS = 100
 RUNS = 5
 STARTING = "Starting new kernel"
 
 
-def table(luoemu: Sequence[str], environment: dict[str, str]) -> None:
-    print(f"\nFrom the last vote to reboot(2), in ms: the median and the shortest of {RUNS} updates")
+def table(luoemu: Sequence[str], environment: dict[str, str]) -> dict[str, float]:
+    print(f"\nFrom the last vote until reboot(2) starts the kernel, the medians of {RUNS} updates in ms")
+    print(f"  {'':18}{'luod':>10}{'reboot(2) alone':>18}{'difference':>12}{'least':>8}")
     for participants in (1, PARTICIPANTS):
-        taken = [measure(luoemu, environment, participants) for _ in range(RUNS)]
-        print(f"  {participants:3} participants{1000 * statistics.median(taken):12.1f}{1000 * min(taken):10.1f}")
+        runs = {
+            kind: [1000 * measure(luoemu, environment, kind, participants) for _ in range(RUNS)]
+            for kind in ("luod", "bare")
+        }
+        whole, bare = (statistics.median(taken) for taken in runs.values())
+        least = min(runs["luod"]) - bare
+        print(f"  {participants:3} participants{whole:13.1f}{bare:18.1f}{whole - bare:12.1f}{least:8.1f}")
+    return {f"last vote to reboot(2), {PARTICIPANTS} participants": whole - bare}
 
 
-def measure(luoemu: Sequence[str], environment: dict[str, str], participants: int) -> float:
+def measure(luoemu: Sequence[str], environment: dict[str, str], kind: str, participants: int) -> float:
     """Returns the seconds of one update."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [*luoemu, "--kernel-log", "--", sys.executable, "-m", "bench.jump", folder, str(participants)]
+        program = [sys.executable, "-m", "bench.jump", kind, folder, str(participants)]
+        command = [*luoemu, "--kernel-log", "--", *program]
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as machine:
             assert machine.stderr is not None
             for line in machine.stderr:
@@ -74,9 +84,20 @@ class Wire:
         self.read()
 
 
-def main(folder: Path, participants: int) -> None:
-    if os.environ["LUOEMU_BOOT"] != "1":
-        return
+def bare(folder: Path, participants: int) -> None:
+    held = []
+    with LiveUpdate() as device:
+        for number in range(participants):
+            held.append(session := OutgoingSession(device.create(f"s{number}"), manifest=False))
+            with memfd("page", 4096) as page:
+                session.preserve(page, 1)
+    with open(os.environ["LUOEMU_KERNEL"], "rb") as image:
+        kexec.load(image, None, "liveupdate=on kho=on")
+    (folder / "voted").write_text(str(time.monotonic()))
+    kexec.jump()
+
+
+def with_luod(folder: Path, participants: int) -> None:
     (folder / "policy.toml").write_text("[[rules]]\nuid = 0\nsessions = 1024\nconnections = 512\n")
     start(folder)
     calls, wires, secrets, held = None, [], [], []
@@ -106,5 +127,5 @@ def main(folder: Path, participants: int) -> None:
     update.wait()
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+if __name__ == "__main__" and os.environ["LUOEMU_BOOT"] == "1":
+    {"bare": bare, "luod": with_luod}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))

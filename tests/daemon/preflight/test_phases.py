@@ -106,6 +106,18 @@ def test_what_changes_in_freezing_does_not_jump(luod: Luod, change: Change, reas
     assert luod.machine.boot == 1
 
 
+def test_while_guests_are_paused_no_check_reads_files(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    operator = updating(luod)
+    one.expect("preparing")
+    assert luod.luoctl("check", check=False).returncode == 0
+    one.vote("preparing")
+    one.expect("freezing")
+    refused = luod.luoctl("check", check=False)
+    assert (refused.returncode != 0, b"an update is running: freezing" in refused.stderr) == (True, True)
+    operator.abort()
+
+
 def is_released(luod: Luod, one: Participant) -> None:
     luod.luoctl("release", "--force", one.name)
 

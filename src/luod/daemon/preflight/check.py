@@ -125,6 +125,11 @@ class Preflight:
         content = read.kernel.content
         return judgement.findings, None if content is None else content.contents.release
 
+    async def quiet(self) -> None:
+        """Returns when no check reads files, which takes processor time."""
+        async with self._lock:
+            pass
+
     def certain(self, subject: Subject, moment: Moment) -> list[Finding]:
         """Returns the findings for the remembered files, from the facts at this moment of an update.
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from luod.ipc.server.peer import Peer
 from luod.ipc.types.updates import DeclaredFile, DeclaredSession, Event, FrozenDevice, When
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
+
+    from luod.ipc.server.peer import Peer
 
 _DEVICE: Final = "vfio"
 """The kind of a declared file that the kernel freezes."""

@@ -145,6 +145,10 @@ class KexecImage:
         left = kexec.loads_left()
         return left is not None and left != self._count
 
+    async def quiet(self) -> None:
+        """Returns when no check reads files any more."""
+        await self._preflight.quiet()
+
     def certain(self, moment: Moment) -> list[Finding]:
         """Returns the findings about the image of `look`, from the facts at this moment of an update.
 

@@ -90,8 +90,9 @@ class Updater:
     async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> Checked:
         try:
             require_names(wishes.ignore_findings)
-            if self._run.is_in(RunState.JUMPING):
-                raise update_running(RunState.JUMPING)
+            if self._run.is_in(RunState.FREEZING, RunState.JUMPING):
+                # Reading files would take processor time while guests are paused.
+                raise update_running(self._run.state)
             findings, release = await self._image.check(kernel, initrd, command_line)
         finally:
             for fd in (kernel, initrd):
@@ -201,6 +202,7 @@ class Updater:
                 if self._image.replaced:
                     await coordinator.unless_cancelled(self._image.load_again())
                 await coordinator.unless_cancelled(self._sessions.close_for_update("frozen"))
+                await coordinator.unless_cancelled(self._image.quiet())
                 # Waits also for participants that have joined since.
                 await coordinator.settle()
             if not coordinator.cancelled:
