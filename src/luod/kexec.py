@@ -155,8 +155,8 @@ def loads_left(root: Path = _ROOT) -> int | None:
 
 
 def count_loads(root: Path = _ROOT) -> int | None:
-    """Has the kernel count loads, by the highest limit if there is none. Returns `loads_left`; None if it cannot count:
-    it was built without sysctls, or /proc/sys is read-only.
+    """Has the kernel count loads, by the highest limit if it has no other. Returns `loads_left`; None if it cannot
+    count: it was built without sysctls, or /proc/sys is read-only.
     """
     left = loads_left(root)
     if left is None:
