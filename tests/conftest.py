@@ -22,7 +22,9 @@ settings.load_profile("any host")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A shell's background job, such as CI may be, ignores SIGINT, and so would every program that a test starts."""
+    """Restores SIGINT's default action: a background job of a shell, such as CI, ignores it, and so would every started
+    program.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "jumps_on: the test's machine goes on after it, and holds more after each jump")
@@ -36,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The conformance report."""
+    """Prints the conformance report."""
     reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
     if (tally := collected(reports)).programs:
         terminalreporter.section("conformance of the emulated machine with the real kernel")
@@ -45,7 +47,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def open_fds() -> dict[int, str]:
-    """The fds of this process by number, with what they lead to."""
+    """Returns the fds of this process by number, with their links in /proc."""
     found = {}
     for number in map(int, os.listdir("/proc/self/fd")):
         try:
@@ -67,7 +69,7 @@ def _leaves_no_fd_open(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def luod(machine: Machine, tmp_path: Path) -> Luod:
-    """A machine with luod running."""
+    """Boots a machine with luod running."""
     luod = Luod(machine, state_directory=tmp_path / "state")
     luod.start()
     return luod
@@ -75,7 +77,7 @@ def luod(machine: Machine, tmp_path: Path) -> Luod:
 
 @pytest.fixture(scope="module")
 def shared_luod(machine_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Luod]:
-    """A luod with nothing to carry, for those tests of a module that change nothing of it."""
+    """Boots a machine with luod for the tests of a module that preserve nothing and change nothing of it."""
     with booting_machines(machine_kind, scratch=tmp_path_factory.getbasetemp()) as boot:
         luod = Luod(boot(), tmp_path_factory.mktemp("state"))
         luod.start()

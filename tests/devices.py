@@ -21,7 +21,7 @@ RAM: Final = 1 << 20
 
 
 def boot(boot_machine: BootMachine, *options: str, rules: str = "v2", devices: tuple[str, ...] = (FIRST,)) -> Machine:
-    """A machine with `devices`, each an address and maybe options, that are preserved by `rules`."""
+    """Boots a machine with `devices`, each an address with optional settings, whose handler follows `rules`."""
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         cannot_run("no /dev/fuse that this uid may use, and devices need it: modprobe fuse, as root")
     wanted = [word for device in devices for word in ("--vfio", device)]
@@ -29,7 +29,7 @@ def boot(boot_machine: BootMachine, *options: str, rules: str = "v2", devices: t
 
 
 def start(machine: Machine, python: Interpreter) -> Vmm:
-    """A program that is central process and VMM in one, as root, with /dev/liveupdate open as "device"."""
+    """Starts a program that is central process and VMM in one, as root, with /dev/liveupdate open as "device"."""
     vmm = start_vmm(machine, python, "devices")
     vmm.open_device()
     return vmm
@@ -48,7 +48,7 @@ def set_up(vmm: Vmm, slot: str = "vfio") -> None:
 
 
 def computes(vmm: Vmm, slot: str = "vfio") -> bool:
-    """Whether the device adds up right what it reads by DMA."""
+    """Returns whether the device adds up correctly what it reads by DMA."""
     data = bytes(range(1, 200)).decode("latin-1")
     total: int = vmm.ask("compute", device=slot, memory=f"ram of {slot}", data=data)
     return total == sum(range(1, 200))

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 
 def reply(parameters: dict[str, Any] | None = None, **members: Any) -> bytes:
-    """A reply as Varlink spells it, its NUL included."""
+    """Returns a Varlink reply as bytes, its NUL included."""
     return json.dumps({"parameters": parameters or {}, **members}).encode() + b"\0"
 
 

@@ -34,27 +34,27 @@ class Vmm(Caller):
     """A process of a workload: it uses the library, and can make raw calls."""
 
     def call(self, call: str, /, **arguments: Any) -> Any:
-        """The value of a call that succeeds."""
+        """Returns the value of a call that succeeds."""
         answer = self.ask("library", call=call, **arguments)
         if "error" in answer:
             raise Refusal(f"{call}({arguments}): {answer}")
         return answer["value"]
 
     def refused(self, call: str, /, **arguments: Any) -> Error:
-        """The error of a call that fails."""
+        """Returns the error of a call that fails."""
         answer = self.ask("library", call=call, **arguments)
         assert "error" in answer, f"{call}({arguments}) should have been refused: {answer}"
         tokens = tuple(answer["tokens"])
         return Error(answer["error"], answer["errno"], answer["message"], answer["hint"], tokens, answer["needed"])
 
     def memfd(self, slot: str, *, size: int = 4096, seed: int = 0) -> str:
-        """A memfd full of data; returns the sha256 of its contents."""
+        """Makes a memfd full of data and returns the sha256 of its contents."""
         self.ask("memfd", slot=slot, size=size)
         digest: str = self.ask("fill", fd=slot, length=size, seed=seed)
         return digest
 
     def fork_vmm(self, name: str) -> Vmm:
-        """A child with duplicates of every fd and every object."""
+        """Forks a child with duplicates of every fd and every object."""
         self.ask("fork", kid=name)
         return Vmm(self.program, (*self.path, name))
 

@@ -28,7 +28,7 @@ def start(request: pytest.FixtureRequest) -> Start:
 
 
 def is_free(vmm: Vmm, file: str) -> bool:
-    """Whether `file` is preserved by no session: whether another could preserve it."""
+    """Returns whether no session preserves `file`, so that another could."""
     vmm.call("create", name="probe", slot="probe")
     answer = vmm.ask("library", call="preserve", session="probe", file=file, token=1)
     vmm.call("release", session="probe")
@@ -205,7 +205,7 @@ def test_somebody_elses_session_is_no_session(luod: Luod, start: Start) -> None:
 
 
 def preserved(vmm: Vmm, *tokens: int) -> dict[int, str]:
-    """A session "vm" with a named file under each token; their digests."""
+    """Makes a session "vm" with a named file under each token, and returns their digests."""
     vmm.call("create", name="vm", slot="s")
     digests = {token: vmm.memfd(f"m{token}", seed=token) for token in tokens}
     for token in tokens:
@@ -214,7 +214,7 @@ def preserved(vmm: Vmm, *tokens: int) -> dict[int, str]:
 
 
 def carried(luod: Luod, start: Start) -> dict[str, str]:
-    """After one live update: the digests in session "vm", by name in the manifest."""
+    """Returns the digests in session "vm" after one live update, by name in the manifest."""
     luod.jump()
     vmm = start(luod)
     vmm.call("retrieve_session", name="vm", slot="s")

@@ -30,7 +30,7 @@ PAGES = [
 
 
 def blocks(page: str) -> list[str]:
-    """The Python of a page, in order."""
+    """Returns the Python blocks of a page, in order."""
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
@@ -41,7 +41,7 @@ def emulated_machines_only(boot_machine: BootMachine) -> None:
 
 
 def run_pytest(folder: Path) -> None:
-    """As a VMM's author would: with nothing of this checkout but the installed package."""
+    """Runs pytest as a VMM's author would: with the installed package and nothing else of this checkout."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", folder],

@@ -23,7 +23,7 @@ VMM_UID = 1000
 
 @pytest.fixture
 def luod(machine: Machine, machine_python: Interpreter) -> Vmm:
-    """The central process of boot 1, with /dev/liveupdate open as "device"."""
+    """Starts the central process of boot 1, with /dev/liveupdate open as "device"."""
     return start_luod(machine, machine_python)
 
 
@@ -34,9 +34,10 @@ def start_luod(machine: Machine, python: Interpreter) -> Vmm:
 
 
 def fork_vmm(luod: Vmm, name: str = "vmm") -> Vmm:
-    """A less privileged process with nothing of luod's but a Unix socket: "theirs" there, "ours" in luod.
+    """Forks a less privileged process that has a Unix socket and nothing else of luod's: "theirs" there, "ours" in
+    luod.
 
-    To be called before luod has sessions, which a fork would hand on.
+    To be called before luod has sessions, which a fork would inherit.
     """
     luod.ask("close", fd="device")
     luod.ask("socketpair", slots=["ours", "theirs"])
@@ -64,7 +65,7 @@ def retrieve(luod: Vmm, name: str = "vm", slot: str = "s") -> str:
 
 
 def is_preserved(process: Vmm, slot: str) -> bool:
-    """Whether any session holds the file: then no other can."""
+    """Returns whether a session holds the file, so that no other can."""
     process.ask("create", device="device", name="probe", slot="probe")
     said = process.says("preserve", session="probe", fd=slot, token=1)
     process.ask("close", fd="probe")

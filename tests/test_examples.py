@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 @pytest.fixture(params=["Python", "C"])
 def vmm(request: pytest.FixtureRequest, luod: Luod, tmp_path: Path) -> list[str]:
-    """The command of an example, but for the guest's name."""
+    """Returns the command of an example, without the guest's name."""
     if request.param == "Python":
         return luod.python().script(EXAMPLES / "vmm.py")
     compiler = require_tool("gcc", package="gcc")

@@ -14,7 +14,7 @@ from luod import errors
 
 
 def modules_after(code: str) -> set[str]:
-    """The modules that a fresh interpreter has loaded after `code`."""
+    """Returns the modules that a fresh interpreter has loaded after `code`."""
     code += "\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     return set(json.loads(result.stdout))

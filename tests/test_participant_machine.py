@@ -28,7 +28,7 @@ def start(request: pytest.FixtureRequest, luod: Luod) -> Start:
 
 
 def with_memory(vmm: Vmm) -> str:
-    """A session "vm" with memory in it; its digest."""
+    """Makes a session "vm" with memory in it, and returns the digest."""
     vmm.call("create", name="vm", slot="s")
     digest = vmm.memfd("ram", size=1 << 20, seed=1)
     vmm.call("preserve", session="s", file="ram", name="ram")

@@ -31,7 +31,7 @@ def vmm(machine: Machine, machine_python: Interpreter) -> Vmm:
 
 
 def use(vmm: Vmm, address: str = FIRST, slot: str = "vfio") -> None:
-    """As a VMM does it: a device that works, by the library."""
+    """Makes a device work with the library, as a VMM does."""
     vmm.call("bind_driver", address=address)
     vmm.call("open_device", address=address, slot=slot)
     set_up(vmm, slot)

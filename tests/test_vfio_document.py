@@ -35,7 +35,7 @@ def machine(boot_machine: BootMachine, rules: str) -> Machine:
 
 @pytest.fixture
 def vmm(machine: Machine, machine_python: Interpreter) -> Vmm:
-    """Boot 1's."""
+    """Starts the VMM of boot 1."""
     return start(machine, machine_python)
 
 

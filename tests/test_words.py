@@ -29,12 +29,26 @@ PLACES = [
     "examples",
     *(
         f"src/luod/{name}.py"
-        for name in ("errors", "kexec", "linux", "manifest", "pci", "vfio", "client", "participant")
+        for name in (
+            "__init__",
+            "arguments",
+            "client",
+            "decode",
+            "errors",
+            "frozen",
+            "kexec",
+            "linux",
+            "manifest",
+            "participant",
+            "pci",
+            "session_name",
+            "vfio",
+        )
     ),
 ]
 
-TESTS = ["tests/ctl", "tests/daemon", "tests/emulator"]
-"""Their fixtures and helpers are under the rule of the verb, too. A test's docstring states a fact instead."""
+TESTS = ["tests"]
+"""Its fixtures and helpers are under the rule of the verb, too. A test's docstring states a fact instead."""
 
 NOT_VERBS = {"always", "as", "his", "its", "this", "thus", "unless", "whose", "yes"}
 """Words that end as a verb in the third person does."""

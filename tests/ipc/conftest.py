@@ -34,7 +34,7 @@ class Server:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def log(self) -> list[dict[str, Any]]:
-        """Its whole log; the server is ended."""
+        """Ends the server and returns its whole log."""
         self.process.terminate()
         return [json.loads(line) for line in self.process.communicate()[1].splitlines()]
 

@@ -18,7 +18,7 @@ INTERFACES: typing.Final = (SESSIONS, UPDATES, ADMIN)
 
 
 def raised() -> Iterator[errors.LuodError]:
-    """One of each error that serve raises."""
+    """Returns one of each error that serve raises."""
     for kind in vars(wire).values():
         if isinstance(kind, type) and issubclass(kind, WireError) and {*kind.interfaces} - {SERVICE}:
             hints = typing.get_type_hints(kind.__init__)

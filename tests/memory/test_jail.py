@@ -19,7 +19,7 @@ JAIL = "/run/jail"
 
 @pytest.fixture
 def jailer(luod: Luod) -> Luod:
-    """luod, in whose session "vm", created in the boot before, are 8 MiB under the name `ram` and token 0."""
+    """Starts luod with a session "vm" of the previous boot, with 8 MiB under the name `ram` and token 0."""
     vmm = luod.vmm()
     vmm.call("create", name="vm", slot="vm")
     vmm.memfd("ram", size=8 * MIB)
@@ -31,7 +31,7 @@ def jailer(luod: Luod) -> Luod:
 
 @pytest.fixture
 def cgroup() -> Iterator[tuple[str, str]]:
-    """A place for a memory cgroup, and the name of its file for the limit; removed afterwards."""
+    """Yields the directory of a new memory cgroup and the name of its limit's file, and removes the cgroup."""
     name = f"luod-test-{os.getpid()}"
     if Path("/sys/fs/cgroup/cgroup.controllers").exists():
         place, file = f"/sys/fs/cgroup/{name}", "memory.max"

@@ -91,15 +91,15 @@ class Argument(Mapping):
         return self.address + self.start
 
     def bytes(self) -> bytes:
-        """What is there now, after the call."""
+        """Returns the contents after the call."""
         return self.read(self.start, self.size)
 
 
 def ioctl(fd: int, command: int, pointer: int) -> int:
-    """ioctl(2) itself, with any address as its argument."""
+    """Calls ioctl(2) itself, with any address as its argument."""
     return _checked(_libc.ioctl(fd, command, pointer))
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    """fallocate(2) itself: Python's os.posix_fallocate has no mode."""
+    """Calls fallocate(2) itself: Python's os.posix_fallocate has no mode."""
     _checked(_libc.fallocate(fd, mode, offset, length))

@@ -51,7 +51,7 @@ class Client(Library):
             bare.finish(discard=True)
 
     def call_release(self, session: str) -> None:
-        """Of either direction: luod drops its fd."""
+        """Makes luod drop its fd of a session of either direction."""
         held = self.session(session)
         self.result(held.release() if session in self.outgoing else held.discard())
 
@@ -81,7 +81,7 @@ class Client(Library):
         self._ask("stash", name, {label: Borrowed(self.fd(slot)) for label, slot in files.items()})
 
     def call_unstash(self, name: str, keep: bool = False) -> list[str]:
-        """The files come to slots of their names."""
+        """Puts the files into slots of their names."""
         taken = self._ask("unstash", name, keep=keep)
         for label, fd in taken.items():
             self.put(label, fd.detach())

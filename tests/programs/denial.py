@@ -25,8 +25,9 @@ class _SockFprog(ctypes.Structure):
 
 
 def deny(call: str, code: int, *, argument: int = 0, value: int | None = None) -> None:
-    """From now on `call` fails with errno `code`; with `value`, only when its argument of that number, from 0, has that
-    value in its low 32 bits. It lasts as long as the process, and its children have it too.
+    """Makes `call` fail with errno `code` from now on, for this process and its children.
+
+    With `value`, it fails only if the argument of that number, from 0, has that value in its low 32 bits.
     """
     load, jump, give = api.BPF_LD_W_ABS, api.BPF_JMP_JEQ_K, api.BPF_RET_K
     number = _NUMBERS[platform.machine()][call]

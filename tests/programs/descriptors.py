@@ -100,7 +100,7 @@ KINDS: Final[dict[str, Callable[[], int]]] = {
 
 
 def make(kind: str) -> int:
-    """A new fd of `kind`, close-on-exec, owned by the caller. OSError, KeyError."""
+    """Returns a new fd of `kind`, close-on-exec, owned by the caller. Raises OSError, KeyError."""
     fd = KINDS[kind]()
     with contextlib.suppress(OSError):
         os.set_inheritable(fd, False)

@@ -41,14 +41,14 @@ class Devices(Library):
         raw_vfio.bind(self.fd(device), self.fd(iommufd))
 
     def do_set_up(self, device: Slot, memory: Slot, slot: str) -> None:
-        """A new iommufd in `slot`, the device bound to it and attached, and the memory mapped."""
+        """Opens an iommufd in `slot`, binds and attaches the device to it, and maps the memory."""
         self.put(slot, raw_vfio.set_up(self.fd(device), self.fd(memory)))
 
     def do_info(self, device: Slot) -> list[int]:
         return list(raw_vfio.get_info(self.fd(device))[2:4])
 
     def do_compute(self, device: Slot, memory: Slot, data: str) -> int:
-        """The sum of `data`, added up by the device, by DMA, in memory."""
+        """Returns the sum of `data`, added up in memory by the device, by DMA."""
         return raw_vfio.compute(self.fd(device), self.fd(memory), data.encode("latin-1"))
 
     def do_registers(self, device: Slot) -> dict[str, int]:
@@ -60,11 +60,11 @@ class Devices(Library):
         os.pwrite(self.fd(device), struct.pack("<Q", value), raw_vfio.SCRATCH)
 
     def do_command_register(self, device: Slot) -> int:
-        """Of configuration space: bit 2 is bus mastering."""
+        """Returns the command register of configuration space: bit 2 is bus mastering."""
         return int.from_bytes(os.pread(self.fd(device), 2, raw_vfio.CONFIG + 4), "little")
 
     def do_power_state(self, device: Slot, state: int) -> None:
-        """0 for D0 to 3 for D3hot, by the power management capability."""
+        """Returns 0 for D0 to 3 for D3hot, by the power management capability."""
         config = os.pread(self.fd(device), 256, raw_vfio.CONFIG)
         capability = config[0x34]
         while config[capability] != 0x01:
@@ -72,21 +72,21 @@ class Devices(Library):
         os.pwrite(self.fd(device), struct.pack("<H", state), raw_vfio.CONFIG + capability + 4)
 
     def do_attach_unmapped(self, device: Slot, slot: str) -> None:
-        """`set_up` without the memory."""
+        """Does what `set_up` does, without the memory."""
         context = self.put(slot, raw_vfio.open_iommufd())
         raw_vfio.bind(self.fd(device), context)
         raw_vfio.attach(self.fd(device), raw_vfio.ioas(context))
         raw_vfio.become_master(self.fd(device))
 
     def do_dma_status(self, device: Slot) -> int:
-        """What the device says after it tried to fill memory: 1 done, 2 the IOMMU did not let it."""
+        """Returns the device's status after it tried to fill memory: 1 done, 2 the IOMMU did not let it."""
         file = self.fd(device)
         os.pwrite(file, raw_vfio.program(raw_vfio.MAPPED_AT, raw_vfio.MAPPED_AT, 8), raw_vfio.SOURCE)
         os.pwrite(file, struct.pack("<I", raw_vfio.FILL), raw_vfio.DOORBELL)
         return int.from_bytes(os.pread(file, 4, raw_vfio.STATUS), "little")
 
     def do_listen(self, device: Slot, slot: str | None = None, index: int = api.VFIO_PCI_MSIX_IRQ_INDEX) -> None:
-        """The first interrupt of a kind signals a new eventfd in `slot`; without one they are off."""
+        """Makes the first interrupt of a kind signal a new eventfd in `slot`; without one it turns them off."""
         eventfds = [] if slot is None else [self.put(slot, os.eventfd(0, os.EFD_CLOEXEC))]
         raw_vfio.listen(self.fd(device), eventfds, index)
 
@@ -100,20 +100,20 @@ class Devices(Library):
         return os.eventfd_read(self.fd(eventfd))
 
     def do_open_group(self, number: int, group: str, container: str) -> None:
-        """The group in a container of its own, with an IOMMU."""
+        """Opens the group in a container of its own, with an IOMMU."""
         self.put(group, os.open(f"{api.GROUPS}/{number}", os.O_RDWR | os.O_CLOEXEC))
         self.put(container, os.open(api.CONTAINER, os.O_RDWR | os.O_CLOEXEC))
         fcntl.ioctl(self.fd(group), api.VFIO_GROUP_SET_CONTAINER, struct.pack("=i", self.fd(container)))
         fcntl.ioctl(self.fd(container), api.VFIO_SET_IOMMU, api.VFIO_TYPE1v2_IOMMU)
 
     def do_get_device_fd(self, group: Slot, address: str, slot: str) -> None:
-        """VFIO_GROUP_GET_DEVICE_FD."""
+        """Calls VFIO_GROUP_GET_DEVICE_FD."""
         self.put(slot, fcntl.ioctl(self.fd(group), api.VFIO_GROUP_GET_DEVICE_FD, bytearray(address.encode() + b"\0")))
 
     # -- the posted iommufd series ---------------------------------------------------------------------------------
 
     def do_share(self, device: Slot, memory: Slot, slot: str, mark: bool = True) -> list[int]:
-        """`set_up` with a page table that is allocated by itself, and marked: (address space, page table)."""
+        """Does what `set_up` does, with a marked page table of its own. Returns (address space, page table)."""
         file, context = self.fd(device), self.put(slot, raw_vfio.open_iommufd())
         number = raw_vfio.bind(file, context)
         space = raw_vfio.ioas(context)
@@ -129,7 +129,7 @@ class Devices(Library):
         return [space, table]
 
     def do_map_more(self, iommufd: Slot, space: int, memory: Slot, iova: int) -> None:
-        """The memory once more."""
+        """Maps the memory once more."""
         raw_vfio.map_file(self.fd(iommufd), space, self.fd(memory), iova=iova)
 
     # -- luod.vfio -------------------------------------------------------------------------------------------------

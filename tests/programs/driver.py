@@ -63,14 +63,14 @@ class Driver(Process):
             connection.sendmsg([b"x"], [rights], socket.MSG_DONTWAIT)
 
     def do_receive_fd(self, over: Slot, slot: str) -> int:
-        """IndexError: a message without an fd, or the other end is closed."""
+        """Raises IndexError for a message without an fd, or if the other end is closed."""
         with socket.socket(fileno=os.dup(self.fd(over))) as connection:
             flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
             rights = connection.recvmsg(1, socket.CMSG_SPACE(_INT.size), flags)[1]
         return self.put(slot, _INT.unpack(rights[0][2])[0])
 
     def do_fork(self, kid: str) -> int:
-        """Not its pid, which is the machine's: always 0."""
+        """Returns 0 and not the pid, which differs between machines."""
         super().do_fork(kid)
         return 0
 
@@ -85,7 +85,7 @@ class Driver(Process):
                 self._relay(kid, {"do": "leave"})
 
     def do_end(self, kid: str, number: int = signal.SIGKILL) -> int:
-        """Not its status, always 0: it may have seen its channel closed before it was killed."""
+        """Returns 0 and not the status: the child may have seen its channel closed before it was killed."""
         super().do_end(kid, number)
         return 0
 
@@ -99,7 +99,7 @@ class Driver(Process):
         return os.pwrite(number, text, offset) if text else 0
 
     def do_about(self, fd: Slot) -> dict[str, int]:
-        """What a memory file keeps or does not keep over a jump, as far as fstat, fcntl and lseek show it."""
+        """Returns what fstat, fcntl and lseek show of a memory file, to compare it across a kexec."""
         number = self.fd(fd)
         status = os.fstat(number)
         return {
@@ -118,7 +118,7 @@ class Driver(Process):
     # -- probes ----------------------------------------------------------------------------------------------------
 
     def do_probe(self, fd: Slot, what: str) -> dict[str, Any]:
-        """One call that leaves everything as it was: {"on": kind of file, "ok" or "errno": what it said}."""
+        """Makes one call that changes nothing. Returns {"on": kind of file, "ok" or "errno": its result}."""
         number = self.fd(fd)
         on = _kind(number)
         try:
@@ -143,7 +143,7 @@ class Driver(Process):
         longer: int = 0,
         ended: bool = True,
     ) -> None:
-        """kexec_file_load of this machine's own kernel, or of what is said instead; `longer`: more command line."""
+        """Calls kexec_file_load with this machine's kernel, or the given one; `longer` adds to the command line."""
         if initrd is not None:
             initrd_fd = self.fd(initrd)
         elif self._initrd is not None:
@@ -155,7 +155,10 @@ class Driver(Process):
         syscall("kexec_file_load", kernel_fd, initrd_fd, len(text), text, flags)
 
     def do_refused_reboot(self, command: int, magic1: int, magic2: int) -> str | None:
-        """reboot(2) where it cannot succeed; "not tried" where it could. Of the second numbers 1 alone is wrong."""
+        """Calls reboot(2) where it cannot succeed, and returns "not tried" where it could.
+
+        Of the second numbers 1 alone is wrong.
+        """
         harmless = command in (kexec_api.LINUX_REBOOT_CMD_CAD_ON, kexec_api.LINUX_REBOOT_CMD_CAD_OFF)
         magic = magic1 == kexec_api.LINUX_REBOOT_MAGIC1 and magic2 != 1
         jumps = command == kexec_api.LINUX_REBOOT_CMD_KEXEC and self.do_loaded() != "0\n"
@@ -278,7 +281,7 @@ def _shrink(number: int) -> str | None:
 
 
 def _extend(number: int) -> int | str:
-    """A write of which only the first byte is inside; what it wrote."""
+    """Writes where only the first byte is inside, and returns the result."""
     size, seals = _size(number), _seals(number)
     if not size or (not seals & 0x4 and seals & 0x2):
         return "not tried"

@@ -55,7 +55,7 @@ class Edu(Library):
         return space
 
     def do_map_dma(self, iommufd: Slot, space: int, name: str, iova: int) -> None:
-        """IOMMU_IOAS_MAP of the mapping `name`, readable and writable for the device."""
+        """Makes IOMMU_IOAS_MAP of the mapping `name`, readable and writable for the device."""
         mapping, layout = self.maps[name], iommu_api.IOAS_MAP
         flags = iommu_api.IOMMU_IOAS_MAP_FIXED_IOVA
         flags |= iommu_api.IOMMU_IOAS_MAP_READABLE | iommu_api.IOMMU_IOAS_MAP_WRITEABLE
@@ -63,7 +63,7 @@ class Edu(Library):
         fcntl.ioctl(self.fd(iommufd), iommu_api.IOMMU_IOAS_MAP, bytearray(argument))
 
     def do_copy_by_dma(self, device: Slot, source: int, target: int) -> None:
-        """The device reads LENGTH bytes at IOVA `source` and writes them at IOVA `target`."""
+        """Makes the device copy LENGTH bytes from IOVA `source` to IOVA `target`."""
         self._transfer(self.fd(device), source, _INSIDE, _RUN)
         self._transfer(self.fd(device), _INSIDE, target, _RUN | _FROM_DEVICE)
 

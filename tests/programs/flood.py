@@ -57,7 +57,7 @@ class Flood:
         return memoryview(self._messages[next(self._numbers) % len(self._messages)])
 
     def go_on(self, seconds: float) -> None:
-        """One round over those that can be written to or have an answer."""
+        """Serves each connection once that can be written to or has an answer."""
         for number, events in self._poll.poll(seconds):
             attacker = self._attackers[number]
             try:

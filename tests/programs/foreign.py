@@ -133,7 +133,7 @@ class Attacker:
         file.let_go()
 
     def begin_messages(self, connections: int) -> None:
-        """Each has 16 files, all of one memfd."""
+        """Begins messages with 16 files each, all of one memfd."""
         memory = os.memfd_create("memory")
         for _ in range(connections):
             connection = connect(self._path)
@@ -196,7 +196,7 @@ def silent_file(device_path: Path, place: Path) -> tuple[int, int]:
 
 
 def serve(device: int) -> None:
-    """A FUSE server with one file, which answers until that is open."""
+    """Serves one file by FUSE until that is open."""
     opened = False
     while True:
         request = os.read(device, 1 << 20)

@@ -43,7 +43,7 @@ class Guest(Client):
         return {"kind": phase.kind, "generation": phase.generation, "reason": phase.reason, "left": phase.seconds_left}
 
     def call_within(self, seconds: float) -> str | None:
-        """What `next` with a timeout gives."""
+        """Returns the result of `next` with a timeout."""
         phase = self.result(self._participant.next(seconds))
         return None if phase is None else str(phase.kind)
 
@@ -118,7 +118,7 @@ class Guest(Client):
         self._participant.close()
 
     def call_child_has_the_connection(self) -> bool:
-        """Whether a forked child has an fd of the connection still."""
+        """Returns whether a forked child still has an fd of the connection."""
         number = self._participant.fileno()
         read, write = os.pipe()
         if (child := os.fork()) == 0:
@@ -135,7 +135,7 @@ class Guest(Client):
         return answer == b"y"
 
     def call_restore(self, name: str, timeout: float = 30.0) -> dict[str, Any] | None:
-        """With one client, however often it is called."""
+        """Restores with the same client at each call."""
         if self._client is None:
             self._client = self._surface(self._socket)
         self._client.timeout = timeout

@@ -32,7 +32,7 @@ class Library(Process):
         self.incoming: dict[str, Any] = {}
 
     def result(self, value: Any) -> Any:
-        """What a verb of a session gives: itself, but for coroutines."""
+        """Returns the result of a verb of a session; overridden for coroutines."""
         return value
 
     def do_library(self, call: str, **arguments: Any) -> dict[str, Any]:
@@ -66,14 +66,14 @@ class Library(Process):
     # -- sessions --------------------------------------------------------------------------------------------------
 
     def call_wrap_outgoing(self, fd: Slot, slot: str, manifest: bool = True) -> None:
-        """An outgoing session object of a duplicate of any fd."""
+        """Makes an outgoing session object of a duplicate of any fd."""
         self.outgoing[slot] = OutgoingSession(Fd(os.dup(self.fd(fd))), manifest=manifest)
 
     def call_wrap_incoming(self, fd: Slot, slot: str) -> None:
         self.incoming[slot] = IncomingSession(Fd(os.dup(self.fd(fd))))
 
     def call_fd(self, session: str, slot: str) -> None:
-        """A duplicate of the session's fd, for the raw calls."""
+        """Puts a duplicate of the session's fd into a slot, for the raw calls."""
         self.put(slot, self.session(session).duplicate().detach())
 
     def call_name(self, session: str) -> str:

@@ -45,7 +45,7 @@ class Participant(Client):
         self._first[slot] = first
 
     def call_next(self, slot: str) -> dict[str, Any] | None:
-        """The next reply; None after the last."""
+        """Returns the next reply; None after the last."""
         first = self._first.pop(slot, None)
         if isinstance(first, LuodError):
             raise first

@@ -165,7 +165,7 @@ class Process(SessionCalls):
         return hashlib.sha256(data).hexdigest()
 
     def do_digest(self, fd: Slot) -> str:
-        """The sha256 of the whole contents."""
+        """Returns the sha256 of the whole contents."""
         number = self.fd(fd)
         return hashlib.sha256(os.pread(number, os.fstat(number).st_size, 0)).hexdigest()
 
@@ -188,7 +188,7 @@ class Process(SessionCalls):
         os.fchown(self.fd(fd), uid, gid)
 
     def do_poll(self, fd: Slot) -> int:
-        """The events of an fd that is ready at once; 0: none."""
+        """Returns the events of an fd that is ready at once, or 0."""
         poll = select.poll()
         poll.register(self.fd(fd), select.POLLIN | select.POLLOUT)
         return sum(events for _, events in poll.poll(0))
@@ -340,7 +340,7 @@ class Process(SessionCalls):
         syscall("kexec_file_load", self.fd(kernel), self.fd(initrd), len(text), text, flags)
 
     def do_kexec_load(self, entry: int = 0, flags: int = 0) -> None:
-        """kexec_load(2) without segments, which unloads. kexec-tools make the ones with segments."""
+        """Calls kexec_load(2) without segments, which unloads. kexec-tools make calls with segments."""
         syscall("kexec_load", entry, 0, None, flags)
 
     def do_reboot(

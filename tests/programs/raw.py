@@ -28,7 +28,7 @@ BOOT = int(os.environ.get("LUOEMU_BOOT", "0"))
 
 
 def errno_of(call: object, *arguments: object) -> int:
-    """The errno `call` fails with; 0 when it does not."""
+    """Returns the errno of a failing `call`; 0 if it succeeds."""
     assert callable(call)
     try:
         call(*arguments)

@@ -28,7 +28,7 @@ CONFIG = vfio.VFIO_PCI_CONFIG_REGION_INDEX << vfio.PCI_OFFSET_SHIFT
 
 
 def call(fd: int, command: int, layout: struct.Struct, *values: int) -> tuple[Any, ...]:
-    """The ioctl with a structure that begins with its own size; the structure afterwards."""
+    """Makes an ioctl with a structure that begins with its own size, and returns the structure afterwards."""
     request = bytearray(layout.pack(layout.size, *values))
     fcntl.ioctl(fd, command, request)
     return layout.unpack(request)
@@ -59,7 +59,7 @@ def open_iommufd() -> int:
 
 
 def bind(file: int, context: int) -> int:
-    """The device's id in the context."""
+    """Returns the device's id in the context."""
     layout = vfio.DEVICE_BIND_IOMMUFD
     return int(call(file, vfio.VFIO_DEVICE_BIND_IOMMUFD, layout, 0, context, 0, 0)[3])
 
@@ -69,7 +69,7 @@ def get_info(file: int) -> tuple[Any, ...]:
 
 
 def region(file: int, index: int) -> tuple[int, int, int]:
-    """(flags, size, offset)."""
+    """Returns (flags, size, offset)."""
     _, flags, _, _, size, offset = call(file, vfio.VFIO_DEVICE_GET_REGION_INFO, vfio.REGION_INFO, 0, index, 0, 0, 0)
     return flags, size, offset
 
@@ -94,7 +94,10 @@ def map_memory(context: int, space: int, address: int, length: int, iova: int = 
 
 
 def attached(file: int) -> tuple[int, int]:
-    """A new iommufd that has the device, and the address space in it that the device sees. The device is master."""
+    """Returns a new iommufd that has the device, and the address space that the device sees.
+
+    Makes the device bus master.
+    """
     context = open_iommufd()
     bind(file, context)
     space = ioas(context)
@@ -104,14 +107,14 @@ def attached(file: int) -> tuple[int, int]:
 
 
 def set_up(file: int, memory: int) -> int:
-    """As `attached`, with the memfd at MAPPED_AT; the iommufd."""
+    """Does what `attached` does, with the memfd at MAPPED_AT. Returns the iommufd."""
     context, space = attached(file)
     map_file(context, space, memory)
     return context
 
 
 def open_type1(group: int = 1) -> tuple[int, int]:
-    """The group's file, and a new container that it is in and that has an IOMMU."""
+    """Returns the group's file, and a new container that has it and an IOMMU."""
     file, container = os.open(f"/dev/vfio/{group}", os.O_RDWR), os.open("/dev/vfio/vfio", os.O_RDWR)
     fcntl.ioctl(file, vfio.VFIO_GROUP_SET_CONTAINER, struct.pack("i", container))
     fcntl.ioctl(container, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1v2_IOMMU)
@@ -127,7 +130,7 @@ def become_master(file: int) -> None:
 
 
 def listen(file: int, eventfds: list[int], index: int = vfio.VFIO_PCI_MSIX_IRQ_INDEX) -> None:
-    """The device's interrupts, from the first on, signal the eventfds; none: they are off."""
+    """Makes the device's interrupts, from the first on, signal the eventfds; without any it turns them off."""
     data = b"".join(struct.pack("=i", fd) for fd in eventfds)
     kind = vfio.VFIO_IRQ_SET_DATA_EVENTFD if eventfds else vfio.VFIO_IRQ_SET_DATA_NONE
     flags = kind | vfio.VFIO_IRQ_SET_ACTION_TRIGGER
@@ -136,7 +139,7 @@ def listen(file: int, eventfds: list[int], index: int = vfio.VFIO_PCI_MSIX_IRQ_I
 
 
 def program(source: int, destination: int, length: int, value: int = 0) -> bytes:
-    """The registers from SOURCE on."""
+    """Writes the registers from SOURCE on."""
     return struct.pack("<QQQQ", source, destination, length, value)
 
 
@@ -150,7 +153,7 @@ def command(file: int, number: int, source: int = 0, destination: int = 0, lengt
 
 
 def compute(file: int, memory: int, data: bytes, at: int = 0) -> int:
-    """The device adds up `data`, which is put into the memory, and writes the sum behind it, where it is read."""
+    """Puts `data` into the memory, has the device add it up, and returns the sum that it wrote behind it."""
     os.pwrite(memory, data, at)
     command(file, SUM, at, at + 4096, len(data))
     return int.from_bytes(os.pread(memory, 8, at + 4096), "little")

@@ -77,7 +77,10 @@ class SessionCalls:
         memory: str = "writable",
         mapped: int | None = None,
     ) -> bytes:
-        """`size` replaces the size field; the argument is cut off or filled up with zeros to it, then comes `tail`."""
+        """Makes the ioctl.
+
+        `size` replaces the size field; the argument is cut or zero-filled to it, and `tail` follows.
+        """
         if size is not None:
             data = size.to_bytes(4, sys.byteorder) + data[4:]
             if size < 1 << 20:
@@ -93,6 +96,6 @@ class SessionCalls:
     def do_ioctl(
         self, fd: Slot, command: int, data: str = "", memory: str = "writable", mapped: int | None = None
     ) -> list[Any]:
-        """Any ioctl with any argument: the result and what the memory holds then."""
+        """Makes any ioctl with any argument, and returns the result and the contents of the memory."""
         result, after = self._ioctl(self.fd(fd), command, data.encode("latin-1"), memory, mapped)
         return [result, after.decode("latin-1")]

@@ -141,7 +141,7 @@ class Steadfast:
         phase.ready()
 
     def _go_on(self, phase: Any) -> None:
-        """The guest runs, so it is not any more as it was frozen."""
+        """Runs the guest, which changes its frozen state."""
         if self._frozen is not None:
             self._frozen.close()
             self._frozen = None

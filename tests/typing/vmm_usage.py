@@ -62,7 +62,7 @@ def takes_part(client: luod.Client, session: luod.HeldOutgoingSession, ram: Fd) 
 
 
 def bare(ram: Fd) -> None:
-    """The device of a machine without luod: the same verbs, without those that are luod's."""
+    """Uses the device of a machine without luod: the same verbs, without those that are luod's."""
     with luod.LiveUpdate() as device, device.create_session("vm-1") as session:
         assert_type(session, luod.OutgoingSession)
         luod.Participant("vm-1", [session])

@@ -16,7 +16,7 @@ class Slip(Exception):
 
 
 def failed(during: Event = FREEZING) -> Failure:
-    """A failure with a Slip of this phase's block."""
+    """Returns a failure with a Slip of the block of this phase."""
     failure = Failure()
     failure.entered(during)
     assert failure.left(during, Slip("of the hand"), counted=True)

@@ -10,7 +10,7 @@ ROOT, ALICE, BOB = 0, 1000, 1001
 
 
 def discarded(*listed: tuple[str, int]) -> list[str]:
-    """What `discard("vm")` releases of the incoming sessions that luod lists, by name and owner."""
+    """Returns what `discard("vm")` releases of the incoming sessions that luod lists, by name and owner."""
     sessions = [{"name": n, "owner": owner, "direction": "incoming", "state": "waiting"} for n, owner in listed]
     released: list[str] = []
     steps = restore.discard("vm", {})

@@ -122,7 +122,7 @@ def test_only_what_may_want_no_reply_is_served_to_one_that_hung_up() -> None:
 
 
 def answers(server: Any, *texts: bytes) -> list[dict[str, Any]]:
-    """What comes back until the server hangs up, or we do."""
+    """Sends the texts, and returns the answers until the server closes the connection."""
     with server.connect() as connection:
         connection.sendall(b"".join(text + b"\0" for text in texts))
         connection.shutdown(1)

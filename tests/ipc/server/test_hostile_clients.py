@@ -58,7 +58,7 @@ def is_told(text: bytes, error: bytes) -> Callable[[socket.socket], None]:
 
 
 def writes_until_hangup(connection: socket.socket, text: bytes, most: int) -> int:
-    """How many bytes it could write."""
+    """Returns the number of bytes that could be written."""
     written = 0
     try:
         while written < most:
@@ -103,7 +103,7 @@ def never_reads_an_endless_answer(connection: socket.socket) -> None:
 
 
 def trickles(connection: socket.socket) -> None:
-    """A byte at a time, each before anybody could lose patience with it alone."""
+    """Sends a byte at a time, each before a timeout for one byte would end."""
     poll = select.poll()
     poll.register(connection, 0)
     for byte in LARGE_ECHO:
@@ -168,7 +168,7 @@ def until_closed(server: Any, friend: Any, fds: int) -> None:
 
 @contextmanager
 def served_meanwhile(friend: Any) -> Iterator[None]:
-    """The friend calls without end until the block is left; every call must be answered."""
+    """Lets the friend call continually until the block ends; every call must be answered."""
     over = threading.Event()
     failures: list[BaseException] = []
     calls = 0

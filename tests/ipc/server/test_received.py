@@ -14,7 +14,7 @@ A, B, C, D, ROOT = 1000, 1001, 1002, 1003, 0
 
 
 def budget(**held: int) -> Budget:
-    """`held` by the user's letter."""
+    """Makes a budget in which users, by letter, hold `held`."""
     made = Budget(lambda: TABLE)
     for user, count in held.items():
         made.took(globals()[user], count)

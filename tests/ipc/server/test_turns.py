@@ -24,7 +24,7 @@ def flood(turns: Turns[str], uid: int, connections: int) -> list[str]:
 
 
 def take(turns: Turns[str], now: float = 0.0) -> str:
-    """The next turn, after which the same connection asks again. A turn costs MESSAGE."""
+    """Returns the next turn, after which the same connection asks again. A turn costs MESSAGE."""
     who = turns.next()
     assert who is not None
     uid = int(who.partition("/")[0])
