@@ -9,16 +9,11 @@ itself, in this process.
 
 from __future__ import annotations
 
-import os
-import time
-
-from luod.errors import DaemonUnreachable
 from luod.ipc.client import restore, sessions
-from luod.ipc.client.connection import TIMEOUT, Connection, check_seconds, perform
-from luod.ipc.client.handle import IncomingHandle, OutgoingHandle
+from luod.ipc.client.connection import STARTING, Connection, perform, retried
+from luod.ipc.client.handle import ClientBase, IncomingHandle, OutgoingHandle
 from luod.ipc.client.restore import RestoredFiles
 from luod.ipc.client.sessions import OUTGOING
-from luod.ipc.names import SESSIONS_SOCKET
 from luod.ipc.types.sessions import Description, SessionInfo
 from luod.manifest import MANIFEST_TOKEN
 
@@ -26,14 +21,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from types import TracebackType
-    from typing import Final, Self, TypeVar
+    from typing import Self
 
-    from luod.ipc.client.sessions import Exchange
+    from luod.ipc.client.sessions import Exchange, T
     from luod.linux import Fd
     from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
     from luod.manifest import Entry
-
-    T = TypeVar("T")
 
 __all__ = [  # noqa: RUF022 - most important first
     "Client",
@@ -44,11 +37,8 @@ __all__ = [  # noqa: RUF022 - most important first
     "Description",
 ]
 
-LOOK_SECONDS: Final = 0.1
-"""Seconds between two attempts to find a luod that is not there yet."""
 
-
-class Client:
+class Client(ClientBase):
     """luod, for a program whose sessions it keeps. It may be used after a fork.
 
     `with` waits up to `patience` seconds for a luod that starts later than this program, and raises DaemonUnreachable
@@ -60,20 +50,6 @@ class Client:
     the reason). Errors of the kernel have the types that `luod.LiveUpdate` raises. After DaemonUnreachable it is not
     known whether luod executed the call; `sessions()` shows it.
     """
-
-    def __init__(
-        self, path: str | os.PathLike[str] | None = None, *, timeout: float = TIMEOUT, patience: float = 0.0
-    ) -> None:
-        """Does not connect yet. `path` is luod's socket; None: /run/luod/luod.sock. Raises BadInput.
-
-        `timeout`, in seconds, applies to each call; `patience`, in seconds, to `with`.
-        """
-        check_seconds("a timeout", timeout)
-        check_seconds("patience", patience, zero=True)
-        self.path = SESSIONS_SOCKET if path is None else os.fspath(path)
-        self.timeout = timeout
-        self.patience = patience
-        self._begun: dict[str, IncomingSession] = {}
 
     def create(self, name: str, *, manifest: bool = True) -> HeldOutgoingSession:
         """Returns a new session for files to preserve; the caller owns it.
@@ -180,25 +156,9 @@ class Client:
 
         self._run(held_files.drop_stash(name))
 
-    def close(self) -> None:
-        """Closes what the client still holds: sessions of workloads that `restore` could not retrieve completely.
-
-        The sessions that it returned belong to their owners. The client can be used again.
-        """
-        while self._begun:
-            self._begun.popitem()[1].close()
-
     def __enter__(self) -> Self:
-        deadline = time.monotonic() + self.patience
-        while True:
-            try:
-                Connection(self.path, timeout=self.timeout).close()
-            except DaemonUnreachable:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(LOOK_SECONDS)
-            else:
-                return self
+        with retried(lambda: Connection(self.path, timeout=self.timeout), STARTING, self.patience):
+            return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -207,9 +167,6 @@ class Client:
 
     def _run(self, steps: Exchange[T]) -> T:
         return perform(steps, self.path, self.timeout)
-
-    def __repr__(self) -> str:
-        return f"<Client {self.path}>"
 
 
 class HeldOutgoingSession(OutgoingHandle):

@@ -28,9 +28,8 @@ from luod.client import Client, HeldOutgoingSession
 from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc.client import creation, participation
 from luod.ipc.client.connection import Connection, perform
-from luod.ipc.client.failure import Failure
-from luod.ipc.client.participation import Participation, PlannedFile
-from luod.ipc.client.phase import Told
+from luod.ipc.client.participation import PlannedFile
+from luod.ipc.client.phase import ParticipantBase, Told
 from luod.ipc.types.updates import FrozenDevice
 
 TYPE_CHECKING = False
@@ -107,7 +106,7 @@ class Phase(Told):
         return self._leave(error, counted)
 
 
-class Participant:
+class Participant(ParticipantBase):
     """A workload that takes part in updates. It follows from the start of `with`, or the first `next`, until `close`.
 
     luod may end and start again meanwhile: the participant follows and declares again by itself, and a phase
@@ -129,14 +128,9 @@ class Participant:
         torn. `planned` are files to be preserved during an update, see `PlannedFile`. `client` is luod's, None the one
         at the default socket.
         """
-        self.name = name
-        self._client = Client() if client is None else client
-        self._part = Participation(name, sessions, planned)
-        self._failure = Failure()
-        self._pending: list[Event] = []
+        super().__init__(name, sessions, planned)
         self._connection: Connection | None = None
-        self._pause = 0.0
-        self._closed = False
+        self._client = Client() if client is None else client
         _living.add(self)
 
     def declare(self, sessions: Iterable[Carried], *, planned: Iterable[PlannedFile] = ()) -> None:
@@ -173,7 +167,8 @@ class Participant:
                     self._take(participation.left(end, 0.5 if self._part.undeclared else None))
                     self._pause = 0.0
                 except (DaemonUnreachable, ProtocolError):
-                    self._broken()
+                    self._drop()
+                    self._put(self._part.broken())
                     self._pause = participation.pause_after(self._pause)
                     if not self._pending:
                         time.sleep(participation.left(end, self._pause) or 0.0)
@@ -215,27 +210,6 @@ class Participant:
                 elif phase.awaits_vote:
                     phase.ready()
 
-    def fileno(self) -> int:
-        """Returns an fd that is readable when `next(0)` has work; another one after a restart of luod.
-
-        The participant owns the fd. It is -1 while luod is gone: run `next(0)` periodically.
-        """
-        return -1 if self._connection is None else self._connection.fileno()
-
-    def close(self) -> None:
-        """Stops taking part. An update that waits for this participant is cancelled.
-
-        The sessions are still judged at a kexec: see `declare`. Raises the exception of a block of the update that was
-        not raised yet, unless it is run where the guest resumes.
-        """
-        self._close()
-        self._failure.raise_at_close()
-
-    def _close(self) -> None:
-        self._closed = True
-        self._drop()
-        self._part.close()
-
     def _follow(self) -> None:
         """Makes a connection the participant, and declares. After an error there is no connection."""
         connection = Connection(self._client.path, timeout=self._client.timeout)
@@ -266,14 +240,6 @@ class Participant:
             # Reports files that were preserved since. luod grants the memory of planned files after this.
             self._perform(participation.declare(self._part))
 
-    def _put(self, event: Event | None) -> None:
-        if event is not None:
-            self._pending.append(event)
-
-    def _broken(self) -> None:
-        self._drop()
-        self._put(self._part.broken())
-
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -302,11 +268,7 @@ class Participant:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
-        self._failure.raise_again(error)
-
-    def __repr__(self) -> str:
-        return f"<Participant {self.name}>"
+        self._left(error)
 
 
 _living: weakref.WeakSet[Participant] = weakref.WeakSet()

@@ -16,7 +16,6 @@ from pathlib import Path
 from luod.client import Client
 from luod.ctl import admin
 from luod.errors import LuodError
-from luod.linux import Fd
 from luod.testing.waiting import eventually
 
 PAUSE = 0.1
@@ -40,11 +39,8 @@ def main(socket: str, kernel: str, diary: str, begin: str) -> None:
                     with open(diary, "ab") as notes:
                         notes.write(json.dumps({"outlived": outlived}).encode() + b"\n")
                 if not status.kernel_loaded:
-                    with open(kernel, "rb") as file, Fd(file.fileno()) as fd:
-                        try:
-                            admin.load_kernel(socket, fd, None, command_line)
-                        finally:
-                            fd.detach()
+                    with open(kernel, "rb") as file:
+                        admin.load_kernel(socket, admin.NextKernel(file, None, command_line))
                 for progress in admin.update(socket, deadline=None, skip_unready=False, dry_run=False):
                     print(progress.state, progress.reason or "", file=sys.stderr)
         except LuodError as error:

@@ -7,21 +7,16 @@ luod, and those to the kernel with a session's files, which run in a thread. Not
 from __future__ import annotations
 
 import asyncio
-import os
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from luod.client import LOOK_SECONDS
-from luod.errors import DaemonUnreachable
 from luod.ipc.client import creation, held_files, restore, sessions
-from luod.ipc.client.async_connection import connected, in_thread, perform
-from luod.ipc.client.connection import TIMEOUT, check_seconds, unreachable
-from luod.ipc.client.handle import IncomingHandle, OutgoingHandle
+from luod.ipc.client.async_connection import connected, in_thread, perform, retried
+from luod.ipc.client.connection import STARTING, unreachable
+from luod.ipc.client.handle import ClientBase, IncomingHandle, OutgoingHandle
 from luod.ipc.client.restore import RestoredFiles
 from luod.ipc.client.sessions import OUTGOING
-from luod.ipc.names import SESSIONS_SOCKET
 from luod.ipc.types.sessions import Description, SessionInfo
 from luod.linux import Fd
 from luod.liveupdate import HasFileno, IncomingSession, OutgoingSession
@@ -31,23 +26,12 @@ if TYPE_CHECKING:
     from luod.ipc.client.sessions import Exchange, T
 
 
-class AsyncClient:
+class AsyncClient(ClientBase):
     """`luod.Client` with coroutines. Calls may run at the same time.
 
     Cancelling a call drops its connection; it is not known then whether luod executed the call. A kernel call that has
     begun is awaited first. Cancelling `replace` loses the session, as a death in between does.
     """
-
-    def __init__(
-        self, path: str | os.PathLike[str] | None = None, *, timeout: float = TIMEOUT, patience: float = 0.0
-    ) -> None:
-        """See `luod.Client`."""
-        check_seconds("a timeout", timeout)
-        check_seconds("patience", patience, zero=True)
-        self.path = SESSIONS_SOCKET if path is None else os.fspath(path)
-        self.timeout = timeout
-        self.patience = patience
-        self._begun: dict[str, IncomingSession] = {}
 
     async def create(self, name: str, *, manifest: bool = True) -> AsyncHeldOutgoingSession:
         """See `luod.Client.create`."""
@@ -95,22 +79,9 @@ class AsyncClient:
         """See `luod.Client.drop_stash`."""
         await self._run(held_files.drop_stash(name))
 
-    def close(self) -> None:
-        """See `luod.Client.close`."""
-        while self._begun:
-            self._begun.popitem()[1].close()
-
     async def __aenter__(self) -> Self:
-        deadline = time.monotonic() + self.patience
-        while True:
-            try:
-                await self._check()
-            except DaemonUnreachable:
-                if time.monotonic() >= deadline:
-                    raise
-                await asyncio.sleep(LOOK_SECONDS)
-            else:
-                return self
+        await retried(self._check, STARTING, self.patience)
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -126,9 +97,6 @@ class AsyncClient:
                 (await connected(self.path)).close()
         except (OSError, ValueError) as error:
             raise unreachable(self.path, error) from error
-
-    def __repr__(self) -> str:
-        return f"<AsyncClient {self.path}>"
 
 
 class AsyncHeldOutgoingSession(OutgoingHandle):

@@ -12,7 +12,6 @@ import contextlib
 import inspect
 import socket
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -23,9 +22,8 @@ from luod.ipc import framing
 from luod.ipc.client import creation, participation
 from luod.ipc.client.async_connection import connected, perform, received, send
 from luod.ipc.client.connection import unreachable
-from luod.ipc.client.failure import Failure
-from luod.ipc.client.participation import Carried, Event, Participation, PlannedFile
-from luod.ipc.client.phase import Told
+from luod.ipc.client.participation import Carried, Event, PlannedFile
+from luod.ipc.client.phase import ParticipantBase, Told
 
 if TYPE_CHECKING:
     from luod.ipc.client.sessions import Exchange, T
@@ -71,7 +69,7 @@ class AsyncPhase(Told):
         return self._leave(error, counted)
 
 
-class AsyncParticipant:
+class AsyncParticipant(ParticipantBase):
     """See `luod.Participant`."""
 
     def __init__(
@@ -83,15 +81,10 @@ class AsyncParticipant:
         client: AsyncClient | None = None,
     ) -> None:
         """See `luod.Participant`."""
-        self.name = name
-        self._client = AsyncClient() if client is None else client
-        self._part = Participation(name, sessions, planned)
-        self._failure = Failure()
-        self._pending: deque[Event] = deque()
+        super().__init__(name, sessions, planned)
         self._connection: socket.socket | None = None
+        self._client = AsyncClient() if client is None else client
         self._inbox = framing.Inbox()
-        self._pause = 0.0
-        self._closed = False
         self._taking = asyncio.Lock()
 
     async def declare(self, sessions: Iterable[Carried], *, planned: Iterable[PlannedFile] = ()) -> None:
@@ -114,10 +107,10 @@ class AsyncParticipant:
                 event = self._pending[0]
                 reason = self._failure.vetoes(event)
                 if reason is None:
-                    return AsyncPhase(self, self._pending.popleft())
+                    return AsyncPhase(self, self._pending.pop(0))
                 with contextlib.suppress(LuodError):
                     await self._perform(participation.vote(self._part.secret, event, reason))
-                self._pending.popleft()
+                self._pending.pop(0)
 
     async def _wait(self, end: float | None) -> None:
         """Handles luod's next event, or looks for luod once."""
@@ -161,20 +154,6 @@ class AsyncParticipant:
                 if inspect.isawaitable(result):
                     await result
 
-    def fileno(self) -> int:
-        """See `luod.Participant.fileno`; a loop has no use for it."""
-        return -1 if self._connection is None else self._connection.fileno()
-
-    def close(self) -> None:
-        """See `luod.Participant.close`. Cancel a task that waits in `next` first."""
-        self._close()
-        self._failure.raise_at_close()
-
-    def _close(self) -> None:
-        self._closed = True
-        self._drop()
-        self._part.close()
-
     async def _follow(self) -> None:
         """Makes a connection the participant, and declares. After an error there is no connection."""
         try:
@@ -211,10 +190,6 @@ class AsyncParticipant:
         if event is not None and event.kind == "preparing":
             await self._perform(participation.declare(self._part))
 
-    def _put(self, event: Event | None) -> None:
-        if event is not None:
-            self._pending.append(event)
-
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -243,8 +218,4 @@ class AsyncParticipant:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
-        self._failure.raise_again(error)
-
-    def __repr__(self) -> str:
-        return f"<AsyncParticipant {self.name}>"
+        self._left(error)

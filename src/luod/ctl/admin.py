@@ -13,17 +13,29 @@ from contextlib import contextmanager
 from typing import Any
 
 from luod.errors import CallFailed, DaemonUnreachable, LuodError
+from luod.frozen import frozen
 from luod.ipc.client.connection import TIMEOUT, Connection
 from luod.ipc.decode import decode
 from luod.ipc.framing import encode_call
 from luod.ipc.names import ADMIN, ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.ipc.types.admin import Checked, Progress, Status, UpdateTimes
-from luod.linux import Fd
+from luod.linux import HasFileno
 
 STOP_TIMEOUT = 30.0
 _LOOK_SECONDS = 0.05
 LOAD_TIMEOUT = 120.0
 """The timeout of LoadKernel in seconds. The kernel copies image and initrd, and may verify a signature."""
+
+
+@frozen
+class NextKernel:
+    """An opened kernel. Its maker closes the fds."""
+
+    kernel: HasFileno
+    initrd: HasFileno | None
+    command_line: str
+    unified: bool = False
+    """Whether the kernel was taken from a unified kernel image."""
 
 
 def status(path: str | None) -> Status:
@@ -37,38 +49,30 @@ def timeline(path: str | None) -> UpdateTimes | None:
     return None if times is None else decode(UpdateTimes, times, "timeline")
 
 
-def load_kernel(
-    path: str | None, kernel: Fd, initrd: Fd | None, command_line: str, *, ignore_findings: Sequence[str] = ()
-) -> None:
+def load_kernel(path: str | None, image: NextKernel, *, ignore_findings: Sequence[str] = ()) -> None:
     """Loads an image. Refusals of `check` that `ignore_findings` names are ignored."""
-    parameters, fds = _image(kernel, initrd, command_line)
+    parameters, fds = _image(image)
     parameters["ignore_findings"] = list(ignore_findings)
     _ask(path, "LoadKernel", parameters, fds, timeout=LOAD_TIMEOUT)
 
 
 def check(
-    path: str | None,
-    kernel: Fd | None,
-    initrd: Fd | None,
-    command_line: str,
-    *,
-    skip_unready: bool = False,
-    ignore_findings: Sequence[str] = (),
+    path: str | None, image: NextKernel | None, *, skip_unready: bool = False, ignore_findings: Sequence[str] = ()
 ) -> Checked:
-    """Returns the findings for an update into `kernel`, or into the loaded one if it is None. `skip_unready` and
+    """Returns the findings for an update into `image`, or into the loaded kernel if it is None. `skip_unready` and
     `ignore_findings` are those of the update.
     """
-    parameters, fds = ({}, []) if kernel is None else _image(kernel, initrd, command_line)
+    parameters, fds = ({}, []) if image is None else _image(image)
     parameters |= {"skip_unready": skip_unready, "ignore_findings": list(ignore_findings)}
     return decode(Checked, _ask(path, "Check", parameters, fds, timeout=LOAD_TIMEOUT))
 
 
-def _image(kernel: Fd, initrd: Fd | None, command_line: str) -> tuple[dict[str, Any], list[int]]:
+def _image(image: NextKernel) -> tuple[dict[str, Any], list[int]]:
     """Returns the parameters of an image, and its fds."""
-    parameters: dict[str, Any] = {"kernel_fd": 0, "command_line": command_line}
-    if initrd is None:
-        return parameters, [kernel.fileno()]
-    return {**parameters, "initrd_fd": 1}, [kernel.fileno(), initrd.fileno()]
+    parameters: dict[str, Any] = {"kernel_fd": 0, "command_line": image.command_line}
+    if image.initrd is None:
+        return parameters, [image.kernel.fileno()]
+    return {**parameters, "initrd_fd": 1}, [image.kernel.fileno(), image.initrd.fileno()]
 
 
 def update(

@@ -6,49 +6,28 @@ kernel and initial RAM disk are extracted for kexec_file_load(2), which does not
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import stat
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Final
 
+from luod.ctl.admin import NextKernel
 from luod.ctl.next_line import next_line
 from luod.errors import BadInput, ImageError
 from luod.image.bzimage import has_header
 from luod.image.uki import Part, Uki, describe
 from luod.kexec import encode_command_line
-from luod.linux import Fd
-from luod.uapi.memfd import (
-    F_ADD_SEALS,
-    F_SEAL_GROW,
-    F_SEAL_SEAL,
-    F_SEAL_SHRINK,
-    F_SEAL_WRITE,
-    MFD_ALLOW_SEALING,
-    MFD_CLOEXEC,
-    MFD_NOEXEC_SEAL,
-)
+from luod.linux import Fd, memfd
+from luod.uapi.memfd import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE
 
 _RUNNING: Final = "/proc/cmdline"
 _HEADER: Final = 0x206
 """The bytes of a file that identify a bzImage."""
 _ALIGNMENT: Final = 4
 """In bytes. The kernel finds an uncompressed archive only at such addresses."""
-
-
-@dataclass(frozen=True)
-class NextKernel:
-    """An opened kernel. The context manager `given` closes the fds."""
-
-    kernel: Fd
-    initrd: Fd | None
-    command_line: str
-    unified: bool = False
-    """Whether the kernel was taken from a unified kernel image."""
 
 
 @contextmanager
@@ -127,7 +106,7 @@ def _copied(name: str, parts: Sequence[tuple[Fd, Part]]) -> Fd:
 
     Each part begins at a multiple of 4 bytes. The end of the last is not padded: a bootconfig must be at the end.
     """
-    whole = _memfd(name)
+    whole = memfd(name, 0, executable=False)
     try:
         for source, part in parts:
             end = os.lseek(whole.fileno(), 0, os.SEEK_END)
@@ -138,15 +117,6 @@ def _copied(name: str, parts: Sequence[tuple[Fd, Part]]) -> Fd:
         return Fd(os.open(f"/proc/self/fd/{whole.fileno()}", os.O_RDONLY | os.O_CLOEXEC))
     finally:
         whole.close()
-
-
-def _memfd(name: str) -> Fd:
-    try:
-        return Fd(os.memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL))
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return Fd(os.memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING))  # Linux before 6.3
 
 
 def _copy(source: Fd, part: Part, target: Fd) -> None:

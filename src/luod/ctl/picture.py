@@ -77,8 +77,8 @@ def _parts(told: UpdateTimes) -> Iterator[str]:
         yield _text(x, bottom + 16, duration(moment), "dim", anchor="middle")
     if not told.sessions:
         yield _text(_LEFT, _TOP + 16, "no sessions", "dim")
-    for number, passage in enumerate(told.sessions):
-        yield from _row(told, passage, _TOP + number * _ROW)
+    for number, session in enumerate(told.sessions):
+        yield from _row(told, session, _TOP + number * _ROW)
     yield "</svg>"
 
 
@@ -93,10 +93,10 @@ def _summary(told: UpdateTimes) -> str:
     return escaped("; ".join(words))
 
 
-def _row(told: UpdateTimes, passage: SessionTimes, y: int) -> Iterator[str]:
-    name = escaped(passage.name)
+def _row(told: UpdateTimes, session: SessionTimes, y: int) -> Iterator[str]:
+    name = escaped(session.name)
     yield "<g>"
-    parts = phases(told, passage)
+    parts = phases(told, session)
     lengths = ", ".join(f"{phase.name} {duration(phase.stop - phase.start)}" for phase in parts)
     yield f"<title>{escape(f'{name}: {lengths}')}</title>"
     yield _text(_LEFT - 10, y + 12, name if len(name) <= _NAME else name[: _NAME - 1] + "…", anchor="end")
@@ -109,7 +109,7 @@ def _row(told: UpdateTimes, passage: SessionTimes, y: int) -> Iterator[str]:
         start, stop = _x(told, dark[0].start), _x(told, dark[-1].stop)
         width = max(stop - start, 0.75)
         yield f'<rect class="blackout" x="{start:.2f}" y="{y - 2}" width="{width:.2f}" height="{_BAR + 4}"/>'
-    yield _text(_RIGHT + 10, y + 12, remark(told, passage))
+    yield _text(_RIGHT + 10, y + 12, remark(told, session))
     yield "</g>"
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.live import Live
 
-_BYSTANDERS: Final = 5
+_WITHOUT_SESSION_MAX: Final = 5
 """The number of participants without a session that are named at a time. Any user may add them."""
 _ROWS: Final = 15
 """The number of participants in the table. Awaited ones come first; those left out are counted."""
@@ -70,7 +70,7 @@ class _Stream:
             return
         yield from lines(progress.findings, brief=progress.state != "checked")
         before = self._known if progress.state == self._state else {}
-        bystanders: dict[tuple[str, str | None], list[Participant]] = {}
+        without_session: dict[tuple[str, str | None], list[Participant]] = {}
         for participant in progress.participants:
             old = before.get(participant.id)
             self._known[participant.id] = participant
@@ -78,11 +78,11 @@ class _Stream:
                 if participant.sessions:
                     yield _sentence(participant)
                 else:
-                    bystanders.setdefault((participant.standing, participant.reason), []).append(participant)
-        for group in bystanders.values():
-            yield from map(_sentence, group[:_BYSTANDERS])
-            if len(group) > _BYSTANDERS:
-                more = counted(len(group) - _BYSTANDERS, "more participant")
+                    without_session.setdefault((participant.standing, participant.reason), []).append(participant)
+        for group in without_session.values():
+            yield from map(_sentence, group[:_WITHOUT_SESSION_MAX])
+            if len(group) > _WITHOUT_SESSION_MAX:
+                more = counted(len(group) - _WITHOUT_SESSION_MAX, "more participant")
                 yield f"and {more} without a session {escaped(group[0].standing)}"
         if progress.state != self._state:
             self._state = progress.state

@@ -38,13 +38,13 @@ def end(told: UpdateTimes) -> float:
     return max([*last, told.arrived or 0.0, told.jumping or 0.0, told.freezing or 0.0, 1e-6])
 
 
-def phases(told: UpdateTimes, passage: SessionTimes) -> list[Phase]:
+def phases(told: UpdateTimes, session: SessionTimes) -> list[Phase]:
     """Returns the phases of a session without gaps, from the start of the update to `end`."""
-    resumed = passage.resumed
+    resumed = session.resumed
     if resumed is None and told.state == "cancelled" and told.arrived is None:
         resumed = told.ended
-    if resumed is None and passage.standing in ("unasked", "torn", "lost"):
-        resumed = passage.gone
+    if resumed is None and session.standing in ("unasked", "torn", "lost"):
+        resumed = session.gone
     until = end(told)
     starts = [("preparing", 0.0), ("freezing", told.freezing), ("jumping", told.jumping)]
     starts += [("restoring", told.arrived), ("resumed", resumed)]
@@ -53,7 +53,7 @@ def phases(told: UpdateTimes, passage: SessionTimes) -> list[Phase]:
     for number, (name, start) in enumerate(known):
         stop = known[number + 1][1] if number + 1 < len(known) else until
         if stop > start:
-            dark = passage.standing not in ("unasked", "lost") and name in ("freezing", "jumping", "restoring")
+            dark = session.standing not in ("unasked", "lost") and name in ("freezing", "jumping", "restoring")
             found.append(Phase(name, start, stop, dark))
     return found
 
@@ -114,8 +114,8 @@ def lines(told: UpdateTimes) -> Iterator[str]:
     width = max(7, *(len(escaped(p.name)) for p in told.sessions))
     yield ""
     yield f"{'SESSION':<{width}}  {_scale(end(told))}  BLACKOUT"
-    for passage in told.sessions:
-        yield f"{escaped(passage.name):<{width}}  {bar(told, passage)}  {remark(told, passage)}".rstrip()
+    for session in told.sessions:
+        yield f"{escaped(session.name):<{width}}  {bar(told, session)}  {remark(told, session)}".rstrip()
     yield ""
     yield "p preparing  f freezing  j jumping  r restoring  . resumed; capitals: blackout"
 
@@ -124,9 +124,9 @@ def _scale(seconds: float) -> str:
     return f"0{duration(seconds):>{_BAR - 1}}"
 
 
-def bar(told: UpdateTimes, passage: SessionTimes) -> str:
+def bar(told: UpdateTimes, session: SessionTimes) -> str:
     """Returns a session's bar: each phase has at least one letter, which is a capital in the blackout."""
-    parts = phases(told, passage)
+    parts = phases(told, session)
     text = ""
     for number, phase in enumerate(parts):
         rest = len(parts) - number - 1
@@ -137,18 +137,18 @@ def bar(told: UpdateTimes, passage: SessionTimes) -> str:
     return f"{text:<{_BAR}}"
 
 
-def remark(told: UpdateTimes, passage: SessionTimes) -> str:
+def remark(told: UpdateTimes, session: SessionTimes) -> str:
     """Returns a session's blackout, and a remark if the session was not ready or is not resumed."""
-    words = [] if passage.blackout is None else [duration(passage.blackout)]
-    if passage.standing != "ready":
+    words = [] if session.blackout is None else [duration(session.blackout)]
+    if session.standing != "ready":
         words.append(
-            {"unasked": "no participant"}.get(passage.standing, escaped(passage.standing))
-            + (f": {escaped(passage.reason)}" if passage.reason else "")
+            {"unasked": "no participant"}.get(session.standing, escaped(session.standing))
+            + (f": {escaped(session.reason)}" if session.reason else "")
         )
     elif told.freezing is None:
         words.append("none")
-    elif passage.blackout is None:
-        words.append("released, not resumed" if passage.gone is not None else "not resumed yet")
-    if passage.outcome == "given_up":
+    elif session.blackout is None:
+        words.append("released, not resumed" if session.gone is not None else "not resumed yet")
+    if session.outcome == "given_up":
         words.append("given up")
     return ", ".join(words)

@@ -25,10 +25,7 @@ def run(given: Namespace, output: Output) -> Exit:
     from luod.ctl import admin, findings, next_kernel
 
     with next_kernel.given(given) as image:
-        if image is None:
-            checked = admin.check(given.admin_socket, None, None, "")
-        else:
-            checked = admin.check(given.admin_socket, image.kernel, image.initrd, image.command_line)
+        checked = admin.check(given.admin_socket, image)
     if output.json:
         output.object(encode(checked))
     else:

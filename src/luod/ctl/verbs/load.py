@@ -23,25 +23,12 @@ def run(given: Namespace, output: Output) -> Exit:
 
     with next_kernel.given(given) as image:
         assert image is not None
-        admin.load_kernel(
-            given.admin_socket,
-            image.kernel,
-            image.initrd,
-            image.command_line,
-            ignore_findings=given.ignore_finding,
-        )
-        command_line, unified = image.command_line, image.unified
+        admin.load_kernel(given.admin_socket, image, ignore_findings=given.ignore_finding)
     if output.json:
         initrds = given.initrd or []
-        output.object(
-            {
-                "kernel": given.kernel,
-                "initrd": initrds[0] if initrds else None,
-                "initrds": initrds,
-                "command_line": command_line,
-            }
-        )
+        members = {"kernel": given.kernel, "initrd": initrds[0] if initrds else None, "initrds": initrds}
+        output.object({**members, "command_line": image.command_line})
     else:
-        what = f"the kernel in {escaped(given.kernel)}" if unified else escaped(given.kernel)
-        output.line(f"loaded {what}, command line: {escaped(command_line)}")
+        what = f"the kernel in {escaped(given.kernel)}" if image.unified else escaped(given.kernel)
+        output.line(f"loaded {what}, command line: {escaped(image.command_line)}")
     return Exit.DONE

@@ -11,7 +11,7 @@ from luod.ctl.exits import Exit
 from luod.ctl.output import Output
 
 if TYPE_CHECKING:
-    from luod.ctl.next_kernel import NextKernel
+    from luod.ctl.admin import NextKernel
     from luod.ctl.progress import View
     from luod.ipc.types.admin import Progress
 
@@ -53,13 +53,7 @@ def run(given: Namespace, output: Output) -> Exit:
                 shown.show(progress)
                 return Exit.REFUSED if progress.refused else Exit.DONE
             _refuse(progress)
-            admin.load_kernel(
-                given.admin_socket,
-                image.kernel,
-                image.initrd,
-                image.command_line,
-                ignore_findings=given.ignore_finding,
-            )
+            admin.load_kernel(given.admin_socket, image, ignore_findings=given.ignore_finding)
         return _follow(given, shown)
 
 
@@ -68,12 +62,7 @@ def _check(given: Namespace, image: NextKernel) -> Progress:
     from luod.ipc.types.admin import Progress
 
     checked = admin.check(
-        given.admin_socket,
-        image.kernel,
-        image.initrd,
-        image.command_line,
-        skip_unready=given.skip_unready,
-        ignore_findings=given.ignore_finding,
+        given.admin_socket, image, skip_unready=given.skip_unready, ignore_findings=given.ignore_finding
     )
     return Progress("checked", findings=tuple(checked.findings))
 

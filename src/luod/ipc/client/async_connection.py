@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from luod.errors import CallFailed, LuodError
+from luod.errors import LuodError
 from luod.ipc import framing
 from luod.ipc.client import sessions
-from luod.ipc.client.connection import ROOM_PAUSE, ROOM_SECONDS, answer, is_crowded, unreachable
+from luod.ipc.client.connection import CROWDED, Obstacle, answer, unreachable
 from luod.ipc.client.restore import Arrived
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
@@ -47,7 +46,7 @@ async def perform(steps: Exchange[T], path: str, timeout: float) -> T:
 
 async def _exchange(call: sessions.Call, steps: Exchange[T], path: str, timeout: float) -> sessions.Call | _Result[T]:
     try:
-        reply = await _ask(call, path, timeout)
+        reply = await retried(lambda: _ask(call, path, timeout), CROWDED, timeout)
     except LuodError as error:
         failure = error
         return await _in_thread(lambda: steps.throw(failure))
@@ -55,18 +54,19 @@ async def _exchange(call: sessions.Call, steps: Exchange[T], path: str, timeout:
         return await _in_thread(lambda: steps.send(reply))
 
 
-async def _ask(call: sessions.Call, path: str, timeout: float) -> framing.Reply:
-    until = time.monotonic() + min(timeout, ROOM_SECONDS)
+async def retried(attempt: Callable[[], Awaitable[T]], obstacle: Obstacle, seconds: float) -> T:
+    """See `luod.ipc.client.connection.retried`."""
+    until = obstacle.until(seconds)
     while True:
         try:
-            return await _ask_once(call, path, timeout)
-        except CallFailed as error:
-            if not is_crowded(error) or time.monotonic() >= until:
+            return await attempt()
+        except LuodError as error:
+            if obstacle.is_final(error, until):
                 raise
-        await asyncio.sleep(ROOM_PAUSE)
+        await asyncio.sleep(obstacle.pause)
 
 
-async def _ask_once(call: sessions.Call, path: str, timeout: float) -> framing.Reply:
+async def _ask(call: sessions.Call, path: str, timeout: float) -> framing.Reply:
     message, fds = call.encode(), [fd.fileno() for fd in call.fds]
     inbox = framing.Inbox()
     try:

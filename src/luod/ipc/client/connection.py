@@ -10,22 +10,19 @@ import struct
 import time
 from _socket import AF_UNIX, SO_SNDTIMEO, SOCK_STREAM, SOL_SOCKET, socket
 
-from luod.errors import BadInput, CallFailed, DaemonUnreachable, LuodError, ProtocolError
+from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
+from luod.frozen import frozen
 from luod.ipc import framing, names
 from luod.linux import HasFileno, Resource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from typing import Final, Protocol, TypeVar
 
     T = TypeVar("T")
 else:
     Protocol = object
-
-ROOM_SECONDS: Final = 2.0
-"""The time limit for repeated attempts when there are too many connections."""
-ROOM_PAUSE: Final = 0.02
 
 TIMEOUT: Final = 30.0
 """The time limit of a call in seconds. luod itself waits while another process has /dev/liveupdate open."""
@@ -163,23 +160,44 @@ def perform(steps: Generator[Encoded, framing.Reply, T], path: str, timeout: flo
 
 
 def _ask(call: Encoded, path: str, timeout: float) -> framing.Reply:
-    until = time.monotonic() + min(timeout, ROOM_SECONDS)
+    def once() -> framing.Reply:
+        with Connection(path, timeout=timeout) as connection:
+            return connection.ask(call.encode(), [fd.fileno() for fd in call.fds])
+
+    return retried(once, CROWDED, timeout)
+
+
+@frozen
+class Obstacle:
+    """A reason to repeat a call: `pause` seconds between two attempts, `most` seconds in all."""
+
+    applies: Callable[[LuodError], bool]
+    pause: float
+    most: float
+
+    def until(self, seconds: float) -> float:
+        return time.monotonic() + min(seconds, self.most)
+
+    def is_final(self, error: LuodError, until: float) -> bool:
+        return not self.applies(error) or time.monotonic() >= until
+
+
+CROWDED: Final = Obstacle(lambda error: getattr(error, "name", "") == names.TOO_MANY_CONNECTIONS, pause=0.02, most=2.0)
+"""The call was refused unread, since there are too many connections: all VMMs of a user vote at the same time."""
+STARTING: Final = Obstacle(lambda error: isinstance(error, DaemonUnreachable), pause=0.1, most=float("inf"))
+"""luod is not there yet."""
+
+
+def retried(attempt: Callable[[], T], obstacle: Obstacle, seconds: float) -> T:
+    """Returns the result of `attempt`, which is repeated for up to `seconds` while it raises for `obstacle`."""
+    until = obstacle.until(seconds)
     while True:
         try:
-            with Connection(path, timeout=timeout) as connection:
-                return connection.ask(call.encode(), [fd.fileno() for fd in call.fds])
-        except CallFailed as error:
-            if not is_crowded(error) or time.monotonic() >= until:
+            return attempt()
+        except LuodError as error:
+            if obstacle.is_final(error, until):
                 raise
-        time.sleep(ROOM_PAUSE)
-
-
-def is_crowded(error: CallFailed) -> bool:
-    """Returns whether the call was refused unread, since there are too many connections.
-
-    All VMMs of a user vote at the same time, each over a connection of its own, so there may be room soon.
-    """
-    return error.name == names.TOO_MANY_CONNECTIONS
+        time.sleep(obstacle.pause)
 
 
 def answer(reply: framing.Reply) -> framing.Reply:

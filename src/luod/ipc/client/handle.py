@@ -1,11 +1,15 @@
-"""A session that luod holds, on the client's side: this process's fd of it, without the calls to luod.
+"""The common parts of `luod.client` and `luod.aio`: a client, and the sessions that luod holds, without the calls.
 
-`luod.client` and `luod.aio` add the methods to these two, blocking and as coroutines. The session itself, with the
-kernel's calls, is a class of `luod.liveupdate`, which does not know luod; a handle owns one.
+They add the calls, blocking and as coroutines. The session itself, with the kernel's calls, is a class of
+`luod.liveupdate`, which does not know luod; a handle owns one.
 """
 
 from __future__ import annotations
 
+import os
+
+from luod.ipc.client.connection import TIMEOUT, check_seconds
+from luod.ipc.names import SESSIONS_SOCKET
 from luod.linux import Resource
 
 TYPE_CHECKING = False
@@ -13,6 +17,35 @@ if TYPE_CHECKING:
     from luod.linux import Fd
     from luod.liveupdate import IncomingSession, OutgoingSession
     from luod.manifest import Entry
+
+
+class ClientBase:
+    """The place of luod, and sessions of workloads that `restore` could not retrieve completely."""
+
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, *, timeout: float = TIMEOUT, patience: float = 0.0
+    ) -> None:
+        """Does not connect yet. `path` is luod's socket; None: /run/luod/luod.sock. Raises BadInput.
+
+        `timeout`, in seconds, applies to each call; `patience`, in seconds, to `with`.
+        """
+        check_seconds("a timeout", timeout)
+        check_seconds("patience", patience, zero=True)
+        self.path = SESSIONS_SOCKET if path is None else os.fspath(path)
+        self.timeout = timeout
+        self.patience = patience
+        self._begun: dict[str, IncomingSession] = {}
+
+    def close(self) -> None:
+        """Closes what the client still holds: sessions of workloads that `restore` could not retrieve completely.
+
+        The sessions that it returned belong to their owners. The client can be used again.
+        """
+        while self._begun:
+            self._begun.popitem()[1].close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path}>"
 
 
 class Handle(Resource):

@@ -1,4 +1,4 @@
-"""An event for a participant: the common part of `luod.Phase` and `luod.AsyncPhase`, without the calls.
+"""The common parts of `luod.Participant` and `luod.AsyncParticipant`, and of their phases, without the calls.
 
 `luod.ipc.client.participation` has the events.
 """
@@ -8,16 +8,19 @@ from __future__ import annotations
 import time
 
 from luod.ipc.client import participation
+from luod.ipc.client.failure import Failure
+from luod.ipc.client.participation import Participation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Final
 
-    from luod.ipc.client.failure import Failure
-    from luod.ipc.client.participation import Event, Participation
+    from luod.ipc.client.participation import Carried, Event, PlannedFile
     from luod.ipc.client.sessions import Exchange
     from luod.ipc.types.phases import News
     from luod.ipc.types.updates import FrozenDevice
+    from luod.linux import HasFileno
 
 _NO_VOTE: Final = "the workload left the phase without a vote"
 
@@ -101,3 +104,56 @@ class Told:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.kind} of {self._part.name}>"
+
+
+class ParticipantBase:
+    """A participant, and the events that it has not handed out yet."""
+
+    _connection: HasFileno | None
+
+    def __init__(self, name: str, sessions: Iterable[Carried], planned: Iterable[PlannedFile]) -> None:
+        self.name = name
+        self._part = Participation(name, sessions, planned)
+        self._failure = Failure()
+        self._pending: list[Event] = []
+        self._connection = None
+        self._pause = 0.0
+        self._closed = False
+
+    def fileno(self) -> int:
+        """Returns an fd that is readable when `next(0)` has work; another one after a restart of luod.
+
+        The participant owns the fd. It is -1 while luod is gone: run `next(0)` periodically. A loop of asyncio has no
+        use for it.
+        """
+        return -1 if self._connection is None else self._connection.fileno()
+
+    def close(self) -> None:
+        """Stops taking part. An update that waits for this participant is cancelled.
+
+        The sessions are still judged at a kexec: see `declare`. Raises the exception of a block of the update that was
+        not raised yet, unless it is run where the guest resumes. Cancel an asyncio task that waits in `next` first.
+        """
+        self._close()
+        self._failure.raise_at_close()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._drop()
+        self._part.close()
+
+    def _drop(self) -> None:
+        """Closes the connection."""
+        raise NotImplementedError
+
+    def _put(self, event: Event | None) -> None:
+        if event is not None:
+            self._pending.append(event)
+
+    def _left(self, error: BaseException | None) -> None:
+        """Ends `with`. Raises the exception of a block of the update that was not raised yet."""
+        self._close()
+        self._failure.raise_again(error)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
