@@ -171,10 +171,10 @@ def test_the_wrong_socket_is_said(shared_luod: Luod) -> None:
 
 def test_luod_itself_refuses_a_command_line_no_kernel_takes(shared_luod: Luod) -> None:
     program = (
-        "import sys; from luod.ctl.admin import load_kernel; from luod.errors import BadInput, Refused\n"
+        "import sys; from luod.ctl.admin import NextKernel, load_kernel; from luod.errors import BadInput, Refused\n"
         "with open(sys.argv[1], 'rb') as kernel:\n"
         "    for line in 'x' * 5000, 'a' + chr(0), chr(0xdcff):\n"
-        "        try: load_kernel(None, kernel, None, line)\n"
+        "        try: load_kernel(None, NextKernel(kernel, None, line))\n"
         "        except (Refused, BadInput): continue\n"
         "        sys.exit(1)\n"
     )

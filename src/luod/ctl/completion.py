@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from luod.arguments import Parser
+from luod.frozen import frozen
 
 _FILES: Final = ("FILE", "PATH")
 
 
-@dataclass(frozen=True)
+@frozen
 class Word:
     """An option or an argument. `kind` is file, session, words, or "" where the value cannot be completed."""
 

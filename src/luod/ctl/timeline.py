@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from luod.ctl.output import escaped
+from luod.frozen import frozen
 from luod.ipc.types.admin import SessionTimes, UpdateTimes
 
 _BAR: Final = 60
 """The width of a bar, in characters."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Phase:
     """The time that a session spent in one phase. `dark`: the phase is part of a known blackout."""
 
