@@ -34,6 +34,14 @@ def no_such_session(direction: Direction | None, name: str) -> NoSuchSession:
     )
 
 
+def manifest_not_given(name: str) -> NoManifest:
+    return NoManifest(
+        name=name,
+        message=f"luod was given no manifest of session {name!r}",
+        hint="the session was created without one, or luod was restarted since; it is preserved like any other",
+    )
+
+
 def no_manifest(name: str) -> NoManifest:
     return NoManifest(
         name=name,

@@ -21,6 +21,7 @@ from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
 from luod.daemon.replies import (
     forwarding,
+    manifest_not_given,
     no_manifest,
     no_such_session,
     not_looked_at,
@@ -142,9 +143,12 @@ class SessionService:
             await self._let_go(row)
             self._log("closed", name=row.name, reason="the update it was made for is cancelled")
 
-    async def manifest(self, peer: Peer, name: str, direction: Direction) -> Fd | None:
+    async def manifest(self, peer: Peer, name: str, direction: Direction) -> Fd:
         if direction == "outgoing":
-            return self.manifests.of(self._outgoing(peer, name))
+            given = self.manifests.of(self._outgoing(peer, name))
+            if given is None:
+                raise manifest_not_given(name)
+            return given
         row = self._incoming(peer, name)
         fd = self._fds.get(fd_name(row))
         if fd is None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from luod.frozen import frozen
-from luod.ipc.errors import NoManifest
 from luod.ipc.names import SESSIONS
 from luod.ipc.server.methods import Interface, accepted, method
 from luod.ipc.server.received import Received
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
         async def retrieve(self, peer: Peer, name: str) -> Fd: ...
         async def release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None: ...
         async def replace(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd: ...
-        async def manifest(self, peer: Peer, name: str, direction: Direction) -> Fd | None: ...
+        async def manifest(self, peer: Peer, name: str, direction: Direction) -> Fd: ...
         async def describe(self, peer: Peer, name: str) -> list[Description]: ...
         async def list(self, peer: Peer) -> list[SessionInfo]: ...
         async def room(self, peer: Peer) -> MemoryRoom: ...
@@ -142,14 +141,7 @@ class Sessions(Interface, name=SESSIONS):
         Nothing is changed: the caller does not become the holder of the session, and a session that waits in the kernel
         stays there (NoManifest). Errors: NoSuchSession, NoManifest, Busy, Refused, KernelRefused.
         """
-        manifest = await self._service.manifest(self._peer, name, direction or "outgoing")
-        if manifest is None:
-            raise NoManifest(
-                name=name,
-                message=f"luod was given no manifest of session {name!r}",
-                hint="the session was created without one, or luod was restarted since; it is preserved like any other",
-            )
-        return manifest
+        return await self._service.manifest(self._peer, name, direction or "outgoing")
 
     @method("sessions")
     async def Describe(self, *, name: str) -> list[Description]:
