@@ -12,6 +12,7 @@ import struct
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, MSG_CTRUNC, SCM_RIGHTS, SOL_SOCKET
 
 from luod import errors
+from luod.decode import encode
 from luod.frozen import frozen
 from luod.linux import Fd, Resource
 
@@ -70,7 +71,7 @@ def encode_call(method: str, parameters: Mapping[str, Any] | None = None, *, mor
     if more:
         call["more"] = True
     try:
-        return json.dumps(call, separators=(",", ":"), ensure_ascii=False).encode() + b"\0"
+        return json.dumps(call, default=encode, separators=(",", ":"), ensure_ascii=False).encode() + b"\0"
     except UnicodeEncodeError as error:
         raise errors.BadInput(
             f"{error.object[error.start : error.end]!r} is not valid Unicode text, which JSON needs",

@@ -114,7 +114,7 @@ def test_h27_luod_is_told_the_address_of_each_device() -> None:
     )
     said = part.news()
     assert said is not None
-    assert [file.get("device", "none") for file in said[0]["files"]] == ["none", "0000:01:00.0", "0000:02:00.0"]
+    assert [file.device for file in said[0].files] == [None, "0000:01:00.0", "0000:02:00.0"]
 
 
 def test_a_vetos_reason_is_cut_to_what_luod_takes() -> None:

@@ -16,17 +16,18 @@ from luod.ipc.client.sessions import Call
 from luod.ipc.decode import decode
 from luod.ipc.framing import encode_call
 from luod.ipc.names import UPDATES
-from luod.ipc.types.updates import FrozenDevice
+from luod.ipc.types.updates import DeclaredFile, DeclaredSession, FrozenDevice
 from luod.session_name import SessionName
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any, Final, Literal, Protocol, TypeGuard
+    from typing import Final, Literal, Protocol, TypeGuard
 
     from luod.ipc.client.sessions import Exchange
     from luod.ipc.framing import Reply
     from luod.ipc.types.phases import News, VotePhase
+    from luod.ipc.types.updates import When
     from luod.manifest import Entry
 else:
     Protocol = object
@@ -109,7 +110,7 @@ class Participation:
         self.sessions: tuple[tuple[str, Carried], ...] = ()
         self.planned: tuple[PlannedFile, ...] = ()
         self._standing: Literal["out", "in", "jumping"] = "out"
-        self._told: list[dict[str, Any]] | None = None
+        self._told: list[DeclaredSession] | None = None
         self._frozen: list[Closable] = []
         self.carry(sessions, planned)
 
@@ -197,26 +198,22 @@ class Participation:
             raise BadInput(f"which session? {of!r} of {names}", hint="name one that was declared")
         return str(SessionName(of, event.generation))
 
-    def news(self) -> list[dict[str, Any]] | None:
+    def news(self) -> list[DeclaredSession] | None:
         """Returns the sessions to declare; None if luod knows them already."""
         said = self._declaration()
         return said if self.undeclared or said != self._told else None
 
-    def _declaration(self) -> list[dict[str, Any]]:
-        files = [
-            (name, _file(e.token, e.name, e.kind, e.size, e.allocated, e.seals, "preserved", e.device))
-            for name, session in self.sessions
-            for e in session.contents
-        ]
-        files, rest = files[:_MOST_FILES], files[_MOST_FILES:]
-        files += [
-            (p.session, _file(p.token, p.name, p.kind, p.size, p.allocated, 0, p.when, p.device)) for p in self.planned
-        ]
+    def _declaration(self) -> list[DeclaredSession]:
+        held = [(name, entry) for name, session in self.sessions for entry in session.contents]
+        held, rest = held[:_MOST_FILES], held[_MOST_FILES:]
+        files = [(name, _declared(entry, entry.seals, "preserved")) for name, entry in held]
+        files += [(plan.session, _declared(plan, 0, plan.when)) for plan in self.planned]
         for name in dict.fromkeys(name for name, _ in rest):
-            summed = [file for other, file in rest if other == name]
-            size, allocated = (sum(file[member] for file in summed) for member in ("size", "allocated"))
-            files.append((name, _file(0, f"{len(summed)} more", "memfd", size, allocated, 0, "preserved")))
-        return [{"name": name, "files": [f for other, f in files if other == name]} for name, _ in self.sessions]
+            summed = [entry for other, entry in rest if other == name]
+            size, allocated = sum(entry.size for entry in summed), sum(entry.allocated for entry in summed)
+            file = DeclaredFile(0, f"{len(summed)} more", "memfd", size, allocated, 0, "preserved")
+            files.append((name, file))
+        return [DeclaredSession(name, [f for other, f in files if other == name]) for name, _ in self.sessions]
 
 
 def declare(participation: Participation) -> Exchange[bool]:
@@ -285,22 +282,9 @@ def said_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _file(
-    token: int,
-    name: str | None,
-    kind: str,
-    size: int,
-    allocated: int,
-    seals: int,
-    when: str,
-    device: str | None = None,
-) -> dict[str, Any]:
-    name = None if name is None else name[:_NAME]
-    said: dict[str, Any] = {
-        "token": token, "name": name, "kind": kind, "size": size, "allocated": allocated, "seals": seals, "when": when
-    }  # fmt: skip
-    # An older luod refuses a member that it does not know.
-    return said if device is None else {**said, "device": device}
+def _declared(file: Entry | PlannedFile, seals: int, when: When) -> DeclaredFile:
+    name = None if file.name is None else file.name[:_NAME]
+    return DeclaredFile(file.token, name, file.kind, file.size, file.allocated, seals, when, file.device)
 
 
 def _is_news(kind: object) -> TypeGuard[News]:
