@@ -10,7 +10,7 @@ itself, in this process.
 from __future__ import annotations
 
 from luod.ipc.client import restore, sessions
-from luod.ipc.client.connection import STARTING, Connection, perform, retried
+from luod.ipc.client.connection import LOOK_PAUSE, Connection, is_absent, perform, retried
 from luod.ipc.client.handle import ClientBase, IncomingHandle, OutgoingHandle
 from luod.ipc.client.restore import RestoredFiles
 from luod.ipc.client.sessions import OUTGOING
@@ -157,7 +157,7 @@ class Client(ClientBase):
         self._run(held_files.drop_stash(name))
 
     def __enter__(self) -> Self:
-        with retried(lambda: Connection(self.path, timeout=self.timeout), STARTING, self.patience):
+        with retried(lambda: Connection(self.path, timeout=self.timeout), is_absent, self.patience, LOOK_PAUSE):
             return self
 
     def __exit__(

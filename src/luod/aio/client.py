@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from luod.ipc.client import creation, held_files, restore, sessions
 from luod.ipc.client.async_connection import connected, in_thread, perform, retried
-from luod.ipc.client.connection import STARTING, unreachable
+from luod.ipc.client.connection import LOOK_PAUSE, is_absent, unreachable
 from luod.ipc.client.handle import ClientBase, IncomingHandle, OutgoingHandle
 from luod.ipc.client.restore import RestoredFiles
 from luod.ipc.client.sessions import OUTGOING
@@ -80,7 +80,7 @@ class AsyncClient(ClientBase):
         await self._run(held_files.drop_stash(name))
 
     async def __aenter__(self) -> Self:
-        await retried(self._check, STARTING, self.patience)
+        await retried(self._check, is_absent, self.patience, LOOK_PAUSE)
         return self
 
     async def __aexit__(

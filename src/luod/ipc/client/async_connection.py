@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from luod.errors import LuodError
 from luod.ipc import framing
 from luod.ipc.client import sessions
-from luod.ipc.client.connection import CROWDED, Obstacle, answer, unreachable
+from luod.ipc.client.connection import ROOM_PAUSE, ROOM_SECONDS, answer, is_crowded, unreachable
 from luod.ipc.client.restore import Arrived
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
@@ -46,7 +47,7 @@ async def perform(steps: Exchange[T], path: str, timeout: float) -> T:
 
 async def _exchange(call: sessions.Call, steps: Exchange[T], path: str, timeout: float) -> sessions.Call | _Result[T]:
     try:
-        reply = await retried(lambda: _ask(call, path, timeout), CROWDED, timeout)
+        reply = await retried(lambda: _ask(call, path, timeout), is_crowded, min(timeout, ROOM_SECONDS), ROOM_PAUSE)
     except LuodError as error:
         failure = error
         return await _in_thread(lambda: steps.throw(failure))
@@ -54,16 +55,18 @@ async def _exchange(call: sessions.Call, steps: Exchange[T], path: str, timeout:
         return await _in_thread(lambda: steps.send(reply))
 
 
-async def retried(attempt: Callable[[], Awaitable[T]], obstacle: Obstacle, seconds: float) -> T:
+async def retried(
+    attempt: Callable[[], Awaitable[T]], may_pass: Callable[[LuodError], bool], seconds: float, pause: float
+) -> T:
     """See `luod.ipc.client.connection.retried`."""
-    until = obstacle.until(seconds)
+    until = time.monotonic() + seconds
     while True:
         try:
             return await attempt()
         except LuodError as error:
-            if obstacle.is_final(error, until):
+            if not may_pass(error) or time.monotonic() >= until:
                 raise
-        await asyncio.sleep(obstacle.pause)
+        await asyncio.sleep(pause)
 
 
 async def _ask(call: sessions.Call, path: str, timeout: float) -> framing.Reply:

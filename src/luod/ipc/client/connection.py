@@ -10,8 +10,7 @@ import struct
 import time
 from _socket import AF_UNIX, SO_SNDTIMEO, SOCK_STREAM, SOL_SOCKET, socket
 
-from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
-from luod.frozen import frozen
+from luod.errors import BadInput, CallFailed, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import framing, names
 from luod.linux import HasFileno, Resource
 
@@ -23,6 +22,12 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 else:
     Protocol = object
+
+ROOM_SECONDS: Final = 2.0
+"""The time limit for repeated attempts when there are too many connections."""
+ROOM_PAUSE: Final = 0.02
+LOOK_PAUSE: Final = 0.1
+"""Seconds between two attempts to find a luod that is not there yet."""
 
 TIMEOUT: Final = 30.0
 """The time limit of a call in seconds. luod itself waits while another process has /dev/liveupdate open."""
@@ -164,40 +169,32 @@ def _ask(call: Encoded, path: str, timeout: float) -> framing.Reply:
         with Connection(path, timeout=timeout) as connection:
             return connection.ask(call.encode(), [fd.fileno() for fd in call.fds])
 
-    return retried(once, CROWDED, timeout)
+    return retried(once, is_crowded, min(timeout, ROOM_SECONDS), ROOM_PAUSE)
 
 
-@frozen
-class Obstacle:
-    """A reason to repeat a call: `pause` seconds between two attempts, `most` seconds in all."""
-
-    applies: Callable[[LuodError], bool]
-    pause: float
-    most: float
-
-    def until(self, seconds: float) -> float:
-        return time.monotonic() + min(seconds, self.most)
-
-    def is_final(self, error: LuodError, until: float) -> bool:
-        return not self.applies(error) or time.monotonic() >= until
-
-
-CROWDED: Final = Obstacle(lambda error: getattr(error, "name", "") == names.TOO_MANY_CONNECTIONS, pause=0.02, most=2.0)
-"""The call was refused unread, since there are too many connections: all VMMs of a user vote at the same time."""
-STARTING: Final = Obstacle(lambda error: isinstance(error, DaemonUnreachable), pause=0.1, most=float("inf"))
-"""luod is not there yet."""
-
-
-def retried(attempt: Callable[[], T], obstacle: Obstacle, seconds: float) -> T:
-    """Returns the result of `attempt`, which is repeated for up to `seconds` while it raises for `obstacle`."""
-    until = obstacle.until(seconds)
+def retried(attempt: Callable[[], T], may_pass: Callable[[LuodError], bool], seconds: float, pause: float) -> T:
+    """Returns the result of `attempt`, which is repeated for `seconds` while it raises an error that may pass."""
+    until = time.monotonic() + seconds
     while True:
         try:
             return attempt()
         except LuodError as error:
-            if obstacle.is_final(error, until):
+            if not may_pass(error) or time.monotonic() >= until:
                 raise
-        time.sleep(obstacle.pause)
+        time.sleep(pause)
+
+
+def is_crowded(error: LuodError) -> bool:
+    """Returns whether the call was refused unread, since there are too many connections.
+
+    All VMMs of a user vote at the same time, each over a connection of its own, so there may be room soon.
+    """
+    return isinstance(error, CallFailed) and error.name == names.TOO_MANY_CONNECTIONS
+
+
+def is_absent(error: LuodError) -> bool:
+    """Returns whether there is no luod, which may start later."""
+    return isinstance(error, DaemonUnreachable)
 
 
 def answer(reply: framing.Reply) -> framing.Reply:
