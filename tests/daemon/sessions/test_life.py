@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.daemon.host import Luod, states
+from tests.daemon.host import Luod, states, until_complete
 
 
 def test_two_updates_in_a_row_with_the_same_name_and_new_memory(luod: Luod) -> None:
@@ -31,6 +31,7 @@ def test_a_session_waits_in_the_kernel_until_it_is_claimed(luod: Luod) -> None:
         vmm.call("create", name=name, slot=name, manifest=False)
     held = len(luod.links(luod.keep_pid))
     luod.jump()
+    until_complete(luod)
     assert len(luod.links(luod.keep_pid)) == held - 2
     vmm = luod.vmm()
     vmm.call("retrieve_session", name="a", slot="a")
