@@ -42,7 +42,7 @@ def files(tmp_path: Path) -> Files:
 async def checked(files: Files, folder: Path) -> Preflight:
     """Returns preflight after the check with which an update into these files begins."""
     none: Any = SimpleNamespace(held=(), rows=list, followers=[])
-    registry: Any = SimpleNamespace(file=Journal(str(folder)), file_error="", record=SimpleNamespace(doubts=()))
+    registry: Any = SimpleNamespace(file=Journal(str(folder)), file_error="", rest=SimpleNamespace(doubts=()))
     preflight = Preflight(none, none, registry)
     with closing(files.opened(os.O_RDONLY)) as subject:
         await preflight.check(subject, remember=True)
