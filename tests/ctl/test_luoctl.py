@@ -241,6 +241,7 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "outgoing",
             "incoming",
             "participants",
+            "restart",
             "held",
             "deadline",
             "stuck",
@@ -248,6 +249,7 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "state",
             "registry",
         ]
+        assert "luod 9.9 runs and" in text.stdout
         assert "liveupdate=on kho=on" in text.stdout
         assert "/state: it is read-only; remount it" in text.stdout
         assert "it is of another boot; nothing" in text.stdout
