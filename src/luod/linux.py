@@ -37,12 +37,12 @@ SO_PEERPIDFD: Final = 77
 _NUMBERS: Final[dict[str, dict[str, int]]] = {
     "x86_64": {
         "reboot": 169, "kexec_load": 246, "kexec_file_load": 320, "seccomp": 317, "pidfd_getfd": 438,
-        "pidfd_open": 434, "setns": 308, "unshare": 272, "mount": 165, "umount2": 166, "prctl": 157, "kcmp": 312,
+        "setns": 308, "unshare": 272, "mount": 165, "umount2": 166, "prctl": 157, "kcmp": 312,
         "memfd_create": 319, "mmap": 9, "munmap": 11, "madvise": 28,
     },
     "aarch64": {
         "reboot": 142, "kexec_load": 104, "kexec_file_load": 294, "seccomp": 277, "pidfd_getfd": 438,
-        "pidfd_open": 434, "setns": 268, "unshare": 97, "mount": 40, "umount2": 39, "prctl": 167, "kcmp": 272,
+        "setns": 268, "unshare": 97, "mount": 40, "umount2": 39, "prctl": 167, "kcmp": 272,
         "memfd_create": 279, "mmap": 222, "munmap": 215, "madvise": 233,
     },
 }  # fmt: skip
@@ -131,6 +131,8 @@ class Fd(Resource):
 
 
 _libc_syscall: Callable[..., int] | None = None
+_numbers: dict[str, int] = {}
+"""The numbers of this machine's system calls, once `syscall` ran."""
 
 
 def syscall(name: str, *arguments: Any) -> int:
@@ -142,13 +144,14 @@ def syscall(name: str, *arguments: Any) -> int:
     import ctypes
 
     if _libc_syscall is None:
+        machine = os.uname().machine
+        if machine not in _NUMBERS:
+            raise OSError(38, f"no system call numbers for {machine}")
+        _numbers.update(_NUMBERS[machine])
         _libc_syscall = ctypes.CDLL(None, use_errno=True).syscall
         _libc_syscall.restype = ctypes.c_long
-    numbers = _NUMBERS.get(os.uname().machine)
-    if numbers is None:
-        raise OSError(38, f"no system call numbers for {os.uname().machine}")
     converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    result: int = _libc_syscall(ctypes.c_long(numbers[name]), *converted)
+    result: int = _libc_syscall(ctypes.c_long(_numbers[name]), *converted)
     if result == -1:
         code = ctypes.get_errno()
         raise OSError(code, f"{name}: {os.strerror(code)}")

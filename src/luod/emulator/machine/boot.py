@@ -21,7 +21,7 @@ from typing import Final, NoReturn
 
 from luod.emulator.machine import channel, namespaces, nodes
 from luod.emulator.trap.seccomp import bpf
-from luod.linux import Fd, syscall
+from luod.linux import Fd
 
 _ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
@@ -153,7 +153,7 @@ def _run_init(
         os.close(tell)
         _init(order, filter_, supervisor, go, privileged)
     os.close(go)
-    with Fd(syscall("pidfd_open", pid, 0)) as init:
+    with Fd(os.pidfd_open(pid)) as init:
         channel.send(supervisor, {"init": pid}, [init])
         os.write(tell, b"\n")
         os.close(tell)

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from luod import linux
 from luod.emulator.model.files import SessionFile
 from luod.emulator.model.ports import Errno, HostFile, Kind
 from luod.emulator.model.vfio.files import ModelFile
@@ -94,7 +93,7 @@ class DeviceThread(Thread):
     def memory(self, address: int, length: int) -> ProcessMemory:
         pid = int(status_field(self.tid, "Tgid:"))
         try:
-            process = Fd(linux.syscall("pidfd_open", pid, 0))
+            process = Fd(os.pidfd_open(pid))
         except OSError as error:
             raise Errno(error.errno or errno.ESRCH) from None
         return ProcessMemory(process, pid, address, length, self._devices.is_ours)

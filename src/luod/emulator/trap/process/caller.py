@@ -75,13 +75,13 @@ def status_field(tid: int, field: str) -> str:
 def _process_of(tid: int) -> Fd:
     """Returns a pidfd of the thread's process, which the caller owns."""
     try:
-        return Fd(linux.syscall("pidfd_open", tid, _PIDFD_THREAD))
+        return Fd(os.pidfd_open(tid, _PIDFD_THREAD))
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise Errno(error.errno or errno.ESRCH) from None
     # Before Linux 6.9 a pidfd can only be opened for a thread group's leader.
     try:
-        return Fd(linux.syscall("pidfd_open", int(status_field(tid, "Tgid:")), 0))
+        return Fd(os.pidfd_open(int(status_field(tid, "Tgid:"))))
     except OSError as error:
         raise Errno(error.errno or errno.ESRCH) from None
 
