@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +166,36 @@ def test_a_start_with_a_bad_file_serves_what_is_held_and_says_so(
     assert status["policy_file"] == str(policy)
     assert "at end of document" in status["policy_error"]
     assert b"NOT IN FORCE, the file has an error" in luod.luoctl("status").stdout
+
+
+STARTS = """
+import sys
+from luod.daemon.log import Log
+from luod.daemon.policy.current import Policy
+policy = Policy(sys.argv[1], sys.argv[2], Log("test", "error"))
+print([rule.uid for rule in policy.settings.rules], "tomllib" in sys.modules)
+"""
+
+
+def test_a_start_with_the_file_of_before_reads_no_toml(policy: Path, tmp_path: Path) -> None:
+    """luod starts while guests are paused."""
+
+    def start() -> str:
+        command = [sys.executable, "-c", STARTS, str(policy), str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    policy.write_text("[[rules]]\nuid = 7\n")
+    assert (start(), start()) == ("[7] True\n", "[7] False\n")
+    policy.write_text("[[rules]]\nuid = 8\n")
+    assert (start(), start()) == ("[8] True\n", "[8] False\n")
+    policy.write_text("oops")
+    assert start() == "[8] True\n"
+    policy.write_text("[[rules]]\nuid = 8\n")
+    (tmp_path / "policy").write_text('["not the file", {"rules": 3}]')
+    assert (start(), start()) == ("[8] True\n", "[8] False\n")
+    policy.write_text("oops")
+    (tmp_path / "policy").write_text("{")
+    assert start() == "[] True\n"
 
 
 def test_discard_when_the_process_that_created_it_ends(with_policy: Callable[[str], Luod], machine: Machine) -> None:
