@@ -104,9 +104,9 @@ class Workloads:
         return GivenUp(released=[row.name for row in rows], open=open_still)
 
     def _found(self, peer: Peer, direction: Direction, name: str) -> list[Row]:
-        rows = self._registry.record.rows
-        mine = [row for row in rows if row.direction == direction and may_use(peer, row)]
-        return [row for row in mine if row.base == name] or [row for row in mine if row.name == name]
+        part = self._registry.row(direction, name)
+        rows = self._registry.workload(name) or ([] if part is None else [part])
+        return [row for row in rows if row.direction == direction and may_use(peer, row)]
 
     def _rows(self, peer: Peer, direction: Direction, name: str) -> list[Row]:
         """Returns the sessions of the workload, NAME last. Raises NoSuchSession; Refused if `name` is a part of one."""
