@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
@@ -25,12 +25,29 @@ class Keep:
         self.stored: set[str] = set()
         self.sessions: set[str] = set()
         self.refuse: set[str] = set()
+        self.messages: list[int] = []
+        """The number of requests in each message."""
         channel.setblocking(False)
         asyncio.get_running_loop().add_reader(channel, self.receive)
 
     def receive(self) -> None:
-        message, fds = framing.receive(self.channel)
-        request = protocol.decode(message)
+        message, received = framing.receive(self.channel)
+        fds = iter(received)
+        requests = protocol.decode(message)
+        self.messages.append(len(requests))
+        answers = []
+        for request in requests:
+            code, session = self.execute(request, fds)
+            answers.append({"ERRNO": code})
+            if session is not None:
+                framing.send(self.channel, protocol.encode(*answers), (session,))
+                os.close(session)
+                answers.clear()
+        if answers:
+            framing.send(self.channel, protocol.encode(*answers))
+
+    def execute(self, request: dict[str, str], fds: Iterator[Fd]) -> tuple[int, int | None]:
+        """Returns the errno, and the session if the request opened one."""
         code, session = 0, None
         if (name := request.get("CREATE")) is not None:
             code = errno.EEXIST if name in self.sessions else 0
@@ -39,18 +56,14 @@ class Keep:
                 self.sessions.add(name)
                 self.stored.add(f"outgoing.{name}")
         elif "FDSTORE" in request:
-            assert len(fds) == 1
+            next(fds).close()
             code = errno.EMFILE if request["FDNAME"] in self.refuse else 0
             if not code:
                 self.stored.add(request["FDNAME"])
         else:
             self.stored.discard(request["FDNAME"])
             self.sessions.discard(request["FDNAME"].removeprefix("outgoing."))
-        for fd in fds:
-            fd.close()
-        framing.send(self.channel, protocol.encode({"ERRNO": code}), () if session is None else (session,))
-        if session is not None:
-            os.close(session)
+        return code, session
 
 
 def run(body: Callable[[FdStore, Keep], Awaitable[None]]) -> None:
@@ -177,3 +190,30 @@ def test_nothing_is_stored_once_keep_is_gone() -> None:
         store.close()
 
     asyncio.run(main())
+
+
+def test_what_is_asked_while_keep_works_goes_in_one_message() -> None:
+    async def body(store: FdStore, keep: Keep) -> None:
+        keep.sessions.add("vm-3")
+        with null() as file:
+            results = await asyncio.gather(
+                *(store.create(f"vm-{number}", None) for number in range(6)),
+                store.store({"held.1": file}),
+                return_exceptions=True,
+            )
+        assert keep.messages == [1, 6]
+        assert [type(result) for result in results] == [Fd, Fd, Fd, SessionExists, Fd, Fd, type(None)]
+        links = {name: os.readlink(f"/proc/self/fd/{fd.fileno()}") for name, fd in store.items()}
+        assert links == dict.fromkeys([*(f"outgoing.vm-{number}" for number in (0, 1, 2, 4, 5)), "held.1"], "/dev/null")
+
+    run(body)
+
+
+def test_a_file_that_is_dropped_soon_is_dropped_before_what_is_asked_next() -> None:
+    async def body(store: FdStore, keep: Keep) -> None:
+        await store.create("vm-1", None)
+        store.drop_soon("outgoing.vm-1", "outgoing.vm-2")
+        assert "outgoing.vm-1" not in store
+        await store.create("vm-1", None)
+
+    run(body)

@@ -55,7 +55,7 @@ def serve(given):
     given.channel.settimeout(5)
     def ask(fds=(), **request):
         framing.send(given.channel, protocol.encode(request), fds)
-        return protocol.decode(framing.receive(given.channel)[0])
+        return protocol.decode(framing.receive(given.channel)[0])[0]
     held = sorted(name for name in given.fds if name.startswith("held."))
     with open(sys.argv[4], "w") as report:
         print("started", *held, file=report, flush=True)

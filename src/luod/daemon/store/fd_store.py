@@ -11,7 +11,9 @@ import asyncio
 import errno
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 from luod.daemon.supervisor import protocol
 from luod.errors import (
@@ -44,6 +46,39 @@ class KeeperGone(LuodError):
     """The channel to keep is closed: no fd can be held any more."""
 
 
+class _Request:
+    """One request to keep. `answer` gets the session's fd if `opens`, otherwise None.
+
+    `stores`: the name of the fd that goes with it, if that is not dropped meanwhile.
+    """
+
+    def __init__(
+        self,
+        words: Mapping[str, object],
+        *,
+        opens: bool = False,
+        stores: str | None = None,
+        refusals: Mapping[int, type[KernelRefused]] = MappingProxyType({}),
+    ) -> None:
+        self.words = words
+        self.opens = opens
+        self.stores = stores
+        self._refusals = refusals
+        self.answer: asyncio.Future[Fd | None] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: LuodError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+    def answered(self, said: Mapping[str, str], fd: Fd | None) -> None:
+        if code := int(said["ERRNO"]):
+            self.fail(self._refusals.get(code, KernelRefused)(code, said.get("CALL", ""), said.get("MEANING", "")))
+        elif not self.answer.done():
+            self.answer.set_result(fd)
+        elif fd is not None:
+            fd.close()
+
+
 class FdStore(Mapping[str, Fd]):
     """serve's fds by the names of keep's copies. Owns them and the channel until close(). Made inside a running loop.
 
@@ -58,10 +93,9 @@ class FdStore(Mapping[str, Fd]):
         self.before_request: Callable[[], None] = lambda: None
         """Writes what the registry has not written yet: the supervisor must not be ahead of it."""
         self._loop = asyncio.get_running_loop()
-        self._turn = asyncio.Lock()
-        self._answer: asyncio.Future[tuple[dict[str, str], tuple[Fd, ...]]] | None = None
-        self._spare: Fd | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._queue: deque[_Request] = deque()
+        self._sent: list[_Request] = []
+        self._spares: list[Fd] = []
         channel.setblocking(False)
         self._loop.add_reader(channel, self._readable)
 
@@ -77,7 +111,7 @@ class FdStore(Mapping[str, Fd]):
     def close(self) -> None:
         self._loop.remove_reader(self._channel)
         self._channel.close()
-        for fd in (*self._fds.values(), *(() if self._spare is None else (self._spare,))):
+        for fd in (*self._fds.values(), *self._spares):
             fd.close()
 
     async def create(self, name: str, record: Callable[[], None] | None) -> Fd:
@@ -87,7 +121,7 @@ class FdStore(Mapping[str, Fd]):
         LiveUpdateBusy: another process had /dev/liveupdate open all the time. Raises LiveUpdateBroken: EIO, the kernel
         could not take over what was carried (docs/hazards.md, H20). Raises KernelRefused, of serve itself with EMFILE.
         """
-        fd = await self._session({"CREATE": name}, _CREATE_REFUSALS)
+        fd = await self._session("CREATE", name, _CREATE_REFUSALS)
         self._put(protocol.OUTGOING + name, fd)
         await self._record(record, protocol.OUTGOING + name)
         return fd
@@ -98,7 +132,7 @@ class FdStore(Mapping[str, Fd]):
         Raises NoSuchSession: ENOENT. Raises SessionTaken: EINVAL. Raises LiveUpdateBusy, LiveUpdateBroken as `create`.
         Raises KernelRefused.
         """
-        fd = await self._session({"RETRIEVE": name}, _RETRIEVE_REFUSALS)
+        fd = await self._session("RETRIEVE", name, _RETRIEVE_REFUSALS)
         self._put(protocol.INCOMING + name, fd)
         return fd
 
@@ -110,7 +144,7 @@ class FdStore(Mapping[str, Fd]):
         try:
             for name, file in files.items():
                 self._put(name, file.duplicate())
-                await self._copy(name)
+            await self._ask(*(_Request({"FDSTORE": 1, "FDNAME": name}, stores=name) for name in files))
         except BaseException:
             await self.drop(*files)
             raise
@@ -123,32 +157,38 @@ class FdStore(Mapping[str, Fd]):
         """
         self._put(name, file.duplicate())
 
-        async def copy() -> None:
-            try:
-                await self._copy(name)
-            except (KernelRefused, KeeperGone) as error:
+        def copied(answer: asyncio.Future[Fd | None]) -> None:
+            if isinstance(error := answer.exception(), LuodError):
                 refused(error)
 
-        task = asyncio.ensure_future(copy())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        request = _Request({"FDSTORE": 1, "FDNAME": name}, stores=name)
+        request.answer.add_done_callback(copied)
+        self._send(request)
 
     async def drop(self, *names: str, discard: Callable[[Fd], None] | None = None) -> None:
         """Closes the fds under these names, serve's and then keep's. The row must be removed before.
 
         `discard` is for a file whose last close can take long: it gets serve's after keep's is closed.
         """
-        for name in names:
-            fd = self._fds.pop(name, None)
-            if fd is None:
-                continue
-            if discard is None:
+        dropped = {name: self._fds.pop(name) for name in names if name in self._fds}
+        if discard is None:
+            for fd in dropped.values():
                 fd.close()
-            try:
-                await self._remove(name)
-            finally:
-                if discard is not None:
+        try:
+            await self._ask(*map(_removal, dropped))
+        finally:
+            if discard is not None:
+                for fd in dropped.values():
                     discard(fd)
+
+    def drop_soon(self, *names: str) -> None:
+        """Closes as `drop`, without a wait for keep, where nothing depends on the last close."""
+        for name in names:
+            if (fd := self._fds.pop(name, None)) is not None:
+                fd.close()
+                request = _removal(name)
+                request.answer.add_done_callback(asyncio.Future.exception)  # keep is gone, and its copy with it
+                self._send(request)
 
     async def open_elsewhere(self, name: str) -> bool:
         """Returns whether a process has an outgoing session of this name open of which luod has no fd.
@@ -156,18 +196,17 @@ class FdStore(Mapping[str, Fd]):
         The kernel refuses the name then (docs/hazards.md, H9).
         """
         try:
-            (await self._session({"CREATE": name}, _CREATE_REFUSALS)).close()
+            (await self._session("CREATE", name, _CREATE_REFUSALS)).close()
         except SessionExists:
             return True
         except KernelRefused:
             return False
-        await self._remove(protocol.OUTGOING + name)
+        await self._ask(_removal(protocol.OUTGOING + name))
         return False
 
     async def ready(self) -> None:
         """Reports to keep, and through it to its parent, that clients are answered."""
-        async with self._turn:
-            await self._exchange({"READY": 1}, {})
+        await self._ask(_Request({"READY": 1}))
 
     def _put(self, name: str, fd: Fd) -> None:
         if name in self._fds:
@@ -182,71 +221,103 @@ class FdStore(Mapping[str, Fd]):
             await self.drop(*names)
             raise
 
-    async def _copy(self, name: str) -> None:
-        """Has keep hold a copy of the fd under `name`, if it was not dropped meanwhile."""
-        async with self._turn:
-            if name in self._fds:
-                await self._exchange({"FDSTORE": 1, "FDNAME": name}, {}, (self._fds[name].fileno(),))
-
-    async def _remove(self, name: str) -> None:
-        async with self._turn:
-            await self._exchange({"FDSTOREREMOVE": 1, "FDNAME": name}, {})
-
-    async def _session(self, request: dict[str, object], refusals: dict[int, type[KernelRefused]]) -> Fd:
-        async with self._turn:
-            self._reserve()
-            (fd,) = await self._exchange(request, refusals)
+    async def _session(self, call: str, name: str, refusals: Mapping[int, type[KernelRefused]]) -> Fd:
+        fd = await self._ask(_Request({call: name}, opens=True, refusals=refusals))
+        assert fd is not None
         return fd
 
-    async def _exchange(
-        self, request: dict[str, object], refusals: dict[int, type[KernelRefused]], fds: tuple[int, ...] = ()
-    ) -> tuple[Fd, ...]:
-        """Sends a request and waits for the answer, in the caller's turn.
+    async def _ask(self, *requests: _Request) -> Fd | None:
+        """Waits for the answers to all. Returns the last one; raises the first error."""
+        self._send(*requests)
+        answer, failed = None, None
+        for request in requests:
+            try:
+                answer = await request.answer
+            except LuodError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        return answer
 
-        It must not be cancelled: the next request would get this one's answer.
-        """
-        answer: asyncio.Future[tuple[dict[str, str], tuple[Fd, ...]]] = self._loop.create_future()
-        self.before_request()
-        self._answer = answer
+    def _send(self, *requests: _Request) -> None:
+        """Sends requests now, or, while keep works on a message, together with all others after its answer."""
+        self._queue.extend(requests)
+        if self._sent or not self._queue:
+            return
         try:
-            framing.send(self._channel, protocol.encode(request), fds)
+            self.before_request()
+        except LuodError as error:
+            self._fail(error)
+            return
+        fds = []
+        while self._queue and len(self._sent) < protocol.MOST_REQUESTS:
+            request = self._queue.popleft()
+            if request.opens and not self._reserve(request):
+                continue
+            if request.stores is not None:
+                if request.stores not in self._fds:
+                    request.answered({"ERRNO": "0"}, None)  # it was dropped meanwhile
+                    continue
+                fds.append(self._fds[request.stores].fileno())
+            self._sent.append(request)
+        if not self._sent:
+            return
+        try:
+            framing.send(self._channel, protocol.encode(*(request.words for request in self._sent)), fds)
         except OSError as error:
-            self._answer = None
-            raise KeeperGone(f"the supervisor has ended: {error}") from error
-        said, received = await answer
-        code = int(said["ERRNO"])
-        if code:
-            raise refusals.get(code, KernelRefused)(code, said.get("CALL", ""), said.get("MEANING", ""))
-        return received
+            self._fail(KeeperGone(f"the supervisor has ended: {error}"))
 
-    def _reserve(self) -> None:
-        """Keeps an fd number free for the requested session. Raises KernelRefused: EMFILE, and keep was not asked.
+    def _reserve(self, request: _Request) -> bool:
+        """Keeps an fd number free for the session. Returns False: no number is free, and keep is not asked.
 
         A session for which there is no number would be lost on the way, and with it serve's view of keep.
         """
         try:
-            self._spare = Fd(os.dup(self._channel.fileno()))
+            self._spares.append(Fd(os.dup(self._channel.fileno())))
         except OSError as error:
-            raise KernelRefused(
-                error.errno or errno.EMFILE,
-                "serve",
-                "luod has no free file descriptor",
-                hint="close connections to luod, or raise LimitNOFILE= of its unit or `ulimit -Hn`",
-            ) from error
+            request.fail(
+                KernelRefused(
+                    error.errno or errno.EMFILE,
+                    "serve",
+                    "luod has no free file descriptor",
+                    hint="close connections to luod, or raise LimitNOFILE= of its unit or `ulimit -Hn`",
+                )
+            )
+            return False
+        return True
 
     def _readable(self) -> None:
-        if self._spare is not None:
-            self._spare.close()
-            self._spare = None
+        if self._spares:
+            self._spares.pop().close()  # a message has one session at most
         try:
-            message, fds = framing.receive(self._channel)
+            message, received = framing.receive(self._channel)
         except (OSError, ProtocolError):
-            message, fds = b"", ()
-        answer, self._answer = self._answer, None
+            message, received = b"", ()
         if not message:
             self._loop.remove_reader(self._channel)
-            if answer is not None:
-                answer.set_exception(KeeperGone("the supervisor has ended"))
+            self._fail(KeeperGone("the supervisor has ended"))
             self._lost()
-        elif answer is not None:
-            answer.set_result((protocol.decode(message), fds))
+            return
+        answers = protocol.decode(message)
+        if "ALL" in answers[0]:
+            answers *= len(self._sent)
+        answered, self._sent = self._sent[: len(answers)], self._sent[len(answers) :]
+        fds = iter(received)
+        for request, said in zip(answered, answers, strict=True):
+            request.answered(said, next(fds) if request.opens and said["ERRNO"] == "0" else None)
+        if not self._sent:
+            while self._spares:
+                self._spares.pop().close()
+            self._send()
+
+    def _fail(self, error: LuodError) -> None:
+        """Fails every request that is not answered."""
+        requests = [*self._sent, *self._queue]
+        self._sent.clear()
+        self._queue.clear()
+        for request in requests:
+            request.fail(error)
+
+
+def _removal(name: str) -> _Request:
+    return _Request({"FDSTOREREMOVE": 1, "FDNAME": name})

@@ -3,6 +3,11 @@
 `FDSTORE=1 FDNAME=…` (with an fd), `FDSTOREREMOVE=1 FDNAME=…`, `READY=1`, and two of our own, `CREATE=name` and
 `RETRIEVE=name`. Unlike sd_notify's, each is answered when it is done: `ERRNO=0`, with the session's fd where there is
 one, or the kernel's errno with CALL and MEANING. Messages, not a stream: a SOCK_SEQPACKET socket pair.
+
+A message has one request or more, separated by empty lines; its fds are those of its FDSTORE requests, in order. The
+answers come in the same order. A session is answered as soon as keep has it, with its fd and the answers before it, so
+that it does not end with keep while keep opens the next one. ALL=1 marks the answer to every request of a message that
+was not received.
 """
 
 from __future__ import annotations
@@ -25,11 +30,17 @@ REGISTRY_SESSION: Final = OWN
 """The session that carries the registry."""
 
 
-def encode(words: Mapping[str, object]) -> bytes:
-    return "\n".join(f"{key}={value}" for key, value in words.items()).encode()
+MOST_REQUESTS: Final = 64
+"""In a message."""
 
 
-def decode(message: bytes) -> dict[str, str]:
-    """Returns the keys and values. Lines without a `=` are ignored."""
-    pairs = (line.partition("=") for line in message.decode("utf-8", "replace").splitlines())
-    return {key: value for key, equals, value in pairs if equals}
+def encode(*requests: Mapping[str, object]) -> bytes:
+    return "\n\n".join("\n".join(f"{key}={value}" for key, value in words.items()) for words in requests).encode()
+
+
+def decode(message: bytes) -> list[dict[str, str]]:
+    """Returns the keys and values of each request or answer. Lines without a `=` are ignored."""
+    return [
+        {key: value for key, equals, value in (line.partition("=") for line in words.splitlines()) if equals}
+        for words in message.decode("utf-8", "replace").split("\n\n")
+    ]

@@ -85,13 +85,24 @@ class _Serve:
         _close(self.channel)
 
 
-@frozen
-class _DeviceRequest:
-    """A CREATE or RETRIEVE that waits for the device until `deadline`."""
+class _Asked:
+    """A message of serve: the requests in it that are not done, and the answers to the others. Owns the fds that came
+    with it.
+    """
 
-    create: bool
-    name: str
-    deadline: float
+    def __init__(self, requests: deque[dict[str, str]], fds: deque[Fd], deadline: float) -> None:
+        """Until `deadline` a request waits for the device."""
+        self.requests = requests
+        self.fds = fds
+        self.deadline = deadline
+        self.answers: list[Mapping[str, object]] = []
+        self.opened: Fd | None = None
+        """The session of the last of these answers. It is the store's."""
+        self.ready = False
+
+    def close(self) -> None:
+        while self.fds:
+            _close(self.fds.popleft())
 
 
 class Supervisor:
@@ -125,7 +136,7 @@ class Supervisor:
         self._stored = dict(stored)
         self._serve: _Serve | None = None
         self._deaf = False
-        self._request: _DeviceRequest | None = None
+        self._asked: _Asked | None = None
         self._start_at = 0.0
         self._pause = _PAUSE_FIRST
         self._stop_by: float | None = None
@@ -207,7 +218,7 @@ class Supervisor:
         poll.register(awake, select.POLLIN)
         if self._serve is not None:
             poll.register(self._serve.pidfd, select.POLLIN)
-            if self._request is None and not self._deaf:
+            if self._asked is None and not self._deaf:
                 poll.register(self._serve.channel, select.POLLIN)
         ready = {number for number, _ in poll.poll(self._wait(now))}
         if not ready and self._modules and self._is_ready:
@@ -227,10 +238,10 @@ class Supervisor:
             self._stop_by = float("inf")
         if serve.pidfd.fileno() not in ready and time.monotonic() >= self._look_at and self._is_stuck(serve):
             self._leave(serve)
-        elif self._request is not None and serve.pidfd.fileno() in ready:
-            self._request = None
-        elif self._request is not None:
-            self._try_device(self._request)
+        elif self._asked is not None and serve.pidfd.fileno() in ready:
+            self._give_up_asked()
+        elif self._asked is not None:
+            self._work(self._asked)
         elif serve.channel.fileno() in ready:
             self._receive()
         elif serve.pidfd.fileno() in ready:
@@ -239,7 +250,7 @@ class Supervisor:
 
     def _wait(self, now: float) -> float | None:
         """Returns the milliseconds until the next deadline; None without one."""
-        if self._request is not None:
+        if self._asked is not None:
             return 0
         if self._serve is None:
             due = self._start_at
@@ -260,7 +271,7 @@ class Supervisor:
         """Continues without this serve, which holds its copies of the sessions until it ends."""
         self._log.error("serve-does-not-end", pid=serve.pid, hint="it waits in the kernel; see /proc/PID/stack")
         self._left.append(serve.pid)
-        self._request = None
+        self._give_up_asked()
         self._start_at = time.monotonic()
         serve.close()
         self._serve = None
@@ -342,44 +353,91 @@ class Supervisor:
             return
         except ProtocolError as error:
             self._log.error("channel", error=error)
-            self._answer({"ERRNO": errno.EMFILE, "CALL": "recvmsg", "MEANING": _NO_ROOM})
+            self._answer({"ERRNO": errno.EMFILE, "CALL": "recvmsg", "MEANING": _NO_ROOM, "ALL": 1})
             return
         if not message:
             self._deaf = True  # it is ending; its pidfd reports the end
             return
-        request = protocol.decode(message)
-        self._log.debug("asked", **{key.lower(): value for key, value in request.items()})
-        if "CREATE" in request or "RETRIEVE" in request:
-            create = "CREATE" in request
-            name = request["CREATE" if create else "RETRIEVE"]
-            self._request = _DeviceRequest(create, name, time.monotonic() + _PATIENCE_SECONDS)
-        elif "FDSTORE" in request and len(fds) == 1 and not self._has_room():
-            self._answer({"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _NO_ROOM})
-        elif "FDSTORE" in request and len(fds) == 1:
-            self._keep(request["FDNAME"], Fd(fds[0].detach()))
-            self._answer({"ERRNO": 0})
-        elif "FDSTOREREMOVE" in request:
+        requests = protocol.decode(message)
+        for request in requests:
+            self._log.debug("asked", **{key.lower(): value for key, value in request.items()})
+        self._asked = _Asked(deque(requests), deque(fds), time.monotonic() + _PATIENCE_SECONDS)
+        self._work(self._asked)
+
+    def _work(self, asked: _Asked) -> None:
+        """Executes and answers the requests. Returns before they are done while another has the device open."""
+        while asked.requests:
+            request = asked.requests.popleft()
+            try:
+                answer = self._execute(request, asked)
+            except LiveUpdateBusy as error:
+                if time.monotonic() < asked.deadline and self._stop_by is None:
+                    asked.requests.appendleft(request)
+                    return
+                answer = _refusal(error)
+            except KernelRefused as error:
+                answer = _refusal(error)
+            except (LuodError, OSError, MemoryError) as error:
+                code = (error.errno if isinstance(error, OSError) else None) or errno.EINVAL
+                answer = {"ERRNO": code, "CALL": "luod", "MEANING": str(error) or repr(error)}
+            asked.answers.append(answer)
+            if asked.opened is not None or not asked.requests:
+                self._settle()
+                self._answer(*asked.answers, session=asked.opened)
+                asked.answers, asked.opened = [], None
+        self._asked = None
+        asked.close()
+        if asked.ready and (reason := self._manager.ready()):
+            self._log.warning("not-notified", reason=reason, variable="NOTIFY_SOCKET")
+
+    def _execute(self, request: Mapping[str, str], asked: _Asked) -> Mapping[str, object]:
+        """Executes one request, and returns the answer. Raises LuodError, OSError, MemoryError."""
+        if "FDSTOREREMOVE" in request:
             self._forget(request["FDNAME"])
-            self._settle()
-            self._answer({"ERRNO": 0})
         elif "READY" in request:
             self._pause = _PAUSE_FIRST
             self._is_ready = True
             self._log("ready")
-            self._answer({"ERRNO": 0})
-            if reason := self._manager.ready():
-                self._log.warning("not-notified", reason=reason, variable="NOTIFY_SOCKET")
+            asked.ready = True
+        elif "FDSTORE" in request and asked.fds:
+            fd = asked.fds.popleft()
+            if not self._has_room():
+                _close(fd)
+                return {"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _NO_ROOM}
+            self._keep(request["FDNAME"], fd)
+        elif "CREATE" in request or "RETRIEVE" in request:
+            if not self._has_room():
+                return {"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _NO_ROOM}
+            self._open_session(request, asked)
         else:
-            self._answer({"ERRNO": errno.EINVAL, "CALL": "luod", "MEANING": "not understood"})
-        for fd in fds:
-            _close(fd)
+            return {"ERRNO": errno.EINVAL, "CALL": "luod", "MEANING": "not understood"}
+        return {"ERRNO": 0}
+
+    def _open_session(self, request: Mapping[str, str], asked: _Asked) -> None:
+        """Opens the device, makes the call, and closes it. The fd is stored before it is passed on."""
+        device = LiveUpdate(patience=_TRY_SECONDS if time.monotonic() < asked.deadline else 0.0)
+        try:
+            name = request.get("CREATE")
+            if name is not None:
+                fd, stored = device.create(name), protocol.OUTGOING + name
+            else:
+                fd, stored = device.retrieve(request["RETRIEVE"]), protocol.INCOMING + request["RETRIEVE"]
+        finally:
+            _close(device)  # An error of it must not lose the session.
+        self._keep(stored, fd)
+        asked.opened = fd
+
+    def _give_up_asked(self) -> None:
+        """Drops the requests of a serve that has ended: it wrote no row for them."""
+        if self._asked is not None:
+            self._asked.close()
+            self._asked = None
 
     def _keep(self, name: str, fd: Fd) -> None:
-        """Holds an fd under a name, in place of any that has it, and has PID 1 hold a copy."""
+        """Holds an fd under a name, in place of any that has it, and has PID 1 hold a copy, which `_settle` awaits."""
         self._forget(name)
         self._stored[name] = fd
         self._copies.put(name, fd)
-        self._settle()
 
     def _forget(self, name: str) -> None:
         if name in self._stored:
@@ -400,41 +458,12 @@ class Supervisor:
         """
         return len(self._stored) + _SPARE_FDS < self._limit and self._copies.has_room()
 
-    def _try_device(self, request: _DeviceRequest) -> None:
-        """Tries the device once, and makes the call when it is free. The fd is stored before it is passed on."""
-        if not self._has_room():
-            self._request = None
-            self._answer({"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _NO_ROOM})
-            return
-        try:
-            device = LiveUpdate(patience=_TRY_SECONDS)
-            try:
-                fd = (device.create if request.create else device.retrieve)(request.name)
-            finally:
-                _close(device)  # An error of it must not lose the session.
-        except LiveUpdateBusy as error:
-            if time.monotonic() >= request.deadline or self._stop_by is not None:
-                self._request = None
-                self._answer({"ERRNO": error.errno, "CALL": error.call, "MEANING": error.meaning})
-        except KernelRefused as error:
-            self._request = None
-            self._answer({"ERRNO": error.errno, "CALL": error.call, "MEANING": error.meaning})
-        except (LuodError, OSError, MemoryError) as error:
-            self._request = None
-            code = (error.errno if isinstance(error, OSError) else None) or errno.EINVAL
-            self._answer({"ERRNO": code, "CALL": "luod", "MEANING": str(error) or repr(error)})
-        else:
-            self._request = None
-            prefix = protocol.OUTGOING if request.create else protocol.INCOMING
-            self._keep(prefix + request.name, fd)
-            self._answer({"ERRNO": 0}, fd)
-
-    def _answer(self, answer: Mapping[str, object], fd: Fd | None = None) -> None:
+    def _answer(self, *answers: Mapping[str, object], session: Fd | None = None) -> None:
         assert self._serve is not None
-        message = protocol.encode(answer)
+        message = protocol.encode(*answers)
         for _ in range(_SEND_TRIES):
             try:
-                framing.send(self._serve.channel, message, () if fd is None else (fd.fileno(),))
+                framing.send(self._serve.channel, message, () if session is None else (session.fileno(),))
             except OSError as error:
                 failed = error
                 if error.errno in (errno.EPIPE, errno.ECONNRESET):
@@ -447,6 +476,10 @@ class Supervisor:
         # It waits for the answer. After its end, the next one finds the result in the store.
         self._log.error("not-answered", error=failed, meaning="serve is ended, and started again")
         send(self._serve.pid, signal.SIGKILL)
+
+
+def _refusal(error: KernelRefused) -> Mapping[str, object]:
+    return {"ERRNO": error.errno, "CALL": error.call, "MEANING": error.meaning}
 
 
 def _close(fd: Fd | socket.socket | LiveUpdate) -> None:
