@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from luod.daemon.sessions.finish_check import Checks
+from luod.errors import KernelRefused
 from luod.ipc.errors import Busy
 from luod.linux import Fd, memfd
 
@@ -47,6 +48,26 @@ def test_who_hangs_in_many_is_busy_and_others_are_served(session: Fd) -> None:
         asyncio.run(ask())
 
 
+def test_many_calls_of_one_user_at_once_are_all_answered() -> None:
+    async def ask() -> None:
+        checks = Checks(patience=60)
+        with memfd("session", 0) as session:  # not a session: the kernel answers ENOTTY
+            asked = (checks.unfinished(ALICE, session) for _ in range(40))
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {KernelRefused}
+        assert not checks.waiting
+
+    asyncio.run(ask())
+
+
+def test_a_thread_that_has_answered_is_used_again() -> None:
+    async def ask() -> None:
+        checks = Checks()
+        assert len({await checks.ask(ALICE, threading.get_ident) for _ in range(8)}) == 1
+
+    asyncio.run(ask())
+
+
 def test_what_the_kernel_refuses_comes_back() -> None:
     def refuse() -> bool:
         raise OSError(5, "EIO")
@@ -64,6 +85,7 @@ def test_a_serve_that_is_to_end_does_not_wait_for_the_kernel() -> None:
     program = """
 import asyncio, threading
 from luod.daemon.sessions.finish_check import Checks
+from luod.errors import KernelRefused
 from luod.ipc.errors import Busy
 async def ask():
     try:

@@ -1,16 +1,18 @@
 """The kernel's answers about an incoming session that luod holds: whether it is finished, and its manifest.
 
-The ioctl waits for other processes in an ioctl of the same session, without limit. So each has a thread of its own, of
-which there are few: a user that makes them wait takes no resource that others need, and delays neither answers nor the
-end of serve. luod reads no manifest: it passes the file on.
+The ioctl waits for other processes in an ioctl of the same session, without limit, and nothing tells luod beforehand
+whether it will. So a thread makes it. There are few: a user that makes them wait takes no resource that others need,
+and delays neither answers nor the end of serve. An idle thread is used again: to start one takes longer than the ioctl.
+luod reads no manifest: it passes the file on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final, TypeVar, cast
 
@@ -36,14 +38,16 @@ class Checks:
         self._loop = asyncio.get_running_loop()
         self.patience = patience
         self.waiting: Counter[int] = Counter()
+        self._turns: dict[int, deque[asyncio.Future[None]]] = {}
+        self._idle: list[_Thread] = []
 
     async def unfinished(self, uid: int, session: Fd) -> bool:
         """Returns whether the kernel still has the session's files, from its manifest (docs/hazards.md, H10).
 
-        A session without a manifest counts as finished. Raises Busy: a process is in an ioctl of the session, or this
-        user has had too many such. Raises KernelRefused.
+        A session without a manifest counts as finished. Raises Busy: a process is in an ioctl of the session, or of
+        too many others of this user. Raises KernelRefused.
         """
-        self._admit(uid)
+        await self._admit(uid)
         copy = session.duplicate()
         return await self.ask(uid, lambda: _holds(copy))
 
@@ -53,23 +57,36 @@ class Checks:
         None also when the session is finished. No other file of the session is retrieved. Raises Busy, KernelRefused as
         `unfinished`. Raises NotEnoughMemory: 64 KiB are not available, and the kernel was not asked.
         """
-        self._admit(uid)
+        await self._admit(uid)
         copy = session.duplicate()
         return await self.ask(uid, lambda: _manifest(copy))
 
-    def _admit(self, uid: int) -> None:
-        if self.waiting[uid] >= _OF_A_USER or self.waiting.total() >= _MOST:
+    async def _admit(self, uid: int) -> None:
+        """Waits until this user has fewer calls in the kernel. Raises Busy: that takes longer than the patience."""
+        if self.waiting.total() < _MOST and self.waiting[uid] >= _OF_A_USER:
+            turn = self._loop.create_future()
+            self._turns.setdefault(uid, deque()).append(turn)
+            await asyncio.wait((turn,), timeout=self.patience)
+            if turn.done():
+                return
+            self._turns[uid].remove(turn)
+        if self.waiting.total() >= _MOST or self.waiting[uid] >= _OF_A_USER:
             raise _busy("luod waits for the kernel to answer about other sessions")
 
     async def ask(self, uid: int, call: Callable[[], T]) -> T:
         """Returns or raises the result of `call`, run in a thread. Raises Busy: it takes longer than the patience."""
         answer: asyncio.Future[T] = self._loop.create_future()
 
-        def done(value: T | None, error: BaseException | None) -> None:
+        def done(thread: _Thread, value: T | None, error: BaseException | None) -> None:
+            self._idle.append(thread)
             self.waiting[uid] -= 1
             if not self.waiting[uid]:
                 del self.waiting[uid]
-            if answer.cancelled():
+            if turns := self._turns.get(uid):
+                turns.popleft().set_result(None)
+            else:
+                self._turns.pop(uid, None)
+            if answer.done():
                 if isinstance(value, Fd):
                     value.close()
             elif error is None:
@@ -77,24 +94,38 @@ class Checks:
             else:
                 answer.set_exception(error)
 
-        def run() -> None:
+        def run(thread: _Thread) -> None:
             value, failure = None, None
             try:
                 value = call()
             except (LuodError, OSError) as error:
                 failure = error
-            try:
-                self._loop.call_soon_threadsafe(done, value, failure)
-            except RuntimeError:
-                return  # the loop has ended, and serve with it
+            # RuntimeError: the loop has ended, and serve with it.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(done, thread, value, failure)
 
-        # A daemon thread, so that serve's end does not wait for it.
-        threading.Thread(target=run, daemon=True).start()
+        thread = self._idle.pop() if self._idle else _Thread()
         self.waiting[uid] += 1
+        thread.put(run)
         try:
             return await asyncio.wait_for(answer, self.patience)
         except TimeoutError:
             raise _busy("a process is in an ioctl of this session") from None
+
+
+class _Thread:
+    """Runs one call after another. It is a daemon thread, so that serve's end does not wait for it."""
+
+    def __init__(self) -> None:
+        from queue import SimpleQueue  # not on the way to the first session
+
+        self._calls: SimpleQueue[Callable[[_Thread], None]] = SimpleQueue()
+        self.put = self._calls.put
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self._calls.get()(self)
 
 
 def _holds(session: Fd) -> bool:
