@@ -26,9 +26,9 @@ luod luod.daemon luod.daemon.clock luod.daemon.completion luod.daemon.core luod.
 luod.daemon.log luod.daemon.main luod.daemon.memory_grants luod.daemon.options luod.daemon.policy
 luod.daemon.policy.current luod.daemon.policy.file luod.daemon.policy.membership luod.daemon.policy.rules
 luod.daemon.preflight luod.daemon.preflight.kinds luod.daemon.refusals luod.daemon.replies luod.daemon.run_state
-luod.daemon.serve luod.daemon.sessions luod.daemon.sessions.claims luod.daemon.sessions.file_kind
-luod.daemon.sessions.finish_check luod.daemon.sessions.held_files luod.daemon.sessions.holders
-luod.daemon.sessions.manifests luod.daemon.sessions.names luod.daemon.sessions.owner_watch
+luod.daemon.serve luod.daemon.sessions luod.daemon.sessions.changes luod.daemon.sessions.claims
+luod.daemon.sessions.file_kind luod.daemon.sessions.finish_check luod.daemon.sessions.held_files
+luod.daemon.sessions.holders luod.daemon.sessions.manifests luod.daemon.sessions.names luod.daemon.sessions.owner_watch
 luod.daemon.sessions.service luod.daemon.store luod.daemon.store.copies luod.daemon.store.doubts
 luod.daemon.store.entries luod.daemon.store.fd_names luod.daemon.store.fd_store luod.daemon.store.inherited
 luod.daemon.store.journal luod.daemon.store.journal_file luod.daemon.store.recovery luod.daemon.store.registry

@@ -10,7 +10,7 @@ from luod.daemon.log import Log
 from luod.daemon.run_state import TRANSITIONS, Run, RunState
 
 PAGE = Path(__file__).parents[2] / "docs/updates.md"
-TO_A_STATE = ("checking", "starting", "preparing", "freezing", "jumping", "cancelling")
+TO_A_STATE = ("checking", "starting", "preparing", "prepared", "freezing", "frozen", "jumping", "cancelling")
 
 
 def in_state(state: str) -> Run:
@@ -36,28 +36,31 @@ def test_a_transition_that_is_not_there_changes_nothing() -> None:
 
 
 def test_each_transition_is_one_line_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
-    run = in_state("preparing")
+    run = in_state("prepared")
     run.enter(RunState.FREEZING, update="9f2c01ab", after_seconds="1.000")
     lines = [line.split(" ", 2)[1:] for line in capfd.readouterr().err.splitlines()]
-    assert [line[1].split()[1] for line in lines] == ["checking", "starting", "preparing", "freezing"]
+    assert [line[1].split()[1] for line in lines] == ["checking", "starting", "preparing", "prepared", "freezing"]
     assert lines[-1] == ["info", "serve freezing update=9f2c01ab after_seconds=1.000"]
 
 
 @pytest.mark.parametrize(
-    ("state", "busy", "updating", "told"),
+    ("state", "busy", "updating", "told", "changes"),
     [
-        ("idle", False, False, "idle"),
-        ("checking", True, False, "idle"),
-        ("starting", True, True, "preparing"),
-        ("preparing", True, True, "preparing"),
-        ("freezing", True, True, "freezing"),
-        ("jumping", True, True, "jumping"),
-        ("cancelling", True, True, "idle"),
+        ("idle", False, False, "idle", "all"),
+        ("checking", True, False, "idle", "all"),
+        ("starting", True, True, "preparing", "all"),
+        ("preparing", True, True, "preparing", "all"),
+        ("prepared", True, True, "preparing", "frozen"),
+        ("freezing", True, True, "freezing", "frozen"),
+        ("frozen", True, True, "freezing", "none"),
+        ("jumping", True, True, "jumping", "none"),
+        ("cancelling", True, True, "idle", "none"),
     ],
 )
-def test_what_a_state_means_for_others(state: str, busy: bool, updating: bool, told: str) -> None:
+def test_what_a_state_means_for_others(state: str, busy: bool, updating: bool, told: str, changes: str) -> None:
     run = in_state(state)
     assert (run.busy, run.updating, run.told) == (busy, updating, told)
+    assert (run.may_change(), run.may_change(frozen=True)) == (changes == "all", changes != "none")
 
 
 def test_a_serve_that_follows_one_that_called_reboot_begins_in_jumping() -> None:

@@ -24,7 +24,11 @@ class RunState(Enum):
     STARTING = "starting"
     """The update was accepted; the image is loaded again, and the hook before-update runs."""
     PREPARING = "preparing"
+    PREPARED = "prepared"
+    """Participants are ready. Sessions change no more, except that participants create theirs while freezing."""
     FREEZING = "freezing"
+    FROZEN = "frozen"
+    """Guests are paused. No session changes."""
     JUMPING = "jumping"
     """The kexec cannot be stopped any more. It ends with this kernel, or when reboot(2) returns."""
     CANCELLING = "cancelling"
@@ -36,8 +40,10 @@ TRANSITIONS: Final = {
     RunState.IDLE: {RunState.CHECKING, RunState.STOPPING},
     RunState.CHECKING: {RunState.IDLE, RunState.STARTING},
     RunState.STARTING: {RunState.PREPARING, RunState.CANCELLING},
-    RunState.PREPARING: {RunState.FREEZING, RunState.CANCELLING},
-    RunState.FREEZING: {RunState.JUMPING, RunState.CANCELLING},
+    RunState.PREPARING: {RunState.PREPARED, RunState.CANCELLING},
+    RunState.PREPARED: {RunState.FREEZING, RunState.CANCELLING},
+    RunState.FREEZING: {RunState.FROZEN, RunState.CANCELLING},
+    RunState.FROZEN: {RunState.JUMPING, RunState.CANCELLING},
     RunState.JUMPING: {RunState.CANCELLING},
     RunState.CANCELLING: {RunState.IDLE},
     RunState.STOPPING: {RunState.IDLE},
@@ -45,10 +51,14 @@ TRANSITIONS: Final = {
 _TOLD: Final[dict[RunState, State]] = {
     RunState.STARTING: "preparing",
     RunState.PREPARING: "preparing",
+    RunState.PREPARED: "preparing",
     RunState.FREEZING: "freezing",
+    RunState.FROZEN: "freezing",
     RunState.JUMPING: "jumping",
 }
 _LOGGED: Final = frozenset(_TOLD) | {RunState.CANCELLING}
+_OPEN: Final = frozenset({RunState.IDLE, RunState.CHECKING, RunState.STARTING, RunState.PREPARING})
+_HALF_OPEN: Final = frozenset({RunState.PREPARED, RunState.FREEZING})
 
 
 class Run:
@@ -76,6 +86,10 @@ class Run:
     def updating(self) -> bool:
         """Returns whether an update is under way: it was accepted, and is neither over nor rolled back."""
         return self._state in _LOGGED
+
+    def may_change(self, *, frozen: bool = False) -> bool:
+        """Returns whether sessions may be changed. `frozen`: a participant creates NAME#GENERATION."""
+        return self._state in _OPEN or (frozen and self._state in _HALF_OPEN)
 
     @property
     def told(self) -> State:

@@ -50,7 +50,7 @@ class Stopping:
         stopped = False
         try:
             # No session can be created or retrieved from here on, so the list stays true.
-            await self._sessions.close_for_update("shut")
+            await self._sessions.changes.still()
             alone, doubt = await self._alone()
             if alone and not drop:
                 more = f" and {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
@@ -62,7 +62,6 @@ class Stopping:
             stopped = True
         finally:
             if not stopped:
-                self._sessions.open_again()
                 self._run.enter(RunState.IDLE)
         self._log.warning("stop", uid=peer.uid, pid=peer.pid, drop=drop, lost=", ".join(alone))
         asyncio.get_running_loop().call_later(_REPLY_SECONDS, os.kill, os.getppid(), signal.SIGTERM)

@@ -68,11 +68,19 @@ class Owners:
         return None if pidfd is None else pid_of(pidfd)
 
     async def forget(self, row: Row) -> None:
+        self._unwatch(row)
+        await self._fds.drop(process_name(row))
+
+    def forget_soon(self, row: Row) -> None:
+        """Forgets the process without a wait for keep."""
+        self._unwatch(row)
+        self._fds.drop_soon(process_name(row))
+
+    def _unwatch(self, row: Row) -> None:
         if (pidfd := self._pidfd(row)) is not None:
             self._loop.remove_reader(pidfd)
             if (own := self._own.pop(process_name(row), None)) is not None:
                 own.close()
-            await self._fds.drop(process_name(row))
 
     def _pidfd(self, row: Row) -> Fd | None:
         return self._fds.get(process_name(row)) or self._own.get(process_name(row))

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Final, Literal, TypeVar
-from weakref import WeakValueDictionary
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from luod import errors
 from luod.daemon import memory_grants
-from luod.daemon.completion import completed
 from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
@@ -29,6 +27,8 @@ from luod.daemon.replies import (
     resumed,
     torn,
 )
+from luod.daemon.run_state import Run
+from luod.daemon.sessions.changes import Changes
 from luod.daemon.sessions.claims import Claims
 from luod.daemon.sessions.file_kind import Discard
 from luod.daemon.sessions.finish_check import Checks
@@ -39,7 +39,7 @@ from luod.daemon.sessions.names import Belonging, check_generation, counts, may_
 from luod.daemon.sessions.owner_watch import Owners
 from luod.daemon.store.fd_names import carried_names, fd_name
 from luod.daemon.store.recovery import Holdings
-from luod.daemon.store.registry import Registry
+from luod.daemon.store.registry import Change, Registry
 from luod.daemon.store.schema import MOST_SESSIONS, IncomingRow, OutgoingRow, Row
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.errors import Refused
@@ -54,11 +54,6 @@ from luod.session_name import SessionName
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from luod.daemon.sessions.names import Participation
-
-T = TypeVar("T")
-
-Closing = Literal["open", "frozen", "shut"]
-"""The allowed changes of sessions: all; only the creation of NAME#GENERATION by participants; none."""
 
 _SHOWN: Final[dict[IncomingState, SessionState]] = {
     IncomingState.WAITING: "waiting",
@@ -76,7 +71,9 @@ class SessionService:
 
     participation: Participation | None = None
 
-    def __init__(self, holdings: Holdings, policy: Policy, discard: Discard, log: Log, sparing: Sparing) -> None:
+    def __init__(
+        self, holdings: Holdings, policy: Policy, run: Run, discard: Discard, log: Log, sparing: Sparing
+    ) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
         self._broken = holdings.broken is not None
@@ -87,15 +84,12 @@ class SessionService:
         self._holders = Holders(holdings.fds)
         self._log = log
         self._sparing = sparing
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.changes = Changes(run)
         self.manifests = Manifests(holdings.fds, discard, log, sparing)
-        self._changing = 0
-        self._still = asyncio.Event()
-        self._still.set()
-        self._closing: Closing = "open"
-        self._opened = asyncio.Event()
-        self._opened.set()
         self._creating: Counter[int] = Counter()
+        self._limited = Counter(row.owner for row in self._registry.record.outgoing if counts(row))
+        """The sessions of each user that count towards its limit."""
+        self._registry.watchers.append(self._rows_changed)
         self._tasks: set[asyncio.Task[None]] = set()
         self._working: set[str] = set()
         self.being_forwarded: set[str] = set()
@@ -127,15 +121,12 @@ class SessionService:
             return "discarding"
         return _SHOWN[row.state]
 
-    async def close_for_update(self, closing: Closing = "shut") -> None:
-        """Refuses other changes with Busy until `open_again`. Returns when running changes have ended."""
-        self._closing = closing
-        self._opened.clear()
-        await self._still.wait()
-
-    def open_again(self) -> None:
-        self._closing = "open"
-        self._opened.set()
+    def _rows_changed(self, changes: tuple[Change, ...]) -> None:
+        for was, now in changes:
+            if isinstance(was, OutgoingRow):
+                self._limited[was.owner] -= counts(was)
+            if isinstance(now, OutgoingRow):
+                self._limited[now.owner] += counts(now)
 
     async def forget(self, rows: Iterable[Row]) -> None:
         """Drops luod's copies of sessions that the registry has removed."""
@@ -162,10 +153,11 @@ class SessionService:
         return found
 
     async def describe(self, peer: Peer, name: str) -> list[Description]:
-        found = [(row, state) for row, state in self.rows() if name in (row.base, row.name) and may_use(peer, row)]
+        both = (self._registry.incoming(name), self._registry.outgoing(name), *self._registry.workload(name))
+        found = {(row.name, row.direction): row for row in both if row is not None and may_use(peer, row)}
         if not found:
             raise no_such_session(None, name)
-        return [self._described(row, state) for row, state in found]
+        return [self._described(row, self._state(row)) for _key, row in sorted(found.items())]
 
     def _described(self, row: Row, state: SessionState) -> Description:
         arrival = self._registry.rest.arrival
@@ -202,13 +194,14 @@ class SessionService:
             granted = await self._policy.granted(peer)  # may use the network, so not while the guest is frozen
         belonging = self._belonging(peer, session)
         frozen = belonging.generation is not None
-        held = sum(row.owner == peer.uid and counts(row) for row in self._registry.all_outgoing)
         # A participant that is asked to freeze must be able to, even if the policy has changed.
         if not frozen:
-            self._policy.check_create(granted, session, held + self._creating[peer.uid])
+            self._policy.check_create(granted, session, self._limited[peer.uid] + self._creating[peer.uid])
         self._creating[peer.uid] += 1
         try:
-            return await self._change(name, self._create(peer, session, belonging, granted, manifest), frozen=frozen)
+            return await self.changes.make(
+                name, self._create(peer, session, belonging, granted, manifest), frozen=frozen
+            )
         finally:
             self._creating[peer.uid] -= 1
 
@@ -223,38 +216,17 @@ class SessionService:
         return belonging
 
     async def retrieve(self, peer: Peer, name: str) -> Fd:
-        return await self._change(name, self._retrieve(peer, name))
+        return await self.changes.make(name, self._retrieve(peer, name))
 
     async def release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None:
         if direction == "outgoing" and outcome == "finished":
             raise InvalidParameter(parameter="outcome")
         release = self._release if direction == "outgoing" else self._release_incoming
-        await self._change(name, release(peer, name, outcome))
+        await self.changes.make(name, release(peer, name, outcome))
 
     async def replace(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd:
         check_manifest(manifest)
-        return await self._change(name, self._replace(peer, name, manifest))
-
-    async def _change(self, name: str, change: Coroutine[Any, Any, T], *, frozen: bool = False) -> T:
-        """Makes one change of this name at a time, and completes it even if the client disconnects."""
-        if self._closing == "shut" or (self._closing == "frozen" and not frozen):
-            change.close()
-            raise Busy(message="an update is running", hint="the session is kept; try again when the update has ended")
-        return await completed(self._exclusively(name, change), unclaimed=_close_result)
-
-    def _exclusively(self, name: str, change: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-        """Counts the change before its task begins, so that `close_for_update` cannot return in between."""
-        self._changing += 1
-        self._still.clear()
-        return self._counted(name, change)
-
-    async def _counted(self, name: str, change: Coroutine[Any, Any, T]) -> T:
-        lock = self._locks.setdefault(name, asyncio.Lock())
-        try:
-            async with lock:
-                return await change
-        finally:
-            self._changed()
+        return await self.changes.make(name, self._replace(peer, name, manifest))
 
     def _outgoing(self, peer: Peer, name: str) -> OutgoingRow:
         """Returns the row. Raises NoSuchSession, in the same words if the peer may not use the session."""
@@ -366,7 +338,13 @@ class SessionService:
 
     async def _released(self, peer: Peer, row: Row, outcome: Outcome) -> None:
         self._registry.note(row, outcome)
-        await self._remove(row)
+        if outcome == "finished":
+            # It holds nothing that could be waited for, and its name is not that of an outgoing session.
+            self._registry.remove(row)
+            self._owners.forget_soon(row)
+            self._fds.drop_soon(fd_name(row))
+        else:
+            await self._remove(row)
         self._sparing(
             "released", of=peer.uid, name=row.name, direction=row.direction, outcome=outcome, uid=peer.uid, pid=peer.pid
         )
@@ -418,7 +396,7 @@ class SessionService:
                 raise Busy(message="an update is running", hint="run `luoctl abort`, or wait for it to end")
             self.being_forwarded.add(name)
         try:
-            return await self._change(name, self._begin_work(name, check, forward))
+            return await self.changes.make(name, self._begin_work(name, check, forward))
         except BaseException:
             self.being_forwarded.discard(name)
             raise
@@ -442,30 +420,24 @@ class SessionService:
             row = self._registry.become(row, IncomingState.DISCARDING)
         self._working.add(name)
         if forward:
-            self._changing += 1
-            self._still.clear()
+            self.changes.begin()
         return row, fd
 
     async def end_work(self, row: Row, *, remove: bool, forwarded: bool = False) -> None:
         """Ends the work of `begin_work`. `remove`: removes the session, which has ended. `forwarded`: as `forward`."""
         if remove:
-            await self._exclusively(row.name, self._remove(row))
+            await self.changes.exclusively(row.name, self._remove(row))
         self._working.discard(row.name)
         if forwarded:
             self.being_forwarded.discard(row.name)
-            self._changed()
-
-    def _changed(self) -> None:
-        self._changing -= 1
-        if not self._changing:
-            self._still.set()
+            self.changes.end()
 
     async def _end_parts(self, row: OutgoingRow) -> None:
         """Ends the forwarded NAME#GENERATION sessions when their NAME, `row`, ends or is replaced: the next kernel may
         combine the two into one state of the guest (H12).
         """
         for part in self._registry.workload(row.name):
-            if part.direction == "outgoing" and part.name != row.name:
+            if isinstance(part, OutgoingRow) and part.name != row.name:
                 self._log("closed", name=part.name, reason=f"session {row.name} of its workload ended or was replaced")
                 await self._remove(part)
 
@@ -485,9 +457,9 @@ class SessionService:
     async def _discard(self, row: Row) -> None:
         """Discards the session of an ended process, after a running update: a kexec preserves it nevertheless."""
         while True:
-            await self._opened.wait()
+            await self.changes.opened()
             try:
-                await self._change(row.name, self._discard_now(row.name))
+                await self.changes.make(row.name, self._discard_now(row.name))
             except Busy:
                 continue
             return
@@ -510,9 +482,3 @@ class SessionService:
         if row.direction == "incoming":
             await self._fds.drop(*carried_names(self._fds, row))
         await self._fds.drop(fd_name(row))
-
-
-def _close_result(result: object) -> None:
-    """Closes the fd of a reply that has no client any more; luod's own copy stays."""
-    if isinstance(result, Fd):
-        result.close()

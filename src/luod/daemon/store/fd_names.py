@@ -63,7 +63,7 @@ def is_carried(name: str) -> bool:
 
 def carried_names(fds: Iterable[str], row: Row) -> list[str]:
     """Returns the present ones of these names, in order."""
-    found = [parts for name in fds if (parts := name.split(".", 2))[0] == "carried" and parts[2] == row.name]
+    found = [parts for name in fds if name.startswith("carried.") and (parts := name.split(".", 2))[2] == row.name]
     return [carried_name(row, number) for number in sorted(int(parts[1]) for parts in found)]
 
 

@@ -120,7 +120,7 @@ class Participants:
         if self.followed is not None:
             self.followed(peer)
         self._sparing("follows", of=peer.uid, write=self._log.debug, participant=name, uid=peer.uid, pid=peer.pid)
-        if self.coordinator is not None and self._run.is_in(RunState.PREPARING):
+        if self.coordinator is not None and self._run.is_in(RunState.PREPARING, RunState.PREPARED):
             self.coordinator.join(follower)
         try:
             while True:
@@ -247,7 +247,7 @@ class Participants:
                 return Belonging(declared=True)
             if coordinator is None or name.generation != coordinator.generation or name.base not in follower.names:
                 continue
-            if coordinator.takes_part(follower) and self._run.is_in(RunState.FREEZING):
+            if coordinator.takes_part(follower) and self._run.is_in(RunState.FREEZING, RunState.FROZEN):
                 return Belonging(declared=True, generation=coordinator.generation)
         return Belonging()
 

@@ -201,7 +201,9 @@ class Updater:
             if not coordinator.cancelled:
                 if self._image.replaced:
                     await coordinator.unless_cancelled(self._image.load_again())
-                await coordinator.unless_cancelled(self._sessions.close_for_update("frozen"))
+            if not coordinator.cancelled:
+                self._run.enter(RunState.PREPARED, update=coordinator.id)
+                await coordinator.unless_cancelled(self._sessions.changes.still())
                 await coordinator.unless_cancelled(self._image.quiet())
                 # Waits also for participants that have joined since.
                 await coordinator.settle()
@@ -222,7 +224,8 @@ class Updater:
                 if loading is not None:
                     await coordinator.unless_cancelled(loading)
             if not coordinator.cancelled and reboot is not None:
-                await self._sessions.close_for_update("shut")
+                self._run.enter(RunState.FROZEN, update=coordinator.id)
+                await self._sessions.changes.still()
                 # keep's answer comes while the participants are told.
                 await asyncio.gather(self._fds.store({JUMP: reboot.pidfd}), coordinator.announce())
             if not coordinator.cancelled:
@@ -332,10 +335,9 @@ class Updater:
             await reboot.close()
         try:
             # A session that is just being created for this update is removed with the others.
-            await self._sessions.close_for_update("shut")
+            await self._sessions.changes.still()
             await self._forget_departure()
         finally:
-            self._sessions.open_again()
             ended = times.current(coordinator, self._registry.all_outgoing, over=True)
             if coordinator.generation:  # an update refused before the first participant is asked is not recorded
                 self._recorder.begin(ended)
@@ -361,12 +363,11 @@ class Updater:
         departure = self._registry.rest.departure
         update = None if departure is None else departure.update
         self._log.warning("jumping-still", update=update)
-        await self._sessions.close_for_update("shut")
+        await self._sessions.changes.still()
         while not await ended(self._fds[JUMP], self._stuck_seconds):
             self._end_stuck(None)
         self._run.enter(RunState.CANCELLING, update=update)
         await self._forget_departure()
-        self._sessions.open_again()
         self._run.enter(RunState.IDLE)
         reason = "reboot(2) returned, or was never called; the previous serve ended before it logged the reason"
         self._recorder.not_jumped(reason)
