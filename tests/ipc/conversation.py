@@ -29,6 +29,8 @@ class Talk(Interface, name="org.example.Talk"):
     hanging = 0
     cancelled = 0
     written = 0
+    changed = 0
+    may_change = asyncio.Event()
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
@@ -62,6 +64,19 @@ class Talk(Interface, name="org.example.Talk"):
         except asyncio.CancelledError:
             Talk.cancelled += 1
             raise
+
+    @method("fileDescriptor", completed=True)
+    async def Change(self) -> Fd:
+        Talk.hanging += 1
+        await Talk.may_change.wait()
+        Talk.changed += 1
+        return Fd(os.memfd_create("changed"))
+
+    @method("times")
+    def Changed(self, *, go_on: bool) -> int:
+        if go_on:
+            Talk.may_change.set()
+        return Talk.changed
 
     @method("times")
     async def Hanging(self) -> int:

@@ -280,6 +280,17 @@ def test_a_hang_up_cancels_the_call(start: Any, befriend: Any) -> None:
     eventually(lambda: friend.call("Cancelled").parameters == {"times": 1}, describe="the call is cancelled")
 
 
+def test_a_change_is_completed_when_its_client_hangs_up(start: Any, befriend: Any) -> None:
+    server = start()
+    friend = befriend(server)
+    with server.connect() as connection:
+        connection.sendall(b'{"method":"org.example.Talk.Change"}\0')
+        eventually(lambda: friend.call("Hanging").parameters == {"times": 1}, describe="the change waits")
+    assert friend.call("Changed", {"go_on": True}).parameters == {"times": 0}
+    eventually(lambda: friend.call("Changed", {"go_on": True}).parameters == {"times": 1}, describe="it is changed")
+    friend.is_served()
+
+
 def test_a_peer_that_only_stopped_writing_gets_its_answer(start: Any) -> None:
     server = start()
     with server.connect() as connection:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 from weakref import WeakValueDictionary
 
-from luod.daemon.completion import completed
 from luod.ipc.errors import Busy
-from luod.linux import Fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,22 +41,18 @@ class Changes:
             self._opened.clear()
 
     async def make(self, name: str, change: Coroutine[Any, Any, T], *, frozen: bool = False) -> T:
-        """Makes a change of the session `name`, also if the client hangs up. Raises Busy: the state of luod does not
-        allow it.
+        """Makes a change of the session `name`. Raises Busy: the state of luod does not allow it.
 
-        `frozen`: a participant creates NAME#GENERATION.
+        `frozen`: a participant creates NAME#GENERATION. The caller must not be cancelled.
         """
         if not self._run.may_change(frozen=frozen):
             change.close()
             raise Busy(message="an update is running", hint="the session is kept; try again when the update has ended")
-        return await completed(self.exclusively(name, change), unclaimed=_close_result)
+        return await self.exclusively(name, change)
 
-    def exclusively(self, name: str, change: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-        """Makes a change in any state. It is counted before its task begins, so that `still` waits for it."""
+    async def exclusively(self, name: str, change: Coroutine[Any, Any, T]) -> T:
+        """Makes a change in any state, as `make`."""
         self.begin()
-        return self._exclusively(name, change)
-
-    async def _exclusively(self, name: str, change: Coroutine[Any, Any, T]) -> T:
         try:
             async with self._locks.setdefault(name, asyncio.Lock()):
                 return await change
@@ -82,9 +76,3 @@ class Changes:
     async def opened(self) -> None:
         """Waits until luod is in a state that allows changes."""
         await self._opened.wait()
-
-
-def _close_result(result: object) -> None:
-    """Closes the fd of a reply that has no client any more; luod's own copy stays."""
-    if isinstance(result, Fd):
-        result.close()

@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from luod.daemon.completion import completed
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
 from luod.daemon.sessions.file_kind import Discard, kind_of
@@ -58,7 +57,7 @@ class HeldFiles:
         self._lock = asyncio.Lock()
 
     async def stash(self, peer: Peer, name: str, files: Sequence[tuple[str, Fd | None]]) -> None:
-        await completed(self._in_turn(self._stash(peer, name, list(files))))
+        await self._in_turn(self._stash(peer, name, list(files)))
 
     async def unstash(self, peer: Peer, name: str) -> list[tuple[str, Fd]]:
         held = self._set(peer, name)
@@ -66,7 +65,7 @@ class HeldFiles:
         return [(file.name, self._fds[held_name(file)].duplicate()) for file in held.files]
 
     async def drop_stash(self, peer: Peer, name: str) -> None:
-        await completed(self._in_turn(self._drop_stash(peer, name)))
+        await self._in_turn(self._drop_stash(peer, name))
 
     async def _in_turn(self, change: Coroutine[Any, Any, T]) -> T:
         async with self._lock:

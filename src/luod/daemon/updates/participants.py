@@ -208,7 +208,7 @@ class Participants:
         if phase == "preparing":
             follower.ended.clear()
 
-    async def resuming(self, peer: Peer, names: list[str]) -> None:
+    def resuming(self, peer: Peer, names: list[str]) -> None:
         for name in names:
             row = self._registry.incoming(name)
             if row is None or not may_use(peer, row):

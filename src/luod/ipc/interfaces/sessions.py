@@ -73,7 +73,7 @@ class Sessions(Interface, name=SESSIONS):
         self._workloads = workloads
         self._peer = peer
 
-    @method("session_fd")
+    @method("session_fd", completed=True)
     async def Create(self, *, name: str, manifest_fd: Received | None) -> Fd:
         """Creates an outgoing session. luod holds a copy of it before this is answered.
 
@@ -87,7 +87,7 @@ class Sessions(Interface, name=SESSIONS):
         with _borrowed(manifest_fd) as manifest:
             return await self._service.create(self._peer, name, manifest)
 
-    @method("session_fd")
+    @method("session_fd", completed=True)
     async def Retrieve(self, *, name: str) -> Fd:
         """Returns an incoming session: one that the caller's user had at the kexec into this kernel.
 
@@ -96,7 +96,7 @@ class Sessions(Interface, name=SESSIONS):
         """
         return await self._service.retrieve(self._peer, name)
 
-    @method()
+    @method(completed=True)
     async def Release(self, *, name: str, direction: Direction, outcome: Outcome) -> None:
         """Makes luod close its copy. "finished": the caller made the FINISH ioctl, which luod checks. "given_up": the
         files that the session still holds may be lost. An outgoing session can only be given up.
@@ -105,7 +105,7 @@ class Sessions(Interface, name=SESSIONS):
         """
         await self._service.release(self._peer, name, direction, outcome)
 
-    @method()
+    @method(completed=True)
     async def GiveUp(self, *, name: str, direction: Direction | None, force: bool | None) -> GivenUp:
         """Releases a workload, its sessions NAME and NAME#NUMBER together, as given up.
 
@@ -119,7 +119,7 @@ class Sessions(Interface, name=SESSIONS):
         """
         return await self._workloads.give_up(self._peer, name, direction, bool(force))
 
-    @method("session_fd")
+    @method("session_fd", completed=True)
     async def Replace(self, *, name: str, manifest_fd: Received | None) -> Fd:
         """Replaces an outgoing session by a new, empty one.
 
@@ -152,7 +152,7 @@ class Sessions(Interface, name=SESSIONS):
         """
         return await self._service.describe(self._peer, name)
 
-    @method()
+    @method(completed=True)
     async def Stash(self, *, name: str, files: list[StashedFile]) -> None:
         """Has luod hold files, up to 16 at a time, over a restart of a program in this kernel: memfds and devices.
 
@@ -172,7 +172,7 @@ class Sessions(Interface, name=SESSIONS):
         taken = await self._files.unstash(self._peer, name)
         return [StashedFile(label, Received(fd, Fd.close)) for label, fd in taken]
 
-    @method()
+    @method(completed=True)
     async def DropStash(self, *, name: str) -> None:
         """Makes luod close its files of this name. Errors: NotStashed."""
         await self._files.drop_stash(self._peer, name)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         async def vote(
             self, peer: Peer, participant: str, phase: VotePhase, vote: Ballot, reason: str | None
         ) -> None: ...
-        async def resuming(self, peer: Peer, names: list[str]) -> None: ...
+        def resuming(self, peer: Peer, names: list[str]) -> None: ...
 
 
 class Updates(Interface, name=UPDATES):
@@ -119,7 +119,7 @@ class Updates(Interface, name=UPDATES):
         await self._service.vote(self._peer, participant, phase, vote, reason)
 
     @method()
-    async def Resuming(self, *, names: list[str]) -> None:
+    def Resuming(self, *, names: list[str]) -> None:
         """Records that the guest resumes, in the next kernel, before its first instruction. It cannot be resumed again.
 
         When this is answered, luod has written it to its registry, and does not hand out the incoming sessions `names`,
@@ -128,4 +128,4 @@ class Updates(Interface, name=UPDATES):
         Errors: NoSuchSession, Torn, WrongPhase (called before), Refused (never retrieved). After an error nothing is
         changed.
         """
-        await self._service.resuming(self._peer, names)
+        self._service.resuming(self._peer, names)

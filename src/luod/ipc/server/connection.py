@@ -91,6 +91,8 @@ class Connection:
         self._limits = server.limits
         self._loop = asyncio.get_running_loop()
         self._wire = wire
+        self._number = wire.fileno()
+        """For asyncio, which writes a socket into errors that are not shown, and so asks the kernel for its names."""
         self._closed = False
         self._reading = False
         self._interfaces: dict[str, Interface] = {}
@@ -110,6 +112,8 @@ class Connection:
         """The method, while it is awaited."""
         self._patient = False
         """The call wants no reply."""
+        self._completes = False
+        """The method is completed even if the client hangs up."""
         self._reply: Reply | None = None
         """The one that is being sent."""
         self._answered = False
@@ -126,12 +130,12 @@ class Connection:
     def _resume(self) -> None:
         if not self._reading and not self._closed:
             self._reading = True
-            self._loop.add_reader(self._wire, self._readable)
+            self._loop.add_reader(self._number, self._readable)
 
     def _pause(self) -> None:
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self._wire)
+            self._loop.remove_reader(self._number)
 
     def _readable(self) -> None:
         if self._server.turnstile.take(self):
@@ -289,7 +293,7 @@ class Connection:
 
     def _over(self, problem: BaseException | None) -> None:
         self._end_turn()
-        self._patient = self._answered = False
+        self._patient = self._completes = self._answered = False
         if self._result is not None:
             self._result.close()  # it has not begun, if its task was cancelled before its first step
             self._result = None
@@ -331,6 +335,7 @@ class Connection:
                 return self._stream(call, method, result)
             if asyncio.iscoroutine(result):
                 self._result = result
+                self._completes = method.completed
                 return self._await(call, method, result)
             return self._send(method.answer(result))
         except Exception as error:  # noqa: BLE001 - it is the answer
@@ -338,7 +343,11 @@ class Connection:
 
     async def _await(self, call: Call, method: Method, result: Coroutine[Any, Any, object]) -> None:
         try:
-            rest = self._send(method.answer(await result))
+            try:
+                value = await result
+            finally:
+                self._completes = False
+            rest = self._send(method.answer(value))
         except Exception as error:  # noqa: BLE001 - it is the answer
             rest = self._fail(call, error)
         if rest is not None:
@@ -447,7 +456,7 @@ class Connection:
         A call without a reply continues, and one that has its answer ends by itself.
         """
         self._gone = True
-        if self._serving is not None and not self._patient and not self._answered:
+        if self._serving is not None and not (self._patient or self._completes or self._answered):
             self._serving.cancel()
 
     def drop(self, reason: str) -> None:
@@ -457,12 +466,12 @@ class Connection:
             self.close()
 
     def close(self) -> None:
-        """Ends the connection. A call that is served is cancelled."""
+        """Ends the connection. A call that is served is cancelled, unless its method is completed in any case."""
         if self._closed:
             return
         self._pause()
         self._closed = True
-        self._loop.remove_writer(self._wire)
+        self._loop.remove_writer(self._number)
         self._server.hangups.forget(self._wire)
         self._clear_deadline()
         self._turn = "none"
@@ -473,7 +482,8 @@ class Connection:
             self._arrival.close()
             self._arrival = None
         if self._serving is not None:
-            self._serving.cancel()
+            if not self._completes:
+                self._serving.cancel()
         elif self._files is not None:
             self._files.close()
             self._files = None

@@ -29,16 +29,17 @@ _ASYNC_GENERATOR: Final = 0x200
 """CO_ASYNC_GENERATOR of `inspect`, which is not imported for it."""
 
 
-def method(reply: str = "") -> Callable[[F], F]:
+def method(reply: str = "", *, completed: bool = False) -> Callable[[F], F]:
     """Makes a function a method of an interface.
 
     A function returns the parameter `reply` of its reply, or a frozen object with all parameters, or None. It can be a
     coroutine. An asynchronous generator yields replies; the caller has to expect more than one. Each is followed by
-    another one, except `Last`.
+    another one, except `Last`. `completed`: the call is completed even if the client hangs up, since a partial change
+    would leave the kernel, the registry and the supervisor with different sessions.
     """
 
     def made(function: F) -> F:
-        vars(function)["reply"] = reply
+        vars(function).update(reply=reply, completed=completed)
         return function
 
     return made
@@ -59,6 +60,7 @@ class Method:
         self.parameters: Final[dict[str, Any]] = dict(function.__annotations__)
         self.returned: Final[Any] = self.parameters.pop("return")
         self.reply: Final[str] = function.reply
+        self.completed: Final[bool] = function.completed
         self.more: Final = bool(function.__code__.co_flags & _ASYNC_GENERATOR)
         self._read: Final = _DECODER.parameters(self.parameters, {})
 
