@@ -253,7 +253,7 @@ def test_discard_releases_what_the_workload_has_in_both_directions(tmp_path: Pat
         assert ask(impostor.path, "discard", "vm") == ("vm#3", "vm", "vm")
     assert [(call["method"].rpartition(".")[2], call.get("parameters")) for call in impostor.calls] == [
         ("GiveUp", {"name": "vm", "direction": "outgoing"}),
-        ("List", None),
+        ("List", {"workload": "vm"}),
         ("Release", {"name": "vm", "direction": "incoming", "outcome": "given_up"}),
     ]
 
@@ -263,6 +263,38 @@ def test_discard_loses_nothing_when_a_participant_lives(tmp_path: Path, ask: Ask
     with Impostor(tmp_path, Answer(refused)) as impostor, pytest.raises(Refused):
         ask(impostor.path, "discard", "vm")
     assert len(impostor.calls) == 1
+
+
+def missing(error: str, message: str, name: str = "vm") -> dict[str, object]:
+    """Returns the answer about a session that RetrieveMany or CreateMany does not return."""
+    return {"name": name, "failure": {"error": f"io.luod.Sessions.{error}", "message": message, "hint": "old"}}
+
+
+@pytest.mark.parametrize("method", ["create_many", "retrieve_many"])
+def test_of_many_each_has_its_own_error(tmp_path: Path, ask: Ask, method: str) -> None:
+    kernels = {"error": "io.luod.Sessions.KernelRefused", "call": "ioctl", "errno": 12, "meaning": "no memory"}
+    answer = reply({"sessions": [missing("NoSuchSession", "none", "a"), {"name": "b", "failure": kernels}]})
+    with Impostor(tmp_path, Answer(answer)) as impostor:
+        found = ask(impostor.path, method, ["a", "b", "a"])
+    assert {name: type(error) for name, error in found.items()} == {"a": NoSuchSession, "b": KernelRefused}
+    assert found["b"].errno == 12
+
+
+@pytest.mark.parametrize(
+    "sessions", [None, [], [7], [{"name": "b"}], [{"name": "a", "session_fd": 3}], [{"name": "a", "failure": "no"}]]
+)
+def test_what_is_no_answer_about_many_is_the_error_of_each(tmp_path: Path, ask: Ask, sessions: object) -> None:
+    with Impostor(tmp_path, Answer(reply({"sessions": sessions}))) as impostor:
+        assert [type(error) for error in ask(impostor.path, "retrieve_many", ["a"]).values()] == [ProtocolError]
+
+
+def test_many_names_take_few_calls_and_those_that_luod_gave_before_it_died_are_kept(tmp_path: Path, ask: Ask) -> None:
+    names = [f"vm-{number}" for number in range(20)]
+    answer = reply({"sessions": [missing("Torn", "torn", name) for name in names[:16]]})
+    with Impostor(tmp_path, Answer(answer), Answer()) as impostor:
+        found = ask(impostor.path, "retrieve_many", names)
+    assert list(found) == names
+    assert [type(error) for error in found.values()] == [luod.Torn] * 16 + [DaemonUnreachable] * 4
 
 
 def test_where_nothing_came_there_is_nothing_to_restore(tmp_path: Path, ask: Ask) -> None:

@@ -13,8 +13,9 @@ from luod import frozen
 _SESSION: Final = "close duplicate fileno name"
 _OUTGOING: Final = f"{_SESSION} contents has_manifest preserve release replace tokens unpreserve"
 _INCOMING: Final = f"{_SESSION} contents discard finish finished holds retrieve unretrieved"
-_CLIENT: Final = (
-    "close create describe discard drop_stash manifest restore retrieve sessions stash unstash"  # and attributes
+_CLIENT: Final = (  # and attributes
+    "close create create_many describe discard drop_stash manifest restore retrieve retrieve_many sessions stash "
+    "unstash"
 )
 _RESTORED: Final = "close discard finish frozen generation name names resume retrieve running sessions"
 _PARTICIPANT: Final = "close declare fileno next run"

@@ -9,6 +9,7 @@ itself, in this process.
 
 from __future__ import annotations
 
+from luod.errors import LuodError
 from luod.ipc.client import restore, sessions
 from luod.ipc.client.connection import LOOK_PAUSE, Connection, is_absent, perform, retried
 from luod.ipc.client.handle import ClientBase, IncomingHandle, OutgoingHandle
@@ -64,6 +65,32 @@ class Client(ClientBase):
         from luod.ipc.client import creation  # not loaded by a program whose guest waits to be restored
 
         return HeldOutgoingSession(self, name, self._run(creation.create(name, self.path, manifest=manifest)))
+
+    def create_many(self, names: Iterable[str], *, manifest: bool = True) -> dict[str, HeldOutgoingSession | LuodError]:
+        """Creates many sessions with few calls. Returns each, or the error that `create` would have raised for it.
+
+        One that fails does not affect the others: they are of different guests. The caller owns the sessions. Raises
+        BadInput, and nothing was created.
+        """
+        from luod.ipc.client import creation
+
+        found = self._run(creation.create_many(names, self.path, manifest=manifest))
+        return {
+            name: made if isinstance(made, LuodError) else HeldOutgoingSession(self, name, made)
+            for name, made in found.items()
+        }
+
+    def retrieve_many(self, names: Iterable[str]) -> dict[str, HeldIncomingSession | LuodError]:
+        """Retrieves many sessions with few calls. Returns each, or the error that `retrieve` would have raised for it.
+
+        One that fails does not affect the others, as in `create_many`. Sixteen are retrieved by one call: if both
+        processes of luod are killed during it, those are lost. Raises BadInput, and nothing was retrieved.
+        """
+        found = self._run(sessions.retrieve_many(names, self.path))
+        return {
+            name: made if isinstance(made, LuodError) else HeldIncomingSession(self, name, made)
+            for name, made in found.items()
+        }
 
     def retrieve(self, name: str) -> HeldIncomingSession:
         """Returns the incoming session `name`; the caller owns it.

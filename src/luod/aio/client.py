@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from luod.errors import LuodError
 from luod.ipc.client import creation, held_files, restore, sessions
 from luod.ipc.client.async_connection import connected, in_thread, perform, retried
 from luod.ipc.client.connection import LOOK_PAUSE, is_absent, unreachable
@@ -38,6 +39,24 @@ class AsyncClient(ClientBase):
         return AsyncHeldOutgoingSession(
             self, name, await self._run(creation.create(name, self.path, manifest=manifest))
         )
+
+    async def create_many(
+        self, names: Iterable[str], *, manifest: bool = True
+    ) -> dict[str, AsyncHeldOutgoingSession | LuodError]:
+        """See `luod.Client.create_many`."""
+        found = await self._run(creation.create_many(names, self.path, manifest=manifest))
+        return {
+            name: made if isinstance(made, LuodError) else AsyncHeldOutgoingSession(self, name, made)
+            for name, made in found.items()
+        }
+
+    async def retrieve_many(self, names: Iterable[str]) -> dict[str, AsyncHeldIncomingSession | LuodError]:
+        """See `luod.Client.retrieve_many`."""
+        found = await self._run(sessions.retrieve_many(names, self.path))
+        return {
+            name: made if isinstance(made, LuodError) else AsyncHeldIncomingSession(self, name, made)
+            for name, made in found.items()
+        }
 
     async def retrieve(self, name: str) -> AsyncHeldIncomingSession:
         """See `luod.Client.retrieve`."""

@@ -40,9 +40,11 @@ class Reply(Resource):
     continues: bool = False
     fds: tuple[Fd, ...] = ()
 
-    def take(self, member: str) -> Fd:
-        """Returns the fd of the parameter `member`; the caller owns it. Raises ProtocolError without one."""
-        index = self.parameters.get(member)
+    def take(self, member: str, of: Mapping[str, Any] | None = None) -> Fd:
+        """Returns the fd of the parameter `member`, or of the member of the object `of` in a parameter; the caller owns
+        it. Raises ProtocolError without one.
+        """
+        index = (self.parameters if of is None else of).get(member)
         if type(index) is not int or not 0 <= index < len(self.fds) or self.fds[index].closed:
             raise errors.ProtocolError(f"the reply's {member} does not point to an fd")
         return Fd(self.fds[index].detach())

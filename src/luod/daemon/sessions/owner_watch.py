@@ -54,7 +54,7 @@ class Owners:
             if stored:
                 await self._fds.store({process_name(row): pidfd})
             else:
-                self._own[process_name(row)] = Fd(pidfd.detach())
+                self._own[process_name(row)] = pidfd.duplicate()
         self._watch(row)
 
     def alive(self, row: Row) -> bool | None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
 
 from luod import errors
 from luod.daemon import memory_grants
@@ -36,6 +35,7 @@ from luod.daemon.sessions.holders import Holders
 from luod.daemon.sessions.manifests import Manifests
 from luod.daemon.sessions.manifests import check as check_manifest
 from luod.daemon.sessions.names import Belonging, check_generation, counts, may_use, parsed
+from luod.daemon.sessions.overview import Overview
 from luod.daemon.sessions.owner_watch import Owners
 from luod.daemon.store.fd_names import carried_names, fd_name
 from luod.daemon.store.recovery import Holdings
@@ -47,23 +47,19 @@ from luod.frozen import replace
 from luod.ipc.errors import Busy, InvalidParameter, NotFinished, PermissionDenied, SessionExists
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
-from luod.ipc.types.sessions import Description, Direction, MemoryRoom, Outcome, SessionInfo, SessionState
+from luod.ipc.server.turns import charged
+from luod.ipc.types.sessions import Description, Direction, MemoryRoom, Outcome, SessionInfo
 from luod.linux import Fd
 from luod.session_name import SessionName
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from luod.daemon.sessions.names import Participation
+    from collections.abc import Coroutine
+    from typing import Any
 
-_SHOWN: Final[dict[IncomingState, SessionState]] = {
-    IncomingState.WAITING: "waiting",
-    IncomingState.TAKEN: "retrieved",
-    IncomingState.RETRIEVED: "retrieved",
-    IncomingState.RESUMED: "resumed",
-    IncomingState.TORN: "torn",
-    IncomingState.DISCARDING: "stuck",
-    IncomingState.CARRYING_OVER: "carrying_over",
-}
+    from luod.daemon.sessions.names import Participation
+    from luod.ipc.interfaces.sessions import Answers
+    from luod.ipc.types.sessions import SessionState
 
 
 class SessionService:
@@ -93,6 +89,7 @@ class SessionService:
         self._tasks: set[asyncio.Task[None]] = set()
         self._working: set[str] = set()
         self.being_forwarded: set[str] = set()
+        self._overview = Overview(holdings, self._owners, self._working, self.being_forwarded)
         self.claimant_died: Callable[[IncomingRow], None] | None = None
         """A callback for the end of the process that retrieved an incoming session last."""
 
@@ -106,20 +103,7 @@ class SessionService:
 
     def rows(self) -> list[tuple[Row, SessionState]]:
         """Returns all sessions, sorted by name, with their states."""
-        return [
-            (row, self._state(row)) for row in sorted(self._registry.record.rows, key=lambda r: (r.name, r.direction))
-        ]
-
-    def _state(self, row: Row) -> SessionState:
-        if isinstance(row, OutgoingRow):
-            return "held" if fd_name(row) in self._fds else "dropped"
-        if self._broken:
-            return "lost"
-        if row.name in self.being_forwarded:
-            return "carrying_over"
-        if row.state is IncomingState.DISCARDING and row.name in self._working:
-            return "discarding"
-        return _SHOWN[row.state]
+        return self._overview.rows()
 
     def _rows_changed(self, changes: tuple[Change, ...]) -> None:
         for was, now in changes:
@@ -157,28 +141,13 @@ class SessionService:
         found = {(row.name, row.direction): row for row in both if row is not None and may_use(peer, row)}
         if not found:
             raise no_such_session(None, name)
-        return [self._described(row, self._state(row)) for _key, row in sorted(found.items())]
+        return [self._overview.described(row, self.participation) for _key, row in sorted(found.items())]
 
-    def _described(self, row: Row, state: SessionState) -> Description:
-        arrival = self._registry.rest.arrival
-        outgoing = row.direction == "outgoing"
-        return Description(
-            name=row.name,
-            owner=row.owner,
-            direction=row.direction,
-            state=state,
-            bytes=row.bytes,
-            generation=row.generation,
-            update=arrival.update if row.direction == "incoming" and arrival is not None else None,
-            preparing_seconds=row.preparing_seconds,
-            freezing_seconds=row.freezing_seconds,
-            process=self._owners.pid(row),
-            participant=self.participation.answering(row.name) if outgoing and self.participation is not None else None,
-        )
-
-    async def list(self, peer: Peer) -> list[SessionInfo]:
+    async def list(self, peer: Peer, workload: str | None) -> list[SessionInfo]:
         return [
-            SessionInfo(row.name, row.owner, row.direction, state) for row, state in self.rows() if may_use(peer, row)
+            SessionInfo(row.name, row.owner, row.direction, state)
+            for row, state in self._overview.rows(workload)
+            if may_use(peer, row)
         ]
 
     async def room(self, peer: Peer) -> MemoryRoom:
@@ -217,6 +186,12 @@ class SessionService:
 
     async def retrieve(self, peer: Peer, name: str) -> Fd:
         return await self.changes.make(name, self._retrieve(peer, name))
+
+    async def create_many(self, peer: Peer, sessions: Sequence[tuple[str, Fd | None]]) -> Answers:
+        return await _answers([(name, self.create(peer, name, manifest)) for name, manifest in sessions])
+
+    async def retrieve_many(self, peer: Peer, names: Sequence[str]) -> Answers:
+        return await _answers([(name, self.retrieve(peer, name)) for name in names])
 
     async def release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None:
         if direction == "outgoing" and outcome == "finished":
@@ -482,3 +457,9 @@ class SessionService:
         if row.direction == "incoming":
             await self._fds.drop(*carried_names(self._fds, row))
         await self._fds.drop(fd_name(row))
+
+
+async def _answers(calls: Sequence[tuple[str, Coroutine[Any, Any, Fd]]]) -> Answers:
+    """Returns the result or the error of each call. Their steps are charged to the caller's user."""
+    results = await asyncio.gather(*(charged(call) for _name, call in calls), return_exceptions=True)
+    return [(name, result) for (name, _call), result in zip(calls, results, strict=True)]

@@ -198,9 +198,8 @@ class Updater:
             if not coordinator.cancelled:
                 # Writes most of the data while guests run; the rest is written right before the kexec (H16).
                 await coordinator.unless_cancelled(asyncio.to_thread(os.sync))
-            if not coordinator.cancelled:
-                if self._image.replaced:
-                    await coordinator.unless_cancelled(self._image.load_again())
+            if not coordinator.cancelled and self._image.replaced:
+                await coordinator.unless_cancelled(self._image.load_again())
             if not coordinator.cancelled:
                 self._run.enter(RunState.PREPARED, update=coordinator.id)
                 await coordinator.unless_cancelled(self._sessions.changes.still())

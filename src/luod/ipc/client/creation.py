@@ -10,7 +10,7 @@ import os
 
 from luod.errors import BadInput, ComesBackSealed, FilesMissing, LuodError
 from luod.ipc.client.limits import Limits
-from luod.ipc.client.sessions import OUTGOING, Call, named, release, seals
+from luod.ipc.client.sessions import MANY, OUTGOING, Call, named, release, results, seals
 from luod.liveupdate.outgoing import OutgoingSession, new_manifest
 from luod.liveupdate.session import check_token
 from luod.manifest import RESERVED_TOKENS
@@ -19,10 +19,10 @@ from luod.uapi.memfd import F_SEAL_EXEC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from luod.ipc.client.sessions import Exchange
-    from luod.linux import HasFileno
+    from luod.linux import Fd, HasFileno
     from luod.manifest import Entry
 
 
@@ -30,6 +30,36 @@ def create(name: str, path: str, *, manifest: bool) -> Exchange[OutgoingSession]
     """Returns a new session. It asks luod, at its socket `path`, for memory limits that this process cannot read."""
     SessionName.parse(name)  # for a value that is not text luod would only drop the connection
     return (yield from made("Create", name, path, manifest=manifest))
+
+
+def create_many(names: Iterable[str], path: str, *, manifest: bool) -> Exchange[dict[str, OutgoingSession | LuodError]]:
+    """Returns each new session, or the error of `create`."""
+    wanted = tuple(dict.fromkeys(names))
+    for name in wanted:
+        SessionName.parse(name)
+    found: dict[str, OutgoingSession | LuodError] = {}
+    for at in range(0, len(wanted), MANY):
+        some = wanted[at : at + MANY]
+        firsts = {name: new_manifest() for name in some} if manifest else {}
+        try:
+            found |= yield from _created(some, path, firsts)
+        except LuodError as error:
+            found |= dict.fromkeys(some, error)
+        finally:
+            for first in firsts.values():
+                first.close()
+    return found
+
+
+def _created(
+    names: Sequence[str], path: str, manifests: dict[str, Fd]
+) -> Exchange[dict[str, OutgoingSession | LuodError]]:
+    """Returns the results of one call. Removes those manifests that are the sessions' now."""
+    asked = [{"name": name} | ({"manifest_fd": index} if name in manifests else {}) for index, name in enumerate(names)]
+    reply = yield Call("CreateMany", {"sessions": asked}, fds=tuple(manifests.values()))
+    return results(
+        reply, names, lambda name, fd: OutgoingSession(fd, manifest=manifests.pop(name, False), limits=Limits(path))
+    )
 
 
 def replace(

@@ -204,7 +204,7 @@ def _of_workload(name: str) -> Exchange[Sequence[SessionInfo]]:
     """
     if (part := SessionName.parse(name)).generation is not None:
         raise BadInput(f"session {name!r} is a part of the workload {part.base!r}", hint="name the workload")
-    listed = yield from sessions.sessions()
+    listed = yield from sessions.sessions(name)
     found = []
     for session in listed:
         if session.direction != INCOMING or not session.name.startswith(name):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from luod.errors import KernelRefused, ManifestError, NoSuchSession, NotRetrieved, ProtocolError
+from luod.errors import KernelRefused, LuodError, ManifestError, NoSuchSession, NotRetrieved, ProtocolError
 from luod.frozen import frozen
 from luod.ipc.client.limits import Limits
 from luod.ipc.decode import decode
@@ -20,17 +20,19 @@ from luod.ipc.framing import encode_call
 from luod.ipc.names import SESSIONS
 from luod.ipc.types.sessions import Description, GivenUp, SessionInfo
 from luod.liveupdate.incoming import IncomingSession
+from luod.liveupdate.session import Session
 from luod.manifest import PART_SIZE, read_first
 from luod.session_name import SessionName
 from luod.uapi.memfd import F_GET_SEALS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
     from typing import Any, Final, TypeVar
 
     from luod.ipc.client.handle import IncomingHandle
     from luod.ipc.framing import Reply
+    from luod.linux import Fd
     from luod.liveupdate import HasFileno, OutgoingSession
     from luod.manifest import Entry
 
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 OUTGOING: Final = "outgoing"
 INCOMING: Final = "incoming"
+MANY: Final = 16
+"""Sessions in one call, as luod limits them."""
 
 
 @frozen
@@ -62,6 +66,59 @@ def retrieve(name: str, path: str) -> Exchange[IncomingSession]:
     SessionName.parse(name)
     reply = yield Call("Retrieve", {"name": name})
     return named(name, IncomingSession(reply.take("session_fd"), limits=Limits(path)))
+
+
+def retrieve_many(names: Iterable[str], path: str) -> Exchange[dict[str, IncomingSession | LuodError]]:
+    """Returns each session, or the error of `retrieve`."""
+    wanted = tuple(dict.fromkeys(names))
+    for name in wanted:
+        SessionName.parse(name)
+    found: dict[str, IncomingSession | LuodError] = {}
+    for at in range(0, len(wanted), MANY):
+        some = wanted[at : at + MANY]
+        try:
+            reply = yield Call("RetrieveMany", {"names": some})
+            taken = results(reply, some, lambda _name, fd: IncomingSession(fd, limits=Limits(path)))
+        except LuodError as error:
+            # The others must not be closed: if luod is gone, these may be the last fds of their sessions.
+            taken = dict.fromkeys(some, error)
+        found |= taken
+    return found
+
+
+def results(reply: Reply, names: Iterable[str], made: Callable[[str, Fd], S]) -> dict[str, S | LuodError]:
+    """Returns the sessions in the answer to a call for these, and the errors in place of others.
+
+    Raises ProtocolError.
+    """
+    found: dict[str, S | LuodError] = {}
+    listed = reply.parameters.get("sessions")
+    try:
+        for each in listed if isinstance(listed, list) else (None,):
+            if not isinstance(each, dict) or not isinstance(name := each.get("name"), str) or name in found:
+                raise ProtocolError(f"luod returned an invalid session: {each!r:.100}")
+            failure = each.get("failure")
+            if failure is None:
+                found[name] = named(name, made(name, reply.take("session_fd", each)))
+            elif isinstance(failure, dict) and isinstance(error := failure.get("error"), str):
+                from luod.ipc.errors import from_the_wire  # late, as in luod.ipc.framing
+
+                found[name] = from_the_wire(error, failure)
+            else:
+                raise ProtocolError(f"luod returned an invalid error: {failure!r:.100}")
+        if missing := sorted(set(names) - found.keys()):
+            raise ProtocolError(f"luod returned nothing about {missing[0]!r}")
+    except BaseException:
+        close(found.values())
+        raise
+    return found
+
+
+def close(found: Iterable[Session | LuodError]) -> None:
+    """Closes the sessions among these."""
+    for each in found:
+        if isinstance(each, Session):
+            each.close()
 
 
 def release(name: str, direction: str, *, finished: bool) -> Exchange[None]:
@@ -107,8 +164,8 @@ def manifest(name: str, direction: str) -> Exchange[tuple[tuple[Entry, ...], boo
         return read_first(os.pread(part.fileno(), PART_SIZE, 0))
 
 
-def sessions() -> Exchange[tuple[SessionInfo, ...]]:
-    reply = yield Call("List")
+def sessions(workload: str | None = None) -> Exchange[tuple[SessionInfo, ...]]:
+    reply = yield Call("List", None if workload is None else {"workload": workload})
     return tuple(decode(list[SessionInfo], reply.parameters.get("sessions"), "sessions"))
 
 

@@ -6,9 +6,11 @@ module does not use `from __future__ import annotations`.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+from luod.errors import LuodError
 from luod.frozen import frozen
+from luod.ipc.errors import InvalidParameter, on_the_wire
 from luod.ipc.names import SESSIONS
 from luod.ipc.server.methods import Interface, accepted, method
 from luod.ipc.server.received import Received
@@ -18,7 +20,7 @@ from luod.linux import Fd
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Protocol
+    from typing import Final, Protocol
 
     from luod.ipc.server.peer import Peer
 
@@ -37,17 +39,26 @@ if TYPE_CHECKING:
         async def unstash(self, peer: Peer, name: str) -> list[tuple[str, Fd]]: ...
         async def drop_stash(self, peer: Peer, name: str) -> None: ...
 
+    Answers = list[tuple[str, Fd | BaseException]]
+    """Sessions by name, each with its fd or the error in place of it."""
+
     class Service(Protocol):
         """luod's work for a peer. The caller owns returned fds."""
 
         async def create(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd: ...
+        async def create_many(self, peer: Peer, sessions: Sequence[tuple[str, Fd | None]]) -> Answers: ...
         async def retrieve(self, peer: Peer, name: str) -> Fd: ...
+        async def retrieve_many(self, peer: Peer, names: Sequence[str]) -> Answers: ...
         async def release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None: ...
         async def replace(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd: ...
         async def manifest(self, peer: Peer, name: str, direction: Direction) -> Fd: ...
         async def describe(self, peer: Peer, name: str) -> list[Description]: ...
-        async def list(self, peer: Peer) -> list[SessionInfo]: ...
+        async def list(self, peer: Peer, workload: str | None) -> list[SessionInfo]: ...
         async def room(self, peer: Peer) -> MemoryRoom: ...
+
+
+_MOST: "Final" = 16
+"""Sessions of one call: the fds in a message of a client, and some milliseconds of work."""
 
 
 @frozen
@@ -56,6 +67,35 @@ class StashedFile:
 
     name: str
     file_fd: Received
+
+
+@frozen
+class NewSession:
+    """A session to create, as by Create."""
+
+    name: str
+    manifest_fd: Received | None
+
+
+@frozen
+class Failure:
+    """An error that the call for one session would have: its full name and its parameters."""
+
+    error: str
+    message: str | None
+    hint: str | None
+    call: str | None
+    errno: int | None
+    meaning: str | None
+
+
+@frozen
+class Opened:
+    """A session of CreateMany or RetrieveMany: its fd or its failure."""
+
+    name: str
+    session_fd: Fd | None
+    failure: Failure | None
 
 
 class Sessions(Interface, name=SESSIONS):
@@ -86,6 +126,28 @@ class Sessions(Interface, name=SESSIONS):
         """
         with _borrowed(manifest_fd) as manifest:
             return await self._service.create(self._peer, name, manifest)
+
+    @method("sessions", completed=True)
+    async def CreateMany(self, *, sessions: list[NewSession]) -> list[Opened]:
+        """Creates up to 16 outgoing sessions, each as by Create.
+
+        There is an answer for each: sessions are of different guests, so one that fails does not affect the others.
+        Errors: those of Create are in failure.
+        """
+        _check_number("sessions", sessions)
+        with ExitStack() as borrowed:
+            asked = [(each.name, borrowed.enter_context(_borrowed(each.manifest_fd))) for each in sessions]
+            return _opened(await self._service.create_many(self._peer, asked))
+
+    @method("sessions", completed=True)
+    async def RetrieveMany(self, *, names: list[str]) -> list[Opened]:
+        """Returns up to 16 incoming sessions, each as by Retrieve.
+
+        There is an answer for each, as of CreateMany. Until it is sent only luod has the sessions: if all of luod is
+        killed before, they are lost. Errors: those of Retrieve are in failure.
+        """
+        _check_number("names", names)
+        return _opened(await self._service.retrieve_many(self._peer, names))
 
     @method("session_fd", completed=True)
     async def Retrieve(self, *, name: str) -> Fd:
@@ -191,8 +253,10 @@ class Sessions(Interface, name=SESSIONS):
         return await self._service.room(self._peer)
 
     @method("sessions")
-    async def List(self) -> list[SessionInfo]:
+    async def List(self, *, workload: str | None) -> list[SessionInfo]:
         """Returns the sessions of the caller's user, in the order of their names; for root those of all users.
+
+        workload: only its sessions NAME and NAME#NUMBER.
 
         held: outgoing, luod has a copy. dropped: outgoing, luod has no copy, since a Replace, or luod, ended. waiting:
         incoming, still in the kernel. retrieved: incoming, given to its owner. torn: incoming, no guest may be resumed
@@ -201,7 +265,34 @@ class Sessions(Interface, name=SESSIONS):
         reaper works on it. stuck: incoming, the reaper failed; it can be released, too. carrying_over: incoming, luod
         preserves its files again for the next kexec.
         """
-        return await self._service.list(self._peer)
+        return await self._service.list(self._peer, workload)
+
+
+def _check_number(parameter: str, given: "Sequence[object]") -> None:
+    """Raises InvalidParameter: there are too many."""
+    if len(given) > _MOST:
+        raise InvalidParameter(parameter=parameter)
+
+
+def _opened(found: "Answers") -> list[Opened]:
+    """Returns the answers. Raises an error that the interface does not declare, which is a defect of luod."""
+    try:
+        return [Opened(name, each if isinstance(each, Fd) else None, _failure(each)) for name, each in found]
+    except BaseException:
+        for _name, each in found:
+            if isinstance(each, Fd):
+                each.close()
+        raise
+
+
+def _failure(found: Fd | BaseException) -> Failure | None:
+    if isinstance(found, Fd):
+        return None
+    named = on_the_wire(found, SESSIONS) if isinstance(found, LuodError) else None
+    if named is None:
+        raise found
+    name, parameters = named
+    return Failure(name, *(parameters.get(member) for member in ("message", "hint", "call", "errno", "meaning")))
 
 
 @contextmanager
