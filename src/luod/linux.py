@@ -34,6 +34,9 @@ MS_BIND: Final = 4096
 SO_PEERGROUPS: Final = 59
 SO_PEERPIDFD: Final = 77
 
+_F_DUPFD_QUERY: Final = 1027
+"""Linux 6.10."""
+
 _NUMBERS: Final[dict[str, dict[str, int]]] = {
     "x86_64": {
         "reboot": 169, "kexec_load": 246, "kexec_file_load": 320, "seccomp": 317, "pidfd_getfd": 438,
@@ -211,6 +214,14 @@ def pidfd_getfd(pidfd: int, target: int) -> Fd:
     Raises OSError: EBADF, it is not open.
     """
     return Fd(syscall("pidfd_getfd", pidfd, target, 0))
+
+
+def may_be_same_file(one: HasFileno, other: HasFileno) -> bool:
+    """Returns whether two fds are of one open file description. True also on a kernel that cannot tell."""
+    try:
+        return bool(fcntl.fcntl(one.fileno(), _F_DUPFD_QUERY, other.fileno()))
+    except OSError:
+        return True
 
 
 def has_ended(pidfd: HasFileno, *, within: float = 0.0) -> bool:

@@ -7,10 +7,18 @@ import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from luod.daemon.log import Log
 from luod.daemon.store.fd_store import FdStore, KeeperGone
+from luod.daemon.store.journal import Slots
+from luod.daemon.store.journal_file import Journal
+from luod.daemon.store.registry import Registry
+from luod.daemon.store.remains import verify
+from luod.daemon.store.schema import FORMAT, OutgoingRow, Record
 from luod.daemon.supervisor import protocol
 from luod.errors import KernelRefused, SessionExists
 from luod.ipc import framing
@@ -55,6 +63,8 @@ class Keep:
                 session = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
                 self.sessions.add(name)
                 self.stored.add(f"outgoing.{name}")
+        elif (name := request.get("PROBE")) is not None:
+            code = errno.EEXIST if name in self.sessions else 0
         elif "FDSTORE" in request:
             next(fds).close()
             code = errno.EMFILE if request["FDNAME"] in self.refuse else 0
@@ -173,6 +183,22 @@ def test_a_name_that_is_free_is_free_afterwards() -> None:
         keep.sessions.clear()
         assert not await store.open_elsewhere("vm-1")
         assert not keep.sessions
+
+    run(body)
+
+
+def test_a_session_that_pid_1_had_is_not_lost_with_the_registrys_memory(tmp_path: Path) -> None:
+    """After a restart of luod with its file alone. A session that no process has any more is lost."""
+
+    async def body(store: FdStore, keep: Keep) -> None:
+        with null() as session:
+            await store.store({"outgoing.vm": session})
+        rows = (OutgoingRow("vm", 1000), OutgoingRow("gone", 1000))
+        with closing(Slots.new()) as memory, closing(Journal(str(tmp_path))) as file:
+            registry = Registry(Record(FORMAT, 1, "boot", rows, instance="one"), memory, file, Log("test", "error"))
+            await verify(store, registry, Log("test", "error"))
+        assert [row.name for row in registry.record.outgoing] == ["vm"]
+        assert keep.stored == {"outgoing.vm"}
 
     run(body)
 

@@ -6,13 +6,21 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from luod.daemon.log import Log
+from luod.daemon.supervisor.init_store import InitStore
+from luod.daemon.supervisor.notify import ServiceManager
+from luod.daemon.supervisor.sockets import Listening
+from luod.daemon.supervisor.supervisor import Supervisor
+from luod.linux import Fd
 from luod.testing import Machine
 from luod.testing.tools import for_root
 from luod.version import __version__
@@ -118,6 +126,69 @@ def lines_with(process: subprocess.Popen[str], word: str, count: int) -> list[st
         if word in line:
             found.append(line)
     return found
+
+
+@pytest.fixture
+def pid_1(places: dict[str, str]) -> Iterator[tuple[Supervisor, Pid1]]:
+    """Yields a supervisor that does not run yet, and the store of PID 1, with room for three fds."""
+    manager = Pid1()
+    log = Log("keep", "error")
+    with Listening(places["socket"], places["admin-socket"], places["state-directory"], log) as listening:
+        supervisor = Supervisor(
+            listening, lambda given: 0, log, manager=manager, copies=InitStore(manager, 3, "11111111")
+        )
+        yield supervisor, manager
+
+
+class Pid1(ServiceManager):
+    """PID 1, which stores an open file once, under the first of its names."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self.kept: dict[str, int] = {}
+        self.reports: list[str] = []
+
+    def store(self, name: str, fd: int) -> str:
+        inode = os.fstat(fd).st_ino
+        if inode not in self.kept.values():
+            self.kept[name] = inode
+        return ""
+
+    def remove(self, name: str) -> str:
+        self.kept.pop(name, None)
+        return ""
+
+    def settle(self) -> str:
+        return ""
+
+    def reloading(self) -> str:
+        self.reports.append("reloading")
+        return ""
+
+
+def test_a_file_that_loses_one_of_its_names_is_still_in_pid_1s_store(pid_1: tuple[Supervisor, Pid1]) -> None:
+    """As the registry's memory, when a damaged one gets another name."""
+    supervisor, manager = pid_1
+    file = Fd(os.memfd_create("registry"))
+    supervisor._keep("registry.old", file)
+    supervisor._keep("registry.new", file.duplicate())
+
+    supervisor._forget("registry.old")
+
+    assert set(manager.kept) == {"11111111.registry.new"}
+    supervisor._forget("registry.new")
+    assert not manager.kept
+
+
+def test_a_reload_that_is_requested_while_no_serve_runs_is_reported(pid_1: tuple[Supervisor, Pid1]) -> None:
+    """The next serve reads the policy, and reports the end. Without a beginning PID 1 would wait for one."""
+    supervisor, manager = pid_1
+    supervisor._start_at = time.monotonic() + 3600
+    awake, wake = socket.socketpair()
+    with awake, wake:
+        wake.send(bytes((signal.SIGHUP,)))
+        supervisor._turn(awake)
+    assert manager.reports == ["reloading"]
 
 
 @pytest.mark.skipif(Path("/dev/liveupdate").exists(), reason="this host has live update")

@@ -196,12 +196,11 @@ class FdStore(Mapping[str, Fd]):
         The kernel refuses the name then (docs/hazards.md, H9).
         """
         try:
-            (await self._session("CREATE", name, _CREATE_REFUSALS)).close()
+            await self._ask(_Request({"PROBE": name}, refusals=_CREATE_REFUSALS))
         except SessionExists:
             return True
         except KernelRefused:
-            return False
-        await self._ask(_removal(protocol.OUTGOING + name))
+            pass
         return False
 
     async def ready(self) -> None:

@@ -114,13 +114,13 @@ def recall(told: Told, log: Log) -> Record:
 
 async def verify(fds: FdStore, registry: Registry, log: Log) -> None:
     """Removes lost sessions from the registry. Sessions that it must retrieve to find out are stored in `fds`. It can
-    be repeated: `fds` has the results of a serve that was killed.
+    be repeated: `fds` has the results of a serve that was killed, and what PID 1 had held.
 
     An outgoing session that only a client has open is still preserved; its state is `dropped`. An incoming session that
     was never retrieved waits in the kernel, and is not touched.
     """
     for outgoing in registry.record.outgoing:
-        if fd_name(outgoing) in fds or not await fds.open_elsewhere(outgoing.name):
+        if fd_name(outgoing) not in fds and not await fds.open_elsewhere(outgoing.name):
             lose(outgoing, registry, log)
     for before in registry.record.incoming:
         row = registry.incoming(before.name) or before  # torn by now if another session of its workload is lost

@@ -1,8 +1,9 @@
 """The messages between `serve` and `keep`: KEY=VALUE lines, with sd_notify's words where it has them.
 
-`FDSTORE=1 FDNAME=…` (with an fd), `FDSTOREREMOVE=1 FDNAME=…`, `READY=1`, and two of our own, `CREATE=name` and
-`RETRIEVE=name`. Unlike sd_notify's, each is answered when it is done: `ERRNO=0`, with the session's fd where there is
-one, or the kernel's errno with CALL and MEANING. Messages, not a stream: a SOCK_SEQPACKET socket pair.
+`FDSTORE=1 FDNAME=…` (with an fd), `FDSTOREREMOVE=1 FDNAME=…`, `READY=1`, and three of our own, `CREATE=name`,
+`RETRIEVE=name` and `PROBE=name`, a CREATE whose session is closed at once. Unlike sd_notify's, each is answered when it
+is done: `ERRNO=0`, with the session's fd where there is one, or the kernel's errno with CALL and MEANING. Messages, not
+a stream: a SOCK_SEQPACKET socket pair.
 
 A message has one request or more, separated by empty lines; its fds are those of its FDSTORE requests, in order. The
 answers come in the same order. A session is answered as soon as keep has it, with its fd and the answers before it, so

@@ -42,7 +42,7 @@ from luod.errors import (
 )
 from luod.frozen import frozen
 from luod.ipc import framing
-from luod.linux import Fd
+from luod.linux import Fd, may_be_same_file
 from luod.liveupdate.device import LiveUpdate
 from luod.version import __version__
 
@@ -66,6 +66,7 @@ _IMPORT_SECONDS: Final = 0.05
 """Between two imports: serve imports the same modules at that time."""
 _SPARE_FDS: Final = 32
 """The fds of the limit that keep and serve need for themselves."""
+_SESSIONS: Final = (protocol.OUTGOING, protocol.INCOMING)
 _NO_ROOM: Final = "luod has no room for more fds"
 _SEND_TRIES: Final = 5
 _SEND_PAUSE: Final = 0.02
@@ -177,7 +178,7 @@ class Supervisor:
             self._log("stopped", fds=len(self._stored), kept_by_pid_1=self._copies.complete)
         if self._copies.complete:
             return
-        sessions = [name for name in self._stored if name.startswith((protocol.OUTGOING, protocol.INCOMING))]
+        sessions = [name for name in self._stored if name.startswith(_SESSIONS)]
         files = [name for name in self._stored if name.startswith(protocol.HELD)]
         for fd in self._stored.values():
             _close(fd)
@@ -227,10 +228,12 @@ class Supervisor:
         if signals & {signal.SIGTERM, signal.SIGINT}:
             self._stop()
         serve = self._serve
+        if signal.SIGHUP in signals:
+            # The next serve reads the policy, and reports READY, if there is no serve now.
+            self._manager.reloading()
         if serve is None:
             return
         if signal.SIGHUP in signals:
-            self._manager.reloading()
             send(serve.pid, signal.SIGHUP)
         if self._stop_by is not None and time.monotonic() > self._stop_by:
             self._log.warning("serve-killed", pid=serve.pid, reason="it did not end in time")
@@ -405,8 +408,8 @@ class Supervisor:
                 _close(fd)
                 return {"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _NO_ROOM}
             self._keep(request["FDNAME"], fd)
-        elif "CREATE" in request or "RETRIEVE" in request:
-            if not self._has_room():
+        elif "CREATE" in request or "RETRIEVE" in request or "PROBE" in request:
+            if "PROBE" not in request and not self._has_room():
                 return {"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _NO_ROOM}
             self._open_session(request, asked)
         else:
@@ -414,9 +417,14 @@ class Supervisor:
         return {"ERRNO": 0}
 
     def _open_session(self, request: Mapping[str, str], asked: _Asked) -> None:
-        """Opens the device, makes the call, and closes it. The fd is stored before it is passed on."""
+        """Opens the device, makes the call, and closes it. The fd is stored before it is passed on; that of a probe is
+        closed.
+        """
         device = LiveUpdate(patience=_TRY_SECONDS if time.monotonic() < asked.deadline else 0.0)
         try:
+            if "PROBE" in request:
+                _close(device.create(request["PROBE"]))
+                return
             name = request.get("CREATE")
             if name is not None:
                 fd, stored = device.create(name), protocol.OUTGOING + name
@@ -441,8 +449,13 @@ class Supervisor:
 
     def _forget(self, name: str) -> None:
         if name in self._stored:
-            _close(self._stored.pop(name))
+            fd = self._stored.pop(name)
             self._copies.remove(name)
+            # PID 1 has an open file under one name only, which may have been this one.
+            for other, held in self._stored.items():
+                if not other.startswith(_SESSIONS) and may_be_same_file(held, fd):
+                    self._copies.put(other, held)
+            _close(fd)
 
     def _settle(self) -> None:
         """Waits for PID 1. A client that is answered finds its session again whatever process of luod ends, and a
