@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luod import kexec
-from luod.errors import BadInput
+from luod.errors import BadInput, JumpRefused
 from luod.kexec import LoadLimits
 from luod.testing import Machine
 from luod.testing.interpreter import Interpreter
@@ -103,6 +103,19 @@ def test_a_limit_that_an_administrator_set_counts_loads_as_it_is(tmp_path: Path)
     limit.write_text("7\n", encoding="ascii")
     assert kexec.count_loads(tmp_path) == kexec.loads_left(tmp_path) == 7
     assert limit.read_text(encoding="ascii") == "7\n"
+
+
+def test_no_image_is_started_that_was_loaded_during_the_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [7]
+    called: list[str] = []
+    monkeypatch.setattr("luod.kexec.loads_left", lambda: left[0])
+    monkeypatch.setattr("os.sync", lambda: left.insert(0, 6))
+    monkeypatch.setattr("luod.linux.syscall", lambda name, *_arguments: called.append(name))
+
+    with pytest.raises(JumpRefused, match="another process has loaded"):
+        kexec.jump(loads=7)
+
+    assert not called
 
 
 def test_a_kernel_without_the_setting_counts_no_loads(tmp_path: Path) -> None:

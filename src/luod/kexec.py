@@ -39,6 +39,7 @@ _ROOT: Final = Path("/")
 _SYSCTLS: Final = "proc/sys/kernel"
 _MOST_LOADS: Final = 2**31 - 1
 
+_REBOOT: Final = "reboot(LINUX_REBOOT_CMD_KEXEC)"
 _PRIVILEGE: Final = "the process lacks CAP_SYS_BOOT, or the kernel is locked down"
 _LOAD: Final[_Meanings] = {
     errno.ENOEXEC: (NotAKernelImage, "the file is not a kernel image for this machine"),
@@ -209,8 +210,11 @@ def loaded(path: Path = _LOADED) -> bool:
         return False
 
 
-def jump() -> NoReturn:
+def jump(*, loads: int | None = None) -> NoReturn:
     """Writes all file systems back and starts the loaded image: sync(2), reboot(LINUX_REBOOT_CMD_KEXEC).
+
+    `loads` is what `loads_left` returned for this image: nothing is started if another process has loaded one since,
+    also during the sync, which can take seconds.
 
     No process is notified or ended: every process stops where it is, so the caller must prepare them. What to know
     before:
@@ -229,14 +233,16 @@ def jump() -> NoReturn:
     machine continues as before then, except for devices that were already frozen (H22).
     """
     os.sync()
+    if loads is not None and loads_left() != loads:
+        raise JumpRefused(0, _REBOOT, "another process has loaded or unloaded a kernel image since")
     try:
         linux.syscall("reboot", uapi.LINUX_REBOOT_MAGIC1, uapi.LINUX_REBOOT_MAGIC2, uapi.LINUX_REBOOT_CMD_KEXEC, None)
     except OSError as error:
         meanings = _JUMP
         if error.errno == errno.EINVAL and pci.any_vfio_device() and loaded():
             meanings = {errno.EINVAL: (VfioDeviceNotQuiet, _NOT_QUIET)}
-        _refuse("reboot(LINUX_REBOOT_CMD_KEXEC)", error, meanings, JumpRefused)
-    raise JumpRefused(0, "reboot(LINUX_REBOOT_CMD_KEXEC)", "it returned without an error and without a jump")
+        _refuse(_REBOOT, error, meanings, JumpRefused)
+    raise JumpRefused(0, _REBOOT, "it returned without an error and without a jump")
 
 
 def _fd(file: int | HasFileno) -> int:

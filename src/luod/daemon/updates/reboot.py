@@ -21,7 +21,7 @@ def main() -> int:
     if not gate.wait():
         return 0
     try:
-        kexec.jump()
+        kexec.jump(loads=kexec.loads_left())
     except KernelRefused as error:
         print(json.dumps({"errno": error.errno, "call": error.call, "meaning": error.meaning}))
     return 1
