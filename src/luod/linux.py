@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import sys
 
 from luod.errors import BadInput, KernelRefused
 from luod.uapi.memfd import (
@@ -124,9 +125,10 @@ class Fd(Resource):
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
-            import warnings
+            if not sys.is_finalizing():  # nothing can be imported then, and the kernel closes the fd
+                import warnings
 
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+                warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
             self.close()
 
     def __repr__(self) -> str:
