@@ -98,3 +98,40 @@ def test_the_journal_tells_what_came_over_the_kexec(host: SystemdHost) -> None:
 
     assert "LUOD_SESSIONS=" in said
     assert "luod took over the sessions" in host.sh("journalctl -b -x --no-pager LUOD_EVENT=arrived")
+
+
+def test_a_kill_in_an_update_cancels_it_and_guests_run_on(host: SystemdHost) -> None:
+    host.sh("luoctl load --kernel /boot/vmlinuz")
+    host.sh("kill -STOP $(systemctl show --property MainPID --value vmm@a.service)")
+    try:
+        host.sh("luoctl update --deadline 60 >/tmp/update 2>&1 &")
+        host.until("luoctl status", "preparing", "the update waits for the VMM")
+
+        host.sh("systemctl kill --signal KILL luod.service")
+    finally:
+        host.sh("kill -CONT $(systemctl show --property MainPID --value vmm@a.service)")
+    host.until("luoctl status", f"participants  {len(GUESTS)}", "the VMMs take part again")
+
+    assert sessions(host) == set(GUESTS)
+    assert "idle" in host.sh("luoctl status")
+
+
+@pytest.mark.timeout(900)
+def test_an_upgrade_of_the_package_restarts_luod_and_keeps_every_session(host: SystemdHost) -> None:
+    before = [host.sh(f"systemctl show --property MainPID --value vmm@{name}") for name in GUESTS]
+
+    host.sh("dpkg --install /opt/later/*.deb", seconds=500)  # compiles every module on an emulated processor
+    host.until("luoctl status", f"participants  {len(GUESTS)}", "the VMMs take part again")
+
+    status = host.sh("luoctl status")
+    assert "+later" in status
+    assert "restart" not in status
+    assert sessions(host) == set(GUESTS)
+    assert [host.sh(f"systemctl show --property MainPID --value vmm@{name}") for name in GUESTS] == before
+
+
+def test_a_removal_that_would_end_sessions_is_refused(host: SystemdHost) -> None:
+    said = host.sh("dpkg --remove luod", check=False)
+
+    assert "luod holds these sessions" in said
+    assert sessions(host) == set(GUESTS)
