@@ -201,7 +201,7 @@ def _policy() -> str:
 
 def _toml_type(kind: Any) -> str:
     """Returns the name of a type in TOML's words."""
-    from luod.decode import Literal
+    from luod.static import Words
 
     names = {int: "integer", float: "number", bool: "boolean", str: "string", tuple: "array of strings"}
     parts = [part for part in get_args(kind) or (kind,) if part is not type(None)]
@@ -209,7 +209,7 @@ def _toml_type(kind: Any) -> str:
         return _toml_type(parts[0])
     if get_origin(kind) is tuple:
         return names[tuple]
-    if issubclass(kind, Literal):
+    if issubclass(kind, Words):
         return " or ".join(f'`"{word}"`' for word in kind.words)
     return names[kind]
 

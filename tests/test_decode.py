@@ -5,17 +5,13 @@ import json
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pytest
 
 from luod.decode import ABSENT, Decoder, Misfit, encode, encode_shortly
 from luod.frozen import frozen
-
-if TYPE_CHECKING:
-    from typing import Literal
-else:
-    from luod.decode import Literal
+from luod.static import Literal
 
 Colour = Literal["red", "green"]
 Light = Literal[Colour, "off"]

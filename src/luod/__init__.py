@@ -7,10 +7,9 @@ programs on a host without it. There is no other code here. These modules do not
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import TYPE_CHECKING, Final
 
+if TYPE_CHECKING:
     from luod.aio import *
     from luod.client import *
     from luod.errors import *

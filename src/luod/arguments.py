@@ -10,9 +10,7 @@ import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Final, NoReturn
+from luod.static import Any, Final, NoReturn
 
 MOST_SECONDS: Final = 86400.0
 

@@ -17,12 +17,11 @@ from luod.ipc.client.restore import RestoredFiles
 from luod.ipc.client.sessions import OUTGOING
 from luod.ipc.types.sessions import Description, SessionInfo
 from luod.manifest import MANIFEST_TOKEN
+from luod.static import TYPE_CHECKING, Self
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from types import TracebackType
-    from typing import Self
 
     from luod.ipc.client.sessions import Exchange, T
     from luod.linux import Fd

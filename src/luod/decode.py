@@ -13,31 +13,16 @@ from __future__ import annotations
 from types import GenericAlias, NoneType, UnionType
 
 from luod.frozen import has_default, member_types, members
+from luod.static import TYPE_CHECKING, Any, Final, TypeVar, Words
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, Final, TypeVar
 
     T = TypeVar("T")
     Reader = Callable[[Any], Any]
 
 ABSENT: Final = object()
 """The value of a member that is not there."""
-
-
-class Literal:
-    """`typing.Literal` at run time, for words: `Literal["a", "b"]` is a class with these `words`. A Literal among them
-    stands for its words.
-    """
-
-    words: tuple[str, ...] = ()
-
-    def __class_getitem__(cls, given: Any) -> type[Literal]:
-        words: list[str] = []
-        for each in given if type(given) is tuple else (given,):
-            words += (each,) if type(each) is str else each.words
-        return type("Literal", (Literal,), {"words": tuple(dict.fromkeys(words))})
 
 
 class Misfit(Exception):
@@ -144,7 +129,7 @@ class Decoder:
             types = member_types(kind)
             read = self.parameters(types, {name: getattr(kind, name) for name in types if has_default(kind, name)})
             return lambda given: kind(*read(given).values())
-        if issubclass(kind, Literal):
+        if issubclass(kind, Words):
             return _words({word: word for word in kind.words}) if self._strict else _exactly(str)
         if hasattr(kind, "__members__"):  # an enum
             return _words({each.value: each for each in kind.__members__.values()})
@@ -202,7 +187,7 @@ def _tags(kind: type) -> dict[str, str]:
         found = _known_tags[kind] = {
             name: member.words[0]
             for name, member in member_types(kind).items()
-            if isinstance(member, type) and issubclass(member, Literal) and len(member.words) == 1
+            if isinstance(member, type) and issubclass(member, Words) and len(member.words) == 1
         }
     return found
 

@@ -59,10 +59,10 @@ from __future__ import annotations
 
 import os
 
-TYPE_CHECKING = False
+from luod.static import TYPE_CHECKING, Any
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
 
 class LuodError(Exception):

@@ -23,12 +23,11 @@ from luod.errors import (
     VfioDeviceNotQuiet,
 )
 from luod.frozen import frozen
+from luod.static import TYPE_CHECKING, Final, NoReturn
 from luod.uapi import kexec as uapi
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Final, NoReturn
 
     from luod.linux import HasFileno
 

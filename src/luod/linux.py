@@ -12,6 +12,7 @@ import os
 import sys
 
 from luod.errors import BadInput, KernelRefused
+from luod.static import TYPE_CHECKING, Any, Final, Protocol, Self
 from luod.uapi.memfd import (
     F_ADD_SEALS,
     F_GET_SEALS,
@@ -22,13 +23,9 @@ from luod.uapi.memfd import (
     MFD_NOEXEC_SEAL,
 )
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Any, Final, Protocol, Self
-else:
-    Protocol = object  # typing is not loaded for it
 
 MS_BIND: Final = 4096
 

@@ -29,11 +29,10 @@ import zlib
 from luod.decode import encode
 from luod.errors import ManifestError
 from luod.frozen import frozen
+from luod.static import TYPE_CHECKING, Any, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any, Final
 
     Read = Callable[[int], bytes | None]
     """Returns the part under a token; None without it."""

@@ -31,12 +31,11 @@ from luod.ipc.client.connection import Connection, perform
 from luod.ipc.client.participation import PlannedFile
 from luod.ipc.client.phase import ParticipantBase, Told
 from luod.ipc.types.updates import FrozenDevice
+from luod.static import TYPE_CHECKING, Self
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
-    from typing import Self
 
     from luod.ipc.client.participation import Carried, Event
     from luod.ipc.client.sessions import Exchange, T

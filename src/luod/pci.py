@@ -10,10 +10,7 @@ import os
 import re
 
 from luod.errors import BadInput
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 DEVICES: Final = "/sys/bus/pci/devices"
 DRIVERS: Final = "/sys/bus/pci/drivers"

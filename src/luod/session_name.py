@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from luod.errors import BadInput
 from luod.frozen import frozen
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final, Self
+from luod.static import Final, Self
 
 OWN: Final = "luod"
 """The session of luod's registry. Names that begin with it are reserved, and so is `systemd`."""

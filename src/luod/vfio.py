@@ -21,13 +21,12 @@ import os
 from luod import pci
 from luod.errors import KernelRefused, VfioDeviceFrozen
 from luod.linux import Fd
+from luod.static import TYPE_CHECKING, Final
 from luod.uapi import iommufd as iommufd_uapi
 from luod.uapi import vfio as uapi
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     import struct
-    from typing import Final
 
     from luod.linux import HasFileno
 

@@ -28,26 +28,26 @@ luod.daemon.policy.file luod.daemon.policy.membership luod.daemon.policy.rules l
 luod.daemon.preflight.kinds luod.daemon.refusals luod.daemon.replies luod.daemon.run_state luod.daemon.serve
 luod.daemon.sessions luod.daemon.sessions.changes luod.daemon.sessions.claims luod.daemon.sessions.file_kind
 luod.daemon.sessions.finish_check luod.daemon.sessions.held_files luod.daemon.sessions.holders
-luod.daemon.sessions.manifests luod.daemon.sessions.names luod.daemon.sessions.overview luod.daemon.sessions.owner_watch
-luod.daemon.sessions.service luod.daemon.store luod.daemon.store.copies luod.daemon.store.doubts
-luod.daemon.store.entries luod.daemon.store.fd_names luod.daemon.store.fd_store luod.daemon.store.inherited
-luod.daemon.store.journal luod.daemon.store.journal_file luod.daemon.store.recovery luod.daemon.store.registry
-luod.daemon.store.remains luod.daemon.store.schema luod.daemon.store.state_file luod.daemon.store.states
-luod.daemon.supervisor luod.daemon.supervisor.children luod.daemon.supervisor.ending luod.daemon.supervisor.init_store
-luod.daemon.supervisor.notify luod.daemon.supervisor.open_files luod.daemon.supervisor.other_luod
-luod.daemon.supervisor.passed_fds luod.daemon.supervisor.protocol luod.daemon.supervisor.serve_process
-luod.daemon.supervisor.sockets luod.daemon.supervisor.supervisor luod.daemon.timeline luod.daemon.timeline.earlier
-luod.daemon.trust luod.daemon.updates luod.daemon.updates.follower luod.daemon.updates.participants
-luod.daemon.updates.transaction luod.decode luod.errors luod.frozen luod.ipc luod.ipc.errors luod.ipc.framing
-luod.ipc.interfaces luod.ipc.interfaces.sessions luod.ipc.interfaces.updates luod.ipc.names luod.ipc.server
-luod.ipc.server.accepted luod.ipc.server.admission luod.ipc.server.calls luod.ipc.server.closer
-luod.ipc.server.connection luod.ipc.server.foreign_files luod.ipc.server.introspection luod.ipc.server.methods
-luod.ipc.server.peer luod.ipc.server.received luod.ipc.server.receiver luod.ipc.server.receiver_process
-luod.ipc.server.sparing luod.ipc.server.turns luod.ipc.server.wire luod.ipc.types luod.ipc.types.phases
-luod.ipc.types.sessions luod.ipc.types.updates luod.linux luod.liveupdate luod.liveupdate.calls luod.liveupdate.device
-luod.liveupdate.devices luod.liveupdate.incoming luod.liveupdate.outgoing luod.liveupdate.ram luod.liveupdate.session
-luod.manifest luod.memory luod.memory.cgroup luod.memory.source luod.pci luod.session_name luod.uapi luod.uapi.iommufd
-luod.uapi.liveupdate luod.uapi.memfd luod.uapi.vfio luod.version
+luod.daemon.sessions.manifests luod.daemon.sessions.names luod.daemon.sessions.overview
+luod.daemon.sessions.owner_watch luod.daemon.sessions.service luod.daemon.store luod.daemon.store.copies
+luod.daemon.store.doubts luod.daemon.store.entries luod.daemon.store.fd_names luod.daemon.store.fd_store
+luod.daemon.store.inherited luod.daemon.store.journal luod.daemon.store.journal_file luod.daemon.store.recovery
+luod.daemon.store.registry luod.daemon.store.remains luod.daemon.store.schema luod.daemon.store.state_file
+luod.daemon.store.states luod.daemon.supervisor luod.daemon.supervisor.children luod.daemon.supervisor.ending
+luod.daemon.supervisor.init_store luod.daemon.supervisor.notify luod.daemon.supervisor.open_files
+luod.daemon.supervisor.other_luod luod.daemon.supervisor.passed_fds luod.daemon.supervisor.protocol
+luod.daemon.supervisor.serve_process luod.daemon.supervisor.sockets luod.daemon.supervisor.supervisor
+luod.daemon.timeline luod.daemon.timeline.earlier luod.daemon.trust luod.daemon.updates luod.daemon.updates.follower
+luod.daemon.updates.participants luod.daemon.updates.transaction luod.decode luod.errors luod.frozen luod.ipc
+luod.ipc.errors luod.ipc.framing luod.ipc.interfaces luod.ipc.interfaces.sessions luod.ipc.interfaces.updates
+luod.ipc.names luod.ipc.server luod.ipc.server.accepted luod.ipc.server.admission luod.ipc.server.calls
+luod.ipc.server.closer luod.ipc.server.connection luod.ipc.server.foreign_files luod.ipc.server.introspection
+luod.ipc.server.methods luod.ipc.server.peer luod.ipc.server.received luod.ipc.server.receiver
+luod.ipc.server.receiver_process luod.ipc.server.sparing luod.ipc.server.turns luod.ipc.server.wire luod.ipc.types
+luod.ipc.types.phases luod.ipc.types.sessions luod.ipc.types.updates luod.linux luod.liveupdate luod.liveupdate.calls
+luod.liveupdate.device luod.liveupdate.devices luod.liveupdate.incoming luod.liveupdate.outgoing luod.liveupdate.ram
+luod.liveupdate.session luod.manifest luod.memory luod.memory.cgroup luod.memory.source luod.pci luod.session_name
+luod.static luod.uapi luod.uapi.iommufd luod.uapi.liveupdate luod.uapi.memfd luod.uapi.vfio luod.version
 """
 """luod's own modules on the path of its start."""
 OTHERS = """
@@ -61,9 +61,9 @@ itertools json json.decoder json.encoder json.scanner keyword luod luod.client l
 luod.ipc luod.ipc.client luod.ipc.client.connection luod.ipc.client.handle luod.ipc.client.limits
 luod.ipc.client.restore luod.ipc.client.sessions luod.ipc.decode luod.ipc.framing luod.ipc.names luod.ipc.types
 luod.ipc.types.sessions luod.linux luod.liveupdate luod.liveupdate.calls luod.liveupdate.incoming
-luod.liveupdate.session luod.manifest luod.memory luod.memory.cgroup luod.memory.source luod.session_name luod.uapi
-luod.uapi.liveupdate luod.uapi.memfd operator re re._casefix re._compiler re._constants re._parser reprlib struct
-types zlib
+luod.liveupdate.session luod.manifest luod.memory luod.memory.cgroup luod.memory.source luod.session_name luod.static
+luod.uapi luod.uapi.liveupdate luod.uapi.memfd operator re re._casefix re._compiler re._constants re._parser reprlib
+struct types zlib
 """
 """All modules that `import luod.client` adds to those of a Python that does nothing."""
 

@@ -14,11 +14,10 @@ from functools import cache
 from luod import linux
 from luod.frozen import frozen, replace
 from luod.ipc.types.phases import Clock
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final
 
 _CODE: "Final" = {
     "x86_64": bytes.fromhex("0f31 48c1e220 4809d0 c3"),  # rdtsc; shl rdx, 32; or rax, rdx; ret

@@ -10,12 +10,9 @@ import asyncio
 from collections.abc import Callable, Coroutine
 
 from luod.ipc.server.turns import charged
+from luod.static import Any, Final, TypeVar
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Final, TypeVar
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 _changes: Final[set[asyncio.Task[Any]]] = set()
 """The running changes: the event loop itself has weak references only."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from luod.frozen import frozen
+from luod.static import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from luod.daemon.log import Log
     from luod.daemon.policy.current import Policy

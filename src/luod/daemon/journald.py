@@ -10,9 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 SOCKET: Final = "/run/systemd/journal/socket"
 MESSAGE_IDS: Final[Mapping[str, str]] = {

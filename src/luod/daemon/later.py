@@ -13,11 +13,10 @@ import sys
 from importlib import import_module
 
 from luod.daemon.store.recovery import finish_old
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Final
 
     from luod.daemon.core import Core
     from luod.daemon.rooms import Rooms

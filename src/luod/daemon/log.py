@@ -14,10 +14,7 @@ import time
 from json.encoder import encode_basestring_ascii
 
 from luod.daemon.journald import Journal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}

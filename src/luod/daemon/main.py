@@ -16,8 +16,8 @@ from luod.daemon.options import Options, plain
 from luod.daemon.supervisor import open_files
 from luod.errors import LuodError, Refused
 from luod.frozen import replace
+from luod.static import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from luod.daemon.supervisor.serve_process import Given
 

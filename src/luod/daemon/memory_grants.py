@@ -13,11 +13,9 @@ from collections.abc import Iterable
 from luod import memory
 from luod.ipc.types.sessions import Limit, MemoryRoom
 from luod.memory import Unknown
+from luod.static import TYPE_CHECKING, Final, Protocol
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final, Protocol
-
     Root = str | os.PathLike[str]
 
     class File(Protocol):

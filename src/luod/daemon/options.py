@@ -11,10 +11,7 @@ from collections.abc import Sequence
 from luod.daemon.log import LEVELS
 from luod.frozen import frozen
 from luod.ipc.names import ADMIN_SOCKET, SESSIONS_SOCKET
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 _PLAIN: Final = ("socket", "admin_socket", "state_directory", "log_level", "config")
 

@@ -6,11 +6,10 @@ from luod.daemon.log import Log
 from luod.ipc.names import ADMIN
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
+from luod.static import TYPE_CHECKING, Any, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any, Final
 
 _DECLINED: Final = frozenset(("Refused", "PermissionDenied"))
 _METHOD_CHARACTERS: Final = 64

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from luod.daemon.run_state import RunState
 from luod.ipc.errors import Busy, NoManifest, NoSuchSession, Resumed, TooLate, Torn, UpdateRunning
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from luod.ipc.types.sessions import Direction
 
 

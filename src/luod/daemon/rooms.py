@@ -15,10 +15,7 @@ from luod.daemon.timeline.recorder import Recorder
 from luod.daemon.updates.hooks import Hooks
 from luod.daemon.updates.kexec_image import KexecImage
 from luod.daemon.updates.update import Updater
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 
 class Rooms:

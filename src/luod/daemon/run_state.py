@@ -11,10 +11,7 @@ from enum import Enum
 
 from luod.daemon.log import Log
 from luod.ipc.types.phases import State
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 
 class RunState(Enum):

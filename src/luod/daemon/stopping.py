@@ -19,10 +19,7 @@ from luod.daemon.store.fd_names import fd_name, held_name
 from luod.daemon.store.recovery import Holdings
 from luod.errors import Refused
 from luod.ipc.server.peer import Peer
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 _REPLY_SECONDS: Final = 0.2
 """For the reply to reach the operator."""

@@ -11,10 +11,7 @@ import stat
 from collections.abc import Iterator
 
 from luod.frozen import frozen
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 _MOST_LINKS: Final = 40
 """The kernel's limit."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from luod.decode import Decoder, Misfit
 from luod.errors import ProtocolError
+from luod.static import Final, TypeVar
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final, TypeVar
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 _DECODER: Final = Decoder(strict=False)
 

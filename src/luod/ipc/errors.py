@@ -13,11 +13,10 @@ import errno
 from luod import errors
 from luod.errors import LuodError
 from luod.ipc.names import ADMIN, SERVICE, SESSIONS, TOO_MANY_CONNECTIONS, UPDATES
+from luod.static import TYPE_CHECKING, Any, ClassVar, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any, ClassVar, Final
 
     Caught = tuple[type[LuodError], int]
     """The exception of a client; of a subclass of KernelRefused, with its errno."""

@@ -15,12 +15,11 @@ from luod import errors
 from luod.decode import encode
 from luod.frozen import frozen
 from luod.linux import Fd, Resource
+from luod.static import TYPE_CHECKING, Any, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
     from collections.abc import Iterable, Mapping, Sequence
-    from typing import Any, Final
 
 REPLY_LIMIT: Final = 16 * 1024 * 1024
 """The length in bytes of the longest reply that a client accepts."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 SESSIONS: Final = "io.luod.Sessions"
 UPDATES: Final = "io.luod.Updates"

@@ -12,10 +12,9 @@ Each name is loaded from its module on first use (PEP 562): luod's keeper needs 
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Final
+from luod.static import TYPE_CHECKING, Any, Final
 
+if TYPE_CHECKING:
     from luod.linux import HasFileno
     from luod.liveupdate.device import LiveUpdate
     from luod.liveupdate.incoming import IncomingSession

@@ -23,11 +23,8 @@ from luod.errors import (
     TokenInUse,
     WrongDirection,
 )
+from luod.static import Final, NoReturn
 from luod.uapi import liveupdate as uapi
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final, NoReturn
 
 _INTERRUPTIONS_MAX: Final = 100
 

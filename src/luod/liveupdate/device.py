@@ -13,12 +13,10 @@ from luod.errors import KernelRefused, LiveUpdateBroken, LiveUpdateBusy, NoLiveU
 from luod.linux import Fd
 from luod.liveupdate import calls
 from luod.liveupdate.session import Owner, encode_name
+from luod.static import TYPE_CHECKING, Final
 from luod.uapi import liveupdate as uapi
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from luod.liveupdate.incoming import IncomingSession
     from luod.liveupdate.outgoing import OutgoingSession
 

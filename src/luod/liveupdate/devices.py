@@ -11,12 +11,9 @@ import fcntl
 import os
 
 from luod import pci
+from luod.static import Final
 from luod.uapi import iommufd as iommufd_uapi
 from luod.uapi import vfio as uapi
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
 
 _GROUP: Final = "anon_inode:[vfio-device]"
 _RETRIEVED: Final = "anon_inode:[vfio-device-liveupdate]"

@@ -24,12 +24,11 @@ from luod.errors import (
 from luod.linux import Fd
 from luod.liveupdate import calls
 from luod.liveupdate.session import Session, check_token
+from luod.static import TYPE_CHECKING, Final
 from luod.uapi import liveupdate as uapi
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Final
 
     from luod.manifest import Entry
 

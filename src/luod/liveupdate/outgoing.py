@@ -29,13 +29,12 @@ from luod.liveupdate import calls, devices
 from luod.liveupdate.ram import new_memfd
 from luod.liveupdate.session import Session, check_text, check_token
 from luod.manifest import Entry
+from luod.static import TYPE_CHECKING, Final
 from luod.uapi import liveupdate as uapi
 from luod.uapi.memfd import F_GET_SEALS, F_SEAL_EXEC
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final
 
 _BLOCK: Final = 512
 """The unit of `st_blocks` in bytes."""

@@ -11,10 +11,7 @@ from luod import memory as machine
 from luod.errors import BadInput, KernelRefused
 from luod.linux import Fd
 from luod.liveupdate.session import check_text
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 _MADV_POPULATE_WRITE: Final = 23
 _MADV_COLLAPSE: Final = 25

@@ -8,12 +8,10 @@ from __future__ import annotations
 from luod.errors import BadInput
 from luod.linux import Fd, Resource
 from luod.liveupdate import calls
+from luod.static import TYPE_CHECKING, Final
 from luod.uapi import liveupdate as uapi
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from luod.memory import Limits
 
 NAME_MAX: Final = uapi.LIVEUPDATE_SESSION_NAME_LENGTH - 1

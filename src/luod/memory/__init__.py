@@ -18,18 +18,15 @@ from luod.errors import KernelRefused, MemoryUnknown, NotEnoughMemory
 from luod.frozen import frozen
 from luod.memory import cgroup
 from luod.memory.source import Keeping, Live
+from luod.static import TYPE_CHECKING, Final, Protocol, TypeVar
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final, Protocol, TypeVar
 
     from luod.memory.source import Source
 
     T = TypeVar("T")
     Root = str | os.PathLike[str]
-else:
-    Protocol = object
 
 _STRICT_OVERCOMMIT: Final = 2
 _NO_FD: Final = (errno.EMFILE, errno.ENFILE)

@@ -11,11 +11,10 @@ import errno
 import os
 
 from luod.frozen import frozen
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Final
 
 V1: Final = "cgroup"
 V2: Final = "cgroup2"

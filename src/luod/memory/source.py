@@ -11,12 +11,7 @@ import os
 import stat
 
 from luod.memory import cgroup
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final, Protocol
-else:
-    Protocol = object
+from luod.static import Final, Protocol
 
 _CHUNK: Final = 64 * 1024
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import struct
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 KERNEL_VERSION: Final = 7
 KERNEL_MINOR_VERSION: Final = 40

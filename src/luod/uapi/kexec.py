@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
+from luod.static import Final
 
 KEXEC_ON_CRASH: Final = 0x00000001
 KEXEC_PRESERVE_CONTEXT: Final = 0x00000002

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
+from luod.static import Final
 
 MFD_CLOEXEC: Final = 0x0001
 MFD_ALLOW_SEALING: Final = 0x0002

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import struct
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 CONTAINER: Final = "/dev/vfio/vfio"
 GROUPS: Final = "/dev/vfio"

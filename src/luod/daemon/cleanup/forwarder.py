@@ -24,10 +24,7 @@ from luod.frozen import frozen
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
 from luod.manifest import Entry
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 OUTGOING_FD: Final = "LUOD_OUTGOING_FD"
 CONTROL_FD: Final = "LUOD_CONTROL_FD"

@@ -27,10 +27,7 @@ from luod.ipc import errors
 from luod.ipc.errors import CarryOverFailed, NotCarriedOver
 from luod.ipc.server.peer import Peer
 from luod.linux import Fd
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 _SECONDS: Final = 600.0
 """The limit for one session. PRESERVE_FD and RETRIEVE_FD of a TiB take minutes (H3)."""

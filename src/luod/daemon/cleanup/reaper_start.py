@@ -18,10 +18,7 @@ from luod.decode import encode
 from luod.errors import LuodError
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 _MOST_BYTES: Final = 96 * 1024
 

@@ -28,10 +28,7 @@ from luod.ipc.errors import Busy, DiscardFailed, NoSuchSession
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.admin import Stuck
 from luod.linux import Fd
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 _AT_ONCE: Final = 4
 """Concurrent reapers that the deadline starts."""

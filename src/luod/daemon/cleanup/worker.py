@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from luod.daemon.processes import gate
 from luod.errors import LuodError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 REFUSED_STATUS: Final = 64
 """The exit status of a process that has changed nothing. Its report has the reason."""

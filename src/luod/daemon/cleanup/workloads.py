@@ -22,10 +22,7 @@ from luod.errors import LuodError, Refused
 from luod.ipc.errors import NoSuchSession
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.sessions import Direction, GivenUp
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 _OTHER: Final[dict[Direction, Direction]] = {"outgoing": "incoming", "incoming": "outgoing"}
 _INSTEAD: Final[dict[Direction, str]] = {

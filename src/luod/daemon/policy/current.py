@@ -16,12 +16,11 @@ from luod.daemon.policy import file, membership, rules
 from luod.daemon.policy.rules import CLOSED, Settings
 from luod.daemon.store import state_file
 from luod.errors import PolicyError, Refused
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
-    from typing import Final
 
     from luod.daemon.log import Log
     from luod.daemon.policy.rules import Granted

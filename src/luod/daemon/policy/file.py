@@ -12,11 +12,10 @@ from luod.daemon.policy.rules import Settings, Terms
 from luod.daemon.store.schema import MOST_SESSIONS
 from luod.decode import Decoder, Misfit
 from luod.errors import PolicyError
+from luod.static import TYPE_CHECKING, Any, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any, Final
 
     Fault = tuple[str, str, str]
     """A mistake in a policy: member, message and hint."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from luod.frozen import frozen
 from luod.linux import has_ended
+from luod.static import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from luod.ipc.server.peer import Peer
 

@@ -10,15 +10,12 @@ from functools import lru_cache
 from luod.daemon.policy.membership import NOWHERE, Membership
 from luod.daemon.store.schema import MOST_SESSIONS
 from luod.frozen import frozen
+from luod.static import TYPE_CHECKING, Final, Literal
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final, Literal
 
     from luod.ipc.server.peer import Peer
-else:
-    from luod.decode import Literal
 
 OnOwnerDeath = Literal["hold", "discard"]
 

@@ -30,11 +30,10 @@ from luod.daemon.store import state_directory
 from luod.errors import Refused
 from luod.frozen import replace
 from luod.kexec import load_limits
+from luod.static import TYPE_CHECKING, Final, Protocol
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Final, Protocol
 
     from luod.daemon.preflight.rules import Judgement, Moment
     from luod.daemon.preflight.subject import Subject

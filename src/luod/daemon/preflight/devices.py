@@ -15,11 +15,10 @@ from luod import pci
 from luod.daemon.preflight.findings import finding, listed
 from luod.errors import BadInput
 from luod.frozen import frozen
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
-    from typing import Final
 
     from luod.ipc.types.admin import Finding
     from luod.ipc.types.updates import DeclaredFile, When

@@ -14,12 +14,11 @@ from luod.daemon.store.states import OutgoingState
 from luod.frozen import frozen
 from luod.image.command_line import line
 from luod.kexec import LoadLimits
+from luod.static import TYPE_CHECKING, Literal
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
-    from typing import Literal
 
     from luod import image
     from luod.daemon.preflight.devices import Devices

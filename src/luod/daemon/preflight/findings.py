@@ -5,11 +5,10 @@ from __future__ import annotations
 from luod.errors import Refused
 from luod.frozen import replace
 from luod.ipc.types.admin import Finding
+from luod.static import TYPE_CHECKING, Final, Literal
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
-    from typing import Final, Literal
 
 REFUSALS: Final = frozenset(
     {

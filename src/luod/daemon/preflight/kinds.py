@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+from luod.static import TYPE_CHECKING, Final
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Final
 
 KINDS: Final[Mapping[str, str]] = {
     "memfd": "memfd",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from luod.daemon.preflight.findings import finding
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Final
 
     from luod.ipc.types.admin import Finding
     from luod.kexec import LoadLimits

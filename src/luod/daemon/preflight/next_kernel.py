@@ -10,11 +10,10 @@ from luod.daemon.preflight.kinds import KINDS, beside
 from luod.frozen import frozen
 from luod.image.command_line import Line, enabled, parameters
 from luod.image.contents import family_of
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
-    from typing import Final
 
     from luod import image
     from luod.daemon.preflight.running import Running

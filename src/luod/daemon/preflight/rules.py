@@ -13,11 +13,10 @@ from luod.daemon.preflight.facts import Facts, kinds, unattended
 from luod.daemon.preflight.facts import next_kernel as following
 from luod.daemon.preflight.findings import finding
 from luod.frozen import frozen
+from luod.static import TYPE_CHECKING, Final, Literal
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from typing import Final, Literal
 
     from luod.daemon.preflight.facts import FactName
     from luod.ipc.types.admin import Finding

@@ -16,11 +16,10 @@ from luod.daemon.memory_grants import scratch_areas
 from luod.errors import ImageError
 from luod.frozen import frozen
 from luod.image.contents import FAMILIES, family_of, formats
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Final
 
 IMAGE_MAX: Final = 1024 * 1024 * 1024
 _DEBUGFS: Final = "sys/kernel/debug/kho/out"

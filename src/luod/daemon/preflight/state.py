@@ -11,13 +11,12 @@ from luod.daemon.preflight.findings import finding, listed
 from luod.daemon.store.schema import IncomingRow, OutgoingRow, Row
 from luod.daemon.store.states import OutgoingState
 from luod.errors import NotEnoughMemory
+from luod.static import TYPE_CHECKING, Final
 from luod.uapi.memfd import F_SEAL_EXEC
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
-    from typing import Final
 
     from luod.daemon.preflight.facts import Declaration
     from luod.ipc.types.admin import Finding

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from luod.daemon.preflight.findings import finding
 from luod.ipc.types.admin import Finding, Problem
+from luod.static import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 
 from luod.frozen import frozen
+from luod.static import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from luod.linux import Fd
 

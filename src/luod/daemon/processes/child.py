@@ -18,10 +18,7 @@ from luod.daemon.processes import gate
 from luod.daemon.store.fd_store import FdStore
 from luod.frozen import frozen
 from luod.linux import Fd, has_ended, memfd, pid_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Final, Literal
+from luod.static import Any, Final, Literal
 
 DYING_SECONDS: Final = 5.0
 """The time for a killed process to end. One in a system call may take longer, and is left alone."""

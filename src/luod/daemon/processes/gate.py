@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import IO, TextIO
+from luod.static import IO, TextIO
 
 _GO = b"g"
 

@@ -10,11 +10,10 @@ import asyncio
 from weakref import WeakValueDictionary
 
 from luod.ipc.errors import Busy
+from luod.static import TYPE_CHECKING, Any, TypeVar
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Coroutine
-    from typing import Any, TypeVar
 
     from luod.daemon.run_state import Run
 

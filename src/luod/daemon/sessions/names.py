@@ -10,10 +10,9 @@ from luod.ipc.errors import InvalidName, WrongPhase
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.phases import State
 from luod.session_name import SessionName
+from luod.static import TYPE_CHECKING, Protocol
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
 
     class Participation(Protocol):
         """The part of `luod.daemon.updates.participants` that sessions depend on."""

@@ -6,11 +6,10 @@ from luod.daemon.store.fd_names import fd_name
 from luod.daemon.store.schema import OutgoingRow
 from luod.daemon.store.states import IncomingState
 from luod.ipc.types.sessions import Description
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from typing import Final
 
     from luod.daemon.sessions.names import Participation
     from luod.daemon.sessions.owner_watch import Owners

@@ -11,8 +11,8 @@ import asyncio
 from luod.daemon.store.fd_names import PROCESS, process_name, session_of
 from luod.errors import Refused
 from luod.linux import has_ended, pid_of
+from luod.static import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -51,11 +51,10 @@ from luod.ipc.server.turns import charged
 from luod.ipc.types.sessions import Description, Direction, MemoryRoom, Outcome, SessionInfo
 from luod.linux import Fd
 from luod.session_name import SessionName
+from luod.static import TYPE_CHECKING, Any
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Coroutine
-    from typing import Any
 
     from luod.daemon.sessions.names import Participation
     from luod.ipc.interfaces.sessions import Answers

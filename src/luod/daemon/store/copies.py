@@ -10,11 +10,9 @@ from luod.daemon.store.entries import Meaningless, OtherFormat, key, read_change
 from luod.daemon.store.journal import Log, unpack
 from luod.daemon.store.schema import FORMAT, Record
 from luod.frozen import frozen, replace
+from luod.static import TYPE_CHECKING, Literal
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal
-
     Kind = Literal["damaged", "format", "unreadable", "another-machine", "another-boot", "older"]
 
 

@@ -16,11 +16,10 @@ from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.daemon.supervisor import protocol
 from luod.linux import memfd
 from luod.session_name import SessionName
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Final
 
     from luod.daemon.log import Log
     from luod.daemon.store.copies import Told

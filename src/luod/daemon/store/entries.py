@@ -12,11 +12,10 @@ from luod.daemon.store.schema import FORMAT, IncomingRow, OutgoingRow, Record, R
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.decode import Decoder, Misfit, encode_shortly
 from luod.frozen import members
+from luod.static import TYPE_CHECKING, Any, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, Final
 
     from luod.ipc.types.sessions import Direction
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from luod.daemon.supervisor import protocol
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Final
 
     from luod.daemon.store.schema import HeldFile, Image, Row
     from luod.ipc.types.sessions import Direction

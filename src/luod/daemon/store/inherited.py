@@ -15,11 +15,9 @@ from luod.daemon.store.states import IncomingState
 from luod.errors import LuodError
 from luod.frozen import replace
 from luod.liveupdate import IncomingSession
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from luod.daemon.log import Log
     from luod.daemon.store.fd_store import FdStore
     from luod.daemon.store.journal_file import Journal

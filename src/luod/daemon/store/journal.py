@@ -13,11 +13,10 @@ import zlib
 
 from luod.frozen import frozen
 from luod.linux import Fd, memfd
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Final
 
 SLOT_SIZE: Final = 512 * 1024
 """The size of each of the two logs in memory in bytes. A file begins a new log at the same size."""

@@ -16,11 +16,10 @@ import time
 from luod.daemon.store import state_file
 from luod.daemon.store.journal import SLOT_SIZE
 from luod.linux import Fd
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final
 
 _ROOM_UNIT: Final = 64 * 1024
 _ROOM_FACTOR: Final = 4

@@ -24,11 +24,9 @@ from luod.errors import KernelRefused, LiveUpdateBroken, MemoryUnknown, NoSuchSe
 from luod.frozen import frozen, replace
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from luod.daemon.log import Log
     from luod.daemon.store.fd_store import FdStore
 

@@ -16,11 +16,10 @@ from luod.daemon.store.schema import IncomingRow, OutgoingRow, Row
 from luod.daemon.store.states import IncomingState, OutgoingState, require
 from luod.errors import LuodError
 from luod.frozen import replace
+from luod.static import TYPE_CHECKING, Any
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from typing import Any
 
     from luod.daemon.log import Log
     from luod.daemon.store.entries import Key

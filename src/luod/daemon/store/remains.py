@@ -14,8 +14,8 @@ from luod.daemon.store.schema import IncomingRow, OutgoingRow, Owed, begun_recor
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.errors import NoSuchSession, SessionTaken
 from luod.frozen import replace
+from luod.static import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from luod.daemon.log import Log
     from luod.daemon.store.copies import Told

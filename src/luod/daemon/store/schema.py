@@ -11,10 +11,7 @@ from luod.daemon.clock import Crossing, Moment, Pace
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.frozen import frozen
 from luod.ipc.types.sessions import Direction
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Final
+from luod.static import Any, Final
 
 FORMAT: "Final" = 5
 MOST_SESSIONS: "Final" = 1024

@@ -13,11 +13,10 @@ import stat
 
 from luod.ipc.types.admin import Problem
 from luod.linux import Fd
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Final
 
     from luod.daemon.store.journal_file import Journal
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from luod.errors import LuodError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 
 class OutgoingState(StrEnum):

@@ -9,9 +9,7 @@ import contextlib
 import os
 import signal
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 _PF_EXITING: Final = 0x4
 

@@ -11,10 +11,7 @@ from collections.abc import Sequence
 from luod.daemon.supervisor import protocol
 from luod.errors import KernelRefused, NoSuchSession, SessionExists, SessionTaken
 from luod.liveupdate.device import LiveUpdate
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 _LOOKS: Final = 4
 _LOOK_SECONDS: Final = 0.05

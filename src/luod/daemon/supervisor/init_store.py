@@ -11,11 +11,9 @@ from collections.abc import Mapping
 
 from luod.daemon.supervisor import protocol
 from luod.linux import Fd
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from luod.daemon.supervisor.notify import ServiceManager
 
 _BOOT_CHARACTERS: Final = 8

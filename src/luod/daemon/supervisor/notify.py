@@ -14,10 +14,7 @@ import time
 from collections.abc import Sequence
 
 from luod.frozen import frozen
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 _SECONDS: Final = 1.0
 """For each attempt: a reader of the socket must not block the keeper."""

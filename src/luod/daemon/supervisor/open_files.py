@@ -7,9 +7,7 @@ import os
 import resource
 import sys
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 FIRST: Final = 3
 """The first fd after the standard ones."""

@@ -18,10 +18,7 @@ from luod.errors import KernelRefused, Refused, SessionExists
 from luod.ipc.names import ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.linux import Fd
 from luod.liveupdate.device import LiveUpdate
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 _OTHER_SECONDS: Final = 5.0
 _TRY_SECONDS: Final = 0.1

@@ -13,10 +13,7 @@ from luod.daemon.supervisor.open_files import FIRST
 from luod.errors import Refused
 from luod.frozen import frozen
 from luod.linux import Fd
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 SESSIONS: Final = "sessions"
 ADMIN: Final = "admin"

@@ -16,10 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from luod.session_name import OWN
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 OUTGOING: Final = "outgoing."
 INCOMING: Final = "incoming."

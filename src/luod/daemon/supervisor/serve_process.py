@@ -19,10 +19,7 @@ from itertools import pairwise
 from luod.daemon.supervisor.open_files import FIRST
 from luod.frozen import frozen
 from luod.linux import Fd
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final, NoReturn
+from luod.static import Final, NoReturn
 
 NAME: Final = "luod-serve"
 """The name of the process (comm in proc(5)). Its command line is the supervisor's."""

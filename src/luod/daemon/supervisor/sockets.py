@@ -20,10 +20,7 @@ from luod.daemon.log import Log
 from luod.daemon.supervisor.other_luod import wait_for_orphan
 from luod.errors import Refused
 from luod.linux import Fd
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final, Self
+from luod.static import Final, Self
 
 _BACKLOG: Final = 128
 _LOCK_SECONDS: Final = 1.0

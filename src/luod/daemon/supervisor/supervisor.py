@@ -44,11 +44,8 @@ from luod.frozen import frozen
 from luod.ipc import framing
 from luod.linux import Fd, may_be_same_file
 from luod.liveupdate.device import LiveUpdate
+from luod.static import Final
 from luod.version import __version__
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
 
 _PATIENCE_SECONDS: Final = 10.0
 """The maximum wait of a request while another process has /dev/liveupdate open, such as systemd's PID 1 for a moment.

@@ -9,11 +9,10 @@ from __future__ import annotations
 from time import monotonic
 
 from luod.frozen import frozen
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Final
 
     from luod.daemon.store.registry import Change, Registry
     from luod.daemon.store.schema import Row

@@ -21,11 +21,9 @@ from luod.decode import Decoder, Misfit
 from luod.frozen import replace
 from luod.ipc.types.admin import UpdateTimes
 from luod.linux import Fd
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from luod.daemon.log import Log
     from luod.daemon.store.registry import Change
     from luod.daemon.store.schema import Departure, Record, Row

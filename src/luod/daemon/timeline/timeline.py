@@ -9,17 +9,14 @@ from luod.daemon.store.states import IncomingState
 from luod.frozen import frozen, replace
 from luod.ipc.types.admin import SessionTimes
 from luod.ipc.types.phases import Clock, UpdateState
+from luod.static import TYPE_CHECKING, Literal, TypeVar
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Literal, TypeVar
 
     from luod.daemon.store.schema import Departure, IncomingRow, Row
 
     R = TypeVar("R", bound=Row)
-else:
-    from luod.decode import Literal
 
 EventKind = Literal["retrieved", "resumed", "gone", "done", "cancelled"]
 

@@ -16,11 +16,10 @@ from luod.daemon.updates import memory_checks
 from luod.daemon.updates.progress import ProgressFeed
 from luod.daemon.updates.transaction import LATE, Transaction
 from luod.ipc.types.updates import Event
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
-    from typing import Final
 
     from luod.daemon.log import Log
     from luod.daemon.updates.follower import Follower

@@ -9,11 +9,9 @@ import asyncio
 from collections import deque
 
 from luod.ipc.types.updates import DeclaredFile, DeclaredSession, Event, FrozenDevice, When
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from luod.ipc.server.peer import Peer
 
 _DEVICE: Final = "vfio"

@@ -16,14 +16,12 @@ from luod.daemon.processes.child import Child, Children
 from luod.daemon.store.fd_names import HOOK
 from luod.daemon.store.schema import Owed
 from luod.errors import Refused
+from luod.static import TYPE_CHECKING, Final, Literal
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final, Literal
 
     _Hook = Literal["before-update", "after-update"]
-
     from luod.daemon.log import Log
     from luod.daemon.policy.current import Policy
     from luod.daemon.run_state import Run

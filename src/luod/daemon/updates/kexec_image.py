@@ -20,8 +20,8 @@ from luod.daemon.store.fd_names import image_names
 from luod.daemon.store.schema import Image
 from luod.errors import Refused
 from luod.ipc.errors import NotLoaded
+from luod.static import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 

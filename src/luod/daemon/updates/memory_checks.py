@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from luod.daemon import memory_grants
 from luod.errors import NotEnoughMemory
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Final
 
     from luod.daemon.updates.follower import Follower
     from luod.daemon.updates.transaction import Transaction

@@ -23,11 +23,10 @@ from luod.frozen import replace
 from luod.ipc.errors import DeclaredByAnother, NotExpected, NotFollowing, PermissionDenied
 from luod.ipc.types.updates import DeclaredSession, Event
 from luod.session_name import SessionName, is_allowed
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
-    from typing import Final
 
     from luod.daemon.log import Log
     from luod.daemon.store.recovery import Holdings

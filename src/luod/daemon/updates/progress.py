@@ -6,8 +6,8 @@ import asyncio
 from time import monotonic
 
 from luod.ipc.types.admin import Participant, Progress
+from luod.static import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 

@@ -9,10 +9,7 @@ import json
 
 from luod.daemon.processes.child import DYING_SECONDS, Child
 from luod.errors import JumpRefused, KernelRefused
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 _CALL: Final = "reboot(LINUX_REBOOT_CMD_KEXEC)"
 

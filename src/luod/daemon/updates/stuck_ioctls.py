@@ -16,11 +16,10 @@ from pathlib import Path
 
 from luod.frozen import frozen
 from luod.linux import Fd
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Final
 
 _IOCTL: Final = {"x86_64": 16, "aarch64": 29}
 _LIVEUPDATE: Final = 0xBA

@@ -10,8 +10,8 @@ from time import monotonic, time
 
 from luod.daemon.timeline.timeline import Current, Timeline, bytes_of, groups
 from luod.ipc.types.admin import SessionTimes
+from luod.static import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

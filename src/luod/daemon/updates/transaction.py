@@ -19,11 +19,10 @@ from types import MappingProxyType
 
 from luod.errors import LuodError
 from luod.frozen import frozen, replace
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
-    from typing import Final
 
     from luod.ipc.types.phases import Phase, Standing, VotePhase
 

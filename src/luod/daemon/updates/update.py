@@ -30,11 +30,10 @@ from luod.errors import Refused
 from luod.frozen import replace
 from luod.ipc.errors import InvalidParameter, NoUpdate
 from luod.ipc.types.admin import Checked, Progress, Wishes
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection
-    from typing import Final
 
     from luod.daemon.log import Log
     from luod.daemon.preflight.rules import Moment

@@ -13,15 +13,12 @@ from _socket import AF_UNIX, SO_SNDTIMEO, SOCK_STREAM, SOL_SOCKET, socket
 from luod.errors import BadInput, CallFailed, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import framing, names
 from luod.linux import HasFileno, Resource
+from luod.static import TYPE_CHECKING, Final, Protocol, TypeVar
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
-    from typing import Final, Protocol, TypeVar
 
     T = TypeVar("T")
-else:
-    Protocol = object
 
 ROOM_SECONDS: Final = 2.0
 """The time limit for repeated attempts when there are too many connections."""

@@ -15,9 +15,9 @@ from luod.liveupdate.outgoing import OutgoingSession, new_manifest
 from luod.liveupdate.session import check_token
 from luod.manifest import RESERVED_TOKENS
 from luod.session_name import SessionName
+from luod.static import TYPE_CHECKING
 from luod.uapi.memfd import F_SEAL_EXEC
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from luod.errors import DaemonUnreachable, WrongPhase
 from luod.ipc.client.participation import said_of
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from luod.ipc.client.participation import Event
 
 _GUEST_RESUMES: Final = ("cancelled", "lost")

@@ -11,8 +11,8 @@ import os
 from luod.ipc.client.connection import TIMEOUT, check_seconds
 from luod.ipc.names import SESSIONS_SOCKET
 from luod.linux import Resource
+from luod.static import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from luod.linux import Fd
     from luod.liveupdate import IncomingSession, OutgoingSession

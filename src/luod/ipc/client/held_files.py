@@ -9,11 +9,10 @@ from luod.errors import BadInput, ProtocolError
 from luod.ipc.client.sessions import Call
 from luod.liveupdate.session import check_text
 from luod.session_name import SessionName
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Final
 
     from luod.ipc.client.sessions import Exchange
     from luod.ipc.framing import Reply

@@ -16,11 +16,9 @@ from luod.ipc.framing import encode_call
 from luod.ipc.names import SESSIONS
 from luod.ipc.types.sessions import Limit
 from luod.memory import Room, Unknown
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from luod.memory import Answer
 
 _SECONDS: Final = 5.0

@@ -18,19 +18,16 @@ from luod.ipc.framing import encode_call
 from luod.ipc.names import UPDATES
 from luod.ipc.types.updates import DeclaredFile, DeclaredSession, FrozenDevice
 from luod.session_name import SessionName
+from luod.static import TYPE_CHECKING, Final, Literal, Protocol, TypeGuard
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Final, Literal, Protocol, TypeGuard
 
     from luod.ipc.client.sessions import Exchange
     from luod.ipc.framing import Reply
     from luod.ipc.types.phases import News, VotePhase
     from luod.ipc.types.updates import When
     from luod.manifest import Entry
-else:
-    Protocol = object
 
 _KINDS: Final = ("preparing", "granted", "freezing", "jumping", "cancelled", "lost")
 _VOTES_IN: Final = {"preparing": "preparing", "granted": "preparing", "freezing": "freezing"}

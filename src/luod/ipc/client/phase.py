@@ -10,11 +10,10 @@ import time
 from luod.ipc.client import participation
 from luod.ipc.client.failure import Failure
 from luod.ipc.client.participation import Participation
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Final
 
     from luod.ipc.client.participation import Carried, Event, PlannedFile
     from luod.ipc.client.sessions import Exchange

@@ -11,11 +11,10 @@ from luod.ipc.client.sessions import INCOMING, OUTGOING, Call
 from luod.ipc.names import UPDATES
 from luod.linux import Resource
 from luod.session_name import SessionName
+from luod.static import TYPE_CHECKING, Generic, TypeVar
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Generic, TypeVar
 
     from luod.ipc.client.handle import IncomingHandle
     from luod.ipc.client.sessions import Exchange

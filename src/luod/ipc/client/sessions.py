@@ -23,12 +23,11 @@ from luod.liveupdate.incoming import IncomingSession
 from luod.liveupdate.session import Session
 from luod.manifest import PART_SIZE, read_first
 from luod.session_name import SessionName
+from luod.static import TYPE_CHECKING, Any, Final, TypeVar
 from luod.uapi.memfd import F_GET_SEALS
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
-    from typing import Any, Final, TypeVar
 
     from luod.ipc.client.handle import IncomingHandle
     from luod.ipc.framing import Reply
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
     S = TypeVar("S", OutgoingSession, IncomingSession)
-
     Exchange = Generator["Call", Reply, T]
     """The runner closes each Reply after the step to which it was sent: fds that were not taken end there."""
 

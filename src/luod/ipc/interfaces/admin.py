@@ -14,11 +14,10 @@ from luod.ipc.server.received import Received
 from luod.ipc.types import admin as types
 from luod.ipc.types.admin import Checked, Progress, UpdateTimes, Wishes
 from luod.linux import Fd
+from luod.static import TYPE_CHECKING, Protocol
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
-    from typing import Protocol
 
     from luod.ipc.server.peer import Peer
 

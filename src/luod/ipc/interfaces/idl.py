@@ -12,7 +12,6 @@ from pathlib import Path
 from types import GenericAlias, NoneType, UnionType
 from typing import Any
 
-from luod.decode import Literal
 from luod.errors import KernelRefused
 from luod.frozen import member_types, members
 from luod.ipc import errors
@@ -23,6 +22,7 @@ from luod.ipc.interfaces.updates import Updates
 from luod.ipc.server.methods import Interface, Last, Method
 from luod.ipc.server.received import Received
 from luod.linux import Fd
+from luod.static import Words
 
 _NAMES = {str: "string", int: "int", bool: "bool", float: "float", Received: "int", Fd: "int"}
 
@@ -79,7 +79,7 @@ def _name(kind: Any) -> str:
         return ("[string]" if kind.__origin__ is dict else "[]") + _name(_inner(kind))
     if isinstance(kind, UnionType):
         return f"?{_name(_inner(kind))}"
-    if issubclass(kind, Literal):
+    if issubclass(kind, Words):
         return f"({', '.join(kind.words)})"
     return _NAMES.get(kind) or kind.__name__
 

@@ -16,11 +16,10 @@ from luod.ipc.server.methods import Interface, accepted, method
 from luod.ipc.server.received import Received
 from luod.ipc.types.sessions import Description, Direction, GivenUp, MemoryRoom, Outcome, SessionInfo
 from luod.linux import Fd
+from luod.static import TYPE_CHECKING, Final, Protocol
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Final, Protocol
 
     from luod.ipc.server.peer import Peer
 

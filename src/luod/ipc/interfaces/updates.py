@@ -11,11 +11,10 @@ from luod.ipc.names import UPDATES
 from luod.ipc.server.methods import Interface, method
 from luod.ipc.types.phases import Ballot, VotePhase
 from luod.ipc.types.updates import DeclaredSession, Event
+from luod.static import TYPE_CHECKING, Protocol
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from typing import Protocol
 
     from luod.ipc.server.peer import Peer
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import select
 import socket
 
-TYPE_CHECKING = False
+from luod.static import TYPE_CHECKING, Final
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
-    from typing import Final
 
 _PIECE: Final = 64 * 1024
 """The size of one receive in bytes: that of a message, so that most take one turn."""

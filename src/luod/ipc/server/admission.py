@@ -14,10 +14,7 @@ from luod.frozen import frozen
 from luod.ipc.names import TOO_MANY_CONNECTIONS
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 NOT_FOR_YOU: Final = "io.luod.RootOnly"
 

@@ -12,10 +12,7 @@ import re
 
 from luod.frozen import frozen
 from luod.ipc.errors import CallError, InvalidParameter, MethodNotFound, MethodNotImplemented
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Final, NoReturn
+from luod.static import Any, Final, NoReturn
 
 _METHOD: Final = re.compile(
     r"[A-Za-z](?:-*[A-Za-z0-9])*(?:\.[A-Za-z0-9](?:-*[A-Za-z0-9])*)+\.[A-Z][A-Za-z0-9]*", re.ASCII

@@ -18,10 +18,7 @@ from collections.abc import Iterable
 from luod.ipc.server.receiver_process import CLOSE_SECONDS, START_SECONDS, Process
 from luod.ipc.server.sparing import Sparing
 from luod.linux import Fd
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 _INT: Final = struct.Struct("=i")
 

@@ -23,11 +23,10 @@ from luod.ipc.server.foreign_files import Arrived, Failed
 from luod.ipc.server.introspection import Introspection
 from luod.ipc.server.methods import Last, Reply, find
 from luod.ipc.server.turns import timed
+from luod.static import TYPE_CHECKING, Any, Final, Literal
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
-    from typing import Any, Final, Literal
 
     from luod.ipc.server.accepted import Hangups
     from luod.ipc.server.calls import Call

@@ -21,10 +21,7 @@ from luod.ipc.server.received import Budget, Received
 from luod.ipc.server.receiver_process import CLOSE_SECONDS, START_SECONDS, Process
 from luod.ipc.server.sparing import Sparing
 from luod.linux import Fd
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 ANSWER_SECONDS: Final = 5.0
 """The time limit of a running receiver's answer: receiving does not block, so this is for a slow machine."""

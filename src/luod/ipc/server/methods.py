@@ -15,11 +15,10 @@ from luod.decode import Decoder, Misfit, encode
 from luod.ipc.errors import ExpectedMore, InterfaceNotFound, InvalidParameter, MethodNotFound
 from luod.ipc.server.received import Received
 from luod.linux import Fd
+from luod.static import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, ClassVar, Final, TypeVar
 
     from luod.ipc.server.calls import Call
 

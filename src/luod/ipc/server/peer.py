@@ -13,10 +13,7 @@ import struct
 
 from luod.frozen import frozen
 from luod.linux import SO_PEERGROUPS, SO_PEERPIDFD, Fd
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 _UCRED: Final = struct.Struct("=iII")
 _OVERFLOW_UID: Final = 65534

@@ -15,10 +15,7 @@ from collections.abc import Callable
 
 from luod.errors import BadInput
 from luod.linux import Fd
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 OF_ALL: Final = 4
 """The part of the table, as a divisor, for files of all users except root.

@@ -18,10 +18,7 @@ from collections.abc import Callable, Sequence
 from luod.ipc.framing import control_fds
 from luod.ipc.server import receiver
 from luod.linux import Fd
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from luod.static import Final
 
 START_SECONDS: Final = 15.0
 """The time limit in seconds for the first answer of a new receiver."""

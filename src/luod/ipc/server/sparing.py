@@ -10,10 +10,9 @@ import asyncio
 from collections import Counter
 
 from luod.frozen import frozen
+from luod.static import TYPE_CHECKING, Final, Protocol
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final, Protocol
 
     class Log(Protocol):
         """Writes one event with its fields."""

@@ -15,12 +15,11 @@ from luod.ipc.server.admission import Admission, Room
 from luod.ipc.server.connection import Connection, Limits, Server
 from luod.ipc.server.peer import peer_of
 from luod.ipc.server.turns import Turnstile
+from luod.static import TYPE_CHECKING, Final
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
-    from typing import Final
 
     from luod.ipc.server.connection import Interfaces, Refused
     from luod.ipc.server.foreign_files import ForeignFiles

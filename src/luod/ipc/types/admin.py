@@ -2,12 +2,7 @@
 
 from luod.frozen import frozen
 from luod.ipc.types.phases import Clock, Phase, SessionStanding, Standing, UpdateState
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Literal
-else:
-    from luod.decode import Literal
+from luod.static import Literal
 
 
 @frozen

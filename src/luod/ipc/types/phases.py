@@ -1,10 +1,6 @@
 """The words for updates in all interfaces: phases, votes, and luod's states."""
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Literal
-else:
-    from luod.decode import Literal
+from luod.static import Literal
 
 VotePhase = Literal["preparing", "freezing"]
 """A phase on which participants vote."""

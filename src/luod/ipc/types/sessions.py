@@ -1,12 +1,7 @@
 """The types of `io.luod.Sessions`."""
 
 from luod.frozen import frozen
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Literal
-else:
-    from luod.decode import Literal
+from luod.static import Literal
 
 Direction = Literal["outgoing", "incoming"]
 SessionState = Literal[
