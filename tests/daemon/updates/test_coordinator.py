@@ -50,16 +50,16 @@ def test_a_cancelled_update_tears_nothing(coordinator: Coordinator) -> None:
     assert coordinator.progress().torn == ()
 
 
-def test_bystanders_that_are_late_are_one_line_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+def test_observers_that_are_late_are_one_line_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
     """Anybody may follow, so that each of them must not cost a line."""
     peer = Peer(1000, 1000, 42, None)
-    bystanders = [Follower(id, f"token {id}", f"bystander-{id}", peer) for id in range(100)]
+    observers = [Follower(id, f"token {id}", f"observer-{id}", peer) for id in range(100)]
     coordinator = Coordinator("an-update", 0.0, False, [], starting(), Log("test", "info"))
-    coordinator.begin(bystanders, 1)
+    coordinator.begin(observers, 1)
 
     asyncio.run(coordinator.settle())
 
     lines = [line for line in capfd.readouterr().err.splitlines() if "did not vote in time" in line]
     assert len(lines) == 1
     assert "participants=100" in lines[0]
-    assert "bystander-0, bystander-1" in lines[0]
+    assert "observer-0, observer-1" in lines[0]

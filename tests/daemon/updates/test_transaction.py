@@ -107,9 +107,9 @@ def test_the_deadline_does_not_grow_beyond_what_the_machine_has() -> None:
     assert update.declared(0, preparing_bytes=2**62, freezing_bytes=2**62).deadline == 13.0
 
 
-def test_a_bystander_cancels_nothing() -> None:
+def test_a_observer_cancels_nothing() -> None:
     def begun() -> Transaction:
-        return Transaction.begin([(0, "vm"), (1, "idle")], patience=10.0, skip_unready=False, now=0.0, bystanders=[1])
+        return Transaction.begin([(0, "vm"), (1, "idle")], patience=10.0, skip_unready=False, now=0.0, observers=[1])
 
     with pytest.raises(NotAwaited, match="no session"):
         begun().veto(1, "preparing", "not today", 1.0)

@@ -41,17 +41,17 @@ _ENTERED: Final[dict[Phase, RunState]] = {
 
 
 class Coordinator:
-    """One update, from its acceptance to its end. `orphans` are judged sessions without a follower.
+    """One update, from its acceptance to its end. `unfollowed` are judged sessions without a follower.
 
     Each change of the transaction's phase enters a state of `run`.
     """
 
     def __init__(
-        self, id: str, patience: float, skip_unready: bool, orphans: Iterable[str], run: Run, log: Log
+        self, id: str, patience: float, skip_unready: bool, unfollowed: Iterable[str], run: Run, log: Log
     ) -> None:
         self.id: Final = id
         self.generation = 0
-        self.orphans: Final = list(orphans)
+        self.unfollowed: Final = list(unfollowed)
         self.error: LuodError | None = None
         """The error that cancelled it before the first participant was asked, for the operator."""
         self.members: dict[int, Follower] = {}
@@ -80,18 +80,18 @@ class Coordinator:
     def begin(self, followers: Iterable[Follower], generation: int) -> None:
         """Makes all present followers members, and tells them that it is preparing."""
         self.generation = generation
-        names, bystanders = [], set()
+        names, observers = [], set()
         for follower in followers:
             self.members[follower.id] = follower
             names.append((follower.id, follower.name))
             if not follower.sessions:
-                bystanders.add(follower.id)
+                observers.add(follower.id)
         began = Transaction.begin(
             names,
             patience=self.transaction.patience,
             skip_unready=self.transaction.skip_unready,
             now=monotonic(),
-            bystanders=bystanders,
+            observers=observers,
             most_bytes=self.transaction.most_bytes,
         )
         if not self.cancelled:
@@ -102,8 +102,8 @@ class Coordinator:
     def join(self, follower: Follower) -> None:
         """Adds a follower that began while it is preparing, and was told so."""
         self.members[follower.id] = follower
-        bystander = not follower.sessions
-        self._change(self.transaction.join(follower.id, follower.name, monotonic(), bystander=bystander))
+        observer = not follower.sessions
+        self._change(self.transaction.join(follower.id, follower.name, monotonic(), observer=observer))
         self._tell(follower, "preparing")
 
     async def settle(self) -> None:
@@ -214,7 +214,7 @@ class Coordinator:
                 follower.id,
                 preparing_bytes=preparing,
                 freezing_bytes=freezing,
-                bystander=not follower.sessions,
+                observer=not follower.sessions,
             )
         )
         return self.left()
@@ -270,23 +270,23 @@ class Coordinator:
         if changed.phase != before.phase:
             self._run.enter(_ENTERED[changed.phase], update=self.id, **details)
         members = [(id, member) for id, member in changed.members.items() if before.members.get(id) is not member]
-        bystanders: dict[str | None, list[str]] = {}
+        observers: dict[str | None, list[str]] = {}
         for id, member in members:
             if member.standing == "lost" and not changed.reason:
                 self._tell(self.members[id], "lost")
-                if member.bystander:
-                    bystanders.setdefault(member.reason, []).append(member.name)
+                if member.observer:
+                    observers.setdefault(member.reason, []).append(member.name)
                 else:
                     self._log.warning("lost", update=self.id, participant=member.name, reason=member.reason)
-        self._note_bystanders(bystanders)
+        self._note_observers(observers)
         self._changed.set()
         self.feed.changed(id for id, _member in members)
 
-    def _note_bystanders(self, lost: dict[str | None, list[str]]) -> None:
+    def _note_observers(self, lost: dict[str | None, list[str]]) -> None:
         """Writes one line, for any number of them: every user may follow. Only silence delays the others."""
         for reason, names in lost.items():
             write = self._log.warning if reason == LATE else self._log.debug
-            write("bystanders", update=self.id, participants=len(names), first=", ".join(names[:5]), reason=reason)
+            write("observers", update=self.id, participants=len(names), first=", ".join(names[:5]), reason=reason)
 
     # What the operator sees.
 
@@ -296,4 +296,4 @@ class Coordinator:
         return self.progress()
 
     def progress(self) -> Progress:
-        return self.feed.report(self.id, self.generation, self.transaction, self.members, self.orphans)
+        return self.feed.report(self.id, self.generation, self.transaction, self.members, self.unfollowed)

@@ -79,7 +79,7 @@ class Participants:
             return frozenset()
         return frozenset(follower.peer.uid for follower in self._followers.values() if follower.sessions)
 
-    def orphans(self) -> list[str]:
+    def unfollowed(self) -> list[str]:
         """Returns the declared sessions without a participant: a kexec would tear them."""
         followed = {name for follower in self._followers.values() for name in follower.names}
         rows = self._registry.all_outgoing

@@ -46,11 +46,11 @@ class ProgressFeed:
         generation: int,
         transaction: Transaction,
         followers: Mapping[int, Follower],
-        orphans: Sequence[str],
+        unfollowed: Sequence[str],
     ) -> Progress:
         """Returns what changed since the last report."""
         changed, self._members = sorted(self._members), set()
-        return report(update, generation, transaction, followers, orphans, changed=changed, note=self._note)
+        return report(update, generation, transaction, followers, unfollowed, changed=changed, note=self._note)
 
     def read(self, progress: Progress) -> None:
         """Records that the operator has read this report."""
@@ -71,16 +71,16 @@ def report(
     generation: int,
     transaction: Transaction,
     followers: Mapping[int, Follower],
-    orphans: Sequence[str],
+    unfollowed: Sequence[str],
     *,
     changed: Iterable[int],
     note: str | None = None,
 ) -> Progress:
-    """Returns the state of an update with the `changed` members. `orphans`: judged sessions without a follower."""
+    """Returns the state of an update with the `changed` members. `unfollowed`: judged sessions without a follower."""
     lost = [id for id, member in transaction.members.items() if member.standing == "lost"]
     # After a cancelled update nothing is torn: there was no kexec.
     cancelled = transaction.phase == "cancelled"
-    torn = [] if cancelled else [*orphans, *(name for id in lost for name in followers[id].names)]
+    torn = [] if cancelled else [*unfollowed, *(name for id in lost for name in followers[id].names)]
     timed = transaction.phase in ("preparing", "freezing")
     return Progress(
         state=transaction.phase,

@@ -37,7 +37,7 @@ def timeline(coordinator: Coordinator, rows: Iterable[OutgoingRow], asked: float
         id = owners.get(name)
         member = None if id is None else transaction.members.get(id)
         if id is None or member is None:
-            standing: SessionStanding = "lost" if name in coordinator.orphans else "unasked"
+            standing: SessionStanding = "lost" if name in coordinator.unfollowed else "unasked"
             sessions[name] = SessionTimes(name, main.owner, bytes_of(group), standing)
             continue
         reached = round(member.since - begun, 6) if member.standing == "ready" else None

@@ -9,7 +9,7 @@ not change the old one. `luod.daemon.updates.coordinator` acts on each state for
         └── veto, silence, death, abort, a failure ─────┴─ reboot(2) returned ──> cancelled
 
 With `skip_unready`, silence, death and a lack of memory do not cancel: the member is lost, so that its sessions will
-be torn. A veto and an abort always cancel. A bystander is a member without a declared session. It does not cancel the
+be torn. A veto and an abort always cancel. An observer is a member without a declared session. It does not cancel the
 update: every user may follow, and must not be able to block updates.
 """
 
@@ -50,7 +50,7 @@ class Member:
     asked: int | None = None
     """Its place in the queue for a grant; None: it needs no grant."""
     reason: str | None = None
-    bystander: bool = False
+    observer: bool = False
     """It has declared no session."""
 
     @property
@@ -83,17 +83,17 @@ class Transaction:
         patience: float,
         skip_unready: bool,
         now: float,
-        bystanders: Collection[int] = (),
+        observers: Collection[int] = (),
         most_bytes: int = 2**63,
     ) -> Transaction:
-        members = {id: Member(id, name, now, bystander=id in bystanders) for id, name in names}
+        members = {id: Member(id, name, now, observer=id in observers) for id, name in names}
         return cls(MappingProxyType(members), patience, now, skip_unready, most_bytes=most_bytes)
 
-    def join(self, id: int, name: str, now: float, *, bystander: bool = False) -> Transaction:
+    def join(self, id: int, name: str, now: float, *, observer: bool = False) -> Transaction:
         """Adds a member, which began to follow while the others prepare. Raises NotAwaited: it is another phase."""
         if self.phase != "preparing":
             raise NotAwaited(f"it is {self.phase}, not preparing")
-        return self._with(Member(id, name, now, bystander=bystander))
+        return self._with(Member(id, name, now, observer=observer))
 
     @property
     def awaited(self) -> tuple[Member, ...]:
@@ -114,7 +114,7 @@ class Transaction:
         to_preserve = sum(m.freezing_bytes if frozen else m.preparing_bytes for m in self.members.values())
         return self.began + self.patience + min(to_preserve, self.most_bytes) / BYTES_A_SECOND
 
-    def declared(self, id: int, *, preparing_bytes: int, freezing_bytes: int, bystander: bool = False) -> Transaction:
+    def declared(self, id: int, *, preparing_bytes: int, freezing_bytes: int, observer: bool = False) -> Transaction:
         """Records the bytes that a member has to preserve; with bytes to preserve now it queues for a grant.
 
         Raises NotAwaited: in another phase, after its vote, and while it has the grant.
@@ -131,7 +131,7 @@ class Transaction:
         else:
             asked, asks = member.asked, self.asks
         changed = replace(
-            member, preparing_bytes=preparing_bytes, freezing_bytes=freezing_bytes, asked=asked, bystander=bystander
+            member, preparing_bytes=preparing_bytes, freezing_bytes=freezing_bytes, asked=asked, observer=observer
         )
         return replace(self._with(changed), asks=asks)
 
@@ -162,10 +162,10 @@ class Transaction:
     def veto(self, id: int, phase: VotePhase, reason: str, now: float) -> Transaction:
         """Cancels.
 
-        While freezing it counts after `ready`, too. Raises NotAwaited: another phase; lost, or a bystander.
+        While freezing it counts after `ready`, too. Raises NotAwaited: another phase; lost, or an observer.
         """
         member = self._member(phase, id)
-        if member.bystander:
+        if member.observer:
             raise NotAwaited("it has declared no session, so it cannot veto the update", hint="declare one first")
         if not member.open and not (phase == "freezing" and member.standing == "ready"):
             raise NotAwaited("it has voted already" if member.standing == "ready" else "the update goes on without it")
@@ -180,7 +180,7 @@ class Transaction:
         if member is None or member.standing == "lost" or self.phase in ("jumping", "cancelled"):
             return self
         changed = self._with(replace(member, standing="lost", since=now, reason="it is gone"))
-        return changed if self.skip_unready or member.bystander else changed.cancel(f"{member.name} is gone")
+        return changed if self.skip_unready or member.observer else changed.cancel(f"{member.name} is gone")
 
     def short(self, id: int, reason: str, now: float) -> Transaction:
         """Records a lack of memory for a member's files: the end, or with `skip_unready` a loss."""
@@ -196,20 +196,20 @@ class Transaction:
         changed = self
         for member in late:
             changed = changed._with(replace(member, standing="lost", since=now, reason=LATE))
-        late = tuple(member for member in late if not member.bystander)
+        late = tuple(member for member in late if not member.observer)
         if self.skip_unready or not late:
             return changed
         names = ", ".join(member.name for member in late[:5]) + (", …" if len(late) > 5 else "")
         return changed.cancel(f"no vote in {self.phase} in time from {names}")
 
     def freeze(self, now: float) -> Transaction:
-        """Goes from preparing to freezing, without bystanders. Raises NotAwaited: a vote is missing; another phase."""
+        """Goes from preparing to freezing, without observers. Raises NotAwaited: a vote is missing; another phase."""
         self._settled("preparing")
 
         def next_of(member: Member) -> Member:
             if member.standing == "lost":
                 return member
-            if member.bystander:
+            if member.observer:
                 return replace(member, standing="lost", since=now, reason="it has declared no session")
             return replace(member, standing="awaited", since=now)
 

@@ -119,11 +119,11 @@ class Updater:
         self._run.enter(RunState.CHECKING)
         try:
             findings = with_ignored(await self._image.look(), _given_up(wishes))
-            orphans = self._participants.orphans()
-            checked = replace(self._checked(orphans), findings=tuple(findings)) if wishes.dry_run else None
+            unfollowed = self._participants.unfollowed()
+            checked = replace(self._checked(unfollowed), findings=tuple(findings)) if wishes.dry_run else None
             if checked is None:
                 refuse(findings)
-                coordinator = self._begin(peer, wishes, patience, orphans)
+                coordinator = self._begin(peer, wishes, patience, unfollowed)
         finally:
             if self._run.is_in(RunState.CHECKING):
                 self._run.enter(RunState.IDLE)
@@ -148,18 +148,18 @@ class Updater:
             # An interrupt of luoctl cancels the update.
             _cancel(coordinator, "the connection of luoctl update was closed")
 
-    def _begin(self, peer: Peer, wishes: Wishes, patience: float, orphans: list[str]) -> Coordinator:
+    def _begin(self, peer: Peer, wishes: Wishes, patience: float, unfollowed: list[str]) -> Coordinator:
         """Accepts an update."""
         from luod.daemon.updates.coordinator import Coordinator  # late, as above
 
         update = os.urandom(4).hex()
         sessions = len(self._sessions.rows())
         self._run.enter(RunState.STARTING, update=update, uid=peer.uid, pid=peer.pid, sessions=sessions)
-        coordinator = Coordinator(update, patience, wishes.skip_unready, orphans, self._run, self._log)
+        coordinator = Coordinator(update, patience, wishes.skip_unready, unfollowed, self._run, self._log)
         self._participants.coordinator = coordinator
         return coordinator
 
-    def _checked(self, orphans: list[str]) -> Progress:
+    def _checked(self, unfollowed: list[str]) -> Progress:
         """Returns the report of a dry run: the participants, and the sessions without a participant."""
         from luod.daemon.updates.progress import report
 
@@ -167,7 +167,7 @@ class Updater:
         names = [(id, follower.name) for id, follower in followers.items()]
         transaction = Transaction.begin(names, patience=_PATIENCE_SECONDS, skip_unready=False, now=monotonic())
         generation = self._registry.rest.generation + 1
-        return replace(report("", generation, transaction, followers, orphans, changed=followers), state="checked")
+        return replace(report("", generation, transaction, followers, unfollowed, changed=followers), state="checked")
 
     async def abort(self, peer: Peer) -> None:
         coordinator, task = self._participants.coordinator, self._task
