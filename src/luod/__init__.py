@@ -7,9 +7,10 @@ programs on a host without it. There is no other code here. These modules do not
 
 from __future__ import annotations
 
-from luod.static import TYPE_CHECKING, Final
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from luod.aio import *
     from luod.client import *
     from luod.errors import *
