@@ -53,7 +53,8 @@ _TOLD: Final[dict[RunState, State]] = {
     RunState.FROZEN: "freezing",
     RunState.JUMPING: "jumping",
 }
-_LOGGED: Final = frozenset(_TOLD) | {RunState.CANCELLING}
+_UPDATING: Final = frozenset(_TOLD) | {RunState.CANCELLING}
+_LOGGED: Final = _UPDATING - {RunState.PREPARED, RunState.FROZEN}
 _OPEN: Final = frozenset({RunState.IDLE, RunState.CHECKING, RunState.STARTING, RunState.PREPARING})
 _HALF_OPEN: Final = frozenset({RunState.PREPARED, RunState.FREEZING})
 
@@ -82,7 +83,7 @@ class Run:
     @property
     def updating(self) -> bool:
         """Returns whether an update is under way: it was accepted, and is neither over nor rolled back."""
-        return self._state in _LOGGED
+        return self._state in _UPDATING
 
     def may_change(self, *, frozen: bool = False) -> bool:
         """Returns whether sessions may be changed. `frozen`: a participant creates NAME#GENERATION."""
