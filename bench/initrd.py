@@ -75,7 +75,7 @@ def unpack(zstd: str | None, path: Path) -> None:
         subprocess.run([zstd, "-dc", path], stdout=subprocess.DEVNULL, check=True)
     else:
         with zstandard.ZstdDecompressor().stream_reader(path.read_bytes()) as reader:
-            while reader.read(1 << 17):
+            for _piece in iter(lambda: reader.read(1 << 17), b""):
                 pass
 
 

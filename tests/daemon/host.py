@@ -16,6 +16,12 @@ from luod.testing.tools import cannot_run
 from tests.library import Vmm, start_vmm
 
 LOAD_LIMIT = "/proc/sys/kernel/kexec_load_limit_reboot"
+_READ_ONLY = """
+import sys
+from luod.linux import MS_BIND, syscall
+MS_RDONLY, MS_REMOUNT = 1, 32
+syscall("mount", None, sys.argv[1].encode(), None, MS_REMOUNT | MS_BIND | MS_RDONLY, None)
+"""
 _FILL = """
 import os, sys
 with open(sys.argv[1] + "/filler", "wb", 0) as file:
@@ -154,8 +160,8 @@ def until_traced(luod: Luod, pid: int) -> None:
 
 def without_counted_loads(luod: Luod) -> None:
     """Makes the kernel's limit on loads read-only, so that luod does not notice a load of another process."""
-    luod.machine.run(["mount", "--bind", LOAD_LIMIT, LOAD_LIMIT])
-    luod.machine.run(["mount", "-o", "remount,bind,ro", LOAD_LIMIT])
+    luod.machine.bind(LOAD_LIMIT, LOAD_LIMIT)
+    luod.run_source(_READ_ONLY, LOAD_LIMIT)
 
 
 def until_loaded(luod: Luod) -> None:
