@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 
+from luod.errors import LuodError
 from luod.ipc.server.connection import Limits
 from luod.ipc.server.foreign_files import ForeignFiles
 from luod.ipc.server.methods import Interface, method
@@ -29,6 +30,8 @@ class Talk(Interface, name="org.example.Talk"):
     hanging = 0
     cancelled = 0
     written = 0
+    unwritable = 0
+    """Replies that cannot be written down, from the next one on."""
     changed = 0
     may_change = asyncio.Event()
 
@@ -86,6 +89,11 @@ class Talk(Interface, name="org.example.Talk"):
     async def Cancelled(self) -> int:
         return Talk.cancelled
 
+    @method("fileDescriptor")
+    def OpenUnwritten(self) -> Fd:
+        Talk.unwritable = 2
+        return Fd(os.memfd_create("unwritten"))
+
     @method("times")
     async def Written(self) -> int:
         return Talk.written
@@ -101,6 +109,9 @@ class Talk(Interface, name="org.example.Talk"):
 
 
 def write() -> None:
+    if Talk.unwritable:
+        Talk.unwritable -= 1
+        raise LuodError("a bug: the registry is too large")
     Talk.written += 1
 
 

@@ -61,6 +61,19 @@ def test_before_each_reply_what_it_relies_on_is_written_down(start: Any, befrien
     assert friend.call("Written").parameters == {"times": 3}
 
 
+def test_a_file_in_an_answer_that_cannot_be_written_down_is_closed(start: Any, befriend: Any) -> None:
+    server = start()
+    friend = befriend(server)
+    friend.is_served()
+    before = server.fds()
+
+    with pytest.raises(AssertionError, match="hung up"):
+        friend.call("OpenUnwritten")
+
+    befriend(server).is_served()
+    assert server.fds() == before
+
+
 @pytest.mark.parametrize("index", [1, 7, -5, "0", None])
 def test_an_index_that_points_to_no_fd_is_refused(start: Any, befriend: Any, index: object) -> None:
     friend = befriend(start())

@@ -376,6 +376,8 @@ class Connection:
         else:
             self._server.sparing("bug", of=self.uid, uid=self.uid, method=call.method, error=repr(error))
             name, parameters = INTERNAL_ERROR, {"message": "luod failed", "hint": "see luod's log"}
+        if self._reply is not None:
+            self._reply.close()  # what it relies on could not be written down
         return self._send(parameters, error=name)
 
     async def _end_with(self, error: str, parameters: Mapping[str, Any], reason: str) -> None:
