@@ -17,6 +17,8 @@ from luod.daemon.supervisor import protocol
 from luod.linux import Fd, syscall
 
 _KCMP_FILE: Final = 0
+_PID_1: Final = 1
+"""It has every session in its store, under systemd, and uses none."""
 _ORDER: Final = {0: 0, 1: -1, 2: 1}
 """The results of kcmp as a comparison."""
 
@@ -54,7 +56,7 @@ class Holders:
         sessions = [name for name in self._fds if name.startswith((protocol.OUTGOING, protocol.INCOMING))]
         copies = {name: self._fds[name].duplicate() for name in sessions}
         try:
-            self._found = await asyncio.to_thread(open_elsewhere, copies, os.getppid())
+            self._found = await asyncio.to_thread(open_elsewhere, copies, os.getppid(), custodian=_PID_1)
         except OSError:
             self._found = {}
         finally:
@@ -63,10 +65,11 @@ class Holders:
                 copy.close()
 
 
-def open_elsewhere(fds: Mapping[str, Fd], own: int) -> dict[str, int]:
+def open_elsewhere(fds: Mapping[str, Fd], own: int, *, custodian: int | None = None) -> dict[str, int]:
     """Returns those `fds`, by name, that a process other than `own` and its descendants has open, and its id.
 
-    It is slow on a large host: run it in a thread. Raises OSError: this kernel has no kcmp(2).
+    `custodian` is a process that does not count, since it has them open for luod. It is slow on a large host: run
+    it in a thread. Raises OSError: this kernel has no kcmp(2).
     """
     if not fds:
         return {}
@@ -85,6 +88,8 @@ def open_elsewhere(fds: Mapping[str, Fd], own: int) -> dict[str, int]:
     ordered = sorted(numbers.items(), key=cmp_to_key(by_file))
     found: dict[str, int] = {}
     for pid in _others(own):
+        if pid == custodian:
+            continue
         for other in _open(pid, links):
             low, high = 0, len(ordered)
             while low < high:
