@@ -36,7 +36,6 @@ from luod.errors import (
     KernelRefused,
     LiveUpdateBroken,
     LiveUpdateBusy,
-    LuodError,
     ProtocolError,
     Refused,
 )
@@ -377,7 +376,7 @@ class Supervisor:
                 answer = _refusal(error)
             except KernelRefused as error:
                 answer = _refusal(error)
-            except (LuodError, OSError, MemoryError) as error:
+            except Exception as error:  # noqa: BLE001 - serve waits for an answer to each request, also after a defect
                 code = (error.errno if isinstance(error, OSError) else None) or errno.EINVAL
                 answer = {"ERRNO": code, "CALL": "luod", "MEANING": str(error) or repr(error)}
             asked.answers.append(answer)
