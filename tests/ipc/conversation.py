@@ -24,6 +24,10 @@ from luod.ipc.server.wire import Listener
 from luod.linux import Fd
 
 
+class Lost(LuodError, ConnectionAbortedError):
+    """The server cannot answer, and ends the connection."""
+
+
 class Talk(Interface, name="org.example.Talk"):
     """What the tests call."""
 
@@ -101,6 +105,10 @@ class Talk(Interface, name="org.example.Talk"):
     @method()
     async def Fail(self) -> None:
         raise KeyError("a bug")
+
+    @method()
+    async def Lose(self) -> None:
+        raise Lost("the server ends")
 
     @method("who")
     async def WhoAmI(self) -> str:

@@ -302,6 +302,15 @@ def test_a_peer_that_only_stopped_writing_gets_its_answer(start: Any) -> None:
     assert json.loads(answer[:-1]) == {"parameters": {"text": "x"}}
 
 
+def test_a_call_that_the_server_cannot_answer_any_more_ends_with_its_connection(start: Any, befriend: Any) -> None:
+    server = start()
+    other = befriend(server)
+    with server.connect() as connection:
+        connection.sendall(b'{"method":"org.example.Talk.Lose"}\0')
+        assert connection.recv(1000) == b""
+    other.is_served()
+
+
 def test_a_bug_in_a_call_is_the_callers_alone(start: Any, befriend: Any) -> None:
     server = start()
     friend, other = befriend(server), befriend(server)

@@ -42,8 +42,10 @@ _RETRIEVE_REFUSALS: dict[int, type[KernelRefused]] = {
 }
 
 
-class KeeperGone(LuodError):
-    """The channel to keep is closed: no fd can be held any more."""
+class KeeperGone(LuodError, ConnectionAbortedError):
+    """The channel to keep is closed: no fd can be held any more. serve ends, and a client's call ends with its
+    connection, without an answer.
+    """
 
 
 class _Request:

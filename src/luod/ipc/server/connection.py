@@ -366,8 +366,8 @@ class Connection:
                 await rest
 
     def _fail(self, call: Call, error: Exception) -> Rest:
-        """Answers with an error that a method raised."""
-        if isinstance(error, OSError) and not isinstance(error, LuodError):
+        """Answers with an error that a method raised. Raises the error if it ends the connection."""
+        if isinstance(error, ConnectionError) or (isinstance(error, OSError) and not isinstance(error, LuodError)):
             raise error
         named = on_the_wire(error, call.method.rpartition(".")[0]) if isinstance(error, LuodError) else None
         if named is not None:
