@@ -45,28 +45,29 @@ def all_levels() -> None:
 
 
 @pytest.fixture
-def in_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Path:
-    """Makes stderr the journal's. Returns the path of its socket, which does not exist."""
-    stderr = os.fstat(2)
-    monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino}")
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Yields the journal's socket."""
     monkeypatch.setattr(journald, "SOCKET", f"{tmp_path}/socket")
-    return tmp_path / "socket"
-
-
-@pytest.fixture
-def journal(in_journal: Path) -> Iterator[socket.socket]:
-    """Yields the journal's socket, while stderr is the journal's."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
-        journal.bind(str(in_journal))
+        journal.bind(journald.SOCKET)
         journal.settimeout(10)
         yield journal
+
+
+def in_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes stderr the journal's. Not in a fixture: pytest gives each phase of a test another stderr."""
+    stderr = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino}")
 
 
 def fields(datagram: bytes) -> dict[str, str]:
     return dict(line.split("=", 1) for line in datagram.decode().splitlines())
 
 
-def test_the_journal_gets_an_event_with_its_fields(journal: socket.socket, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_journal_gets_an_event_with_its_fields(
+    journal: socket.socket, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    in_journal(monkeypatch)
     log = Log("serve")
     log.context = {"update": "u1"}
     log.warning("session-torn", name="vm/1", reason="it was not ready")
@@ -85,13 +86,17 @@ def test_the_journal_gets_an_event_with_its_fields(journal: socket.socket, capfd
     assert capfd.readouterr().err == ""
 
 
-def test_a_value_of_several_lines_is_one_field(journal: socket.socket) -> None:
+def test_a_value_of_several_lines_is_one_field(journal: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_journal(monkeypatch)
     Log("serve")("created", name="vm", evil="a\nMESSAGE=b")
 
     assert journal.recv(10000).endswith(b"\nLUOD_EVIL\n" + (11).to_bytes(8, "little") + b"a\nMESSAGE=b\n")
 
 
-def test_events_that_a_full_journal_does_not_take_are_counted(journal: socket.socket) -> None:
+def test_events_that_a_full_journal_does_not_take_are_counted(
+    journal: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_journal(monkeypatch)
     log = Log("serve")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, contextlib.suppress(BlockingIOError):
         while True:
@@ -117,8 +122,10 @@ def test_each_event_with_an_explanation_is_written_and_in_the_catalog() -> None:
 
 
 def test_where_the_journal_does_not_run_a_line_on_stderr_begins_with_its_priority(
-    capfd: pytest.CaptureFixture[str], in_journal: Path
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(journald, "SOCKET", f"{tmp_path}/nothing")
+    in_journal(monkeypatch)
     all_levels()
     lines = capfd.readouterr().err.splitlines()
     assert [line[:3] for line in lines] == ["<7>", "<6>", "<4>", "<3>"]

@@ -60,6 +60,7 @@ def test_an_update_is_told_through_the_jump_and_to_its_end(luod: Luod) -> None:
     assert session(told, "other")["standing"] == "unasked"
 
     resume(luod, "one", "one#1")
+    timeline(luod)  # what happens before serve has built its recorder is in memory only
     luod.kill_serve()
     resume(luod, "two")
     start(luod).call("release_named", name="other", direction="incoming")
