@@ -69,13 +69,13 @@ def replace(
     _check_replacement(before, files, drop)
     manifest = session.has_manifest
     session.close()
-    anew = yield from made("Replace", name, path, manifest=manifest)
+    replacement = yield from made("Replace", name, path, manifest=manifest)
     try:
         for token, file in files.items():
             name_in_manifest = before[token].name if token in before else None
-            anew.preserve(file, token, name=name_in_manifest, allow_sealed=True)
+            replacement.preserve(file, token, name=name_in_manifest, allow_sealed=True)
     except LuodError:
-        anew.close()
+        replacement.close()
         # A partial session must not be carried, nor keep the name from the caller, who has all the files. If luod is
         # not reachable, the caller still gets the original refusal.
         try:
@@ -84,9 +84,9 @@ def replace(
             pass
         raise
     except BaseException:
-        anew.close()
+        replacement.close()
         raise
-    return anew
+    return replacement
 
 
 def _check_replacement(before: Mapping[int, Entry], files: Mapping[int, HasFileno], drop: Collection[int]) -> None:

@@ -143,10 +143,10 @@ def _retrieved(session: str, workload: str, path: str) -> Exchange[IncomingSessi
     try:
         return (yield from sessions.retrieve(session, path))
     except (Torn, AlreadyResumed) as error:
-        raise type(error)(error.message, hint=_anew(workload)) from None
+        raise type(error)(error.message, hint=_cold_start(workload)) from None
 
 
-def _anew(workload: str) -> str:
+def _cold_start(workload: str) -> str:
     return f"release what is left of it with client.discard({workload!r}), and start the guest from the beginning"
 
 
@@ -162,7 +162,7 @@ def resume(name: str) -> Exchange[None]:
     except CallFailed as error:
         if error.name != f"{UPDATES}.WrongPhase":
             raise
-        raise AlreadyResumed(error.message, hint=_anew(name)) from error
+        raise AlreadyResumed(error.message, hint=_cold_start(name)) from error
 
 
 def finish(handles: Sequence[IncomingHandle]) -> Exchange[None]:
