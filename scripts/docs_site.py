@@ -10,7 +10,6 @@ import argparse
 import inspect
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import UnionType
@@ -20,7 +19,9 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+
+from scripts.man_pages import usage_lines  # noqa: E402 - after the path of the checkout
 
 _EXAMPLES = {ROOT / "examples/vmm.py": "example-python.md", ROOT / "examples/vmm.c": "example-c.md"}
 """Programs that the site shows as pages."""
@@ -92,21 +93,11 @@ def _program(name: str, parser: argparse.ArgumentParser) -> str:
                 if helps.get(verb) == argparse.SUPPRESS or verb not in helps:
                     continue
                 lines += [f"## {name} {verb}", "", command.description or f"{_sentence(helps[verb])}", ""]
-                lines += ["```", *_usage(command, but=everywhere), "```", ""]
+                lines += ["```", *usage_lines(command, everywhere, 80), "```", ""]
                 lines += _options(command, but=everywhere)
     if parser.epilog:
         lines += ["## Notes", "", "```", parser.epilog.strip(), "```", ""]
     return "\n".join(lines)
-
-
-def _usage(parser: argparse.ArgumentParser, but: Collection[str]) -> list[str]:
-    """Returns the lines of a command's usage, without the options in `but`."""
-    usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
-    for option in but:
-        usage = re.sub(rf" \[{option}(?: [A-Z]+)?\]", "", usage)
-    whole = re.sub(r"\[[^\]]*\]", lambda option: option[0].replace(" ", "\0"), usage)
-    lines = textwrap.wrap(whole, 80, subsequent_indent=" " * 4, break_on_hyphens=False)
-    return [line.replace("\0", " ") for line in lines]
 
 
 def _sentence(text: str | None) -> str:
