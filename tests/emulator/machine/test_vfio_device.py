@@ -54,6 +54,41 @@ def test_memory_of_the_process(run_devices: RunDevices) -> None:
     run_devices(source)
 
 
+def test_a_device_does_not_read_what_is_mapped_for_writes_only(run_devices: RunDevices) -> None:
+    source = """
+        import ctypes
+        file = os.open(take(), os.O_RDWR)
+        context, space = attached(file)
+        private = mmap.mmap(-1, MEMORY, flags=mmap.MAP_PRIVATE)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(private))
+        from luod.uapi import iommufd as api
+        flags = api.IOMMU_IOAS_MAP_FIXED_IOVA | api.IOMMU_IOAS_MAP_WRITEABLE
+        call(context, api.IOMMU_IOAS_MAP, api.IOAS_MAP, flags, space, 0, address, MEMORY, MAPPED_AT)
+        private[0:4] = b"\\x01\\x02\\x03\\x04"
+        command(file, FILL, 0, 8192, 4, 7)
+        assert private[8192:8196] == b"\\x07" * 4
+        os.pwrite(file, program(MAPPED_AT, MAPPED_AT + 8192, 4), SOURCE)
+        os.pwrite(file, struct.pack("<I", SUM), DOORBELL)
+        assert struct.unpack("<I", os.pread(file, 4, STATUS)) == (2,), "a DMA fault"
+        assert private[8192:8196] == b"\\x07" * 4
+    """
+    run_devices(source)
+
+
+def test_a_fault_queue_is_a_file_of_its_own(run_devices: RunDevices) -> None:
+    source = """
+        context = open_iommufd()
+        from luod.uapi import iommufd as api
+        _, _, queue, fd = call(context, api.IOMMU_FAULT_QUEUE_ALLOC, api.FAULT_ALLOC, 0, 0, 0)
+        assert os.read(fd, 40) == b"" and errno_of(os.write, fd, bytes(8)) == errno.EINVAL
+        assert not os.get_inheritable(fd)
+        assert errno_of(call, context, api.IOMMU_DESTROY, api.DESTROY, queue) == errno.EBUSY
+        os.close(fd)
+        call(context, api.IOMMU_DESTROY, api.DESTROY, queue)
+    """
+    run_devices(source)
+
+
 @pytest.mark.usefixtures("mapping")
 def test_a_mapped_bar_is_no_memory_to_iommufd_and_some_to_type1(run_devices: RunDevices) -> None:
     source = """

@@ -91,7 +91,7 @@ def _keep(order: Order, supervisor: socket.socket) -> int:
     shown = nodes.furnish(order.command_line, order.images)
     device, why_not = _device(order)
     trap_opens = order.with_device and device is None
-    filter_ = bpf.program(trap_opens=trap_opens, group_devices=bool(order.device_places))
+    filter_ = bpf.program(trap_opens=trap_opens, with_devices=bool(order.device_places))
     content = {
         "furnished": True,
         "device": device.number if device else None,

@@ -40,11 +40,11 @@ def stops(code: bytes, number: int, architecture: int, *arguments: int) -> bool:
     return decision == uapi.SECCOMP_RET_USER_NOTIF
 
 
-@pytest.mark.parametrize("group_devices", [False, True])
+@pytest.mark.parametrize("with_devices", [False, True])
 @pytest.mark.parametrize("trap_opens", [False, True])
 @pytest.mark.parametrize(("machine", "architecture"), [("x86_64", X86_64), ("x86_64", I386), ("aarch64", AARCH64)])
-def test_what_stops(machine: str, architecture: int, trap_opens: bool, group_devices: bool) -> None:
-    code = program(trap_opens=trap_opens, group_devices=group_devices, machine=machine)
+def test_what_stops(machine: str, architecture: int, trap_opens: bool, with_devices: bool) -> None:
+    code = program(trap_opens=trap_opens, with_devices=with_devices, machine=machine)
     calls = dict(NUMBERS[architecture])
     ioctl, madvise = calls.pop(Call.IOCTL), calls.pop(Call.MADVISE)
     expected = {n for c, n in calls.items() if trap_opens or c not in (Call.OPEN, Call.OPENAT, Call.OPENAT2)}
@@ -52,8 +52,8 @@ def test_what_stops(machine: str, architecture: int, trap_opens: bool, group_dev
     assert [advice for advice in range(100) if stops(code, madvise, architecture, 0, 4096, advice)] == [MADV_REMOVE]
     for command in (0xBA00, 0xBA43, 0xBAFF, 0xC048BA00, 0xFFFFFFFF_0000BA00):
         assert stops(code, ioctl, architecture, 3, command), hex(command)
-    for command in (0x3B6A, 0xFFFFFFFF_00003B6A):
-        assert stops(code, ioctl, architecture, 3, command) == group_devices, hex(command)
+    for command in (0x3B6A, 0xFFFFFFFF_00003B6A, 0x3B8E):
+        assert stops(code, ioctl, architecture, 3, command) == with_devices, hex(command)
     for command in (0x5401, 0x3B64, 0x3B6B, 0x4004_3B6A, 0xBB00, 0x00BA, 0, 0xBA0000):
         assert not stops(code, ioctl, architecture, 3, command), hex(command)
 
@@ -61,7 +61,7 @@ def test_what_stops(machine: str, architecture: int, trap_opens: bool, group_dev
 @pytest.mark.parametrize(("machine", "architecture"), [("x86_64", X86_64), ("x86_64", I386), ("aarch64", AARCH64)])
 def test_sync_succeeds_and_does_nothing(machine: str, architecture: int) -> None:
     """It would have all of the host's disks written at every jump of a machine."""
-    code = program(trap_opens=True, group_devices=True, machine=machine)
+    code = program(trap_opens=True, with_devices=True, machine=machine)
     answered = [n for n in range(600) if decide(code, n, architecture) == uapi.SECCOMP_RET_ERRNO]
     assert answered == [SYNC[architecture]]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from luod.linux import Fd, syscall
-from luod.uapi import liveupdate, vfio
+from luod.uapi import iommufd, liveupdate, vfio
 from luod.uapi import seccomp as uapi
 
 
@@ -69,6 +69,7 @@ _HOST_ARCHITECTURES: Final = {
     "aarch64": (uapi.AUDIT_ARCH_AARCH64,),
 }
 _MADV_REMOVE: Final = 9
+_RETURN_FDS: Final = (vfio.VFIO_GROUP_GET_DEVICE_FD, iommufd.IOMMU_FAULT_QUEUE_ALLOC)
 _OPENS: Final = frozenset({Call.OPEN, Call.OPENAT, Call.OPENAT2})
 
 
@@ -119,11 +120,11 @@ def _assemble(lines: Iterable[_Line]) -> bytes:
     )
 
 
-def program(*, trap_opens: bool, group_devices: bool = False, machine: str | None = None) -> bytes:
+def program(*, trap_opens: bool, with_devices: bool = False, machine: str | None = None) -> bytes:
     """Returns the filter's instructions. Raises OSError(ENOSYS) where the system call numbers are not known.
 
-    `trap_opens` adds open, openat and openat2, for machines without FUSE. `group_devices` adds the one ioctl of VFIO
-    that returns an fd, which FUSE cannot do. `machine` is a value of platform.machine(), by default the host's.
+    `trap_opens` adds open, openat and openat2, for machines without FUSE. `with_devices` adds the ioctls of VFIO and
+    iommufd that return an fd, which FUSE cannot do. `machine` is a value of platform.machine(), by default the host's.
     """
     architectures = _HOST_ARCHITECTURES.get(machine or platform.machine())
     if architectures is None:
@@ -147,7 +148,7 @@ def program(*, trap_opens: bool, group_devices: bool = False, machine: str | Non
         _ALLOW,
         "ioctl",
         _argument(1),
-        *([_Jump(vfio.VFIO_GROUP_GET_DEVICE_FD, "notify")] if group_devices else []),
+        *((_Jump(command, "notify") for command in _RETURN_FDS) if with_devices else ()),
         # Only the type byte of an ioctl's number counts. All others never leave the kernel.
         _instruction(uapi.BPF_ALU_AND_K, 0xFF00),
         _Jump(liveupdate.LIVEUPDATE_IOCTL_TYPE << 8, "notify", "other argument"),

@@ -17,6 +17,7 @@ from errno import (
     EOPNOTSUPP,
     EOVERFLOW,
     EPERM,
+    ESPIPE,
 )
 
 import pytest
@@ -459,11 +460,44 @@ def test_get_info_looks_at_its_size_before_the_address_space(vmm: Vmm, iommu: in
     assert vmm.call(iommu, vfio.VFIO_IOMMU_GET_INFO, layout.pack(16, 0, 0, 0, 0)) == -ENODEV
 
 
+def fault_queue(vmm: Vmm, iommu: int) -> tuple[int, int]:
+    """Returns the number of a new fault queue and its fd."""
+    assert vmm.call(iommu, uapi.IOMMU_FAULT_QUEUE_ALLOC, uapi.FAULT_ALLOC.pack(16, 0, 0, 0)) == 0
+    _, _, queue, fd = uapi.FAULT_ALLOC.unpack(vmm.read(SCRATCH, 16))
+    return queue, fd
+
+
+def test_a_fault_queue_is_in_use_while_its_file_is_open(vmm: Vmm, iommu: int) -> None:
+    queue, fd = fault_queue(vmm, iommu)
+    assert vmm.destroy(iommu, queue) == -EBUSY
+    vmm.close(fd)
+    assert vmm.destroy(iommu, queue) == 0
+    assert vmm.destroy(iommu, queue) == -ENOENT
+
+
+def test_a_fault_queue_has_no_faults_and_takes_no_responses(vmm: Vmm, iommu: int) -> None:
+    _, fd = fault_queue(vmm, iommu)
+    assert [vmm.pread(fd, 0, 40), vmm.pread(fd, 0, 400), vmm.pread(fd, 0, 0)] == [b"", b"", b""]
+    assert [vmm.pread(fd, 0, 39), vmm.pread(fd, 40, 40)] == [-ESPIPE, -ESPIPE]
+    assert [vmm.pwrite(fd, 0, bytes(8)), vmm.pwrite(fd, 0, bytes(9)), vmm.pwrite(fd, 8, bytes(8))] == [
+        -EINVAL,
+        -ESPIPE,
+        -ESPIPE,
+    ]
+    assert vmm.call(fd, uapi.IOMMU_DESTROY, uapi.DESTROY.pack(8, 1)) == -ENOTTY
+
+
+def test_a_fault_queue_that_cannot_be_reported_does_not_exist(vmm: Vmm, iommu: int) -> None:
+    argument = uapi.FAULT_ALLOC.pack(16, 0, 0, 0)
+    assert vmm.call(iommu, uapi.IOMMU_FAULT_QUEUE_ALLOC, uapi.FAULT_ALLOC.pack(16, 1, 0, 0)) == -EOPNOTSUPP
+    assert vmm.call(iommu, uapi.IOMMU_FAULT_QUEUE_ALLOC, argument, READ_ONLY) == -EFAULT
+    assert vmm.ioas(iommu) == 1
+
+
 ABSENT = {
     uapi.IOMMU_HWPT_SET_DIRTY_TRACKING: uapi.HWPT_SET_DIRTY_TRACKING,
     uapi.IOMMU_HWPT_GET_DIRTY_BITMAP: uapi.HWPT_GET_DIRTY_BITMAP,
     uapi.IOMMU_HWPT_INVALIDATE: uapi.HWPT_INVALIDATE,
-    uapi.IOMMU_FAULT_QUEUE_ALLOC: uapi.FAULT_ALLOC,
     uapi.IOMMU_VIOMMU_ALLOC: uapi.VIOMMU_ALLOC,
     uapi.IOMMU_VDEVICE_ALLOC: uapi.VDEVICE_ALLOC,
     uapi.IOMMU_VEVENTQ_ALLOC: uapi.VEVENTQ_ALLOC,
@@ -499,7 +533,6 @@ def test_the_size_comes_before_what_the_hardware_lacks(vmm: Vmm, iommu: int, com
         (uapi.IOMMU_HWPT_INVALIDATE, (GONE, RAM, 0, 8, 7, 0), ENOENT),
         (uapi.IOMMU_HWPT_INVALIDATE, (GONE, 0, 0, 0, 0, 0), ENOENT),
         (uapi.IOMMU_HWPT_INVALIDATE, (3, RAM, 0, 8, 7, 0), EINVAL),
-        (uapi.IOMMU_FAULT_QUEUE_ALLOC, (1, 0, 0), EOPNOTSUPP),
         (uapi.IOMMU_VIOMMU_ALLOC, (0, 0, GONE, 0, 0, 0, 0, 0), EOPNOTSUPP),
         (uapi.IOMMU_VIOMMU_ALLOC, (1, 1, GONE, 0, 0, 0, 0, 0), EOPNOTSUPP),
         (uapi.IOMMU_VIOMMU_ALLOC, (0, 1, GONE, 0, 0, 0, 0, 0), ENOENT),

@@ -1,8 +1,7 @@
-"""Commands of /dev/iommu for abilities that this IOMMU lacks: dirty tracking, nested page tables, vIOMMUs, faults.
+"""Commands of /dev/iommu for abilities that this IOMMU lacks: dirty tracking, nested page tables, vIOMMUs.
 
 A kernel has the commands on every hardware. So these make the checks that come before those of the hardware, as
-drivers/iommu/iommufd of Linux 7.3 does, and then refuse. A fault queue alone needs no hardware there, and is refused
-here (docs/divergences.md).
+drivers/iommu/iommufd of Linux 7.3 does, and then refuse.
 """
 
 from __future__ import annotations
@@ -57,10 +56,6 @@ def _invalidate(request: Request, context: Context) -> int:
     return code
 
 
-def _fault_queue_alloc(request: Request, context: Context) -> int:
-    return errno.EOPNOTSUPP
-
-
 def _viommu_alloc(request: Request, context: Context) -> int:
     _, flags, kind, device, *_ = request.values
     if not flags and kind != _DEFAULT_TYPE:
@@ -92,7 +87,6 @@ _REFUSALS: Final[dict[Command, Callable[[Request, Context], int]]] = {
     Command(uapi.IOMMU_HWPT_SET_DIRTY_TRACKING, uapi.HWPT_SET_DIRTY_TRACKING): _set_dirty_tracking,
     Command(uapi.IOMMU_HWPT_GET_DIRTY_BITMAP, uapi.HWPT_GET_DIRTY_BITMAP): _get_dirty_bitmap,
     Command(uapi.IOMMU_HWPT_INVALIDATE, uapi.HWPT_INVALIDATE): _invalidate,
-    Command(uapi.IOMMU_FAULT_QUEUE_ALLOC, uapi.FAULT_ALLOC): _fault_queue_alloc,
     Command(uapi.IOMMU_VIOMMU_ALLOC, uapi.VIOMMU_ALLOC, minimum=_VIOMMU_ALLOC_MINIMUM): _viommu_alloc,
     Command(uapi.IOMMU_VDEVICE_ALLOC, uapi.VDEVICE_ALLOC): _vdevice_alloc,
     Command(uapi.IOMMU_VEVENTQ_ALLOC, uapi.VEVENTQ_ALLOC): _veventq_alloc,

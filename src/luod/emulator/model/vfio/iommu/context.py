@@ -13,6 +13,7 @@ from typing import TypeVar
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.hardware.device import Device
+from luod.emulator.model.vfio.iommu.fault_queue import FaultQueue
 from luod.emulator.model.vfio.iommu.group import IommuGroup
 from luod.emulator.model.vfio.iommu.ioas import Ioas
 
@@ -89,7 +90,7 @@ class BoundDevice:
             self.context.drop_if_unused(before)
 
 
-Object = Ioas | PageTable | BoundDevice
+Object = Ioas | PageTable | BoundDevice | FaultQueue
 Some = TypeVar("Some")
 
 
@@ -137,6 +138,9 @@ class Context:
             if thing.devices or thing.preserve_token is not None:
                 raise Errno(errno.EBUSY)
             thing.ioas.page_tables -= 1
+        elif isinstance(thing, FaultQueue):
+            if thing.is_open:
+                raise Errno(errno.EBUSY)
         elif not isinstance(thing, Ioas) or thing.page_tables:
             raise Errno(errno.EBUSY)
         else:

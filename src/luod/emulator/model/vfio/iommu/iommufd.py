@@ -14,6 +14,7 @@ from luod.emulator.model.ports import PAGE, Errno, Kind
 from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.iommu import absent, compatible
 from luod.emulator.model.vfio.iommu.context import BoundDevice, Context, PageTable
+from luod.emulator.model.vfio.iommu.fault_queue import FaultQueue, FaultQueueFile
 from luod.emulator.model.vfio.iommu.ioas import Ioas
 from luod.emulator.model.vfio.iommu.memory import ADDRESS_MAXIMUM, FileBacking
 from luod.emulator.model.vfio.ports import DeviceCaller, DeviceHost
@@ -42,6 +43,7 @@ _TABLE: Final = {
         Command(uapi.IOMMU_GET_HW_INFO, uapi.HW_INFO, minimum=_HW_INFO_MINIMUM),
         Command(uapi.IOMMU_IOAS_MAP_FILE, uapi.IOAS_MAP_FILE),
         Command(uapi.IOMMU_IOAS_CHANGE_PROCESS, uapi.IOAS_CHANGE_PROCESS),
+        Command(uapi.IOMMU_FAULT_QUEUE_ALLOC, uapi.FAULT_ALLOC),
         *absent.COMMANDS,
     )
 }
@@ -75,6 +77,7 @@ class IommufdFile(ModelFile):
             uapi.IOMMU_HWPT_ALLOC: self._hwpt_alloc,
             uapi.IOMMU_GET_HW_INFO: self._hw_info,
             uapi.IOMMU_IOAS_CHANGE_PROCESS: self._change_process,
+            uapi.IOMMU_FAULT_QUEUE_ALLOC: self._fault_queue_alloc,
             uapi.IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE: self._mark,
         }
 
@@ -290,6 +293,24 @@ class IommufdFile(ModelFile):
         for ioas in self.context.all(Ioas):
             if any(area.pages.file is None for area in ioas.space):
                 raise Errno(errno.EINVAL)
+
+    def _fault_queue_alloc(self, request: Request, caller: DeviceCaller) -> None:
+        """Makes a fault queue and gives its file. Raises Errno: EOPNOTSUPP, EMFILE, EFAULT."""
+        _none(request.integer(1))
+        if not caller.has_free_fd():
+            raise Errno(errno.EMFILE)
+        request.answerable()
+        queue = FaultQueue()
+        file = FaultQueueFile(queue, self)
+        number = self.context.add(queue)
+        try:
+            fd = caller.install(file, True)
+        except Errno:
+            self.context.remove(number)
+            raise
+        finally:
+            file.close()
+        request.answer({2: number, 3: fd})
 
     def _mark(self, request: Request, caller: DeviceCaller) -> None:
         """Marks a page table. Raises Errno: ENOENT, EADDRINUSE for a token that another page table of this context has.
