@@ -36,7 +36,8 @@
     │   ├── WrongPhase                   luod's create of NAME#GENERATION: its update does not freeze (any more)
     │   ├── NoManifest                   luod's manifest: luod has no duplicate of it
     │   ├── AlreadyStashed               stash: luod holds files of this name for this user
-    │   └── NotStashed                   unstash, drop_stash: luod holds no files of this name
+    │   ├── NotStashed                   unstash, drop_stash: luod holds no files of this name
+    │   └── QemuRefusal                  the agent of QEMU: the guest could not be carried
     ├── ManifestError                    the manifest of a session is damaged or of a newer format
     ├── ImageError                       a kernel image or initial RAM disk is damaged, or another kind of file
     │   └── ImageUnreadable              luod cannot read it here; it may be intact
@@ -46,6 +47,9 @@
     │   ├── ProtocolError                an answer is not Varlink, or not of the interface
     │   └── CallFailed                   luod answered with an error, `name`
     │       └── Busy                     not now, such as during an update; try again later
+    ├── QemuError                        driving a QEMU (luod.agents.qemu)
+    │   ├── QemuEnded                    it ended, could not start, or does not answer
+    │   └── QmpFailed                    it refused a command of QMP, `command`
     └── MachineError                     driving a machine under test (luod.testing)
         ├── MachineUnavailable           this host cannot run such a machine
         ├── MachineEnded                 it ended, or could not boot
@@ -270,6 +274,10 @@ class NotStashed(Refused):
     hint = "files are kept for the user that stashed them, until a kexec"
 
 
+class QemuRefusal(Refused):
+    """A guest could not be carried: its command line, its QEMU or its running devices. Nothing was started."""
+
+
 class VfioDeviceNotBound(Refused):
     """`address` is the device's, as 0000:01:00.0."""
 
@@ -332,6 +340,24 @@ class Busy(CallFailed):
     """
 
     hint = "try again later"
+
+
+class QemuError(LuodError):
+    """Driving a QEMU failed."""
+
+
+class QemuEnded(QemuError):
+    """QEMU ended, could not start, or does not answer."""
+
+    hint = "see what QEMU printed"
+
+
+class QmpFailed(QemuError):
+    """QEMU refused `command`, a command of QMP."""
+
+    def __init__(self, command: str, message: str, *, hint: str = "") -> None:
+        super().__init__(f"{command}: {message}", hint=hint)
+        self.command = command
 
 
 class MachineError(LuodError):

@@ -1,0 +1,1 @@
+"""The agent of QEMU: carries a guest of an unmodified QEMU through kernel updates (docs/qemu.md)."""
