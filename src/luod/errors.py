@@ -50,6 +50,8 @@
     ├── QemuError                        driving a QEMU (luod.agents.qemu)
     │   ├── QemuEnded                    it ended, could not start, or does not answer
     │   └── QmpFailed                    it refused a command of QMP, `command`
+    ├── FleetLockError                   `luoctl fleet-lock`: the lock server cannot be reached
+    │   └── FleetLockRefused             the lock server refuses, or its answer is not of the protocol
     └── MachineError                     driving a machine under test (luod.testing)
         ├── MachineUnavailable           this host cannot run such a machine
         ├── MachineEnded                 it ended, or could not boot
@@ -358,6 +360,18 @@ class QmpFailed(QemuError):
     def __init__(self, command: str, message: str, *, hint: str = "") -> None:
         super().__init__(f"{command}: {message}", hint=hint)
         self.command = command
+
+
+class FleetLockError(LuodError):
+    """The lock server of `luoctl fleet-lock` cannot be reached."""
+
+    hint = "check the URL, the network and the lock server"
+
+
+class FleetLockRefused(FleetLockError):
+    """The lock server answered with another status than 200. The message has its reason."""
+
+    hint = "wait until another host returns its slot; `--wait SECONDS` repeats the request"
 
 
 class MachineError(LuodError):

@@ -32,7 +32,7 @@ MEANINGS: Final[dict[Exit, str]] = {
     Exit.CANCELLED: "the update was cancelled; nothing is lost",
     Exit.UPDATE_RUNNING: "another update is running",
     Exit.NOT_FOUND: "there is no such session",
-    Exit.TIMED_OUT: "`luoctl wait` reached its timeout",
+    Exit.TIMED_OUT: "`luoctl wait`, or `luoctl fleet-lock --wait`, reached its timeout",
     Exit.INTERRUPTED: "interrupted by SIGINT",
 }
 """The text of `luoctl --help`. A test compares it with docs/json.md."""
@@ -54,7 +54,7 @@ def status(error: Exception) -> Exit:
             return Exit.UNREACHABLE
         case errors.BadInput():
             return Exit.USAGE
-        case errors.Refused() | errors.NoImageLoaded() | errors.NotAKernelImage():
+        case errors.Refused() | errors.FleetLockRefused() | errors.NoImageLoaded() | errors.NotAKernelImage():
             return Exit.REFUSED
         case errors.CallFailed() if kind(error) == "UpdateRunning":
             return Exit.UPDATE_RUNNING

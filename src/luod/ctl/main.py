@@ -51,7 +51,7 @@ def _main(arguments: Sequence[str]) -> int:
         return int(end.code or 0)
 
 
-def _run(given: Namespace, output: Output) -> Exit:
+def _run(given: Namespace, output: Output) -> int:
     try:
         return VERBS[given.verb].run(given, output)
     except BrokenPipeError:

@@ -9,7 +9,6 @@ from argparse import Namespace
 from typing import Final, Protocol
 
 from luod.arguments import Parser
-from luod.ctl.exits import Exit
 from luod.ctl.output import Output
 from luod.ctl.verbs import (
     abort,
@@ -17,6 +16,7 @@ from luod.ctl.verbs import (
     check,
     completion,
     discard,
+    fleet_lock,
     help,
     list,
     load,
@@ -45,8 +45,8 @@ class Verb(Protocol):
     def arguments(self, parser: Parser) -> None:
         """Adds the verb's options and arguments."""
 
-    def run(self, given: Namespace, output: Output) -> Exit:
-        """Runs the verb. Returns luoctl's exit status."""
+    def run(self, given: Namespace, output: Output) -> int:
+        """Runs the verb. Returns luoctl's exit status: an Exit, or what another program expects of it."""
 
 
 VERBS: Final[dict[str, Verb]] = {
@@ -63,6 +63,7 @@ VERBS: Final[dict[str, Verb]] = {
     "carry-over": carry_over,
     "timeline": timeline,
     "metrics": metrics,
+    "fleet-lock": fleet_lock,
     "stop": stop,
     "help": help,
     "completion": completion,

@@ -18,12 +18,21 @@ SUMMARY = "show the state of luod and count its sessions"
 DESCRIPTION = "Shows the state of luod, the loaded kernel, the number of sessions, and problems of luod's own files."
 
 
-def arguments(parser: Parser) -> None: ...
+def arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--nagios",
+        action="store_true",
+        help="print one line with performance data, and end with the status of a Nagios plugin: 0 to 3",
+    )
 
 
-def run(given: Namespace, output: Output) -> Exit:
+def run(given: Namespace, output: Output) -> int:
     from luod.ctl import admin
 
+    if given.nagios:
+        if given.json:
+            given.parser.error("--nagios and --json cannot be combined")
+        return _nagios(given, output)
     found = admin.status(given.admin_socket)
     if output.json:
         members = encode(found)
@@ -31,6 +40,19 @@ def run(given: Namespace, output: Output) -> Exit:
     else:
         output.facts(_facts(found))
     return Exit.DONE
+
+
+def _nagios(given: Namespace, output: Output) -> int:
+    from luod.ctl import admin, nagios
+    from luod.errors import DaemonUnreachable, LuodError
+
+    try:
+        level, text = nagios.judge(admin.status(given.admin_socket))
+    except (LuodError, OSError) as error:
+        level = nagios.Level.CRITICAL if isinstance(error, DaemonUnreachable) else nagios.Level.UNKNOWN
+        text = nagios.line(level, escaped(str(error)))
+    output.line(text)
+    return level
 
 
 def _facts(found: Status) -> list[tuple[str, str]]:
