@@ -91,7 +91,7 @@ def initramfs(
         archive.add(folder, stat.S_IFDIR | 0o755)
     # The kernel opens it for init before anything is mounted.
     archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
-    archive.add("bin/busybox", stat.S_IFREG | 0o755, data=_static_program(busybox))
+    archive.add("bin/busybox", stat.S_IFREG | 0o755, data=static_busybox(busybox))
     archive.add("init", stat.S_IFREG | 0o755, data=init.encode())
     return archive.finished()
 
@@ -123,7 +123,8 @@ class Archive:
         self._data += bytes(-len(self._data) % 4)
 
 
-def _static_program(path: Path) -> bytes:
+def static_busybox(path: Path = BUSYBOX) -> bytes:
+    """Returns the program busybox. Raises MachineUnavailable: it is missing, or not linked statically."""
     try:
         program = path.read_bytes()
     except OSError:

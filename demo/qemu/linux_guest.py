@@ -1,0 +1,98 @@
+"""A Linux guest: the kernel of `make kernel`, busybox, and an init that counts on the serial console.
+
+It fills memory, and checks it against a checksum again and again, beside the count. The lines of the console:
+
+    filled 268435456 35d91262b3c3ec8841b54169588c97f7
+    1
+    2
+    intact 1 11.52            a checksum was the same again, at this uptime of the guest in seconds
+    clock 12.01 1764272702 1764272702   uptime, CLOCK_REALTIME, and the hardware clock in seconds since 1970
+
+Used by the demo, by tests/agents/qemu and by bench/.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from luod.testing.kernel.initramfs import Archive, static_busybox
+from luod.testing.kernel.qemu import kernel_image
+
+_INIT = """\
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t tmpfs -o size={kibibytes}k,huge=always memory /memory
+head -c {kibibytes}k {source} >/memory/data
+sum() {{ md5sum </memory/data; }}
+clock() {{
+    read up idle </proc/uptime
+    echo "clock $up $(date +%s) $(cat /sys/class/rtc/rtc0/since_epoch)"
+}}
+if [ {check} = 1 ]; then
+    expected=$(sum)
+    echo "filled $(stat -c %s /memory/data) ${{expected%% *}}"
+    (
+        checks=0
+        while [ "$(sum)" = "$expected" ]; do
+            read up idle </proc/uptime
+            echo "intact $((checks += 1)) $up"
+        done
+        echo damaged
+    ) &
+else
+    echo "filled $(stat -c %s /memory/data)"
+fi
+[ {clocks} = 0 ] || while :; do clock; sleep 1; done &
+number=0
+while echo $((number += 1)); do {pause}; done
+"""
+
+
+@dataclass(frozen=True)
+class LinuxGuest:
+    """A guest, by what it does.
+
+    `mebibytes` of memory are filled: with random bytes and a checksum if `check`, else with zeros. A number is printed
+    every `interval` seconds, or as fast as it can with 0. `memory` is the size of the guest's RAM in MiB.
+    """
+
+    mebibytes: int
+    memory: int
+    check: bool = True
+    interval: float = 0.05
+    clocks: bool = False
+
+    def initramfs(self) -> bytes:
+        """Returns its initial RAM disk. Raises MachineUnavailable without a static busybox."""
+        init = _INIT.format(
+            kibibytes=self.mebibytes << 10,
+            source="/dev/urandom" if self.check else "/dev/zero",
+            check=int(self.check),
+            clocks=int(self.clocks),
+            pause=f"usleep {round(self.interval * 1e6)}" if self.interval else ":",
+        )
+        archive = Archive()
+        for folder in ("bin", "dev", "proc", "sys", "memory"):
+            archive.add(folder, stat.S_IFDIR | 0o755)
+        archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
+        archive.add("bin/busybox", stat.S_IFREG | 0o755, data=static_busybox())
+        archive.add("init", stat.S_IFREG | 0o755, data=init.encode())
+        return archive.finished()
+
+    def arguments(self, folder: Path) -> list[str]:
+        """Returns QEMU's arguments but those of the console, and puts the initial RAM disk into `folder`.
+
+        Raises MachineUnavailable without a kernel.
+        """
+        ram_disk = folder / "initramfs"
+        ram_disk.write_bytes(self.initramfs())
+        boot = ["-kernel", kernel_image(), "-initrd", str(ram_disk)]
+        boot += ["-append", "console=ttyS0 quiet no_timer_check panic=-1"]
+        # As luod.testing.kernel: without ERMS the kernel copies by words, which QEMU emulates faster.
+        return ["-machine", "q35", "-cpu", "max,erms=off", "-m", f"{self.memory}M", "-nodefaults", *boot]
