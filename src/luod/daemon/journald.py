@@ -29,6 +29,7 @@ MESSAGE_IDS: Final[Mapping[str, str]] = {
     "serve-not-started": "2969cb3118184b388683f6706423ef70",
     "session-lost": "332729e259a644a3a0d42030f9ba597e",
     "session-torn": "0ef5e36201464187a271b3d57a75e026",
+    "state-newer": "22b572e01cfe497faae06f1908c00078",
 }
 """The events that may need an operator. systemd/luod.catalog explains each for `journalctl --catalog`."""
 _FIELDS: Final = {"name": "SESSION"}

@@ -18,6 +18,7 @@ from luod.daemon.refusals import Refusals
 from luod.daemon.run_state import Run
 from luod.daemon.sessions.held_files import HeldFiles
 from luod.daemon.sessions.service import SessionService
+from luod.daemon.store.copies import WrittenByNewer
 from luod.daemon.store.fd_names import JUMP
 from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.recovery import take_over
@@ -64,7 +65,12 @@ async def _serve(options: Options, given: Given) -> int:
 
     sparing = Sparing(log)
     store = FdStore(given.channel, given.fds, keeper_lost)
-    holdings = await take_over(store, directory, log)
+    try:
+        holdings = await take_over(store, directory, log)
+    except WrittenByNewer as error:
+        from luod.daemon.refusing import refuse
+
+        return await refuse(error, given, store, end, log)
     run_state = Run(log, jumping=JUMP in store)
     foreign = ForeignFiles(sparing, stays=lambda uid: any(f.peer.uid == uid for f in participants.followers))
     sessions = SessionService(holdings, policy, run_state, foreign.discard, log, sparing)

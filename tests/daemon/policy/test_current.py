@@ -191,8 +191,12 @@ def test_a_start_with_the_file_of_before_reads_no_toml(policy: Path, tmp_path: P
     policy.write_text("oops")
     assert start() == "[8] True\n"
     policy.write_text("[[rules]]\nuid = 8\n")
-    (tmp_path / "policy").write_text('["not the file", {"rules": 3}]')
+    (tmp_path / "policy").write_text('[1, "not the file", {"rules": 3}]')
     assert (start(), start()) == ("[8] True\n", "[8] False\n")
+    (tmp_path / "policy").write_text('["[[rules]]\\nuid = 8\\n", {"rules": [{"uid": 8}]}]')
+    assert start() == "[8] False\n", "a copy of before it had a number"
+    (tmp_path / "policy").write_text('[2, "[[rules]]\\nuid = 8\\n", {"rules": [{"uid": 9}]}]')
+    assert (start(), start()) == ("[8] True\n", "[8] False\n"), "a copy of a newer format is written again"
     policy.write_text("oops")
     (tmp_path / "policy").write_text("{")
     assert start() == "[] True\n"

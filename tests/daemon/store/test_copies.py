@@ -16,7 +16,7 @@ from luod.daemon.store.copies import Told, believed, newer, of_this_machine, und
 from luod.daemon.store.journal import SLOT_SIZE, Slots, pack, unpack
 from luod.daemon.store.journal_file import Journal, room
 from luod.daemon.store.registry import Registry
-from luod.daemon.store.schema import FORMAT, Departure, OutgoingRow, Record, Row
+from luod.daemon.store.schema import FORMAT, OLDEST_FORMAT, Departure, OutgoingRow, Record, Row
 from luod.frozen import replace
 from luod.linux import Fd
 
@@ -189,13 +189,15 @@ def test_only_a_file_of_the_same_registry_stands_in_for_a_damaged_memory(
     assert believed(DAMAGED, kept, BOOT, "one") is kept if stands_in else believed(DAMAGED, kept, BOOT, "one") == Told()
 
 
-@pytest.mark.parametrize(("number", "age"), [(FORMAT - 1, "an older"), (FORMAT + 1, "a newer")])
-def test_another_format_is_named(number: int, age: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "kind", "age"), [(OLDEST_FORMAT - 1, "format", "an older"), (FORMAT + 1, "newer-format", "a newer")]
+)
+def test_another_format_is_named(number: int, kind: str, age: str) -> None:
     content = pack(1, b'{"format":%d,"something":[]}' % number, whole=True)
     told = understand_file(content, "/state/registry")
     assert told.fault is not None
-    assert told.fault.kind == "format"
-    assert f"has format {number}, which {age} luod writes" in told.fault.what
+    assert told.fault.kind == kind
+    assert f"has format {number}, which {age} luod wrote" in told.fault.what
     assert "/state/registry" in told.fault.what
 
 

@@ -257,10 +257,10 @@ def test_the_fullest_registry_has_room(memory: Slots, file: Journal) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"format":5,"boot":1,"boot_id":"b","more":1}',
-        b'{"format":5,"boot":1,"boot_id":"b","rows":{}}',
+        b'{"format":6,"boot":1,"boot_id":"b","more":1}',
+        b'{"format":6,"boot":1,"boot_id":"b","rows":{}}',
         *(
-            b'{"format":5,"boot":1,"boot_id":"b","rows":[%s]}' % row
+            b'{"format":6,"boot":1,"boot_id":"b","rows":[%s]}' % row
             for row in (
                 b'["outgoing","a",0,null,0,0.0,0.0,[],"declared",false,1]',
                 b'["incoming","a",0,null,0,0.0,0.0,[],"waiting",false]',
@@ -274,7 +274,7 @@ def test_the_fullest_registry_has_room(memory: Slots, file: Journal) -> None:
     ],
 )
 def test_a_record_of_other_members_or_types_has_no_meaning(body: bytes) -> None:
-    assert FORMAT == 5
+    assert FORMAT == 6
     with pytest.raises(entries.Meaningless):
         entries.read_whole(body)
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from luod.session_name import SessionName
 
 _THREADS: Final = 2
+_FORMAT: Final = 1
+"""The format of the copy in the state directory. A copy of another one is not used; before 1 it had no number."""
 
 
 class Policy:
@@ -136,14 +138,19 @@ class Policy:
         """Returns the text of the last good file, and what it says; None, None without one."""
         try:
             with open(self._good, encoding="utf-8") as kept:
-                text, table = json.load(kept)
-        except (OSError, ValueError, TypeError, RecursionError):
+                found = json.load(kept)
+        except (OSError, ValueError, RecursionError):
             return None, None
-        return (text, table) if isinstance(text, str) else (None, None)
+        match found:
+            case [str(text), table]:  # luod 0.1.0
+                return text, table
+            case [int(number), str(text), table] if number == _FORMAT:
+                return text, table
+        return None, None
 
     def _keep(self, data: bytes, table: object) -> None:
         try:
-            state_file.replace(self._good, json.dumps([data.decode(), table]).encode())
+            state_file.replace(self._good, json.dumps([_FORMAT, data.decode(), table]).encode())
         except OSError as error:
             self._log.warning("policy-copy", error=error)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from luod.daemon.store.entries import Meaningless, OtherFormat, key, read_changes, read_whole
 from luod.daemon.store.journal import Log, unpack
-from luod.daemon.store.schema import FORMAT, Record
+from luod.daemon.store.schema import FORMAT, OLDEST_FORMAT, Record
+from luod.errors import Refused
 from luod.frozen import frozen, replace
 from luod.static import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    Kind = Literal["damaged", "format", "unreadable", "another-machine", "another-boot", "older"]
+    Kind = Literal["damaged", "format", "newer-format", "unreadable", "another-machine", "another-boot", "older"]
 
 
 @frozen
@@ -65,12 +66,30 @@ def understand(log: Log | None, copy: str, other: Told | None = None) -> Told:
                         rows[each] = row
             record = replace(record, rows=tuple(rows.values()))
     except OtherFormat as other:
-        age = "a newer" if other.number > FORMAT else "an older"
-        what = f"{copy} has format {other.number}, which {age} luod writes; this luod reads format {FORMAT}"
-        return Told(fault=Fault("format", what))
+        newer = other.number > FORMAT
+        writer = f"luod {other.writer}" if other.writer else f"{'a newer' if newer else 'an older'} luod"
+        what = (
+            f"{copy} has format {other.number}, which {writer} wrote; this luod reads the formats"
+            f" {OLDEST_FORMAT} to {FORMAT}"
+        )
+        return Told(fault=Fault("newer-format" if newer else "format", what))
     except Meaningless as error:
         return Told(fault=Fault("damaged", f"{copy} is damaged: an entry has a good checksum and no meaning: {error}"))
     return Told(record, log.number, rest=log.rest, entries=entries)
+
+
+class WrittenByNewer(Refused):
+    """The registry is of a newer luod, which knows of sessions and files that this one does not."""
+
+
+def refuse_newer(told: Told) -> Told:
+    """Returns `told`. Raises WrittenByNewer, before anything is changed, if it is of a newer format."""
+    if told.fault is not None and told.fault.kind == "newer-format":
+        raise WrittenByNewer(
+            f"luod does not start with the state of a newer luod: {told.fault.what}",
+            hint="install that version or a later one and restart luod; nothing was changed, and every session is held",
+        )
+    return told
 
 
 def understand_file(content: bytes | OSError | None, path: str, memory: Told | None = None) -> Told:

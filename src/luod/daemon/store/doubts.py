@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from luod.daemon.store import state_file
-from luod.daemon.store.copies import of_this_machine, understand_file
+from luod.daemon.store.copies import of_this_machine, refuse_newer, understand_file
 from luod.daemon.store.fd_names import ASIDE, fd_name
 from luod.daemon.store.schema import Doubt, IncomingRow, OutgoingRow, boot_id, machine_id
 from luod.daemon.store.states import IncomingState, OutgoingState
@@ -32,12 +32,12 @@ _ROOT: Final = 0
 
 
 def read_file(file: Journal, memory: Told | None = None) -> Told:
-    """Returns the contents of the file, if they are of this machine. `memory`: the other copy."""
+    """Returns the contents of the file, if it is of this machine. `memory`: the other copy. Raises WrittenByNewer."""
     try:
         content: bytes | OSError | None = file.read()
     except OSError as error:
         content = error
-    return of_this_machine(understand_file(content, file.path, memory), boot_id(), machine_id())
+    return of_this_machine(refuse_newer(understand_file(content, file.path, memory)), boot_id(), machine_id())
 
 
 def doubted(log: Log, what: str, kept: str = "", *, refuses: bool) -> Doubt:

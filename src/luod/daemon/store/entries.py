@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 
-from luod.daemon.store.schema import FORMAT, IncomingRow, OutgoingRow, Record, Row
+from luod.daemon.store.schema import FORMAT, OLDEST_FORMAT, IncomingRow, OutgoingRow, Record, Row
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.decode import Decoder, Misfit, encode_shortly
 from luod.frozen import members
 from luod.static import TYPE_CHECKING, Any, Final
+from luod.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,6 +27,8 @@ _ROWS: Final = {
     kind.direction: (kind, {state.value: state for state in states})
     for kind, states in ((OutgoingRow, OutgoingState), (IncomingRow, IncomingState))
 }
+_WRITER: Final = "luod"
+"""The member of a whole record with the version of its writer."""
 _TYPES: Final = frozenset(
     (str, str, int, generation, int, float, float, list, str, *more)
     for generation in (int, type(None))
@@ -39,11 +42,12 @@ class Meaningless(Exception):
 
 
 class OtherFormat(Exception):
-    """A whole record of another format, `number`."""
+    """A whole record of another format, `number`. `writer`: the version of the luod that wrote it, "" if not known."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, writer: str) -> None:
         super().__init__(number)
         self.number = number
+        self.writer = writer
 
 
 def key(row: Row) -> Key:
@@ -51,8 +55,8 @@ def key(row: Row) -> Key:
 
 
 def whole(record: Record) -> bytes:
-    """Returns the body of a whole record."""
-    return _ENCODER.encode(record).encode()
+    """Returns the body of a whole record, with the version of this luod."""
+    return _ENCODER.encode(encode_shortly(record) | {_WRITER: __version__}).encode()
 
 
 def changes(rows: Mapping[Key, Row | None]) -> bytes:
@@ -61,11 +65,13 @@ def changes(rows: Mapping[Key, Row | None]) -> bytes:
 
 
 def read_whole(body: bytes) -> Record:
-    """Returns the record. Raises OtherFormat, Meaningless."""
+    """Returns the record, which may be of an older format. Raises OtherFormat, Meaningless."""
     found = _loaded(body)
-    written = found.get("format") if type(found) is dict else None
-    if type(written) is int and written != FORMAT:
-        raise OtherFormat(written)
+    if type(found) is dict:
+        writer, written = found.pop(_WRITER, ""), found.get("format")
+        if type(written) is int and not OLDEST_FORMAT <= written <= FORMAT:
+            raise OtherFormat(written, str(writer))
+        found["format"] = FORMAT if type(written) is int else written
     try:
         return _DECODER(Record, found)
     except Misfit as misfit:

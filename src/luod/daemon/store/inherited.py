@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from luod.daemon.store.copies import Fault, Told, newer, understand
+from luod.daemon.store.copies import Fault, Told, newer, refuse_newer, understand
 from luod.daemon.store.doubts import aside, doubted, keep_memory, read_file
 from luod.daemon.store.journal import Slots
 from luod.daemon.store.registry import Registry
@@ -31,7 +31,7 @@ BEHIND: Final = f"{MEMORY} is damaged at its end; its file is newer and was beli
 
 
 async def inherited(fds: FdStore, session: Fd, file: Journal, log: Log) -> Record:
-    """Returns the first record, from the preserved registry, or from the file in its place."""
+    """Returns the first record, from the preserved registry, or from the file in its place. Raises WrittenByNewer."""
     try:
         with IncomingSession(session.duplicate()) as incoming:
             memory = Slots(incoming.retrieve(TOKEN, check_memory=False))
@@ -40,7 +40,7 @@ async def inherited(fds: FdStore, session: Fd, file: Journal, log: Log) -> Recor
         return _in_place_of(Told(fault=Fault("damaged", what)), "", file, log)
     try:
         try:
-            held = understand(memory.read(), MEMORY)
+            held = refuse_newer(understand(memory.read(), MEMORY))
         except OSError as error:
             held = Told(fault=Fault("unreadable", f"{MEMORY} cannot be read: {error.strerror or error}"))
             return _in_place_of(held, "", file, log)

@@ -2,7 +2,7 @@
 
 `Slots` is such a log in a memfd of fixed size, twice, so that one is complete while the other begins. The log in a file
 is `luod.daemon.store.journal_file`. A truncated or damaged entry ends a log before it. `luod.daemon.store.copies`
-decodes the bodies of the entries.
+decodes the bodies of the entries. These bytes never change; the body of a whole record has the number of its format.
 """
 
 from __future__ import annotations

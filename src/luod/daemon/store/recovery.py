@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from luod.daemon.store.copies import Fault, Told, believed, understand
+from luod.daemon.store.copies import Fault, Told, believed, refuse_newer, understand
 from luod.daemon.store.doubts import aside, doubted, keep_memory, read_file, unknown
 from luod.daemon.store.fd_names import ASIDE, HOOK, JUMP, REGISTRY, held_name, image_names, is_carried, session_of
 from luod.daemon.store.inherited import BEHIND, MEMORY, TOKEN, inherited, strand
@@ -49,7 +49,7 @@ class Holdings:
 
 
 async def take_over(fds: FdStore, directory: str, log: Log) -> Holdings:
-    """Takes over `fds`, the stored fds of keep. Raises KernelRefused."""
+    """Takes over `fds`, the stored fds of keep. Raises KernelRefused. Raises WrittenByNewer: nothing was changed."""
     file = Journal(directory)
     broken = None
     stored = next((name for name in fds if name.startswith(REGISTRY)), None)
@@ -88,7 +88,7 @@ async def finish_old(fds: FdStore, log: Log) -> None:
 async def _again(fds: FdStore, stored: str, file: Journal, log: Log) -> Registry:
     """Returns the registry of the previous serve. keep holds its memory under the name `stored`."""
     memory = Slots(fds[stored].duplicate())
-    held = understand(memory.read(), MEMORY)
+    held = refuse_newer(understand(memory.read(), MEMORY))
     kept = read_file(file, held)
     if held.record is None:
         return await _doubtful(fds, stored, memory, (held, kept), file, log)

@@ -13,7 +13,12 @@ from luod.frozen import frozen
 from luod.ipc.types.sessions import Direction
 from luod.static import Any, Final
 
-FORMAT: "Final" = 5
+FORMAT: "Final" = 6
+"""The format of a whole record, which it has in `format`. Another member here, and another kind of fd that keep holds,
+is another format: an older luod that does not know it refuses to start with the record (`luod.daemon.refusing`).
+"""
+OLDEST_FORMAT: "Final" = 5
+"""The oldest format that is read. 5: the record lacks the version of its writer."""
 MOST_SESSIONS: "Final" = 1024
 """In both directions. The names of keep's fds must fit an environment variable of 128 KiB."""
 

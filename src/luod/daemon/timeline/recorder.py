@@ -1,8 +1,9 @@
 """Records the timeline of the last update. It outlives luod and, with data from the registry, the kexec.
 
-The file `timeline` in the state directory begins with the kernel's boot id and the time of the timeline's second 0.
-Then comes a timeline, and then a line for each event. The events of one turn of the loop are written together. Nothing
-depends on the file: a failed write is logged, and the timeline continues in memory.
+The file `timeline` in the state directory begins with the kernel's boot id, the time of the timeline's second 0, and
+the number of its format; a file of another format is not read. Then comes a timeline, and then a line for each event.
+The events of one turn of the loop are written together. Nothing depends on the file: a failed write is logged, and the
+timeline continues in memory.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from luod.daemon.timeline.timeline import Current, EventKind
     from luod.ipc.types.phases import UpdateState
 
+_FORMAT: Final = 1
+"""The format of the file. Before 1 it had no number."""
 _MOST_BYTES: Final = 4 << 20
 _DECODER: Final = Decoder(strict=True)
 
@@ -229,7 +232,7 @@ class Recorder:
         self.close()
         self._timeline, self._origin = timeline, origin
         self._events, self._recorded, self._frozen = [], set(), timeline.frozen
-        lines = _line([self._registry.rest.boot_id, origin]) + _line(timeline)
+        lines = _line([self._registry.rest.boot_id, origin, _FORMAT]) + _line(timeline)
         try:
             state_file.replace(self._path, lines)
         except OSError as error:
@@ -263,8 +266,8 @@ class Recorder:
         """
         try:
             with open(self._path, "rb") as file:
-                kernel, origin = json.loads(file.readline())
-                if boot_id not in (None, kernel):
+                kernel, origin, *number = json.loads(file.readline())
+                if boot_id not in (None, kernel) or number not in ([], [_FORMAT]):
                     return None
                 timeline = _DECODER(Timeline, json.loads(file.readline()))
                 lines = file.read(_MOST_BYTES).splitlines()
