@@ -215,12 +215,12 @@ def pidfd_getfd(pidfd: int, target: int) -> Fd:
     return Fd(syscall("pidfd_getfd", pidfd, target, 0))
 
 
-def may_be_same_file(one: HasFileno, other: HasFileno) -> bool:
-    """Returns whether two fds are of one open file description. True also on a kernel that cannot tell."""
+def is_same_file(one: HasFileno, other: HasFileno) -> bool:
+    """Returns whether two fds are of one open file description. False also on a kernel that cannot tell."""
     try:
         return bool(fcntl.fcntl(one.fileno(), _F_DUPFD_QUERY, other.fileno()))
     except OSError:
-        return True
+        return False
 
 
 def has_ended(pidfd: HasFileno, *, within: float = 0.0) -> bool:

@@ -65,10 +65,11 @@ def _now(status: Status) -> Iterator[Metric]:
         "luod_updates_begun", "Number of updates started since the machine was booted.", value=status.generation
     )
     problems = GaugeMetricFamily(
-        "luod_problems", "Number of problems of the state directory and the registry.", labels=("of",)
+        "luod_problems", "Number of problems of the state directory, the registry and PID 1's store.", labels=("of",)
     )
     problems.add_metric(("state_directory",), len(status.state_directory))
     problems.add_metric(("registry",), len(status.registry))
+    problems.add_metric(("fd_store",), len(status.fd_store))
     yield problems
     good = status.policy_error is None
     yield GaugeMetricFamily("luod_policy_good", "Whether the policy file is valid and in force.", value=good)

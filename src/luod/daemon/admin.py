@@ -20,6 +20,8 @@ from luod.ipc.types.admin import Checked, Problem, Progress, Status, UpdateTimes
 from luod.linux import Fd
 from luod.version import __version__
 
+_COPIES_REMEDY = "luod tries again by itself; do not stop or restart it meanwhile, see `systemctl is-system-running`"
+
 
 class AdminService:
     """Implements `luod.ipc.interfaces.admin.Service`."""
@@ -32,6 +34,7 @@ class AdminService:
         reaping, core = (await self._rooms()).reaping, self._core
         registry, policy = core.holdings.registry, core.policy
         problems = await asyncio.to_thread(state_directory.problems, registry.file, registry.file_error)
+        missing, fault = await core.holdings.fds.missing_copies()
         states = Counter(state for _row, state in core.sessions.rows())
         record = registry.record
         image = record.image
@@ -54,6 +57,7 @@ class AdminService:
             policy_error=None if policy.error is None else str(policy.error),
             state_directory=problems,
             registry=[Problem(doubt.kept, doubt.what, remedy(doubt)) for doubt in record.doubts],
+            fd_store=(Problem("PID 1", _copies(missing, fault), _COPIES_REMEDY),) if fault else (),
         )
 
     async def timeline(self) -> UpdateTimes | None:
@@ -83,3 +87,7 @@ class AdminService:
 
     async def carry_over(self, peer: Peer, name: str) -> str:
         return await (await self._rooms()).workloads.carry_over(peer, name)
+
+
+def _copies(missing: int, fault: str) -> str:
+    return f"it may lack {missing} of luod's files, which would be lost if every process of luod ended: {fault}"

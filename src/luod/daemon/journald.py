@@ -22,6 +22,7 @@ MESSAGE_IDS: Final[Mapping[str, str]] = {
     "carry-over-failed": "e2f57ea7f70b4d0b9eaa13f514543440",
     "hook-failed": "c1e435c97ed8403eb53cadff8055821f",
     "jump-held": "909724b3998b44a286d969274e8f6ebe",
+    "pid-1-store": "531e4301cf8046cf9666e84f2dad7f32",
     "policy-bad": "b3035199f203478a95c43a314c9d7810",
     "registry-doubt": "32328bbf980a46d2adeb5f228c84b75f",
     "registry-file": "2f70279512514f50aa1f7bd179b3ae29",

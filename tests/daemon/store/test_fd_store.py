@@ -33,6 +33,8 @@ class Keep:
         self.stored: set[str] = set()
         self.sessions: set[str] = set()
         self.refuse: set[str] = set()
+        self.closing = 0
+        """How often a session of a taken name is said to be closed in a moment, before it is."""
         self.messages: list[int] = []
         """The number of requests in each message."""
         channel.setblocking(False)
@@ -46,7 +48,12 @@ class Keep:
         answers = []
         for request in requests:
             code, session = self.execute(request, fds)
-            answers.append({"ERRNO": code})
+            closing = {"CLOSING": 1} if code == errno.EEXIST and self.closing else {}
+            answers.append({"ERRNO": code, **closing})
+            if closing:
+                self.closing -= 1
+                if not self.closing:
+                    self.sessions.clear()
             if session is not None:
                 framing.send(self.channel, protocol.encode(*answers), (session,))
                 os.close(session)
@@ -183,6 +190,33 @@ def test_a_name_that_is_free_is_free_afterwards() -> None:
         keep.sessions.clear()
         assert not await store.open_elsewhere("vm-1")
         assert not keep.sessions
+
+    run(body)
+
+
+def test_a_name_is_free_once_pid_1_has_closed_its_copy() -> None:
+    """A moment after luod has removed the session: for a new one, and for the question whether it is open."""
+
+    async def body(store: FdStore, keep: Keep) -> None:
+        keep.sessions.add("vm-1")
+        keep.closing = 3
+        await store.create("vm-1", None)
+        await store.drop("outgoing.vm-1")
+        keep.sessions.add("vm-1")
+        keep.closing = 3
+        assert not await store.open_elsewhere("vm-1")
+
+    run(body)
+
+
+def test_a_name_that_is_taken_for_long_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luod.daemon.store.fd_store._CLOSING_SECONDS", 0.05)
+
+    async def body(store: FdStore, keep: Keep) -> None:
+        keep.sessions.add("vm-1")
+        keep.closing = 1000
+        with pytest.raises(SessionExists):
+            await store.create("vm-1", None)
 
     run(body)
 

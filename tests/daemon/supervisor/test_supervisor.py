@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -10,21 +11,24 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from luod.daemon.log import Log
+from luod.daemon.supervisor import notify
 from luod.daemon.supervisor.init_store import InitStore
-from luod.daemon.supervisor.notify import ServiceManager
 from luod.daemon.supervisor.sockets import Listening
-from luod.daemon.supervisor.supervisor import Supervisor
+from luod.daemon.supervisor.supervisor import Supervisor, _Asked
+from luod.errors import LiveUpdateBusy, SessionExists
 from luod.linux import Fd
-from luod.testing import Machine
+from luod.testing import Machine, eventually
 from luod.testing.tools import for_root
 from luod.version import __version__
 from tests.daemon.host import Luod, states
+from tests.daemon.supervisor.pid_1 import Pid1, close
 
 KEEP = [sys.executable, "-m", "luod.daemon.main"]
 
@@ -129,66 +133,85 @@ def lines_with(process: subprocess.Popen[str], word: str, count: int) -> list[st
 
 
 @pytest.fixture
-def pid_1(places: dict[str, str]) -> Iterator[tuple[Supervisor, Pid1]]:
-    """Yields a supervisor that does not run yet, and the store of PID 1, with room for three fds."""
-    manager = Pid1()
+def pid_1(tmp_path: Path) -> Iterator[Pid1]:
+    with Pid1(tmp_path, 3) as pid_1:
+        yield pid_1
+
+
+@pytest.fixture
+def supervisor(places: dict[str, str], pid_1: Pid1) -> Iterator[Supervisor]:
+    """Yields a supervisor that does not run yet, with copies in PID 1's store."""
     log = Log("keep", "error")
     with Listening(places["socket"], places["admin-socket"], places["state-directory"], log) as listening:
-        supervisor = Supervisor(
-            listening, lambda given: 0, log, manager=manager, copies=InitStore(manager, 3, "11111111")
-        )
-        yield supervisor, manager
+        copies = InitStore(pid_1.manager, 3, "11111111")
+        supervisor = Supervisor(listening, lambda given: 0, log, manager=pid_1.manager, copies=copies)
+        supervisor._start_at = time.monotonic() + 3600
+        yield supervisor
 
 
-class Pid1(ServiceManager):
-    """PID 1, which stores an open file once, under the first of its names."""
-
-    def __init__(self) -> None:
-        super().__init__("")
-        self.kept: dict[str, int] = {}
-        self.reports: list[str] = []
-
-    def store(self, name: str, fd: int) -> str:
-        inode = os.fstat(fd).st_ino
-        if inode not in self.kept.values():
-            self.kept[name] = inode
-        return ""
-
-    def remove(self, name: str) -> str:
-        self.kept.pop(name, None)
-        return ""
-
-    def settle(self) -> str:
-        return ""
-
-    def reloading(self) -> str:
-        self.reports.append("reloading")
-        return ""
+def turn(supervisor: Supervisor, *signals: int) -> None:
+    """Makes one turn in which these signals arrive."""
+    awake, wake = socket.socketpair()
+    with awake, wake:
+        wake.send(bytes((*signals, 0)))
+        supervisor._turn(awake)
 
 
-def test_a_file_that_loses_one_of_its_names_is_still_in_pid_1s_store(pid_1: tuple[Supervisor, Pid1]) -> None:
+def test_a_file_that_loses_one_of_its_names_is_still_in_pid_1s_store(supervisor: Supervisor, pid_1: Pid1) -> None:
     """As the registry's memory, when a damaged one gets another name."""
-    supervisor, manager = pid_1
     file = Fd(os.memfd_create("registry"))
     supervisor._keep("registry.old", file)
     supervisor._keep("registry.new", file.duplicate())
 
     supervisor._forget("registry.old")
 
-    assert set(manager.kept) == {"11111111.registry.new"}
+    assert close(pid_1.given()) == {"11111111.registry.new"}
     supervisor._forget("registry.new")
-    assert not manager.kept
+    assert pid_1.given() == {}
 
 
-def test_a_reload_that_is_requested_while_no_serve_runs_is_reported(pid_1: tuple[Supervisor, Pid1]) -> None:
+def test_a_pid_1_that_was_stuck_has_every_file_soon_after(
+    supervisor: Supervisor, pid_1: Pid1, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "_BARRIER_SECONDS", 0.05)
+    pid_1.stop()
+    supervisor._keep("outgoing.vm", Fd(os.memfd_create("session")))
+    supervisor._settle()
+    assert supervisor._execute({"COPIES": "1"}, _Asked(deque(), deque(), 0.0)) == {
+        "ERRNO": 0,
+        "FAULT": notify.NO_ANSWER,
+        "MISSING": 1,
+    }
+    pid_1.go_on()
+
+    def complete() -> bool:
+        turn(supervisor)
+        return supervisor._copies.complete
+
+    eventually(complete, describe="PID 1 has every file")
+    assert close(pid_1.given()) == {"11111111.outgoing.vm"}
+    supervisor._forget("outgoing.vm")
+
+
+def test_a_taken_name_is_said_to_be_free_soon_only_just_after_its_removal(supervisor: Supervisor) -> None:
+    taken = SessionExists(errno.EEXIST, "CREATE_SESSION", "")
+    supervisor._keep("outgoing.vm", Fd(os.memfd_create("session")))
+    assert supervisor._closing({"CREATE": "vm"}, taken) == {}
+
+    supervisor._forget("outgoing.vm")
+    supervisor._settle()
+
+    assert supervisor._closing({"CREATE": "vm"}, taken) == supervisor._closing({"PROBE": "vm"}, taken) == {"CLOSING": 1}
+    assert supervisor._closing({"CREATE": "other"}, taken) == {}
+    assert supervisor._closing({"CREATE": "vm"}, LiveUpdateBusy(errno.EBUSY, "open", "")) == {}
+
+
+def test_a_reload_that_is_requested_while_no_serve_runs_is_reported(supervisor: Supervisor, pid_1: Pid1) -> None:
     """The next serve reads the policy, and reports the end. Without a beginning PID 1 would wait for one."""
-    supervisor, manager = pid_1
-    supervisor._start_at = time.monotonic() + 3600
-    awake, wake = socket.socketpair()
-    with awake, wake:
-        wake.send(bytes((signal.SIGHUP,)))
-        supervisor._turn(awake)
-    assert manager.reports == ["reloading"]
+    turn(supervisor, signal.SIGHUP)
+
+    pid_1.given()
+    assert [words for words in pid_1.others if "RELOADING" in words]
 
 
 @pytest.mark.skipif(Path("/dev/liveupdate").exists(), reason="this host has live update")

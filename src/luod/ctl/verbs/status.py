@@ -78,6 +78,8 @@ def _facts(found: Status) -> list[tuple[str, str]]:
     facts += [("policy", _policy(found))]
     for each in found.state_directory:
         facts += [("state dir", f"{escaped(each.path)}: {escaped(each.what)}; {escaped(each.remedy)}")]
+    for each in found.fd_store:
+        facts += [("fd store", f"{escaped(each.path)}: {escaped(each.what)}; {escaped(each.remedy)}")]
     for each in found.registry:
         kept = f" (kept: {escaped(each.path)})" if each.path else ""
         facts += [("registry", f"{escaped(each.what)}{kept}; {escaped(each.remedy)}")]

@@ -41,6 +41,10 @@ _RETRIEVE_REFUSALS: dict[int, type[KernelRefused]] = {
     errno.EIO: LiveUpdateBroken,
 }
 
+_CLOSING_SECONDS = 1.0
+_CLOSING_PAUSE = 0.001
+_CLOSING_PAUSE_LAST = 0.05
+
 
 class KeeperGone(LuodError, ConnectionAbortedError):
     """The channel to keep is closed: no fd can be held any more. serve ends, and a client's call ends with its
@@ -67,12 +71,15 @@ class _Request:
         self.stores = stores
         self._refusals = refusals
         self.answer: asyncio.Future[Fd | None] = asyncio.get_running_loop().create_future()
+        self.said: Mapping[str, str] = MappingProxyType({})
+        """The words of the answer."""
 
     def fail(self, error: LuodError) -> None:
         if not self.answer.done():
             self.answer.set_exception(error)
 
     def answered(self, said: Mapping[str, str], fd: Fd | None) -> None:
+        self.said = said
         if code := int(said["ERRNO"]):
             self.fail(self._refusals.get(code, KernelRefused)(code, said.get("CALL", ""), said.get("MEANING", "")))
         elif not self.answer.done():
@@ -123,7 +130,8 @@ class FdStore(Mapping[str, Fd]):
         LiveUpdateBusy: another process had /dev/liveupdate open all the time. Raises LiveUpdateBroken: EIO, the kernel
         could not take over what was carried (docs/hazards.md, H20). Raises KernelRefused, of serve itself with EMFILE.
         """
-        fd = await self._session("CREATE", name, _CREATE_REFUSALS)
+        fd = await self._free("CREATE", name, opens=True)
+        assert fd is not None
         self._put(protocol.OUTGOING + name, fd)
         await self._record(record, protocol.OUTGOING + name)
         return fd
@@ -134,7 +142,8 @@ class FdStore(Mapping[str, Fd]):
         Raises NoSuchSession: ENOENT. Raises SessionTaken: EINVAL. Raises LiveUpdateBusy, LiveUpdateBroken as `create`.
         Raises KernelRefused.
         """
-        fd = await self._session("RETRIEVE", name, _RETRIEVE_REFUSALS)
+        fd = await self._ask(_Request({"RETRIEVE": name}, opens=True, refusals=_RETRIEVE_REFUSALS))
+        assert fd is not None
         self._put(protocol.INCOMING + name, fd)
         return fd
 
@@ -198,12 +207,18 @@ class FdStore(Mapping[str, Fd]):
         The kernel refuses the name then (docs/hazards.md, H9).
         """
         try:
-            await self._ask(_Request({"PROBE": name}, refusals=_CREATE_REFUSALS))
+            await self._free("PROBE", name)
         except SessionExists:
             return True
         except KernelRefused:
             pass
         return False
+
+    async def missing_copies(self) -> tuple[int, str]:
+        """Returns of how many fds PID 1 may have no copy, and why; (0, "") if it has all, or luod has no fd store."""
+        request = _Request({"COPIES": 1})
+        await self._ask(request)
+        return int(request.said["MISSING"]), request.said["FAULT"]
 
     async def ready(self) -> None:
         """Reports to keep, and through it to its parent, that clients are answered."""
@@ -222,10 +237,20 @@ class FdStore(Mapping[str, Fd]):
             await self.drop(*names)
             raise
 
-    async def _session(self, call: str, name: str, refusals: Mapping[int, type[KernelRefused]]) -> Fd:
-        fd = await self._ask(_Request({call: name}, opens=True, refusals=refusals))
-        assert fd is not None
-        return fd
+    async def _free(self, call: str, name: str, *, opens: bool = False) -> Fd | None:
+        """Makes a call that needs a free name. Repeats it while PID 1 may be about to close its copy of a session of
+        that name: it does so a moment after it has removed it from its store. Raises as `create`.
+        """
+        deadline, pause = self._loop.time() + _CLOSING_SECONDS, _CLOSING_PAUSE
+        while True:
+            request = _Request({call: name}, opens=opens, refusals=_CREATE_REFUSALS)
+            try:
+                return await self._ask(request)
+            except SessionExists:
+                if "CLOSING" not in request.said or self._loop.time() >= deadline:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _CLOSING_PAUSE_LAST)
 
     async def _ask(self, *requests: _Request) -> Fd | None:
         """Waits for the answers to all. Returns the last one; raises the first error."""

@@ -3,14 +3,22 @@
 They survive the end of every process of luod. Through `systemctl kexec` PID 1 carries the sessions among them, and in
 the next kernel luod gets these as incoming sessions. PID 1 drops what does not fit without a report (docs/hazards.md,
 H8), so luod counts, and refuses what does not fit. Without such a store nothing is done here. Standard library only.
+
+PID 1 stores an open file once, under the first of its names. A file with another name here is stored there as a small
+memfd that has the first name (`_SAME`). Sessions are not compared: each call of the kernel makes another open file.
+
+A PID 1 that does not answer costs one wait. From then on there is a fault: changes are noted and not sent, until
+`heal`, which does not wait, has sent them and PID 1 has processed them.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 
 from luod.daemon.supervisor import protocol
-from luod.linux import Fd
+from luod.linux import Fd, is_same_file, memfd
 from luod.static import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -18,6 +26,14 @@ if TYPE_CHECKING:
 
 _BOOT_CHARACTERS: Final = 8
 """Of the boot id, before each name: an outgoing session of an earlier boot is an incoming one of this."""
+_SAME: Final = "same."
+"""After it, before a name whose file is stored under another name."""
+_NAME_BYTES: Final = 255
+"""The maximum length of a name in PID 1's store."""
+_SESSIONS: Final = (protocol.OUTGOING, protocol.INCOMING)
+_NOT_YET: Final = float("inf")
+_CLOSING_SECONDS: Final = 1.0
+"""The time within which PID 1 closes a file that it has removed: a process of its own does that."""
 
 
 class InitStore:
@@ -28,17 +44,29 @@ class InitStore:
         self._manager = manager
         self._room = room
         self._boot = boot_id.replace("-", "")[:_BOOT_CHARACTERS]
+        self._files: dict[str, Fd] = {}
+        """The supervisor's fds by their names."""
         self._stored: dict[str, str] = {}
-        """The name in PID 1's store of each fd, by the supervisor's name."""
+        """Their names in PID 1's store."""
+        self._same: dict[str, str] = {}
+        """The name under which PID 1 has the file, of each name that has it too."""
+        self._removed: dict[str, float] = {}
+        """The sessions whose copies were removed, and when PID 1 had removed them."""
+        self._sent: dict[str, bool] = {}
+        """The names in PID 1's store that were changed since the last barrier, and whether they were removed first."""
+        self._behind: dict[str, bool] = {}
+        """Those that PID 1 may lack, or have too many."""
+        self._barrier: Fd | None = None
         self.fault = ""
-        """The reason for which a copy is missing, or may be; "": PID 1 has every fd."""
+        """The reason for which PID 1 may lack a copy, or have one too many; "": its store is as it should be."""
 
     def recover(self, given: Mapping[str, Fd]) -> dict[str, Fd]:
         """Returns the fds from PID 1 by the names that the supervisor uses. Closes what this boot cannot use.
 
-        `given` are those that luod was started with, without the listening sockets. Owned by the caller from now on.
+        `given` are those that luod was started with, without the listening sockets. Owned by the caller from now on;
+        each must be open until it is removed.
         """
-        found: dict[str, Fd] = {}
+        same: dict[str, Fd] = {}
         for stored, fd in given.items():
             boot, _, name = stored.partition(".")
             if boot != self._boot and name.startswith(protocol.OUTGOING):
@@ -46,35 +74,154 @@ class InitStore:
                 name = protocol.INCOMING + name.removeprefix(protocol.OUTGOING)
             elif boot != self._boot:
                 fd.close()
-                self.fault = self._manager.remove(stored) or self.fault
+                self._send_removal(stored)
+                continue
+            elif name.startswith(_SAME):
+                same[name.removeprefix(_SAME)] = fd
                 continue
             self._stored[name] = stored
-            found[name] = fd
-        return found
+            self._files[name] = fd
+        first = {stored: name for name, stored in self._stored.items()}
+        for name, noted in same.items():
+            with noted:
+                other = first.get(os.pread(noted.fileno(), _NAME_BYTES, 0).decode("utf-8", "replace"))
+            stored = self._name_of(name, same=True)
+            if other is None:
+                self._send_removal(stored)
+            else:
+                self._stored[name], self._same[name] = stored, other
+                self._files[name] = self._files[other].duplicate()
+        return dict(self._files)
 
     @property
     def complete(self) -> bool:
         """Returns whether PID 1 has a copy of every fd."""
         return bool(self._room) and not self.fault
 
+    @property
+    def missing(self) -> int:
+        """Returns the number of fds of which PID 1 may have no copy."""
+        return len(self._behind.keys() & set(self._stored.values()))
+
     def has_room(self) -> bool:
         """Returns whether one more fd fits, or there is no store."""
         return not self._room or len(self._stored) < self._room
 
+    def may_have(self, name: str) -> bool:
+        """Returns whether PID 1 may still have a session open whose copy was removed."""
+        return time.monotonic() < self._removed.get(name, 0.0) + _CLOSING_SECONDS
+
     def put(self, name: str, fd: Fd) -> None:
-        """Stores a copy in place of any under this name. `settle` must follow."""
+        """Stores a copy in place of any under this name. `settle` must follow. `fd` must be open until `remove`."""
         if self._room:
             self.remove(name)
-            self._stored[name] = f"{self._boot}.{name}"
-            self.fault = self._manager.store(self._stored[name], fd.fileno()) or self.fault
+            self._files[name] = fd
+            self._place(name)
 
     def remove(self, name: str) -> None:
-        """Removes a copy. PID 1 closes it a moment later, or at the next `settle`."""
-        if name in self._stored:
-            self.fault = self._manager.remove(self._stored.pop(name)) or self.fault
+        """Removes a copy. PID 1 closes it a moment later, or at the next `settle`, or a moment after that."""
+        if name not in self._stored:
+            return
+        self._take_out(name)
+        del self._files[name]
+        if name.startswith(_SESSIONS):
+            self._removed = {other: at for other, at in self._removed.items() if self.may_have(other)}
+            self._removed[name] = _NOT_YET
+        others = [other for other, first in self._same.items() if first == name]
+        for other in others:
+            self._take_out(other)
+        for other in others:
+            self._place(other)
 
     def settle(self) -> str:
-        """Waits until PID 1 has done all that. Returns the reason of a failure, "" without one."""
-        if self._room:
-            self.fault = self._manager.settle() or self.fault
+        """Waits until PID 1 has done all that. Returns the reason of a failure, "" without one.
+
+        With a fault it returns at once.
+        """
+        if self._room and not self.fault:
+            self._note(self._manager.settle())
+            if not self.fault:
+                self._settled()
         return self.fault
+
+    def heal(self) -> bool:
+        """Sends what PID 1 may lack, or checks whether it has processed that, without a wait. Returns whether the fault
+        is over; to be repeated until then.
+        """
+        if self._barrier is not None:
+            if not self._manager.passed(self._barrier):
+                return False
+            self._barrier.close()
+            self._barrier = None
+            if not self._behind:
+                self.fault = ""
+                self._settled()
+                return True
+        names = {stored: name for name, stored in self._stored.items()}
+        sent = []
+        for stored, removed in self._behind.items():
+            reason = self._manager.remove(stored, seconds=0.0) if removed else ""
+            if not reason and stored in names:
+                reason = self._send(names[stored], seconds=0.0)
+            if reason:
+                break
+            sent.append(stored)
+        self._barrier, _reason = self._manager.barrier(seconds=0.0)
+        if self._barrier is not None:
+            for stored in sent:
+                del self._behind[stored]
+        return False
+
+    def _place(self, name: str) -> None:
+        """Stores the file under its name, or the name under which it is stored already."""
+        fd = self._files[name]
+        if not name.startswith(_SESSIONS):
+            for other, held in self._files.items():
+                first = other in self._stored and other not in self._same and not other.startswith(_SESSIONS)
+                if first and is_same_file(held, fd):
+                    self._same[name] = other
+                    break
+        stored = self._stored[name] = self._name_of(name, same=name in self._same)
+        self._changed(stored, removed=False)
+        if not self.fault:
+            self._note(self._send(name))
+
+    def _take_out(self, name: str) -> None:
+        self._same.pop(name, None)
+        self._send_removal(self._stored.pop(name))
+
+    def _send(self, name: str, **patience: float) -> str:
+        stored = self._stored[name]
+        if name not in self._same:
+            return self._manager.store(stored, self._files[name].fileno(), **patience)
+        first = self._stored[self._same[name]].encode()
+        try:
+            with memfd("luod-same", len(first), executable=False) as noted:
+                os.pwrite(noted.fileno(), first, 0)
+                return self._manager.store(stored, noted.fileno(), **patience)
+        except OSError as error:
+            return error.strerror or str(error)
+
+    def _send_removal(self, stored: str) -> None:
+        self._changed(stored, removed=True)
+        if not self.fault:
+            self._note(self._manager.remove(stored))
+
+    def _changed(self, stored: str, *, removed: bool) -> None:
+        changes = self._behind if self.fault else self._sent
+        changes[stored] = removed or changes.pop(stored, False)
+
+    def _note(self, reason: str) -> None:
+        """Notes the result of a report: after a failure PID 1 may lack all that was sent since the last barrier."""
+        if reason:
+            self.fault = reason
+            self._behind |= self._sent
+            self._sent.clear()
+
+    def _settled(self) -> None:
+        self._sent.clear()
+        now = time.monotonic()
+        self._removed = {name: now if at == _NOT_YET else at for name, at in self._removed.items()}
+
+    def _name_of(self, name: str, *, same: bool = False) -> str:
+        return f"{self._boot}.{_SAME if same else ''}{name}"

@@ -14,11 +14,13 @@ import time
 from collections.abc import Sequence
 
 from luod.frozen import frozen
+from luod.linux import Fd
 from luod.static import Final
 
 _SECONDS: Final = 1.0
 """For each attempt: a reader of the socket must not block the keeper."""
 _BARRIER_SECONDS: Final = 5.0
+NO_ANSWER: Final = "the service manager does not answer"
 _VSOCK: Final = re.compile(r"vsock(?:-(stream|dgram|seqpacket))?:([0-9]+):([0-9]+)", re.ASCII)
 _KINDS: Final = {"stream": socket.SOCK_STREAM, "dgram": socket.SOCK_DGRAM, "seqpacket": socket.SOCK_SEQPACKET}
 _KIND_ORDER: Final = ("seqpacket", "stream", "dgram")
@@ -81,46 +83,62 @@ class ServiceManager:
         return self._report("STOPPING=1")
 
     def alive(self) -> str:
-        """Reports to the watchdog."""
-        return self._report("WATCHDOG=1")
+        """Reports to the watchdog. Does not wait for room in the socket."""
+        return self._report("WATCHDOG=1", seconds=0.0)
 
-    def store(self, name: str, fd: int) -> str:
+    def store(self, name: str, fd: int, *, seconds: float = _SECONDS) -> str:
         """Has the service manager keep a duplicate of an fd, under a name that it may have already. It may have no
-        room, and does not report that.
+        room, and does not report that. `seconds`: the maximum wait for room in the socket.
         """
         # FDPOLL=0: a session or a socket stays, whatever its poll(2) returns.
-        return self._report(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", (fd,))
+        return self._report(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", (fd,), seconds=seconds)
 
-    def remove(self, name: str) -> str:
-        """Has the service manager close all fds of this name."""
-        return self._report(f"FDSTOREREMOVE=1\nFDNAME={name}")
+    def remove(self, name: str, *, seconds: float = _SECONDS) -> str:
+        """Has the service manager close all fds of this name, a moment after it has processed this. `seconds` as in
+        `store`.
+        """
+        return self._report(f"FDSTOREREMOVE=1\nFDNAME={name}", seconds=seconds)
+
+    def barrier(self, *, seconds: float = _SECONDS) -> tuple[Fd | None, str]:
+        """Returns an fd for `passed`, owned by the caller, or None with the reason of a failure. `seconds` as in
+        `store`.
+        """
+        try:
+            reading, writing = map(Fd, os.pipe2(os.O_CLOEXEC))
+        except OSError as error:
+            return None, error.strerror or str(error)
+        with writing:
+            reason = self._report("BARRIER=1", (writing.fileno(),), seconds=seconds)
+        if reason:
+            reading.close()
+            return None, reason
+        return reading, ""
+
+    @staticmethod
+    def passed(barrier: Fd, *, seconds: float = 0.0) -> bool:
+        """Returns whether the service manager has processed all reports before the barrier. Waits up to `seconds`."""
+        # Its copy of the other end is closed when it is done.
+        poll = select.poll()
+        poll.register(barrier, 0)
+        return bool(poll.poll(seconds * 1000))
 
     def settle(self) -> str:
         """Waits until the service manager has processed all earlier reports."""
         if self._address is None:
             return self._fault
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        try:
-            try:
-                reason = self._report("BARRIER=1", (writing,))
-            finally:
-                os.close(writing)
-            if reason:
-                return reason
-            # Its copy of the other end is closed when it is done.
-            poll = select.poll()
-            poll.register(reading, 0)
-            return "" if poll.poll(_BARRIER_SECONDS * 1000) else "the service manager does not answer"
-        finally:
-            os.close(reading)
+        barrier, reason = self.barrier()
+        if barrier is None:
+            return reason
+        with barrier:
+            return "" if self.passed(barrier, seconds=_BARRIER_SECONDS) else NO_ANSWER
 
-    def _report(self, message: str, fds: Sequence[int] = ()) -> str:
+    def _report(self, message: str, fds: Sequence[int] = (), *, seconds: float = _SECONDS) -> str:
         if self._address is None:
             return self._fault
         reason = ""
         for kind in self._address.kinds:
             try:
-                _send(self._address, kind, message.encode(), fds)
+                _send(self._address, kind, message.encode(), fds, seconds)
             except (OSError, ValueError) as error:  # ValueError: a NUL in a path
                 reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             else:
@@ -134,9 +152,9 @@ def watchdog_seconds() -> float:
     return int(text) / 1e6 if text.isdecimal() and pid in ("", str(os.getpid())) else 0.0
 
 
-def _send(address: Address, kind: int, message: bytes, fds: Sequence[int]) -> None:
+def _send(address: Address, kind: int, message: bytes, fds: Sequence[int], seconds: float) -> None:
     with socket.socket(address.family, kind | socket.SOCK_CLOEXEC) as notify:
-        notify.settimeout(_SECONDS)
+        notify.settimeout(seconds)
         notify.connect(address.address)
         if fds:
             socket.send_fds(notify, [message], list(fds))

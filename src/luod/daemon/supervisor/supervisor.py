@@ -41,7 +41,7 @@ from luod.errors import (
 )
 from luod.frozen import frozen
 from luod.ipc import framing
-from luod.linux import Fd, may_be_same_file
+from luod.linux import Fd
 from luod.liveupdate.device import LiveUpdate
 from luod.static import Final
 from luod.version import __version__
@@ -60,6 +60,10 @@ _LOOK_SECONDS: Final = 5.0
 """Seconds between checks whether serve was killed and does not end. One that exists at the second check is given up."""
 _IMPORT_SECONDS: Final = 0.05
 """Between two imports: serve imports the same modules at that time."""
+_HEAL_SECONDS: Final = 0.5
+"""Between two tries to bring PID 1's store up to date."""
+_ALIVE_AGAIN_SECONDS: Final = 1.0
+"""After a report to the watchdog for which its socket had no room."""
 _SPARE_FDS: Final = 32
 """The fds of the limit that keep and serve need for themselves."""
 _SESSIONS: Final = (protocol.OUTGOING, protocol.INCOMING)
@@ -126,6 +130,7 @@ class Supervisor:
         self._copies = copies or InitStore(self._manager, 0, "")
         self._watchdog = watchdog_seconds()
         self._alive_at = 0.0
+        self._heal_at = 0.0
         self._limit = limit
         self._listening = listening
         self._run_serve = run_serve
@@ -209,8 +214,8 @@ class Supervisor:
         if self._serve is None and now >= self._start_at:
             self._start()
         if self._watchdog and now >= self._alive_at:
-            self._alive_at = now + self._watchdog / 2
-            self._manager.alive()
+            self._alive_at = now + (_ALIVE_AGAIN_SECONDS if self._manager.alive() else self._watchdog / 2)
+        self._heal(now)
         poll = select.poll()
         poll.register(awake, select.POLLIN)
         if self._serve is not None:
@@ -257,6 +262,8 @@ class Supervisor:
             due = self._look_at if self._stop_by is None else min(self._stop_by, self._look_at)
             if self._modules and self._is_ready:
                 due = min(due, now + _IMPORT_SECONDS)
+        if self._copies.fault:
+            due = min(due, self._heal_at)
         return max(0.0, (due - now) * 1000 + 1)
 
     def _is_stuck(self, serve: _Serve) -> bool:
@@ -375,7 +382,7 @@ class Supervisor:
                     return
                 answer = _refusal(error)
             except KernelRefused as error:
-                answer = _refusal(error)
+                answer = {**_refusal(error), **self._closing(request, error)}
             except Exception as error:  # noqa: BLE001 - serve waits for an answer to each request, also after a defect
                 code = (error.errno if isinstance(error, OSError) else None) or errno.EINVAL
                 answer = {"ERRNO": code, "CALL": "luod", "MEANING": str(error) or repr(error)}
@@ -404,6 +411,8 @@ class Supervisor:
                 _close(fd)
                 return {"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _NO_ROOM}
             self._keep(request["FDNAME"], fd)
+        elif "COPIES" in request:
+            return {"ERRNO": 0, "FAULT": self._copies.fault, "MISSING": self._copies.missing}
         elif "CREATE" in request or "RETRIEVE" in request or "PROBE" in request:
             if "PROBE" not in request and not self._has_room():
                 return {"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _NO_ROOM}
@@ -411,6 +420,11 @@ class Supervisor:
         else:
             return {"ERRNO": errno.EINVAL, "CALL": "luod", "MEANING": "not understood"}
         return {"ERRNO": 0}
+
+    def _closing(self, request: Mapping[str, str], error: KernelRefused) -> Mapping[str, object]:
+        """Returns a mark if the name may be taken only by the copy of PID 1, which closes it a moment later."""
+        name = request.get("CREATE", request.get("PROBE", ""))
+        return {"CLOSING": 1} if error.errno == errno.EEXIST and self._copies.may_have(protocol.OUTGOING + name) else {}
 
     def _open_session(self, request: Mapping[str, str], asked: _Asked) -> None:
         """Opens the device, makes the call, and closes it. The fd is stored before it is passed on; that of a probe is
@@ -445,21 +459,31 @@ class Supervisor:
 
     def _forget(self, name: str) -> None:
         if name in self._stored:
-            fd = self._stored.pop(name)
             self._copies.remove(name)
-            # PID 1 has an open file under one name only, which may have been this one.
-            for other, held in self._stored.items():
-                if not other.startswith(_SESSIONS) and may_be_same_file(held, fd):
-                    self._copies.put(other, held)
-            _close(fd)
+            _close(self._stored.pop(name))
 
     def _settle(self) -> None:
-        """Waits for PID 1. A client that is answered finds its session again whatever process of luod ends, and a
-        session that was removed has no other holder (docs/hazards.md, H9).
+        """Waits for PID 1. A client that is answered finds its session again whatever process of luod ends.
+
+        A PID 1 that does not answer in time delays one message. Until it answers, `_heal` repeats what it may have
+        missed, and clients are answered without it: their sessions end only if every process of luod does.
         """
         before = self._copies.fault
         if (fault := self._copies.settle()) and fault != before:
-            self._log.error("pid-1-store", reason=fault, meaning="sessions may end with luod", hint="restart luod")
+            self._log.error(
+                "pid-1-store",
+                reason=fault,
+                missing=self._copies.missing,
+                meaning="if every process of luod ended now, sessions would be lost",
+                hint="luod tries again by itself; see `luoctl status`",
+            )
+
+    def _heal(self, now: float) -> None:
+        """Continues to bring PID 1's store up to date, after it failed."""
+        if self._copies.fault and now >= self._heal_at:
+            self._heal_at = now + _HEAL_SECONDS
+            if self._copies.heal():
+                self._log("pid-1-store-again", fds=len(self._stored))
 
     def _has_room(self) -> bool:
         """Returns whether one more fd leaves enough to start serve again, which needs each of them too, and fits into

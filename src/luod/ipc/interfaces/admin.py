@@ -64,7 +64,8 @@ class Admin(Interface, name=ADMIN):
         that were begun. stuck: sessions whose reaper failed. restore_seconds_left: until unclaimed sessions are
         discarded; null: never. policy_file: null without one. policy_error: the mistake in it, so that an older one is
         in force. state_directory: its problem; an update is refused meanwhile. registry: copies of it that luod did not
-        use at its start: of another machine, boot or format, or damaged.
+        use at its start: of another machine, boot or format, or damaged. fd_store: of which files PID 1 may have no
+        copy, so that they would be lost if every process of luod ended; luod tries again, and answers clients.
         """
         self._permit()
         return await self._service.status()

@@ -127,6 +127,7 @@ class Status:
     policy_error: str | None
     state_directory: list[Problem]
     registry: list[Problem]
+    fd_store: tuple[Problem, ...] = ()
 
 
 @frozen
