@@ -40,7 +40,7 @@ MEMBERS: Final = {
     "AsyncRestored": _RESTORED,
     "AsyncParticipant": _PARTICIPANT,
     "AsyncPhase": _PHASE,
-    "OutgoingSession": f"{_SESSION} contents detach has_manifest preserve tokens unpreserve",
+    "OutgoingSession": f"{_SESSION} contents detach freeze has_manifest preserve tokens unpreserve",
     "IncomingSession": f"{_SESSION} contents detach finish finished holds retrieve unretrieved",
     "LiveUpdate": "close create create_session fileno retrieve retrieve_session",
 }
@@ -49,10 +49,11 @@ MEMBERS: Final = {
 ERRORS: Final = """
     LuodError BadInput KernelRefused NoLiveUpdate LiveUpdateBusy LiveUpdateBroken SessionExists NoSuchSession
     SessionTaken TokenInUse FileAlreadyPreserved FileNotPreservable NoSuchToken RetrieveFailed WrongDirection
-    FinishRefused NotAKernelImage ImageDoesNotFit NoImageLoaded JumpRefused VfioDeviceNotQuiet VfioDeviceFrozen Refused
-    MemoryUnknown NotEnoughMemory NotRetrieved ContentsUnknown UnpreserveUnavailable FilesMissing ComesBackSealed
-    VfioDeviceNotBound Torn AlreadyResumed WrongPhase NoManifest AlreadyStashed NotStashed ManifestError ImageError
-    ImageUnreadable DaemonError DaemonUnreachable ProtocolError CallFailed Busy
+    FinishRefused SessionFrozen TargetRefused NotAKernelImage ImageDoesNotFit NoImageLoaded JumpRefused
+    VfioDeviceNotQuiet VfioDeviceFrozen Refused MemoryUnknown NotEnoughMemory NotRetrieved ContentsUnknown
+    UnpreserveUnavailable PostedCallUnavailable FilesMissing ComesBackSealed VfioDeviceNotBound Torn
+    AlreadyResumed WrongPhase NoManifest AlreadyStashed NotStashed ManifestError ImageError ImageUnreadable
+    DaemonError DaemonUnreachable ProtocolError CallFailed Busy
 """
 
 PAIRS: Final = [(name.removeprefix("Async"), name) for name in MEMBERS if name.startswith("Async")]

@@ -29,10 +29,11 @@ _NAMES: Final = {
     "luod.errors": """
         LuodError BadInput KernelRefused NoLiveUpdate LiveUpdateBusy LiveUpdateBroken SessionExists NoSuchSession
         SessionTaken TokenInUse FileAlreadyPreserved FileNotPreservable NoSuchToken RetrieveFailed WrongDirection
-        FinishRefused NotAKernelImage ImageDoesNotFit NoImageLoaded JumpRefused VfioDeviceNotQuiet VfioDeviceFrozen
-        Refused MemoryUnknown NotEnoughMemory NotRetrieved ContentsUnknown UnpreserveUnavailable FilesMissing
-        ComesBackSealed VfioDeviceNotBound Torn AlreadyResumed WrongPhase NoManifest AlreadyStashed NotStashed
-        ManifestError ImageError ImageUnreadable DaemonError DaemonUnreachable ProtocolError CallFailed Busy""",
+        FinishRefused SessionFrozen TargetRefused NotAKernelImage ImageDoesNotFit NoImageLoaded JumpRefused
+        VfioDeviceNotQuiet VfioDeviceFrozen Refused MemoryUnknown NotEnoughMemory NotRetrieved ContentsUnknown
+        UnpreserveUnavailable PostedCallUnavailable FilesMissing ComesBackSealed VfioDeviceNotBound Torn
+        AlreadyResumed WrongPhase NoManifest AlreadyStashed NotStashed ManifestError ImageError ImageUnreadable
+        DaemonError DaemonUnreachable ProtocolError CallFailed Busy""",
     "luod.version": "__version__",
 }
 """The public names of each module, from most to least important, the errors in the order of their tree."""

@@ -16,6 +16,8 @@
     │   ├── RetrieveFailed               RETRIEVE_FD: anything else; final, the file is lost (H1)
     │   ├── WrongDirection               an incoming verb on an outgoing session, or the other way round
     │   ├── FinishRefused                FINISH: EBUSY, a file was not retrieved or not restored
+    │   ├── SessionFrozen                freeze, preserve: the session was frozen before
+    │   ├── TargetRefused                retrieve(into=): the target does not fit; nothing is lost
     │   ├── NotAKernelImage              kexec_file_load: ENOEXEC
     │   ├── ImageDoesNotFit              kexec_file_load: EADDRNOTAVAIL, ENOMEM (H21)
     │   ├── NoImageLoaded                reboot(KEXEC): EINVAL, nothing is loaded
@@ -28,6 +30,7 @@
     │   ├── NotRetrieved                 finish: files would be dropped
     │   ├── ContentsUnknown              finish: the session has no manifest
     │   ├── UnpreserveUnavailable        unpreserve: this kernel has no such ioctl
+    │   ├── PostedCallUnavailable        freeze, retrieve(into=): this kernel has no such ioctl
     │   ├── FilesMissing                 replace: files that would be lost, in `tokens`
     │   ├── ComesBackSealed              preserve: the memfd would come back immutable (F_SEAL_EXEC)
     │   ├── VfioDeviceNotBound           retrieve: no VFIO driver has the device
@@ -163,6 +166,16 @@ class FinishRefused(KernelRefused):
     hint = "retrieve every file of the session, bind its devices, then finish again; nothing was changed"
 
 
+class SessionFrozen(KernelRefused):
+    hint = "a frozen session takes no files; close it and create it again"
+
+
+class TargetRefused(KernelRefused):
+    """RETRIEVE_FD into a file: nothing is lost, and the call can be repeated."""
+
+    hint = "give an empty file of a tmpfs, open for writing, for a file of a tmpfs, and none for a memfd"
+
+
 class NotAKernelImage(KernelRefused):
     hint = "give a bzImage (or on arm64 an Image) built for this machine"
 
@@ -236,6 +249,10 @@ class ContentsUnknown(Refused):
 
 class UnpreserveUnavailable(Refused):
     hint = "no released kernel has UNPRESERVE_FD; replace() creates the session again without the file"
+
+
+class PostedCallUnavailable(Refused):
+    hint = "no released kernel has it; luoemu run --profile next does"
 
 
 class FilesMissing(Refused):

@@ -97,6 +97,13 @@ class Library(Process):
     def call_unpreserve(self, session: str, token: int) -> None:
         self.result(self.outgoing[session].unpreserve(token))
 
+    def call_freeze(self, session: str) -> None:
+        self.result(self.outgoing[session].freeze())
+
+    def call_retrieve_into(self, session: str, file: int | str, slot: str, target: Slot | None = None) -> None:
+        into = None if target is None else self.fd(target)
+        self.put(slot, self.incoming[session].retrieve(file, into=into).detach())
+
     def call_unpreserve_available(self) -> bool:
         return unpreserve_available()
 

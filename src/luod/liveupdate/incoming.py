@@ -19,7 +19,9 @@ from luod.errors import (
     NoSuchToken,
     NotRetrieved,
     RetrieveFailed,
+    TargetRefused,
     VfioDeviceNotBound,
+    WrongDirection,
 )
 from luod.linux import Fd
 from luod.liveupdate import calls
@@ -30,6 +32,7 @@ from luod.uapi import liveupdate as uapi
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from luod.linux import HasFileno
     from luod.manifest import Entry
 
 _UNREADABLE: Final = (ManifestError, RetrieveFailed)
@@ -77,6 +80,7 @@ class IncomingSession(Session):
         size: int | None = None,
         check_memory: bool = True,
         check_driver: bool = True,
+        into: int | HasFileno | None = None,
     ) -> Fd:
         """Retrieves the file with this token, or this name in the manifest: RETRIEVE_FD. The caller owns the fd.
 
@@ -96,6 +100,10 @@ class IncomingSession(Session):
         finished. So the manifest's devices are looked up in /sys first: raises VfioDeviceNotBound, and nothing is lost.
         `check_driver=False` retrieves without this check; it is also skipped where /sys shows no devices at all. The fd
         answers after `luod.vfio.bind`. Until FINISH the device cannot be opened in another way.
+
+        A file of a tmpfs is retrieved `into` an empty file of a tmpfs, open for writing, and the fd is one of that.
+        This is posted and in no released kernel. Raises PostedCallUnavailable: this machine does not declare it. Raises
+        TargetRefused: `into` is missing or does not fit; nothing is lost, try again.
 
         Raises BadInput: no such name in the manifest. Raises NoSuchToken: ENOENT, also after FINISH. Raises
         WrongDirection: EINVAL. Raises RetrieveFailed: the file is lost. Raises KernelRefused: EMFILE, ENFILE; nothing
@@ -120,7 +128,7 @@ class IncomingSession(Session):
             address = entry.device if entry is not None else None
             if address is not None and _is_unbound(address):
                 raise VfioDeviceNotBound(f"no VFIO driver has the device {address} of {file!r}", address=address)
-        return self._retrieve(token)
+        return self._retrieve(token) if into is None else self._retrieve_into(token, into)
 
     def unretrieved(self, tokens: Iterable[int] | None = None) -> tuple[int, ...]:
         """Returns the tokens of the manifest and of `tokens` that were not retrieved through this object: FINISH drops
@@ -242,8 +250,22 @@ class IncomingSession(Session):
             code = error.errno or 0
             self._lost[token] = code
             raise RetrieveFailed(code, error.call, error.meaning, hint=_why_lost(code)) from None
+        except WrongDirection:
+            from luod.liveupdate import posted  # on a released kernel EINVAL has one meaning
+
+            if posted.available():
+                raise TargetRefused(errno.EINVAL, calls.RETRIEVE_FD.name, "a file of a tmpfs needs `into`") from None
+            raise
         self._retrieved.add(token)
         return Fd(uapi.SESSION_RETRIEVE_FD.unpack(argument)[1])
+
+    def _retrieve_into(self, token: int, target: int | HasFileno) -> Fd:
+        from luod.liveupdate import posted  # no released kernel has it
+
+        number = target if isinstance(target, int) else target.fileno()
+        fd = Fd(posted.retrieve_into(self.fileno(), token, number))
+        self._retrieved.add(token)
+        return fd
 
     def _read_manifest(self) -> None:
         if self._manifest_read:

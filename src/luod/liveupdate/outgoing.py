@@ -20,6 +20,7 @@ from luod.errors import (
     FileNotPreservable,
     KernelRefused,
     ManifestError,
+    SessionFrozen,
     TokenInUse,
     UnpreserveUnavailable,
     WrongDirection,
@@ -67,6 +68,7 @@ class OutgoingSession(Session):
         left where this process cannot read its own limits.
         """
         super().__init__(fd, limits)
+        self._frozen = False
         self._entries: dict[int, Entry] = {}
         self._names: set[str | None] = set()
         self._manifest: _ManifestWriter | None = None
@@ -121,9 +123,9 @@ class OutgoingSession(Session):
         Raises BadInput: token, name or device. Raises ComesBackSealed: after the kexec a memfd with F_SEAL_EXEC has
         every seal, so it is read-only; `allow_sealed=True` preserves it nevertheless. Raises TokenInUse: EEXIST,
         checked before the fd. Raises FileAlreadyPreserved: EBUSY. Raises FileNotPreservable: ENOENT, EFBIG, and EINVAL
-        of a device; its hint names the rule. Raises WrongDirection: EINVAL. Raises ManifestError: full. Raises
-        KernelRefused: EBADF, ENOMEM, EMFILE, … After any error the session holds the same files as before, and so does
-        the manifest.
+        of a device; its hint names the rule. Raises SessionFrozen after `freeze`. Raises WrongDirection: EINVAL. Raises
+        ManifestError: full. Raises KernelRefused: EBADF, ENOMEM, EMFILE, … After any error the session holds the same
+        files as before, and so does the manifest.
         """
         fd = file if isinstance(file, int) else _number(file)
         if token is None:
@@ -133,6 +135,8 @@ class OutgoingSession(Session):
                 )
             token = next(free for free in count() if free not in self._entries)
         self._check(token, name)
+        if self._frozen:
+            raise SessionFrozen(errno.EBUSY, calls.PRESERVE_FD.name, "the session is frozen")
         entry = _describe(fd, token, name, None if device is None else pci.check_address(device))
         if entry.seals & F_SEAL_EXEC and not allow_sealed:
             raise ComesBackSealed(f"fd {fd} has F_SEAL_EXEC, so it would come back immutable")
@@ -174,6 +178,20 @@ class OutgoingSession(Session):
             self._names.discard(entry.name)
             if self._manifest is not None:
                 self._manifest.drop(token)
+
+    def freeze(self) -> None:
+        """Does the work of the kexec for this session's files now: FREEZE, which is posted and in no released kernel.
+
+        Afterwards nothing may be written to the preserved memory, and no file is preserved in the session any more. The
+        only way back is to close the session. The kexec then has less to do: sessions are frozen in parallel.
+
+        Raises PostedCallUnavailable: this machine does not declare it. Raises SessionFrozen: EBUSY. Raises
+        WrongDirection: EINVAL. Raises KernelRefused: a file cannot be frozen; the session goes on as before.
+        """
+        from luod.liveupdate import posted  # no released kernel has it
+
+        posted.freeze(self.fileno())
+        self._frozen = True
 
     def close(self) -> None:
         """Closes this fd.

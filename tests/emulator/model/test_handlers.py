@@ -9,9 +9,10 @@ from errno import EBUSY, EINVAL, ENODEV, ENOENT
 import pytest
 
 from luod.emulator.model.handler import FileHandler
-from luod.emulator.model.kernel import Kernel, Profile
+from luod.emulator.model.kernel import Kernel
 from luod.emulator.model.memfd import MemfdHandler
 from luod.emulator.model.ports import Errno, HostFile, Kind
+from luod.emulator.model.profile import Profile
 from luod.uapi.liveupdate import LIVEUPDATE_SESSION_UNPRESERVE_FD
 from tests.emulator.model.world import (
     COMMAND_LINE,

@@ -13,7 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from luod.emulator.model.kernel import Kernel, Profile
+from luod.emulator.model.kernel import Kernel
+from luod.emulator.model.profile import Profile
 from luod.emulator.model.results import Jump
 from tests.emulator.model.test_kexec import segments
 from tests.emulator.model.world import (

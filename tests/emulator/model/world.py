@@ -58,6 +58,7 @@ class Description:
     target: Target
     position: int = 0
     references: int = 0
+    writable: bool = True
 
 
 class Reference:
@@ -95,6 +96,9 @@ class Reference:
     def position(self) -> int:
         return self.description.position
 
+    def writable(self) -> bool:
+        return self.description.writable
+
     def pin(self) -> None:
         if self._inode.fill_error:
             raise Errno(self._inode.fill_error)
@@ -121,6 +125,17 @@ class World:
             raise Errno(self.take_over_error)
         data = kept.description.target.data[:size].ljust(size, b"\0")
         return Reference(self, Description(Inode(Kind.MEMFD, data, seals), position))
+
+    def fill(self, target: HostFile, kept: HostFile, *, size: int) -> None:
+        assert isinstance(target, Reference)
+        assert isinstance(kept, Reference)
+        if self.take_over_error:
+            raise Errno(self.take_over_error)
+        source = kept.description.target
+        filled = target.description.target
+        assert isinstance(source, Inode)
+        assert isinstance(filled, Inode)
+        filled.data = source.data[:size].ljust(size, b"\0")
 
     def log(self, line: str) -> None:
         self.lines.append(line)
@@ -207,6 +222,9 @@ class Process:
 
     def memfd(self, data: bytes = b"", seals: int = 1, kind: Kind = Kind.MEMFD) -> int:
         return self.add(Description(Inode(kind, data, seals)))
+
+    def contents(self, fd: int) -> bytes:
+        return self.inode(fd).data
 
     def dup(self, fd: int) -> int:
         return self.add(self.fds[fd])

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Final
 from luod.emulator.machine import boot, channel, stub
 from luod.emulator.machine.nodes import KERNEL_IMAGE, KERNEL_IMAGE_NO_VFIO
 from luod.emulator.machine.signals import Received, SignalFd
-from luod.emulator.model.kernel import Kernel, Profile
+from luod.emulator.model.kernel import Kernel
+from luod.emulator.model.profile import Profile
 from luod.emulator.model.results import Panic
 from luod.emulator.trap import kexec_state
 from luod.emulator.trap.kexec_state import KexecState

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from luod.arguments import Parser, UsageError, report
 from luod.emulator.machine.machine import FAILED, DeviceSettings, Machine, MachineError, Settings
-from luod.emulator.model.kernel import Profile
+from luod.emulator.model.profile import Profile
 from luod.version import __version__
 
 _EPILOG = """\
@@ -44,7 +44,8 @@ def parser() -> Parser:
         "--profile",
         choices=[profile.value for profile in Profile],
         default=Profile.MAINLINE.value,
-        help="mainline: the behaviour of Linux 7.3; document: that of the kernel's document (default: mainline)",
+        help="mainline: the behaviour of Linux 7.3; document: that of the kernel's document; next: with what is posted "
+        "(default: mainline)",
     )
     run.add_argument(
         "--share-network",

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 from luod.emulator.model.caller import Caller
 from luod.emulator.model.ports import PAGE, Errno
+from luod.emulator.model.profile import Features
 from luod.emulator.model.session import Direction
 from luod.uapi import liveupdate as uapi
+from luod.uapi import liveupdate_next as posted
 
 _STRETCH = 1 << 20
 
@@ -45,9 +47,28 @@ SESSION_COMMANDS = _table(
     Command(uapi.LIVEUPDATE_SESSION_FINISH, uapi.SESSION_FINISH, Direction.INCOMING),
     Command(uapi.LIVEUPDATE_SESSION_GET_NAME, uapi.SESSION_GET_NAME),
 )
-DOCUMENT_SESSION_COMMANDS = SESSION_COMMANDS | _table(
-    Command(uapi.LIVEUPDATE_SESSION_UNPRESERVE_FD, uapi.SESSION_UNPRESERVE_FD, Direction.OUTGOING)
+_UNPRESERVE = _table(Command(uapi.LIVEUPDATE_SESSION_UNPRESERVE_FD, uapi.SESSION_UNPRESERVE_FD, Direction.OUTGOING))
+_FREEZE = _table(Command(posted.LIVEUPDATE_SESSION_FREEZE, posted.SESSION_FREEZE, Direction.OUTGOING))
+_ARGUMENTS = _table(
+    Command(
+        uapi.LIVEUPDATE_SESSION_PRESERVE_FD, posted.SESSION_PRESERVE_FD, Direction.OUTGOING, posted.ARGUMENT_MINIMUM
+    ),
+    Command(
+        uapi.LIVEUPDATE_SESSION_RETRIEVE_FD, posted.SESSION_RETRIEVE_FD, Direction.INCOMING, posted.ARGUMENT_MINIMUM
+    ),
 )
+
+
+def session_commands(features: Features) -> dict[int, Command]:
+    """Returns the commands of session fds in a kernel with `features`."""
+    commands = dict(SESSION_COMMANDS)
+    if features.unpreserve:
+        commands |= _UNPRESERVE
+    if features.freeze:
+        commands |= _FREEZE
+    if features.arguments:
+        commands |= _ARGUMENTS
+    return commands
 
 
 class Request(NamedTuple):

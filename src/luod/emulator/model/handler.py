@@ -79,6 +79,17 @@ class FileHandler(ABC, Generic[State, Record]):
     def retrieve(self, record: Record) -> HostFile:
         """Returns the file. It is run once, with either result: an Errno is final. The caller owns the file."""
 
+    takes_target = False
+    """Whether RETRIEVE_FD takes an argument that names a file, into which this one is retrieved."""
+
+    def retrieve_into(self, record: Record, target: HostFile | None) -> HostFile:
+        """Retrieves a file as `retrieve` does. `target` is the caller's file in the argument of RETRIEVE_FD, if any.
+
+        Owns `target` if it succeeds. A `Retryable` leaves the record as it was.
+        """
+        assert target is None, "it takes none"
+        return self.retrieve(record)
+
     def can_finish(self, record: Record, file: HostFile | None) -> bool:
         """Returns whether FINISH is allowed. `file` is None when it was not retrieved, or could not be."""
         return True

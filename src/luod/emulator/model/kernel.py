@@ -6,8 +6,8 @@ It is the only class that `trap` and `machine` drive. It has no threads and neve
 
 from __future__ import annotations
 
-import enum
 import errno
+import functools
 from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -21,6 +21,7 @@ from luod.emulator.model.kexec import Kexec, Sysctls, reboot_command
 from luod.emulator.model.luo import Luo
 from luod.emulator.model.memfd import MemfdHandler
 from luod.emulator.model.ports import Errno, Host
+from luod.emulator.model.profile import Features, Profile
 from luod.emulator.model.results import Blocked, Ending, Jump, Panic
 from luod.emulator.model.session import SessionRecord
 from luod.image.command_line import enabled
@@ -39,11 +40,9 @@ HandlerFactory = Callable[[Host], FileHandler[Any, Any]]
 """Makes a new handler for each boot whose image contains its format."""
 
 
-class Profile(enum.Enum):
-    """`DOCUMENT` adds calls that no kernel has: UNPRESERVE_FD, and a FINISH that refuses unretrieved files."""
-
-    MAINLINE = "mainline"
-    DOCUMENT = "document"
+def default_handlers(features: Features) -> tuple[HandlerFactory, ...]:
+    """Returns the handlers of a kernel with `features`, beside those of devices."""
+    return (functools.partial(MemfdHandler, tmpfs=features.tmpfs),)
 
 
 @dataclass(frozen=True)
@@ -78,15 +77,17 @@ class Kernel:
         *,
         profile: Profile = Profile.MAINLINE,
         command_line: str = COMMAND_LINE,
-        handlers: Sequence[HandlerFactory] = (MemfdHandler,),
+        handlers: Sequence[HandlerFactory] | None = None,
         read_formats: ImageReader = image.read_formats,
         bus: Bus | None = None,
     ) -> None:
-        """The first kernel has every handler, in this order. Later ones have those with a format in the image.
+        """The first kernel has every handler, in this order, by default those of the profile. Later ones have those
+        with a format in the image.
 
         The caller owns `bus`, the PCI devices, and closes it after the last kernel. Its handlers come last.
         """
-        machine = Machine(host, profile, tuple(handlers), read_formats, bus)
+        factories = default_handlers(profile.features) if handlers is None else tuple(handlers)
+        machine = Machine(host, profile, factories, read_formats, bus)
         self._boot_into(machine, 1, command_line, None, Handover())
 
     def _boot_into(
@@ -120,7 +121,7 @@ class Kernel:
         if self._vfio is not None:
             every += self._vfio.handlers()
         table = HandlerTable(handler for handler in every if self._speaks(handler.compatible))
-        self._luo = Luo(machine.host, table, handover.sessions, document=machine.profile is Profile.DOCUMENT)
+        self._luo = Luo(machine.host, table, handover.sessions, features=machine.profile.features)
 
     def _find_handover(self, handover: Handover) -> Handover:
         """Returns the part of the handover that this kernel reads, and drops the rest.

@@ -10,33 +10,29 @@ import errno
 from collections.abc import Hashable, Set
 
 from luod.emulator.model.caller import Caller
-from luod.emulator.model.decode import (
-    DEVICE_COMMANDS,
-    DOCUMENT_SESSION_COMMANDS,
-    SESSION_COMMANDS,
-    Request,
-    decode,
-)
+from luod.emulator.model.decode import DEVICE_COMMANDS, Request, decode, refuse_tail, session_commands
 from luod.emulator.model.files import DeviceFile, SessionFile
 from luod.emulator.model.handler import HandlerTable
-from luod.emulator.model.ports import Errno, Host
+from luod.emulator.model.ports import Errno, Host, HostFile
+from luod.emulator.model.profile import Features
 from luod.emulator.model.results import Blocked
 from luod.emulator.model.session import IncomingSession, OutgoingSession, PreservedFile, SessionRecord
 from luod.uapi import liveupdate as uapi
+from luod.uapi import liveupdate_next
 
 _WORD = 8
 
 
 class Luo:
-    """Owns `carried`: unfinished files go with `close` or `carry`. `document`: the profile of that name."""
+    """Owns `carried`: unfinished files go with `close` or `carry`. `features`: those of the kernel."""
 
     def __init__(
-        self, host: Host, handlers: HandlerTable, carried: tuple[SessionRecord, ...], *, document: bool
+        self, host: Host, handlers: HandlerTable, carried: tuple[SessionRecord, ...], *, features: Features
     ) -> None:
         self._host = host
         self._handlers = handlers
-        self._document = document
-        self._session_commands = DOCUMENT_SESSION_COMMANDS if document else SESSION_COMMANDS
+        self._features = features
+        self._session_commands = session_commands(features)
         self._device: DeviceFile | None = None
         self._carried = carried
         self._taken_over = False
@@ -68,7 +64,7 @@ class Luo:
         self._taken_over = True
         for record in self._carried:
             try:
-                session = IncomingSession(record, self._handlers, all_retrieved=self._document)
+                session = IncomingSession(record, self._handlers, all_retrieved=self._features.all_retrieved)
             except KeyError as missing:
                 self._host.log(f"luo: No registered handler for compatible '{missing.args[0]}'")
                 name = record.name.decode("utf-8", "backslashreplace")
@@ -87,6 +83,8 @@ class Luo:
             return
         session = file.session
         if isinstance(session, OutgoingSession):
+            if session.frozen:
+                session.unfreeze()
             session.undo()
             del self._outgoing[session.name]
             return
@@ -118,6 +116,8 @@ class Luo:
                 _finish(request, session)
         elif request.number == uapi.LIVEUPDATE_SESSION_PRESERVE_FD:
             _preserve(request, session)
+        elif request.number == liveupdate_next.LIVEUPDATE_SESSION_FREEZE:
+            self._freeze(request, session)
         else:
             _unpreserve(request, session)
         return 0
@@ -173,24 +173,37 @@ class Luo:
         return self._handlers.frozen
 
     def freeze(self) -> None:
-        """Freezes every file, or raises Errno with everything as before (luo_session_serialize)."""
+        """Freezes every file, or raises Errno with everything as before (luo_session_serialize).
+
+        A session that was frozen by FREEZE is left as it is, with either result.
+        """
         done: list[OutgoingSession] = []
         for session in self._outgoing.values():
-            frozen: list[PreservedFile] = []
-            for preserved in session:
-                try:
-                    preserved.handler.freeze(preserved.file, preserved.state)
-                except Errno as failure:
-                    self._host.log(
-                        f"luo: Freeze failed for token[{preserved.token:#x}] "
-                        f"handler[{preserved.handler.compatible}] err[{-failure.code}]"
-                    )
-                    for file in (*frozen, *(file for earlier in reversed(done) for file in earlier)):
-                        file.handler.unfreeze(file.file, file.state)
-                    raise
-                frozen.append(preserved)
+            if session.frozen:
+                continue
+            try:
+                session.freeze(self._log_refused_freeze)
+            except Errno:
+                for earlier in reversed(done):
+                    earlier.unfreeze()
+                raise
             done.append(session)
         self._frozen = True
+
+    def _freeze(self, request: Request, session: OutgoingSession) -> None:
+        """Freezes one session for good. Raises Errno: EINVAL reserved, EBUSY frozen, and that of a handler."""
+        if request.integer(1):
+            raise Errno(errno.EINVAL)
+        if session.frozen:
+            raise Errno(errno.EBUSY)
+        session.freeze(self._log_refused_freeze)
+        request.answer()
+
+    def _log_refused_freeze(self, refused: PreservedFile, failure: Errno) -> None:
+        self._host.log(
+            f"luo: Freeze failed for token[{refused.token:#x}] "
+            f"handler[{refused.handler.compatible}] err[{-failure.code}]"
+        )
 
     def carry(self) -> tuple[SessionRecord, ...]:
         """Returns the records for the next kernel, which the caller owns, and drops everything else.
@@ -224,7 +237,9 @@ def _need_fd(caller: Caller) -> None:
 
 def _preserve(request: Request, session: OutgoingSession) -> None:
     """Preserves a file. EFAULT on the answer leaves it preserved."""
-    session.preserve(request.integer(2), lambda: request.caller.file(request.integer(1)))
+    session.preserve(
+        request.integer(2), lambda: request.caller.file(request.integer(1)), argument=_argument(request) != 0
+    )
     request.answer()
 
 
@@ -239,10 +254,26 @@ def _unpreserve(request: Request, session: OutgoingSession) -> None:
 def _retrieve(request: Request, session: IncomingSession) -> None:
     """Retrieves a file. EMFILE precedes all else. On EFAULT the file stays retrieved; the call can be repeated."""
     _need_fd(request.caller)
-    file = session.retrieve(request.integer(2))
+    argument = _argument(request)
+    file = session.retrieve(request.integer(2), (lambda: _target(request.caller, argument)) if argument else None)
     request.caller.adopt(file)
     request.answerable()
     request.answer({1: request.caller.install(file, True)})
+
+
+def _target(caller: Caller, address: int) -> HostFile:
+    """Returns the file in the argument of RETRIEVE_FD. Raises Errno: EFAULT, EINVAL, E2BIG, EBADF."""
+    layout = liveupdate_next.MEMFD_RETRIEVE_ARG
+    size = int.from_bytes(caller.read(address, 4), "little")
+    if size < layout.size:
+        raise Errno(errno.EINVAL)
+    refuse_tail(address + layout.size, address + size, caller)
+    return caller.file(layout.unpack(caller.read(address, layout.size))[1])
+
+
+def _argument(request: Request) -> int:
+    """Returns the argument for the handler, an address, or 0."""
+    return request.integer(3) if len(request.values) > 3 else 0
 
 
 def _finish(request: Request, session: IncomingSession) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from luod.emulator.model.handler import FileHandler
-from luod.emulator.model.ports import PAGE, Errno, Host, HostFile, Kind
+from luod.emulator.model.ports import PAGE, Errno, Host, HostFile, Kind, Retryable
+from luod.uapi import liveupdate_next as posted
 from luod.uapi.memfd import F_SEAL_EXEC, F_SEAL_FUTURE_WRITE, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE
 
 ALL_SEALS = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE | F_SEAL_EXEC
@@ -25,6 +26,8 @@ class MemfdState:
     size: int
     seals: int
     position: int
+    named: bool = False
+    """It is a file of a tmpfs."""
 
 
 @dataclass
@@ -35,6 +38,7 @@ class MemfdRecord:
     size: int
     seals: int
     position: int
+    named: bool = False
 
     def drop(self) -> None:
         kept, self.kept = self.kept, None
@@ -43,16 +47,22 @@ class MemfdRecord:
 
 
 class MemfdHandler(FileHandler[MemfdState, MemfdRecord]):
-    """Handles any shmem file without a name. `host` makes the new memfd of a retrieve."""
+    """Handles any shmem file without a name. `host` makes the new memfd of a retrieve.
+
+    With `tmpfs` (profile `next`) it also handles files of a tmpfs. Only their contents are carried. They are retrieved
+    into another file of a tmpfs, which the caller made. The format's name is assumed to stay.
+    """
 
     compatible = "memfd-v2"
     freezes = True
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, *, tmpfs: bool = False) -> None:
         self._host = host
+        self.takes_target = tmpfs
+        self._claimed: set[Hashable] = set()
 
     def can_preserve(self, file: HostFile) -> bool:
-        return file.kind is Kind.MEMFD
+        return file.kind is Kind.MEMFD or (self.takes_target and file.kind is Kind.TMPFS)
 
     def identity(self, file: HostFile) -> Hashable:
         return file.identity
@@ -64,6 +74,7 @@ class MemfdHandler(FileHandler[MemfdState, MemfdRecord]):
         Errno(ENOMEM).
         """
         state = MemfdState(size=file.size(), seals=file.seals(), position=file.position())
+        state.named = file.kind is Kind.TMPFS
         if state.seals & ~ALL_SEALS:
             raise Errno(errno.EOPNOTSUPP)
         if -(-state.size // PAGE) > UINT_MAX:
@@ -75,7 +86,7 @@ class MemfdHandler(FileHandler[MemfdState, MemfdRecord]):
         state.position = file.position()
 
     def carry(self, file: HostFile, state: MemfdState) -> MemfdRecord:
-        return MemfdRecord(file, state.size, state.seals, state.position)
+        return MemfdRecord(file, state.size, state.seals, state.position, state.named)
 
     def retrieve(self, record: MemfdRecord) -> HostFile:
         assert record.kept is not None, "retrieved once, before finish"
@@ -86,6 +97,33 @@ class MemfdHandler(FileHandler[MemfdState, MemfdRecord]):
         finally:
             # The pages moved to the new file, or a failed attempt freed them (docs/hazards.md, H1).
             record.drop()
+
+    def retrieve_into(self, record: MemfdRecord, target: HostFile | None) -> HostFile:
+        """Raises Retryable for a target that does not fit, and where one is missing or too much."""
+        if not record.named:
+            if target is not None:
+                raise Retryable(posted.ARGUMENT_OF_A_MEMFD)
+            return self.retrieve(record)
+        if target is None:
+            raise Retryable(posted.ARGUMENT_MISSING)
+        if not target.writable():
+            raise Retryable(posted.TARGET_READ_ONLY)
+        if target.identity in self._claimed:
+            raise Retryable(posted.TARGET_CLAIMED)
+        if target.kind is not Kind.TMPFS or target.size():
+            raise Retryable(posted.TARGET_UNFIT)
+        assert record.kept is not None, "retrieved once, before finish"
+        self._claimed.add(target.identity)
+        try:
+            self._host.fill(target, record.kept, size=record.size)
+        finally:
+            record.drop()
+        return target
+
+    def finish(self, record: MemfdRecord, file: HostFile | None) -> None:
+        if file is not None:
+            self._claimed.discard(file.identity)
+        record.drop()
 
 
 def seals_on_return(seals: int) -> int:

@@ -23,11 +23,17 @@ class Errno(Exception):
         self.code = code
 
 
+class Retryable(Errno):
+    """A RETRIEVE_FD fails and may be repeated. An Errno of another type is final."""
+
+
 class Kind(enum.Enum):
     """The kinds of files that can_preserve of a file handler distinguishes."""
 
     MEMFD = "memfd"
     """Any shmem file with link count 0: memfds, O_TMPFILE on tmpfs, an unlinked tmpfs file."""
+    TMPFS = "tmpfs"
+    """A shmem file with a name: a file of a tmpfs."""
     HUGETLB = "hugetlb"
     SESSION = "session"
     LIVEUPDATE = "liveupdate"
@@ -69,6 +75,10 @@ class HostFile(Protocol):
         """Returns the file offset of the open file description, in bytes."""
         ...
 
+    def writable(self) -> bool:
+        """Returns whether the open file description is open for writing."""
+        ...
+
     def pin(self) -> None:
         """Allocates every page of the file and keeps it in use until `close`: F_SEAL_WRITE fails with EBUSY then.
 
@@ -86,6 +96,13 @@ class Host(Protocol):
         """Returns a new memfd with the first `size` bytes of `kept`: mode 0777, O_RDWR | O_LARGEFILE.
 
         `kept` stays the caller's. Raises Errno(ENOMEM), Errno(ENOSPC) when the host has no room; no memfd is left then.
+        """
+        ...
+
+    def fill(self, target: HostFile, kept: HostFile, *, size: int) -> None:
+        """Gives `target`, an empty file of a tmpfs, the first `size` bytes of `kept`. Both stay the caller's.
+
+        Raises Errno as `take_over`; the target may have a part of the bytes then.
         """
         ...
 

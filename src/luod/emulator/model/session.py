@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from luod.emulator.model.handler import Carried, FileHandler, HandlerTable
-from luod.emulator.model.ports import Errno, HostFile
+from luod.emulator.model.ports import Errno, HostFile, Retryable
+from luod.uapi import liveupdate_next as posted
 
 
 class Direction(enum.Enum):
@@ -68,21 +69,28 @@ class OutgoingSession:
         self.name = name
         self._handlers = handlers
         self._files: dict[int, PreservedFile] = {}
+        self.frozen = False
+        """Whether FREEZE froze it, or the kexec that is in progress. There is no way back but its last close."""
 
     def __iter__(self) -> Iterator[PreservedFile]:
         """Iterates over the files in the order in which they were preserved."""
         return iter(self._files.values())
 
-    def preserve(self, token: int, open_file: Callable[[], HostFile]) -> None:
-        """Preserves a file.
+    def preserve(self, token: int, open_file: Callable[[], HostFile], *, argument: bool = False) -> None:
+        """Preserves a file. `argument`: the caller passes one to the handler.
 
-        Raises Errno: EEXIST used token; EBADF (`open_file`); ENOENT no handler; EBUSY held; the errnos of the handler.
+        Raises Errno: EBUSY frozen session; EEXIST used token; EBADF (`open_file`); ENOENT no handler; EOPNOTSUPP for an
+        argument, since no handler takes one; EBUSY held; the errnos of the handler.
         """
+        if self.frozen:
+            raise Errno(errno.EBUSY)
         if token in self._files:
             raise Errno(errno.EEXIST)
         file = open_file()
         try:
             handler = self._handlers.choose(file)
+            if argument:
+                raise Errno(posted.ARGUMENT_NOT_TAKEN)
             identity = handler.identity(file)
             self._handlers.hold(identity)
             try:
@@ -106,6 +114,29 @@ class OutgoingSession:
         self._handlers.frozen.discard(preserved.identity)
         self._handlers.let_go(preserved.identity)
         preserved.file.close()
+
+    def freeze(self, tell: Callable[[PreservedFile, Errno], None]) -> None:
+        """Freezes every file, in the order in which they were preserved.
+
+        Raises the Errno of a handler, which `tell` is told with its file; no file is frozen then.
+        """
+        done: list[PreservedFile] = []
+        for preserved in self:
+            try:
+                preserved.handler.freeze(preserved.file, preserved.state)
+            except Errno as failure:
+                tell(preserved, failure)
+                for file in done:
+                    file.handler.unfreeze(file.file, file.state)
+                raise
+            done.append(preserved)
+        self.frozen = True
+
+    def unfreeze(self) -> None:
+        """Undoes `freeze`."""
+        for file in self:
+            file.handler.unfreeze(file.file, file.state)
+        self.frozen = False
 
     def undo(self) -> None:
         """Stops preserving every file after the last close, the newest first."""
@@ -151,21 +182,35 @@ class IncomingSession:
                 raise KeyError(file.compatible)
             self._files[file.token] = IncomingFile(file.token, handler, file.carried)
 
-    def retrieve(self, token: int) -> HostFile:
-        """Returns a file; the session owns it until `finish`.
+    def retrieve(self, token: int, open_target: Callable[[], HostFile] | None = None) -> HostFile:
+        """Returns a file; the session owns it until `finish`. `open_target`: the caller passes an argument with a file.
 
-        Raises Errno: ENOENT unknown token, or that of a failed attempt.
+        Raises Errno: ENOENT unknown token; EOPNOTSUPP where the handler takes no argument, and the errnos of
+        `open_target`, before all else; that of a failed attempt, which is final unless it is Retryable.
         """
         incoming = self._files.get(token)
         if incoming is None:
             raise Errno(errno.ENOENT)
+        target = None
+        if open_target is not None:
+            if not incoming.handler.takes_target:
+                raise Errno(posted.ARGUMENT_NOT_TAKEN)
+            target = open_target()
+        try:
+            return self._retrieved(incoming, target)
+        finally:
+            if target is not None and target is not incoming.file:
+                target.close()
+
+    def _retrieved(self, incoming: IncomingFile, target: HostFile | None) -> HostFile:
         if incoming.error:
             raise Errno(incoming.error)
         if incoming.file is None:
             try:
-                incoming.file = incoming.handler.retrieve(incoming.carried)
+                incoming.file = incoming.handler.retrieve_into(incoming.carried, target)
             except Errno as failure:
-                incoming.error = failure.code
+                if not isinstance(failure, Retryable):
+                    incoming.error = failure.code
                 raise
             self._handlers.hold(incoming.handler.identity(incoming.file))
         return incoming.file

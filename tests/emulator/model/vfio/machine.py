@@ -9,8 +9,9 @@ import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from luod.emulator.model.kernel import Kernel, Profile
+from luod.emulator.model.kernel import Kernel
 from luod.emulator.model.ports import Errno, HostFile
+from luod.emulator.model.profile import Profile
 from luod.emulator.model.results import Blocked, Jump, Waiting
 from luod.emulator.model.vfio.bus import Bus
 from luod.emulator.model.vfio.files import Mapping, ModelFile

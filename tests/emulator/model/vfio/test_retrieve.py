@@ -6,7 +6,7 @@ from errno import EAGAIN, EBUSY, EINVAL, EIO, ENODEV, ENOENT
 
 import pytest
 
-from luod.emulator.model.kernel import Profile
+from luod.emulator.model.profile import Profile
 from luod.emulator.model.results import Jump
 from luod.emulator.model.vfio.hardware import device as registers
 from luod.uapi import vfio as uapi

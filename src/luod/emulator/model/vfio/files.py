@@ -49,6 +49,9 @@ class ModelFile(ABC):
     def position(self) -> int:
         return 0
 
+    def writable(self) -> bool:
+        return True
+
     def pin(self) -> None:
         """Does nothing: it has no pages."""
         return

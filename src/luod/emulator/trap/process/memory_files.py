@@ -92,8 +92,8 @@ class OpenFile:
         magic = _file_system(self.fileno())
         if magic == HUGETLBFS_MAGIC:
             return Kind.HUGETLB
-        if magic == TMPFS_MAGIC and os.fstat(self.fileno()).st_nlink == 0:
-            return Kind.MEMFD
+        if magic == TMPFS_MAGIC:
+            return Kind.TMPFS if os.fstat(self.fileno()).st_nlink else Kind.MEMFD
         return Kind.OTHER
 
     @property
@@ -111,6 +111,9 @@ class OpenFile:
 
     def position(self) -> int:
         return os.lseek(self.fileno(), 0, os.SEEK_CUR)
+
+    def writable(self) -> bool:
+        return fcntl.fcntl(self.fileno(), fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
 
     def reopen(self, flags: int) -> Fd:
         """Opens the same file again, with any access. Raises OSError."""
@@ -185,6 +188,9 @@ class Stand:
     def position(self) -> int:
         return 0
 
+    def writable(self) -> bool:
+        return False
+
     def pin(self) -> None:
         """Does nothing: it has no pages."""
 
@@ -227,6 +233,29 @@ class HostMemory:
         except OSError as error:
             raise Errno(error.errno or errno.ENOMEM) from None
 
+    def fill(self, target: HostFile, kept: HostFile, *, size: int) -> None:
+        if not isinstance(kept, OpenFile) or not isinstance(target, OpenFile):
+            raise Errno(errno.ENOENT)
+        _refuse_what_would_hurt(size)
+        try:
+            # Opened again: the position of the caller's file stays.
+            with kept.reopen(os.O_RDONLY) as source, target.reopen(os.O_RDWR) as filled:
+                _fill(filled.fileno(), source.fileno(), size)
+        except OSError as error:
+            raise Errno(error.errno or errno.ENOMEM) from None
+
+
+def _fill(target: int, source: int, size: int) -> None:
+    """Allocates the file and copies the first bytes of `source` into it. Raises OSError."""
+    if size:
+        os.posix_fallocate(target, 0, size)
+    done = 0
+    while done < size:
+        count = os.sendfile(target, source, done, min(size - done, 1 << 30))
+        if count == 0:
+            break
+        done += count
+
 
 def _restored(size: int, seals: int) -> Fd:
     """Returns an empty file for a copy. Raises OSError.
@@ -254,14 +283,7 @@ def _copy(source: Fd, *, size: int, seals: int, position: int) -> OpenFile:
     """Returns a memfd as the kernel restores one: without a name, fully allocated, mode 0777."""
     copy = _restored(size, seals)
     try:
-        if size:
-            os.posix_fallocate(copy.fileno(), 0, size)
-        done = 0
-        while done < size:
-            count = os.sendfile(copy.fileno(), source.fileno(), done, min(size - done, 1 << 30))
-            if count == 0:
-                break
-            done += count
+        _fill(copy.fileno(), source.fileno(), size)
         if not fcntl.fcntl(copy.fileno(), F_GET_SEALS) & F_SEAL_EXEC:
             os.fchmod(copy.fileno(), 0o777)
         os.lseek(copy.fileno(), position, os.SEEK_SET)

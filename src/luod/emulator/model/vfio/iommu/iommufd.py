@@ -164,7 +164,7 @@ class IommufdFile(ModelFile):
         file = caller.file(fd)
         try:
             start = ioas.place(start if fixed else None, length, offset)
-            if file.kind not in (Kind.MEMFD, Kind.HUGETLB):
+            if file.kind not in (Kind.MEMFD, Kind.TMPFS, Kind.HUGETLB):
                 raise Errno(errno.EINVAL)
             memory = self._host.pin_file(file, offset, length)
             backing = FileBacking(file.identity, file.seals())
