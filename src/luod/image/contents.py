@@ -23,6 +23,7 @@ FAMILIES: Final = (
     "pci",
     "iommu-liveupdate",
     "kvm_vm_luo",
+    "guest_memfd_luo",
     "kvm_vcpu_luo_x86",
 )
 """Names of formats without their numbers: of the orchestrator, of kexec handover, of the kinds of files with a handler,

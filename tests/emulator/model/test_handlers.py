@@ -223,7 +223,7 @@ def test_a_kernel_without_the_handler(world: World, vmm: Process, device: int) -
 
 @pytest.fixture
 def document() -> Iterator[World]:
-    machine = boot(lambda host: Kernel(host, profile=Profile.DOCUMENT))
+    machine = boot(lambda host: Kernel(host, features=Profile.DOCUMENT.features))
     yield machine
     machine.kernel.close()
     assert machine.held == []

@@ -27,7 +27,7 @@ def bus() -> Bus:
 @pytest.fixture
 def world(bus: Bus) -> Iterator[World]:
     handlers = (*default_handlers(Profile.NEXT.features), lambda _: DeviceHandler(bus))
-    machine = boot(lambda host: Kernel(host, profile=Profile.NEXT, handlers=handlers))
+    machine = boot(lambda host: Kernel(host, features=Profile.NEXT.features, handlers=handlers))
     bus.world = machine
     yield machine
     machine.kernel.close()

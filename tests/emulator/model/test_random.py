@@ -191,7 +191,7 @@ class Life(RuleBasedStateMachine):
 
     @initialize(profile=st.sampled_from(Profile))
     def switch_on(self, profile: Profile) -> None:
-        self.world = boot(lambda host: Kernel(host, profile=profile))
+        self.world = boot(lambda host: Kernel(host, features=profile.features))
         self.book = Book(profile is Profile.DOCUMENT)
         self.start(Process(self.world))
         self.open_device()

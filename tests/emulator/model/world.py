@@ -39,6 +39,7 @@ class Inode:
     filled: bool = False
     fill_error: int = 0
     owner: int | None = None
+    name: bytes = b""
 
 
 @dataclass(eq=False)
@@ -86,6 +87,10 @@ class Reference:
         assert isinstance(self.description.target, Inode)
         return self.description.target
 
+    @property
+    def name(self) -> bytes:
+        return self._inode.name
+
     def size(self) -> int:
         pretended = self._inode.pretended_size
         return len(self._inode.data) if pretended is None else pretended
@@ -118,13 +123,13 @@ class World:
     lines: list[str] = field(default_factory=list)
     take_over_error: int = 0
 
-    def take_over(self, kept: HostFile, *, size: int, seals: int, position: int) -> HostFile:
+    def take_over(self, kept: HostFile, *, size: int, seals: int, position: int, name: bytes = b"") -> HostFile:
         assert isinstance(kept, Reference)
         assert isinstance(kept.description.target, Inode)
         if self.take_over_error:
             raise Errno(self.take_over_error)
         data = kept.description.target.data[:size].ljust(size, b"\0")
-        return Reference(self, Description(Inode(Kind.MEMFD, data, seals), position))
+        return Reference(self, Description(Inode(Kind.MEMFD, data, seals, name=name), position))
 
     def fill(self, target: HostFile, kept: HostFile, *, size: int) -> None:
         assert isinstance(target, Reference)

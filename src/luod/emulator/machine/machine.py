@@ -7,6 +7,7 @@ answers them.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import resource
 import signal
@@ -19,8 +20,9 @@ from typing import TYPE_CHECKING, Final
 from luod.emulator.machine import boot, channel, stub
 from luod.emulator.machine.nodes import KERNEL_IMAGE, KERNEL_IMAGE_NO_VFIO
 from luod.emulator.machine.signals import Received, SignalFd
+from luod.emulator.model import kvm
 from luod.emulator.model.kernel import Kernel
-from luod.emulator.model.profile import Profile
+from luod.emulator.model.profile import Features, KvmRules, Profile
 from luod.emulator.model.results import Panic
 from luod.emulator.trap import kexec_state
 from luod.emulator.trap.kexec_state import KexecState
@@ -58,9 +60,15 @@ class Settings:
     share_network: bool = False
     trap_opens: bool = False
     """Trap open, openat and openat2 instead of mounting a FUSE node."""
+    kvm: KvmRules | None = None
+    """Preserve KVM's files by these rules."""
     log: bool = False
     """Write the emulated kernel's log to stderr."""
     devices: DeviceSettings | None = None
+
+    @property
+    def features(self) -> Features:
+        return dataclasses.replace(self.profile.features, kvm=self.kvm)
 
 
 class Machine:
@@ -78,7 +86,7 @@ class Machine:
         signals = SignalFd((signal.SIGINT, signal.SIGTERM))
         hardware = None if self._settings.devices is None else _Hardware(self._settings.devices, self._log)
         host, bus = (hardware.memory, hardware.bus) if hardware else (HostMemory(self._log), None)
-        kernel = Kernel(host, profile=self._settings.profile, bus=bus)
+        kernel = Kernel(host, features=self._settings.features, bus=bus)
         try:
             while True:
                 with _Boot(self._order(kernel, signals), kernel, hardware, self._tell) as running:
@@ -102,12 +110,13 @@ class Machine:
             "LUOEMU_KERNEL": KERNEL_IMAGE,
             "LUOEMU_PROFILE": self._settings.profile.value,
         }
-        images: dict[str, tuple[str, ...]] = {KERNEL_IMAGE: stub.FORMATS, KERNEL_IMAGE_NO_VFIO: stub.FORMATS}
+        formats = stub.FORMATS if self._settings.kvm is None else stub.FORMATS + kvm.FORMATS
+        images: dict[str, tuple[str, ...]] = {KERNEL_IMAGE: formats, KERNEL_IMAGE_NO_VFIO: formats}
         places: tuple[str, ...] = ()
         if kernel.vfio is not None:
             from luod.emulator.machine import devices
 
-            images[KERNEL_IMAGE] = stub.FORMATS + stub.DEVICE_FORMATS
+            images[KERNEL_IMAGE] = formats + stub.DEVICE_FORMATS
             places = devices.places(kernel.vfio.sysfs)
         return boot.Order(
             command=self._settings.command,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from luod.arguments import Parser, UsageError, report
 from luod.emulator.machine.machine import FAILED, DeviceSettings, Machine, MachineError, Settings
-from luod.emulator.model.profile import Profile
+from luod.emulator.model.profile import KvmRules, Profile
 from luod.version import __version__
 
 _EPILOG = """\
@@ -46,6 +46,12 @@ def parser() -> Parser:
         default=Profile.MAINLINE.value,
         help="mainline: the behaviour of Linux 7.3; document: that of the kernel's document; next: with what is posted "
         "(default: mainline)",
+    )
+    run.add_argument(
+        "--kvm-rules",
+        choices=[rules.value for rules in KvmRules],
+        help="preserve VMs and guest_memfd as the KVM series does: as its version 4, or by its newest documentation; "
+        "memfds named kvm-vm and kvm-gmem stand in for the files",
     )
     run.add_argument(
         "--share-network",
@@ -119,6 +125,7 @@ def _settings(arguments: Sequence[str]) -> Settings:
     return Settings(
         command=given.command,
         profile=Profile(given.profile),
+        kvm=None if given.kvm_rules is None else KvmRules(given.kvm_rules),
         share_network=given.share_network,
         trap_opens=given.trap_opens,
         log=given.kernel_log,

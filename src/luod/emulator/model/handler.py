@@ -65,6 +65,10 @@ class FileHandler(ABC, Generic[State, Record]):
     def freeze(self, file: HostFile, state: State) -> None:
         """Freezes the file at the last moment before the kexec. An Errno fails reboot(2)."""
 
+    def freeze_beside(self, file: HostFile, state: State, others: Iterable[Beside]) -> None:
+        """Freezes a file of a kind that needs some of `others`, all files of its session."""
+        self.freeze(file, state)
+
     def unfreeze(self, file: HostFile, state: State) -> None:
         """Undoes `freeze`, because a later file could not be frozen."""
 

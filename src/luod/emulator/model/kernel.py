@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from luod.emulator.model import files, image
+from luod.emulator.model import files, image, kvm
 from luod.emulator.model.caller import Caller, KexecFiles, KexecSegment
 from luod.emulator.model.files import DeviceFile, Operation, SessionFile
 from luod.emulator.model.handler import FileHandler, HandlerTable
@@ -21,7 +21,7 @@ from luod.emulator.model.kexec import Kexec, Sysctls, reboot_command
 from luod.emulator.model.luo import Luo
 from luod.emulator.model.memfd import MemfdHandler
 from luod.emulator.model.ports import Errno, Host
-from luod.emulator.model.profile import Features, Profile
+from luod.emulator.model.profile import MAINLINE, Features
 from luod.emulator.model.results import Blocked, Ending, Jump, Panic
 from luod.emulator.model.session import SessionRecord
 from luod.image.command_line import enabled
@@ -42,7 +42,12 @@ HandlerFactory = Callable[[Host], FileHandler[Any, Any]]
 
 def default_handlers(features: Features) -> tuple[HandlerFactory, ...]:
     """Returns the handlers of a kernel with `features`, beside those of devices."""
-    return (functools.partial(MemfdHandler, tmpfs=features.tmpfs),)
+    memfds = functools.partial(MemfdHandler, tmpfs=features.tmpfs)
+    if features.kvm is None:
+        return (memfds,)
+    rules = features.kvm
+    # Before the handler of memfds, which stand in for KVM's files.
+    return kvm.VmHandler, lambda host: kvm.GuestMemoryHandler(host, rules), memfds
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Machine:
     """The parts that stay the same over all boots."""
 
     host: Host
-    profile: Profile
+    features: Features
     handlers: tuple[HandlerFactory, ...]
     read_formats: ImageReader
     bus: Bus | None
@@ -69,25 +74,25 @@ class Handover:
 
 
 class Kernel:
-    """One boot. `Kernel(host, profile=…)` is the first one; `jump()` makes each next one."""
+    """One boot. `Kernel(host, features=…)` is the first one; `jump()` makes each next one."""
 
     def __init__(
         self,
         host: Host,
         *,
-        profile: Profile = Profile.MAINLINE,
+        features: Features = MAINLINE,
         command_line: str = COMMAND_LINE,
         handlers: Sequence[HandlerFactory] | None = None,
         read_formats: ImageReader = image.read_formats,
         bus: Bus | None = None,
     ) -> None:
-        """The first kernel has every handler, in this order, by default those of the profile. Later ones have those
+        """The first kernel has every handler, in this order, by default those of `features`. Later ones have those
         with a format in the image.
 
         The caller owns `bus`, the PCI devices, and closes it after the last kernel. Its handlers come last.
         """
-        factories = default_handlers(profile.features) if handlers is None else tuple(handlers)
-        machine = Machine(host, profile, factories, read_formats, bus)
+        factories = default_handlers(features) if handlers is None else tuple(handlers)
+        machine = Machine(host, features, factories, read_formats, bus)
         self._boot_into(machine, 1, command_line, None, Handover())
 
     def _boot_into(
@@ -121,7 +126,7 @@ class Kernel:
         if self._vfio is not None:
             every += self._vfio.handlers()
         table = HandlerTable(handler for handler in every if self._speaks(handler.compatible))
-        self._luo = Luo(machine.host, table, handover.sessions, features=machine.profile.features)
+        self._luo = Luo(machine.host, table, handover.sessions, features=machine.features)
 
     def _find_handover(self, handover: Handover) -> Handover:
         """Returns the part of the handover that this kernel reads, and drops the rest.

@@ -63,6 +63,11 @@ class HostFile(Protocol):
         """
         ...
 
+    @property
+    def name(self) -> bytes:
+        """Returns the name that memfd_create gave a memfd; b"" for other files."""
+        ...
+
     def size(self) -> int:
         """Returns the size in bytes (i_size)."""
         ...
@@ -92,7 +97,7 @@ class HostFile(Protocol):
 class Host(Protocol):
     """The hardware under all kernels: memory that outlives a kexec, and the log."""
 
-    def take_over(self, kept: HostFile, *, size: int, seals: int, position: int) -> HostFile:
+    def take_over(self, kept: HostFile, *, size: int, seals: int, position: int, name: bytes = b"") -> HostFile:
         """Returns a new memfd with the first `size` bytes of `kept`: mode 0777, O_RDWR | O_LARGEFILE.
 
         `kept` stays the caller's. Raises Errno(ENOMEM), Errno(ENOSPC) when the host has no room; no memfd is left then.

@@ -7,6 +7,15 @@ from dataclasses import dataclass
 from typing import Final
 
 
+class KvmRules(enum.Enum):
+    """When the file of the VM must be in the session of its guest_memfd."""
+
+    V4 = "v4"
+    """At PRESERVE_FD of the guest_memfd: the VM first."""
+    NEWEST = "newest"
+    """At the freeze, in any order: the newest documentation. A session without the VM fails the kexec."""
+
+
 @dataclass(frozen=True)
 class Features:
     """The abilities of a kernel beside those of Linux 7.3."""
@@ -21,6 +30,8 @@ class Features:
     """PRESERVE_FD and RETRIEVE_FD take an argument for the handler."""
     tmpfs: bool = False
     """Files of a tmpfs can be preserved, and retrieved into files of a tmpfs. Needs `arguments`."""
+    kvm: KvmRules | None = None
+    """KVM's VM and guest_memfd files can be preserved, by these rules."""
 
 
 class Profile(enum.Enum):
@@ -35,8 +46,9 @@ class Profile(enum.Enum):
         return _FEATURES[self]
 
 
+MAINLINE: Final = Features()
 _FEATURES: Final = {
-    Profile.MAINLINE: Features(),
+    Profile.MAINLINE: MAINLINE,
     Profile.DOCUMENT: Features(unpreserve=True, all_retrieved=True),
     Profile.NEXT: Features(freeze=True, arguments=True, tmpfs=True),
 }

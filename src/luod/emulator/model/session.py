@@ -123,7 +123,7 @@ class OutgoingSession:
         done: list[PreservedFile] = []
         for preserved in self:
             try:
-                preserved.handler.freeze(preserved.file, preserved.state)
+                preserved.handler.freeze_beside(preserved.file, preserved.state, self)
             except Errno as failure:
                 tell(preserved, failure)
                 for file in done:

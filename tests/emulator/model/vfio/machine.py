@@ -131,7 +131,7 @@ def power_on(
         without_handler=without_handler,
     )
     world.bus.can_map = can_map
-    world.kernel = Kernel(world, profile=profile, command_line=command_line, bus=world.bus)
+    world.kernel = Kernel(world, features=profile.features, command_line=command_line, bus=world.bus)
     return world
 
 

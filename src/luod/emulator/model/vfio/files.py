@@ -40,6 +40,10 @@ class ModelFile(ABC):
         """Returns the open file itself, not its inode: the handlers of VFIO files have no get_id."""
         return self
 
+    @property
+    def name(self) -> bytes:
+        return b""
+
     def size(self) -> int:
         return 0
 

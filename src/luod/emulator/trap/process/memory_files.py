@@ -27,6 +27,8 @@ HUGETLBFS_MAGIC: Final = 0x958458F6
 _MADV_POPULATE_READ: Final = 22
 _TMPFS: Final = ("/dev/shm", "/run", "/tmp", "/dev")
 """Where a tmpfs may be mounted that this process can write to."""
+_MEMFD: Final = b"/memfd:"
+_DELETED: Final = b" (deleted)"
 _RESERVE: Final = 64 << 20
 """Bytes of the host's memory that a machine leaves free. The check skips smaller files."""
 
@@ -99,6 +101,11 @@ class OpenFile:
     @property
     def identity(self) -> tuple[int, int]:
         return (self._status.st_dev, self._status.st_ino)
+
+    @property
+    def name(self) -> bytes:
+        link = os.readlink(b"/proc/self/fd/%d" % self.fileno())
+        return link.removeprefix(_MEMFD).removesuffix(_DELETED) if link.startswith(_MEMFD) else b""
 
     def size(self) -> int:
         return os.fstat(self.fileno()).st_size
@@ -179,6 +186,10 @@ class Stand:
     def identity(self) -> tuple[int, int]:
         return self._identity
 
+    @property
+    def name(self) -> bytes:
+        return b""
+
     def size(self) -> int:
         return 0
 
@@ -223,13 +234,13 @@ class HostMemory:
     def log(self, line: str) -> None:
         self._log(line)
 
-    def take_over(self, kept: HostFile, *, size: int, seals: int, position: int) -> OpenFile:
+    def take_over(self, kept: HostFile, *, size: int, seals: int, position: int, name: bytes = b"") -> OpenFile:
         if not isinstance(kept, OpenFile):
             raise Errno(errno.ENOENT)
         _refuse_what_would_hurt(size)
         try:
             with kept.reopen(os.O_RDONLY) as source:
-                return _copy(source, size=size, seals=seals, position=position)
+                return _copy(source, size=size, seals=seals, position=position, name=os.fsdecode(name))
         except OSError as error:
             raise Errno(error.errno or errno.ENOMEM) from None
 
@@ -257,14 +268,14 @@ def _fill(target: int, source: int, size: int) -> None:
         done += count
 
 
-def _restored(size: int, seals: int) -> Fd:
+def _restored(size: int, seals: int, name: str) -> Fd:
     """Returns an empty file for a copy. Raises OSError.
 
     The kernel restores a memfd under any value of `vm.memfd_noexec`. Where it is 2 on the host, this is a file of a
     tmpfs, which differs for its users only in that it takes no seals.
     """
     try:
-        return linux.memfd("", size)
+        return linux.memfd(name, size)
     except OSError as error:
         if error.errno != errno.EACCES:
             raise
@@ -276,12 +287,12 @@ def _restored(size: int, seals: int) -> Fd:
                     os.ftruncate(copy.fileno(), size)
                     return copy
                 copy.close()
-    return linux.memfd("", size, executable=False)
+    return linux.memfd(name, size, executable=False)
 
 
-def _copy(source: Fd, *, size: int, seals: int, position: int) -> OpenFile:
-    """Returns a memfd as the kernel restores one: without a name, fully allocated, mode 0777."""
-    copy = _restored(size, seals)
+def _copy(source: Fd, *, size: int, seals: int, position: int, name: str) -> OpenFile:
+    """Returns a memfd as the kernel restores one, which has no `name`: fully allocated, mode 0777."""
+    copy = _restored(size, seals, name)
     try:
         _fill(copy.fileno(), source.fileno(), size)
         if not fcntl.fcntl(copy.fileno(), F_GET_SEALS) & F_SEAL_EXEC:
