@@ -105,7 +105,7 @@ install: man
 	for program in luod=luod.daemon.main luoctl=luod.ctl.main luoemu=luod.emulator.machine.main; do \
 		scripts/launcher $(LIBRARY) $${program#*=} >$(DESTDIR)$(PREFIX)/bin/$${program%=*} && \
 		chmod 755 $(DESTDIR)$(PREFIX)/bin/$${program%=*} || exit; done
-	for unit in systemd/*.service systemd/*.socket systemd/*.timer; do \
+	for unit in systemd/*.service systemd/*.socket systemd/*.target systemd/*.timer; do \
 		sed 's,/usr/sbin/luod,$(PREFIX)/bin/luod,; s,/usr/bin/luoctl,$(PREFIX)/bin/luoctl,' $$unit \
 			>$(DESTDIR)$(UNITS)/system/$${unit#systemd/} || exit; done
 	install -D -m 644 systemd/luod.catalog $(DESTDIR)$(UNITS)/catalog/luod.catalog

@@ -241,6 +241,7 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "outgoing",
             "incoming",
             "participants",
+            "way",
             "restart",
             "held",
             "deadline",
@@ -273,6 +274,7 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "policy_error": None,
             "state_directory": [{"path": "/state", "what": "it is read-only", "remedy": "remount it"}],
             "registry": [{"path": "", "what": "it is of another boot", "remedy": "nothing"}],
+            "way": "direct",
         }
 
 

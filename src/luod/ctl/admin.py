@@ -19,6 +19,7 @@ from luod.ipc.decode import decode
 from luod.ipc.framing import encode_call
 from luod.ipc.names import ADMIN, ADMIN_SOCKET, SESSIONS_SOCKET
 from luod.ipc.types.admin import Checked, Progress, Status, UpdateTimes
+from luod.ipc.types.phases import Way
 from luod.linux import HasFileno
 
 STOP_TIMEOUT = 30.0
@@ -57,13 +58,18 @@ def load_kernel(path: str | None, image: NextKernel, *, ignore_findings: Sequenc
 
 
 def check(
-    path: str | None, image: NextKernel | None, *, skip_unready: bool = False, ignore_findings: Sequence[str] = ()
+    path: str | None,
+    image: NextKernel | None,
+    *,
+    skip_unready: bool = False,
+    ignore_findings: Sequence[str] = (),
+    way: Way | None = None,
 ) -> Checked:
-    """Returns the findings for an update into `image`, or into the loaded kernel if it is None. `skip_unready` and
-    `ignore_findings` are those of the update.
+    """Returns the findings for an update into `image`, or into the loaded kernel if it is None. The other arguments are
+    those of the update.
     """
     parameters, fds = ({}, []) if image is None else _image(image)
-    parameters |= {"skip_unready": skip_unready, "ignore_findings": list(ignore_findings)}
+    parameters |= {"skip_unready": skip_unready, "ignore_findings": list(ignore_findings), "way": way}
     return decode(Checked, _ask(path, "Check", parameters, fds, timeout=LOAD_TIMEOUT))
 
 
@@ -76,7 +82,13 @@ def _image(image: NextKernel) -> tuple[dict[str, Any], list[int]]:
 
 
 def update(
-    path: str | None, *, deadline: float | None, skip_unready: bool, dry_run: bool, ignore_findings: Sequence[str] = ()
+    path: str | None,
+    *,
+    deadline: float | None,
+    skip_unready: bool,
+    dry_run: bool,
+    ignore_findings: Sequence[str] = (),
+    way: Way | None = None,
 ) -> Iterator[Progress]:
     """Starts an update and yields its progress. There is no timeout: luod keeps the deadlines. Closing the iterator
     before the kexec cancels the update.
@@ -86,6 +98,7 @@ def update(
         "skip_unready": skip_unready,
         "dry_run": dry_run,
         "ignore_findings": list(ignore_findings),
+        "way": way,
     }
     with _connect(path, TIMEOUT) as connection:
         for reply in connection.follow(encode_call(f"{ADMIN}.Update", _given(wishes), more=True)):

@@ -42,6 +42,25 @@ def ignore_finding(parser: Parser) -> None:
     )
 
 
+def way(parser: Parser) -> None:
+    """Adds the options of the way in which the next kernel is started."""
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--direct",
+        action="store_const",
+        const="direct",
+        dest="way",
+        help="luod starts the next kernel itself; units are not stopped (the default, unless the policy says systemd)",
+    )
+    ways.add_argument(
+        "--systemd",
+        action="store_const",
+        const="systemd",
+        dest="way",
+        help="systemd stops all other units while guests run, and then starts the next kernel",
+    )
+
+
 def workloads(parser: Parser, *, optional: bool = False) -> None:
     """Adds the names of workloads."""
     parser.add_argument(

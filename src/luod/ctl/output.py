@@ -17,6 +17,13 @@ FORMAT: Final = 1
 """The member `version` of every JSON object. It increases when a member is removed or changes its meaning."""
 
 
+WAYS: Final = {
+    "direct": "direct: luod starts the next kernel",
+    "systemd": "systemd: it stops the units, and starts the next kernel",
+}
+"""The ways of an update, for people."""
+
+
 def counted(number: int, thing: str) -> str:
     """Returns the number with the thing, such as 1 file or 2 files."""
     return f"{number} {thing}{'' if number == 1 else 's'}"

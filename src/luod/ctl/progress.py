@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 from luod.ctl.findings import lines
-from luod.ctl.output import Output, counted, escaped, size
+from luod.ctl.output import WAYS, Output, counted, escaped, size
 from luod.decode import encode
 from luod.ipc.types.admin import Participant, Progress
 
@@ -55,6 +55,8 @@ class _Stream:
         self._known: dict[int, Participant] = {}
         self._torn: tuple[str, ...] = ()
         self._reason: str | None = None
+        self._way = False
+        """Whether it is printed."""
 
     def show(self, progress: Progress) -> None:
         seconds = time.monotonic() - self._started
@@ -89,6 +91,9 @@ class _Stream:
             left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s"
             known = counted(len(self._known), "participant")
             count = f": {known}{left}" if self._known and progress.state != "jumping" else ""
+            if progress.way is not None and not self._way:
+                self._way = True
+                yield f"the way: {WAYS[progress.way]}"
             yield _state(progress) + count
         if progress.torn != self._torn:
             self._torn = progress.torn
@@ -134,6 +139,8 @@ class _Table:
             return Group(Text("asking luod"))
         seconds = time.monotonic() - self._started
         head = Text(f"{_state(progress)}  {seconds:.1f} s", style="bold")
+        if progress.way is not None:
+            head.append(f"  {WAYS[progress.way]}", style="dim")
         if self._until is not None:
             head.append(f"  {max(0.0, self._until - time.monotonic()):.0f} s left", style="dim")
         parts: list[Text | Table] = [head]

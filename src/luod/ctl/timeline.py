@@ -83,7 +83,8 @@ def headline(told: UpdateTimes) -> str:
     state = {"done": "done", "cancelled": "cancelled"}.get(told.state, f"{escaped(told.state)} now")
     asked = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(told.asked))
     skipped = ", --skip-unready" if told.skip_unready else ""
-    return f"update {escaped(told.update)}, generation {told.generation}, of {asked} UTC: {state}{skipped}"
+    way = f", --{told.way}" if told.way != "direct" else ""
+    return f"update {escaped(told.update)}, generation {told.generation}, of {asked} UTC: {state}{skipped}{way}"
 
 
 def stages(told: UpdateTimes) -> Iterator[tuple[str, float, str]]:

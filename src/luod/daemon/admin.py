@@ -31,7 +31,8 @@ class AdminService:
         self._rooms = rooms
 
     async def status(self) -> Status:
-        reaping, core = (await self._rooms()).reaping, self._core
+        rooms, core = await self._rooms(), self._core
+        reaping = rooms.reaping
         registry, policy = core.holdings.registry, core.policy
         problems = await asyncio.to_thread(state_directory.problems, registry.file, registry.file_error)
         missing, fault = await core.holdings.fds.missing_copies()
@@ -58,6 +59,7 @@ class AdminService:
             state_directory=problems,
             registry=[Problem(doubt.kept, doubt.what, remedy(doubt)) for doubt in record.doubts],
             fd_store=(Problem("PID 1", _copies(missing, fault), _COPIES_REMEDY),) if fault else (),
+            way=rooms.updater.way(),
         )
 
     async def timeline(self) -> UpdateTimes | None:

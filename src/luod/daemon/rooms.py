@@ -14,6 +14,7 @@ from luod.daemon.stopping import Stopping
 from luod.daemon.timeline.recorder import Recorder
 from luod.daemon.updates.hooks import Hooks
 from luod.daemon.updates.kexec_image import KexecImage
+from luod.daemon.updates.undo import Undo
 from luod.daemon.updates.update import Updater
 from luod.static import Final
 
@@ -35,6 +36,8 @@ class Rooms:
             participants,
             self.recorder,
             self._hooks,
+            Undo(core.directory, holdings.registry.rest.boot_id, log),
+            core.policy,
             run,
             log,
             stuck_seconds=core.stuck_seconds,

@@ -45,7 +45,7 @@ async def checked(files: Files, folder: Path) -> Preflight:
     registry: Any = SimpleNamespace(file=Journal(str(folder)), file_error="", rest=SimpleNamespace(doubts=()))
     preflight = Preflight(none, none, registry)
     with closing(files.opened(os.O_RDONLY)) as subject:
-        await preflight.check(subject, remember=True)
+        await preflight.check(subject, "direct", remember=True)
     return preflight
 
 

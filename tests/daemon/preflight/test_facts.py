@@ -27,6 +27,7 @@ from luod.daemon.preflight.rules import MOMENTS, RULES, Judgement, Rule, judge
 from luod.daemon.preflight.running import Region, Running
 from luod.daemon.store.schema import Doubt, IncomingRow, OutgoingRow
 from luod.daemon.store.states import OutgoingState
+from luod.daemon.systemd.manager import Lock, Manager, Service
 from luod.frozen import members, replace
 from luod.image.bzimage import Image
 from luod.image.contents import Contents
@@ -111,6 +112,13 @@ VALUES: dict[FactName, list[Any]] = {
         Storage((Problem("/state", "it is read-only", "remount it"),)),
         Storage(file_error="No space left on device"),
         Storage(doubts=(Doubt("it is damaged", refuses=True), Doubt("it is of another boot"))),
+    ],
+    "way": ["direct", "systemd"],
+    "manager": [
+        Manager(),
+        Manager(True, "luod.service", (Service("luod.service", True, True, True, 2), Service("db.service", True))),
+        Manager(True, "luod.service", (Service("db.service", True, True, True, 2),), (Lock("apt", "why"),), 9.0, True),
+        Manager(True, unknown="Connection refused"),
     ],
 }
 assert set(VALUES) == set(members(Facts))

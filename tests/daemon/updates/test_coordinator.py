@@ -30,7 +30,7 @@ def starting() -> Run:
 
 @pytest.fixture
 def coordinator() -> Coordinator:
-    coordinator = Coordinator("an-update", 30.0, True, ["orphan"], starting(), Log("test", "error"))
+    coordinator = Coordinator("an-update", "direct", 30.0, True, ["orphan"], starting(), Log("test", "error"))
     coordinator.begin(followers(), 1)
     return coordinator
 
@@ -54,7 +54,7 @@ def test_observers_that_are_late_are_one_line_in_the_log(capfd: pytest.CaptureFi
     """Anybody may follow, so that each of them must not cost a line."""
     peer = Peer(1000, 1000, 42, None)
     observers = [Follower(id, f"token {id}", f"observer-{id}", peer) for id in range(100)]
-    coordinator = Coordinator("an-update", 0.0, False, [], starting(), Log("test", "info"))
+    coordinator = Coordinator("an-update", "direct", 0.0, False, [], starting(), Log("test", "info"))
     coordinator.begin(observers, 1)
 
     asyncio.run(coordinator.settle())

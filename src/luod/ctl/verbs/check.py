@@ -19,13 +19,14 @@ DESCRIPTION = (
 
 def arguments(parser: Parser) -> None:
     options.image(parser, required=False)
+    options.way(parser)
 
 
 def run(given: Namespace, output: Output) -> Exit:
     from luod.ctl import admin, findings, next_kernel
 
     with next_kernel.given(given) as image:
-        checked = admin.check(given.admin_socket, image)
+        checked = admin.check(given.admin_socket, image, way=given.way)
     if output.json:
         output.object(encode(checked))
     else:

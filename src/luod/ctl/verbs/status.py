@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from luod.arguments import Parser
 from luod.ctl.exits import Exit
-from luod.ctl.output import Output, counted, escaped
+from luod.ctl.output import WAYS, Output, counted, escaped
 from luod.decode import encode
 from luod.version import __version__
 
@@ -64,6 +64,7 @@ def _facts(found: Status) -> list[tuple[str, str]]:
         ("outgoing", f"{counted(found.sessions, 'session')} for the next kexec"),
         ("incoming", f"{found.waiting} waiting, {found.retrieved} retrieved and not finished, {found.torn} torn"),
         ("participants", str(found.participants)),
+        ("way", WAYS[found.way]),
     ]
     if found.version != __version__:
         restart = (

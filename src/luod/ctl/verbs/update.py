@@ -38,6 +38,7 @@ def arguments(parser: Parser) -> None:
         action="store_true",
         help="continue without participants that are late or have ended; their sessions cannot be restored",
     )
+    options.way(parser)
     options.ignore_finding(parser)
 
 
@@ -62,7 +63,11 @@ def _check(given: Namespace, image: NextKernel) -> Progress:
     from luod.ipc.types.admin import Progress
 
     checked = admin.check(
-        given.admin_socket, image, skip_unready=given.skip_unready, ignore_findings=given.ignore_finding
+        given.admin_socket,
+        image,
+        skip_unready=given.skip_unready,
+        ignore_findings=given.ignore_finding,
+        way=given.way,
     )
     return Progress("checked", findings=tuple(checked.findings))
 
@@ -92,6 +97,7 @@ def _follow(given: Namespace, shown: View) -> Exit:
         skip_unready=given.skip_unready,
         dry_run=given.dry_run,
         ignore_findings=given.ignore_finding,
+        way=given.way,
     )
     try:
         for progress in replies:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from luod.daemon.policy.membership import NOWHERE, Membership
 from luod.daemon.store.schema import MOST_SESSIONS
 from luod.frozen import frozen
+from luod.ipc.types.phases import Way
 from luod.static import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class HookCommands:
 class Settings:
     """The file. Times are seconds; `reaper` is a command, () for the built-in one.
 
-    `all_connections` are those of all users except root.
+    `all_connections` are those of all users except root. `update_way` is that of an update whose operator names none.
     """
 
     default: Terms = Terms()
@@ -72,6 +73,7 @@ class Settings:
     reaper_timeout: float = 60.0
     hooks: HookCommands = HookCommands()
     all_connections: int = ALL_CONNECTIONS
+    update_way: Way = "direct"
 
 
 @frozen

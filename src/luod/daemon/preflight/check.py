@@ -11,6 +11,7 @@ import asyncio
 from pathlib import Path
 
 from luod.daemon.completion import completed
+from luod.daemon.policy import membership
 from luod.daemon.preflight import devices, rules
 from luod.daemon.preflight.devices import Devices
 from luod.daemon.preflight.facts import (
@@ -27,6 +28,7 @@ from luod.daemon.preflight.facts import (
 from luod.daemon.preflight.reading import Reader
 from luod.daemon.preflight.rules import judge
 from luod.daemon.store import state_directory
+from luod.daemon.systemd import manager
 from luod.errors import Refused
 from luod.frozen import replace
 from luod.kexec import load_limits
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from luod.daemon.store.schema import Row
     from luod.ipc.server.peer import Peer
     from luod.ipc.types.admin import Finding
+    from luod.ipc.types.phases import Way
     from luod.ipc.types.sessions import SessionState
     from luod.ipc.types.updates import DeclaredSession, When
 
@@ -88,19 +91,20 @@ class Preflight:
         self._lock = asyncio.Lock()
         self._remembered: Judgement | None = None
 
-    async def check(self, subject: Subject, *, remember: bool = False) -> tuple[list[Finding], str | None]:
+    async def check(self, subject: Subject, way: Way, *, remember: bool = False) -> tuple[list[Finding], str | None]:
         """Returns the findings, and the release of the next kernel if it can be read. `remember` keeps them for
         `certain`.
         """
-        return await completed(self._check(subject.duplicate(), remember))
+        return await completed(self._check(subject.duplicate(), way, remember))
 
-    async def _check(self, subject: Subject, remember: bool) -> tuple[list[Finding], str | None]:
+    async def _check(self, subject: Subject, way: Way, remember: bool) -> tuple[list[Finding], str | None]:
         try:
             async with self._lock:
                 read = await asyncio.to_thread(self._reader.read, subject)
                 problems = await asyncio.to_thread(
                     state_directory.problems, self._registry.file, self._registry.file_error
                 )
+                found = await asyncio.to_thread(manager.observe)
                 known = Facts(
                     kernel=read.kernel,
                     initrd=read.initrd,
@@ -114,6 +118,8 @@ class Preflight:
                     devices=Devices(),
                     host=Host(),
                     storage=Storage(tuple(problems)),
+                    way=way,
+                    manager=found,
                 )
                 facts = self._observe(known, subject.loads, "request")
                 judgement = await asyncio.to_thread(judge, facts)
@@ -155,9 +161,15 @@ class Preflight:
         files = [file for each in followers for session in each.sessions for file in session.files]
         rows = tuple(self._sessions.rows())
         # Finding a process takes longer than everything else here together.
-        limited = "memory" in needed
+        limited, stoppable = "memory" in needed, "way" in needed and facts.way == "systemd"
         declarations = tuple(
-            Declaration(each.name, each.peer.process if limited else None, each.sessions) for each in followers
+            Declaration(
+                each.name,
+                each.peer.process if limited else None,
+                each.sessions,
+                membership.of(each.peer).unit if stoppable else None,
+            )
+            for each in followers
         )
         held = devices.observe(
             files, _ROOT, preserved=_PRESERVED[moment], undeclared=unanswered(rows, declarations, devices.KINDS)

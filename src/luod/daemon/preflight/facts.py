@@ -11,6 +11,7 @@ from __future__ import annotations
 from luod.daemon.preflight.next_kernel import NextKernel
 from luod.daemon.store.schema import Doubt, OutgoingRow, Row
 from luod.daemon.store.states import OutgoingState
+from luod.daemon.systemd.manager import NOT_BOOTED, Manager
 from luod.frozen import frozen
 from luod.image.command_line import line
 from luod.kexec import LoadLimits
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from luod.daemon.preflight.subject import Fingerprint
     from luod.image.initrd import Modules
     from luod.ipc.types.admin import Problem
+    from luod.ipc.types.phases import Way
     from luod.ipc.types.sessions import SessionState
     from luod.ipc.types.updates import DeclaredFile, DeclaredSession, When
 
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
         "devices",
         "host",
         "storage",
+        "way",
+        "manager",
     ]
 
 
@@ -82,13 +86,16 @@ class InitrdFile:
 @frozen
 class Declaration:
     """The declaration of one participant. `process` is its pid in luod's /proc; None if it is not visible there.
+    `unit` is its systemd unit, None if it is unknown or of no interest.
 
-    It is no part of the version, since the rules that use it depend on memory, which has another version each time.
+    Both are no part of the version: the rules that use the first depend on memory, which has another version each time,
+    and the second is used once.
     """
 
     name: str
     process: int | None
     sessions: tuple[DeclaredSession, ...]
+    unit: str | None = None
 
     def __eq__(self, other: object) -> bool:
         return type(other) is Declaration and (self.name, self.sessions) == (other.name, other.sessions)
@@ -148,6 +155,9 @@ class Facts:
     devices: Devices
     host: Host
     storage: Storage = Storage()
+    way: Way = "direct"
+    manager: Manager = NOT_BOOTED
+    """systemd, as it answered when the update was requested."""
 
     def version(self, name: FactName) -> object:
         return getattr(self, name)

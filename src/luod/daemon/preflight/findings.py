@@ -39,6 +39,10 @@ REFUSALS: Final = frozenset(
         "state-directory",
         "registry-incomplete",
         "unbind-pending",
+        "store-incomplete",
+        "participant-stopped",
+        "shutdown-inhibited",
+        "exitrd",
     }
 )
 WARNINGS: Final = frozenset(
@@ -53,6 +57,10 @@ WARNINGS: Final = frozenset(
         "no-panic",
         "loads-not-counted",
         "no-watchdog",
+        "systemd-unknown",
+        "stores-dropped",
+        "cold-reboot",
+        "minimum-uptime",
     }
 )
 NAMES: Final = REFUSALS | WARNINGS

@@ -8,7 +8,7 @@ equal findings from all present facts. docs/design.md shows this table.
 
 from __future__ import annotations
 
-from luod.daemon.preflight import devices, limits, next_kernel, state, storage
+from luod.daemon.preflight import devices, limits, next_kernel, state, storage, ways
 from luod.daemon.preflight.facts import Facts, kinds, unattended
 from luod.daemon.preflight.facts import next_kernel as following
 from luod.daemon.preflight.findings import finding
@@ -182,6 +182,22 @@ RULES: Final[tuple[Rule, ...]] = (
         lambda facts: storage.findings(facts.storage.problems, facts.storage.file_error, facts.storage.doubts),
     ),
     Rule(("unbind-pending",), ("devices",), "jumping", lambda facts: devices.judge(facts.devices)),
+    Rule(
+        (
+            "systemd-unknown",
+            "stores-dropped",
+            "store-incomplete",
+            "shutdown-inhibited",
+            "exitrd",
+            "cold-reboot",
+            "minimum-uptime",
+        ),
+        ("way", "manager", "sessions"),
+        "request",
+        ways.judge,
+    ),
+    # Applied at the request only, and again by luod.daemon.updates.quiesce right before units are stopped.
+    Rule(("participant-stopped",), ("way", "manager", "declarations"), "request", ways.participants),
     Rule(("no-watchdog",), ("host",), "request", lambda facts: state.watchdog(facts.host.watchdogs)),
 )
 

@@ -11,7 +11,18 @@ import asyncio
 
 from luod.daemon.store.copies import Fault, Told, believed, refuse_newer, understand
 from luod.daemon.store.doubts import aside, doubted, keep_memory, read_file, unknown
-from luod.daemon.store.fd_names import ASIDE, HOOK, JUMP, REGISTRY, held_name, image_names, is_carried, session_of
+from luod.daemon.store.fd_names import (
+    ASIDE,
+    HOOK,
+    JUMP,
+    REGISTRY,
+    UNITS,
+    fd_name,
+    held_name,
+    image_names,
+    is_carried,
+    session_of,
+)
 from luod.daemon.store.inherited import BEHIND, MEMORY, TOKEN, inherited, strand
 from luod.daemon.store.journal import Slots
 from luod.daemon.store.journal_file import Journal
@@ -185,6 +196,11 @@ async def _begin(fds: FdStore, file: Journal, log: Log) -> Registry:
         _preserve(await fds.create(SESSION, None), memory)
     if old not in fds:
         await verify(fds, registry, log)
+    else:
+        # systemd's PID 1 has retrieved the sessions that were in its store at its own kexec, and gave them to keep.
+        for row in registry.record.incoming:
+            if row.state is IncomingState.WAITING and fd_name(row) in fds:
+                registry.become(row, IncomingState.TAKEN)
     await _store(fds, registry, memory)
     log("begun", boot=record.boot, waiting=len(registry.record.rows))
     return registry
@@ -202,7 +218,7 @@ def _preserve(session: Fd, memory: Slots) -> None:
 async def _agree(fds: FdStore, registry: Registry, log: Log) -> None:
     """Drops the fds that the registry does not know. They belong to interrupted calls, which had no reply."""
     known = {protocol.OUTGOING + SESSION, protocol.INCOMING + SESSION}
-    known |= {REGISTRY + registry.rest.instance, ASIDE, JUMP, HOOK}
+    known |= {REGISTRY + registry.rest.instance, ASIDE, JUMP, HOOK, UNITS}
     known |= {held_name(file) for held in registry.rest.held for file in held.files}
     image = registry.rest.image
     if image is not None:

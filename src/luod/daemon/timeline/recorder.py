@@ -67,7 +67,7 @@ class Recorder:
         """The number of incoming sessions of each workload that has any."""
         here, arrival = record.boot_id, self._measured(record)
         crossing = None if arrival is None else arrival.crossing
-        found = self._read(None if crossing is None else here)
+        found = self._read()
         if found is not None and found[0] == here:
             _here, self._origin, self._timeline = found
             self._frozen = self._timeline.frozen
@@ -75,6 +75,8 @@ class Recorder:
             self._go_on(self._timeline, jumping=jumping)
         elif arrival is not None and crossing is not None:
             timeline = after(arrival, record.incoming)
+            if found is not None and found[2].update == timeline.update:
+                timeline = replace(timeline, way=found[2].way)
             self._begin(timeline, crossing.arrived - (timeline.arrived or 0.0))
             self._end_if_restored()
         elif found is not None:
@@ -259,15 +261,15 @@ class Recorder:
             self._log.warning("timeline-file", error=error)
             self.close()
 
-    def _read(self, boot_id: str | None) -> tuple[str, float, Timeline] | None:
+    def _read(self) -> tuple[str, float, Timeline] | None:
         """Returns the kernel and the second 0 of the file, and its timeline with all events but incomplete lines.
 
-        None without a timeline, or if it is not of the kernel `boot_id`; None: of any.
+        None without a timeline.
         """
         try:
             with open(self._path, "rb") as file:
                 kernel, origin, *number = json.loads(file.readline())
-                if boot_id not in (None, kernel) or number not in ([], [_FORMAT]):
+                if number not in ([], [_FORMAT]):
                     return None
                 timeline = _DECODER(Timeline, json.loads(file.readline()))
                 lines = file.read(_MOST_BYTES).splitlines()

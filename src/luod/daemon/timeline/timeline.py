@@ -8,7 +8,7 @@ event by event. `luod.daemon.timeline.recorder` writes it to the disk. `luod.dec
 from luod.daemon.store.states import IncomingState
 from luod.frozen import frozen, replace
 from luod.ipc.types.admin import SessionTimes
-from luod.ipc.types.phases import Clock, UpdateState
+from luod.ipc.types.phases import Clock, UpdateState, Way
 from luod.static import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Timeline:
     ended: float | None = None
     clock: Clock | None = None
     error: float | None = None
+    way: Way = "direct"
 
     @property
     def blackout(self) -> float | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from luod.daemon.updates.follower import Follower
     from luod.errors import LuodError
     from luod.ipc.types.admin import Progress
-    from luod.ipc.types.phases import Ballot, EventKind, Phase, State, VotePhase
+    from luod.ipc.types.phases import Ballot, EventKind, Phase, State, VotePhase, Way
 
 _DELIVERY_SECONDS: Final = 5.0
 """The time for all participants to take an event before the kexec."""
@@ -47,9 +47,10 @@ class Coordinator:
     """
 
     def __init__(
-        self, id: str, patience: float, skip_unready: bool, unfollowed: Iterable[str], run: Run, log: Log
+        self, id: str, way: Way, patience: float, skip_unready: bool, unfollowed: Iterable[str], run: Run, log: Log
     ) -> None:
         self.id: Final = id
+        self.way: Final = way
         self.generation = 0
         self.unfollowed: Final = list(unfollowed)
         self.error: LuodError | None = None
@@ -296,4 +297,4 @@ class Coordinator:
         return self.progress()
 
     def progress(self) -> Progress:
-        return self.feed.report(self.id, self.generation, self.transaction, self.members, self.unfollowed)
+        return self.feed.report(self.id, self.generation, self.transaction, self.members, self.unfollowed, self.way)

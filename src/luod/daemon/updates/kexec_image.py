@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from luod.daemon.store.recovery import Holdings
     from luod.daemon.updates.participants import Participants
     from luod.ipc.types.admin import Finding
+    from luod.ipc.types.phases import Way
     from luod.linux import Fd
 
 
@@ -99,11 +100,11 @@ class KexecImage:
         from luod.daemon.preflight.findings import refuse, require_names, with_ignored
 
         require_names(ignore_findings)
-        found, _release = await self._preflight.check(subject)
+        found, _release = await self._preflight.check(subject, "direct")
         refuse(with_ignored((each for each in found if each.name == "initrd-unusable"), ignore_findings))
 
     async def check(
-        self, kernel: Fd | None, initrd: Fd | None, command_line: str | None
+        self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, way: Way
     ) -> tuple[list[Finding], str | None]:
         """Returns the findings about these files, or, without a kernel, about the loaded ones; and the kernel's
         release.
@@ -111,18 +112,18 @@ class KexecImage:
         The caller owns the fds. Raises NotLoaded.
         """
         if kernel is not None:
-            return await self._preflight.check(Subject(kernel, initrd, command_line or ""))
+            return await self._preflight.check(Subject(kernel, initrd, command_line or ""), way)
         async with self._loading:
-            return await self._preflight.check(self._loaded())
+            return await self._preflight.check(self._loaded(), way)
 
-    async def look(self) -> list[Finding]:
+    async def look(self, way: Way) -> list[Finding]:
         """Returns the findings about the loaded image, before an update into it. Raises NotLoaded.
 
         No other image is loaded meanwhile, and `load_again` uses no other, so that the checked image is the one that is
         started (docs/hazards.md, H19).
         """
         async with self._loading:
-            findings, _release = await self._preflight.check(self._loaded(), remember=True)
+            findings, _release = await self._preflight.check(self._loaded(), way, remember=True)
         return findings
 
     async def load_again(self) -> None:
@@ -133,6 +134,11 @@ class KexecImage:
         """
         async with self._loading:
             self._count = await asyncio.to_thread(_load, self._loaded())
+
+    @property
+    def count(self) -> int | None:
+        """Returns the kernel's count of loads right after luod's, None if it is unknown."""
+        return self._count
 
     @property
     def counted(self) -> bool:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from luod.daemon.updates.follower import Follower
     from luod.daemon.updates.transaction import Member, Transaction
+    from luod.ipc.types.phases import Way
 
 
 class ProgressFeed:
@@ -47,10 +48,11 @@ class ProgressFeed:
         transaction: Transaction,
         followers: Mapping[int, Follower],
         unfollowed: Sequence[str],
+        way: Way,
     ) -> Progress:
         """Returns what changed since the last report."""
         changed, self._members = sorted(self._members), set()
-        return report(update, generation, transaction, followers, unfollowed, changed=changed, note=self._note)
+        return report(update, generation, transaction, followers, unfollowed, way=way, changed=changed, note=self._note)
 
     def read(self, progress: Progress) -> None:
         """Records that the operator has read this report."""
@@ -73,6 +75,7 @@ def report(
     followers: Mapping[int, Follower],
     unfollowed: Sequence[str],
     *,
+    way: Way,
     changed: Iterable[int],
     note: str | None = None,
 ) -> Progress:
@@ -90,6 +93,7 @@ def report(
         participants=tuple(_participant(transaction.members[id], followers[id], transaction.began) for id in changed),
         torn=tuple(torn),
         reason=transaction.reason or note,
+        way=way,
     )
 
 

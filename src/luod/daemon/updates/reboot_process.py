@@ -1,15 +1,22 @@
-"""serve's side of the process that calls reboot(2): starts it, releases it, and reads why reboot(2) returned.
+"""serve's side of the process that calls reboot(2), or has systemd do it.
 
-The process is `luod.daemon.updates.reboot`. `luod.daemon.updates.update` decides when to release it.
+It starts the process, releases it, and reads why there was no kexec.
+
+The process is `luod.daemon.updates.reboot` or `luod.daemon.updates.systemd_kexec`. `luod.daemon.updates.update` decides
+when to release it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 
 from luod.daemon.processes.child import DYING_SECONDS, Child
 from luod.errors import JumpRefused, KernelRefused
-from luod.static import Final
+from luod.static import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from luod.ipc.types.phases import Way
 
 _CALL: Final = "reboot(LINUX_REBOOT_CMD_KEXEC)"
 
@@ -17,8 +24,11 @@ _CALL: Final = "reboot(LINUX_REBOOT_CMD_KEXEC)"
 class RebootProcess:
     """The process, started and waiting. `close` ends it unless it was released."""
 
-    def __init__(self) -> None:
-        self._child = Child("luod.daemon.updates.reboot")
+    def __init__(self, way: Way) -> None:
+        if way == "direct":
+            self._child = Child("luod.daemon.updates.reboot")
+        else:
+            self._child = Child("luod.daemon.updates.systemd_kexec", (str(os.getppid()),))
         self.pidfd = self._child.pidfd
         self.gone = False
         """Whether it was let go."""

@@ -62,4 +62,5 @@ def timeline(coordinator: Coordinator, rows: Iterable[OutgoingRow], asked: float
         freezing=round(coordinator.frozen - begun, 6) if coordinator.frozen else None,
         jumping=round(coordinator.jumped - begun, 6) if coordinator.jumped else None,
         ended=ended,
+        way=coordinator.way,
     )

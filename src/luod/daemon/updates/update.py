@@ -22,10 +22,13 @@ from luod.daemon.run_state import Run, RunState
 from luod.daemon.store.fd_names import JUMP
 from luod.daemon.store.fd_store import KeeperGone
 from luod.daemon.store.schema import Departure
+from luod.daemon.systemd import commands
 from luod.daemon.updates import stuck_ioctls, times
 from luod.daemon.updates.participants import Participants, ready_rows
+from luod.daemon.updates.quiesce import Quiesce
 from luod.daemon.updates.reboot_process import RebootProcess
 from luod.daemon.updates.transaction import NotAwaited, Transaction
+from luod.daemon.updates.way import choose
 from luod.errors import Refused
 from luod.frozen import replace
 from luod.ipc.errors import InvalidParameter, NoUpdate
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection
 
     from luod.daemon.log import Log
+    from luod.daemon.policy.current import Policy
     from luod.daemon.preflight.rules import Moment
     from luod.daemon.sessions.service import SessionService
     from luod.daemon.store.recovery import Holdings
@@ -43,7 +47,9 @@ if TYPE_CHECKING:
     from luod.daemon.updates.coordinator import Coordinator
     from luod.daemon.updates.hooks import Hooks
     from luod.daemon.updates.kexec_image import KexecImage
+    from luod.daemon.updates.undo import Undo
     from luod.ipc.server.peer import Peer
+    from luod.ipc.types.phases import Way
     from luod.linux import Fd
 
 _PATIENCE_SECONDS: Final = 30.0
@@ -66,6 +72,8 @@ class Updater:
         participants: Participants,
         recorder: Recorder,
         hooks: Hooks,
+        undo: Undo,
+        policy: Policy,
         run: Run,
         log: Log,
         *,
@@ -80,11 +88,16 @@ class Updater:
         self._participants = participants
         self._recorder = recorder
         self._hooks = hooks
+        self._policy = policy
+        self._undo = undo
+        self._quiesce = Quiesce(holdings, undo, log)
         self._run = run
         self._started = clock.now()
         self._log = log
         self._stuck_seconds = stuck_seconds
         self._task: asyncio.Task[None] | None = None
+        self._restoring = asyncio.Lock()
+        """Held while what an update has done to the machine is undone."""
 
     async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> Checked:
         try:
@@ -92,13 +105,21 @@ class Updater:
             if self._run.is_in(RunState.FREEZING, RunState.JUMPING):
                 # Reading files would take processor time while guests are paused.
                 raise update_running(self._run.state)
-            findings, release = await self._image.check(kernel, initrd, command_line)
+            way = self.way(wishes.way)
+            findings, release = await self._image.check(kernel, initrd, command_line, way)
         finally:
             for fd in (kernel, initrd):
                 if fd is not None:
                     fd.close()
         findings = with_ignored(findings, _given_up(wishes))
         return Checked(bool(refusing(findings)), release, findings)
+
+    def way(self, asked: Way | None = None) -> Way:
+        """Returns the way of an update that asks for this one, or for none. Raises Refused: it is not possible."""
+        if asked == "systemd":
+            commands.require_booted()
+        kinds = {kind for row, _state in self._sessions.rows() for kind in row.kinds}
+        return choose(asked, self._policy.settings.update_way, kinds=kinds, booted=commands.booted())
 
     async def update(self, peer: Peer, wishes: Wishes) -> AsyncGenerator[Progress, None]:
         if self._run.busy:
@@ -116,14 +137,15 @@ class Updater:
                 hint="try again when `luoctl list` shows them as held",
             )
         require_names(wishes.ignore_findings)
+        way = self.way(wishes.way)
         self._run.enter(RunState.CHECKING)
         try:
-            findings = with_ignored(await self._image.look(), _given_up(wishes))
+            findings = with_ignored(await self._image.look(way), _given_up(wishes))
             unfollowed = self._participants.unfollowed()
-            checked = replace(self._checked(unfollowed), findings=tuple(findings)) if wishes.dry_run else None
+            checked = replace(self._checked(unfollowed, way), findings=tuple(findings)) if wishes.dry_run else None
             if checked is None:
                 refuse(findings)
-                coordinator = self._begin(peer, wishes, patience, unfollowed)
+                coordinator = self._begin(peer, wishes, way, patience, unfollowed)
         finally:
             if self._run.is_in(RunState.CHECKING):
                 self._run.enter(RunState.IDLE)
@@ -148,18 +170,18 @@ class Updater:
             # An interrupt of luoctl cancels the update.
             _cancel(coordinator, "the connection of luoctl update was closed")
 
-    def _begin(self, peer: Peer, wishes: Wishes, patience: float, unfollowed: list[str]) -> Coordinator:
+    def _begin(self, peer: Peer, wishes: Wishes, way: Way, patience: float, unfollowed: list[str]) -> Coordinator:
         """Accepts an update."""
         from luod.daemon.updates.coordinator import Coordinator  # late, as above
 
         update = os.urandom(4).hex()
         sessions = len(self._sessions.rows())
-        self._run.enter(RunState.STARTING, update=update, uid=peer.uid, pid=peer.pid, sessions=sessions)
-        coordinator = Coordinator(update, patience, wishes.skip_unready, unfollowed, self._run, self._log)
+        self._run.enter(RunState.STARTING, update=update, uid=peer.uid, pid=peer.pid, sessions=sessions, way=way)
+        coordinator = Coordinator(update, way, patience, wishes.skip_unready, unfollowed, self._run, self._log)
         self._participants.coordinator = coordinator
         return coordinator
 
-    def _checked(self, unfollowed: list[str]) -> Progress:
+    def _checked(self, unfollowed: list[str], way: Way) -> Progress:
         """Returns the report of a dry run: the participants, and the sessions without a participant."""
         from luod.daemon.updates.progress import report
 
@@ -167,7 +189,8 @@ class Updater:
         names = [(id, follower.name) for id, follower in followers.items()]
         transaction = Transaction.begin(names, patience=_PATIENCE_SECONDS, skip_unready=False, now=monotonic())
         generation = self._registry.rest.generation + 1
-        return replace(report("", generation, transaction, followers, unfollowed, changed=followers), state="checked")
+        checked = report("", generation, transaction, followers, unfollowed, way=way, changed=followers)
+        return replace(checked, state="checked")
 
     async def abort(self, peer: Peer) -> None:
         coordinator, task = self._participants.coordinator, self._task
@@ -183,9 +206,13 @@ class Updater:
     async def _proceed(self, coordinator: Coordinator, given_up: Collection[str]) -> None:
         """Runs the update from the first check to the end of this kernel, or to the end of the rollback."""
         reboot: RebootProcess | None = None
+        quiescing: asyncio.Future[None] | None = None
         try:
+            # What an earlier update has left behind is undone first, not in the middle of this one.
+            async with self._restoring:
+                await self._undo.undo()
             try:
-                await self._image.load_again()
+                await self._load()
             except errors.KernelRefused as error:
                 coordinator.error = error
                 raise
@@ -197,8 +224,11 @@ class Updater:
             if not coordinator.cancelled:
                 # Writes most of the data while guests run; the rest is written right before the kexec (H16).
                 await coordinator.unless_cancelled(asyncio.to_thread(os.sync))
+            if not coordinator.cancelled and coordinator.way == "systemd":
+                quiescing = asyncio.ensure_future(self._quiesce.run(coordinator))
+                await coordinator.unless_cancelled(quiescing)
             if not coordinator.cancelled and self._image.replaced:
-                await coordinator.unless_cancelled(self._image.load_again())
+                await coordinator.unless_cancelled(self._load())
             if not coordinator.cancelled:
                 self._run.enter(RunState.PREPARED, update=coordinator.id)
                 await coordinator.unless_cancelled(self._sessions.changes.still())
@@ -206,7 +236,7 @@ class Updater:
                 # Waits also for participants that have joined since.
                 await coordinator.settle()
             if not coordinator.cancelled:
-                reboot = RebootProcess()
+                reboot = RebootProcess(coordinator.way)
                 self._require_certain(coordinator, "freezing", given_up)
             if not coordinator.cancelled:
                 # A collection took up to 16 ms.
@@ -216,7 +246,7 @@ class Updater:
                 loading = None
                 if not self._image.counted:
                     # In parallel with the freezing, so that it adds less blackout (H19).
-                    loading = asyncio.ensure_future(self._image.load_again())
+                    loading = asyncio.ensure_future(self._load())
                     loading.add_done_callback(lambda done: _cancel_if_failed(coordinator, done))
                 await coordinator.settle()
                 if loading is not None:
@@ -240,7 +270,13 @@ class Updater:
         finally:
             if not (reboot is not None and reboot.gone and self._run.is_in(RunState.JUMPING)):
                 coordinator.end("luod failed; its log says more")
-                await self._roll_back(coordinator, reboot)
+                await self._roll_back(coordinator, reboot, quiescing)
+
+    async def _load(self) -> None:
+        """Loads the image. It is unloaded when the update is cancelled, also by a later luod."""
+        self._undo.loads()
+        await self._image.load_again()
+        self._undo.loaded(self._image.count)
 
     async def _ask_hook(self, coordinator: Coordinator) -> None:
         """Runs the hook before-update, before the first participant is asked."""
@@ -298,7 +334,7 @@ class Updater:
             self._log.warning("operator-slow", update=coordinator.id)
         if self._image.replaced:
             self._log.warning("image-replaced", update=coordinator.id)
-            await self._image.load_again()
+            await self._load()
             if self._image.replaced:
                 raise errors.Refused("another process loads kernel images", hint="stop it, then update again")
         reboot.go()
@@ -326,8 +362,12 @@ class Updater:
             if coordinator is not None:
                 coordinator.feed.note(f"{found.command} ({found.pid}) blocks reboot(2) in a session's ioctl: it {done}")
 
-    async def _roll_back(self, coordinator: Coordinator, reboot: RebootProcess | None) -> None:
-        """Undoes every step, and only then tells the participants to resume (H13)."""
+    async def _roll_back(
+        self, coordinator: Coordinator, reboot: RebootProcess | None, quiescing: asyncio.Future[None] | None
+    ) -> None:
+        """Undoes every step of the sessions, and only then tells the participants to resume (H13). The image and the
+        units follow.
+        """
         gc.enable()
         if reboot is not None:
             await reboot.close()
@@ -346,6 +386,15 @@ class Updater:
             self._participants.coordinator = None
             coordinator.tell("cancelled", state=self._participants.state)
             self._run.enter(RunState.IDLE)
+            await self._restore_machine(quiescing)
+
+    async def _restore_machine(self, quiescing: asyncio.Future[None] | None) -> None:
+        """Unloads the image, and starts the units that were stopped. The next update waits for that."""
+        async with self._restoring:
+            if quiescing is not None and not quiescing.done():
+                self._quiesce.call_off()
+                await asyncio.wait((quiescing,))
+            await self._undo.undo()
 
     async def _forget_departure(self) -> None:
         frozen = self._registry.stay()
@@ -356,6 +405,15 @@ class Updater:
         """Waits for the end of reboot(2) if the previous serve called it."""
         if self._run.is_in(RunState.JUMPING):
             self._task = asyncio.ensure_future(self._await_reboot())
+        elif self._undo.needed:
+            self._task = asyncio.ensure_future(self._undo_earlier())
+            self._task.add_done_callback(self._ran)
+
+    async def _undo_earlier(self) -> None:
+        """Undoes what the update of a luod that was killed has left behind."""
+        async with self._restoring:
+            await self._quiesce.end_left()
+            await self._undo.undo()
 
     async def _await_reboot(self) -> None:
         departure = self._registry.rest.departure
@@ -371,6 +429,7 @@ class Updater:
         self._recorder.not_jumped(reason)
         self._log.warning("cancelled", update=update, reason=reason)
         self._participants.tell_cancelled(update, reason)
+        await self._undo.undo()
 
 
 def _given_up(wishes: Wishes) -> tuple[str, ...]:

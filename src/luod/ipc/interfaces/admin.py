@@ -13,6 +13,7 @@ from luod.ipc.server.methods import Interface, Last, accepted, method
 from luod.ipc.server.received import Received
 from luod.ipc.types import admin as types
 from luod.ipc.types.admin import Checked, Progress, UpdateTimes, Wishes
+from luod.ipc.types.phases import Way
 from luod.linux import Fd
 from luod.static import TYPE_CHECKING, Protocol
 
@@ -65,7 +66,8 @@ class Admin(Interface, name=ADMIN):
         discarded; null: never. policy_file: null without one. policy_error: the mistake in it, so that an older one is
         in force. state_directory: its problem; an update is refused meanwhile. registry: copies of it that luod did not
         use at its start: of another machine, boot or format, or damaged. fd_store: of which files PID 1 may have no
-        copy, so that they would be lost if every process of luod ended; luod tries again, and answers clients.
+        copy, so that they would be lost if every process of luod ended; luod tries again, and answers clients. way:
+        that of an update that names no other.
         """
         self._permit()
         return await self._service.status()
@@ -100,6 +102,7 @@ class Admin(Interface, name=ADMIN):
         command_line: str | None,
         skip_unready: bool | None,
         ignore_findings: list[str] | None,
+        way: Way | None,
     ) -> Checked:
         """Returns what an update into a kernel would lose, or may lose. Nothing is changed and no participant is asked.
 
@@ -107,13 +110,13 @@ class Admin(Interface, name=ADMIN):
 
         findings: each has a stable name; severity "refusal" (Update refuses, unless it is ignored by that name) or
         "warning"; the finding; its effect; the remedy. refused: whether there is a refusal that is not ignored.
-        skip_unready, ignore_findings are those of the intended Update. Only root may give a kernel.
+        skip_unready, ignore_findings and way are those of the intended Update. Only root may give a kernel.
 
-        Errors: NotLoaded, UpdateRunning, Refused (ignore_findings has an unknown name).
+        Errors: NotLoaded, UpdateRunning, Refused (ignore_findings has an unknown name, or the way is not there).
         """
         self._permit(root_only=kernel_fd is not None or initrd_fd is not None)
         kernel, initrd = _image(kernel_fd, initrd_fd)
-        wishes = Wishes(skip_unready=bool(skip_unready), ignore_findings=tuple(ignore_findings or ()))
+        wishes = Wishes(skip_unready=bool(skip_unready), ignore_findings=tuple(ignore_findings or ()), way=way)
         return await self._service.check(kernel, initrd, command_line, wishes)
 
     @method()
@@ -124,6 +127,7 @@ class Admin(Interface, name=ADMIN):
         skip_unready: bool | None,
         dry_run: bool | None,
         ignore_findings: list[str] | None,
+        way: Way | None,
     ) -> AsyncIterator[Progress | Last]:
         """Starts the loaded kernel, after every participant (io.luod.Updates) is ready. Call it with "more".
 
@@ -138,12 +142,14 @@ class Admin(Interface, name=ADMIN):
         for which no participant answers. Their sessions are torn. A veto still cancels. Only root may set it, and
         ignore_findings. dry_run: no participant is asked and nothing is changed; the only reply is "checked". findings,
         in the first reply: the findings of Check. A refusal whose name is not in ignore_findings ends the update with
-        the error Refused.
+        the error Refused. way: direct, luod calls reboot(2); systemd, luod has systemd stop all other units while
+        guests run, and then start the kernel by `systemctl kexec`; null: what the policy says, or direct. Each reply
+        has the way. If systemd did not boot this machine, systemd is Refused.
 
         Errors: NotLoaded, UpdateRunning, Refused, NotAKernelImage, KernelRefused.
         """
         self._permit(root_only=bool(skip_unready or ignore_findings))
-        wishes = Wishes(deadline, bool(skip_unready), bool(dry_run), tuple(ignore_findings or ()))
+        wishes = Wishes(deadline, bool(skip_unready), bool(dry_run), tuple(ignore_findings or ()), way)
         async with aclosing(self._service.update(self._peer, wishes)) as replies:
             async for progress in replies:
                 last = progress.state in ("checked", "cancelled")

@@ -1,7 +1,7 @@
 """The types of `io.luod.Admin`."""
 
 from luod.frozen import frozen
-from luod.ipc.types.phases import Clock, Phase, SessionStanding, Standing, UpdateState
+from luod.ipc.types.phases import Clock, Phase, SessionStanding, Standing, UpdateState, Way
 from luod.static import Literal
 
 
@@ -75,6 +75,7 @@ class Progress:
     """One reply of Update. `participants` are those with news. `findings` are in the first reply.
 
     `torn` are sessions that will not be handed out in the next kernel. `seconds_left` until the deadline of the phase.
+    `way`: how the next kernel is started.
     """
 
     state: Literal[Phase, "checked"]
@@ -85,6 +86,7 @@ class Progress:
     torn: tuple[str, ...] = ()
     reason: str | None = None
     findings: tuple[Finding, ...] = ()
+    way: Way | None = None
 
     @property
     def refused(self) -> bool:
@@ -96,13 +98,14 @@ class Progress:
 class Wishes:
     """The operator's options for an update. `deadline` is in seconds, of each phase, None for the default.
 
-    `ignore_findings` are the names of findings that do not prevent the update.
+    `ignore_findings` are the names of findings that do not prevent the update. `way`: None for luod's choice.
     """
 
     deadline: float | None = None
     skip_unready: bool = False
     dry_run: bool = False
     ignore_findings: tuple[str, ...] = ()
+    way: Way | None = None
 
 
 @frozen
@@ -128,6 +131,7 @@ class Status:
     state_directory: list[Problem]
     registry: list[Problem]
     fd_store: tuple[Problem, ...] = ()
+    way: Way = "direct"
 
 
 @frozen
@@ -156,7 +160,7 @@ class SessionTimes:
 class UpdateTimes:
     """The timeline of one update. Times are seconds since the update was requested, through the kexec; null: it has not
     come to that. asked: when that was, in seconds since 1970. clock: what measured the time over the kexec, which may
-    be wrong by error seconds. blackout: the longest of any session.
+    be wrong by error seconds. blackout: the longest of any session. way: how the next kernel was started.
     """
 
     update: str
@@ -174,3 +178,4 @@ class UpdateTimes:
     error: float | None = None
     blackout: float | None = None
     sessions: tuple[SessionTimes, ...] = ()
+    way: Way = "direct"

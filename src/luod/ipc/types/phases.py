@@ -18,5 +18,7 @@ Standing = Literal["awaited", "granted", "ready", "vetoed", "lost"]
 """The standing of a participant in a phase."""
 SessionStanding = Literal[Standing, "unasked", "torn"]
 """The standing of a session in an update: its participant's; unasked: without one; torn: carried without `ready`."""
+Way = Literal["direct", "systemd"]
+"""How an update starts the next kernel: luod calls reboot(2), or asks systemd, which stops all units first."""
 Clock = Literal["tsc", "wall"]
 """The clock that measured the time over the kexec."""

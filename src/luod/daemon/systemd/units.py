@@ -1,0 +1,59 @@
+"""The units that systemd stops before guests are frozen, and starts again when the update is cancelled.
+
+luod-quiesce.target has `AllowIsolate=yes`: isolating it stops every unit without `IgnoreOnIsolate=yes`. The functions
+block and are for a thread, except `isolation` and `kexec`, which are command lines.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+from luod.daemon.systemd.commands import ask
+from luod.daemon.systemd.manager import PROPERTIES, Service, services
+from luod.errors import Refused
+from luod.static import Final
+
+TARGET: Final = "luod-quiesce.target"
+_TYPES: Final = ("*.service", "*.socket", "*.timer", "*.path", "*.target")
+"""The types of units that isolating stops by default; it leaves slices, scopes, devices, mounts and swap."""
+_SECONDS: Final = 30.0
+
+
+def active() -> tuple[Service, ...]:
+    """Returns the active units of the types that isolating stops. Raises Refused: systemd does not answer."""
+    shown = ask(["systemctl", "show", f"--property={PROPERTIES}", *_TYPES], _SECONDS)
+    if shown.failure:
+        raise Refused(f"systemd does not list its units: {shown.failure}", hint="update with --direct")
+    return tuple(each for each in services(shown.text) if each.active)
+
+
+def stoppable(units: Sequence[Service]) -> tuple[str, ...]:
+    """Returns the names of those that isolating stops."""
+    return tuple(each.name for each in units if not each.stays and each.name != TARGET)
+
+
+def isolation() -> tuple[str, ...]:
+    """Returns the command that stops the units, and ends when they are stopped."""
+    return (_systemctl(), "--no-ask-password", "--quiet", "isolate", TARGET)
+
+
+def kexec() -> tuple[str, ...]:
+    """Returns the command that has systemd end this kernel. It returns at once, and nothing stops that any more.
+
+    Without `--force`: that would not carry the fd stores.
+    """
+    return (_systemctl(), "--no-ask-password", "--no-wall", "kexec")
+
+
+def start(names: Sequence[str]) -> str:
+    """Starts units again, without waiting for them. Returns why some were not, "" if systemd takes all."""
+    if not names:
+        return ""
+    started = ask(["systemctl", "--no-ask-password", "--no-block", "start", "--", *names], _SECONDS)
+    ask(["systemctl", "--no-ask-password", "--no-block", "stop", TARGET], _SECONDS)
+    return started.failure
+
+
+def _systemctl() -> str:
+    return shutil.which("systemctl") or "/usr/bin/systemctl"

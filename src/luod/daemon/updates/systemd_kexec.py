@@ -1,0 +1,61 @@
+"""`python -m luod.daemon.updates.systemd_kexec SUPERVISOR` waits at its gate, and has systemd end this kernel.
+
+systemctl returns when systemd has taken the request, and from then on nothing stops it. While this process lives, the
+kexec is under way: so it survives the SIGTERM with which systemd ends luod's unit, until the process SUPERVISOR has
+ended. If the request fails, it writes the reason and ends. `luod.daemon.updates.reboot_process` is serve's side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+from luod import kexec
+from luod.daemon.processes import gate
+from luod.daemon.systemd import units
+from luod.linux import Fd, has_ended
+from luod.static import Final
+
+_SECONDS: Final = 30.0
+_CALL: Final = "systemctl kexec"
+
+
+def main(supervisor: int) -> int:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # While guests are being paused; systemd writes the rest back when it unmounts (docs/hazards.md, H16).
+    os.sync()
+    with Fd(os.pidfd_open(supervisor)) as keeper:
+        if not gate.wait():
+            return 0
+        if failure := _request():
+            print(json.dumps({"errno": 0, "call": _CALL, "meaning": failure}))
+            return 1
+        while not has_ended(keeper, within=60.0):
+            pass
+    return 0
+
+
+def _request() -> str:
+    """Requests the kexec. Returns why that failed, "" if systemd has taken the request."""
+    if not kexec.loaded():
+        # systemd would load the default entry of the boot loader.
+        return "no image is loaded: another process has unloaded it"
+    try:
+        done = subprocess.run(
+            units.kexec(), stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False, text=True
+        )
+    except subprocess.TimeoutExpired:
+        return f"systemd did not answer within {_SECONDS:g} s"
+    except OSError as error:
+        return f"systemctl cannot be run: {error.strerror}"
+    if done.returncode == 0:
+        return ""
+    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return said[0] if said else f"it ended with status {done.returncode}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))
