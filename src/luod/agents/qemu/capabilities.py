@@ -3,8 +3,6 @@
 Nothing is concluded from a version. A program that hangs, prints or is no QEMU ends in an error with a deadline.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import shutil
