@@ -25,15 +25,22 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UsageError where argparse would print and exit. `verbs` are the parsers of its verbs."""
+    """Raises UsageError where argparse would print and exit. `verbs` are the parsers of its verbs.
+
+    `takes_command`: its positional arguments are a command with options of its own. They begin with the first word that
+    is not an option, or after `--`.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **settings})
         self.verbs: dict[str, Parser] = {}
+        self.takes_command = False
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """Returns the arguments. UsageError; SystemExit after --help and --version; OSError: they cannot be printed."""
-        verb = self._checked(words)
+        verb, command = self._checked(words)
+        if verb.takes_command and list(words[command : command + 1]) != ["--"]:
+            words = [*words[:command], "--", *words[command:]]
         given, rest = self.parse_known_args(words)
         if rest:
             verb.error(f"unexpected argument {rest[0]!r}")
@@ -53,22 +60,27 @@ class Parser(argparse.ArgumentParser):
         hint = f"did you mean {nearest[0]}?" if nearest else ""
         raise UsageError(f"unknown {kind} {word!r}", self.usage_line(), hint)
 
-    def _checked(self, words: Sequence[str]) -> Parser:
-        """Returns the parser of the verb. UsageError for a verb or an option that does not exist."""
+    def _checked(self, words: Sequence[str]) -> tuple[Parser, int]:
+        """Returns the parser of the verb, and the index of the first word of a command, or of the `--` before it.
+
+        UsageError for a verb or an option that does not exist.
+        """
         parser = self
-        rest = iter(words)
-        for word in rest:
+        rest = iter(enumerate(words))
+        for index, word in rest:
             if word == "--":
-                break
+                return parser, index
             if word.startswith("-") and word != "-":
                 parser._check_option(word, rest)
             elif parser.verbs:
                 if word not in parser.verbs:
                     parser.unknown("verb", word, parser.verbs)
                 parser = parser.verbs[word]
-        return parser
+            elif parser.takes_command:
+                return parser, index
+        return parser, len(words)
 
-    def _check_option(self, word: str, rest: Iterator[str]) -> None:
+    def _check_option(self, word: str, rest: Iterator[tuple[int, str]]) -> None:
         """Takes the value of the option from `rest`, if the option has one."""
         name, equals, _ = word.partition("=")
         if name not in self._option_string_actions:

@@ -82,7 +82,8 @@ def parser() -> Parser:
     devices.add_argument(
         "--iommufd-preservation", action="store_true", help="add the posted series that preserves iommufd"
     )
-    run.add_argument("command", nargs="+", metavar="COMMAND", help="init and its arguments, after --")
+    run.add_argument("command", nargs="+", metavar="COMMAND", help="init and its arguments; -- may precede it")
+    run.takes_command = True
     return top
 
 
