@@ -86,18 +86,23 @@ def _programs() -> Iterator[tuple[str, Callable[[], argparse.ArgumentParser]]]:
 def _program(name: str, parser: argparse.ArgumentParser) -> str:
     lines = [f"# {name}", "", parser.description or "", "", *_options(parser)]
     everywhere = {option for action in parser._actions for option in action.option_strings}
+    lines += _commands(name, parser, everywhere)
+    if parser.epilog:
+        lines += ["## Notes", "", "```", parser.epilog.strip(), "```", ""]
+    return "\n".join(lines)
+
+
+def _commands(name: str, parser: argparse.ArgumentParser, everywhere: Collection[str]) -> Iterator[str]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             helps = {choice.dest: choice.help for choice in action._choices_actions}
             for verb, command in action.choices.items():
                 if helps.get(verb) == argparse.SUPPRESS or verb not in helps:
                     continue
-                lines += [f"## {name} {verb}", "", command.description or f"{_sentence(helps[verb])}", ""]
-                lines += ["```", *usage_lines(command, everywhere, 80), "```", ""]
-                lines += _options(command, but=everywhere)
-    if parser.epilog:
-        lines += ["## Notes", "", "```", parser.epilog.strip(), "```", ""]
-    return "\n".join(lines)
+                yield from (f"## {name} {verb}", "", command.description or f"{_sentence(helps[verb])}", "")
+                yield from ("```", *usage_lines(command, everywhere, 80), "```", "")
+                yield from _options(command, but=everywhere)
+                yield from _commands(f"{name} {verb}", command, everywhere)
 
 
 def _sentence(text: str | None) -> str:

@@ -95,17 +95,8 @@ def program(name: str, parser: argparse.ArgumentParser) -> str:
     if options := list(_options(parser)):
         lines += [".SH OPTIONS", *options]
     everywhere = frozenset(option for action in parser._actions for option in action.option_strings)
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            lines.append(".SH COMMANDS")
-            shown = {choice.dest: choice.help or "" for choice in action._choices_actions}
-            for verb in shown:
-                command = action.choices[verb]
-                lines += [f".SS {text(f'{name} {verb}')}", *_usage(command, everywhere)]
-                lines += [".PP", text(command.description or f"{shown[verb][:1].upper()}{shown[verb][1:]}.")]
-                lines += _options(command, everywhere)
-                if command.epilog:
-                    lines += _epilog(command.epilog, ".PP")
+    if commands := list(_commands(name, parser, everywhere)):
+        lines += [".SH COMMANDS", *commands]
     if parser.epilog:
         lines += _epilog(parser.epilog, ".SH NOTES")
     if page.files:
@@ -113,6 +104,23 @@ def program(name: str, parser: argparse.ArgumentParser) -> str:
         for path, meaning in page.files:
             lines += [".TP", f"\\fI{_escaped(path)}\\fP", text(meaning)]
     return _page([*lines, *_foot(page.see)])
+
+
+def _commands(name: str, parser: argparse.ArgumentParser, everywhere: frozenset[str]) -> Iterator[str]:
+    """Returns the sections of the verbs of `parser`, and of what they can do."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            shown = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            for verb in shown:
+                command = action.choices[verb]
+                yield f".SS {text(f'{name} {verb}')}"
+                yield from _usage(command, everywhere)
+                yield ".PP"
+                yield text(command.description or f"{shown[verb][:1].upper()}{shown[verb][1:]}.")
+                yield from _options(command, everywhere)
+                if command.epilog:
+                    yield from _epilog(command.epilog, ".PP")
+                yield from _commands(f"{name} {verb}", command, everywhere)
 
 
 def _head(name: str, section: int, summary: str) -> list[str]:

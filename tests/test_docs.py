@@ -163,8 +163,11 @@ def test_a_page_names_verbs_and_options_that_exist(page: Path) -> None:
         if verb not in verbs:
             missing.append(verb)
             continue
-        options = {option for action in verbs[verb]._actions for option in action.option_strings}
-        missing += [f"{verb} {option}" for option in re.findall(r"--[a-z-]+", rest) if option not in options]
+        command, given = verbs[verb], rest.partition(" -- ")[0]
+        for word in given.split():
+            command = command.verbs.get(word, command)
+        options = {option for action in command._actions for option in action.option_strings}
+        missing += [f"{verb} {option}" for option in re.findall(r"--[a-z-]+", given) if option not in options]
     assert missing == []
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as some
 
 from luod import manifest
 from luod.decode import encode
-from luod.errors import ManifestError
+from luod.errors import BadInput, ManifestError
 from luod.manifest import MANIFEST_TOKEN, PART_SIZE, RESERVED_TOKENS, Entry, Log, Write, read
 
 RAM = Entry(token=7, name="ram", kind="memfd", size=64 << 20, allocated=4096, seals=0)
@@ -42,8 +42,13 @@ class Parts:
         self.make_room()
         self.store(self.log.drop(token))
 
-    def make_room(self) -> None:
-        token = self.log.part_wanted()
+    def annotate(self, about: dict[str, Any]) -> None:
+        text = manifest.about_text(about)
+        self.make_room(len(text))
+        self.store(self.log.about(text))
+
+    def make_room(self, length: int = 0) -> None:
+        token = self.log.part_wanted(length)
         if token is not None:
             self.data[token] = manifest.new_part()
             self.store(self.log.part_made(token))
@@ -55,6 +60,11 @@ class Parts:
             before, after = self.data[write.token][: write.offset], self.data[write.token][write.offset :]
             self.data[write.token] = before + write.data + after[len(write.data) :]
             self.states.append(dict(self.data))
+
+    def about(self) -> dict[str, Any]:
+        reading = manifest.read_all(self.data.get)
+        assert reading is not None
+        return reading.about
 
     def read(self) -> tuple[Entry, ...] | None:
         return read(lambda token: self.data.get(token))
@@ -82,6 +92,29 @@ def test_what_is_dropped_is_read_no_more_and_may_come_again() -> None:
     assert parts.read() == ()
     parts.add(RAM)
     assert parts.read() == (RAM,)
+
+
+def test_what_is_said_about_the_workload_is_read_and_later_members_replace_earlier_ones() -> None:
+    parts = Parts()
+    parts.annotate({"agent": "qemu", "generation": 1})
+    parts.add(RAM)
+    parts.annotate({"generation": 2})
+    assert parts.about() == {"agent": "qemu", "generation": 2}
+    assert parts.read() == (RAM,)
+
+
+def test_much_that_is_said_goes_on_in_further_parts() -> None:
+    parts = Parts()
+    for number in range(10):
+        parts.annotate({f"said {number}": "x" * (manifest.ABOUT_MAX - 100)})
+    assert len(parts.about()) == 10
+    assert len(parts.data) > 2
+
+
+@pytest.mark.parametrize("about", [{"x": "y" * manifest.ABOUT_MAX}, {"x": object()}, {"x": float("nan")}])
+def test_what_is_no_json_or_too_long_is_refused(about: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        manifest.about_text(about)
 
 
 def test_no_part_is_no_manifest_and_a_fresh_one_is_an_empty_manifest() -> None:
@@ -237,7 +270,8 @@ def test_the_example_of_the_page_is_what_the_log_writes_and_what_its_reader_read
 def test_the_first_part_alone_says_whether_there_are_more() -> None:
     parts = Parts()
     parts.add(RAM)
-    assert manifest.read_first(parts.data[MANIFEST_TOKEN]) == ((RAM,), True)
+    reading, complete = manifest.read_first(parts.data[MANIFEST_TOKEN])
+    assert (reading.files, complete) == ((RAM,), True)
     while len(parts.data) == 1:
         parts.add(LONGEST)
     assert manifest.read_first(parts.data[MANIFEST_TOKEN])[1] is False

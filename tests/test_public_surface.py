@@ -11,10 +11,10 @@ import luod
 from luod import frozen
 
 _SESSION: Final = "close duplicate fileno name"
-_OUTGOING: Final = f"{_SESSION} contents has_manifest preserve release replace tokens unpreserve"
-_INCOMING: Final = f"{_SESSION} contents discard finish finished holds retrieve unretrieved"
+_OUTGOING: Final = f"{_SESSION} about annotate contents has_manifest preserve release replace tokens unpreserve"
+_INCOMING: Final = f"{_SESSION} about contents discard finish finished holds retrieve unretrieved"
 _CLIENT: Final = (  # and attributes
-    "close create create_many describe discard drop_stash manifest restore retrieve retrieve_many sessions stash "
+    "about close create create_many describe discard drop_stash manifest restore retrieve retrieve_many sessions stash "
     "unstash"
 )
 _RESTORED: Final = "close discard finish frozen generation name names resume retrieve running sessions"
@@ -40,8 +40,8 @@ MEMBERS: Final = {
     "AsyncRestored": _RESTORED,
     "AsyncParticipant": _PARTICIPANT,
     "AsyncPhase": _PHASE,
-    "OutgoingSession": f"{_SESSION} contents detach freeze has_manifest preserve tokens unpreserve",
-    "IncomingSession": f"{_SESSION} contents detach finish finished holds retrieve unretrieved",
+    "OutgoingSession": f"{_SESSION} about annotate contents detach freeze has_manifest preserve tokens unpreserve",
+    "IncomingSession": f"{_SESSION} about contents detach finish finished holds retrieve unretrieved",
     "LiveUpdate": "close create create_session fileno retrieve retrieve_session",
 }
 """The public members of each class that is not an error; attributes of instances apart."""

@@ -17,7 +17,7 @@ from luod.ipc.client.restore import RestoredFiles
 from luod.ipc.client.sessions import OUTGOING
 from luod.ipc.types.sessions import Description, SessionInfo
 from luod.manifest import MANIFEST_TOKEN
-from luod.static import TYPE_CHECKING, Self
+from luod.static import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -145,6 +145,13 @@ class Client(ClientBase):
         """
         return self._run(sessions.manifest(name, direction))
 
+    def about(self, name: str, *, direction: str = "outgoing") -> dict[str, Any]:
+        """Returns what the program of the session `name` said about its workload by `annotate`; {} without any.
+
+        As `manifest`, it changes nothing, and raises the same errors.
+        """
+        return self._run(sessions.about(name, direction))
+
     def describe(self, name: str) -> tuple[Description, ...]:
         """Returns luod's knowledge of the sessions of the workload `name`, outgoing and incoming. Changes nothing.
 
@@ -222,6 +229,10 @@ class HeldOutgoingSession(OutgoingHandle):
         return self._bare.preserve(
             file, token, name=name, allow_sealed=allow_sealed, check_memory=check_memory, device=device
         )
+
+    def annotate(self, about: Mapping[str, Any]) -> None:
+        """Stores what the program says about its workload: `luod.liveupdate.OutgoingSession.annotate`."""
+        self._bare.annotate(about)
 
     def unpreserve(self, token: int) -> None:
         """Stops preserving the file under `token`: `luod.liveupdate.OutgoingSession.unpreserve`."""

@@ -14,6 +14,7 @@ may kexec between any two stores to it:
             {"token": 7, "name": "ram" or null, "kind": "memfd", "size": B, "allocated": B, "seals": F_SEAL_* bits}
                 (and "device": "0000:01:00.0", the PCI address, for the kind "vfio")
             {"dropped": 7}        the token is not preserved (any more)
+            {"about": {...}}      what its program says about the workload; later members replace earlier ones
             {"continues": N}      the log goes on in the part under token N
 
 A record is written body first, its header last, so it is complete or absent. It is written *before* the file is
@@ -27,12 +28,12 @@ import struct
 import zlib
 
 from luod.decode import encode
-from luod.errors import ManifestError
+from luod.errors import BadInput, ManifestError
 from luod.frozen import frozen
 from luod.static import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     Read = Callable[[int], bytes | None]
     """Returns the part under a token; None without it."""
@@ -46,6 +47,9 @@ PART_SIZE: Final = 64 * 1024
 """The size of one part in bytes: enough for some 600 files."""
 NAME_MAX: Final = 255
 """The maximum length of a file's name in bytes of UTF-8."""
+
+ABOUT_MAX: Final = 32 * 1024
+"""The maximum length of what one `about` record says, in bytes of JSON."""
 
 _MAGIC: Final = b"luod-manifest-1\n"
 _HEADER: Final = struct.Struct("<II")
@@ -92,12 +96,12 @@ class Log:
         self._part = MANIFEST_TOKEN + 1
         self._end = PART_SIZE
 
-    def part_wanted(self) -> int | None:
+    def part_wanted(self, length: int = 0) -> int | None:
         """Returns the token of the part to be made before the next record; None if there is room.
 
-        Raises ManifestError: full.
+        `length` are the bytes of an `about` that comes next. Raises ManifestError: full.
         """
-        if self._end <= PART_SIZE - _ROOM:
+        if self._end <= PART_SIZE - _ROOM - length:
             return None
         if self._part - 1 not in RESERVED_TOKENS:
             raise ManifestError("the manifest is full", hint="hold fewer files in one session, or manifest=False")
@@ -123,8 +127,14 @@ class Log:
         """Returns the writes that remove `token`, to be made after it is preserved no longer."""
         return self._append({"dropped": token})
 
+    def about(self, text: bytes) -> tuple[Write, ...]:
+        """Returns the writes that record `text`, which `about_text` returned."""
+        return self._write(b'{"about":' + text + b"}")
+
     def _append(self, record: dict[str, Any]) -> tuple[Write, ...]:
-        body = json.dumps(record, separators=(",", ":")).encode()
+        return self._write(json.dumps(record, separators=(",", ":")).encode())
+
+    def _write(self, body: bytes) -> tuple[Write, ...]:
         start = self._end
         self._end += _length(body)
         header = _HEADER.pack(len(body), zlib.crc32(body))
@@ -136,37 +146,70 @@ def new_part() -> bytes:
     return _MAGIC.ljust(PART_SIZE, b"\0")
 
 
-def read(part: Read) -> tuple[Entry, ...] | None:
-    """Returns the files of a session, in the order in which they were preserved; None without a manifest.
+def about_text(about: Mapping[str, Any]) -> bytes:
+    """Returns what a program says about its workload as JSON. Raises BadInput: it is no JSON, or too long."""
+    try:
+        text = json.dumps(dict(about), separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInput(f"what is said about a workload must be JSON: {error}") from error
+    if len(text) > ABOUT_MAX:
+        raise BadInput(f"what is said about a workload has {len(text)} bytes", hint=f"at most {ABOUT_MAX} fit")
+    return text
+
+
+class Reading:
+    """The contents of a log. `entries` are the files, in the order in which they were preserved, by token."""
+
+    def __init__(self) -> None:
+        self.entries: dict[int, Entry] = {}
+        self.about: dict[str, Any] = {}
+
+    @property
+    def files(self) -> tuple[Entry, ...]:
+        return tuple(self.entries.values())
+
+
+def read_all(part: Read) -> Reading | None:
+    """Returns everything that a session's manifest says; None without a manifest.
 
     `part` gets `MANIFEST_TOKEN` first. Raises ManifestError: damaged, or of another format.
     """
-    entries: dict[int, Entry] = {}
+    reading = Reading()
     token: int | None = MANIFEST_TOKEN
     while token is not None:
         data = part(token)
         if data is not None:
-            token = _apply(_records(data), entries, token)
+            token = _apply(_records(data), reading, token)
         elif token == MANIFEST_TOKEN:
             return None
         else:
             # `continues` is written after its part is preserved, so no crash leads here.
             raise ManifestError(f"the manifest goes on in token {token}, which the session does not hold")
-    return tuple(entries.values())
+    return reading
 
 
-def read_first(data: bytes) -> tuple[tuple[Entry, ...], bool]:
-    """Returns the files in the first part alone, and whether that is all: False if the log continues in another part.
+def read(part: Read) -> tuple[Entry, ...] | None:
+    """Returns the files of a session, in the order in which they were preserved; None without a manifest.
+
+    See `read_all`.
+    """
+    reading = read_all(part)
+    return None if reading is None else reading.files
+
+
+def read_first(data: bytes) -> tuple[Reading, bool]:
+    """Returns what the first part alone says, and whether that is all: False if the log continues in another part.
 
     Raises ManifestError: damaged, or of another format.
     """
-    entries: dict[int, Entry] = {}
-    following = _apply(_records(data), entries, MANIFEST_TOKEN)
-    return tuple(entries.values()), following is None
+    reading = Reading()
+    following = _apply(_records(data), reading, MANIFEST_TOKEN)
+    return reading, following is None
 
 
-def _apply(records: Iterable[dict[str, Any]], entries: dict[int, Entry], part: int) -> int | None:
-    """Applies the records of one part to `entries`. Returns the token of the next part, None without one."""
+def _apply(records: Iterable[dict[str, Any]], reading: Reading, part: int) -> int | None:
+    """Applies the records of one part to `reading`. Returns the token of the next part, None without one."""
+    entries = reading.entries
     for record in records:
         if "continues" in record:
             following = record["continues"]
@@ -176,6 +219,11 @@ def _apply(records: Iterable[dict[str, Any]], entries: dict[int, Entry], part: i
             return following
         if "dropped" in record:
             entries.pop(_integer(record, "dropped"), None)
+            continue
+        if "about" in record:
+            if not isinstance(record["about"], dict):
+                raise ManifestError("the manifest's member 'about' is not an object")
+            reading.about |= record["about"]
             continue
         entry = _entry(record)
         entries[entry.token] = entry

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from luod.errors import LuodError
 from luod.ipc.client import creation, held_files, restore, sessions
@@ -82,6 +82,10 @@ class AsyncClient(ClientBase):
         """See `luod.Client.manifest`."""
         return await self._run(sessions.manifest(name, direction))
 
+    async def about(self, name: str, *, direction: str = "outgoing") -> dict[str, Any]:
+        """See `luod.Client.about`."""
+        return await self._run(sessions.about(name, direction))
+
     async def describe(self, name: str) -> tuple[Description, ...]:
         """See `luod.Client.describe`."""
         return await self._run(sessions.describe(name))
@@ -142,6 +146,10 @@ class AsyncHeldOutgoingSession(OutgoingHandle):
                 file, token, name=name, allow_sealed=allow_sealed, check_memory=check_memory, device=device
             )
         )
+
+    async def annotate(self, about: Mapping[str, Any]) -> None:
+        """See `luod.HeldOutgoingSession.annotate`."""
+        await self._kernel(lambda: self._bare.annotate(about))
 
     async def unpreserve(self, token: int) -> None:
         """See `luod.HeldOutgoingSession.unpreserve`."""

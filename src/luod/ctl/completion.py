@@ -29,7 +29,7 @@ class Word:
 
 def _words(parser: Parser, verbs: Iterable[str]) -> Iterator[Word]:
     for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
+        if isinstance(action, argparse._SubParsersAction) and action.metavar == "VERB":
             continue
         words = tuple(action.choices or (verbs if action.metavar == "VERB" else ()))
         kind = (

@@ -26,7 +26,7 @@ from luod.errors import (
 from luod.linux import Fd
 from luod.liveupdate import calls
 from luod.liveupdate.session import Session, check_token
-from luod.static import TYPE_CHECKING, Final
+from luod.static import TYPE_CHECKING, Any, Final
 from luod.uapi import liveupdate as uapi
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class IncomingSession(Session):
         """Tokens of which RETRIEVE_FD failed for good, with the errno."""
         self._absent: set[int] = set()
         self._contents: tuple[Entry, ...] | None = None
+        self._about: dict[str, Any] = {}
         self._manifest_read = False
         self._index: dict[int | str, Entry] = {}
         self._finished = False
@@ -66,6 +67,15 @@ class IncomingSession(Session):
         """
         self._read_manifest()
         return self._contents
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Returns what the program said about its workload by `OutgoingSession.annotate`; {} without any.
+
+        It is read once, and raises, as `contents`. It is another program's word: check it.
+        """
+        self._read_manifest()
+        return self._about
 
     @property
     def finished(self) -> bool:
@@ -270,7 +280,9 @@ class IncomingSession(Session):
     def _read_manifest(self) -> None:
         if self._manifest_read:
             return
-        self._contents = manifest.read(self._manifest_part)
+        reading = manifest.read_all(self._manifest_part)
+        if reading is not None:
+            self._contents, self._about = reading.files, reading.about
         self._manifest_read = True
         for entry in self._contents or ():
             self._index[entry.token] = entry

@@ -30,12 +30,12 @@ from luod.liveupdate import calls, devices
 from luod.liveupdate.ram import new_memfd
 from luod.liveupdate.session import Session, check_text, check_token
 from luod.manifest import Entry
-from luod.static import TYPE_CHECKING, Final
+from luod.static import TYPE_CHECKING, Any, Final
 from luod.uapi import liveupdate as uapi
 from luod.uapi.memfd import F_GET_SEALS, F_SEAL_EXEC
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 _BLOCK: Final = 512
 """The unit of `st_blocks` in bytes."""
@@ -74,12 +74,18 @@ class OutgoingSession(Session):
         self._manifest: _ManifestWriter | None = None
         if manifest is not False:
             self._manifest = _ManifestWriter(self._preserve, None if manifest is True else manifest)
+        self._about: dict[str, Any] = {}
         self._lock = allocate_lock()
 
     @property
     def contents(self) -> tuple[Entry, ...]:
         """Returns the files preserved through this object, in that order."""
         return tuple(self._entries.values())
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Returns what was stored through this object by `annotate`."""
+        return dict(self._about)
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -156,6 +162,20 @@ class OutgoingSession(Session):
             self._entries[token] = entry
             self._names.add(name)
         return token
+
+    def annotate(self, about: Mapping[str, Any]) -> None:
+        """Stores what the program says about its workload in the manifest: JSON, for people and for the next kernel.
+
+        Members of a later call replace those of the same names. The kexec carries what was stored before it, also after
+        the files were preserved. `IncomingSession.about` returns all of it. Raises BadInput: not JSON, longer than 32
+        KiB, or the session has no manifest. Raises ManifestError: full. Raises the errors of `preserve`.
+        """
+        text = manifest.about_text(about)
+        if self._manifest is None:
+            raise BadInput("the session has no manifest to store it in")
+        with self._lock:
+            self._manifest.about(text)
+            self._about |= about
 
     def unpreserve(self, token: int) -> None:
         """Stops preserving the file under `token`: UNPRESERVE_FD, which is in the kernel document and in no released
@@ -285,15 +305,22 @@ class _ManifestWriter:
     def drop(self, token: int) -> None:
         self._store(self._log.drop(token))
 
+    def about(self, text: bytes) -> None:
+        self.make_room(len(text))
+        self._store(self._log.about(text))
+
     def close(self) -> None:
         for part in self._parts.values():
             part.close()
         if self._first is not None:
             self._first.close()
 
-    def make_room(self) -> None:
-        """Makes room for a further entry and its `dropped`. Every step that can fail is here, so it comes first."""
-        token = self._log.part_wanted()
+    def make_room(self, length: int = 0) -> None:
+        """Makes room for an `about` of `length` bytes, and for a further entry and its `dropped`.
+
+        Every step that can fail is here, so it comes first.
+        """
+        token = self._log.part_wanted(length)
         if token is None:
             return
         part = new_manifest() if self._first is None else self._first.duplicate()

@@ -34,24 +34,40 @@ def run(given: Namespace, output: Output) -> Exit:
 
     client = Client(given.socket)
     for session in client.describe(given.session):
-        files, note = _files(client, session)
+        files, about, note = _manifest(client, session)
         if output.json:
             members = None if files is None else [_members(file) for file in files]
-            output.object({**encode(session), "files": members, "note": note})
+            output.object({**encode(session), "files": members, "about": about, "note": note})
         else:
-            _show(session, files, note, output)
+            _show(session, files, about, note, output)
     return Exit.DONE
 
 
-def _files(client: Client, session: Description) -> tuple[Files, str | None]:
-    """Returns the files, or None if they are not known, and a note: the reason, or that there are more."""
+def _manifest(client: Client, session: Description) -> tuple[Files, dict[str, Any], str | None]:
+    """Returns the files, or None if they are not known, what its program says about it, and a note: the reason, or that
+    there are more.
+    """
     try:
         files, complete = client.manifest(session.name, direction=session.direction)
-        return files, None if complete else "the manifest is incomplete: there are more files"
+        about = client.about(session.name, direction=session.direction)
+        return files, about, None if complete else "the manifest is incomplete: there are more files"
     except NoManifest as error:
-        return None, f"{error.message}; {error.hint}"
+        return None, {}, f"{error.message}; {error.hint}"
     except LuodError as error:
-        return None, f"the manifest cannot be read: {error.message}"
+        return None, {}, f"the manifest cannot be read: {error.message}"
+
+
+def _said(value: object) -> str:
+    """Returns a value of `about` as text: a list of words as a command line, anything else as JSON."""
+    import json
+    import shlex
+
+    match value:
+        case str():
+            return value
+        case list() if all(isinstance(word, str) for word in value):
+            return shlex.join(value)
+    return json.dumps(value)
 
 
 def _members(file: Entry) -> dict[str, Any]:
@@ -60,7 +76,7 @@ def _members(file: Entry) -> dict[str, Any]:
     return {"token": members.pop("token"), "token_str": str(file.token), **members}
 
 
-def _show(session: Description, files: Files, note: str | None, output: Output) -> None:
+def _show(session: Description, files: Files, about: dict[str, Any], note: str | None, output: Output) -> None:
     facts = [("session", session.name), ("owner", str(session.owner)), ("direction", session.direction)]
     facts += [("state", session.state)]
     if session.process is not None:
@@ -72,6 +88,7 @@ def _show(session: Description, files: Files, note: str | None, output: Output) 
     if session.bytes:
         phases = f"preparing {session.preparing_seconds:.3f} s, freezing {session.freezing_seconds:.3f} s"
         facts += [("declared", size(session.bytes)), *([("ready", phases)] if session.update else [])]
+    facts += [(str(name), _said(value)) for name, value in about.items()]
     facts += [("note", note)] if note else []
     output.facts([(name, escaped(value)) for name, value in facts])
     if files is not None:

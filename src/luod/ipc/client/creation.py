@@ -67,13 +67,15 @@ def replace(
 ) -> Exchange[OutgoingSession]:
     before = {entry.token: entry for entry in session.contents}
     _check_replacement(before, files, drop)
-    manifest = session.has_manifest
+    manifest, about = session.has_manifest, session.about
     session.close()
     replacement = yield from made("Replace", name, path, manifest=manifest)
     try:
         for token, file in files.items():
             name_in_manifest = before[token].name if token in before else None
             replacement.preserve(file, token, name=name_in_manifest, allow_sealed=True)
+        if about:
+            replacement.annotate(about)
     except LuodError:
         replacement.close()
         # A partial session must not be carried, nor keep the name from the caller, who has all the files. If luod is

@@ -11,7 +11,7 @@ import os
 from luod.ipc.client.connection import TIMEOUT, check_seconds
 from luod.ipc.names import SESSIONS_SOCKET
 from luod.linux import Resource
-from luod.static import TYPE_CHECKING
+from luod.static import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from luod.linux import Fd
@@ -91,6 +91,11 @@ class OutgoingHandle(Handle):
         return self._bare.contents
 
     @property
+    def about(self) -> dict[str, Any]:
+        """Returns what was said about the workload through this object by `annotate`."""
+        return self._bare.about
+
+    @property
     def tokens(self) -> tuple[int, ...]:
         """Returns the tokens of `contents`."""
         return self._bare.tokens
@@ -117,6 +122,11 @@ class IncomingHandle(Handle):
         Raises ManifestError: the manifest is damaged, or has a format that this library does not know.
         """
         return self._bare.contents
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Returns what the program said about its workload by `annotate`; {} without any. Raises as `contents`."""
+        return self._bare.about
 
     @property
     def finished(self) -> bool:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from luod.ipc.framing import Reply
     from luod.linux import Fd
     from luod.liveupdate import HasFileno, OutgoingSession
-    from luod.manifest import Entry
+    from luod.manifest import Entry, Reading
 
     T = TypeVar("T")
     S = TypeVar("S", OutgoingSession, IncomingSession)
@@ -153,6 +153,16 @@ def _ended(session: IncomingHandle, *, finished: bool) -> Exchange[None]:
 
 
 def manifest(name: str, direction: str) -> Exchange[tuple[tuple[Entry, ...], bool]]:
+    reading, complete = yield from manifest_read(name, direction)
+    return reading.files, complete
+
+
+def about(name: str, direction: str) -> Exchange[dict[str, Any]]:
+    return (yield from manifest_read(name, direction))[0].about
+
+
+def manifest_read(name: str, direction: str) -> Exchange[tuple[Reading, bool]]:
+    """Returns what luod's copy of the manifest's first part says, and whether that is all."""
     SessionName.parse(name)
     reply = yield Call("Manifest", {"name": name} if direction == OUTGOING else {"name": name, "direction": direction})
     with reply.take("manifest_fd") as part:

@@ -1,0 +1,156 @@
+"""A guest's part in updates: pauses it, has its state written, and continues it if the update is cancelled.
+
+The phases are those of docs/updates.md. What fails in one is a veto, and the guest goes on; only QEMU's end ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Final
+
+from luod.agents.qemu import state
+from luod.agents.qemu.process import Qemu, said
+from luod.agents.qemu.record import GENERATION, RAM, RAM_TOKEN, STATE, STATE_TOKEN, Record, about, about_state
+from luod.aio import AsyncClient, AsyncHeldOutgoingSession, AsyncParticipant, AsyncPhase
+from luod.errors import LuodError, NoSuchSession, QemuEnded, QmpFailed
+from luod.ipc.client.participation import PlannedFile
+from luod.linux import Fd
+
+Report = Callable[[str], None]
+"""Takes a line about the guest for people."""
+
+_SAVE_SECONDS: Final = 30.0
+_MARGIN: Final = 0.5
+"""Seconds before luod's deadline at which the agent gives up by itself, so that its reason is heard."""
+
+
+class Guest:
+    """A guest that runs in `qemu` on the memfd `ram`, for as long as QEMU does."""
+
+    def __init__(self, name: str, record: Record, qemu: Qemu, ram: Fd, client: AsyncClient, report: Report) -> None:
+        """`ram` and `qemu` belong to the caller. Nothing is created yet."""
+        self.name = name
+        self._record = record
+        self._qemu = qemu
+        self._ram = ram
+        self._client = client
+        self._report = report
+        self._paused = False
+        """Whether the agent paused the guest, so that the agent has to continue it."""
+
+    async def carry(self) -> int:
+        """Takes part in updates until QEMU ends. Returns QEMU's exit status.
+
+        The session NAME is created, and released when the guest has ended. Raises the errors of `AsyncClient.create`;
+        the guest runs then, and the caller ends it.
+        """
+        session = await self._client.create(self.name)
+        try:
+            await session.annotate(about(self._record))
+            taking = asyncio.ensure_future(self._take_part(session))
+            ending = asyncio.ensure_future(self._qemu.wait())
+            try:
+                await asyncio.wait({taking, ending}, return_when=asyncio.FIRST_COMPLETED)
+                if taking.done():
+                    taking.result()
+                code = await ending
+            finally:
+                for task in (taking, ending):
+                    task.cancel()
+                await asyncio.wait({taking, ending})
+            self._report(f"QEMU ended with {said(code)}")
+            return code
+        finally:
+            # The guest is gone, or its launcher failed: nothing of it is to be carried.
+            with contextlib.suppress(LuodError):
+                await session.release()
+            session.close()
+
+    async def _take_part(self, session: AsyncHeldOutgoingSession) -> None:
+        async with AsyncParticipant(self.name, [session], planned=self._plan(session), client=self._client) as taking:
+            self._report("takes part in updates")
+            async for phase in taking:
+                async with phase:
+                    try:
+                        await self._answer(phase, session, taking)
+                    except (LuodError, OSError) as error:
+                        self._report(f"{phase.kind}: {error}")
+                        if phase.event.votes_in is not None and not phase.voted:
+                            await phase.veto(f"{self.name}: {error}")
+
+    def _plan(self, session: AsyncHeldOutgoingSession) -> tuple[PlannedFile, ...]:
+        """Returns the files that luod has to expect in an update."""
+        written = PlannedFile(session.name, state.MOST_BYTES, "freezing", token=STATE_TOKEN, name=STATE)
+        if RAM_TOKEN in session.tokens:
+            return (written,)
+        status = os.fstat(self._ram.fileno())
+        size, allocated = status.st_size, status.st_blocks * 512
+        ram = PlannedFile(session.name, size, "preparing", allocated, RAM_TOKEN, RAM)
+        return written, ram
+
+    async def _answer(self, phase: AsyncPhase, session: AsyncHeldOutgoingSession, taking: AsyncParticipant) -> None:
+        match phase.kind:
+            case "preparing":
+                await self._prepare(phase)
+            case "granted":
+                # The guest runs on: what would punch holes into preserved memory was refused, and is asked about again.
+                await session.preserve(self._ram, RAM_TOKEN, name=RAM)
+                await taking.declare([session], planned=self._plan(session))
+                await phase.ready()
+            case "freezing":
+                await self._freeze(phase, session)
+            case "jumping":
+                self._report("waits for the next kernel")
+            case "cancelled" | "lost":
+                await self._go_on(phase.reason)
+
+    async def _prepare(self, phase: AsyncPhase) -> None:
+        if phase.awaits_vote:
+            await phase.ready()
+
+    async def _freeze(self, phase: AsyncPhase, session: AsyncHeldOutgoingSession) -> None:
+        qmp = self._qemu.qmp
+        running = bool((await qmp.execute("query-status"))["running"])
+        if running:
+            await self._pause()
+        within = min(_SAVE_SECONDS, max(_MARGIN, (phase.seconds_left or _SAVE_SECONDS) - _MARGIN))
+        with await state.save(qmp, file_uri=self._record.capabilities.file_uri, within=within) as written:
+            frozen = await phase.create()  # the participant closes it when the update is cancelled
+            await frozen.annotate(about_state(phase.generation, running=running))
+            await frozen.preserve(written, STATE_TOKEN, name=STATE)
+            await session.annotate({GENERATION: phase.generation})
+            self._report(f"frozen, with {os.fstat(written.fileno()).st_size} bytes of state")
+        await phase.ready()
+
+    async def _pause(self) -> None:
+        qmp = self._qemu.qmp
+        async with qmp.events("STOP") as following:
+            stopped = following()
+            self._paused = True
+            await qmp.execute("stop")
+            async with asyncio.timeout(_SAVE_SECONDS):
+                await stopped
+
+    async def _go_on(self, reason: str | None) -> None:
+        """Continues the guest, if the agent paused it."""
+        if not self._paused:
+            self._report(f"goes on: {reason}")
+            return
+        try:
+            await self._qemu.qmp.execute("cont")
+        except QmpFailed as error:
+            self._report(f"cannot be continued: {error}; it stays paused")
+            return
+        except QemuEnded:
+            return  # which ends this task
+        self._paused = False
+        self._report(f"goes on: {reason}")
+
+
+async def release_earlier(client: AsyncClient, name: str) -> None:
+    """Releases what an earlier launcher left. Raises Refused: that one lives and answers for it."""
+    with contextlib.suppress(NoSuchSession):
+        await client.discard(name)

@@ -1,0 +1,128 @@
+"""Starts a guest, from the beginning or where the last kernel left it, and stays with it until its QEMU ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+from luod.agents.qemu import command_line, process, programs, record, state
+from luod.agents.qemu.command_line import Plan
+from luod.agents.qemu.guest import Guest, Report, release_earlier
+from luod.agents.qemu.process import Qemu
+from luod.agents.qemu.record import RAM, RUNNING, STATE
+from luod.aio import AsyncClient, AsyncRestored
+from luod.errors import BadInput, NoSuchSession, QemuRefusal, QmpFailed
+from luod.linux import Fd
+from luod.liveupdate import memory
+
+_LOAD_SECONDS: Final = 60.0
+_ANNOUNCE: Final = {"initial": 50, "max": 550, "rounds": 5, "step": 100}
+"""In milliseconds: the times of the packets by which a guest tells the switches where it is."""
+
+
+async def waits(client: AsyncClient, name: str) -> bool:
+    """Returns whether the last kernel left a session of the guest that is not finished."""
+    try:
+        return any(found.direction == "incoming" for found in await client.describe(name))
+    except NoSuchSession:
+        return False
+
+
+async def run(client: AsyncClient, name: str, command: Sequence[str], report: Report, *, populate: bool = True) -> int:
+    """Starts a guest by `command`, a QEMU and its arguments. Returns QEMU's exit status, when it has ended.
+
+    Raises QemuRefusal, before anything is started: the guest could not be carried, or its session waits to be restored.
+    Raises Refused: another launcher has this guest. Raises QemuEnded: QEMU could not start.
+    """
+    if not command:
+        raise BadInput("no command: give a QEMU and its arguments")
+    if await waits(client, name):
+        raise QemuRefusal(
+            f"the guest {name} waits in a session of the last kernel",
+            hint=f"restore it with `luoctl qemu restore {name}`, or give it up with `luoctl discard {name}`",
+        )
+    file, capabilities = await programs.asked(command[0], command[1:])
+    plan = command_line.plan(command[1:], capabilities)
+    await release_earlier(client, name)
+    with await asyncio.to_thread(memory, plan.ram_bytes, f"luod-{name}", populate=populate) as ram:
+        async with _started(plan, ram, incoming=False) as qemu:
+            await qemu.meet()
+            report(f"runs on {plan.machine} of QEMU {capabilities.version}")
+            for note in plan.notes:
+                report(note)
+            return await Guest(name, record.of_plan(plan, capabilities, file), qemu, ram, client, report).carry()
+
+
+async def restore(
+    client: AsyncClient, name: str, report: Report, *, program: str | None = None, paused: bool = False
+) -> int:
+    """Continues a guest where the last kernel left it. Returns QEMU's exit status, when it has ended.
+
+    `program` is another QEMU to run it with. `paused` leaves it as it was loaded, until `cont` at a monitor of its own.
+    An error before the guest runs leaves its session with luod, for another try; afterwards there is none.
+
+    Raises NoSuchSession, Torn, AlreadyResumed. Raises QemuRefusal: memory and state are of different updates, or this
+    QEMU cannot run the guest. Raises QemuError: the state does not fit it. Raises NotEnoughMemory.
+    """
+    restored = await client.restore(name)
+    if restored is None:
+        raise NoSuchSession(2, "", f"the last kernel left no session of {name}", hint="start the guest with `run`")
+    with restored:
+        said = restored.running.about
+        written = record.read(name, said)
+        of_state = {} if restored.frozen is None else restored.frozen.about
+        record.check_generation(name, said, of_state, restored.generation)
+        file, capabilities = await programs.for_record(written, program)
+        plan = command_line.plan(written.arguments, capabilities, machine=written.machine)
+        # Held here until the guest has ended: QEMU may fail, and another one then gets the same memory.
+        with await restored.retrieve(RAM) as ram:
+            async with _started(plan, ram, incoming=True) as qemu:
+                with await restored.retrieve(STATE) as device_state:
+                    await qemu.meet()
+                    await state.load(qemu.qmp, device_state, file_uri=capabilities.file_uri, within=_LOAD_SECONDS)
+                if paused and not await _continued_by_hand(qemu, report):
+                    return await qemu.wait()
+                await _resume(restored, qemu, runs=bool(of_state.get(RUNNING)) and not paused)
+                report(f"goes on in this kernel, on {plan.machine} of QEMU {capabilities.version}")
+                return await Guest(name, record.of_plan(plan, capabilities, file), qemu, ram, client, report).carry()
+
+
+async def _resume(restored: AsyncRestored, qemu: Qemu, *, runs: bool) -> None:
+    """Continues the guest: from here on there is no second try, since it changes its memory (docs/hazards.md, H12)."""
+    await restored.resume()
+    if runs:
+        await qemu.qmp.execute("cont")
+    await restored.finish()
+    with contextlib.suppress(QmpFailed):
+        await qemu.qmp.execute("announce-self", _ANNOUNCE)
+
+
+async def _continued_by_hand(qemu: Qemu, report: Report) -> bool:
+    """Waits until the guest is continued at its own monitor. Returns False if QEMU ended before."""
+    async with qemu.qmp.events("RESUME") as following:
+        resumed = asyncio.ensure_future(following())
+        ended = asyncio.ensure_future(qemu.wait())
+        report("is paused; `cont` at its own monitor continues it, ending QEMU keeps its session")
+        tasks: set[asyncio.Future[Any]] = {resumed, ended}
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        return resumed.done() and not resumed.cancelled()
+
+
+@contextlib.asynccontextmanager
+async def _started(plan: Plan, ram: Fd, *, incoming: bool) -> AsyncIterator[Qemu]:
+    """Runs the QEMU of `plan` in the block, and ends it afterwards. SIGTERM and SIGINT end it, too."""
+    qemu = await process.started(plan, ram, incoming=incoming)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, qemu.signal, signal.SIGTERM)
+    try:
+        yield qemu
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        await qemu.end()

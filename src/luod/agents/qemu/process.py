@@ -1,0 +1,109 @@
+"""A QEMU that runs a guest: its process, its RAM and its monitor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+from typing import Final
+
+from luod.agents.qemu.command_line import Plan
+from luod.agents.qemu.qmp import Qmp
+from luod.errors import QemuEnded
+from luod.linux import HasFileno
+
+_PR_SET_PDEATHSIG: Final = 1
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class Qemu:
+    """A running QEMU. It ends with the program that started it: nobody would pause it in an update."""
+
+    def __init__(self, process: asyncio.subprocess.Process, monitor: socket.socket) -> None:
+        """Takes ownership of both. The monitor is connected by `meet`."""
+        self._process = process
+        self._monitor = monitor
+        self._qmp: Qmp | None = None
+
+    @property
+    def qmp(self) -> Qmp:
+        """Returns the monitor, after `meet`."""
+        assert self._qmp is not None, "not met"
+        return self._qmp
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def meet(self, *, within: float = 30.0) -> Qmp:
+        """Connects the monitor. Raises QemuEnded: QEMU ended, or does not answer."""
+        meeting = asyncio.ensure_future(Qmp.connected(self._monitor, within=within))
+        ending = asyncio.ensure_future(self._process.wait())
+        try:
+            await asyncio.wait({meeting, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if meeting.done():
+                self._qmp = meeting.result()
+                return self._qmp
+        finally:
+            for task in (meeting, ending):
+                if not task.done():
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, QemuEnded):
+                        await task
+        raise QemuEnded(f"QEMU ended with {said(self._process.returncode)} before it answered")
+
+    async def wait(self) -> int:
+        """Returns QEMU's exit status; for a signal its number and 128."""
+        code = await self._process.wait()
+        return 128 - code if code < 0 else code
+
+    def signal(self, number: int) -> None:
+        """Sends a signal. Does nothing after QEMU's end."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def end(self, *, within: float = 10.0) -> None:
+        """Ends QEMU, and with it the guest: by SIGTERM, after `within` seconds by SIGKILL. Idempotent."""
+        self.signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(within):
+                await self._process.wait()
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            await self._process.wait()
+        if self._qmp is not None:
+            await self._qmp.close()
+        else:
+            self._monitor.close()
+
+
+async def started(plan: Plan, ram: HasFileno, *, incoming: bool) -> Qemu:
+    """Starts the QEMU of `plan` on the memfd `ram`, which the caller owns. Raises QemuEnded: it cannot be started."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        words = plan.launch(ram.fileno(), theirs.fileno(), incoming=incoming)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *words, pass_fds=(ram.fileno(), theirs.fileno()), preexec_fn=_end_with_parent
+            )
+        except OSError as error:
+            ours.close()
+            raise QemuEnded(f"{words[0]} cannot be started: {error.strerror}") from error
+    return Qemu(process, ours)
+
+
+def said(code: int | None) -> str:
+    """Returns an exit status as text."""
+    if code is not None and code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"status {code}"
+
+
+def _end_with_parent() -> None:
+    parent = os.getppid()
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(127)

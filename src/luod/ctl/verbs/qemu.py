@@ -1,0 +1,66 @@
+"""`luoctl qemu`: runs and restores guests of QEMU. The agent is `luod.agents.qemu`; it runs in this process."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from luod.arguments import Parser
+from luod.ctl.output import Output, escaped
+from luod.errors import QemuRefusal
+
+if TYPE_CHECKING:
+    pass
+
+SUMMARY = "run guests of QEMU that live through kernel updates"
+DESCRIPTION = (
+    "Runs an unmodified QEMU whose guest lives through kernel updates, and continues the guest in the next kernel. It "
+    "stays in the foreground until QEMU ends, and its exit status is QEMU's."
+)
+
+
+def arguments(parser: Parser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", title="actions")
+    run = _action(parser, actions, "run", "start a guest")
+    run.add_argument("--name", required=True, metavar="NAME", help="the guest, and its session")
+    run.add_argument(
+        "--lazy-memory", action="store_true", help="leave the allocation of the guest's memory to its first use"
+    )
+    run.add_argument("command", nargs="+", metavar="COMMAND", help="after --: a QEMU and its arguments")
+    restore = _action(parser, actions, "restore", "continue a guest where the last kernel left it")
+    restore.add_argument("name", metavar="NAME", help="the guest")
+    restore.add_argument("--qemu", metavar="PATH", help="run it with another QEMU")
+    restore.add_argument("--paused", action="store_true", help="leave it paused, to look at it")
+
+
+def _action(parser: Parser, actions: Any, name: str, summary: str) -> Parser:
+    action: Parser = actions.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    parser.verbs[name] = action
+    return action
+
+
+def run(given: Namespace, output: Output) -> int:
+    import asyncio
+
+    try:
+        return asyncio.run(_act(given))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "qemu":
+            raise
+        raise QemuRefusal(
+            "the package qemu.qmp is missing", hint="apt install python3-qemu.qmp, or pip install 'luod[qemu]'"
+        ) from None
+
+
+async def _act(given: Namespace) -> int:
+    from luod.agents.qemu import launch
+    from luod.aio import AsyncClient
+
+    def report(text: str) -> None:
+        print(f"luoctl: {given.name}: {escaped(text)}", file=sys.stderr, flush=True)
+
+    async with AsyncClient(given.socket, patience=60.0) as client:
+        if given.action == "run":
+            return await launch.run(client, given.name, given.command, report, populate=not given.lazy_memory)
+        return await launch.restore(client, given.name, report, program=given.qemu, paused=given.paused)
