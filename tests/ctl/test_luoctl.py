@@ -274,7 +274,9 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "policy_error": None,
             "state_directory": [{"path": "/state", "what": "it is read-only", "remedy": "remount it"}],
             "registry": [{"path": "", "what": "it is of another boot", "remedy": "nothing"}],
+            "fd_store": [],
             "way": "direct",
+            "shutdown_lock": None,
         }
 
 

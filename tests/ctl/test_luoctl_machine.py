@@ -53,6 +53,7 @@ def test_from_the_first_status_to_the_other_side_of_a_jump(luod: Luod) -> None:
         "registry": [],
         "fd_store": [],
         "way": "direct",
+        "shutdown_lock": None,
     }
     luod.vmm().call("create", name="vm", slot="s")
     (entry,) = luod.luoctl_json("list")["sessions"]

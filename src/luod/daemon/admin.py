@@ -60,6 +60,7 @@ class AdminService:
             registry=[Problem(doubt.kept, doubt.what, remedy(doubt)) for doubt in record.doubts],
             fd_store=(Problem("PID 1", _copies(missing, fault), _COPIES_REMEDY),) if fault else (),
             way=rooms.updater.way(),
+            shutdown_lock=rooms.inhibitor.state,
         )
 
     async def timeline(self) -> UpdateTimes | None:

@@ -45,6 +45,7 @@ MODULES: Final = (
     "luod.daemon.systemd.manager",
     "luod.daemon.systemd.units",
     "luod.daemon.updates.undo",
+    "luod.daemon.updates.inhibitor",
     "luod.daemon.preflight.ways",
     "luod.daemon.updates.quiesce",
     "luod.daemon.updates.way",

@@ -13,6 +13,7 @@ from luod.daemon.core import Core
 from luod.daemon.stopping import Stopping
 from luod.daemon.timeline.recorder import Recorder
 from luod.daemon.updates.hooks import Hooks
+from luod.daemon.updates.inhibitor import Inhibitor
 from luod.daemon.updates.kexec_image import KexecImage
 from luod.daemon.updates.undo import Undo
 from luod.daemon.updates.update import Updater
@@ -29,6 +30,7 @@ class Rooms:
         self.recorder: Final = Recorder(core.earlier, core.directory, log, jumping=run.updating)
         self._hooks = Hooks(holdings, core.policy, run, self.reaping.deadline_left, log)
         self.image: Final = KexecImage(holdings, sessions, participants, run, log)
+        self.inhibitor: Final = Inhibitor(holdings, core.policy, log)
         self.updater: Final = Updater(
             holdings,
             self.image,
@@ -36,6 +38,7 @@ class Rooms:
             participants,
             self.recorder,
             self._hooks,
+            self.inhibitor,
             Undo(core.directory, holdings.registry.rest.boot_id, log),
             core.policy,
             run,
@@ -52,4 +55,5 @@ class Rooms:
 
     def close(self) -> None:
         self._hooks.close()
+        self.inhibitor.close()
         self.recorder.close()

@@ -36,7 +36,14 @@ class Stopping:
         self._log = log
 
     async def stop(self, peer: Peer, *, drop: bool) -> list[str]:
-        """Ends luod a moment later; returns what is lost. Raises UpdateRunning, or Refused if that needs `drop`."""
+        """Ends luod a moment later; returns what is lost. Raises UpdateRunning. Raises Refused: that needs `drop`,
+        or systemd runs luod.
+        """
+        if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getppid()):
+            raise Refused(
+                message="systemd runs luod, and would start it again",
+                hint="systemctl stop luod.service luod.socket luod-admin.socket; its fd store keeps the sessions",
+            )
         if self._run.busy:
             raise update_running(self._run.state)
         if self._sessions.being_forwarded:

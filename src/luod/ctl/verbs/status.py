@@ -71,6 +71,8 @@ def _facts(found: Status) -> list[tuple[str, str]]:
             f"luod {escaped(found.version)} runs and {__version__} is installed; restart it: systemctl restart luod"
         )
         facts += [("restart", restart)]
+    if found.shutdown_lock is not None:
+        facts += [("shutdown", _shutdown(found.shutdown_lock))]
     if found.held_files:
         facts += [("held", f"{counted(found.held_files, 'file')}; an update loses them")]
     if found.restore_seconds_left is not None:
@@ -99,6 +101,12 @@ def _kernel(found: Status) -> str:
     if not found.kernel_loaded:
         return "not loaded"
     return "loaded" if found.command_line is None else f"loaded, command line: {escaped(found.command_line)}"
+
+
+def _shutdown(lock: str) -> str:
+    if lock == "held":
+        return "inhibited while luod holds sessions, also `systemctl kexec` and `reboot`"
+    return f"NOT inhibited: {escaped(lock)}"
 
 
 def _policy(found: Status) -> str:

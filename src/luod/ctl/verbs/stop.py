@@ -11,7 +11,7 @@ from luod.ctl.output import Output, escaped
 SUMMARY = "stop luod"
 DESCRIPTION = (
     "Stops luod, unless sessions or files would be lost because no other process has them open. Sessions that wait in "
-    "the kernel stay there."
+    "the kernel stay there. A luod that systemd runs is stopped by systemctl."
 )
 
 

@@ -74,6 +74,7 @@ class Settings:
     hooks: HookCommands = HookCommands()
     all_connections: int = ALL_CONNECTIONS
     update_way: Way = "direct"
+    inhibit_shutdown: bool = True
 
 
 @frozen

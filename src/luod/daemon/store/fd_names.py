@@ -21,6 +21,8 @@ JUMP: Final = "jump"
 """A pidfd of the process that calls reboot(2), while it does."""
 HOOK: Final = "hook"
 """A pidfd of the operator's hook, while one runs."""
+INHIBITOR: Final = "inhibitor"
+"""A pidfd of the process that inhibits a shutdown, while luod holds sessions."""
 UNITS: Final = "units"
 """A pidfd of the process that has systemd stop units, while it does."""
 

@@ -14,6 +14,7 @@ from luod.daemon.store.doubts import aside, doubted, keep_memory, read_file, unk
 from luod.daemon.store.fd_names import (
     ASIDE,
     HOOK,
+    INHIBITOR,
     JUMP,
     REGISTRY,
     UNITS,
@@ -218,7 +219,7 @@ def _preserve(session: Fd, memory: Slots) -> None:
 async def _agree(fds: FdStore, registry: Registry, log: Log) -> None:
     """Drops the fds that the registry does not know. They belong to interrupted calls, which had no reply."""
     known = {protocol.OUTGOING + SESSION, protocol.INCOMING + SESSION}
-    known |= {REGISTRY + registry.rest.instance, ASIDE, JUMP, HOOK, UNITS}
+    known |= {REGISTRY + registry.rest.instance, ASIDE, JUMP, HOOK, UNITS, INHIBITOR}
     known |= {held_name(file) for held in registry.rest.held for file in held.files}
     image = registry.rest.image
     if image is not None:

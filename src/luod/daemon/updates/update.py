@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from luod.daemon.timeline.recorder import Recorder
     from luod.daemon.updates.coordinator import Coordinator
     from luod.daemon.updates.hooks import Hooks
+    from luod.daemon.updates.inhibitor import Inhibitor
     from luod.daemon.updates.kexec_image import KexecImage
     from luod.daemon.updates.undo import Undo
     from luod.ipc.server.peer import Peer
@@ -72,6 +73,7 @@ class Updater:
         participants: Participants,
         recorder: Recorder,
         hooks: Hooks,
+        inhibitor: Inhibitor,
         undo: Undo,
         policy: Policy,
         run: Run,
@@ -89,6 +91,7 @@ class Updater:
         self._recorder = recorder
         self._hooks = hooks
         self._policy = policy
+        self._inhibitor = inhibitor
         self._undo = undo
         self._quiesce = Quiesce(holdings, undo, log)
         self._run = run
@@ -225,6 +228,7 @@ class Updater:
                 # Writes most of the data while guests run; the rest is written right before the kexec (H16).
                 await coordinator.unless_cancelled(asyncio.to_thread(os.sync))
             if not coordinator.cancelled and coordinator.way == "systemd":
+                await self._inhibitor.release()
                 quiescing = asyncio.ensure_future(self._quiesce.run(coordinator))
                 await coordinator.unless_cancelled(quiescing)
             if not coordinator.cancelled and self._image.replaced:
@@ -395,6 +399,7 @@ class Updater:
                 self._quiesce.call_off()
                 await asyncio.wait((quiescing,))
             await self._undo.undo()
+            self._inhibitor.resume()
 
     async def _forget_departure(self) -> None:
         frozen = self._registry.stay()

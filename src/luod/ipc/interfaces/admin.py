@@ -67,7 +67,8 @@ class Admin(Interface, name=ADMIN):
         in force. state_directory: its problem; an update is refused meanwhile. registry: copies of it that luod did not
         use at its start: of another machine, boot or format, or damaged. fd_store: of which files PID 1 may have no
         copy, so that they would be lost if every process of luod ended; luod tries again, and answers clients. way:
-        that of an update that names no other.
+        that of an update that names no other. shutdown_lock: `held`, or the reason why luod does not
+        inhibit a shutdown while it holds outgoing sessions; null: there is nothing to protect, or no systemd.
         """
         self._permit()
         return await self._service.status()

@@ -132,6 +132,7 @@ class Status:
     registry: list[Problem]
     fd_store: tuple[Problem, ...] = ()
     way: Way = "direct"
+    shutdown_lock: str | None = None
 
 
 @frozen
