@@ -67,7 +67,7 @@ KERNEL_VARIANTS ?= --variants
 test-kernel: $(READY)
 	@$(BIN)/python -m compileall -q src tests demo
 	@kernel=$$(kernel/build $(KERNEL_VARIANTS) $(KERNEL)) && echo "testing on $$kernel" && \
-		LUOD_KERNEL=$$kernel $(BIN)/pytest --machine kernel --timeout 300 -n 2 --dist loadfile \
+		LUOD_KERNEL=$$kernel $(BIN)/pytest --luod-machine kernel --timeout 300 -n 2 --dist loadfile \
 		--no-loadscope-reorder $(KERNEL_TESTS)
 
 # One boot serves a module's tests.

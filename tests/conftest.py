@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from luod.testing import Machine
-from luod.testing.plugin import booting_machines
+from luod.testing.interpreter import Interpreter
+from luod.testing.plugin import KINDS, BootMachine, booting_machines
 from tests.conformance.random_programs.report import collected
 from tests.daemon.host import Luod
 
@@ -31,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    short = parser.getgroup("luod's own tests")
+    short.addoption("--machine", dest="luod_machine", action="append", choices=KINDS, help="as --luod-machine")
     group = parser.getgroup("random programs")
     group.addoption("--random-programs", type=int, default=11, help="how many, in tests/kernel (default: %(default)s)")
     group.addoption("--random-seed", type=int, default=1, help="the first one's seed (default: %(default)s)")
@@ -65,6 +68,29 @@ def _leaves_no_fd_open(request: pytest.FixtureRequest) -> Iterator[None]:
     if open_fds() != before and request.node.get_closest_marker("jumps_on") is None:
         gc.collect()  # a cycle may still hold one; with filterwarnings=error its ResourceWarning fails the test
         assert open_fds() == before
+
+
+# luod's own tests have its plugin's fixtures by shorter names.
+
+
+@pytest.fixture(scope="session")
+def machine_kind(luod_machine_kind: str) -> str:
+    return luod_machine_kind
+
+
+@pytest.fixture
+def boot_machine(luod_boot_machine: BootMachine) -> BootMachine:
+    return luod_boot_machine
+
+
+@pytest.fixture
+def machine(boot_machine: BootMachine) -> Machine:
+    return boot_machine()
+
+
+@pytest.fixture(scope="session")
+def machine_python(luod_python: Interpreter) -> Interpreter:
+    return luod_python
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from luod.testing import Host, Machine
 from luod.testing.plugin import BootMachine
 from tests import devices
 
-pytestmark = pytest.mark.processors(2)  # as hosts have
+pytestmark = pytest.mark.luod_processors(2)  # as hosts have
 
 
 def guests(machine: Machine) -> tuple[Guest, ...]:

@@ -15,7 +15,7 @@ from luod.testing import Machine, require_tool
 from luod.testing.plugin import booting_machines
 from tests.daemon.host import Luod
 
-pytestmark = pytest.mark.processors(2)  # as hosts have
+pytestmark = pytest.mark.luod_processors(2)  # as hosts have
 
 MEBIBYTES = 64
 UPDATES = 3

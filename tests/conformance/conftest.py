@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
             continue
-        if item.callspec.params.get("machine_kind") != "emulated":
+        if item.callspec.params.get("luod_machine_kind") != "emulated":
             continue
         for marker in item.iter_markers("divergence"):
             if marker.kwargs.get("when", way) == way:
@@ -70,7 +70,7 @@ def caller(questions: Caller) -> Iterator[Caller]:
 def voyages(request: pytest.FixtureRequest, machine_kind: str, machine_python: Interpreter) -> Outcomes:
     """Takes all selected rows of the module that reach over a kexec through it, together."""
     program = machine_python.module("tests.programs.questions")
-    rows = rows_of(request, machine_kind=machine_kind)
+    rows = rows_of(request, luod_machine_kind=machine_kind)
     with booting_machines(machine_kind) as boot:
         machine = boot()
         return travel(rows, machine, lambda: start(machine, program, root=str(ROOT)))

@@ -1,4 +1,4 @@
-"""Tests of the real kernel alone: collected with `--machine kernel` only (`make test-kernel`)."""
+"""Tests of the real kernel alone: collected with `--luod-machine kernel` only (`make test-kernel`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Many random programs: the real kernel and the emulated machine answer every question alike.
 
-Eleven programs of three boots: more than 20,000 questions over more than 20 kexecs. `pytest --machine kernel
+Eleven programs of three boots: more than 20,000 questions over more than 20 kexecs. `pytest --luod-machine kernel
 --random-programs N --random-seed SEED` plays others; docs/divergences.md has the allowed differences.
 """
 

@@ -10,8 +10,8 @@ from pathlib import Path
 SUITE = """
 from luod.testing import require_tool
 
-def test_passes(machine):
-    assert machine.boot == 1
+def test_passes(luod_machine):
+    assert luod_machine.boot == 1
 
 def test_needs_a_tool():
     require_tool("no-such-tool", package="no-such-package")
@@ -19,13 +19,34 @@ def test_needs_a_tool():
 def test_needs_another():
     require_tool("other-tool", package="another-package")
 
-def test_fails_inside(machine):
-    machine.run(["sh", "-c", "echo the reason >&2; exit 5"])
+def test_fails_inside(luod_machine):
+    luod_machine.run(["sh", "-c", "echo the reason >&2; exit 5"])
 """
 
 
-def run(directory: Path, *arguments: str, ci: str = "") -> subprocess.CompletedProcess[str]:
-    (directory / "test_suite.py").write_text(SUITE)
+FOREIGN_CONFTEST = """
+import pytest
+
+def pytest_addoption(parser):
+    parser.addoption("--machine")
+
+@pytest.fixture
+def machine(request):
+    return request.config.getoption("--machine")
+"""
+FOREIGN_SUITE = """
+import pytest
+
+def test_has_its_own_machine(machine):
+    assert machine == "mine"
+
+def test_is_skipped():
+    pytest.skip("for a reason of its own")
+"""
+
+
+def run(directory: Path, *arguments: str, ci: str = "", suite: str = SUITE) -> subprocess.CompletedProcess[str]:
+    (directory / "test_suite.py").write_text(suite)
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, "test_suite.py"],
         cwd=directory,
@@ -62,3 +83,26 @@ def test_failure_inside_is_an_ordinary_failure(tmp_path: Path) -> None:
     assert "1 failed" in output
     assert "boot 1" in output
     assert "the reason" in output
+
+
+def test_a_suite_that_does_not_use_it_looks_as_without_it(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(FOREIGN_CONFTEST)
+    done = run(tmp_path, "--machine", "mine", suite=FOREIGN_SUITE)
+    assert "1 passed, 1 skipped" in done.stdout
+    assert "luod" not in done.stdout.partition("collected")[2]
+    assert "skipped on this host" not in done.stdout
+
+
+def test_every_name_of_the_plugin_begins_with_luod(tmp_path: Path) -> None:
+    done = run(tmp_path, "--fixtures", "-q", suite="")
+    fixtures = [line.split()[0] for line in done.stdout.splitlines() if "luod/testing/plugin.py" in line]
+    assert fixtures
+    assert all(name.startswith("luod_") for name in fixtures), fixtures
+
+
+def test_the_errors_of_machines_are_in_luod_testing() -> None:
+    import luod.errors
+    import luod.testing
+
+    for name in ("MachineError", "MachineUnavailable", "MachineEnded", "MachineJumped", "ProgramFailed"):
+        assert getattr(luod.testing, name) is getattr(luod.errors, name)

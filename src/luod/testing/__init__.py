@@ -1,13 +1,13 @@
 """A machine to test on, driven from outside: boot it, run programs in it, kexec, continue in the next boot.
 
 It is for luod's own tests and for those of VMM authors: the pytest plugin (`luod.testing.plugin`, which pytest loads)
-has the fixtures `machine` and `boot_machine`. A test reads in order from before the kexec to after it:
+has the fixtures `luod_machine` and `luod_boot_machine`. A test reads in order from before the kexec to after it:
 
-    def test_guest_memory_survives(machine):
-        vmm = machine.spawn(["./vmm", "--live-update"])
-        with machine.expect_jump():
-            machine.run(["luoctl", "update"])
-        assert machine.boot == 2
+    def test_guest_memory_survives(luod_machine):
+        vmm = luod_machine.spawn(["./vmm", "--live-update"])
+        with luod_machine.expect_jump():
+            luod_machine.run(["luoctl", "update"])
+        assert luod_machine.boot == 2
 
 `machine` has the common interface, `emulated` the machine of `luoemu`, `channel` the line to the agent, `agent` the
 init that runs inside, `interpreter` the Python that a given uid can run, `tools` what a test needs of the host,
@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from luod.errors import MachineEnded, MachineError, MachineJumped, MachineUnavailable, ProgramFailed
     from luod.testing.emulated import EmulatedMachine
     from luod.testing.host import Host
     from luod.testing.machine import Machine, Program, Result
@@ -29,14 +30,32 @@ _HOMES: Final = {
     "EmulatedMachine": "luod.testing.emulated",
     "Host": "luod.testing.host",
     "Machine": "luod.testing.machine",
+    "MachineEnded": "luod.errors",
+    "MachineError": "luod.errors",
+    "MachineJumped": "luod.errors",
+    "MachineUnavailable": "luod.errors",
     "Program": "luod.testing.machine",
+    "ProgramFailed": "luod.errors",
     "Result": "luod.testing.machine",
     "eventually": "luod.testing.waiting",
     "require_tool": "luod.testing.tools",
 }
 """The module of each public name."""
 
-__all__ = ["EmulatedMachine", "Host", "Machine", "Program", "Result", "eventually", "require_tool"]
+__all__ = [
+    "EmulatedMachine",
+    "Host",
+    "Machine",
+    "MachineEnded",
+    "MachineError",
+    "MachineJumped",
+    "MachineUnavailable",
+    "Program",
+    "ProgramFailed",
+    "Result",
+    "eventually",
+    "require_tool",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,9 @@
 """The pytest plugin: fixtures that boot machines, and at the end a list of skipped tests and the packages they need.
 
-pytest loads it wherever luod is installed. `--machine kernel` boots a real kernel instead of the emulated machine;
-given for both, every test runs on both. A machine is closed when its test ends, also after a failure. Processes that it
-leaves behind are a failure of its own.
+pytest loads it wherever luod is installed, so every name begins with `luod`, and a run that does not use it looks as
+without it. `--luod-machine kernel` boots a real kernel instead of the emulated machine; given for both, every test runs
+on both. A machine is closed when its test ends, also after a failure. Processes that it leaves behind are a failure of
+its own.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from luod.testing.emulated import EmulatedMachine
 from luod.testing.interpreter import Interpreter, interpreter_for
 from luod.testing.kernel import KernelMachine
 from luod.testing.machine import Machine
-from luod.testing.tools import cannot_run, package_of
+from luod.testing.tools import cannot_run, is_ours, package_of
 
 KINDS: Final = ("emulated", "kernel")
 
 
 class BootMachine(Protocol):
-    """The type of the fixture `boot_machine`: boots a machine that is closed when the test ends."""
+    """The type of the fixture `luod_boot_machine`: boots a machine that is closed when the test ends."""
 
     def __call__(
         self, *, profile: str = "mainline", user: int | None = None, arguments: tuple[str, ...] = ()
@@ -63,67 +64,69 @@ def booting_machines(kind: str, *, scratch: Path | None = None, processors: int 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("luod").addoption(
-        "--machine",
+        "--luod-machine",
         action="append",
         choices=KINDS,
-        help="the kind of machine the fixtures `machine` and `boot_machine` give (default: emulated); repeatable",
+        help="the kind of machine that the fixtures of luod give (default: emulated); repeatable",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "processors(number): how many a real kernel's machine has (1)")
+    config.addinivalue_line("markers", "luod_processors(number): how many a real kernel's machine has (1)")
 
 
 def machine_kinds(config: pytest.Config) -> list[str]:
     """Returns the kinds of machine on which this run's tests are to run."""
-    return list(dict.fromkeys(config.getoption("--machine") or ["emulated"]))
+    return list(dict.fromkeys(config.getoption("luod_machine") or ["emulated"]))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "machine_kind" in metafunc.fixturenames:
-        metafunc.parametrize("machine_kind", machine_kinds(metafunc.config), indirect=True, scope="session")
+    if "luod_machine_kind" in metafunc.fixturenames:
+        metafunc.parametrize("luod_machine_kind", machine_kinds(metafunc.config), indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
-def machine_kind(request: pytest.FixtureRequest) -> str:
-    """Returns the kind of machine of `machine` and `boot_machine`: one of KINDS, by the option --machine."""
+def luod_machine_kind(request: pytest.FixtureRequest) -> str:
+    """Returns the kind of the machines: one of KINDS, by the option --luod-machine."""
     kind: str = request.param
     return kind
 
 
 @pytest.fixture
-def boot_machine(
-    machine_kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+def luod_boot_machine(
+    luod_machine_kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BootMachine]:
     """Boots any number of machines, each with its own profile, uid and arguments of `luoemu run`.
 
-    A real kernel has one processor, or as many as the marker `processors` gives.
+    A real kernel has one processor, or as many as the marker `luod_processors` gives.
     """
-    marker = request.node.get_closest_marker("processors")
+    marker = request.node.get_closest_marker("luod_processors")
     processors = 1 if marker is None else int(marker.args[0])
-    with booting_machines(machine_kind, scratch=tmp_path_factory.getbasetemp(), processors=processors) as boot:
+    with booting_machines(luod_machine_kind, scratch=tmp_path_factory.getbasetemp(), processors=processors) as boot:
         yield boot
 
 
 @pytest.fixture
-def machine(boot_machine: BootMachine) -> Machine:
+def luod_machine(luod_boot_machine: BootMachine) -> Machine:
     """Returns a booted machine (profile `mainline`, run as the test's own uid), which is closed when the test ends."""
-    return boot_machine()
+    return luod_boot_machine()
 
 
 @pytest.fixture(scope="session")
-def machine_python() -> Interpreter:
+def luod_python() -> Interpreter:
     """Returns a Python with which every uid in a machine can run luod's standard-library part."""
     return interpreter_for() or cannot_run("there is no Python that can import luod")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Lists the skipped tests, by name and reason, and one command that installs the missing packages."""
+    """Lists the tests that were skipped by `luod.testing.tools`, and one command that installs the missing packages."""
     skipped: list[pytest.TestReport] = terminalreporter.getreports("skipped")
     reasons: dict[str, list[str]] = {}
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        reasons.setdefault(reason.removeprefix("Skipped: "), []).append(report.nodeid)
+        reason = reason.removeprefix("Skipped: ")
+        if is_ours(reason):
+            reasons.setdefault(reason, []).append(report.nodeid)
     if not reasons:
         return
     terminalreporter.section("skipped on this host")

@@ -36,6 +36,11 @@ def cannot_run(reason: str) -> NoReturn:
     _give_up(_HOST + reason)
 
 
+def is_ours(reason: str) -> bool:
+    """Returns whether the reason of a skip is one of this module's."""
+    return reason.startswith(_HOST) or package_of(reason) is not None
+
+
 def package_of(reason: str) -> str | None:
     """Returns the Debian package in the reason of a skip, or None."""
     match = _TOOL_PATTERN.search(reason)
