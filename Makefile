@@ -9,9 +9,10 @@
 #                      mmdebstrap and the network, up to two hours; MINIMAL='trixie/root/*' is one part of it
 #   make test-all      all of the above
 #   make docs          the documentation site, into build/site
-#   make install       programs, units and manual pages below DESTDIR and PREFIX (docs/install.md)
+#   make install       programs, units and manual pages below DESTDIR and PREFIX (docs/install.md); make uninstall
 #   make deb           Debian packages, into build/deb: as root, with mmdebstrap and the network
 #   make dist          sdist and wheel, into build/dist
+#   make test-install  make install, make uninstall and the wheel in a minimal Debian 13: as root, with mmdebstrap
 #   make test-systemd  luod as systemd's service, in a Debian with these packages on that Linux: as root, with mmdebstrap
 #   make bench         benchmarks (never part of the tests), compared with docs/performance.md; UPDATE=1 writes there
 #   make bench-kernel  those that also run on that Linux
@@ -29,7 +30,7 @@ MINIMAL ?=
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
 .PHONY: demo test lint pytest test-crash test-hostile kernel test-kernel test-systemd test-minimal test-all
-.PHONY: bench bench-kernel docs install man deb dist clean setup
+.PHONY: bench bench-kernel docs install uninstall man deb dist test-install clean setup
 
 demo: $(READY)
 	@$(BIN)/python -m demo
@@ -55,7 +56,7 @@ test-crash: $(READY)
 test-hostile: $(READY)
 	$(BIN)/pytest tests/hostile
 
-test-all: test demo test-hostile test-crash test-kernel test-systemd test-minimal
+test-all: test demo test-hostile test-crash test-kernel test-systemd test-install test-minimal
 
 kernel:
 	@kernel/build $(KERNEL)
@@ -77,6 +78,9 @@ test-systemd: $(READY) deb
 
 test-minimal:
 	@set -f; scripts/test-minimal $(MINIMAL)
+
+test-install:
+	@scripts/test-minimal --instead 'PYTHON=/usr/bin/python3 scripts/try-install' trixie/root/demo
 
 bench: $(READY)
 	$(BIN)/python -m bench $(if $(UPDATE),--update)
@@ -103,7 +107,7 @@ install: man
 	tar -cC src --exclude=__pycache__ luod | tar -xC $(DESTDIR)$(LIBRARY)
 	$(PYTHON) -m compileall -q $(if $(DESTDIR),-s $(DESTDIR) -p /) $(DESTDIR)$(LIBRARY)
 	for program in luod=luod.daemon.main luoctl=luod.ctl.main luoemu=luod.emulator.machine.main; do \
-		scripts/launcher $(LIBRARY) $${program#*=} >$(DESTDIR)$(PREFIX)/bin/$${program%=*} && \
+		scripts/launcher $(LIBRARY) $${program#*=} $$(command -v $(PYTHON)) >$(DESTDIR)$(PREFIX)/bin/$${program%=*} && \
 		chmod 755 $(DESTDIR)$(PREFIX)/bin/$${program%=*} || exit; done
 	for unit in systemd/*.service systemd/*.socket systemd/*.target systemd/*.timer; do \
 		sed 's,/usr/sbin/luod,$(PREFIX)/bin/luod,; s,/usr/bin/luoctl,$(PREFIX)/bin/luoctl,' $$unit \
@@ -115,6 +119,16 @@ install: man
 	install -D -m 644 build/completions/luoctl $(DESTDIR)$(PREFIX)/share/bash-completion/completions/luoctl
 	install -D -m 644 build/completions/luoctl.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/luoctl.fish
 	install -D -m 644 build/completions/_luoctl $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_luoctl
+
+# With the same DESTDIR, PREFIX and UNITS. The state directory and the policy stay.
+uninstall:
+	rm -rf $(DESTDIR)$(LIBRARY)
+	cd $(DESTDIR)$(PREFIX) && rm -f bin/luod bin/luoctl bin/luoemu share/man/man?/luod.8 share/man/man?/luoctl.1 \
+		share/man/man?/luoemu.1 share/man/man?/luod.toml.5 lib/tmpfiles.d/luod.conf \
+		share/bash-completion/completions/luoctl share/fish/vendor_completions.d/luoctl.fish \
+		share/zsh/site-functions/_luoctl
+	cd $(DESTDIR)$(UNITS) && rm -f catalog/luod.catalog \
+		$(patsubst systemd/%,system/%,$(foreach kind,service socket target timer,$(wildcard systemd/*.$(kind))))
 
 # Manual pages and completions, made from the parsers.
 man:
