@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,3 +75,19 @@ def test_over_a_kexec(after_the_jump: Machine, selftests: Path, program: str) ->
 def test_the_cases_of_one_boot(after_the_jump: Machine, selftests: Path) -> None:
     report = after_the_jump.run([str(selftests / "liveupdate")]).text
     assert "pass:15 fail:0 xfail:0 xpass:0 skip:0 error:0" in report
+
+
+def test_the_example_of_ci_runs_them(tmp_path: Path) -> None:
+    """In a tree that has of the kernel's source what it needs."""
+    built = Path(qemu.kernel_image()).parent
+    for part in ("tools/testing/selftests", "usr/include"):
+        shutil.copytree(built / part, tmp_path / part)
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/subarch.include").write_text("SUBARCH := x86\n")
+    script = Path(__file__).parents[2] / "examples/ci/selftests"
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    done = subprocess.run(
+        ["sh", script, tmp_path], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "every selftest passed"

@@ -84,8 +84,7 @@ def _keep(order: Order, supervisor: socket.socket) -> int:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"this host gives uid {uid} no namespaces ({error.strerror}): run luoemu as root with CAP_SYS_ADMIN, "
-            "or raise user.max_user_namespaces and lift what else forbids user namespaces, such as a chroot",
+            f"this host gives uid {uid} no namespaces ({error.strerror}): {namespaces.remedy()}",
         ) from None
     namespaces.die_with_parent()  # Again: the kernel clears it when credentials change.
     shown = nodes.furnish(order.command_line, order.images)

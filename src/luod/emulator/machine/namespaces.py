@@ -39,6 +39,9 @@ _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
 _IFREQ: Final = struct.Struct("=16sh22x")
 
+_RESTRICTION: Final = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+"""1 on Ubuntu since 23.10."""
+
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
     """Calls mount(2). Raises OSError with the target."""
@@ -88,6 +91,20 @@ def enter(*, share_network: bool) -> bool:
     if not share_network:
         _raise_loopback()
     return privileged
+
+
+def remedy(restriction: str = _RESTRICTION) -> str:
+    """Returns how an operator of this host gives a user namespaces. `restriction` is the path of AppArmor's setting."""
+    with contextlib.suppress(OSError), open(restriction, encoding="ascii") as file:
+        if file.read().strip() == "1":
+            return (
+                "AppArmor gives user namespaces to programs with a profile only: run luoemu as root, or, as root, "
+                "sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+            )
+    return (
+        "run luoemu as root with CAP_SYS_ADMIN, or raise user.max_user_namespaces and lift what else forbids user "
+        "namespaces, such as a chroot"
+    )
 
 
 def make_private() -> None:
