@@ -14,8 +14,8 @@ _SESSION: Final = "close duplicate fileno name"
 _OUTGOING: Final = f"{_SESSION} about annotate contents has_manifest preserve release replace tokens unpreserve"
 _INCOMING: Final = f"{_SESSION} about contents discard finish finished holds retrieve unretrieved"
 _CLIENT: Final = (  # and attributes
-    "about close create create_many describe discard drop_stash manifest restore retrieve retrieve_many sessions stash "
-    "unstash"
+    "about adopt close create create_many describe discard drop_stash manifest restore retrieve retrieve_many sessions "
+    "stash unstash"
 )
 _RESTORED: Final = "close discard finish frozen generation name names resume retrieve running sessions"
 _PARTICIPANT: Final = "close declare fileno next run"

@@ -132,6 +132,26 @@ class Client(ClientBase):
         """
         return self._run(restore.discard(name, self._begun))
 
+    def adopt(self, session: int | HasFileno) -> HeldOutgoingSession | HeldIncomingSession:
+        """Has luod hold a session that this program created or retrieved by itself, at /dev/liveupdate.
+
+        `session` is an fd of it, or its `luod.liveupdate` object, which the caller still owns. From then on the session
+        belongs to this user in luod, and lives until the kexec even if this process ends. It is finished, released and
+        declared by a participant as one that luod created. The returned handle has a duplicate of its own, and keeps no
+        manifest. It can be repeated.
+
+        Raises BadInput: `session` is no session, or has a name that luod does not take (see `create`). Raises
+        SessionExists (EEXIST): luod holds a session of this name for another user. Raises Refused: the policy. Raises
+        Torn, AlreadyResumed: its guest must not be resumed. Raises KernelRefused.
+        """
+        from luod.ipc.client import adoption
+        from luod.liveupdate import incoming
+
+        name, made = self._run(adoption.adopt(session, self.path))
+        if isinstance(made, incoming.IncomingSession):
+            return HeldIncomingSession(self, name, made)
+        return HeldOutgoingSession(self, name, made)
+
     def sessions(self) -> tuple[SessionInfo, ...]:
         """Returns this user's sessions, by name; for root all users'."""
         return self._run(sessions.sessions())

@@ -42,6 +42,10 @@ MANIFEST_TOKEN: Final = 2**64 - 2
 PARTS_MAX: Final = 256
 RESERVED_TOKENS: Final = range(MANIFEST_TOKEN - PARTS_MAX + 1, MANIFEST_TOKEN + 1)
 """Tokens that files cannot have in a session with a manifest."""
+CPR_STATE_TOKEN: Final = 1
+"""The token of the state that QEMU's own mode cpr-luo writes into a session. The library chooses it for no file, so
+that a reader can tell the two layouts apart.
+"""
 
 PART_SIZE: Final = 64 * 1024
 """The size of one part in bytes: enough for some 600 files."""

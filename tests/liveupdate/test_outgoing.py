@@ -97,6 +97,15 @@ def test_memory_that_would_come_back_sealed_is_refused_unless_allowed(session: V
     session.call("preserve", session="s", file="n", token=2, allow_sealed=True)
 
 
+def test_a_token_that_is_chosen_is_never_that_of_qemus_own_mode(vmm: Vmm) -> None:
+    """So a reader can tell a session of the library from one of QEMU's cpr-luo, whose state is under token 1."""
+    vmm.call("create", name="chosen", slot="s")
+    for name in ("a", "b", "c", "d"):
+        vmm.memfd(name)
+    assert [vmm.call("preserve", session="s", file=name, name=name) for name in ("a", "b", "c")] == [0, 2, 3]
+    assert vmm.call("preserve", session="s", file="d", token=1, name="d") == 1
+
+
 def test_a_session_without_a_manifest_has_every_token(vmm: Vmm) -> None:
     vmm.call("create", name="bare", slot="s", manifest=False)
     vmm.memfd("m")

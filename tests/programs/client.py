@@ -63,6 +63,11 @@ class Client(Library):
         """Has luod put an empty session in the place of one of which this process has no fd."""
         perform(creation.made("Replace", name, self._socket, manifest=False), self._socket, 30.0).close()
 
+    def call_adopt(self, fd: Slot, slot: str) -> None:
+        """Has luod hold the session behind any fd. `slot` gets the handle."""
+        held = self._ask("adopt", Borrowed(self.fd(fd)))
+        (self.incoming if hasattr(held, "finish") else self.outgoing)[slot] = held
+
     def call_discard(self, name: str) -> list[str]:
         return list(self._ask("discard", name))
 

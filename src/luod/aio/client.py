@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from luod.errors import LuodError
-from luod.ipc.client import creation, held_files, restore, sessions
+from luod.ipc.client import adoption, creation, held_files, restore, sessions
 from luod.ipc.client.async_connection import connected, in_thread, perform, retried
 from luod.ipc.client.connection import LOOK_PAUSE, is_absent, unreachable
 from luod.ipc.client.handle import ClientBase, IncomingHandle, OutgoingHandle
@@ -73,6 +73,13 @@ class AsyncClient(ClientBase):
     async def discard(self, name: str) -> tuple[str, ...]:
         """See `luod.Client.discard`."""
         return await self._run(restore.discard(name, self._begun))
+
+    async def adopt(self, session: int | HasFileno) -> AsyncHeldOutgoingSession | AsyncHeldIncomingSession:
+        """See `luod.Client.adopt`."""
+        name, made = await self._run(adoption.adopt(session, self.path))
+        if isinstance(made, IncomingSession):
+            return AsyncHeldIncomingSession(self, name, made)
+        return AsyncHeldOutgoingSession(self, name, made)
 
     async def sessions(self) -> tuple[SessionInfo, ...]:
         """See `luod.Client.sessions`."""

@@ -27,6 +27,7 @@ PAUSE_SECONDS: Final = 0.01
 """Between two modules, unless a call waits for the rooms."""
 MODULES: Final = (
     "luod.ipc.types.admin",
+    "luod.daemon.sessions.adoption",
     "luod.daemon.cleanup.worker",
     "luod.daemon.cleanup.forwarder",
     "luod.daemon.cleanup.forwarding",

@@ -160,6 +160,10 @@ class NoManifest(SessionError, of=(SESSIONS,), caught=errors.NoManifest):
     """
 
 
+class NotASession(WireError, of=(SESSIONS,), caught=errors.BadInput):
+    """The file is not a session of the Live Update Orchestrator."""
+
+
 class AlreadyStashed(SessionError, of=(SESSIONS,), caught=errors.AlreadyStashed):
     """luod holds a set of files of this name for the caller's user."""
 

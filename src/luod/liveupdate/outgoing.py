@@ -28,7 +28,7 @@ from luod.errors import (
 from luod.linux import Fd, HasFileno
 from luod.liveupdate import calls, devices
 from luod.liveupdate.ram import new_memfd
-from luod.liveupdate.session import Session, check_text, check_token
+from luod.liveupdate.session import Session, check_text, check_token, is_incoming
 from luod.manifest import Entry
 from luod.static import TYPE_CHECKING, Any, Final
 from luod.uapi import liveupdate as uapi
@@ -110,7 +110,8 @@ class OutgoingSession(Session):
         """Preserves `file` under `token`, and returns the token: PRESERVE_FD.
 
         The caller owns the fd and may close it; the kernel holds the file. `name`, unique in the session, goes to the
-        manifest, and the file can be retrieved by it. Without `token` the first free one is used.
+        manifest, and the file can be retrieved by it. Without `token` the first free one is used, except 1, which is
+        QEMU's (`luod.manifest`).
 
         Later stores into a memfd are carried too, by any process until the kexec. It can no longer grow, shrink or get
         holes (EPERM), its holes are filled now, and seals added from now on are not carried. After the kexec it has
@@ -139,7 +140,7 @@ class OutgoingSession(Session):
                 raise BadInput(
                     "a file without a token", hint="pass a token, or a name, which is stored in the manifest"
                 )
-            token = next(free for free in count() if free not in self._entries)
+            token = next(free for free in count() if free not in self._entries and free != manifest.CPR_STATE_TOKEN)
         self._check(token, name)
         if self._frozen:
             raise SessionFrozen(errno.EBUSY, calls.PRESERVE_FD.name, "the session is frozen")
@@ -158,7 +159,7 @@ class OutgoingSession(Session):
             except KernelRefused as error:
                 if self._manifest is not None and token not in self._entries:
                     self._manifest.drop(token)
-                raise self._explained(error, fd, token) from None
+                raise self._explained(error, fd) from None
             self._entries[token] = entry
             self._names.add(name)
         return token
@@ -245,27 +246,14 @@ class OutgoingSession(Session):
         if name in self._names:
             raise BadInput(f"the session holds a file named {name!r} already", hint="names are unique in a session")
 
-    def _explained(self, error: KernelRefused, fd: int, token: int) -> KernelRefused:
+    def _explained(self, error: KernelRefused, fd: int) -> KernelRefused:
         """Returns `error` of a PRESERVE_FD, with the rule that a device breaks as its hint."""
         if not isinstance(error, FileNotPreservable | WrongDirection):
             return error
         hint = devices.why_refused(fd, error.errno or 0)
-        if not hint or (isinstance(error, WrongDirection) and self._is_incoming(token)):
+        if not hint or (isinstance(error, WrongDirection) and is_incoming(self)):
             return error
         return FileNotPreservable(error.errno or 0, error.call, "this VFIO file cannot be preserved", hint=hint)
-
-    def _is_incoming(self, token: int) -> bool:
-        """Returns whether EINVAL of PRESERVE_FD is due to the direction or the device.
-
-        The kernel checks the direction first.
-        """
-        try:
-            self._preserve(-1, token)
-        except WrongDirection:
-            return True
-        except KernelRefused:
-            return False
-        raise AssertionError("fd -1 cannot have been preserved")
 
     def _preserve(self, fd: int, token: int) -> None:
         # Beyond an int's range no fd can be open, and the field cannot hold it.

@@ -5,7 +5,7 @@ Programs use these classes only as `LiveUpdate`, `OutgoingSession` and `Incoming
 
 from __future__ import annotations
 
-from luod.errors import BadInput
+from luod.errors import BadInput, KernelRefused, WrongDirection
 from luod.linux import Fd, Resource
 from luod.liveupdate import calls
 from luod.static import TYPE_CHECKING, Final
@@ -95,3 +95,18 @@ class Session(Owner):
     def _close_limits(self) -> None:
         if self._limits is not None:
             self._limits.close()
+
+
+def is_incoming(session: Session) -> bool:
+    """Returns whether the session came over the kexec, by the kernel's answer; also after FINISH. Changes nothing.
+
+    The kernel is asked to preserve fd -1. It checks the direction of the session before the fd.
+    """
+    argument = uapi.SESSION_PRESERVE_FD.pack(uapi.SESSION_PRESERVE_FD.size, -1, uapi.TOKEN_MAX)
+    try:
+        calls.PRESERVE_FD.make(session.fileno(), bytearray(argument))
+    except WrongDirection:
+        return True
+    except KernelRefused:
+        return False
+    raise AssertionError("fd -1 cannot have been preserved")

@@ -82,3 +82,15 @@ def test_a_received_file_is_discarded_once_though_it_is_closed_twice() -> None:
         received.close()
 
         assert discarded == [file]
+
+
+def test_a_file_that_is_closed_here_is_not_discarded_and_counts_no_more() -> None:
+    discarded: list[Fd] = []
+    gone: list[str] = []
+    file = Fd(os.open(os.devnull, os.O_RDONLY))
+    received = Received(file, discarded.append, lambda: gone.append("gone"))
+
+    received.close_here()
+    received.close()
+
+    assert (file.closed, discarded, gone) == (True, [], ["gone"])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,28 @@ def test_only_memory_and_devices_whose_close_blocks_nobody_are_received(name: st
     number = make()
     try:
         assert receiver.kind_of(number) == kind
+    finally:
+        os.close(number)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_only_a_file_with_the_link_of_a_session_may_be_one(name: str) -> None:
+    """On an emulated machine a session has the link of a memfd of this name."""
+    make, _kind = FILES[name]
+    number = make()
+    try:
+        assert receiver.is_session(number) == (name == "memory named as a session")
+    finally:
+        os.close(number)
+
+
+def test_a_file_of_another_file_system_with_the_name_of_a_session_is_not_one(tmp_path: Path) -> None:
+    """A mount in another namespace shows its files from its own root; a FUSE server's close can block."""
+    named = tmp_path / "[luo_session] vm"
+    named.touch()
+    number = os.open(named, os.O_RDONLY)
+    try:
+        assert not receiver.is_session(number)
     finally:
         os.close(number)
 

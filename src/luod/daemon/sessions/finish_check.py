@@ -1,4 +1,4 @@
-"""The kernel's answers about an incoming session that luod holds: whether it is finished, and its manifest.
+"""The kernel's answers about a session: of an incoming one whether it is finished, and its manifest.
 
 The ioctl waits for other processes in an ioctl of the same session, without limit, and nothing tells luod beforehand
 whether it will. So a thread makes it. There are few: a user that makes them wait takes no resource that others need,
@@ -47,9 +47,7 @@ class Checks:
         A session without a manifest counts as finished. Raises Busy: a process is in an ioctl of the session, or of
         too many others of this user. Raises KernelRefused.
         """
-        await self._admit(uid)
-        copy = session.duplicate()
-        return await self.ask(uid, lambda: _holds(copy))
+        return await self.about(uid, session, _holds)
 
     async def manifest(self, uid: int, session: Fd) -> Fd | None:
         """Returns the first part of the session's manifest, read-only, which the caller owns; None without one.
@@ -57,9 +55,16 @@ class Checks:
         None also when the session is finished. No other file of the session is retrieved. Raises Busy, KernelRefused as
         `unfinished`. Raises NotEnoughMemory: 64 KiB are not available, and the kernel was not asked.
         """
+        return await self.about(uid, session, _manifest)
+
+    async def about(self, uid: int, session: Fd, call: Callable[[Fd], T]) -> T:
+        """Returns or raises the result of `call`, run in a thread, which owns a duplicate of the session.
+
+        Raises Busy as `unfinished`.
+        """
         await self._admit(uid)
         copy = session.duplicate()
-        return await self.ask(uid, lambda: _manifest(copy))
+        return await self.ask(uid, lambda: call(copy))
 
     async def _admit(self, uid: int) -> None:
         """Waits until this user has fewer calls in the kernel. Raises Busy: that takes longer than the patience."""

@@ -48,7 +48,7 @@ from luod.ipc.errors import Busy, InvalidParameter, NotFinished, PermissionDenie
 from luod.ipc.server.peer import Peer
 from luod.ipc.server.sparing import Sparing
 from luod.ipc.server.turns import charged
-from luod.ipc.types.sessions import Description, Direction, MemoryRoom, Outcome, SessionInfo
+from luod.ipc.types.sessions import Adopted, Description, Direction, MemoryRoom, Outcome, SessionInfo
 from luod.linux import Fd
 from luod.session_name import SessionName
 from luod.static import TYPE_CHECKING, Any
@@ -56,6 +56,7 @@ from luod.static import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from luod.daemon.sessions.adoption import Store
     from luod.daemon.sessions.names import Participation
     from luod.ipc.interfaces.sessions import Answers
     from luod.ipc.types.sessions import SessionState
@@ -153,8 +154,28 @@ class SessionService:
         return memory_grants.room(peer.process)
 
     async def create(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd:
-        session = parsed(name)
         check_manifest(manifest)
+        session = parsed(name)
+        return await self._begin(
+            peer, session, lambda _row, record: self._fds.create(name, record), "created", manifest
+        )
+
+    async def adopt(self, peer: Peer, session: Fd | None) -> Adopted:
+        from luod.daemon.sessions.adoption import Adopting  # not on the way to the first session
+
+        adopting = Adopting(
+            self._registry, self._fds, self._policy, self.changes, self._owners, self._sparing, self.being_forwarded
+        )
+        return await adopting.adopt(peer, session, self._checks, self._begin)
+
+    async def _begin(
+        self, peer: Peer, session: SessionName, store: Store, event: str, manifest: Fd | None = None
+    ) -> Fd:
+        """Adds an outgoing session; returns a duplicate, which the caller owns.
+
+        `store` has keep hold the session, then writes the row. `event` is its name in the log.
+        """
+        name = str(session)
         if peer.anonymous:
             raise PermissionDenied()
         granted = self._policy.terms(peer)
@@ -168,7 +189,7 @@ class SessionService:
         self._creating[peer.uid] += 1
         try:
             return await self.changes.make(
-                name, self._create(peer, session, belonging, granted, manifest), frozen=frozen
+                name, self._create(peer, session, belonging, granted, store, event, manifest), frozen=frozen
             )
         finally:
             self._creating[peer.uid] -= 1
@@ -217,7 +238,14 @@ class SessionService:
         return row
 
     async def _create(
-        self, peer: Peer, session: SessionName, belonging: Belonging, granted: Granted, manifest: Fd | None
+        self,
+        peer: Peer,
+        session: SessionName,
+        belonging: Belonging,
+        granted: Granted,
+        store: Store,
+        event: str,
+        manifest: Fd | None,
     ) -> Fd:
         name = str(session)
         if name in self.being_forwarded:
@@ -250,7 +278,7 @@ class SessionService:
             self._registry.add(row)
 
         try:
-            fd = await self._fds.create(name, record)
+            fd = await store(row, record)
         except errors.SessionExists as error:
             await self._owners.forget(row)
             raise SessionExists(name=name, message=error.message, hint=error.hint) from error
@@ -258,7 +286,7 @@ class SessionService:
             await self._owners.forget(row)
             raise
         self.manifests.keep(row, manifest)
-        self._sparing("created", of=peer.uid, name=name, owner=owner, uid=peer.uid, pid=peer.pid)
+        self._sparing(event, of=peer.uid, name=name, owner=owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
     async def _retrieve(self, peer: Peer, name: str) -> Fd:

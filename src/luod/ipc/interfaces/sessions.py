@@ -14,7 +14,7 @@ from luod.ipc.errors import InvalidParameter, on_the_wire
 from luod.ipc.names import SESSIONS
 from luod.ipc.server.methods import Interface, accepted, method
 from luod.ipc.server.received import Received
-from luod.ipc.types.sessions import Description, Direction, GivenUp, MemoryRoom, Outcome, SessionInfo
+from luod.ipc.types.sessions import Adopted, Description, Direction, GivenUp, MemoryRoom, Outcome, SessionInfo
 from luod.linux import Fd
 from luod.static import TYPE_CHECKING, Final, Protocol
 
@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 
         async def create(self, peer: Peer, name: str, manifest: Fd | None = None) -> Fd: ...
         async def create_many(self, peer: Peer, sessions: Sequence[tuple[str, Fd | None]]) -> Answers: ...
+        async def adopt(self, peer: Peer, session: Fd | None) -> Adopted:
+            """Holds a duplicate of a session that the peer has. None stands for a file that cannot be a session."""
+            ...
+
         async def retrieve(self, peer: Peer, name: str) -> Fd: ...
         async def retrieve_many(self, peer: Peer, names: Sequence[str]) -> Answers: ...
         async def release(self, peer: Peer, name: str, direction: Direction, outcome: Outcome) -> None: ...
@@ -137,6 +141,29 @@ class Sessions(Interface, name=SESSIONS):
         with ExitStack() as borrowed:
             asked = [(each.name, borrowed.enter_context(_borrowed(each.manifest_fd))) for each in sessions]
             return _opened(await self._service.create_many(self._peer, asked))
+
+    @method(completed=True)
+    async def Adopt(self, *, session_fd: Received) -> Adopted:
+        """Makes luod hold a duplicate of a session that the caller created or retrieved by itself, at /dev/liveupdate.
+
+        When this is answered luod has it, as if it had come from Create or Retrieve: it belongs to the caller's user,
+        and lives until the kexec even if the caller ends. Its name and its direction are from the kernel. Names and
+        numbers of sessions are limited as in Create; an incoming one counts with the user's other incoming ones.
+
+        It can be repeated: luod holds one duplicate. Whose process created the session is not known to the kernel: the
+        fd is the authority. luod cannot tell whether an incoming session without a manifest is finished.
+
+        Errors: NotASession, InvalidName, WrongPhase, SessionExists (of another user), Torn, Resumed, Busy, Refused,
+        KernelRefused.
+        """
+        passed = session_fd.duplicate()
+        try:
+            adopted = await self._service.adopt(self._peer, passed)
+            session_fd.close_here()  # until it is closed, the name is not free after a Release (docs/hazards.md, H9)
+            return adopted
+        finally:
+            if passed is not None:
+                passed.close()
 
     @method("sessions", completed=True)
     async def RetrieveMany(self, *, names: list[str]) -> list[Opened]:

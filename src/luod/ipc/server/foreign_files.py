@@ -297,12 +297,12 @@ class ForeignFiles:
         taken = iter(numbers)
         self._budget.took(uid, len(numbers))
 
-        def closed(file: Fd) -> None:
+        def gone() -> None:
             self._budget.closed(uid)
-            self.discard(file)
 
         files = (
-            Received(None if bytes((letter,)) == receiver.NOT_TAKEN else Fd(next(taken)), closed) for letter in letters
+            Received(None if bytes((letter,)) == receiver.NOT_TAKEN else Fd(next(taken)), self.discard, gone)
+            for letter in letters
         )
         return Arrived(data, tuple(files))
 

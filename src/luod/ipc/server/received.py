@@ -69,12 +69,13 @@ class Budget:
 class Received:
     """A file that a client passed, owned. The first `close` passes it to `discard`, which closes it.
 
-    `file` None stands for a file that luod does not accept.
+    `file` None stands for a file that luod does not accept. `gone` runs once, when the file is closed or passed on.
     """
 
-    def __init__(self, file: Fd | None, discard: Callable[[Fd], None]) -> None:
+    def __init__(self, file: Fd | None, discard: Callable[[Fd], None], gone: Callable[[], None] = lambda: None) -> None:
         self._file: Final = file
         self._discard: Callable[[Fd], None] | None = discard
+        self._gone = gone
 
     def fileno(self) -> int:
         if self._file is None:
@@ -88,4 +89,12 @@ class Received:
     def close(self) -> None:
         discard, self._discard = self._discard, None
         if discard is not None and self._file is not None:
+            self._gone()
             discard(self._file)
+
+    def close_here(self) -> None:
+        """Closes it at once, for a file of which luod has another fd, so that this close is not the last one."""
+        discard, self._discard = self._discard, None
+        if discard is not None and self._file is not None:
+            self._gone()
+            self._file.close()

@@ -1,8 +1,9 @@
 """The program that receives clients' files from their connections for serve: `python -I -S receiver.py FD`.
 
 It is disposable: closing a file that a client made (a FUSE file, a TCP socket that lingers) can block for as long as
-the client wants, and a process in FUSE's flush cannot be killed. So serve gets only memory and devices, whose close
-does not block. All other files are closed here. FD is a SOCK_SEQPACKET channel. The messages on it, from serve:
+the client wants, and a process in FUSE's flush cannot be killed. So serve gets only memory, devices and sessions, whose
+close does not wait for another process. All other files are closed here. FD is a SOCK_SEQPACKET channel. The messages
+on it, from serve:
 
     R, bytes, fds, root   with a connection: receive so many bytes and at most so many fds, and answer
     C                     with fds: hold them, until
@@ -13,7 +14,7 @@ fds than allowed; or `E`, nothing received; and after each of these, and of `G`,
 end before serve closes the channel, since serve relies on its fds being held.
 
 Standard library only, and little of it, because a participant may wait for the start. serve's side is
-`luod.ipc.server.foreign_files`; the daemon imports `kind_of`.
+`luod.ipc.server.foreign_files`; the daemon imports `kind_of` and `is_session`.
 """
 
 from __future__ import annotations
@@ -55,14 +56,31 @@ def kind_of(number: int) -> Literal["memory", "device"] | None:
     """
     link = os.readlink(f"/proc/self/fd/{number}")
     if link.startswith("/memfd:") and _SESSION not in link:
-        try:
-            fcntl.fcntl(number, _F_GET_SEALS)  # fails unless the file is the kernel's own tmpfs or hugetlbfs
-        except OSError:
-            return None
-        return "memory"
+        return "memory" if _has_seals(number) else None
     if link in _DEVICES or (link.startswith("/dev/") and _is_device_node(number)):
         return "device"
     return None
+
+
+def is_session(number: int) -> bool:
+    """Returns whether the file behind fd `number` looks like a session. It makes no call on the file that can block.
+
+    On a real kernel no other file has such a link. On an emulated machine a memfd can have one, and its close does not
+    block either: only GET_NAME shows what it is.
+    """
+    link = os.readlink(f"/proc/self/fd/{number}")
+    if link.startswith(f"anon_inode:{_SESSION}"):
+        return True
+    return link.startswith(f"/memfd:{_SESSION}") and _has_seals(number)
+
+
+def _has_seals(number: int) -> bool:
+    """Returns whether the file is of the kernel's own tmpfs or hugetlbfs, and not of a FUSE server with such a name."""
+    try:
+        fcntl.fcntl(number, _F_GET_SEALS)
+    except OSError:
+        return False
+    return True
 
 
 def _is_device_node(number: int) -> bool:
@@ -95,11 +113,15 @@ def _cached_status(number: int) -> tuple[int, int, int]:
 
 
 def _taken(number: int, root: bool) -> bytes:
-    """Returns the letter of an fd: M or D is memory or a device, F a regular file of root's, such as a kernel image."""
+    """Returns the letter of an fd: M, D or S is memory, a device or a session, F a regular file of root's, such as a
+    kernel image.
+    """
     try:
         kind = kind_of(number)
         if kind is not None:
             return kind[:1].upper().encode()
+        if is_session(number):
+            return b"S"
         return b"F" if root and stat.S_ISREG(os.fstat(number).st_mode) else NOT_TAKEN
     except OSError:
         return NOT_TAKEN

@@ -45,6 +45,14 @@ class Description(SessionInfo):
 
 
 @frozen
+class Adopted:
+    """The answer to Adopt: the session's name and direction, by the kernel."""
+
+    name: str
+    direction: Direction
+
+
+@frozen
 class Limit:
     """A limit on memory: the bytes it leaves, and its name, such as a cgroup's path."""
 
