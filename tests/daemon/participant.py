@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from luod.testing import eventually
 from luod.testing.host import ADMIN_SOCKET, SOCKET
 from tests.daemon.host import Luod
 from tests.devices import FIRST, set_up
@@ -170,3 +171,16 @@ def jump_with(luod: Luod, *participants: Participant) -> None:
         for participant in participants:
             participant.vote("freezing")
     luod.start()
+
+
+def started_jump(luod: Luod) -> int:
+    """Waits for the process that calls reboot(2) and returns its pid. It must not be stopped before its exec."""
+    serve = luod.serve_pid()
+
+    def look() -> int | None:
+        for child in luod.machine.read(f"/proc/{serve}/task/{serve}/children").split():
+            if b"luod.daemon.updates.reboot" in luod.machine.read(f"/proc/{int(child)}/cmdline"):
+                return int(child)
+        return None
+
+    return eventually(look, describe="serve has started the process that calls reboot(2)") or 0

@@ -1,62 +1,102 @@
-"""A guest of QEMU lives through a kernel update: it counts on where it was paused."""
+"""Guests of QEMU live through kernel updates: each counts on where it was paused."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
-from luod.testing import Host, Machine, eventually
-from luod.testing.machine import Program
-from tests.agents.qemu.guests import CountingGuest
+import pytest
+
+from tests.agents.qemu import qemus
+from tests.agents.qemu.launchers import Launcher, counting_guest, qemu, restore, run, update
+from tests.agents.qemu.monitor import tell
+from tests.daemon.host import Luod
 
 
-class Guests:
-    """luoctl's part: guests that it runs or restores in a machine."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-
-    def luoctl(self, *arguments: str) -> Program:
-        python = self.host.python()
-        path = {"PATH": os.environ["PATH"]}
-        return self.host.machine.spawn(
-            python.module("luod.ctl.main", "qemu", *arguments), env={**python.environment, **path}
-        )
-
-    def run(self, guest: CountingGuest) -> Program:
-        return self.luoctl("run", "--name", guest.name, "--", "qemu-system-x86_64", *guest.arguments())
-
-
-def counts_past(guest: CountingGuest, number: int, program: Program) -> None:
-    _seen(lambda: len(guest.numbers()) > number, f"{guest.name} counts past {number}", program)
-
-
-def takes_part(program: Program) -> None:
-    _seen(lambda: "takes part" in program.stderr, "the guest takes part in updates", program)
-
-
-def _seen(check: Callable[[], bool], what: str, program: Program) -> None:
-    try:
-        eventually(check, describe=what, within=30)
-    except AssertionError as error:
-        raise AssertionError(f"{error}; its launcher printed: {program.stderr}") from None
-
-
-def test_a_guest_counts_on_through_three_updates(machine: Machine, tmp_path: Path) -> None:
-    host = Host(machine, state_directory=tmp_path / "luod")
-    guest = CountingGuest("vm", tmp_path)
-    guest.make_disk()
-    host.start()
-    program = Guests(host).run(guest)
+def test_a_guest_counts_on_through_three_updates(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    launcher = run(luod, guest)
     for _ in range(3):
-        takes_part(program)
-        counts_past(guest, guest.assert_nothing_is_lost() + 20, program)
-        host.load()
-        host.update(ignore=())
-        before = guest.assert_nothing_is_lost()
-        host.start()
-        program = Guests(host).luoctl("restore", guest.name)
-        counts_past(guest, before, program)
-    takes_part(program)
-    guest.assert_nothing_is_lost()
+        update(luod, [launcher])
+        launcher = restore(luod, guest)
+    assert luod.machine.boot == 4
+    launcher.counts_on()
+
+
+def test_eight_guests_are_restored_by_one_command(luod: Luod, tmp_path: Path) -> None:
+    guests = [counting_guest(tmp_path, f"vm-{number}") for number in range(8)]
+    update(luod, [run(luod, guest) for guest in guests])
+    everyone = Launcher(luod, guests[0], "restore", "--all")
+    for everyone.guest in guests:
+        everyone.says(f"{everyone.guest.name}: takes part in updates")
+        everyone.counts_on()
+
+
+@pytest.mark.parametrize("which", qemus.WHICH)
+def test_a_guest_is_continued_by_another_qemu_and_carried_again(luod: Luod, tmp_path: Path, which: str) -> None:
+    guest = counting_guest(tmp_path)
+    update(luod, [run(luod, guest)])
+    launcher = restore(luod, guest, "--qemu", qemus.path(which))
+    assert f"of QEMU {qemus.capabilities(which).version}" in launcher.said
+    update(luod, [launcher])
+    restore(luod, guest).counts_on()
+
+
+def test_show_has_how_the_guest_was_started(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    run(luod, guest)
+    about = luod.luoctl_json("show", guest.name)["about"]
+    assert about["arguments"] == guest.arguments()
+    assert about["machine"].startswith("pc-i440fx-")
+    assert about["disks"] == [str(guest.disk)]
+    assert about["tokens"] == {"ram": 2, "state": 3}
+    assert about["program"]["path"] == qemu()
+
+
+def test_a_unit_starts_a_guest_once_and_continues_it_after_an_update(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    file = tmp_path / "vm.args"
+    file.write_text(f"# the guest of this test\n{qemu()}\n" + "\n".join(f"'{word}'" for word in guest.arguments()))
+    command = ("start", guest.name, "--arguments", str(file))
+    launcher = Launcher(luod, guest, *command)
+    launcher.says("takes part in updates")
+    update(luod, [launcher])
+    with file.open("a") as opened:
+        opened.write("\n-device virtio-rng-pci\n")
+    launcher = Launcher(luod, guest, *command)
+    launcher.says(
+        "stays as it was started, until it is started from the beginning: added: -device driver=virtio-rng-pci"
+    )
+    launcher.counts_on()
+    assert "goes on in this kernel" in launcher.said
+
+
+def test_a_guest_that_its_owner_paused_is_paused_in_the_next_kernel(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    monitor = tmp_path / "monitor"
+    launcher = run(luod, guest, "-monitor", f"unix:{monitor},server=on,wait=off")
+    launcher.counts_on()
+    tell(monitor, "stop")
+    luod.load()
+    luod.update(ignore=())
+    before = guest.assert_nothing_is_lost()
+    luod.start()
+    launcher = restore(luod, guest)
+    assert guest.assert_nothing_is_lost() == before
+    tell(monitor, "cont")
+    launcher.counts_on()
+
+
+def test_a_guest_restored_paused_can_be_looked_at_and_restored_again(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    monitor = tmp_path / "monitor"
+    update(luod, [run(luod, guest, "-monitor", f"unix:{monitor},server=on,wait=off")])
+    before = guest.assert_nothing_is_lost()
+    looking = Launcher(luod, guest, "restore", guest.name, "--paused")
+    looking.says("is paused")
+    looking.program.kill()
+    again = Launcher(luod, guest, "restore", guest.name, "--paused")
+    again.says("is paused")
+    assert guest.assert_nothing_is_lost() == before
+    tell(monitor, "cont")
+    again.says("takes part in updates")
+    again.counts_on()

@@ -8,7 +8,7 @@ import signal
 from luod.testing import eventually
 from luod.testing.host import SOCKET
 from tests.daemon.host import Luod, states, until_loaded, without_counted_loads
-from tests.daemon.participant import Operator, Participant, begin, jump_with, prepare, start
+from tests.daemon.participant import Operator, Participant, begin, jump_with, prepare, start, started_jump
 from tests.library import start_vmm
 
 
@@ -31,10 +31,6 @@ def follow_again(participant: Participant) -> str:
     participant.vmm.call("hang_up", slot="follow")
     state: str = participant.follow()["state"]
     return state
-
-
-def children(luod: Luod, pid: int) -> list[int]:
-    return [int(word) for word in luod.machine.read(f"/proc/{pid}/task/{pid}/children").split()]
 
 
 def test_serve_killed_while_it_prepares(luod: Luod) -> None:
@@ -178,18 +174,6 @@ def test_reboot_returns(luod: Luod) -> None:
     assert operator.until("cancelled")["reason"]
     assert luod.status()["state"] == "idle"
     carries(luod, one, generation=2)
-
-
-def started_jump(luod: Luod) -> int:
-    """Waits for the process that calls reboot(2) and returns its pid. It must not be stopped before its exec."""
-
-    def look() -> int | None:
-        for child in children(luod, luod.serve_pid()):
-            if b"luod.daemon.updates.reboot" in luod.machine.read(f"/proc/{child}/cmdline"):
-                return child
-        return None
-
-    return eventually(look, describe="serve has started the process that calls reboot(2)") or 0
 
 
 def held_jump(luod: Luod, *arguments: str, user: int | None = None) -> str:

@@ -11,17 +11,20 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from luod.agents.qemu import state
+from luod.agents.qemu import live, state
 from luod.agents.qemu.process import Qemu, said
 from luod.agents.qemu.record import GENERATION, RAM, RAM_TOKEN, STATE, STATE_TOKEN, Record, about, about_state
 from luod.aio import AsyncClient, AsyncHeldOutgoingSession, AsyncParticipant, AsyncPhase
-from luod.errors import LuodError, NoSuchSession, QemuEnded, QmpFailed
+from luod.errors import Busy, LuodError, NoSuchSession, QemuEnded, QmpFailed, Refused
 from luod.ipc.client.participation import PlannedFile
 from luod.linux import Fd
 
 Report = Callable[[str], None]
 """Takes a line about the guest for people."""
 
+_RELEASES: Final = 100
+_RELEASE_PAUSE: Final = 0.1
+"""How often the session of a guest that ended is released, and the seconds between two attempts."""
 _SAVE_SECONDS: Final = 30.0
 _MARGIN: Final = 0.5
 """Seconds before luod's deadline at which the agent gives up by itself, so that its reason is heard."""
@@ -38,6 +41,7 @@ class Guest:
         self._ram = ram
         self._client = client
         self._report = report
+        self._hardware: live.Hardware | None = None
         self._paused = False
         """Whether the agent paused the guest, so that the agent has to continue it."""
 
@@ -50,6 +54,7 @@ class Guest:
         session = await self._client.create(self.name)
         try:
             await session.annotate(about(self._record))
+            self._hardware = await live.hardware(self._qemu.qmp)
             taking = asyncio.ensure_future(self._take_part(session))
             ending = asyncio.ensure_future(self._qemu.wait())
             try:
@@ -64,10 +69,25 @@ class Guest:
             self._report(f"QEMU ended with {said(code)}")
             return code
         finally:
-            # The guest is gone, or its launcher failed: nothing of it is to be carried.
-            with contextlib.suppress(LuodError):
-                await session.release()
-            session.close()
+            await self._release(session)
+
+    async def _release(self, session: AsyncHeldOutgoingSession) -> None:
+        """Ends the session of a guest that is gone, so that nothing of it is carried.
+
+        luod releases nothing during an update. One in progress ends, since this participant is gone.
+        """
+        session.close()
+        with contextlib.suppress(NoSuchSession):
+            for _ in range(_RELEASES):
+                try:
+                    await session.release()
+                    return
+                except (Busy, Refused):
+                    await asyncio.sleep(_RELEASE_PAUSE)
+                except LuodError as error:
+                    self._report(f"its session is still held: {error}")
+                    return
+            self._report("its session is still held: an update does not end")
 
     async def _take_part(self, session: AsyncHeldOutgoingSession) -> None:
         async with AsyncParticipant(self.name, [session], planned=self._plan(session), client=self._client) as taking:
@@ -108,7 +128,11 @@ class Guest:
                 await self._go_on(phase.reason)
 
     async def _prepare(self, phase: AsyncPhase) -> None:
-        if phase.awaits_vote:
+        found = await live.vetoes(self._qemu.qmp, self._hardware)
+        if found:
+            self._report(f"refuses the update: {'; '.join(found)}")
+            await phase.veto(f"{self.name}: {'; '.join(found)}")
+        elif phase.awaits_vote:
             await phase.ready()
 
     async def _freeze(self, phase: AsyncPhase, session: AsyncHeldOutgoingSession) -> None:

@@ -8,13 +8,14 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-from luod.agents.qemu import command_line, process, programs, record, state
+from luod.agents.qemu import command_line, compare, process, programs, record, state
+from luod.agents.qemu.capabilities import Capabilities
 from luod.agents.qemu.command_line import Plan
 from luod.agents.qemu.guest import Guest, Report, release_earlier
 from luod.agents.qemu.process import Qemu
 from luod.agents.qemu.record import RAM, RUNNING, STATE
 from luod.aio import AsyncClient, AsyncRestored
-from luod.errors import BadInput, NoSuchSession, QemuRefusal, QmpFailed
+from luod.errors import AlreadyResumed, BadInput, NoSuchSession, QemuRefusal, QmpFailed, Torn
 from luod.linux import Fd
 from luod.liveupdate import memory
 
@@ -53,15 +54,23 @@ async def run(client: AsyncClient, name: str, command: Sequence[str], report: Re
             report(f"runs on {plan.machine} of QEMU {capabilities.version}")
             for note in plan.notes:
                 report(note)
-            return await Guest(name, record.of_plan(plan, capabilities, file), qemu, ram, client, report).carry()
+            guest = Guest(name, record.of_plan(plan, capabilities, file), qemu, ram, client, report)
+            return await guest.carry()
 
 
 async def restore(
-    client: AsyncClient, name: str, report: Report, *, program: str | None = None, paused: bool = False
+    client: AsyncClient,
+    name: str,
+    report: Report,
+    *,
+    program: str | None = None,
+    paused: bool = False,
+    instead: Sequence[str] = (),
 ) -> int:
     """Continues a guest where the last kernel left it. Returns QEMU's exit status, when it has ended.
 
     `program` is another QEMU to run it with. `paused` leaves it as it was loaded, until `cont` at a monitor of its own.
+    `instead` is what would start it from the beginning: how the guest differs from that is reported.
     An error before the guest runs leaves its session with luod, for another try; afterwards there is none.
 
     Raises NoSuchSession, Torn, AlreadyResumed. Raises QemuRefusal: memory and state are of different updates, or this
@@ -77,6 +86,8 @@ async def restore(
         record.check_generation(name, said, of_state, restored.generation)
         file, capabilities = await programs.for_record(written, program)
         plan = command_line.plan(written.arguments, capabilities, machine=written.machine)
+        if instead:
+            _told_apart(plan, instead, capabilities, report)
         # Held here until the guest has ended: QEMU may fail, and another one then gets the same memory.
         with await restored.retrieve(RAM) as ram:
             async with _started(plan, ram, incoming=True) as qemu:
@@ -87,7 +98,33 @@ async def restore(
                     return await qemu.wait()
                 await _resume(restored, qemu, runs=bool(of_state.get(RUNNING)) and not paused)
                 report(f"goes on in this kernel, on {plan.machine} of QEMU {capabilities.version}")
-                return await Guest(name, record.of_plan(plan, capabilities, file), qemu, ram, client, report).carry()
+                guest = Guest(name, record.of_plan(plan, capabilities, file), qemu, ram, client, report)
+                return await guest.carry()
+
+
+async def start(client: AsyncClient, name: str, command: Sequence[str], report: Report) -> int:
+    """Continues the guest where the last kernel left it, or else starts it by `command`. Returns QEMU's exit status.
+
+    A guest that cannot be continued since its memory is torn, or was changed since, is started from the beginning. Any
+    other failure to continue it raises the errors of `restore`, and its session is kept.
+    """
+    if await waits(client, name):
+        try:
+            return await restore(client, name, report, instead=command)
+        except (Torn, AlreadyResumed) as error:
+            report(f"is lost, and starts from the beginning: {error}")
+            await client.discard(name)
+    return await run(client, name, command, report)
+
+
+def _told_apart(plan: Plan, command: Sequence[str], capabilities: Capabilities, report: Report) -> None:
+    """Reports how a guest that is continued differs from what `command` would start: it stays what it is."""
+    try:
+        found = compare.differences(plan, command_line.plan(command[1:], capabilities, machine=plan.machine))
+    except QemuRefusal as error:
+        found = (str(error),)
+    if found:
+        report(f"stays as it was started, until it is started from the beginning: {'; '.join(found)}")
 
 
 async def _resume(restored: AsyncRestored, qemu: Qemu, *, runs: bool) -> None:

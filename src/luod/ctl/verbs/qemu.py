@@ -11,6 +11,9 @@ from luod.ctl.output import Output, escaped
 from luod.errors import QemuRefusal
 
 if TYPE_CHECKING:
+    from luod.aio import AsyncClient
+
+if TYPE_CHECKING:
     pass
 
 SUMMARY = "run guests of QEMU that live through kernel updates"
@@ -29,9 +32,18 @@ def arguments(parser: Parser) -> None:
     )
     run.add_argument("command", nargs="+", metavar="COMMAND", help="after --: a QEMU and its arguments")
     restore = _action(parser, actions, "restore", "continue a guest where the last kernel left it")
-    restore.add_argument("name", metavar="NAME", help="the guest")
+    which = restore.add_mutually_exclusive_group(required=True)
+    which.add_argument("name", nargs="?", metavar="NAME", help="the guest")
+    which.add_argument("--all", action="store_true", help="all guests of this user, each by a luoctl of its own")
     restore.add_argument("--qemu", metavar="PATH", help="run it with another QEMU")
     restore.add_argument("--paused", action="store_true", help="leave it paused, to look at it")
+    start = _action(parser, actions, "start", "continue a guest where the last kernel left it, or else start it")
+    start.add_argument("name", metavar="NAME", help="the guest, and its session")
+    start.add_argument(
+        "--arguments",
+        metavar="FILE",
+        help="the file with a QEMU and its arguments, as in a shell (default: /etc/luod/qemu/NAME.args)",
+    )
 
 
 def _action(parser: Parser, actions: Any, name: str, summary: str) -> Parser:
@@ -54,13 +66,41 @@ def run(given: Namespace, output: Output) -> int:
 
 
 async def _act(given: Namespace) -> int:
-    from luod.agents.qemu import launch
     from luod.aio import AsyncClient
 
-    def report(text: str) -> None:
-        print(f"luoctl: {given.name}: {escaped(text)}", file=sys.stderr, flush=True)
-
     async with AsyncClient(given.socket, patience=60.0) as client:
-        if given.action == "run":
-            return await launch.run(client, given.name, given.command, report, populate=not given.lazy_memory)
-        return await launch.restore(client, given.name, report, program=given.qemu, paused=given.paused)
+        if given.action == "restore" and given.all:
+            return await _restore_all(client)
+        return await _one(client, given)
+
+
+async def _one(client: AsyncClient, given: Namespace) -> int:
+    from luod.agents.qemu import arguments_file, launch
+
+    name: str = given.name
+
+    def report(text: str) -> None:
+        _report(f"{name}: {text}")
+
+    match given.action:
+        case "run":
+            return await launch.run(client, name, given.command, report, populate=not given.lazy_memory)
+        case "restore":
+            return await launch.restore(client, name, report, program=given.qemu, paused=given.paused)
+        case _:
+            command = arguments_file.read(given.arguments or arguments_file.path_of(name))
+            return await launch.start(client, name, command, report)
+
+
+async def _restore_all(client: AsyncClient) -> int:
+    """Runs this command again for each guest, with its name in place of --all."""
+    from luod.agents.qemu import several
+
+    command = [sys.executable, *(word for word in sys.orig_argv[1:] if word != "--all")]
+    names = await several.waiting(client, _report)
+    return await several.run([[*command, name] for name in names])
+
+
+def _report(text: str) -> None:
+    """Prints a line about a guest. Standard output is QEMU's."""
+    print(f"luoctl: {escaped(text)}", file=sys.stderr, flush=True)

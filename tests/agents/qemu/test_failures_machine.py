@@ -1,0 +1,178 @@
+"""Nothing of a guest is lost that was ready, wherever an update, QEMU or the agent ends."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from luod.testing import eventually
+from tests.agents.qemu.launchers import Launcher, counting_guest, qemu, restore, run, update
+from tests.agents.qemu.monitor import tell
+from tests.daemon.host import Luod, states
+from tests.daemon.participant import Operator, Participant, begin, start, started_jump
+
+
+def sessions(luod: Luod) -> dict[str, str]:
+    return states(start(luod))
+
+
+def cancelled_in_preparing(luod: Luod, other: Participant, operator: Operator) -> None:
+    other.expect("preparing")
+    other.vote("preparing", "veto", "a backup runs")
+    operator.until("cancelled")
+
+
+def cancelled_in_freezing(luod: Luod, other: Participant, operator: Operator) -> None:
+    other.expect("preparing")
+    other.vote("preparing")
+    other.expect("freezing")
+    other.vote("freezing", "veto", "its device would not stop")
+    operator.until("cancelled")
+
+
+def cancelled_in_jumping(luod: Luod, other: Participant, operator: Operator) -> None:
+    other.expect("preparing")
+    other.vote("preparing")
+    generation = other.expect("freezing")["generation"]
+    other.freeze(generation)
+    jump = started_jump(luod)
+    luod.machine.signal(jump, signal.SIGSTOP)
+    other.vote("freezing")
+    other.expect("jumping")
+    luod.machine.signal(jump, signal.SIGKILL)
+    operator.until("cancelled")
+
+
+@pytest.mark.parametrize("cancelled", [cancelled_in_preparing, cancelled_in_freezing, cancelled_in_jumping])
+def test_after_a_cancelled_update_the_guest_goes_on_in_the_same_qemu_and_the_next_update_carries_it(
+    luod: Luod, tmp_path: Path, cancelled: Callable[[Luod, Participant, Operator], None]
+) -> None:
+    guest = counting_guest(tmp_path)
+    launcher = run(luod, guest)
+    other = Participant(luod, "other")
+    pid = launcher.qemu_pid()
+    for _ in range(2):
+        cancelled(luod, other, begin(luod))
+        other.expect("cancelled")
+        launcher.counts_on()
+        assert launcher.qemu_pid() == pid
+    other.vmm.program.kill()
+    other_is_gone(luod)
+    update(luod, [launcher])
+    restore(luod, guest).counts_on()
+
+
+def other_is_gone(luod: Luod) -> None:
+    luod.luoctl("release", "other")
+
+
+def test_qemu_killed_ends_its_launcher_and_releases_its_session(luod: Luod, tmp_path: Path) -> None:
+    launcher = run(luod, counting_guest(tmp_path))
+    luod.machine.signal(launcher.qemu_pid(), signal.SIGKILL)
+    assert launcher.ended() == 128 + signal.SIGKILL
+    assert sessions(luod) == {}
+
+
+def test_a_guest_that_ends_ends_its_launcher_with_the_status_of_qemu(luod: Luod, tmp_path: Path) -> None:
+    monitor = tmp_path / "monitor"
+    launcher = run(luod, counting_guest(tmp_path), "-monitor", f"unix:{monitor},server=on,wait=off")
+    tell(monitor, "quit")
+    assert launcher.ended() == 0
+    assert sessions(luod) == {}
+
+
+def test_sigterm_ends_the_guest(luod: Luod, tmp_path: Path) -> None:
+    launcher = run(luod, counting_guest(tmp_path))
+    launcher.program.signal(signal.SIGTERM)
+    assert launcher.ended() == 0
+    assert sessions(luod) == {}
+
+
+def test_a_launcher_that_is_killed_leaves_no_qemu_and_the_name_to_the_next(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    launcher = run(luod, guest)
+    pid = launcher.qemu_pid()
+    launcher.program.kill()
+    eventually(lambda: not luod.machine.signal(pid, 0), describe="QEMU has ended")
+    guest.console.unlink()
+    run(luod, guest).counts_on()
+
+
+def test_a_second_launcher_of_a_running_guest_is_refused(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    launcher = run(luod, guest)
+    second = Launcher(luod, guest, "run", "--name", guest.name, "--", qemu(), *guest.arguments())
+    assert second.ended() == 4
+    assert "participant" in second.said
+    launcher.counts_on()
+
+
+def test_qemu_killed_while_its_guest_is_frozen_cancels_the_update(luod: Luod, tmp_path: Path) -> None:
+    launcher = run(luod, counting_guest(tmp_path))
+    other = Participant(luod, "other")
+    operator = begin(luod)
+    other.expect("preparing")
+    other.vote("preparing")
+    other.expect("freezing")
+    launcher.says("frozen")
+    luod.machine.signal(launcher.qemu_pid(), signal.SIGKILL)
+    operator.until("cancelled")
+    other.expect("cancelled")
+    assert launcher.ended() == 128 + signal.SIGKILL
+    assert sessions(luod) == {"outgoing other": "held"}
+
+
+def test_a_qemu_that_cannot_load_the_state_leaves_it_for_another_try(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    update(luod, [run(luod, guest)])
+    before = guest.assert_nothing_is_lost()
+    failing = tmp_path / "failing"
+    failing.write_text(f'#!/bin/sh\ncase "$*" in *-incoming*) exit 9;; esac\nexec {qemu()} "$@"\n')
+    failing.chmod(0o755)
+    for _ in range(2):
+        attempt = Launcher(luod, guest, "restore", guest.name, "--qemu", str(failing))
+        assert attempt.ended() == 1
+        assert "QEMU ended with status 9" in attempt.said
+    assert guest.assert_nothing_is_lost() == before
+    restore(luod, guest).counts_on()
+
+
+def test_a_guest_that_waits_is_not_started_from_the_beginning(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    update(luod, [run(luod, guest)])
+    second = Launcher(luod, guest, "run", "--name", guest.name, "--", qemu(), *guest.arguments())
+    assert second.ended() == 4
+    assert f"luoctl qemu restore {guest.name}" in second.said
+    restore(luod, guest).counts_on()
+
+
+def test_a_guest_whose_launcher_was_killed_after_it_ran_has_ended(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    update(luod, [run(luod, guest)])
+    launcher = restore(luod, guest)
+    launcher.program.kill()
+    second = Launcher(luod, guest, "restore", guest.name)
+    assert second.ended() == 7
+    assert "left no session of vm" in second.said
+
+
+def test_a_balloon_that_was_plugged_in_is_a_veto_that_names_it(luod: Luod, tmp_path: Path) -> None:
+    monitor = tmp_path / "monitor"
+    launcher = run(luod, counting_guest(tmp_path), "-monitor", f"unix:{monitor},server=on,wait=off")
+    tell(monitor, "device_add virtio-balloon-pci,id=b")
+    operator = begin(luod)
+    assert "virtio-balloon-pci" in operator.until("cancelled")["reason"]
+    launcher.counts_on()
+
+
+def test_a_command_line_that_cannot_be_carried_starts_nothing(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    command = [qemu(), *guest.arguments(), "-device", "virtio-balloon-pci"]
+    launcher = Launcher(luod, guest, "run", "--name", guest.name, "--", *command)
+    assert launcher.ended() == 4
+    assert "hint:" in launcher.said
+    assert guest.numbers() == []
+    assert sessions(luod) == {}
