@@ -1,4 +1,5 @@
-"""The time from the last vote to reboot(2), which is a part of the blackout, with many participants.
+"""The time from the last vote to reboot(2), which is a part of the blackout, with many participants, and with bare
+calls what FREEZE takes out of reboot(2).
 
 `table` is for `bench.__main__`. The rest runs inside the machine, `python3 -m bench.jump luod|bare FOLDER COUNT`, and
 does the kexec itself. The end is the line that the kernel logs in reboot(2), so the same is measured with bare
@@ -15,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from luod.liveupdate import LiveUpdate, OutgoingSession
 
 PARTICIPANTS = 100
 RUNS = 5
+FILES = 20
+"""In a session, where reboot(2) alone is measured."""
 STARTING = "Starting new kernel"
 
 
@@ -41,7 +45,22 @@ def table(luoemu: Sequence[str], environment: dict[str, str]) -> dict[str, float
         whole, bare = (statistics.median(taken) for taken in runs.values())
         least = min(runs["luod"]) - bare
         print(f"  {participants:3} participants{whole:13.1f}{bare:18.1f}{whole - bare:12.1f}{least:8.1f}")
-    return {f"last vote to reboot(2), {PARTICIPANTS} participants": whole - bare}
+    early = _early_freeze(luoemu, environment)
+    return {f"last vote to reboot(2), {PARTICIPANTS} participants": whole - bare, **early}
+
+
+def _early_freeze(luoemu: Sequence[str], environment: dict[str, str]) -> dict[str, float]:
+    """Measures reboot(2) alone, with sessions of many files, that were frozen before or were not."""
+    program = [*luoemu, "--profile", "next"]
+    late, early = (
+        statistics.median(1000 * measure(program, environment, kind, PARTICIPANTS) for _ in range(RUNS))
+        for kind in ("full", "frozen")
+    )
+    print(
+        f"\nreboot(2) with {PARTICIPANTS} sessions of {FILES} files, profile next, the medians of {RUNS} kexecs in ms"
+    )
+    print(f"  frozen in reboot(2){late:12.2f}\n  frozen before (FREEZE){early:9.2f}")
+    return {f"reboot(2), {PARTICIPANTS} sessions of {FILES} files": late, "… frozen before": early}
 
 
 def measure(luoemu: Sequence[str], environment: dict[str, str], kind: str, participants: int) -> float:
@@ -97,6 +116,24 @@ def bare(folder: Path, participants: int) -> None:
     kexec.jump()
 
 
+def full(folder: Path, sessions: int, *, early: bool = False) -> None:
+    """Does a kexec with sessions of many files. `early` freezes them before."""
+    held = []
+    with LiveUpdate() as device:
+        for number in range(sessions):
+            held.append(session := OutgoingSession(device.create(f"s{number}"), manifest=False))
+            for token in range(FILES):
+                with memfd("page", 4096) as page:
+                    session.preserve(page, token)
+    with open(os.environ["LUOEMU_KERNEL"], "rb") as image:
+        kexec.load(image, None, "liveupdate=on kho=on")
+    if early:
+        for session in held:
+            session.freeze()
+    (folder / "voted").write_text(str(time.monotonic()))
+    kexec.jump()
+
+
 def with_luod(folder: Path, participants: int) -> None:
     (folder / "policy.toml").write_text("[[rules]]\nuid = 0\nsessions = 1024\nconnections = 512\n")
     start(folder)
@@ -128,4 +165,6 @@ def with_luod(folder: Path, participants: int) -> None:
 
 
 if __name__ == "__main__" and os.environ["LUOEMU_BOOT"] == "1":
-    {"bare": bare, "luod": with_luod}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
+    kinds: dict[str, Callable[[Path, int], None]]
+    kinds = {"bare": bare, "full": full, "frozen": partial(full, early=True), "luod": with_luod}
+    kinds[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))

@@ -99,8 +99,10 @@ class Process(SessionCalls):
     def do_make(self, kind: str, slot: str) -> int:
         return self.put(slot, make(kind))
 
-    def do_memfd(self, slot: str, size: int = 0, flags: int = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING) -> int:
-        fd = self.put(slot, os.memfd_create("questions", flags))
+    def do_memfd(
+        self, slot: str, size: int = 0, flags: int = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING, name: str = "questions"
+    ) -> int:
+        fd = self.put(slot, os.memfd_create(name, flags))
         os.ftruncate(fd, size)
         return fd
 

@@ -19,11 +19,11 @@ from luod.daemon.preflight.findings import listed, refuse, refusing, require_nam
 from luod.daemon.processes.child import ended
 from luod.daemon.replies import too_late, update_running
 from luod.daemon.run_state import Run, RunState
-from luod.daemon.store.fd_names import JUMP
+from luod.daemon.store.fd_names import JUMP, fd_name
 from luod.daemon.store.fd_store import KeeperGone
 from luod.daemon.store.schema import Departure
 from luod.daemon.systemd import commands
-from luod.daemon.updates import stuck_ioctls, times
+from luod.daemon.updates import early_freeze, stuck_ioctls, times
 from luod.daemon.updates.participants import Participants, ready_rows
 from luod.daemon.updates.quiesce import Quiesce
 from luod.daemon.updates.reboot_process import RebootProcess
@@ -341,6 +341,11 @@ class Updater:
             await self._load()
             if self._image.replaced:
                 raise errors.Refused("another process loads kernel images", hint="stop it, then update again")
+        try:
+            await early_freeze.freeze({name: self._fds[fd_name(row)] for name, row in ready.items()})
+        except errors.KernelRefused as error:
+            coordinator.came_back(str(error))
+            return
         reboot.go()
         while not await reboot.ended(self._stuck_seconds):
             self._end_stuck(coordinator)
