@@ -47,6 +47,7 @@ AUDIT_ARCH_AARCH64: Final = 0xC00000B7
 
 BPF_LD_W_ABS: Final = 0x20
 BPF_JMP_JEQ_K: Final = 0x15
+BPF_JMP_JGE_K: Final = 0x35
 BPF_ALU_AND_K: Final = 0x54
 BPF_RET_K: Final = 0x06
 SOCK_FILTER: Final = struct.Struct("=HBBI")

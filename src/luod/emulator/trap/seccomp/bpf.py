@@ -51,7 +51,12 @@ NUMBERS: Final[dict[int, dict[Call, int]]] = {
         Call.OPENAT: 56, Call.OPENAT2: 437,
     },
 }  # fmt: skip
-"""By AUDIT_ARCH_*: every architecture with which a process of this host can enter the kernel (x32 is let through)."""
+"""By AUDIT_ARCH_*: every architecture with which a process of this host can enter the kernel."""
+
+_X32: Final = {uapi.AUDIT_ARCH_X86_64: range(0x40000000, 0x80000000)}
+"""Numbers of the x32 ABI, by which any program of the architecture can call. ENOSYS, as in most kernels: it would reach
+the host's kexec.
+"""
 
 SYNC: Final = {uapi.AUDIT_ARCH_X86_64: 162, uapi.AUDIT_ARCH_I386: 36, uapi.AUDIT_ARCH_AARCH64: 81}
 """sync(2), which precedes every kexec. It is answered with success and not done.
@@ -77,8 +82,10 @@ class _Jump(NamedTuple):
     """A comparison with `value`, and the labels where it leads; "" is the next instruction."""
 
     value: int
-    if_equal: str
+    if_so: str
     otherwise: str = ""
+    code: int = uapi.BPF_JMP_JEQ_K
+    """The comparison: equal, or at least `value`."""
 
 
 _Line = bytes | _Jump | str
@@ -92,6 +99,9 @@ def _instruction(code: int, k: int, if_true: int = 0, if_false: int = 0) -> byte
 _ALLOW: Final = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ALLOW)
 _NOTIFY: Final = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_USER_NOTIF)
 _DONE: Final = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ERRNO)  # with errno 0, which is success
+
+
+_NO_CALL: Final = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ERRNO | errno.ENOSYS)
 
 
 def _argument(index: int) -> bytes:
@@ -115,7 +125,7 @@ def _assemble(lines: Iterable[_Line]) -> bytes:
     return b"".join(
         line
         if isinstance(line, bytes)
-        else _instruction(uapi.BPF_JMP_JEQ_K, line.value, distance(line.if_equal, at), distance(line.otherwise, at))
+        else _instruction(line.code, line.value, distance(line.if_so, at), distance(line.otherwise, at))
         for at, line in enumerate(code)
     )
 
@@ -130,11 +140,17 @@ def program(*, trap_opens: bool, with_devices: bool = False, machine: str | None
     if architectures is None:
         raise OSError(errno.ENOSYS, f"no system call numbers for {machine or platform.machine()}")
     lines: list[_Line] = [_instruction(uapi.BPF_LD_W_ABS, uapi.DATA_ARCH)]
+    high: list[_Line] = []
+    if uapi.AUDIT_ARCH_X86_64 in architectures:
+        # Numbers from the second half on are negative: of calls that a tracer has skipped.
+        high = ["x32", _Jump(_X32[uapi.AUDIT_ARCH_X86_64].stop, "allow again", code=uapi.BPF_JMP_JGE_K), _NO_CALL]
     for architecture in architectures:
+        other = [_X32[architecture]] if architecture in _X32 else []
         calls = {c: n for c, n in NUMBERS[architecture].items() if trap_opens or c not in _OPENS}
         lines += [
             _Jump(architecture, "", f"not {architecture}"),
             _instruction(uapi.BPF_LD_W_ABS, uapi.DATA_NR),
+            *(_Jump(numbers.start, "x32", code=uapi.BPF_JMP_JGE_K) for numbers in other),
             # These two are decided by an argument. All other calls are decided by their number, and the kernel keeps
             # such a decision of a filter that allows: it does not run the filter again (SECCOMP_CACHE).
             _Jump(calls.pop(Call.IOCTL), "ioctl"),
@@ -145,6 +161,9 @@ def program(*, trap_opens: bool, with_devices: bool = False, machine: str | None
         ]
     lines += [
         "allow",
+        _ALLOW,
+        *high,
+        "allow again",
         _ALLOW,
         "ioctl",
         _argument(1),

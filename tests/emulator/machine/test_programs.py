@@ -1,0 +1,123 @@
+"""Every kind of program runs in a machine: the table of docs/test-vmm.md, row by row.
+
+What a row needs of Debian is named when it is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.emulator.machine.conftest import PROGRAMS, environment, interpreter, luoemu
+
+KINDS = PROGRAMS / "kinds"
+
+
+def tool(name: str, package: str) -> str:
+    """Returns the path of a program. These are large, so a missing one is a skip in CI, too."""
+    return shutil.which(name) or pytest.skip(f"needs {name}, of the Debian package {package}")
+
+
+def built(*command: str | Path, folder: Path) -> str:
+    """Runs a compiler, which makes `folder`/program. Skips where it has no libraries for this kind of program."""
+    program = folder / "program"
+    home = {**os.environ, "GOCACHE": str(folder / "go"), "GOFLAGS": "-buildvcs=false"}
+    done = subprocess.run([*command, "-o", program], capture_output=True, text=True, check=False, env=home)
+    if done.returncode and ("cannot find" in done.stderr or "No such file" in done.stderr):
+        pytest.skip(f"needs the libraries for {' '.join(map(str, command[:2]))}, of the Debian package gcc-multilib")
+    assert done.returncode == 0, done.stderr
+    return str(program)
+
+
+def run(*command: str, user: int | None = None) -> tuple[int, str, str]:
+    """Runs a command as init. Returns its status, its output, and what luoemu wrote to stderr."""
+    done = subprocess.run(
+        [*luoemu(user=user), *command],
+        env=environment(user),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        cwd="/",
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["-static"]], ids=["dynamic", "static"])
+def test_c(tmp_path: Path, options: Sequence[str]) -> None:
+    gcc = tool("gcc", "gcc")
+    assert run(built(gcc, *options, KINDS / "session.c", folder=tmp_path)) == (0, "a session\n", "")
+
+
+def test_c_for_ia32(tmp_path: Path) -> None:
+    gcc = tool("gcc", "gcc")
+    assert run(built(gcc, "-m32", "-static", KINDS / "session.c", folder=tmp_path)) == (0, "a session\n", "")
+
+
+def test_c_with_musl(tmp_path: Path) -> None:
+    gcc = tool("musl-gcc", "musl-tools")
+    assert run(built(gcc, "-static", KINDS / "session.c", folder=tmp_path)) == (0, "a session\n", "")
+
+
+def test_go(tmp_path: Path) -> None:
+    go = tool("go", "golang-go")
+    source = shutil.copy(KINDS / "session.go", tmp_path)
+    program = tmp_path / "program"
+    settings = {**os.environ, "CGO_ENABLED": "0", "GOCACHE": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    subprocess.run([go, "build", "-o", program, source], check=True, env=settings, cwd=tmp_path)
+    assert run(str(program)) == (0, "a session\n", "")
+
+
+def test_rust(tmp_path: Path) -> None:
+    rustc = tool("rustc", "rustc")
+    assert run(built(rustc, KINDS / "session.rs", folder=tmp_path)) == (0, "a session\n", "")
+
+
+def test_java(tmp_path: Path) -> None:
+    java = tool("java", "default-jre-headless")
+    javac = tool("javac", "default-jdk-headless")
+    subprocess.run([javac, "-d", tmp_path, KINDS / "Device.java"], check=True)
+    assert run(java, "-cp", str(tmp_path), "Device") == (0, "the device\n", "")
+
+
+def test_node() -> None:
+    node = tool("node", "nodejs")
+    assert run(node, str(KINDS / "device.js")) == (0, "the device\n", "")
+
+
+def session(tmp_path: Path) -> str:
+    return built(tool("gcc", "gcc"), KINDS / "session.c", folder=tmp_path)
+
+
+@pytest.mark.parametrize("child", [False, True], ids=["as init", "as a child"])
+def test_strace(tmp_path: Path, child: bool) -> None:
+    strace = tool("strace", "strace")
+    trace = tmp_path / "trace"
+    command = [strace, "-f", "-o", str(trace), "sh", "-c", f"{session(tmp_path)}; true"]
+    assert run(*(["sh", "-c", '"$@"; true', "sh"] if child else []), *command) == (0, "a session\n", "")
+    assert "_IOC(_IOC_NONE, 0xba, 0, 0)" in trace.read_text()
+
+
+@pytest.mark.parametrize("child", [False, True], ids=["as init", "as a child"])
+def test_gdb(tmp_path: Path, child: bool) -> None:
+    gdb = tool("gdb", "gdb")
+    command = [gdb, "-nx", "-batch", "-ex", "catch syscall ioctl", "-ex", "run", "-ex", "delete", "-ex", "continue"]
+    status, output, _ = run(*(["sh", "-c", '"$@"; true', "sh"] if child else []), *command, session(tmp_path))
+    assert status == 0
+    assert "Catchpoint 1 (call to syscall ioctl)" in output
+    assert "a session\n" in output
+    assert "exited normally" in output
+
+
+def test_a_program_that_has_a_listener_of_its_own_is_told(tmp_path: Path) -> None:
+    """Such as a machine in a machine, or a container engine that uses seccomp's notifications."""
+    python = interpreter(None)
+    inner = python.module("luod.emulator.machine", "run", "true")
+    status, _, errors = run(*inner)
+    assert status == 125
+    assert "nest" in errors or "listener" in errors
