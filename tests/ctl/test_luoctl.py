@@ -41,6 +41,7 @@ STATUS: Final = {
     "policy_error": None,
     "state_directory": [{"path": "/state", "what": "it is read-only", "remedy": "remount it"}],
     "registry": [{"path": "", "what": "it is of another boot", "remedy": "nothing"}],
+    "fd_store": [{"path": "PID 1", "what": "it may lack 2 files", "remedy": "wait"}],
 }
 
 
@@ -248,12 +249,14 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "stuck",
             "policy",
             "state",
+            "fd",
             "registry",
         ]
         assert "luod 9.9 runs and" in text.stdout
         assert "liveupdate=on kho=on" in text.stdout
         assert "/state: it is read-only; remount it" in text.stdout
         assert "it is of another boot; nothing" in text.stdout
+        assert "PID 1: it may lack 2 files; wait" in text.stdout
         assert json.loads(asked(impostor, "status", "--json").stdout) == {
             "version": 1,
             "luod": "9.9",
@@ -274,7 +277,7 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "policy_error": None,
             "state_directory": [{"path": "/state", "what": "it is read-only", "remedy": "remount it"}],
             "registry": [{"path": "", "what": "it is of another boot", "remedy": "nothing"}],
-            "fd_store": [],
+            "fd_store": [{"path": "PID 1", "what": "it may lack 2 files", "remedy": "wait"}],
             "way": "direct",
             "shutdown_lock": None,
         }
@@ -288,6 +291,7 @@ EMPTY_IS_FINE: Final = {
     "policy_error",
     "state_directory",
     "registry",
+    "fd_store",
 }
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luod.daemon.log import Log
-from luod.daemon.store.copies import Told, believed, newer, of_this_machine, understand, understand_file
+from luod.daemon.store.copies import Told, believed, current, newer, of_this_machine, understand, understand_file
 from luod.daemon.store.journal import SLOT_SIZE, Slots, pack, unpack
 from luod.daemon.store.journal_file import Journal, room
 from luod.daemon.store.registry import Registry
@@ -331,3 +331,27 @@ def test_an_entry_that_no_decoder_can_read_is_damage_and_no_crash(body: bytes) -
     fault = understand(unpack(pack(1, body, whole=True)), "it").fault
     assert fault is not None
     assert fault.kind == "damaged"
+
+
+def _memory(instance: str, number: int, boot: str = BOOT) -> Told:
+    return Told(Record(FORMAT, 1, boot, instance=instance), number)
+
+
+@pytest.mark.parametrize(
+    ("memories", "kept", "used"),
+    [
+        # the file was written by the newest
+        ({"old": _memory("old", 90), "new": _memory("new", 2)}, _memory("new", 2), "new"),
+        ({"new": _memory("new", 2), "old": _memory("old", 90)}, _memory("new", 1), "new"),
+        # one memory, which was begun again, under both of its names
+        ({"old": _memory("new", 2), "new": _memory("new", 2)}, Told(), "new"),
+        # damaged ones, and those of another boot, never
+        ({"old": Told(), "new": _memory("new", 2)}, _memory("old", 90), "new"),
+        ({"old": _memory("old", 90, "another"), "new": _memory("new", 2)}, Told(), "new"),
+        # without a file that tells: the one with more
+        ({"one": _memory("one", 3), "other": _memory("other", 4)}, Told(), "other"),
+        ({"one": _memory("one", 3), "other": _memory("other", 4)}, _memory("third", 9), "other"),
+    ],
+)
+def test_of_several_memories_the_newest_registry_is_used(memories: dict[str, Told], kept: Told, used: str) -> None:
+    assert current(memories, kept, BOOT) == used

@@ -14,6 +14,8 @@ from luod.frozen import frozen, replace
 from luod.static import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     Kind = Literal["damaged", "format", "newer-format", "unreadable", "another-machine", "another-boot", "older"]
 
 
@@ -133,6 +135,25 @@ def replaces(kept: Told, boot: str, instance: str) -> bool:
     """
     there = kept.record
     return there is not None and there.boot_id == boot and (not instance or there.instance == instance)
+
+
+def current(memories: Mapping[str, Told], kept: Told, boot: str) -> str:
+    """Returns the one of several memories of the kernel `boot` to use, each under the instance in its fd's name, beside
+    the file `kept`.
+
+    One of another instance than its name was begun again and its new name is there too, or is about to be. The newest
+    instance has written the file.
+    """
+
+    def order(named: str) -> tuple[bool, bool, bool, bool, int]:
+        told = memories[named]
+        if told.record is None:
+            return False, False, False, False, 0
+        here = told.record
+        of_file = kept.record is not None and kept.record.instance == here.instance
+        return True, here.boot_id == boot, of_file, here.instance == named, told.number
+
+    return max(memories, key=order)
 
 
 def believed(held: Told, kept: Told, boot: str, instance: str) -> Told:

@@ -11,9 +11,10 @@ import os
 from luod.daemon.store import state_file
 from luod.daemon.store.copies import of_this_machine, refuse_newer, understand_file
 from luod.daemon.store.fd_names import ASIDE, fd_name
-from luod.daemon.store.schema import Doubt, IncomingRow, OutgoingRow, boot_id, machine_id
+from luod.daemon.store.schema import Doubt, Held, HeldFile, IncomingRow, OutgoingRow, boot_id, machine_id
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.daemon.supervisor import protocol
+from luod.frozen import replace
 from luod.linux import memfd
 from luod.session_name import SessionName
 from luod.static import TYPE_CHECKING, Final
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from luod.daemon.store.fd_store import FdStore
     from luod.daemon.store.journal import Slots
     from luod.daemon.store.journal_file import Journal
-    from luod.daemon.store.schema import Row
+    from luod.daemon.store.schema import Record, Row
 
 _ROOT: Final = 0
 
@@ -66,8 +67,42 @@ def aside(file: Journal, told: Told, log: Log, *, refuses: bool) -> tuple[Doubt,
     return (doubted(log, told.fault.what, kept, refuses=refuses),)
 
 
+def adopted(fds: Iterable[str], record: Record, log: Log, others: Iterable[Row] = ()) -> Record:
+    """Returns the record with a row for each session that keep holds and it lacks, from `others` if it is there, and
+    with the stashed files that keep holds and it lacks, as a set of root's. With a doubt if there are any.
+
+    To close them would end guests. It is for a registry that may be behind: in a current one they belong to calls that
+    had no reply.
+    """
+    names, known = set(fds), {fd_name(row) for row in record.rows}
+    rows = [row for row in others if fd_name(row) in names - known]
+    rows += unknown(fds, (*record.rows, *rows))
+    for row in rows:
+        log.error("session-adopted", name=row.name, direction=row.direction, owner=row.owner)
+    numbers = {file.number for held in record.held for file in held.files}
+    files = tuple(HeldFile(number, f"{protocol.HELD}{number}") for number in sorted(_held(names) - numbers))
+    held = (Held(_ROOT, f"unknown-{files[0].number}", files),) if files else ()
+    for each in held:
+        log.error("files-adopted", name=each.name, files=len(files), owner=each.owner)
+    if not (rows or held):
+        return record
+    what = f"luod held what the registry lacks: sessions: {len(rows)}, stashed files: {len(files)}; it has them now"
+    return replace(
+        record,
+        rows=(*record.rows, *rows),
+        held=record.held + held,
+        generation=max([record.generation, *(row.generation or 0 for row in rows)]),
+        doubts=(*record.doubts, doubted(log, what, refuses=True)),
+    )
+
+
+def _held(names: Iterable[str]) -> set[int]:
+    numbers = [name.removeprefix(protocol.HELD) for name in names if name.startswith(protocol.HELD)]
+    return {int(number) for number in numbers if number.isdecimal()}
+
+
 def unknown(fds: Iterable[str], rows: Iterable[Row]) -> Iterator[Row]:
-    """Yields a row for each session that keep holds and `rows` lacks."""
+    """Yields a row for each session that keep holds and `rows` lacks. Root owns it, and an incoming one is torn."""
     known = {fd_name(row) for row in rows}
     for fd in fds:
         direction, _dot, name = fd.partition(".")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 
-from luod.daemon.store.copies import Fault, Told, believed, refuse_newer, understand
-from luod.daemon.store.doubts import aside, doubted, keep_memory, read_file, unknown
+from luod.daemon.store.copies import Fault, Told, believed, current, refuse_newer, understand
+from luod.daemon.store.doubts import adopted, aside, doubted, keep_memory, read_file
 from luod.daemon.store.fd_names import (
     ASIDE,
     HOOK,
@@ -41,6 +41,7 @@ from luod.static import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from luod.daemon.log import Log
     from luod.daemon.store.fd_store import FdStore
+    from luod.daemon.store.schema import Held, Record
 
 SESSION: Final = protocol.REGISTRY_SESSION
 """The session that preserves the registry. Names that begin with it are reserved."""
@@ -64,7 +65,7 @@ async def take_over(fds: FdStore, directory: str, log: Log) -> Holdings:
     """Takes over `fds`, the stored fds of keep. Raises KernelRefused. Raises WrittenByNewer: nothing was changed."""
     file = Journal(directory)
     broken = None
-    stored = next((name for name in fds if name.startswith(REGISTRY)), None)
+    stored, others = await _stored(fds, file, log)
     if stored is not None and protocol.OUTGOING + SESSION in fds:
         registry = await _again(fds, stored, file, log)
         log.debug("serve-again", boot=registry.rest.boot)
@@ -76,6 +77,8 @@ async def take_over(fds: FdStore, directory: str, log: Log) -> Holdings:
             registry = await _begin(fds, file, log)
         except LiveUpdateBroken as error:
             registry, broken = strand(file, log), error
+    if others is not None:
+        _adopt(fds, registry, log, others)
     await _agree(fds, registry, log)
     registry.soon, fds.before_request = asyncio.get_running_loop().call_soon, registry.write
     return Holdings(registry, fds, broken)
@@ -95,6 +98,41 @@ async def finish_old(fds: FdStore, log: Log) -> None:
                     "registry-session", error=error, meaning="the old registry's memory stays until the next boot"
                 )
         await fds.drop(protocol.INCOMING + SESSION)
+
+
+async def _stored(fds: FdStore, file: Journal, log: Log) -> tuple[str | None, Record | None]:
+    """Returns the name under which keep holds the registry's memory; None without one. If it holds several, since serve
+    was killed before it dropped the old one, the others are kept aside, and their rows and doubts are returned.
+    """
+    names = [name for name in fds if name.startswith(REGISTRY)]
+    if len(names) < 2:
+        return (names[0] if names else None), None
+    memories = {name.removeprefix(REGISTRY): Slots(fds[name].duplicate()) for name in names}
+    told = {instance: refuse_newer(understand(memory.read(), MEMORY)) for instance, memory in memories.items()}
+    chosen = current(told, read_file(file), boot_id())
+    others = begun_record(1)
+    for instance, memory in memories.items():
+        record, best = told[instance].record, told[chosen].record
+        if instance != chosen and (record is None or best is None or record.instance != best.instance):
+            place = await keep_memory(fds, memory, "other", file, log)
+            doubt = doubted(log, f"luod held another registry, {instance}, beside {chosen}", place, refuses=True)
+            rows = () if record is None or record.boot_id != boot_id() else record.rows
+            others = replace(others, rows=others.rows + rows, doubts=(*others.doubts, doubt))
+        memory.close()
+        if instance != chosen:
+            await fds.drop(REGISTRY + instance)
+    return REGISTRY + chosen, others if others.doubts else None
+
+
+def _adopt(fds: FdStore, registry: Registry, log: Log, others: Record) -> None:
+    """Adds the doubts of other registries, and the sessions that keep holds and only they know."""
+    before = registry.record
+    record = adopted(fds, before, log, others.rows)
+    for row in record.rows[len(before.rows) :]:
+        registry.add(row)
+    if record.held != before.held:
+        registry.set_held(record.held)
+    registry.set_doubts(record.doubts + others.doubts)
 
 
 async def _again(fds: FdStore, stored: str, file: Journal, log: Log) -> Registry:
@@ -135,24 +173,10 @@ async def _doubtful(
         if kept.record is not None:
             kept = Told(fault=Fault("older", f"the registry's file {file.path} is of an older registry than {MEMORY}"))
         old, others = begun_record(1), aside(file, kept, log, refuses=True)
-    rows = old.rows + tuple(unknown(fds, old.rows))
-    for row in rows[len(old.rows) :]:
-        log.error(
-            "session-adopted", name=row.name, direction=row.direction, reason="its owner is unknown; root owns it now"
-        )
-    refuses = kept.rest or rows != old.rows or bool(others)
     what = held.fault.what + ("" if others or kept.record is None else "; its file was believed")
-    doubts = (doubted(log, what, place, refuses=refuses), *others)
-    generation = max([old.generation, *(row.generation or 0 for row in rows)])
-    record = replace(
-        old,
-        format=FORMAT,
-        rows=rows,
-        generation=generation,
-        instance=begun_record(1).instance,
-        machine=machine_id(),
-        doubts=old.doubts + doubts,
-    )
+    doubts = (*old.doubts, doubted(log, what, place, refuses=kept.rest or bool(others)), *others)
+    again = replace(old, format=FORMAT, instance=begun_record(1).instance, machine=machine_id(), doubts=doubts)
+    record = adopted(fds, again, log)
     memory.clear()
     registry = Registry(record, memory, file, log)
     registry.set_doubts(record.doubts)
@@ -185,6 +209,8 @@ async def _begin(fds: FdStore, file: Journal, log: Log) -> Registry:
         doubts = aside(file, kept, log, refuses=kept.fault is not None and kept.fault.risk)
         record = recall(kept, log)
         record = replace(record, doubts=record.doubts + doubts)
+    # PID 1 may have had sessions that this copy of the registry does not know.
+    record = adopted(fds, record, log)
     session = fds.get(protocol.OUTGOING + SESSION) or await fds.create(SESSION, None)
     memory = Slots.new()
     registry = Registry(record, memory, file, log)
@@ -217,7 +243,12 @@ def _preserve(session: Fd, memory: Slots) -> None:
 
 
 async def _agree(fds: FdStore, registry: Registry, log: Log) -> None:
-    """Drops the fds that the registry does not know. They belong to interrupted calls, which had no reply."""
+    """Drops the fds that the registry does not know: they belong to interrupted calls, which had no reply. Removes the
+    stashed files from the registry that are lost.
+    """
+    held = tuple(_left(each, fds, log) for each in registry.rest.held)
+    if held != registry.rest.held:
+        registry.set_held(tuple(each for each in held if each.files))
     known = {protocol.OUTGOING + SESSION, protocol.INCOMING + SESSION}
     known |= {REGISTRY + registry.rest.instance, ASIDE, JUMP, HOOK, UNITS, INHIBITOR}
     known |= {held_name(file) for held in registry.rest.held for file in held.files}
@@ -233,3 +264,11 @@ async def _agree(fds: FdStore, registry: Registry, log: Log) -> None:
         if row is None or (is_carried(name) and row.state is not IncomingState.CARRYING_OVER):
             log.debug("dropped", fd=name)
             await fds.drop(name)
+
+
+def _left(held: Held, fds: FdStore, log: Log) -> Held:
+    """Returns the set with the files that keep still has."""
+    left = tuple(file for file in held.files if held_name(file) in fds)
+    if lost := [file.name for file in held.files if file not in left]:
+        log.warning("files-lost", name=held.name, owner=held.owner, files=", ".join(lost), reason="luod ended")
+    return replace(held, files=left)

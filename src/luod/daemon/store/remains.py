@@ -67,8 +67,6 @@ def recall(told: Told, log: Log) -> Record:
     old, boot = told.record, boot_id()
     doubts: tuple[Doubt, ...]
     if old is not None and old.boot_id == boot:
-        for held in old.held:
-            log.warning("files-lost", name=held.name, owner=held.owner, reason="luod ended")
         # Sessions created while frozen end with their update (H14).
         over = [row for row in old.outgoing if row.ends_with_update]
         for each in over:
@@ -84,6 +82,7 @@ def recall(told: Told, log: Log) -> Record:
             generation=old.generation,
             arrival=old.arrival,
             arrived=old.arrived,
+            held=old.held,
             owed=old.owed,
             doubts=doubts,
         )

@@ -1,0 +1,138 @@
+"""A luod whose every process ended, and what PID 1 had of it: no session that PID 1 holds is closed, whatever the
+copies of the registry tell.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from luod.testing import Machine
+from tests.daemon.host import Luod, states
+from tests.library import start_vmm
+
+REGISTRY = "registry."
+
+
+class Managed(Luod):
+    """A host whose luod is started by a service manager with an fd store."""
+
+    def start_managed(self) -> None:
+        python = self.python()
+        command = python.module("luod.daemon.main", "--state-directory", self.state_directory)
+        self.manager = start_vmm(self.machine, python, "service_manager", tuple(command)).program
+        self.start_again()
+
+    def start_again(self, *without: str) -> None:
+        """Starts luod with what is in the store, without the fds whose names begin with one of these."""
+        answer = self.manager.ask({"start": without})
+        assert answer["ready"], self.manager.stderr
+        self.main_pid: int = answer["pid"]
+
+    @property
+    def keep_pid(self) -> int:
+        return self.main_pid
+
+    def end(self) -> None:
+        """Ends every process of luod with SIGKILL, the supervisor last, as systemd does."""
+        serve = self.serve_pid()
+        for pid in (self.main_pid, serve):
+            self.machine.signal(pid, signal.SIGKILL)
+
+    def stored(self) -> list[str]:
+        """Returns the names in the store, without the boot."""
+        return [name.partition(".")[2] for name in self.manager.ask({})["names"]]
+
+
+@pytest.fixture
+def managed(machine: Machine, tmp_path: Path) -> Managed:
+    managed = Managed(machine, state_directory=tmp_path / "state")
+    managed.start_managed()
+    return managed
+
+
+def registry_file(managed: Managed) -> list[str]:
+    """Returns the paths of the registry's files."""
+    return [f"{managed.state_directory}/{name}" for name in ("registry", "registry.1")]
+
+
+def test_sessions_and_stashed_files_outlive_every_process_of_luod(managed: Managed) -> None:
+    vmm = managed.vmm()
+    vmm.call("create", name="vm", slot="s")
+    digest = vmm.memfd("ram", seed=1)
+    vmm.call("stash", name="vm", files={"ram": "ram", "again": "ram"})
+    managed.end()
+    managed.start_again()
+
+    after = managed.vmm()
+
+    assert states(after) == {"outgoing vm": "held"}
+    assert after.call("unstash", name="vm") == ["ram", "again"]
+    assert after.ask("digest", fd="ram") == after.ask("digest", fd="again") == digest
+
+
+def test_a_session_is_replaced_while_pid_1_has_it(managed: Managed) -> None:
+    vmm = managed.vmm()
+    vmm.call("create", name="vm", slot="s")
+    vmm.memfd("ram", seed=1)
+    vmm.call("preserve", session="s", file="ram", token=1)
+
+    vmm.call("replace", session="s", files={"1": "ram"})
+
+    assert "outgoing.vm" in managed.stored()
+
+
+@pytest.mark.parametrize("file", ["kept", "lost"])
+def test_what_pid_1_holds_is_kept_without_the_registrys_memory(managed: Managed, file: str) -> None:
+    """From the file; or without it as root's, as nobody knows whose it was."""
+    vmm = managed.vmm()
+    vmm.call("create", name="vm", slot="s")
+    digest = vmm.memfd("ram", seed=1)
+    vmm.call("stash", name="vm", files={"ram": "ram", "again": "ram"})
+    managed.end()
+    if file == "lost":
+        managed.machine.run(["sh", "-c", f"rm {managed.state_directory}/registry*"])
+    vmm.program.kill()
+    managed.start_again(REGISTRY)
+
+    after = managed.vmm()
+
+    assert states(after) == {"outgoing vm": "held"}
+    assert "outgoing.vm" in managed.stored()
+    problems = [problem["what"] for problem in managed.status()["registry"]]
+    assert bool(problems) == (file == "lost")
+    (name, labels) = ("vm", ["ram", "again"]) if file == "kept" else ("unknown-1", ["held.1", "held.2"])
+    assert after.call("unstash", name=name) == labels
+    assert after.ask("digest", fd=labels[0]) == digest
+
+
+def test_stashed_files_that_pid_1_lost_are_named_and_the_others_are_there(managed: Managed) -> None:
+    vmm = managed.vmm()
+    for label in ("ram", "state"):
+        vmm.memfd(label, seed=len(label))
+    vmm.call("stash", name="vm", files={"ram": "ram", "state": "state"})
+    managed.end()
+    managed.start_again("held.1")
+
+    assert managed.vmm().call("unstash", name="vm") == ["state"]
+
+
+def test_of_two_memories_of_the_registry_the_one_is_used_that_wrote_the_file(managed: Managed) -> None:
+    """As when serve is killed before it drops the old one."""
+    vmm = managed.vmm()
+    vmm.call("create", name="vm", slot="s")
+    (first,) = [name for name in managed.stored() if name.startswith(REGISTRY)]
+    managed.end()
+    managed.manager.ask({"hide": first})
+    managed.start_again()  # begins another registry, from the file
+    vmm = managed.vmm()
+    vmm.call("create", name="new", slot="n")
+    managed.end()
+    managed.manager.ask({"show": first})
+    managed.start_again()
+
+    assert states(managed.vmm()) == {"outgoing vm": "held", "outgoing new": "held"}
+    assert len([name for name in managed.stored() if name.startswith(REGISTRY)]) == 1
+    assert any("another registry" in problem["what"] for problem in managed.status()["registry"])
