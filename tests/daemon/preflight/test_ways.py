@@ -58,6 +58,21 @@ def test_the_direct_way_drops_the_stores_of_other_units() -> None:
     assert "store: db.service" in found["stores-dropped"].what
 
 
+def test_the_direct_way_leaves_the_sessions_of_units_with_luo_session_behind() -> None:
+    """A unit whose store has more loses that, too. One that does not run has no session."""
+    unit = Service("db.service", active=True, preserves=True, stored=1, sessions=("state",))
+    more = replace(unit, name="more.service", stored=2)
+    ended = replace(unit, name="ended.service", active=False)
+    host = replace(HOST, services=(OWN, unit, more, ended))
+
+    found = judged("direct", host)
+
+    assert "(LUOSession=): db.service, more.service" in found["unit-sessions"].what
+    assert not found["unit-sessions"].refuses
+    assert "store: more.service" in found["stores-dropped"].what
+    assert "unit-sessions" not in judged("systemd", host)
+
+
 def test_the_way_of_systemd_names_the_number_of_sessions_that_a_failed_kexec_loses() -> None:
     found = judged("systemd", HOST)
 

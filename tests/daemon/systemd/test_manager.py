@@ -22,6 +22,7 @@ ActiveState=inactive
 IgnoreOnIsolate=no
 FileDescriptorStorePreserve=restart
 NFileDescriptorStore=2
+LUOSession=state more
 """
 LOCKED = (
     '{"type":"a(ssssuu)","data":[[["shutdown:sleep","apt","an upgrade","block",0,7],'
@@ -60,7 +61,7 @@ def test_without_systemd_its_way_is_refused_and_nothing_is_asked(tmp_path: Path)
 def test_services_come_with_their_stores_and_whether_they_stay() -> None:
     assert list(services(SHOWN)) == [
         Service("luod.service", active=True, stays=True, preserves=True, stored=4),
-        Service("db.service", stored=2),
+        Service("db.service", stored=2, sessions=("state", "more")),
     ]
     assert list(services("")) == []
 

@@ -59,6 +59,7 @@ WARNINGS: Final = frozenset(
         "no-watchdog",
         "systemd-unknown",
         "stores-dropped",
+        "unit-sessions",
         "cold-reboot",
         "minimum-uptime",
     }

@@ -186,6 +186,7 @@ RULES: Final[tuple[Rule, ...]] = (
         (
             "systemd-unknown",
             "stores-dropped",
+            "unit-sessions",
             "store-incomplete",
             "shutdown-inhibited",
             "exitrd",

@@ -35,13 +35,22 @@ def judge(facts: Facts) -> Iterator[Finding]:
 
 
 def _direct(manager: Manager) -> Iterator[Finding]:
-    dropped = [each for each in manager.services if each.preserves and each.stored and each.name != manager.unit]
+    others = [each for each in manager.services if each.name != manager.unit]
+    dropped = [each for each in others if each.preserves and each.stored > len(each.sessions)]
     if dropped:
         yield finding(
             "stores-dropped",
             f"these units keep file descriptors in systemd's store: {listed([each.name for each in dropped])}",
             "luod starts the next kernel without systemd, so they are not delivered there",
             "update with --systemd if these units need them",
+        )
+    if orphaned := [each for each in others if each.active and each.sessions]:
+        yield finding(
+            "unit-sessions",
+            f"these units have sessions of systemd (LUOSession=): {listed([each.name for each in orphaned])}",
+            "luod starts the next kernel without systemd, which gives them empty sessions there; nothing retrieves "
+            "the old ones, and they keep their memory until the kexec after that",
+            "have these units take their sessions from luod, or update with --systemd",
         )
 
 
