@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from luod.testing import Machine
-from tests.daemon.host import Luod, states
+from tests.daemon.host import Luod, states, until_no_session
 from tests.library import start_vmm
 
 REGISTRY = "registry."
@@ -19,9 +19,9 @@ REGISTRY = "registry."
 class Managed(Luod):
     """A host whose luod is started by a service manager with an fd store."""
 
-    def start_managed(self) -> None:
+    def start_managed(self, *arguments: str) -> None:
         python = self.python()
-        command = python.module("luod.daemon.main", "--state-directory", self.state_directory)
+        command = python.module("luod.daemon.main", "--state-directory", self.state_directory, *arguments)
         self.manager = start_vmm(self.machine, python, "service_manager", tuple(command)).program
         self.start_again()
 
@@ -53,11 +53,6 @@ def managed(machine: Machine, tmp_path: Path) -> Managed:
     return managed
 
 
-def registry_file(managed: Managed) -> list[str]:
-    """Returns the paths of the registry's files."""
-    return [f"{managed.state_directory}/{name}" for name in ("registry", "registry.1")]
-
-
 def test_sessions_and_stashed_files_outlive_every_process_of_luod(managed: Managed) -> None:
     vmm = managed.vmm()
     vmm.call("create", name="vm", slot="s")
@@ -82,6 +77,24 @@ def test_a_session_is_replaced_while_pid_1_has_it(managed: Managed) -> None:
     vmm.call("replace", session="s", files={"1": "ram"})
 
     assert "outgoing.vm" in managed.stored()
+
+
+def test_both_sessions_of_a_process_end_with_it_after_a_restart(machine: Machine, tmp_path: Path) -> None:
+    """luod watches it by one pidfd, that of its connection, under two names."""
+    managed, policy = Managed(machine, state_directory=tmp_path / "state"), tmp_path / "luod.toml"
+    policy.write_text("[default]\non-owner-death = 'discard'\n[[rules]]\nuid = 0\non-owner-death = 'discard'\n")
+    managed.start_managed("--config", str(policy))
+    vmm = managed.vmm()
+    for name in ("one", "two"):
+        vmm.call("create", name=name, slot=name)
+    managed.end()
+    managed.start_again()
+    other = managed.vmm()
+    assert states(other) == {"outgoing one": "held", "outgoing two": "held"}
+
+    vmm.program.kill()
+
+    until_no_session(other)
 
 
 @pytest.mark.parametrize("file", ["kept", "lost"])
