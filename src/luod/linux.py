@@ -24,7 +24,7 @@ from luod.uapi.memfd import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
 MS_BIND: Final = 4096
@@ -215,12 +215,29 @@ def pidfd_getfd(pidfd: int, target: int) -> Fd:
     return Fd(syscall("pidfd_getfd", pidfd, target, 0))
 
 
-def is_same_file(one: HasFileno, other: HasFileno) -> bool:
-    """Returns whether two fds are of one open file description. False also on a kernel that cannot tell."""
+def same_file(file: HasFileno, among: Mapping[str, int]) -> str | None:
+    """Returns the name of an fd in `among` of the same open file description; None also on a kernel that cannot tell.
+
+    It compares with each, so `among` should have only those of the same `memory_identity`.
+    """
+    number, query = file.fileno(), fcntl.fcntl
     try:
-        return bool(fcntl.fcntl(one.fileno(), _F_DUPFD_QUERY, other.fileno()))
+        for name, other in among.items():
+            if query(other, _F_DUPFD_QUERY, number):
+                return name
     except OSError:
-        return False
+        pass
+    return None
+
+
+def memory_identity(file: HasFileno) -> tuple[int, int] | None:
+    """Returns device and inode of a memfd, None for another file. Makes no call that can block."""
+    try:
+        fcntl.fcntl(file.fileno(), F_GET_SEALS)
+    except OSError:
+        return None
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino
 
 
 def has_ended(pidfd: HasFileno, *, within: float = 0.0) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from luod.daemon.supervisor.notify import ServiceManager
-from luod.linux import Fd, is_same_file
+from luod.linux import Fd, same_file
 from luod.testing import eventually
 
 
@@ -65,10 +65,13 @@ class Pid1:
             elif "FDSTOREREMOVE" in words:
                 if words["FDNAME"] in self.kept:
                     self.kept.pop(words["FDNAME"]).close()
-            elif len(self.kept) < self.room and not any(is_same_file(passed[0], held) for held in self.kept.values()):
+            elif len(self.kept) < self.room and self._is_new(passed[0]):
                 self.kept[words["FDNAME"]] = passed.pop()
             for fd in passed:
                 fd.close()
+
+    def _is_new(self, file: Fd) -> bool:
+        return same_file(file, {name: held.fileno() for name, held in self.kept.items()}) is None
 
     def __enter__(self) -> Pid1:
         return self

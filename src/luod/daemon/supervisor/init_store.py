@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 
 from luod.daemon.supervisor import protocol
-from luod.linux import Fd, is_same_file, memfd
+from luod.linux import Fd, memfd, memory_identity, same_file
 from luod.static import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ class InitStore:
         """Their names in PID 1's store."""
         self._same: dict[str, str] = {}
         """The name under which PID 1 has the file, of each name that has it too."""
+        self._first: dict[tuple[int, int] | None, dict[str, int]] = {}
+        """The fds of the other names, without sessions, by the identity of a memfd: a session may have a manifest, and
+        there may be a thousand.
+        """
         self._removed: dict[str, float] = {}
         """The sessions whose copies were removed, and when PID 1 had removed them."""
         self._sent: dict[str, bool] = {}
@@ -81,6 +85,8 @@ class InitStore:
                 continue
             self._stored[name] = stored
             self._files[name] = fd
+            if not name.startswith(_SESSIONS):
+                self._first.setdefault(memory_identity(fd), {})[name] = fd.fileno()
         first = {stored: name for name, stored in self._stored.items()}
         for name, noted in same.items():
             with noted:
@@ -176,11 +182,12 @@ class InitStore:
         """Stores the file under its name, or the name under which it is stored already."""
         fd = self._files[name]
         if not name.startswith(_SESSIONS):
-            for other, held in self._files.items():
-                first = other in self._stored and other not in self._same and not other.startswith(_SESSIONS)
-                if first and is_same_file(held, fd):
-                    self._same[name] = other
-                    break
+            alike = self._first.setdefault(memory_identity(fd), {})
+            first = same_file(fd, alike)
+            if first is None:
+                alike[name] = fd.fileno()
+            else:
+                self._same[name] = first
         stored = self._stored[name] = self._name_of(name, same=name in self._same)
         self._changed(stored, removed=False)
         if not self.fault:
@@ -188,6 +195,12 @@ class InitStore:
 
     def _take_out(self, name: str) -> None:
         self._same.pop(name, None)
+        if not name.startswith(_SESSIONS):
+            identity = memory_identity(self._files[name])
+            alike = self._first.get(identity, {})
+            alike.pop(name, None)
+            if not alike:
+                self._first.pop(identity, None)
         self._send_removal(self._stored.pop(name))
 
     def _send(self, name: str, **patience: float) -> str:
