@@ -3,6 +3,7 @@
 #   make test          linters, types, import rules, tests
 #   make test-crash    luod and its clients, killed at every call that changes state
 #   make test-hostile  attacks of one user against the others
+#   make test-qemu     guests of an unmodified QEMU through updates: as root, with mmdebstrap, for a newer QEMU
 #   make kernel        a Linux with LUO, built once into ~/.cache/luod (docs/kernel-machine.md)
 #   make test-kernel   the tests for a real kernel, on that Linux
 #   make test-minimal  demo and test in minimal Debian 12, 13 and sid, as root and as an ordinary user: as root, with
@@ -29,7 +30,7 @@ MINIMAL ?=
 # The slowest files first, so that none is left for the end. xdist would start with the files with the most tests.
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
-.PHONY: demo test lint pytest test-crash test-hostile kernel test-kernel test-systemd test-minimal test-all
+.PHONY: demo test lint pytest test-crash test-hostile test-qemu kernel test-kernel test-systemd test-minimal test-all
 .PHONY: bench bench-kernel docs install uninstall man deb dist test-install clean setup
 
 demo: $(READY)
@@ -56,7 +57,13 @@ test-crash: $(READY)
 test-hostile: $(READY)
 	$(BIN)/pytest tests/hostile
 
-test-all: test demo test-hostile test-crash test-kernel test-systemd test-install test-minimal
+# Guests of the machine's QEMU and of a newer one; the Linux guest is the kernel of `make kernel`.
+test-qemu: $(READY)
+	@kernel=$$(kernel/build $(KERNEL)) && qemu=$${LUOD_NEWER_QEMU:-$$(scripts/fetch-qemu)} && \
+		LUOD_KERNEL=$$kernel LUOD_NEWER_QEMU=$$qemu $(BIN)/pytest --timeout 300 -n 2 --dist worksteal \
+		tests/agents/qemu/carried
+
+test-all: test demo test-hostile test-crash test-qemu test-kernel test-systemd test-install test-minimal
 
 kernel:
 	@kernel/build $(KERNEL)
