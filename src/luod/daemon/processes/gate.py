@@ -13,6 +13,8 @@ import sys
 from luod.static import IO, TextIO
 
 _GO = b"g"
+_HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")
+"""By ProtectHome= and PrivateTmp= of luod.service."""
 
 
 def lift(stdin: IO[bytes]) -> bool:
@@ -40,8 +42,15 @@ def become(command: list[str], complaints: TextIO) -> int:
     try:
         os.execv(command[0], command)
     except OSError as error:
-        print(f"{command[0]}: {error.strerror}", file=complaints)
+        print(f"{command[0]}: {error.strerror}{_hidden(command[0])}", file=complaints)
     return 127
+
+
+def _hidden(program: str) -> str:
+    """Returns a remark on a program that luod's unit of systemd hides from luod and from what it runs."""
+    if "SYSTEMD_EXEC_PID" in os.environ and program.startswith(_HIDDEN):
+        return f"; luod.service has {', '.join(place.rstrip('/') for place in _HIDDEN)} hidden: put it elsewhere"
+    return ""
 
 
 if __name__ == "__main__":
