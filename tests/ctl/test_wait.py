@@ -85,3 +85,55 @@ def test_a_participant_is_waited_for_by_the_name_of_its_session(tmp_path: Path) 
 @pytest.mark.parametrize("arguments", [["--for", "participant"], ["vm"], ["--for", "soon"], ["--timeout", "0"]])
 def test_a_condition_that_does_not_exist_is_usage(arguments: list[str]) -> None:
     assert luoctl("wait", *arguments).returncode == 2
+
+
+def test_with_an_id_the_end_of_an_update_is_waited_for_through_the_kexec(tmp_path: Path) -> None:
+    running = [in_state("jumping"), timeline(state="jumping"), in_state("restoring"), timeline(state="restoring")]
+    with Impostor(tmp_path, *running, in_state("idle"), timeline(state="done")) as impostor:
+        result = asked(impostor, "--json", "wait", "--update", TOLD["update"])
+
+    said = json.loads(result.stdout)
+    assert (result.returncode, said["condition"], said["update"]) == (0, "end", TOLD["update"])
+    assert "done" in said["outcome"]
+    assert "1 session torn: vm-2" in said["outcome"]
+
+
+@pytest.mark.parametrize(
+    ("state", "members", "status", "words"),
+    [
+        (
+            "idle",
+            {"state": "cancelled", "reason": "a veto"},
+            5,
+            "cancelled, --skip-unready: a veto; the old kernel runs on",
+        ),
+        ("idle", {"update": "00000000"}, 7, "luod knows no update 9f2c01ab; the last one is 00000000, done"),
+        ("idle", {"state": "jumping"}, 9, "booted without a kexec of luod while the update was jumping"),
+        ("broken", {"state": "restoring"}, 10, "could not take over"),
+    ],
+)
+def test_each_other_end_of_an_update_has_a_status(
+    tmp_path: Path, state: str, members: dict[str, Any], status: int, words: str
+) -> None:
+    with Impostor(tmp_path, *[in_state(state), timeline(**members)] * 2) as impostor:
+        result = asked(impostor, "wait", "--update", "9f2c01ab", "--timeout", "30")
+
+    assert result.returncode == status
+    assert words in result.stdout + result.stderr
+
+
+def test_an_update_that_is_cancelled_between_two_reads_is_not_taken_for_another_boot(tmp_path: Path) -> None:
+    reads = [in_state("idle"), timeline(state="freezing"), in_state("idle"), timeline(state="cancelled")]
+    with Impostor(tmp_path, *reads) as impostor:
+        assert asked(impostor, "wait", "--update", "9f2c01ab").returncode == 5
+
+
+def test_sessions_that_are_left_at_the_timeout_are_counted(tmp_path: Path) -> None:
+    with Impostor(tmp_path, in_state("restoring", waiting=3), timeline(state="restoring")) as impostor:
+        late = asked(impostor, "wait", "--update", "9f2c01ab", "--timeout", "0.0001")
+    assert late.returncode == 8
+    assert "incoming sessions: 3 waiting" in late.stderr
+
+
+def test_an_update_and_another_condition_are_usage() -> None:
+    assert luoctl("wait", "--update", "9f2c01ab", "--for", "restored").returncode == 2

@@ -20,6 +20,8 @@ class Exit(enum.IntEnum):
     UPDATE_RUNNING = 6
     NOT_FOUND = 7
     TIMED_OUT = 8
+    NOT_UPDATED = 9
+    BROKEN = 10
     INTERRUPTED = 130
 
 
@@ -31,8 +33,10 @@ MEANINGS: Final[dict[Exit, str]] = {
     Exit.REFUSED: "refused by the policy or by a check; nothing was changed",
     Exit.CANCELLED: "the update was cancelled; nothing is lost",
     Exit.UPDATE_RUNNING: "another update is running",
-    Exit.NOT_FOUND: "there is no such session",
+    Exit.NOT_FOUND: "there is no such session, or update",
     Exit.TIMED_OUT: "`luoctl wait`, or `luoctl fleet-lock --wait`, reached its timeout",
+    Exit.NOT_UPDATED: "`luoctl wait --update`: the machine was booted without a kexec of luod; its sessions are lost",
+    Exit.BROKEN: "`luoctl wait`: this kernel could not take over what was preserved",
     Exit.INTERRUPTED: "interrupted by SIGINT",
 }
 """The text of `luoctl --help`. A test compares it with docs/json.md."""

@@ -11,13 +11,15 @@ from luod.ctl.exits import Exit
 from luod.ctl.output import Output, escaped
 
 if TYPE_CHECKING:
+    from luod.ctl.update_end import Verdict
     from luod.ipc.types.admin import UpdateTimes
 
 SUMMARY = "wait until luod, an update, a restore or a participant is ready"
 DESCRIPTION = (
     "Waits for a condition. ready: luod answers (the default). update: no update is running; the exit status is 5 if "
     "the one that was running is cancelled. restored: no incoming session is left waiting or unfinished. participant: "
-    "every session NAME has a participant, which answers for it in an update."
+    "every session NAME has a participant, which answers for it in an update. With --update: until this update has "
+    "ended and no incoming session is left; the exit status says how it ended."
 )
 CONDITIONS: Final = ("ready", "update", "restored", "participant")
 _PERIOD: Final = 0.2
@@ -31,6 +33,7 @@ def arguments(parser: Parser) -> None:
     parser.add_argument(
         "--timeout", type=seconds, metavar="SECONDS", help="give up after this time with exit status 8 (default: never)"
     )
+    parser.add_argument("--update", metavar="ID", help="wait for the end of this update, through the kexec")
     parser.add_argument("session", nargs="*", metavar="NAME", help="a session, with --for participant")
 
 
@@ -39,8 +42,10 @@ def run(given: Namespace, output: Output) -> Exit:
 
     if bool(given.session) != (given.condition == "participant"):
         given.parser.error("--for participant and a NAME belong together")
+    if given.update is not None and given.condition != "ready":
+        given.parser.error("--update is a condition of its own, and cannot be combined with --for")
     until = None if given.timeout is None else time.monotonic() + given.timeout
-    condition = _Condition(given)
+    condition = _Condition(given) if given.update is None else _End(given)
     while True:
         try:
             missing = condition.missing()
@@ -104,3 +109,39 @@ class _Condition:
         elif update is not None:
             output.line(timeline.headline(update))
         return Exit.CANCELLED if cancelled else Exit.DONE
+
+
+class _End:
+    """The end of one update, which may be in the next kernel."""
+
+    def __init__(self, given: Namespace) -> None:
+        self._given = given
+        self._verdict: Verdict | None = None
+        self._earlier: Verdict | None = None
+
+    def missing(self) -> str | None:
+        """Returns what the update still lacks, or None once it has ended. Raises LuodError."""
+        from luod.ctl import admin
+        from luod.ctl.update_end import judge
+
+        path = self._given.admin_socket
+        found = judge(self._given.update, admin.status(path), admin.timeline(path))
+        # Both were not read at one moment: an end that is not in the timeline must be seen twice.
+        if found.exit is Exit.NOT_UPDATED and found != self._earlier:
+            self._earlier = found
+            return found.text
+        self._verdict = found
+        return None if found.exit is not None else found.text
+
+    def ended(self, output: Output) -> Exit:
+        """Prints how the update ended. Returns the exit status."""
+        assert self._verdict is not None, "it is asked for after `missing`"
+        exit, text = self._verdict.exit, self._verdict.text
+        assert exit is not None, "it has ended"
+        if exit is Exit.NOT_FOUND:
+            output.failure("NoSuchUpdate", text, "see `luoctl timeline`")
+        elif output.json:
+            output.object({"condition": "end", "update": self._given.update, "outcome": text})
+        else:
+            output.line(text)
+        return exit
