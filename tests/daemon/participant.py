@@ -110,6 +110,7 @@ class Operator:
         deadline: float | None = None,
         skip_unready: bool = False,
         dry_run: bool = False,
+        detach: bool = False,
         findings: Sequence[str] = (),
     ) -> None:
         """Requests an update that ignores `findings`."""
@@ -117,6 +118,7 @@ class Operator:
             "deadline": deadline,
             "skip_unready": skip_unready,
             "dry_run": dry_run,
+            "detach": detach,
             "ignore_findings": list(findings),
         }
         self.vmm.call("more", slot="update", method=ADMIN + "Update", parameters=wishes)

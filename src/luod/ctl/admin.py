@@ -89,9 +89,10 @@ def update(
     dry_run: bool,
     ignore_findings: Sequence[str] = (),
     way: Way | None = None,
+    detach: bool = False,
 ) -> Iterator[Progress]:
     """Starts an update and yields its progress. There is no timeout: luod keeps the deadlines. Closing the iterator
-    before the kexec cancels the update.
+    before the kexec cancels the update, unless it is `detach` and "prepared" was yielded.
     """
     wishes = {
         "deadline": deadline,
@@ -99,6 +100,7 @@ def update(
         "dry_run": dry_run,
         "ignore_findings": list(ignore_findings),
         "way": way,
+        "detach": detach,
     }
     with _connect(path, TIMEOUT) as connection:
         for reply in connection.follow(encode_call(f"{ADMIN}.Update", _given(wishes), more=True)):

@@ -38,6 +38,12 @@ def arguments(parser: Parser) -> None:
         action="store_true",
         help="continue without participants that are late or have ended; their sessions cannot be restored",
     )
+    parser.add_argument(
+        "--detach",
+        action="store_true",
+        help="end with status 0 once all participants are ready, a second before guests are frozen; "
+        "`luoctl wait --update ID` then waits for the end",
+    )
     options.way(parser)
     options.ignore_finding(parser)
 
@@ -98,6 +104,7 @@ def _follow(given: Namespace, shown: View) -> Exit:
         dry_run=given.dry_run,
         ignore_findings=given.ignore_finding,
         way=given.way,
+        detach=given.detach,
     )
     try:
         for progress in replies:
@@ -110,7 +117,7 @@ def _follow(given: Namespace, shown: View) -> Exit:
             raise
     if refused:
         return Exit.REFUSED
-    if state in ("jumping", "checked"):
+    if state in ("jumping", "checked", "prepared"):
         return Exit.DONE
     if state == "cancelled":
         return Exit.CANCELLED

@@ -25,6 +25,8 @@ class ProgressFeed:
         self._news = asyncio.Event()
         self._news.set()
         self._jump_read = asyncio.Event()
+        self.detached = False
+        """Whether the operator is told no more, and the update goes on without the connection."""
 
     def changed(self, members: Iterable[int]) -> None:
         """Records a change, and these members with it."""
@@ -58,6 +60,12 @@ class ProgressFeed:
         """Records that the operator has read this report."""
         if progress.state == "jumping":
             self._jump_read.set()
+
+    def detach(self) -> None:
+        """Tells the operator that all are ready, as the last report."""
+        self.detached = True
+        self._jump_read.set()
+        self._news.set()
 
     async def jump_read(self, seconds: float) -> bool:
         """Returns whether the operator has read that the kexec begins. Waits up to `seconds` for it."""

@@ -58,6 +58,8 @@ _PATIENCE_SECONDS: Final = 30.0
 _MOST_PATIENCE_SECONDS: Final = 86400.0
 _READING_SECONDS: Final = 5.0
 """The wait for luoctl to read the last reply before the kexec, while guests are frozen."""
+_DETACHED_SECONDS: Final = 1.0
+"""The time for the last reply to a detached operator to cross the network, before guests are frozen."""
 _DISK_SECONDS: Final = 5.0
 """The wait for the registry to be on the disk, while guests are frozen."""
 
@@ -156,7 +158,7 @@ class Updater:
             # The last reply.
             yield checked
             return
-        self._task = asyncio.ensure_future(self._proceed(coordinator, _given_up(wishes)))
+        self._task = asyncio.ensure_future(self._proceed(coordinator, _given_up(wishes), detach=wishes.detach))
         self._task.add_done_callback(self._ran)
         try:
             while True:
@@ -166,12 +168,16 @@ class Updater:
                     await asyncio.shield(self._task)
                 if coordinator.error is not None:
                     raise coordinator.error
+                if coordinator.feed.detached and not coordinator.cancelled:
+                    yield replace(progress, state="prepared", findings=tuple(findings))
+                    return
                 yield replace(progress, findings=tuple(findings))
                 coordinator.feed.read(progress)
                 findings = []
         finally:
             # An interrupt of luoctl cancels the update.
-            _cancel(coordinator, "the connection of luoctl update was closed")
+            if not coordinator.feed.detached:
+                _cancel(coordinator, "the connection of luoctl update was closed")
 
     def _begin(self, peer: Peer, wishes: Wishes, way: Way, patience: float, unfollowed: list[str]) -> Coordinator:
         """Accepts an update."""
@@ -206,7 +212,7 @@ class Updater:
         self._log("abort", update=coordinator.id, uid=peer.uid, pid=peer.pid)
         await asyncio.shield(task)
 
-    async def _proceed(self, coordinator: Coordinator, given_up: Collection[str]) -> None:
+    async def _proceed(self, coordinator: Coordinator, given_up: Collection[str], *, detach: bool) -> None:
         """Runs the update from the first check to the end of this kernel, or to the end of the rollback."""
         reboot: RebootProcess | None = None
         quiescing: asyncio.Future[None] | None = None
@@ -233,6 +239,11 @@ class Updater:
                 await coordinator.unless_cancelled(quiescing)
             if not coordinator.cancelled and self._image.replaced:
                 await coordinator.unless_cancelled(self._load())
+            if detach and not coordinator.cancelled:
+                self._require_certain(coordinator, "freezing", given_up)
+            if detach and not coordinator.cancelled:
+                coordinator.feed.detach()
+                await coordinator.unless_cancelled(asyncio.sleep(_DETACHED_SECONDS))
             if not coordinator.cancelled:
                 self._run.enter(RunState.PREPARED, update=coordinator.id)
                 await coordinator.unless_cancelled(self._sessions.changes.still())

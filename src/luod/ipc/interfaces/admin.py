@@ -129,6 +129,7 @@ class Admin(Interface, name=ADMIN):
         dry_run: bool | None,
         ignore_findings: list[str] | None,
         way: Way | None,
+        detach: bool | None,
     ) -> AsyncIterator[Progress | Last]:
         """Starts the loaded kernel, after every participant (io.luod.Updates) is ready. Call it with "more".
 
@@ -145,15 +146,17 @@ class Admin(Interface, name=ADMIN):
         in the first reply: the findings of Check. A refusal whose name is not in ignore_findings ends the update with
         the error Refused. way: direct, luod calls reboot(2); systemd, luod has systemd stop all other units while
         guests run, and then start the kernel by `systemctl kexec`; null: what the policy says, or direct. Each reply
-        has the way. If systemd did not boot this machine, systemd is Refused.
+        has the way. If systemd did not boot this machine, systemd is Refused. detach: once every participant is ready
+        in preparing, "prepared" is the last reply; a second later guests are frozen, whether or not the connection is
+        still there. Timeline, here and in the next kernel, has the end of the update.
 
         Errors: NotLoaded, UpdateRunning, Refused, NotAKernelImage, KernelRefused.
         """
         self._permit(root_only=bool(skip_unready or ignore_findings))
-        wishes = Wishes(deadline, bool(skip_unready), bool(dry_run), tuple(ignore_findings or ()), way)
+        wishes = Wishes(deadline, bool(skip_unready), bool(dry_run), tuple(ignore_findings or ()), way, bool(detach))
         async with aclosing(self._service.update(self._peer, wishes)) as replies:
             async for progress in replies:
-                last = progress.state in ("checked", "cancelled")
+                last = progress.state in ("checked", "prepared", "cancelled")
                 yield Last(progress) if last else progress
                 if last:
                     return

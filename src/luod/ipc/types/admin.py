@@ -75,10 +75,10 @@ class Progress:
     """One reply of Update. `participants` are those with news. `findings` are in the first reply.
 
     `torn` are sessions that will not be handed out in the next kernel. `seconds_left` until the deadline of the phase.
-    `way`: how the next kernel is started.
+    `way`: how the next kernel is started. "checked" is the answer to a dry run, "prepared" the last one to `detach`.
     """
 
-    state: Literal[Phase, "checked"]
+    state: Literal[Phase, "checked", "prepared"]
     update: str = ""
     generation: int = 0
     seconds_left: float | None = None
@@ -99,6 +99,7 @@ class Wishes:
     """The operator's options for an update. `deadline` is in seconds, of each phase, None for the default.
 
     `ignore_findings` are the names of findings that do not prevent the update. `way`: None for luod's choice.
+    `detach`: the last reply comes before guests are frozen, and the update no longer depends on the connection.
     """
 
     deadline: float | None = None
@@ -106,6 +107,7 @@ class Wishes:
     dry_run: bool = False
     ignore_findings: tuple[str, ...] = ()
     way: Way | None = None
+    detach: bool = False
 
 
 @frozen
