@@ -251,6 +251,16 @@ def test_the_unpacked_kernel_tells_its_release_and_its_formats() -> None:
     assert image.contents(b"") == image.Contents("", ())
 
 
+def test_the_build_ids_of_a_kernel_are_found_in_their_notes() -> None:
+    def note(id: bytes, name: bytes = b"GNU\0") -> bytes:
+        return struct.pack("<III", len(name), len(id), 3) + name + id
+
+    own, of_vdso = bytes(range(20)), bytes(range(10, 30))
+    payload = b"x" * 5 + note(own) + note(b"Xen", b"Xen\0") + note(of_vdso) + b"GNU\0" + note(own[:19])
+
+    assert image.contents(payload).build_ids == (own.hex(), of_vdso.hex())
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_format_is_found_wherever_pieces_end(family: str) -> None:
     name = f"{family}{'_' if '_' in family else '-'}v12"

@@ -55,6 +55,18 @@ def test_the_kernel_that_runs_may_be_jumped_into_again(luod: Luod) -> None:
     found = check(luod, qemu.kernel_image())
     assert (found["refused"], found["release"]) == (False, version)
     assert [each["name"] for each in found["findings"]] == ["no-watchdog"]
+    assert found["current"]
+
+
+def test_an_update_into_the_kernel_that_runs_can_be_left_out(luod: Luod) -> None:
+    files = ["--kernel", qemu.kernel_image(), "--initrd", str(luod.machine.initrd)]
+
+    same = luod.answer("update", "--unless-current", *files)
+    other = luod.luoctl("--json", "check", *files, "--append-cmdline", "another")
+
+    assert same == {"version": 1, "status": 0, "state": "current"}
+    assert not json.loads(other.stdout)["current"]
+    assert luod.status()["generation"] == 0
 
 
 @pytest.mark.parametrize(

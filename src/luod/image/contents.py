@@ -37,6 +37,8 @@ _NEEDLES: Final = (b"-v", b"_luo_")
 _LONGEST: Final = 32
 _BANNER: Final = re.compile(rb"Linux version ([0-9][!-~]{0,127}) \([ -~]{1,512}")
 _OPTION: Final = re.compile(rb"^(?:(CONFIG_\w+)=(.*)|# (CONFIG_\w+) is not set)$", re.MULTILINE)
+_BUILD_ID: Final = re.compile(rb"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0(.{20})", re.DOTALL)
+"""An ELF note NT_GNU_BUILD_ID of x86_64: the lengths of name and id, the type, the name, the id (a SHA-1)."""
 _CONFIGURATION_MAX: Final = 4 * 1024 * 1024
 
 
@@ -54,6 +56,8 @@ class Contents:
     """Its configuration, such as {"CONFIG_LIVEUPDATE": "y"}, "n" for options that are not set; None without
     CONFIG_IKCONFIG.
     """
+    build_ids: tuple[str, ...] = ()
+    """The GNU build ids in it, in hexadecimal: the kernel's own, and those of the images for processes (vDSO)."""
 
 
 def contents(payload: bytes) -> Contents:
@@ -61,7 +65,7 @@ def contents(payload: bytes) -> Contents:
     banner = _banner(payload)
     text = banner.group().decode("ascii") if banner else ""
     release = banner.group(1).decode("ascii") if banner else ""
-    return Contents(release, formats(payload), text, _options(payload))
+    return Contents(release, formats(payload), text, _options(payload), build_ids(payload))
 
 
 def family_of(name: str) -> str:
@@ -87,6 +91,11 @@ def formats_in(pieces: Iterable[bytes]) -> tuple[str, ...]:
                 at = data.find(needle, at + _LONGEST)
         before = data[-2 * _LONGEST :]
     return tuple(sorted(found))
+
+
+def build_ids(data: bytes) -> tuple[str, ...]:
+    """Returns the GNU build ids in `data`, such as a kernel or /sys/kernel/notes, in hexadecimal."""
+    return tuple(dict.fromkeys(match.group(1).hex() for match in _BUILD_ID.finditer(data)))
 
 
 def _banner(payload: bytes) -> re.Match[bytes] | None:

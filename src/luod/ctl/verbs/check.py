@@ -32,5 +32,6 @@ def run(given: Namespace, output: Output) -> Exit:
     else:
         findings.show(output, checked.findings)
         kernel = "the next kernel" if checked.release is None else f"Linux {escaped(checked.release)}"
-        output.line(f"{'update refused' if checked.refused else 'no refusals'}: {kernel}")
+        runs = ", which runs already" if checked.current else ""
+        output.line(f"{'update refused' if checked.refused else 'no refusals'}: {kernel}{runs}")
     return Exit.REFUSED if checked.refused else Exit.DONE

@@ -39,6 +39,11 @@ def arguments(parser: Parser) -> None:
         help="continue without participants that are late or have ended; their sessions cannot be restored",
     )
     parser.add_argument(
+        "--unless-current",
+        action="store_true",
+        help="do nothing, with status 0, if the next kernel is the running one (by its build id) with its command line",
+    )
+    parser.add_argument(
         "--detach",
         action="store_true",
         help="end with status 0 once all participants are ready, a second before guests are frozen; "
@@ -53,6 +58,12 @@ def run(given: Namespace, output: Output) -> Exit:
     from luod.ctl.progress import view
 
     with next_kernel.given(given) as image, view(output) as shown:
+        if given.unless_current and admin.check(given.admin_socket, image, way=given.way).current:
+            if output.json:
+                output.object({"state": "current"})
+            else:
+                output.line("nothing to do: the next kernel runs already")
+            return Exit.DONE
         if image is not None:
             # Checked before it is loaded, so that a refused kernel does not replace the loaded one.
             progress = _check(given, image)

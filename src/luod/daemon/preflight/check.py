@@ -30,7 +30,7 @@ from luod.daemon.preflight.rules import judge
 from luod.daemon.store import state_directory
 from luod.daemon.systemd import manager
 from luod.errors import Refused
-from luod.frozen import replace
+from luod.frozen import frozen, replace
 from luod.kexec import load_limits
 from luod.static import TYPE_CHECKING, Final, Protocol
 
@@ -80,6 +80,17 @@ _PRESERVED: Final[Mapping[Moment, tuple[When, ...]]] = {
 """By moment, the declarations of files that are preserved by then: every vote of the earlier phases is in."""
 
 
+@frozen
+class Checked:
+    """The result of a check. `release` is the next kernel's, None if it cannot be read. `current`: it is the running
+    kernel, by its build id, with the running kernel's command line.
+    """
+
+    findings: list[Finding]
+    release: str | None
+    current: bool
+
+
 class Preflight:
     """Made inside a running loop."""
 
@@ -91,13 +102,11 @@ class Preflight:
         self._lock = asyncio.Lock()
         self._remembered: Judgement | None = None
 
-    async def check(self, subject: Subject, way: Way, *, remember: bool = False) -> tuple[list[Finding], str | None]:
-        """Returns the findings, and the release of the next kernel if it can be read. `remember` keeps them for
-        `certain`.
-        """
+    async def check(self, subject: Subject, way: Way, *, remember: bool = False) -> Checked:
+        """Returns the findings about an update into `subject`. `remember` keeps them for `certain`."""
         return await completed(self._check(subject.duplicate(), way, remember))
 
-    async def _check(self, subject: Subject, way: Way, remember: bool) -> tuple[list[Finding], str | None]:
+    async def _check(self, subject: Subject, way: Way, remember: bool) -> Checked:
         try:
             async with self._lock:
                 read = await asyncio.to_thread(self._reader.read, subject)
@@ -128,7 +137,9 @@ class Preflight:
         finally:
             subject.close()
         content = read.kernel.content
-        return judgement.findings, None if content is None else content.contents.release
+        return Checked(
+            judgement.findings, None if content is None else content.contents.release, is_current(judgement.facts)
+        )
 
     async def quiet(self) -> None:
         """Returns when no check reads files, which takes processor time."""
@@ -185,6 +196,13 @@ class Preflight:
             host=host(_ROOT) if "host" in needed else facts.host,
             storage=replace(facts.storage, file_error=self._registry.file_error, doubts=self._registry.rest.doubts),
         )
+
+
+def is_current(facts: Facts) -> bool:
+    """Returns whether an update into the kernel of `facts` would start the running kernel again."""
+    content = facts.kernel.content
+    same = content is not None and facts.running.build_id in content.contents.build_ids
+    return same and facts.command_line == facts.running.command_line
 
 
 def host(root: Path) -> Host:

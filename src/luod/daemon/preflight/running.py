@@ -15,7 +15,7 @@ from luod import image
 from luod.daemon.memory_grants import scratch_areas
 from luod.errors import ImageError
 from luod.frozen import frozen
-from luod.image.contents import FAMILIES, family_of, formats
+from luod.image.contents import FAMILIES, build_ids, family_of, formats
 from luod.static import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Running:
     scratch: tuple[Region, ...] | None = None
     command_line: str = ""
     """The command line of the running kernel; "" if it cannot be read."""
+    build_id: str = ""
+    """The GNU build id of the running kernel; "" if it has none."""
 
 
 def running(root: Path = Path("/")) -> Running:
@@ -60,7 +62,7 @@ def running(root: Path = Path("/")) -> Running:
         found = in_image | found
     elif found.get("luo", known["luo"]) == known["luo"]:
         found = known | found
-    return Running(found, assumed, _scratch(root), _command_line(root))
+    return Running(found, assumed, _scratch(root), _command_line(root), _build_id(root))
 
 
 def _by_family(names: Iterable[str]) -> dict[str, frozenset[str]]:
@@ -105,6 +107,14 @@ def _command_line(root: Path) -> str:
         return (root / "proc/cmdline").read_text(encoding="utf-8", errors="surrogateescape").strip()
     except OSError:
         return ""
+
+
+def _build_id(root: Path) -> str:
+    try:
+        found = build_ids((root / "sys/kernel/notes").read_bytes())
+    except OSError:
+        return ""
+    return found[0] if found else ""
 
 
 def _scratch(root: Path) -> tuple[Region, ...] | None:

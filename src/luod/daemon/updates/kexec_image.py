@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from luod.daemon.log import Log
-    from luod.daemon.preflight.check import Preflight
+    from luod.daemon.preflight.check import Checked, Preflight
     from luod.daemon.preflight.rules import Moment
     from luod.daemon.run_state import Run
     from luod.daemon.sessions.service import SessionService
@@ -100,14 +100,11 @@ class KexecImage:
         from luod.daemon.preflight.findings import refuse, require_names, with_ignored
 
         require_names(ignore_findings)
-        found, _release = await self._preflight.check(subject, "direct")
+        found = (await self._preflight.check(subject, "direct")).findings
         refuse(with_ignored((each for each in found if each.name == "initrd-unusable"), ignore_findings))
 
-    async def check(
-        self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, way: Way
-    ) -> tuple[list[Finding], str | None]:
-        """Returns the findings about these files, or, without a kernel, about the loaded ones; and the kernel's
-        release.
+    async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, way: Way) -> Checked:
+        """Checks these files, or, without a kernel, the loaded ones.
 
         The caller owns the fds. Raises NotLoaded.
         """
@@ -123,8 +120,7 @@ class KexecImage:
         started (docs/hazards.md, H19).
         """
         async with self._loading:
-            findings, _release = await self._preflight.check(self._loaded(), way, remember=True)
-        return findings
+            return (await self._preflight.check(self._loaded(), way, remember=True)).findings
 
     async def load_again(self) -> None:
         """Loads the image again, in a thread: an initrd of hundreds of MiB takes the kernel some time. Raises

@@ -111,13 +111,13 @@ class Updater:
                 # Reading files would take processor time while guests are paused.
                 raise update_running(self._run.state)
             way = self.way(wishes.way)
-            findings, release = await self._image.check(kernel, initrd, command_line, way)
+            checked = await self._image.check(kernel, initrd, command_line, way)
         finally:
             for fd in (kernel, initrd):
                 if fd is not None:
                     fd.close()
-        findings = with_ignored(findings, _given_up(wishes))
-        return Checked(bool(refusing(findings)), release, findings)
+        findings = with_ignored(checked.findings, _given_up(wishes))
+        return Checked(bool(refusing(findings)), checked.release, findings, checked.current)
 
     def way(self, asked: Way | None = None) -> Way:
         """Returns the way of an update that asks for this one, or for none. Raises Refused: it is not possible."""

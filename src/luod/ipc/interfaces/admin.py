@@ -107,7 +107,8 @@ class Admin(Interface, name=ADMIN):
     ) -> Checked:
         """Returns what an update into a kernel would lose, or may lose. Nothing is changed and no participant is asked.
 
-        Without a kernel it is about the loaded one. release: the next kernel's.
+        Without a kernel it is about the loaded one. release: the next kernel's. current: it has the build id of the
+        running kernel, and is to get the same command line.
 
         findings: each has a stable name; severity "refusal" (Update refuses, unless it is ignored by that name) or
         "warning"; the finding; its effect; the remedy. refused: whether there is a refusal that is not ignored.

@@ -63,11 +63,14 @@ class Problem:
 
 @frozen
 class Checked:
-    """The answer to Check. `release` is the next kernel's, None if its image cannot be read."""
+    """The answer to Check. `release` is the next kernel's, None if its image cannot be read. `current`: it runs
+    already, with the same command line.
+    """
 
     refused: bool
     release: str | None
     findings: list[Finding]
+    current: bool = False
 
 
 @frozen
