@@ -12,9 +12,9 @@ from luod.decode import Decoder
 from luod.ipc import errors as wire
 from luod.ipc.errors import SHARED, WireError, from_the_wire, on_the_wire
 from luod.ipc.interfaces.idl import declared
-from luod.ipc.names import ADMIN, SERVICE, SESSIONS, UPDATES
+from luod.ipc.names import ADMIN, QEMU, SERVICE, SESSIONS, UPDATES
 
-INTERFACES: typing.Final = (SESSIONS, UPDATES, ADMIN)
+INTERFACES: typing.Final = (SESSIONS, UPDATES, ADMIN, QEMU)
 
 
 def raised() -> Iterator[errors.LuodError]:

@@ -12,7 +12,7 @@ import errno
 
 from luod import errors
 from luod.errors import LuodError
-from luod.ipc.names import ADMIN, SERVICE, SESSIONS, TOO_MANY_CONNECTIONS, UPDATES
+from luod.ipc.names import ADMIN, QEMU, SERVICE, SESSIONS, TOO_MANY_CONNECTIONS, UPDATES
 from luod.static import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     """The exception of a client; of a subclass of KernelRefused, with its errno."""
 
 SHARED: Final[dict[type[LuodError], tuple[str, ...]]] = {
-    errors.Refused: (SESSIONS, UPDATES, ADMIN),
+    errors.Refused: (SESSIONS, UPDATES, ADMIN, QEMU),
     errors.KernelRefused: (SESSIONS, ADMIN),
 }
 """Errors of the library that serve raises unchanged, and the interfaces that declare them."""
@@ -218,6 +218,10 @@ class CarryOverFailed(SessionError, of=(ADMIN,)):
 
     Nothing is lost: luod holds the files, and the call can be repeated.
     """
+
+
+class UpgradeFailed(WireError, of=(QEMU,), caught=errors.QemuError):
+    """The other QEMU could not take the guest over. The guest goes on with the QEMU that it had."""
 
 
 def on_the_wire(error: LuodError, interface: str) -> tuple[str, dict[str, Any]] | None:

@@ -7,6 +7,8 @@ from luod.static import Final
 SESSIONS: Final = "io.luod.Sessions"
 UPDATES: Final = "io.luod.Updates"
 ADMIN: Final = "io.luod.Admin"
+QEMU: Final = "io.luod.Qemu"
+"""The interface of a guest of QEMU, which its agent serves."""
 SERVICE: Final = "org.varlink.service"
 """The interface of every Varlink service."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -158,3 +159,12 @@ def test_a_numa_node_needs_memory_of_its_own() -> None:
     ended = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
 
     assert "should equal RAM size" in ended.stderr
+
+
+def test_the_documentation_has_each_row() -> None:
+    text = (Path(__file__).parents[3] / "docs/qemu.md").read_text()
+
+    for row in refusals.TABLE:
+        reason, remedy = (part[0].upper() + part[1:] for part in (row.reason, row.remedy))
+        assert f"| `{row.name}` | " in text
+        assert f" | {reason} | {remedy} |" in text

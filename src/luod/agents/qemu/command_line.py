@@ -6,8 +6,9 @@ Pure: it starts nothing and opens no file. What cannot be carried is in `refusal
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from luod.agents.qemu import refusals, rejoining
@@ -53,12 +54,16 @@ class Plan:
     notes: tuple[str, ...]
     added: tuple[str, ...]
 
-    def launch(self, ram_fd: int, qmp_fd: int, *, incoming: bool) -> list[str]:
+    def launch(
+        self, ram_fd: int, qmp_fd: int, *, incoming: bool, channels: Sequence[Mapping[str, object]] = ()
+    ) -> list[str]:
         """Returns the words to start QEMU by.
 
         QEMU inherits two files by number: the RAM's memfd of `ram_bytes`, and a connected UNIX socket, at whose other
-        end is the caller's monitor. If `incoming`, QEMU waits for `migrate-incoming`, and the guest stays paused then.
+        end is the caller's monitor. If `incoming`, QEMU waits for `migrate-incoming`, or for a guest on the
+        `channels` of its migration, and the guest stays paused then.
         """
+        waits = [word for channel in channels for word in ("-incoming", json.dumps(channel))] or ["-incoming", "defer"]
         given = rejoining.rewritten(self.arguments) if incoming else list(self.arguments)
         ram = f"memory-backend-file,id={RAM},size={self.ram_bytes},mem-path=/proc/self/fd/{ram_fd},share=on"
         return [
@@ -71,7 +76,7 @@ class Plan:
             f"type={self.machine},memory-backend={RAM}",
             "-chardev",
             f"socket,id={MONITOR},fd={qmp_fd}",
-            *(("-S", "-incoming", "defer") if incoming else ()),
+            *(("-S", *waits) if incoming else ()),
         ]
 
 

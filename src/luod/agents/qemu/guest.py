@@ -8,15 +8,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from luod.agents.qemu import live, state
+from luod.agents.qemu import command_line, control, live, programs, state, upgrade
 from luod.agents.qemu.process import Qemu, said
-from luod.agents.qemu.record import GENERATION, RAM, RAM_TOKEN, STATE, STATE_TOKEN, Record, about, about_state
+from luod.agents.qemu.record import (
+    GENERATION,
+    RAM,
+    RAM_TOKEN,
+    STATE,
+    STATE_TOKEN,
+    Record,
+    about,
+    about_state,
+    of_plan,
+)
+from luod.agents.qemu.upgrade import Side
 from luod.aio import AsyncClient, AsyncHeldOutgoingSession, AsyncParticipant, AsyncPhase
-from luod.errors import Busy, LuodError, NoSuchSession, QemuEnded, QmpFailed, Refused
+from luod.errors import Busy, LuodError, NoSuchSession, QemuEnded, QemuRefusal, QmpFailed, Refused
 from luod.ipc.client.participation import PlannedFile
+from luod.ipc.errors import UpgradeFailed
+from luod.ipc.types.qemu import Upgraded
 from luod.linux import Fd
 
 Report = Callable[[str], None]
@@ -41,7 +54,11 @@ class Guest:
         self._ram = ram
         self._client = client
         self._report = report
+        self._session: AsyncHeldOutgoingSession | None = None
         self._hardware: live.Hardware | None = None
+        self._turn = asyncio.Lock()
+        """Of a phase of an update, or an upgrade of QEMU: one at a time."""
+        self._updating = False
         self._paused = False
         """Whether the agent paused the guest, so that the agent has to continue it."""
 
@@ -54,18 +71,20 @@ class Guest:
         session = await self._client.create(self.name)
         try:
             await session.annotate(about(self._record))
+            self._session = session
             self._hardware = await live.hardware(self._qemu.qmp)
             taking = asyncio.ensure_future(self._take_part(session))
             ending = asyncio.ensure_future(self._qemu.wait())
-            try:
-                await asyncio.wait({taking, ending}, return_when=asyncio.FIRST_COMPLETED)
-                if taking.done():
-                    taking.result()
-                code = await ending
-            finally:
-                for task in (taking, ending):
-                    task.cancel()
-                await asyncio.wait({taking, ending})
+            async with self._controlled():
+                try:
+                    await asyncio.wait({taking, ending}, return_when=asyncio.FIRST_COMPLETED)
+                    if taking.done():
+                        taking.result()
+                    code = await ending
+                finally:
+                    for task in (taking, ending):
+                        task.cancel()
+                    await asyncio.wait({taking, ending})
             self._report(f"QEMU ended with {said(code)}")
             return code
         finally:
@@ -89,13 +108,54 @@ class Guest:
                     return
             self._report("its session is still held: an update does not end")
 
+    async def upgrade(self, program: str) -> Upgraded:
+        """Replaces the guest's QEMU by `program`, on this kernel.
+
+        Raises QemuRefusal, QemuEnded: nothing was done. Raises UpgradeFailed: the guest goes on with the old QEMU.
+        """
+        async with self._turn:
+            if self._updating:
+                raise QemuRefusal("an update of the kernel is under way", hint="try again when it has ended")
+            record = self._record
+            file, capabilities = await programs.for_record(record, program)
+            new = Side(command_line.plan(record.arguments, capabilities, machine=record.machine), capabilities)
+            if found := await live.vetoes(self._qemu.qmp, self._hardware):
+                raise QemuRefusal(f"{self.name}: {'; '.join(found)}", hint="undo that, and try again")
+            old = Side(
+                command_line.plan(record.arguments, record.capabilities, machine=record.machine), record.capabilities
+            )
+            outcome = await upgrade.replaced(self._qemu, old, new, self._ram)
+            if outcome.failure is not None:
+                self._report(f"goes on with QEMU {record.qemu}: {outcome.failure}")
+                raise UpgradeFailed(
+                    message=f"{self.name} goes on with QEMU {record.qemu}: {outcome.failure}",
+                    hint=outcome.failure.hint or "see what the agent and QEMU printed",
+                )
+            self._record = of_plan(new.plan, capabilities, file)
+            self._hardware = await live.hardware(self._qemu.qmp)
+            if self._session is not None:
+                await self._session.annotate(about(self._record))
+            self._report(f"goes on with QEMU {capabilities.version} ({outcome.way})")
+            return Upgraded(capabilities.version, record.machine, outcome.way, self._qemu.pid)
+
+    @contextlib.asynccontextmanager
+    async def _controlled(self) -> AsyncIterator[None]:
+        """Serves the guest's socket in the block. Without a place for it, the guest lives as well."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(control.served(self, control.path(self.name, self._client.path)))
+            except OSError as error:
+                self._report(f"has no socket, so that its QEMU cannot be upgraded: {error}")
+            yield
+
     async def _take_part(self, session: AsyncHeldOutgoingSession) -> None:
         async with AsyncParticipant(self.name, [session], planned=self._plan(session), client=self._client) as taking:
             self._report("takes part in updates")
             async for phase in taking:
                 async with phase:
                     try:
-                        await self._answer(phase, session, taking)
+                        async with self._turn:
+                            await self._answer(phase, session, taking)
                     except (LuodError, OSError) as error:
                         self._report(f"{phase.kind}: {error}")
                         if phase.event.votes_in is not None and not phase.voted:
@@ -112,6 +172,7 @@ class Guest:
         return written, ram
 
     async def _answer(self, phase: AsyncPhase, session: AsyncHeldOutgoingSession, taking: AsyncParticipant) -> None:
+        self._updating = phase.kind not in ("cancelled", "lost")
         match phase.kind:
             case "preparing":
                 await self._prepare(phase)

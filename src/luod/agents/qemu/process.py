@@ -8,6 +8,7 @@ import ctypes
 import os
 import signal
 import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 from luod.agents.qemu.command_line import Plan
@@ -27,12 +28,18 @@ class Qemu:
         self._process = process
         self._monitor = monitor
         self._qmp: Qmp | None = None
+        self._changing = asyncio.Lock()
 
     @property
     def qmp(self) -> Qmp:
         """Returns the monitor, after `meet`."""
         assert self._qmp is not None, "not met"
         return self._qmp
+
+    @property
+    def ended(self) -> bool:
+        """Returns whether it has ended."""
+        return self._process.returncode is not None
 
     @property
     def pid(self) -> int:
@@ -56,9 +63,23 @@ class Qemu:
         raise QemuEnded(f"QEMU ended with {said(self._process.returncode)} before it answered")
 
     async def wait(self) -> int:
-        """Returns QEMU's exit status; for a signal its number and 128."""
-        code = await self._process.wait()
-        return 128 - code if code < 0 else code
+        """Returns QEMU's exit status; for a signal its number and 128. An exchange of the process is no end."""
+        while True:
+            process = self._process
+            code = await process.wait()
+            async with self._changing:
+                if process is self._process:
+                    return 128 - code if code < 0 else code
+
+    @contextlib.asynccontextmanager
+    async def exchange(self) -> AsyncIterator[None]:
+        """Lets the block end the process and `become` another QEMU, while `wait` waits on."""
+        async with self._changing:
+            yield
+
+    def become(self, other: Qemu) -> None:
+        """Takes process and monitor of `other`, in whose place this object is from now on. Its own have ended."""
+        self._process, self._monitor, self._qmp = other._process, other._monitor, other._qmp
 
     def signal(self, number: int) -> None:
         """Sends a signal. Does nothing after QEMU's end."""
@@ -80,11 +101,14 @@ class Qemu:
             self._monitor.close()
 
 
-async def started(plan: Plan, ram: HasFileno, *, incoming: bool) -> Qemu:
-    """Starts the QEMU of `plan` on the memfd `ram`, which the caller owns. Raises QemuEnded: it cannot be started."""
+async def started(plan: Plan, ram: HasFileno, *, incoming: bool, channels: Sequence[Mapping[str, object]] = ()) -> Qemu:
+    """Starts the QEMU of `plan` on the memfd `ram`, which the caller owns. Raises QemuEnded: it cannot be started.
+
+    `channels` are those of QEMU's migration on which it waits for the guest, where they must be known at its start.
+    """
     ours, theirs = socket.socketpair()
     with theirs:
-        words = plan.launch(ram.fileno(), theirs.fileno(), incoming=incoming)
+        words = plan.launch(ram.fileno(), theirs.fileno(), incoming=incoming, channels=channels)
         try:
             process = await asyncio.create_subprocess_exec(
                 *words, pass_fds=(ram.fileno(), theirs.fileno()), preexec_fn=_end_with_parent

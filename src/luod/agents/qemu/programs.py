@@ -32,7 +32,16 @@ async def asked(program: str, arguments: Sequence[str]) -> tuple[Program, Capabi
 
 
 async def for_record(record: Record, program: str | None) -> tuple[Program, Capabilities]:
-    """Returns the QEMU for a guest that has run before: `program`, or None for the one that ran it."""
+    """Returns the QEMU for a guest that has run before: `program`, or None for the one that ran it.
+
+    Raises QemuRefusal: another version of QEMU may have another machine under the name of the guest's.
+    """
     if program is None and file_of(record.program.path) == record.program:
         return record.program, record.capabilities
-    return await asked(program or record.program.path, record.arguments)
+    file, capabilities = await asked(program or record.program.path, record.arguments)
+    if capabilities.version != record.qemu and not command_line.has_version(record.machine):
+        raise QemuRefusal(
+            f"the machine type {record.machine} may be another one in QEMU {capabilities.version}",
+            hint=f"use QEMU {record.qemu}; a guest on a machine type with a version, such as q35, can change QEMU",
+        )
+    return file, capabilities

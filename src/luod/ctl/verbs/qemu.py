@@ -37,6 +37,9 @@ def arguments(parser: Parser) -> None:
     which.add_argument("--all", action="store_true", help="all guests of this user, each by a luoctl of its own")
     restore.add_argument("--qemu", metavar="PATH", help="run it with another QEMU")
     restore.add_argument("--paused", action="store_true", help="leave it paused, to look at it")
+    upgrade = _action(parser, actions, "upgrade", "replace the QEMU of a running guest, without a kexec")
+    upgrade.add_argument("name", metavar="NAME", help="the guest")
+    upgrade.add_argument("--qemu", metavar="PATH", required=True, help="the other QEMU")
     start = _action(parser, actions, "start", "continue a guest where the last kernel left it, or else start it")
     start.add_argument("name", metavar="NAME", help="the guest, and its session")
     start.add_argument(
@@ -56,6 +59,8 @@ def run(given: Namespace, output: Output) -> int:
     import asyncio
 
     try:
+        if given.action == "upgrade":
+            return _upgrade(given, output)
         return asyncio.run(_act(given))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "qemu":
@@ -63,6 +68,19 @@ def run(given: Namespace, output: Output) -> int:
         raise QemuRefusal(
             "the package qemu.qmp is missing", hint="apt install python3-qemu.qmp, or pip install 'luod[qemu]'"
         ) from None
+
+
+def _upgrade(given: Namespace, output: Output) -> int:
+    from luod.agents.qemu import control, programs
+    from luod.decode import encode
+
+    file = programs.file_of(given.qemu)
+    done = control.upgrade(given.name, control.path(given.name, given.socket), file.path)
+    if output.json:
+        output.object({"name": given.name, **encode(done)})
+    else:
+        output.line(f"{given.name} goes on with QEMU {done.version} ({done.way})")
+    return 0
 
 
 async def _act(given: Namespace) -> int:

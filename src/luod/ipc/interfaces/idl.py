@@ -17,6 +17,7 @@ from luod.frozen import member_types, members
 from luod.ipc import errors
 from luod.ipc.errors import SHARED, WireError
 from luod.ipc.interfaces.admin import Admin
+from luod.ipc.interfaces.qemu import Qemu
 from luod.ipc.interfaces.sessions import Sessions
 from luod.ipc.interfaces.updates import Updates
 from luod.ipc.server.methods import Interface, Last, Method
@@ -29,7 +30,7 @@ _NAMES = {str: "string", int: "int", bool: "bool", float: "float", Received: "in
 
 def files() -> dict[str, str]:
     """Returns the contents of each file, by file name."""
-    return {f"{interface.name}.varlink": description(interface) for interface in (Sessions, Updates, Admin)}
+    return {f"{interface.name}.varlink": description(interface) for interface in (Sessions, Updates, Admin, Qemu)}
 
 
 def description(interface: type[Interface]) -> str:

@@ -1,0 +1,216 @@
+"""Replaces the QEMU of a running guest by another QEMU on the same kernel.
+
+The guest's RAM stays in its memfd, which both QEMUs have; the state of its devices goes through a second one, as in an
+update. The guest is paused meanwhile. Three ways, the best first:
+
+* *transfer*: QEMU's own cpr-transfer, where both have it.
+* *beside*: the new QEMU starts first, while the guest runs, and then loads the state.
+* *in turn*: the old QEMU ends before the new one starts, since both need something that can be open only once, such as
+  a port or a tap (`exclusive`).
+
+A failure leaves the guest with the old QEMU: in turn it is started again, in the same way as in the next kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from luod.agents.qemu import process, state
+from luod.agents.qemu.capabilities import Capabilities
+from luod.agents.qemu.command_line import Plan
+from luod.agents.qemu.options import Option, split
+from luod.agents.qemu.process import Qemu
+from luod.agents.qemu.qmp import Qmp
+from luod.errors import LuodError, QemuEnded, QemuError, QmpFailed
+from luod.frozen import frozen
+from luod.linux import Fd
+
+_SECONDS: Final = 30.0
+_PAUSE: Final = 0.002
+_SENDS_RAM: Final = {"capability": "x-ignore-shared", "state": False}
+_ONCE: Final = frozenset(["pidfile", "gdb", "s", "vnc", "spice", "usbdevice"])
+_NETWORKS: Final = frozenset(["tap", "bridge", "vde", "l2tpv3", "vhost-user", "af-xdp", "passt"])
+_DEVICES: Final = ("vhost-vsock", "vhost-user", "vhost-scsi", "usb-host", "scsi-generic", "scsi-block")
+
+
+@frozen
+class Side:
+    """A QEMU to run the guest: what it is started by, and what it can do."""
+
+    plan: Plan
+    capabilities: Capabilities
+
+
+@frozen
+class Outcome:
+    """How the QEMU was replaced: transfer, beside or in turn. `failure` is None if the new one runs the guest."""
+
+    way: str
+    failure: LuodError | None
+
+
+def exclusive(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Returns the options that two QEMUs cannot have at the same time: what they listen on, or have for themselves."""
+    return tuple(str(option)[:200] for option in split(arguments) if _is_exclusive(option))
+
+
+async def replaced(qemu: Qemu, before: Side, after: Side, ram: Fd) -> Outcome:
+    """Makes `qemu`, which runs the guest on `ram` by `before`, the QEMU of `after`; after a failure it is as before.
+
+    `ram` belongs to the caller. Raises QemuEnded: no QEMU runs the guest any more.
+    """
+    once = exclusive(after.plan.arguments)
+    async with qemu.exchange():
+        running = bool((await qemu.qmp.execute("query-status"))["running"])
+        if once:
+            return await _in_turn(qemu, before, after, ram, running)
+        if before.capabilities.cpr_transfer and after.capabilities.cpr_transfer and running:
+            return await _attempted(qemu, "transfer", running, lambda: _transferred(qemu, after, ram))
+        return await _attempted(qemu, "beside", running, lambda: _beside(qemu, before, after, ram, running))
+
+
+async def _attempted(qemu: Qemu, way: str, running: bool, attempt: Callable[[], Awaitable[Qemu]]) -> Outcome:
+    """Becomes the QEMU of the attempt, or continues the guest in the old one."""
+    try:
+        new = await attempt()
+    except (LuodError, OSError) as error:
+        if running and not (await qemu.qmp.execute("query-status"))["running"]:
+            await qemu.qmp.execute("cont")
+        return Outcome(way, _failure(error))
+    await _killed(qemu)
+    qemu.become(new)
+    return Outcome(way, None)
+
+
+async def _beside(old: Qemu, before: Side, after: Side, ram: Fd, running: bool) -> Qemu:
+    new = await process.started(after.plan, ram, incoming=True)
+    try:
+        await new.meet(within=_SECONDS)
+        if running:
+            await old.qmp.execute("stop")
+        with await state.save(old.qmp, file_uri=before.capabilities.file_uri, within=_SECONDS) as written:
+            await state.load(new.qmp, written, file_uri=after.capabilities.file_uri, within=_SECONDS)
+        if running:
+            await new.qmp.execute("cont")
+    except BaseException:
+        await _killed(new)
+        raise
+    return new
+
+
+async def _in_turn(qemu: Qemu, before: Side, after: Side, ram: Fd, running: bool) -> Outcome:
+    try:
+        if running:
+            await qemu.qmp.execute("stop")
+        written = await state.save(qemu.qmp, file_uri=before.capabilities.file_uri, within=_SECONDS)
+    except (LuodError, OSError) as error:
+        if running:
+            await qemu.qmp.execute("cont")
+        return Outcome("in turn", _failure(error))
+    with written:
+        # Without its own way to end: it would remove the sockets and the files that the new QEMU makes.
+        await _killed(qemu)
+        try:
+            qemu.become(await _loaded(after, ram, written, running))
+        except (LuodError, OSError) as error:
+            qemu.become(await _loaded(before, ram, written, running))
+            return Outcome("in turn", _failure(error))
+        return Outcome("in turn", None)
+
+
+async def _loaded(side: Side, ram: Fd, written: Fd, running: bool) -> Qemu:
+    """Returns a QEMU that has loaded the state. The guest runs if `running`."""
+    qemu = await process.started(side.plan, ram, incoming=True)
+    try:
+        await qemu.meet(within=_SECONDS)
+        await state.load(qemu.qmp, written, file_uri=side.capabilities.file_uri, within=_SECONDS)
+        if running:
+            await qemu.qmp.execute("cont")
+    except BaseException:
+        await _killed(qemu)
+        raise
+    return qemu
+
+
+async def _transferred(old: Qemu, after: Side, ram: Fd) -> Qemu:
+    """Returns a QEMU that has taken the running guest over. `old` has its mode back, whatever happens."""
+    with tempfile.TemporaryDirectory(prefix="luod-qemu-") as folder:
+        channels = [_channel("main", f"{folder}/main"), _channel("cpr", f"{folder}/cpr")]
+        new = await process.started(after.plan, ram, incoming=True, channels=channels)
+        try:
+            await _listening(new, f"{folder}/cpr")
+            # The new QEMU cannot be told of a capability before the guest comes. In this mode no RAM is sent anyway.
+            await old.qmp.execute("migrate-set-capabilities", {"capabilities": [_SENDS_RAM]})
+            await old.qmp.execute("migrate-set-parameters", {"mode": "cpr-transfer"})
+            await old.qmp.execute("migrate", {"channels": channels})
+            await new.meet(within=_SECONDS)
+            await _completed(old.qmp)
+            await _runs(new.qmp)
+            await new.qmp.execute("migrate-set-parameters", {"mode": "normal"})
+        except BaseException:
+            await _killed(new)
+            with contextlib.suppress(QmpFailed):
+                await old.qmp.execute("migrate-set-parameters", {"mode": "normal"})
+            raise
+        return new
+
+
+def _channel(kind: str, path: str) -> dict[str, object]:
+    return {"channel-type": kind, "addr": {"transport": "socket", "type": "unix", "path": path}}
+
+
+async def _listening(qemu: Qemu, path: str) -> None:
+    """Waits until QEMU listens at `path`. It opens everything else, its monitor too, when it was connected to there."""
+    async with asyncio.timeout(_SECONDS):
+        while not os.path.exists(path):
+            if qemu.ended:
+                raise QemuEnded("the new QEMU ended before it listened")
+            await asyncio.sleep(_PAUSE)
+
+
+async def _completed(qmp: Qmp) -> None:
+    async with asyncio.timeout(_SECONDS):
+        while (found := await qmp.execute("query-migrate")).get("status") != "completed":
+            if found.get("status") in ("failed", "cancelled"):
+                raise QemuError(f"the guest was not transferred: {found.get('error-desc') or found['status']}")
+            await asyncio.sleep(_PAUSE)
+
+
+async def _runs(qmp: Qmp) -> None:
+    """Waits until the guest was loaded, and continues it: it was started paused."""
+    async with asyncio.timeout(_SECONDS):
+        while (await qmp.execute("query-status"))["status"] == "inmigrate":
+            await asyncio.sleep(_PAUSE)
+    await qmp.execute("cont")
+
+
+async def _killed(qemu: Qemu) -> None:
+    qemu.signal(signal.SIGKILL)
+    await qemu.end()
+
+
+def _failure(error: Exception) -> LuodError:
+    return error if isinstance(error, LuodError) else QemuError(str(error) or type(error).__name__)
+
+
+def _is_exclusive(option: Option) -> bool:
+    given = option.parameters
+    kind = option.kind
+    if option.name in _ONCE or (option.name == "display" and option.value.startswith(("vnc", "spice"))):
+        return True
+    if option.name in ("netdev", "nic", "net"):
+        keys = [key for key, _ in given.items]
+        own = any(key.startswith(("hostfwd", "listen", "udp", "local", "smb")) for key in keys)
+        return kind in _NETWORKS or own or given.is_on("server")
+    if option.name == "device":
+        return kind.startswith(_DEVICES)
+    backend: Any = given.get("backend")
+    if backend == "socket":
+        return given.is_on("server")
+    return backend in ("udp", "pipe", "pty", "serial", "tty", "parallel", "parport") or backend.startswith("/dev/")
