@@ -1,0 +1,180 @@
+"""`luoctl update --systemd`: other units stop while guests run, and every session goes through systemd's own kexec.
+
+Also what guards it: a kexec by hand is refused, a cancelled update leaves the host as before, and what a failed kexec
+of systemd looks like afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from luod.testing.kernel.machine import KernelMachine
+from tests.systemd.conftest import BOOT_SECONDS, IMAGE, SystemdHost
+
+GUESTS = ("a", "b")
+_LOADED = "cat /sys/kernel/kexec_loaded"
+_SENTINEL = """
+[Unit]
+Description=A unit that takes a while to stop
+
+[Service]
+ExecStart=sleep infinity
+ExecStop=sleep 15
+"""
+_VETO = """
+import luod
+with luod.Client(patience=60) as client:
+    session = client.create("veto")
+    with luod.Participant("veto", [session], client=client) as participant:
+        while True:
+            phase = participant.next()
+            with phase:
+                if phase.kind == "preparing":
+                    phase.ready()
+                elif phase.kind == "freezing":
+                    phase.veto("its guest does not stop")
+                elif phase.kind == "cancelled":
+                    break
+    client.discard("veto")
+"""
+_UNLOAD = """#!/bin/sh
+# Behind luod's back, when nothing can stop the kexec any more.
+/usr/sbin/kexec --unload
+"""
+
+
+def start_guests(host: SystemdHost) -> None:
+    """Starts two VMMs as services."""
+    host.sh("cp /usr/share/doc/python3-luod/examples/vmm@.service /etc/systemd/system/ && systemctl daemon-reload")
+    host.sh(f"systemctl enable --now {' '.join(f'vmm@{name}' for name in GUESTS)}")
+    until_all_take_part(host)
+
+
+def until_all_take_part(host: SystemdHost) -> None:
+    host.until("luoctl status", f"participants  {len(GUESTS)}", "the VMMs take part")
+
+
+def resumed_at(host: SystemdHost, name: str) -> int:
+    """Returns the count at which a guest resumed in this boot."""
+    said = host.until(f"journalctl -b -u vmm@{name} -o cat --no-pager", "resumes at", f"the guest {name} resumes")
+    (count,) = re.findall(r"resumes at (\d+)", said)
+    return int(count)
+
+
+def is_as_before(host: SystemdHost) -> None:
+    """Checks that a cancelled update left nothing on the host."""
+    host.until("systemctl is-active sentinel.service multi-user.target dbus.socket", "active\nactive\nactive", "units")
+    host.until("systemctl is-active luod-quiesce.target || true", "inactive", "the target of the update is over")
+    until_all_take_part(host)
+    assert host.sh(_LOADED).strip() == "0"
+    assert "idle" in host.sh("luoctl status")
+    assert set(host.sh("luoctl list --names").split()) == set(GUESTS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def guests(host: SystemdHost) -> None:
+    start_guests(host)
+    host.machine.write("/etc/systemd/system/sentinel.service", _SENTINEL.encode())
+    host.machine.write("/tmp/veto.py", _VETO.encode())
+    host.sh("systemctl daemon-reload && systemctl start sentinel.service")
+
+
+def test_a_dry_run_names_the_way_and_what_a_failed_kexec_would_lose(host: SystemdHost) -> None:
+    host.sh("luoctl load --kernel /boot/vmlinuz")
+
+    said = host.sh("luoctl update --systemd --dry-run")
+
+    assert "systemd: it stops the units" in said
+    assert "cold-reboot: 2 sessions would be lost" in said
+    assert "checked" in said
+
+
+def test_h13_a_kexec_by_hand_is_refused_and_names_luod(host: SystemdHost) -> None:
+    host.until("luoctl status", "inhibited while luod holds sessions", "luod has the lock")
+
+    said = host.sh("systemctl kexec || echo refused", check=False)
+
+    assert "refused" in said
+    assert "luoctl update" in said
+
+
+def test_luoctl_stop_says_how_to_stop_it(host: SystemdHost) -> None:
+    said = host.sh("luoctl stop", check=False)
+
+    assert "systemd runs luod" in said
+    assert "systemctl stop luod.service" in said
+
+
+def test_a_veto_after_the_units_were_stopped_starts_them_again_and_unloads_the_image(host: SystemdHost) -> None:
+    host.sh("python3 /tmp/veto.py >/tmp/veto.log 2>&1 &")
+    host.until("luoctl status", f"participants  {len(GUESTS) + 1}", "the one that vetoes takes part")
+
+    said = host.sh("luoctl update --systemd; echo status $?", check=False, seconds=300)
+
+    assert "veto vetoes: its guest does not stop" in said
+    assert "status 5" in said
+    assert "sentinel.service: Deactivated" in host.sh("journalctl -b -u sentinel -o cat --no-pager")
+    is_as_before(host)
+    host.until("luoctl status", "inhibited while luod holds sessions", "luod has the lock again")
+
+
+def test_luod_killed_while_units_are_stopped_starts_them_again(host: SystemdHost) -> None:
+    host.sh("luoctl update --systemd >/tmp/update 2>&1 &")
+    host.until("systemctl is-active sentinel.service || true", "deactivating", "units are being stopped")
+
+    host.sh("systemctl kill --signal KILL luod.service")
+
+    is_as_before(host)
+
+
+def test_guests_live_through_three_updates_by_systemd_in_a_row(host: SystemdHost) -> None:
+    host.sh("systemctl stop sentinel.service", seconds=60)
+    counts = dict.fromkeys(GUESTS, 0)
+    for boot in (2, 3, 4):
+        host.sh("luoctl load --kernel /boot/vmlinuz")
+        with host.machine.expect_jump(timeout=300):
+            host.sh("luoctl update --systemd", check=False, seconds=300)
+        host.until_ready()
+
+        assert host.machine.boot == boot
+        now = {name: resumed_at(host, name) for name in GUESTS}
+        assert all(now[name] > counts[name] for name in GUESTS)
+        counts = now
+        until_all_take_part(host)
+        assert "done, --systemd" in host.sh("luoctl timeline")
+    print(host.sh("luoctl timeline; systemd-analyze time", check=False))
+
+
+@pytest.fixture
+def other_host() -> Iterator[SystemdHost]:
+    """Yields a machine that starts again from its firmware after a reboot, as real ones do."""
+    image = os.environ[IMAGE]
+    with KernelMachine(disk=image, timeout=BOOT_SECONDS, arguments=["-action", "reboot=reset"]) as machine:
+        host = SystemdHost(machine)
+        host.until_ready()
+        yield host
+
+
+def test_h15_a_kexec_that_fails_in_systemd_is_a_cold_reboot_and_luod_names_what_it_lost(
+    other_host: SystemdHost,
+) -> None:
+    host = other_host
+    start_guests(host)
+    host.machine.write("/usr/lib/systemd/system-shutdown/unload", _UNLOAD.encode(), mode=0o755)
+    host.sh("luoctl load --kernel /boot/vmlinuz")
+
+    with host.machine.expect_jump(timeout=300):
+        host.sh("luoctl update --systemd", check=False, seconds=300)
+    host.until_ready()
+
+    until_all_take_part(host)
+    for name in GUESTS:
+        assert "resumes at" not in host.sh(f"journalctl -b -u vmm@{name} -o cat --no-pager")
+    said = host.sh("journalctl -b -u luod -o cat --no-pager")
+    assert "session-lost" in said
+    print(said, host.sh("luoctl status; luoctl timeline", check=False))
+    assert b"Rebooting." in (host.machine.folder / "serial.log").read_bytes()
