@@ -13,6 +13,7 @@ from luod.errors import Refused
 SHOWN = """\
 Id=luod.service
 ActiveState=active
+CanStart=yes
 IgnoreOnIsolate=yes
 FileDescriptorStorePreserve=yes
 NFileDescriptorStore=4
@@ -60,7 +61,7 @@ def test_without_systemd_its_way_is_refused_and_nothing_is_asked(tmp_path: Path)
 
 def test_services_come_with_their_stores_and_whether_they_stay() -> None:
     assert list(services(SHOWN)) == [
-        Service("luod.service", active=True, stays=True, preserves=True, stored=4),
+        Service("luod.service", active=True, stays=True, preserves=True, stored=4, startable=True),
         Service("db.service", stored=2, sessions=("state", "more")),
     ]
     assert list(services("")) == []

@@ -18,7 +18,9 @@ from luod.static import Final
 _ROOT: Final = Path("/")
 _SECONDS: Final = 10.0
 """For each question."""
-PROPERTIES: Final = "Id,ActiveState,IgnoreOnIsolate,FileDescriptorStorePreserve,NFileDescriptorStore,LUOSession"
+PROPERTIES: Final = (
+    "Id,ActiveState,CanStart,IgnoreOnIsolate,FileDescriptorStorePreserve,NFileDescriptorStore,LUOSession"
+)
 _KEPT: Final = ("yes", "on-success")
 _MINIMUM_UPTIME: Final = 15.0
 """The default of MinimumUptimeSec= in seconds."""
@@ -42,8 +44,8 @@ WHO: Final = "luod"
 class Service:
     """A service. `stored` fds are in its fd store, which systemd carries through its own kexec if `preserves`.
 
-    `stays`: `systemctl isolate` does not stop it. `sessions` are the names in its LUOSession=: PID 1 creates a session
-    for each, and stores it.
+    `stays`: `systemctl isolate` does not stop it. `startable`: an operator may start it. `sessions` are the names in its
+    LUOSession=: PID 1 creates a session for each, and stores it.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Service:
     preserves: bool = False
     stored: int = 0
     sessions: tuple[str, ...] = ()
+    startable: bool = False
 
 
 @frozen
@@ -117,6 +120,7 @@ def services(shown: str) -> Iterator[Service]:
                 preserves=said.get("FileDescriptorStorePreserve") in _KEPT,
                 stored=int(stored) if stored.isdecimal() else 0,
                 sessions=tuple(said.get("LUOSession", "").split()),
+                startable=said.get("CanStart") == "yes",
             )
 
 

@@ -29,8 +29,8 @@ def active() -> tuple[Service, ...]:
 
 
 def stoppable(units: Sequence[Service]) -> tuple[str, ...]:
-    """Returns the names of those that isolating stops."""
-    return tuple(each.name for each in units if not each.stays and each.name != TARGET)
+    """Returns the names of those that isolating stops, and that can be started again by name."""
+    return tuple(each.name for each in units if each.startable and not each.stays and each.name != TARGET)
 
 
 def isolation() -> tuple[str, ...]:
@@ -50,9 +50,13 @@ def start(names: Sequence[str]) -> str:
     """Starts units again, without waiting for them. Returns why some were not, "" if systemd takes all."""
     if not names:
         return ""
-    started = ask(["systemctl", "--no-ask-password", "--no-block", "start", "--", *names], _SECONDS)
-    ask(["systemctl", "--no-ask-password", "--no-block", "stop", TARGET], _SECONDS)
-    return started.failure
+    command = ("systemctl", "--no-ask-password", "--no-block")
+    failures = [ask([*command, "start", "--", *names], _SECONDS).failure]
+    if failures[0]:
+        # systemd takes all or none of a request.
+        failures = [ask([*command, "start", "--", name], _SECONDS).failure for name in names]
+    ask([*command, "stop", TARGET], _SECONDS)
+    return "; ".join(filter(None, failures))
 
 
 def _systemctl() -> str:
