@@ -96,10 +96,14 @@ def test_a_dry_run_names_the_way_and_what_a_failed_kexec_would_lose(host: System
 def test_h13_a_kexec_by_hand_is_refused_and_names_luod(host: SystemdHost) -> None:
     host.until("luoctl status", "inhibited while luod holds sessions", "luod has the lock")
 
-    said = host.sh("systemctl kexec || echo refused", check=False)
+    by_script = host.sh("systemctl kexec || echo refused", check=False)
+    by_hand = host.sh("systemctl kexec --check-inhibitors=yes || echo refused", check=False)  # as on a terminal
 
-    assert "refused" in said
-    assert "luoctl update" in said
+    assert "denied due to active block inhibitor" in by_script
+    assert "refused" in by_script
+    assert 'Operation inhibited by "luod"' in by_hand
+    assert "luoctl update" in by_hand
+    assert "refused" in by_hand
 
 
 def test_luoctl_stop_says_how_to_stop_it(host: SystemdHost) -> None:

@@ -69,7 +69,9 @@ class AdminService:
         return recorder.report(None if coordinator is None else times.current(coordinator, outgoing))
 
     async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: list[str]) -> None:
-        await (await self._rooms()).image.load(kernel, initrd, command_line, ignore_findings=ignore_findings)
+        rooms = await self._rooms()
+        await rooms.updater.restored()
+        await rooms.image.load(kernel, initrd, command_line, ignore_findings=ignore_findings)
 
     async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> Checked:
         return await (await self._rooms()).updater.check(kernel, initrd, command_line, wishes)

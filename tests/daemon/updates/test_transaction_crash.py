@@ -83,6 +83,7 @@ def test_after_serve_was_killed_a_jump_behind_luods_back_tears(luod: Luod) -> No
     one.vote("freezing")
     luod.kill_serve()
     assert luod.status()["state"] == "idle"
+    luod.load()
     with luod.machine.expect_jump():
         one.vmm.ask("library", call="jump")
     luod.start()

@@ -377,6 +377,7 @@ def test_after_a_cancelled_update_a_jump_behind_luods_back_tears(luod: Luod, mac
     two.expect("freezing")
     two.vote("freezing", "veto")
     one.expect("cancelled")
+    luod.load()
     with machine.expect_jump():
         one.vmm.ask("library", call="jump")
     luod.start()

@@ -430,6 +430,11 @@ class Updater:
             self._task = asyncio.ensure_future(self._undo_earlier())
             self._task.add_done_callback(self._ran)
 
+    async def restored(self) -> None:
+        """Waits until what an update has done to the machine is undone."""
+        async with self._restoring:
+            pass
+
     async def _undo_earlier(self) -> None:
         """Undoes what the update of a luod that was killed has left behind."""
         async with self._restoring:
