@@ -44,8 +44,8 @@ WHO: Final = "luod"
 class Service:
     """A service. `stored` fds are in its fd store, which systemd carries through its own kexec if `preserves`.
 
-    `stays`: `systemctl isolate` does not stop it. `startable`: an operator may start it. `sessions` are the names in its
-    LUOSession=: PID 1 creates a session for each, and stores it.
+    `stays`: `systemctl isolate` does not stop it. `startable`: an operator may start it. `stopping`: it is being
+    stopped. `sessions` are the names in its LUOSession=: PID 1 creates a session for each, and stores it.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Service:
     stored: int = 0
     sessions: tuple[str, ...] = ()
     startable: bool = False
+    stopping: bool = False
 
 
 @frozen
@@ -121,6 +122,7 @@ def services(shown: str) -> Iterator[Service]:
                 stored=int(stored) if stored.isdecimal() else 0,
                 sessions=tuple(said.get("LUOSession", "").split()),
                 startable=said.get("CanStart") == "yes",
+                stopping=said.get("ActiveState") == "deactivating",
             )
 
 

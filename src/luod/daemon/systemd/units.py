@@ -20,22 +20,30 @@ _TYPES: Final = ("*.service", "*.socket", "*.timer", "*.path", "*.target")
 _SECONDS: Final = 30.0
 
 
-def active() -> tuple[Service, ...]:
-    """Returns the active units of the types that isolating stops. Raises Refused: systemd does not answer."""
+def present() -> tuple[Service, ...]:
+    """Returns the units of the types that isolating stops, which are active or being stopped. Raises Refused: systemd
+    does not answer.
+    """
     shown = ask(["systemctl", "show", f"--property={PROPERTIES}", *_TYPES], _SECONDS)
     if shown.failure:
         raise Refused(f"systemd does not list its units: {shown.failure}", hint="update with --direct")
-    return tuple(each for each in services(shown.text) if each.active)
+    return tuple(each for each in services(shown.text) if each.active or each.stopping)
 
 
 def stoppable(units: Sequence[Service]) -> tuple[str, ...]:
     """Returns the names of those that isolating stops, and that can be started again by name."""
-    return tuple(each.name for each in units if each.startable and not each.stays and each.name != TARGET)
+    found = (each for each in units if each.active and each.startable and not each.stays)
+    return tuple(each.name for each in found if each.name != TARGET)
 
 
 def isolation() -> tuple[str, ...]:
-    """Returns the command that stops the units, and ends when they are stopped."""
+    """Returns the command that has systemd stop the units. It does not wait for them."""
     return (_systemctl(), "--no-ask-password", "--quiet", "isolate", TARGET)
+
+
+def stop(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the command that waits until these units, which are being stopped, are stopped."""
+    return (_systemctl(), "--no-ask-password", "--quiet", "stop", "--", *names)
 
 
 def kexec() -> tuple[str, ...]:

@@ -40,7 +40,7 @@ class Quiesce:
     async def run(self, coordinator: Coordinator) -> None:
         """Stops the units. Raises Refused: a participant's unit is among them, or they do not stop in time."""
         self._off = False
-        found = await asyncio.to_thread(units.active)
+        found = await asyncio.to_thread(units.present)
         members = [(each.name, membership.of(each.peer).unit) for each in coordinator.members.values()]
         if lost := stopped(found, members):
             raise Refused(
@@ -53,18 +53,13 @@ class Quiesce:
         self._undo.stops(names)
         coordinator.feed.note(f"systemd stops {len(names)} units")
         began = time.monotonic()
-        self._child = Child("luod.daemon.processes.gate", units.isolation(), output="stderr")
-        try:
-            outcome = await self._children.run(self._child, UNITS, _SECONDS)
-        finally:
-            self._child = None
-        if outcome.failure is not None and not self._off:
-            reason = outcome.report.splitlines()[0] if outcome.report and not outcome.late else outcome.failure
-            raise Refused(
-                f"systemd did not stop the units: {reason}",
-                hint="`systemctl list-jobs` shows what it waits for; or update with --direct",
-            )
-        left = await asyncio.to_thread(units.active)
+        await self._command(units.isolation(), _SECONDS)
+        left = await asyncio.to_thread(units.present)
+        while (ending := [each.name for each in left if each.stopping]) and not self._called_off():
+            await self._command(units.stop(ending), _SECONDS - (time.monotonic() - began))
+            left = await asyncio.to_thread(units.present)
+        if self._called_off():
+            return
         staying = [each.name for each in left if each.stays and each.name.endswith(".service")]
         self._log(
             "quiesced",
@@ -74,11 +69,28 @@ class Quiesce:
             staying=", ".join(staying),
         )
 
+    async def _command(self, command: tuple[str, ...], seconds: float) -> None:
+        """Runs a command of systemctl. Raises Refused: it fails, or takes longer than `seconds`."""
+        self._child = Child("luod.daemon.processes.gate", command, output="stderr")
+        try:
+            outcome = await self._children.run(self._child, UNITS, max(0.0, seconds))
+        finally:
+            self._child = None
+        if outcome.failure is not None and not self._off:
+            reason = outcome.report.splitlines()[0] if outcome.report and not outcome.late else outcome.failure
+            raise Refused(
+                f"systemd did not stop the units: {reason}",
+                hint="`systemctl list-jobs` shows what it waits for; or update with --direct",
+            )
+
     def call_off(self) -> None:
         """Ends the wait. What systemd has begun to stop is stopped, and must be started again."""
         self._off = True
         if self._child is not None:
             self._child.kill()
+
+    def _called_off(self) -> bool:
+        return self._off
 
     async def end_left(self) -> None:
         """Ends the child that a serve that was killed has left."""
