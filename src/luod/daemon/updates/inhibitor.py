@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from luod.daemon.policy.current import Policy
     from luod.daemon.store.recovery import Holdings
 
-_AGAIN_SECONDS: Final = 60.0
+_AGAIN_SECONDS: Final = 10.0
 """Between two tries: logind may start later, or end."""
 _WHY: Final = "it holds sessions of guests: use `luoctl update`, or add --check-inhibitors=no and lose them"
 _HELD: Final = "held"
@@ -98,7 +98,6 @@ class Inhibitor:
         """Holds the lock until the child ends."""
         program = shutil.which("systemd-inhibit") or "/usr/bin/systemd-inhibit"
         what = (program, "--what=shutdown", "--mode=block", f"--who={WHO}", f"--why={_WHY}", "sh", "-c", _HOLD)
-        self._fault = ""
         child = self._child = Child("luod.daemon.processes.gate", what, output="stderr")
         try:
             await self._fds.store({INHIBITOR: child.pidfd})
@@ -110,9 +109,11 @@ class Inhibitor:
             self._child = None
             child.close()
         await self._fds.drop(INHIBITOR)
+        before, self._fault = self._fault, ""
         if self._wanted():
             self._fault = said[0] if said and said[0] != _HELD else "the process that held it has ended"
-            self._log.warning("shutdown-not-inhibited", reason=self._fault)
+            if self._fault != before:
+                self._log.warning("shutdown-not-inhibited", reason=self._fault)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._task = None

@@ -440,6 +440,7 @@ class Updater:
         async with self._restoring:
             await self._quiesce.end_left()
             await self._undo.undo()
+            self._inhibitor.resume()
 
     async def _await_reboot(self) -> None:
         departure = self._registry.rest.departure
