@@ -1,5 +1,6 @@
 # Commands for developers. Every target does its own set-up; nothing outside this folder is changed.
 #   make demo          the main job: a live update on an emulated machine
+#   make demo-qemu     the same for a Linux guest of QEMU, which counts on its serial console
 #   make test          linters, types, import rules, tests
 #   make test-crash    luod and its clients, killed at every call that changes state
 #   make test-hostile  attacks of one user against the others
@@ -30,11 +31,14 @@ MINIMAL ?=
 # The slowest files first, so that none is left for the end. xdist would start with the files with the most tests.
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
-.PHONY: demo test lint pytest test-crash test-hostile test-qemu kernel test-kernel test-systemd test-minimal test-all
+.PHONY: demo demo-qemu test lint pytest test-crash test-hostile test-qemu kernel test-kernel test-systemd test-minimal test-all
 .PHONY: bench bench-kernel docs install uninstall man deb dist test-install clean setup
 
 demo: $(READY)
 	@$(BIN)/python -m demo
+
+demo-qemu: $(READY)
+	@kernel=$$(kernel/build $(KERNEL)) && LUOD_KERNEL=$$kernel $(BIN)/python -m demo.qemu
 
 test: lint pytest
 

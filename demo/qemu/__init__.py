@@ -1,1 +1,1 @@
-"""A guest of an unmodified QEMU lives through a kernel update: `make demo-qemu`. `linux_guest` is the guest."""
+"""`make demo-qemu`: a guest of an unmodified QEMU lives through a kernel update. `scenario` is the story."""

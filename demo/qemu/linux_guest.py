@@ -8,7 +8,8 @@ It fills memory, and checks it against a checksum again and again, beside the co
     intact 1 11.52            a checksum was the same again, at this uptime of the guest in seconds
     clock 12.01 1764272702 1764272702   uptime, CLOCK_REALTIME, and the hardware clock in seconds since 1970
 
-Used by the demo, by tests/agents/qemu and by bench/.
+Where it has network devices it answers on port 7 with what it is sent: the first one has the address 10.0.2.15, which
+-netdev user gives, the second one 192.168.77.2. Used by the demo, by tests/agents/qemu and by bench/.
 """
 
 from __future__ import annotations
@@ -28,7 +29,16 @@ mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t tmpfs -o size={kibibytes}k,huge=always memory /memory
-head -c {kibibytes}k {source} >/memory/data
+for each in "eth0 10.0.2.15" "eth1 192.168.77.2"; do
+    [ ! -e /sys/class/net/${{each% *}} ] || ifconfig $each netmask 255.255.255.0 up
+done
+nc -ll -p 7 -e cat &
+# Random bytes are slow to make on an emulated processor. With a number before each copy of them no page is as another.
+head -c 1024k {source} >/block
+copy=0
+while [ $((copy += 1)) -le $(({kibibytes} / 1024)) ]; do echo $copy && cat /block; done |
+    head -c {kibibytes}k >/memory/data
+rm /block
 sum() {{ md5sum </memory/data; }}
 clock() {{
     read up idle </proc/uptime
@@ -93,6 +103,17 @@ class LinuxGuest:
         ram_disk = folder / "initramfs"
         ram_disk.write_bytes(self.initramfs())
         boot = ["-kernel", kernel_image(), "-initrd", str(ram_disk)]
-        boot += ["-append", "console=ttyS0 quiet no_timer_check panic=-1"]
+        boot += ["-append", "console=ttyS0 quiet no_timer_check panic=-1 kho=off"]
         # As luod.testing.kernel: without ERMS the kernel copies by words, which QEMU emulates faster.
-        return ["-machine", "q35", "-cpu", "max,erms=off", "-m", f"{self.memory}M", "-nodefaults", *boot]
+        return [
+            "-machine",
+            "q35",
+            "-cpu",
+            "max,erms=off",
+            "-m",
+            f"{self.memory}M",
+            "-nodefaults",
+            "-display",
+            "none",
+            *boot,
+        ]

@@ -35,8 +35,10 @@ def newer_qemu() -> str:
 class Host:
     """The agents on one machine. Each runs until its QEMU ends, or the kernel."""
 
-    def __init__(self, luod: Luod) -> None:
+    def __init__(self, luod: Luod, *, patience: float = 90) -> None:
+        """`patience`: the seconds in which a guest must count."""
         self.luod = luod
+        self._patience = patience
         self.agents: dict[str, Program] = {}
 
     def run(self, guest: CountingGuest, *arguments: str, program: str | None = None, **how: Any) -> Program:
@@ -82,7 +84,7 @@ class Host:
                 raise AssertionError(f"the agent of {guest.name} ended:\n{agent.stderr}")
             return len(guest.numbers()) >= before + MORE
 
-        eventually(counts, within=90, describe=f"{guest.name} counts on from {before}")
+        eventually(counts, within=self._patience, describe=f"{guest.name} counts on from {before}")
 
     def until_it_takes_part(self, guest: CountingGuest) -> None:
         """Waits until a guest takes part in updates, as its agent says."""
