@@ -68,6 +68,22 @@ def test_sessions_and_stashed_files_outlive_every_process_of_luod(managed: Manag
     assert after.ask("digest", fd="ram") == after.ask("digest", fd="again") == digest
 
 
+def test_a_session_that_pid_1_made_for_another_unit_is_left_to_it(managed: Managed) -> None:
+    """LUOSession=. PID 1 can open the device, since luod has it open for single calls only."""
+    unit = managed.vmm()
+
+    unit.create(b"db.service-1a2b", slot="state")
+    managed.end()
+    managed.start_again()
+
+    assert states(managed.vmm()) == {}
+    assert managed.luoctl("release", "db.service-1a2b", check=False).returncode != 0
+    for pid in (managed.keep_pid, managed.serve_pid()):
+        assert not [link for link in managed.links(pid) if "db.service" in link or "/dev/liveupdate" in link]
+    unit.memfd("ram", seed=1)
+    assert unit.says("preserve", session="state", fd="ram", token=7) == "OK"
+
+
 def test_a_session_is_replaced_while_pid_1_has_it(managed: Managed) -> None:
     vmm = managed.vmm()
     vmm.call("create", name="vm", slot="s")

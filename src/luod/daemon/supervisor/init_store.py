@@ -5,7 +5,8 @@ the next kernel luod gets these as incoming sessions. PID 1 drops what does not 
 H8), so luod counts, and refuses what does not fit. Without such a store nothing is done here. Standard library only.
 
 PID 1 stores an open file once, under the first of its names. A file with another name here is stored there as a small
-memfd that has the first name (`_SAME`). Sessions are not compared: each call of the kernel makes another open file.
+memfd that has the first name (`_SAME`). Sessions are not compared: one has one open file, also one that is adopted, and
+its name and direction here are the kernel's.
 
 A PID 1 that does not answer costs one wait. From then on there is a fault: changes are noted and not sent, until
 `heal`, which does not wait, has sent them and PID 1 has processed them.
