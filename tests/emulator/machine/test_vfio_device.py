@@ -75,6 +75,23 @@ def test_a_device_does_not_read_what_is_mapped_for_writes_only(run_devices: RunD
     run_devices(source)
 
 
+def test_a_structure_whose_end_is_not_there(run_devices: RunDevices) -> None:
+    source = """
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mprotect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+        libc.ioctl.argtypes = ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p
+        area = mmap.mmap(-1, 8192)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+        there = 13  # of 20 bytes, where IOAS_ALLOC has 12
+        area[4096 - there : 4096] = struct.pack("<IIIII", 20, 0, 0, 0, 0)[:there]
+        assert libc.mprotect(address + 4096, 4096, 0) == 0
+        assert libc.ioctl(open_iommufd(), 0x3B81, address + 4096 - there) == -1
+        assert ctypes.get_errno() == errno.EFAULT
+    """
+    run_devices(source)
+
+
 def test_a_fault_queue_is_a_file_of_its_own(run_devices: RunDevices) -> None:
     source = """
         context = open_iommufd()

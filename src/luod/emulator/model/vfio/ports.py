@@ -37,7 +37,7 @@ class MappableMemory(Memory, Protocol):
     """Memory for DMA. That of a process is at an address, where none need be yet, and ends with the process."""
 
     def pin(self, *, writable: bool, bars_too: bool = False) -> None:
-        """Raises Errno(EFAULT) where there is no memory, or if `writable` and it is read-only.
+        """Raises Errno(EFAULT) where there is no memory, or if `writable` and it is read-only; EINVAL for a file's end.
 
         `bars_too` accepts a mapped BAR of a device, as type1 does and iommufd never does.
         """
@@ -65,7 +65,7 @@ class DeviceHost(Host, Protocol):
         ...
 
     def pin_file(self, file: HostFile, offset: int, length: int) -> MappableMemory:
-        """Returns that part of a memfd's contents, as DMA reaches it. Raises Errno(EINVAL) beyond the file's end.
+        """Returns that part of a memfd's contents, as DMA reaches it. Its `pin` is EINVAL beyond the file's end.
 
         `file` stays the caller's and may be closed before the memory.
         """

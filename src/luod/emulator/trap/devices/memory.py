@@ -73,10 +73,14 @@ class FileMemory:
         self.size = length
 
     def pin(self, *, writable: bool, bars_too: bool = False) -> None:
-        """Does nothing: the file has its pages."""
+        if self._offset + self.size > os.fstat(self._file.fileno()).st_size:
+            raise Errno(errno.EINVAL)
 
     def read(self, offset: int, length: int) -> bytes:
-        data = os.pread(self._file.fileno(), length, self._offset + offset)
+        try:
+            data = os.pread(self._file.fileno(), length, self._offset + offset)
+        except OverflowError:
+            raise Errno(errno.EFAULT) from None
         if len(data) < length:  # Truncated since. A real kernel would still have the pages.
             raise Errno(errno.EFAULT)
         return data
@@ -84,7 +88,7 @@ class FileMemory:
     def write(self, offset: int, data: bytes) -> None:
         try:
             os.pwrite(self._file.fileno(), data, self._offset + offset)
-        except OSError:
+        except (OSError, OverflowError):
             raise Errno(errno.EFAULT) from None
 
     def close(self) -> None:
@@ -170,7 +174,7 @@ class DeviceMemory(HostMemory):
         return Bars(self, name, sizes).each
 
     def pin_file(self, file: HostFile, offset: int, length: int) -> FileMemory:
-        if not isinstance(file, OpenFile) or offset + length > file.size():
+        if not isinstance(file, OpenFile):
             raise Errno(errno.EINVAL)
         try:
             return FileMemory(file.reopen(os.O_RDWR), offset, length)

@@ -152,8 +152,9 @@ class Thread:
             ahead = _WINDOW
         if length > ahead:
             return process_memory.read(self.tid, address, length)
-        self._start = address
+        self._window = b""
         self._window = process_memory.read(self.tid, address, ahead)
+        self._start = address
         return self._window[:length]
 
     def write(self, address: int, data: bytes) -> None:

@@ -14,10 +14,12 @@ from luod.emulator.model.vfio import argsz
 from luod.emulator.model.vfio.iommu.context import Context
 from luod.emulator.model.vfio.iommu.ioas import PartOfMapping
 from luod.emulator.model.vfio.iommu.memory import ADDRESS_MAXIMUM
-from luod.emulator.model.vfio.iommu.vfio_info import EXTENSIONS, get_info
+from luod.emulator.model.vfio.iommu.vfio_info import EXTENSIONS, PAGE_SIZES, get_info
 from luod.emulator.model.vfio.ports import DeviceCaller
 from luod.uapi import vfio as uapi
 
+_WHOLE_PAGES: Final = ADDRESS_MAXIMUM - PAGE + 1
+"""The page sizes without a page table: every one from a page on."""
 _AVAILABLE: Final = 0xFFFFFFFF
 """Mappings: iommufd has no limit of its own."""
 
@@ -32,7 +34,13 @@ def ioctl(context: Context, command: int, argument: int, caller: DeviceCaller) -
         case uapi.VFIO_SET_IOMMU:
             return _set_iommu(context, argument)
         case uapi.VFIO_IOMMU_GET_INFO:
-            return get_info(lambda: context.compatible.ranges(), _AVAILABLE, argument, caller)
+            return get_info(
+                lambda: context.compatible.ranges(),
+                _AVAILABLE,
+                argument,
+                caller,
+                lambda: PAGE_SIZES if context.compatible.page_tables else _WHOLE_PAGES,
+            )
         case uapi.VFIO_IOMMU_MAP_DMA:
             return _map(context, argument, caller)
         case uapi.VFIO_IOMMU_UNMAP_DMA:

@@ -218,10 +218,10 @@ class IommufdFile(ModelFile):
     def _option(self, request: Request, caller: DeviceCaller) -> None:
         _, option, operation, reserved, number, value = (request.integer(index) for index in range(6))
         sets = operation == uapi.IOMMU_OPTION_OP_SET
-        if reserved or operation not in (uapi.IOMMU_OPTION_OP_SET, uapi.IOMMU_OPTION_OP_GET):
-            raise Errno(errno.EOPNOTSUPP)
+        known = operation in (uapi.IOMMU_OPTION_OP_SET, uapi.IOMMU_OPTION_OP_GET)
+        _none(reserved)
         if option == uapi.IOMMU_OPTION_RLIMIT_MODE:
-            _none(number)
+            _none(number or not known)
             if not sets:
                 value = int(self._counts_by_process)
             elif not caller.capable(CAP_SYS_RESOURCE):
@@ -234,6 +234,7 @@ class IommufdFile(ModelFile):
                 self._counts_by_process = bool(value)
         elif option == uapi.IOMMU_OPTION_HUGE_PAGES:
             ioas = self.context.get(number, Ioas)
+            _none(not known)
             if not sets:
                 value = int(ioas.large_pages)
             elif value > 1:

@@ -15,8 +15,8 @@ from luod.uapi import vfio as uapi
 
 EXTENSIONS: Final = (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU, uapi.VFIO_UNMAP_ALL)
 
-_PAGE_SIZES: Final = 0x40201000
-"""4 KiB, 2 MiB, 1 GiB."""
+PAGE_SIZES: Final = 0x40201000
+"""4 KiB, 2 MiB, 1 GiB: those of a page table."""
 _INFO_MINIMUM: Final = 16
 _RANGE: Final = struct.Struct("=QQ")
 _COUNT: Final = struct.Struct("=II")
@@ -24,9 +24,13 @@ _WORD: Final = struct.Struct("=I")
 
 
 def get_info(
-    find_ranges: Callable[[], Sequence[tuple[int, int]]], available: int, argument: int, caller: DeviceCaller
+    find_ranges: Callable[[], Sequence[tuple[int, int]]],
+    available: int,
+    argument: int,
+    caller: DeviceCaller,
+    page_sizes: Callable[[], int] = lambda: PAGE_SIZES,
 ) -> int:
-    """Answers VFIO_IOMMU_GET_INFO: the usable ranges, and the number of further mappings.
+    """Answers VFIO_IOMMU_GET_INFO: the usable ranges, the page sizes as bits, and the number of further mappings.
 
     Raises Errno: EFAULT, EINVAL, and after these what `find_ranges` raises.
     """
@@ -51,5 +55,5 @@ def get_info(
     else:
         caller.write(argument + layout.size, content)
         offset = layout.size
-    argsz.write(caller, argument, layout, (size, flags, _PAGE_SIZES, offset, 0), known)
+    argsz.write(caller, argument, layout, (size, flags, page_sizes(), offset, 0), known)
     return 0
