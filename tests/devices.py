@@ -28,6 +28,12 @@ def boot(boot_machine: BootMachine, *options: str, rules: str = "v2", devices: t
     return boot_machine(arguments=("--vfio-rules", rules, *wanted, *options))
 
 
+def give_to_vfio(machine: Machine, address: str = FIRST) -> None:
+    """Gives a device to vfio-pci, from outside."""
+    machine.write(f"/sys/bus/pci/devices/{address}/driver_override", b"vfio-pci")
+    machine.write("/sys/bus/pci/drivers_probe", address.encode())
+
+
 def start(machine: Machine, python: Interpreter) -> Vmm:
     """Starts a program that is central process and VMM in one, as root, with /dev/liveupdate open as "device"."""
     vmm = start_vmm(machine, python, "devices")

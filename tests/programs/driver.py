@@ -26,6 +26,7 @@ from typing import Any, Final
 from luod.linux import syscall
 from luod.uapi import kexec as kexec_api
 from luod.uapi import liveupdate as api
+from tests.programs.address_calls import AddressCalls
 from tests.programs.argument import Mapping, fallocate, ioctl
 from tests.programs.questions import PR_SET_CHILD_SUBREAPER, Process, Slot
 
@@ -37,7 +38,7 @@ SEALS_SIZE: Final = 0x2 | 0x4
 SEALS_CONTENTS: Final = 0x8 | 0x10
 
 
-class Driver(Process):
+class Driver(Process, AddressCalls):
     """`boot`: the command line, the kernel's path and the initramfs's, or None."""
 
     def __init__(self, boot: tuple[str, str, str | None]) -> None:

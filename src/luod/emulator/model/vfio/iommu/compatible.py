@@ -78,7 +78,7 @@ def _map(context: Context, argument: int, caller: DeviceCaller) -> int:
     writable = bool(flags & uapi.VFIO_DMA_MAP_FLAG_WRITE)
     memory = caller.memory(address, length)
     readable = bool(flags & uapi.VFIO_DMA_MAP_FLAG_READ)
-    ioas.map(start, length, memory, None, page_offset=address % PAGE, readable=readable, writable=writable)
+    ioas.map(start, length, memory, None, address=address, readable=readable, writable=writable)
     return 0
 
 

@@ -142,7 +142,7 @@ class Ioas:
         memory: MappableMemory,
         file: FileBacking | None,
         *,
-        page_offset: int,
+        address: int,
         readable: bool,
         writable: bool,
     ) -> None:
@@ -151,7 +151,7 @@ class Ioas:
         Raises Errno: EINVAL for memory that begins inside a page, EFAULT. The memory is looked at once there is a page
         table.
         """
-        pages = Pages(memory, file, page_offset=page_offset, writable=writable)
+        pages = Pages(memory, file, address=address, writable=writable)
         area = Area(start, length, pages, 0, readable, writable)
         try:
             self._check_memory(area)
@@ -182,7 +182,8 @@ class Ioas:
             pieces = list(source.space.pieces(source_start, length))
         except Errno:
             raise Errno(errno.ENOENT) from None
-        start = self.place(start, length, source_start)
+        first, within, _ = pieces[0]
+        start = self.place(start, length, first.pages.address + first.offset + within)
         if writable and not all(area.pages.writable for area, _, _ in pieces):
             raise Errno(errno.EPERM)
         position = start

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Final
 
 from luod.emulator.model.decode import Command, Request, decode
-from luod.emulator.model.ports import PAGE, Errno, Kind
+from luod.emulator.model.ports import Errno, Kind
 from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.iommu import absent, compatible
 from luod.emulator.model.vfio.iommu.context import BoundDevice, Context, PageTable
 from luod.emulator.model.vfio.iommu.fault_queue import FaultQueue, FaultQueueFile
 from luod.emulator.model.vfio.iommu.ioas import Ioas
-from luod.emulator.model.vfio.iommu.memory import ADDRESS_MAXIMUM, FileBacking
+from luod.emulator.model.vfio.iommu.memory import ADDRESS_MAXIMUM, FileBacking, NoMemory
 from luod.emulator.model.vfio.ports import DeviceCaller, DeviceHost
 from luod.uapi import iommufd as uapi
 
@@ -150,11 +150,11 @@ class IommufdFile(ModelFile):
         start = ioas.place(start if fixed else None, length, address)
         memory = caller.memory(address, length)
         readable = bool(flags & uapi.IOMMU_IOAS_MAP_READABLE)
-        ioas.map(start, length, memory, None, page_offset=address % PAGE, readable=readable, writable=writable)
+        ioas.map(start, length, memory, None, address=address, readable=readable, writable=writable)
         request.answer({6: start})
 
     def _map_file(self, request: Request, caller: DeviceCaller) -> None:
-        """Maps a memfd. Raises the errnos of MAP, and EBADF, EINVAL for a file that is not a memfd."""
+        """Maps a memfd. Raises the errnos of MAP, and EBADF. Another file is EINVAL once there is a page table."""
         _, flags, number, fd, offset, length, start = (request.integer(index) for index in range(7))
         ioas, fixed, writable = self._mapping(flags, number, start, length)
         if not length:
@@ -164,14 +164,15 @@ class IommufdFile(ModelFile):
         file = caller.file(fd)
         try:
             start = ioas.place(start if fixed else None, length, offset)
-            if file.kind not in (Kind.MEMFD, Kind.TMPFS, Kind.HUGETLB):
-                raise Errno(errno.EINVAL)
-            memory = self._host.pin_file(file, offset, length)
+            if file.kind in (Kind.MEMFD, Kind.TMPFS, Kind.HUGETLB):
+                memory = self._host.pin_file(file, offset, length)
+            else:
+                memory = NoMemory(length)
             backing = FileBacking(file.identity, file.seals())
         finally:
             file.close()
         readable = bool(flags & uapi.IOMMU_IOAS_MAP_READABLE)
-        ioas.map(start, length, memory, backing, page_offset=offset % PAGE, readable=readable, writable=writable)
+        ioas.map(start, length, memory, backing, address=offset, readable=readable, writable=writable)
         request.answer({6: start})
 
     def _mapping(self, flags: int, number: int, start: int, length: int) -> tuple[Ioas, bool, bool]:

@@ -33,14 +33,33 @@ class FileBacking:
     seals: int
 
 
+class NoMemory:
+    """`MappableMemory` of a file that has no pages for DMA."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def pin(self, *, writable: bool, bars_too: bool = False) -> None:
+        raise Errno(errno.EINVAL)
+
+    def read(self, offset: int, length: int) -> bytes:
+        raise Errno(errno.EFAULT)
+
+    def write(self, offset: int, data: bytes) -> None:
+        raise Errno(errno.EFAULT)
+
+    def close(self) -> None:
+        """Does nothing: it holds nothing."""
+
+
 class Pages:
     """Memory that several mappings may share. Made with one reference; the last one closes it."""
 
-    def __init__(self, memory: MappableMemory, file: FileBacking | None, *, page_offset: int, writable: bool) -> None:
-        """`page_offset`: where in a page the memory begins, in bytes."""
+    def __init__(self, memory: MappableMemory, file: FileBacking | None, *, address: int, writable: bool) -> None:
+        """`address`: where the memory begins, in its process or file."""
         self.memory = memory
         self.file = file
-        self.page_offset = page_offset
+        self.address = address
         self.writable = writable
         self._references = 1
 
@@ -76,7 +95,7 @@ class Area:
     @property
     def page_offset(self) -> int:
         """Returns where in a page of memory the mapping begins, in bytes."""
-        return (self.pages.page_offset + self.offset) % PAGE
+        return (self.pages.address + self.offset) % PAGE
 
 
 class AddressSpace:

@@ -69,7 +69,7 @@ class Type1:
         except Errno:
             memory.close()
             raise
-        pages = Pages(memory, None, page_offset=0, writable=writable)
+        pages = Pages(memory, None, address=address, writable=writable)
         self.space.insert(Area(start, length, pages, 0, bool(flags & uapi.VFIO_DMA_MAP_FLAG_READ), writable))
         return 0
 
