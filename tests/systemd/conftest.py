@@ -30,6 +30,11 @@ class SystemdHost:
         """Runs a shell command as root, and returns what it printed, errors included."""
         return self.machine.run(["sh", "-c", f"{command} 2>&1"], check=check, timeout=seconds).text
 
+    def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
+        """Writes a file of root's, and makes its directory."""
+        self.sh(f"mkdir -p {Path(path).parent} && rm -f {path}")
+        self.machine.write(path, text.encode(), mode=mode)
+
     def until(self, command: str, word: str, what: str) -> str:
         """Runs a command until it prints `word`, and returns what it printed. `what` is awaited by that."""
 
