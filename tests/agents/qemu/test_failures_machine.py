@@ -11,7 +11,7 @@ import pytest
 from luod.testing import eventually
 from tests.agents.qemu.launchers import Launcher, counting_guest, qemu, restore, run, update
 from tests.agents.qemu.monitor import tell
-from tests.daemon.host import Luod, states
+from tests.daemon.host import Luod, states, until_followed
 from tests.daemon.participant import Operator, Participant, begin, start, started_jump
 
 
@@ -108,6 +108,48 @@ def test_a_second_launcher_of_a_running_guest_is_refused(luod: Luod, tmp_path: P
     assert second.ended() == 4
     assert "participant" in second.said
     launcher.counts_on()
+
+
+def test_luod_killed_while_the_guest_is_frozen_continues_it_and_the_next_luod_carries_it(
+    luod: Luod, tmp_path: Path
+) -> None:
+    """All of luod, so that only the launcher has the guest's session open."""
+    guest = counting_guest(tmp_path)
+    launcher = run(luod, guest)
+    other = Participant(luod, "other")
+    begin(luod)
+    other.expect("preparing")
+    other.vote("preparing")
+    other.expect("freezing")
+    launcher.says("frozen")
+    luod.kill_both()
+    other.vmm.program.kill()
+    launcher.counts_on()
+    luod.start()
+    until_followed(luod, 1)
+    update(luod, [launcher])
+    restore(luod, guest).counts_on()
+
+
+def test_a_launcher_killed_while_luod_starts_the_next_kernel_leaves_the_guest_to_it(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    launcher = run(luod, guest)
+    other = Participant(luod, "other")
+    begin(luod)
+    other.expect("preparing")
+    other.vote("preparing")
+    other.freeze(other.expect("freezing")["generation"])
+    jump = started_jump(luod)
+    luod.machine.signal(jump, signal.SIGSTOP)
+    other.vote("freezing")
+    other.expect("jumping")
+    launcher.says("waits for the next kernel")
+    launcher.program.kill()
+    with luod.machine.expect_jump():
+        luod.machine.signal(jump, signal.SIGCONT)
+    guest.assert_nothing_is_lost()
+    luod.start()
+    restore(luod, guest).counts_on()
 
 
 def test_qemu_killed_while_its_guest_is_frozen_cancels_the_update(luod: Luod, tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ Report = Callable[[str], None]
 _RELEASES: Final = 100
 _RELEASE_PAUSE: Final = 0.1
 """How often the session of a guest that ended is released, and the seconds between two attempts."""
+_AGAIN_PAUSE: Final = 0.5
+"""The seconds between two attempts to create a session that luod has lost."""
 _SAVE_SECONDS: Final = 30.0
 _MARGIN: Final = 0.5
 """Seconds before luod's deadline at which the agent gives up by itself, so that its reason is heard."""
@@ -66,40 +68,65 @@ class Guest:
         """Takes part in updates until QEMU ends. Returns QEMU's exit status.
 
         The session NAME is created, and released when the guest has ended. Raises the errors of `AsyncClient.create`;
-        the guest runs then, and the caller ends it.
+        the guest runs then, and the caller ends it. A luod that is gone later does not end the guest.
         """
+        self._hardware = await live.hardware(self._qemu.qmp)
+        self._session = await self._created()
+        taking = asyncio.ensure_future(self._keep_taking_part())
+        ending = asyncio.ensure_future(self._qemu.wait())
+        try:
+            async with self._controlled():
+                await asyncio.wait({taking, ending}, return_when=asyncio.FIRST_COMPLETED)
+                if taking.done():
+                    taking.result()  # raises
+                code = await ending
+        finally:
+            for task in (taking, ending):
+                task.cancel()
+            await asyncio.wait({taking, ending})
+            await self._release()
+        self._report(f"QEMU ended with {said(code)}")
+        return code
+
+    async def _created(self) -> AsyncHeldOutgoingSession:
         session = await self._client.create(self.name)
         try:
             await session.annotate(about(self._record))
-            self._session = session
-            self._hardware = await live.hardware(self._qemu.qmp)
-            taking = asyncio.ensure_future(self._take_part(session))
-            ending = asyncio.ensure_future(self._qemu.wait())
-            async with self._controlled():
-                try:
-                    await asyncio.wait({taking, ending}, return_when=asyncio.FIRST_COMPLETED)
-                    if taking.done():
-                        taking.result()
-                    code = await ending
-                finally:
-                    for task in (taking, ending):
-                        task.cancel()
-                    await asyncio.wait({taking, ending})
-            self._report(f"QEMU ended with {said(code)}")
-            return code
-        finally:
-            await self._release(session)
+        except BaseException:
+            session.close()
+            raise
+        return session
 
-    async def _release(self, session: AsyncHeldOutgoingSession) -> None:
+    async def _keep_taking_part(self) -> None:
+        """Takes part in updates with a session that luod knows. It is another one when luod has lost the last."""
+        while True:
+            try:
+                await self._take_part(self.session)
+            except LuodError as error:
+                self._report(f"takes part in no update: {error}")
+            # Its RAM is preserved no longer with the last fd of the session, and can be preserved in another one.
+            self.session.close()
+            self._session = await self._created_again()
+
+    async def _created_again(self) -> AsyncHeldOutgoingSession:
+        while True:
+            await asyncio.sleep(_AGAIN_PAUSE)
+            try:
+                await release_earlier(self._client, self.name)
+                return await self._created()
+            except LuodError:
+                continue  # luod is gone, or an update runs that this guest is no part of
+
+    async def _release(self) -> None:
         """Ends the session of a guest that is gone, so that nothing of it is carried.
 
         luod releases nothing during an update. One in progress ends, since this participant is gone.
         """
-        session.close()
+        self.session.close()
         with contextlib.suppress(NoSuchSession):
             for _ in range(_RELEASES):
                 try:
-                    await session.release()
+                    await self.session.release()
                     return
                 except (Busy, Refused):
                     await asyncio.sleep(_RELEASE_PAUSE)
@@ -107,6 +134,12 @@ class Guest:
                     self._report(f"its session is still held: {error}")
                     return
             self._report("its session is still held: an update does not end")
+
+    @property
+    def session(self) -> AsyncHeldOutgoingSession:
+        """Returns the session NAME, in `carry`."""
+        assert self._session is not None, "not carried yet"
+        return self._session
 
     async def upgrade(self, program: str) -> Upgraded:
         """Replaces the guest's QEMU by `program`, on this kernel.
@@ -151,7 +184,17 @@ class Guest:
     async def _take_part(self, session: AsyncHeldOutgoingSession) -> None:
         async with AsyncParticipant(self.name, [session], planned=self._plan(session), client=self._client) as taking:
             self._report("takes part in updates")
-            async for phase in taking:
+            while True:
+                try:
+                    phase = await taking.next()
+                except LuodError:
+                    if not self._paused:
+                        raise
+                    # The event that continues the guest is still to come.
+                    await asyncio.sleep(_RELEASE_PAUSE)
+                    continue
+                if phase is None:
+                    continue
                 async with phase:
                     try:
                         async with self._turn:
