@@ -353,7 +353,9 @@ class Updater:
             if self._image.replaced:
                 raise errors.Refused("another process loads kernel images", hint="stop it, then update again")
         try:
-            await early_freeze.freeze({name: self._fds[fd_name(row)] for name, row in ready.items()})
+            # luod may hold no fd of a session whose owner has it open: it was stopped since.
+            held = {name: self._fds[fd_name(row)] for name, row in ready.items() if fd_name(row) in self._fds}
+            await early_freeze.freeze(held)
         except errors.KernelRefused as error:
             coordinator.came_back(str(error))
             return
