@@ -18,6 +18,8 @@ from luod.frozen import frozen
 _WITHOUT_A_GUEST: Final = ("-machine", "none", "-nodefaults", "-no-user-config", "-S", "-display", "none")
 _ENDINGS: Final = ("", "-pci", "-device", "-82540em")
 _PRINTED: Final = 500
+_ANSWERS_WITHIN: Final = 120.0
+"""In seconds. A QEMU in an emulated machine takes half a minute; only one that hangs makes a caller wait."""
 
 
 @frozen
@@ -49,7 +51,7 @@ class Capabilities:
         return dict(self.aliases).get(machine, machine)
 
 
-async def probe(program: str, drivers: Sequence[str] = (), *, within: float = 20.0) -> Capabilities:
+async def probe(program: str, drivers: Sequence[str] = (), *, within: float = _ANSWERS_WITHIN) -> Capabilities:
     """Starts `program`, asks it what it can do and which of the `drivers` it lacks, and ends it.
 
     Raises QemuRefusal: there is no such program. Raises QemuEnded: it is no QEMU, or does not answer
