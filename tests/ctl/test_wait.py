@@ -35,6 +35,10 @@ def timeline(**members: Any) -> Answer:
     return Answer(reply({"timeline": {**TOLD, **members}}))
 
 
+def running(state: str) -> Answer:
+    return timeline(state=state, ended=None, now=4.5)
+
+
 def test_ready_is_when_luod_answers(tmp_path: Path) -> None:
     with Impostor(tmp_path, in_state("idle")) as impostor:
         assert asked(impostor, "wait").returncode == 0
@@ -51,8 +55,8 @@ def test_a_luod_that_is_broken_is_not_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("end", "status"), [("done", 0), ("cancelled", 5)])
 def test_an_update_is_waited_for_and_its_end_is_told(tmp_path: Path, end: str, status: int) -> None:
-    running = [in_state("preparing"), timeline(state="preparing"), in_state("freezing"), timeline(state="freezing")]
-    with Impostor(tmp_path, *running, in_state("idle"), timeline(state=end)) as impostor:
+    phases = [in_state("preparing"), running("preparing"), in_state("freezing"), running("freezing")]
+    with Impostor(tmp_path, *phases, in_state("idle"), timeline(state=end)) as impostor:
         result = asked(impostor, "wait", "--for", "update")
     assert result.returncode == status
     assert end in result.stdout
@@ -88,8 +92,8 @@ def test_a_condition_that_does_not_exist_is_usage(arguments: list[str]) -> None:
 
 
 def test_with_an_id_the_end_of_an_update_is_waited_for_through_the_kexec(tmp_path: Path) -> None:
-    running = [in_state("jumping"), timeline(state="jumping"), in_state("restoring"), timeline(state="restoring")]
-    with Impostor(tmp_path, *running, in_state("idle"), timeline(state="done")) as impostor:
+    phases = [in_state("jumping"), running("jumping"), in_state("restoring"), running("restoring")]
+    with Impostor(tmp_path, *phases, in_state("idle"), timeline(state="done")) as impostor:
         result = asked(impostor, "--json", "wait", "--update", TOLD["update"])
 
     said = json.loads(result.stdout)
@@ -108,7 +112,9 @@ def test_with_an_id_the_end_of_an_update_is_waited_for_through_the_kexec(tmp_pat
             "cancelled, --skip-unready: a veto; the old kernel runs on",
         ),
         ("idle", {"update": "00000000"}, 7, "luod knows no update 9f2c01ab; the last one is 00000000, done"),
-        ("idle", {"state": "jumping"}, 9, "booted without a kexec of luod while the update was jumping"),
+        ("idle", {"state": "jumping", "arrived": None}, 9, "without a kexec of luod, and the update was not carried"),
+        ("preparing", {"state": "freezing", "arrived": None}, 9, "without a kexec of luod, and the update was not"),
+        ("idle", {"state": "restoring"}, 9, "without a kexec of luod, before its sessions were restored"),
         ("broken", {"state": "restoring"}, 10, "could not take over"),
     ],
 )
@@ -123,13 +129,13 @@ def test_each_other_end_of_an_update_has_a_status(
 
 
 def test_an_update_that_is_cancelled_between_two_reads_is_not_taken_for_another_boot(tmp_path: Path) -> None:
-    reads = [in_state("idle"), timeline(state="freezing"), in_state("idle"), timeline(state="cancelled")]
+    reads = [in_state("idle"), running("freezing"), in_state("idle"), timeline(state="cancelled")]
     with Impostor(tmp_path, *reads) as impostor:
         assert asked(impostor, "wait", "--update", "9f2c01ab").returncode == 5
 
 
 def test_sessions_that_are_left_at_the_timeout_are_counted(tmp_path: Path) -> None:
-    with Impostor(tmp_path, in_state("restoring", waiting=3), timeline(state="restoring")) as impostor:
+    with Impostor(tmp_path, in_state("restoring", waiting=3), running("restoring")) as impostor:
         late = asked(impostor, "wait", "--update", "9f2c01ab", "--timeout", "0.0001")
     assert late.returncode == 8
     assert "incoming sessions: 3 waiting" in late.stderr

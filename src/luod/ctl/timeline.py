@@ -80,7 +80,11 @@ def jump_clock(told: UpdateTimes) -> str:
 
 
 def headline(told: UpdateTimes) -> str:
-    state = {"done": "done", "cancelled": "cancelled"}.get(told.state, f"{escaped(told.state)} now")
+    state = escaped(told.state)
+    if told.state not in ("done", "cancelled"):
+        # The file may lack the last phases before the kexec.
+        past = "its kernel ended before its sessions were restored" if told.arrived else "not carried by a kexec"
+        state = past if told.now is None else f"{state} now"
     asked = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(told.asked))
     skipped = ", --skip-unready" if told.skip_unready else ""
     way = f", --{told.way}" if told.way != "direct" else ""

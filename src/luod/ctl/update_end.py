@@ -36,12 +36,11 @@ def judge(update: str, status: Status, times: UpdateTimes | None) -> Verdict:
     if times.state == "cancelled":
         reason = f": {escaped(times.reason)}" if times.reason else ""
         return Verdict(Exit.CANCELLED, f"{timeline.headline(times)}{reason}; the old kernel runs on")
-    if times.state in _BEFORE_THE_KEXEC:
-        if status.state in _BEFORE_THE_KEXEC:
+    if times.state in _BEFORE_THE_KEXEC or (times.state == "restoring" and times.now is None):
+        if times.now is not None and status.state in _BEFORE_THE_KEXEC:
             return Verdict(None, f"the update is {escaped(times.state)}")
-        return Verdict(
-            Exit.NOT_UPDATED, f"the machine booted without a kexec of luod while the update was {escaped(times.state)}"
-        )
+        end = "before its sessions were restored" if times.arrived is not None else "and the update was not carried"
+        return Verdict(Exit.NOT_UPDATED, f"the machine booted without a kexec of luod, {end}")
     if times.state == "restoring":
         left = f"{status.waiting} waiting, {status.retrieved} retrieved and not finished, {status.torn} torn"
         return Verdict(None, f"incoming sessions: {left}")

@@ -120,7 +120,7 @@ def test_without_its_registry_it_finds_what_the_file_tells_of(luod: Luod) -> Non
 
 
 def test_what_the_file_tells_of_and_the_kernel_has_not_is_lost(luod: Luod) -> None:
-    """As after a jump that ended in a reset: another boot, with nothing carried."""
+    """As after a kexec that ended in a reset (H15): another boot, with nothing carried."""
     carried(luod)
     thief = start_vmm(luod.machine, luod.python())
     for name in ("luod", "one", "one#1"):
@@ -130,3 +130,9 @@ def test_what_the_file_tells_of_and_the_kernel_has_not_is_lost(luod: Luod) -> No
     vmm = luod.vmm()
     assert states(vmm) == {}
     assert luod.status()["state"] == "idle"
+    told = luod.luoctl_json("timeline")["timeline"]
+    assert (told["state"], told["arrived"], told["now"]) == ("preparing", None, None)
+    assert [session["name"] for session in told["sessions"]] == ["one"]
+    assert "not carried by a kexec" in luod.luoctl("timeline").text
+    waited = luod.luoctl("wait", "--update", told["update"], check=False)
+    assert (waited.returncode, "booted without a kexec of luod" in waited.text) == (9, True)

@@ -200,6 +200,11 @@ class Registry:
     def set_arrival(self, arrival: Departure) -> None:
         self._set(arrival=arrival)
 
+    def not_arrived(self) -> None:
+        """Records that the kexec of the last update did not take place."""
+        owed = self._rest.owed
+        self._set(arrival=None, owed=None if owed is None else replace(owed, jumped=False))
+
     def set_arrived(self, arrived: float) -> None:
         self._set(arrived=arrived)
 

@@ -97,8 +97,8 @@ def recall(told: Told, log: Log) -> Record:
             )
             doubts = (doubted(log, what, refuses=False),)
         return begun_record(1, owed=owed(old, other_kernel=True), doubts=doubts)
-    # luod ended in the kexec, or right after it had retrieved the registry. If this boot is not by kexec, `verify`
-    # removes all rows.
+    # luod ended in the kexec, or right after it had retrieved the registry; or this boot is not by kexec: then `verify`
+    # removes all rows, and the update.
     log.warning("registry-lost", update=old.departure.update)
     rows = tuple(asked(arrived(row, old.departure)) for row in old.outgoing)
     return begun_record(
@@ -116,7 +116,8 @@ async def verify(fds: FdStore, registry: Registry, log: Log) -> None:
     be repeated: `fds` has the results of a serve that was killed, and what PID 1 had held.
 
     An outgoing session that only a client has open is still preserved; its state is `dropped`. An incoming session that
-    was never retrieved waits in the kernel, and is not touched.
+    was never retrieved waits in the kernel, and is not touched. If no session of an update is left whose registry is
+    lost too, then its kexec did not take place: systemd starts a machine cold when the kernel refuses a kexec (H15).
     """
     for outgoing in registry.record.outgoing:
         if fd_name(outgoing) not in fds and not await fds.open_elsewhere(outgoing.name):
@@ -136,6 +137,10 @@ async def verify(fds: FdStore, registry: Registry, log: Log) -> None:
             log("session-elsewhere", name=row.name, owner=row.owner)
         except NoSuchSession:
             lose(row, registry, log)
+    arrival = registry.rest.arrival
+    if arrival is not None and arrival.crossing is None and not registry.record.incoming:
+        log.warning("update-lost", update=arrival.update, reason="this boot is not by its kexec")
+        registry.not_arrived()
 
 
 def lose(row: Row, registry: Registry, log: Log) -> None:

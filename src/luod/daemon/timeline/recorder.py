@@ -52,6 +52,8 @@ class Recorder:
         self._file: Fd | None = None
         self._origin = 0.0
         self._timeline: Timeline | None = None
+        self._past = False
+        """The timeline is of a kernel that has ended: it gets no more events."""
         self._events: list[Event] = []
         """Events that `_timeline` lacks."""
         self._unwritten: list[Event] = []
@@ -80,7 +82,7 @@ class Recorder:
             self._begin(timeline, crossing.arrived - (timeline.arrived or 0.0))
             self._end_if_restored()
         elif found is not None:
-            self._timeline = found[2]
+            self._timeline, self._past = found[2], True
         for event in earlier.replay():
             self._replayed = event.at
             if event.noted is not None:
@@ -131,7 +133,7 @@ class Recorder:
         timeline = self._complete() if current is None else current.timeline
         if timeline is None:
             return None
-        over = timeline.state in ("done", "cancelled")
+        over = timeline.state in ("done", "cancelled") or (current is None and self._past)
         origin = self._origin if current is None else current.origin
         members = vars(timeline) | {
             "now": None if over else round(monotonic() - origin, 6),
@@ -232,7 +234,7 @@ class Recorder:
     def _begin(self, timeline: Timeline, origin: float) -> None:
         """Replaces the recorded timeline by another one."""
         self.close()
-        self._timeline, self._origin = timeline, origin
+        self._timeline, self._origin, self._past = timeline, origin, False
         self._events, self._recorded, self._frozen = [], set(), timeline.frozen
         lines = _line([self._registry.rest.boot_id, origin, _FORMAT]) + _line(timeline)
         try:

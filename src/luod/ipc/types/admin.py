@@ -166,7 +166,8 @@ class SessionTimes:
 class UpdateTimes:
     """The timeline of one update. Times are seconds since the update was requested, through the kexec; null: it has not
     come to that. asked: when that was, in seconds since 1970. clock: what measured the time over the kexec, which may
-    be wrong by error seconds. blackout: the longest of any session. way: how the next kernel was started.
+    be wrong by error seconds. now: null when the update is over, or its kernel has ended. blackout: the longest of
+    any session. way: how the next kernel was started.
     """
 
     update: str
