@@ -28,7 +28,7 @@ class SystemdHost:
 
     def sh(self, command: str, *, check: bool = True, seconds: float = 120.0) -> str:
         """Runs a shell command as root, and returns what it printed, errors included."""
-        return self.machine.run(["sh", "-c", f"{command} 2>&1"], check=check, timeout=seconds).text
+        return self.machine.run(["sh", "-c", f"exec 2>&1; {command}"], check=check, timeout=seconds).text
 
     def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
         """Writes a file of root's, and makes its directory."""
