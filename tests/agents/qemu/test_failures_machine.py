@@ -11,8 +11,10 @@ import pytest
 from luod.testing import eventually
 from tests.agents.qemu.launchers import Launcher, counting_guest, qemu, restore, run, update
 from tests.agents.qemu.monitor import tell
-from tests.daemon.host import Luod, states, until_followed
+from tests.daemon.host import Luod, preserve_two, states, until_followed
 from tests.daemon.participant import Operator, Participant, begin, start, started_jump
+
+ALICE = 1000
 
 
 def sessions(luod: Luod) -> dict[str, str]:
@@ -189,6 +191,22 @@ def test_a_guest_that_waits_is_not_started_from_the_beginning(luod: Luod, tmp_pa
     assert second.ended() == 4
     assert f"luoctl qemu restore {guest.name}" in second.said
     restore(luod, guest).counts_on()
+
+
+def test_root_restores_and_releases_no_guest_of_another_user(luod: Luod, tmp_path: Path) -> None:
+    """A session says which program restores it."""
+    guest = counting_guest(tmp_path)
+    preserve_two(luod, ALICE)
+    first = Launcher(luod, guest, "run", "--name", guest.name, "--", qemu(), *guest.arguments())
+    assert (first.ended(), sessions(luod)) == (4, {"outgoing vm": "held", "outgoing other": "held"})
+    luod.jump()
+    waiting = {"incoming vm": "waiting", "incoming other": "waiting"}
+    one = Launcher(luod, guest, "restore", guest.name)
+    assert one.ended() == 4
+    assert f"is of the user with uid {ALICE}" in one.said
+    assert sessions(luod) == waiting
+    assert Launcher(luod, guest, "restore", "--all").ended() == 0
+    assert sessions(luod) == waiting
 
 
 def test_a_guest_whose_launcher_was_killed_after_it_ran_has_ended(luod: Luod, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from luod.agents.qemu import command_line, control, live, programs, state, upgrade
+from luod.agents.qemu import command_line, control, live, ownership, programs, state, upgrade
 from luod.agents.qemu.process import Qemu, said
 from luod.agents.qemu.record import (
     GENERATION,
@@ -63,15 +63,23 @@ class Guest:
         self._updating = False
         self._paused = False
         """Whether the agent paused the guest, so that the agent has to continue it."""
+        self._leaving = False
+        """Whether luod starts the next kernel, which has the guest then."""
 
-    async def carry(self) -> int:
+    async def carry(self, *, patiently: bool = False) -> int:
         """Takes part in updates until QEMU ends. Returns QEMU's exit status.
 
         The session NAME is created, and released when the guest has ended. Raises the errors of `AsyncClient.create`;
-        the guest runs then, and the caller ends it. A luod that is gone later does not end the guest.
+        the guest runs then, and the caller ends it. If `patiently`, the session is created as soon as that is possible.
+        A luod that is gone later does not end the guest.
         """
         self._hardware = await live.hardware(self._qemu.qmp)
-        self._session = await self._created()
+        try:
+            self._session = await self._created()
+        except LuodError as error:
+            if not patiently:
+                raise
+            self._report(f"takes part in no update yet: {error}")
         taking = asyncio.ensure_future(self._keep_taking_part())
         ending = asyncio.ensure_future(self._qemu.wait())
         try:
@@ -100,19 +108,20 @@ class Guest:
     async def _keep_taking_part(self) -> None:
         """Takes part in updates with a session that luod knows. It is another one when luod has lost the last."""
         while True:
-            try:
-                await self._take_part(self.session)
-            except LuodError as error:
-                self._report(f"takes part in no update: {error}")
-            # Its RAM is preserved no longer with the last fd of the session, and can be preserved in another one.
-            self.session.close()
+            if self._session is not None:
+                try:
+                    await self._take_part(self._session)
+                except LuodError as error:
+                    self._report(f"takes part in no update: {error}")
+                # Its RAM is preserved no longer with the last fd of the session, and can be preserved in another one.
+                self._session.close()
             self._session = await self._created_again()
 
     async def _created_again(self) -> AsyncHeldOutgoingSession:
         while True:
             await asyncio.sleep(_AGAIN_PAUSE)
             try:
-                await release_earlier(self._client, self.name)
+                await ownership.release_earlier(self._client, self.name)
                 return await self._created()
             except LuodError:
                 continue  # luod is gone, or an update runs that this guest is no part of
@@ -120,13 +129,19 @@ class Guest:
     async def _release(self) -> None:
         """Ends the session of a guest that is gone, so that nothing of it is carried.
 
-        luod releases nothing during an update. One in progress ends, since this participant is gone.
+        luod releases nothing during an update. One in progress ends, since this participant is gone. When luod starts
+        the next kernel, systemd may end this unit: the guest is in its session, and a wait here would delay the kexec.
         """
-        self.session.close()
+        session = self._session
+        if session is None:
+            return
+        session.close()
+        if self._leaving:
+            return
         with contextlib.suppress(NoSuchSession):
             for _ in range(_RELEASES):
                 try:
-                    await self.session.release()
+                    await session.release()
                     return
                 except (Busy, Refused):
                     await asyncio.sleep(_RELEASE_PAUSE)
@@ -135,16 +150,11 @@ class Guest:
                     return
             self._report("its session is still held: an update does not end")
 
-    @property
-    def session(self) -> AsyncHeldOutgoingSession:
-        """Returns the session NAME, in `carry`."""
-        assert self._session is not None, "not carried yet"
-        return self._session
-
     async def upgrade(self, program: str) -> Upgraded:
         """Replaces the guest's QEMU by `program`, on this kernel.
 
-        Raises QemuRefusal, QemuEnded: nothing was done. Raises UpgradeFailed: the guest goes on with the old QEMU.
+        Raises QemuRefusal: nothing was done. Raises UpgradeFailed: the guest goes on with the old QEMU. Raises
+        QemuEnded: the guest has ended.
         """
         async with self._turn:
             if self._updating:
@@ -216,6 +226,7 @@ class Guest:
 
     async def _answer(self, phase: AsyncPhase, session: AsyncHeldOutgoingSession, taking: AsyncParticipant) -> None:
         self._updating = phase.kind not in ("cancelled", "lost")
+        self._leaving = phase.kind == "jumping"
         match phase.kind:
             case "preparing":
                 await self._prepare(phase)
@@ -276,9 +287,3 @@ class Guest:
             return  # which ends this task
         self._paused = False
         self._report(f"goes on: {reason}")
-
-
-async def release_earlier(client: AsyncClient, name: str) -> None:
-    """Releases what an earlier launcher left. Raises Refused: that one lives and answers for it."""
-    with contextlib.suppress(NoSuchSession):
-        await client.discard(name)

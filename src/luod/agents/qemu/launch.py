@@ -8,10 +8,10 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-from luod.agents.qemu import command_line, compare, process, programs, record, state
+from luod.agents.qemu import command_line, compare, ownership, process, programs, record, state
 from luod.agents.qemu.capabilities import Capabilities
 from luod.agents.qemu.command_line import Plan
-from luod.agents.qemu.guest import Guest, Report, release_earlier
+from luod.agents.qemu.guest import Guest, Report
 from luod.agents.qemu.process import Qemu
 from luod.agents.qemu.record import RAM, RUNNING, STATE
 from luod.aio import AsyncClient, AsyncRestored
@@ -25,17 +25,18 @@ _ANNOUNCE: Final = {"initial": 50, "max": 550, "rounds": 5, "step": 100}
 
 
 async def waits(client: AsyncClient, name: str) -> bool:
-    """Returns whether the last kernel left a session of the guest that is not finished."""
-    try:
-        return any(found.direction == "incoming" for found in await client.describe(name))
-    except NoSuchSession:
-        return False
+    """Returns whether the last kernel left a session of the guest that is not finished.
+
+    Raises QemuRefusal: a session of this name is of another user.
+    """
+    return any(found.direction == "incoming" for found in await ownership.described(client, name))
 
 
 async def run(client: AsyncClient, name: str, command: Sequence[str], report: Report, *, populate: bool = True) -> int:
     """Starts a guest by `command`, a QEMU and its arguments. Returns QEMU's exit status, when it has ended.
 
-    Raises QemuRefusal, before anything is started: the guest could not be carried, or its session waits to be restored.
+    Raises QemuRefusal, before anything is started: the guest could not be carried, its session waits to be restored, or
+    a session of its name is of another user.
     Raises Refused: another launcher has this guest. Raises QemuEnded: QEMU could not start.
     """
     if not command:
@@ -47,7 +48,7 @@ async def run(client: AsyncClient, name: str, command: Sequence[str], report: Re
         )
     file, capabilities = await programs.asked(command[0], command[1:])
     plan = command_line.plan(command[1:], capabilities)
-    await release_earlier(client, name)
+    await ownership.release_earlier(client, name)
     with await asyncio.to_thread(memory, plan.ram_bytes, f"luod-{name}", populate=populate) as ram:
         async with _started(plan, ram, incoming=False) as qemu:
             await qemu.meet()
@@ -73,10 +74,11 @@ async def restore(
     `instead` is what would start it from the beginning: how the guest differs from that is reported.
     An error before the guest runs leaves its session with luod, for another try; afterwards there is none.
 
-    Raises NoSuchSession, Torn, AlreadyResumed. Raises QemuRefusal: memory and state are of different updates, or this
-    QEMU cannot run the guest. Raises QemuError: the state does not fit it. Raises NotEnoughMemory.
+    Raises NoSuchSession, Torn, AlreadyResumed. Raises QemuRefusal: the session is of another user, memory and state are
+    of different updates, or this QEMU cannot run the guest. Raises QemuError: the state does not fit it. Raises
+    NotEnoughMemory.
     """
-    restored = await client.restore(name)
+    restored = await client.restore(name) if await waits(client, name) else None
     if restored is None:
         raise NoSuchSession(2, "", f"the last kernel left no session of {name}", hint="start the guest with `run`")
     with restored:
@@ -99,7 +101,7 @@ async def restore(
                 await _resume(restored, qemu, runs=bool(of_state.get(RUNNING)) and not paused)
                 report(f"goes on in this kernel, on {plan.machine} of QEMU {capabilities.version}")
                 guest = Guest(name, record.of_plan(plan, capabilities, file), qemu, ram, client, report)
-                return await guest.carry()
+                return await guest.carry(patiently=True)
 
 
 async def start(client: AsyncClient, name: str, command: Sequence[str], report: Report) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Sequence
 
-from luod.agents.qemu import record
+from luod.agents.qemu import ownership, record
 from luod.aio import AsyncClient
 from luod.errors import LuodError
 from luod.session_name import SessionName
@@ -17,7 +17,8 @@ async def waiting(client: AsyncClient, report: Callable[[str], None]) -> tuple[s
 
     A session's program is in its manifest, for which it is retrieved. luod keeps it; its own program retrieves it, too.
     """
-    incoming = [found.name for found in await client.sessions() if found.direction == "incoming"]
+    own = ownership.uids()
+    incoming = [found.name for found in await client.sessions() if found.direction == "incoming" and found.owner in own]
     names = [name for name in dict.fromkeys(incoming) if SessionName.parse(name).generation is None]
     guests = []
     for name in names:

@@ -13,9 +13,6 @@ from luod.errors import QemuRefusal
 if TYPE_CHECKING:
     from luod.aio import AsyncClient
 
-if TYPE_CHECKING:
-    pass
-
 SUMMARY = "run guests of QEMU that live through kernel updates"
 DESCRIPTION = (
     "Runs an unmodified QEMU whose guest lives through kernel updates, and continues the guest in the next kernel. It "

@@ -1,0 +1,47 @@
+"""Whose a session of a guest's name is.
+
+luod shows root the sessions of all users, and lets it restore and release them. A session says which program restores
+it, so the agent of root uses only root's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from luod.aio import AsyncClient
+from luod.errors import NoSuchSession, QemuRefusal
+from luod.ipc.types.sessions import Description
+
+
+async def described(client: AsyncClient, name: str) -> tuple[Description, ...]:
+    """Returns luod's sessions of the guest `name`; () without one. Raises QemuRefusal: one is of another user."""
+    try:
+        found = await client.describe(name)
+    except NoSuchSession:
+        return ()
+    own = uids()
+    if others := sorted({each.owner for each in found} - own):
+        raise QemuRefusal(
+            f"the session {name} is of the user with uid {others[0]}, who also chose the program of its guest",
+            hint="run this as that user, or use another name",
+        )
+    return found
+
+
+async def release_earlier(client: AsyncClient, name: str) -> None:
+    """Releases what an earlier launcher left. Raises Refused: that one lives and answers for it, or as `described`."""
+    await described(client, name)
+    with contextlib.suppress(NoSuchSession):
+        await client.discard(name)
+
+
+def uids() -> frozenset[int]:
+    """Returns the uids that can stand for this process's user in luod's answers.
+
+    luod may be outside of this process's user namespace, where the user has another uid.
+    """
+    uid = os.geteuid()
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        ranges = [tuple(map(int, line.split())) for line in file]
+    return frozenset({uid, *(outside + uid - inside for inside, outside, count in ranges if 0 <= uid - inside < count)})
