@@ -10,7 +10,7 @@ import pytest
 
 from luod.agents.qemu import process
 from luod.agents.qemu.command_line import plan
-from luod.agents.qemu.upgrade import Outcome, Side, exclusive, replaced
+from luod.agents.qemu.upgrade import GuestLost, Outcome, Side, exclusive, replaced
 from luod.frozen import replace
 from luod.linux import Fd
 from luod.liveupdate import memory
@@ -126,6 +126,23 @@ def test_a_failure_leaves_the_guest_with_the_old_qemu(
     outcome = upgraded(guest, before, fault(before))
 
     assert outcome.failure is not None
+
+
+def test_a_guest_that_neither_qemu_loads_has_ended_and_that_is_said(guest: CountingGuest) -> None:
+    before = side(guest, "installed", MONITOR)
+
+    async def lost(ram: Fd) -> None:
+        qemu = await process.started(before.plan, ram, incoming=False)
+        try:
+            await qemu.meet()
+            with pytest.raises(GuestLost, match="the guest has ended"):
+                await replaced(qemu, broken(before), broken(before), ram)
+            assert qemu.ended
+        finally:
+            await qemu.end()
+
+    with memory(before.plan.ram_bytes) as ram:
+        asyncio.run(lost(ram))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from luod.agents.qemu.command_line import Plan
@@ -111,7 +112,7 @@ async def started(plan: Plan, ram: HasFileno, *, incoming: bool, channels: Seque
         words = plan.launch(ram.fileno(), theirs.fileno(), incoming=incoming, channels=channels)
         try:
             process = await asyncio.create_subprocess_exec(
-                *words, pass_fds=(ram.fileno(), theirs.fileno()), preexec_fn=_end_with_parent
+                *words, pass_fds=(ram.fileno(), theirs.fileno()), preexec_fn=partial(_end_with, os.getpid())
             )
         except OSError as error:
             ours.close()
@@ -126,8 +127,7 @@ def said(code: int | None) -> str:
     return f"status {code}"
 
 
-def _end_with_parent() -> None:
-    parent = os.getppid()
+def _end_with(parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(127)

@@ -8,7 +8,9 @@ update. The guest is paused meanwhile. Three ways, the best first:
 * *in turn*: the old QEMU ends before the new one starts, since both need something that can be open only once, such as
   a port or a tap (`exclusive`).
 
-A failure leaves the guest with the old QEMU: in turn it is started again, in the same way as in the next kernel.
+A failure leaves the guest with the old QEMU: in turn it is started again, in the same way as in the next kernel. Once
+the new one was told to run the guest, there is no way back: it may have changed the memory, which the old state does
+not fit then (docs/hazards.md, H12).
 """
 
 from __future__ import annotations
@@ -39,6 +41,12 @@ _NETWORKS: Final = frozenset(["tap", "bridge", "vde", "l2tpv3", "vhost-user", "a
 _DEVICES: Final = ("vhost-vsock", "vhost-user", "vhost-scsi", "usb-host", "scsi-generic", "scsi-block")
 
 
+class GuestLost(QemuEnded):
+    """No QEMU can run the guest on: its memory was changed after its state was written, or no QEMU loads it."""
+
+    hint = "start the guest from the beginning; see what QEMU printed"
+
+
 @frozen
 class Side:
     """A QEMU to run the guest: what it is started by, and what it can do."""
@@ -63,7 +71,7 @@ def exclusive(arguments: Sequence[str]) -> tuple[str, ...]:
 async def replaced(qemu: Qemu, before: Side, after: Side, ram: Fd) -> Outcome:
     """Makes `qemu`, which runs the guest on `ram` by `before`, the QEMU of `after`; after a failure it is as before.
 
-    `ram` belongs to the caller. Raises QemuEnded: no QEMU runs the guest any more.
+    `ram` belongs to the caller. Raises QemuEnded, also as GuestLost: no QEMU runs the guest any more.
     """
     once = exclusive(after.plan.arguments)
     async with qemu.exchange():
@@ -76,9 +84,12 @@ async def replaced(qemu: Qemu, before: Side, after: Side, ram: Fd) -> Outcome:
 
 
 async def _attempted(qemu: Qemu, way: str, running: bool, attempt: Callable[[], Awaitable[Qemu]]) -> Outcome:
-    """Becomes the QEMU of the attempt, or continues the guest in the old one."""
+    """Becomes the QEMU of the attempt, or continues the guest in the old one. Raises GuestLost: both have ended."""
     try:
         new = await attempt()
+    except GuestLost:
+        await _killed(qemu)
+        raise
     except (LuodError, OSError) as error:
         if running and not (await qemu.qmp.execute("query-status"))["running"]:
             await qemu.qmp.execute("cont")
@@ -96,8 +107,7 @@ async def _beside(old: Qemu, before: Side, after: Side, ram: Fd, running: bool) 
             await old.qmp.execute("stop")
         with await state.save(old.qmp, file_uri=before.capabilities.file_uri, within=_SECONDS) as written:
             await state.load(new.qmp, written, file_uri=after.capabilities.file_uri, within=_SECONDS)
-        if running:
-            await new.qmp.execute("cont")
+        await _continued(new, running)
     except BaseException:
         await _killed(new)
         raise
@@ -118,8 +128,15 @@ async def _in_turn(qemu: Qemu, before: Side, after: Side, ram: Fd, running: bool
         await _killed(qemu)
         try:
             qemu.become(await _loaded(after, ram, written, running))
+        except GuestLost:
+            raise
         except (LuodError, OSError) as error:
-            qemu.become(await _loaded(before, ram, written, running))
+            try:
+                qemu.become(await _loaded(before, ram, written, running))
+            except (LuodError, OSError) as again:
+                raise GuestLost(
+                    f"the guest has ended: no QEMU loads its state: {_failure(error)}; the old one: {again}"
+                ) from again
             return Outcome("in turn", _failure(error))
         return Outcome("in turn", None)
 
@@ -130,8 +147,7 @@ async def _loaded(side: Side, ram: Fd, written: Fd, running: bool) -> Qemu:
     try:
         await qemu.meet(within=_SECONDS)
         await state.load(qemu.qmp, written, file_uri=side.capabilities.file_uri, within=_SECONDS)
-        if running:
-            await qemu.qmp.execute("cont")
+        await _continued(qemu, running)
     except BaseException:
         await _killed(qemu)
         raise
@@ -151,8 +167,9 @@ async def _transferred(old: Qemu, after: Side, ram: Fd) -> Qemu:
             await old.qmp.execute("migrate", {"channels": channels})
             await new.meet(within=_SECONDS)
             await _completed(old.qmp)
-            await _runs(new.qmp)
+            await _arrived(new.qmp)
             await new.qmp.execute("migrate-set-parameters", {"mode": "normal"})
+            await _continued(new, running=True)
         except BaseException:
             await _killed(new)
             with contextlib.suppress(QmpFailed):
@@ -182,12 +199,21 @@ async def _completed(qmp: Qmp) -> None:
             await asyncio.sleep(_PAUSE)
 
 
-async def _runs(qmp: Qmp) -> None:
-    """Waits until the guest was loaded, and continues it: it was started paused."""
+async def _arrived(qmp: Qmp) -> None:
+    """Waits until the guest was loaded. It is paused."""
     async with asyncio.timeout(_SECONDS):
         while (await qmp.execute("query-status"))["status"] == "inmigrate":
             await asyncio.sleep(_PAUSE)
-    await qmp.execute("cont")
+
+
+async def _continued(new: Qemu, running: bool) -> None:
+    """Continues the guest, if it was `running`. Raises QmpFailed: it did not run. Raises GuestLost: it may have run."""
+    if not running:
+        return
+    try:
+        await new.qmp.execute("cont")
+    except QemuEnded as error:
+        raise GuestLost(f"the guest has ended with the new QEMU, as it began to run: {error}") from error
 
 
 async def _killed(qemu: Qemu) -> None:
