@@ -38,13 +38,14 @@ class Inhibitor:
         self._policy = policy
         self._log = log
         self._loop = asyncio.get_running_loop()
+        self._booted = booted()  # reads files, and is asked at each change of a session, also while guests are paused
         self._released = self._closed = False
         self._child: Child | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._fault = ""
         """The reason for which there is no lock, "" if it is not known yet."""
-        if booted():
+        if self._booted:
             holdings.registry.watchers.append(lambda _changes: self._check())
             policy.changed.append(self._check)
             self._task = self._loop.create_task(self._end_left())
@@ -77,7 +78,7 @@ class Inhibitor:
             self._child.kill()
 
     def _wanted(self) -> bool:
-        wanted = not (self._released or self._closed) and self._policy.settings.inhibit_shutdown and booted()
+        wanted = not (self._released or self._closed) and self._policy.settings.inhibit_shutdown and self._booted
         return wanted and bool(self._registry.all_outgoing)
 
     def _check(self) -> None:
