@@ -228,6 +228,23 @@ def test_a_balloon_that_was_plugged_in_is_a_veto_that_names_it(luod: Luod, tmp_p
     launcher.counts_on()
 
 
+def test_a_device_that_was_plugged_in_after_preparing_is_a_veto_and_the_guest_goes_on(
+    luod: Luod, tmp_path: Path
+) -> None:
+    monitor = tmp_path / "monitor"
+    launcher = run(luod, counting_guest(tmp_path), "-monitor", f"unix:{monitor},server=on,wait=off")
+    other = Participant(luod, "other")
+    operator = begin(luod)
+    other.expect("preparing")
+    told = operator.until("preparing")
+    while not any((each["name"], each["standing"]) == ("vm", "ready") for each in told["participants"]):
+        told = operator.next() or {}
+    tell(monitor, "device_add virtio-rng-pci,id=r")
+    other.vote("preparing")
+    assert "the device r (virtio-rng-pci) was plugged in" in operator.until("cancelled")["reason"]
+    launcher.counts_on()
+
+
 def test_a_command_line_that_cannot_be_carried_starts_nothing(luod: Luod, tmp_path: Path) -> None:
     guest = counting_guest(tmp_path)
     command = [qemu(), *guest.arguments(), "-device", "virtio-balloon-pci"]

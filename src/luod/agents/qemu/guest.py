@@ -231,7 +231,7 @@ class Guest:
             case "preparing":
                 await self._prepare(phase)
             case "granted":
-                # The guest runs on: what would punch holes into preserved memory was refused, and is asked about again.
+                # The guest runs on: what would punch holes into preserved memory was refused, and is again when frozen.
                 await session.preserve(self._ram, RAM_TOKEN, name=RAM)
                 await taking.declare([session], planned=self._plan(session))
                 await phase.ready()
@@ -255,6 +255,9 @@ class Guest:
         running = bool((await qmp.execute("query-status"))["running"])
         if running:
             await self._pause()
+        # A device or an image that was changed since preparing would be another one in the next kernel.
+        if found := await live.vetoes(qmp, self._hardware):
+            raise QemuRefusal("; ".join(found))
         within = min(_SAVE_SECONDS, max(_MARGIN, (phase.seconds_left or _SAVE_SECONDS) - _MARGIN))
         with await state.save(qmp, file_uri=self._record.capabilities.file_uri, within=within) as written:
             frozen = await phase.create()  # the participant closes it when the update is cancelled
