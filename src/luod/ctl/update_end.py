@@ -39,8 +39,10 @@ def judge(update: str, status: Status, times: UpdateTimes | None) -> Verdict:
     if times.state in _BEFORE_THE_KEXEC or (times.state == "restoring" and times.now is None):
         if times.now is not None and status.state in _BEFORE_THE_KEXEC:
             return Verdict(None, f"the update is {escaped(times.state)}")
-        end = "before its sessions were restored" if times.arrived is not None else "and the update was not carried"
-        return Verdict(Exit.NOT_UPDATED, f"the machine booted without a kexec of luod, {end}")
+        text = "the machine booted without a kexec of luod"
+        if times.arrived is None:
+            return Verdict(Exit.NOT_UPDATED, f"nothing of the update reached this kernel: {text}, or lost its sessions")
+        return Verdict(Exit.NOT_UPDATED, f"{text} before its sessions were restored")
     if times.state == "restoring":
         left = f"{status.waiting} waiting, {status.retrieved} retrieved and not finished, {status.torn} torn"
         return Verdict(None, f"incoming sessions: {left}")

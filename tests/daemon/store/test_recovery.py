@@ -133,6 +133,6 @@ def test_what_the_file_tells_of_and_the_kernel_has_not_is_lost(luod: Luod) -> No
     told = luod.luoctl_json("timeline")["timeline"]
     assert (told["state"], told["arrived"], told["now"]) == ("preparing", None, None)
     assert [session["name"] for session in told["sessions"]] == ["one"]
-    assert "not carried by a kexec" in luod.luoctl("timeline").text
+    assert "nothing of it reached the next kernel" in luod.luoctl("timeline").text
     waited = luod.luoctl("wait", "--update", told["update"], check=False)
     assert (waited.returncode, "booted without a kexec of luod" in waited.text) == (9, True)

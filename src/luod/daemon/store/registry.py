@@ -201,7 +201,7 @@ class Registry:
         self._set(arrival=arrival)
 
     def not_arrived(self) -> None:
-        """Records that the kexec of the last update did not take place."""
+        """Records that nothing of the last update reached this kernel."""
         owed = self._rest.owed
         self._set(arrival=None, owed=None if owed is None else replace(owed, jumped=False))
 

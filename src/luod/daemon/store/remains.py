@@ -117,7 +117,8 @@ async def verify(fds: FdStore, registry: Registry, log: Log) -> None:
 
     An outgoing session that only a client has open is still preserved; its state is `dropped`. An incoming session that
     was never retrieved waits in the kernel, and is not touched. If no session of an update is left whose registry is
-    lost too, then its kexec did not take place: systemd starts a machine cold when the kernel refuses a kexec (H15).
+    lost too, then it has not arrived: systemd starts a machine cold when the kernel refuses a kexec (H15), and PID 1
+    closes the store of a unit that the next system does not have.
     """
     for outgoing in registry.record.outgoing:
         if fd_name(outgoing) not in fds and not await fds.open_elsewhere(outgoing.name):
@@ -139,7 +140,7 @@ async def verify(fds: FdStore, registry: Registry, log: Log) -> None:
             lose(row, registry, log)
     arrival = registry.rest.arrival
     if arrival is not None and arrival.crossing is None and not registry.record.incoming:
-        log.warning("update-lost", update=arrival.update, reason="this boot is not by its kexec")
+        log.warning("update-lost", update=arrival.update, reason="none of its sessions is in this kernel")
         registry.not_arrived()
 
 
