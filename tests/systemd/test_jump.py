@@ -67,7 +67,8 @@ def resumed_at(host: SystemdHost, name: str) -> int:
 
 def is_as_before(host: SystemdHost) -> None:
     """Checks that a cancelled update left nothing on the host."""
-    host.until("systemctl is-active sentinel.service multi-user.target dbus.socket", "active\nactive\nactive", "units")
+    units = "sentinel.service multi-user.target dbus.socket"
+    host.until(f"systemctl show --property ActiveState {units} | tr -d '\\n'", "ActiveState=active" * 3, "units")
     host.until("systemctl is-active luod-quiesce.target || true", "inactive", "the target of the update is over")
     until_all_take_part(host)
     assert host.sh(_LOADED).strip() == "0"
@@ -168,6 +169,7 @@ def test_h15_a_kexec_that_fails_in_systemd_is_a_cold_reboot_and_luod_names_what_
 ) -> None:
     host = other_host
     start_guests(host)
+    host.sh("mkdir -p /usr/lib/systemd/system-shutdown")
     host.machine.write("/usr/lib/systemd/system-shutdown/unload", _UNLOAD.encode(), mode=0o755)
     host.sh("luoctl load --kernel /boot/vmlinuz")
 
