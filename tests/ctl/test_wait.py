@@ -112,7 +112,7 @@ def test_with_an_id_the_end_of_an_update_is_waited_for_through_the_kexec(tmp_pat
             "cancelled, --skip-unready: a veto; the old kernel runs on",
         ),
         ("idle", {"update": "00000000"}, 7, "luod knows no update 9f2c01ab; the last one is 00000000, done"),
-        ("idle", {"state": "jumping", "arrived": None}, 9, "nothing of the update reached this kernel: the machine booted without"),
+        ("idle", {"state": "jumping", "arrived": None}, 9, "nothing of the update reached this kernel: the"),
         ("preparing", {"state": "freezing", "arrived": None}, 9, "nothing of the update reached this kernel"),
         ("idle", {"state": "restoring"}, 9, "without a kexec of luod before its sessions were restored"),
         ("broken", {"state": "restoring"}, 10, "could not take over"),

@@ -83,7 +83,9 @@ def headline(told: UpdateTimes) -> str:
     state = escaped(told.state)
     if told.state not in ("done", "cancelled"):
         # The file may lack the last phases before the kexec.
-        past = "its kernel ended before its sessions were restored" if told.arrived else "nothing of it reached the next kernel"
+        past = "nothing of it reached the next kernel"
+        if told.arrived is not None:
+            past = "its kernel ended before its sessions were restored"
         state = past if told.now is None else f"{state} now"
     asked = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(told.asked))
     skipped = ", --skip-unready" if told.skip_unready else ""
