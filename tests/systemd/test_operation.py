@@ -1,0 +1,114 @@
+"""What an operator does on a host with systemd: metrics, stopping, a command of the policy, the journal."""
+
+from __future__ import annotations
+
+import pytest
+
+from luod.daemon.journald import MESSAGE_IDS
+from tests.systemd.conftest import SystemdHost
+
+SOCKET = "/run/luod/luod.sock"
+COMMANDS = "/usr/local/libexec"
+HOLDER = """
+import luod, time
+with luod.Client() as client:
+    session = client.create("of-daemon")
+    print("created", flush=True)
+    time.sleep(3600)
+"""
+
+
+def create(host: SystemdHost, name: str) -> str:
+    """Creates a session with varlinkctl, and returns the link of the fd that the command got."""
+    call = f"""varlinkctl --exec call {SOCKET} io.luod.Sessions.Create '{{"name":"{name}"}}'"""
+    return host.sh(f"{call} -- readlink /proc/self/fd/3")
+
+
+def test_luod_finds_another_users_process_that_has_a_session_open(host: SystemdHost) -> None:
+    """luod sees the files of processes of all users, without the capability to write to them."""
+    host.write("/run/holder.py", HOLDER)
+    host.sh("systemd-run --unit holder --uid daemon python3 /run/holder.py")
+    host.until("journalctl -b -u holder -o cat --no-pager", "created", "a process of another user has a session")
+
+    released = host.sh("luoctl release of-daemon", check=False)
+
+    assert "another process has of-daemon open" in released
+    host.sh("systemctl stop holder")
+
+
+def test_stop_is_left_to_systemd_and_loses_nothing(host: SystemdHost) -> None:
+    create(host, "by-hand")
+
+    refused = host.sh("luoctl stop --drop", check=False)
+
+    assert "systemd runs luod, and would start it again" in refused
+    assert "systemctl stop luod.service luod.socket luod-admin.socket" in refused
+    host.sh("systemctl stop luod.service luod.socket luod-admin.socket")
+    assert "no process listens at /run/luod/admin.sock" in host.sh("luoctl status", check=False)
+    assert host.sh("systemctl is-active luod.service", check=False) == "inactive"
+    host.sh("systemctl start luod.service")
+    assert host.sh("luoctl list --names") == "by-hand"
+    host.sh("luoctl release by-hand")
+
+
+def test_metrics_are_written_by_the_timer(host: SystemdHost) -> None:
+    place = "/var/lib/prometheus/node-exporter"
+    host.sh(f"mkdir -p {place} && systemctl enable --now luod-metrics.timer")
+
+    host.until(f"cat {place}/luod.prom", "luod_up 1.0", "the timer writes metrics")
+
+    assert host.sh(f"stat -c %a {place}/luod.prom") == "644"
+    assert host.sh("systemctl show --property Result --value luod-metrics.service") == "success"
+    host.sh("systemctl disable --now luod-metrics.timer")
+
+
+def test_metrics_without_their_directory_are_not_written_and_say_so(host: SystemdHost) -> None:
+    host.sh("mv /var/lib/prometheus /var/lib/elsewhere")
+    host.sh("systemctl start luod-metrics.service", check=False)
+
+    said = host.sh("systemctl status --no-pager luod-metrics.service", check=False)
+
+    host.sh("mv /var/lib/elsewhere /var/lib/prometheus")
+    assert "ConditionPathIsDirectory=/var/lib/prometheus/node-exporter" in said
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("/root/hook", "/root/hook: No such file or directory; luod.service has /home, /root"),
+        ("/tmp/hook", "/tmp/hook: No such file or directory; luod.service has /home, /root"),
+        (f"{COMMANDS}/missing", f"{COMMANDS}/missing: No such file or directory"),
+    ],
+)
+def test_a_hook_that_the_unit_hides_refuses_the_update_and_says_why(
+    host: SystemdHost, program: str, reason: str
+) -> None:
+    for place in ("/root/hook", "/tmp/hook"):
+        host.write(place, "#!/bin/sh\n", mode=0o755)
+    host.write("/etc/luod/luod.toml", f'[hooks]\nbefore-update = ["{program}"]\n')
+    host.sh("systemctl reload luod.service && luoctl load --kernel /boot/vmlinuz")
+
+    said = host.sh("luoctl update", check=False)
+
+    assert reason in " ".join(said.split())
+
+
+def test_each_event_of_the_catalogue_is_explained(host: SystemdHost) -> None:
+    source = (
+        "import sys; from luod.daemon.journald import MESSAGE_IDS, Journal\n"
+        "for event in MESSAGE_IDS:\n"
+        "    fields = dict(update='u-1', name='s-1', sessions='2', torn='1', reason='a reason', error='an error',\n"
+        "                  what='a thing', hook='before-update', pid='7', missing='3')\n"
+        "    Journal('test').send(4, event, f'{event} of a test', fields)\n"
+    )
+    host.write("/run/events.py", source)
+    host.sh("python3 /run/events.py && journalctl --sync")
+
+    told = host.sh("journalctl -b -x -o short --no-pager LUOD_PROGRAM=test")
+
+    for event in MESSAGE_IDS:
+        explained = told.partition(f"{event} of a test")[2].partition(" of a test")[0]
+        assert "Defined-By: luod" in explained, event
+        assert "Documentation: man:luod(8)" in explained, event
+        # journalctl shows the name of a field that an event lacks.
+        assert "LUOD_" not in explained, f"{event}: {explained}"
