@@ -31,9 +31,9 @@ WRONG_ERRNO = """
 
     right = session.OutgoingSession.preserve
 
-    def preserve(self, token, open_file):
+    def preserve(self, token, open_file, **given):
         try:
-            right(self, token, open_file)
+            right(self, token, open_file, **given)
         except ports.Errno as error:
             raise ports.Errno(errno.EBUSY if error.code == errno.EEXIST else error.code) from None
 
