@@ -253,3 +253,15 @@ def test_a_command_line_that_cannot_be_carried_starts_nothing(luod: Luod, tmp_pa
     assert "hint:" in launcher.said
     assert guest.numbers() == []
     assert sessions(luod) == {}
+
+
+def test_a_guest_that_was_carried_over_is_not_started_from_the_beginning(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    update(luod, [run(luod, guest)])
+    luod.luoctl("carry-over", guest.name)
+
+    refused = Launcher(luod, guest, "run", "--name", guest.name, "--", qemu(), *guest.arguments())
+
+    assert refused.ended() == 4
+    assert "was carried over" in refused.said
+    assert set(states(start(luod))) == {f"outgoing {guest.name}", f"outgoing {guest.name}#1"}

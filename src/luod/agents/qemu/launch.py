@@ -15,7 +15,7 @@ from luod.agents.qemu.guest import Guest, Report
 from luod.agents.qemu.process import Qemu
 from luod.agents.qemu.record import RAM, RUNNING, STATE
 from luod.aio import AsyncClient, AsyncRestored
-from luod.errors import AlreadyResumed, BadInput, NoSuchSession, QemuRefusal, QmpFailed, Torn
+from luod.errors import AlreadyResumed, BadInput, LuodError, NoSuchSession, QemuRefusal, QmpFailed, Torn
 from luod.linux import Fd
 from luod.liveupdate import memory
 
@@ -35,8 +35,8 @@ async def waits(client: AsyncClient, name: str) -> bool:
 async def run(client: AsyncClient, name: str, command: Sequence[str], report: Report, *, populate: bool = True) -> int:
     """Starts a guest by `command`, a QEMU and its arguments. Returns QEMU's exit status, when it has ended.
 
-    Raises QemuRefusal, before anything is started: the guest could not be carried, its session waits to be restored, or
-    a session of its name is of another user.
+    Raises QemuRefusal, before anything is started: the guest could not be carried, its session waits to be restored in
+    this kernel or in the next, or a session of its name is of another user.
     Raises Refused: another launcher has this guest. Raises QemuEnded: QEMU could not start.
     """
     if not command:
@@ -46,6 +46,7 @@ async def run(client: AsyncClient, name: str, command: Sequence[str], report: Re
             f"the guest {name} waits in a session of the last kernel",
             hint=f"restore it with `luoctl qemu restore {name}`, or give it up with `luoctl discard {name}`",
         )
+    await ownership.require_not_carried_over(client, name)
     file, capabilities = await programs.asked(command[0], command[1:])
     plan = command_line.plan(command[1:], capabilities)
     await ownership.release_earlier(client, name)
@@ -98,7 +99,7 @@ async def restore(
                     await state.load(qemu.qmp, device_state, file_uri=capabilities.file_uri, within=_LOAD_SECONDS)
                 if paused and not await _continued_by_hand(qemu, report):
                     return await qemu.wait()
-                await _resume(restored, qemu, runs=bool(of_state.get(RUNNING)) and not paused)
+                await _resume(restored, qemu, report, runs=bool(of_state.get(RUNNING)) and not paused)
                 report(f"goes on in this kernel, on {plan.machine} of QEMU {capabilities.version}")
                 guest = Guest(name, record.of_plan(plan, capabilities, file), qemu, ram, client, report)
                 return await guest.carry(patiently=True)
@@ -129,12 +130,16 @@ def _told_apart(plan: Plan, command: Sequence[str], capabilities: Capabilities, 
         report(f"stays as it was started, until it is started from the beginning: {'; '.join(found)}")
 
 
-async def _resume(restored: AsyncRestored, qemu: Qemu, *, runs: bool) -> None:
+async def _resume(restored: AsyncRestored, qemu: Qemu, report: Report, *, runs: bool) -> None:
     """Continues the guest: from here on there is no second try, since it changes its memory (docs/hazards.md, H12)."""
     await restored.resume()
     if runs:
         await qemu.qmp.execute("cont")
-    await restored.finish()
+    try:
+        await restored.finish()
+    except LuodError as error:
+        # The guest runs. luod discards the session after its restore deadline, or for the operator.
+        report(f"its session could not be finished, and is left to `luoctl discard`: {error}")
     with contextlib.suppress(QmpFailed):
         await qemu.qmp.execute("announce-self", _ANNOUNCE)
 

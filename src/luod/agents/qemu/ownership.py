@@ -29,6 +29,19 @@ async def described(client: AsyncClient, name: str) -> tuple[Description, ...]:
     return found
 
 
+async def require_not_carried_over(client: AsyncClient, name: str) -> None:
+    """Raises QemuRefusal: the frozen state of the guest was carried over, and waits for the next kernel.
+
+    A launcher that is present answers for its sessions.
+    """
+    found = await described(client, name)
+    if any(each.direction == "outgoing" and each.generation is not None and each.participant is None for each in found):
+        raise QemuRefusal(
+            f"the guest {name} was carried over, and can be restored in the next kernel",
+            hint=f"update the kernel, or give the guest up with `luoctl release {name}`",
+        )
+
+
 async def release_earlier(client: AsyncClient, name: str) -> None:
     """Releases what an earlier launcher left. Raises Refused: that one lives and answers for it, or as `described`."""
     await described(client, name)
