@@ -82,10 +82,11 @@ test-kernel: $(READY)
 		LUOD_KERNEL=$$kernel $(BIN)/pytest --luod-machine kernel --timeout 300 -n 2 --dist loadfile \
 		--no-loadscope-reorder $(KERNEL_TESTS)
 
+SYSTEMD_TESTS ?= tests/systemd
 # One boot serves a module's tests.
 test-systemd: $(READY) deb
 	@kernel=$$(kernel/build $(KERNEL)) && scripts/systemd-image build/systemd.img $$kernel/bzImage && \
-		LUOD_KERNEL=$$kernel LUOD_SYSTEMD_IMAGE=build/systemd.img $(BIN)/pytest --timeout 600 tests/systemd
+		LUOD_KERNEL=$$kernel LUOD_SYSTEMD_IMAGE=build/systemd.img $(BIN)/pytest --timeout 600 $(SYSTEMD_TESTS)
 
 test-minimal:
 	@set -f; scripts/test-minimal $(MINIMAL)
