@@ -18,6 +18,7 @@
 #   make test-systemd  luod as systemd's service, in a Debian with these packages on that Linux: as root, with mmdebstrap
 #   make bench         benchmarks (never part of the tests), compared with docs/performance.md; UPDATE=1 writes there
 #   make bench-kernel  those that also run on that Linux
+#   make bench-qemu    the pause of a guest of QEMU, and QEMU's own save and restore: as root, with mmdebstrap
 
 # Debian's own Python if there is one: other uids can run it, unlike one under /root.
 PYTHON ?= $(shell test -x /usr/bin/python3 && echo /usr/bin/python3 || echo python3)
@@ -32,7 +33,7 @@ MINIMAL ?=
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
 .PHONY: demo demo-qemu test lint pytest test-crash test-hostile test-qemu kernel test-kernel test-systemd test-minimal test-all
-.PHONY: bench bench-kernel docs install uninstall man deb dist test-install clean setup
+.PHONY: bench bench-kernel bench-qemu docs install uninstall man deb dist test-install clean setup
 
 demo: $(READY)
 	@$(BIN)/python -m demo
@@ -100,6 +101,9 @@ bench: $(READY)
 bench-kernel: $(READY)
 	@$(BIN)/python -m compileall -q src bench
 	@kernel=$$(kernel/build $(KERNEL)) && LUOD_KERNEL=$$kernel $(BIN)/python -m bench.kernel $(if $(UPDATE),--update)
+
+bench-qemu: $(READY)
+	@qemu=$${LUOD_NEWER_QEMU:-$$(scripts/fetch-qemu)} && LUOD_NEWER_QEMU=$$qemu $(BIN)/python -m bench.qemu $(if $(UPDATE),--update)
 
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from bench import custody, fairness, initrd, jump, kernel, report, startup, vfio
+from bench import custody, fairness, initrd, jump, kernel, qemu, report, startup, vfio
 
 RUN = (sys.executable, "-m", "luod.emulator.machine", "run")
 LUOEMU = (*RUN, "--")
@@ -152,7 +152,7 @@ def main() -> None:
     vfio.table(inside)
     measured |= table_of_the_untouched()
     print(f"\n{time.monotonic() - begun:.0f} s")
-    report.finish(measured, lambda name: not name.endswith(kernel.WHERE), update="--update" in sys.argv)
+    report.finish(measured, lambda name: not name.endswith((kernel.WHERE, qemu.WHERE)), update="--update" in sys.argv)
 
 
 if __name__ == "__main__":

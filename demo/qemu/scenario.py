@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from demo.qemu.console import Console, Line, longest_gap
-from demo.qemu.linux_guest import LinuxGuest
 from luod.testing import Host, Program, eventually
 
 NAME = "vm"
@@ -30,13 +29,26 @@ class Outcome:
     gap: float
 
 
+class Guest(Protocol):
+    """A guest that prints numbers. `memory` is its RAM in MiB, of which it fills `mebibytes`."""
+
+    @property
+    def memory(self) -> int: ...
+
+    @property
+    def mebibytes(self) -> int: ...
+
+    def arguments(self, folder: Path) -> list[str]:
+        """Returns QEMU's arguments but those of the console, and puts what they name into `folder`."""
+
+
 class Story:
     """A guest on a machine with luod. The console must be open for as long as the guest lives."""
 
     def __init__(
         self,
         host: Host,
-        guest: LinuxGuest,
+        guest: Guest,
         console: Console,
         folder: Path,
         qemu: str,
@@ -73,8 +85,8 @@ class Story:
         self.until_counted(3)
         self.say(f"the guest filled {self._guest.mebibytes} MiB of its memory, and counts: {self.last()}")
 
-    def update(self) -> Outcome:
-        """Does a live update, and returns when the guest counts again."""
+    def update(self, *, pause: float = 0.0) -> Outcome:
+        """Does a live update, and returns when the guest counts again. It is paused for `pause` seconds at least."""
         self._host.load()
         self.say("luoctl load: the next kernel is loaded")
         begun = self._count()
@@ -84,6 +96,10 @@ class Story:
         self.say(f"the next kernel runs its init; the last number of the guest was {before}")
         self._host.start()
         self.say("luod is up, and has the guest's sessions")
+        paused = self._console.numbers()[-1][0]
+        eventually(
+            lambda: time.monotonic() >= paused + pause, within=pause + 1, describe=f"a pause of {pause} s has passed"
+        )
         self._luoctl_qemu("restore", NAME)
         self.until_counted(self._count() + 3)
         self.say(f"luoctl qemu restore: the guest counts on: {before + 1}, {before + 2}, {before + 3}")
