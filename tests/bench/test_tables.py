@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from bench import figures, initrd, kernel, report, startup
+from bench import figures, initrd, kernel, qemu, report, startup
 
 
 def test_a_start_is_the_median_of_the_ratios_of_runs() -> None:
@@ -24,6 +24,20 @@ def test_the_page_has_the_figures_of_a_start(where: str) -> None:
     """Otherwise a run could not be written there."""
     known = {figure.name for figure in figures.parse(report.PAGE.read_text(encoding="utf-8"))}
     assert startup.table(lambda count: {"first": 1.0, "unit": 1.0}, where, 1).keys() <= known
+
+
+def test_the_pause_of_a_guest_is_compared_with_qemu_s_own_in_figures_that_the_page_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(qemu, "with_luod", lambda program, mebibytes: qemu.Pause(3.0, jump=1.0))
+    monkeypatch.setattr(qemu, "alone", lambda program, mebibytes: qemu.Pause(6.0, start=0.5))
+    monkeypatch.setattr(qemu, "free", lambda: qemu.FREE)
+
+    measured = qemu.table("qemu", runs=1)
+
+    assert sorted(set(measured.values())) == [0.5, 1500]
+    assert len(measured) == 2 * len(qemu.SIZES)
+    assert measured.keys() <= {figure.name for figure in figures.parse(report.PAGE.read_text(encoding="utf-8"))}
 
 
 @pytest.mark.parametrize("packing", ["", ".xz"])
