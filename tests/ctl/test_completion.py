@@ -33,7 +33,7 @@ def completed(tmp_path: Path, *words: str) -> list[str]:
         (["--json", "st"], ["status", "stop"]),
         (["--socket", "status", "st"], ["status", "stop"]),
         (["--so"], ["--socket"]),
-        (["update", "--d"], ["--deadline", "--direct", "--dry-run"]),
+        (["update", "--d"], ["--deadline", "--dry-run", "--detach", "--direct"]),
         (["load", "--ignore-finding", ""], []),
         (["wait", "--for", "re"], ["ready", "restored"]),
         (["help", "ca"], ["carry-over"]),
