@@ -94,7 +94,7 @@ class CountingGuest:
 
 
 def parse(console: bytes) -> list[int]:
-    """Returns the numbers of complete lines. Raises AssertionError for a line that is none."""
+    """Returns the numbers of complete lines. Raises AssertionError for a line that has no number."""
     lines = console.split(b"\n")[:-1]
     strange = [line for line in lines if not line.isdigit()]
     assert not strange, f"the guest printed {strange[:3]}"

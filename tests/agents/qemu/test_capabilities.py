@@ -1,4 +1,4 @@
-"""What a QEMU can do is asked of it, and a program that is none is told apart, in time."""
+"""What a QEMU can do is asked of it, and another program is recognised, in time."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Keep:
         self.sessions: set[str] = set()
         self.refuse: set[str] = set()
         self.closing = 0
-        """How often a session of a taken name is said to be closed in a moment, before it is."""
+        """How often the name of a session is taken because its last session is not closed yet."""
         self.messages: list[int] = []
         """The number of requests in each message."""
         channel.setblocking(False)

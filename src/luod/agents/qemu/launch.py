@@ -73,7 +73,7 @@ async def restore(
 
     `program` is another QEMU to run it with. `paused` leaves it as it was loaded, until `cont` at a monitor of its own.
     `instead` is what would start it from the beginning: how the guest differs from that is reported.
-    An error before the guest runs leaves its session with luod, for another try; afterwards there is none.
+    An error before the guest runs leaves its session with luod, for another try; afterwards it cannot be repeated.
 
     Raises NoSuchSession, Torn, AlreadyResumed. Raises QemuRefusal: the session is of another user, memory and state are
     of different updates, or this QEMU cannot run the guest. Raises QemuError: the state does not fit it. Raises

@@ -17,7 +17,7 @@ from luod.errors import QemuRefusal
 
 
 def file_of(program: str) -> Program:
-    """Returns the file of a program, which is looked for in PATH. Raises QemuRefusal: there is none."""
+    """Returns the file of a program, which is looked for in PATH. Raises QemuRefusal if it is missing."""
     path = shutil.which(program)
     if path is None:
         raise QemuRefusal(f"there is no program {program!r} that may be run", hint="give the path of a QEMU")
