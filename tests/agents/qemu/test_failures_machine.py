@@ -137,7 +137,7 @@ def test_a_launcher_killed_while_luod_starts_the_next_kernel_leaves_the_guest_to
     guest = counting_guest(tmp_path)
     launcher = run(luod, guest)
     other = Participant(luod, "other")
-    begin(luod)
+    operator = begin(luod)
     other.expect("preparing")
     other.vote("preparing")
     other.freeze(other.expect("freezing")["generation"])
@@ -145,6 +145,8 @@ def test_a_launcher_killed_while_luod_starts_the_next_kernel_leaves_the_guest_to
     luod.machine.signal(jump, signal.SIGSTOP)
     other.vote("freezing")
     other.expect("jumping")
+    # Until then its death cancels the update.
+    operator.until("jumping")
     launcher.says("waits for the next kernel")
     launcher.program.kill()
     with luod.machine.expect_jump():
