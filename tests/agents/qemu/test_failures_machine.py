@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from luod.testing import eventually
+from luod.testing.host import SOCKET
 from tests.agents.qemu.launchers import Launcher, counting_guest, qemu, restore, run, update
 from tests.agents.qemu.monitor import tell
 from tests.daemon.host import Luod, preserve_two, states, until_followed
@@ -219,6 +221,71 @@ def test_a_guest_whose_launcher_was_killed_after_it_ran_has_ended(luod: Luod, tm
     second = Launcher(luod, guest, "restore", guest.name)
     assert second.ended() == 7
     assert "left no session of vm" in second.said
+
+
+def test_a_guest_that_another_agent_has_is_neither_restored_nor_started(luod: Luod, tmp_path: Path) -> None:
+    """Also one that is paused: `cont` at its own monitor would make it the second guest on the same memory."""
+    guest = counting_guest(tmp_path)
+    monitor = tmp_path / "monitor"
+    command = [*guest.arguments(), "-monitor", f"unix:{monitor},server=on,wait=off"]
+    update(luod, [run(luod, guest, *command[-2:])])
+    before = guest.assert_nothing_is_lost()
+    first = Launcher(luod, guest, "restore", guest.name, "--paused")
+    first.says("is paused")
+    file = written(tmp_path, command)
+
+    for action in (
+        ("restore", guest.name),
+        ("restore", guest.name, "--paused"),
+        ("start", guest.name, "--arguments", str(file)),
+        ("run", "--name", guest.name, "--", qemu(), *command),
+    ):
+        second = Launcher(luod, guest, *action)
+        assert second.ended() == 4, action
+        assert f"is with process {first.program.pid}, which retrieved it from luod and lives" in second.said
+        assert "hint: continue the guest there, or end that process first" in second.said
+    assert guest.assert_nothing_is_lost() == before
+    tell(monitor, "cont")
+    first.says("takes part in updates")
+    first.counts_on()
+
+
+RESUMED = """
+import signal, sys
+from luod.client import Client
+with Client(sys.argv[1]) as client:
+    client.restore("vm").resume()
+    print("resumed", file=sys.stderr, flush=True)
+    signal.pause()
+"""
+
+
+def test_a_guest_that_another_program_resumed_is_started_again_only_after_its_end(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    update(luod, [run(luod, guest)])
+    python = luod.python()
+    other = luod.machine.spawn([python.executable, "-c", RESUMED, SOCKET], env=python.environment)
+    eventually(lambda: "resumed" in other.stderr, describe="the other program resumed the guest")
+    start_it = ("start", guest.name, "--arguments", str(written(tmp_path, guest.arguments())))
+    resumed = {f"incoming {guest.name}": "resumed", f"incoming {guest.name}#1": "resumed"}
+
+    refused = Launcher(luod, guest, *start_it)
+    assert (refused.ended(), sessions(luod)) == (4, resumed)
+    assert f"is with process {other.pid}" in refused.said
+
+    other.kill()
+    guest.console.unlink()
+    again = Launcher(luod, guest, *start_it)
+    again.says("is lost, and starts from the beginning")
+    again.says("takes part in updates")
+    again.counts_on()
+
+
+def written(folder: Path, arguments: Sequence[str]) -> Path:
+    """Returns a file with the command line of a unit's guest."""
+    file = folder / "vm.args"
+    file.write_text(shlex.join([qemu(), *arguments]))
+    return file
 
 
 def test_a_balloon_that_was_plugged_in_is_a_veto_that_names_it(luod: Luod, tmp_path: Path) -> None:

@@ -27,9 +27,11 @@ _ANNOUNCE: Final = {"initial": 50, "max": 550, "rounds": 5, "step": 100}
 async def waits(client: AsyncClient, name: str) -> bool:
     """Returns whether the last kernel left a session of the guest that is not finished.
 
-    Raises QemuRefusal: a session of this name is of another user.
+    Raises QemuRefusal: a session of this name is of another user, or a live process has the guest.
     """
-    return any(found.direction == "incoming" for found in await ownership.described(client, name))
+    found = await ownership.described(client, name)
+    ownership.require_unclaimed(name, found)
+    return any(each.direction == "incoming" for each in found)
 
 
 async def run(client: AsyncClient, name: str, command: Sequence[str], report: Report, *, populate: bool = True) -> int:
@@ -75,9 +77,9 @@ async def restore(
     `instead` is what would start it from the beginning: how the guest differs from that is reported.
     An error before the guest runs leaves its session with luod, for another try; afterwards it cannot be repeated.
 
-    Raises NoSuchSession, Torn, AlreadyResumed. Raises QemuRefusal: the session is of another user, memory and state are
-    of different updates, or this QEMU cannot run the guest. Raises QemuError: the state does not fit it. Raises
-    NotEnoughMemory.
+    Raises NoSuchSession, Torn, AlreadyResumed. Raises QemuRefusal: the session is of another user, a live process has
+    the guest, memory and state are of different updates, or this QEMU cannot run the guest. Raises QemuError: the state
+    does not fit it. Raises NotEnoughMemory.
     """
     restored = await client.restore(name) if await waits(client, name) else None
     if restored is None:
@@ -108,13 +110,15 @@ async def restore(
 async def start(client: AsyncClient, name: str, command: Sequence[str], report: Report) -> int:
     """Continues the guest where the last kernel left it, or else starts it by `command`. Returns QEMU's exit status.
 
-    A guest that cannot be continued since its memory is torn, or was changed since, is started from the beginning. Any
-    other failure to continue it raises the errors of `restore`, and its session is kept.
+    A guest that cannot be continued since its memory is torn, or was changed since, is started from the beginning,
+    unless a live process has it. Any other failure to continue it raises the errors of `restore`, and its session is
+    kept.
     """
     if await waits(client, name):
         try:
             return await restore(client, name, report, instead=command)
         except (Torn, AlreadyResumed) as error:
+            await waits(client, name)  # another process may have retrieved and resumed it meanwhile
             report(f"is lost, and starts from the beginning: {error}")
             await client.discard(name)
     return await run(client, name, command, report)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 
 from luod.aio import AsyncClient
 from luod.errors import NoSuchSession, QemuRefusal
@@ -27,6 +28,20 @@ async def described(client: AsyncClient, name: str) -> tuple[Description, ...]:
             hint="run this as that user, or use another name",
         )
     return found
+
+
+def require_unclaimed(name: str, found: Sequence[Description]) -> None:
+    """Raises QemuRefusal: a live process has the guest of these sessions from the last kernel.
+
+    luod awaits the end of the process by a pidfd, so a later process of the same number is not taken for it. Two
+    programs would run two guests on one memory and one disk (docs/hazards.md, H12).
+    """
+    claimants = {each.process for each in found if each.direction == "incoming"} - {None, os.getpid()}
+    for pid in claimants:
+        raise QemuRefusal(
+            f"the guest {name} is with process {pid}, which retrieved it from luod and lives",
+            hint=f"continue the guest there, or end that process first: see `ps {pid}`",
+        )
 
 
 async def require_not_carried_over(client: AsyncClient, name: str) -> None:
