@@ -18,6 +18,7 @@ from typing import Any, Final
 import pytest
 
 from luod.ctl.exits import MEANINGS, Exit
+from luod.ctl.output import escaped
 from tests.impostor import Answer, Impostor, reply
 
 LUOCTL: Final = [sys.executable, "-m", "luod.ctl.main"]
@@ -55,10 +56,10 @@ def asked(impostor: Impostor, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def error_of(result: subprocess.CompletedProcess[str]) -> Any:
-    """Returns the error object, which must be the last line. Standard error must be empty."""
-    assert result.stderr == ""
+    """Returns the error object, which must be the last line. Standard error must have its message as one line."""
     error = json.loads(result.stdout.splitlines()[-1])
     assert error.keys() == {"version", "error", "message", "hint"}
+    assert result.stderr == f"luoctl: {escaped(error['message'])}\n"
     assert error["version"] == 1
     return error
 
@@ -190,6 +191,7 @@ def test_load_passes_the_files_and_the_command_line(tmp_path: Path) -> None:
             "initrd": str(image),
             "initrds": [str(image)],
             "command_line": "kho=on",
+            "changed": True,
         }
         assert asked(impostor, "load", *given, "--cmdline", "").returncode == 0
         assert asked(impostor, "load", *given).returncode == 0

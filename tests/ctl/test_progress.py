@@ -34,3 +34,12 @@ def test_a_dry_run_ends_with_whether_the_update_would_be_refused(
     with view(Output(json=False)) as shown:
         shown.show(Progress("checked", findings=(finding,)))
     assert capsys.readouterr().out.splitlines()[-1].endswith(f" s  {last}")
+
+
+def test_with_json_the_reason_of_a_cancelled_update_is_also_a_line_for_people(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with view(Output(json=True)) as shown:
+        shown.show(Progress("preparing"))
+        shown.show(Progress("cancelled", reason="vm-1 vetoes: a backup\nis running"))
+    assert capsys.readouterr().err == "luoctl: cancelled: vm-1 vetoes: a backup\\nis running\n"

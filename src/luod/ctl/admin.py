@@ -50,11 +50,19 @@ def timeline(path: str | None) -> UpdateTimes | None:
     return None if times is None else decode(UpdateTimes, times, "timeline")
 
 
-def load_kernel(path: str | None, image: NextKernel, *, ignore_findings: Sequence[str] = ()) -> None:
-    """Loads an image. Refusals of `check` that `ignore_findings` names are ignored."""
+def load_kernel(path: str | None, image: NextKernel, *, ignore_findings: Sequence[str] = ()) -> bool:
+    """Loads an image. Refusals of `check` that `ignore_findings` names are ignored. Returns False if it was the loaded
+    one already.
+    """
     parameters, fds = _image(image)
     parameters["ignore_findings"] = list(ignore_findings)
-    _ask(path, "LoadKernel", parameters, fds, timeout=LOAD_TIMEOUT)
+    reply = _ask(path, "LoadKernel", parameters, fds, timeout=LOAD_TIMEOUT)
+    return decode(bool, reply.get("changed", True), "changed")
+
+
+def unload_kernel(path: str | None) -> bool:
+    """Unloads the next kernel. Returns False if none was loaded."""
+    return decode(bool, _ask(path, "UnloadKernel", timeout=LOAD_TIMEOUT).get("changed"), "changed")
 
 
 def check(

@@ -62,6 +62,15 @@ class Output:
 
         print(json.dumps({"version": FORMAT, **members}, default=encode), flush=True)
 
+    def verdict(self, text: str, *, good: bool) -> None:
+        """Prints the result as a line of text. With `--json` the line is on standard error, and only if the result is
+        not `good`: programs that run luoctl for a person show it. Names from outside must be escaped.
+        """
+        if not self.json:
+            self.line(text)
+        elif not good:
+            report("luoctl", text)
+
     def line(self, text: str) -> None:
         """Prints a line of text. Names from outside in `text` must be escaped."""
         print(text, flush=True)
@@ -97,8 +106,11 @@ class Output:
         Console().print(table)
 
     def failure(self, kind: str, message: str, hint: str, *, usage: str = "") -> None:
-        """Prints an error: as text on standard error, or with `--json` as an object on standard output."""
+        """Prints an error as text on standard error; with `--json` as an object on standard output, and its message
+        on standard error.
+        """
         if self.json:
             self.object({"error": kind, "message": message, "hint": "; ".join(filter(None, (hint, usage)))})
+            report("luoctl", escaped(message))
         else:
             report("luoctl", escaped(message), usage=usage, hint=escaped(hint))

@@ -62,13 +62,18 @@ class _Stream:
         seconds = time.monotonic() - self._started
         if self._output.json:
             self._output.object({"seconds": round(seconds, 6), **encode(progress)})
+            if progress.state == "cancelled":
+                self._output.verdict(_cancelled(progress), good=False)
+            elif progress.refused:
+                refusals = ", ".join(escaped(each.name) for each in progress.findings if each.refuses)
+                self._output.verdict(f"{_state(progress)}: {refusals}", good=False)
             return
         for line in self._lines(progress):
             self._output.line(f"{seconds:8.3f} s  {line}")
 
     def _lines(self, progress: Progress) -> Iterator[str]:
         if progress.state == "cancelled":
-            yield f"cancelled: {escaped(progress.reason or 'luod gives no reason')}"
+            yield _cancelled(progress)
             return
         yield from lines(progress.findings, brief=progress.state != "checked")
         before = self._known if progress.state == self._state else {}
@@ -170,6 +175,10 @@ class _Table:
         """Returns the seconds until it reached its standing, or until now while it is awaited."""
         runs = participant.standing == "awaited" and self._progress is not None and self._progress.state != "cancelled"
         return participant.seconds + (time.monotonic() - self._heard[participant.id] if runs else 0.0)
+
+
+def _cancelled(progress: Progress) -> str:
+    return f"cancelled: {escaped(progress.reason or 'luod gives no reason')}"
 
 
 def _state(progress: Progress) -> str:

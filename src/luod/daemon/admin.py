@@ -68,10 +68,13 @@ class AdminService:
         outgoing = self._core.holdings.registry.record.outgoing
         return recorder.report(None if coordinator is None else times.current(coordinator, outgoing))
 
-    async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: list[str]) -> None:
+    async def load_kernel(self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: list[str]) -> bool:
         rooms = await self._rooms()
         await rooms.updater.restored()
-        await rooms.image.load(kernel, initrd, command_line, ignore_findings=ignore_findings)
+        return await rooms.image.load(kernel, initrd, command_line, ignore_findings=ignore_findings)
+
+    async def unload_kernel(self) -> bool:
+        return await (await self._rooms()).image.unload()
 
     async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> Checked:
         return await (await self._rooms()).updater.check(kernel, initrd, command_line, wishes)

@@ -35,6 +35,7 @@ MODULES: Final = (
     "luod.daemon.cleanup.workloads",
     "luod.daemon.stopping",
     "luod.daemon.timeline.timeline",
+    "luod.daemon.timeline.blackouts",
     "luod.daemon.timeline.recorder",
     "luod.daemon.updates.hooks",
     "luod.kexec",

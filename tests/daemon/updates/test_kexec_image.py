@@ -89,3 +89,48 @@ def test_where_loads_are_not_counted_the_image_is_loaded_again_while_guests_are_
     operator.until("freezing")
     jump_with(luod, one)
     assert b"another" not in luod.machine.read("/proc/cmdline")
+
+
+def test_loading_the_loaded_image_changes_nothing_and_says_so(luod: Luod) -> None:
+    image = ("load", "--kernel", luod.machine.kernel)
+    assert luod.luoctl_json(*image)["changed"] is True
+    before = left(luod.machine)
+    assert luod.luoctl_json(*image)["changed"] is False
+    assert left(luod.machine) == before
+    assert luod.luoctl(*image).text.startswith("nothing to do: luod has already loaded ")
+
+
+def test_a_copy_of_the_loaded_image_is_the_same_and_another_command_line_is_not(luod: Luod) -> None:
+    luod.machine.write("/run/copy", luod.machine.read(luod.machine.kernel))
+    line = ("--cmdline", "liveupdate=on kho=on")
+    luod.luoctl("load", "--kernel", luod.machine.kernel, *line)
+    assert luod.luoctl_json("load", "--kernel", "/run/copy", *line)["changed"] is False
+    assert luod.luoctl_json("load", "--kernel", "/run/copy", "--cmdline", "liveupdate=on kho=on quiet")["changed"]
+    luod.machine.write("/run/copy", luod.machine.read(luod.machine.kernel)[:-1] + b"\1")
+    assert luod.luoctl_json("load", "--kernel", "/run/copy", *line)["changed"] is True
+
+
+def test_an_image_that_the_kernel_may_have_lost_is_loaded_again(luod: Luod) -> None:
+    image = ("load", "--kernel", luod.machine.kernel)
+    luod.luoctl(*image)
+    load_another(luod)
+    assert luod.luoctl_json(*image)["changed"] is True
+    luod.kill_serve()
+    luod.luoctl("wait")
+    assert luod.luoctl_json(*image)["changed"] is True
+
+
+def test_an_unloaded_image_is_loaded_no_more_and_a_second_unload_changes_nothing(luod: Luod) -> None:
+    luod.load()
+    assert luod.luoctl_json("unload")["changed"] is True
+    assert luod.machine.read("/sys/kernel/kexec_loaded").strip() == b"0"
+    assert (luod.status()["kernel_loaded"], luod.answer("update")["error"]) == (False, "NoImageLoaded")
+    assert luod.luoctl_json("unload")["changed"] is False
+    assert luod.luoctl("unload").text == "nothing to do: no kernel is loaded"
+
+
+def test_an_image_is_not_unloaded_in_an_update(luod: Luod) -> None:
+    one, _operator = frozen(luod)
+    assert luod.answer("unload")["error"] == "UpdateRunning"
+    jump_with(luod, one)
+    assert luod.machine.boot == 2

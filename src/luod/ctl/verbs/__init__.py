@@ -27,6 +27,7 @@ from luod.ctl.verbs import (
     status,
     stop,
     timeline,
+    unload,
     update,
     wait,
 )
@@ -56,6 +57,7 @@ VERBS: Final[dict[str, Verb]] = {
     "show": show,
     "check": check,
     "load": load,
+    "unload": unload,
     "update": update,
     "abort": abort,
     "wait": wait,

@@ -140,8 +140,8 @@ class _End:
         assert exit is not None, "it has ended"
         if exit is Exit.NOT_FOUND:
             output.failure("NoSuchUpdate", text, "see `luoctl timeline`")
-        elif output.json:
+            return exit
+        if output.json:
             output.object({"condition": "end", "update": self._given.update, "outcome": text})
-        else:
-            output.line(text)
+        output.verdict(text, good=exit is Exit.DONE)
         return exit

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 Fingerprint = tuple[int, ...]
+_CHUNK = 1 << 20
 
 
 @frozen
@@ -46,6 +47,27 @@ class Subject:
         for fd in (self.kernel, self.initrd):
             if fd is not None:
                 fd.close()
+
+
+def same_contents(one: Subject, other: Subject) -> bool:
+    """Returns whether the files of both have the same bytes. It reads them, so it is for a thread. Raises OSError."""
+    if (one.initrd is None) != (other.initrd is None):
+        return False
+    pairs = [(one.kernel, other.kernel)]
+    if one.initrd is not None and other.initrd is not None:
+        pairs.append((one.initrd, other.initrd))
+    return all(fingerprint(a) == fingerprint(b) or _same_bytes(a, b) for a, b in pairs)
+
+
+def _same_bytes(one: Fd, other: Fd) -> bool:
+    if os.fstat(one.fileno()).st_size != os.fstat(other.fileno()).st_size:
+        return False
+    offset = 0
+    while part := os.pread(one.fileno(), _CHUNK, offset):
+        if part != os.pread(other.fileno(), _CHUNK, offset):
+            return False
+        offset += len(part)
+    return True
 
 
 def fingerprint(fd: Fd) -> Fingerprint:

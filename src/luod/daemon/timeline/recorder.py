@@ -17,10 +17,11 @@ from time import monotonic
 from luod.daemon import clock
 from luod.daemon.store import state_file
 from luod.daemon.store.states import IncomingState
+from luod.daemon.timeline import blackouts
 from luod.daemon.timeline.timeline import Event, Timeline, after, with_events
 from luod.decode import Decoder, Misfit
 from luod.frozen import replace
-from luod.ipc.types.admin import UpdateTimes
+from luod.ipc.types.admin import Blackout, UpdateTimes
 from luod.linux import Fd
 from luod.static import TYPE_CHECKING, Final
 
@@ -46,6 +47,7 @@ class Recorder:
         records what happened `earlier`. `jumping`: the previous serve called reboot(2), so its update is not over.
         """
         self._registry = earlier.registry
+        self._directory = directory
         self._path = os.path.join(directory, "timeline")
         self._log = log
         self._loop = asyncio.get_running_loop()
@@ -195,6 +197,15 @@ class Recorder:
                 sessions=len(timeline.sessions),
                 after_seconds=f"{timeline.ended or 0.0:.3f}",
             )
+            if timeline.blackout is not None:
+                try:
+                    blackouts.add(self._directory, timeline.blackout)
+                except OSError as error:
+                    self._log.warning("blackouts-file", error=error)
+
+    def expected_blackout(self) -> Blackout | None:
+        """Returns what the last updates let expect of the next one; None if none was recorded. For a thread."""
+        return blackouts.expected(blackouts.read(self._directory))
 
     def _resumed(self, name: str) -> None:
         if self._state != "restoring" or not self._record("resumed", name) or self._frozen:

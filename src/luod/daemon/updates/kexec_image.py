@@ -14,7 +14,7 @@ from functools import cached_property
 
 from luod import errors, kexec
 from luod.daemon.completion import completed
-from luod.daemon.preflight.subject import Subject
+from luod.daemon.preflight.subject import Fingerprint, Subject, same_contents
 from luod.daemon.replies import update_running
 from luod.daemon.store.fd_names import image_names
 from luod.daemon.store.schema import Image
@@ -52,6 +52,8 @@ class KexecImage:
         self._loading = asyncio.Lock()
         self._count: int | None = None
         """The kernel's count right after our load; None if it does not count, or another process loaded meanwhile."""
+        self._read: tuple[Fingerprint, ...] = ()
+        """The files that our load read; () if this serve has loaded none."""
 
     @cached_property
     def _preflight(self) -> Preflight:
@@ -62,23 +64,26 @@ class KexecImage:
 
     async def load(
         self, kernel: Fd, initrd: Fd | None, command_line: str, *, ignore_findings: Collection[str] = ()
-    ) -> None:
-        """Loads an image. The fds are closed.
+    ) -> bool:
+        """Loads an image. The fds are closed. Returns False if it is the loaded one: then nothing is changed.
 
         Raises Refused: no kernel can use the initial RAM disk, which `ignore_findings` may name. Raises KernelRefused.
         """
-        await completed(self._load(kernel, initrd, command_line, ignore_findings))
+        return await completed(self._load(kernel, initrd, command_line, ignore_findings))
 
-    async def _load(self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: Collection[str]) -> None:
+    async def _load(self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: Collection[str]) -> bool:
         new = [fd for fd in (kernel, initrd) if fd is not None]
         try:
             async with self._loading:
                 if self._run.busy:
                     raise update_running(self._run.state)
+                given = Subject(kernel, initrd, command_line)
                 if initrd is not None:
-                    await self._require_usable(Subject(kernel, initrd, command_line), ignore_findings)
-                self._count = await asyncio.to_thread(_load, Subject(kernel, initrd, command_line))
+                    await self._require_usable(given, ignore_findings)
                 old = self._registry.rest.image
+                if old is not None and await asyncio.to_thread(self._has_loaded, given):
+                    return False
+                self._count, self._read = await asyncio.to_thread(_load, given)
                 image = Image(0 if old is None else old.number + 1, initrd is not None, command_line)
                 files = dict(zip(image_names(image), new, strict=True))
                 await self._fds.store(files, lambda: self._registry.set_image(image))
@@ -94,6 +99,39 @@ class KexecImage:
             for fd in new:
                 fd.close()
         self._log("loaded", command_line=command_line, initrd=initrd is not None)
+        return True
+
+    async def unload(self) -> bool:
+        """Unloads the image from the kernel, also that of another process, and forgets the files. Returns whether there
+        was anything to do. Raises KernelRefused.
+        """
+        return await completed(self._unload())
+
+    async def _unload(self) -> bool:
+        async with self._loading:
+            if self._run.busy:
+                raise update_running(self._run.state)
+            old, loaded = self._registry.rest.image, await asyncio.to_thread(kexec.loaded)
+            if loaded:
+                await asyncio.to_thread(kexec.unload)
+            self._count, self._read = None, ()
+            if old is not None:
+                self._registry.set_image(None)
+                await self._fds.drop(*image_names(old))
+        if loaded or old is not None:
+            self._log("unloaded")
+        return loaded or old is not None
+
+    def _has_loaded(self, given: Subject) -> bool:
+        """Returns whether the kernel certainly has an image of these files' contents. For a thread."""
+        loaded = self._loaded()
+        return (
+            self._count is not None
+            and not self.replaced
+            and loaded.command_line == given.command_line
+            and loaded.fingerprint() == self._read
+            and same_contents(loaded, given)
+        )
 
     async def _require_usable(self, subject: Subject, ignore_findings: Collection[str]) -> None:
         """Raises Refused: the next kernel cannot use its initial RAM disk. kexec_file_load accepts any file as one."""
@@ -129,7 +167,7 @@ class KexecImage:
         It waits for an earlier LoadKernel, and takes the image of that moment.
         """
         async with self._loading:
-            self._count = await asyncio.to_thread(_load, self._loaded())
+            self._count, self._read = await asyncio.to_thread(_load, self._loaded())
 
     @property
     def count(self) -> int | None:
@@ -170,12 +208,14 @@ class KexecImage:
         return Subject(self._fds[names[0]], initrd, image.command_line, loads)
 
 
-def _load(subject: Subject) -> int | None:
-    """Loads an image. Returns the kernel's count of loads afterwards, None as `KexecImage._count`. For a thread."""
-    before = kexec.count_loads()
+def _load(subject: Subject) -> tuple[int | None, tuple[Fingerprint, ...]]:
+    """Loads an image. Returns the kernel's count of loads afterwards, None as `KexecImage._count`, and the files'
+    fingerprints. For a thread.
+    """
+    before, read = kexec.count_loads(), subject.fingerprint()
     kexec.load(subject.kernel, subject.initrd, subject.command_line)
     after = kexec.loads_left()
-    return after if before is not None and after == before - 1 else None
+    return after if before is not None and after == before - 1 else None, read
 
 
 def _named(error: errors.NotAKernelImage, kernel: Fd) -> errors.NotAKernelImage:

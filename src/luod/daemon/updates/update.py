@@ -32,7 +32,7 @@ from luod.daemon.updates.way import choose
 from luod.errors import Refused
 from luod.frozen import replace
 from luod.ipc.errors import InvalidParameter, NoUpdate
-from luod.ipc.types.admin import Checked, Progress, Wishes
+from luod.ipc.types.admin import Checked, PlannedSession, Progress, Wishes
 from luod.static import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -117,7 +117,24 @@ class Updater:
                 if fd is not None:
                     fd.close()
         findings = with_ignored(checked.findings, _given_up(wishes))
-        return Checked(bool(refusing(findings)), checked.release, findings, checked.current)
+        unfollowed = self._participants.unfollowed()
+        return Checked(
+            bool(refusing(findings)),
+            checked.release,
+            findings,
+            checked.current,
+            os.uname().release,
+            self._planned(),
+            self._checked(unfollowed, way).participants,
+            tuple(unfollowed),
+            await asyncio.to_thread(self._recorder.expected_blackout),
+        )
+
+    def _planned(self) -> tuple[PlannedSession, ...]:
+        """Returns the sessions that an update would carry, with the participants that answer for them."""
+        rows = sorted(self._registry.all_outgoing, key=lambda row: row.name)
+        answering = self._participants.answering
+        return tuple(PlannedSession(row.name, row.owner, row.bytes, answering(row.name)) for row in rows)
 
     def way(self, asked: Way | None = None) -> Way:
         """Returns the way of an update that asks for this one, or for none. Raises Refused: it is not possible."""

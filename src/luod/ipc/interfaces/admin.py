@@ -28,7 +28,8 @@ if TYPE_CHECKING:
         async def status(self) -> types.Status: ...
         async def load_kernel(
             self, kernel: Fd, initrd: Fd | None, command_line: str, ignore_findings: list[str]
-        ) -> None: ...
+        ) -> bool: ...
+        async def unload_kernel(self) -> bool: ...
         async def check(
             self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes
         ) -> Checked: ...
@@ -73,7 +74,7 @@ class Admin(Interface, name=ADMIN):
         self._permit()
         return await self._service.status()
 
-    @method()
+    @method("changed")
     async def LoadKernel(
         self,
         *,
@@ -81,10 +82,11 @@ class Admin(Interface, name=ADMIN):
         initrd_fd: Received | None,
         command_line: str,
         ignore_findings: list[str] | None,
-    ) -> None:
+    ) -> bool:
         """Loads a kernel image, and an initial RAM disk, with kexec_file_load.
 
-        luod keeps the files, and loads them again right before the kexec. An initial RAM disk that no kernel can use is
+        luod keeps the files, and loads them again right before the kexec. changed: false if the same files and command
+        line are loaded already: then nothing is done. An initial RAM disk that no kernel can use is
         refused, unless ignore_findings has initrd-unusable. Only root may call this.
 
         Errors: NotAKernelImage, UpdateRunning, Refused, KernelRefused.
@@ -92,7 +94,16 @@ class Admin(Interface, name=ADMIN):
         self._permit(root_only=True)
         kernel, initrd = _image(kernel_fd, initrd_fd)
         assert kernel is not None
-        await self._service.load_kernel(kernel, initrd, command_line, ignore_findings or [])
+        return await self._service.load_kernel(kernel, initrd, command_line, ignore_findings or [])
+
+    @method("changed")
+    async def UnloadKernel(self) -> bool:
+        """Unloads the next kernel, and forgets its files. changed: false if none was loaded. Only root may call this.
+
+        Errors: UpdateRunning, KernelRefused.
+        """
+        self._permit(root_only=True)
+        return await self._service.unload_kernel()
 
     @method()
     async def Check(
@@ -107,8 +118,10 @@ class Admin(Interface, name=ADMIN):
     ) -> Checked:
         """Returns what an update into a kernel would lose, or may lose. Nothing is changed and no participant is asked.
 
-        Without a kernel it is about the loaded one. release: the next kernel's. current: it has the build id of the
-        running kernel, and is to get the same command line.
+        Without a kernel it is about the loaded one. release: the next kernel's; running: this one's. current: the next
+        one has the build id of the running kernel, and is to get the same command line. sessions: those that would be
+        carried. participants: those that would be asked, with the bytes that they declared. torn: the sessions for
+        which no participant answers. blackout: of the last updates that were done, null without any.
 
         findings: each has a stable name; severity "refusal" (Update refuses, unless it is ignored by that name) or
         "warning"; the finding; its effect; the remedy. refused: whether there is a refusal that is not ignored.

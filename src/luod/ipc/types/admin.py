@@ -62,15 +62,43 @@ class Problem:
 
 
 @frozen
+class PlannedSession:
+    """An outgoing session that an update would carry. `bytes` are those of the files that its participant declared.
+
+    `participant` is its name, None: no participant answers for the session.
+    """
+
+    name: str
+    owner: int
+    bytes: int
+    participant: str | None
+
+
+@frozen
+class Blackout:
+    """Blackouts of earlier updates of this host, in seconds: of the last `updates` ones the median and the longest."""
+
+    updates: int
+    expected: float
+    longest: float
+
+
+@frozen
 class Checked:
-    """The answer to Check. `release` is the next kernel's, None if its image cannot be read. `current`: it runs
-    already, with the same command line.
+    """The answer to Check. `release` is the next kernel's, None if its image cannot be read. `running` is the running
+    kernel's. `current`: the next kernel runs already, with the same command line. `torn`: sessions that an update would
+    not carry whole. `blackout`: None if none was recorded.
     """
 
     refused: bool
     release: str | None
     findings: list[Finding]
     current: bool = False
+    running: str | None = None
+    sessions: tuple[PlannedSession, ...] = ()
+    participants: tuple[Participant, ...] = ()
+    torn: tuple[str, ...] = ()
+    blackout: Blackout | None = None
 
 
 @frozen
