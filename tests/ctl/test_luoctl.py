@@ -280,6 +280,7 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "state_directory": [{"path": "/state", "what": "it is read-only", "remedy": "remount it"}],
             "registry": [{"path": "", "what": "it is of another boot", "remedy": "nothing"}],
             "fd_store": [{"path": "PID 1", "what": "it may lack 2 files", "remedy": "wait"}],
+            "undo": [],
             "way": "direct",
             "shutdown_lock": None,
         }

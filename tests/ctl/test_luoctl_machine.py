@@ -52,6 +52,7 @@ def test_from_the_first_status_to_the_other_side_of_a_jump(luod: Luod) -> None:
         "state_directory": [],
         "registry": [],
         "fd_store": [],
+        "undo": [],
         "way": "direct",
         "shutdown_lock": None,
     }

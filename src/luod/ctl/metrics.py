@@ -65,11 +65,14 @@ def _now(status: Status) -> Iterator[Metric]:
         "luod_updates_begun", "Number of updates started since the machine was booted.", value=status.generation
     )
     problems = GaugeMetricFamily(
-        "luod_problems", "Number of problems of the state directory, the registry and PID 1's store.", labels=("of",)
+        "luod_problems",
+        "Number of problems of the state directory, the registry and PID 1's store, and of what an update left behind.",
+        labels=("of",),
     )
     problems.add_metric(("state_directory",), len(status.state_directory))
     problems.add_metric(("registry",), len(status.registry))
     problems.add_metric(("fd_store",), len(status.fd_store))
+    problems.add_metric(("undo",), len(status.undo))
     yield problems
     good = status.policy_error is None
     yield GaugeMetricFamily("luod_policy_good", "Whether the policy file is valid and in force.", value=good)

@@ -43,7 +43,7 @@ def _reasons(status: Status) -> Iterator[tuple[Level, str]]:
         yield Level.CRITICAL, f"{counted(status.torn, 'torn session')}: their guests are lost"
     if status.stuck:
         yield Level.CRITICAL, f"{counted(len(status.stuck), 'session')} that the reaper could not discard"
-    for problem in (*status.state_directory, *status.registry, *status.fd_store):
+    for problem in (*status.state_directory, *status.registry, *status.fd_store, *status.undo):
         yield Level.CRITICAL, f"{escaped(problem.path)}: {escaped(problem.what)}".removeprefix(": ")
     if status.policy_error is not None:
         yield Level.CRITICAL, f"the policy is not in force: {escaped(status.policy_error)}"

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 
 from luod.daemon.core import Core
 from luod.daemon.rooms import Rooms
 from luod.daemon.store import state_directory
 from luod.daemon.store.doubts import remedy
+from luod.daemon.store.fd_store import Copies
 from luod.daemon.updates import times
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.admin import Checked, Problem, Progress, Status, UpdateTimes, Wishes
@@ -21,6 +22,10 @@ from luod.linux import Fd
 from luod.version import __version__
 
 _COPIES_REMEDY = "luod tries again by itself; do not stop or restart it meanwhile, see `systemctl is-system-running`"
+_FULL_REMEDY = (
+    "raise FileDescriptorStoreMax= of luod.service in a drop-in, then run `systemctl daemon-reload`; luod stores the "
+    "rest by itself; do not stop or restart it before"
+)
 
 
 class AdminService:
@@ -35,7 +40,7 @@ class AdminService:
         reaping = rooms.reaping
         registry, policy = core.holdings.registry, core.policy
         problems = await asyncio.to_thread(state_directory.problems, registry.file, registry.file_error)
-        missing, fault = await core.holdings.fds.missing_copies()
+        copies = await core.holdings.fds.copies()
         states = Counter(state for _row, state in core.sessions.rows())
         record = registry.record
         image = record.image
@@ -58,7 +63,8 @@ class AdminService:
             policy_error=None if policy.error is None else str(policy.error),
             state_directory=problems,
             registry=[Problem(doubt.kept, doubt.what, remedy(doubt)) for doubt in record.doubts],
-            fd_store=(Problem("PID 1", _copies(missing, fault), _COPIES_REMEDY),) if fault else (),
+            fd_store=tuple(_copies(copies)),
+            undo=rooms.undo.left,
             way=rooms.updater.way(),
             shutdown_lock=rooms.inhibitor.state,
         )
@@ -97,5 +103,11 @@ class AdminService:
         return await (await self._rooms()).workloads.carry_over(peer, name)
 
 
-def _copies(missing: int, fault: str) -> str:
-    return f"it may lack {missing} of luod's files, which would be lost if every process of luod ended: {fault}"
+def _copies(copies: Copies) -> Iterator[Problem]:
+    if copies.fault:
+        yield Problem(
+            "PID 1",
+            f"it may lack {copies.missing} of luod's files, which would be lost if every process of luod ended: "
+            + copies.fault,
+            _FULL_REMEDY if copies.size > copies.room else _COPIES_REMEDY,
+        )

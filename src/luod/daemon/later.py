@@ -46,6 +46,7 @@ MODULES: Final = (
     "luod.daemon.systemd.commands",
     "luod.daemon.systemd.manager",
     "luod.daemon.systemd.units",
+    "luod.daemon.store_watch",
     "luod.daemon.updates.undo",
     "luod.daemon.updates.inhibitor",
     "luod.daemon.preflight.ways",

@@ -11,6 +11,7 @@ from luod.daemon.cleanup.reaping import Reaping
 from luod.daemon.cleanup.workloads import Workloads
 from luod.daemon.core import Core
 from luod.daemon.stopping import Stopping
+from luod.daemon.store_watch import StoreWatch
 from luod.daemon.timeline.recorder import Recorder
 from luod.daemon.updates.hooks import Hooks
 from luod.daemon.updates.inhibitor import Inhibitor
@@ -31,6 +32,7 @@ class Rooms:
         self._hooks = Hooks(holdings, core.policy, run, self.reaping.deadline_left, log)
         self.image: Final = KexecImage(holdings, sessions, participants, run, log)
         self.inhibitor: Final = Inhibitor(holdings, core.policy, log)
+        self.undo: Final = Undo(core.directory, holdings.registry.rest.boot_id, log, lambda: not run.busy)
         self.updater: Final = Updater(
             holdings,
             self.image,
@@ -39,7 +41,7 @@ class Rooms:
             self.recorder,
             self._hooks,
             self.inhibitor,
-            Undo(core.directory, holdings.registry.rest.boot_id, log),
+            self.undo,
             core.policy,
             run,
             log,
@@ -47,6 +49,7 @@ class Rooms:
         )
         self.workloads: Final = Workloads(holdings, sessions, participants, self.reaping, forwarding, log)
         self.stopping: Final = Stopping(holdings, sessions, run, log)
+        self._store_watch = StoreWatch(holdings.fds, sessions, core.policy, run)
         self.updater.take_over()
         self.reaping.take_over()
         forwarding.take_over()
@@ -56,4 +59,6 @@ class Rooms:
     def close(self) -> None:
         self._hooks.close()
         self.inhibitor.close()
+        self._store_watch.close()
+        self.undo.close()
         self.recorder.close()

@@ -43,7 +43,7 @@ async def checked(files: Files, folder: Path) -> Preflight:
     """Returns preflight after the check with which an update into these files begins."""
     none: Any = SimpleNamespace(held=(), rows=list, followers=[])
     registry: Any = SimpleNamespace(file=Journal(str(folder)), file_error="", rest=SimpleNamespace(doubts=()))
-    preflight = Preflight(none, none, registry)
+    preflight = Preflight(none, none, registry, ())
     with closing(files.opened(os.O_RDONLY)) as subject:
         await preflight.check(subject, "direct", remember=True)
     return preflight

@@ -45,6 +45,12 @@ class Pid1:
     def go_on(self) -> None:
         self._runs.set()
 
+    def lower(self, room: int) -> None:
+        """Lowers the maximum as `systemctl daemon-reload` does: what exceeds it is closed."""
+        self.room = room
+        while len(self.kept) > room:
+            self.kept.popitem()[1].close()
+
     def given(self) -> dict[str, Fd]:
         """Returns what luod gets at its next start."""
         eventually(lambda: self.manager.settle() == "", describe="PID 1 has processed all")

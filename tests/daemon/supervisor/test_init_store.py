@@ -238,6 +238,87 @@ def test_a_report_that_cannot_be_sent_is_a_fault_until_it_can(tmp_path: Path) ->
             assert close(pid_1.given()) == {"11111111.outgoing.vm"}
 
 
+def test_h8_what_pid_1_closed_for_a_lower_maximum_is_missing_and_stored_again_when_there_is_room(pid_1: Pid1) -> None:
+    store = store_of(pid_1)
+    names = ("outgoing.luod", "registry.x", "outgoing.a", "outgoing.b")
+    files = {name: file() for name in names}
+    for name, fd in files.items():
+        store.put(name, fd)
+    assert store.settle() == ""
+
+    pid_1.lower(2)
+    store.counted(len(pid_1.kept), pid_1.room, store.changes)
+    assert (store.complete, store.missing, store.has_room()) == (False, 2, False)
+    assert store.problem == "its store for luod's unit has 2 of 4 files (FileDescriptorStoreMax=2)"
+
+    pid_1.room = ROOM
+    store.counted(len(pid_1.kept), pid_1.room, store.changes)
+    eventually(store.heal, describe="PID 1 was sent what it lacks")
+    assert store.has_room()
+    assert not store.complete  # until PID 1 was asked again
+    store.counted(len(pid_1.kept), pid_1.room, store.changes)
+    assert (store.complete, store.missing, store.problem) == (True, 0, "")
+    found = store_of(pid_1).recover(pid_1.given())
+    assert {name: inode(fd) for name, fd in found.items()} == {name: inode(fd) for name, fd in files.items()}
+    close(found)
+    close(files)
+
+
+def test_where_there_is_room_for_some_the_registry_is_stored_first(pid_1: Pid1) -> None:
+    store = store_of(pid_1)
+    files = {name: file() for name in ("outgoing.a", "held.1", "registry.x")}
+    for name, fd in files.items():
+        store.put(name, fd)
+    assert store.settle() == ""
+    pid_1.lower(1)
+    pid_1.room = 2
+
+    store.counted(1, 2, store.changes)
+    eventually(store.heal, describe="PID 1 was sent what it lacks")
+
+    assert close(pid_1.given()) == {"11111111.outgoing.a", "11111111.registry.x"}
+    close(files)
+
+
+def test_a_further_name_of_a_file_is_stored_again_once(pid_1: Pid1) -> None:
+    store = store_of(pid_1)
+    with file() as shared, shared.duplicate() as again, file() as other:
+        for name, fd in (("held.1", shared), ("held.2", again), ("held.3", other)):
+            store.put(name, fd)
+        assert store.settle() == ""
+        pid_1.lower(2)
+        pid_1.room = ROOM
+
+        store.counted(2, ROOM, store.changes)
+        eventually(store.heal, describe="PID 1 was sent what it lacks")
+
+        assert len(pid_1.kept) == store.size == 3
+        assert close(store_of(pid_1).recover(pid_1.given())) == {"held.1", "held.2", "held.3"}
+
+
+def test_a_count_of_another_moment_tells_the_maximum_only(pid_1: Pid1) -> None:
+    store = store_of(pid_1)
+    with file() as one, file() as other:
+        store.put("outgoing.one", one)
+        asked = store.changes
+        store.put("outgoing.other", other)
+
+        store.counted(1, 2, asked)
+
+        assert (store.problem, store.has_room()) == ("", False)
+
+
+def test_a_maximum_of_none_is_not_the_absence_of_a_store(pid_1: Pid1) -> None:
+    store = store_of(pid_1)
+    with file() as session:
+        store.put("outgoing.vm", session)
+        pid_1.lower(0)
+
+        store.counted(0, 0, store.changes)
+
+        assert (store.missing, store.has_room()) == (1, False)
+
+
 def test_without_a_store_there_is_always_room_and_nothing_is_sent(pid_1: Pid1) -> None:
     store = InitStore(pid_1.manager, 0, BOOT)
     with file() as session:

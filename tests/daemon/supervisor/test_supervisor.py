@@ -181,6 +181,9 @@ def test_a_pid_1_that_was_stuck_has_every_file_soon_after(
         "ERRNO": 0,
         "FAULT": notify.NO_ANSWER,
         "MISSING": 1,
+        "SIZE": 1,
+        "ROOM": 3,
+        "CHANGES": 1,
     }
     pid_1.go_on()
 
@@ -191,6 +194,27 @@ def test_a_pid_1_that_was_stuck_has_every_file_soon_after(
     eventually(complete, describe="PID 1 has every file")
     assert close(pid_1.given()) == {"11111111.outgoing.vm"}
     supervisor._forget("outgoing.vm")
+
+
+def test_h8_a_store_that_was_made_smaller_takes_no_session_and_says_what_to_raise(
+    supervisor: Supervisor, pid_1: Pid1
+) -> None:
+    for name in ("outgoing.a", "outgoing.b"):
+        supervisor._keep(name, Fd(os.memfd_create("session")))
+    supervisor._settle()
+    pid_1.lower(1)
+    counted = {"COPIES": "1", "STORED": "1", "ROOM": "1", "CHANGES": str(supervisor._copies.changes)}
+
+    told = supervisor._execute(counted, _Asked(deque(), deque(), 0.0))
+    answer = supervisor._execute({"CREATE": "c"}, _Asked(deque(), deque(), 0.0))
+
+    assert (told["MISSING"], told["SIZE"], told["ROOM"]) == (1, 2, 1)
+    assert "has 1 of 2 files (FileDescriptorStoreMax=1)" in str(told["FAULT"])
+    assert answer["ERRNO"] == errno.EMFILE
+    assert "no room" in str(answer["MEANING"])
+    assert "raise FileDescriptorStoreMax= of luod.service" in str(answer["HINT"])
+    for name in ("outgoing.a", "outgoing.b"):
+        supervisor._forget(name)
 
 
 def test_a_taken_name_is_said_to_be_free_soon_only_just_after_its_removal(supervisor: Supervisor) -> None:

@@ -83,6 +83,9 @@ def _facts(found: Status) -> list[tuple[str, str]]:
         facts += [("state dir", f"{escaped(each.path)}: {escaped(each.what)}; {escaped(each.remedy)}")]
     for each in found.fd_store:
         facts += [("fd store", f"{escaped(each.path)}: {escaped(each.what)}; {escaped(each.remedy)}")]
+    for each in found.undo:
+        unit = f"{escaped(each.path)}: " if each.path else ""
+        facts += [("not undone", f"{unit}{escaped(each.what)}; {escaped(each.remedy)}")]
     for each in found.registry:
         kept = f" (kept: {escaped(each.path)})" if each.path else ""
         facts += [("registry", f"{escaped(each.what)}{kept}; {escaped(each.remedy)}")]

@@ -35,7 +35,7 @@ from luod.kexec import load_limits
 from luod.static import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping, Sequence, Sized
 
     from luod.daemon.preflight.rules import Judgement, Moment
     from luod.daemon.preflight.subject import Subject
@@ -94,7 +94,9 @@ class Checked:
 class Preflight:
     """Made inside a running loop."""
 
-    def __init__(self, sessions: Sessions, participants: Participants, registry: Registry) -> None:
+    def __init__(self, sessions: Sessions, participants: Participants, registry: Registry, fds: Sized) -> None:
+        """`fds` are those that luod has given to the store of its unit."""
+        self._fds = fds
         self._registry = registry
         self._sessions = sessions
         self._participants = participants
@@ -113,7 +115,9 @@ class Preflight:
                 problems = await asyncio.to_thread(
                     state_directory.problems, self._registry.file, self._registry.file_error
                 )
+                held = len(self._fds)
                 found = await asyncio.to_thread(manager.observe)
+                found = replace(found, held=min(held, len(self._fds)))
                 known = Facts(
                     kernel=read.kernel,
                     initrd=read.initrd,

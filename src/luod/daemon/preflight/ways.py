@@ -55,18 +55,17 @@ def _direct(manager: Manager) -> Iterator[Finding]:
 
 
 def _systemd(manager: Manager, sessions: int) -> Iterator[Finding]:
-    own = manager.service(manager.unit)
-    if own is None or not own.preserves or own.stored < sessions:
+    own, held = manager.service(manager.unit), max(manager.held, sessions)
+    if own is None or not own.preserves or own.stored < held:
         what = "luod is not a unit of systemd with FileDescriptorStorePreserve=yes"
         if own is not None and own.preserves:
-            what = (
-                f"systemd's store of {own.name} has {own.stored} file descriptors, and luod holds {sessions} sessions"
-            )
+            what = f"systemd's store of {own.name} has {own.stored} of the {held} file descriptors that luod holds"
         yield finding(
             "store-incomplete",
             what,
             "systemd ends luod before the kexec, and carries only the sessions in that store",
-            "start luod as the unit of the package, or restart it; or update with --direct",
+            "start luod as the unit of the package, and see `luoctl status` for what its store lacks; or update with "
+            "--direct",
         )
     yield from _locked(manager)
     if manager.exitrd:

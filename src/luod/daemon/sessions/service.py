@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from luod import errors
 from luod.daemon import memory_grants
@@ -66,6 +66,8 @@ class SessionService:
     """Implements `luod.ipc.interfaces.sessions.Service`."""
 
     participation: Participation | None = None
+    before_create: Callable[[], Awaitable[None]] | None = None
+    """Awaited before a session is created, unless its guest is frozen."""
 
     def __init__(
         self, holdings: Holdings, policy: Policy, run: Run, discard: Discard, log: Log, sparing: Sparing
@@ -181,6 +183,8 @@ class SessionService:
         granted = self._policy.terms(peer)
         if self._belonging(peer, session).generation is None:
             granted = await self._policy.granted(peer)  # may use the network, so not while the guest is frozen
+            if self.before_create is not None:
+                await self.before_create()
         belonging = self._belonging(peer, session)
         frozen = belonging.generation is not None
         # A participant that is asked to freeze must be able to, even if the policy has changed.

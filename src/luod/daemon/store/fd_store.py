@@ -26,6 +26,7 @@ from luod.errors import (
     SessionExists,
     SessionTaken,
 )
+from luod.frozen import frozen
 from luod.ipc import framing
 from luod.linux import Fd
 
@@ -44,6 +45,29 @@ _RETRIEVE_REFUSALS: dict[int, type[KernelRefused]] = {
 _CLOSING_SECONDS = 1.0
 _CLOSING_PAUSE = 0.001
 _CLOSING_PAUSE_LAST = 0.05
+
+
+@frozen
+class Copies:
+    """PID 1's copies. `missing`: of how many fds it may have none, and the `fault`; 0 and "" if it has all. `size` is
+    the number that it should have, 0 without an fd store, and `room` the number that it takes. `changes` is for
+    `Counted`.
+    """
+
+    fault: str
+    missing: int
+    size: int
+    room: int
+    changes: int
+
+
+@frozen
+class Counted:
+    """PID 1's answer: how many fds it has, and how many it takes. `changes` is that of `Copies` before the question."""
+
+    stored: int
+    room: int
+    changes: int
 
 
 class KeeperGone(LuodError, ConnectionAbortedError):
@@ -81,7 +105,8 @@ class _Request:
     def answered(self, said: Mapping[str, str], fd: Fd | None) -> None:
         self.said = said
         if code := int(said["ERRNO"]):
-            self.fail(self._refusals.get(code, KernelRefused)(code, said.get("CALL", ""), said.get("MEANING", "")))
+            refusal = self._refusals.get(code, KernelRefused)
+            self.fail(refusal(code, said.get("CALL", ""), said.get("MEANING", ""), hint=said.get("HINT", "")))
         elif not self.answer.done():
             self.answer.set_result(fd)
         elif fd is not None:
@@ -214,11 +239,14 @@ class FdStore(Mapping[str, Fd]):
             pass
         return False
 
-    async def missing_copies(self) -> tuple[int, str]:
-        """Returns of how many fds PID 1 may have no copy, and why; (0, "") if it has all, or luod has no fd store."""
-        request = _Request({"COPIES": 1})
+    async def copies(self, counted: Counted | None = None) -> Copies:
+        """Returns the state of PID 1's copies, as keep knows it. `counted`: PID 1's answer, which keep takes first."""
+        words = {} if counted is None else {"STORED": counted.stored, "ROOM": counted.room, "CHANGES": counted.changes}
+        request = _Request({"COPIES": 1, **words})
         await self._ask(request)
-        return int(request.said["MISSING"]), request.said["FAULT"]
+        said = request.said
+        numbers = (int(said[word]) for word in ("MISSING", "SIZE", "ROOM", "CHANGES"))
+        return Copies(said["FAULT"], *numbers)
 
     async def ready(self) -> None:
         """Reports to keep, and through it to its parent, that clients are answered."""

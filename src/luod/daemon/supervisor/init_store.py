@@ -10,6 +10,9 @@ its name and direction here are the kernel's.
 
 A PID 1 that does not answer costs one wait. From then on there is a fault: changes are noted and not sent, until
 `heal`, which does not wait, has sent them and PID 1 has processed them.
+
+PID 1 closes what exceeds a maximum that is lowered while luod runs. Only a question to PID 1 shows that: serve asks,
+and `counted` takes the answer.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ _SESSIONS: Final = (protocol.OUTGOING, protocol.INCOMING)
 _NOT_YET: Final = float("inf")
 _CLOSING_SECONDS: Final = 1.0
 """The time within which PID 1 closes a file that it has removed: a process of its own does that."""
+_OWN: Final = ("registry.", protocol.OUTGOING + protocol.REGISTRY_SESSION)
+"""Is stored again first: without it the next luod knows no owner."""
 
 
 class InitStore:
@@ -43,6 +48,7 @@ class InitStore:
     def __init__(self, manager: ServiceManager, room: int, boot_id: str) -> None:
         """`room` is the maximum number of fds in the store, 0 without one."""
         self._manager = manager
+        self._exists = bool(room)
         self._room = room
         self._boot = boot_id.replace("-", "")[:_BOOT_CHARACTERS]
         self._files: dict[str, Fd] = {}
@@ -62,8 +68,12 @@ class InitStore:
         self._behind: dict[str, bool] = {}
         """Those that PID 1 may lack, or have too many."""
         self._barrier: Fd | None = None
+        self._changes = 0
+        """The number of changes so far: a count of another moment does not count."""
+        self._short = 0
+        """The number of fds that PID 1 lacked when it was asked last."""
         self.fault = ""
-        """The reason for which PID 1 may lack a copy, or have one too many; "": its store is as it should be."""
+        """The reason for which PID 1 may lack a copy, or have one too many; "": it has processed all that was sent."""
 
     def recover(self, given: Mapping[str, Fd]) -> dict[str, Fd]:
         """Returns the fds from PID 1 by the names that the supervisor uses. Closes what this boot cannot use.
@@ -103,16 +113,58 @@ class InitStore:
     @property
     def complete(self) -> bool:
         """Returns whether PID 1 has a copy of every fd."""
-        return bool(self._room) and not self.fault
+        return self._exists and not self.problem
+
+    @property
+    def problem(self) -> str:
+        """Returns why PID 1 may lack a copy, or have one too many; "" if its store is as it should be."""
+        if self._short:
+            has, room = len(self._stored) - self._short, self._room
+            return f"its store for luod's unit has {has} of {len(self._stored)} files (FileDescriptorStoreMax={room})"
+        return self.fault
 
     @property
     def missing(self) -> int:
         """Returns the number of fds of which PID 1 may have no copy."""
-        return len(self._behind.keys() & set(self._stored.values()))
+        return self._short or len(self._behind.keys() & set(self._stored.values()))
+
+    @property
+    def size(self) -> int:
+        """Returns the number of fds that PID 1 should have, 0 without a store."""
+        return len(self._stored) if self._exists else 0
+
+    @property
+    def room(self) -> int:
+        """Returns the number of fds that PID 1 takes, as far as that is known."""
+        return self._room
+
+    @property
+    def changes(self) -> int:
+        """Returns a number that grows with each change of the store."""
+        return self._changes
 
     def has_room(self) -> bool:
         """Returns whether one more fd fits, or there is no store."""
-        return not self._room or len(self._stored) < self._room
+        return not self._exists or len(self._stored) < self._room
+
+    def counted(self, stored: int, room: int, changes: int) -> None:
+        """Takes PID 1's answer: the number of fds in its store, and their maximum. `changes` is that of before the
+        question: after another change, or while PID 1 has to catch up, the number tells nothing.
+
+        What PID 1 lacks is stored again, by `heal`, as far as there is room.
+        """
+        if not self._exists:
+            return
+        self._room = room
+        if changes != self._changes or self.fault:
+            return
+        self._short = max(0, len(self._stored) - stored)
+        if self._short and stored < room:
+            # It stores an open file once, so what it has is not changed by that. A note is another file each time.
+            noted = {self._stored[name] for name in self._same}
+            ordered = sorted(self._stored, key=lambda name: (not name.startswith(_OWN), not name.startswith(_SESSIONS)))
+            self._behind = {self._stored[name]: self._stored[name] in noted for name in ordered}
+            self.fault = self.problem
 
     def may_have(self, name: str) -> bool:
         """Returns whether PID 1 may still have a session open whose copy was removed."""
@@ -120,7 +172,7 @@ class InitStore:
 
     def put(self, name: str, fd: Fd) -> None:
         """Stores a copy in place of any under this name. `settle` must follow. `fd` must be open until `remove`."""
-        if self._room:
+        if self._exists:
             self.remove(name)
             self._files[name] = fd
             self._place(name)
@@ -145,7 +197,7 @@ class InitStore:
 
         With a fault it returns at once.
         """
-        if self._room and not self.fault:
+        if self._exists and not self.fault:
             self._note(self._manager.settle())
             if not self.fault:
                 self._settled()
@@ -222,6 +274,7 @@ class InitStore:
             self._note(self._manager.remove(stored))
 
     def _changed(self, stored: str, *, removed: bool) -> None:
+        self._changes += 1
         changes = self._behind if self.fault else self._sent
         changes[stored] = removed or changes.pop(stored, False)
 

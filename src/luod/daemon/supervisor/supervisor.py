@@ -68,6 +68,8 @@ _SPARE_FDS: Final = 32
 """The fds of the limit that keep and serve need for themselves."""
 _SESSIONS: Final = (protocol.OUTGOING, protocol.INCOMING)
 _NO_ROOM: Final = "luod has no room for more fds"
+_STORE_FULL: Final = "systemd's store for luod's unit has no room for one more file"
+_STORE_HINT: Final = "raise FileDescriptorStoreMax= of luod.service in a drop-in, then run `systemctl daemon-reload`"
 _SEND_TRIES: Final = 5
 _SEND_PAUSE: Final = 0.02
 
@@ -131,6 +133,8 @@ class Supervisor:
         self._watchdog = watchdog_seconds()
         self._alive_at = 0.0
         self._heal_at = 0.0
+        self._copies_told = False
+        """Whether the log has that PID 1 may lack copies."""
         self._limit = limit
         self._listening = listening
         self._run_serve = run_serve
@@ -407,15 +411,26 @@ class Supervisor:
             asked.ready = True
         elif "FDSTORE" in request and asked.fds:
             fd = asked.fds.popleft()
-            if not self._has_room():
+            if refused := self._no_room():
                 _close(fd)
-                return {"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _NO_ROOM}
+                return refused
             self._keep(request["FDNAME"], fd)
         elif "COPIES" in request:
-            return {"ERRNO": 0, "FAULT": self._copies.fault, "MISSING": self._copies.missing}
+            copies = self._copies
+            if "STORED" in request:
+                copies.counted(int(request["STORED"]), int(request["ROOM"]), int(request["CHANGES"]))
+                self._tell_of_copies()
+            return {
+                "ERRNO": 0,
+                "FAULT": copies.problem,
+                "MISSING": copies.missing,
+                "SIZE": copies.size,
+                "ROOM": copies.room,
+                "CHANGES": copies.changes,
+            }
         elif "CREATE" in request or "RETRIEVE" in request or "PROBE" in request:
-            if "PROBE" not in request and not self._has_room():
-                return {"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _NO_ROOM}
+            if "PROBE" not in request and (refused := self._no_room()):
+                return refused
             self._open_session(request, asked)
         else:
             return {"ERRNO": errno.EINVAL, "CALL": "luod", "MEANING": "not understood"}
@@ -468,28 +483,41 @@ class Supervisor:
         A PID 1 that does not answer in time delays one message. Until it answers, `_heal` repeats what it may have
         missed, and clients are answered without it: their sessions end only if every process of luod does.
         """
-        before = self._copies.fault
-        if (fault := self._copies.settle()) and fault != before:
-            self._log.error(
-                "pid-1-store",
-                reason=fault,
-                missing=self._copies.missing,
-                meaning="if every process of luod ended now, sessions would be lost",
-                hint="luod tries again by itself; see `luoctl status`",
-            )
+        self._copies.settle()
+        self._tell_of_copies()
 
     def _heal(self, now: float) -> None:
         """Continues to bring PID 1's store up to date, after it failed."""
         if self._copies.fault and now >= self._heal_at:
             self._heal_at = now + _HEAL_SECONDS
-            if self._copies.heal():
-                self._log("pid-1-store-again", fds=len(self._stored))
+            self._copies.heal()
+            self._tell_of_copies()
 
-    def _has_room(self) -> bool:
-        """Returns whether one more fd leaves enough to start serve again, which needs each of them too, and fits into
-        PID 1's store.
+    def _tell_of_copies(self) -> None:
+        """Logs that PID 1 may lack copies, or that it has all of them again."""
+        if bool(problem := self._copies.problem) == self._copies_told:
+            return
+        self._copies_told = bool(problem)
+        if not problem:
+            self._log("pid-1-store-again", fds=len(self._stored))
+            return
+        self._log.error(
+            "pid-1-store",
+            reason=problem,
+            missing=self._copies.missing,
+            meaning="if every process of luod ended now, sessions would be lost",
+            hint="luod tries again by itself; see `luoctl status`",
+        )
+
+    def _no_room(self) -> Mapping[str, object]:
+        """Returns a refusal if one more fd would not leave enough to start serve again, which needs each of them too,
+        or does not fit into PID 1's store. {} if it may be stored.
         """
-        return len(self._stored) + _SPARE_FDS < self._limit and self._copies.has_room()
+        if len(self._stored) + _SPARE_FDS >= self._limit:
+            return {"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _NO_ROOM}
+        if not self._copies.has_room():
+            return {"ERRNO": errno.EMFILE, "CALL": "luod", "MEANING": _STORE_FULL, "HINT": _STORE_HINT}
+        return {}
 
     def _answer(self, *answers: Mapping[str, object], session: Fd | None = None) -> None:
         assert self._serve is not None

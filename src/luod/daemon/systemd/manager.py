@@ -71,7 +71,8 @@ class Manager:
     """systemd at one moment. `unit` is luod's own, "" if it is not a unit's process.
 
     `minimum_uptime` is the seconds that systemd-shutdown would still wait, 0.0 on a virtual machine. `exitrd`: the
-    initial RAM disk of the shutdown. `unknown`: why it could not be asked, "" if it was.
+    initial RAM disk of the shutdown. `unknown`: why it could not be asked, "" if it was. `held` is the number of fds
+    that luod has given to the store of its unit.
     """
 
     booted: bool = False
@@ -81,6 +82,7 @@ class Manager:
     minimum_uptime: float = 0.0
     exitrd: bool = False
     unknown: str = ""
+    held: int = 0
 
     def service(self, name: str) -> Service | None:
         return next((each for each in self.services if each.name == name), None)

@@ -18,6 +18,8 @@ TARGET: Final = "luod-quiesce.target"
 _TYPES: Final = ("*.service", "*.socket", "*.timer", "*.path", "*.target")
 """The types of units that isolating stops by default; it leaves slices, scopes, devices, mounts and swap."""
 _SECONDS: Final = 30.0
+_STATE: Final = "Id,ActiveState,Result,Job"
+STARTING: Final = "it is being started"
 
 
 def present() -> tuple[Service, ...]:
@@ -54,17 +56,35 @@ def kexec() -> tuple[str, ...]:
     return (_systemctl(), "--no-ask-password", "--no-wall", "kexec")
 
 
-def start(names: Sequence[str]) -> str:
-    """Starts units again, without waiting for them. Returns why some were not, "" if systemd takes all."""
+def start(names: Sequence[str]) -> dict[str, str]:
+    """Starts units again, without waiting for them. Returns those that do not run yet, and why not."""
     if not names:
-        return ""
+        return {}
     command = ("systemctl", "--no-ask-password", "--no-block")
-    failures = [ask([*command, "start", "--", *names], _SECONDS).failure]
-    if failures[0]:
+    refused = {}
+    if ask([*command, "start", "--", *names], _SECONDS).failure:
         # systemd takes all or none of a request.
-        failures = [ask([*command, "start", "--", name], _SECONDS).failure for name in names]
+        answers = {name: ask([*command, "start", "--", name], _SECONDS).failure for name in names}
+        refused = {name: failure for name, failure in answers.items() if failure}
     ask([*command, "stop", TARGET], _SECONDS)
-    return "; ".join(filter(None, failures))
+    shown = ask(["systemctl", "show", f"--property={_STATE}", "--", *names], _SECONDS)
+    if shown.failure:
+        return dict.fromkeys(names, shown.failure)
+    return {**not_running(shown.text), **refused}
+
+
+def not_running(shown: str) -> dict[str, str]:
+    """Returns the units that have failed, or that systemd has yet to start, from the answer of `systemctl show`. A unit
+    that has ended without a failure ran.
+    """
+    found = {}
+    for block in shown.split("\n\n"):
+        said = dict(line.partition("=")[::2] for line in block.splitlines())
+        if said.get("ActiveState") == "failed":
+            found[said["Id"]] = f"it has failed ({said.get('Result') or 'no result'})"
+        elif said.get("ActiveState") != "active" and said.get("Job", "0") not in ("", "0"):
+            found[said["Id"]] = STARTING
+    return found
 
 
 def _systemctl() -> str:

@@ -60,7 +60,7 @@ class KexecImage:
         # serve's start does not need the readers of images, and is part of the blackout.
         from luod.daemon.preflight.check import Preflight
 
-        return Preflight(self._sessions, self._participants, self._registry)
+        return Preflight(self._sessions, self._participants, self._registry, self._fds)
 
     async def load(
         self, kernel: Fd, initrd: Fd | None, command_line: str, *, ignore_findings: Collection[str] = ()

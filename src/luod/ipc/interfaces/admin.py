@@ -67,8 +67,9 @@ class Admin(Interface, name=ADMIN):
         discarded; null: never. policy_file: null without one. policy_error: the mistake in it, so that an older one is
         in force. state_directory: its problem; an update is refused meanwhile. registry: copies of it that luod did not
         use at its start: of another machine, boot or format, or damaged. fd_store: of which files PID 1 may have no
-        copy, so that they would be lost if every process of luod ended; luod tries again, and answers clients. way:
-        that of an update that names no other. shutdown_lock: `held`, or the reason why luod does not
+        copy, so that they would be lost if every process of luod ended; luod tries again, and answers clients. undo:
+        what a cancelled update has left on the host: its image, or a unit (`path`) that does not start again; luod
+        tries again. way: that of an update that names no other. shutdown_lock: `held`, or the reason why luod does not
         inhibit a shutdown while it holds outgoing sessions; null: there is nothing to protect, or no systemd.
         """
         self._permit()

@@ -164,6 +164,7 @@ class Status:
     state_directory: list[Problem]
     registry: list[Problem]
     fd_store: tuple[Problem, ...] = ()
+    undo: tuple[Problem, ...] = ()
     way: Way = "direct"
     shutdown_lock: str | None = None
 
