@@ -40,8 +40,12 @@ def _map_at(address: int, length: int, protection: int, flags: int, fd: int = -1
 class AddressCalls(SessionCalls):
     """The calls on /dev/iommu, groups, containers and devices."""
 
-    def do_arena(self) -> None:
-        """Maps the memory. Once in a process."""
+    _arena_mapped = False
+
+    def _map_arena(self) -> None:
+        """Maps the memory, once in a process."""
+        if self._arena_mapped:
+            return
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         both = mmap.PROT_READ | mmap.PROT_WRITE
         _map_at(ARENA, 1 << 20, both, private)
@@ -53,6 +57,7 @@ class AddressCalls(SessionCalls):
             _map_at(SHARED, 1 << 18, both, mmap.MAP_SHARED, fd)
         finally:
             os.close(fd)
+        self._arena_mapped = True
 
     def do_structure(
         self,
@@ -71,6 +76,7 @@ class AddressCalls(SessionCalls):
         The structure's own size comes first and is not among `values`. "array" stands for the address of the array, any
         other word for the fd in a slot.
         """
+        self._map_arena()
         form = struct.Struct(layout)
         numbers = [form.size, *(self._number(value) for value in values)]
         data = form.pack(*numbers)

@@ -87,6 +87,11 @@ STRUCTURES: dict[str, tuple[ModuleType, str, str]] = {
         "size flags dev_id data_len data_uptr out_data_type out_max_pasid_log2 __reserved out_capabilities",
     ),
     "iommu_ioas_change_process": (iommufd, "IOAS_CHANGE_PROCESS", "size __reserved"),
+    "iommu_ioas_noiommu_get_pa": (
+        iommufd,
+        "IOAS_NOIOMMU_GET_PA",
+        "size flags ioas_id __reserved iova length out_phys",
+    ),
 }
 GROWN = {
     "vfio_device_info",

@@ -13,10 +13,6 @@ from luod.static import Final
 DEVICE: Final = "/dev/iommu"
 
 IOMMUFD_TYPE: Final = ord(";")
-IOMMUFD_CMD_BASE: Final = 0x80
-IOMMUFD_CMD_IOAS_NOIOMMU_GET_PA: Final = 0x95
-"""The last one of Linux 7.3."""
-
 IOMMU_DESTROY: Final = 0x3B80
 IOMMU_IOAS_ALLOC: Final = 0x3B81
 IOMMU_IOAS_ALLOW_IOVAS: Final = 0x3B82
@@ -38,6 +34,7 @@ IOMMU_VDEVICE_ALLOC: Final = 0x3B91
 IOMMU_IOAS_CHANGE_PROCESS: Final = 0x3B92
 IOMMU_VEVENTQ_ALLOC: Final = 0x3B93
 IOMMU_HW_QUEUE_ALLOC: Final = 0x3B94
+IOMMU_IOAS_NOIOMMU_GET_PA: Final = 0x3B95
 
 IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE: Final = 0x3B96
 """Of the posted series "iommu: Add live update state preservation", in no released kernel.
@@ -113,5 +110,7 @@ VEVENTQ_ALLOC: Final = struct.Struct("=IIIIIIII")
 """`{u32 size, flags, viommu_id, type, veventq_depth, out_veventq_id, out_veventq_fd, reserved}`."""
 HW_QUEUE_ALLOC: Final = struct.Struct("=IIIIIIQQ")
 """`{u32 size, flags, viommu_id, type, index, out_hw_queue_id; u64 nesting_parent_iova, length}`."""
+IOAS_NOIOMMU_GET_PA: Final = struct.Struct("=IIIIQQQ")
+"""`{u32 size, flags, ioas_id, reserved; u64 iova, length, out_phys}`."""
 HWPT_LIVEUPDATE_MARK_PRESERVE: Final = struct.Struct("=IIQ")
 """`{u32 size; u32 hwpt_id; u64 hwpt_token}`."""

@@ -83,7 +83,6 @@ class Author:
         self._steps, self._weights = list(steps), list(steps.values())
 
     def write(self, questions: int) -> list[Question]:
-        self._ask("arena")
         for slot, size in zip(_FILES, (2 * PAGE, 1 << 18, 0), strict=True):
             self._ask("memfd", slot=slot, size=size)
         self._open_iommu()
@@ -254,6 +253,7 @@ class Author:
                 (iommufd.IOMMU_VDEVICE_ALLOC, "=IIIIQ", (number, number, 0, 0)),
                 (iommufd.IOMMU_VEVENTQ_ALLOC, "=IIIIIIII", (other, number, 1, one, 0, 0, 0)),
                 (iommufd.IOMMU_HW_QUEUE_ALLOC, "=IIIIIIQQ", (other, number, 1, 0, 0, self._iova(), self._length())),
+                (iommufd.IOMMU_IOAS_NOIOMMU_GET_PA, "=IIIIQQQ", (other, number, one, self._iova(), self._length(), 0)),
                 (
                     iommufd.IOMMU_VIOMMU_ALLOC,
                     "=IIIIIIIIQ",

@@ -101,12 +101,20 @@ def _first(comparison: Comparison) -> Difference | None:
 
 @contextlib.contextmanager
 def contest(
-    reference: str, python: Interpreter, *, scratch: Path | None = None, planted: Path | None = None
+    reference: str,
+    python: Interpreter,
+    *,
+    scratch: Path | None = None,
+    planted: Path | None = None,
+    arguments: Sequence[str] = (),
 ) -> Iterator[Contest]:
     """Yields a machine of the kind `reference` and an emulated one, with the sitecustomize.py of the directory
-    `planted`.
+    `planted` and with the `arguments` of luoemu.
     """
     source = python.environment["PYTHONPATH"]
     env = {"PYTHONPATH": os.pathsep.join([str(planted), source])} if planted else {}
-    with booting_machines(reference, scratch=scratch) as boot, EmulatedMachine(env=env) as emulated:
+    with (
+        booting_machines(reference, scratch=scratch) as boot,
+        EmulatedMachine(env=env, arguments=arguments) as emulated,
+    ):
         yield Contest(reference, Stage(boot(), python), Stage(emulated, python))

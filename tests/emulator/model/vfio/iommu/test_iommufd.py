@@ -82,7 +82,7 @@ def option(vmm: Vmm, iommu: int, what: int, operation: int, thing: int = 0, valu
 
 @pytest.mark.parametrize(
     ("command", "expected"),
-    [(0x3B95, -ENOTTY), (0x3B96, -ENOTTY), (0x3B40, -ENOTTY), (0x4081, -ENOTTY), (0x1234, -ENOTTY)],
+    [(0x3B96, -ENOTTY), (0x3B40, -ENOTTY), (0x4081, -ENOTTY), (0x1234, -ENOTTY)],
 )
 def test_commands_it_has_not(vmm: Vmm, iommu: int, command: int, expected: int) -> None:
     assert vmm.call(iommu, command, bytes(64)) == expected
@@ -120,6 +120,7 @@ def test_map_checks(vmm: Vmm, iommu: int, ioas: int) -> None:
     assert vmm.map(iommu, ioas, RAM, 0, 0) == -EINVAL
     assert vmm.map(iommu, ioas, BIG - 4096, 8192, 0) == -EOVERFLOW
     assert vmm.map(iommu, ioas, RAM, 8192, BIG - 4095) == -EOVERFLOW
+    assert vmm.map(iommu, ioas, 0, BIG - 4095, 8192) == -EINVAL, "its last page would end after the last address"
     assert vmm.map(iommu, ioas, READ_ONLY, 4096, 0, flags=4) == 0
     assert vmm.map(iommu, ioas, RAM, 4096, 0) == -EEXIST
     assert vmm.map(iommu, ioas, RAM, 8192, 1 << 63) == 1 << 63
@@ -173,6 +174,21 @@ def test_anywhere_is_the_first_aligned_hole(vmm: Vmm, iommu: int, ioas: int) -> 
     assert vmm.unmap(iommu, ioas, 8192, 8192) == 8192
     assert vmm.map(iommu, ioas, RAM, 4096, ANYWHERE) == 8192
     assert vmm.map(iommu, ioas, RAM + 1, 4096, ANYWHERE) == 49153
+
+
+def test_anywhere_is_not_the_last_byte_of_a_hole(vmm: Vmm, iommu: int, ioas: int) -> None:
+    assert vmm.map(iommu, ioas, RAM, 16384, 8192) == 8192
+    assert vmm.map(iommu, ioas, RAM + 4095, 1, ANYWHERE) == 0x6FFF
+
+
+def test_anywhere_is_never_in_the_first_page(vmm: Vmm, iommu: int, ioas: int) -> None:
+    assert allow(vmm, iommu, ioas, (0, 0x11FFF)) == 0
+    assert vmm.map(iommu, ioas, RAM, 4096, ANYWHERE) == 4096
+
+
+def test_neighbouring_allowed_ranges_are_one(vmm: Vmm, iommu: int, ioas: int) -> None:
+    assert allow(vmm, iommu, ioas, (0x10000, 0x10FFF), (0x11000, 0x11FFF)) == 0
+    assert vmm.map(iommu, ioas, RAM, 8192, ANYWHERE) == 0x10000
 
 
 def test_allowed_addresses(vmm: Vmm, iommu: int, ioas: int) -> None:
@@ -322,6 +338,8 @@ def test_copy_shares_the_pages(world: DeviceWorld, vmm: Vmm, iommu: int, ioas: i
     assert copy(ioas, 0, 4096, other, 0, flags=1) == -EINVAL
     assert copy(99, 0, 4096, other, 0) == -ENOENT
     assert copy(ioas, 0, 4096, 99, 0) == -ENOENT
+    assert copy(ioas, 0, 0, 99, 0) == -EINVAL, "the source comes before the target"
+    assert copy(ioas, 4096, BIG - 4094, 99, 0) == -EOVERFLOW
     assert copy(ioas, 4096, 12288, other, 0) == -ENOENT
     assert copy(ioas, 4096, 8192, other, 0) == -EPERM
     assert copy(ioas, 4096, 8192, other, 0, flags=5) == 0
@@ -479,6 +497,16 @@ def test_get_info_looks_at_its_size_before_the_address_space(vmm: Vmm, iommu: in
     assert vmm.call(iommu, vfio.VFIO_IOMMU_GET_INFO, layout.pack(16, 0, 0, 0, 0)) == -ENODEV
 
 
+def test_get_info_of_a_container_that_is_an_iommufd_returns_the_size_of_its_answer(
+    vmm: Vmm, iommu: int, ioas: int
+) -> None:
+    layout = vfio.IOMMU_TYPE1_INFO
+    assert vmm.call(iommu, uapi.IOMMU_VFIO_IOAS, uapi.VFIO_IOAS.pack(12, ioas, 1, 0)) == 0
+    for room in (24, 256):
+        assert vmm.call(iommu, vfio.VFIO_IOMMU_GET_INFO, layout.pack(room, 0, 0, 0, 0) + bytes(room)) == 0
+        assert layout.unpack(vmm.read(SCRATCH, layout.size))[0] == 72
+
+
 def fault_queue(vmm: Vmm, iommu: int) -> tuple[int, int]:
     """Returns the number of a new fault queue and its fd."""
     assert vmm.call(iommu, uapi.IOMMU_FAULT_QUEUE_ALLOC, uapi.FAULT_ALLOC.pack(16, 0, 0, 0)) == 0
@@ -521,6 +549,7 @@ ABSENT = {
     uapi.IOMMU_VDEVICE_ALLOC: uapi.VDEVICE_ALLOC,
     uapi.IOMMU_VEVENTQ_ALLOC: uapi.VEVENTQ_ALLOC,
     uapi.IOMMU_HW_QUEUE_ALLOC: uapi.HW_QUEUE_ALLOC,
+    uapi.IOMMU_IOAS_NOIOMMU_GET_PA: uapi.IOAS_NOIOMMU_GET_PA,
 }
 GONE = 99
 
@@ -564,6 +593,7 @@ def test_the_size_comes_before_what_the_hardware_lacks(vmm: Vmm, iommu: int, com
         (uapi.IOMMU_HW_QUEUE_ALLOC, (0, 3, 1, 0, 0, 0, 0), EINVAL),
         (uapi.IOMMU_HW_QUEUE_ALLOC, (0, 3, 1, 0, 0, BIG, 2), EOVERFLOW),
         (uapi.IOMMU_HW_QUEUE_ALLOC, (0, 3, 1, 0, 0, 0, 4096), ENOENT),
+        (uapi.IOMMU_IOAS_NOIOMMU_GET_PA, (0, GONE, 0, 0, 4096, 0), EOPNOTSUPP),
     ],
 )
 def test_what_comes_before_what_the_hardware_lacks(

@@ -1,4 +1,5 @@
-"""Commands of /dev/iommu for abilities that this IOMMU lacks: dirty tracking, nested page tables, vIOMMUs.
+"""Commands of /dev/iommu for abilities that this IOMMU lacks: dirty tracking, nested page tables, vIOMMUs, devices
+without an IOMMU.
 
 A kernel has the commands on every hardware. So these make the checks that come before those of the hardware, as
 drivers/iommu/iommufd of Linux 7.3 does, and then refuse.
@@ -83,6 +84,10 @@ def _hw_queue_alloc(request: Request, context: Context) -> int:
     return errno.EOVERFLOW if start + length - 1 > ADDRESS_MAXIMUM else errno.ENOENT
 
 
+def _noiommu_get_pa(request: Request, context: Context) -> int:
+    return errno.EOPNOTSUPP  # this kernel has no VFIO_NOIOMMU
+
+
 _REFUSALS: Final[dict[Command, Callable[[Request, Context], int]]] = {
     Command(uapi.IOMMU_HWPT_SET_DIRTY_TRACKING, uapi.HWPT_SET_DIRTY_TRACKING): _set_dirty_tracking,
     Command(uapi.IOMMU_HWPT_GET_DIRTY_BITMAP, uapi.HWPT_GET_DIRTY_BITMAP): _get_dirty_bitmap,
@@ -91,6 +96,7 @@ _REFUSALS: Final[dict[Command, Callable[[Request, Context], int]]] = {
     Command(uapi.IOMMU_VDEVICE_ALLOC, uapi.VDEVICE_ALLOC): _vdevice_alloc,
     Command(uapi.IOMMU_VEVENTQ_ALLOC, uapi.VEVENTQ_ALLOC): _veventq_alloc,
     Command(uapi.IOMMU_HW_QUEUE_ALLOC, uapi.HW_QUEUE_ALLOC): _hw_queue_alloc,
+    Command(uapi.IOMMU_IOAS_NOIOMMU_GET_PA, uapi.IOAS_NOIOMMU_GET_PA): _noiommu_get_pa,
 }
 COMMANDS: Final = tuple(_REFUSALS)
 _BY_NUMBER: Final = {command.number: refusal for command, refusal in _REFUSALS.items()}

@@ -40,6 +40,7 @@ def ioctl(context: Context, command: int, argument: int, caller: DeviceCaller) -
                 argument,
                 caller,
                 lambda: PAGE_SIZES if context.compatible.page_tables else _WHOLE_PAGES,
+                always_sized=True,
             )
         case uapi.VFIO_IOMMU_MAP_DMA:
             return _map(context, argument, caller)

@@ -24,6 +24,8 @@ from luod.emulator.model.vfio.ports import MappableMemory
 _HUGE_PAGE: Final = 2 << 20
 Range = tuple[int, int]
 """First and last address, both included."""
+Piece = tuple[Area, int, int]
+"""Mapping, offset in it, bytes."""
 
 
 class PartOfMapping(Errno):
@@ -124,16 +126,31 @@ class Ioas:
         taken = [(area.start, area.last) for area in self.space]
         if self.page_tables:
             taken = sorted([*taken, *RESERVED])
-        for first, last in self._allowed or ((PAGE, ADDRESS_MAXIMUM - PAGE),):
-            position = first
+        for first, last in self._choosable():
+            # As in iopt_alloc_iova, the start of the range is aligned before holes are looked for.
+            position = _fit(first, last, length, alignment, within)
+            if position is None:
+                continue
             for start, end in [*taken, (last + 1, ADDRESS_MAXIMUM)]:
                 if end < position:
                     continue
-                aligned = -(-position // alignment) * alignment | within
-                if aligned + length - 1 < min(start, last + 1):
-                    return aligned
+                found = _fit(position, min(start - 1, last), length, alignment, within)
+                if found is not None:
+                    return found
                 position = end + 1
         raise Errno(errno.ENOSPC)
+
+    def _choosable(self) -> list[Range]:
+        """Returns the ranges from which addresses are chosen: neighbours joined, no first and no last page."""
+        lowest, highest = PAGE, ADDRESS_MAXIMUM - PAGE
+        joined: list[Range] = []
+        for first, last in self._allowed or ((lowest, highest),):
+            if joined and joined[-1][1] + 1 == first:
+                joined[-1] = joined[-1][0], last
+            else:
+                joined.append((first, last))
+        clipped = ((max(first, lowest), min(last, highest)) for first, last in joined)
+        return [(first, last) for first, last in clipped if first <= last]
 
     def map(
         self,
@@ -166,22 +183,22 @@ class Ioas:
         if self.page_tables:
             area.pages.pin()
 
-    def copy_from(
-        self, source: Ioas, source_start: int, length: int, start: int | None, *, readable: bool, writable: bool
-    ) -> int:
-        """Returns the address of the copy.
-
-        Raises Errno: ENOENT for a hole in the source, EPERM for write access to a read-only mapping, and those of
-        `place`.
-        """
+    def pieces(self, start: int, length: int) -> list[Piece]:
+        """Returns the parts of mappings that a copy of the range takes. Raises Errno: EINVAL, EOVERFLOW, ENOENT."""
         if not length:
             raise Errno(errno.EINVAL)
-        if source_start + length - 1 > ADDRESS_MAXIMUM:
+        if start + length - 1 > ADDRESS_MAXIMUM:
             raise Errno(errno.EOVERFLOW)
         try:
-            pieces = list(source.space.pieces(source_start, length))
+            return list(self.space.pieces(start, length))
         except Errno:
             raise Errno(errno.ENOENT) from None
+
+    def copy(self, pieces: list[Piece], length: int, start: int | None, *, readable: bool, writable: bool) -> int:
+        """Maps `pieces`, which have `length` bytes, once more. Returns the address.
+
+        Raises Errno: EPERM for write access to a read-only mapping, and those of `place`.
+        """
         first, within, _ = pieces[0]
         start = self.place(start, length, first.pages.address + first.offset + within)
         if writable and not all(area.pages.writable for area, _, _ in pieces):
@@ -230,3 +247,12 @@ class Ioas:
     def _need_mutable(self) -> None:
         if self.frozen_by:
             raise Errno(errno.EBUSY)
+
+
+def _fit(start: int, last: int, length: int, alignment: int, within: int) -> int | None:
+    """Returns the first address of start..last for `length` bytes, `within` bytes after one that is aligned, or None.
+
+    An address that is the last one is not taken, even for one byte (__alloc_iova_check_range).
+    """
+    aligned = -(-start // alignment) * alignment | within
+    return aligned if aligned < last and last - aligned >= length - 1 else None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from luod.emulator.model.decode import Command, Request, decode
-from luod.emulator.model.ports import Errno, Kind
+from luod.emulator.model.ports import PAGE, Errno, Kind
 from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.iommu import absent, compatible
 from luod.emulator.model.vfio.iommu.context import BoundDevice, Context, PageTable
@@ -25,7 +25,6 @@ CAP_SYS_RESOURCE: Final = 24
 _ACCESS: Final = uapi.IOMMU_IOAS_MAP_READABLE | uapi.IOMMU_IOAS_MAP_WRITEABLE
 _HWPT_ALLOC_MINIMUM: Final = 24
 _HW_INFO_MINIMUM: Final = 32
-_NUMBERS: Final = range(uapi.IOMMUFD_CMD_BASE, uapi.IOMMUFD_CMD_IOAS_NOIOMMU_GET_PA + 1)
 
 _TABLE: Final = {
     command.number & 0xFF: command
@@ -88,12 +87,8 @@ class IommufdFile(ModelFile):
         self.context.close()
 
     def ioctl(self, command: int, argument: int, caller: DeviceCaller) -> int:
-        number = command & 0xFF
-        if number not in _NUMBERS and number not in self._commands:
+        if command & 0xFF not in self._commands:
             return compatible.ioctl(self.context, command, argument, caller)
-        if number not in self._commands:
-            caller.read(argument, 4)
-            raise Errno(errno.ENOTTY)
         request = decode(self._commands, command, argument, caller)
         execute = self._execute.get(request.number)
         if execute is None:
@@ -144,9 +139,11 @@ class IommufdFile(ModelFile):
         _, flags, number, reserved, address, length, start = (request.integer(index) for index in range(7))
         if reserved:
             raise Errno(errno.EOPNOTSUPP)
-        ioas, fixed, writable = self._mapping(flags, number, start, length)
+        fixed, writable = self._mapping(flags, start, length)
+        ioas = self.context.get(number, Ioas)
         if address + length > ADDRESS_MAXIMUM:
             raise Errno(errno.EOVERFLOW)
+        _require_pages(length)
         start = ioas.place(start if fixed else None, length, address)
         memory = caller.memory(address, length)
         readable = bool(flags & uapi.IOMMU_IOAS_MAP_READABLE)
@@ -156,13 +153,15 @@ class IommufdFile(ModelFile):
     def _map_file(self, request: Request, caller: DeviceCaller) -> None:
         """Maps a memfd. Raises the errnos of MAP, and EBADF. Another file is EINVAL once there is a page table."""
         _, flags, number, fd, offset, length, start = (request.integer(index) for index in range(7))
-        ioas, fixed, writable = self._mapping(flags, number, start, length)
+        fixed, writable = self._mapping(flags, start, length)
+        ioas = self.context.get(number, Ioas)
         if not length:
             raise Errno(errno.EINVAL)
         if offset + length - 1 > ADDRESS_MAXIMUM:
             raise Errno(errno.EOVERFLOW)
         file = caller.file(fd)
         try:
+            _require_pages(length)
             start = ioas.place(start if fixed else None, length, offset)
             if file.kind in (Kind.MEMFD, Kind.TMPFS, Kind.HUGETLB):
                 memory = self._host.pin_file(file, offset, length)
@@ -175,26 +174,22 @@ class IommufdFile(ModelFile):
         ioas.map(start, length, memory, backing, address=offset, readable=readable, writable=writable)
         request.answer({6: start})
 
-    def _mapping(self, flags: int, number: int, start: int, length: int) -> tuple[Ioas, bool, bool]:
-        """Returns (IOAS, at a fixed address, writable), checked in the order that all maps share."""
+    def _mapping(self, flags: int, start: int, length: int) -> tuple[bool, bool]:
+        """Returns (at a fixed address, writable), checked in the order that all maps share."""
         if flags & ~(uapi.IOMMU_IOAS_MAP_FIXED_IOVA | _ACCESS):
             raise Errno(errno.EOPNOTSUPP)
         if start >= ADDRESS_MAXIMUM or length >= ADDRESS_MAXIMUM:
             raise Errno(errno.EOVERFLOW)
         if not flags & _ACCESS:
             raise Errno(errno.EINVAL)
-        ioas = self.context.get(number, Ioas)
-        return ioas, bool(flags & uapi.IOMMU_IOAS_MAP_FIXED_IOVA), bool(flags & uapi.IOMMU_IOAS_MAP_WRITEABLE)
+        return bool(flags & uapi.IOMMU_IOAS_MAP_FIXED_IOVA), bool(flags & uapi.IOMMU_IOAS_MAP_WRITEABLE)
 
     def _copy(self, request: Request, caller: DeviceCaller) -> None:
         _, flags, number, source_number, length, start, source_start = (request.integer(index) for index in range(7))
-        if source_start >= ADDRESS_MAXIMUM and not flags & ~(uapi.IOMMU_IOAS_MAP_FIXED_IOVA | _ACCESS):
-            raise Errno(errno.EOVERFLOW)
-        ioas, fixed, writable = self._mapping(flags, number, start, length)
-        source = self.context.get(source_number, Ioas)
-        start = ioas.copy_from(
-            source,
-            source_start,
+        fixed, writable = self._mapping(flags, max(start, source_start), length)
+        pieces = self.context.get(source_number, Ioas).pieces(source_start, length)
+        start = self.context.get(number, Ioas).copy(
+            pieces,
             length,
             start if fixed else None,
             readable=bool(flags & uapi.IOMMU_IOAS_MAP_READABLE),
@@ -324,6 +319,12 @@ class IommufdFile(ModelFile):
         if any(other is not table and other.preserve_token == token for other in self.context.marked()):
             raise Errno(errno.EADDRINUSE)
         table.preserve_token = token
+
+
+def _require_pages(length: int) -> None:
+    """Checks the length of new pages (iopt_alloc_pages). Raises Errno(EINVAL) where rounding up would overflow."""
+    if length > ADDRESS_MAXIMUM - PAGE:
+        raise Errno(errno.EINVAL)
 
 
 def _none(value: int | bool) -> None:

@@ -29,8 +29,12 @@ def get_info(
     argument: int,
     caller: DeviceCaller,
     page_sizes: Callable[[], int] = lambda: PAGE_SIZES,
+    *,
+    always_sized: bool = False,
 ) -> int:
     """Answers VFIO_IOMMU_GET_INFO: the usable ranges, the page sizes as bits, and the number of further mappings.
+
+    `always_sized`: argsz becomes the size of the answer, also where the caller has room for more.
 
     Raises Errno: EFAULT, EINVAL, and after these what `find_ranges` raises.
     """
@@ -49,11 +53,11 @@ def get_info(
         layout.size,
     )
     flags = uapi.VFIO_IOMMU_INFO_PGSIZES | uapi.VFIO_IOMMU_INFO_CAPS
-    known, offset = size, 0
-    if size < layout.size + len(content):
-        size = layout.size + len(content)
-    else:
+    known, whole, offset = size, layout.size + len(content), 0
+    if known >= whole:
         caller.write(argument + layout.size, content)
         offset = layout.size
+    if known < whole or always_sized:
+        size = whole
     argsz.write(caller, argument, layout, (size, flags, page_sizes(), offset, 0), known)
     return 0
