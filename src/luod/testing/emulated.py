@@ -19,7 +19,7 @@ from typing import Any, Final
 from luod.errors import MachineEnded, MachineError, MachineUnavailable
 from luod.linux import Fd, has_ended
 from luod.testing.channel import Channel
-from luod.testing.interpreter import Interpreter, interpreter_for
+from luod.testing.interpreter import Interpreter, interpreter_for, runs
 from luod.testing.machine import TIMEOUT, Machine, describe
 
 _NAMESPACES: Final = ("mnt", "net", "pid")
@@ -190,18 +190,7 @@ class HeldNamespaces:
 def may_make_namespaces(python: Interpreter, user: int | None) -> bool:
     """Returns whether this host gives `user` the namespaces that every machine needs."""
     script = "from luod.emulator.machine import namespaces; namespaces.enter(share_network=False)"
-    attempt = subprocess.run(
-        [python.executable, "-c", script],
-        env={**os.environ, **python.environment},
-        cwd="/",
-        user=user,
-        group=user,
-        extra_groups=None if user is None else [],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-    )
-    return attempt.returncode == 0
+    return runs([python.executable, "-c", script], user, python.environment)
 
 
 def _ends_within(pid: int, seconds: float) -> bool:

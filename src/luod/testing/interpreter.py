@@ -57,9 +57,9 @@ def interpreter_for(user: int | None = None) -> Interpreter | None:
     """
     source = _compiled(_SOURCE) if _reads(_SOURCE, user) else _copy(_SOURCE)
     environment = {"PYTHONPATH": str(source.parent), "PYTHONDONTWRITEBYTECODE": "1"}
-    if _runs([sys.executable, "-c", _ATTEMPT], user, environment):
+    if runs([sys.executable, "-c", _ATTEMPT], user, environment):
         return Interpreter(sys.executable, environment, user)
-    if _runs([_SYSTEMS, "-c", _ATTEMPT], user, environment):
+    if runs([_SYSTEMS, "-c", _ATTEMPT], user, environment):
         return Interpreter(_SYSTEMS, environment, user)
     return None
 
@@ -67,7 +67,7 @@ def interpreter_for(user: int | None = None) -> Interpreter | None:
 @functools.cache
 def _reads(directory: Path, user: int | None) -> bool:
     """Returns whether uid `user` can list `directory`. Its files are assumed to be as readable as the directory."""
-    return user in (None, os.geteuid()) or _runs(["ls", str(directory)], user, {})
+    return user in (None, os.geteuid()) or runs(["ls", str(directory)], user, {})
 
 
 def _readable_directory() -> Path:
@@ -98,7 +98,7 @@ def _compiled(directory: Path) -> Path:
     return directory
 
 
-def _runs(command: list[str], user: int | None, environment: dict[str, str]) -> bool:
+def runs(command: list[str], user: int | None, environment: dict[str, str]) -> bool:
     """Returns whether a program that uid `user` starts exits with status 0."""
     try:
         attempt = subprocess.run(
