@@ -51,8 +51,11 @@
     │   └── CallFailed                   luod answered with an error, `name`
     │       └── Busy                     not now, such as during an update; try again later
     ├── QemuError                        driving a QEMU (luod.agents.qemu)
-    │   ├── QemuEnded                    it ended, could not start, or does not answer
-    │   └── QmpFailed                    it refused a command of QMP, `command`
+    │   ├── QemuEnded                    it ended, could not start, or has no monitor
+    │   │   └── GuestEnded               no QEMU runs the guest any more
+    │   ├── QemuLate                     it did not do something in time, and may do it later
+    │   ├── QmpFailed                    it refused a command of QMP, `command`
+    │   └── QmpUnknown                   its answer to a command of QMP has an unknown form
     ├── FleetLockError                   `luoctl fleet-lock`: the lock server cannot be reached
     │   └── FleetLockRefused             the lock server refuses, or its answer is not of the protocol
     └── MachineError                     driving a machine under test (luod.testing)
@@ -366,9 +369,21 @@ class QemuError(LuodError):
 
 
 class QemuEnded(QemuError):
-    """QEMU ended, could not start, or does not answer."""
+    """QEMU ended, could not start, or has no monitor."""
 
     hint = "see what QEMU printed"
+
+
+class GuestEnded(QemuEnded):
+    """No QEMU runs the guest any more: its QEMU ended, or its memory was changed after its state was written."""
+
+    hint = "start the guest from the beginning; see what QEMU printed"
+
+
+class QemuLate(QemuError):
+    """QEMU did not do something in time. It may do it later."""
+
+    hint = "see whether QEMU is stopped, or waits for a disk or a network file system"
 
 
 class QmpFailed(QemuError):
@@ -377,6 +392,12 @@ class QmpFailed(QemuError):
     def __init__(self, command: str, message: str, *, hint: str = "") -> None:
         super().__init__(f"{command}: {message}", hint=hint)
         self.command = command
+
+
+class QmpUnknown(QemuError):
+    """QEMU's answer to a command of QMP has not the form that QEMU 7.2 to 11.1 give it."""
+
+    hint = "this QEMU may be newer than this luod: report it with the answer"
 
 
 class FleetLockError(LuodError):

@@ -221,7 +221,14 @@ class CarryOverFailed(SessionError, of=(ADMIN,)):
 
 
 class UpgradeFailed(WireError, of=(QEMU,), caught=errors.QemuError):
-    """The other QEMU could not take the guest over. The guest goes on with the QEMU that it had."""
+    """The other QEMU could not take the guest over. The guest is with the QEMU that it had.
+
+    It goes on there, unless the message says that it stays paused.
+    """
+
+
+class GuestEnded(WireError, of=(QEMU,), caught=errors.GuestEnded):
+    """No QEMU runs the guest any more. Its session is released."""
 
 
 def on_the_wire(error: LuodError, interface: str) -> tuple[str, dict[str, Any]] | None:

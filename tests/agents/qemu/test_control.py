@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import stat
 from collections.abc import Callable
@@ -12,19 +13,24 @@ from typing import Any
 import pytest
 
 from luod.agents.qemu import control
-from luod.errors import LuodError, QemuEnded, QemuError, QemuRefusal, Refused
+from luod.errors import CallFailed, GuestEnded, QemuError, QemuLate, QemuRefusal, QmpFailed, Refused
 from luod.ipc.types.qemu import Upgraded
 
 DONE = Upgraded("11.1.3", "pc-q35-7.2", "beside", 42)
 
 
 class Agent:
-    """Upgrades to /new, refuses /refused, and fails with /failing."""
+    """Upgrades to /new, refuses /refused, and fails with the others as with errors that the agent may meet."""
 
     async def upgrade(self, program: str) -> Upgraded:
-        failures: dict[str, LuodError] = {
+        failures: dict[str, Exception] = {
             "/refused": QemuRefusal("no such machine type", hint="use another QEMU"),
-            "/failing": QemuEnded("QEMU ended", hint="see what QEMU printed"),
+            "/failing": QmpFailed("migrate", "no such device", hint="see what QEMU printed"),
+            "/late": QemuLate("QEMU did not answer stop within 120 s"),
+            "/ended": GuestEnded("no QEMU loads its state"),
+            "/no-such-key": KeyError("running"),
+            "/full": OSError(errno.ENOSPC, "No space left on device"),
+            "/silent": TimeoutError(),
         }
         if program in failures:
             raise failures[program]
@@ -74,7 +80,15 @@ def test_the_socket_of_an_agent_that_was_killed_is_replaced(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("program", "kind", "message"),
-    [("/refused", Refused, "no such machine type"), ("/failing", QemuError, "QEMU ended")],
+    [
+        ("/refused", Refused, "no such machine type"),
+        ("/failing", QemuError, "no such device"),
+        ("/late", QemuError, "did not answer stop within 120 s"),
+        ("/ended", GuestEnded, "no QEMU loads its state"),
+        ("/no-such-key", CallFailed, "the agent failed: KeyError: 'running'"),
+        ("/full", CallFailed, "No space left on device"),
+        ("/silent", CallFailed, "the agent failed: TimeoutError"),
+    ],
 )
 def test_a_failure_arrives_as_a_typed_error(tmp_path: Path, program: str, kind: type, message: str) -> None:
     at = tmp_path / "vm.sock"

@@ -197,6 +197,37 @@ def test_a_guest_that_waits_is_not_started_from_the_beginning(luod: Luod, tmp_pa
     restore(luod, guest).counts_on()
 
 
+def test_restore_all_leaves_sessions_of_other_programs_to_them(luod: Luod, tmp_path: Path) -> None:
+    """`plain` has one session, and `frozen` has two, as a guest has."""
+    guest = counting_guest(tmp_path)
+    launcher = run(luod, guest)
+    plain, frozen = Participant(luod, "plain"), Participant(luod, "frozen")
+    launcher.counts_on()
+    begin(luod)
+    for other in (plain, frozen):
+        other.expect("preparing")
+        other.vote("preparing")
+    generation = frozen.expect("freezing")["generation"]
+    frozen.freeze(generation)
+    with luod.machine.expect_jump():
+        for other in (plain, frozen):
+            other.vote("freezing")
+    luod.start()
+
+    everyone = Launcher(luod, guest, "restore", "--all")
+
+    everyone.says("frozen: is no guest of QEMU, and is left to its own program")
+    everyone.says("vm: takes part in updates")
+    assert sessions(luod)["incoming plain"] == "waiting"
+    assert sessions(luod)[f"incoming frozen#{generation}"] == "waiting"
+    eventually(
+        lambda: [shown["process"] for shown in luod.answers("show", "frozen")] == [None, None],
+        describe="no process has the sessions of frozen",
+    )
+    assert not everyone.program.returncode
+    everyone.counts_on()
+
+
 def test_root_restores_and_releases_no_guest_of_another_user(luod: Luod, tmp_path: Path) -> None:
     """A session says which program restores it."""
     guest = counting_guest(tmp_path)
@@ -305,13 +336,55 @@ def test_a_device_that_was_plugged_in_after_preparing_is_a_veto_and_the_guest_go
     other = Participant(luod, "other")
     operator = begin(luod)
     other.expect("preparing")
-    told = operator.until("preparing")
-    while not any((each["name"], each["standing"]) == ("vm", "ready") for each in told["participants"]):
-        told = operator.next() or {}
+    until_ready(operator)
     tell(monitor, "device_add virtio-rng-pci,id=r")
     other.vote("preparing")
     assert "the device r (virtio-rng-pci) was plugged in" in operator.until("cancelled")["reason"]
     launcher.counts_on()
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [
+        ("preparing", "QEMU did not say whether its guest can be carried within"),
+        ("freezing", "QEMU did not pause the guest within"),
+    ],
+)
+def test_a_qemu_that_hangs_is_a_veto_with_words_and_the_guest_goes_on(
+    luod: Luod, tmp_path: Path, phase: str, words: str
+) -> None:
+    launcher = run(luod, counting_guest(tmp_path))
+    other = Participant(luod, "other")
+    if phase == "preparing":
+        luod.machine.signal(launcher.qemu_pid(), signal.SIGSTOP)
+    operator = begin(luod, deadline=4)
+    other.expect("preparing")
+    if phase == "freezing":
+        until_ready(operator)
+        luod.machine.signal(launcher.qemu_pid(), signal.SIGSTOP)
+    other.vote("preparing")
+    assert words in operator.until("cancelled")["reason"]
+    luod.machine.signal(launcher.qemu_pid(), signal.SIGCONT)
+    launcher.counts_on()
+
+
+def test_a_session_that_luod_lost_is_created_again_and_the_operator_is_told(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    launcher = run(luod, guest)
+    luod.kill_both()
+    luod.machine.run(["rm", "-r", luod.state_directory])
+    luod.start()
+    launcher.says("has a new session, since luod had lost the last")
+    assert luod.luoctl_json("show", guest.name)["about"]["sessions_lost"] == 1
+    update(luod, [launcher])
+    restore(luod, guest).counts_on()
+
+
+def until_ready(operator: Operator) -> None:
+    """Waits until the guest is ready in preparing."""
+    told = operator.until("preparing")
+    while not any((each["name"], each["standing"]) == ("vm", "ready") for each in told["participants"]):
+        told = operator.next() or {}
 
 
 def test_a_command_line_that_cannot_be_carried_starts_nothing(luod: Luod, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 from luod.agents.qemu import process
 from luod.agents.qemu.command_line import plan
-from luod.agents.qemu.upgrade import GuestLost, Outcome, Side, exclusive, replaced
+from luod.agents.qemu.upgrade import Outcome, Side, replaced
+from luod.errors import GuestEnded, QemuEnded
 from luod.frozen import replace
 from luod.linux import Fd
 from luod.liveupdate import memory
@@ -135,7 +137,7 @@ def test_a_guest_that_neither_qemu_loads_has_ended_and_that_is_said(guest: Count
         qemu = await process.started(before.plan, ram, incoming=False)
         try:
             await qemu.meet()
-            with pytest.raises(GuestLost, match="the guest has ended"):
+            with pytest.raises(GuestEnded, match="the guest has ended"):
                 await replaced(qemu, broken(before), broken(before), ram)
             assert qemu.ended
         finally:
@@ -145,38 +147,33 @@ def test_a_guest_that_neither_qemu_loads_has_ended_and_that_is_said(guest: Count
         asyncio.run(lost(ram))
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["-pidfile", "p"],
-        ["-vnc", ":1"],
-        ["-display", "vnc=:1"],
-        ["-netdev", "tap,id=n,ifname=tap0"],
-        ["-netdev", "user,id=n,hostfwd=tcp::2222-:22"],
-        ["-netdev", '{"type":"user","id":"n","hostfwd":[{"str":"tcp::2222-:22"}]}'],
-        ["-netdev", "stream,id=n,server=on,addr.type=unix,addr.path=s"],
-        ["-serial", "tcp::5000,server,nowait"],
-        ["-chardev", "socket,id=c,path=s,server=on,wait=off"],
-        ["-qmp", "unix:q,server=on,wait=off"],
-        ["-s"],
-        ["-serial", "/dev/ttyS0"],
-        ["-device", "vhost-vsock-pci,guest-cid=3"],
-    ],
-)
-def test_what_only_one_qemu_can_have_is_known(arguments: list[str]) -> None:
-    assert exclusive(arguments) == (" ".join(arguments),)
+@pytest.mark.parametrize("more", [[], MONITOR])
+def test_a_guest_that_is_asked_to_end_during_an_exchange_ends(
+    guest: CountingGuest, tmp_path: Path, more: list[str]
+) -> None:
+    """Also when its old QEMU is gone already, and the new one has not begun."""
+    before = side(guest, "installed", more)
+    begun, going = tmp_path / "begun", tmp_path / "going"
+    slow = tmp_path / "slow"
+    slow.write_text(f'#!/bin/sh\ntouch {begun}\nuntil test -e {going}; do sleep 0.02; done\nexec "$0.qemu" "$@"\n')
+    slow.chmod(0o755)
+    slow.with_suffix(".qemu").symlink_to(qemus.path("installed"))
+    after = Side(replace(before.plan, program=str(slow)), before.capabilities)
 
+    async def asked(ram: Fd) -> None:
+        qemu = await process.started(before.plan, ram, incoming=False)
+        try:
+            await qemu.meet()
+            exchange = asyncio.ensure_future(replaced(qemu, before, after, ram))
+            await asyncio.to_thread(eventually, begun.exists, describe="the new QEMU is started")
+            qemu.ask_to_end()
+            going.touch()
+            with contextlib.suppress(QemuEnded):
+                await exchange
+            async with asyncio.timeout(60):
+                assert await qemu.wait() == 0
+        finally:
+            await qemu.end()
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["-netdev", "user,id=n"],
-        ["-serial", "file:f"],
-        ["-chardev", "socket,id=c,path=s"],
-        ["-drive", "file=a.img"],
-        ["-serial", "stdio"],
-        ["-netdev", "stream,id=n,addr.type=unix,addr.path=s"],
-    ],
-)
-def test_what_two_qemus_can_have_is_known(arguments: list[str]) -> None:
-    assert exclusive(arguments) == ()
+    with memory(before.plan.ram_bytes) as ram:
+        asyncio.run(asked(ram))

@@ -11,15 +11,14 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from luod.agents.qemu.deadline import QEMU_SECONDS
 from luod.agents.qemu.qmp import Qmp
-from luod.errors import QemuEnded, QemuRefusal, QmpFailed
+from luod.errors import QemuEnded, QemuError, QemuRefusal, QmpFailed
 from luod.frozen import frozen
 
 _WITHOUT_A_GUEST: Final = ("-machine", "none", "-nodefaults", "-no-user-config", "-S", "-display", "none")
 _ENDINGS: Final = ("", "-pci", "-device", "-82540em")
 _PRINTED: Final = 500
-_ANSWERS_WITHIN: Final = 120.0
-"""In seconds. A QEMU in an emulated machine takes half a minute; only one that hangs makes a caller wait."""
 
 
 @frozen
@@ -51,7 +50,7 @@ class Capabilities:
         return dict(self.aliases).get(machine, machine)
 
 
-async def probe(program: str, drivers: Sequence[str] = (), *, within: float = _ANSWERS_WITHIN) -> Capabilities:
+async def probe(program: str, drivers: Sequence[str] = (), *, within: float = QEMU_SECONDS) -> Capabilities:
     """Starts `program`, asks it what it can do and which of the `drivers` it lacks, and ends it.
 
     Raises QemuRefusal: there is no such program. Raises QemuEnded: it is no QEMU, or does not answer
@@ -82,7 +81,7 @@ async def probe(program: str, drivers: Sequence[str] = (), *, within: float = _A
     try:
         async with asyncio.timeout(within), await Qmp.connected(ours, within=within) as qmp:
             return await _asked(qmp, path, drivers)
-    except (QemuEnded, QmpFailed, TimeoutError, LookupError, TypeError, ValueError) as error:
+    except (QemuError, TimeoutError, LookupError, TypeError, ValueError) as error:
         _kill(process)
         raise QemuEnded(
             f"{path} does not answer as a QEMU: {str(error) or type(error).__name__}",

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import traceback
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final
 
-from luod.errors import LuodError, QemuError, QemuRefusal
+from luod.errors import LuodError, QemuEnded, QemuError, QemuRefusal
 from luod.ipc.client.connection import Connection
 from luod.ipc.decode import decode
-from luod.ipc.errors import CallError, UpgradeFailed, on_the_wire
+from luod.ipc.errors import CallError, GuestEnded, UpgradeFailed, on_the_wire
 from luod.ipc.framing import encode_call
 from luod.ipc.interfaces.qemu import Qemu
 from luod.ipc.names import INTERNAL_ERROR, QEMU, SERVICE, SESSIONS_SOCKET
@@ -44,7 +45,8 @@ def path(name: str, luod_socket: str | None = None) -> str:
 def upgrade(name: str, at: str, program: str) -> Upgraded:
     """Asks the agent of the guest `name`, on the socket `at`, to replace its QEMU by `program`, an absolute path.
 
-    Raises QemuRefusal: it has no agent here. Raises Refused, QemuError: the guest goes on as it was.
+    Raises QemuRefusal: it has no agent here. Raises Refused, QemuError: the guest is as it was. Raises GuestEnded: it
+    has ended.
     """
     if not os.path.exists(at):
         raise QemuRefusal(
@@ -89,17 +91,23 @@ async def served(service: Service, at: str) -> AsyncIterator[None]:
 
 
 async def _answered(message: bytes, interfaces: dict[str, Interface]) -> Reply | None:
-    """Returns the reply to a message; None if the caller wants none."""
+    """Returns the reply to a message; None if the caller wants none. Each failure of a call has a reply with words."""
     try:
         call = parse(message)
     except Malformed as malformed:
         return None if malformed.oneway else _refused(malformed.error, SERVICE)
     try:
         reply = Reply(await _performed(call, interfaces))
+    except QemuEnded as error:
+        reply = _refused(GuestEnded(message=error.message, hint=error.hint), QEMU)
     except QemuError as error:
         reply = _refused(UpgradeFailed(message=error.message, hint=error.hint), QEMU)
     except LuodError as error:
         reply = _refused(error, call.method.rpartition(".")[0])
+    except Exception as error:  # noqa: BLE001 - it is the answer
+        traceback.print_exception(error)
+        failure = QemuError(f"the agent failed: {type(error).__name__}: {error}", hint="see what the agent printed")
+        reply = _refused(failure, QEMU)
     return None if call.oneway else reply
 
 

@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from luod.agents.qemu import command_line, control, live, ownership, programs, state, upgrade
+from luod.agents.qemu.deadline import QEMU_SECONDS, in_time
 from luod.agents.qemu.process import Qemu, said
 from luod.agents.qemu.record import (
     GENERATION,
     RAM,
     RAM_TOKEN,
+    SESSIONS_LOST,
     STATE,
     STATE_TOKEN,
     Record,
@@ -26,7 +28,18 @@ from luod.agents.qemu.record import (
 )
 from luod.agents.qemu.upgrade import Side
 from luod.aio import AsyncClient, AsyncHeldOutgoingSession, AsyncParticipant, AsyncPhase
-from luod.errors import Busy, LuodError, NoSuchSession, QemuEnded, QemuRefusal, QmpFailed, Refused
+from luod.errors import (
+    Busy,
+    LuodError,
+    NoSuchSession,
+    QemuEnded,
+    QemuError,
+    QemuLate,
+    QemuRefusal,
+    QmpFailed,
+    QmpUnknown,
+    Refused,
+)
 from luod.ipc.client.participation import PlannedFile
 from luod.ipc.errors import UpgradeFailed
 from luod.ipc.types.qemu import Upgraded
@@ -40,7 +53,6 @@ _RELEASE_PAUSE: Final = 0.1
 """How often the session of a guest that ended is released, and the seconds between two attempts."""
 _AGAIN_PAUSE: Final = 0.5
 """The seconds between two attempts to create a session that luod has lost."""
-_SAVE_SECONDS: Final = 30.0
 _MARGIN: Final = 0.5
 """Seconds before luod's deadline at which the agent gives up by itself, so that its reason is heard."""
 
@@ -57,6 +69,9 @@ class Guest:
         self._client = client
         self._report = report
         self._session: AsyncHeldOutgoingSession | None = None
+        self._sessions_lost = 0
+        self._noted: Record | None = None
+        """What the session's manifest says about the guest."""
         self._hardware: live.Hardware | None = None
         self._turn = asyncio.Lock()
         """Of a phase of an update, or an upgrade of QEMU: one at a time."""
@@ -96,14 +111,21 @@ class Guest:
         self._report(f"QEMU ended with {said(code)}")
         return code
 
-    async def _created(self) -> AsyncHeldOutgoingSession:
+    async def _created(self, *, sessions_lost: int = 0) -> AsyncHeldOutgoingSession:
         session = await self._client.create(self.name)
         try:
-            await session.annotate(about(self._record))
+            await self._note(session, self._record)
+            if sessions_lost:
+                await session.annotate({SESSIONS_LOST: sessions_lost})
         except BaseException:
             session.close()
             raise
         return session
+
+    async def _note(self, session: AsyncHeldOutgoingSession, record: Record) -> None:
+        self._noted = None
+        await session.annotate(about(record))
+        self._noted = record
 
     async def _keep_taking_part(self) -> None:
         """Takes part in updates with a session that luod knows. It is another one when luod has lost the last."""
@@ -111,20 +133,31 @@ class Guest:
             if self._session is not None:
                 try:
                     await self._take_part(self._session)
-                except LuodError as error:
-                    self._report(f"takes part in no update: {error}")
+                except (LuodError, OSError) as error:
+                    self._report(f"takes part in no update: {_words(error)}")
                 # Its RAM is preserved no longer with the last fd of the session, and can be preserved in another one.
-                self._session.close()
+                session, self._session = self._session, None
+                session.close()
             self._session = await self._created_again()
 
     async def _created_again(self) -> AsyncHeldOutgoingSession:
+        """Creates the session until that succeeds. The operator is told: meanwhile no update carries the guest."""
+        reason = ""
         while True:
             await asyncio.sleep(_AGAIN_PAUSE)
             try:
                 await ownership.release_earlier(self._client, self.name)
-                return await self._created()
-            except LuodError:
-                continue  # luod is gone, or an update runs that this guest is no part of
+                session = await self._created(sessions_lost=self._sessions_lost + 1)
+            except (LuodError, OSError) as error:
+                # luod is gone, or an update runs that this guest is no part of.
+                if reason != (reason := _words(error)):
+                    self._report(f"has no session, which is tried again: {reason}")
+                continue
+            self._sessions_lost += 1
+            self._report(
+                "has a new session, since luod had lost the last; an update that ran meanwhile did not carry it"
+            )
+            return session
 
     async def _release(self) -> None:
         """Ends the session of a guest that is gone, so that nothing of it is carried.
@@ -153,33 +186,61 @@ class Guest:
     async def upgrade(self, program: str) -> Upgraded:
         """Replaces the guest's QEMU by `program`, on this kernel.
 
-        Raises QemuRefusal: nothing was done. Raises UpgradeFailed: the guest goes on with the old QEMU. Raises
-        QemuEnded: the guest has ended.
+        What the session says about the guest is changed before, so that a failure of that changes nothing. Raises
+        QemuRefusal: nothing was done. Raises UpgradeFailed: the guest goes on with the old QEMU. Raises QemuEnded: the
+        guest has ended. Raises another QemuError: the guest stays paused in the old QEMU.
         """
         async with self._turn:
             if self._updating:
                 raise QemuRefusal("an update of the kernel is under way", hint="try again when it has ended")
             record = self._record
-            file, capabilities = await programs.for_record(record, program)
+            try:
+                file, capabilities = await programs.for_record(record, program)
+            except QemuError as error:
+                raise self._still(error) from error
             new = Side(command_line.plan(record.arguments, capabilities, machine=record.machine), capabilities)
             if found := await live.vetoes(self._qemu.qmp, self._hardware):
                 raise QemuRefusal(f"{self.name}: {'; '.join(found)}", hint="undo that, and try again")
             old = Side(
                 command_line.plan(record.arguments, record.capabilities, machine=record.machine), record.capabilities
             )
-            outcome = await upgrade.replaced(self._qemu, old, new, self._ram)
-            if outcome.failure is not None:
-                self._report(f"goes on with QEMU {record.qemu}: {outcome.failure}")
-                raise UpgradeFailed(
-                    message=f"{self.name} goes on with QEMU {record.qemu}: {outcome.failure}",
-                    hint=outcome.failure.hint or "see what the agent and QEMU printed",
-                )
             self._record = of_plan(new.plan, capabilities, file)
-            self._hardware = await live.hardware(self._qemu.qmp)
-            if self._session is not None:
-                await self._session.annotate(about(self._record))
+            try:
+                await self._note_change()
+                outcome = await upgrade.replaced(self._qemu, old, new, self._ram)
+            except BaseException:
+                self._record = record
+                raise
+            if outcome.failure is not None:
+                self._record = record
+                with contextlib.suppress(QemuRefusal):  # else it is repeated when an update freezes
+                    await self._note_change()
+                self._report(f"goes on with QEMU {record.qemu}: {outcome.failure}")
+                raise self._still(outcome.failure)
+            try:
+                self._hardware = await live.hardware(self._qemu.qmp)
+            except (QmpFailed, QmpUnknown, QemuLate) as error:
+                self._report(f"is compared with what it had under QEMU {record.qemu}: {error}")
             self._report(f"goes on with QEMU {capabilities.version} ({outcome.way})")
             return Upgraded(capabilities.version, record.machine, outcome.way, self._qemu.pid)
+
+    def _still(self, failure: LuodError) -> UpgradeFailed:
+        """Returns the answer to an upgrade after which the guest goes on with the QEMU that it had."""
+        return UpgradeFailed(
+            message=f"{self.name} goes on with QEMU {self._record.qemu}: {failure}",
+            hint=failure.hint or "see what the agent and QEMU printed",
+        )
+
+    async def _note_change(self) -> None:
+        """Has the session say what the record says. Raises QemuRefusal."""
+        if self._session is None or self._noted is self._record:
+            return
+        try:
+            await self._note(self._session, self._record)
+        except (LuodError, OSError) as error:
+            raise QemuRefusal(
+                f"{self.name}: its session cannot say which QEMU runs it: {_words(error)}", hint="see luod's log"
+            ) from error
 
     @contextlib.asynccontextmanager
     async def _controlled(self) -> AsyncIterator[None]:
@@ -210,9 +271,9 @@ class Guest:
                         async with self._turn:
                             await self._answer(phase, session, taking)
                     except (LuodError, OSError) as error:
-                        self._report(f"{phase.kind}: {error}")
+                        self._report(f"{phase.kind}: {_words(error)}")
                         if phase.event.votes_in is not None and not phase.voted:
-                            await phase.veto(f"{self.name}: {error}")
+                            await phase.veto(f"{self.name}: {_words(error)}")
 
     def _plan(self, session: AsyncHeldOutgoingSession) -> tuple[PlannedFile, ...]:
         """Returns the files that luod has to expect in an update."""
@@ -243,7 +304,8 @@ class Guest:
                 await self._go_on(phase.reason)
 
     async def _prepare(self, phase: AsyncPhase) -> None:
-        found = await live.vetoes(self._qemu.qmp, self._hardware)
+        async with in_time(_left(phase), "QEMU did not say whether its guest can be carried"):
+            found = await live.vetoes(self._qemu.qmp, self._hardware)
         if found:
             self._report(f"refuses the update: {'; '.join(found)}")
             await phase.veto(f"{self.name}: {'; '.join(found)}")
@@ -252,14 +314,17 @@ class Guest:
 
     async def _freeze(self, phase: AsyncPhase, session: AsyncHeldOutgoingSession) -> None:
         qmp = self._qemu.qmp
-        running = bool((await qmp.execute("query-status"))["running"])
-        if running:
-            await self._pause()
-        # A device or an image that was changed since preparing would be another one in the next kernel.
-        if found := await live.vetoes(qmp, self._hardware):
+        async with in_time(_left(phase), "QEMU did not pause the guest"):
+            running = await state.runs(qmp)
+            if running:
+                await self._pause()
+            # A device or an image that was changed since preparing would be another one in the next kernel.
+            found = await live.vetoes(qmp, self._hardware)
+        if found:
             raise QemuRefusal("; ".join(found))
-        within = min(_SAVE_SECONDS, max(_MARGIN, (phase.seconds_left or _SAVE_SECONDS) - _MARGIN))
-        with await state.save(qmp, file_uri=self._record.capabilities.file_uri, within=within) as written:
+        # No update carries the state of one QEMU with the description of another.
+        await self._note_change()
+        with await state.save(qmp, file_uri=self._record.capabilities.file_uri, within=_left(phase)) as written:
             frozen = await phase.create()  # the participant closes it when the update is cancelled
             await frozen.annotate(about_state(phase.generation, running=running))
             await frozen.preserve(written, STATE_TOKEN, name=STATE)
@@ -273,20 +338,35 @@ class Guest:
             stopped = following()
             self._paused = True
             await qmp.execute("stop")
-            async with asyncio.timeout(_SAVE_SECONDS):
-                await stopped
+            await stopped
 
     async def _go_on(self, reason: str | None) -> None:
         """Continues the guest, if the agent paused it."""
         if not self._paused:
             self._report(f"goes on: {reason}")
             return
-        try:
-            await self._qemu.qmp.execute("cont")
-        except QmpFailed as error:
-            self._report(f"cannot be continued: {error}; it stays paused")
+        while True:
+            try:
+                await self._qemu.qmp.execute("cont")
+            except QemuLate as error:
+                self._report(f"is still paused: {error}")
+                continue
+            except QmpFailed as error:
+                self._report(f"cannot be continued: {error}; it stays paused")
+                return
+            except QemuEnded:
+                return  # which ends this task
+            self._paused = False
+            self._report(f"goes on: {reason}")
             return
-        except QemuEnded:
-            return  # which ends this task
-        self._paused = False
-        self._report(f"goes on: {reason}")
+
+
+def _left(phase: AsyncPhase) -> float:
+    """Returns the seconds that QEMU may take in a phase: the agent says why it vetoes before luod's deadline."""
+    left = QEMU_SECONDS if phase.seconds_left is None else phase.seconds_left
+    return min(QEMU_SECONDS, max(_MARGIN, left - _MARGIN))
+
+
+def _words(error: Exception) -> str:
+    """Returns what an error says; its kind, if it has no words."""
+    return str(error) or type(error).__name__

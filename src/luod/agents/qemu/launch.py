@@ -11,6 +11,7 @@ from typing import Any, Final
 from luod.agents.qemu import command_line, compare, ownership, process, programs, record, state
 from luod.agents.qemu.capabilities import Capabilities
 from luod.agents.qemu.command_line import Plan
+from luod.agents.qemu.deadline import QEMU_SECONDS
 from luod.agents.qemu.guest import Guest, Report
 from luod.agents.qemu.process import Qemu
 from luod.agents.qemu.record import RAM, RUNNING, STATE
@@ -19,7 +20,6 @@ from luod.errors import AlreadyResumed, BadInput, LuodError, NoSuchSession, Qemu
 from luod.linux import Fd
 from luod.liveupdate import memory
 
-_LOAD_SECONDS: Final = 60.0
 _ANNOUNCE: Final = {"initial": 50, "max": 550, "rounds": 5, "step": 100}
 """In milliseconds: the times of the packets by which a guest tells the switches where it is."""
 
@@ -70,18 +70,24 @@ async def restore(
     program: str | None = None,
     paused: bool = False,
     instead: Sequence[str] = (),
+    if_guest: bool = False,
 ) -> int:
     """Continues a guest where the last kernel left it. Returns QEMU's exit status, when it has ended.
 
-    `program` is another QEMU to run it with. `paused` leaves it as it was loaded, until `cont` at a monitor of its own.
-    `instead` is what would start it from the beginning: how the guest differs from that is reported.
-    An error before the guest runs leaves its session with luod, for another try; afterwards it cannot be repeated.
+    If `if_guest`, a session of another program is left to that one, and the result is 0. `program` is another QEMU to
+    run it with. `paused` leaves it as it was loaded, until `cont` at a monitor of its own. `instead` is what would
+    start it from the beginning: how the guest differs from that is reported. An error before the guest runs leaves its
+    session with luod, for another try; afterwards it cannot be repeated.
 
     Raises NoSuchSession, Torn, AlreadyResumed. Raises QemuRefusal: the session is of another user, a live process has
     the guest, memory and state are of different updates, or this QEMU cannot run the guest. Raises QemuError: the state
     does not fit it. Raises NotEnoughMemory.
     """
-    restored = await client.restore(name) if await waits(client, name) else None
+    found = await waits(client, name)
+    if found and if_guest and not await _is_a_guest(client, name):
+        report("is no guest of QEMU, and is left to its own program")
+        return 0
+    restored = await client.restore(name) if found else None
     if restored is None:
         raise NoSuchSession(2, "", f"the last kernel left no session of {name}", hint="start the guest with `run`")
     with restored:
@@ -98,7 +104,7 @@ async def restore(
             async with _started(plan, ram, incoming=True) as qemu:
                 with await restored.retrieve(STATE) as device_state:
                     await qemu.meet()
-                    await state.load(qemu.qmp, device_state, file_uri=capabilities.file_uri, within=_LOAD_SECONDS)
+                    await state.load(qemu.qmp, device_state, file_uri=capabilities.file_uri, within=QEMU_SECONDS)
                 if paused and not await _continued_by_hand(qemu, report):
                     return await qemu.wait()
                 await _resume(restored, qemu, report, runs=bool(of_state.get(RUNNING)) and not paused)
@@ -122,6 +128,12 @@ async def start(client: AsyncClient, name: str, command: Sequence[str], report: 
             report(f"is lost, and starts from the beginning: {error}")
             await client.discard(name)
     return await run(client, name, command, report)
+
+
+async def _is_a_guest(client: AsyncClient, name: str) -> bool:
+    """Returns whether the agent of QEMU made the session. It retrieves this one only, and luod keeps it."""
+    with await client.retrieve(name) as session:
+        return record.is_ours(session.about)
 
 
 def _told_apart(plan: Plan, command: Sequence[str], capabilities: Capabilities, report: Report) -> None:
@@ -167,7 +179,7 @@ async def _started(plan: Plan, ram: Fd, *, incoming: bool) -> AsyncIterator[Qemu
     qemu = await process.started(plan, ram, incoming=incoming)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, qemu.signal, signal.SIGTERM)
+        loop.add_signal_handler(number, qemu.ask_to_end)
     try:
         yield qemu
     finally:

@@ -7,14 +7,17 @@ and compares when an update prepares.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from luod.agents.qemu.command_line import RAM
 from luod.agents.qemu.qmp import Qmp
 from luod.errors import QmpFailed
 from luod.frozen import frozen
 
+T = TypeVar("T")
+
+_NAMELESS: Final = "without an id"
 _DEVICES: Final = ("/machine/peripheral", "/machine/peripheral-anon")
 
 
@@ -29,13 +32,11 @@ class Hardware:
 
 async def hardware(qmp: Qmp) -> Hardware:
     """Returns what the guest has now. Raises QemuEnded: QEMU is gone."""
-    devices = [entry for path in _DEVICES for entry in await qmp.execute("qom-list", {"path": path})]
+    devices = [each for path in _DEVICES for each in await qmp.asked("qom-list", _devices, {"path": path})]
     return Hardware(
-        devices=tuple(
-            sorted(f"{entry['name']} ({_child(entry['type'])})" for entry in devices if _child(entry["type"]))
-        ),
-        processors=await _processors(qmp),
-        disks=tuple(sorted((_drive(entry), _image(entry)) for entry in await qmp.execute("query-block"))),
+        devices=tuple(sorted(devices)),
+        processors=await _answered(qmp, "query-hotpluggable-cpus", _processors) or 0,
+        disks=await qmp.asked("query-block", _disks),
     )
 
 
@@ -70,48 +71,68 @@ def changes(before: Hardware, now: Hardware) -> tuple[str, ...]:
 
 async def _memory(qmp: Qmp) -> list[str]:
     found = []
-    if await _answered(qmp, "query-balloon") is not None:
+    if await _answered(qmp, "query-balloon", lambda _size: True):
         found.append("it has a balloon, which punches holes into preserved memory: remove it (device_del)")
-    for device in await _answered(qmp, "query-memory-devices") or ():
-        name = device["data"].get("id") or "without an id"
-        found.append(f"memory was plugged in, {device['type']} {name}: only the RAM of its start is preserved")
-    for back_end in await _answered(qmp, "query-memdev") or ():
-        if back_end.get("id") != RAM:
-            name = back_end.get("id") or "without an id"
-            found.append(f"it has another memory back end, {name}: remove it (object_del)")
+    for device in await _answered(qmp, "query-memory-devices", _plugged_in) or ():
+        found.append(f"memory was plugged in, {device}: only the RAM of its start is preserved")
+    for back_end in await _answered(qmp, "query-memdev", _back_ends) or ():
+        found.append(f"it has another memory back end, {back_end}: remove it (object_del)")
     return found
 
 
 async def _blockers(qmp: Qmp) -> list[str]:
-    migration = await _answered(qmp, "query-migrate") or {}
-    found = [f"QEMU cannot save it: {reason}" for reason in migration.get("blocked-reasons", ())]
-    for job in await _answered(qmp, "query-block-jobs") or ():
-        found.append(f"a job runs on its disk, {job['type']} {job['device']}: wait for it, or cancel it")
+    found = [f"QEMU cannot save it: {reason}" for reason in await _answered(qmp, "query-migrate", _reasons) or ()]
+    for job in await _answered(qmp, "query-block-jobs", _jobs) or ():
+        found.append(f"a job runs on its disk, {job}: wait for it, or cancel it")
     return found
 
 
-async def _answered(qmp: Qmp, command: str) -> Any:
+async def _answered(qmp: Qmp, command: str, read: Callable[[Any], T]) -> T | None:
     """Returns the answer, or None where this QEMU or machine type refuses the question."""
     try:
-        return await qmp.execute(command)
+        return await qmp.asked(command, read)
     except QmpFailed:
         return None
 
 
-async def _processors(qmp: Qmp) -> int:
-    """Returns how many processors are plugged in; 0 where the machine type has none that can be plugged in."""
-    return sum("qom-path" in entry for entry in await _answered(qmp, "query-hotpluggable-cpus") or ())
+def _devices(answer: Sequence[Mapping[str, str]]) -> list[str]:
+    return [f"{entry['name']} ({_child(entry['type'])})" for entry in answer if _child(entry["type"])]
+
+
+def _disks(answer: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((_drive(entry), _image(entry)) for entry in answer))
+
+
+def _processors(answer: Sequence[Mapping[str, Any]]) -> int:
+    """Returns how many processors are plugged in."""
+    return sum("qom-path" in entry for entry in answer)
+
+
+def _plugged_in(answer: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [f"{device['type']} {device['data'].get('id') or _NAMELESS}" for device in answer]
+
+
+def _back_ends(answer: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [str(back_end.get("id") or _NAMELESS) for back_end in answer if back_end.get("id") != RAM]
+
+
+def _reasons(answer: Mapping[str, Any]) -> list[str]:
+    return [str(reason) for reason in answer.get("blocked-reasons", ())]
+
+
+def _jobs(answer: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [f"{job['type']} {job['device']}" for job in answer]
 
 
 def _child(kind: str) -> str:
     return kind[len("child<") : -1] if kind.startswith("child<") else ""
 
 
-def _drive(entry: dict[str, Any]) -> str:
+def _drive(entry: Mapping[str, Any]) -> str:
     return str(entry.get("device") or entry.get("qdev") or "")
 
 
-def _image(entry: dict[str, Any]) -> str:
+def _image(entry: Mapping[str, Any]) -> str:
     return str(entry.get("inserted", {}).get("image", {}).get("filename", ""))
 
 

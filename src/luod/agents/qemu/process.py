@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from luod.agents.qemu.command_line import Plan
+from luod.agents.qemu.deadline import QEMU_SECONDS
 from luod.agents.qemu.qmp import Qmp
 from luod.errors import QemuEnded
 from luod.linux import HasFileno
@@ -30,6 +31,7 @@ class Qemu:
         self._monitor = monitor
         self._qmp: Qmp | None = None
         self._changing = asyncio.Lock()
+        self._asked_to_end = False
 
     @property
     def qmp(self) -> Qmp:
@@ -46,7 +48,7 @@ class Qemu:
     def pid(self) -> int:
         return self._process.pid
 
-    async def meet(self, *, within: float = 30.0) -> Qmp:
+    async def meet(self, *, within: float = QEMU_SECONDS) -> Qmp:
         """Connects the monitor. Raises QemuEnded: QEMU ended, or does not answer."""
         meeting = asyncio.ensure_future(Qmp.connected(self._monitor, within=within))
         ending = asyncio.ensure_future(self._process.wait())
@@ -79,8 +81,18 @@ class Qemu:
             yield
 
     def become(self, other: Qemu) -> None:
-        """Takes process and monitor of `other`, in whose place this object is from now on. Its own have ended."""
+        """Takes process and monitor of `other`, in whose place this object is from now on. Its own have ended.
+
+        The other is asked to end as well, if this one was meanwhile.
+        """
         self._process, self._monitor, self._qmp = other._process, other._monitor, other._qmp
+        if self._asked_to_end:
+            self.signal(signal.SIGTERM)
+
+    def ask_to_end(self) -> None:
+        """Sends SIGTERM, by which QEMU ends itself and the guest. During an exchange it holds for both QEMUs."""
+        self._asked_to_end = True
+        self.signal(signal.SIGTERM)
 
     def signal(self, number: int) -> None:
         """Sends a signal. Does nothing after QEMU's end."""

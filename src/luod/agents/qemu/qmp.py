@@ -11,12 +11,15 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from qemu.qmp import ConnectError, EventListener, ExecInterruptedError, ExecuteError, QMPClient, QMPError
 
-from luod.errors import QemuEnded, QmpFailed
+from luod.agents.qemu.deadline import QEMU_SECONDS, in_time
+from luod.errors import QemuEnded, QmpFailed, QmpUnknown
 from luod.linux import HasFileno
+
+T = TypeVar("T")
 
 # Its messages are of its own tasks; what matters is raised, or seen by the process's end.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
@@ -32,7 +35,7 @@ class Qmp:
         self._sending = asyncio.Lock()
 
     @classmethod
-    async def connected(cls, to: socket.socket | str, name: str = "luod", *, within: float = 30.0) -> Self:
+    async def connected(cls, to: socket.socket | str, name: str = "luod", *, within: float = QEMU_SECONDS) -> Self:
         """Returns a connection to the monitor at the path or the connected socket `to`, which it owns from now on.
 
         Waits up to `within` seconds for QEMU's greeting. Raises QemuEnded: no monitor answers there.
@@ -57,18 +60,30 @@ class Qmp:
         return found["major"], found["minor"], found["micro"]
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
-        """Runs a command and returns its result. Raises QmpFailed: QEMU refuses. Raises QemuEnded: it is gone."""
+        """Runs a command and returns its answer, which nothing has looked at.
+
+        Raises QmpFailed: QEMU refuses. Raises QemuEnded: it is gone. Raises QemuLate: it does not answer.
+        """
         async with self._sending:
             return await self._execute(command, arguments)
 
-    async def execute_with(self, file: HasFileno, command: str, arguments: Mapping[str, object]) -> Any:
-        """Runs a command that takes a file, such as getfd. QEMU gets a duplicate; the caller owns `file`."""
+    async def asked(self, command: str, read: Callable[[Any], T], arguments: Mapping[str, object] | None = None) -> T:
+        """Runs a command and returns what `read` takes from its answer.
+
+        Raises QmpUnknown: `read` does not find what it looks for. Raises as `execute`.
+        """
+        return _taken(command, read, await self.execute(command, arguments))
+
+    async def execute_with(
+        self, file: HasFileno, command: str, arguments: Mapping[str, object], read: Callable[[Any], T]
+    ) -> T:
+        """Runs a command that takes a file, such as getfd, as `asked`. QEMU gets a duplicate of the caller's `file`."""
         async with self._sending:
             try:
                 self._client.send_fd_scm(file.fileno())
             except (OSError, QMPError) as error:
                 raise QemuEnded(f"{command}: {error}") from error
-            return await self._execute(command, arguments)
+            return _taken(command, read, await self._execute(command, arguments))
 
     @contextlib.asynccontextmanager
     async def events(self, *names: str) -> AsyncIterator[Callable[[], asyncio.Future[str]]]:
@@ -76,7 +91,7 @@ class Qmp:
         listener = EventListener(names=set(names))
 
         async def following() -> str:
-            return str((await listener.get())["event"])
+            return str((await listener.get()).get("event"))
 
         with self._client.listen(listener):
             yield lambda: asyncio.ensure_future(following())
@@ -88,7 +103,8 @@ class Qmp:
 
     async def _execute(self, command: str, arguments: Mapping[str, object] | None) -> Any:
         try:
-            return await self._client.execute(command, arguments)
+            async with in_time(QEMU_SECONDS, f"QEMU did not answer {command}"):
+                return await self._client.execute(command, arguments)
         except ExecuteError as error:
             raise QmpFailed(command, str(error)) from error
         except (ExecInterruptedError, QMPError, OSError, EOFError) as error:
@@ -101,3 +117,10 @@ class Qmp:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _taken(command: str, read: Callable[[Any], T], answer: Any) -> T:
+    try:
+        return read(answer)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise QmpUnknown(f"{command}: QEMU answered {str(answer)[:200]}") from error

@@ -17,6 +17,8 @@ FORMAT: Final = 1
 
 GENERATION: Final = "generation"
 RUNNING: Final = "running"
+SESSIONS_LOST: Final = "sessions_lost"
+"""How often luod lost the session, and the agent created it again: for `luoctl show`."""
 RAM: Final = "ram"
 STATE: Final = "state"
 RAM_TOKEN: Final = 2

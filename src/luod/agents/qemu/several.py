@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from luod.agents.qemu import ownership, record
 from luod.aio import AsyncClient
-from luod.errors import LuodError
+from luod.errors import ManifestError, NoManifest
 from luod.session_name import SessionName
 
 
-async def waiting(client: AsyncClient, report: Callable[[str], None]) -> tuple[str, ...]:
-    """Returns the names of the guests of QEMU that the last kernel left to this user, and reports what is lost.
+async def waiting(client: AsyncClient) -> tuple[str, ...]:
+    """Returns the names of this user's workloads from the last kernel that may be guests of QEMU.
 
-    A session's program is in its manifest, for which it is retrieved. luod keeps it; its own program retrieves it, too.
+    Nothing is retrieved: this process would be the one that has it, for as long as it lives. A guest has two sessions,
+    NAME and NAME#GENERATION. What a manifest says is known of the sessions that luod has; of those that wait in the
+    kernel it is known to the launcher, which retrieves NAME (`launch.restore`).
     """
     own = ownership.uids()
-    incoming = [found.name for found in await client.sessions() if found.direction == "incoming" and found.owner in own]
-    names = [name for name in dict.fromkeys(incoming) if SessionName.parse(name).generation is None]
-    guests = []
-    for name in names:
-        try:
-            restored = await client.restore(name)
-            if restored is None:
-                continue
-            with restored:
-                if record.is_ours(restored.running.about):
-                    guests.append(name)
-        except LuodError as error:
-            report(f"{name}: {error}")
-    return tuple(guests)
+    incoming = [found for found in await client.sessions() if found.direction == "incoming" and found.owner in own]
+    names = [SessionName.parse(found.name) for found in incoming]
+    frozen = {name.base for name in names if name.generation is not None}
+    candidates = [name.base for name in names if name.generation is None and name.base in frozen]
+    return tuple([name for name in dict.fromkeys(candidates) if await _may_be_a_guest(client, name)])
+
+
+async def _may_be_a_guest(client: AsyncClient, name: str) -> bool:
+    try:
+        return record.is_ours(await client.about(name, direction="incoming"))
+    except (NoManifest, ManifestError):
+        return True
 
 
 async def run(commands: Sequence[Sequence[str]]) -> int:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
+from luod.agents.qemu.deadline import in_time
 from luod.agents.qemu.qmp import Qmp
-from luod.errors import QemuError, QmpFailed
+from luod.errors import QemuError, QemuLate, QmpFailed
+from luod.frozen import frozen
 from luod.linux import Fd, HasFileno, memfd
 
 MOST_BYTES: Final = 64 << 20
@@ -22,14 +24,44 @@ MOST_BYTES: Final = 64 << 20
 _NAME: Final = "luod-state"
 _PAUSES: Final = (0.001, 0.002, 0.004, 0.008)
 _CAPABILITY: Final = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
-_ENDED: Final = ("failed", "cancelled")
 _STOPPED: Final = "the guest's state was not written"
+_MORE: Final = "QEMU's own output may say more"
+
+
+@frozen
+class Migration:
+    """How far QEMU is with writing or loading a guest. `why` is QEMU's reason for a failure."""
+
+    completed: bool
+    failed: bool
+    why: str
+
+
+async def migration(qmp: Qmp) -> Migration:
+    """Returns what QEMU says about the guest that it writes or loads. Raises as `Qmp.asked`."""
+    return await qmp.asked("query-migrate", _migration)
+
+
+async def status(qmp: Qmp) -> str:
+    """Returns QEMU's word for what the guest does, such as paused. Raises as `Qmp.asked`."""
+    return await qmp.asked("query-status", lambda answer: str(answer["status"]))
+
+
+async def runs(qmp: Qmp) -> bool:
+    """Returns whether the guest runs. Raises as `Qmp.asked`."""
+    return await qmp.asked("query-status", lambda answer: bool(answer["running"]))
+
+
+def _migration(answer: dict[str, Any]) -> Migration:
+    found = answer.get("status")
+    failed = found in ("failed", "cancelled")
+    return Migration(found == "completed", failed, str(answer.get("error-desc") or found))
 
 
 async def save(qmp: Qmp, *, file_uri: bool, within: float) -> Fd:
     """Returns a new memfd with the state of the paused guest; the caller owns it.
 
-    Raises QemuError: QEMU cannot write it, or not in `within` seconds. The guest can be continued in any case.
+    Raises QemuError: QEMU cannot write it. Raises QemuLate: not in `within` seconds. The guest can be continued then.
     """
     file = memfd("qemu-state", 0)
     try:
@@ -37,12 +69,12 @@ async def save(qmp: Qmp, *, file_uri: bool, within: float) -> Fd:
         async with _lent(qmp, file, os.O_WRONLY, file_uri=file_uri) as uri:
             await qmp.execute("migrate", {"uri": uri})
             try:
-                async with asyncio.timeout(within):
+                async with in_time(within, _STOPPED):
                     await _written(qmp)
-            except TimeoutError:
+            except QemuLate:
                 with contextlib.suppress(QmpFailed):
                     await qmp.execute("migrate_cancel")
-                raise QemuError(f"{_STOPPED} within {within:.0f} s") from None
+                raise
     except BaseException:
         file.close()
         raise
@@ -58,24 +90,22 @@ async def load(qmp: Qmp, file: Fd, *, file_uri: bool, within: float) -> None:
     await qmp.execute("migrate-set-capabilities", _CAPABILITY)
     async with _lent(qmp, file, os.O_RDONLY, file_uri=file_uri) as uri:
         await qmp.execute("migrate-incoming", {"uri": uri})
-        try:
-            async with asyncio.timeout(within):
-                await _loaded(qmp)
-        except TimeoutError:
-            raise QemuError(f"the guest's state was not loaded within {within:.0f} s") from None
+        async with in_time(within, "the guest's state was not loaded"):
+            await _loaded(qmp)
 
 
 @contextlib.asynccontextmanager
 async def _lent(qmp: Qmp, file: HasFileno, access: int, *, file_uri: bool) -> AsyncIterator[str]:
     """Gives QEMU the file for the block, and yields the address under which it has it."""
     if not file_uri:
-        await qmp.execute_with(file, "getfd", {"fdname": _NAME})
+        await qmp.execute_with(file, "getfd", {"fdname": _NAME}, read=lambda _nothing: None)
         yield f"fd:{_NAME}"  # QEMU closes it when it has used it
         return
     # An fdset is opened with exactly the access that one of its files has.
     with Fd(os.open(f"/proc/self/fd/{file.fileno()}", access | os.O_CLOEXEC)) as opened:
-        added = await qmp.execute_with(opened, "add-fd", {"opaque": _NAME})
-    number = int(added["fdset-id"])
+        number = await qmp.execute_with(
+            opened, "add-fd", {"opaque": _NAME}, read=lambda answer: int(answer["fdset-id"])
+        )
     yield f"file:/dev/fdset/{number}"
     with contextlib.suppress(QmpFailed):
         await qmp.execute("remove-fd", {"fdset-id": number})
@@ -83,29 +113,25 @@ async def _lent(qmp: Qmp, file: HasFileno, access: int, *, file_uri: bool) -> As
 
 async def _written(qmp: Qmp) -> None:
     for pause in _growing():
-        found = await qmp.execute("query-migrate")
-        if found.get("status") == "completed":
+        found = await migration(qmp)
+        if found.completed:
             return
-        if found.get("status") in _ENDED:
-            raise QemuError(f"{_STOPPED}: {_why(found)}", hint="QEMU's own output may say more")
+        if found.failed:
+            raise QemuError(f"{_STOPPED}: {found.why}", hint=_MORE)
         await asyncio.sleep(pause)
 
 
 async def _loaded(qmp: Qmp) -> None:
     for pause in _growing():
-        found = await qmp.execute("query-migrate")
-        if found.get("status") in _ENDED:
-            raise QemuError(f"the guest's state does not fit this QEMU: {_why(found)}")
-        if (await qmp.execute("query-status"))["status"] != "inmigrate":
+        found = await migration(qmp)
+        if found.failed:
+            raise QemuError(f"the guest's state does not fit this QEMU: {found.why}", hint=_MORE)
+        if await status(qmp) != "inmigrate":
             return
         await asyncio.sleep(pause)
 
 
-def _growing() -> Any:
+def _growing() -> Iterator[float]:
     yield from _PAUSES
     while True:
         yield 0.01
-
-
-def _why(found: dict[str, Any]) -> str:
-    return str(found.get("error-desc") or found.get("status"))

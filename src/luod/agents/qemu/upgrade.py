@@ -20,31 +20,22 @@ import contextlib
 import os
 import signal
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from luod.agents.qemu import process, state
 from luod.agents.qemu.capabilities import Capabilities
 from luod.agents.qemu.command_line import Plan
-from luod.agents.qemu.options import Option, split
+from luod.agents.qemu.deadline import QEMU_SECONDS, in_time
+from luod.agents.qemu.exclusive import exclusive
 from luod.agents.qemu.process import Qemu
 from luod.agents.qemu.qmp import Qmp
-from luod.errors import LuodError, QemuEnded, QemuError, QmpFailed
+from luod.errors import GuestEnded, LuodError, QemuEnded, QemuError, QemuLate, QmpFailed
 from luod.frozen import frozen
 from luod.linux import Fd
 
-_SECONDS: Final = 30.0
 _PAUSE: Final = 0.002
 _SENDS_RAM: Final = {"capability": "x-ignore-shared", "state": False}
-_ONCE: Final = frozenset(["pidfile", "gdb", "s", "vnc", "spice", "usbdevice"])
-_NETWORKS: Final = frozenset(["tap", "bridge", "vde", "l2tpv3", "vhost-user", "af-xdp", "passt"])
-_DEVICES: Final = ("vhost-vsock", "vhost-user", "vhost-scsi", "usb-host", "scsi-generic", "scsi-block")
-
-
-class GuestLost(QemuEnded):
-    """No QEMU can run the guest on: its memory was changed after its state was written, or no QEMU loads it."""
-
-    hint = "start the guest from the beginning; see what QEMU printed"
 
 
 @frozen
@@ -63,19 +54,15 @@ class Outcome:
     failure: LuodError | None
 
 
-def exclusive(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Returns the options that two QEMUs cannot have at the same time: what they listen on, or have for themselves."""
-    return tuple(str(option)[:200] for option in split(arguments) if _is_exclusive(option))
-
-
 async def replaced(qemu: Qemu, before: Side, after: Side, ram: Fd) -> Outcome:
     """Makes `qemu`, which runs the guest on `ram` by `before`, the QEMU of `after`; after a failure it is as before.
 
-    `ram` belongs to the caller. Raises QemuEnded, also as GuestLost: no QEMU runs the guest any more.
+    `ram` belongs to the caller. Raises QemuEnded, also as GuestEnded: no QEMU runs the guest any more. Raises another
+    QemuError: the guest stays paused in the old one, which does not continue it.
     """
     once = exclusive(after.plan.arguments)
     async with qemu.exchange():
-        running = bool((await qemu.qmp.execute("query-status"))["running"])
+        running = await state.runs(qemu.qmp)
         if once:
             return await _in_turn(qemu, before, after, ram, running)
         if before.capabilities.cpr_transfer and after.capabilities.cpr_transfer and running:
@@ -84,15 +71,15 @@ async def replaced(qemu: Qemu, before: Side, after: Side, ram: Fd) -> Outcome:
 
 
 async def _attempted(qemu: Qemu, way: str, running: bool, attempt: Callable[[], Awaitable[Qemu]]) -> Outcome:
-    """Becomes the QEMU of the attempt, or continues the guest in the old one. Raises GuestLost: both have ended."""
+    """Becomes the QEMU of the attempt, or continues the guest in the old one. Raises GuestEnded: both have ended."""
     try:
         new = await attempt()
-    except GuestLost:
+    except GuestEnded:
         await _killed(qemu)
         raise
     except (LuodError, OSError) as error:
-        if running and not (await qemu.qmp.execute("query-status"))["running"]:
-            await qemu.qmp.execute("cont")
+        if running and not await state.runs(qemu.qmp):
+            await _continued_again(qemu, error)
         return Outcome(way, _failure(error))
     await _killed(qemu)
     qemu.become(new)
@@ -102,11 +89,11 @@ async def _attempted(qemu: Qemu, way: str, running: bool, attempt: Callable[[], 
 async def _beside(old: Qemu, before: Side, after: Side, ram: Fd, running: bool) -> Qemu:
     new = await process.started(after.plan, ram, incoming=True)
     try:
-        await new.meet(within=_SECONDS)
+        await new.meet(within=QEMU_SECONDS)
         if running:
             await old.qmp.execute("stop")
-        with await state.save(old.qmp, file_uri=before.capabilities.file_uri, within=_SECONDS) as written:
-            await state.load(new.qmp, written, file_uri=after.capabilities.file_uri, within=_SECONDS)
+        with await state.save(old.qmp, file_uri=before.capabilities.file_uri, within=QEMU_SECONDS) as written:
+            await state.load(new.qmp, written, file_uri=after.capabilities.file_uri, within=QEMU_SECONDS)
         await _continued(new, running)
     except BaseException:
         await _killed(new)
@@ -118,24 +105,24 @@ async def _in_turn(qemu: Qemu, before: Side, after: Side, ram: Fd, running: bool
     try:
         if running:
             await qemu.qmp.execute("stop")
-        written = await state.save(qemu.qmp, file_uri=before.capabilities.file_uri, within=_SECONDS)
+        written = await state.save(qemu.qmp, file_uri=before.capabilities.file_uri, within=QEMU_SECONDS)
     except (LuodError, OSError) as error:
         if running:
-            await qemu.qmp.execute("cont")
+            await _continued_again(qemu, error)
         return Outcome("in turn", _failure(error))
     with written:
         # Without its own way to end: it would remove the sockets and the files that the new QEMU makes.
         await _killed(qemu)
         try:
             qemu.become(await _loaded(after, ram, written, running))
-        except GuestLost:
+        except GuestEnded:
             raise
         except (LuodError, OSError) as error:
             try:
                 qemu.become(await _loaded(before, ram, written, running))
             except (LuodError, OSError) as again:
-                raise GuestLost(
-                    f"the guest has ended: no QEMU loads its state: {_failure(error)}; the old one: {again}"
+                raise GuestEnded(
+                    f"the guest has ended: no QEMU loads its state: {_failure(error)}; the old one: {_failure(again)}"
                 ) from again
             return Outcome("in turn", _failure(error))
         return Outcome("in turn", None)
@@ -145,8 +132,8 @@ async def _loaded(side: Side, ram: Fd, written: Fd, running: bool) -> Qemu:
     """Returns a QEMU that has loaded the state. The guest runs if `running`."""
     qemu = await process.started(side.plan, ram, incoming=True)
     try:
-        await qemu.meet(within=_SECONDS)
-        await state.load(qemu.qmp, written, file_uri=side.capabilities.file_uri, within=_SECONDS)
+        await qemu.meet(within=QEMU_SECONDS)
+        await state.load(qemu.qmp, written, file_uri=side.capabilities.file_uri, within=QEMU_SECONDS)
         await _continued(qemu, running)
     except BaseException:
         await _killed(qemu)
@@ -165,7 +152,7 @@ async def _transferred(old: Qemu, after: Side, ram: Fd) -> Qemu:
             await old.qmp.execute("migrate-set-capabilities", {"capabilities": [_SENDS_RAM]})
             await old.qmp.execute("migrate-set-parameters", {"mode": "cpr-transfer"})
             await old.qmp.execute("migrate", {"channels": channels})
-            await new.meet(within=_SECONDS)
+            await new.meet(within=QEMU_SECONDS)
             await _completed(old.qmp)
             await _arrived(new.qmp)
             await new.qmp.execute("migrate-set-parameters", {"mode": "normal"})
@@ -184,7 +171,7 @@ def _channel(kind: str, path: str) -> dict[str, object]:
 
 async def _listening(qemu: Qemu, path: str) -> None:
     """Waits until QEMU listens at `path`. It opens everything else, its monitor too, when it was connected to there."""
-    async with asyncio.timeout(_SECONDS):
+    async with in_time(QEMU_SECONDS, "the new QEMU did not listen for the guest"):
         while not os.path.exists(path):
             if qemu.ended:
                 raise QemuEnded("the new QEMU ended before it listened")
@@ -192,28 +179,39 @@ async def _listening(qemu: Qemu, path: str) -> None:
 
 
 async def _completed(qmp: Qmp) -> None:
-    async with asyncio.timeout(_SECONDS):
-        while (found := await qmp.execute("query-migrate")).get("status") != "completed":
-            if found.get("status") in ("failed", "cancelled"):
-                raise QemuError(f"the guest was not transferred: {found.get('error-desc') or found['status']}")
+    async with in_time(QEMU_SECONDS, "the guest was not transferred"):
+        while not (found := await state.migration(qmp)).completed:
+            if found.failed:
+                raise QemuError(f"the guest was not transferred: {found.why}", hint="see what QEMU printed")
             await asyncio.sleep(_PAUSE)
 
 
 async def _arrived(qmp: Qmp) -> None:
     """Waits until the guest was loaded. It is paused."""
-    async with asyncio.timeout(_SECONDS):
-        while (await qmp.execute("query-status"))["status"] == "inmigrate":
+    async with in_time(QEMU_SECONDS, "the new QEMU did not load the guest"):
+        while await state.status(qmp) == "inmigrate":
             await asyncio.sleep(_PAUSE)
 
 
 async def _continued(new: Qemu, running: bool) -> None:
-    """Continues the guest, if it was `running`. Raises QmpFailed: it did not run. Raises GuestLost: it may have run."""
+    """Continues the guest, if it was `running`. Raises QmpFailed: it did not run. Raises GuestEnded: it may have."""
     if not running:
         return
     try:
         await new.qmp.execute("cont")
-    except QemuEnded as error:
-        raise GuestLost(f"the guest has ended with the new QEMU, as it began to run: {error}") from error
+    except (QemuEnded, QemuLate) as error:
+        raise GuestEnded(f"the guest has ended with the new QEMU, as it began to run: {error}") from error
+
+
+async def _continued_again(old: Qemu, failure: Exception) -> None:
+    """Continues the guest in the old QEMU. Raises QemuError: it stays paused."""
+    try:
+        await old.qmp.execute("cont")
+    except QmpFailed as error:
+        raise QemuError(
+            f"the guest stays paused in the old QEMU: {error}; the new one failed: {_failure(failure)}",
+            hint="continue it at a monitor of its own (cont)",
+        ) from error
 
 
 async def _killed(qemu: Qemu) -> None:
@@ -223,20 +221,3 @@ async def _killed(qemu: Qemu) -> None:
 
 def _failure(error: Exception) -> LuodError:
     return error if isinstance(error, LuodError) else QemuError(str(error) or type(error).__name__)
-
-
-def _is_exclusive(option: Option) -> bool:
-    given = option.parameters
-    kind = option.kind
-    if option.name in _ONCE or (option.name == "display" and option.value.startswith(("vnc", "spice"))):
-        return True
-    if option.name in ("netdev", "nic", "net"):
-        keys = [key for key, _ in given.items]
-        own = any(key.startswith(("hostfwd", "listen", "udp", "local", "smb")) for key in keys)
-        return kind in _NETWORKS or own or given.is_on("server")
-    if option.name == "device":
-        return kind.startswith(_DEVICES)
-    backend: Any = given.get("backend")
-    if backend == "socket":
-        return given.is_on("server")
-    return backend in ("udp", "pipe", "pty", "serial", "tty", "parallel", "parport") or backend.startswith("/dev/")

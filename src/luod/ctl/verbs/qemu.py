@@ -34,6 +34,9 @@ def arguments(parser: Parser) -> None:
     which.add_argument("--all", action="store_true", help="all guests of this user, each by a luoctl of its own")
     restore.add_argument("--qemu", metavar="PATH", help="run it with another QEMU")
     restore.add_argument("--paused", action="store_true", help="leave it paused, to look at it")
+    restore.add_argument(
+        "--if-guest", action="store_true", help="do nothing if the session is of another program, as --all does"
+    )
     upgrade = _action(parser, actions, "upgrade", "replace the QEMU of a running guest, without a kexec")
     upgrade.add_argument("name", metavar="NAME", help="the guest")
     upgrade.add_argument("--qemu", metavar="PATH", required=True, help="the other QEMU")
@@ -101,19 +104,20 @@ async def _one(client: AsyncClient, given: Namespace) -> int:
         case "run":
             return await launch.run(client, name, given.command, report, populate=not given.lazy_memory)
         case "restore":
-            return await launch.restore(client, name, report, program=given.qemu, paused=given.paused)
+            how = {"program": given.qemu, "paused": given.paused, "if_guest": given.if_guest}
+            return await launch.restore(client, name, report, **how)
         case _:
             command = arguments_file.read(given.arguments or arguments_file.path_of(name))
             return await launch.start(client, name, command, report)
 
 
 async def _restore_all(client: AsyncClient) -> int:
-    """Runs this command again for each guest, with its name in place of --all."""
+    """Runs this command again for each workload that may be a guest, with its name in place of --all."""
     from luod.agents.qemu import several
 
     command = [sys.executable, *(word for word in sys.orig_argv[1:] if word != "--all")]
-    names = await several.waiting(client, _report)
-    return await several.run([[*command, name] for name in names])
+    names = await several.waiting(client)
+    return await several.run([[*command, name, "--if-guest"] for name in names])
 
 
 def _report(text: str) -> None:

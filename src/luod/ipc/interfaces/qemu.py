@@ -29,7 +29,7 @@ class Qemu(Interface, name=QEMU):
 
         program: the path of the other QEMU. version, machine, pid: of the QEMU that runs the guest now. way: transfer,
         beside or in turn. The guest is paused for a moment, and keeps its memory. Refused: the other QEMU has not the
-        guest's machine type or a device, or the guest could not be carried now. UpgradeFailed: the guest goes on with
-        the QEMU that it had.
+        guest's machine type or a device, or the guest could not be carried now. UpgradeFailed: the guest is with the
+        QEMU that it had. GuestEnded: the guest has ended.
         """
         return await self._service.upgrade(program)
