@@ -5,6 +5,7 @@
 #   make test-crash    luod and its clients, killed at every call that changes state
 #   make test-hostile  attacks of one user against the others
 #   make test-qemu     guests of an unmodified QEMU through updates: as root, with mmdebstrap, for a newer QEMU
+#   make test-fleet    roll-outs of unmodified Ansible on emulated hosts; the first time with the network, for Ansible
 #   make kernel        a Linux with LUO, built once into ~/.cache/luod (docs/kernel-machine.md)
 #   make test-kernel   the tests for a real kernel, on that Linux
 #   make test-minimal  demo and test in minimal Debian 12, 13 and sid, as root and as an ordinary user: as root, with
@@ -32,7 +33,7 @@ MINIMAL ?=
 # The slowest files first, so that none is left for the end. xdist would start with the files with the most tests.
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
-.PHONY: demo demo-qemu test lint pytest test-crash test-hostile test-qemu kernel test-kernel test-systemd test-minimal test-all
+.PHONY: demo demo-qemu test lint pytest test-crash test-hostile test-qemu test-fleet kernel test-kernel test-systemd test-minimal test-all
 .PHONY: bench bench-kernel bench-qemu docs install uninstall man deb dist test-install clean setup
 
 demo: $(READY)
@@ -68,7 +69,17 @@ test-qemu: $(READY)
 		LUOD_KERNEL=$$kernel LUOD_NEWER_QEMU=$$qemu $(BIN)/pytest --timeout 300 -n 2 --dist worksteal \
 		tests/agents/qemu/carried
 
-test-all: test demo test-hostile test-crash test-qemu test-kernel test-systemd test-install test-minimal
+# Ansible has an environment of its own: luod needs none of its packages.
+ANSIBLE := build/ansible
+test-fleet: $(READY) $(ANSIBLE)/.ready
+	LUOD_ANSIBLE=$(abspath $(ANSIBLE))/bin $(BIN)/pytest --timeout 300 -n 2 --dist worksteal tests/fleet/rollout
+
+$(ANSIBLE)/.ready: ansible/test-requirements.txt
+	@$(PYTHON) -m venv $(ANSIBLE)
+	@$(ANSIBLE)/bin/pip install --quiet --disable-pip-version-check -r ansible/test-requirements.txt
+	@touch $@
+
+test-all: test demo test-hostile test-crash test-qemu test-fleet test-kernel test-systemd test-install test-minimal
 
 kernel:
 	@kernel/build $(KERNEL)
@@ -122,7 +133,7 @@ install: man
 	install -d $(DESTDIR)$(LIBRARY) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS)/system
 	tar -cC src --exclude=__pycache__ luod | tar -xC $(DESTDIR)$(LIBRARY)
 	$(PYTHON) -m compileall -q $(if $(DESTDIR),-s $(DESTDIR) -p /) $(DESTDIR)$(LIBRARY)
-	for program in luod=luod.daemon.main luoctl=luod.ctl.main luoemu=luod.emulator.machine.main; do \
+	for program in luod=luod.daemon.main luoctl=luod.ctl.main luoemu=luod.emulator.machine.main luod-fleet=luod.fleet.main; do \
 		scripts/launcher $(LIBRARY) $${program#*=} $$(command -v $(PYTHON)) >$(DESTDIR)$(PREFIX)/bin/$${program%=*} && \
 		chmod 755 $(DESTDIR)$(PREFIX)/bin/$${program%=*} || exit; done
 	for unit in systemd/*.service systemd/*.socket systemd/*.target systemd/*.timer; do \
@@ -139,8 +150,8 @@ install: man
 # With the same DESTDIR, PREFIX and UNITS. The state directory and the policy stay.
 uninstall:
 	rm -rf $(DESTDIR)$(LIBRARY)
-	cd $(DESTDIR)$(PREFIX) && rm -f bin/luod bin/luoctl bin/luoemu share/man/man?/luod.8 share/man/man?/luoctl.1 \
-		share/man/man?/luoemu.1 share/man/man?/luod.toml.5 lib/tmpfiles.d/luod.conf \
+	cd $(DESTDIR)$(PREFIX) && rm -f bin/luod bin/luoctl bin/luoemu bin/luod-fleet share/man/man?/luod.8 share/man/man?/luoctl.1 \
+		share/man/man?/luoemu.1 share/man/man?/luod-fleet.1 share/man/man?/luod.toml.5 lib/tmpfiles.d/luod.conf \
 		share/bash-completion/completions/luoctl share/fish/vendor_completions.d/luoctl.fish \
 		share/zsh/site-functions/_luoctl
 	cd $(DESTDIR)$(UNITS) && rm -f catalog/luod.catalog \

@@ -79,8 +79,9 @@ def _programs() -> Iterator[tuple[str, Callable[[], argparse.ArgumentParser]]]:
     from luod.ctl.parser import parser as luoctl
     from luod.daemon.command_line import parser as luod
     from luod.emulator.machine.main import parser as luoemu
+    from luod.fleet.main import parser as fleet
 
-    yield from (("luoctl", luoctl), ("luod", luod), ("luoemu", luoemu))
+    yield from (("luoctl", luoctl), ("luod", luod), ("luoemu", luoemu), ("luod-fleet", fleet))
 
 
 def _program(name: str, parser: argparse.ArgumentParser) -> str:

@@ -61,6 +61,12 @@ PAGES: Final = {
         (),
         ("luod(8)", "user_namespaces(7)", "seccomp_unotify(2)"),
     ),
+    "luod-fleet": Page(
+        1,
+        "rehearse a roll-out of Ansible on emulated hosts",
+        (),
+        ("luoctl(1)", "luoemu(1)", "ansible-playbook(1)"),
+    ),
 }
 
 
@@ -229,10 +235,11 @@ def pages() -> dict[str, str]:
     from luod.ctl.parser import parser as luoctl
     from luod.daemon.command_line import parser as luod
     from luod.emulator.machine.main import parser as luoemu
+    from luod.fleet.main import parser as fleet
 
     made = {
         f"{name}.{PAGES[name].section}": program(name, parser())
-        for name, parser in (("luod", luod), ("luoctl", luoctl), ("luoemu", luoemu))
+        for name, parser in (("luod", luod), ("luoctl", luoctl), ("luoemu", luoemu), ("luod-fleet", fleet))
     }
     return made | {"luod.toml.5": policy()}
 

@@ -50,9 +50,14 @@ def defined(path: Path) -> frozenset[str]:
 
 
 def exists(name: str) -> bool:
-    """Returns whether `name`, such as luod.linux.Fd or luod.Client.create, is a module or something in one."""
+    """Returns whether `name`, such as luod.linux.Fd or luod.Client.create, is a module or something in one; or the
+    collection for Ansible, or a playbook or a role in it.
+    """
     place = SOURCE
     parts = name.split(".")
+    if parts[:2] == ["luod", "host"]:
+        homes = (f"playbooks/{'/'.join(parts[2:])}.yml", f"roles/{'/'.join(parts[2:])}/tasks")
+        return not parts[2:] or any((ROOT / "ansible" / home).exists() for home in homes)
     for index, part in enumerate(parts):
         if (place / part).is_dir():
             place = place / part
@@ -84,12 +89,24 @@ def prose(path: Path) -> str:
     )
 
 
-@pytest.mark.parametrize("name", ["luod.linux.Fd", "luod.Client.create", "luod.daemon.store", "luod.daemon.serve"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "luod.linux.Fd",
+        "luod.Client.create",
+        "luod.daemon.store",
+        "luod.daemon.serve",
+        "luod.host.update",
+        "luod.host.install",
+    ],
+)
 def test_a_name_that_exists_is_found(name: str) -> None:
     assert exists(name)
 
 
-@pytest.mark.parametrize("name", ["luod.daemon.keep", "luod.linux.Fdd", "luod.Nothing", "luod.daemon.store.takeover"])
+@pytest.mark.parametrize(
+    "name", ["luod.daemon.keep", "luod.linux.Fdd", "luod.Nothing", "luod.daemon.store.takeover", "luod.host.upgrade"]
+)
 def test_a_name_that_does_not_exist_is_not_found(name: str) -> None:
     assert not exists(name)
 

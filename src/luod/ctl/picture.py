@@ -22,29 +22,37 @@ _ROW: Final = 26
 _BAR: Final = 14
 _NAME: Final = 24
 """The number of characters of a name that are drawn. The bar's title has the whole name."""
-_LEGEND: Final = ("preparing", "freezing", "jumping", "restoring", "resumed")
-_STYLE: Final = """
-text { font: 12px sans-serif; fill: #1f2328; }
-.head { font-size: 15px; font-weight: bold; }
-.dim { fill: #59636e; }
-.page { fill: #ffffff; }
-.grid { stroke: #d1d9e0; stroke-width: 1; }
-.preparing { fill: #9ec5fe; }
-.freezing { fill: #fd9843; }
-.jumping { fill: #dc3545; }
-.restoring { fill: #e685b5; }
-.resumed { fill: #75b798; }
-.aside { opacity: 0.45; }
-.blackout { fill: none; stroke: #1f2328; stroke-width: 1.5; }
-@media (prefers-color-scheme: dark) {
-text { fill: #e6edf3; }
-.dim { fill: #9198a1; }
-.page { fill: #0d1117; }
-.grid { stroke: #3d444d; }
-.preparing { fill: #3d8bfd; }
-.resumed { fill: #198754; }
-.blackout { stroke: #e6edf3; }
+COLOURS: Final = {
+    "preparing": ("#9ec5fe", "#3d8bfd"),
+    "freezing": ("#fd9843", "#fd9843"),
+    "jumping": ("#dc3545", "#dc3545"),
+    "restoring": ("#e685b5", "#e685b5"),
+    "resumed": ("#75b798", "#198754"),
 }
+"""The colour of each phase on light pages, and on dark ones."""
+
+
+def _fills(dark: bool) -> str:
+    return "\n".join(f".{phase} {{ fill: {colours[dark]}; }}" for phase, colours in COLOURS.items())
+
+
+_STYLE: Final = f"""
+text {{ font: 12px sans-serif; fill: #1f2328; }}
+.head {{ font-size: 15px; font-weight: bold; }}
+.dim {{ fill: #59636e; }}
+.page {{ fill: #ffffff; }}
+.grid {{ stroke: #d1d9e0; stroke-width: 1; }}
+{_fills(dark=False)}
+.aside {{ opacity: 0.45; }}
+.blackout {{ fill: none; stroke: #1f2328; stroke-width: 1.5; }}
+@media (prefers-color-scheme: dark) {{
+text {{ fill: #e6edf3; }}
+.dim {{ fill: #9198a1; }}
+.page {{ fill: #0d1117; }}
+.grid {{ stroke: #3d444d; }}
+{_fills(dark=True)}
+.blackout {{ stroke: #e6edf3; }}
+}}
 """
 
 
@@ -65,13 +73,13 @@ def _parts(told: UpdateTimes) -> Iterator[str]:
     yield f'<rect class="page" width="{_WIDTH}" height="{height}"/>'
     yield _text(16, 26, headline(told), "head")
     yield _text(16, 46, _summary(told), "dim")
-    for number, name in enumerate(_LEGEND):
+    for number, name in enumerate(COLOURS):
         yield f'<rect class="{name}" x="{_LEFT + number * 110}" y="60" width="12" height="12"/>'
         yield _text(_LEFT + number * 110 + 17, 70, name)
     yield f'<rect class="blackout" x="{_LEFT + 550}" y="60" width="12" height="12"/>'
     yield _text(_LEFT + 567, 70, "blackout")
     bottom = height - 34
-    for moment in _ticks(end(told)):
+    for moment in ticks(end(told)):
         x = _x(told, moment)
         yield f'<line class="grid" x1="{x:.1f}" y1="{_TOP - 8}" x2="{x:.1f}" y2="{bottom}"/>'
         yield _text(x, bottom + 16, duration(moment), "dim", anchor="middle")
@@ -117,8 +125,8 @@ def _x(told: UpdateTimes, seconds: float) -> float:
     return _LEFT + (_RIGHT - _LEFT) * min(1.0, seconds / end(told))
 
 
-def _ticks(end: float) -> Iterator[float]:
-    """Yields four to nine round values from 0 to `end`."""
+def ticks(end: float) -> Iterator[float]:
+    """Yields four to nine round values from 0 to `end`, which is greater than 0."""
     step = next(base * 10.0**power for power in range(-6, 12) for base in (1, 2, 5) if base * 10.0**power * 8 >= end)
     for number in range(int(end / step) + 1):
         yield number * step

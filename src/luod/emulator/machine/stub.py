@@ -19,10 +19,13 @@ _VERSION_OFFSET: Final = 0x400
 """The offset of the version string in the file. The header counts it from 0x200."""
 
 
-def bzimage(release: str = RELEASE, formats: tuple[str, ...] = FORMATS) -> bytes:
-    """Returns the image, some KiB. `formats` are those of the kernel in it; without luo-* it has no live update."""
+def bzimage(release: str = RELEASE, formats: tuple[str, ...] = FORMATS, *, build_id: bytes = b"") -> bytes:
+    """Returns the image, some KiB. `formats` are those of the kernel in it; without luo-* it has no live update.
+
+    `build_id`: the kernel's, 20 bytes; it has none if this is empty.
+    """
     version = f"{release} (luoemu@luoemu) #1 SMP PREEMPT_DYNAMIC".encode()
-    payload = gzip.compress(_vmlinux(version, formats), mtime=0)
+    payload = gzip.compress(_vmlinux(version, formats) + (build_id_note(build_id) if build_id else b""), mtime=0)
     setup = bytearray((_SETUP_SECTORS + 1) * _SECTOR)
     code = bytes(0x200) + payload  # the 64-bit entry point is 0x200 behind the start of the code
     code += bytes(-len(code) % 4096)
@@ -50,6 +53,11 @@ def bzimage(release: str = RELEASE, formats: tuple[str, ...] = FORMATS) -> bytes
     put("II", 0x264, 0, 0)
     setup[_VERSION_OFFSET : _VERSION_OFFSET + len(version) + 1] = version + b"\0"
     return bytes(setup) + code
+
+
+def build_id_note(build_id: bytes) -> bytes:
+    """Returns the ELF note of a build id of 20 bytes, as in a kernel and in /sys/kernel/notes."""
+    return struct.pack("<III", 4, len(build_id), 3) + b"GNU\0" + build_id
 
 
 def _vmlinux(version: bytes, formats: tuple[str, ...]) -> bytes:

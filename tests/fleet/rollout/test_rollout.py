@@ -1,0 +1,86 @@
+"""A roll-out of unmodified Ansible on emulated hosts: it updates, it stops at the first host that fails, and it can be
+repeated.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from luod.fleet.outcome import Report
+from tests.ctl.test_fleet_lock import Server, server
+from tests.fleet.rollout.conftest import Rehearse
+
+__all__ = ["server"]
+
+
+def standings(report: Report) -> list[str]:
+    return [host.standing for host in report.hosts]
+
+
+def test_all_hosts_are_updated_one_at_a_time_under_the_lock_and_then_there_is_nothing_to_do(
+    rehearse: Rehearse, server: Server
+) -> None:
+    lock = ("-e", f"live_update_lock_url={server.url}")
+
+    report, said = rehearse(3, None, "--share-network", "--runs", "2", more=lock)
+
+    assert (report.status, standings(report)) == (0, ["updated"] * 3)
+    assert [(host.boots, host.changed, host.loaded) for host in report.hosts] == [(2, 0, False)] * 3
+    for host in report.hosts:
+        assert host.timeline is not None
+        assert {session.outcome for session in host.timeline.sessions} == {"finished"}
+        assert host.blackout is not None
+        assert said.count(f"{host.name}: update {host.timeline.update} done, Linux ") == 1
+        assert f"{host.name}: nothing to do, /boot/vmlinuz runs already" in said
+    steps = [path.rpartition("/")[2] for path, _body in server.requests]
+    assert steps == ["pre-reboot", "steady-state"] * 3
+    assert len({body["client_params"]["id"] for _path, body in server.requests}) == 3
+    assert server.holder == {}
+
+
+def test_a_host_that_refuses_ends_the_roll_out_and_later_hosts_are_untouched(
+    rehearse: Rehearse, server: Server
+) -> None:
+    lock = ("-e", f"live_update_lock_url={server.url}")
+
+    report, _said = rehearse(3, {"h2": "veto"}, "--share-network", more=lock)
+
+    assert (report.status != 0, standings(report)) == (True, ["updated", "refused", "untouched"])
+    assert report.stopped_at == ("h2",)
+    _one, refused, untouched = report.hosts
+    assert "guest-1 vetoes: the rehearsal vetoes" in (refused.reason or "")
+    assert [host.loaded for host in report.hosts] == [False] * 3, "an image that is left makes each reboot a jump"
+    assert (untouched.timeline, untouched.changed) == (None, 0)
+    assert server.holder == {}, "a host that runs its old kernel gives its slot back"
+
+
+@pytest.mark.parametrize(
+    ("fault", "standing", "seconds", "reason"),
+    [
+        ("panic", "lost", 20, "timed out waiting"),
+        ("vmm-lost", "incomplete", 20, "waiting"),
+        ("hang", "refused", 60, "guest-1"),
+        ("disk-full", "refused", 60, "refused by luoctl check"),
+    ],
+)
+def test_a_host_with_a_fault_is_named_with_its_reason_and_ends_the_roll_out(
+    rehearse: Rehearse, fault: str, standing: str, seconds: int, reason: str
+) -> None:
+    limits = ("-e", f'{{"live_update_wait_seconds": {seconds}, "live_update_deadline": 3}}')
+
+    report, said = rehearse(2, {"h1": fault}, more=(*limits, "-e", "live_update_attempt_seconds=5"))
+
+    assert (report.status != 0, standings(report), report.stopped_at) == (True, [standing, "untouched"], ("h1",)), said
+    assert reason in (report.hosts[0].reason or ""), report.hosts[0].reason
+    assert not report.hosts[0].loaded
+
+
+def test_check_mode_changes_nothing_and_says_what_would_be_done(rehearse: Rehearse) -> None:
+    report, said = rehearse(2, {"h2": "disk-full"}, more=("--check",))
+
+    assert (report.status, standings(report)) == (0, ["unchanged"] * 2)
+    assert [(host.boots, host.loaded, host.timeline) for host in report.hosts] == [(1, False, None)] * 2
+    assert [host.changed for host in report.hosts] == [1, 0]
+    assert "h1: would load /boot/vmlinuz and update into it" in said
+    assert "2 sessions of 2 participants, 2.00 MB" in said
+    assert "refused by luoctl check: " in said
