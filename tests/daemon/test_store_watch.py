@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,9 +18,9 @@ from luod.daemon.log import Log
 from luod.daemon.store.fd_store import Counted, FdStore
 from luod.daemon.store_watch import StoreWatch
 from luod.daemon.supervisor import protocol
+from luod.daemon.supervisor.custody import Custody
 from luod.daemon.supervisor.init_store import InitStore
-from luod.daemon.supervisor.sockets import Listening
-from luod.daemon.supervisor.supervisor import Supervisor, _Asked
+from luod.daemon.supervisor.requests import Message, Requests
 from luod.ipc import framing
 from luod.linux import memfd
 from tests.daemon.supervisor.pid_1 import Pid1
@@ -64,26 +65,25 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Systemd
 def watched(
     systemd: Systemd, body: Callable[[FdStore, StoreWatch], Awaitable[None]], *, may_change: bool = True
 ) -> None:
-    """Runs `body` with a watch over a store whose requests a supervisor executes."""
-    log, folder = Log("keep", "error"), systemd.folder
+    """Runs `body` with a watch over a store whose requests are executed as by the supervisor."""
+    log = Log("keep", "error")
 
     async def main() -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        listening = Listening(f"{folder}/luod.sock", f"{folder}/admin.sock", f"{folder}/state", log)
-        with listening, ours, theirs:
-            copies = InitStore(systemd.pid_1.manager, systemd.pid_1.room, "11111111")
-            supervisor = Supervisor(listening, lambda given: 0, log, manager=systemd.pid_1.manager, copies=copies)
+        with ours, theirs:
+            custody = Custody(InitStore(systemd.pid_1.manager, systemd.pid_1.room, "11111111"), log)
+            requests = Requests(custody)
+            moments = itertools.count()
 
             def work() -> None:
                 message, fds = framing.receive(theirs)
-                asked = _Asked(deque(), deque(fds), 0.0)
-                answers = [supervisor._execute(request, asked) for request in protocol.decode(message)]
-                supervisor._settle()
+                asked = Message(deque(), deque(fds), 0.0)
+                answers = [requests.execute(request, asked) for request in protocol.decode(message)]
+                custody.settle()
                 framing.send(theirs, protocol.encode(*answers))
 
             def heal() -> None:
-                supervisor._heal(float("inf"))
-                supervisor._heal_at = 0.0
+                custody.heal(next(moments))
                 loop.call_later(0.01, heal)
 
             loop = asyncio.get_running_loop()
@@ -101,7 +101,7 @@ def watched(
                 watch.close()
                 loop.remove_reader(theirs)
                 for name in list(fds):
-                    supervisor._forget(name)
+                    custody.forget(name)
                 fds.close()
 
     asyncio.run(main())

@@ -60,7 +60,7 @@ def import_asyncio() -> None:
 def _run(options: Options) -> int:
     import_asyncio()
     from luod.daemon import later, serve
-    from luod.daemon.supervisor import supervisor
+    from luod.daemon.supervisor import start
 
     def served(given: Given) -> int:
         try:
@@ -71,7 +71,7 @@ def _run(options: Options) -> int:
     try:
         if options.config is not None:
             options = replace(options, config=_absolute(options.config))
-        return supervisor.run(options, served, (*later.MODULES, *later.FURTHER))
+        return start.run(options, served, (*later.MODULES, *later.FURTHER))
     except LuodError as error:
         return _failed(error)
 

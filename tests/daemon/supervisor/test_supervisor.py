@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import resource
@@ -11,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,10 +17,10 @@ import pytest
 
 from luod.daemon.log import Log
 from luod.daemon.supervisor import notify
+from luod.daemon.supervisor.custody import Custody
 from luod.daemon.supervisor.init_store import InitStore
 from luod.daemon.supervisor.sockets import Listening
-from luod.daemon.supervisor.supervisor import Supervisor, _Asked
-from luod.errors import LiveUpdateBusy, SessionExists
+from luod.daemon.supervisor.supervisor import Supervisor
 from luod.linux import Fd
 from luod.testing import Machine, eventually
 from luod.testing.tools import for_root
@@ -143,8 +141,8 @@ def supervisor(places: dict[str, str], pid_1: Pid1) -> Iterator[Supervisor]:
     """Yields a supervisor that does not run yet, with copies in PID 1's store."""
     log = Log("keep", "error")
     with Listening(places["socket"], places["admin-socket"], places["state-directory"], log) as listening:
-        copies = InitStore(pid_1.manager, 3, "11111111")
-        supervisor = Supervisor(listening, lambda given: 0, log, manager=pid_1.manager, copies=copies)
+        custody = Custody(InitStore(pid_1.manager, 3, "11111111"), log)
+        supervisor = Supervisor(listening, lambda given: 0, log, manager=pid_1.manager, custody=custody)
         supervisor._start_at = time.monotonic() + 3600
         yield supervisor
 
@@ -157,77 +155,23 @@ def turn(supervisor: Supervisor, *signals: int) -> None:
         supervisor._turn(awake)
 
 
-def test_a_file_that_loses_one_of_its_names_is_still_in_pid_1s_store(supervisor: Supervisor, pid_1: Pid1) -> None:
-    """As the registry's memory, when a damaged one gets another name."""
-    file = Fd(os.memfd_create("registry"))
-    supervisor._keep("registry.old", file)
-    supervisor._keep("registry.new", file.duplicate())
-
-    supervisor._forget("registry.old")
-
-    assert close(pid_1.given()) == {"11111111.registry.new"}
-    supervisor._forget("registry.new")
-    assert pid_1.given() == {}
-
-
 def test_a_pid_1_that_was_stuck_has_every_file_soon_after(
     supervisor: Supervisor, pid_1: Pid1, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notify, "_BARRIER_SECONDS", 0.05)
     pid_1.stop()
-    supervisor._keep("outgoing.vm", Fd(os.memfd_create("session")))
-    supervisor._settle()
-    assert supervisor._execute({"COPIES": "1"}, _Asked(deque(), deque(), 0.0)) == {
-        "ERRNO": 0,
-        "FAULT": notify.NO_ANSWER,
-        "MISSING": 1,
-        "SIZE": 1,
-        "ROOM": 3,
-        "CHANGES": 1,
-    }
+    supervisor.custody.keep("outgoing.vm", Fd(os.memfd_create("session")))
+    supervisor.custody.settle()
+    assert supervisor.custody.copies.missing == 1
     pid_1.go_on()
 
     def complete() -> bool:
         turn(supervisor)
-        return supervisor._copies.complete
+        return supervisor.custody.copies.complete
 
     eventually(complete, describe="PID 1 has every file")
     assert close(pid_1.given()) == {"11111111.outgoing.vm"}
-    supervisor._forget("outgoing.vm")
-
-
-def test_h8_a_store_that_was_made_smaller_takes_no_session_and_says_what_to_raise(
-    supervisor: Supervisor, pid_1: Pid1
-) -> None:
-    for name in ("outgoing.a", "outgoing.b"):
-        supervisor._keep(name, Fd(os.memfd_create("session")))
-    supervisor._settle()
-    pid_1.lower(1)
-    counted = {"COPIES": "1", "STORED": "1", "ROOM": "1", "CHANGES": str(supervisor._copies.changes)}
-
-    told = supervisor._execute(counted, _Asked(deque(), deque(), 0.0))
-    answer = supervisor._execute({"CREATE": "c"}, _Asked(deque(), deque(), 0.0))
-
-    assert (told["MISSING"], told["SIZE"], told["ROOM"]) == (1, 2, 1)
-    assert "has 1 of 2 files (FileDescriptorStoreMax=1)" in str(told["FAULT"])
-    assert answer["ERRNO"] == errno.EMFILE
-    assert "no room" in str(answer["MEANING"])
-    assert "raise FileDescriptorStoreMax= of luod.service" in str(answer["HINT"])
-    for name in ("outgoing.a", "outgoing.b"):
-        supervisor._forget(name)
-
-
-def test_a_taken_name_is_said_to_be_free_soon_only_just_after_its_removal(supervisor: Supervisor) -> None:
-    taken = SessionExists(errno.EEXIST, "CREATE_SESSION", "")
-    supervisor._keep("outgoing.vm", Fd(os.memfd_create("session")))
-    assert supervisor._closing({"CREATE": "vm"}, taken) == {}
-
-    supervisor._forget("outgoing.vm")
-    supervisor._settle()
-
-    assert supervisor._closing({"CREATE": "vm"}, taken) == supervisor._closing({"PROBE": "vm"}, taken) == {"CLOSING": 1}
-    assert supervisor._closing({"CREATE": "other"}, taken) == {}
-    assert supervisor._closing({"CREATE": "vm"}, LiveUpdateBusy(errno.EBUSY, "open", "")) == {}
+    supervisor.custody.forget("outgoing.vm")
 
 
 def test_a_reload_that_is_requested_while_no_serve_runs_is_reported(supervisor: Supervisor, pid_1: Pid1) -> None:
@@ -464,10 +408,10 @@ def test_a_limit_of_files_that_is_too_low_is_said_before_anything_is_held(places
     """Where it cannot be raised: here, by a user."""
     source = (
         "import resource, sys; from luod.daemon.options import Options\n"
-        "from luod.daemon.supervisor import supervisor\n"
+        "from luod.daemon.supervisor import start\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)); import os; os.geteuid() or os.setuid(65534)\n"
         "from luod.errors import LuodError\n"
-        "try: supervisor.run(Options(*sys.argv[1:4]), lambda given: 0, ())\n"
+        "try: start.run(Options(*sys.argv[1:4]), lambda given: 0, ())\n"
         "except LuodError as error: print(error, error.hint)"
     )
     done = subprocess.run([sys.executable, "-c", source, *places.values()], capture_output=True, text=True, check=False)
