@@ -279,13 +279,14 @@ class HeldOutgoingSession(OutgoingHandle):
         self._bare = self._client._run(creation.replace(self._name, self._bare, files, drop, self._client.path))
 
     def release(self) -> None:
-        """Makes luod close its fd of the session, and closes this one.
+        """Closes this fd of the session, and makes luod close its own.
 
-        With the last fd its files are preserved no longer, and its name is free. It works after `close`, too. Raises
+        With the last fd its files are preserved no longer, and can be preserved in another session; its name is free.
+        It works after `close`, too, and can be repeated after an error, with which luod still holds the session. Raises
         NoSuchSession: luod does not have it, so it is released.
         """
+        self.close()  # first: luod waits until the session is gone
         self._client._run(sessions.release(self._name, OUTGOING, finished=False))
-        self.close()
 
 
 class HeldIncomingSession(IncomingHandle):

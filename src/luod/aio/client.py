@@ -169,8 +169,8 @@ class AsyncHeldOutgoingSession(OutgoingHandle):
 
     async def release(self) -> None:
         """See `luod.HeldOutgoingSession.release`."""
+        self.close()  # first: luod waits until the session is gone
         await self._client._run(sessions.release(self._name, OUTGOING, finished=False))
-        self.close()
 
     async def _kernel(self, call: Callable[[], T]) -> T:
         """Makes the kernel's calls on this session, which may take long, in a thread and one after the other."""

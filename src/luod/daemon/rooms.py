@@ -10,6 +10,7 @@ from luod.daemon.cleanup.forwarding import Forwarding
 from luod.daemon.cleanup.reaping import Reaping
 from luod.daemon.cleanup.workloads import Workloads
 from luod.daemon.core import Core
+from luod.daemon.run_state import RunState
 from luod.daemon.stopping import Stopping
 from luod.daemon.store_watch import StoreWatch
 from luod.daemon.timeline.recorder import Recorder
@@ -19,6 +20,8 @@ from luod.daemon.updates.kexec_image import KexecImage
 from luod.daemon.updates.undo import Undo
 from luod.daemon.updates.update import Updater
 from luod.static import Final
+
+_PAUSED: Final = (RunState.FREEZING, RunState.FROZEN, RunState.JUMPING, RunState.CANCELLING)
 
 
 class Rooms:
@@ -50,6 +53,8 @@ class Rooms:
         self.workloads: Final = Workloads(holdings, sessions, participants, self.reaping, forwarding, log)
         self.stopping: Final = Stopping(holdings, sessions, run, log)
         self._store_watch = StoreWatch(holdings.fds, sessions, core.policy, run)
+        run.watchers.append(lambda: holdings.fds.blackout(lasts=run.is_in(*_PAUSED)))
+        holdings.fds.blackout(lasts=run.is_in(*_PAUSED))
         self.updater.take_over()
         self.reaping.take_over()
         forwarding.take_over()

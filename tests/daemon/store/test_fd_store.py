@@ -48,9 +48,10 @@ class Keep:
         answers = []
         for request in requests:
             code, session = self.execute(request, fds)
-            closing = {"CLOSING": 1} if code == errno.EEXIST and self.closing else {}
+            removed = "FDSTOREREMOVE" in request
+            closing = {"CLOSING": 1} if (code == errno.EEXIST or removed) and self.closing else {}
             answers.append({"ERRNO": code, **closing})
-            if closing:
+            if closing and not removed:
                 self.closing -= 1
                 if not self.closing:
                     self.sessions.clear()
@@ -77,9 +78,13 @@ class Keep:
             code = errno.EMFILE if request["FDNAME"] in self.refuse else 0
             if not code:
                 self.stored.add(request["FDNAME"])
+        elif "RETRIEVE" in request:
+            self.closing -= 1
+            code = errno.EINVAL if self.closing else errno.ENOENT
         else:
             self.stored.discard(request["FDNAME"])
-            self.sessions.discard(request["FDNAME"].removeprefix("outgoing."))
+            if not self.closing:
+                self.sessions.discard(request["FDNAME"].removeprefix("outgoing."))
         return code, session
 
 
@@ -205,6 +210,55 @@ def test_a_name_is_free_once_pid_1_has_closed_its_copy() -> None:
         keep.sessions.add("vm-1")
         keep.closing = 3
         assert not await store.open_elsewhere("vm-1")
+
+    run(body)
+
+
+@pytest.mark.parametrize("direction", ["outgoing", "incoming"])
+def test_h9_a_release_waits_until_pid_1_has_closed_its_copy(direction: str) -> None:
+    """As long as it is open, the kernel refuses the session's files in another one."""
+
+    async def body(store: FdStore, keep: Keep) -> None:
+        with null() as session:
+            await store.store({f"{direction}.vm-1": session})
+        keep.sessions.add("vm-1")
+        keep.closing = 3
+        await store.drop(f"{direction}.vm-1")
+
+        await store.until_closed(f"{direction}.vm-1")
+
+        assert keep.closing == 0
+
+    run(body)
+
+
+def test_a_release_does_not_wait_for_a_copy_that_pid_1_never_had() -> None:
+    async def body(store: FdStore, keep: Keep) -> None:
+        await store.create("vm-1", None)
+        await store.drop("outgoing.vm-1")
+        before = len(keep.messages)
+
+        await store.until_closed("outgoing.vm-1")
+
+        assert len(keep.messages) == before
+
+    run(body)
+
+
+def test_a_release_does_not_wait_long_for_a_session_that_a_client_has_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luod.daemon.store.fd_store._CLOSED_SECONDS", 0.05)
+
+    async def body(store: FdStore, keep: Keep) -> None:
+        with null() as session:
+            await store.store({"outgoing.vm-1": session})
+        keep.sessions.add("vm-1")
+        keep.closing = 1000
+        await store.drop("outgoing.vm-1")
+        began = asyncio.get_running_loop().time()
+
+        await store.until_closed("outgoing.vm-1")
+
+        assert 0.04 < asyncio.get_running_loop().time() - began < 1.0
 
     run(body)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from luod.daemon.log import Log
-from luod.daemon.supervisor import notify
+from luod.daemon.supervisor import init_store, notify
 from luod.daemon.supervisor.custody import Custody
 from luod.daemon.supervisor.init_store import InitStore
 from luod.daemon.supervisor.requests import Message, Requests
@@ -52,7 +52,7 @@ def test_a_file_that_loses_one_of_its_names_is_still_in_pid_1s_store(custody: Cu
 def test_a_pid_1_that_does_not_answer_is_a_fault(
     custody: Custody, pid_1: Pid1, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "_BARRIER_SECONDS", 0.05)
+    monkeypatch.setattr(init_store, "TOTAL_SECONDS", 0.05)
     pid_1.stop()
     custody.keep("outgoing.vm", Fd(os.memfd_create("session")))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from luod.daemon.supervisor import notify
+from luod.daemon.supervisor import init_store, notify
 from luod.daemon.supervisor.init_store import InitStore
 from luod.daemon.supervisor.notify import ServiceManager
 from luod.linux import Fd
@@ -30,7 +30,8 @@ def pid_1(tmp_path: Path) -> Iterator[Pid1]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens the wait for PID 1."""
-    monkeypatch.setattr(notify, "_BARRIER_SECONDS", 0.05)
+    monkeypatch.setattr(init_store, "TOTAL_SECONDS", 0.05)
+    monkeypatch.setattr(init_store, "_LEAST_SECONDS", 0.05)
 
 
 def store_of(pid_1: Pid1, boot: str = BOOT) -> InitStore:
@@ -194,6 +195,50 @@ def test_a_pid_1_that_does_not_answer_is_awaited_once(pid_1: Pid1, impatient: No
         store.put("outgoing.other", other)
         assert (store.settle(), store.complete, store.missing) == (notify.NO_ANSWER, False, 2)
         assert time.monotonic() - began < 0.05
+
+
+def test_all_waits_for_a_pid_1_that_is_stuck_again_and_again_are_bounded_together(
+    pid_1: Pid1, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(init_store, "TOTAL_SECONDS", 0.6)
+    store, waited = store_of(pid_1), 0.0
+    files = {f"outgoing.{number}": file() for number in range(4)}
+    for name, fd in files.items():
+        pid_1.stop()
+        store.put(name, fd)
+        began = time.monotonic()
+        assert store.settle() == notify.NO_ANSWER
+        waited += time.monotonic() - began
+        pid_1.go_on()
+        eventually(store.heal, describe="PID 1's store is up to date")
+
+    assert waited < 4 * 0.6  # 0.6 s once, then 0.1 s each
+    close(files)
+
+
+def test_a_stuck_pid_1_delays_paused_guests_by_a_quarter_of_a_second(pid_1: Pid1) -> None:
+    store = store_of(pid_1)
+    store.blackout(lasts=True)
+    pid_1.stop()
+    with file() as session:
+        store.put("outgoing.vm#1", session)
+        began = time.monotonic()
+
+        assert store.settle() == notify.NO_ANSWER
+
+        assert time.monotonic() - began < init_store.TOTAL_SECONDS / 2
+
+
+def test_nothing_is_awaited_where_nothing_was_sent(pid_1: Pid1) -> None:
+    store = store_of(pid_1)
+    with file() as session:
+        store.put("outgoing.vm", session)
+        assert store.settle() == ""
+        barriers = pid_1.barriers
+
+        assert store.settle() == ""
+
+        assert pid_1.barriers == barriers
 
 
 @pytest.mark.parametrize("reading", [False, True])

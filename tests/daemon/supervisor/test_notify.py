@@ -113,9 +113,5 @@ def test_settling_waits_until_the_service_manager_closes_the_barrier(tmp_path: P
     assert (reason, events) == ("", ["BARRIER=1"])
 
 
-def test_a_service_manager_that_does_not_answer_is_a_reason(
-    tmp_path: Path, receiver: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(notify, "_BARRIER_SECONDS", 0.01)
-
-    assert ServiceManager(f"{tmp_path}/notify").settle() == "the service manager does not answer"
+def test_a_service_manager_that_does_not_answer_is_a_reason(tmp_path: Path, receiver: socket.socket) -> None:
+    assert ServiceManager(f"{tmp_path}/notify").settle(0.01) == "the service manager does not answer"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from luod.daemon.log import Log
-from luod.daemon.supervisor import notify
+from luod.daemon.supervisor import init_store
 from luod.daemon.supervisor.custody import Custody
 from luod.daemon.supervisor.init_store import InitStore
 from luod.daemon.supervisor.sockets import Listening
@@ -158,7 +158,7 @@ def turn(supervisor: Supervisor, *signals: int) -> None:
 def test_a_pid_1_that_was_stuck_has_every_file_soon_after(
     supervisor: Supervisor, pid_1: Pid1, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "_BARRIER_SECONDS", 0.05)
+    monkeypatch.setattr(init_store, "TOTAL_SECONDS", 0.05)
     pid_1.stop()
     supervisor.custody.keep("outgoing.vm", Fd(os.memfd_create("session")))
     supervisor.custody.settle()

@@ -351,6 +351,7 @@ class SessionService:
             self._fds.drop_soon(fd_name(row))
         else:
             await self._remove(row)
+            await self._fds.until_closed(fd_name(row))
         self._sparing(
             "released", of=peer.uid, name=row.name, direction=row.direction, outcome=outcome, uid=peer.uid, pid=peer.pid
         )

@@ -45,6 +45,8 @@ _RETRIEVE_REFUSALS: dict[int, type[KernelRefused]] = {
 _CLOSING_SECONDS = 1.0
 _CLOSING_PAUSE = 0.001
 _CLOSING_PAUSE_LAST = 0.05
+_CLOSED_SECONDS = 0.25
+"""The longest wait for PID 1's close after a removal: a process of a client may have the session open, too."""
 
 
 @frozen
@@ -130,6 +132,9 @@ class FdStore(Mapping[str, Fd]):
         self._queue: deque[_Request] = deque()
         self._sent: list[_Request] = []
         self._spares: list[Fd] = []
+        self._blackout = False
+        self._closing: dict[str, float] = {}
+        """The sessions that PID 1 is about to close, by their fds' names, and until when that is awaited."""
         channel.setblocking(False)
         self._loop.add_reader(channel, self._readable)
 
@@ -210,8 +215,14 @@ class FdStore(Mapping[str, Fd]):
         if discard is None:
             for fd in dropped.values():
                 fd.close()
+        removals = {name: _removal(name) for name in dropped}
         try:
-            await self._ask(*map(_removal, dropped))
+            await self._ask(*removals.values())
+            now = self._loop.time()
+            self._closing = {name: until for name, until in self._closing.items() if until > now}
+            self._closing |= {
+                name: now + _CLOSED_SECONDS for name, request in removals.items() if "CLOSING" in request.said
+            }
         finally:
             if discard is not None:
                 for fd in dropped.values():
@@ -239,6 +250,34 @@ class FdStore(Mapping[str, Fd]):
             pass
         return False
 
+    async def until_closed(self, name: str) -> None:
+        """Waits until PID 1 has closed its copy of a session that was just dropped, by the name of its fd.
+
+        As long as it is open, the kernel refuses the session's files in another session (docs/hazards.md, H9). Waits up
+        to 0.25 s, since another process may have the session open. Returns at once if PID 1 had no copy.
+        """
+        deadline, pause = self._closing.pop(name, 0.0), _CLOSING_PAUSE
+        while self._loop.time() < deadline and await self._exists(name, deadline):
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _CLOSING_PAUSE_LAST)
+
+    async def _exists(self, name: str, deadline: float) -> bool:
+        """Returns whether the session of a dropped fd exists in the kernel."""
+        direction, _, session = name.partition(".")
+        if direction + "." == protocol.OUTGOING:
+            request = _Request({"PROBE": session}, refusals=_CREATE_REFUSALS)
+        else:
+            # It was retrieved, so this cannot retrieve it.
+            request = _Request({"RETRIEVE": session}, opens=True, refusals=_RETRIEVE_REFUSALS)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._ask(request)
+        except (SessionExists, SessionTaken):
+            return True
+        except (KernelRefused, TimeoutError):
+            pass
+        return False
+
     async def copies(self, counted: Counted | None = None) -> Copies:
         """Returns the state of PID 1's copies, as keep knows it. `counted`: PID 1's answer, which keep takes first."""
         words = {} if counted is None else {"STORED": counted.stored, "ROOM": counted.room, "CHANGES": counted.changes}
@@ -247,6 +286,14 @@ class FdStore(Mapping[str, Fd]):
         said = request.said
         numbers = (int(said[word]) for word in ("MISSING", "SIZE", "ROOM", "CHANGES"))
         return Copies(said["FAULT"], *numbers)
+
+    def blackout(self, *, lasts: bool) -> None:
+        """Tells keep whether guests are paused: it waits less for PID 1 meanwhile."""
+        if lasts != self._blackout:
+            self._blackout = lasts
+            request = _Request({"BLACKOUT": int(lasts)})
+            request.answer.add_done_callback(asyncio.Future.exception)  # keep is gone, and serve ends
+            self._send(request)
 
     async def ready(self) -> None:
         """Reports to keep, and through it to its parent, that clients are answered."""

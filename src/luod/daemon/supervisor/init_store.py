@@ -9,7 +9,8 @@ memfd that has the first name (`_SAME`). Sessions are not compared: one has one 
 its name and direction here are the kernel's.
 
 A PID 1 that does not answer costs one wait. From then on there is a fault: changes are noted and not sent, until
-`heal`, which does not wait, has sent them and PID 1 has processed them.
+`heal`, which does not wait, has sent them and PID 1 has processed them. All such waits together are bounded: to 5 s
+until a minute has passed without one, and to 0.25 s while guests are paused.
 
 PID 1 closes what exceeds a maximum that is lowered while luod runs. Only a question to PID 1 shows that: serve asks,
 and `counted` takes the answer.
@@ -21,7 +22,7 @@ import os
 import time
 from collections.abc import Mapping
 
-from luod.daemon.supervisor import protocol
+from luod.daemon.supervisor import notify, protocol
 from luod.linux import Fd, memfd, memory_identity, same_file
 from luod.static import TYPE_CHECKING, Final
 
@@ -38,6 +39,13 @@ _SESSIONS: Final = (protocol.OUTGOING, protocol.INCOMING)
 _NOT_YET: Final = float("inf")
 _CLOSING_SECONDS: Final = 1.0
 """The time within which PID 1 closes a file that it has removed: a process of its own does that."""
+TOTAL_SECONDS: Final = notify.BARRIER_SECONDS
+BLACKOUT_SECONDS: Final = 0.25
+_PROMPT_SECONDS: Final = 0.1
+"""An answer within this time costs nothing of those."""
+_LEAST_SECONDS: Final = 0.1
+"""The wait where nothing of them is left."""
+_REST_SECONDS: Final = 60.0
 _OWN: Final = ("registry.", protocol.OUTGOING + protocol.REGISTRY_SESSION)
 """Is stored again first: without it the next luod knows no owner."""
 
@@ -72,6 +80,12 @@ class InitStore:
         """The number of changes so far: a count of another moment does not count."""
         self._short = 0
         """The number of fds that PID 1 lacked when it was asked last."""
+        self._patience = TOTAL_SECONDS
+        """The rest of it."""
+        self._patience_in_blackout: float | None = None
+        """None: guests run."""
+        self._waited_at = 0.0
+        """The time of the last wait that took long."""
         self.fault = ""
         """The reason for which PID 1 may lack a copy, or have one too many; "": it has processed all that was sent."""
 
@@ -195,13 +209,36 @@ class InitStore:
     def settle(self) -> str:
         """Waits until PID 1 has done all that. Returns the reason of a failure, "" without one.
 
-        With a fault it returns at once.
+        With a fault, or nothing to wait for, it returns at once.
         """
-        if self._exists and not self.fault:
-            self._note(self._manager.settle())
+        if self._sent and not self.fault:
+            began = time.monotonic()
+            self._note(self._manager.settle(self._wait()))
+            self._waited(began)
             if not self.fault:
                 self._settled()
         return self.fault
+
+    def blackout(self, *, lasts: bool) -> None:
+        """Notes whether guests are paused."""
+        self._patience_in_blackout = BLACKOUT_SECONDS if lasts else None
+
+    def _wait(self) -> float:
+        """Returns the longest wait for PID 1 now, in seconds."""
+        if time.monotonic() - self._waited_at > _REST_SECONDS:
+            self._patience = TOTAL_SECONDS
+        left = self._patience if self._patience_in_blackout is None else self._patience_in_blackout
+        return max(_LEAST_SECONDS, left)
+
+    def _waited(self, began: float) -> None:
+        """Subtracts a wait from what is left, if it took long."""
+        now = time.monotonic()
+        if now - began <= _PROMPT_SECONDS:
+            return
+        self._waited_at = now
+        self._patience -= now - began
+        if self._patience_in_blackout is not None:
+            self._patience_in_blackout -= now - began
 
     def heal(self) -> bool:
         """Sends what PID 1 may lack, or checks whether it has processed that, without a wait. Returns whether the fault
@@ -256,22 +293,31 @@ class InitStore:
                 self._first.pop(identity, None)
         self._send_removal(self._stored.pop(name))
 
-    def _send(self, name: str, **patience: float) -> str:
+    def _send(self, name: str, seconds: float | None = None) -> str:
+        """Sends a file. `seconds`: the maximum wait for room in the socket, None for what is left of the patience."""
+        began, seconds = time.monotonic(), min(self._wait(), 1.0) if seconds is None else seconds
+        reason = self._store(name, seconds)
+        self._waited(began)
+        return reason
+
+    def _store(self, name: str, seconds: float) -> str:
         stored = self._stored[name]
         if name not in self._same:
-            return self._manager.store(stored, self._files[name].fileno(), **patience)
+            return self._manager.store(stored, self._files[name].fileno(), seconds=seconds)
         first = self._stored[self._same[name]].encode()
         try:
             with memfd("luod-same", len(first), executable=False) as noted:
                 os.pwrite(noted.fileno(), first, 0)
-                return self._manager.store(stored, noted.fileno(), **patience)
+                return self._manager.store(stored, noted.fileno(), seconds=seconds)
         except OSError as error:
             return error.strerror or str(error)
 
     def _send_removal(self, stored: str) -> None:
         self._changed(stored, removed=True)
         if not self.fault:
-            self._note(self._manager.remove(stored))
+            began = time.monotonic()
+            self._note(self._manager.remove(stored, seconds=min(self._wait(), 1.0)))
+            self._waited(began)
 
     def _changed(self, stored: str, *, removed: bool) -> None:
         self._changes += 1

@@ -19,7 +19,8 @@ from luod.static import Final
 
 _SECONDS: Final = 1.0
 """For each attempt: a reader of the socket must not block the keeper."""
-_BARRIER_SECONDS: Final = 5.0
+BARRIER_SECONDS: Final = 5.0
+"""The longest wait for the service manager."""
 NO_ANSWER: Final = "the service manager does not answer"
 _VSOCK: Final = re.compile(r"vsock(?:-(stream|dgram|seqpacket))?:([0-9]+):([0-9]+)", re.ASCII)
 _KINDS: Final = {"stream": socket.SOCK_STREAM, "dgram": socket.SOCK_DGRAM, "seqpacket": socket.SOCK_SEQPACKET}
@@ -122,15 +123,15 @@ class ServiceManager:
         poll.register(barrier, 0)
         return bool(poll.poll(seconds * 1000))
 
-    def settle(self) -> str:
-        """Waits until the service manager has processed all earlier reports."""
+    def settle(self, seconds: float = BARRIER_SECONDS) -> str:
+        """Waits up to `seconds` until the service manager has processed all earlier reports."""
         if self._address is None:
             return self._fault
-        barrier, reason = self.barrier()
+        barrier, reason = self.barrier(seconds=min(seconds, _SECONDS))
         if barrier is None:
             return reason
         with barrier:
-            return "" if self.passed(barrier, seconds=_BARRIER_SECONDS) else NO_ANSWER
+            return "" if self.passed(barrier, seconds=seconds) else NO_ANSWER
 
     def _report(self, message: str, fds: Sequence[int] = (), *, seconds: float = _SECONDS) -> str:
         if self._address is None:

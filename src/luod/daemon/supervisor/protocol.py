@@ -1,11 +1,12 @@
 """The messages between `serve` and `keep`: KEY=VALUE lines, with sd_notify's words where it has them.
 
-`FDSTORE=1 FDNAME=…` (with an fd), `FDSTOREREMOVE=1 FDNAME=…`, `READY=1`, and four of our own: `CREATE=name`,
-`RETRIEVE=name`, `PROBE=name`, a CREATE whose session is closed at once, and `COPIES=1`, which asks whether PID 1 has
-a copy of every fd. `STORED=n ROOM=n CHANGES=n` beside it is what PID 1 has answered meanwhile. Unlike sd_notify's,
-each is answered when it is done: `ERRNO=0`, with the session's fd where there is one, or the kernel's errno with CALL
-and MEANING. `CLOSING=1` beside EEXIST: the session of that name may be a copy that PID 1 is about to close. Messages,
-not a stream: a SOCK_SEQPACKET socket pair.
+`FDSTORE=1 FDNAME=…` (with an fd), `FDSTOREREMOVE=1 FDNAME=…`, `READY=1`, and five of our own: `CREATE=name`,
+`RETRIEVE=name`, `PROBE=name`, a CREATE whose session is closed at once, `BLACKOUT=1` or `0`, whether guests are
+paused, and `COPIES=1`, which asks whether PID 1 has a copy of every fd. `STORED=n ROOM=n CHANGES=n` beside it is what
+PID 1 has answered meanwhile. Unlike sd_notify's, each is answered when it is done: `ERRNO=0`, with the session's fd
+where there is one, or the kernel's errno with CALL and MEANING. `CLOSING=1` beside EEXIST: the session of that name
+may be a copy that PID 1 is about to close; beside FDSTOREREMOVE's `ERRNO=0`: PID 1 is about to close its copy of that
+session. Messages, not a stream: a SOCK_SEQPACKET socket pair.
 
 A message has one request or more, separated by empty lines; its fds are those of its FDSTORE requests, in order. The
 answers come in the same order. A session is answered as soon as keep has it, with its fd and the answers before it, so

@@ -54,7 +54,8 @@ class Requests:
         """Executes one request, and returns the answer. Raises LuodError, OSError, MemoryError."""
         if "FDSTOREREMOVE" in request:
             self._custody.forget(request["FDNAME"])
-        elif "READY" in request:
+            return {"ERRNO": 0, "CLOSING": 1} if self._custody.copies.may_have(request["FDNAME"]) else {"ERRNO": 0}
+        if "READY" in request:
             message.ready = True
         elif "FDSTORE" in request and message.fds:
             fd = message.fds.popleft()
@@ -62,6 +63,8 @@ class Requests:
                 close(fd)
                 return refused
             self._custody.keep(request["FDNAME"], fd)
+        elif "BLACKOUT" in request:
+            self._custody.copies.blackout(lasts=request["BLACKOUT"] == "1")
         elif "COPIES" in request:
             copies = self._custody.copies
             if "STORED" in request:

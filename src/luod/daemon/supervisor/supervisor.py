@@ -234,6 +234,7 @@ class Supervisor:
             self._log.error("serve-not-started", error=error, again_in=f"{self._pause:.1f}")
             return
         self._deaf = self._ending = False
+        self.custody.copies.blackout(lasts=False)  # it tells again
         self._look_at = time.monotonic() + _LOOK_SECONDS
         if not self._introduced:
             self._introduce(self._serve.pid)
