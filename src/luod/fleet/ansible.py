@@ -65,6 +65,14 @@ class Ansible:
             raise AnsibleFailed(f"ansible-inventory: {done.stderr.strip()}", hint="see `ansible-inventory --list`")
         return hosts_of(json.loads(done.stdout))
 
+    def require_playbook(self, inventory: str, playbook: str) -> None:
+        """Raises AnsibleFailed: there is no such playbook, or it has a mistake that Ansible finds without hosts."""
+        command = [f"{self._directory}/ansible-playbook", "-i", inventory, "--syntax-check", playbook]
+        done = subprocess.run(command, capture_output=True, text=True, env=_environment(), check=False)
+        if done.returncode:
+            hint = "ANSIBLE_COLLECTIONS_PATH names the folder of collections, if the playbook is in one"
+            raise AnsibleFailed(f"ansible-playbook: {done.stderr.strip()}", hint=hint)
+
     def play(self, inventory: str, playbook: str, ssh: str, more: Sequence[str], log: str) -> int:
         """Runs a playbook with its output on standard error, and also in the file `log`. Returns the exit status."""
         variables = {

@@ -51,6 +51,7 @@ def rehearse(wishes: Wishes) -> Report:
     addressed = ansible.hosts(wishes.inventory, wishes.limit)
     if not addressed:
         raise BadInput(f"{wishes.inventory} has no hosts", hint="see `ansible-inventory --list`")
+    ansible.require_playbook(wishes.inventory, wishes.playbook)
     names = [each.name for each in addressed]
     faults = {} if wishes.faults is None else faults_file.read(wishes.faults, names)
     more = [*wishes.more, *(() if wishes.limit is None else ("--limit", wishes.limit))]

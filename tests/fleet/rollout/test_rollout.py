@@ -7,8 +7,11 @@ from __future__ import annotations
 import pytest
 
 from luod.fleet.outcome import Report
+from luod.testing.tools import for_root
 from tests.ctl.test_fleet_lock import Server, server
 from tests.fleet.rollout.conftest import Rehearse
+
+PLAIN_USER = 1000
 
 __all__ = ["server"]
 
@@ -73,6 +76,18 @@ def test_a_host_with_a_fault_is_named_with_its_reason_and_ends_the_roll_out(
     assert (report.status != 0, standings(report), report.stopped_at) == (True, [standing, "untouched"], ("h1",)), said
     assert reason in (report.hosts[0].reason or ""), report.hosts[0].reason
     assert not report.hosts[0].loaded
+
+
+def test_a_plain_user_can_rehearse_and_a_playbook_that_is_missing_is_said_before_hosts_are_started(
+    rehearse: Rehearse,
+) -> None:
+    for_root("to become a plain user")
+
+    report, _said = rehearse(1, user=PLAIN_USER)
+
+    assert (report.status, standings(report)) == (0, ["updated"])
+    with pytest.raises(AssertionError, match="could not be found"):
+        rehearse(1, playbook="nothing.yml")
 
 
 def test_check_mode_changes_nothing_and_says_what_would_be_done(rehearse: Rehearse) -> None:
