@@ -283,6 +283,8 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "undo": [],
             "way": "direct",
             "shutdown_lock": None,
+            "outgoing_bytes": 0,
+            "incoming_bytes": 0,
         }
 
 

@@ -55,6 +55,8 @@ def test_from_the_first_status_to_the_other_side_of_a_jump(luod: Luod) -> None:
         "undo": [],
         "way": "direct",
         "shutdown_lock": None,
+        "outgoing_bytes": 0,
+        "incoming_bytes": 0,
     }
     luod.vmm().call("create", name="vm", slot="s")
     (entry,) = luod.luoctl_json("list")["sessions"]

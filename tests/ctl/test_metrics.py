@@ -34,6 +34,8 @@ STATUS: Final = Status(
     policy_error="rules[0]: is unknown",
     state_directory=[Problem("/state", "it is read-only", "remount it")],
     registry=[],
+    outgoing_bytes=8192,
+    incoming_bytes=4096,
 )
 SESSION: Final = SessionTimes("vm", 0, 4096, "ready", None, 0.5, 1.5, 4.0, 4.5, None, None, 3.5)
 TIMELINE: Final = UpdateTimes(
@@ -58,6 +60,8 @@ def test_what_luod_holds_and_does() -> None:
     assert found['luod_state{state="restoring"}'] == 1
     assert found['luod_state{state="idle"}'] == 0
     assert found['luod_sessions{direction="incoming",state="waiting"}'] == 2
+    assert found['luod_sessions_bytes{direction="outgoing"}'] == 8192
+    assert found['luod_sessions_bytes{direction="incoming"}'] == 4096
     assert found["luod_stuck_sessions"] == 1
     assert found['luod_problems{of="state_directory"}'] == 1
     assert found['luod_problems{of="registry"}'] == 0

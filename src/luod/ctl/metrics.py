@@ -54,6 +54,12 @@ def _now(status: Status) -> Iterator[Metric]:
     for state, count in (("waiting", status.waiting), ("retrieved", status.retrieved), ("torn", status.torn)):
         sessions.add_metric(("incoming", state), count)
     yield sessions
+    pinned = GaugeMetricFamily(
+        "luod_sessions_bytes", "Bytes that sessions keep in memory, as declared, by direction.", labels=("direction",)
+    )
+    pinned.add_metric(("outgoing",), status.outgoing_bytes)
+    pinned.add_metric(("incoming",), status.incoming_bytes)
+    yield pinned
     yield GaugeMetricFamily(
         "luod_stuck_sessions", "Number of incoming sessions that the reaper could not discard.", value=len(status.stuck)
     )

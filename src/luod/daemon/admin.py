@@ -67,6 +67,8 @@ class AdminService:
             undo=rooms.undo.left,
             way=rooms.updater.way(),
             shutdown_lock=rooms.inhibitor.state,
+            outgoing_bytes=sum(row.bytes for row in registry.all_outgoing),
+            incoming_bytes=sum(row.bytes for row in record.incoming),
         )
 
     async def timeline(self) -> UpdateTimes | None:

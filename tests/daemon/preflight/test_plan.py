@@ -52,3 +52,13 @@ def test_the_blackout_of_the_last_update_is_what_to_expect(luod: Luod) -> None:
     seconds = luod.luoctl_json("timeline")["timeline"]["blackout"]
     assert plan["blackout"] == {"updates": 1, "expected": seconds, "longest": seconds}
     assert "blackout of the last 1 update: " in luod.luoctl("check", "--kernel", luod.machine.kernel).text
+
+
+def test_the_status_has_the_bytes_that_sessions_keep_before_and_after_an_update(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    assert (luod.status()["outgoing_bytes"], luod.status()["incoming_bytes"]) == (4096, 0)
+    begin(luod)
+    prepare(one)
+    one.expect("freezing")
+    jump_with(luod, one)
+    assert (luod.status()["outgoing_bytes"], luod.status()["incoming_bytes"]) == (0, 4096)

@@ -71,6 +71,7 @@ class Admin(Interface, name=ADMIN):
         what a cancelled update has left on the host: its image, or a unit (`path`) that does not start again; luod
         tries again. way: that of an update that names no other. shutdown_lock: `held`, or the reason why luod does not
         inhibit a shutdown while it holds outgoing sessions; null: there is nothing to protect, or no systemd.
+        outgoing_bytes, incoming_bytes: that participants declared for such sessions, which keep that much memory.
         """
         self._permit()
         return await self._service.status()

@@ -167,6 +167,8 @@ class Status:
     undo: tuple[Problem, ...] = ()
     way: Way = "direct"
     shutdown_lock: str | None = None
+    outgoing_bytes: int = 0
+    incoming_bytes: int = 0
 
 
 @frozen
