@@ -16,7 +16,7 @@
 #   make deb           Debian packages, into build/deb: as root, with mmdebstrap and the network
 #   make dist          sdist and wheel, into build/dist
 #   make test-install  make install, make uninstall and the wheel in a minimal Debian 13: as root, with mmdebstrap
-#   make test-systemd  luod as systemd's service, in a Debian with these packages on that Linux: as root, with mmdebstrap
+#   make test-systemd  luod as systemd's service, in a Debian with these packages, emulated and on that Linux: as root, with mmdebstrap
 #   make bench         benchmarks (never part of the tests), compared with docs/performance.md; UPDATE=1 writes there
 #   make bench-kernel  those that also run on that Linux
 #   make bench-qemu    the pause of a guest of QEMU, and QEMU's own save and restore: as root, with mmdebstrap
@@ -95,10 +95,15 @@ test-kernel: $(READY)
 		--no-loadscope-reorder $(KERNEL_TESTS)
 
 SYSTEMD_TESTS ?= tests/systemd
-# One boot serves a module's tests.
+# Those that are run, also or only, on a real kernel.
+SYSTEMD_KERNEL_TESTS ?= tests/systemd/test_service.py tests/systemd/test_jump.py tests/systemd/test_unit_sessions.py
+# One boot serves a module's tests. An empty list leaves a kind of machine out.
 test-systemd: $(READY) deb
-	@kernel=$$(kernel/build $(KERNEL)) && scripts/systemd-image build/systemd.img $$kernel/bzImage && \
-		LUOD_KERNEL=$$kernel LUOD_SYSTEMD_IMAGE=build/systemd.img $(BIN)/pytest --timeout 600 $(SYSTEMD_TESTS)
+	@kernel=$$(kernel/build $(KERNEL)) && scripts/systemd-root build/systemd-root $$kernel/bzImage && \
+		export LUOD_KERNEL=$$kernel LUOD_SYSTEMD_ROOT=build/systemd-root LUOD_SYSTEMD_IMAGE=build/systemd.img && \
+		{ [ -z "$(strip $(SYSTEMD_TESTS))" ] || $(BIN)/pytest --timeout 300 --durations 10 $(SYSTEMD_TESTS); } && \
+		{ [ -z "$(strip $(SYSTEMD_KERNEL_TESTS))" ] || { scripts/systemd-image build/systemd.img build/systemd-root && \
+			$(BIN)/pytest --luod-machine kernel --timeout 600 --durations 10 $(SYSTEMD_KERNEL_TESTS); }; }
 
 test-minimal:
 	@set -f; scripts/test-minimal $(MINIMAL)

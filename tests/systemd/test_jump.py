@@ -5,11 +5,11 @@ Also what guards it: a kexec by hand is refused, and a cancelled update leaves t
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from tests.systemd.conftest import SystemdHost
+
+pytestmark = pytest.mark.jumps_on
 
 GUESTS = ("a", "b")
 _LOADED = "cat /sys/kernel/kexec_loaded"
@@ -35,26 +35,9 @@ with luod.Client(patience=60) as client:
                     phase.veto("its guest does not stop")
                 elif phase.kind == "cancelled":
                     break
+    session.close()
     client.discard("veto")
 """
-
-
-def start_guests(host: SystemdHost) -> None:
-    """Starts two VMMs as services."""
-    host.sh("cp /usr/share/doc/python3-luod/examples/vmm@.service /etc/systemd/system/ && systemctl daemon-reload")
-    host.sh(f"systemctl enable --now {' '.join(f'vmm@{name}' for name in GUESTS)}")
-    until_all_take_part(host)
-
-
-def until_all_take_part(host: SystemdHost) -> None:
-    host.until("luoctl status", f"participants  {len(GUESTS)}", "the VMMs take part")
-
-
-def resumed_at(host: SystemdHost, name: str) -> int:
-    """Returns the count at which a guest resumed in this boot."""
-    said = host.until(f"journalctl -b -u vmm@{name} -o cat --no-pager", "resumes at", f"the guest {name} resumes")
-    (count,) = re.findall(r"resumes at (\d+)", said)
-    return int(count)
 
 
 def is_as_before(host: SystemdHost) -> None:
@@ -62,15 +45,15 @@ def is_as_before(host: SystemdHost) -> None:
     units = "sentinel.service multi-user.target dbus.socket"
     host.until(f"systemctl show --property ActiveState {units} | tr -d '\\n'", "ActiveState=active" * 3, "units")
     host.until("systemctl is-active luod-quiesce.target || true", "inactive", "the target of the update is over")
-    until_all_take_part(host)
+    host.until_take_part(len(GUESTS))
     assert host.sh(_LOADED).strip() == "0"
     assert "idle" in host.sh("luoctl status")
-    assert set(host.sh("luoctl list --names").split()) == set(GUESTS)
+    host.until("luoctl list --names | sort | tr '\\n' ' '; echo .", f"{' '.join(GUESTS)} .", "the guests' sessions")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def guests(host: SystemdHost) -> None:
-    start_guests(host)
+    host.start_guests(*GUESTS)
     host.machine.write("/etc/systemd/system/sentinel.service", _SENTINEL.encode())
     host.machine.write("/tmp/veto.py", _VETO.encode())
     host.sh("systemctl daemon-reload && systemctl start sentinel.service")
@@ -114,7 +97,7 @@ def test_a_veto_after_the_units_were_stopped_starts_them_again_and_unloads_the_i
 
     assert "veto vetoes: its guest does not stop" in said
     assert "status 5" in said
-    assert "sentinel.service: Deactivated" in host.sh("journalctl -b -u sentinel -o cat --no-pager")
+    host.until("journalctl -b -u sentinel -o cat --no-pager", "sentinel.service: Deactivated", "the unit was stopped")
     is_as_before(host)
     host.until("luoctl status", "inhibited while luod holds sessions", "luod has the lock again")
 
@@ -138,9 +121,9 @@ def test_guests_live_through_three_updates_by_systemd_in_a_row(host: SystemdHost
         host.until_ready()
 
         assert host.machine.boot == boot
-        now = {name: resumed_at(host, name) for name in GUESTS}
+        now = {name: host.resumed_at(name) for name in GUESTS}
         assert all(now[name] > counts[name] for name in GUESTS)
         counts = now
-        until_all_take_part(host)
+        host.until_take_part(len(GUESTS))
         assert "done, --systemd" in host.sh("luoctl timeline")
     print(host.sh("luoctl timeline; systemd-analyze time", check=False))

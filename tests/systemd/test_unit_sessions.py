@@ -6,6 +6,11 @@ import pytest
 
 from tests.systemd.conftest import SystemdHost
 
+pytestmark = [
+    pytest.mark.jumps_on,
+    pytest.mark.real_kernel("systemd knows a session by its anonymous inode, which an emulated one has not"),
+]
+
 _KEEPER = """
 import errno
 import fcntl
@@ -43,8 +48,8 @@ def units(host: SystemdHost) -> None:
     """Starts a VMM with a session of luod, and a unit with one of PID 1."""
     host.machine.write("/opt/keeper.py", _KEEPER.encode())
     host.machine.write("/etc/systemd/system/keeper.service", _UNIT.encode())
-    host.sh("cp /usr/share/doc/python3-luod/examples/vmm@.service /etc/systemd/system/ && systemctl daemon-reload")
-    host.sh("systemctl enable --now keeper.service vmm@a.service")
+    host.start_guests("a")
+    host.sh("systemctl enable --now keeper.service")
     until_it_has(host, "a session for this kernel")
     until_ready(host)
 
@@ -62,7 +67,7 @@ def update(host: SystemdHost, way: str) -> None:
     with host.machine.expect_jump(timeout=300):
         host.sh(f"luoctl update {way}", check=False, seconds=300)
     host.until_ready()
-    host.until(f"{_JOURNAL} vmm@a", "resumes at", "the guest resumes")
+    host.resumed_at("a")
 
 
 def test_luod_does_not_list_the_session_of_pid_1(host: SystemdHost) -> None:

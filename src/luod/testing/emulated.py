@@ -58,11 +58,9 @@ class EmulatedMachine(Machine):
             os.chown(self._outputs.name, user, user)
         ours, theirs = socket.socketpair()
         with theirs:
-            fd = str(theirs.fileno())
-            agent = python.module("luod.testing.agent", "--channel", fd, "--outputs", self._outputs.name)
             try:
                 self._process = subprocess.Popen(
-                    [*python.module("luod.emulator.machine"), "run", "--profile", profile, *arguments, "--", *agent],
+                    self._command(python, theirs.fileno(), ["--profile", profile, *arguments]),
                     env={**os.environ, **python.environment, **(env or {})},
                     cwd="/",
                     user=user,
@@ -92,6 +90,11 @@ class EmulatedMachine(Machine):
             if isinstance(error, MachineEnded) and not may_make_namespaces(python, user):
                 raise MachineUnavailable(log) from None
             raise
+
+    def _command(self, python: Interpreter, channel: int, arguments: Sequence[str]) -> list[str]:
+        """Returns the argv that boots the machine. `channel` is the agent's fd, `arguments` are for `luoemu run`."""
+        agent = python.module("luod.testing.agent", "--channel", str(channel), "--outputs", self._outputs.name)
+        return [*python.module("luod.emulator.machine"), "run", *arguments, "--", *agent]
 
     @property
     def returncode(self) -> int | None:
