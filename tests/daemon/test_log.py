@@ -86,6 +86,27 @@ def test_the_journal_gets_an_event_with_its_fields(
     assert capfd.readouterr().err == ""
 
 
+def test_an_event_between_a_kexec_and_the_last_restored_session_is_of_that_update(
+    journal: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_journal(monkeypatch)
+    log = Log("serve")
+    log.restoring = "u1"
+
+    log("retrieved", name="vm")
+    log.context = {"update": "u2", "phase": "preparing"}
+    log("created", name="vm")
+    log.context, log.restoring = {}, None
+    log("released", name="vm")
+
+    told = [fields(journal.recv(10000)) for _ in range(3)]
+    assert [(each.get("LUOD_UPDATE"), each.get("LUOD_PHASE")) for each in told] == [
+        ("u1", "restoring"),
+        ("u2", "preparing"),
+        (None, None),
+    ]
+
+
 def test_a_value_of_several_lines_is_one_field(journal: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     in_journal(monkeypatch)
     Log("serve")("created", name="vm", evil="a\nMESSAGE=b")

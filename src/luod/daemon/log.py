@@ -36,6 +36,8 @@ class Log:
         self._least = LEVELS.index(level)
         self.context: dict[str, str] = {}
         """Fields of every event, for the journal: the update under way."""
+        self.restoring: str | None = None
+        """The update that came over the kexec, while its sessions are restored and none other is under way."""
 
     def __call__(self, event: str, /, **fields: object) -> None:
         self._write("info", event, fields)
@@ -65,7 +67,10 @@ class Log:
         """Sends an event to the journal. Events that it does not take at once are counted. Returns False if it does not
         run: stderr is the place then.
         """
-        told = self.context | {key: _bounded(str(value)) for key, value in fields.items()}
+        context = self.context
+        if not context and self.restoring is not None:
+            context = {"update": self.restoring, "phase": "restoring"}
+        told = context | {key: _bounded(str(value)) for key, value in fields.items()}
         if self._missed:
             told["missed"] = str(self._missed)
         try:

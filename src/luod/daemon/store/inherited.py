@@ -81,13 +81,15 @@ def _in_place_of(held: Told, place: str, file: Journal, log: Log) -> Record:
 
 def _carried(old: Record, log: Log) -> Record:
     """Returns this kernel's record, made from that of the previous kernel: outgoing sessions become incoming."""
+    departure = old.departure
+    if departure is not None:
+        log.restoring = departure.update
     for held in old.held:
         log.warning("files-lost", name=held.name, owner=held.owner, reason="a kexec does not preserve them")
     for row in old.incoming:
         log.warning("session-lost", name=row.name, owner=row.owner, reason="not finished before the kexec")
     rows = tuple(arrived(row, old.departure) for row in old.outgoing)
     torn = [row.name for row in rows if row.state is IncomingState.TORN]
-    departure = old.departure
     if departure is None:
         log.warning("arrived-without-luod", sessions=len(rows), torn=len(torn))
     else:

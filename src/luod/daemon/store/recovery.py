@@ -80,6 +80,9 @@ async def take_over(fds: FdStore, directory: str, log: Log) -> Holdings:
     if others is not None:
         _adopt(fds, registry, log, others)
     await _agree(fds, registry, log)
+    arrival = registry.rest.arrival
+    if arrival is not None and (registry.any_incoming or arrival.crossing is None):
+        log.restoring = arrival.update
     registry.soon, fds.before_request = asyncio.get_running_loop().call_soon, registry.write
     return Holdings(registry, fds, broken)
 

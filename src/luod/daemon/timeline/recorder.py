@@ -91,6 +91,8 @@ class Recorder:
                 self._noted(*event.noted)
             self._changed(event.changes)
         self._replayed = None
+        if not self._left:
+            log.restoring = None
         self._registry.watchers.append(self._changed)
         self._registry.noted = self._noted
 
@@ -197,6 +199,7 @@ class Recorder:
                 sessions=len(timeline.sessions),
                 after_seconds=f"{timeline.ended or 0.0:.3f}",
             )
+            self._loop.call_soon(self._over)  # what removed the last session has yet to log it
             if timeline.blackout is not None:
                 try:
                     blackouts.add(self._directory, timeline.blackout)
@@ -206,6 +209,10 @@ class Recorder:
     def expected_blackout(self) -> Blackout | None:
         """Returns what the last updates let expect of the next one; None if none was recorded. For a thread."""
         return blackouts.expected(blackouts.read(self._directory))
+
+    def _over(self) -> None:
+        if not self._left:
+            self._log.restoring = None
 
     def _resumed(self, name: str) -> None:
         if self._state != "restoring" or not self._record("resumed", name) or self._frozen:
