@@ -1,9 +1,10 @@
-"""`python -m bench.qemu [--update] [--runs N]`: how long an update pauses a guest of QEMU.
+"""`python -m bench.qemu [--update] [--runs N] [--sizes MIB …]`: how long an update pauses a guest of QEMU.
 
 `make bench-qemu` runs it, and QEMU's own save and restore for comparison. The guest is that of the tests, which prints
 100 numbers a second; its pause is the longest time between two of them, as seen outside the machine. Its RAM is full of
 random bytes, since QEMU saves no page of zeros. The kexec is that of the emulated machine, without the start of a
-kernel. QEMU alone writes RAM and state into a file of the host's disk by `migrate file:`, without a limit of bandwidth,
+kernel; its RETRIEVE_FD copies the RAM, which a real kernel leaves where it is, so that each GiB adds to the pause here.
+QEMU alone writes RAM and state into a file of the host's disk by `migrate file:`, without a limit of bandwidth,
 and another QEMU loads it.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import statistics
 import sys
@@ -36,8 +38,8 @@ WHERE = "guest of QEMU"
 SIZES = (128, 1024, 8192)
 """Of the guest's RAM, in MiB."""
 RUNS = 3
-FREE = 10 << 10
-"""MiB that must be free for the largest guest: its RAM, the page cache of its file, and some for others."""
+BESIDE = 3 << 10
+"""MiB that must be free beside two copies of a guest's RAM, the old kernel's and the new one's, for others."""
 NUMBERS = 100
 """That a guest prints before it is paused."""
 _NEWER = "LUOD_NEWER_QEMU"
@@ -46,6 +48,8 @@ _LOW = 16
 _FULL_LOW, _LOW_LIMIT = 3072, 3584
 """In MiB. The machine type pc has so much of its RAM below 4 GiB, when it has at least the second number of it."""
 _SECONDS = 300.0
+_WIDTHS = (6, 9, 8, 13, 13, 13, 12, 8)
+"""Of the columns of the table."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,14 @@ class Guest:
 
 @dataclass(frozen=True)
 class Pause:
-    """A pause as the guest saw it, and parts that are not luod's, in seconds. `start` ends with QEMU's answer."""
+    """A pause as the guest saw it, and parts that are not luod's, in seconds. `start` ends with QEMU's answer.
+
+    `retrieve` is the time of RETRIEVE_FD for the RAM.
+    """
 
     gap: float
     jump: float = 0.0
+    retrieve: float = 0.0
     start: float = 0.0
 
 
@@ -112,7 +120,9 @@ def with_luod(program: str, mebibytes: int) -> Pause:
         story.until_counted(len(console.numbers()) + NUMBERS)
         outcome = story.update()
         times = story.timeline()
-        return Pause(outcome.gap, times["arrived"] - times["jumping"])
+        retrieved = re.search(r"retrieved in ([\d.]+) s", story.agent.stderr)
+        assert retrieved is not None, story.agent.stderr
+        return Pause(outcome.gap, times["arrived"] - times["jumping"], float(retrieved[1]))
 
 
 def alone(program: str, mebibytes: int) -> Pause:
@@ -182,21 +192,24 @@ def free() -> int:
     raise AssertionError("/proc/meminfo has no MemAvailable")
 
 
-def table(program: str, runs: int) -> dict[str, float]:
+def table(program: str, runs: int, sizes: Sequence[int] = SIZES) -> dict[str, float]:
     """Prints the figures, and returns them by the names of docs/performance.md."""
     print(f"\nThe pause of a guest of QEMU as it sees it, the medians of {runs}, s; load {os.getloadavg()[0]:.1f}")
-    print(f"  {'MiB':>6}{'update':>9}{'jump':>8}{'QEMU starts':>13}{'luod, agent':>13}{'QEMU alone':>12}{'ratio':>8}")
+    head = ("MiB", "update", "jump", "RETRIEVE_FD", "QEMU starts", "luod, agent", "QEMU alone", "ratio")
+    print("  " + "".join(f"{name:>{width}}" for name, width in zip(head, _WIDTHS, strict=True)))
     measured = {}
-    for mebibytes in SIZES:
-        if mebibytes == max(SIZES) and free() < FREE:
-            print(f"  {mebibytes:6}  not measured: {free()} MiB are free, and it needs {FREE}")
+    for mebibytes in sizes:
+        if free() < (needed := 2 * mebibytes + BESIDE):
+            print(f"  {mebibytes:6}  not measured: {free()} MiB are free, and it needs {needed}")
             continue
         pairs = [(with_luod(program, mebibytes), alone(program, mebibytes)) for _ in range(runs)]
-        gap, jump = (statistics.median(getattr(kept, part) for kept, _ in pairs) for part in ("gap", "jump"))
+        parts = ("gap", "jump", "retrieve")
+        gap, jump, copied = (statistics.median(getattr(kept, part) for kept, _ in pairs) for part in parts)
         start, other = (statistics.median(getattr(saved, part) for _, saved in pairs) for part in ("start", "gap"))
-        share = statistics.median(kept.gap - kept.jump - saved.start for kept, saved in pairs)
+        share = statistics.median(kept.gap - kept.jump - kept.retrieve - saved.start for kept, saved in pairs)
         ratio = statistics.median(kept.gap / saved.gap for kept, saved in pairs)
-        print(f"  {mebibytes:6}{gap:9.2f}{jump:8.2f}{start:13.2f}{share:13.2f}{other:12.2f}{ratio:8.3f}", flush=True)
+        row = (f"{mebibytes}", *(f"{each:.2f}" for each in (gap, jump, copied, start, share, other)), f"{ratio:.3f}")
+        print("  " + "".join(f"{cell:>{width}}" for cell, width in zip(row, _WIDTHS, strict=True)), flush=True)
         measured[f"pause with {mebibytes} MiB, {WHERE}"] = ratio
         measured[f"luod and the agent in a pause with {mebibytes} MiB, {WHERE}"] = 1000 * share
     return measured
@@ -206,10 +219,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.qemu", description=__doc__)
     parser.add_argument("--update", action="store_true", help="write the figures into docs/performance.md")
     parser.add_argument("--runs", type=int, default=RUNS, metavar="N", help=f"of each size ({RUNS})")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="MIB", help=f"of RAM {SIZES}")
     given = parser.parse_args()
     program = os.environ.get(_NEWER) or require_tool("qemu-system-x86_64", package="qemu-system-x86")
     print(f"{os.uname().release}, {os.cpu_count()} CPUs, Python {sys.version.split()[0]}, {program}")
-    measured = table(program, given.runs)
+    measured = table(program, given.runs, given.sizes)
     print(f"load at the end {os.getloadavg()[0]:.1f}")
     report.finish(measured, lambda name: name.endswith(WHERE), update=given.update)
 

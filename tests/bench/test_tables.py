@@ -29,9 +29,9 @@ def test_the_page_has_the_figures_of_a_start(where: str) -> None:
 def test_the_pause_of_a_guest_is_compared_with_qemu_s_own_in_figures_that_the_page_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(qemu, "with_luod", lambda program, mebibytes: qemu.Pause(3.0, jump=1.0))
+    monkeypatch.setattr(qemu, "with_luod", lambda program, mebibytes: qemu.Pause(3.0, jump=0.75, retrieve=0.25))
     monkeypatch.setattr(qemu, "alone", lambda program, mebibytes: qemu.Pause(6.0, start=0.5))
-    monkeypatch.setattr(qemu, "free", lambda: qemu.FREE)
+    monkeypatch.setattr(qemu, "free", lambda: 2 * max(qemu.SIZES) + qemu.BESIDE)
 
     measured = qemu.table("qemu", runs=1)
 

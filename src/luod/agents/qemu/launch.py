@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
@@ -100,7 +101,9 @@ async def restore(
         if instead:
             _told_apart(plan, instead, capabilities, report)
         # Held here until the guest has ended: QEMU may fail, and another one then gets the same memory.
+        begun = time.monotonic()
         with await restored.retrieve(RAM) as ram:
+            report(f"has its {plan.ram_bytes >> 20} MiB of memory, retrieved in {time.monotonic() - begun:.3f} s")
             async with _started(plan, ram, incoming=True) as qemu:
                 with await restored.retrieve(STATE) as device_state:
                     await qemu.meet()
