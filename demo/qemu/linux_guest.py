@@ -6,7 +6,10 @@ It fills memory, and checks it against a checksum again and again, beside the co
     1
     2
     intact 1 11.52            a checksum was the same again, at this uptime of the guest in seconds
-    clock 12.01 1764272702 1764272702   uptime, CLOCK_REALTIME, and the hardware clock in seconds since 1970
+    clock 12.01 1764272702 1764272702 12010000000 34736690782482
+
+The last has the uptime (CLOCK_BOOTTIME), CLOCK_REALTIME and the hardware clock in seconds since 1970, CLOCK_MONOTONIC
+in nanoseconds, and the time stamp counter of the processor.
 
 Where it has network devices it answers on port 7 with what it is sent: the first one has the address 10.0.2.15, which
 -netdev user gives, the second one 192.168.77.2. Used by the demo, by tests/agents/qemu and by bench/.
@@ -39,10 +42,11 @@ copy=0
 while [ $((copy += 1)) -le $(({kibibytes} / 1024)) ]; do echo $copy && cat /block; done |
     head -c {kibibytes}k >/memory/data
 rm /block
-sum() {{ md5sum </memory/data; }}
+sum() {{ if [ -x /bin/sum64 ]; then sum64 </memory/data | od -An -tx8 | tr -d ' '; else md5sum </memory/data; fi; }}
 clock() {{
     read up idle </proc/uptime
-    echo "clock $up $(date +%s) $(cat /sys/class/rtc/rtc0/since_epoch)"
+    now=$(awk '/^now at/ {{print $3}}' /proc/timer_list)
+    echo "clock $up $(date +%s) $(cat /sys/class/rtc/rtc0/since_epoch) $now $(tsc | od -An -tu8)"
 }}
 if [ {check} = 1 ]; then
     expected=$(sum)
@@ -69,14 +73,17 @@ class LinuxGuest:
     """A guest, by what it does.
 
     `mebibytes` of memory are filled: with random bytes and a checksum if `check`, else with zeros. A number is printed
-    every `interval` seconds, or as fast as it can with 0. `memory` is the size of the guest's RAM in MiB.
+    every `interval` seconds, or as fast as it can with 0. `memory` is the size of the guest's RAM in MiB. `tsc`: a
+    program that prints the time stamp counter in 8 bytes; with it the clocks are printed every second. `sum`: a program
+    that prints a checksum of its input in 8 bytes, used in place of md5sum.
     """
 
     mebibytes: int
     memory: int
     check: bool = True
     interval: float = 0.05
-    clocks: bool = False
+    tsc: bytes = b""
+    sum: bytes = b""
 
     def initramfs(self) -> bytes:
         """Returns its initial RAM disk. Raises MachineUnavailable without a static busybox."""
@@ -84,7 +91,7 @@ class LinuxGuest:
             kibibytes=self.mebibytes << 10,
             source="/dev/urandom" if self.check else "/dev/zero",
             check=int(self.check),
-            clocks=int(self.clocks),
+            clocks=int(bool(self.tsc)),
             pause=f"usleep {round(self.interval * 1e6)}" if self.interval else ":",
         )
         archive = Archive()
@@ -92,6 +99,9 @@ class LinuxGuest:
             archive.add(folder, stat.S_IFDIR | 0o755)
         archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
         archive.add("bin/busybox", stat.S_IFREG | 0o755, data=static_busybox())
+        for name, program in (("tsc", self.tsc), ("sum64", self.sum)):
+            if program:
+                archive.add(f"bin/{name}", stat.S_IFREG | 0o755, data=program)
         archive.add("init", stat.S_IFREG | 0o755, data=init.encode())
         return archive.finished()
 

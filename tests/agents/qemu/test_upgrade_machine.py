@@ -48,6 +48,7 @@ def test_a_guest_goes_on_with_another_qemu_and_then_in_the_next_kernel(
 
     assert said["version"] == qemus.capabilities(which).version
     assert said["machine"] == qemus.capabilities("installed").versioned("pc")
+    assert described(host) == qemus.path(which)
     counts_on(guest, agent)
     host.load()
     host.update(ignore=())
@@ -80,5 +81,38 @@ def test_what_cannot_take_the_guest_is_refused_and_the_guest_goes_on(machine: Ma
     ):
         said = host.luoctl("qemu", "upgrade", name, "--qemu", str(program), check=False)
         assert (said.returncode, part in str(said.stderr)) == (status, True), said.stderr
+    assert described(host) == qemus.path("installed")
     counts_on(guest, agent)
     guest.assert_nothing_is_lost()
+
+
+def test_the_session_names_the_new_qemu_before_it_has_the_guest(machine: Machine, tmp_path: Path) -> None:
+    """So that no failure between the two leaves the state of one QEMU with the description of another."""
+    host = Host(machine, state_directory=tmp_path / "luod")
+    guest = CountingGuest("vm", tmp_path)
+    guest.make_disk()
+    host.start()
+    agent = agent_of(host, "run", "--name", "vm", "--", "qemu-system-x86_64", *guest.arguments())
+    takes_part(agent)
+    slow, begun, going = tmp_path / "slow", tmp_path / "begun", tmp_path / "going"
+    wait = f"touch {begun}; until test -e {going}; do sleep 0.02; done"
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *incoming*) {wait};; esac\nexec qemu-system-x86_64 "$@"\n')
+    slow.chmod(0o755)
+    python = host.python()
+    upgrade = host.machine.spawn(
+        python.module("luod.ctl.main", "qemu", "upgrade", "vm", "--qemu", str(slow)), env=python.environment
+    )
+    eventually(begun.exists, describe="the new QEMU is started")
+
+    assert described(host) == str(slow)
+
+    going.touch()
+    assert upgrade.wait(timeout=60) == 0, upgrade.stderr
+    counts_on(guest, agent)
+    guest.assert_nothing_is_lost()
+
+
+def described(host: Host) -> str:
+    """Returns the QEMU that the guest's session names."""
+    path: str = host.luoctl_json("show", "vm")["about"]["program"]["path"]
+    return path

@@ -88,7 +88,7 @@ class Guest:
         the guest runs then, and the caller ends it. If `patiently`, the session is created as soon as that is possible.
         A luod that is gone later does not end the guest.
         """
-        self._hardware = await live.hardware(self._qemu.qmp)
+        await self._look()
         try:
             self._session = await self._created()
         except LuodError as error:
@@ -217,12 +217,16 @@ class Guest:
                     await self._note_change()
                 self._report(f"goes on with QEMU {record.qemu}: {outcome.failure}")
                 raise self._still(outcome.failure)
-            try:
-                self._hardware = await live.hardware(self._qemu.qmp)
-            except (QmpFailed, QmpUnknown, QemuLate) as error:
-                self._report(f"is compared with what it had under QEMU {record.qemu}: {error}")
+            await self._look()
             self._report(f"goes on with QEMU {capabilities.version} ({outcome.way})")
             return Upgraded(capabilities.version, record.machine, outcome.way, self._qemu.pid)
+
+    async def _look(self) -> None:
+        """Notes what hardware the guest has. A guest of which QEMU does not say it goes on, too."""
+        try:
+            self._hardware = await live.hardware(self._qemu.qmp)
+        except (QmpFailed, QmpUnknown, QemuLate) as error:
+            self._report(f"what is plugged in from now on may not be noticed: {error}")
 
     def _still(self, failure: LuodError) -> UpgradeFailed:
         """Returns the answer to an upgrade after which the guest goes on with the QEMU that it had."""

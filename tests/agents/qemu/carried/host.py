@@ -89,7 +89,11 @@ class Host:
     def until_it_takes_part(self, guest: CountingGuest) -> None:
         """Waits until a guest takes part in updates, as its agent says."""
         agent = self.agents[guest.name]
-        eventually(lambda: "takes part" in agent.stderr, describe=f"{guest.name} takes part in updates")
+        eventually(
+            lambda: "takes part" in agent.stderr,
+            within=self._patience,
+            describe=f"{guest.name} takes part in updates",
+        )
 
     def update(self) -> None:
         """Does a live update, and starts luod in the next kernel, in which no guest runs yet."""
