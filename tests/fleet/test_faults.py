@@ -25,7 +25,7 @@ def test_an_empty_file_has_no_faults() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[hosts.h7]\nfault = "explodes"\n', "veto, hang, panic, vmm-lost, disk-full"),
+        ('[hosts.h7]\nfault = "explodes"\n', "veto, hang, panic, vmm-lost, disk-full, slow-link"),
         ('[hosts.h7]\nfault = "veto"\nwhen = 3\n', "when"),
         ("[hosts.h7]\n", "fault"),
         ('[hosts.other]\nfault = "veto"\n', "no host 'other' is in the inventory"),

@@ -14,13 +14,14 @@ from luod.errors import BadInput
 from luod.frozen import frozen
 from luod.static import Literal
 
-Kind = Literal["veto", "hang", "panic", "vmm-lost", "disk-full"]
+Kind = Literal["veto", "hang", "panic", "vmm-lost", "disk-full", "slow-link"]
 KINDS: Final[Mapping[str, str]] = {
     "veto": "a guest refuses the update in preparing",
     "hang": "a guest does not answer in freezing",
     "panic": "the next kernel ends before anything runs",
     "vmm-lost": "a VMM is not started in the next kernel",
     "disk-full": "the file system of luod's state directory is full",
+    "slow-link": "answers of commands come 3 s late, so that of the update is lost with the connection",
 }
 """The faults, with what each does."""
 _DECODER: Final = Decoder(strict=True)

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,6 +21,8 @@ from luod.emulator.machine.namespaces import MS_NODEV, MS_NOSUID, bind, mount
 from luod.fleet import cpio, remote, setting
 from luod.fleet.setting import Setting
 
+_SLOW_SECONDS: Final = 3.0
+"""Longer than luod gives the answer of `luoctl update --detach`."""
 _OLD_BUILD_ID: Final = bytes(20)
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NOTES: Final = "/sys/kernel/notes"
@@ -46,7 +49,7 @@ def main(path: str) -> None:
     if fault == "disk-full":
         _fill(state)
     _start_guests(host, boot)
-    _serve(f"{host.directory}/ssh")
+    _serve(f"{host.directory}/ssh", _SLOW_SECONDS if fault == "slow-link" else 0.0)
     luod.wait()
 
 
@@ -106,15 +109,15 @@ def _start_guests(host: Setting, boot: int) -> None:
         subprocess.Popen([*_module("luod.fleet.guest"), name, str(host.guest_bytes), *words], stdin=subprocess.DEVNULL)
 
 
-def _serve(path: str) -> None:
-    """Runs commands until the host jumps, or its process is killed."""
+def _serve(path: str, late: float) -> None:
+    """Runs commands until the host jumps, or its process is killed. Their answers are so many seconds `late`."""
     with remote.listening(path) as listener:
         while True:
             connection, _address = listener.accept()
-            threading.Thread(target=_run, args=(connection,), daemon=True).start()
+            threading.Thread(target=_run, args=(connection, late), daemon=True).start()
 
 
-def _run(connection: socket.socket) -> None:
+def _run(connection: socket.socket, late: float) -> None:
     with connection:
         given = remote.receive(connection)
         if given is None:
@@ -132,6 +135,7 @@ def _run(connection: socket.socket) -> None:
         finally:
             for file in files:
                 os.close(file)
+        time.sleep(late)
         remote.answer(connection, status)
 
 

@@ -78,6 +78,16 @@ def test_a_host_with_a_fault_is_named_with_its_reason_and_ends_the_roll_out(
     assert not report.hosts[0].loaded
 
 
+def test_an_update_whose_answer_is_lost_with_the_connection_is_found_and_awaited(rehearse: Rehearse) -> None:
+    report, said = rehearse(1, {"h1": "slow-link"})
+
+    assert (report.status, standings(report)) == (0, ["updated"]), said
+    (host,) = report.hosts
+    assert host.timeline is not None
+    assert "Remember the update whose answer was lost" in said
+    assert f"h1: update {host.timeline.update} done, Linux " in said
+
+
 def test_a_plain_user_can_rehearse_and_a_playbook_that_is_missing_is_said_before_hosts_are_started(
     rehearse: Rehearse,
 ) -> None:
