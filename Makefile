@@ -19,6 +19,7 @@
 #   make test-systemd  luod as systemd's service, in a Debian with these packages, emulated and on that Linux: as root, with mmdebstrap
 #   make bench         benchmarks (never part of the tests), compared with docs/performance.md; UPDATE=1 writes there
 #   make bench-kernel  those that also run on that Linux
+#   make bench-systemd the start of a VMM's unit after an update, with luod and with LUOSession=: as root, with mmdebstrap
 #   make bench-qemu    the pause of a guest of QEMU, and QEMU's own save and restore: as root, with mmdebstrap
 
 # Debian's own Python if there is one: other uids can run it, unlike one under /root.
@@ -34,7 +35,7 @@ MINIMAL ?=
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
 .PHONY: demo demo-qemu test lint pytest test-crash test-hostile test-qemu test-fleet kernel test-kernel test-systemd test-minimal test-all
-.PHONY: bench bench-kernel bench-qemu docs install uninstall man deb dist test-install clean setup
+.PHONY: bench bench-kernel bench-qemu bench-systemd docs install uninstall man deb dist test-install clean setup
 
 demo: $(READY)
 	@$(BIN)/python -m demo
@@ -120,6 +121,10 @@ bench-kernel: $(READY)
 
 bench-qemu: $(READY)
 	@qemu=$${LUOD_NEWER_QEMU:-$$(scripts/fetch-qemu)} && LUOD_NEWER_QEMU=$$qemu $(BIN)/python -m bench.qemu $(if $(UPDATE),--update)
+
+bench-systemd: $(READY) deb
+	@kernel=$$(kernel/build $(KERNEL)) && scripts/systemd-image build/systemd.img $$kernel/bzImage && \
+		LUOD_KERNEL=$$kernel LUOD_SYSTEMD_IMAGE=build/systemd.img $(BIN)/python -m bench.systemd $(if $(UPDATE),--update)
 
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from bench import figures, initrd, kernel, qemu, report, startup
+from bench import figures, initrd, kernel, qemu, report, startup, systemd
 
 
 def test_a_start_is_the_median_of_the_ratios_of_runs() -> None:
@@ -37,6 +37,18 @@ def test_the_pause_of_a_guest_is_compared_with_qemu_s_own_in_figures_that_the_pa
 
     assert sorted(set(measured.values())) == [0.5, 1500]
     assert len(measured) == 2 * len(qemu.SIZES)
+    assert measured.keys() <= {figure.name for figure in figures.parse(report.PAGE.read_text(encoding="utf-8"))}
+
+
+def test_what_luod_adds_to_a_unit_is_measured_in_one_boot_in_figures_that_the_page_has() -> None:
+    boots = [
+        systemd.Boot(systemd.Start(1.0, 1.1, has), systemd.Start(1.0, 1.1, 1.2), (0.5, 0.9), booted=2.0)
+        for has in (1.3, 9.0, 1.4)
+    ]
+
+    measured = systemd.figures(boots)
+
+    assert list(measured.values()) == pytest.approx([200.0, 0.1])
     assert measured.keys() <= {figure.name for figure in figures.parse(report.PAGE.read_text(encoding="utf-8"))}
 
 
