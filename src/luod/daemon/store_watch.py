@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from luod.daemon.store.fd_store import FdStore
 
 _EVERY_SECONDS: Final = 10.0
-_FRESH_SECONDS: Final = 1.0
-"""The age of an answer at which a session is created without another question."""
+_FRESH_SECONDS: Final = 0.05
+"""The age of an answer up to which a session is created without another question: of sessions in one call."""
 _PATIENCE_SECONDS: Final = 1.0
 """The longest wait of a Create for the answer."""
 _SECONDS: Final = 5.0

@@ -22,6 +22,7 @@ from luod.errors import KernelRefused
 BOOT = "11111111-2222-3333-4444-555555555555"
 _SYSTEMCTL = """#!/bin/sh
 folder={folder}
+case "$*" in *start*.service*) echo "$*" >>$folder/started ;; esac
 case "$*" in
 *start*masked.service*) [ -e $folder/unmasked ] || {{ echo "Unit masked.service is masked." >&2; exit 1; }} ;;
 show*)
@@ -93,6 +94,24 @@ def test_a_unit_that_does_not_start_again_is_kept_shown_and_tried_until_it_runs(
     said = capfd.readouterr().err
     assert said.count("units-left") >= 1
     assert "undone" in said
+
+
+def test_a_unit_that_systemd_has_yet_to_start_is_started_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator who stops it meanwhile does not find it started again."""
+    monkeypatch.setattr(undo, "_AGAIN_SECONDS", 0.05)
+    (folder / "slow.service").write_text("deactivating\nJob=7")
+
+    async def body(done: Undo) -> None:
+        done.stops(["slow.service"])
+        await done.undo()
+        assert done.needed
+        assert done.left == ()
+
+        (folder / "slow.service").write_text("inactive")  # stopped by another
+        await until_undone(done)
+
+    run(folder, body)
+    assert (folder / "started").read_text().count("slow.service") == 1
 
 
 def test_units_that_are_left_are_not_forgotten_by_the_next_update(folder: Path) -> None:

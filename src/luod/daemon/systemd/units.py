@@ -7,7 +7,7 @@ block and are for a thread, except `isolation` and `kexec`, which are command li
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from luod.daemon.systemd.commands import ask
 from luod.daemon.systemd.manager import PROPERTIES, Service, services
@@ -56,8 +56,22 @@ def kexec() -> tuple[str, ...]:
     return (_systemctl(), "--no-ask-password", "--no-wall", "kexec")
 
 
-def start(names: Sequence[str]) -> dict[str, str]:
-    """Starts units again, without waiting for them. Returns those that do not run yet, and why not."""
+def start(names: Sequence[str], *, started: Collection[str] = ()) -> dict[str, str]:
+    """Starts units again, without waiting for them. Returns those that do not run yet, and why not.
+
+    Those in `started` are not started a second time: an operator may have stopped one since.
+    """
+    if not names:
+        return {}
+    refused = _start([name for name in names if name not in started])
+    shown = ask(["systemctl", "show", f"--property={_STATE}", "--", *names], _SECONDS)
+    if shown.failure:
+        return {**dict.fromkeys(names, shown.failure), **refused}
+    return {**not_running(shown.text), **refused}
+
+
+def _start(names: Sequence[str]) -> dict[str, str]:
+    """Returns the units that systemd refuses to start, and why."""
     if not names:
         return {}
     command = ("systemctl", "--no-ask-password", "--no-block")
@@ -67,10 +81,7 @@ def start(names: Sequence[str]) -> dict[str, str]:
         answers = {name: ask([*command, "start", "--", name], _SECONDS).failure for name in names}
         refused = {name: failure for name, failure in answers.items() if failure}
     ask([*command, "stop", TARGET], _SECONDS)
-    shown = ask(["systemctl", "show", f"--property={_STATE}", "--", *names], _SECONDS)
-    if shown.failure:
-        return dict.fromkeys(names, shown.failure)
-    return {**not_running(shown.text), **refused}
+    return refused
 
 
 def not_running(shown: str) -> dict[str, str]:

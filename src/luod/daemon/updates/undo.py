@@ -66,6 +66,8 @@ class Undo:
         """Why the image is still loaded, "" if it is not, or nothing was tried."""
         self._units: dict[str, str] = {}
         """Why each unit does not run yet."""
+        self._starting: frozenset[str] = frozenset()
+        """The units that systemd has yet to start."""
 
     @property
     def needed(self) -> bool:
@@ -106,7 +108,8 @@ class Undo:
             if done.image:
                 image = await asyncio.to_thread(self._unload, done.loads)
             if done.units:
-                stopped = await asyncio.to_thread(units.start, done.units)
+                stopped = await asyncio.to_thread(units.start, done.units, started=self._starting)
+                self._starting = frozenset(name for name, why in stopped.items() if why == units.STARTING)
                 self._log("units-started", units=len(done.units) - len(stopped))
             self._tell(image, {name: why for name, why in stopped.items() if why != units.STARTING})
             if not image and not stopped:
