@@ -29,8 +29,8 @@ def test_each_public_name_is_there(name: str) -> None:
 def test_all_errors_a_program_can_get_are_public() -> None:
     found = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
     of_tests = {name for name in found if issubclass(getattr(errors, name), errors.MachineError)}
-    of_luod = {"PolicyError", "FleetLockError", "FleetLockRefused"}
-    of_agents = {name for name in found if name.startswith(("Qemu", "Qmp"))}
+    of_luod = {"PolicyError", "FleetLockError", "FleetLockRefused", "RehearsalError", "AnsibleFailed", "HostLost"}
+    of_agents = {name for name in found if issubclass(getattr(errors, name), errors.QemuError)} | {"QemuRefusal"}
     assert found - of_tests - of_luod - of_agents <= set(luod.__all__)
 
 

@@ -58,6 +58,9 @@
     │   └── QmpUnknown                   its answer to a command of QMP has an unknown form
     ├── FleetLockError                   `luoctl fleet-lock`: the lock server cannot be reached
     │   └── FleetLockRefused             the lock server refuses, or its answer is not of the protocol
+    ├── RehearsalError                   `luod-fleet`: a rehearsal cannot be done
+    │   ├── AnsibleFailed                Ansible cannot read the inventory or the playbook, or has printed no recap
+    │   └── HostLost                     an emulated host ended, or does not answer
     └── MachineError                     driving a machine under test (luod.testing)
         ├── MachineUnavailable           this host cannot run such a machine
         ├── MachineEnded                 it ended, or could not boot
@@ -410,6 +413,20 @@ class FleetLockRefused(FleetLockError):
     """The lock server answered with another status than 200. The message has its reason."""
 
     hint = "wait until another host returns its slot; `--wait SECONDS` repeats the request"
+
+
+class RehearsalError(LuodError):
+    """A rehearsal of `luod-fleet` cannot be done."""
+
+
+class AnsibleFailed(RehearsalError):
+    """Ansible could not read the inventory or the playbook, or its output has no recap."""
+
+
+class HostLost(RehearsalError):
+    """An emulated host does not run, or does not answer."""
+
+    hint = "run the rehearsal again; the message has what the host wrote last"
 
 
 class MachineError(LuodError):

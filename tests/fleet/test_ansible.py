@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from luod.fleet.ansible import Addressed, AnsibleFailed, Recap, hosts_of, recap
+from luod.errors import AnsibleFailed
+from luod.fleet.ansible import Addressed, Recap, hosts_of, recap
 
 RUN = """\
 TASK [one] *****

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from luod.errors import BadInput, LuodError
+from luod.errors import AnsibleFailed, BadInput
 from luod.frozen import frozen
 
 _RECAP: Final = re.compile(
@@ -39,10 +39,6 @@ class Recap:
     changed: int
     failed: bool
     reason: str | None = None
-
-
-class AnsibleFailed(LuodError):
-    """Ansible could not read the inventory, or its output has no recap."""
 
 
 class Ansible:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from luod.errors import LuodError
+from luod.errors import HostLost
 from luod.fleet import remote, setting
 from luod.fleet.setting import Setting
 from luod.frozen import frozen
@@ -28,10 +28,6 @@ class Result:
     status: int | None
     output: str
     errors: str
-
-
-class HostLost(LuodError):
-    """The host does not run, or does not answer."""
 
 
 class EmulatedHost:

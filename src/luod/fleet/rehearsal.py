@@ -8,12 +8,12 @@ import tempfile
 import time
 from typing import Final
 
-from luod.errors import BadInput
+from luod.errors import BadInput, HostLost
 from luod.fleet import faults as faults_file
 from luod.fleet import fleet, outcome
 from luod.fleet.ansible import Ansible
 from luod.fleet.ansible import recap as ansible_recap
-from luod.fleet.host import EmulatedHost, HostLost
+from luod.fleet.host import EmulatedHost
 from luod.fleet.outcome import Report, Seen
 from luod.fleet.setting import Image
 from luod.frozen import frozen
