@@ -52,12 +52,14 @@ def test_h8_a_maximum_that_is_lowered_while_luod_runs_is_noticed_and_no_session_
     assert 'luod_problems{of="fd_store"} 1.0' in host.sh("luoctl metrics")
     assert "LUOD_MISSING=2" in host.sh("journalctl -b LUOD_EVENT=pid-1-store -o export --no-pager")
     assert "store-incomplete" in host.sh("luoctl check --systemd", check=False)
+    assert "store-full" in host.sh("luoctl check", check=False)
 
     host.sh(f"rm {_DROP_IN} && systemctl daemon-reload && systemctl reload luod.service")
 
     host.until("journalctl -b LUOD_EVENT=pid-1-store-again --no-pager || true", "pid-1-store-again", "PID 1 has all")
     assert int(host.sh(_STORED)) >= whole
     assert "fd store" not in host.sh("luoctl status")
+    assert "store-" not in host.sh("luoctl check --systemd", check=False)
     host.sh("systemctl kill --signal KILL luod.service")
     host.until_ready()
     assert set(host.sh("luoctl list --names").split()) == _SESSIONS

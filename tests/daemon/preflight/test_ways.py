@@ -89,6 +89,29 @@ def test_sessions_that_are_not_in_the_store_are_refused(own: tuple[Service, ...]
     assert found["store-incomplete"].refuses
 
 
+def test_a_store_that_lacks_a_file_of_luod_is_refused_although_it_has_more_files_than_there_are_sessions() -> None:
+    found = judged("systemd", replace(HOST, held=5))
+
+    assert "has 4 of the 5 file descriptors" in found["store-incomplete"].what
+
+
+@pytest.mark.parametrize("way", ["direct", "systemd"])
+@pytest.mark.parametrize(("maximum", "refused"), [(9, True), (10, False)])
+def test_a_store_without_room_for_the_files_of_an_update_is_refused(way: Way, maximum: int, refused: bool) -> None:
+    """2, and 2 for each participant: otherwise it would be cancelled while guests are paused."""
+    host = replace(HOST, services=(replace(OWN, room=maximum),), held=4)
+
+    found = list(ways.room(facts(way, host, units=("a.service", "b.service"))))
+
+    assert [each.name for each in found] == ["store-full"] * refused
+    assert not refused or "room for 5 more files" in found[0].what
+
+
+def test_without_a_store_there_is_no_maximum() -> None:
+    assert list(ways.room(facts("direct", Manager()))) == []
+    assert list(ways.room(facts("direct", replace(HOST, services=(replace(OWN, stored=0),), held=4)))) == []
+
+
 def test_locks_of_others_and_another_end_of_the_kernel_are_refused() -> None:
     found = judged("systemd", replace(HOST, locks=(Lock("apt", "an upgrade"),), exitrd=True))
 

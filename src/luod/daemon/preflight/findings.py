@@ -40,6 +40,7 @@ REFUSALS: Final = frozenset(
         "registry-incomplete",
         "unbind-pending",
         "store-incomplete",
+        "store-full",
         "participant-stopped",
         "shutdown-inhibited",
         "exitrd",

@@ -199,6 +199,7 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     # Applied at the request only, and again by luod.daemon.updates.quiesce right before units are stopped.
     Rule(("participant-stopped",), ("way", "manager", "declarations"), "request", ways.participants),
+    Rule(("store-full",), ("manager", "declarations"), "request", ways.room),
     Rule(("no-watchdog",), ("host",), "request", lambda facts: state.watchdog(facts.host.watchdogs)),
 )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from luod.daemon.preflight.findings import finding, listed
 from luod.daemon.store.schema import OutgoingRow
-from luod.static import TYPE_CHECKING
+from luod.static import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from luod.daemon.preflight.facts import Facts
     from luod.daemon.systemd.manager import Manager, Service
     from luod.ipc.types.admin import Finding
+
+
+_OF_AN_UPDATE: Final = 2
+"""Files that an update stores: the processes that stop units and start the next kernel."""
+_OF_A_PARTICIPANT: Final = 2
+"""The session that it makes while its guest is paused, and the manifest of that."""
 
 
 def judge(facts: Facts) -> Iterator[Finding]:
@@ -98,6 +104,22 @@ def _locked(manager: Manager) -> Iterator[Finding]:
             "other programs inhibit a shutdown: " + listed([f"{each.who} ({each.why})" for each in manager.locks]),
             "they would be stopped, in spite of their lock",
             "wait for their end (`systemd-inhibit --list`), or ignore this finding",
+        )
+
+
+def room(facts: Facts) -> Iterator[Finding]:
+    """Yields the finding of a store without room for what an update stores while guests are paused."""
+    own = facts.manager.service(facts.manager.unit)
+    if own is None or not own.room:
+        return
+    needed = _OF_AN_UPDATE + _OF_A_PARTICIPANT * len(facts.declarations)
+    if (left := own.room - max(facts.manager.held, own.stored)) < needed:
+        yield finding(
+            "store-full",
+            f"systemd's store of {own.name} has room for {max(0, left)} more files, and the update needs {needed} "
+            f"(FileDescriptorStoreMax={own.room})",
+            "the update would be cancelled while guests are paused",
+            "raise FileDescriptorStoreMax= in a drop-in, then run `systemctl daemon-reload`",
         )
 
 

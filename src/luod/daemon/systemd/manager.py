@@ -19,7 +19,8 @@ _ROOT: Final = Path("/")
 _SECONDS: Final = 10.0
 """For each question."""
 PROPERTIES: Final = (
-    "Id,ActiveState,CanStart,IgnoreOnIsolate,FileDescriptorStorePreserve,NFileDescriptorStore,LUOSession"
+    "Id,ActiveState,CanStart,IgnoreOnIsolate,FileDescriptorStorePreserve,NFileDescriptorStore,FileDescriptorStoreMax,"
+    "LUOSession"
 )
 _KEPT: Final = ("yes", "on-success")
 _MINIMUM_UPTIME: Final = 15.0
@@ -42,7 +43,8 @@ WHO: Final = "luod"
 
 @frozen
 class Service:
-    """A service. `stored` fds are in its fd store, which systemd carries through its own kexec if `preserves`.
+    """A service. `stored` fds are in its fd store, which systemd carries through its own kexec if `preserves`. `room`
+    is the maximum number of them.
 
     `stays`: `systemctl isolate` does not stop it. `startable`: an operator may start it. `stopping`: it is being
     stopped. `sessions` are the names in its LUOSession=: PID 1 creates a session for each, and stores it.
@@ -56,6 +58,7 @@ class Service:
     sessions: tuple[str, ...] = ()
     startable: bool = False
     stopping: bool = False
+    room: int = 0
 
 
 @frozen
@@ -115,7 +118,7 @@ def services(shown: str) -> Iterator[Service]:
     for block in shown.split("\n\n"):
         said = dict(line.partition("=")[::2] for line in block.splitlines())
         if said.get("Id"):
-            stored = said.get("NFileDescriptorStore", "")
+            stored, room = said.get("NFileDescriptorStore", ""), said.get("FileDescriptorStoreMax", "")
             yield Service(
                 said["Id"],
                 active=said.get("ActiveState") in ("active", "activating", "reloading", "refreshing"),
@@ -125,6 +128,7 @@ def services(shown: str) -> Iterator[Service]:
                 sessions=tuple(said.get("LUOSession", "").split()),
                 startable=said.get("CanStart") == "yes",
                 stopping=said.get("ActiveState") == "deactivating",
+                room=int(room) if room.isdecimal() else 0,
             )
 
 
