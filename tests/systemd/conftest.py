@@ -42,8 +42,10 @@ class SystemdHost:
         self.machine = machine
 
     def sh(self, command: str, *, check: bool = True, seconds: float = 120.0) -> str:
-        """Runs a shell command as root, and returns what it printed, errors included."""
-        return self.machine.run(["sh", "-c", f"exec 2>&1; {command}"], check=check, timeout=seconds).text
+        """Runs a shell command as root, and returns what it printed, errors included. With `check` it must succeed."""
+        done = self.machine.run(["sh", "-c", f"exec 2>&1; {command}"], check=False, timeout=seconds)
+        assert not check or done.returncode == 0, f"`{command}` ended with {done.returncode}: {done.text}"
+        return done.text
 
     def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
         """Writes a file of root's, and makes its directory."""
@@ -134,7 +136,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Keeps the journal of a machine in which a test failed."""
     report = yield
     host = getattr(item, "funcargs", {}).get("host")
-    if report.failed and isinstance(host, SystemdHost):
+    if report.failed and report.when != "teardown" and isinstance(host, SystemdHost):
         with contextlib.suppress(MachineError):  # it has ended: its log is in the failure
             text = host.journal()
             JOURNALS.mkdir(parents=True, exist_ok=True)

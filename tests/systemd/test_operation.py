@@ -92,7 +92,7 @@ def test_each_event_of_the_catalogue_is_explained(host: SystemdHost) -> None:
         "end = time.monotonic() + 60\n"
         "for event in MESSAGE_IDS:\n"
         "    fields = dict(update='u-1', name='s-1', sessions='2', torn='1', reason='a reason', error='an error',\n"
-        "                  what='a thing', hook='before-update', pid='7', missing='3')\n"
+        "                  what='a thing', hook='before-update', pid='7', missing='3', units='u')\n"
         "    while True:\n"
         "        try:\n"
         "            Journal('test').send(4, event, f'{event} of a test', fields)\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,22 @@ def test_one_that_takes_too_long_is_killed_with_its_process_group(tmp_path: Path
     assert outcome == Outcome("it took longer than 2 s, and was ended", -9, True, "")
     other = (tmp_path / "pid").read_text().strip()
     eventually(lambda: not is_running(other), describe=f"process {other} of the group has ended")
+
+
+def test_one_that_a_signal_ends_leaves_nothing_of_its_process_group(tmp_path: Path) -> None:
+    outcome = run(f"sleep 1000 & echo $! > {tmp_path}/pid; kill -KILL $$")
+    assert outcome.status == -9
+    other = (tmp_path / "pid").read_text().strip()
+    eventually(lambda: not is_running(other), describe=f"process {other} of the group has ended")
+
+
+def test_what_one_leaves_behind_that_ends_by_itself_runs_on(tmp_path: Path) -> None:
+    run(f"sleep 1000 >/dev/null 2>&1 & echo $! > {tmp_path}/pid")
+    other = (tmp_path / "pid").read_text().strip()
+    try:
+        assert is_running(other)
+    finally:
+        os.kill(int(other), signal.SIGKILL)
 
 
 def test_one_that_is_not_let_go_does_nothing(tmp_path: Path) -> None:
