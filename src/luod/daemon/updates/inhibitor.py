@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _AGAIN_SECONDS: Final = 10.0
 """Between two tries: logind may start later, or end."""
-_WHY: Final = "it holds sessions of guests: use `luoctl update`, or add --check-inhibitors=no and lose them"
+_WHY: Final = "it holds sessions of guests: use `luoctl update`, or lose them by `systemctl start reboot.target`"
 _HELD: Final = "held"
 _HOLD: Final = f"echo {_HELD} >&2; exec sleep infinity"
 """The command that runs while the lock is held. It reports that."""
