@@ -16,8 +16,11 @@ from luod.frozen import frozen
 from luod.testing.interpreter import Interpreter
 from luod.testing.waiting import eventually
 
-_READY_SECONDS = 120.0
+_READY_SECONDS = 300.0
+"""Many hosts start at a time."""
 _ASK_SECONDS = 60.0
+_LOG_SHOWN = 2000
+"""The number of the last characters of a host's log that an error shows."""
 _END_SECONDS = 30.0
 
 
@@ -64,31 +67,38 @@ class EmulatedHost:
             return file.read()
 
     def until_ready(self) -> None:
-        """Waits until all its guests take part in updates. Raises HostLost: it ended. Raises AssertionError."""
-        eventually(self._reachable, describe=f"{self.setting.name} is reachable", within=_READY_SECONDS)
+        """Waits until all its guests take part in updates. Raises HostLost: it ended, or needs too long."""
+        try:
+            eventually(self._reachable, describe=f"{self.setting.name} is reachable", within=_READY_SECONDS)
+        except AssertionError as error:
+            raise HostLost(f"{error}; it wrote: {self.log()[-_LOG_SHOWN:]}") from None
         if self.setting.guests:
             names = " ".join(self.setting.guests)
-            self.ask(f"luoctl wait --for participant --timeout {_ASK_SECONDS:.0f} {names}")
+            wait = f"luoctl wait --for participant --timeout {_READY_SECONDS:.0f} {names}"
+            self.ask(wait, timeout=_READY_SECONDS + _ASK_SECONDS)
 
     def _reachable(self) -> bool:
         if not self.running:
-            raise HostLost(f"{self.setting.name} ended: {self.log()[-2000:]}")
+            raise HostLost(f"{self.setting.name} ended: {self.log()[-_LOG_SHOWN:]}")
         try:
             return self.run("true").status == 0
         except OSError:
             return False
 
-    def run(self, command: str) -> Result:
-        """Runs a shell command in the host. Raises OSError: it cannot be reached, or does not answer in time."""
+    def run(self, command: str, *, timeout: float = _ASK_SECONDS) -> Result:
+        """Runs a shell command in the host. Raises OSError: the host cannot be reached, or does not answer in time.
+
+        `timeout` is in seconds.
+        """
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, open(os.devnull, "rb") as nothing:
             files = nothing.fileno(), output.fileno(), errors.fileno()
-            status = remote.run(f"{self.setting.directory}/ssh", command, files, timeout=_ASK_SECONDS)
+            status = remote.run(f"{self.setting.directory}/ssh", command, files, timeout)
             return Result(status, *(_text(file.fileno()) for file in (output, errors)))
 
-    def ask(self, command: str) -> str:
+    def ask(self, command: str, *, timeout: float = _ASK_SECONDS) -> str:
         """Returns what a command prints. Raises HostLost: the host or the command fails."""
         try:
-            result = self.run(command)
+            result = self.run(command, timeout=timeout)
         except OSError as error:
             raise HostLost(f"{self.setting.name}: {error.strerror or error}") from None
         if result.status != 0:

@@ -21,8 +21,8 @@ _FILES = 3
 def run(path: str, command: str, files: tuple[int, int, int], timeout: float | None = None) -> int | None:
     """Runs a shell command in the host at `path`, with these fds as its standard files. The caller keeps the fds.
 
-    Returns the exit status, None if the host ended or jumped first. Raises OSError: the host cannot be reached.
-    Raises TimeoutError.
+    Returns the exit status, None if the host ended or jumped first. Raises OSError: the host cannot be reached, or (as
+    TimeoutError) the command takes longer than `timeout` seconds.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(timeout)
