@@ -20,6 +20,7 @@
 #   make bench         benchmarks (never part of the tests), compared with docs/performance.md; UPDATE=1 writes there
 #   make bench-kernel  those that also run on that Linux
 #   make bench-systemd the start of a VMM's unit after an update, with luod and with LUOSession=: as root, with mmdebstrap
+#   make bench-fleet   rehearsals of roll-outs on 5 and on 50 hosts
 #   make bench-qemu    the pause of a guest of QEMU, and QEMU's own save and restore: as root, with mmdebstrap
 
 # Debian's own Python if there is one: other uids can run it, unlike one under /root.
@@ -35,7 +36,7 @@ MINIMAL ?=
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
 .PHONY: demo demo-qemu test lint pytest test-crash test-hostile test-qemu test-fleet kernel test-kernel test-systemd test-minimal test-all
-.PHONY: bench bench-kernel bench-qemu bench-systemd docs install uninstall man deb dist test-install clean setup
+.PHONY: bench bench-kernel bench-qemu bench-systemd bench-fleet docs install uninstall man deb dist test-install clean setup
 
 demo: $(READY)
 	@$(BIN)/python -m demo
@@ -125,6 +126,9 @@ bench-qemu: $(READY)
 bench-systemd: $(READY) deb
 	@kernel=$$(kernel/build $(KERNEL)) && scripts/systemd-image build/systemd.img $$kernel/bzImage && \
 		LUOD_KERNEL=$$kernel LUOD_SYSTEMD_IMAGE=build/systemd.img $(BIN)/python -m bench.systemd $(if $(UPDATE),--update)
+
+bench-fleet: $(READY) $(ANSIBLE)/.ready
+	@LUOD_ANSIBLE=$(abspath $(ANSIBLE))/bin $(BIN)/python -m bench.fleet
 
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
