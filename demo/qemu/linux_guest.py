@@ -36,12 +36,16 @@ for each in "eth0 10.0.2.15" "eth1 192.168.77.2"; do
     [ ! -e /sys/class/net/${{each% *}} ] || ifconfig $each netmask 255.255.255.0 up
 done
 nc -ll -p 7 -e cat &
-# Random bytes are slow to make on an emulated processor. With a number before each copy of them no page is as another.
-head -c 1024k {source} >/block
-copy=0
-while [ $((copy += 1)) -le $(({kibibytes} / 1024)) ]; do echo $copy && cat /block; done |
-    head -c {kibibytes}k >/memory/data
-rm /block
+if [ -x /bin/sum64 ]; then
+    sum64 fill >/memory/data
+else
+    # Random bytes are slow to make on an emulated processor. With a number before each copy no page is as another.
+    head -c 1024k {source} >/block
+    copy=0
+    while [ $((copy += 1)) -le $(({kibibytes} / 1024)) ]; do echo $copy && cat /block; done |
+        head -c {kibibytes}k >/memory/data
+    rm /block
+fi
 sum() {{ if [ -x /bin/sum64 ]; then sum64 </memory/data | od -An -tx8 | tr -d ' '; else md5sum </memory/data; fi; }}
 clock() {{
     read up idle </proc/uptime
@@ -75,7 +79,7 @@ class LinuxGuest:
     `mebibytes` of memory are filled: with random bytes and a checksum if `check`, else with zeros. A number is printed
     every `interval` seconds, or as fast as it can with 0. `memory` is the size of the guest's RAM in MiB. `tsc`: a
     program that prints the time stamp counter in 8 bytes; with it the clocks are printed every second. `sum`: a program
-    that prints a checksum of its input in 8 bytes, used in place of md5sum.
+    that prints a checksum of its input in 8 bytes, in place of md5sum, and with an argument fills its output.
     """
 
     mebibytes: int
