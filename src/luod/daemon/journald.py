@@ -30,9 +30,9 @@ MESSAGE_IDS: Final[Mapping[str, str]] = {
     "serve-not-started": "2969cb3118184b388683f6706423ef70",
     "session-lost": "332729e259a644a3a0d42030f9ba597e",
     "session-torn": "0ef5e36201464187a271b3d57a75e026",
+    "state-newer": "22b572e01cfe497faae06f1908c00078",
     "image-left": "515c851144cf43f6b8320e8ec29dbef2",
     "units-left": "f3972045f37047a2a4501ba7b9384fd1",
-    "state-newer": "22b572e01cfe497faae06f1908c00078",
 }
 """The events that may need an operator. systemd/luod.catalog explains each for `journalctl --catalog`."""
 _FIELDS: Final = {"name": "SESSION"}

@@ -92,6 +92,16 @@ def test_one_that_a_signal_ends_leaves_nothing_of_its_process_group(tmp_path: Pa
     eventually(lambda: not is_running(other), describe=f"process {other} of the group has ended")
 
 
+@pytest.mark.parametrize("script", ["exit 3", "kill -KILL $$"])
+def test_its_end_can_be_awaited_again(script: str) -> None:
+    async def main() -> list[bool]:
+        with child(script) as started:
+            started.go()
+            return [await started.ended(60.0) for _ in range(2)]
+
+    assert asyncio.run(main()) == [True, True]
+
+
 def test_what_one_leaves_behind_that_ends_by_itself_runs_on(tmp_path: Path) -> None:
     run(f"sleep 1000 >/dev/null 2>&1 & echo $! > {tmp_path}/pid")
     other = (tmp_path / "pid").read_text().strip()

@@ -80,11 +80,12 @@ class Child:
         """Returns whether it has ended. Waits up to `seconds` for it. If a signal has ended it, its group is killed."""
         if not await ended(self.pidfd, seconds):
             return False
-        # Until wait(2) its pid, which names the group, is of no other process.
-        how = os.waitid(os.P_PIDFD, self.pidfd.fileno(), os.WEXITED | os.WNOWAIT)
-        if how is not None and how.si_code != os.CLD_EXITED:
-            self.kill()
-        self._process.wait()
+        if self._process.returncode is None:
+            # Until wait(2) its pid, which names the group, is of no other process.
+            how = os.waitid(os.P_PIDFD, self.pidfd.fileno(), os.WEXITED | os.WNOWAIT)
+            if how is not None and how.si_code != os.CLD_EXITED:
+                self.kill()
+            self._process.wait()
         return True
 
     @property
