@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from luod.testing import eventually
 from tests.conformance.caller import Caller
 from tests.conformance.voyage import Voyage, across_jumps
 
@@ -98,7 +99,7 @@ def test_seal_write_is_busy_even_if_never_mapped(caller: Caller, seal: int) -> N
     caller.preserved_memfd()
     assert caller.says("add_seals", fd="m", seals=seal) == "EBUSY"
     caller.ask("close", fd="s")
-    assert caller.says("add_seals", fd="m", seals=seal) == "OK"
+    eventually(lambda: caller.says("add_seals", fd="m", seals=seal) == "OK", describe="the seal can be added")
 
 
 def test_holes_are_filled(caller: Caller) -> None:

@@ -19,6 +19,8 @@ from luod.errors import QemuEnded
 from luod.linux import HasFileno
 
 _PR_SET_PDEATHSIG: Final = 1
+_END_SECONDS: Final = 5.0
+"""The time for QEMU's end after that of its monitor."""
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -54,7 +56,10 @@ class Qemu:
         ending = asyncio.ensure_future(self._process.wait())
         try:
             await asyncio.wait({meeting, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if meeting.done():
+            if meeting.done() and meeting.exception() is not None:
+                # The monitor of a QEMU that ends is closed just before its end.
+                await asyncio.wait({ending}, timeout=_END_SECONDS)
+            if meeting.done() and (meeting.exception() is None or not ending.done()):
                 self._qmp = meeting.result()
                 return self._qmp
         finally:
