@@ -111,3 +111,10 @@ def test_each_event_of_the_catalogue_is_explained(host: SystemdHost) -> None:
         assert "Documentation: man:luod(8)" in explained, event
         # journalctl shows the name of a field that an event lacks.
         assert "LUOD_" not in explained, f"{event}: {explained}"
+
+
+def test_luod_is_started_again_however_often_it_has_ended(host: SystemdHost) -> None:
+    for _ in range(7):
+        host.sh("systemctl restart luod")
+
+    host.until_ready()
