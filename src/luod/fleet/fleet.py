@@ -52,13 +52,13 @@ def running(
         os.mkdir(programs)
         _program(f"{programs}/luoctl", python, python.module("luod.ctl.main"))
         hosts = {}
-        for number, (name, _address) in enumerate((each.name, each.address) for each in addressed):
+        for number, each in enumerate(addressed):
             directory = os.path.join(scratch, str(number))
             os.mkdir(directory)
             names = tuple(f"guest-{index + 1}" for index in range(guests))
-            given = Setting(name, directory, programs, image, names, guest_bytes, faults.get(name))
-            hosts[name] = EmulatedHost(given, python, share_network=share_network)
-            ending.callback(hosts[name].close)
+            given = Setting(each.name, directory, programs, image, names, guest_bytes, faults.get(each.name))
+            hosts[each.name] = EmulatedHost(given, python, share_network=share_network)
+            ending.callback(hosts[each.name].close)
         directories = {each.address: hosts[each.name].setting.directory for each in addressed}
         with open(f"{scratch}/hosts.json", "w", encoding="utf-8") as file:
             json.dump(directories, file)

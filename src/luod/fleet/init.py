@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -18,8 +19,9 @@ from typing import Final
 
 from luod.emulator.machine import stub
 from luod.emulator.machine.namespaces import MS_NODEV, MS_NOSUID, bind, mount
-from luod.fleet import cpio, remote, setting
+from luod.fleet import remote, setting
 from luod.fleet.setting import Setting
+from luod.testing.kernel.initramfs import Archive
 
 _SLOW_SECONDS: Final = 3.0
 """Longer than luod gives the answer of `luoctl update --detach`."""
@@ -62,7 +64,9 @@ def _show_image(host: Setting, boot: int) -> None:
         mount("tmpfs", directory, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     _write(host.image.kernel, stub.bzimage(host.image.release, build_id=build_id))
     for path in host.image.initrds:
-        _write(path, cpio.archive({"init": b"#!/bin/sh\n"}))
+        archive = Archive()
+        archive.add("init", stat.S_IFREG | 0o755, data=b"#!/bin/sh\n")
+        _write(path, archive.finished())
     if os.path.exists(_NOTES):
         # The running kernel is known by its build id; uname(2) is the real kernel's.
         _write("/run/notes", stub.build_id_note(_OLD_BUILD_ID if boot == 1 else build_id))
