@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 
 from luod.daemon.store.fd_store import Counted, KeeperGone
-from luod.daemon.systemd.commands import ask, booted
+from luod.daemon.systemd.commands import ask, booted, properties
 from luod.static import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -92,6 +92,6 @@ class StoreWatch:
 
 def read(said: str, changes: int) -> Counted | None:
     """Returns the numbers in the answer of `systemctl show`, None if it has none. `changes` as of `Counted`."""
-    words = dict(line.partition("=")[::2] for line in said.splitlines())
+    words = next(properties(said), {})
     stored, room = words.get(_STORED, ""), words.get(_ROOM, "")
     return Counted(int(stored), int(room), changes) if stored.isdecimal() and room.isdecimal() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from luod.errors import Refused
@@ -44,6 +44,13 @@ def require_booted(root: Path = _ROOT) -> None:
             message="systemd does not run this machine: /run/systemd/system is missing, or PID 1 is another program",
             hint="update with --direct: luod starts the next kernel itself",
         )
+
+
+def properties(text: str) -> Iterator[dict[str, str]]:
+    """Yields the properties of each unit in what `systemctl show` printed."""
+    for block in text.split("\n\n"):
+        if block.strip():
+            yield dict(line.partition("=")[::2] for line in block.splitlines())
 
 
 def ask(words: Sequence[str], seconds: float) -> Answer:

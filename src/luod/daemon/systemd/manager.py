@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from luod.daemon.systemd.commands import ask, booted
+from luod.daemon.systemd.commands import ask, booted, properties
 from luod.frozen import frozen
 from luod.static import Final
 
@@ -115,8 +115,7 @@ def observe(root: Path = _ROOT) -> Manager:
 
 def services(shown: str) -> Iterator[Service]:
     """Yields the services in the answer of `systemctl show`."""
-    for block in shown.split("\n\n"):
-        said = dict(line.partition("=")[::2] for line in block.splitlines())
+    for said in properties(shown):
         if said.get("Id"):
             stored, room = said.get("NFileDescriptorStore", ""), said.get("FileDescriptorStoreMax", "")
             yield Service(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Sequence
 
-from luod.daemon.systemd.commands import ask
+from luod.daemon.systemd.commands import ask, properties
 from luod.daemon.systemd.manager import PROPERTIES, Service, services
 from luod.errors import Refused
 from luod.static import Final
@@ -89,8 +89,7 @@ def not_running(shown: str) -> dict[str, str]:
     that has ended without a failure ran.
     """
     found = {}
-    for block in shown.split("\n\n"):
-        said = dict(line.partition("=")[::2] for line in block.splitlines())
+    for said in properties(shown):
         if said.get("ActiveState") == "failed":
             found[said["Id"]] = f"it has failed ({said.get('Result') or 'no result'})"
         elif said.get("ActiveState") != "active" and said.get("Job", "0") not in ("", "0"):
