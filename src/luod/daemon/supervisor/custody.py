@@ -16,7 +16,7 @@ from luod.daemon.supervisor import protocol
 from luod.daemon.supervisor.ending import ended_sessions
 from luod.daemon.supervisor.init_store import InitStore
 from luod.linux import Fd
-from luod.static import Final
+from luod.static import Final, Protocol
 
 _HEAL_SECONDS: Final = 0.5
 """Between two tries to bring PID 1's store up to date."""
@@ -26,6 +26,10 @@ _SESSIONS: Final = (protocol.OUTGOING, protocol.INCOMING)
 _STORE_FULL: Final = "systemd's store for luod's unit has no room for one more file"
 _STORE_HINT: Final = "raise FileDescriptorStoreMax= of luod.service in a drop-in, then run `systemctl daemon-reload`"
 NO_ROOM: Final = "luod has no room for more fds"
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
 
 
 class Custody:
@@ -136,7 +140,7 @@ class Custody:
             self._log.warning("sessions-closed", reason=f"which of them others have open is not known: {error}")
 
 
-def close(fd: Fd) -> None:
-    """Closes an fd, even if the file reports an error: a file system that is full or gone."""
+def close(file: Closable) -> None:
+    """Closes a file, even if the file reports an error: a file system that is full or gone."""
     with contextlib.suppress(OSError):
-        fd.close()
+        file.close()

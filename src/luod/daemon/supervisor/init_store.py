@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from luod.daemon.supervisor import notify, protocol
 from luod.linux import Fd, memfd, memory_identity, same_file
@@ -212,9 +212,7 @@ class InitStore:
         With a fault, or nothing to wait for, it returns at once.
         """
         if self._sent and not self.fault:
-            began = time.monotonic()
-            self._note(self._manager.settle(self._wait()))
-            self._waited(began)
+            self._note(self._counted(self._manager.settle))
             if not self.fault:
                 self._settled()
         return self.fault
@@ -230,15 +228,19 @@ class InitStore:
         left = self._patience if self._patience_in_blackout is None else self._patience_in_blackout
         return max(_LEAST_SECONDS, left)
 
-    def _waited(self, began: float) -> None:
-        """Subtracts a wait from what is left, if it took long."""
+    def _counted(self, call: Callable[[float], str]) -> str:
+        """Makes a call that waits for PID 1 up to the seconds that it is given, and returns its result. A wait that
+        took long is subtracted from what is left.
+        """
+        began = time.monotonic()
+        reason = call(self._wait())
         now = time.monotonic()
-        if now - began <= _PROMPT_SECONDS:
-            return
-        self._waited_at = now
-        self._patience -= now - began
-        if self._patience_in_blackout is not None:
-            self._patience_in_blackout -= now - began
+        if now - began > _PROMPT_SECONDS:
+            self._waited_at = now
+            self._patience -= now - began
+            if self._patience_in_blackout is not None:
+                self._patience_in_blackout -= now - began
+        return reason
 
     def heal(self) -> bool:
         """Sends what PID 1 may lack, or checks whether it has processed that, without a wait. Returns whether the fault
@@ -258,7 +260,7 @@ class InitStore:
         for stored, removed in self._behind.items():
             reason = self._manager.remove(stored, seconds=0.0) if removed else ""
             if not reason and stored in names:
-                reason = self._send(names[stored], seconds=0.0)
+                reason = self._send(names[stored], 0.0)
             if reason:
                 break
             sent.append(stored)
@@ -281,7 +283,7 @@ class InitStore:
         stored = self._stored[name] = self._name_of(name, same=name in self._same)
         self._changed(stored, removed=False)
         if not self.fault:
-            self._note(self._send(name))
+            self._note(self._counted(lambda seconds: self._send(name, min(seconds, notify.SOCKET_SECONDS))))
 
     def _take_out(self, name: str) -> None:
         self._same.pop(name, None)
@@ -293,14 +295,8 @@ class InitStore:
                 self._first.pop(identity, None)
         self._send_removal(self._stored.pop(name))
 
-    def _send(self, name: str, seconds: float | None = None) -> str:
-        """Sends a file. `seconds`: the maximum wait for room in the socket, None for what is left of the patience."""
-        began, seconds = time.monotonic(), min(self._wait(), 1.0) if seconds is None else seconds
-        reason = self._store(name, seconds)
-        self._waited(began)
-        return reason
-
-    def _store(self, name: str, seconds: float) -> str:
+    def _send(self, name: str, seconds: float) -> str:
+        """Sends a file. Waits up to `seconds` for room in the socket."""
         stored = self._stored[name]
         if name not in self._same:
             return self._manager.store(stored, self._files[name].fileno(), seconds=seconds)
@@ -315,9 +311,9 @@ class InitStore:
     def _send_removal(self, stored: str) -> None:
         self._changed(stored, removed=True)
         if not self.fault:
-            began = time.monotonic()
-            self._note(self._manager.remove(stored, seconds=min(self._wait(), 1.0)))
-            self._waited(began)
+            self._note(
+                self._counted(lambda seconds: self._manager.remove(stored, seconds=min(seconds, notify.SOCKET_SECONDS)))
+            )
 
     def _changed(self, stored: str, *, removed: bool) -> None:
         self._changes += 1

@@ -17,7 +17,7 @@ from luod.frozen import frozen
 from luod.linux import Fd
 from luod.static import Final
 
-_SECONDS: Final = 1.0
+SOCKET_SECONDS: Final = 1.0
 """For each attempt: a reader of the socket must not block the keeper."""
 BARRIER_SECONDS: Final = 5.0
 """The longest wait for the service manager."""
@@ -87,20 +87,20 @@ class ServiceManager:
         """Reports to the watchdog. Does not wait for room in the socket."""
         return self._report("WATCHDOG=1", seconds=0.0)
 
-    def store(self, name: str, fd: int, *, seconds: float = _SECONDS) -> str:
+    def store(self, name: str, fd: int, *, seconds: float = SOCKET_SECONDS) -> str:
         """Has the service manager keep a duplicate of an fd, under a name that it may have already. It may have no
         room, and does not report that. `seconds`: the maximum wait for room in the socket.
         """
         # FDPOLL=0: a session or a socket stays, whatever its poll(2) returns.
         return self._report(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", (fd,), seconds=seconds)
 
-    def remove(self, name: str, *, seconds: float = _SECONDS) -> str:
+    def remove(self, name: str, *, seconds: float = SOCKET_SECONDS) -> str:
         """Has the service manager close all fds of this name, a moment after it has processed this. `seconds` as in
         `store`.
         """
         return self._report(f"FDSTOREREMOVE=1\nFDNAME={name}", seconds=seconds)
 
-    def barrier(self, *, seconds: float = _SECONDS) -> tuple[Fd | None, str]:
+    def barrier(self, *, seconds: float = SOCKET_SECONDS) -> tuple[Fd | None, str]:
         """Returns an fd for `passed`, owned by the caller, or None with the reason of a failure. `seconds` as in
         `store`.
         """
@@ -127,13 +127,13 @@ class ServiceManager:
         """Waits up to `seconds` until the service manager has processed all earlier reports."""
         if self._address is None:
             return self._fault
-        barrier, reason = self.barrier(seconds=min(seconds, _SECONDS))
+        barrier, reason = self.barrier(seconds=min(seconds, SOCKET_SECONDS))
         if barrier is None:
             return reason
         with barrier:
             return "" if self.passed(barrier, seconds=seconds) else NO_ANSWER
 
-    def _report(self, message: str, fds: Sequence[int] = (), *, seconds: float = _SECONDS) -> str:
+    def _report(self, message: str, fds: Sequence[int] = (), *, seconds: float = SOCKET_SECONDS) -> str:
         if self._address is None:
             return self._fault
         reason = ""

@@ -6,7 +6,6 @@ the fds. `protocol` describes the words.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import time
 from collections import deque
@@ -111,7 +110,6 @@ class Requests:
             else:
                 fd, stored = device.retrieve(request["RETRIEVE"]), protocol.INCOMING + request["RETRIEVE"]
         finally:
-            with contextlib.suppress(OSError):  # An error of it must not lose the session.
-                device.close()
+            close(device)  # An error of it must not lose the session.
         self._custody.keep(stored, fd)
         message.opened = fd

@@ -7,7 +7,6 @@ whenever it ends. It knows neither owners nor the registry. It has no event loop
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
@@ -69,7 +68,7 @@ class _Serve:
 
     def close(self) -> None:
         close(self.pidfd)
-        _close(self.channel)
+        close(self.channel)
 
 
 class Supervisor:
@@ -256,14 +255,14 @@ class Supervisor:
         """Forks serve. Raises OSError: EMFILE, ENFILE, EAGAIN, ENOMEM; nothing is left behind."""
         with ExitStack() as undoing:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            undoing.callback(_close, ours)
+            undoing.callback(close, ours)
             try:
                 pid = fork(
                     self._run_serve,
                     Given(theirs, self._listening.sessions, self._listening.admin, dict(self.custody.fds)),
                 )
             finally:
-                _close(theirs)
+                close(theirs)
             undoing.callback(end, pid)
             serve = _Serve(pid, Fd(os.pidfd_open(pid)), ours, time.monotonic())
             undoing.pop_all()
@@ -361,11 +360,6 @@ class Supervisor:
         # It waits for the answer. After its end, the next one finds the result in the store.
         self._log.error("not-answered", error=failed, meaning="serve is ended, and started again")
         send(self._serve.pid, signal.SIGKILL)
-
-
-def _close(channel: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        channel.close()
 
 
 def _received(awake: socket.socket) -> set[int]:
