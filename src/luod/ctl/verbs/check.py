@@ -27,11 +27,10 @@ def arguments(parser: Parser) -> None:
     options.way(parser)
 
 
-def _plan(checked: Checked) -> Iterator[str]:
-    """Yields what an update would carry, in lines of text."""
+def _plan(checked: Checked, carried: int) -> Iterator[str]:
+    """Yields what an update would carry, `carried` bytes in all, in lines of text."""
     from luod.ctl.timeline import duration
 
-    carried = sum(each.bytes for each in checked.participants)
     sessions, participants = len(checked.sessions), len(checked.participants)
     if sessions or participants:
         who = counted(participants, "participant")
@@ -49,11 +48,12 @@ def run(given: Namespace, output: Output) -> Exit:
 
     with next_kernel.given(given) as image:
         checked = admin.check(given.admin_socket, image, way=given.way)
+    carried = sum(each.bytes for each in checked.participants)
     if output.json:
-        output.object({**encode(checked), "bytes": sum(each.bytes for each in checked.participants)})
+        output.object({**encode(checked), "bytes": carried})
     else:
         findings.show(output, checked.findings)
-        for line in _plan(checked):
+        for line in _plan(checked, carried):
             output.line(line)
     kernel = "the next kernel" if checked.release is None else f"Linux {escaped(checked.release)}"
     runs = ", which runs already" if checked.current else ""
