@@ -32,16 +32,22 @@ def takes_part(program: Program) -> None:
     eventually(lambda: "takes part" in program.stderr, describe="the guest takes part in updates", within=60)
 
 
-@pytest.mark.parametrize("which", qemus.WHICH)
-def test_a_guest_goes_on_with_another_qemu_and_then_in_the_next_kernel(
-    machine: Machine, tmp_path: Path, which: str
-) -> None:
-    host = Host(machine, state_directory=tmp_path / "luod")
-    guest = CountingGuest("vm", tmp_path)
+def running(machine: Machine, folder: Path) -> tuple[Host, CountingGuest, Program]:
+    """Starts luod and a guest, which takes part in updates. Returns its agent, too."""
+    host = Host(machine, state_directory=folder / "luod")
+    guest = CountingGuest("vm", folder)
     guest.make_disk()
     host.start()
     agent = agent_of(host, "run", "--name", "vm", "--", "qemu-system-x86_64", *guest.arguments())
     takes_part(agent)
+    return host, guest, agent
+
+
+@pytest.mark.parametrize("which", qemus.WHICH)
+def test_a_guest_goes_on_with_another_qemu_and_then_in_the_next_kernel(
+    machine: Machine, tmp_path: Path, which: str
+) -> None:
+    host, guest, agent = running(machine, tmp_path)
     counts_on(guest, agent)
 
     said = host.luoctl_json("qemu", "upgrade", "vm", "--qemu", qemus.path(which))
@@ -61,12 +67,7 @@ def test_a_guest_goes_on_with_another_qemu_and_then_in_the_next_kernel(
 
 
 def test_what_cannot_take_the_guest_is_refused_and_the_guest_goes_on(machine: Machine, tmp_path: Path) -> None:
-    host = Host(machine, state_directory=tmp_path / "luod")
-    guest = CountingGuest("vm", tmp_path)
-    guest.make_disk()
-    host.start()
-    agent = agent_of(host, "run", "--name", "vm", "--", "qemu-system-x86_64", *guest.arguments())
-    takes_part(agent)
+    host, guest, agent = running(machine, tmp_path)
     no_qemu, failing = tmp_path / "no-qemu", tmp_path / "failing"
     no_qemu.write_text("#!/bin/sh\nexit 1\n")
     failing.write_text('#!/bin/sh\ncase "$*" in *incoming*) exit 1;; esac\nexec qemu-system-x86_64 "$@"\n')
@@ -88,12 +89,7 @@ def test_what_cannot_take_the_guest_is_refused_and_the_guest_goes_on(machine: Ma
 
 def test_the_session_names_the_new_qemu_before_it_has_the_guest(machine: Machine, tmp_path: Path) -> None:
     """So that no failure between the two leaves the state of one QEMU with the description of another."""
-    host = Host(machine, state_directory=tmp_path / "luod")
-    guest = CountingGuest("vm", tmp_path)
-    guest.make_disk()
-    host.start()
-    agent = agent_of(host, "run", "--name", "vm", "--", "qemu-system-x86_64", *guest.arguments())
-    takes_part(agent)
+    host, guest, agent = running(machine, tmp_path)
     slow, begun, going = tmp_path / "slow", tmp_path / "begun", tmp_path / "going"
     wait = f"touch {begun}; until test -e {going}; do sleep 0.02; done"
     slow.write_text(f'#!/bin/sh\ncase "$*" in *incoming*) {wait};; esac\nexec qemu-system-x86_64 "$@"\n')
