@@ -124,8 +124,10 @@ bench-qemu: $(READY)
 	@qemu=$${LUOD_NEWER_QEMU:-$$(scripts/fetch-qemu)} && LUOD_NEWER_QEMU=$$qemu $(BIN)/python -m bench.qemu $(if $(UPDATE),--update)
 
 bench-systemd: $(READY) deb
-	@kernel=$$(kernel/build $(KERNEL)) && scripts/systemd-image build/systemd.img $$kernel/bzImage && \
-		LUOD_KERNEL=$$kernel LUOD_SYSTEMD_IMAGE=build/systemd.img $(BIN)/python -m bench.systemd $(if $(UPDATE),--update)
+	@kernel=$$(kernel/build $(KERNEL)) && scripts/systemd-root build/systemd-root $$kernel/bzImage && \
+		scripts/systemd-image build/systemd.img build/systemd-root && \
+		LUOD_KERNEL=$$kernel LUOD_SYSTEMD_ROOT=build/systemd-root LUOD_SYSTEMD_IMAGE=build/systemd.img \
+		$(BIN)/python -m bench.systemd $(if $(UPDATE),--update)
 
 bench-fleet: $(READY) $(ANSIBLE)/.ready
 	@LUOD_ANSIBLE=$(abspath $(ANSIBLE))/bin $(BIN)/python -m bench.fleet

@@ -46,7 +46,7 @@ def test_what_luod_adds_to_a_unit_is_measured_in_one_boot_in_figures_that_the_pa
         for has in (1.3, 9.0, 1.4)
     ]
 
-    measured = systemd.figures(boots)
+    measured = systemd.figures(boots, "emulated", "luod.socket")
 
     assert list(measured.values()) == pytest.approx([200.0, 0.1])
     assert measured.keys() <= {figure.name for figure in figures.parse(report.PAGE.read_text(encoding="utf-8"))}
