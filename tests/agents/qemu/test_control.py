@@ -71,11 +71,14 @@ def test_an_upgrade_is_answered_and_the_socket_is_removed_at_the_end(tmp_path: P
     assert not at.exists()
 
 
-def test_the_socket_of_an_agent_that_was_killed_is_replaced(tmp_path: Path) -> None:
-    at = tmp_path / "vm.sock"
+def test_what_an_agent_left_that_was_killed_in_an_upgrade_is_replaced(tmp_path: Path) -> None:
+    at, folder = tmp_path / "vm.sock", tmp_path / "vm.cpr"
     at.touch()
+    folder.mkdir()
+    (folder / "main").touch()
 
     assert served(at, lambda: control.upgrade("vm", str(at), "/new")) == DONE
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from tests.agents.qemu.guests import CountingGuest
 
 MONITOR = ["-monitor", "unix:monitor,server,nowait"]
 """Two QEMUs cannot listen on this."""
+FOLDER = "vm.cpr"
+"""For the sockets of a transfer."""
 NEWER = pytest.mark.skipif("newer" not in qemus.WHICH, reason="LUOD_NEWER_QEMU is not given")
 
 
@@ -64,7 +66,7 @@ def upgraded(guest: CountingGuest, before: Side, after: Side, *, paused: bool = 
             await counts_past(20)
             if paused:
                 await qemu.qmp.execute("stop")
-            outcome = await replaced(qemu, before, after, ram)
+            outcome = await replaced(qemu, before, after, ram, FOLDER)
             if paused:
                 assert (await qemu.qmp.execute("query-status"))["status"] in ("paused", "postmigrate")
                 await qemu.qmp.execute("cont")
@@ -112,9 +114,14 @@ def test_the_new_qemu_may_be_newer(guest: CountingGuest, more: list[str], way: s
 def test_two_newer_ones_transfer_the_guest_by_themselves(guest: CountingGuest) -> None:
     before = side(guest, "newer")
 
+    left = Path(FOLDER, "main")
+    left.parent.mkdir()
+    left.touch()
+
     outcome = upgraded(guest, before, before)
 
     assert (outcome.failure, outcome.way) == (None, "transfer")
+    assert not left.parent.exists()
 
 
 @pytest.mark.parametrize("which", qemus.WHICH)
@@ -138,7 +145,7 @@ def test_a_guest_that_neither_qemu_loads_has_ended_and_that_is_said(guest: Count
         try:
             await qemu.meet()
             with pytest.raises(GuestEnded, match="the guest has ended"):
-                await replaced(qemu, broken(before), broken(before), ram)
+                await replaced(qemu, broken(before), broken(before), ram, FOLDER)
             assert qemu.ended
         finally:
             await qemu.end()
@@ -164,7 +171,7 @@ def test_a_guest_that_is_asked_to_end_during_an_exchange_ends(
         qemu = await process.started(before.plan, ram, incoming=False)
         try:
             await qemu.meet()
-            exchange = asyncio.ensure_future(replaced(qemu, before, after, ram))
+            exchange = asyncio.ensure_future(replaced(qemu, before, after, ram, FOLDER))
             await asyncio.to_thread(eventually, begun.exists, describe="the new QEMU is started")
             qemu.ask_to_end()
             going.touch()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import traceback
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final
@@ -42,6 +43,14 @@ def path(name: str, luod_socket: str | None = None) -> str:
     return f"{folder}/qemu/{name.replace('/', '%2F')}.sock"
 
 
+def folder(at: str) -> str:
+    """Returns the folder that the agent with the socket `at` makes for the sockets of two QEMUs.
+
+    It is at a fixed path, so that the next agent of the guest removes what a killed one left.
+    """
+    return f"{at.removesuffix('.sock')}.cpr"
+
+
 def upgrade(name: str, at: str, program: str) -> Upgraded:
     """Asks the agent of the guest `name`, on the socket `at`, to replace its QEMU by `program`, an absolute path.
 
@@ -65,6 +74,8 @@ async def served(service: Service, at: str) -> AsyncIterator[None]:
     os.makedirs(os.path.dirname(at), mode=0o755, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(at)  # of an agent that was killed: luod has but one participant of this name
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder(at))
     interfaces: dict[str, Interface] = {QEMU: Qemu(service)}
     interfaces[SERVICE] = Introspection(interfaces)
 

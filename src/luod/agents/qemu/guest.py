@@ -207,7 +207,8 @@ class Guest:
             self._record = of_plan(new.plan, capabilities, file)
             try:
                 await self._note_change()
-                outcome = await upgrade.replaced(self._qemu, old, new, self._ram)
+                folder = control.folder(control.path(self.name, self._client.path))
+                outcome = await upgrade.replaced(self._qemu, old, new, self._ram, folder)
             except BaseException:
                 self._record = record
                 raise

@@ -18,9 +18,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
-import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from luod.agents.qemu import process, state
@@ -54,11 +54,12 @@ class Outcome:
     failure: LuodError | None
 
 
-async def replaced(qemu: Qemu, before: Side, after: Side, ram: Fd) -> Outcome:
+async def replaced(qemu: Qemu, before: Side, after: Side, ram: Fd, folder: str) -> Outcome:
     """Makes `qemu`, which runs the guest on `ram` by `before`, the QEMU of `after`; after a failure it is as before.
 
-    `ram` belongs to the caller. Raises QemuEnded, also as GuestEnded: no QEMU runs the guest any more. Raises another
-    QemuError: the guest stays paused in the old one, which does not continue it.
+    `ram` belongs to the caller. `folder` is made for the sockets of a transfer, and removed. Raises QemuEnded, also as
+    GuestEnded: no QEMU runs the guest any more. Raises another QemuError: the guest stays paused in the old one, which
+    does not continue it.
     """
     once = exclusive(after.plan.arguments)
     async with qemu.exchange():
@@ -66,7 +67,7 @@ async def replaced(qemu: Qemu, before: Side, after: Side, ram: Fd) -> Outcome:
         if once:
             return await _in_turn(qemu, before, after, ram, running)
         if before.capabilities.cpr_transfer and after.capabilities.cpr_transfer and running:
-            return await _attempted(qemu, "transfer", running, lambda: _transferred(qemu, after, ram))
+            return await _attempted(qemu, "transfer", running, lambda: _transferred(qemu, after, ram, folder))
         return await _attempted(qemu, "beside", running, lambda: _beside(qemu, before, after, ram, running))
 
 
@@ -141,9 +142,9 @@ async def _loaded(side: Side, ram: Fd, written: Fd, running: bool) -> Qemu:
     return qemu
 
 
-async def _transferred(old: Qemu, after: Side, ram: Fd) -> Qemu:
+async def _transferred(old: Qemu, after: Side, ram: Fd, folder: str) -> Qemu:
     """Returns a QEMU that has taken the running guest over. `old` has its mode back, whatever happens."""
-    with tempfile.TemporaryDirectory(prefix="luod-qemu-") as folder:
+    with _made(folder):
         channels = [_channel("main", f"{folder}/main"), _channel("cpr", f"{folder}/cpr")]
         new = await process.started(after.plan, ram, incoming=True, channels=channels)
         try:
@@ -163,6 +164,20 @@ async def _transferred(old: Qemu, after: Side, ram: Fd) -> Qemu:
                 await old.qmp.execute("migrate-set-parameters", {"mode": "normal"})
             raise
         return new
+
+
+@contextlib.contextmanager
+def _made(folder: str) -> Iterator[None]:
+    """Makes the folder, for this user only, and removes it after the block. One that was left is replaced.
+
+    Raises OSError: it cannot be made.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    os.mkdir(folder, 0o700)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _channel(kind: str, path: str) -> dict[str, object]:
