@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from luod.testing import eventually
 from luod.testing.host import ADMIN_SOCKET
 from luod.testing.plugin import BootMachine
 from luod.testing.tools import for_root
@@ -97,3 +98,25 @@ def test_one_user_is_enough(ordinary: Luod) -> None:
     assert vmm.ask("digest", fd="ram") == digest
     vmm.call("finish", session="s")
     assert states(vmm) == {}
+
+
+def test_the_serve_after_a_killed_one_knows_the_process_that_retrieved_a_session(luod: Luod) -> None:
+    luod.vmm().call("create", name="vm", slot="s")
+    luod.jump()
+    known = watched(luod)
+    vmm = luod.vmm()
+    vmm.call("retrieve_session", name="vm", slot="s")
+    process = luod.luoctl_json("show", "vm")["process"]
+    assert process is not None
+    eventually(lambda: watched(luod) > known, describe="keep watches the process")
+
+    luod.kill_serve()
+
+    assert luod.luoctl_json("show", "vm")["process"] == process
+    vmm.program.kill()
+    eventually(lambda: luod.luoctl_json("show", "vm")["process"] is None, describe="no process has the session")
+
+
+def watched(luod: Luod) -> int:
+    """Returns how many processes keep has an fd of."""
+    return sum("pidfd" in link for link in luod.links(luod.keep_pid))

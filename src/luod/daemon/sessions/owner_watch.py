@@ -11,7 +11,7 @@ import asyncio
 from luod.daemon.store.fd_names import PROCESS, process_name, session_of
 from luod.errors import Refused
 from luod.linux import has_ended, pid_of
-from luod.static import TYPE_CHECKING
+from luod.static import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,14 +23,22 @@ if TYPE_CHECKING:
     from luod.linux import Fd
 
 
+KEPT_AFTER_SECONDS: Final = 1.0
+"""The time after which keep gets the pidfds for which no call waits: guests may wait for the calls before."""
+
+
 class Owners:
-    """Owns the pidfds that need not outlive serve. `died` runs once for each process that ends. In a running loop."""
+    """Owns the pidfds for which no call waits until keep has them. `died` runs once for each process that ends. In a
+    running loop.
+    """
 
     def __init__(self, holdings: Holdings, died: Callable[[Row], None]) -> None:
         self._fds = holdings.fds
         self._died = died
         self._loop = asyncio.get_running_loop()
         self._own: dict[str, Fd] = {}
+        self._not_kept: set[str] = set()
+        """The names of those that keep does not have yet."""
 
     def take_over(self, registry: Registry) -> None:
         for name in [name for name in self._fds if name.startswith(PROCESS)]:
@@ -40,7 +48,7 @@ class Owners:
                 self._watch(row)
 
     async def pin(self, row: Row, peer: Peer, *, stored: bool = True) -> None:
-        """Watches the peer's process. `stored`: keep holds the pidfd too.
+        """Watches the peer's process. `stored`: keep holds the pidfd when this returns; otherwise it gets it soon.
 
         Raises Refused: the process has no pidfd, so its end would not be noticed.
         """
@@ -55,6 +63,9 @@ class Owners:
                 await self._fds.store({process_name(row): pidfd})
             else:
                 self._own[process_name(row)] = pidfd.duplicate()
+                if not self._not_kept:
+                    self._loop.call_later(KEPT_AFTER_SECONDS, self._have_kept)
+                self._not_kept.add(process_name(row))
         self._watch(row)
 
     def alive(self, row: Row) -> bool | None:
@@ -76,6 +87,13 @@ class Owners:
         self._unwatch(row)
         self._fds.drop_soon(process_name(row))
 
+    def _have_kept(self) -> None:
+        """Gives keep the pidfds that it does not have. One that it has no room for, the next serve will not know."""
+        names, self._not_kept = self._not_kept, set()
+        for name in names:
+            if (own := self._own.get(name)) is not None:
+                self._fds.store_soon(name, own, lambda _refused: None)
+
     def _unwatch(self, row: Row) -> None:
         if (pidfd := self._pidfd(row)) is not None:
             self._loop.remove_reader(pidfd)
@@ -83,7 +101,7 @@ class Owners:
                 own.close()
 
     def _pidfd(self, row: Row) -> Fd | None:
-        return self._fds.get(process_name(row)) or self._own.get(process_name(row))
+        return self._own.get(process_name(row)) or self._fds.get(process_name(row))
 
     def _watch(self, row: Row) -> None:
         pidfd = self._pidfd(row)
