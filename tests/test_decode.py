@@ -104,6 +104,32 @@ def test_a_value_that_does_not_fit_is_named_by_its_path(name: str) -> None:
         assert (misfit.path, misfit.wanted, misfit.given) == (path, wanted, value)
 
 
+TEXTS: Final[dict[str, tuple[Any, str]]] = {
+    "a word": ({"parts": [{"name": "a", "light": "blue"}]}, "parts[0].light is 'blue', not one of red, green, off"),
+    "no word": ({"parts": [{"name": "a", "light": 3}]}, "parts[0].light is 3, not one of red, green, off"),
+    "a word of an enum": ({"parts": [], "state": "ajar"}, "state is 'ajar', not one of open, shut"),
+    "a long word": ({"parts": [], "state": "a" * 99}, f"state is '{'a' * 59}, not one of open, shut"),
+    "another type": ({"parts": [{"name": 1}]}, "parts[0].name is int, not str"),
+    "the whole value": ([], "it is list, not dict"),
+    "an absent member": ({}, "parts is missing"),
+    "an unknown member": ({"parts": [], "n": 1}, "n is no known member; known: parts, weights, by_name, state, any"),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_text_of_a_misfit_names_what_was_given_and_what_is_allowed(name: str) -> None:
+    given, text = TEXTS[name]
+    with pytest.raises(Misfit) as raised:
+        STRICT(Whole, given)
+    assert str(raised.value) == text
+
+
+def test_the_text_of_an_absent_word_names_the_allowed_ones() -> None:
+    with pytest.raises(Misfit) as raised:
+        STRICT(Drawing, {"shapes": [{}]})
+    assert str(raised.value) == "shapes[0].kind is missing; known: circle, square"
+
+
 NEWER: Final[dict[str, tuple[dict[str, object], str, tuple[str, ...], Part]]] = {
     "a member": ({"name": "a", "new": 1}, "new", ("name", "size", "light", "note"), Part("a")),
     "a word": ({"name": "a", "light": "blue"}, "light", ("red", "green", "off"), Part("a", light="blue")),  # type: ignore[arg-type]  # a newer program's

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ABSENT: Final = object()
 """The value of a member that is not there."""
+_SHOWN: Final = 60
+"""Characters of a value in a text."""
 
 
 class Misfit(Exception):
@@ -48,7 +50,14 @@ class Misfit(Exception):
         return self
 
     def __str__(self) -> str:
-        return f"{self.path or 'it'} is no {self.wanted.__name__ if self.wanted else 'known member'}"
+        where, words = self.path or "it", ", ".join(self.known)
+        if self.wanted is None:
+            return f"{where} is no known member; known: {words}"
+        if self.given is ABSENT:
+            return f"{where} is missing{words and f'; known: {words}'}"
+        if self.known:
+            return f"{where} is {self.given!r:.{_SHOWN}}, not one of {words}"
+        return f"{where} is {type(self.given).__name__}, not {self.wanted.__name__}"
 
 
 class Decoder:

@@ -45,10 +45,7 @@ def parse(content: Mapping[str, Any], hosts: Collection[str]) -> Mapping[str, Fa
     try:
         faults = _DECODER(_File, content).hosts or {}
     except Misfit as error:
-        known = f"; known: {', '.join(error.known)}" if error.known else ""
-        raise BadInput(
-            f"faults: {error}{known}", hint=f"a table [hosts.NAME] has fault = one of {', '.join(KINDS)}"
-        ) from None
+        raise BadInput(f"faults: {error}", hint=f"a table [hosts.NAME] has fault = one of {', '.join(KINDS)}") from None
     if strange := sorted(set(faults) - set(hosts)):
         raise BadInput(f"faults: no host {strange[0]!r} is in the inventory", hint="use the names of the inventory")
     return faults

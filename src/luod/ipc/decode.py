@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luod.decode import Decoder, Misfit
+from luod.decode import ABSENT, Decoder, Misfit
 from luod.errors import ProtocolError
 from luod.static import Final, TypeVar
 
@@ -20,6 +20,8 @@ def decode(kind: type[T], given: object, what: str = "") -> T:
         return _DECODER(kind, given)
     except Misfit as misfit:
         where = misfit.inside(what).path if what else misfit.path
+        if misfit.known and misfit.given is not ABSENT:
+            raise ProtocolError(f"luod's answer: {misfit}") from None
         wanted = "object" if misfit.wanted is dict else getattr(misfit.wanted, "__name__", "")
         problem = f"has no {wanted} `{where}`" if where else f"is not a {wanted}"
         raise ProtocolError(f"luod's answer {problem}") from None
