@@ -1,8 +1,7 @@
-"""monitoring/: what Prometheus' own tool says of the metrics and of the alerts."""
+"""The metrics and the alerts, as Prometheus' own tool judges them."""
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from pathlib import Path
@@ -16,7 +15,6 @@ from tests.ctl.test_metrics import STATUS, TIMELINE, told
 
 ROOT: Final = Path(__file__).parents[2]
 RULES: Final = ROOT / "monitoring/luod.rules.yml"
-DASHBOARD: Final = ROOT / "monitoring/luod.dashboard.json"
 OF_OTHERS: Final = {"node_textfile_mtime_seconds"}
 """Metrics that node_exporter itself writes."""
 
@@ -50,43 +48,3 @@ def test_the_alerts_use_metrics_that_luoctl_writes() -> None:
     used = set(re.findall(r"\b(?:luod|node)_[a-z_]+", " ".join(re.findall(r"expr: (.*)", RULES.read_text()))))
     written = {name.partition("{")[0] for name in told(metrics.text(STATUS, TIMELINE))}
     assert used - OF_OTHERS <= written
-
-
-def expressions() -> list[str]:
-    """Returns the expressions of the dashboard, with its variable set to all hosts."""
-    found: list[str] = []
-
-    def walk(value: object) -> None:
-        if isinstance(value, dict):
-            if "expr" in value:
-                found.append(value["expr"].replace("$instance", ".*"))
-            for each in value.values():
-                walk(each)
-        elif isinstance(value, list):
-            for each in value:
-                walk(each)
-
-    walk(json.loads(DASHBOARD.read_text()))
-    return found
-
-
-def test_the_dashboard_asks_prometheus_for_metrics_that_luoctl_writes(tmp_path: Path) -> None:
-    written = {name.partition("{")[0] for name in told(metrics.text(STATUS, TIMELINE))}
-    asked = set(re.findall(r"\bluod_[a-z_]+", " ".join(expressions())))
-    assert asked <= written
-    assert {"luod_up", "luod_sessions_bytes", "luod_problems", "luod_last_update_blackout_seconds"} <= asked
-    rules = [{"record": f"dashboard:{number}", "expr": each} for number, each in enumerate(expressions())]
-    # JSON is YAML, too.
-    (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
-    assert f"SUCCESS: {len(rules)} rules found" in promtool("check", "rules", str(tmp_path / "rules.yml"))
-
-
-def test_the_panels_of_the_dashboard_do_not_cover_each_other() -> None:
-    cells = [
-        (x, y)
-        for panel in json.loads(DASHBOARD.read_text())["panels"]
-        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
-        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
-    ]
-    assert len(cells) == len(set(cells))
-    assert max(x for x, _y in cells) < 24
