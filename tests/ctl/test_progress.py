@@ -43,3 +43,10 @@ def test_with_json_the_reason_of_a_cancelled_update_is_also_a_line_for_people(
         shown.show(Progress("preparing"))
         shown.show(Progress("cancelled", reason="vm-1 vetoes: a backup\nis running"))
     assert capsys.readouterr().err == "luoctl: cancelled: vm-1 vetoes: a backup\\nis running\n"
+
+
+def test_a_detached_update_ends_with_the_command_that_waits_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with view(Output(json=False)) as shown:
+        shown.show(Progress("preparing", update="3e66d47f"))
+        shown.show(Progress("prepared", update="3e66d47f"))
+    assert "`luoctl wait --update 3e66d47f` waits" in capsys.readouterr().out.splitlines()[-1]

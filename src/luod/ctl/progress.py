@@ -100,6 +100,8 @@ class _Stream:
                 self._way = True
                 yield f"the way: {WAYS[progress.way]}"
             yield _state(progress) + count
+            if progress.state == "prepared":
+                yield _detached(progress)
         if progress.torn != self._torn:
             self._torn = progress.torn
             yield f"will be torn: {', '.join(map(escaped, progress.torn))}"
@@ -169,6 +171,8 @@ class _Table:
             parts.append(Text(f"will be torn: {', '.join(map(escaped, progress.torn))}", style="red"))
         if progress.reason:
             parts.append(Text(escaped(progress.reason), style="red"))
+        if progress.state == "prepared":
+            parts.append(Text(_detached(progress)))
         return Group(*parts)
 
     def _seconds(self, participant: Participant) -> float:
@@ -183,6 +187,10 @@ def _cancelled(progress: Progress) -> str:
 
 def _state(progress: Progress) -> str:
     return "the update would be refused" if progress.refused else escaped(progress.state)
+
+
+def _detached(progress: Progress) -> str:
+    return f"`luoctl wait --update {escaped(progress.update)}` waits for the end of the update"
 
 
 def _sentence(participant: Participant) -> str:
