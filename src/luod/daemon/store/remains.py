@@ -122,7 +122,7 @@ async def verify(fds: FdStore, registry: Registry, log: Log) -> None:
     """
     for outgoing in registry.record.outgoing:
         if fd_name(outgoing) not in fds and not await fds.open_elsewhere(outgoing.name):
-            lose(outgoing, registry, log)
+            lose(outgoing, registry, log, "only luod had it open, and luod ended")
     for before in registry.record.incoming:
         row = registry.incoming(before.name) or before  # torn by now if another session of its workload is lost
         if row.state is IncomingState.WAITING:
@@ -137,13 +137,13 @@ async def verify(fds: FdStore, registry: Registry, log: Log) -> None:
                 registry.become(row, IncomingState.RETRIEVED)
             log("session-elsewhere", name=row.name, owner=row.owner)
         except NoSuchSession:
-            lose(row, registry, log)
+            lose(row, registry, log, "this kernel does not have it")
     arrival = registry.rest.arrival
     if arrival is not None and arrival.crossing is None and not registry.record.incoming:
         log.warning("update-lost", update=arrival.update, reason="none of its sessions is in this kernel")
         registry.not_arrived()
 
 
-def lose(row: Row, registry: Registry, log: Log) -> None:
+def lose(row: Row, registry: Registry, log: Log, reason: str) -> None:
     registry.lose(row)
-    log.warning("session-lost", name=row.name, owner=row.owner, reason="only luod had it open, and luod ended")
+    log.warning("session-lost", name=row.name, owner=row.owner, reason=reason)
