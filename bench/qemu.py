@@ -108,6 +108,7 @@ def with_luod(program: str, mebibytes: int) -> Pause:
         EmulatedMachine() as machine,
     ):
         host = Host(machine, state_directory=name)
+        host.forked = False  # the guest waits for luod's start
         story = Story(host, Guest(Path(name), mebibytes), console, Path(name), program, lambda line: None)
         story.start()
         assert story.agent is not None

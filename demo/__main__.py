@@ -34,7 +34,9 @@ def main() -> int:
             if other is None:
                 print("Only one uid can be mapped here, so all VMMs run under it.")
             guests = (Guest("vm-alice", None), Guest("vm-bob", other), Guest("vm-carol", None, DEVICE))
-            outcome = run(Host(machine, state_directory=state), guests, mebibytes=MEBIBYTES, updates=1, tell=print)
+            host = Host(machine, state_directory=state)
+            host.forked = False  # its timeline shows luod's start
+            outcome = run(host, guests, mebibytes=MEBIBYTES, updates=1, tell=print)
     except LuodError as error:
         print(f"the demo failed: {error}\n  {error.hint}", file=sys.stderr)
         return 1

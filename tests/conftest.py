@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from luod.testing import Machine
 from luod.testing.interpreter import Interpreter
 from luod.testing.plugin import KINDS, BootMachine, booting_machines
+from luod.testing.starter import outside
 from tests.conformance.random_programs.report import collected
 from tests.daemon.host import Luod
 
@@ -50,9 +51,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def open_fds() -> dict[int, str]:
-    """Returns the fds of this process by number, with their links in /proc."""
+    """Returns the fds of this process by number, with their links in /proc, without those that serve all tests."""
     found = {}
-    for number in map(int, os.listdir("/proc/self/fd")):
+    for number in set(map(int, os.listdir("/proc/self/fd"))) - outside.fds():
         try:
             found[number] = os.readlink(f"/proc/self/fd/{number}")
         except FileNotFoundError:  # the one that read the directory

@@ -65,7 +65,7 @@ def start_vmm(
     """Starts a program of tests/programs in `machine`; `how` is `Machine.spawn`'s."""
     source, programs = python.environment["PYTHONPATH"], python.readable(ROOT / "tests").parent
     env = {"PYTHONPATH": os.pathsep.join([source, str(programs)])}
-    return Vmm(machine.spawn(python.module(f"tests.programs.{program}", *arguments), env=env, **how))
+    return Vmm(machine.spawn(python.module(f"tests.programs.{program}", *arguments), env=env, forked=True, **how))
 
 
 def load(machine: Machine, vmm: Vmm) -> None:

@@ -31,7 +31,9 @@ def main() -> int:
             Console(Path(name, "console"), lambda line: print(shown(line), flush=True)) as console,
             EmulatedMachine() as machine,
         ):
-            story = Story(Host(machine, state_directory=name), GUEST, console, Path(name), program(), print)
+            host = Host(machine, state_directory=name)
+            host.forked = False  # its timeline shows luod's start
+            story = Story(host, GUEST, console, Path(name), program(), print)
             story.start()
             outcome = story.update()
             checks = story.until_checked_again()

@@ -95,7 +95,8 @@ class Caller:
 def start(machine: Machine, program: list[str], *, root: str) -> Caller:
     """Starts the question program in `machine`; its children are the rows' callers."""
     source = machine.run(["printenv", "PYTHONPATH"], check=False).text
-    return Caller(machine.spawn(program, env={"PYTHONPATH": os.pathsep.join(filter(None, [source, root]))}))
+    path = os.pathsep.join(filter(None, [source, root]))
+    return Caller(machine.spawn(program, env={"PYTHONPATH": path}, forked=True))
 
 
 def jump(machine: Machine, caller: Caller) -> None:

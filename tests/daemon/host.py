@@ -106,7 +106,7 @@ class Luod(Host):
         """Runs a Python program as luod's user, in the machine."""
         python = self.python()
         return self.machine.run(
-            [python.executable, "-c", source, *map(str, arguments)], env=python.environment, check=check
+            [python.executable, "-c", source, *map(str, arguments)], env=python.environment, check=check, forked=True
         )
 
     def jump(self) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from luod.testing.emulated import EmulatedMachine
+from luod.testing.emulated import EmulatedMachine, LuoemuProcess
 from luod.testing.interpreter import Interpreter
 
 _BED: Final = Path(__file__).with_name("bed.py")
@@ -24,9 +25,19 @@ class EmulatedSystemd(EmulatedMachine):
         self._root = os.path.abspath(root)
         super().__init__(timeout=timeout)
 
-    def _command(self, python: Interpreter, channel: int, arguments: Sequence[str]) -> list[str]:
+    def _start(
+        self, python: Interpreter, channel: int, arguments: Sequence[str], environment: Mapping[str, str]
+    ) -> LuoemuProcess:
         self._console.touch()
-        return python.script(_BED, self._root, str(self._console), str(channel))
+        return subprocess.Popen(
+            python.script(_BED, self._root, str(self._console), str(channel)),
+            env=environment,
+            cwd="/",
+            pass_fds=[channel],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+        )
 
     def log(self) -> str:
         try:

@@ -14,17 +14,31 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from luod.errors import MachineEnded, MachineError, MachineUnavailable
 from luod.linux import Fd, has_ended
 from luod.testing.channel import Channel
 from luod.testing.interpreter import Interpreter, interpreter_for, runs
 from luod.testing.machine import TIMEOUT, Machine, describe
+from luod.testing.starter.outside import start
 
 _NAMESPACES: Final = ("mnt", "net", "pid")
 _LAST_PROCESSES: Final = 10.0
 """Seconds in which the last process of a machine must end after luoemu."""
+
+
+class LuoemuProcess(Protocol):
+    """luoemu's process. The members are those of `subprocess.Popen`."""
+
+    pid: int
+    returncode: int | Any
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def kill(self) -> None: ...
 
 
 class EmulatedMachine(Machine):
@@ -59,17 +73,11 @@ class EmulatedMachine(Machine):
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._process = subprocess.Popen(
-                    self._command(python, theirs.fileno(), ["--profile", profile, *arguments]),
-                    env={**os.environ, **python.environment, **(env or {})},
-                    cwd="/",
-                    user=user,
-                    group=user,
-                    extra_groups=None if user is None else [],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=self._log,
-                    stderr=self._log,
+                self._process = self._start(
+                    python,
+                    theirs.fileno(),
+                    ["--profile", profile, *arguments],
+                    {**os.environ, **python.environment, **(env or {})},
                 )
             except BaseException:
                 ours.close()
@@ -91,10 +99,12 @@ class EmulatedMachine(Machine):
                 raise MachineUnavailable(log) from None
             raise
 
-    def _command(self, python: Interpreter, channel: int, arguments: Sequence[str]) -> list[str]:
-        """Returns the argv that boots the machine. `channel` is the agent's fd, `arguments` are for `luoemu run`."""
-        agent = python.module("luod.testing.agent", "--channel", str(channel), "--outputs", self._outputs.name)
-        return [*python.module("luod.emulator.machine"), "run", *arguments, "--", *agent]
+    def _start(
+        self, python: Interpreter, channel: int, arguments: Sequence[str], environment: Mapping[str, str]
+    ) -> LuoemuProcess:
+        """Starts luoemu. `channel` is the agent's fd, `arguments` are for `luoemu run`."""
+        agent = ["--outputs", self._outputs.name]
+        return start(python, environment, arguments, agent, channel=channel, log=self._log.fileno())
 
     @property
     def returncode(self) -> int | None:
@@ -136,7 +146,11 @@ class EmulatedMachine(Machine):
         self._namespaces.hold(hello["namespaces"])
 
     def _ended_within(self, seconds: float) -> bool:
-        return self._process.returncode is not None or _ends_within(self._process.pid, seconds)
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
 
 class HeldNamespaces:

@@ -25,6 +25,9 @@ ADMIN_SOCKET = "/run/luod/admin.sock"
 class Host:
     """A machine as a host of VMMs. `keep` is luod's keeper in the boot in which it was started, None before."""
 
+    forked = True
+    """Whether luod may be a fork of a process that has imported its modules. A test of luod's start sets False."""
+
     def __init__(self, machine: Machine, *, state_directory: str | os.PathLike[str]) -> None:
         """`state_directory` is a path in the machine that outlives its kexecs."""
         self.machine = machine
@@ -43,9 +46,10 @@ class Host:
         python = self.python()
         command = python.module(
             "luod.testing.started",
+            *(["--fork"] if self.forked else []),
             *python.module("luod.daemon.main", "--state-directory", self._state_directory, *arguments),
         )
-        self.keep = self.machine.spawn(command, env=python.environment)
+        self.keep = self.machine.spawn(command, env=python.environment, forked=True)
         answer = self.keep.ask({})
         if not answer.get("ready"):
             raise MachineUnavailable(f"luod ended: {answer}\n{self.keep.stderr}")
@@ -59,9 +63,11 @@ class Host:
             keep.wait()
 
     def luoctl(self, *arguments: str, check: bool = True) -> Result:
-        """Runs luoctl in the machine. With `check`, raises ProgramFailed for an exit status other than 0."""
+        """Runs luoctl in the machine, forked if that can be. With `check`, raises ProgramFailed for a failure."""
         python = self.python()
-        return self.machine.run(python.module("luod.ctl.main", *arguments), env=python.environment, check=check)
+        return self.machine.run(
+            python.module("luod.ctl.main", *arguments), env=python.environment, check=check, forked=True
+        )
 
     def luoctl_json(self, *arguments: str) -> Any:
         """Returns the decoded output of `luoctl --json`."""

@@ -295,7 +295,7 @@ def test_a_guest_that_another_program_resumed_is_started_again_only_after_its_en
     guest = counting_guest(tmp_path)
     update(luod, [run(luod, guest)])
     python = luod.python()
-    other = luod.machine.spawn([python.executable, "-c", RESUMED, SOCKET], env=python.environment)
+    other = luod.machine.spawn([python.executable, "-c", RESUMED, SOCKET], env=python.environment, forked=True)
     eventually(lambda: "resumed" in other.stderr, describe="the other program resumed the guest")
     start_it = ("start", guest.name, "--arguments", str(written(tmp_path, guest.arguments())))
     resumed = {f"incoming {guest.name}": "resumed", f"incoming {guest.name}#1": "resumed"}

@@ -274,7 +274,7 @@ def test_a_death_in_the_middle_of_the_call_loses_nothing_that_lives(luod: Luod, 
     """While keep is stopped, serve has the session and no answer."""
     python, keep, serve = luod.python(), luod.keep_pid, luod.serve_pid()
     luod.machine.signal(keep, signal.SIGSTOP)
-    program = luod.machine.spawn([python.executable, "-c", _ADOPT, SOCKET], env=python.environment)
+    program = luod.machine.spawn([python.executable, "-c", _ADOPT, SOCKET], env=python.environment, forked=True)
     eventually(
         lambda: any("[luo_session] qemu" in link for link in luod.links(serve)), describe="serve has the session"
     )

@@ -134,5 +134,5 @@ def test_the_manifest_that_is_shown_cannot_be_written_to(luod: Luod) -> None:
         "import fcntl; print(fcntl.fcntl(fd.fileno(), fcntl.F_GETFL) & os.O_ACCMODE)\n"
     )
     python = luod.python()
-    said = luod.machine.run([python.executable, "-c", look, "/run/luod/luod.sock"], env=python.environment)
+    said = luod.machine.run([python.executable, "-c", look, "/run/luod/luod.sock"], env=python.environment, forked=True)
     assert int(said.text) == os.O_RDONLY

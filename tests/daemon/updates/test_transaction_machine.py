@@ -254,7 +254,7 @@ def test_what_fits_alone_and_not_together_is_left_behind_from_the_first_that_doe
     participants = [Participant(luod, name) for name in ("one", "two")]
     free = "from pathlib import Path; from luod import memory; print(memory.free(Path('/'), 1).available)"
     python = luod.python()
-    size = int(luod.machine.run([python.executable, "-c", free], env=python.environment).text) * 6 // 10
+    size = int(luod.machine.run([python.executable, "-c", free], env=python.environment, forked=True).text) * 6 // 10
     begin(luod, skip_unready=True)
     for participant in participants:
         participant.expect("preparing")

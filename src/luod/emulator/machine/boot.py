@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -46,6 +46,8 @@ class Order:
     """init's blocked signals."""
     device_places: tuple[str, ...] = ()
     """The paths relative to /sys that show the machine's devices; () for a machine without devices."""
+    init: Callable[[], NoReturn] | None = None
+    """Runs in place of COMMAND, in the fork that would exec it."""
 
 
 def start(order: Order) -> tuple[int, socket.socket]:
@@ -185,6 +187,11 @@ def _init(order: Order, filter_: bytes, supervisor: socket.socket, go: int, priv
     except BaseException:  # noqa: BLE001 - as in the keeper
         traceback.print_exc()
         os._exit(125)
+    if order.init is not None:
+        _close_private_fds()
+        os.environ.clear()
+        os.environ.update(order.environment)
+        order.init()
     try:
         if not order.command[0]:  # Python raises ValueError for it
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -207,8 +214,10 @@ def _install(filter_: bytes) -> Fd:
         ) from None
 
 
-def _close_private_fds(*, keep: int) -> None:
-    """Closes fds that `luoemu` opened for itself. Otherwise memory that it frees would stay allocated here."""
+def _close_private_fds(*, keep: int = -1) -> None:
+    """Closes fds that `luoemu` opened for itself, as exec does. Otherwise memory that it frees would stay allocated
+    here.
+    """
     for number in [int(name) for name in os.listdir("/proc/self/fd")]:
         if number == keep:
             continue

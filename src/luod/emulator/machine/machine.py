@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from luod.emulator.machine import boot, channel, stub
 from luod.emulator.machine.nodes import KERNEL_IMAGE, KERNEL_IMAGE_NO_VFIO
@@ -65,6 +65,8 @@ class Settings:
     log: bool = False
     """Write the emulated kernel's log to stderr."""
     devices: DeviceSettings | None = None
+    init: Callable[[], NoReturn] | None = None
+    """Runs in place of `command`, in a fork of this process."""
 
     @property
     def features(self) -> Features:
@@ -129,6 +131,7 @@ class Machine:
             open_files=self._open_files,
             signal_mask=signals.previous_mask,
             device_places=places,
+            init=self._settings.init,
         )
 
     def _log(self, line: str) -> None:

@@ -6,8 +6,10 @@ This is only the command line; the machine is `machine.Machine`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from luod.arguments import Parser, UsageError, report
 from luod.emulator.machine.machine import FAILED, DeviceSettings, Machine, MachineError, Settings
@@ -101,10 +103,14 @@ def _devices(options: argparse.Namespace) -> DeviceSettings | None:
     return DeviceSettings(descriptions, RULES[options.vfio_rules], options.iommufd_preservation)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs luoemu with `arguments`, those of the process by default; returns its exit status."""
+def main(arguments: Sequence[str] | None = None, *, init: Callable[[], NoReturn] | None = None) -> int:
+    """Runs luoemu with `arguments`, those of the process by default; returns its exit status.
+
+    `init` runs in place of COMMAND, in a fork of this process for each boot: `luod.testing` starts no Python then.
+    """
     try:
-        return Machine(_settings(sys.argv[1:] if arguments is None else arguments)).run()
+        settings = _settings(sys.argv[1:] if arguments is None else arguments)
+        return Machine(dataclasses.replace(settings, init=init)).run()
     except UsageError as error:
         report("luoemu", str(error), usage=error.usage, hint=error.hint)
         return 2

@@ -7,6 +7,7 @@ import ctypes
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from luod.testing import agent
@@ -24,18 +25,19 @@ def power_off() -> None:
     ctypes.CDLL(None, use_errno=True).reboot(LINUX_REBOOT_CMD_POWER_OFF)
 
 
-def main() -> NoReturn:
+def main(arguments: Sequence[str] | None = None, *, forks: bool = False) -> NoReturn:
+    """Runs the agent. `forks`: this process has imported what programs need, and may fork them from itself."""
     parser = argparse.ArgumentParser(prog="luod.testing.agent", description=(agent.__doc__ or "").splitlines()[0])
     parser.add_argument("--channel", required=True, help="number of an inherited fd, or the path of a serial port")
     parser.add_argument("--outputs", default="", help="a directory for what spawned programs write to stderr")
     parser.add_argument("--power-off", action="store_true", help="switch the machine off at the end, as init must")
-    arguments = parser.parse_args()
-    channel: str = arguments.channel
+    given = parser.parse_args(arguments)
+    channel: str = given.channel
     fd = int(channel) if channel.isdecimal() else os.open(channel, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        Agent(Channel(fd), outputs=arguments.outputs).serve()
+        Agent(Channel(fd), outputs=given.outputs, forks=forks).serve()
     finally:
-        if arguments.power_off:
+        if given.power_off:
             power_off()
 
 

@@ -23,10 +23,11 @@ from luod.testing.agent.requests import BadRequest, member, member_bytes
 class Agent:
     """One thread, one poll, without any blocking call."""
 
-    def __init__(self, channel: Channel, *, outputs: str = "") -> None:
+    def __init__(self, channel: Channel, *, outputs: str = "", forks: bool = False) -> None:
         self._channel = channel
         self._identity = secrets.token_hex(8)
-        self._programs = Programs(channel, f"{outputs}/{self._identity}" if os.path.isdir(outputs) else None)
+        prefix = f"{outputs}/{self._identity}" if os.path.isdir(outputs) else None
+        self._programs = Programs(channel, prefix, forks=forks)
         self._woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)

@@ -12,11 +12,14 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import IO, Any
+from collections.abc import Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any
 
 from luod.testing.agent.channel import Channel
 from luod.testing.agent.requests import BadRequest, member
+
+if TYPE_CHECKING:
+    from luod.testing.agent.fork import Forked
 
 
 class Program:
@@ -25,7 +28,7 @@ class Program:
     def __init__(
         self,
         handle: int,
-        process: subprocess.Popen[bytes],
+        process: subprocess.Popen[bytes] | Forked,
         *,
         run: int | None,
         deadline: float | None,
@@ -100,14 +103,17 @@ class Program:
 class Programs:
     """All programs. Nothing in it blocks."""
 
-    def __init__(self, channel: Channel, outputs: str | None = None) -> None:
-        """`outputs` is the prefix of the paths of files for the stderr of spawned programs.
+    def __init__(self, channel: Channel, outputs: str | None = None, *, forks: bool = False) -> None:
+        """`forks`: programs that the test lets be forked are forks of this process.
+
+        `outputs` is the prefix of the paths of files for the stderr of spawned programs.
 
         Such a file is complete after a kexec, which ends this process and loses output that it has only read. None:
         stderr is sent to the test.
         """
         self._channel = channel
         self._outputs = outputs
+        self._forks = forks
         self._programs: dict[int, Program] = {}
         self._last_handle = 0
 
@@ -131,18 +137,9 @@ class Programs:
         path = None if run is not None or self._outputs is None else f"{self._outputs}-{handle}"
         errors = subprocess.PIPE if path is None else _create(path)
         try:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                bufsize=0,
-                env=environment,
-                user=user,
-                group=group,
-                extra_groups=[] if user is not None else None,
-                start_new_session=True,
-            )
+            may_fork = self._forks and member(request, "forked", bool, False)
+            start = _fork if may_fork else _exec
+            process = start(argv, environment, errors, user, group)
         finally:
             if errors != subprocess.PIPE:
                 os.close(errors)
@@ -227,6 +224,34 @@ class Programs:
         for identity in program.waits:
             self._channel.answer(identity, status)
         program.waits.clear()
+
+
+def _exec(
+    argv: Sequence[str], environment: Mapping[str, str], errors: int, user: int | None, group: int | None
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        bufsize=0,
+        env=environment,
+        user=user,
+        group=group,
+        extra_groups=[] if user is not None else None,
+        start_new_session=True,
+    )
+
+
+def _fork(
+    argv: Sequence[str], environment: Mapping[str, str], errors: int, user: int | None, group: int | None
+) -> subprocess.Popen[bytes] | Forked:
+    from luod.testing import forked
+    from luod.testing.agent import fork  # most agents of users never fork
+
+    if not forked.possible(argv, environment):
+        return _exec(argv, environment, errors, user, group)
+    return fork.start(argv, environment, errors=errors, user=user, group=group)
 
 
 def _create(path: str) -> int:

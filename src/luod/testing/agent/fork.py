@@ -1,0 +1,96 @@
+"""Starts a program as a fork of the agent, where `luod.testing.starter` has made the agent: it need not import again.
+
+`programs` uses it for programs that the test lets be forked, and subprocess for all others.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import IO, NoReturn
+
+from luod.linux import syscall
+from luod.testing import forked
+
+_PR_SET_DUMPABLE = 4
+
+
+class Forked:
+    """A program, with the members of `subprocess.Popen` that `programs` uses. The caller owns the pipes."""
+
+    def __init__(self, pid: int, stdin: int, stdout: int, stderr: int | None) -> None:
+        self.pid = pid
+        self.stdin: IO[bytes] | None = os.fdopen(stdin, "wb", buffering=0)
+        self.stdout: IO[bytes] | None = os.fdopen(stdout, "rb", buffering=0)
+        self.stderr: IO[bytes] | None = None if stderr is None else os.fdopen(stderr, "rb", buffering=0)
+        self.returncode: int | None = None
+
+
+def start(
+    argv: Sequence[str], environment: Mapping[str, str], *, errors: int, user: int | None, group: int | None
+) -> Forked:
+    """Starts it with pipes as its files; `errors` is the file of its stderr, or subprocess.PIPE.
+
+    `forked.possible` must be true. Raises OSError when it cannot become `user` and `group`.
+    """
+    ours: list[int] = []
+    theirs: list[int] = []
+    try:
+        stdin, to_stdin = os.pipe()
+        ours, theirs = [to_stdin], [stdin]
+        for _ in range(2 if errors == subprocess.PIPE else 1):
+            end, file = os.pipe()
+            ours.append(end)
+            theirs.append(file)
+        failure, report = os.pipe()
+        ours.append(failure)
+        theirs.append(report)
+        pid = os.fork()
+        if pid == 0:
+            _become(argv, environment, [*theirs[:-1], errors][:3], report, user, group)
+    except BaseException:
+        for fd in ours:
+            os.close(fd)
+        raise
+    finally:
+        for fd in theirs:
+            os.close(fd)
+    with os.fdopen(ours.pop(), "rb") as reported:
+        code = reported.read()
+    if code:
+        os.waitpid(pid, 0)
+        for fd in ours:
+            os.close(fd)
+        raise OSError(int(code), os.strerror(int(code)))
+    return Forked(pid, ours[0], ours[1], ours[2] if len(ours) > 2 else None)
+
+
+def _become(
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    files: Sequence[int],
+    report: int,
+    user: int | None,
+    group: int | None,
+) -> NoReturn:
+    """Becomes the program. `report` gets the errno if that fails, and is closed before the program runs."""
+    try:
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+        forked.close_all_but((0, 1, 2, report))
+        forked.set_python_signals()
+        os.setsid()
+        if user is not None:
+            os.setgroups([])
+            if group is not None:
+                os.setresgid(group, group, group)
+            os.setresuid(user, user, user)
+            syscall("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)  # an exec does it: /proc/PID is the user's
+        os.close(report)
+    except OSError as error:
+        os.write(report, b"%d" % (error.errno or 0))
+        os._exit(127)
+    except BaseException:  # noqa: BLE001 - no caller may continue: this process is a copy of the agent
+        os._exit(127)
+    forked.run(argv, environment)

@@ -1,0 +1,123 @@
+"""The process that forks: `python3 -m luod.testing.starter FD MODULE…`, which `outside` starts.
+
+FD is a stream socket. It imports the modules that there are, and forks a luoemu for each byte that it receives with
+four fds: the agent's channel, the file for luoemu's output, the control socket of this machine, and a file with
+{"arguments", "environment", "agent"}, as JSON. To the control socket it sends {"pid": …} with a pidfd, and when luoemu
+has ended {"status": …}, as of os.wait(). It ends when FD's other end is closed; machines end by their own channels.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any, Final, NoReturn
+
+from luod.emulator.machine import main as luoemu
+from luod.testing import forked
+from luod.testing.agent import __main__ as agent
+
+_FDS: Final = 4
+
+
+class Starter:
+    """One thread, one poll. Blocks nowhere else."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._controls: dict[int, socket.socket] = {}
+        """The control sockets of the machines that run, by the pids of their luoemu."""
+        self._woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is for the machines and the test
+
+    def serve(self) -> None:
+        """Returns when the other end is closed."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        poll.register(self._woken, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self._woken:
+                    os.read(self._woken, 4096)
+                    self._reap()
+                elif not self._start():
+                    return
+
+    def _start(self) -> bool:
+        data, fds, _, _ = socket.recv_fds(self._connection, 1, _FDS)
+        if not data:
+            return False
+        channel, log, number, request = fds
+        pid = os.fork()
+        if pid == 0:
+            forked.end(lambda: _luoemu(channel, log, request))
+        for fd in (channel, log, request):
+            os.close(fd)
+        control = socket.socket(fileno=number)
+        pidfd = os.pidfd_open(pid)  # it is not reaped yet
+        self._controls[pid] = control
+        _tell(control, {"pid": pid}, [pidfd])
+        os.close(pidfd)
+        return True
+
+    def _reap(self) -> None:
+        while self._controls:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            with self._controls.pop(pid) as control:
+                _tell(control, {"status": status})
+
+
+def _tell(control: socket.socket, message: dict[str, int], fds: list[int] | None = None) -> None:
+    try:
+        socket.send_fds(control, [json.dumps(message).encode()], fds or [])
+    except (BrokenPipeError, ConnectionResetError):
+        return  # the test does not want to know
+
+
+def _luoemu(channel: int, log: int, file: int) -> int:
+    """Becomes a machine's luoemu, in a process forked for it. Returns its exit status."""
+    forked.set_python_signals()
+    request: dict[str, Any] = json.loads(os.pread(file, os.fstat(file).st_size, 0))
+    for number in (1, 2):
+        os.dup2(log, number)
+    forked.close_all_but((0, 1, 2, channel))
+    os.set_inheritable(channel, True)
+    forked.set_environment(request["environment"])
+    words = [*request["agent"], "--channel", str(channel)]
+    init = functools.partial(_agent, words)
+    # The words after -- are what an exec would start; errors of the command line are about those before.
+    return luoemu.main(["run", *request["arguments"], "--", "luod.testing.agent", *words], init=init)
+
+
+def _agent(words: list[str]) -> NoReturn:
+    """Becomes the agent, in a process that luoemu forked for it."""
+    gc.freeze()  # what is left of luoemu: the fds of its objects are closed, or will be others'
+    forked.set_python_signals()
+    forked.end(lambda: agent.main(words, forks=True))
+
+
+def main() -> None:
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    connection.set_inheritable(False)
+    for name in sys.argv[2:]:
+        try:
+            importlib.import_module(name)
+        except ImportError:  # of a package that this Python lacks
+            continue
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy every page
+    Starter(connection).serve()
+
+
+if __name__ == "__main__":
+    main()
