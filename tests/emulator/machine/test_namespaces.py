@@ -1,10 +1,25 @@
-"""What luoemu tells an operator whose host gives no user namespaces."""
+"""What luoemu does and tells where it has fewer rights than root: without user namespaces, and in containers."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from luod.emulator.machine.namespaces import remedy
+from luod.testing.tools import for_root
+from tests.emulator.machine.conftest import environment, luoemu
+
+COVERS = """
+import os, sys
+from luod.emulator.machine import namespaces
+namespaces.syscall("unshare", namespaces.CLONE_NEWNS)
+namespaces.make_private()
+namespaces.bind("/dev/null", "/proc/version")
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+WITHOUT_NETWORKS = ["setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin"]
 
 
 def test_a_restriction_by_apparmor_is_named(tmp_path: Path) -> None:
@@ -14,3 +29,32 @@ def test_a_restriction_by_apparmor_is_named(tmp_path: Path) -> None:
     setting.write_text("0\n")
     assert "AppArmor" not in remedy(str(setting))
     assert "AppArmor" not in remedy(str(tmp_path / "no such file"))
+
+
+def test_a_container_with_the_right_to_mount_only_has_a_machine() -> None:
+    """CAP_SYS_ADMIN without CAP_NET_ADMIN: the kernel makes a network namespace, whose interfaces stay down."""
+    if os.geteuid() != 0:
+        for_root("to give up a capability")
+    done = subprocess.run(
+        [*WITHOUT_NETWORKS, *luoemu(), "sh", "-c", "id -u; cat /sys/class/net/lo/flags"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split()[0] == "0"
+
+
+def test_a_container_that_hides_parts_of_proc_is_told_what_to_do() -> None:
+    if os.geteuid() != 0:
+        for_root("to cover a file of /proc")
+    done = subprocess.run(
+        [sys.executable, "-c", COVERS, *WITHOUT_NETWORKS, *luoemu(), "true"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 125
+    assert "--security-opt unmask=ALL" in done.stderr

@@ -34,6 +34,7 @@ MS_REC: Final = 16384
 MS_PRIVATE: Final = 1 << 18
 
 _PR_SET_PDEATHSIG: Final = 1
+_CAP_NET_ADMIN: Final = 12
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
@@ -72,17 +73,20 @@ def die_with_parent() -> None:
 def enter(*, share_network: bool) -> bool:
     """Enters new mount, PID (for children), UTS, IPC and network namespaces; without privilege, also a user namespace.
 
+    Without CAP_NET_ADMIN, as in a container with CAP_SYS_ADMIN only, a network namespace needs a user namespace, too.
     Returns True when root here is the host's root. `lo` is up afterwards. Raises OSError EPERM, ENOSPC, EUSERS where
     neither is possible.
     """
     flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | (0 if share_network else CLONE_NEWNET)
     uid, gid = os.geteuid(), os.getegid()
-    try:
-        syscall("unshare", flags)
-        privileged = True
-    except PermissionError:
+    privileged = share_network or _may_set_up_networks()
+    if privileged:
+        try:
+            syscall("unshare", flags)
+        except PermissionError:
+            privileged = False
+    if not privileged:
         syscall("unshare", flags | CLONE_NEWUSER)
-        privileged = False
         with contextlib.suppress(FileNotFoundError):
             _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"0 {uid} 1")
@@ -139,6 +143,13 @@ def _make_root_a_mount() -> None:
 def _write(path: str, text: str) -> None:
     with open(path, "w", encoding="ascii") as file:
         file.write(text)
+
+
+def _may_set_up_networks() -> bool:
+    """Returns whether this process has CAP_NET_ADMIN."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+        (effective,) = (line.split()[1] for line in lines if line.startswith("CapEff:"))
+    return bool(int(effective, 16) >> _CAP_NET_ADMIN & 1)
 
 
 def _raise_loopback() -> None:

@@ -39,6 +39,10 @@ _SYSCTLS: Final = "/proc/sys/kernel"
 _HOSTS: Final = ".host"
 """The directory in /proc/sys/kernel with the host's settings, on a host without kexec."""
 _STAGING: Final = "/run/luoemu/staging"
+_MASKED: Final = (
+    "something covers a part of this host's /proc, as in a container; start that with --security-opt unmask=ALL "
+    "(Podman) or --security-opt systempaths=unconfined (Docker)"
+)
 _NOT_TAKEN_OVER: Final = frozenset({"liveupdate", "shm", "mqueue", "pts", "ptmx", "vfio", "iommu"})
 """Entries of the host's /dev that the machine has of its own. It has the last two only with devices."""
 
@@ -92,8 +96,14 @@ def mount_device() -> DeviceNode:
 
 
 def mount_proc(*, root: bool) -> None:
-    """Mounts the /proc of the caller's PID namespace. `root`: protects the host's settings from the machine's root."""
-    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    """Mounts the /proc of the caller's PID namespace. `root`: protects the host's settings from the machine's root.
+
+    Raises OSError where the host does not allow it, with a remedy.
+    """
+    try:
+        mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    except PermissionError as error:
+        raise OSError(error.errno, f"/proc cannot be mounted in a user namespace: {_MASKED}") from None
     bind(_COMMAND_LINE, "/proc/cmdline")
     if root:
         # In a user namespace the host's own root owns these. Here only a read-only mount protects them.
