@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from luod.errors import MachineEnded, MachineError, MachineJumped, ProgramFailed
-from luod.testing import EmulatedMachine, Machine
+from luod.testing import EmulatedMachine, Machine, eventually
 from luod.testing.interpreter import interpreter_for
 from luod.testing.plugin import BootMachine
 from luod.testing.tools import cannot_run
@@ -121,6 +121,13 @@ def test_ask(machine: Machine) -> None:
     program.end_input()
     assert program.wait() == 0
     assert program.returncode == 0
+
+
+def test_what_a_program_writes_and_its_end_are_seen_without_a_request(machine: Machine) -> None:
+    program = machine.spawn(["sh", "-c", "echo working >&2; sleep 0.2; exit 3"])
+
+    eventually(lambda: "working" in program.stderr, describe="the program has written")
+    eventually(lambda: program.returncode == 3, describe="the program has ended")
 
 
 def test_several_questions_under_way(machine: Machine) -> None:

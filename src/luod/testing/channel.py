@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -56,6 +57,18 @@ class Channel:
         while not self._messages:
             self._wait(select.POLLIN, deadline)
             self._read()
+        return self._messages.popleft()
+
+    def arrived(self, *, but: str) -> dict[str, Any] | None:
+        """Returns the next message if it has arrived. One with the member `but` is left to `receive`.
+
+        The end of the other side is left to `receive`, too.
+        """
+        if not self._messages and not self.closed:
+            with contextlib.suppress(ConnectionError):
+                self._read()
+        if not self._messages or but in self._messages[0]:
+            return None
         return self._messages.popleft()
 
     def _wait(self, events: int, deadline: float) -> None:

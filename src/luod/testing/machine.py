@@ -248,6 +248,14 @@ class Machine(abc.ABC):
         if "hello" in message:
             self._hello(message)
             raise MachineJumped(self._failure(doing, f"the machine is now in boot {self._boot}"))
+        self._handle(message)
+
+    def _handle_arrived(self) -> None:
+        """Handles what the agent has sent without a request, up to the next boot, which a request is told of."""
+        while (message := self._channel.arrived(but="hello")) is not None:
+            self._handle(message)
+
+    def _handle(self, message: dict[str, Any]) -> None:
         if "program" in message:
             if program := self._programs.get(message["program"]):
                 program.tell(message)
@@ -312,15 +320,22 @@ class Program:
         """The boot it runs in."""
         self._errors = ""
         self._errors_file = errors_file
-        self.returncode: int | None = None
+        self._returncode: int | None = None
+
+    @property
+    def returncode(self) -> int | None:
+        """Returns its exit status, or minus the signal that killed it; None: the agent has not told of its end."""
+        self._hear()
+        return self._returncode
 
     @property
     def stderr(self) -> str:
         """Returns its stderr so far: in the emulated machine all of it, also after a kexec.
 
-        In a virtual machine it is the part that the agent sent, and complete when the program has ended.
+        In a virtual machine it is the part that the agent has sent by now, and complete when the program has ended.
         """
         if self._errors_file is None:
+            self._hear()
             return self._errors
         with open(self._errors_file, encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -378,7 +393,12 @@ class Program:
     def tell(self, message: Mapping[str, Any]) -> None:
         """Handles a message of the agent about this program. Only the machine uses it."""
         self._errors += message.get("stderr", "")
-        self.returncode = message.get("ended", self.returncode)
+        self._returncode = message.get("ended", self._returncode)
+
+    def _hear(self) -> None:
+        """Handles what the agent has sent about this program, in the boot of the program."""
+        if self.boot == self.machine.boot:
+            self.machine._handle_arrived()
 
     def _request(self, verb: str, *, timeout: float | None = None, **parameters: Any) -> Any:
         self._same_boot(verb)
