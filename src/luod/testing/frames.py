@@ -20,6 +20,8 @@ from luod.errors import MachineUnavailable
 from luod.linux import Fd, syscall
 
 _FRAME = (1 << 55) - 1
+_MEMFDS = ("/memfd:", "/ (deleted)")
+"""How links of memfds begin: one that was retrieved has lost its name."""
 
 
 def frames(path: str | os.PathLike[str]) -> array[int]:
@@ -46,7 +48,7 @@ def memfd_of(pid: int, size: int) -> str:
     for number in os.listdir(folder):
         path = f"{folder}/{number}"
         with contextlib.suppress(FileNotFoundError):
-            if os.readlink(path).startswith("/memfd:") and os.stat(path).st_size == size:
+            if os.readlink(path).startswith(_MEMFDS) and os.stat(path).st_size == size:
                 return path
     raise LookupError(f"process {pid} has no memfd of {size} bytes open")
 

@@ -131,10 +131,10 @@ class Witness:
         self.generation = 0
         self.phase = ""
 
-    def begin(self) -> None:
-        """Begins an update. It stays in preparing until `prepared`."""
+    def begin(self, *, deadline: float | None = None) -> None:
+        """Begins an update. It stays in preparing until `prepared`. `deadline`: seconds until it is cancelled."""
         self.phase = "preparing"
-        self.operator = begin(self._luod)
+        self.operator = begin(self._luod, deadline=deadline)
         self.generation = self.participant.expect("preparing")["generation"]
 
     def until_ready(self, *names: str) -> None:

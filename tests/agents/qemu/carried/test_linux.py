@@ -89,7 +89,9 @@ TOUCHED = 16 << 20
 def test_its_memory_is_intact_and_neither_luod_nor_the_agent_touched_it(
     luod: Luod, console: Console, tmp_path: Path
 ) -> None:
-    """The emulated kexec itself copies memory, in the machine's supervisor."""
+    """The emulated kexec itself copies memory, in the machine's supervisor. tests/kernel/test_qemu.py shows by page
+    frames that a real one does not.
+    """
     linux = story(luod, LinuxGuest(mebibytes=CHECKED, memory=RAM, sum=assembled("sum", tmp_path)), console, tmp_path)
 
     linux.update()
