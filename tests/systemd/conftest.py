@@ -28,8 +28,8 @@ IMAGE: Final = "LUOD_SYSTEMD_IMAGE"
 SOCKET: Final = "/run/luod/luod.sock"
 BOOT_SECONDS: Final = 300.0
 """systemd and luod may start on emulated processors, on a machine that may be busy."""
-SECURITY: Final = pytest.StashKey[str]()
-"""What systemd-analyze says about luod's unit, for the end of the run."""
+SECURITY: Final = "systemd-analyze security luod"
+"""A property of a test's report: what systemd-analyze says about luod's unit. The end of the run shows it."""
 JOURNALS: Final = Path("build/systemd-journals")
 _JOURNAL_TAIL: Final = 60
 """Lines of the journal in a failure's text."""
@@ -125,10 +125,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in there]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if SECURITY in config.stash:
-        terminalreporter.section("systemd-analyze security luod")
-        terminalreporter.write_line(config.stash[SECURITY])
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in report.user_properties:
+            if name == SECURITY:
+                terminalreporter.section(name)
+                terminalreporter.write_line(str(value))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -154,10 +156,15 @@ def _built(variable: str) -> str:
     return path
 
 
+def disk_image() -> str:
+    """Returns the path of the disk image of the real kernel's machine."""
+    return _built(IMAGE)
+
+
 def boot(kind: str) -> Machine:
     """Boots a machine of `kind`, as `--luod-machine` names it. The caller owns it."""
     if kind == "kernel":
-        return KernelMachine(disk=_built(IMAGE), timeout=BOOT_SECONDS)
+        return KernelMachine(disk=disk_image(), timeout=BOOT_SECONDS)
     return EmulatedSystemd(_built(ROOT), timeout=BOOT_SECONDS)
 
 

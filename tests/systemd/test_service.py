@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -27,10 +28,10 @@ def test_pid_1_holds_every_session(host: SystemdHost) -> None:
     assert stored(host) == {"luod", *GUESTS}
 
 
-def test_the_unit_is_hardened(host: SystemdHost, pytestconfig: pytest.Config) -> None:
+def test_the_unit_is_hardened(host: SystemdHost, record_property: Callable[[str, object], None]) -> None:
     said = host.sh("systemd-analyze --no-pager security luod.service")
 
-    pytestconfig.stash[SECURITY] = said
+    record_property(SECURITY, said)
     exposure = re.search(r"Overall exposure level for luod.service: (\d+\.\d) ", said)
     assert exposure is not None, said
     assert float(exposure[1]) < 2.0
