@@ -6,6 +6,7 @@ With a real luod it is tested in test_luoctl_machine.py.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pty
@@ -18,6 +19,7 @@ from typing import Any, Final
 import pytest
 
 from luod.ctl.exits import MEANINGS, Exit
+from luod.ctl.main import main
 from luod.ctl.output import escaped
 from tests.impostor import Answer, Impostor, reply
 
@@ -47,7 +49,17 @@ STATUS: Final = {
 
 
 def luoctl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*LUOCTL, *arguments], capture_output=True, text=True, check=False)
+    """Runs luoctl in this process. Tests of its files, signals and terminals start a process of its own."""
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        status = main(arguments)
+    return subprocess.CompletedProcess(arguments, status, output.getvalue(), errors.getvalue())
+
+
+@pytest.fixture(autouse=True)
+def _is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has every luoctl write lines as wide as without a terminal."""
+    monkeypatch.setenv("COLUMNS", "80")
 
 
 def asked(impostor: Impostor, *arguments: str) -> subprocess.CompletedProcess[str]:
