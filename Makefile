@@ -6,6 +6,7 @@
 #   make test-hostile  attacks of one user against the others
 #   make test-qemu     guests of an unmodified QEMU through updates: as root, with mmdebstrap, for a newer QEMU
 #   make test-fleet    roll-outs of unmodified Ansible on emulated hosts; the first time with the network, for Ansible
+#   make test-ssh      the collection over real connections of ssh, which a kexec leaves open: as root, with mmdebstrap
 #   make kernel        a Linux with LUO, built once into ~/.cache/luod (docs/kernel-machine.md)
 #   make test-kernel   the tests for a real kernel, on that Linux
 #   make test-minimal  demo and test in minimal Debian 12, 13 and sid, as root and as an ordinary user: as root, with
@@ -35,7 +36,7 @@ MINIMAL ?=
 # The slowest files first, so that none is left for the end. xdist would start with the files with the most tests.
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
-.PHONY: demo demo-qemu test how-long lint pytest test-crash test-hostile test-qemu test-fleet kernel test-kernel test-systemd test-minimal test-all
+.PHONY: demo demo-qemu test how-long lint pytest test-crash test-hostile test-qemu test-fleet test-ssh kernel test-kernel test-systemd test-minimal test-all
 .PHONY: bench bench-kernel bench-qemu bench-systemd bench-fleet docs install uninstall man deb dist test-install clean setup
 
 demo: $(READY)
@@ -88,7 +89,14 @@ $(ANSIBLE)/.ready: ansible/test-requirements.txt
 	@$(ANSIBLE)/bin/pip install --quiet --disable-pip-version-check -r ansible/test-requirements.txt
 	@touch $@
 
-test-all: test demo test-hostile test-crash test-qemu test-fleet test-kernel test-systemd test-install test-minimal
+# A Debian with systemd and sshd on the project's kernel; Ansible, ssh and the packages are this machine's.
+test-ssh: $(READY) $(ANSIBLE)/.ready deb
+	@kernel=$$(kernel/build $(KERNEL)) && scripts/systemd-root --ssh build/ssh-root $$kernel/bzImage && \
+		scripts/systemd-image build/ssh.img build/ssh-root && \
+		LUOD_KERNEL=$$kernel LUOD_SSH_IMAGE=build/ssh.img LUOD_ANSIBLE=$(abspath $(ANSIBLE))/bin \
+			$(BIN)/pytest --timeout 2400 tests/fleet/ssh
+
+test-all: test demo test-hostile test-crash test-qemu test-fleet test-ssh test-kernel test-systemd test-install test-minimal
 
 kernel:
 	@kernel/build $(KERNEL)

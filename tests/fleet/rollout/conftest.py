@@ -1,4 +1,4 @@
-"""The collection and an unmodified Ansible for the tests of roll-outs: `make test-fleet` sets LUOD_ANSIBLE."""
+"""Rehearsals of an unmodified Ansible: `make test-fleet` runs the tests."""
 
 from __future__ import annotations
 
@@ -14,28 +14,9 @@ import pytest
 from luod.decode import Decoder
 from luod.fleet.outcome import Report
 from luod.testing.interpreter import interpreter_for
-from luod.testing.tools import cannot_run
-from tests.library import ROOT
+from tests.fleet.conftest import linked
 
 Rehearse = Callable[..., tuple[Report, str]]
-
-
-@pytest.fixture(scope="session")
-def ansible() -> str:
-    """Returns the directory with Ansible's programs."""
-    return os.environ.get("LUOD_ANSIBLE") or cannot_run("LUOD_ANSIBLE names no directory with Ansible's programs")
-
-
-@pytest.fixture(scope="session")
-def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a path of collections with ours, as a link: Ansible finds a role by the name of its directory."""
-    return _linked(tmp_path_factory.mktemp("collections"))
-
-
-def _linked(path: Path) -> Path:
-    (path / "ansible_collections/luod").mkdir(parents=True)
-    (path / "ansible_collections/luod/host").symlink_to(ROOT / "ansible")
-    return path
 
 
 @pytest.fixture
@@ -52,7 +33,7 @@ def rehearse(ansible: str, scratch: Path) -> Rehearse:
     Ansible printed.
     """
 
-    collections = _linked(scratch / "collections")
+    collections = linked(scratch / "collections")
 
     def run(
         hosts: int,
