@@ -15,6 +15,8 @@ from luod.linux import Fd
 from luod.liveupdate import memory
 
 _NUMBER = 8
+_TICK_SECONDS = 0.5
+"""Between two counts: a hundred guests that count often take the time of a processor."""
 
 
 def _restored(client: luod.Client, name: str) -> tuple[Fd, int] | None:
@@ -56,7 +58,7 @@ def _run(client: luod.Client, name: str, ram: Fd, count: int, fault: Sequence[st
             if running:
                 count += 1
                 os.pwrite(ram.fileno(), count.to_bytes(_NUMBER, "little"), 0)
-            phase = participant.next(timeout=0.1 if running else None)
+            phase = participant.next(timeout=_TICK_SECONDS if running else None)
             if phase is None:
                 continue
             with phase:

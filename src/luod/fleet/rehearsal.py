@@ -6,6 +6,7 @@ import os
 import shlex
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from luod.errors import BadInput, HostLost
@@ -70,12 +71,12 @@ def rehearse(wishes: Wishes) -> Report:
             seconds = time.monotonic() - began
         with open(log.name, encoding="utf-8", errors="replace") as file:
             recap = ansible_recap(file.read().splitlines())
-        hosts = tuple(
-            outcome.judge(
-                name, _seen(host, wishes.image), recap.get(name), None if name not in faults else faults[name].fault
+        with ThreadPoolExecutor(os.cpu_count()) as asking:
+            seen = asking.map(lambda host: _seen(host, wishes.image), running.hosts.values())
+            hosts = tuple(
+                outcome.judge(name, found, recap.get(name), None if name not in faults else faults[name].fault)
+                for name, found in zip(running.hosts, seen, strict=True)
             )
-            for name, host in running.hosts.items()
-        )
     return Report(
         round(asked, 3), round(seconds, 3), os.path.basename(wishes.playbook), status, hosts, outcome.stopped_at(hosts)
     )
