@@ -118,9 +118,11 @@ SYSTEMD_KERNEL_TESTS ?= tests/systemd/test_service.py tests/systemd/test_unit_se
 # One boot serves a module's tests, so a module stays with one worker. An empty list leaves a kind of machine out.
 test-systemd: $(READY) deb
 	@kernel=$$(kernel/build $(KERNEL)) && scripts/systemd-root build/systemd-root $$kernel/bzImage && \
-		export LUOD_KERNEL=$$kernel LUOD_SYSTEMD_ROOT=build/systemd-root LUOD_SYSTEMD_IMAGE=build/systemd.img && \
-		{ [ -z "$(strip $(SYSTEMD_TESTS))" ] || $(BIN)/pytest --timeout 300 -n 2 --dist loadfile --durations 10 \
-		$(SYSTEMD_TESTS); } && \
+		export LUOD_KERNEL=$$kernel LUOD_SYSTEMD_ROOT=build/systemd-root LUOD_SYSTEMD_IMAGE=build/systemd.img \
+			LUOD_SYSTEMD_QEMU_ROOT=build/systemd-qemu-root && \
+		{ [ -z "$(strip $(SYSTEMD_TESTS))" ] || { \
+			scripts/systemd-root --qemu build/systemd-qemu-root $$kernel/bzImage && \
+			$(BIN)/pytest --timeout 300 -n 2 --dist loadfile --durations 10 $(SYSTEMD_TESTS); }; } && \
 		{ [ -z "$(strip $(SYSTEMD_KERNEL_TESTS))" ] || { scripts/systemd-image build/systemd.img build/systemd-root && \
 			$(BIN)/pytest --luod-machine kernel --timeout 600 -n 2 --dist loadfile --durations 10 \
 			$(SYSTEMD_KERNEL_TESTS); }; }

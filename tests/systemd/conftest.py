@@ -1,8 +1,8 @@
 """The machine of these tests: a Debian sid with systemd as PID 1 and luod's packages.
 
 It is an emulated machine, or with `--luod-machine kernel` the project's kernel in QEMU. `make test-systemd` builds the
-packages, the kernel, the root directory and the disk image, and passes the last two in LUOD_SYSTEMD_ROOT and
-LUOD_SYSTEMD_IMAGE.
+packages, the kernel, the root directories (a second one has QEMU) and the disk image, and passes the last three in
+LUOD_SYSTEMD_ROOT, LUOD_SYSTEMD_QEMU_ROOT and LUOD_SYSTEMD_IMAGE.
 
 When a test fails, the machine's journal is kept in a file, whose path the report has, with its end.
 """
@@ -24,6 +24,7 @@ from luod.testing.kernel.machine import KernelMachine
 from tests.systemd.emulated import EmulatedSystemd
 
 ROOT: Final = "LUOD_SYSTEMD_ROOT"
+QEMU_ROOT: Final = "LUOD_SYSTEMD_QEMU_ROOT"
 IMAGE: Final = "LUOD_SYSTEMD_IMAGE"
 SOCKET: Final = "/run/luod/luod.sock"
 BOOT_SECONDS: Final = 300.0
@@ -77,6 +78,13 @@ class SystemdHost:
 
     def until_take_part(self, number: int) -> None:
         self.until("luoctl status", f"participants  {number}", "the VMMs take part")
+
+    def update(self, way: str, *, guests: int) -> None:
+        """Updates by a way, and waits in the next kernel until so many guests take part."""
+        self.sh("luoctl load --kernel /boot/vmlinuz")
+        with self.machine.expect_jump(timeout=300):
+            self.sh(f"luoctl update {way}", check=False, seconds=300)
+        self.until_take_part(guests)
 
     def pid(self, unit: str) -> int:
         """Returns the main process of a service, 0 without one."""
@@ -161,11 +169,14 @@ def disk_image() -> str:
     return _built(IMAGE)
 
 
-def boot(kind: str) -> Machine:
-    """Boots a machine of `kind`, as `--luod-machine` names it. The caller owns it."""
+def boot(kind: str, *, root: str = ROOT) -> Machine:
+    """Boots a machine of `kind`, as `--luod-machine` names it. The caller owns it.
+
+    `root` is the environment variable with the root directory of an emulated one.
+    """
     if kind == "kernel":
         return KernelMachine(disk=disk_image(), timeout=BOOT_SECONDS)
-    return EmulatedSystemd(_built(ROOT), timeout=BOOT_SECONDS)
+    return EmulatedSystemd(_built(root), timeout=BOOT_SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ def test_the_session_of_a_masked_unit_waits_in_luod_until_the_unit_is_started(ho
     host.start_guests("a", "b")
     host.sh("systemctl mask vmm@b.service")
     try:
-        update(host, "--direct", guests=1)
+        host.update("--direct", guests=1)
 
         status = host.sh("luoctl status")
 
@@ -48,17 +48,9 @@ def test_a_renamed_unit_gets_the_session_of_its_guest(host: SystemdHost, way: st
     host.start_guests("a", "b")
     host.sh("cp /etc/systemd/system/vmm@.service /etc/systemd/system/machine@.service && systemctl daemon-reload")
     host.sh("systemctl disable vmm@b.service && systemctl enable machine@b.service")
-    update(host, way, guests=2)
+    host.update(way, guests=2)
 
     said = host.until("journalctl -b -u machine@b -o cat --no-pager", "resumes at", "the guest resumes")
 
     assert "b: resumes at" in said
     host.sh("systemctl disable --now machine@b.service")
-
-
-def update(host: SystemdHost, way: str, *, guests: int) -> None:
-    """Updates, and waits in the next kernel until so many guests take part."""
-    host.sh("luoctl load --kernel /boot/vmlinuz")
-    with host.machine.expect_jump(timeout=300):
-        host.sh(f"luoctl update {way}", check=False, seconds=300)
-    host.until_take_part(guests)
