@@ -5,6 +5,7 @@
 #   make test-crash    luod and its clients, killed at every call that changes state
 #   make test-hostile  attacks of one user against the others
 #   make test-qemu     guests of an unmodified QEMU through updates: as root, with mmdebstrap, for a newer QEMU
+#   make test-libvirt  domains of a real libvirt through updates: as root, with mmdebstrap and the network
 #   make test-fleet    roll-outs of unmodified Ansible on emulated hosts; the first time with the network, for Ansible
 #   make test-ssh      the collection over real connections of ssh, which a kexec leaves open: as root, with mmdebstrap
 #   make kernel        a Linux with LUO, built once into ~/.cache/luod (docs/kernel-machine.md)
@@ -36,7 +37,7 @@ MINIMAL ?=
 # The slowest files first, so that none is left for the end. xdist would start with the files with the most tests.
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
-.PHONY: demo demo-qemu test how-long lint pytest test-crash test-hostile test-qemu test-fleet test-ssh kernel test-kernel test-systemd test-minimal test-all
+.PHONY: demo demo-qemu test how-long lint pytest test-crash test-hostile test-qemu test-libvirt test-fleet test-ssh kernel test-kernel test-systemd test-minimal test-all
 .PHONY: bench bench-kernel bench-qemu bench-systemd bench-fleet docs install uninstall man deb dist test-install clean setup
 
 demo: $(READY)
@@ -79,6 +80,11 @@ test-qemu: $(READY)
 		LUOD_KERNEL=$$kernel LUOD_NEWER_QEMU=$$qemu $(BIN)/pytest --timeout 300 -n 2 --dist worksteal \
 		tests/agents/qemu/carried
 
+# libvirt has users and folders of its own, so it runs in a Debian 12 of its own.
+test-libvirt: $(READY)
+	@root=$${LUOD_LIBVIRT_ROOT:-$$(scripts/fetch-libvirt)} && LUOD_LIBVIRT_ROOT=$$root \
+		$(BIN)/pytest --timeout 300 -n 2 --dist worksteal tests/agents/libvirt/carried
+
 # Ansible has an environment of its own: luod needs none of its packages.
 ANSIBLE := build/ansible
 test-fleet: $(READY) $(ANSIBLE)/.ready
@@ -96,7 +102,7 @@ test-ssh: $(READY) $(ANSIBLE)/.ready deb
 		LUOD_KERNEL=$$kernel LUOD_SSH_IMAGE=build/ssh.img LUOD_ANSIBLE=$(abspath $(ANSIBLE))/bin \
 			$(BIN)/pytest --timeout 2400 tests/fleet/ssh
 
-test-all: test demo test-hostile test-crash test-qemu test-fleet test-ssh test-kernel test-systemd test-install test-minimal
+test-all: test demo test-hostile test-crash test-qemu test-libvirt test-fleet test-ssh test-kernel test-systemd test-install test-minimal
 
 kernel:
 	@kernel/build $(KERNEL)

@@ -40,7 +40,7 @@
     │   ├── NoManifest                   luod's manifest: luod has no duplicate of it
     │   ├── AlreadyStashed               stash: luod holds files of this name for this user
     │   ├── NotStashed                   unstash, drop_stash: luod holds no files of this name
-    │   └── QemuRefusal                  the agent of QEMU: the guest could not be carried
+    │   └── QemuRefusal                  an agent of a QEMU: the guest could not be carried
     ├── ManifestError                    the manifest of a session is damaged or of a newer format
     ├── ImageError                       a kernel image or initial RAM disk is damaged, or another kind of file
     │   └── ImageUnreadable              luod cannot read it here; it may be intact
@@ -50,10 +50,11 @@
     │   ├── ProtocolError                an answer is not Varlink, or not of the interface
     │   └── CallFailed                   luod answered with an error, `name`
     │       └── Busy                     not now, such as during an update; try again later
-    ├── QemuError                        driving a QEMU (luod.agents.qemu)
+    ├── QemuError                        driving a QEMU (luod.agents)
     │   ├── QemuEnded                    it ended, could not start, or has no monitor
     │   │   └── GuestEnded               no QEMU runs the guest any more
     │   ├── QemuLate                     it did not do something in time, and may do it later
+    │   ├── LibvirtFailed                libvirt refused a command of virsh, `command`, or cannot be reached
     │   ├── QmpFailed                    it refused a command of QMP, `command`
     │   └── QmpUnknown                   its answer to a command of QMP has an unknown form
     ├── FleetLockError                   `luoctl fleet-lock`: the lock server cannot be reached
@@ -387,6 +388,16 @@ class QemuLate(QemuError):
     """QEMU did not do something in time. It may do it later."""
 
     hint = "see whether QEMU is stopped, or waits for a disk or a network file system"
+
+
+class LibvirtFailed(QemuError):
+    """libvirt refused `command`, a command of virsh, or cannot be reached."""
+
+    hint = "see the log of libvirtd, and /var/log/libvirt/qemu/DOMAIN.log"
+
+    def __init__(self, command: str, message: str, *, hint: str = "") -> None:
+        super().__init__(f"virsh {command}: {message}", hint=hint)
+        self.command = command
 
 
 class QmpFailed(QemuError):

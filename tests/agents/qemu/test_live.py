@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from luod.agents.guests.live import Hardware, changes, hardware, vetoes
 from luod.agents.qemu.command_line import plan
-from luod.agents.qemu.live import Hardware, changes, hardware, vetoes
 from luod.agents.qemu.qmp import Qmp
 from luod.liveupdate import memory
 from luod.testing import require_tool

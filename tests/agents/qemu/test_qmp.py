@@ -9,9 +9,10 @@ from typing import TypeVar
 
 import pytest
 
-from luod.agents.qemu import process, state
+from luod.agents.guests import state
+from luod.agents.guests.deadline import in_time
+from luod.agents.qemu import process
 from luod.agents.qemu.command_line import plan
-from luod.agents.qemu.deadline import in_time
 from luod.agents.qemu.process import Qemu
 from luod.errors import QemuLate, QmpFailed, QmpUnknown
 from luod.liveupdate import memory

@@ -8,10 +8,11 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-from luod.agents.qemu.deadline import QEMU_SECONDS
+from luod.agents.guests.deadline import QEMU_SECONDS
+from luod.agents.guests.schema import Schema
 from luod.agents.qemu.qmp import Qmp
 from luod.errors import QemuEnded, QemuError, QemuRefusal, QmpFailed
 from luod.frozen import frozen
@@ -94,7 +95,7 @@ async def probe(program: str, drivers: Sequence[str] = (), *, within: float = QE
 
 
 async def _asked(qmp: Qmp, program: str, drivers: Sequence[str]) -> Capabilities:
-    schema = _Schema({entry["name"]: entry for entry in await qmp.execute("query-qmp-schema")})
+    schema = await qmp.asked("query-qmp-schema", Schema.of)
     machines = [entry for entry in await qmp.execute("query-machines") if entry["name"] != "none"]
     properties = await qmp.execute("qom-list-properties", {"typename": "machine"})
     lacks = [driver for driver in drivers if not await _has(qmp, driver)]
@@ -105,30 +106,11 @@ async def _asked(qmp: Qmp, program: str, drivers: Sequence[str]) -> Capabilities
         aliases=tuple(sorted((str(entry["alias"]), str(entry["name"])) for entry in machines if "alias" in entry)),
         default_machine=next((str(entry["name"]) for entry in machines if entry.get("is-default")), ""),
         modes=schema.words("migrate-set-parameters", "mode"),
-        file_uri="file" in schema.words("migrate", "channels", "addr", "transport"),
+        file_uri=schema.has_file_uri,
         aux_ram_share=any(entry["name"] == "aux-ram-share" for entry in properties),
         monitor_object="monitor-qmp" in schema.words("object-add", "qom-type"),
         lacks=tuple(lacks),
     )
-
-
-class _Schema:
-    """The answer of query-qmp-schema. Its types have numbers for names, so they are found from a command on."""
-
-    def __init__(self, entries: Mapping[str, Mapping[str, Any]]) -> None:
-        self._entries = entries
-
-    def words(self, command: str, *members: str) -> tuple[str, ...]:
-        """Returns the words that a member of a command's arguments may have; () if there is no such member."""
-        entry = self._entries[self._entries[command]["arg-type"]] if command in self._entries else {}
-        for name in members:
-            while entry.get("meta-type") == "array":
-                entry = self._entries[entry["element-type"]]
-            types = [member["type"] for member in entry.get("members", ()) if member["name"] == name]
-            if not types:
-                return ()
-            entry = self._entries[types[0]]
-        return tuple(map(str, entry.get("values", ())))
 
 
 async def _has(qmp: Qmp, driver: str) -> bool:

@@ -11,14 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from luod.agents.guests.live import RAM_ID
 from luod.agents.qemu import refusals, rejoining
 from luod.agents.qemu.capabilities import Capabilities
 from luod.agents.qemu.options import DISKS, Option, split
 from luod.errors import QemuRefusal
 from luod.frozen import frozen
 
-RAM: Final = f"{refusals.OWN}ram"
-"""The id of the guest's RAM in QEMU."""
 MONITOR: Final = f"{refusals.OWN}qmp"
 """The id of the character device of luod's monitor in QEMU."""
 
@@ -65,7 +64,7 @@ class Plan:
         """
         waits = [word for channel in channels for word in ("-incoming", json.dumps(channel))] or ["-incoming", "defer"]
         given = rejoining.rewritten(self.arguments) if incoming else list(self.arguments)
-        ram = f"memory-backend-file,id={RAM},size={self.ram_bytes},mem-path=/proc/self/fd/{ram_fd},share=on"
+        ram = f"memory-backend-file,id={RAM_ID},size={self.ram_bytes},mem-path=/proc/self/fd/{ram_fd},share=on"
         return [
             self.program,
             *given,
@@ -73,7 +72,7 @@ class Plan:
             "-object",
             ram,
             "-machine",
-            f"type={self.machine},memory-backend={RAM}",
+            f"type={self.machine},memory-backend={RAM_ID}",
             "-chardev",
             f"socket,id={MONITOR},fd={qmp_fd}",
             *(("-S", *waits) if incoming else ()),

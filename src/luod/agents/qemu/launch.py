@@ -7,32 +7,22 @@ import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final
+from typing import Any
 
-from luod.agents.qemu import command_line, compare, ownership, process, programs, record, state
+from luod.agents.guests import ownership, pairing, state
+from luod.agents.guests.carried import Report
+from luod.agents.guests.deadline import QEMU_SECONDS
+from luod.agents.guests.pairing import RAM, RUNNING, STATE
+from luod.agents.guests.resuming import resume
+from luod.agents.qemu import command_line, compare, process, programs, record
 from luod.agents.qemu.capabilities import Capabilities
 from luod.agents.qemu.command_line import Plan
-from luod.agents.qemu.deadline import QEMU_SECONDS
-from luod.agents.qemu.guest import Guest, Report
+from luod.agents.qemu.guest import Guest
 from luod.agents.qemu.process import Qemu
-from luod.agents.qemu.record import RAM, RUNNING, STATE
-from luod.aio import AsyncClient, AsyncRestored
-from luod.errors import AlreadyResumed, BadInput, LuodError, NoSuchSession, QemuRefusal, QmpFailed, Torn
+from luod.aio import AsyncClient
+from luod.errors import AlreadyResumed, BadInput, NoSuchSession, QemuRefusal, Torn
 from luod.linux import Fd
 from luod.liveupdate import memory
-
-_ANNOUNCE: Final = {"initial": 50, "max": 550, "rounds": 5, "step": 100}
-"""In milliseconds: the times of the packets by which a guest tells the switches where it is."""
-
-
-async def waits(client: AsyncClient, name: str) -> bool:
-    """Returns whether the last kernel left a session of the guest that is not finished.
-
-    Raises QemuRefusal: a session of this name is of another user, or a live process has the guest.
-    """
-    found = await ownership.described(client, name)
-    ownership.require_unclaimed(name, found)
-    return any(each.direction == "incoming" for each in found)
 
 
 async def run(client: AsyncClient, name: str, command: Sequence[str], report: Report, *, populate: bool = True) -> int:
@@ -44,7 +34,7 @@ async def run(client: AsyncClient, name: str, command: Sequence[str], report: Re
     """
     if not command:
         raise BadInput("no command: give a QEMU and its arguments")
-    if await waits(client, name):
+    if await ownership.waits(client, name):
         raise QemuRefusal(
             f"the guest {name} waits in a session of the last kernel",
             hint=f"restore it with `luoctl qemu restore {name}`, or give it up with `luoctl discard {name}`",
@@ -84,8 +74,8 @@ async def restore(
     the guest, memory and state are of different updates, or this QEMU cannot run the guest. Raises QemuError: the state
     does not fit it. Raises NotEnoughMemory.
     """
-    found = await waits(client, name)
-    if found and if_guest and not await _is_a_guest(client, name):
+    found = await ownership.waits(client, name)
+    if found and if_guest and not await ownership.is_of(client, name, record.AGENT):
         report("is no guest of QEMU, and is left to its own program")
         return 0
     restored = await client.restore(name) if found else None
@@ -95,7 +85,7 @@ async def restore(
         said = restored.running.about
         written = record.read(name, said)
         of_state = {} if restored.frozen is None else restored.frozen.about
-        record.check_generation(name, said, of_state, restored.generation)
+        pairing.check_generation(name, said, of_state, restored.generation)
         file, capabilities = await programs.for_record(written, program)
         plan = command_line.plan(written.arguments, capabilities, machine=written.machine)
         if instead:
@@ -110,7 +100,8 @@ async def restore(
                     await state.load(qemu.qmp, device_state, file_uri=capabilities.file_uri, within=QEMU_SECONDS)
                 if paused and not await _continued_by_hand(qemu, report):
                     return await qemu.wait()
-                await _resume(restored, qemu, report, runs=bool(of_state.get(RUNNING)) and not paused)
+                runs = bool(of_state.get(RUNNING)) and not paused
+                await resume(restored, qemu.qmp, report, (lambda: qemu.qmp.execute("cont")) if runs else None)
                 report(f"goes on in this kernel, on {plan.machine} of QEMU {capabilities.version}")
                 guest = Guest(name, record.of_plan(plan, capabilities, file), qemu, ram, client, report)
                 return await guest.carry(patiently=True)
@@ -123,20 +114,14 @@ async def start(client: AsyncClient, name: str, command: Sequence[str], report: 
     unless a live process has it. Any other failure to continue it raises the errors of `restore`, and its session is
     kept.
     """
-    if await waits(client, name):
+    if await ownership.waits(client, name):
         try:
             return await restore(client, name, report, instead=command)
         except (Torn, AlreadyResumed) as error:
-            await waits(client, name)  # another process may have retrieved and resumed it meanwhile
+            await ownership.waits(client, name)  # another process may have retrieved and resumed it meanwhile
             report(f"is lost, and starts from the beginning: {error}")
             await client.discard(name)
     return await run(client, name, command, report)
-
-
-async def _is_a_guest(client: AsyncClient, name: str) -> bool:
-    """Returns whether the agent of QEMU made the session. It retrieves this one only, and luod keeps it."""
-    with await client.retrieve(name) as session:
-        return record.is_ours(session.about)
 
 
 def _told_apart(plan: Plan, command: Sequence[str], capabilities: Capabilities, report: Report) -> None:
@@ -147,20 +132,6 @@ def _told_apart(plan: Plan, command: Sequence[str], capabilities: Capabilities, 
         found = (str(error),)
     if found:
         report(f"stays as it was started, until it is started from the beginning: {'; '.join(found)}")
-
-
-async def _resume(restored: AsyncRestored, qemu: Qemu, report: Report, *, runs: bool) -> None:
-    """Continues the guest: from here on there is no second try, since it changes its memory (docs/hazards.md, H12)."""
-    await restored.resume()
-    if runs:
-        await qemu.qmp.execute("cont")
-    try:
-        await restored.finish()
-    except LuodError as error:
-        # The guest runs. luod discards the session after its restore deadline, or for the operator.
-        report(f"its session could not be finished, and is left to `luoctl discard`: {error}")
-    with contextlib.suppress(QmpFailed):
-        await qemu.qmp.execute("announce-self", _ANNOUNCE)
 
 
 async def _continued_by_hand(qemu: Qemu, report: Report) -> bool:

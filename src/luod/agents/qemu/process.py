@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -12,16 +11,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
+from luod.agents.guests.children import end_with
+from luod.agents.guests.deadline import QEMU_SECONDS
 from luod.agents.qemu.command_line import Plan
-from luod.agents.qemu.deadline import QEMU_SECONDS
 from luod.agents.qemu.qmp import Qmp
 from luod.errors import QemuEnded
 from luod.linux import HasFileno
 
-_PR_SET_PDEATHSIG: Final = 1
 _END_SECONDS: Final = 5.0
 """The time for QEMU's end after that of its monitor."""
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Qemu:
@@ -129,7 +127,7 @@ async def started(plan: Plan, ram: HasFileno, *, incoming: bool, channels: Seque
         words = plan.launch(ram.fileno(), theirs.fileno(), incoming=incoming, channels=channels)
         try:
             process = await asyncio.create_subprocess_exec(
-                *words, pass_fds=(ram.fileno(), theirs.fileno()), preexec_fn=partial(_end_with, os.getpid())
+                *words, pass_fds=(ram.fileno(), theirs.fileno()), preexec_fn=partial(end_with, os.getpid())
             )
         except OSError as error:
             ours.close()
@@ -142,9 +140,3 @@ def said(code: int | None) -> str:
     if code is not None and code < 0:
         return f"signal {signal.Signals(-code).name}"
     return f"status {code}"
-
-
-def _end_with(parent: int) -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(127)

@@ -15,8 +15,9 @@ from typing import Any, Self, TypeVar
 
 from qemu.qmp import ConnectError, EventListener, ExecInterruptedError, ExecuteError, QMPClient, QMPError
 
-from luod.agents.qemu.deadline import QEMU_SECONDS, in_time
-from luod.errors import QemuEnded, QmpFailed, QmpUnknown
+from luod.agents.guests.deadline import QEMU_SECONDS, in_time
+from luod.agents.guests.monitor import taken
+from luod.errors import QemuEnded, QmpFailed
 from luod.linux import HasFileno
 
 T = TypeVar("T")
@@ -72,7 +73,7 @@ class Qmp:
 
         Raises QmpUnknown: `read` does not find what it looks for. Raises as `execute`.
         """
-        return _taken(command, read, await self.execute(command, arguments))
+        return taken(command, read, await self.execute(command, arguments))
 
     async def execute_with(
         self, file: HasFileno, command: str, arguments: Mapping[str, object], read: Callable[[Any], T]
@@ -83,7 +84,7 @@ class Qmp:
                 self._client.send_fd_scm(file.fileno())
             except (OSError, QMPError) as error:
                 raise QemuEnded(f"{command}: {error}") from error
-            return _taken(command, read, await self._execute(command, arguments))
+            return taken(command, read, await self._execute(command, arguments))
 
     @contextlib.asynccontextmanager
     async def events(self, *names: str) -> AsyncIterator[Callable[[], asyncio.Future[str]]]:
@@ -117,10 +118,3 @@ class Qmp:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _taken(command: str, read: Callable[[Any], T], answer: Any) -> T:
-    try:
-        return read(answer)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise QmpUnknown(f"{command}: QEMU answered {str(answer)[:200]}") from error

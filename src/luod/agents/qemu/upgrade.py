@@ -23,10 +23,11 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
-from luod.agents.qemu import process, state
+from luod.agents.guests import state
+from luod.agents.guests.deadline import QEMU_SECONDS, in_time
+from luod.agents.qemu import process
 from luod.agents.qemu.capabilities import Capabilities
 from luod.agents.qemu.command_line import Plan
-from luod.agents.qemu.deadline import QEMU_SECONDS, in_time
 from luod.agents.qemu.exclusive import exclusive
 from luod.agents.qemu.process import Qemu
 from luod.agents.qemu.qmp import Qmp

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from luod.arguments import Parser
-from luod.ctl.output import Output, escaped
+from luod.ctl import guests
+from luod.ctl.output import Output
 from luod.errors import QemuRefusal
 
 if TYPE_CHECKING:
@@ -22,37 +22,26 @@ DESCRIPTION = (
 
 def arguments(parser: Parser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", title="actions")
-    run = _action(parser, actions, "run", "start a guest")
+    run = guests.action(parser, actions, "run", "start a guest")
     run.add_argument("--name", required=True, metavar="NAME", help="the guest, and its session")
     run.add_argument(
         "--lazy-memory", action="store_true", help="leave the allocation of the guest's memory to its first use"
     )
     run.add_argument("command", nargs="+", metavar="COMMAND", help="after --: a QEMU and its arguments")
-    restore = _action(parser, actions, "restore", "continue a guest where the last kernel left it")
-    which = restore.add_mutually_exclusive_group(required=True)
-    which.add_argument("name", nargs="?", metavar="NAME", help="the guest")
-    which.add_argument("--all", action="store_true", help="all guests of this user, each by a luoctl of its own")
+    restore = guests.action(parser, actions, "restore", "continue a guest where the last kernel left it")
+    guests.add_restored(restore, "guest")
     restore.add_argument("--qemu", metavar="PATH", help="run it with another QEMU")
     restore.add_argument("--paused", action="store_true", help="leave it paused, to look at it")
-    restore.add_argument(
-        "--if-guest", action="store_true", help="do nothing if the session is of another program, as --all does"
-    )
-    upgrade = _action(parser, actions, "upgrade", "replace the QEMU of a running guest, without a kexec")
+    upgrade = guests.action(parser, actions, "upgrade", "replace the QEMU of a running guest, without a kexec")
     upgrade.add_argument("name", metavar="NAME", help="the guest")
     upgrade.add_argument("--qemu", metavar="PATH", required=True, help="the other QEMU")
-    start = _action(parser, actions, "start", "continue a guest where the last kernel left it, or else start it")
+    start = guests.action(parser, actions, "start", "continue a guest where the last kernel left it, or else start it")
     start.add_argument("name", metavar="NAME", help="the guest, and its session")
     start.add_argument(
         "--arguments",
         metavar="FILE",
         help="the file with a QEMU and its arguments, as in a shell (default: /etc/luod/qemu/NAME.args)",
     )
-
-
-def _action(parser: Parser, actions: Any, name: str, summary: str) -> Parser:
-    action: Parser = actions.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-    parser.verbs[name] = action
-    return action
 
 
 def run(given: Namespace, output: Output) -> int:
@@ -84,11 +73,12 @@ def _upgrade(given: Namespace, output: Output) -> int:
 
 
 async def _act(given: Namespace) -> int:
+    from luod.agents.qemu import record
     from luod.aio import AsyncClient
 
     async with AsyncClient(given.socket, patience=60.0) as client:
         if given.action == "restore" and given.all:
-            return await _restore_all(client)
+            return await guests.restore_all(client, record.AGENT)
         return await _one(client, given)
 
 
@@ -96,10 +86,7 @@ async def _one(client: AsyncClient, given: Namespace) -> int:
     from luod.agents.qemu import arguments_file, launch
 
     name: str = given.name
-
-    def report(text: str) -> None:
-        _report(f"{name}: {text}")
-
+    report = guests.reporter(name)
     match given.action:
         case "run":
             return await launch.run(client, name, given.command, report, populate=not given.lazy_memory)
@@ -109,17 +96,3 @@ async def _one(client: AsyncClient, given: Namespace) -> int:
         case _:
             command = arguments_file.read(given.arguments or arguments_file.path_of(name))
             return await launch.start(client, name, command, report)
-
-
-async def _restore_all(client: AsyncClient) -> int:
-    """Runs this command again for each workload that may be a guest, with its name in place of --all."""
-    from luod.agents.qemu import several
-
-    command = [sys.executable, *(word for word in sys.orig_argv[1:] if word != "--all")]
-    names = await several.waiting(client)
-    return await several.run([[*command, name, "--if-guest"] for name in names])
-
-
-def _report(text: str) -> None:
-    """Prints a line about a guest. Standard output is QEMU's."""
-    print(f"luoctl: {escaped(text)}", file=sys.stderr, flush=True)

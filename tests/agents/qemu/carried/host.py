@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from luod.testing import Program, eventually, require_tool
 from luod.testing.tools import cannot_run
@@ -121,10 +121,16 @@ def counting(folder: Path, name: str = "vm", **how: Any) -> CountingGuest:
     return CountingGuest(name, own, **how)
 
 
+class HasLuod(Protocol):
+    """A machine with luod, whatever runs beside it."""
+
+    luod: Luod
+
+
 class Witness:
     """A second participant, which follows an update with the guests, and decides when it goes on or ends."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: HasLuod) -> None:
         self._luod = host.luod
         self.participant = Participant(host.luod, "witness")
         self.operator: Operator | None = None

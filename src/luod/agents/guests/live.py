@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from luod.agents.qemu.command_line import RAM
-from luod.agents.qemu.qmp import Qmp
+from luod.agents.guests.monitor import Monitor
 from luod.errors import QmpFailed
 from luod.frozen import frozen
 
 T = TypeVar("T")
 
+RAM_ID: Final = "luod-ram"
+"""The id of the guest's RAM in QEMU."""
 _NAMELESS: Final = "without an id"
 _DEVICES: Final = ("/machine/peripheral", "/machine/peripheral-anon")
 
@@ -30,7 +31,7 @@ class Hardware:
     disks: tuple[tuple[str, str], ...]
 
 
-async def hardware(qmp: Qmp) -> Hardware:
+async def hardware(qmp: Monitor) -> Hardware:
     """Returns what the guest has now. Raises QemuEnded: QEMU is gone."""
     devices = [each for path in _DEVICES for each in await qmp.asked("qom-list", _devices, {"path": path})]
     return Hardware(
@@ -40,12 +41,15 @@ async def hardware(qmp: Qmp) -> Hardware:
     )
 
 
-async def vetoes(qmp: Qmp, since: Hardware | None = None) -> tuple[str, ...]:
+async def vetoes(
+    qmp: Monitor, since: Hardware | None = None, *, unused: Callable[[str], bool] = lambda _name: False
+) -> tuple[str, ...]:
     """Returns why the running guest cannot be carried: sentences that name what to remove; () if it can be.
 
-    `since` is what the guest had when it was started; None does not compare. Raises QemuEnded: QEMU is gone.
+    `since` is what the guest had when it was started; None does not compare. `unused` says of the name of a memory
+    back end whether the guest does not have it. Raises QemuEnded: QEMU is gone.
     """
-    found = [*await _memory(qmp), *await _blockers(qmp)]
+    found = [*await _memory(qmp, unused), *await _blockers(qmp)]
     if since is not None:
         found += changes(since, await hardware(qmp))
     return tuple(dict.fromkeys(found))
@@ -69,25 +73,27 @@ def changes(before: Hardware, now: Hardware) -> tuple[str, ...]:
     return tuple(found)
 
 
-async def _memory(qmp: Qmp) -> list[str]:
+async def _memory(qmp: Monitor, unused: Callable[[str], bool]) -> list[str]:
     found = []
     if await _answered(qmp, "query-balloon", lambda _size: True):
         found.append("it has a balloon, which punches holes into preserved memory: remove it (device_del)")
     for device in await _answered(qmp, "query-memory-devices", _plugged_in) or ():
         found.append(f"memory was plugged in, {device}: only the RAM of its start is preserved")
     for back_end in await _answered(qmp, "query-memdev", _back_ends) or ():
+        if unused(back_end):
+            continue
         found.append(f"it has another memory back end, {back_end}: remove it (object_del)")
     return found
 
 
-async def _blockers(qmp: Qmp) -> list[str]:
+async def _blockers(qmp: Monitor) -> list[str]:
     found = [f"QEMU cannot save it: {reason}" for reason in await _answered(qmp, "query-migrate", _reasons) or ()]
     for job in await _answered(qmp, "query-block-jobs", _jobs) or ():
         found.append(f"a job runs on its disk, {job}: wait for it, or cancel it")
     return found
 
 
-async def _answered(qmp: Qmp, command: str, read: Callable[[Any], T]) -> T | None:
+async def _answered(qmp: Monitor, command: str, read: Callable[[Any], T]) -> T | None:
     """Returns the answer, or None where this QEMU or machine type refuses the question."""
     try:
         return await qmp.asked(command, read)
@@ -113,7 +119,7 @@ def _plugged_in(answer: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _back_ends(answer: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [str(back_end.get("id") or _NAMELESS) for back_end in answer if back_end.get("id") != RAM]
+    return [str(back_end.get("id") or _NAMELESS) for back_end in answer if back_end.get("id") != RAM_ID]
 
 
 def _reasons(answer: Mapping[str, Any]) -> list[str]:

@@ -12,8 +12,8 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
-from luod.agents.qemu.deadline import in_time
-from luod.agents.qemu.qmp import Qmp
+from luod.agents.guests.deadline import in_time
+from luod.agents.guests.monitor import Monitor
 from luod.errors import QemuError, QemuLate, QmpFailed
 from luod.frozen import frozen
 from luod.linux import Fd, HasFileno, memfd
@@ -23,7 +23,8 @@ MOST_BYTES: Final = 64 << 20
 
 _NAME: Final = "luod-state"
 _PAUSES: Final = (0.001, 0.002, 0.004, 0.008)
-_CAPABILITY: Final = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
+_WITHOUT_RAM: Final = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
+_WITH_RAM: Final = {"capabilities": [{"capability": "x-ignore-shared", "state": False}]}
 _STOPPED: Final = "the guest's state was not written"
 _MORE: Final = "QEMU's own output may say more"
 
@@ -37,17 +38,17 @@ class Migration:
     why: str
 
 
-async def migration(qmp: Qmp) -> Migration:
+async def migration(qmp: Monitor) -> Migration:
     """Returns what QEMU says about the guest that it writes or loads. Raises as `Qmp.asked`."""
     return await qmp.asked("query-migrate", _migration)
 
 
-async def status(qmp: Qmp) -> str:
+async def status(qmp: Monitor) -> str:
     """Returns QEMU's word for what the guest does, such as paused. Raises as `Qmp.asked`."""
     return await qmp.asked("query-status", lambda answer: str(answer["status"]))
 
 
-async def runs(qmp: Qmp) -> bool:
+async def runs(qmp: Monitor) -> bool:
     """Returns whether the guest runs. Raises as `Qmp.asked`."""
     return await qmp.asked("query-status", lambda answer: bool(answer["running"]))
 
@@ -58,14 +59,14 @@ def _migration(answer: dict[str, Any]) -> Migration:
     return Migration(found == "completed", failed, str(answer.get("error-desc") or found))
 
 
-async def save(qmp: Qmp, *, file_uri: bool, within: float) -> Fd:
+async def save(qmp: Monitor, *, file_uri: bool, within: float) -> Fd:
     """Returns a new memfd with the state of the paused guest; the caller owns it.
 
     Raises QemuError: QEMU cannot write it. Raises QemuLate: not in `within` seconds. The guest can be continued then.
     """
     file = memfd("qemu-state", 0)
     try:
-        await qmp.execute("migrate-set-capabilities", _CAPABILITY)
+        await qmp.execute("migrate-set-capabilities", _WITHOUT_RAM)
         async with _lent(qmp, file, os.O_WRONLY, file_uri=file_uri) as uri:
             await qmp.execute("migrate", {"uri": uri})
             try:
@@ -75,27 +76,38 @@ async def save(qmp: Qmp, *, file_uri: bool, within: float) -> Fd:
                 with contextlib.suppress(QmpFailed):
                     await qmp.execute("migrate_cancel")
                 raise
+        await with_ram(qmp)
     except BaseException:
         file.close()
         raise
     return file
 
 
-async def load(qmp: Qmp, file: Fd, *, file_uri: bool, within: float) -> None:
+async def with_ram(qmp: Monitor) -> None:
+    """Has QEMU write the RAM too whenever it writes the guest for somebody else. Raises QemuError.
+
+    A guest that its owner saves without the RAM is lost. `save` and `load` do it at their end; after a failure of
+    theirs the agent does, as soon as QEMU is no longer writing.
+    """
+    await qmp.execute("migrate-set-capabilities", _WITH_RAM)
+
+
+async def load(qmp: Monitor, file: Fd, *, file_uri: bool, within: float) -> None:
     """Loads the state from `file`, which the caller owns, into a QEMU that waits for it. The guest stays paused.
 
     Raises QemuError: it does not fit this QEMU, which is of no use afterwards; the file and the RAM are as they were.
     """
     os.lseek(file.fileno(), 0, os.SEEK_SET)
-    await qmp.execute("migrate-set-capabilities", _CAPABILITY)
+    await qmp.execute("migrate-set-capabilities", _WITHOUT_RAM)
     async with _lent(qmp, file, os.O_RDONLY, file_uri=file_uri) as uri:
         await qmp.execute("migrate-incoming", {"uri": uri})
         async with in_time(within, "the guest's state was not loaded"):
             await _loaded(qmp)
+    await with_ram(qmp)
 
 
 @contextlib.asynccontextmanager
-async def _lent(qmp: Qmp, file: HasFileno, access: int, *, file_uri: bool) -> AsyncIterator[str]:
+async def _lent(qmp: Monitor, file: HasFileno, access: int, *, file_uri: bool) -> AsyncIterator[str]:
     """Gives QEMU the file for the block, and yields the address under which it has it."""
     if not file_uri:
         await qmp.execute_with(file, "getfd", {"fdname": _NAME}, read=lambda _nothing: None)
@@ -111,7 +123,7 @@ async def _lent(qmp: Qmp, file: HasFileno, access: int, *, file_uri: bool) -> As
         await qmp.execute("remove-fd", {"fdset-id": number})
 
 
-async def _written(qmp: Qmp) -> None:
+async def _written(qmp: Monitor) -> None:
     for pause in _growing():
         found = await migration(qmp)
         if found.completed:
@@ -121,7 +133,7 @@ async def _written(qmp: Qmp) -> None:
         await asyncio.sleep(pause)
 
 
-async def _loaded(qmp: Qmp) -> None:
+async def _loaded(qmp: Monitor) -> None:
     for pause in _growing():
         found = await migration(qmp)
         if found.failed:

@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 
+from luod.agents.guests import pairing
 from luod.aio import AsyncClient
 from luod.errors import NoSuchSession, QemuRefusal
 from luod.ipc.types.sessions import Description
@@ -28,6 +29,22 @@ async def described(client: AsyncClient, name: str) -> tuple[Description, ...]:
             hint="run this as that user, or use another name",
         )
     return found
+
+
+async def waits(client: AsyncClient, name: str) -> bool:
+    """Returns whether the last kernel left a session of the guest that is not finished.
+
+    Raises QemuRefusal: a session of this name is of another user, or a live process has the guest.
+    """
+    found = await described(client, name)
+    require_unclaimed(name, found)
+    return any(each.direction == "incoming" for each in found)
+
+
+async def is_of(client: AsyncClient, name: str, agent: str) -> bool:
+    """Returns whether `agent` made the session. It retrieves this one only, and luod keeps it."""
+    with await client.retrieve(name) as session:
+        return pairing.is_of(agent, session.about)
 
 
 def require_unclaimed(name: str, found: Sequence[Description]) -> None:

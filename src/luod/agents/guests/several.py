@@ -6,30 +6,30 @@ import asyncio
 import signal
 from collections.abc import Sequence
 
-from luod.agents.qemu import ownership, record
+from luod.agents.guests import ownership, pairing
 from luod.aio import AsyncClient
 from luod.errors import ManifestError, NoManifest
 from luod.session_name import SessionName
 
 
-async def waiting(client: AsyncClient) -> tuple[str, ...]:
-    """Returns the names of this user's workloads from the last kernel that may be guests of QEMU.
+async def waiting(client: AsyncClient, agent: str) -> tuple[str, ...]:
+    """Returns the names of this user's workloads from the last kernel that may be guests of `agent`.
 
     Nothing is retrieved: this process would be the one that has it, for as long as it lives. A guest has two sessions,
     NAME and NAME#GENERATION. What a manifest says is known of the sessions that luod has; of those that wait in the
-    kernel it is known to the launcher, which retrieves NAME (`launch.restore`).
+    kernel it is known to the agent, which retrieves NAME.
     """
     own = ownership.uids()
     incoming = [found for found in await client.sessions() if found.direction == "incoming" and found.owner in own]
     names = [SessionName.parse(found.name) for found in incoming]
     frozen = {name.base for name in names if name.generation is not None}
     candidates = [name.base for name in names if name.generation is None and name.base in frozen]
-    return tuple([name for name in dict.fromkeys(candidates) if await _may_be_a_guest(client, name)])
+    return tuple([name for name in dict.fromkeys(candidates) if await _may_be_a_guest(client, name, agent)])
 
 
-async def _may_be_a_guest(client: AsyncClient, name: str) -> bool:
+async def _may_be_a_guest(client: AsyncClient, name: str, agent: str) -> bool:
     try:
-        return record.is_ours(await client.about(name, direction="incoming"))
+        return pairing.is_of(agent, await client.about(name, direction="incoming"))
     except (NoManifest, ManifestError):
         return True
 

@@ -1,0 +1,56 @@
+"""An update that is cancelled, in each phase: the domain goes on in the same QEMU, and is saved and carried later."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.agents.libvirt.carried.host import LibvirtHost
+from tests.agents.qemu.carried.host import Witness
+
+
+@pytest.mark.parametrize("phase", ["preparing", "freezing"])
+def test_the_domain_goes_on_and_a_later_update_carries_it(host: LibvirtHost, phase: str) -> None:
+    guest = host.domain()
+    host.run(guest)
+    pid = host.qemu_pid(guest)
+    witness = Witness(host)
+    witness.begin()
+    if phase == "freezing":
+        witness.prepared()
+    witness.until_ready(guest.name)
+    if phase == "freezing":
+        paused = guest.numbers()
+        assert host.state(guest).startswith("paused")
+        assert guest.numbers() == paused, "it ran while it was frozen"
+
+    witness.veto(phase)
+
+    host.until_it_counts(guest)
+    assert (host.state(guest).partition(" ")[0], host.qemu_pid(guest)) == ("running", pid)
+    assert host.sessions() == {"vm": "held", "witness": "held"}
+    witness.begin()
+    witness.prepared()
+    with host.luod.machine.expect_jump():
+        witness.frozen()
+    host.agents.clear()
+    host.luod.start()
+    host.boot()
+    host.restore(guest)
+    guest.assert_nothing_is_lost()
+
+
+def test_libvirts_own_save_has_the_memory_again(host: LibvirtHost) -> None:
+    guest = host.domain()
+    host.run(guest)
+    witness = Witness(host)
+    witness.begin()
+    witness.prepared()
+    witness.until_ready(guest.name)
+    witness.veto("freezing")
+    host.until_it_counts(guest)
+
+    host.virsh("managedsave", guest.name)
+    assert host.agents[guest.name].wait() == 0
+    host.run(guest)
+
+    guest.assert_nothing_is_lost()
