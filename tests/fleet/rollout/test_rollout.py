@@ -4,6 +4,10 @@ repeated.
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from luod.fleet.outcome import Report
@@ -109,3 +113,19 @@ def test_check_mode_changes_nothing_and_says_what_would_be_done(rehearse: Rehear
     assert "h1: would load /boot/vmlinuz and update into it" in said
     assert "2 sessions of 2 participants, 2.00 MB" in said
     assert "refused by luoctl check: " in said
+
+
+def test_a_host_goes_back_by_another_update_with_its_guests(rehearse: Rehearse, scratch: Path) -> None:
+    command_line = "liveupdate=on kho=on root=/dev/old"
+    back = {"import_playbook": "luod.host.update", "vars": {"live_update_cmdline": command_line}}
+    playbook = scratch / "there-and-back.yml"
+    playbook.write_text(json.dumps([{"import_playbook": "luod.host.update"}, back]))
+
+    report, said = rehearse(1, playbook=str(playbook))
+
+    assert (report.status, standings(report)) == (0, ["updated"]), said
+    (host,) = report.hosts
+    assert host.boots == 3
+    assert host.timeline is not None
+    assert {session.outcome for session in host.timeline.sessions} == {"finished"}
+    assert len(re.findall(r"h1: update \w+ done, Linux .*; 2 of 2 sessions carried", said)) == 2
