@@ -21,6 +21,8 @@ from luod.linux import Fd
 
 _AGAIN_PAUSE: Final = 0.2
 """The seconds between two attempts to continue a guest by a libvirt that does not do it."""
+_NEVER_CONTINUED: Final = frozenset(["shutdown", "guest-panicked", "internal-error", "suspended"])
+"""QEMU's words for guests that end, have failed, or sleep by themselves: no command continues them."""
 
 
 class Domain(CarriedGuest):
@@ -140,9 +142,24 @@ class Domain(CarriedGuest):
         except LibvirtFailed as error:
             if self._qemu.ended:
                 raise QemuEnded("QEMU has ended") from error
-            await asyncio.sleep(_AGAIN_PAUSE)
-            raise QemuLate(str(error)) from error
+            await self._require_running(error)
         forget_pause(self.name)
+
+    async def _require_running(self, refused: LibvirtFailed) -> None:
+        """Looks at a guest that libvirt did not continue. It may run: libvirt refuses to continue a running guest.
+
+        Raises QemuLate: it may be continued later. Raises LibvirtFailed, which is `refused`: it never will be.
+        """
+        try:
+            if await self._runs():
+                return
+            found = await state.status(self._qemu.monitor)
+        except LibvirtFailed:
+            found = ""  # libvirt is not there
+        if found in _NEVER_CONTINUED:
+            raise refused
+        await asyncio.sleep(_AGAIN_PAUSE)
+        raise QemuLate(str(refused)) from refused
 
 
 AUTOSTART: Final = (

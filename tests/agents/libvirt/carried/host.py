@@ -115,6 +115,15 @@ class LibvirtHost:
         finally:
             self._write_virsh("")
 
+    @contextlib.contextmanager
+    def failing(self, words: str) -> Iterator[None]:
+        """Has an agent's commands with these words fail in the block."""
+        self._write_virsh(f'case "$*" in *{words}*) echo "error: the test refuses it" >&2; exit 1;; esac')
+        try:
+            yield
+        finally:
+            self._write_virsh("")
+
     @property
     def hangs(self) -> bool:
         """Returns whether a command hangs, or has hung."""
