@@ -5,7 +5,6 @@ The sessions are lost. What the operator reads in the next boot must say so.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -61,10 +60,6 @@ def test_h15_wait_says_that_the_update_did_not_reach_the_next_kernel(host: Syste
 
 def test_h15_the_timeline_says_that_the_update_is_lost(host: SystemdHost, update: str) -> None:
     assert "nothing of it reached the next kernel" in host.sh("luoctl timeline")
-
-
-def test_h15_luod_counts_the_updates_from_the_cold_reboot_on(host: SystemdHost, update: str) -> None:
-    assert json.loads(host.sh("luoctl --json status"))["boot"] == 1
 
 
 def test_h15_the_journal_names_every_session_that_is_lost(host: SystemdHost, update: str) -> None:

@@ -201,9 +201,9 @@ class Registry:
         self._set(arrival=arrival)
 
     def not_arrived(self) -> None:
-        """Records that nothing of the last update reached this kernel, which is the first of a row of updates."""
+        """Records that nothing of the last update reached this kernel."""
         owed = self._rest.owed
-        self._set(boot=1, arrival=None, owed=None if owed is None else replace(owed, jumped=False))
+        self._set(arrival=None, owed=None if owed is None else replace(owed, jumped=False))
 
     def set_arrived(self, arrived: float) -> None:
         self._set(arrived=arrived)
