@@ -240,13 +240,15 @@ def memory_identity(file: HasFileno) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def has_ended(pidfd: HasFileno, *, within: float = 0.0) -> bool:
-    """Returns whether the process of `pidfd` has ended, reaped or not. Waits up to `within` seconds for it."""
+def has_ended(pidfd: HasFileno, *, within: float | None = 0.0) -> bool:
+    """Returns whether the process of `pidfd` has ended, reaped or not. Waits up to `within` seconds for it; None: for
+    ever.
+    """
     import select
 
     poll = select.poll()  # select() takes no fd above 1023
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(within * 1000))
+    return bool(poll.poll(None if within is None else within * 1000))
 
 
 def pid_of(pidfd: HasFileno) -> int | None:

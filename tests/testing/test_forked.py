@@ -13,7 +13,6 @@ from luod.errors import MachineError, ProgramFailed
 from luod.testing import EmulatedMachine, Host, Machine
 from luod.testing.interpreter import Interpreter, interpreter_for
 from luod.testing.plugin import BootMachine
-from luod.testing.starter import outside
 from luod.testing.tools import cannot_run
 
 SHOW = """
@@ -25,6 +24,9 @@ print(json.dumps({
     "signals": [str(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGCHLD)],
     "fds": sorted(int(name) for name in os.listdir("/proc/self/fd"))[:3], "open": len(os.listdir("/proc/self/fd")),
     "own": os.stat("/proc/self/fd").st_uid, "stdin": sys.stdin.read(), "main": sys.modules["__main__"].__name__,
+    "status": [line for line in open("/proc/self/status") if line.split(":")[0] in (
+        "Uid", "Gid", "Umask", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "SigBlk",
+        "SigIgn", "SigCgt", "Threads", "Cpus_allowed")], "limits": open("/proc/self/limits").read(),
     "buffered": not sys.stdout.line_buffering, "locals": sorted(name for name in globals() if name[:2] != "__"),
 }))
 """
@@ -65,7 +67,15 @@ def test_only_this_python_with_its_settings_is_forked(machine: Machine, machine_
     assert was_forked(machine, [machine_python.executable])
     assert not was_forked(machine, [machine_python.executable], env={"PYTHONOPTIMIZE": "1"})
     assert not was_forked(machine, [machine_python.executable], env={"PYTHONPATH": "/elsewhere"})
+    for name in ("LD_BIND_NOW", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
+        assert not was_forked(machine, [machine_python.executable], env={name: "1"})
     assert not was_forked(machine, [machine_python.executable, "-I"])
+
+
+def test_a_program_has_the_search_path_of_its_own_with_safe_paths_too(machine_python: Interpreter) -> None:
+    with EmulatedMachine(env={"PYTHONSAFEPATH": "1"}) as machine:
+        forked, executed = map(json.loads, both(machine, [machine_python.executable, "-c", SHOW]))
+    assert forked["path"] == executed["path"]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +100,48 @@ def test_the_end_waits_for_threads_and_runs_exit_functions(machine: Machine, mac
         "threading.Thread(target=lambda: (go.wait(), print('thread'))).start()\ngo.set()"
     )
     assert both(machine, [machine_python.executable, "-c", source]) == ["thread\nlast"] * 2
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "output"),
+    [
+        # A compiler inherits the __future__ statements of its caller's module.
+        ("def f(x: int): pass\nprint(f.__annotations__)", 0, "{'x': <class 'int'>}"),
+        ("import atexit\natexit.register(print, 'last')\nprint('out')\nraise KeyboardInterrupt", -2, "out\nlast"),
+        ("import sys\nprint('out', flush=True)\nsys.stdout.close()", 0, "out"),
+        (
+            "from concurrent import futures\npool = futures.ThreadPoolExecutor()\npool.submit(print, 'in a thread')",
+            0,
+            "in a thread",
+        ),
+        ("import os\nfile = open(os.dup(1), 'w')\nfile.write('not closed')\nfile.loop = file", 0, "not closed"),
+        ("import os\nfile = open(os.dup(1), 'wb')\nfile.write(b'not closed')", 0, "not closed"),
+    ],
+)
+def test_its_output_at_its_end_is_that_of_a_program(
+    machine: Machine, machine_python: Interpreter, source: str, status: int, output: str
+) -> None:
+    for forked in (True, False):
+        done = machine.run([machine_python.executable, "-c", source], forked=forked, check=False, timeout=20)
+        assert (done.returncode, done.text) == (status, output)
+
+
+def test_a_group_is_taken_without_a_user(machine: Machine, machine_python: Interpreter) -> None:
+    if os.geteuid() != 0:
+        cannot_run("only root can map several gids into the machine")
+    source = "import os; print(os.getresgid(), os.getresuid(), os.stat('/proc/self/fd').st_gid)"
+    runs = [
+        machine.run([machine_python.executable, "-c", source], group=12, forked=forked).text for forked in (True, False)
+    ]
+    assert runs == ["(12, 12, 12) (0, 0, 0) 12"] * 2
+
+
+@pytest.mark.parametrize("number", [-1, 2**32 - 1, 2**64])
+def test_a_number_that_is_no_uid_is_refused(machine: Machine, machine_python: Interpreter, number: int) -> None:
+    for forked in (True, False):
+        with pytest.raises(MachineError, match=f"BadRequest: .*user: {number} is not between 0 and 4294967294"):
+            machine.run([machine_python.executable, "-c", "pass"], user=number, forked=forked)
+    assert machine.run(["echo", "on"]).text == "on"
 
 
 def test_a_uid_that_cannot_be_taken_is_an_error(boot_machine: BootMachine) -> None:
@@ -118,12 +170,3 @@ def test_a_luod_that_does_not_start_is_told(machine: Machine, tmp_path: Path) ->
         host.forked = forked
         with pytest.raises(Exception, match="ended': 2"):
             host.start("--no-such-option")
-
-
-def test_a_machine_boots_after_the_starter_was_killed(machine_python: Interpreter) -> None:
-    starter = outside.starter_for(machine_python, {**os.environ, **machine_python.environment})
-    with EmulatedMachine() as before:
-        os.kill(starter.pid, signal.SIGKILL)
-        with EmulatedMachine() as after:
-            assert after.run(["echo", "one"]).text == "one"
-        assert before.run(["echo", "two"]).text == "two"

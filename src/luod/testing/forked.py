@@ -6,7 +6,9 @@ Standard library only. Runs in a process that was forked for it and has one thre
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib.util
+import io
 import os
 import signal
 import sys
@@ -17,12 +19,16 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NoReturn
 
-_SETTINGS = ("PYTHON", "LC_", "LANG")
-"""Beginnings of the names of variables that Python reads at its start only."""
+_SETTINGS = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_")
+"""Beginnings of the names of variables that Python, the loader or the C library reads at a program's start only."""
+
+
+_INTERRUPTED = -signal.SIGINT
+"""The status of a program that a KeyboardInterrupt ended: the process ends by that signal, after all else."""
 
 
 def settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables that Python reads at its start only."""
+    """Returns the variables that are read at a program's start only."""
     return {name: value for name, value in environment.items() if name.startswith(_SETTINGS)}
 
 
@@ -32,6 +38,8 @@ def possible(argv: Sequence[str], environment: Mapping[str, str]) -> bool:
     PYTHONPATH may be longer than that of this process.
     """
     if len(argv) < 3 or argv[0] != sys.executable or argv[1] not in ("-m", "-c"):
+        return False
+    if sys.flags.safe_path:  # `run` finds its place in a search path that begins with the program's
         return False
     ours, theirs = settings(os.environ), settings(environment)
     path, longer = ours.pop("PYTHONPATH", ""), theirs.pop("PYTHONPATH", "")
@@ -78,16 +86,17 @@ def close_all_but(keep: Iterable[int]) -> None:
 def end(main: Callable[[], object]) -> NoReturn:
     """Runs `main` and ends this process with its result, as Python ends with what a program gives to sys.exit().
 
-    Code of the process that this one was forked from does not continue: no finalizer of its objects runs.
+    Code of the process that this one was forked from does not continue: no finalizer of its objects runs. Of the
+    program's own objects, files that were not closed are flushed, and no finalizer (`__del__`) runs.
     """
+    status = 1
     try:
         status = _status(main)
-        for thread in threading.enumerate():
-            if thread is not threading.current_thread() and not thread.daemon:
-                thread.join()
+        threading._shutdown()  # type: ignore[attr-defined]  # joins threads, those of executors after telling them
         atexit._run_exitfuncs()
+        _flush_files()
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
+            if stream is not None and not stream.closed:
                 stream.flush()
     except OSError:
         status = 120  # as Python's own, where the output cannot be written
@@ -95,7 +104,21 @@ def end(main: Callable[[], object]) -> NoReturn:
         traceback.print_exc()
         status = 1
     finally:
+        if status == _INTERRUPTED:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
         os._exit(status)
+
+
+def _flush_files() -> None:
+    """Flushes the files that the program did not close, text before bytes: those made since gc.freeze()."""
+    files = [each for each in gc.get_objects() if issubclass(type(each), (io.TextIOBase, io.BufferedIOBase))]
+    for file in sorted(files, key=lambda each: not issubclass(type(each), io.TextIOBase)):
+        try:
+            if not file.closed and file.writable():
+                file.flush()
+        except Exception:  # noqa: BLE001 - an interpreter ignores it, too
+            continue
 
 
 def _status(main: Callable[[], object]) -> int:
@@ -105,9 +128,7 @@ def _status(main: Callable[[], object]) -> int:
         result = ended.code
     except KeyboardInterrupt:
         traceback.print_exc()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-        return 128 + signal.SIGINT
+        return _INTERRUPTED
     except BaseException:  # noqa: BLE001 - as Python does it
         traceback.print_exc()
         return 1
@@ -132,7 +153,7 @@ def _module(argv: Sequence[str]) -> None:
 
 def _source(argv: Sequence[str]) -> None:
     sys.argv = ["-c", *argv[3:]]
-    _execute(compile(argv[2], "<string>", "exec"))
+    _execute(compile(argv[2], "<string>", "exec", dont_inherit=True))
 
 
 def _execute(code: types.CodeType, **variables: object) -> None:

@@ -92,7 +92,9 @@ class Machine(abc.ABC):
         ProgramFailed raised. Raises MachineJumped when the machine does a kexec meanwhile (see `expect_jump`).
 
         `forked`: if `argv` is luod's Python with -m or -c, it may be a fork of a process that has imported luod, which
-        takes a tenth of the processor time. It is an exec where that cannot be, such as on a real kernel.
+        takes a third of the processor time or less. It is an exec where that cannot be, such as on a real kernel. Of
+        a fork, `/proc/PID/cmdline` and `environ` are those of the process that it comes from, and finalizers
+        (`__del__`) of objects that are left at its end do not run.
         """
         timeout = self._timeout if timeout is None else timeout
         value = self._request(

@@ -547,6 +547,7 @@ def test_a_second_luod_in_other_places_is_told_of_the_first(luod: Luod) -> None:
 
 def test_luod_runs_without_assertions_and_docstrings(machine: Machine, tmp_path: Path) -> None:
     luod = Luod(machine, state_directory=tmp_path / "state")
+    luod.forked = False
     python = luod.python()
     environment = {**python.environment, "PYTHONOPTIMIZE": "2"}
     command = python.module("luod.daemon.main", "--state-directory", luod.state_directory)
@@ -563,6 +564,7 @@ def test_luod_runs_without_assertions_and_docstrings(machine: Machine, tmp_path:
 def test_luod_carries_sessions_where_memory_may_not_be_executable(machine: Machine, tmp_path: Path) -> None:
     """vm.memfd_noexec=2, of the machine's PID namespace."""
     luod = Luod(machine, state_directory=tmp_path / "state")
+    luod.forked = False
     for boot in (1, 2):
         # Where the machine's own /proc/sys is read-only.
         source = (

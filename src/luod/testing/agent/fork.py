@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,8 @@ def start(
 ) -> Forked:
     """Starts it with pipes as its files; `errors` is the file of its stderr, or subprocess.PIPE.
 
-    `forked.possible` must be true. Raises OSError when it cannot become `user` and `group`.
+    `forked.possible` must be true. Raises OSError when it cannot become `user` and `group`, and SubprocessError when it
+    fails otherwise before the program runs.
     """
     ours: list[int] = []
     theirs: list[int] = []
@@ -57,12 +59,12 @@ def start(
         for fd in theirs:
             os.close(fd)
     with os.fdopen(ours.pop(), "rb") as reported:
-        code = reported.read()
+        code, _, text = reported.read().decode().partition(" ")
     if code:
         os.waitpid(pid, 0)
         for fd in ours:
             os.close(fd)
-        raise OSError(int(code), os.strerror(int(code)))
+        raise OSError(int(code), text) if int(code) else subprocess.SubprocessError(text)
     return Forked(pid, ours[0], ours[1], ours[2] if len(ours) > 2 else None)
 
 
@@ -74,8 +76,11 @@ def _become(
     user: int | None,
     group: int | None,
 ) -> NoReturn:
-    """Becomes the program. `report` gets the errno if that fails, and is closed before the program runs."""
+    """Becomes the program. `report` gets the errno (or 0) and a text if that fails, and is closed before the program
+    runs.
+    """
     try:
+        gc.freeze()  # the agent's objects: the fds of those that are collected would be the program's
         for number, file in enumerate(files):
             os.dup2(file, number)
         forked.close_all_but((0, 1, 2, report))
@@ -83,14 +88,17 @@ def _become(
         os.setsid()
         if user is not None:
             os.setgroups([])
-            if group is not None:
-                os.setresgid(group, group, group)
+        if group is not None:
+            os.setresgid(group, group, group)
+        if user is not None:
             os.setresuid(user, user, user)
+        if user is not None or group is not None:
             syscall("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)  # an exec does it: /proc/PID is the user's
         os.close(report)
     except OSError as error:
-        os.write(report, b"%d" % (error.errno or 0))
+        os.write(report, f"{error.errno or 0} {error.strerror or error}".encode())
         os._exit(127)
-    except BaseException:  # noqa: BLE001 - no caller may continue: this process is a copy of the agent
+    except BaseException as error:  # noqa: BLE001 - no caller may continue: this process is a copy of the agent
+        os.write(report, f"0 {type(error).__name__}: {error}".encode())
         os._exit(127)
     forked.run(argv, environment)

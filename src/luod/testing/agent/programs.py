@@ -131,8 +131,8 @@ class Programs:
                 environment.pop(name, None)
             else:
                 environment[name] = str(value)
-        user = None if request.get("user") is None else member(request, "user", int)
-        group = user if request.get("group") is None else member(request, "group", int)
+        user = _identity(request, "user")
+        group = user if request.get("group") is None else _identity(request, "group")
         handle = self._last_handle + 1
         path = None if run is not None or self._outputs is None else f"{self._outputs}-{handle}"
         errors = subprocess.PIPE if path is None else _create(path)
@@ -252,6 +252,16 @@ def _fork(
     if not forked.possible(argv, environment):
         return _exec(argv, environment, errors, user, group)
     return fork.start(argv, environment, errors=errors, user=user, group=group)
+
+
+def _identity(request: Mapping[str, Any], name: str) -> int | None:
+    """Returns a uid or gid. For the last number, -1, the kernel would keep the agent's own."""
+    if request.get(name) is None:
+        return None
+    number = member(request, name, int)
+    if not 0 <= number < (1 << 32) - 1:
+        raise BadRequest(f"{name}: {number} is not between 0 and {(1 << 32) - 2}")
+    return number
 
 
 def _create(path: str) -> int:

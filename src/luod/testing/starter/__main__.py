@@ -2,17 +2,21 @@
 
 FD is a stream socket. It imports the modules that there are, and forks a luoemu for each byte that it receives with
 four fds: the agent's channel, the file for luoemu's output, the control socket of this machine, and a file with
-{"arguments", "environment", "agent"}, as JSON. To the control socket it sends {"pid": …} with a pidfd, and when luoemu
-has ended {"status": …}, as of os.wait(). It ends when FD's other end is closed; machines end by their own channels.
+{"arguments", "environment", "agent", "umask", "limits"}, as JSON. To the control socket it sends {"pid": …} with a
+pidfd, and when luoemu has ended {"status": …}, as of os.wait(). A luoemu whose pid was not sent ends before it does
+anything, so the test may ask another starter. It ends when FD's other end is closed; machines end by their own
+channels.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -56,16 +60,21 @@ class Starter:
         if not data:
             return False
         channel, log, number, request = fds
+        go, tell = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
-            forked.end(lambda: _luoemu(channel, log, request))
-        for fd in (channel, log, request):
+            os.close(tell)
+            forked.end(lambda: _luoemu(channel, log, request, go))
+        for fd in (channel, log, request, go):
             os.close(fd)
         control = socket.socket(fileno=number)
         pidfd = os.pidfd_open(pid)  # it is not reaped yet
         self._controls[pid] = control
-        _tell(control, {"pid": pid}, [pidfd])
-        os.close(pidfd)
+        if _tell(control, {"pid": pid}, [pidfd]):
+            with contextlib.suppress(BrokenPipeError):  # it was killed
+                os.write(tell, b"\n")
+        for fd in (pidfd, tell):
+            os.close(fd)
         return True
 
     def _reap(self) -> None:
@@ -77,15 +86,20 @@ class Starter:
                 _tell(control, {"status": status})
 
 
-def _tell(control: socket.socket, message: dict[str, int], fds: list[int] | None = None) -> None:
+def _tell(control: socket.socket, message: dict[str, int], fds: list[int] | None = None) -> bool:
+    """Returns whether the test still has its end of the control socket."""
     try:
         socket.send_fds(control, [json.dumps(message).encode()], fds or [])
     except (BrokenPipeError, ConnectionResetError):
-        return  # the test does not want to know
+        return False
+    return True
 
 
-def _luoemu(channel: int, log: int, file: int) -> int:
+def _luoemu(channel: int, log: int, file: int, go: int) -> int:
     """Becomes a machine's luoemu, in a process forked for it. Returns its exit status."""
+    gc.freeze()  # the starter's objects: the fds of those that are collected would be luoemu's
+    if not os.read(go, 1):
+        return 0  # the starter ended before the test had its pid
     forked.set_python_signals()
     request: dict[str, Any] = json.loads(os.pread(file, os.fstat(file).st_size, 0))
     for number in (1, 2):
@@ -93,6 +107,9 @@ def _luoemu(channel: int, log: int, file: int) -> int:
     forked.close_all_but((0, 1, 2, channel))
     os.set_inheritable(channel, True)
     forked.set_environment(request["environment"])
+    os.umask(request["umask"])
+    for limit, values in request["limits"]:
+        resource.setrlimit(limit, values)
     words = [*request["agent"], "--channel", str(channel)]
     init = functools.partial(_agent, words)
     # The words after -- are what an exec would start; errors of the command line are about those before.
@@ -112,8 +129,9 @@ def main() -> None:
     for name in sys.argv[2:]:
         try:
             importlib.import_module(name)
-        except ImportError:  # of a package that this Python lacks
-            continue
+        except ModuleNotFoundError as error:  # of a package that this Python lacks
+            if (error.name or "").partition(".")[0] == "luod":
+                raise
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page
     Starter(connection).serve()

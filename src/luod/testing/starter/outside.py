@@ -10,16 +10,18 @@ import atexit
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from luod.errors import MachineError
-from luod.linux import Fd
+from luod.linux import Fd, has_ended
 from luod.testing.forked import settings
 from luod.testing.interpreter import Interpreter
 
@@ -45,6 +47,13 @@ Any other is imported by the program that needs it.
 """
 
 
+_SECONDS: Final = 60.0
+"""The time in which a starter must start a luoemu: the first waits for the starter's imports."""
+_CLOSING_SECONDS: Final = 10.0
+"""The time in which a starter must end when it is closed. It is killed then."""
+_LIMITS: Final = tuple(sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}))
+
+
 class StarterEnded(MachineError):
     """The starter has ended, or been killed, before it started the machine."""
 
@@ -56,9 +65,17 @@ class Started:
     """A luoemu that the starter forked. The members are those of `subprocess.Popen`."""
 
     def __init__(self, control: socket.socket) -> None:
-        """Takes ownership of `control`. Raises StarterEnded."""
+        """Takes ownership of `control`. Raises StarterEnded, and MachineError when the starter does not answer."""
         self._control = control
-        data, fds, _, _ = socket.recv_fds(control, 4096, 1)
+        control.settimeout(_SECONDS)
+        try:
+            data, fds, _, _ = socket.recv_fds(control, 4096, 1)
+        except TimeoutError:
+            control.close()
+            raise MachineError(f"the process that starts machines started none within {_SECONDS:.0f} s") from None
+        except BaseException:
+            control.close()
+            raise
         if not data:
             control.close()
             raise StarterEnded
@@ -68,7 +85,10 @@ class Started:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Returns the exit status, or minus the signal, if it has ended; None while it runs."""
+        """Returns the exit status, or minus the signal, if it has ended; None while it runs.
+
+        It is minus SIGKILL for one whose starter was killed before: no process knows its status.
+        """
         return self._receive(0.0)
 
     def wait(self, timeout: float | None = None) -> int:
@@ -88,14 +108,19 @@ class Started:
                 signal.pidfd_send_signal(self._pidfd.fileno(), signal.SIGKILL)
 
     def _receive(self, timeout: float | None) -> int | None:
-        if self.returncode is None:
-            self._control.settimeout(timeout)
-            try:
-                data = self._control.recv(4096)  # the one message that is left, whole
-            except (BlockingIOError, TimeoutError):
-                return None
-            # Without one the starter was killed, and no process knows the status.
-            self._ended(os.waitstatus_to_exitcode(json.loads(data)["status"]) if data else -signal.SIGKILL)
+        if self.returncode is not None:
+            return self.returncode
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._control.settimeout(timeout)
+        try:
+            data = self._control.recv(4096)  # the one message that is left, whole
+        except (BlockingIOError, TimeoutError):
+            return None
+        if data:
+            self._ended(os.waitstatus_to_exitcode(json.loads(data)["status"]))
+        # Without a message the starter was killed. luoemu may run on.
+        elif has_ended(self._pidfd, within=None if deadline is None else max(0.0, deadline - time.monotonic())):
+            self._ended(-signal.SIGKILL)
         return self.returncode
 
     def _ended(self, status: int) -> None:
@@ -121,6 +146,7 @@ class Starter:
                     extra_groups=None if python.user is None else [],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
                 )
             except BaseException:
                 self._socket.close()
@@ -137,7 +163,13 @@ class Starter:
         self, arguments: Sequence[str], environment: Mapping[str, str], agent: Sequence[str], *, channel: int, log: int
     ) -> Started:
         """Starts a luoemu, as the function `start`. Raises StarterEnded."""
-        request = {"arguments": list(arguments), "environment": dict(environment), "agent": list(agent)}
+        request = {
+            "arguments": list(arguments),
+            "environment": dict(environment),
+            "agent": list(agent),
+            "umask": _umask(),
+            "limits": [(limit, resource.getrlimit(limit)) for limit in _LIMITS],
+        }
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs, tempfile.TemporaryFile() as file:
@@ -151,8 +183,14 @@ class Starter:
 
     def close(self) -> None:
         """Ends it, and waits for that. Machines run on."""
-        self._socket.close()
-        self._process.wait()
+        # A child of this process may have a copy of the socket: closing this one would be no end.
+        with self._socket, contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        try:
+            self._process.wait(_CLOSING_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 _starters: dict[tuple[object, ...], Starter] = {}
@@ -160,14 +198,17 @@ _lock = threading.Lock()
 
 
 def starter_for(python: Interpreter, environment: Mapping[str, str], *, instead_of: Starter | None = None) -> Starter:
-    """Returns the starter of this Python, its uid, and the settings of Python in `environment`.
+    """Returns the starter of this Python, its uid, the settings of Python in `environment`, and the hard limits of this
+    process, which a fork of the starter may be unable to raise.
 
     A starter that ends is replaced: `instead_of`.
     """
-    key = (os.getpid(), python.executable, python.user, *sorted(settings(environment).items()))
+    hard = [resource.getrlimit(limit)[1] for limit in _LIMITS]
+    key = (os.getpid(), python.executable, python.user, *hard, *sorted(settings(environment).items()))
     with _lock:
         if (found := _starters.get(key)) is None or found is instead_of:
             if found is not None:
+                del _starters[key]
                 found.close()
             elif not _starters:
                 atexit.register(_close_all, os.getpid())
@@ -204,3 +245,9 @@ def fds() -> set[int]:
 def _close_all(owner: int) -> None:
     while os.getpid() == owner and _starters:
         _starters.popitem()[1].close()
+
+
+def _umask() -> int:
+    """Returns this process's umask. os.umask() would change it for other threads."""
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as status:
+        return next(int(line.split()[1], 8) for line in status if line.startswith("Umask:"))

@@ -1,0 +1,168 @@
+"""The process that forks machines: what it gives them, and what becomes of them when it is killed, hangs or fails."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from luod.errors import MachineError
+from luod.testing import EmulatedMachine
+from luod.testing.interpreter import Interpreter
+from luod.testing.starter import outside
+from luod.testing.starter.outside import Started, Starter
+
+
+@pytest.fixture
+def starter(machine_python: Interpreter) -> Starter:
+    """Returns the starter of the next machine. It runs."""
+    environment = {**os.environ, **machine_python.environment}
+    found = outside.starter_for(machine_python, environment)
+    ended = found._process.poll() is not None  # by a test before
+    return outside.starter_for(machine_python, environment, instead_of=found) if ended else found
+
+
+def test_a_machine_boots_after_the_starter_was_killed(starter: Starter) -> None:
+    with EmulatedMachine() as before:
+        os.kill(starter.pid, signal.SIGKILL)
+        with EmulatedMachine() as after:
+            assert after.run(["echo", "one"]).text == "one"
+        assert before.run(["echo", "two"]).text == "two"
+
+
+def test_a_machine_whose_starter_was_killed_runs_until_it_ends_or_is_killed(starter: Starter) -> None:
+    with EmulatedMachine() as machine:
+        os.kill(starter.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, starter.pid, os.WEXITED | os.WNOWAIT)
+
+        assert machine.returncode is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            machine._process.wait(0.01)
+        machine._process.kill()
+
+        assert machine._process.wait(10) == -signal.SIGKILL
+
+
+def test_a_luoemu_whose_pid_the_test_cannot_have_does_nothing(
+    starter: Starter, machine_python: Interpreter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test asks another starter then: there would be two on one channel."""
+
+    def gone(control: socket.socket) -> Started:
+        control.close()
+        raise outside.StarterEnded
+
+    monkeypatch.setattr(outside, "Started", gone)
+    os.kill(starter.pid, signal.SIGSTOP)
+    ours, theirs = socket.socketpair()
+    with ours, tempfile.TemporaryFile() as log:
+        environment = {**os.environ, **machine_python.environment}
+        with theirs, pytest.raises(outside.StarterEnded):
+            starter.start([], environment, [], channel=theirs.fileno(), log=log.fileno())
+        os.kill(starter.pid, signal.SIGCONT)
+        ours.settimeout(30)
+
+        assert ours.recv(1) == b""
+        assert os.fstat(log.fileno()).st_size == 0
+
+
+def test_another_starter_is_asked_when_one_has_no_fd_left(starter: Starter) -> None:
+    with EmulatedMachine():  # its imports are done
+        used = len(os.listdir(f"/proc/{starter.pid}/fd"))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(starter.pid, resource.RLIMIT_NOFILE, (used, hard))
+
+    with EmulatedMachine() as machine:
+        assert machine.run(["echo", "one"]).text == "one"
+    assert starter._process.returncode == 1
+
+
+def test_a_starter_that_hangs_fails_the_boot_and_is_killed_when_it_is_closed(
+    starter: Starter, monkeypatch: pytest.MonkeyPatch, machine_python: Interpreter
+) -> None:
+    monkeypatch.setattr(outside, "_SECONDS", 0.1)
+    monkeypatch.setattr(outside, "_CLOSING_SECONDS", 0.1)
+    os.kill(starter.pid, signal.SIGSTOP)
+
+    with pytest.raises(MachineError, match="started none within 0 s"):
+        EmulatedMachine()
+    another = outside.starter_for(machine_python, {**os.environ, **machine_python.environment}, instead_of=starter)
+
+    assert starter._process.returncode == -signal.SIGKILL
+    assert another.pid != starter.pid
+
+
+def test_a_starter_ends_although_a_child_of_this_process_has_its_socket(
+    starter: Starter, machine_python: Interpreter
+) -> None:
+    begin, go = os.pipe()
+    if (child := os.fork()) == 0:
+        os.close(go)
+        os.read(begin, 1)
+        os._exit(0)
+    os.close(begin)
+    try:
+        outside.starter_for(machine_python, {**os.environ, **machine_python.environment}, instead_of=starter)
+        assert starter._process.returncode == 0
+    finally:
+        os.close(go)
+        os.waitpid(child, 0)
+
+
+def test_a_starter_that_was_closed_is_not_used_when_no_other_can_be_started(
+    starter: Starter, machine_python: Interpreter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {**os.environ, **machine_python.environment}
+    with monkeypatch.context() as patched:
+        patched.setattr(Interpreter, "module", lambda self, *words: ["/nowhere/python"])
+        with pytest.raises(FileNotFoundError):
+            outside.starter_for(machine_python, environment, instead_of=starter)
+
+    with EmulatedMachine() as machine:
+        assert machine.run(["echo", "one"]).text == "one"
+
+
+def test_it_keeps_no_output_of_the_test_open(starter: Starter) -> None:
+    assert os.readlink(f"/proc/{starter.pid}/fd/1") == os.devnull
+
+
+def test_a_machine_has_the_umask_and_the_limits_of_the_test_at_its_boot() -> None:
+    """Also hard limits, which no process can raise again without CAP_SYS_RESOURCE."""
+    source = """
+import json, os, resource, sys
+from luod.testing import EmulatedMachine
+show = "import os, resource; print(oct(os.umask(0)), resource.getrlimit(resource.RLIMIT_CORE))"
+for umask, limit in ((0o22, (4096, 8192)), (0o77, (0, 4096)), (0o22, (4096, 4096))):
+    os.umask(umask)
+    resource.setrlimit(resource.RLIMIT_CORE, limit)
+    with EmulatedMachine() as machine:
+        print(machine.run([sys.executable, "-c", show]).text)
+"""
+    printed = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=50)
+    assert printed.stdout.splitlines() == ["0o22 (4096, 8192)", "0o77 (0, 4096)", "0o22 (4096, 4096)"]
+
+
+@pytest.mark.parametrize(
+    ("module", "status"), [("luod.no_such_module", 1), ("json.no_such_module", 0), ("no_such_package", 0)]
+)
+def test_only_modules_of_other_packages_may_be_missing(machine_python: Interpreter, module: str, status: int) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            machine_python.module("luod.testing.starter", str(theirs.fileno()), module),
+            env={**os.environ, **machine_python.environment},
+            pass_fds=[theirs.fileno()],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    with ours:
+        ours.shutdown(socket.SHUT_RDWR)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert ("ModuleNotFoundError" in said) == bool(status)
