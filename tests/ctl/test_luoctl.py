@@ -57,8 +57,8 @@ def luoctl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(autouse=True)
-def _is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has every luoctl write lines as wide as without a terminal."""
+def _writes_lines_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has every luoctl write lines of this width, whatever the terminal of the test is."""
     monkeypatch.setenv("COLUMNS", "80")
 
 

@@ -48,12 +48,16 @@ def possible(argv: Sequence[str], environment: Mapping[str, str]) -> bool:
 
 def run(argv: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
     """Ends this process with the program of `argv`, for which `possible` is true."""
+    end(lambda: _program(argv, environment))
+
+
+def _program(argv: Sequence[str], environment: Mapping[str, str]) -> None:
     path = _search_path(os.environ)
     sys.path[1 + len(path) : 1 + len(path)] = _search_path(environment)[len(path) :]
     sys.path[0] = os.getcwd() if argv[1] == "-m" else ""
     set_environment(environment)
     sys.orig_argv = list(argv)
-    end(lambda: _module(argv) if argv[1] == "-m" else _source(argv))
+    (_module if argv[1] == "-m" else _source)(argv)
 
 
 def set_environment(environment: Mapping[str, str]) -> None:
@@ -73,7 +77,11 @@ def set_python_signals() -> None:
 
 
 def close_all_but(keep: Iterable[int]) -> None:
-    """Closes every fd of this process that is not in `keep`."""
+    """Closes every fd of this process that is not in `keep`.
+
+    The objects that own them are never collected here: they would close the fds of others, of the same numbers.
+    """
+    gc.freeze()
     kept = set(keep)
     for number in [int(name) for name in os.listdir("/proc/self/fd")]:
         if number not in kept:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.daemon.host import Luod, states
 from tests.daemon.participant import Participant, begin, prepare, start
 from tests.library import start_vmm
@@ -11,6 +13,12 @@ def killed_and_started_again(luod: Luod) -> None:
     luod.kill_both()
     luod.stop()
     luod.start()
+
+
+def lost(luod: Luod) -> dict[str, str]:
+    """Returns the sessions that luod's log reports lost in this kernel, with the reasons."""
+    assert luod.keep is not None
+    return dict(re.findall(r'session-lost name=(\S+) .*reason="([^"]*)"', luod.keep.stderr))
 
 
 def carried(luod: Luod) -> tuple[Participant, str]:
@@ -101,6 +109,7 @@ def test_half_of_what_a_workload_had_is_torn(luod: Luod) -> None:
     first.program.kill()
     killed_and_started_again(luod)
     assert states(vmm) == {"incoming one": "torn"}
+    assert lost(luod) == {"one#1": "only luod had it open, and luod ended"}
     assert vmm.refused("retrieve_session", name="one", slot="s").kind == "Torn"
 
 
@@ -129,6 +138,7 @@ def test_what_the_file_tells_of_and_the_kernel_has_not_is_lost(luod: Luod) -> No
     luod.start()
     vmm = luod.vmm()
     assert states(vmm) == {}
+    assert lost(luod) == dict.fromkeys(("one", "one#1"), "this kernel does not have it")
     assert luod.status()["state"] == "idle"
     told = luod.luoctl_json("timeline")["timeline"]
     assert (told["state"], told["arrived"], told["now"]) == ("preparing", None, None)

@@ -28,8 +28,8 @@ KEPT_AFTER_SECONDS: Final = 1.0
 
 
 class Owners:
-    """Owns the pidfds for which no call waits until keep has them. `died` runs once for each process that ends. In a
-    running loop.
+    """Owns the pidfds for which no call waits until keep has them, and still then, until their processes are forgotten.
+    `died` runs once for each process that ends. In a running loop.
     """
 
     def __init__(self, holdings: Holdings, died: Callable[[Row], None]) -> None:

@@ -14,7 +14,7 @@ from luod.daemon.store.schema import IncomingRow, OutgoingRow, Owed, begun_recor
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.errors import NoSuchSession, SessionTaken
 from luod.frozen import replace
-from luod.static import TYPE_CHECKING
+from luod.static import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from luod.daemon.log import Log
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from luod.daemon.store.fd_store import FdStore
     from luod.daemon.store.registry import Registry
     from luod.daemon.store.schema import Departure, Doubt, Record, Row
+
+_WAS_LUODS: Final = "only luod had it open, and luod ended"
 
 
 def arrived(row: OutgoingRow, departure: Departure | None) -> IncomingRow:
@@ -122,7 +124,9 @@ async def verify(fds: FdStore, registry: Registry, log: Log) -> None:
     """
     for outgoing in registry.record.outgoing:
         if fd_name(outgoing) not in fds and not await fds.open_elsewhere(outgoing.name):
-            lose(outgoing, registry, log, "only luod had it open, and luod ended")
+            lose(outgoing, registry, log, _WAS_LUODS)
+    arrival = registry.rest.arrival
+    other_kernel = arrival is not None and arrival.crossing is None  # the first serve of a kernel measures it, later
     for before in registry.record.incoming:
         row = registry.incoming(before.name) or before  # torn by now if another session of its workload is lost
         if row.state is IncomingState.WAITING:
@@ -137,8 +141,8 @@ async def verify(fds: FdStore, registry: Registry, log: Log) -> None:
                 registry.become(row, IncomingState.RETRIEVED)
             log("session-elsewhere", name=row.name, owner=row.owner)
         except NoSuchSession:
-            lose(row, registry, log, "this kernel does not have it")
-    arrival = registry.rest.arrival
+            retrieved_here = row.state is IncomingState.TAKEN or not other_kernel
+            lose(row, registry, log, _WAS_LUODS if retrieved_here else "this kernel does not have it")
     if arrival is not None and arrival.crossing is None and not registry.record.incoming:
         log.warning("update-lost", update=arrival.update, reason="none of its sessions is in this kernel")
         registry.not_arrived()

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -80,7 +79,6 @@ def _become(
     runs.
     """
     try:
-        gc.freeze()  # the agent's objects: the fds of those that are collected would be the program's
         for number, file in enumerate(files):
             os.dup2(file, number)
         forked.close_all_but((0, 1, 2, report))

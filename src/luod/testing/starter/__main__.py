@@ -97,7 +97,6 @@ def _tell(control: socket.socket, message: dict[str, int], fds: list[int] | None
 
 def _luoemu(channel: int, log: int, file: int, go: int) -> int:
     """Becomes a machine's luoemu, in a process forked for it. Returns its exit status."""
-    gc.freeze()  # the starter's objects: the fds of those that are collected would be luoemu's
     if not os.read(go, 1):
         return 0  # the starter ended before the test had its pid
     forked.set_python_signals()
