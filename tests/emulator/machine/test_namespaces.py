@@ -58,4 +58,4 @@ def test_a_container_that_hides_parts_of_proc_is_told_what_to_do() -> None:
     )
     assert done.returncode == 125
     assert "--security-opt unmask=ALL" in done.stderr
-    assert "/proc cannot be mounted: " in done.stderr, "root is in no user namespace"
+    assert "/proc cannot be mounted in a user namespace: " in done.stderr, "the kernel refuses it only there"

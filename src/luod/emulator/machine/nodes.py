@@ -103,8 +103,7 @@ def mount_proc(*, root: bool) -> None:
     try:
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     except PermissionError as error:
-        place = "" if root else " in a user namespace"
-        raise OSError(error.errno, f"/proc cannot be mounted{place}: {_MASKED}") from None
+        raise OSError(error.errno, f"/proc cannot be mounted in a user namespace: {_MASKED}") from None
     bind(_COMMAND_LINE, "/proc/cmdline")
     if root:
         # In a user namespace the host's own root owns these. Here only a read-only mount protects them.
