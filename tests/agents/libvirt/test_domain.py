@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luod.agents.libvirt.domain import Facts, read_facts, read_user
+from luod.agents.libvirt.domain import Facts, check_name, read_facts, read_user
 from luod.agents.libvirt.lent import User
 from luod.agents.libvirt.monitor import answer
 from luod.errors import QemuRefusal, QmpFailed, QmpUnknown
@@ -51,6 +51,19 @@ def test_the_facts_of_a_domain_are_those_of_dominfo(
 ) -> None:
     printed = DOMINFO.format(id="-", state=state, persistent=persistent, autostart=autostart, saved=saved)
     assert read_facts(printed) == facts
+
+
+@pytest.mark.parametrize(
+    "name", ["7", "007", "2f4b9e3c-1f0f-4bb2-9d38-5f0a7d1b2c11", "2f4b9e3c1f0f4bb29d385f0a7d1b2c11----"]
+)
+def test_a_name_by_which_virsh_may_find_another_domain_is_refused(name: str) -> None:
+    with pytest.raises(QemuRefusal, match="id or the UUID"):
+        check_name(name)
+
+
+@pytest.mark.parametrize("name", ["web", "7a", "-7", "2f4b9e3c", "web-2f4b9e3c-1f0f-4bb2-9d38-5f0a7d1b"])
+def test_another_name_is_not(name: str) -> None:
+    check_name(name)
 
 
 def test_qemu_runs_as_the_user_that_libvirt_has_for_this_kind_of_domain() -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from luod.agents.guests import ownership, state
 from luod.agents.guests.deadline import QEMU_SECONDS, in_time
+from luod.agents.guests.monitor import Monitor
 from luod.agents.guests.pairing import GENERATION, RAM, RAM_TOKEN, SESSIONS_LOST, STATE, STATE_TOKEN, about_state
 from luod.aio import AsyncClient, AsyncHeldOutgoingSession, AsyncParticipant, AsyncPhase
 from luod.errors import (
@@ -60,6 +61,8 @@ class CarriedGuest(ABC):
         self._updating = False
         self._paused = False
         """Whether the agent paused the guest, so that the agent has to continue it."""
+        self._ram_left_out = False
+        """Whether QEMU may leave the RAM out also of what somebody else has it save."""
         self._leaving = False
         """Whether luod starts the next kernel, which has the guest then."""
 
@@ -75,9 +78,10 @@ class CarriedGuest(ABC):
     async def _vetoes(self) -> tuple[str, ...]:
         """Returns why the guest cannot be carried as it is now; () if it can be. Raises QemuError."""
 
+    @property
     @abstractmethod
-    async def _runs(self) -> bool:
-        """Returns whether the guest runs. Raises QemuError."""
+    def _monitor(self) -> Monitor:
+        """Returns the monitor of the guest's QEMU."""
 
     @abstractmethod
     async def _pause(self) -> None:
@@ -97,7 +101,7 @@ class CarriedGuest(ABC):
 
     @abstractmethod
     async def _note_change(self) -> None:
-        """Has the session say what is true of the paused guest. Raises QemuRefusal: it cannot be carried."""
+        """Has the session say what is true of the guest now. Raises the errors of `annotate`, or QemuRefusal."""
 
     @contextlib.asynccontextmanager
     async def _accompanied(self) -> AsyncIterator[None]:
@@ -265,7 +269,7 @@ class CarriedGuest(ABC):
 
     async def _freeze(self, phase: AsyncPhase, session: AsyncHeldOutgoingSession) -> None:
         async with in_time(_left(phase), "QEMU did not pause the guest"):
-            running = await self._runs()
+            running = await state.runs(self._monitor)
             if running:
                 self._paused = True
                 await self._pause()
@@ -275,7 +279,9 @@ class CarriedGuest(ABC):
             raise QemuRefusal("; ".join(found))
         # No update carries the state of one QEMU with the description of another.
         await self._note_change()
+        self._ram_left_out = True
         with await self._save(_left(phase)) as written:
+            self._ram_left_out = False
             frozen = await phase.create()  # the participant closes it when the update is cancelled
             await frozen.annotate(about_state(self.agent, phase.generation, running=running))
             await frozen.preserve(written, STATE_TOKEN, name=STATE)
@@ -284,24 +290,34 @@ class CarriedGuest(ABC):
         await phase.ready()
 
     async def _go_on(self, reason: str | None) -> None:
-        """Continues the guest, if the agent paused it."""
-        if not self._paused:
-            self._report(f"goes on: {reason}")
-            return
-        while True:
+        """Continues the guest, if the agent paused it, and has its owner's saves contain its RAM."""
+        while self._paused:
             try:
                 await self._proceed()
+                self._paused = False
             except QemuLate as error:
                 self._report(f"is still paused: {error}")
-                continue
             except QemuEnded:
                 return  # which ends this task
             except QemuError as error:
                 self._report(f"cannot be continued: {error}; it stays paused")
-                return
-            self._paused = False
+                break
+        else:
             self._report(f"goes on: {reason}")
+        await self._have_ram_saved()
+
+    async def _have_ram_saved(self) -> None:
+        """Has QEMU write the RAM too, after a failure that may have kept the agent from it."""
+        if not self._ram_left_out:
             return
+        try:
+            await state.with_ram_again(self._monitor)
+        except QemuEnded:
+            return
+        except QemuError as error:
+            self._report(f"must be saved by this agent only: another save would be without the guest's memory: {error}")
+            return
+        self._ram_left_out = False
 
 
 def _left(phase: AsyncPhase) -> float:

@@ -19,6 +19,10 @@ T = TypeVar("T")
 RAM_ID: Final = "luod-ram"
 """The id of the guest's RAM in QEMU."""
 _NAMELESS: Final = "without an id"
+_SAVED_BEFORE: Final = (
+    "its state was saved while its owner had paused it, as for an update that was cancelled, and QEMU saves it again "
+    "after it has run: continue it, and pause it again"
+)
 _DEVICES: Final = ("/machine/peripheral", "/machine/peripheral-anon")
 
 
@@ -49,7 +53,7 @@ async def vetoes(
     `since` is what the guest had when it was started; None does not compare. `unused` says of the name of a memory
     back end whether the guest does not have it. Raises QemuEnded: QEMU is gone.
     """
-    found = [*await _memory(qmp, unused), *await _blockers(qmp)]
+    found = [*await _saved_before(qmp), *await _memory(qmp, unused), *await _blockers(qmp)]
     if since is not None:
         found += changes(since, await hardware(qmp))
     return tuple(dict.fromkeys(found))
@@ -71,6 +75,13 @@ def changes(before: Hardware, now: Hardware) -> tuple[str, ...]:
                 "QEMU would open that image in the next kernel"
             )
     return tuple(found)
+
+
+async def _saved_before(qmp: Monitor) -> list[str]:
+    """QEMU saves a guest once, and again after that has run: it gave its disks away with the state."""
+    if await qmp.asked("query-status", lambda answer: str(answer["status"])) != "postmigrate":
+        return []
+    return [_SAVED_BEFORE]
 
 
 async def _memory(qmp: Monitor, unused: Callable[[str], bool]) -> list[str]:

@@ -6,14 +6,21 @@ it, so the agent of root uses only root's own.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Sequence
+from typing import Final
 
 from luod.agents.guests import pairing
 from luod.aio import AsyncClient
 from luod.errors import NoSuchSession, QemuRefusal
 from luod.ipc.types.sessions import Description
+
+LOOK_SECONDS: Final = 20.0
+_LOOK_PAUSE: Final = 0.2
+"""How long the agent of another kind of guest may take to see that a session is not its own, and to end."""
 
 
 async def described(client: AsyncClient, name: str) -> tuple[Description, ...]:
@@ -31,13 +38,22 @@ async def described(client: AsyncClient, name: str) -> tuple[Description, ...]:
     return found
 
 
-async def waits(client: AsyncClient, name: str) -> bool:
+async def waits(client: AsyncClient, name: str, *, within: float = 0.0) -> bool:
     """Returns whether the last kernel left a session of the guest that is not finished.
 
-    Raises QemuRefusal: a session of this name is of another user, or a live process has the guest.
+    Raises QemuRefusal: a session of this name is of another user, or a live process has the guest, also after `within`
+    seconds.
     """
-    found = await described(client, name)
-    require_unclaimed(name, found)
+    deadline = time.monotonic() + within
+    while True:
+        found = await described(client, name)
+        try:
+            require_unclaimed(name, found)
+            break
+        except QemuRefusal:
+            if time.monotonic() >= deadline:
+                raise
+            await asyncio.sleep(_LOOK_PAUSE)
     return any(each.direction == "incoming" for each in found)
 
 

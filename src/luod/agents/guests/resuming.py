@@ -9,7 +9,7 @@ from typing import Final
 from luod.agents.guests.carried import Report
 from luod.agents.guests.monitor import Monitor
 from luod.aio import AsyncRestored
-from luod.errors import LuodError, QmpFailed
+from luod.errors import LuodError, QemuError
 
 _ANNOUNCE: Final = {"initial": 50, "max": 550, "rounds": 5, "step": 100}
 """In milliseconds: the times of the packets by which a guest tells the switches where it is."""
@@ -27,5 +27,5 @@ async def resume(
     except LuodError as error:
         # The guest runs. luod discards the session after its restore deadline, or for the operator.
         report(f"its session could not be finished, and is left to `luoctl discard`: {error}")
-    with contextlib.suppress(QmpFailed):
+    with contextlib.suppress(QemuError):  # the guest runs, and nothing may look like a failed restore
         await monitor.execute("announce-self", _ANNOUNCE)

@@ -1,7 +1,7 @@
 """The state of a guest's devices: written by a paused QEMU into a memfd, and loaded from it by the next one.
 
 The guest's RAM stays where it is: it is in shared memory with a name, which x-ignore-shared leaves out of the state.
-Which form of address QEMU knows is asked of it beforehand (`capabilities`), never concluded from a version.
+Which form of address QEMU knows is asked of it beforehand (`schema`), never concluded from a version.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from luod.agents.guests.deadline import in_time
 from luod.agents.guests.monitor import Monitor
-from luod.errors import QemuError, QemuLate, QmpFailed
+from luod.errors import QemuEnded, QemuError, QemuLate, QmpFailed
 from luod.frozen import frozen
 from luod.linux import Fd, HasFileno, memfd
 
@@ -25,6 +25,9 @@ _NAME: Final = "luod-state"
 _PAUSES: Final = (0.001, 0.002, 0.004, 0.008)
 _WITHOUT_RAM: Final = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
 _WITH_RAM: Final = {"capabilities": [{"capability": "x-ignore-shared", "state": False}]}
+_AGAIN_SECONDS: Final = 30.0
+_AGAIN_PAUSE: Final = 0.1
+"""How long QEMU may still be writing after a failure, and the seconds between two questions."""
 _STOPPED: Final = "the guest's state was not written"
 _MORE: Final = "QEMU's own output may say more"
 
@@ -39,17 +42,17 @@ class Migration:
 
 
 async def migration(qmp: Monitor) -> Migration:
-    """Returns what QEMU says about the guest that it writes or loads. Raises as `Qmp.asked`."""
+    """Returns what QEMU says about the guest that it writes or loads. Raises as `Monitor.asked`."""
     return await qmp.asked("query-migrate", _migration)
 
 
 async def status(qmp: Monitor) -> str:
-    """Returns QEMU's word for what the guest does, such as paused. Raises as `Qmp.asked`."""
+    """Returns QEMU's word for what the guest does, such as paused. Raises as `Monitor.asked`."""
     return await qmp.asked("query-status", lambda answer: str(answer["status"]))
 
 
 async def runs(qmp: Monitor) -> bool:
-    """Returns whether the guest runs. Raises as `Qmp.asked`."""
+    """Returns whether the guest runs. Raises as `Monitor.asked`."""
     return await qmp.asked("query-status", lambda answer: bool(answer["running"]))
 
 
@@ -87,9 +90,22 @@ async def with_ram(qmp: Monitor) -> None:
     """Has QEMU write the RAM too whenever it writes the guest for somebody else. Raises QemuError.
 
     A guest that its owner saves without the RAM is lost. `save` and `load` do it at their end; after a failure of
-    theirs the agent does, as soon as QEMU is no longer writing.
+    theirs the agent does (`with_ram_again`). QEMU refuses it while it is writing.
     """
     await qmp.execute("migrate-set-capabilities", _WITH_RAM)
+
+
+async def with_ram_again(qmp: Monitor) -> None:
+    """Does `with_ram` as soon as QEMU is no longer writing. Raises QemuEnded. Raises QemuLate: that took too long."""
+    async with in_time(_AGAIN_SECONDS, "QEMU was not told to save the guest's memory"):
+        while True:
+            try:
+                await with_ram(qmp)
+                return
+            except QemuEnded:
+                raise
+            except QemuError:
+                await asyncio.sleep(_AGAIN_PAUSE)
 
 
 async def load(qmp: Monitor, file: Fd, *, file_uri: bool, within: float) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import grp
 import os
 import pwd
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from typing import Final, Self
@@ -21,7 +22,17 @@ from luod.frozen import frozen
 from luod.linux import Fd, Resource, has_ended, memfd, memory_identity, pidfd_getfd
 
 _PIDS: Final = "/run/libvirt/qemu"
+_UUID: Final = re.compile("[0-9a-fA-F-]{36}")
 _RUNNING: Final = ("running", "idle", "paused", "in shutdown", "pmsuspended")
+
+
+def check_name(name: str) -> None:
+    """Raises QemuRefusal: virsh looks for an id or a UUID first, and could end another domain by this name."""
+    if (name.isascii() and name.isdigit()) or _UUID.fullmatch(name):
+        raise QemuRefusal(
+            f"virsh takes the name {name} for the id or the UUID of a domain, which may be another one",
+            hint="rename the domain (`virsh domrename UUID NAME`)",
+        )
 
 
 @frozen
@@ -35,8 +46,16 @@ class Facts:
 
 
 async def facts(name: str) -> Facts:
-    """Returns what libvirt says about the domain `name`. Raises LibvirtFailed: there is none."""
-    return read_facts(await virsh("dominfo", "--domain", name))
+    """Returns what libvirt says about the domain `name`; of one that it does not know, that it has nothing.
+
+    Raises LibvirtFailed: libvirt does not answer.
+    """
+    try:
+        return read_facts(await virsh("dominfo", "--domain", name))
+    except LibvirtFailed:
+        if name in (await virsh("list", "--all", "--name")).splitlines():
+            raise
+        return read_facts("")
 
 
 def read_facts(printed: str) -> Facts:
@@ -183,6 +202,18 @@ class DomainQemu(Resource):
                 hint=f"shut the domain down, and start it by `luoctl libvirt run {self.name}`",
             )
         return next(iter(found.values()))
+
+    def require(self, ram: Fd) -> None:
+        """Raises QemuRefusal: this QEMU does not have the caller's memfd `ram`."""
+        wanted, found = memory_identity(ram), False
+        for file in self._memfds():
+            with file:
+                found = found or memory_identity(file) == wanted
+        if not found:
+            raise QemuRefusal(
+                f"the QEMU of the domain {self.name} runs on other memory than the agent gave it",
+                hint=f"shut the domain down, and start it by `luoctl libvirt run {self.name}`",
+            )
 
     def _memfds(self) -> Iterator[Fd]:
         for entry in os.scandir(f"/proc/{self.pid}/fd"):

@@ -11,12 +11,13 @@ from typing import Any, Final
 
 from luod.agents.guests import live, state
 from luod.agents.guests.carried import CarriedGuest, Report
-from luod.agents.libvirt import domain, lent, record, refusals
+from luod.agents.guests.monitor import Monitor
+from luod.agents.libvirt import domain, paths, record, refusals
 from luod.agents.libvirt.description import Description
 from luod.agents.libvirt.domain import DomainQemu
 from luod.agents.libvirt.virsh import virsh
 from luod.aio import AsyncClient, AsyncHeldOutgoingSession
-from luod.errors import LibvirtFailed, LuodError, QemuEnded, QemuError, QemuLate, QemuRefusal
+from luod.errors import LibvirtFailed, LuodError, QemuEnded, QemuLate, QemuRefusal
 from luod.linux import Fd
 
 _AGAIN_PAUSE: Final = 0.2
@@ -60,9 +61,18 @@ class Domain(CarriedGuest):
                 loop.remove_signal_handler(number)
 
     async def take_over(self) -> None:
-        """Continues the guest if an agent paused it that was killed. Nothing of it may be in a session of luod's."""
+        """Continues the guest if the last agent, which was killed, had paused it.
+
+        Nothing of the guest may be in a session of luod's. libvirt's own saves contain its memory afterwards.
+        """
+        self._ram_left_out = True
         self._paused = was_paused(self.name)
         await self._go_on("its last agent has ended")
+
+    async def go_on_restored(self) -> None:
+        """Continues the guest, whose state was loaded. The pause has been noted."""
+        self._paused = True
+        await self._go_on("it was restored")
 
     async def _ended(self) -> int:
         ending, leaving = asyncio.ensure_future(self._qemu.wait()), asyncio.ensure_future(self._leave.wait())
@@ -81,8 +91,8 @@ class Domain(CarriedGuest):
 
     async def _release(self) -> bool:
         released = await super()._release()
-        if self._paused and not self._leaving and not self._qemu.ended:
-            if released:
+        if (self._paused or self._ram_left_out) and not self._leaving and not self._qemu.ended:
+            if released or not self._paused:
                 await self._go_on("its agent ends")
             else:
                 self._report("stays paused: luod still has its memory and its state, and an update may carry them")
@@ -109,11 +119,14 @@ class Domain(CarriedGuest):
             facts = await domain.facts(self.name)
             if facts.autostart:
                 found.append(AUTOSTART.format(self.name))
+            if not facts.persistent:
+                found.append(UNDEFINED.format(self.name))
             found += await live.vetoes(self._qemu.monitor, unused=lambda back_end: back_end.endswith(".ram"))
         return tuple(found)
 
-    async def _runs(self) -> bool:
-        return await state.runs(self._qemu.monitor)
+    @property
+    def _monitor(self) -> Monitor:
+        return self._qemu.monitor
 
     async def _pause(self) -> None:
         note_pause(self.name)
@@ -121,20 +134,6 @@ class Domain(CarriedGuest):
 
     async def _save(self, within: float) -> Fd:
         return await state.save(self._qemu.monitor, file_uri=self.file_uri, within=within)
-
-    async def _go_on(self, reason: str | None) -> None:
-        """Continues the guest, and has libvirt's own saves contain its memory, also if its owner had paused it."""
-        while not self._qemu.ended:
-            try:
-                await state.with_ram(self._qemu.monitor)
-            except QemuEnded:
-                return
-            except QemuError as error:
-                self._report(f"cannot be saved by libvirt, which is tried again: {error}")
-                await asyncio.sleep(_AGAIN_PAUSE)
-            else:
-                await super()._go_on(reason)
-                return
 
     async def _proceed(self) -> None:
         try:
@@ -151,9 +150,9 @@ class Domain(CarriedGuest):
         Raises QemuLate: it may be continued later. Raises LibvirtFailed, which is `refused`: it never will be.
         """
         try:
-            if await self._runs():
+            if await state.runs(self._monitor):
                 return
-            found = await state.status(self._qemu.monitor)
+            found = await state.status(self._monitor)
         except LibvirtFailed:
             found = ""  # libvirt is not there
         if found in _NEVER_CONTINUED:
@@ -166,28 +165,27 @@ AUTOSTART: Final = (
     "libvirt would start it from the beginning in the next kernel: `virsh autostart --disable {0}`, and enable "
     "luod-libvirt@{0}.service"
 )
+UNDEFINED: Final = (
+    "libvirt has no definition of {0} any more, and would forget it in the next kernel: `virsh define` it"
+)
 
 
 def was_paused(name: str) -> bool:
     """Returns whether an agent has paused the domain, in this boot, and has not continued it."""
-    return os.path.exists(_marker(name))
+    return os.path.exists(paths.paused(name))
 
 
 def note_pause(name: str) -> None:
     """Notes that the agent has to continue the domain, for an agent that is started in its place."""
-    os.makedirs(lent.FOLDER, mode=0o755, exist_ok=True)
-    with open(_marker(name), "wb"):
+    paths.make_folder()
+    with open(paths.paused(name), "wb"):
         pass
 
 
 def forget_pause(name: str) -> None:
     """Notes that the domain is as its owner wants."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(_marker(name))
-
-
-def _marker(name: str) -> str:
-    return lent.path(name).removesuffix(".ram") + ".paused"
+        os.unlink(paths.paused(name))
 
 
 def refuse_autostart(name: str, facts: domain.Facts) -> None:

@@ -13,7 +13,7 @@ from luod.agents.guests.deadline import QEMU_SECONDS
 from luod.agents.guests.pairing import RAM, RUNNING, STATE
 from luod.agents.guests.resuming import resume
 from luod.agents.guests.schema import Schema
-from luod.agents.libvirt import description, domain, guest, record, refusals
+from luod.agents.libvirt import description, domain, guest, lock, record, refusals
 from luod.agents.libvirt.description import Description
 from luod.agents.libvirt.domain import DomainQemu
 from luod.agents.libvirt.guest import Domain
@@ -34,10 +34,17 @@ async def run(client: AsyncClient, name: str, report: Report, *, populate: bool 
     """Starts the domain `name`, which libvirt has defined, and takes its part in updates. Returns 0 when it has ended.
 
     A domain that runs already with luod's memory is taken over from an agent that was killed. Raises QemuRefusal,
-    before anything is started: it could not be carried, it runs without luod's memory, or it waits in a session.
-    Raises LibvirtFailed: libvirt cannot start it. Raises Refused: another agent has it.
+    before anything is started: it could not be carried, it runs without luod's memory, it waits in a session, or
+    another agent has it. Raises LibvirtFailed: libvirt cannot start it. Raises Refused: luod has a session of another
+    process by this name.
     """
     _check_caller(name)
+    domain.check_name(name)
+    with lock.held(name):
+        return await _run(client, name, report, populate=populate)
+
+
+async def _run(client: AsyncClient, name: str, report: Report, *, populate: bool) -> int:
     if await ownership.waits(client, name):
         raise QemuRefusal(
             f"the domain {name} waits in a session of the last kernel",
@@ -45,6 +52,10 @@ async def run(client: AsyncClient, name: str, report: Report, *, populate: bool 
         )
     await ownership.require_not_carried_over(client, name)
     facts = await domain.facts(name)
+    if facts.active and await _waits_for_state(name):
+        # An attempt to restore it left this QEMU, and its session was given up since.
+        await domain.end(name)
+        facts = await domain.facts(name)
     if facts.active:
         return await _taken_over(client, name, report)
     if not facts.persistent:
@@ -67,6 +78,7 @@ async def run(client: AsyncClient, name: str, report: Report, *, populate: bool 
             else:
                 await domain.created(wanted, path, incoming=False)
         with DomainQemu.of(name) as qemu:
+            qemu.require(ram)
             report(f"runs, in process {qemu.pid}")
             return await (await _guest(qemu, ram, client, report)).carry(patiently=True)
 
@@ -77,13 +89,21 @@ async def restore(client: AsyncClient, name: str, report: Report, *, if_guest: b
     If `if_guest`, a session of another program is left to that one. An error before the guest runs leaves its session
     with luod, for another try; afterwards it cannot be repeated. Raises NoSuchSession, Torn, AlreadyResumed. Raises
     QemuRefusal: the session is of another user, a live process has it, memory and state are of different updates, the
-    domain runs already, or libvirt makes another machine of it. Raises LibvirtFailed, QemuError, NotEnoughMemory.
+    domain runs already, another agent has it, or libvirt makes another machine of it. Raises LibvirtFailed, QemuError,
+    NotEnoughMemory.
     """
     _check_caller(name)
-    found = await ownership.waits(client, name)
+    with lock.held(name):
+        return await _restore(client, name, report, if_guest=if_guest)
+
+
+async def _restore(client: AsyncClient, name: str, report: Report, *, if_guest: bool) -> int:
+    # The agent of another kind of guest may look at the same session (`restore --all`), and ends then.
+    found = await ownership.waits(client, name, within=ownership.LOOK_SECONDS if if_guest else 0.0)
     if found and if_guest and not await ownership.is_of(client, name, record.AGENT):
         report("is no domain of libvirt, and is left to its own program")
         return 0
+    domain.check_name(name)
     restored = await client.restore(name) if found else None
     if restored is None:
         raise NoSuchSession(2, "", f"the last kernel left no session of {name}", hint="start the domain with `run`")
@@ -112,14 +132,20 @@ async def start(client: AsyncClient, name: str, report: Report) -> int:
     Any other failure to continue it raises the errors of `restore`, and its session is kept.
     """
     _check_caller(name)
+    domain.check_name(name)
+    with lock.held(name):
+        return await _start(client, name, report)
+
+
+async def _start(client: AsyncClient, name: str, report: Report) -> int:
     if await ownership.waits(client, name):
         try:
-            return await restore(client, name, report)
+            return await _restore(client, name, report, if_guest=False)
         except (Torn, AlreadyResumed) as error:
             await ownership.waits(client, name)  # another process may have retrieved and resumed it meanwhile
             report(f"cannot be restored: {error}")
             await client.discard(name)
-    return await run(client, name, report)
+    return await _run(client, name, report, populate=True)
 
 
 def _check_caller(name: str) -> None:
@@ -159,18 +185,33 @@ async def _released(client: AsyncClient, name: str) -> None:
 
 
 async def _require_inactive(name: str) -> None:
-    """Ends what an earlier attempt to restore the domain left. Raises QemuRefusal: the domain runs already."""
+    """Ends what an earlier attempt to restore the domain left, before it had the guest.
+
+    Raises QemuRefusal: the domain runs already, or may have run.
+    """
     if not (await domain.facts(name)).active:
         return
+    if await _waits_for_state(name):
+        await domain.end(name)
+        return
     if (await domain.running(name)).incoming:
-        with DomainQemu.of(name) as qemu:
-            if not await state.runs(qemu.monitor):
-                await domain.end(name)
-                return
+        raise QemuRefusal(
+            f"the domain {name} has the state of its session, and may have run since",
+            hint=f"if it has not run in this kernel: `virsh destroy {name}`, and restore it. If it has, its session is "
+            f"older than its disks: `luoctl discard {name}`",
+        )
     raise QemuRefusal(
         f"the domain {name} runs already in this kernel, beside its session of the last one",
         hint=f"what it wrote to its disks since is not in the session: `luoctl discard {name}`",
     )
+
+
+async def _waits_for_state(name: str) -> bool:
+    """Returns whether the active domain has no guest yet: its QEMU waits for the state of one."""
+    if not (await domain.running(name)).incoming:
+        return False
+    with DomainQemu.of(name) as qemu:
+        return await state.status(qemu.monitor) == "inmigrate"
 
 
 async def _loaded(
@@ -183,10 +224,15 @@ async def _loaded(
     *,
     running: bool,
 ) -> Domain:
-    """Returns the domain, which goes on in `qemu`. After an error before that, QEMU has ended."""
+    """Returns the domain, which goes on in `qemu`.
+
+    After an error before luod was told that it does, QEMU has ended; after a later one it has not, and `run` takes it
+    over.
+    """
     name = carried.name
     resuming = False
     try:
+        qemu.require(ram)
         continued = await _guest(qemu, ram, client, report)
         if differs := description.differences(carried, continued.description):
             raise QemuRefusal(
@@ -198,7 +244,7 @@ async def _loaded(
         if running:
             guest.note_pause(name)  # an agent that is killed from now on leaves a domain that another one continues
         resuming = True
-        await resume(restored, qemu.monitor, report, continued.take_over if running else None)
+        await resume(restored, qemu.monitor, report, continued.go_on_restored if running else None)
     except BaseException:
         if not resuming:
             await domain.end(name)

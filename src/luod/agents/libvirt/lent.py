@@ -15,11 +15,11 @@ from functools import partial
 from typing import Final
 
 from luod.agents.guests.children import end_with
+from luod.agents.libvirt import paths
 from luod.frozen import frozen
 from luod.linux import Fd
 
-FOLDER: Final = "/run/luod/libvirt"
-_HOLDER: Final = ("sleep", "infinity")
+_HOLDER: Final = ("/bin/sleep", "infinity")
 
 
 @frozen
@@ -30,18 +30,19 @@ class User:
     gid: int
 
 
-def path(name: str) -> str:
-    """Returns the path of the RAM of the domain `name`. It is the same at each start."""
-    return f"{FOLDER}/{name.replace('/', '%2F')}.ram"
-
-
 @contextlib.asynccontextmanager
 async def lent(ram: Fd, user: User, name: str) -> AsyncIterator[str]:
     """Lets `user` open the caller's memfd `ram` in the block, and yields the path. Raises OSError."""
-    os.makedirs(FOLDER, mode=0o755, exist_ok=True)
+    paths.make_folder()
+    # QEMU's user may do anything with the holder, so it has nothing of the agent's but the memory.
     holder = await asyncio.create_subprocess_exec(
         *_HOLDER,
         stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        cwd="/",
+        env={},
+        start_new_session=True,
         pass_fds=(ram.fileno(),),
         user=user.uid,
         group=user.gid,
@@ -49,7 +50,7 @@ async def lent(ram: Fd, user: User, name: str) -> AsyncIterator[str]:
         preexec_fn=partial(end_with, os.getpid()),
     )
     try:
-        link = path(name)
+        link = paths.ram(name)
         new = f"{link}.{holder.pid}"
         os.symlink(f"/proc/{holder.pid}/fd/{ram.fileno()}", new)
         os.replace(new, link)

@@ -8,6 +8,7 @@ from typing import Any
 
 from luod.agents.guests import live, state
 from luod.agents.guests.carried import CarriedGuest, Report, words
+from luod.agents.guests.monitor import Monitor
 from luod.agents.qemu import command_line, control, programs, upgrade
 from luod.agents.qemu.process import Qemu, said
 from luod.agents.qemu.record import AGENT, Record, about, of_plan
@@ -54,8 +55,9 @@ class Guest(CarriedGuest):
     async def _vetoes(self) -> tuple[str, ...]:
         return await live.vetoes(self._qemu.qmp, self._hardware)
 
-    async def _runs(self) -> bool:
-        return await state.runs(self._qemu.qmp)
+    @property
+    def _monitor(self) -> Monitor:
+        return self._qemu.qmp
 
     async def _pause(self) -> None:
         qmp = self._qemu.qmp
@@ -95,16 +97,21 @@ class Guest(CarriedGuest):
             try:
                 await self._note_change()
                 folder = control.folder(control.path(self.name, self._client.path))
+                self._ram_left_out = True
                 outcome = await upgrade.replaced(self._qemu, old, new, self._ram, folder)
-            except BaseException:
+            except BaseException as error:
                 self._record = record
+                if isinstance(error, QemuError):
+                    await self._have_ram_saved()
                 raise
             if outcome.failure is not None:
                 self._record = record
+                await self._have_ram_saved()
                 with contextlib.suppress(QemuRefusal):  # else it is repeated when an update freezes
                     await self._note_change()
                 self._report(f"goes on with QEMU {record.qemu}: {outcome.failure}")
                 raise self._still(outcome.failure)
+            self._ram_left_out = False  # it is another QEMU
             await self._look()
             self._report(f"goes on with QEMU {capabilities.version} ({outcome.way})")
             return Upgraded(capabilities.version, record.machine, outcome.way, self._qemu.pid)

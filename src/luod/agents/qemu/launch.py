@@ -74,7 +74,8 @@ async def restore(
     the guest, memory and state are of different updates, or this QEMU cannot run the guest. Raises QemuError: the state
     does not fit it. Raises NotEnoughMemory.
     """
-    found = await ownership.waits(client, name)
+    # The agent of another kind of guest may look at the same session (`restore --all`), and ends then.
+    found = await ownership.waits(client, name, within=ownership.LOOK_SECONDS if if_guest else 0.0)
     if found and if_guest and not await ownership.is_of(client, name, record.AGENT):
         report("is no guest of QEMU, and is left to its own program")
         return 0

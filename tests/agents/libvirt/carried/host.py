@@ -222,6 +222,10 @@ class LibvirtHost:
         """Returns what libvirt says about a domain, such as "running (unpaused)"."""
         return self.virsh("domstate", guest.name, "--reason").text.strip()
 
+    def capabilities(self, guest: CountingGuest) -> str:
+        """Returns how a domain's QEMU would save it, such as "x-ignore-shared: off"."""
+        return self.virsh("qemu-monitor-command", "--hmp", guest.name, "info migrate_capabilities").text
+
     def qemu_pid(self, guest: CountingGuest) -> int:
         """Returns the process id of a domain's QEMU, in the machine."""
         return int(self.luod.machine.read(f"/run/libvirt/qemu/{guest.name}.pid"))

@@ -54,3 +54,28 @@ def test_libvirts_own_save_has_the_memory_again(host: LibvirtHost) -> None:
     host.run(guest)
 
     guest.assert_nothing_is_lost()
+
+
+def test_a_domain_its_owner_paused_runs_before_the_next_update_carries_it(host: LibvirtHost) -> None:
+    guest = host.domain()
+    host.run(guest)
+    host.virsh("suspend", guest.name)
+    witness = Witness(host)
+    witness.begin()
+    witness.prepared()
+    witness.until_ready(guest.name)
+    witness.veto("freezing")
+
+    witness.begin()
+    assert "continue it, and pause it again" in witness.until_cancelled()
+
+    host.virsh("resume", guest.name)
+    host.until_it_counts(guest)
+    host.virsh("suspend", guest.name)
+    witness.begin()
+    witness.prepared()
+    witness.until_ready(guest.name)
+    witness.veto("freezing")
+    host.virsh("resume", guest.name)
+    host.until_it_counts(guest)
+    guest.assert_nothing_is_lost()

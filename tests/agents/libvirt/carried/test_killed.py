@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from luod.ctl.exits import Exit
 from luod.testing import eventually
 from tests.agents.libvirt.carried.host import LibvirtHost
 from tests.agents.qemu.carried.host import Witness
@@ -103,3 +104,59 @@ def test_killed_when_the_restored_domain_may_run_another_agent_continues_it(host
 
     assert "is taken over" in host.agents[guest.name].stderr
     guest.assert_nothing_is_lost()
+
+
+def test_a_qemu_that_was_left_without_its_guest_is_ended_and_the_domain_started(host: LibvirtHost) -> None:
+    guest = host.domain()
+    host.run(guest)
+    host.update()
+    with host.hanging("migrate-incoming"):
+        agent = host.agent(guest, "restore", guest.name)
+        eventually(lambda: host.hangs, within=120, describe="the agent waits for virsh")
+        shell = host.qemu_pid(guest)
+        agent.kill()
+    eventually(
+        lambda: host.luod.luoctl("discard", guest.name, check=False).returncode == 0,
+        within=60,
+        describe="the session is given up",
+    )
+
+    host.start(guest)
+
+    assert host.qemu_pid(guest) != shell
+
+
+def test_a_domain_that_has_its_state_may_have_run_and_is_left_to_the_operator(host: LibvirtHost) -> None:
+    guest = host.domain()
+    host.run(guest)
+    host.update()
+    with host.hanging("migrate-set-capabilities*false"):
+        agent = host.agent(guest, "restore", guest.name)
+        eventually(lambda: host.hangs, within=120, describe="the agent waits for virsh")
+        agent.kill()
+    second = host.agent(guest, "restore", guest.name)
+    assert second.wait() == Exit.REFUSED
+    assert "virsh destroy vm" in second.stderr
+    assert host.state(guest).startswith("paused")
+
+    host.virsh("destroy", guest.name)
+    host.restore(guest)
+
+    guest.assert_nothing_is_lost()
+
+
+def test_ended_while_it_saves_a_domain_its_owner_paused_libvirts_save_has_the_memory(host: LibvirtHost) -> None:
+    guest = host.domain()
+    host.run(guest)
+    host.virsh("suspend", guest.name)
+    witness = Witness(host)
+    witness.begin()
+    with host.hanging("'\"migrate\",'"):
+        witness.prepared()
+        eventually(lambda: host.hangs, within=120, describe="the agent waits for virsh")
+        assert "x-ignore-shared: on" in host.capabilities(guest)
+        host.agents[guest.name].signal(signal.SIGTERM)
+        witness.until_cancelled()
+        assert host.agents[guest.name].wait() == 0
+
+    assert "x-ignore-shared: off" in host.capabilities(guest)

@@ -56,6 +56,31 @@ def test_a_failure_before_the_domain_runs_leaves_it_for_another_try(host: Libvir
     guest.assert_nothing_is_lost()
 
 
+def test_a_domain_that_another_agent_has_is_left_to_it(host: LibvirtHost) -> None:
+    guest = host.domain()
+    first = host.run(guest)
+    assert f"the domain vm is with process {first.pid}" in refused(host, guest, "run")
+    assert "is with process" in refused(host, guest, "start")
+    host.until_it_counts(guest)
+    assert host.sessions() == {"vm": "held"}
+
+
+def test_a_domain_without_a_definition_is_not_started(host: LibvirtHost) -> None:
+    guest = host.domain()
+    host.virsh("undefine", guest.name)
+    assert "the domain vm is not defined" in refused(host, guest, "run")
+
+
+def test_an_update_is_refused_while_libvirt_has_no_definition_of_the_domain(host: LibvirtHost) -> None:
+    guest = host.domain()
+    host.run(guest)
+    host.virsh("undefine", guest.name)
+    host.luod.load()
+    vetoed = host.luod.luoctl("update", check=False)
+    assert "`virsh define` it" in vetoed.text + vetoed.stderr.decode()
+    host.until_it_counts(guest)
+
+
 def test_an_update_is_refused_while_libvirt_would_start_the_domain_itself(host: LibvirtHost) -> None:
     guest = host.domain()
     host.run(guest)

@@ -63,6 +63,15 @@ def test_a_domain_that_its_owner_paused_is_paused_in_the_next_kernel(host: Libvi
     guest.assert_nothing_is_lost()
 
 
+def test_a_domain_whose_definition_the_next_kernel_lacks_is_restored(host: LibvirtHost) -> None:
+    guest = host.domain()
+    host.run(guest)
+    host.update()
+    host.virsh("undefine", guest.name)
+    host.restore(guest)
+    guest.assert_nothing_is_lost()
+
+
 def test_libvirts_own_save_has_the_memory_and_goes_on_with_luods(host: LibvirtHost) -> None:
     """Also after an update, in which the state was loaded without the memory."""
     guest = host.domain()
