@@ -111,3 +111,11 @@ def test_what_the_guest_does_not_see_may_be_elsewhere(changed: str) -> None:
     assert changed != PLAIN
     empty = dict.fromkeys(("domain", "os", "firmware", "cpu", "driver", "disk", "devices", "last"), "")
     assert differences(described(), read(changed.format(**empty, balloon="none"))) == ()
+
+
+def test_each_of_several_devices_that_are_alike_counts() -> None:
+    channel = "<channel type='pty'><target type='virtio' name='{}'/></channel>"
+    before = described(devices="".join(channel.format(name) for name in ("a", "b", "c", "d")))
+    now = described(devices="".join(channel.format(name) for name in ("a", "b", "x", "d")))
+    assert len(before.hardware()) == len(described().hardware()) + 4
+    assert [each.partition(" is ")[0] for each in differences(before, now)] == ["<channel> pty (2)"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import pytest
 
-from luod.agents.libvirt.domain import Facts, check_name, read_facts, read_user
+from luod.agents.libvirt.domain import DomainQemu, Facts, check_name, read_facts, read_user
 from luod.agents.libvirt.lent import User
 from luod.agents.libvirt.monitor import answer
 from luod.errors import QemuRefusal, QmpFailed, QmpUnknown
+from luod.linux import Fd, memfd
 from tests.agents.libvirt.domains import described
 
 DOMINFO = """\
@@ -97,3 +101,16 @@ def test_what_qemu_refuses_is_an_error_with_its_words() -> None:
 def test_an_answer_of_another_form_is_an_error(printed: str) -> None:
     with pytest.raises(QmpUnknown):
         answer("stop", printed)
+
+
+def test_a_qemu_on_other_memory_than_the_agents_is_refused() -> None:
+    with memfd("ram", 0) as ram, memfd("ram", 0) as other:
+        process = subprocess.Popen(["sleep", "infinity"], pass_fds=[ram.fileno()])
+        try:
+            with DomainQemu("web", process.pid, Fd(os.pidfd_open(process.pid))) as qemu:
+                qemu.require(ram)
+                with pytest.raises(QemuRefusal, match="runs on other memory"):
+                    qemu.require(other)
+        finally:
+            process.kill()
+            process.wait()

@@ -23,6 +23,7 @@ REFUSED: dict[str, list[dict[str, str]]] = {
             "<discard/>",
         )
     ],
+    "locked-memory": [{"domain": "<memoryBacking><locked/></memoryBacking>"}],
     "numa": [{"cpu": "<numa><cell id='0' cpus='0-1' memory='2' unit='GiB'/></numa>"}],
     "numatune": [{"domain": "<numatune><memory mode='strict' nodeset='0'/></numatune>"}],
     "memory-hotplug": [{"domain": "<maxMemory slots='4' unit='GiB'>8</maxMemory>"}],

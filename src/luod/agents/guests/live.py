@@ -1,8 +1,8 @@
 """What of a running guest its command line does not say: what was plugged in, removed or exchanged since it started.
 
 A QEMU in the next kernel has what the command line says, and does not notice one device more than the saved guest had.
-So a guest that differs from its command line is not carried: the launcher notes the hardware when it starts the guest,
-and compares when an update prepares.
+So a guest that differs from its command line is not carried: the agent that wrote it notes the hardware when it starts
+the guest, and compares when an update prepares. libvirt describes what it plugged in, so its agent does not compare.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from luod.frozen import frozen
 
 T = TypeVar("T")
 
-RAM_ID: Final = "luod-ram"
+OWN: Final = "luod-"
+"""How the names of luod's own objects in QEMU begin."""
+RAM_ID: Final = f"{OWN}ram"
 """The id of the guest's RAM in QEMU."""
 _NAMELESS: Final = "without an id"
 _SAVED_BEFORE: Final = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from typing import Final
 from xml.etree.ElementTree import Element
 
@@ -79,11 +80,13 @@ class Description:
         """Returns what the guest has, by names for people: two domains with the same are the same to their guests."""
         root = self.root
         found = {f"<{tag}>": _written(part) for tag in _PARTS if (part := root.find(tag)) is not None}
+        alike = Counter[str]()
         for device in root.iterfind("devices/*"):
             if device.tag == "emulator":
                 continue
             what = f"<{device.tag}> {_place(device)}".rstrip()
-            found[f"{what} ({list(found).count(what)})" if what in found else what] = _seen_by_the_guest(device)
+            found[f"{what} ({alike[what]})" if alike[what] else what] = _seen_by_the_guest(device)
+            alike[what] += 1
         return found
 
 

@@ -22,6 +22,10 @@ from luod.linux import Fd
 
 _AGAIN_PAUSE: Final = 0.2
 """The seconds between two attempts to continue a guest by a libvirt that does not do it."""
+_OF_LIBVIRT: Final = frozenset(
+    f"{each}.ram" for each in ("pc", "microvm", "mach-virt", "ppc_spapr", "s390", "riscv_virt_board", "loongarch")
+)
+"""The back ends that libvirt names by the machine, which has luod's instead."""
 _NEVER_CONTINUED: Final = frozenset(["shutdown", "guest-panicked", "internal-error", "suspended"])
 """QEMU's words for guests that end, have failed, or sleep by themselves: no command continues them."""
 
@@ -82,6 +86,9 @@ class Domain(CarriedGuest):
             ending.cancel()
             leaving.cancel()
         if not self._qemu.ended:
+            if self._leaving:
+                self._report("is left by its agent, paused, and goes on in the next kernel")
+                return 0
             self._report("takes no part in updates any more; the domain runs on")
             return 0
         with contextlib.suppress(LuodError):
@@ -121,7 +128,7 @@ class Domain(CarriedGuest):
                 found.append(AUTOSTART.format(self.name))
             if not facts.persistent:
                 found.append(UNDEFINED.format(self.name))
-            found += await live.vetoes(self._qemu.monitor, unused=lambda back_end: back_end.endswith(".ram"))
+            found += await live.vetoes(self._qemu.monitor, unused=_OF_LIBVIRT.__contains__)
         return tuple(found)
 
     @property

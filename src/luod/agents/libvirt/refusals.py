@@ -73,6 +73,13 @@ TABLE: Final[tuple[Refusal, ...]] = (
         _has(*(f"memoryBacking/{each}" for each in ("source", "access", "allocation", "hugepages", "discard"))),
     ),
     Refusal(
+        "locked-memory",
+        "<memoryBacking> with <locked>",
+        "QEMU that locks memory which came from the last kernel was not tried",
+        "leave it out",
+        _has("memoryBacking/locked"),
+    ),
+    Refusal(
         "numa",
         "<numa> in <cpu>",
         "each cell has a memory back end of its own, and luod preserves one",

@@ -11,14 +11,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from luod.agents.guests.live import RAM_ID
+from luod.agents.guests.live import OWN, RAM_ID
 from luod.agents.qemu import refusals, rejoining
 from luod.agents.qemu.capabilities import Capabilities
 from luod.agents.qemu.options import DISKS, Option, split
 from luod.errors import QemuRefusal
 from luod.frozen import frozen
 
-MONITOR: Final = f"{refusals.OWN}qmp"
+MONITOR: Final = f"{OWN}qmp"
 """The id of the character device of luod's monitor in QEMU."""
 
 _SIZE: Final = re.compile(r"(\d{1,20})(\.\d{1,20})?([bkmgtpe]?)", re.IGNORECASE | re.ASCII)

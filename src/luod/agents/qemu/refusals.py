@@ -11,12 +11,10 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from luod.agents.guests.live import OWN
 from luod.agents.qemu.options import DISKS, IMPLIED, Option
 from luod.errors import QemuRefusal
 from luod.frozen import frozen
-
-OWN: Final = "luod-"
-"""How the names of luod's own objects in QEMU begin."""
 
 _FILES_BY_NUMBER: Final = frozenset(["fd", "fds", "vhostfd", "vhostfds", "sock_fd", "sock-fd"])
 _FILE_BY_NUMBER: Final = re.compile(r"(?:/dev/fdset|/dev/fd|/proc/self/fd)/|fd:\d")

@@ -36,7 +36,6 @@ from luod.frozen import frozen
 from luod.linux import Fd
 
 _PAUSE: Final = 0.002
-_SENDS_RAM: Final = {"capability": "x-ignore-shared", "state": False}
 
 
 @frozen
@@ -151,7 +150,7 @@ async def _transferred(old: Qemu, after: Side, ram: Fd, folder: str) -> Qemu:
         try:
             await _listening(new, f"{folder}/cpr")
             # The new QEMU cannot be told of a capability before the guest comes. In this mode no RAM is sent anyway.
-            await old.qmp.execute("migrate-set-capabilities", {"capabilities": [_SENDS_RAM]})
+            await state.with_ram(old.qmp)
             await old.qmp.execute("migrate-set-parameters", {"mode": "cpr-transfer"})
             await old.qmp.execute("migrate", {"channels": channels})
             await new.meet(within=QEMU_SECONDS)

@@ -8,6 +8,7 @@ from luod.ctl.exits import Exit
 from luod.testing import eventually
 from tests.agents.libvirt.carried.host import LibvirtHost
 from tests.agents.qemu.carried.host import Witness
+from tests.daemon.participant import started_jump
 
 
 def test_a_running_domain_is_taken_over_and_carried(host: LibvirtHost) -> None:
@@ -160,3 +161,27 @@ def test_ended_while_it_saves_a_domain_its_owner_paused_libvirts_save_has_the_me
         assert host.agents[guest.name].wait() == 0
 
     assert "x-ignore-shared: off" in host.capabilities(guest)
+
+
+def test_a_signal_to_it_while_luod_starts_the_next_kernel_leaves_the_domain_paused(host: LibvirtHost) -> None:
+    guest = host.domain()
+    host.run(guest)
+    witness = Witness(host)
+    witness.begin()
+    witness.prepared()
+    witness.until_ready(guest.name)
+    witness.participant.freeze(witness.generation)
+    jump = started_jump(host.luod)
+    host.luod.machine.signal(jump, signal.SIGSTOP)
+    witness.participant.vote("freezing")
+    host.until_it_says(guest, "waits for the next kernel")
+
+    host.agents[guest.name].signal(signal.SIGTERM)
+
+    assert host.agents[guest.name].wait() == 0
+    assert "is left by its agent, paused" in host.agents[guest.name].stderr
+    assert host.state(guest).startswith("paused")
+    host.luod.machine.signal(jump, signal.SIGKILL)
+    witness.until_cancelled()
+    host.start(guest)
+    guest.assert_nothing_is_lost()

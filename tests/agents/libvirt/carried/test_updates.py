@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from luod.agents.libvirt.description import differences, read
 from luod.testing import eventually
 from tests.agents.libvirt.carried.host import LibvirtHost
 
+LOOK = """\
+import signal, sys
+import luod
+with luod.Client() as client, client.retrieve(sys.argv[1]):
+    print("has it", file=sys.stderr, flush=True)
+    signal.sigtimedwait([signal.SIGUSR1], 5)
+"""
+"""Looks at a session as the agent of another kind of guest does, for 5 seconds."""
 RNG = b"<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>"
 
 
@@ -34,6 +44,24 @@ def test_all_domains_are_restored_by_one_command(host: LibvirtHost) -> None:
         host.until_it_says(guest, f"{guest.name}: takes part in updates")
         host.until_it_counts(guest)
         guest.assert_nothing_is_lost()
+
+
+def test_it_is_restored_when_the_agent_of_other_guests_has_looked_at_it(host: LibvirtHost, tmp_path: Path) -> None:
+    guest = host.domain()
+    host.run(guest)
+    host.update()
+    look = tmp_path / "look.py"
+    look.write_text(LOOK)
+    python = host.luod.python()
+    other = host.luod.machine.spawn(python.script(look, guest.name), env=python.environment)
+    eventually(lambda: "has it" in other.stderr, describe="the other agent has the session")
+
+    host.agent(guest, "restore", "--if-guest", guest.name)
+
+    host.until_it_says(guest, "takes part in updates")
+    assert other.wait() == 0, other.stderr
+    host.until_it_counts(guest)
+    guest.assert_nothing_is_lost()
 
 
 def test_a_device_that_libvirt_plugged_in_is_there_in_the_next_kernel(host: LibvirtHost) -> None:
