@@ -92,6 +92,40 @@ def test_an_update_whose_answer_is_lost_with_the_connection_is_found_and_awaited
     assert f"h1: update {host.timeline.update} done, Linux " in said
 
 
+def test_a_host_that_does_not_say_whether_it_began_keeps_its_slot(
+    rehearse: Rehearse, server: Server, scratch: Path
+) -> None:
+    silent = scratch / "luoctl-that-does-not-tell"
+    silent.write_text('#!/bin/sh\ncase "$*" in *timeline*) exit 3;; esac\nexec luoctl "$@"\n')
+    silent.chmod(0o755)
+    lock = ("-e", f"live_update_lock_url={server.url}", "-e", f"live_update_luoctl={silent}")
+    limits = ("-e", '{"live_update_wait_seconds": 15, "live_update_attempt_seconds": 5}')
+
+    report, said = rehearse(1, {"h1": "slow-link"}, "--share-network", more=(*lock, *limits))
+
+    assert report.status != 0, said
+    assert report.hosts[0].boots == 2, "it is in the next kernel"
+    assert "Require that luod answered" in said
+    assert len(server.holder) == 1
+
+
+def test_a_second_update_of_a_run_that_fails_gives_its_slot_back(
+    rehearse: Rehearse, server: Server, scratch: Path
+) -> None:
+    refused = {"live_update_cmdline": "liveupdate=on kho=on root=/dev/old", "live_update_deadline": 1e12}
+    back = {"import_playbook": "luod.host.update", "vars": refused}
+    playbook = scratch / "there-and-not-back.yml"
+    playbook.write_text(json.dumps([{"import_playbook": "luod.host.update"}, back]))
+    lock = ("-e", f"live_update_lock_url={server.url}")
+
+    report, said = rehearse(1, None, "--share-network", playbook=str(playbook), more=lock)
+
+    assert report.status != 0, said
+    assert report.hosts[0].boots == 2
+    assert [path.rpartition("/")[2] for path, _body in server.requests] == ["pre-reboot", "steady-state"] * 2
+    assert server.holder == {}
+
+
 def test_a_plain_user_can_rehearse_and_a_playbook_that_is_missing_is_said_before_hosts_are_started(
     rehearse: Rehearse,
 ) -> None:
