@@ -118,9 +118,13 @@ test-kernel: $(READY)
 		--no-loadscope-reorder $(KERNEL_TESTS)
 
 SYSTEMD_TESTS ?= tests/systemd
-# Those that are run, also or only, on a real kernel. The rest of test_jump.py is run there by hand: it takes 10 minutes.
-SYSTEMD_KERNEL_TESTS ?= tests/systemd/test_service.py tests/systemd/test_unit_sessions.py tests/systemd/test_cold_reboot.py \
+# Those that are run, also or only, on a real kernel, where an update takes a minute. The others of test_service.py and
+# test_jump.py take 20 minutes there: SYSTEMD_KERNEL_TESTS='tests/systemd/test_service.py tests/systemd/test_jump.py'.
+SYSTEMD_UPDATES := tests/systemd/test_service.py::test_pid_1_holds_every_session \
+	tests/systemd/test_service.py::test_no_session_is_lost_when_every_process_of_luod_ends \
+	tests/systemd/test_service.py::test_guests_live_through_three_updates_in_a_row \
 	tests/systemd/test_jump.py::test_guests_live_through_three_updates_by_systemd_in_a_row
+SYSTEMD_KERNEL_TESTS ?= $(SYSTEMD_UPDATES) tests/systemd/test_unit_sessions.py tests/systemd/test_cold_reboot.py
 # One boot serves a module's tests, so a module stays with one worker. An empty list leaves a kind of machine out.
 test-systemd: $(READY) deb
 	@kernel=$$(kernel/build $(KERNEL)) && scripts/systemd-root build/systemd-root $$kernel/bzImage && \
