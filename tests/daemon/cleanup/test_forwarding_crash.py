@@ -31,6 +31,7 @@ def forward(luod: Luod, strace: str, name: str, *how: str) -> str:
     tracer = luod.machine.spawn([strace, "-f", "-qq", *how, "-p", str(serve)])
     until_traced(luod, serve)
     done = luod.luoctl("carry-over", name, check=False)
+    luod.status()  # a serve answers: if one was killed, keep has seen its end, and started another
     who = "nobody" if done.returncode == 0 else "forwarder" if luod.serve_pid() == serve else "serve"
     luod.machine.signal(tracer.pid, signal.SIGTERM)
     tracer.wait()
