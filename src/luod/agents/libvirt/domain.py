@@ -75,7 +75,7 @@ async def defined(name: str) -> Description:
 
 
 async def saved(name: str) -> Description:
-    """Returns the domain of a managed save. Raises LibvirtFailed: there is none."""
+    """Returns the domain of a managed save. Raises LibvirtFailed: the domain has no managed save."""
     return _named(name, await virsh("managedsave-dumpxml", "--domain", name, "--security-info"))
 
 
