@@ -17,6 +17,7 @@ from pathlib import Path
 from luod.testing import Program, eventually
 from luod.testing.machine import Result
 from luod.testing.tools import cannot_run
+from tests.agents.qemu.carried.host import Witness
 from tests.agents.qemu.guests import CountingGuest
 from tests.daemon.host import Luod
 
@@ -124,10 +125,9 @@ class LibvirtHost:
         finally:
             self._write_virsh("")
 
-    @property
-    def hangs(self) -> bool:
-        """Returns whether a command hangs, or has hung."""
-        return self._hangs.exists()
+    def until_it_hangs(self) -> None:
+        """Waits until an agent's command hangs."""
+        eventually(self._hangs.exists, within=self._patience, describe="the agent waits for virsh")
 
     def virsh(self, *words: str, stdin: bytes = b"", check: bool = True) -> Result:
         """Runs virsh, as an operator does."""
@@ -234,6 +234,28 @@ class LibvirtHost:
         """Does a live update, and starts luod and libvirtd in the next kernel, in which no domain runs yet."""
         self.luod.load()
         self.luod.update(ignore=())
+        self._arrive()
+
+    def frozen(self, guest: CountingGuest) -> Witness:
+        """Begins an update, and returns its witness, for which it waits once the domain is ready in freezing."""
+        witness = Witness(self)
+        witness.begin()
+        witness.prepared()
+        witness.until_ready(guest.name)
+        return witness
+
+    def assert_carried(self, guest: CountingGuest, witness: Witness) -> None:
+        """Does an update with a witness, and asserts that it carries the domain."""
+        witness.begin()
+        witness.until_ready(guest.name)
+        witness.prepared()
+        with self.luod.machine.expect_jump():
+            witness.frozen()
+        self._arrive()
+        self.restore(guest)
+        guest.assert_nothing_is_lost()
+
+    def _arrive(self) -> None:
         self.agents.clear()
         self.luod.start()
         self.boot()

@@ -28,24 +28,13 @@ def test_the_domain_goes_on_and_a_later_update_carries_it(host: LibvirtHost, pha
     host.until_it_counts(guest)
     assert (host.state(guest).partition(" ")[0], host.qemu_pid(guest)) == ("running", pid)
     assert host.sessions() == {"vm": "held", "witness": "held"}
-    witness.begin()
-    witness.prepared()
-    with host.luod.machine.expect_jump():
-        witness.frozen()
-    host.agents.clear()
-    host.luod.start()
-    host.boot()
-    host.restore(guest)
-    guest.assert_nothing_is_lost()
+    host.assert_carried(guest, witness)
 
 
 def test_libvirts_own_save_has_the_memory_again(host: LibvirtHost) -> None:
     guest = host.domain()
     host.run(guest)
-    witness = Witness(host)
-    witness.begin()
-    witness.prepared()
-    witness.until_ready(guest.name)
+    witness = host.frozen(guest)
     witness.veto("freezing")
     host.until_it_counts(guest)
 
@@ -60,10 +49,7 @@ def test_a_domain_its_owner_paused_runs_before_the_next_update_carries_it(host: 
     guest = host.domain()
     host.run(guest)
     host.virsh("suspend", guest.name)
-    witness = Witness(host)
-    witness.begin()
-    witness.prepared()
-    witness.until_ready(guest.name)
+    witness = host.frozen(guest)
     witness.veto("freezing")
 
     witness.begin()

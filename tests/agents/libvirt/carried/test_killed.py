@@ -28,10 +28,7 @@ def test_a_running_domain_is_taken_over_and_carried(host: LibvirtHost) -> None:
 def test_a_domain_that_it_had_paused_is_continued_and_carried(host: LibvirtHost) -> None:
     guest = host.domain()
     host.run(guest)
-    witness = Witness(host)
-    witness.begin()
-    witness.prepared()
-    witness.until_ready(guest.name)
+    witness = host.frozen(guest)
     host.agents[guest.name].kill()
     assert guest.name in witness.until_cancelled()
     assert host.state(guest).startswith("paused")
@@ -39,24 +36,13 @@ def test_a_domain_that_it_had_paused_is_continued_and_carried(host: LibvirtHost)
     host.start(guest)
 
     guest.assert_nothing_is_lost()
-    witness.begin()
-    witness.prepared()
-    with host.luod.machine.expect_jump():
-        witness.frozen()
-    host.agents.clear()
-    host.luod.start()
-    host.boot()
-    host.restore(guest)
-    guest.assert_nothing_is_lost()
+    host.assert_carried(guest, witness)
 
 
 def test_a_signal_to_it_leaves_the_domain_running_also_while_it_is_frozen(host: LibvirtHost) -> None:
     guest = host.domain()
     host.run(guest)
-    witness = Witness(host)
-    witness.begin()
-    witness.prepared()
-    witness.until_ready(guest.name)
+    host.frozen(guest)
 
     host.agents[guest.name].signal(signal.SIGTERM)
 
@@ -82,7 +68,7 @@ def test_killed_before_the_restored_domain_runs_another_attempt_restores_it(host
     before = guest.numbers()
     with host.hanging("migrate-incoming"):
         agent = host.agent(guest, "restore", guest.name)
-        eventually(lambda: host.hangs, within=120, describe="the agent waits for virsh")
+        host.until_it_hangs()
         assert host.state(guest).startswith("paused")
         agent.kill()
     assert guest.numbers() == before
@@ -98,7 +84,7 @@ def test_killed_when_the_restored_domain_may_run_another_agent_continues_it(host
     host.update()
     with host.hanging("resume"):
         agent = host.agent(guest, "restore", guest.name)
-        eventually(lambda: host.hangs, within=120, describe="the agent waits for virsh")
+        host.until_it_hangs()
         agent.kill()
 
     host.start(guest)
@@ -113,7 +99,7 @@ def test_a_qemu_that_was_left_without_its_guest_is_ended_and_the_domain_started(
     host.update()
     with host.hanging("migrate-incoming"):
         agent = host.agent(guest, "restore", guest.name)
-        eventually(lambda: host.hangs, within=120, describe="the agent waits for virsh")
+        host.until_it_hangs()
         shell = host.qemu_pid(guest)
         agent.kill()
     eventually(
@@ -133,7 +119,7 @@ def test_a_domain_that_has_its_state_may_have_run_and_is_left_to_the_operator(ho
     host.update()
     with host.hanging("migrate-set-capabilities*false"):
         agent = host.agent(guest, "restore", guest.name)
-        eventually(lambda: host.hangs, within=120, describe="the agent waits for virsh")
+        host.until_it_hangs()
         agent.kill()
     second = host.agent(guest, "restore", guest.name)
     assert second.wait() == Exit.REFUSED
@@ -154,7 +140,7 @@ def test_ended_while_it_saves_a_domain_its_owner_paused_libvirts_save_has_the_me
     witness.begin()
     with host.hanging("'\"migrate\",'"):
         witness.prepared()
-        eventually(lambda: host.hangs, within=120, describe="the agent waits for virsh")
+        host.until_it_hangs()
         assert "x-ignore-shared: on" in host.capabilities(guest)
         host.agents[guest.name].signal(signal.SIGTERM)
         witness.until_cancelled()
@@ -166,10 +152,7 @@ def test_ended_while_it_saves_a_domain_its_owner_paused_libvirts_save_has_the_me
 def test_a_signal_to_it_while_luod_starts_the_next_kernel_leaves_the_domain_paused(host: LibvirtHost) -> None:
     guest = host.domain()
     host.run(guest)
-    witness = Witness(host)
-    witness.begin()
-    witness.prepared()
-    witness.until_ready(guest.name)
+    witness = host.frozen(guest)
     witness.participant.freeze(witness.generation)
     jump = started_jump(host.luod)
     host.luod.machine.signal(jump, signal.SIGSTOP)
