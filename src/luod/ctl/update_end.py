@@ -31,8 +31,8 @@ def judge(update: str, status: Status, times: UpdateTimes | None) -> Verdict:
     if status.state == "broken":
         return Verdict(Exit.BROKEN, "this kernel could not take over what was preserved: the sessions are lost")
     if times is None or times.update != update:
-        last = "none" if times is None else f"{escaped(times.update)}, {escaped(times.state)}"
-        return Verdict(Exit.NOT_FOUND, f"luod knows no update {escaped(update)}; the last one is {last}")
+        known = "" if times is None else f"; the last one is {escaped(times.update)}, {escaped(times.state)}"
+        return Verdict(Exit.NOT_FOUND, f"luod knows no update {escaped(update)}{known}")
     if times.state == "cancelled":
         reason = f": {escaped(times.reason)}" if times.reason else ""
         return Verdict(Exit.CANCELLED, f"{timeline.headline(times)}{reason}; the old kernel runs on")
