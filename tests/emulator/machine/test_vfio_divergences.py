@@ -156,8 +156,7 @@ def test_what_a_device_has_not(run_devices: RunDevices) -> None:
         bind(file, context)
         assert region(file, vfio.VFIO_PCI_ROM_REGION_INDEX)[1] == 0
         assert errno_of(region, file, vfio.VFIO_PCI_VGA_REGION_INDEX) == errno.EINVAL
-        features = vfio.VFIO_DEVICE_FEATURE_MASK
-        for number in range(features + 1)[:16]:
+        for number in (1, 2, *range(6, 12)):
             probe = vfio.VFIO_DEVICE_FEATURE_PROBE | number
             assert errno_of(call, file, vfio.VFIO_DEVICE_FEATURE, vfio.DEVICE_FEATURE, probe) == errno.ENOTTY
         listen(file, [os.eventfd(0)], vfio.VFIO_PCI_INTX_IRQ_INDEX)
@@ -165,6 +164,16 @@ def test_what_a_device_has_not(run_devices: RunDevices) -> None:
         unmask = vfio.IRQ_SET.pack(vfio.IRQ_SET.size + 4, data, vfio.VFIO_PCI_INTX_IRQ_INDEX, 0, 1)
         unmask += struct.pack("=i", os.eventfd(0))
         assert errno_of(fcntl.ioctl, file, vfio.VFIO_DEVICE_SET_IRQS, unmask) == errno.ENOTTY
+    """
+    run_devices(source)
+
+
+def test_device_access_without_bytes(run_devices: RunDevices) -> None:
+    source = """
+        file = os.open(take(), os.O_RDWR)
+        assert errno_of(os.pread, file, 1, 0) == errno.EINVAL, "the file is not bound"
+        assert os.pread(file, 0, 0) == b""
+        assert os.pwrite(file, b"", 0) == 0
     """
     run_devices(source)
 

@@ -243,6 +243,7 @@ class Vfio:
             device = self.devices.of(function)
             if device is not None and device.interrupts is not None:
                 device.interrupts.close()
+                device.leave_low_power()
             function.device.isolate()
         for file in tuple(self._files):
             file.abandon()

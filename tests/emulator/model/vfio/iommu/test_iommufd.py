@@ -233,28 +233,47 @@ def test_what_is_unmapped_or_closed_is_not_pinned(world: DeviceWorld, vmm: Vmm, 
     assert world.pinned == []
 
 
-def test_with_a_page_table_there_are_reserved_addresses(vmm: Vmm, iommu: int, ioas: int) -> None:
+def test_with_a_page_table_there_is_a_last_address(vmm: Vmm, iommu: int, ioas: int) -> None:
+    beyond = 1 << 48
     assert ranges(vmm, iommu, ioas) == [(0, BIG)]
-    assert vmm.map(iommu, ioas, RAM, 4096, 0xFEE00000) == 0xFEE00000
+    assert vmm.map(iommu, ioas, RAM, 4096, beyond) == beyond
     device = number(vmm.bind(number(vmm.open_cdev(A)), iommu))
     assert vmm.hwpt(iommu, device, ioas) == -EADDRINUSE
     assert vmm.unmap(iommu, ioas, 0, BIG) == 4096
     assert vmm.map(iommu, ioas, RAM, 100, 7) == 7
     assert vmm.hwpt(iommu, device, ioas) == -EADDRINUSE
     assert vmm.unmap(iommu, ioas, 0, BIG) == 100
-    assert allow(vmm, iommu, ioas, (0xFEE00000, 0xFEE00FFF)) == 0
+    assert allow(vmm, iommu, ioas, (beyond, beyond + 0xFFF)) == 0
     assert vmm.hwpt(iommu, device, ioas) == -EADDRINUSE
     assert allow(vmm, iommu, ioas) == 0
     table = number(vmm.hwpt(iommu, device, ioas))
+    assert ranges(vmm, iommu, ioas) == [(0, beyond - 1)]
+    assert vmm.map(iommu, ioas, RAM, 8192, beyond - 4096) == -EINVAL
+    assert vmm.map(iommu, ioas, RAM, 4096, 100) == -EINVAL
+    assert vmm.map(iommu, ioas, RAM, 100, 0) == -EINVAL
+    assert allow(vmm, iommu, ioas, (beyond, beyond + 0xFFF)) == -EADDRINUSE
+    assert vmm.destroy(iommu, table) == 0
+    assert ranges(vmm, iommu, ioas) == [(0, BIG)]
+
+
+def test_while_a_device_is_attached_the_window_of_its_interrupts_is_reserved(vmm: Vmm, iommu: int, ioas: int) -> None:
+    cdev = number(vmm.open_cdev(A))
+    device = number(vmm.bind(cdev, iommu))
+    table = number(vmm.hwpt(iommu, device, ioas))
+    assert vmm.map(iommu, ioas, RAM, 4096, 0xFEE00000) == 0xFEE00000, "a page table alone does not reserve it"
+    assert vmm.attach(cdev, table) == -EADDRINUSE
+    assert vmm.attach(cdev, ioas) == -EADDRINUSE
+    assert vmm.unmap(iommu, ioas, 0, BIG) == 4096
+    assert allow(vmm, iommu, ioas, (0xFEE00000, 0xFEE00FFF)) == 0
+    assert vmm.attach(cdev, table) == -EADDRINUSE
+    assert allow(vmm, iommu, ioas) == 0
+    assert vmm.attach(cdev, table) == table
     assert ranges(vmm, iommu, ioas) == [(0, 0xFEDFFFFF), (0xFEF00000, (1 << 48) - 1)]
     assert ranges(vmm, iommu, ioas, room=1) == -EMSGSIZE
     assert vmm.map(iommu, ioas, RAM, 4096, 0xFEE00000) == -EINVAL
-    assert vmm.map(iommu, ioas, RAM, 8192, (1 << 48) - 4096) == -EINVAL
-    assert vmm.map(iommu, ioas, RAM, 4096, 100) == -EINVAL
-    assert vmm.map(iommu, ioas, RAM, 100, 0) == -EINVAL
     assert allow(vmm, iommu, ioas, (0xFEE00000, 0xFEE00FFF)) == -EADDRINUSE
-    assert vmm.destroy(iommu, table) == 0
-    assert ranges(vmm, iommu, ioas) == [(0, BIG)]
+    assert vmm.detach(cdev) == 0
+    assert ranges(vmm, iommu, ioas) == [(0, (1 << 48) - 1)]
 
 
 def test_hwpt_alloc_checks(vmm: Vmm, iommu: int, ioas: int, table: int) -> None:
@@ -272,8 +291,12 @@ def test_hwpt_alloc_checks(vmm: Vmm, iommu: int, ioas: int, table: int) -> None:
     assert alloc(device=99) == -ENOENT
     assert alloc(device=ioas) == -ENOENT
     assert alloc(pt=99) == -EINVAL
-    assert alloc(pt=table) == -EINVAL
+    assert alloc(pt=2) == -EINVAL, "a device"
+    # A page table below another one: no data, and a parent that cannot be one.
+    assert alloc(pt=table) == -EOPNOTSUPP
+    assert alloc(pt=table, kind=1, size=8) == -EINVAL
     assert alloc(flags=1) == -EOPNOTSUPP
+    assert alloc(flags=uapi.IOMMU_HWPT_ALLOC_PASID) == 0
     assert alloc(kind=1, size=8) == -EOPNOTSUPP
     assert alloc() == 0
     assert vmm.call(iommu, uapi.IOMMU_HWPT_ALLOC, uapi.HWPT_ALLOC.pack(24, 0, 2, ioas, *[0] * 7)[:24]) == 0
@@ -520,6 +543,25 @@ def test_a_fault_queue_is_in_use_while_its_file_is_open(vmm: Vmm, iommu: int) ->
     vmm.close(fd)
     assert vmm.destroy(iommu, queue) == 0
     assert vmm.destroy(iommu, queue) == -ENOENT
+
+
+def test_a_page_table_with_a_fault_queue_takes_no_device(vmm: Vmm, iommu: int, ioas: int) -> None:
+    cdev = number(vmm.open_cdev(A))
+    device = number(vmm.bind(cdev, iommu))
+    queue, fd = fault_queue(vmm, iommu)
+
+    def alloc(faults: int) -> object:
+        layout = uapi.HWPT_ALLOC
+        values = uapi.IOMMU_HWPT_FAULT_ID_VALID, device, ioas, 0, 0, 0, 0, 0, faults, 0
+        return vmm.call(iommu, uapi.IOMMU_HWPT_ALLOC, layout.pack(layout.size, *values))
+
+    assert alloc(ioas) == -ENOENT
+    assert alloc(queue) == 0
+    vmm.close(fd)
+    assert vmm.destroy(iommu, queue) == -EBUSY, "the page table has it"
+    assert vmm.attach(cdev, queue + 1) == -ENODEV, "the device reports no page faults"
+    assert vmm.destroy(iommu, queue + 1) == 0
+    assert vmm.destroy(iommu, queue) == 0
 
 
 def test_a_fault_queue_has_no_faults_and_takes_no_responses(vmm: Vmm, iommu: int) -> None:

@@ -249,6 +249,17 @@ def test_a_virtual_function_has_no_intx() -> None:
     world.switch_off()
 
 
+def test_without_msix_its_vectors_cannot_be_added_one_by_one() -> None:
+    world = power_on(f"{A},msix=0", rules="v2")
+    vmm = Vmm(world)
+    vmm.take(A)
+    device, _ = vmm.opened()
+    layout = uapi.IRQ_INFO
+    assert vmm.call(device, uapi.VFIO_DEVICE_GET_IRQ_INFO, layout.pack(16, 0, MSIX, 0)) == 0
+    assert layout.unpack(vmm.read(SCRATCH, 16))[1:] == (9, MSIX, 0)
+    world.switch_off()
+
+
 def test_msi_has_as_many_vectors_as_were_first_asked_for() -> None:
     world = power_on(f"{A},msi=8", rules="v2")
     vmm = Vmm(world)

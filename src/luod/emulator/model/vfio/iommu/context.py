@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.vfio.files import ModelFile
@@ -17,21 +17,28 @@ from luod.emulator.model.vfio.iommu.fault_queue import FaultQueue
 from luod.emulator.model.vfio.iommu.group import IommuGroup
 from luod.emulator.model.vfio.iommu.ioas import Ioas
 
+_PASID_MAXIMUM: Final = (1 << 31) - 1
+
 
 class PageTable:
     """A HWPT. An `automatic` one is made for devices that are attached to an IOAS, and ends with the last of them."""
 
-    def __init__(self, ioas: Ioas, *, automatic: bool) -> None:
-        """Raises Errno(EADDRINUSE)."""
+    def __init__(self, ioas: Ioas, *, automatic: bool, faults: FaultQueue | None = None) -> None:
+        """Raises Errno: EADDRINUSE, EFAULT, EINVAL."""
         ioas.add_page_table()
         self.ioas = ioas
         self.automatic = automatic
+        self.faults = faults
         self.devices: list[BoundDevice] = []
         self.preserve_token: int | None = None
 
 
 class BoundDevice:
-    """A device in an iommufd. It does DMA only through the page table to which it is attached."""
+    """A device in an iommufd. It does DMA only through the page table to which it is attached.
+
+    It is attached with or without a PASID, and detached in the same way. This device has only PASID 0, which is the
+    device itself.
+    """
 
     def __init__(self, context: Context, device: Device, group: IommuGroup, file: ModelFile) -> None:
         """Owns a reference to `file`, the file of the context."""
@@ -41,44 +48,110 @@ class BoundDevice:
         self._file = file
         self.number = 0
         self.page_table: PageTable | None = None
+        self._with_pasid = False
+        """Whether it was attached with PASID 0. An attach without a PASID is EBUSY then, and the reverse."""
 
     def attach(self, number: int) -> int:
         """Attaches the device to an IOAS or a page table, and returns the page table's number.
 
-        Raises Errno: ENOENT, EADDRINUSE, and EINVAL when another device of the iommu group is attached to another page
-        table.
+        Raises Errno: ENOENT, EADDRINUSE, EBUSY (it is attached with a PASID), ENODEV (a page table with a fault queue),
+        and EINVAL when another device of the iommu group is attached to another page table.
         """
-        target = self.context.get(number, object)
-        if isinstance(target, Ioas):
-            page_table = self.context.automatic_page_table(target)
-        elif isinstance(target, PageTable):
-            page_table = target
-        else:
+        return self._change(number, replaces=self.page_table is not None and not self._with_pasid)
+
+    def attach_pasid(self, number: int, pasid: int) -> int:
+        """Does what `attach` does, for a PASID. Raises also Errno: ENOSPC, EINVAL for one that the device lacks."""
+        if pasid > _PASID_MAXIMUM:
+            raise Errno(errno.ENOSPC)
+        if pasid:
+            self.context.get(number, object)
             raise Errno(errno.EINVAL)
-        group = [
-            device
-            for device in self.context.all(BoundDevice)
-            if device._group is self._group and device.page_table is not None
-        ]
-        if self.page_table is None and group and group[0].page_table is not page_table:
-            self.context.drop_if_unused(page_table)
-            raise Errno(errno.EINVAL)
-        for device in [self] if self.page_table is None else group:
-            device._move(page_table)
-        return self.context.number_of(page_table)
+        attached = self._change(number, replaces=self._with_pasid)
+        self._with_pasid = True
+        return attached
 
     def detach(self) -> None:
-        """Detaches the device: its DMA is blocked."""
-        self._move(None)
+        """Detaches the device, if it is attached without a PASID: its DMA is blocked."""
+        if not self._with_pasid:
+            self._move(None)
+
+    def detach_pasid(self, pasid: int) -> None:
+        """Detaches the device, if it is attached with `pasid`."""
+        if self._with_pasid and not pasid:
+            self._with_pasid = False
+            self._move(None)
 
     def unbind(self) -> None:
         """Removes the device from the context, and closes its reference to the file."""
-        self.detach()
+        self._move(None)
         self.context.remove(self.number)
         self._group.unclaim()
         self._file.close()
 
+    def _change(self, number: int, *, replaces: bool) -> int:
+        target = self.context.get(number, object)
+        if isinstance(target, PageTable):
+            self._enter(target, replaces=replaces)
+            return number
+        if isinstance(target, Ioas):
+            return self.context.number_of(self._enter_automatic(target, replaces=replaces))
+        raise Errno(errno.EINVAL)
+
+    def _enter_automatic(self, ioas: Ioas, *, replaces: bool) -> PageTable:
+        for table in self.context.all(PageTable):
+            if not table.automatic or table.ioas is not ioas:
+                continue
+            try:
+                self._enter(table, replaces=replaces)
+            except Errno as error:
+                if error.code == errno.EINVAL:  # not for this device: perhaps another one is
+                    continue
+                raise
+            return table
+        if not replaces:
+            # The kernel attaches first here, and fills the page table then.
+            self._check(None, replaces=False)
+            ioas.add_device()
+            ioas.attached -= 1
+        table = PageTable(ioas, automatic=True)
+        self.context.add(table)
+        try:
+            self._enter(table, replaces=replaces)
+        except Errno:
+            self.context.drop_if_unused(table)
+            raise
+        return table
+
+    def _enter(self, table: PageTable, *, replaces: bool) -> None:
+        """Attaches the device, or its whole group where it `replaces` a page table."""
+        self._check(table, replaces=replaces)
+        if self.page_table is table:
+            return
+        moved = self._attached_group() if replaces else [self]
+        for _ in moved:
+            table.ioas.add_device()
+        if table.faults is not None:
+            table.ioas.attached -= len(moved)
+            raise Errno(errno.ENODEV)  # this device reports no page faults
+        for device in moved:
+            device._move(table)
+
+    def _check(self, table: PageTable | None, *, replaces: bool) -> None:
+        """Checks whether the group can be in `table`; None: in a new one."""
+        if replaces:
+            if self.page_table is None:
+                raise Errno(errno.EINVAL)
+        elif self.page_table is not None:
+            raise Errno(errno.EBUSY)
+        elif any(device.page_table is not table for device in self._attached_group()):
+            raise Errno(errno.EINVAL)
+
+    def _attached_group(self) -> list[BoundDevice]:
+        devices = self.context.all(BoundDevice)
+        return [device for device in devices if device._group is self._group and device.page_table is not None]
+
     def _move(self, page_table: PageTable | None) -> None:
+        """Changes to a page table whose IOAS has counted the device, or to None."""
         before, self.page_table = self.page_table, page_table
         if before is page_table:
             return
@@ -87,6 +160,7 @@ class BoundDevice:
         self._device.dma = None if page_table is None else page_table.ioas.space
         if before is not None:
             before.devices.remove(self)
+            before.ioas.attached -= 1
             self.context.drop_if_unused(before)
 
 
@@ -139,7 +213,7 @@ class Context:
                 raise Errno(errno.EBUSY)
             thing.ioas.page_tables -= 1
         elif isinstance(thing, FaultQueue):
-            if thing.is_open:
+            if thing.is_open or any(table.faults is thing for table in self.all(PageTable)):
                 raise Errno(errno.EBUSY)
         elif not isinstance(thing, Ioas) or thing.page_tables:
             raise Errno(errno.EBUSY)
@@ -155,15 +229,6 @@ class Context:
         bound = BoundDevice(self, device, group, file.reference())
         bound.number = self.add(bound)
         return bound
-
-    def automatic_page_table(self, ioas: Ioas) -> PageTable:
-        """Returns the automatic page table of `ioas`, and makes it if it does not exist. Raises Errno(EADDRINUSE)."""
-        for each in self.all(PageTable):
-            if each.automatic and each.ioas is ioas:
-                return each
-        table = PageTable(ioas, automatic=True)
-        self.add(table)
-        return table
 
     def drop_if_unused(self, table: PageTable) -> None:
         """Removes an automatic page table without attached devices."""

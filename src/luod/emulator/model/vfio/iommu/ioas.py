@@ -11,11 +11,13 @@ from typing import Final
 from luod.emulator.model.ports import PAGE, Errno
 from luod.emulator.model.vfio.iommu.memory import (
     ADDRESS_MAXIMUM,
-    RESERVED,
+    BEYOND_APERTURE,
+    MSI_WINDOW,
     AddressSpace,
     Area,
     FileBacking,
     Pages,
+    Ranges,
     reserved,
     usable,
 )
@@ -37,11 +39,15 @@ class PartOfMapping(Errno):
 
 
 class Ioas:
-    """`page_tables` counts those made from it: with one there are reserved ranges, and pages are the smallest unit."""
+    """`page_tables` counts those made from it: with one, pages are the smallest unit, and there is a last address.
+
+    `attached` counts the devices that use one of them: with one, the window of message interrupts is reserved.
+    """
 
     def __init__(self) -> None:
         self.space = AddressSpace()
         self.page_tables = 0
+        self.attached = 0
         self.frozen_by = 0
         """Preserved page tables that need it as it is."""
         self.large_pages = True
@@ -53,28 +59,42 @@ class Ioas:
 
     def ranges(self) -> tuple[Range, ...]:
         """Returns the ranges that are not reserved."""
-        return usable() if self.page_tables else ((0, ADDRESS_MAXIMUM),)
+        return usable(self._reserved)
+
+    @property
+    def _reserved(self) -> Ranges:
+        return (*((MSI_WINDOW,) if self.attached else ()), *((BEYOND_APERTURE,) if self.page_tables else ()))
 
     def allow(self, ranges: tuple[Range, ...]) -> None:
         """Limits the addresses that are chosen. Raises Errno(EADDRINUSE) for a range with reserved addresses."""
-        if self.page_tables and any(reserved(*each) for each in ranges):
+        if any(reserved(*each, self._reserved) for each in ranges):
             raise Errno(errno.EADDRINUSE)
         self._allowed = ranges
 
     def add_page_table(self) -> None:
         """Counts a page table.
 
-        Raises Errno: EADDRINUSE when a mapping is where the IOMMU cannot translate, EFAULT for one without memory.
+        Raises Errno: EADDRINUSE when a mapping is where the IOMMU cannot translate, EFAULT for one without memory,
+        EINVAL for one without access.
         """
         if not self.page_tables:
             self._need_whole_pages()
-            if any(reserved(area.start, area.last) for area in self.space):
-                raise Errno(errno.EADDRINUSE)
-            if any(reserved(*each) for each in self._allowed):
-                raise Errno(errno.EADDRINUSE)
+            self._need_free(BEYOND_APERTURE)
             for area in self.space:
-                area.pages.pin()
+                _enter(area)
         self.page_tables += 1
+
+    def add_device(self) -> None:
+        """Counts a device that uses a page table. Raises Errno(EADDRINUSE) for a mapping where its interrupts are."""
+        if not self.attached:
+            self._need_free(MSI_WINDOW)
+        self.attached += 1
+
+    def _need_free(self, window: Range) -> None:
+        """Raises Errno(EADDRINUSE) where a mapping or an allowed range has an address of `window`."""
+        ranges = (*((area.start, area.last) for area in self.space), *self._allowed)
+        if any(reserved(*each, (window,)) for each in ranges):
+            raise Errno(errno.EADDRINUSE)
 
     def disable_large_pages(self) -> None:
         """Disables large pages.
@@ -106,7 +126,7 @@ class Ioas:
         last = start + length - 1
         if last > ADDRESS_MAXIMUM:
             raise Errno(errno.EOVERFLOW)
-        if self.page_tables and reserved(start, last):
+        if reserved(start, last, self._reserved):
             raise Errno(errno.EINVAL)
         if next(self.space.overlapping(start, last), None) is not None:
             raise Errno(errno.EEXIST)
@@ -123,9 +143,7 @@ class Ioas:
         if alignment < self.alignment:
             raise Errno(errno.EINVAL)
         within = memory_address % PAGE
-        taken = [(area.start, area.last) for area in self.space]
-        if self.page_tables:
-            taken = sorted([*taken, *RESERVED])
+        taken = sorted([*((area.start, area.last) for area in self.space), *self._reserved])
         for first, last in self._choosable():
             # As in iopt_alloc_iova, the start of the range is aligned before holes are looked for.
             position = _fit(first, last, length, alignment, within)
@@ -181,7 +199,7 @@ class Ioas:
         if area.page_offset % self.alignment:
             raise Errno(errno.EINVAL)
         if self.page_tables:
-            area.pages.pin()
+            _enter(area)
 
     def pieces(self, start: int, length: int) -> list[Piece]:
         """Returns the parts of mappings that a copy of the range takes. Raises Errno: EINVAL, EOVERFLOW, ENOENT."""
@@ -247,6 +265,13 @@ class Ioas:
     def _need_mutable(self) -> None:
         if self.frozen_by:
             raise Errno(errno.EBUSY)
+
+
+def _enter(area: Area) -> None:
+    """Checks whether a page table can have a mapping. Raises Errno: EFAULT, EINVAL without any access."""
+    area.pages.pin()
+    if not (area.readable or area.writable):
+        raise Errno(errno.EINVAL)
 
 
 def _fit(start: int, last: int, length: int, alignment: int, within: int) -> int | None:

@@ -256,29 +256,36 @@ class IommufdFile(ModelFile):
                 raise Errno(errno.EOPNOTSUPP)
 
     def _hwpt_alloc(self, request: Request, caller: DeviceCaller) -> None:
-        """Makes a page table. Raises Errno: EOPNOTSUPP, EINVAL, ENOENT (the device), EADDRINUSE."""
-        _, flags, device, number, _, reserved, data_type, data_length = (request.integer(index) for index in range(8))
+        """Makes a page table. Raises Errno: EOPNOTSUPP, EINVAL, ENOENT (the device, the fault queue), EADDRINUSE."""
+        _, flags, device, number, _, reserved, data_type, data_length, _, faults, _ = map(request.integer, range(11))
         _none(reserved)
         if (data_type == uapi.IOMMU_HWPT_DATA_NONE) != (not data_length):
             raise Errno(errno.EINVAL)
         self.context.get(device, BoundDevice)
         try:
-            ioas = self.context.get(number, Ioas)
+            parent = self.context.get(number, object)
         except Errno:
             raise Errno(errno.EINVAL) from None
-        _none(flags or data_length)
-        table = PageTable(ioas, automatic=False)
+        unknown = flags & ~(uapi.IOMMU_HWPT_FAULT_ID_VALID | uapi.IOMMU_HWPT_ALLOC_PASID)
+        if isinstance(parent, PageTable):
+            _none(unknown or not data_length)
+        if not isinstance(parent, Ioas):
+            raise Errno(errno.EINVAL)  # no page table can be a parent
+        _none(unknown or data_length)
+        table = PageTable(parent, automatic=False)
         added = self.context.add(table)
         try:
+            if flags & uapi.IOMMU_HWPT_FAULT_ID_VALID:
+                table.faults = self.context.get(faults, FaultQueue)
             request.answer({4: added})
         except Errno:
-            ioas.page_tables -= 1
+            parent.page_tables -= 1
             self.context.remove(added)
             raise
 
     def _hw_info(self, request: Request, caller: DeviceCaller) -> None:
         """Describes an IOMMU of type NONE. The caller's buffer is zeroed."""
-        _none(request.integer(1) or any(request.text(7)))
+        _none(request.integer(1) & ~uapi.IOMMU_HW_INFO_FLAG_INPUT_TYPE or any(request.text(7)))
         self.context.get(request.integer(2), BoundDevice)
         if request.integer(3):
             caller.write(request.integer(4), bytes(request.integer(3)))

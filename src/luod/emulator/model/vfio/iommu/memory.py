@@ -21,7 +21,11 @@ APERTURE_LAST: Final = (1 << 48) - 1
 MSI_FIRST: Final = 0xFEE00000
 MSI_LAST: Final = 0xFEEFFFFF
 """Writes to this range are interrupts and never reach memory, on x86."""
-RESERVED: Final = ((MSI_FIRST, MSI_LAST), (APERTURE_LAST + 1, ADDRESS_MAXIMUM))
+Ranges = tuple[tuple[int, int], ...]
+"""First and last addresses, both included, in ascending order."""
+MSI_WINDOW: Final = (MSI_FIRST, MSI_LAST)
+BEYOND_APERTURE: Final = (APERTURE_LAST + 1, ADDRESS_MAXIMUM)
+RESERVED: Final = (MSI_WINDOW, BEYOND_APERTURE)
 """Address ranges, both ends included, that no device can use."""
 
 
@@ -185,16 +189,18 @@ class AddressSpace:
             done += size
 
 
-def reserved(start: int, last: int) -> bool:
-    """Returns whether start..last has a byte that no device can use."""
-    return any(first <= last and start <= end for first, end in RESERVED)
+def reserved(start: int, last: int, ranges: Ranges = RESERVED) -> bool:
+    """Returns whether start..last has a byte of the reserved `ranges`."""
+    return any(first <= last and start <= end for first, end in ranges)
 
 
-def usable() -> tuple[tuple[int, int], ...]:
+def usable(ranges: Ranges = RESERVED) -> Ranges:
     """Returns the ranges between the reserved ones, both ends included."""
-    ranges = []
+    found = []
     start = 0
-    for first, last in RESERVED:
-        ranges.append((start, first - 1))
+    for first, last in ranges:
+        found.append((start, first - 1))
         start = last + 1
-    return tuple(ranges)
+    if start <= ADDRESS_MAXIMUM:
+        found.append((start, ADDRESS_MAXIMUM))
+    return tuple(found)

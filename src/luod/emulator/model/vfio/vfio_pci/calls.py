@@ -7,6 +7,7 @@ drivers/vfio/pci/vfio_pci_core.c of Linux 7.3.
 from __future__ import annotations
 
 import errno
+import struct
 from typing import Final
 
 from luod.emulator.model.ports import PAGE, Errno
@@ -23,6 +24,8 @@ from luod.uapi import vfio as uapi
 _MINIMUM_INFO: Final = 16
 _OFFSET_MASK: Final = (1 << uapi.PCI_OFFSET_SHIFT) - 1
 _UUID: Final = 16
+_WAKEUP: Final = struct.Struct("=iI")
+"""`{s32 wakeup_eventfd; u32 reserved}`."""
 
 
 def ioctl(device: VfioDevice, command: int, argument: int, caller: DeviceCaller) -> int:
@@ -102,7 +105,7 @@ def _get_irq_info(device: VfioDevice, argument: int, caller: DeviceCaller) -> in
     flags = uapi.VFIO_IRQ_INFO_EVENTFD
     if index == uapi.VFIO_PCI_INTX_IRQ_INDEX:
         flags |= uapi.VFIO_IRQ_INFO_MASKABLE | uapi.VFIO_IRQ_INFO_AUTOMASKED
-    elif index != uapi.VFIO_PCI_MSIX_IRQ_INDEX:
+    elif index != uapi.VFIO_PCI_MSIX_IRQ_INDEX or not device.function.device.description.msix:
         flags |= uapi.VFIO_IRQ_INFO_NORESIZE
     argsz.write(caller, argument, layout, (size, flags, index, device.interrupts.count(index)), layout.size)
     return 0
@@ -122,30 +125,53 @@ def _reset(device: VfioDevice) -> int:
 
 
 def _feature(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
-    layout = uapi.DEVICE_FEATURE
+    """Answers VFIO_DEVICE_FEATURE: the token, and low power. Raises Errno(ENOTTY) for what this device has not."""
     size, flags = _read_feature(argument, caller)
-    probe = flags & uapi.VFIO_DEVICE_FEATURE_PROBE
-    # Migration, low power and dma-buf need features that this device does not have.
-    if flags & uapi.VFIO_DEVICE_FEATURE_MASK != uapi.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN or not device.function.virtual:
-        raise Errno(errno.ENOTTY)
-    if flags & uapi.VFIO_DEVICE_FEATURE_GET:
-        raise Errno(errno.EINVAL)
-    if probe:
-        return 0
-    if size - layout.size < _UUID:
-        raise Errno(errno.EINVAL)
-    device.token = caller.read(argument + layout.size, _UUID)
+    match flags & uapi.VFIO_DEVICE_FEATURE_MASK:
+        case uapi.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN if device.function.virtual:
+            if _sets(flags, size, _UUID):
+                device.token = caller.read(argument + uapi.DEVICE_FEATURE.size, _UUID)
+        case uapi.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY:
+            if _sets(flags, size, 0):
+                device.enter_low_power(None)
+        case uapi.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP:
+            if _sets(flags, size, _WAKEUP.size):
+                fd, _ = _WAKEUP.unpack(caller.read(argument + uapi.DEVICE_FEATURE.size, _WAKEUP.size))
+                if fd < 0:
+                    raise Errno(errno.EINVAL)
+                device.enter_low_power(caller.eventfd(fd))
+        case uapi.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT:
+            if _sets(flags, size, 0):
+                device.leave_low_power()
+        case uapi.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2:
+            raise Errno(errno.EINVAL)  # the kernel checks here first whether the device can migrate at all
+        case _:
+            raise Errno(errno.ENOTTY)
     return 0
 
 
+def _sets(flags: int, size: int, minimum: int) -> bool:
+    """Returns whether to set a feature that can only be set; False: it was probed.
+
+    Raises Errno(EINVAL) for GET, for neither SET nor PROBE, and for less than `minimum` bytes of data.
+    """
+    if flags & uapi.VFIO_DEVICE_FEATURE_GET:
+        raise Errno(errno.EINVAL)
+    if flags & uapi.VFIO_DEVICE_FEATURE_PROBE:
+        return False
+    if not flags & uapi.VFIO_DEVICE_FEATURE_SET or size - uapi.DEVICE_FEATURE.size < minimum:
+        raise Errno(errno.EINVAL)
+    return True
+
+
 def _read_feature(argument: int, caller: DeviceCaller) -> tuple[int, int]:
-    """Returns argsz and flags. Raises Errno(EINVAL) for flags without GET, SET and PROBE, and for the wrong ones."""
+    """Returns argsz and flags. Raises Errno(EINVAL) for unknown flags, and for GET with SET without PROBE."""
     size, flags = argsz.read(caller, argument, uapi.DEVICE_FEATURE)
     both = uapi.VFIO_DEVICE_FEATURE_GET | uapi.VFIO_DEVICE_FEATURE_SET
     probe = flags & uapi.VFIO_DEVICE_FEATURE_PROBE
     if flags & ~(uapi.VFIO_DEVICE_FEATURE_MASK | both | uapi.VFIO_DEVICE_FEATURE_PROBE):
         raise Errno(errno.EINVAL)
-    if not probe and flags & both in (0, both):
+    if not probe and flags & both == both:
         raise Errno(errno.EINVAL)
     return size, flags
 

@@ -154,29 +154,35 @@ class VfioDeviceFile(ModelFile):
         device.function.group.cdevs_bound -= 1
 
     def _attach(self, argument: int, caller: DeviceCaller) -> int:
-        """Attaches the device. Raises Errno: EINVAL, EOPNOTSUPP (a PASID), ENOENT, and those of the page table."""
+        """Attaches the device. Raises Errno: EINVAL, ENOENT, EBUSY, ENOSPC, and those of the page table."""
         layout = uapi.DEVICE_ATTACH_IOMMUFD_PT
         size, flags, number, pasid = argsz.read(caller, argument, layout, _ATTACH_MINIMUM)
         if flags & ~uapi.VFIO_DEVICE_ATTACH_PASID:
             raise Errno(errno.EINVAL)
+        bound = self.device.bound
+        assert bound is not None, "this file bound it"
         if flags:
-            raise Errno(errno.EOPNOTSUPP)
-        assert self.device.bound is not None, "this file bound it"
-        attached = self.device.bound.attach(number)
+            size, flags, number, pasid = argsz.read(caller, argument, layout)
+            attached = bound.attach_pasid(number, pasid)
+        else:
+            attached = bound.attach(number)
         try:
             argsz.write(caller, argument, layout, (size, flags, attached, pasid), _ATTACH_MINIMUM)
         except Errno:
-            self.device.bound.detach()
+            bound.detach()  # as the kernel does, which leaves it attached where it is with a PASID
             raise
         return 0
 
     def _detach(self, argument: int, caller: DeviceCaller) -> int:
+        """Detaches the device. Raises Errno(EINVAL)."""
         layout = uapi.DEVICE_DETACH_IOMMUFD_PT
         _, flags, _ = argsz.read(caller, argument, layout, _DETACH_MINIMUM)
         if flags & ~uapi.VFIO_DEVICE_DETACH_PASID:
             raise Errno(errno.EINVAL)
+        bound = self.device.bound
+        assert bound is not None, "this file bound it"
         if flags:
-            raise Errno(errno.EOPNOTSUPP)
-        assert self.device.bound is not None, "this file bound it"
-        self.device.bound.detach()
+            bound.detach_pasid(argsz.read(caller, argument, layout)[2])
+        else:
+            bound.detach()
         return 0

@@ -17,6 +17,7 @@ from luod.emulator.model.vfio.hardware.config_space import COMMAND_INTX_DISABLE
 from luod.emulator.model.vfio.hardware.description import Reset
 from luod.emulator.model.vfio.iommu.context import BoundDevice
 from luod.emulator.model.vfio.iommu.group import IommuGroup
+from luod.emulator.model.vfio.ports import EventFd
 from luod.emulator.model.vfio.record import DeviceRecord
 from luod.emulator.model.vfio.rules import Obstacle, Rules
 from luod.emulator.model.vfio.vfio_pci.irq import Interrupts
@@ -87,6 +88,8 @@ class VfioDevice:
         """The record of a device that was retrieved and not enabled since."""
         self.token: bytes | None = None
         """The UUID that users of virtual functions and of their physical function agree on."""
+        self._low_power = False
+        self._wakeup: EventFd | None = None
         self.unregistered: Callable[[], None] | None = None
         """Set by an unbind that waits. Runs when the last file is closed."""
 
@@ -121,6 +124,7 @@ class VfioDevice:
     def disable(self) -> None:
         """Disables the device after its last file with access."""
         assert self.interrupts is not None, "it was enabled"
+        self.leave_low_power()
         self.interrupts.close()
         self.interrupts = None
         self._device.isolate()
@@ -128,6 +132,23 @@ class VfioDevice:
         self.try_reset()
         self._config.restore()
         self._config.command = 0
+
+    def enter_low_power(self, wakeup: EventFd | None) -> None:
+        """Enters low power, until `leave_low_power`: no access ends it, as in a kernel without CONFIG_PM.
+
+        Owns `wakeup`, which no event of this device signals. Raises Errno(EINVAL) in low power.
+        """
+        if self._low_power:
+            if wakeup is not None:
+                wakeup.close()
+            raise Errno(errno.EINVAL)
+        self._low_power, self._wakeup = True, wakeup
+
+    def leave_low_power(self) -> None:
+        """Leaves low power, if the device is in it."""
+        if self._wakeup is not None:
+            self._wakeup.close()
+        self._low_power, self._wakeup = False, None
 
     def try_reset(self) -> int:
         """Changes the device to D0 and resets it. Returns 0, or the errno of the reset."""
