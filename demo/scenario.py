@@ -77,7 +77,8 @@ class Story:
         python = self._host.python(guest.uid)
         path = f"{python.environment['PYTHONPATH']}:{python.readable(PACKAGE).parent}"
         environment = {**python.environment, "PYTHONPATH": path}
-        return self._host.machine.spawn(python.module("demo.vmm", SOCKET), env=environment, user=guest.uid)
+        command = python.module("demo.vmm", SOCKET)
+        return self._host.machine.spawn(command, env=environment, user=guest.uid, forked=True)
 
     def fill(self) -> dict[str, Answer]:
         """Has every guest preserve its memory and its device. Returns their answers by name."""

@@ -9,16 +9,43 @@ from __future__ import annotations
 import os
 import signal
 import struct
+from collections.abc import Iterator
 
 import pytest
 
 from luod.testing import Machine
 from luod.testing.interpreter import Interpreter
-from luod.testing.plugin import BootMachine
+from luod.testing.plugin import BootMachine, booting_machines
 from luod.uapi import liveupdate as uapi
 from tests.library import Vmm, jump, load, start_vmm
 
 VMM_UID = 1000
+
+
+@pytest.fixture(scope="module")
+def shared_kernel(machine_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine | None]:
+    """Yields the one real kernel of all tests, whose boot takes longer than most of them; None if they are emulated."""
+    if machine_kind == "emulated":
+        yield None
+        return
+    with booting_machines(machine_kind, scratch=tmp_path_factory.getbasetemp()) as boot:
+        yield boot()
+
+
+@pytest.fixture
+def machine(shared_kernel: Machine | None, boot_machine: BootMachine) -> Iterator[Machine]:
+    """Yields a machine in which no process of an earlier test runs."""
+    if shared_kernel is None:
+        yield boot_machine()
+        return
+    yield shared_kernel
+    shared_kernel.end_programs()
+
+
+@pytest.fixture
+def machine_of_profile(profile: str, machine: Machine, boot_machine: BootMachine) -> Machine:
+    """Returns a machine of the test's profile: of `mainline`, that is `machine`."""
+    return machine if profile == "mainline" else boot_machine(profile=profile)
 
 
 @pytest.fixture
@@ -286,9 +313,9 @@ def test_d11_each_file_is_retrieved_by_its_token(machine: Machine, machine_pytho
 
 @pytest.mark.parametrize("profile", ["mainline", "document"])
 def test_d12_a_session_is_finished_once_its_files_are_retrieved(
-    boot_machine: BootMachine, machine_python: Interpreter, profile: str
+    machine_of_profile: Machine, machine_python: Interpreter, profile: str
 ) -> None:
-    machine = boot_machine(profile=profile)
+    machine = machine_of_profile
     luod = start_luod(machine, machine_python)
     create(luod)
     digests = [luod.preserved_memfd(token=token, slot=f"m{token}") for token in (1, 2)]
@@ -318,9 +345,9 @@ def test_d12_mainline_drops_a_memfd_that_was_not_retrieved(
 
 @pytest.mark.parametrize("profile", ["mainline", "document"])
 def test_d12_the_library_refuses_to_drop_it_on_every_kernel(
-    boot_machine: BootMachine, machine_python: Interpreter, profile: str
+    machine_of_profile: Machine, machine_python: Interpreter, profile: str
 ) -> None:
-    machine = boot_machine(profile=profile)
+    machine = machine_of_profile
     vmm = start_vmm(machine, machine_python)
     vmm.call("create", name="vm", slot="s")
     digest = vmm.memfd("m")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,12 +47,18 @@ class Line:
 @pytest.fixture
 def line(machine_python: Interpreter) -> Iterator[Line]:
     """Yields an agent that has said hello."""
+    with agent(machine_python) as line:
+        yield line
+
+
+@contextlib.contextmanager
+def agent(python: Interpreter, *options: str) -> Iterator[Line]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.settimeout(60)
         process = subprocess.Popen(
-            machine_python.module("luod.testing.agent", "--channel", str(theirs.fileno())),
-            env={**os.environ, **machine_python.environment, "LUOEMU_BOOT": "3"},
+            python.module("luod.testing.agent", "--channel", str(theirs.fileno()), *options),
+            env={**os.environ, **python.environment, "LUOEMU_BOOT": "3"},
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
@@ -167,3 +175,42 @@ def test_exit_status(line: Line) -> None:
 def test_ends_when_the_test_is_gone(line: Line) -> None:
     line.connection.close()
     assert line.process.wait(60) == 1
+
+
+def test_a_forked_program_finds_imported_what_an_earlier_one_needed(
+    machine_python: Interpreter, tmp_path: Path
+) -> None:
+    (tmp_path / "of_the_test.py").write_text("import luod.ctl.output\n")
+    (tmp_path / "broken.py").write_text("raise SystemExit('broken')\n")
+    places = os.pathsep.join([machine_python.environment["PYTHONPATH"], str(tmp_path)])
+    show = [
+        machine_python.executable,
+        "-c",
+        "import sys; print(*sys.modules, sys.path.count(sys.argv[1]))",
+        str(tmp_path),
+    ]
+    with agent(machine_python, "--forks") as line:
+
+        def run(argv: list[str], **parameters: Any) -> dict[str, Any]:
+            value: dict[str, Any] = line.ask("run", argv=argv, forked=True, **parameters)["value"]
+            return value
+
+        assert run(machine_python.module("of_the_test"), env={"PYTHONPATH": places})["returncode"] == 0
+        assert run(machine_python.module("luod.ctl.main", "--version"))["returncode"] == 0
+        broken = run(machine_python.module("broken"), env={"PYTHONPATH": places})
+        *forked, searched = base64.b64decode(run(show)["stdout"]).decode().split()
+        executed = base64.b64decode(line.ask("run", argv=show)["value"]["stdout"]).decode().split()
+
+    assert {"of_the_test", "luod.ctl.main", "luod.ctl.admin"} <= set(forked)
+    assert "luod.ctl.main" not in executed
+    assert searched == "0"
+    assert (broken["returncode"], base64.b64decode(broken["stderr"])) == (1, b"broken\n")
+
+
+def test_asyncio_is_imported_for_a_forked_luod_as_luod_does(machine_python: Interpreter) -> None:
+    source = "import sys; print('asyncio' in sys.modules, 'luod.daemon.rooms' in sys.modules, 'ssl' in sys.modules)"
+    with agent(machine_python, "--forks") as line:
+        help_ = line.ask("run", argv=machine_python.module("luod.daemon.main", "--help"), forked=True)["value"]
+        shown = line.ask("run", argv=[machine_python.executable, "-c", source], forked=True)["value"]
+    assert help_["returncode"] == 0
+    assert base64.b64decode(shown["stdout"]) == b"True True False\n"

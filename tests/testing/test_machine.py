@@ -101,6 +101,18 @@ def test_a_signal_to_a_process_by_its_id(machine: Machine) -> None:
     assert not machine.signal(program.pid, 0)
 
 
+def test_the_programs_of_a_boot_are_ended_together_with_their_processes(machine: Machine) -> None:
+    leader = machine.spawn(["sh", "-c", "trap '' TERM; read line; sleep 1000 & echo $!; wait"])
+    orphan = machine.spawn(["sh", "-c", "read line; sleep 1000 & echo $!"])
+    pids = [leader.ask({}), orphan.ask({})]
+    orphan.wait()
+
+    machine.end_programs()
+
+    assert [machine.signal(pid, 0) for pid in (leader.pid, *pids)] == [False] * 3
+    assert machine.run(["echo", "on"]).text == "on"
+
+
 def test_a_file_is_bound_over_another_until_the_jump(machine: Machine, load: Callable[[], None]) -> None:
     load()
     machine.write("/run/meminfo", b"MemFree: 1 kB\n")

@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from luod.errors import MachineEnded, MachineError, MachineJumped, ProgramFailed
 from luod.testing.channel import Channel
+from luod.testing.waiting import eventually
 
 TIMEOUT = 60.0
 """Default time limit of a request in seconds. It is longer than any request takes, and ends a test that hangs."""
@@ -92,9 +93,9 @@ class Machine(abc.ABC):
         ProgramFailed raised. Raises MachineJumped when the machine does a kexec meanwhile (see `expect_jump`).
 
         `forked`: if `argv` is luod's Python with -m or -c, it may be a fork of a process that has imported luod, which
-        takes a third of the processor time or less. It is an exec where that cannot be, such as on a real kernel. Of
-        a fork, `/proc/PID/cmdline` and `environ` are those of the process that it comes from, and finalizers
-        (`__del__`) of objects that are left at its end do not run.
+        takes a third of the processor time or less. It is an exec where that cannot be. Of a fork, `/proc/PID/cmdline`
+        and `environ` are those of the process that it comes from, and finalizers (`__del__`) of objects that are left
+        at its end do not run.
         """
         timeout = self._timeout if timeout is None else timeout
         value = self._request(
@@ -148,6 +149,22 @@ class Machine(abc.ABC):
         doing = f"signal {number} to process {pid}"
         there: bool = self._request("signal_process", doing, parameters={"pid": pid, "signal": int(number)})
         return there
+
+    def end_programs(self) -> None:
+        """Kills every program of this boot that was spawned, with its process group, and waits for their ends.
+
+        For tests that share a machine: what the programs held is released.
+        """
+        for program in self._programs.values():
+            self._end_group(program)
+        self._forget_programs()
+
+    def _end_group(self, program: Program) -> None:
+        # Its number is that of its first process, and given to no other process as long as the group has one.
+        eventually(
+            lambda: not self.signal(-program.pid, signal.SIGKILL),
+            describe=f"every process of {' '.join(program.argv)} has ended",
+        )
 
     def bind(self, source: str, target: str) -> None:
         """Mounts `source` on `target` (bind), until the next kexec.

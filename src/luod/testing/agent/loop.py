@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import secrets
 import select
 import signal
 import subprocess
@@ -23,11 +22,11 @@ from luod.testing.agent.requests import BadRequest, member, member_bytes
 class Agent:
     """One thread, one poll, without any blocking call."""
 
-    def __init__(self, channel: Channel, *, outputs: str = "", forks: bool = False) -> None:
+    def __init__(self, channel: Channel, *, outputs: str = "", forks: bool = False, imports: bool = False) -> None:
         self._channel = channel
-        self._identity = secrets.token_hex(8)
+        self._identity = os.urandom(8).hex()
         prefix = f"{outputs}/{self._identity}" if os.path.isdir(outputs) else None
-        self._programs = Programs(channel, prefix, forks=forks)
+        self._programs = Programs(channel, prefix, forks=forks, imports=imports)
         self._woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)

@@ -103,8 +103,11 @@ class Program:
 class Programs:
     """All programs. Nothing in it blocks."""
 
-    def __init__(self, channel: Channel, outputs: str | None = None, *, forks: bool = False) -> None:
-        """`forks`: programs that the test lets be forked are forks of this process.
+    def __init__(
+        self, channel: Channel, outputs: str | None = None, *, forks: bool = False, imports: bool = False
+    ) -> None:
+        """`forks`: programs that the test lets be forked are forks of this process. `imports`: which before imports
+        what they need.
 
         `outputs` is the prefix of the paths of files for the stderr of spawned programs.
 
@@ -114,6 +117,7 @@ class Programs:
         self._channel = channel
         self._outputs = outputs
         self._forks = forks
+        self._imports = imports
         self._programs: dict[int, Program] = {}
         self._last_handle = 0
 
@@ -138,8 +142,10 @@ class Programs:
         errors = subprocess.PIPE if path is None else _create(path)
         try:
             may_fork = self._forks and member(request, "forked", bool, False)
-            start = _fork if may_fork else _exec
-            process = start(argv, environment, errors, user, group)
+            if may_fork:
+                process = _fork(argv, environment, errors, user, group, imports=self._imports)
+            else:
+                process = _exec(argv, environment, errors, user, group)
         finally:
             if errors != subprocess.PIPE:
                 os.close(errors)
@@ -244,13 +250,23 @@ def _exec(
 
 
 def _fork(
-    argv: Sequence[str], environment: Mapping[str, str], errors: int, user: int | None, group: int | None
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    errors: int,
+    user: int | None,
+    group: int | None,
+    *,
+    imports: bool,
 ) -> subprocess.Popen[bytes] | Forked:
     from luod.testing import forked
     from luod.testing.agent import fork  # most agents of users never fork
 
     if not forked.possible(argv, environment):
         return _exec(argv, environment, errors, user, group)
+    if imports:
+        from luod.testing.agent import ahead
+
+        ahead.import_for(argv, environment)
     return fork.start(argv, environment, errors=errors, user=user, group=group)
 
 

@@ -163,7 +163,7 @@ def _ram_disk(shares: Sequence[Share], env: Mapping[str, str] | None) -> bytes:
     python = interpreter_for()
     if python is None:
         raise MachineUnavailable("there is no Python that can import luod")
-    agent = python.module("luod.testing.agent", "--channel", PORT, "--power-off")
+    agent = python.module("luod.testing.agent", "--channel", PORT, "--power-off", "--forks")
     return initramfs(agent, environment=_environment(python.environment, env), shares=shares)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -24,6 +25,7 @@ from luod.errors import MachineError
 from luod.linux import Fd, has_ended
 from luod.testing.forked import settings
 from luod.testing.interpreter import Interpreter
+from luod.testing.preloaded import LATER
 
 _PRELOADED: Final = """
 luod.emulator.machine.devices luod.emulator.machine.device_config luod.emulator.model.vfio.bus
@@ -32,16 +34,11 @@ luod.emulator.trap.devices.devices luod.emulator.trap.devices.memory luod.emulat
 luod.testing.started luod.client luod.aio luod.participant luod.liveupdate luod.kexec luod.vfio
 luod.ipc.client.creation luod.ipc.client.sessions asyncio ctypes hashlib mmap resource threading typing
 
-luod.ctl.main luod.ctl.admin luod.ctl.findings luod.ctl.next_kernel luod.ctl.progress luod.ctl.workloads
-luod.ctl.timeline luod.ctl.nagios rich.box rich.console rich.table rich.text
+luod.ctl.main luod.ctl.nagios rich.box rich.console rich.table rich.text
 
-luod.daemon.main luod.daemon.serve luod.daemon.later luod.daemon.rooms luod.daemon.admin
-luod.daemon.store.state_directory luod.ipc.interfaces.admin luod.ipc.interfaces.sessions luod.ipc.interfaces.updates
-luod.ipc.server.introspection luod.daemon.preflight.check luod.daemon.preflight.rules luod.daemon.updates.coordinator
-luod.daemon.updates.memory_checks luod.daemon.updates.progress luod.image.initrd luod.image.boot_config
-luod.image.loaders tomllib
+luod.daemon.main
 """
-"""Modules that most machines need: those of luoemu with devices, of programs, luoctl and luod.
+"""Modules that most machines need: those of luoemu with devices, of programs, luoctl and luod, with `preloaded`.
 
 Any other is imported by the program that needs it.
 """
@@ -138,7 +135,12 @@ class Starter:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    python.module("luod.testing.starter", str(theirs.fileno()), *_PRELOADED.split()),
+                    python.module(
+                        "luod.testing.starter",
+                        str(theirs.fileno()),
+                        *_PRELOADED.split(),
+                        *itertools.chain(*LATER.values()),
+                    ),
                     env=environment,
                     cwd="/",
                     user=python.user,
