@@ -217,6 +217,7 @@ deb:
 dist: $(READY)
 	@$(BIN)/pip install --quiet --disable-pip-version-check build twine
 	@rm -rf build/dist
+	@mkdir -p build
 	@$(BIN)/python -m build --outdir build/dist . >build/dist.log || { tail -n 20 build/dist.log; exit 1; }
 	@$(BIN)/twine check --strict build/dist/*
 

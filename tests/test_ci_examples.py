@@ -98,6 +98,12 @@ def test_the_script_that_it_fetches_is_in_the_repository(name: str) -> None:
     subprocess.run(["sh", "-n", ROOT / path], check=True)
 
 
+def test_without_a_source_the_script_says_how_it_is_used() -> None:
+    done = subprocess.run(["sh", CI / "selftests"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "usage: selftests KERNEL_SOURCE" in done.stderr
+
+
 def test_both_install_the_same() -> None:
     github, gitlab = (installed(script(name)) for name in FILES)
     assert gitlab - RUNNER == github

@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from luod.errors import MachineEnded, MachineError, MachineJumped, ProgramFailed
-from luod.testing import EmulatedMachine, Machine, eventually
+from luod.testing import EmulatedMachine, Machine, Program, eventually
 from luod.testing.interpreter import interpreter_for
 from luod.testing.plugin import BootMachine
 from luod.testing.tools import cannot_run
@@ -43,6 +43,15 @@ def load(machine: Machine) -> Callable[[], None]:
         machine.run([sys.executable, "-c", LOAD])
 
     return load
+
+
+@pytest.fixture(scope="module")
+def shared_closed() -> Iterator[tuple[Machine, Program]]:
+    """Yields a machine that is closed, and a program that ran in it."""
+    with EmulatedMachine() as machine:
+        program = machine.spawn(["cat"])
+        machine.close()
+        yield machine, program
 
 
 def test_run(machine: Machine) -> None:
@@ -261,6 +270,32 @@ def test_machine_that_cannot_boot() -> None:
 def test_close_twice(machine: Machine) -> None:
     machine.close()
     machine.close()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        lambda machine, program: machine.run(["true"]),
+        lambda machine, program: machine.spawn(["true"]),
+        lambda machine, program: machine.read("/proc/version"),
+        lambda machine, program: machine.write("/run/file", b""),
+        lambda machine, program: machine.signal(1, 0),
+        lambda machine, program: program.ask({}),
+        lambda machine, program: program.wait(),
+    ],
+    ids=["run", "spawn", "read", "write", "signal", "ask", "wait"],
+)
+def test_a_request_to_a_closed_machine_says_that_it_is_closed(
+    shared_closed: tuple[Machine, Program], request_: Callable[[Machine, Program], object]
+) -> None:
+    with pytest.raises(MachineEnded, match="the machine is closed"):
+        request_(*shared_closed)
+
+
+def test_a_jump_of_a_closed_machine_is_not_waited_for(shared_closed: tuple[Machine, Program]) -> None:
+    machine, _ = shared_closed
+    with pytest.raises(MachineEnded, match="wait for the jump: the machine is closed"), machine.expect_jump():
+        pass
 
 
 def test_host_that_allows_no_namespaces(tmp_path: Path) -> None:

@@ -35,11 +35,12 @@ class Channel:
     def send(self, message: dict[str, Any], *, timeout: float) -> None:
         """Sends one message and reads meanwhile: neither end may wait for the other to read first.
 
-        Raises TimeoutError after `timeout` seconds, ConnectionError when the other end is closed.
+        Raises TimeoutError after `timeout` seconds, ConnectionError when either end is closed.
         """
         data = memoryview(json.dumps(message).encode() + b"\n")
         deadline = time.monotonic() + timeout
         while data:
+            self._check_open()
             try:
                 data = data[self._socket.send(data) :]
             except BlockingIOError:
@@ -49,12 +50,13 @@ class Channel:
     def receive(self, *, timeout: float) -> dict[str, Any]:
         """Returns the next message.
 
-        Raises TimeoutError after `timeout` seconds, ConnectionError when the other end is closed.
+        Raises TimeoutError after `timeout` seconds, ConnectionError when either end is closed.
 
         A line that is not a JSON object is skipped: a boot that was interrupted may have left half of one.
         """
         deadline = time.monotonic() + timeout
         while not self._messages:
+            self._check_open()
             self._wait(select.POLLIN, deadline)
             self._read()
         return self._messages.popleft()
@@ -70,6 +72,10 @@ class Channel:
         if not self._messages or but in self._messages[0]:
             return None
         return self._messages.popleft()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ConnectionAbortedError("this end is closed")
 
     def _wait(self, events: int, deadline: float) -> None:
         poll = select.poll()

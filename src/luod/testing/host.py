@@ -49,11 +49,13 @@ class Host:
             *(["--fork"] if self.forked else []),
             *python.module("luod.daemon.main", "--state-directory", self._state_directory, *arguments),
         )
-        self.keep = self.machine.spawn(command, env=python.environment, forked=True)
-        answer = self.keep.ask({})
+        keep = self.machine.spawn(command, env=python.environment, forked=True)
+        answer = keep.ask({})
         if not answer.get("ready"):
-            raise MachineUnavailable(f"luod ended: {answer}\n{self.keep.stderr}")
-        return self.keep
+            raise MachineUnavailable(f"luod ended: {answer}\n{keep.stderr}")
+        # Only now: where a luod runs already, this one ends, and `stop` is for that which runs.
+        self.keep = keep
+        return keep
 
     def stop(self) -> None:
         """Ends luod with SIGTERM, and waits for it."""

@@ -187,7 +187,7 @@ class Machine(abc.ABC):
                 self._receive("wait for the jump", self._timeout if timeout is None else timeout)
 
     def close(self) -> None:
-        """Ends the machine and waits for its end. Idempotent.
+        """Ends the machine and waits for its end. Idempotent. A later request raises MachineEnded.
 
         Raises MachineError when it does not end by itself, or leaves processes behind.
         """
@@ -242,7 +242,7 @@ class Machine(abc.ABC):
         except TimeoutError:
             raise MachineError(self._failure(doing, f"not taken within {self._timeout} s")) from None
         except ConnectionError:
-            raise MachineEnded(self._failure(doing, self._why_ended())) from None
+            raise self._ended(doing) from None
         self._answers[identity] = None
         return identity
 
@@ -263,7 +263,7 @@ class Machine(abc.ABC):
         except TimeoutError:
             raise MachineError(self._failure(doing, f"no answer within {timeout} s")) from None
         except ConnectionError:
-            raise MachineEnded(self._failure(doing, self._why_ended())) from None
+            raise self._ended(doing) from None
         if "hello" in message:
             self._hello(message)
             raise MachineJumped(self._failure(doing, f"the machine is now in boot {self._boot}"))
@@ -305,6 +305,10 @@ class Machine(abc.ABC):
         if log := self.log():
             text += f"\n--- the machine's log\n{log}"
         return text
+
+    def _ended(self, doing: str) -> MachineEnded:
+        why = "the machine is closed" if self._channel.closed else self._why_ended()
+        return MachineEnded(self._failure(doing, why))
 
     def _program_failed(self, result: Result, what: str) -> ProgramFailed:
         stderr = result.stderr.decode("utf-8", "replace")
