@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from pathlib import Path
 
 from luod import linux, pci
 from luod.errors import (
@@ -31,10 +30,11 @@ if TYPE_CHECKING:
 
     from luod.linux import HasFileno
 
+    _Path = str | os.PathLike[str]
     _Meanings = Mapping[int, tuple[type[KernelRefused], str]]
 
-_LOADED: Final = Path("/sys/kernel/kexec_loaded")
-_ROOT: Final = Path("/")
+_LOADED: Final = "/sys/kernel/kexec_loaded"
+_ROOT: Final = "/"
 _SYSCTLS: Final = "proc/sys/kernel"
 _MOST_LOADS: Final = 2**31 - 1
 
@@ -128,48 +128,54 @@ def load(kernel: int | HasFileno, initrd: int | HasFileno | None, command_line: 
         _refuse("kexec_file_load", error, _LOAD, KernelRefused)
 
 
-def load_limits(root: Path = _ROOT) -> LoadLimits:
+def load_limits(root: _Path = _ROOT) -> LoadLimits:
     """Returns this kernel's limits.
 
     Those that the kernel does not show count as permissive. `root` has /proc and /sys.
     """
     left = loads_left(root)
-    lockdown = _text(root / "sys/kernel/security/lockdown")
+    lockdown = _text(os.path.join(root, "sys/kernel/security/lockdown"))
     return LoadLimits(
-        disabled=_text(root / _SYSCTLS / uapi.SYSCTL_LOAD_DISABLED) == "1",
+        disabled=_text(os.path.join(root, _SYSCTLS, uapi.SYSCTL_LOAD_DISABLED)) == "1",
         loads_left=left,
         lockdown=lockdown.partition("[")[2].partition("]")[0] or "none",
-        counted=left is not None or os.access(root / _SYSCTLS / uapi.SYSCTL_LOAD_LIMIT_REBOOT, os.W_OK),
+        counted=left is not None or os.access(_load_limit(root), os.W_OK),
     )
 
 
-def loads_left(root: Path = _ROOT) -> int | None:
+def loads_left(root: _Path = _ROOT) -> int | None:
     """Returns how many loads this kernel still allows (kernel.kexec_load_limit_reboot); None: no limit.
 
     The kernel subtracts 1 for every `load` and `unload` of a process with CAP_SYS_BOOT, also a failed one, by either of
     the two system calls, and no value is ever higher than an earlier one. So two equal values, unless they are None,
     show that the loaded image is the same.
     """
-    left = _text(root / _SYSCTLS / uapi.SYSCTL_LOAD_LIMIT_REBOOT)
+    left = _text(_load_limit(root))
     return int(left) if left.isdecimal() else None
 
 
-def count_loads(root: Path = _ROOT) -> int | None:
+def count_loads(root: _Path = _ROOT) -> int | None:
     """Has the kernel count loads, by the highest limit if it has no other. Returns `loads_left`; None if it cannot
     count: it was built without sysctls, or /proc/sys is read-only.
     """
     left = loads_left(root)
     if left is None:
         with contextlib.suppress(OSError):
-            (root / _SYSCTLS / uapi.SYSCTL_LOAD_LIMIT_REBOOT).write_text(str(_MOST_LOADS), encoding="ascii")
+            with open(_load_limit(root), "w", encoding="ascii") as file:
+                file.write(str(_MOST_LOADS))
             left = loads_left(root)
     return left
 
 
-def _text(path: Path) -> str:
+def _load_limit(root: _Path) -> str:
+    return os.path.join(root, _SYSCTLS, uapi.SYSCTL_LOAD_LIMIT_REBOOT)
+
+
+def _text(path: str) -> str:
     """Returns the content of a small file; "" if it cannot be read."""
     try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().strip()
     except OSError:
         return ""
 
@@ -198,13 +204,14 @@ def unload() -> None:
         _refuse("kexec_file_load", error, _LOAD, KernelRefused)
 
 
-def loaded(path: Path = _LOADED) -> bool:
+def loaded(path: _Path = _LOADED) -> bool:
     """Returns whether an image is loaded, by either call (docs/hazards.md, H19). False on a kernel without kexec.
 
     Raises OSError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="ascii").strip() == "1"
+        with open(path, encoding="ascii") as file:
+            return file.read().strip() == "1"
     except FileNotFoundError:
         return False
 

@@ -6,12 +6,12 @@ H17). It imports little: guests are paused when it starts. `luod.daemon.updates.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
 from luod import kexec
 from luod.daemon.processes import gate
+from luod.daemon.updates import reboot_report
 from luod.errors import KernelRefused
 
 
@@ -23,7 +23,7 @@ def main() -> int:
     try:
         kexec.jump(loads=kexec.loads_left())
     except KernelRefused as error:
-        print(json.dumps({"errno": error.errno, "call": error.call, "meaning": error.meaning}))
+        reboot_report.write(error.errno or 0, error.call, error.meaning)
     return 1
 
 

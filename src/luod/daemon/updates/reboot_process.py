@@ -8,10 +8,10 @@ when to release it.
 
 from __future__ import annotations
 
-import json
 import os
 
 from luod.daemon.processes.child import DYING_SECONDS, Child
+from luod.daemon.updates import reboot_report
 from luod.errors import JumpRefused, KernelRefused
 from luod.static import TYPE_CHECKING, Final
 
@@ -45,11 +45,8 @@ class RebootProcess:
 
     def refusal(self) -> KernelRefused:
         """Returns why there was no kexec, once the process has ended."""
-        try:
-            said = json.loads(self._child.report)
-            return KernelRefused(int(said["errno"]), str(said["call"]), str(said["meaning"]))
-        except (ValueError, KeyError, TypeError):
-            return JumpRefused(0, _CALL, f"the process that calls it ended with {self._child.status}")
+        said = reboot_report.read(self._child.report)
+        return said or JumpRefused(0, _CALL, f"the process that calls it ended with {self._child.status}")
 
     async def close(self) -> None:
         """Ends the process, if it has not ended. One that cannot be killed is still at its gate."""

@@ -7,7 +7,6 @@ ended. If the request fails, it writes the reason and ends. `luod.daemon.updates
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import sys
 from luod import kexec
 from luod.daemon.processes import gate
 from luod.daemon.systemd import units
+from luod.daemon.updates import reboot_report
 from luod.linux import Fd, has_ended
 from luod.static import Final
 
@@ -33,7 +33,7 @@ def main(supervisor: int) -> int:
         if not gate.wait():
             return 0
         if failure := _request():
-            print(json.dumps({"errno": 0, "call": _CALL, "meaning": failure}))
+            reboot_report.write(0, _CALL, failure)
             return 1
         while not has_ended(keeper, within=60.0):
             pass
