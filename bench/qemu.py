@@ -64,7 +64,7 @@ class Guest:
         return self.memory
 
     def arguments(self, folder: Path) -> list[str]:
-        counting = CountingGuest("vm", self.folder, mebibytes=self.memory)
+        counting = CountingGuest("vm", self.folder, mebibytes=self.memory, per_second=100)
         counting.make_disk()
         return counting.arguments(console=())
 

@@ -3,9 +3,9 @@
 # A number goes to memory at 0x20000 and into a table at 0x30000, to the sector of that number on the boot disk, and then
 # to the serial port, in this order. So every number that was printed is on the disk. Before the next number the guest
 # looks for the last one in the table. It prints "lost" and ends where the table has another one, which is memory of
-# another moment, or where the disk gave an error. A tick of the timer, 100 a second, is a number.
+# another moment, or where the disk gave an error. A tick of the timer is a number.
 #
-#     as --32 counting.S -o counting.o && ld -m elf_i386 -Ttext 0x7c00 --oformat binary counting.o -o counting
+#     as --32 --defsym DIVISOR=62799 counting.S -o counting.o && ld -m elf_i386 -Ttext 0x7c00 --oformat binary counting.o -o counting
 
 .code16
 .intel_syntax noprefix
@@ -15,7 +15,6 @@
 .set COUNTER, 0x2000            # segments
 .set TABLE, 0x3000
 .set SECTOR, 0x1000
-.set DIVISOR, 11932             # of 1193182 Hz
 
 _start:
     jmp 0:main

@@ -14,14 +14,18 @@ SOURCE = Path(__file__).with_name("counting.S")
 SECTOR = 512
 DISK_SIZE = 16 << 20
 """More sectors than a test's guest counts."""
+PER_SECOND = 19
+"""Numbers that a guest counts: the timer has hardly a slower rate, and each number takes processor time."""
+_TIMER_HERTZ = 1_193_182
 _NUMBER = Struct("<I")
 
 
-def boot_sector(folder: Path) -> bytes:
+def boot_sector(folder: Path, per_second: int = PER_SECOND) -> bytes:
     """Returns the guest's program, one sector. It is assembled in `folder`."""
     objects, program = folder / "counting.o", folder / "counting"
     assembler, linker = (require_tool(tool, package="binutils") for tool in ("as", "ld"))
-    subprocess.run([assembler, "--32", SOURCE, "-o", objects], check=True)
+    rate = ["--defsym", f"DIVISOR={_TIMER_HERTZ // per_second}"]
+    subprocess.run([assembler, "--32", *rate, SOURCE, "-o", objects], check=True)
     flat = ["-Ttext", "0x7c00", "--oformat", "binary"]
     subprocess.run([linker, "-m", "elf_i386", *flat, objects, "-o", program], check=True)
     return program.read_bytes()
@@ -35,6 +39,7 @@ class CountingGuest:
     folder: Path
     disk_format: str = "raw"
     mebibytes: int = 32
+    per_second: int = PER_SECOND
 
     @property
     def disk(self) -> Path:
@@ -48,7 +53,7 @@ class CountingGuest:
     def make_disk(self) -> None:
         """Makes the disk that it boots from."""
         raw = self.folder / "disk.raw"
-        raw.write_bytes(boot_sector(self.folder))
+        raw.write_bytes(boot_sector(self.folder, self.per_second))
         with raw.open("r+b") as file:
             file.truncate(DISK_SIZE)
         if self.disk_format != "raw":

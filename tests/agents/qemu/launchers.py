@@ -11,7 +11,7 @@ from luod.testing.machine import Program
 from tests.agents.qemu.guests import CountingGuest
 from tests.daemon.host import Luod
 
-MORE = 20
+MORE = 5
 """How many numbers a guest counts on before a test goes on."""
 
 
@@ -30,6 +30,7 @@ class Launcher:
         self.program: Program = luod.machine.spawn(
             python.module("luod.ctl.main", "qemu", *arguments),
             env={**python.environment, "PATH": os.environ["PATH"]},
+            forked=True,
         )
 
     @property

@@ -26,7 +26,7 @@ ROOT = "LUOD_LIBVIRT_ROOT"
 WRITTEN = ("etc/libvirt", "var/lib/libvirt", "var/cache/libvirt", "var/log/libvirt")
 INSIDE = "/srv"
 """The folder of the test's disks and consoles, as libvirt sees it."""
-MORE = 10
+MORE = 5
 """Numbers after which a guest certainly runs."""
 
 _BOOT = """\

@@ -17,7 +17,7 @@ from tests.daemon.participant import Operator, Participant, begin
 
 NEWER = "LUOD_NEWER_QEMU"
 """The environment variable with the path of a newer QEMU, as scripts/fetch-qemu prints it."""
-MORE = 10
+MORE = 5
 """Numbers after which a guest certainly runs."""
 
 
