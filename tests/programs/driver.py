@@ -26,8 +26,8 @@ from typing import Any, Final
 from luod.linux import syscall
 from luod.uapi import kexec as kexec_api
 from luod.uapi import liveupdate as api
-from tests.programs.address_calls import AddressCalls
 from tests.programs.argument import Mapping, fallocate, ioctl
+from tests.programs.device_calls import DeviceCalls
 from tests.programs.questions import PR_SET_CHILD_SUBREAPER, Process, Slot
 
 PUNCH_HOLE: Final = 3
@@ -38,7 +38,7 @@ SEALS_SIZE: Final = 0x2 | 0x4
 SEALS_CONTENTS: Final = 0x8 | 0x10
 
 
-class Driver(Process, AddressCalls):
+class Driver(Process, DeviceCalls):
     """`boot`: the command line, the kernel's path and the initramfs's, or None."""
 
     def __init__(self, boot: tuple[str, str, str | None]) -> None:

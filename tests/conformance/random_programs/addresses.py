@@ -1,4 +1,4 @@
-"""Writes random programs about IO address spaces: iommufd, VFIO's own ioctls on it, groups and type1 containers.
+"""Writes random programs about IO address spaces: iommufd, VFIO's own ioctls on it, and containers without a group.
 
 From a seed and a size a `Program` of one boot, the same one everywhere. `tests.programs.address_calls` asks its
 questions. Numbers come from small pools, so that objects, addresses and lengths meet. It does not follow what the calls
@@ -19,28 +19,28 @@ from tests.programs.address_calls import ARENA, HOLE, READ_ONLY, SHARED
 
 PAGE: Final = 4096
 _TOP: Final = (1 << 64) - 1
-_FILES: Final = ("f0", "f1", "f2")
+FILES: Final = ("f0", "f1", "f2")
 """Slots of memfds of two pages, 256 KiB and no bytes; "f9" is no open file."""
 _ADDRESSES: Final = (ARENA, ARENA + PAGE, ARENA + (1 << 19), READ_ONLY, READ_ONLY - PAGE, HOLE, HOLE - PAGE, SHARED)
 _IOVAS: Final = (0, PAGE, 2 * PAGE, 3 * PAGE, 8 * PAGE, 1 << 20, 2 << 20, 1 << 30, 0xFEE00000, 0xFEDFF000, 1 << 32)
 _FAR: Final = ((1 << 48) - PAGE, 1 << 48, _TOP - PAGE, _TOP - PAGE + 1, _TOP, 1 << 63)
 _LENGTHS: Final = (PAGE, PAGE, 2 * PAGE, 4 * PAGE, 16 * PAGE, 1 << 16, 1 << 18)
 _ODD: Final = (0, 1, 8, 512, 2048, PAGE - 1, PAGE + 1, 1 << 20, 1 << 63, _TOP - PAGE, _TOP - 1, _TOP)
-_OFFSETS: Final = (*(0,) * 20, 1, 8, 2048, PAGE - 1)
+OFFSETS: Final = (*(0,) * 20, 1, 8, 2048, PAGE - 1)
 
 
-def generate(seed: int, *, questions: int, device: bool) -> Program:
-    """Returns a program of one boot. `device`: the machines have a device that is bound to vfio-pci."""
-    return Program(seed, (Boot(tuple(Author(random.Random(seed), device=device).write(questions))),))
+def generate(seed: int, *, questions: int) -> Program:
+    """Returns a program of one boot, for machines without a device."""
+    return Program(seed, (Boot(tuple(Author(random.Random(seed)).write(questions))),))
 
 
 class Author:
     """Writes one program."""
 
-    def __init__(self, chance: random.Random, *, device: bool) -> None:
+    def __init__(self, chance: random.Random) -> None:
         self._chance = chance
         self._questions: list[Question] = []
-        self._open: dict[str, list[str]] = {"iommu": [], "container": [], "group": [], "device": []}
+        self._open: dict[str, list[str]] = {"iommu": [], "container": []}
         self._recent: list[tuple[int, int]] = [(0, PAGE)]
         """Addresses and lengths of the last mappings that were asked for."""
         self._slots = 0
@@ -67,28 +67,22 @@ class Author:
             self._any_number: 3,
             self._open_container: 1,
         }
-        if device:
-            steps |= {
-                self._open_group: 4,
-                self._open_device: 4,
-                self._of_group: 5,
-                self._set_container: 6,
-                self._unset_container: 2,
-                self._group_status: 3,
-                self._bind: 7,
-                self._attach: 12,
-                self._detach: 4,
-                self._open_container: 3,
-            }
-        self._steps, self._weights = list(steps), list(steps.values())
+        self._steps = steps
 
     def write(self, questions: int) -> list[Question]:
-        for slot, size in zip(_FILES, (2 * PAGE, 1 << 18, 0), strict=True):
-            self._ask("memfd", slot=slot, size=size)
+        self._make_files()
         self._open_iommu()
         while len(self._questions) < questions:
-            self._chance.choices(self._steps, self._weights)[0]()
+            self._step()
         return self._questions
+
+    def _make_files(self) -> None:
+        for slot, size in zip(FILES, (2 * PAGE, 1 << 18, 0), strict=True):
+            self._ask("memfd", slot=slot, size=size)
+
+    def _step(self) -> None:
+        """Asks something, mostly one question."""
+        self._chance.choices(list(self._steps), list(self._steps.values()))[0]()
 
     # -- chance ----------------------------------------------------------------------------------------------------
 
@@ -102,12 +96,12 @@ class Author:
         )
 
     def _address(self) -> int:
-        return self._chance.choice(_ADDRESSES) + self._chance.choice(_OFFSETS)
+        return self._chance.choice(_ADDRESSES) + self._chance.choice(OFFSETS)
 
     def _iova(self) -> int:
         if self._rarely(10):
             return self._chance.choice(_FAR)
-        return self._chance.choice(_IOVAS) + self._chance.choice(_OFFSETS)
+        return self._chance.choice(_IOVAS) + self._chance.choice(OFFSETS)
 
     def _length(self) -> int:
         return self._chance.choice(_ODD) if self._rarely(8) else self._chance.choice(_LENGTHS)
@@ -169,12 +163,6 @@ class Author:
     def _open_container(self) -> None:
         self._open_vfio("container")
 
-    def _open_group(self) -> None:
-        self._open_vfio("group")
-
-    def _open_device(self) -> None:
-        self._open_vfio("device")
-
     def _close(self) -> None:
         kind = self._chance.choice(list(self._open))
         if (slot := self._one(kind)) is not None:
@@ -193,8 +181,8 @@ class Author:
         self._iommufd(iommufd.IOMMU_IOAS_MAP, "=IIIIQQQ", *values)
 
     def _map_file(self) -> None:
-        file = "f9" if self._rarely(30) else self._chance.choice((*_FILES, *_FILES, *self._open["iommu"]))
-        offset = self._chance.choice((0, 0, PAGE, 1 << 16, *_OFFSETS, *_ODD))
+        file = "f9" if self._rarely(30) else self._chance.choice((*FILES, *FILES, *self._open["iommu"]))
+        offset = self._chance.choice((0, 0, PAGE, 1 << 16, *OFFSETS, *_ODD))
         start, length = self._remember(self._iova(), self._length())
         values = self._flags(7), self._number(), file, offset, length, start
         self._iommufd(iommufd.IOMMU_IOAS_MAP_FILE, "=IIIiQQQ", *values)
@@ -269,7 +257,7 @@ class Author:
 
     def _any_number(self) -> None:
         """Asks a number that is hardly one of the fd's own."""
-        fd = self._one(self._chance.choice(("iommu", "container", "group")))
+        fd = self._one(self._chance.choice(tuple(self._open)))
         if fd is not None:
             number = self._chance.choice((0x5F, 0x63, 0x69, 0x75, 0x95, 0x96, 0x97, 0xFF, self._chance.randrange(256)))
             if number in (0x68, 0x6A, 0x8E):  # would make fds, or take the next words for one
@@ -307,39 +295,3 @@ class Author:
     def _info(self) -> None:
         if (fd := self._old()) is not None:
             self._structure(fd, vfio.VFIO_IOMMU_GET_INFO, "=IIQII", 0, 0, 0, 0)
-
-    # -- with a device ---------------------------------------------------------------------------------------------
-
-    def _of_group(self) -> None:
-        if (group := self._one("group")) is not None and len(self._open["device"]) < 3:
-            slot = f"device{self._slots}"
-            self._slots += 1
-            self._open["device"].append(slot)
-            self._ask("device_of_group", group=group, slot=slot)
-
-    def _set_container(self) -> None:
-        if (group := self._one("group")) is not None:
-            file = self._chance.choice([*self._open["container"], *self._open["iommu"], *_FILES[:1]])
-            self._ask("set_container", group=group, container=file)
-
-    def _unset_container(self) -> None:
-        if (group := self._one("group")) is not None:
-            self._ask("number", fd=group, command=vfio.VFIO_GROUP_UNSET_CONTAINER, argument=0)
-
-    def _group_status(self) -> None:
-        if (group := self._one("group")) is not None:
-            self._structure(group, vfio.VFIO_GROUP_GET_STATUS, "=II", 0)
-
-    def _bind(self) -> None:
-        if (device := self._one("device")) is not None:
-            context = self._chance.choice((*self._open["iommu"], *self._open["iommu"], "f0", "f9"))
-            values = self._reserved(), context, 0, 0
-            self._structure(device, vfio.VFIO_DEVICE_BIND_IOMMUFD, "=IIiIQ", *values)
-
-    def _attach(self) -> None:
-        if (device := self._one("device")) is not None:
-            self._structure(device, vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, "=IIII", self._reserved(), self._number(), 0)
-
-    def _detach(self) -> None:
-        if (device := self._one("device")) is not None:
-            self._structure(device, vfio.VFIO_DEVICE_DETACH_IOMMUFD_PT, "=III", self._reserved(), 0)

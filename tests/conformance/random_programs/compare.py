@@ -1,7 +1,7 @@
 """Compares the answers of two machines, question by question, and names the allowed differences.
 
 `ALLOWED` has them: each rule names its row of docs/divergences.md, by that row's test, and holds for exactly one
-question and one pair of answers. Anything else is a difference.
+question and one pair of answers. `hardware` has those of devices. Anything else is a difference.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from stat import S_IFREG
 from typing import Any, Final
 
+from tests.conformance.random_programs import hardware
 from tests.conformance.random_programs.play import Answers
 from tests.conformance.random_programs.program import Answer, Program, Question
 
@@ -71,7 +72,7 @@ def allowed(question: Question, real: Answer, emulated: Answer) -> str | None:
     """Returns the row of docs/divergences.md that allows it, or None."""
     if rule := next((rule for rule in ALLOWED if rule.fits(question, real, emulated)), None):
         return rule.row
-    return SHOWN if _shows_a_session(question, real, emulated) else None
+    return SHOWN if _shows_a_session(question, real, emulated) else hardware.allowed(question, real, emulated)
 
 
 def _shows_a_session(question: Question, real: Answer, emulated: Answer) -> bool:

@@ -469,10 +469,28 @@ def test_an_iommufd_poses_as_a_container(world: DeviceWorld, vmm: Vmm, iommu: in
     assert vmm.ioctl(iommu, vfio.VFIO_IOMMU_DIRTY_PAGES, SCRATCH) == -ENOTTY
     vmm.close(group)
     assert vmm.get_info(device) == 0
-    assert vmm.open("/dev/vfio/1") == -EBUSY
     vmm.close(device)
-    assert number(vmm.open("/dev/vfio/1"))
     assert world.vfio.functions[0].device.dma is None
+
+
+def test_a_device_does_not_keep_its_group_open_where_an_iommufd_is_the_container(vmm: Vmm, iommu: int) -> None:
+    group = number(vmm.open("/dev/vfio/1"))
+    vmm.set_container(group, iommu)
+    device = number(vmm.get_device(group, A))
+    vmm.close(group)
+    assert vmm.get_info(device) == 0
+    cdev = number(vmm.open_cdev(A))
+    assert vmm.bind(cdev, iommu) == -EINVAL, "the device is in use"
+    again = number(vmm.open("/dev/vfio/1"))
+    assert vmm.get_device(again, A) == -EINVAL, "the group has no container"
+    assert vmm.set_container(again, number(vmm.open("/dev/vfio/vfio"))) == -EPERM
+    assert vmm.set_container(again, iommu) == 0
+    second = number(vmm.get_device(again, A))
+    vmm.close(device)
+    assert vmm.get_info(second) == 0
+    vmm.close(second)
+    vmm.close(again)
+    assert number(vmm.bind(cdev, iommu))
 
 
 def test_a_container_that_is_an_iommufd_cuts_mappings_as_type_1(vmm: Vmm, iommu: int) -> None:

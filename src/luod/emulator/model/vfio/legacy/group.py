@@ -83,7 +83,10 @@ class ContainerFile(ModelFile):
 
 
 class GroupFile(ModelFile):
-    """The one open file of /dev/vfio/N. An open device of it keeps it open. Implements `cdev.OpenGroup`."""
+    """The one open file of /dev/vfio/N. Implements `cdev.OpenGroup`.
+
+    An open device of a group in a container keeps the file open. With an iommufd in its place it does not.
+    """
 
     kind = Kind.VFIO_GROUP
 
@@ -220,19 +223,21 @@ class GroupFile(ModelFile):
                     raise
                 device.bound = bound
         device.opens += 1
-        self._devices_open += 1
-        self.reference()
+        if self._container is not None:
+            self._devices_open += 1
+            self.reference()
 
     def unuse(self, device: VfioDevice) -> None:
         """Ends the access of one file. The last one disables the device."""
         device.opens -= 1
-        self._devices_open -= 1
         if not device.opens:
             device.disable()
             if device.bound is not None:
                 device.bound.unbind()
                 device.bound = None
-        self.close()
+        if self._container is not None:
+            self._devices_open -= 1
+            self.close()
 
 
 def _read_name(address: int, caller: DeviceCaller) -> bytes:

@@ -38,7 +38,7 @@ class OpenGroup(Protocol):
 
 
 class VfioDeviceFile(ModelFile):
-    """One open file of a device. Its `group` (GET_DEVICE_FD) stays open as long as the file."""
+    """One open file of a device, of its `group` (GET_DEVICE_FD) or without one."""
 
     kind = Kind.VFIO_DEVICE
 
