@@ -98,8 +98,9 @@ class Story:
         self._host.load()
         self.say("luoctl load: the next kernel is loaded")
         begun = time.monotonic()
-        self.say("luoctl update: kexec, every process ends here")
-        self._host.update()
+        self.say("luoctl update --ignore-finding contents-undeclared: kexec, every process ends here")
+        # Like most first VMMs these do not take part in updates; they have written all before.
+        self._host.update(ignore=("contents-undeclared",))
         taken = time.monotonic() - begun
         self.say(f"the next kernel runs its init, {taken:.2f} s after luoctl update")
         return taken

@@ -75,7 +75,7 @@ def test_a_kernel_loaded_behind_luods_back_is_not_what_it_jumps_into(machine: Ma
     # By the older call, which carries nothing, and with a command line that switches LUO off.
     machine.run([kexec, "-c", "-l", machine.kernel, "--command-line", "liveupdate=off kho=off"])
     assert machine.read("/sys/kernel/kexec_loaded") == b"1\n"
-    luod.update()
+    luod.force_update()
     assert machine.read("/proc/cmdline") == ours
     luod.start()
     vmm = luod.vmm()

@@ -91,7 +91,7 @@ class Story:
         self.say("luoctl load: the next kernel is loaded")
         begun = self._count()
         self.say("luoctl update: the guest is paused, its state saved; kexec, every process ends here")
-        self._host.update(ignore=())
+        self._host.update()
         before = self.last()
         self.say(f"the next kernel runs its init; the last number of the guest was {before}")
         self._host.start()

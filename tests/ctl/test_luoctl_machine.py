@@ -66,7 +66,7 @@ def test_from_the_first_status_to_the_other_side_of_a_jump(luod: Luod) -> None:
     assert json.loads(loaded.stdout)["command_line"] == line
     status = luod.luoctl_json("status")
     assert (status["kernel_loaded"], status["command_line"], status["sessions"]) == (True, line, 1)
-    luod.update()
+    luod.force_update()
     luod.start()
     assert luod.machine.read("/proc/cmdline").decode().strip() == line
     status = luod.luoctl_json("status")
@@ -87,7 +87,7 @@ def test_the_running_kernels_command_line_is_the_default(luod: Luod) -> None:
 
 def test_the_remedy_of_a_finding_keeps_the_running_line_over_the_jump(luod: Luod) -> None:
     luod.luoctl("load", "--kernel", luod.machine.kernel, "--cmdline", "liveupdate=on kho=on root=/dev/vda1")
-    luod.update()
+    luod.force_update()
     luod.start()
     luod.machine.write("/run/first", cpio({"init": b""}))
     luod.machine.write("/run/second", cpio({"etc/modules": b""}))
@@ -99,7 +99,7 @@ def test_the_remedy_of_a_finding_keeps_the_running_line_over_the_jump(luod: Luod
     assert json.loads(result.stdout)["initrds"] == ["/run/first", "/run/second"]
     checked = luod.luoctl("--json", "check", check=False)
     assert not {"root-missing", "no-panic"} & {each["name"] for each in json.loads(checked.stdout)["findings"]}
-    luod.update()
+    luod.force_update()
     assert luod.machine.read("/proc/cmdline").decode().split() == [
         "liveupdate=on",
         "kho=on",
@@ -125,14 +125,14 @@ def test_what_is_no_kernel_is_refused_and_the_loaded_one_stays(luod: Luod) -> No
     luod.load()
     assert luod.luoctl("load", "--kernel", "/run/text", check=False).returncode == 4
     assert luod.luoctl_json("status")["kernel_loaded"]
-    luod.update()
+    luod.force_update()
     assert luod.machine.boot == 2
 
 
 def test_an_update_that_would_lose_a_session_is_refused(luod: Luod) -> None:
     luod.vmm().call("create", name="vm", slot="s")
     luod.load()
-    luod.update()
+    luod.force_update()
     luod.start()
     luod.load()
     result = luod.luoctl("update", "--json", check=False)
@@ -142,7 +142,7 @@ def test_an_update_that_would_lose_a_session_is_refused(luod: Luod) -> None:
     vmm = luod.vmm()
     vmm.call("retrieve_session", name="vm", slot="s")
     vmm.call("finish", session="s", discard=True)
-    luod.update()
+    luod.force_update()
     assert luod.machine.boot == 3
 
 
@@ -206,7 +206,7 @@ def test_a16_a_unified_kernel_image_is_checked_loaded_and_jumped_into(luod: Luod
     assert [each["name"] for each in checked["findings"] if each["severity"] == "refusal"] == []
     assert checked["release"] == RELEASE
     assert luod.luoctl_json("load", "--kernel", "/run/linux.efi")["command_line"] == line
-    luod.update(ignore=())
+    luod.update()
     assert luod.machine.read("/proc/cmdline").decode().strip() == line
 
 

@@ -80,7 +80,7 @@ def test_a_retrieve_waits_for_these_modules_only(machine: Machine, tmp_path: Pat
     luod.start()
     luod.vmm().call("create", name="vm", slot="s")
     luod.load()
-    luod.update()
+    luod.force_update()
     python, file = luod.python(), tmp_path / "modules"
     tests = python.readable(ROOT / "tests").parent
     environment = {**python.environment, "PYTHONPATH": f"{python.environment['PYTHONPATH']}{os.pathsep}{tests}"}

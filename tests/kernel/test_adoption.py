@@ -43,7 +43,7 @@ def test_an_adopted_session_outlives_its_program_and_is_carried_and_given_back(l
     vmm.call("adopt", fd="known", slot="held")
     assert states(vmm) == {"outgoing known": "held"}
     luod.load()
-    luod.update()
+    luod.force_update()
     luod.start()
     vmm, keeper = luod.vmm(), luod.vmm()
     assert states(vmm) == {"incoming known": "waiting"}

@@ -80,11 +80,12 @@ class Host:
         initrd = () if self.machine.initrd is None else ("--initrd", self.machine.initrd)
         self.luoctl("load", "--kernel", kernel or self.machine.kernel, *initrd, "--reuse-cmdline")
 
-    def update(self, *, ignore: Sequence[str] = ("contents-undeclared",)) -> None:
+    def update(self, *, ignore: Sequence[str] = ()) -> None:
         """Runs `luoctl update`, and returns in the next boot, before anything runs there. An image must be loaded.
 
-        `ignore` are findings of `luoctl check` that do not refuse the update. By default sessions are carried even if
-        their workloads do not take part in updates, for which an operator needs an option.
+        `ignore` are findings of `luoctl check` that do not refuse the update: the values of its option
+        --ignore-finding. A session whose program does not take part in updates is refused without
+        "contents-undeclared". Raises ProgramFailed when the update is refused or cancelled; its text has the findings.
         """
         with self.machine.expect_jump():
             self.luoctl("update", *(f"--ignore-finding={name}" for name in ignore))

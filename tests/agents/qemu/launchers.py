@@ -91,5 +91,5 @@ def update(luod: Luod, launchers: Sequence[Launcher]) -> None:
     for launcher in launchers:
         launcher.counts_on()
     luod.load()
-    luod.update(ignore=())
+    luod.update()
     luod.start()

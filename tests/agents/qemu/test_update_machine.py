@@ -77,7 +77,7 @@ def test_a_guest_that_its_owner_paused_is_paused_in_the_next_kernel(luod: Luod, 
     launcher.counts_on()
     tell(monitor, "stop")
     luod.load()
-    luod.update(ignore=())
+    luod.update()
     before = guest.assert_nothing_is_lost()
     luod.start()
     launcher = restore(luod, guest)

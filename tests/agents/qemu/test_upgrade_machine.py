@@ -57,7 +57,7 @@ def test_a_guest_goes_on_with_another_qemu_and_then_in_the_next_kernel(
     assert described(host) == qemus.path(which)
     counts_on(guest, agent)
     host.load()
-    host.update(ignore=())
+    host.update()
     guest.assert_nothing_is_lost()
     host.start()
     agent = agent_of(host, "restore", "vm")

@@ -31,7 +31,7 @@ def begin(machine: Machine, tmp_path: Path, policy: Path) -> BeginWith:
         luod.start("--config", str(policy))
         preserve_two(luod)
         luod.load()
-        luod.update()
+        luod.force_update()
         policy.write_text(text)
         luod.start("--config", str(policy))
         return luod
@@ -150,7 +150,7 @@ def test_a_reaper_that_fails_leaves_a_session_stuck_seen_and_in_nobodys_way(
     vmm.call("retrieve_session", name="other", slot="other")
     vmm.call("finish", session="other", discard=True)
     luod.load()
-    luod.update()
+    luod.force_update()
 
 
 def test_what_is_stuck_can_be_reaped_again_or_released(
@@ -208,7 +208,7 @@ def test_what_is_claimed_while_it_waits_for_its_reaper_is_not_reaped(
         vmm.memfd(f"ram {name}")
         vmm.call("preserve", session=name, file=f"ram {name}", token=1)
     luod.load()
-    luod.update()
+    luod.force_update()
     policy.write_text(
         reaper(f"while ! test -e {tmp_path}/enough; do sleep 0.05; done; exit 1", "restore-deadline = 0.1")
     )

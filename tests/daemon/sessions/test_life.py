@@ -93,7 +93,7 @@ def test_no_update_while_incoming_sessions_are_not_finished(luod: Luod) -> None:
     vmm = luod.vmm()
     vmm.call("create", name="new", slot="s")
     vmm.call("release_named", name="vm", direction="incoming")
-    luod.update()
+    luod.force_update()
 
 
 def test_no_update_without_an_image_loaded_through_luod(luod: Luod) -> None:
@@ -110,7 +110,7 @@ def test_no_update_without_an_image_loaded_through_luod(luod: Luod) -> None:
 def test_luod_jumps_into_the_image_it_loaded_whatever_was_loaded_since(luod: Luod) -> None:
     luod.luoctl("load", "--kernel", luod.machine.kernel, "--cmdline", "liveupdate=on kho=on luod=1")
     luod.vmm().call("load", kernel=luod.machine.kernel, command_line="liveupdate=on kho=on other=1")
-    luod.update()
+    luod.force_update()
     assert b"luod=1" in luod.machine.read("/proc/cmdline")
 
 
@@ -120,7 +120,7 @@ def test_what_is_no_kernel_leaves_the_one_that_is_loaded(luod: Luod) -> None:
     refused = luod.luoctl("load", "--kernel", "/bin/sh", "--cmdline", "", check=False)
     assert refused.returncode != 0
     assert luod.status() == before
-    luod.update()
+    luod.force_update()
 
 
 def test_an_update_the_kernel_refuses_leaves_everything_as_it_was(luod: Luod) -> None:
@@ -138,4 +138,4 @@ def test_an_update_the_kernel_refuses_leaves_everything_as_it_was(luod: Luod) ->
     assert luod.status()["state"] == "idle"
     vmm.call("create", name="more", slot="t")
     luod.machine.write(image, contents)
-    luod.update()
+    luod.force_update()

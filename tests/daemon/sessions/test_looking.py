@@ -37,7 +37,7 @@ def luod(machine: Machine, tmp_path: Path) -> Luod:
     luod.start("--config", str(policy))
     preserve_two(luod, ALICE)
     luod.load()
-    luod.update()
+    luod.force_update()
     policy.write_text("restore-deadline = 1000\n")
     luod.start("--config", str(policy))
     return luod

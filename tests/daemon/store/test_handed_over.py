@@ -22,7 +22,7 @@ def start_handed_over(luod: Luod, *names: str) -> None:
 def test_every_session_can_be_retrieved_by_its_owner(luod: Luod) -> None:
     preserve_two(luod)
     luod.load()
-    luod.update()
+    luod.force_update()
 
     start_handed_over(luod, "luod", "vm", "other")
 
@@ -37,7 +37,7 @@ def test_every_session_can_be_retrieved_by_its_owner(luod: Luod) -> None:
 def test_a_session_that_pid_1_does_not_deliver_is_still_in_the_kernel_and_retrieved_from_there(luod: Luod) -> None:
     preserve_two(luod)
     luod.load()
-    luod.update()
+    luod.force_update()
 
     start_handed_over(luod, "luod", "vm")
 
@@ -50,7 +50,7 @@ def test_a_session_that_pid_1_does_not_deliver_is_still_in_the_kernel_and_retrie
 def test_a_luod_that_dies_then_finds_the_sessions_in_the_next_serve(luod: Luod) -> None:
     preserve_two(luod)
     luod.load()
-    luod.update()
+    luod.force_update()
     start_handed_over(luod, "luod", "vm", "other")
 
     luod.kill_serve()

@@ -24,7 +24,7 @@ def test_killed_between_any_two_requests_it_loses_nothing(luod: Luod) -> None:
     luod.kill_serve()
     assert luod.status()["kernel_loaded"]
     vmm.program.kill()
-    luod.update()
+    luod.force_update()
 
     luod.start()
     luod.kill_serve()
@@ -51,7 +51,7 @@ def test_killed_while_it_starts_it_begins_again(luod: Luod) -> None:
     vmm = luod.vmm()
     vmm.call("create", name="vm", slot="s")
     luod.load()
-    luod.update()
+    luod.force_update()
     python = luod.python()
     command = python.module("luod.daemon.main", "--state-directory", luod.state_directory)
     keep = luod.machine.spawn(command, env=python.environment)

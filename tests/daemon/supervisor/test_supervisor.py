@@ -582,7 +582,7 @@ def test_luod_carries_sessions_where_memory_may_not_be_executable(machine: Machi
             assert refused.errno == "EACCES"
             assert "vm.memfd_noexec" in refused.hint
             luod.load()
-            luod.update()
+            luod.force_update()
             assert "serve-ended" not in keep.stderr
     assert states(vmm) == {"incoming vm": "waiting"}
     assert luod.status()["registry"] == []

@@ -90,7 +90,7 @@ def restore(vmm: Vmm) -> None:
 def test_both_run_around_an_update_the_second_once_all_is_restored(begin: Start, tmp_path: Path) -> None:
     luod = begin()
     vm(luod)
-    luod.update()
+    luod.force_update()
     ((*before, id, argument),) = ran(tmp_path)
     assert (before, argument) == (["before-update", "none", "1"], "argument")
     again(luod, tmp_path)
@@ -106,7 +106,7 @@ def test_both_run_around_an_update_the_second_once_all_is_restored(begin: Start,
 def test_past_the_restore_deadline_the_second_runs_whatever_is_left(begin: Start, tmp_path: Path) -> None:
     luod = begin(more="restore-deadline = 0.2")
     vm(luod)
-    luod.update()
+    luod.force_update()
     policy = tmp_path / "luod.toml"
     # A reaper that hangs keeps the session there.
     policy.write_text('reaper = ["/bin/sleep", "1000"]\n' + policy.read_text())
@@ -118,7 +118,7 @@ def test_past_the_restore_deadline_the_second_runs_whatever_is_left(begin: Start
 def test_what_is_owed_survives_a_serve_that_is_killed_after_the_jump(begin: Start, tmp_path: Path) -> None:
     luod = begin()
     vm(luod)
-    luod.update()
+    luod.force_update()
     again(luod, tmp_path)
     luod.kill_serve()
     vmm = luod.vmm()
@@ -131,7 +131,7 @@ def test_what_is_owed_survives_a_serve_that_is_killed_after_the_jump(begin: Star
 
 def test_killed_while_the_second_runs_it_is_ended_and_runs_again(begin: Start, tmp_path: Path) -> None:
     luod = begin(after=TELL + "\necho $$ >>%s/pid\n[ $(wc -l <%s/ran) -gt 2 ] || exec sleep 1000")
-    luod.update()
+    luod.force_update()
     again(luod, tmp_path)
     wait_for(tmp_path, 2)
     eventually((tmp_path / "pid").exists, describe="the second hook runs")
@@ -215,7 +215,7 @@ def test_a_cancelled_update_runs_the_second_at_once_and_a_later_one_both(begin: 
 
 def test_without_hooks_in_the_policy_nothing_is_owed(begin: Start, tmp_path: Path) -> None:
     luod = begin(before="", after="")
-    luod.update()
+    luod.force_update()
     again(luod, tmp_path)
     assert luod.status()["state"] == "idle"
     assert ran(tmp_path) == []
@@ -231,11 +231,11 @@ def test_a_dry_run_and_a_refused_update_run_neither(begin: Start, tmp_path: Path
 
 def test_a_second_that_fails_is_in_the_log_and_in_nobodys_way(begin: Start, tmp_path: Path) -> None:
     luod = begin(after=TELL + "\necho no hands >&2; exit 1")
-    luod.update()
+    luod.force_update()
     again(luod, tmp_path)
     wait_for(tmp_path, 2)
     luod.load()
-    luod.update()
+    luod.force_update()
     assert [line[0] for line in ran(tmp_path)] == ["before-update", "after-update", "before-update"]
 
 
@@ -257,7 +257,7 @@ def test_what_is_owed_is_on_the_disk_before_the_first_begins(begin: Start, tmp_p
 def test_killed_altogether_after_the_jump_it_is_owed_still(begin: Start, tmp_path: Path) -> None:
     luod = begin()
     vm(luod)
-    luod.update()
+    luod.force_update()
     again(luod, tmp_path)
     luod.kill_both()
     luod.stop()
@@ -270,7 +270,7 @@ def test_killed_altogether_after_the_jump_it_is_owed_still(begin: Start, tmp_pat
 def test_killed_with_the_registry_in_its_hands_it_is_owed_by_the_file(begin: Start, tmp_path: Path) -> None:
     luod = begin()
     vm(luod)
-    luod.update()
+    luod.force_update()
     thief = start_vmm(luod.machine, luod.python())
     thief.call("retrieve_session", name="luod", slot="s")
     thief.program.kill()
@@ -309,7 +309,7 @@ def test_a_kernel_that_could_take_nothing_over_is_broken_and_keeps_nobody_waitin
     luod = begin(on=boot(boot_machine))
     preserve_device(luod)
     luod.load(f"{luod.machine.kernel}-no-vfio")
-    luod.update()
+    luod.force_update()
     again(luod, tmp_path)
     assert luod.status()["state"] == "broken"
     assert wait_for(tmp_path, 2)[1][:3] == ["after-update", "broken", "1"]

@@ -121,7 +121,7 @@ def test_an_update_waits_for_what_is_torn_to_be_released(luod: Luod) -> None:
     luod.load()
     assert luod.luoctl("update", check=False).returncode == 4
     vmm.call("release_named", name="one", direction="incoming")
-    luod.update()
+    luod.force_update()
 
 
 def test_what_a_participant_may_declare(luod: Luod) -> None:

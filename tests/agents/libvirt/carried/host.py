@@ -233,7 +233,7 @@ class LibvirtHost:
     def update(self) -> None:
         """Does a live update, and starts luod and libvirtd in the next kernel, in which no domain runs yet."""
         self.luod.load()
-        self.luod.update(ignore=())
+        self.luod.update()
         self._arrive()
 
     def frozen(self, guest: CountingGuest) -> Witness:

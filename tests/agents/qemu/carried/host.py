@@ -98,7 +98,7 @@ class Host:
     def update(self) -> None:
         """Does a live update, and starts luod in the next kernel, in which no guest runs yet."""
         self.luod.load()
-        self.luod.update(ignore=())
+        self.luod.update()
         self.agents.clear()
         self.luod.start()
 
