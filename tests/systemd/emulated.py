@@ -48,4 +48,4 @@ class EmulatedSystemd(EmulatedMachine):
 
     @property
     def _console(self) -> Path:
-        return Path(self._outputs.name) / "console"
+        return self._outputs.path / "console"

@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import shlex
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 
 from luod.errors import MachineUnavailable
@@ -17,6 +15,7 @@ from luod.fleet.host import EmulatedHost
 from luod.fleet.setting import Image, Setting
 from luod.frozen import frozen
 from luod.testing.interpreter import Interpreter, interpreter_for
+from luod.testing.scratch import Scratch
 
 
 @frozen
@@ -45,9 +44,10 @@ def running(
     if python is None:
         raise MachineUnavailable("there is no Python that can import luod")
     # Not below TMPDIR: the path of a UNIX socket has up to 107 bytes. Not below /run: machines have their own.
-    scratch = tempfile.mkdtemp(prefix="luod-fleet-", dir="/tmp")
+    owned = Scratch("luod-fleet-", directory="/tmp")
+    scratch = str(owned.path)
     with contextlib.ExitStack() as ending:
-        ending.callback(shutil.rmtree, scratch, ignore_errors=True)
+        ending.callback(owned.remove)
         programs = os.path.join(scratch, "programs")
         os.mkdir(programs)
         _program(f"{programs}/luoctl", python, python.module("luod.ctl.main"))

@@ -21,6 +21,7 @@ from luod.linux import Fd, has_ended
 from luod.testing.channel import Channel
 from luod.testing.interpreter import Interpreter, interpreter_for, runs
 from luod.testing.machine import TIMEOUT, Machine, describe
+from luod.testing.scratch import Scratch
 from luod.testing.starter.outside import start
 
 _NAMESPACES: Final = ("mnt", "net", "pid")
@@ -67,9 +68,9 @@ class EmulatedMachine(Machine):
             )
         # A file of its own, not a pipe: the machine must not wait for a reader. A new file has its owner's uid.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in _shut_down
-        self._outputs = tempfile.TemporaryDirectory(prefix="luod-machine-")
+        self._outputs = Scratch("luod-machine-")
         if user is not None:
-            os.chown(self._outputs.name, user, user)
+            os.chown(self._outputs.path, user, user)
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -82,7 +83,7 @@ class EmulatedMachine(Machine):
             except BaseException:
                 ours.close()
                 self._log.close()
-                self._outputs.cleanup()
+                self._outputs.remove()
                 raise
         self.pid = self._process.pid
         """luoemu's process id, on the host."""
@@ -103,7 +104,7 @@ class EmulatedMachine(Machine):
         self, python: Interpreter, channel: int, arguments: Sequence[str], environment: Mapping[str, str]
     ) -> LuoemuProcess:
         """Starts luoemu. `channel` is the agent's fd, `arguments` are for `luoemu run`."""
-        agent = ["--outputs", self._outputs.name]
+        agent = ["--outputs", str(self._outputs.path)]
         return start(python, environment, arguments, agent, channel=channel, log=self._log.fileno())
 
     @property
@@ -127,7 +128,7 @@ class EmulatedMachine(Machine):
         try:
             super().close()
         finally:
-            self._outputs.cleanup()
+            self._outputs.remove()
 
     def _shut_down(self) -> None:
         try:

@@ -13,12 +13,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import luod
+from luod.testing.scratch import Scratch
 
 _SOURCE: Final = Path(luod.__file__).parent
 _SYSTEMS: Final = "/usr/bin/python3"
@@ -72,10 +72,10 @@ def _reads(directory: Path, user: int | None) -> bool:
 
 def _readable_directory() -> Path:
     """Makes a directory that every uid can read, until this process ends."""
-    place = Path(tempfile.mkdtemp(prefix="luod-readable-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    place.chmod(0o755)
-    return place
+    scratch = Scratch("luod-readable-")
+    atexit.register(scratch.remove)
+    scratch.path.chmod(0o755)
+    return scratch.path
 
 
 @functools.cache

@@ -12,12 +12,12 @@ import shlex
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from luod.errors import LuodError, MachineJumped
 from luod.testing.kernel.machine import KernelMachine
+from luod.testing.scratch import Scratch
 
 
 def run_by_hand(machine: KernelMachine, argv: Sequence[str], output: Path, *, timeout: float) -> int:
@@ -55,24 +55,25 @@ def main() -> int:
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=3600, help="default: %(default)s")
     parser.add_argument("command", metavar="COMMAND", nargs="+")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="luod-kernel-") as folder:
-        output = Path(folder, "output")
-        output.mkdir()
-        try:
-            with KernelMachine(
-                kernel=arguments.kernel,
-                folder=folder,
-                writable=[output, *arguments.writable],
-                command_line=arguments.append,
-                memory=arguments.memory,
-            ) as machine:
-                status = run_by_hand(machine, arguments.command, output, timeout=arguments.timeout)
-        except LuodError as error:
-            print(f"{error}\n{error.hint}".rstrip(), file=sys.stderr)
-            return 1
-        finally:
-            if arguments.log and Path(folder, "serial.log").exists():
-                shutil.copyfile(Path(folder, "serial.log"), arguments.log)
+    scratch = Scratch("luod-kernel-")
+    output = scratch.path / "output"
+    output.mkdir()
+    try:
+        with KernelMachine(
+            kernel=arguments.kernel,
+            folder=scratch.path,
+            writable=[output, *arguments.writable],
+            command_line=arguments.append,
+            memory=arguments.memory,
+        ) as machine:
+            status = run_by_hand(machine, arguments.command, output, timeout=arguments.timeout)
+    except LuodError as error:
+        print(f"{error}\n{error.hint}".rstrip(), file=sys.stderr)
+        return 1
+    finally:
+        if arguments.log and (scratch.path / "serial.log").exists():
+            shutil.copyfile(scratch.path / "serial.log", arguments.log)
+        scratch.remove()
     return status if status >= 0 else 128 - status
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +22,7 @@ from luod.testing.kernel import qemu
 from luod.testing.kernel.child import Child
 from luod.testing.kernel.initramfs import PORT, Share, initramfs
 from luod.testing.machine import Machine, describe
+from luod.testing.scratch import Scratch
 
 TIMEOUT: Final = 120.0
 """Default time limit of a request in seconds. Emulated processors are slow, and slower when the host is busy."""
@@ -68,8 +67,12 @@ class KernelMachine(Machine):
         shares = [Share(f"share{number}", os.path.abspath(path)) for number, path in enumerate(writable)]
         ram_disk = _ram_disk(shares, env) if disk is None else None
         command_line = f"{qemu.COMMAND_LINE}{'' if disk is None else _DISK_ROOT} {command_line}".strip()
-        self._temporary = folder is None
-        self.folder = Path(tempfile.mkdtemp(prefix="luod-kernel-") if folder is None else folder).resolve()
+        self._scratch: Scratch | None = None
+        """The folder, while it is to be removed."""
+        if folder is None:
+            self._scratch = Scratch("luod-kernel-")
+            folder = self._scratch.path
+        self.folder = Path(folder).resolve()
         """Where serial.log, qemu.log and the initramfs are, on the host."""
         ours, theirs = socket.socketpair()
         try:
@@ -115,7 +118,7 @@ class KernelMachine(Machine):
         try:
             self._boot_up()
         except BaseException:
-            self._temporary = False  # keeps its log
+            self._keep_log()
             self._channel.close()
             self._shut_down()
             raise
@@ -132,7 +135,7 @@ class KernelMachine(Machine):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self._temporary = False
+            self._keep_log()
         super().__exit__(kind, error, trace)
 
     def _booted(self, hello: Mapping[str, Any]) -> None:
@@ -147,15 +150,20 @@ class KernelMachine(Machine):
     def _shut_down(self) -> None:
         try:
             # After a failure there is no wait for a machine that may hang: it holds no data that are needed.
-            if self._temporary and not self._child.ends_within(self._timeout):
+            if self._scratch is not None and not self._child.ends_within(self._timeout):
                 raise MachineError(self._failure("close", f"QEMU did not end within {self._timeout} s"))
         finally:
             self._child.close()
             self._clean_up()
 
     def _clean_up(self) -> None:
-        if self._temporary:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self._scratch is not None:
+            self._scratch.remove()
+
+    def _keep_log(self) -> None:
+        if self._scratch is not None:
+            self._scratch.keep()
+            self._scratch = None
 
 
 def _ram_disk(shares: Sequence[Share], env: Mapping[str, str] | None) -> bytes:
