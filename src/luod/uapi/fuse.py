@@ -113,6 +113,8 @@ ATTR_OUT: Final = struct.Struct("=QII")
 SETATTR_IN: Final = struct.Struct("=IIQQQQQQIIIIIIII")
 """valid (FATTR_*), padding, fh, size, lock_owner, atime, mtime, ctime, nanoseconds of them, mode, unused, uid, gid,
 unused; 88 bytes."""
+FUSE_IOCTL_DIR: Final = 1 << 4
+"""A flag of IOCTL_IN: the file is a directory."""
 IOCTL_IN: Final = struct.Struct("=QIIQII")
 """fh, flags, cmd, arg (the caller's raw pointer), in_size, out_size."""
 IOCTL_OUT: Final = struct.Struct("=iIII")

@@ -10,10 +10,12 @@ import contextlib
 import dataclasses
 import os
 import resource
+import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -91,12 +93,15 @@ class Machine:
         kernel = Kernel(host, features=self._settings.features, bus=bus)
         try:
             while True:
-                with _Boot(self._order(kernel, signals), kernel, hardware, self._tell) as running:
-                    end = running.run(signals)
+                with _Boot(self._order(kernel, signals), kernel, hardware, signals, self._tell) as running:
+                    end = running.run()
+                if end is None:
+                    end = running.interrupted
                 if end is not None:
                     return end
                 try:
-                    kernel = kernel.jump()
+                    with _own_faults_told():
+                        kernel = kernel.jump()
                 except Panic as panic:
                     raise MachineError(f"the kernel of boot {kernel.boot + 1} panics: {panic}") from None
         finally:
@@ -171,10 +176,18 @@ class _Boot:
     """One boot's processes and traps. Leaving the context ends them and waits for their end."""
 
     def __init__(
-        self, order: boot.Order, kernel: Kernel, hardware: _Hardware | None, tell: Callable[[str], None]
+        self,
+        order: boot.Order,
+        kernel: Kernel,
+        hardware: _Hardware | None,
+        signals: SignalFd,
+        tell: Callable[[str], None],
     ) -> None:
+        self.interrupted: int | None = None
+        """128 + N when signal N came while the boot's processes ended, after a kexec for example."""
         self._kernel = kernel
         self._hardware = hardware
+        self._signals = signals
         self._tell = tell
         self._supervisor: Supervisor | None = None
         self._init: Fd | None = None
@@ -188,17 +201,20 @@ class _Boot:
     def __enter__(self) -> _Boot:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._kill()
+        try:
+            if self._supervisor is not None and kind is None:
+                self._end(self._supervisor)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         if self._supervisor is not None:
-            self._supervisor.give_up()
-        while self._supervisor is not None and self._status is None:
-            # Dying processes still close fds of the node, and wait for the answer.
-            if self._supervisor.run([self._channel]) is Stopped.WATCHED:
-                self._listen()
-        os.waitpid(self._keeper, 0)
-        if self._supervisor is not None:
+            # After an error nothing answers a caller any more, and one that waits for its answer does not die.
             self._supervisor.close()
+            self._await_end()
+        os.waitpid(self._keeper, 0)
         for fd in (self._init, self._fuse, *self._kexec_files.values()):
             if fd is not None:
                 fd.close()
@@ -206,9 +222,40 @@ class _Boot:
             self._devices.close()
         self._channel.close()
 
-    def run(self, signals: SignalFd) -> int | None:
+    def _end(self, supervisor: Supervisor) -> None:
+        """Answers dying processes, which still close fds of the node, until init's end or a signal."""
+        with _own_faults_told():
+            supervisor.give_up()
+            while self._status is None and self.interrupted is None:
+                if supervisor.run([self._channel, self._signals]) is Stopped.WATCHED:
+                    self._note_signals()
+                    self._listen(block=False)
+
+    def _await_end(self) -> None:
+        """Waits for init's end without answers. A signal ends the wait: the keeper's end kills what is left."""
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        poll.register(self._signals, select.POLLIN)
+        while self._status is None:
+            poll.poll()
+            self._listen(block=False)
+            if self._note_signals():
+                os.kill(self._keeper, signal.SIGKILL)
+                return
+
+    def _note_signals(self) -> bool:
+        """Returns whether signals came since init was killed, which cannot handle them any more."""
+        received = self._signals.received()
+        for each in received:
+            self.interrupted = 128 + each.number
+        return bool(received)
+
+    def run(self) -> int | None:
         """Returns the machine's exit status, or None after a kexec. Raises MachineError."""
-        supervisor = self._await_start()
+        with _own_faults_told():
+            return self._run(self._await_start(), self._signals)
+
+    def _run(self, supervisor: Supervisor, signals: SignalFd) -> int | None:
         ended_by = 0
         while True:
             match supervisor.run([self._channel, signals]):
@@ -331,6 +378,19 @@ class _Boot:
             _signal(self._init)
         elif self._init is None:
             os.kill(self._keeper, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _own_faults_told() -> Iterator[None]:
+    """Prints the traceback of an exception that only a fault of luoemu raises, at once. Raises MachineError for it."""
+    try:
+        yield
+    except (MachineError, OSError, Panic):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the fault is, the machine ends with words
+        traceback.print_exc()
+        sys.stderr.flush()
+        raise MachineError(f"a fault of luoemu itself ({type(error).__name__}): please report the traceback") from None
 
 
 def _signal(process: Fd) -> None:

@@ -179,7 +179,10 @@ class Supervisor:
             self._devices.give_up()
 
     def close(self) -> None:
-        """Ends the traps. No process of the boot may be left, so that none waits for an answer."""
+        """Ends the traps. Idempotent. A process that still waits for an answer gets an error of the host's kernel.
+
+        It is ENOSYS from the listener, ECONNABORTED or ENOTCONN from FUSE. `run` must not follow.
+        """
         self._epoll.close()
         self._listener.close()
         self._placeholders.close()

@@ -170,7 +170,7 @@ class Devices:
                     self._accepted.append((self._hidden, request))
 
     def close(self) -> None:
-        """Closes all files and mounts. No process of the boot may be left."""
+        """Closes all files and mounts. Idempotent. Callers of a process that is left get ECONNABORTED or ENOTCONN."""
         for kept in self._kept.values():
             kept.close()
         self._kept.clear()

@@ -70,8 +70,16 @@ class OpenFiles:
         self._by_identity.setdefault(identity, []).append(opened)
         return handle
 
+    def _get(self, handle: int) -> _Open:
+        """Raises Errno(EBADF)."""
+        try:
+            return self._open[handle]
+        except KeyError:
+            raise Errno(errno.EBADF) from None
+
     def release(self, handle: int) -> None:
-        opened = self._open.pop(handle)
+        opened = self._get(handle)
+        del self._open[handle]
         others = self._by_identity[opened.identity]
         others.remove(opened)
         if not others:
@@ -79,13 +87,13 @@ class OpenFiles:
         self.model.release(opened.file)
 
     def read(self, handle: int, offset: int, length: int) -> bytes:
-        return self.model.pread(self._open[handle].file, offset, length)
+        return self.model.pread(self._get(handle).file, offset, length)
 
     def write(self, handle: int, offset: int, data: bytes) -> int:
-        return self.model.pwrite(self._open[handle].file, offset, data)
+        return self.model.pwrite(self._get(handle).file, offset, data)
 
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int | Blocked:
-        opened = self._open[handle]
+        opened = self._get(handle)
         try:
             result = self.model.ioctl(opened.file, command, argument, self._thread(tid))
         except OSError as error:  # /proc shows nothing of a thread that was killed meanwhile

@@ -64,14 +64,21 @@ class SysfsFiles:
         return Opened(handle)
 
     def read(self, handle: int, offset: int, length: int, tid: int) -> bytes:
-        return self._sysfs.read(self._open[handle])[offset : offset + length]
+        return self._sysfs.read(self._opened(handle))[offset : offset + length]
 
     def write(self, handle: int, offset: int, data: bytes, tid: int) -> int | Blocked:
-        result = self._sysfs.write(self._open[handle], data, self._thread(tid), offset)
+        result = self._sysfs.write(self._opened(handle), data, self._thread(tid), offset)
         if not isinstance(result, Waiting):
             return result
         poll = result.poll
         return Waiting(result.until, lambda: None if poll() is None else len(data))
+
+    def _opened(self, handle: int) -> str:
+        """Returns the path of an open file. Raises Errno(EBADF)."""
+        try:
+            return self._open[handle]
+        except KeyError:
+            raise Errno(errno.EBADF) from None
 
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int | Blocked:
         raise Errno(errno.ENOTTY)

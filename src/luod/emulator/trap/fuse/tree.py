@@ -109,7 +109,9 @@ class FuseTree(FuseServer):
                 result = self._files.write(handle, offset, data, tid)
                 return self._later(request.unique, result, lambda count: uapi.WRITE_OUT.pack(count, 0))
             case uapi.FUSE_IOCTL:
-                handle, _, command, argument, _, _ = uapi.IOCTL_IN.unpack_from(body)
+                handle, flags, command, argument, _, _ = uapi.IOCTL_IN.unpack_from(body)
+                if flags & uapi.FUSE_IOCTL_DIR:  # chattr(1) and lsattr(1) ask directories too
+                    raise Errno(errno.ENOTTY)
                 result = self._files.ioctl(handle, tid, command, argument)
                 return self._later(request.unique, result, lambda value: uapi.IOCTL_OUT.pack(value, 0, 0, 0))
             case uapi.FUSE_OPEN:
