@@ -23,6 +23,8 @@ BUSYBOX: Final = Path("/bin/busybox")
 PORT: Final = "/dev/vport0p1"
 """The virtio-serial port of the agent: the first of the first controller."""
 
+_APPLETS: Final = ("mount", "mkdir", "ln", "ifconfig", "hostname", "env", "switch_root")
+"""The programs of busybox that /init uses. To install all takes 0.2 s in each boot."""
 _PT_INTERP: Final = 3
 _NEW: Final = "/new"
 
@@ -30,7 +32,6 @@ _NEW: Final = "/new"
 _INIT: Final = """\
 #!/bin/busybox sh
 set -e
-/bin/busybox --install /bin
 export PATH=/bin
 mount -t devtmpfs dev /dev
 mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=512000,cache=loose {host} /host
@@ -92,6 +93,8 @@ def initramfs(
     # The kernel opens it for init before anything is mounted.
     archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     archive.add("bin/busybox", stat.S_IFREG | 0o755, data=static_busybox(busybox))
+    for name in _APPLETS:
+        archive.add(f"bin/{name}", stat.S_IFLNK | 0o777, data=b"busybox")
     archive.add("init", stat.S_IFREG | 0o755, data=init.encode())
     return archive.finished()
 
