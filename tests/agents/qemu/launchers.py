@@ -73,10 +73,21 @@ def counting_guest(folder: Path, name: str = "vm") -> CountingGuest:
 
 def run(luod: Luod, guest: CountingGuest, *more: str, program: str | None = None) -> Launcher:
     """Starts the guest, and returns when it takes part in updates."""
-    command = [program or qemu(), *guest.arguments(), *more]
-    launcher = Launcher(luod, guest, "run", "--name", guest.name, "--", *command)
+    launcher = _start(luod, guest, [program or qemu(), *guest.arguments(), *more])
     launcher.says("takes part in updates")
     return launcher
+
+
+def run_all(luod: Luod, guests: Sequence[CountingGuest]) -> list[Launcher]:
+    """Starts the guests at the same time, and returns when all take part in updates."""
+    launchers = [_start(luod, guest, [qemu(), *guest.arguments()]) for guest in guests]
+    for launcher in launchers:
+        launcher.says("takes part in updates")
+    return launchers
+
+
+def _start(luod: Luod, guest: CountingGuest, command: Sequence[str]) -> Launcher:
+    return Launcher(luod, guest, "run", "--name", guest.name, "--", *command)
 
 
 def restore(luod: Luod, guest: CountingGuest, *options: str) -> Launcher:

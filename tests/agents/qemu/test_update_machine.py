@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.agents.qemu import qemus
-from tests.agents.qemu.launchers import Launcher, counting_guest, qemu, restore, run, update
+from tests.agents.qemu.launchers import Launcher, counting_guest, qemu, restore, run, run_all, update
 from tests.agents.qemu.monitor import tell
 from tests.daemon.host import Luod
 
@@ -24,7 +24,7 @@ def test_a_guest_counts_on_through_three_updates(luod: Luod, tmp_path: Path) -> 
 
 def test_eight_guests_are_restored_by_one_command(luod: Luod, tmp_path: Path) -> None:
     guests = [counting_guest(tmp_path, f"vm-{number}") for number in range(8)]
-    update(luod, [run(luod, guest) for guest in guests])
+    update(luod, run_all(luod, guests))
     everyone = Launcher(luod, guests[0], "restore", "--all")
     for everyone.guest in guests:
         everyone.says(f"{everyone.guest.name}: takes part in updates")
