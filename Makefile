@@ -30,7 +30,7 @@ PYTHON ?= $(shell test -x /usr/bin/python3 && echo /usr/bin/python3 || echo pyth
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-WORKERS ?= 3
+WORKERS ?= 4
 KERNEL ?= 7.3
 # Names or patterns of runs of scripts/test-minimal; by default all.
 MINIMAL ?=
