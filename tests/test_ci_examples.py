@@ -1,6 +1,6 @@
 """examples/ci: both files are YAML of the shape that the service wants, and their commands exist.
 
-The commands were run in a Debian trixie; docs/test-vmm.md says how. Here no runner and no network is needed.
+The commands were run in a Debian trixie; docs/luoemu.md says how. Here no runner and no network is needed.
 """
 
 from __future__ import annotations

@@ -172,7 +172,8 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, mod
     data = bzimage(packed_by("lz4" if module == "lz4" else "zstd"))
     with pytest.raises(ImageError) as caught:
         image.unpack(data, image.describe(data))
-    assert f"install {module}" in caught.value.hint
+    assert f"apt install python3-{module}" in caught.value.hint
+    assert "pip install 'luod[daemon]'" in caught.value.hint
 
 
 def test_lzo_cannot_be_read() -> None:

@@ -31,6 +31,7 @@ _MAGICS: Final = {
 }
 CPIO_MAGICS: Final = (b"070701", b"070702")
 _CHUNK: Final = 64 * 1024
+_INSTALL: Final = "to look inside, apt install python3-{}, or pip install 'luod[daemon]'"
 """Bytes of a piece: what is in the processor's cache is searched several times as fast, and the C library keeps it."""
 _LZ4_MAGIC: Final = 0x184C2102
 _LZ4_BLOCK_MAX: Final = 8 * 1024 * 1024
@@ -143,7 +144,7 @@ class Stream:
         try:
             import zstandard
         except ImportError:
-            raise ImageUnreadable("this is packed with zstd", hint="install zstandard to look inside") from None
+            raise ImageUnreadable("this is packed with zstd", hint=_INSTALL.format("zstandard")) from None
         start, self.end = self.end, self._end_of_zstd()
         decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_MAX)
         try:
@@ -185,7 +186,7 @@ class Stream:
         try:
             from lz4 import block
         except ImportError:
-            raise ImageUnreadable("this is packed with lz4", hint="install lz4 to look inside") from None
+            raise ImageUnreadable("this is packed with lz4", hint=_INSTALL.format("lz4")) from None
         # The first magic was checked already, and there may be several in a row.
         self.end += 4
         while self.end + 4 < self._limit:

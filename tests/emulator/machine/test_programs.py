@@ -1,12 +1,15 @@
-"""Every kind of program runs in a machine: the table of docs/test-vmm.md, row by row.
+"""Every kind of program runs in a machine: the table of docs/luoemu.md, row by row.
 
-What a row needs of Debian is named when it is skipped.
+`test_machine` has the rows of chroots. What a row needs of Debian is named when it is skipped.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
 import shutil
+import struct
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,6 +95,44 @@ def test_node() -> None:
 
 def session(tmp_path: Path) -> str:
     return built(tool("gcc", "gcc"), KINDS / "session.c", folder=tmp_path)
+
+
+def test_x32_is_refused(tmp_path: Path) -> None:
+    """By the kernel of the host, or, where that has the ABI, call by call."""
+    if platform.machine() != "x86_64":
+        pytest.skip("x32 is an ABI of x86-64 only")
+    program = tmp_path / "program"
+    program.write_bytes(_x32_program())
+    program.chmod(0o755)
+    try:
+        on_the_host = f"ended with {subprocess.run([program], check=False).returncode}\n"
+    except OSError as error:
+        on_the_host = f"{errno.errorcode[error.errno or 0]}\n"
+    assert on_the_host in ("ENOEXEC\n", "ended with 1\n")
+
+    start = """
+import errno, subprocess, sys
+try:
+    print("ended with", subprocess.run(sys.argv[1:]).returncode)
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+    inside = run(interpreter(None).executable, "-c", start, str(program))
+
+    expected = "ENOEXEC\n" if on_the_host == "ENOEXEC\n" else f"ended with {errno.ENOSYS}\n"
+    assert inside == (0, expected, "")
+
+
+def _x32_program() -> bytes:
+    """Returns a program of the x32 ABI that ends with 1, or with ENOSYS where that call of exit is refused so."""
+    code = b"\xbf\x01\x00\x00\x00\xb8\x3c\x00\x00\x40\x0f\x05"  # edi = 1; eax = exit, of x32; syscall
+    code += b"\x89\xc7\xf7\xdf\xb8\x3c\x00\x00\x00\x0f\x05"  # edi = -eax; eax = exit; syscall
+    address, size = 0x400000, 52 + 32 + len(code)
+    identity = b"\x7fELF\x01\x01\x01" + bytes(9)  # 32 bits, little-endian
+    entry = address + 52 + 32
+    header = struct.pack("<16sHHIIIIIHHHHHH", identity, 2, 62, 1, entry, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    segment = struct.pack("<8I", 1, 0, address, address, size, size, 5, 4096)
+    return header + segment + code
 
 
 @pytest.mark.parametrize("child", [False, True], ids=["as init", "as a child"])
