@@ -17,7 +17,7 @@ from types import ModuleType
 import pytest
 
 from luod.testing.tools import cannot_run, require_tool
-from luod.uapi import kexec, liveupdate
+from luod.uapi import kexec, liveupdate, procfs
 
 HEADERS = Path(os.environ.get("LUOD_UAPI_HEADERS", "/usr/include"))
 
@@ -116,3 +116,19 @@ def test_constants_of_kexec_and_reboot_have_the_headers_values(tmp_path: Path, f
     assert set(ours) - set(there) <= newer | {"KEXEC_FILE_FLAGS"}
     answers = ask_compiler(tmp_path, file, sorted(there))
     assert {name: value & 0xFFFFFFFF for name, value in answers.items()} == there
+
+
+def test_the_query_of_mappings_is_that_of_fs_h(tmp_path: Path) -> None:
+    text = header("linux/fs.h")
+    if "PROCMAP_QUERY" not in text:
+        cannot_run(f"linux/fs.h in {HEADERS} is older than Linux 6.11: see scripts/fetch-uapi-headers")
+    ours = constants_of(procfs, "PROCMAP_QUERY")
+    offsets = [
+        f"offsetof(struct procmap_query, {field})" for field in ("query_addr", "vma_start", "vma_flags", "inode")
+    ]
+    major = "offsetof(struct procmap_query, dev_major)"
+    values = ask_compiler(tmp_path, "linux/fs.h", [*ours, "sizeof(struct procmap_query)", *offsets, major])
+    assert {name: values[name] & 0xFFFFFFFF for name in ours} == ours
+    assert values["sizeof(struct procmap_query)"] == procfs.QUERY.size
+    assert [values[offset] for offset in offsets] == [16, 24, 40, 64]
+    assert values[major] == 72

@@ -25,7 +25,7 @@ from luod.errors import (
 )
 from luod.linux import Fd
 from luod.liveupdate import calls
-from luod.liveupdate.session import Session, check_token
+from luod.liveupdate.session import Session, check_token, number_of
 from luod.static import TYPE_CHECKING, Any, Final
 from luod.uapi import liveupdate as uapi
 
@@ -115,9 +115,9 @@ class IncomingSession(Session):
         This is posted and in no released kernel. Raises PostedCallUnavailable: this machine does not declare it. Raises
         TargetRefused: `into` is missing or does not fit; nothing is lost, try again.
 
-        Raises BadInput: no such name in the manifest. Raises NoSuchToken: ENOENT, also after FINISH. Raises
-        WrongDirection: EINVAL. Raises RetrieveFailed: the file is lost. Raises KernelRefused: EMFILE, ENFILE; nothing
-        is lost, try again.
+        Raises BadInput: no such name in the manifest, or `into` is no file. Raises NoSuchToken: ENOENT, also after
+        FINISH. Raises WrongDirection: EINVAL. Raises RetrieveFailed: the file is lost. Raises KernelRefused: EMFILE,
+        ENFILE; nothing is lost, try again.
         """
         if (file is None) == (name is None):
             raise BadInput("retrieve takes a token or a name", hint="retrieve(7), or retrieve(name='ram')")
@@ -272,8 +272,7 @@ class IncomingSession(Session):
     def _retrieve_into(self, token: int, target: int | HasFileno) -> Fd:
         from luod.liveupdate import posted  # no released kernel has it
 
-        number = target if isinstance(target, int) else target.fileno()
-        fd = Fd(posted.retrieve_into(self.fileno(), token, number))
+        fd = Fd(posted.retrieve_into(self.fileno(), token, number_of(target)))
         self._retrieved.add(token)
         return fd
 

@@ -28,7 +28,7 @@ from luod.errors import (
 from luod.linux import Fd, HasFileno
 from luod.liveupdate import calls, devices
 from luod.liveupdate.ram import new_memfd
-from luod.liveupdate.session import Session, check_text, check_token, is_incoming
+from luod.liveupdate.session import Session, check_text, check_token, is_incoming, number_of
 from luod.manifest import Entry
 from luod.static import TYPE_CHECKING, Any, Final
 from luod.uapi import liveupdate as uapi
@@ -127,14 +127,14 @@ class OutgoingSession(Session):
         kexec. The manifest keeps its PCI address, so that the next kernel's side can look for its driver. `device`
         gives the address where /proc does not show it, as for a file that was itself retrieved.
 
-        Raises BadInput: token, name or device. Raises ComesBackSealed: after the kexec a memfd with F_SEAL_EXEC has
-        every seal, so it is read-only; `allow_sealed=True` preserves it nevertheless. Raises TokenInUse: EEXIST,
+        Raises BadInput: file, token, name or device. Raises ComesBackSealed: after the kexec a memfd with F_SEAL_EXEC
+        has every seal, so it is read-only; `allow_sealed=True` preserves it nevertheless. Raises TokenInUse: EEXIST,
         checked before the fd. Raises FileAlreadyPreserved: EBUSY. Raises FileNotPreservable: ENOENT, EFBIG, and EINVAL
         of a device; its hint names the rule. Raises SessionFrozen after `freeze`. Raises WrongDirection: EINVAL. Raises
         ManifestError: full. Raises KernelRefused: EBADF, ENOMEM, EMFILE, … After any error the session holds the same
         files as before, and so does the manifest.
         """
-        fd = file if isinstance(file, int) else _number(file)
+        fd = number_of(file)
         if token is None:
             if self._manifest is None or name is None:
                 raise BadInput(
@@ -332,14 +332,6 @@ class _ManifestWriter:
     def _store(self, writes: tuple[manifest.Write, ...]) -> None:
         for write in writes:
             os.pwrite(self._parts[write.token].fileno(), write.data, write.offset)
-
-
-def _number(file: HasFileno) -> int:
-    """Returns the fd of `file`. Raises BadInput: it is closed."""
-    try:
-        return file.fileno()
-    except ValueError as error:
-        raise BadInput(f"the file is not open: {error}") from error
 
 
 def _describe(fd: int, token: int, name: str | None, device: str | None) -> Entry:

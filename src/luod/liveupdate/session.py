@@ -12,6 +12,7 @@ from luod.static import TYPE_CHECKING, Final
 from luod.uapi import liveupdate as uapi
 
 if TYPE_CHECKING:
+    from luod.linux import HasFileno
     from luod.memory import Limits
 
 NAME_MAX: Final = uapi.LIVEUPDATE_SESSION_NAME_LENGTH - 1
@@ -43,6 +44,18 @@ def check_token(token: object) -> None:
     """
     if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token <= uapi.TOKEN_MAX:
         raise BadInput(f"a token is a number from 0 to 2^64-1: {token!r:.100}")
+
+
+def number_of(file: int | HasFileno) -> int:
+    """Returns the fd of `file`, which may be its number. Raises BadInput: it is closed, or neither."""
+    if isinstance(file, int):
+        return file
+    try:
+        return file.fileno()
+    except ValueError as error:
+        raise BadInput(f"the file is not open: {error}") from error
+    except (AttributeError, TypeError) as error:
+        raise BadInput(f"a file is an fd's number, or has fileno(): {file!r:.100}") from error
 
 
 class Owner(Resource):

@@ -126,6 +126,75 @@ def test_preserved_memfd_grows_by_a_write(run_machine: Run) -> None:
     run(run_machine, source)
 
 
+def test_preserved_memfd_grows_by_calls_that_copy(run_machine: Run) -> None:
+    source = """
+        session, source = create(device(), b"s"), os.memfd_create("source")
+        os.write(source, b"y" * 100)
+        inlet, outlet = os.pipe()
+        os.write(outlet, b"z" * 100)
+        for token, copy in enumerate(
+            (
+                lambda memory: os.sendfile(memory, source, 0, 100),
+                lambda memory: os.splice(inlet, memory, 100, offset_dst=8192),
+                lambda memory: os.copy_file_range(source, memory, 100, offset_src=0, offset_dst=8192),
+            )
+        ):
+            memory = os.memfd_create("m")
+            os.write(memory, b"x" * 8192)
+            preserve(session, memory, token)
+            assert copy(memory) == 100
+            assert os.fstat(memory).st_size == 8292
+    """
+    run(run_machine, source)
+
+
+def test_preserved_memfd_is_punched_by_io_uring(run_machine: Run) -> None:
+    """With an empty ring set up by hand: Python has no io_uring."""
+    source = """
+        import ctypes, mmap, struct
+        libc = ctypes.CDLL(None, use_errno=True)
+        session, memory = create(device(), b"s"), os.memfd_create("m")
+        os.write(memory, b"x" * 8192)
+        preserve(session, memory, 1)
+        pages = mmap.mmap(memory, 8192)
+        parameters = ctypes.create_string_buffer(120)
+        ring = libc.syscall(425, 1, parameters)
+        assert ring >= 0, errno.errorcode[ctypes.get_errno()]
+        tail = struct.unpack_from("=I", parameters, 40 + 4)[0]
+        array = struct.unpack_from("=I", parameters, 40 + 24)[0]
+        entries = mmap.mmap(ring, 4096, offset=0x10000000)
+        queue = mmap.mmap(ring, 4096)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+        IORING_OP_MADVISE, MADV_REMOVE = 25, 9
+        struct.pack_into("=BBHiQQII", entries, 0, IORING_OP_MADVISE, 0, 0, -1, 0, address, 4096, MADV_REMOVE)
+        struct.pack_into("=I", queue, array, 0)
+        struct.pack_into("=I", queue, tail, 1)
+        assert libc.syscall(426, ring, 1, 1, 1, None, ctypes.c_long(0)) == 1
+        assert pages[:] == bytes(4096) + b"x" * 4096
+    """
+    run(run_machine, source)
+
+
+def test_madv_remove_of_a_range_with_a_preserved_memfd_changes_nothing(run_machine: Run) -> None:
+    source = """
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        session, memory, other = create(device(), b"s"), os.memfd_create("m"), os.memfd_create("other")
+        for file in (memory, other):
+            os.write(file, b"x" * 4096)
+        preserve(session, memory, 1)
+        place = libc.mmap(None, 8192, 0, 0x22, -1, 0)
+        for at, file in ((place, other), (place + 4096, memory)):
+            libc.mmap(at, 4096, 3, 0x11, file, 0)
+        assert libc.madvise(ctypes.c_void_p(place), ctypes.c_size_t(8192), 9) == -1
+        assert ctypes.get_errno() == errno.EPERM
+        assert os.pread(other, 4096, 0) == b"x" * 4096
+    """
+    run(run_machine, source)
+
+
 def test_sparse_memfd_larger_than_memory(run_machine: Run) -> None:
     source = """
         session, memory = create(device(), b"s"), os.memfd_create("m")

@@ -14,7 +14,7 @@ from luod.emulator.model.results import Jump
 from luod.uapi import liveupdate
 from luod.uapi import liveupdate_next as posted
 from tests.emulator.model.test_handlers import BOTH, Bus, DeviceHandler
-from tests.emulator.model.world import COMMAND_LINE, READ_ONLY, SCRATCH, Process, World, boot, jump, number
+from tests.emulator.model.world import COMMAND_LINE, PAGE, READ_ONLY, SCRATCH, Process, World, boot, jump, number
 
 NR = posted.LIVEUPDATE_SESSION_FREEZE
 
@@ -162,6 +162,19 @@ def test_a_handler_without_arguments_refuses_one_and_keeps_the_file(world: World
     assert retrieve(late, incoming, 1, 0) == -EOPNOTSUPP
     assert retrieve(late, incoming, 9, 0) == -ENOENT
     assert retrieve(late, incoming, 1) > 0
+
+
+def test_the_old_structure_at_the_end_of_memory_is_enough(world: World, vmm: Process, device: int) -> None:
+    """The answer has as many bytes as the caller passed: what is behind them need not be there."""
+    made = session(vmm, device)
+    assert vmm.preserve(made, vmm.memfd(b"ram"), 1) == 0
+    late = jump(world, vmm)
+    incoming = number(late.retrieve_session(late.open_device(), b"s"))
+    old = liveupdate.SESSION_RETRIEVE_FD.pack(liveupdate.SESSION_RETRIEVE_FD.size, -1, 1)
+    end = SCRATCH + 2 * PAGE
+    assert late.call(incoming, liveupdate.LIVEUPDATE_SESSION_RETRIEVE_FD, old, end - len(old)) == 0
+    fd = liveupdate.SESSION_RETRIEVE_FD.unpack(late.read(end - len(old), len(old)))[1]
+    assert late.contents(fd) == b"ram"
 
 
 # Files of a tmpfs

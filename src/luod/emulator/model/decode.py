@@ -90,7 +90,7 @@ class Request(NamedTuple):
 
     def answerable(self) -> None:
         """Raises Errno(EFAULT) unless `answer` would succeed. Precedes the install of an fd, which cannot be undone."""
-        if not self.caller.writable(self.address, self.layout.size):
+        if not self.caller.writable(self.address, min(self.integer(0), self.layout.size)):
             raise Errno(errno.EFAULT)
 
     def answer(self, changed: Mapping[int, int | bytes] | None = None) -> None:

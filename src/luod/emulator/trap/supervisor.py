@@ -238,7 +238,7 @@ class Supervisor:
                 arguments = KexecFiles(thread, notification.arguments)
                 load_flags = notification.arguments[4]
                 self._load(notification, lambda: self._kernel.kexec_file_load(arguments, load_flags, thread))
-            case Call.FTRUNCATE | Call.FTRUNCATE64 | Call.FALLOCATE | Call.MADVISE:
+            case Call.FTRUNCATE | Call.FTRUNCATE64 | Call.FALLOCATE | Call.MADVISE | Call.PROCESS_MADVISE:
                 narrow = notification.architecture == seccomp.AUDIT_ARCH_I386
                 frozen = self._kernel.frozen_files
                 if frozen and is_refused(thread, call, notification.arguments, frozen, narrow=narrow):

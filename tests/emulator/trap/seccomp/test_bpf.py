@@ -49,10 +49,11 @@ def stops(code: bytes, number: int, architecture: int, *arguments: int) -> bool:
 def test_what_stops(machine: str, architecture: int, trap_opens: bool, with_devices: bool) -> None:
     code = program(trap_opens=trap_opens, with_devices=with_devices, machine=machine)
     calls = dict(NUMBERS[architecture])
-    ioctl, madvise = calls.pop(Call.IOCTL), calls.pop(Call.MADVISE)
+    ioctl, madvise, process_madvise = map(calls.pop, (Call.IOCTL, Call.MADVISE, Call.PROCESS_MADVISE))
     expected = {n for c, n in calls.items() if trap_opens or c not in (Call.OPEN, Call.OPENAT, Call.OPENAT2)}
     assert {number for number in range(600) if number != ioctl and stops(code, number, architecture)} == expected
     assert [advice for advice in range(100) if stops(code, madvise, architecture, 0, 4096, advice)] == [MADV_REMOVE]
+    assert [a for a in range(100) if stops(code, process_madvise, architecture, 5, 4096, 1, a)] == [MADV_REMOVE]
     for command in (0xBA00, 0xBA43, 0xBAFF, 0xC048BA00, 0xFFFFFFFF_0000BA00):
         assert stops(code, ioctl, architecture, 3, command), hex(command)
     for command in (0x3B6A, 0xFFFFFFFF_00003B6A, 0x3B8E):

@@ -32,6 +32,9 @@ from luod.uapi import seccomp
 _AT_STATX_DONT_SYNC: Final = 0x4000
 _STATX_INO: Final = 0x100
 _PIDFD_THREAD: Final = os.O_EXCL
+_PIDFD_SELF: Final = (-10000, -10001)
+"""PIDFD_SELF_THREAD and PIDFD_SELF_THREAD_GROUP."""
+_KCMP_VM: Final = 1
 _WINDOW: Final = 128
 """Bytes in one read: more than any structure of LUO has."""
 
@@ -129,6 +132,25 @@ class Thread:
             return bool(os.lstat(b"/proc/%d/fd/%d" % (self.tid, fd)).st_mode & 0o200)
         except OSError as error:
             raise Errno(error.errno or errno.ESRCH) from None
+
+    def shares_memory_with(self, pidfd: int) -> bool:
+        """Returns whether `pidfd`, or one of the constants in place of one, is of a process with the caller's memory.
+
+        Raises Errno(ESRCH) when the caller is gone.
+        """
+        if pidfd in _PIDFD_SELF:
+            return True
+        try:
+            with open(b"/proc/%d/fdinfo/%d" % (self.tid, pidfd), "rb") as lines:
+                pid = next((int(line.split()[1]) for line in lines if line.startswith(b"Pid:")), 0)
+        except OSError:
+            return False
+        if pid == int(status_field(self.tid, "Tgid:")):
+            return True
+        try:
+            return pid > 0 and linux.syscall("kcmp", self.tid, pid, _KCMP_VM, 0, 0) == 0
+        except OSError:
+            return False  # ESRCH: it ended, and the host says so
 
     def size(self, fd: int) -> int:
         """Returns the size of a file of the host: a query to the supervisor's own would deadlock. Raises Errno."""

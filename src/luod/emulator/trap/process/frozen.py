@@ -1,19 +1,20 @@
 """Recognises calls that a real kernel refuses because they would add or remove pages of a preserved file.
 
-These are ftruncate(2), fallocate(2) and madvise(2) with MADV_REMOVE: the kernel freezes the page cache of a memfd from
-PRESERVE_FD until the session ends. Where another check of the kernel comes first, the host makes it, and the answer
-here is no. Writes past the end are not trapped (docs/divergences.md).
+These are ftruncate(2), fallocate(2), and madvise(2) and process_madvise(2) with MADV_REMOVE: the kernel freezes the
+page cache of a memfd from PRESERVE_FD until the session ends. Where another check of the kernel comes first, the host
+makes it, and the answer here is no. Writes past the end and io_uring are not trapped (docs/divergences.md).
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Container, Hashable, Sequence
+import struct
+from collections.abc import Container, Hashable, Iterable, Sequence
 from typing import Final
 
-from luod.emulator.model.ports import PAGE
+from luod.emulator.model.ports import PAGE, Errno
 from luod.emulator.trap.process.caller import Thread
-from luod.emulator.trap.process.mappings import flags, mappings
+from luod.emulator.trap.process.mappings import Mapping, flags, mappings
 from luod.emulator.trap.seccomp.bpf import Call
 
 _FALLOC_FL_KEEP_SIZE: Final = 1
@@ -21,6 +22,12 @@ _FALLOC_FL_PUNCH_HOLE: Final = 2
 _MODES: Final = (0, _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE)
 """The modes of fallocate(2) that tmpfs has."""
 _MAX_OFFSET: Final = (1 << 63) - 1
+_ADDRESSES: Final = (1 << 64) - 1
+"""The last end of a range of addresses that does not wrap around."""
+_IOV_MAX: Final = 1024
+_IOVEC: Final = struct.Struct("=2Q")
+_IOVEC_32: Final = struct.Struct("=2I")
+"""`struct iovec`: address and length."""
 
 
 def is_refused(
@@ -32,7 +39,9 @@ def is_refused(
     Raises Errno(ESRCH) when the thread is gone.
     """
     if call is Call.MADVISE:
-        return _removes(thread, arguments[0], arguments[1], frozen)
+        return _removes(thread, [(arguments[0], arguments[1])], frozen)
+    if call is Call.PROCESS_MADVISE:
+        return _removes(thread, _vector(thread, arguments, narrow=narrow), frozen)
     fd = arguments[0] & 0xFFFFFFFF
     if thread.identity(fd) not in frozen or not thread.opened_for_writing(fd):
         return False
@@ -47,14 +56,52 @@ def is_refused(
     return size >= 0 and size != thread.size(fd)
 
 
-def _removes(thread: Thread, start: int, length: int, frozen: Container[Hashable]) -> bool:
-    """Returns whether MADV_REMOVE reaches a preserved file. The host refuses private, read-only and locked mappings."""
-    if start % PAGE:
-        return False
-    return any(
-        mapping.file in frozen and {"sh", "mw"} <= (kernels := flags(thread.tid, mapping)) and "lo" not in kernels
-        for mapping in mappings(thread.tid, start, start + length)
-    )
+def _vector(thread: Thread, arguments: Sequence[int], *, narrow: bool) -> list[tuple[int, int]]:
+    """Returns the ranges of process_madvise(2), start and length each; none where the host refuses the call.
+
+    The kernel takes MADV_REMOVE only for the caller's own memory.
+    """
+    pidfd, address, count, _, flags = arguments[:5]
+    if flags & 0xFFFFFFFF or count > _IOV_MAX or not thread.shares_memory_with(ctypes.c_int32(pidfd).value):
+        return []
+    layout = _IOVEC_32 if narrow else _IOVEC
+    try:
+        ranges = list(layout.iter_unpack(thread.read(address, count * layout.size)))
+    except Errno:
+        return []
+    negative = 1 << 31 if narrow else 1 << 63
+    return [] if any(length >= negative for _, length in ranges) else ranges
+
+
+def _removes(thread: Thread, ranges: Iterable[tuple[int, int]], frozen: Container[Hashable]) -> bool:
+    """Returns whether MADV_REMOVE of the ranges, start and length each, comes to a preserved file before the host would
+    refuse it.
+
+    Of mappings that the kernel would punch before, nothing is punched (docs/divergences.md).
+    """
+    for start, length in ranges:
+        end = start + -(-length // PAGE) * PAGE
+        if start % PAGE or end > _ADDRESSES:
+            return False
+        before: list[Mapping] = []
+        covered = start
+        for mapping in mappings(thread.tid, start, end):
+            if mapping.permissions[3] != "s":
+                return False
+            before.append(mapping)
+            if mapping.file in frozen:
+                return all(_can_punch(thread, each) for each in before)
+            if mapping.start <= covered:
+                covered = mapping.end
+        if covered < end:
+            return False  # a hole is ENOMEM at the range's end, and ends the call
+    return False
+
+
+def _can_punch(thread: Thread, mapping: Mapping) -> bool:
+    """Returns whether the host would not refuse a shared mapping: it refuses read-only and locked ones."""
+    kernels = flags(thread.tid, mapping)
+    return {"sh", "mw"} <= kernels and "lo" not in kernels
 
 
 def _signed(argument: int) -> int:

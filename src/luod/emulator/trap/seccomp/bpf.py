@@ -29,6 +29,7 @@ class Call(enum.Enum):
     FTRUNCATE64 = "ftruncate64"
     FALLOCATE = "fallocate"
     MADVISE = "madvise"
+    PROCESS_MADVISE = "process_madvise"
     OPEN = "open"
     OPENAT = "openat"
     OPENAT2 = "openat2"
@@ -37,17 +38,17 @@ class Call(enum.Enum):
 NUMBERS: Final[dict[int, dict[Call, int]]] = {
     uapi.AUDIT_ARCH_X86_64: {
         Call.IOCTL: 16, Call.REBOOT: 169, Call.KEXEC_LOAD: 246, Call.KEXEC_FILE_LOAD: 320,
-        Call.FTRUNCATE: 77, Call.FALLOCATE: 285, Call.MADVISE: 28,
+        Call.FTRUNCATE: 77, Call.FALLOCATE: 285, Call.MADVISE: 28, Call.PROCESS_MADVISE: 440,
         Call.OPEN: 2, Call.OPENAT: 257, Call.OPENAT2: 437,
     },
     uapi.AUDIT_ARCH_I386: {
         Call.IOCTL: 54, Call.REBOOT: 88, Call.KEXEC_LOAD: 283,
-        Call.FTRUNCATE: 93, Call.FTRUNCATE64: 194, Call.FALLOCATE: 324, Call.MADVISE: 219,
+        Call.FTRUNCATE: 93, Call.FTRUNCATE64: 194, Call.FALLOCATE: 324, Call.MADVISE: 219, Call.PROCESS_MADVISE: 440,
         Call.OPEN: 5, Call.OPENAT: 295, Call.OPENAT2: 437,
     },
     uapi.AUDIT_ARCH_AARCH64: {
         Call.IOCTL: 29, Call.REBOOT: 142, Call.KEXEC_LOAD: 104, Call.KEXEC_FILE_LOAD: 294,
-        Call.FTRUNCATE: 46, Call.FALLOCATE: 47, Call.MADVISE: 233,
+        Call.FTRUNCATE: 46, Call.FALLOCATE: 47, Call.MADVISE: 233, Call.PROCESS_MADVISE: 440,
         Call.OPENAT: 56, Call.OPENAT2: 437,
     },
 }  # fmt: skip
@@ -151,10 +152,11 @@ def program(*, trap_opens: bool, with_devices: bool = False, machine: str | None
             _Jump(architecture, "", f"not {architecture}"),
             _instruction(uapi.BPF_LD_W_ABS, uapi.DATA_NR),
             *(_Jump(numbers.start, "x32", code=uapi.BPF_JMP_JGE_K) for numbers in other),
-            # These two are decided by an argument. All other calls are decided by their number, and the kernel keeps
+            # These three are decided by an argument. All other calls are decided by their number, and the kernel keeps
             # such a decision of a filter that allows: it does not run the filter again (SECCOMP_CACHE).
             _Jump(calls.pop(Call.IOCTL), "ioctl"),
             _Jump(calls.pop(Call.MADVISE), "madvise"),
+            _Jump(calls.pop(Call.PROCESS_MADVISE), "process_madvise"),
             *(_Jump(number, "notify") for number in calls.values()),
             _Jump(SYNC[architecture], "done", "allow"),
             f"not {architecture}",
@@ -173,6 +175,9 @@ def program(*, trap_opens: bool, with_devices: bool = False, machine: str | None
         _Jump(liveupdate.LIVEUPDATE_IOCTL_TYPE << 8, "notify", "other argument"),
         "madvise",
         _argument(2),
+        _Jump(_MADV_REMOVE, "notify", "other argument"),
+        "process_madvise",
+        _argument(3),
         _Jump(_MADV_REMOVE, "notify", "other argument"),
         "other argument",
         _ALLOW,
