@@ -7,7 +7,7 @@ machine says after its journal ended is added to the file CONSOLE. The agent of 
 each boot. The exit status is luoemu's.
 
 luoemu, the one in ROOT, gives the machine mount, PID, network, UTS and IPC namespaces. This process adds a cgroup
-namespace and a cgroup, and takes capabilities away that reach past namespaces. When the process that started it
+namespace and a cgroup, and takes CAP_MKNOD away, so that no unit makes a device. When the process that started it
 ends, or luoemu, it ends every process in the cgroup and removes it. If it is killed itself, the kernel kills
 luoemu, and the next such process removes the cgroup. It leaves a ^C to the process that started it. It needs root,
 and overlay and cgroup2 from the kernel.
@@ -35,16 +35,7 @@ _CHANNEL: Final = 3
 """The channel's fd in luoemu and PID 1: a shell can close one digit only."""
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty", "fuse")
 _PR_CAPBSET_DROP: Final = 24
-_CAPABILITIES: Final = (
-    16,  # CAP_SYS_MODULE
-    17,  # CAP_SYS_RAWIO
-    20,  # CAP_SYS_PACCT
-    25,  # CAP_SYS_TIME
-    27,  # CAP_MKNOD
-    30,  # CAP_AUDIT_CONTROL
-    34,  # CAP_SYSLOG
-    36,  # CAP_BLOCK_SUSPEND
-)
+_CAP_MKNOD: Final = 27
 _ENDING_SECONDS: Final = 60.0
 _MNT_DETACH: Final = 2
 
@@ -153,8 +144,7 @@ def _become_luoemu(root: Path, console: Path, channel: int, place: Path, group: 
         (group / "cgroup.procs").write_text(str(os.getpid()))
         syscall("unshare", namespaces.CLONE_NEWNS)
         system = _furnish(root, console, place, group)
-        for capability in _CAPABILITIES:
-            syscall("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+        syscall("prctl", _PR_CAPBSET_DROP, _CAP_MKNOD, 0, 0, 0)
         os.chroot(system)
         os.chdir("/")
         os.dup2(channel, _CHANNEL)

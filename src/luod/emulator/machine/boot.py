@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from luod.emulator.machine import channel, namespaces, nodes
+from luod.emulator.machine import capabilities, channel, namespaces, nodes
 from luod.emulator.trap.seccomp import bpf
 from luod.linux import Fd
 
@@ -176,6 +176,7 @@ def _init(order: Order, filter_: bytes, supervisor: socket.socket, go: int, priv
             os._exit(0)  # the keeper died before PR_SET_PDEATHSIG was set
         nodes.mount_proc(root=privileged)
         resource.setrlimit(resource.RLIMIT_NOFILE, order.open_files)
+        capabilities.withhold()
         for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):  # the signals whose disposition Python changed
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, order.signal_mask)

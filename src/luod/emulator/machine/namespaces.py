@@ -14,6 +14,7 @@ import socket
 import struct
 from typing import Final
 
+from luod.emulator.machine import capabilities
 from luod.linux import MS_BIND, Fd, syscall
 
 CLONE_NEWNS: Final = 0x00020000
@@ -73,13 +74,14 @@ def die_with_parent() -> None:
 def enter(*, share_network: bool) -> bool:
     """Enters new mount, PID (for children), UTS, IPC and network namespaces; without privilege, also a user namespace.
 
-    Without CAP_NET_ADMIN, as in a container with CAP_SYS_ADMIN only, a network namespace needs a user namespace, too.
+    Without CAP_NET_ADMIN, as in a container with CAP_SYS_ADMIN only, a network namespace needs a user namespace, too;
+    and so does init without CAP_SETPCAP, which could not be without capabilities that reach the host.
     Returns True when root here is the host's root. `lo` is up afterwards. Raises OSError EPERM, ENOSPC, EUSERS where
     neither is possible.
     """
     flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | (0 if share_network else CLONE_NEWNET)
     uid, gid = os.geteuid(), os.getegid()
-    privileged = share_network or _may_set_up_networks()
+    privileged = _has(capabilities.SETPCAP) and (share_network or _has(_CAP_NET_ADMIN))
     if privileged:
         try:
             syscall("unshare", flags)
@@ -145,11 +147,10 @@ def _write(path: str, text: str) -> None:
         file.write(text)
 
 
-def _may_set_up_networks() -> bool:
-    """Returns whether this process has CAP_NET_ADMIN."""
+def _has(capability: int) -> bool:
     with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
         (effective,) = (line.split()[1] for line in lines if line.startswith("CapEff:"))
-    return bool(int(effective, 16) >> _CAP_NET_ADMIN & 1)
+    return bool(int(effective, 16) >> capability & 1)
 
 
 def _raise_loopback() -> None:

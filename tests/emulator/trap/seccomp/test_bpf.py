@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from luod.emulator.trap.seccomp.bpf import CALLS, NUMBERS, SYNC, Call, program
+from luod.emulator.trap.seccomp.bpf import CALLS, NUMBERS, SWAPS, SYNC, Call, program
 from luod.uapi import seccomp as uapi
 
 X86_64, I386, AARCH64 = uapi.AUDIT_ARCH_X86_64, uapi.AUDIT_ARCH_I386, uapi.AUDIT_ARCH_AARCH64
@@ -39,7 +39,8 @@ def decide(code: bytes, number: int, architecture: int, *arguments: int) -> int:
 
 def stops(code: bytes, number: int, architecture: int, *arguments: int) -> bool:
     decision = decide(code, number, architecture, *arguments)
-    assert decision in (uapi.SECCOMP_RET_ALLOW, uapi.SECCOMP_RET_USER_NOTIF, uapi.SECCOMP_RET_ERRNO)
+    others = (uapi.SECCOMP_RET_ALLOW, uapi.SECCOMP_RET_ERRNO, uapi.SECCOMP_RET_ERRNO | errno.EPERM)
+    assert decision in (*others, uapi.SECCOMP_RET_USER_NOTIF)
     return decision == uapi.SECCOMP_RET_USER_NOTIF
 
 
@@ -68,6 +69,14 @@ def test_sync_succeeds_and_does_nothing(machine: str, architecture: int) -> None
     code = program(trap_opens=True, with_devices=True, machine=machine)
     answered = [n for n in range(600) if decide(code, n, architecture) == uapi.SECCOMP_RET_ERRNO]
     assert answered == [SYNC[architecture]]
+
+
+@pytest.mark.parametrize(("machine", "architecture"), [("x86_64", X86_64), ("x86_64", I386), ("aarch64", AARCH64)])
+def test_the_hosts_swap_is_out_of_reach(machine: str, architecture: int) -> None:
+    """Decided by the filter only, so that no test asks the host."""
+    code = program(trap_opens=True, with_devices=True, machine=machine)
+    refusal = uapi.SECCOMP_RET_ERRNO | errno.EPERM
+    assert tuple(n for n in range(600) if decide(code, n, architecture) == refusal) == SWAPS[architecture]
 
 
 def test_other_architectures_are_let_through() -> None:

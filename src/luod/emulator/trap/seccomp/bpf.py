@@ -66,6 +66,15 @@ It would write all of the host's disks and wait for that, over a kexec in which 
 similar calls are done.
 """
 
+SWAPS: Final = {
+    uapi.AUDIT_ARCH_X86_64: (167, 168),
+    uapi.AUDIT_ARCH_I386: (87, 115),
+    uapi.AUDIT_ARCH_AARCH64: (224, 225),
+}
+"""swapon(2) and swapoff(2), which are refused with EPERM: the swap is the host's. CAP_SYS_ADMIN, which init has,
+permits them.
+"""
+
 CALLS: Final[dict[tuple[int, int], Call]] = {
     (architecture, number): call for architecture, calls in NUMBERS.items() for call, number in calls.items()
 }
@@ -102,6 +111,7 @@ _NOTIFY: Final = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_USER_NOTIF)
 _DONE: Final = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ERRNO)  # with errno 0, which is success
 
 
+_REFUSED: Final = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ERRNO | errno.EPERM)
 _NO_CALL: Final = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ERRNO | errno.ENOSYS)
 
 
@@ -158,6 +168,7 @@ def program(*, trap_opens: bool, with_devices: bool = False, machine: str | None
             _Jump(calls.pop(Call.MADVISE), "madvise"),
             _Jump(calls.pop(Call.PROCESS_MADVISE), "process_madvise"),
             *(_Jump(number, "notify") for number in calls.values()),
+            *(_Jump(number, "refused") for number in SWAPS[architecture]),
             _Jump(SYNC[architecture], "done", "allow"),
             f"not {architecture}",
         ]
@@ -185,6 +196,8 @@ def program(*, trap_opens: bool, with_devices: bool = False, machine: str | None
         _NOTIFY,
         "done",
         _DONE,
+        "refused",
+        _REFUSED,
     ]
     return _assemble(lines)
 
