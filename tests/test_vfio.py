@@ -10,7 +10,7 @@ import pytest
 
 from luod import vfio
 from luod.errors import BadInput
-from luod.liveupdate import devices
+from luod.liveupdate import declared, devices
 from luod.pci import check_address
 from luod.testing import Machine
 from luod.testing.interpreter import Interpreter
@@ -234,9 +234,9 @@ def test_whether_this_kernel_has_a_handler_for_devices_is_told_by_its_symbols(
 ) -> None:
     if symbols is not None:
         (tmp_path / "kallsyms").write_text(symbols)
-    monkeypatch.delenv("LUOEMU_PROFILE", raising=False)
+    monkeypatch.setattr(declared, "_FILE", str(tmp_path / "profile"))
     assert devices.has_handler(tmp_path / "kallsyms") is has
-    monkeypatch.setenv("LUOEMU_PROFILE", "mainline")
+    (tmp_path / "profile").write_text("mainline\n")
     assert devices.has_handler(tmp_path / "kallsyms") is None
 
 

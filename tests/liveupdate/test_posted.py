@@ -66,6 +66,22 @@ def test_the_end_of_a_frozen_session_gives_its_files_back(vmm: Vmm) -> None:
     vmm.call("preserve", session="again", file="m of s", token=1)
 
 
+def test_what_a_machine_declares_needs_no_environment(machine: Machine, machine_python: Interpreter) -> None:
+    """As under sudo, and in a unit of systemd."""
+    code = (
+        "import sys; from luod.liveupdate import LiveUpdate\n"
+        "with LiveUpdate() as device, device.create_session('vm') as session: session.freeze()"
+    )
+    environment = {**machine_python.environment, "LUOEMU_PROFILE": None}
+    machine.run([machine_python.executable, "-c", code], env=environment)
+
+
+def test_what_the_environment_says_declares_nothing(boot_machine: BootMachine, machine_python: Interpreter) -> None:
+    code = "from luod.liveupdate import posted; raise SystemExit(posted.available())"
+    environment = {**machine_python.environment, "LUOEMU_PROFILE": "next"}
+    boot_machine().run([machine_python.executable, "-c", code], env=environment)
+
+
 def test_freeze_is_never_tried_where_the_machine_does_not_declare_it(
     boot_machine: BootMachine, machine_python: Interpreter
 ) -> None:

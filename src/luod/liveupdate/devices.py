@@ -81,7 +81,9 @@ def has_handler(symbols: str | os.PathLike[str] = _SYMBOLS) -> bool | None:
 
     Reading the symbols is slow. An emulated machine shows the symbols of the host's kernel.
     """
-    if "LUOEMU_PROFILE" in os.environ:
+    from luod.liveupdate import declared  # no start needs it
+
+    if declared.profile() is not None:
         return None
     found = False
     try:

@@ -42,13 +42,10 @@ _BLOCK: Final = 512
 
 
 def unpreserve_available() -> bool:
-    """Returns whether this machine declares UNPRESERVE_FD: an emulated one with profile `document` does, in its
-    environment.
+    """Returns whether the machine declares UNPRESERVE_FD (`declared`): an emulated one with profile `document` does."""
+    from luod.liveupdate import declared  # no start needs it
 
-    No ioctl is tried for this: numbers are reused between kernels, and another command would run (docs/hazards.md,
-    H25).
-    """
-    return os.environ.get("LUOEMU_PROFILE") == "document"
+    return declared.profile() == "document"
 
 
 _HOLES_HINT: Final = "preserve a smaller file, or make room: the kernel kills who preserves more than it can fill"

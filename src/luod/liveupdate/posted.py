@@ -8,9 +8,9 @@ has the numbers and their source. Sessions load this module when one of these ca
 from __future__ import annotations
 
 import errno
-import os
 
 from luod.errors import PostedCallUnavailable, SessionFrozen, TargetRefused, WrongDirection
+from luod.liveupdate import declared
 from luod.liveupdate.calls import Call
 from luod.static import Final
 from luod.uapi import liveupdate as uapi
@@ -37,8 +37,8 @@ _RETRIEVE_INTO: Final = Call(
 
 
 def available() -> bool:
-    """Returns whether this machine declares the calls: an emulated one with profile `next` does, in its environment."""
-    return os.environ.get("LUOEMU_PROFILE") == "next"
+    """Returns whether this machine declares the calls: an emulated one with profile `next` does (`declared`)."""
+    return declared.profile() == "next"
 
 
 def freeze(session: int) -> None:

@@ -124,6 +124,8 @@ def test_descriptors_that_are_inherited(run_machine: Run) -> None:
 def test_environment_and_files(run_machine: Run, tmp_path: Path) -> None:
     source = """
         assert os.environ["LUOEMU_PROFILE"] == "document"
+        assert open("/run/luoemu/profile").read() == "document\\n"
+        assert os.stat("/run/luoemu").st_mode & 0o022 == 0
         assert os.path.getsize(os.environ["LUOEMU_KERNEL"]) > 4096
         assert os.environ["MINE"] == "yes"
         read = lambda path: open(path).read()

@@ -33,6 +33,8 @@ class Order:
     command: Sequence[str]
     environment: Mapping[str, str]
     command_line: str
+    profile: str
+    """The name of the kernel's rules, which the machine shows in a file."""
     share_network: bool
     images: Mapping[str, tuple[str, ...]]
     """Kernel images for init: paths, and the formats that the kernel in each speaks."""
@@ -89,7 +91,7 @@ def _keep(order: Order, supervisor: socket.socket) -> int:
             f"this host gives uid {uid} no namespaces ({error.strerror}): {namespaces.remedy()}",
         ) from None
     namespaces.die_with_parent()  # Again: the kernel clears it when credentials change.
-    shown = nodes.furnish(order.command_line, order.images)
+    shown = nodes.furnish(order.command_line, order.profile, order.images)
     device, why_not = _device(order)
     trap_opens = order.with_device and device is None
     filter_ = bpf.program(trap_opens=trap_opens, with_devices=bool(order.device_places))

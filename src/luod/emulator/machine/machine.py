@@ -129,6 +129,7 @@ class Machine:
             command=self._settings.command,
             environment=environment,
             command_line=kernel.command_line,
+            profile=self._settings.profile.value,
             images=images,
             share_network=self._settings.share_network,
             with_device=kernel.has_device,

@@ -18,8 +18,8 @@ from luod.version import __version__
 
 _EPILOG = """\
 COMMAND is the machine's init. It runs again after every kexec, with LUOEMU_BOOT=2, 3, ... in its environment.
-LUOEMU_KERNEL is the path of a kernel image to load, LUOEMU_PROFILE the profile. The image with -no-vfio appended to
-its name is a kernel that cannot retrieve devices.
+LUOEMU_KERNEL is the path of a kernel image to load, LUOEMU_PROFILE the profile, as in the file
+/run/luoemu/profile. The image with -no-vfio appended to its name is a kernel that cannot retrieve devices.
 
 exit status:
   the status of init when it exits, or 128+N after signal N

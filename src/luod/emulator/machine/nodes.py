@@ -35,6 +35,7 @@ KERNEL_IMAGE_NO_VFIO: Final = "/run/luoemu/bzImage-no-vfio"
 """In machines with devices: an image of a kernel without handlers for them."""
 _COMMAND_LINE: Final = "/run/luoemu/cmdline"
 _BOOT_ID: Final = "/run/luoemu/boot_id"
+_PROFILE: Final = "/run/luoemu/profile"
 _SYSCTLS: Final = "/proc/sys/kernel"
 _HOSTS: Final = ".host"
 """The directory in /proc/sys/kernel with the host's settings, on a host without kexec."""
@@ -55,12 +56,12 @@ class DeviceNode:
     number: int
 
 
-def furnish(command_line: str, images: Mapping[str, tuple[str, ...]]) -> list[Fd]:
+def furnish(command_line: str, profile: str, images: Mapping[str, tuple[str, ...]]) -> list[Fd]:
     """Makes a new /run and /dev, and files for /proc/cmdline and the state of kexec. Returns fds of the latter, in the
     order of `kexec_state.NAMES`.
 
-    `images` are kernel images to write, each path with the formats that the kernel in it speaks. Raises OSError when a
-    mount is refused.
+    `profile` is its name for programs (`luod.liveupdate.declared`). `images` are kernel images to write, each path with
+    the formats that the kernel in it speaks. Raises OSError when a mount is refused.
     """
     mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     os.makedirs(os.path.dirname(KERNEL_IMAGE))
@@ -68,6 +69,7 @@ def furnish(command_line: str, images: Mapping[str, tuple[str, ...]]) -> list[Fd
         _write(path, stub.bzimage(formats=formats))
     _write(_COMMAND_LINE, os.fsencode(command_line) + b"\n")
     _write(_BOOT_ID, f"{uuid.uuid4()}\n".encode())
+    _write(_PROFILE, f"{profile}\n".encode())
     for name in kexec_state.NAMES:
         _write(f"/run/luoemu/{name}", f"{kexec_state.SYSCTLS.get(name, 0)}\n".encode())
     cgroups.show()
