@@ -297,6 +297,11 @@ int main(void)
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     vector[0] = (unsigned)(long)pages;
     vector[1] = 4096;
+    char *path = (char *)vector + 64;
+    sprintf(path, "/proc/self/fd/%d", memory);
+    printf("%ld ", call(92, (long)path, 4096, 0, 0, 0, 0));
+    printf("%ld ", call(193, (long)path, 8192, 1, 0, 0, 0));
+    printf("%ld ", call(193, (long)path, 8192, 0, 0, 0, 0));
     printf("%ld ", call(219, (long)pages, 4096, 9, 0, 0, 0));
     printf("%ld\n", call(440, call(434, getpid(), 0, 0, 0, 0, 0), (long)vector, 1, 9, 0, 0));
     return 0;
@@ -310,7 +315,18 @@ def test_32_bit_calls_on_preserved_memory(run_machine: Run, way: str, tmp_path: 
     source.write_text(FROZEN_32)
     subprocess.run([c_compiler, "-O1", "-static", "-o", program, source], check=True)
     done = run_machine([str(program)], *options_for(way))
-    expected = [-errno.EPERM, 0, -errno.EINVAL, -errno.EPERM, 0, -errno.EPERM, -errno.EINVAL, *[-errno.EPERM] * 2]
+    expected = [
+        -errno.EPERM,
+        0,
+        -errno.EINVAL,
+        -errno.EPERM,
+        0,
+        -errno.EPERM,
+        -errno.EINVAL,
+        *[-errno.EPERM] * 2,
+        0,
+        *[-errno.EPERM] * 2,
+    ]
     assert (done.returncode, done.stdout.split()) == (0, [str(code) for code in expected]), done.stderr
 
 
@@ -422,6 +438,32 @@ def test_what_comes_first_decides_about_a_range_with_preserved_memory(run_machin
         libc.munmap(ctypes.c_void_p(place), 4096)
         assert remove(place, 8192) == "EPERM"
         assert os.pread(memory, 8192, 0) == b"x" * 8192
+    """
+    done = run_machine(source, *options_for(way))
+    assert done.returncode == 0, done.stderr
+
+
+def test_preserved_memory_keeps_its_size_under_truncate_by_the_path_of_an_fd(run_machine: Run, way: str) -> None:
+    source = """
+        session, memory, other = create(device(), b"s"), os.memfd_create("m"), os.memfd_create("other")
+        for file in (memory, other):
+            os.write(file, b"x" * 8192)
+        preserve(session, memory, 1)
+        readable = os.open(f"/proc/self/fd/{memory}", os.O_RDONLY)
+        for process in ("/proc/self", "/proc/thread-self", f"/proc/{os.getpid()}", "//proc/./self", "/dev"):
+            for size in (0, 4096, 16384):
+                for fd in (memory, readable):
+                    assert errno_of(os.truncate, f"{process}/fd/{fd}", size) == errno.EPERM, process
+            os.truncate(f"{process}/fd/{memory}", 8192)
+            assert errno_of(os.truncate, f"{process}/fd/{memory}", -1) == errno.EINVAL
+            os.truncate(f"{process}/fd/{other}", 4096)
+            assert errno_of(os.truncate, f"{process}/fd/999", 0) == errno.ENOENT
+        if os.fork() == 0:
+            os._exit(errno_of(os.truncate, f"/proc/{os.getppid()}/fd/{memory}", 0))
+        assert os.waitstatus_to_exitcode(os.wait()[1]) == errno.EPERM
+        assert os.pread(memory, 9000, 0) == b"x" * 8192
+        os.close(session)
+        os.truncate(f"/proc/self/fd/{memory}", 0)
     """
     done = run_machine(source, *options_for(way))
     assert done.returncode == 0, done.stderr

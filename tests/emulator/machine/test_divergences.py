@@ -118,11 +118,11 @@ def test_preserved_memfd_grows_by_a_write(run_machine: Run) -> None:
             os.write(memory, b"x" * 8192)
             preserve(session, memory, 1)
             os.pwrite(memory, b"y", 16000)
-            os.truncate(f"/proc/self/fd/{memory}", 4096)
-            os.truncate(f"/proc/self/fd/{memory}", 8192)
+            os.close(os.open(f"/proc/self/fd/{memory}", os.O_RDWR | os.O_TRUNC))
+            os.pwrite(memory, b"z" * 4096, 0)
             jump()
         memory = retrieve(retrieve_session(fd, b"s"), 1)
-        assert os.pread(memory, 20000, 0) == b"x" * 4096 + bytes(4096)
+        assert os.pread(memory, 20000, 0) == b"z" * 4096 + bytes(4096)
     """
     run(run_machine, source)
 

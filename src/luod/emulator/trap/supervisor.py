@@ -21,7 +21,7 @@ from luod.emulator.model.results import Blocked, Ending, Jump
 from luod.emulator.trap.fuse.server import FuseNode
 from luod.emulator.trap.kexec_state import KexecState
 from luod.emulator.trap.process.caller import KexecFiles, Segments, Surroundings, Thread
-from luod.emulator.trap.process.frozen import is_refused
+from luod.emulator.trap.process.frozen import TRAPPED, is_refused
 from luod.emulator.trap.process.placeholder import Identity, Placeholders
 from luod.emulator.trap.seccomp.bpf import CALLS, Call
 from luod.emulator.trap.seccomp.notify import Listener, Notification
@@ -238,7 +238,7 @@ class Supervisor:
                 arguments = KexecFiles(thread, notification.arguments)
                 load_flags = notification.arguments[4]
                 self._load(notification, lambda: self._kernel.kexec_file_load(arguments, load_flags, thread))
-            case Call.FTRUNCATE | Call.FTRUNCATE64 | Call.FALLOCATE | Call.MADVISE | Call.PROCESS_MADVISE:
+            case _ if call in TRAPPED:
                 narrow = notification.architecture == seccomp.AUDIT_ARCH_I386
                 frozen = self._kernel.frozen_files
                 if frozen and is_refused(thread, call, notification.arguments, frozen, narrow=narrow):

@@ -25,6 +25,8 @@ class Call(enum.Enum):
     REBOOT = "reboot"
     KEXEC_LOAD = "kexec_load"
     KEXEC_FILE_LOAD = "kexec_file_load"
+    TRUNCATE = "truncate"
+    TRUNCATE64 = "truncate64"
     FTRUNCATE = "ftruncate"
     FTRUNCATE64 = "ftruncate64"
     FALLOCATE = "fallocate"
@@ -38,17 +40,20 @@ class Call(enum.Enum):
 NUMBERS: Final[dict[int, dict[Call, int]]] = {
     uapi.AUDIT_ARCH_X86_64: {
         Call.IOCTL: 16, Call.REBOOT: 169, Call.KEXEC_LOAD: 246, Call.KEXEC_FILE_LOAD: 320,
-        Call.FTRUNCATE: 77, Call.FALLOCATE: 285, Call.MADVISE: 28, Call.PROCESS_MADVISE: 440,
+        Call.TRUNCATE: 76, Call.FTRUNCATE: 77,
+        Call.FALLOCATE: 285, Call.MADVISE: 28, Call.PROCESS_MADVISE: 440,
         Call.OPEN: 2, Call.OPENAT: 257, Call.OPENAT2: 437,
     },
     uapi.AUDIT_ARCH_I386: {
         Call.IOCTL: 54, Call.REBOOT: 88, Call.KEXEC_LOAD: 283,
-        Call.FTRUNCATE: 93, Call.FTRUNCATE64: 194, Call.FALLOCATE: 324, Call.MADVISE: 219, Call.PROCESS_MADVISE: 440,
+        Call.TRUNCATE: 92, Call.TRUNCATE64: 193, Call.FTRUNCATE: 93, Call.FTRUNCATE64: 194,
+        Call.FALLOCATE: 324, Call.MADVISE: 219, Call.PROCESS_MADVISE: 440,
         Call.OPEN: 5, Call.OPENAT: 295, Call.OPENAT2: 437,
     },
     uapi.AUDIT_ARCH_AARCH64: {
         Call.IOCTL: 29, Call.REBOOT: 142, Call.KEXEC_LOAD: 104, Call.KEXEC_FILE_LOAD: 294,
-        Call.FTRUNCATE: 46, Call.FALLOCATE: 47, Call.MADVISE: 233, Call.PROCESS_MADVISE: 440,
+        Call.TRUNCATE: 45, Call.FTRUNCATE: 46,
+        Call.FALLOCATE: 47, Call.MADVISE: 233, Call.PROCESS_MADVISE: 440,
         Call.OPENAT: 56, Call.OPENAT2: 437,
     },
 }  # fmt: skip

@@ -39,7 +39,7 @@ def opens_device(thread: Opener, call: Call, arguments: Sequence[int]) -> int | 
     else:
         directory, path_address, flags = arguments[0] & 0xFFFFFFFF, arguments[1], arguments[2]
     try:
-        path = _string(thread, path_address)
+        path = string_at(thread, path_address)
         if b"liveupdate" not in path:
             return None
         if call is Call.OPENAT2:
@@ -58,7 +58,7 @@ def opens_device(thread: Opener, call: Call, arguments: Sequence[int]) -> int | 
     return flags if posixpath.normpath(b"/" + path.lstrip(b"/")) == _DEVICE else None
 
 
-def _string(thread: Opener, address: int) -> bytes:
+def string_at(thread: Opener, address: int) -> bytes:
     """Returns the NUL-terminated string at `address`, read page by page: the next page may be missing."""
     found = b""
     while len(found) < _PATH_MAX:
