@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,7 +31,16 @@ def refused(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         (["--vfio", "0000:01:00.0,speed=3"], "no 'speed'"),
         (["--vfio", "0000:01:00.0,msix=many"], "msix is a number"),
         (["--vfio", "0000:01:00.0,msix=4000"], "0 to 256 MSI-X vectors"),
-        (["--vfio", "0000:01:00.0,bars=16G"], "bars are sizes"),
+        (["--vfio", "0000:01:00.0,bars=16Q"], "bars are sizes"),
+        (["--vfio", "0000:01:00.0,bars=16K+8G"], "a BAR's size is a power of two, 4K to 256M, and not 8589934592"),
+        (["--vfio-rules", "v2"], "--vfio-rules is of devices: add --vfio or --devices"),
+        (["--iommufd-preservation"], "--iommufd-preservation is of devices: add --vfio or --devices"),
+        (["--vfio", "0000:01:00.0", "--vfio", "0000:01:00.0"], "0000:01:00.0 is described twice"),
+        (
+            ["--vfio", "0000:01:00.1,vf-of=0000:01:00.0"],
+            "virtual function of 0000:01:00.0, which is not described",
+        ),
+        (["--devices", "/dev/zero"], "/dev/zero: not a regular file"),
         (["--vfio", "0000:01:00.0,bars=4K"], "the first BAR"),
         (["--vfio", "0000:01:00.0,display=yes"], "display is said or left out"),
         (["--vfio", "0000:01:00.0,msix=1,msix=2"], "given twice"),
@@ -62,17 +72,16 @@ def test_refused_in_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, c
     assert words in said
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["0000:01:00.0", "0000:01:00.0"], "0000:01:00.0 is described twice"),
-        (["0000:01:00.1,vf-of=0000:01:00.0"], "virtual function of 0000:01:00.0, which is not described"),
-    ],
-)
-def test_devices_that_do_not_fit_together(run_machine: Run, options: list[str], words: str) -> None:
-    done = run_machine(["true"], *[word for option in options for word in ("--vfio", option)])
-    assert done.returncode == 125
-    assert words in done.stderr
+def test_a_file_too_large_for_devices_is_not_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "devices.toml"
+    with file.open("wb") as sparse:
+        sparse.truncate(1 << 40)
+    assert f"{file}: larger than 1 MiB" in refused(capsys, "--devices", str(file))
+
+
+def test_a_pipe_with_devices_is_refused_without_a_wait(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a regular file" in refused(capsys, "--devices", str(tmp_path / "pipe"))
 
 
 def test_file_of_devices(run_devices: RunDevices, tmp_path: Path) -> None:

@@ -10,16 +10,21 @@ The options are those of `luoemu run --vfio`.
 
 from __future__ import annotations
 
+import os
+import stat
 import tomllib
+from typing import Final
 
 from luod.emulator.model.vfio.hardware.description import DeviceDescription, describe
+from luod.linux import Fd
+
+_BYTES_MAXIMUM: Final = 1 << 20
 
 
 def read(path: str) -> list[DeviceDescription]:
     """Returns the devices in the file. Raises ValueError, which names the file, the device and the member."""
     try:
-        with open(path, "rb") as file:
-            content = tomllib.load(file)
+        content = tomllib.loads(_text(path))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -33,3 +38,18 @@ def read(path: str) -> list[DeviceDescription]:
         except ValueError as error:
             raise ValueError(f"{path}: {address}: {error}") from None
     return descriptions
+
+
+def _text(path: str) -> str:
+    """Returns the contents of a regular file.
+
+    Raises ValueError for another file and for one that is too large, UnicodeDecodeError, OSError.
+    """
+    with Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)) as file:  # a pipe has perhaps no writer
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"{path}: not a regular file")
+        with open(file.fileno(), "rb", closefd=False) as content:
+            found = content.read(_BYTES_MAXIMUM + 1)
+    if len(found) > _BYTES_MAXIMUM:
+        raise ValueError(f"{path}: larger than {_BYTES_MAXIMUM >> 20} MiB, so it is no file of devices")
+    return found.decode()

@@ -78,7 +78,6 @@ def parser() -> Parser:
     devices.add_argument(
         "--vfio-rules",
         choices=["v2", "v5"],
-        default="v2",
         help="preserve devices as the kernel's document says (v2) or as the latest posted series does (default: v2)",
     )
     devices.add_argument(
@@ -92,15 +91,23 @@ def parser() -> Parser:
 def _devices(options: argparse.Namespace) -> DeviceSettings | None:
     """Returns the devices of the options. Raises ValueError, with a message for the user, for an invalid one."""
     if not options.vfio and not options.devices:
+        for name, given in (
+            ("--vfio-rules", options.vfio_rules is not None),
+            ("--iommufd-preservation", options.iommufd_preservation),
+        ):
+            if given:
+                raise ValueError(f"{name} is of devices: add --vfio or --devices")
         return None
     from luod.emulator.machine import device_config
+    from luod.emulator.model.vfio.hardware.board import check
     from luod.emulator.model.vfio.hardware.description import parse_device
     from luod.emulator.model.vfio.rules import RULES
 
     descriptions = [parse_device(text) for text in options.vfio]
     if options.devices:
         descriptions += device_config.read(options.devices)
-    return DeviceSettings(descriptions, RULES[options.vfio_rules], options.iommufd_preservation)
+    check(descriptions)
+    return DeviceSettings(descriptions, RULES[options.vfio_rules or "v2"], options.iommufd_preservation)
 
 
 def main(arguments: Sequence[str] | None = None, *, init: Callable[[], NoReturn] | None = None) -> int:

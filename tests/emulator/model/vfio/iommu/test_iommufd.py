@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from errno import (
     E2BIG,
     EADDRINUSE,
@@ -671,3 +672,17 @@ def test_an_invalidation_that_fails_says_that_nothing_was_done(vmm: Vmm, iommu: 
     assert layout.unpack(vmm.read(SCRATCH, 32))[5] == 0
     argument = layout.pack(32, GONE, RAM, 0, 8, 7, 0)
     assert vmm.call(iommu, uapi.IOMMU_HWPT_INVALIDATE, argument, READ_ONLY) == -EFAULT
+
+
+def test_many_allowed_ranges_are_answered_soon(vmm: Vmm, iommu: int, ioas: int) -> None:
+    """The machine waits while a call is answered. A comparison of each range with each other one takes a minute."""
+    count = 20_000
+    evens = [(each << 13, (each << 13) + 4095) for each in range(0, count, 2)]
+    odds = [(each << 13, (each << 13) + 4095) for each in reversed(range(1, count, 2))]
+    address = vmm.ram(count * uapi.IOVA_RANGE.size // 4096 + 2)
+    vmm.poke(address, b"".join(uapi.IOVA_RANGE.pack(*each) for each in (*evens, *odds, evens[7])))
+    begun = time.process_time()
+    for many, answer in ((count, 0), (count + 1, -EINVAL)):
+        argument = uapi.IOAS_ALLOW_IOVAS.pack(24, ioas, many, 0, address)
+        assert vmm.call(iommu, uapi.IOMMU_IOAS_ALLOW_IOVAS, argument) == answer
+    assert time.process_time() - begun < 5

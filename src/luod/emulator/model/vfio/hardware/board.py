@@ -48,7 +48,7 @@ class Board:
 
     def __init__(self, host: DeviceHost, devices: Sequence[DeviceDescription]) -> None:
         """Raises ValueError for devices that cannot be in one machine."""
-        _check(devices)
+        check(devices)
         ports = _plug(devices)
         groups = _number_groups(devices)
         virtual = [description.vf_of for description in devices]
@@ -74,7 +74,8 @@ class Board:
             place.device.close()
 
 
-def _check(devices: Sequence[DeviceDescription]) -> None:
+def check(devices: Sequence[DeviceDescription]) -> None:
+    """Raises ValueError, with a message for the user, for devices that cannot be on one board."""
     addresses = [description.address for description in devices]
     for address in addresses:
         if addresses.count(address) > 1:
@@ -88,6 +89,7 @@ def _check(devices: Sequence[DeviceDescription]) -> None:
             raise ValueError(f"{description.address} is a virtual function of {physical}, which is not described")
         if described[physical].vf_of is not None:
             raise ValueError(f"{description.address} is a virtual function of {physical}, which is one itself")
+    _plug(devices)
 
 
 def _plug(devices: Sequence[DeviceDescription]) -> dict[tuple[int, int], RootPort]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 _ADDRESS: Final = re.compile(r"([0-9a-f]{4}):([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", re.IGNORECASE)
-_SIZE: Final = re.compile(r"([0-9]+)([KM]?)")
-_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20}
+_SIZE: Final = re.compile(r"([0-9]+)([KMGT]?)")
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 DISPLAY_CLASS: Final = 0x030000
 UNASSIGNED_CLASS: Final = 0xFF0000

@@ -5,6 +5,7 @@ It follows drivers/iommu/iommufd of Linux 7.3. What this IOMMU cannot do is in `
 
 from __future__ import annotations
 
+import bisect
 import errno
 from collections.abc import Callable
 from typing import Final
@@ -119,10 +120,12 @@ class IommufdFile(ModelFile):
         for index in range(request.integer(2)):
             address = request.integer(4) + index * uapi.IOVA_RANGE.size
             first, last = uapi.IOVA_RANGE.unpack(caller.read(address, uapi.IOVA_RANGE.size))
-            if first >= last or any(first <= end and start <= last for start, end in ranges):
+            # The ranges so far are sorted and apart: only the two beside this one can overlap it.
+            at = bisect.bisect(ranges, (first, last))
+            if first >= last or (at and ranges[at - 1][1] >= first) or (at < len(ranges) and ranges[at][0] <= last):
                 raise Errno(errno.EINVAL)
-            ranges.append((first, last))
-        ioas.allow(tuple(sorted(ranges)))
+            ranges.insert(at, (first, last))
+        ioas.allow(tuple(ranges))
 
     def _ranges(self, request: Request, caller: DeviceCaller) -> None:
         """Lists the usable ranges. Raises Errno(EMSGSIZE), with their number, when the array is too short."""
