@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from luod.testing.tools import cannot_run, for_root
 from luod.uapi.memfd import F_SEAL_SEAL
-from tests.emulator.machine.conftest import PLAIN_USER, ROOT
+from tests.emulator.machine.conftest import PLAIN_USER, ROOT, steps
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -291,3 +292,43 @@ def test_memory_retrieved_where_it_may_not_be_executable() -> None:
     assert "vm.memfd_noexec" in hint
     # F_SEAL_SEAL is the divergence. It can be written to, in each boot, as on a real kernel.
     assert boots == [f"{F_SEAL_SEAL} whole"] * 3, done.stderr
+
+
+def test_a_huge_image_is_refused_unread(tmp_path: Path) -> None:
+    """A sparse file costs its owner nothing. luoemu would need its size in memory, and answer nothing meanwhile."""
+    source = f"""
+        def refusal(size, content=b"", line=b"\\0"):
+            with open("{tmp_path}/image", "wb") as file:
+                file.write(content)
+                file.truncate(size)
+            with open("{tmp_path}/image", "rb") as file:
+                words = (file.fileno(), -1, len(line), line, raw.kexec_uapi.KEXEC_FILE_NO_INITRAMFS)
+                return errno_of(raw.syscall, "kexec_file_load", *words)
+
+        kernel = open(os.environ["LUOEMU_KERNEL"], "rb").read()
+        assert refusal(len(kernel), kernel) == 0
+        assert refusal(0) == errno.EINVAL
+        assert refusal(3 << 30) == errno.ENOEXEC
+        assert refusal(3 << 30, kernel) == errno.ENOMEM
+        assert refusal((4 << 30) + 1, kernel) == errno.EFBIG
+        assert refusal(len(kernel), kernel, bytes(5 << 20)) == errno.ENOMEM
+        print("asked", flush=True)
+        sys.stdin.readline()
+    """
+    for luoemu in steps(source, lines=["asked"]):
+        status = Path(f"/proc/{luoemu}/status").read_text()
+        (peak,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+        assert peak < 512 << 10, "in KiB"
+
+
+def test_program_that_its_user_may_only_execute(cycle: str, run_machine: Run) -> None:
+    for_root("to own a program that a plain user may not read")
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        program = Path(directory, "cycle")
+        program.write_bytes(Path(cycle).read_bytes())
+        program.chmod(0o711)
+        done = run_machine([str(program)], user=PLAIN_USER)
+        assert done.stderr.splitlines()[-1] == "cycle: step 10: CREATE_SESSION: Operation not permitted"
+        program.chmod(0o755)
+        assert run_machine([str(program)], user=PLAIN_USER).stdout == "carried\n"

@@ -16,7 +16,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def test_model_accepts_it() -> None:
     data = stub.bzimage()
-    assert model_image.check(data) == 2047
+    assert model_image.check(data, len(data)) == 2047
     assert model_image.read_formats(data) == set(stub.FORMATS)
 
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
-from luod.emulator.model.caller import CAP_SYS_BOOT
+from luod.emulator.model.caller import CAP_SYS_BOOT, IMAGE_FRONT
 from luod.emulator.model.files import DeviceFile, SessionFile
 from luod.emulator.model.kernel import Kernel
 from luod.emulator.model.ports import Errno, HostFile, Kind
@@ -341,7 +341,9 @@ class KexecArguments:
     line: bytes
     initrd_size: int = 512
 
-    def kernel(self) -> bytes:
+    def kernel(self, accept: Callable[[bytes, int], object]) -> bytes:
+        if self.image:
+            accept(self.image[:IMAGE_FRONT], len(self.image))
         return self.image
 
     def initrd(self) -> int:

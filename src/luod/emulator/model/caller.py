@@ -6,7 +6,8 @@ and the host behind them are in `ports.py`.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from luod.emulator.model.files import SessionFile
 from luod.emulator.model.ports import HostFile
@@ -58,11 +59,19 @@ class Caller(Protocol):
         ...
 
 
+IMAGE_FRONT: Final = 4096
+"""Bytes: as much as the checks of an image's header need."""
+
+
 class KexecFiles(Protocol):
     """The arguments of one kexec_file_load. Each is read at the moment when the kernel reads it."""
 
-    def kernel(self) -> bytes:
-        """Returns the whole image. Raises Errno(EBADF), and Errno(EINVAL) for a file that is not regular."""
+    def kernel(self, accept: Callable[[bytes, int], object]) -> bytes:
+        """Returns the whole image, b"" for an empty file. Runs `accept` before, and raises what it raises.
+
+        `accept` gets the first IMAGE_FRONT bytes and the size of the image in bytes. Raises Errno: EBADF, EINVAL for a
+        file that is not regular, ETXTBSY, EFBIG, ENOMEM.
+        """
         ...
 
     def initrd(self) -> int:

@@ -18,19 +18,21 @@ ImageReader = Callable[[bytes], frozenset[str]]
 """Returns the format strings in a kernel image, such as luo-v5, kho-v4, memfd-v2. Never raises."""
 
 
-def check(image: bytes) -> int:
-    """Returns the length of the longest command line that the image accepts, in bytes.
+def check(front: bytes, size: int) -> int:
+    """Returns the length of the longest command line that an image accepts, in bytes.
+
+    `front` has the image's first bytes, `size` is in bytes.
 
     Raises Errno(ENOEXEC) when the image is not a bzImage that kexec can load. The checks are those of bzImage64_probe
     and bzImage64_load (arch/x86/kernel/kexec-bzimage64.c): protocol 2.12 or newer, 64 bit, loadable above 4 GiB.
     """
     try:
-        bzimage.probe(image)
+        bzimage.probe(front)
     except ImageError:
         raise Errno(errno.ENOEXEC) from None
-    if len(image) < max(2 * bzimage.SECTOR, bzimage.setup_size(image)):
+    if size < max(2 * bzimage.SECTOR, bzimage.setup_size(front)):
         raise Errno(errno.ENOEXEC)
-    return bzimage.command_line_size(image)
+    return bzimage.command_line_size(front)
 
 
 def read_formats(image: bytes) -> frozenset[str]:

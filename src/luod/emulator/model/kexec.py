@@ -103,10 +103,10 @@ class Kexec:
             if not crash:
                 self.image = None
             return
-        kernel = files.kernel()
+        kernel = files.kernel(image.check)
         if not kernel:
             raise Errno(errno.EINVAL)
-        longest = image.check(kernel)
+        longest = image.check(kernel, len(kernel))
         if not flags & uapi.KEXEC_FILE_NO_INITRAMFS and not files.initrd():
             raise Errno(errno.EINVAL)
         command_line = files.command_line()

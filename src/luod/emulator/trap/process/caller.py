@@ -14,12 +14,12 @@ import os
 import resource
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, overload
 
 from luod import linux
-from luod.emulator.model.caller import KexecSegment
+from luod.emulator.model.caller import IMAGE_FRONT, KexecSegment
 from luod.emulator.model.files import DeviceFile, SessionFile
 from luod.emulator.model.ports import PAGE, Errno, HostFile, Kind
 from luod.emulator.trap.process import process_memory
@@ -289,6 +289,14 @@ class Thread:
         return bool(int(status_field(self.tid, "CapEff:"), 16) >> capability & 1)
 
 
+_IMAGE_MAXIMUM: Final = 4 << 30
+"""In bytes: KEXEC_FILE_SIZE_MAX of kernel/kexec_file.c."""
+_IMAGE_IN_MEMORY: Final = 512 << 20
+"""In bytes. While the supervisor reads an image, no call of the machine is answered (docs/divergences.md)."""
+_ALLOCATION_MAXIMUM: Final = 4 << 20
+"""In bytes: the most that kmalloc gives, for a copy of the command line."""
+
+
 class KexecFiles:
     """The arguments of kexec_file_load(kernel_fd, initrd_fd, cmdline_len, cmdline, flags), read on demand."""
 
@@ -313,11 +321,20 @@ class KexecFiles:
             raise
         return file
 
-    def kernel(self) -> bytes:
+    def kernel(self, accept: Callable[[bytes, int], object]) -> bytes:
         file = self._regular(self._arguments[0])
         try:
-            with file.reopen(os.O_RDONLY) as source, open(source.detach(), "rb", buffering=0) as image:
-                return image.readall()
+            with file.reopen(os.O_RDONLY) as source, open(source.detach(), "rb") as image:
+                size = os.fstat(image.fileno()).st_size
+                if size > _IMAGE_MAXIMUM:
+                    raise Errno(errno.EFBIG)
+                if not size:
+                    return b""
+                front = image.read(min(size, IMAGE_FRONT))
+                accept(front, size)
+                if size > _IMAGE_IN_MEMORY:
+                    raise Errno(errno.ENOMEM)
+                return front + image.read(size - len(front))
         except OSError as error:
             raise Errno(error.errno or errno.EIO) from None
         finally:
@@ -331,6 +348,8 @@ class KexecFiles:
             file.close()
 
     def command_line(self) -> bytes:
+        if self._arguments[2] > _ALLOCATION_MAXIMUM:
+            raise Errno(errno.ENOMEM)
         return self._thread.read(self._arguments[3], self._arguments[2])
 
 
