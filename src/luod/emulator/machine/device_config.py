@@ -47,9 +47,9 @@ def _text(path: str) -> str:
     """
     with Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)) as file:  # a pipe has perhaps no writer
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError(f"{path}: not a regular file")
+            raise ValueError(f"{path}: not a regular file; give a TOML file")
         with open(file.fileno(), "rb", closefd=False) as content:
             found = content.read(_BYTES_MAXIMUM + 1)
     if len(found) > _BYTES_MAXIMUM:
-        raise ValueError(f"{path}: larger than {_BYTES_MAXIMUM >> 20} MiB, so it is no file of devices")
+        raise ValueError(f"{path}: larger than {_BYTES_MAXIMUM >> 20} MiB; give a file with a table for each device")
     return found.decode()
