@@ -21,9 +21,12 @@ WRITES: list[Row] = [
     ("write past the end", "pwrite", {"data": b"x", "offset": SIZE}),
     ("write across the end", "pwrite", {"data": b"xx", "offset": SIZE - 1}),
 ]
+COPIES = ("sendfile", "splice", "copy_file_range")
 REFUSED: list[Row] = [
     ("grow", "ftruncate", {"size": SIZE + 1}),
     ("shrink", "ftruncate", {"size": SIZE - 1}),
+    ("grow by a path", "truncate", {"size": SIZE + 1}),
+    ("shrink by a path", "truncate", {"size": SIZE - 1}),
     ("fallocate inside", "fallocate", {"mode": 0, "offset": 0, "length": 4096}),
     ("fallocate beyond", "fallocate", {"mode": 0, "offset": SIZE, "length": 4096}),
     ("fallocate, KEEP_SIZE", "fallocate", {"mode": KEEP_SIZE, "offset": 0, "length": 4096}),
@@ -63,6 +66,20 @@ def test_refused_writes(preserved: Caller, row: str, call: str, parameters: dict
     assert preserved.ask("digest", fd="m") == before
 
 
+@pytest.mark.divergence("test_preserved_memfd_grows_by_calls_that_copy")
+@pytest.mark.parametrize("call", COPIES)
+def test_refused_copies(preserved: Caller, call: str) -> None:
+    before = preserved.ask("digest", fd="m")
+    assert preserved.says("copy", fd="m", call=call, data="x" * 100, offset=SIZE) == "EPERM"
+    assert preserved.ask("digest", fd="m") == before
+
+
+@pytest.mark.parametrize("call", COPIES)
+def test_copies_inside_the_size(preserved: Caller, call: str) -> None:
+    assert preserved.ask("copy", fd="m", call=call, data="new", offset=SIZE - 3) == 3
+    assert preserved.ask("pread", fd="m", length=10, offset=SIZE - 3) == "new"
+
+
 @pytest.mark.parametrize(("row", "call", "parameters"), REFUSED, ids=[row[0] for row in REFUSED])
 def test_refused(preserved: Caller, row: str, call: str, parameters: dict[str, object]) -> None:
     before = preserved.ask("digest", fd="m")
@@ -71,7 +88,10 @@ def test_refused(preserved: Caller, row: str, call: str, parameters: dict[str, o
 
 
 def test_refused_madvise_remove(preserved: Caller) -> None:
+    before = preserved.ask("digest", fd="m")
     assert preserved.says("madvise_remove", name="before") == "EPERM"
+    assert preserved.says("process_madvise_remove", name="before") == "EPERM"
+    assert preserved.ask("digest", fd="m") == before
 
 
 def test_checks_that_come_before_the_refusal(preserved: Caller) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import struct
 from types import TracebackType
 from typing import Final, Self
 
 PAGE: Final = mmap.PAGESIZE
 PROT_NONE: Final = 0
 MADV_REMOVE: Final = 9
+_PROCESS_MADVISE: Final = 440
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -49,6 +51,15 @@ class Mapping:
 
     def advise(self, advice: int) -> None:
         _checked(_libc.madvise(self.address, self.length, advice))
+
+    def advise_by_process(self, advice: int) -> int:
+        """Calls process_madvise(2) with a pidfd of this process. Returns the number of bytes that were advised."""
+        vector = struct.pack("=2Q", self.address, self.length)
+        process = os.pidfd_open(os.getpid())
+        try:
+            return _checked(_libc.syscall(_PROCESS_MADVISE, process, vector, ctypes.c_long(1), advice, 0))
+        finally:
+            os.close(process)
 
     def read(self, offset: int, length: int) -> bytes:
         return ctypes.string_at(self.address + offset, length)

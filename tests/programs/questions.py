@@ -160,6 +160,27 @@ class Process(SessionCalls):
     def do_pwrite(self, fd: Slot, data: str, offset: int) -> int:
         return os.pwrite(self.fd(fd), data.encode("latin-1"), offset)
 
+    def do_copy(self, fd: Slot, call: str, data: str, offset: int) -> int:
+        """Copies `data` from another file, or from a pipe for splice, to the file at `offset`, by the system call."""
+        target = self.fd(fd)
+        source = os.memfd_create("source")
+        inlet, outlet = os.pipe()
+        try:
+            os.write(source, data.encode("latin-1"))
+            os.write(outlet, data.encode("latin-1"))
+            match call:
+                case "sendfile":
+                    os.lseek(target, offset, os.SEEK_SET)
+                    return os.sendfile(target, source, 0, len(data))
+                case "splice":
+                    return os.splice(inlet, target, len(data), offset_dst=offset)
+                case "copy_file_range":
+                    return os.copy_file_range(source, target, len(data), 0, offset)
+            raise ValueError(call)
+        finally:
+            for number in (source, inlet, outlet):
+                os.close(number)
+
     def do_fill(self, fd: Slot, length: int, seed: int) -> str:
         """Writes `length` bytes that only `seed` tells, and returns their sha256."""
         data = hashlib.shake_128(seed.to_bytes(8, "big")).digest(length)
@@ -179,6 +200,10 @@ class Process(SessionCalls):
 
     def do_ftruncate(self, fd: Slot, size: int) -> None:
         os.ftruncate(self.fd(fd), size)
+
+    def do_truncate(self, fd: Slot, size: int) -> None:
+        """Calls truncate(2) with the path of the fd."""
+        os.truncate(f"/proc/self/fd/{self.fd(fd)}", size)
 
     def do_fallocate(self, fd: Slot, mode: int, offset: int, length: int) -> None:
         fallocate(self.fd(fd), mode, offset, length)
@@ -214,6 +239,9 @@ class Process(SessionCalls):
 
     def do_madvise_remove(self, name: str) -> None:
         self.maps[name].advise(MADV_REMOVE)
+
+    def do_process_madvise_remove(self, name: str) -> int:
+        return self.maps[name].advise_by_process(MADV_REMOVE)
 
     def do_scribble(self, fd: Slot) -> None:
         """Starts a thread that writes the first bytes of the file until `stop_scribbling`."""
