@@ -94,6 +94,25 @@ def test_refused_madvise_remove(preserved: Caller) -> None:
     assert preserved.ask("digest", fd="m") == before
 
 
+@pytest.mark.parametrize(("length", "answer"), [(0, "OK"), (1, "EPERM"), (-1, "EINVAL"), (-4096, "EINVAL")])
+def test_lengths_of_madvise_remove(preserved: Caller, length: int, answer: str) -> None:
+    assert preserved.says("madvise_remove", name="before", length=length) == answer
+
+
+@pytest.mark.parametrize(("first", "answer"), [("hole", "EPERM"), ("private", "EINVAL"), ("shared", "EPERM")])
+def test_madvise_remove_of_more_than_the_memfd(preserved: Caller, first: str, answer: str) -> None:
+    preserved.ask("memfd", slot="other", size=SIZE)
+    assert preserved.says("madvise_remove_across", first=first, other="other", fd="m") == answer
+
+
+@pytest.mark.divergence("test_madv_remove_of_a_range_with_a_preserved_memfd_changes_nothing")
+def test_madvise_remove_punches_what_comes_before_the_memfd(preserved: Caller) -> None:
+    preserved.ask("memfd", slot="other", size=SIZE)
+    preserved.ask("pwrite", fd="other", data=b"other", offset=0)
+    assert preserved.says("madvise_remove_across", first="shared", other="other", fd="m") == "EPERM"
+    assert preserved.ask("pread", fd="other", length=5, offset=0) == "\0" * 5
+
+
 def test_checks_that_come_before_the_refusal(preserved: Caller) -> None:
     assert preserved.says("ftruncate", fd="m", size=-1) == "EINVAL"
     assert preserved.says("fallocate", fd="m", mode=0, offset=0, length=0) == "EINVAL"

@@ -17,6 +17,7 @@ PAGE: Final = mmap.PAGESIZE
 PROT_NONE: Final = 0
 MADV_REMOVE: Final = 9
 _PROCESS_MADVISE: Final = 440
+_MAP_FIXED: Final = 0x10
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -49,8 +50,8 @@ class Mapping:
     def protect(self, offset: int, length: int, protection: int) -> None:
         _checked(_libc.mprotect(self.address + offset, length, protection))
 
-    def advise(self, advice: int) -> None:
-        _checked(_libc.madvise(self.address, self.length, advice))
+    def advise(self, advice: int, length: int | None = None) -> None:
+        _checked(_libc.madvise(self.address, self.length if length is None else length, advice))
 
     def advise_by_process(self, advice: int) -> int:
         """Calls process_madvise(2) with a pidfd of this process. Returns the number of bytes that were advised."""
@@ -79,6 +80,27 @@ class Mapping:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def remove_across(first: str, other: int, file: int) -> None:
+    """Maps two pages of `file` behind a page, and calls madvise(2) with MADV_REMOVE for the three.
+
+    The page before is a "hole", "private" memory, or of `other`, "shared".
+    """
+    with Mapping(-1, 3 * PAGE, PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as place:
+
+        def put(offset: int, length: int, flags: int, fd: int) -> None:
+            _libc.mmap(place.address + offset, length, mmap.PROT_READ | mmap.PROT_WRITE, flags | _MAP_FIXED, fd, 0)
+
+        put(PAGE, 2 * PAGE, mmap.MAP_SHARED, file)
+        match first:
+            case "hole":
+                _checked(_libc.munmap(place.address, PAGE))
+            case "private":
+                put(0, PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+            case "shared":
+                put(0, PAGE, mmap.MAP_SHARED, other)
+        place.advise(MADV_REMOVE)
 
 
 class Argument(Mapping):

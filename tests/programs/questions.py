@@ -28,7 +28,7 @@ from typing import IO, Any, Final
 
 from luod.linux import syscall
 from luod.uapi import kexec as kexec_api
-from tests.programs.argument import MADV_REMOVE, Mapping, fallocate
+from tests.programs.argument import MADV_REMOVE, Mapping, fallocate, remove_across
 from tests.programs.descriptors import make
 from tests.programs.session_calls import SessionCalls, Slot
 
@@ -237,8 +237,11 @@ class Process(SessionCalls):
     def do_poke(self, name: str, offset: int, data: str) -> None:
         self.maps[name].write(offset, data.encode("latin-1"))
 
-    def do_madvise_remove(self, name: str) -> None:
-        self.maps[name].advise(MADV_REMOVE)
+    def do_madvise_remove(self, name: str, length: int | None = None) -> None:
+        self.maps[name].advise(MADV_REMOVE, length)
+
+    def do_madvise_remove_across(self, first: str, other: Slot, fd: Slot) -> None:
+        remove_across(first, self.fd(other), self.fd(fd))
 
     def do_process_madvise_remove(self, name: str) -> int:
         return self.maps[name].advise_by_process(MADV_REMOVE)
