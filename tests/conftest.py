@@ -32,6 +32,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "jumps_on: the test's machine goes on after it, and holds more after each jump")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuses names of tests that are others in each process: the workers of xdist must have the same."""
+    if named := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"the name of a test has an address, so give it an id: {named[0]}")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     short = parser.getgroup("luod's own tests")
     short.addoption("--machine", dest="luod_machine", action="append", choices=KINDS, help="as --luod-machine")

@@ -11,7 +11,7 @@ from luod.errors import BadInput
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
 
-NO_FILES: list[Any] = ["x", 1.5, b"3", object(), ["3"], Fd]
+NO_FILES: list[Any] = ["x", 1.5, b"3", {3}, ["3"], Fd]
 
 
 def some_fd() -> Fd:
