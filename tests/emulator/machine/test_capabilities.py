@@ -17,7 +17,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _SHOW = """
     with open("/proc/self/status") as lines:
-        print(*(line.split()[1] for line in lines if line.startswith("Cap")))
+        print(*(line.split()[1] for line in lines if line.startswith("Cap")), flush=True)
     if BOOT == 1: jump()
 """
 
