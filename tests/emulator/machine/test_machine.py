@@ -180,6 +180,15 @@ def test_nothing_inside_reaches_the_host(run_machine: Run) -> None:
     assert not any(Path(directory, "inside").exists() for directory in ("/run", "/dev", "/dev/shm"))
 
 
+def test_devices_of_the_host_keep_their_numbers_modes_and_owners(run_machine: Run) -> None:
+    for_root("whose users are those of its machine")
+    names = [f"/dev/{name}" for name in ("full", "kmsg", "null", "tty", "zero") if Path("/dev", name).exists()]
+    command = ["stat", "-c", "%n %F %t:%T %a %u:%g", *names]
+    host = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert run_machine(command).stdout == host
+
+
 def test_network_of_the_host_on_request(run_machine: Run) -> None:
     names = [name for _, name in socket.if_nameindex()]
     done = run_machine("print([name for _, name in socket.if_nameindex()])", "--share-network")

@@ -6,9 +6,9 @@ Runs inside the machine's namespaces, before its init starts. The host's own /de
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -35,6 +35,8 @@ KERNEL_IMAGE_NO_VFIO: Final = "/run/luoemu/bzImage-no-vfio"
 """In machines with devices: an image of a kernel without handlers for them."""
 _COMMAND_LINE: Final = "/run/luoemu/cmdline"
 _BOOT_ID: Final = "/run/luoemu/boot_id"
+_NEW_ID: Final = "/proc/sys/kernel/random/uuid"
+"""The kernel makes one for each reader."""
 _PROFILE: Final = "/run/luoemu/profile"
 _SYSCTLS: Final = "/proc/sys/kernel"
 _HOSTS: Final = ".host"
@@ -68,7 +70,8 @@ def furnish(command_line: str, profile: str, images: Mapping[str, tuple[str, ...
     for path, formats in images.items():
         _write(path, stub.bzimage(formats=formats))
     _write(_COMMAND_LINE, os.fsencode(command_line) + b"\n")
-    _write(_BOOT_ID, f"{uuid.uuid4()}\n".encode())
+    with open(_NEW_ID, "rb") as new:
+        _write(_BOOT_ID, new.read())
     _write(_PROFILE, f"{profile}\n".encode())
     for name in kexec_state.NAMES:
         _write(f"/run/luoemu/{name}", f"{kexec_state.SYSCTLS.get(name, 0)}\n".encode())
@@ -134,7 +137,10 @@ def _make_dev() -> None:
 
 
 def rebuild(directory: str, *, without: frozenset[str] = frozenset(), extra: tuple[str, ...] = ()) -> None:
-    """Puts a tmpfs in place of `directory`, with everything in it bound to its old place, and `extra` empty files."""
+    """Puts a tmpfs in place of `directory`, with everything in it bound to its old place, and `extra` empty files.
+
+    Where root may make device nodes, they are new ones: a hundred mounts would take 10 ms, and as long to be removed.
+    """
     os.mkdir(_STAGING)
     mount("tmpfs", _STAGING, "tmpfs", MS_NOSUID, "mode=755")
     for entry in os.scandir(directory):
@@ -142,11 +148,13 @@ def rebuild(directory: str, *, without: frozenset[str] = frozenset(), extra: tup
             continue
         copy = os.path.join(_STAGING, entry.name)
         with contextlib.suppress(FileNotFoundError):  # gone since it was listed
-            mode = entry.stat(follow_symlinks=False).st_mode
-            if stat.S_ISLNK(mode):
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
                 os.symlink(os.readlink(entry.path), copy)
                 continue
-            if stat.S_ISDIR(mode):
+            if _is_device(status.st_mode) and _make_node(entry.path, copy, status):
+                continue
+            if stat.S_ISDIR(status.st_mode):
                 os.mkdir(copy)
             else:
                 _write(copy, b"")
@@ -155,6 +163,30 @@ def rebuild(directory: str, *, without: frozenset[str] = frozenset(), extra: tup
         _write(os.path.join(_STAGING, name), b"")
     mount(_STAGING, directory, flags=MS_MOVE)
     os.rmdir(_STAGING)
+
+
+def _is_device(mode: int) -> bool:
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
+def _has_attributes(path: str) -> bool:
+    try:
+        return bool(os.listxattr(path, follow_symlinks=False))
+    except OSError as error:
+        return error.errno != errno.ENOTSUP
+
+
+def _make_node(of: str, copy: str, status: os.stat_result) -> bool:
+    """Makes a node of the same device, owner and mode. Returns False where a bound one is needed."""
+    if _has_attributes(of):  # such as the list of users that logind gives access
+        return False
+    try:
+        os.mknod(copy, status.st_mode, status.st_rdev)
+    except OSError:
+        return False  # in a user namespace, or a container
+    os.chown(copy, status.st_uid, status.st_gid)
+    os.chmod(copy, stat.S_IMODE(status.st_mode))
+    return True
 
 
 def _add(directory: str, names: tuple[str, ...]) -> None:
