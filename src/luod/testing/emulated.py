@@ -12,8 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from luod.errors import MachineEnded, MachineError, MachineUnavailable
@@ -171,7 +170,7 @@ class HeldNamespaces:
                 return
             for kind, name in list(strange.items()):
                 with contextlib.suppress(OSError):
-                    fd = os.open(process / "ns" / kind, os.O_RDONLY | os.O_CLOEXEC)
+                    fd = os.open(_namespace(process, kind), os.O_RDONLY | os.O_CLOEXEC)
                     # Read from the fd: the process may have ended meanwhile.
                     if os.fstat(fd).st_ino == int(name.partition("[")[2].rstrip("]")):
                         self._fds[name] = fd
@@ -184,8 +183,8 @@ class HeldNamespaces:
         found = []
         for process in _processes():
             with contextlib.suppress(OSError):
-                if any(os.readlink(process / "ns" / kind) in self._fds for kind in _NAMESPACES):
-                    found.append(int(process.name))
+                if any(os.readlink(_namespace(process, kind)) in self._fds for kind in _NAMESPACES):
+                    found.append(process)
         return found
 
     def outlived_by(self, seconds: float) -> list[int]:
@@ -217,9 +216,14 @@ def _ends_within(pid: int, seconds: float) -> bool:
         return has_ended(pidfd, within=seconds)
 
 
-def _processes() -> Iterator[Path]:
-    return (entry for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+def _processes() -> list[int]:
+    """Returns the processes of this host. The newest, of which a machine is likely to be one, come first."""
+    return sorted((int(name) for name in os.listdir("/proc") if name.isdecimal()), reverse=True)
+
+
+def _namespace(process: int | str, kind: str) -> str:
+    return f"/proc/{process}/ns/{kind}"
 
 
 def _own(kind: str) -> str:
-    return os.readlink(f"/proc/self/ns/{kind}")
+    return os.readlink(_namespace("self", kind))
