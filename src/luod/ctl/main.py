@@ -36,7 +36,7 @@ def _main(arguments: Sequence[str]) -> int:
     """Runs luoctl. Raises OSError if standard output cannot be written."""
     output = Output(json="--json" in arguments)
     try:
-        given = parser().parse(arguments)
+        given = parser(arguments).parse(arguments)
         output = Output(json=given.json)
         if given.admin_socket is None and os.geteuid() != 0:
             # luod answers users other than root on this socket, if the policy lets them update.

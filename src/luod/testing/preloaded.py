@@ -13,7 +13,7 @@ luod.daemon.serve luod.daemon.later luod.daemon.rooms luod.daemon.admin
 luod.daemon.store.state_directory luod.ipc.interfaces.admin luod.ipc.interfaces.sessions luod.ipc.interfaces.updates
 luod.ipc.server.introspection luod.daemon.preflight.check luod.daemon.preflight.rules luod.daemon.updates.coordinator
 luod.daemon.updates.memory_checks luod.daemon.updates.progress luod.image.initrd luod.image.boot_config
-luod.image.loaders tomllib
+luod.image.loaders luod.daemon.sessions.adoption concurrent.futures.thread tomllib
 """
 _LUOCTL: Final = """
 luod.ctl.admin luod.ctl.findings luod.ctl.next_kernel luod.ctl.progress luod.ctl.workloads luod.ctl.timeline
