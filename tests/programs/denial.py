@@ -13,9 +13,24 @@ from luod.linux import syscall
 from luod.uapi import seccomp as api
 
 _NUMBERS = {
-    "x86_64": {"ioctl": 16, "openat": 257, "reboot": 169, "kexec_file_load": 320},
-    "aarch64": {"ioctl": 29, "openat": 56, "reboot": 142, "kexec_file_load": 294},
+    "x86_64": {
+        "ioctl": 16,
+        "openat": 257,
+        "reboot": 169,
+        "kexec_file_load": 320,
+        "process_vm_readv": 310,
+        "pidfd_getfd": 438,
+    },
+    "aarch64": {
+        "ioctl": 29,
+        "openat": 56,
+        "reboot": 142,
+        "kexec_file_load": 294,
+        "process_vm_readv": 270,
+        "pidfd_getfd": 438,
+    },
 }
+_EVERYWHERE = {"pidfd_getfd": 438}
 _SECCOMP_RET_ERRNO = 0x00050000
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -30,7 +45,7 @@ def deny(call: str, code: int, *, argument: int = 0, value: int | None = None) -
     With `value`, it fails only if the argument of that number, from 0, has that value in its low 32 bits.
     """
     load, jump, give = api.BPF_LD_W_ABS, api.BPF_JMP_JEQ_K, api.BPF_RET_K
-    number = _NUMBERS[platform.machine()][call]
+    number = (_NUMBERS[platform.machine()] | _EVERYWHERE)[call]
     program = [(load, 0, 0, api.DATA_NR), (jump, 0, 1 if value is None else 3, number)]
     if value is not None:
         program += [(load, 0, 0, api.DATA_ARGS + 8 * argument), (jump, 0, 1, value & 0xFFFFFFFF)]

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from luod.emulator.machine.namespaces import remedy
 from luod.testing.tools import for_root
-from tests.emulator.machine.conftest import environment, luoemu
+from tests.emulator.machine.conftest import ROOT, environment, luoemu
 
 COVERS = """
 import os, sys
@@ -18,6 +20,12 @@ namespaces.syscall("unshare", namespaces.CLONE_NEWNS)
 namespaces.make_private()
 namespaces.bind("/dev/null", "/proc/version")
 os.execvp(sys.argv[1], sys.argv[1:])
+"""
+FILTERS = """
+import errno, os, sys
+from tests.programs.denial import deny
+deny(sys.argv[1], errno.EPERM)
+os.execvp(sys.argv[2], sys.argv[2:])
 """
 WITHOUT_NETWORKS = ["setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin"]
 
@@ -59,3 +67,18 @@ def test_a_container_that_hides_parts_of_proc_is_told_what_to_do() -> None:
     assert done.returncode == 125
     assert "--security-opt unmask=ALL" in done.stderr
     assert "/proc cannot be mounted in a user namespace: " in done.stderr, "the kernel refuses it only there"
+
+
+@pytest.mark.parametrize("call", ["process_vm_readv", "pidfd_getfd"])
+def test_a_container_whose_filter_hides_the_processes_of_the_machine_has_none(call: str) -> None:
+    """Docker's filter did so with CAP_SYS_ADMIN: the machine booted, and every call was the host's."""
+    done = subprocess.run(
+        [sys.executable, "-c", FILTERS, call, *luoemu(), "true"],
+        env={**environment(), "PYTHONPATH": os.pathsep.join([str(ROOT), environment()["PYTHONPATH"]])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 125
+    assert f"this host forbids {call}(2)" in done.stderr
+    assert "--security-opt seccomp=unconfined" in done.stderr

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from luod.emulator.machine import capabilities, channel, namespaces, nodes
+from luod.emulator.machine import access, capabilities, channel, namespaces, nodes
 from luod.emulator.trap.seccomp import bpf
 from luod.linux import Fd
 
@@ -83,12 +83,13 @@ def _keeper(order: Order, supervisor: socket.socket) -> NoReturn:
 
 def _keep(order: Order, supervisor: socket.socket) -> int:
     uid = os.getuid()
+    access.require()
     try:
         privileged = namespaces.enter(share_network=order.share_network)
     except OSError as error:
         raise OSError(
             error.errno,
-            f"this host gives uid {uid} no namespaces ({error.strerror}): {namespaces.remedy()}",
+            f"this host gives uid {uid} no namespaces ({error.strerror}): {access.remedies(namespaces.remedy())}",
         ) from None
     namespaces.die_with_parent()  # Again: the kernel clears it when credentials change.
     shown = nodes.furnish(order.command_line, order.profile, order.images)
