@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -151,16 +152,15 @@ def test_only_status_200_is_a_yes(server: Server, answer: tuple[int, bytes], wor
         lock(server.url).ask("pre-reboot")
 
 
-def test_a_server_that_cannot_be_reached_is_an_error_of_its_own(server: Server) -> None:
-    server.server_close()
-    failed = luoctl("fleet-lock", "take", "--url", server.url, "--id", ID)
+def test_a_server_that_cannot_be_reached_is_an_error_of_its_own() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # keeps the port from others, and does not listen
+        failed = luoctl("fleet-lock", "take", "--url", f"http://127.0.0.1:{deaf.getsockname()[1]}", "--id", ID)
     assert failed.returncode == 1
     assert "Connection refused" in failed.stderr
 
 
 def test_a_server_that_does_not_answer_is_an_error_after_the_time_for_one_request(tmp_path: Path) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(FleetLockError, match="timed out"):
         lock(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.05).ask("pre-reboot")
 
