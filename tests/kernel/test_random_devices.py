@@ -87,19 +87,22 @@ def edu(machine_python: Interpreter, tmp_path_factory: pytest.TempPathFactory) -
     yield from contests(EDU, machine_python, tmp_path_factory)
 
 
+def answers_alike(contest: Contest, kind: Kind, seed: int, record_property: Callable[[str, object], None]) -> None:
+    """Asks both machines the questions of this seed. Raises AssertionError with the first difference."""
+    verdict = contest.hold(generate(seed, questions=QUESTIONS, express=kind.express), seconds=SECONDS)
+    record(record_property, verdict.tally)
+    assert not verdict.text, verdict.text
+
+
 @pytest.mark.parametrize("seed", range(1, 12))
 def test_a_device_of_pci_express_answers_alike(
     nvme: Contest, seed: int, record_property: Callable[[str, object], None]
 ) -> None:
-    verdict = nvme.hold(generate(seed, questions=QUESTIONS, express=NVME.express), seconds=SECONDS)
-    record(record_property, verdict.tally)
-    assert not verdict.text, verdict.text
+    answers_alike(nvme, NVME, seed, record_property)
 
 
 @pytest.mark.parametrize("seed", range(1, 12))
 def test_a_device_that_copies_by_dma_answers_alike(
     edu: Contest, seed: int, record_property: Callable[[str, object], None]
 ) -> None:
-    verdict = edu.hold(generate(seed, questions=QUESTIONS, express=EDU.express), seconds=SECONDS)
-    record(record_property, verdict.tally)
-    assert not verdict.text, verdict.text
+    answers_alike(edu, EDU, seed, record_property)

@@ -19,6 +19,7 @@ __all__ = [
     "get_name",
     "jump",
     "load",
+    "mmap_library",
     "preserve",
     "retrieve",
     "retrieve_session",
@@ -35,6 +36,14 @@ def errno_of(call: object, *arguments: object) -> int:
     except OSError as error:
         return error.errno or -1
     return 0
+
+
+def mmap_library() -> ctypes.CDLL:
+    """Returns the C library, whose mmap(2) takes an address: that of Python's module mmap takes none."""
+    library = ctypes.CDLL(None, use_errno=True)
+    library.mmap.restype = ctypes.c_void_p
+    library.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    return library
 
 
 def device() -> int:

@@ -407,9 +407,7 @@ def test_preserved_memory_keeps_its_pages_under_process_madvise(run_machine: Run
 def test_what_comes_first_decides_about_a_range_with_preserved_memory(run_machine: Run, way: str) -> None:
     source = """
         import ctypes, mmap
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.mmap.restype = ctypes.c_void_p
-        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        libc = mmap_library()
         session, memory, other = create(device(), b"s"), os.memfd_create("m"), os.memfd_create("other")
         for file in (memory, other):
             os.write(file, b"x" * 8192)

@@ -180,9 +180,7 @@ def test_preserved_memfd_is_punched_by_io_uring(run_machine: Run) -> None:
 def test_madv_remove_of_a_range_with_a_preserved_memfd_changes_nothing(run_machine: Run) -> None:
     source = """
         import ctypes
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.mmap.restype = ctypes.c_void_p
-        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        libc = mmap_library()
         session, memory, other = create(device(), b"s"), os.memfd_create("m"), os.memfd_create("other")
         for file in (memory, other):
             os.write(file, b"x" * 4096)
