@@ -19,7 +19,8 @@ VFIO_PCI: Final = "vfio-pci"
 
 INTEL: Final = 0x8086
 _DISPLAY: Final = 0x03
-_HEX: Final = frozenset("0123456789abcdef")
+_DIGITS: Final = frozenset("0123456789")
+_HEX: Final = _DIGITS | frozenset("abcdef")
 _NODE: Final = "vfio"
 _SYSPATH: Final = "vfio-device-syspath:"
 """The line of fdinfo with the sysfs path of a VFIO file's device, in kernels that have it."""
@@ -84,7 +85,7 @@ def address_of(fd: int) -> str | None:
     with kernels that show the device in /proc/self/fdinfo.
     """
     name = os.path.basename(link_of(fd))
-    if name.startswith(_NODE) and name.removeprefix(_NODE).isdecimal():
+    if name.startswith(_NODE) and name != _NODE and _DIGITS.issuperset(name.removeprefix(_NODE)):
         return _link(f"{VFIO_CLASS}/{name}/device")
     try:
         lines = _text(f"/proc/self/fdinfo/{fd}").splitlines()

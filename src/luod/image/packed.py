@@ -31,8 +31,8 @@ _MAGICS: Final = {
 }
 CPIO_MAGICS: Final = (b"070701", b"070702")
 _CHUNK: Final = 64 * 1024
-_INSTALL: Final = "to look inside, apt install python3-{}, or pip install 'luod[daemon]'"
 """Bytes of a piece: what is in the processor's cache is searched several times as fast, and the C library keeps it."""
+_INSTALL: Final = "to look inside, apt install python3-{}, or pip install 'luod[daemon]'"
 _LZ4_MAGIC: Final = 0x184C2102
 _LZ4_BLOCK_MAX: Final = 8 * 1024 * 1024
 _LZ4_PACKED_MAX: Final = _LZ4_BLOCK_MAX + _LZ4_BLOCK_MAX // 255 + 16
