@@ -111,8 +111,7 @@ class BoundDevice:
         if not replaces:
             # The kernel attaches first here, and fills the page table then.
             self._check(None, replaces=False)
-            ioas.add_device()
-            ioas.attached -= 1
+            ioas.check_device()
         table = PageTable(ioas, automatic=True)
         self.context.add(table)
         try:
@@ -127,13 +126,10 @@ class BoundDevice:
         self._check(table, replaces=replaces)
         if self.page_table is table:
             return
-        moved = self._attached_group() if replaces else [self]
-        for _ in moved:
-            table.ioas.add_device()
+        table.ioas.check_device()
         if table.faults is not None:
-            table.ioas.attached -= len(moved)
             raise Errno(errno.ENODEV)  # this device reports no page faults
-        for device in moved:
+        for device in self._attached_group() if replaces else [self]:
             device._move(table)
 
     def _check(self, table: PageTable | None, *, replaces: bool) -> None:
@@ -151,12 +147,13 @@ class BoundDevice:
         return [device for device in devices if device._group is self._group and device.page_table is not None]
 
     def _move(self, page_table: PageTable | None) -> None:
-        """Changes to a page table whose IOAS has counted the device, or to None."""
+        """Changes to a page table, or to None, and counts the device in the IOAS."""
         before, self.page_table = self.page_table, page_table
         if before is page_table:
             return
         if page_table is not None:
             page_table.devices.append(self)
+            page_table.ioas.attached += 1
         self._device.dma = None if page_table is None else page_table.ioas.space
         if before is not None:
             before.devices.remove(self)

@@ -84,11 +84,13 @@ class Ioas:
                 _enter(area)
         self.page_tables += 1
 
-    def add_device(self) -> None:
-        """Counts a device that uses a page table. Raises Errno(EADDRINUSE) for a mapping where its interrupts are."""
+    def check_device(self) -> None:
+        """Checks whether a device can use a page table.
+
+        Raises Errno(EADDRINUSE) for a mapping where its interrupts are.
+        """
         if not self.attached:
             self._need_free(MSI_WINDOW)
-        self.attached += 1
 
     def _need_free(self, window: Range) -> None:
         """Raises Errno(EADDRINUSE) where a mapping or an allowed range has an address of `window`."""
