@@ -9,17 +9,14 @@ from __future__ import annotations
 from typing import Final
 
 _LUOD: Final = """
-luod.daemon.serve luod.daemon.later luod.daemon.rooms luod.daemon.admin
-luod.daemon.store.state_directory luod.ipc.interfaces.admin luod.ipc.interfaces.sessions luod.ipc.interfaces.updates
-luod.ipc.server.introspection luod.daemon.preflight.check luod.daemon.preflight.rules luod.daemon.updates.coordinator
-luod.daemon.updates.memory_checks luod.daemon.updates.progress luod.image.initrd luod.image.boot_config
-luod.image.loaders luod.daemon.sessions.adoption concurrent.futures.thread tomllib
+luod.daemon.serve luod.ipc.interfaces.sessions luod.ipc.interfaces.updates luod.ipc.server.introspection
+concurrent.futures.thread
 """
 _LUOCTL: Final = """
 luod.ctl.admin luod.ctl.findings luod.ctl.next_kernel luod.ctl.progress luod.ctl.workloads luod.ctl.timeline
 """
-LATER: Final = {"luod.daemon.main": _LUOD.split(), "luod.ctl.main": _LUOCTL.split()}
-"""The modules that a program imports later, by the module that is run."""
+_LATER: Final = {"luod.daemon.main": _LUOD.split(), "luod.ctl.main": _LUOCTL.split()}
+"""The modules that a program imports later, by the module that is run; luod's without those of `luod.daemon.later`."""
 
 
 def later(module: str) -> list[str]:
@@ -27,7 +24,7 @@ def later(module: str) -> list[str]:
 
     For luod it imports `luod.daemon.later`.
     """
-    names = list(LATER.get(module, ()))
+    names = list(_LATER.get(module, ()))
     if module == "luod.daemon.main":
         from luod.daemon import later as rooms
 

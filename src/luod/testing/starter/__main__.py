@@ -14,6 +14,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import itertools
 import json
 import os
 import resource
@@ -26,6 +27,7 @@ from typing import Any, Final, NoReturn
 from luod.emulator.machine import main as luoemu
 from luod.testing import forked
 from luod.testing.agent import __main__ as agent
+from luod.testing.preloaded import later
 
 _FDS: Final = 4
 
@@ -125,7 +127,7 @@ def _agent(words: list[str]) -> NoReturn:
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.set_inheritable(False)
-    for name in sys.argv[2:]:
+    for name in itertools.chain.from_iterable((each, *later(each)) for each in sys.argv[2:]):
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:  # of a package that this Python lacks

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import itertools
 import json
 import os
 import resource
@@ -25,7 +24,6 @@ from luod.errors import MachineError
 from luod.linux import Fd, has_ended
 from luod.testing.forked import settings
 from luod.testing.interpreter import Interpreter
-from luod.testing.preloaded import LATER
 
 _PRELOADED: Final = """
 luod.emulator.machine.devices luod.emulator.machine.device_config luod.emulator.model.vfio.bus
@@ -38,7 +36,8 @@ luod.ctl.main luod.ctl.nagios rich.box rich.console rich.table rich.text
 
 luod.daemon.main
 """
-"""Modules that most machines need: those of luoemu with devices, of programs, luoctl and luod, with `preloaded`.
+"""Modules that most machines need: those of luoemu with devices, of programs, luoctl and luod. The starter adds what
+`preloaded` names.
 
 Any other is imported by the program that needs it.
 """
@@ -135,12 +134,7 @@ class Starter:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    python.module(
-                        "luod.testing.starter",
-                        str(theirs.fileno()),
-                        *_PRELOADED.split(),
-                        *itertools.chain(*LATER.values()),
-                    ),
+                    python.module("luod.testing.starter", str(theirs.fileno()), *_PRELOADED.split()),
                     env=environment,
                     cwd="/",
                     user=python.user,
