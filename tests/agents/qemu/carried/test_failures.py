@@ -11,7 +11,7 @@ import pytest
 
 from luod.testing import eventually
 from luod.testing.host import SOCKET
-from tests.agents.qemu.launchers import Launcher, counting_guest, qemu, restore, run, update
+from tests.agents.qemu.carried.launchers import Launcher, counting_guest, qemu, restore, run, update
 from tests.agents.qemu.monitor import tell
 from tests.daemon.host import Luod, preserve_two, states, until_followed
 from tests.daemon.participant import Operator, Participant, begin, start, started_jump

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.agents.qemu import qemus
-from tests.agents.qemu.launchers import Launcher, counting_guest, qemu, restore, run, run_all, update
+from tests.agents.qemu.carried.launchers import Launcher, counting_guest, qemu, restore, run, run_all, update
 from tests.agents.qemu.monitor import tell
 from tests.daemon.host import Luod
 
