@@ -18,7 +18,7 @@ EXCEPTIONS: Final = {
     "bench/vfio.py": "measures the time until a device has finished",
     "src/luod/testing/waiting.py": "`eventually` itself",
     "tests/agents/qemu/carried/test_devices.py": "reads a socket to its end, which comes when QEMU ends",
-    "tests/daemon/test_hostile.py": "reads a socket to its end, with the socket's timeout",
+    "tests/hostile/test_sockets.py": "reads a socket to its end, with the socket's timeout",
     "tests/ipc/server/test_hostile_clients.py": "reads a socket to its end, which comes when the server hangs up",
     "tests/ipc/server/test_turns.py": "keeps the processor for 20 ms, which is what a turn is about",
     "tests/programs/updating.py": "an operator that starts updates until its machine jumps",
