@@ -2,6 +2,7 @@
 #   make demo          the main job: a live update on an emulated machine
 #   make demo-qemu     the same for a Linux guest of QEMU, which counts on its serial console
 #   make test          linters, types, import rules, tests
+#   make test-random   tests of random input, with ten times as many examples as in make test
 #   make test-crash    luod and its clients, killed at every call that changes state
 #   make test-hostile  attacks of one user against the others
 #   make test-qemu     guests of an unmodified QEMU through updates: as root, with mmdebstrap, for a newer QEMU
@@ -37,7 +38,7 @@ MINIMAL ?=
 # The slowest files first, so that none is left for the end. xdist would start with the files with the most tests.
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
-.PHONY: demo demo-qemu test how-long lint pytest test-crash test-hostile test-qemu test-libvirt test-fleet test-ssh kernel test-kernel test-systemd test-minimal test-all
+.PHONY: demo demo-qemu test how-long lint pytest test-random test-crash test-hostile test-qemu test-libvirt test-fleet test-ssh kernel test-kernel test-systemd test-minimal test-all
 .PHONY: bench bench-kernel bench-qemu bench-systemd bench-fleet docs install uninstall man deb dist test-install clean setup
 
 demo: $(READY)
@@ -65,6 +66,10 @@ lint: $(READY)
 # written also where the environment forbids it: each worker would rewrite the assertions of all files, which takes 11 s.
 pytest: $(READY)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# Their examples are others in each run.
+test-random: $(READY)
+	$(BIN)/pytest -n 2 -m hypothesis --hypothesis-profile thorough
 
 # One machine serves a test's boots, one for each call.
 test-crash: $(READY)
@@ -102,7 +107,7 @@ test-ssh: $(READY) $(ANSIBLE)/.ready deb
 		LUOD_KERNEL=$$kernel LUOD_SSH_IMAGE=build/ssh.img LUOD_ANSIBLE=$(abspath $(ANSIBLE))/bin \
 			$(BIN)/pytest --timeout 2400 tests/fleet/ssh
 
-test-all: test demo test-hostile test-crash test-qemu test-libvirt test-fleet test-ssh test-kernel test-systemd test-install test-minimal
+test-all: test demo test-random test-hostile test-crash test-qemu test-libvirt test-fleet test-ssh test-kernel test-systemd test-install test-minimal
 
 kernel:
 	@kernel/build $(KERNEL)

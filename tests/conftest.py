@@ -20,6 +20,7 @@ from tests.daemon.host import Luod
 
 # A host with other work is slow, and says nothing about the code.
 settings.register_profile("any host", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", settings.get_profile("any host"), max_examples=1000)  # `make test-random`
 settings.load_profile("any host")
 
 

@@ -400,4 +400,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=400, stateful_step_count=80)
+TestLife.settings = settings(stateful_step_count=80)
