@@ -21,7 +21,7 @@ from luod.testing.channel import Channel
 from luod.testing.interpreter import Interpreter, interpreter_for, runs
 from luod.testing.machine import TIMEOUT, Machine, describe
 from luod.testing.scratch import Scratch
-from luod.testing.starter.outside import start
+from luod.testing.starter.outside import Order, start
 
 _NAMESPACES: Final = ("mnt", "net", "pid")
 _LAST_PROCESSES: Final = 10.0
@@ -103,8 +103,9 @@ class EmulatedMachine(Machine):
         self, python: Interpreter, channel: int, arguments: Sequence[str], environment: Mapping[str, str]
     ) -> LuoemuProcess:
         """Starts luoemu. `channel` is the agent's fd, `arguments` are for `luoemu run`."""
-        agent = ["--outputs", str(self._outputs.path)]
-        return start(python, environment, arguments, agent, channel=channel, log=self._log.fileno())
+        agent = ["luod.testing.agent", "--outputs", str(self._outputs.path)]
+        log = self._log.fileno()
+        return start(python, Order(arguments, agent, environment, stdout=log, stderr=log, channel=channel))
 
     @property
     def returncode(self) -> int | None:

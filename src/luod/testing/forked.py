@@ -52,16 +52,17 @@ def run(argv: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
 
 
 def _program(argv: Sequence[str], environment: Mapping[str, str]) -> None:
-    path = _search_path(os.environ)
-    sys.path[1 + len(path) : 1 + len(path)] = _search_path(environment)[len(path) :]
-    sys.path[0] = os.getcwd() if argv[1] == "-m" else ""
     set_environment(environment)
+    sys.path[0] = os.getcwd() if argv[1] == "-m" else ""
     sys.orig_argv = list(argv)
     (_module if argv[1] == "-m" else _source)(argv)
 
 
 def set_environment(environment: Mapping[str, str]) -> None:
-    """Replaces this process's environment."""
+    """Replaces this process's environment. Its PYTHONPATH, which may be longer, is searched from now on."""
+    path = _search_path(os.environ)
+    place = len(path) if sys.flags.safe_path else 1 + len(path)  # the program's directory is before it
+    sys.path[place:place] = _search_path(environment)[len(path) :]
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()

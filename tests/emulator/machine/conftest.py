@@ -1,15 +1,16 @@
-"""Runs real programs as inits of real machines: `luoemu` in a process of its own, as a user starts it."""
+"""Runs real programs as inits of real machines: `luoemu` in a process of its own, as a user starts it or as a fork."""
 
 from __future__ import annotations
 
 import functools
 import os
 import subprocess
+import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from luod.emulator.machine import devices
 from luod.testing.emulated import may_make_namespaces
 from luod.testing.interpreter import Interpreter, interpreter_for
 from luod.testing.tools import cannot_run, for_root, require_tool
+from tests.emulator.machine import forks
 
 ROOT = Path(__file__).parents[3]
 PROGRAMS = ROOT / "tests" / "programs"
@@ -70,40 +72,58 @@ def python(source: str, user: int | None = None) -> list[str]:
 
 def steps(source: str, *options: str, lines: Iterable[object]) -> Iterator[int]:
     """Runs a machine whose program writes these lines and reads one after each. Yields luoemu's pid after each."""
-    with subprocess.Popen(
-        [*luoemu(*options), *python(source)],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    ) as machine:
-        assert machine.stdin is not None
-        assert machine.stdout is not None
-        for line in lines:
-            assert machine.stdout.readline() == f"{line}\n"
-            yield machine.pid
-            machine.stdin.write("go on\n")
-        assert machine.wait(30) == 0
+    reader, writer = os.pipe()
+    with open(reader) as stdin, open(writer, "w", buffering=1) as answers:
+        words = (interpreter(None), options, python(source), environment())
+        with forks.started(*words, stdin=stdin.fileno(), stderr=sys.stderr.fileno()) as machine:
+            for line in lines:
+                assert machine.stdout.readline() == f"{line}\n"
+                yield machine.process.pid
+                answers.write("go on\n")
+            assert machine.process.wait(30) == 0
 
 
 @pytest.fixture
 def run_machine() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs COMMAND, a list or the source of a Python program, as init until the machine ends."""
+    """Runs COMMAND, a list or the source of a Python program, as init until the machine ends.
+
+    `forked` False: luoemu and init are started by an exec each.
+    """
 
     def run(
-        command: Sequence[str] | str, *options: str, user: int | None = None, **changes: Any
+        command: Sequence[str] | str,
+        *options: str,
+        user: int | None = None,
+        forked: bool = True,
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path = "/",
+        stdin: IO[str] | None = None,
+        timeout: float = 60,
+        errors: str = "strict",
     ) -> subprocess.CompletedProcess[str]:
         if os.geteuid() != 0 and user is not None:
             for_root("to start a machine as another user")
+        require_namespaces(user)
         argv = python(command, user) if isinstance(command, str) else list(command)
-        settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": environment(user), "cwd": "/", "timeout": 60}
-        settings |= changes
-        if user is not None:
-            require_namespaces(user)
-            settings |= {"user": user, "group": user, "extra_groups": []}
+        env = environment(user) if env is None else env
+        if forked:
+            fd = None if stdin is None else stdin.fileno()
+            words = (interpreter(user), options, argv, env)
+            with forks.started(*words, directory=cwd, stdin=fd, errors=errors) as machine:
+                return forks.finished(machine, argv, timeout)
         return subprocess.run(
-            [*luoemu(*options, user=user), *argv], capture_output=True, text=True, check=False, **settings
+            [*luoemu(*options, user=user), *argv],
+            stdin=stdin or subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            errors=errors,
+            env=env,
+            cwd=cwd,
+            timeout=timeout,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
         )
 
     return run

@@ -187,7 +187,10 @@ def test_callers_killed_in_the_middle_leave_nothing_behind(run_machine: Run, way
 
 @pytest.mark.parametrize("user", [None, PLAIN_USER], ids=["own uid", "uid 1000"])
 def test_a_program_that_hides_its_memory(run_machine: Run, way: str, user: int | None) -> None:
-    """Undumpable, as programs with secrets make themselves: it may not be traced, and still gets its answers."""
+    """Undumpable, as programs with secrets make themselves: it may not be traced, and still gets its answers.
+
+    By an exec in the machine, whose user namespace has rights over its memory then.
+    """
     source = """
         import ctypes
         libc = ctypes.CDLL(None)
@@ -198,7 +201,7 @@ def test_a_program_that_hides_its_memory(run_machine: Run, way: str, user: int |
         preserve(session, file, 1)
         assert errno_of(preserve, session, file, 2) == errno.EBUSY
     """
-    run(run_machine, way, source, user=user)
+    run(run_machine, way, source, user=user, forked=False)
 
 
 def test_another_uid_in_the_machine(run_machine: Run, way: str) -> None:

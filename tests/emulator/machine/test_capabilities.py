@@ -28,7 +28,7 @@ def sets(shown: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("user", [None, PLAIN_USER])
 def test_what_reaches_the_host_is_in_no_set_of_any_boot(run_machine: Run, user: int | None) -> None:
-    done = run_machine(_SHOW, user=user)
+    done = run_machine(_SHOW, user=user, forked=False)  # an exec is what gives capabilities
     assert done.returncode == 0, done.stderr
     boots = done.stdout.splitlines()
     assert len(boots) == 2
@@ -46,7 +46,7 @@ def test_a_program_of_root_keeps_what_concerns_the_machine(run_machine: Run) -> 
 
 
 def test_machines_with_devices_are_no_exception(run_devices: RunDevices) -> None:
-    shown = run_devices(_SHOW.replace("if BOOT == 1: jump()", ""))
+    shown = run_devices(_SHOW.replace("if BOOT == 1: jump()", ""), forked=False)
     assert not any(sets(shown)["CapBnd"] >> number & 1 for number in WITHHELD.values())
 
 

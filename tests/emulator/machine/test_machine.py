@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import IO
 
 import pytest
 
+from luod.testing.starter.outside import Started
 from luod.testing.tools import for_root, require_tool
+from tests.emulator.machine import forks
 from tests.emulator.machine.conftest import (
     PLAIN_USER,
     PROGRAMS,
@@ -302,43 +305,24 @@ HOLDER = """
 """
 
 
-def output(machine: subprocess.Popen[str]) -> IO[str]:
-    assert machine.stdout is not None
-    return machine.stdout
-
-
 @contextmanager
-def started(source: str, *options: str, user: int | None = None) -> Iterator[subprocess.Popen[str]]:
-    """Starts a machine. Yields it when each of its four processes has written a line."""
+def started(source: str, *options: str, user: int | None = None) -> Iterator[tuple[Started, IO[str]]]:
+    """Starts a machine. Yields luoemu and the output when each of the machine's four processes has written a line."""
     require_namespaces(user)
-    with subprocess.Popen(
-        [*luoemu(*options, user=user), *python(source, user)],
-        env=environment(user),
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        user=user,
-        group=user,
-        extra_groups=None if user is None else [],
-    ) as machine:
-        try:
-            for _ in range(4):
-                assert output(machine).readline()
-            yield machine
-        finally:
-            if machine.poll() is None:
-                machine.kill()
+    words = (interpreter(user), options, python(source, user), environment(user))
+    with forks.started(*words, stderr=sys.stderr.fileno()) as machine:
+        for _ in range(4):
+            assert machine.stdout.readline()
+        yield machine.process, machine.stdout
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_the_machine(number: int, way: str) -> None:
-    with started(HOLDER, *options_for(way)) as machine:
-        machine.send_signal(number)
+    with started(HOLDER, *options_for(way)) as (machine, output):
+        os.kill(machine.pid, number)
         # The pipe's end: no process of the machine is left that could write to it.
-        assert output(machine).read() == ""
+        assert output.read() == ""
         assert machine.wait(30) == 128 + number
 
 
@@ -348,19 +332,19 @@ def test_killed_supervisor_takes_the_machine_along(way: str, user: int | None) -
     if user is not None:
         for_root("to start a machine as another user")
     before = Path("/proc/self/mountinfo").read_text()
-    with started(HOLDER, *options_for(way), user=user) as machine:
+    with started(HOLDER, *options_for(way), user=user) as (machine, output):
         machine.kill()
-        assert output(machine).read() == ""
+        assert output.read() == ""
         assert machine.wait(30) == -signal.SIGKILL
     assert Path("/proc/self/mountinfo").read_text() == before
 
 
 def test_killed_keeper_ends_the_machine() -> None:
     """The process between `luoemu` and init, as the OOM killer might choose it."""
-    with started(HOLDER) as machine:
+    with started(HOLDER) as (machine, output):
         (keeper,) = Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text().split()
         os.kill(int(keeper), signal.SIGKILL)
-        assert output(machine).read() == ""
+        assert output.read() == ""
         assert machine.wait(30) == 128 + signal.SIGKILL
 
 

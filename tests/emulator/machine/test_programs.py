@@ -11,12 +11,12 @@ import platform
 import shutil
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.emulator.machine.conftest import PROGRAMS, environment, interpreter, luoemu
+from tests.emulator.machine.conftest import PROGRAMS, interpreter
 
 KINDS = PROGRAMS / "kinds"
 
@@ -37,37 +37,37 @@ def built(*command: str | Path, folder: Path) -> str:
     return str(program)
 
 
-def run(*command: str, user: int | None = None) -> tuple[int, str, str]:
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(run_machine: Callable[..., subprocess.CompletedProcess[str]]) -> Run:
     """Runs a command as init. Returns its status, its output, and what luoemu wrote to stderr."""
-    done = subprocess.run(
-        [*luoemu(user=user), *command],
-        env=environment(user),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-        cwd="/",
-    )
-    return done.returncode, done.stdout, done.stderr
+
+    def run(*command: str) -> tuple[int, str, str]:
+        done = run_machine(command, timeout=100)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
 
 
 @pytest.mark.parametrize("options", [[], ["-static"]], ids=["dynamic", "static"])
-def test_c(tmp_path: Path, options: Sequence[str]) -> None:
+def test_c(run: Run, tmp_path: Path, options: Sequence[str]) -> None:
     gcc = tool("gcc", "gcc")
     assert run(built(gcc, *options, KINDS / "session.c", folder=tmp_path)) == (0, "a session\n", "")
 
 
-def test_c_for_ia32(tmp_path: Path) -> None:
+def test_c_for_ia32(run: Run, tmp_path: Path) -> None:
     gcc = tool("gcc", "gcc")
     assert run(built(gcc, "-m32", "-static", KINDS / "session.c", folder=tmp_path)) == (0, "a session\n", "")
 
 
-def test_c_with_musl(tmp_path: Path) -> None:
+def test_c_with_musl(run: Run, tmp_path: Path) -> None:
     gcc = tool("musl-gcc", "musl-tools")
     assert run(built(gcc, "-static", KINDS / "session.c", folder=tmp_path)) == (0, "a session\n", "")
 
 
-def test_go(tmp_path: Path) -> None:
+def test_go(run: Run, tmp_path: Path) -> None:
     go = tool("go", "golang-go")
     source = shutil.copy(KINDS / "session.go", tmp_path)
     program = tmp_path / "program"
@@ -76,19 +76,19 @@ def test_go(tmp_path: Path) -> None:
     assert run(str(program)) == (0, "a session\n", "")
 
 
-def test_rust(tmp_path: Path) -> None:
+def test_rust(run: Run, tmp_path: Path) -> None:
     rustc = tool("rustc", "rustc")
     assert run(built(rustc, KINDS / "session.rs", folder=tmp_path)) == (0, "a session\n", "")
 
 
-def test_java(tmp_path: Path) -> None:
+def test_java(run: Run, tmp_path: Path) -> None:
     java = tool("java", "default-jre-headless")
     javac = tool("javac", "default-jdk-headless")
     subprocess.run([javac, "-d", tmp_path, KINDS / "Device.java"], check=True)
     assert run(java, "-cp", str(tmp_path), "Device") == (0, "the device\n", "")
 
 
-def test_node() -> None:
+def test_node(run: Run) -> None:
     node = tool("node", "nodejs")
     assert run(node, str(KINDS / "device.js")) == (0, "the device\n", "")
 
@@ -97,7 +97,7 @@ def session(tmp_path: Path) -> str:
     return built(tool("gcc", "gcc"), KINDS / "session.c", folder=tmp_path)
 
 
-def test_x32_is_refused(tmp_path: Path) -> None:
+def test_x32_is_refused(run: Run, tmp_path: Path) -> None:
     """By the kernel of the host, or, where that has the ABI, call by call."""
     if platform.machine() != "x86_64":
         pytest.skip("x32 is an ABI of x86-64 only")
@@ -136,7 +136,7 @@ def _x32_program() -> bytes:
 
 
 @pytest.mark.parametrize("child", [False, True], ids=["as init", "as a child"])
-def test_strace(tmp_path: Path, child: bool) -> None:
+def test_strace(run: Run, tmp_path: Path, child: bool) -> None:
     strace = tool("strace", "strace")
     trace = tmp_path / "trace"
     command = [strace, "-f", "-o", str(trace), "sh", "-c", f"{session(tmp_path)}; true"]
@@ -145,7 +145,7 @@ def test_strace(tmp_path: Path, child: bool) -> None:
 
 
 @pytest.mark.parametrize("child", [False, True], ids=["as init", "as a child"])
-def test_gdb(tmp_path: Path, child: bool) -> None:
+def test_gdb(run: Run, tmp_path: Path, child: bool) -> None:
     gdb = tool("gdb", "gdb")
     command = [gdb, "-nx", "-batch", "-ex", "catch syscall ioctl", "-ex", "run", "-ex", "delete", "-ex", "continue"]
     status, output, _ = run(*(["sh", "-c", '"$@"; true', "sh"] if child else []), *command, session(tmp_path))
@@ -155,7 +155,7 @@ def test_gdb(tmp_path: Path, child: bool) -> None:
     assert "exited normally" in output
 
 
-def test_a_program_that_has_a_listener_of_its_own_is_told(tmp_path: Path) -> None:
+def test_a_program_that_has_a_listener_of_its_own_is_told(run: Run, tmp_path: Path) -> None:
     """Such as a machine in a machine, or a container engine that uses seccomp's notifications."""
     python = interpreter(None)
     inner = python.module("luod.emulator.machine", "run", "true")

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from luod.errors import MachineError
 from luod.testing import EmulatedMachine
 from luod.testing.interpreter import Interpreter
 from luod.testing.starter import outside
-from luod.testing.starter.outside import Started, Starter
+from luod.testing.starter.outside import Order, Started, Starter
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_a_luoemu_whose_pid_the_test_cannot_have_does_nothing(
     with ours, tempfile.TemporaryFile() as log:
         environment = {**os.environ, **machine_python.environment}
         with theirs, pytest.raises(outside.StarterEnded):
-            starter.start([], environment, [], channel=theirs.fileno(), log=log.fileno())
+            starter.start(Order([], [], environment, log.fileno(), log.fileno(), channel=theirs.fileno()))
         os.kill(starter.pid, signal.SIGCONT)
         ours.settimeout(30)
 
@@ -166,3 +167,53 @@ def test_only_modules_of_other_packages_may_be_missing(machine_python: Interpret
         _, said = process.communicate(timeout=30)
     assert process.returncode == status
     assert ("ModuleNotFoundError" in said) == bool(status)
+
+
+def test_a_luoemu_has_the_directory_the_streams_and_the_command_that_it_is_started_with(
+    machine_python: Interpreter, tmp_path: Path
+) -> None:
+    source = "import os, sys; print(os.getcwd(), sys.argv, sys.stdin.read()); print('said', file=sys.stderr)"
+    environment = {**os.environ, **machine_python.environment}
+    command = [machine_python.executable, "-c", source, "one"]
+    with (
+        (tmp_path / "in").open("w+") as stdin,
+        (tmp_path / "out").open("w+") as out,
+        (tmp_path / "err").open("w+") as err,
+    ):
+        print("line", file=stdin, flush=True)
+        stdin.seek(0)
+        order = Order([], command, environment, out.fileno(), err.fileno(), stdin.fileno(), directory=str(tmp_path))
+        status = outside.start(machine_python, order).wait(30)
+
+    assert status == 0
+    assert (tmp_path / "out").read_text() == f"{tmp_path} ['-c', 'one'] line\n\n"
+    assert (tmp_path / "err").read_text().splitlines()[-1] == "said"
+
+
+@pytest.mark.parametrize(("executed", "is_fork"), [(False, True), (True, False)])
+def test_an_init_is_a_fork_if_it_is_a_program_of_this_python(
+    machine_python: Interpreter, tmp_path: Path, executed: bool, is_fork: bool
+) -> None:
+    command = [machine_python.executable, "-c", "print(open('/proc/self/cmdline').read())"]
+    command = ["env", *command] if executed else command
+    environment = {**os.environ, **machine_python.environment}
+    with (tmp_path / "out").open("w+") as out:
+        order = Order([], command, environment, out.fileno(), out.fileno())
+        assert outside.start(machine_python, order).wait(30) == 0
+
+    assert ("luod.testing.starter" in (tmp_path / "out").read_text()) is is_fork
+
+
+def test_a_program_finds_modules_in_a_longer_search_path_and_needs_no_other_starter(
+    starter: Starter, machine_python: Interpreter, tmp_path: Path
+) -> None:
+    (tmp_path / "only_here.py").write_text("print('found')")
+    path = os.pathsep.join([machine_python.environment["PYTHONPATH"], str(tmp_path)])
+    environment = {**os.environ, **machine_python.environment, "PYTHONPATH": path}
+    with (tmp_path / "out").open("w+") as out:
+        command = [machine_python.executable, "-c", "import only_here"]
+        order = Order([], command, environment, out.fileno(), out.fileno())
+        assert outside.start(machine_python, order).wait(30) == 0
+
+    assert (tmp_path / "out").read_text() == "found\n"
+    assert outside.starter_for(machine_python, environment) is starter

@@ -1,11 +1,13 @@
 """The process that forks: `python3 -m luod.testing.starter FD MODULE…`, which `outside` starts.
 
 FD is a stream socket. It imports the modules that there are, and forks a luoemu for each byte that it receives with
-four fds: the agent's channel, the file for luoemu's output, the control socket of this machine, and a file with
-{"arguments", "environment", "agent", "umask", "limits"}, as JSON. To the control socket it sends {"pid": …} with a
-pidfd, and when luoemu has ended {"status": …}, as of os.wait(). A luoemu whose pid was not sent ends before it does
-anything, so the test may ask another starter. It ends when FD's other end is closed; machines end by their own
-channels.
+fds: the control socket of this machine, a file with {"arguments", "command", "environment", "directory", "umask",
+"limits"}, as JSON, luoemu's stdin, stdout and stderr, and the agent's channel when the command is the agent's. To the
+control socket it sends {"pid": …} with a pidfd, and when luoemu has ended {"status": …}, as of os.wait(). A luoemu
+whose pid was not sent ends before it does anything, so the test may ask another starter. It ends when FD's other end is
+closed; machines end by themselves, those with the agent by its channel.
+
+Init is a fork of luoemu if it is the agent, or a program of this Python. It is an exec otherwise.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ import sys
 from typing import Any, Final, NoReturn
 
 from luod.emulator.machine import main as luoemu
+from luod.linux import syscall
 from luod.testing import forked
 from luod.testing.agent import __main__ as agent
 from luod.testing.preloaded import later
 
-_FDS: Final = 4
+_FDS: Final = 6
+_PR_SET_DUMPABLE: Final = 4
 
 
 class Starter:
@@ -61,13 +65,13 @@ class Starter:
         data, fds, _, _ = socket.recv_fds(self._connection, 1, _FDS)
         if not data:
             return False
-        channel, log, number, request = fds
+        number, *theirs = fds
         go, tell = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
             os.close(tell)
-            forked.end(lambda: _luoemu(channel, log, request, go))
-        for fd in (channel, log, request, go):
+            forked.end(lambda: _luoemu(*theirs, go=go))
+        for fd in (*theirs, go):
             os.close(fd)
         control = socket.socket(fileno=number)
         pidfd = os.pidfd_open(pid)  # it is not reaped yet
@@ -97,31 +101,47 @@ def _tell(control: socket.socket, message: dict[str, int], fds: list[int] | None
     return True
 
 
-def _luoemu(channel: int, log: int, file: int, go: int) -> int:
+def _luoemu(file: int, stdin: int, stdout: int, stderr: int, *channel: int, go: int) -> int:
     """Becomes a machine's luoemu, in a process forked for it. Returns its exit status."""
     if not os.read(go, 1):
         return 0  # the starter ended before the test had its pid
     forked.set_python_signals()
     request: dict[str, Any] = json.loads(os.pread(file, os.fstat(file).st_size, 0))
-    for number in (1, 2):
-        os.dup2(log, number)
-    forked.close_all_but((0, 1, 2, channel))
-    os.set_inheritable(channel, True)
+    for number, stream in enumerate((stdin, stdout, stderr)):
+        os.dup2(stream, number)
+    forked.close_all_but((0, 1, 2, *channel))
+    os.chdir(request["directory"])
     forked.set_environment(request["environment"])
     os.umask(request["umask"])
     for limit, values in request["limits"]:
         resource.setrlimit(limit, values)
-    words = [*request["agent"], "--channel", str(channel)]
-    init = functools.partial(_agent, words)
-    # The words after -- are what an exec would start; errors of the command line are about those before.
-    return luoemu.main(["run", *request["arguments"], "--", "luod.testing.agent", *words], init=init)
+    command: list[str] = request["command"]
+    init = None
+    if channel:
+        os.set_inheritable(channel[0], True)
+        init = functools.partial(_agent, [*command[1:], "--channel", str(channel[0])])
+    elif forked.possible(command, os.environ):
+        init = functools.partial(_program, command)
+    # An error of the command line is about the words before --.
+    return luoemu.main(["run", *request["arguments"], "--", *command], init=init)
 
 
 def _agent(words: list[str]) -> NoReturn:
     """Becomes the agent, in a process that luoemu forked for it."""
+    _become_init()
+    forked.end(lambda: agent.main(words, forks=True))
+
+
+def _program(argv: list[str]) -> NoReturn:
+    """Becomes a Python program, in a process that luoemu forked for it."""
+    _become_init()
+    forked.run(argv, dict(os.environ))
+
+
+def _become_init() -> None:
     gc.freeze()  # what is left of luoemu: the fds of its objects are closed, or will be others'
     forked.set_python_signals()
-    forked.end(lambda: agent.main(words, forks=True))
+    syscall("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)  # an exec does it
 
 
 def main() -> None:

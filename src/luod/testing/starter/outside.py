@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from luod.errors import MachineError
+from luod.frozen import frozen
 from luod.linux import Fd, has_ended
 from luod.testing.forked import settings
 from luod.testing.interpreter import Interpreter
@@ -55,6 +56,23 @@ class StarterEnded(MachineError):
 
     def __init__(self) -> None:
         super().__init__("the process that starts machines has ended")
+
+
+@frozen
+class Order:
+    """A luoemu to start: `luoemu run ARGUMENTS -- COMMAND`. The caller owns the fds, and may close them afterwards."""
+
+    arguments: Sequence[str]
+    command: Sequence[str]
+    """Init. It is forked if it is a program of this Python (`forked.possible`)."""
+    environment: Mapping[str, str]
+    stdout: int
+    stderr: int
+    stdin: int | None = None
+    """None: /dev/null."""
+    channel: int | None = None
+    """The agent's. `command` is then what names it in messages, and words of its command line."""
+    directory: str = "/"
 
 
 class Started:
@@ -155,23 +173,25 @@ class Starter:
     def pid(self) -> int:
         return self._process.pid
 
-    def start(
-        self, arguments: Sequence[str], environment: Mapping[str, str], agent: Sequence[str], *, channel: int, log: int
-    ) -> Started:
-        """Starts a luoemu, as the function `start`. Raises StarterEnded."""
+    def start(self, order: Order) -> Started:
+        """Starts a luoemu. Raises StarterEnded."""
         request = {
-            "arguments": list(arguments),
-            "environment": dict(environment),
-            "agent": list(agent),
+            "arguments": list(order.arguments),
+            "command": list(order.command),
+            "environment": dict(order.environment),
+            "directory": order.directory,
             "umask": _umask(),
             "limits": [(limit, resource.getrlimit(limit)) for limit in _LIMITS],
         }
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            with theirs, tempfile.TemporaryFile() as file:
+            with theirs, tempfile.TemporaryFile() as file, open(os.devnull, "rb") as null:
                 file.write(json.dumps(request).encode())
                 file.flush()
-                socket.send_fds(self._socket, [b"\n"], [channel, log, theirs.fileno(), file.fileno()])
+                stdin = null.fileno() if order.stdin is None else order.stdin
+                fds = [theirs.fileno(), file.fileno(), stdin, order.stdout, order.stderr]
+                fds += [] if order.channel is None else [order.channel]
+                socket.send_fds(self._socket, [b"\n"], fds)
         except (BrokenPipeError, ConnectionResetError):
             ours.close()
             raise StarterEnded from None
@@ -197,8 +217,12 @@ def starter_for(python: Interpreter, environment: Mapping[str, str], *, instead_
     """Returns the starter of this Python, its uid, the settings of Python in `environment`, and the hard limits of this
     process, which a fork of the starter may be unable to raise.
 
-    A starter that ends is replaced: `instead_of`.
+    A PYTHONPATH that begins with the interpreter's makes no other starter: a fork takes what follows. A starter that
+    ends is replaced: `instead_of`.
     """
+    path = python.environment["PYTHONPATH"]
+    if f"{environment.get('PYTHONPATH', '')}{os.pathsep}".startswith(f"{path}{os.pathsep}"):
+        environment = {**environment, "PYTHONPATH": path}
     hard = [resource.getrlimit(limit)[1] for limit in _LIMITS]
     key = (os.getpid(), python.executable, python.user, *hard, *sorted(settings(environment).items()))
     with _lock:
@@ -212,25 +236,13 @@ def starter_for(python: Interpreter, environment: Mapping[str, str], *, instead_
         return found
 
 
-def start(
-    python: Interpreter,
-    environment: Mapping[str, str],
-    arguments: Sequence[str],
-    agent: Sequence[str],
-    *,
-    channel: int,
-    log: int,
-) -> Started:
-    """Starts `luoemu run ARGUMENTS` with the agent as its init. The caller keeps `channel` and `log`.
-
-    `agent` are words of the agent's command line. Raises MachineError: no process that starts machines stays.
-    """
-    starter = starter_for(python, environment)
+def start(python: Interpreter, order: Order) -> Started:
+    """Starts a luoemu as `python.user`. Raises MachineError: no process that starts machines stays."""
+    starter = starter_for(python, order.environment)
     try:
-        return starter.start(arguments, environment, agent, channel=channel, log=log)
+        return starter.start(order)
     except StarterEnded:
-        another = starter_for(python, environment, instead_of=starter)
-        return another.start(arguments, environment, agent, channel=channel, log=log)
+        return starter_for(python, order.environment, instead_of=starter).start(order)
 
 
 def fds() -> set[int]:
