@@ -63,8 +63,12 @@ def set_environment(environment: Mapping[str, str]) -> None:
     path = _search_path(os.environ)
     place = len(path) if sys.flags.safe_path else 1 + len(path)  # the program's directory is before it
     sys.path[place:place] = _search_path(environment)[len(path) :]
-    os.environ.clear()
-    os.environ.update(environment)
+    # Only what differs: each variable that is set is memory that the fork must copy.
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    for name, value in environment.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
     time.tzset()
 
 

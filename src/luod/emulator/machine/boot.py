@@ -48,8 +48,8 @@ class Order:
     """init's blocked signals."""
     device_places: tuple[str, ...] = ()
     """The paths relative to /sys that show the machine's devices; () for a machine without devices."""
-    init: Callable[[], NoReturn] | None = None
-    """Runs in place of COMMAND, in the fork that would exec it."""
+    init: Callable[[Mapping[str, str]], NoReturn] | None = None
+    """Runs in place of COMMAND, in the fork that would exec it, and is given `environment`."""
 
 
 def start(order: Order) -> tuple[int, socket.socket]:
@@ -193,9 +193,7 @@ def _init(order: Order, filter_: bytes, supervisor: socket.socket, go: int, priv
         os._exit(125)
     if order.init is not None:
         _close_private_fds()
-        os.environ.clear()
-        os.environ.update(order.environment)
-        order.init()
+        order.init(order.environment)
     try:
         if not order.command[0]:  # Python raises ValueError for it
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

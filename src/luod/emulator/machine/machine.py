@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -67,8 +67,8 @@ class Settings:
     log: bool = False
     """Write the emulated kernel's log to stderr."""
     devices: DeviceSettings | None = None
-    init: Callable[[], NoReturn] | None = None
-    """Runs in place of `command`, in a fork of this process."""
+    init: Callable[[Mapping[str, str]], NoReturn] | None = None
+    """Runs in place of `command`, in a fork of this process. It is given init's environment."""
 
     @property
     def features(self) -> Features:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from luod.arguments import Parser, UsageError, report
@@ -110,10 +110,11 @@ def _devices(options: argparse.Namespace) -> DeviceSettings | None:
     return DeviceSettings(descriptions, RULES[options.vfio_rules or "v2"], options.iommufd_preservation)
 
 
-def main(arguments: Sequence[str] | None = None, *, init: Callable[[], NoReturn] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, init: Callable[[Mapping[str, str]], NoReturn] | None = None) -> int:
     """Runs luoemu with `arguments`, those of the process by default; returns its exit status.
 
-    `init` runs in place of COMMAND, in a fork of this process for each boot: `luod.testing` starts no Python then.
+    `init` runs in place of COMMAND, in a fork of this process for each boot: `luod.testing` starts no Python then. It
+    is given init's environment, and must set it.
     """
     try:
         settings = _settings(sys.argv[1:] if arguments is None else arguments)

@@ -24,6 +24,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 from luod.emulator.machine import main as luoemu
@@ -126,16 +127,17 @@ def _luoemu(file: int, stdin: int, stdout: int, stderr: int, *channel: int, go: 
     return luoemu.main(["run", *request["arguments"], "--", *command], init=init)
 
 
-def _agent(words: list[str]) -> NoReturn:
+def _agent(words: list[str], environment: Mapping[str, str]) -> NoReturn:
     """Becomes the agent, in a process that luoemu forked for it."""
     _become_init()
+    forked.set_environment(environment)
     forked.end(lambda: agent.main(words, forks=True))
 
 
-def _program(argv: list[str]) -> NoReturn:
+def _program(argv: list[str], environment: Mapping[str, str]) -> NoReturn:
     """Becomes a Python program, in a process that luoemu forked for it."""
     _become_init()
-    forked.run(argv, dict(os.environ))
+    forked.run(argv, environment)
 
 
 def _become_init() -> None:
@@ -153,6 +155,7 @@ def main() -> None:
         except ModuleNotFoundError as error:  # of a package that this Python lacks
             if (error.name or "").partition(".")[0] == "luod":
                 raise
+    luoemu.parser().parse(["run", "--", "init"])  # the first one compiles argparse's regular expressions
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page
     Starter(connection).serve()
