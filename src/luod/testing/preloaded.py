@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 _LUOD: Final = """
-luod.daemon.serve luod.ipc.interfaces.sessions luod.ipc.interfaces.updates luod.ipc.server.introspection
-concurrent.futures.thread
+luod.daemon.serve luod.daemon.supervisor.start luod.ipc.interfaces.sessions luod.ipc.interfaces.updates
+luod.ipc.server.introspection concurrent.futures.thread
 """
 _LUOCTL: Final = """
 luod.ctl.admin luod.ctl.findings luod.ctl.next_kernel luod.ctl.progress luod.ctl.workloads luod.ctl.timeline

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from luod.daemon import later
 from luod.errors import MachineError
-from luod.testing import EmulatedMachine
+from luod.testing import EmulatedMachine, Machine
 from luod.testing.interpreter import Interpreter
 from luod.testing.starter import outside
 from luod.testing.starter.outside import Order, Started, Starter
+from tests.daemon.test_path import LUOD
 
 
 @pytest.fixture
@@ -167,6 +169,15 @@ def test_only_modules_of_other_packages_may_be_missing(machine_python: Interpret
         _, said = process.communicate(timeout=30)
     assert process.returncode == status
     assert ("ModuleNotFoundError" in said) == bool(status)
+
+
+def test_a_program_finds_the_modules_on_the_path_of_luods_start_imported(
+    machine: Machine, machine_python: Interpreter
+) -> None:
+    argv = [machine_python.executable, "-c", "import sys; print(*sys.modules)"]
+    imported = machine.run(argv, env=machine_python.environment, forked=True).text.split()
+
+    assert sorted({*LUOD.split(), *later.MODULES, *later.FURTHER} - set(imported)) == []
 
 
 def test_a_luoemu_has_the_directory_the_streams_and_the_command_that_it_is_started_with(

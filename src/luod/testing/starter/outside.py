@@ -28,10 +28,11 @@ from luod.testing.interpreter import Interpreter
 
 _PRELOADED: Final = """
 luod.emulator.machine.devices luod.emulator.machine.device_config luod.emulator.model.vfio.bus
-luod.emulator.trap.devices.devices luod.emulator.trap.devices.memory luod.emulator.trap.devices.opener
+luod.emulator.trap.devices.devices luod.emulator.trap.devices.memory luod.emulator.trap.devices.opener encodings.ascii
 
-luod.testing.started luod.client luod.aio luod.participant luod.liveupdate luod.liveupdate.device luod.kexec luod.vfio
-luod.ipc.client.creation luod.ipc.client.sessions asyncio ctypes hashlib mmap resource threading typing
+luod.testing.agent.fork luod.testing.started luod.client luod.aio luod.participant luod.liveupdate
+luod.liveupdate.device luod.kexec luod.vfio luod.ipc.client.creation luod.ipc.client.sessions asyncio ctypes hashlib
+mmap resource threading typing
 
 luod.ctl.main luod.ctl.nagios rich.box rich.console rich.table rich.text
 
