@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SUITE = """
 from luod.testing import require_tool
 
@@ -106,3 +108,29 @@ def test_the_errors_of_machines_are_in_luod_testing() -> None:
 
     for name in ("MachineError", "MachineUnavailable", "MachineEnded", "MachineJumped", "ProgramFailed"):
         assert getattr(luod.testing, name) is getattr(luod.errors, name)
+
+
+@pytest.mark.parametrize("option", ["", "pythonpath = vmms\n"])
+def test_programs_find_the_modules_of_luod_preload_imported(tmp_path: Path, option: str) -> None:
+    (tmp_path / "vmms").mkdir()
+    place = tmp_path / "vmms" if option else tmp_path
+    (place / "my_vmm.py").write_text("")
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\nluod_preload = my_vmm json\n{option}")
+    suite = f"""
+SHOW = "import sys; print('my_vmm' in sys.modules)"
+
+def test_has_it(luod_machine, luod_python):
+    path = luod_python.environment["PYTHONPATH"] + ":{place}"
+    argv = [luod_python.executable, "-c", SHOW]
+    assert luod_machine.run(argv, env={{"PYTHONPATH": path}}, forked=True).text == "True"
+    assert luod_machine.run(argv, env={{"PYTHONPATH": path}}).text == "False"
+"""
+    done = run(tmp_path, suite=suite)
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def test_a_module_of_luod_preload_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nluod_preload = json my_vm\n")
+    done = run(tmp_path)
+    assert done.returncode == 4
+    assert f"luod_preload: no module my_vm in {tmp_path}\n" in done.stderr

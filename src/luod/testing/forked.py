@@ -19,6 +19,8 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NoReturn
 
+from luod.testing import suite
+
 _SETTINGS = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_")
 """Beginnings of the names of variables that Python, the loader or the C library reads at a program's start only."""
 
@@ -53,6 +55,7 @@ def run(argv: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
 
 def _program(argv: Sequence[str], environment: Mapping[str, str]) -> None:
     set_environment(environment)
+    suite.forget_unless_searched(_search_path(environment))
     sys.path[0] = os.getcwd() if argv[1] == "-m" else ""
     sys.orig_argv = list(argv)
     (_module if argv[1] == "-m" else _source)(argv)
@@ -178,5 +181,4 @@ def _execute(code: types.CodeType, **variables: object) -> None:
 
 def _search_path(environment: Mapping[str, str]) -> list[str]:
     """Returns the directories of PYTHONPATH."""
-    path = environment.get("PYTHONPATH", "")
-    return path.split(os.pathsep) if path else []
+    return suite.search_path(environment.get("PYTHONPATH", ""))

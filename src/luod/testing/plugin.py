@@ -9,6 +9,7 @@ its own.
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,12 @@ from typing import Final, Protocol
 import pytest
 
 from luod.errors import MachineUnavailable
+from luod.testing import suite
 from luod.testing.emulated import EmulatedMachine
 from luod.testing.interpreter import Interpreter, interpreter_for
 from luod.testing.kernel import KernelMachine
 from luod.testing.machine import Machine
+from luod.testing.starter import outside
 from luod.testing.tools import cannot_run, is_ours, package_of
 
 KINDS: Final = ("emulated", "kernel")
@@ -69,10 +72,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=KINDS,
         help="the kind of machine that the fixtures of luod give (default: emulated); repeatable",
     )
+    parser.addini(
+        "luod_preload",
+        type="args",
+        default=[],
+        help="modules of programs that machines start with forked=True, from `pythonpath` or the root directory",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "luod_processors(number): how many a real kernel's machine has (1)")
+    if modules := config.getini("luod_preload"):
+        _preload(config, modules)
+
+
+def _preload(config: pytest.Config, modules: list[str]) -> None:
+    """Has the modules imported before programs are forked, until `config` is no longer used."""
+    directories = [os.path.abspath(path) for path in config.getini("pythonpath") or [config.rootpath]]
+    if missing := suite.missing(directories, modules):
+        raise pytest.UsageError(f"luod_preload: no module {', '.join(missing)} in {', '.join(directories)}")
+    before = outside.preload(outside.Suite(tuple(directories), tuple(modules)))
+
+    def restore() -> None:
+        outside.preload(before)
+
+    config.add_cleanup(restore)
 
 
 def machine_kinds(config: pytest.Config) -> list[str]:

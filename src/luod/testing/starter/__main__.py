@@ -1,11 +1,12 @@
-"""The process that forks: `python3 -m luod.testing.starter FD MODULE…`, which `outside` starts.
+"""The process that forks: `python3 -m luod.testing.starter FD MODULES [PATH MODULES]`, which `outside` starts.
 
-FD is a stream socket. It imports the modules that there are, and forks a luoemu for each byte that it receives with
-fds: the control socket of this machine, a file with {"arguments", "command", "environment", "directory", "umask",
-"limits"}, as JSON, luoemu's stdin, stdout and stderr, and the agent's channel when the command is the agent's. To the
-control socket it sends {"pid": …} with a pidfd, and when luoemu has ended {"status": …}, as of os.wait(). A luoemu
-whose pid was not sent ends before it does anything, so the test may ask another starter. It ends when FD's other end is
-closed; machines end by themselves, those with the agent by its channel.
+FD is a stream socket. MODULES are names with spaces between. PATH has the directories of the second ones, which are the
+tests' (`suite`), as in PYTHONPATH. It imports the modules that there are, and forks a luoemu for each byte that it
+receives with fds: the control socket of this machine, a file with {"arguments", "command", "environment", "directory",
+"umask", "limits"}, as JSON, luoemu's stdin, stdout and stderr, and the agent's channel when the command is the agent's.
+To the control socket it sends {"pid": …} with a pidfd, and when luoemu has ended {"status": …}, as of os.wait(). A
+luoemu whose pid was not sent ends before it does anything, so the test may ask another starter. It ends when FD's other
+end is closed; machines end by themselves, those with the agent by its channel.
 
 Init is a fork of luoemu if it is the agent, or a program of this Python. It is an exec otherwise.
 """
@@ -29,7 +30,7 @@ from typing import Any, Final, NoReturn
 
 from luod.emulator.machine import main as luoemu
 from luod.linux import syscall
-from luod.testing import forked
+from luod.testing import forked, suite
 from luod.testing.agent import __main__ as agent
 from luod.testing.preloaded import later
 
@@ -149,12 +150,14 @@ def _become_init() -> None:
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.set_inheritable(False)
-    for name in itertools.chain.from_iterable((each, *later(each)) for each in sys.argv[2:]):
+    for name in itertools.chain.from_iterable((each, *later(each)) for each in sys.argv[2].split()):
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:  # of a package that this Python lacks
             if (error.name or "").partition(".")[0] == "luod":
                 raise
+    if len(sys.argv) > 3:
+        suite.import_all(suite.search_path(sys.argv[3]), sys.argv[4].split())
     luoemu.parser().parse(["run", "--", "init"])  # the first one compiles argparse's regular expressions
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page

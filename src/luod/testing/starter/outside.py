@@ -60,6 +60,14 @@ class StarterEnded(MachineError):
 
 
 @frozen
+class Suite:
+    """Modules of the tests (`luod.testing.suite`) that the starter imports too, and the directories they are in."""
+
+    directories: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+
+
+@frozen
 class Order:
     """A luoemu to start: `luoemu run ARGUMENTS -- COMMAND`. The caller owns the fds, and may close them afterwards."""
 
@@ -147,13 +155,14 @@ class Started:
 class Starter:
     """The process of one Python and uid."""
 
-    def __init__(self, python: Interpreter, environment: Mapping[str, str]) -> None:
+    def __init__(self, python: Interpreter, environment: Mapping[str, str], suite: Suite) -> None:
         """Starts it, and does not wait for its imports."""
+        modules = [" ".join(_PRELOADED.split()), os.pathsep.join(suite.directories), " ".join(suite.modules)]
         self._socket, theirs = socket.socketpair()
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    python.module("luod.testing.starter", str(theirs.fileno()), *_PRELOADED.split()),
+                    python.module("luod.testing.starter", str(theirs.fileno()), *modules),
                     env=environment,
                     cwd="/",
                     user=python.user,
@@ -212,11 +221,19 @@ class Starter:
 
 _starters: dict[tuple[object, ...], Starter] = {}
 _lock = threading.Lock()
+_suite = Suite()
+
+
+def preload(suite: Suite) -> Suite:
+    """Makes the next machines forks of a process that has imported `suite` too. Returns the suite before."""
+    global _suite
+    before, _suite = _suite, suite
+    return before
 
 
 def starter_for(python: Interpreter, environment: Mapping[str, str], *, instead_of: Starter | None = None) -> Starter:
-    """Returns the starter of this Python, its uid, the settings of Python in `environment`, and the hard limits of this
-    process, which a fork of the starter may be unable to raise.
+    """Returns the starter of this Python, its uid, the settings of Python in `environment`, the suite of `preload`, and
+    the hard limits of this process, which a fork of the starter may be unable to raise.
 
     A PYTHONPATH that begins with the interpreter's makes no other starter: a fork takes what follows. A starter that
     ends is replaced: `instead_of`.
@@ -225,7 +242,8 @@ def starter_for(python: Interpreter, environment: Mapping[str, str], *, instead_
     if f"{environment.get('PYTHONPATH', '')}{os.pathsep}".startswith(f"{path}{os.pathsep}"):
         environment = {**environment, "PYTHONPATH": path}
     hard = [resource.getrlimit(limit)[1] for limit in _LIMITS]
-    key = (os.getpid(), python.executable, python.user, *hard, *sorted(settings(environment).items()))
+    own = (_suite.directories, _suite.modules)
+    key = (os.getpid(), python.executable, python.user, own, *hard, *sorted(settings(environment).items()))
     with _lock:
         if (found := _starters.get(key)) is None or found is instead_of:
             if found is not None:
@@ -233,7 +251,7 @@ def starter_for(python: Interpreter, environment: Mapping[str, str], *, instead_
                 found.close()
             elif not _starters:
                 atexit.register(_close_all, os.getpid())
-            found = _starters[key] = Starter(python, environment)
+            found = _starters[key] = Starter(python, environment, _suite)
         return found
 
 
