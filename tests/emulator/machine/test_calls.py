@@ -158,12 +158,11 @@ def test_a_signal_does_not_repeat_a_call(run_machine: Run, way: str) -> None:
         signal.signal(signal.SIGALRM, lambda *_: fired.append(1))
         signal.siginterrupt(signal.SIGALRM, False)
         signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-        for turn in range(1500):
+        while len(fired) < 300:
             session = create(fd, b"s")
             assert get_name(session) == b"s"
             os.close(session)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        assert fired
     """
     run(run_machine, way, source)
 

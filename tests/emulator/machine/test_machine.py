@@ -282,9 +282,9 @@ def test_boots_leave_nothing_in_the_supervisor() -> None:
     source = """
         os.close(create(device(), b"s"))
         os.write(1, b"%d\\n" % BOOT); sys.stdin.readline()
-        if BOOT < 8: jump()
+        if BOOT < 4: jump()
     """
-    counts = [len(os.listdir(f"/proc/{pid}/fd")) for pid in steps(source, lines=range(1, 9))]
+    counts = [len(os.listdir(f"/proc/{pid}/fd")) for pid in steps(source, lines=range(1, 5))]
     assert len(set(counts)) == 1, counts
 
 
