@@ -95,7 +95,7 @@ class Stage:
             arguments = [self._command_line, machine.kernel, *([machine.initrd] if machine.initrd else [])]
             path = os.pathsep.join(filter(None, [self._source, str(ROOT)]))
             program = self._python.module("tests.programs.driver", *arguments)
-            self._driver = machine.spawn(program, env={"PYTHONPATH": path})
+            self._driver = machine.spawn(program, env={"PYTHONPATH": path}, forked=True)
         answer: Answer = self._driver.ask(question, timeout=PATIENCE)
         return answer
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import functools
 import platform
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_one_open_at_a_time(run_machine: Run, way: str) -> None:
         os.close(first)
         assert errno_of(device) == errno.EBUSY
         os.close(second)
-        for _ in range(500):
+        for _ in range(200):
             os.close(device())
     """
     run(run_machine, way, source)
@@ -41,7 +41,7 @@ def test_threads_create_and_close_at_the_same_time(run_machine: Run, way: str) -
     source = """
         fd = device()
         def work(number):
-            for turn in range(100):
+            for turn in range(50):
                 name = b"thread %d" % number
                 session = create(fd, name)
                 assert get_name(session) == name
@@ -171,7 +171,7 @@ def test_callers_killed_in_the_middle_leave_nothing_behind(run_machine: Run, way
     source = """
         from luod.testing.waiting import eventually
         fd = device()
-        for turn in range(60):
+        for turn in range(30):
             child = os.fork()
             if child == 0:
                 while True:
@@ -254,12 +254,27 @@ int main(void)
 """
 
 
+Compiled = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory, c_compiler: str) -> Compiled:
+    """Compiles a C program. Returns its path."""
+
+    @functools.cache
+    def compiled(text: str) -> str:
+        folder = tmp_path_factory.mktemp("compiled")
+        source, program = folder / "program.c", folder / "program"
+        source.write_text(text)
+        subprocess.run([c_compiler, "-O1", "-static", "-o", program, source], check=True)
+        return str(program)
+
+    return compiled
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="int 0x80 is x86's")
-def test_32_bit_calls(run_machine: Run, way: str, tmp_path: Path, c_compiler: str) -> None:
-    source, program = tmp_path / "abi.c", tmp_path / "abi"
-    source.write_text(ABI_32)
-    subprocess.run([c_compiler, "-static", "-o", program, source], check=True)
-    done = run_machine([str(program)], *options_for(way))
+def test_32_bit_calls(run_machine: Run, way: str, compiled: Compiled) -> None:
+    done = run_machine([compiled(ABI_32)], *options_for(way))
     assert (done.returncode, done.stdout) == (0, f"1 0 0 abi {-errno.EINVAL}\n"), done.stderr
 
 
@@ -312,11 +327,8 @@ int main(void)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="int 0x80 is x86's")
-def test_32_bit_calls_on_preserved_memory(run_machine: Run, way: str, tmp_path: Path, c_compiler: str) -> None:
-    source, program = tmp_path / "frozen.c", tmp_path / "frozen"
-    source.write_text(FROZEN_32)
-    subprocess.run([c_compiler, "-O1", "-static", "-o", program, source], check=True)
-    done = run_machine([str(program)], *options_for(way))
+def test_32_bit_calls_on_preserved_memory(run_machine: Run, way: str, compiled: Compiled) -> None:
+    done = run_machine([compiled(FROZEN_32)], *options_for(way))
     expected = [
         -errno.EPERM,
         0,

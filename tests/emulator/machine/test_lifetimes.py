@@ -23,7 +23,7 @@ def test_a_name_is_free_when_the_last_reference_is_gone(run_machine: Run, way: s
     source = """
         fd = device()
         taken = lambda: errno_of(lambda: os.close(create(fd, b"s"))) == errno.EEXIST
-        for _ in range(300):
+        for _ in range(150):
             os.close(create(fd, b"s"))          # free as soon as close() returns
 
         session = create(fd, b"s")

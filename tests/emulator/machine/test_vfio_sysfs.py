@@ -6,6 +6,8 @@ import os
 import subprocess
 from collections.abc import Callable
 
+import pytest
+
 from luod.testing.tools import require_tool
 from tests.emulator.machine.conftest import RunDevices
 
@@ -53,9 +55,9 @@ def test_the_rest_of_sys_stays(run_devices: RunDevices) -> None:
     run_devices(source)
 
 
-def test_tools_that_walk_trees(run_machine: Run, run_devices: RunDevices) -> None:
+@pytest.mark.usefixtures("run_devices")
+def test_tools_that_walk_trees(run_machine: Run) -> None:
     """find(1) refuses directories whose inode changes under it."""
-    run_devices("pass")
     script = """
         set -e
         find /sys/bus/pci /sys/devices/pci0000:00 /dev/vfio -ls > /dev/null
@@ -151,7 +153,8 @@ def test_waiting_unbind_leaves_others_alone(run_devices: RunDevices) -> None:
     run_devices(source, "--vfio", "0000:01:00.0", "--vfio", "0000:02:00.0")
 
 
-def test_machine_ends_while_an_unbind_waits(run_machine: Run, run_devices: RunDevices) -> None:
+@pytest.mark.usefixtures("run_devices")
+def test_machine_ends_while_an_unbind_waits(run_machine: Run) -> None:
     source = """
         file = os.open(take(), os.O_RDWR)
         asked = os.eventfd(0)
@@ -162,7 +165,6 @@ def test_machine_ends_while_an_unbind_waits(run_machine: Run, run_devices: RunDe
         os.eventfd_read(asked)
         os._exit(3)
     """
-    run_devices("pass")
     done = run_machine("from raw_vfio import *\n" + source.replace("\n        ", "\n"), "--vfio", "0000:01:00.0")
     assert done.returncode == 3, done.stderr
 
