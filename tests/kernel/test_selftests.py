@@ -80,8 +80,9 @@ def test_the_cases_of_one_boot(after_the_jump: Machine, selftests: Path) -> None
 def test_the_example_of_ci_runs_them(tmp_path: Path) -> None:
     """In a tree that has of the kernel's source what it needs."""
     built = Path(qemu.kernel_image()).parent
+    shutil.copytree(sorted(built.parent.glob("source-*/vfio"))[-1], tmp_path, dirs_exist_ok=True)
     for part in ("tools/testing/selftests", "usr/include"):
-        shutil.copytree(built / part, tmp_path / part)
+        shutil.copytree(built / part, tmp_path / part, dirs_exist_ok=True)
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts/subarch.include").write_text("SUBARCH := x86\n")
     script = Path(__file__).parents[2] / "examples/ci/selftests"

@@ -282,14 +282,20 @@ def _shrink(number: int) -> str | None:
 
 
 def _extend(number: int) -> int | str:
-    """Writes where only the first byte is inside, and returns the result."""
+    """Writes where only the first byte is inside, and returns the result.
+
+    A preserved file without F_SEAL_GROW is not written: in the emulated machine it would grow, and could not be cut.
+    """
     size, seals = _size(number), _seals(number)
     if not size or (not seals & 0x4 and seals & 0x2):
         return "not tried"
+    if not seals & 0x4:
+        _grow(number)
     last = os.pread(number, 1, size - 1)
     done = os.pwrite(number, bytes([last[0] ^ 0xFF]) * 2, size - 1)
-    os.ftruncate(number, size)
     os.pwrite(number, last, size - 1)
+    if _size(number) != size:
+        os.ftruncate(number, size)
     return done
 
 

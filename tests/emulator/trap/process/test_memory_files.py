@@ -172,3 +172,12 @@ def test_open_for_writing() -> None:
             assert reader.open_for_writing()
         assert not reader.open_for_writing()
         reader.close()
+
+
+def test_a_preserved_file_is_not_open_for_writing_by_that() -> None:
+    """So kexec_file_load of it does not answer ETXTBSY."""
+    with linux.memfd("m", SIZE) as memory:
+        kept = OpenFile(Fd(os.dup(memory.fileno())))
+        kept.pin()
+        assert not kept.open_for_writing()
+        kept.close()

@@ -136,7 +136,8 @@ class OpenFile:
             with self.reopen(os.O_RDWR) as writable:
                 os.posix_fallocate(writable.fileno(), 0, status.st_size)
                 if not self._pin and OpenFile._pins < _MOST_PINS:
-                    self._pin = _map(writable)
+                    # A mapping of what is opened here would make the file one that is open for writing (ETXTBSY).
+                    self._pin = _map(self._fd if self.writable() else writable)
                     OpenFile._pins += bool(self._pin)
             with self.reopen(os.O_RDONLY) as readable:
                 _touch(readable, status.st_size)
