@@ -52,11 +52,12 @@ from luod.daemon.supervisor.supervisor import Supervisor
 from luod.ipc import framing
 
 def serve(given):
-    given.channel.settimeout(5)
     def ask(fds=(), **request):
         framing.send(given.channel, protocol.encode(request), fds)
         return protocol.decode(framing.receive(given.channel)[0])[0]
     held = sorted(name for name in given.fds if name.startswith("held."))
+    # An answer that keep could not send does not come. The first serve is asked while nothing fails.
+    given.channel.settimeout(1 if held else 60)
     # For reading, too: the open of a serve that is forked while the test ends would wait for a reader without end.
     with open(os.open(sys.argv[4], os.O_RDWR | os.O_CLOEXEC), "w") as report:
         print("started", *held, file=report, flush=True)
