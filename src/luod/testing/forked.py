@@ -19,8 +19,10 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NoReturn
 
+from luod.linux import syscall
 from luod.testing import suite
 
+_PR_SET_DUMPABLE = 4
 _SETTINGS = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_")
 """Beginnings of the names of variables that Python, the loader or the C library reads at a program's start only."""
 
@@ -34,6 +36,11 @@ def settings(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith(_SETTINGS)}
 
 
+def extends(longer: str, path: str) -> bool:
+    """Returns whether a PYTHONPATH is `path`, or `path` and more after it."""
+    return f"{longer}{os.pathsep}".startswith(f"{path}{os.pathsep}" if path else "")
+
+
 def possible(argv: Sequence[str], environment: Mapping[str, str]) -> bool:
     """Returns whether a fork of this process can run `argv` as an exec would: this Python, its settings, -m or -c.
 
@@ -45,7 +52,7 @@ def possible(argv: Sequence[str], environment: Mapping[str, str]) -> bool:
         return False
     ours, theirs = settings(os.environ), settings(environment)
     path, longer = ours.pop("PYTHONPATH", ""), theirs.pop("PYTHONPATH", "")
-    return ours == theirs and f"{longer}{os.pathsep}".startswith(f"{path}{os.pathsep}" if path else "")
+    return ours == theirs and extends(longer, path)
 
 
 def run(argv: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
@@ -82,6 +89,11 @@ def set_python_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_IGN)
+
+
+def set_dumpable() -> None:
+    """Gives /proc/PID to the process's own user, as an exec does."""
+    syscall("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def close_all_but(keep: Iterable[int]) -> None:

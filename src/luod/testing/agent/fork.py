@@ -10,10 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import IO, NoReturn
 
-from luod.linux import syscall
 from luod.testing import forked
-
-_PR_SET_DUMPABLE = 4
 
 
 class Forked:
@@ -91,7 +88,7 @@ def _become(
         if user is not None:
             os.setresuid(user, user, user)
         if user is not None or group is not None:
-            syscall("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)  # an exec does it: /proc/PID is the user's
+            forked.set_dumpable()
         os.close(report)
     except OSError as error:
         os.write(report, f"{error.errno or 0} {error.strerror or error}".encode())

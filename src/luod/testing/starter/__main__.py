@@ -29,13 +29,11 @@ from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 from luod.emulator.machine import main as luoemu
-from luod.linux import syscall
 from luod.testing import forked, suite
 from luod.testing.agent import __main__ as agent
 from luod.testing.preloaded import later
 
 _FDS: Final = 6
-_PR_SET_DUMPABLE: Final = 4
 
 
 class Starter:
@@ -144,7 +142,7 @@ def _program(argv: list[str], environment: Mapping[str, str]) -> NoReturn:
 def _become_init() -> None:
     gc.freeze()  # what is left of luoemu: the fds of its objects are closed, or will be others'
     forked.set_python_signals()
-    syscall("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)  # an exec does it
+    forked.set_dumpable()
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from typing import Final
 from luod.errors import MachineError
 from luod.frozen import frozen
 from luod.linux import Fd, has_ended
-from luod.testing.forked import settings
+from luod.testing.forked import extends, settings
 from luod.testing.interpreter import Interpreter
 
 _PRELOADED: Final = """
@@ -239,7 +239,7 @@ def starter_for(python: Interpreter, environment: Mapping[str, str], *, instead_
     ends is replaced: `instead_of`.
     """
     path = python.environment["PYTHONPATH"]
-    if f"{environment.get('PYTHONPATH', '')}{os.pathsep}".startswith(f"{path}{os.pathsep}"):
+    if extends(environment.get("PYTHONPATH", ""), path):
         environment = {**environment, "PYTHONPATH": path}
     hard = [resource.getrlimit(limit)[1] for limit in _LIMITS]
     own = (_suite.directories, _suite.modules)
