@@ -67,20 +67,26 @@ class Caller:
 
     def create(self, name: bytes | None = None, *, slot: str = "s") -> None:
         """Creates a session. The device is opened for it and closed again."""
-        self.open_device()
-        self.ask("create", device="device", name=self.row if name is None else name, slot=slot)
-        self.ask("close", fd="device")
+        if (said := self.can_create(name, slot=slot)) != "OK":
+            raise Refusal(f"create({name!r}): {said}")
 
     def retrieve(self, name: bytes | None = None, *, slot: str = "s") -> None:
         """Retrieves an incoming session. The device is opened for it and closed again."""
-        self.open_device()
-        self.ask("retrieve", device="device", name=self.row if name is None else name, slot=slot)
-        self.ask("close", fd="device")
+        if (said := self.can_retrieve(name, slot=slot)) != "OK":
+            raise Refusal(f"retrieve({name!r}): {said}")
+
+    def can_create(self, name: bytes | None = None, *, slot: str = "tried") -> str:
+        """Returns the result of CREATE_SESSION. After a success the session stays in `slot`."""
+        return self._says_through_device("create", name, slot)
 
     def can_retrieve(self, name: bytes | None = None, *, slot: str = "tried") -> str:
         """Returns the result of RETRIEVE_SESSION. After a success the session stays in `slot`."""
+        return self._says_through_device("retrieve", name, slot)
+
+    def _says_through_device(self, verb: str, name: bytes | None, slot: str) -> str:
+        """Opens the device, makes the call and closes the device, also after a refusal: others may wait for it."""
         self.open_device()
-        said = self.says("retrieve", device="device", name=self.row if name is None else name, slot=slot)
+        said = self.says(verb, device="device", name=self.row if name is None else name, slot=slot)
         self.ask("close", fd="device")
         return said
 

@@ -288,7 +288,8 @@ def test_a_death_in_the_middle_of_the_call_loses_nothing_that_lives(luod: Luod, 
         # No process that asked for it is there: no row was written, so the next serve drops what keep had.
         eventually(lambda: len(sessions_of(luod, luod.keep_pid)) == 1, describe="keep has only luod's own session")
         assert states(vmm) == {}
-        vmm.create(b"qemu", slot="the name is free")
+        eventually(lambda: vmm.can_create(b"qemu") == "OK", describe="the name is free")
+        assert len(sessions_of(luod, luod.keep_pid)) == 1
     else:
         eventually(lambda: states(vmm) == {"outgoing qemu": "held"}, describe="the session is adopted")
         assert len(sessions_of(luod, keep)) == 2
