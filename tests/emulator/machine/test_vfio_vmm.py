@@ -24,9 +24,10 @@ def test_from_open_to_finish(run_machine: Run, vmm: str, rules: str) -> None:
     assert (done.returncode, done.stdout) == (0, "carried\n"), done.stderr
 
 
-def test_from_open_to_finish_as_a_plain_user(vmm: str) -> None:
-    """A plain user's machine has no BARs that can be mapped, by whichever rules."""
-    command = as_plain_user(*luoemu(*DEVICE, user=PLAIN_USER), vmm)
+@pytest.mark.parametrize("rules", RULES)
+def test_from_open_to_finish_as_a_plain_user(vmm: str, rules: str) -> None:
+    """A plain user's machine has no BARs that can be mapped."""
+    command = as_plain_user(*luoemu(*DEVICE, "--vfio-rules", rules, user=PLAIN_USER), vmm)
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

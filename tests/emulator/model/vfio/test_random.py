@@ -371,7 +371,7 @@ class LivesV5(Lives):
     version = "v5"
 
 
-PROFILE = settings(stateful_step_count=40)
+PROFILE = settings(stateful_step_count=60)
 TestV2 = pytest.mark.filterwarnings("error")(LivesV2.TestCase)
 TestV5 = pytest.mark.filterwarnings("error")(LivesV5.TestCase)
 TestV2.settings = TestV5.settings = PROFILE
