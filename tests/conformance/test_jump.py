@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 from collections.abc import Callable
 
 import pytest
 
 from luod.testing import Machine, require_tool
 from luod.testing.interpreter import Interpreter
+from luod.uapi import kexec as kexec_api
 from tests.conformance.caller import Caller, jump, load, start
 from tests.conformance.conftest import ROOT
 from tests.conformance.voyage import Voyage, across_jumps
@@ -43,6 +46,24 @@ def test_without_the_capability(caller: Caller) -> None:
     caller.become(1000)
     assert caller.says("reboot") == "EPERM"
     assert caller.says("kexec_file_load", kernel=-1) == "EPERM"
+
+
+@pytest.mark.parametrize(
+    ("command", "ended"),
+    [
+        (kexec_api.LINUX_REBOOT_CMD_KEXEC, errno.EINVAL),
+        (kexec_api.LINUX_REBOOT_CMD_CAD_OFF, errno.EINVAL),
+        (kexec_api.LINUX_REBOOT_CMD_RESTART, -signal.SIGHUP),
+        (kexec_api.LINUX_REBOOT_CMD_HALT, -signal.SIGINT),
+    ],
+)
+def test_in_a_pid_namespace_of_its_own(caller: Caller, shared_machine: Machine, command: int, ended: int) -> None:
+    """At most the init of that namespace ends."""
+    caller.create()
+    load(shared_machine, caller)
+    assert caller.ask("reboot_in_pid_namespace", command=command) == ended
+    assert caller.ask("get_name", session="s").startswith(caller.row.decode())
+    caller.ask("kexec_file_load", kernel=-1, flags=UNLOAD)
 
 
 def test_what_is_no_kernel_image(caller: Caller) -> None:

@@ -24,6 +24,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from typing import IO, Any, Final
 
 from luod.linux import syscall
@@ -35,6 +36,7 @@ from tests.programs.session_calls import SessionCalls, Slot
 __all__ = ["Process", "Slot"]
 
 PR_SET_CHILD_SUBREAPER: Final = 36
+CLONE_NEWPID: Final = 0x20000000
 
 
 class Kid:
@@ -383,6 +385,34 @@ class Process(SessionCalls):
         magic2: int = kexec_api.LINUX_REBOOT_MAGIC2,
     ) -> None:
         syscall("reboot", magic1, magic2, command, None)
+
+    def do_reboot_in_pid_namespace(self, command: int) -> int:
+        """Calls reboot(2) in a new PID namespace. Returns the errno, or -N where signal N ended its init."""
+        status = self._status_of(lambda: self._in_pid_namespace(command))
+        return status - 256 if status >= 128 else status
+
+    def _in_pid_namespace(self, command: int) -> int:
+        syscall("unshare", CLONE_NEWPID)
+        return self._status_of(lambda: self._try_reboot(command))
+
+    def _try_reboot(self, command: int) -> int:
+        try:
+            self.do_reboot(command)
+        except OSError as error:
+            return error.errno or 0
+        return 0
+
+    @staticmethod
+    def _status_of(work: Callable[[], int]) -> int:
+        """Runs `work` in a child. Returns its result, or -N for the signal N that ended the child."""
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                status = work()
+            finally:
+                os._exit(status & 0xFF)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from luod.emulator.trap.fuse.server import FuseNode
 from luod.emulator.trap.kexec_state import KexecState
 from luod.emulator.trap.process.caller import KexecFiles, Segments, Surroundings, Thread
 from luod.emulator.trap.process.frozen import TRAPPED, is_refused
+from luod.emulator.trap.process.nesting import is_nested
 from luod.emulator.trap.process.placeholder import Identity, Placeholders
 from luod.emulator.trap.seccomp.bpf import CALLS, Call
 from luod.emulator.trap.seccomp.notify import Listener, Notification
@@ -277,6 +278,12 @@ class Supervisor:
         return file
 
     def _reboot(self, notification: Notification, thread: Thread) -> Stopped | None:
+        if is_nested(notification.tid):
+            # The host's kernel ends the init of that namespace, or refuses. If the caller was killed meanwhile, the tid
+            # may have been another thread's.
+            if self._listener.alive(notification):
+                self._listener.let_through(notification)
+            return None
         magic1, magic2, command, *_ = (argument & _U32 for argument in notification.arguments)
         match self._kernel.reboot(magic1, magic2, command, thread):
             case Jump():
