@@ -215,6 +215,8 @@ def test_virtual_functions_are_there_from_the_start(run_devices: RunDevices) -> 
             take()
             sysfs(DEVICE, "sriov_numvfs").write_text("0")
             assert not sysfs(DEVICE, "virtfn0").exists()
+            sysfs(DEVICE, "sriov_numvfs").write_text("1")
+            sysfs(DEVICE, "sriov_numvfs").write_text("0")
             jump()
         assert sysfs(DEVICE, "sriov_numvfs").read_text() == "1\\n"
     """

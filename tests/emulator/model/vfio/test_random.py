@@ -352,8 +352,9 @@ class Lives(RuleBasedStateMachine):
     def nodes_and_waiting_calls_are_as_they_should(self) -> None:
         if not hasattr(self, "world"):
             return
-        usable = [device for device in self.devices.values() if device.taken and not device.leaving]
-        assert len(self.world.vfio.nodes()) == 2 + 2 * len(usable)
+        taken = [device for device in self.devices.values() if device.taken]
+        usable = [device for device in taken if not device.leaving]
+        assert len(self.world.vfio.nodes()) == 2 + len(taken) + len(usable)
         for address, result in tuple(self.waiting.items()):
             if self.devices[address].leaving:
                 assert done(result) is None

@@ -1,14 +1,14 @@
 """Binds drivers to devices, at boot and later: driver_override, new_id, bind, unbind, drivers_probe, remove, rescan.
 
 Writes to the files of those names (`sysfs`) end here. An unbind from a VFIO driver waits until no file of the device is
-open, and every later request for that device waits for the unbind. Drivers are described in `driver.py`. The order of
-checks is that of drivers/pci/pci-driver.c and drivers/base/dd.c of Linux 7.3.
+open, and holds the lock of the device until then. A request that needs the lock waits for it. Drivers are described in
+`driver.py`. The order of checks is that of drivers/pci/pci-driver.c and drivers/base/dd.c of Linux 7.3.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Final
 
 from luod.emulator.model.ports import Errno
@@ -17,8 +17,9 @@ from luod.emulator.model.vfio.driver import VFIO_PCI, Driver
 from luod.emulator.model.vfio.function import Function
 from luod.emulator.model.vfio.vfio_pci.pci_core import Surroundings
 
-_OVERRIDE_MAXIMUM: Final = 4095
 _ANY: Final = 0xFFFFFFFF
+Steps = Generator[Callable[[], bool], None, int]
+"""A request that may wait. It yields a condition that has to be true before it continues, and returns its result."""
 
 
 class Drivers:
@@ -52,69 +53,77 @@ class Drivers:
                 self._around.log(f'vfio_pci: invalid id string "{pair}"')
 
     @property
-    def unbinding(self) -> Function | None:
-        """Returns the device that an unbind waits for, or None."""
-        return next((function for function in self.functions if function.unbinding), None)
+    def locked(self) -> bool:
+        """Returns whether a request that waits holds the lock of a device."""
+        return any(function.locked for function in self.functions)
 
     # Requests of user space. A `name` is an address, as written.
 
     def bind(self, driver: Driver, name: str) -> int | Blocked:
         """Binds `driver`.
 
-        Raises Errno: ENODEV (no such device, or not of its kind), EBUSY (bound), the errnos of the probe.
+        Raises Errno: ENODEV (no such device, or not of its kind), EBUSY (bound, or another owner has its group).
         """
+        function = self._find(name)
+        if not _matches(driver, function):
+            raise Errno(errno.ENODEV)
+        return _run(function, self._bind(driver, function))
 
-        def attach(function: Function) -> int | Blocked:
-            if not _matches(driver, function):
-                raise Errno(errno.ENODEV)
-            if function.driver is not None:
-                raise Errno(errno.EBUSY)
-            self._attach(driver, function)
-            return 0
-
-        return self._with(name, attach)
+    def _bind(self, driver: Driver, function: Function) -> Steps:
+        yield from _unlocked(function)
+        if function not in self.functions:
+            raise Errno(errno.ENODEV)
+        if function.driver is not None:
+            raise Errno(errno.EBUSY)
+        if not _matches(driver, function):
+            raise Errno(errno.ENODEV)
+        self._attach(driver, function)
+        return 0
 
     def unbind(self, driver: Driver, name: str) -> int | Blocked:
         """Unbinds `driver`, once no file of the device is open.
 
-        Raises Errno(ENODEV) when the device has another driver.
+        Raises Errno(ENODEV) when the device has another driver. A second request during the first succeeds too.
         """
+        function = self._find(name)
+        if function.driver is not driver:
+            raise Errno(errno.ENODEV)
+        return _run(function, self._unbind(driver, function))
 
-        def detach(function: Function) -> int | Blocked:
-            if function.driver is not driver:
-                raise Errno(errno.ENODEV)
-            return self._detach(function)
-
-        return self._with(name, detach)
+    def _unbind(self, driver: Driver, function: Function) -> Steps:
+        yield from _unlocked(function)
+        if function.driver is driver:
+            yield from self._release(function)
+        return 0
 
     def probe(self, name: str) -> int | Blocked:
-        """Probes one device (drivers_probe). Raises Errno(ENODEV). A device that no driver accepts is not an error."""
+        """Probes one device (drivers_probe).
 
-        def look(function: Function) -> int | Blocked:
-            self._probe(function)
-            return 0
+        Raises Errno: ENODEV, EINVAL when a driver accepts the device and cannot have it. A device that has a driver, or
+        that no driver accepts, is not an error.
+        """
+        function = self._find(name)
+        return 0 if function.driver is not None else _run(function, self._probe_one(function))
 
-        return self._with(name, look)
-
-    def override(self, function: Function, name: str) -> int | Blocked:
-        """Sets driver_override; "" removes it. Raises Errno(EINVAL) for a name that is too long."""
-        if len(name) > _OVERRIDE_MAXIMUM:
+    def _probe_one(self, function: Function) -> Steps:
+        yield from _unlocked(function)
+        if function in self.functions and not self._probe(function):
             raise Errno(errno.EINVAL)
-
-        def store(function: Function) -> int | Blocked:
-            function.driver_override = name or None
-            return 0
-
-        return self._with(str(function.address), store)
+        return 0
 
     def new_id(self, driver: Driver, words: str) -> int | Blocked:
-        """Adds a pair of ids to `driver`, and probes the devices without a driver. Raises Errno: EINVAL, EEXIST."""
+        """Adds a pair of ids to `driver`, and probes the devices that match it. Raises Errno: EINVAL, EEXIST."""
         identifier = _parse_id(words)
         if identifier in driver.dynamic:
             raise Errno(errno.EEXIST)
         driver.dynamic.append(identifier)
-        for function in self.functions:
-            if function.driver is None and not function.unbinding and _matches(driver, function):
+        matching = [function for function in self.functions if _matches(driver, function)]
+        return _run(matching[0], self._probe_all(driver, matching)) if matching else 0
+
+    def _probe_all(self, driver: Driver, functions: list[Function]) -> Steps:
+        for function in functions:
+            yield from _unlocked(function)
+            if function in self.functions and function.driver is None and _matches(driver, function):
                 self._try(driver, function)
         return 0
 
@@ -126,25 +135,41 @@ class Drivers:
         driver.dynamic.remove(identifier)
         return 0
 
-    def remove(self, function: Function) -> int | Blocked:
-        """Unplugs the device, as its file `remove` does. Waits as an unbind does."""
+    def reset(self, function: Function) -> int | Blocked:
+        """Resets the device. Raises the errnos of the reset."""
 
-        def pull(function: Function) -> int | Blocked:
-            result = self._detach(function) if function.driver is not None else 0
-            if isinstance(result, Waiting):
-                waited = result
-
-                def poll() -> int | None:
-                    done = waited.poll()
-                    if done is not None:
-                        self._pull(function)
-                    return done
-
-                return Waiting(result.until, poll)
-            self._pull(function)
+        def do() -> Steps:
+            yield from _unlocked(function)
+            function.device.reset()
             return 0
 
-        return self._with(str(function.address), pull)
+        return _run(function, do())
+
+    def remove(self, function: Function) -> int | Blocked:
+        """Unplugs the device, as its file `remove` does. Waits as an unbind does."""
+        return _run(function, self._unplug(function))
+
+    def _unplug(self, function: Function) -> Steps:
+        """Removes the device. Where another request does so already, waits for its end; one that is gone is no error.
+
+        The virtual functions of a physical function go first.
+        """
+        if function.removing:
+            yield lambda: not function.removing
+        elif function in self.functions:
+            function.removing = True
+            yield from _unlocked(function)
+            while function.driver is not None:  # perhaps one that was bound in the meantime
+                yield from self._release(function)
+                yield from _unlocked(function)
+            yield from self._unplug_virtual(function)
+            self._pull(function)
+        return 0
+
+    def _unplug_virtual(self, physical: Function) -> Steps:
+        for function in self.virtual(physical):
+            yield from self._unplug(function)
+        return 0
 
     def virtual(self, physical: Function) -> list[Function]:
         """Returns the virtual functions of `physical` that are present."""
@@ -156,40 +181,31 @@ class Drivers:
         0 unplugs each virtual function. It needs no driver here, since the virtual functions of the first boot were
         made by no driver. New virtual functions of a device that vfio-pci has are bound to vfio-pci.
         """
-        there = self.virtual(physical)
         if number > len(physical.virtual):
             raise Errno(errno.ERANGE)
+        return _run(physical, self._set_virtual(physical, number))
+
+    def _set_virtual(self, physical: Function, number: int) -> Steps:
+        yield from _unlocked(physical)
+        there = self.virtual(physical)
         if number == len(there):
             return 0
-        if physical.driver is None and number:
-            raise Errno(errno.ENOENT)
-        if there and number:
-            raise Errno(errno.EBUSY)
-        if number:
-            for function in physical.virtual[:number]:
-                if physical.driver is not None and physical.driver.is_vfio:
-                    function.driver_override = physical.driver.name
-                if function.port is not None:
-                    function.port.functions.append(function)
-            self.add(physical.virtual[:number])
-            self._changed()
+        if not number:
+            physical.locked = True
+            yield from self._unplug_virtual(physical)
+            physical.locked = False
             return 0
-        waited: Waiting | None = None
-
-        def pull_all() -> int | None:
-            nonlocal waited
-            while True:
-                if waited is not None and waited.poll() is None:
-                    return None
-                waited = None
-                if not there:
-                    return 0
-                result = self.remove(there.pop())
-                if isinstance(result, Waiting):
-                    waited = result
-
-        if pull_all() is None:
-            return Waiting("every file of the virtual functions is closed", pull_all)
+        if physical.driver is None:
+            raise Errno(errno.ENOENT)
+        if there:
+            raise Errno(errno.EBUSY)
+        for function in physical.virtual[:number]:
+            if physical.driver.is_vfio:
+                function.driver_override = physical.driver.name
+            if function.port is not None:
+                function.port.functions.append(function)
+        self.add(physical.virtual[:number])
+        self._changed()
         return 0
 
     def rescan(self) -> int | Blocked:
@@ -207,52 +223,34 @@ class Drivers:
         if function.port is not None:
             function.port.functions.remove(function)
         function.driver_override = None
+        function.removing = False
         if function.physical is None:
             self._removed.append(function)
         self._changed()
 
-    def _with(self, name: str, action: Callable[[Function], int | Blocked]) -> int | Blocked:
-        """Runs `action` on the device as soon as no unbind is in progress there."""
+    def _find(self, name: str) -> Function:
+        """Returns the device at an address. Raises Errno(ENODEV)."""
         function = next((each for each in self.functions if str(each.address) == name), None)
         if function is None:
             raise Errno(errno.ENODEV)
-        if not function.unbinding:
-            return action(function)
-        following: Waiting | None = None
+        return function
 
-        def poll() -> int | None:
-            nonlocal following
-            if following is None:
-                if function.unbinding:
-                    return None
-                result = action(function)
-                if isinstance(result, int):
-                    return result
-                assert isinstance(result, Waiting), "what waits can be asked"
-                following = result
-            return following.poll()
-
-        return Waiting(f"the unbind of {function.address} that came before is done", poll)
-
-    def _probe(self, function: Function) -> None:
-        if function.driver is not None:
-            return
-        for driver in self.all.values():
-            if _matches(driver, function) and self._try(driver, function):
-                return
+    def _probe(self, function: Function) -> bool:
+        """Attaches the first driver that accepts the device. Returns False when one accepts it and cannot have it."""
+        accepting = [driver for driver in self.all.values() if function.driver is None and _matches(driver, function)]
+        return not accepting or any(self._try(driver, function) for driver in accepting)
 
     def _try(self, driver: Driver, function: Function) -> bool:
         try:
             self._attach(driver, function)
-        except Errno as failure:
-            self._around.log(f"{driver.name} {function.address}: probe failed with error {-failure.code}")
+        except Errno:
             return False
         return True
 
     def _attach(self, driver: Driver, function: Function) -> None:
         """Attaches the driver.
 
-        Raises Errno(EPERM) when a user, or a carried domain, owns the DMA of the device's group.
+        Raises Errno when the DMA of the device's group has an owner: EBUSY for a user, EPERM for a carried domain.
         """
         if driver.is_vfio:
             self._around.devices.register(function, self._around)
@@ -261,20 +259,26 @@ class Drivers:
         function.driver = driver
         self._changed()
 
-    def _detach(self, function: Function) -> int | Blocked:
+    def _release(self, function: Function) -> Steps:
+        """Unbinds the driver of a device whose lock is free.
+
+        A VFIO driver removes the virtual functions of the device first, and then waits for every file.
+        """
+        function.locked = True
         vfio = self._around.devices.of(function)
-        if vfio is None or not vfio.files:
-            self._gone(function)
-            return 0
-        function.unbinding = True
-        vfio.unregistered = lambda: self._gone(function)
-        if vfio.interrupts is not None:
-            vfio.interrupts.request()
-        self._changed()
-        return Waiting(
-            f"every file of {function.address} is closed, live update's too",
-            lambda: None if function.unbinding else 0,
-        )
+        if vfio is not None and (vfio.files or self.virtual(function)):
+            function.unbinding = True
+            self._changed()
+            yield from self._unplug_virtual(function)
+            if vfio.files:
+                vfio.unregistered = lambda: self._gone(function)
+                if vfio.interrupts is not None:
+                    vfio.interrupts.request()
+                self._changed()
+                yield lambda: not function.unbinding
+                return 0
+        self._gone(function)
+        return 0
 
     def _gone(self, function: Function) -> None:
         if function.driver is not None and function.driver.is_vfio:
@@ -283,7 +287,38 @@ class Drivers:
             function.group.unclaim_for_kernel()
         function.driver = None
         function.unbinding = False
+        function.locked = False
         self._changed()
+
+
+def _run(function: Function, steps: Steps) -> int | Blocked:
+    """Runs a request for `function` as far as it can go now. Raises its Errno."""
+
+    def begin() -> bool:
+        return True
+
+    condition: Callable[[], bool] = begin
+
+    def poll() -> int | None:
+        nonlocal condition
+        while condition():
+            try:
+                condition = next(steps)
+            except StopIteration as end:
+                return int(end.value)
+        return None
+
+    result = poll()
+    if result is not None:
+        return result
+    return Waiting(f"every file of {function.address} is closed, live update's too", poll)
+
+
+def _unlocked(function: Function) -> Steps:
+    """Waits until no request holds the lock of the device."""
+    while function.locked:
+        yield lambda: not function.locked
+    return 0
 
 
 def _matches(driver: Driver, function: Function) -> bool:

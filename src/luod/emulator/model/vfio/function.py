@@ -47,7 +47,11 @@ class Function:
     driver: Driver | None = None
     driver_override: str | None = None
     unbinding: bool = False
-    """Whether an unbind waits for the files of the device."""
+    """Whether the driver is being unbound, which waits for the files of the device."""
+    locked: bool = False
+    """Whether a request that waits holds the device's lock (device_lock of Linux)."""
+    removing: bool = False
+    """Whether the device is being unplugged."""
     carriage: Carriage = field(default_factory=Carriage)
     virtual: list[Function] = field(default_factory=list)
 

@@ -10,7 +10,7 @@ import errno
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from luod.emulator.model.handler import FileHandler
 from luod.emulator.model.ports import Errno
@@ -22,7 +22,7 @@ from luod.emulator.model.vfio.function import Function, Port
 from luod.emulator.model.vfio.hardware.board import Board
 from luod.emulator.model.vfio.hardware.config_space import COMMAND_MASTER
 from luod.emulator.model.vfio.hardware.description import Address
-from luod.emulator.model.vfio.iommu.group import IommuGroup
+from luod.emulator.model.vfio.iommu.group import RESTORED, IommuGroup
 from luod.emulator.model.vfio.iommu.iommufd import IommufdFile
 from luod.emulator.model.vfio.legacy.group import ContainerFile, GroupFile
 from luod.emulator.model.vfio.liveupdate import DeviceHandler, IommufdHandler, PciLiveUpdate
@@ -34,9 +34,6 @@ from luod.emulator.model.vfio.vfio_pci import pci_core
 from luod.emulator.model.vfio.vfio_pci.cdev import VfioDeviceFile
 from luod.uapi import iommufd as iommufd_uapi
 from luod.uapi import vfio as uapi
-
-_RESTORED: Final = "a page table of the kernel before"
-"""The owner of groups with a device that came with a page table."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ class Vfio:
         with_page_table = {record.address for record in records if record.has_page_table}
         for function in functions:
             if function.address in with_page_table:
-                function.group.claim(_RESTORED)
+                function.group.claim(RESTORED)
 
     def handlers(self) -> list[FileHandler[Any, Any]]:
         """Returns the handlers to be registered with LUO, after the one for memfds."""
@@ -153,8 +150,9 @@ class Vfio:
 
     def nodes(self) -> tuple[str, ...]:
         """Returns the paths that can be opened now."""
-        devices = [self.devices.usable(function) for function in self.functions]
-        groups = sorted({device.function.group.number for device in devices if device is not None})
+        registered = [function for function in self.functions if self.devices.of(function) is not None]
+        devices = [self.devices.usable(function) for function in registered]
+        groups = sorted({function.group.number for function in registered})
         indices = sorted(device.index for device in devices if device is not None)
         return (
             iommufd_uapi.DEVICE,
@@ -179,13 +177,12 @@ class Vfio:
             return ContainerFile()
         for function in self.functions:
             device = self.devices.usable(function)
-            if device is None:
-                continue
-            if path == f"{uapi.DEVICES}/vfio{device.index}":
+            if device is not None and path == f"{uapi.DEVICES}/vfio{device.index}":
                 if self._is_incoming(device):
                     raise Errno(errno.EBUSY)
                 return VfioDeviceFile(device, link=path.encode())
-            if path == f"{uapi.GROUPS}/{function.group.number}":
+            # A group has its file as long as a device of it is registered, also one whose unbind waits.
+            if self.devices.of(function) is not None and path == f"{uapi.GROUPS}/{function.group.number}":
                 return GroupFile(function.group, self.devices, self._is_incoming)
         raise Errno(errno.ENOENT)
 
@@ -228,7 +225,7 @@ class Vfio:
         hung there (docs/hazards.md, H27).
         """
         self._stopped = True
-        if self.drivers.unbinding is not None:
+        if self.drivers.locked:
             return Blocked()
         for function in self.functions:
             if not function.carriage.outgoing:

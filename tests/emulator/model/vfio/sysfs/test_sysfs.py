@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EBUSY, EEXIST, EFBIG, EINVAL, EIO, EISDIR, ENODEV, ENOENT, ENOTTY, EPERM, ERANGE
+from errno import EBUSY, EEXIST, EFBIG, EINVAL, EIO, EISDIR, ENODEV, ENOENT, ENOTTY, ERANGE
 
 import pytest
 
@@ -94,7 +94,16 @@ def test_binding_needs_an_override_or_an_id(root: Vmm) -> None:
     assert root.echo(A, f"{VFIO_PCI}/unbind") == -ENODEV
     assert root.echo("", f"{DEVICES}/{A}/driver_override") == 1
     assert root.show(f"{DEVICES}/{A}/driver_override") == "(null)\n"
-    assert root.echo("x" * 4096, f"{DEVICES}/{A}/driver_override") == -EINVAL
+    assert root.echo("x" * 4094, f"{DEVICES}/{A}/driver_override") == -EINVAL
+    assert root.echo("x" * 4093, f"{DEVICES}/{A}/driver_override") == 4094
+
+
+def test_an_override_is_the_bytes_of_the_first_line(root: Vmm) -> None:
+    override = f"{DEVICES}/{A}/driver_override"
+    assert root.echo("n\xe4me\nvfio-pci", override) == 15
+    assert root.world.vfio.sysfs.read(root.resolve(override)) == "n\xe4me\n".encode()
+    assert root.echo("\nvfio-pci", override) == 10
+    assert root.show(override) == "(null)\n"
 
 
 def test_new_id_takes_every_device_of_that_kind(root: Vmm) -> None:
@@ -175,6 +184,8 @@ def test_reset(world: DeviceWorld, root: Vmm) -> None:
     world.bar(A).write(0x38, b"12345678")
     assert root.echo("0", f"{DEVICES}/{A}/reset") == -EINVAL
     assert root.echo("now", f"{DEVICES}/{A}/reset") == -EINVAL
+    assert root.echo("0_1", f"{DEVICES}/{A}/reset") == -EINVAL
+    assert root.echo("-1", f"{DEVICES}/{A}/remove") == -EINVAL
     assert root.echo("1", f"{DEVICES}/{A}/reset") == 2
     assert world.bar(A).read(0x38, 8) == bytes(8)
 
@@ -296,6 +307,8 @@ def test_virtual_functions_come_and_go() -> None:
     assert root.echo("1", count) == -EBUSY
     assert root.echo("3", count) == -ERANGE
     assert root.echo("many", count) == -EINVAL
+    assert root.echo("0o0", count) == -EINVAL
+    assert root.echo("0200000", count) == -ERANGE, "octal"
     assert root.echo("0", count) == 2
     assert root.show(count) == "0\n"
     assert not root.exists(f"{DEVICES}/{first}")
@@ -328,14 +341,159 @@ def test_virtual_functions_go_when_nobody_has_them_open() -> None:
     world.switch_off()
 
 
-def test_a_probe_that_fails_is_logged() -> None:
+def test_virtual_functions_go_with_their_physical_one() -> None:
+    virtual = "0000:01:00.1"
+    world = power_on(A, f"{virtual},vf-of={A}")
+    root = Vmm(world)
+    root.take(A, virtual)
+    file = number(root.open_cdev(virtual))
+    waiting = root.echo(A, f"{VFIO_PCI}/unbind")
+    assert done(waiting) is None
+    assert not root.exists(f"{DEVICES}/{A}/driver")
+    assert root.exists(f"{DEVICES}/{virtual}")
+    root.close(file)
+    assert done(waiting) == 0
+    assert not root.exists(f"{DEVICES}/{virtual}")
+    root.take(A)
+    assert root.echo("1", f"{DEVICES}/{A}/sriov_numvfs") == 2
+    assert root.echo("1", f"{DEVICES}/{A}/remove") == 2
+    assert root.listing(DEVICES) == ("0000:00:01.0",)
+    world.switch_off()
+
+
+# Requests for a device whose files an unbind waits for.
+
+
+@pytest.fixture
+def held(vmm: Vmm) -> int:
+    """Returns an open file of device A."""
+    return vmm.opened(A)[0]
+
+
+def test_the_second_of_two_removals_waits_for_the_first_and_succeeds(vmm: Vmm, held: int) -> None:
+    removals = [vmm.echo("1", f"{DEVICES}/{A}/remove") for _ in range(3)]
+    assert [done(each) for each in removals] == [None] * 3
+    vmm.close(held)
+    assert [done(each) for each in removals] == [0] * 3
+    assert not vmm.exists(f"{DEVICES}/{A}")
+    assert vmm.echo("1", "bus/pci/rescan") == 2
+    vmm.take(A)
+    assert number(vmm.opened(A)[0])
+
+
+@pytest.mark.parametrize("first", ["remove", "sriov_numvfs"])
+def test_a_virtual_function_is_removed_once_by_two_requests(first: str) -> None:
+    virtual = "0000:01:00.1"
+    world = power_on(A, f"{virtual},vf-of={A}")
+    root = Vmm(world)
+    root.take(A, virtual)
+    file = number(root.open_cdev(virtual))
+    requests = [("1", f"{DEVICES}/{virtual}/remove"), ("0", f"{DEVICES}/{A}/sriov_numvfs")]
+    waiting = [root.echo(*request) for request in (requests if first == "remove" else reversed(requests))]
+    assert [done(each) for each in waiting] == [None, None]
+    root.close(file)
+    assert [done(each) for each in waiting] == [0, 0]
+    assert root.show(f"{DEVICES}/{A}/sriov_numvfs") == "0\n"
+    world.switch_off()
+
+
+def test_virtual_functions_that_left_meanwhile_are_passed_over() -> None:
+    first, second = "0000:01:00.1", "0000:01:00.2"
+    world = power_on(A, f"{first},vf-of={A}", f"{second},vf-of={A}")
+    root = Vmm(world)
+    root.take(A, first)
+    file = number(root.open_cdev(first))
+    waiting = root.echo("0", f"{DEVICES}/{A}/sriov_numvfs")
+    assert root.echo("1", f"{DEVICES}/{second}/remove") == 2
+    assert done(waiting) is None
+    root.close(file)
+    assert done(waiting) == 0
+    world.switch_off()
+
+
+def test_no_driver_binds_to_a_device_that_was_removed_meanwhile(vmm: Vmm, held: int) -> None:
+    remove = vmm.echo("1", f"{DEVICES}/{A}/remove")
+    bind = vmm.echo(A, f"{VFIO_PCI}/bind")
+    vmm.close(held)
+    assert (done(remove), done(bind)) == (0, -ENODEV)
+
+
+def test_a_device_that_is_bound_between_its_unbind_and_its_removal_is_unbound_once_more(vmm: Vmm, held: int) -> None:
+    bind = [vmm.echo(A, f"{VFIO_PCI}/unbind"), vmm.echo(A, f"{VFIO_PCI}/bind")]
+    remove = vmm.echo("1", f"{DEVICES}/{A}/remove")
+    vmm.close(held)
+    assert [done(each) for each in (*bind, remove)] == [0, 0, 0]
+    assert not vmm.exists(f"{DEVICES}/{A}")
+
+
+def test_a_second_unbind_waits_and_succeeds(vmm: Vmm, held: int) -> None:
+    unbinds = [vmm.echo(A, f"{VFIO_PCI}/unbind") for _ in range(2)]
+    assert [done(each) for each in unbinds] == [None, None]
+    vmm.close(held)
+    assert [done(each) for each in unbinds] == [0, 0]
+
+
+def test_a_reset_waits_for_the_unbind(world: DeviceWorld, vmm: Vmm, held: int) -> None:
+    unbind = vmm.echo(A, f"{VFIO_PCI}/unbind")
+    reset = vmm.echo("1", f"{DEVICES}/{A}/reset")
+    world.bar(A).write(0x38, b"scratchy")
+    assert done(reset) is None
+    assert world.bar(A).read(0x38, 8) == b"scratchy"
+    vmm.close(held)
+    assert (done(unbind), done(reset)) == (0, 0)
+
+
+def test_the_number_of_virtual_functions_waits_for_the_unbind() -> None:
+    world = power_on(A, f"0000:01:00.1,vf-of={A}")
+    root = Vmm(world)
+    root.take(A)
+    file = number(root.open_cdev(A))
+    unbind = root.echo(A, f"{VFIO_PCI}/unbind")
+    count = root.echo("1", f"{DEVICES}/{A}/sriov_numvfs")
+    assert done(count) is None
+    root.close(file)
+    assert (done(unbind), done(count)) == (0, -ENOENT), "the unbind removed those that were there"
+    world.switch_off()
+
+
+def test_a_new_id_waits_for_the_unbind_and_binds_the_device_again(vmm: Vmm, held: int) -> None:
+    assert vmm.echo("", f"{DEVICES}/{A}/driver_override") == 1
+    unbind = vmm.echo(A, f"{VFIO_PCI}/unbind")
+    identifier = vmm.echo("1af4 10f0", f"{VFIO_PCI}/new_id")
+    assert done(identifier) is None
+    vmm.close(held)
+    assert (done(unbind), done(identifier)) == (0, 0)
+    assert vmm.exists(f"{DEVICES}/{A}/driver")
+
+
+def test_an_override_and_a_probe_do_not_wait_for_the_unbind(vmm: Vmm, held: int) -> None:
+    waiting = vmm.echo(A, f"{VFIO_PCI}/unbind")
+    assert vmm.echo("nvme", f"{DEVICES}/{A}/driver_override") == 5
+    assert vmm.echo(A, "bus/pci/drivers_probe") == 13
+    vmm.close(held)
+    assert done(waiting) == 0
+
+
+def test_a_group_can_be_opened_while_its_device_is_being_unbound(world: DeviceWorld, vmm: Vmm) -> None:
+    file = number(vmm.open_cdev(A))
+    waiting = vmm.echo(A, f"{VFIO_PCI}/unbind")
+    group = number(vmm.open("/dev/vfio/1"))
+    assert vmm.get_device(group, A) == -ENODEV
+    assert vmm.open("/dev/vfio/devices/vfio0") == -ENOENT
+    vmm.close(group)
+    vmm.close(file)
+    assert done(waiting) == 0
+    assert vmm.open("/dev/vfio/1") == -ENOENT
+
+
+def test_no_driver_of_the_kernel_binds_in_a_group_that_a_user_owns() -> None:
     world = power_on(f"{A},group=7", f"{B},group=7,driver=nvme")
     root = Vmm(world)
     root.take()
     assert number(root.opened(A)[0])
     assert root.echo(B, f"{VFIO_PCI}/unbind") == 13
     assert root.echo("", f"{DEVICES}/{B}/driver_override") == 1
-    assert root.echo(B, "bus/pci/drivers_probe") == 13
-    assert world.logged(f"nvme {B}: probe failed with error {-EPERM}") == 1
+    assert root.echo(B, "bus/pci/drivers_probe") == -EINVAL
+    assert root.echo(B, "bus/pci/drivers/nvme/bind") == -EBUSY
     assert not root.exists(f"{DEVICES}/{B}/driver")
     world.switch_off()

@@ -6,9 +6,13 @@ The open file of a group is in `legacy`, its devices are in `vfio_pci`. drivers/
 from __future__ import annotations
 
 import errno
+from typing import Final
 
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.vfio.files import ModelFile
+
+RESTORED: Final = "a page table of the kernel before"
+"""The owner of groups with a device that came with a page table."""
 
 
 class IommuGroup:
@@ -51,9 +55,14 @@ class IommuGroup:
             self._owner = None
 
     def claim_for_kernel(self) -> None:
-        """Counts a driver of the kernel that does DMA of its own. Raises Errno(EPERM) when the group has an owner."""
-        if self._owner is not None:
+        """Counts a driver of the kernel that does DMA of its own.
+
+        Raises Errno when the group has an owner: EBUSY for a user, EPERM for a page table of the kernel before.
+        """
+        if self._owner is RESTORED:
             raise Errno(errno.EPERM)
+        if self._owner is not None:
+            raise Errno(errno.EBUSY)
         self._kernel_drivers += 1
 
     def unclaim_for_kernel(self) -> None:

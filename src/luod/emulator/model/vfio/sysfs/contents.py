@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import struct
 from typing import Final
 
@@ -23,6 +24,9 @@ _BRIDGE_CONFIG: Final = struct.Struct("<HHHHIBBBB8xBBB25xB11x")
 """A bridge's header: the first part up to its bus numbers, and the offset of its capabilities."""
 _BRIDGE_EXPRESS: Final = struct.Struct("<BBH")
 _MEMORY_32_BIT: Final = 0x40200
+_NUMBER: Final = re.compile(r"\+?(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))", re.ASCII)
+_OVERRIDE_END: Final = 4095
+"""Bytes: a written text of this length is too long, with its newline."""
 
 
 def bridge_config(port: Port) -> bytes:
@@ -45,23 +49,34 @@ def bridge_config(port: Port) -> bytes:
     return (header + _BRIDGE_EXPRESS.pack(0x10, 0, 0x0042)).ljust(CONFIG_SIZE, b"\0")
 
 
+def _number(words: str) -> int:
+    """Returns a number as kstrtoull reads it: decimal, octal with 0, hexadecimal with 0x. Raises Errno(EINVAL)."""
+    found = _NUMBER.fullmatch(words)
+    if found is None:
+        raise Errno(errno.EINVAL)
+    hexadecimal, octal, decimal = found.groups()
+    return int(hexadecimal, 16) if hexadecimal else int(octal, 8) if octal else int(decimal)
+
+
 def u16(words: str) -> int:
     """Returns a 16-bit number. Raises Errno(EINVAL), Errno(ERANGE)."""
-    try:
-        number = int(words, 0)
-    except ValueError:
-        raise Errno(errno.EINVAL) from None
-    if not 0 <= number < 1 << 16:
+    number = _number(words)
+    if number >= 1 << 16:
         raise Errno(errno.ERANGE)
     return number
 
 
 def is_one(words: str) -> bool:
     """Returns whether the number is not zero. Raises Errno(EINVAL) for a word that is not a number."""
-    try:
-        return int(words, 0) != 0
-    except ValueError:
-        raise Errno(errno.EINVAL) from None
+    return _number(words) != 0
+
+
+def override(function: Function, text: str) -> int:
+    """Sets driver_override to the first line; an empty one removes it. Raises Errno(EINVAL) for a text too long."""
+    if len(text) >= _OVERRIDE_END:
+        raise Errno(errno.EINVAL)
+    function.driver_override = text.partition("\n")[0] or None
+    return 0
 
 
 def configure(device: Device, offset: int, data: bytes) -> int:
@@ -75,12 +90,11 @@ def configure(device: Device, offset: int, data: bytes) -> int:
     return len(data)
 
 
-def reset(function: Function, words: str) -> int:
-    """Resets the device. Raises Errno: EINVAL for a number other than 1, and the errnos of the reset."""
-    if not is_one(words) or int(words, 0) != 1:
+def chosen(function: Function, words: str) -> Function:
+    """Returns `function` for a written 1. Raises Errno(EINVAL) for anything else."""
+    if _number(words) != 1:
         raise Errno(errno.EINVAL)
-    function.device.reset()
-    return 0
+    return function
 
 
 def modalias(function: Function) -> str:

@@ -49,7 +49,7 @@ class Attribute:
     mode: int
     read: Callable[[], bytes] | None = None
     write: Callable[[str], int | Blocked] | None = None
-    """Accepts all written bytes, as text."""
+    """Accepts all written bytes, as text: each character is one byte (latin-1)."""
     write_at: Callable[[int, bytes], int] | None = None
     """Accepts bytes at an offset, and returns how many it took. For binary files."""
 
@@ -103,8 +103,7 @@ class Sysfs:
             return attribute.write_at(offset, data)
         if attribute.write is None:
             raise Errno(errno.EIO)
-        words = data.split(b"\0", 1)[0].decode("latin-1")
-        result = attribute.write(words.removesuffix("\n"))
+        result = attribute.write(data.split(b"\0", 1)[0].decode("latin-1"))
         return result if isinstance(result, Blocked) else len(data)
 
     def _attribute(self, path: str) -> Attribute:
@@ -246,13 +245,13 @@ class Sysfs:
             f"{top}/driver_override",
             Attribute(
                 0o644,
-                lambda: (function.driver_override or "(null)").encode() + b"\n",
-                lambda words: drivers.override(function, words),
+                lambda: (function.driver_override or "(null)").encode("latin-1") + b"\n",
+                lambda text: contents.override(function, text),
             ),
         )
         self._add(f"{top}/remove", _written(lambda words: drivers.remove(function) if contents.is_one(words) else 0))
         if description.reset is not Reset.NONE:
-            self._add(f"{top}/reset", _written(lambda words: contents.reset(function, words)))
+            self._add(f"{top}/reset", _written(lambda words: drivers.reset(contents.chosen(function, words))))
         if function.driver is not None and not function.unbinding:
             self._link(f"{top}/driver", f"bus/pci/drivers/{function.driver.name}")
             self._link(f"bus/pci/drivers/{function.driver.name}/{function.address}", top)
@@ -264,7 +263,7 @@ class Sysfs:
                 Attribute(
                     0o644,
                     lambda: b"%d\n" % len(drivers.virtual(function)),
-                    lambda words: drivers.set_virtual(function, contents.u16(words)),
+                    lambda text: drivers.set_virtual(function, contents.u16(_line(text))),
                 ),
             )
             for index, virtual in enumerate(there):
@@ -296,4 +295,9 @@ def _shown(text: str) -> Attribute:
 
 
 def _written(write: Callable[[str], int | Blocked]) -> Attribute:
-    return Attribute(0o200, None, write)
+    """Returns a file that is only written: a word, or a word and a newline."""
+    return Attribute(0o200, None, lambda text: write(_line(text)))
+
+
+def _line(text: str) -> str:
+    return text.removesuffix("\n")

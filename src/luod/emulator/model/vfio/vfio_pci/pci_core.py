@@ -46,7 +46,8 @@ class VfioDevices:
 
     def usable(self, function: Function) -> VfioDevice | None:
         """Returns the VFIO device of `function`, unless it is being unregistered."""
-        return None if function.unbinding else self.of(function)
+        device = self.of(function)
+        return None if device is None or device.unregistered is not None else device
 
     def of_group(self, group: IommuGroup) -> list[VfioDevice]:
         """Returns the devices that a user can get through `group`."""
@@ -162,7 +163,7 @@ class VfioDevice:
     @property
     def _is_locked(self) -> bool:
         """Returns whether a reset would have to wait for an unbind. One that does not exist is not tried."""
-        return self.function.unbinding and self._device.description.reset is not Reset.NONE
+        return self.function.locked and self._device.description.reset is not Reset.NONE
 
     def reset(self) -> int:
         """Resets the device for its user. Returns 0, or an errno: EAGAIN while an unbind waits."""
