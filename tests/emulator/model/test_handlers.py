@@ -108,7 +108,7 @@ def bus() -> Bus:
 
 @pytest.fixture
 def world(bus: Bus) -> Iterator[World]:
-    machine = boot(lambda host: Kernel(host, handlers=(MemfdHandler, lambda _: DeviceHandler(bus))))
+    machine = boot(lambda host: Kernel(host, handlers=lambda host: (MemfdHandler(host), DeviceHandler(bus))))
     bus.world = machine
     yield machine
     machine.kernel.close()

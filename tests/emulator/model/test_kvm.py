@@ -79,6 +79,40 @@ def test_memory_without_its_vm_in_the_session_fails_the_kexec(world: World, vmm:
     assert isinstance(vmm.reboot(), Jump)
 
 
+@pytest.mark.parametrize("rules", [KvmRules.NEWEST])
+def test_memory_belongs_to_its_own_vm_in_later_kernels(world: World, vmm: Process, session: int) -> None:
+    assert vmm.preserve(session, file(vmm, b"kvm-vm"), 1) == 0
+    assert vmm.preserve(session, file(vmm, b"kvm-gmem", b"ram"), 2) == 0
+    late = jump(world, vmm, image=IMAGE)
+    device = number(late.open_device())
+    incoming = number(late.retrieve_session(device, b"s"))
+    memory, vm = number(late.retrieve(incoming, 2)), number(late.retrieve(incoming, 1))
+    assert late.finish(incoming) == 0
+    outgoing = number(late.create(device, b"t"))
+    assert late.preserve(outgoing, memory, 2) == late.preserve(outgoing, vm, 1) == 0
+    last = jump(world, late, image=IMAGE)
+    incoming = number(last.retrieve_session(number(last.open_device()), b"t"))
+    assert last.contents(number(last.retrieve(incoming, 2))) == b"ram"
+
+
+def test_memory_whose_vm_was_not_retrieved_is_without_a_vm(
+    world: World, rules: KvmRules, vmm: Process, session: int
+) -> None:
+    assert vmm.preserve(session, file(vmm, b"kvm-vm"), 1) == 0
+    assert vmm.preserve(session, file(vmm, b"kvm-gmem", b"ram"), 2) == 0
+    late = jump(world, vmm, image=IMAGE)
+    device = number(late.open_device())
+    incoming = number(late.retrieve_session(device, b"s"))
+    memory = number(late.retrieve(incoming, 2))
+    assert late.finish(incoming) == 0
+    outgoing = number(late.create(device, b"t"))
+    assert late.preserve(outgoing, file(late, b"kvm-vm"), 1) == 0
+    assert late.preserve(outgoing, memory, 2) == (-ENOENT if rules is KvmRules.V4 else 0)
+    if rules is KvmRules.NEWEST:
+        assert late.kexec_file_load(IMAGE, COMMAND_LINE) == 0
+        assert late.reboot() == -ENOENT
+
+
 def test_empty_memory_is_refused(vmm: Process, session: int) -> None:
     assert vmm.preserve(session, file(vmm, b"kvm-vm"), 1) == 0
     assert vmm.preserve(session, file(vmm, b"kvm-gmem"), 2) == -EINVAL

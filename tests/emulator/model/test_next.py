@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from errno import E2BIG, EBADF, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EOPNOTSUPP
+from typing import Any
 
 import pytest
 
+from luod.emulator.model.handler import FileHandler
 from luod.emulator.model.kernel import Kernel, default_handlers
-from luod.emulator.model.ports import Kind
+from luod.emulator.model.ports import Host, Kind
 from luod.emulator.model.profile import Profile
 from luod.emulator.model.results import Jump
 from luod.uapi import liveupdate
@@ -26,7 +28,11 @@ def bus() -> Bus:
 
 @pytest.fixture
 def world(bus: Bus) -> Iterator[World]:
-    handlers = (*default_handlers(Profile.NEXT.features), lambda _: DeviceHandler(bus))
+    default = default_handlers(Profile.NEXT.features)
+
+    def handlers(host: Host) -> Sequence[FileHandler[Any, Any]]:
+        return *default(host), DeviceHandler(bus)
+
     machine = boot(lambda host: Kernel(host, features=Profile.NEXT.features, handlers=handlers))
     bus.world = machine
     yield machine

@@ -31,6 +31,11 @@ class Beside(Protocol):
     @property
     def identity(self) -> Hashable: ...
 
+    @property
+    def state(self) -> object:
+        """Returns what the file's handler keeps of it."""
+        ...
+
 
 State = TypeVar("State")
 Record = TypeVar("Record", bound=Carried)

@@ -7,7 +7,6 @@ It is the only class that `trap` and `machine` drive. It has no threads and neve
 from __future__ import annotations
 
 import errno
-import functools
 from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -36,18 +35,19 @@ KHO_FORMAT = "kho-v4"
 COMMAND_LINE = "liveupdate=on kho=on"
 """The default command line of a machine."""
 
-HandlerFactory = Callable[[Host], FileHandler[Any, Any]]
-"""Makes a new handler for each boot whose image contains its format."""
+HandlersOfBoot = Callable[[Host], Sequence[FileHandler[Any, Any]]]
+"""Makes the handlers of a boot. Those whose format its image does not contain are not registered."""
 
 
-def default_handlers(features: Features) -> tuple[HandlerFactory, ...]:
-    """Returns the handlers of a kernel with `features`, beside those of devices."""
-    memfds = functools.partial(MemfdHandler, tmpfs=features.tmpfs)
-    if features.kvm is None:
-        return (memfds,)
-    rules = features.kvm
-    # Before the handler of memfds, which stand in for KVM's files.
-    return kvm.VmHandler, lambda host: kvm.GuestMemoryHandler(host, rules), memfds
+def default_handlers(features: Features) -> HandlersOfBoot:
+    """Returns what makes the handlers of a kernel with `features`, beside those of devices."""
+
+    def handlers(host: Host) -> Sequence[FileHandler[Any, Any]]:
+        memfds = MemfdHandler(host, tmpfs=features.tmpfs)
+        # Before the handler of memfds, which stand in for KVM's files.
+        return (memfds,) if features.kvm is None else (*kvm.handlers(host, features.kvm), memfds)
+
+    return handlers
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Machine:
 
     host: Host
     features: Features
-    handlers: tuple[HandlerFactory, ...]
+    handlers: HandlersOfBoot
     read_formats: ImageReader
     bus: Bus | None
 
@@ -82,7 +82,7 @@ class Kernel:
         *,
         features: Features = MAINLINE,
         command_line: str = COMMAND_LINE,
-        handlers: Sequence[HandlerFactory] | None = None,
+        handlers: HandlersOfBoot | None = None,
         read_formats: ImageReader = image.read_formats,
         bus: Bus | None = None,
     ) -> None:
@@ -91,8 +91,8 @@ class Kernel:
 
         The caller owns `bus`, the PCI devices, and closes it after the last kernel. Its handlers come last.
         """
-        factories = default_handlers(features) if handlers is None else tuple(handlers)
-        machine = Machine(host, features, factories, read_formats, bus)
+        handlers = default_handlers(features) if handlers is None else handlers
+        machine = Machine(host, features, handlers, read_formats, bus)
         self._boot_into(machine, 1, command_line, None, Handover())
 
     def _boot_into(
@@ -122,7 +122,7 @@ class Kernel:
         if handover.number:
             machine.host.log(f"luo: Retrieved live update data, liveupdate number: {handover.number}")
         self._number = handover.number
-        every = [factory(machine.host) for factory in machine.handlers]
+        every = list(machine.handlers(machine.host))
         if self._vfio is not None:
             every += self._vfio.handlers()
         table = HandlerTable(handler for handler in every if self._speaks(handler.compatible))
