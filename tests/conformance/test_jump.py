@@ -19,6 +19,8 @@ from tests.conformance.voyage import Voyage, across_jumps
 UNLOAD, ON_CRASH, NO_SUCH_FLAG = 1, 2, 0x4000
 LIMIT = "/proc/sys/kernel/kexec_load_limit_reboot"
 HUGE = 2**31 - 1
+PLACE = 0x2000000
+"""An address of physical memory that both machines have."""
 
 
 @pytest.fixture
@@ -72,6 +74,47 @@ def test_what_is_no_kernel_image(caller: Caller) -> None:
     assert caller.says("kexec_file_load", kernel="m") == "ENOEXEC"
     assert caller.says("kexec_file_load", kernel=-1) == "EBADF"
     assert caller.says("reboot") == "EINVAL"
+
+
+def test_files_of_live_update_are_no_kernel_images(caller: Caller) -> None:
+    caller.create()
+    caller.open_device()
+    load = {"kernel": "device"}, {"kernel": "s"}
+    assert [caller.says("kexec_file_load", **files) for files in load] == ["EINVAL", "EINVAL"]
+    caller.ask("close", fd="device")
+
+
+@pytest.mark.parametrize(
+    ("segments", "readable", "answer"),
+    [
+        ([[4096, PLACE, 4096]], True, "OK"),
+        ([[4096, PLACE, 4096]], False, "EFAULT"),
+        ([[4097, PLACE, 4096]], True, "EINVAL"),
+        ([[1 << 60, PLACE, 4096]], False, "EINVAL"),
+        ([[0, PLACE + 1, 4096]], True, "EADDRNOTAVAIL"),
+        ([[0, PLACE, 4095]], True, "EADDRNOTAVAIL"),
+        ([[0, (1 << 64) - 4096, 4096]], True, "EADDRNOTAVAIL"),
+        ([[0, (1 << 52) - 4096, 4096]], True, "EADDRNOTAVAIL"),
+        ([[0, PLACE, 8192], [0, PLACE + 4096, 4096]], True, "EINVAL"),
+        ([[0, PLACE, 8192], [0, PLACE, 0]], True, "OK"),
+        ([[0, PLACE, 1 << 45]], True, "EINVAL"),
+    ],
+    ids=[
+        *(
+            "loads",
+            "unreadable",
+            "larger than its place",
+            "larger and unreadable",
+            "address",
+            "length",
+            "beyond 64 bits",
+        ),
+        *("beyond memory", "overlap", "empty in another", "larger than memory"),
+    ],
+)
+def test_segments(caller: Caller, segments: list[list[int]], readable: bool, answer: str) -> None:
+    assert caller.says("kexec_segments", segments=segments, readable=readable) == answer
+    caller.ask("kexec_load")
 
 
 def test_load_and_unload(caller: Caller, shared_machine: Machine) -> None:

@@ -12,6 +12,7 @@ makes no sense is answered {"wrong": …}; {"gone": status} says that the asked 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -22,6 +23,7 @@ import resource
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -375,8 +377,15 @@ class Process(SessionCalls):
         syscall("kexec_file_load", self.fd(kernel), self.fd(initrd), len(text), text, flags)
 
     def do_kexec_load(self, entry: int = 0, flags: int = 0) -> None:
-        """Calls kexec_load(2) without segments, which unloads. kexec-tools make calls with segments."""
+        """Calls kexec_load(2) without segments, which unloads."""
         syscall("kexec_load", entry, 0, None, flags)
+
+    def do_kexec_segments(self, segments: list[list[int]], readable: bool = True, flags: int = 0) -> None:
+        """Calls kexec_load(2) with segments of bufsz, mem and memsz. They share a buffer of 8 KiB of zeros."""
+        buffer = ctypes.create_string_buffer(8192)
+        start = ctypes.addressof(buffer) if readable else 0
+        packed = b"".join(struct.pack("=4Q", start, *segment) for segment in segments)
+        syscall("kexec_load", 0, len(segments), packed, flags)
 
     def do_reboot(
         self,

@@ -292,6 +292,18 @@ def test_memory_retrieved_where_it_may_not_be_executable() -> None:
     assert boots == [f"{F_SEAL_SEAL} whole"] * 3, done.stderr
 
 
+def test_kexec_load_reads_no_more_than_512_mib(run_machine: Run) -> None:
+    source = """
+        def refusal(size):
+            segment = struct.pack("=4Q", 0, size, 0x2000000, size)
+            return errno_of(raw.syscall, "kexec_load", 0, 1, segment, 0)
+
+        assert refusal(512 << 20) == errno.EFAULT
+        assert refusal((512 << 20) + 4096) == errno.ENOMEM
+    """
+    run(run_machine, source)
+
+
 def test_a_huge_image_is_refused_unread(tmp_path: Path) -> None:
     """A sparse file costs its owner nothing. luoemu would need its size in memory, and answer nothing meanwhile."""
     source = f"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
-from errno import EADDRNOTAVAIL, EBUSY, EINVAL, ENODEV, ENOENT, ENOEXEC, EPERM
+from errno import EADDRNOTAVAIL, EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOEXEC, ENOMEM, EPERM
 
 import pytest
 
@@ -17,6 +17,8 @@ from tests.emulator.model.world import (
     COMMAND_LINE,
     FORMATS,
     IMAGE,
+    MEMORY,
+    PAGE,
     KexecArguments,
     Process,
     Segment,
@@ -348,12 +350,49 @@ def test_kexec_load_without_boot_params_keeps_the_command_line(world: World, vmm
         ([Segment(0x100000, 4097, b"")], 0, -EADDRNOTAVAIL),
         ([Segment(0x100000, 4096, bytes(4097))], 0, -EINVAL),
         ([Segment(0x100000, 8192, b""), Segment(0x101000, 4096, b"")], 0, -EINVAL),
+        ([Segment(0x100000, 8192, b""), Segment(0x100000, 0, b"")], 0, 0),
+        ([Segment(2**64 - PAGE, PAGE, b"")], 0, -EADDRNOTAVAIL),
+        ([Segment(2**52 - PAGE, PAGE, b"")], 0, -EADDRNOTAVAIL),
+        ([Segment(0x100000, 4096, None, 4096)], 0, -EFAULT),
+        ([Segment(0x100000, 4096, None, 2**60)], 0, -EINVAL),
+        ([Segment(0x100000, MEMORY // 2, b"")], 0, 0),
+        ([Segment(0x100000, MEMORY // 4, b""), Segment(2**40, MEMORY // 4 + PAGE, b"")], 0, -EINVAL),
+        ([Segment(0x100000, 1 << 30, None, 1 << 30)], 0, -ENOMEM),
     ],
-    ids=["x86_64", "arm", "flags", "crash", "17", "twice", "address", "length", "buffer", "overlap"],
+    ids=[
+        *(
+            "x86_64",
+            "arm",
+            "flags",
+            "crash",
+            "17",
+            "twice",
+            "address",
+            "length",
+            "buffer",
+            "overlap",
+            "empty in another",
+        ),
+        *("beyond 64 bits", "beyond memory", "unreadable", "larger than its place", "half of memory", "more than half"),
+        "more than luoemu reads",
+    ],
 )
 def test_kexec_load_checks(world: World, vmm: Process, given: list[Segment], flags: int, answer: int) -> None:
     assert vmm.kexec_load(given, flags) == answer
     assert world.kernel.kexec_loaded == (answer == 0)
+
+
+@pytest.mark.parametrize("length", [0x206, 0x210, 0x22C])
+def test_a_segment_that_ends_within_a_header_loads(world: World, vmm: Process, length: int) -> None:
+    setup = bytearray(length)
+    setup[0x202:0x206] = b"HdrS"
+    assert vmm.kexec_load([Segment(0x90000, 4096, bytes(setup))]) == 0
+    assert world.kernel.kexec_loaded
+
+
+def test_a_32_bit_program_names_the_architecture(vmm: Process) -> None:
+    assert vmm.kexec_load(segments(), 0, narrow=True) == -EINVAL
+    assert vmm.kexec_load(segments(), 62 << 16, narrow=True) == 0
 
 
 # settings that limit loads

@@ -23,6 +23,8 @@ SCRATCH = 0x10000
 """Two writable pages every process has: where arguments go unless a test says otherwise."""
 READ_ONLY = 0x20000
 """Two pages that can be read and not written."""
+MEMORY = 8 << 30
+"""Bytes of the machine's memory."""
 
 MAGIC1, MAGIC2 = kexec.LINUX_REBOOT_MAGIC1, kexec.LINUX_REBOOT_MAGIC2
 FORMATS = ("luo-v5", "kho-v4", "memfd-v2")
@@ -141,6 +143,9 @@ class World:
         assert isinstance(source, Inode)
         assert isinstance(filled, Inode)
         filled.data = source.data[:size].ljust(size, b"\0")
+
+    def memory(self) -> int:
+        return MEMORY
 
     def log(self, line: str) -> None:
         self.lines.append(line)
@@ -314,8 +319,8 @@ class Process:
         flags = kexec.KEXEC_FILE_NO_INITRAMFS if flags is None else flags
         return _errno(lambda: self.world.kernel.kexec_file_load(arguments, flags, self))
 
-    def kexec_load(self, segments: Sequence[Segment], flags: int = 0) -> int:
-        return _errno(lambda: self.world.kernel.kexec_load(segments, flags, self))
+    def kexec_load(self, segments: Sequence[Segment], flags: int = 0, *, narrow: bool = False) -> int:
+        return _errno(lambda: self.world.kernel.kexec_load(segments, flags, self, narrow=narrow))
 
     def reboot(
         self, command: int = kexec.LINUX_REBOOT_CMD_KEXEC, magic1: int = MAGIC1, magic2: int = MAGIC2
@@ -355,13 +360,21 @@ class KexecArguments:
 
 @dataclass
 class Segment:
-    """`KexecSegment`."""
+    """`KexecSegment`. `data` None: the buffer cannot be read."""
 
     address: int
     length: int
-    data: bytes
+    data: bytes | None
+    size: int | None = None
+    """`bufsz`; None: the length of `data`."""
+
+    @property
+    def buffer_length(self) -> int:
+        return len(self.data or b"") if self.size is None else self.size
 
     def read(self) -> bytes:
+        if self.data is None:
+            raise Errno(errno.EFAULT)
         return self.data
 
 

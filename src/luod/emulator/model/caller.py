@@ -61,6 +61,9 @@ class Caller(Protocol):
 
 IMAGE_FRONT: Final = 4096
 """Bytes: as much as the checks of an image's header need."""
+IMAGE_IN_MEMORY: Final = 512 << 20
+"""Bytes: the largest image that is loaded. While it is read, no call of the machine is answered (docs/divergences.md).
+"""
 
 
 class KexecFiles(Protocol):
@@ -92,6 +95,11 @@ class KexecSegment(Protocol):
     @property
     def length(self) -> int:
         """Returns `memsz`."""
+        ...
+
+    @property
+    def buffer_length(self) -> int:
+        """Returns `bufsz`."""
         ...
 
     def read(self) -> bytes:

@@ -103,7 +103,7 @@ class Kernel:
         self._boot = boot
         self._command_line = command_line
         self._formats = formats
-        self._kexec = Kexec(machine.read_formats)
+        self._kexec = Kexec(machine.host, machine.read_formats)
         self._luo: Luo | None = None
         self._number = 0
         handover = self._find_handover(handover)
@@ -232,12 +232,12 @@ class Kernel:
         self._kexec.file_load(arguments, flags, caller)
         return 0
 
-    def kexec_load(self, segments: Sequence[KexecSegment], flags: int, caller: Caller) -> int:
-        """Loads segments (`Kexec.load`); no segments: unloads.
+    def kexec_load(self, segments: Sequence[KexecSegment], flags: int, caller: Caller, *, narrow: bool = False) -> int:
+        """Loads segments (`Kexec.load`); no segments: unloads. `narrow`: the caller is a 32-bit program.
 
         Reading an item of `segments` may raise Errno(EFAULT).
         """
-        self._kexec.load(segments, flags, caller)
+        self._kexec.load(segments, flags, caller, narrow=narrow)
         return 0
 
     def reboot(self, magic1: int, magic2: int, command: int, caller: Caller) -> int | Blocked | Jump | Ending:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from luod.emulator.model import image
-from luod.emulator.model.caller import CAP_SYS_BOOT, Caller, KexecFiles, KexecSegment
+from luod.emulator.model.caller import CAP_SYS_BOOT, IMAGE_IN_MEMORY, Caller, KexecFiles, KexecSegment
 from luod.emulator.model.image import ImageReader
-from luod.emulator.model.ports import PAGE, Errno
+from luod.emulator.model.ports import PAGE, Errno, Host
 from luod.emulator.model.results import Ending
 from luod.image import bzimage
 from luod.uapi import kexec as uapi
@@ -26,6 +26,8 @@ _ARCH_MASK: Final = 0xFFFF0000
 _ARCHITECTURES: Final = (0, 62 << 16)  # KEXEC_ARCH_DEFAULT, KEXEC_ARCH_X86_64
 # KEXEC_PRESERVE_CONTEXT needs CONFIG_KEXEC_JUMP, which the measured kernel does not have.
 _LOAD_FLAGS: Final = uapi.KEXEC_ON_CRASH | 0x04 | 0x08
+_MEMORY_LIMIT: Final = (1 << 52) - 1
+"""KEXEC_DESTINATION_MEMORY_LIMIT of x86_64 with five levels of page tables, as measured; with four it is 2^46 - 1."""
 
 _MAGICS2: Final = (
     uapi.LINUX_REBOOT_MAGIC2,
@@ -82,7 +84,8 @@ class Sysctls:
 class Kexec:
     """The image slot of one boot."""
 
-    def __init__(self, read_formats: ImageReader) -> None:
+    def __init__(self, host: Host, read_formats: ImageReader) -> None:
+        self._host = host
         self._read_formats = read_formats
         self.image: LoadedImage | None = None
         self.jumping = False
@@ -118,34 +121,49 @@ class Kexec:
             raise Errno(errno.EADDRNOTAVAIL)
         self.image = LoadedImage(self._read_formats(kernel), _text(command_line), handover=True)
 
-    def load(self, segments: Sequence[KexecSegment], flags: int, caller: Caller) -> None:
-        """Loads segments; no segments: unloads.
+    def load(self, segments: Sequence[KexecSegment], flags: int, caller: Caller, *, narrow: bool = False) -> None:
+        """Loads segments; no segments: unloads. `narrow`: the caller is a 32-bit program.
 
-        Raises Errno: EPERM, EINVAL flags, count, architecture, EBUSY, EADDRNOTAVAIL not on pages, EINVAL overlap.
+        Raises Errno: EPERM, EINVAL flags, count, architecture, EFAULT, EBUSY, those of `_check`, ENOMEM.
         """
         crash = bool(flags & uapi.KEXEC_ON_CRASH)
         self._permit(caller, crash=crash)
         architecture = flags & _ARCH_MASK
         if flags & ~_ARCH_MASK & ~_LOAD_FLAGS:
             raise Errno(errno.EINVAL)
-        if len(segments) > KEXEC_SEGMENT_MAX or architecture not in _ARCHITECTURES:
+        # A 32-bit program must name the architecture: its own is not the kernel's.
+        if len(segments) > KEXEC_SEGMENT_MAX or architecture not in _ARCHITECTURES or (narrow and not architecture):
             raise Errno(errno.EINVAL)
+        segments = list(segments)
         self._lock()
         if not segments:
             if not crash:
                 self.image = None
             return
-        segments = list(segments)
-        if any(segment.address % PAGE or segment.length % PAGE for segment in segments) or crash:
+        if crash:
             raise Errno(errno.EADDRNOTAVAIL)
-        ordered = sorted(segments, key=lambda segment: segment.address)
+        ordered = sorted(segments, key=lambda segment: (segment.address, segment.length))
+        self._check(ordered)
+        self.image = self._from_segments([(segment.address, segment.read()) for segment in ordered])
+
+    def _check(self, ordered: Sequence[KexecSegment]) -> None:
+        """Checks segments in the order of their addresses, as sanity_check_segment_list() of kernel/kexec_core.c does.
+
+        Raises Errno: EADDRNOTAVAIL not on pages, beyond all memory; EINVAL overlap, a buffer larger than its place,
+        more than half of the memory; ENOMEM for more than luoemu reads.
+        """
+        for segment in ordered:
+            if segment.address % PAGE or segment.length % PAGE or segment.address + segment.length >= _MEMORY_LIMIT:
+                raise Errno(errno.EADDRNOTAVAIL)
         for lower, upper in itertools.pairwise(ordered):
             if lower.address + lower.length > upper.address:
                 raise Errno(errno.EINVAL)
-        buffers = [(segment.address, segment.read()) for segment in ordered]
-        if any(len(data) > segment.length for segment, (_, data) in zip(ordered, buffers, strict=True)):
+        if any(segment.buffer_length > segment.length for segment in ordered):
             raise Errno(errno.EINVAL)
-        self.image = self._from_segments(buffers)
+        if sum(segment.length for segment in ordered) // PAGE > self._host.memory() // PAGE // 2:
+            raise Errno(errno.EINVAL)
+        if sum(segment.buffer_length for segment in ordered) > IMAGE_IN_MEMORY:
+            raise Errno(errno.ENOMEM)
 
     def _permit(self, caller: Caller, *, crash: bool) -> None:
         """Raises Errno(EPERM)."""
@@ -170,7 +188,7 @@ class Kexec:
         header = setup[1]
         front = header[: bzimage.setup_size(header)].ljust(bzimage.setup_size(header), b"\0")
         formats = frozenset[str]().union(*(self._read_formats(front + data) for _, data in buffers))
-        low, high = (struct.unpack_from("<I", header, at)[0] for at in (bzimage.CMD_LINE_PTR, bzimage.EXT_CMD_LINE_PTR))
+        low, high = (struct.unpack_from("<I", front, at)[0] for at in (bzimage.CMD_LINE_PTR, bzimage.EXT_CMD_LINE_PTR))
         pointer: int = low | high << 32
         command_line = None
         for address, data in buffers:

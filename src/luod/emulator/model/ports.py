@@ -111,6 +111,10 @@ class Host(Protocol):
         """
         ...
 
+    def memory(self) -> int:
+        """Returns the bytes of memory that the machine has."""
+        ...
+
     def log(self, line: str) -> None:
         """Writes one line of the kernel's log, without level and time."""
         ...

@@ -233,8 +233,9 @@ class Supervisor:
                 return self._reboot(notification, thread)
             case Call.KEXEC_LOAD:
                 _, count, address, flags, *_ = notification.arguments
-                segments = Segments(thread, notification.architecture, count, address)
-                self._load(notification, lambda: self._kernel.kexec_load(segments, flags, thread))
+                narrow = notification.architecture == seccomp.AUDIT_ARCH_I386
+                segments = Segments(thread, count, address, narrow=narrow)
+                self._load(notification, lambda: self._kernel.kexec_load(segments, flags, thread, narrow=narrow))
             case Call.KEXEC_FILE_LOAD:
                 arguments = KexecFiles(thread, notification.arguments)
                 load_flags = notification.arguments[4]

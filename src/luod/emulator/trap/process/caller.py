@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, overload
 
 from luod import linux
-from luod.emulator.model.caller import IMAGE_FRONT, KexecSegment
+from luod.emulator.model.caller import IMAGE_FRONT, IMAGE_IN_MEMORY, KexecSegment
 from luod.emulator.model.files import DeviceFile, SessionFile
 from luod.emulator.model.ports import PAGE, Errno, HostFile, Kind
 from luod.emulator.trap.process import process_memory
@@ -27,7 +27,6 @@ from luod.emulator.trap.process.memory_files import OpenFile, Stand
 from luod.emulator.trap.process.placeholder import Identity, Placeholders
 from luod.emulator.trap.seccomp.notify import Listener, Notification
 from luod.linux import Fd
-from luod.uapi import seccomp
 
 _AT_STATX_DONT_SYNC: Final = 0x4000
 _STATX_INO: Final = 0x100
@@ -164,6 +163,8 @@ class Thread:
 
         The model reads a structure's size and then the structure. One read of the memory serves both.
         """
+        if not length:
+            return b""
         start = address - self._start
         end = start + length
         if start >= 0 and end <= len(self._window):
@@ -291,8 +292,6 @@ class Thread:
 
 _IMAGE_MAXIMUM: Final = 4 << 30
 """In bytes: KEXEC_FILE_SIZE_MAX of kernel/kexec_file.c."""
-_IMAGE_IN_MEMORY: Final = 512 << 20
-"""In bytes. While the supervisor reads an image, no call of the machine is answered (docs/divergences.md)."""
 _ALLOCATION_MAXIMUM: Final = 4 << 20
 """In bytes: the most that kmalloc gives, for a copy of the command line."""
 
@@ -332,7 +331,7 @@ class KexecFiles:
                     return b""
                 front = image.read(min(size, IMAGE_FRONT))
                 accept(front, size)
-                if size > _IMAGE_IN_MEMORY:
+                if size > IMAGE_IN_MEMORY:
                     raise Errno(errno.ENOMEM)
                 return front + image.read(size - len(front))
         except OSError as error:
@@ -370,9 +369,9 @@ class Segment:
 class Segments(Sequence[KexecSegment]):
     """The array of segments of kexec_load. Each is read on demand, and raises Errno(EFAULT) then."""
 
-    def __init__(self, thread: Thread, architecture: int, count: int, address: int) -> None:
+    def __init__(self, thread: Thread, count: int, address: int, *, narrow: bool) -> None:
         self._thread = thread
-        self._layout = struct.Struct("=4I" if architecture == seccomp.AUDIT_ARCH_I386 else "=4Q")
+        self._layout = struct.Struct("=4I" if narrow else "=4Q")
         self._count = count
         self._address = address
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from luod import linux
-from luod.emulator.model.ports import Errno, HostFile, Kind
+from luod.emulator.model.ports import PAGE, Errno, HostFile, Kind
 from luod.linux import Fd
 from luod.uapi.memfd import F_ADD_SEALS, F_GET_SEALS, F_SEAL_EXEC, F_SEAL_SEAL
 
@@ -234,6 +234,9 @@ class HostMemory:
 
     def log(self, line: str) -> None:
         self._log(line)
+
+    def memory(self) -> int:
+        return os.sysconf("SC_PHYS_PAGES") * PAGE
 
     def take_over(self, kept: HostFile, *, size: int, seals: int, position: int, name: bytes = b"") -> OpenFile:
         if not isinstance(kept, OpenFile):
