@@ -16,7 +16,7 @@ from luod.emulator.model.ports import Errno, HostFile, Kind
 from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.trap.devices.memory import EventFd, ProcessMemory
 from luod.emulator.trap.process.caller import Surroundings, Thread, status_field
-from luod.emulator.trap.process.memory_files import OpenFile, Stand
+from luod.emulator.trap.process.memory_files import Stand, close_elsewhere
 from luod.emulator.trap.process.placeholder import Identity
 from luod.emulator.trap.seccomp.notify import Notification
 from luod.linux import Fd
@@ -63,12 +63,8 @@ class DeviceThread(Thread):
         except OSError:
             return None
 
-    def take(self, fd: int) -> OpenFile:
-        identity = self.identity(fd) if fd >= 0 else None
-        if identity is not None and self._devices.is_ours(identity):
-            # A query to its file system would wait for an answer of this very thread.
-            raise Errno(errno.EINVAL)
-        return self._duplicate(fd)
+    def _serves(self, identity: Identity) -> bool:
+        return self._devices.is_ours(identity) or super()._serves(identity)
 
     def _file(self, fd: int, identity: Identity) -> HostFile:
         if not self._devices.is_ours(identity):
@@ -86,7 +82,7 @@ class DeviceThread(Thread):
     def eventfd(self, fd: int) -> EventFd:
         taken = self.take(fd)
         if os.readlink(f"/proc/self/fd/{taken.fileno()}") != _EVENTFD:
-            taken.close()
+            close_elsewhere(taken)
             raise Errno(errno.EINVAL)
         return EventFd(taken)
 

@@ -148,7 +148,7 @@ class ProcessMemory:
 class EventFd:
     """A duplicate of a process's eventfd. Owns it."""
 
-    def __init__(self, fd: OpenFile) -> None:
+    def __init__(self, fd: Fd) -> None:
         self._fd = fd
         self._room = select.poll()
         self._room.register(fd.fileno(), select.POLLOUT)

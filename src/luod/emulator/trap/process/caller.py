@@ -23,7 +23,7 @@ from luod.emulator.model.caller import IMAGE_FRONT, IMAGE_IN_MEMORY, KexecSegmen
 from luod.emulator.model.files import DeviceFile, SessionFile
 from luod.emulator.model.ports import PAGE, Errno, HostFile, Kind
 from luod.emulator.trap.process import process_memory
-from luod.emulator.trap.process.memory_files import OpenFile, Stand
+from luod.emulator.trap.process.memory_files import OpenFile, Stand, close_elsewhere, is_memory
 from luod.emulator.trap.process.placeholder import Identity, Placeholders
 from luod.emulator.trap.seccomp.notify import Listener, Notification
 from luod.linux import Fd
@@ -199,11 +199,22 @@ class Thread:
         except OSError as error:
             raise Errno(error.errno or errno.ESRCH) from None
 
-    def take(self, fd: int) -> OpenFile:
-        """Returns a duplicate of the caller's fd. Raises Errno(EBADF), also for O_PATH."""
+    def take(self, fd: int) -> Fd:
+        """Returns a duplicate of the caller's fd, which the caller of this owns.
+
+        Raises Errno: EBADF, also for O_PATH; EINVAL for a file that the supervisor itself serves: it must not ask for
+        its attributes.
+        """
+        identity = self.identity(fd) if fd >= 0 else None
+        if identity is not None and self._serves(identity):
+            raise Errno(errno.EINVAL)
         return self._duplicate(fd)
 
-    def _duplicate(self, fd: int) -> OpenFile:
+    def _serves(self, identity: Identity) -> bool:
+        """Returns whether the file is of LUO: a session, or the device."""
+        return self._stands_for(identity) is not None
+
+    def _duplicate(self, fd: int) -> Fd:
         with _process_of(self.tid) as process:
             try:
                 duplicate = linux.pidfd_getfd(process.fileno(), fd)
@@ -212,9 +223,9 @@ class Thread:
                 # EMFILE is of the supervisor's own limit, not of the caller's.
                 raise Errno(errno.ENFILE if code == errno.EMFILE else code) from None
         if self.only_path(fd):
-            duplicate.close()
+            close_elsewhere(duplicate)
             raise Errno(errno.EBADF)
-        return OpenFile(duplicate)
+        return duplicate
 
     def file(self, fd: int) -> HostFile:
         identity = self.identity(fd) if fd >= 0 else None
@@ -226,7 +237,11 @@ class Thread:
         """Returns `file` of an open fd whose `identity` is known: it costs a request to /proc."""
         kind = self._stands_for(identity)
         if kind is None:
-            return self._duplicate(fd)
+            duplicate = self._duplicate(fd)
+            if is_memory(duplicate):
+                return OpenFile(duplicate)
+            close_elsewhere(duplicate)
+            return Stand(Kind.OTHER, identity)
         if self.only_path(fd):
             raise Errno(errno.EBADF)
         return Stand(kind, identity)
@@ -307,7 +322,12 @@ class KexecFiles:
         fd = ctypes.c_int(argument & 0xFFFFFFFF).value
         if fd < 0:
             raise Errno(errno.EBADF)
-        file = self._thread.take(fd)
+        duplicate = self._thread.take(fd)
+        try:
+            file = OpenFile(duplicate)
+        except OSError as error:  # of a file system that is not this user's, or whose server has ended
+            close_elsewhere(duplicate)
+            raise Errno(error.errno or errno.EIO) from None
         try:
             if fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
                 raise Errno(errno.EBADF)

@@ -6,6 +6,7 @@ new memfd with the same contents: the old inode cannot become the file that the 
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
 import errno
@@ -70,8 +71,30 @@ def _refuse_what_would_hurt(missing: int) -> None:
         raise Errno(errno.ENOMEM)
 
 
+def is_memory(file: Fd) -> bool:
+    """Returns whether the file is of a tmpfs or hugetlbfs, without a request to its file system.
+
+    The server of a FUSE file may be the very program that waits for the supervisor's answer.
+    """
+    try:
+        fcntl.fcntl(file.fileno(), F_GET_SEALS)
+    except OSError:
+        return False
+    return True
+
+
+def close_elsewhere(file: Fd) -> None:
+    """Closes a file of any file system in another thread: a close flushes, and may wait for a server of FUSE."""
+
+    def close() -> None:
+        with contextlib.suppress(OSError):  # of the flush
+            file.close()
+
+    _thread.start_new_thread(close, ())
+
+
 class OpenFile:
-    """`HostFile` over an fd of the supervisor. Owns the fd."""
+    """`HostFile` over an fd of the supervisor. Owns the fd, unless the constructor raises OSError."""
 
     _pins = 0
     """How many files have a `_pin`."""
