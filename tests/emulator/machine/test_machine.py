@@ -253,13 +253,15 @@ def test_a_chroot_whose_root_directory_is_no_mount_point(tmp_path: Path) -> None
 
 
 def test_carried_memory_is_given_back(tmp_path: Path) -> None:
-    """After FINISH neither the supervisor nor a process it started holds what was carried."""
+    """After FINISH neither the supervisor nor a process it started holds what was carried, open or mapped."""
     source = """
         fd = device()
         if BOOT == 1:
             session = create(fd, b"s")
             for token in range(5):
-                preserve(session, os.memfd_create("carried"), token)
+                carried = os.memfd_create("carried")
+                os.truncate(carried, 4096)
+                preserve(session, carried, token)
             os.write(1, b"preserved\\n"); sys.stdin.readline()
             jump()
         session = retrieve_session(fd, b"s")
@@ -274,8 +276,8 @@ def test_carried_memory_is_given_back(tmp_path: Path) -> None:
     for step, pid in zip(told, steps(source, lines=told), strict=True):
         keepers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         counts[step] = [memfds(pid), *map(memfds, map(int, keepers))]
-    # Kept: while preserved the files themselves, once retrieved what they became.
-    assert counts == {"preserved": [5, 0], "retrieved": [5, 0], "finished": [0, 0]}
+    # Kept: while preserved the files themselves and a page of each, once retrieved what they became.
+    assert counts == {"preserved": [10, 0], "retrieved": [5, 0], "finished": [0, 0]}
 
 
 def test_boots_leave_nothing_in_the_supervisor() -> None:
@@ -289,7 +291,9 @@ def test_boots_leave_nothing_in_the_supervisor() -> None:
 
 
 def memfds(pid: int) -> int:
-    return sum(os.readlink(link).startswith("/memfd:") for link in Path(f"/proc/{pid}/fd").iterdir())
+    """Returns how many fds and mappings of memfds a process has."""
+    opened = sum(os.readlink(link).startswith("/memfd:") for link in Path(f"/proc/{pid}/fd").iterdir())
+    return opened + Path(f"/proc/{pid}/maps").read_text().count("/memfd:")
 
 
 # -- signals and sudden ends ---------------------------------------------------------------------------------------

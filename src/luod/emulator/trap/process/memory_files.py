@@ -25,6 +25,7 @@ from luod.uapi.memfd import F_ADD_SEALS, F_GET_SEALS, F_SEAL_EXEC, F_SEAL_SEAL
 
 TMPFS_MAGIC: Final = 0x01021994
 HUGETLBFS_MAGIC: Final = 0x958458F6
+_MADV_DONTFORK: Final = 10
 _MADV_POPULATE_READ: Final = 22
 _TMPFS: Final = ("/dev/shm", "/run", "/tmp", "/dev")
 """Where a tmpfs may be mounted that this process can write to."""
@@ -38,6 +39,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _PROT_NONE: Final = 0
 _MOST_PINS: Final = 32768
 """Mappings of preserved files: half of those that a process may have (vm.max_map_count)."""
@@ -162,7 +164,8 @@ class OpenFile:
                     # A mapping of what is opened here would make the file one that is open for writing (ETXTBSY).
                     self._pin = _map(self._fd if self.writable() else writable)
                     OpenFile._pins += bool(self._pin)
-            with self.reopen(os.O_RDONLY) as readable:
+            with self.reopen(os.O_RDONLY) as readable, contextlib.suppress(ValueError):
+                # ValueError: it was cut off meanwhile, and its pages with it.
                 _touch(readable, status.st_size)
         except OSError as error:
             raise Errno(error.errno or errno.ENOMEM) from None
@@ -234,9 +237,15 @@ class Stand:
 
 
 def _map(file: Fd) -> int:
-    """Returns the address of a mapping of the file's first page, or 0. Unlike mmap.mmap it does not keep an fd."""
+    """Returns the address of a mapping of the file's first page, or 0. Unlike mmap.mmap it does not keep an fd.
+
+    Forks, such as the next boot's processes, do not have it: the file would live as long as they do.
+    """
     address: int = _libc.mmap(None, mmap.PAGESIZE, _PROT_NONE, mmap.MAP_SHARED, file.fileno(), 0)
-    return 0 if address == _MAP_FAILED else address
+    if address == _MAP_FAILED:
+        return 0
+    _libc.madvise(address, mmap.PAGESIZE, _MADV_DONTFORK)
+    return address
 
 
 def _touch(file: Fd, size: int) -> None:
