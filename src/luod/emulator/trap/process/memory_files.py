@@ -32,7 +32,7 @@ _TMPFS: Final = ("/dev/shm", "/run", "/tmp", "/dev")
 _MEMFD: Final = b"/memfd:"
 _DELETED: Final = b" (deleted)"
 _RESERVE: Final = 64 << 20
-"""Bytes of the host's memory that a machine leaves free. The check skips smaller files."""
+"""Bytes of memory that a machine leaves free. The check skips smaller files."""
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -55,21 +55,16 @@ def _file_system(fd: int) -> int:
     return magic & 0xFFFFFFFF
 
 
-def _available_memory() -> int:
-    """Returns the bytes that the host could still allocate without swapping."""
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 0
-
-
 def _refuse_what_would_hurt(missing: int) -> None:
-    """Raises Errno where the copy would exhaust the host's memory.
+    """Raises Errno where the copy would exhaust the memory of the host, or of the container.
 
-    A real kernel lets the OOM killer choose. The machine must not trigger that of the host.
+    A real kernel lets the OOM killer choose. The machine must not trigger that of the host, nor be killed by it.
     """
-    if missing > _RESERVE and missing > _available_memory() - _RESERVE:
+    if missing <= _RESERVE:
+        return
+    from luod.emulator.trap.process import available  # late: few machines preserve so much
+
+    if missing > available.memory() - _RESERVE:
         raise Errno(errno.ENOMEM)
 
 
