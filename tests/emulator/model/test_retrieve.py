@@ -56,6 +56,15 @@ def test_name_with_garbage_behind_its_nul(late: Process) -> None:
     assert late.call(DEVICE, LIVEUPDATE_IOCTL_RETRIEVE_SESSION, argument) == 0
 
 
+def test_a_session_whose_file_cannot_be_installed_stays(late: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread takes the last fd, or the host has no room for another file."""
+    with monkeypatch.context() as patch:
+        patch.setattr(late, "has_free_fd", iter([True, False]).__next__)
+        assert late.retrieve_session(DEVICE, b"vm") == -EMFILE
+    incoming = number(late.retrieve_session(DEVICE, b"vm"))
+    assert late.contents(number(late.retrieve(incoming, 1))) == b"ram1"
+
+
 def test_session_created_in_this_boot(late: Process) -> None:
     number(late.create(DEVICE, b"new"))
     assert late.retrieve_session(DEVICE, b"new") == -ENOENT

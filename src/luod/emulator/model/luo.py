@@ -134,14 +134,21 @@ class Luo:
             raise Errno(errno.EEXIST)
         session = OutgoingSession(name, self._handlers)
         self._outgoing[name] = session
-        self._give_out(request, session)
+        file = SessionFile(session)
+        try:
+            request.answerable()
+            fd = request.caller.install(file, True)
+        except Errno:
+            self.release(file)  # its last close
+            raise
+        request.answer({1: fd})
         return 0
 
     def _retrieve_session(self, request: Request) -> int | Blocked:
         """Retrieves a session.
 
-        Raises Errno: EMFILE, ENOENT, EINVAL when it is retrieved already, and EFAULT, which finishes the session: it is
-        lost.
+        Raises Errno: EMFILE, ENOENT, EINVAL when it is retrieved already, ENFILE and ENOMEM of the host, and EFAULT,
+        which finishes the session: it is lost.
         """
         _need_fd(request.caller)
         if self._frozen:
@@ -153,19 +160,19 @@ class Luo:
         if session.retrieved:
             raise Errno(errno.EINVAL)
         session.retrieved = True
-        self._give_out(request, session)
-        return 0
-
-    def _give_out(self, request: Request, session: OutgoingSession | IncomingSession) -> None:
-        """Installs the new file in the caller. If that fails the file is dropped, which is its last close."""
         file = SessionFile(session)
         try:
             request.answerable()
-            fd = request.caller.install(file, True)
         except Errno:
             self.release(file)
             raise
+        try:
+            fd = request.caller.install(file, True)
+        except Errno:
+            session.retrieved = False
+            raise
         request.answer({1: fd})
+        return 0
 
     @property
     def frozen_files(self) -> Set[Hashable]:
