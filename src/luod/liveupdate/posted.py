@@ -31,7 +31,7 @@ _RETRIEVE_INTO: Final = Call(
         posted.ARGUMENT_NOT_TAKEN: (TargetRefused, "a file of this kind is not retrieved into another"),
         posted.TARGET_READ_ONLY: (TargetRefused, "the target is not open for writing"),
         posted.TARGET_UNFIT: (TargetRefused, "the target is not an empty file of a tmpfs, or the file is a memfd"),
-        posted.TARGET_CLAIMED: (TargetRefused, "another file was retrieved into the target"),
+        posted.TARGET_CLAIMED: (TargetRefused, "a session holds the target, preserved or filled by a retrieve"),
     },
 )
 

@@ -41,4 +41,4 @@ TARGET_READ_ONLY: Final = errno.EBADF
 TARGET_UNFIT: Final = errno.EINVAL
 """A target that is not a linked file of a tmpfs, or not empty. Inferred."""
 TARGET_CLAIMED: Final = errno.EBUSY
-"""A target that another RETRIEVE_FD has filled. Inferred."""
+"""A target that another RETRIEVE_FD has filled, or that is preserved. Inferred."""

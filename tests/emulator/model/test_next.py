@@ -195,13 +195,28 @@ def late(world: World, vmm: Process, device: int) -> Process:
     return jump(world, vmm)
 
 
+DEVICE = 3
+
+
 @pytest.fixture
 def incoming(late: Process) -> int:
-    return number(late.retrieve_session(late.open_device(), b"s"))
+    assert late.open_device() == DEVICE
+    return number(late.retrieve_session(DEVICE, b"s"))
 
 
 def tmpfs(vmm: Process, data: bytes = b"") -> int:
     return vmm.memfd(data, kind=Kind.TMPFS)
+
+
+def test_a_target_that_is_preserved_is_refused_and_stays_empty(late: Process, incoming: int) -> None:
+    target = tmpfs(late)
+    outgoing = number(late.create(DEVICE, b"t"))
+    assert late.preserve(outgoing, target, 1) == 0
+    assert retrieve(late, incoming, 1, target) == -EBUSY
+    assert late.contents(target) == b""
+    assert retrieve(late, incoming, 1, tmpfs(late)) > 0
+    assert late.finish(incoming) == 0
+    late.close(outgoing)
 
 
 def test_a_file_of_a_tmpfs_is_retrieved_into_an_empty_one(late: Process, incoming: int) -> None:

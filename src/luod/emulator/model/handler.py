@@ -91,8 +91,9 @@ class FileHandler(ABC, Generic[State, Record]):
     takes_target = False
     """Whether RETRIEVE_FD takes an argument that names a file, into which this one is retrieved."""
 
-    def retrieve_into(self, record: Record, target: HostFile | None) -> HostFile:
+    def retrieve_into(self, record: Record, target: HostFile | None, *, held: bool) -> HostFile:
         """Retrieves a file as `retrieve` does. `target` is the caller's file in the argument of RETRIEVE_FD, if any.
+        `held`: a session of this kernel has it, preserved or retrieved.
 
         Owns `target` if it succeeds. A `Retryable` leaves the record as it was.
         """
@@ -129,6 +130,10 @@ class HandlerTable:
 
     def compatible(self, name: str) -> FileHandler[Any, Any] | None:
         return next((handler for handler in self._handlers if handler.compatible == name), None)
+
+    def holds(self, identity: Hashable) -> bool:
+        """Returns whether a session of this kernel holds the file."""
+        return identity in self._held
 
     def hold(self, identity: Hashable) -> None:
         """Records a file as held.

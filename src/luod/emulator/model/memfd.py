@@ -59,7 +59,6 @@ class MemfdHandler(FileHandler[MemfdState, MemfdRecord]):
     def __init__(self, host: Host, *, tmpfs: bool = False) -> None:
         self._host = host
         self.takes_target = tmpfs
-        self._claimed: set[Hashable] = set()
 
     def can_preserve(self, file: HostFile) -> bool:
         return file.kind is Kind.MEMFD or (self.takes_target and file.kind is Kind.TMPFS)
@@ -98,7 +97,7 @@ class MemfdHandler(FileHandler[MemfdState, MemfdRecord]):
             # The pages moved to the new file, or a failed attempt freed them (docs/hazards.md, H1).
             record.drop()
 
-    def retrieve_into(self, record: MemfdRecord, target: HostFile | None) -> HostFile:
+    def retrieve_into(self, record: MemfdRecord, target: HostFile | None, *, held: bool) -> HostFile:
         """Raises Retryable for a target that does not fit, and where one is missing or too much."""
         if not record.named:
             if target is not None:
@@ -108,22 +107,16 @@ class MemfdHandler(FileHandler[MemfdState, MemfdRecord]):
             raise Retryable(posted.ARGUMENT_MISSING)
         if not target.writable():
             raise Retryable(posted.TARGET_READ_ONLY)
-        if target.identity in self._claimed:
+        if held:
             raise Retryable(posted.TARGET_CLAIMED)
         if target.kind is not Kind.TMPFS or target.size():
             raise Retryable(posted.TARGET_UNFIT)
         assert record.kept is not None, "retrieved once, before finish"
-        self._claimed.add(target.identity)
         try:
             self._host.fill(target, record.kept, size=record.size)
         finally:
             record.drop()
         return target
-
-    def finish(self, record: MemfdRecord, file: HostFile | None) -> None:
-        if file is not None:
-            self._claimed.discard(file.identity)
-        record.drop()
 
 
 def seals_on_return(seals: int) -> int:

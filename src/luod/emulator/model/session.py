@@ -206,8 +206,9 @@ class IncomingSession:
         if incoming.error:
             raise Errno(incoming.error)
         if incoming.file is None:
+            held = target is not None and self._handlers.holds(incoming.handler.identity(target))
             try:
-                incoming.file = incoming.handler.retrieve_into(incoming.carried, target)
+                incoming.file = incoming.handler.retrieve_into(incoming.carried, target, held=held)
             except Errno as failure:
                 if not isinstance(failure, Retryable):
                     incoming.error = failure.code
