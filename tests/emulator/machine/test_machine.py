@@ -15,9 +15,10 @@ from typing import IO
 import pytest
 
 from luod.testing.starter.outside import Started
-from luod.testing.tools import for_root, require_tool
+from luod.testing.tools import cannot_run, for_root, require_tool
 from tests.emulator.machine import forks
 from tests.emulator.machine.conftest import (
+    DEVICE,
     PLAIN_USER,
     PROGRAMS,
     WAYS,
@@ -346,6 +347,46 @@ def test_killed_supervisor_takes_the_machine_along(way: str, user: int | None) -
 def test_killed_keeper_ends_the_machine() -> None:
     """The process between `luoemu` and init, as the OOM killer might choose it."""
     with started(HOLDER) as (machine, output):
+        (keeper,) = Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text().split()
+        os.kill(int(keeper), signal.SIGKILL)
+        assert output.read() == ""
+        assert machine.wait(30) == 128 + signal.SIGKILL
+
+
+# -- an init that the kernel does not kill with its parent any more ------------------------------------------------
+
+CHANGED = """
+    {change}
+    os.fork(); os.fork()
+    os.write(1, b"there\\n")
+    while True: signal.pause()
+"""
+OTHER_UID = "os.setgroups([]); os.setgid(1000); os.setuid(1000)"
+BY_ITSELF = "import ctypes; ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)"  # PR_SET_PDEATHSIG
+CHANGES = pytest.mark.parametrize("change", [OTHER_UID, BY_ITSELF], ids=["another uid", "by itself"])
+
+
+@contextmanager
+def changed(change: str, *options: str) -> Iterator[tuple[Started, IO[str]]]:
+    if change == OTHER_UID:
+        for_root("for several users in one machine")
+    with started(CHANGED.format(change=change), *options) as (machine, output):
+        yield machine, output
+
+
+@CHANGES
+@pytest.mark.parametrize("options", [(), DEVICE], ids=["no devices", "devices"])
+def test_killed_supervisor_takes_every_init_along(change: str, options: tuple[str, ...]) -> None:
+    if options and not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        cannot_run("no /dev/fuse that this uid may use, and devices need it: modprobe fuse, as root")
+    with changed(change, *options) as (machine, output):
+        machine.kill()
+        assert output.read() == ""
+
+
+@CHANGES
+def test_killed_keeper_takes_every_init_along(change: str) -> None:
+    with changed(change) as (machine, output):
         (keeper,) = Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text().split()
         os.kill(int(keeper), signal.SIGKILL)
         assert output.read() == ""

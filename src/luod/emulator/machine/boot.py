@@ -1,8 +1,8 @@
 """Starts the processes of one boot: the keeper, which makes the namespaces and waits, and init, which becomes COMMAND.
 
 Both are forked from `luoemu` and report to it over a channel (`channel.py`). The keeper reports the mounts it made and
-init's exit status. Init sends the listener of its filter. When `luoemu` dies, the kernel kills the keeper, then init,
-then init's descendants. `machine.py` answers their calls and decides what follows.
+init's exit status. Init sends the listener of its filter. When `luoemu` dies, its end of the channel closes: the keeper
+kills init, and the kernel then kills init's descendants. `machine.py` answers their calls and decides what follows.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -159,13 +160,29 @@ def _run_init(
     os.close(go)
     with Fd(os.pidfd_open(pid)) as init:
         channel.send(supervisor, {"init": pid}, [init])
+        # From here on init may lose its own PR_SET_PDEATHSIG, by a change of its uid for example.
+        namespaces.outlive_parent()
         os.write(tell, b"\n")
         os.close(tell)
-        if opening is not None:
-            from luod.emulator.trap.devices import opener
-
-            opener.serve(opening.requests, opening.directory, init)
+        try:
+            _wait(init, supervisor, opening)
+        finally:
+            # A status that it has already stays.
+            signal.pidfd_send_signal(init.fileno(), signal.SIGKILL)
     return os.waitpid(pid, 0)[1]
+
+
+def _wait(init: Fd, supervisor: socket.socket, opening: _Opening | None) -> None:
+    """Returns at init's end, or when `luoemu` is gone: it never sends, so its end of the channel was closed then."""
+    if opening is not None:
+        from luod.emulator.trap.devices import opener
+
+        opener.serve(opening.requests, opening.directory, until=(init, supervisor))
+        return
+    ends = select.poll()
+    for end in (init, supervisor):
+        ends.register(end, select.POLLIN)
+    ends.poll()
 
 
 def _init(order: Order, filter_: bytes, supervisor: socket.socket, go: int, privileged: bool) -> NoReturn:

@@ -375,9 +375,10 @@ class _Boot:
         return fields["State"].split()[0] in "ZX" or bool(int(fields["SigCgt"], 16) >> (signal.SIGINT - 1) & 1)
 
     def _kill(self) -> None:
-        if self._init is not None and self._status is None:
+        if self._init is not None:
+            # Also after the end of the keeper, which may have been killed itself.
             _signal(self._init)
-        elif self._init is None:
+        else:
             os.kill(self._keeper, signal.SIGKILL)
 
 

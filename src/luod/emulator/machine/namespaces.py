@@ -67,8 +67,16 @@ def read_only(target: str) -> None:
 
 
 def die_with_parent() -> None:
-    """Has the kernel kill this process with SIGKILL when its parent ends."""
+    """Has the kernel kill this process with SIGKILL when its parent ends.
+
+    The kernel forgets that when the process changes its effective uid or gid, or executes a setuid program.
+    """
     syscall("prctl", _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def outlive_parent() -> None:
+    """Undoes `die_with_parent`."""
+    syscall("prctl", _PR_SET_PDEATHSIG, 0, 0, 0, 0)
 
 
 def enter(*, share_network: bool) -> bool:

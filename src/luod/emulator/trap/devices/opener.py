@@ -11,21 +11,22 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from luod.emulator.model.ports import Errno
-from luod.linux import Fd
+from luod.linux import Fd, HasFileno
 
 _MAX_NAME = 255
 _CLOSED = b"closed"
 
 
-def serve(requests: socket.socket, directory: Fd, until: Fd) -> None:
-    """Opens the requested names in `directory` until `until` is readable. Runs in the machine's namespaces."""
+def serve(requests: socket.socket, directory: Fd, until: Sequence[HasFileno]) -> None:
+    """Opens the requested names in `directory` until one of `until` is readable. Runs in the machine's namespaces."""
     poll = select.poll()
-    poll.register(requests, select.POLLIN)
-    poll.register(until.fileno(), select.POLLIN)
-    while until.fileno() not in (ready := dict(poll.poll())):
+    for file in (requests, *until):
+        poll.register(file, select.POLLIN)
+    ends = {file.fileno() for file in until}
+    while ends.isdisjoint(ready := dict(poll.poll())):
         if requests.fileno() not in ready:
             continue
         name = requests.recv(_MAX_NAME)
