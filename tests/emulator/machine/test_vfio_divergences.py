@@ -195,6 +195,22 @@ def test_what_the_iommu_has_not(run_devices: RunDevices) -> None:
     run_devices(source)
 
 
+def test_a_million_allowed_ranges(run_devices: RunDevices) -> None:
+    source = """
+        from array import array
+        from luod.uapi import iommufd
+        context = open_iommufd()
+        space = ioas(context)
+        ranges = array("Q", range(2 * (1 << 20) + 2))
+        def allow(count):
+            address = ranges.buffer_info()[0]
+            call(context, iommufd.IOMMU_IOAS_ALLOW_IOVAS, iommufd.IOAS_ALLOW_IOVAS, space, count, 0, address)
+        allow(1 << 20)
+        assert errno_of(allow, (1 << 20) + 1) == errno.ENOMEM
+    """
+    run_devices(source)
+
+
 def test_type1_has_no_dirty_tracking_and_no_change_of_addresses(run_devices: RunDevices) -> None:
     source = """
         take()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from errno import (
     E2BIG,
     EADDRINUSE,
@@ -219,6 +220,32 @@ def test_unmap(vmm: Vmm, iommu: int, ioas: int) -> None:
     assert vmm.unmap(iommu, ioas, 0, BIG) == 0
 
 
+def test_a_whole_address_space_has_0_bytes(vmm: Vmm, iommu: int, ioas: int) -> None:
+    half = 1 << 63
+    for _ in range(2):
+        assert [vmm.map(iommu, ioas, 0, half, start) for start in (0, half)] == [0, half]
+        assert vmm.unmap(iommu, ioas, 0, BIG) == 0
+    assert vmm.call(iommu, uapi.IOMMU_VFIO_IOAS, uapi.VFIO_IOAS.pack(12, ioas, uapi.IOMMU_VFIO_IOAS_SET, 0)) == 0
+    assert [vmm.map(iommu, ioas, 0, half, start) for start in (0, half)] == [0, half]
+    everything = vfio.IOMMU_TYPE1_DMA_UNMAP.pack(24, vfio.VFIO_DMA_UNMAP_FLAG_ALL, 0, 0)
+    assert vmm.call(iommu, vfio.VFIO_IOMMU_UNMAP_DMA, everything) == 0
+    assert vfio.IOMMU_TYPE1_DMA_UNMAP.unpack(vmm.read(SCRATCH, 24))[3] == 0
+
+
+def test_many_mappings_are_answered_soon(vmm: Vmm, iommu: int, ioas: int) -> None:
+    many = 20_000
+    begun = time.process_time()
+    for number_of_maps in range(many):
+        start = vmm.map(iommu, ioas, 0, 4096, ANYWHERE)
+        assert start == (number_of_maps + 1) * 4096
+    assert vmm.unmap(iommu, ioas, 0, 4096 * many // 2) == 4096 * (many // 2 - 1)
+    assert vmm.unmap(iommu, ioas, 0, BIG) == 4096 * (many // 2 + 1)
+    for _ in range(many):
+        vmm.ioas(iommu)
+    assert vmm.ioas(iommu) == many + 2
+    assert time.process_time() - begun < 15
+
+
 def test_what_is_unmapped_or_closed_is_not_pinned(world: DeviceWorld, vmm: Vmm, iommu: int, ioas: int) -> None:
     assert vmm.map(iommu, ioas, RAM, 4096, 0) == 0
     assert vmm.map(iommu, ioas, RAM, 4096, 4096) == 4096
@@ -407,6 +434,17 @@ def test_hw_info_says_nothing(vmm: Vmm, iommu: int, table: int) -> None:
     assert vmm.call(iommu, uapi.IOMMU_GET_HW_INFO, layout.pack(40, 2, 2, 0, 0, 0, 0, bytes(3), 0)) == -EOPNOTSUPP
     assert vmm.call(iommu, uapi.IOMMU_GET_HW_INFO, layout.pack(40, 0, 2, 0, 0, 0, 0, b"\0\1\0", 0)) == -EOPNOTSUPP
     assert vmm.call(iommu, uapi.IOMMU_GET_HW_INFO, layout.pack(31, 0, 2, 0, 0, 0, 0, bytes(3), 0)) == -EINVAL
+
+
+def test_hw_info_zeroes_a_buffer_up_to_its_end_in_pieces(vmm: Vmm, iommu: int, table: int) -> None:
+    layout = uapi.HW_INFO
+    tracemalloc.start()
+    try:
+        request = layout.pack(40, 0, 2, (1 << 32) - 1, RAM, 0, 0, bytes(3), 0)
+        assert vmm.call(iommu, uapi.IOMMU_GET_HW_INFO, request) == -EFAULT
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_change_process_is_for_file_mappings(vmm: Vmm, iommu: int, ioas: int) -> None:

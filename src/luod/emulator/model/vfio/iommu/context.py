@@ -7,6 +7,7 @@ nested page tables. `iommufd.py` has the ioctls that make them, `ioas.py` the ma
 from __future__ import annotations
 
 import errno
+import heapq
 from collections.abc import Iterator
 from typing import Final, TypeVar
 
@@ -170,6 +171,9 @@ class Context:
 
     def __init__(self) -> None:
         self._objects: dict[int, Object] = {}
+        self._numbers: dict[Object, int] = {}
+        self._free: list[int] = []
+        """Numbers up to the highest one so far that no object has, as a heap."""
         self._compatible: Ioas | None = None
 
     def __len__(self) -> int:
@@ -180,6 +184,7 @@ class Context:
         for ioas in self.all(Ioas):
             ioas.space.clear()
         self._objects.clear()
+        self._numbers.clear()
 
     def get(self, number: int, kind: type[Some]) -> Some:
         """Returns object `number`. Raises Errno(ENOENT) when it does not exist or is not a `kind`."""
@@ -192,15 +197,17 @@ class Context:
         return (each for each in tuple(self._objects.values()) if isinstance(each, kind))
 
     def add(self, thing: Object) -> int:
-        number = next(number for number in range(1, len(self._objects) + 2) if number not in self._objects)
+        number = heapq.heappop(self._free) if self._free else len(self._objects) + 1
         self._objects[number] = thing
+        self._numbers[thing] = number
         return number
 
     def remove(self, number: int) -> None:
-        del self._objects[number]
+        del self._numbers[self._objects.pop(number)]
+        heapq.heappush(self._free, number)
 
     def number_of(self, thing: Object) -> int:
-        return next(number for number, each in self._objects.items() if each is thing)
+        return self._numbers[thing]
 
     def destroy(self, number: int) -> None:
         """Destroys an object. Raises Errno: ENOENT, EBUSY while it is in use; a bound device always is."""

@@ -6,6 +6,9 @@ It follows drivers/iommu/iommufd/io_pagetable.c and ioas.c of Linux 7.3. The ioc
 from __future__ import annotations
 
 import errno
+import heapq
+import itertools
+from collections.abc import Iterator
 from typing import Final
 
 from luod.emulator.model.ports import PAGE, Errno
@@ -52,6 +55,8 @@ class Ioas:
         """Preserved page tables that need it as it is."""
         self.large_pages = True
         self._allowed: tuple[Range, ...] = ()
+        self._choosable = _join(())
+        """The ranges from which addresses are chosen."""
 
     @property
     def alignment(self) -> int:
@@ -70,6 +75,7 @@ class Ioas:
         if any(reserved(*each, self._reserved) for each in ranges):
             raise Errno(errno.EADDRINUSE)
         self._allowed = ranges
+        self._choosable = _join(ranges)
 
     def add_page_table(self) -> None:
         """Counts a page table.
@@ -145,32 +151,24 @@ class Ioas:
         if alignment < self.alignment:
             raise Errno(errno.EINVAL)
         within = memory_address % PAGE
-        taken = sorted([*((area.start, area.last) for area in self.space), *self._reserved])
-        for first, last in self._choosable():
+        for first, last in self._choosable:
             # As in iopt_alloc_iova, the start of the range is aligned before holes are looked for.
             position = _fit(first, last, length, alignment, within)
             if position is None:
                 continue
-            for start, end in [*taken, (last + 1, ADDRESS_MAXIMUM)]:
-                if end < position:
-                    continue
+            for start, end in itertools.chain(self._taken(position), ((last + 1, ADDRESS_MAXIMUM),)):
                 found = _fit(position, min(start - 1, last), length, alignment, within)
                 if found is not None:
                     return found
+                if end >= last:
+                    break
                 position = end + 1
         raise Errno(errno.ENOSPC)
 
-    def _choosable(self) -> list[Range]:
-        """Returns the ranges from which addresses are chosen: neighbours joined, no first and no last page."""
-        lowest, highest = PAGE, ADDRESS_MAXIMUM - PAGE
-        joined: list[Range] = []
-        for first, last in self._allowed or ((lowest, highest),):
-            if joined and joined[-1][1] + 1 == first:
-                joined[-1] = joined[-1][0], last
-            else:
-                joined.append((first, last))
-        clipped = ((max(first, lowest), min(last, highest)) for first, last in joined)
-        return [(first, last) for first, last in clipped if first <= last]
+    def _taken(self, position: int) -> Iterator[Range]:
+        """Iterates over the ranges with an address from `position` on that no new mapping can have, in order."""
+        reserved_there = (each for each in self._reserved if each[1] >= position)
+        return heapq.merge(self.space.taken.beyond(position), reserved_there)
 
     def map(
         self,
@@ -252,17 +250,17 @@ class Ioas:
         last = start + length - 1
         if last > ADDRESS_MAXIMUM:
             raise Errno(errno.EOVERFLOW)
-        done = 0
-        for area in list(self.space.overlapping(start, last)):
-            if area.start < start or area.last > last:
-                raise PartOfMapping(done)
-            self.space.remove(area)
-            done += area.length
-        return done
+        areas = list(self.space.overlapping(start, last))
+        if areas and areas[0].start < start:
+            raise PartOfMapping(0)
+        if areas and areas[-1].last > last:
+            raise PartOfMapping(self.space.remove(areas[:-1]))
+        return self.space.remove(areas)
 
     def unmap_all(self) -> int:
+        """Unmaps everything, and returns the number of bytes in 64 bits: 0 for the whole space."""
         self._need_mutable()
-        return self.space.clear()
+        return self.space.clear() & ADDRESS_MAXIMUM
 
     def _need_mutable(self) -> None:
         if self.frozen_by:
@@ -274,6 +272,19 @@ def _enter(area: Area) -> None:
     area.pages.pin()
     if not (area.readable or area.writable):
         raise Errno(errno.EINVAL)
+
+
+def _join(allowed: tuple[Range, ...]) -> tuple[Range, ...]:
+    """Returns the ranges from which addresses are chosen: neighbours joined, no first and no last page."""
+    lowest, highest = PAGE, ADDRESS_MAXIMUM - PAGE
+    joined: list[Range] = []
+    for first, last in allowed or ((lowest, highest),):
+        if joined and joined[-1][1] + 1 == first:
+            joined[-1] = joined[-1][0], last
+        else:
+            joined.append((first, last))
+    clipped = ((max(first, lowest), min(last, highest)) for first, last in joined)
+    return tuple((first, last) for first, last in clipped if first <= last)
 
 
 def _fit(start: int, last: int, length: int, alignment: int, within: int) -> int | None:

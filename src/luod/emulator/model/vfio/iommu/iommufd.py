@@ -5,8 +5,8 @@ It follows drivers/iommu/iommufd of Linux 7.3. What this IOMMU cannot do is in `
 
 from __future__ import annotations
 
-import bisect
 import errno
+import itertools
 from collections.abc import Callable
 from typing import Final
 
@@ -26,6 +26,10 @@ CAP_SYS_RESOURCE: Final = 24
 _ACCESS: Final = uapi.IOMMU_IOAS_MAP_READABLE | uapi.IOMMU_IOAS_MAP_WRITEABLE
 _HWPT_ALLOC_MINIMUM: Final = 24
 _HW_INFO_MINIMUM: Final = 32
+_BLOCK: Final = 1 << 16
+"""Bytes that are read or written at once, of a program's array or buffer."""
+_RANGES_MAXIMUM: Final = 1 << 20
+"""Allowed ranges of one address space (docs/divergences.md)."""
 
 _TABLE: Final = {
     command.number & 0xFF: command
@@ -113,18 +117,23 @@ class IommufdFile(ModelFile):
             raise
 
     def _allow(self, request: Request, caller: DeviceCaller) -> None:
-        """Sets the allowed ranges. Raises Errno: EFAULT, EINVAL for ranges that are empty or overlap, EADDRINUSE."""
+        """Sets the allowed ranges. Raises Errno: EFAULT, EINVAL for ranges that are empty or overlap, EADDRINUSE.
+
+        ENOMEM for too many.
+        """
         _none(request.integer(3))
         ioas = self.context.get(request.integer(1), Ioas)
         ranges: list[tuple[int, int]] = []
-        for index in range(request.integer(2)):
-            address = request.integer(4) + index * uapi.IOVA_RANGE.size
-            first, last = uapi.IOVA_RANGE.unpack(caller.read(address, uapi.IOVA_RANGE.size))
-            # The ranges so far are sorted and apart: only the two beside this one can overlap it.
-            at = bisect.bisect(ranges, (first, last))
-            if first >= last or (at and ranges[at - 1][1] >= first) or (at < len(ranges) and ranges[at][0] <= last):
-                raise Errno(errno.EINVAL)
-            ranges.insert(at, (first, last))
+        failure = None
+        try:
+            _read_ranges(caller, request.integer(4), request.integer(2), ranges)
+        except Errno as error:
+            failure = error
+        ranges.sort()
+        if any(before[1] >= after[0] for before, after in itertools.pairwise(ranges)):
+            raise Errno(errno.EINVAL)  # seen before the range that cannot be read
+        if failure is not None:
+            raise failure
         ioas.allow(tuple(ranges))
 
     def _ranges(self, request: Request, caller: DeviceCaller) -> None:
@@ -290,8 +299,9 @@ class IommufdFile(ModelFile):
         """Describes an IOMMU of type NONE. The caller's buffer is zeroed."""
         _none(request.integer(1) & ~uapi.IOMMU_HW_INFO_FLAG_INPUT_TYPE or any(request.text(7)))
         self.context.get(request.integer(2), BoundDevice)
-        if request.integer(3):
-            caller.write(request.integer(4), bytes(request.integer(3)))
+        address, end = request.integer(4), request.integer(4) + request.integer(3)
+        for start in range(address, end, _BLOCK):
+            caller.write(start, bytes(min(end - start, _BLOCK)))
         request.answer({3: 0, 5: uapi.IOMMU_HW_INFO_TYPE_NONE, 6: 0, 8: 0})
 
     def _change_process(self, request: Request, caller: DeviceCaller) -> None:
@@ -329,6 +339,32 @@ class IommufdFile(ModelFile):
         if any(other is not table and other.preserve_token == token for other in self.context.marked()):
             raise Errno(errno.EADDRINUSE)
         table.preserve_token = token
+
+
+def _read_ranges(caller: DeviceCaller, address: int, count: int, ranges: list[tuple[int, int]]) -> None:
+    """Adds the ranges of an array to `ranges`, also those before a failure.
+
+    Raises Errno: EFAULT, EINVAL for an empty range, ENOMEM for too many.
+    """
+    size = uapi.IOVA_RANGE.size
+    block = _BLOCK // size
+    for done in range(0, count, block):
+        if done >= _RANGES_MAXIMUM:
+            raise Errno(errno.ENOMEM)
+        start, wanted = address + done * size, min(count - done, block)
+        try:
+            data = caller.read(start, wanted * size)
+        except Errno:
+            if wanted == 1:
+                raise
+            # The memory ends within the block. The ranges before that place still count.
+            _read_ranges(caller, start, wanted // 2, ranges)
+            _read_ranges(caller, start + wanted // 2 * size, wanted - wanted // 2, ranges)
+            continue
+        for first, last in uapi.IOVA_RANGE.iter_unpack(data):
+            if first >= last:
+                raise Errno(errno.EINVAL)
+            ranges.append((first, last))
 
 
 def _require_pages(length: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import errno
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,12 +102,60 @@ class Area:
         return (self.pages.address + self.offset) % PAGE
 
 
+class Taken:
+    """The addresses that have a mapping, as ranges. Neighbours are one range, so a full space has few."""
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+
+    def add(self, first: int, last: int) -> None:
+        """Adds a range of which no address is taken."""
+        at = bisect.bisect(self._firsts, first)
+        joins_before = at > 0 and self._lasts[at - 1] == first - 1
+        joins_after = at < len(self._firsts) and self._firsts[at] == last + 1
+        if joins_before and joins_after:
+            del self._firsts[at], self._lasts[at - 1]
+        elif joins_before:
+            self._lasts[at - 1] = last
+        elif joins_after:
+            self._firsts[at] = first
+        else:
+            self._firsts.insert(at, first)
+            self._lasts.insert(at, last)
+
+    def remove(self, first: int, last: int) -> None:
+        """Removes a range of which every address is taken."""
+        at = bisect.bisect(self._firsts, first) - 1
+        before, after = self._firsts[at] < first, self._lasts[at] > last
+        if before and after:
+            self._firsts.insert(at + 1, last + 1)
+            self._lasts.insert(at, first - 1)
+        elif before:
+            self._lasts[at] = first - 1
+        elif after:
+            self._firsts[at] = last + 1
+        else:
+            del self._firsts[at], self._lasts[at]
+
+    def clear(self) -> None:
+        self._firsts.clear()
+        self._lasts.clear()
+
+    def beyond(self, start: int) -> Iterator[tuple[int, int]]:
+        """Iterates over the ranges with an address from `start` on."""
+        first = bisect.bisect_left(self._lasts, start)
+        return ((self._firsts[at], self._lasts[at]) for at in range(first, len(self._firsts)))
+
+
 class AddressSpace:
     """The mappings of one page table, which never overlap. Owns a reference to the pages of each."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._areas: dict[int, Area] = {}
+        self.taken = Taken()
+        """Its addresses. Only this class changes them."""
 
     def __iter__(self) -> Iterator[Area]:
         """Iterates over the mappings in the order of their addresses."""
@@ -129,13 +177,23 @@ class AddressSpace:
 
     def insert(self, area: Area) -> None:
         """Inserts a mapping into a free range. Takes over the reference to its pages."""
+        self._place(area)
+        self.taken.add(area.start, area.last)
+
+    def _place(self, area: Area) -> None:
         bisect.insort(self._starts, area.start)
         self._areas[area.start] = area
 
-    def remove(self, area: Area) -> None:
-        self._starts.remove(area.start)
-        del self._areas[area.start]
-        area.pages.put()
+    def remove(self, areas: Sequence[Area]) -> int:
+        """Drops mappings that follow one another, with no other between them. Returns the number of bytes."""
+        if areas:
+            first = bisect.bisect_left(self._starts, areas[0].start)
+            del self._starts[first : first + len(areas)]
+        for area in areas:
+            del self._areas[area.start]
+            self.taken.remove(area.start, area.last)
+            area.pages.put()
+        return sum(area.length for area in areas)
 
     def cut(self, address: int) -> None:
         """Makes two mappings of the one that has bytes on both sides of `address`, if there is one."""
@@ -143,17 +201,18 @@ class AddressSpace:
         if area is None or area.start == address:
             return
         before = address - area.start
-        del self._areas[area.start]
-        self._starts.remove(area.start)
-        self.insert(Area(area.start, before, area.pages, area.offset, area.readable, area.writable))
+        self._areas[area.start] = Area(area.start, before, area.pages, area.offset, area.readable, area.writable)
         pages = area.pages.reference()
-        self.insert(Area(address, area.length - before, pages, area.offset + before, area.readable, area.writable))
+        self._place(Area(address, area.length - before, pages, area.offset + before, area.readable, area.writable))
 
     def clear(self) -> int:
         """Drops all mappings. Returns the number of bytes that were mapped."""
-        areas = tuple(self)
+        areas = tuple(self._areas.values())
+        self._starts.clear()
+        self._areas.clear()
+        self.taken.clear()
         for area in areas:
-            self.remove(area)
+            area.pages.put()
         return sum(area.length for area in areas)
 
     def pieces(self, start: int, length: int) -> Iterator[tuple[Area, int, int]]:

@@ -104,6 +104,4 @@ class Type1:
             raise Errno(errno.EINVAL)
         if areas and areas[0].start < start:
             areas = []  # v1: a range that begins inside a mapping unmaps nothing
-        for area in areas:
-            self.space.remove(area)
-        return sum(area.length for area in areas)
+        return self.space.remove(areas)
