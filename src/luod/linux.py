@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 MS_BIND: Final = 4096
+LONGEST_POLL: Final = 86400.0
+"""Seconds to wait in one call of poll(2), which takes no more than 24 days."""
 
 SO_PEERGROUPS: Final = 59
 SO_PEERPIDFD: Final = 77

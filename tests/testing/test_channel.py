@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -38,7 +39,7 @@ def test_the_next_boot_is_left_to_a_request(ends: tuple[Channel, socket.socket])
 
     assert channel.arrived(but="hello") is None
 
-    assert channel.receive(timeout=1) == hello
+    assert channel.receive(until=time.monotonic() + 1) == hello
     assert channel.arrived(but="hello") == later
 
 
@@ -49,7 +50,7 @@ def test_the_end_of_the_machine_is_left_to_a_request(ends: tuple[Channel, socket
     assert channel.arrived(but="hello") is None
 
     with pytest.raises(ConnectionError):
-        channel.receive(timeout=1)
+        channel.receive(until=time.monotonic() + 1)
 
 
 def test_nothing_arrives_on_a_closed_channel(ends: tuple[Channel, socket.socket]) -> None:
@@ -57,3 +58,22 @@ def test_nothing_arrives_on_a_closed_channel(ends: tuple[Channel, socket.socket]
     channel.close()
 
     assert channel.arrived(but="hello") is None
+
+
+def test_after_its_deadline_a_wait_takes_what_was_read_and_no_more(ends: tuple[Channel, socket.socket]) -> None:
+    channel, agent = ends
+    first, second = {"program": 1, "stderr": "a"}, {"program": 1, "stderr": "b"}
+    agent.send(json.dumps(first).encode() + b"\n" + json.dumps(second).encode() + b"\n")
+    past = time.monotonic() - 1
+
+    with pytest.raises(TimeoutError):
+        channel.receive(until=past)
+    assert channel.receive(until=time.monotonic() + 1) == first
+    assert channel.receive(until=past) == second
+
+
+def test_a_wait_may_be_longer_than_poll_takes(ends: tuple[Channel, socket.socket]) -> None:
+    channel, agent = ends
+    agent.send(b'{"hello": 2}\n')
+
+    assert channel.receive(until=time.monotonic() + 1e9) == {"hello": 2}

@@ -5,6 +5,7 @@ place.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -282,6 +283,42 @@ def test_machine_that_cannot_boot() -> None:
         EmulatedMachine(arguments=["--no-such-option"])
     assert "status 2" in str(caught.value)
     assert "--no-such-option" in str(caught.value)
+
+
+def init_of(machine: EmulatedMachine) -> int:
+    """Returns the pid of the agent on the host."""
+    statuses = {pid: Path(f"/proc/{pid}/status").read_text() for pid in machine._namespaces.processes()}
+    (found,) = (pid for pid, status in statuses.items() if re.search(r"^NSpid:.*\t1$", status, re.MULTILINE))
+    return found
+
+
+def test_a_machine_that_does_not_answer_is_killed_when_it_is_closed() -> None:
+    machine = EmulatedMachine(timeout=60)
+    os.kill(init_of(machine), signal.SIGSTOP)
+    machine._timeout = 0.1
+
+    with pytest.raises(MachineError, match="close: it did not answer, and was killed"):
+        machine.close()
+
+    assert machine.returncode == -signal.SIGKILL
+
+
+def test_a_machine_is_killed_when_its_close_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = EmulatedMachine()
+    os.kill(machine.pid, signal.SIGSTOP)  # it answers, and does not end
+    wait = machine._process.wait
+
+    def interrupted(timeout: float | None = None) -> int:
+        if timeout is not None:
+            raise KeyboardInterrupt
+        return wait()
+
+    monkeypatch.setattr(machine._process, "wait", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        machine.close()
+
+    assert machine.returncode == -signal.SIGKILL
 
 
 def test_close_twice(machine: Machine) -> None:

@@ -13,6 +13,8 @@ import time
 from collections import deque
 from typing import Any
 
+from luod.linux import LONGEST_POLL
+
 
 class Channel:
     """Owns the socket. Not thread-safe."""
@@ -47,17 +49,16 @@ class Channel:
                 self._wait(select.POLLIN | select.POLLOUT, deadline)
                 self._read()
 
-    def receive(self, *, timeout: float) -> dict[str, Any]:
+    def receive(self, *, until: float) -> dict[str, Any]:
         """Returns the next message.
 
-        Raises TimeoutError after `timeout` seconds, ConnectionError when either end is closed.
+        Raises TimeoutError at `until`, a time of time.monotonic(), ConnectionError when either end is closed.
 
         A line that is not a JSON object is skipped: a boot that was interrupted may have left half of one.
         """
-        deadline = time.monotonic() + timeout
         while not self._messages:
             self._check_open()
-            self._wait(select.POLLIN, deadline)
+            self._wait(select.POLLIN, until)
             self._read()
         return self._messages.popleft()
 
@@ -80,8 +81,11 @@ class Channel:
     def _wait(self, events: int, deadline: float) -> None:
         poll = select.poll()
         poll.register(self._socket, events)
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise TimeoutError
+        # After the deadline not even for what is there: more may be there each time.
+        while (left := deadline - time.monotonic()) > 0:
+            if poll.poll(min(left, LONGEST_POLL) * 1000):
+                return
+        raise TimeoutError
 
     def _read(self) -> None:
         try:

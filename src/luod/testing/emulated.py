@@ -1,4 +1,4 @@
-"""The emulated machine, `luoemu`, as a `Machine`: a child process, driven over a socket pair.
+"""The emulated machine, `luoemu`, as a `Machine`: a process that the starter forked, driven over a socket pair.
 
 The socket outlives the kexec, since luoemu passes inheritable fds to init in every boot. The fixtures of
 `luod.testing.plugin` make one; without pytest it is made directly.
@@ -55,17 +55,18 @@ class EmulatedMachine(Machine):
     ) -> None:
         """Boots a machine of `profile`.
 
-        `user` is the uid that runs luoemu itself (which then needs user namespaces). `arguments` are passed to `luoemu
-        run`. `env` is added to the environment of luoemu and so of init. `timeout` is the time limit of a request in
-        seconds. Raises MachineUnavailable: this uid has no Python that it may run, or may not make namespaces on this
-        host. Raises MachineEnded: it did not boot for another reason; the message has luoemu's own.
+        `user` is the uid that runs luoemu itself (which then needs user namespaces); only root may choose it.
+        `arguments` are passed to `luoemu run`. `env` is added to the environment of luoemu and so of init. `timeout` is
+        the time limit of a request in seconds. Raises MachineUnavailable: this process may not choose `user`, or that
+        uid has no Python that it may run, or may not make namespaces on this host. Raises MachineEnded: it did not boot
+        for another reason; the message has luoemu's own.
         """
         python = interpreter_for(user)
         if python is None:
             raise MachineUnavailable(
                 f"uid {user} has no Python that can import luod", hint="install it where all can read"
             )
-        # A file of its own, not a pipe: the machine must not wait for a reader. A new file has its owner's uid.
+        # A file, not a pipe: the machine must not wait for a reader.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in _shut_down
         self._outputs = Scratch("luod-machine-")
         if user is not None:
@@ -130,18 +131,19 @@ class EmulatedMachine(Machine):
         finally:
             self._outputs.remove()
 
-    def _shut_down(self) -> None:
+    def _shut_down(self, patience: float) -> None:
         try:
-            if not self._ended_within(self._timeout):
-                self._process.kill()
-                self._process.wait()
-                raise MachineError(self._failure("close", f"luoemu did not end within {self._timeout} s"))
-            self._process.wait()
+            if not self._ended_within(patience):
+                raise self._did_not_end("luoemu", patience)
             if left := self._namespaces.outlived_by(_LAST_PROCESSES):
                 raise MachineError(self._failure("close", f"it left processes behind: {left}"))
         finally:
-            self._namespaces.close()
-            self._log.close()
+            try:
+                self._process.kill()
+                self._process.wait()
+            finally:
+                self._namespaces.close()
+                self._log.close()
 
     def _booted(self, hello: Mapping[str, Any]) -> None:
         self._namespaces.hold(hello["namespaces"])

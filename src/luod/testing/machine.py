@@ -14,6 +14,7 @@ import base64
 import contextlib
 import json
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -183,19 +184,42 @@ class Machine(abc.ABC):
         before = self._boot
         with contextlib.suppress(MachineJumped):
             yield
+            limit = _Limit(self._timeout if timeout is None else timeout)
             while self._boot == before:
-                self._receive("wait for the jump", self._timeout if timeout is None else timeout)
+                self._receive("wait for the jump", limit)
 
     def close(self) -> None:
         """Ends the machine and waits for its end. Idempotent. A later request raises MachineEnded.
 
-        Raises MachineError when it does not end by itself, or leaves processes behind.
+        Raises MachineError when it does not end by itself, or leaves processes behind: it is killed then, as when an
+        exception interrupts this.
         """
         with self._channel_closed_afterwards() as open_:
             if open_:
-                with contextlib.suppress(MachineError):
-                    self._request("exit", "exit", parameters={"status": 0})
-                self._shut_down()
+                try:
+                    answered = self._ask_to_exit()
+                except BaseException:
+                    with contextlib.suppress(MachineError):  # the exception is what the caller must see
+                        self._shut_down(0.0)
+                    raise
+                self._shut_down(self._timeout if answered else 0.0)
+
+    def _ask_to_exit(self) -> bool:
+        """Asks the machine to end. Returns whether it has answered, or has ended.
+
+        The agent of a boot that began meanwhile is asked again: the request was for the boot before.
+        """
+        limit = _Limit(self._timeout)
+        while True:
+            try:
+                self._request("exit", "exit", parameters={"status": 0}, timeout=limit.left())
+            except MachineJumped:
+                continue
+            except MachineEnded:
+                return True
+            except MachineError:
+                return False
+            return True
 
     def __enter__(self) -> Self:
         return self
@@ -206,8 +230,12 @@ class Machine(abc.ABC):
         self.close()
 
     @abc.abstractmethod
-    def _shut_down(self) -> None:
-        """Waits until the machine has ended, kills it if necessary, and checks that no process is left."""
+    def _shut_down(self, patience: float) -> None:
+        """Waits until the machine has ended, at most `patience` seconds; 0: it did not answer.
+
+        Kills it if necessary, also when the wait is interrupted. Raises MachineError (`_did_not_end`) if it was
+        necessary, or when a process is left.
+        """
 
     @abc.abstractmethod
     def log(self) -> str:
@@ -225,9 +253,10 @@ class Machine(abc.ABC):
 
     def _boot_up(self) -> None:
         """Waits for the first hello."""
+        limit = _Limit(self._timeout)
         with contextlib.suppress(MachineJumped):
             while True:
-                self._receive("boot", self._timeout)
+                self._receive("boot", limit)
 
     def _request(self, verb: str, doing: str, *, parameters: Mapping[str, Any], timeout: float | None = None) -> Any:
         """Sends a request to the agent and returns the answer's value. `doing` is for the message of a failure."""
@@ -247,21 +276,22 @@ class Machine(abc.ABC):
         return identity
 
     def _wait(self, identity: int, doing: str, *, timeout: float | None = None) -> Any:
+        limit = _Limit(self._timeout if timeout is None else timeout)
         while (answer := self._answers.get(identity)) is None:
             if identity not in self._answers:
                 raise MachineJumped(self._failure(doing, "the machine jumped before it was answered"))
-            self._receive(doing, self._timeout if timeout is None else timeout)
+            self._receive(doing, limit)
         del self._answers[identity]
         if "error" in answer:
             raise MachineError(self._failure(doing, f"{answer['error']['kind']}: {answer['error']['text']}"))
         return answer["value"]
 
-    def _receive(self, doing: str, timeout: float) -> None:
+    def _receive(self, doing: str, limit: _Limit) -> None:
         """Receives one message from the agent. Raises MachineJumped when it is another boot's hello."""
         try:
-            message = self._channel.receive(timeout=timeout)
+            message = self._channel.receive(until=limit.end)
         except TimeoutError:
-            raise MachineError(self._failure(doing, f"no answer within {timeout} s")) from None
+            raise MachineError(self._failure(doing, f"no answer within {limit.seconds:g} s")) from None
         except ConnectionError:
             raise self._ended(doing) from None
         if "hello" in message:
@@ -306,6 +336,11 @@ class Machine(abc.ABC):
             text += f"\n--- the machine's log\n{log}"
         return text
 
+    def _did_not_end(self, program: str, patience: float) -> MachineError:
+        """Returns the error of a machine whose `program` on the host had to be killed."""
+        what = f"{program} did not end within {patience:g} s" if patience else "it did not answer"
+        return MachineError(self._failure("close", f"{what}, and was killed"))
+
     def _ended(self, doing: str) -> MachineEnded:
         why = "the machine is closed" if self._channel.closed else self._why_ended()
         return MachineEnded(self._failure(doing, why))
@@ -322,6 +357,18 @@ class Machine(abc.ABC):
         finally:
             self._channel.close()
             self._forget_programs()
+
+
+class _Limit:
+    """The time limit of one wait, whatever arrives in it."""
+
+    def __init__(self, seconds: float) -> None:
+        """It begins now."""
+        self.seconds = seconds
+        self.end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        return max(0.0, self.end - time.monotonic())
 
 
 class Program:
@@ -439,7 +486,10 @@ class Program:
 def describe(returncode: int) -> str:
     """Returns a text for an exit status."""
     if returncode < 0:
-        return f"signal {signal.Signals(-returncode).name}"
+        try:
+            return f"signal {signal.Signals(-returncode).name}"
+        except ValueError:  # most real-time signals have no name
+            return f"signal {-returncode}"
     return f"status {returncode}"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from luod.errors import MachineError, MachineUnavailable
+from luod.errors import MachineUnavailable
 from luod.testing.channel import Channel
 from luod.testing.interpreter import interpreter_for
 from luod.testing.kernel import qemu
@@ -55,8 +55,10 @@ class KernelMachine(Machine):
         """Boots `kernel`, by default the one of `luod.testing.kernel.qemu.kernel_image`.
 
         `folder` (it exists) gets logs and initramfs and is not removed. Without one they are temporary, and kept only
-        when a `with` of the machine ends in an exception. `writable` are host directories to which the machine writes,
-        at the same paths. `command_line` is added to the kernel's, `arguments` to QEMU's, `env` to init's environment.
+        when a `with` of the machine ends in an exception. `close` waits for QEMU to end by itself only if they are
+        temporary and not kept: otherwise it kills QEMU at once. `writable` are host directories to which the machine
+        writes, at the same paths. `command_line` is added to the kernel's, `arguments` to QEMU's, `env` to init's
+        environment.
         Without KVM two `processors` take as much of the host as two machines. `timeout` is the time limit of a request
         in seconds. `disk` is an image of a root file system with an init of its own, such as systemd, that runs the
         agent as a service, and with the kernel as /boot/vmlinuz; `env` and `writable` are without effect then. Raises
@@ -120,7 +122,7 @@ class KernelMachine(Machine):
         except BaseException:
             self._keep_log()
             self._channel.close()
-            self._shut_down()
+            self._shut_down(0.0)
             raise
 
     def log(self) -> str:
@@ -147,14 +149,16 @@ class KernelMachine(Machine):
             return f"QEMU ended with {describe(self._child.wait())}"
         return "QEMU closed its end of the channel and runs on"
 
-    def _shut_down(self) -> None:
+    def _shut_down(self, patience: float) -> None:
         try:
-            # After a failure there is no wait for a machine that may hang: it holds no data that are needed.
-            if self._scratch is not None and not self._child.ends_within(self._timeout):
-                raise MachineError(self._failure("close", f"QEMU did not end within {self._timeout} s"))
+            # With a folder of the caller, or after a failure, it is killed at once: it holds no data that are needed.
+            if self._scratch is not None and not self._child.ends_within(patience):
+                raise self._did_not_end("QEMU", patience)
         finally:
-            self._child.close()
-            self._clean_up()
+            try:
+                self._child.close()
+            finally:
+                self._clean_up()
 
     def _clean_up(self) -> None:
         if self._scratch is not None:
