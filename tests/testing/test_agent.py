@@ -98,6 +98,8 @@ def test_garbage_is_answered_and_survived(line: Line, garbage: bytes) -> None:
         {"do": "run", "argv": "true"},
         {"do": "run", "argv": []},
         {"do": "run", "argv": ["true"], "timeout": "soon"},
+        {"do": "run", "argv": ["true"], "timeout": 10**400},
+        {"do": "run", "argv": ["true"], "timeout": float("nan")},
         {"do": "run", "argv": ["true"], "stdin": "§"},
         {"do": "run", "argv": ["true"], "user": "nobody at all"},
         {"do": "run", "argv": ["tr\0ue"]},
@@ -105,7 +107,10 @@ def test_garbage_is_answered_and_survived(line: Line, garbage: bytes) -> None:
         {"do": "ask", "program": True, "line": ""},
         {"do": "wait", "program": "1"},
         {"do": "signal", "program": 1, "signal": 9},
+        {"do": "signal_process", "pid": 2**31, "signal": 9},
+        {"do": "signal_process", "pid": 1, "signal": 2**40},
         {"do": "write", "path": "/dev/null", "data": "no base64"},
+        {"do": "write", "path": "/dev/null", "data": "", "mode": 2**40},
         {"do": "exit", "status": "0"},
     ],
     ids=str,
@@ -141,6 +146,11 @@ def test_answers_come_when_they_are_there(line: Line) -> None:
     assert line.ask("read", path="/dev/null") == {"id": 1, "value": ""}
     value = line.read()["value"]
     assert (value["returncode"], value["timed_out"]) == (-9, True)
+
+
+def test_a_time_limit_may_be_longer_than_poll_takes(line: Line) -> None:
+    for seconds in (3e6, float("inf")):
+        assert line.ask("run", argv=["true"], timeout=seconds)["value"]["returncode"] == 0
 
 
 def test_zeros_and_newlines_pass(line: Line) -> None:

@@ -97,6 +97,8 @@ def test_failure_by_a_signal(machine: Machine) -> None:
     with pytest.raises(ProgramFailed, match="SIGTERM"):
         machine.run(["sh", "-c", "kill $$"])
     assert machine.run(["sh", "-c", "kill $$"], check=False).returncode == -signal.SIGTERM
+    with pytest.raises(ProgramFailed, match="signal 40"):
+        machine.run(["sh", "-c", "kill -40 $$"])
 
 
 def test_run_that_takes_too_long(machine: Machine) -> None:

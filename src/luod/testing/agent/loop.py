@@ -11,16 +11,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
-from luod.linux import MS_BIND, syscall
+from luod.linux import LONGEST_POLL, MS_BIND, syscall
 from luod.testing.agent.channel import Channel
 from luod.testing.agent.programs import Programs
 from luod.testing.agent.requests import BadRequest, member, member_bytes
 
+_BAD: Final = (BadRequest, ValueError, TypeError, OverflowError, RecursionError, subprocess.SubprocessError)
+"""What a request raises whose members are no valid arguments of the calls for it."""
+
 
 class Agent:
-    """One thread, one poll, without any blocking call."""
+    """One thread and one poll. Reading and writing a file, and the start of a program, block it meanwhile."""
 
     def __init__(self, channel: Channel, *, outputs: str = "", forks: bool = False, imports: bool = False) -> None:
         self._channel = channel
@@ -71,7 +74,7 @@ class Agent:
         for fd in outputs:
             poll.register(fd, select.POLLIN)
         left = self._programs.seconds_left()
-        for fd, events in poll.poll(None if left is None else left * 1000 + 1):
+        for fd, events in poll.poll(None if left is None else min(left, LONGEST_POLL) * 1000 + 1):
             if fd in inputs:
                 inputs[fd].feed()
             elif fd in outputs:
@@ -100,14 +103,17 @@ class Agent:
             verb(identity, request)
         except OSError as error:
             self._channel.fail(identity, type(error).__name__, str(error), errno=error.errno)
-        except (BadRequest, ValueError, TypeError, RecursionError, subprocess.SubprocessError) as error:
+        except _BAD as error:
             self._channel.fail(identity, "BadRequest", f"{type(error).__name__}: {error}")
 
     # -- the verbs -----------------------------------------------------------------------------------------------
 
     def _run(self, identity: int, request: dict[str, Any]) -> None:
         stdin = member_bytes(request, "stdin")
-        deadline = time.monotonic() + float(request.get("timeout", 60))
+        seconds = float(request.get("timeout", 60))
+        if seconds != seconds:
+            raise BadRequest("timeout: it is not a number")
+        deadline = time.monotonic() + seconds
         self._programs.start(request, run=identity, deadline=deadline).input += stdin
 
     def _spawn(self, identity: int, request: dict[str, Any]) -> None:
@@ -134,7 +140,7 @@ class Agent:
     def _signal(self, identity: int, request: dict[str, Any]) -> None:
         program = self._programs.find(request)
         if program.ended is None:
-            os.kill(program.process.pid, member(request, "signal", int))
+            os.kill(program.process.pid, _signal_number(request))
         self._channel.answer(identity, None)
 
     def _wait(self, identity: int, request: dict[str, Any]) -> None:
@@ -160,7 +166,7 @@ class Agent:
     def _signal_process(self, identity: int, request: dict[str, Any]) -> None:
         """Sends a signal without kill(1), which the machine may lack."""
         try:
-            os.kill(member(request, "pid", int), member(request, "signal", int))
+            os.kill(member(request, "pid", int), _signal_number(request))
         except ProcessLookupError:
             self._channel.answer(identity, False)
         else:
@@ -177,3 +183,10 @@ class Agent:
         self._channel.block()
         self._channel.answer(identity, None)
         sys.exit(status)
+
+
+def _signal_number(request: dict[str, Any]) -> int:
+    number = member(request, "signal", int)
+    if not 0 <= number < signal.NSIG:  # os.kill takes it modulo 2**32
+        raise BadRequest(f"signal: {number} is not between 0 and {signal.NSIG - 1}")
+    return number
