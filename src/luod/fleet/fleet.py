@@ -8,13 +8,12 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 
-from luod.errors import MachineUnavailable
 from luod.fleet.ansible import Addressed
 from luod.fleet.faults import Fault
 from luod.fleet.host import EmulatedHost
 from luod.fleet.setting import Image, Setting
 from luod.frozen import frozen
-from luod.testing.interpreter import Interpreter, interpreter_for
+from luod.testing.interpreter import Interpreter, needed_interpreter
 from luod.testing.scratch import Scratch
 
 
@@ -40,9 +39,7 @@ def running(
 
     Raises MachineUnavailable: this user may not make machines. Raises HostLost: a host ended.
     """
-    python = interpreter_for()
-    if python is None:
-        raise MachineUnavailable("there is no Python that can import luod")
+    python = needed_interpreter()
     # Not below TMPDIR: the path of a UNIX socket has up to 107 bytes. Not below /run: machines have their own.
     owned = Scratch("luod-fleet-", directory="/tmp")
     scratch = str(owned.path)

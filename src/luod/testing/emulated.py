@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 from luod.errors import MachineEnded, MachineError, MachineUnavailable
 from luod.linux import Fd, has_ended
 from luod.testing.channel import Channel
-from luod.testing.interpreter import Interpreter, interpreter_for, runs
+from luod.testing.interpreter import Interpreter, needed_interpreter, runs
 from luod.testing.machine import TIMEOUT, Machine, describe
 from luod.testing.scratch import Scratch
 from luod.testing.starter.outside import Order, start
@@ -61,11 +61,7 @@ class EmulatedMachine(Machine):
         uid has no Python that it may run, or may not make namespaces on this host. Raises MachineEnded: it did not boot
         for another reason; the message has luoemu's own.
         """
-        python = interpreter_for(user)
-        if python is None:
-            raise MachineUnavailable(
-                f"uid {user} has no Python that can import luod", hint="install it where all can read"
-            )
+        python = needed_interpreter(user)
         # A file, not a pipe: the machine must not wait for a reader.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in _shut_down
         self._outputs = Scratch("luod-machine-")

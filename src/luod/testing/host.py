@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from luod.errors import MachineUnavailable
-from luod.testing.interpreter import Interpreter, interpreter_for
+from luod.testing.interpreter import Interpreter, needed_interpreter
 from luod.testing.machine import Machine, Program, Result
 
 SOCKET = "/run/luod/luod.sock"
@@ -36,10 +36,7 @@ class Host:
 
     def python(self, user: int | None = None) -> Interpreter:
         """Returns a Python with which `user` can run luod's library in the machine. Raises MachineUnavailable."""
-        python = interpreter_for(self.machine.user if user is None else user)
-        if python is None:
-            raise MachineUnavailable(f"uid {user} has no Python that can import luod")
-        return python
+        return needed_interpreter(self.machine.user if user is None else user)
 
     def start(self, *arguments: str) -> Program:
         """Starts `luod` with `arguments` added, and returns when it is ready."""

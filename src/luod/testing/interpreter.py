@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import luod
+from luod.errors import MachineUnavailable
 from luod.testing.scratch import Scratch
 
 _SOURCE: Final = Path(luod.__file__).parent
@@ -49,19 +50,41 @@ class Interpreter:
         return _compiled(directory) if _reads(directory, self.user) else _copy(directory)
 
 
-@functools.cache
 def interpreter_for(user: int | None = None) -> Interpreter | None:
     """Returns a Python with which uid `user` (None: this process's) can run luod, or None.
 
     This process's own is preferred: it also has the packages that luoctl and preflight need.
     """
+    return _found(user)[0]
+
+
+def needed_interpreter(user: int | None = None) -> Interpreter:
+    """Returns what `interpreter_for` returns. Raises MachineUnavailable, with the reason, when there is none."""
+    if user is not None and os.geteuid() != 0:
+        raise MachineUnavailable(
+            f"only root may run something as a given uid ({user}), and this is uid {os.geteuid()}",
+            hint="become root, or leave out the uid",
+        )
+    found, reason = _found(user)
+    if found is None:
+        whose = f"uid {os.geteuid() if user is None else user}"
+        raise MachineUnavailable(
+            f"{whose} has no Python that can import luod: {reason}", hint="install it where all can read"
+        )
+    return found
+
+
+@functools.cache
+def _found(user: int | None) -> tuple[Interpreter | None, str]:
+    """Returns a Python, or None and what the last one said."""
     source = _compiled(_SOURCE) if _reads(_SOURCE, user) else _copy(_SOURCE)
     environment = {"PYTHONPATH": str(source.parent), "PYTHONDONTWRITEBYTECODE": "1"}
-    if runs([sys.executable, "-c", _ATTEMPT], user, environment):
-        return Interpreter(sys.executable, environment, user)
-    if runs([_SYSTEMS, "-c", _ATTEMPT], user, environment):
-        return Interpreter(_SYSTEMS, environment, user)
-    return None
+    reason = ""
+    for executable in (sys.executable, _SYSTEMS):
+        reason = attempt([executable, "-c", _ATTEMPT], user, environment)
+        if not reason:
+            return Interpreter(executable, environment, user), ""
+    return None, reason
 
 
 @functools.cache
@@ -100,8 +123,15 @@ def _compiled(directory: Path) -> Path:
 
 def runs(command: list[str], user: int | None, environment: dict[str, str]) -> bool:
     """Returns whether a program that uid `user` starts exits with status 0."""
+    return not attempt(command, user, environment)
+
+
+def attempt(command: list[str], user: int | None, environment: dict[str, str]) -> str:
+    """Runs a program as uid `user`. Returns "" if it exits with status 0, and else the last line of its stderr, or why
+    it cannot be run.
+    """
     try:
-        attempt = subprocess.run(
+        done = subprocess.run(
             command,
             env={**os.environ, **environment},
             cwd="/",
@@ -112,6 +142,9 @@ def runs(command: list[str], user: int | None, environment: dict[str, str]) -> b
             capture_output=True,
             check=False,
         )
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return attempt.returncode == 0
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{command[0]}: {error}"
+    if done.returncode == 0:
+        return ""
+    lines = done.stderr.decode("utf-8", "replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), f"{command[0]} ended with {done.returncode}")

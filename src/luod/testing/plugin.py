@@ -18,9 +18,9 @@ from typing import Final, Protocol
 import pytest
 
 from luod.errors import MachineUnavailable
-from luod.testing import suite
+from luod.testing import preload, suite
 from luod.testing.emulated import EmulatedMachine
-from luod.testing.interpreter import Interpreter, interpreter_for
+from luod.testing.interpreter import Interpreter, needed_interpreter
 from luod.testing.kernel import KernelMachine
 from luod.testing.machine import Machine
 from luod.testing.starter import outside
@@ -59,10 +59,14 @@ def booting_machines(kind: str, *, scratch: Path | None = None, processors: int 
                     shared = [] if scratch is None else [scratch]
                     machine = KernelMachine(folder=folder, writable=shared, processors=processors)
             except MachineUnavailable as error:
-                cannot_run(f"{error} ({error.hint})" if error.hint else str(error))
+                cannot_run(_with_hint(error))
             return machines.enter_context(machine)
 
         yield boot
+
+def _with_hint(error: MachineUnavailable) -> str:
+    return f"{error} ({error.hint})" if error.hint else str(error)
+
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -139,7 +143,10 @@ def luod_machine(luod_boot_machine: BootMachine) -> Machine:
 @pytest.fixture(scope="session")
 def luod_python() -> Interpreter:
     """Returns a Python with which every uid in a machine can run luod's standard-library part."""
-    return interpreter_for() or cannot_run("there is no Python that can import luod")
+    try:
+        return needed_interpreter()
+    except MachineUnavailable as error:
+        cannot_run(_with_hint(error))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
