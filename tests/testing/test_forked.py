@@ -13,6 +13,7 @@ from luod.errors import MachineError, ProgramFailed
 from luod.testing import EmulatedMachine, Host, Machine
 from luod.testing.interpreter import Interpreter, interpreter_for
 from luod.testing.plugin import BootMachine
+from luod.testing.starter.outside import Order, start
 from luod.testing.tools import cannot_run
 
 SHOW = """
@@ -116,6 +117,18 @@ def test_the_end_waits_for_threads_and_runs_exit_functions(machine: Machine, mac
         ),
         ("import os\nfile = open(os.dup(1), 'w')\nfile.write('not closed')\nfile.loop = file", 0, "not closed"),
         ("import os\nfile = open(os.dup(1), 'wb')\nfile.write(b'not closed')", 0, "not closed"),
+        ("import io, sys\nprint('before')\nsys.stdout = io.StringIO()\nprint('after')", 0, "before"),
+        ("import sys\nprint('out')\nsys.stdout.flush()\nsys.stdout = object()", 120, "out"),
+        (
+            "import sys\nsys.excepthook = lambda kind, error, trace: print(kind.__name__, trace.tb_lineno)\n1 / 0",
+            1,
+            "ZeroDivisionError 3",
+        ),
+        (
+            "import sys\nsys.excepthook = lambda *error: print('interrupted')\nraise KeyboardInterrupt",
+            -2,
+            "interrupted",
+        ),
     ],
 )
 def test_its_output_at_its_end_is_that_of_a_program(
@@ -124,6 +137,38 @@ def test_its_output_at_its_end_is_that_of_a_program(
     for forked in (True, False):
         done = machine.run([machine_python.executable, "-c", source], forked=forked, check=False, timeout=20)
         assert (done.returncode, done.text) == (status, output)
+
+
+@pytest.mark.parametrize("end", ["1 / 0", "raise KeyboardInterrupt", "exec('one two')"])
+def test_its_last_words_are_about_its_own_code(machine: Machine, machine_python: Interpreter, end: str) -> None:
+    source = f"def inner():\n    {end}\n\ninner()\n"
+    said = [
+        machine.run([machine_python.executable, "-c", source], forked=forked, check=False).stderr.decode()
+        for forked in (True, False)
+    ]
+    assert said[0] == said[1]
+    assert "inner" in said[0]
+
+
+def test_a_hook_that_fails_hides_no_error(machine: Machine, machine_python: Interpreter) -> None:
+    source = "import sys\nsys.excepthook = lambda *error: {}['hook']\nraise ValueError('the first')"
+    for forked in (True, False):
+        said = machine.run([machine_python.executable, "-c", source], forked=forked, check=False).stderr.decode()
+        assert "Error in sys.excepthook:" in said
+        assert "KeyError: 'hook'" in said
+        assert said.splitlines()[-1] == "ValueError: the first"
+
+
+def test_an_init_that_a_keyboard_interrupt_ends_has_the_status_of_one(
+    machine_python: Interpreter, tmp_path: Path
+) -> None:
+    environment = {**os.environ, **machine_python.environment}
+    program = [machine_python.executable, "-c", "raise KeyboardInterrupt"]
+    with (tmp_path / "out").open("w+") as out:
+        orders = [Order([], [*before, *program], environment, out.fileno(), out.fileno()) for before in ([], ["env"])]
+        statuses = [start(machine_python, order).wait(30) for order in orders]
+
+    assert statuses == [130, 130]
 
 
 def test_a_group_is_taken_without_a_user(machine: Machine, machine_python: Interpreter) -> None:

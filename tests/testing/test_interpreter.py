@@ -29,7 +29,9 @@ def test_only_root_may_choose_the_uid_of_a_machine(monkeypatch: pytest.MonkeyPat
 @pytest.mark.usefixtures("_no_python")
 def test_the_reason_is_what_python_said_last() -> None:
     uid = os.geteuid()
-    with pytest.raises(MachineUnavailable, match=rf"uid {uid} has .* can import luod: ImportError: luod is not for this"):
+    with pytest.raises(
+        MachineUnavailable, match=rf"uid {uid} has .* can import luod: ImportError: luod is not for this"
+    ):
         needed_interpreter()
 
 
@@ -38,5 +40,5 @@ def test_the_reason_is_that_python_cannot_be_run(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("sys.executable", "/no/such/python")
     monkeypatch.setattr(interpreter, "_SYSTEMS", "/none/either")
 
-    with pytest.raises(MachineUnavailable, match="can import luod: /none/either: .*No such file"):
+    with pytest.raises(MachineUnavailable, match=r"can import luod: /none/either: .*No such file"):
         needed_interpreter()

@@ -27,8 +27,8 @@ _SETTINGS = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_")
 """Beginnings of the names of variables that Python, the loader or the C library reads at a program's start only."""
 
 
-_INTERRUPTED = -signal.SIGINT
-"""The status of a program that a KeyboardInterrupt ended: the process ends by that signal, after all else."""
+_INTERRUPTED = 128 + signal.SIGINT
+"""The status of a program that a KeyboardInterrupt ended, where it cannot end by that signal: as PID 1."""
 
 
 def settings(environment: Mapping[str, str]) -> dict[str, str]:
@@ -117,25 +117,38 @@ def end(main: Callable[[], object]) -> NoReturn:
     Code of the process that this one was forked from does not continue: no finalizer of its objects runs. Of the
     program's own objects, files that were not closed are flushed, and no finalizer (`__del__`) runs.
     """
-    status = 1
+    status, interrupted = 1, False
     try:
-        status = _status(main)
+        status, interrupted = _status(main)
         threading._shutdown()  # type: ignore[attr-defined]  # joins threads, those of executors after telling them
         atexit._run_exitfuncs()
         _flush_files()
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None and not stream.closed:
-                stream.flush()
-    except OSError:
-        status = 120  # as Python's own, where the output cannot be written
+        if not _flush_streams():
+            status, interrupted = 120, False  # as Python's own, where the output cannot be written
     except BaseException:  # noqa: BLE001 - no caller may continue
         traceback.print_exc()
         status = 1
     finally:
-        if status == _INTERRUPTED:
+        if interrupted:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
         os._exit(status)
+
+
+def _flush_streams() -> bool:
+    """Flushes the standard streams. Returns whether the program's own could be written.
+
+    A program that has put another object in place of a stream may have written to the stream before.
+    """
+    written = True
+    for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
+        stream = getattr(sys, name, None)
+        if stream is not None and not getattr(stream, "closed", False):
+            try:
+                stream.flush()
+            except Exception:  # noqa: BLE001 - of any object
+                written = written and name.startswith("__")
+    return written
 
 
 def _flush_files() -> None:
@@ -149,23 +162,36 @@ def _flush_files() -> None:
             continue
 
 
-def _status(main: Callable[[], object]) -> int:
+def _status(main: Callable[[], object]) -> tuple[int, bool]:
+    """Returns the exit status, and whether a KeyboardInterrupt ended it."""
     try:
         result = main()
     except SystemExit as ended:
         result = ended.code
-    except KeyboardInterrupt:
-        traceback.print_exc()
-        return _INTERRUPTED
-    except BaseException:  # noqa: BLE001 - as Python does it
-        traceback.print_exc()
-        return 1
+    except BaseException as error:  # noqa: BLE001 - as Python does it
+        _report(error)
+        return (_INTERRUPTED, True) if isinstance(error, KeyboardInterrupt) else (1, False)
     if result is None:
-        return 0
+        return 0, False
     if isinstance(result, int):
-        return result & 0xFF
+        return result & 0xFF, False
     print(result, file=sys.stderr)
-    return 1
+    return 1, False
+
+
+def _report(error: BaseException) -> None:
+    """Calls sys.excepthook, which a program may have replaced. The traceback begins with the program's own frames."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals is globals():
+        trace = trace.tb_next
+    error = error.with_traceback(trace)
+    try:
+        sys.excepthook(type(error), error, trace)
+    except BaseException:  # noqa: BLE001 - as Python does it
+        print("Error in sys.excepthook:", file=sys.stderr)
+        traceback.print_exc()
+        print("\nOriginal exception was:", file=sys.stderr)
+        sys.__excepthook__(type(error), error, trace)
 
 
 def _module(argv: Sequence[str]) -> None:
