@@ -187,34 +187,95 @@ def test_ends_when_the_test_is_gone(line: Line) -> None:
     assert line.process.wait(60) == 1
 
 
-def test_a_forked_program_finds_imported_what_an_earlier_one_needed(
+def ran(line: Line, argv: list[str], *directories: Path, python: Interpreter, **parameters: Any) -> tuple[int, str]:
+    """Returns the status and the output of a forked program, which also searches the directories."""
+    path = os.pathsep.join([python.environment["PYTHONPATH"], *map(str, directories)])
+    value = line.ask("run", argv=argv, forked=True, env={"PYTHONPATH": path}, **parameters)["value"]
+    return value["returncode"], base64.b64decode(value["stdout"] + value["stderr"]).decode().strip()
+
+
+def shows(python: Interpreter, *names: str) -> list[str]:
+    """Returns the argv of a program that prints which of these modules it finds imported."""
+    return [
+        python.executable,
+        "-c",
+        "import sys; print(*[name for name in sys.argv[1:] if name in sys.modules])",
+        *names,
+    ]
+
+
+def test_a_forked_program_finds_imported_what_an_earlier_one_needed_of_luod(machine_python: Interpreter) -> None:
+    show = shows(machine_python, "luod.ctl.main", "luod.ctl.admin")
+    with agent(machine_python, "--forks") as line:
+        assert ran(line, machine_python.module("luod.ctl.main", "--version"), python=machine_python)[0] == 0
+        found = ran(line, show, python=machine_python)[1]
+        executed = line.ask("run", argv=show)["value"]["stdout"]
+
+    assert found == "luod.ctl.main luod.ctl.admin"
+    assert base64.b64decode(executed) == b"\n"
+
+
+def test_no_program_of_the_test_runs_in_the_agent(machine_python: Interpreter, tmp_path: Path) -> None:
+    """Neither one that has no `if __name__`, nor a word of its arguments."""
+    (tmp_path / "unguarded.py").write_text("import os; print(os.getppid())")
+    (tmp_path / "guest.py").write_text("import os; os._exit(3)")
+    with agent(machine_python, "--forks") as line:
+        for words in (
+            ["unguarded", "-m", "guest"],
+            ["unguarded", "--", "luod.testing.started", "--fork", "x", "-m", "guest"],
+        ):
+            ended = ran(line, machine_python.module(*words), tmp_path, python=machine_python)
+            assert ended == (0, str(line.process.pid))
+
+
+def test_each_program_has_the_modules_of_its_own_search_path(machine_python: Interpreter, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text(f"import part; print(part.NAME, '{name}')")
+        (tmp_path / name / "part.py").write_text(f"NAME = '{name}'")
+    with agent(machine_python, "--forks", "--preload", str(tmp_path / "one"), "mine part") as line:
+        said = [
+            ran(line, machine_python.module("mine"), *(tmp_path / name for name in names), python=machine_python)[1]
+            for names in (["one", "two"], ["two", "one"], ["two"], ["one"])
+        ]
+
+    assert said == ["one one", "two two", "two two", "one one"]
+
+
+def test_modules_of_luod_preload_are_imported_by_the_agent_for_the_programs_that_are_run(
     machine_python: Interpreter, tmp_path: Path
 ) -> None:
-    (tmp_path / "of_the_test.py").write_text("import luod.ctl.output\n")
-    (tmp_path / "broken.py").write_text("raise SystemExit('broken')\n")
-    places = os.pathsep.join([machine_python.environment["PYTHONPATH"], str(tmp_path)])
-    show = [
-        machine_python.executable,
-        "-c",
-        "import sys; print(*sys.modules, sys.path.count(sys.argv[1]))",
-        str(tmp_path),
-    ]
-    with agent(machine_python, "--forks") as line:
+    for name in ("first", "second", "third"):
+        (tmp_path / f"{name}.py").write_text("import asyncio.sslproto; print(asyncio.sslproto.ssl is not None)")
+    with agent(machine_python, "--forks", "--preload", str(tmp_path), "first second") as line:
+        said = [ran(line, machine_python.module(name), tmp_path, python=machine_python) for name in ("first", "third")]
+        found = ran(line, shows(machine_python, "first", "second", "third"), tmp_path, python=machine_python)[1]
 
-        def run(argv: list[str], **parameters: Any) -> dict[str, Any]:
-            value: dict[str, Any] = line.ask("run", argv=argv, forked=True, **parameters)["value"]
-            return value
+    assert said == [(0, "True")] * 2
+    assert found == "first"
 
-        assert run(machine_python.module("of_the_test"), env={"PYTHONPATH": places})["returncode"] == 0
-        assert run(machine_python.module("luod.ctl.main", "--version"))["returncode"] == 0
-        broken = run(machine_python.module("broken"), env={"PYTHONPATH": places})
-        *forked, searched = base64.b64decode(run(show)["stdout"]).decode().split()
-        executed = base64.b64decode(line.ask("run", argv=show)["value"]["stdout"]).decode().split()
 
-    assert {"of_the_test", "luod.ctl.main", "luod.ctl.admin"} <= set(forked)
-    assert "luod.ctl.main" not in executed
-    assert searched == "0"
-    assert (broken["returncode"], base64.b64decode(broken["stderr"])) == (1, b"broken\n")
+@pytest.mark.parametrize("is_preloaded", [True, False])
+def test_a_program_that_cannot_be_imported_says_why(
+    machine_python: Interpreter, tmp_path: Path, is_preloaded: bool
+) -> None:
+    (tmp_path / "broken.py").write_text("raise SystemExit('broken')")
+    options = ["--preload", str(tmp_path), "broken"] if is_preloaded else []
+    with agent(machine_python, "--forks", *options) as line:
+        assert ran(line, machine_python.module("broken"), tmp_path, python=machine_python) == (1, "broken")
+
+
+def test_after_a_module_that_may_not_be_preloaded_nothing_is_forked(
+    machine_python: Interpreter, tmp_path: Path
+) -> None:
+    (tmp_path / "handling.py").write_text("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    with agent(machine_python, "--forks", "--preload", str(tmp_path), "handling") as line:
+        env = {"PYTHONPATH": os.pathsep.join([machine_python.environment["PYTHONPATH"], str(tmp_path)])}
+        for name in ("handling", "luod.ctl.main"):
+            error = line.ask("run", argv=machine_python.module(name, "--version"), forked=True, env=env)["error"]
+            assert error["kind"] == "BadRequest"
+            assert "luod_preload: handling sets the handler of a signal when it is imported" in error["text"]
+        assert line.ask("run", argv=machine_python.module("luod.ctl.main", "--version"))["value"]["returncode"] == 0
 
 
 def test_asyncio_is_imported_for_a_forked_luod_as_luod_does(machine_python: Interpreter) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from luod.errors import MachineError
 from luod.testing import EmulatedMachine, Machine
 from luod.testing.interpreter import Interpreter
+from luod.testing.preload import Suite, preload
 from luod.testing.starter import outside
-from luod.testing.starter.outside import Suite
 from luod.testing.suite import missing
 
 SHOW = """
@@ -48,12 +49,12 @@ def _write(directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def machine(directory: Path) -> Iterator[Machine]:
-    before = outside.preload(Suite((str(directory),), MODULES))
+    before = preload(Suite((str(directory),), MODULES))
     try:
         with EmulatedMachine() as machine:
             yield machine
     finally:
-        outside.preload(before)
+        preload(before)
 
 
 def shown(
@@ -116,15 +117,17 @@ def test_a_module_that_cannot_be_imported_says_why_where_it_is_run(
     assert reason in ran.stderr.decode()
 
 
-def test_a_module_that_starts_a_thread_is_refused(machine_python: Interpreter, tmp_path: Path) -> None:
-    (tmp_path / "threaded.py").write_text(
-        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
-    )
+def imported_by_a_starter(
+    python: Interpreter, directory: Path, name: str, *, stays: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Has a starter import the module. Its connection is closed already unless it `stays`."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ran = subprocess.run(
-            machine_python.module("luod.testing.starter", str(theirs.fileno()), "json", str(tmp_path), "threaded"),
-            env={**os.environ, **machine_python.environment},
+        if not stays:
+            ours.shutdown(socket.SHUT_WR)
+        return subprocess.run(
+            python.module("luod.testing.starter", str(theirs.fileno()), "json", str(directory), name),
+            env={**os.environ, **python.environment},
             pass_fds=[theirs.fileno()],
             stderr=subprocess.PIPE,
             text=True,
@@ -132,10 +135,62 @@ def test_a_module_that_starts_a_thread_is_refused(machine_python: Interpreter, t
             timeout=30,
         )
 
-    assert ran.returncode == 1
-    assert ran.stderr == (
-        "luod_preload: threaded starts a thread when it is imported, so no program can be forked after it\n"
-    )
+
+THREAD = "threading.Thread(target=threading.Event().wait, daemon=True).start()"
+REFUSALS = {
+    THREAD: "starts a thread when it is imported, so no program can be forked after it",
+    f"{THREAD}; raise ValueError": "starts a thread when it is imported, so no program can be forked after it",
+    "atexit.register(print)": "registers an exit function when it is imported, which every process forked after it "
+    "would run",
+    "tempfile.TemporaryDirectory()": "registers an exit function when it is imported, which every process forked after "
+    "it would run",
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN)": "sets the handler of a signal when it is imported, which every "
+    "process forked after it would have",
+}
+
+
+@pytest.mark.parametrize("source", REFUSALS)
+def test_a_module_that_leaves_more_than_itself_is_refused(
+    machine_python: Interpreter, tmp_path: Path, source: str
+) -> None:
+    (tmp_path / "doing.py").write_text(f"import atexit, signal, tempfile, threading\nkept = {source}")
+
+    ran = imported_by_a_starter(machine_python, tmp_path, "doing", stays=True)
+
+    assert (ran.returncode, ran.stderr) == (1, f"luod_preload: doing {REFUSALS[source]}\n")
+
+
+def test_a_machine_says_that_a_module_was_refused(tmp_path: Path) -> None:
+    (tmp_path / "doing.py").write_text("import atexit; atexit.register(print)")
+    before = preload(Suite((str(tmp_path),), ("doing",)))
+    try:
+        with pytest.raises(MachineError, match="has ended with status 1; its stderr, which is the test's, says why"):
+            EmulatedMachine()
+    finally:
+        preload(before)
+
+
+def test_what_the_standard_library_registers_for_the_end_is_not_refused(
+    machine_python: Interpreter, tmp_path: Path
+) -> None:
+    (tmp_path / "doing.py").write_text("import asyncio, concurrent.futures.thread, logging, multiprocessing.util")
+
+    assert imported_by_a_starter(machine_python, tmp_path, "doing").returncode == 0
+
+
+def test_a_machine_that_does_not_start_names_what_is_imported_before(
+    machine_python: Interpreter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "blocking.py").write_text("import threading; threading.Event().wait()")
+    monkeypatch.setattr(outside, "_SECONDS", 0.1)
+    monkeypatch.setattr(outside, "_CLOSING_SECONDS", 0.1)
+    before = preload(Suite((str(tmp_path),), ("blocking",)))
+    try:
+        with pytest.raises(MachineError, match=r"started none within 0 s; .* of luod_preload before: blocking"):
+            EmulatedMachine()
+        outside.starter_for(machine_python, {**os.environ, **machine_python.environment}).close()
+    finally:
+        preload(before)
 
 
 def test_modules_without_a_file_are_missing(directory: Path) -> None:

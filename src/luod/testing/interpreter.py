@@ -59,7 +59,7 @@ def interpreter_for(user: int | None = None) -> Interpreter | None:
 
 
 def needed_interpreter(user: int | None = None) -> Interpreter:
-    """Returns what `interpreter_for` returns. Raises MachineUnavailable, with the reason, when there is none."""
+    """Returns what `interpreter_for` returns. Raises MachineUnavailable, with the reason, if it returns None."""
     if user is not None and os.geteuid() != 0:
         raise MachineUnavailable(
             f"only root may run something as a given uid ({user}), and this is uid {os.geteuid()}",

@@ -23,7 +23,6 @@ from luod.testing.emulated import EmulatedMachine
 from luod.testing.interpreter import Interpreter, needed_interpreter
 from luod.testing.kernel import KernelMachine
 from luod.testing.machine import Machine
-from luod.testing.starter import outside
 from luod.testing.tools import cannot_run, is_ours, package_of
 
 KINDS: Final = ("emulated", "kernel")
@@ -64,9 +63,9 @@ def booting_machines(kind: str, *, scratch: Path | None = None, processors: int 
 
         yield boot
 
+
 def _with_hint(error: MachineUnavailable) -> str:
     return f"{error} ({error.hint})" if error.hint else str(error)
-
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -95,10 +94,10 @@ def _preload(config: pytest.Config, modules: list[str]) -> None:
     directories = [os.path.abspath(path) for path in config.getini("pythonpath") or [config.rootpath]]
     if missing := suite.missing(directories, modules):
         raise pytest.UsageError(f"luod_preload: no module {', '.join(missing)} in {', '.join(directories)}")
-    before = outside.preload(outside.Suite(tuple(directories), tuple(modules)))
+    before = preload.preload(preload.Suite(tuple(directories), tuple(modules)))
 
     def restore() -> None:
-        outside.preload(before)
+        preload.preload(before)
 
     config.add_cleanup(restore)
 

@@ -15,8 +15,10 @@ import pytest
 
 from luod.daemon import later
 from luod.errors import MachineError
+from luod.linux import Fd, has_ended
 from luod.testing import EmulatedMachine, Machine
 from luod.testing.interpreter import Interpreter
+from luod.testing.preload import Suite
 from luod.testing.starter import outside
 from luod.testing.starter.outside import Order, Started, Starter
 from tests.daemon.test_path import LUOD
@@ -57,11 +59,12 @@ def test_a_luoemu_whose_pid_the_test_cannot_have_does_nothing(
 ) -> None:
     """The test asks another starter then: there would be two on one channel."""
 
-    def gone(control: socket.socket) -> Started:
+    def gone(control: socket.socket, suite: Suite) -> Started:
         control.close()
         raise outside.StarterEnded
 
     monkeypatch.setattr(outside, "Started", gone)
+    monkeypatch.setattr(outside, "_CLOSING_SECONDS", 0.1)
     os.kill(starter.pid, signal.SIGSTOP)
     ours, theirs = socket.socketpair()
     with ours, tempfile.TemporaryFile() as log:
@@ -131,6 +134,42 @@ def test_a_starter_that_was_closed_is_not_used_when_no_other_can_be_started(
         assert machine.run(["echo", "one"]).text == "one"
 
 
+def test_a_starter_that_is_closed_stays_for_the_machines_that_run(
+    starter: Starter, machine_python: Interpreter
+) -> None:
+    with EmulatedMachine() as machine:
+        outside.starter_for(machine_python, {**os.environ, **machine_python.environment}, instead_of=starter)
+        assert machine.run(["echo", "on"]).text == "on"
+        assert starter._process.returncode is None
+
+    assert machine.returncode == 0
+    assert starter._process.wait(30) == 0
+
+
+def test_a_machine_ends_with_a_test_that_is_killed_whatever_its_init_is() -> None:
+    source = """
+import os, sys, time
+from luod.testing.interpreter import interpreter_for
+from luod.testing.starter.outside import Order, start, starter_for
+python = interpreter_for()
+environment = {**os.environ, **python.environment}
+with open(os.devnull, "w") as null:
+    started = start(python, Order([], ["sleep", "1000"], environment, null.fileno(), null.fileno()))
+print(started.pid, starter_for(python, environment).pid, flush=True)
+sys.stdin.read()
+"""
+    test = subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with test:
+        assert test.stdout is not None
+        pidfds = [Fd(os.pidfd_open(int(pid))) for pid in test.stdout.readline().split()]
+        test.kill()
+    ended = [has_ended(pidfd, within=30) for pidfd in pidfds]
+    for pidfd in pidfds:
+        pidfd.close()
+
+    assert ended == [True, True]
+
+
 def test_it_keeps_no_output_of_the_test_open(starter: Starter) -> None:
     assert os.readlink(f"/proc/{starter.pid}/fd/1") == os.devnull
 
@@ -155,20 +194,53 @@ for umask, limit in ((0o22, (4096, 8192)), (0o77, (0, 4096)), (0o22, (4096, 4096
     ("module", "status"), [("luod.no_such_module", 1), ("json.no_such_module", 0), ("no_such_package", 0)]
 )
 def test_only_modules_of_other_packages_may_be_missing(machine_python: Interpreter, module: str, status: int) -> None:
+    ended, said = imported(machine_python, module)
+    assert ended == status
+    assert ("ModuleNotFoundError" in said) == bool(status)
+
+
+def imported(python: Interpreter, modules: str, **environment: str) -> tuple[int, str]:
+    """Returns the status and the stderr of a starter that imports the modules, and whose connection is closed."""
     ours, theirs = socket.socketpair()
-    with theirs:
-        process = subprocess.Popen(
-            machine_python.module("luod.testing.starter", str(theirs.fileno()), module),
-            env={**os.environ, **machine_python.environment},
+    with ours, theirs:
+        ours.shutdown(socket.SHUT_WR)
+        ran = subprocess.run(
+            python.module("luod.testing.starter", str(theirs.fileno()), modules),
+            env={**os.environ, **python.environment, **environment},
             pass_fds=[theirs.fileno()],
             stderr=subprocess.PIPE,
             text=True,
+            check=False,
+            timeout=30,
         )
-    with ours:
-        ours.shutdown(socket.SHUT_RDWR)
-        _, said = process.communicate(timeout=30)
-    assert process.returncode == status
-    assert ("ModuleNotFoundError" in said) == bool(status)
+    return ran.returncode, ran.stderr
+
+
+@pytest.mark.parametrize(
+    "source", ["1 / 0", "raise ImportError('needs another')", "not python", "raise SystemExit", "open('/no/such/file')"]
+)
+def test_a_package_that_does_not_work_is_left_to_the_programs_that_need_it(
+    machine_python: Interpreter, tmp_path: Path, source: str
+) -> None:
+    (tmp_path / "rich").mkdir()
+    (tmp_path / "rich" / "__init__.py").write_text(source)
+    path = os.pathsep.join([machine_python.environment["PYTHONPATH"], str(tmp_path)])
+
+    assert imported(machine_python, "rich luod.ctl.progress", PYTHONPATH=path) == (0, "")
+
+
+def test_a_module_of_luod_that_does_not_work_ends_it(machine_python: Interpreter, tmp_path: Path) -> None:
+    source = Path(machine_python.environment["PYTHONPATH"]) / "luod"
+    (tmp_path / "luod").mkdir()
+    for path in source.iterdir():
+        (tmp_path / "luod" / path.name).symlink_to(path)
+    for name, text in (("fails", "1 / 0"), ("no_python", "not python"), ("lacks", "from luod.errors import Nothing")):
+        (tmp_path / "luod" / f"{name}.py").write_text(text)
+
+        status, said = imported(machine_python, f"luod.{name}", PYTHONPATH=str(tmp_path))
+
+        assert status == 1
+        assert "Error" in said.splitlines()[-1]
 
 
 def test_a_program_finds_the_modules_on_the_path_of_luods_start_imported(

@@ -32,12 +32,14 @@ def main(arguments: Sequence[str] | None = None, *, forks: bool = False) -> NoRe
     parser.add_argument("--channel", required=True, help="number of an inherited fd, or the path of a serial port")
     parser.add_argument("--outputs", default="", help="a directory for what spawned programs write to stderr")
     parser.add_argument("--forks", action="store_true", help="fork programs that may be forked, from this process")
+    parser.add_argument("--preload", nargs=2, default=("", ""), help="directories and modules to import before a fork")
     parser.add_argument("--power-off", action="store_true", help="switch the machine off at the end, as init must")
     given = parser.parse_args(arguments)
     channel: str = given.channel
     fd = int(channel) if channel.isdecimal() else os.open(channel, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        Agent(Channel(fd), outputs=given.outputs, forks=forks or given.forks, imports=given.forks).serve()
+        imports = given.preload if given.forks else None
+        Agent(Channel(fd), outputs=given.outputs, forks=forks or given.forks, imports=imports).serve()
     finally:
         if given.power_off:
             power_off()

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
 from luod.linux import LONGEST_POLL, MS_BIND, syscall
@@ -19,13 +19,16 @@ from luod.testing.agent.programs import Programs
 from luod.testing.agent.requests import BadRequest, member, member_bytes
 
 _BAD: Final = (BadRequest, ValueError, TypeError, OverflowError, RecursionError, subprocess.SubprocessError)
-"""What a request raises whose members are no valid arguments of the calls for it."""
+"""The errors of a request whose members are no valid arguments of the calls for it."""
 
 
 class Agent:
     """One thread and one poll. Reading and writing a file, and the start of a program, block it meanwhile."""
 
-    def __init__(self, channel: Channel, *, outputs: str = "", forks: bool = False, imports: bool = False) -> None:
+    def __init__(
+        self, channel: Channel, *, outputs: str = "", forks: bool = False, imports: Sequence[str] | None = None
+    ) -> None:
+        """`outputs` is a directory, "" or one that is missing: none. The others are those of `Programs`."""
         self._channel = channel
         self._identity = os.urandom(8).hex()
         prefix = f"{outputs}/{self._identity}" if os.path.isdir(outputs) else None

@@ -19,6 +19,7 @@ from luod.testing.agent.channel import Channel
 from luod.testing.agent.requests import BadRequest, member
 
 if TYPE_CHECKING:
+    from luod.testing.agent.ahead import Ahead
     from luod.testing.agent.fork import Forked
 
 
@@ -104,20 +105,27 @@ class Programs:
     """All programs. Nothing in it blocks."""
 
     def __init__(
-        self, channel: Channel, outputs: str | None = None, *, forks: bool = False, imports: bool = False
+        self,
+        channel: Channel,
+        outputs: str | None = None,
+        *,
+        forks: bool = False,
+        imports: Sequence[str] | None = None,
     ) -> None:
-        """`forks`: programs that the test lets be forked are forks of this process. `imports`: which before imports
-        what they need.
+        """`forks`: programs that the test lets be forked are forks of this process.
 
-        `outputs` is the prefix of the paths of files for the stderr of spawned programs.
+        `imports`: before a fork this process imports what the program needs (`ahead`). They are directories of the
+        tests, as in PYTHONPATH, and the modules from there that it may import, with spaces between. None: it has
+        imported all before.
 
-        Such a file is complete after a kexec, which ends this process and loses output that it has only read. None:
-        stderr is sent to the test.
+        `outputs` is the prefix of the paths of files for the stderr of spawned programs. Such a file is complete after
+        a kexec, which ends this process and loses output that it has only read. None: stderr is sent to the test.
         """
         self._channel = channel
         self._outputs = outputs
         self._forks = forks
         self._imports = imports
+        self._ahead: Ahead | None = None
         self._programs: dict[int, Program] = {}
         self._last_handle = 0
 
@@ -143,7 +151,7 @@ class Programs:
         try:
             may_fork = self._forks and member(request, "forked", bool, False)
             if may_fork:
-                process = _fork(argv, environment, errors, user, group, imports=self._imports)
+                process = self._fork(argv, environment, errors, user, group)
             else:
                 process = _exec(argv, environment, errors, user, group)
         finally:
@@ -153,6 +161,29 @@ class Programs:
         program = Program(handle, process, run=run, deadline=deadline, errors_file=path)
         self._programs[program.handle] = program
         return program
+
+    def _fork(
+        self, argv: Sequence[str], environment: Mapping[str, str], errors: int, user: int | None, group: int | None
+    ) -> subprocess.Popen[bytes] | Forked:
+        from luod.testing import forked
+        from luod.testing.agent import fork  # most agents of users never fork
+
+        if not forked.possible(argv, environment):
+            return _exec(argv, environment, errors, user, group)
+        if self._imports is not None:
+            self._import_for(argv, environment, *self._imports)
+        return fork.start(argv, environment, errors=errors, user=user, group=group)
+
+    def _import_for(self, argv: Sequence[str], environment: Mapping[str, str], directories: str, modules: str) -> None:
+        from luod.testing import suite
+        from luod.testing.agent.ahead import Ahead
+
+        if self._ahead is None:
+            self._ahead = Ahead(suite.search_path(directories), modules.split())
+        try:
+            self._ahead.import_for(argv, environment)
+        except suite.Refused as error:
+            raise BadRequest(str(error)) from None
 
     def find(self, request: Mapping[str, Any]) -> Program:
         program = self._programs.get(member(request, "program", int))
@@ -247,27 +278,6 @@ def _exec(
         extra_groups=[] if user is not None else None,
         start_new_session=True,
     )
-
-
-def _fork(
-    argv: Sequence[str],
-    environment: Mapping[str, str],
-    errors: int,
-    user: int | None,
-    group: int | None,
-    *,
-    imports: bool,
-) -> subprocess.Popen[bytes] | Forked:
-    from luod.testing import forked
-    from luod.testing.agent import fork  # most agents of users never fork
-
-    if not forked.possible(argv, environment):
-        return _exec(argv, environment, errors, user, group)
-    if imports:
-        from luod.testing.agent import ahead
-
-        ahead.import_for(argv, environment)
-    return fork.start(argv, environment, errors=errors, user=user, group=group)
 
 
 def _identity(request: Mapping[str, Any], name: str) -> int | None:

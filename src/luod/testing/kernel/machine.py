@@ -15,13 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from luod.errors import MachineUnavailable
 from luod.testing.channel import Channel
-from luod.testing.interpreter import interpreter_for
+from luod.testing.interpreter import needed_interpreter
 from luod.testing.kernel import qemu
 from luod.testing.kernel.child import Child
 from luod.testing.kernel.initramfs import PORT, Share, initramfs
 from luod.testing.machine import Machine, describe
+from luod.testing.preload import current
 from luod.testing.scratch import Scratch
 
 TIMEOUT: Final = 120.0
@@ -172,10 +172,9 @@ class KernelMachine(Machine):
 
 def _ram_disk(shares: Sequence[Share], env: Mapping[str, str] | None) -> bytes:
     """Returns an initramfs that runs the agent on the host's files. Raises MachineUnavailable."""
-    python = interpreter_for()
-    if python is None:
-        raise MachineUnavailable("there is no Python that can import luod")
-    agent = python.module("luod.testing.agent", "--channel", PORT, "--power-off", "--forks")
+    python = needed_interpreter()
+    preloaded = ("--preload", *current().words())
+    agent = python.module("luod.testing.agent", "--channel", PORT, "--power-off", "--forks", *preloaded)
     return initramfs(agent, environment=_environment(python.environment, env), shares=shares)
 
 

@@ -5,8 +5,11 @@ tests' (`suite`), as in PYTHONPATH. It imports the modules that there are, and f
 receives with fds: the control socket of this machine, a file with {"arguments", "command", "environment", "directory",
 "umask", "limits"}, as JSON, luoemu's stdin, stdout and stderr, and the agent's channel when the command is the agent's.
 To the control socket it sends {"pid": …} with a pidfd, and when luoemu has ended {"status": …}, as of os.wait(). A
-luoemu whose pid was not sent ends before it does anything, so the test may ask another starter. It ends when FD's other
-end is closed; machines end by themselves, those with the agent by its channel.
+luoemu whose pid was not sent ends before it does anything, so the test may ask another starter.
+
+When FD's other end is closed it ends. If machines run it says so before, with one byte, and stays until the last one
+has ended, or the other ends of their control sockets are closed: the test's process has ended. It sends SIGTERM to
+their luoemus then.
 
 Init is a fork of luoemu if it is the agent, or a program of this Python. It is an exec otherwise.
 """
@@ -25,9 +28,11 @@ import select
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
+import luod
 from luod.emulator.machine import main as luoemu
 from luod.testing import forked, suite
 from luod.testing.agent import __main__ as agent
@@ -49,7 +54,7 @@ class Starter:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is for the machines and the test
 
     def serve(self) -> None:
-        """Returns when the other end is closed."""
+        """Returns when the other end is closed, and no machine is left that the test may want."""
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
         poll.register(self._woken, select.POLLIN)
@@ -59,7 +64,28 @@ class Starter:
                     os.read(self._woken, 4096)
                     self._reap()
                 elif not self._start():
+                    self._outlive()
                     return
+
+    def _outlive(self) -> None:
+        """Waits for the machines' ends. Ends those of a test that has ended without them."""
+        if self._controls:
+            with contextlib.suppress(OSError):  # the test's process has ended
+                self._connection.send(b".", socket.MSG_NOSIGNAL)
+        self._connection.close()
+        while self._controls:
+            poll = select.poll()
+            poll.register(self._woken, select.POLLIN)
+            pids = {control.fileno(): pid for pid, control in self._controls.items()}
+            for fd in pids:
+                poll.register(fd, 0)
+            for fd, _ in poll.poll():
+                if fd == self._woken:
+                    os.read(self._woken, 4096)
+                    self._reap()
+                elif pids[fd] in self._controls:  # it is not reaped
+                    os.kill(pids[fd], signal.SIGTERM)
+                    self._controls.pop(pids[fd]).close()
 
     def _start(self) -> bool:
         data, fds, _, _ = socket.recv_fds(self._connection, 1, _FDS)
@@ -88,8 +114,9 @@ class Starter:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            with self._controls.pop(pid) as control:
-                _tell(control, {"status": status})
+            if control := self._controls.pop(pid, None):
+                with control:
+                    _tell(control, {"status": status})
 
 
 def _tell(control: socket.socket, message: dict[str, int], fds: list[int] | None = None) -> bool:
@@ -145,17 +172,34 @@ def _become_init() -> None:
     forked.set_dumpable()
 
 
+def _is_luods(error: BaseException) -> bool:
+    """Returns whether a module of luod is to blame for a failed import."""
+    if isinstance(error, ImportError) and error.name:
+        return error.name.partition(".")[0] == "luod"
+    if isinstance(error, (SyntaxError, OSError)) and error.filename:
+        return str(error.filename).startswith(os.path.dirname(luod.__file__) + os.sep)
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == "luod"
+
+
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.set_inheritable(False)
     for name in itertools.chain.from_iterable((each, *later(each)) for each in sys.argv[2].split()):
         try:
             importlib.import_module(name)
-        except ModuleNotFoundError as error:  # of a package that this Python lacks
-            if (error.name or "").partition(".")[0] == "luod":
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # a package that this Python lacks, or that does not work: for the program to say
+            if _is_luods(error):
                 raise
     if len(sys.argv) > 3:
-        suite.import_all(suite.search_path(sys.argv[3]), sys.argv[4].split())
+        suite.search(suite.search_path(sys.argv[3]))
+        try:
+            suite.import_all(sys.argv[4].split())
+        except suite.Refused as error:
+            sys.exit(str(error))
     luoemu.parser().parse(["run", "--", "init"])  # the first one compiles argparse's regular expressions
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page

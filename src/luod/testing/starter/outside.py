@@ -25,6 +25,7 @@ from luod.frozen import frozen
 from luod.linux import Fd, has_ended
 from luod.testing.forked import extends, settings
 from luod.testing.interpreter import Interpreter
+from luod.testing.preload import Suite, current
 
 _PRELOADED: Final = """
 luod.emulator.machine.devices luod.emulator.machine.device_config luod.emulator.model.vfio.bus
@@ -55,16 +56,11 @@ _LIMITS: Final = tuple(sorted({getattr(resource, name) for name in dir(resource)
 class StarterEnded(MachineError):
     """The starter has ended, or been killed, before it started the machine."""
 
-    def __init__(self) -> None:
-        super().__init__("the process that starts machines has ended")
-
-
-@frozen
-class Suite:
-    """Modules of the tests (`luod.testing.suite`) that the starter imports too, and the directories they are in."""
-
-    directories: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ()
+    def __init__(self, status: int | None = None) -> None:
+        """`status` is its exit status, or minus the signal that killed it; None: it is not known."""
+        known = "" if status is None else f" with status {status}" if status >= 0 else f", killed by signal {-status}"
+        said = "; its stderr, which is the test's, says why" if status else ""
+        super().__init__(f"the process that starts machines has ended{known}{said}")
 
 
 @frozen
@@ -87,15 +83,21 @@ class Order:
 class Started:
     """A luoemu that the starter forked. The members are those of `subprocess.Popen`."""
 
-    def __init__(self, control: socket.socket) -> None:
-        """Takes ownership of `control`. Raises StarterEnded, and MachineError when the starter does not answer."""
+    def __init__(self, control: socket.socket, suite: Suite) -> None:
+        """Takes ownership of `control`. Raises StarterEnded, and MachineError when the starter does not answer.
+
+        `suite` is what the starter imports before.
+        """
         self._control = control
         control.settimeout(_SECONDS)
         try:
             data, fds, _, _ = socket.recv_fds(control, 4096, 1)
         except TimeoutError:
             control.close()
-            raise MachineError(f"the process that starts machines started none within {_SECONDS:.0f} s") from None
+            text = f"the process that starts machines started none within {_SECONDS:.0f} s"
+            if suite.modules:
+                text += f"; it imports the modules of luod_preload before: {', '.join(suite.modules)}"
+            raise MachineError(text) from None
         except BaseException:
             control.close()
             raise
@@ -157,7 +159,8 @@ class Starter:
 
     def __init__(self, python: Interpreter, environment: Mapping[str, str], suite: Suite) -> None:
         """Starts it, and does not wait for its imports."""
-        modules = [" ".join(_PRELOADED.split()), os.pathsep.join(suite.directories), " ".join(suite.modules)]
+        self._suite = suite
+        modules = [" ".join(_PRELOADED.split()), *suite.words()]
         self._socket, theirs = socket.socketpair()
         with theirs:
             try:
@@ -202,38 +205,50 @@ class Starter:
                 fds = [theirs.fileno(), file.fileno(), stdin, order.stdout, order.stderr]
                 fds += [] if order.channel is None else [order.channel]
                 socket.send_fds(self._socket, [b"\n"], fds)
-        except (BrokenPipeError, ConnectionResetError):
+            return Started(ours, self._suite)
+        except (BrokenPipeError, ConnectionResetError, StarterEnded):
             ours.close()
-            raise StarterEnded from None
-        return Started(ours)
+            raise StarterEnded(self._status()) from None
+
+    def _status(self) -> int | None:
+        """Returns the exit status of one that has closed its sockets, None if it does not end."""
+        try:
+            return self._process.wait(_CLOSING_SECONDS)
+        except subprocess.TimeoutExpired:
+            return None
 
     def close(self) -> None:
-        """Ends it, and waits for that. Machines run on."""
-        # A child of this process may have a copy of the socket: closing this one would be no end.
-        with self._socket, contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        try:
-            self._process.wait(_CLOSING_SECONDS)
-        except subprocess.TimeoutExpired:
+        """Ends it, and waits for that. If machines of this process run, it stays until they have ended."""
+        with self._socket:
+            if self._stays():
+                _staying.append(self._process)
+                return
+        if self._status() is None:
             self._process.kill()
             self._process.wait()
 
+    def _stays(self) -> bool:
+        # A child of this process may have a copy of the socket: closing this one would be no end.
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+            self._socket.settimeout(_CLOSING_SECONDS)
+            return bool(self._socket.recv(1))
+        except TimeoutError:
+            self._process.kill()
+        except OSError:
+            pass
+        return False
 
+
+_staying: list[subprocess.Popen[bytes]] = []
+"""The processes of starters that were closed, and stay for the machines that run."""
 _starters: dict[tuple[object, ...], Starter] = {}
 _lock = threading.Lock()
-_suite = Suite()
-
-
-def preload(suite: Suite) -> Suite:
-    """Makes the next machines forks of a process that has imported `suite` too. Returns the suite before."""
-    global _suite
-    before, _suite = _suite, suite
-    return before
 
 
 def starter_for(python: Interpreter, environment: Mapping[str, str], *, instead_of: Starter | None = None) -> Starter:
-    """Returns the starter of this Python, its uid, the settings of Python in `environment`, the suite of `preload`, and
-    the hard limits of this process, which a fork of the starter may be unable to raise.
+    """Returns the starter of this Python, its uid, the settings of Python in `environment`, the suite of
+    `luod.testing.preload`, and the hard limits of this process, which a fork of the starter may be unable to raise.
 
     A PYTHONPATH that begins with the interpreter's makes no other starter: a fork takes what follows. A starter that
     ends is replaced: `instead_of`.
@@ -242,16 +257,17 @@ def starter_for(python: Interpreter, environment: Mapping[str, str], *, instead_
     if extends(environment.get("PYTHONPATH", ""), path):
         environment = {**environment, "PYTHONPATH": path}
     hard = [resource.getrlimit(limit)[1] for limit in _LIMITS]
-    own = (_suite.directories, _suite.modules)
-    key = (os.getpid(), python.executable, python.user, own, *hard, *sorted(settings(environment).items()))
+    suite = current()
+    key = (os.getpid(), python.executable, python.user, suite, *hard, *sorted(settings(environment).items()))
     with _lock:
         if (found := _starters.get(key)) is None or found is instead_of:
+            _staying[:] = [process for process in _staying if process.poll() is None]
             if found is not None:
                 del _starters[key]
                 found.close()
             elif not _starters:
                 atexit.register(_close_all, os.getpid())
-            found = _starters[key] = Starter(python, environment, _suite)
+            found = _starters[key] = Starter(python, environment, suite)
         return found
 
 
