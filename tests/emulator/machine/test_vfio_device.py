@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import subprocess
+import textwrap
 from collections.abc import Callable
 
 import pytest
 
 from luod.testing.tools import for_root
-from tests.emulator.machine.conftest import PLAIN_USER, RunDevices, as_plain_user, environment, luoemu, python
+from tests.emulator.machine.conftest import PLAIN_USER, RunDevices, as_plain_user, environment, luoemu, python, steps
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -434,3 +437,79 @@ def test_plain_users_machine() -> None:
     command = as_plain_user(*luoemu("--vfio", "0000:01:00.0", user=PLAIN_USER), *python(source, PLAIN_USER))
     done = subprocess.run(command, env=environment(PLAIN_USER), cwd="/", capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "carried\n", "")
+
+
+def test_any_number_of_mappings_takes_a_few_files_of_the_supervisor() -> None:
+    source = """
+        from raw_vfio import *
+        import ctypes
+        context, memory = open_iommufd(), os.memfd_create("guest")
+        space, place = ioas(context), ctypes.create_string_buffer(8)
+        os.ftruncate(memory, 4096)
+        tell()
+        for index in range(500):
+            map_memory(context, space, ctypes.addressof(place), 1, 2 * index)
+            map_file(context, space, memory, 1, 2 * index + 1)
+        tell()
+    """
+    machine = steps(TOLD + textwrap.dedent(source), "--vfio", "0000:01:00.0", lines=["told"] * 2)
+    before = open_files(next(machine))
+    assert open_files(next(machine)) <= before + 2
+    assert next(machine, None) is None
+
+
+def test_a_supervisor_without_a_free_fd_fails_calls_and_goes_on() -> None:
+    source = """
+        from raw_vfio import *
+        import ctypes
+        other = "0000:02:00.0"
+        take()
+        take(other)
+        group, container = open_type1()
+        held, asked = open_device(other), os.eventfd(0)
+        context, place = open_iommufd(), ctypes.create_string_buffer(8)
+        space = ioas(context)
+        bind(held, context)
+        listen(held, [asked], vfio.VFIO_PCI_REQ_IRQ_INDEX)
+        unbind = threading.Thread(target=sysfs(other, "driver/unbind").write_text, args=(other,), daemon=True)
+        unbind.start()
+        os.eventfd_read(asked)
+        load()
+        tell()
+        assert errno_of(map_memory, context, space, ctypes.addressof(place), 1) == errno.ENFILE
+        assert errno_of(device_of, group) == errno.ENFILE
+        assert errno_of(raw.reboot, raw.kexec_uapi.LINUX_REBOOT_CMD_KEXEC) == errno.ENFILE
+        for _ in range(10000):  # longer than the interval at which the supervisor looks whether init ends
+            assert errno_of(get_info, held) == 0
+        assert unbind.is_alive()
+        tell()
+        map_memory(context, space, ctypes.addressof(place), 1)
+        file = device_of(group)
+        assert get_info(file)[2] == 9
+        assert os.readlink(f"/proc/self/fd/{file}") == "/anon_inode:[vfio-device]"
+        os.close(held)
+        unbind.join()
+        tell()
+    """
+    options = ("--vfio", "0000:01:00.0", "--vfio", "0000:02:00.0")
+    machine = steps(TOLD + textwrap.dedent(source), *options, lines=["told"] * 3)
+    pid = next(machine)
+    limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = set(os.listdir(f"/proc/{pid}/fd"))
+    free = next(number for number in range(len(used) + 1) if str(number) not in used)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, limit[1]))
+    next(machine)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+    next(machine)
+    assert next(machine, None) is None
+
+
+TOLD = """
+def tell():
+    print("told", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))

@@ -122,6 +122,30 @@ def test_memory_by_address_is_not_pinned(run_devices: RunDevices) -> None:
     run_devices(source)
 
 
+def test_memory_by_file_is_not_pinned(run_devices: RunDevices) -> None:
+    source = """
+        from luod.uapi.memfd import MFD_HUGETLB, F_ADD_SEALS, F_SEAL_FUTURE_WRITE, F_SEAL_WRITE
+        file = os.open(take(), os.O_RDWR)
+        context, space = attached(file)
+        def memory(place, size=4096, flags=0):
+            made = os.memfd_create("guest", os.MFD_ALLOW_SEALING | flags)
+            os.ftruncate(made, size)
+            map_file(context, space, made, size, place << 30)
+            return made
+        def status(number, place):
+            os.pwrite(file, program(place << 30, place << 30, 8, 9), SOURCE)
+            os.pwrite(file, struct.pack("<I", number), DOORBELL)
+            return os.pread(file, 1, STATUS)[0]
+        short, written, future, huge = memory(0), memory(1), memory(2), memory(3, 2 << 20, MFD_HUGETLB)
+        os.ftruncate(short, 0)
+        fcntl.fcntl(written, F_ADD_SEALS, F_SEAL_WRITE)
+        fcntl.fcntl(future, F_ADD_SEALS, F_SEAL_FUTURE_WRITE)
+        assert [status(FILL, place) for place in range(4)] == [2, 2, 2, 2]
+        assert os.fstat(short).st_size == 0
+    """
+    run_devices(source)
+
+
 def test_reopened_context_is_taken_for_the_first(run_devices: RunDevices) -> None:
     source = """
         file, first = os.open(take(), os.O_RDWR), open_iommufd()

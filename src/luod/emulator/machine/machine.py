@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import resource
 import select
@@ -342,8 +343,8 @@ class _Boot:
         try:
             with open(f"/proc/{self._init_pid}/stat", encoding="utf-8", errors="replace") as line:
                 flags = int(line.read().rpartition(")")[2].split()[6])
-        except OSError:
-            return True
+        except OSError as error:
+            return error.errno != errno.EMFILE  # luoemu's own limit says nothing of init
         return bool(flags & _PF_EXITING)
 
     def _listen(self, *, block: bool = True) -> None:

@@ -216,9 +216,11 @@ class Supervisor:
             return self._dispatch(notification)
         except Errno as error:
             self._listener.refuse(notification, error.code)
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.EMFILE:  # luoemu's own limit
+                self._listener.refuse(notification, errno.ENFILE)
             # /proc shows nothing of a thread that was killed meanwhile.
-            if self._listener.alive(notification):
+            elif self._listener.alive(notification):
                 raise
         return None
 

@@ -14,18 +14,20 @@ from typing import Final, Protocol
 from luod.emulator.model.files import SessionFile
 from luod.emulator.model.ports import Errno, HostFile, Kind
 from luod.emulator.model.vfio.files import ModelFile
-from luod.emulator.trap.devices.memory import EventFd, ProcessMemory
+from luod.emulator.trap.devices.memory import DeviceMemory, EventFd, ProcessMemory
 from luod.emulator.trap.process.caller import Surroundings, Thread, status_field
 from luod.emulator.trap.process.memory_files import Stand, close_elsewhere
 from luod.emulator.trap.process.placeholder import Identity
 from luod.emulator.trap.seccomp.notify import Notification
-from luod.linux import Fd
 
 _EVENTFD: Final = "anon_inode:[eventfd]"
 
 
 class FilesOfDevices(Protocol):
     """The device files that processes of one boot have open (`devices.py`)."""
+
+    @property
+    def memory(self) -> DeviceMemory: ...
 
     def is_ours(self, identity: Identity) -> bool:
         """Returns whether the file is on one of the supervisor's mounts. A query to its file system would deadlock."""
@@ -88,8 +90,4 @@ class DeviceThread(Thread):
 
     def memory(self, address: int, length: int) -> ProcessMemory:
         pid = int(status_field(self.tid, "Tgid:"))
-        try:
-            process = Fd(os.pidfd_open(pid))
-        except OSError as error:
-            raise Errno(error.errno or errno.ESRCH) from None
-        return ProcessMemory(process, pid, address, length, self._devices.is_ours)
+        return self._devices.memory.of_process(pid, address, length, self._devices.is_ours)

@@ -80,7 +80,7 @@ class Devices:
     def __init__(self, side: DeviceSide, surroundings: Surroundings) -> None:
         self._around = surroundings
         self._model = side.model
-        self._memory = side.memory
+        self.memory = side.memory
         self._opener = side.opener
         self._opener_tid = side.opener_tid
         self._numbers = frozenset(mount.number for mount in side.mounts)
@@ -275,8 +275,8 @@ class Devices:
         self._next_look = time.monotonic()
 
     def _look(self) -> None:
-        stores = self._memory.stores
+        stores = self.memory.stores
         self._looking = self._model.poll()
-        self._idle_looks = self._idle_looks + 1 if stores == self._memory.stores else 0
+        self._idle_looks = self._idle_looks + 1 if stores == self.memory.stores else 0
         pause = min(_LOOK_SOON * _SLOWING ** min(self._idle_looks - _AT_ONCE, 100), _LOOK_LATE)
         self._next_look = time.monotonic() + (0 if self._idle_looks < _AT_ONCE else pause)

@@ -19,7 +19,7 @@ from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.ports import DeviceCaller
 from luod.emulator.model.vfio.vfio import Vfio
 from luod.emulator.model.vfio.vfio_pci.cdev import VfioDeviceFile
-from luod.emulator.trap.devices.memory import Bar
+from luod.emulator.trap.devices.memory import Bar, refusal
 from luod.emulator.trap.fuse.tree import Answer, Node, Opened
 from luod.emulator.trap.process.placeholder import Identity
 from luod.uapi import fuse, iommufd, vfio
@@ -97,7 +97,7 @@ class OpenFiles:
         try:
             result = self.model.ioctl(opened.file, command, argument, self._thread(tid))
         except OSError as error:  # /proc shows nothing of a thread that was killed meanwhile
-            raise Errno(error.errno or errno.ESRCH) from None
+            raise refusal(error, errno.ESRCH) from None
         if opened.can_be_mapped and not opened.mapped:
             self._note_mapping(opened)
         return result

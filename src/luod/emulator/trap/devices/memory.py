@@ -6,12 +6,16 @@ its VFIO file, so that FUSE can let the kernel map it in place of that file.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import select
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Final, Generic, Self, TypeVar
 
 from luod import linux
 from luod.emulator.model.ports import Errno, HostFile
@@ -21,6 +25,11 @@ from luod.emulator.trap.process.memory_files import HostMemory, OpenFile
 from luod.emulator.trap.process.placeholder import Identity
 from luod.linux import Fd
 from luod.uapi import vfio
+
+_libc = ctypes.CDLL(None)
+_ONE: Final = (1).to_bytes(8, "little")
+_PATIENCE: Final = 0.01
+"""Seconds for a write that normally takes microseconds."""
 
 
 class Bars:
@@ -63,46 +72,102 @@ class Bar:
             self.bars.close_one()
 
 
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Shared(Generic[Key]):
+    """An fd that all mappings of one process, or of one file, have in common. The last of them closes it.
+
+    A program makes as many mappings as it likes, and the supervisor has a limit of open files.
+    """
+
+    def __init__(self, table: dict[Key, Shared[Key]], key: Key, fd: Fd) -> None:
+        """Takes ownership of `fd`, and a place in `table` until it is closed."""
+        self._fd = fd
+        self._table = table
+        self._key = key
+        self._users = 0
+        table[key] = self
+
+    def fileno(self) -> int:
+        return self._fd.fileno()
+
+    def use(self) -> Self:
+        """Counts one more user, which runs `drop`."""
+        self._users += 1
+        return self
+
+    def drop(self) -> None:
+        self._users -= 1
+        if not self._users:
+            self._fd.close()
+            if self._table.get(self._key) is self:
+                del self._table[self._key]
+
+    def is_process_alive(self) -> bool:
+        """Returns whether the process of this pidfd exists."""
+        try:
+            signal.pidfd_send_signal(self.fileno(), 0)
+        except OSError:
+            return False
+        return True
+
+
+def refusal(error: OSError, otherwise: int) -> Errno:
+    """Returns the Errno for a caller: ENFILE where the supervisor has no fd left, which is not the caller's limit."""
+    code = error.errno or otherwise
+    return Errno(errno.ENFILE if code == errno.EMFILE else code)
+
+
 class FileMemory:
     """`Memory` in a process's memfd. An open file description of its own keeps the memfd."""
 
-    def __init__(self, file: Fd, offset: int, length: int) -> None:
-        """Takes ownership of `file`."""
-        self._file = file
+    def __init__(self, file: Shared[Identity], offset: int, length: int) -> None:
+        """Uses `file` until `close`."""
+        self._file = file.use()
         self._offset = offset
         self.size = length
 
+    def _holds(self, end: int) -> bool:
+        """Returns whether the file has the first `end` bytes of this memory."""
+        return self._offset + end <= os.fstat(self._file.fileno()).st_size
+
     def pin(self, *, writable: bool, bars_too: bool = False) -> None:
-        if self._offset + self.size > os.fstat(self._file.fileno()).st_size:
+        if not self._holds(self.size):
             raise Errno(errno.EINVAL)
 
     def read(self, offset: int, length: int) -> bytes:
         try:
             data = os.pread(self._file.fileno(), length, self._offset + offset)
-        except OverflowError:
+        except (OSError, OverflowError):
             raise Errno(errno.EFAULT) from None
         if len(data) < length:  # Truncated since. A real kernel would still have the pages.
             raise Errno(errno.EFAULT)
         return data
 
     def write(self, offset: int, data: bytes) -> None:
+        if not self._holds(offset + len(data)):  # a write would make the file longer
+            raise Errno(errno.EFAULT)
         try:
             os.pwrite(self._file.fileno(), data, self._offset + offset)
         except (OSError, OverflowError):
             raise Errno(errno.EFAULT) from None
 
     def close(self) -> None:
-        self._file.close()
+        self._file.drop()
 
 
 class ProcessMemory:
-    """`Memory` at an address of a process, valid while the process lives. Owns a pidfd, which guards against a reused
-    pid.
-    """
+    """`Memory` at an address of a process, valid while the process lives. Its pidfd guards against a reused pid."""
 
-    def __init__(self, process: Fd, pid: int, address: int, length: int, is_bar: Callable[[Identity], bool]) -> None:
-        """`is_bar` returns whether a file is the supervisor's own, and so a mapping of it that of a BAR."""
-        self._process = process
+    def __init__(
+        self, process: Shared[int], pid: int, address: int, length: int, is_bar: Callable[[Identity], bool]
+    ) -> None:
+        """Uses `process` until `close`.
+
+        `is_bar` returns whether a file is the supervisor's own, and so a mapping of it that of a BAR.
+        """
+        self._process = process.use()
         self._pid = pid
         self._address = address
         self.size = length
@@ -122,10 +187,8 @@ class ProcessMemory:
             raise Errno(errno.EFAULT)
 
     def _check(self) -> None:
-        try:
-            signal.pidfd_send_signal(self._process.fileno(), 0)
-        except OSError:
-            raise Errno(errno.EFAULT) from None
+        if not self._process.is_process_alive():
+            raise Errno(errno.EFAULT)
 
     def read(self, offset: int, length: int) -> bytes:
         self._check()
@@ -142,7 +205,7 @@ class ProcessMemory:
             raise Errno(errno.EFAULT) from None
 
     def close(self) -> None:
-        self._process.close()
+        self._process.drop()
 
 
 class EventFd:
@@ -155,11 +218,31 @@ class EventFd:
 
     def signal(self) -> None:
         # A write to a full counter would block, and its reader is notified anyway.
-        if self._room.poll(0):
-            os.write(self._fd.fileno(), (1).to_bytes(8, "little"))
+        if not self._room.poll(0):
+            return
+        # Another thread may fill the counter at this moment.
+        if fcntl.fcntl(self._fd.fileno(), fcntl.F_GETFL) & os.O_NONBLOCK:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._fd.fileno(), _ONE)
+        else:
+            with _interrupted():
+                # Unlike os.write, it is not repeated after a signal.
+                _libc.write(self._fd.fileno(), _ONE, len(_ONE))
 
     def close(self) -> None:
         self._fd.close()
+
+
+@contextlib.contextmanager
+def _interrupted() -> Iterator[None]:
+    """Interrupts system calls that last: a write to an eventfd of blocking mode has no other limit."""
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, _PATIENCE, _PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class DeviceMemory(HostMemory):
@@ -169,6 +252,8 @@ class DeviceMemory(HostMemory):
         super().__init__(log)
         self.stores = 0
         """How often the model wrote into BARs: a device that does something, does."""
+        self._files: dict[Identity, Shared[Identity]] = {}
+        self._processes: dict[int, Shared[int]] = {}
 
     def allocate(self, name: str, sizes: Sequence[int]) -> tuple[Bar, ...]:
         return Bars(self, name, sizes).each
@@ -176,7 +261,20 @@ class DeviceMemory(HostMemory):
     def pin_file(self, file: HostFile, offset: int, length: int) -> FileMemory:
         if not isinstance(file, OpenFile):
             raise Errno(errno.EINVAL)
-        try:
-            return FileMemory(file.reopen(os.O_RDWR), offset, length)
-        except OSError as error:
-            raise Errno(error.errno or errno.EINVAL) from None
+        shared = self._files.get(file.identity)
+        if shared is None:
+            try:
+                shared = Shared(self._files, file.identity, file.reopen(os.O_RDWR))
+            except OSError as error:
+                raise refusal(error, errno.EINVAL) from None
+        return FileMemory(shared, offset, length)
+
+    def of_process(self, pid: int, address: int, length: int, is_bar: Callable[[Identity], bool]) -> ProcessMemory:
+        """Returns memory of a process that lives. `is_bar` is that of `ProcessMemory`. Raises Errno."""
+        shared = self._processes.get(pid)
+        if shared is None or not shared.is_process_alive():  # it may be of a process before with that pid
+            try:
+                shared = Shared(self._processes, pid, Fd(os.pidfd_open(pid)))
+            except OSError as error:
+                raise refusal(error, errno.ESRCH) from None
+        return ProcessMemory(shared, pid, address, length, is_bar)

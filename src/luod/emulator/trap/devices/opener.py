@@ -55,11 +55,13 @@ def open_file(requests: socket.socket, name: bytes, fuse: int, answer: Callable[
     while requests.fileno() not in dict(poll.poll()):
         answer()
     code, numbers, _, _ = socket.recv_fds(requests, 4, 1)
-    if not numbers:
+    failure = int.from_bytes(code, "little")
+    if failure or not code:
         # End of file: the process is gone, and the machine with it.
-        raise Errno(int.from_bytes(code, "little") or errno.ENFILE)
-    os.set_inheritable(numbers[0], False)
-    file = Fd(numbers[0])
+        raise Errno(failure or errno.ENFILE)
     # As long as the other fd is open, a process that gets this one could close it and find the file still open.
     requests.recv(len(_CLOSED))
-    return file
+    if not numbers:  # this process has no fd left
+        raise Errno(errno.ENFILE)
+    os.set_inheritable(numbers[0], False)
+    return Fd(numbers[0])
