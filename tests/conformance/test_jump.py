@@ -15,10 +15,16 @@ from luod.uapi import kexec as kexec_api
 from tests.conformance.caller import Caller, jump, load, start
 from tests.conformance.conftest import ROOT
 from tests.conformance.voyage import Voyage, across_jumps
+from tests.programs.descriptors import KINDS
 
 UNLOAD, ON_CRASH, NO_SUCH_FLAG = 1, 2, 0x4000
 LIMIT = "/proc/sys/kernel/kexec_load_limit_reboot"
 HUGE = 2**31 - 1
+WRITABLE = (
+    *("tmpfs file, linked", "tmpfs file, unlinked", "tmpfs O_TMPFILE", "file on a disk, unlinked"),
+    *("/proc/self/mem", "message queue"),
+)
+"""The kinds of regular files that are open for writing."""
 PLACE = 0x2000000
 """An address of physical memory that both machines have."""
 
@@ -82,6 +88,21 @@ def test_files_of_live_update_are_no_kernel_images(caller: Caller) -> None:
     load = {"kernel": "device"}, {"kernel": "s"}
     assert [caller.says("kexec_file_load", **files) for files in load] == ["EINVAL", "EINVAL"]
     caller.ask("close", fd="device")
+
+
+@pytest.mark.parametrize("which", ["kernel", "initrd"])
+def test_files_of_other_kinds_are_no_images(caller: Caller, shared_machine: Machine, which: str) -> None:
+    kinds = [kind for kind in KINDS if kind != "pidfd"]  # a regular file since Linux 6.9, which the host may not be
+    caller.ask("open", path=shared_machine.kernel, flags=os.O_RDONLY, slot="image")
+    said = {}
+    for kind in kinds:
+        if caller.says("make", kind=kind, slot="file") == "OK":
+            files = {"kernel": "file"} if which == "kernel" else {"kernel": "image", "initrd": "file", "flags": 0}
+            said[kind] = caller.says("kexec_file_load", **files)
+            caller.ask("close", fd="file")
+    assert said == {
+        kind: "ETXTBSY" if kind in WRITABLE else "EBADF" if kind == "pipe, write end" else "EINVAL" for kind in said
+    }
 
 
 @pytest.mark.parametrize(
