@@ -143,10 +143,10 @@ class ProcessCalls(SessionCalls, MemoryCalls):
         elif what == 4:
             self.ask(process, "refused_reboot", **garble.reboot(self.chance))
         else:
-            fd = self.chance.choice((-1, *process.slots(Other, Memory)[:3]))
+            fds = (-1, *process.slots(Other, Memory)[:3], *process.slots(Device, Session)[:2])
             wrong: tuple[dict[str, Any], ...] = (
-                {"kernel": fd},
-                {"initrd": -1},
+                {"kernel": self.chance.choice(fds)},
+                {"initrd": self.chance.choice(fds)},
                 {"flags": 0x40},
                 {"longer": 2000},
                 {"ended": False},
