@@ -140,6 +140,22 @@ def test_no_free_descriptor(run_machine: Run, way: str) -> None:
     run(run_machine, way, source)
 
 
+def test_what_an_open_checks_before_it_asks_the_device(run_machine: Run, way: str) -> None:
+    source = """
+        import resource
+        fd = device()
+        assert errno_of(device) == errno.EBUSY
+        assert errno_of(os.open, "/dev/liveupdate", os.O_RDWR | os.O_CREAT | os.O_EXCL) == errno.EEXIST
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1, highest + 3))
+        assert errno_of(device) == errno.EMFILE
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 3, highest + 3))
+        os.close(fd)
+        os.close(os.open("/dev/liveupdate", os.O_RDWR | os.O_CREAT))
+    """
+    run(run_machine, way, source)
+
+
 def test_limits_of_the_supervisor_are_not_the_programs(run_machine: Run, way: str) -> None:
     source = """
         import resource
@@ -212,9 +228,8 @@ def test_another_uid_in_the_machine(run_machine: Run, way: str) -> None:
         session, file = create(fd, b"s"), os.memfd_create("m")
         preserve(session, file, 1)
         assert get_name(session) == b"s"
-        if os.path.exists("/dev/liveupdate"):
-            os.close(fd)
-            assert errno_of(device) == errno.EACCES
+        os.close(fd)
+        assert errno_of(device) == errno.EACCES
     """
     run(run_machine, way, source)
 

@@ -20,7 +20,7 @@ from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked, Ending, Jump
 from luod.emulator.trap.fuse.server import FuseNode
 from luod.emulator.trap.kexec_state import KexecState
-from luod.emulator.trap.process.caller import KexecFiles, Segments, Surroundings, Thread
+from luod.emulator.trap.process.caller import KexecFiles, Segments, Surroundings, Thread, status_field
 from luod.emulator.trap.process.frozen import TRAPPED, is_refused
 from luod.emulator.trap.process.nesting import is_nested
 from luod.emulator.trap.process.placeholder import Identity, Placeholders
@@ -38,6 +38,8 @@ _U32: Final = 0xFFFFFFFF
 # In Python 3.11 `Call.IOCTL` is a function call, and every ioctl would make it.
 _IOCTL: Final = Call.IOCTL
 _LUO_FILES: Final = (SessionFile, DeviceFile)
+_CAP_DAC_OVERRIDE: Final = 1
+_ONLY_NEW: Final = os.O_CREAT | os.O_EXCL
 
 
 class Stopped(enum.Enum):
@@ -302,6 +304,13 @@ class Supervisor:
         if flags is None:
             self._listener.let_through(notification)
             return
+        # The order of open(2): the fd, the name, the node's mode, the device.
+        if not thread.has_free_fd():
+            raise Errno(errno.EMFILE)
+        if flags & _ONLY_NEW == _ONLY_NEW:
+            raise Errno(errno.EEXIST)
+        if not _is_owner(thread) and not thread.capable(_CAP_DAC_OVERRIDE):
+            raise Errno(errno.EACCES)
         file = self._kernel.open_liveupdate()
         try:
             thread.install_placeholder(b"[liveupdate]", file, cloexec=bool(flags & os.O_CLOEXEC), send=True)
@@ -316,3 +325,12 @@ class Supervisor:
         finally:
             self._kexec_state.show()
         self._listener.answer(notification, value)
+
+
+def _is_owner(thread: Thread) -> bool:
+    """Returns whether the caller is the machine's root, as whose file the device appears: it has mode 0600."""
+    try:
+        _, _, _, file_system_uid = status_field(thread.tid, "Uid:").split()
+    except OSError as error:
+        raise Errno(error.errno or errno.ESRCH) from None
+    return int(file_system_uid) == os.geteuid()
