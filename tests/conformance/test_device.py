@@ -88,6 +88,23 @@ def test_free_again_when_its_holder_is_killed(caller: Caller) -> None:
     assert caller.says("open", path=DEVICE, flags=os.O_RDWR, slot="device") == "OK"
 
 
+def test_direct_io_is_refused_once_the_device_was_opened(caller: Caller) -> None:
+    assert caller.says("open", path=DEVICE, flags=os.O_RDWR | os.O_DIRECT, slot="device") == "EINVAL"
+    caller.open_device()
+    assert caller.says("open", path=DEVICE, flags=os.O_RDWR | os.O_DIRECT, slot="second") == "EBUSY"
+
+
+def test_open_that_only_makes_new_files(caller: Caller) -> None:
+    caller.open_device()
+    assert caller.says("open", path=DEVICE, flags=os.O_RDWR | os.O_CREAT | os.O_EXCL, slot="second") == "EEXIST"
+
+
+def test_open_without_a_free_fd_while_the_device_is_open(caller: Caller) -> None:
+    caller.open_device()
+    caller.ask("no_free_fd")
+    assert caller.says("open", path=DEVICE, flags=os.O_RDWR, slot="second") == "EMFILE"
+
+
 def test_open_as_another_uid(caller: Caller) -> None:
     caller.become(1000)
     assert caller.says("open", path=DEVICE, flags=os.O_RDWR, slot="device") == "EACCES"
@@ -123,6 +140,7 @@ def test_close_and_reopen_with_a_session_waiting(caller: Caller) -> Voyage:
         pytest.param("write", {"data": b"x"}, "EINVAL", id="write", marks=WITHOUT_FUSE),
         pytest.param("fsync", {}, "EINVAL", id="fsync", marks=WITHOUT_FUSE),
         pytest.param("ftruncate", {"size": 0}, "EINVAL", id="ftruncate", marks=WITHOUT_FUSE),
+        pytest.param("fallocate", {"mode": 0, "offset": 0, "length": 1}, "ENODEV", id="fallocate", marks=WITHOUT_FUSE),
         pytest.param("lseek", {"offset": 0}, "ESPIPE", id="lseek", marks=WITHOUT_FUSE),
         pytest.param("map", {"name": "map", "length": 4096}, "ENODEV", id="mmap", marks=WITHOUT_FUSE),
         pytest.param("epoll_add", {}, "EPERM", id="epoll", marks=WITH_FUSE),

@@ -140,7 +140,7 @@ def test_no_free_descriptor(run_machine: Run, way: str) -> None:
     run(run_machine, way, source)
 
 
-def test_what_an_open_checks_before_it_asks_the_device(run_machine: Run, way: str) -> None:
+def test_what_an_open_checks_beside_the_device(run_machine: Run, way: str) -> None:
     source = """
         import resource
         fd = device()
@@ -152,6 +152,9 @@ def test_what_an_open_checks_before_it_asks_the_device(run_machine: Run, way: st
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 3, highest + 3))
         os.close(fd)
         os.close(os.open("/dev/liveupdate", os.O_RDWR | os.O_CREAT))
+        assert errno_of(os.open, "/dev/liveupdate", os.O_RDWR | os.O_DIRECT) == errno.EINVAL
+        fd = device()
+        assert errno_of(os.open, "/dev/liveupdate", os.O_RDWR | os.O_DIRECT) == errno.EBUSY
     """
     run(run_machine, way, source)
 

@@ -68,6 +68,80 @@ def test_node_with_epoll_and_fionread(run_machine: Run) -> None:
     run(run_machine, source)
 
 
+@pytest.mark.usefixtures("node")
+def test_node_takes_a_private_mapping_and_flags(run_machine: Run) -> None:
+    source = """
+        import ctypes
+        libc = mmap_library()
+        fd = device()
+        place = libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_PRIVATE, fd, 0)
+        assert place != ctypes.c_void_p(-1).value
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        assert libc.readahead(fd, ctypes.c_long(0), ctypes.c_size_t(10)) == 0
+        os.close(fd)
+        assert errno_of(device) == errno.EBUSY
+        libc.munmap(ctypes.c_void_p(place), ctypes.c_size_t(4096))
+        os.close(device())
+    """
+    run(run_machine, source)
+
+
+@pytest.mark.usefixtures("node")
+def test_node_with_calls_of_seekable_files(run_machine: Run) -> None:
+    source = """
+        import ctypes
+        fd, memory = device(), os.memfd_create("m")
+        inlet, outlet = os.pipe()
+        assert (os.read(fd, 0), os.write(fd, b""), os.splice(fd, outlet, 10)) == (b"", 0, 0)
+        assert errno_of(os.pread, fd, 1, 0) == errno.ESPIPE
+        assert errno_of(os.pwrite, fd, b"x", 0) == errno.ESPIPE
+        assert errno_of(os.sendfile, memory, fd, 0, 10) == errno.ESPIPE
+        assert errno_of(os.copy_file_range, fd, memory, 10) == errno.EXDEV
+        assert ctypes.CDLL(None).sync_file_range(fd, ctypes.c_long(0), ctypes.c_long(10), 2) == 0
+    """
+    run(run_machine, source)
+
+
+@pytest.mark.usefixtures("node")
+def test_node_with_ioctls_of_regular_files(run_machine: Run) -> None:
+    source = """
+        fd = device()
+        for command in (0x80086601, 0x40086602, 0x801C581F, 0x401C5820):    # FS_IOC_*
+            assert errno_of(fcntl.ioctl, fd, command, bytearray(64)) == errno.EBUSY, hex(command)
+        FIBMAP, FIDEDUPERANGE, FIOQSIZE = 1, 0xC0189436, 0x5460
+        assert errno_of(fcntl.ioctl, fd, FIBMAP, bytearray(64)) == errno.EPERM
+        assert errno_of(fcntl.ioctl, fd, FIDEDUPERANGE, bytearray(64)) == errno.EOPNOTSUPP
+        assert errno_of(fcntl.ioctl, fd, FIOQSIZE, bytearray(64)) == 0
+    """
+    run(run_machine, source)
+
+
+@pytest.mark.usefixtures("node")
+def test_node_with_foreign_ioctls(run_machine: Run) -> None:
+    source = """
+        fd, nowhere = device(), 8
+        for command, refusal in ((0x4004BB50, errno.EFAULT), (0x8004BB50, errno.EINVAL), (0xBB50, errno.EINVAL)):
+            assert errno_of(fcntl.ioctl, fd, command, bytearray(64)) == errno.EINVAL
+            assert errno_of(fcntl.ioctl, fd, command, nowhere) == refusal, hex(command)
+    """
+    run(run_machine, source)
+
+
+@pytest.mark.usefixtures("node")
+def test_node_is_a_mount_point(run_machine: Run) -> None:
+    source = """
+        assert errno_of(os.link, raw.uapi.DEVICE, "/dev/other") == errno.EXDEV
+        assert errno_of(os.rename, raw.uapi.DEVICE, "/dev/other") == errno.EBUSY
+        assert errno_of(os.unlink, raw.uapi.DEVICE) == errno.EBUSY
+        assert errno_of(os.listxattr, raw.uapi.DEVICE) == errno.EOPNOTSUPP
+    """
+    run(run_machine, source)
+
+
 def test_session_reads_and_seeks(run_machine: Run) -> None:
     source = """
         session = create(device(), b"s")

@@ -313,6 +313,8 @@ class Supervisor:
             raise Errno(errno.EACCES)
         file = self._kernel.open_liveupdate()
         try:
+            if flags & os.O_DIRECT:  # found only once the device has been opened
+                raise Errno(errno.EINVAL)
             thread.install_placeholder(b"[liveupdate]", file, cloexec=bool(flags & os.O_CLOEXEC), send=True)
         except Errno:
             self._kernel.release(file)

@@ -2,8 +2,8 @@
 
 The kernel routes device inodes of a FUSE file system to the real driver, so the node is a regular file. The server
 answers its open. Its ioctls arrive with the caller's tid, the command and the raw pointer. Requests are answered in
-order, and at once unless a handler defers its reply. `tree.py` serves directories over the same protocol. Mounting is
-in `machine`.
+order, but releases first, and at once unless a handler defers its reply. `tree.py` serves directories over the same
+protocol. Mounting is in `machine`.
 """
 
 from __future__ import annotations
@@ -87,13 +87,26 @@ class FuseServer(ABC):
         self._fd.close()
 
     def serve(self) -> bool:
-        """Answers all pending requests. Returns False when the file system is unmounted."""
+        """Answers all pending requests. Returns False when the file system is unmounted.
+
+        Releases come first. When the supervisor looks at a caller's fds in /proc, it holds the file for a moment. If
+        the caller closes its last fd meanwhile, the kernel sends the release after that moment: perhaps behind an open
+        that followed the close.
+        """
         try:
-            while (request := self.read()) is not None:
-                self.answer(request)
+            while requests := self._pending():
+                for request in sorted(requests, key=lambda request: not request.is_release):
+                    self.answer(request)
         except Unmounted:
             return False
         return True
+
+    def _pending(self) -> list[Request]:
+        """Returns all pending requests. Raises Unmounted."""
+        requests = []
+        while (request := self.read()) is not None:
+            requests.append(request)
+        return requests
 
     def read(self) -> Request | None:
         """Returns the next pending request, or None. Raises Unmounted."""
@@ -181,7 +194,7 @@ class FuseNode(FuseServer):
             case uapi.FUSE_SETATTR:
                 return self._change(body)
             case uapi.FUSE_OPEN:
-                return uapi.OPEN_OUT.pack(self._device.open(), _OPENED, 0)
+                return uapi.OPEN_OUT.pack(self._open(uapi.OPEN_IN.unpack_from(body)[0]), _OPENED, 0)
             case uapi.FUSE_RELEASE:
                 self._device.release(uapi.RELEASE_IN.unpack_from(body)[0])
                 return b""
@@ -191,9 +204,18 @@ class FuseNode(FuseServer):
                 return uapi.IOCTL_OUT.pack(result, 0, 0, 0)
             case uapi.FUSE_STATFS:
                 return uapi.STATFS_OUT.pack(0, 0, 0, 1, 0, 4096, 255, 4096, 0)
+            case uapi.FUSE_FALLOCATE:
+                raise Errno(errno.ENODEV)
             case uapi.FUSE_DESTROY | uapi.FUSE_FLUSH:
                 return b""
         raise Errno(errno.ENOSYS)
+
+    def _open(self, flags: int) -> int:
+        handle = self._device.open()
+        if flags & os.O_DIRECT:  # the kernel finds that only once the device has been opened
+            self._device.release(handle)
+            raise Errno(errno.EINVAL)
+        return handle
 
     def _attributes(self) -> bytes:
         uid, gid = self._owner
