@@ -61,6 +61,8 @@ class Process(SessionCalls):
         super().__init__()
         self.depth = 0
         """0 in the program itself, 1 in its children, and so on."""
+        self.channel = sys.stdout.fileno()
+        """The fd to which it answers."""
         self.maps: dict[str, Mapping] = {}
         self.kids: dict[str, Kid] = {}
         self.scribbling: dict[str, tuple[threading.Thread, threading.Event]] = {}
@@ -287,6 +289,7 @@ class Process(SessionCalls):
             for other in self.kids.values():
                 other.close()
             self.kids.clear()
+            self.channel = theirs.fileno()
             with theirs, theirs.makefile("rw", encoding="utf-8") as stream:
                 self.serve(stream, stream)
             status = 0
@@ -320,13 +323,18 @@ class Process(SessionCalls):
         return status
 
     def do_exec(self, argv: list[str], keep: list[Slot]) -> None:
-        """Becomes another program, which inherits the fds in `keep` and no other above 2."""
+        """Becomes another program, which inherits the fds in `keep` and no other above 2.
+
+        Its first part answers: when that runs, the kernel has closed all other files. At the end of this program's
+        channel it may still be about to.
+        """
         for slot in keep:
             os.set_inheritable(self.fd(slot), True)
         null = os.open("/dev/null", os.O_RDWR)
-        for number in range(3):
-            os.dup2(null, number)
-        os.execv(argv[0], argv)
+        for number, file in enumerate((null, self.channel, null)):
+            os.dup2(file, number)
+        become = f"echo '{json.dumps({'gone': None})}' && exec \"$@\" >/dev/null"
+        os.execv("/bin/sh", ["sh", "-c", become, "sh", *argv])
 
     def do_become(self, uid: int) -> None:
         os.setgroups([])

@@ -43,7 +43,7 @@ class Contest:
         """Plays `program`; shrinks a difference for about `seconds`. Raises MachineError with the seed in its notes.
 
         A difference that does not show in a second play is in the report and does not count: it depended on the order
-        of two processes. A file ends some time after its last fd, if that is in flight or in an exec.
+        of two processes. A file ends some time after its last fd, if that is in flight.
         """
         before = self.one.questions, self.one.jumps
         comparison = self._compare(program)
