@@ -43,9 +43,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared_machine(machine_kind: str) -> Iterator[Machine]:
+def shared_machine(machine_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """Yields one machine for all rows of a module."""
-    with booting_machines(machine_kind) as boot:
+    with booting_machines(machine_kind, scratch=tmp_path_factory.getbasetemp()) as boot:
         yield boot()
 
 
@@ -67,10 +67,15 @@ def caller(questions: Caller) -> Iterator[Caller]:
 
 
 @pytest.fixture(scope="module")
-def voyages(request: pytest.FixtureRequest, machine_kind: str, machine_python: Interpreter) -> Outcomes:
+def voyages(
+    request: pytest.FixtureRequest,
+    machine_kind: str,
+    machine_python: Interpreter,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Outcomes:
     """Takes all selected rows of the module that reach over a kexec through it, together."""
     program = machine_python.module("tests.programs.questions")
     rows = rows_of(request, luod_machine_kind=machine_kind)
-    with booting_machines(machine_kind) as boot:
+    with booting_machines(machine_kind, scratch=tmp_path_factory.getbasetemp()) as boot:
         machine = boot()
         return travel(rows, machine, lambda: start(machine, program, root=str(ROOT)))

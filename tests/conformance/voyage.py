@@ -113,5 +113,6 @@ def travel(rows: list[Row], machine: Machine, start: Callable[[], Caller]) -> Ou
                 jump(machine, root)
         except MachineError as error:
             for row in under_way:
-                row.over, row.outcome = True, row.outcome or error
+                if not row.over:
+                    row.over, row.outcome = True, error
     return Outcomes(rows)

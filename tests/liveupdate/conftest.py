@@ -20,9 +20,9 @@ _sessions = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def root_vmm(machine_kind: str, machine_python: Interpreter) -> Iterator[Vmm]:
+def root_vmm(machine_kind: str, machine_python: Interpreter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vmm]:
     """Yields the parent of the processes of the tests without a kexec, in one machine for all."""
-    with booting_machines(machine_kind) as boot:
+    with booting_machines(machine_kind, scratch=tmp_path_factory.getbasetemp()) as boot:
         yield start_vmm(boot(), machine_python)
 
 
@@ -44,9 +44,11 @@ def preserve_vm(vmm: Vmm, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def landed_vmm(machine_kind: str, machine_python: Interpreter) -> Iterator[Vmm]:
+def landed_vmm(
+    machine_kind: str, machine_python: Interpreter, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Vmm]:
     """Yields the parent of the processes of the tests after a kexec: one kexec, and a session for each of them."""
-    with booting_machines(machine_kind) as boot:
+    with booting_machines(machine_kind, scratch=tmp_path_factory.getbasetemp()) as boot:
         machine = boot()
         before = start_vmm(machine, machine_python)
         for number in range(SESSIONS):

@@ -69,22 +69,28 @@ def started(
 def finished(luoemu: Fork, command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
     """Reads the output until no process of the machine is left that could write, and waits for the end of luoemu.
 
-    Raises subprocess.TimeoutExpired.
+    Raises subprocess.TimeoutExpired, with what was written until then.
     """
     assert luoemu.stderr is not None
     output: dict[TextIO, list[bytes]] = {luoemu.stdout: [], luoemu.stderr: []}
     deadline = time.monotonic() + seconds
+
+    def texts() -> list[str]:
+        return [b"".join(parts).decode(file.encoding, file.errors or "strict") for file, parts in output.items()]
+
     with selectors.DefaultSelector() as selector:
         for file in output:
             selector.register(file, selectors.EVENT_READ)
         while selector.get_map():
             if not (ready := selector.select(max(0.0, deadline - time.monotonic()))):
-                raise subprocess.TimeoutExpired(list(command), seconds)
+                written, said = texts()
+                late = subprocess.TimeoutExpired(list(command), seconds, written, said)
+                late.add_note(f"--- stdout\n{written}\n--- stderr\n{said}")
+                raise late
             for key, _ in ready:
                 if data := os.read(key.fd, 1 << 16):
                     output[key.fileobj].append(data)  # type: ignore[index]  # it is one of the two
                 else:
                     selector.unregister(key.fileobj)
     status = luoemu.process.wait(max(0.0, deadline - time.monotonic()))
-    texts = (b"".join(parts).decode(file.encoding, file.errors or "strict") for file, parts in output.items())
-    return subprocess.CompletedProcess(list(command), status, *texts)
+    return subprocess.CompletedProcess(list(command), status, *texts())
