@@ -17,29 +17,39 @@ from pathlib import Path
 
 from luod.errors import LuodError, MachineJumped
 from luod.testing.kernel.machine import KernelMachine
+from luod.testing.machine import Machine
 from luod.testing.scratch import Scratch
 
 
-def run_by_hand(machine: KernelMachine, argv: Sequence[str], output: Path, *, timeout: float) -> int:
+def run_by_hand(machine: Machine, argv: Sequence[str], output: Path, *, timeout: float) -> int:
     """Runs `argv` in `machine`, in every boot until it ends without a kexec. Returns its exit status.
 
     Its output goes to files in `output`, a directory to which the machine may write, since a kexec would cut a pipe
-    short. It is printed after its end or the kexec.
+    short. It is printed after its end or the kexec. A shell in the machine makes the files, and then enters this
+    process's directory: if it cannot, it says so, and its status is returned.
     """
     while True:
         files = output / f"boot-{machine.boot}"
         redirected = f"{shlex.quote(f'{files}.out')} 2>{shlex.quote(f'{files}.err')}"
         environment = {"LUOD_BOOT": str(machine.boot), "LUOD_KERNEL": machine.kernel, "LUOD_INITRD": machine.initrd}
         program = machine.spawn(
-            ["sh", "-c", f'cd "$0" && exec "$@" >{redirected}', os.getcwd(), *argv], env=environment
+            ["sh", "-c", f'exec >{redirected} && cd "$0" && exec "$@"', os.getcwd(), *argv], env=environment
         )
         try:
             return program.wait(timeout=timeout)
         except MachineJumped:
             continue
         finally:
-            sys.stdout.write(files.with_suffix(".out").read_text(errors="replace"))
-            sys.stderr.write(files.with_suffix(".err").read_text(errors="replace"))
+            sys.stdout.write(_written(files.with_suffix(".out")))
+            sys.stderr.write(_written(files.with_suffix(".err")) + program.stderr)
+
+
+def _written(path: Path) -> str:
+    """Returns what is in a file, "" if the machine or the shell ended before it was made."""
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def main() -> int:
