@@ -13,7 +13,7 @@
 #   make test-kernel   the tests for a real kernel, on that Linux
 #   make test-minimal  demo and test in minimal Debian 12, 13 and sid, as root and as an ordinary user: as root, with
 #                      mmdebstrap and the network, up to two hours; MINIMAL='trixie/root/*' is one part of it
-#   make test-all      all of the above
+#   make test-all      all of these whose names begin with test, and the demo
 #   make docs          the documentation site, into build/site
 #   make install       programs, units and manual pages below DESTDIR and PREFIX (docs/install.md); make uninstall
 #   make deb           Debian packages, into build/deb: as root, with mmdebstrap and the network

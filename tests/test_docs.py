@@ -40,7 +40,7 @@ def emulated_machines_only(boot_machine: BootMachine) -> None:
     devices.boot(boot_machine).close()
 
 
-def run_pytest(folder: Path) -> None:
+def run_pytest(folder: Path, *, passed: int = 1) -> None:
     """Runs pytest as a VMM's author would: with the installed package and nothing else of this checkout."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
@@ -52,15 +52,30 @@ def run_pytest(folder: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
+    assert f" {passed} passed" in done.stdout
 
 
 def test_the_test_of_a_vmm_author_passes(machine: Machine, tmp_path: Path) -> None:
     """`machine`: where there can be none, this is skipped."""
-    test, vmm = blocks("docs/test-vmm.md")
+    test, vmm, _ = blocks("docs/test-vmm.md")
     (tmp_path / "test_my_vmm.py").write_text(test)
     (tmp_path / "my_vmm.py").write_text(vmm)
     run_pytest(tmp_path)
+
+
+def test_the_forked_vmm_of_an_author_has_been_imported_before(machine: Machine, tmp_path: Path) -> None:
+    _, vmm, test = blocks("docs/test-vmm.md")
+    shows = """
+
+def test_it_has_been_imported(luod_machine, luod_python, vmm_environment):
+    argv = [luod_python.executable, "-c", "import sys; print('my_vmm' in sys.modules)"]
+    assert luod_machine.run(argv, env=vmm_environment, forked=True).text == "True"
+"""
+    (ini,) = re.findall(r"```ini\n(.*?)```", (ROOT / "docs/test-vmm.md").read_text(), re.DOTALL)
+    (tmp_path / "pytest.ini").write_text(ini)
+    (tmp_path / "test_forked.py").write_text(test + shows)
+    (tmp_path / "my_vmm.py").write_text(vmm)
+    run_pytest(tmp_path, passed=2)
 
 
 def test_the_complete_vmm_lives_through_two_updates(machine: Machine, tmp_path: Path) -> None:

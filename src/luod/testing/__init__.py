@@ -3,15 +3,19 @@
 It is for luod's own tests and for those of VMM authors: the pytest plugin (`luod.testing.plugin`, which pytest loads)
 has the fixtures `luod_machine` and `luod_boot_machine`. A test reads in order from before the kexec to after it:
 
-    def test_guest_memory_survives(luod_machine):
-        vmm = luod_machine.spawn(["./vmm", "--live-update"])
-        with luod_machine.expect_jump():
-            luod_machine.run(["luoctl", "update"])
+    def test_guest_memory_survives(luod_machine, tmp_path):
+        host = Host(luod_machine, state_directory=tmp_path)
+        host.start()  # luod
+        luod_machine.spawn(["/usr/bin/my-vmm", "--live-update"])
+        host.load()
+        host.update()  # luoctl update, which does the kexec
         assert luod_machine.boot == 2
 
-`machine` has the common interface, `emulated` the machine of `luoemu`, `channel` the line to the agent, `agent` the
-init that runs inside, `interpreter` the Python that a given uid can run, `tools` what a test needs of the host,
-`waiting` how a test waits. Each name is loaded on first use, since the agent starts in every boot and needs few.
+`machine` has the common interface, `emulated` the machine of `luoemu`, `kernel` that of a real kernel, `host` luod in
+it, `channel` the line to the agent, `agent` the init that runs inside, `starter` the process that machines are forked
+from, `forked` how a fork becomes a program, `preload` which modules it has imported, `interpreter` the Python that a
+given uid can run, `tools` what a test needs of the host, `waiting` how a test waits. Each name is loaded on first use,
+since the agent starts in every boot and needs few.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Starts a program as a fork of the agent, where `luod.testing.starter` has made the agent: it need not import again.
+"""Starts a program as a fork of the agent, which has imported what the program needs: it need not import again.
 
-`programs` uses it for programs that the test lets be forked, and subprocess for all others.
+`luod.testing.starter` has imported it before it made the agent, or the agent has (`ahead`). `programs` uses this for
+programs that the test lets be forked, and subprocess for all others.
 """
 
 from __future__ import annotations

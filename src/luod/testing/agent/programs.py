@@ -102,7 +102,7 @@ class Program:
 
 
 class Programs:
-    """All programs. Nothing in it blocks."""
+    """All programs. Only `start` blocks, until the program has been started."""
 
     def __init__(
         self,
