@@ -78,7 +78,7 @@ pytest: $(READY)
 
 # Their examples are others in each run.
 test-random: $(READY)
-	$(BIN)/pytest -n 2 -m hypothesis --hypothesis-profile thorough
+	$(BIN)/pytest -n 2 -m hypothesis --hypothesis-profile thorough --timeout 600
 
 # One machine serves a test's boots, one for each call.
 test-crash: $(READY)

@@ -35,10 +35,10 @@ class Disk(Journal):
             raise OSError(28, "No space left on device")
         return super().append(entry)
 
-    def begin(self, entry: bytes) -> None:
+    def _begin(self, entry: bytes) -> None:
         if self.full:
             raise OSError(28, "No space left on device")
-        super().begin(entry)
+        super()._begin(entry)
 
 
 class Life:
@@ -292,6 +292,18 @@ def test_logs_take_turns_in_two_files_whose_blocks_are_there(tmp_path: Path) -> 
             assert understand_file(Journal(str(tmp_path)).read(), "file").record == registry.record
             assert {path.stat().st_ino for path in tmp_path.iterdir()} == first
         assert all(path.stat().st_blocks * 512 >= room(0) for path in tmp_path.iterdir())
+
+
+def test_a_log_that_could_not_begin_does_not_hide_later_changes(tmp_path: Path) -> None:
+    with closing(Slots.new()) as memory, closing(Disk(str(tmp_path))) as file:
+        registry = Registry(record(), memory, file, QUIET)
+        registry.begin_generation()
+        file.full = True
+        registry.begin_generation()
+        file.full = False
+        registry.add(OutgoingRow("a", 1))
+        assert registry.file_error == ""
+        assert understand_file(Journal(str(tmp_path)).read(), "file").record == registry.record
 
 
 def test_a_log_that_grows_gets_a_larger_reserve(tmp_path: Path) -> None:

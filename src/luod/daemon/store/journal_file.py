@@ -112,8 +112,16 @@ class Journal:
     def begin(self, entry: bytes) -> None:
         """Begins a log with `entry`, and reserves space for the next one.
 
-        Raises OSError: the old log is still there.
+        Raises OSError: the old log is still there, and takes no more entries. One after the missing entry would not be
+        read.
         """
+        try:
+            self._begin(entry)
+        except OSError:
+            self._close_file()
+            raise
+
+    def _begin(self, entry: bytes) -> None:
         self._move_aside()
         size = room(len(entry))
         self.reserve(size)
