@@ -50,6 +50,10 @@ def test_device_with_epoll(run_devices: RunDevices) -> None:
         with select.epoll() as epoll:
             epoll.register(file, select.EPOLLIN)
             assert epoll.poll(0) == [(file, select.EPOLLIN)]
+            allocate, layout = iommufd.IOMMU_FAULT_QUEUE_ALLOC, iommufd.FAULT_ALLOC
+            faults = call(open_iommufd(), allocate, layout, 0, 0, 0)[3]
+            epoll.register(faults, select.EPOLLIN)
+            assert (faults, select.EPOLLIN) in epoll.poll(0) and os.read(faults, 40) == b""
     """
     run_devices(source)
 
@@ -83,6 +87,68 @@ def test_mapping_outlives_the_freeze(run_devices: RunDevices) -> None:
         assert bar[:4] == b"LUOD"
     """
     run_devices(source, "--vfio", "0000:01:00.0", "--vfio", "0000:02:00.0", "--vfio-rules", "v5")
+
+
+@pytest.mark.usefixtures("mapping")
+def test_mapping_reads_with_memory_off(run_devices: RunDevices) -> None:
+    source = """
+        file = os.open(take(), os.O_RDWR)
+        bind(file, open_iommufd())
+        bar = mmap.mmap(file, 4096)
+        for register, value in ((0x04, 0), (0x44, 3)):
+            os.pwrite(file, struct.pack("<H", value), CONFIG + register)
+            assert errno_of(os.pread, file, 4, 0) == errno.EIO
+            assert bar[:4] == b"LUOD"
+            bar[SCRATCH] = value + 1
+            assert bar[SCRATCH] == value + 1
+            os.pwrite(file, struct.pack("<H", 2), CONFIG + 0x04)
+    """
+    run_devices(source)
+
+
+@pytest.mark.usefixtures("mapping")
+def test_mapping_does_not_keep_the_file_open(run_devices: RunDevices) -> None:
+    source = """
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+        file = os.open(take(), os.O_RDWR)
+        bind(file, open_iommufd())
+        bar = libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
+        os.close(file)
+        second = open_device()
+        bind(second, open_iommufd())
+        os.close(second)
+        sysfs(DEVICE, "remove").write_text("1")
+        assert ctypes.string_at(bar, 4) == b"LUOD"
+    """
+    run_devices(source)
+
+
+def test_reboot_behind_an_unbind_never_returns(run_devices: RunDevices) -> None:
+    source = """
+        file, asked = os.open(take(), os.O_RDWR), os.eventfd(0)
+        context = open_iommufd()
+        bind(file, context)
+        listen(file, [asked], vfio.VFIO_PCI_REQ_IRQ_INDEX)
+        unbind = threading.Thread(target=sysfs(DEVICE, "driver/unbind").write_text, args=(DEVICE,))
+        unbind.start()
+        os.eventfd_read(asked)
+        reader, writer = os.pipe()
+        if (child := os.fork()) == 0:
+            os.close(reader)
+            os.close(file)
+            jump()
+        os.close(writer)
+        assert get_info(file)[2] == 9
+        os.close(file)
+        unbind.join()
+        assert not sysfs(DEVICE, "driver").exists()
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        os._exit(0)
+    """
+    run_devices(source)
 
 
 def test_no_mapping_for_a_plain_user() -> None:

@@ -14,7 +14,7 @@ from luod.emulator.model.ports import Errno, HostFile
 from luod.emulator.model.profile import Profile
 from luod.emulator.model.results import Blocked, Jump, Waiting
 from luod.emulator.model.vfio.bus import Bus
-from luod.emulator.model.vfio.files import Mapping, ModelFile
+from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.hardware.description import DeviceDescription, parse_device
 from luod.emulator.model.vfio.ports import EventFd, MappableMemory, Memory
 from luod.emulator.model.vfio.rules import RULES
@@ -180,7 +180,7 @@ class Vmm(Process):
 
     def open(self, path: str) -> int:
         try:
-            file = self.world.vfio.open(path, self)
+            file = self.world.vfio.open(path)
         except Errno as failure:
             return -failure.code
         self.world.installed[file] = Description(file)
@@ -227,9 +227,10 @@ class Vmm(Process):
         except Errno as failure:
             return -failure.code
 
-    def mmap(self, fd: int, offset: int, length: int) -> Mapping | int:
+    def mmap(self, fd: int, offset: int, length: int) -> int:
         try:
-            return self.world.vfio.mmap(self.model_file(fd), offset, length, writable=True)
+            self.world.vfio.mmap(self.model_file(fd), offset, length)
+            return 0
         except Errno as failure:
             return -failure.code
 
@@ -268,7 +269,7 @@ class Vmm(Process):
 
     def echo(self, words: str, path: str) -> int | Blocked:
         try:
-            return self.world.vfio.sysfs.write(self.resolve(path), words.encode() + b"\n", self)
+            return self.world.vfio.sysfs.write(self.resolve(path), words.encode() + b"\n")
         except Errno as failure:
             return -failure.code
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from errno import EACCES, EBADF, EINVAL, ENODEV, ENOSPC
+from errno import EACCES, EAGAIN, EBADF, EINVAL, ENODEV, ENOSPC
 
 import pytest
 
 from luod.uapi import vfio as uapi
-from tests.emulator.model.vfio.machine import A, Vmm, power_on
+from tests.emulator.model.vfio.machine import A, B, Vmm, done, power_on
 from tests.emulator.model.world import SCRATCH, number
 
 
@@ -109,6 +109,69 @@ def test_hot_reset_of_a_bus() -> None:
     root, _ = vmm.opened("0000:00:03.0")
     assert vmm.call(root, info, layout.pack(28, 0, 0)) == -ENODEV
     assert vmm.call(root, uapi.VFIO_DEVICE_PCI_HOT_RESET, reset.pack(12, 0, 0)) == -ENODEV
+    world.switch_off()
+
+
+def test_hot_reset_resets_what_has_no_reset_of_its_own() -> None:
+    neighbour = "0000:01:01.0"
+    world = power_on(f"{A},reset=none", f"{neighbour},reset=fails-later")
+    vmm = Vmm(world)
+    vmm.take(A, neighbour)
+    device, iommu = vmm.opened(A)
+    other = number(vmm.open_cdev(neighbour))
+    number(vmm.bind(other, iommu))
+    for each in (device, other):
+        vmm.pwrite(each, 0x38, b"12345678")
+        vmm.set_config(each, 0x44, 3)
+    assert vmm.call(device, uapi.VFIO_DEVICE_PCI_HOT_RESET, uapi.PCI_HOT_RESET.pack(12, 0, 0)) == 0
+    assert [vmm.pread(each, 0x38, 8) for each in (device, other)] == [bytes(8)] * 2
+    assert [vmm.config(each, 0x44) & 3 for each in (device, other)] == [0, 0]
+    world.switch_off()
+
+
+def test_hot_reset_while_an_unbind_waits_on_the_bus() -> None:
+    neighbour = "0000:01:01.0"
+    world = power_on(A, neighbour)
+    vmm = Vmm(world)
+    vmm.take(A, neighbour)
+    device, iommu = vmm.opened(A)
+    other = number(vmm.open_cdev(neighbour))
+    number(vmm.bind(other, iommu))
+    waiting = vmm.echo(neighbour, "bus/pci/drivers/vfio-pci/unbind")
+    assert vmm.call(device, uapi.VFIO_DEVICE_PCI_HOT_RESET, uapi.PCI_HOT_RESET.pack(12, 0, 0)) == -EAGAIN
+    vmm.close(other)
+    assert done(waiting) == 0
+    world.switch_off()
+
+
+def test_a_group_is_attached_with_its_first_device_and_detached_with_its_last() -> None:
+    world = power_on(f"{A},group=7", f"{B},group=7")
+    vmm = Vmm(world)
+    vmm.take()
+    first, iommu = vmm.opened(A)
+    space = vmm.ioas(iommu)
+    number(vmm.map(iommu, space, vmm.ram(1), 4096, 0))
+    number(vmm.attach(first, space))
+    second = number(vmm.open_cdev(B))
+    number(vmm.bind(second, iommu))
+
+    def fill(device: int) -> int:
+        """Returns STATUS after a command to fill the mapping."""
+        vmm.set_config(device, 4, 0x0006)
+        vmm.pwrite(device, 0x10, struct.pack("<QQQQ", 0, 0, 8, 7))
+        vmm.pwrite(device, 0x08, b"\3")
+        status = vmm.pread(device, 0x04, 1)
+        assert isinstance(status, bytes)
+        return status[0]
+
+    assert [fill(device) for device in (first, second)] == [1, 1]
+    number(vmm.attach(second, space))
+    assert vmm.detach(first) == 0
+    assert [fill(device) for device in (first, second)] == [1, 1]
+    vmm.close(first)
+    assert fill(second) == 1
+    assert vmm.detach(second) == 0
+    assert fill(second) == 2
     world.switch_off()
 
 

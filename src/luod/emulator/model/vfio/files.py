@@ -9,20 +9,11 @@ from __future__ import annotations
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Self
 
 from luod.emulator.model.ports import Errno, Kind
 from luod.emulator.model.results import Blocked
-from luod.emulator.model.vfio.ports import DeviceCaller, Memory
-
-
-@dataclass(frozen=True)
-class Mapping:
-    """The range that mmap(2) of a device file maps: `memory` from `offset` on. The device owns the memory."""
-
-    memory: Memory
-    offset: int
+from luod.emulator.model.vfio.ports import DeviceCaller
 
 
 class ModelFile(ABC):
@@ -98,5 +89,6 @@ class ModelFile(ABC):
         """Returns the number of bytes that were written."""
         raise Errno(errno.EINVAL)
 
-    def mmap(self, offset: int, length: int, *, writable: bool) -> Mapping:
+    def mmap(self, offset: int, length: int) -> None:
+        """Notes that a process maps the range, whose memory the kernel maps without a request. Raises Errno."""
         raise Errno(errno.ENODEV)

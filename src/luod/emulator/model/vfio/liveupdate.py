@@ -101,15 +101,8 @@ class PciLiveUpdate:
                 self._log(f"pci {address}: Device is finished participating in Live Update")
 
 
-@dataclass(frozen=True)
-class DeviceState:
-    """`tracked`: whether PCI accepted the device."""
-
-    tracked: bool
-
-
-class DeviceHandler(FileHandler[DeviceState, DeviceRecord]):
-    """Handles files of /dev/vfio/devices/vfioN, while vfio-pci has the device."""
+class DeviceHandler(FileHandler[None, DeviceRecord]):
+    """Handles files of /dev/vfio/devices/vfioN, while vfio-pci has the device. PCI counts them: they have no state."""
 
     compatible = DEVICE_FORMAT
 
@@ -135,11 +128,11 @@ class DeviceHandler(FileHandler[DeviceState, DeviceRecord]):
     def identity(self, file: HostFile) -> Hashable:
         return file.identity
 
-    def preserve(self, file: HostFile) -> DeviceState:
+    def preserve(self, file: HostFile) -> None:
         """Preserves `file` in a session without any other file."""
-        return self.preserve_beside(file, ())
+        self.preserve_beside(file, ())
 
-    def preserve_beside(self, file: HostFile, others: Iterable[Beside]) -> DeviceState:
+    def preserve_beside(self, file: HostFile, others: Iterable[Beside]) -> None:
         """Preserves `file`.
 
         Raises Errno: what the rules refuse; PCI's errnos where the rules report them; EINVAL, ENOENT for page table and
@@ -156,8 +149,6 @@ class DeviceHandler(FileHandler[DeviceState, DeviceRecord]):
         except Errno:
             if self._rules.reports_pci_errors:
                 raise
-            return DeviceState(tracked=False)
-        return DeviceState(tracked=True)
 
     @staticmethod
     def _check_page_table(file: VfioDeviceFile, others: Iterable[Beside]) -> None:
@@ -170,10 +161,10 @@ class DeviceHandler(FileHandler[DeviceState, DeviceRecord]):
         if bound.context not in contexts:
             raise Errno(errno.ENOENT)
 
-    def unpreserve(self, file: HostFile, state: DeviceState) -> None:
+    def unpreserve(self, file: HostFile, state: None) -> None:
         self._pci.unpreserve(_device_file(file).device.function)
 
-    def freeze(self, file: HostFile, state: DeviceState) -> None:
+    def freeze(self, file: HostFile, state: None) -> None:
         """Resets the device, which `unfreeze` does not undo (docs/hazards.md, H22).
 
         Raises Errno: EINVAL for a device that is not quiet, the errno of a failed reset where the rules report it.
@@ -185,7 +176,7 @@ class DeviceHandler(FileHandler[DeviceState, DeviceRecord]):
                 raise Errno(code)
         device.freeze()
 
-    def carry(self, file: HostFile, state: DeviceState) -> DeviceRecord:
+    def carry(self, file: HostFile, state: None) -> DeviceRecord:
         device = _device_file(file).device
         bound = device.bound
         record = DeviceRecord(

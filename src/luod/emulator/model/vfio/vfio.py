@@ -17,7 +17,7 @@ from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked
 from luod.emulator.model.session import SessionRecord
 from luod.emulator.model.vfio.binding import Drivers
-from luod.emulator.model.vfio.files import Mapping, ModelFile
+from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.function import Function, Port
 from luod.emulator.model.vfio.hardware.board import Board
 from luod.emulator.model.vfio.hardware.config_space import COMMAND_MASTER
@@ -161,10 +161,10 @@ class Vfio:
             *(f"{uapi.DEVICES}/vfio{index}" for index in indices),
         )
 
-    def open(self, path: str, caller: DeviceCaller) -> ModelFile:
+    def open(self, path: str) -> ModelFile:
         """Opens a path.
 
-        The file has one reference, the caller's. Raises Errno: ENOENT, EBUSY for an unfinished device.
+        The file has one reference, the opener's. Raises Errno: ENOENT, EBUSY for an unfinished device.
         """
         file = self._open(path)
         self._files.add(file)
@@ -202,9 +202,9 @@ class Vfio:
         """Writes, and returns how many bytes were written."""
         return file.pwrite(offset, data)
 
-    def mmap(self, file: ModelFile, offset: int, length: int, *, writable: bool) -> Mapping:
-        """Returns the memory to map. `length` is in bytes, and rounded up to pages."""
-        return file.mmap(offset, length, writable=writable)
+    def mmap(self, file: ModelFile, offset: int, length: int) -> None:
+        """Notes that a process maps a range. `length` is in bytes, and rounded up to pages. Raises Errno."""
+        file.mmap(offset, length)
 
     def release(self, file: ModelFile) -> None:
         """Drops the reference of the processes. During a kexec that never completes: nothing is undone."""
@@ -219,14 +219,15 @@ class Vfio:
         return pci_core.poll([device for device in devices if device is not None])
 
     def shutdown(self) -> Blocked | None:
-        """Shuts the devices down for the kexec; no call is answered afterwards. Blocked: the machine hangs instead.
+        """Shuts the devices down for the kexec. Afterwards no ioctl is answered, and no close has an effect.
 
-        A waiting unbind holds the lock of its device, which device_shutdown() needs. A 7.3.4 kernel with the series
-        hung there (docs/hazards.md, H27).
+        Blocked: the kexec waits for good, and all other calls go on. A waiting unbind holds the lock of its device,
+        which device_shutdown() needs. A 7.3.4 kernel with the series hung there (docs/hazards.md, H27). Without a
+        session that holds the device, a real kernel goes on once its files are closed (docs/divergences.md).
         """
-        self._stopped = True
         if self.drivers.locked:
             return Blocked()
+        self._stopped = True
         for function in self.functions:
             if not function.carriage.outgoing:
                 config = function.device.config

@@ -107,7 +107,7 @@ class Devices:
                 files = self._handed_out = HandedOut(self._files, mount.number, self._wait)
                 self._handed_out.fuse = mount.fuse.fileno() if side.can_map else None
             else:
-                files = SysfsFiles(side.model, mount.place, self.thread, self._wait)
+                files = SysfsFiles(side.model, mount.place, self._wait)
             tree = FuseTree(mount.fuse, files)
             self._trees[tree.fileno()] = tree
             if isinstance(files, DeviceFiles):

@@ -59,9 +59,6 @@ class OpenFiles:
         opened = self._by_identity.get(identity)
         return opened[0].file if opened else None
 
-    def open(self, path: str, tid: int) -> ModelFile:
-        return self.model.open(path, self._thread(tid))
-
     def add(self, file: ModelFile, identity: Identity, *, can_be_mapped: bool) -> int:
         """Adds a file and returns its handle. Takes over the reference that all processes share."""
         opened = _Open(file, identity, can_be_mapped)
@@ -105,7 +102,7 @@ class OpenFiles:
     def _note_mapping(self, opened: _Open) -> None:
         """Treats a file that can be mapped as mapped: the kernel maps its backing file without a request."""
         try:
-            self.model.mmap(opened.file, 0, PAGE, writable=True)
+            self.model.mmap(opened.file, 0, PAGE)
         except Errno:
             return
         opened.mapped = True
@@ -142,7 +139,7 @@ class DeviceFiles:
         raise Errno(errno.EINVAL)
 
     def open(self, path: str, inode: int, tid: int) -> Opened:
-        return self._opened(self.files.open(_full(path), tid), inode)
+        return self._opened(self.files.model.open(_full(path)), inode)
 
     def _opened(self, file: ModelFile, inode: int) -> Opened:
         backing = self._back(file)

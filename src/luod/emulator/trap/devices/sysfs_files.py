@@ -10,7 +10,6 @@ from typing import Final
 
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked, Waiting
-from luod.emulator.model.vfio.ports import DeviceCaller
 from luod.emulator.model.vfio.sysfs.sysfs import Attribute, Directory, Link
 from luod.emulator.model.vfio.vfio import Vfio
 from luod.emulator.trap.fuse.tree import Answer, Node, Opened
@@ -24,10 +23,9 @@ Wait = Callable[[Blocked, Answer], None]
 class SysfsFiles:
     """`FileSystem` of what is below `top`, a path relative to /sys."""
 
-    def __init__(self, vfio: Vfio, top: str, thread: Callable[[int], DeviceCaller], wait: Wait) -> None:
+    def __init__(self, vfio: Vfio, top: str, wait: Wait) -> None:
         self._sysfs = vfio.sysfs
         self._top = top
-        self._thread = thread
         self._handles = itertools.count(1)
         self._open: dict[int, str] = {}
         self.wait = wait
@@ -67,7 +65,7 @@ class SysfsFiles:
         return self._sysfs.read(self._opened(handle))[offset : offset + length]
 
     def write(self, handle: int, offset: int, data: bytes, tid: int) -> int | Blocked:
-        result = self._sysfs.write(self._opened(handle), data, self._thread(tid), offset)
+        result = self._sysfs.write(self._opened(handle), data, offset)
         if not isinstance(result, Waiting):
             return result
         poll = result.poll

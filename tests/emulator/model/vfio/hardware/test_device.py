@@ -7,7 +7,6 @@ from errno import EFAULT, EINVAL, EIO
 
 import pytest
 
-from luod.emulator.model.vfio.files import Mapping
 from luod.emulator.model.vfio.hardware import device as registers
 from luod.uapi import vfio as uapi
 from tests.emulator.model.vfio.machine import A, DeviceWorld, Vmm, power_on
@@ -119,14 +118,14 @@ def test_a_store_through_a_mapping_is_seen_when_the_device_is_polled(
 ) -> None:
     device, _, _ = running
     assert not world.vfio.poll()
-    mapping = vmm.mmap(device, 0, 4096)
-    assert isinstance(mapping, Mapping)
-    mapping.memory.write(registers.SOURCE, struct.pack("<QQQQ", 0, IOVA, 3, 0x41))
-    mapping.memory.write(registers.DOORBELL, (3).to_bytes(4, "little"))
+    assert vmm.mmap(device, 0, 4096) == 0
+    mapping = world.bar(A)
+    mapping.write(registers.SOURCE, struct.pack("<QQQQ", 0, IOVA, 3, 0x41))
+    mapping.write(registers.DOORBELL, (3).to_bytes(4, "little"))
     assert vmm.read(0x100000, 3) == bytes(3)
     assert world.vfio.poll()
     assert vmm.read(0x100000, 4) == b"AAA\0"
-    assert mapping.memory.read(registers.DOORBELL, 4) == bytes(4)
+    assert mapping.read(registers.DOORBELL, 4) == bytes(4)
     vmm.close(device)
     assert not world.vfio.poll()
 

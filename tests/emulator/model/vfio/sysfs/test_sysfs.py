@@ -246,7 +246,7 @@ def test_what_cannot_be_read_or_written(world: DeviceWorld, root: Vmm) -> None:
         assert failure.value.code == code
     for path, code in (("bus/pci/drivers_autoprobe", EIO), ("bus/pci", EISDIR), ("nothing", ENOENT)):
         with pytest.raises(Errno) as failure:
-            sysfs.write(path, b"1", root)
+            sysfs.write(path, b"1")
         assert failure.value.code == code
     assert isinstance(sysfs.lookup("bus/pci/drivers_probe"), Attribute)
 
@@ -261,16 +261,16 @@ def test_configuration_space_is_written_as_setpci_does(world: DeviceWorld, root:
     root.take(A)
     device, _ = root.opened()
     config = root.resolve(f"{DEVICES}/{A}/config")
-    assert world.vfio.sysfs.write(config, b"\x06\x00", root, 4) == 2
+    assert world.vfio.sysfs.write(config, b"\x06\x00", 4) == 2
     assert root.config(device, 4) == 0x0006
-    assert world.vfio.sysfs.write(config, b"\xff\xff", root, 4095) == 1, "as far as it goes"
-    assert world.vfio.sysfs.write(config, b"\xff", root) == 1
+    assert world.vfio.sysfs.write(config, b"\xff\xff", 4095) == 1, "as far as it goes"
+    assert world.vfio.sysfs.write(config, b"\xff") == 1
     assert root.config(device, 0) == 0x1AF4, "what is read only stays"
     with pytest.raises(Errno) as failure:
-        world.vfio.sysfs.write(config, b"\xff", root, 4097)
+        world.vfio.sysfs.write(config, b"\xff", 4097)
     assert failure.value.code == EFBIG
     root.pwrite(device, 0x38, b"\5")
-    world.vfio.sysfs.write(config, b"\x10\xa8", root, 0x68)
+    world.vfio.sysfs.write(config, b"\x10\xa8", 0x68)
     assert root.pread(device, 0x38, 1) == b"\0", "the bit that resets it"
 
 

@@ -271,7 +271,7 @@ def test_regions(can_map: bool) -> None:
     assert found[1] == (3 | mmap, 0x10000, 1 << 40)
     assert found[2:7] == [(0, 0, index << 40) for index in range(2, 7)]
     assert found[7] == (3, 4096, 7 << 40)
-    assert isinstance(vmm.mmap(device, 0, 4096), int) != can_map
+    assert vmm.mmap(device, 0, 4096) == (0 if can_map else -EINVAL)
     world.switch_off()
 
 
@@ -295,7 +295,7 @@ def test_mmap_of_what_is_no_page_of_a_bar(vmm: Vmm, cdev: int, iommu: int) -> No
     for offset, length in ((0, 0x4001), (0x3000, 0x2000), (1 << 40, 4096), (7 << 40, 4096), (9 << 40, 4096)):
         assert vmm.mmap(cdev, offset, length) == -EINVAL
     for offset, length in ((0, 0x4000), (0x3000, 0x1000), (0x3000, 1)):
-        assert not isinstance(vmm.mmap(cdev, offset, length), int)
+        assert vmm.mmap(cdev, offset, length) == 0
 
 
 def feature(vmm: Vmm, cdev: int, flags: int, data: bytes = b"") -> object:

@@ -275,6 +275,14 @@ def test_msi_has_as_many_vectors_as_were_first_asked_for() -> None:
 
     assert msi(0, first, second) == 0
     assert msi(2, first) == -EINVAL
+    assert msi(1, -1, -1) == 0, "beyond the allocation there is nothing to turn off"
+    assert msi(0, first, second) == 0
+    assert msi(1, second, second) == -EINVAL
+    vmm.set_config(device, 4, 0x0006)
+    interrupt(vmm, device, 1)
+    interrupt(vmm, device, 0)
+    assert (vmm.count(first), vmm.count(second)) == (1, 0), "the vectors of the failed call are off"
+    assert msi(1, second) == 0
     assert vmm.msix(device, first) == -EINVAL, "one kind at a time"
     vmm.set_config(device, 4, 0x0006)
     interrupt(vmm, device, 1)

@@ -83,7 +83,7 @@ class Device:
         self.bars = bars
         self.dma: Dma | None = None
         self.interrupt: Callable[[int], None] | None = None
-        self._clear()
+        self.clear()
 
     def close(self) -> None:
         self.isolate()
@@ -108,9 +108,10 @@ class Device:
                 raise Errno(errno.ENOTTY)
             case Reset.FAILS_LATER if not first:
                 raise Errno(errno.ETIMEDOUT)
-        self._clear()
+        self.clear()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Sets registers and MSI-X table as they are after power on."""
         self._count = 0
         self.config.show_intx(False)
         registers = self.bars[0]

@@ -35,8 +35,9 @@ class PageTable:
 
 
 class BoundDevice:
-    """A device in an iommufd. It does DMA only through the page table to which it is attached.
+    """A device in an iommufd. It does DMA only through the page table to which its iommu group is attached.
 
+    The first device of a group that is attached attaches the group, and the last one that is detached detaches it.
     It is attached with or without a PASID, and detached in the same way. This device has only PASID 0, which is the
     device itself.
     """
@@ -82,9 +83,15 @@ class BoundDevice:
             self._with_pasid = False
             self._move(None)
 
+    def follow(self) -> None:
+        """Lets the device do DMA as the group does, which may be attached already."""
+        attached = self._attached_group()
+        self._device.dma = attached[0].page_table.ioas.space if attached and attached[0].page_table else None
+
     def unbind(self) -> None:
         """Removes the device from the context, and closes its reference to the file."""
         self._move(None)
+        self._device.dma = None
         self.context.remove(self.number)
         self._group.unclaim()
         self._file.close()
@@ -143,9 +150,11 @@ class BoundDevice:
         elif any(device.page_table is not table for device in self._attached_group()):
             raise Errno(errno.EINVAL)
 
+    def _bound_group(self) -> list[BoundDevice]:
+        return [device for device in self.context.all(BoundDevice) if device._group is self._group]
+
     def _attached_group(self) -> list[BoundDevice]:
-        devices = self.context.all(BoundDevice)
-        return [device for device in devices if device._group is self._group and device.page_table is not None]
+        return [device for device in self._bound_group() if device.page_table is not None]
 
     def _move(self, page_table: PageTable | None) -> None:
         """Changes to a page table, or to None, and counts the device in the IOAS."""
@@ -155,7 +164,8 @@ class BoundDevice:
         if page_table is not None:
             page_table.devices.append(self)
             page_table.ioas.attached += 1
-        self._device.dma = None if page_table is None else page_table.ioas.space
+        for device in self._bound_group():
+            device.follow()
         if before is not None:
             before.devices.remove(self)
             before.ioas.attached -= 1
@@ -232,6 +242,7 @@ class Context:
         group.claim(self)
         bound = BoundDevice(self, device, group, file.reference())
         bound.number = self.add(bound)
+        bound.follow()
         return bound
 
     def drop_if_unused(self, table: PageTable) -> None:

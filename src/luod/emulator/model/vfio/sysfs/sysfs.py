@@ -20,7 +20,6 @@ from luod.emulator.model.vfio.hardware.config_space import SIZE as CONFIG_SIZE
 from luod.emulator.model.vfio.hardware.description import Reset
 from luod.emulator.model.vfio.iommu.group import IommuGroup
 from luod.emulator.model.vfio.iommu.memory import MSI_FIRST, MSI_LAST
-from luod.emulator.model.vfio.ports import DeviceCaller
 from luod.emulator.model.vfio.sysfs import contents
 from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevices
 
@@ -92,7 +91,7 @@ class Sysfs:
             raise Errno(errno.EIO)
         return attribute.read()
 
-    def write(self, path: str, data: bytes, caller: DeviceCaller, offset: int = 0) -> int | Blocked:
+    def write(self, path: str, data: bytes, offset: int = 0) -> int | Blocked:
         """Writes, and returns how many bytes were taken: all of text.
 
         Raises Errno: ENOENT, EISDIR, EIO, and those of the request. A write that sleeps returns a `Waiting`; its `poll`

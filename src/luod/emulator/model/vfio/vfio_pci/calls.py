@@ -12,7 +12,6 @@ from typing import Final
 
 from luod.emulator.model.ports import PAGE, Errno
 from luod.emulator.model.vfio import argsz
-from luod.emulator.model.vfio.files import Mapping
 from luod.emulator.model.vfio.hardware.config_space import MSIX_TABLE
 from luod.emulator.model.vfio.hardware.config_space import SIZE as CONFIG_SIZE
 from luod.emulator.model.vfio.hardware.device import Device
@@ -212,17 +211,15 @@ def pwrite(device: VfioDevice, offset: int, data: bytes) -> int:
     return length
 
 
-def mmap(device: VfioDevice, offset: int, length: int) -> Mapping:
-    """Returns the memory to map. Raises Errno(EINVAL) for a range that is not whole pages of a BAR."""
+def mmap(device: VfioDevice, offset: int, length: int) -> None:
+    """Notes that a process maps a BAR. Raises Errno(EINVAL) for a range that is not whole pages of one."""
     index, position = _locate(device, offset)
     bars = device.function.device.bars
     if not device.around.can_map or index >= len(bars):
         raise Errno(errno.EINVAL)
-    bar = bars[index]
-    if position + -(-length // PAGE) * PAGE > bar.size:
+    if position + -(-length // PAGE) * PAGE > bars[index].size:
         raise Errno(errno.EINVAL)
     device.mapped = True
-    return Mapping(bar, position)
 
 
 def _locate(device: VfioDevice, offset: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from luod.emulator.model.ports import Errno, Kind
 from luod.emulator.model.vfio import argsz
-from luod.emulator.model.vfio.files import Mapping, ModelFile
+from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.iommu.iommufd import IommufdFile
 from luod.emulator.model.vfio.ports import DeviceCaller
 from luod.emulator.model.vfio.vfio_pci import calls
@@ -48,12 +48,8 @@ class VfioDeviceFile(ModelFile):
         self.group = group
         self.link = link
         self._has_access = False
+        """Whether the file is bound to an iommufd, or came out of a group."""
         device.files += 1
-
-    @property
-    def has_access(self) -> bool:
-        """Returns whether the file is bound to an iommufd, or came out of a group."""
-        return self._has_access
 
     def open_from_group(self) -> None:
         """Gets access through the group's container or iommufd. Raises Errno(EINVAL) while the group has neither."""
@@ -91,9 +87,9 @@ class VfioDeviceFile(ModelFile):
         self._need_access()
         return calls.pwrite(self.device, offset, data)
 
-    def mmap(self, offset: int, length: int, *, writable: bool) -> Mapping:
+    def mmap(self, offset: int, length: int) -> None:
         self._need_access()
-        return calls.mmap(self.device, offset, length)
+        calls.mmap(self.device, offset, length)
 
     def _need_access(self) -> None:
         if not self._has_access:

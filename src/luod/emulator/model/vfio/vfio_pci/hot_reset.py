@@ -66,7 +66,8 @@ def get_info(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
 def reset(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
     """Resets the bus.
 
-    Raises Errno: EINVAL for a device on it that the caller does not own; EBADF, EINVAL for an fd that is not a group's.
+    Raises Errno: EINVAL for a device on it that the caller does not own; EBADF, EINVAL for an fd that is not a group's;
+    EAGAIN while a request waits that holds the lock of a device there.
     """
     layout = uapi.PCI_HOT_RESET
     _, flags, count = argsz.read(caller, argument, layout)
@@ -96,6 +97,8 @@ def reset(device: VfioDevice, argument: int, caller: DeviceCaller) -> int:
         )
         if not owned:
             raise Errno(errno.EINVAL)
+    if any(function.locked for function in functions):
+        raise Errno(errno.EAGAIN)
     for other in others:
-        other.try_reset()
+        other.reset_with_bus()
     return 0

@@ -177,7 +177,10 @@ class Interrupts:
             self._signal(0)
 
     def _trigger_messages(self, index: int, order: _Order, caller: DeviceCaller) -> None:
-        """Sets eventfds of MSI or MSI-X. MSI-X vectors can be added later; for MSI that is Errno(EINVAL)."""
+        """Sets eventfds of MSI or MSI-X. MSI-X vectors can be added later; for MSI that is Errno(EINVAL).
+
+        Each vector is checked in turn. A failure leaves none of the named ones with an eventfd.
+        """
         is_on = self._kind == index
         if is_on and order.turns_off:
             self._disable()
@@ -190,12 +193,12 @@ class Interrupts:
                 raise Errno(errno.ERANGE)
             if not is_on:
                 self._allocated = last if index == uapi.VFIO_PCI_MSI_IRQ_INDEX else self.count(index)
-            elif last > self._allocated:
-                raise Errno(errno.EINVAL)
             self._kind = index
             try:
                 for vector, fd in enumerate(order.fds, order.start):
                     self._set(self._vectors, vector, None)
+                    if fd >= 0 and vector >= self._allocated:
+                        raise Errno(errno.EINVAL)
                     if fd >= 0:
                         self._vectors[vector] = caller.eventfd(fd)
             except Errno:

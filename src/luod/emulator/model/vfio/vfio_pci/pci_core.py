@@ -160,6 +160,11 @@ class VfioDevice:
             return failure.code
         return 0
 
+    def reset_with_bus(self) -> None:
+        """Resets the device with its bus, which also resets one that has no reset of its own."""
+        self._config.wake()
+        self._device.clear()
+
     @property
     def _is_locked(self) -> bool:
         """Returns whether a reset would have to wait for an unbind. One that does not exist is not tried."""
