@@ -331,6 +331,36 @@ def test_signal_ends_the_machine(number: int, way: str) -> None:
         assert machine.wait(30) == 128 + number
 
 
+HANGING_START = """
+import signal, sys
+from luod.emulator.machine import nodes
+from luod.emulator.machine.main import main
+
+def hang(*_):
+    print("hangs", flush=True)
+    while True: signal.pause()
+
+nodes.furnish = hang
+sys.exit(main(["run", "true"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_a_start_that_hangs(number: int) -> None:
+    """As at a dead network file system in /dev."""
+    command = [interpreter(None).executable, "-c", HANGING_START]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as machine:
+        try:
+            assert machine.stdout is not None
+            assert machine.stdout.readline() == "hangs\n"
+            machine.send_signal(number)
+            # The pipe's end: the process that hung is gone, too.
+            assert machine.stdout.read() == ""
+            assert machine.wait(30) == 128 + number
+        finally:
+            machine.kill()
+
+
 @pytest.mark.parametrize("user", [None, PLAIN_USER], ids=["own uid", "uid 1000"])
 @pytest.mark.parametrize("way", WAYS)
 def test_killed_supervisor_takes_the_machine_along(way: str, user: int | None) -> None:

@@ -186,7 +186,7 @@ class _Boot:
         tell: Callable[[str], None],
     ) -> None:
         self.interrupted: int | None = None
-        """128 + N when signal N came while the boot's processes ended, after a kexec for example."""
+        """128 + N when signal N came before init ran, or while the boot's processes ended, as after a kexec."""
         self._kernel = kernel
         self._hardware = hardware
         self._signals = signals
@@ -235,9 +235,7 @@ class _Boot:
 
     def _await_end(self) -> None:
         """Waits for init's end without answers. A signal ends the wait: the keeper's end kills what is left."""
-        poll = select.poll()
-        poll.register(self._channel, select.POLLIN)
-        poll.register(self._signals, select.POLLIN)
+        poll = self._poll()
         while self._status is None:
             poll.poll()
             self._listen(block=False)
@@ -245,8 +243,17 @@ class _Boot:
                 os.kill(self._keeper, signal.SIGKILL)
                 return
 
+    def _poll(self) -> select.poll:
+        """Returns a poll object for the channel and the signals."""
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        poll.register(self._signals, select.POLLIN)
+        return poll
+
     def _note_signals(self) -> bool:
-        """Returns whether signals came since init was killed, which cannot handle them any more."""
+        """Returns whether signals came, and keeps the last: before init runs, or after it was killed, they end the
+        machine.
+        """
         received = self._signals.received()
         for each in received:
             self.interrupted = 128 + each.number
@@ -255,7 +262,8 @@ class _Boot:
     def run(self) -> int | None:
         """Returns the machine's exit status, or None after a kexec. Raises MachineError."""
         with _own_faults_told():
-            return self._run(self._await_start(), self._signals)
+            supervisor = self._await_start()
+            return self.interrupted if supervisor is None else self._run(supervisor, self._signals)
 
     def _run(self, supervisor: Supervisor, signals: SignalFd) -> int | None:
         ended_by = 0
@@ -276,12 +284,21 @@ class _Boot:
                         code = os.waitstatus_to_exitcode(self._status)
                         return code if code >= 0 else 128 - code
 
-    def _await_start(self) -> Supervisor:
-        """Waits until init runs under its filter."""
+    def _await_start(self) -> Supervisor | None:
+        """Waits until init runs under its filter. Returns None when a signal came first.
+
+        The keeper looks at everything in /dev, and may hang there, at a dead network file system for example.
+        """
         listener: Fd | None = None
         device: int | None = None
         user_namespace = 0
+        poll = self._poll()
         while listener is None or self._init is None:
+            if self._channel.fileno() not in dict(poll.poll()):
+                self._note_signals()
+                if listener is not None:
+                    listener.close()
+                return None
             message = channel.receive(self._channel)
             if message is None:
                 raise MachineError("a process that starts the machine was killed; check for lack of memory")
