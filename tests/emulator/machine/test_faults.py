@@ -1,22 +1,30 @@
-"""A fault of luoemu itself: it is reported at once, and ends the machine. The fault is put into the model."""
+"""A fault of luoemu itself is reported at once, and ends the machine; a shortage around it does not.
+
+The fault is put into the model, or into another part of luoemu.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
 from luod.emulator.machine.machine import FAILED
+from tests.emulator.machine import forks
 from tests.emulator.machine.conftest import DEVICE, RunDevices, environment, interpreter, python
 
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
 _FAULTY = """
-import sys
+import errno, sys
 from luod.emulator.machine.main import main
 from luod.emulator.model.kernel import Kernel
 from luod.emulator.model.vfio.vfio import Vfio
 
 def fails(*_):
-    raise ZeroDivisionError("the model's fault")
+    raise {fault}
 
 {call} = fails
 sys.exit(main(["run", *sys.argv[1:]]))
@@ -24,9 +32,12 @@ sys.exit(main(["run", *sys.argv[1:]]))
 _SECONDS = 60
 
 
-def run_with_fault(call: str, source: str, *options: str) -> subprocess.CompletedProcess[str]:
+def run_with_fault(
+    call: str, source: str, *options: str, fault: str = 'ZeroDivisionError("the model\'s fault")'
+) -> subprocess.CompletedProcess[str]:
     """Runs a machine whose model raises in `call`."""
-    command = [interpreter(None).executable, "-c", _FAULTY.format(call=call), *options, "--", *python(source)]
+    faulty = _FAULTY.format(call=call, fault=fault)
+    command = [interpreter(None).executable, "-c", faulty, *options, "--", *python(source)]
     return subprocess.run(
         command,
         env=environment(),
@@ -67,6 +78,50 @@ def test_fault_at_a_close_while_the_machine_ends_is_reported() -> None:
 
 def test_fault_in_the_kexec_is_reported() -> None:
     assert_reported(run_with_fault("Kernel.jump", "jump()"))
+
+
+@pytest.mark.parametrize(("lacking", "told"), [("EMFILE", "ENFILE"), ("ENFILE", "ENFILE"), ("ENOMEM", "ENOMEM")])
+def test_caller_is_told_what_luoemu_lacks_for_a_call(lacking: str, told: str) -> None:
+    source = f"assert errno_of(create, device(), b's') == errno.{told}"
+    done = run_with_fault("Kernel.ioctl", source, fault=f"OSError(errno.{lacking}, '')")
+    assert done.returncode == 0, done.stderr
+
+
+def test_log_that_nobody_reads_ends_no_machine() -> None:
+    source = "os.write(1, b'%d\\n' % BOOT)\nif BOOT == 1: jump()"
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = (interpreter(None), ["--kernel-log"], python(source), environment())
+    try:
+        with forks.started(*words, stderr=writer) as machine:
+            assert machine.stdout.read() == "1\n2\n"
+            assert machine.process.wait(30) == 0
+    finally:
+        os.close(writer)
+
+
+def test_state_of_kexec_that_cannot_be_shown_ends_no_machine(run_machine: Run) -> None:
+    """Root inside may empty the file and fill the file system."""
+    source = """
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        MS_NOSUID, MS_NODEV, MS_REMOUNT = 2, 4, 32
+        loaded = "/run/luoemu/kexec_loaded"
+        os.truncate(loaded, 0)
+        run = os.statvfs("/run")
+        size = b"size=%d" % ((run.f_blocks - run.f_bfree) * run.f_bsize)
+        assert libc.mount(b"none", b"/run", None, MS_REMOUNT | MS_NOSUID | MS_NODEV, size) == 0, ctypes.get_errno()
+        load()
+        assert open(loaded).read() == ""
+        load()
+        assert libc.mount(b"none", b"/run", None, MS_REMOUNT | MS_NOSUID | MS_NODEV, b"size=1m") == 0
+        load()
+        assert open(loaded).read() == "1\\n"
+    """
+    done = run_machine(source)
+    assert done.returncode == 0, done.stderr
+    words = "luoemu: /run/luoemu/kexec_loaded cannot be written, and does not show 1: No space left on device"
+    assert done.stderr.splitlines().count(words) == 1
 
 
 def test_directories_of_devices_have_no_ioctls(run_devices: RunDevices) -> None:

@@ -80,7 +80,7 @@ class Machine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._told_why = False
+        self._told = set[str]()
 
     def run(self) -> int:
         """Boots until init ends without a kexec. Returns its exit status, 128 + N when signal N ended it.
@@ -143,13 +143,13 @@ class Machine:
 
     def _log(self, line: str) -> None:
         if self._settings.log:
-            print(f"luoemu: kernel: {line}", file=sys.stderr, flush=True)
+            _say(f"kernel: {line}")
 
     def _tell(self, line: str) -> None:
         """Prints the line once for each machine, not for each boot."""
-        if not self._told_why:
-            self._told_why = True
-            print(f"luoemu: {line}", file=sys.stderr, flush=True)
+        if line not in self._told:
+            self._told.add(line)
+            _say(line)
 
 
 class _Hardware:
@@ -331,7 +331,7 @@ class _Boot:
             fuse=fuse,
             device=device,
             user_namespace=user_namespace,
-            kexec_state=KexecState(self._kernel, self._kexec_files),
+            kexec_state=KexecState(self._kernel, self._kexec_files, self._tell),
             devices=devices,
         )
         return self._supervisor
@@ -411,6 +411,13 @@ def _own_faults_told() -> Iterator[None]:
         traceback.print_exc()
         sys.stderr.flush()
         raise MachineError(f"a fault of luoemu itself ({type(error).__name__}): please report the traceback") from None
+
+
+def _say(line: str) -> None:
+    """Writes a line to standard error. That its reader is gone does not end the machine."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), os.fsencode(f"luoemu: {line}\n"))
 
 
 def _signal(process: Fd) -> None:

@@ -74,14 +74,14 @@ def furnish(command_line: str, profile: str, images: Mapping[str, tuple[str, ...
         _write(_BOOT_ID, new.read())
     _write(_PROFILE, f"{profile}\n".encode())
     for name in kexec_state.NAMES:
-        _write(f"/run/luoemu/{name}", f"{kexec_state.SYSCTLS.get(name, 0)}\n".encode())
+        _write(f"{kexec_state.DIRECTORY}/{name}", f"{kexec_state.SYSCTLS.get(name, 0)}\n".encode())
     cgroups.show()
     _make_dev()
     if os.path.isdir("/sys/kernel"):
         if not os.path.exists("/sys/kernel/kexec_loaded"):
             rebuild("/sys/kernel", extra=("kexec_loaded",))
         bind("/run/luoemu/kexec_loaded", "/sys/kernel/kexec_loaded")
-    return [Fd(os.open(f"/run/luoemu/{name}", os.O_RDWR | os.O_CLOEXEC)) for name in kexec_state.NAMES]
+    return [Fd(os.open(f"{kexec_state.DIRECTORY}/{name}", os.O_RDWR | os.O_CLOEXEC)) for name in kexec_state.NAMES]
 
 
 def mount_device() -> DeviceNode:
@@ -119,7 +119,7 @@ def mount_proc(*, root: bool) -> None:
         _add(_SYSCTLS, missing)
     for name in kexec_state.SYSCTLS:
         if os.path.exists(f"{_SYSCTLS}/{name}"):
-            bind(f"/run/luoemu/{name}", f"{_SYSCTLS}/{name}")
+            bind(f"{kexec_state.DIRECTORY}/{name}", f"{_SYSCTLS}/{name}")
     # Programs recognise a new boot by it.
     bind(_BOOT_ID, f"{_SYSCTLS}/random/boot_id")
 

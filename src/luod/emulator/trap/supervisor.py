@@ -38,6 +38,8 @@ _U32: Final = 0xFFFFFFFF
 # In Python 3.11 `Call.IOCTL` is a function call, and every ioctl would make it.
 _IOCTL: Final = Call.IOCTL
 _LUO_FILES: Final = (SessionFile, DeviceFile)
+_SHORTAGES: Final = {errno.EMFILE: errno.ENFILE, errno.ENFILE: errno.ENFILE, errno.ENOMEM: errno.ENOMEM}
+"""luoemu's own, EMFILE by its limit, and what the caller gets."""
 _CAP_DAC_OVERRIDE: Final = 1
 _ONLY_NEW: Final = os.O_CREAT | os.O_EXCL
 
@@ -219,8 +221,8 @@ class Supervisor:
         except Errno as error:
             self._listener.refuse(notification, error.code)
         except OSError as error:
-            if error.errno == errno.EMFILE:  # luoemu's own limit
-                self._listener.refuse(notification, errno.ENFILE)
+            if error.errno in _SHORTAGES:
+                self._listener.refuse(notification, _SHORTAGES[error.errno])
             # /proc shows nothing of a thread that was killed meanwhile.
             elif self._listener.alive(notification):
                 raise
