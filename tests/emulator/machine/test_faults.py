@@ -19,11 +19,13 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 _FAULTY = """
 import errno, sys
+from luod.emulator.machine import capabilities, nodes
 from luod.emulator.machine.main import main
 from luod.emulator.model.kernel import Kernel
 from luod.emulator.model.vfio.vfio import Vfio
+from luod.emulator.trap.devices import opener
 
-def fails(*_):
+def fails(*arguments, **_):
     raise {fault}
 
 {call} = fails
@@ -78,6 +80,23 @@ def test_fault_at_a_close_while_the_machine_ends_is_reported() -> None:
 
 def test_fault_in_the_kexec_is_reported() -> None:
     assert_reported(run_with_fault("Kernel.jump", "jump()"))
+
+
+@pytest.mark.parametrize("call", ["nodes.furnish", "capabilities.withhold"])
+def test_fault_in_a_process_that_starts_the_machine_is_reported(call: str) -> None:
+    assert_reported(run_with_fault(call, "pass"))
+
+
+def test_failure_of_the_process_that_opens_devices_is_reported(run_devices: RunDevices) -> None:
+    source = """
+        from raw_vfio import *
+        take(DEVICE)
+        device_of(open_type1()[0])
+    """
+    # It fails at the first request, in the middle of a boot.
+    done = run_with_fault("opener.serve", source, *DEVICE, fault="OSError(5, f'failed at {arguments[0].recv(99)}')")
+    assert done.returncode == FAILED
+    assert done.stderr.splitlines()[-1].startswith("luoemu: failed at b'")
 
 
 @pytest.mark.parametrize(("lacking", "told"), [("EMFILE", "ENFILE"), ("ENFILE", "ENFILE"), ("ENOMEM", "ENOMEM")])

@@ -76,8 +76,9 @@ def _keeper(order: Order, supervisor: socket.socket) -> NoReturn:
         channel.send(supervisor, {"status": status})
     except OSError as error:
         channel.send(supervisor, {"error": _in_words(error)})
-    except BaseException:  # noqa: BLE001 - no caller may continue: this process is a copy of `luoemu`
+    except BaseException as error:  # noqa: BLE001 - no caller may continue: this process is a copy of `luoemu`
         traceback.print_exc()
+        channel.send(supervisor, {"error": own_fault(error)})
     finally:
         os._exit(0)
 
@@ -205,8 +206,9 @@ def _init(order: Order, filter_: bytes, supervisor: socket.socket, go: int, priv
     except OSError as error:
         channel.send(supervisor, {"error": _in_words(error)})
         os._exit(125)
-    except BaseException:  # noqa: BLE001 - as in the keeper
+    except BaseException as error:  # noqa: BLE001 - as in the keeper
         traceback.print_exc()
+        channel.send(supervisor, {"error": own_fault(error)})
         os._exit(125)
     if order.init is not None:
         _close_private_fds()
@@ -251,3 +253,8 @@ def _close_private_fds(*, keep: int = -1) -> None:
 def _in_words(error: OSError) -> str:
     """Returns the error's text and the file it concerns."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+
+
+def own_fault(error: BaseException) -> str:
+    """Returns what luoemu says of an exception that only a fault of its own raises."""
+    return f"a fault of luoemu itself ({type(error).__name__}): please report the traceback"

@@ -238,7 +238,10 @@ class _Boot:
         poll = self._poll()
         while self._status is None:
             poll.poll()
-            self._listen(block=False)
+            try:
+                self._listen(block=False)
+            except MachineError as error:
+                self._tell(str(error))
             if self._note_signals():
                 os.kill(self._keeper, signal.SIGKILL)
                 return
@@ -365,7 +368,7 @@ class _Boot:
         return bool(flags & _PF_EXITING)
 
     def _listen(self, *, block: bool = True) -> None:
-        """Receives the message with init's end from the channel."""
+        """Receives the message with init's end from the channel. Raises MachineError when the keeper failed instead."""
         self._channel.setblocking(block)
         try:
             message = channel.receive(self._channel)
@@ -377,6 +380,8 @@ class _Boot:
             self._status = signal.SIGKILL  # as if init had been killed: its keeper was, and that ends init
         elif "status" in message.content:
             self._status = message.content["status"]
+        elif "error" in message.content:
+            raise MachineError(message.content["error"])
 
     def _leaves_to_init(self, received: Received) -> bool:
         """Returns whether init is to handle the signal.
@@ -410,7 +415,7 @@ def _own_faults_told() -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - whatever the fault is, the machine ends with words
         traceback.print_exc()
         sys.stderr.flush()
-        raise MachineError(f"a fault of luoemu itself ({type(error).__name__}): please report the traceback") from None
+        raise MachineError(boot.own_fault(error)) from None
 
 
 def _say(line: str) -> None:
