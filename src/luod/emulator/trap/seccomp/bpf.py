@@ -57,7 +57,7 @@ NUMBERS: Final[dict[int, dict[Call, int]]] = {
         Call.OPENAT: 56, Call.OPENAT2: 437,
     },
 }  # fmt: skip
-"""By AUDIT_ARCH_*: every architecture with which a process of this host can enter the kernel."""
+"""By AUDIT_ARCH_*. A process on aarch64 may be able to call as one of 32-bit ARM, too, whose numbers are not here."""
 
 _X32: Final = {uapi.AUDIT_ARCH_X86_64: range(0x40000000, 0x80000000)}
 """Numbers of the x32 ABI, by which any program of the architecture can call. ENOSYS, as in most kernels: it would reach
@@ -118,6 +118,7 @@ _DONE: Final = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ERRNO)  # with errn
 
 _REFUSED: Final = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ERRNO | errno.EPERM)
 _NO_CALL: Final = _instruction(uapi.BPF_RET_K, uapi.SECCOMP_RET_ERRNO | errno.ENOSYS)
+"""For numbers that would reach the host's kexec_load(2) and other calls: which numbers these are is not known here."""
 
 
 def _argument(index: int) -> bytes:
@@ -178,6 +179,7 @@ def program(*, trap_opens: bool, with_devices: bool = False, machine: str | None
             f"not {architecture}",
         ]
     lines += [
+        _NO_CALL,  # of another architecture
         "allow",
         _ALLOW,
         *high,
