@@ -243,14 +243,14 @@ def memory_identity(file: HasFileno) -> tuple[int, int] | None:
 
 
 def has_ended(pidfd: HasFileno, *, within: float | None = 0.0) -> bool:
-    """Returns whether the process of `pidfd` has ended, reaped or not. Waits up to `within` seconds for it; None: for
-    ever.
+    """Returns whether the process of `pidfd` has ended, reaped or not. Waits up to `within` seconds for it, and not
+    longer than LONGEST_POLL; None: for ever.
     """
     import select
 
     poll = select.poll()  # select() takes no fd above 1023
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(None if within is None else within * 1000))
+    return bool(poll.poll(None if within is None else min(within, LONGEST_POLL) * 1000))
 
 
 def pid_of(pidfd: HasFileno) -> int | None:

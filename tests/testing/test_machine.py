@@ -323,6 +323,12 @@ def test_a_machine_is_killed_when_its_close_is_interrupted(monkeypatch: pytest.M
     assert machine.returncode == -signal.SIGKILL
 
 
+def test_a_time_limit_may_be_longer_than_poll_takes() -> None:
+    with EmulatedMachine(timeout=1e9) as machine:
+        assert machine.run(["echo", "on"]).text == "on"
+        assert machine.spawn(["cat"]).ask({}) == {}
+
+
 def test_close_twice(machine: Machine) -> None:
     machine.close()
     machine.close()

@@ -22,7 +22,7 @@ from typing import Final
 
 from luod.errors import MachineError
 from luod.frozen import frozen
-from luod.linux import Fd, has_ended
+from luod.linux import LONGEST_POLL, Fd, has_ended
 from luod.testing.forked import extends, settings
 from luod.testing.interpreter import Interpreter
 from luod.testing.preload import Suite, current
@@ -119,7 +119,7 @@ class Started:
     def wait(self, timeout: float | None = None) -> int:
         """Waits for its end. Returns the exit status, or minus the signal.
 
-        Raises subprocess.TimeoutExpired after `timeout` seconds.
+        Raises subprocess.TimeoutExpired after `timeout` seconds, or a day if that is shorter.
         """
         status = self._receive(timeout)
         if status is None:
@@ -135,6 +135,7 @@ class Started:
     def _receive(self, timeout: float | None) -> int | None:
         if self.returncode is not None:
             return self.returncode
+        timeout = None if timeout is None else min(timeout, LONGEST_POLL)
         deadline = None if timeout is None else time.monotonic() + timeout
         self._control.settimeout(timeout)
         try:
