@@ -140,6 +140,7 @@ def test_close_and_reopen_with_a_session_waiting(caller: Caller) -> Voyage:
         pytest.param("write", {"data": b"x"}, "EINVAL", id="write", marks=WITHOUT_FUSE),
         pytest.param("fsync", {}, "EINVAL", id="fsync", marks=WITHOUT_FUSE),
         pytest.param("ftruncate", {"size": 0}, "EINVAL", id="ftruncate", marks=WITHOUT_FUSE),
+        pytest.param("truncate", {"size": 0}, "EINVAL", id="truncate", marks=WITHOUT_FUSE),
         pytest.param("fallocate", {"mode": 0, "offset": 0, "length": 1}, "ENODEV", id="fallocate", marks=WITHOUT_FUSE),
         pytest.param("lseek", {"offset": 0}, "ESPIPE", id="lseek", marks=WITHOUT_FUSE),
         pytest.param("map", {"name": "map", "length": 4096}, "ENODEV", id="mmap", marks=WITHOUT_FUSE),

@@ -13,7 +13,6 @@ KERNEL_VERSION: Final = 7
 KERNEL_MINOR_VERSION: Final = 40
 """The requested version. A newer kernel uses it too; an older one only lacks flags."""
 ROOT_ID: Final = 1
-MIN_READ_BUFFER: Final = 8192
 
 FUSE_LOOKUP: Final = 1
 FUSE_FORGET: Final = 2

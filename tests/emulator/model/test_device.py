@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from errno import EBUSY, EINVAL, EIO, ENODEV, ENOENT, EPERM, ESPIPE
+from errno import EBUSY, EIO, ENODEV, ENOENT
 
 import pytest
 
-from luod.emulator.model.files import DeviceFile, Operation, SessionFile
 from luod.emulator.model.kernel import Kernel
-from luod.emulator.model.ports import Errno
 from tests.emulator.model.world import FORMATS, Process, World, boot, bzimage, jump, number
 
 
@@ -96,45 +94,6 @@ def test_sessions_without_files_need_no_handler(world: World, vmm: Process, devi
     session = number(late.retrieve_session(device, b"empty"))
     assert late.finish(session) == 0
     assert late.preserve(number(late.create(device, b"new")), late.memfd(), 1) == -ENOENT
-
-
-_OPERATIONS = [
-    (Operation.READ, EINVAL),
-    (Operation.WRITE, EINVAL),
-    (Operation.FSYNC, EINVAL),
-    (Operation.FTRUNCATE, EINVAL),
-    (Operation.LSEEK, ESPIPE),
-    (Operation.MMAP, ENODEV),
-    (Operation.EPOLL_ADD, EPERM),
-]
-
-
-@pytest.mark.parametrize(("operation", "code"), [*_OPERATIONS, (Operation.REOPEN, EBUSY)])
-def test_operations_of_the_device(world: World, vmm: Process, device: int, operation: Operation, code: int) -> None:
-    file = vmm.fds[device].target
-    assert isinstance(file, DeviceFile)
-    with pytest.raises(Errno) as refused:
-        world.kernel.file_operation(file, operation)
-    assert refused.value.code == code
-    assert world.kernel.file_operation(file, Operation.POLL) == 0x5
-
-
-@pytest.mark.parametrize(("operation", "code"), [*_OPERATIONS, (Operation.REOPEN, 6)])  # ENXIO
-@pytest.mark.parametrize("incoming", [False, True])
-def test_operations_of_a_session(
-    world: World, vmm: Process, device: int, operation: Operation, code: int, incoming: bool
-) -> None:
-    session = number(vmm.create(device, b"s"))
-    if incoming:
-        vmm = jump(world, vmm)
-        session = number(vmm.retrieve_session(vmm.open_device(), b"s"))
-    file = vmm.fds[session].target
-    assert isinstance(file, SessionFile)
-    assert file.link == b"anon_inode:[luo_session] s"
-    with pytest.raises(Errno) as refused:
-        world.kernel.file_operation(file, operation)
-    assert refused.value.code == code
-    assert world.kernel.file_operation(file, Operation.POLL) == 0x5
 
 
 def test_later_kernels_have_what_their_image_carries(world: World, vmm: Process) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from luod.emulator.model import files, image, kvm
+from luod.emulator.model import image, kvm
 from luod.emulator.model.caller import Caller, KexecFiles, KexecSegment
-from luod.emulator.model.files import DeviceFile, Operation, SessionFile
+from luod.emulator.model.files import DeviceFile, SessionFile
 from luod.emulator.model.handler import FileHandler, HandlerTable
 from luod.emulator.model.image import ImageReader
 from luod.emulator.model.kexec import Kexec, Sysctls, reboot_command
@@ -222,10 +222,6 @@ class Kernel:
         """
         assert self._luo is not None, "its file was open"
         self._luo.release(file)
-
-    def file_operation(self, file: DeviceFile | SessionFile, operation: Operation) -> int:
-        """Returns the poll mask for POLL. Raises Errno for every other system call on the file."""
-        return files.file_operation(file, operation)
 
     def kexec_file_load(self, arguments: KexecFiles, flags: int, caller: Caller) -> int:
         """Loads an image (`Kexec.file_load`)."""

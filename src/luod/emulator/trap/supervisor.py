@@ -14,7 +14,7 @@ import select
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Final, Protocol
 
-from luod.emulator.model.files import DeviceFile, Operation, SessionFile
+from luod.emulator.model.files import DeviceFile, SessionFile
 from luod.emulator.model.kernel import Kernel
 from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked, Ending, Jump
@@ -81,12 +81,6 @@ class LiveUpdateDevice:
         file = self._open.pop(handle, None)
         if file is not None:
             self._kernel.release(file)
-
-    def operation(self, handle: int, operation: Operation) -> int:
-        file = self._open.get(handle)
-        if file is None:  # truncate() by path: there is no open file
-            raise Errno(errno.EINVAL)
-        return self._kernel.file_operation(file, operation)
 
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int:
         """Returns the errno of an ioctl of a foreign type. Seccomp traps those of its own type."""

@@ -14,7 +14,6 @@ import stat
 from abc import ABC, abstractmethod
 from typing import Final, NamedTuple, Protocol
 
-from luod.emulator.model.files import Operation
 from luod.emulator.model.ports import Errno
 from luod.linux import Fd
 from luod.uapi import fuse as uapi
@@ -25,11 +24,6 @@ _BACKGROUND: Final = 1 << 15
 """
 _SECONDS_ATTRIBUTES_HOLD: Final = 3600
 _OPENED: Final = uapi.FOPEN_DIRECT_IO | uapi.FOPEN_NONSEEKABLE | uapi.FOPEN_STREAM | uapi.FOPEN_NOFLUSH
-_OPERATIONS: Final = {
-    uapi.FUSE_READ: Operation.READ,
-    uapi.FUSE_WRITE: Operation.WRITE,
-    uapi.FUSE_FSYNC: Operation.FSYNC,
-}
 _UNANSWERED: Final = (uapi.FUSE_FORGET, uapi.FUSE_BATCH_FORGET, uapi.FUSE_INTERRUPT)
 
 
@@ -43,8 +37,6 @@ class Device(Protocol):
     def release(self, handle: int) -> None:
         """Releases the open file: its last reference is gone."""
         ...
-
-    def operation(self, handle: int, operation: Operation) -> int: ...
 
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int: ...
 
@@ -184,11 +176,8 @@ class FuseNode(FuseServer):
         self._owner = (0, 0)
 
     def _handle(self, request: Request) -> bytes | None:
-        opcode, body = request.opcode, request.body
-        if opcode in _OPERATIONS:
-            self._device.operation(int.from_bytes(body[:8], "little"), _OPERATIONS[opcode])
-            return b""
-        match opcode:
+        body = request.body
+        match request.opcode:
             case uapi.FUSE_GETATTR:
                 return self._attributes()
             case uapi.FUSE_SETATTR:
@@ -204,6 +193,8 @@ class FuseNode(FuseServer):
                 return uapi.IOCTL_OUT.pack(result, 0, 0, 0)
             case uapi.FUSE_STATFS:
                 return uapi.STATFS_OUT.pack(0, 0, 0, 1, 0, 4096, 255, 4096, 0)
+            case uapi.FUSE_READ | uapi.FUSE_WRITE | uapi.FUSE_FSYNC:  # the device has no such operations
+                raise Errno(errno.EINVAL)
             case uapi.FUSE_FALLOCATE:
                 raise Errno(errno.ENODEV)
             case uapi.FUSE_DESTROY | uapi.FUSE_FLUSH:
@@ -224,10 +215,10 @@ class FuseNode(FuseServer):
         return uapi.ATTR_OUT.pack(_SECONDS_ATTRIBUTES_HOLD, 0, 0) + attributes
 
     def _change(self, body: bytes) -> bytes:
-        """Applies chmod and chown, which last until the next boot. Refuses truncation as the device does."""
-        valid, _, handle, *_, mode, _, uid, gid, _ = uapi.SETATTR_IN.unpack_from(body)
+        """Applies chmod and chown, which last until the next boot. A size cannot be set."""
+        valid, _, _, *_, mode, _, uid, gid, _ = uapi.SETATTR_IN.unpack_from(body)
         if valid & uapi.FATTR_SIZE:
-            self._device.operation(handle, Operation.FTRUNCATE)
+            raise Errno(errno.EINVAL)
         if valid & uapi.FATTR_MODE:
             self._mode = stat.S_IMODE(mode)
         self._owner = (

@@ -54,7 +54,7 @@ class Listener:
     def receive(self) -> Notification | None:
         """Returns the next call, or None when its thread was killed meanwhile.
 
-        Blocks until there is one: ask epoll first.
+        Blocks until there is one: poll(2) tells.
         """
         received = bytearray(uapi.NOTIF.size)  # the kernel refuses a buffer that is not zero
         try:
