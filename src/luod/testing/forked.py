@@ -185,6 +185,7 @@ def _report(error: BaseException) -> None:
     while trace is not None and trace.tb_frame.f_globals is globals():
         trace = trace.tb_next
     error = error.with_traceback(trace)
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
     try:
         sys.excepthook(type(error), error, trace)
     except BaseException:  # noqa: BLE001 - as Python does it
