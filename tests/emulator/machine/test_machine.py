@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from typing import IO
 
 import pytest
 
+from luod.testing import eventually
 from luod.testing.starter.outside import Started
 from luod.testing.tools import cannot_run, for_root, require_tool
 from tests.emulator.machine import forks
@@ -357,6 +359,57 @@ def test_signal_ends_a_start_that_hangs(number: int) -> None:
             # The pipe's end: the process that hung is gone, too.
             assert machine.stdout.read() == ""
             assert machine.wait(30) == 128 + number
+        finally:
+            machine.kill()
+
+
+UNENDING = """
+import sys
+from luod.emulator.machine import machine
+from luod.emulator.machine.main import main
+
+machine._signal = lambda init: None     # as for an init that waits for a process that cannot end
+sys.exit(main(["run", *sys.argv[1:]]))
+"""
+
+
+def pending(pid: int) -> bool:
+    """Returns whether the process has a signal that it has not taken."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return any(int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:")))
+
+
+def test_signals_while_the_machine_cannot_end() -> None:
+    """The first is answered by waiting, the second by waiting without answers, the third by no wait."""
+    source = """
+        fd = device()
+        for _ in sys.stdin:
+            print(errno_of(lambda: os.close(create(fd, b"s"))), flush=True)
+    """
+    command = [interpreter(None).executable, "-c", UNENDING, *python(source)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe, text=True, bufsize=1) as machine:
+        try:
+            assert machine.stdin is not None
+            assert machine.stdout is not None
+            lines = machine.stdout
+
+            def ask() -> int:
+                print("create", file=machine.stdin)
+                return int(lines.readline())
+
+            def signal_it() -> None:
+                machine.send_signal(signal.SIGTERM)
+                eventually(lambda: not pending(machine.pid), describe="luoemu has taken the signal")
+
+            assert ask() == 0
+            signal_it()
+            assert ask() == 0
+            signal_it()
+            eventually(lambda: ask() == errno.ENOSYS, describe="luoemu answers no longer")
+            signal_it()
+            assert lines.read() == ""
+            assert machine.wait(30) == 128 + signal.SIGTERM
         finally:
             machine.kill()
 
