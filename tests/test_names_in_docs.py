@@ -137,3 +137,11 @@ def test_the_source_names_files_that_exist() -> None:
 def test_docstrings_do_not_list_their_callers() -> None:
     """Such lists are wrong after the next change."""
     assert [str(path.relative_to(ROOT)) for path in MODULES if _CALLERS.search(prose(path))] == []
+
+
+def test_every_hazard_that_is_named_has_a_row() -> None:
+    rows = re.findall(r"^\| (H\d+) \|", (ROOT / "docs" / "hazards.md").read_text(), re.MULTILINE)
+    assert rows == [f"H{number}" for number in range(1, len(rows) + 1)]
+    texts = [path.read_text(encoding="utf-8") for path in (*PAGES, *MODULES, *sorted((ROOT / "tests").rglob("*.py")))]
+    named = {name for text in texts for name in re.findall(r"\bH\d{1,2}\b", text)}
+    assert named <= {*rows}
