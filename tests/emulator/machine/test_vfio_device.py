@@ -439,6 +439,27 @@ def test_plain_users_machine() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "carried\n", "")
 
 
+def test_a_process_without_the_capability_locks_no_more_than_its_limit(run_devices: RunDevices) -> None:
+    source = """
+        import ctypes, resource
+        file = os.open(take(), os.O_RDWR)
+        context, space = attached(file)
+        pages = mmap.mmap(-1, 64 << 20)
+        start, step = ctypes.addressof(ctypes.c_char.from_buffer(pages)), 4 << 20
+        map_memory(context, space, start, 64 << 20)
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (2 * step, 2 * step))
+        os.setresuid(1000, 1000, 1000)
+        assert errno_of(map_memory, context, space, start, 64 << 20, 1 << 32) == errno.ENOMEM
+        map_memory(context, space, start, step, 1 << 32)
+        map_memory(context, space, start, step, (1 << 32) + step)
+        assert errno_of(map_memory, context, space, start, 4096, 1 << 33) == errno.ENOMEM
+        unmap = iommufd.IOAS_UNMAP
+        assert call(context, iommufd.IOMMU_IOAS_UNMAP, unmap, space, 1 << 32, step)[3] == step
+        map_memory(context, space, start, step, 1 << 33)
+    """
+    run_devices(source)
+
+
 def test_any_number_of_mappings_takes_a_few_files_of_the_supervisor() -> None:
     source = """
         from raw_vfio import *

@@ -16,7 +16,7 @@ from luod.emulator.model.results import Blocked, Jump, Waiting
 from luod.emulator.model.vfio.bus import Bus
 from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.hardware.description import DeviceDescription, parse_device
-from luod.emulator.model.vfio.ports import EventFd, MappableMemory, Memory
+from luod.emulator.model.vfio.ports import EventFd, Locker, MappableMemory, Memory
 from luod.emulator.model.vfio.rules import RULES
 from luod.emulator.model.vfio.sysfs.sysfs import Directory, Link
 from luod.emulator.model.vfio.vfio import Vfio
@@ -137,6 +137,8 @@ class Vmm(Process):
     """A process, and the `DeviceCaller` of its calls."""
 
     world: DeviceWorld
+    memlock: int | None = None
+    """RLIMIT_MEMLOCK in bytes; None: the process has CAP_IPC_LOCK."""
 
     # The port.
 
@@ -170,6 +172,9 @@ class Vmm(Process):
 
     def memory(self, address: int, length: int) -> MappableMemory:
         return Pinned(self.world.pinned, self, address, length)
+
+    def locker(self) -> Locker | None:
+        return None if self.memlock is None else Locker(self.uid, id(self), self.memlock)
 
     # The program.
 

@@ -107,19 +107,19 @@ class FilledAtThisMoment:
 @pytest.mark.timeout(20, method="thread")
 @pytest.mark.parametrize("flags", [0, os.EFD_NONBLOCK])
 def test_a_counter_that_another_thread_fills_blocks_nobody(flags: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = signal.getsignal(signal.SIGALRM)
     counter = os.eventfd(0, flags)
     event = EventFd(Fd(os.dup(counter)))
     monkeypatch.setattr(event, "_room", FilledAtThisMoment(counter))
-    handler = signal.getsignal(signal.SIGALRM)
     event.signal()
     assert os.eventfd_read(counter) == FULL
     monkeypatch.undo()
     event.signal()
     assert os.eventfd_read(counter) == 1
-    assert signal.getsignal(signal.SIGALRM) == handler
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert fcntl.fcntl(counter, fcntl.F_GETFL) & os.O_NONBLOCK == (os.O_NONBLOCK if flags else 0)
     event.close()
+    assert signal.getsignal(signal.SIGALRM) == handler
     os.close(counter)
 
 

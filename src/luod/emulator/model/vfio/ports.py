@@ -6,7 +6,8 @@ are in bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from luod.emulator.model.caller import Caller
@@ -42,6 +43,16 @@ class MappableMemory(Memory, Protocol):
         `bars_too` accepts a mapped BAR of a device, as type1 does and iommufd never does.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Locker:
+    """A process whose locked memory is limited. `limit` and `own`, which it locked itself, are in bytes."""
+
+    user: Hashable
+    process: Hashable
+    limit: int
+    own: int = 0
 
 
 class EventFd(Protocol):
@@ -86,4 +97,8 @@ class DeviceCaller(Caller, Protocol):
 
     def memory(self, address: int, length: int) -> MappableMemory:
         """Returns the caller's memory as DMA reaches it."""
+        ...
+
+    def locker(self) -> Locker | None:
+        """Returns the limit of the memory that the caller locks; None with CAP_IPC_LOCK."""
         ...

@@ -24,6 +24,7 @@ from luod.emulator.model.vfio.hardware.config_space import COMMAND_MASTER
 from luod.emulator.model.vfio.hardware.description import Address
 from luod.emulator.model.vfio.iommu.group import RESTORED, IommuGroup
 from luod.emulator.model.vfio.iommu.iommufd import IommufdFile
+from luod.emulator.model.vfio.iommu.locked import LockedMemory
 from luod.emulator.model.vfio.legacy.group import ContainerFile, GroupFile
 from luod.emulator.model.vfio.liveupdate import DeviceHandler, IommufdHandler, PciLiveUpdate
 from luod.emulator.model.vfio.ports import DeviceCaller, DeviceHost
@@ -65,6 +66,7 @@ class Vfio:
         self._board = board
         self._features = features
         self._stopped = False
+        self._locked = LockedMemory()
         self._files: weakref.WeakSet[ModelFile] = weakref.WeakSet()
         files = (file for session in sessions for file in session.files)
         records = [file.carried for file in files if isinstance(file.carried, DeviceRecord)]
@@ -172,9 +174,9 @@ class Vfio:
 
     def _open(self, path: str) -> ModelFile:
         if path == iommufd_uapi.DEVICE:
-            return IommufdFile(self._host, can_mark=self._features.iommufd_preservation)
+            return IommufdFile(self._host, self._locked, can_mark=self._features.iommufd_preservation)
         if path == uapi.CONTAINER:
-            return ContainerFile()
+            return ContainerFile(self._locked)
         for function in self.functions:
             device = self.devices.usable(function)
             if device is not None and path == f"{uapi.DEVICES}/vfio{device.index}":

@@ -14,8 +14,8 @@ import mmap
 import os
 import select
 import signal
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Final, Generic, Self, TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Final, Generic, Self, TypeVar
 
 from luod import linux
 from luod.emulator.model.ports import Errno, HostFile
@@ -26,7 +26,7 @@ from luod.emulator.trap.process.placeholder import Identity
 from luod.linux import Fd
 from luod.uapi import vfio
 
-_libc = ctypes.CDLL(None)
+_write = ctypes.CDLL(None).write
 _ONE: Final = (1).to_bytes(8, "little")
 _PATIENCE: Final = 0.01
 """Seconds for a write that normally takes microseconds."""
@@ -211,8 +211,15 @@ class ProcessMemory:
 class EventFd:
     """A duplicate of a process's eventfd. Owns it."""
 
+    _handler: Any = None
+    _open = 0
+    """How many there are. While there is one, SIGALRM interrupts a system call and does nothing else."""
+
     def __init__(self, fd: Fd) -> None:
         self._fd = fd
+        if not EventFd._open:
+            EventFd._handler = signal.signal(signal.SIGALRM, lambda *_: None)
+        EventFd._open += 1
         self._room = select.poll()
         self._room.register(fd.fileno(), select.POLLOUT)
 
@@ -225,24 +232,16 @@ class EventFd:
             with contextlib.suppress(BlockingIOError):
                 os.write(self._fd.fileno(), _ONE)
         else:
-            with _interrupted():
-                # Unlike os.write, it is not repeated after a signal.
-                _libc.write(self._fd.fileno(), _ONE, len(_ONE))
+            signal.setitimer(signal.ITIMER_REAL, _PATIENCE, _PATIENCE)
+            # Unlike os.write, it is not repeated after a signal.
+            _write(self._fd.fileno(), _ONE, len(_ONE))
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def close(self) -> None:
         self._fd.close()
-
-
-@contextlib.contextmanager
-def _interrupted() -> Iterator[None]:
-    """Interrupts system calls that last: a write to an eventfd of blocking mode has no other limit."""
-    before = signal.signal(signal.SIGALRM, lambda *_: None)
-    signal.setitimer(signal.ITIMER_REAL, _PATIENCE, _PATIENCE)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        EventFd._open -= 1
+        if not EventFd._open:
+            signal.signal(signal.SIGALRM, EventFd._handler)
 
 
 class DeviceMemory(HostMemory):

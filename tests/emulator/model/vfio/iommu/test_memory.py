@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luod.emulator.model.vfio.iommu.locked import LockedMemory
 from luod.emulator.model.vfio.iommu.memory import AddressSpace, Area, NoMemory, Pages
 
 SIZE = 24
@@ -26,7 +27,9 @@ def test_the_taken_ranges_are_those_with_mappings(steps: list[tuple[str, int, in
         wanted = set(range(start, start + length))
         match step:
             case "insert" if not wanted & mapped:
-                pages = Pages(NoMemory(length), None, address=0, writable=True)
+                pages = Pages(
+                    NoMemory(length), None, LockedMemory().account(None, by_process=True), address=0, writable=True
+                )
                 space.insert(Area(start, length, pages, 0, True, True))
                 mapped |= wanted
             case "remove":

@@ -77,9 +77,10 @@ def _map(context: Context, argument: int, caller: DeviceCaller) -> int:
         raise Errno(errno.EOVERFLOW)
     start = ioas.place(start, length, address)
     writable = bool(flags & uapi.VFIO_DMA_MAP_FLAG_WRITE)
+    account = context.account(caller)
     memory = caller.memory(address, length)
     readable = bool(flags & uapi.VFIO_DMA_MAP_FLAG_READ)
-    ioas.map(start, length, memory, None, address=address, readable=readable, writable=writable)
+    ioas.map(start, length, memory, None, account, address=address, readable=readable, writable=writable)
     return 0
 
 

@@ -17,6 +17,8 @@ from luod.emulator.model.vfio.hardware.device import Device
 from luod.emulator.model.vfio.iommu.fault_queue import FaultQueue
 from luod.emulator.model.vfio.iommu.group import IommuGroup
 from luod.emulator.model.vfio.iommu.ioas import Ioas
+from luod.emulator.model.vfio.iommu.locked import Account, LockedMemory
+from luod.emulator.model.vfio.ports import DeviceCaller
 
 _PASID_MAXIMUM: Final = (1 << 31) - 1
 
@@ -179,7 +181,10 @@ Some = TypeVar("Some")
 class Context:
     """The objects of one file. A new object gets the lowest free number, from 1 on."""
 
-    def __init__(self) -> None:
+    def __init__(self, locked: LockedMemory) -> None:
+        self._locked = locked
+        self.counts_by_process = False
+        """Whether locked memory counts for each process and not for each user (IOMMU_OPTION_RLIMIT_MODE)."""
         self._objects: dict[int, Object] = {}
         self._numbers: dict[Object, int] = {}
         self._free: list[int] = []
@@ -195,6 +200,10 @@ class Context:
             ioas.space.clear()
         self._objects.clear()
         self._numbers.clear()
+
+    def account(self, caller: DeviceCaller) -> Account:
+        """Returns what memory counts against that `caller` maps."""
+        return self._locked.account(caller.locker(), by_process=self.counts_by_process)
 
     def get(self, number: int, kind: type[Some]) -> Some:
         """Returns object `number`. Raises Errno(ENOENT) when it does not exist or is not a `kind`."""
@@ -225,7 +234,7 @@ class Context:
         if isinstance(thing, PageTable):
             if thing.devices or thing.preserve_token is not None:
                 raise Errno(errno.EBUSY)
-            thing.ioas.page_tables -= 1
+            thing.ioas.remove_page_table()
         elif isinstance(thing, FaultQueue):
             if thing.is_open or any(table.faults is thing for table in self.all(PageTable)):
                 raise Errno(errno.EBUSY)
@@ -248,7 +257,7 @@ class Context:
     def drop_if_unused(self, table: PageTable) -> None:
         """Removes an automatic page table without attached devices."""
         if table.automatic and not table.devices:
-            table.ioas.page_tables -= 1
+            table.ioas.remove_page_table()
             self.remove(self.number_of(table))
 
     def marked(self) -> list[PageTable]:

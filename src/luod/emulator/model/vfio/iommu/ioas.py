@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from luod.emulator.model.ports import PAGE, Errno
+from luod.emulator.model.vfio.iommu.locked import Account
 from luod.emulator.model.vfio.iommu.memory import (
     ADDRESS_MAXIMUM,
     BEYOND_APERTURE,
@@ -81,14 +82,28 @@ class Ioas:
         """Counts a page table.
 
         Raises Errno: EADDRINUSE when a mapping is where the IOMMU cannot translate, EFAULT for one without memory,
-        EINVAL for one without access.
+        EINVAL for one without access, ENOMEM for more memory than its process may lock.
         """
         if not self.page_tables:
             self._need_whole_pages()
             self._need_free(BEYOND_APERTURE)
-            for area in self.space:
-                _enter(area)
+            try:
+                for area in self.space:
+                    _enter(area)
+            except Errno:
+                self._unpin()
+                raise
         self.page_tables += 1
+
+    def remove_page_table(self) -> None:
+        """Counts one page table less. With the last one no memory is pinned any more."""
+        self.page_tables -= 1
+        if not self.page_tables:
+            self._unpin()
+
+    def _unpin(self) -> None:
+        for area in self.space:
+            area.pages.unpin()
 
     def check_device(self) -> None:
         """Checks whether a device can use a page table.
@@ -176,6 +191,7 @@ class Ioas:
         length: int,
         memory: MappableMemory,
         file: FileBacking | None,
+        account: Account,
         *,
         address: int,
         readable: bool,
@@ -183,10 +199,10 @@ class Ioas:
     ) -> None:
         """Maps at an address that `place` returned. Owns `memory`.
 
-        Raises Errno: EINVAL for memory that begins inside a page, EFAULT. The memory is looked at once there is a page
-        table.
+        Raises Errno: EINVAL for memory that begins inside a page, EFAULT, ENOMEM. The memory is looked at once there is
+        a page table.
         """
-        pages = Pages(memory, file, address=address, writable=writable)
+        pages = Pages(memory, file, account, address=address, writable=writable)
         area = Area(start, length, pages, 0, readable, writable)
         try:
             self._check_memory(area)
@@ -268,7 +284,7 @@ class Ioas:
 
 
 def _enter(area: Area) -> None:
-    """Checks whether a page table can have a mapping. Raises Errno: EFAULT, EINVAL without any access."""
+    """Pins a mapping for a page table. Raises Errno: EFAULT, ENOMEM, EINVAL without any access."""
     area.pages.pin()
     if not (area.readable or area.writable):
         raise Errno(errno.EINVAL)

@@ -17,6 +17,7 @@ from luod.emulator.model.vfio.iommu import absent, compatible
 from luod.emulator.model.vfio.iommu.context import BoundDevice, Context, PageTable
 from luod.emulator.model.vfio.iommu.fault_queue import FaultQueue, FaultQueueFile
 from luod.emulator.model.vfio.iommu.ioas import Ioas
+from luod.emulator.model.vfio.iommu.locked import LockedMemory
 from luod.emulator.model.vfio.iommu.memory import ADDRESS_MAXIMUM, FileBacking, NoMemory
 from luod.emulator.model.vfio.ports import DeviceCaller, DeviceHost
 from luod.uapi import iommufd as uapi
@@ -60,12 +61,11 @@ class IommufdFile(ModelFile):
     kind = Kind.IOMMUFD
     link = b"/dev/iommu"
 
-    def __init__(self, host: DeviceHost, *, can_mark: bool) -> None:
+    def __init__(self, host: DeviceHost, locked: LockedMemory, *, can_mark: bool) -> None:
         """`can_mark`: with IOMMU_HWPT_LIVEUPDATE_MARK_PRESERVE of the posted iommufd series."""
         super().__init__()
         self._host = host
-        self.context = Context()
-        self._counts_by_process = False
+        self.context = Context(locked)
         self._commands = _TABLE | ({_MARK.number & 0xFF: _MARK} if can_mark else {})
         self._execute: dict[int, Callable[[Request, DeviceCaller], None]] = {
             uapi.IOMMU_DESTROY: self._destroy,
@@ -157,9 +157,10 @@ class IommufdFile(ModelFile):
             raise Errno(errno.EOVERFLOW)
         _require_pages(length)
         start = ioas.place(start if fixed else None, length, address)
+        account = self.context.account(caller)
         memory = caller.memory(address, length)
         readable = bool(flags & uapi.IOMMU_IOAS_MAP_READABLE)
-        ioas.map(start, length, memory, None, address=address, readable=readable, writable=writable)
+        ioas.map(start, length, memory, None, account, address=address, readable=readable, writable=writable)
         request.answer({6: start})
 
     def _map_file(self, request: Request, caller: DeviceCaller) -> None:
@@ -171,6 +172,7 @@ class IommufdFile(ModelFile):
             raise Errno(errno.EINVAL)
         if offset + length - 1 > ADDRESS_MAXIMUM:
             raise Errno(errno.EOVERFLOW)
+        account = self.context.account(caller)
         file = caller.file(fd)
         try:
             _require_pages(length)
@@ -183,7 +185,7 @@ class IommufdFile(ModelFile):
         finally:
             file.close()
         readable = bool(flags & uapi.IOMMU_IOAS_MAP_READABLE)
-        ioas.map(start, length, memory, backing, address=offset, readable=readable, writable=writable)
+        ioas.map(start, length, memory, backing, account, address=offset, readable=readable, writable=writable)
         request.answer({6: start})
 
     def _mapping(self, flags: int, start: int, length: int) -> tuple[bool, bool]:
@@ -231,7 +233,7 @@ class IommufdFile(ModelFile):
         if option == uapi.IOMMU_OPTION_RLIMIT_MODE:
             _none(number or not known)
             if not sets:
-                value = int(self._counts_by_process)
+                value = int(self.context.counts_by_process)
             elif not caller.capable(CAP_SYS_RESOURCE):
                 raise Errno(errno.EPERM)
             elif len(self.context):
@@ -239,7 +241,7 @@ class IommufdFile(ModelFile):
             elif value > 1:
                 raise Errno(errno.EINVAL)
             else:
-                self._counts_by_process = bool(value)
+                self.context.counts_by_process = bool(value)
         elif option == uapi.IOMMU_OPTION_HUGE_PAGES:
             ioas = self.context.get(number, Ioas)
             _none(not known)
@@ -291,7 +293,7 @@ class IommufdFile(ModelFile):
                 table.faults = self.context.get(faults, FaultQueue)
             request.answer({4: added})
         except Errno:
-            parent.page_tables -= 1
+            parent.remove_page_table()
             self.context.remove(added)
             raise
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luod.emulator.model.ports import PAGE, Errno
+from luod.emulator.model.vfio.iommu.locked import Account
 from luod.emulator.model.vfio.ports import MappableMemory
 
 ADDRESS_MAXIMUM: Final = (1 << 64) - 1
@@ -59,17 +60,31 @@ class NoMemory:
 class Pages:
     """Memory that several mappings may share. Made with one reference; the last one closes it."""
 
-    def __init__(self, memory: MappableMemory, file: FileBacking | None, *, address: int, writable: bool) -> None:
-        """`address`: where the memory begins, in its process or file."""
+    def __init__(
+        self, memory: MappableMemory, file: FileBacking | None, account: Account, *, address: int, writable: bool
+    ) -> None:
+        """`address`: where the memory begins, in its process or file. Pinned pages count in `account`."""
         self.memory = memory
         self.file = file
         self.address = address
         self.writable = writable
+        self._account = account
+        self._locked = 0
         self._references = 1
 
-    def pin(self) -> None:
-        """Raises Errno(EFAULT) for memory that is not there."""
-        self.memory.pin(writable=self.writable)
+    def pin(self, *, bars_too: bool = False) -> None:
+        """Raises Errno: EFAULT for memory that is not there, ENOMEM for more than the process may lock."""
+        self.memory.pin(writable=self.writable, bars_too=bars_too)
+        if not self._locked:
+            length = -(-(self.address % PAGE + self.memory.size) // PAGE) * PAGE
+            self._account.add(length)
+            self._locked = length
+
+    def unpin(self) -> None:
+        """Ends what `pin` did, if it was pinned."""
+        if self._locked:
+            self._account.remove(self._locked)
+            self._locked = 0
 
     def reference(self) -> Pages:
         self._references += 1
@@ -78,6 +93,7 @@ class Pages:
     def put(self) -> None:
         self._references -= 1
         if not self._references:
+            self.unpin()
             self.memory.close()
 
 

@@ -15,6 +15,7 @@ from luod.emulator.model.vfio import argsz
 from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.iommu.group import IommuGroup
 from luod.emulator.model.vfio.iommu.iommufd import IommufdFile
+from luod.emulator.model.vfio.iommu.locked import LockedMemory
 from luod.emulator.model.vfio.iommu.vfio_info import EXTENSIONS
 from luod.emulator.model.vfio.legacy.type1 import Type1
 from luod.emulator.model.vfio.ports import DeviceCaller
@@ -33,8 +34,9 @@ class ContainerFile(ModelFile):
     kind = Kind.VFIO_CONTAINER
     link = b"/dev/vfio/vfio"
 
-    def __init__(self) -> None:
+    def __init__(self, locked: LockedMemory) -> None:
         super().__init__()
+        self._locked = locked
         self.groups: list[IommuGroup] = []
         self.iommu: Type1 | None = None
 
@@ -65,7 +67,7 @@ class ContainerFile(ModelFile):
             raise Errno(errno.ENODEV)
         if kind not in (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU):
             raise Errno(errno.EINVAL)
-        self.iommu = Type1(exact_unmaps=kind == uapi.VFIO_TYPE1v2_IOMMU)
+        self.iommu = Type1(self._locked, exact_unmaps=kind == uapi.VFIO_TYPE1v2_IOMMU)
         return 0
 
     def add(self, group: IommuGroup) -> None:

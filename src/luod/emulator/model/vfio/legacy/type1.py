@@ -10,6 +10,7 @@ from typing import Final
 
 from luod.emulator.model.ports import PAGE, Errno
 from luod.emulator.model.vfio import argsz
+from luod.emulator.model.vfio.iommu.locked import LockedMemory
 from luod.emulator.model.vfio.iommu.memory import ADDRESS_MAXIMUM, AddressSpace, Area, Pages, reserved, usable
 from luod.emulator.model.vfio.iommu.vfio_info import get_info
 from luod.emulator.model.vfio.ports import DeviceCaller
@@ -21,9 +22,10 @@ _MAPPINGS_MAXIMUM: Final = 65535
 class Type1:
     """The mappings of one container."""
 
-    def __init__(self, *, exact_unmaps: bool) -> None:
+    def __init__(self, locked: LockedMemory, *, exact_unmaps: bool) -> None:
         """`exact_unmaps`: v2, which unmaps exactly the given range."""
         self.space = AddressSpace()
+        self._locked = locked
         self._exact = exact_unmaps
 
     def close(self) -> None:
@@ -42,7 +44,10 @@ class Type1:
         raise Errno(errno.ENOTTY)
 
     def _map(self, argument: int, caller: DeviceCaller) -> int:
-        """Maps memory. Raises Errno: EINVAL, EOVERFLOW, EEXIST, ENOSPC, and EFAULT for memory that cannot be pinned."""
+        """Maps memory.
+
+        Raises Errno: EINVAL, EOVERFLOW, EEXIST, ENOSPC, and for memory that cannot be pinned EFAULT, ENOMEM.
+        """
         _, flags, address, start, length = argsz.read(caller, argument, uapi.IOMMU_TYPE1_DMA_MAP)
         access = uapi.VFIO_DMA_MAP_FLAG_READ | uapi.VFIO_DMA_MAP_FLAG_WRITE
         if flags & ~(access | uapi.VFIO_DMA_MAP_FLAG_VADDR) or not length:
@@ -63,13 +68,13 @@ class Type1:
         if reserved(start, start + length - 1):
             raise Errno(errno.EINVAL)
         writable = bool(flags & uapi.VFIO_DMA_MAP_FLAG_WRITE)
-        memory = caller.memory(address, length)
+        account = self._locked.account(caller.locker(), by_process=True)
+        pages = Pages(caller.memory(address, length), None, account, address=address, writable=writable)
         try:
-            memory.pin(writable=writable, bars_too=True)
+            pages.pin(bars_too=True)
         except Errno:
-            memory.close()
+            pages.put()
             raise
-        pages = Pages(memory, None, address=address, writable=writable)
         self.space.insert(Area(start, length, pages, 0, bool(flags & uapi.VFIO_DMA_MAP_FLAG_READ), writable))
         return 0
 
