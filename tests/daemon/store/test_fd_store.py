@@ -33,6 +33,7 @@ class Keep:
         self.stored: set[str] = set()
         self.sessions: set[str] = set()
         self.refuse: set[str] = set()
+        self.probe_error = 0
         self.closing = 0
         """How often the name of a session is taken because its last session is not closed yet."""
         self.messages: list[int] = []
@@ -72,7 +73,7 @@ class Keep:
                 self.sessions.add(name)
                 self.stored.add(f"outgoing.{name}")
         elif (name := request.get("PROBE")) is not None:
-            code = errno.EEXIST if name in self.sessions else 0
+            code = self.probe_error or (errno.EEXIST if name in self.sessions else 0)
         elif "FDSTORE" in request:
             next(fds).close()
             code = errno.EMFILE if request["FDNAME"] in self.refuse else 0
@@ -195,6 +196,15 @@ def test_a_name_that_is_free_is_free_afterwards() -> None:
         keep.sessions.clear()
         assert not await store.open_elsewhere("vm-1")
         assert not keep.sessions
+
+    run(body)
+
+
+@pytest.mark.parametrize("error", [errno.ENFILE, errno.ENOMEM, errno.EBUSY, errno.EIO], ids=errno.errorcode.get)
+def test_a_session_counts_as_open_where_the_kernel_does_not_tell(error: int) -> None:
+    async def body(store: FdStore, keep: Keep) -> None:
+        keep.probe_error = error
+        assert await store.open_elsewhere("vm-1")
 
     run(body)
 

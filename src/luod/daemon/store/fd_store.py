@@ -238,16 +238,15 @@ class FdStore(Mapping[str, Fd]):
                 self._send(request)
 
     async def open_elsewhere(self, name: str) -> bool:
-        """Returns whether a process has an outgoing session of this name open of which luod has no fd.
+        """Returns whether a process may have an outgoing session of this name open of which luod has no fd.
 
-        The kernel refuses the name then (docs/hazards.md, H9).
+        The kernel refuses the name then (docs/hazards.md, H9). Also if it refuses the question for another reason, such
+        as a lack of memory: then nothing is known, and the session may be there.
         """
         try:
             await self._free("PROBE", name)
-        except SessionExists:
-            return True
         except KernelRefused:
-            pass
+            return True
         return False
 
     async def until_closed(self, name: str) -> None:
