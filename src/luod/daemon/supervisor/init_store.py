@@ -58,6 +58,7 @@ class InitStore:
         self._manager = manager
         self._exists = bool(room)
         self._room = room
+        self.boot_id = boot_id
         self._boot = boot_id.replace("-", "")[:_BOOT_CHARACTERS]
         self._files: dict[str, Fd] = {}
         """The supervisor's fds by their names."""

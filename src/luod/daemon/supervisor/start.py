@@ -40,9 +40,16 @@ def run(options: Options, run_serve: Callable[[Given], int], modules: Sequence[s
         LiveUpdate().close()
     except (LiveUpdateBusy, LiveUpdateBroken) as error:
         device = error
+    try:
+        boot = boot_id()
+    except OSError as error:
+        # Without it all that PID 1 has kept would seem to be of another boot, and be closed.
+        raise Refused(
+            f"the id of this boot cannot be read: {error.strerror}", hint="nothing was changed; start luod again"
+        ) from None
     given = passed()
     manager = ServiceManager(os.environ.pop("NOTIFY_SOCKET", ""))
-    copies = InitStore(manager, _number("FDSTORE"), boot_id())
+    copies = InitStore(manager, _number("FDSTORE"), boot)
     listening = Listening(
         options.socket,
         options.admin_socket,

@@ -242,8 +242,9 @@ class Supervisor:
     def _introduce(self, serve: int) -> None:
         """Writes the first lines of the log."""
         self._introduced = True
+        boot = self.custody.copies.boot_id
         self._log(
-            "started", version=__version__, keep=os.getpid(), serve=serve, fds=len(self.custody.fds), boot_id=boot_id()
+            "started", version=__version__, keep=os.getpid(), serve=serve, fds=len(self.custody.fds), boot_id=boot
         )
         if isinstance(self._device, LiveUpdateBusy):
             self._log.warning("device-busy", hint="another process has /dev/liveupdate open")
@@ -371,9 +372,6 @@ def _received(awake: socket.socket) -> set[int]:
 
 
 def boot_id() -> str:
-    """Returns the id of this boot of the kernel."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError as error:
-        return f"unknown: {error.strerror}"
+    """Returns the id of this boot of the kernel. Raises OSError."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
