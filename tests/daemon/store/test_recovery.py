@@ -146,3 +146,22 @@ def test_what_the_file_tells_of_and_the_kernel_has_not_is_lost(luod: Luod) -> No
     assert "nothing of it reached the next kernel" in luod.luoctl("timeline").text
     waited = luod.luoctl("wait", "--update", told["update"], check=False)
     assert (waited.returncode, "booted without a kexec of luod" in waited.text) == (9, True)
+
+
+def test_a_memory_that_luods_session_lacks_is_preserved_again(luod: Luod) -> None:
+    """As after PID 1 lost the session alone, and luod began another one: the next kernel would have the file only."""
+    source = """
+from luod.daemon.log import Log
+from luod.daemon.store.journal import Slots
+from luod.daemon.store.recovery import _preserve_again
+from luod.liveupdate import LiveUpdate
+with LiveUpdate() as device:
+    session = device.create_session("own")
+memory = Slots.new()
+for _ in range(2):
+    _preserve_again(session, memory, Log("test", "info"))
+"""
+    luod.stop()
+    done = luod.machine.run([luod.python().executable, "-c", source], env=luod.python().environment)
+    assert done.stderr.count(b"registry-preserved-again") == 1
+    assert b"error" not in done.stderr

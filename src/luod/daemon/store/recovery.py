@@ -32,7 +32,7 @@ from luod.daemon.store.remains import recall, verify
 from luod.daemon.store.schema import FORMAT, Doubt, begun_record, boot_id, machine_id
 from luod.daemon.store.states import IncomingState
 from luod.daemon.supervisor import protocol
-from luod.errors import KernelRefused, LiveUpdateBroken, MemoryUnknown, NoSuchSession, TokenInUse
+from luod.errors import KernelRefused, LiveUpdateBroken, LuodError, MemoryUnknown, NoSuchSession, TokenInUse
 from luod.frozen import frozen, replace
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession, OutgoingSession
@@ -153,6 +153,7 @@ async def _again(fds: FdStore, stored: str, file: Journal, log: Log) -> Registry
         memory.forget()
         doubts += (doubted(log, BEHIND, refuses=False),)
     registry = Registry(record, memory, file, log, number=number)
+    _preserve_again(fds[protocol.OUTGOING + SESSION], memory, log)
     await _store(fds, registry, memory, stored)
     if doubts:
         registry.set_doubts(record.doubts + doubts)
@@ -234,6 +235,18 @@ async def _begin(fds: FdStore, file: Journal, log: Log) -> Registry:
     await _store(fds, registry, memory)
     log("begun", boot=record.boot, waiting=len(registry.record.rows))
     return registry
+
+
+def _preserve_again(session: Fd, memory: Slots, log: Log) -> None:
+    """Preserves the memory if the session does not have it, as one that began after PID 1 had lost the first alone."""
+    try:
+        _preserve(session, memory)
+    except TokenInUse:
+        return
+    except LuodError as error:
+        log.error("registry-session", error=error, meaning="the next kernel may have the registry's file only")
+    else:
+        log.warning("registry-preserved-again")
 
 
 def _preserve(session: Fd, memory: Slots) -> None:
