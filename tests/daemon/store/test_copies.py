@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luod.daemon.log import Log
+from luod.daemon.store import registry as registry_module
 from luod.daemon.store.copies import Told, believed, current, newer, of_this_machine, understand, understand_file
+from luod.daemon.store.doubts import read_file
 from luod.daemon.store.journal import SLOT_SIZE, Slots, pack, unpack
 from luod.daemon.store.journal_file import Journal, room
 from luod.daemon.store.registry import Registry
@@ -304,6 +307,70 @@ def test_a_log_that_could_not_begin_does_not_hide_later_changes(tmp_path: Path) 
         registry.add(OutgoingRow("a", 1))
         assert registry.file_error == ""
         assert understand_file(Journal(str(tmp_path)).read(), "file").record == registry.record
+
+
+def test_a_change_that_cannot_be_appended_begins_a_log_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    with closing(Slots.new()) as memory, closing(Journal(str(tmp_path))) as file:
+        registry = Registry(record(), memory, file, QUIET)
+        registry.begin_generation()
+        with monkeypatch.context() as patch:
+            patch.setattr(file, "append", fails)
+            registry.add(OutgoingRow("a", 1))
+        assert registry.file_error == ""
+        assert understand_file(Journal(str(tmp_path)).read(), "file").record == registry.record
+
+
+def test_a_change_follows_a_directory_that_was_mounted_over(tmp_path: Path) -> None:
+    with closing(Slots.new()) as memory, closing(Journal(str(tmp_path / "state"))) as file:
+        (tmp_path / "state").mkdir()
+        registry = Registry(record(), memory, file, QUIET)
+        registry.begin_generation()
+        (tmp_path / "state").rename(tmp_path / "below")
+        (tmp_path / "state").mkdir()
+        registry.add(OutgoingRow("a", 1))
+        assert understand_file(Journal(str(tmp_path / "state")).read(), "file").record == registry.record
+
+
+def test_a_file_that_could_not_be_written_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "_AGAIN_SECONDS", 0.01)
+
+    async def body(registry: Registry, file: Disk) -> None:
+        registry.soon = asyncio.get_running_loop().call_soon
+        file.full = True
+        registry.begin_generation()
+        assert registry.file_error
+        await asyncio.sleep(0.03)  # it fails again meanwhile
+        file.full = False
+        async with asyncio.timeout(10):
+            while registry.file_error:
+                await asyncio.sleep(0.01)
+
+    with closing(Slots.new()) as memory, closing(Disk(str(tmp_path))) as file:
+        registry = Registry(record(), memory, file, QUIET)
+        registry.begin_generation()
+        asyncio.run(body(registry, file))
+        assert understand_file(Journal(str(tmp_path)).read(), "file").record == registry.record
+
+
+@pytest.mark.parametrize(("error", "tells"), [(23, False), (24, False), (12, False), (5, True)])
+def test_a_lack_of_files_says_nothing_about_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, tells: bool
+) -> None:
+    def fails() -> bytes:
+        raise OSError(error, os.strerror(error))
+
+    file = Journal(str(tmp_path))
+    monkeypatch.setattr(file, "read", fails)
+    if tells:
+        fault = read_file(file).fault
+        assert fault is not None
+        assert fault.kind == "unreadable"
+    else:
+        with pytest.raises(OSError, match=os.strerror(error)):
+            read_file(file)
 
 
 def test_a_log_that_grows_gets_a_larger_reserve(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ used; this module acts on it.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from luod.daemon.store import state_file
@@ -29,14 +30,20 @@ if TYPE_CHECKING:
     from luod.daemon.store.journal_file import Journal
     from luod.daemon.store.schema import Record, Row
 
+_LACKS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _ROOT: Final = 0
 
 
 def read_file(file: Journal, memory: Told | None = None) -> Told:
-    """Returns the contents of the file, if it is of this machine. `memory`: the other copy. Raises WrittenByNewer."""
+    """Returns the contents of the file, if it is of this machine. `memory`: the other copy. Raises WrittenByNewer.
+
+    Raises OSError for a lack of files or memory, which says nothing about the file: the next serve tries again.
+    """
     try:
         content: bytes | OSError | None = file.read()
     except OSError as error:
+        if error.errno in _LACKS:
+            raise
         content = error
     return of_this_machine(refuse_newer(understand_file(content, file.path, memory)), boot_id(), machine_id())
 

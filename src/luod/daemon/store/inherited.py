@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from luod.daemon.store.copies import Fault, Told, newer, refuse_newer, understand
 from luod.daemon.store.doubts import aside, doubted, keep_memory, read_file
 from luod.daemon.store.journal import Slots
@@ -12,7 +14,7 @@ from luod.daemon.store.registry import Registry
 from luod.daemon.store.remains import arrived, owed, reached, recall
 from luod.daemon.store.schema import begun_record, boot_id, machine_id, now
 from luod.daemon.store.states import IncomingState
-from luod.errors import LuodError
+from luod.errors import KernelRefused, LuodError
 from luod.frozen import replace
 from luod.liveupdate import IncomingSession
 from luod.static import TYPE_CHECKING, Final
@@ -31,11 +33,16 @@ BEHIND: Final = f"{MEMORY} is damaged at its end; its file is newer and was beli
 
 
 async def inherited(fds: FdStore, session: Fd, file: Journal, log: Log) -> Record:
-    """Returns the first record, from the preserved registry, or from the file in its place. Raises WrittenByNewer."""
+    """Returns the first record, from the preserved registry, or from the file in its place. Raises WrittenByNewer.
+
+    Raises KernelRefused: EMFILE, ENFILE; the registry is still there, and the next serve tries again.
+    """
     try:
         with IncomingSession(session.duplicate()) as incoming:
             memory = Slots(incoming.retrieve(TOKEN, check_memory=False))
     except LuodError as error:
+        if isinstance(error, KernelRefused) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         what = f"luod's session holds no registry: {error}"
         return _in_place_of(Told(fault=Fault("damaged", what)), "", file, log)
     try:

@@ -92,11 +92,12 @@ class Journal:
             self._aside = None
 
     def append(self, entry: bytes) -> bool:
-        """Appends an entry. Returns False if a new log must begin: this one is full, of another process, or damaged.
+        """Appends an entry. Returns False if a new log must begin: no log is open, or it is full, or no longer the
+        file of this name, or was written to in part.
 
         Raises OSError: no valid entry was written, and a new log must begin.
         """
-        if self._file is None or self._end + len(entry) > self._room:
+        if self._file is None or self._end + len(entry) > self._room or not self.open:
             return False
         try:
             written = os.pwrite(self._file.fileno(), entry, self._end)
@@ -139,8 +140,9 @@ class Journal:
     def _exchange(self, entry: bytes) -> None:
         """Makes the reserve, with `entry` in it, the log, and the log the reserve."""
         assert self._reserve is not None
-        _write_all(self._reserve, entry + bytes(max(0, self._dirty - len(entry))))
-        self._dirty = max(self._dirty, len(entry))
+        contents = entry + bytes(max(0, self._dirty - len(entry)))
+        self._dirty = len(contents)  # also if only a part can be written
+        _write_all(self._reserve, contents)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._old_path)
         # There is no reserve without a log yet, on a file system without hard links, and of a file that is kept aside.

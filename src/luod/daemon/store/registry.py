@@ -33,6 +33,9 @@ class RegistryDamaged(LuodError):
     hint = "sessions are still in the kernel; a program that knows its session's name can retrieve it without luod"
 
 
+_AGAIN_SECONDS = 5.0
+"""Seconds after which a file that could not be written is tried again."""
+
 Change = tuple[Row | None, Row | None]
 """A row before and after the change; None before if it is new, None after if it is removed."""
 
@@ -66,6 +69,8 @@ class Registry:
         self._file = file
         self._file_error = ""
         """The reason why the last write of the file failed; "" if the file is current."""
+        self._again: asyncio.TimerHandle | None = None
+        """When the file is written again after a failure."""
 
     @property
     def record(self) -> Record:
@@ -249,7 +254,11 @@ class Registry:
             self._begin()
 
         def write() -> None:
-            if not self._file.append(entry):
+            try:
+                appended = self._file.append(entry)
+            except OSError:
+                appended = False  # the disk may have room for another log
+            if not appended:
                 self._begin_file()
 
         self._write(write)
@@ -308,7 +317,7 @@ class Registry:
 
     def _write(self, write: Callable[[], None]) -> None:
         """Writes to the file. A failure is logged, not raised: the memory has the change, and a full disk must not
-        block a VMM. Repeated failures for the same reason are logged once.
+        block a VMM. Repeated failures for the same reason are logged once. While serve runs, it tries again later.
         """
         reason = ""
         try:
@@ -325,6 +334,13 @@ class Registry:
         elif self._file_error and not reason:
             self._log("registry-file-again", path=self._file.path)
         self._file_error = reason
+        if reason and self.soon is not None and self._again is None:
+            self._again = asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        self._again = None
+        if self._file_error:
+            self.write_file()
 
     async def sync(self) -> None:
         """Writes the file to the disk, before a kexec or a hook. Raises OSError."""
@@ -337,7 +353,7 @@ class Registry:
             await asyncio.to_thread(self._file.syncing())
 
     def write_file(self) -> None:
-        """Rewrites the file with the whole record, at the start of serve: the file may be out of date."""
+        """Rewrites the file with the whole record: it may be out of date at the start of serve, and after a failure."""
         self.write()
         self._write(self._begin_file)
 
@@ -352,6 +368,8 @@ class Registry:
 
     def close(self) -> None:
         self.write()
+        if self._again is not None:
+            self._again.cancel()
         self._memory.close()
         self._file.close()
 
