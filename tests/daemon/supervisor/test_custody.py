@@ -69,6 +69,23 @@ def test_a_pid_1_that_does_not_answer_is_a_fault(
     custody.forget("outgoing.vm")
 
 
+def test_a_pid_1_that_answers_again_keeps_all_at_luods_end(
+    custody: Custody, pid_1: Pid1, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(init_store, "TOTAL_SECONDS", 0.05)
+    pid_1.stop()
+    custody.keep("outgoing.vm", Fd(os.memfd_create("session")))
+    custody.settle()
+    assert custody.copies.fault == notify.NO_ANSWER
+    pid_1.go_on()
+
+    custody.let_go()
+
+    assert custody.copies.complete
+    assert close(pid_1.given()) == {"11111111.outgoing.vm"}
+    custody.forget("outgoing.vm")
+
+
 def test_h8_a_store_that_was_made_smaller_takes_no_session_and_says_what_to_raise(
     custody: Custody, pid_1: Pid1
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import sys
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -20,6 +21,9 @@ from luod.static import Final, Protocol
 
 _HEAL_SECONDS: Final = 0.5
 """Between two tries to bring PID 1's store up to date."""
+_LAST_HEAL_SECONDS: Final = 8.0
+"""How long luod's end waits for a PID 1 that does not answer. It has 20 s in all (TimeoutStopSec=)."""
+_LAST_HEAL_PAUSE: Final = 0.05
 _SPARE_FDS: Final = 32
 """The fds of the limit that the supervisor and serve need for themselves."""
 _SESSIONS: Final = (protocol.OUTGOING, protocol.INCOMING)
@@ -114,7 +118,12 @@ class Custody:
         return {}
 
     def let_go(self) -> None:
-        """Closes all held fds, and logs the sessions that ended with that: no other process had them open."""
+        """Closes all held fds that PID 1 does not keep, and logs the sessions that ended with that: no other process
+        had them open. A PID 1 that answers again meanwhile keeps them all.
+        """
+        deadline = time.monotonic() + _LAST_HEAL_SECONDS
+        while self.copies.size and self.copies.fault and time.monotonic() < deadline and not self.copies.heal():
+            time.sleep(_LAST_HEAL_PAUSE)
         if self._fds:
             self._log("stopped", fds=len(self._fds), kept_by_pid_1=self.copies.complete)
         if self.copies.complete:
