@@ -126,6 +126,28 @@ def test_nothing_is_forwarded_while_an_update_prepares(luod: Luod, arrived: dict
     assert luod.answers("carry-over", "other")[0]["status"] == 0
 
 
+def test_a_carry_over_is_completed_after_its_operator_left_and_its_vmm_gets_no_part(
+    luod: Luod, arrived: dict[str, str]
+) -> None:
+    """H12: the forwarder preserves memory as complete on which a guest would run."""
+    watcher, vmm = luod.vmm(), luod.vmm()
+    keep, serve = luod.keep_pid, luod.serve_pid()
+    before = luod.sockets(serve)
+    luod.machine.signal(keep, signal.SIGSTOP)  # which is asked for the first session first
+    work = luod.machine.spawn(luod.python().module("luod.ctl.main", "carry-over", "vm"), env=luod.python().environment)
+    eventually(lambda: states(watcher)["incoming vm#1"] == "carrying_over", describe="it is being carried over")
+
+    work.kill()
+    eventually(lambda: luod.sockets(serve) <= before, describe="serve has seen that luoctl ended")
+    question = {"do": "library", "in": [], "call": "retrieve_session", "name": "vm#1", "slot": "s"}
+    asked = vmm.program.send(question)
+    luod.machine.signal(keep, signal.SIGCONT)
+
+    assert vmm.program.answer(asked)["ok"]["error"] == "Busy"
+    left = {"outgoing vm": "held", "outgoing vm#1": "held", "incoming other": "waiting"}
+    eventually(lambda: states(watcher) == left, describe="all of the workload is carried over")
+
+
 def test_no_update_begins_while_something_is_forwarded(luod: Luod, arrived: dict[str, str]) -> None:
     luod.load()
     watcher, keep = luod.vmm(), luod.keep_pid

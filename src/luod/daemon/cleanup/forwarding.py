@@ -182,4 +182,9 @@ class Forwarding:
                 reader.close()
 
     def _mark(self, row: IncomingRow) -> None:
+        """Raises NotCarriedOver or Refused: the session is not as it was when the work began."""
+        now = self._registry.incoming(row.name)
+        if now is None or now.state is not row.state:
+            raise Refused(message=f"session {row.name!r} was changed while it was being carried over")
+        self.check(now)
         self._registry.become(row, IncomingState.CARRYING_OVER)

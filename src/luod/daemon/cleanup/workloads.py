@@ -6,10 +6,12 @@ Finds the sessions and checks that all of them are idle before the first is chan
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from luod.daemon.cleanup.forwarding import Forwarding
 from luod.daemon.cleanup.reaping import Reaping
+from luod.daemon.completion import completed
 from luod.daemon.log import Log
 from luod.daemon.sessions.names import may_use
 from luod.daemon.sessions.service import SessionService
@@ -53,7 +55,13 @@ class Workloads:
         self._log = log
 
     async def discard(self, peer: Peer, name: str, *, force: bool) -> str:
-        """Returns the reaper's reports. Raises as `Reaping.discard`; no session is begun if one is in use."""
+        """Returns the reaper's reports. Raises as `Reaping.discard`; no session is begun if one is in use.
+
+        It is completed even if the caller is cancelled: a part of a workload is of no use.
+        """
+        return await completed(self._discard(peer, name, force=force))
+
+    async def _discard(self, peer: Peer, name: str, *, force: bool) -> str:
         rows = self._incoming(peer, name)
         for row in rows:
             self._reaping.check(row, force=force)
@@ -62,15 +70,19 @@ class Workloads:
         return await self._each(rows, lambda row: self._reaping.discard(peer, row.name, force=force))
 
     async def carry_over(self, peer: Peer, name: str) -> str:
-        """Returns the forwarder's reports. Raises as `Forwarding.carry_over`; no session is begun if one is in use."""
-        rows = self._incoming(peer, name)
-        for row in rows:
-            self._forwarding.check(row)
-            self._require_idle(row, _FORWARD_INSTEAD)
+        """Returns the forwarder's reports. Raises as `Forwarding.carry_over`; no session is begun if one is in use.
+
+        It is completed even if the caller is cancelled, as `discard`.
+        """
+        return await completed(self._carry_over(peer, name))
+
+    async def _carry_over(self, peer: Peer, name: str) -> str:
+        for row in self._idle(peer, name):
             await self._require_closed(row, _FORWARD_INSTEAD)
-        names = {row.name for row in rows}
+        rows = self._idle(peer, name)  # again: a process may have retrieved one meanwhile
+        names = Counter(row.name for row in rows)
         # All at once: a VMM that retrieves one session while another is forwarded would get a part of its workload.
-        self._sessions.being_forwarded |= names
+        self._sessions.being_forwarded += names
         try:
             return await self._each(rows, lambda row: self._forwarding.carry_over(peer, row.name))
         finally:
@@ -125,6 +137,14 @@ class Workloads:
 
     def _incoming(self, peer: Peer, name: str) -> list[IncomingRow]:
         return [row for row in self._rows(peer, "incoming", name) if isinstance(row, IncomingRow)]
+
+    def _idle(self, peer: Peer, name: str) -> list[IncomingRow]:
+        """Returns the sessions of the workload. Raises as `Forwarding.check` and `_require_idle`."""
+        rows = self._incoming(peer, name)
+        for row in rows:
+            self._forwarding.check(row)
+            self._require_idle(row, _FORWARD_INSTEAD)
+        return rows
 
     def _require_idle(self, row: Row, instead: str) -> None:
         """Raises Refused if, by luod's records, a process that may still run uses the session."""

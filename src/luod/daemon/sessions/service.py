@@ -90,7 +90,8 @@ class SessionService:
         self._registry.watchers.append(self._rows_changed)
         self._tasks: set[asyncio.Task[None]] = set()
         self._working: set[str] = set()
-        self.being_forwarded: set[str] = set()
+        self.being_forwarded: Counter[str] = Counter()
+        """The names of sessions that are carried over, each with the number of works that need it blocked."""
         self._overview = Overview(holdings, self._owners, self._working, self.being_forwarded)
         self.claimant_died: Callable[[IncomingRow], None] | None = None
         """A callback for the end of the process that retrieved an incoming session last."""
@@ -299,6 +300,8 @@ class SessionService:
             raise forwarding(name)
         if row.state is IncomingState.DISCARDING:
             raise reaped(name)
+        if name in self._working:
+            raise forwarding(name)
         if row.state is IncomingState.TORN:
             raise torn(name)
         if row.state is IncomingState.RESUMED:
@@ -401,11 +404,12 @@ class SessionService:
         if forward:
             if self.participation is not None and self.participation.updating:
                 raise Busy(message="an update is running", hint="run `luoctl abort`, or wait for it to end")
-            self.being_forwarded.add(name)
+            self.being_forwarded += Counter((name,))
         try:
             return await self.changes.make(name, self._begin_work(name, check, forward))
         except BaseException:
-            self.being_forwarded.discard(name)
+            if forward:
+                self.being_forwarded -= Counter((name,))
             raise
 
     async def _begin_work(
@@ -436,7 +440,7 @@ class SessionService:
             await self.changes.exclusively(row.name, self._remove(row))
         self._working.discard(row.name)
         if forwarded:
-            self.being_forwarded.discard(row.name)
+            self.being_forwarded -= Counter((row.name,))
             self.changes.end()
 
     async def _end_parts(self, row: OutgoingRow) -> None:
