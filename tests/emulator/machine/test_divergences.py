@@ -306,6 +306,24 @@ def test_settings_are_read_only(run_machine: Run) -> None:
     run(run_machine, 'assert errno_of(open, "/proc/sys/kernel/printk", "r+") == errno.EROFS')
 
 
+def test_no_proc_of_its_own_in_a_user_namespace(run_machine: Run) -> None:
+    source = """
+        CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, PASSED = 0x20000, 0x10000000, 0x20000000, 100
+
+        def answer(namespaces):
+            if os.fork() == 0:
+                raw.syscall("unshare", namespaces)
+                if os.fork() == 0:
+                    os._exit(PASSED + errno_of(raw.syscall, "mount", b"proc", b"/proc", b"proc", 0, b""))
+                os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+            return os.waitstatus_to_exitcode(os.wait()[1])
+
+        assert answer(CLONE_NEWNS | CLONE_NEWPID) == PASSED
+        assert answer(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUSER) == PASSED + errno.EPERM
+    """
+    run(run_machine, source)
+
+
 def test_settings_of_kexec_take_any_value_until_the_next_load(run_machine: Run) -> None:
     source = """
         path = "/proc/sys/kernel/kexec_load_limit_reboot"
