@@ -59,6 +59,7 @@ class InitStore:
         self._exists = bool(room)
         self._room = room
         self.boot_id = boot_id
+        """Of this boot."""
         self._boot = boot_id.replace("-", "")[:_BOOT_CHARACTERS]
         self._files: dict[str, Fd] = {}
         """The supervisor's fds by their names."""

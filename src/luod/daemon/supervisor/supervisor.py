@@ -89,7 +89,7 @@ class Supervisor:
         imports later, for the next serve.
         """
         self._manager = manager or ServiceManager("")
-        self.custody = custody or Custody(InitStore(self._manager, 0, ""), log)
+        self.custody = custody or Custody(InitStore(self._manager, 0, boot_id()), log)
         self._requests = Requests(self.custody)
         self._watchdog = watchdog_seconds()
         self._alive_at = 0.0
