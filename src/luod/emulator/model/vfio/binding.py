@@ -146,7 +146,9 @@ class Drivers:
         return _run(function, do())
 
     def remove(self, function: Function) -> int | Blocked:
-        """Unplugs the device, as its file `remove` does. Waits as an unbind does."""
+        """Unplugs the device, as its file `remove` does, which is gone at once. Waits as an unbind does."""
+        function.remove_written = True
+        self._changed()
         return _run(function, self._unplug(function))
 
     def _unplug(self, function: Function) -> Steps:
@@ -159,7 +161,7 @@ class Drivers:
         elif function in self.functions:
             function.removing = True
             yield from _unlocked(function)
-            while function.driver is not None:  # perhaps one that was bound in the meantime
+            while function.driver is not None:  # perhaps one that was bound in the meantime, as in Linux
                 yield from self._release(function)
                 yield from _unlocked(function)
             yield from self._unplug_virtual(function)
@@ -223,7 +225,7 @@ class Drivers:
         if function.port is not None:
             function.port.functions.remove(function)
         function.driver_override = None
-        function.removing = False
+        function.removing = function.remove_written = False
         if function.physical is None:
             self._removed.append(function)
         self._changed()

@@ -52,6 +52,8 @@ class Function:
     """Whether a request that waits holds the device's lock (device_lock of Linux)."""
     removing: bool = False
     """Whether the device is being unplugged."""
+    remove_written: bool = False
+    """Whether that was asked by its file `remove`, which is gone from then on."""
     carriage: Carriage = field(default_factory=Carriage)
     virtual: list[Function] = field(default_factory=list)
 

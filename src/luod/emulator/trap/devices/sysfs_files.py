@@ -72,11 +72,15 @@ class SysfsFiles:
         return Waiting(result.until, lambda: None if poll() is None else len(data))
 
     def _opened(self, handle: int) -> str:
-        """Returns the path of an open file. Raises Errno(EBADF)."""
+        """Returns the path of an open file. Raises Errno: EBADF, ENODEV when there is no such file any more."""
+        path = self._open.get(handle)
+        if path is None:
+            raise Errno(errno.EBADF)
         try:
-            return self._open[handle]
-        except KeyError:
-            raise Errno(errno.EBADF) from None
+            self._sysfs.lookup(path)
+        except Errno:
+            raise Errno(errno.ENODEV) from None
+        return path
 
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int | Blocked:
         raise Errno(errno.ENOTTY)

@@ -120,7 +120,13 @@ class Sysfs:
         self._made_for = self._drivers.generation
         virtual = self._drivers.virtual
         wanted = {
-            function: (function.driver, function.unbinding, self._devices.of(function), virtual(function))
+            function: (
+                function.driver,
+                function.unbinding,
+                function.remove_written,
+                self._devices.usable(function),
+                virtual(function),
+            )
             for function in self._drivers.functions
         }
         for function, (dependencies, paths) in tuple(self._made.items()):
@@ -248,7 +254,9 @@ class Sysfs:
                 lambda text: contents.override(function, text),
             ),
         )
-        self._add(f"{top}/remove", _written(lambda words: drivers.remove(function) if contents.is_one(words) else 0))
+        if not function.remove_written:
+            remove = _written(lambda words: drivers.remove(function) if contents.is_one(words) else 0)
+            self._add(f"{top}/remove", remove)
         if description.reset is not Reset.NONE:
             self._add(f"{top}/reset", _written(lambda words: drivers.reset(contents.chosen(function, words))))
         if function.driver is not None and not function.unbinding:

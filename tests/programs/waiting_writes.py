@@ -1,0 +1,117 @@
+"""Writes to sysfs while an unbind or a removal of a VFIO device waits for its files. Prints the answers as JSON.
+
+Arguments: the device's PCI address, and the number of its iommu group.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+SOON = 0.5
+"""Seconds after which an unanswered write is one that waits."""
+OVERRIDE = "vfio-pci"
+IDS = "ffff 1234"
+
+address, group = sys.argv[1:]
+device = Path("/sys/bus/pci/devices", address)
+driver = Path("/sys/bus/pci/drivers/vfio-pci")
+
+
+def attempt(do: Callable[[], object]) -> object:
+    """Returns the result, or the name of an errno."""
+    try:
+        return do()
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+
+
+def can_open(path: str | Path) -> object:
+    return attempt(lambda: os.close(os.open(path, os.O_RDWR)))
+
+
+def write(file: int, text: str) -> object:
+    """Returns whether all of `text` was taken, or the name of an errno. Closes the file."""
+    try:
+        return attempt(lambda: os.write(file, text.encode()) == len(text))
+    finally:
+        os.close(file)
+
+
+def write_to(path: Path, text: str) -> object:
+    return attempt(lambda: write(os.open(path, os.O_WRONLY), text))
+
+
+class Later(threading.Thread):
+    """A write that may wait. `soon` is its answer after some time, `result` the last one."""
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self._do = do
+        self.result: object = "waits"
+        self.start()
+        self.join(SOON)
+        self.soon = self.result
+
+    def run(self) -> None:
+        self.result = self._do()
+
+
+def fresh() -> tuple[int, Path]:
+    """Returns an open file of the device, which vfio-pci has, and its path."""
+    write_to(Path("/sys/bus/pci/rescan"), "1")
+    write_to(device / "driver_override", OVERRIDE)
+    write_to(Path("/sys/bus/pci/drivers_probe"), address)
+    (name,) = os.listdir(device / "vfio-dev")
+    path = Path("/dev/vfio/devices", name)
+    return os.open(path, os.O_RDWR), path
+
+
+def ask(begin: tuple[Path, str], request: tuple[Path, str]) -> list[object]:
+    """Returns the answers to `begin`, which waits, and to `request` in two ways: opened after it, and before."""
+    file, path = fresh()
+    before = os.open(request[0], os.O_WRONLY)
+    writes = [
+        Later(lambda: write_to(*begin)),
+        Later(lambda: write_to(*request)),
+        Later(lambda: write(before, request[1])),
+    ]
+    there = [each.exists() for each in (device, request[0], device / "driver")]
+    nodes = [can_open(path), can_open(f"/dev/vfio/{group}")]
+    os.close(file)
+    for each in writes:
+        each.join()
+    return [[[each.soon, each.result] for each in writes], there, nodes, device.exists()]
+
+
+unbind = (driver / "unbind", address)
+remove = (device / "remove", "1")
+requests = {
+    "unbind": unbind,
+    "bind": (driver / "bind", address),
+    "probe": (Path("/sys/bus/pci/drivers_probe"), address),
+    "new id": (driver / "new_id", IDS),
+    "override": (device / "driver_override", OVERRIDE),
+    "override removed": (device / "driver_override", "\n"),
+    "override too long": (device / "driver_override", "x" * 4095),
+    "override of one line": (device / "driver_override", OVERRIDE + "\n" + "x" * 4085),
+    "reset": (device / "reset", "1"),
+    "reset with 0": (device / "reset", "0"),
+    "remove": remove,
+    "remove with 0": (device / "remove", "0"),
+    "remove with -1": (device / "remove", "-1"),
+}
+answers: dict[str, list[object]] = {}
+for first, begin in (("unbind", unbind), ("remove", remove)):
+    for name, request in requests.items():
+        if (first, name) == ("remove", "bind"):
+            continue  # on a real kernel either may get the lock first
+        answers[f"{first}, {name}"] = ask(begin, request)
+        if name == "new id":
+            write_to(driver / "remove_id", IDS)
+print(json.dumps(answers))
