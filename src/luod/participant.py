@@ -161,13 +161,13 @@ class Participant(ParticipantBase):
                 try:
                     if self._connection is None:
                         self._follow()
-                    elif self._part.undeclared:
-                        self._perform(participation.declare(self._part))
-                    self._take(participation.left(end, 0.5 if self._part.undeclared else None))
+                    elif self._part.declares:
+                        self._tell()
+                    self._take(participation.left(end, 0.5 if self._part.declares else None))
                     self._pause = 0.0
-                except (DaemonUnreachable, ProtocolError):
+                except (DaemonUnreachable, ProtocolError) as error:
                     self._drop()
-                    self._put(self._part.broken())
+                    self._put(self._part.broken(error))
                     self._pause = participation.pause_after(self._pause)
                     if not self._pending:
                         time.sleep(participation.left(end, self._pause) or 0.0)
@@ -220,7 +220,8 @@ class Participant(ParticipantBase):
             self._connection = connection
             with reply:
                 self._put(self._part.begun(reply))
-            self._perform(participation.declare(self._part))
+            if self._part.declares:
+                self._perform(participation.declare(self._part))
         except BaseException:
             self._connection = None
             connection.close()
@@ -237,7 +238,14 @@ class Participant(ParticipantBase):
         self._put(event)
         if event is not None and event.kind == "preparing":
             # Reports files that were preserved since. luod grants the memory of planned files after this.
+            self._tell()
+
+    def _tell(self) -> None:
+        """Declares. Its failure does not end the connection that follows, which alone says what luod does."""
+        try:
             self._perform(participation.declare(self._part))
+        except (DaemonUnreachable, ProtocolError):
+            pass  # tried again
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

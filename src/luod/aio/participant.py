@@ -119,13 +119,13 @@ class AsyncParticipant(ParticipantBase):
         try:
             if self._connection is None:
                 await self._follow()
-            elif self._part.undeclared:
-                await self._perform(participation.declare(self._part))
-            await self._take(participation.left(end, 0.5 if self._part.undeclared else None))
+            elif self._part.declares:
+                await self._tell()
+            await self._take(participation.left(end, 0.5 if self._part.declares else None))
             self._pause = 0.0
-        except (DaemonUnreachable, ProtocolError):
+        except (DaemonUnreachable, ProtocolError) as error:
             self._drop()
-            self._put(self._part.broken())
+            self._put(self._part.broken(error))
             self._pause = participation.pause_after(self._pause)
             if not self._pending:
                 await asyncio.sleep(participation.left(end, self._pause) or 0.0)
@@ -164,7 +164,8 @@ class AsyncParticipant(ParticipantBase):
             with reply:
                 reply.raise_error()
                 self._put(self._part.begun(reply))
-            await self._perform(participation.declare(self._part))
+            if self._part.declares:
+                await self._perform(participation.declare(self._part))
         except (OSError, ValueError) as error:
             self._drop()
             if isinstance(error, LuodError):
@@ -188,6 +189,10 @@ class AsyncParticipant(ParticipantBase):
             event = self._part.told(reply)
         self._put(event)
         if event is not None and event.kind == "preparing":
+            await self._tell()
+
+    async def _tell(self) -> None:
+        with contextlib.suppress(DaemonUnreachable, ProtocolError):
             await self._perform(participation.declare(self._part))
 
     def _drop(self) -> None:

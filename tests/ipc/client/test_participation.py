@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import Any, cast
 
+import pytest
+
+from luod.errors import DaemonUnreachable, ProtocolError
+from luod.ipc.client import connection
 from luod.ipc.client.participation import Event, Participation, PlannedFile, declare, vote
 from luod.ipc.framing import Reply
 from luod.ipc.types.updates import FrozenDevice
@@ -21,8 +26,18 @@ def told(part: Participation, kind: str, **members: Any) -> str | None:
     return None if event is None else event.kind
 
 
-def broken(part: Participation) -> str | None:
-    event = part.broken()
+def closed_by_luod() -> DaemonUnreachable:
+    return unreachable("/run/luod.sock", ConnectionResetError())
+
+
+def unreachable(path: str, cause: OSError) -> DaemonUnreachable:
+    error = connection.unreachable(path, cause)
+    error.__cause__ = cause
+    return error
+
+
+def broken(part: Participation, error: Exception | None = None) -> str | None:
+    event = part.broken(error or closed_by_luod())
     return None if event is None else event.kind
 
 
@@ -73,10 +88,36 @@ def test_when_luod_ends_nobody_knows_of_devices_but_before_jumping() -> None:
         part = Participation("vm", (), ())
         following(part)
         told(part, kind)
-        event = part.broken() or following(part, "idle")
+        event = part.broken(closed_by_luod()) or following(part, "idle")
         assert event is not None
         frozen.append(event.frozen_devices)
     assert frozen == [(), None]
+
+
+@pytest.mark.parametrize("error", [ProtocolError("not Varlink"), unreachable("/", OSError(errno.ENOMEM, "memory"))])
+def test_a_frozen_guest_whose_connection_failed_before_its_end_stays_paused_until_luod_answers(
+    error: Exception,
+) -> None:
+    """`jumping` may be in what was not read."""
+    for state, kind in (("jumping", None), ("idle", "cancelled")):
+        part = Participation("vm", (), ())
+        following(part)
+        told(part, "preparing")
+        told(part, "freezing")
+        assert broken(part, error) is None
+        event = following(part, state)
+        assert (event and event.kind) == kind
+
+
+def test_luod_is_told_of_files_before_guests_freeze_only() -> None:
+    part = Participation("vm", (), ())
+    following(part)
+    declares = [part.declares]
+    for kind in ("preparing", "granted", "freezing", "jumping", "cancelled"):
+        told(part, kind)
+        part.carry((), ())
+        declares.append(part.declares)
+    assert declares == [True, True, False, False, False, True]
 
 
 def test_outside_of_an_update_a_broken_connection_is_nothing_to_tell() -> None:

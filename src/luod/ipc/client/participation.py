@@ -106,7 +106,8 @@ class Participation:
         """Whether luod has yet to be told what there is to carry."""
         self.sessions: tuple[tuple[str, Carried], ...] = ()
         self.planned: tuple[PlannedFile, ...] = ()
-        self._standing: Literal["out", "in", "jumping"] = "out"
+        self._standing: Literal["out", "preparing", "granted", "freezing", "jumping", "lost"] = "out"
+        """The last event of the update; "out" without one."""
         self._told: list[DeclaredSession] | None = None
         self._frozen: list[Closable] = []
         self.carry(sessions, planned)
@@ -156,16 +157,26 @@ class Participation:
             return None if self._standing == "out" else self._ended(event)
         if kind == "preparing" and any(plan.when == "preparing" for plan in self.planned):
             self.undeclared = True  # luod takes a Declare in this phase as a request for the grant
-        self._standing = "jumping" if kind == "jumping" else "in"
+        self._standing = kind
         return event
 
-    def broken(self) -> Event | None:
-        """Handles the end of the connection.
+    @property
+    def declares(self) -> bool:
+        """Returns whether luod is to be told now what there is to carry. It takes no Declare later in an update."""
+        return self.undeclared and self._standing in ("out", "preparing")
 
-        Before `jumping` it ends the update. After it, luod must be asked again.
+    def broken(self, error: Exception) -> Event | None:
+        """Handles the end of the connection, which is `error`.
+
+        Before `jumping` it ends the update. After it, luod must be asked again; also if `jumping` may be in what was
+        not read.
         """
         self.secret = ""
-        return self._cancelled("the connection to luod broke") if self._standing == "in" else None
+        if self._standing == "freezing" and not isinstance(error.__cause__, ConnectionError):
+            self._standing = "jumping"  # it is not luod that closed the connection, after its last event
+        if self._standing in ("out", "jumping"):
+            return None
+        return self._cancelled("the connection to luod broke")
 
     def froze(self, session: Closable) -> None:
         """Takes `session`, which is closed when the update is cancelled, or with this object."""
@@ -221,6 +232,7 @@ def declare(participation: Participation) -> Exchange[bool]:
     said = participation.news()
     if said is None:
         return True
+    participation.undeclared = True
     try:
         yield Call("Declare", {"participant": participation.secret, "sessions": said}, UPDATES)
     except CallFailed as error:
@@ -229,6 +241,18 @@ def declare(participation: Participation) -> Exchange[bool]:
         return False
     participation.undeclared, participation._told = False, said
     return True
+
+
+def ready(participation: Participation, secret: str, event: Event) -> Exchange[bool]:
+    """Votes "ready" as `vote`. Before that it declares in `preparing` what luod could not be told at the event: luod
+    checks what it carries.
+    """
+    if event.kind == "preparing" and participation.undeclared:
+        try:
+            yield from declare(participation)
+        except DaemonUnreachable:
+            return False
+    return (yield from vote(secret, event, None))
 
 
 def vote(secret: str, event: Event, reason: str | None) -> Exchange[bool]:

@@ -78,6 +78,8 @@ class Told:
 
     def _ballot(self, reason: str | None) -> Exchange[bool]:
         self._voted = True
+        if reason is None:
+            return participation.ready(self._part, self._secret, self.event)
         return participation.vote(self._secret, self.event, reason)
 
     def _frozen_name(self, of: str | None) -> str:

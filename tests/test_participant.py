@@ -1,0 +1,149 @@
+"""What a participant makes of a luod whose answers fail while the connection that follows is well.
+
+Both surfaces are the same here, so each test asks both. test_participant_machine.py
+has them with a real luod.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import luod
+from luod.manifest import Entry
+from luod.participant import PlannedFile
+from tests.impostor import Answer, Impostor, reply
+
+RAM = PlannedFile("vm", 4096, "preparing")
+REFUSED = Answer(
+    reply({"state": "preparing", "message": "its files are being preserved"}, error="io.luod.Updates.WrongPhase")
+)
+NO_ANSWER = Answer()
+"""The connection is closed, as by a luod without room for it, or one that is killed."""
+
+
+class Session:
+    """A session as a participant sees it; the caller adds files."""
+
+    name = "vm"
+
+    def __init__(self) -> None:
+        self.contents: tuple[Entry, ...] = ()
+
+    def preserve(self, name: str) -> None:
+        self.contents += (Entry(len(self.contents), name, "memfd", 4096, 4096, 0),)
+
+
+def blocking(path: str, steps: Callable[[Any, Any], Any], session: Session, planned: tuple[PlannedFile, ...]) -> Any:
+    async def awaited(value: Any) -> Any:
+        return value
+
+    participant = luod.Participant("vm", [session], planned=planned, client=luod.Client(path, timeout=10))
+    with participant:
+        return asyncio.run(steps(participant, awaited))
+
+
+def with_asyncio(
+    path: str, steps: Callable[[Any, Any], Any], session: Session, planned: tuple[PlannedFile, ...]
+) -> Any:
+    async def awaited(value: Any) -> Any:
+        return await value
+
+    async def run() -> Any:
+        client = luod.AsyncClient(path, timeout=10)
+        async with luod.AsyncParticipant("vm", [session], planned=planned, client=client) as participant:
+            return await steps(participant, awaited)
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(params=[blocking, with_asyncio], ids=["blocking", "asyncio"])
+def take_part(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Runs steps with a participant, which has declared once."""
+    surface: Callable[..., Any] = request.param
+    return surface
+
+
+def following(*events: str) -> Answer:
+    """Returns luod's side of the connection that follows: all events are there to be read at once."""
+    first = reply({"event": "following", "participant": "t", "state": "idle"}, continues=True)
+    told = [reply({"event": event, "generation": 1, "deadline": 30}, continues=True) for event in events]
+    return Answer(first, *told, hold=True)
+
+
+def asked(impostor: Impostor) -> list[str]:
+    return [call["method"].rpartition(".")[2] for call in impostor.calls]
+
+
+def test_a_declare_refused_while_granted_is_not_repeated_while_guests_are_frozen(
+    tmp_path: Path, take_part: Callable[..., Any]
+) -> None:
+    session = Session()
+
+    async def steps(participant: Any, awaited: Any) -> list[str]:
+        kinds = []
+        for _ in range(4):
+            phase = await awaited(participant.next())
+            kinds.append(phase.kind)
+            if phase.kind == "granted":
+                await awaited(participant.declare([session]))
+        return kinds
+
+    told = ("preparing", "granted", "freezing", "jumping")
+    with Impostor(tmp_path, following(*told), Answer(reply()), Answer(reply()), REFUSED, *[NO_ANSWER] * 9) as impostor:
+        assert take_part(impostor.path, steps, session, (RAM,)) == list(told)
+    assert asked(impostor) == ["Follow", "Declare", "Declare", "Declare"]
+
+
+def test_a_declare_without_an_answer_is_repeated_and_the_connection_that_follows_is_read_on(
+    tmp_path: Path, take_part: Callable[..., Any]
+) -> None:
+    session = Session()
+
+    async def steps(participant: Any, awaited: Any) -> list[str]:
+        await awaited(participant.declare([session], planned=[RAM]))
+        return [(await awaited(participant.next())).kind for _ in range(3)]
+
+    told = ("preparing", "granted", "freezing")
+    answers = (Answer(reply()), *[NO_ANSWER] * 4)
+    with Impostor(tmp_path, following(*told), *answers) as impostor:
+        assert take_part(impostor.path, steps, session, ()) == list(told)
+    assert asked(impostor) == ["Follow", *["Declare"] * 5]
+
+
+def test_files_that_luod_could_not_be_told_of_are_declared_before_the_vote(
+    tmp_path: Path, take_part: Callable[..., Any]
+) -> None:
+    session = Session()
+
+    async def steps(participant: Any, awaited: Any) -> bool:
+        session.preserve("ram")
+        phase = await awaited(participant.next())
+        voted: bool = await awaited(phase.ready())
+        return voted
+
+    answers = (Answer(reply()), NO_ANSWER, Answer(reply()), Answer(reply()))
+    with Impostor(tmp_path, following("preparing"), *answers) as impostor:
+        assert take_part(impostor.path, steps, session, ())
+    assert asked(impostor) == ["Follow", "Declare", "Declare", "Declare", "Vote"]
+    assert impostor.calls[3]["parameters"]["sessions"][0]["files"][0]["name"] == "ram"
+
+
+def test_without_luods_answer_to_what_it_carries_there_is_no_vote(
+    tmp_path: Path, take_part: Callable[..., Any]
+) -> None:
+    session = Session()
+
+    async def steps(participant: Any, awaited: Any) -> bool:
+        session.preserve("ram")
+        phase = await awaited(participant.next())
+        voted: bool = await awaited(phase.ready())
+        return voted
+
+    with Impostor(tmp_path, following("preparing"), Answer(reply()), NO_ANSWER, NO_ANSWER) as impostor:
+        assert not take_part(impostor.path, steps, session, ())
+    assert "Vote" not in asked(impostor)
