@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import NoReturn
 
 import pytest
@@ -18,3 +21,11 @@ def test_no_translation_is_looked_for_in_the_file_system(monkeypatch: pytest.Mon
 
     luod()
     luoctl()
+
+
+def test_an_error_that_cannot_be_written_changes_no_exit_status() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as broken:
+        command = [sys.executable, "-m", "luod.emulator.machine", "run", "--no-such-option"]
+        assert subprocess.run(command, stderr=broken, check=False).returncode == 2

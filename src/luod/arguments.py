@@ -112,6 +112,12 @@ def seconds(word: str) -> float:
 
 
 def report(program: str, message: str, *, usage: str = "", hint: str = "", prefix: str = "") -> None:
-    """Prints an error to standard error: the message, the usage line and the hint, each on a line of its own."""
+    """Prints an error to standard error: the message, the usage line and the hint, each on a line of its own.
+
+    Does nothing where standard error cannot be written, such as a pipe without a reader: the exit status tells.
+    """
     lines = [f"{program}: {message}", usage, f"hint: {hint}" if hint else ""]
-    print("\n".join(prefix + line for line in lines if line), file=sys.stderr)
+    try:
+        print("\n".join(prefix + line for line in lines if line), file=sys.stderr)
+    except OSError:
+        return
