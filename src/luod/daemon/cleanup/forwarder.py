@@ -30,7 +30,6 @@ OUTGOING_FD: Final = "LUOD_OUTGOING_FD"
 CONTROL_FD: Final = "LUOD_CONTROL_FD"
 CARRIED_FD: Final = "LUOD_CARRIED_FD_"
 """Before a number, from 0 on."""
-HELD: Final = b"held"
 GO: Final = b"go"
 
 _FILES_A_SOCKET: Final = 64
@@ -42,7 +41,7 @@ _READABLE: Final = "mount /proc and the cgroup file system where luod can read t
 
 
 @frozen
-class _File:
+class File:
     """Owns the fd."""
 
     token: int
@@ -72,30 +71,37 @@ def _forwardable(contents: tuple[Entry, ...] | None, name: str) -> tuple[Entry, 
     return contents
 
 
-def _retrieve(session: IncomingSession, contents: Iterable[Entry]) -> list[_File]:
+def held(sockets: int) -> bytes:
+    """Returns the word with which the forwarder sends so many sockets: some of them may be lost on the way."""
+    return b"held %d" % sockets
+
+
+def _retrieve(session: IncomingSession, contents: Iterable[Entry]) -> list[File]:
     files = []
     for entry in contents:
         try:
-            files.append(_File(entry.token, entry.name, session.retrieve(entry.token)))
+            files.append(File(entry.token, entry.name, session.retrieve(entry.token)))
         except NoSuchToken:
             continue  # it was recorded before it was preserved, and then was not
     return files
 
 
-def _pack(files: Sequence[_File]) -> list[socket.socket]:
+def pack(files: Sequence[File]) -> list[socket.socket]:
     """Returns sockets with the files in their queues, which keeps the files alive."""
     packed = []
-    for begin in range(0, len(files), _FILES_A_SOCKET):
+    begins = range(0, len(files), _FILES_A_SOCKET)
+    for begin in begins:
         some = files[begin : begin + _FILES_A_SOCKET]
         writer, reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with writer:
-            words = json.dumps([(file.token, file.name) for file in some]).encode()
+            words = json.dumps((len(begins), [(file.token, file.name) for file in some])).encode()
             socket.send_fds(writer, [words], [file.fd.fileno() for file in some])
         packed.append(reader)
     return packed
 
 
-def _look_into(packed: Iterable[socket.socket]) -> list[_File]:
+def look_into(packed: Sequence[socket.socket], name: str) -> list[File]:
+    """Returns the files in the queues. Raises Refused: sockets are missing, so the session would not be complete."""
     files = []
     for reader in packed:
         room = socket.CMSG_LEN(_FILES_A_SOCKET * 4)
@@ -104,12 +110,19 @@ def _look_into(packed: Iterable[socket.socket]) -> list[_File]:
         fds = array("i")
         for _level, _type, data in control:
             fds.frombytes(data)
-        for (token, name), fd in zip(json.loads(words), fds, strict=True):
-            files.append(_File(token, name, Fd(fd)))
+        sockets, entries = json.loads(words)
+        if sockets != len(packed):
+            for fd in fds:
+                os.close(fd)
+            raise Refused(
+                f"luod has {len(packed)} of the {sockets} sockets with the files of session {name!r}",
+                hint="the others are lost; `luoctl discard` frees what is left",
+            )
+        files += [File(token, label, Fd(fd)) for (token, label), fd in zip(entries, fds, strict=True)]
     return files
 
 
-def _preserve(session: OutgoingSession, files: Iterable[_File]) -> None:
+def _preserve(session: OutgoingSession, files: Iterable[File]) -> None:
     for file in files:
         # A file that returned sealed the first time does so again.
         session.preserve(file.fd, file.token, name=file.name, allow_sealed=True)
@@ -132,15 +145,13 @@ def main() -> int:
         OutgoingSession(Fd(_fd(OUTGOING_FD))) as outgoing,
         socket.socket(fileno=_fd(CONTROL_FD)) as control,
     ):
-        if packed:
-            files = _look_into(packed)
-        else:
-            try:
-                files = _retrieve(incoming, _forwardable(incoming.contents, name))
-            except LuodError as error:
-                return refuse(error)
-            packed = _pack(files)
-            socket.send_fds(control, [HELD], [reader.fileno() for reader in packed])
+        try:
+            files = look_into(packed, name) if packed else _retrieve(incoming, _forwardable(incoming.contents, name))
+        except LuodError as error:
+            return refuse(error)
+        if not packed:
+            packed = pack(files)
+            socket.send_fds(control, [held(len(packed))], [reader.fileno() for reader in packed])
             if control.recv(16) != GO:
                 return 1
         try:

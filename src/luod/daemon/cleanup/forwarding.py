@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from luod.daemon.cleanup.forwarder import CARRIED_FD, CONTROL_FD, GO, HELD, MOST_SOCKETS, OUTGOING_FD
+from luod.daemon.cleanup.forwarder import CARRIED_FD, CONTROL_FD, GO, MOST_SOCKETS, OUTGOING_FD, held
 from luod.daemon.cleanup.worker import REFUSED_STATUS, SESSION_FD, SESSION_NAME
 from luod.daemon.completion import completed
 from luod.daemon.log import Log
@@ -159,12 +159,11 @@ class Forwarding:
             await readable.wait()
         finally:
             self._loop.remove_reader(ours)
-        word, numbers, _flags, _address = socket.recv_fds(ours, 16, MOST_SOCKETS)
-        packed = [Fd(number) for number in numbers]
-        holding = self._loop.create_task(self._held(row, packed if word == HELD else []))
+        holding = self._loop.create_task(self._held(row, ours))
         try:
             # Not interrupted: keep and the registry must agree.
             await asyncio.shield(holding)
+            self._registry.write()
             ours.send(GO)
         except asyncio.CancelledError:
             await asyncio.wait((holding,))
@@ -173,7 +172,8 @@ class Forwarding:
             self._log.error("carry-over-failed", name=row.name, owner=row.owner, reason=error)
             ours.close()  # which ends the forwarder
 
-    async def _held(self, row: IncomingRow, packed: list[Fd]) -> None:
+    async def _held(self, row: IncomingRow, ours: socket.socket) -> None:
+        packed = received(ours)
         try:
             names = {carried_name(row, number): reader for number, reader in enumerate(packed)}
             await self._fds.store(names, lambda: self._mark(row))
@@ -188,3 +188,20 @@ class Forwarding:
             raise Refused(message=f"session {row.name!r} was changed while it was being carried over")
         self.check(now)
         self._registry.become(row, IncomingState.CARRYING_OVER)
+
+
+def received(control: socket.socket) -> list[Fd]:
+    """Returns the sockets that the forwarder has sent, which hold the files. The caller owns them.
+
+    Raises Refused: some are lost, since this process has no free fd.
+    """
+    word, numbers, flags, _address = socket.recv_fds(control, len(held(MOST_SOCKETS)), MOST_SOCKETS)
+    packed = [Fd(number) for number in numbers]
+    if word != held(len(packed)) or flags & socket.MSG_CTRUNC:
+        for reader in packed:
+            reader.close()
+        raise Refused(
+            message=f"luod got {len(packed)} sockets of the forwarder, which sent {word.decode('ascii', 'replace')!r}",
+            hint="raise LimitNOFILE= of luod's unit or `ulimit -Hn`",
+        )
+    return packed

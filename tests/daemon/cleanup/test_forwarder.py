@@ -1,0 +1,84 @@
+"""The files of a session on their way between forwarders and luod: all of them arrive, or none is used. No machine."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from luod.daemon.cleanup.forwarder import File, held, look_into, pack
+from luod.daemon.cleanup.forwarding import received
+from luod.errors import Refused
+from luod.linux import Fd
+
+FILES = 130
+"""In three sockets."""
+
+
+@pytest.fixture
+def packed() -> Iterator[Sequence[socket.socket]]:
+    with ExitStack() as opened:
+        files = [File(number, f"file {number}", opened.enter_context(_memory(number))) for number in range(FILES)]
+        sockets = pack(files)
+        for each in sockets:
+            opened.enter_context(each)
+        assert len(sockets) == 3
+        yield sockets
+
+
+def _memory(number: int) -> Fd:
+    file = Fd(os.memfd_create("file"))
+    os.pwrite(file.fileno(), b"%d" % number, 0)
+    return file
+
+
+@contextmanager
+def only(free: int) -> Iterator[None]:
+    """Leaves this process so many free fds."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    numbers = [os.dup(0) for _ in range(free)]
+    for number in numbers:
+        os.close(number)
+    used = {int(name) for name in os.listdir("/proc/self/fd")}
+    assert all(number in used or number in numbers for number in range(max(numbers)))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(numbers) + 1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_next_forwarder_finds_every_file_of_the_one_before(packed: Sequence[socket.socket]) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        socket.send_fds(theirs, [held(3)], [each.fileno() for each in packed])
+        arrived = [socket.socket(fileno=fd.detach()) for fd in received(ours)]
+
+    files = look_into(arrived, "vm")
+
+    assert [(file.token, file.name) for file in files] == [(number, f"file {number}") for number in range(FILES)]
+    assert [os.pread(file.fd.fileno(), 8, 0) for file in files] == [b"%d" % number for number in range(FILES)]
+    for each in arrived:
+        each.close()
+    for file in files:
+        file.fd.close()
+
+
+def test_a_luod_with_too_few_free_fds_takes_none_of_the_sockets(packed: Sequence[socket.socket]) -> None:
+    """The forwarder would go on, and one after it would preserve a part of the session as all of it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        socket.send_fds(theirs, [held(3)], [each.fileno() for each in packed])
+        before = os.listdir("/proc/self/fd")
+        with only(2), pytest.raises(Refused, match="luod got 2 sockets of the forwarder, which sent 'held 3'"):
+            received(ours)
+        assert os.listdir("/proc/self/fd") == before
+
+
+def test_sockets_of_which_one_is_lost_are_not_a_session(packed: Sequence[socket.socket]) -> None:
+    with pytest.raises(Refused, match="luod has 2 of the 3 sockets with the files of session 'vm'"):
+        look_into(packed[:2], "vm")
