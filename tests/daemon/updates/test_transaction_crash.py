@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 
-from luod.testing import eventually
+from luod.testing import eventually, require_tool
 from luod.testing.host import SOCKET
 from tests.daemon.host import Luod, states, until_loaded, without_counted_loads
 from tests.daemon.participant import Operator, Participant, begin, jump_with, prepare, start, started_jump
@@ -147,6 +147,26 @@ def test_serve_killed_while_it_jumps_cancels_when_the_jump_is_over(luod: Luod) -
     assert luod.status()["state"] == "idle"
     one.declare()
     carries(luod, one, generation=2)
+
+
+def test_a_failure_while_luod_waits_for_the_jump_cancels_nothing(luod: Luod) -> None:
+    """The kexec may still happen, so no participant is told to resume."""
+    luod.stop()
+    luod.start("--end-stuck-after", "0.2")
+    one = Participant(luod, "one")
+    jump = stopped_jump(luod, one)
+    strace, calls = require_tool("strace", package="strace"), f"{luod.state_directory}/calls"
+    fail = ["-e", "trace=getdents64", "-e", "inject=getdents64:error=ENFILE", "-p", str(luod.serve_pid()), "-o", calls]
+    luod.machine.run(["touch", calls])
+    tracer = luod.machine.spawn([strace, "-qq", *fail])
+    eventually(lambda: luod.machine.read(calls).count(b"ENFILE") > 1, describe="two searches of /proc failed")
+    luod.machine.signal(tracer.pid, signal.SIGTERM)
+    tracer.wait()
+    assert luod.status()["state"] == "jumping"
+    with luod.machine.expect_jump():
+        luod.machine.signal(jump, signal.SIGCONT)
+    luod.start()
+    assert states(start(luod)) == {"incoming one": "waiting", "incoming one#1": "waiting"}
 
 
 def test_the_process_that_jumps_is_killed_before_it_did(luod: Luod) -> None:

@@ -8,21 +8,28 @@ when to release it.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 
-from luod.daemon.processes.child import DYING_SECONDS, Child
+from luod.daemon.processes.child import DYING_SECONDS, Child, ended
 from luod.daemon.updates import reboot_report
 from luod.errors import JumpRefused, KernelRefused
 from luod.static import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from luod.daemon.log import Log
     from luod.ipc.types.phases import Way
 
 _CALL: Final = "reboot(LINUX_REBOOT_CMD_KEXEC)"
+_AGAIN_SECONDS: Final = 0.5
+"""Between two waits for its end, after one that failed."""
 
 
 class RebootProcess:
-    """The process, started and waiting. `close` ends it unless it was released."""
+    """The process, started and waiting. `close` ends it."""
 
     def __init__(self, way: Way) -> None:
         if way == "direct":
@@ -30,18 +37,32 @@ class RebootProcess:
         else:
             self._child = Child("luod.daemon.updates.systemd_kexec", (str(os.getppid()),))
         self.pidfd = self._child.pidfd
-        self.gone = False
-        """Whether it was let go."""
+        self._gone = False
+        """Whether it was let go, or may have been."""
+        self._over = False
+        """Whether it was seen to have ended."""
+
+    @property
+    def under_way(self) -> bool:
+        """Returns whether there may still be a kexec: it was let go, and was not seen to have ended. Nothing but its
+        end shows that no kexec follows: a signal does not end a reboot(2) that is blocked (docs/hazards.md, H17).
+        """
+        return self._gone and not self._over
 
     def go(self) -> None:
         """Has reboot(2) called, irrevocably. Raises JumpRefused: the process has ended, and nothing happened."""
+        self._gone = True
         if not self._child.go():
+            self._gone = False
             raise JumpRefused(0, _CALL, "the process that was to call it has ended")
-        self.gone = True
 
     async def ended(self, seconds: float) -> bool:
         """Returns whether the process has ended: then there was no kexec. Waits up to `seconds` for it."""
-        return await self._child.ended(seconds)
+        self._over = self._over or await ended(self.pidfd, seconds)
+        if self._over:
+            with contextlib.suppress(OSError):  # of wait(2): its status is for the message only
+                await self._child.ended(0.0)
+        return self._over
 
     def refusal(self) -> KernelRefused:
         """Returns why there was no kexec, once the process has ended."""
@@ -49,7 +70,27 @@ class RebootProcess:
         return said or JumpRefused(0, _CALL, f"the process that calls it ended with {self._child.status}")
 
     async def close(self) -> None:
-        """Ends the process, if it has not ended. One that cannot be killed is still at its gate."""
+        """Ends the process, and closes its pidfd and report. It must not be `under_way`.
+
+        Killed at its gate it calls nothing, also if it ends later: its sync may take long, and cannot be killed.
+        """
         self._child.kill()
         await self._child.ended(DYING_SECONDS)
         self._child.close()
+
+
+async def until_ended(
+    ended: Callable[[float], Awaitable[bool]], seconds: float, late: Callable[[], None], log: Log
+) -> None:
+    """Waits until the process that calls reboot(2) has ended. Runs `late` after each `seconds` of that.
+
+    `ended` waits for up to so many seconds. An error of either is no end: it is logged, and the wait continues.
+    """
+    while True:
+        try:
+            if await ended(seconds):
+                return
+            late()
+        except Exception as error:  # noqa: BLE001 - guests must not resume while reboot(2) may start the next kernel
+            log.error("jump-not-awaited", error=repr(error))
+            await asyncio.sleep(_AGAIN_SECONDS)

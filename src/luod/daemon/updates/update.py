@@ -26,7 +26,7 @@ from luod.daemon.systemd import commands
 from luod.daemon.updates import early_freeze, stuck_ioctls, times
 from luod.daemon.updates.participants import Participants, ready_rows
 from luod.daemon.updates.quiesce import Quiesce
-from luod.daemon.updates.reboot_process import RebootProcess
+from luod.daemon.updates.reboot_process import RebootProcess, until_ended
 from luod.daemon.updates.transaction import NotAwaited, Transaction
 from luod.daemon.updates.way import choose
 from luod.errors import Refused
@@ -293,14 +293,16 @@ class Updater:
             if not coordinator.cancelled and reboot is not None:
                 await self._call_reboot(coordinator, reboot)
         except asyncio.CancelledError:
-            if reboot is not None and reboot.gone:
+            if reboot is not None and reboot.under_way:
                 # luod is being stopped while reboot(2) runs: the marks in the registry are true.
                 raise
             coordinator.end("luod was stopped")
         except (errors.LuodError, OSError) as error:
+            if reboot is not None and reboot.under_way:
+                raise
             coordinator.end(str(error))
         finally:
-            if not (reboot is not None and reboot.gone and self._run.is_in(RunState.JUMPING)):
+            if reboot is None or not reboot.under_way:
                 coordinator.end("luod failed; its log says more")
                 await self._roll_back(coordinator, reboot, quiescing)
 
@@ -377,8 +379,7 @@ class Updater:
             coordinator.came_back(str(error))
             return
         reboot.go()
-        while not await reboot.ended(self._stuck_seconds):
-            self._end_stuck(coordinator)
+        await until_ended(reboot.ended, self._stuck_seconds, lambda: self._end_stuck(coordinator), self._log)
         coordinator.came_back(str(reboot.refusal()))
 
     async def _registry_on_disk(self) -> None:
@@ -466,8 +467,8 @@ class Updater:
         update = None if departure is None else departure.update
         self._log.warning("jumping-still", update=update)
         await self._sessions.changes.still()
-        while not await ended(self._fds[JUMP], self._stuck_seconds):
-            self._end_stuck(None)
+        jump = self._fds[JUMP]
+        await until_ended(lambda most: ended(jump, most), self._stuck_seconds, lambda: self._end_stuck(None), self._log)
         self._run.enter(RunState.CANCELLING, update=update)
         await self._forget_departure()
         self._run.enter(RunState.IDLE)

@@ -1,0 +1,67 @@
+"""The wait for the process that calls reboot(2): nothing but its end means that there is no kexec. No machine.
+
+`gate` and a harmless command are in place of the process that would call reboot(2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from luod.daemon.log import Log
+from luod.daemon.processes.child import Child
+from luod.daemon.updates import reboot_process
+from luod.daemon.updates.reboot_process import RebootProcess, until_ended
+
+
+def started(monkeypatch: pytest.MonkeyPatch, *command: str) -> RebootProcess:
+    """Returns a reboot process that executes `command` where reboot(2) would be called."""
+    monkeypatch.setattr(reboot_process, "Child", lambda *_: Child("luod.daemon.processes.gate", command))
+    return RebootProcess("direct")
+
+
+def test_an_error_in_the_wait_is_no_end(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(reboot_process, "_AGAIN_SECONDS", 0.0)
+    turns: Iterator[bool | Exception] = iter([OSError(23, "too many open files"), False, ValueError("a defect"), True])
+    late: list[str] = []
+
+    async def ended(_seconds: float) -> bool:
+        turn = next(turns)
+        if isinstance(turn, Exception):
+            raise turn
+        return turn
+
+    def search() -> None:
+        late.append("searched")
+        raise OSError(12, "no memory")
+
+    asyncio.run(until_ended(ended, 0.0, search, Log("serve", "error")))
+
+    assert next(turns, None) is None
+    assert late == ["searched"]
+    assert capfd.readouterr().err.count("jump-not-awaited") == 3
+
+
+def test_from_its_release_to_its_end_it_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> list[bool]:
+        process = started(monkeypatch, "/bin/true")
+        seen = [process.under_way]
+        process.go()
+        seen.append(process.under_way)
+        assert await process.ended(30.0)
+        seen.append(process.under_way)
+        await process.close()
+        return seen
+
+    assert asyncio.run(body()) == [False, True, False]
+
+
+def test_one_that_was_not_released_is_not_under_way_when_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> bool:
+        process = started(monkeypatch, "/bin/false")
+        await process.close()
+        return process.under_way
+
+    assert asyncio.run(body()) is False
