@@ -6,6 +6,8 @@ from luod.frozen import frozen
 from luod.static import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from luod.daemon.log import Log
     from luod.daemon.policy.current import Policy
     from luod.daemon.run_state import Run
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 @frozen
 class Core:
-    """`directory` is the state directory. `stuck_seconds`: how long reboot(2) may be blocked."""
+    """`directory` is the state directory. `stuck_seconds`: how long reboot(2) may be blocked. `failed` ends serve after
+    a defect.
+    """
 
     holdings: Holdings
     policy: Policy
@@ -29,4 +33,5 @@ class Core:
     earlier: Earlier
     directory: str
     stuck_seconds: float
+    failed: Callable[[BaseException], None]
     log: Log

@@ -49,6 +49,7 @@ class Rooms:
             run,
             log,
             stuck_seconds=core.stuck_seconds,
+            failed=core.failed,
         )
         self.workloads: Final = Workloads(holdings, sessions, participants, self.reaping, forwarding, log)
         self.stopping: Final = Stopping(holdings, sessions, run, log)

@@ -89,6 +89,7 @@ async def _serve(options: Options, given: Given) -> int:
         Earlier(holdings.registry),
         directory,
         options.end_stuck_after,
+        lambda _error: stop(1),
         log,
     )
 

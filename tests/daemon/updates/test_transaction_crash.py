@@ -178,6 +178,18 @@ def test_the_process_that_jumps_is_killed_before_it_did(luod: Luod) -> None:
     carries(luod, one, generation=2)
 
 
+def test_a_connection_that_broke_during_the_jump_is_followed_by_one_that_is_told_of_the_end(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    jump = stopped_jump(luod, one)
+    assert follow_again(one) == "jumping"
+    luod.machine.signal(jump, signal.SIGKILL)
+    told = one.expect("cancelled")
+    assert told["frozen_devices"] is None
+    assert states(one.vmm) == {"outgoing one": "held"}
+    one.declare()
+    carries(luod, one, generation=2)
+
+
 def test_reboot_returns(luod: Luod) -> None:
     """Here because the loaded image is unloaded: all participants resume, and no session is marked as ready."""
     without_counted_loads(luod)

@@ -15,7 +15,7 @@ from luod.daemon.run_state import Run, RunState
 from luod.daemon.updates import memory_checks
 from luod.daemon.updates.progress import ProgressFeed
 from luod.daemon.updates.transaction import LATE, Transaction
-from luod.ipc.types.updates import Event
+from luod.ipc.types.updates import Event, FrozenDevice
 from luod.static import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ class Coordinator:
         self._log = log
         self._changed = asyncio.Event()
         self._came_back = False
+        self._again: list[Follower] = []
+        """Followers that began during the kexec, and wait for its end."""
 
     @property
     def cancelled(self) -> bool:
@@ -106,6 +108,13 @@ class Coordinator:
         observer = not follower.sessions
         self._change(self.transaction.join(follower.id, follower.name, monotonic(), observer=observer))
         self._tell(follower, "preparing")
+
+    def wait_for_the_end(self, follower: Follower) -> None:
+        """Has a follower told of the cancellation that began during the kexec, such as one whose connection broke.
+
+        It was told to stay paused.
+        """
+        self._again.append(follower)
 
     async def settle(self) -> None:
         """Returns when no member is awaited in this phase, or it is cancelled. Keeps the deadline, gives grants."""
@@ -244,11 +253,17 @@ class Coordinator:
         for id, follower in self.members.items():
             if kind == "cancelled" or self.transaction.members[id].standing != "lost":
                 self._tell(follower, kind, state)
+        for follower in self._again if kind == "cancelled" else ():
+            self._tell(follower, kind, state)
 
     def _tell(self, follower: Follower, kind: EventKind, state: State | None = None) -> None:
         deadline = self.left() if kind in ("preparing", "granted", "freezing") else None
         reason = self.transaction.reason if kind == "cancelled" else None
-        frozen = None if kind != "cancelled" else follower.devices if self._came_back else []
+        frozen: list[FrozenDevice] | None = None
+        if kind == "cancelled" and not self._came_back:
+            frozen = []
+        elif kind == "cancelled" and follower.id in self.members:  # of another nothing is declared
+            frozen = follower.devices
         if kind == "lost":
             reason = self.transaction.members[follower.id].reason
         follower.events.put(

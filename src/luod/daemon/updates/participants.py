@@ -121,6 +121,8 @@ class Participants:
         self._sparing("follows", of=peer.uid, write=self._log.debug, participant=name, uid=peer.uid, pid=peer.pid)
         if self.coordinator is not None and self._run.is_in(RunState.PREPARING, RunState.PREPARED):
             self.coordinator.join(follower)
+        elif self.coordinator is not None and self._run.is_in(RunState.JUMPING):
+            self.coordinator.wait_for_the_end(follower)
         try:
             while True:
                 yield await follower.events.next()

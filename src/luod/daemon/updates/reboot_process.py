@@ -69,11 +69,15 @@ class RebootProcess:
         said = reboot_report.read(self._child.report)
         return said or JumpRefused(0, _CALL, f"the process that calls it ended with {self._child.status}")
 
-    async def close(self) -> None:
-        """Ends the process, and closes its pidfd and report. It must not be `under_way`.
+    def kill(self) -> None:
+        """Kills the process, if it has not ended. It must not be `under_way`.
 
-        Killed at its gate it calls nothing, also if it ends later: its sync may take long, and cannot be killed.
+        Killed at its gate it calls nothing, even if it ends later: its sync may take long, and cannot be killed.
         """
+        self._child.kill()
+
+    async def close(self) -> None:
+        """Kills the process, waits for its end, and closes its pidfd and report."""
         self._child.kill()
         await self._child.ended(DYING_SECONDS)
         self._child.close()

@@ -36,7 +36,7 @@ from luod.ipc.types.admin import Checked, PlannedSession, Progress, Wishes
 from luod.static import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection
+    from collections.abc import AsyncGenerator, Callable, Collection
 
     from luod.daemon.log import Log
     from luod.daemon.policy.current import Policy
@@ -82,8 +82,11 @@ class Updater:
         log: Log,
         *,
         stuck_seconds: float,
+        failed: Callable[[BaseException], None],
     ) -> None:
-        """`stuck_seconds`: how long reboot(2) may take before the processes that block it are killed."""
+        """`stuck_seconds`: how long reboot(2) may take before the processes that block it are killed. `failed` ends
+        serve: it gets the error of an update that ended by a defect.
+        """
         self._registry = holdings.registry
         self._broken = holdings.broken
         self._fds = holdings.fds
@@ -100,6 +103,7 @@ class Updater:
         self._started = clock.now()
         self._log = log
         self._stuck_seconds = stuck_seconds
+        self._failed = failed
         self._task: asyncio.Task[None] | None = None
         self._restoring = asyncio.Lock()
         """Held while what an update has done to the machine is undone."""
@@ -344,9 +348,20 @@ class Updater:
             coordinator.cancel(f"sessions were released after their participants voted ready: {listed(released)}")
 
     def _ran(self, task: asyncio.Task[None]) -> None:
+        """Ends serve after a defect: participants may be left paused, and the next serve cancels, or takes over."""
+        if (error := self._undid(task)) is not None:
+            self._failed(error)
+
+    def _undid(self, task: asyncio.Task[None]) -> BaseException | None:
+        """Logs the error of a task, if it has one, and returns it."""
+        from traceback import extract_tb  # late: only after a defect
+
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, KeeperGone):  # serve logs KeeperGone and ends
-            self._log.error("bug", method="update", error=repr(error))
+        if error is None or isinstance(error, KeeperGone):  # serve logs KeeperGone and ends
+            return None
+        where = " ".join(f"{each.name}:{each.lineno}" for each in extract_tb(error.__traceback__))
+        self._log.error("bug", method="update", error=repr(error), traceback=where)
+        return error
 
     async def _call_reboot(self, coordinator: Coordinator, reboot: RebootProcess) -> None:
         """Calls reboot(2), which cannot be cancelled. Returns if the kernel refuses; `coordinator` has the reason."""
@@ -405,17 +420,19 @@ class Updater:
     async def _roll_back(
         self, coordinator: Coordinator, reboot: RebootProcess | None, quiescing: asyncio.Future[None] | None
     ) -> None:
-        """Undoes every step of the sessions, and only then tells the participants to resume (H13). The image and the
-        units follow.
+        """Undoes every step of the sessions, and only then tells the participants to resume (H13). All else follows:
+        the timeline, the image, the units, and the end of the process that was to call reboot(2).
         """
         gc.enable()
-        if reboot is not None:
-            await reboot.close()
         try:
+            if reboot is not None:
+                reboot.kill()
             # A session that is just being created for this update is removed with the others.
             await self._sessions.changes.still()
             await self._forget_departure()
         finally:
+            self._participants.coordinator = None
+            coordinator.tell("cancelled", state=self._participants.state)
             ended = times.current(coordinator, self._registry.all_outgoing, over=True)
             if coordinator.generation:  # an update refused before the first participant is asked is not recorded
                 self._recorder.begin(ended)
@@ -423,10 +440,10 @@ class Updater:
             self._log.warning(
                 "cancelled", update=coordinator.id, reason=told.reason, blackout_seconds=f"{told.blackout or 0.0:.3f}"
             )
-            self._participants.coordinator = None
-            coordinator.tell("cancelled", state=self._participants.state)
             self._run.enter(RunState.IDLE)
             await self._restore_machine(quiescing)
+            if reboot is not None:
+                await reboot.close()
 
     async def _restore_machine(self, quiescing: asyncio.Future[None] | None) -> None:
         """Unloads the image, and starts the units that were stopped. The next update waits for that."""
@@ -446,9 +463,10 @@ class Updater:
         """Waits for the end of reboot(2) if the previous serve called it."""
         if self._run.is_in(RunState.JUMPING):
             self._task = asyncio.ensure_future(self._await_reboot())
+            self._task.add_done_callback(self._ran)
         elif self._undo.needed:
             self._task = asyncio.ensure_future(self._undo_earlier())
-            self._task.add_done_callback(self._ran)
+            self._task.add_done_callback(self._undid)
 
     async def restored(self) -> None:
         """Waits until what an update has done to the machine is undone."""
@@ -471,11 +489,11 @@ class Updater:
         await until_ended(lambda most: ended(jump, most), self._stuck_seconds, lambda: self._end_stuck(None), self._log)
         self._run.enter(RunState.CANCELLING, update=update)
         await self._forget_departure()
-        self._run.enter(RunState.IDLE)
         reason = "reboot(2) returned, or was never called; the previous serve ended before it logged the reason"
+        self._participants.tell_cancelled(update, reason)
+        self._run.enter(RunState.IDLE)
         self._recorder.not_jumped(reason)
         self._log.warning("cancelled", update=update, reason=reason)
-        self._participants.tell_cancelled(update, reason)
         await self._undo.undo()
 
 
