@@ -161,7 +161,7 @@ def after_luod(path: str, count: int) -> dict[str, float]:
         for token in range(FILES):
             session._bare.retrieve(token).close()
         taken("files")
-        over(connection, restore.resume(name))
+        over(connection, restore.resume(restore.RestoredFiles(name, session, None)))
         taken("resuming")
         over(connection, sessions.finish(session, discard=True, tokens=None))
         taken("finish")

@@ -368,9 +368,10 @@ class Restored(RestoredFiles[HeldIncomingSession]):
 
         It cannot be resumed a second time, since the guest changes the memory to which its frozen state belongs. luod
         does not hand the sessions out any more. Raises AlreadyResumed: a process did so before. Raises Torn. Raises
-        NoSuchSession: luod does not have them any more. Raises Refused.
+        NoSuchSession: luod does not have them any more. Raises Refused. Raises DaemonUnreachable: luod did not answer
+        twice; the guest has not resumed, and this process can call it again.
         """
-        self._client._run(restore.resume(self._name))
+        self._client._run(restore.resume(self))
 
     def finish(self) -> None:
         """Finishes both sessions, in the kernel and in luod, and closes them. Idempotent.

@@ -247,7 +247,7 @@ class AsyncRestored(RestoredFiles[AsyncHeldIncomingSession]):
 
     async def resume(self) -> None:
         """See `luod.Restored.resume`."""
-        await self._client._run(restore.resume(self._name))
+        await self._client._run(restore.resume(self))
 
     async def finish(self) -> None:
         """See `luod.Restored.finish`."""

@@ -104,10 +104,23 @@ def test_resuming_what_cannot_be_changes_nothing(luod: Luod) -> None:
     vmm = start(luod)
     assert refused(vmm, "Resuming", names=["one"]).kind == "Refused"
     vmm.call("retrieve_session", name="one", slot="s")
-    assert "no incoming session 'none'" in refused(vmm, "Resuming", names=["one", "none"]).message
+    assert "already" in refused(vmm, "Resuming", names=["one", "none"]).message
     assert states(vmm) == {"incoming one": "retrieved", "incoming one#1": "waiting"}
     resuming(vmm, "one")
-    assert "already" in refused(vmm, "Resuming", names=["one"]).message
+    assert "already" in refused(start(luod), "Resuming", names=["one"]).message
+
+
+def test_the_process_that_retrieved_it_and_got_no_answer_asks_again(luod: Luod, tmp_path: Path) -> None:
+    (tmp_path / "luod.toml").write_text("restore-deadline = 1000\n")  # keep has the claimant by the answer to Retrieve
+    carried(luod, None, "--config", str(tmp_path / "luod.toml"))
+    vmm = restored(luod)
+    resuming(vmm, "one")
+    luod.kill_serve()
+    resuming(vmm, "one")
+    child = vmm.fork_vmm("child")
+    assert "already" in refused(child, "Resuming", names=["one"]).message
+    assert "already" in refused(vmm, "Resuming", names=["one", "none"]).message
+    assert states(vmm) == {"incoming one": "resumed", "incoming one#1": "resumed"}
 
 
 def test_an_update_waits_for_what_is_torn_to_be_released(luod: Luod) -> None:

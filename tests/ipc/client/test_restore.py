@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from luod.errors import NoSuchSession
+from typing import Any, cast
+
+import pytest
+
+from luod.errors import AlreadyResumed, DaemonUnreachable, NoSuchSession
 from luod.ipc.client import restore
 from luod.ipc.framing import Reply
 
@@ -40,3 +44,43 @@ def test_what_another_user_named_so_is_no_part_of_it() -> None:
     """Root is shown everybody's sessions, and the newest generation is what a guest is resumed from."""
     assert discarded(("vm", ROOT), ("vm#1", ROOT), ("vm#99", BOB)) == ["vm", "vm#1"]
     assert discarded(("vm", ALICE), ("vm#1", ALICE), ("vm#99", BOB)) == ["vm", "vm#1"]
+
+
+def of_vm() -> restore.RestoredFiles[Any]:
+    return restore.RestoredFiles("vm", cast(Any, None), None)
+
+
+def answered(steps: Any) -> None:
+    with pytest.raises(StopIteration):
+        steps.send(Reply({}))
+
+
+def test_h12_a_lost_answer_to_resuming_is_asked_for_once_more() -> None:
+    steps = restore.resume(of_vm())
+    first = next(steps)
+    again = steps.throw(DaemonUnreachable("killed"))
+    assert (first.method, again.method, again.parameters) == ("Resuming", "Resuming", {"names": ["vm"]})
+    answered(steps)
+
+
+def test_h12_when_luod_did_not_answer_it_can_be_asked_again_later() -> None:
+    vm = of_vm()
+    steps = restore.resume(vm)
+    next(steps)
+    steps.throw(DaemonUnreachable("killed"))
+    with pytest.raises(DaemonUnreachable):
+        steps.throw(DaemonUnreachable("killed"))
+    steps = restore.resume(vm)
+    assert next(steps).method == "Resuming"
+    answered(steps)
+
+
+def test_h12_after_luods_answer_and_while_luod_is_asked_it_is_not_asked_a_second_time() -> None:
+    vm = of_vm()
+    steps = restore.resume(vm)
+    next(steps)
+    with pytest.raises(AlreadyResumed):
+        next(restore.resume(vm))
+    answered(steps)
+    with pytest.raises(AlreadyResumed):
+        next(restore.resume(vm))

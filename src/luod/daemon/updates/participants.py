@@ -45,10 +45,13 @@ class Participants:
     `coordinator` is that of the running update; None also if a previous serve called reboot(2).
     """
 
-    def __init__(self, holdings: Holdings, run: Run, log: Log, sparing: Sparing) -> None:
+    def __init__(
+        self, holdings: Holdings, run: Run, claimed_by: Callable[[IncomingRow, Peer], bool], log: Log, sparing: Sparing
+    ) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
         self._run = run
+        self._claimed_by = claimed_by
         self._log = log
         self._sparing = sparing
         self._followers: dict[str, Follower] = {}
@@ -210,6 +213,8 @@ class Participants:
             follower.ended.clear()
 
     def resuming(self, peer: Peer, names: list[str]) -> None:
+        if names and all(self._resumed_by(peer, name) for name in names):
+            return  # its answer was lost, so that it has not resumed the guest
         for name in names:
             row = self._registry.incoming(name)
             if row is None or not may_use(peer, row):
@@ -230,6 +235,15 @@ class Participants:
 
         self._change(chosen, resumed)
         self._sparing("resuming", of=peer.uid, sessions=",".join(sorted(chosen)), uid=peer.uid, pid=peer.pid)
+
+    def _resumed_by(self, peer: Peer, name: str) -> bool:
+        row = self._registry.incoming(name)
+        return (
+            row is not None
+            and row.state is IncomingState.RESUMED
+            and may_use(peer, row)
+            and self._claimed_by(row, peer)
+        )
 
     def _change(self, names: Iterable[str], change: Callable[[Row], Row]) -> None:
         """Changes rows of the workloads of these sessions, in one write."""

@@ -5,7 +5,7 @@ The exchanges are like those of `luod.ipc.client.sessions`. `luod.client` and `l
 
 from __future__ import annotations
 
-from luod.errors import AlreadyResumed, BadInput, CallFailed, NoSuchSession, Torn
+from luod.errors import AlreadyResumed, BadInput, CallFailed, DaemonUnreachable, NoSuchSession, Torn
 from luod.ipc.client import sessions
 from luod.ipc.client.sessions import INCOMING, OUTGOING, Call
 from luod.ipc.names import UPDATES
@@ -55,6 +55,8 @@ class RestoredFiles(Resource, Generic[H]):
         self._name = name
         self._running = running
         self._frozen = frozen
+        self._resumed = False
+        """Whether the guest resumes, or luod is being told that it does."""
 
     @property
     def name(self) -> str:
@@ -156,13 +158,27 @@ def _drop(begun: dict[str, IncomingSession], name: str) -> None:
         kept.close()
 
 
-def resume(name: str) -> Exchange[None]:
+def resume(restored: RestoredFiles[H]) -> Exchange[None]:
+    """Records that the guest resumes.
+
+    luod may have recorded it and died before its answer: it accepts a repetition from this process, and this object
+    refuses one after the answer.
+    """
+    if restored._resumed:
+        raise AlreadyResumed(
+            f"the guest of session {restored.name!r} has already resumed", hint=_cold_start(restored.name)
+        )
+    restored._resumed = True
     try:
-        yield Call("Resuming", {"names": [name]}, UPDATES)
-    except CallFailed as error:
-        if error.name != f"{UPDATES}.WrongPhase":
+        try:
+            yield Call("Resuming", {"names": [restored.name]}, UPDATES)
+        except DaemonUnreachable:
+            yield Call("Resuming", {"names": [restored.name]}, UPDATES)
+    except BaseException as error:
+        restored._resumed = False
+        if not isinstance(error, CallFailed) or error.name != f"{UPDATES}.WrongPhase":
             raise
-        raise AlreadyResumed(error.message, hint=_cold_start(name)) from error
+        raise AlreadyResumed(error.message, hint=_cold_start(restored.name)) from error
 
 
 def finish(handles: Sequence[IncomingHandle]) -> Exchange[None]:

@@ -124,7 +124,10 @@ class Updates(Interface, name=UPDATES):
         When this is answered, luod has written it to its registry, and does not hand out the incoming sessions `names`,
         and NAME#GENERATION of each, any more. They can be finished, and released. It needs no Follow.
 
-        Errors: NoSuchSession, Torn, WrongPhase (called before), Refused (never retrieved). After an error nothing is
-        changed.
+        A process that got no answer, and has not resumed the guest, calls it again: the process that retrieved the
+        sessions is answered as before. luod refuses the call of any other process.
+
+        Errors: NoSuchSession, Torn, WrongPhase (called before by another process), Refused (never retrieved). After an
+        error nothing is changed.
         """
         self._service.resuming(self._peer, names)
