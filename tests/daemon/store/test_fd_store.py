@@ -34,6 +34,9 @@ class Keep:
         self.sessions: set[str] = set()
         self.refuse: set[str] = set()
         self.probe_error = 0
+        self.unread = 0
+        """How many messages are refused as a whole, as those whose files did not fit."""
+        self.most_files = 0
         self.closing = 0
         """How often the name of a session is taken because its last session is not closed yet."""
         self.messages: list[int] = []
@@ -46,6 +49,13 @@ class Keep:
         fds = iter(received)
         requests = protocol.decode(message)
         self.messages.append(len(requests))
+        self.most_files = max(self.most_files, len(received))
+        if self.unread:
+            self.unread -= 1
+            for fd in fds:
+                fd.close()
+            framing.send(self.channel, protocol.encode({"ERRNO": errno.EMFILE, "ALL": 1}))
+            return
         answers = []
         for request in requests:
             code, session = self.execute(request, fds)
@@ -331,6 +341,51 @@ def test_what_is_asked_while_keep_works_goes_in_one_message() -> None:
         assert links == dict.fromkeys([*(f"outgoing.vm-{number}" for number in (0, 1, 2, 4, 5)), "held.1"], "/dev/null")
 
     run(body)
+
+
+def test_a_removal_in_a_message_that_keep_could_not_read_is_asked_again() -> None:
+    async def body(store: FdStore, keep: Keep) -> None:
+        await store.create("vm-1", None)
+        await store.create("vm-2", None)
+        keep.unread = 2
+        with null() as file:
+            store.drop_soon("outgoing.vm-1")
+            results = await asyncio.gather(
+                store.drop("outgoing.vm-2"), store.store({"held.1": file}), return_exceptions=True
+            )
+        assert isinstance(results[1], KernelRefused)
+        assert keep.stored == set()
+
+    run(body)
+
+
+def test_many_files_go_in_messages_that_fit() -> None:
+    async def body(store: FdStore, keep: Keep) -> None:
+        with null() as file:
+            await asyncio.gather(*(store.store({f"held.{number}": file}) for number in range(100)))
+        assert keep.most_files <= 16
+
+    run(body)
+
+
+def test_serve_ends_when_keep_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its fds are other than keep's then."""
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ended: list[str] = []
+        with theirs:
+            store = FdStore(ours, {"outgoing.vm-1": null()}, lambda: ended.append("serve"))
+            monkeypatch.setattr(framing, "send", fails)
+            with pytest.raises(KeeperGone):
+                await store.drop("outgoing.vm-1")
+            store.close()
+        assert ended == ["serve"]
+
+    asyncio.run(main())
 
 
 def test_a_file_that_is_dropped_soon_is_dropped_before_what_is_asked_next() -> None:

@@ -42,6 +42,8 @@ _RETRIEVE_REFUSALS: dict[int, type[KernelRefused]] = {
     errno.EIO: LiveUpdateBroken,
 }
 
+_MOST_FILES = 16
+"""The files in one message: fewer than the fds that keep has to spare, so that they always fit."""
 _CLOSING_SECONDS = 1.0
 _CLOSING_PAUSE = 0.001
 _CLOSING_PAUSE_LAST = 0.05
@@ -99,6 +101,11 @@ class _Request:
         self.answer: asyncio.Future[Fd | None] = asyncio.get_running_loop().create_future()
         self.said: Mapping[str, str] = MappingProxyType({})
         """The words of the answer."""
+
+    @property
+    def removes(self) -> bool:
+        """Returns whether it makes keep close an fd."""
+        return "FDSTOREREMOVE" in self.words
 
     def fail(self, error: LuodError) -> None:
         if not self.answer.done():
@@ -349,8 +356,8 @@ class FdStore(Mapping[str, Fd]):
         except LuodError as error:
             self._fail(error)
             return
-        fds = []
-        while self._queue and len(self._sent) < protocol.MOST_REQUESTS:
+        fds: list[int] = []
+        while self._queue and len(self._sent) < protocol.MOST_REQUESTS and len(fds) < _MOST_FILES:
             request = self._queue.popleft()
             if request.opens and not self._reserve(request):
                 continue
@@ -365,7 +372,8 @@ class FdStore(Mapping[str, Fd]):
         try:
             framing.send(self._channel, protocol.encode(*(request.words for request in self._sent)), fds)
         except OSError as error:
-            self._fail(KeeperGone(f"the supervisor has ended: {error}"))
+            # serve's fds are not keep's any more: what was dropped here is still there.
+            self._end(KeeperGone(f"the supervisor cannot be asked: {error}"))
 
     def _reserve(self, request: _Request) -> bool:
         """Keeps an fd number free for the session. Returns False: no number is free, and keep is not asked.
@@ -394,21 +402,30 @@ class FdStore(Mapping[str, Fd]):
         except (OSError, ProtocolError):
             message, received = b"", ()
         if not message:
-            self._loop.remove_reader(self._channel)
-            self._fail(KeeperGone("the supervisor has ended"))
-            self._lost()
+            self._end(KeeperGone("the supervisor has ended"))
             return
         answers = protocol.decode(message)
         if "ALL" in answers[0]:
             answers *= len(self._sent)
+            # keep did not read the message. A removal must not fail: serve has closed its fd already.
+            self._queue.extendleft(reversed([request for request in self._sent if request.removes]))
         answered, self._sent = self._sent[: len(answers)], self._sent[len(answers) :]
         fds = iter(received)
         for request, said in zip(answered, answers, strict=True):
+            if "ALL" in said and request.removes:
+                continue
             request.answered(said, next(fds) if request.opens and said["ERRNO"] == "0" else None)
         if not self._sent:
             while self._spares:
                 self._spares.pop().close()
             self._send()
+
+    def _end(self, error: KeeperGone) -> None:
+        """Ends the work with keep: serve ends, and the next one begins with keep's fds."""
+        self._loop.remove_reader(self._channel)
+        self._fail(error)
+        lost, self._lost = self._lost, lambda: None
+        lost()
 
     def _fail(self, error: LuodError) -> None:
         """Fails every request that is not answered."""
