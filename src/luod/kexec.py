@@ -39,6 +39,8 @@ _SYSCTLS: Final = "proc/sys/kernel"
 _MOST_LOADS: Final = 2**31 - 1
 
 _REBOOT: Final = "reboot(LINUX_REBOOT_CMD_KEXEC)"
+_COUNT: Final = f"kernel.{uapi.SYSCTL_LOAD_LIMIT_REBOOT}"
+"""In place of a call in the error of a `jump` that calls nothing."""
 _PRIVILEGE: Final = "the process lacks CAP_SYS_BOOT, or the kernel is locked down"
 _LOAD: Final[_Meanings] = {
     errno.ENOEXEC: (NotAKernelImage, "the file is not a kernel image for this machine"),
@@ -240,7 +242,7 @@ def jump(*, loads: int | None = None) -> NoReturn:
     """
     os.sync()
     if loads is not None and loads_left() != loads:
-        raise JumpRefused(0, _REBOOT, "another process has loaded or unloaded a kernel image since")
+        raise JumpRefused(0, _COUNT, "another process has loaded or unloaded a kernel image since")
     try:
         linux.syscall("reboot", uapi.LINUX_REBOOT_MAGIC1, uapi.LINUX_REBOOT_MAGIC2, uapi.LINUX_REBOOT_CMD_KEXEC, None)
     except OSError as error:

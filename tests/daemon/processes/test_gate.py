@@ -29,3 +29,10 @@ def test_a_command_in_a_place_that_the_unit_hides_is_told_to_move(place: str) ->
     assert said.startswith(f"{place}: No such file or directory; luod.service has /home, /root,")
     assert said.endswith("put it elsewhere")
     assert complaint(place) == (127, f"{place}: No such file or directory"), "without systemd nothing is hidden"
+
+
+@pytest.mark.parametrize(("given", "order"), [("g", "''"), ("g2147483640", "'2147483640'"), ("", "None")])
+def test_an_order_passes_the_gate_and_a_serve_that_is_gone_gives_none(given: str, order: str) -> None:
+    source = "from luod.daemon.processes import gate; print(repr(gate.wait_for_order()))"
+    done = subprocess.run([sys.executable, "-c", source], input=given, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == order

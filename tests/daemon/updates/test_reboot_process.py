@@ -48,7 +48,7 @@ def test_from_its_release_to_its_end_it_is_under_way(monkeypatch: pytest.MonkeyP
     async def body() -> list[bool]:
         process = started(monkeypatch, "/bin/true")
         seen = [process.under_way]
-        process.go()
+        process.go(None)
         seen.append(process.under_way)
         assert await process.ended(30.0)
         seen.append(process.under_way)

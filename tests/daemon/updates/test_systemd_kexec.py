@@ -20,7 +20,7 @@ def requested(monkeypatch: pytest.MonkeyPatch, answer: Any, *, loaded: bool = Tr
 
     monkeypatch.setattr("luod.kexec.loaded", lambda: loaded)
     monkeypatch.setattr(subprocess, "run", run)
-    return systemd_kexec._request()
+    return systemd_kexec._request(None)
 
 
 def answered(code: int, stderr: str = "") -> subprocess.CompletedProcess[str]:

@@ -190,6 +190,17 @@ def test_a_connection_that_broke_during_the_jump_is_followed_by_one_that_is_told
     carries(luod, one, generation=2)
 
 
+def test_an_image_that_another_process_loads_after_the_last_check_is_not_started(luod: Luod) -> None:
+    """H19. reboot(2) is not called, so no device has changed."""
+    one = Participant(luod, "one")
+    jump = stopped_jump(luod, one)
+    luod.vmm().call("load", kernel=luod.machine.kernel, command_line="liveupdate=on kho=on another=1")
+    luod.machine.signal(jump, signal.SIGCONT)
+    told = one.expect("cancelled")
+    assert "another process has loaded" in told["reason"]
+    assert told["frozen_devices"] == []
+
+
 def test_reboot_returns(luod: Luod) -> None:
     """Here because the loaded image is unloaded: all participants resume, and no session is marked as ready."""
     without_counted_loads(luod)

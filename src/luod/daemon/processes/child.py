@@ -71,10 +71,10 @@ class Child:
             self._report.close()
             raise
 
-    def go(self) -> bool:
-        """Releases it. Returns False if it has ended already."""
+    def go(self, order: str = "") -> bool:
+        """Releases it, with an order as of `gate.lift`. Returns False if it has ended already."""
         assert self._process.stdin is not None
-        return gate.lift(self._process.stdin)
+        return gate.lift(self._process.stdin, order)
 
     async def ended(self, seconds: float) -> bool:
         """Returns whether it has ended. Waits up to `seconds` for it. If a signal has ended it, its group is killed."""

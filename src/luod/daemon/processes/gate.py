@@ -13,14 +13,19 @@ import sys
 from luod.static import IO, TextIO
 
 _GO = b"g"
+_ORDER_BYTES = 64
+"""The longest order: a write of so few bytes to a pipe is read as a whole."""
 _HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")
 """By ProtectHome= and PrivateTmp= of luod.service."""
 
 
-def lift(stdin: IO[bytes]) -> bool:
-    """Releases the child that has `stdin` as its standard input, and closes that. Returns False if it has ended."""
+def lift(stdin: IO[bytes], order: str = "") -> bool:
+    """Releases the child that has `stdin` as its standard input, and closes that. Returns False if it has ended.
+
+    `order` is for `wait_for_order`: ASCII, of up to 63 bytes.
+    """
     try:
-        os.write(stdin.fileno(), _GO)
+        os.write(stdin.fileno(), _GO + order.encode("ascii"))
     except BrokenPipeError:
         return False
     finally:
@@ -30,11 +35,16 @@ def lift(stdin: IO[bytes]) -> bool:
 
 def wait() -> bool:
     """Waits until the gate is lifted; standard input is empty from then on. Returns False if serve is gone before."""
-    go = os.read(0, 1) == _GO
+    return wait_for_order() is not None
+
+
+def wait_for_order() -> str | None:
+    """Waits as `wait`. Returns the order of `lift`; None if serve is gone before."""
+    said = os.read(0, _ORDER_BYTES)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    return go
+    return said[len(_GO) :].decode("ascii") if said.startswith(_GO) else None
 
 
 def become(command: list[str], complaints: TextIO) -> int:

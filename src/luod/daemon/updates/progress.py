@@ -67,8 +67,12 @@ class ProgressFeed:
         self._jump_read.set()
         self._news.set()
 
+    def left(self) -> None:
+        """Records that no operator reads any more."""
+        self._jump_read.set()
+
     async def jump_read(self, seconds: float) -> bool:
-        """Returns whether the operator has read that the kexec begins. Waits up to `seconds` for it."""
+        """Returns whether the operator has read that the kexec begins, or is gone. Waits up to `seconds` for it."""
         try:
             await asyncio.wait_for(self._jump_read.wait(), seconds)
         except TimeoutError:

@@ -1,5 +1,7 @@
 """`python -m luod.daemon.updates.reboot` waits at its gate, calls reboot(2), and writes why that returned.
 
+The order at its gate is the count of loads of the image that it may start, empty if that is unknown.
+
 It is a process of its own, since reboot(2) may hang for as long as a process is in a session's ioctl (docs/hazards.md,
 H17). It imports little: guests are paused when it starts. `luod.daemon.updates.reboot_process` is serve's side.
 """
@@ -18,10 +20,12 @@ from luod.errors import KernelRefused
 def main() -> int:
     # While guests are being paused, so that less is left for the sync afterwards (docs/hazards.md, H16).
     os.sync()
-    if not gate.wait():
+    order = gate.wait_for_order()
+    if order is None:
         return 0
     try:
-        kexec.jump(loads=kexec.loads_left())
+        # serve's count: this process would also count an image that another process has loaded since (H19).
+        kexec.jump(loads=int(order) if order else None)
     except KernelRefused as error:
         reboot_report.write(error.errno or 0, error.call, error.meaning)
     return 1

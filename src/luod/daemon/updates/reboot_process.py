@@ -49,10 +49,13 @@ class RebootProcess:
         """
         return self._gone and not self._over
 
-    def go(self) -> None:
-        """Has reboot(2) called, irrevocably. Raises JumpRefused: the process has ended, and nothing happened."""
+    def go(self, loads: int | None) -> None:
+        """Has reboot(2) called, irrevocably, unless the kernel's count of loads is another than `loads`.
+
+        None: the count is unknown. Raises JumpRefused: the process has ended, and nothing happened.
+        """
         self._gone = True
-        if not self._child.go():
+        if not self._child.go("" if loads is None else str(loads)):
             self._gone = False
             raise JumpRefused(0, _CALL, "the process that was to call it has ended")
 
@@ -63,6 +66,12 @@ class RebootProcess:
             with contextlib.suppress(OSError):  # of wait(2): its status is for the message only
                 await self._child.ended(0.0)
         return self._over
+
+    @property
+    def called(self) -> bool:
+        """Returns whether reboot(2) may have been called, once the process has ended."""
+        said = reboot_report.read(self._child.report)
+        return said is None or said.call == _CALL
 
     def refusal(self) -> KernelRefused:
         """Returns why there was no kexec, once the process has ended."""

@@ -30,9 +30,10 @@ def main(supervisor: int) -> int:
     # While guests are being paused; systemd writes the rest back when it unmounts (docs/hazards.md, H16).
     os.sync()
     with Fd(os.pidfd_open(supervisor)) as keeper:
-        if not gate.wait():
+        order = gate.wait_for_order()
+        if order is None:
             return 0
-        if failure := _request():
+        if failure := _request(int(order) if order else None):
             reboot_report.write(0, _CALL, failure)
             return 1
         while not has_ended(keeper, within=60.0):
@@ -40,14 +41,17 @@ def main(supervisor: int) -> int:
     return 0
 
 
-def _request() -> str:
-    """Requests the kexec. Returns why that failed, "" if systemd has taken the request, or may have.
+def _request(loads: int | None) -> str:
+    """Requests the kexec of the image with this count of loads; None: the count is unknown.
 
-    systemd may still act on a request that it does not answer, so guests stay paused then.
+    Returns why that failed, "" if systemd has taken the request, or may have. systemd may still act on a request that
+    it does not answer, so guests stay paused then.
     """
     if not kexec.loaded():
         # systemd would load the default entry of the boot loader.
         return "no image is loaded: another process has unloaded it"
+    if loads is not None and kexec.loads_left() != loads:
+        return "another process has loaded or unloaded a kernel image since"
     try:
         done = subprocess.run(
             units.kexec(), stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False, text=True

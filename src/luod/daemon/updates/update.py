@@ -63,6 +63,15 @@ _DETACHED_SECONDS: Final = 1.0
 _DISK_SECONDS: Final = 5.0
 """The wait for the registry to be on the disk, while guests are frozen."""
 
+_CLOSED: Final = (
+    RunState.PREPARED,
+    RunState.FREEZING,
+    RunState.FROZEN,
+    RunState.JUMPING,
+    RunState.CANCELLING,
+)
+"""The states in which no check may begin: guests are paused, or are about to be."""
+
 
 class Updater:
     """Runs updates for `luod.daemon.admin`. Needs a running loop."""
@@ -105,13 +114,15 @@ class Updater:
         self._stuck_seconds = stuck_seconds
         self._failed = failed
         self._task: asyncio.Task[None] | None = None
+        self._load_task: asyncio.Task[None] | None = None
+        """The last load that a cancellation does not wait for."""
         self._restoring = asyncio.Lock()
         """Held while what an update has done to the machine is undone."""
 
     async def check(self, kernel: Fd | None, initrd: Fd | None, command_line: str | None, wishes: Wishes) -> Checked:
         try:
             require_names(wishes.ignore_findings)
-            if self._run.is_in(RunState.FREEZING, RunState.JUMPING):
+            if self._run.is_in(*_CLOSED):
                 # Reading files would take processor time while guests are paused.
                 raise update_running(self._run.state)
             way = self.way(wishes.way)
@@ -199,6 +210,7 @@ class Updater:
             # An interrupt of luoctl cancels the update.
             if not coordinator.feed.detached:
                 _cancel(coordinator, "the connection of luoctl update was closed")
+            coordinator.feed.left()
 
     def _begin(self, peer: Peer, wishes: Wishes, way: Way, patience: float, unfollowed: list[str]) -> Coordinator:
         """Accepts an update."""
@@ -259,7 +271,7 @@ class Updater:
                 quiescing = asyncio.ensure_future(self._quiesce.run(coordinator))
                 await coordinator.unless_cancelled(quiescing)
             if not coordinator.cancelled and self._image.replaced:
-                await coordinator.unless_cancelled(self._load())
+                await coordinator.unless_cancelled(self._loading())
             if detach and not coordinator.cancelled:
                 self._require_certain(coordinator, "freezing", given_up)
             if detach and not coordinator.cancelled:
@@ -282,7 +294,7 @@ class Updater:
                 loading = None
                 if not self._image.counted:
                     # In parallel with the freezing, so that it adds less blackout (H19).
-                    loading = asyncio.ensure_future(self._load())
+                    loading = self._loading()
                     loading.add_done_callback(lambda done: _cancel_if_failed(coordinator, done))
                 await coordinator.settle()
                 if loading is not None:
@@ -295,7 +307,7 @@ class Updater:
             if not coordinator.cancelled:
                 self._require_certain(coordinator, "jumping", given_up)
             if not coordinator.cancelled and reboot is not None:
-                await self._call_reboot(coordinator, reboot)
+                await self._call_reboot(coordinator, reboot, given_up)
         except asyncio.CancelledError:
             if reboot is not None and reboot.under_way:
                 # luod is being stopped while reboot(2) runs: the marks in the registry are true.
@@ -315,6 +327,11 @@ class Updater:
         self._undo.loads()
         await self._image.load_again()
         self._undo.loaded(self._image.count)
+
+    def _loading(self) -> asyncio.Task[None]:
+        """Loads the image in a task, for which a roll-back waits."""
+        self._load_task = asyncio.ensure_future(self._load())
+        return self._load_task
 
     async def _ask_hook(self, coordinator: Coordinator) -> None:
         """Runs the hook before-update, before the first participant is asked."""
@@ -336,16 +353,19 @@ class Updater:
         may have changed them since the check. The next step must follow in the same turn of the loop.
         """
         try:
-            findings = self._image.certain(moment)
+            self._require_allowed(moment, given_up)
         except (errors.Refused, OSError) as error:
             coordinator.cancel(str(error))
             return
-        in_the_way = refusing(with_ignored(findings, given_up))
-        if in_the_way:
-            coordinator.cancel(f"{in_the_way[0].name}: {in_the_way[0].what}; {in_the_way[0].remedy}")
-        elif released := self._participants.released():
+        if released := self._participants.released():
             # Their guests would freeze for a kexec that does not preserve them.
             coordinator.cancel(f"sessions were released after their participants voted ready: {listed(released)}")
+
+    def _require_allowed(self, moment: Moment, given_up: Collection[str]) -> None:
+        """Raises Refused: a finding does not allow the update at this moment, or a file was changed."""
+        in_the_way = refusing(with_ignored(self._image.certain(moment), given_up))
+        if in_the_way:
+            raise Refused(f"{in_the_way[0].name}: {in_the_way[0].what}; {in_the_way[0].remedy}")
 
     def _ran(self, task: asyncio.Task[None]) -> None:
         """Ends serve after a defect: participants may be left paused, and the next serve cancels, or takes over."""
@@ -363,7 +383,7 @@ class Updater:
         self._log.error("bug", method="update", error=repr(error), traceback=where)
         return error
 
-    async def _call_reboot(self, coordinator: Coordinator, reboot: RebootProcess) -> None:
+    async def _call_reboot(self, coordinator: Coordinator, reboot: RebootProcess, given_up: Collection[str]) -> None:
         """Calls reboot(2), which cannot be cancelled. Returns if the kernel refuses; `coordinator` has the reason."""
         ready = ready_rows(coordinator, self._registry.all_outgoing)
         coordinator.jump(len(ready))
@@ -384,6 +404,8 @@ class Updater:
         if self._image.replaced:
             self._log.warning("image-replaced", update=coordinator.id)
             await self._load()
+            # A file may have been written to since the last check, which was before the disk and luoctl were awaited.
+            self._require_allowed("jumping", given_up)
             if self._image.replaced:
                 raise errors.Refused("another process loads kernel images", hint="stop it, then update again")
         try:
@@ -393,9 +415,10 @@ class Updater:
         except errors.KernelRefused as error:
             coordinator.came_back(str(error))
             return
-        reboot.go()
+        reboot.go(self._image.count)
         await until_ended(reboot.ended, self._stuck_seconds, lambda: self._end_stuck(coordinator), self._log)
-        coordinator.came_back(str(reboot.refusal()))
+        cancel = coordinator.came_back if reboot.called else coordinator.end
+        cancel(str(reboot.refusal()))
 
     async def _registry_on_disk(self) -> None:
         """Waits until the registry is on the disk. Raises Refused if that takes too long."""
@@ -451,6 +474,9 @@ class Updater:
             if quiescing is not None and not quiescing.done():
                 self._quiesce.call_off()
                 await asyncio.wait((quiescing,))
+            if self._load_task is not None:
+                # What is loaded after the image was unloaded would stay (H13).
+                await asyncio.wait((self._load_task,))
             await self._undo.undo()
             self._inhibitor.resume()
 
