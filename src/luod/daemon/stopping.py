@@ -78,8 +78,9 @@ class Stopping:
         words |= {held_name(file): f"file {file.name} of {held.name}" for held in record.held for file in held.files}
         copies = {name: fds[name].duplicate() for name in words if name in fds}
         try:
-            elsewhere = await asyncio.to_thread(open_elsewhere, copies, os.getppid())
-            doubt = ""
+            found = await asyncio.to_thread(open_elsewhere, copies, os.getppid())
+            elsewhere, unseen = found.pids, found.unseen
+            doubt = "" if unseen is None else f"luod cannot tell whether process {unseen} has these open"
         except OSError as error:
             elsewhere, doubt = {}, f"luod cannot tell whether others have these open ({error})"
         finally:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 
@@ -14,6 +13,7 @@ from luod.daemon.cleanup.forwarder import File, held, look_into, pack
 from luod.daemon.cleanup.forwarding import received
 from luod.errors import Refused
 from luod.linux import Fd
+from tests.daemon.free_fds import only
 
 FILES = 130
 """In three sockets."""
@@ -34,22 +34,6 @@ def _memory(number: int) -> Fd:
     file = Fd(os.memfd_create("file"))
     os.pwrite(file.fileno(), b"%d" % number, 0)
     return file
-
-
-@contextmanager
-def only(free: int) -> Iterator[None]:
-    """Leaves this process so many free fds."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    numbers = [os.dup(0) for _ in range(free)]
-    for number in numbers:
-        os.close(number)
-    used = {int(name) for name in os.listdir("/proc/self/fd")}
-    assert all(number in used or number in numbers for number in range(max(numbers)))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(numbers) + 1, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_next_forwarder_finds_every_file_of_the_one_before(packed: Sequence[socket.socket]) -> None:

@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 
+from luod.daemon.sessions.holders import Holders
 from luod.linux import Fd
+from luod.testing.tools import for_root
+from tests.daemon.free_fds import only
 
 _LOOK = """
 import os, sys
 from luod.daemon.sessions.holders import open_elsewhere
 from luod.linux import Fd
 with Fd(int(sys.argv[1])) as session:
-    print(open_elsewhere({"outgoing.vm": session}, os.getpid(), custodian=int(sys.argv[2])))
+    if len(sys.argv) > 3:
+        os.setresuid(*[int(sys.argv[3])] * 3)
+    found = open_elsewhere({"outgoing.vm": session}, os.getpid(), custodian=int(sys.argv[2]))
+    print(found.pids, found.unseen is not None)
+"""
+_INTERRUPTED = """
+import asyncio, os, sys
+from luod.daemon.sessions.holders import Holders
+from luod.linux import Fd
+
+async def main():
+    fds = {"outgoing.vm": Fd(os.memfd_create("private"))}
+    holders = Holders(fds)
+    first, second, third = [asyncio.create_task(holders.open_elsewhere("outgoing.vm")) for _ in range(3)]
+    print(await first)
+    private = fds["outgoing.vm"]
+    fds["outgoing.vm"] = Fd(int(sys.argv[1]))
+    await asyncio.sleep(0)
+    second.cancel()
+    print(await third)
+    for fd in (private, fds["outgoing.vm"]):
+        fd.close()
+
+if os.fork():
+    os.wait()
+else:
+    asyncio.run(main())
 """
 
 
-def found_with(custodian: int) -> str:
-    """Returns what a process finds that has a file open which this one has open too."""
+def looked(source: str, *arguments: object) -> str:
+    """Returns what a process prints that has a file open which this one has open too; argument 1 is its fd."""
     with Fd(os.memfd_create("session")) as session:
-        number = str(session.fileno())
-        command = [sys.executable, "-c", _LOOK, number, str(custodian)]
+        command = [sys.executable, "-c", source, str(session.fileno()), *map(str, arguments)]
         return subprocess.run(
             command, pass_fds=(session.fileno(),), check=True, capture_output=True, text=True
         ).stdout.strip()
@@ -29,5 +58,30 @@ def found_with(custodian: int) -> str:
 
 def test_a_process_that_has_the_sessions_for_luod_does_not_use_them() -> None:
     """PID 1 has every session in its store: a dead guest's must be freed nevertheless."""
-    assert found_with(custodian=0) == str({"outgoing.vm": os.getpid()})
-    assert found_with(custodian=os.getpid()) == "{}"
+    assert looked(_LOOK, 0).startswith(str({"outgoing.vm": os.getpid()}))
+    assert looked(_LOOK, os.getpid()).startswith("{}")
+
+
+def test_a_process_that_luod_may_not_look_into_may_have_the_session() -> None:
+    for_root("to look as another user")
+    assert looked(_LOOK, 1) == f"{ {'outgoing.vm': os.getpid()} } False"
+    assert looked(_LOOK, 1, 65534) == "{} True"
+
+
+def test_a_search_that_is_not_possible_is_not_the_answer_that_no_process_has_it() -> None:
+    for_root("to look into every process")
+
+    async def answers() -> list[object]:
+        holders = Holders({"outgoing.vm": session})
+        with only(0):
+            without = await holders.open_elsewhere("outgoing.vm")
+        return [without, await holders.open_elsewhere("outgoing.vm")]
+
+    with Fd(os.memfd_create("session")) as session:
+        assert asyncio.run(answers()) == ["unknown", None]
+
+
+def test_a_search_that_was_interrupted_answers_no_other_request() -> None:
+    """The one that waits for it looks itself: the answer of before is about another moment."""
+    for_root("to look into every process")
+    assert looked(_INTERRUPTED).split() == ["None", str(os.getpid())]

@@ -216,7 +216,9 @@ class Reaping:
                 row = self._registry.incoming(name)
                 if row is None:
                     return
-                if row.state is IncomingState.DISCARDING or await self._sessions.open_elsewhere(row) is None:
+                discarding = row.state is IncomingState.DISCARDING
+                holder = None if discarding else await self._sessions.open_elsewhere(row)
+                if holder is None:
                     try:
                         await self._discard(name)
                     except (Busy, LiveUpdateBusy):
@@ -231,6 +233,8 @@ class Reaping:
                 elif not told:
                     told = True
                     reason = "another process than the one that retrieved it last has it open"
+                    if holder == "unknown":
+                        reason = "luod cannot determine whether another process has it open"
                     self._log.warning("left-alone", name=name, owner=row.owner, reason=reason)
             # Sleeps without the semaphore.
             await asyncio.sleep(_LEFT_SECONDS if told else _AGAIN_SECONDS)

@@ -159,8 +159,8 @@ class Workloads:
             raise _in_use(row, reason, instead)
 
     async def _require_closed(self, row: Row, instead: str) -> None:
-        """Raises Refused if a process has the session open."""
-        if (pid := await self._sessions.open_elsewhere(row)) is not None:
+        """Raises Refused if a process is known to have the session open: the operator decides about what is not."""
+        if isinstance(pid := await self._sessions.open_elsewhere(row), int):
             raise _in_use(row, f"process {pid} has it open", instead)
 
     async def _each(self, rows: list[IncomingRow], act: Callable[[IncomingRow], Awaitable[str]]) -> str:

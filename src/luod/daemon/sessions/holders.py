@@ -8,19 +8,38 @@ closed.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import cmp_to_key
-from typing import Final
 
 from luod.daemon.supervisor import protocol
+from luod.errors import KernelRefused
+from luod.frozen import frozen
 from luod.linux import Fd, syscall
+from luod.static import Final, Literal
 
 _KCMP_FILE: Final = 0
 _PID_1: Final = 1
 """It has every session in its store, under systemd, and uses none."""
 _ORDER: Final = {0: 0, 1: -1, 2: 1}
 """The results of kcmp as a comparison."""
+_ENDED: Final = (FileNotFoundError, ProcessLookupError)
+"""The process has ended, or has closed the fd."""
+_CLOSED: Final = (errno.ESRCH, errno.EBADF)
+"""The same from kcmp."""
+
+Holder = int | Literal["unknown"] | None
+"""The id of a process that has a session open; None if no process has; "unknown" if that cannot be determined."""
+
+
+@frozen
+class Found:
+    """`pids`: a process of each file that one has open. `unseen`: a process whose files luod may not see, or None."""
+
+    pids: Mapping[str, int]
+    unseen: int | None
 
 
 class Holders:
@@ -35,44 +54,44 @@ class Holders:
         self._turn = asyncio.Lock()
         self._began = float("-inf")
         self._looked: frozenset[str] = frozenset()
-        self._found: dict[str, int] = {}
+        self._found = Found({}, None)
 
-    async def open_elsewhere(self, name: str) -> int | None:
-        """Returns a process other than luod's that has the session open whose fd has this name, or None.
+    async def open_elsewhere(self, name: str) -> Holder:
+        """Returns a process other than luod's that has the session open whose fd has this name.
 
-        A search that begins during the wait is enough. None also if that cannot be determined, or luod does not have
-        the session.
+        A search that begins during the wait is enough, if it is not cancelled. None also if luod does not have the
+        session.
         """
         asked = self._loop.time()
         async with self._turn:
             if name not in self._fds:
                 return None
             if self._began < asked or name not in self._looked:
-                await self._look()
-        return self._found.get(name)
+                try:
+                    await self._look()
+                except (KernelRefused, OSError):
+                    return "unknown"
+            found = self._found
+        return found.pids.get(name, None if found.unseen is None else "unknown")
 
     async def _look(self) -> None:
-        self._began = self._loop.time()
+        """Raises KernelRefused, OSError: nothing is known, as after a cancellation."""
+        began = self._loop.time()
         sessions = [name for name in self._fds if name.startswith((protocol.OUTGOING, protocol.INCOMING))]
-        copies = {name: self._fds[name].duplicate() for name in sessions}
-        try:
-            self._found = await asyncio.to_thread(open_elsewhere, copies, os.getppid(), custodian=_PID_1)
-        except OSError:
-            self._found = {}
-        finally:
-            self._looked = frozenset(copies)
-            for copy in copies.values():
-                copy.close()
+        with ExitStack() as opened:
+            copies = {name: opened.enter_context(self._fds[name].duplicate()) for name in sessions}
+            found = await asyncio.to_thread(open_elsewhere, copies, os.getppid(), custodian=_PID_1)
+        self._found, self._looked, self._began = found, frozenset(copies), began
 
 
-def open_elsewhere(fds: Mapping[str, Fd], own: int, *, custodian: int | None = None) -> dict[str, int]:
-    """Returns those `fds`, by name, that a process other than `own` and its descendants has open, and its id.
+def open_elsewhere(fds: Mapping[str, Fd], own: int, *, custodian: int | None = None) -> Found:
+    """Finds those `fds` that a process other than `own` and its descendants has open.
 
     `custodian` is a process that does not count, since it has them open for luod. It is slow on a large host: run
-    it in a thread. Raises OSError: this kernel has no kcmp(2).
+    it in a thread. Raises OSError: this kernel has no kcmp(2), or this process has no free fd.
     """
     if not fds:
-        return {}
+        return Found({}, None)
     me = os.getpid()
 
     def compare(mine: int, pid: int, other: int) -> int:
@@ -86,23 +105,32 @@ def open_elsewhere(fds: Mapping[str, Fd], own: int, *, custodian: int | None = N
         return compare(mine[1], me, other[1])
 
     ordered = sorted(numbers.items(), key=cmp_to_key(by_file))
-    found: dict[str, int] = {}
+
+    def search(pid: int, other: int) -> str | None:
+        low, high = 0, len(ordered)
+        while low < high:
+            middle = (low + high) // 2
+            try:
+                order = compare(ordered[middle][1], pid, other)
+            except OSError as error:
+                if error.errno in _CLOSED:
+                    return None
+                raise
+            if order == 0:
+                return ordered[middle][0]
+            low, high = (middle + 1, high) if order < 0 else (low, middle)
+        return None
+
+    pids: dict[str, int] = {}
+    unseen = None
     for pid in _others(own):
         if pid == custodian:
             continue
-        for other in _open(pid, links):
-            low, high = 0, len(ordered)
-            while low < high:
-                middle = (low + high) // 2
-                try:
-                    order = compare(ordered[middle][1], pid, other)
-                except OSError:
-                    break  # the process has ended, or closed it
-                if order == 0:
-                    found[ordered[middle][0]] = pid
-                    break
-                low, high = (middle + 1, high) if order < 0 else (low, middle)
-    return found
+        try:
+            pids |= {name: pid for other in _open(pid, links) if (name := search(pid, other)) is not None}
+        except PermissionError:
+            unseen = pid
+    return Found(pids, unseen)
 
 
 def _others(own: int) -> list[int]:
@@ -114,7 +142,7 @@ def _others(own: int) -> list[int]:
         try:
             with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
                 status = file.read()
-        except OSError:
+        except _ENDED:
             continue
         parents[int(entry)] = int(status.rpartition(")")[2].split()[1])
 
@@ -127,16 +155,16 @@ def _others(own: int) -> list[int]:
 
 
 def _open(pid: int, links: set[str]) -> list[int]:
-    """Returns the fds of a process that may be the same files, from their links."""
+    """Returns the fds of a process that may be the same files, from their links. Raises PermissionError."""
     found = []
     try:
         numbers = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
+    except _ENDED:
         return []
     for number in numbers:
         try:
             link = os.readlink(f"/proc/{pid}/fd/{number}")
-        except OSError:
+        except _ENDED:
             continue
         if link in links:
             found.append(int(number))

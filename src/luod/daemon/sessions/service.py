@@ -31,7 +31,7 @@ from luod.daemon.sessions.changes import Changes
 from luod.daemon.sessions.claims import Claims
 from luod.daemon.sessions.file_kind import Discard
 from luod.daemon.sessions.finish_check import Checks
-from luod.daemon.sessions.holders import Holders
+from luod.daemon.sessions.holders import Holder, Holders
 from luod.daemon.sessions.manifests import Manifests
 from luod.daemon.sessions.manifests import check as check_manifest
 from luod.daemon.sessions.names import Belonging, check_generation, counts, may_use, parsed
@@ -379,8 +379,8 @@ class SessionService:
 
     # For `luod.daemon.cleanup.reaping` and `luod.daemon.cleanup.forwarding`.
 
-    async def open_elsewhere(self, row: Row) -> int | None:
-        """Returns a process other than luod's that has the session open; None also if that cannot be determined."""
+    async def open_elsewhere(self, row: Row) -> Holder:
+        """Returns a process other than luod's that has the session open."""
         return await self._holders.open_elsewhere(fd_name(row))
 
     def process_lives(self, row: OutgoingRow) -> bool:
