@@ -10,5 +10,5 @@ from tests.kernel.asked import ask_both
 
 def test_requests_that_wait_for_a_device(tmp_path_factory: pytest.TempPathFactory, machine_python: Interpreter) -> None:
     expected, found = ask_both(tmp_path_factory, machine_python, "waiting_writes")
-    assert len(expected) == 25
+    assert len(expected) == 27
     assert found == expected

@@ -6,12 +6,16 @@ Arguments: the device's PCI address, and the number of its iommu group.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+
+from luod.uapi import vfio
+from tests.programs import raw_vfio
 
 SOON = 0.5
 """Seconds after which an unanswered write is one that waits."""
@@ -89,6 +93,39 @@ def ask(begin: tuple[Path, str], request: tuple[Path, str]) -> list[object]:
     return [[[each.soon, each.result] for each in writes], there, nodes, device.exists()]
 
 
+def use_while_it_waits() -> list[object]:
+    """Returns what the user of a bound device gets while its unbind waits."""
+    file, _ = fresh()
+    context = raw_vfio.open_iommufd()
+    raw_vfio.bind(file, context)
+    waiting = Later(lambda: write_to(*unbind))
+    reset = vfio.PCI_HOT_RESET
+    got = [
+        attempt(lambda: fcntl.ioctl(file, vfio.VFIO_DEVICE_RESET)),
+        attempt(lambda: fcntl.ioctl(file, vfio.VFIO_DEVICE_PCI_HOT_RESET, reset.pack(reset.size, 0, 0))),
+        attempt(lambda: raw_vfio.get_info(file)[2]),
+        can_open(f"/dev/vfio/{group}"),
+    ]
+    os.close(file)
+    waiting.join()
+    os.close(context)
+    return [waiting.soon, waiting.result, *got]
+
+
+def use_a_group_while_it_waits() -> list[object]:
+    """Returns what the group of a device gives while the unbind of the device waits."""
+    file, _ = fresh()
+    waiting = Later(lambda: write_to(*unbind))
+    opened, container = raw_vfio.open_type1(int(group))
+    got = attempt(lambda: raw_vfio.device_of(opened, address))
+    os.close(file)
+    waiting.join()
+    os.close(container)
+    after = attempt(lambda: raw_vfio.device_of(opened, address))
+    os.close(opened)
+    return [waiting.soon, waiting.result, got, after, can_open(f"/dev/vfio/{group}")]
+
+
 unbind = (driver / "unbind", address)
 remove = (device / "remove", "1")
 requests = {
@@ -106,7 +143,7 @@ requests = {
     "remove with 0": (device / "remove", "0"),
     "remove with -1": (device / "remove", "-1"),
 }
-answers: dict[str, list[object]] = {}
+answers = {"use": use_while_it_waits(), "use of the group": use_a_group_while_it_waits()}
 for first, begin in (("unbind", unbind), ("remove", remove)):
     for name, request in requests.items():
         if (first, name) == ("remove", "bind"):
