@@ -7,6 +7,7 @@ has them with a real luod.
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,37 @@ def test_without_luods_answer_to_what_it_carries_there_is_no_vote(
     with Impostor(tmp_path, following("preparing"), Answer(reply()), NO_ANSWER, NO_ANSWER) as impostor:
         assert not take_part(impostor.path, steps, session, ())
     assert "Vote" not in asked(impostor)
+
+
+def without_fds(call: Callable[[], Any]) -> Any:
+    """Makes a call in which the process can open no fd."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        return call()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_an_fd_a_call_raises_that_luod_cannot_be_reached() -> None:
+    with pytest.raises(luod.DaemonUnreachable, match="Too many open files"):
+        without_fds(luod.Client("/run/none").sessions)
+
+
+def test_a_veto_without_an_fd_does_not_replace_the_error_of_the_block(tmp_path: Path) -> None:
+    failure = OSError("the device would not stop")
+
+    def failed(phase: luod.Phase) -> None:
+        with phase:
+            raise failure
+
+    with Impostor(tmp_path, following("preparing", "cancelled"), Answer(reply())) as impostor:
+        participant = luod.Participant("vm", [Session()], client=luod.Client(impostor.path, timeout=10))
+        with participant:
+            preparing = participant.next()
+            assert preparing is not None
+            without_fds(lambda: failed(preparing))
+            cancelled = participant.next()
+            assert cancelled is not None
+            with pytest.raises(OSError, match="the device would not stop"), cancelled:
+                pass

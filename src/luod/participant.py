@@ -100,8 +100,8 @@ class Phase(Told):
         if reason is not None:
             try:
                 counted = self.veto(reason)
-            except LuodError:
-                pass
+            except (LuodError, OSError):
+                pass  # the error of the block is raised when the guest was resumed
         return self._leave(error, counted)
 
 
@@ -179,7 +179,7 @@ class Participant(ParticipantBase):
                 return Phase(self, event)
             try:
                 self._perform(participation.vote(self._part.secret, event, reason))
-            except LuodError:
+            except (LuodError, OSError):
                 pass
 
     def run(

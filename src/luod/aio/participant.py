@@ -64,7 +64,7 @@ class AsyncPhase(Told):
     ) -> bool:
         reason, counted = self._veto_on_leaving(error), False
         if reason is not None:
-            with contextlib.suppress(LuodError):
+            with contextlib.suppress(Exception):
                 counted = await self.veto(reason)
         return self._leave(error, counted)
 
@@ -108,7 +108,7 @@ class AsyncParticipant(ParticipantBase):
                 reason = self._failure.vetoes(event)
                 if reason is None:
                     return AsyncPhase(self, self._pending.pop(0))
-                with contextlib.suppress(LuodError):
+                with contextlib.suppress(Exception):
                     await self._perform(participation.vote(self._part.secret, event, reason))
                 self._pending.pop(0)
 

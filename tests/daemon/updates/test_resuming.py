@@ -104,7 +104,7 @@ def test_resuming_what_cannot_be_changes_nothing(luod: Luod) -> None:
     vmm = start(luod)
     assert refused(vmm, "Resuming", names=["one"]).kind == "Refused"
     vmm.call("retrieve_session", name="one", slot="s")
-    assert "already" in refused(vmm, "Resuming", names=["one", "none"]).message
+    assert "no incoming session 'none'" in refused(vmm, "Resuming", names=["one", "none"]).message
     assert states(vmm) == {"incoming one": "retrieved", "incoming one#1": "waiting"}
     resuming(vmm, "one")
     assert "already" in refused(start(luod), "Resuming", names=["one"]).message

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
@@ -39,6 +40,8 @@ _RELEASE_PAUSE: Final = 0.1
 """How often the session of a guest that ended is released, and the seconds between two attempts."""
 _AGAIN_PAUSE: Final = 0.5
 """The seconds between two attempts to create a session that luod has lost."""
+_PROCEEDS: Final = 20
+"""How often a guest is continued that an unexpected error keeps paused, with `_AGAIN_PAUSE` between."""
 _MARGIN: Final = 0.5
 """Seconds before luod's deadline at which the agent gives up by itself, so that its reason is heard."""
 
@@ -112,22 +115,22 @@ class CarriedGuest(ABC):
         """Takes part in updates until the guest ends. Returns its exit status.
 
         The session NAME is created, and released when the guest has ended. Raises the errors of `AsyncClient.create`;
-        the guest runs then. If `patiently`, the session is created as soon as that is possible. A luod that is gone
-        later does not end the guest.
+        the guest runs then. If `patiently`, the session is created as soon as that is possible. Neither a luod that is
+        gone later nor an error of the agent ends the guest.
         """
         try:
             self._session = await self._created()
-        except LuodError as error:
+        except Exception as error:
             if not patiently:
                 raise
-            self._report(f"takes part in no update yet: {error}")
+            self._report(f"takes part in no update yet: {said(error)}")
         taking = asyncio.ensure_future(self._keep_taking_part())
         ending = asyncio.ensure_future(self._ended())
         try:
             async with self._accompanied():
                 await asyncio.wait({taking, ending}, return_when=asyncio.FIRST_COMPLETED)
-                if taking.done():
-                    taking.result()  # raises
+                if taking.done() and (failure := taking.exception()) is not None:
+                    said(failure)
                 return await ending
         finally:
             for task in (taking, ending):
@@ -155,8 +158,8 @@ class CarriedGuest(ABC):
             if self._session is not None:
                 try:
                     await self._take_part(self._session)
-                except (LuodError, OSError) as error:
-                    self._report(f"takes part in no update: {words(error)}")
+                except Exception as error:  # noqa: BLE001 - no error of the agent's ends its guest
+                    self._report(f"takes part in no update: {said(error)}")
                 # Its RAM is preserved no longer with the last fd of the session, and can be preserved in another one.
                 session, self._session = self._session, None
                 session.close()
@@ -170,9 +173,10 @@ class CarriedGuest(ABC):
             try:
                 await ownership.release_earlier(self._client, self.name)
                 session = await self._created(sessions_lost=self._sessions_lost + 1)
-            except (LuodError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - no error of the agent's ends its guest
                 # luod is gone, or an update runs that this guest is no part of.
-                if reason != (reason := words(error)):
+                if reason != words(error):
+                    reason = said(error)
                     self._report(f"has no session, which is tried again: {reason}")
                 continue
             self._sessions_lost += 1
@@ -213,7 +217,7 @@ class CarriedGuest(ABC):
             while True:
                 try:
                     phase = await taking.next()
-                except LuodError:
+                except Exception:
                     if not self._paused:
                         raise
                     # The event that continues the guest is still to come.
@@ -225,10 +229,17 @@ class CarriedGuest(ABC):
                     try:
                         async with self._turn:
                             await self._answer(phase, session, taking)
-                    except (LuodError, OSError) as error:
-                        self._report(f"{phase.kind}: {words(error)}")
+                    except Exception as error:  # noqa: BLE001 - no error of the agent's ends its guest
+                        self._report(f"{phase.kind}: {said(error)}")
                         if phase.event.votes_in is not None and not phase.voted:
-                            await phase.veto(f"{self.name}: {words(error)}")
+                            await self._veto(phase, f"{self.name}: {words(error)}")
+
+    async def _veto(self, phase: AsyncPhase, reason: str) -> None:
+        """Vetoes. If that fails the vote is missing, which cancels the update as well: the guest waits for that."""
+        try:
+            await phase.veto(reason)
+        except Exception as error:  # noqa: BLE001 - no error of the agent's ends its guest
+            self._report(f"{phase.kind}: cannot vote: {said(error)}")
 
     def _plan(self, session: AsyncHeldOutgoingSession) -> tuple[PlannedFile, ...]:
         """Returns the files that luod has to expect in an update."""
@@ -291,6 +302,7 @@ class CarriedGuest(ABC):
 
     async def _go_on(self, reason: str | None) -> None:
         """Continues the guest, if the agent paused it, and has its owner's saves contain its RAM."""
+        failures = 0
         while self._paused:
             try:
                 await self._proceed()
@@ -302,6 +314,14 @@ class CarriedGuest(ABC):
             except QemuError as error:
                 self._report(f"cannot be continued: {error}; it stays paused")
                 break
+            except Exception as error:  # noqa: BLE001 - no error of the agent's ends its guest
+                failures += 1
+                if failures == _PROCEEDS:
+                    self._report(f"cannot be continued: {words(error)}; it stays paused")
+                    break
+                if failures == 1:
+                    self._report(f"is still paused: {said(error)}")
+                await asyncio.sleep(_AGAIN_PAUSE)
         else:
             self._report(f"goes on: {reason}")
         await self._have_ram_saved()
@@ -326,6 +346,13 @@ def _left(phase: AsyncPhase) -> float:
     return min(QEMU_SECONDS, max(_MARGIN, left - _MARGIN))
 
 
-def words(error: Exception) -> str:
+def words(error: BaseException) -> str:
     """Returns what an error says; its kind, if it has no words."""
     return str(error) or type(error).__name__
+
+
+def said(error: BaseException) -> str:
+    """Returns `words` of an error, and prints the traceback of one that is not expected."""
+    if not isinstance(error, LuodError | OSError):
+        traceback.print_exception(error)
+    return words(error)

@@ -6,10 +6,9 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from luod.agents.guests.carried import Report
+from luod.agents.guests.carried import Report, said
 from luod.agents.guests.monitor import Monitor
 from luod.aio import AsyncRestored
-from luod.errors import LuodError, QemuError
 
 _ANNOUNCE: Final = {"initial": 50, "max": 550, "rounds": 5, "step": 100}
 """In milliseconds: the times of the packets by which a guest tells the switches where it is."""
@@ -24,8 +23,8 @@ async def resume(
         await proceed()
     try:
         await restored.finish()
-    except LuodError as error:
+    except Exception as error:  # noqa: BLE001 - no error of the agent's ends its guest
         # The guest runs. luod discards the session after its restore deadline, or for the operator.
-        report(f"its session could not be finished, and is left to `luoctl discard`: {error}")
-    with contextlib.suppress(QemuError):  # the guest runs, and nothing may look like a failed restore
+        report(f"its session could not be finished, and is left to `luoctl discard`: {said(error)}")
+    with contextlib.suppress(Exception):  # the guest runs, and nothing may look like a failed restore
         await monitor.execute("announce-self", _ANNOUNCE)

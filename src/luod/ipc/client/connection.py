@@ -53,7 +53,10 @@ class Connection(Resource):
         self._path = path
         self._timeout = timeout
         self._inbox = framing.Inbox()
-        self._socket = socket(AF_UNIX, SOCK_STREAM)
+        try:
+            self._socket = socket(AF_UNIX, SOCK_STREAM)
+        except OSError as error:
+            raise unreachable(path, error) from error
         try:
             # A timeout of Python makes the socket non-blocking, and a unix socket does not wait for room in the
             # listener's queue then. The kernel's own timeout does.
