@@ -14,6 +14,7 @@ import pytest
 
 from luod.testing.tools import require_tool
 from tests.daemon.host import Luod, states, until_traced
+from tests.daemon.participant import start
 
 MOST: Final = 12
 """More than the forwarder has ioctls on sessions to make, for one file and a manifest."""
@@ -86,3 +87,30 @@ def test_killed_at_any_ioctl_of_the_work_nothing_is_lost(luod: Luod, strace: str
         assert vmm.ask("digest", fd=f"ram {name}") == digests[name], (name, killed)
         vmm.call("finish", session=name)
     assert states(vmm) == {}
+
+
+def test_killed_while_its_vmm_replaces_a_session_it_is_whole_or_not_carried_as_complete(
+    luod: Luod, strace: str
+) -> None:
+    vmm = luod.vmm()
+    vmm.call("create", name="vm", slot="s")
+    digest = vmm.memfd("ram", seed=1)
+    vmm.call("preserve", session="s", file="ram", token=1, name="ram")
+    luod.jump()
+    luod.luoctl("carry-over", "vm")
+    vmm, serve = start(luod), luod.serve_pid()
+    killing = "-e", "inject=pwrite64:signal=KILL:when=1"  # at the first write of the registry
+    tracer = luod.machine.spawn([strace, "-f", "-qq", "-o", "/dev/null", *killing, "-p", str(serve)])
+    until_traced(luod, serve)
+
+    vmm.refused("method", method="io.luod.Sessions.Replace", parameters={"name": "vm"})
+    tracer.wait()
+
+    assert luod.serve_pid() != serve
+    luod.load()
+    luod.force_update()
+    luod.start()
+    vmm = luod.vmm()
+    vmm.call("retrieve_session", name="vm", slot="s")
+    vmm.call("retrieve", session="s", file="ram", slot="ram")
+    assert vmm.ask("digest", fd="ram") == digest

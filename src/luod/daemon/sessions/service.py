@@ -366,7 +366,7 @@ class SessionService:
         if row.discard and (peer.uid == row.owner or not self._owners.alive(row)):
             await self._owners.pin(row, peer)
         try:
-            fd = await self._fds.create(name, lambda: self._registry.replaced(row))
+            fd = await self._fds.create(name, lambda: None)  # the row is there
         except errors.SessionExists as error:
             raise SessionExists(
                 name=name,
@@ -449,8 +449,9 @@ class SessionService:
 
     async def _end_parts(self, row: OutgoingRow) -> None:
         """Ends the forwarded NAME#GENERATION sessions when their NAME, `row`, ends or is replaced: the next kernel may
-        combine the two into one state of the guest (H12).
+        combine the two into one state of the guest (H12). `row` itself is not complete from now on.
         """
+        self._registry.replaced(row)
         for part in self._registry.workload(row.name):
             if isinstance(part, OutgoingRow) and part.name != row.name:
                 self._log("closed", name=part.name, reason=f"session {row.name} of its workload ended or was replaced")
