@@ -31,6 +31,13 @@ def test_luod_finds_another_users_process_that_has_a_session_open(host: SystemdH
     assert re.search("'of-daemon' is in use: process [0-9]+ has it open", released)
 
 
+def test_pid_1_and_logind_show_that_no_kexec_follows(host: SystemdHost) -> None:
+    """luod asks them in an update, after a `systemctl kexec` whose end is unclear."""
+    ask = "from luod.daemon.systemd import units; print(units.may_end_kernel())"
+
+    assert host.sh(f"python3 -c '{ask}'").strip() == "False"
+
+
 def test_stop_is_left_to_systemd_and_loses_nothing(host: SystemdHost) -> None:
     host.create("by-hand")
 

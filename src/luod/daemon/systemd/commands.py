@@ -19,10 +19,11 @@ _REASON_CHARACTERS: Final = 300
 
 @frozen
 class Answer:
-    """The end of a program. `failure` is the reason of a failure, "" without one."""
+    """The end of a program. `failure` is the reason of a failure, "" without one. `late`: it took too long."""
 
     failure: str
     text: str
+    late: bool = False
 
 
 def booted(root: Path = _ROOT) -> bool:
@@ -70,7 +71,7 @@ def ask(words: Sequence[str], seconds: float) -> Answer:
             errors="replace",
         )
     except subprocess.TimeoutExpired:
-        return Answer(f"{words[0]} took longer than {seconds:g} s", "")
+        return Answer(f"{words[0]} took longer than {seconds:g} s", "", late=True)
     except OSError as error:
         return Answer(f"{words[0]}: {error.strerror}", "")
     if done.returncode == 0:

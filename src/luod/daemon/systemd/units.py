@@ -17,7 +17,17 @@ from luod.static import Final
 TARGET: Final = "luod-quiesce.target"
 _TYPES: Final = ("*.service", "*.socket", "*.timer", "*.path", "*.target")
 """The types of units that isolating stops by default; it leaves slices, scopes, devices, mounts and swap."""
+_KEXEC: Final = "kexec.target"
+_LOGIND: Final = (
+    "busctl",
+    "get-property",
+    "org.freedesktop.login1",
+    "/org/freedesktop/login1",
+    "org.freedesktop.login1.Manager",
+)
 _SECONDS: Final = 30.0
+_ANSWER_SECONDS: Final = 10.0
+"""The time for an answer while guests are paused."""
 _STATE: Final = "Id,ActiveState,Result,Job"
 STARTING: Final = "it is being started"
 
@@ -54,6 +64,19 @@ def kexec() -> tuple[str, ...]:
     Without `--force`: that would not carry the fd stores.
     """
     return (_systemctl(), "--no-ask-password", "--no-wall", "kexec")
+
+
+def may_end_kernel() -> bool:
+    """Returns whether systemd may be about to end this kernel by a kexec.
+
+    PID 1 has a job for it, or does not tell its jobs; or logind waits for programs that delay a shutdown, before it
+    requests that job, or does not answer. Without logind systemctl asks PID 1.
+    """
+    logind = ask([*_LOGIND, "PreparingForShutdown"], _ANSWER_SECONDS)
+    if logind.late or logind.text.strip() == "b true":
+        return True
+    jobs = ask([_systemctl(), "list-jobs", "--no-legend", "--no-pager", _KEXEC], _ANSWER_SECONDS)
+    return bool(jobs.failure) or any(_KEXEC in line.split() for line in jobs.text.splitlines())
 
 
 def start(names: Sequence[str], *, started: Collection[str] = ()) -> dict[str, str]:

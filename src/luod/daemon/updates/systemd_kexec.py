@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 from luod import kexec
 from luod.daemon.processes import gate
@@ -22,6 +23,8 @@ from luod.static import Final
 _SECONDS: Final = 30.0
 _UNANSWERED: Final = "timed out"
 """In the message of a systemctl that got no answer from systemd."""
+_REFUSED: Final = ("inhibit", "is masked", "access denied", "authentication required", "kexec.target not found")
+"""In messages of a systemctl whose request was certainly refused."""
 _CALL: Final = "systemctl kexec"
 
 
@@ -36,9 +39,20 @@ def main(supervisor: int) -> int:
         if failure := _request(int(order) if order else None):
             reboot_report.write(0, _CALL, failure)
             return 1
-        while not has_ended(keeper, within=60.0):
-            pass
+        _wait_for(keeper)
     return 0
+
+
+def _wait_for(keeper: Fd) -> None:
+    """Waits until the supervisor has ended, through every failure of poll(2): the end of this process means that no
+    kexec follows.
+    """
+    while True:
+        try:
+            if has_ended(keeper, within=60.0):
+                return
+        except OSError:
+            time.sleep(1.0)
 
 
 def _request(loads: int | None) -> str:
@@ -54,18 +68,37 @@ def _request(loads: int | None) -> str:
         return "another process has loaded or unloaded a kernel image since"
     try:
         done = subprocess.run(
-            units.kexec(), stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False, text=True
+            units.kexec(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SECONDS,
+            env={**os.environ, "LC_ALL": "C"},
+            check=False,
+            encoding="utf-8",
+            errors="replace",
         )
     except subprocess.TimeoutExpired:
         return ""
-    except OSError as error:
+    except (FileNotFoundError, PermissionError) as error:
         return f"systemctl cannot be run: {error.strerror}"
+    except OSError as error:
+        return _unless_taken(f"systemctl cannot be waited for: {error.strerror}")
     if done.returncode == 0:
         return ""
     said = (done.stderr.strip() or done.stdout.strip()).splitlines()
     if any(_UNANSWERED in line for line in said):
         return ""
-    return said[0] if said else f"it ended with status {done.returncode}"
+    if done.returncode > 0 and said and any(word in said[0].lower() for word in _REFUSED):
+        return said[0]
+    return _unless_taken(said[0] if said else f"it ended with status {done.returncode}")
+
+
+def _unless_taken(failure: str) -> str:
+    """Returns `failure` if systemd is certainly not about to end this kernel, else "".
+
+    A systemctl that was killed, or whose connection broke, may have made its request before.
+    """
+    return "" if units.may_end_kernel() else failure
 
 
 if __name__ == "__main__":
