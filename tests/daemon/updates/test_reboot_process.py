@@ -14,12 +14,13 @@ from luod.daemon.log import Log
 from luod.daemon.processes.child import Child
 from luod.daemon.updates import reboot_process
 from luod.daemon.updates.reboot_process import RebootProcess, until_ended
+from luod.ipc.types.phases import Way
 
 
-def started(monkeypatch: pytest.MonkeyPatch, *command: str) -> RebootProcess:
-    """Returns a reboot process that executes `command` where reboot(2) would be called."""
+def started(monkeypatch: pytest.MonkeyPatch, *command: str, way: Way = "direct") -> RebootProcess:
+    """Returns a reboot process that executes `command` where reboot(2) or systemctl would be called."""
     monkeypatch.setattr(reboot_process, "Child", lambda *_: Child("luod.daemon.processes.gate", command))
-    return RebootProcess("direct")
+    return RebootProcess(way)
 
 
 def test_an_error_in_the_wait_is_no_end(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -65,3 +66,29 @@ def test_one_that_was_not_released_is_not_under_way_when_it_is_closed(monkeypatc
         return process.under_way
 
     assert asyncio.run(body()) is False
+
+
+@pytest.mark.parametrize(
+    ("way", "report", "answers"),
+    [("systemd", "", [True, False]), ("systemd", r"0\tsystemctl kexec\tmasked", []), ("direct", "", [])],
+)
+def test_systemd_is_asked_after_the_end_of_a_process_that_leaves_no_report(
+    monkeypatch: pytest.MonkeyPatch, way: Way, report: str, answers: list[bool]
+) -> None:
+    """It may have been killed after systemd took its request."""
+    monkeypatch.setattr(reboot_process, "_AGAIN_SECONDS", 0.0)
+    left = [*answers]
+    monkeypatch.setattr("luod.daemon.systemd.units.may_end_kernel", lambda: left.pop(0))
+
+    async def body() -> list[bool]:
+        process = started(monkeypatch, "/bin/sh", "-c", f"printf '{report}'; kill -KILL $$", way=way)
+        process.go(None)
+        seen = []
+        for _ in range(max(1, len(answers))):
+            seen.append(await process.ended(30.0))
+            assert process.under_way is not seen[-1]
+        await process.close()
+        return seen
+
+    assert asyncio.run(body()) == ([not may_end for may_end in answers] or [True])
+    assert left == []

@@ -13,6 +13,7 @@ import contextlib
 import os
 
 from luod.daemon.processes.child import DYING_SECONDS, Child, ended
+from luod.daemon.systemd import units
 from luod.daemon.updates import reboot_report
 from luod.errors import JumpRefused, KernelRefused
 from luod.static import TYPE_CHECKING, Final
@@ -32,6 +33,7 @@ class RebootProcess:
     """The process, started and waiting. `close` ends it."""
 
     def __init__(self, way: Way) -> None:
+        self._way = way
         if way == "direct":
             self._child = Child("luod.daemon.updates.reboot")
         else:
@@ -40,7 +42,7 @@ class RebootProcess:
         self._gone = False
         """Whether it was let go, or may have been."""
         self._over = False
-        """Whether it was seen to have ended."""
+        """Whether it was seen to have ended, and no kexec follows."""
 
     @property
     def under_way(self) -> bool:
@@ -60,12 +62,22 @@ class RebootProcess:
             raise JumpRefused(0, _CALL, "the process that was to call it has ended")
 
     async def ended(self, seconds: float) -> bool:
-        """Returns whether the process has ended: then there was no kexec. Waits up to `seconds` for it."""
-        self._over = self._over or await ended(self.pidfd, seconds)
-        if self._over:
+        """Returns whether the process has ended, and no kexec follows. Waits up to `seconds` for its end."""
+        if not self._over and await ended(self.pidfd, seconds):
             with contextlib.suppress(OSError):  # of wait(2): its status is for the message only
                 await self._child.ended(0.0)
+            self._over = await self._tells()
+            if not self._over:
+                await asyncio.sleep(_AGAIN_SECONDS)
         return self._over
+
+    async def _tells(self) -> bool:
+        """Returns whether the end of the process shows that no kexec follows. One that had systemd end this kernel may
+        have been killed after systemd took the request: it has no report then.
+        """
+        if self._way == "direct" or reboot_report.read(self._child.report) is not None:
+            return True
+        return not await asyncio.to_thread(units.may_end_kernel)
 
     @property
     def called(self) -> bool:
