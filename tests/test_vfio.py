@@ -220,6 +220,19 @@ def test_what_is_not_there(vmm: Vmm) -> None:
     vmm.call("attach", device="vfio", page_table=space)
 
 
+def test_an_iommufd_is_named_in_the_manifest(boot_machine: BootMachine, machine_python: Interpreter) -> None:
+    vmm = start_vmm(boot(boot_machine, "--iommufd-preservation"), machine_python, "devices")
+    vmm.call("bind_driver", address=FIRST)
+    vmm.call("open_device", address=FIRST, slot="vfio")
+    vmm.ask("memfd", slot="ram of vfio", size=1 << 20)
+    vmm.ask("add_seals", fd="ram of vfio", seals=0x7)  # SEAL, SHRINK, GROW
+    vmm.ask("share", device="vfio", memory="ram of vfio", slot="iommufd")
+    vmm.call("create", name="vm", slot="s")
+    for token, file in enumerate(("ram of vfio", "iommufd", "vfio"), start=2):
+        vmm.call("preserve", session="s", file=file, token=token)
+    assert [file["kind"] for file in vmm.call("contents", session="s")] == ["memfd", "iommufd", "vfio"]
+
+
 @pytest.mark.parametrize(
     ("symbols", "has"),
     [

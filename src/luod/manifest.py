@@ -64,6 +64,8 @@ MEMFD: Final = "memfd"
 """The kind of memory: the only one with holes to fill."""
 VFIO: Final = "vfio"
 """The kind of a VFIO device file."""
+IOMMUFD: Final = "iommufd"
+"""The kind of an iommufd, which a kernel with the posted series preserves."""
 
 
 @frozen

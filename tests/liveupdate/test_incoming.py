@@ -257,6 +257,15 @@ def test_h10_a_holder_of_a_duplicate_sees_that_the_session_was_finished(carried:
     assert carried.call("holds", session="holder") is False
 
 
+def test_a_file_that_was_only_looked_for_is_not_dropped_by_finish(carried: Vmm) -> None:
+    carried.call("retrieve", session="s", file="state", slot="state")
+    for token in (1, 2):
+        assert carried.call("holds", session="s", token=token) is True
+    assert carried.refused("finish", session="s").tokens == (1,)
+    carried.call("retrieve", session="s", file="ram", slot="ram")
+    carried.call("finish", session="s")
+
+
 def test_closing_the_last_fd_ends_the_session_like_finish(carried: Vmm) -> None:
     carried.call("fd", session="s", slot="fd")
     carried.call("close", session="s")

@@ -27,10 +27,19 @@ def is_device(fd: int) -> bool:
     return link.endswith((_GROUP, _RETRIEVED)) or os.path.dirname(link) == uapi.DEVICES
 
 
+def is_iommufd(fd: int) -> bool:
+    """Returns whether `fd` is an iommufd."""
+    return _is_iommufd(pci.link_of(fd))
+
+
+def _is_iommufd(link: str) -> bool:
+    return os.path.basename(link).lstrip(".") == os.path.basename(iommufd_uapi.DEVICE)
+
+
 def why_refused(fd: int, code: int) -> str:
     """Returns a hint for a PRESERVE_FD of `fd` that failed with `code`; "" for failures unrelated to devices."""
     link = pci.link_of(fd)
-    if os.path.basename(link).lstrip(".") == os.path.basename(iommufd_uapi.DEVICE):
+    if _is_iommufd(link):
         return (
             "only a kernel with the posted iommufd series preserves an iommufd, and after all the memory "
             "that it maps; bind the retrieved device to a new one"

@@ -219,13 +219,17 @@ class IncomingSession(Session):
 
         For a token that was preserved, False means that some process finished the session, which the holder of a
         duplicate cannot see otherwise (docs/hazards.md, H10). The call retrieves the file, and its memory is charged to
-        this process; a manifest is small. It reads no contents. Raises KernelRefused, and for files other than a
-        manifest the errors of `retrieve`.
+        this process; a manifest is small. It reads no contents, and `finish` does not take the file for retrieved,
+        since the caller has no fd of it. Raises KernelRefused, and for files other than a manifest the errors of
+        `retrieve`.
         """
+        retrieved = token in self._retrieved
         try:
             (self._retrieve if token in manifest.RESERVED_TOKENS else self.retrieve)(token).close()
         except NoSuchToken:
             return False
+        if not retrieved:
+            self._retrieved.discard(token)
         return True
 
     def close(self) -> None:

@@ -345,5 +345,7 @@ def _describe(fd: int, token: int, name: str | None, device: str | None) -> Entr
         if devices.is_device(fd):
             return Entry(token, name, manifest.VFIO, 0, 0, 0, device or pci.address_of(fd))
         kind = "device" if stat.S_ISCHR(status.st_mode) else "unknown"
+        if devices.is_iommufd(fd):
+            kind = manifest.IOMMUFD
         return Entry(token, name, kind, status.st_size, status.st_blocks * _BLOCK, 0)
     return Entry(token, name, manifest.MEMFD, status.st_size, status.st_blocks * _BLOCK, seals)

@@ -146,7 +146,10 @@ class Session:
     """A session with a device, as a Participation sees it."""
 
     name = "vm"
-    contents = (Entry(1, "ram", "memfd", 4096, 4096, 0), Entry(2, "nic", "vfio", 0, 0, 0, "0000:01:00.0"))
+    contents: tuple[Entry, ...] = (
+        Entry(1, "ram", "memfd", 4096, 4096, 0),
+        Entry(2, "nic", "vfio", 0, 0, 0, "0000:01:00.0"),
+    )
 
 
 def test_h27_luod_is_told_the_address_of_each_device() -> None:
@@ -156,6 +159,34 @@ def test_h27_luod_is_told_the_address_of_each_device() -> None:
     said = part.news()
     assert said is not None
     assert [file.device for file in said[0].files] == [None, "0000:01:00.0", "0000:02:00.0"]
+
+
+class Many:
+    """A session with more files than are declared one by one."""
+
+    name = "vm"
+    contents = (
+        *(Entry(token, None, "memfd", 10, 4, 0) for token in range(130)),
+        *(Entry(token, None, "memfd", 100, 40, 0x20) for token in range(130, 140)),
+        Entry(140, "iommu", "iommufd", 0, 0, 0),
+        *(Entry(token, None, "vfio", 0, 0, 0, f"0000:01:00.{token % 8}") for token in range(141, 149)),
+    )
+
+
+def test_files_that_are_summed_up_keep_their_kind_and_seals_and_devices_are_named() -> None:
+    (session,) = Participation("vm", [cast(OutgoingSession, Many())], ()).news() or []
+    assert [file.kind for file in session.files[:9]] == ["iommufd", *["vfio"] * 8]
+    assert all(file.device for file in session.files if file.kind == "vfio")
+    summed = {(f.kind, f.seals): (f.name, f.size, f.allocated) for f in session.files if f.name and "more" in f.name}
+    assert summed == {("memfd", 0): ("19 more", 190, 76), ("memfd", 0x20): ("10 more", 1000, 400)}
+    assert sum(file.size for file in session.files) == 130 * 10 + 10 * 100
+
+
+def test_more_files_than_are_declared_one_by_one_that_are_no_memory_keep_their_kind() -> None:
+    many = Session()
+    many.contents = tuple(Entry(token, None, "vfio", 0, 0, 0, "0000:01:00.0") for token in range(121))
+    (session,) = Participation("vm", [cast(OutgoingSession, many)], ()).news() or []
+    assert {file.kind for file in session.files} == {"vfio"}
 
 
 def test_a_vetos_reason_is_cut_to_what_luod_takes() -> None:

@@ -17,6 +17,7 @@ from luod.ipc.decode import decode
 from luod.ipc.framing import encode_call
 from luod.ipc.names import UPDATES
 from luod.ipc.types.updates import DeclaredFile, DeclaredSession, FrozenDevice
+from luod.manifest import MEMFD
 from luod.session_name import SessionName
 from luod.static import TYPE_CHECKING, Final, Literal, Protocol, TypeGuard
 
@@ -213,14 +214,17 @@ class Participation:
 
     def _declaration(self) -> list[DeclaredSession]:
         held = [(name, entry) for name, session in self.sessions for entry in session.contents]
+        if len(held) > _MOST_FILES:
+            held.sort(key=lambda each: each[1].kind == MEMFD)  # luod looks at each device: memory is summed up
         held, rest = held[:_MOST_FILES], held[_MOST_FILES:]
         files = [(name, _declared(entry, entry.seals, "preserved")) for name, entry in held]
         files += [(plan.session, _declared(plan, 0, plan.when)) for plan in self.planned]
-        for name in dict.fromkeys(name for name, _ in rest):
-            summed = [entry for other, entry in rest if other == name]
+        # The next kernel is checked for each kind, and memory for its seals.
+        for alike in dict.fromkeys((name, entry.kind, entry.seals) for name, entry in rest):
+            summed = [entry for name, entry in rest if (name, entry.kind, entry.seals) == alike]
             size, allocated = sum(entry.size for entry in summed), sum(entry.allocated for entry in summed)
-            file = DeclaredFile(0, f"{len(summed)} more", "memfd", size, allocated, 0, "preserved")
-            files.append((name, file))
+            name, kind, seals = alike
+            files.append((name, DeclaredFile(0, f"{len(summed)} more", kind, size, allocated, seals, "preserved")))
         return [DeclaredSession(name, [f for other, f in files if other == name]) for name, _ in self.sessions]
 
 
