@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from luod.errors import MachineUnavailable
-from luod.testing import Host, Machine, eventually
+from luod.testing import Host, Machine, Program, eventually
 from luod.testing.host import SOCKET
 from luod.testing.interpreter import Interpreter
 from luod.testing.machine import Result
-from luod.testing.tools import cannot_run
+from luod.testing.tools import cannot_run, require_tool
 from tests.library import Vmm, start_vmm
 
 LOAD_LIMIT = "/proc/sys/kernel/kexec_load_limit_reboot"
@@ -163,6 +163,17 @@ def until_traced(luod: Luod, pid: int) -> None:
     """Waits until strace traces the process; strace does not report that."""
     status = f"/proc/{pid}/status"
     eventually(lambda: b"TracerPid:\t0\n" not in luod.machine.read(status), describe=f"process {pid} is traced")
+
+
+def refuse_next_fork(luod: Luod) -> Program:
+    """Has strace refuse the next process that serve forks, with EAGAIN. Returns strace, which the caller ends."""
+    strace = require_tool("strace", package="strace")
+    until_complete(luod)
+    serve = luod.serve_pid()
+    refusing = "inject=?vfork,?fork,?clone:error=EAGAIN:when=1"
+    tracer = luod.machine.spawn([strace, "-qq", "-o", "/dev/null", "-e", refusing, "-p", str(serve)])
+    until_traced(luod, serve)
+    return tracer
 
 
 def without_counted_loads(luod: Luod) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from luod.testing import eventually
 from luod.testing.plugin import BootMachine
-from tests.daemon.host import Luod, states
+from tests.daemon.host import Luod, refuse_next_fork, states
 from tests.daemon.participant import Operator, Participant, begin, jump_with, prepare, preserve_device
 from tests.devices import boot
 from tests.library import Vmm
@@ -162,6 +162,17 @@ def test_no_update_begins_while_something_is_forwarded(luod: Luod, arrived: dict
     luod.machine.signal(keep, signal.SIGCONT)
     assert work.wait() == 0
     assert states(watcher)["outgoing other"] == "held"
+
+
+def test_a_forwarder_that_cannot_be_started_is_told_and_the_session_can_be_carried_over_again(
+    luod: Luod, arrived: dict[str, str]
+) -> None:
+    tracer = refuse_next_fork(luod)
+    (answer,) = luod.answers("carry-over", "other")
+    assert answer["error"] == "CarryOverFailed"
+    assert "its forwarder could not be started" in answer["message"]
+    assert luod.answers("carry-over", "other")[0]["status"] == 0
+    tracer.kill()
 
 
 def test_a_device_is_refused(boot_machine: BootMachine, tmp_path: Path) -> None:

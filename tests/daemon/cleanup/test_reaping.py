@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from luod.testing import Machine, eventually
-from tests.daemon.host import Luod, preserve_two, states, until_gone
+from tests.daemon.host import Luod, preserve_two, refuse_next_fork, states, until_gone
 from tests.daemon.participant import ADMIN, Participant, start
 
 BeginWith = Callable[[str], Luod]
@@ -151,6 +151,31 @@ def test_a_reaper_that_fails_leaves_a_session_stuck_seen_and_in_nobodys_way(
     vmm.call("finish", session="other", discard=True)
     luod.load()
     luod.force_update()
+
+
+def test_a_session_whose_reaper_cannot_be_started_is_as_it_was(begin: BeginWith) -> None:
+    luod = begin("")
+    tracer, vmm = refuse_next_fork(luod), luod.vmm()
+    answer = luod.answer("discard", "vm")
+    assert (answer["status"], answer["error"]) == (4, "Busy")
+    assert "its reaper could not be started: " in answer["message"]
+    vmm.call("retrieve_session", name="vm", slot="s")
+    vmm.call("retrieve", session="s", file=1, slot="ram")
+    assert luod.answer("discard", "other")["status"] == 0
+    tracer.kill()
+
+
+def test_past_the_restore_deadline_a_reaper_that_cannot_be_started_is_tried_again(
+    begin: BeginWith, policy: Path
+) -> None:
+    luod = begin("")
+    tracer, watcher = refuse_next_fork(luod), luod.vmm()
+    policy.write_text("restore-deadline = 0.001\n")
+    luod.machine.signal(luod.keep_pid, signal.SIGHUP)
+    until_gone(watcher, "incoming vm")
+    until_gone(watcher, "incoming other")
+    tracer.kill()
+    assert "its reaper could not be started" in luod.terminate()
 
 
 def test_what_is_stuck_can_be_reaped_again_or_released(

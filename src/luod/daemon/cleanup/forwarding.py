@@ -17,6 +17,7 @@ from luod.daemon.log import Log
 from luod.daemon.processes.child import Child, Children, Outcome
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import carried_name, carried_names, worker_name
+from luod.daemon.store.fd_store import KeeperGone
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import IncomingRow
@@ -84,6 +85,14 @@ class Forwarding:
                 done = outcome.failure is None
                 if done:
                     self._registry.carried_over(row)
+            except KeeperGone:
+                raise
+            except OSError as error:
+                raise CarryOverFailed(
+                    name=name,
+                    message=f"session {name!r} was not carried over: its forwarder could not be started: {error}",
+                    hint="nothing is lost; run `luoctl carry-over` again",
+                ) from error
             finally:
                 if not done:
                     await self._fds.drop(protocol.OUTGOING + name)

@@ -19,11 +19,12 @@ from luod.daemon.policy.current import Policy
 from luod.daemon.processes.child import Child, Children, Outcome
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import worker_name
+from luod.daemon.store.fd_store import KeeperGone
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Change, Registry
 from luod.daemon.store.schema import IncomingRow, Row, now
 from luod.daemon.store.states import IncomingState
-from luod.errors import LiveUpdateBusy, LuodError, Refused
+from luod.errors import KernelRefused, LiveUpdateBusy, LuodError, Refused
 from luod.ipc.errors import Busy, DiscardFailed, NoSuchSession
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.admin import Stuck
@@ -116,15 +117,27 @@ class Reaping:
             )
 
     async def _discard(self, name: str, *, force: bool = False) -> str:
-        # The check runs after the wait for a turn: the session may have been claimed meanwhile.
-        row, fd = await self._sessions.begin_work(name, lambda row: self.check(row, force=force))
+        reapers: list[Child] = []
+        try:
+            # The check runs after the wait for a turn: the session may have been claimed meanwhile.
+            row, _fd = await self._sessions.begin_work(
+                name,
+                lambda row: self.check(row, force=force),
+                start=lambda row, fd: reapers.append(self._child(row, fd)),
+            )
+        except BaseException:
+            for reaper in reapers:
+                reaper.close()
+            raise
+        (reaper,) = reapers
         reaped = False
         try:
-            await self._children.end_left(worker_name(row))
-            outcome, command = await self._run(row, fd)
+            outcome = await self._run(row, reaper)
             reaped = outcome.failure is None
         finally:
+            reaper.close()
             await self._sessions.end_work(row, remove=reaped)
+        command = given[0] if (given := self._policy.settings.reaper) else "the reaper"
         if outcome.failure is not None:
             reason = ": ".join(part for part in (f"{command}: {outcome.failure}", outcome.report) if part)
             self._failures[name] = reason
@@ -138,18 +151,34 @@ class Reaping:
         self._log("discarded", name=name, owner=row.owner, said=outcome.report)
         return outcome.report
 
-    async def _run(self, row: Row, fd: Fd) -> tuple[Outcome, str]:
-        """Runs the reaper; returns its outcome and its name for messages."""
-        given = self._policy.settings.reaper
-        with fd.duplicate() as session:
-            reaper = Child(
-                "luod.daemon.cleanup.reaper_start",
-                given or (sys.executable, "-P", "-m", "luod.daemon.cleanup.reaper"),
-                fds={SESSION_FD: session.fileno()},
-                environment={SESSION_NAME: row.name, "LUOD_OWNER": str(row.owner)},
-            )
-            outcome = await self._children.run(reaper, worker_name(row), self._policy.settings.reaper_timeout)
-        return outcome, given[0] if given else "the reaper"
+    def _child(self, row: IncomingRow, fd: Fd) -> Child:
+        """Returns the reaper, at its gate. Raises Busy: it could not be started."""
+        try:
+            with fd.duplicate() as session:
+                return Child(
+                    "luod.daemon.cleanup.reaper_start",
+                    self._policy.settings.reaper or (sys.executable, "-P", "-m", "luod.daemon.cleanup.reaper"),
+                    fds={SESSION_FD: session.fileno()},
+                    environment={SESSION_NAME: row.name, "LUOD_OWNER": str(row.owner)},
+                )
+        except (KernelRefused, OSError) as error:
+            reason = f"its reaper could not be started: {error}"
+            if self._failures.get(row.name) != reason:  # luod repeats it each second, past the deadline
+                self._failures[row.name] = reason
+                self._log.error("discard-failed", name=row.name, owner=row.owner, reason=reason)
+            raise Busy(
+                message=f"session {row.name!r} is as it was: {reason}", hint="nothing was changed; try again"
+            ) from error
+
+    async def _run(self, row: Row, reaper: Child) -> Outcome:
+        """Runs the reaper. A failure of luod itself is a failure of the reaper: the session is stuck for a reason."""
+        try:
+            await self._children.end_left(worker_name(row))
+            return await self._children.run(reaper, worker_name(row), self._policy.settings.reaper_timeout)
+        except KeeperGone:
+            raise
+        except (LuodError, OSError) as error:
+            return Outcome(f"it was not run: {error}", None, late=False, report="")
 
     # The restore deadline.
 

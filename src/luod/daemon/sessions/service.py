@@ -398,11 +398,17 @@ class SessionService:
         return self._owners.is_of(row, peer)
 
     async def begin_work(
-        self, name: str, check: Callable[[IncomingRow], None], *, forward: bool = False
+        self,
+        name: str,
+        check: Callable[[IncomingRow], None],
+        *,
+        start: Callable[[IncomingRow, Fd], None] | None = None,
+        forward: bool = False,
     ) -> tuple[IncomingRow, Fd]:
         """Returns the incoming session for luod's own work, until `end_work`; it is not handed out from now on. Without
         `forward` its state becomes DISCARDING. luod keeps the fd. Raises Busy, NoSuchSession and as `check`.
 
+        `start` starts what does the work, right before the state changes. Its error is raised, and nothing is changed.
         `forward` blocks the name and excludes updates, which would have to wait for minutes.
         """
         if forward:
@@ -410,14 +416,18 @@ class SessionService:
                 raise Busy(message="an update is running", hint="run `luoctl abort`, or wait for it to end")
             self.being_forwarded += Counter((name,))
         try:
-            return await self.changes.make(name, self._begin_work(name, check, forward))
+            return await self.changes.make(name, self._begin_work(name, check, start, forward))
         except BaseException:
             if forward:
                 self.being_forwarded -= Counter((name,))
             raise
 
     async def _begin_work(
-        self, name: str, check: Callable[[IncomingRow], None], forward: bool
+        self,
+        name: str,
+        check: Callable[[IncomingRow], None],
+        start: Callable[[IncomingRow, Fd], None] | None,
+        forward: bool,
     ) -> tuple[IncomingRow, Fd]:
         if name in self._working or (name in self.being_forwarded and not forward):
             raise Busy(message=f"luod already works on session {name!r}", hint="see `luoctl list`")
@@ -431,6 +441,8 @@ class SessionService:
                 break
             # The workload may resume meanwhile, so `check` runs again.
             fd = self._fds.get(fd_name(row)) or await self._claims.take(row, IncomingState.TAKEN)
+        if start is not None:
+            start(row, fd)
         if not forward:
             row = self._registry.become(row, IncomingState.DISCARDING)
         self._working.add(name)
