@@ -130,6 +130,25 @@ def test_the_death_of_a_participant_cancels(luod: Luod) -> None:
     assert "one" in refused.message
 
 
+def test_a_late_call_for_a_cancelled_update_does_not_count_for_the_next(luod: Luod) -> None:
+    one = Participant(luod, "one")
+    operator = begin(luod)
+    one.expect("preparing")
+    operator.abort()
+    operator.until("cancelled")
+    operator.update()
+    one.expect("cancelled", "preparing")
+    ballot = {"participant": one.secret, "phase": "preparing", "reason": "late"}
+    declaration = {"participant": one.secret, "sessions": []}
+    for method, late in (("Vote", {**ballot, "vote": "veto"}), ("Declare", declaration)):
+        refused = one.vmm.refused("method", method=UPDATES + method, parameters={**late, "generation": 1})
+        assert refused.message == "update 1 is over"
+    one.vmm.call("method", method=UPDATES + "Vote", parameters={**ballot, "vote": "ready", "generation": 2})
+    one.expect("freezing")
+    jump_with(luod, one)
+    resumable(luod, "one", one.digest)
+
+
 def test_force_gives_up_what_nobody_follows_for(luod: Luod) -> None:
     one, two = Participant(luod, "one"), Participant(luod, "two")
     two.vmm.program.kill()

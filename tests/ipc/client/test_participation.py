@@ -194,3 +194,18 @@ def test_a_vetos_reason_is_cut_to_what_luod_takes() -> None:
     sent = json.loads(call.encode()[:-1])
     assert sent["method"] == "io.luod.Updates.Vote"
     assert (sent["parameters"]["vote"], len(sent["parameters"]["reason"])) == ("veto", 500)
+
+
+def test_a_vote_and_a_declaration_name_the_update_that_they_are_for() -> None:
+    (call,) = list(vote("t", Event("freezing", generation=3), None))
+    assert (call.parameters or {})["generation"] == 3
+    part = Participation("vm", (), ())
+    following(part)
+    (before,) = list(declare(part))
+    told(part, "preparing")
+    part.carry((), ())
+    (during,) = list(declare(part))
+    told(part, "cancelled")
+    part.carry((), ())
+    (after,) = list(declare(part))
+    assert [(call.parameters or {}).get("generation") for call in (before, during, after)] == [None, 3, None]

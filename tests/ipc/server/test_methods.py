@@ -44,10 +44,14 @@ VOTE = {"participant": "t", "phase": "preparing", "vote": "ready", "reason": Non
 RIGHT: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "names": ("Resuming", {"names": ["a", "b"]}, {"names": ["a", "b"]}),
     "no names": ("Resuming", {"names": []}, {"names": []}),
-    "a session": ("Declare", declared(), {"participant": "t", "sessions": [session()]}),
-    "a file with a name": ("Declare", declared(name="ram"), {"participant": "t", "sessions": [session("ram")]}),
-    "a vote with a null": ("Vote", VOTE, VOTE),
-    "a vote without its optional member": ("Vote", {**VOTE, "reason": None}, VOTE),
+    "a session": ("Declare", declared(), {"participant": "t", "sessions": [session()], "generation": None}),
+    "a file with a name": (
+        "Declare",
+        declared(name="ram"),
+        {"participant": "t", "sessions": [session("ram")], "generation": None},
+    ),
+    "a vote with a null": ("Vote", {**VOTE, "generation": None}, {**VOTE, "generation": None}),
+    "a vote without its optional member": ("Vote", VOTE, {**VOTE, "generation": None}),
 }
 
 

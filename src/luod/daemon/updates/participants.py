@@ -139,8 +139,11 @@ class Participants:
                 "follows-no-more", of=peer.uid, write=self._log.debug, participant=name, uid=peer.uid, pid=peer.pid
             )
 
-    async def declare(self, peer: Peer, participant: str, sessions: list[DeclaredSession]) -> float | None:
+    async def declare(
+        self, peer: Peer, participant: str, sessions: list[DeclaredSession], generation: int | None
+    ) -> float | None:
         follower = self._follower(peer, participant)
+        self._require_update(generation)
         self._check(follower, sessions)
         coordinator, before = self.coordinator, follower.sessions
         follower.sessions = tuple(sessions)
@@ -201,8 +204,17 @@ class Participants:
 
         self._change(before | declared.keys(), judged)
 
-    async def vote(self, peer: Peer, participant: str, phase: VotePhase, vote: Ballot, reason: str | None) -> None:
+    async def vote(
+        self,
+        peer: Peer,
+        participant: str,
+        phase: VotePhase,
+        vote: Ballot,
+        reason: str | None,
+        generation: int | None,
+    ) -> None:
         follower = self._follower(peer, participant)
+        self._require_update(generation)
         if self.coordinator is None:
             raise self._wrong_phase(NotAwaited("no update waits for a vote"))
         try:
@@ -283,6 +295,12 @@ class Participants:
                 hint="call Follow on a separate connection, keep it open, and pass the participant of its first reply",
             )
         return follower
+
+    def _require_update(self, generation: int | None) -> None:
+        """Raises NotExpected: the call is for another update than the one that runs."""
+        coordinator = self.coordinator
+        if generation is not None and (coordinator is None or coordinator.generation != generation):
+            raise self._wrong_phase(NotAwaited(f"update {generation} is over"))
 
     def _wrong_phase(self, error: NotAwaited) -> NotExpected:
         return NotExpected(state=self.state, message=error.message, hint=error.hint or "wait for the next event")

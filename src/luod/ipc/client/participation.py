@@ -109,6 +109,8 @@ class Participation:
         self.planned: tuple[PlannedFile, ...] = ()
         self._standing: Literal["out", "preparing", "granted", "freezing", "jumping", "lost"] = "out"
         """The last event of the update; "out" without one."""
+        self.generation: int | None = None
+        """The number of the update; None without one, or if luod did not tell it."""
         self._told: list[DeclaredSession] | None = None
         self._frozen: list[Closable] = []
         self.carry(sessions, planned)
@@ -158,7 +160,7 @@ class Participation:
             return None if self._standing == "out" else self._ended(event)
         if kind == "preparing" and any(plan.when == "preparing" for plan in self.planned):
             self.undeclared = True  # luod takes a Declare in this phase as a request for the grant
-        self._standing = kind
+        self._standing, self.generation = kind, event.generation
         return event
 
     @property
@@ -192,7 +194,7 @@ class Participation:
         return self._ended(Event("cancelled", reason=reason, frozen_devices=frozen))
 
     def _ended(self, event: Event) -> Event:
-        self._standing = "out"
+        self._standing, self.generation = "out", None
         self.close()
         return event
 
@@ -238,7 +240,10 @@ def declare(participation: Participation) -> Exchange[bool]:
         return True
     participation.undeclared = True
     try:
-        yield Call("Declare", {"participant": participation.secret, "sessions": said}, UPDATES)
+        declaration: dict[str, object] = {"participant": participation.secret, "sessions": said}
+        if participation.generation is not None:
+            declaration["generation"] = participation.generation
+        yield Call("Declare", declaration, UPDATES)
     except CallFailed as error:
         if error.name not in _UNCOUNTED:
             raise
@@ -266,9 +271,15 @@ def vote(secret: str, event: Event, reason: str | None) -> Exchange[bool]:
     """
     if event.votes_in is None:
         raise BadInput(f"no vote is awaited at {event.kind}", hint="preparing, granted and freezing are voted on")
-    ballot = {"participant": secret, "phase": event.votes_in, "vote": "ready" if reason is None else "veto"}
+    ballot: dict[str, object] = {
+        "participant": secret,
+        "phase": event.votes_in,
+        "vote": "ready" if reason is None else "veto",
+    }
     if reason is not None:
         ballot["reason"] = reason[:REASON_MAX]
+    if event.generation is not None:
+        ballot["generation"] = event.generation
     try:
         yield Call("Vote", ballot, UPDATES)
     except DaemonUnreachable:

@@ -22,9 +22,17 @@ if TYPE_CHECKING:
         """luod's work for a participant. The generator of `follow` is closed with the connection."""
 
         def follow(self, peer: Peer, name: str) -> AsyncGenerator[Event, None]: ...
-        async def declare(self, peer: Peer, participant: str, sessions: list[DeclaredSession]) -> float | None: ...
+        async def declare(
+            self, peer: Peer, participant: str, sessions: list[DeclaredSession], generation: int | None
+        ) -> float | None: ...
         async def vote(
-            self, peer: Peer, participant: str, phase: VotePhase, vote: Ballot, reason: str | None
+            self,
+            peer: Peer,
+            participant: str,
+            phase: VotePhase,
+            vote: Ballot,
+            reason: str | None,
+            generation: int | None,
         ) -> None: ...
         def resuming(self, peer: Peer, names: list[str]) -> None: ...
 
@@ -85,7 +93,9 @@ class Updates(Interface, name=UPDATES):
                 yield event
 
     @method("deadline")
-    async def Declare(self, *, participant: str, sessions: list[DeclaredSession]) -> float | None:
+    async def Declare(
+        self, *, participant: str, sessions: list[DeclaredSession], generation: int | None
+    ) -> float | None:
         """Declares this participant's outgoing sessions and the files in them; replaces its earlier declaration.
 
         From then on a session is judged: carried over a kexec without a "ready" in freezing of that update, it is torn
@@ -101,21 +111,27 @@ class Updates(Interface, name=UPDATES):
         participant. It can be called at any time except from granted, or the own "ready" in preparing, until the update
         is over; by a participant without a part in the update, not until then.
 
+        generation: if given, it is for this update only, and WrongPhase if that is over.
+
         Errors: NotFollowing, WrongPhase, NoSuchSession, DeclaredByAnother, Refused.
         """
-        return await self._service.declare(self._peer, participant, sessions)
+        return await self._service.declare(self._peer, participant, sessions, generation)
 
     @method()
-    async def Vote(self, *, participant: str, phase: VotePhase, vote: Ballot, reason: str | None) -> None:
+    async def Vote(
+        self, *, participant: str, phase: VotePhase, vote: Ballot, reason: str | None, generation: int | None
+    ) -> None:
         """Votes "ready": this phase is done; or "veto": the update must not happen now. reason is for people.
 
         One veto, a missed deadline and a participant that goes away each cancel the update, unless that participant has
         declared no session. A vote cannot be taken back, but in freezing "veto" counts after "ready" until jumping.
 
-        Errors: NotFollowing, WrongPhase (another phase, has voted, is lost, files to preserve were declared and not
-        granted yet, a veto without a session).
+        generation, of the event that asks for the vote: if given, a late vote does not count for the next update.
+
+        Errors: NotFollowing, WrongPhase (another phase or update, has voted, is lost, files to preserve were declared
+        and not granted yet, a veto without a session).
         """
-        await self._service.vote(self._peer, participant, phase, vote, reason)
+        await self._service.vote(self._peer, participant, phase, vote, reason, generation)
 
     @method()
     def Resuming(self, *, names: list[str]) -> None:
