@@ -17,6 +17,7 @@ from luod.daemon.supervisor.init_store import InitStore
 from luod.daemon.supervisor.requests import Message, Requests
 from luod.errors import KernelRefused, LiveUpdateBusy, SessionExists
 from luod.linux import Fd
+from luod.testing import eventually
 from tests.daemon.supervisor.pid_1 import Pid1, close
 
 
@@ -84,6 +85,25 @@ def test_a_pid_1_that_answers_again_keeps_all_at_luods_end(
     assert custody.copies.complete
     assert close(pid_1.given()) == {"11111111.outgoing.vm"}
     custody.forget("outgoing.vm")
+
+
+def test_a_copy_that_fails_for_lack_of_memory_is_a_fault_and_the_session_is_held(
+    custody: Custody, pid_1: Pid1, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel gives a session once: after an error it would be refused to its VMM as taken."""
+
+    def without_memory(*_arguments: object, **_options: object) -> str:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(notify.ServiceManager, "store", without_memory)
+        custody.keep("incoming.vm", Fd(os.memfd_create("session")))
+
+    assert list(custody.fds) == ["incoming.vm"]
+    assert (custody.copies.fault, custody.copies.missing) == ("MemoryError()", 1)
+    eventually(custody.copies.heal, describe="PID 1 has the copy")
+    assert close(pid_1.given()) == {"11111111.incoming.vm"}
+    custody.forget("incoming.vm")
 
 
 def test_h8_a_store_that_was_made_smaller_takes_no_session_and_says_what_to_raise(

@@ -61,10 +61,17 @@ class Custody:
         return self._fds
 
     def keep(self, name: str, fd: Fd) -> None:
-        """Holds an fd under a name, in place of any that has it, and has PID 1 hold a copy, which `settle` awaits."""
+        """Holds an fd under a name, in place of any that has it, and has PID 1 hold a copy, which `settle` awaits.
+
+        A copy that fails for any reason is a fault of PID 1's store, which `heal` mends: the kernel gives a session
+        once, so the request that opened it must not fail.
+        """
         self.forget(name)
         self._fds[name] = fd
-        self.copies.put(name, fd)
+        try:
+            self.copies.put(name, fd)
+        except Exception as error:  # noqa: BLE001 - also a defect, or a lack of memory
+            self.copies.failed(name, fd, str(error) or repr(error))
 
     def forget(self, name: str) -> None:
         if name in self._fds:

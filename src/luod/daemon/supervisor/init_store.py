@@ -193,6 +193,12 @@ class InitStore:
             self._files[name] = fd
             self._place(name)
 
+    def failed(self, name: str, fd: Fd, reason: str) -> None:
+        """Notes why `put` failed, as a fault: `heal` stores the copy."""
+        self._files[name] = fd
+        self._changed(self._stored.setdefault(name, self._name_of(name, same=name in self._same)), removed=False)
+        self._note(reason)
+
     def remove(self, name: str) -> None:
         """Removes a copy. PID 1 closes it a moment later, or at the next `settle`, or a moment after that."""
         if name not in self._stored:
