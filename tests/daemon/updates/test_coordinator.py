@@ -11,7 +11,7 @@ from luod.daemon.run_state import Run, RunState
 from luod.daemon.updates.coordinator import Coordinator
 from luod.daemon.updates.follower import Follower
 from luod.ipc.server.peer import Peer
-from luod.ipc.types.updates import DeclaredSession
+from luod.ipc.types.updates import DeclaredFile, DeclaredSession
 
 
 def followers() -> list[Follower]:
@@ -63,3 +63,29 @@ def test_observers_that_are_late_are_one_line_in_the_log(capfd: pytest.CaptureFi
     assert len(lines) == 1
     assert "participants=100" in lines[0]
     assert "observer-0, observer-1" in lines[0]
+
+
+@pytest.mark.parametrize("skip_unready", [False, True])
+def test_nobody_is_granted_before_one_of_an_earlier_update_has_ended_to_preserve(skip_unready: bool) -> None:
+    """H2. With --skip-unready the others do not wait: they would be lost, if it never ends."""
+
+    async def body() -> list[bool]:
+        one, two = followers()
+        two.sessions = (DeclaredSession("two", [DeclaredFile(1, "ram", "memfd", 4096, 4096, 0, "preparing")]),)
+        coordinator = Coordinator("an-update", "direct", 30.0, skip_unready, [], starting(), Log("test", "error"))
+        coordinator.preserving = one
+        coordinator.begin([one, two], 1)
+        coordinator.declared(two)
+        settling = asyncio.ensure_future(coordinator.settle())
+        await asyncio.sleep(0)
+        seen = [coordinator.has_grant(two)]
+        coordinator.answered(one)
+        while not coordinator.has_grant(two):
+            await asyncio.sleep(0)
+        seen.append(coordinator.has_grant(two))
+        coordinator.cancel("the operator aborted it")
+        await settling
+        assert coordinator.preserving is two
+        return seen
+
+    assert asyncio.run(asyncio.wait_for(body(), 30.0)) == [skip_unready, True]

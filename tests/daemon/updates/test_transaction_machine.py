@@ -228,6 +228,29 @@ def test_preserving_is_granted_to_one_at_a_time(luod: Luod) -> None:
     one.expect("freezing")
 
 
+def test_preserving_is_granted_when_one_of_a_cancelled_update_has_ended_to_preserve(luod: Luod) -> None:
+    """H2. The ioctl of the one runs on when its update is cancelled."""
+    one, two = Participant(luod, "one"), Participant(luod, "two")
+    operator = begin(luod)
+    one.expect("preparing")
+    one.declare(file(1), file(2, when="preparing"))
+    one.expect("granted")
+    Operator(luod).abort()
+    two.expect("preparing", "cancelled")
+    operator.until("cancelled")
+    operator.update()
+    two.expect("preparing")
+    two.declare(file(1), file(2, when="preparing"))
+    one.expect("cancelled", "preparing")
+    one.vote("preparing")
+    standings: dict[str, str] = {}
+    while standings.get("two") != "granted":
+        progress = operator.until("preparing")
+        standings |= {entry["name"]: entry["standing"] for entry in progress["participants"]}
+    assert standings["one"] == "ready"
+    two.expect("granted")
+
+
 def test_what_memory_does_not_allow_cancels_before_anybody_is_killed(luod: Luod) -> None:
     """H1, H2: a memfd full of holes, which PRESERVE would fill."""
     one = Participant(luod, "one")

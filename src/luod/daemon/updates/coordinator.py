@@ -71,6 +71,8 @@ class Coordinator:
         self._log = log
         self._changed = asyncio.Event()
         self._came_back = False
+        self.preserving: Follower | None = None
+        """The last follower that was granted to preserve, here or in an earlier update, until it has answered that."""
         self._again: list[Follower] = []
         """Followers that began during the kexec, and wait for its end."""
 
@@ -143,12 +145,24 @@ class Coordinator:
         else:
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
+    def answered(self, follower: Follower) -> None:
+        """Records that a follower has ended what it was granted to preserve."""
+        if self.preserving is follower:
+            self.preserving = None
+            self._changed.set()
+
     def _grant(self) -> None:
+        """Grants in turn. A member of an earlier update, which was cancelled, may still preserve: it is waited for, but
+        not where the others would be lost with it.
+        """
         while (member := self.transaction.turn()) is not None:
+            if self.preserving is not None and not self.transaction.skip_unready:
+                return
             follower = self.members[member.id]
             checked = memory_checks.before_grant(self.transaction, follower, monotonic())
             if checked is self.transaction:
                 self._change(self.transaction.grant(monotonic()))
+                self.preserving = follower
                 self._tell(follower, "granted")
             else:
                 self._change(checked)
@@ -244,6 +258,11 @@ class Coordinator:
     def takes_part(self, follower: Follower) -> bool:
         member = self.transaction.members.get(follower.id)
         return member is not None and member.standing != "lost"
+
+    def has_grant(self, follower: Follower) -> bool:
+        """Returns whether a follower may preserve now, by this update."""
+        granted = None if self.cancelled else self.transaction.granted
+        return granted is not None and granted.id == follower.id
 
     def left(self) -> float:
         return max(0.0, self.transaction.deadline - monotonic())

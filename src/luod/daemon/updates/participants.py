@@ -57,6 +57,8 @@ class Participants:
         self._followers: dict[str, Follower] = {}
         self._numbers = count(1)
         self.coordinator: Coordinator | None = None
+        self.preserving: Follower | None = None
+        """While no update runs, `Coordinator.preserving` of the last one."""
         self.followed: Callable[[Peer], None] | None = None
         """A callback for each new participant."""
         self._registry.watchers.append(self._rows_changed)
@@ -135,6 +137,7 @@ class Participants:
             follower.events.close()
             if self.coordinator is not None:
                 self.coordinator.gone(follower)
+            self._answered(follower)
             self._sparing(
                 "follows-no-more", of=peer.uid, write=self._log.debug, participant=name, uid=peer.uid, pid=peer.pid
             )
@@ -158,6 +161,7 @@ class Participants:
             follower.sessions = before
             raise self._wrong_phase(NotAwaited("the kexec has begun"))
         follower.ended.clear()
+        self._answered(follower)
         self._judge({session.name for session in before}, sessions)
         return left
 
@@ -214,15 +218,26 @@ class Participants:
         generation: int | None,
     ) -> None:
         follower = self._follower(peer, participant)
-        self._require_update(generation)
-        if self.coordinator is None:
-            raise self._wrong_phase(NotAwaited("no update waits for a vote"))
         try:
+            self._require_update(generation)
+            if self.coordinator is None:
+                raise NotAwaited("no update waits for a vote")
             self.coordinator.vote(follower, phase, vote, reason)
         except NotAwaited as error:
             raise self._wrong_phase(error) from error
+        finally:
+            self._answered(follower)
         if phase == "preparing":
             follower.ended.clear()
+
+    def _answered(self, follower: Follower) -> None:
+        """Ends the wait for what a follower was granted to preserve, unless it has the grant of the running update."""
+        if self.coordinator is not None and self.coordinator.has_grant(follower):
+            return
+        if self.preserving is follower:
+            self.preserving = None
+        if self.coordinator is not None:
+            self.coordinator.answered(follower)
 
     def resuming(self, peer: Peer, names: list[str]) -> None:
         if names and all(self._resumed_by(peer, name) for name in names):

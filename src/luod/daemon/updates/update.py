@@ -220,6 +220,7 @@ class Updater:
         sessions = len(self._sessions.rows())
         self._run.enter(RunState.STARTING, update=update, uid=peer.uid, pid=peer.pid, sessions=sessions, way=way)
         coordinator = Coordinator(update, way, patience, wishes.skip_unready, unfollowed, self._run, self._log)
+        coordinator.preserving = self._participants.preserving
         self._participants.coordinator = coordinator
         return coordinator
 
@@ -454,6 +455,7 @@ class Updater:
             await self._sessions.changes.still()
             await self._forget_departure()
         finally:
+            self._participants.preserving = coordinator.preserving
             self._participants.coordinator = None
             coordinator.tell("cancelled", state=self._participants.state)
             ended = times.current(coordinator, self._registry.all_outgoing, over=True)
