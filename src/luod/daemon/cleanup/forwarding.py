@@ -85,14 +85,6 @@ class Forwarding:
                 done = outcome.failure is None
                 if done:
                     self._registry.carried_over(row)
-            except KeeperGone:
-                raise
-            except OSError as error:
-                raise CarryOverFailed(
-                    name=name,
-                    message=f"session {name!r} was not carried over: its forwarder could not be started: {error}",
-                    hint="nothing is lost; run `luoctl carry-over` again",
-                ) from error
             finally:
                 if not done:
                     await self._fds.drop(protocol.OUTGOING + name)
@@ -132,6 +124,19 @@ class Forwarding:
         """Runs the forwarder until it has preserved the files in an outgoing session, which luod holds, or fails."""
         await self._children.end_left(worker_name(row))
         outgoing = await self._create(row)
+        try:
+            return await self._run(row, incoming, outgoing)
+        except KeeperGone:
+            raise
+        except OSError as error:
+            raise CarryOverFailed(
+                name=row.name,
+                message=f"session {row.name!r} was not carried over: its forwarder could not be started: {error}",
+                hint="nothing is lost; run `luoctl carry-over` again",
+            ) from error
+
+    async def _run(self, row: IncomingRow, incoming: Fd, outgoing: Fd) -> Outcome:
+        """Raises OSError, KernelRefused: the forwarder could not be started."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with ours, theirs, incoming.duplicate() as source:

@@ -24,7 +24,7 @@ from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Change, Registry
 from luod.daemon.store.schema import IncomingRow, Row, now
 from luod.daemon.store.states import IncomingState
-from luod.errors import KernelRefused, LiveUpdateBusy, LuodError, Refused
+from luod.errors import LiveUpdateBusy, LuodError, Refused
 from luod.ipc.errors import Busy, DiscardFailed, NoSuchSession
 from luod.ipc.server.peer import Peer
 from luod.ipc.types.admin import Stuck
@@ -161,7 +161,7 @@ class Reaping:
                     fds={SESSION_FD: session.fileno()},
                     environment={SESSION_NAME: row.name, "LUOD_OWNER": str(row.owner)},
                 )
-        except (KernelRefused, OSError) as error:
+        except OSError as error:
             reason = f"its reaper could not be started: {error}"
             if self._failures.get(row.name) != reason:  # luod repeats it each second, past the deadline
                 self._failures[row.name] = reason

@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from functools import cmp_to_key
 
 from luod.daemon.supervisor import protocol
-from luod.errors import KernelRefused
 from luod.frozen import frozen
 from luod.linux import Fd, syscall
 from luod.static import Final, Literal
@@ -69,13 +68,13 @@ class Holders:
             if self._began < asked or name not in self._looked:
                 try:
                     await self._look()
-                except (KernelRefused, OSError):
+                except OSError:
                     return "unknown"
             found = self._found
         return found.pids.get(name, None if found.unseen is None else "unknown")
 
     async def _look(self) -> None:
-        """Raises KernelRefused, OSError: nothing is known, as after a cancellation."""
+        """Raises OSError, KernelRefused: nothing is known, as after a cancellation."""
         began = self._loop.time()
         sessions = [name for name in self._fds if name.startswith((protocol.OUTGOING, protocol.INCOMING))]
         with ExitStack() as opened:
