@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -118,6 +119,6 @@ def report(program: str, message: str, *, usage: str = "", hint: str = "", prefi
     """
     lines = [f"{program}: {message}", usage, f"hint: {hint}" if hint else ""]
     try:
-        print("\n".join(prefix + line for line in lines if line), file=sys.stderr)
+        print("\n".join(prefix + line for line in lines if line), file=sys.stderr, flush=True)
     except OSError:
-        return
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - at its end Python would fail to flush the broken one

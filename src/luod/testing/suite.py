@@ -62,6 +62,10 @@ def import_all(modules: Sequence[str]) -> None:
                 importlib.import_module(name)
     finally:
         sys.path[:] = path
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()  # what a module printed would be in the buffer of every fork
     _imported.update(name for name in set(sys.modules) - before if _is_of_the_tests(name))
 
 
