@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from luod.errors import AlreadyResumed, DaemonUnreachable, NoSuchSession
+from luod.errors import AlreadyResumed, CallFailed, DaemonUnreachable, NoSuchSession
 from luod.ipc.client import restore
 from luod.ipc.framing import Reply
 
@@ -84,3 +84,11 @@ def test_h12_after_luods_answer_and_while_luod_is_asked_it_is_not_asked_a_second
     answered(steps)
     with pytest.raises(AlreadyResumed):
         next(restore.resume(vm))
+
+
+def test_h12_a_refusal_after_a_lost_answer_leaves_open_which_process_resumed_it() -> None:
+    steps = restore.resume(of_vm())
+    next(steps)
+    steps.throw(DaemonUnreachable("killed"))
+    with pytest.raises(DaemonUnreachable):
+        steps.throw(CallFailed("io.luod.Updates.WrongPhase", "already"))

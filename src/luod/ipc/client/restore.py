@@ -172,8 +172,13 @@ def resume(restored: RestoredFiles[H]) -> Exchange[None]:
     try:
         try:
             yield Call("Resuming", {"names": [restored.name]}, UPDATES)
-        except DaemonUnreachable:
-            yield Call("Resuming", {"names": [restored.name]}, UPDATES)
+        except DaemonUnreachable as lost:
+            try:
+                yield Call("Resuming", {"names": [restored.name]}, UPDATES)
+            except CallFailed as error:
+                if error.name == f"{UPDATES}.WrongPhase":
+                    raise lost from error  # luod does not know by whom: it may have been the first call
+                raise
     except BaseException as error:
         restored._resumed = False
         if not isinstance(error, CallFailed) or error.name != f"{UPDATES}.WrongPhase":
