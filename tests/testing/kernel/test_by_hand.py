@@ -49,8 +49,8 @@ def test_files_that_cannot_be_made_are_said(tmp_path: Path, capsys: pytest.Captu
 def test_a_machine_that_ends_before_is_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with EmulatedMachine() as machine:
 
-        def spawn(*words: Any, **how: Any) -> Program:
-            program = Machine.spawn(machine, *words, **how)
+        def spawn(_words: object, **how: Any) -> Program:
+            program = Machine.spawn(machine, ["sleep", "1000"], **how)  # it does not end before the machine
             os.kill(machine.pid, signal.SIGKILL)
             return program
 
