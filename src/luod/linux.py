@@ -258,3 +258,9 @@ def pid_of(pidfd: HasFileno) -> int | None:
     with open(f"/proc/self/fdinfo/{pidfd.fileno()}", encoding="ascii") as info:
         pid = next((int(line.split()[1]) for line in info if line.startswith("Pid:")), -1)
     return pid if pid > 0 else None
+
+
+def boot_id() -> str:
+    """Returns the id of this boot of the kernel. Raises OSError."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()

@@ -12,11 +12,11 @@ import os
 from luod.daemon.store import state_file
 from luod.daemon.store.copies import of_this_machine, refuse_newer, understand_file
 from luod.daemon.store.fd_names import ASIDE, fd_name
-from luod.daemon.store.schema import Doubt, Held, HeldFile, IncomingRow, OutgoingRow, boot_id, machine_id
+from luod.daemon.store.schema import Doubt, Held, HeldFile, IncomingRow, OutgoingRow, machine_id
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.daemon.supervisor import protocol
 from luod.frozen import replace
-from luod.linux import memfd
+from luod.linux import boot_id, memfd
 from luod.session_name import SessionName
 from luod.static import TYPE_CHECKING, Final
 

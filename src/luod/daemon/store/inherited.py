@@ -12,10 +12,11 @@ from luod.daemon.store.doubts import aside, doubted, keep_memory, read_file
 from luod.daemon.store.journal import Slots
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.remains import arrived, owed, reached, recall
-from luod.daemon.store.schema import begun_record, boot_id, machine_id, now
+from luod.daemon.store.schema import begun_record, machine_id, now
 from luod.daemon.store.states import IncomingState
 from luod.errors import KernelRefused, LuodError
 from luod.frozen import replace
+from luod.linux import boot_id
 from luod.liveupdate import IncomingSession
 from luod.static import TYPE_CHECKING, Final
 

@@ -29,12 +29,12 @@ from luod.daemon.store.journal import Slots
 from luod.daemon.store.journal_file import Journal
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.remains import recall, verify
-from luod.daemon.store.schema import FORMAT, Doubt, begun_record, boot_id, machine_id
+from luod.daemon.store.schema import FORMAT, Doubt, begun_record, machine_id
 from luod.daemon.store.states import IncomingState
 from luod.daemon.supervisor import protocol
 from luod.errors import KernelRefused, LiveUpdateBroken, LuodError, MemoryUnknown, NoSuchSession, TokenInUse
 from luod.frozen import frozen, replace
-from luod.linux import Fd
+from luod.linux import Fd, boot_id
 from luod.liveupdate import IncomingSession, OutgoingSession
 from luod.static import TYPE_CHECKING, Final
 

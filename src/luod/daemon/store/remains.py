@@ -10,10 +10,11 @@ from __future__ import annotations
 from luod.daemon import clock
 from luod.daemon.store.doubts import doubted
 from luod.daemon.store.fd_names import fd_name
-from luod.daemon.store.schema import IncomingRow, OutgoingRow, Owed, begun_record, boot_id, now
+from luod.daemon.store.schema import IncomingRow, OutgoingRow, Owed, begun_record, now
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.errors import NoSuchSession, SessionTaken
 from luod.frozen import replace
+from luod.linux import boot_id
 from luod.static import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:

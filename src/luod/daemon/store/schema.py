@@ -11,6 +11,7 @@ from luod.daemon.clock import Crossing, Moment, Pace
 from luod.daemon.store.states import IncomingState, OutgoingState
 from luod.frozen import frozen
 from luod.ipc.types.sessions import Direction
+from luod.linux import boot_id
 from luod.static import Any, Final
 
 FORMAT: "Final" = 6
@@ -189,11 +190,6 @@ def begun_record(boot: int, rows: tuple[Row, ...] = (), **fields: "Any") -> Reco
 def now() -> float:
     """Returns the time on the clock of `Record.arrived`."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
 
 
 def machine_id() -> str:

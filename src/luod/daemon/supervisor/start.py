@@ -18,8 +18,9 @@ from luod.daemon.supervisor.other_luod import claim
 from luod.daemon.supervisor.passed_fds import passed
 from luod.daemon.supervisor.serve_process import Given
 from luod.daemon.supervisor.sockets import Listening
-from luod.daemon.supervisor.supervisor import Supervisor, boot_id
+from luod.daemon.supervisor.supervisor import Supervisor
 from luod.errors import LiveUpdateBroken, LiveUpdateBusy, Refused
+from luod.linux import boot_id
 from luod.liveupdate.device import LiveUpdate
 
 

@@ -35,7 +35,7 @@ from luod.errors import (
 )
 from luod.frozen import frozen
 from luod.ipc import framing
-from luod.linux import Fd
+from luod.linux import Fd, boot_id
 from luod.static import Final
 from luod.version import __version__
 
@@ -369,9 +369,3 @@ def _received(awake: socket.socket) -> set[int]:
         return set(awake.recv(100))
     except OSError:
         return set()
-
-
-def boot_id() -> str:
-    """Returns the id of this boot of the kernel. Raises OSError."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
