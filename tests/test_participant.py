@@ -116,10 +116,8 @@ def test_a_declare_without_an_answer_is_repeated_and_the_connection_that_follows
     assert asked(impostor) == ["Follow", *["Declare"] * 5]
 
 
-def test_files_that_luod_could_not_be_told_of_are_declared_before_the_vote(
-    tmp_path: Path, take_part: Callable[..., Any]
-) -> None:
-    session = Session()
+def ready_with_memory(session: Session) -> Callable[[Any, Any], Any]:
+    """Returns steps that preserve memory, and vote `ready` in the first phase. Their result is whether luod took it."""
 
     async def steps(participant: Any, awaited: Any) -> bool:
         session.preserve("ram")
@@ -127,9 +125,16 @@ def test_files_that_luod_could_not_be_told_of_are_declared_before_the_vote(
         voted: bool = await awaited(phase.ready())
         return voted
 
+    return steps
+
+
+def test_files_that_luod_could_not_be_told_of_are_declared_before_the_vote(
+    tmp_path: Path, take_part: Callable[..., Any]
+) -> None:
+    session = Session()
     answers = (Answer(reply()), NO_ANSWER, Answer(reply()), Answer(reply()))
     with Impostor(tmp_path, following("preparing"), *answers) as impostor:
-        assert take_part(impostor.path, steps, session, ())
+        assert take_part(impostor.path, ready_with_memory(session), session, ())
     assert asked(impostor) == ["Follow", "Declare", "Declare", "Declare", "Vote"]
     assert impostor.calls[3]["parameters"]["sessions"][0]["files"][0]["name"] == "ram"
 
@@ -139,14 +144,8 @@ def test_without_luods_answer_to_what_it_carries_there_is_no_vote(
 ) -> None:
     session = Session()
 
-    async def steps(participant: Any, awaited: Any) -> bool:
-        session.preserve("ram")
-        phase = await awaited(participant.next())
-        voted: bool = await awaited(phase.ready())
-        return voted
-
     with Impostor(tmp_path, following("preparing"), Answer(reply()), NO_ANSWER, NO_ANSWER) as impostor:
-        assert not take_part(impostor.path, steps, session, ())
+        assert not take_part(impostor.path, ready_with_memory(session), session, ())
     assert "Vote" not in asked(impostor)
 
 

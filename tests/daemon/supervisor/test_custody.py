@@ -50,16 +50,18 @@ def test_a_file_that_loses_one_of_its_names_is_still_in_pid_1s_store(custody: Cu
     assert pid_1.given() == {}
 
 
-def test_a_pid_1_that_does_not_answer_is_a_fault(
-    custody: Custody, pid_1: Pid1, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def unanswered(custody: Custody, pid_1: Pid1, monkeypatch: pytest.MonkeyPatch) -> Custody:
+    """Returns `custody` with a session, outgoing.vm, that PID 1 has not stored: it is stuck."""
     monkeypatch.setattr(init_store, "TOTAL_SECONDS", 0.05)
     pid_1.stop()
     custody.keep("outgoing.vm", Fd(os.memfd_create("session")))
-
     custody.settle()
+    return custody
 
-    assert asked(custody, COPIES="1") == {
+
+def test_a_pid_1_that_does_not_answer_is_a_fault(unanswered: Custody) -> None:
+    assert asked(unanswered, COPIES="1") == {
         "ERRNO": 0,
         "FAULT": notify.NO_ANSWER,
         "MISSING": 1,
@@ -67,24 +69,18 @@ def test_a_pid_1_that_does_not_answer_is_a_fault(
         "ROOM": 3,
         "CHANGES": 1,
     }
-    custody.forget("outgoing.vm")
+    unanswered.forget("outgoing.vm")
 
 
-def test_a_pid_1_that_answers_again_keeps_all_at_luods_end(
-    custody: Custody, pid_1: Pid1, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(init_store, "TOTAL_SECONDS", 0.05)
-    pid_1.stop()
-    custody.keep("outgoing.vm", Fd(os.memfd_create("session")))
-    custody.settle()
-    assert custody.copies.fault == notify.NO_ANSWER
+def test_a_pid_1_that_answers_again_keeps_all_at_luods_end(unanswered: Custody, pid_1: Pid1) -> None:
+    assert unanswered.copies.fault == notify.NO_ANSWER
     pid_1.go_on()
 
-    custody.let_go()
+    unanswered.let_go()
 
-    assert custody.copies.complete
+    assert unanswered.copies.complete
     assert close(pid_1.given()) == {"11111111.outgoing.vm"}
-    custody.forget("outgoing.vm")
+    unanswered.forget("outgoing.vm")
 
 
 def test_a_copy_that_fails_for_lack_of_memory_is_a_fault_and_the_session_is_held(
