@@ -42,11 +42,13 @@ _NUMBERS: Final[dict[str, dict[str, int]]] = {
         "reboot": 169, "kexec_load": 246, "kexec_file_load": 320, "seccomp": 317, "pidfd_getfd": 438,
         "setns": 308, "unshare": 272, "mount": 165, "umount2": 166, "prctl": 157, "kcmp": 312,
         "memfd_create": 319, "mmap": 9, "munmap": 11, "madvise": 28, "capget": 125, "capset": 126,
+        "openat2": 437,
     },
     "aarch64": {
         "reboot": 142, "kexec_load": 104, "kexec_file_load": 294, "seccomp": 277, "pidfd_getfd": 438,
         "setns": 268, "unshare": 97, "mount": 40, "umount2": 39, "prctl": 167, "kcmp": 272,
         "memfd_create": 279, "mmap": 222, "munmap": 215, "madvise": 233, "capget": 90, "capset": 91,
+        "openat2": 437,
     },
 }  # fmt: skip
 

@@ -159,6 +159,35 @@ def test_what_an_open_checks_beside_the_device(run_machine: Run, way: str) -> No
     run(run_machine, way, source)
 
 
+def test_a_path_that_ends_in_the_node_opens_it(run_machine: Run, way: str) -> None:
+    """The whole of it: tests/kernel/test_node.py."""
+    source = """
+        def opened(path, flags=os.O_RDWR, **settings):
+            try:
+                os.close(os.open(path, flags, **settings))
+            except OSError as error:
+                return errno.errorcode[error.errno]
+        NODE = "/dev/liveupdate"
+        for wrong in (NODE + "/", NODE + "/.", NODE + "/../liveupdate", "/dev/null/../liveupdate"):
+            assert opened(wrong) == "ENOTDIR", wrong
+        assert opened("/dev/nothing/../liveupdate") == "ENOENT"
+        assert opened(NODE + "/", os.O_RDWR | os.O_CREAT) == "EISDIR"
+        assert opened(NODE, os.O_DIRECTORY) == "ENOTDIR"
+        os.symlink(NODE, "/run/liveupdate")
+        assert opened("/run/liveupdate", os.O_RDWR | os.O_NOFOLLOW) == "ELOOP"
+        directory = os.open("/dev", os.O_RDONLY)
+        assert opened("liveupdate", dir_fd=directory) is None
+        os.chdir("/dev/shm")
+        for path in (NODE, "//dev/./liveupdate", "/dev/shm/../liveupdate", "../liveupdate", "/run/liveupdate"):
+            assert opened(path) is None, path
+        for flags in (os.O_RDONLY, os.O_WRONLY | os.O_APPEND):
+            fd = os.open(NODE, flags)
+            assert fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_APPEND) == flags
+            os.close(fd)
+    """
+    run(run_machine, way, source)
+
+
 def test_limits_of_the_supervisor_are_not_the_programs(run_machine: Run, way: str) -> None:
     source = """
         import resource

@@ -101,7 +101,7 @@ def _keep(order: Order, supervisor: socket.socket) -> int:
     content = {
         "furnished": True,
         "device": device.number if device else None,
-        "trap_opens": trap_opens,
+        "node": nodes.stand_in() if trap_opens else None,
         "why": why_not,
         # init cannot be asked: it may be gone before the question.
         "user_namespace": os.stat("/proc/self/ns/user").st_ino,

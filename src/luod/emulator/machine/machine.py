@@ -30,6 +30,7 @@ from luod.emulator.model.results import Panic
 from luod.emulator.trap import kexec_state
 from luod.emulator.trap.kexec_state import KexecState
 from luod.emulator.trap.process.memory_files import HostMemory
+from luod.emulator.trap.process.placeholder import Identity
 from luod.emulator.trap.supervisor import Stopped, Supervisor
 from luod.linux import Fd
 
@@ -294,6 +295,7 @@ class _Boot:
         """
         listener: Fd | None = None
         device: int | None = None
+        node: Identity | None = None
         user_namespace = 0
         poll = self._poll()
         while listener is None or self._init is None:
@@ -317,9 +319,11 @@ class _Boot:
                 if rest:
                     self._fuse = rest[0]
                     device = content["device"]
-                if content["trap_opens"]:
+                if content["node"] is not None:
+                    number, inode = content["node"]
+                    node = (number, inode)
                     why = f" ({content['why']})" if content["why"] else ""
-                    self._tell(f"no FUSE node{why}: opening is trapped, only the path /dev/liveupdate itself is seen")
+                    self._tell(f"no FUSE node{why}: opening is trapped, only paths to /dev/liveupdate itself are seen")
             elif "init" in content:
                 self._init, self._init_pid = fds[0], content["init"]
             elif "listener" in content:
@@ -333,6 +337,7 @@ class _Boot:
             listener,
             fuse=fuse,
             device=device,
+            node=node,
             user_namespace=user_namespace,
             kexec_state=KexecState(self._kernel, self._kexec_files, self._tell),
             devices=devices,

@@ -24,7 +24,7 @@ from luod.emulator.trap.process.caller import KexecFiles, Segments, Surroundings
 from luod.emulator.trap.process.frozen import TRAPPED, is_refused
 from luod.emulator.trap.process.nesting import is_nested
 from luod.emulator.trap.process.placeholder import Identity, Placeholders
-from luod.emulator.trap.seccomp.bpf import CALLS, Call
+from luod.emulator.trap.seccomp.bpf import CALLS, OPENS, Call
 from luod.emulator.trap.seccomp.notify import Listener, Notification
 from luod.emulator.trap.seccomp.opening import opens_device
 from luod.linux import Fd
@@ -41,7 +41,8 @@ _LUO_FILES: Final = (SessionFile, DeviceFile)
 _SHORTAGES: Final = {errno.EMFILE: errno.ENFILE, errno.ENFILE: errno.ENFILE, errno.ENOMEM: errno.ENOMEM}
 """luoemu's own, EMFILE by its limit, and what the caller gets."""
 _CAP_DAC_OVERRIDE: Final = 1
-_ONLY_NEW: Final = os.O_CREAT | os.O_EXCL
+_STATUS: Final = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_SYNC | os.O_NOATIME
+"""The flags of open(2) that an open file keeps."""
 
 
 class Stopped(enum.Enum):
@@ -103,11 +104,12 @@ class Supervisor:
         *,
         fuse: Fd | None,
         device: int | None,
+        node: Identity | None = None,
         user_namespace: int,
         kexec_state: KexecState,
         devices: DeviceSide | None = None,
     ) -> None:
-        """`fuse` is mounted already."""
+        """`fuse` is mounted already. `node`: where opening is trapped, the socket in place of the node."""
         self._kernel = kernel
         self._listener = Listener(listener)
         self._placeholders: Placeholders[DeviceFile | SessionFile] = Placeholders()
@@ -119,6 +121,7 @@ class Supervisor:
             self._devices = Devices(devices, self._around)
         self._device = LiveUpdateDevice(kernel, self._thread)
         self._node = FuseNode(fuse, self._device) if fuse is not None else None
+        self._stand_in = node
         self._kexec_state = kexec_state
         # The listener is not in the epoll. Woken by way of an epoll, this process would not stay on the caller's CPU
         # (SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP), and waking another, idle CPU takes longer than the whole call.
@@ -246,7 +249,7 @@ class Supervisor:
                 if frozen and is_refused(thread, call, notification.arguments, frozen, narrow=narrow):
                     raise Errno(errno.EPERM)
                 self._listener.let_through(notification)
-            case Call.OPEN | Call.OPENAT | Call.OPENAT2:
+            case _ if call in OPENS:
                 self._open(notification, thread, call)
             case None:
                 self._listener.let_through(notification)
@@ -296,23 +299,24 @@ class Supervisor:
         return None
 
     def _open(self, notification: Notification, thread: Thread, call: Call) -> None:
-        flags = opens_device(thread, call, notification.arguments)
+        assert self._stand_in is not None, "opening is trapped"
+        flags = opens_device(thread, call, notification.arguments, self._stand_in)
         if flags is None:
             self._listener.let_through(notification)
             return
         # The order of open(2): the fd, the name, the node's mode, the device.
         if not thread.has_free_fd():
             raise Errno(errno.EMFILE)
-        if flags & _ONLY_NEW == _ONLY_NEW:
-            raise Errno(errno.EEXIST)
         if not _is_owner(thread) and not thread.capable(_CAP_DAC_OVERRIDE):
             raise Errno(errno.EACCES)
         file = self._kernel.open_liveupdate()
         try:
             if flags & os.O_DIRECT:  # found only once the device has been opened
                 raise Errno(errno.EINVAL)
-            thread.install_placeholder(b"[liveupdate]", file, cloexec=bool(flags & os.O_CLOEXEC), send=True)
-        except Errno:
+            thread.install_placeholder(
+                b"[liveupdate]", file, cloexec=bool(flags & os.O_CLOEXEC), send=True, status=flags & _STATUS
+            )
+        except (Errno, OSError):
             self._kernel.release(file)
             raise
 

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from luod.emulator.trap.seccomp.bpf import CALLS, NUMBERS, SWAPS, SYNC, Call, program
+from luod.emulator.trap.seccomp.bpf import CALLS, NUMBERS, OPENS, SWAPS, SYNC, Call, program
 from luod.uapi import seccomp as uapi
 
 X86_64, I386, AARCH64 = uapi.AUDIT_ARCH_X86_64, uapi.AUDIT_ARCH_I386, uapi.AUDIT_ARCH_AARCH64
@@ -53,7 +53,7 @@ def test_what_stops(machine: str, architecture: int, trap_opens: bool, with_devi
     code = program(trap_opens=trap_opens, with_devices=with_devices, machine=machine)
     calls = dict(NUMBERS[architecture])
     ioctl, madvise, process_madvise = map(calls.pop, (Call.IOCTL, Call.MADVISE, Call.PROCESS_MADVISE))
-    expected = {n for c, n in calls.items() if trap_opens or c not in (Call.OPEN, Call.OPENAT, Call.OPENAT2)}
+    expected = {n for c, n in calls.items() if trap_opens or c not in OPENS}
     assert {number for number in range(600) if number != ioctl and stops(code, number, architecture)} == expected
     assert [advice for advice in range(100) if stops(code, madvise, architecture, 0, 4096, advice)] == [MADV_REMOVE]
     assert [a for a in range(100) if stops(code, process_madvise, architecture, 5, 4096, 1, a)] == [MADV_REMOVE]

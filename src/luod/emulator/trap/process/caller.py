@@ -264,23 +264,32 @@ class Thread:
         return self._add_fd(file.fileno(), cloexec=cloexec)
 
     def install_placeholder(
-        self, name: bytes, file: DeviceFile | SessionFile, *, cloexec: bool, send: bool = False
+        self,
+        name: bytes,
+        file: DeviceFile | SessionFile,
+        *,
+        cloexec: bool,
+        send: bool = False,
+        status: int = os.O_RDWR,
     ) -> int:
         """Creates a placeholder in the caller and returns its fd number.
 
-        With `send` the number is the answer to the call.
+        With `send` the number is the answer to the call. `status` are the flags of the open file.
         """
         try:
             fd, identity = self._around.placeholders.create(name, file)
         except OSError as error:
             code = error.errno or errno.ENOMEM
             raise Errno(errno.ENFILE if code == errno.EMFILE else code) from None
-        with fd:
-            try:
+        try:
+            if status != os.O_RDWR:
+                with fd as first:
+                    fd = Fd(os.open(b"/proc/self/fd/%d" % first.fileno(), status))
+            with fd:
                 return self._add_fd(fd.fileno(), cloexec=cloexec, send=send)
-            except Errno:
-                self._around.placeholders.forget(identity)
-                raise
+        except (Errno, OSError):
+            self._around.placeholders.forget(identity)
+            raise
 
     def _add_fd(self, fd: int, *, cloexec: bool, send: bool = False) -> int:
         if self._notification is None:

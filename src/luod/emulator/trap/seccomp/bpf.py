@@ -32,6 +32,7 @@ class Call(enum.Enum):
     FALLOCATE = "fallocate"
     MADVISE = "madvise"
     PROCESS_MADVISE = "process_madvise"
+    CREAT = "creat"
     OPEN = "open"
     OPENAT = "openat"
     OPENAT2 = "openat2"
@@ -42,13 +43,13 @@ NUMBERS: Final[dict[int, dict[Call, int]]] = {
         Call.IOCTL: 16, Call.REBOOT: 169, Call.KEXEC_LOAD: 246, Call.KEXEC_FILE_LOAD: 320,
         Call.TRUNCATE: 76, Call.FTRUNCATE: 77,
         Call.FALLOCATE: 285, Call.MADVISE: 28, Call.PROCESS_MADVISE: 440,
-        Call.OPEN: 2, Call.OPENAT: 257, Call.OPENAT2: 437,
+        Call.CREAT: 85, Call.OPEN: 2, Call.OPENAT: 257, Call.OPENAT2: 437,
     },
     uapi.AUDIT_ARCH_I386: {
         Call.IOCTL: 54, Call.REBOOT: 88, Call.KEXEC_LOAD: 283,
         Call.TRUNCATE: 92, Call.TRUNCATE64: 193, Call.FTRUNCATE: 93, Call.FTRUNCATE64: 194,
         Call.FALLOCATE: 324, Call.MADVISE: 219, Call.PROCESS_MADVISE: 440,
-        Call.OPEN: 5, Call.OPENAT: 295, Call.OPENAT2: 437,
+        Call.CREAT: 8, Call.OPEN: 5, Call.OPENAT: 295, Call.OPENAT2: 437,
     },
     uapi.AUDIT_ARCH_AARCH64: {
         Call.IOCTL: 29, Call.REBOOT: 142, Call.KEXEC_LOAD: 104, Call.KEXEC_FILE_LOAD: 294,
@@ -90,7 +91,8 @@ _HOST_ARCHITECTURES: Final = {
 }
 _MADV_REMOVE: Final = 9
 _RETURN_FDS: Final = (vfio.VFIO_GROUP_GET_DEVICE_FD, iommufd.IOMMU_FAULT_QUEUE_ALLOC)
-_OPENS: Final = frozenset({Call.OPEN, Call.OPENAT, Call.OPENAT2})
+OPENS: Final = frozenset({Call.CREAT, Call.OPEN, Call.OPENAT, Call.OPENAT2})
+"""Trapped on a host without FUSE."""
 
 
 class _Jump(NamedTuple):
@@ -150,7 +152,7 @@ def _assemble(lines: Iterable[_Line]) -> bytes:
 def program(*, trap_opens: bool, with_devices: bool = False, machine: str | None = None) -> bytes:
     """Returns the filter's instructions. Raises OSError(ENOSYS) where the system call numbers are not known.
 
-    `trap_opens` adds open, openat and openat2, for machines without FUSE. `with_devices` adds the ioctls of VFIO and
+    `trap_opens` adds OPENS, for machines without FUSE. `with_devices` adds the ioctls of VFIO and
     iommufd that return an fd, which FUSE cannot do. `machine` is a value of platform.machine(), by default the host's.
     """
     architectures = _HOST_ARCHITECTURES.get(machine or platform.machine())
@@ -163,7 +165,7 @@ def program(*, trap_opens: bool, with_devices: bool = False, machine: str | None
         high = ["x32", _Jump(_X32[uapi.AUDIT_ARCH_X86_64].stop, "allow again", code=uapi.BPF_JMP_JGE_K), _NO_CALL]
     for architecture in architectures:
         other = [_X32[architecture]] if architecture in _X32 else []
-        calls = {c: n for c, n in NUMBERS[architecture].items() if trap_opens or c not in _OPENS}
+        calls = {c: n for c, n in NUMBERS[architecture].items() if trap_opens or c not in OPENS}
         lines += [
             _Jump(architecture, "", f"not {architecture}"),
             _instruction(uapi.BPF_LD_W_ABS, uapi.DATA_NR),
