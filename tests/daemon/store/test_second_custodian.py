@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from luod.testing import Machine
+from luod.daemon.store.recovery import SESSION
+from luod.testing import Machine, eventually
 from tests.daemon.host import Luod, states, until_no_session
 from tests.library import start_vmm
 
@@ -135,6 +136,31 @@ def test_what_pid_1_holds_is_kept_without_the_registrys_memory(managed: Managed,
     (name, labels) = ("vm", ["ram", "again"]) if file == "kept" else ("unknown-1", ["held.1", "held.2"])
     assert after.call("unstash", name=name) == labels
     assert after.ask("digest", fd=labels[0]) == digest
+
+
+def test_the_registrys_memory_counts_though_luods_session_is_gone_and_cannot_be_begun_yet(managed: Managed) -> None:
+    """PID 1 lost the session alone, another process has the device open, and the file knows less than the memory."""
+    vmm, holder = managed.vmm(), managed.vmm()
+    vmm.call("create", name="vm", slot="s")
+    digest = vmm.memfd("ram", seed=1)
+    vmm.call("stash", name="vm", files={"ram": "ram"})
+    managed.end()
+    managed.machine.run(["sh", "-c", f"rm {managed.state_directory}/registry*"])
+    holder.open_device()
+    starting = managed.manager.send({"start": [f"outgoing.{SESSION}"]})
+    eventually(lambda: "device-busy" in managed.manager.stderr, describe="luod finds the device busy")
+    holder.ask("close", fd="device")
+    answer = managed.manager.answer(starting)
+    assert answer["ready"], managed.manager.stderr
+    managed.main_pid = answer["pid"]
+
+    after = managed.vmm()
+
+    assert states(after) == {"outgoing vm": "held"}
+    assert managed.status()["registry"] == []
+    assert after.call("unstash", name="vm") == ["ram"]
+    assert after.ask("digest", fd="ram") == digest
+    assert "registry-preserved-again" in managed.manager.stderr
 
 
 def test_stashed_files_that_pid_1_lost_are_named_and_the_others_are_there(managed: Managed) -> None:

@@ -66,17 +66,17 @@ async def take_over(fds: FdStore, directory: str, log: Log) -> Holdings:
     file = Journal(directory)
     broken = None
     stored, others = await _stored(fds, file, log)
-    if stored is not None and protocol.OUTGOING + SESSION in fds:
-        registry = await _again(fds, stored, file, log)
-        log.debug("serve-again", boot=registry.rest.boot)
-        if JUMP not in fds:
-            # The end of the previous serve cancelled its update: no guest is frozen for it any more.
-            registry.stay()
-    else:
-        try:
+    try:
+        if stored is None:
             registry = await _begin(fds, file, log)
-        except LiveUpdateBroken as error:
-            registry, broken = strand(file, log), error
+        else:
+            registry = await _again(fds, stored, file, log)
+            log.debug("serve-again", boot=registry.rest.boot)
+            if JUMP not in fds:
+                # The end of the previous serve cancelled its update: no guest is frozen for it any more.
+                registry.stay()
+    except LiveUpdateBroken as error:
+        registry, broken = strand(file, log), error
     if others is not None:
         _adopt(fds, registry, log, others)
     await _agree(fds, registry, log)
@@ -139,7 +139,13 @@ def _adopt(fds: FdStore, registry: Registry, log: Log, others: Record) -> None:
 
 
 async def _again(fds: FdStore, stored: str, file: Journal, log: Log) -> Registry:
-    """Returns the registry of the previous serve. keep holds its memory under the name `stored`."""
+    """Returns the registry of the previous serve. keep holds its memory under the name `stored`.
+
+    The memory counts also without luod's own session, which PID 1 may have lost alone, and which the supervisor cannot
+    begin again while another process has the device open. The file may be behind the memory.
+    """
+    if protocol.OUTGOING + SESSION not in fds:
+        await fds.create(SESSION, None)
     memory = Slots(fds[stored].duplicate())
     held = refuse_newer(understand(memory.read(), MEMORY))
     kept = read_file(file, held)
