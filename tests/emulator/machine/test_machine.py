@@ -365,10 +365,10 @@ def test_signal_ends_a_start_that_hangs(number: int) -> None:
 
 UNENDING = """
 import sys
-from luod.emulator.machine import machine
+from luod.emulator.machine import running
 from luod.emulator.machine.main import main
 
-machine._signal = lambda init: None     # as for an init that waits for a process that cannot end
+running._signal = lambda init: None     # as for an init that waits for a process that cannot end
 sys.exit(main(["run", *sys.argv[1:]]))
 """
 

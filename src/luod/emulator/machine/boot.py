@@ -2,7 +2,7 @@
 
 Both are forked from `luoemu` and report to it over a channel (`channel.py`). The keeper reports the mounts it made and
 init's exit status. Init sends the listener of its filter. When `luoemu` dies, its end of the channel closes: the keeper
-kills init, and the kernel then kills init's descendants. `machine.py` answers their calls and decides what follows.
+kills init, and the kernel then kills init's descendants. `running.py` answers their calls and decides what follows.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from luod.emulator.machine import access, capabilities, channel, namespaces, nodes
+from luod.emulator.machine.faults import own_fault
 from luod.emulator.trap.seccomp import bpf
 from luod.linux import Fd
 
@@ -253,8 +254,3 @@ def _close_private_fds(*, keep: int = -1) -> None:
 def _in_words(error: OSError) -> str:
     """Returns the error's text and the file it concerns."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-
-
-def own_fault(error: BaseException) -> str:
-    """Returns what luoemu says of an exception that only a fault of its own raises."""
-    return f"a fault of luoemu itself ({type(error).__name__}): please report the traceback"

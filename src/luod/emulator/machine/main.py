@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from luod.arguments import Parser, UsageError, report
-from luod.emulator.machine.machine import FAILED, DeviceSettings, Machine, MachineError, Settings
+from luod.emulator.machine.faults import MachineError
+from luod.emulator.machine.hardware import DeviceSettings
+from luod.emulator.machine.machine import FAILED, Machine, Settings
 from luod.emulator.model.profile import KvmRules, Profile
 from luod.version import __version__
 
