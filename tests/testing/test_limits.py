@@ -32,10 +32,8 @@ class Talking(Channel):
 class Scripted(Machine):
     """A machine of which the test plays the agent."""
 
-    def __init__(self, channel: Channel) -> None:
-        super().__init__(channel, timeout=30.0)
-        self._agent = "of boot 1"
-        self._boot = 1
+    def __init__(self, channel: Channel, timeout: float = 30.0) -> None:
+        super().__init__(channel, timeout=timeout)
         self.patience: list[float] = []
         """The times that it was given to end by itself."""
 
@@ -54,16 +52,22 @@ class Scripted(Machine):
 
 @pytest.fixture
 def agent() -> Iterator[tuple[Scripted, socket.socket]]:
-    """Yields a machine, and the agent's end of its channel."""
+    """Yields a machine in its first boot, and the agent's end of its channel."""
     ours, theirs = socket.socketpair()
     machine = Scripted(Channel(ours))
     with ours, theirs:
         theirs.settimeout(30)
+        tell(theirs, hello(1))
+        machine._boot_up()
         yield machine, theirs
 
 
 def tell(agent: socket.socket, *messages: dict[str, Any]) -> None:
     agent.sendall(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+
+
+def hello(boot: int) -> dict[str, Any]:
+    return {"hello": boot, "agent": f"of boot {boot}", "kernel": ""}
 
 
 def asked(agent: socket.socket) -> list[tuple[str, str]]:
@@ -114,7 +118,7 @@ def test_a_machine_that_has_ended_gets_time_to_end(agent: tuple[Scripted, socket
 
 def test_the_agent_of_a_boot_that_begins_meanwhile_is_asked_to_exit(agent: tuple[Scripted, socket.socket]) -> None:
     machine, theirs = agent
-    tell(theirs, {"hello": 2, "agent": "of boot 2", "kernel": "", "namespaces": {}}, {"id": 2, "value": None})
+    tell(theirs, hello(2), {"id": 2, "value": None})
 
     machine.close()
 
@@ -122,11 +126,11 @@ def test_the_agent_of_a_boot_that_begins_meanwhile_is_asked_to_exit(agent: tuple
     assert machine.patience == [30.0]
 
 
-def test_a_machine_that_does_not_answer_gets_no_time_to_end(agent: tuple[Scripted, socket.socket]) -> None:
-    machine, _ = agent
-    machine._timeout = 0.0
-
-    machine.close()
+def test_a_machine_that_does_not_answer_gets_no_time_to_end() -> None:
+    ours, theirs = socket.socketpair()
+    machine = Scripted(Channel(ours), timeout=0.0)
+    with ours, theirs:
+        machine.close()
 
     assert machine.patience == [0.0]
 

@@ -297,7 +297,7 @@ def init_of(machine: EmulatedMachine) -> int:
 def test_a_machine_that_does_not_answer_is_killed_when_it_is_closed() -> None:
     machine = EmulatedMachine(timeout=60)
     os.kill(init_of(machine), signal.SIGSTOP)
-    machine._timeout = 0.1
+    machine._conversation.timeout = 0.1
 
     with pytest.raises(MachineError, match="close: it did not answer, and was killed"):
         machine.close()

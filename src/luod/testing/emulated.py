@@ -117,7 +117,7 @@ class EmulatedMachine(Machine):
 
     def _why_ended(self) -> str:
         # Its end of the socket is closed: it has ended or is ending.
-        if self._ended_within(self._timeout):
+        if self._ended_within(self._conversation.timeout):
             return f"luoemu ended with {describe(self._process.wait())}"
         return "luoemu closed its end of the channel and runs on"
 
@@ -132,7 +132,7 @@ class EmulatedMachine(Machine):
             if not self._ended_within(patience):
                 raise self._did_not_end("luoemu", patience)
             if left := self._namespaces.outlived_by(_LAST_PROCESSES):
-                raise MachineError(self._failure("close", f"it left processes behind: {left}"))
+                raise MachineError(self._conversation.failure("close", f"it left processes behind: {left}"))
         finally:
             try:
                 self._process.kill()

@@ -14,7 +14,6 @@ import base64
 import contextlib
 import json
 import signal
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,6 +21,7 @@ from typing import Any, Self
 
 from luod.errors import MachineEnded, MachineError, MachineJumped, ProgramFailed
 from luod.testing.channel import Channel
+from luod.testing.conversation import Conversation, Limit
 from luod.testing.waiting import eventually
 
 TIMEOUT = 60.0
@@ -47,23 +47,25 @@ class Machine(abc.ABC):
     """A booted machine. Close it, or use it in `with`. Not thread-safe."""
 
     def __init__(self, channel: Channel, *, timeout: float) -> None:
-        """Takes ownership of `channel`. `boot_up()` must follow."""
-        self._channel = channel
-        self._timeout = timeout
+        """Takes ownership of `channel`. `_boot_up()` must follow."""
+        self._conversation = Conversation(
+            channel,
+            timeout=timeout,
+            booted=self._begin_boot,
+            told=self._tell,
+            why_ended=self._why_ended,
+            log=self.log,
+        )
         self.user: int | None = None
         """The uid that runs the machine, which is root in it; None: that of the test."""
-        self._boot = 0
         self._kernel = ""
         self._initrd: str | None = None
-        self._agent = ""
-        self._last_request = 0
-        self._answers: dict[int, dict[str, Any] | None] = {}
         self._programs: dict[int, Program] = {}
 
     @property
     def boot(self) -> int:
         """Returns 1 until the first kexec, 2 until the second, and so on."""
-        return self._boot
+        return self._conversation.boot
 
     @property
     def kernel(self) -> str:
@@ -98,11 +100,11 @@ class Machine(abc.ABC):
         and `environ` are those of the process that it comes from, and finalizers (`__del__`) of objects that are left
         at its end do not run.
         """
-        timeout = self._timeout if timeout is None else timeout
+        timeout = self._conversation.timeout if timeout is None else timeout
         value = self._request(
             "run",
             f"run {' '.join(argv)}",
-            timeout=timeout + self._timeout,
+            timeout=timeout + self._conversation.timeout,
             parameters={
                 **_start(argv, env, user, group, forked),
                 "stdin": base64.b64encode(stdin).decode(),
@@ -129,7 +131,9 @@ class Machine(abc.ABC):
         """Starts a program in the machine and returns at once. The arguments are those of `run`."""
         doing = f"spawn {' '.join(argv)}"
         value = self._request("spawn", doing, parameters=_start(argv, env, user, group, forked))
-        program = Program(self, value["program"], value["pid"], tuple(argv), errors_file=value["stderr"])
+        program = Program(
+            self, self._conversation, value["program"], value["pid"], tuple(argv), errors_file=value["stderr"]
+        )
         self._programs[program.handle] = program
         return program
 
@@ -181,12 +185,10 @@ class Machine(abc.ABC):
         A request in the block that the kexec interrupts ends there without an error. Raises MachineError when there is
         no next boot within `timeout` seconds after the block.
         """
-        before = self._boot
+        following = self.boot + 1
         with contextlib.suppress(MachineJumped):
             yield
-            limit = _Limit(self._timeout if timeout is None else timeout)
-            while self._boot == before:
-                self._receive("wait for the jump", limit)
+        self._conversation.wait_for_boot(following, "wait for the jump", timeout=timeout)
 
     def close(self) -> None:
         """Ends the machine and waits for its end. Idempotent. A later request raises MachineEnded.
@@ -202,14 +204,14 @@ class Machine(abc.ABC):
                     with contextlib.suppress(MachineError):  # the exception is what the caller must see
                         self._shut_down(0.0)
                     raise
-                self._shut_down(self._timeout if answered else 0.0)
+                self._shut_down(self._conversation.timeout if answered else 0.0)
 
     def _ask_to_exit(self) -> bool:
         """Asks the machine to end. Returns whether it has answered, or has ended.
 
         The agent of a boot that began meanwhile is asked again: the request was for the boot before.
         """
-        limit = _Limit(self._timeout)
+        limit = Limit(self._conversation.timeout)
         while True:
             try:
                 self._request("exit", "exit", parameters={"status": 0}, timeout=limit.left())
@@ -249,126 +251,44 @@ class Machine(abc.ABC):
     def _why_ended(self) -> str:
         """Returns a text that says how the machine ended."""
 
-    # -- requests ------------------------------------------------------------------------------------------------
-
     def _boot_up(self) -> None:
         """Waits for the first hello."""
-        limit = _Limit(self._timeout)
-        with contextlib.suppress(MachineJumped):
-            while True:
-                self._receive("boot", limit)
+        self._conversation.wait_for_boot(1, "boot")
 
     def _request(self, verb: str, doing: str, *, parameters: Mapping[str, Any], timeout: float | None = None) -> Any:
-        """Sends a request to the agent and returns the answer's value. `doing` is for the message of a failure."""
-        return self._wait(self._send(verb, doing, parameters=parameters), doing, timeout=timeout)
+        return self._conversation.request(verb, doing, parameters=parameters, timeout=timeout)
 
-    def _send(self, verb: str, doing: str, *, parameters: Mapping[str, Any]) -> int:
-        self._last_request += 1
-        identity = self._last_request
-        message = {**parameters, "id": identity, "agent": self._agent, "do": verb}
-        try:
-            self._channel.send(message, timeout=self._timeout)
-        except TimeoutError:
-            raise MachineError(self._failure(doing, f"not taken within {self._timeout} s")) from None
-        except ConnectionError:
-            raise self._ended(doing) from None
-        self._answers[identity] = None
-        return identity
-
-    def _wait(self, identity: int, doing: str, *, timeout: float | None = None) -> Any:
-        limit = _Limit(self._timeout if timeout is None else timeout)
-        while (answer := self._answers.get(identity)) is None:
-            if identity not in self._answers:
-                raise MachineJumped(self._failure(doing, "the machine jumped before it was answered"))
-            self._receive(doing, limit)
-        del self._answers[identity]
-        if "error" in answer:
-            raise MachineError(self._failure(doing, f"{answer['error']['kind']}: {answer['error']['text']}"))
-        return answer["value"]
-
-    def _receive(self, doing: str, limit: _Limit) -> None:
-        """Receives one message from the agent. Raises MachineJumped when it is another boot's hello."""
-        try:
-            message = self._channel.receive(until=limit.end)
-        except TimeoutError:
-            raise MachineError(self._failure(doing, f"no answer within {limit.seconds:g} s")) from None
-        except ConnectionError:
-            raise self._ended(doing) from None
-        if "hello" in message:
-            self._hello(message)
-            raise MachineJumped(self._failure(doing, f"the machine is now in boot {self._boot}"))
-        self._handle(message)
-
-    def _handle_arrived(self) -> None:
-        """Handles what the agent has sent without a request, up to the next boot, which a request is told of."""
-        while (message := self._channel.arrived(but="hello")) is not None:
-            self._handle(message)
-
-    def _handle(self, message: dict[str, Any]) -> None:
-        if "program" in message:
-            if program := self._programs.get(message["program"]):
-                program.tell(message)
-        elif message.get("id") in self._answers:
-            self._answers[message["id"]] = message
-
-    def _hello(self, message: Mapping[str, Any]) -> None:
-        expected = self._boot + 1
-        # A real kernel does not know its number, and reports 0.
-        if message["hello"] not in (0, expected):
-            raise MachineError(self._failure("boot", f"boot {expected} is due, and it says {message['hello']}"))
-        self._boot = expected
-        self._agent = message["agent"]
-        self._kernel = message["kernel"]
-        self._answers.clear()
+    def _begin_boot(self, hello: Mapping[str, Any]) -> None:
+        self._kernel = hello["kernel"]
         self._forget_programs()
-        self._booted(message)
+        self._booted(hello)
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        if program := self._programs.get(message["program"]):
+            program.tell(message)
 
     def _forget_programs(self) -> None:
         for program in self._programs.values():
             program.read_last()
         self._programs.clear()
 
-    def _failure(self, doing: str, what: str, *, program: str = "") -> str:
-        text = f"boot {self._boot}: {doing}: {what}"
-        if program:
-            text += f"\n--- the program's stderr\n{program}"
-        if log := self.log():
-            text += f"\n--- the machine's log\n{log}"
-        return text
-
     def _did_not_end(self, program: str, patience: float) -> MachineError:
         """Returns the error of a machine whose `program` on the host had to be killed."""
         what = f"{program} did not end within {patience:g} s" if patience else "it did not answer"
-        return MachineError(self._failure("close", f"{what}, and was killed"))
-
-    def _ended(self, doing: str) -> MachineEnded:
-        why = "the machine is closed" if self._channel.closed else self._why_ended()
-        return MachineEnded(self._failure(doing, why))
+        return MachineError(self._conversation.failure("close", f"{what}, and was killed"))
 
     def _program_failed(self, result: Result, what: str) -> ProgramFailed:
         stderr = result.stderr.decode("utf-8", "replace")
-        return ProgramFailed(self._failure(" ".join(result.argv), what, program=stderr))
+        return ProgramFailed(self._conversation.failure(" ".join(result.argv), what, program=stderr))
 
     @contextlib.contextmanager
     def _channel_closed_afterwards(self) -> Iterator[bool]:
-        was_open = not self._channel.closed
+        was_open = not self._conversation.closed
         try:
             yield was_open
         finally:
-            self._channel.close()
+            self._conversation.close()
             self._forget_programs()
-
-
-class _Limit:
-    """The time limit of one wait, whatever arrives in it."""
-
-    def __init__(self, seconds: float) -> None:
-        """It begins now."""
-        self.seconds = seconds
-        self.end = time.monotonic() + seconds
-
-    def left(self) -> float:
-        return max(0.0, self.end - time.monotonic())
 
 
 class Program:
@@ -378,10 +298,18 @@ class Program:
     """
 
     def __init__(
-        self, machine: Machine, handle: int, pid: int, argv: tuple[str, ...], *, errors_file: str | None = None
+        self,
+        machine: Machine,
+        conversation: Conversation,
+        handle: int,
+        pid: int,
+        argv: tuple[str, ...],
+        *,
+        errors_file: str | None = None,
     ) -> None:
         """`errors_file` is the path, outside the machine, of its stderr; None: `tell` receives it."""
         self.machine = machine
+        self._conversation = conversation
         self.handle = handle
         self.pid = pid
         """Its process id, as the machine counts."""
@@ -424,14 +352,14 @@ class Program:
     def send(self, question: object) -> int:
         """Sends `question` and returns at once. `answer` takes the result."""
         self._same_boot("ask")
-        return self.machine._send(
+        return self._conversation.send(
             "ask", self._doing("ask"), parameters={"program": self.handle, "line": json.dumps(question)}
         )
 
     def answer(self, question: int, *, timeout: float | None = None) -> Any:
         """Waits for the answer to a question that was sent. Raises the errors of `ask`."""
         try:
-            line = self.machine._wait(question, self._doing("ask"), timeout=timeout)
+            line = self._conversation.wait(question, self._doing("ask"), timeout=timeout)
         except (MachineEnded, MachineJumped):
             raise
         except MachineError as error:
@@ -440,7 +368,7 @@ class Program:
             return json.loads(line)
         except ValueError:
             what = f"its answer is not JSON: {line!r:.200}"
-            raise ProgramFailed(self.machine._failure(self._doing("ask"), what, program=self.stderr)) from None
+            raise ProgramFailed(self._conversation.failure(self._doing("ask"), what, program=self.stderr)) from None
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         """Sends it a signal. Does nothing when it has ended."""
@@ -468,16 +396,17 @@ class Program:
     def _hear(self) -> None:
         """Handles what the agent has sent about this program, in the boot of the program."""
         if self.boot == self.machine.boot:
-            self.machine._handle_arrived()
+            self._conversation.handle_arrived()
 
     def _request(self, verb: str, *, timeout: float | None = None, **parameters: Any) -> Any:
         self._same_boot(verb)
         parameters["program"] = self.handle
-        return self.machine._request(verb, self._doing(verb), parameters=parameters, timeout=timeout)
+        return self._conversation.request(verb, self._doing(verb), parameters=parameters, timeout=timeout)
 
     def _same_boot(self, verb: str) -> None:
         if self.boot != self.machine.boot:
-            raise MachineError(self.machine._failure(self._doing(verb), f"it ran in boot {self.boot}, which is over"))
+            what = f"it ran in boot {self.boot}, which is over"
+            raise MachineError(self._conversation.failure(self._doing(verb), what))
 
     def _doing(self, verb: str) -> str:
         return f"{verb} {' '.join(self.argv)}"

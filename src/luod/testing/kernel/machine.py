@@ -121,7 +121,7 @@ class KernelMachine(Machine):
             self._boot_up()
         except BaseException:
             self._keep_log()
-            self._channel.close()
+            self._conversation.close()
             self._shut_down(0.0)
             raise
 
@@ -145,7 +145,7 @@ class KernelMachine(Machine):
 
     def _why_ended(self) -> str:
         # Its end of the socket is closed: it has ended or is ending.
-        if self._child.ends_within(self._timeout):
+        if self._child.ends_within(self._conversation.timeout):
             return f"QEMU ended with {describe(self._child.wait())}"
         return "QEMU closed its end of the channel and runs on"
 
