@@ -262,6 +262,20 @@ def pid_of(pidfd: HasFileno) -> int | None:
     return pid if pid > 0 else None
 
 
+def process_number(pidfd: HasFileno) -> int:
+    """Returns a number for the process of `pidfd` that no other process of this boot gets: the inode of its pidfds.
+
+    Returns 0 before Linux 6.9, where all pidfds have one inode. The process must be another one than the caller's.
+    """
+    own = os.pidfd_open(os.getpid())
+    try:
+        here = os.fstat(own)
+    finally:
+        os.close(own)
+    found = os.fstat(pidfd.fileno())
+    return 0 if (found.st_dev, found.st_ino) == (here.st_dev, here.st_ino) else found.st_ino
+
+
 def boot_id() -> str:
     """Returns the id of this boot of the kernel. Raises OSError."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:

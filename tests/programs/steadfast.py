@@ -108,16 +108,10 @@ class Steadfast:
         for session in sorted(restored.sessions, key=lambda session: session.name):
             with session.retrieve("guest") as file:
                 contents.append(read(file))
-        asked_before = self._resuming
-        if not asked_before:
+        if not self._resuming:
             self._note(resuming=True)
-        try:
-            self._resuming = True
-            restored.resume()
-        except AlreadyResumed:
-            # Asked before, it was done and the answer lost. Otherwise a VMM before this one asked, and its guest ran.
-            if not asked_before:
-                raise
+        self._resuming = True
+        restored.resume()  # without an answer `_insist` asks again
         self._note(resumed=contents)
         self._resumed = True
 

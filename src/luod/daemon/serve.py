@@ -74,7 +74,7 @@ async def _serve(options: Options, given: Given) -> int:
     run_state = Run(log, jumping=JUMP in store)
     foreign = ForeignFiles(sparing, stays=lambda uid: any(f.peer.uid == uid for f in participants.followers))
     sessions = SessionService(holdings, policy, run_state, foreign.discard, log, sparing)
-    sessions.participation = participants = Participants(holdings, run_state, sessions.claimed_by, log, sparing)
+    sessions.participation = participants = Participants(holdings, run_state, log, sparing)
     # Participants pass manifests while guests are frozen: the process that reads them must run by then.
     participants.followed = lambda peer: foreign.warm(peer.uid, named=policy.terms(peer).named)
     held = HeldFiles(holdings, policy, lambda: participants.updating, foreign.discard, sparing)

@@ -37,7 +37,7 @@ from tests.library import ROOT
 MEMBERS = """
 Record format boot boot_id rows image generation departure arrival arrived held owed instance machine doubts
 OutgoingRow base owner generation bytes preparing_seconds freezing_seconds kinds state discard
-IncomingRow base owner generation bytes preparing_seconds freezing_seconds kinds state
+IncomingRow base owner generation bytes preparing_seconds freezing_seconds kinds state resumed_by
 Image number initrd command_line
 Held owner name files
 HeldFile number name
@@ -48,7 +48,7 @@ Moment wall monotonic ticks slack
 Pace ticks error
 Crossing clock seconds error_seconds arrived
 """
-"""The members of format 6."""
+"""The members of format 7."""
 FORMAT_5 = (
     b'{"format":5,"boot":2,"boot_id":"a-boot","rows":[["outgoing","vm",1000,null,4096,0.5,0.25,["memfd"],"ready",true],'
     b'["outgoing","vm",1000,3,0,0.0,0.0,[],"undeclared",false],["incoming","old",0,2,0,0.0,0.0,[],"torn"]],'
@@ -59,6 +59,11 @@ FORMAT_5 = (
     b'"instance":"an-instance","doubts":[{"what":"w","kept":"/k","refuses":true}]}'
 )
 """A record as luod wrote it when it had format 5."""
+FORMAT_6 = (
+    b'{"format":6,"boot":2,"boot_id":"a-boot","rows":[["outgoing","vm",1000,null,0,0.0,0.0,[],"declared",false],'
+    b'["incoming","old",0,2,0,0.0,0.0,[],"resumed"]],"instance":"an-instance","luod":"0.9"}'
+)
+"""A record as luod wrote it when it had format 6."""
 
 
 @frozen
@@ -107,7 +112,7 @@ def test_the_members_are_those_of_this_format() -> None:
     """Another member needs another FORMAT, and a test like that of format 5."""
     kinds = (Record, OutgoingRow, IncomingRow, Image, Held, HeldFile, Departure, Owed, Doubt, Moment, Pace, Crossing)
 
-    assert FORMAT == 6
+    assert FORMAT == 7
     assert [f"{kind.__name__} {' '.join(members(kind))}" for kind in kinds] == MEMBERS.split("\n")[1:-1]
 
 
@@ -131,6 +136,19 @@ def test_a_record_of_format_5_is_read() -> None:
         owed=Owed("u", 3, True),
         instance="an-instance",
         doubts=(Doubt("w", "/k", True),),
+    )
+
+
+def test_a_record_of_format_6_is_read() -> None:
+    assert entries.read_whole(FORMAT_6) == Record(
+        FORMAT,
+        2,
+        "a-boot",
+        (
+            OutgoingRow("vm", 1000, state=OutgoingState.DECLARED),
+            IncomingRow("old", 0, 2, state=IncomingState.RESUMED, resumed_by=0),
+        ),
+        instance="an-instance",
     )
 
 

@@ -240,7 +240,7 @@ def test_the_fullest_registry_has_room(memory: Slots, file: Journal) -> None:
     uid, kinds = 2**32 - 2, tuple(KINDS)
     rows = tuple(
         IncomingRow(
-            f"{number:063d}", uid, None, 2**63, 86400.123456, 86400.123456, kinds, IncomingState.CARRYING_OVER
+            f"{number:063d}", uid, None, 2**63, 86400.123456, 86400.123456, kinds, IncomingState.CARRYING_OVER, 2**63
         )
         for number in range(MOST_SESSIONS)
     )  # fmt: skip
@@ -257,13 +257,17 @@ def test_the_fullest_registry_has_room(memory: Slots, file: Journal) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"format":6,"boot":1,"boot_id":"b","more":1}',
-        b'{"format":6,"boot":1,"boot_id":"b","rows":{}}',
+        b'{"format":7,"boot":1,"boot_id":"b","more":1}',
+        b'{"format":7,"boot":1,"boot_id":"b","rows":{}}',
         *(
-            b'{"format":6,"boot":1,"boot_id":"b","rows":[%s]}' % row
+            b'{"format":7,"boot":1,"boot_id":"b","rows":[%s]}' % row
             for row in (
                 b'["outgoing","a",0,null,0,0.0,0.0,[],"declared",false,1]',
                 b'["incoming","a",0,null,0,0.0,0.0,[],"waiting",false]',
+                b'["incoming","a",0,null,0,0.0,0.0,[],"waiting",1,1]',
+                b'["outgoing","a",0,null,0,0.0,0.0,[],"declared",1]',
+                b'[["outgoing"],"a",0,null,0,0.0,0.0,[],"declared",false]',
+                b"[]",
                 b'["outgoing","a",0,null,0,0.0,0.0,[],"waiting",false]',
                 b'["outgoing","a",true,null,0,0.0,0.0,[],"declared",false]',
                 b'["sideways","a",0,null,0,0.0,0.0,[],"declared",false]',
@@ -274,7 +278,7 @@ def test_the_fullest_registry_has_room(memory: Slots, file: Journal) -> None:
     ],
 )
 def test_a_record_of_other_members_or_types_has_no_meaning(body: bytes) -> None:
-    assert FORMAT == 6
+    assert FORMAT == 7
     with pytest.raises(entries.Meaningless):
         entries.read_whole(body)
 

@@ -110,17 +110,27 @@ def test_resuming_what_cannot_be_changes_nothing(luod: Luod) -> None:
     assert "already" in refused(start(luod), "Resuming", names=["one"]).message
 
 
-def test_the_process_that_retrieved_it_and_got_no_answer_asks_again(luod: Luod, tmp_path: Path) -> None:
-    (tmp_path / "luod.toml").write_text("restore-deadline = 1000\n")  # keep has the claimant by the answer to Retrieve
-    carried(luod, None, "--config", str(tmp_path / "luod.toml"))
+def test_the_process_that_resumed_it_and_got_no_answer_asks_again(luod: Luod) -> None:
+    carried(luod)
     vmm = restored(luod)
-    resuming(vmm, "one")
-    luod.kill_serve()
+    for kill in (luod.kill_serve, luod.kill_serve, luod.kill_both):
+        resuming(vmm, "one")
+        kill()
+    luod.start()
     resuming(vmm, "one")
     child = vmm.fork_vmm("child")
     assert "already" in refused(child, "Resuming", names=["one"]).message
     assert "already" in refused(vmm, "Resuming", names=["one", "none"]).message
     assert states(vmm) == {"incoming one": "resumed", "incoming one#1": "resumed"}
+
+
+def test_a_process_that_retrieved_it_and_one_that_resumed_it_are_told_apart(luod: Luod) -> None:
+    carried(luod)
+    vmm = restored(luod)
+    later = restored(luod)
+    resuming(vmm, "one")
+    assert "already" in refused(later, "Resuming", names=["one"]).message
+    resuming(vmm, "one")
 
 
 def test_an_update_waits_for_what_is_torn_to_be_released(luod: Luod) -> None:

@@ -78,11 +78,6 @@ class Owners:
         pidfd = self._pidfd(row)
         return None if pidfd is None else pid_of(pidfd)
 
-    def is_of(self, row: Row, peer: Peer) -> bool:
-        """Returns whether the session's process is the peer's, and lives."""
-        pid = self.pid(row)
-        return pid is not None and pid == peer.process
-
     async def forget(self, row: Row) -> None:
         self._unwatch(row)
         await self._fds.drop(process_name(row))

@@ -393,10 +393,6 @@ class SessionService:
             return self._owners.alive(row) is True
         return row.state in (IncomingState.RETRIEVED, IncomingState.RESUMED) and self._owners.alive(row) is not False
 
-    def claimed_by(self, row: IncomingRow, peer: Peer) -> bool:
-        """Returns whether the peer's process is known as the one that retrieved an incoming session."""
-        return self._owners.is_of(row, peer)
-
     async def begin_work(
         self,
         name: str,

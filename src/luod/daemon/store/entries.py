@@ -24,17 +24,20 @@ if TYPE_CHECKING:
 
 _KINDS, _STATE = (members(OutgoingRow).index(name) for name in ("kinds", "state"))
 _ROWS: Final = {
-    kind.direction: (kind, {state.value: state for state in states})
-    for kind, states in ((OutgoingRow, OutgoingState), (IncomingRow, IncomingState))
+    kind.direction: (
+        kind,
+        {state.value: state for state in states},
+        frozenset(
+            (str, int, generation, int, float, float, list, str, *more)
+            for generation in (int, type(None))
+            for more in ((), (last,))
+        ),
+    )
+    for kind, states, last in ((OutgoingRow, OutgoingState, bool), (IncomingRow, IncomingState, int))
 }
+"""By direction: the class of a row, its states, and the types in its list. Formats before 7 lack the last one."""
 _WRITER: Final = "luod"
 """The member of a whole record with the version of its writer."""
-_TYPES: Final = frozenset(
-    (str, str, int, generation, int, float, float, list, str, *more)
-    for generation in (int, type(None))
-    for more in ((), (bool,))
-)
-"""The types in the list of a row."""
 
 
 class Meaningless(Exception):
@@ -114,15 +117,15 @@ def _rows(given: Any) -> tuple[Row, ...]:
 
 
 def _row(given: Any) -> Row:
-    if type(given) is not list or tuple(map(type, given)) not in _TYPES:
-        raise Meaningless(f"{given!r:.200} is not a row")
-    direction, *values = given
-    values[_KINDS] = tuple(values[_KINDS])
     try:
-        kind, states = _ROWS[direction]
+        direction, *values = given
+        kind, states, types = _ROWS[direction]
+        if tuple(map(type, values)) not in types:
+            raise TypeError
+        values[_KINDS] = tuple(values[_KINDS])
         values[_STATE] = states[values[_STATE]]
         row: Row = kind(*values)
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise Meaningless(f"{given!r:.200} is not a row") from None
     return row
 

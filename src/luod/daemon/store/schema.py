@@ -14,12 +14,12 @@ from luod.ipc.types.sessions import Direction
 from luod.linux import boot_id
 from luod.static import Any, Final
 
-FORMAT: "Final" = 6
+FORMAT: "Final" = 7
 """The format of a whole record, which it has in `format`. Another member here, and another kind of fd that keep holds,
 is another format: an older luod that does not know it refuses to start with the record (`luod.daemon.refusing`).
 """
 OLDEST_FORMAT: "Final" = 5
-"""The oldest format that is read. 5: the record lacks the version of its writer."""
+"""The oldest format that is read. 5: the record lacks the version of its writer. 6: incoming rows lack `resumed_by`."""
 MOST_SESSIONS: "Final" = 1024
 """In both directions. The names of keep's fds must fit an environment variable of 128 KiB."""
 
@@ -71,11 +71,14 @@ class OutgoingRow(_Row):
 
 @frozen
 class IncomingRow(_Row):
-    """A session that was preserved over the last kexec."""
+    """A session that was preserved over the last kexec. `resumed_by`: the number (`luod.linux.process_number`) of the
+    process that reported that its guest resumes; 0 before that, and for a process without a number.
+    """
 
     direction = _INCOMING
 
     state: IncomingState = IncomingState.WAITING
+    resumed_by: int = 0
 
 
 Row = OutgoingRow | IncomingRow

@@ -22,6 +22,7 @@ from luod.errors import Refused
 from luod.frozen import replace
 from luod.ipc.errors import DeclaredByAnother, NotExpected, NotFollowing, PermissionDenied
 from luod.ipc.types.updates import DeclaredSession, Event
+from luod.linux import process_number
 from luod.session_name import SessionName, is_allowed
 from luod.static import TYPE_CHECKING, Final
 
@@ -45,13 +46,10 @@ class Participants:
     `coordinator` is that of the running update; None also if a previous serve called reboot(2).
     """
 
-    def __init__(
-        self, holdings: Holdings, run: Run, claimed_by: Callable[[IncomingRow, Peer], bool], log: Log, sparing: Sparing
-    ) -> None:
+    def __init__(self, holdings: Holdings, run: Run, log: Log, sparing: Sparing) -> None:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
         self._run = run
-        self._claimed_by = claimed_by
         self._log = log
         self._sparing = sparing
         self._followers: dict[str, Follower] = {}
@@ -240,7 +238,8 @@ class Participants:
             self.coordinator.answered(follower)
 
     def resuming(self, peer: Peer, names: list[str]) -> None:
-        if names and all(self._resumed_by(peer, name) for name in names):
+        number = 0 if peer.pidfd is None else process_number(peer.pidfd)
+        if names and number and all(self._resumed_by(number, peer, name) for name in names):
             return  # its answer was lost, so that it has not resumed the guest
         for name in names:
             row = self._registry.incoming(name)
@@ -257,19 +256,16 @@ class Participants:
         def resumed(row: Row) -> Row:
             if isinstance(row, IncomingRow) and chosen & {row.base, row.name} and may_use(peer, row):
                 whole = row.state in (IncomingState.WAITING, IncomingState.TAKEN, IncomingState.RETRIEVED)
-                return replace(row, state=IncomingState.RESUMED) if whole else row
+                return replace(row, state=IncomingState.RESUMED, resumed_by=number) if whole else row
             return row
 
         self._change(chosen, resumed)
         self._sparing("resuming", of=peer.uid, sessions=",".join(sorted(chosen)), uid=peer.uid, pid=peer.pid)
 
-    def _resumed_by(self, peer: Peer, name: str) -> bool:
+    def _resumed_by(self, number: int, peer: Peer, name: str) -> bool:
         row = self._registry.incoming(name)
         return (
-            row is not None
-            and row.state is IncomingState.RESUMED
-            and may_use(peer, row)
-            and self._claimed_by(row, peer)
+            row is not None and row.state is IncomingState.RESUMED and may_use(peer, row) and row.resumed_by == number
         )
 
     def _change(self, names: Iterable[str], change: Callable[[Row], Row]) -> None:

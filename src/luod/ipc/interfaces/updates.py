@@ -140,8 +140,8 @@ class Updates(Interface, name=UPDATES):
         When this is answered, luod has written it to its registry, and does not hand out the incoming sessions `names`,
         and NAME#GENERATION of each, any more. They can be finished, and released. It needs no Follow.
 
-        A process that got no answer, and has not resumed the guest, calls it again: the process that retrieved the
-        sessions is answered as before. luod refuses the call of any other process.
+        A process that got no answer, and has not resumed the guest, calls it again: luod has recorded which process
+        called it, and answers that one as before. It refuses the call of any other process.
 
         Errors: NoSuchSession, Torn, WrongPhase (called before by another process), Refused (never retrieved). After an
         error nothing is changed.
